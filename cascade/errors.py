@@ -1,0 +1,174 @@
+"""Every error that the cascade raises on purpose, in one tree.
+
+CascadeError
+├── ConfigurationError            the set-up is wrong (also a ValueError)
+│   ├── UnknownProviderError      no adapter for that prefix
+│   ├── MissingDependencyError    an extra has to be installed
+│   └── MissingKeyError           no API key for that provider
+├── InputError                    the question is wrong (also a ValueError)
+├── ModelError                    a call to a model failed
+│   ├── AuthenticationError       401, 403
+│   ├── ModelNotFoundError        404: not pulled, not deployed, no such file
+│   ├── BadRequestError           400, 422: the server refused the request
+│   │   ├── ContextLengthError    the prompt does not fit
+│   │   └── UnsupportedContentError   an image for a text model, tools for a model without
+│   ├── RateLimitError            429, with `retry_after`
+│   ├── ModelUnavailableError     nobody listens, or 5xx
+│   ├── ModelTimeoutError         no answer in time
+│   ├── StreamInterruptedError    the stream broke after it had begun
+│   └── MalformedResponseError    an answer that cannot be read
+├── RecordingMissError            a replay has no answer for this request
+├── RealRequestForbiddenError     `cascade.testing.forbid_real_requests` is on
+└── LedgerError                   an entry cannot be written
+
+Messages say what was wrong, with which value, and what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cascade.ledger.view import LedgerView
+
+
+class CascadeError(Exception):
+    """Base of all errors of this package.
+
+    `ledger` holds what the failed run had spent so far, when the error left `Cascade`.
+    """
+
+    ledger: LedgerView | None = None
+
+
+class ConfigurationError(CascadeError, ValueError):
+    """The cascade, a tier or a command was set up with a value that cannot work."""
+
+
+class UnknownProviderError(ConfigurationError):
+    """A model string names a provider for which there is no adapter."""
+
+
+class MissingDependencyError(ConfigurationError):
+    """A model or feature needs a package that is not installed; the message names the extra."""
+
+
+class MissingKeyError(ConfigurationError):
+    """A hosted provider needs an API key and none was given or found."""
+
+
+class InputError(CascadeError, ValueError):
+    """The question itself cannot be answered: empty, of the wrong type, not text."""
+
+
+class ModelError(CascadeError):
+    """A call to a model failed.
+
+    Attributes:
+        model: the model as `provider:name`.
+        billed: False when the provider does not charge for this failure (a refused request),
+            None when nobody knows (a timeout, a broken stream).
+        status: the HTTP status, where there was one.
+    """
+
+    retryable: bool = False
+    """Whether the same request may succeed when it is sent again."""
+
+    circumstantial: bool = False
+    """Whether another tier may succeed where this one failed."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        model: str,
+        billed: bool | None = False,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.model = model
+        self.billed = billed
+        self.status = status
+
+
+class AuthenticationError(ModelError):
+    """The provider refused the key (HTTP 401 or 403)."""
+
+
+class ModelNotFoundError(ModelError):
+    """The provider does not have this model (HTTP 404, or no such file)."""
+
+
+class BadRequestError(ModelError):
+    """The provider refused the request as it was sent (HTTP 400 or 422)."""
+
+
+class ContextLengthError(BadRequestError):
+    """The prompt is longer than the model's context."""
+
+    circumstantial = True
+
+
+class UnsupportedContentError(BadRequestError):
+    """The request carries something that this model cannot read, such as an image."""
+
+    circumstantial = True
+
+
+class RateLimitError(ModelError):
+    """The provider asks to slow down (HTTP 429). `retry_after` is in seconds, if it was told."""
+
+    retryable = True
+    circumstantial = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        model: str,
+        retry_after: float | None = None,
+        billed: bool | None = False,
+        status: int | None = 429,
+    ) -> None:
+        super().__init__(message, model=model, billed=billed, status=status)
+        self.retry_after = retry_after
+
+
+class ModelUnavailableError(ModelError):
+    """Nobody listens at the address, or the server failed (HTTP 5xx)."""
+
+    retryable = True
+    circumstantial = True
+
+
+class ModelTimeoutError(ModelError):
+    """The model did not answer in time; what it cost is unknown."""
+
+    retryable = True
+    circumstantial = True
+
+
+class StreamInterruptedError(ModelError):
+    """The connection broke after a part of the answer had arrived; its cost is unknown."""
+
+    retryable = True
+    circumstantial = True
+
+
+class MalformedResponseError(ModelError):
+    """The provider answered with something that cannot be read; its cost is unknown."""
+
+    retryable = True
+    circumstantial = True
+
+
+class RecordingMissError(CascadeError, LookupError):
+    """A replayed model has no recorded answer for this request."""
+
+
+class RealRequestForbiddenError(CascadeError):
+    """A real model was about to be called while `forbid_real_requests` is on."""
+
+
+class LedgerError(CascadeError):
+    """A ledger entry cannot be written or read."""

@@ -1,0 +1,208 @@
+"""The state of the graph and the records that travel in it.
+
+Tokens: `input_tokens` includes `cached_tokens`; `output_tokens` includes `reasoning_tokens`.
+Money: US dollars as `Decimal`, or None where nobody knows. Unknown is not zero.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+
+from langchain_core.messages import AIMessage, AnyMessage, ToolCall
+from langgraph.graph.message import add_messages
+from pydantic import BaseModel, ConfigDict, Field
+
+Basis = Literal["measured", "estimated", "unknown"]
+"""Where a money figure comes from; on every one of them."""
+
+Action = Literal["accept", "escalate", "abstain", "ask", "observe"]
+"""What a deferral policy may say; `observe` asks for one more signal."""
+
+
+class Record(BaseModel):
+    """Base of the frozen records that cross a boundary."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Usage(Record):
+    """Tokens of one call as the provider counted them; None where it did not say."""
+
+    input_tokens: int | None = Field(default=None, ge=0)
+    output_tokens: int | None = Field(default=None, ge=0)
+    cached_tokens: int | None = Field(default=None, ge=0)
+    reasoning_tokens: int | None = Field(default=None, ge=0)
+
+    @property
+    def known(self) -> bool:
+        """Whether the call can be priced."""
+        return self.input_tokens is not None and self.output_tokens is not None
+
+
+class TokenLogprob(NamedTuple):
+    """One token of an answer with its natural log-probability.
+
+    `top` holds the most likely tokens at that place, as (token, logprob); it may be empty.
+    """
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model answered to one request.
+
+    Attributes:
+        text: the answer without thinking.
+        model: the model as the provider named it in its reply.
+        logprobs: one per token of `text`, thinking and tool-call tokens left out;
+            None when the provider returned none.
+        finish_reason: `stop`, `length`, `tool_calls`, `content_filter` or the provider's word.
+        latency_ms: wall time of the call.
+        busy_ms: time in which the model computed, where the provider says (local models).
+    """
+
+    text: str
+    model: str
+    usage: Usage = field(default_factory=Usage)
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str | None = None
+    thinking: str | None = None
+    latency_ms: float = 0.0
+    busy_ms: float | None = None
+
+    def to_message(self, tier: str) -> AIMessage:
+        """The answer as a LangChain message, with usage where it is known."""
+        usage = self.usage
+        message = AIMessage(
+            content=self.text,
+            tool_calls=list(self.tool_calls),
+            response_metadata={
+                "model_name": self.model,
+                "finish_reason": self.finish_reason,
+                "tier": tier,
+            },
+        )
+        if usage.input_tokens is not None and usage.output_tokens is not None:
+            message.usage_metadata = {
+                "input_tokens": usage.input_tokens,
+                "output_tokens": usage.output_tokens,
+                "total_tokens": usage.input_tokens + usage.output_tokens,
+                "input_token_details": {"cache_read": usage.cached_tokens or 0},
+                "output_token_details": {"reasoning": usage.reasoning_tokens or 0},
+            }
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An answer from a tier that is not the last."""
+
+    tier: str
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What the self-check knows about a draft.
+
+    Attributes:
+        signals: name → value; a signal that could not be taken is absent.
+        confidence: P(draft is correct), or a raw score in [0, 1] while `calibrated` is False.
+        missing: why there is no confidence, where there is none.
+        objection: a fact that rules the draft out whatever the confidence
+            (empty answer, invalid JSON), or None.
+    """
+
+    signals: Mapping[str, float] = field(default_factory=dict)
+    confidence: float | None = None
+    calibrated: bool = False
+    missing: str | None = None
+    objection: str | None = None
+
+
+class Decision(Record):
+    """What the deferral policy decided about a draft, and on which figures.
+
+    `expected_cost_*_usd` are the two sides that the economic rule compares: dollars of money
+    spent plus dollars of expected error.
+    """
+
+    action: Action
+    reason: str
+    threshold: float | None = None
+    confidence: float | None = None
+    calibrated: bool = False
+    expected_cost_accept_usd: Decimal | None = None
+    expected_cost_escalate_usd: Decimal | None = None
+
+
+class LedgerEntry(Record):
+    """What one node spent and saved in one run; a failed attempt is an entry of its own.
+
+    `saved_usd` follows DESIGN's node view: a node's cost counts against the saving, accepting
+    a draft earns the baseline, the large model's own answer is its own baseline (0).
+    `baseline_usd` is the earned baseline before the node's own cost, None where unknown.
+    `outcome` says how the call ended: ok, failed, cancelled.
+    """
+
+    run_id: str
+    node: str
+    tier: str | None = None
+    model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    latency_ms: float = 0.0
+    cost_usd: Decimal | None = None
+    saved_usd: Decimal | None = None
+    baseline_usd: Decimal | None = Decimal(0)
+    basis: Basis = "measured"
+    outcome: Literal["ok", "failed", "cancelled"] = "ok"
+    note: str = ""
+    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One question on its way through the graph.
+
+    `question_id` is the id of the last message when the run began: a state whose last message
+    has another id holds a finished or abandoned run, and a new one begins.
+    `tier` is the index of the tier that answers next.
+    """
+
+    id: str
+    question_id: str
+    tier: int = 0
+
+
+class CascadeInput(TypedDict):
+    """What the graph takes: a conversation."""
+
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+class CascadeState(TypedDict, total=False):
+    """What the agents share. `messages` and `ledger` grow; the rest is replaced."""
+
+    messages: Annotated[list[AnyMessage], add_messages]
+    run: Run
+    draft: Draft | None
+    assessment: Assessment | None
+    decision: Decision
+    degraded: bool
+    ledger: Annotated[list[LedgerEntry], operator.add]
+
+
+StateUpdate = dict[str, Any]
+"""What a node returns: new values for some keys of `CascadeState`."""
