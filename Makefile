@@ -1,0 +1,52 @@
+# Every command sets up what it needs, with nothing but Python >= 3.11 and a package index.
+# `make` alone lists the commands.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench docs ollama clean
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+
+PYTHON := .venv/bin/python
+# What setup.sh has installed is up to date while its stamp is newer than what it depends on.
+DEMO := .venv/.ready-demo
+DEV := .venv/.ready-dev
+# Where pyright keeps its own files: in the repository, not in HOME.
+export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.cache/pyright
+
+$(DEMO): pyproject.toml scripts/setup.sh
+	@scripts/setup.sh demo
+
+$(DEV): pyproject.toml scripts/setup.sh
+	@scripts/setup.sh dev
+
+help: ## this list
+	@echo "make <command> [ARGS='...']"; echo
+	@sed -n 's/^\([a-z]*\):[^#]*## /  \1 /p' Makefile | awk '{n = $$1; $$1 = ""; printf "  %-8s%s\n", n, $$0}'
+
+demo: $(DEMO) ## a real small model answers, checks itself, escalates; what that costs and saves
+	@.venv/bin/cascade demo $(ARGS)
+
+test: $(DEV) ## all tests with coverage; ARGS='-k word' runs some, without the coverage limit
+	@$(PYTHON) -m pytest $(or $(ARGS),--cov --cov-report=term)
+
+lint: $(DEV) ## style, format, types (ruff, mypy, pyright)
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+	@$(PYTHON) -m pyright
+
+format: $(DEV) ## mend style and format where a program can
+	@$(PYTHON) -m ruff check --fix-only --quiet .
+	@$(PYTHON) -m ruff format .
+
+bench: $(DEV) ## run every benchmark; ARGS='--json' prints JSON lines
+	@$(PYTHON) scripts/bench.py $(ARGS)
+
+docs: $(DEV) ## write the generated parts of README.md and docs/ anew
+	@$(PYTHON) scripts/docs.py
+
+ollama: ## the official Ollama server into .tools/ollama, for the live tests (needs Go)
+	@scripts/install_ollama.sh
+
+clean: ## remove what make has made
+	rm -rf .venv .tools .cache .coverage* htmlcov dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache demo-output
