@@ -151,6 +151,7 @@ class LedgerEntry(Record):
     `saved_usd` follows DESIGN's node view: a node's cost counts against the saving, accepting
     a draft earns the baseline, the large model's own answer is its own baseline (0).
     `baseline_usd` is the earned baseline before the node's own cost, None where unknown.
+    `cost_basis` says how `cost_usd` is known; `basis` is the weakest of all figures here.
     `outcome` says how the call ended: ok, failed, cancelled.
     """
 
@@ -166,6 +167,7 @@ class LedgerEntry(Record):
     cost_usd: Decimal | None = None
     saved_usd: Decimal | None = None
     baseline_usd: Decimal | None = Decimal(0)
+    cost_basis: Basis = "measured"
     basis: Basis = "measured"
     outcome: Literal["ok", "failed", "cancelled"] = "ok"
     note: str = ""

@@ -1,0 +1,61 @@
+"""Where entries go the moment they arise, before any state of the graph is written.
+
+LangGraph writes no state for a failed attempt, so its spend would be lost with it. Each entry
+is handed to the store at once, and kept here until the run takes it into its state.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from threading import Lock
+from typing import Protocol
+
+from cascade.state import LedgerEntry
+
+MAX_PENDING_RUNS = 10_000
+"""Runs of which nobody fetched the failed attempts (a graph that was abandoned) are forgotten
+here after so many others; the store has had their entries already."""
+
+
+class LedgerStore(Protocol):
+    """What `Cascade(ledger=…)` takes: anything that can append entries."""
+
+    def append(self, entries: Iterable[LedgerEntry]) -> None:
+        """Keep the entries. Called from the event loop: must not block for long."""
+
+
+class MemoryLedger:
+    """A store that keeps its entries in a list, for tests and short scripts."""
+
+    def __init__(self) -> None:
+        self.entries: list[LedgerEntry] = []
+
+    def append(self, entries: Iterable[LedgerEntry]) -> None:
+        """Keep the entries in memory."""
+        self.entries.extend(entries)
+
+
+class Recorder:
+    """Passes entries on to the store and remembers the failed attempts of running runs."""
+
+    def __init__(self, store: LedgerStore | None = None) -> None:
+        self._store = store
+        self._failed: OrderedDict[str, list[LedgerEntry]] = OrderedDict()
+        self._lock = Lock()
+
+    def record(self, entry: LedgerEntry) -> LedgerEntry:
+        """Hand an entry to the store. A failed one is also kept for `take_failed`."""
+        if self._store is not None:
+            self._store.append([entry])
+        if entry.outcome != "ok":
+            with self._lock:
+                self._failed.setdefault(entry.run_id, []).append(entry)
+                while len(self._failed) > MAX_PENDING_RUNS:
+                    self._failed.popitem(last=False)
+        return entry
+
+    def take_failed(self, run_id: str) -> list[LedgerEntry]:
+        """The failed attempts of a run that are not in its state yet; afterwards they are."""
+        with self._lock:
+            return self._failed.pop(run_id, [])
