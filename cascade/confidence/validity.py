@@ -1,0 +1,72 @@
+"""Facts that rule a draft out whatever its confidence: empty, not the JSON that was asked for.
+
+They cost nothing, and unlike a score they are certain.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jsonschema.exceptions import SchemaError, best_match
+from jsonschema.validators import validator_for
+
+from cascade.errors import ConfigurationError
+from cascade.state import Completion
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Raise `ConfigurationError` when `schema` is not a JSON schema."""
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as error:
+        raise ConfigurationError(
+            f"response_format is not a valid JSON schema: {error.message}"
+        ) from error
+
+
+def objection(
+    completion: Completion,
+    *,
+    schema: Mapping[str, Any] | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str | None:
+    """Why this answer cannot be used, or None when nothing speaks against it.
+
+    Args:
+        completion: the answer.
+        schema: JSON schema that the text must satisfy.
+        tools: tools in OpenAI format; a call must name one and satisfy its parameters.
+    """
+    for call in completion.tool_calls:
+        problem = _call_problem(call["name"], call["args"], tools)
+        if problem is not None:
+            return problem
+    if completion.tool_calls:
+        return None
+    if not completion.text.strip():
+        return "the answer is empty"
+    return None if schema is None else _text_problem(completion.text, schema)
+
+
+def _text_problem(text: str, schema: Mapping[str, Any]) -> str | None:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        return f"the answer is not JSON: {error}"
+    return _schema_problem("the answer", value, schema)
+
+
+def _call_problem(name: str, args: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
+    functions = {tool["function"]["name"]: tool["function"] for tool in tools}
+    if name not in functions:
+        return f"the answer calls a tool that does not exist: {name}"
+    return _schema_problem(f"the call of {name}", args, functions[name].get("parameters") or {})
+
+
+def _schema_problem(what: str, value: Any, schema: Mapping[str, Any]) -> str | None:
+    error = best_match(validator_for(schema)(schema).iter_errors(value))
+    if error is None:
+        return None
+    return f"{what} does not match its schema at {error.json_path}: {error.message}"
