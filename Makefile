@@ -13,10 +13,10 @@ DEV := .venv/.ready-dev
 # Where pyright keeps its own files: in the repository, not in HOME.
 export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.cache/pyright
 
-$(DEMO): pyproject.toml scripts/setup.sh
+$(DEMO): pyproject.toml scripts/setup.sh scripts/uv.sh
 	@scripts/setup.sh demo
 
-$(DEV): pyproject.toml scripts/setup.sh
+$(DEV): pyproject.toml scripts/setup.sh scripts/uv.sh
 	@scripts/setup.sh dev
 
 help: ## this list
