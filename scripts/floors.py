@@ -1,0 +1,199 @@
+"""The floors of the house: who stands where, and who imports whom.
+
+`python scripts/floors.py` draws them. The tests in tests/house/ hold the code to them, and
+`make docs` writes the picture into docs/architecture.md from the imports as they are.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("cli",),
+    ("service", "integrations", "demo"),
+    ("api",),
+    ("graph",),
+    ("agents", "evaluation", "testing"),
+    ("tiers",),
+    ("models", "ledger", "confidence", "policies"),
+    ("errors", "state", "_portal", "_version"),
+)
+"""Units of the package from top to bottom; imports run downwards only, never sideways."""
+
+BESIDE = frozenset({("state", "errors"), ("errors", "state")})
+"""Neighbours on one floor that may import each other's names."""
+
+UPWARD_FOR_TYPES = frozenset({("errors", "ledger")})
+"""Upward imports allowed under TYPE_CHECKING: an error carries the ledger of its failed run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One import statement: which module imports which, and where."""
+
+    importer: str
+    imported: str
+    path: Path
+    line: int
+    for_types: bool
+
+    @property
+    def units(self) -> tuple[str, str]:
+        """The two units of the house that it joins."""
+        return unit_of(self.importer), unit_of(self.imported)
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.importer} imports {self.imported}"
+
+
+def modules(root: Path = ROOT) -> dict[str, Path]:
+    """Every module of the package with its file; `agents/` as `cascade.agents`."""
+    found = {}
+    for folder, package in ((root / "cascade", "cascade"), (root / "agents", "cascade.agents")):
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            if package == "cascade" and parts[0] == "agents":
+                continue  # the symlink
+            name = ".".join((package, *parts))
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def unit_of(module: str) -> str:
+    """`models` of `cascade.models.base`; the empty string for the package itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def floor_of(unit: str) -> int:
+    """Number of the floor, 0 at the top.
+
+    Raises:
+        LookupError: the unit has no floor yet.
+    """
+    for number, units in enumerate(FLOORS):
+        if unit in units:
+            return number
+    raise LookupError(f"cascade.{unit} has no floor: give it one in scripts/floors.py")
+
+
+def imports(root: Path = ROOT) -> list[Import]:
+    """Every import of one module of the package by another, also those inside functions."""
+    known = modules(root)
+    return [
+        found
+        for module, path in known.items()
+        for found in _imports_of(module, path, known, root)
+        if found.imported != module
+    ]
+
+
+def forbidden(found: Import) -> str | None:
+    """Why an import is against the rule, or None."""
+    upper, lower = found.units
+    if not upper or upper == lower:
+        return None  # the package's own face may name anything; within a unit all is free
+    if not lower:
+        return "imports the package's own face"
+    if found.for_types and (upper, lower) in UPWARD_FOR_TYPES:
+        return None
+    if (upper, lower) in BESIDE or floor_of(upper) < floor_of(lower):
+        return None
+    side = "sideways" if floor_of(upper) == floor_of(lower) else "upwards"
+    return (
+        f"imports {side}: {upper} stands on floor {floor_of(upper)}, {lower} on {floor_of(lower)}"
+    )
+
+
+def cycles(found: Iterable[Import]) -> list[list[str]]:
+    """Rings of modules that import each other when they run."""
+    graph: dict[str, set[str]] = {}
+    for item in found:
+        if not item.for_types:
+            graph.setdefault(item.importer, set()).add(item.imported)
+    rings: list[list[str]] = []
+    done: set[str] = set()
+
+    def visit(module: str, trail: list[str]) -> None:
+        if module in trail:
+            rings.append([*trail[trail.index(module) :], module])
+            return
+        if module in done:
+            return
+        for following in sorted(graph.get(module, ())):
+            visit(following, [*trail, module])
+        done.add(module)
+
+    for module in sorted(graph):
+        visit(module, [])
+    return rings
+
+
+def picture(root: Path = ROOT) -> str:
+    """The house as text: floors from top to bottom, and under each unit what it imports."""
+    known = {unit_of(module) for module in modules(root)} - {""}
+    joins = {item.units for item in imports(root) if not item.for_types}
+    lines = []
+    for units in FLOORS:
+        here = [unit for unit in units if unit in known and not unit.startswith("_")]
+        lines += [_row(unit, {lower for upper, lower in joins if upper == unit}) for unit in here]
+        if here:
+            lines.append("─" * 72)
+    return "\n".join(lines[:-1])
+
+
+def _row(unit: str, imported: set[str]) -> str:
+    shown = sorted(name for name in imported - {unit, ""} if not name.startswith("_"))
+    return f"{unit:<14}" + ("→ " + ", ".join(shown) if shown else "")
+
+
+def _imports_of(module: str, path: Path, known: dict[str, Path], root: Path) -> Iterator[Import]:
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node, for_types in _statements(ast.parse(path.read_text(encoding="utf-8"))):
+        for name in _targets(node, package):
+            target = _nearest(name, known)
+            if target is not None:
+                yield Import(module, target, path.relative_to(root), node.lineno, for_types)
+
+
+def _statements(tree: ast.AST, for_types: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
+    """Import statements, each with whether it stands under `if TYPE_CHECKING:`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node, for_types
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.body:
+                yield from _statements(ast.Module([child], []), True)
+            for child in node.orelse:
+                yield from _statements(ast.Module([child], []), for_types)
+        else:
+            yield from _statements(node, for_types)
+
+
+def _targets(node: ast.stmt, package: str) -> list[str]:
+    """Dotted names that a statement imports, relative ones resolved."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    assert isinstance(node, ast.ImportFrom)
+    base = node.module or ""
+    if node.level:
+        parts = package.split(".")
+        base = ".".join(parts[: len(parts) - node.level + 1] + ([base] if base else []))
+    return [f"{base}.{alias.name}" for alias in node.names]
+
+
+def _nearest(name: str, known: dict[str, Path]) -> str | None:
+    """The module that a dotted name stands in: `cascade.state` of `cascade.state.Usage`."""
+    while name:
+        if name in known:
+            return name
+        name = name.rpartition(".")[0]
+    return None
+
+
+if __name__ == "__main__":
+    print(picture())
