@@ -21,12 +21,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("agents", "evaluation", "testing"),
     ("tiers",),
     ("models", "ledger", "confidence", "policies"),
-    ("errors", "state", "_portal", "_version"),
+    ("errors", "state", "events", "_portal", "_version"),
 )
-"""Units of the package from top to bottom; imports run downwards only, never sideways."""
+"""Units of the package from top to bottom; imports run downwards only, never sideways.
 
-BESIDE = frozenset({("state", "errors"), ("errors", "state")})
-"""Neighbours on one floor that may import each other's names."""
+On the lowest floor, of plain records, neighbours may import each other, without rings.
+"""
 
 UPWARD_FOR_TYPES = frozenset({("errors", "ledger")})
 """Upward imports allowed under TYPE_CHECKING: an error carries the ledger of its failed run."""
@@ -101,7 +101,7 @@ def forbidden(found: Import) -> str | None:
         return "imports the package's own face"
     if found.for_types and (upper, lower) in UPWARD_FOR_TYPES:
         return None
-    if (upper, lower) in BESIDE or floor_of(upper) < floor_of(lower):
+    if floor_of(upper) < floor_of(lower) or floor_of(upper) == len(FLOORS) - 1 == floor_of(lower):
         return None
     side = "sideways" if floor_of(upper) == floor_of(lower) else "upwards"
     return (
