@@ -43,7 +43,7 @@ bench: $(DEV) ## run every benchmark; ARGS='--json' prints JSON lines
 	@$(PYTHON) scripts/bench.py $(ARGS)
 
 docs: $(DEV) ## write the generated parts of README.md and docs/ anew
-	@$(PYTHON) scripts/docs.py
+	@$(PYTHON) scripts/make_docs.py
 
 ollama: ## the official Ollama server into .tools/ollama, for the live tests (needs Go)
 	@scripts/install_ollama.sh

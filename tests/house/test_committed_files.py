@@ -7,8 +7,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import floors
 import pytest
+
+import floors
 
 # In pieces, so that this file does not itself hold what it forbids.
 HOSTS = [

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import floors
 import pytest
+
+import floors
 
 PACKAGES = {module: path for module, path in floors.modules().items() if path.name == "__init__.py"}
 BELOW = sorted(set(PACKAGES) - {"cascade"})

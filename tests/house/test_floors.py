@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import floors
 import pytest
+
+import floors
 
 
 def test_imports_run_downwards_only() -> None:

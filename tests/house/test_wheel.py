@@ -8,8 +8,9 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-import floors
 import pytest
+
+import floors
 
 ROOT = floors.ROOT
 

@@ -1,0 +1,88 @@
+"""Writes the generated parts of README.md and docs/: `make docs`.
+
+    <!-- generated: floors -->          begins a part, by its name in PARTS
+    <!-- end of generated -->           ends it
+
+docs/cli.md is generated as a whole, and `<!-- output -->` blocks (scripts/snippets.py) are what
+their code prints. `python scripts/make_docs.py --check` writes nothing and fails on a difference.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import floors
+import snippets
+
+ROOT = floors.ROOT
+REFERENCE = ROOT / "docs" / "cli.md"
+PART = re.compile(
+    r"(?P<head><!-- generated: (?P<name>\w+) -->\n).*?(?P<tail><!-- end of generated -->)",
+    re.DOTALL,
+)
+MILLISECONDS = re.compile(r"[\d.,]+(?= ?m?s\b)")
+NOTE = "<!-- This page is generated from the program by `make docs`. -->\n\n"
+
+
+def floors_part() -> str:
+    """The house, from the imports as they are."""
+    return f"```text\n{floors.picture()}\n```\n"
+
+
+PARTS: dict[str, Callable[[], str]] = {"floors": floors_part}
+
+
+def documents() -> list[Path]:
+    """The documents that may hold code or generated parts."""
+    return [
+        path
+        for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+        if path.exists()
+    ]
+
+
+def reference() -> str:
+    """Every command with its options, as the program describes itself."""
+    import typer  # noqa: PLC0415 - only this part needs the program
+    from cascade.cli import app  # noqa: PLC0415
+    from typer.cli import get_docs_for_click  # noqa: PLC0415
+    from typer.main import get_command  # noqa: PLC0415
+
+    command = get_command(app)
+    context = typer.Context(command, info_name="cascade")
+    text = get_docs_for_click(obj=command, ctx=context, name="cascade", title="The command line")
+    return NOTE + text.strip() + "\n"
+
+
+def current(path: Path) -> str:
+    """The document as it should be now."""
+    if path == REFERENCE:
+        return reference()
+    text = snippets.with_output(path)
+    return PART.sub(lambda part: part["head"] + PARTS[part["name"]]() + part["tail"], text)
+
+
+def same(left: str, right: str) -> bool:
+    """Whether two versions of a document say the same; durations differ from run to run."""
+    return MILLISECONDS.sub("…", left) == MILLISECONDS.sub("…", right)
+
+
+def main() -> int:
+    """Write, or with `--check` compare."""
+    outdated = []
+    for path in dict.fromkeys([*documents(), REFERENCE]):
+        now, before = current(path), path.read_text(encoding="utf-8") if path.exists() else ""
+        if same(now, before):
+            continue
+        outdated.append(str(path.relative_to(ROOT)))
+        if "--check" not in sys.argv:
+            path.write_text(now, encoding="utf-8")
+    print(", ".join(outdated) or "all generated parts are up to date")
+    return 1 if outdated and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
