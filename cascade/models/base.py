@@ -1,19 +1,25 @@
 """The one narrow interface through which every model is reached.
 
 An adapter implements `_complete` and `_stream`; everything else of the cascade sees only
-`Model`, `Request`, `Chunk` and the errors of `cascade.errors.ModelError`.
+`Model`, `Request`, `Chunk` and the errors of `cascade.errors.ModelError`. The time limit, the
+clock and the guard against real requests are here, once for all adapters.
 """
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from langchain_core.messages import BaseMessage
 
-from cascade.errors import RealRequestForbiddenError
+from cascade.errors import ModelTimeoutError, RealRequestForbiddenError
 from cascade.state import Completion
 
 JsonSchema = Mapping[str, Any]
@@ -77,6 +83,7 @@ class Model(ABC):
         local: whether requests stay on this machine.
         returns_logprobs: whether answers carry log-probabilities when asked for.
         real: whether a call reaches a real model (False for fakes and recordings).
+        weights_path: the file with the weights, where there is one on this machine.
     """
 
     provider: str
@@ -84,6 +91,7 @@ class Model(ABC):
     local: bool = False
     returns_logprobs: bool = False
     real: bool = True
+    weights_path: Path | None = None
 
     @property
     def name(self) -> str:
@@ -98,7 +106,10 @@ class Model(ABC):
             RealRequestForbiddenError: real requests are switched off for tests.
         """
         self._check_allowed()
-        return await self._complete(request)
+        started = time.perf_counter()
+        async with self._until(_deadline(request), request):
+            completion = await self._complete(request)
+        return _timed(completion, started)
 
     async def stream(self, request: Request) -> AsyncGenerator[Chunk]:
         """Answer in pieces; the last chunk carries the whole completion.
@@ -108,14 +119,25 @@ class Model(ABC):
             RealRequestForbiddenError: real requests are switched off for tests.
         """
         self._check_allowed()
-        async for chunk in self._stream(request):
-            yield chunk
+        started = time.perf_counter()
+        deadline = _deadline(request)
+        async with aclosing(self._stream(request)) as chunks:
+            while True:
+                # The limit is set around each step, not around the yield: a timeout belongs to
+                # the task that waits, and a consumer may take every piece in another task.
+                async with self._until(deadline, request):
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    return
+                if chunk.completion is not None:
+                    chunk = Chunk(chunk.text, _timed(chunk.completion, started))
+                yield chunk
 
     @abstractmethod
     async def _complete(self, request: Request) -> Completion: ...
 
     @abstractmethod
-    def _stream(self, request: Request) -> AsyncIterator[Chunk]: ...
+    def _stream(self, request: Request) -> AsyncGenerator[Chunk]: ...
 
     async def aclose(self) -> None:  # noqa: B027 - most adapters hold nothing
         """Give back connections and memory; the model may be used again afterwards."""
@@ -126,3 +148,36 @@ class Model(ABC):
                 f"a request to {self.name} was stopped: real model requests are forbidden here. "
                 "Use cascade.testing.ScriptedModel or a replay: model, or allow real requests."
             )
+
+    @asynccontextmanager
+    async def _until(self, deadline: float | None, request: Request) -> AsyncIterator[None]:
+        limit = asyncio.timeout_at(deadline)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self._raise_timeout(request.timeout_s)
+
+    def _raise_timeout(self, timeout_s: float | None) -> NoReturn:
+        raise ModelTimeoutError(
+            f"{self.name} gave no answer within {timeout_s} s. "
+            "Give it more time, ask for fewer tokens, or use a faster model.",
+            model=self.name,
+            billed=None,
+        ) from None
+
+
+def _deadline(request: Request) -> float | None:
+    if request.timeout_s is None:
+        return None
+    return asyncio.get_running_loop().time() + request.timeout_s
+
+
+def _timed(completion: Completion, started: float) -> Completion:
+    """The completion with its wall time, unless it brings one along (a recording)."""
+    if completion.latency_ms:
+        return completion
+    elapsed_ms = (time.perf_counter() - started) * 1000
+    return dataclasses.replace(completion, latency_ms=elapsed_ms)

