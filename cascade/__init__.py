@@ -1,1 +1,107 @@
-"""cascade."""
+"""A small model drafts, its confidence is checked, a large model answers what is doubtful.
+
+    from cascade import Cascade
+
+    cascade = Cascade(small="ollama:qwen2.5:3b", large="openai:gpt-5.1")
+    result = cascade.invoke("What is the capital of Australia?")
+    print(result.answer, result.tier, result.confidence)
+    print(result.ledger.table())
+
+Names load on first use: importing the package reads no environment and opens no connection.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from cascade._version import __version__
+
+if TYPE_CHECKING:
+    from cascade.agents.verifier import Verdict
+    from cascade.api import Cascade
+    from cascade.errors import (
+        CascadeError,
+        ConfigurationError,
+        InputError,
+        LedgerError,
+        ModelError,
+    )
+    from cascade.events import Decided, Retracted, Token
+    from cascade.graph import build_graph
+    from cascade.ledger.prices import Price
+    from cascade.ledger.recorder import LedgerStore, MemoryLedger
+    from cascade.ledger.view import LedgerView
+    from cascade.policies.base import Policy, Situation
+    from cascade.policies.economic import EconomicPolicy
+    from cascade.policies.threshold import ThresholdPolicy
+    from cascade.result import CascadeResult
+    from cascade.state import CascadeState, Decision, LedgerEntry
+    from cascade.tiers import Tier
+
+_HOMES = {
+    "Cascade": "cascade.api",
+    "CascadeError": "cascade.errors",
+    "CascadeResult": "cascade.result",
+    "CascadeState": "cascade.state",
+    "ConfigurationError": "cascade.errors",
+    "Decided": "cascade.events",
+    "Decision": "cascade.state",
+    "EconomicPolicy": "cascade.policies.economic",
+    "InputError": "cascade.errors",
+    "LedgerEntry": "cascade.state",
+    "LedgerError": "cascade.errors",
+    "LedgerStore": "cascade.ledger.recorder",
+    "LedgerView": "cascade.ledger.view",
+    "MemoryLedger": "cascade.ledger.recorder",
+    "ModelError": "cascade.errors",
+    "Policy": "cascade.policies.base",
+    "Price": "cascade.ledger.prices",
+    "Retracted": "cascade.events",
+    "Situation": "cascade.policies.base",
+    "ThresholdPolicy": "cascade.policies.threshold",
+    "Tier": "cascade.tiers",
+    "Token": "cascade.events",
+    "Verdict": "cascade.agents.verifier",
+    "build_graph": "cascade.graph",
+}
+
+__all__ = [
+    "Cascade",
+    "CascadeError",
+    "CascadeResult",
+    "CascadeState",
+    "ConfigurationError",
+    "Decided",
+    "Decision",
+    "EconomicPolicy",
+    "InputError",
+    "LedgerEntry",
+    "LedgerError",
+    "LedgerStore",
+    "LedgerView",
+    "MemoryLedger",
+    "ModelError",
+    "Policy",
+    "Price",
+    "Retracted",
+    "Situation",
+    "ThresholdPolicy",
+    "Tier",
+    "Token",
+    "Verdict",
+    "__version__",
+    "build_graph",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cascade' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Basis = Literal["measured", "estimated", "unknown"]
 """Where a money figure comes from; on every one of them."""
 
-Action = Literal["accept", "escalate", "abstain", "ask", "observe"]
-"""What a deferral policy may say; `observe` asks for one more signal."""
+Action = Literal["accept", "escalate", "abstain", "ask"]
+"""What a deferral policy may say; `ask` hands the draft to a person."""
 
 
 class Record(BaseModel):

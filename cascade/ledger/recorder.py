@@ -7,7 +7,9 @@ is handed to the store at once, and kept here until the run takes it into its st
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from threading import Lock
 from typing import Protocol
 
@@ -36,6 +38,22 @@ class MemoryLedger:
         self.entries.extend(entries)
 
 
+_collected: ContextVar[list[LedgerEntry] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collecting() -> Iterator[list[LedgerEntry]]:
+    """A list that receives every entry recorded from within, also by tasks started within."""
+    entries: list[LedgerEntry] = []
+    token = _collected.set(entries)
+    try:
+        yield entries
+    finally:
+        # A stream that its reader abandons is closed in another context than it began in.
+        with suppress(ValueError):
+            _collected.reset(token)
+
+
 class Recorder:
     """Passes entries on to the store and remembers the failed attempts of running runs."""
 
@@ -48,6 +66,9 @@ class Recorder:
         """Hand an entry to the store. A failed one is also kept for `take_failed`."""
         if self._store is not None:
             self._store.append([entry])
+        collected = _collected.get()
+        if collected is not None:
+            collected.append(entry)
         if entry.outcome != "ok":
             with self._lock:
                 self._failed.setdefault(entry.run_id, []).append(entry)

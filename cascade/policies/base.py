@@ -27,7 +27,7 @@ class Policy(Protocol):
     """Decides about a draft."""
 
     def decide(self, situation: Situation) -> Decision:
-        """Accept the draft, escalate, abstain, ask a person, or observe one more signal."""
+        """Accept the draft, escalate, abstain, or ask a person."""
 
 
 def obstacle(assessment: Assessment) -> Decision | None:

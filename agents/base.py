@@ -1,0 +1,223 @@
+"""What all agents share: which run they work on, and how they ask a model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any, Literal
+
+from langchain_core.messages import BaseMessage
+from langgraph.runtime import Runtime
+
+from cascade.errors import ModelError, RateLimitError
+from cascade.ledger import Recorder
+from cascade.models import Request
+from cascade.state import CascadeState, Completion, LedgerEntry, Run, Usage
+from cascade.tiers import OpenTier
+
+MAX_WAIT_S = 60.0
+"""A provider that asks to wait longer than this is treated as down."""
+
+DRAFT_ALTERNATIVES = 2
+"""Alternatives per token that a draft asks for: enough for the top-2 margin, small to send."""
+
+AgentRuntime = Runtime[Any]
+"""LangGraph's runtime; the agents need no context of the user's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What every question of a cascade has in common.
+
+    Attributes:
+        tools: tools that the answer may call, in OpenAI format.
+        schema: JSON schema that the answer must satisfy.
+    """
+
+    tools: tuple[Mapping[str, Any], ...] = ()
+    schema: Mapping[str, Any] | None = None
+
+    def request(
+        self, tier: OpenTier, messages: Sequence[BaseMessage], *, logprobs: bool = False
+    ) -> Request:
+        """The request that puts the conversation to a tier."""
+        settings = tier.settings
+        logprobs = logprobs and tier.model.returns_logprobs
+        return Request(
+            messages=tuple(messages),
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+            logprobs=logprobs,
+            top_logprobs=DRAFT_ALTERNATIVES if logprobs else 0,
+            tools=self.tools,
+            schema=self.schema,
+            timeout_s=settings.timeout_s,
+            extra=settings.options,
+        )
+
+
+def current_run(state: CascadeState, runtime: AgentRuntime) -> Run:
+    """The run that the state is in, or a new one when the last message is a new question.
+
+    The id of a new run is that of the checkpoint from which its first node starts: retries of
+    the node and its error handler see the same one.
+    """
+    question_id = state["messages"][-1].id or ""
+    run = state.get("run")
+    if run is not None and run.question_id == question_id:
+        return run
+    info = runtime.execution_info
+    return Run(id=info.checkpoint_id if info else question_id, question_id=question_id)
+
+
+def finished(run: Run) -> Run:
+    """The run with its question answered: whatever comes next begins another."""
+    return replace(run, question_id="")
+
+
+def attempt_of(runtime: AgentRuntime) -> int:
+    """Which attempt of its node this is, from 1."""
+    return runtime.execution_info.node_attempt if runtime.execution_info else 1
+
+
+def free_entry(run: Run, node: str, tier: str, note: str = "") -> LedgerEntry:
+    """The entry of a node that asked no model."""
+    nothing = Decimal(0)
+    return LedgerEntry(
+        run_id=run.id, node=node, tier=tier, cost_usd=nothing, saved_usd=nothing, note=note
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Asks models and sees to it that each attempt is in the ledger, whatever becomes of it."""
+
+    recorder: Recorder
+    max_attempts: int = 1
+    clock: Callable[[], float] = field(default=time.perf_counter)
+
+    async def ask(
+        self,
+        tier: OpenTier,
+        request: Request,
+        *,
+        node: str,
+        run: Run,
+        attempt: int = 1,
+        is_baseline: bool = False,
+        on_text: Callable[[str], None] | None = None,
+    ) -> tuple[Completion, LedgerEntry]:
+        """Ask once.
+
+        Args:
+            tier: whom to ask.
+            request: what to ask.
+            node: the node of the ledger entry.
+            run: the run of the ledger entry.
+            attempt: which attempt this is; before another one follows, a `Retry-After` is kept.
+            is_baseline: this answer is what the cascade is compared with; it saves and loses
+                nothing, since its own cost is the baseline.
+            on_text: receives the answer's text piece by piece while it arrives.
+
+        Raises:
+            ModelError: the call failed; its entry is in the ledger.
+        """
+        begun = self.clock()
+        try:
+            if on_text is None:
+                completion = await tier.model.complete(request)
+            else:
+                completion = await _stream(tier, request, on_text)
+        except ModelError as error:
+            self._record_failure(tier, node, run, begun, error)
+            await self._wait(error, attempt)
+            raise
+        except asyncio.CancelledError as error:
+            self._record_failure(tier, node, run, begun, error)
+            raise
+        cost = tier.pricing.cost(completion.usage, completion.busy_ms)
+        entry = self.recorder.record(
+            _entry(
+                tier,
+                node,
+                run,
+                usage=completion.usage,
+                latency_ms=completion.latency_ms or (self.clock() - begun) * 1000,
+                cost=cost,
+                note="" if cost is not None else _why_unknown(tier, completion),
+                is_baseline=is_baseline,
+            )
+        )
+        return completion, entry
+
+    def _record_failure(
+        self, tier: OpenTier, node: str, run: Run, begun: float, error: BaseException
+    ) -> None:
+        refused = isinstance(error, ModelError) and error.billed is False
+        note = str(error) if isinstance(error, ModelError) else "cancelled while it ran"
+        self.recorder.record(
+            _entry(
+                tier,
+                node,
+                run,
+                usage=Usage(input_tokens=0, output_tokens=0) if refused else Usage(),
+                latency_ms=(self.clock() - begun) * 1000,
+                cost=Decimal(0) if refused else None,
+                note=note,
+                outcome="failed" if isinstance(error, ModelError) else "cancelled",
+            )
+        )
+
+    async def _wait(self, error: ModelError, attempt: int) -> None:
+        if isinstance(error, RateLimitError) and error.retry_after and attempt < self.max_attempts:
+            await asyncio.sleep(min(error.retry_after, MAX_WAIT_S))
+
+
+async def _stream(tier: OpenTier, request: Request, on_text: Callable[[str], None]) -> Completion:
+    completion: Completion | None = None
+    async for chunk in tier.model.stream(request):
+        if chunk.text:
+            on_text(chunk.text)
+        completion = chunk.completion or completion
+    assert completion is not None, f"{tier.model.name} ended its stream without a completion"
+    return completion
+
+
+def _why_unknown(tier: OpenTier, completion: Completion) -> str:
+    if tier.pricing.cost(Usage(input_tokens=0, output_tokens=0), 0.0) is None:
+        return f"{tier.model.name}: {tier.pricing.source}"
+    missing = "its usage" if not completion.usage.known else "how long it was busy"
+    return f"{tier.model.name} did not report {missing}"
+
+
+def _entry(
+    tier: OpenTier,
+    node: str,
+    run: Run,
+    *,
+    usage: Usage,
+    latency_ms: float,
+    cost: Decimal | None,
+    note: str,
+    outcome: Literal["ok", "failed", "cancelled"] = "ok",
+    is_baseline: bool = False,
+) -> LedgerEntry:
+    saved = None if cost is None else -cost
+    return LedgerEntry(
+        run_id=run.id,
+        node=node,
+        tier=tier.name,
+        model=tier.model.name,
+        **usage.model_dump(),
+        latency_ms=latency_ms,
+        cost_usd=cost,
+        saved_usd=Decimal(0) if is_baseline else saved,
+        baseline_usd=cost if is_baseline else Decimal(0),
+        cost_basis="unknown" if cost is None else "measured",
+        basis="unknown" if cost is None else "measured",
+        note=note,
+        outcome=outcome,
+    )

@@ -1,0 +1,60 @@
+"""The drafter lets a small model answer first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from langgraph.errors import NodeError
+from langgraph.types import Command
+
+from cascade.agents.base import AgentRuntime, Caller, Task, attempt_of, current_run
+from cascade.agents.moves import escalate
+from cascade.errors import ModelError
+from cascade.state import CascadeState, Decision, Draft, StateUpdate
+from cascade.tiers import OpenTier
+
+
+@dataclass(frozen=True, slots=True)
+class Drafter:
+    """Drafts with the tier whose turn it is."""
+
+    tiers: tuple[OpenTier, ...]
+    caller: Caller
+    task: Task
+
+    async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> StateUpdate:
+        """Draft an answer, with log-probabilities where the tier returns them.
+
+        Raises:
+            ModelError: the call failed.
+        """
+        run = current_run(state, runtime)
+        tier = self.tiers[run.tier]
+        request = self.task.request(tier, state["messages"], logprobs=True)
+        completion, entry = await self.caller.ask(
+            tier, request, node="draft", run=run, attempt=attempt_of(runtime)
+        )
+        return {
+            "run": run,
+            "draft": Draft(tier.name, completion),
+            "assessment": None,
+            "degraded": False,
+            "ledger": [*self.caller.recorder.take_failed(run.id), entry],
+        }
+
+    def on_error(
+        self, state: CascadeState, runtime: AgentRuntime, error: NodeError
+    ) -> Command[str]:
+        """Where the draft failed for good, ask the next tier, if that can help.
+
+        A wrong key or a missing model is a mistake in the set-up and is raised: going on would
+        hide it and send every question to the large model.
+        """
+        failure = error.error
+        if not (isinstance(failure, ModelError) and failure.circumstantial):
+            raise failure
+        run = current_run(state, runtime)
+        tier = self.tiers[run.tier]
+        decision = Decision(action="escalate", reason=f"{tier.name} failed: {failure}")
+        entries = self.caller.recorder.take_failed(run.id)
+        return escalate(run, self.tiers, decision, entries, draft=None)

@@ -1,0 +1,91 @@
+"""The expert is the last tier: its answer stands."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from langgraph.config import get_config
+from langgraph.errors import NodeError
+from langgraph.types import Command
+
+from cascade.agents.base import (
+    AgentRuntime,
+    Caller,
+    Task,
+    attempt_of,
+    current_run,
+    finished,
+)
+from cascade.agents.moves import accept
+from cascade.errors import ModelError
+from cascade.events import Retracted, Token
+from cascade.state import CascadeState, Decision, StateUpdate
+from cascade.tiers import OpenTier
+
+STREAM_TOKENS = "stream_tokens"
+"""Key of `config["configurable"]`: let the expert stream its tokens as custom events."""
+
+logger = logging.getLogger("cascade")
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """Answers with the largest tier."""
+
+    tier: OpenTier
+    caller: Caller
+    task: Task
+
+    async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> StateUpdate:
+        """Answer the question.
+
+        Raises:
+            ModelError: the call failed.
+        """
+        run = current_run(state, runtime)
+        on_text = None
+        if get_config().get("configurable", {}).get(STREAM_TOKENS):
+            if attempt_of(runtime) > 1:
+                runtime.stream_writer(Retracted(f"{self.tier.name} is asked again"))
+
+            def on_text(text: str) -> None:
+                runtime.stream_writer(Token(text, self.tier.name))
+
+        completion, entry = await self.caller.ask(
+            self.tier,
+            self.task.request(self.tier, state["messages"]),
+            node="expert",
+            run=run,
+            attempt=attempt_of(runtime),
+            is_baseline=True,
+            on_text=on_text,
+        )
+        update: StateUpdate = {
+            "run": finished(run),
+            "messages": [completion.to_message(self.tier.name)],
+            "degraded": False,
+            "ledger": [*self.caller.recorder.take_failed(run.id), entry],
+        }
+        if "decision" not in state:
+            update["decision"] = Decision(action="escalate", reason="there is only one tier")
+        return update
+
+    def on_error(
+        self, state: CascadeState, runtime: AgentRuntime, error: NodeError
+    ) -> Command[str]:
+        """The large model cannot be had: a usable draft is the answer, marked as degraded."""
+        failure, draft, assessment = error.error, state.get("draft"), state.get("assessment")
+        ruled_out = assessment is not None and assessment.objection is not None
+        if not isinstance(failure, ModelError) or draft is None or ruled_out:
+            raise failure
+        logger.warning("%s failed, the draft is returned: %s", self.tier.name, failure)
+        run = current_run(state, runtime)
+        before = state["decision"]
+        reason = f"{before.reason}; but {self.tier.name} failed: {failure}"
+        runtime.stream_writer(Retracted(reason))
+        runtime.stream_writer(Token(draft.completion.text, draft.tier))
+        decision = before.model_copy(update={"reason": reason})
+        entries = self.caller.recorder.take_failed(run.id)
+        update = accept(run, draft, decision, degraded=True) | {"ledger": entries}
+        return Command(goto="__end__", update=update)

@@ -1,0 +1,56 @@
+"""The moves that several agents make: a draft becomes the answer, or the question goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+
+from langgraph.types import Command
+
+from cascade.agents.base import finished
+from cascade.state import Decision, Draft, LedgerEntry, Run, StateUpdate, Usage
+from cascade.tiers import OpenTier
+
+
+def expected_cost(tier: OpenTier, draft: Draft) -> Decimal | None:
+    """What a tier would probably cost for a drafted question: an estimate.
+
+    It is taken to read the same prompt and to write as much as the draft did; None where the
+    draft's usage or the tier's token price is unknown.
+    """
+    usage = draft.completion.usage
+    return tier.pricing.cost(
+        Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+    )
+
+
+def accept(run: Run, draft: Draft, decision: Decision, *, degraded: bool = False) -> StateUpdate:
+    """The state in which a draft is the answer."""
+    return {
+        "run": finished(run),
+        "messages": [draft.completion.to_message(draft.tier)],
+        "decision": decision,
+        "degraded": degraded,
+    }
+
+
+def escalate(
+    run: Run,
+    tiers: Sequence[OpenTier],
+    decision: Decision,
+    entries: list[LedgerEntry],
+    **update: object,
+) -> Command[str]:
+    """Go on to the next tier: another draft, or the expert when it is the last."""
+    following = run.tier + 1
+    goto = "expert" if following == len(tiers) - 1 else "draft"
+    return Command(
+        goto=goto,
+        update={
+            "run": replace(run, tier=following),
+            "decision": decision,
+            "ledger": entries,
+            **update,
+        },
+    )

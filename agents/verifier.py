@@ -1,0 +1,154 @@
+"""The verifier accepts a draft or sends the question on."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from langgraph.types import Command
+
+from cascade.agents.base import AgentRuntime, finished
+from cascade.agents.moves import accept, escalate, expected_cost
+from cascade.errors import ConfigurationError
+from cascade.events import Decided, Token
+from cascade.ledger import Recorder
+from cascade.policies import Policy, Situation
+from cascade.state import (
+    Assessment,
+    CascadeState,
+    Decision,
+    Draft,
+    LedgerEntry,
+    Record,
+    Run,
+    StateUpdate,
+)
+from cascade.tiers import OpenTier
+
+_WORDS = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
+"""An accepted draft is streamed word by word, with all its white space."""
+
+
+class Verdict(Record):
+    """What a verifier of the user's says about a draft.
+
+    Give `accept` to decide, or `confidence` (in [0, 1]) to let the policy decide on it.
+    `cost_usd` is what the verdict cost: None means unknown, and 0 is free.
+    """
+
+    accept: bool | None = None
+    confidence: float | None = None
+    reason: str = ""
+    cost_usd: Decimal | None = Decimal(0)
+    calibrated: bool = False
+
+
+Judgement = bool | float | Verdict
+Judge = Callable[[str, str], Judgement | Awaitable[Judgement]]
+"""Takes the question and the draft's text; true accepts, false escalates, a float is a
+confidence for the policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """Lets the policy, or a judge of the user's, decide about a draft."""
+
+    tiers: tuple[OpenTier, ...]
+    policy: Policy
+    recorder: Recorder
+    judge: Judge | None = None
+
+    async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> Command[str]:
+        """Go to END (accept, abstain), to the next tier (escalate), or to a person (ask)."""
+        run, draft, assessment = state["run"], state["draft"], state["assessment"]
+        assert draft is not None, "the drafter comes before the verifier"
+        assert assessment is not None, "the self-checker comes before the verifier"
+        decision, assessment, cost = await self._decide(state, draft, assessment)
+        runtime.stream_writer(Decided(draft.tier, decision, assessment))
+        entry = self.recorder.record(self._entry(run, draft, decision, cost))
+        common: StateUpdate = {"assessment": assessment, "ledger": [entry]}
+        match decision.action:
+            case "accept":
+                for word in _WORDS.findall(draft.completion.text):
+                    runtime.stream_writer(Token(word, draft.tier))
+                return Command(goto="__end__", update=accept(run, draft, decision) | common)
+            case "escalate":
+                return escalate(run, self.tiers, decision, [entry], assessment=assessment)
+            case "ask":
+                return Command(goto="ask", update={"decision": decision} | common)
+            case "abstain":
+                update = {"run": finished(run), "decision": decision, "degraded": False}
+                return Command(goto="__end__", update=update | common)
+
+    async def _decide(
+        self, state: CascadeState, draft: Draft, assessment: Assessment
+    ) -> tuple[Decision, Assessment, Decimal | None]:
+        cost: Decimal | None = Decimal(0)
+        if self.judge is not None and assessment.objection is None:
+            question = str(state["messages"][-1].text)
+            judgement = self.judge(question, draft.completion.text)
+            if inspect.isawaitable(judgement):
+                judgement = await judgement
+            verdict = _verdict(judgement)
+            cost = verdict.cost_usd
+            if verdict.accept is not None:
+                return _by_verdict(verdict), assessment, cost
+            assessment = replace(
+                assessment, confidence=verdict.confidence, calibrated=verdict.calibrated
+            )
+        next_tier = self.tiers[state["run"].tier + 1]
+        situation = Situation(assessment, expected_cost(next_tier, draft))
+        return self.policy.decide(situation), assessment, cost
+
+    def _entry(
+        self, run: Run, draft: Draft, decision: Decision, cost: Decimal | None
+    ) -> LedgerEntry:
+        baseline: Decimal | None = Decimal(0)
+        if decision.action == "accept":
+            baseline = expected_cost(self.tiers[-1], draft)
+        saved = None if baseline is None or cost is None else baseline - cost
+        estimated = "estimated" if decision.action == "accept" else "measured"
+        return LedgerEntry(
+            run_id=run.id,
+            node="verify",
+            tier=draft.tier,
+            cost_usd=cost,
+            saved_usd=saved,
+            baseline_usd=baseline,
+            cost_basis="unknown" if cost is None else "measured",
+            basis="unknown" if saved is None else estimated,
+            note=decision.reason,
+        )
+
+
+def _verdict(judgement: Judgement) -> Verdict:
+    if isinstance(judgement, Verdict):
+        verdict = judgement
+    elif isinstance(judgement, bool):
+        verdict = Verdict(accept=judgement)
+    elif isinstance(judgement, int | float):
+        verdict = Verdict(confidence=float(judgement))
+    else:
+        raise ConfigurationError(
+            f"the verifier returned {judgement!r}: return True or False, a confidence between "
+            "0 and 1, or a Verdict."
+        )
+    confidence = verdict.confidence
+    if verdict.accept is None and (confidence is None or not 0.0 <= confidence <= 1.0):
+        raise ConfigurationError(
+            f"the verifier returned the confidence {confidence}: it is between 0 and 1."
+        )
+    return verdict
+
+
+def _by_verdict(verdict: Verdict) -> Decision:
+    word = "accepted" if verdict.accept else "rejected"
+    return Decision(
+        action="accept" if verdict.accept else "escalate",
+        reason=verdict.reason or f"your verifier {word} the draft",
+        confidence=verdict.confidence,
+        calibrated=verdict.calibrated,
+    )

@@ -1,0 +1,321 @@
+"""The cascade as a user holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Generator, Sequence
+from typing import Any, Literal, TypeAlias, overload
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import RetryPolicy
+
+from cascade._portal import iterate_sync, run_sync
+from cascade.agents import Judge, Route
+from cascade.agents.expert import STREAM_TOKENS
+from cascade.confidence import SCORES
+from cascade.errors import CascadeError, ConfigurationError
+from cascade.events import Event
+from cascade.graph import DEFAULT_RETRY, build_graph
+from cascade.ledger import LedgerStore, LedgerView, Recorder, collecting
+from cascade.models import Model
+from cascade.policies import EconomicPolicy, Policy, ThresholdPolicy
+from cascade.questions import Question, ResponseFormat, to_messages, to_task
+from cascade.result import CascadeResult, read_result
+from cascade.state import CascadeInput, CascadeState, Usage
+from cascade.tiers import OpenTier, Tier, open_tiers
+
+ModelLike: TypeAlias = str | BaseChatModel | Model | Tier
+"""What a tier may be given as."""
+
+BATCH_CONCURRENCY = 16
+"""Questions of a batch that are under way at once, unless the caller says otherwise."""
+
+logger = logging.getLogger("cascade")
+
+
+class Cascade:
+    """A small model drafts, its confidence is checked, a large model answers what is doubtful.
+
+    Args:
+        small: the model that drafts: `provider:name`, a `Tier`, or a LangChain chat model.
+        large: the model that answers what the draft is not good enough for.
+        tiers: more than two models instead, from small to large.
+        price_of_error: dollars that a wrong answer costs you; escalation is then weighed
+            against it. Needs a token price on every tier but the first.
+        policy: decides about drafts; instead of `price_of_error`.
+        signals: raw scores that the self-check takes, of `logprobs` (free) and `p_true` (one
+            more call); by default log-probs where the tier returns them, else `p_true`.
+        verifier: your own judge, `(question, answer) → bool | float | Verdict`, also async.
+        router: your own rule, `messages → tier name | None`, asked before anything is drafted.
+        response_format: pydantic model or JSON schema; a draft that breaks it is escalated.
+        tools: tools the answer may call; a call that breaks its schema is escalated.
+        ledger: a store that receives each entry the moment it arises.
+        retry_policy: LangGraph's retries for the nodes that call models.
+        name: name of the graph.
+
+    Raises:
+        ConfigurationError: something in the set-up cannot work; the message says what.
+    """
+
+    def __init__(  # noqa: PLR0913 - the contract's options
+        self,
+        small: ModelLike | None = None,
+        large: ModelLike | None = None,
+        *,
+        tiers: Sequence[ModelLike] = (),
+        price_of_error: float | None = None,
+        policy: Policy | None = None,
+        signals: Sequence[str] = (),
+        verifier: Judge | None = None,
+        router: Route | None = None,
+        response_format: ResponseFormat | None = None,
+        tools: Sequence[Any] = (),
+        ledger: LedgerStore | None = None,
+        retry_policy: RetryPolicy = DEFAULT_RETRY,
+        name: str = "cascade",
+    ) -> None:
+        self.name = name
+        self.tiers = _open(small, large, tiers)
+        self.policy = _choose_policy(policy, price_of_error, self.tiers)
+        self._response_format = response_format
+        self._warned = False
+        self._builder = build_graph(
+            self.tiers,
+            self.policy,
+            recorder=Recorder(ledger),
+            task=to_task(tools, response_format),
+            signals=_check_signals(signals),
+            judge=verifier,
+            route=router,
+            retry_policy=retry_policy,
+        )
+        self.graph: CompiledStateGraph[CascadeState, None, CascadeInput, CascadeState] = (
+            self._builder.compile(name=name)
+        )
+
+    async def ainvoke(
+        self, question: Question, config: RunnableConfig | None = None
+    ) -> CascadeResult:
+        """Ask one question.
+
+        Raises:
+            InputError: the question is empty or cannot be read.
+            ModelError: no tier could answer; `error.ledger` holds what was spent.
+        """
+        messages = to_messages(question)
+        with collecting() as entries:
+            try:
+                state = await self.graph.ainvoke(CascadeInput(messages=messages), config)
+            except CascadeError as error:
+                error.ledger = LedgerView(entries)
+                raise
+        return self._result(state)
+
+    async def astream(
+        self, question: Question, config: RunnableConfig | None = None
+    ) -> AsyncGenerator[Event | CascadeResult]:
+        """Ask one question and watch: decisions, then tokens, at last the `CascadeResult`.
+
+        A rejected draft is never shown. Raises as `ainvoke` does.
+        """
+        messages = to_messages(question)
+        asked = config or {}
+        configurable = {**asked.get("configurable", {}), STREAM_TOKENS: True}
+        config = RunnableConfig(**{**asked, "configurable": configurable})
+        state: Any = None
+        with collecting() as entries:
+            events = self.graph.astream(
+                CascadeInput(messages=messages), config, stream_mode=["custom", "values"]
+            )
+            try:
+                value: Any
+                async for mode, value in events:
+                    if mode == "custom":
+                        yield value
+                    else:
+                        state = value
+            except CascadeError as error:
+                error.ledger = LedgerView(entries)
+                raise
+        yield self._result(state)
+
+    @overload
+    async def abatch(
+        self,
+        questions: Sequence[Question],
+        config: RunnableConfig | None = None,
+        *,
+        max_concurrency: int = ...,
+        return_exceptions: Literal[False] = False,
+    ) -> list[CascadeResult]: ...
+
+    @overload
+    async def abatch(
+        self,
+        questions: Sequence[Question],
+        config: RunnableConfig | None = None,
+        *,
+        max_concurrency: int = ...,
+        return_exceptions: bool,
+    ) -> list[CascadeResult | BaseException]: ...
+
+    async def abatch(
+        self,
+        questions: Sequence[Question],
+        config: RunnableConfig | None = None,
+        *,
+        max_concurrency: int = BATCH_CONCURRENCY,
+        return_exceptions: bool = False,
+    ) -> list[CascadeResult] | list[CascadeResult | BaseException]:
+        """Ask many questions at once; results come in the order of the questions.
+
+        Args:
+            questions: what to ask.
+            config: LangChain's run configuration, for each of them.
+            max_concurrency: how many are under way at the same time.
+            return_exceptions: put errors into their places instead of raising the first.
+        """
+        if max_concurrency < 1:
+            raise ConfigurationError(f"max_concurrency={max_concurrency}: must be 1 or more.")
+        free = asyncio.Semaphore(max_concurrency)
+
+        async def ask(question: Question) -> CascadeResult:
+            async with free:
+                return await self.ainvoke(question, config)
+
+        return await asyncio.gather(
+            *(ask(question) for question in questions), return_exceptions=return_exceptions
+        )
+
+    def invoke(self, question: Question, config: RunnableConfig | None = None) -> CascadeResult:
+        """`ainvoke` for synchronous callers, also inside a running event loop."""
+        return run_sync(self.ainvoke(question, config))
+
+    def stream(
+        self, question: Question, config: RunnableConfig | None = None
+    ) -> Generator[Event | CascadeResult]:
+        """`astream` for synchronous callers."""
+        return iterate_sync(self.astream(question, config))
+
+    @overload
+    def batch(
+        self,
+        questions: Sequence[Question],
+        config: RunnableConfig | None = None,
+        *,
+        max_concurrency: int = ...,
+        return_exceptions: Literal[False] = False,
+    ) -> list[CascadeResult]: ...
+
+    @overload
+    def batch(
+        self,
+        questions: Sequence[Question],
+        config: RunnableConfig | None = None,
+        *,
+        max_concurrency: int = ...,
+        return_exceptions: bool,
+    ) -> list[CascadeResult | BaseException]: ...
+
+    def batch(
+        self,
+        questions: Sequence[Question],
+        config: RunnableConfig | None = None,
+        *,
+        max_concurrency: int = BATCH_CONCURRENCY,
+        return_exceptions: bool = False,
+    ) -> list[CascadeResult] | list[CascadeResult | BaseException]:
+        """`abatch` for synchronous callers."""
+        return run_sync(
+            self.abatch(
+                questions,
+                config,
+                max_concurrency=max_concurrency,
+                return_exceptions=return_exceptions,
+            )
+        )
+
+    def build_graph(self) -> Any:
+        """The uncompiled graph of this cascade, to be rewired or compiled with a checkpointer."""
+        return self._builder
+
+    async def aclose(self) -> None:
+        """Close connections and free local models; the cascade may be used again afterwards."""
+        for tier in self.tiers:
+            await tier.model.aclose()
+
+    async def __aenter__(self) -> Cascade:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        chain = " → ".join(f"{tier.name} ({tier.model.name})" for tier in self.tiers)
+        return f"Cascade({chain}, {self.policy!r})"
+
+    def _result(self, state: Any) -> CascadeResult:
+        if "__interrupt__" in state:
+            raise ConfigurationError(
+                "the policy asked a person, which needs a checkpointer: use "
+                "cascade.build_graph().compile(checkpointer=…) and resume it with Command."
+            )
+        result = read_result(state, self.tiers[0].name, self._response_format)
+        if not result.calibrated and result.confidence is not None and not self._warned:
+            self._warned = True
+            logger.info(
+                "%s: confidence is an uncalibrated score; it orders answers but is no probability",
+                self.name,
+            )
+        return result
+
+
+def _open(
+    small: ModelLike | None, large: ModelLike | None, tiers: Sequence[ModelLike]
+) -> tuple[OpenTier, ...]:
+    if tiers:
+        if small is not None or large is not None:
+            raise ConfigurationError("give either small and large, or tiers, not both.")
+        return open_tiers([_tier(model) for model in tiers])
+    if small is None or large is None:
+        missing = "small" if small is None else "large"
+        raise ConfigurationError(
+            f"{missing} is missing: Cascade(small='ollama:qwen2.5:3b', large='openai:gpt-5.1')."
+        )
+    return open_tiers([_tier(small), _tier(large)], ("small", "large"))
+
+
+def _tier(model: ModelLike) -> Tier:
+    return model if isinstance(model, Tier) else Tier(model)
+
+
+def _choose_policy(
+    policy: Policy | None, price_of_error: float | None, tiers: Sequence[OpenTier]
+) -> Policy:
+    if price_of_error is None:
+        return policy or ThresholdPolicy()
+    if policy is not None:
+        raise ConfigurationError(
+            "price_of_error and policy were both given: use EconomicPolicy(price_of_error) alone."
+        )
+    for tier in tiers[1:]:
+        if tier.pricing.cost(Usage(input_tokens=1, output_tokens=1)) is None:
+            raise ConfigurationError(
+                f"price_of_error weighs an error against what {tier.name} ({tier.model.name}) "
+                f"costs, which is unknown ({tier.pricing.source}). Set "
+                "Tier(…, price=Price(input=…, output=…)), dollars per 1M tokens."
+            )
+    return EconomicPolicy(price_of_error)
+
+
+def _check_signals(signals: Sequence[str]) -> tuple[str, ...]:
+    for signal in signals:
+        if signal not in SCORES:
+            raise ConfigurationError(
+                f"signals={list(signals)}: there is no signal {signal!r}; there are: "
+                f"{', '.join(SCORES)}."
+            )
+    return tuple(signals)

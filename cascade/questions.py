@@ -1,0 +1,93 @@
+"""What may be asked: the forms in which a question is given, and what is wrong with some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from langchain_core.messages import AnyMessage, HumanMessage, MessageLikeRepresentation
+from langchain_core.messages.utils import convert_to_messages
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel
+
+from cascade.agents import Task
+from cascade.confidence import check_schema
+from cascade.errors import ConfigurationError, InputError
+
+Question = str | Sequence[MessageLikeRepresentation] | Mapping[str, Any]
+"""A string, a list of messages, or `{"messages": [...]}`."""
+
+ResponseFormat = type[BaseModel] | Mapping[str, Any]
+"""A pydantic model, or a JSON schema as decoded JSON."""
+
+
+def to_messages(question: Question) -> list[AnyMessage]:
+    """The conversation that a question stands for.
+
+    Raises:
+        InputError: it is empty, or of a type that cannot be read as messages.
+    """
+    if isinstance(question, str):
+        _check_text(question)
+        return [HumanMessage(content=question)]
+    if isinstance(question, bytes | bytearray):
+        raise InputError(
+            f"the question is {type(question).__name__}: decode it to text first, "
+            "question.decode('utf-8')."
+        )
+    if isinstance(question, Mapping):
+        if "messages" not in question:
+            raise InputError(
+                f"the question is a dict with {sorted(question)}: it needs the key 'messages'."
+            )
+        question = question["messages"]
+    if not isinstance(question, Sequence) or isinstance(question, str):
+        raise InputError(
+            f"the question is of type {type(question).__name__}: give a string, a list of "
+            "messages, or {'messages': [...]}."
+        )
+    try:
+        read = convert_to_messages(cast("Sequence[MessageLikeRepresentation]", question))
+    except (ValueError, NotImplementedError, TypeError) as error:
+        raise InputError(f"the messages cannot be read: {error}") from error
+    messages = cast("list[AnyMessage]", read)
+    if not messages:
+        raise InputError("the list of messages is empty: ask something.")
+    if messages[-1].type == "human" and isinstance(messages[-1].content, str):
+        _check_text(messages[-1].content)
+    return messages
+
+
+def _check_text(text: str) -> None:
+    if not text.strip():
+        raise InputError(f"the question is empty ({text!r}): ask something.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the question holds bytes that are not text (at character {error.start}): it was "
+            "probably read from a file that is not UTF-8; open the file with its right encoding."
+        ) from error
+
+
+def to_task(tools: Sequence[Any] = (), response_format: ResponseFormat | None = None) -> Task:
+    """What every question has in common, from the user's tools and response format.
+
+    Raises:
+        ConfigurationError: a tool or the schema cannot be read.
+    """
+    schema: Mapping[str, Any] | None
+    if isinstance(response_format, type) and issubclass(response_format, BaseModel):
+        schema = response_format.model_json_schema()
+    elif response_format is None or isinstance(response_format, Mapping):
+        schema = response_format
+    else:
+        raise ConfigurationError(
+            f"response_format={response_format!r}: give a pydantic model class or a JSON schema."
+        )
+    if schema is not None:
+        check_schema(schema)
+    try:
+        return Task(tools=tuple(convert_to_openai_tool(tool) for tool in tools), schema=schema)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"a tool cannot be read: {error}") from error

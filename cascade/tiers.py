@@ -1,0 +1,100 @@
+"""A tier: one model with its price and the parameters of its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+
+from cascade.errors import ConfigurationError
+from cascade.ledger import Price, Pricing, find_pricing
+from cascade.models import Model, open_model
+
+DEFAULT_TIMEOUT_S = 120.0
+"""A local model may load for a minute before its first token; nothing should hang for longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One model of a cascade.
+
+    Args:
+        model: `provider:name`, a LangChain chat model, or a `cascade.models.Model`.
+        name: how results and the ledger call this tier; `small` and `large` by default,
+            the model string in cascades of more tiers.
+        price: overrides the list price; local models have none until it is set.
+        base_url: address of an OpenAI-compatible or Ollama server.
+        api_key: overrides the provider's environment variable. Never shown.
+        max_tokens: limit of output tokens per answer.
+        temperature: None leaves it to the provider.
+        timeout_s: seconds after which a call has failed.
+        options: parameters passed to the provider as they are.
+
+    Raises:
+        ConfigurationError: a limit is not positive, or the temperature negative.
+    """
+
+    model: str | BaseChatModel | Model
+    name: str | None = None
+    price: Price | None = None
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    max_tokens: int | None = None
+    temperature: float | None = None
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "timeout_s"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigurationError(f"Tier({name}={value}): must be above 0.")
+        if self.temperature is not None and self.temperature < 0:
+            raise ConfigurationError(f"Tier(temperature={self.temperature}): must not be negative.")
+        if self.name is not None and not self.name.strip():
+            raise ConfigurationError(f"Tier(name={self.name!r}): a name has letters.")
+
+    def open(self, default_name: str | None = None) -> OpenTier:
+        """The tier with its adapter and its price found; nothing is sent yet.
+
+        Raises:
+            ConfigurationError: unknown provider, missing key, missing package.
+        """
+        model = open_model(self.model, base_url=self.base_url, api_key=self.api_key)
+        pricing: Pricing = self.price or find_pricing(
+            model.provider, model.model, local=model.local, base_url=self.base_url
+        )
+        return OpenTier(self.name or default_name or model.name, model, pricing, self)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTier:
+    """A tier that is ready to be asked."""
+
+    name: str
+    model: Model
+    pricing: Pricing
+    settings: Tier
+
+
+def open_tiers(tiers: Sequence[Tier], names: Sequence[str | None] = ()) -> tuple[OpenTier, ...]:
+    """Open all tiers, smallest first.
+
+    Raises:
+        ConfigurationError: no tier, or two of the same name.
+    """
+    if not tiers:
+        raise ConfigurationError("a cascade needs at least one tier.")
+    defaults = [*names, *[None] * (len(tiers) - len(names))]
+    opened = tuple(tier.open(name) for tier, name in zip(tiers, defaults, strict=True))
+    seen: dict[str, str] = {}
+    for tier in opened:
+        if tier.name in seen:
+            raise ConfigurationError(
+                f"two tiers are called {tier.name!r} ({seen[tier.name]} and {tier.model.name}): "
+                "give one of them another name, Tier(…, name='medium')."
+            )
+        seen[tier.name] = tier.model.name
+    return opened
