@@ -67,7 +67,7 @@ class Expert:
             "degraded": False,
             "ledger": [*self.caller.recorder.take_failed(run.id), entry],
         }
-        if "decision" not in state:
+        if state.get("decision") is None:
             update["decision"] = Decision(action="escalate", reason="there is only one tier")
         return update
 

@@ -13,7 +13,7 @@ from langgraph.types import Command
 from cascade.agents.base import AgentRuntime, current_run, free_entry
 from cascade.errors import ConfigurationError
 from cascade.ledger import Recorder
-from cascade.state import CascadeState, Decision
+from cascade.state import CascadeState, Decision, StateUpdate
 from cascade.tiers import OpenTier
 
 Route = Callable[[Sequence[BaseMessage]], "str | Awaitable[str | None] | None"]
@@ -48,7 +48,7 @@ class Router:
         index = 0 if name is None else names.index(name)
         last = index == len(names) - 1
         entry = self.recorder.record(free_entry(run, "route", names[index]))
-        update = {
+        update: StateUpdate = {
             "run": replace(run, tier=index),
             "draft": None,
             "assessment": None,

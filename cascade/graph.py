@@ -109,43 +109,31 @@ def build_graph(
     caller = Caller(recorder, max_attempts=retry_policy.max_attempts)
     builder = StateGraph(CascadeState, input_schema=CascadeInput)
 
-    expert = Expert(tiers[-1], caller, task)
-    builder.add_node(
-        "expert",
-        _Node("expert", expert),
-        retry_policy=retry_policy,
-        error_handler=expert.on_error,
-        destinations=(END,),
-    )
+    def add(name: str, agent: Any, goes_to: Sequence[str] = (), *, asks: bool = False) -> None:
+        # LangGraph's types know no error handler with a runtime, though it passes one.
+        handler: Any = agent.on_error if asks else None
+        builder.add_node(
+            name,
+            _Node(name, agent),
+            retry_policy=retry_policy if asks else None,
+            error_handler=handler,
+            destinations=tuple(goes_to) or None,
+        )
+
+    add("expert", Expert(tiers[-1], caller, task), (END,), asks=True)
     if len(tiers) == 1:
         builder.add_edge(START, "expert")
         return builder
-
-    drafts = ("draft", "expert") if len(tiers) > 2 else ("expert",)
-    drafter = Drafter(tiers, caller, task)
-    builder.add_node(
-        "draft",
-        _Node("draft", drafter),
-        retry_policy=retry_policy,
-        error_handler=drafter.on_error,
-    )
-    checker = SelfChecker(tiers, caller, task, signals)
-    builder.add_node(
-        "self_check",
-        _Node("self_check", checker),
-        retry_policy=retry_policy,
-        error_handler=checker.on_error,
-    )
-    verifier = Verifier(tiers, policy, recorder, judge)
-    builder.add_node("verify", _Node("verify", verifier), destinations=(*drafts, "ask", END))
-    person = Person(tiers, recorder)
-    builder.add_node("ask", _Node("ask", person), destinations=(*drafts, END))
+    onwards = ("draft", "expert") if len(tiers) > 2 else ("expert",)
+    add("draft", Drafter(tiers, caller, task), asks=True)
+    add("self_check", SelfChecker(tiers, caller, task, signals), asks=True)
+    add("verify", Verifier(tiers, policy, recorder, judge), (*onwards, "ask", END))
+    add("ask", Person(tiers, recorder), (*onwards, END))
     builder.add_edge("draft", "self_check")
     builder.add_edge("self_check", "verify")
     if route is None:
         builder.add_edge(START, "draft")
     else:
-        router = Router(route, tiers, recorder)
-        builder.add_node("route", _Node("route", router), destinations=("draft", "expert"))
+        add("route", Router(route, tiers, recorder), ("draft", "expert"))
         builder.add_edge(START, "route")
     return builder

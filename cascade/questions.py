@@ -27,30 +27,30 @@ def to_messages(question: Question) -> list[AnyMessage]:
     Raises:
         InputError: it is empty, or of a type that cannot be read as messages.
     """
-    if isinstance(question, str):
-        _check_text(question)
-        return [HumanMessage(content=question)]
-    if isinstance(question, bytes | bytearray):
+    given: Any = question
+    if isinstance(given, str):
+        _check_text(given)
+        return [HumanMessage(content=given)]
+    if isinstance(given, bytes | bytearray):
         raise InputError(
-            f"the question is {type(question).__name__}: decode it to text first, "
+            f"the question is {type(given).__name__}: decode it to text first, "
             "question.decode('utf-8')."
         )
-    if isinstance(question, Mapping):
-        if "messages" not in question:
+    if isinstance(given, Mapping):
+        if "messages" not in given:
             raise InputError(
-                f"the question is a dict with {sorted(question)}: it needs the key 'messages'."
+                f"the question is a dict with {sorted(given)}: it needs the key 'messages'."
             )
-        question = question["messages"]
-    if not isinstance(question, Sequence) or isinstance(question, str):
+        given = given["messages"]
+    if not isinstance(given, Sequence) or isinstance(given, str):
         raise InputError(
-            f"the question is of type {type(question).__name__}: give a string, a list of "
+            f"the question is of type {type(given).__name__}: give a string, a list of "
             "messages, or {'messages': [...]}."
         )
     try:
-        read = convert_to_messages(cast("Sequence[MessageLikeRepresentation]", question))
+        messages = cast("list[AnyMessage]", convert_to_messages(given))
     except (ValueError, NotImplementedError, TypeError) as error:
         raise InputError(f"the messages cannot be read: {error}") from error
-    messages = cast("list[AnyMessage]", read)
     if not messages:
         raise InputError("the list of messages is empty: ask something.")
     if messages[-1].type == "human" and isinstance(messages[-1].content, str):

@@ -194,7 +194,7 @@ class CascadeInput(TypedDict):
     messages: Annotated[list[AnyMessage], add_messages]
 
 
-class CascadeState(TypedDict, total=False):
+class CascadeState(TypedDict):
     """What the agents share. `messages` and `ledger` grow; the rest is replaced."""
 
     messages: Annotated[list[AnyMessage], add_messages]

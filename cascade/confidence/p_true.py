@@ -9,6 +9,7 @@ cache of the draft serves the check as well.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
@@ -26,7 +27,7 @@ _FALSE = frozenset({"false", "no", "incorrect", "wrong"})
 _STRIP = " \t\r\n\"'`*_.,:;!()[]▁Ġ"
 
 
-def check_messages(messages: list[BaseMessage], draft: str) -> tuple[BaseMessage, ...]:
+def check_messages(messages: Sequence[BaseMessage], draft: str) -> tuple[BaseMessage, ...]:
     """The conversation that asks the model about its draft."""
     return (*messages, AIMessage(content=draft), HumanMessage(content=QUESTION))
 

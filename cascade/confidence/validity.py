@@ -19,7 +19,7 @@ from cascade.state import Completion
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Raise `ConfigurationError` when `schema` is not a JSON schema."""
     try:
-        validator_for(schema).check_schema(schema)
+        validator_for(schema).check_schema(dict(schema))
     except SchemaError as error:
         raise ConfigurationError(
             f"response_format is not a valid JSON schema: {error.message}"

@@ -28,9 +28,11 @@ class Pricing(Protocol):
     @property
     def source(self) -> str:
         """Where the price comes from, for people to read."""
+        ...
 
     def cost(self, usage: Usage, busy_ms: float | None = None) -> Decimal | None:
         """Dollars of one call; None where the usage or the price is unknown."""
+        ...
 
 
 class Price(Record):

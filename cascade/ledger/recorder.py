@@ -25,6 +25,7 @@ class LedgerStore(Protocol):
 
     def append(self, entries: Iterable[LedgerEntry]) -> None:
         """Keep the entries. Called from the event loop: must not block for long."""
+        ...
 
 
 class MemoryLedger:

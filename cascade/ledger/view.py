@@ -14,7 +14,11 @@ _WEAKEST_FIRST: tuple[Basis, ...] = ("unknown", "estimated", "measured")
 
 def weakest(bases: Iterable[Basis]) -> Basis:
     """The basis of a sum: that of its weakest part; measured when there is none."""
-    return min(bases, key=_WEAKEST_FIRST.index, default="measured")
+    found = set(bases)
+    for basis in _WEAKEST_FIRST:
+        if basis in found:
+            return basis
+    return "measured"
 
 
 @dataclass(frozen=True, slots=True)

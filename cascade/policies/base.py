@@ -28,6 +28,7 @@ class Policy(Protocol):
 
     def decide(self, situation: Situation) -> Decision:
         """Accept the draft, escalate, abstain, or ask a person."""
+        ...
 
 
 def obstacle(assessment: Assessment) -> Decision | None:
