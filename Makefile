@@ -10,8 +10,6 @@ PYTHON := .venv/bin/python
 # What setup.sh has installed is up to date while its stamp is newer than what it depends on.
 DEMO := .venv/.ready-demo
 DEV := .venv/.ready-dev
-# Where pyright keeps its own files: in the repository, not in HOME.
-export PYRIGHT_PYTHON_CACHE_DIR := $(CURDIR)/.cache/pyright
 
 $(DEMO): pyproject.toml scripts/setup.sh scripts/uv.sh
 	@scripts/setup.sh demo
@@ -33,6 +31,7 @@ lint: $(DEV) ## style, format, types (ruff, mypy, pyright)
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
+	@$(PYTHON) -m mypy scripts benchmarks tests/conftest.py tests/house $(wildcard examples/*.py)
 	@$(PYTHON) -m pyright
 
 format: $(DEV) ## mend style and format where a program can
