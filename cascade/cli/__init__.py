@@ -1,0 +1,41 @@
+"""The command line, `cascade`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cascade._version import __version__
+from cascade.cli import ask, demo, doctor
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="cascade",
+    help="A small model drafts, its confidence is checked, a large model answers what is doubtful.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"cascade {__version__}")
+        raise typer.Exit
+
+
+app.command(epilog=ask.EXAMPLE)(ask.ask)
+app.command(epilog=demo.EXAMPLE)(demo.demo)
+app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,96 @@
+"""`cascade ask`: one question through a cascade."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cascade.cli.console import err, out, print_json, reports_errors
+from cascade.errors import InputError
+
+EXAMPLE = (
+    "Example: cascade ask 'What is the capital of Australia?' "
+    "--small ollama:qwen2.5:3b --large openai:gpt-5.1 --price-of-error 0.05"
+)
+
+
+@reports_errors
+def ask(
+    question: Annotated[
+        str | None, typer.Argument(help="The question; '-' reads it from standard input.")
+    ] = None,
+    *,
+    file: Annotated[
+        Path | None, typer.Option(help="Read the question from a UTF-8 text file.")
+    ] = None,
+    small: Annotated[
+        str, typer.Option(envvar="CASCADE_SMALL", help="The model that drafts.")
+    ] = "llamacpp:smollm2-135m",
+    large: Annotated[
+        str, typer.Option(envvar="CASCADE_LARGE", help="The model for what is doubtful.")
+    ],
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Accept drafts at this confidence and above.")
+    ] = None,
+    price_of_error: Annotated[
+        float | None, typer.Option(help="Dollars that a wrong answer costs you.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Limit of the answer's length.")] = None,
+    table: Annotated[bool, typer.Option(help="Show what each node cost and saved.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Ask one question: the small model drafts, the large one answers if it has to."""
+    from cascade import Cascade, ThresholdPolicy, Tier  # noqa: PLC0415 - heavy, keeps --help fast
+
+    text = _read(question, file)
+    messages = [("system", system), ("human", text)] if system else text
+    policy = None if threshold is None else ThresholdPolicy(threshold)
+    cascade = Cascade(
+        Tier(small, max_tokens=max_tokens),
+        Tier(large, max_tokens=max_tokens),
+        price_of_error=price_of_error,
+        policy=policy,
+    )
+    result = cascade.invoke(messages)
+    if json:
+        document = {
+            "answer": result.answer,
+            "tier": result.tier,
+            "escalated": result.escalated,
+            "confidence": result.confidence,
+            "calibrated": result.calibrated,
+            "degraded": result.degraded,
+            "decision": result.decision,
+            "cost_usd": result.ledger.cost_usd,
+            "cost_basis": result.ledger.cost_basis,
+            "saved_usd": result.ledger.saved_usd,
+            "saved_basis": result.ledger.saved_basis,
+            "run_id": result.run_id,
+            "ledger": list(result.ledger),
+        }
+        print_json(document)
+        return
+    out.print(result.answer, markup=False)
+    err.print(f"\n{result.tier}: {result.decision.reason}", style="dim", markup=False)
+    if table:
+        err.print(result.ledger.table(), style="dim", markup=False)
+
+
+def _read(question: str | None, file: Path | None) -> str:
+    if (question is None) == (file is None):
+        raise InputError("give the question as an argument, or --file, and not both.")
+    if file is None:
+        return sys.stdin.read() if question == "-" else str(question)
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{file} is not UTF-8 (byte {error.start}): convert it first, "
+            f"iconv -f latin1 -t utf-8 {file}."
+        ) from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}.") from error
