@@ -1,10 +1,23 @@
 """One module per way to reach a model, behind the interface `Model`.
 
-`open_model("provider:name")` is the door; `Request` goes in, `Completion` comes out.
+`open_model("provider:name")` is the door; `Request` goes in, `Completion` comes out. The clients
+of the providers are imported when a model of theirs is opened, not before.
 """
 
 from __future__ import annotations
 
 from cascade.models.base import Chunk, JsonSchema, Model, Request
+from cascade.models.recording import request_key
+from cascade.models.registry import open_model
+from cascade.models.replay import Recorder, ReplayModel
 
-__all__ = ["Chunk", "JsonSchema", "Model", "Request"]
+__all__ = [
+    "Chunk",
+    "JsonSchema",
+    "Model",
+    "Recorder",
+    "ReplayModel",
+    "Request",
+    "open_model",
+    "request_key",
+]

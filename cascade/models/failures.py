@@ -73,7 +73,7 @@ class Caller:
         )
         if kind is RateLimitError:
             return RateLimitError(message, model=self.name, retry_after=retry_after, status=status)
-        billed = False if status < 500 or kind is not ModelUnavailableError else None
+        billed = None if kind in (ModelUnavailableError, ModelTimeoutError) else False
         return kind(message, model=self.name, billed=billed, status=status)
 
     def unreachable(self, reason: str) -> ModelUnavailableError:
@@ -144,17 +144,22 @@ def _number(value: str | None) -> float | None:
     return number if 0 <= number < float("inf") else None
 
 
+_BY_STATUS: dict[int, type[ModelError]] = {
+    401: AuthenticationError,
+    403: AuthenticationError,
+    404: ModelNotFoundError,
+    408: ModelTimeoutError,
+    413: ContextLengthError,
+    429: RateLimitError,
+    504: ModelTimeoutError,
+}
+
+
 def _kind(status: int, reason: str) -> type[ModelError]:
-    if status in (401, 403):
-        return AuthenticationError
-    if status == 404:
-        return ModelNotFoundError
-    if status == 429:
-        return RateLimitError
-    if status in (408, 504):
-        return ModelTimeoutError
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
     # Before the class of the status: Ollama and llama.cpp report these with 500, too.
-    if status == 413 or _TOO_LONG.search(reason):
+    if _TOO_LONG.search(reason):
         return ContextLengthError
     if _UNSUPPORTED.search(reason):
         return UnsupportedContentError

@@ -40,14 +40,14 @@ class LoadOptions:
         path: the GGUF file.
         n_parallel: how many requests are computed at the same time; more of them wait.
         n_ctx: tokens of context for each of these.
-        n_threads: CPU threads; None leaves it to llama.cpp.
+        n_threads: CPU threads that compute.
         n_gpu_layers: layers to put on a GPU; None leaves it to llama.cpp.
     """
 
     path: Path
     n_parallel: int
     n_ctx: int
-    n_threads: int | None = None
+    n_threads: int
     n_gpu_layers: int | None = None
 
     @classmethod
@@ -62,7 +62,7 @@ class LoadOptions:
             path,
             n_parallel=_positive(options, "n_parallel") or DEFAULT_SLOTS,
             n_ctx=_positive(options, "n_ctx") or min(DEFAULT_CONTEXT, trained or DEFAULT_CONTEXT),
-            n_threads=_positive(options, "n_threads"),
+            n_threads=_positive(options, "n_threads") or max(1, (os.cpu_count() or 1) // 2),
             n_gpu_layers=_positive(options, "n_gpu_layers", least=0),
         )
 
@@ -160,14 +160,15 @@ class Engine:
 
 
 def _load(options: LoadOptions) -> _Server:
-    import xllamacpp
+    import xllamacpp  # noqa: PLC0415 - 20 MB of native code that most users never load
 
     params = xllamacpp.CommonParams()
     params.model.path = os.fspath(options.path)
     params.n_parallel = options.n_parallel
     params.n_ctx = options.n_ctx * options.n_parallel  # llama.cpp divides it among the slots
-    if options.n_threads is not None:
-        params.cpuparams.n_threads = options.n_threads
+    # llama.cpp would take every core. Its threads wait for each other by spinning, so one that
+    # has to share its core stalls all: five times slower on two cores with a busy neighbour.
+    params.cpuparams.n_threads = options.n_threads
     if options.n_gpu_layers is not None:
         params.n_gpu_layers = options.n_gpu_layers
     params.verbosity = -1

@@ -140,6 +140,11 @@ class Answer:
         self._model: str | None = None
         self._busy_ms: float | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether a part of the answer has arrived."""
+        return bool(self._text or self._calls)
+
     def add(self, chunk: object) -> str:
         """Take a chunk (or a whole reply) in, and return its piece of text.
 
@@ -169,7 +174,8 @@ class Answer:
         text = part.get("content") or part.get("refusal") or ""
         if not isinstance(text, str):
             raise ValueError(f"content is not text: {str(text)[:80]!r}")
-        self._text.append(text)
+        if text:
+            self._text.append(text)
         thinking = part.get("reasoning_content") or part.get("reasoning")
         if isinstance(thinking, str):
             self._thinking.append(thinking)

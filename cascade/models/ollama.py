@@ -1,0 +1,142 @@
+"""`ollama:` models, through Ollama's own chat API.
+
+Not through its OpenAI-compatible one: only here are the durations, the thinking kept apart and
+`keep_alive`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from typing import Any, cast
+
+import httpx
+import ollama
+from ollama._client import _parse_host
+
+from cascade.errors import ModelError, ModelNotFoundError, UnsupportedContentError
+from cascade.models.address import is_loopback, without_secrets
+from cascade.models.base import Chunk, Model, Request
+from cascade.models.failures import Caller
+from cascade.models.ollama_wire import Answer, UnreadableContentError, chat_payload
+from cascade.models.per_loop import PerLoop
+from cascade.state import Completion
+
+_WAIT = httpx.Timeout(None, connect=10)
+
+
+class OllamaModel(Model):
+    """A model that an Ollama server runs.
+
+    Args:
+        model: the model's name and tag, such as `qwen2.5:3b`.
+        base_url: address of the server, by default OLLAMA_HOST or http://127.0.0.1:11434.
+        api_key: sent as bearer token, for servers behind a gateway.
+        options: for every request: `think`, `keep_alive`, and model options such as `num_ctx`.
+    """
+
+    provider = "ollama"
+    returns_logprobs = True
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else None
+        self._defaults = dict(options or {})
+        self.base_url = _parse_host(base_url or os.environ.get("OLLAMA_HOST"))
+        self.local = is_loopback(self.base_url)
+        self._caller = Caller(
+            self.name,
+            without_secrets(self.base_url),
+            start="Is Ollama running? Start it with `ollama serve`, or set OLLAMA_HOST.",
+            advice={ModelNotFoundError: f"Get it with `ollama pull {model}`."},
+        )
+        self._clients = PerLoop(self._open_client, _Client.close)
+
+    def _open_client(self) -> _Client:
+        return _Client(self.base_url, headers=self._headers, timeout=_WAIT)
+
+    async def _complete(self, request: Request) -> Completion:
+        client = await self._clients.get()
+        answer = Answer()
+        with self._named_errors(answer):
+            answer.add(await client.chat_once(self._payload(request)))
+            return answer.completion(asked_for=self.model)
+
+    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
+        client = await self._clients.get()
+        answer = Answer()
+        with self._named_errors(answer):
+            async with aclosing(client.chat_stream(self._payload(request))) as parts:
+                async for part in parts:
+                    if piece := answer.add(part):
+                        yield Chunk(piece)
+            if not answer.done:
+                raise self._caller.interrupted("it ended without `done`")
+            completion = answer.completion(asked_for=self.model)
+        yield Chunk(completion=completion)
+
+    def _payload(self, request: Request) -> dict[str, Any]:
+        try:
+            return {"model": self.model, **chat_payload(request, self._defaults)}
+        except UnreadableContentError as error:
+            raise UnsupportedContentError(f"{self.name}: {error}", model=self.name) from None
+
+    @contextmanager
+    def _named_errors(self, answer: Answer) -> Iterator[None]:
+        try:
+            yield
+        except ollama.ResponseError as error:
+            raise self._refused(error, answer) from error
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise self._caller.unreachable(str(error) or type(error).__name__) from error
+        except httpx.TimeoutException as error:
+            raise self._caller.timed_out(type(error).__name__) from error
+        except httpx.HTTPError as error:
+            raise self._broke_off(str(error) or type(error).__name__, answer) from error
+        except ConnectionError as error:
+            # The client's own error of a failed connect, whose text hides the reason.
+            raise self._caller.unreachable("connection refused") from error
+        except ValueError as error:
+            raise self._caller.malformed(str(error)) from error
+
+    def _broke_off(self, reason: str, answer: Answer) -> ModelError:
+        return self._caller.interrupted(reason) if answer.begun else self._caller.broke_off(reason)
+
+    def _refused(self, error: ollama.ResponseError, answer: Answer) -> ModelError:
+        if answer.begun:
+            return self._caller.interrupted(str(error.error))
+        # Inside a stream an error has no status (-1): the server failed while it computed.
+        status = error.status_code if error.status_code > 0 else 500
+        return self._caller.refused(status, str(error.error))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._clients.aclose()
+
+
+class _Client(ollama.AsyncClient):
+    """The official client, asked for plain JSON.
+
+    Its own `chat` drops what its records do not know (`truncate`, nested parts of a tool's
+    schema, the bytes of a token) and refuses a whole answer for one strange number in it.
+    """
+
+    async def chat_once(self, payload: Mapping[str, Any]) -> object:
+        body = {**payload, "stream": False}
+        return await self._request(dict, "POST", "/api/chat", json=body)
+
+    async def chat_stream(self, payload: Mapping[str, Any]) -> AsyncGenerator[object]:
+        parts = await self._request(
+            dict, "POST", "/api/chat", json={**payload, "stream": True}, stream=True
+        )
+        async with aclosing(cast("AsyncGenerator[object]", parts)) as stream:
+            async for part in stream:
+                yield part

@@ -1,0 +1,176 @@
+"""`openai:` models: OpenAI itself and, with `base_url`, every server that speaks its API."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import httpx2
+import openai
+
+from cascade.errors import MissingKeyError, ModelError
+from cascade.models.address import is_loopback, without_secrets
+from cascade.models.base import Chunk, Model, Request
+from cascade.models.failures import Caller, retry_after_seconds
+from cascade.models.openai_wire import Answer, chat_payload
+from cascade.models.per_loop import PerLoop
+from cascade.state import Completion
+
+OPENAI_URL = "https://api.openai.com/v1"
+_REASONING = ("o1", "o3", "o4", "gpt-5")
+_WAIT = httpx2.Timeout(600, connect=10)
+
+
+class OpenAIModel(Model):
+    """A model behind an OpenAI-compatible chat-completions API.
+
+    Args:
+        model: the model's name at the provider.
+        base_url: address of a compatible server, by default OPENAI_BASE_URL or OpenAI's own.
+        api_key: by default OPENAI_API_KEY; a server on this machine needs none.
+        options: parameters for every request (`top_p`, `reasoning_effort`, …).
+
+    Raises:
+        MissingKeyError: no key was given or found, and the server is not on this machine.
+    """
+
+    provider = "openai"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+        self.local = is_loopback(self.base_url)
+        reasoning = model.rpartition("/")[2].startswith(_REASONING)
+        self.returns_logprobs = not reasoning
+        self._limit_field = "max_completion_tokens" if reasoning else "max_tokens"
+        self._defaults = dict(options or {})
+        self._key = api_key or os.environ.get("OPENAI_API_KEY") or self._no_key_needed()
+        self._caller = Caller(
+            self.name,
+            without_secrets(self.base_url),
+            start="Is the server running? Check base_url.",
+        )
+        self._clients = PerLoop(self._open_client, openai.AsyncOpenAI.close)
+
+    def _no_key_needed(self) -> str:
+        if self.local:
+            return "none"
+        raise MissingKeyError(
+            f"{self.name} at {self.base_url} needs an API key: set OPENAI_API_KEY or give api_key."
+        )
+
+    def _open_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=self._key,
+            max_retries=0,  # the graph retries, and the ledger counts every attempt
+            timeout=_WAIT,
+            http_client=_fast_transport(),
+        )
+
+    async def _complete(self, request: Request) -> Completion:
+        client = await self._clients.get()
+        answer = Answer()
+        with self._named_errors(answer):
+            # Not chat.completions.create: building its typed objects costs more than half of
+            # the client's time, and the answer is read field by field anyway.
+            reply = await client.post(
+                "/chat/completions", cast_to=object, body=self._payload(request)
+            )
+            # A server that does not declare its JSON as such comes back as text.
+            answer.add(json.loads(reply) if isinstance(reply, str) else reply)
+            return answer.completion(asked_for=self.model)
+
+    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
+        client = await self._clients.get()
+        payload = self._payload(request)
+        payload |= {"stream": True, "stream_options": {"include_usage": True}}
+        answer = Answer()
+        with self._named_errors(answer):
+            stream = await client.post(
+                "/chat/completions",
+                cast_to=object,
+                body=payload,
+                stream=True,
+                stream_cls=openai.AsyncStream[object],
+            )
+            async with stream:
+                async for chunk in stream:
+                    if piece := answer.add(chunk):
+                        yield Chunk(piece)
+            if answer.finish_reason is None:
+                raise self._caller.interrupted("it ended without a finish reason")
+            completion = answer.completion(asked_for=self.model)
+        yield Chunk(completion=completion)
+
+    def _payload(self, request: Request) -> dict[str, Any]:
+        payload = {**self._defaults, **chat_payload(request, limit_field=self._limit_field)}
+        if not self.returns_logprobs:
+            payload.pop("logprobs", None)
+            payload.pop("top_logprobs", None)
+        return {"model": self.model, **payload}
+
+    @contextmanager
+    def _named_errors(self, answer: Answer) -> Iterator[None]:
+        try:
+            yield
+        except openai.APIStatusError as error:
+            raise self._refused(error) from error
+        except openai.APIConnectionError as error:
+            raise self._disconnected(error, answer) from error
+        except openai.APIError as error:  # an error event inside a stream
+            raise self._failed_inside(error, answer) from error
+        except (httpx2.HTTPError, OSError) as error:
+            raise self._disconnected(error, answer) from error
+        except ValueError as error:
+            raise self._caller.malformed(str(error)) from error
+
+    def _refused(self, error: openai.APIStatusError) -> ModelError:
+        return self._caller.refused(
+            error.status_code,
+            _reason(error),
+            retry_after=retry_after_seconds(error.response.headers),
+        )
+
+    def _failed_inside(self, error: openai.APIError, answer: Answer) -> ModelError:
+        if answer.begun:
+            return self._caller.interrupted(_reason(error))
+        status = int(error.code) if error.code and error.code.isdecimal() else 500
+        return self._caller.refused(status, _reason(error))
+
+    def _disconnected(self, error: Exception, answer: Answer) -> ModelError:
+        cause = error.__cause__ or error
+        reason = str(cause) or type(cause).__name__
+        if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
+            return self._caller.unreachable(reason)
+        if answer.begun:
+            return self._caller.interrupted(reason)
+        if isinstance(error, openai.APITimeoutError):
+            return self._caller.timed_out(reason)
+        return self._caller.broke_off(reason)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._clients.aclose()
+
+
+def _reason(error: openai.APIError) -> str:
+    """What the server said, with its code: some say only there that the prompt is too long."""
+    code = error.code or error.type
+    return f"{error.message} [{code}]" if code and code not in error.message else error.message
+
+
+def _fast_transport() -> httpx2.AsyncClient | None:
+    """aiohttp's transport where the extra `aiohttp` is installed: half the time per request."""
+    return openai.DefaultAioHttpClient(timeout=_WAIT) if find_spec("aiohttp") else None

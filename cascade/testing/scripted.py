@@ -1,0 +1,187 @@
+"""A model that says what the test tells it to say."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from langchain_core.messages import ToolCall
+
+from cascade.models.base import Chunk, Model, Request
+from cascade.state import Completion, TokenLogprob, Usage
+
+Answer = str | Completion | Exception
+"""What a script may hold: a text, a whole completion, or a failure."""
+
+Answers = Sequence[Answer] | Mapping[str, Answer] | Callable[[Request], Answer]
+
+
+def reply(
+    text: str,
+    *,
+    probability: float | Sequence[float] | None = None,
+    input_tokens: int | None = 10,
+    output_tokens: int | None = None,
+    top: Sequence[tuple[str, float]] = (),
+    tool_calls: Sequence[ToolCall] = (),
+    finish_reason: str = "stop",
+    model: str = "scripted",
+) -> Completion:
+    """A completion as a model would give it.
+
+    Args:
+        text: the answer; each word is a token.
+        probability: of all tokens, or of each of them; None: no log-probabilities.
+        input_tokens: None: the provider did not say.
+        output_tokens: by default as many as there are tokens.
+        top: alternatives at the first token, as (token, probability).
+        tool_calls: the tools that the model wants to call.
+        finish_reason: why it stopped.
+        model: the model as the provider names it.
+
+    Raises:
+        ValueError: a probability is not in (0, 1], or there are more of them or fewer than
+            tokens.
+    """
+    tokens = split_tokens(text)
+    return Completion(
+        text=text,
+        model=model,
+        usage=Usage(
+            input_tokens=input_tokens,
+            output_tokens=len(tokens) if output_tokens is None else output_tokens,
+        ),
+        logprobs=None if probability is None else _logprobs(tokens, probability, top),
+        tool_calls=tuple(tool_calls),
+        finish_reason="tool_calls" if tool_calls else finish_reason,
+    )
+
+
+def split_tokens(text: str) -> list[str]:
+    """The text cut before each word, so that the pieces put together are the text."""
+    return re.findall(r"\s*\S+\s*$|\s*\S+|\s+$", text)
+
+
+def _logprobs(
+    tokens: list[str], probability: float | Sequence[float], top: Sequence[tuple[str, float]]
+) -> tuple[TokenLogprob, ...]:
+    given = [probability] * len(tokens) if isinstance(probability, int | float) else probability
+    if len(given) != len(tokens):
+        raise ValueError(f"{len(given)} probabilities for the {len(tokens)} tokens {tokens}")
+    alternatives = tuple((token, _log(chance)) for token, chance in top)
+    return tuple(
+        TokenLogprob(token, _log(chance), () if position else alternatives)
+        for position, (token, chance) in enumerate(zip(tokens, given, strict=True))
+    )
+
+
+def _log(probability: float) -> float:
+    if not 0 < probability <= 1:
+        raise ValueError(f"{probability} is not a probability above 0 and up to 1")
+    return math.log(probability)
+
+
+class ScriptedModel(Model):
+    """A model with chosen answers, log-probabilities, usage, delays and failures.
+
+    Args:
+        answers: a list (one after the other, the last one again and again), a mapping from the
+            question (the text of the last message) to its answer, or a function of the request.
+            An exception among them is raised. One text is the answer to everything.
+        name: the model is `scripted:name`.
+        logprobs: probability of the tokens of answers given as text (see `reply`).
+        usage: usage of answers given as text; by default counted in words.
+        delay_s: wait this long before each answer.
+        failures: raised one by one by the first requests, before any answer is given.
+        returns_logprobs: what the model promises; by default True when an answer given here
+            has log-probabilities. Without it none are returned.
+        local: whether requests count as staying on this machine.
+
+    Attributes:
+        requests: every request it got, in order.
+
+    Raises:
+        LookupError: (from `complete`) the script has no answer for a request.
+    """
+
+    provider = "scripted"
+    real = False
+
+    def __init__(
+        self,
+        answers: str | Answers,
+        *,
+        name: str = "scripted",
+        logprobs: float | Sequence[float] | None = None,
+        usage: Usage | None = None,
+        delay_s: float = 0.0,
+        failures: Iterable[Exception] = (),
+        returns_logprobs: bool | None = None,
+        local: bool = True,
+    ) -> None:
+        self.model = name
+        self.local = local
+        self.requests: list[Request] = []
+        self._answers: Answers = [answers] if isinstance(answers, str) else answers
+        self._probability = logprobs
+        self._usage = usage
+        self._delay_s = delay_s
+        self._failures = list(failures)
+        self._given = 0
+        self._lock = threading.Lock()
+        self.returns_logprobs = (
+            logprobs is not None or _has_logprobs(self._answers)
+            if returns_logprobs is None
+            else returns_logprobs
+        )
+
+    async def _complete(self, request: Request) -> Completion:
+        with self._lock:
+            self.requests.append(request)
+            answer = self._failures.pop(0) if self._failures else self._next(request)
+        if self._delay_s:
+            await asyncio.sleep(self._delay_s)
+        if isinstance(answer, Exception):
+            raise answer
+        completion = self._from_text(answer) if isinstance(answer, str) else answer
+        if request.logprobs and self.returns_logprobs:
+            return completion
+        return replace(completion, logprobs=None)
+
+    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
+        completion = await self._complete(request)
+        for piece in split_tokens(completion.text):
+            yield Chunk(piece)
+            await asyncio.sleep(0)
+        yield Chunk(completion=completion)
+
+    def _next(self, request: Request) -> Answer:
+        if callable(self._answers):
+            return self._answers(request)
+        if isinstance(self._answers, Mapping):
+            question = request.messages[-1].text
+            if question not in self._answers:
+                raise LookupError(
+                    f"{self.name} has no answer for {question!r}; it has {list(self._answers)}"
+                )
+            return self._answers[question]
+        if not self._answers:
+            raise LookupError(f"{self.name} has no answers")
+        position = min(self._given, len(self._answers) - 1)
+        self._given += 1
+        return self._answers[position]
+
+    def _from_text(self, text: str) -> Completion:
+        completion = reply(text, probability=self._probability, model=self.model)
+        return replace(completion, usage=self._usage) if self._usage else completion
+
+
+def _has_logprobs(answers: Answers) -> bool:
+    if callable(answers):
+        return False
+    given = answers.values() if isinstance(answers, Mapping) else answers
+    return any(isinstance(answer, Completion) and answer.logprobs for answer in given)
