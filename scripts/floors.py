@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +99,7 @@ def forbidden(found: Import) -> str | None:
     upper, lower = found.units
     if not upper or upper == lower:
         return None  # the package's own face may name anything; within a unit all is free
-    if not lower:
-        return "imports the package's own face"
+    lower = lower or "api"  # the face shows what a user holds: it is for those above only
     if found.for_types and (upper, lower) in UPWARD_FOR_TYPES:
         return None
     if floor_of(upper) < floor_of(lower) or floor_of(upper) == len(FLOORS) - 1 == floor_of(lower):
@@ -137,7 +137,10 @@ def cycles(found: Iterable[Import]) -> list[list[str]]:
 def picture(root: Path = ROOT) -> str:
     """The house as text: floors from top to bottom, and under each unit what it imports."""
     known = {unit_of(module) for module in modules(root)} - {""}
-    joins = {item.units for item in imports(root) if not item.for_types}
+    joins = {
+        (upper, lower or "api")  # the package's face shows the API
+        for upper, lower in (item.units for item in imports(root) if not item.for_types)
+    }
     lines = []
     for units in FLOORS:
         here = [unit for unit in units if unit in known and not unit.startswith("_")]
@@ -149,7 +152,8 @@ def picture(root: Path = ROOT) -> str:
 
 def _row(unit: str, imported: set[str]) -> str:
     shown = sorted(name for name in imported - {unit, ""} if not name.startswith("_"))
-    return f"{unit:<14}" + ("→ " + ", ".join(shown) if shown else "")
+    row = f"{unit:<14}" + ("→ " + ", ".join(shown) if shown else "")
+    return textwrap.fill(row.rstrip(), 78, subsequent_indent=" " * 16)
 
 
 def _imports_of(module: str, path: Path, known: dict[str, Path], root: Path) -> Iterator[Import]:

@@ -97,12 +97,17 @@ def with_output(path: Path) -> str:
 
 
 def commands(text: str) -> Iterator[tuple[int, str]]:
-    """Commands after `$ ` in ```console blocks, each with its line; `\\` joins lines."""
+    """Commands with their lines: after `$ ` in ```console blocks (`\\` joins lines), and after
+    `Example: ` as the program's help shows them. Those with a [PLACEHOLDER] are forms, not commands.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("Example: "):
+            yield number, line.removeprefix("Example: ")
     for block in blocks(text):
         if block.language == "console":
             code = block.code.replace("\\\n", "  ")
             for offset, line in enumerate(code.splitlines()):
-                if line.startswith("$ "):
+                if line.startswith("$ ") and not re.search(r"\[[A-Za-z]+\]", line):
                     yield block.line + offset, line.removeprefix("$ ")
 
 
@@ -129,11 +134,14 @@ def _run_block(path: Path, block: Block, namespace: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _scripted_models() -> Iterator[None]:
-    """Every model string opens a scripted model that answers in words of its own."""
-    from cascade.testing import ScriptedModel  # noqa: PLC0415 - the rest runs without it
+    """Every model string opens a sure scripted model that answers in words of its own."""
+    from cascade.models import Model, open_model  # noqa: PLC0415 - the rest runs without it
+    from cascade.testing import ScriptedModel  # noqa: PLC0415
 
-    def scripted(name: str, **_: object) -> ScriptedModel:
-        return ScriptedModel(f"an answer of {name}", name=name)
+    def scripted(model: object, **options: Any) -> Model:
+        if isinstance(model, str):
+            return ScriptedModel(f"an answer of {model}", name=model, logprobs=0.95)
+        return open_model(model, **options)  # type: ignore[arg-type] # a model that the block made
 
     with mock.patch("cascade.tiers.open_model", scripted):
         yield

@@ -49,6 +49,7 @@ WRONG = {
 
 RIGHT = {
     "downwards": ("agents/router.py", "from cascade.models import base"),
+    "the face from above": ("cascade/cli.py", "from cascade import Cascade"),
     "over several floors": ("cascade/cli.py", "from cascade.state import Usage"),
     "upwards for types in errors": (
         "cascade/errors.py",

@@ -30,7 +30,7 @@ from cascade.testing import ScriptedModel
 
 cascade = Cascade(
     tiers=[
-        Tier(ScriptedModel("no idea", logprob=-3.0), name="small"),
+        Tier(ScriptedModel("Sydney", logprobs=0.3), name="small"),
         Tier(ScriptedModel("Canberra"), name="large"),
     ]
 )
