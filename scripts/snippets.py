@@ -98,7 +98,7 @@ def with_output(path: Path) -> str:
 
 def commands(text: str) -> Iterator[tuple[int, str]]:
     """Commands with their lines: after `$ ` in ```console blocks (`\\` joins lines), and after
-    `Example: ` as the program's help shows them. Those with a [PLACEHOLDER] are forms, not commands.
+    `Example: ` as the program's help shows them. With a [PLACEHOLDER] it is a form, no command.
     """
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith("Example: "):
