@@ -41,17 +41,20 @@ class Task:
     schema: Mapping[str, Any] | None = None
 
     def request(
-        self, tier: OpenTier, messages: Sequence[BaseMessage], *, logprobs: bool = False
+        self, tier: OpenTier, messages: Sequence[BaseMessage], *, top_logprobs: int = 0
     ) -> Request:
-        """The request that puts the conversation to a tier."""
+        """The request that puts the conversation to a tier.
+
+        With `top_logprobs` it asks for log-probabilities, where the tier returns them.
+        """
         settings = tier.settings
-        logprobs = logprobs and tier.model.returns_logprobs
+        logprobs = top_logprobs > 0 and tier.model.returns_logprobs
         return Request(
             messages=tuple(messages),
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
             logprobs=logprobs,
-            top_logprobs=DRAFT_ALTERNATIVES if logprobs else 0,
+            top_logprobs=top_logprobs if logprobs else 0,
             tools=self.tools,
             schema=self.schema,
             timeout_s=settings.timeout_s,
@@ -103,14 +106,14 @@ class Caller:
         self,
         tier: OpenTier,
         request: Request,
-        *,
         node: str,
         run: Run,
+        *,
         attempt: int = 1,
         is_baseline: bool = False,
         on_text: Callable[[str], None] | None = None,
-    ) -> tuple[Completion, LedgerEntry]:
-        """Ask once.
+    ) -> Completion:
+        """Ask once; the call's ledger entry is with the recorder, however it ends.
 
         Args:
             tier: whom to ask.
@@ -139,7 +142,7 @@ class Caller:
             self._record_failure(tier, node, run, begun, error)
             raise
         cost = tier.pricing.cost(completion.usage, completion.busy_ms)
-        entry = self.recorder.record(
+        self.recorder.record(
             _entry(
                 tier,
                 node,
@@ -151,7 +154,7 @@ class Caller:
                 is_baseline=is_baseline,
             )
         )
-        return completion, entry
+        return completion
 
     def _record_failure(
         self, tier: OpenTier, node: str, run: Run, begun: float, error: BaseException

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from langgraph.errors import NodeError
 from langgraph.types import Command
 
-from cascade.agents.base import AgentRuntime, Caller, Task, attempt_of, current_run
+from cascade.agents.base import (
+    DRAFT_ALTERNATIVES,
+    AgentRuntime,
+    Caller,
+    Task,
+    attempt_of,
+    current_run,
+)
 from cascade.agents.moves import escalate
 from cascade.errors import ModelError
 from cascade.state import CascadeState, Decision, Draft, StateUpdate
@@ -30,16 +37,14 @@ class Drafter:
         """
         run = current_run(state, runtime)
         tier = self.tiers[run.tier]
-        request = self.task.request(tier, state["messages"], logprobs=True)
-        completion, entry = await self.caller.ask(
-            tier, request, node="draft", run=run, attempt=attempt_of(runtime)
-        )
+        request = self.task.request(tier, state["messages"], top_logprobs=DRAFT_ALTERNATIVES)
+        completion = await self.caller.ask(tier, request, "draft", run, attempt=attempt_of(runtime))
         return {
             "run": run,
             "draft": Draft(tier.name, completion),
             "assessment": None,
             "degraded": False,
-            "ledger": [*self.caller.recorder.take_failed(run.id), entry],
+            "ledger": self.caller.recorder.take(run.id),
         }
 
     def on_error(
@@ -56,5 +61,5 @@ class Drafter:
         run = current_run(state, runtime)
         tier = self.tiers[run.tier]
         decision = Decision(action="escalate", reason=f"{tier.name} failed: {failure}")
-        entries = self.caller.recorder.take_failed(run.id)
-        return escalate(run, self.tiers, decision, entries, draft=None)
+        entries = self.caller.recorder.take(run.id)
+        return escalate(run, self.tiers, decision, ledger=entries, draft=None)

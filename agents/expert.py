@@ -52,11 +52,11 @@ class Expert:
             def on_text(text: str) -> None:
                 runtime.stream_writer(Token(text, self.tier.name))
 
-        completion, entry = await self.caller.ask(
+        completion = await self.caller.ask(
             self.tier,
             self.task.request(self.tier, state["messages"]),
-            node="expert",
-            run=run,
+            "expert",
+            run,
             attempt=attempt_of(runtime),
             is_baseline=True,
             on_text=on_text,
@@ -65,7 +65,7 @@ class Expert:
             "run": finished(run),
             "messages": [completion.to_message(self.tier.name)],
             "degraded": False,
-            "ledger": [*self.caller.recorder.take_failed(run.id), entry],
+            "ledger": self.caller.recorder.take(run.id),
         }
         if state.get("decision") is None:
             update["decision"] = Decision(action="escalate", reason="there is only one tier")
@@ -86,6 +86,6 @@ class Expert:
         runtime.stream_writer(Retracted(reason))
         runtime.stream_writer(Token(draft.completion.text, draft.tier))
         decision = before.model_copy(update={"reason": reason})
-        entries = self.caller.recorder.take_failed(run.id)
+        entries = self.caller.recorder.take(run.id)
         update = accept(run, draft, decision, degraded=True) | {"ledger": entries}
         return Command(goto="__end__", update=update)

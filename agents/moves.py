@@ -9,7 +9,7 @@ from decimal import Decimal
 from langgraph.types import Command
 
 from cascade.agents.base import finished
-from cascade.state import Decision, Draft, LedgerEntry, Run, StateUpdate, Usage
+from cascade.state import Decision, Draft, Run, StateUpdate, Usage
 from cascade.tiers import OpenTier
 
 
@@ -39,7 +39,6 @@ def escalate(
     run: Run,
     tiers: Sequence[OpenTier],
     decision: Decision,
-    entries: list[LedgerEntry],
     **update: object,
 ) -> Command[str]:
     """Go on to the next tier: another draft, or the expert when it is the last."""
@@ -47,10 +46,5 @@ def escalate(
     goto = "expert" if following == len(tiers) - 1 else "draft"
     return Command(
         goto=goto,
-        update={
-            "run": replace(run, tier=following),
-            "decision": decision,
-            "ledger": entries,
-            **update,
-        },
+        update={"run": replace(run, tier=following), "decision": decision, **update},
     )

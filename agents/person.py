@@ -46,7 +46,7 @@ class Person:
                 pass
             case "escalate":
                 self.recorder.record(entry)
-                return escalate(run, self.tiers, decision, [entry])
+                return escalate(run, self.tiers, decision, ledger=self.recorder.take(run.id))
             case {"answer": str(text)}:
                 draft = Draft("person", Completion(text=text, model="person"))
             case _:
@@ -56,4 +56,5 @@ class Person:
                 )
         self.recorder.record(entry)
         decided = decision.model_copy(update={"action": "accept", "reason": entry.note})
-        return Command(goto="__end__", update=accept(run, draft, decided) | {"ledger": [entry]})
+        update = accept(run, draft, decided) | {"ledger": self.recorder.take(run.id)}
+        return Command(goto="__end__", update=update)

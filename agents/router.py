@@ -47,13 +47,13 @@ class Router:
             )
         index = 0 if name is None else names.index(name)
         last = index == len(names) - 1
-        entry = self.recorder.record(free_entry(run, "route", names[index]))
+        self.recorder.record(free_entry(run, "route", names[index]))
         update: StateUpdate = {
             "run": replace(run, tier=index),
             "draft": None,
             "assessment": None,
             "degraded": False,
-            "ledger": [entry],
+            "ledger": self.recorder.take(run.id),
         }
         if last:
             update["decision"] = Decision(

@@ -68,15 +68,15 @@ class Verifier:
         assert assessment is not None, "the self-checker comes before the verifier"
         decision, assessment, cost = await self._decide(state, draft, assessment)
         runtime.stream_writer(Decided(draft.tier, decision, assessment))
-        entry = self.recorder.record(self._entry(run, draft, decision, cost))
-        common: StateUpdate = {"assessment": assessment, "ledger": [entry]}
+        self.recorder.record(self._entry(run, draft, decision, cost))
+        common: StateUpdate = {"assessment": assessment, "ledger": self.recorder.take(run.id)}
         match decision.action:
             case "accept":
                 for word in _WORDS.findall(draft.completion.text):
                     runtime.stream_writer(Token(word, draft.tier))
                 return Command(goto="__end__", update=accept(run, draft, decision) | common)
             case "escalate":
-                return escalate(run, self.tiers, decision, [entry], assessment=assessment)
+                return escalate(run, self.tiers, decision, **common)
             case "ask":
                 return Command(goto="ask", update={"decision": decision} | common)
             case "abstain":

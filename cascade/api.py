@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Generator, Sequence
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Literal, overload
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import RetryPolicy
@@ -15,20 +14,16 @@ from langgraph.types import RetryPolicy
 from cascade._portal import iterate_sync, run_sync
 from cascade.agents import Judge, Route
 from cascade.agents.expert import STREAM_TOKENS
-from cascade.confidence import SCORES
+from cascade.confidence.signals import SignalLike, to_signals
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.events import Event
 from cascade.graph import DEFAULT_RETRY, build_graph
 from cascade.ledger import LedgerStore, LedgerView, Recorder, collecting
-from cascade.models import Model
 from cascade.policies import EconomicPolicy, Policy, ThresholdPolicy
 from cascade.questions import Question, ResponseFormat, to_messages, to_task
 from cascade.result import CascadeResult, read_result
 from cascade.state import CascadeInput, CascadeState, Usage
-from cascade.tiers import OpenTier, Tier, open_tiers
-
-ModelLike: TypeAlias = str | BaseChatModel | Model | Tier
-"""What a tier may be given as."""
+from cascade.tiers import ModelLike, OpenTier, open_tiers
 
 BATCH_CONCURRENCY = 16
 """Questions of a batch that are under way at once, unless the caller says otherwise."""
@@ -46,8 +41,9 @@ class Cascade:
         price_of_error: dollars that a wrong answer costs you; escalation is then weighed
             against it. Needs a token price on every tier but the first.
         policy: decides about drafts; instead of `price_of_error`.
-        signals: raw scores that the self-check takes, of `logprobs` (free) and `p_true` (one
-            more call); by default log-probs where the tier returns them, else `p_true`.
+        signals: what the self-check takes: names (`logprobs`, `p_true`, `verbalised`, …),
+            signals, or your own functions `(question, answer) → value`. By default log-probs,
+            which are free, where the tier returns them, else `p_true`, one more call.
         verifier: your own judge, `(question, answer) → bool | float | Verdict`, also async.
         router: your own rule, `messages → tier name | None`, asked before anything is drafted.
         response_format: pydantic model or JSON schema; a draft that breaks it is escalated.
@@ -68,7 +64,7 @@ class Cascade:
         tiers: Sequence[ModelLike] = (),
         price_of_error: float | None = None,
         policy: Policy | None = None,
-        signals: Sequence[str] = (),
+        signals: Sequence[SignalLike] = (),
         verifier: Judge | None = None,
         router: Route | None = None,
         response_format: ResponseFormat | None = None,
@@ -87,7 +83,7 @@ class Cascade:
             self.policy,
             recorder=Recorder(ledger),
             task=to_task(tools, response_format),
-            signals=_check_signals(signals),
+            signals=to_signals(signals),
             judge=verifier,
             route=router,
             retry_policy=retry_policy,
@@ -279,17 +275,13 @@ def _open(
     if tiers:
         if small is not None or large is not None:
             raise ConfigurationError("give either small and large, or tiers, not both.")
-        return open_tiers([_tier(model) for model in tiers])
+        return open_tiers(tiers)
     if small is None or large is None:
         missing = "small" if small is None else "large"
         raise ConfigurationError(
             f"{missing} is missing: Cascade(small='ollama:qwen2.5:3b', large='openai:gpt-5.1')."
         )
-    return open_tiers([_tier(small), _tier(large)], ("small", "large"))
-
-
-def _tier(model: ModelLike) -> Tier:
-    return model if isinstance(model, Tier) else Tier(model)
+    return open_tiers([small, large], ("small", "large"))
 
 
 def _choose_policy(
@@ -309,13 +301,3 @@ def _choose_policy(
                 "Tier(…, price=Price(input=…, output=…)), dollars per 1M tokens."
             )
     return EconomicPolicy(price_of_error)
-
-
-def _check_signals(signals: Sequence[str]) -> tuple[str, ...]:
-    for signal in signals:
-        if signal not in SCORES:
-            raise ConfigurationError(
-                f"signals={list(signals)}: there is no signal {signal!r}; there are: "
-                f"{', '.join(SCORES)}."
-            )
-    return tuple(signals)

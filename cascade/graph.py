@@ -31,11 +31,12 @@ from cascade.agents import (
     Verifier,
 )
 from cascade.agents.base import MAX_WAIT_S
+from cascade.confidence.signals import Signal
 from cascade.errors import ModelError, RateLimitError
 from cascade.ledger import Recorder
 from cascade.policies import Policy
 from cascade.state import CascadeInput, CascadeState, StateUpdate
-from cascade.tiers import OpenTier
+from cascade.tiers import OpenTier, open_tier
 
 Agent = Callable[[CascadeState, AgentRuntime], Awaitable["StateUpdate | Command[str]"]]
 """The logic of a node."""
@@ -88,7 +89,7 @@ def build_graph(
     *,
     recorder: Recorder | None = None,
     task: Task | None = None,
-    signals: Sequence[str] = (),
+    signals: Sequence[Signal] = (),
     judge: Judge | None = None,
     route: Route | None = None,
     retry_policy: RetryPolicy = DEFAULT_RETRY,
@@ -100,7 +101,7 @@ def build_graph(
         policy: decides about drafts.
         recorder: receives each ledger entry the moment it arises.
         task: tools and schema of every question.
-        signals: raw scores the self-check takes; empty for the cheapest possible.
+        signals: what the self-check takes; empty for the cheapest possible.
         judge: a verifier of the user's, asked before the policy.
         route: chooses the first tier before anything is drafted; None always drafts.
         retry_policy: LangGraph's retries for the nodes that call models.
@@ -126,7 +127,8 @@ def build_graph(
         return builder
     onwards = ("draft", "expert") if len(tiers) > 2 else ("expert",)
     add("draft", Drafter(tiers, caller, task), asks=True)
-    add("self_check", SelfChecker(tiers, caller, task, signals), asks=True)
+    helpers = {s.name: open_tier(s.model, s.name) for s in signals if s.model is not None}
+    add("self_check", SelfChecker(tiers, caller, task, signals, helpers), asks=True)
     add("verify", Verifier(tiers, policy, recorder, judge), (*onwards, "ask", END))
     add("ask", Person(tiers, recorder), (*onwards, END))
     builder.add_edge("draft", "self_check")

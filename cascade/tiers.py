@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from langchain_core.language_models import BaseChatModel
 
@@ -79,7 +79,22 @@ class OpenTier:
     settings: Tier
 
 
-def open_tiers(tiers: Sequence[Tier], names: Sequence[str | None] = ()) -> tuple[OpenTier, ...]:
+ModelLike: TypeAlias = str | BaseChatModel | Model | Tier
+"""What a tier may be given as."""
+
+
+def open_tier(model: ModelLike, default_name: str | None = None) -> OpenTier:
+    """Open what a user gave as a tier.
+
+    Raises:
+        ConfigurationError: unknown provider, missing key, missing package.
+    """
+    return (model if isinstance(model, Tier) else Tier(model)).open(default_name)
+
+
+def open_tiers(
+    tiers: Sequence[ModelLike], names: Sequence[str | None] = ()
+) -> tuple[OpenTier, ...]:
     """Open all tiers, smallest first.
 
     Raises:
@@ -88,7 +103,7 @@ def open_tiers(tiers: Sequence[Tier], names: Sequence[str | None] = ()) -> tuple
     if not tiers:
         raise ConfigurationError("a cascade needs at least one tier.")
     defaults = [*names, *[None] * (len(tiers) - len(names))]
-    opened = tuple(tier.open(name) for tier, name in zip(tiers, defaults, strict=True))
+    opened = tuple(open_tier(tier, name) for tier, name in zip(tiers, defaults, strict=True))
     seen: dict[str, str] = {}
     for tier in opened:
         if tier.name in seen:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cascade._version import __version__
-from cascade.cli import ask, demo, doctor
+from cascade.cli import ask, doctor
 
 __all__ = ["app", "main"]
 
@@ -32,7 +32,6 @@ def _root(
 
 
 app.command(epilog=ask.EXAMPLE)(ask.ask)
-app.command(epilog=demo.EXAMPLE)(demo.demo)
 app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
 
 

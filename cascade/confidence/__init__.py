@@ -2,16 +2,14 @@
 
 from cascade.confidence.logprobs import logprob_features
 from cascade.confidence.p_true import check_messages, p_true
-from cascade.confidence.score import SCORES, combine, raw_scores
+from cascade.confidence.score import combine
 from cascade.confidence.validity import check_schema, objection
 
 __all__ = [
-    "SCORES",
     "check_messages",
     "check_schema",
     "combine",
     "logprob_features",
     "objection",
     "p_true",
-    "raw_scores",
 ]

@@ -36,9 +36,13 @@ def p_true(check: Completion) -> float | None:
     """P(True) in [0, 1] from the reply to `check_messages`, or None when it says neither.
 
     With log-probabilities: P(True) / (P(True) + P(False)) at the first token where either
-    appears. Without them the word decides: 1 or 0.
+    appears; white space before it is passed over. A word that is not listed counts with the
+    most it can have: what the least likely listed token has. Without log-probabilities the word
+    decides: 1 or 0.
     """
-    for token in check.logprobs or ():
+    tokens = check.logprobs or ()
+    answering = [token for token in tokens if token.token.strip(_STRIP)]
+    for token in (*answering, *tokens):
         probability = _mass(token)
         if probability is not None:
             return probability
@@ -50,18 +54,18 @@ def p_true(check: Completion) -> float | None:
 
 
 def _mass(token: TokenLogprob) -> float | None:
-    masses = {True: 0.0, False: 0.0}
-    for text, logprob in token.top or ((token.token, token.logprob),):
-        verdict = _verdict(text)
-        if verdict is not None:
-            masses[verdict] += math.exp(logprob)
-    total = masses[True] + masses[False]
-    if total == 0.0:
+    listed = [
+        (_verdict(text), math.exp(logprob))
+        for text, logprob in token.top or ((token.token, token.logprob),)
+    ]
+    true = math.fsum(mass for verdict, mass in listed if verdict is True)
+    false = math.fsum(mass for verdict, mass in listed if verdict is False)
+    if true + false == 0.0:
         return None
-    if len(token.top) > 1:
-        return masses[True] / total
-    # Only the sampled word is known: what is not its mass is everything else.
-    return min(masses[True], 1.0) if masses[True] else 1.0 - min(masses[False], 1.0)
+    rest = max(0.0, 1.0 - math.fsum(mass for _, mass in listed))
+    unlisted = min(rest, *(mass for _, mass in listed))
+    true, false = true or unlisted, false or unlisted
+    return true / (true + false)
 
 
 def _verdict(text: str) -> bool | None:

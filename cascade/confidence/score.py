@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-
-SCORES = ("logprobs", "p_true")
-"""Signals that give a raw score on their own, cheapest first."""
+from collections.abc import Mapping
 
 
-def raw_scores(signals: Mapping[str, float]) -> dict[str, float]:
-    """The raw scores that the signals of a draft allow.
-
-    `logprobs` is the geometric mean token probability, exp(mean log-probability);
-    `p_true` is the self-check as it is.
-    """
-    scores = {}
-    if "logprob_mean" in signals:
-        scores["logprobs"] = math.exp(signals["logprob_mean"])
-    if "p_true" in signals:
-        scores["p_true"] = signals["p_true"]
-    return scores
-
-
-def combine(scores: Mapping[str, float], wanted: Sequence[str]) -> float | None:
-    """One raw score from those that are wanted: the most doubtful one, None when one is missing.
+def combine(scores: Mapping[str, float]) -> float | None:
+    """One raw score from several: the most doubtful one; None when there is none.
 
     Uncalibrated scores have no common scale, so no weights are invented for them; a
-    calibration replaces this rule.
+    calibration replaces this rule. Values outside [0, 1] are clipped.
     """
-    if any(name not in scores for name in wanted):
-        return None
-    return min((scores[name] for name in wanted), default=None)
+    lowest = min(scores.values(), default=None)
+    return None if lowest is None else min(1.0, max(0.0, lowest))

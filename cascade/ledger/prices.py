@@ -18,6 +18,9 @@ from cascade.state import Record, Usage
 MILLION = Decimal(1_000_000)
 MS_PER_HOUR = Decimal(3_600_000)
 
+FINEST = Decimal("1e-15")
+"""Costs are kept to this fraction of a dollar, so that adding many of them rounds nothing."""
+
 Dollars = Decimal | float | int | str
 """An amount in US dollars; floats are read by their decimal digits."""
 
@@ -108,7 +111,7 @@ class Price(Record):
             if busy_ms is None:
                 return None
             total += self.per_hour * Decimal(str(busy_ms)) / MS_PER_HOUR
-        return total
+        return _to_finest(total)
 
 
 class ListPrice(Record):
@@ -136,7 +139,13 @@ class ListPrice(Record):
             cache_read_tokens=min(usage.cached_tokens or 0, usage.input_tokens),
             output_tokens=usage.output_tokens,
         )
-        return calc_price(priced, self.model, provider_id=self.provider).total_price
+        found = calc_price(priced, self.model, provider_id=self.provider)
+        return _to_finest(found.total_price)
+
+
+def _to_finest(amount: Decimal) -> Decimal:
+    rounded = amount.quantize(FINEST)
+    return amount if amount == rounded else rounded
 
 
 class NoPrice(Record):

@@ -16,8 +16,8 @@ from typing import Protocol
 from cascade.state import LedgerEntry
 
 MAX_PENDING_RUNS = 10_000
-"""Runs of which nobody fetched the failed attempts (a graph that was abandoned) are forgotten
-here after so many others; the store has had their entries already."""
+"""Runs whose entries nobody takes (a graph that was abandoned) are forgotten here after so many
+others; the store has had their entries already."""
 
 
 class LedgerStore(Protocol):
@@ -56,28 +56,30 @@ def collecting() -> Iterator[list[LedgerEntry]]:
 
 
 class Recorder:
-    """Passes entries on to the store and remembers the failed attempts of running runs."""
+    """Passes entries on to the store and keeps them until their run takes them into its state."""
 
     def __init__(self, store: LedgerStore | None = None) -> None:
         self._store = store
-        self._failed: OrderedDict[str, list[LedgerEntry]] = OrderedDict()
+        self._pending: OrderedDict[str, list[LedgerEntry]] = OrderedDict()
         self._lock = Lock()
 
     def record(self, entry: LedgerEntry) -> LedgerEntry:
-        """Hand an entry to the store. A failed one is also kept for `take_failed`."""
+        """Hand an entry to the store at once, and keep it for `take`."""
         if self._store is not None:
             self._store.append([entry])
         collected = _collected.get()
         if collected is not None:
             collected.append(entry)
-        if entry.outcome != "ok":
-            with self._lock:
-                self._failed.setdefault(entry.run_id, []).append(entry)
-                while len(self._failed) > MAX_PENDING_RUNS:
-                    self._failed.popitem(last=False)
+        with self._lock:
+            self._pending.setdefault(entry.run_id, []).append(entry)
+            while len(self._pending) > MAX_PENDING_RUNS:
+                self._pending.popitem(last=False)
         return entry
 
-    def take_failed(self, run_id: str) -> list[LedgerEntry]:
-        """The failed attempts of a run that are not in its state yet; afterwards they are."""
+    def take(self, run_id: str) -> list[LedgerEntry]:
+        """The entries of a run that are not in its state yet, oldest first.
+
+        Among them are those of attempts that failed: a node that succeeds takes them along.
+        """
         with self._lock:
-            return self._failed.pop(run_id, [])
+            return self._pending.pop(run_id, [])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Literal
 
 from cascade.state import Basis, LedgerEntry
 
 _WEAKEST_FIRST: tuple[Basis, ...] = ("unknown", "estimated", "measured")
+
+_EXACT = Context(prec=200)
+"""The default context rounds a sum to 28 digits; then totals would depend on the grouping."""
 
 
 def weakest(bases: Iterable[Basis]) -> Basis:
@@ -25,14 +28,15 @@ def weakest(bases: Iterable[Basis]) -> Basis:
 class NodeTotal:
     """What one node spent and saved over the entries of a view.
 
-    `cost_usd` and `saved_usd` are None where a part is unknown; the `known_*` figures sum the
-    parts that are known.
+    `cost_usd`, `saved_usd` and `baseline_usd` are None where a part is unknown; the `known_*`
+    figures sum the parts that are known.
     """
 
     node: str
     entries: int
     cost_usd: Decimal | None
     saved_usd: Decimal | None
+    baseline_usd: Decimal | None
     known_cost_usd: Decimal
     known_saved_usd: Decimal
     cost_basis: Basis
@@ -72,7 +76,7 @@ class LedgerView:
     @property
     def known_cost_usd(self) -> Decimal:
         """Dollars spent by the calls whose cost is known."""
-        return sum((e.cost_usd for e in self.entries if e.cost_usd is not None), Decimal(0))
+        return _sum(e.cost_usd for e in self.entries)
 
     @property
     def saved_usd(self) -> Decimal | None:
@@ -92,11 +96,7 @@ class LedgerView:
     @property
     def baseline_basis(self) -> Basis:
         """Basis of `baseline_usd`."""
-        return weakest(
-            "unknown" if entry.baseline_usd is None else entry.basis
-            for entry in self.entries
-            if entry.baseline_usd != 0
-        )
+        return weakest(_baseline_basis(entry) for entry in self.entries if entry.baseline_usd != 0)
 
     @property
     def unknown(self) -> int:
@@ -144,19 +144,32 @@ def _node_total(node: str, view: LedgerView) -> NodeTotal:
         entries=len(view),
         cost_usd=view.cost_usd,
         saved_usd=view.saved_usd,
+        baseline_usd=view.baseline_usd,
         known_cost_usd=view.known_cost_usd,
-        known_saved_usd=sum(
-            (e.saved_usd for e in view.entries if e.saved_usd is not None), Decimal(0)
-        ),
+        known_saved_usd=_sum(e.saved_usd for e in view.entries),
         cost_basis=view.cost_basis,
         saved_basis=view.saved_basis,
         latency_ms=sum(entry.latency_ms for entry in view.entries),
     )
 
 
+def _baseline_basis(entry: LedgerEntry) -> Basis:
+    if entry.baseline_usd is None:
+        return "unknown"
+    # The entry's own basis is that of its weakest figure, which then is another one.
+    return "estimated" if entry.basis == "unknown" else entry.basis
+
+
 def _total(amounts: Sequence[Decimal | None]) -> Decimal | None:
-    known = [amount for amount in amounts if amount is not None]
-    return sum(known, Decimal(0)) if len(known) == len(amounts) else None
+    return None if None in amounts else _sum(amounts)
+
+
+def _sum(amounts: Iterable[Decimal | None]) -> Decimal:
+    total = Decimal(0)
+    for amount in amounts:
+        if amount is not None:
+            total = _EXACT.add(total, amount)
+    return total
 
 
 def _count(view: LedgerView, field: Literal["input_tokens", "output_tokens"]) -> str:
@@ -170,7 +183,9 @@ def _dollars(amount: Decimal | None, basis: Basis) -> str:
     if amount is None:
         return "?"
     sign = "−" if amount < 0 else ""
-    return f"{'≈ ' if basis == 'estimated' and amount else ''}{sign}${abs(amount):.6f}"
+    # Amounts below a hundred-thousandth keep two digits: little is not nothing.
+    places = min(12, max(6, 1 - amount.adjusted())) if amount else 6
+    return f"{'≈ ' if basis == 'estimated' and amount else ''}{sign}${abs(amount):.{places}f}"
 
 
 def _row(name: str, entries: int, view: LedgerView, latency_ms: float | None) -> tuple[str, ...]:

@@ -1,0 +1,82 @@
+"""Signals about a draft, each with its price in calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cascade.confidence.signals.base import Asked, Check, Probe, Signal, UserSignal
+from cascade.confidence.signals.free import (
+    LogprobSignal,
+    PromptSignal,
+    TextSignal,
+    prompt_features,
+)
+from cascade.confidence.signals.samples import (
+    Agreement,
+    PromptVotes,
+    SelfConsistency,
+    SemanticAgreement,
+)
+from cascade.confidence.signals.self_ask import PTrueSignal, VerbalisedSignal
+from cascade.errors import ConfigurationError
+
+__all__ = [
+    "BUILT_IN",
+    "Agreement",
+    "Asked",
+    "Check",
+    "LogprobSignal",
+    "PTrueSignal",
+    "Probe",
+    "PromptSignal",
+    "PromptVotes",
+    "SelfConsistency",
+    "SemanticAgreement",
+    "Signal",
+    "SignalLike",
+    "TextSignal",
+    "UserSignal",
+    "VerbalisedSignal",
+    "prompt_features",
+    "to_signals",
+]
+
+SignalLike = str | Signal | Check
+"""What `signals=[…]` takes: a name, a signal, or a function `(question, answer) → value`."""
+
+BUILT_IN: dict[str, type[Signal]] = {
+    "logprobs": LogprobSignal,
+    "text": TextSignal,
+    "prompt": PromptSignal,
+    "p_true": PTrueSignal,
+    "verbalised": VerbalisedSignal,
+    "self_consistency": SelfConsistency,
+}
+"""Signals that need no arguments, by name."""
+
+
+def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
+    """The signals that are meant, cheapest first.
+
+    Raises:
+        ConfigurationError: an unknown name, or two signals of one name.
+    """
+    signals = [_to_signal(item) for item in wanted]
+    names = [signal.name for signal in signals]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigurationError(f"two signals are called {twice[0]!r}: give one another name.")
+    return tuple(sorted(signals, key=lambda signal: signal.calls))
+
+
+def _to_signal(item: SignalLike) -> Signal:
+    if isinstance(item, Signal):
+        return item
+    if isinstance(item, str):
+        if item not in BUILT_IN:
+            raise ConfigurationError(
+                f"there is no signal {item!r}; there are: {', '.join(BUILT_IN)}, the signals of "
+                "cascade.confidence.signals, and your own functions (question, answer) → value."
+            )
+        return BUILT_IN[item]()
+    return UserSignal(item)

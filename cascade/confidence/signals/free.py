@@ -1,0 +1,81 @@
+"""Signals that cost nothing: what the draft and the question show by themselves."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from cascade.confidence.logprobs import logprob_features
+from cascade.confidence.signals.base import Asked, Signal
+from cascade.state import Completion
+
+_REFUSAL = re.compile(
+    r"\b(i (?:can(?:no|')t|am not able|am unable|don't know|do not know)|as an ai|i'm sorry|"
+    r"i am sorry|unable to (?:help|answer)|cannot (?:help|answer|assist))\b",
+    re.IGNORECASE,
+)
+_HEDGE = re.compile(
+    r"\b(maybe|perhaps|probably|possibly|might|not sure|i think|i guess|it depends|unclear)\b",
+    re.IGNORECASE,
+)
+_NEGATION = re.compile(r"\b(not|except|never|none|neither|nor|least|false|incorrect)\b", re.I)
+
+
+class LogprobSignal(Signal):
+    """The log-prob set of `logprob_features`; its score is the geometric mean probability."""
+
+    name = "logprobs"
+    needs_logprobs = True
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
+        """Features of the draft's own tokens."""
+        del replies
+        return logprob_features(asked.draft.logprobs)
+
+    def score(self, features: Mapping[str, float]) -> float | None:
+        """exp(mean log-probability)."""
+        mean = features.get("logprob_mean")
+        return None if mean is None else math.exp(mean)
+
+
+class TextSignal(Signal):
+    """Length, refusal and hedging markers of the draft; no score by themselves."""
+
+    name = "text"
+    is_score = False
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
+        """Word count, and 1 or 0 for truncated, refusing, hedging."""
+        del replies
+        text = asked.draft.text
+        return {
+            "answer_words": float(len(text.split())),
+            "answer_truncated": float(asked.draft.finish_reason == "length"),
+            "answer_refuses": float(bool(_REFUSAL.search(text))),
+            "answer_hedges": float(bool(_HEDGE.search(text))),
+        }
+
+
+class PromptSignal(Signal):
+    """Features of the question alone, known before anything is drafted."""
+
+    name = "prompt"
+    is_score = False
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
+        """See `prompt_features`."""
+        del replies
+        return prompt_features(asked.question)
+
+
+def prompt_features(question: str) -> dict[str, float]:
+    """Length, numbers, negations, lines and code marks of a question."""
+    words = question.split()
+    return {
+        "prompt_words": float(len(words)),
+        "prompt_numbers": float(sum(any(c.isdigit() for c in word) for word in words)),
+        "prompt_negations": float(len(_NEGATION.findall(question))),
+        "prompt_lines": float(question.count("\n") + 1),
+        "prompt_symbols": float(sum(not (c.isalnum() or c.isspace()) for c in question)),
+    }
