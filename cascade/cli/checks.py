@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import platform
 from dataclasses import dataclass
@@ -107,7 +106,7 @@ async def check_ollama() -> list[Check]:
     try:
         listing = await client.list()
         version = await _ollama_version(client)
-    except (ConnectionError, OSError, ResponseError, asyncio.TimeoutError):
+    except (TimeoutError, ConnectionError, OSError, ResponseError):
         to_do = "start it with `ollama serve`, or set OLLAMA_HOST; see ollama.com for installing"
         return [Check("ollama", "missing", f"no server at {host}", to_do)]
     finally:
