@@ -58,7 +58,6 @@ class Task:
             tools=self.tools,
             schema=self.schema,
             timeout_s=settings.timeout_s,
-            extra=settings.options,
         )
 
 

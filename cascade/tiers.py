@@ -30,7 +30,8 @@ class Tier:
         max_tokens: limit of output tokens per answer.
         temperature: None leaves it to the provider.
         timeout_s: seconds after which a call has failed.
-        options: parameters passed to the provider as they are.
+        options: for the adapter of a model string: how to load the model (`n_ctx`), or what to
+            send to the provider with every request (`think`, `keep_alive`, …).
 
     Raises:
         ConfigurationError: a limit is not positive, or the temperature negative.
@@ -62,7 +63,12 @@ class Tier:
         Raises:
             ConfigurationError: unknown provider, missing key, missing package.
         """
-        model = open_model(self.model, base_url=self.base_url, api_key=self.api_key)
+        model = open_model(
+            self.model,
+            base_url=self.base_url,
+            api_key=self.api_key,
+            options=self.options or None,
+        )
         pricing: Pricing = self.price or find_pricing(
             model.provider, model.model, local=model.local, base_url=self.base_url
         )
