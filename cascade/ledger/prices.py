@@ -144,8 +144,8 @@ class ListPrice(Record):
 
 
 def _to_finest(amount: Decimal) -> Decimal:
-    rounded = amount.quantize(FINEST)
-    return amount if amount == rounded else rounded
+    exponent = amount.as_tuple().exponent
+    return amount.quantize(FINEST) if isinstance(exponent, int) and exponent < -15 else amount
 
 
 class NoPrice(Record):

@@ -41,9 +41,12 @@ def compare(confidence: float, threshold: float, calibrated: bool) -> Decision:
     """The decision of a confidence against a threshold, with the reason in words."""
     accepted = confidence >= threshold
     kind = "confidence" if calibrated else "uncalibrated score"
+    left, right = f"{confidence:.3f}", f"{threshold:.3f}"
+    if left == right and not accepted:
+        left, right = f"{confidence}", f"{threshold}"  # 0.800 < 0.800 would explain nothing
     return Decision(
         action="accept" if accepted else "escalate",
-        reason=f"{kind} {confidence:.3f} {'≥' if accepted else '<'} {threshold:.3f}",
+        reason=f"{kind} {left} {'≥' if accepted else '<'} {right}",
         threshold=threshold,
         confidence=confidence,
         calibrated=calibrated,

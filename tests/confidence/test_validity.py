@@ -1,0 +1,88 @@
+"""Facts that rule a draft out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import ToolCall
+
+from cascade.confidence import check_schema, objection
+from cascade.errors import ConfigurationError
+from cascade.state import Completion
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+TOOLS = [
+    {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}},
+    {"type": "function", "function": {"name": "now"}},
+]
+
+
+def answer(text: str = "", *calls: tuple[str, dict[str, Any]]) -> Completion:
+    return Completion(
+        text=text,
+        model="m",
+        tool_calls=tuple(ToolCall(name=name, args=args, id="1") for name, args in calls),
+    )
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t"])
+def test_an_empty_answer_is_ruled_out(text: str) -> None:
+    assert objection(answer(text)) == "the answer is empty"
+
+
+def test_any_text_will_do_without_a_schema() -> None:
+    assert objection(answer("{not json")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("Canberra", "not JSON"),
+        ('{"city": "Canberra"', "not JSON"),
+        ('```json\n{"city": "Canberra"}\n```', "not JSON"),
+        ('{"town": "Canberra"}', "does not match"),
+        ('{"city": 3}', "at $.city"),
+        ("[]", "does not match"),
+    ],
+)
+def test_text_that_breaks_the_schema_is_ruled_out(text: str, complaint: str) -> None:
+    assert complaint in (objection(answer(text), schema=SCHEMA) or "")
+
+
+def test_text_that_keeps_to_the_schema_passes() -> None:
+    assert objection(answer('{"city": "Canberra"}'), schema=SCHEMA) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "complaint"),
+    [
+        ("wether", {"city": "Rome"}, "tool that does not exist: wether"),
+        ("weather", {}, "the call of weather does not match"),
+        ("weather", {"city": 1}, "at $.city"),
+    ],
+)
+def test_a_tool_call_that_cannot_be_made_is_ruled_out(
+    name: str, args: dict[str, Any], complaint: str
+) -> None:
+    assert complaint in (objection(answer("", (name, args)), tools=TOOLS) or "")
+
+
+def test_every_tool_call_has_to_be_possible() -> None:
+    calls = answer("", ("weather", {"city": "Rome"}), ("nothing", {}))
+    assert objection(calls, tools=TOOLS) is not None
+
+
+def test_possible_tool_calls_need_no_text_and_no_schema() -> None:
+    calls = answer("", ("weather", {"city": "Rome"}), ("now", {}))
+    assert objection(calls, tools=TOOLS, schema=SCHEMA) is None
+
+
+def test_a_schema_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="not a valid JSON schema"):
+        check_schema({"type": "no such type"})

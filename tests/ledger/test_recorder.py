@@ -1,0 +1,68 @@
+"""Entries reach the store at once and their run in the end."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from cascade.ledger import MemoryLedger, Recorder, collecting, recorder
+from cascade.state import LedgerEntry
+
+
+def entry(run: str, node: str = "draft") -> LedgerEntry:
+    return LedgerEntry(run_id=run, node=node)
+
+
+def test_the_store_has_an_entry_the_moment_it_arises() -> None:
+    store = MemoryLedger()
+    first = Recorder(store).record(entry("r"))
+    assert store.entries == [first]
+
+
+def test_a_run_takes_its_own_entries_once_and_in_order() -> None:
+    kept = Recorder()
+    first, _, third = (
+        kept.record(entry("a", "1")),
+        kept.record(entry("b")),
+        kept.record(entry("a", "3")),
+    )
+    assert kept.take("a") == [first, third]
+    assert kept.take("a") == []
+
+
+def test_abandoned_runs_are_forgotten_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "MAX_PENDING_RUNS", 3)
+    kept = Recorder()
+    for run in "abcd":
+        kept.record(entry(run))
+    assert kept.take("a") == []
+    assert [len(kept.take(run)) for run in "bcd"] == [1, 1, 1]
+
+
+def test_collecting_gathers_what_is_recorded_within() -> None:
+    kept = Recorder()
+    kept.record(entry("before"))
+    with collecting() as entries:
+        kept.record(entry("within"))
+    kept.record(entry("after"))
+    assert [e.run_id for e in entries] == ["within"]
+
+
+def test_the_inner_of_two_collections_gathers_alone() -> None:
+    kept = Recorder()
+    with collecting() as outer:
+        with collecting() as inner:
+            kept.record(entry("inner"))
+        kept.record(entry("outer"))
+    assert [e.run_id for e in inner] == ["inner"]
+    assert [e.run_id for e in outer] == ["outer"]
+
+
+def test_threads_lose_no_entry() -> None:
+    store = MemoryLedger()
+    kept = Recorder(store)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: kept.record(entry(str(i % 5))), range(400)))
+    assert len(store.entries) == 400
+    assert sum(len(kept.take(str(i))) for i in range(5)) == 400
