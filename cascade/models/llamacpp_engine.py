@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import secrets
 import threading
@@ -160,7 +161,8 @@ class Engine:
 
 
 def _load(options: LoadOptions) -> _Server:
-    import xllamacpp  # noqa: PLC0415 - 20 MB of native code that most users never load
+    # Not at the top: 20 MB of native code that most users never load.
+    xllamacpp: Any = importlib.import_module("xllamacpp")
 
     params = xllamacpp.CommonParams()
     params.model.path = os.fspath(options.path)

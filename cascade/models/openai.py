@@ -135,6 +135,11 @@ class OpenAIModel(Model):
             raise self._disconnected(error, answer) from error
         except ValueError as error:
             raise self._caller.malformed(str(error)) from error
+        except Exception as error:
+            if not _is_of_aiohttp(error):
+                raise
+            # What is no HTTP at all comes through the client as aiohttp raised it.
+            raise self._disconnected(error, answer) from error
 
     def _refused(self, error: openai.APIStatusError) -> ModelError:
         return self._caller.refused(
@@ -150,19 +155,42 @@ class OpenAIModel(Model):
         return self._caller.refused(status, _reason(error))
 
     def _disconnected(self, error: Exception, answer: Answer) -> ModelError:
-        cause = error.__cause__ or error
+        cause = _root(error)
         reason = str(cause) or type(cause).__name__
-        if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
+        if _never_connected(cause):
             return self._caller.unreachable(reason)
         if answer.begun:
             return self._caller.interrupted(reason)
-        if isinstance(error, openai.APITimeoutError):
+        if isinstance(cause, httpx2.TimeoutException | TimeoutError):
             return self._caller.timed_out(reason)
         return self._caller.broke_off(reason)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._clients.aclose()
+
+
+def _root(error: BaseException) -> BaseException:
+    """The exception of the transport below the client: aiohttp's own, or httpx2's.
+
+    The adapter between aiohttp and httpx2 calls every lost connection a timeout of connecting.
+    """
+    while error.__cause__ is not None and not _is_of_aiohttp(error):
+        if isinstance(error, httpx2.HTTPError) and not _is_of_aiohttp(error.__cause__):
+            break
+        error = error.__cause__
+    return error
+
+
+def _is_of_aiohttp(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] == "aiohttp"
+
+
+def _never_connected(cause: BaseException) -> bool:
+    if _is_of_aiohttp(cause):
+        kinds = {kind.__name__ for kind in type(cause).__mro__}
+        return bool(kinds & {"ClientConnectorError", "ConnectionTimeoutError"})
+    return isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
 
 
 def _reason(error: openai.APIError) -> str:
