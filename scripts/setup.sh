@@ -6,6 +6,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 export UV_PROJECT_ENVIRONMENT=.venv
+# Where PYTHONDONTWRITEBYTECODE is set, every start would compile LangGraph anew: a second each.
+export UV_COMPILE_BYTECODE=1
 
 case ${1:-} in
     demo)

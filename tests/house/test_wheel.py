@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -75,6 +76,20 @@ def test_the_wheel_holds_every_file_of_the_package_exactly_once(names: Counter[s
     assert inside == own
     assert "cascade/py.typed" in inside
     assert not [name for name, count in names.items() if count > 1]
+
+
+def test_a_wheel_built_from_the_source_distribution_is_the_same(
+    names: Counter[str], tmp_path: Path
+) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path), "-t"]
+    run([*build, "sdist"])
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    run([*build, "wheel"], cwd=tmp_path / sdist.name.removesuffix(".tar.gz"))
+    (rebuilt,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(rebuilt) as archive:
+        assert Counter(archive.namelist()) == names
 
 
 def test_the_wheel_holds_nothing_else(names: Counter[str]) -> None:
