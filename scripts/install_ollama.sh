@@ -78,7 +78,12 @@ echo "ollama: building $version with $(go version | cut -d ' ' -f 3); this takes
 export GOBIN="$target" CGO_ENABLED=1 CGO_CPPFLAGS="${CGO_CPPFLAGS:-} -I$headers"
 build() {
     go install -ldflags "-s -w -X github.com/ollama/ollama/version.Version=${version#v}" \
-        "github.com/ollama/ollama@$version"
+        "github.com/ollama/ollama@$version" >"$work/log" 2>&1
 }
-build || build # once more for a download that broke off: what has arrived is kept
+# Once more for a download that broke off: what has arrived is kept.
+build || build || {
+    tail -n 40 "$work/log" >&2
+    echo "ollama: $version could not be built; the lines above say why" >&2
+    exit 1
+}
 "$target/ollama" --version 2>/dev/null | grep -i version
