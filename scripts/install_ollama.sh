@@ -67,7 +67,7 @@ if missing miniaudio/miniaudio.h; then
 fi
 
 # Ollama's own releases bring a library per kind of processor; a build by Go alone has one, for the
-# oldest, 20 times slower. This one is for the processor it is built on.
+# oldest, some 30 times slower. This one is for the processor it is built on.
 native="-O3"
 if echo 'int main(void) { return 0; }' | ${CC:-cc} -march=native -E -x c - >/dev/null 2>&1; then
     native="$native -march=native"
