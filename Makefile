@@ -48,4 +48,4 @@ ollama: ## the official Ollama server into .tools/ollama, for the live tests (ne
 	@scripts/install_ollama.sh
 
 clean: ## remove what make has made
-	rm -rf .venv .tools .cache .coverage* htmlcov dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache demo-output
+	rm -rf .venv .tools .cache .coverage* htmlcov dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks demo-output

@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("agents", "evaluation", "testing"),
     ("tiers",),
     ("models", "ledger", "confidence", "policies"),
-    ("errors", "state", "events", "_portal", "_version"),
+    ("errors", "state", "events", "_portal", "_together", "_version"),
 )
 """Units of the package from top to bottom; imports run downwards only, never sideways.
 
@@ -148,6 +148,17 @@ def picture(root: Path = ROOT) -> str:
         if here:
             lines.append("─" * 72)
     return "\n".join(lines[:-1])
+
+
+def guide(root: Path = ROOT) -> str:
+    """A table of the units with the first line of their docstrings."""
+    known = modules(root)
+    rows = ["| unit | what is there |", "|---|---|"]
+    for unit in (unit for units in FLOORS for unit in units if not unit.startswith("_")):
+        if (path := known.get(f"cascade.{unit}")) is not None:
+            about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            rows.append(f"| `{unit}` | {' '.join(about.partition(chr(10) * 2)[0].split())} |")
+    return "\n".join(rows)
 
 
 def _row(unit: str, imported: set[str]) -> str:

@@ -32,7 +32,10 @@ def floors_part() -> str:
     return f"```text\n{floors.picture()}\n```\n"
 
 
-PARTS: dict[str, Callable[[], str]] = {"floors": floors_part}
+PARTS: dict[str, Callable[[], str]] = {
+    "floors": floors_part,
+    "units": lambda: f"\n{floors.guide()}\n\n",
+}
 
 
 def documents() -> list[Path]:
@@ -47,9 +50,10 @@ def documents() -> list[Path]:
 def reference() -> str:
     """Every command with its options, as the program describes itself."""
     import typer  # noqa: PLC0415 - only this part needs the program
-    from cascade.cli import app  # noqa: PLC0415
     from typer.cli import get_docs_for_click  # noqa: PLC0415
     from typer.main import get_command  # noqa: PLC0415
+
+    from cascade.cli import app  # noqa: PLC0415
 
     command = get_command(app)
     context = typer.Context(command, info_name="cascade")
