@@ -6,7 +6,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
-PYTHON := .venv/bin/python
+IN_VENV := .venv/bin/python
 # What setup.sh has installed is up to date while its stamp is newer than what it depends on.
 DEMO := .venv/.ready-demo
 DEV := .venv/.ready-dev
@@ -25,24 +25,24 @@ demo: $(DEMO) ## a real small model answers, checks itself, escalates; what that
 	@.venv/bin/cascade demo $(ARGS)
 
 test: $(DEV) ## all tests with coverage; ARGS='-k word' runs some, without the coverage limit
-	@$(PYTHON) -m pytest $(or $(ARGS),--cov --cov-report=term)
+	@$(IN_VENV) -m pytest $(or $(ARGS),--cov --cov-report=term)
 
 lint: $(DEV) ## style, format, types (ruff, mypy, pyright)
-	@$(PYTHON) -m ruff check .
-	@$(PYTHON) -m ruff format --check .
-	@$(PYTHON) -m mypy
-	@$(PYTHON) -m mypy scripts benchmarks tests/conftest.py tests/house $(wildcard examples/*.py)
-	@$(PYTHON) -m pyright
+	@$(IN_VENV) -m ruff check .
+	@$(IN_VENV) -m ruff format --check .
+	@$(IN_VENV) -m mypy
+	@$(IN_VENV) -m mypy scripts benchmarks tests/conftest.py tests/house $(wildcard examples/*.py)
+	@$(IN_VENV) -m pyright
 
 format: $(DEV) ## mend style and format where a program can
-	@$(PYTHON) -m ruff check --fix-only --quiet .
-	@$(PYTHON) -m ruff format .
+	@$(IN_VENV) -m ruff check --fix-only --quiet .
+	@$(IN_VENV) -m ruff format .
 
 bench: $(DEV) ## run every benchmark; ARGS='--json' prints JSON lines
-	@$(PYTHON) scripts/bench.py $(ARGS)
+	@$(IN_VENV) scripts/bench.py $(ARGS)
 
 docs: $(DEV) ## write the generated parts of README.md and docs/ anew
-	@$(PYTHON) scripts/make_docs.py
+	@$(IN_VENV) scripts/make_docs.py
 
 ollama: ## the official Ollama server into .tools/ollama, for the live tests (needs Go)
 	@scripts/install_ollama.sh
