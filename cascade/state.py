@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Basis = Literal["measured", "estimated", "unknown"]
 """Where a money figure comes from; on every one of them."""
 
-Action = Literal["accept", "escalate", "abstain", "ask"]
-"""What a deferral policy may say; `ask` hands the draft to a person."""
+Action = Literal["accept", "escalate", "observe", "abstain", "ask"]
+"""What a deferral policy may say; `observe` takes one more signal, `ask` hands the draft to a
+person."""
 
 
 class Record(BaseModel):
@@ -120,6 +121,9 @@ class Assessment:
         missing: why there is no confidence, where there is none.
         objection: a fact that rules the draft out whatever the confidence
             (empty answer, invalid JSON), or None.
+        p_large: P(the large model is right) on this question, where a calibration knows it.
+        interval: a range for the confidence as wide as the labels are few, where known.
+        taken: names of the signals taken so far.
     """
 
     signals: Mapping[str, float] = field(default_factory=dict)
@@ -127,13 +131,17 @@ class Assessment:
     calibrated: bool = False
     missing: str | None = None
     objection: str | None = None
+    p_large: float | None = None
+    interval: tuple[float, float] | None = None
+    taken: tuple[str, ...] = ()
 
 
 class Decision(Record):
     """What the deferral policy decided about a draft, and on which figures.
 
     `expected_cost_*_usd` are the two sides that the economic rule compares: dollars of money
-    spent plus dollars of expected error.
+    spent plus dollars of expected error. `tier` names where to escalate to, when that is not
+    simply the next tier.
     """
 
     action: Action
@@ -141,6 +149,7 @@ class Decision(Record):
     threshold: float | None = None
     confidence: float | None = None
     calibrated: bool = False
+    tier: str | None = None
     expected_cost_accept_usd: Decimal | None = None
     expected_cost_escalate_usd: Decimal | None = None
 
@@ -180,12 +189,13 @@ class Run:
 
     `question_id` is the id of the last message when the run began: a state whose last message
     has another id holds a finished or abandoned run, and a new one begins.
-    `tier` is the index of the tier that answers next.
+    `tier` is the index of the tier that answers next; `begun_at` is in seconds since 1970.
     """
 
     id: str
     question_id: str
     tier: int = 0
+    begun_at: float = 0.0
 
 
 class CascadeInput(TypedDict):

@@ -1,14 +1,30 @@
-"""Deferral policies: from a confidence and costs to accept or escalate."""
+"""Deferral policies: from a confidence and costs to accept, escalate, observe or abstain."""
 
-from cascade.policies.base import Policy, Situation, obstacle
+from cascade.policies.base import NextSignal, Policy, Situation, TierOutlook, obstacle
+from cascade.policies.budget import DollarBudget, DollarBudgetPolicy
+from cascade.policies.certified import Certificate, CertifiedPolicy
 from cascade.policies.economic import EconomicPolicy
+from cascade.policies.routing import CascadeRoutingPolicy
+from cascade.policies.rule import break_even, value_of_information
 from cascade.policies.threshold import DEFAULT_THRESHOLD, ThresholdPolicy
+from cascade.policies.wrappers import AbstainPolicy, DeadlinePolicy
 
 __all__ = [
     "DEFAULT_THRESHOLD",
+    "AbstainPolicy",
+    "CascadeRoutingPolicy",
+    "Certificate",
+    "CertifiedPolicy",
+    "DeadlinePolicy",
+    "DollarBudget",
+    "DollarBudgetPolicy",
     "EconomicPolicy",
+    "NextSignal",
     "Policy",
     "Situation",
     "ThresholdPolicy",
+    "TierOutlook",
+    "break_even",
     "obstacle",
+    "value_of_information",
 ]

@@ -10,16 +10,49 @@ from cascade.state import Assessment, Decision
 
 
 @dataclass(frozen=True, slots=True)
+class NextSignal:
+    """A signal that could still be taken.
+
+    Attributes:
+        name: of the signal.
+        outlook: confidences that it led to on calibration rows with a confidence like this
+            draft's; how far they spread is what the signal can change.
+        cost_usd: what it is expected to cost, None if unknown.
+    """
+
+    name: str
+    outlook: tuple[float, ...]
+    cost_usd: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TierOutlook:
+    """What a larger tier promises: P(correct) on this question, and its expected cost."""
+
+    tier: str
+    p_correct: float | None
+    cost_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
 class Situation:
     """Everything that a decision may depend on.
 
     Attributes:
         assessment: signals and confidence of the draft.
         escalation_cost_usd: what asking the next tier is expected to cost, None if unknown.
+        next_signal: the cheapest signal not taken yet, None when there is none.
+        above: the larger tiers, the next one first.
+        escalation_s: how long the next tier is expected to take, None if unknown.
+        time_left_s: until the deadline, None without one.
     """
 
     assessment: Assessment
     escalation_cost_usd: Decimal | None = None
+    next_signal: NextSignal | None = None
+    above: tuple[TierOutlook, ...] = ()
+    escalation_s: float | None = None
+    time_left_s: float | None = None
 
 
 @runtime_checkable

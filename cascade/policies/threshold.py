@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cascade.errors import ConfigurationError
 from cascade.policies.base import Situation, obstacle
+from cascade.policies.rule import can_change, with_observation
 from cascade.state import Decision
 
 DEFAULT_THRESHOLD = 0.8
@@ -15,6 +17,8 @@ DEFAULT_THRESHOLD = 0.8
 @dataclass(frozen=True, slots=True)
 class ThresholdPolicy:
     """Accept a draft whose confidence is `threshold` or more.
+
+    A paid signal is taken only where it led to the other side of the threshold before.
 
     Raises:
         ConfigurationError: the threshold is not in [0, 1].
@@ -28,13 +32,35 @@ class ThresholdPolicy:
                 f"ThresholdPolicy(threshold={self.threshold}): a threshold is between 0 and 1."
             )
 
+    @classmethod
+    def at_rate(cls, confidences: Sequence[float], escalation_rate: float) -> ThresholdPolicy:
+        """The threshold that escalates a given share: the ρ-quantile of the confidences.
+
+        Args:
+            confidences: of drafts like those to come.
+            escalation_rate: ρ, between 0 and 1. Ties at the quantile are accepted.
+
+        Raises:
+            ConfigurationError: no confidences, or a rate outside [0, 1].
+        """
+        if not 0.0 <= escalation_rate <= 1.0:
+            raise ConfigurationError(
+                f"escalation_budget={escalation_rate}: a share of requests is between 0 and 1."
+            )
+        if not confidences:
+            raise ConfigurationError("an escalation budget needs confidences of earlier drafts.")
+        ordered = sorted(confidences)
+        escalated = round(escalation_rate * len(ordered))
+        return cls(1.0 if escalated == len(ordered) else ordered[escalated])
+
     def decide(self, situation: Situation) -> Decision:
         """Accept or escalate by the threshold."""
         assessment = situation.assessment
         blocked = obstacle(assessment)
         if blocked is not None:
             return blocked.model_copy(update={"threshold": self.threshold})
-        return compare(assessment.confidence or 0.0, self.threshold, assessment.calibrated)
+        decision = compare(assessment.confidence or 0.0, self.threshold, assessment.calibrated)
+        return with_observation(decision, situation.next_signal, can_change)
 
 
 def compare(confidence: float, threshold: float, calibrated: bool) -> Decision:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cascade.confidence.signals.base import Asked, Check, Probe, Signal, UserSignal
+from cascade.confidence.signals.base import Ask, Asked, Check, Probe, Signal, UserSignal, take
 from cascade.confidence.signals.free import (
     LogprobSignal,
     PromptSignal,
@@ -23,6 +23,7 @@ from cascade.errors import ConfigurationError
 __all__ = [
     "BUILT_IN",
     "Agreement",
+    "Ask",
     "Asked",
     "Check",
     "LogprobSignal",
@@ -38,6 +39,7 @@ __all__ = [
     "UserSignal",
     "VerbalisedSignal",
     "prompt_features",
+    "take",
     "to_signals",
 ]
 

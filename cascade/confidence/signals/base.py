@@ -8,12 +8,13 @@ calls is in the ledger.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.messages import BaseMessage
 
+from cascade._together import together
 from cascade.state import Completion
 
 
@@ -80,6 +81,18 @@ class Signal(ABC):
     def score(self, features: Mapping[str, float]) -> float | None:
         """A raw score in [0, 1], None when the signal is missing or no score by itself."""
         return features.get(self.name)
+
+
+Ask = Callable[[Signal, Probe], Awaitable[Completion]]
+"""Puts a signal's probe to a model and sees to the ledger."""
+
+
+async def take(signal: Signal, asked: Asked, ask: Ask) -> Mapping[str, float]:
+    """All calls that a signal wants, then its features."""
+    replies: list[Completion] = []
+    while probes := signal.probes(asked, replies):
+        replies += await together(ask(signal, probe) for probe in probes)
+    return signal.read(asked, replies)
 
 
 Check = Callable[[str, str], "float | bool | None"]
