@@ -8,6 +8,7 @@ out of something else, so what cannot be trusted is left out.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
@@ -48,10 +49,10 @@ def answer_logprobs(
     if not isinstance(items, Sequence) or isinstance(items, str):
         return None
     tokens = [item for item in items if isinstance(item, Mapping)]
-    found = _span(
-        [_spelling(token) for token in tokens], text.strip().encode(), thinking, tool_calls
-    )
-    if found is None and not (trusted and text and not thinking and not tool_calls):
+    spellings = [_spelling(token) for token in tokens]
+    found = _span(spellings, _encoded(text), thinking, tool_calls)
+    plain = bool(text) and not thinking and not tool_calls
+    if found is None and not (plain and (trusted or _spell_nearly(spellings, text))):
         return None
     read = (_read_token(token) for token in (tokens[found] if found is not None else tokens))
     return tuple(token for token in read if token is not None) or None
@@ -79,10 +80,18 @@ def _span(
     return possible[0] if len(possible) == 1 else None
 
 
+def _spell_nearly(spellings: list[bytes], text: str) -> bool:
+    """Whether tokens spell the text but for characters that were cut into several tokens.
+
+    A server that sends no bytes (Ollama) puts U+FFFD where a token holds a part of a character.
+    """
+    joined = b"".join(spellings).decode(errors="replace").strip()
+    pattern = re.sub("\ufffd+", lambda unknown: f".{{1,{len(unknown[0])}}}", re.escape(joined))
+    return "\ufffd" in joined and re.fullmatch(pattern, text.strip(), re.DOTALL) is not None
+
+
 def _end_of(thinking: str | None, joined: bytes) -> int | None:
-    if not thinking or not thinking.strip():
-        return 0
-    spelled = thinking.strip().encode()
+    spelled = _encoded(thinking or "")
     place = joined.find(spelled)
     return None if place < 0 else place + len(spelled)
 
@@ -115,6 +124,10 @@ def _spelling(token: Mapping[str, object]) -> bytes:
         except (TypeError, ValueError):
             pass
     return str(token.get("token", "")).encode(errors="replace")
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="replace").strip()
 
 
 def _read_token(token: Mapping[str, object]) -> TokenLogprob | None:

@@ -58,6 +58,7 @@ class OllamaModel(Model):
             start="Is Ollama running? Start it with `ollama serve`, or set OLLAMA_HOST.",
             advice={ModelNotFoundError: f"Get it with `ollama pull {model}`."},
         )
+        self._sees: bool | None = None
         self._clients = PerLoop(self._open_client, _Client.close)
 
     def _open_client(self) -> _Client:
@@ -67,14 +68,16 @@ class OllamaModel(Model):
         client = await self._clients.get()
         answer = Answer()
         with self._named_errors(answer):
-            answer.add(await client.chat_once(self._payload(request)))
+            payload = await self._payload(client, request)
+            answer.add(await client.chat_once(payload))
             return answer.completion(asked_for=self.model)
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         client = await self._clients.get()
         answer = Answer()
         with self._named_errors(answer):
-            async with aclosing(client.chat_stream(self._payload(request))) as parts:
+            payload = await self._payload(client, request)
+            async with aclosing(client.chat_stream(payload)) as parts:
                 async for part in parts:
                     if piece := answer.add(part):
                         yield Chunk(piece)
@@ -83,11 +86,26 @@ class OllamaModel(Model):
             completion = answer.completion(asked_for=self.model)
         yield Chunk(completion=completion)
 
-    def _payload(self, request: Request) -> dict[str, Any]:
+    async def _payload(self, client: _Client, request: Request) -> dict[str, Any]:
         try:
-            return {"model": self.model, **chat_payload(request, self._defaults)}
+            payload = chat_payload(request, self._defaults)
         except UnreadableContentError as error:
             raise UnsupportedContentError(f"{self.name}: {error}", model=self.name) from None
+        if any("images" in message for message in payload["messages"]):
+            await self._check_that_it_sees(client)
+        return {"model": self.model, **payload}
+
+    async def _check_that_it_sees(self, client: _Client) -> None:
+        """Ollama leaves images out for a model that cannot see, and says nothing."""
+        if self._sees is None:
+            capabilities = await client.capabilities(self.model)
+            self._sees = capabilities is None or "vision" in capabilities
+        if not self._sees:
+            raise UnsupportedContentError(
+                f"{self.name} cannot see the image in the request. Leave it out, or use a model "
+                "with vision.",
+                model=self.name,
+            )
 
     @contextmanager
     def _named_errors(self, answer: Answer) -> Iterator[None]:
@@ -133,6 +151,11 @@ class _Client(ollama.AsyncClient):
     async def chat_once(self, payload: Mapping[str, Any]) -> object:
         body = {**payload, "stream": False}
         return await self._request(dict, "POST", "/api/chat", json=body)
+
+    async def capabilities(self, model: str) -> list[str] | None:
+        """What a model can do (`vision`, `tools`, …); None from servers that do not say."""
+        shown = await self._request(dict, "POST", "/api/show", json={"model": model})
+        return cast("list[str] | None", shown.get("capabilities"))
 
     async def chat_stream(self, payload: Mapping[str, Any]) -> AsyncGenerator[object]:
         parts = await self._request(

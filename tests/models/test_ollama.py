@@ -107,7 +107,7 @@ async def test_the_conversation_arrives_in_ollama_form(
         AIMessage("", tool_calls=[call]),
         ToolMessage("sunny", tool_call_id="c1", name="weather"),
     )
-    server.will(replies.ollama_reply("ok"))
+    server.will(replies.json_reply({"capabilities": ["vision"]}), replies.ollama_reply("ok"))
     await ollama_model.complete(Request(conversation))
     assert server.last.body["messages"] == [
         {"role": "user", "content": "Here?", "images": ["cG5n"]},
@@ -124,6 +124,24 @@ async def test_an_image_behind_an_address_is_refused(ollama_model: OllamaModel) 
     image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     with pytest.raises(UnsupportedContentError, match="base64"):
         await ollama_model.complete(Request((HumanMessage([image]),)))
+
+
+async def test_an_image_for_a_text_model_is_refused(
+    ollama_model: OllamaModel, server: FakeServer
+) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n"}}
+    for _ in range(2):
+        with pytest.raises(UnsupportedContentError, match="cannot see"):
+            await ollama_model.complete(Request((HumanMessage([image]),)))
+    assert [received.path for received in server.received] == ["/api/show"], "asked once"
+
+
+async def test_a_server_that_does_not_tell_capabilities_is_trusted(
+    ollama_model: OllamaModel, server: FakeServer
+) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n"}}
+    server.will(replies.json_reply({}), replies.ollama_reply("a cat"))
+    assert (await ollama_model.complete(Request((HumanMessage([image]),)))).text == "a cat"
 
 
 async def test_a_tool_cannot_be_forced_and_can_be_forbidden(

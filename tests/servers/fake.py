@@ -1,7 +1,7 @@
 """A real HTTP server whose every answer is chosen by the test.
 
 It speaks OpenAI chat completions (`/v1/chat/completions`) and Ollama (`/api/chat`,
-`/api/tags`). Without a script it answers with the last message, upper-cased.
+`/api/show`, `/api/tags`). Without a script it answers with the last message, upper-cased.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class FakeServer:
         app = web.Application(client_max_size=2**24)
         app.router.add_post("/v1/chat/completions", self._openai)
         app.router.add_post("/api/chat", self._ollama)
+        app.router.add_post("/api/show", self._show)
         app.router.add_get("/api/tags", self._tags)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
@@ -99,6 +100,9 @@ class FakeServer:
 
     async def _ollama(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, replies.ollama_echo)
+
+    async def _show(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, replies.ollama_show)
 
     async def _tags(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, replies.ollama_tags)

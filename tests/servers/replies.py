@@ -148,6 +148,11 @@ def ollama_echo(body: Mapping[str, Any]) -> Reply:
     return ollama_stream(text) if body.get("stream") else ollama_reply(text)
 
 
+def ollama_show(body: Mapping[str, Any]) -> Reply:
+    sees = ["vision"] if "vl" in body["model"] else []
+    return json_reply({"capabilities": ["completion", *sees]})
+
+
 def ollama_tags(_: Mapping[str, Any]) -> Reply:
     return json_reply({"models": [{"model": "qwen2.5:3b", "name": "qwen2.5:3b"}]})
 

@@ -1,0 +1,173 @@
+"""The fakes that users get."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+
+import pytest
+
+from cascade.errors import RateLimitError, RealRequestForbiddenError
+from cascade.models.base import guard
+from cascade.models.openai import OpenAIModel
+from cascade.state import TokenLogprob, Usage
+from cascade.testing import ScriptedModel, forbid_real_requests, reply
+from cascade.testing.scripted import split_tokens
+from tests.models.asking import ask, ask_in_pieces, question
+
+
+async def test_answers_in_order_and_the_last_one_again() -> None:
+    model = ScriptedModel(["one", "two"])
+    assert [(await ask(model)).text for _ in range(3)] == ["one", "two", "two"]
+
+
+async def test_one_text_answers_everything() -> None:
+    assert (await ask(ScriptedModel("yes"))).text == "yes"
+
+
+async def test_answers_by_question() -> None:
+    model = ScriptedModel({"a?": "A", "b?": reply("B", input_tokens=3)})
+    assert (await ask(model, "b?")).usage.input_tokens == 3
+    assert (await ask(model, "a?")).text == "A"
+    with pytest.raises(LookupError, match=r"no answer for 'c\?'"):
+        await ask(model, "c?")
+
+
+async def test_answers_by_function() -> None:
+    model = ScriptedModel(lambda request: f"{request.max_tokens}")
+    assert (await ask(model, max_tokens=3)).text == "3"
+
+
+async def test_an_empty_script() -> None:
+    with pytest.raises(LookupError, match="no answers"):
+        await ask(ScriptedModel([]))
+
+
+async def test_an_exception_in_the_script_is_raised() -> None:
+    with pytest.raises(RateLimitError):
+        await ask(ScriptedModel([RateLimitError("slow", model="m")]))
+
+
+async def test_failures_come_first() -> None:
+    slow = RateLimitError("slow", model="m")
+    model = ScriptedModel(["one"], failures=[slow, slow])
+    for _ in range(2):
+        with pytest.raises(RateLimitError):
+            await ask(model)
+    assert (await ask(model)).text == "one"
+    assert len(model.requests) == 3
+
+
+async def test_requests_are_remembered() -> None:
+    model = ScriptedModel(["x"])
+    request = question("hello", temperature=0.5)
+    await model.complete(request)
+    assert model.requests == [request]
+
+
+async def test_a_delay_is_waited_for() -> None:
+    started = time.perf_counter()
+    await ask(ScriptedModel(["x"], delay_s=0.05))
+    assert time.perf_counter() - started >= 0.05
+
+
+async def test_logprobs_come_only_when_promised_and_asked_for() -> None:
+    model = ScriptedModel(["a b"], logprobs=0.5)
+    assert model.returns_logprobs
+    assert (await ask(model)).logprobs is None
+    found = (await ask(model, logprobs=True)).logprobs
+    assert found == (TokenLogprob("a", math.log(0.5)), TokenLogprob(" b", math.log(0.5)))
+    silent = ScriptedModel(["a b"], logprobs=0.5, returns_logprobs=False)
+    assert (await ask(silent, logprobs=True)).logprobs is None
+
+
+def test_logprobs_are_promised_when_an_answer_has_them() -> None:
+    assert ScriptedModel({"q": reply("x", probability=0.5)}).returns_logprobs
+    assert ScriptedModel([reply("x", probability=0.5)]).returns_logprobs
+    assert not ScriptedModel([reply("x"), "y"]).returns_logprobs
+    assert not ScriptedModel(lambda _: "x").returns_logprobs
+
+
+async def test_usage_of_texts() -> None:
+    assert (await ask(ScriptedModel(["a b c"]))).usage == Usage(input_tokens=10, output_tokens=3)
+    given = Usage(input_tokens=1, output_tokens=1)
+    assert (await ask(ScriptedModel(["a b c"], usage=given))).usage == given
+
+
+async def test_a_stream_in_pieces() -> None:
+    pieces, answer = await ask_in_pieces(ScriptedModel([" to be or\nnot "]))
+    assert len(pieces) == 4
+    assert "".join(pieces) == " to be or\nnot "
+    assert answer is not None
+    assert answer.text == " to be or\nnot "
+
+
+@pytest.mark.parametrize("text", ["", " ", "a", "a b ", "\n a\n\nb "])
+def test_tokens_put_together_are_the_text(text: str) -> None:
+    assert "".join(split_tokens(text)) == text
+
+
+async def test_64_requests_at_once() -> None:
+    model = ScriptedModel(lambda request: request.messages[-1].text, delay_s=0.01)
+    answers = await asyncio.gather(*(ask(model, f"q{i}") for i in range(64)))
+    assert [answer.text for answer in answers] == [f"q{i}" for i in range(64)]
+    assert len(model.requests) == 64
+
+
+def test_a_reply_with_everything() -> None:
+    call = {"name": "f", "args": {}, "id": "1", "type": "tool_call"}
+    answer = reply(
+        "True enough",
+        probability=[0.9, 0.5],
+        input_tokens=None,
+        output_tokens=7,
+        top=[("True", 0.9), ("False", 0.1)],
+        tool_calls=[call],  # type: ignore[list-item]
+    )
+    assert answer.usage == Usage(output_tokens=7)
+    assert answer.finish_reason == "tool_calls"
+    assert answer.logprobs is not None
+    first, second = answer.logprobs
+    assert first.top == (("True", math.log(0.9)), ("False", math.log(0.1)))
+    assert second == TokenLogprob(" enough", math.log(0.5))
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.1, -1, [0.5], [0.5, 0.5, 0.5]])
+def test_impossible_probabilities(probability: float | list[float]) -> None:
+    with pytest.raises(ValueError, match="probabilit"):
+        reply("two words", probability=probability)
+
+
+async def test_a_timeout_is_kept() -> None:
+    with pytest.raises(Exception, match=r"within 0\.01 s"):
+        await ask(ScriptedModel(["x"], delay_s=5), timeout_s=0.01)
+
+
+async def test_a_timeout_of_the_model_itself_is_not_ours() -> None:
+    with pytest.raises(TimeoutError, match="its own"):
+        await ask(ScriptedModel([TimeoutError("its own")]), timeout_s=5)
+
+
+async def test_real_requests_can_be_forbidden_in_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "forbidden", False)
+    model = OpenAIModel("m", base_url="http://127.0.0.1:9/v1")
+    with forbid_real_requests():
+        with pytest.raises(RealRequestForbiddenError, match="ScriptedModel"):
+            await ask(model)
+        with pytest.raises(RealRequestForbiddenError):
+            await ask_in_pieces(model)
+        assert (await ask(ScriptedModel("ok"))).text == "ok"
+    assert not guard.forbidden
+
+
+def test_real_requests_can_be_forbidden_until_it_is_undone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guard, "forbidden", False)
+    outer = forbid_real_requests()
+    with forbid_real_requests():
+        pass
+    assert guard.forbidden, "the inner block does not undo the outer call"
+    outer()
+    assert not guard.forbidden
