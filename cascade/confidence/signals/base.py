@@ -8,7 +8,7 @@ calls is in the ledger.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ class Signal(ABC):
         return features.get(self.name)
 
 
-Ask = Callable[[Signal, Probe], Awaitable[Completion]]
+Ask = Callable[[Signal, Probe], Coroutine[Any, Any, Completion]]
 """Puts a signal's probe to a model and sees to the ledger."""
 
 
