@@ -52,6 +52,8 @@ class Drafter:
     ) -> Command[str]:
         """Where the draft failed for good, ask the next tier, if that can help.
 
+        The draft of a tier before this one is kept, should all that follow fail as well.
+
         A wrong key or a missing model is a mistake in the set-up and is raised: going on would
         hide it and send every question to the large model.
         """
@@ -62,4 +64,6 @@ class Drafter:
         tier = self.tiers[run.tier]
         decision = Decision(action="escalate", reason=f"{tier.name} failed: {failure}")
         entries = self.caller.recorder.take(run.id)
-        return escalate(run, self.tiers, decision, ledger=entries, draft=None)
+        # Before the first draft of a run, the state may hold one of the run before.
+        cleared = {} if run.tier else {"draft": None, "assessment": None}
+        return escalate(run, self.tiers, decision, ledger=entries, **cleared)

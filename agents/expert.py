@@ -44,23 +44,28 @@ class Expert:
             ModelError: the call failed.
         """
         run = current_run(state, runtime)
-        on_text = None
-        if get_config().get("configurable", {}).get(STREAM_TOKENS):
-            if attempt_of(runtime) > 1:
-                runtime.stream_writer(Retracted(f"{self.tier.name} is asked again"))
+        streams = get_config().get("configurable", {}).get(STREAM_TOKENS)
+        shown = False
 
-            def on_text(text: str) -> None:
-                runtime.stream_writer(Token(text, self.tier.name))
+        def show(text: str) -> None:
+            nonlocal shown
+            shown = True
+            runtime.stream_writer(Token(text, self.tier.name))
 
-        completion = await self.caller.ask(
-            self.tier,
-            self.task.request(self.tier, state["messages"]),
-            "expert",
-            run,
-            attempt=attempt_of(runtime),
-            is_baseline=True,
-            on_text=on_text,
-        )
+        try:
+            completion = await self.caller.ask(
+                self.tier,
+                self.task.request(self.tier, state["messages"]),
+                "expert",
+                run,
+                attempt=attempt_of(runtime),
+                is_baseline=True,
+                on_text=show if streams else None,
+            )
+        except ModelError as error:
+            if shown:
+                runtime.stream_writer(Retracted(f"{self.tier.name} broke off: {error}"))
+            raise
         update: StateUpdate = {
             "run": finished(run),
             "messages": [completion.to_message(self.tier.name)],
@@ -83,7 +88,6 @@ class Expert:
         run = current_run(state, runtime)
         before = state["decision"]
         reason = f"{before.reason}; but {self.tier.name} failed: {failure}"
-        runtime.stream_writer(Retracted(reason))
         runtime.stream_writer(Token(draft.completion.text, draft.tier))
         decision = before.model_copy(update={"reason": reason})
         entries = self.caller.recorder.take(run.id)

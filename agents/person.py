@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
 
 from langgraph.types import Command, interrupt
+from pydantic import ValidationError
 
 from cascade.agents.base import AgentRuntime, free_entry
-from cascade.agents.moves import accept, escalate
+from cascade.agents.moves import accept, earned, escalate
 from cascade.errors import InputError
 from cascade.ledger import Recorder
-from cascade.state import CascadeState, Completion, Draft
+from cascade.state import CascadeState, Completion, Decision, Draft, Record
 from cascade.tiers import OpenTier
+
+
+class OwnAnswer(Record):
+    """A person's own answer, in place of the draft."""
+
+    answer: str
+
+
+# Checked by the engine: what does not match is not saved, and the person can be asked again.
+_REPLY: Any = Literal["accept", "escalate"] | OwnAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +45,38 @@ class Person:
         """
         run, draft, decision = state["run"], state["draft"], state["decision"]
         assert draft is not None, "there is a draft to ask about"
-        answer = interrupt(
-            {
-                "question": str(state["messages"][-1].text),
-                "draft": draft.completion.text,
-                "confidence": decision.confidence,
-                "reason": decision.reason,
-            }
-        )
-        entry = free_entry(run, "ask", draft.tier, f"a person said {answer}")
+        answer = self._ask(state, draft, decision)
+        note = "a person answered" if isinstance(answer, OwnAnswer) else f"a person said {answer}"
+        entry = free_entry(run, "ask", draft.tier, note)
         match answer:
             case "accept":
-                pass
+                baseline = earned(self.tiers, draft, Decimal(0))
+                entry = entry.model_copy(update=baseline)
             case "escalate":
                 self.recorder.record(entry)
-                return escalate(run, self.tiers, decision, ledger=self.recorder.take(run.id))
-            case {"answer": str(text)}:
+                decided = decision.model_copy(update={"action": "escalate", "reason": note})
+                return escalate(run, self.tiers, decided, ledger=self.recorder.take(run.id))
+            case OwnAnswer(answer=text):
+                # A person's time has no price here, so an answer of theirs claims no saving.
                 draft = Draft("person", Completion(text=text, model="person"))
-            case _:
-                raise InputError(
-                    f"resumed with {answer!r}: resume with 'accept', 'escalate' or "
-                    "{'answer': '…'}."
-                )
         self.recorder.record(entry)
-        decided = decision.model_copy(update={"action": "accept", "reason": entry.note})
+        decided = decision.model_copy(update={"action": "accept", "reason": note})
         update = accept(run, draft, decided) | {"ledger": self.recorder.take(run.id)}
         return Command(goto="__end__", update=update)
+
+    def _ask(
+        self, state: CascadeState, draft: Draft, decision: Decision
+    ) -> Literal["accept", "escalate"] | OwnAnswer:
+        question = {
+            "question": str(state["messages"][-1].text),
+            "draft": draft.completion.text,
+            "confidence": decision.confidence,
+            "reason": decision.reason,
+        }
+        try:
+            return interrupt(question, response_schema=_REPLY)  # type: ignore[no-any-return]
+        except ValidationError as error:
+            raise InputError(
+                f"resumed with {error.errors()[0]['input']!r}: resume with 'accept', 'escalate' "
+                "or {'answer': '…'}."
+            ) from error

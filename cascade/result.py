@@ -66,7 +66,7 @@ def read_result(
         message=message,
         parsed=_parse(answer, response_format),
         tier=tier,
-        escalated=decision.action == "escalate" or tier not in (first_tier, "person"),
+        escalated=run.tier > 0,
         confidence=assessment.confidence if assessment else None,
         calibrated=assessment.calibrated if assessment else False,
         decision=decision,
