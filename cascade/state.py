@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from langchain_core.messages import AIMessage, AnyMessage, ToolCall
 from langgraph.graph.message import add_messages
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import core_schema
 
 Basis = Literal["measured", "estimated", "unknown"]
 """Where a money figure comes from; on every one of them."""
@@ -45,7 +46,8 @@ class Usage(Record):
         return self.input_tokens is not None and self.output_tokens is not None
 
 
-class TokenLogprob(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
     """One token of an answer with its natural log-probability.
 
     `top` holds the most likely tokens at that place, as (token, logprob); it may be empty.
@@ -54,6 +56,21 @@ class TokenLogprob(NamedTuple):
     token: str
     logprob: float
     top: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[Any], handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """In JSON a token is the array `[token, logprob, top]`: recordings hold thousands."""
+        del source
+        array = handler.generate_schema(tuple[str, float, tuple[tuple[str, float], ...]])
+        return core_schema.no_info_after_validator_function(
+            lambda items: cls(*items),
+            array,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda token: (token.token, token.logprob, token.top)
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,3 +235,17 @@ class CascadeState(TypedDict):
 
 StateUpdate = dict[str, Any]
 """What a node returns: new values for some keys of `CascadeState`."""
+
+CHECKPOINT_TYPES: tuple[type, ...] = (
+    Run,
+    Draft,
+    Completion,
+    Usage,
+    TokenLogprob,
+    Assessment,
+    Decision,
+    LedgerEntry,
+)
+"""The records that a checkpoint may hold. LangGraph warns of types that a checkpointer was not
+told about: `InMemorySaver(serde=JsonPlusSerializer(allowed_msgpack_modules=CHECKPOINT_TYPES))`.
+"""
