@@ -62,7 +62,10 @@ class OllamaModel(Model):
         self._clients = PerLoop(self._open_client, _Client.close)
 
     def _open_client(self) -> _Client:
-        return _Client(self.base_url, headers=self._headers, timeout=_WAIT)
+        # A proxy of the environment has no business between two ends on one machine.
+        return _Client(
+            self.base_url, headers=self._headers, timeout=_WAIT, trust_env=not self.local
+        )
 
     async def _complete(self, request: Request) -> Completion:
         client = await self._clients.get()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.messages import convert_to_openai_messages
+from langchain_core.messages import ToolCall, convert_to_openai_messages
 
 from cascade.models.base import Request
 from cascade.models.logprobs import answer_logprobs
@@ -100,7 +100,7 @@ class Answer:
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._logprobs: list[object] = []
-        self._calls: list[Mapping[str, Any]] = []
+        self._calls: list[object] = []
         self._last: Mapping[str, Any] = {}
 
     def add(self, part: object) -> str:
@@ -117,11 +117,14 @@ class Answer:
             raise ValueError(f"content is not text: {str(text)[:80]!r}")
         self._text.append(text)
         self._thinking.append(str(message.get("thinking") or ""))
-        self._calls.extend(message.get("tool_calls") or ())
+        calls = message.get("tool_calls") or []
+        if not isinstance(calls, list):
+            raise ValueError(f"tool calls are not a list: {str(calls)[:80]!r}")
+        self._calls.extend(calls)
         logprobs = part.get("logprobs")
         self._logprobs.extend(logprobs if isinstance(logprobs, list) else ())
         self._last = part
-        self.begun = self.begun or bool(text or message.get("tool_calls"))
+        self.begun = self.begun or bool(text or calls)
         self.done = bool(part.get("done"))
         return text
 
@@ -133,11 +136,7 @@ class Answer:
         """
         text = "".join(self._text)
         thinking = "".join(self._thinking) or None
-        calls = tuple(
-            read_tool_call(function.get("name"), function.get("arguments"), call.get("id"))
-            for call in self._calls
-            if isinstance(function := call.get("function"), Mapping)
-        )
+        calls = tuple(_read_call(call) for call in self._calls)
         reason = finish_reason(self._last.get("done_reason"))
         return Completion(
             text=text,
@@ -154,6 +153,13 @@ class Answer:
             thinking=thinking,
             busy_ms=_busy_ms(self._last),
         )
+
+
+def _read_call(call: object) -> ToolCall:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(call, Mapping) or not isinstance(function, Mapping):
+        raise ValueError(f"not a tool call: {str(call)[:80]!r}")
+    return read_tool_call(function.get("name"), function.get("arguments"), call.get("id"))
 
 
 def _busy_ms(part: Mapping[str, Any]) -> float | None:

@@ -76,7 +76,8 @@ class OpenAIModel(Model):
             api_key=self._key,
             max_retries=0,  # the graph retries, and the ledger counts every attempt
             timeout=_WAIT,
-            http_client=_fast_transport(),
+            # A proxy of the environment has no business between two ends on one machine.
+            http_client=_transport(trust_env=not self.local),
         )
 
     async def _complete(self, request: Request) -> Completion:
@@ -131,14 +132,12 @@ class OpenAIModel(Model):
             raise self._disconnected(error, answer) from error
         except openai.APIError as error:  # an error event inside a stream
             raise self._failed_inside(error, answer) from error
-        except (httpx2.HTTPError, OSError) as error:
-            raise self._disconnected(error, answer) from error
         except ValueError as error:
             raise self._caller.malformed(str(error)) from error
         except Exception as error:
-            if not _is_of_aiohttp(error):
+            # What is no HTTP at all comes through the client as its transport raised it.
+            if not isinstance(error, httpx2.HTTPError | OSError) and not _is_of_aiohttp(error):
                 raise
-            # What is no HTTP at all comes through the client as aiohttp raised it.
             raise self._disconnected(error, answer) from error
 
     def _refused(self, error: openai.APIStatusError) -> ModelError:
@@ -199,6 +198,7 @@ def _reason(error: openai.APIError) -> str:
     return f"{error.message} [{code}]" if code and code not in error.message else error.message
 
 
-def _fast_transport() -> httpx2.AsyncClient | None:
+def _transport(*, trust_env: bool) -> httpx2.AsyncClient:
     """aiohttp's transport where the extra `aiohttp` is installed: half the time per request."""
-    return openai.DefaultAioHttpClient(timeout=_WAIT) if find_spec("aiohttp") else None
+    kind = openai.DefaultAioHttpClient if find_spec("aiohttp") else openai.DefaultAsyncHttpxClient
+    return kind(timeout=_WAIT, trust_env=trust_env)

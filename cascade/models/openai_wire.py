@@ -74,7 +74,7 @@ def _is_strict(schema: object) -> bool:
         properties = schema.get("properties")
         if schema.get("type") == "object" and (
             schema.get("additionalProperties") is not False
-            or set(schema.get("required", ())) != set(properties or ())
+            or set(schema.get("required") or ()) != set(properties or ())
         ):
             return False
         return all(_is_strict(part) for part in schema.values())
@@ -135,7 +135,7 @@ class Answer:
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._logprobs: list[object] = []
-        self._calls: dict[object, dict[str, Any]] = {}
+        self._calls: dict[int, dict[str, Any]] = {}
         self._usage: object = None
         self._model: str | None = None
         self._busy_ms: float | None = None
@@ -153,7 +153,8 @@ class Answer:
         """
         if not isinstance(chunk, Mapping):
             raise ValueError(f"not a JSON object: {str(chunk)[:80]!r}")
-        self._model = chunk.get("model") or self._model
+        model = chunk.get("model")
+        self._model = model if isinstance(model, str) and model else self._model
         self._usage = chunk.get("usage") or self._usage
         self._busy_ms = _busy_ms(chunk.get("timings")) or self._busy_ms
         choices = chunk.get("choices")
@@ -182,7 +183,10 @@ class Answer:
         logprobs = choice.get("logprobs")
         if isinstance(logprobs, Mapping) and isinstance(logprobs.get("content"), list):
             self._logprobs.extend(logprobs["content"])
-        for position, call in enumerate(part.get("tool_calls") or ()):
+        calls = part.get("tool_calls") or []
+        if not isinstance(calls, list):
+            raise ValueError(f"tool calls are not a list: {str(calls)[:80]!r}")
+        for position, call in enumerate(calls):
             self._add_call(position, call)
         return text
 
@@ -190,7 +194,9 @@ class Answer:
         function = call.get("function") if isinstance(call, Mapping) else None
         if not isinstance(call, Mapping) or not isinstance(function, Mapping):
             raise ValueError(f"not a tool call: {str(call)[:80]!r}")
-        known = self._calls.setdefault(call.get("index", position), {"arguments": ""})
+        index = call.get("index")
+        place = index if isinstance(index, int) else position
+        known = self._calls.setdefault(place, {"arguments": ""})
         known["id"] = call.get("id") or known.get("id")
         known["name"] = function.get("name") or known.get("name")
         arguments = function.get("arguments")

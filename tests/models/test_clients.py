@@ -47,6 +47,19 @@ def test_one_model_in_several_event_loops(kind: str, server: FakeServer) -> None
 
 
 @pytest.mark.parametrize("kind", ["openai", "ollama"])
+@pytest.mark.parametrize("aiohttp", [True, False])
+def test_a_proxy_of_the_environment_is_not_asked_for_a_server_on_this_machine(
+    kind: str, aiohttp: bool, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cascade.models.openai.find_spec", lambda _: aiohttp or None)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert asyncio.run(ask(open_either(kind, server), "hi")).text == "HI"
+
+
+@pytest.mark.parametrize("kind", ["openai", "ollama"])
 def test_one_model_in_event_loops_of_several_threads(kind: str, server: FakeServer) -> None:
     model = open_either(kind, server)
     texts: dict[int, str] = {}

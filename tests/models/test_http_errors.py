@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
+import httpx2
 import pytest
 
 from cascade.errors import (
@@ -239,6 +241,17 @@ async def test_a_server_that_never_answers_times_out(
         await (ask_in_pieces if stream else ask)(either_model, timeout_s=0.5)
     assert caught.value.billed is None
     assert await asyncio.to_thread(server.last.left.wait, 2), "the connection was not closed"
+
+
+async def test_the_clients_own_time_limit(
+    either_model: Model, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cascade.models.openai._WAIT", httpx2.Timeout(0.3))
+    monkeypatch.setattr("cascade.models.ollama._WAIT", httpx.Timeout(0.3))
+    server.will(replies.HANG)
+    with pytest.raises(ModelTimeoutError, match="no answer in time") as caught:
+        await ask(either_model)
+    assert caught.value.billed is None
 
 
 async def test_a_stream_that_stalls_times_out(

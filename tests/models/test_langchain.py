@@ -275,6 +275,12 @@ async def test_a_stream_that_breaks() -> None:
         await ask_in_pieces(LangChainModel(chat))
 
 
+async def test_a_stream_without_any_piece() -> None:
+    with pytest.raises(ModelError) as caught:
+        await ask_in_pieces(LangChainModel(StrangerChat()))
+    assert caught.value.billed is None
+
+
 async def test_a_stream_of_pieces_without_text() -> None:
     chat = StrangerChat(pieces=[AIMessageChunk(""), AIMessageChunk("Paris")])
     pieces, answer = await ask_in_pieces(LangChainModel(chat))
