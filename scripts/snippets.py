@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import dataclasses
 import inspect
 import io
 import re
@@ -29,6 +30,7 @@ FENCE = re.compile(
     r"(?:^<!-- (?P<marker>run: \w+|output) -->\n\n?)?^```(?P<language>\w+)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+LOCAL_PROVIDERS = frozenset({"ollama", "llamacpp"})
 MODES = frozenset({"", "fakes", "live"})
 
 
@@ -134,13 +136,19 @@ def _run_block(path: Path, block: Block, namespace: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _scripted_models() -> Iterator[None]:
-    """Every model string opens a sure scripted model that answers in words of its own."""
+    """Every model string opens a scripted model that is sure of its answer."""
     from cascade.models import Model, open_model  # noqa: PLC0415 - the rest runs without it
-    from cascade.testing import ScriptedModel  # noqa: PLC0415
+    from cascade.testing import ScriptedModel, reply  # noqa: PLC0415
+
+    sure = reply("Canberra", probability=0.95, input_tokens=14, output_tokens=2)
+    answer = dataclasses.replace(sure, busy_ms=180.0, latency_ms=210.0)
 
     def scripted(model: object, **options: Any) -> Model:
         if isinstance(model, str):
-            return ScriptedModel(f"an answer of {model}", name=model, logprobs=0.95)
+            fake = ScriptedModel(lambda _: answer, returns_logprobs=True)
+            fake.provider, _, fake.model = model.partition(":")
+            fake.local = fake.provider in LOCAL_PROVIDERS
+            return fake
         return open_model(model, **options)  # type: ignore[arg-type] # a model that the block made
 
     with mock.patch("cascade.tiers.open_model", scripted):
