@@ -7,8 +7,6 @@ serves callers that are inside a running loop themselves.
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import os
 import queue
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator
@@ -20,19 +18,38 @@ T = TypeVar("T")
 class _Portal:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid: int | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._thread = threading.Thread()  # one that never lives, until the first call
 
     def loop(self) -> asyncio.AbstractEventLoop:
+        """The background loop.
+
+        Raises:
+            RuntimeError: called from the loop itself, which would wait for itself.
+        """
         with self._lock:
-            # After a fork the thread is gone though the object is still there.
-            if self._loop is None or self._pid != os.getpid():
+            if threading.current_thread() is self._thread:
+                raise RuntimeError(
+                    "a synchronous call of the cascade was made from inside one of its own "
+                    "coroutines (a verifier, router or tool): use the async form there (ainvoke)."
+                )
+            # After a fork the thread is gone, though the object is still there.
+            if not self._thread.is_alive():
                 self._loop = asyncio.new_event_loop()
-                self._pid = os.getpid()
-                threading.Thread(
-                    target=self._loop.run_forever, name="cascade-portal", daemon=True
-                ).start()
+                self._thread = threading.Thread(
+                    target=_serve, args=(self._loop,), name="cascade-portal", daemon=True
+                )
+                self._thread.start()
             return self._loop
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    while not loop.is_closed():
+        try:
+            loop.run_forever()
+        except (KeyboardInterrupt, SystemExit):
+            # It belongs to the call that raised it and reaches that caller; others go on.
+            continue
 
 
 _portal = _Portal()
@@ -47,19 +64,12 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     Raises:
         RuntimeError: called from the background loop itself, which would wait for itself.
     """
-    loop = _portal.loop()
-    if threading.current_thread().name == "cascade-portal":
+    try:
+        loop = _portal.loop()
+    except RuntimeError:
         coroutine.close()
-        raise RuntimeError(
-            "a synchronous call of the cascade was made from inside one of its own coroutines "
-            "(a verifier, router or tool): use the async form there (ainvoke)."
-        )
-    context = contextvars.copy_context()
-
-    async def in_context() -> T:
-        return await asyncio.get_running_loop().create_task(coroutine, context=context)
-
-    future = asyncio.run_coroutine_threadsafe(in_context(), loop)
+        raise
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
         return future.result()
     except BaseException:
@@ -68,21 +78,26 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def iterate_sync(items: AsyncGenerator[T]) -> Generator[T]:
-    """Iterate an asynchronous generator on the background loop; closing this closes it."""
+    """Iterate an asynchronous generator on the background loop; closing this closes it.
+
+    Raises:
+        RuntimeError: called from the background loop itself, which would wait for itself.
+    """
     arrived: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
 
     async def pump() -> None:
         try:
             async for item in items:
                 arrived.put((True, item))
-        except Exception as error:  # noqa: BLE001 - handed to the waiting thread
+        except BaseException as error:  # noqa: BLE001 - handed to the waiting thread
             arrived.put((False, error))
         else:
             arrived.put((False, None))
         finally:
             await items.aclose()
 
-    future = asyncio.run_coroutine_threadsafe(pump(), _portal.loop())
+    loop = _portal.loop()
+    future = asyncio.run_coroutine_threadsafe(pump(), loop)
     try:
         while True:
             more, item = arrived.get()

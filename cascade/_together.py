@@ -1,9 +1,10 @@
-"""Several coroutines at once, without leaving any of them behind."""
+"""Coroutines that leave nothing behind: no call that runs on, no context variable."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
+from contextvars import Context
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,3 +24,26 @@ async def together(coroutines: Iterable[Awaitable[T]]) -> list[T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+async def iterate_in(context: Context, items: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    """The items of a generator that computes them in a context of its own.
+
+    A generator shares the context of whoever takes its items: what it sets would be seen, and
+    undone, by another. Closing this closes it.
+    """
+    loop = asyncio.get_running_loop()
+
+    async def step() -> list[T]:
+        async for item in items:
+            return [item]
+        return []
+
+    async def close() -> None:
+        await items.aclose()
+
+    try:
+        while got := await loop.create_task(step(), context=context):
+            yield got[0]
+    finally:
+        await loop.create_task(close(), context=context)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from contextvars import copy_context
 from typing import Any, Literal, overload
 
 from langchain_core.runnables import RunnableConfig
@@ -12,17 +14,18 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import RetryPolicy
 
 from cascade._portal import iterate_sync, run_sync
+from cascade._together import iterate_in, together
 from cascade.agents import Judge, Route
 from cascade.agents.expert import STREAM_TOKENS
 from cascade.confidence.signals import SignalLike, to_signals
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.events import Event
 from cascade.graph import DEFAULT_RETRY, build_graph
-from cascade.ledger import LedgerStore, LedgerView, Recorder, collecting
+from cascade.ledger import LedgerStore, LedgerView, Recorder, collect, collecting
 from cascade.policies import EconomicPolicy, Policy, ThresholdPolicy
 from cascade.questions import Question, ResponseFormat, to_messages, to_task
 from cascade.result import CascadeResult, read_result
-from cascade.state import CascadeInput, CascadeState, Usage
+from cascade.state import CascadeInput, CascadeState, LedgerEntry, Usage
 from cascade.tiers import ModelLike, OpenTier, open_tiers
 
 BATCH_CONCURRENCY = 16
@@ -102,13 +105,9 @@ class Cascade:
             ModelError: no tier could answer; `error.ledger` holds what was spent.
         """
         messages = to_messages(question)
-        with collecting() as entries:
-            try:
-                state = await self.graph.ainvoke(CascadeInput(messages=messages), config)
-            except CascadeError as error:
-                error.ledger = LedgerView(entries)
-                raise
-        return self._result(state)
+        with collecting() as entries, _ledger_on_error(entries):
+            state = await self.graph.ainvoke(CascadeInput(messages=messages), config)
+            return self._result(state)
 
     async def astream(
         self, question: Question, config: RunnableConfig | None = None
@@ -121,22 +120,20 @@ class Cascade:
         asked = config or {}
         configurable = {**asked.get("configurable", {}), STREAM_TOKENS: True}
         config = RunnableConfig(**{**asked, "configurable": configurable})
+        events: Any = self.graph.astream(
+            CascadeInput(messages=messages), config, stream_mode=["custom", "values"]
+        )
+        context = copy_context()
+        entries = context.run(collect)
         state: Any = None
-        with collecting() as entries:
-            events = self.graph.astream(
-                CascadeInput(messages=messages), config, stream_mode=["custom", "values"]
-            )
-            try:
-                value: Any
-                async for mode, value in events:
+        with _ledger_on_error(entries):
+            async with aclosing(iterate_in(context, events)) as steps:
+                async for mode, value in steps:
                     if mode == "custom":
                         yield value
                     else:
                         state = value
-            except CascadeError as error:
-                error.ledger = LedgerView(entries)
-                raise
-        yield self._result(state)
+            yield self._result(state)
 
     @overload
     async def abatch(
@@ -172,7 +169,8 @@ class Cascade:
             questions: what to ask.
             config: LangChain's run configuration, for each of them.
             max_concurrency: how many are under way at the same time.
-            return_exceptions: put errors into their places instead of raising the first.
+            return_exceptions: put errors into their places instead of raising the first,
+                which stops all other questions.
         """
         if max_concurrency < 1:
             raise ConfigurationError(f"max_concurrency={max_concurrency}: must be 1 or more.")
@@ -182,9 +180,10 @@ class Cascade:
             async with free:
                 return await self.ainvoke(question, config)
 
-        return await asyncio.gather(
-            *(ask(question) for question in questions), return_exceptions=return_exceptions
-        )
+        asking = (ask(question) for question in questions)
+        if return_exceptions:
+            return await asyncio.gather(*asking, return_exceptions=True)
+        return await together(asking)
 
     def invoke(self, question: Question, config: RunnableConfig | None = None) -> CascadeResult:
         """`ainvoke` for synchronous callers, also inside a running event loop."""
@@ -267,6 +266,15 @@ class Cascade:
                 self.name,
             )
         return result
+
+
+@contextmanager
+def _ledger_on_error(entries: list[LedgerEntry]) -> Iterator[None]:
+    try:
+        yield
+    except CascadeError as error:
+        error.ledger = LedgerView(entries)
+        raise
 
 
 def _open(

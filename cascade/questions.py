@@ -55,7 +55,8 @@ def to_messages(question: Question) -> list[AnyMessage]:
         raise InputError("the list of messages is empty: ask something.")
     if messages[-1].type == "human" and isinstance(messages[-1].content, str):
         _check_text(messages[-1].content)
-    return messages
+    # LangGraph gives messages an id; those of the caller's stay as they are.
+    return [message if message.id else message.model_copy() for message in messages]
 
 
 def _check_text(text: str) -> None:
@@ -88,6 +89,10 @@ def to_task(tools: Sequence[Any] = (), response_format: ResponseFormat | None = 
     if schema is not None:
         check_schema(schema)
     try:
-        return Task(tools=tuple(convert_to_openai_tool(tool) for tool in tools), schema=schema)
+        read = tuple(convert_to_openai_tool(tool) for tool in tools)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"a tool cannot be read: {error}") from error
+    for tool in read:
+        function = tool["function"]
+        check_schema(function.get("parameters") or {}, f"the tool {function['name']}")
+    return Task(tools=read, schema=schema)

@@ -16,13 +16,13 @@ from cascade.errors import ConfigurationError
 from cascade.state import Completion
 
 
-def check_schema(schema: Mapping[str, Any]) -> None:
+def check_schema(schema: Mapping[str, Any], what: str = "response_format") -> None:
     """Raise `ConfigurationError` when `schema` is not a JSON schema."""
     try:
         validator_for(schema).check_schema(dict(schema))
     except SchemaError as error:
         raise ConfigurationError(
-            f"response_format is not a valid JSON schema: {error.message}"
+            f"{what} has no valid JSON schema: {error.message}"
         ) from error
 
 

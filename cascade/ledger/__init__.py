@@ -1,7 +1,7 @@
 """The ledger: what each node spent and saved, with the basis of each figure."""
 
 from cascade.ledger.prices import Dollars, ListPrice, NoPrice, Price, Pricing, find_pricing
-from cascade.ledger.recorder import LedgerStore, MemoryLedger, Recorder, collecting
+from cascade.ledger.recorder import LedgerStore, MemoryLedger, Recorder, collect, collecting
 from cascade.ledger.view import LedgerView, NodeTotal, weakest
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Price",
     "Pricing",
     "Recorder",
+    "collect",
     "collecting",
     "find_pricing",
     "weakest",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
 from typing import Protocol
@@ -42,17 +42,21 @@ class MemoryLedger:
 _collected: ContextVar[list[LedgerEntry] | None] = ContextVar("collected", default=None)
 
 
+def collect() -> list[LedgerEntry]:
+    """A list that receives every entry recorded in this context from now on."""
+    entries: list[LedgerEntry] = []
+    _collected.set(entries)
+    return entries
+
+
 @contextmanager
 def collecting() -> Iterator[list[LedgerEntry]]:
     """A list that receives every entry recorded from within, also by tasks started within."""
-    entries: list[LedgerEntry] = []
-    token = _collected.set(entries)
+    before = _collected.get()
     try:
-        yield entries
+        yield collect()
     finally:
-        # A stream that its reader abandons is closed in another context than it began in.
-        with suppress(ValueError):
-            _collected.reset(token)
+        _collected.set(before)
 
 
 class Recorder:

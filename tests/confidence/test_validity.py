@@ -84,5 +84,5 @@ def test_possible_tool_calls_need_no_text_and_no_schema() -> None:
 
 
 def test_a_schema_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="not a valid JSON schema"):
+    with pytest.raises(ConfigurationError, match="no valid JSON schema"):
         check_schema({"type": "no such type"})

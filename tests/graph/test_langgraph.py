@@ -16,7 +16,7 @@ from langgraph.checkpoint.serde import jsonplus
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from cascade import Cascade, Tier
-from cascade.errors import ModelUnavailableError
+from cascade.errors import AuthenticationError, ModelUnavailableError
 from cascade.graph import DEFAULT_RETRY
 from cascade.ledger import MemoryLedger
 from cascade.result import CascadeResult, read_result
@@ -349,7 +349,9 @@ def test_records_come_out_of_a_checkpoint_as_they_went_in(record: object) -> Non
     assert repr(again).translate(LISTS) == repr(record).translate(LISTS)
 
 
-async def test_a_checkpointer_that_was_told_the_types_gives_no_warnings(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_checkpointer_that_was_told_the_types_gives_no_warnings(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     jsonplus._warned_unregistered_types.clear()
     house = House()
     serializer = jsonplus.JsonPlusSerializer(allowed_msgpack_modules=CHECKPOINT_TYPES)
@@ -419,3 +421,39 @@ async def test_tiers_can_be_drawn_through_a_parent_that_streams_its_subgraphs() 
 def test_a_tier_is_needed() -> None:
     with pytest.raises(ValueError, match="two tiers are called"):
         Cascade(tiers=[Tier(ScriptedModel("a"), name="x"), Tier(ScriptedModel("b"), name="x")])
+
+
+# --- going on after a failure --------------------------------------------------------------------
+
+
+async def test_a_run_that_failed_can_be_resumed_once_the_large_model_is_back() -> None:
+    """What was paid before the outage is not paid again, and the answer comes in the end."""
+    house = House()
+    house.small._answers = lambda _: reply("", probability=0.5)
+    answers, house.large._answers = house.large._answers, [DOWN]
+    graph: Any = house.cascade.build_graph().compile(checkpointer=InMemorySaver())
+    with pytest.raises(ModelUnavailableError):
+        await graph.ainvoke(asking(), thread())
+    house.large._answers = answers
+    result = read(await graph.ainvoke(None, thread()))
+    assert result.answer == "large: Capital of Australia?"
+    assert len(house.small.requests) == 1
+    assert list(result.ledger) == house.store.entries
+    assert [e.outcome for e in result.ledger if e.node == "expert"] == ["failed"] * 3 + ["ok"]
+
+
+async def test_a_run_whose_small_model_was_set_up_wrongly_can_be_resumed_when_it_is_mended() -> (
+    None
+):
+    house = House()
+    answers, house.small._answers = house.small._answers, [AuthenticationError("key", model="m")]
+    graph: Any = house.cascade.build_graph().compile(checkpointer=InMemorySaver())
+    with pytest.raises(AuthenticationError):
+        await graph.ainvoke(asking(), thread())
+    house.small._answers = answers
+    result = read(await graph.ainvoke(None, thread()))
+    assert result.tier == "large"
+    assert [(e.node, e.outcome) for e in result.ledger][:2] == [
+        ("draft", "failed"),
+        ("draft", "ok"),
+    ]
