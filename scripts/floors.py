@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("service", "integrations", "demo"),
+    ("collect",),
     ("api",),
     ("result",),
     ("graph", "questions"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
 
 from cascade.models.base import guard
 
-# Machines that test are slow and shared: how long one example takes says nothing.
-settings.register_profile("cascade", deadline=None)
+# Machines that test are slow and shared: how long one example takes says nothing. Where a whole
+# change is judged, the same examples are tried each time; elsewhere new ones may be found.
+settings.register_profile("cascade", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("cascade")
 
 
