@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from langchain_core.messages import BaseMessage
 from langgraph.runtime import Runtime
 
-from cascade.errors import ModelError, RateLimitError
+from cascade.errors import CascadeError, MalformedResponseError, ModelError, RateLimitError
 from cascade.ledger import Recorder
 from cascade.models import Request
 from cascade.state import CascadeState, Completion, LedgerEntry, Run, Usage
@@ -137,7 +138,9 @@ class Caller:
             self._record_failure(tier, node, run, begun, error)
             await self._wait(error, attempt)
             raise
-        except asyncio.CancelledError as error:
+        except CascadeError:
+            raise  # nothing was sent: requests are forbidden, a recording has no answer
+        except BaseException as error:
             self._record_failure(tier, node, run, begun, error)
             raise
         cost = tier.pricing.cost(completion.usage, completion.busy_ms)
@@ -159,7 +162,8 @@ class Caller:
         self, tier: OpenTier, node: str, run: Run, begun: float, error: BaseException
     ) -> None:
         refused = isinstance(error, ModelError) and error.billed is False
-        note = str(error) if isinstance(error, ModelError) else "cancelled while it ran"
+        cancelled = isinstance(error, asyncio.CancelledError)
+        note = str(error) if isinstance(error, ModelError) else repr(error)
         self.recorder.record(
             _entry(
                 tier,
@@ -168,23 +172,31 @@ class Caller:
                 usage=Usage(input_tokens=0, output_tokens=0) if refused else Usage(),
                 latency_ms=(self.clock() - begun) * 1000,
                 cost=Decimal(0) if refused else None,
-                note=note,
-                outcome="failed" if isinstance(error, ModelError) else "cancelled",
+                note="cancelled while it ran" if cancelled else note,
+                outcome="cancelled" if cancelled else "failed",
             )
         )
 
     async def _wait(self, error: ModelError, attempt: int) -> None:
-        if isinstance(error, RateLimitError) and error.retry_after and attempt < self.max_attempts:
-            await asyncio.sleep(min(error.retry_after, MAX_WAIT_S))
+        if not isinstance(error, RateLimitError) or attempt >= self.max_attempts:
+            return
+        if error.retry_after and error.retry_after <= MAX_WAIT_S:
+            await asyncio.sleep(error.retry_after)
 
 
 async def _stream(tier: OpenTier, request: Request, on_text: Callable[[str], None]) -> Completion:
     completion: Completion | None = None
-    async for chunk in tier.model.stream(request):
-        if chunk.text:
-            on_text(chunk.text)
-        completion = chunk.completion or completion
-    assert completion is not None, f"{tier.model.name} ended its stream without a completion"
+    async with aclosing(tier.model.stream(request)) as chunks:
+        async for chunk in chunks:
+            if chunk.text:
+                on_text(chunk.text)
+            completion = chunk.completion or completion
+    if completion is None:
+        raise MalformedResponseError(
+            f"{tier.model.name} ended its stream without a completion.",
+            model=tier.model.name,
+            billed=None,
+        )
     return completion
 
 

@@ -25,6 +25,20 @@ def expected_cost(tier: OpenTier, draft: Draft) -> Decimal | None:
     )
 
 
+def earned(tiers: Sequence[OpenTier], draft: Draft, cost: Decimal | None) -> StateUpdate:
+    """What accepting a draft changes in the ledger entry of a node that cost so much.
+
+    The large model's cost is spared; it is an estimate, since that model was not asked.
+    """
+    baseline = expected_cost(tiers[-1], draft)
+    saved = None if baseline is None or cost is None else baseline - cost
+    return {
+        "baseline_usd": baseline,
+        "saved_usd": saved,
+        "basis": "unknown" if saved is None else "estimated",
+    }
+
+
 def accept(run: Run, draft: Draft, decision: Decision, *, degraded: bool = False) -> StateUpdate:
     """The state in which a draft is the answer."""
     return {

@@ -9,15 +9,17 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from langgraph.types import Command
+from pydantic import Field
 
 from cascade.agents.base import AgentRuntime, finished
-from cascade.agents.moves import accept, escalate, expected_cost
+from cascade.agents.moves import accept, earned, escalate, expected_cost
 from cascade.errors import ConfigurationError
 from cascade.events import Decided, Token
 from cascade.ledger import Recorder
 from cascade.policies import Policy, Situation
 from cascade.state import (
     Assessment,
+    Basis,
     CascadeState,
     Decision,
     Draft,
@@ -40,9 +42,9 @@ class Verdict(Record):
     """
 
     accept: bool | None = None
-    confidence: float | None = None
+    confidence: float | None = Field(default=None, ge=0, le=1)
     reason: str = ""
-    cost_usd: Decimal | None = Decimal(0)
+    cost_usd: Decimal | None = Field(default=Decimal(0), ge=0)
     calibrated: bool = False
 
 
@@ -94,11 +96,15 @@ class Verifier:
                 judgement = await judgement
             verdict = _verdict(judgement)
             cost = verdict.cost_usd
+            if verdict.confidence is not None:
+                assessment = replace(
+                    assessment,
+                    confidence=verdict.confidence,
+                    calibrated=verdict.calibrated,
+                    missing=None,
+                )
             if verdict.accept is not None:
                 return _by_verdict(verdict), assessment, cost
-            assessment = replace(
-                assessment, confidence=verdict.confidence, calibrated=verdict.calibrated
-            )
         next_tier = self.tiers[state["run"].tier + 1]
         situation = Situation(assessment, expected_cost(next_tier, draft))
         return self.policy.decide(situation), assessment, cost
@@ -106,42 +112,34 @@ class Verifier:
     def _entry(
         self, run: Run, draft: Draft, decision: Decision, cost: Decimal | None
     ) -> LedgerEntry:
-        baseline: Decimal | None = Decimal(0)
-        if decision.action == "accept":
-            baseline = expected_cost(self.tiers[-1], draft)
-        saved = None if baseline is None or cost is None else baseline - cost
-        estimated = "estimated" if decision.action == "accept" else "measured"
-        return LedgerEntry(
+        basis: Basis = "unknown" if cost is None else "measured"
+        entry = LedgerEntry(
             run_id=run.id,
             node="verify",
             tier=draft.tier,
             cost_usd=cost,
-            saved_usd=saved,
-            baseline_usd=baseline,
-            cost_basis="unknown" if cost is None else "measured",
-            basis="unknown" if saved is None else estimated,
+            saved_usd=None if cost is None else -cost,
+            cost_basis=basis,
+            basis=basis,
             note=decision.reason,
         )
+        if decision.action != "accept":
+            return entry
+        return entry.model_copy(update=earned(self.tiers, draft, cost))
 
 
 def _verdict(judgement: Judgement) -> Verdict:
     if isinstance(judgement, Verdict):
-        verdict = judgement
+        if judgement.accept is not None or judgement.confidence is not None:
+            return judgement
     elif isinstance(judgement, bool):
-        verdict = Verdict(accept=judgement)
-    elif isinstance(judgement, int | float):
-        verdict = Verdict(confidence=float(judgement))
-    else:
-        raise ConfigurationError(
-            f"the verifier returned {judgement!r}: return True or False, a confidence between "
-            "0 and 1, or a Verdict."
-        )
-    confidence = verdict.confidence
-    if verdict.accept is None and (confidence is None or not 0.0 <= confidence <= 1.0):
-        raise ConfigurationError(
-            f"the verifier returned the confidence {confidence}: it is between 0 and 1."
-        )
-    return verdict
+        return Verdict(accept=judgement)
+    elif isinstance(judgement, int | float) and 0.0 <= judgement <= 1.0:
+        return Verdict(confidence=float(judgement))
+    raise ConfigurationError(
+        f"the verifier returned {judgement!r}: return True or False, a confidence between 0 and "
+        "1, or a Verdict with either of them."
+    )
 
 
 def _by_verdict(verdict: Verdict) -> Decision:

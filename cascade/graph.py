@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.errors import NodeError
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import get_runtime
 from langgraph.types import Command, RetryPolicy
@@ -30,7 +31,7 @@ from cascade.agents import (
     Task,
     Verifier,
 )
-from cascade.agents.base import MAX_WAIT_S
+from cascade.agents.base import MAX_WAIT_S, attempt_of
 from cascade.confidence.signals import Signal
 from cascade.errors import ModelError, RateLimitError
 from cascade.ledger import Recorder
@@ -59,12 +60,29 @@ DEFAULT_RETRY = RetryPolicy(
 """Three attempts within some seconds: longer than a hiccup, shorter than a person's patience."""
 
 
-class _Node(Runnable[CascadeState, Any]):
-    """An agent as a node: one coroutine serves LangGraph's asynchronous and synchronous runs."""
+def will_retry(policy: RetryPolicy, error: Exception, attempt: int) -> bool:
+    """Whether LangGraph tries a node again that failed at this attempt."""
+    on = policy.retry_on
+    if callable(on) and not isinstance(on, type):
+        matches = on(error)
+    else:
+        matches = isinstance(error, on if isinstance(on, type) else tuple(on))
+    return matches and attempt < policy.max_attempts
 
-    def __init__(self, name: str, agent: Agent) -> None:
+
+class _Node(Runnable[CascadeState, Any]):
+    """An agent as a node: one coroutine serves LangGraph's asynchronous and synchronous runs.
+
+    An agent with an `on_error` is asked what to do when its last attempt has failed. It is not
+    LangGraph's `error_handler`: a run whose handler raises cannot be resumed, while a failed
+    node can, once the model is back.
+    """
+
+    def __init__(self, name: str, agent: Agent, retry_policy: RetryPolicy, then: str) -> None:
         self.name = name
         self._agent = agent
+        self._retry_policy = retry_policy
+        self._then = then
 
     async def ainvoke(
         self,
@@ -72,7 +90,15 @@ class _Node(Runnable[CascadeState, Any]):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> Any:
-        return await self._agent(input, get_runtime())
+        runtime = get_runtime()
+        try:
+            result = await self._agent(input, runtime)
+        except Exception as error:
+            on_error = getattr(self._agent, "on_error", None)
+            if on_error is None or will_retry(self._retry_policy, error, attempt_of(runtime)):
+                raise
+            return on_error(input, runtime, NodeError(str(self.name), error))
+        return result if isinstance(result, Command) else Command(goto=self._then, update=result)
 
     def invoke(
         self,
@@ -110,32 +136,25 @@ def build_graph(
     caller = Caller(recorder, max_attempts=retry_policy.max_attempts)
     builder = StateGraph(CascadeState, input_schema=CascadeInput)
 
-    def add(name: str, agent: Any, goes_to: Sequence[str] = (), *, asks: bool = False) -> None:
-        # LangGraph's types know no error handler with a runtime, though it passes one.
-        handler: Any = agent.on_error if asks else None
-        builder.add_node(
-            name,
-            _Node(name, agent),
-            retry_policy=retry_policy if asks else None,
-            error_handler=handler,
-            destinations=tuple(goes_to) or None,
-        )
+    def add(name: str, agent: Any, *goes_to: str) -> None:
+        """A node that goes to the first of these unless its agent says otherwise."""
+        node = _Node(name, agent, retry_policy, goes_to[0])
+        asks = retry_policy if hasattr(agent, "on_error") else None
+        builder.add_node(name, node, retry_policy=asks, destinations=goes_to)
 
-    add("expert", Expert(tiers[-1], caller, task), (END,), asks=True)
+    add("expert", Expert(tiers[-1], caller, task), END)
     if len(tiers) == 1:
         builder.add_edge(START, "expert")
         return builder
     onwards = ("draft", "expert") if len(tiers) > 2 else ("expert",)
-    add("draft", Drafter(tiers, caller, task), asks=True)
+    add("draft", Drafter(tiers, caller, task), "self_check", *onwards)
     helpers = {s.name: open_tier(s.model, s.name) for s in signals if s.model is not None}
-    add("self_check", SelfChecker(tiers, caller, task, signals, helpers), asks=True)
-    add("verify", Verifier(tiers, policy, recorder, judge), (*onwards, "ask", END))
-    add("ask", Person(tiers, recorder), (*onwards, END))
-    builder.add_edge("draft", "self_check")
-    builder.add_edge("self_check", "verify")
+    add("self_check", SelfChecker(tiers, caller, task, signals, helpers), "verify")
+    add("verify", Verifier(tiers, policy, recorder, judge), END, *onwards, "ask")
+    add("ask", Person(tiers, recorder), END, *onwards)
     if route is None:
         builder.add_edge(START, "draft")
     else:
-        add("route", Router(route, tiers, recorder), ("draft", "expert"))
+        add("route", Router(route, tiers, recorder), "draft", "expert")
         builder.add_edge(START, "route")
     return builder
