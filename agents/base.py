@@ -13,7 +13,13 @@ from typing import Any, Literal
 from langchain_core.messages import BaseMessage
 from langgraph.runtime import Runtime
 
-from cascade.errors import CascadeError, MalformedResponseError, ModelError, RateLimitError
+from cascade.errors import (
+    CascadeError,
+    MalformedResponseError,
+    ModelError,
+    ModelTimeoutError,
+    RateLimitError,
+)
 from cascade.ledger import Recorder
 from cascade.models import Request
 from cascade.state import CascadeState, Completion, LedgerEntry, Run, Usage
@@ -21,6 +27,9 @@ from cascade.tiers import OpenTier
 
 MAX_WAIT_S = 60.0
 """A provider that asks to wait longer than this is treated as down."""
+
+LATENCY_WEIGHT = 0.2
+"""Of the newest call in a tier's expected latency: it follows a change within about ten calls."""
 
 DRAFT_ALTERNATIVES = 2
 """Alternatives per token that a draft asks for: enough for the top-2 margin, small to send."""
@@ -73,7 +82,8 @@ def current_run(state: CascadeState, runtime: AgentRuntime) -> Run:
     if run is not None and run.question_id == question_id:
         return run
     info = runtime.execution_info
-    return Run(id=info.checkpoint_id if info else question_id, question_id=question_id)
+    run_id = info.checkpoint_id if info else question_id
+    return Run(id=run_id, question_id=question_id, begun_at=time.time())
 
 
 def finished(run: Run) -> Run:
@@ -84,6 +94,48 @@ def finished(run: Run) -> Run:
 def attempt_of(runtime: AgentRuntime) -> int:
     """Which attempt of its node this is, from 1."""
     return runtime.execution_info.node_attempt if runtime.execution_info else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """How much time a run has, and how long tiers were seen to take.
+
+    Args:
+        seconds: from the beginning of a run to its answer; None for no deadline.
+    """
+
+    seconds: float | None = None
+    _seen_s: dict[str, float] = field(default_factory=dict)
+
+    def left_s(self, run: Run) -> float | None:
+        """Seconds until the deadline of a run, negative when it has passed."""
+        return None if self.seconds is None else run.begun_at + self.seconds - time.time()
+
+    def expected_s(self, tier: str) -> float | None:
+        """How long a tier takes, as an exponential mean of its calls; None before the first."""
+        return self._seen_s.get(tier)
+
+    def saw(self, tier: str, seconds: float) -> None:
+        """Learn from a finished call."""
+        before = self._seen_s.get(tier, seconds)
+        self._seen_s[tier] = before + LATENCY_WEIGHT * (seconds - before)
+
+    def bound(self, request: Request, run: Run, model: str) -> Request:
+        """The request with no more time than the run has.
+
+        Raises:
+            ModelTimeoutError: it has none.
+        """
+        left = self.left_s(run)
+        if left is None:
+            return request
+        if left <= 0:
+            raise ModelTimeoutError(
+                f"{model} was not asked: the deadline of {self.seconds} s has passed.",
+                model=model,
+                billed=False,
+            )
+        return replace(request, timeout_s=min(left, request.timeout_s or left))
 
 
 def free_entry(run: Run, node: str, tier: str, note: str = "") -> LedgerEntry:
@@ -100,6 +152,7 @@ class Caller:
 
     recorder: Recorder
     max_attempts: int = 1
+    deadline: Deadline = field(default_factory=Deadline)
     clock: Callable[[], float] = field(default=time.perf_counter)
 
     async def ask(
@@ -130,6 +183,7 @@ class Caller:
         """
         begun = self.clock()
         try:
+            request = self.deadline.bound(request, run, tier.model.name)
             if on_text is None:
                 completion = await tier.model.complete(request)
             else:
@@ -143,6 +197,8 @@ class Caller:
         except BaseException as error:
             self._record_failure(tier, node, run, begun, error)
             raise
+        latency_ms = completion.latency_ms or (self.clock() - begun) * 1000
+        self.deadline.saw(tier.name, latency_ms / 1000)
         cost = tier.pricing.cost(completion.usage, completion.busy_ms)
         self.recorder.record(
             _entry(
@@ -150,7 +206,7 @@ class Caller:
                 node,
                 run,
                 usage=completion.usage,
-                latency_ms=completion.latency_ms or (self.clock() - begun) * 1000,
+                latency_ms=latency_ms,
                 cost=cost,
                 note="" if cost is not None else _why_unknown(tier, completion),
                 is_baseline=is_baseline,

@@ -9,6 +9,7 @@ from decimal import Decimal
 from langgraph.types import Command
 
 from cascade.agents.base import finished
+from cascade.errors import ConfigurationError
 from cascade.state import Decision, Draft, Run, StateUpdate, Usage
 from cascade.tiers import OpenTier
 
@@ -55,8 +56,19 @@ def escalate(
     decision: Decision,
     **update: object,
 ) -> Command[str]:
-    """Go on to the next tier: another draft, or the expert when it is the last."""
-    following = run.tier + 1
+    """Go on to a larger tier, the next one unless the decision names another.
+
+    Raises:
+        ConfigurationError: the decision names a tier that is not above this one.
+    """
+    names = [tier.name for tier in tiers]
+    above = names[run.tier + 1 :]
+    if decision.tier is not None and decision.tier not in above:
+        raise ConfigurationError(
+            f"the policy escalates to {decision.tier!r}; above {names[run.tier]!r} there are: "
+            f"{', '.join(above)}"
+        )
+    following = run.tier + 1 if decision.tier is None else names.index(decision.tier)
     goto = "expert" if following == len(tiers) - 1 else "draft"
     return Command(
         goto=goto,

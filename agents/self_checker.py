@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,11 +9,11 @@ from langgraph.errors import NodeError
 from langgraph.types import Command
 
 from cascade.agents.base import AgentRuntime, Caller, Task, attempt_of, free_entry
-from cascade.confidence import combine, objection
-from cascade.confidence.signals import Asked, LogprobSignal, Probe, PTrueSignal, Signal
+from cascade.confidence import Calibrator, combine, objection
+from cascade.confidence.signals import Asked, LogprobSignal, Probe, PTrueSignal, Signal, take
 from cascade.errors import ModelError
 from cascade.models import Request
-from cascade.state import Assessment, CascadeState, Completion, Run, StateUpdate
+from cascade.state import Assessment, CascadeState, Completion, StateUpdate
 from cascade.tiers import OpenTier
 
 NODE = "self_check"
@@ -28,6 +27,8 @@ class SelfChecker:
         signals: what to take, cheapest first; empty for the cheapest that the tier allows:
             log-probs, which are free, else one question to the model about its own answer.
         helpers: other models that signals ask, by the signal's name.
+        calibrators: make a probability of the signals, by tier. With one, paid signals are
+            taken one by one, each only when the policy asks for it.
     """
 
     tiers: tuple[OpenTier, ...]
@@ -35,6 +36,7 @@ class SelfChecker:
     task: Task
     signals: Sequence[Signal] = ()
     helpers: Mapping[str, OpenTier] = field(default_factory=dict)
+    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
 
     async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> StateUpdate:
         """Assess the draft. A draft that is ruled out costs no call.
@@ -47,14 +49,25 @@ class SelfChecker:
         tier = self.tiers[run.tier]
         asked = Asked(state["messages"], draft.completion)
         against = objection(draft.completion, schema=self.task.schema, tools=self.task.tools)
-        signals = [s for s in self._wanted(tier) if against is None or not s.calls]
-        features: dict[str, float] = {}
+        before = state.get("assessment") or Assessment()
+        signals = self._due(tier, before.taken, ruled_out=against is not None)
+
+        async def ask(signal: Signal, probe: Probe) -> Completion:
+            asked_tier = self.helpers.get(signal.name, tier)
+            request = self._request(probe, asked_tier)
+            return await self.caller.ask(
+                asked_tier, request, NODE, run, attempt=attempt_of(runtime)
+            )
+
+        features = dict(before.signals)
         for signal in signals:
-            features |= await self._take(signal, asked, run, attempt_of(runtime))
+            features |= await take(signal, asked, ask)
         if not any(signal.calls for signal in signals):
             self.caller.recorder.record(free_entry(run, NODE, tier.name))
+        taken = (*before.taken, *(signal.name for signal in signals))
+        assessment = Assessment(signals=features, taken=taken, objection=against)
         return {
-            "assessment": _assess(features, signals, against),
+            "assessment": self._judge(tier, assessment, signals, asked),
             "ledger": self.caller.recorder.take(run.id),
         }
 
@@ -69,23 +82,38 @@ class SelfChecker:
         assessment = Assessment(missing=f"the self-check failed: {failure}")
         return Command(goto="verify", update={"assessment": assessment, "ledger": entries})
 
-    def _wanted(self, tier: OpenTier) -> Sequence[Signal]:
-        if self.signals:
-            return self.signals
-        return (LogprobSignal() if tier.model.returns_logprobs else PTrueSignal(),)
+    def _due(self, tier: OpenTier, taken: Sequence[str], *, ruled_out: bool) -> list[Signal]:
+        """The signals to take now: all of them, or with a calibrator free ones before paid."""
+        wanted = self.signals
+        if not wanted:
+            wanted = (LogprobSignal() if tier.model.returns_logprobs else PTrueSignal(),)
+        due = [signal for signal in wanted if signal.name not in taken]
+        free = [signal for signal in due if not signal.calls]
+        if ruled_out:
+            return free
+        if tier.name not in self.calibrators:
+            return due
+        return free or due[:1]
 
-    async def _take(
-        self, signal: Signal, asked: Asked, run: Run, attempt: int
-    ) -> Mapping[str, float]:
-        tier = self.helpers.get(signal.name, self.tiers[run.tier])
-        replies: list[Completion] = []
-        while probes := signal.probes(asked, replies):
-            calls = (
-                self.caller.ask(tier, self._request(probe, tier), NODE, run, attempt=attempt)
-                for probe in probes
-            )
-            replies += await asyncio.gather(*calls)
-        return signal.read(asked, replies)
+    def _judge(
+        self, tier: OpenTier, assessment: Assessment, signals: Sequence[Signal], asked: Asked
+    ) -> Assessment:
+        calibrator = self.calibrators.get(tier.name)
+        if calibrator is None:
+            return _raw(assessment, signals)
+        missing = calibrator.mismatch(asked.messages)
+        if missing is not None:
+            return replace(assessment, missing=missing)
+        estimate = calibrator.estimate(assessment.signals, assessment.taken)
+        if estimate is None:
+            return replace(assessment, missing="the signals of the calibration did not come back")
+        return replace(
+            assessment,
+            confidence=estimate.confidence,
+            interval=estimate.interval,
+            p_large=estimate.p_large,
+            calibrated=True,
+        )
 
     def _request(self, probe: Probe, tier: OpenTier) -> Request:
         # A check is a plain question: the draft's tools and schema would stand in its way.
@@ -98,15 +126,12 @@ class SelfChecker:
         )
 
 
-def _assess(
-    features: Mapping[str, float], signals: Sequence[Signal], against: str | None
-) -> Assessment:
-    scores = {signal.name: signal.score(features) for signal in signals}
+def _raw(assessment: Assessment, signals: Sequence[Signal]) -> Assessment:
+    scores = {signal.name: signal.score(assessment.signals) for signal in signals}
     given = {name: score for name, score in scores.items() if score is not None}
     absent = [s.name for s in signals if s.is_score and s.name not in given]
-    return Assessment(
-        signals=features,
+    return replace(
+        assessment,
         confidence=None if absent else combine(given),
         missing=f"{' and '.join(absent)} did not come back" if absent else None,
-        objection=against,
     )

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from langgraph.types import Command
 from pydantic import Field
 
-from cascade.agents.base import AgentRuntime, finished
+from cascade.agents.base import AgentRuntime, Deadline, finished
 from cascade.agents.moves import accept, earned, escalate, expected_cost
+from cascade.confidence import Calibrator
+from cascade.confidence.signals import Signal
 from cascade.errors import ConfigurationError
 from cascade.events import Decided, Token
 from cascade.ledger import Recorder
-from cascade.policies import Policy, Situation
+from cascade.policies import NextSignal, Policy, Situation, TierOutlook
 from cascade.state import (
     Assessment,
     Basis,
@@ -62,9 +64,14 @@ class Verifier:
     policy: Policy
     recorder: Recorder
     judge: Judge | None = None
+    signals: Sequence[Signal] = ()
+    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
+    deadline: Deadline = field(default_factory=Deadline)
 
     async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> Command[str]:
-        """Go to END (accept, abstain), to the next tier (escalate), or to a person (ask)."""
+        """Go to END (accept, abstain), on to a larger tier (escalate), back for one more signal
+        (observe), or to a person (ask).
+        """
         run, draft, assessment = state["run"], state["draft"], state["assessment"]
         assert draft is not None, "the drafter comes before the verifier"
         assert assessment is not None, "the self-checker comes before the verifier"
@@ -79,6 +86,10 @@ class Verifier:
                 return Command(goto="__end__", update=accept(run, draft, decision) | common)
             case "escalate":
                 return escalate(run, self.tiers, decision, **common)
+            case "observe":
+                if not self._due(assessment):
+                    raise ConfigurationError("the policy wants another signal; none is left.")
+                return Command(goto="self_check", update={"decision": decision} | common)
             case "ask":
                 return Command(goto="ask", update={"decision": decision} | common)
             case "abstain":
@@ -105,9 +116,46 @@ class Verifier:
                 )
             if verdict.accept is not None:
                 return _by_verdict(verdict), assessment, cost
-        next_tier = self.tiers[state["run"].tier + 1]
-        situation = Situation(assessment, expected_cost(next_tier, draft))
-        return self.policy.decide(situation), assessment, cost
+        return (
+            self.policy.decide(self._situation(state["run"], draft, assessment)),
+            assessment,
+            cost,
+        )
+
+    def _situation(self, run: Run, draft: Draft, assessment: Assessment) -> Situation:
+        above = self.tiers[run.tier + 1 :]
+        costs = [expected_cost(tier, draft) for tier in above]
+        last = len(above) - 1
+        return Situation(
+            assessment,
+            escalation_cost_usd=costs[0],
+            next_signal=self._next_signal(self.tiers[run.tier], draft, assessment),
+            above=tuple(
+                TierOutlook(tier.name, assessment.p_large if i == last else None, cost)
+                for i, (tier, cost) in enumerate(zip(above, costs, strict=True))
+            ),
+            escalation_s=self.deadline.expected_s(above[0].name),
+            time_left_s=self.deadline.left_s(run),
+        )
+
+    def _next_signal(
+        self, tier: OpenTier, draft: Draft, assessment: Assessment
+    ) -> NextSignal | None:
+        calibrator = self.calibrators.get(tier.name)
+        if calibrator is None or assessment.confidence is None:
+            return None
+        due = self._due(assessment)
+        if not due:
+            return None
+        each = expected_cost(tier, draft)
+        return NextSignal(
+            due[0].name,
+            calibrator.outlook(assessment.confidence, assessment.taken),
+            None if each is None else each * due[0].calls,
+        )
+
+    def _due(self, assessment: Assessment) -> list[Signal]:
+        return [s for s in self.signals if s.calls and s.name not in assessment.taken]
 
     def _entry(
         self, run: Run, draft: Draft, decision: Decision, cost: Decimal | None

@@ -8,7 +8,7 @@ START → draft → self_check → verify ─┬→ END      (accept)
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -31,7 +31,8 @@ from cascade.agents import (
     Task,
     Verifier,
 )
-from cascade.agents.base import MAX_WAIT_S, attempt_of
+from cascade.agents.base import MAX_WAIT_S, Deadline, attempt_of
+from cascade.confidence import Calibrator
 from cascade.confidence.signals import Signal
 from cascade.errors import ModelError, RateLimitError
 from cascade.ledger import Recorder
@@ -116,8 +117,10 @@ def build_graph(
     recorder: Recorder | None = None,
     task: Task | None = None,
     signals: Sequence[Signal] = (),
+    calibrators: Mapping[str, Calibrator] | None = None,
     judge: Judge | None = None,
     route: Route | None = None,
+    deadline_s: float | None = None,
     retry_policy: RetryPolicy = DEFAULT_RETRY,
 ) -> StateGraph[CascadeState, None, CascadeInput, CascadeState]:
     """The uncompiled graph, for those who want to rewire it; `Cascade.graph` is compiled.
@@ -128,12 +131,15 @@ def build_graph(
         recorder: receives each ledger entry the moment it arises.
         task: tools and schema of every question.
         signals: what the self-check takes; empty for the cheapest possible.
+        calibrators: make probabilities of the signals, by the tier that drafted.
         judge: a verifier of the user's, asked before the policy.
         route: chooses the first tier before anything is drafted; None always drafts.
+        deadline_s: seconds for a whole run; calls get no more time than is left.
         retry_policy: LangGraph's retries for the nodes that call models.
     """
     tiers, task, recorder = tuple(tiers), task or Task(), recorder or Recorder()
-    caller = Caller(recorder, max_attempts=retry_policy.max_attempts)
+    deadline, calibrators = Deadline(deadline_s), calibrators or {}
+    caller = Caller(recorder, retry_policy.max_attempts, deadline)
     builder = StateGraph(CascadeState, input_schema=CascadeInput)
 
     def add(name: str, agent: Any, *goes_to: str) -> None:
@@ -149,8 +155,10 @@ def build_graph(
     onwards = ("draft", "expert") if len(tiers) > 2 else ("expert",)
     add("draft", Drafter(tiers, caller, task), "self_check", *onwards)
     helpers = {s.name: open_tier(s.model, s.name) for s in signals if s.model is not None}
-    add("self_check", SelfChecker(tiers, caller, task, signals, helpers), "verify")
-    add("verify", Verifier(tiers, policy, recorder, judge), END, *onwards, "ask")
+    add("self_check", SelfChecker(tiers, caller, task, signals, helpers, calibrators), "verify")
+    verifier = Verifier(tiers, policy, recorder, judge, signals, calibrators, deadline)
+    back = ("self_check",) if calibrators and any(signal.calls for signal in signals) else ()
+    add("verify", verifier, END, *onwards, *back, "ask")
     add("ask", Person(tiers, recorder), END, *onwards)
     if route is None:
         builder.add_edge(START, "draft")
