@@ -1,0 +1,1 @@
+"""`cascade demo`: a real small model and a larger one on questions with known answers."""
