@@ -192,7 +192,8 @@ class TranscriptWriter:
             again.
 
     Raises:
-        ConfigurationError: the path names a gzip file, or what is there is not transcripts.
+        ConfigurationError: the path names a gzip file, it cannot be written, or what is
+            there is not transcripts.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -205,8 +206,13 @@ class TranscriptWriter:
         self.ids: set[str] = set()
         if self.path.exists():
             self.ids = {record.id for record in read_transcripts(self.path, models=())}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("ab")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab")
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self.path} cannot be written ({error.strerror}): give another path."
+            ) from error
         self._end_last_line()
 
     def write(self, record: Transcript) -> None:

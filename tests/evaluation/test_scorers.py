@@ -78,6 +78,8 @@ RIGHT: list[tuple[str, str, Reference]] = [
     ("choice", "It must be a plant, surely.", "plant"),
     ("choice", "12 km", ["D", "C"]),
     ("choice", "C", "animal"),
+    ("choice", "The answer is not A but C.", "C"),
+    ("choice", "Of the answers a few fit; option is a poor word. Choice: C", "C"),
     ("choice", "The answer is Z, no: (B)", "B"),
     ("contains", "It is in Paris, France", "paris"),
     ("contains", "It is in Paris", ["London", "Paris"]),
@@ -162,6 +164,7 @@ def test_a_reference_that_cannot_be_compared_is_an_error(
 
 
 def test_a_choice_without_options_is_read_by_its_letter() -> None:
+    assert score("choice", "The answers are many: (B)", "B") == 1.0
     assert score("choice", "The answer is E.", "E") == 1.0
 
 
@@ -251,11 +254,14 @@ def test_what_is_no_scorer_is_an_error() -> None:
         ("CORRECT", 1.0),
         ("**Incorrect.**", 0.0),
         ("It is not correct", 0.0),
+        ("That isn't quite correct.", 0.0),
+        ("Partially correct", 0.0),
+        ("CORRECT. Nothing in it is wrong.", 1.0),
         ("At first it looks incorrect, but: CORRECT", 1.0),
         ("I cannot say", None),
     ],
 )
-async def test_the_last_verdict_of_the_judge_counts(reply: str, value: float | None) -> None:
+async def test_the_verdict_of_the_judge_is_read(reply: str, value: float | None) -> None:
     found = await JudgeScorer(ScriptedModel(reply)).score("Paris", "Paris", question="Where?")
     assert found.value == value
 

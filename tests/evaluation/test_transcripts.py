@@ -240,6 +240,12 @@ def test_a_recording_makes_its_folder(tmp_path: Path) -> None:
         assert writer.ids == set()
 
 
+def test_a_place_that_cannot_be_written_is_named(path: Path) -> None:
+    path.write_text("")
+    with pytest.raises(ConfigurationError, match=r"inside\.jsonl cannot be written"):
+        TranscriptWriter(path / "inside.jsonl")
+
+
 def test_a_gzip_file_is_not_appended_to(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"set\.jsonl and compress it"):
         TranscriptWriter(tmp_path / "set.jsonl.gz")

@@ -11,7 +11,7 @@ from cascade.evaluation.scorers.base import Reference, texts_of
 _LETTER = r"[A-Za-z]"
 _WRAPPED = rf"(?:\*\*|\\boxed\{{|\\text\{{|[(\[\"'`])*\s*({_LETTER})(?![A-Za-z'’])"
 _STATED = re.compile(
-    rf"(?:answer|option|choice)\s*(?:is|:|=|would be)?\s*(?:is|:)?\s*(?:option|choice)?\s*"
+    rf"(?:answer|option|choice)\b\s*(?:is|:|=|would be)?\s*(?:is|:)?\s*(?:option|choice)?\s*"
     rf"{_WRAPPED}",
     re.IGNORECASE,
 )

@@ -26,7 +26,10 @@ TASK = (
 NO_REFERENCE = "none given"
 PLACES = ("{question}", "{reference}", "{answer}")
 
-_VERDICT = re.compile(r"\b(not\s+correct|incorrect|wrong|correct)\b", re.IGNORECASE)
+_VERDICT = re.compile(
+    r"((?:\bnot|n['’]t|\bpartly|\bpartially)\s+(?:\w+\s+)?correct|\bincorrect|\bwrong|\bcorrect)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,13 @@ class JudgeScorer(Scorer):
 
 
 def verdict_in(reply: str) -> float | None:
-    """1 for correct, 0 for incorrect, None for neither; the last verdict of the reply counts."""
-    found = _VERDICT.findall(reply)
-    return None if not found else float(found[-1].casefold() == "correct")
+    """1 for correct, 0 for incorrect, None for neither.
+
+    A reply that begins with a verdict has said it; of one that reasons first the last counts.
+    """
+    found = list(_VERDICT.finditer(reply))
+    if not found:
+        return None
+    begins = not re.search(r"\w", reply[: found[0].start()])
+    verdict = found[0] if begins else found[-1]
+    return float(verdict[1].casefold() == "correct")
