@@ -9,13 +9,11 @@ MAKEFLAGS += --no-print-directory
 IN_VENV := .venv/bin/python
 # What setup.sh has installed is up to date while its stamp is newer than what it depends on.
 DEMO := .venv/.ready-demo
+TEST := .venv/.ready-test
 DEV := .venv/.ready-dev
 
-$(DEMO): pyproject.toml scripts/setup.sh scripts/uv.sh
-	@scripts/setup.sh demo
-
-$(DEV): pyproject.toml scripts/setup.sh scripts/uv.sh
-	@scripts/setup.sh dev
+.venv/.ready-%: pyproject.toml scripts/setup.sh scripts/uv.sh
+	@scripts/setup.sh $*
 
 help: ## this list
 	@echo "make <command> [ARGS='...']"; echo
@@ -24,7 +22,7 @@ help: ## this list
 demo: $(DEMO) ## a real small model answers, checks itself, escalates; what that costs and saves
 	@.venv/bin/cascade demo $(ARGS)
 
-test: $(DEV) ## all tests with coverage; ARGS='-k word' runs some, without the coverage limit
+test: $(TEST) ## all tests with coverage; ARGS='-k word' runs some, without the coverage limit
 	@$(IN_VENV) -m pytest $(or $(ARGS),--cov --cov-report=term)
 
 lint: $(DEV) ## style, format, types (ruff, mypy, pyright)
@@ -38,10 +36,10 @@ format: $(DEV) ## mend style and format where a program can
 	@$(IN_VENV) -m ruff check --fix-only --quiet .
 	@$(IN_VENV) -m ruff format .
 
-bench: $(DEV) ## run every benchmark; ARGS='--json' prints JSON lines
+bench: $(TEST) ## run every benchmark; ARGS='--json' prints JSON lines
 	@$(IN_VENV) scripts/bench.py $(ARGS)
 
-docs: $(DEV) ## write the generated parts of README.md and docs/ anew
+docs: $(TEST) ## write the generated parts of README.md and docs/ anew
 	@$(IN_VENV) scripts/make_docs.py
 
 ollama: ## the official Ollama server into .tools/ollama, for the live tests (needs Go)
