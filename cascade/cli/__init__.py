@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cascade._version import __version__
-from cascade.cli import ask, doctor
+from cascade.cli import ask, doctor, plan
 
 __all__ = ["app", "main"]
 
@@ -33,6 +33,7 @@ def _root(
 
 app.command(epilog=ask.EXAMPLE)(ask.ask)
 app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
+app.command(epilog=plan.EXAMPLE)(plan.plan)
 
 
 def main() -> None:

@@ -21,9 +21,7 @@ def check_schema(schema: Mapping[str, Any], what: str = "response_format") -> No
     try:
         validator_for(schema).check_schema(dict(schema))
     except SchemaError as error:
-        raise ConfigurationError(
-            f"{what} has no valid JSON schema: {error.message}"
-        ) from error
+        raise ConfigurationError(f"{what} has no valid JSON schema: {error.message}") from error
 
 
 def objection(

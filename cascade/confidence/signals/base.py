@@ -115,5 +115,5 @@ class UserSignal(Signal):
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
         """The function's value under its name."""
         del replies
-        value = self.check(asked.question, asked.draft.text)
+        value = self.check(asked.question, asked.draft.transcript)
         return {} if value is None else {self.name: float(value)}

@@ -29,9 +29,9 @@ class LogprobSignal(Signal):
     needs_logprobs = True
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
-        """Features of the draft's own tokens."""
+        """Features of the draft's own tokens; none for a tool call, whose tokens are not there."""
         del replies
-        return logprob_features(asked.draft.logprobs)
+        return {} if asked.draft.tool_calls else logprob_features(asked.draft.logprobs)
 
     def score(self, features: Mapping[str, float]) -> float | None:
         """exp(mean log-probability)."""

@@ -84,12 +84,12 @@ class SelfConsistency(Signal):
         return bool(replies) and (least_share > 0.5 or most_share < 0.5)
 
     def _votes(self, asked: Asked, replies: Sequence[Completion]) -> tuple[float, float]:
-        draft = self.same(asked.draft.text)
+        draft = self.same(asked.draft.transcript)
         weights = [math.exp(self.sharpness * _mean_probability(reply)) for reply in replies]
         agreeing = sum(
             weight
             for weight, reply in zip(weights, replies, strict=True)
-            if self.same(reply.text) == draft
+            if self.same(reply.transcript) == draft
         )
         return agreeing, sum(weights)
 
@@ -118,7 +118,7 @@ class Agreement(Signal):
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
         """1.0 or 0.0 under the signal's name."""
-        agrees = self.same(replies[0].text) == self.same(asked.draft.text)
+        agrees = self.same(replies[0].transcript) == self.same(asked.draft.transcript)
         return {self.name: float(agrees)}
 
 
@@ -173,8 +173,8 @@ class PromptVotes(Signal):
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
         """Share of votes for the draft's answer, and whether it is the most common one."""
-        votes = Counter(self.same(reply.text) for reply in replies)
-        draft = self.same(asked.draft.text)
+        votes = Counter(self.same(reply.transcript) for reply in replies)
+        draft = self.same(asked.draft.transcript)
         return {
             self.name: votes[draft] / len(replies),
             f"{self.name}_top": float(votes[draft] == max(votes.values())),
@@ -210,7 +210,9 @@ class SemanticAgreement(Signal):
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
         """Mean cosine similarity, clipped to [0, 1]."""
-        draft, *samples = self.embed([asked.draft.text, *(reply.text for reply in replies)])
+        draft, *samples = self.embed(
+            [asked.draft.transcript, *(reply.transcript for reply in replies)]
+        )
         similarities = [_cosine(draft, sample) for sample in samples]
         return {self.name: min(1.0, max(0.0, math.fsum(similarities) / len(similarities)))}
 

@@ -24,7 +24,7 @@ class PTrueSignal(Signal):
         """One question, after the draft in the same conversation."""
         if replies:
             return ()
-        messages = check_messages(asked.messages, asked.draft.text)
+        messages = check_messages(asked.messages, asked.draft.transcript)
         return (Probe(messages, MAX_TOKENS, temperature=0.0, top_logprobs=TOP_LOGPROBS),)
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
@@ -53,7 +53,7 @@ class VerbalisedSignal(Signal):
             return ()
         messages = (
             *asked.messages,
-            AIMessage(content=asked.draft.text),
+            AIMessage(content=asked.draft.transcript),
             HumanMessage(content=self.QUESTION),
         )
         return (Probe(messages, max_tokens=8, temperature=0.0),)

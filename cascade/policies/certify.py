@@ -1,0 +1,108 @@
+"""Finds the lowest threshold that can be certified. Needs numpy and scipy (extra `calibrate`).
+
+Fixed-sequence testing from the strictest threshold down, with Clopper–Pearson bounds on the
+joint harm R(τ) = P(accept ∧ wrong), which is monotone in τ (arXiv 2101.02703, 2407.18370).
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade.errors import ConfigurationError
+from cascade.policies.certified import Certificate
+from cascade.state import Record
+
+Array = NDArray[np.float64]
+
+
+class Refusal(Record):
+    """No threshold can be certified.
+
+    Attributes:
+        n: labelled drafts there are.
+        labels_needed: a lower limit of how many it would take, with hardly an error among them.
+        zero_error_bound: 1 − δ^(1/n), the least harm that n labels without any error certify.
+    """
+
+    max_harm: float
+    delta: float
+    n: int
+    labels_needed: int
+    zero_error_bound: float
+
+    @property
+    def reason(self) -> str:
+        """In words, with the way out."""
+        return (
+            f"no threshold keeps harm at {self.max_harm:.1%} with {1 - self.delta:.0%} confidence "
+            f"on {self.n} labels (without a single error they certify "
+            f"{self.zero_error_bound:.1%}): bring {self.labels_needed} or more, or allow more harm"
+        )
+
+
+def clopper_pearson_upper(errors: Array, n: int, delta: float) -> Array:
+    """BetaInv(1 − δ; k + 1, n − k) for each k; 1 where every row is an error."""
+    from scipy.stats import beta  # noqa: PLC0415 - heavy
+
+    bounds = beta.ppf(1.0 - delta, errors + 1.0, np.maximum(n - errors, 1e-9))
+    return np.where(errors >= n, 1.0, bounds)
+
+
+def certify(
+    confidence: Array,
+    correct: Array,
+    *,
+    max_harm: float,
+    delta: float = 0.1,
+    valid_until: datetime | None = None,
+) -> Certificate | Refusal:
+    """The lowest τ such that for every τ' ≥ τ the bound on P(accept ∧ wrong) is at most α.
+
+    Args:
+        confidence: (n,) of drafts that neither fitted nor chose the calibrator.
+        correct: (n,) whether each was right. Drafts of equal confidence are accepted together.
+        max_harm: α.
+        delta: δ, the chance that the promise does not hold.
+        valid_until: end of the promise.
+
+    Raises:
+        ConfigurationError: α or δ is not between 0 and 1, or there is no row.
+    """
+    if not (0.0 < max_harm < 1.0 and 0.0 < delta < 1.0):
+        raise ConfigurationError(f"max_harm={max_harm}, delta={delta}: both are between 0 and 1.")
+    n = len(confidence)
+    if n == 0:
+        raise ConfigurationError("a certificate needs labelled drafts; there are none.")
+    order = np.argsort(-confidence, kind="stable")
+    ranked, wrong = confidence[order], np.cumsum(correct[order] < 0.5).astype(np.float64)
+    ends = np.append(np.flatnonzero(np.diff(ranked) < 0), n - 1)
+    bounds = clopper_pearson_upper(wrong[ends], n, delta)
+    passing = np.flatnonzero(np.minimum.accumulate(bounds <= max_harm))
+    if not len(passing):
+        return Refusal(
+            max_harm=max_harm,
+            delta=delta,
+            n=n,
+            labels_needed=max(n + 1, labels_for_no_error(max_harm, delta)),
+            zero_error_bound=1.0 - delta ** (1.0 / n),
+        )
+    last = int(ends[passing[-1]])
+    return Certificate(
+        threshold=float(min(1.0, max(0.0, ranked[last]))),
+        max_harm=max_harm,
+        delta=delta,
+        n=n,
+        errors=int(wrong[last]),
+        coverage=(last + 1) / n,
+        bound=float(bounds[passing[-1]]),
+        valid_until=valid_until,
+    )
+
+
+def labels_for_no_error(max_harm: float, delta: float) -> int:
+    """The smallest n with 1 − δ^(1/n) ≤ α: what a sample without any error needs."""
+    return math.ceil(math.log(delta) / math.log1p(-max_harm))
