@@ -69,7 +69,7 @@ class Person:
     ) -> Literal["accept", "escalate"] | OwnAnswer:
         question = {
             "question": str(state["messages"][-1].text),
-            "draft": draft.completion.text,
+            "draft": draft.completion.transcript,
             "confidence": decision.confidence,
             "reason": decision.reason,
         }

@@ -50,7 +50,7 @@ class SelfChecker:
         asked = Asked(state["messages"], draft.completion)
         against = objection(draft.completion, schema=self.task.schema, tools=self.task.tools)
         before = state.get("assessment") or Assessment()
-        signals = self._due(tier, before.taken, ruled_out=against is not None)
+        signals = self._due(tier, draft.completion, before.taken, ruled_out=against is not None)
 
         async def ask(signal: Signal, probe: Probe) -> Completion:
             asked_tier = self.helpers.get(signal.name, tier)
@@ -82,11 +82,14 @@ class SelfChecker:
         assessment = Assessment(missing=f"the self-check failed: {failure}")
         return Command(goto="verify", update={"assessment": assessment, "ledger": entries})
 
-    def _due(self, tier: OpenTier, taken: Sequence[str], *, ruled_out: bool) -> list[Signal]:
+    def _due(
+        self, tier: OpenTier, draft: Completion, taken: Sequence[str], *, ruled_out: bool
+    ) -> list[Signal]:
         """The signals to take now: all of them, or with a calibrator free ones before paid."""
         wanted = self.signals
         if not wanted:
-            wanted = (LogprobSignal() if tier.model.returns_logprobs else PTrueSignal(),)
+            has_logprobs = tier.model.returns_logprobs and not draft.tool_calls
+            wanted = (LogprobSignal() if has_logprobs else PTrueSignal(),)
         due = [signal for signal in wanted if signal.name not in taken]
         free = [signal for signal in due if not signal.calls]
         if ruled_out:

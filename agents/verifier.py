@@ -102,7 +102,7 @@ class Verifier:
         cost: Decimal | None = Decimal(0)
         if self.judge is not None and assessment.objection is None:
             question = str(state["messages"][-1].text)
-            judgement = self.judge(question, draft.completion.text)
+            judgement = self.judge(question, draft.completion.transcript)
             if inspect.isawaitable(judgement):
                 judgement = await judgement
             verdict = _verdict(judgement)

@@ -6,6 +6,7 @@ Money: US dollars as `Decimal`, or None where nobody knows. Unknown is not zero.
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -96,6 +97,12 @@ class Completion:
     thinking: str | None = None
     latency_ms: float = 0.0
     busy_ms: float | None = None
+
+    @property
+    def transcript(self) -> str:
+        """The answer as text for a reader: its text, then its tool calls written out."""
+        calls = (f"{call['name']}({json.dumps(call['args'])})" for call in self.tool_calls)
+        return "\n".join([*([self.text] if self.text.strip() else []), *calls])
 
     def to_message(self, tier: str) -> AIMessage:
         """The answer as a LangChain message, with usage where it is known."""

@@ -76,8 +76,13 @@ def shown(events: list[Any]) -> str:
     return text
 
 
-async def events_of(cascade: Cascade, question: str = "?") -> list[Any]:
-    return [event async for event in cascade.astream(question)]
+async def read_into(events: list[Any], cascade: Cascade) -> None:
+    async for event in cascade.astream("?"):
+        events.append(event)  # noqa: PERF401 - what comes before an error counts
+
+
+async def events_of(cascade: Cascade) -> list[Any]:
+    return [event async for event in cascade.astream("?")]
 
 
 async def test_an_accepted_draft_comes_after_its_decision_word_by_word() -> None:
@@ -138,10 +143,9 @@ async def test_nothing_is_retracted_when_nothing_was_shown() -> None:
 
 async def test_without_a_draft_the_error_comes_after_a_retraction() -> None:
     cascade = Cascade(tiers=[Breaking("x", breaks=3)], retry_policy=FAST)
-    events = []
+    events: list[Any] = []
     with pytest.raises(StreamInterruptedError) as caught:
-        async for event in cascade.astream("?"):
-            events.append(event)  # noqa: PERF401 - what came before the error counts
+        await read_into(events, cascade)
     assert shown(events) == ""
     assert caught.value.ledger is not None
     assert [e.outcome for e in caught.value.ledger] == ["failed"] * 3
@@ -191,9 +195,7 @@ async def test_a_stream_that_is_closed_early_stops_the_model_before_it_returns()
 async def test_a_time_limit_around_a_stream_stops_the_model() -> None:
     model, store = Endless(), MemoryLedger()
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.1):
-            async for _ in Cascade(tiers=[model], ledger=store).astream("?"):
-                pass
+        await asyncio.wait_for(events_of(Cascade(tiers=[model], ledger=store)), 0.1)
     assert model.stopped.is_set()
     assert [e.outcome for e in store.entries] == ["cancelled"]
 

@@ -17,6 +17,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 
 from cascade import Cascade, Tier
 from cascade.errors import AuthenticationError, ModelUnavailableError
+from cascade.events import Decided
 from cascade.graph import DEFAULT_RETRY
 from cascade.ledger import MemoryLedger
 from cascade.result import CascadeResult, read_result
@@ -263,7 +264,7 @@ async def test_a_turn_after_one_that_failed_is_a_new_run() -> None:
 # --- crash and resume ----------------------------------------------------------------------------
 
 
-class PowerCut(Exception):
+class PowerCutError(Exception):
     """The process ends between two nodes, as far as the graph can see."""
 
 
@@ -290,12 +291,12 @@ async def test_a_run_whose_verifier_crashed_goes_on_without_paying_again() -> No
     def verifier(_question: str, _answer: str) -> bool:
         if crashing:
             crashing.pop()
-            raise PowerCut
+            raise PowerCutError
         return True
 
     house = House(verifier=verifier)
     graph: Any = house.cascade.build_graph().compile(checkpointer=InMemorySaver())
-    with pytest.raises(PowerCut):
+    with pytest.raises(PowerCutError):
         await graph.ainvoke(asking(), thread())
     result = read(await graph.ainvoke(None, thread()))
     assert result.tier == "small"
@@ -415,7 +416,7 @@ async def test_tiers_can_be_drawn_through_a_parent_that_streams_its_subgraphs() 
     events = [
         event async for _, event in graph.astream(asking(), stream_mode="custom", subgraphs=True)
     ]
-    assert [type(event).__name__ for event in events][0] == "Decided"
+    assert isinstance(events[0], Decided)
 
 
 def test_a_tier_is_needed() -> None:

@@ -67,7 +67,7 @@ async def test_a_doubtful_draft_is_escalated() -> None:
 
 
 async def test_a_fluent_wrong_answer_is_escalated_and_a_short_right_one_accepted() -> None:
-    """Length and fluency do not count, token probabilities do; the closest peer does the reverse."""
+    """Token probabilities count, not length and fluency; the closest peer does the reverse."""
     fluent = "The capital of Australia is, as everybody knows, the beautiful city of Sydney."
     small = ScriptedModel(
         {"Australia?": reply(fluent, probability=0.6), "7 * 8?": reply("56", probability=0.97)}

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade.ledger import LedgerView, weakest
@@ -58,6 +58,7 @@ def added(amounts: list[Decimal | None]) -> Decimal | None:
     return total
 
 
+@settings(max_examples=40)
 @given(ledgers())
 def test_the_sum_over_nodes_is_the_run_to_the_last_decimal(view: LedgerView) -> None:
     nodes = view.by_node().values()
@@ -69,6 +70,7 @@ def test_the_sum_over_nodes_is_the_run_to_the_last_decimal(view: LedgerView) -> 
     assert sum(node.entries for node in nodes) == len(view)
 
 
+@settings(max_examples=40)
 @given(ledgers())
 def test_a_total_is_unknown_exactly_when_a_part_is(view: LedgerView) -> None:
     assert (view.cost_usd is None) == any(e.cost_usd is None for e in view)
