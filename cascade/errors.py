@@ -4,7 +4,8 @@ CascadeError
 ├── ConfigurationError            the set-up is wrong (also a ValueError)
 │   ├── UnknownProviderError      no adapter for that prefix
 │   ├── MissingDependencyError    an extra has to be installed
-│   └── MissingKeyError           no API key for that provider
+│   ├── MissingKeyError           no API key for that provider
+│   └── CalibrationMismatchError  made for another model, prompt or set of signals
 ├── InputError                    the question is wrong (also a ValueError)
 ├── ModelError                    a call to a model failed
 │   ├── AuthenticationError       401, 403
@@ -55,6 +56,10 @@ class MissingDependencyError(ConfigurationError):
 
 class MissingKeyError(ConfigurationError):
     """A hosted provider needs an API key and none was given or found."""
+
+
+class CalibrationMismatchError(ConfigurationError):
+    """A calibration was made for another model, prompt, task or set of signals."""
 
 
 class InputError(CascadeError, ValueError):

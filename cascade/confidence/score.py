@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 
@@ -13,3 +14,15 @@ def combine(scores: Mapping[str, float]) -> float | None:
     """
     lowest = min(scores.values(), default=None)
     return None if lowest is None else min(1.0, max(0.0, lowest))
+
+
+def score_of(signal: str, features: Mapping[str, float]) -> float | None:
+    """The raw score of a signal, None when it is missing or no score by itself.
+
+    For `logprobs` it is the geometric mean token probability, exp(mean log-probability); every
+    other score is the feature of the signal's own name.
+    """
+    if signal == "logprobs":
+        mean = features.get("logprob_mean")
+        return None if mean is None else math.exp(mean)
+    return features.get(signal)

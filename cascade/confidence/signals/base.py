@@ -15,6 +15,7 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 
 from cascade._together import together
+from cascade.confidence.score import score_of
 from cascade.state import Completion
 
 
@@ -80,7 +81,7 @@ class Signal(ABC):
 
     def score(self, features: Mapping[str, float]) -> float | None:
         """A raw score in [0, 1], None when the signal is missing or no score by itself."""
-        return features.get(self.name)
+        return score_of(self.name, features)
 
 
 Ask = Callable[[Signal, Probe], Coroutine[Any, Any, Completion]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -32,11 +31,6 @@ class LogprobSignal(Signal):
         """Features of the draft's own tokens; none for a tool call, whose tokens are not there."""
         del replies
         return {} if asked.draft.tool_calls else logprob_features(asked.draft.logprobs)
-
-    def score(self, features: Mapping[str, float]) -> float | None:
-        """exp(mean log-probability)."""
-        mean = features.get("logprob_mean")
-        return None if mean is None else math.exp(mean)
 
 
 class TextSignal(Signal):

@@ -1,0 +1,195 @@
+"""Makes a calibration from labelled drafts. Needs scikit-learn and scipy (extra `calibrate`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from cascade._version import __version__
+from cascade.confidence.calibration import (
+    Calibration,
+    Labels,
+    ModelIdentity,
+    Quality,
+    Stage,
+)
+from cascade.confidence.columns import column_names, matrix, raw_score
+from cascade.confidence.fitting import cross_fitted, fit_calibrator, fit_venn_abers
+from cascade.confidence.gain import GainHead, cross_fitted_gain, fit_gain
+from cascade.confidence.metrics import Array, auroc, brier, ece
+from cascade.errors import ConfigurationError
+
+LEAST_LABELS = 20
+"""Below, not even a temperature can be told from noise."""
+OUTLOOK_ROWS = 300
+QUANTILES = 101
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledDraft:
+    """The features of a draft and who was right.
+
+    Attributes:
+        features: of all signals.
+        correct: of the draft, 0 to 1.
+        large_correct: of the large model's answer; None when it was not asked.
+    """
+
+    features: Mapping[str, float]
+    correct: float
+    large_correct: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MadeFor:
+    """What a calibration is bound to; see `Calibration`."""
+
+    small: ModelIdentity
+    large: ModelIdentity | None
+    task_hash: str
+    system_hash: str | None
+    labels: Labels
+
+
+def calibrate(
+    drafts: Sequence[LabelledDraft],
+    signals: Sequence[tuple[str, int]],
+    made_for: MadeFor,
+) -> Calibration:
+    """Fit the stages, free signals first, and measure each on rows it has not seen.
+
+    Args:
+        drafts: labelled; those without any raw score are left out.
+        signals: (name, calls) of every signal, cheapest first.
+        made_for: what the calibration is bound to.
+
+    Raises:
+        ConfigurationError: too few labelled drafts.
+    """
+    names = [name for name, _ in signals]
+    usable = [draft for draft in drafts if raw_score(draft.features, names) is not None]
+    if len(usable) < LEAST_LABELS:
+        raise ConfigurationError(
+            f"{len(usable)} labelled drafts with signals: a calibration needs {LEAST_LABELS} or "
+            "more, and a few hundred to be good."
+        )
+    correct = np.array([draft.correct for draft in usable])
+    taken = _stages_of(signals)
+    fitted = [_fit_stage(usable, correct, stage) for stage in taken]
+    stages = tuple(
+        stage.model_copy(update={"outlook": _outlook(seen, fitted[i + 1][1])})
+        if i + 1 < len(fitted)
+        else stage
+        for i, (stage, seen) in enumerate(fitted)
+    )
+    last, confidence = fitted[-1]
+    table = matrix([draft.features for draft in usable], last.columns, last.signals)
+    p_large, gain = _large(usable, table, correct, confidence)
+    return Calibration(
+        created_at=datetime.now(UTC),
+        library_version=__version__,
+        small=made_for.small,
+        large=made_for.large,
+        task_hash=made_for.task_hash,
+        system_hash=made_for.system_hash,
+        labels=made_for.labels,
+        stages=stages,
+        quality=_quality(usable, correct, confidence, names, gain, table),
+        p_large=p_large,
+        gain=gain,
+        confidences=tuple(np.quantile(confidence, np.linspace(0, 1, QUANTILES)).tolist()),
+    )
+
+
+def _stages_of(signals: Sequence[tuple[str, int]]) -> list[tuple[str, ...]]:
+    """Free signals together, then one paid signal more at each stage."""
+    taken = tuple(name for name, calls in signals if not calls)
+    stages = [taken] if taken else []
+    for name, calls in signals:
+        if calls:
+            taken = (*taken, name)
+            stages.append(taken)
+    return stages
+
+
+def _fit_stage(
+    drafts: Sequence[LabelledDraft], correct: Array, taken: tuple[str, ...]
+) -> tuple[Stage, Array]:
+    """The stage, and the confidence of each row by a fit that has not seen it."""
+    rows = [
+        {name: value for name, value in draft.features.items() if belongs(name, taken)}
+        for draft in drafts
+    ]
+    columns = column_names(rows)
+    table = matrix(rows, columns, taken)
+    seen = cross_fitted(table, correct)
+    stage = Stage(
+        signals=taken,
+        columns=columns,
+        calibrator=fit_calibrator(table, correct),
+        band=fit_venn_abers(seen, (correct > 0.5).astype(np.float64)),
+    )
+    return stage, seen
+
+
+def belongs(feature: str, signals: Sequence[str]) -> bool:
+    """Whether a feature is of one of these signals, by its name."""
+    prefixes = {
+        "logprobs": ("logprob_", "margin_", "token_count"),
+        "text": ("answer_",),
+        "prompt": ("prompt_",),
+        "topic": ("topic_",),
+    }
+    return any(feature.startswith(prefixes.get(signal, (signal,))) for signal in signals)
+
+
+def _outlook(here: Array, after: Array) -> tuple[tuple[float, float], ...]:
+    order = np.argsort(here, kind="stable")
+    kept = order[np.linspace(0, len(order) - 1, min(OUTLOOK_ROWS, len(order))).astype(int)]
+    return tuple((float(here[i]), float(after[i])) for i in kept)
+
+
+def _large(
+    drafts: Sequence[LabelledDraft], table: Array, correct: Array, confidence: Array
+) -> tuple[float | None, GainHead | None]:
+    """p_L, and a gain head where it ranks the gain better than a constant p_L does."""
+    known = [draft.large_correct for draft in drafts if draft.large_correct is not None]
+    if len(known) < len(drafts):
+        return (float(np.mean(known)) if known else None), None
+    large = np.array(known)
+    won = ((large > 0.5) & (correct <= 0.5)).astype(np.float64)
+    predicted = cross_fitted_gain(table, correct, large)
+    better = auroc(predicted, won) > auroc(-confidence, won)
+    return float(large.mean()), fit_gain(table, correct, large) if better else None
+
+
+def _quality(
+    drafts: Sequence[LabelledDraft],
+    correct: Array,
+    confidence: Array,
+    signals: Sequence[str],
+    gain: GainHead | None,
+    table: Array,
+) -> Quality:
+    raw = np.array([raw_score(draft.features, signals) for draft in drafts], dtype=np.float64)
+    known = [d.large_correct for d in drafts if d.large_correct is not None]
+    auroc_gain = None
+    if len(known) == len(drafts):
+        large = np.array(known)
+        won = ((large > 0.5) & (correct <= 0.5)).astype(np.float64)
+        expected = -confidence if gain is None else cross_fitted_gain(table, correct, large)
+        auroc_gain = auroc(expected, won)
+    return Quality(
+        n=len(drafts),
+        accuracy_small=float(correct.mean()),
+        accuracy_large=float(np.mean(known)) if known else None,
+        ece=ece(confidence, correct),
+        ece_raw=ece(raw, correct),
+        brier=brier(confidence, correct),
+        brier_raw=brier(raw, correct),
+        auroc=auroc(confidence, correct),
+        auroc_gain=auroc_gain,
+    )

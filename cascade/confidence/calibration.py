@@ -1,0 +1,209 @@
+"""A calibration: what was learned about one small model on labelled examples, as a JSON file.
+
+It knows what it was made for, and refuses to be used for anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from langchain_core.messages import BaseMessage
+from pydantic import Field, ValidationError
+
+from cascade.confidence.calibrators import FittedCalibrator, Numbers, VennAbersBand
+from cascade.confidence.columns import matrix, raw_score
+from cascade.confidence.estimate import Estimate
+from cascade.confidence.gain import GainHead
+from cascade.errors import CalibrationMismatchError, ConfigurationError
+from cascade.state import Record
+
+NEIGHBOURS = 30
+"""Calibration rows that tell what a further signal can do to a confidence like this one."""
+
+Labels = Literal["references", "people", "agreement with the large model"]
+
+
+class ModelIdentity(Record):
+    """A model by name and, where it can be had, by the digest of its weights."""
+
+    name: str
+    digest: str | None = None
+
+
+class Stage(Record):
+    """The confidence from the signals taken so far.
+
+    Attributes:
+        signals: taken when this stage applies.
+        columns: of the feature matrix, `raw` first.
+        calibrator: gives P(draft is correct).
+        band: Venn–Abers intervals, where there were labels to spare for them.
+        outlook: (confidence here, confidence at the next stage) on calibration rows, sorted.
+    """
+
+    signals: tuple[str, ...]
+    columns: tuple[str, ...]
+    calibrator: FittedCalibrator
+    band: VennAbersBand | None = None
+    outlook: tuple[tuple[float, float], ...] = ()
+
+
+class Quality(Record):
+    """How good the confidence is on rows that did not fit it; raw scores beside it."""
+
+    n: int
+    accuracy_small: float
+    accuracy_large: float | None
+    ece: float
+    ece_raw: float
+    brier: float
+    brier_raw: float
+    auroc: float
+    auroc_gain: float | None
+
+
+class Calibration(Record):
+    """Signals → P(draft is correct), with what it was made for and how good it is.
+
+    Attributes:
+        task_hash: of tools, schema and the small tier's settings.
+        system_hash: of the system message; None when the examples had several.
+        labels: who said which answers are right.
+        p_large: share of right answers of the large model, None when it was not asked.
+        gain: predicts p_L − p_S per question, where that was better than a constant p_L.
+        confidences: quantiles of the confidence of drafts, for an escalation budget.
+    """
+
+    format: Literal[1] = 1
+    created_at: datetime
+    library_version: str
+    small: ModelIdentity
+    large: ModelIdentity | None
+    task_hash: str
+    system_hash: str | None
+    labels: Labels
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    quality: Quality
+    p_large: float | None = None
+    gain: GainHead | None = None
+    confidences: Numbers = ()
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """All signals, in the order in which they are taken."""
+        return self.stages[-1].signals
+
+    def save(self, path: str | Path) -> None:
+        """Write the file."""
+        Path(path).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """Read a file.
+
+        Raises:
+            ConfigurationError: there is no such file, or it is no calibration of this format.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"{path} is no calibration: it is not text.") from error
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise ConfigurationError(
+                f"{path} is no calibration of this version: {place}: {first['msg']}. "
+                "Make it again with `cascade calibrate`."
+            ) from error
+
+    def check(self, small: ModelIdentity, large: ModelIdentity, task_hash: str) -> None:
+        """Refuse another model or task.
+
+        Raises:
+            CalibrationMismatchError: with what differs.
+        """
+        for what, made_for, found in (("small", self.small, small), ("large", self.large, large)):
+            if made_for is None:
+                continue
+            if made_for.name != found.name:
+                raise CalibrationMismatchError(
+                    f"the calibration was made for the {what} model {made_for.name}, "
+                    f"not for {found.name}: calibrate again."
+                )
+            if made_for.digest and found.digest and made_for.digest != found.digest:
+                raise CalibrationMismatchError(
+                    f"the weights of {found.name} have changed since the calibration "
+                    f"({made_for.digest[:12]} → {found.digest[:12]}): calibrate again."
+                )
+        if self.task_hash != task_hash:
+            raise CalibrationMismatchError(
+                "the calibration was made with other tools, another response_format or other "
+                "settings of the small tier: calibrate again, or restore them."
+            )
+
+    def mismatch(self, messages: Sequence[BaseMessage]) -> str | None:
+        """Why this conversation is not of the kind it was made on, or None."""
+        if self.system_hash is None or self.system_hash == system_hash(messages):
+            return None
+        return "the calibration was made with another system message: calibrate again"
+
+    def estimate(self, features: Mapping[str, float], taken: Sequence[str]) -> Estimate | None:
+        """P(correct) from the signals taken so far; None when the raw score is missing."""
+        stage = self._stage(taken)
+        if stage is None or raw_score(features, stage.signals) is None:
+            return None
+        row = matrix([features], stage.columns, stage.signals)
+        confidence = float(stage.calibrator.predict(row)[0])
+        p_large = self.p_large
+        if self.gain is not None and len(self.gain.mean) == row.shape[1]:
+            p_large = min(1.0, max(0.0, confidence + float(self.gain.predict(row)[0])))
+        return Estimate(
+            confidence=confidence,
+            interval=None if stage.band is None else stage.band.interval(confidence),
+            p_large=p_large,
+        )
+
+    def outlook(self, confidence: float, taken: Sequence[str]) -> tuple[float, ...]:
+        """Where the next signal led from confidences like this one."""
+        stage = self._stage(taken)
+        if stage is None or not stage.outlook:
+            return ()
+        at = bisect_left(stage.outlook, (confidence, 0.0))
+        first = max(0, min(at - NEIGHBOURS // 2, len(stage.outlook) - NEIGHBOURS))
+        return tuple(after for _, after in stage.outlook[first : first + NEIGHBOURS])
+
+    def _stage(self, taken: Sequence[str]) -> Stage | None:
+        fitting = [stage for stage in self.stages if set(stage.signals) <= set(taken)]
+        return fitting[-1] if fitting else None
+
+
+def system_hash(messages: Sequence[BaseMessage]) -> str:
+    """A hash of the system messages of a conversation."""
+    return digest([str(message.text) for message in messages if message.type == "system"])
+
+
+def digest(value: Any) -> str:
+    """A short stable hash of JSON values."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+__all__ = [
+    "Calibration",
+    "Labels",
+    "ModelIdentity",
+    "Quality",
+    "Stage",
+    "digest",
+    "system_hash",
+]
