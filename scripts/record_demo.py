@@ -17,6 +17,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+from pydantic import JsonValue
 from rich.progress import track
 
 from cascade.demo.prompts import MAX_TOKENS
@@ -31,7 +32,7 @@ async def record(model_name: str, path: Path) -> None:
     """Ask every question once and write the answers to `path`, which must not exist yet."""
     local = model_name.startswith("llamacpp:")
     options = {"n_parallel": 1, "n_threads": THREADS} if local else None
-    settings = {
+    settings: dict[str, JsonValue] = {
         "temperature": 0.0,
         "max_tokens": MAX_TOKENS,
         "questions": len(load_questions()),
