@@ -15,9 +15,9 @@ from langgraph.runtime import Runtime
 
 from cascade.errors import (
     CascadeError,
+    DeadlineError,
     MalformedResponseError,
     ModelError,
-    ModelTimeoutError,
     RateLimitError,
 )
 from cascade.ledger import Recorder
@@ -124,13 +124,13 @@ class Deadline:
         """The request with no more time than the run has.
 
         Raises:
-            ModelTimeoutError: it has none.
+            DeadlineError: it has none.
         """
         left = self.left_s(run)
         if left is None:
             return request
         if left <= 0:
-            raise ModelTimeoutError(
+            raise DeadlineError(
                 f"{model} was not asked: the deadline of {self.seconds} s has passed.",
                 model=model,
                 billed=False,

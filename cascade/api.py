@@ -7,7 +7,8 @@ import logging
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import copy_context
-from typing import Any, Literal, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
@@ -17,16 +18,26 @@ from cascade._portal import iterate_sync, run_sync
 from cascade._together import iterate_in, together
 from cascade.agents import Judge, Route
 from cascade.agents.expert import STREAM_TOKENS
-from cascade.confidence.signals import SignalLike, to_signals
+from cascade.confidence.signals import SignalLike
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.events import Event
 from cascade.graph import DEFAULT_RETRY, build_graph
 from cascade.ledger import LedgerStore, LedgerView, Recorder, collect, collecting
-from cascade.policies import EconomicPolicy, Policy, ThresholdPolicy
+from cascade.policies import LearnsCosts, Policy
 from cascade.questions import Question, ResponseFormat, to_messages, to_task
 from cascade.result import CascadeResult, read_result
-from cascade.state import CascadeInput, CascadeState, LedgerEntry, Usage
-from cascade.tiers import ModelLike, OpenTier, open_tiers
+from cascade.setup import (
+    check_calibration,
+    choose_policy,
+    choose_signals,
+    load_calibration,
+    open_pair_or_tiers,
+)
+from cascade.state import CascadeInput, CascadeState, LedgerEntry
+from cascade.tiers import ModelLike
+
+if TYPE_CHECKING:
+    from cascade.confidence.calibration import Calibration
 
 BATCH_CONCURRENCY = 16
 """Questions of a batch that are under way at once, unless the caller says otherwise."""
@@ -43,14 +54,21 @@ class Cascade:
         tiers: more than two models instead, from small to large.
         price_of_error: dollars that a wrong answer costs you; escalation is then weighed
             against it. Needs a token price on every tier but the first.
-        policy: decides about drafts; instead of `price_of_error`.
+        max_harm: bound on P(accepted and wrong) per request; needs a calibration with a
+            certificate for it.
+        escalation_budget: share of requests that may be escalated; needs a calibration.
+        policy: decides about drafts, instead of the three above.
         signals: what the self-check takes: names (`logprobs`, `p_true`, `verbalised`, …),
             signals, or your own functions `(question, answer) → value`. By default log-probs,
             which are free, where the tier returns them, else `p_true`, one more call.
+        calibrator: a calibration or its file, made by `cascade calibrate`: confidence is then a
+            probability. It is refused when it was made for other models, tools or settings.
         verifier: your own judge, `(question, answer) → bool | float | Verdict`, also async.
         router: your own rule, `messages → tier name | None`, asked before anything is drafted.
         response_format: pydantic model or JSON schema; a draft that breaks it is escalated.
         tools: tools the answer may call; a call that breaks its schema is escalated.
+        deadline: seconds for a whole run. What would be escalated is accepted when the large
+            model cannot answer in time, and no call gets more time than is left.
         ledger: a store that receives each entry the moment it arises.
         retry_policy: LangGraph's retries for the nodes that call models.
         name: name of the graph.
@@ -66,29 +84,48 @@ class Cascade:
         *,
         tiers: Sequence[ModelLike] = (),
         price_of_error: float | None = None,
+        max_harm: float | None = None,
+        escalation_budget: float | None = None,
         policy: Policy | None = None,
         signals: Sequence[SignalLike] = (),
+        calibrator: str | Path | Calibration | None = None,
         verifier: Judge | None = None,
         router: Route | None = None,
         response_format: ResponseFormat | None = None,
         tools: Sequence[Any] = (),
+        deadline: float | None = None,
         ledger: LedgerStore | None = None,
         retry_policy: RetryPolicy = DEFAULT_RETRY,
         name: str = "cascade",
     ) -> None:
         self.name = name
-        self.tiers = _open(small, large, tiers)
-        self.policy = _choose_policy(policy, price_of_error, self.tiers)
+        self.tiers = open_pair_or_tiers(small, large, tiers)
+        self.calibration = load_calibration(calibrator)
+        self.policy = choose_policy(
+            self.tiers,
+            self.calibration,
+            policy=policy,
+            price_of_error=price_of_error,
+            max_harm=max_harm,
+            escalation_budget=escalation_budget,
+            deadline=deadline,
+        )
+        self._task = to_task(tools, response_format)
+        if self.calibration is not None:
+            check_calibration(self.calibration, self.tiers, self._task)
         self._response_format = response_format
         self._warned = False
+        self._checked = self.calibration is None
         self._builder = build_graph(
             self.tiers,
             self.policy,
             recorder=Recorder(ledger),
-            task=to_task(tools, response_format),
-            signals=to_signals(signals),
+            task=self._task,
+            signals=choose_signals(signals, self.calibration),
+            calibrators={self.tiers[0].name: self.calibration} if self.calibration else {},
             judge=verifier,
             route=router,
+            deadline_s=deadline,
             retry_policy=retry_policy,
         )
         self.graph: CompiledStateGraph[CascadeState, None, CascadeInput, CascadeState] = (
@@ -105,6 +142,7 @@ class Cascade:
             ModelError: no tier could answer; `error.ledger` holds what was spent.
         """
         messages = to_messages(question)
+        await self._check_calibration()
         with collecting() as entries, _ledger_on_error(entries):
             state = await self.graph.ainvoke(CascadeInput(messages=messages), config)
             return self._result(state)
@@ -117,6 +155,7 @@ class Cascade:
         A rejected draft is never shown. Raises as `ainvoke` does.
         """
         messages = to_messages(question)
+        await self._check_calibration()
         asked = config or {}
         configurable = {**asked.get("configurable", {}), STREAM_TOKENS: True}
         config = RunnableConfig(**{**asked, "configurable": configurable})
@@ -252,6 +291,14 @@ class Cascade:
         chain = " → ".join(f"{tier.name} ({tier.model.name})" for tier in self.tiers)
         return f"Cascade({chain}, {self.policy!r})"
 
+    async def _check_calibration(self) -> None:
+        """Refuse a calibration of other weights, before the first question."""
+        if self._checked or self.calibration is None:
+            return
+        digests = [await tier.model.digest() for tier in (self.tiers[0], self.tiers[-1])]
+        check_calibration(self.calibration, self.tiers, self._task, *digests)
+        self._checked = True
+
     def _result(self, state: Any) -> CascadeResult:
         if "__interrupt__" in state:
             raise ConfigurationError(
@@ -259,10 +306,13 @@ class Cascade:
                 "cascade.build_graph().compile(checkpointer=…) and resume it with Command."
             )
         result = read_result(state, self.tiers[0].name, self._response_format)
+        if isinstance(self.policy, LearnsCosts):
+            self.policy.paid(result.ledger.known_cost_usd)
         if not result.calibrated and result.confidence is not None and not self._warned:
             self._warned = True
             logger.info(
-                "%s: confidence is an uncalibrated score; it orders answers but is no probability",
+                "%s: confidence is an uncalibrated score; it orders answers but is no probability. "
+                "`cascade calibrate` makes one of it from 50 to 300 examples.",
                 self.name,
             )
         return result
@@ -275,37 +325,3 @@ def _ledger_on_error(entries: list[LedgerEntry]) -> Iterator[None]:
     except CascadeError as error:
         error.ledger = LedgerView(entries)
         raise
-
-
-def _open(
-    small: ModelLike | None, large: ModelLike | None, tiers: Sequence[ModelLike]
-) -> tuple[OpenTier, ...]:
-    if tiers:
-        if small is not None or large is not None:
-            raise ConfigurationError("give either small and large, or tiers, not both.")
-        return open_tiers(tiers)
-    if small is None or large is None:
-        missing = "small" if small is None else "large"
-        raise ConfigurationError(
-            f"{missing} is missing: Cascade(small='ollama:qwen2.5:3b', large='openai:gpt-5.1')."
-        )
-    return open_tiers([small, large], ("small", "large"))
-
-
-def _choose_policy(
-    policy: Policy | None, price_of_error: float | None, tiers: Sequence[OpenTier]
-) -> Policy:
-    if price_of_error is None:
-        return policy or ThresholdPolicy()
-    if policy is not None:
-        raise ConfigurationError(
-            "price_of_error and policy were both given: use EconomicPolicy(price_of_error) alone."
-        )
-    for tier in tiers[1:]:
-        if tier.pricing.cost(Usage(input_tokens=1, output_tokens=1)) is None:
-            raise ConfigurationError(
-                f"price_of_error weighs an error against what {tier.name} ({tier.model.name}) "
-                f"costs, which is unknown ({tier.pricing.source}). Set "
-                "Tier(…, price=Price(input=…, output=…)), dollars per 1M tokens."
-            )
-    return EconomicPolicy(price_of_error)

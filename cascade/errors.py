@@ -16,6 +16,7 @@ CascadeError
 │   ├── RateLimitError            429, with `retry_after`
 │   ├── ModelUnavailableError     nobody listens, or 5xx
 │   ├── ModelTimeoutError         no answer in time
+│   │   └── DeadlineError         the run had no time left to ask
 │   ├── StreamInterruptedError    the stream broke after it had begun
 │   └── MalformedResponseError    an answer that cannot be read
 ├── RecordingMissError            a replay has no answer for this request
@@ -151,6 +152,13 @@ class ModelTimeoutError(ModelError):
 
     retryable = True
     circumstantial = True
+
+
+class DeadlineError(ModelTimeoutError):
+    """The deadline of the run passed before the model was asked: nothing was sent or spent."""
+
+    retryable = False
+    circumstantial = False
 
 
 class StreamInterruptedError(ModelError):

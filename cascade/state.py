@@ -178,6 +178,38 @@ class Decision(Record):
     expected_cost_escalate_usd: Decimal | None = None
 
 
+class Certificate(Record):
+    """What was proved about a threshold on labelled drafts that the calibrator never saw.
+
+    For every threshold τ' ≥ `threshold` the Clopper–Pearson upper bound on the joint harm
+    R(τ') = P(accept ∧ wrong) is at most `max_harm`; R is monotone in τ, so no correction for
+    many looks is needed (fixed-sequence testing; arXiv 2101.02703, 2407.18370).
+
+    Attributes:
+        threshold: accept at this confidence and above.
+        max_harm: α, the promised bound per request.
+        delta: δ, the chance that the promise does not hold.
+        n: labelled drafts used.
+        errors: accepted and wrong among them.
+        coverage: share of them that is accepted.
+        bound: upper bound of the harm at `threshold`.
+        valid_until: the promise is void afterwards; None for no end.
+    """
+
+    threshold: float
+    max_harm: float
+    delta: float
+    n: int
+    errors: int
+    coverage: float
+    bound: float
+    valid_until: datetime | None = None
+
+    def expired(self, now: datetime) -> bool:
+        """Whether the promise is void at `now`."""
+        return self.valid_until is not None and now >= self.valid_until
+
+
 class LedgerEntry(Record):
     """What one node spent and saved in one run; a failed attempt is an entry of its own.
 

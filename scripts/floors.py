@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("collect",),
     ("api",),
     ("result",),
-    ("graph", "questions"),
+    ("graph", "questions", "setup"),
     ("agents", "evaluation", "testing"),
     ("tiers",),
     ("models", "ledger", "confidence", "policies"),

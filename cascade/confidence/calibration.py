@@ -21,7 +21,7 @@ from cascade.confidence.columns import matrix, raw_score
 from cascade.confidence.estimate import Estimate
 from cascade.confidence.gain import GainHead
 from cascade.errors import CalibrationMismatchError, ConfigurationError
-from cascade.state import Record
+from cascade.state import Certificate, Record
 
 NEIGHBOURS = 30
 """Calibration rows that tell what a further signal can do to a confidence like this one."""
@@ -78,6 +78,7 @@ class Calibration(Record):
         p_large: share of right answers of the large model, None when it was not asked.
         gain: predicts p_L − p_S per question, where that was better than a constant p_L.
         confidences: quantiles of the confidence of drafts, for an escalation budget.
+        certificates: proved on drafts that fitted nothing of this.
     """
 
     format: Literal[1] = 1
@@ -93,6 +94,7 @@ class Calibration(Record):
     p_large: float | None = None
     gain: GainHead | None = None
     confidences: Numbers = ()
+    certificates: tuple[Certificate, ...] = ()
 
     @property
     def signals(self) -> tuple[str, ...]:

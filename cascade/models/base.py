@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -72,6 +74,18 @@ class _RequestGuard:
 
 
 guard = _RequestGuard()
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, changed_at: float) -> str:
+    del changed_at  # a file that was written anew is another one
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, remembered as long as the file is not written."""
+    return _sha256(path, path.stat().st_mtime)
 
 
 class Model(ABC):
@@ -138,6 +152,16 @@ class Model(ABC):
 
     @abstractmethod
     def _stream(self, request: Request) -> AsyncGenerator[Chunk]: ...
+
+    async def digest(self) -> str | None:
+        """What identifies the weights: their SHA-256 or the server's own digest.
+
+        None where nobody can say, as with hosted models.
+
+        Raises:
+            ModelError: the server that knows cannot be asked.
+        """
+        return None if self.weights_path is None else file_sha256(self.weights_path)
 
     async def aclose(self) -> None:  # noqa: B027 - most adapters hold nothing
         """Give back connections and memory; the model may be used again afterwards."""

@@ -67,6 +67,14 @@ class OllamaModel(Model):
             self.base_url, headers=self._headers, timeout=_WAIT, trust_env=not self.local
         )
 
+    async def digest(self) -> str | None:
+        """The server's own digest of the model, None when it has no model of that name."""
+        client = await self._clients.get()
+        with self._named_errors(Answer()):
+            listed = (await client.list()).models
+        names = {self.model, f"{self.model}:latest"}
+        return next((model.digest for model in listed if model.model in names), None)
+
     async def _complete(self, request: Request) -> Completion:
         client = await self._clients.get()
         answer = Answer()

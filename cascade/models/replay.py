@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
 from collections.abc import AsyncGenerator, Mapping
 from itertools import cycle
@@ -12,7 +11,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from cascade.errors import ConfigurationError, RecordingMissError
-from cascade.models.base import Chunk, Model, Request
+from cascade.models.base import Chunk, Model, Request, file_sha256
 from cascade.models.recording import (
     Header,
     answer_line,
@@ -55,6 +54,10 @@ class ReplayModel(Model):
             answer.logprobs for answers in recording.answers.values() for answer in answers
         )
         self._answers = {key: cycle(answers) for key, answers in recording.answers.items()}
+
+    async def digest(self) -> str | None:
+        """That of the weights which gave the answers."""
+        return self.header.weights_sha256
 
     async def _complete(self, request: Request) -> Completion:
         key = request_key(request)
@@ -105,7 +108,7 @@ class Recorder(Model):
         self._lock = threading.Lock()
         header = Header(
             model=model.name,
-            weights_sha256=_sha256(model.weights_path) if model.weights_path else None,
+            weights_sha256=file_sha256(model.weights_path) if model.weights_path else None,
             settings=dict(settings or {}),
         )
         self._begin(header)
@@ -123,6 +126,10 @@ class Recorder(Model):
                 "Give another path, or delete the file."
             )
         _drop_half_line(self._path)
+
+    async def digest(self) -> str | None:
+        """That of the recorded model."""
+        return await self.recorded.digest()
 
     async def _complete(self, request: Request) -> Completion:
         completion = await self.recorded.complete(request)
@@ -152,8 +159,3 @@ def _drop_half_line(path: Path) -> None:
     if whole < len(written):
         with path.open("r+b") as file:
             file.truncate(whole)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

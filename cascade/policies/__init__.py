@@ -1,8 +1,8 @@
 """Deferral policies: from a confidence and costs to accept, escalate, observe or abstain."""
 
-from cascade.policies.base import NextSignal, Policy, Situation, TierOutlook, obstacle
+from cascade.policies.base import LearnsCosts, NextSignal, Policy, Situation, TierOutlook, obstacle
 from cascade.policies.budget import DollarBudget, DollarBudgetPolicy
-from cascade.policies.certified import Certificate, CertifiedPolicy
+from cascade.policies.certified import CertifiedPolicy
 from cascade.policies.economic import EconomicPolicy
 from cascade.policies.routing import CascadeRoutingPolicy
 from cascade.policies.rule import break_even, value_of_information
@@ -13,12 +13,12 @@ __all__ = [
     "DEFAULT_THRESHOLD",
     "AbstainPolicy",
     "CascadeRoutingPolicy",
-    "Certificate",
     "CertifiedPolicy",
     "DeadlinePolicy",
     "DollarBudget",
     "DollarBudgetPolicy",
     "EconomicPolicy",
+    "LearnsCosts",
     "NextSignal",
     "Policy",
     "Situation",

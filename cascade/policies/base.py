@@ -64,6 +64,15 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class LearnsCosts(Protocol):
+    """A policy that wants to know what each request cost, such as a dollar budget."""
+
+    def paid(self, cost_usd: Decimal) -> None:
+        """Learn the cost of a finished request, as far as it is known."""
+        ...
+
+
 def obstacle(assessment: Assessment) -> Decision | None:
     """The decision that needs no threshold: escalate what is ruled out or cannot be judged."""
     reason = assessment.objection

@@ -7,40 +7,9 @@ from datetime import UTC, datetime
 
 from cascade.errors import ConfigurationError
 from cascade.policies.base import Situation, obstacle
+from cascade.policies.rule import observe
 from cascade.policies.threshold import compare
-from cascade.state import Decision, Record
-
-
-class Certificate(Record):
-    """What was proved about a threshold on labelled drafts that the calibrator never saw.
-
-    For every threshold τ' ≥ `threshold` the Clopper–Pearson upper bound on the joint harm
-    R(τ') = P(accept ∧ wrong) is at most `max_harm`; R is monotone in τ, so no correction for
-    many looks is needed (fixed-sequence testing; arXiv 2101.02703, 2407.18370).
-
-    Attributes:
-        threshold: accept at this confidence and above.
-        max_harm: α, the promised bound per request.
-        delta: δ, the chance that the promise does not hold.
-        n: labelled drafts used.
-        errors: accepted and wrong among them.
-        coverage: share of them that is accepted.
-        bound: upper bound of the harm at `threshold`.
-        valid_until: the promise is void afterwards; None for no end.
-    """
-
-    threshold: float
-    max_harm: float
-    delta: float
-    n: int
-    errors: int
-    coverage: float
-    bound: float
-    valid_until: datetime | None = None
-
-    def expired(self, now: datetime) -> bool:
-        """Whether the promise is void at `now`."""
-        return self.valid_until is not None and now >= self.valid_until
+from cascade.state import Certificate, Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,5 +48,8 @@ class CertifiedPolicy:
                 confidence=assessment.confidence,
             )
         decision = compare(assessment.confidence or 0.0, certificate.threshold, True)
+        if situation.next_signal is not None:
+            # The promise was proved for the confidence from all signals, not from some of them.
+            return observe(situation.next_signal, decision, "belongs to the certificate")
         promise = f"harm ≤ {certificate.max_harm:.1%} with {1 - certificate.delta:.0%} confidence"
         return decision.model_copy(update={"reason": f"{decision.reason} ({promise})"})

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade.errors import ConfigurationError
-from cascade.policies.certified import Certificate
-from cascade.state import Record
+from cascade.state import Certificate, Record
 
 Array = NDArray[np.float64]
 

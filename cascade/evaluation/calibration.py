@@ -1,0 +1,73 @@
+"""A calibration with its certificates, fitted and proved on disjoint halves of the examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from cascade.confidence.calibrating import LabelledDraft, MadeFor, calibrate
+from cascade.confidence.calibration import Calibration
+from cascade.policies.certify import Refusal, certify
+
+VALID_DAYS = 90
+"""Traffic drifts: a promise older than a quarter should be proved again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """A calibration, and the certificates that could not be given."""
+
+    calibration: Calibration
+    refusals: tuple[Refusal, ...] = ()
+
+
+def calibrate_and_certify(
+    drafts: Sequence[LabelledDraft],
+    signals: Sequence[tuple[str, int]],
+    made_for: MadeFor,
+    *,
+    max_harms: Sequence[float] = (),
+    delta: float = 0.1,
+    valid_days: int | None = VALID_DAYS,
+    seed: int = 0,
+) -> Calibrated:
+    """Fit on all drafts, or with `max_harms` on one half of them and certify on the other.
+
+    Args:
+        drafts: labelled.
+        signals: (name, calls) of every signal, cheapest first.
+        made_for: what the calibration is bound to.
+        max_harms: bounds on P(accepted and wrong) to certify.
+        delta: the chance that a certificate does not hold.
+        valid_days: until when a certificate promises; None for ever.
+        seed: of the split.
+
+    Raises:
+        ConfigurationError: too few labelled drafts, or a bound that is none.
+    """
+    if not max_harms:
+        return Calibrated(calibrate(drafts, signals, made_for))
+    order = np.random.default_rng(seed).permutation(len(drafts))
+    half = len(drafts) // 2
+    fitting, proving = ([drafts[i] for i in part] for part in (order[:half], order[half:]))
+    calibration = calibrate(fitting, signals, made_for)
+    names = [name for name, _ in signals]
+    estimates = [calibration.estimate(draft.features, names) for draft in proving]
+    # A draft without a confidence is escalated: it is never accepted, so never accepted wrongly.
+    confidence = np.array([0.0 if e is None else e.confidence for e in estimates])
+    correct = np.array(
+        [1.0 if e is None else d.correct for e, d in zip(estimates, proving, strict=True)]
+    )
+    until = None if valid_days is None else datetime.now(UTC) + timedelta(days=valid_days)
+    found = [
+        certify(confidence, correct, max_harm=harm, delta=delta, valid_until=until)
+        for harm in max_harms
+    ]
+    certificates = tuple(c for c in found if not isinstance(c, Refusal))
+    return Calibrated(
+        calibration.model_copy(update={"certificates": certificates}),
+        tuple(r for r in found if isinstance(r, Refusal)),
+    )

@@ -1,0 +1,202 @@
+"""From what a user says to what the graph needs: tiers, signals, calibrations, a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cascade.agents import Task
+from cascade.confidence.signals import Signal, SignalLike, to_signals
+from cascade.errors import (
+    CalibrationMismatchError,
+    ConfigurationError,
+    MissingDependencyError,
+)
+from cascade.policies import (
+    CertifiedPolicy,
+    DeadlinePolicy,
+    EconomicPolicy,
+    Policy,
+    ThresholdPolicy,
+)
+from cascade.state import Usage
+from cascade.tiers import ModelLike, OpenTier, open_tiers
+
+if TYPE_CHECKING:
+    from cascade.confidence.calibration import Calibration, ModelIdentity
+
+
+def open_pair_or_tiers(
+    small: ModelLike | None, large: ModelLike | None, tiers: Sequence[ModelLike]
+) -> tuple[OpenTier, ...]:
+    """The tiers of a cascade, given as a pair or as a list."""
+    if tiers:
+        if small is not None or large is not None:
+            raise ConfigurationError("give either small and large, or tiers, not both.")
+        return open_tiers(tiers)
+    if small is None or large is None:
+        missing = "small" if small is None else "large"
+        raise ConfigurationError(
+            f"{missing} is missing: Cascade(small='ollama:qwen2.5:3b', large='openai:gpt-5.1')."
+        )
+    return open_tiers([small, large], ("small", "large"))
+
+
+def load_calibration(calibrator: str | Path | Calibration | None) -> Calibration | None:
+    """A calibration, read from its file where a path is given.
+
+    Raises:
+        MissingDependencyError: numpy is not installed.
+        ConfigurationError: the file cannot be read.
+    """
+    if calibrator is None or not isinstance(calibrator, str | Path):
+        return calibrator
+    if find_spec("numpy") is None:
+        raise MissingDependencyError(
+            'a calibration needs numpy: pip install "agent-cascade[calibrate]".'
+        )
+    from cascade.confidence.calibration import Calibration  # noqa: PLC0415 - needs numpy
+
+    return Calibration.load(calibrator)
+
+
+def choose_signals(
+    wanted: Sequence[SignalLike], calibration: Calibration | None
+) -> tuple[Signal, ...]:
+    """The signals to take: the user's, or those of the calibration.
+
+    Raises:
+        CalibrationMismatchError: the calibration knows other signals.
+    """
+    if calibration is None:
+        return to_signals(wanted)
+    names = calibration.signals
+    try:
+        signals = to_signals(wanted or names)
+    except ConfigurationError as error:
+        raise CalibrationMismatchError(
+            f"the calibration was made with the signals {list(names)}: give yours as signals=[…] "
+            f"too ({error})"
+        ) from error
+    given = [signal.name for signal in signals]
+    if sorted(given) != sorted(names):
+        raise CalibrationMismatchError(
+            f"the calibration was made with the signals {sorted(names)}, not {sorted(given)}: "
+            "calibrate again."
+        )
+    return tuple(sorted(signals, key=lambda signal: names.index(signal.name)))
+
+
+def choose_policy(
+    tiers: Sequence[OpenTier],
+    calibration: Calibration | None,
+    *,
+    policy: Policy | None = None,
+    price_of_error: float | None = None,
+    max_harm: float | None = None,
+    escalation_budget: float | None = None,
+    deadline: float | None = None,
+) -> Policy:
+    """The one policy that the options mean.
+
+    Raises:
+        ConfigurationError: several were given, or one that needs prices or a calibration
+            without them.
+    """
+    given = {
+        "policy": policy,
+        "price_of_error": price_of_error,
+        "max_harm": max_harm,
+        "escalation_budget": escalation_budget,
+    }
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise ConfigurationError(
+            f"{' and '.join(named)} were {'both ' if len(named) == 2 else ''}given: each of them "
+            "decides alone. Give one."
+        )
+    if price_of_error is not None:
+        policy = _economic(price_of_error, tiers, calibration)
+    elif max_harm is not None:
+        policy = _certified(max_harm, calibration)
+    elif escalation_budget is not None:
+        if calibration is None:
+            raise ConfigurationError("escalation_budget needs calibrator=…, made by `calibrate`.")
+        policy = ThresholdPolicy.at_rate(calibration.confidences, escalation_budget)
+    policy = policy or ThresholdPolicy()
+    if deadline is None:
+        return policy
+    if deadline <= 0:
+        raise ConfigurationError(f"deadline={deadline}: seconds, above 0.")
+    return DeadlinePolicy(policy)
+
+
+def _economic(
+    price_of_error: float, tiers: Sequence[OpenTier], calibration: Calibration | None
+) -> EconomicPolicy:
+    for tier in tiers[1:]:
+        if tier.pricing.cost(Usage(input_tokens=1, output_tokens=1)) is None:
+            raise ConfigurationError(
+                f"price_of_error weighs an error against what {tier.name} ({tier.model.name}) "
+                f"costs, which is unknown ({tier.pricing.source}). Set "
+                "Tier(…, price=Price(input=…, output=…)), dollars per 1M tokens."
+            )
+    p_large = None if calibration is None else calibration.p_large
+    return EconomicPolicy(price_of_error, 1.0 if p_large is None else p_large)
+
+
+def _certified(max_harm: float, calibration: Calibration | None) -> CertifiedPolicy:
+    how = f"make one with `cascade calibrate … --max-harm {max_harm}`."
+    if calibration is None:
+        raise ConfigurationError(f"max_harm={max_harm} needs calibrator=…: {how}")
+    fitting = [c for c in calibration.certificates if c.max_harm <= max_harm]
+    if not fitting:
+        there = ", ".join(f"{c.max_harm:.1%}" for c in calibration.certificates) or "none"
+        raise ConfigurationError(
+            f"max_harm={max_harm}: the calibration has certificates for {there}; {how}"
+        )
+    return CertifiedPolicy(max(fitting, key=lambda certificate: certificate.coverage))
+
+
+def task_hash(task: Task, small: OpenTier) -> str:
+    """A hash of what decides how the small model answers, but for the question."""
+    from cascade.confidence.calibration import digest  # noqa: PLC0415 - needs numpy
+
+    settings = small.settings
+    return digest(
+        {
+            "tools": [dict(tool) for tool in task.tools],
+            "schema": None if task.schema is None else dict(task.schema),
+            "max_tokens": settings.max_tokens,
+            "temperature": settings.temperature,
+            "options": dict(settings.options),
+        }
+    )
+
+
+def check_calibration(
+    calibration: Calibration,
+    tiers: Sequence[OpenTier],
+    task: Task,
+    small_digest: str | None = None,
+    large_digest: str | None = None,
+) -> None:
+    """Refuse a calibration that was made for something else.
+
+    Raises:
+        CalibrationMismatchError: with what differs.
+    """
+    from cascade.confidence.calibration import ModelIdentity  # noqa: PLC0415 - needs numpy
+
+    small = ModelIdentity(name=tiers[0].model.name, digest=small_digest)
+    large = ModelIdentity(name=tiers[-1].model.name, digest=large_digest)
+    calibration.check(small, large, task_hash(task, tiers[0]))
+
+
+async def identify(tier: OpenTier) -> ModelIdentity:
+    """Name and digest of a tier's model."""
+    from cascade.confidence.calibration import ModelIdentity  # noqa: PLC0415 - needs numpy
+
+    return ModelIdentity(name=tier.model.name, digest=await tier.model.digest())
