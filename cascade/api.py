@@ -110,9 +110,10 @@ class Cascade:
             escalation_budget=escalation_budget,
             deadline=deadline,
         )
-        self._task = to_task(tools, response_format)
+        self.task = to_task(tools, response_format)
+        self.signals = choose_signals(signals, self.calibration)
         if self.calibration is not None:
-            check_calibration(self.calibration, self.tiers, self._task)
+            check_calibration(self.calibration, self.tiers, self.task)
         self._response_format = response_format
         self._warned = False
         self._checked = self.calibration is None
@@ -120,8 +121,8 @@ class Cascade:
             self.tiers,
             self.policy,
             recorder=Recorder(ledger),
-            task=self._task,
-            signals=choose_signals(signals, self.calibration),
+            task=self.task,
+            signals=self.signals,
             calibrators={self.tiers[0].name: self.calibration} if self.calibration else {},
             judge=verifier,
             route=router,
@@ -296,7 +297,7 @@ class Cascade:
         if self._checked or self.calibration is None:
             return
         digests = [await tier.model.digest() for tier in (self.tiers[0], self.tiers[-1])]
-        check_calibration(self.calibration, self.tiers, self._task, *digests)
+        check_calibration(self.calibration, self.tiers, self.task, *digests)
         self._checked = True
 
     def _result(self, state: Any) -> CascadeResult:

@@ -19,12 +19,15 @@ from langchain_core.messages import AnyMessage
 from pydantic import JsonValue
 
 from cascade.api import Cascade
+from cascade.confidence.calibrating import LabelledDraft, MadeFor
+from cascade.confidence.calibration import Labels, system_hash
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.evaluation.scorers import Scorer
-from cascade.evaluation.transcripts import Outcome, Transcript, TranscriptWriter
+from cascade.evaluation.transcripts import Outcome, Transcript, TranscriptWriter, read_pair
 from cascade.ledger import LedgerView
 from cascade.policies import Situation
 from cascade.questions import to_messages
+from cascade.setup import identify, task_hash
 from cascade.state import CascadeState, Decision, LedgerEntry, Usage
 from cascade.tiers import OpenTier
 
@@ -198,6 +201,31 @@ async def collect(
     return done
 
 
+def labelled_drafts(path: str | Path, cascade: Cascade) -> list[LabelledDraft]:
+    """The drafts of a file of transcripts, with their features and who was right.
+
+    Raises:
+        ConfigurationError: no row has both models of the cascade.
+    """
+    pair = read_pair(path, cascade.tiers[0].model.name, cascade.tiers[-1].model.name)
+    return [
+        LabelledDraft(outcome.features, outcome.correct, large)
+        for outcome, large in zip(pair.small_outcomes, pair.large_correct, strict=True)
+    ]
+
+
+async def made_for(cascade: Cascade, examples: Sequence[Example], labels: Labels) -> MadeFor:
+    """What a calibration of this cascade on these examples is bound to."""
+    systems = {system_hash(example.messages) for example in examples}
+    return MadeFor(
+        small=await identify(cascade.tiers[0]),
+        large=await identify(cascade.tiers[-1]),
+        task_hash=task_hash(cascade.task, cascade.tiers[0]),
+        system_hash=systems.pop() if len(systems) == 1 else None,
+        labels=labels,
+    )
+
+
 async def _transcript(
     example: Example,
     state: CascadeState,
@@ -257,5 +285,7 @@ __all__ = [
     "Example",
     "collect",
     "expected_cost",
+    "labelled_drafts",
+    "made_for",
     "read_examples",
 ]
