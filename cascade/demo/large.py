@@ -12,7 +12,7 @@ from typing import Literal
 from cascade.demo.prompts import MAX_TOKENS
 from cascade.errors import ConfigurationError
 from cascade.ledger import NoPrice, Price, find_pricing
-from cascade.models import ReplayModel
+from cascade.models import Model, ReplayModel
 from cascade.state import Usage
 from cascade.tiers import Tier
 
@@ -54,19 +54,19 @@ def recorded_path() -> Path:
 
 
 async def choose_large(
-    named: str | None = None, *, live: bool = False, price: Price | None = None
+    named: str | Model | None = None, *, live: bool = False, price: Price | None = None
 ) -> Large:
     """The large tier: the one that is named; with `live` one that is found; else the recording.
 
     Args:
-        named: a model string.
+        named: a model or its string.
         live: look for a local Ollama model, then for a key of OpenAI's.
         price: instead of the list price.
 
     Raises:
         ConfigurationError: the named model is a recording that cannot be read.
     """
-    if named is not None and named.startswith("replay:"):
+    if isinstance(named, str) and named.startswith("replay:"):
         return _recorded(Path(named.removeprefix("replay:")), price)
     if named is not None:
         return _live(named, "named by you", price)
@@ -96,10 +96,11 @@ def parse_price(text: str) -> Price:
     return Price(input=parts[0].strip(), output=parts[1].strip())
 
 
-def _live(model: str, why: str, price: Price | None) -> Large:
+def _live(model: str | Model, why: str, price: Price | None) -> Large:
     tier = Tier(model, name="large", price=price, max_tokens=LIVE_MAX_TOKENS)
-    pricing = tier.open().pricing
-    return Large(tier, model, "live", (why,), _worded(price, "set by you") or pricing.source)
+    opened = tier.open()
+    note = _worded(price, "set by you") or opened.pricing.source
+    return Large(tier, opened.model.name, "live", (why,), note)
 
 
 def _recorded(path: Path, price: Price | None) -> Large:
@@ -111,12 +112,15 @@ def _recorded(path: Path, price: Price | None) -> Large:
     made += [f"with {settings['library']}"] if "library" in settings else []
     made += [f"on {settings['machine']}"] if "machine" in settings else []
     made += [f"SHA-256 of the weights {header.weights_sha256}"] if header.weights_sha256 else []
-    listed, source = _list_price() if price is None else (price, "set by you")
+    listed, source = (price, "set by you") if price is not None else _assumed_price(path)
     tier = Tier(model, name="large", price=listed, max_tokens=MAX_TOKENS, temperature=0.0)
     return Large(tier, name, "recorded", (", ".join(made),), _worded(listed, source) or source)
 
 
-def _list_price() -> tuple[Price | None, str]:
+def _assumed_price(path: Path) -> tuple[Price | None, str]:
+    """A list price for the shipped recording; what another one costs nobody knows."""
+    if path != recorded_path():
+        return None, "price not set"
     provider, model = PRICED_AS
     pricing = find_pricing(provider, model, local=False)
     per_token = Usage(input_tokens=1_000_000, output_tokens=0)

@@ -10,6 +10,7 @@ from pathlib import Path
 from cascade.demo.large import Source
 from cascade.demo.report import Outcome, Report
 from cascade.ledger import NodeTotal
+from cascade.models import Model
 from cascade.policies import ThresholdPolicy
 
 SMALL = "llamacpp:smollm2-135m"
@@ -25,24 +26,24 @@ class DemoOptions:
 
     Attributes:
         n: how many questions, spread over the kinds; None for all.
-        large: model string of the large tier; None for the recorded answers.
+        large: the large tier; None for the recorded answers.
         live: look for a local Ollama model or a key of OpenAI's instead of the recording.
         compare: ask a live large model every question, to know how good it is alone.
         large_price: `IN,OUT` in dollars per 1M tokens, instead of the list price.
         per_hour: dollars per hour in which the small model computes.
         threshold: confidence from which on a draft is accepted.
-        small: model string of the small tier.
+        small: the small tier.
         out: folder for the picture and the page.
     """
 
     n: int | None = None
-    large: str | None = None
+    large: str | Model | None = None
     live: bool = False
     compare: bool = False
     large_price: str | None = None
     per_hour: Decimal = PER_HOUR
     threshold: float = ThresholdPolicy().threshold
-    small: str = SMALL
+    small: str | Model = SMALL
     out: Path = field(default_factory=lambda: Path("demo-output"))
 
 

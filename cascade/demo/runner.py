@@ -68,7 +68,7 @@ async def run_demo(options: DemoOptions, watcher: Watcher | None = None) -> Demo
 
 
 def _small_tier(options: DemoOptions) -> Tier:
-    in_process = options.small.startswith("llamacpp:")
+    in_process = isinstance(options.small, str) and options.small.startswith("llamacpp:")
     return Tier(
         options.small,
         name="small",
@@ -80,15 +80,16 @@ def _small_tier(options: DemoOptions) -> Tier:
 
 
 def _facts(options: DemoOptions, large: Large, n: int) -> Facts:
+    small = options.small if isinstance(options.small, str) else options.small.name
     return Facts(
         n=n,
-        small=options.small,
+        small=small,
         large=large.name,
         large_source=large.source,
         large_alone=large.source == "recorded" or options.compare,
         remarks=large.remarks,
         assumptions=(
-            f"{options.small} costs ${options.per_hour.normalize():f} per hour in which it "
+            f"{small} costs ${options.per_hour.normalize():f} per hour in which it "
             "computes (an assumption for hardware and power; its time is measured)",
             f"{large.name}: {large.price_note}",
         ),

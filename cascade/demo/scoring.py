@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 _LEAD = re.compile(r".*(?:=|:|\b(?:is|are|equals)\b)", re.IGNORECASE)
-_TAIL = re.compile(r"\b(?:does|do) not\b|\bdoesn't\b|[,;.(]\s|\bor\b", re.IGNORECASE)
+_TAIL = re.compile(r"\b(?:does|do) not\b|\bdoesn't\b|[,;.]\s|\s\(|\bor\b", re.IGNORECASE)
 _NUMBER = re.compile(r"[-−]?\d+(?:,\d{3})*(?:\.\d+)?")
 _EDGES = " \t\"'“”‘’«»`*_.,;:!?()"
 _ARTICLES = ("the ", "a ", "an ")
