@@ -170,7 +170,8 @@ def task_hash(task: Task, small: OpenTier) -> str:
             "tools": [dict(tool) for tool in task.tools],
             "schema": None if task.schema is None else dict(task.schema),
             "max_tokens": settings.max_tokens,
-            "temperature": settings.temperature,
+            # 0 and 0.0 are one temperature, but not one text.
+            "temperature": None if settings.temperature is None else float(settings.temperature),
             "options": dict(settings.options),
         }
     )
