@@ -170,8 +170,7 @@ def task_hash(task: Task, small: OpenTier) -> str:
             "tools": [dict(tool) for tool in task.tools],
             "schema": None if task.schema is None else dict(task.schema),
             "max_tokens": settings.max_tokens,
-            # 0 and 0.0 are one temperature, but not one text.
-            "temperature": None if settings.temperature is None else float(settings.temperature),
+            "temperature": settings.temperature,
             "options": dict(settings.options),
         }
     )

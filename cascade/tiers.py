@@ -54,6 +54,9 @@ class Tier:
                 raise ConfigurationError(f"Tier({name}={value}): must be above 0.")
         if self.temperature is not None and self.temperature < 0:
             raise ConfigurationError(f"Tier(temperature={self.temperature}): must not be negative.")
+        if self.temperature is not None:
+            # 0 and 0.0 are one temperature; as JSON, in keys and hashes, they would be two.
+            object.__setattr__(self, "temperature", float(self.temperature))
         if self.name is not None and not self.name.strip():
             raise ConfigurationError(f"Tier(name={self.name!r}): a name has letters.")
 

@@ -60,7 +60,7 @@ def request_key(request: Request) -> str:
     decisive = {
         "messages": _decisive_messages(request.messages),
         "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
+        "temperature": None if request.temperature is None else float(request.temperature),
         "stop": list(request.stop),
         "seed": request.seed,
         "tools": [dict(tool) for tool in request.tools],
