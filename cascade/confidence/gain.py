@@ -107,6 +107,7 @@ def fit_gain(
     spread: Array | None = None,
     strength: float = LOGISTIC_STRENGTH,
     penalty: float = RIDGE_PENALTY,
+    trees: bool = True,
 ) -> GainHead:
     """Fit on labelled rows; needs scikit-learn.
 
@@ -117,6 +118,7 @@ def fit_gain(
         spread: (d,) prior scale per column: 1 for signals, smaller for text.
         strength: C of the logistic heads.
         penalty: of the ridge regression.
+        trees: whether many labels bring the boosted trees in, which take most of the time.
     """
     mean, deviation = _moments(features)
     prior = np.ones(features.shape[1]) if spread is None else spread
@@ -129,18 +131,24 @@ def fit_gain(
         small=_fit_probability(z, small, strength),
         large=_fit_probability(z, large, strength),
         direct=_fit_direct(z, gain, penalty),
-        trees=_fit_trees(features, gain) if len(small) >= TREES_FROM else None,
+        trees=_fit_trees(features, gain) if trees and len(small) >= TREES_FROM else None,
         n=len(small),
     )
 
 
 def cross_fitted_gain(
-    features: Array, small: Array, large: Array, *, folds: int = 5, spread: Array | None = None
+    features: Array,
+    small: Array,
+    large: Array,
+    *,
+    folds: int = 5,
+    spread: Array | None = None,
+    trees: bool = True,
 ) -> Array:
     """Each row's gain by a head that has not seen it: what thresholds must be chosen on."""
     scores = np.empty(len(small))
     for known, held in _folds_of(len(small), folds):
-        head = fit_gain(features[known], small[known], large[known], spread=spread)
+        head = fit_gain(features[known], small[known], large[known], spread=spread, trees=trees)
         scores[held] = head.predict(features[held])
     return scores
 
