@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from html import escape
 from importlib.resources import files
 from string import Template
 
 from cascade.demo.chart import curve_svg
 from cascade.demo.records import Findings
-from cascade.demo.report import Line, Outcome, Share
+from cascade.demo.report import Line, Outcome, Report, Share
 from cascade.demo.words import PER, dollars, interval, percent, short_name
 from cascade.ledger import NodeTotal
 
@@ -50,47 +51,49 @@ drafted every answer, live on this machine. Where the draft's confidence was bel
 
 def _cards(findings: Findings) -> str:
     report, overall = findings.report, findings.report.overall
-    large = overall.large
-    against = f"large alone {percent(large.rate)}, " if large else ""
-    saved = report.saved_share
+    large = f"large alone {percent(overall.large.rate)}, " if overall.large else ""
     cards = [
-        (
+        _card(
             "right answers of the cascade",
             percent(overall.cascade.rate),
-            f"{against}small alone {percent(overall.small.rate)}",
+            f"{large}small alone {percent(overall.small.rate)}",
+            css="card main",
         ),
-        (
+        _card(
             "asked the large model",
             percent(overall.escalated.rate),
             f"{overall.escalated.count} of {overall.n} questions; "
             f"{percent(overall.accepted_right.rate)} of the accepted drafts were right",
         ),
     ]
-    if saved is not None:
-        word = "saved" if saved >= 0 else "lost"
-        cards.append(
-            (
-                f"{word} against large alone",
-                percent(abs(saved)),
-                f"{dollars(_per(report.cascade_cost, overall.n))} instead of "
-                f"{dollars(_per(report.large_cost, overall.n))} per million questions, "
-                "at the assumed prices",
-            )
-        )
+    if report.saved_share is not None:
+        cards.append(_saved(report, report.saved_share))
     if report.auroc is not None:
         cards.append(
-            (
+            _card(
                 "confidence tells right from wrong",
                 f"{report.auroc:.2f}",
                 "AUROC: 0.5 is a coin, 1 is perfect; not calibrated",
             )
         )
-    shown = (
-        f'<div class="card{" main" if first else ""}"><div class="label">{escape(label)}</div>'
-        f'<div class="value">{escape(value)}</div><div class="note">{escape(note)}</div></div>'
-        for first, (label, value, note) in zip([True] + [False] * 9, cards, strict=False)
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _saved(report: Report, share: float) -> str:
+    n = report.overall.n
+    return _card(
+        f"{'saved' if share >= 0 else 'lost'} against large alone",
+        percent(abs(share)),
+        f"{dollars(_per(report.cascade_cost, n))} instead of "
+        f"{dollars(_per(report.large_cost, n))} per million questions, at the assumed prices",
     )
-    return f'<div class="cards">{"".join(shown)}</div>'
+
+
+def _card(label: str, value: str, note: str, *, css: str = "card") -> str:
+    return (
+        f'<div class="{css}"><div class="label">{escape(label)}</div>'
+        f'<div class="value">{escape(value)}</div><div class="note">{escape(note)}</div></div>'
+    )
 
 
 def _bars(findings: Findings) -> str:
@@ -254,5 +257,5 @@ def _table(
     return f'<div class="wide"><table>{row(heads, "th")}{body}{last}</table></div>'
 
 
-def _per(amount: object, n: int) -> float | None:
-    return None if amount is None else float(str(amount)) / n * PER
+def _per(amount: Decimal | None, n: int) -> float | None:
+    return None if amount is None else float(amount) / n * PER
