@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("collect",),
     ("api",),
     ("result",),
-    ("graph", "questions", "setup"),
+    ("graph", "questions", "setup", "presets"),
     ("agents", "evaluation", "testing"),
     ("tiers",),
     ("models", "ledger", "confidence", "policies"),

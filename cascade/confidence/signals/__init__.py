@@ -9,6 +9,7 @@ from cascade.confidence.signals.free import (
     LogprobSignal,
     PromptSignal,
     TextSignal,
+    TokenQuantile,
     prompt_features,
 )
 from cascade.confidence.signals.samples import (
@@ -36,6 +37,7 @@ __all__ = [
     "Signal",
     "SignalLike",
     "TextSignal",
+    "TokenQuantile",
     "UserSignal",
     "VerbalisedSignal",
     "prompt_features",
@@ -50,6 +52,7 @@ BUILT_IN: dict[str, type[Signal]] = {
     "logprobs": LogprobSignal,
     "text": TextSignal,
     "prompt": PromptSignal,
+    "token_quantile": TokenQuantile,
     "p_true": PTrueSignal,
     "verbalised": VerbalisedSignal,
     "self_consistency": SelfConsistency,

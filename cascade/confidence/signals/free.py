@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
-from cascade.confidence.logprobs import logprob_features
+from cascade.confidence.logprobs import logprob_features, quantile
 from cascade.confidence.signals.base import Asked, Signal
+from cascade.errors import ConfigurationError
 from cascade.state import Completion
 
 _REFUSAL = re.compile(
@@ -31,6 +33,33 @@ class LogprobSignal(Signal):
         """Features of the draft's own tokens; none for a tool call, whose tokens are not there."""
         del replies
         return {} if asked.draft.tool_calls else logprob_features(asked.draft.logprobs)
+
+
+class TokenQuantile(Signal):
+    """A quantile of the token log-probabilities; its score is e^quantile (arXiv 2404.10136).
+
+    Args:
+        q: which quantile, between 0 (the worst token) and 1.
+
+    Raises:
+        ConfigurationError: q is not between 0 and 1.
+    """
+
+    name = "token_quantile"
+    needs_logprobs = True
+
+    def __init__(self, q: float = 0.1) -> None:
+        if not 0.0 <= q <= 1.0:
+            raise ConfigurationError(f"TokenQuantile({q}): a quantile is between 0 and 1.")
+        self.q = q
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
+        """`token_quantile` in (0, 1], absent without log-probabilities."""
+        del replies
+        logprobs = asked.draft.logprobs
+        if not logprobs:
+            return {}
+        return {self.name: math.exp(quantile([token.logprob for token in logprobs], self.q))}
 
 
 class TextSignal(Signal):
