@@ -14,6 +14,9 @@ from cascade.demo.records import DemoOutcome, Facts, Findings, Step, Watcher
 from cascade.demo.report import Line, Share
 from cascade.demo.words import PER, dollars, interval, percent, short_name
 
+FEW = 80
+"""Below this many questions the examples of the prompts are a large part of what is computed."""
+
 
 def announce(facts: Facts, console: Console) -> None:
     """Say what is going to run and what is assumed."""
@@ -139,8 +142,14 @@ def _money(findings: Findings) -> str:
         if facts.large_source == "live"
         else ""
     )
+    few = (
+        "\nWith few questions the small model reads the examples of each kind for little: all "
+        "questions together cost less each."
+        if facts.n < FEW
+        else ""
+    )
     return (
         f"Against the large model alone, on the tokens of its own answers: {word} "
         f"[bold]{percent(abs(report.saved_share))}[/] "
-        f"({each[0]} instead of {each[1]} per million questions).{spent}"
+        f"({each[0]} instead of {each[1]} per million questions).{spent}{few}"
     )

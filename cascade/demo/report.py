@@ -79,7 +79,8 @@ class Line:
 class Point:
     """A way to answer all questions: what it costs per question, and how often it is right.
 
-    `threshold` is the confidence from which on drafts are accepted, where there is one.
+    `threshold` is the confidence from which on drafts are accepted; None where that is none of
+    them, and where no threshold decides.
     """
 
     cost: float
@@ -241,7 +242,7 @@ def _at(choices: Sequence[_Choice], threshold: float) -> Point:
     return Point(
         cost=_mean(c.small + (0 if keep else c.large) for c, keep in pairs),
         accuracy=_mean(c.small_right if keep else c.large_right for c, keep in pairs),
-        threshold=threshold,
+        threshold=threshold if math.isfinite(threshold) else None,
     )
 
 

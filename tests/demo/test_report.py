@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from decimal import Decimal
 
@@ -93,7 +92,7 @@ def test_the_curve_runs_from_accepting_all_drafts_to_accepting_none() -> None:
     curve = cost_quality(FOUR)
     assert curve is not None
     assert curve.unit == "dollars"
-    assert [point.threshold for point in curve.points] == [0.2, 0.5, 0.85, 0.9, math.inf]
+    assert [point.threshold for point in curve.points] == [0.2, 0.5, 0.85, 0.9, None]
     assert [point.cost for point in curve.points] == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05])
     assert [point.accuracy for point in curve.points] == [0.5, 0.75, 0.5, 0.75, 0.75]
 
