@@ -99,6 +99,9 @@ def parse_price(text: str) -> Price:
 def _live(model: str | Model, why: str, price: Price | None) -> Large:
     tier = Tier(model, name="large", price=price, max_tokens=LIVE_MAX_TOKENS)
     opened = tier.open()
+    if opened.model.local or model == HOSTED:
+        # Like the recording; a named hosted model may refuse any temperature but its own.
+        tier = replace(tier, temperature=0.0)
     note = _worded(price, "set by you") or opened.pricing.source
     return Large(tier, opened.model.name, "live", (why,), note)
 

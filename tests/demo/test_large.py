@@ -53,7 +53,13 @@ async def test_by_default_the_answers_are_recorded_ones_and_their_price_an_assum
 async def test_a_named_model_is_live() -> None:
     large = await choose_large(ScriptedModel("x", name="big"))
     assert (large.name, large.source) == ("scripted:big", "live")
+    assert large.tier.temperature == 0.0
     assert "price not set" in large.price_note
+
+
+async def test_a_named_hosted_model_keeps_its_own_temperature() -> None:
+    large = await choose_large(ScriptedModel("x", local=False))
+    assert large.tier.temperature is None
 
 
 async def test_a_named_recording_is_recorded_and_has_no_assumed_price(tmp_path: Path) -> None:
