@@ -61,6 +61,6 @@ def demo(
     with watching(err) as watcher:
         outcome = asyncio.run(run_demo(options, watcher))
     if json:
-        print_json(outcome)
+        print_json(outcome.figures())
     else:
         show(outcome, out)
