@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from cascade.confidence.calibrating import LabelledDraft, MadeFor, calibrate
+from cascade.confidence.calibrating import LEAST_LABELS, LabelledDraft, MadeFor, calibrate
 from cascade.confidence.calibration import Calibration
+from cascade.errors import ConfigurationError
 from cascade.policies.certify import Refusal, certify
 
 VALID_DAYS = 90
@@ -50,17 +51,19 @@ def calibrate_and_certify(
     """
     if not max_harms:
         return Calibrated(calibrate(drafts, signals, made_for))
+    if len(drafts) < 2 * LEAST_LABELS:
+        raise ConfigurationError(
+            f"{len(drafts)} labelled drafts: with max_harm one half of them fits and the other "
+            f"proves, which needs {2 * LEAST_LABELS} or more."
+        )
     order = np.random.default_rng(seed).permutation(len(drafts))
     half = len(drafts) // 2
     fitting, proving = ([drafts[i] for i in part] for part in (order[:half], order[half:]))
     calibration = calibrate(fitting, signals, made_for)
     names = [name for name, _ in signals]
     estimates = [calibration.estimate(draft.features, names) for draft in proving]
-    # A draft without a confidence is escalated: it is never accepted, so never accepted wrongly.
-    confidence = np.array([0.0 if e is None else e.confidence for e in estimates])
-    correct = np.array(
-        [1.0 if e is None else d.correct for e, d in zip(estimates, proving, strict=True)]
-    )
+    confidence = np.array([np.nan if e is None else e.confidence for e in estimates])
+    correct = np.array([draft.correct for draft in proving])
     until = None if valid_days is None else datetime.now(UTC) + timedelta(days=valid_days)
     found = [
         certify(confidence, correct, max_harm=harm, delta=delta, valid_until=until)

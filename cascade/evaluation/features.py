@@ -91,9 +91,8 @@ def _collected(outcomes: Sequence[Outcome]) -> Block:
     said = [o.confidence for o in outcomes]
     confidence = np.array([np.nan if c is None else _logit(c, VOTE_MARGIN) for c in said])
     values[:, 0] = np.where(np.isnan(confidence), values[:, 0], confidence)
-    known = np.isfinite(values).any(axis=0).tolist()
-    kept = tuple(name for name, there in zip(names, known, strict=True) if there)
-    return Block(kept, values[:, np.flatnonzero(known)], np.zeros(len(rows)))
+    known = np.flatnonzero(np.isfinite(values).any(axis=0))
+    return Block(tuple(names[i] for i in known), values[:, known], np.zeros(len(rows)))
 
 
 def _recorded(outcome: Outcome) -> dict[str, float]:
