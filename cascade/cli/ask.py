@@ -8,12 +8,18 @@ from typing import Annotated
 
 import typer
 
-from cascade.cli.console import err, out, print_json, reports_errors
-from cascade.errors import InputError
+from cascade.cli.console import err, print_json, reports_errors
+from cascade.errors import ConfigurationError, InputError
 
 EXAMPLE = (
     "Example: cascade ask 'What is the capital of Australia?' "
     "--small ollama:qwen2.5:3b --large openai:gpt-5.1 --price-of-error 0.05"
+)
+
+NO_LARGE = (
+    "there is no large model: name it with --large, or once for all with "
+    "`export CASCADE_LARGE=openai:gpt-5.1`; without one, --large ollama:qwen2.5:7b asks a local "
+    "one. `cascade doctor` shows what is within reach."
 )
 
 
@@ -30,8 +36,8 @@ def ask(
         str, typer.Option(envvar="CASCADE_SMALL", help="The model that drafts.")
     ] = "llamacpp:smollm2-135m",
     large: Annotated[
-        str, typer.Option(envvar="CASCADE_LARGE", help="The model for what is doubtful.")
-    ],
+        str | None, typer.Option(envvar="CASCADE_LARGE", help="The model for what is doubtful.")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Accept drafts at this confidence and above.")
@@ -47,6 +53,13 @@ def ask(
     from cascade import Cascade, ThresholdPolicy, Tier  # noqa: PLC0415 - heavy, keeps --help fast
 
     text = _read(question, file)
+    if large is None:
+        raise ConfigurationError(NO_LARGE)
+    if threshold is not None and price_of_error is not None:
+        raise ConfigurationError(
+            "--threshold and --price-of-error were both given: each of them decides alone. "
+            "Give one."
+        )
     messages = [("system", system), ("human", text)] if system else text
     policy = None if threshold is None else ThresholdPolicy(threshold)
     cascade = Cascade(
@@ -74,7 +87,7 @@ def ask(
         }
         print_json(document)
         return
-    out.print(result.answer, markup=False)
+    typer.echo(result.answer)  # as it is: rich would replace tabs and control characters
     err.print(f"\n{result.tier}: {result.decision.reason}", style="dim", markup=False)
     if table:
         err.print(result.ledger.table(), style="dim", markup=False)
@@ -83,14 +96,14 @@ def ask(
 def _read(question: str | None, file: Path | None) -> str:
     if (question is None) == (file is None):
         raise InputError("give the question as an argument, or --file, and not both.")
-    if file is None:
-        return sys.stdin.read() if question == "-" else str(question)
+    if file is None and question != "-":
+        return str(question)
+    name = "standard input" if file is None else str(file)
     try:
-        return file.read_text(encoding="utf-8")
+        return (sys.stdin.buffer.read() if file is None else file.read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{file} is not UTF-8 (byte {error.start}): convert it first, "
-            f"iconv -f latin1 -t utf-8 {file}."
+            f"{name} is not UTF-8 (byte {error.start}): convert it first, iconv -f latin1 -t utf-8."
         ) from error
     except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}.") from error
+        raise InputError(f"{name} cannot be read: {error.strerror}.") from error

@@ -10,7 +10,7 @@ from typing import Literal
 
 from langchain_core.messages import HumanMessage
 
-from cascade.errors import CascadeError, ModelError
+from cascade.errors import CascadeError
 from cascade.ledger import NoPrice
 from cascade.models import Model, Request
 from cascade.tiers import OpenTier, Tier
@@ -66,7 +66,7 @@ async def _probe(spec: str, model: Model) -> Check:
     )
     try:
         answer = await model.complete(request)
-    except ModelError as error:
+    except CascadeError as error:
         return Check(spec, "missing", "does not answer", str(error))
     took = f"answers in {answer.latency_ms / 1000:.2f} s"
     if not answer.logprobs:
@@ -99,16 +99,24 @@ def check_embedded_installed() -> Check | None:
 
 async def check_ollama() -> list[Check]:
     """The Ollama server, its version, and its smallest model."""
+    from httpx import HTTPError  # noqa: PLC0415 - heavy
     from ollama import AsyncClient, ResponseError  # noqa: PLC0415 - heavy
 
-    client = AsyncClient(timeout=LIST_TIMEOUT_S)
     host = os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434"
+    to_do = "start it with `ollama serve`, or set OLLAMA_HOST; see ollama.com for installing"
+    try:
+        client = AsyncClient(timeout=LIST_TIMEOUT_S)
+    except ValueError as error:
+        return [Check("ollama", "missing", f"OLLAMA_HOST={host} is no address ({error})", to_do)]
     try:
         listing = await client.list()
         version = await _ollama_version(client)
-    except (TimeoutError, ConnectionError, OSError, ResponseError):
-        to_do = "start it with `ollama serve`, or set OLLAMA_HOST; see ollama.com for installing"
+    except OSError:
         return [Check("ollama", "missing", f"no server at {host}", to_do)]
+    except (ResponseError, HTTPError, ValueError) as error:
+        said = str(error).partition("\n")[0] or type(error).__name__
+        found = f"the server at {host} does not answer as Ollama ({said})"
+        return [Check("ollama", "missing", found, to_do)]
     finally:
         await client.close()  # type: ignore[no-untyped-call]
     models = sorted(listing.models, key=lambda model: model.size or 0)
@@ -118,7 +126,7 @@ async def check_ollama() -> list[Check]:
     server = Check(
         "ollama",
         "warning" if old else "ok",
-        f"server {shown} at {host}, {len(names)} models",
+        f"server {shown} at {host}, {len(names)} model{'s' * (len(names) != 1)}",
         "update it: log-probs came with 0.12.11" if old else "",
     )
     if not names:

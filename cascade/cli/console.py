@@ -23,10 +23,11 @@ from cascade.errors import CascadeError, ConfigurationError, InputError
 
 P = ParamSpec("P")
 
-out = Console(highlight=False, soft_wrap=True)
+# Without emoji: rich would make a cross of the middle of `ollama:x: nobody answers`.
+out = Console(highlight=False, soft_wrap=True, emoji=False)
 """Answers and figures."""
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 """Progress, remarks and errors, so that answers can be piped."""
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from cascade.cli.checks import Check
 
 EXAMPLE = "Example: cascade doctor --model openai:gpt-5.1 --model ollama:qwen2.5:3b"
+PIPED_WIDTH = 160
+"""Where nobody says how wide a line may be, a command to copy should stand on one."""
 MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "missing": "[red]✗[/]"}
 
 
@@ -50,7 +52,8 @@ async def _look(models: list[str]) -> list[Check]:
     found += await look.check_ollama()
     found += look.check_keys()
     for spec in models:
-        found += await look.check_model(spec)
+        if spec not in {check.name for check in found}:
+            found += await look.check_model(spec)
     return found
 
 
@@ -62,6 +65,6 @@ def _print(checks: list[Check]) -> None:
         table.add_row(
             MARKS[check.status], escape(check.name), escape(check.found), escape(check.to_do)
         )
-    out.print(table)
+    out.print(table, width=None if out.is_terminal else PIPED_WIDTH)
     if not any("answers" in check.found for check in checks):
         out.print("\nNo model answers yet: install the embedded one or start Ollama.")
