@@ -120,6 +120,24 @@ class Deadline:
         before = self._seen_s.get(tier, seconds)
         self._seen_s[tier] = before + LATENCY_WEIGHT * (seconds - before)
 
+    def check_retry(self, error: ModelError, run: Run) -> None:
+        """Stop at a failure that could only be tried again when it is too late.
+
+        Raises:
+            DeadlineError: the time that is left is over, or over before the provider is ready.
+        """
+        left = self.left_s(run)
+        if left is None or not error.retryable:
+            return
+        wanted = error.retry_after or 0.0 if isinstance(error, RateLimitError) else 0.0
+        if left <= wanted:
+            raise DeadlineError(
+                f"{error} It is not tried again: the deadline of {self.seconds} s "
+                + ("has passed." if left <= 0 else f"comes before its {wanted} s are over."),
+                model=error.model,
+                billed=error.billed,
+            ) from error
+
     def bound(self, request: Request, run: Run, model: str) -> Request:
         """The request with no more time than the run has.
 
@@ -190,6 +208,7 @@ class Caller:
                 completion = await _stream(tier, request, on_text)
         except ModelError as error:
             self._record_failure(tier, node, run, begun, error)
+            self.deadline.check_retry(error, run)
             await self._wait(error, attempt)
             raise
         except CascadeError:

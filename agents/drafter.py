@@ -16,7 +16,7 @@ from cascade.agents.base import (
     current_run,
 )
 from cascade.agents.moves import escalate
-from cascade.errors import ModelError
+from cascade.errors import DeadlineError, ModelError
 from cascade.state import CascadeState, Decision, Draft, StateUpdate
 from cascade.tiers import OpenTier
 
@@ -58,9 +58,11 @@ class Drafter:
         hide it and send every question to the large model.
         """
         failure = error.error
-        if not (isinstance(failure, ModelError) and failure.circumstantial):
-            raise failure
         run = current_run(state, runtime)
+        # Without time for a second draft the first is better than none: the expert returns it.
+        too_late = isinstance(failure, DeadlineError) and run.tier > 0
+        if not (isinstance(failure, ModelError) and (failure.circumstantial or too_late)):
+            raise failure
         tier = self.tiers[run.tier]
         decision = Decision(action="escalate", reason=f"{tier.name} failed: {failure}")
         entries = self.caller.recorder.take(run.id)

@@ -11,7 +11,7 @@ from langgraph.types import Command
 from cascade.agents.base import AgentRuntime, Caller, Task, attempt_of, free_entry
 from cascade.confidence import Calibrator, combine, objection
 from cascade.confidence.signals import Asked, LogprobSignal, Probe, PTrueSignal, Signal, take
-from cascade.errors import ModelError
+from cascade.errors import DeadlineError, ModelError
 from cascade.models import Request
 from cascade.state import Assessment, CascadeState, Completion, StateUpdate
 from cascade.tiers import OpenTier
@@ -74,12 +74,22 @@ class SelfChecker:
     def on_error(
         self, state: CascadeState, runtime: AgentRuntime, error: NodeError
     ) -> Command[str]:
-        """A check that cannot be made leaves the draft without a confidence."""
-        failure = error.error
-        if not (isinstance(failure, ModelError) and failure.circumstantial):
+        """A check that cannot be made leaves the draft without a confidence.
+
+        Its signals count as taken: a policy that asks for one more does not get them again.
+        """
+        failure, run, draft = error.error, state["run"], state["draft"]
+        lost = isinstance(failure, ModelError) and failure.circumstantial
+        if not (lost or isinstance(failure, DeadlineError)) or draft is None:
             raise failure
-        entries = self.caller.recorder.take(state["run"].id)
-        assessment = Assessment(missing=f"the self-check failed: {failure}")
+        entries = self.caller.recorder.take(run.id)
+        before = state.get("assessment") or Assessment()
+        due = self._due(self.tiers[run.tier], draft.completion, before.taken, ruled_out=False)
+        assessment = Assessment(
+            signals=before.signals,
+            taken=(*before.taken, *(signal.name for signal in due)),
+            missing=f"the self-check failed: {failure}",
+        )
         return Command(goto="verify", update={"assessment": assessment, "ledger": entries})
 
     def _due(

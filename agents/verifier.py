@@ -100,6 +100,7 @@ class Verifier:
         self, state: CascadeState, draft: Draft, assessment: Assessment
     ) -> tuple[Decision, Assessment, Decimal | None]:
         cost: Decimal | None = Decimal(0)
+        judged = False
         if self.judge is not None and assessment.objection is None:
             question = str(state["messages"][-1].text)
             judgement = self.judge(question, draft.completion.transcript)
@@ -107,7 +108,8 @@ class Verifier:
                 judgement = await judgement
             verdict = _verdict(judgement)
             cost = verdict.cost_usd
-            if verdict.confidence is not None:
+            judged = verdict.confidence is not None
+            if judged:
                 assessment = replace(
                     assessment,
                     confidence=verdict.confidence,
@@ -116,20 +118,22 @@ class Verifier:
                 )
             if verdict.accept is not None:
                 return _by_verdict(verdict), assessment, cost
-        return (
-            self.policy.decide(self._situation(state["run"], draft, assessment)),
-            assessment,
-            cost,
-        )
+        situation = self._situation(state["run"], draft, assessment, judged=judged)
+        return self.policy.decide(situation), assessment, cost
 
-    def _situation(self, run: Run, draft: Draft, assessment: Assessment) -> Situation:
+    def _situation(
+        self, run: Run, draft: Draft, assessment: Assessment, *, judged: bool
+    ) -> Situation:
         above = self.tiers[run.tier + 1 :]
         costs = [expected_cost(tier, draft) for tier in above]
         last = len(above) - 1
         return Situation(
             assessment,
             escalation_cost_usd=costs[0],
-            next_signal=self._next_signal(self.tiers[run.tier], draft, assessment),
+            # What a signal led to on calibration rows says nothing about a judge's confidence.
+            next_signal=None
+            if judged
+            else self._next_signal(self.tiers[run.tier], draft, assessment),
             above=tuple(
                 TierOutlook(tier.name, assessment.p_large if i == last else None, cost)
                 for i, (tier, cost) in enumerate(zip(above, costs, strict=True))

@@ -19,7 +19,7 @@ from cascade._together import iterate_in, together
 from cascade.agents import Judge, Route
 from cascade.agents.expert import STREAM_TOKENS
 from cascade.confidence.signals import SignalLike
-from cascade.errors import CascadeError, ConfigurationError
+from cascade.errors import CascadeError, ConfigurationError, ModelError
 from cascade.events import Event
 from cascade.graph import DEFAULT_RETRY, build_graph
 from cascade.ledger import LedgerStore, LedgerView, Recorder, collect, collecting
@@ -293,10 +293,17 @@ class Cascade:
         return f"Cascade({chain}, {self.policy!r})"
 
     async def _check_calibration(self) -> None:
-        """Refuse a calibration of other weights, before the first question."""
+        """Refuse a calibration of other weights, before the first question that can be checked."""
         if self._checked or self.calibration is None:
             return
-        digests = [await tier.model.digest() for tier in (self.tiers[0], self.tiers[-1])]
+        try:
+            digests = [await tier.model.digest() for tier in (self.tiers[0], self.tiers[-1])]
+        except ModelError as error:
+            if not error.circumstantial:
+                raise
+            # The question will meet the same failure and go on; the next one is checked again.
+            logger.warning("%s: the calibration could not be checked: %s", self.name, error)
+            return
         check_calibration(self.calibration, self.tiers, self.task, *digests)
         self._checked = True
 
