@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +13,15 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cascade.cli.console import err, fail, out, print_json, reports_errors
-from cascade.errors import ConfigurationError
+from cascade.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
     from cascade.collect import Collected, Example
     from cascade.evaluation.calibration import Calibrated
+    from cascade.evaluation.scorers import Scorer
 
+SHOWN_FAILURES = 5
 EXAMPLE = (
     "Example: cascade calibrate examples.jsonl --small ollama:qwen2.5:3b --large openai:gpt-5.1 "
     "--scorer exact --max-harm 0.05 --out calibration.json"
@@ -65,8 +68,10 @@ def calibrate(  # noqa: PLR0913 - the options of a command
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Fit a calibration to your examples, and prove what can be promised with it."""
+    _check_before_spending(to, max_harm or [], delta)
     from cascade.api import Cascade  # noqa: PLC0415 - heavy, keeps --help fast
-    from cascade.collect import AlwaysEscalate  # noqa: PLC0415
+    from cascade.collect import AlwaysEscalate, read_examples  # noqa: PLC0415
+    from cascade.evaluation.scorers import get_scorer  # noqa: PLC0415
     from cascade.tiers import Tier  # noqa: PLC0415
 
     cascade = Cascade(
@@ -80,34 +85,66 @@ def calibrate(  # noqa: PLR0913 - the options of a command
     collected: Collected | None = None
     asked: list[Example] = []
     if not recorded:
-        asked = _read(examples)
-        _confirm(asked, cascade, path, yes=yes or json)
-        collected = _collect(asked, cascade, path, scorer, agree_with_large, concurrency)
+        asked, compare = read_examples(examples), get_scorer(scorer)
+        _confirm(asked, cascade, path, compare, yes=yes)
+        collected = _collect(asked, cascade, path, compare, agree_with_large, concurrency)
+        _remark(collected)
     made = asyncio.run(_fit(cascade, path, asked, labels, max_harm or [], delta))
     made.calibration.save(to)
     if json:
         print_json({"calibration": str(to), **_summary(made), "collected": _counts(collected)})
     else:
-        _print(made, to, collected)
+        _print(made, to)
+    if made.refusals and not made.calibration.certificates:
+        fail("no certificate could be given; the calibration was written all the same", 1)
 
 
-def _read(path: Path) -> list[Example]:
-    from cascade.collect import read_examples  # noqa: PLC0415
+def _check_before_spending(to: Path, max_harms: Sequence[float], delta: float) -> None:
+    """What would only be found out when everything has been paid for."""
+    if any(find_spec(package) is None for package in ("numpy", "scipy", "sklearn")):
+        raise MissingDependencyError(
+            'calibrating needs scikit-learn and scipy: pip install "agent-cascade[calibrate]".'
+        )
+    wrong = [f"--max-harm {harm}" for harm in max_harms if not 0 < harm < 1]
+    wrong += [] if 0 < delta < 1 else [f"--delta {delta}"]
+    if wrong:
+        raise ConfigurationError(f"{' and '.join(wrong)}: a probability is between 0 and 1.")
+    if to.is_dir() or not to.absolute().parent.is_dir():
+        raise ConfigurationError(f"--out {to}: a file in a folder that exists is needed.")
 
-    return read_examples(path)
 
-
-def _confirm(examples: Sequence[Example], cascade: Cascade, work: Path, *, yes: bool) -> None:
+def _confirm(
+    examples: Sequence[Example], cascade: Cascade, work: Path, scorer: Scorer, *, yes: bool
+) -> None:
     from cascade.collect import expected_cost  # noqa: PLC0415
+    from cascade.evaluation.scorers import JudgeScorer  # noqa: PLC0415
+    from cascade.evaluation.transcripts import read_transcripts  # noqa: PLC0415
 
-    costs = {tier.name: expected_cost(examples, [tier]) for tier in cascade.tiers}
-    known = [f"{name} about ${cost:.4f}" for name, cost in costs.items() if cost is not None]
-    unknown = [name for name, cost in costs.items() if cost is None]
+    known = {record.id for record in read_transcripts(work, models=())} if work.exists() else set()
+    left = [example for example in examples if example.id not in known]
+    if not left:
+        return
+    small, large = cascade.tiers
+    checks = sum(signal.calls for signal in cascade.signals)
+    costs = {
+        small.name: expected_cost(left, [small], calls=1 + checks),
+        large.name: expected_cost(left, [large]),
+    }
+    prices = [
+        f"{name} has no price set" if cost is None else f"{name} about ${cost:.4f}"
+        for name, cost in costs.items()
+    ]
+    models = [small.model, large.model]
+    if isinstance(scorer, JudgeScorer):
+        prices.append(f"the judge {scorer.model.name} comes on top")
+        models.append(scorer.model)
+    done = f" ({len(known)} are in {work} already)" if known else ""
     err.print(
-        f"{len(examples)} examples are asked of both models at most (done ones are in {work}): "
-        + ", ".join([*known, *(f"{name} has no price set" for name in unknown)])
+        f"{len(left)} example{'s' * (len(left) != 1)} to be asked of both models{done}: "
+        + ", ".join(prices),
+        markup=False,
     )
-    if yes or not any(not tier.model.local for tier in cascade.tiers):
+    if yes or all(model.local for model in models):
         return
     if not sys.stdin.isatty():
         raise ConfigurationError("say --yes to spend this; there is nobody to ask.")
@@ -119,17 +156,18 @@ def _collect(
     examples: Sequence[Example],
     cascade: Cascade,
     path: Path,
-    scorer: str,
+    scorer: Scorer,
     agree_with_large: bool,
     concurrency: int,
 ) -> Collected:
     from cascade.collect import collect  # noqa: PLC0415
-    from cascade.evaluation.scorers import get_scorer  # noqa: PLC0415
     from cascade.evaluation.transcripts import TranscriptWriter  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (
-        Progress(*columns, TimeRemainingColumn(), console=err) as progress,
+        Progress(
+            *columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal
+        ) as progress,
         TranscriptWriter(path) as writer,
     ):
         task = progress.add_task("examples", total=len(examples))
@@ -143,7 +181,7 @@ def _collect(
             collect(
                 examples,
                 cascade,
-                get_scorer(scorer),
+                scorer,
                 writer,
                 dataset=path.stem,
                 agree_with_large=agree_with_large,
@@ -165,7 +203,7 @@ async def _fit(
     from cascade.evaluation.calibration import calibrate_and_certify  # noqa: PLC0415
 
     drafts = labelled_drafts(path, cascade)
-    binding = await made_for(cascade, examples, labels)
+    binding = await made_for(cascade, examples, labels, recorded=None if examples else path)
     signals = [(signal.name, signal.calls) for signal in cascade.signals]
     return calibrate_and_certify(drafts, signals, binding, max_harms=max_harms, delta=delta)
 
@@ -192,14 +230,20 @@ def _counts(collected: Collected | None) -> dict[str, Any] | None:
     }
 
 
-def _print(made: Calibrated, to: Path, collected: Collected | None) -> None:
-    if collected is not None:
-        for name, why in list(collected.failures.items())[:5]:
-            err.print(f"{name} failed: {why}", style="yellow", markup=False)
-        if collected.failures:
-            err.print(f"{len(collected.failures)} examples failed; the next run tries them again")
-        if collected.unlabelled:
-            err.print(f"{collected.unlabelled} examples were left out: nobody knows the answer")
+def _remark(collected: Collected) -> None:
+    for name, why in list(collected.failures.items())[:SHOWN_FAILURES]:
+        err.print(f"example {name} failed: {why}", style="yellow", markup=False)
+    if collected.failures:
+        err.print(f"failed examples: {len(collected.failures)}; the next run tries them again")
+    if collected.unlabelled:
+        err.print(f"examples left out, since nobody knows the answer: {collected.unlabelled}")
+    if collected.entries:
+        ledger = collected.ledger
+        unknown = "" if ledger.cost_usd is not None else ", and more that has no price"
+        err.print(f"spent on the examples: ${ledger.known_cost_usd:.4f}{unknown}")
+
+
+def _print(made: Calibrated, to: Path) -> None:
     q = made.calibration.quality
     out.print(f"{to}: {q.n} labelled drafts, {q.accuracy_small:.1%} of them right", markup=False)
     if q.accuracy_large is not None:
@@ -217,6 +261,4 @@ def _print(made: Calibrated, to: Path, collected: Collected | None) -> None:
         )
     for refusal in made.refusals:
         out.print(f"  not certified: {refusal.reason}", markup=False)
-    if made.refusals and not made.calibration.certificates:
-        fail("no certificate could be given; the calibration was written all the same", 1)
     out.print(f"\nUse it: Cascade(…, calibrator='{to}')", markup=False)
