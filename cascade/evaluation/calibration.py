@@ -72,5 +72,5 @@ def calibrate_and_certify(
     certificates = tuple(c for c in found if not isinstance(c, Refusal))
     return Calibrated(
         calibration.model_copy(update={"certificates": certificates}),
-        tuple(r for r in found if isinstance(r, Refusal)),
+        tuple(r.model_copy(update={"halved": True}) for r in found if isinstance(r, Refusal)),
     )

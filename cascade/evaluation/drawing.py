@@ -12,6 +12,9 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 14, 18, 46
 LINE = 15
 """Height of a label's line; two labels nearer than this would run into each other."""
 
+LETTER = 7.4
+"""Width of a letter of a label, generously."""
+
 Place = tuple[float, float]
 
 
@@ -110,7 +113,7 @@ def _labels(marks: Sequence[tuple[Mark, float, float]]) -> Iterable[str]:
     """Names beside their points: each on the side with room, none on top of another."""
     taken: list[tuple[float, float, float]] = []
     for mark, px, py in marks:
-        wide = 6.4 * len(mark.name)
+        wide = LETTER * len(mark.name)
         to_the_right = px + 10 + wide < WIDTH
         left = px + 10 if to_the_right else px - 10 - wide
         line = py + 4

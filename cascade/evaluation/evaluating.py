@@ -31,7 +31,6 @@ from cascade.evaluation.metrics import (
     cpt,
     deferral_curve,
     delta_ibc,
-    draws_for,
     excess_aurc,
     nauc,
 )
@@ -189,10 +188,11 @@ class Study:
         cheap, dear = self.recorded.small_cost[self.test], self.recorded.large_cost[self.test]
         escalated = dear if before else cheap + dear
 
-        def by_weight(weight: Array) -> Mapping[str, Array]:
-            curve = deferral_curve(score, small, large, weight=weight)
+        def by_weight(rows: Rows, weight: Array) -> Mapping[str, Array]:
+            columns = score[rows], small[rows], large[rows]
+            curve = deferral_curve(*columns, weight=weight)
             return {
-                "nauc": nauc(score, small, large, weight),
+                "nauc": nauc(*columns, weight),
                 "audc": audc(curve),
                 "apgr": apgr(curve),
                 "cpt50": cpt(curve, 0.5),
@@ -216,7 +216,7 @@ class Study:
                 found["excess_aurc"] = excess_aurc(-score[rows], small[rows])
             return found
 
-        figures = bootstrap(by_weight, n, draws=draws_for(n), seed=seed)
+        figures = bootstrap(by_weight, n, seed=seed)
         return Ranking(name=name, **figures, **bootstrap_rows(by_rows, n, seed=seed))
 
     def shape_figures(self, shape: Shape) -> ShapeFigures:
@@ -226,18 +226,22 @@ class Study:
         dear, cheap = self.recorded.large_cost[self.test], self.recorded.small_cost[self.test]
         right = np.where(accepted, small, large)
 
-        def by_weight(weight: Array) -> Mapping[str, Array]:
-            total = weight.sum(axis=-1)
+        columns = np.column_stack([cost, right, cheap, small, dear, large, 1.0 - accepted])
+
+        def by_weight(rows: Rows, weight: Array) -> Mapping[str, Array]:
+            means = weight @ columns[rows] / weight.sum(axis=-1, keepdims=True)
             return {
-                "cost": (weight @ cost) / (weight @ dear),
-                "quality": (weight @ right) / total,
-                "change": (weight @ (right - large)) / total,
-                "escalated": (weight @ (1.0 - accepted)) / total,
-                "delta_ibc": _lifts(weight, cost, right, (cheap, small), (dear, large)),
+                "cost": means[:, 0] / means[:, 4],
+                "quality": means[:, 1],
+                "change": means[:, 1] - means[:, 5],
+                "escalated": means[:, 6],
+                "delta_ibc": np.array(
+                    [delta_ibc(c, q, (sc, sq), (lc, lq)) for c, q, sc, sq, lc, lq, _ in means]
+                ),
             }
 
         n = len(small)
-        figures = bootstrap(by_weight, n, draws=draws_for(n), seed=self.options.seed)
+        figures = bootstrap(by_weight, n, seed=self.options.seed)
         return ShapeFigures(
             shape=shape.name,
             helpers=chosen.helpers,
@@ -254,11 +258,11 @@ class Study:
         costs = self.replayed["router"][1] - self.replayed[best_policy(others).shape][1]
         dear = self.recorded.large_cost[self.test]
 
-        def by_weight(weight: Array) -> Mapping[str, Array]:
-            return {"difference": (weight @ costs) / (weight @ dear)}
+        def by_weight(rows: Rows, weight: Array) -> Mapping[str, Array]:
+            return {"difference": (weight @ costs[rows]) / (weight @ dear[rows])}
 
         n = len(costs)
-        return bootstrap(by_weight, n, draws=draws_for(n), seed=self.options.seed)["difference"]
+        return bootstrap(by_weight, n, seed=self.options.seed)["difference"]
 
     def confidence_figures(self) -> Confidence | None:
         """Calibration on the test part; None where the drafts have no signal."""
@@ -289,11 +293,12 @@ class Study:
         r, test = self.recorded, self.test
         n, seed = len(test), self.options.seed
 
-        def accuracies(weight: Array) -> Mapping[str, Array]:
+        def accuracies(rows: Rows, weight: Array) -> Mapping[str, Array]:
             total = weight.sum(axis=-1)
-            return {"small": weight @ self.small / total, "large": weight @ self.large / total}
+            small, large = self.small[rows], self.large[rows]
+            return {"small": weight @ small / total, "large": weight @ large / total}
 
-        accuracy = bootstrap(accuracies, n, draws=draws_for(n), seed=seed)
+        accuracy = bootstrap(accuracies, n, seed=seed)
         curves = {
             name: points(
                 cost_curve(r, test, score, before_the_draft=name == "router"), self.large_sum
@@ -317,18 +322,3 @@ class Study:
             "oracle": oracle,
             "curves": curves,
         }
-
-
-def _lifts(
-    weight: Array,
-    cost: Array,
-    right: Array,
-    small: tuple[Array, Array],
-    large: tuple[Array, Array],
-) -> Array:
-    """ΔIBC per draw."""
-    total = weight.sum(axis=-1)
-    sums = [weight @ column / total for column in (cost, right, *small, *large)]
-    return np.array(
-        [delta_ibc(c, q, (sc, sq), (lc, lq)) for c, q, sc, sq, lc, lq in np.array(sums).T]
-    )

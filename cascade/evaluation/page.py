@@ -8,6 +8,7 @@ from importlib.resources import files
 from string import Template
 
 from cascade.evaluation.drawing import Axis, Mark, Series, around, chart
+from cascade.evaluation.metrics import Interval
 from cascade.evaluation.report import Bin, Confidence, Evaluation, Point
 from cascade.evaluation.text import WHAT, certified_words, economic_words, number, percent
 from cascade.evaluation.text import points as in_points
@@ -33,21 +34,29 @@ def _head(found: Evaluation) -> str:
 
 def _cards(found: Evaluation) -> str:
     chosen = found.chosen
+    cost, change = chosen.cost, chosen.change
     cards = [
-        ("small alone", percent(found.accuracy_small), f"costs {found.cost_ratio:.1%} of large"),
-        ("large alone", percent(found.accuracy_large), "right answers"),
-        ("recommended", found.verdict if chosen.off else chosen.shape, SHAPES[chosen.shape]),
-        ("its cost", f"{chosen.cost.value:.1%}", f"of large alone; {percent(chosen.cost)}"),
-        ("its quality", f"{100 * chosen.change.value:+.1f} pt", in_points(chosen.change)),
+        ("small alone", _rate(found.accuracy_small), f"costs {found.cost_ratio:.1%} of large"),
+        ("large alone", _rate(found.accuracy_large), "right answers"),
+        ("recommended", ("off", "") if chosen.off else (chosen.shape, ""), SHAPES[chosen.shape]),
+        ("its cost", _rate(cost), "of large alone"),
+        ("its quality", (f"{100 * change.value:+.1f}", _range(change)), "points, against large"),
     ]
     shown = (
-        f'<div class="card"><div class="label">{escape(label)}</div><div class="value">'
-        f'{escape(value.partition(" (")[0])}</div><div class="note">'
-        f"{escape(value.partition(' ')[2] or note)}{escape(f'; {note}') if ' (' in value else ''}"
-        "</div></div>"
-        for label, value, note in cards
+        f'<div class="card"><div class="label">{escape(label)}</div>'
+        f'<div class="value">{escape(value)}</div>'
+        f'<div class="note">{escape(f"{between}; {note}" if between else note)}</div></div>'
+        for label, (value, between), note in cards
     )
     return f'<div class="cards">{"".join(shown)}</div>'
+
+
+def _rate(figure: Interval) -> tuple[str, str]:
+    return f"{figure.value:.1%}", f"{100 * figure.low:.1f} to {100 * figure.high:.1f}"
+
+
+def _range(figure: Interval) -> str:
+    return f"{100 * figure.low:+.1f} to {100 * figure.high:+.1f}"
 
 
 def _pictures(found: Evaluation) -> str:

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cascade.confidence.fitting import fit_calibrator
 from cascade.confidence.metrics import Array
 from cascade.errors import ConfigurationError
-from cascade.evaluation.metrics import bootstrap, draws_for
+from cascade.evaluation.metrics import bootstrap
 from cascade.evaluation.replay import Mask, Rows, replay
 from cascade.evaluation.report import Certified, Economic
 from cascade.policies import CertifiedPolicy, EconomicPolicy, Policy
@@ -52,12 +53,14 @@ def economic(study: Study) -> Economic | None:
     }
     rival = min(alone, key=lambda name: float(alone[name].mean()))
 
-    def by_weight(weight: Array) -> Mapping[str, Array]:
-        rows = weight.sum(axis=-1)
-        return {"total": weight @ total / rows, "advantage": weight @ (alone[rival] - total) / rows}
+    saved = alone[rival] - total
+
+    def by_weight(rows: NDArray[np.intp], weight: Array) -> Mapping[str, Array]:
+        count = weight.sum(axis=-1)
+        return {"total": weight @ total[rows] / count, "advantage": weight @ saved[rows] / count}
 
     n = len(test)
-    intervals = bootstrap(by_weight, n, draws=draws_for(n), seed=study.options.seed)
+    intervals = bootstrap(by_weight, n, seed=study.options.seed)
     return Economic.model_validate(
         {
             "price_of_error": price,
@@ -103,8 +106,8 @@ def certified(study: Study) -> Certified | None:
     harmed = np.where(accepted, 1.0 - study.small, 0.0)
     spent = r.small_cost[test] + np.where(accepted, 0.0, r.large_cost[test])
 
-    def by_weight(weight: Array) -> Mapping[str, Array]:
-        return {"harm": weight @ harmed / weight.sum(axis=-1)}
+    def by_weight(rows: NDArray[np.intp], weight: Array) -> Mapping[str, Array]:
+        return {"harm": weight @ harmed[rows] / weight.sum(axis=-1)}
 
     n = len(test)
     return Certified(
@@ -114,7 +117,7 @@ def certified(study: Study) -> Certified | None:
         threshold=found.threshold,
         reason=f"{found.errors} of {found.n} labelled drafts were accepted and wrong",
         bound=found.bound,
-        harm=bootstrap(by_weight, n, draws=draws_for(n), seed=options.seed)["harm"],
+        harm=bootstrap(by_weight, n, seed=options.seed)["harm"],
         accepted=float(accepted.mean()),
         quality=float(np.where(accepted, study.small, study.large).mean()),
         cost=float(spent.sum() / study.large_sum),
