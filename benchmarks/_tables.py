@@ -77,12 +77,12 @@ def median(runs: Runs, *path: str) -> float:
     return float(np.nanmedian(values)) if not np.isnan(values).all() else float("nan")
 
 
-def line(name: str, values: list[float], width: int = 13) -> None:
-    print(f"{name[:50]:50}" + "".join(f"{value:{width}.3f}" for value in values))
+def line(name: str, values: list[float], width: int = 13, names: int = 50) -> None:
+    print(f"{name[:names]:{names}}" + "".join(f"{value:{width}.3f}" for value in values))
 
 
-def head(title: str, keys: tuple[str, ...], width: int = 13) -> None:
-    print(f"\n{title}\n{'':50}" + "".join(f"{key[: width - 1]:>{width}}" for key in keys))
+def head(title: str, keys: tuple[str, ...], width: int = 13, names: int = 50) -> None:
+    print(f"\n{title}\n{'':{names}}" + "".join(f"{key[: width - 1]:>{width}}" for key in keys))
 
 
 def show_gain(figures: dict[str, Runs]) -> None:
@@ -149,9 +149,9 @@ def show_calibration(figures: dict[str, Runs]) -> None:
 
 
 def show_certificates(figures: dict[str, dict[str, float]], resamples: int = 200) -> None:
-    head("certificates, δ = 0.10 (share of resamples)", CERTIFICATES, 17)
+    head("certificates, δ = 0.10 (share of resamples)", CERTIFICATES, 17, 64)
     for name, row in figures.items():
-        line(name, [row[key] for key in CERTIFICATES], 17)
+        line(name, [row[key] for key in CERTIFICATES], 17, 64)
     worst = max(figures, key=lambda name: figures[name]["violation"])
     k = round(figures[worst]["violation"] * resamples)
     low, high = beta.ppf([0.025, 0.975], [k or 1e-9, k + 1], [resamples - k + 1, resamples - k])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json as json_module
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cascade.cli.console import err, out, reports_errors
-from cascade.errors import ConfigurationError
+from cascade.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
     from cascade.evaluation.recorded import Recorded
@@ -40,7 +41,7 @@ def evaluate(  # noqa: PLR0913 - every one is an option of the command
     ] = 0.01,
     caution: Annotated[
         float, typer.Option(help="Standard errors to keep from that when thresholds are chosen.")
-    ] = 0.0,
+    ] = 1.0,
     fit_share: Annotated[
         float, typer.Option(help="Share of the rows to fit on; figures are of the others.")
     ] = 0.5,
@@ -94,10 +95,6 @@ def _read(file: Path, small: str | None, large: str | None) -> Recorded:
 
 
 def _need_numbers() -> None:
-    from importlib.util import find_spec  # noqa: PLC0415 - keeps --help fast
-
-    from cascade.errors import MissingDependencyError  # noqa: PLC0415 - the same
-
     missing = [name for name in ("numpy", "scipy", "sklearn") if find_spec(name) is None]
     if missing:
         raise MissingDependencyError(

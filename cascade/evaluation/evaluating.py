@@ -11,7 +11,7 @@ import numpy as np
 from cascade.confidence.calibrators import FittedCalibrator
 from cascade.confidence.fitting import fit_calibrator
 from cascade.confidence.metrics import Array, auroc, brier, ece, ece_noise_floor
-from cascade.confidence.text import fit_text_encoder
+from cascade.confidence.text import TextEncoder, fit_text_encoder
 from cascade.errors import ConfigurationError
 from cascade.evaluation.curves import (
     cost_curve,
@@ -45,6 +45,9 @@ LEAST_ROWS = 40
 MOST_FIT_ROWS = 10_000
 """More labels take time and hardly change a fit; the rows beyond are for the figures."""
 
+CLEARLY = 0.02
+"""A share of right answers that is higher by this is no accident of a few hundred rows."""
+
 
 def evaluate(recorded: Recorded, options: Options | None = None) -> Evaluation:
     """Fit on a random part of the rows, choose there, and measure on the others.
@@ -68,6 +71,7 @@ def evaluate(recorded: Recorded, options: Options | None = None) -> Evaluation:
         unit=recorded.unit,
         left_out=recorded.left_out,
         has_signals=confidence is not None,
+        better=study.better_drafters(best.helpers),
     )
     verdict, headline, remarks = judge(findings)
     return Evaluation.model_validate(
@@ -114,10 +118,19 @@ class Study:
         self.large_sum = float(self.recorded.large_cost[self.test].sum())
 
     @cached_property
+    def encoder(self) -> TextEncoder:
+        """A space of topics, learned from the prompts of the fit part."""
+        return fit_text_encoder([self.recorded.prompts[i] for i in self.fit])
+
+    @cached_property
     def text(self) -> Array:
-        """Topics of the prompts, in a space learned from the fit part."""
-        prompts = self.recorded.prompts
-        return fit_text_encoder([prompts[i] for i in self.fit]).transform(prompts)
+        """Topics of all prompts."""
+        return self.encoder.transform(self.recorded.prompts)
+
+    def policy(self, shape: str | None = None) -> FittedPolicy:
+        """What to apply unchanged elsewhere: a shape, by default the recommended one."""
+        chosen = best_policy(self.chosen) if shape is None else self.chosen[shape]
+        return chosen.model_copy(update={"encoder": self.encoder})
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
@@ -263,6 +276,13 @@ class Study:
 
         n = len(costs)
         return bootstrap(by_weight, n, seed=self.options.seed)["difference"]
+
+    def better_drafters(self, helpers: tuple[str, ...]) -> tuple[str, ...]:
+        """Those that are right clearly more often than the small model, on the fit part."""
+        own = float(self.recorded.small_correct[self.fit].mean())
+        rows = [self.recorded.rows[i] for i in self.fit]
+        accuracy = {name: np.mean([row.models[name].correct for row in rows]) for name in helpers}
+        return tuple(name for name in helpers if accuracy[name] > own + CLEARLY)
 
     def confidence_figures(self) -> Confidence | None:
         """Calibration on the test part; None where the drafts have no signal."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ def draw(found: Evaluation, path: Path) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    if importlib.util.find_spec("matplotlib") is None:
+    if find_spec("matplotlib") is None:
         raise MissingDependencyError(
             "a PNG is drawn with matplotlib: pip install 'agent-cascade[plot]', or take --html."
         )

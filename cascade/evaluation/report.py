@@ -33,7 +33,7 @@ class Options(Record):
     fit_share: float = 0.5
     seed: int = 0
     epsilon: float = EPSILON
-    caution: float = 0.0
+    caution: float = 1.0
     price_of_error: float | None = None
     max_harm: float | None = None
     delta: float = 0.1

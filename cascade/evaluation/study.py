@@ -14,6 +14,8 @@ import numpy as np
 
 from cascade.confidence.gain import GainHead, cross_fitted_gain, fit_gain
 from cascade.confidence.metrics import Array
+from cascade.confidence.text import TextEncoder
+from cascade.errors import ConfigurationError
 from cascade.evaluation.recorded import Columns, Level, Recorded, Rows, choose_columns, features
 from cascade.evaluation.staged import (
     Mask,
@@ -55,21 +57,31 @@ class FittedStage(Record):
 
 
 class FittedPolicy(Record):
-    """A shape with its heads and thresholds: all that other rows need."""
+    """A shape with its heads and thresholds: with the encoder, all that other rows need."""
 
     shape: ShapeName
     stages: tuple[FittedStage, ...]
     policy: StagedPolicy
+    encoder: TextEncoder | None = None
 
     @property
     def helpers(self) -> tuple[str, ...]:
         """The other models that are asked."""
         return self.stages[-1].helpers
 
-    def replay(self, recorded: Recorded, text: Array) -> tuple[Mask, Array]:
-        """(accepted, cost) per row; `text` is of the encoder that it was fitted with."""
+    def replay(self, recorded: Recorded) -> tuple[Mask, Array]:
+        """(accepted, cost) per row of any recording of the same models, nothing fitted anew.
+
+        Raises:
+            ConfigurationError: the policy looks at topics and has no encoder.
+        """
         if self.policy.off:
             return np.zeros(len(recorded), bool), recorded.large_cost
+        if self.encoder is None and any(stage.columns.text for stage in self.stages):
+            raise ConfigurationError("this policy reads prompts: give it its `encoder`.")
+        text = np.zeros((len(recorded), 0))
+        if self.encoder is not None:
+            text = self.encoder.transform(recorded.prompts)
         only = len(self.stages) == 1
         stages = [s.stage(recorded, s.gain(recorded, text), only=only) for s in self.stages]
         return replay_staged(self.policy, stages, recorded.large_cost)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from cascade.evaluation.metrics import Interval
-from cascade.evaluation.report import Certified, Economic, Evaluation
+from cascade.evaluation.report import Certified, Confidence, Economic, Evaluation, Ranking
 from cascade.evaluation.verdict import SHAPES
 
 WHAT = {
@@ -27,7 +27,8 @@ def render(found: Evaluation) -> str:
         _rankings(found),
     ]
     if found.confidence is not None:
-        parts.append(_confidence(found))
+        by_confidence = next(r for r in found.rankings if r.name == "confidence")
+        parts.append(_confidence(found.confidence, by_confidence))
     if found.economic is not None:
         parts.append(economic_words(found.economic))
     if found.certified is not None:
@@ -86,16 +87,12 @@ def _rankings(found: Evaluation) -> str:
     return f"{first}\n\n{second}\nnAUC: 0 is a random mix, 1 the oracle"
 
 
-def _confidence(found: Evaluation) -> str:
-    c = found.confidence
-    if c is None:
-        return ""
+def _confidence(c: Confidence, ranked: Ranking) -> str:
     rows = [
         ("calibrated", number(c.ece), number(c.brier), number(c.auroc)),
         ("raw score", number(c.ece_raw), number(c.brier_raw), number(c.auroc_raw)),
     ]
     said = table((f"confidence, {c.labels:,} labels", "ECE", "Brier", "AUROC"), rows)
-    ranked = next(ranking for ranking in found.rankings if ranking.name == "confidence")
     areas = "".join(
         f", {name} {number(figure)}"
         for name, figure in (("AURC", ranked.aurc), ("excess AURC", ranked.excess_aurc))
@@ -109,11 +106,11 @@ def _confidence(found: Evaluation) -> str:
 
 def economic_words(found: Economic) -> str:
     """What `price_of_error` came to."""
-    sure = found.advantage.low > 0 or found.advantage.high < 0
+    sure = found.advantage.low > 0 or found.advantage.high <= 0
     verdict = {
         "cascade": "The cascade is the cheapest.",
-        "small alone": "The small model alone is cheaper: switch the cascade off.",
-        "large alone": "The large model alone is cheaper: switch the cascade off.",
+        "small alone": "The small model alone is as good or better: switch the cascade off.",
+        "large alone": "The large model alone is as good or better: switch the cascade off.",
     }[found.best]
     if not sure:
         verdict = "The difference to the better model alone is within chance."

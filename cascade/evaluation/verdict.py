@@ -19,7 +19,11 @@ SHAPES = {
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the verdict depends on."""
+    """What the verdict depends on.
+
+    Attributes:
+        better: cheap models that were asked too and are right more often than the small one.
+    """
 
     small: str
     large: str
@@ -31,6 +35,7 @@ class Findings:
     unit: Literal["dollars", "calls"]
     left_out: int
     has_signals: bool
+    better: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> ShapeFigures:
@@ -54,6 +59,7 @@ def judge(found: Findings) -> tuple[Verdict, str, tuple[str, ...]]:
     remarks = [
         _router_or_cascade(found),
         _honest(found, verdict),
+        _better(found),
         _ratio(found),
         _unit(found),
         _silent(found),
@@ -118,7 +124,18 @@ def _honest(found: Findings, verdict: Verdict) -> str:
         return f"The test part says that it loses more than {found.goal}: do not rely on it."
     return (
         f"On the test part it lost more than {found.goal}, within what chance does on so few "
-        "rows. Bring more rows, or choose with `--caution 1`."
+        "rows. Bring more rows, or choose with more `--caution`."
+    )
+
+
+def _better(found: Findings) -> str:
+    if not found.better:
+        return ""
+    several = len(found.better) > 1
+    return (
+        f"{' and '.join(found.better)} {'are' if several else 'is'} right more often than "
+        f"{found.small} and cheap too: let {'one of them' if several else 'it'} draft, and "
+        "evaluate that."
     )
 
 
