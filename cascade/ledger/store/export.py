@@ -1,0 +1,79 @@
+"""Entries in files that other programs read: JSON lines, CSV, Parquet."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.ledger.store.base import Stored
+from cascade.state import LedgerEntry
+
+Write = Callable[[Sequence[Stored]], None]
+
+COUNTS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+COLUMNS = ("id", *LedgerEntry.model_fields, "tags")
+
+
+@contextmanager
+def open_export(path: Path) -> Generator[Write]:
+    """A function that adds entries to a new file; its format is that of the file's ending."""
+    formats = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    if path.suffix not in formats:
+        raise ConfigurationError(
+            f"{path}: the ending names the format; give one of {', '.join(formats)}."
+        )
+    with formats[path.suffix](path) as write:
+        yield write
+
+
+def _row(stored: Stored) -> dict[str, Any]:
+    fields = stored.entry.model_dump(mode="json")
+    return {"id": stored.id, **fields, "tags": dict(stored.tags)}
+
+
+@contextmanager
+def _jsonl(path: Path) -> Generator[Write]:
+    with path.open("w", encoding="utf-8") as file:
+        yield lambda page: file.writelines(
+            json.dumps(_row(stored), ensure_ascii=False) + "\n" for stored in page
+        )
+
+
+@contextmanager
+def _csv(path: Path) -> Generator[Write]:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        yield lambda page: table.writerows(
+            {**row, "tags": json.dumps(row["tags"], ensure_ascii=False)} for row in map(_row, page)
+        )
+
+
+@contextmanager
+def _parquet(path: Path) -> Generator[Write]:
+    if find_spec("pyarrow") is None:
+        raise MissingDependencyError(
+            f'{path}: Parquet needs pyarrow: pip install "agent-cascade[parquet]", or export to '
+            ".csv or .jsonl."
+        )
+    pa: Any = import_module("pyarrow")  # without types
+    pq: Any = import_module("pyarrow.parquet")
+
+    types = dict.fromkeys(COLUMNS, pa.string())
+    types |= dict.fromkeys(COUNTS, pa.int64())
+    types |= {"latency_ms": pa.float64(), "at": pa.timestamp("us", tz="UTC")}
+    types["tags"] = pa.map_(pa.string(), pa.string())
+    schema = pa.schema(list(types.items()))
+
+    def row(stored: Stored) -> dict[str, Any]:
+        return {**_row(stored), "at": stored.entry.at, "tags": list(stored.tags.items())}
+
+    with pq.ParquetWriter(path, schema) as file:
+        yield lambda page: file.write_table(pa.Table.from_pylist(list(map(row, page)), schema))

@@ -1,0 +1,131 @@
+"""The schema, as numbered steps from the first day on.
+
+A step that was ever released is never edited: what has to change becomes a new step. Each is
+applied once, in its own transaction; those who start together wait for one another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from cascade.errors import LedgerError
+
+LOCK = 0x0CA5CADE
+"""Key of the advisory lock in PostgreSQL. SQLite has one writer anyhow."""
+
+TYPES = {
+    # Text keeps every digit of an amount; SQLite has no exact decimals.
+    "sqlite": {"money": "TEXT", "time": "TEXT", "json": "TEXT", "count": "INTEGER"},
+    "postgresql": {
+        "money": "NUMERIC",
+        "time": "TIMESTAMP WITH TIME ZONE",
+        "json": "JSONB",
+        "count": "BIGINT",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step of the schema; `{money}` and the like stand for the types of the database."""
+
+    name: str
+    statements: tuple[str, ...]
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(
+        "entries",
+        (
+            """CREATE TABLE ledger_entries (
+                id TEXT NOT NULL PRIMARY KEY,
+                run_id TEXT NOT NULL,
+                node TEXT NOT NULL,
+                tier TEXT,
+                model TEXT,
+                input_tokens {count},
+                output_tokens {count},
+                cached_tokens {count},
+                reasoning_tokens {count},
+                latency_ms DOUBLE PRECISION NOT NULL,
+                cost_usd {money},
+                saved_usd {money},
+                baseline_usd {money},
+                cost_basis TEXT NOT NULL,
+                basis TEXT NOT NULL,
+                outcome TEXT NOT NULL,
+                note TEXT NOT NULL,
+                at {time} NOT NULL
+            )""",
+            "CREATE INDEX ledger_entries_at ON ledger_entries (at, id)",
+            "CREATE INDEX ledger_entries_run ON ledger_entries (run_id)",
+        ),
+    ),
+    Migration(
+        "attempts",
+        (
+            "ALTER TABLE ledger_entries ADD COLUMN attempt_id TEXT",
+            """CREATE TABLE ledger_attempts (
+                attempt_id TEXT NOT NULL PRIMARY KEY,
+                run_id TEXT NOT NULL,
+                node TEXT NOT NULL,
+                tier TEXT,
+                model TEXT,
+                begun_at {time} NOT NULL
+            )""",
+        ),
+    ),
+    Migration(
+        "tags",
+        (
+            "ALTER TABLE ledger_entries ADD COLUMN tags {json}",
+            "ALTER TABLE ledger_attempts ADD COLUMN tags {json}",
+        ),
+    ),
+)
+
+
+async def migrate(engine: AsyncEngine, *, to: int = len(MIGRATIONS)) -> None:
+    """Bring the schema up to a version.
+
+    Raises:
+        LedgerError: the database was written by a newer version of this package.
+    """
+    for _ in range(to + 1):
+        async with engine.begin() as connection:
+            if await _step(connection, to):
+                return
+
+
+async def _step(connection: AsyncConnection, to: int) -> bool:
+    """Apply the next migration; returns whether there was none left."""
+    dialect = connection.dialect.name
+    if dialect == "postgresql":
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+    await connection.execute(
+        text(
+            "CREATE TABLE IF NOT EXISTS ledger_schema "
+            "(version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL)"
+        )
+    )
+    found = await connection.execute(text("SELECT coalesce(max(version), 0) FROM ledger_schema"))
+    version = found.scalar_one()
+    if version > len(MIGRATIONS):
+        raise LedgerError(
+            f"the ledger's schema has version {version}, and this agent-cascade knows "
+            f"{len(MIGRATIONS)}: use the version that wrote it, or a newer one."
+        )
+    if version >= to:
+        return True
+    migration = MIGRATIONS[version]
+    for statement in migration.statements:
+        await connection.execute(text(statement.format(**TYPES[dialect])))
+    await connection.execute(
+        text("INSERT INTO ledger_schema VALUES (:version, :name, :at)"),
+        {"version": version + 1, "name": migration.name, "at": datetime.now(UTC).isoformat()},
+    )
+    return False

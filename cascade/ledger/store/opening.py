@@ -1,0 +1,75 @@
+"""From an address to a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.ledger.store.base import NO_TAGS, Backend
+from cascade.ledger.store.memory import MemoryBackend
+from cascade.ledger.store.redaction import Redact
+from cascade.ledger.store.store import Store
+from cascade.ledger.store.writer import Limits
+
+FORMS = "sqlite:///ledger.db (a file) or postgresql://user:password@host/database"
+
+
+def open_store(
+    url: str,
+    *,
+    crash_safe: bool = True,
+    redact: Redact | None = None,
+    tags: Mapping[str, str] = NO_TAGS,
+    limits: Limits | None = None,
+) -> Store:
+    """A store for `Cascade(ledger=…)`. It connects with its first entry, not here.
+
+    Args:
+        url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://…`, or `memory://`.
+        crash_safe: write down each call before it is sent, so that a killed process leaves a
+            list of the calls whose outcome is unknown. Costs one commit per call, shared by
+            the calls that are under way together.
+        redact: takes out of each entry what must not be stored.
+        tags: tags of every entry of this store.
+        limits: sizes and times of the queue.
+
+    Raises:
+        ConfigurationError: the address has none of these forms.
+        MissingDependencyError: the database's driver is not installed.
+    """
+    backend = _backend(url)
+    return Store(backend, crash_safe=crash_safe, redact=redact, tags=tags, limits=limits)
+
+
+def _backend(url: str) -> Backend:
+    scheme, separator, rest = url.partition("://")
+    dialect = scheme.partition("+")[0]
+    if separator and dialect == "memory":
+        return MemoryBackend()
+    if dialect == "postgres":
+        dialect = "postgresql"
+    if not separator or dialect not in ("sqlite", "postgresql"):
+        raise ConfigurationError(f"{url!r} is no address of a ledger: give {FORMS}.")
+    if dialect == "sqlite" and rest.lstrip("/").partition("?")[0] in ("", ":memory:"):
+        raise ConfigurationError(
+            f"{url!r} names no file: give sqlite:///ledger.db, or memory:// to keep nothing."
+        )
+    _require(dialect)
+    from cascade.ledger.store.sql import SqlBackend  # noqa: PLC0415 - needs SQLAlchemy
+
+    driver = {"sqlite": "aiosqlite", "postgresql": "asyncpg"}[dialect]
+    return SqlBackend(f"{dialect}+{driver}://{rest}")
+
+
+def _require(dialect: str) -> None:
+    extra, packages = {
+        "sqlite": ("store", ("sqlalchemy", "greenlet", "aiosqlite")),
+        "postgresql": ("postgres", ("sqlalchemy", "greenlet", "asyncpg")),
+    }[dialect]
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"a ledger in {dialect} needs {' and '.join(missing)}: "
+            f'pip install "agent-cascade[{extra}]".'
+        )

@@ -1,0 +1,114 @@
+"""The newest schema as SQLAlchemy sees it, with types that lose nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Column, DateTime, Double, MetaData, Numeric, Table, Text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+
+class Money(TypeDecorator[Decimal]):
+    """Dollars to the last digit: NUMERIC where it is exact, else text."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The type in this database."""
+        exact = dialect.name == "postgresql"
+        return dialect.type_descriptor(Numeric() if exact else Text())
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+        """To the database."""
+        return value if value is None or dialect.name == "postgresql" else str(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        """From the database."""
+        return None if value is None else Decimal(value)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A time in UTC to the microsecond; as text it sorts as it should."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The type in this database."""
+        native = dialect.name == "postgresql"
+        return dialect.type_descriptor(DateTime(timezone=True) if native else Text())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """To the database; a time without a zone is taken for UTC."""
+        if value is None:
+            return None
+        value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        if dialect.name == "postgresql":
+            return value
+        return value.isoformat(timespec="microseconds")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """From the database."""
+        if value is None:
+            return None
+        return (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
+
+
+class Words(TypeDecorator[str]):
+    """Text that every database takes: no NUL and no half of a surrogate pair."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """To the database."""
+        if value is None or (value.isascii() and "\0" not in value):
+            return value
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+
+
+_tags = JSON().with_variant(JSONB(), "postgresql")
+
+metadata = MetaData()
+
+entries = Table(
+    "ledger_entries",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("run_id", Words, nullable=False),
+    Column("node", Words, nullable=False),
+    Column("tier", Words),
+    Column("model", Words),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("latency_ms", Double, nullable=False),
+    Column("cost_usd", Money),
+    Column("saved_usd", Money),
+    Column("baseline_usd", Money),
+    Column("cost_basis", Text, nullable=False),
+    Column("basis", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("note", Words, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("attempt_id", Words),
+    Column("tags", _tags),
+)
+
+attempts = Table(
+    "ledger_attempts",
+    metadata,
+    Column("attempt_id", Words, primary_key=True),
+    Column("run_id", Words, nullable=False),
+    Column("node", Words, nullable=False),
+    Column("tier", Words),
+    Column("model", Words),
+    Column("begun_at", UtcTime, nullable=False),
+    Column("tags", _tags),
+)

@@ -1,0 +1,267 @@
+"""The thread that writes: batches, group commits, back-pressure, and patience with databases."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from cascade.errors import LedgerError
+from cascade.ledger.store.base import Attempt, Backend, Batch, Stored, UnavailableError
+
+logger = logging.getLogger("cascade")
+
+T = TypeVar("T")
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 2.0
+"""Between two tries to write; each pause is twice the one before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes and times of the queue.
+
+    Attributes:
+        queue: entries that may wait to be written. When it is full, `append` waits: nothing is
+            dropped.
+        batch: entries of one transaction at most.
+        linger_s: how long entries may wait for others, unless somebody waits for them.
+        patience_s: how long to wait for a database that cannot be reached, before those who
+            wait get a `LedgerError`; entries stay in the queue and are tried again.
+    """
+
+    queue: int = 10_000
+    batch: int = 1_000
+    linger_s: float = 0.05
+    patience_s: float = 30.0
+
+
+@dataclass(slots=True)
+class _Item:
+    what: Attempt | Stored | str | None
+    """An attempt, an entry, the id of an attempt to withdraw, or nothing but a mark."""
+    done: Future[None] | None = None
+
+
+class Writer:
+    """Writes what it is given, in order, in a thread and event loop of its own."""
+
+    def __init__(self, backend: Backend, limits: Limits) -> None:
+        self._backend = backend
+        self._limits = limits
+        self._items: deque[_Item] = deque()
+        self._room = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self._refused: list[str] = []
+
+    def put(self, *what: Stored) -> None:
+        """Hand over entries; waits while the queue is full.
+
+        Raises:
+            LedgerError: it stayed full for `patience_s`; the entries are not in it.
+        """
+        limits = self._limits
+        with self._room:
+            self._run()
+            free = self._room.wait_for(
+                lambda: len(self._items) < limits.queue, timeout=limits.patience_s
+            )
+            if not free:
+                raise LedgerError(
+                    f"the ledger's queue has been full ({limits.queue} entries) for "
+                    f"{limits.patience_s} s: is its database within reach?"
+                )
+            self._items.extend(map(_Item, what))
+            self._signal(urgent=len(self._items) >= limits.batch)
+
+    def put_now(self, what: Attempt | str | None) -> Future[None]:
+        """Hand over something that somebody waits for; done once it is in the database."""
+        done: Future[None] = Future()
+        with self._room:
+            self._run()
+            self._items.append(_Item(what, done))
+            self._signal(urgent=True)
+        return done
+
+    async def call(self, action: Callable[[], Awaitable[T]]) -> T:
+        """Run something of the backend's in the writer's loop."""
+
+        async def run() -> T:
+            await self._open()
+            return await action()
+
+        with self._room:
+            self._run()
+            future = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        return await asyncio.wrap_future(future)
+
+    def flush(self) -> Future[None]:
+        """Done when everything handed over so far is in the database."""
+        return self.put_now(None)
+
+    def close(self) -> None:
+        """Write what is left and end the thread; waits for it. The next entry starts another.
+
+        Raises:
+            LedgerError: something could not be written; it is still in the queue.
+        """
+        thread = self._thread
+        if thread is None or self._pid != os.getpid():
+            return
+        self.flush().result()
+        assert self._main is not None
+        self._loop.call_soon_threadsafe(self._main.cancel)
+        thread.join()
+        self._thread = None
+        atexit.unregister(self._at_exit)
+
+    def _run(self) -> None:
+        if self._thread is not None:
+            if self._pid != os.getpid():
+                raise LedgerError(
+                    "this ledger was in use before the process forked: open a store of its own "
+                    "in each process, with open_store(…)."
+                )
+            return
+        self._pid = os.getpid()
+        self._opened = False
+        self._signalled = 0
+        ready = threading.Event()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(ready)), name="cascade-ledger", daemon=True
+        )
+        self._thread.start()
+        ready.wait()
+        atexit.register(self._at_exit)
+
+    def _at_exit(self) -> None:
+        try:
+            self.close()
+        except LedgerError as error:
+            logger.error("the ledger could not be closed at exit: %s", error)
+
+    def _signal(self, *, urgent: bool) -> None:
+        # Waking the other thread costs a system call: only when it may be asleep.
+        level = 2 if urgent else 1
+        if level > self._signalled:
+            self._signalled = level
+            event = self._urgent if urgent else self._something
+            self._loop.call_soon_threadsafe(event.set)
+            if urgent:
+                self._loop.call_soon_threadsafe(self._something.set)
+
+    async def _serve(self, ready: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._something, self._urgent = asyncio.Event(), asyncio.Event()
+        self._opening = asyncio.Lock()
+        self._main = asyncio.current_task()
+        ready.set()
+        try:
+            with suppress(Exception):  # the first write reports it
+                await self._open()
+            while True:
+                await self._something.wait()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._urgent.wait(), self._limits.linger_s)
+                await self._write(self._take())
+        except asyncio.CancelledError:
+            await self._backend.aclose()
+
+    def _take(self) -> list[_Item]:
+        with self._room:
+            n = min(len(self._items), self._limits.batch)
+            taken = [self._items.popleft() for _ in range(n)]
+            if not self._items:
+                self._signalled = 0
+                self._something.clear()
+                self._urgent.clear()
+            self._room.notify_all()
+            return taken
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if not self._opened:
+                await self._backend.open()
+                self._opened = True
+
+    async def _write(self, items: Sequence[_Item]) -> None:
+        """Write them, and try again for as long as it takes."""
+        began, pause = time.monotonic(), FIRST_PAUSE_S
+        while items:
+            try:
+                await self._open()
+                await self._backend.write(_batch(items))
+            except Exception as error:  # noqa: BLE001 - it is handed to whoever waits
+                if self._opened and not isinstance(error, UnavailableError):
+                    await self._write_one_by_one(items, error)
+                    return
+                if not self._opened or time.monotonic() - began > self._limits.patience_s:
+                    items = self._disappoint(items, error)
+                logger.warning("the ledger cannot be written, trying again: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            else:
+                self._finish(items)
+                return
+
+    async def _write_one_by_one(self, items: Sequence[_Item], error: Exception) -> None:
+        """Something among them can never be written: it is named, and the rest is written."""
+        if len(items) > 1:
+            for item in items:
+                await self._write([item])
+            return
+        what, done = items[0].what, items[0].done
+        logger.error("an entry was refused by the ledger's database: %s: %r", error, what)
+        self._refused.append(f"{what} ({error})")
+        if done is not None and done.set_running_or_notify_cancel():
+            done.set_exception(LedgerError(f"the ledger cannot keep {what}: {error}"))
+
+    def _finish(self, items: Sequence[_Item]) -> None:
+        for item in items:
+            if item.done is None or not item.done.set_running_or_notify_cancel():
+                continue
+            if item.what is None and self._refused:
+                item.done.set_exception(
+                    LedgerError("the database refused entries: " + "; ".join(self._refused))
+                )
+                self._refused.clear()
+            else:
+                item.done.set_result(None)
+
+    def _disappoint(self, items: Sequence[_Item], error: Exception) -> Sequence[_Item]:
+        """Tell all who wait that the database cannot be had; returns the entries to keep.
+
+        A call whose attempt could not be written is not sent: its attempt is forgotten.
+        """
+        with self._room:
+            waiting = [item for item in (*items, *self._items) if item.done is not None]
+            kept = deque(item for item in self._items if item.done is None)
+            self._items = kept
+            items = [item for item in items if item.done is None]
+            left = len(items) + len(kept)
+        for item in waiting:
+            if item.done is not None and item.done.set_running_or_notify_cancel():
+                item.done.set_exception(
+                    LedgerError(
+                        f"the ledger cannot be written ({error}); {left} entries wait for it."
+                    )
+                )
+        return items
+
+
+def _batch(items: Sequence[_Item]) -> Batch:
+    return Batch(
+        attempts=[item.what for item in items if isinstance(item.what, Attempt)],
+        entries=[item.what for item in items if isinstance(item.what, Stored)],
+        withdrawn=[item.what for item in items if isinstance(item.what, str)],
+    )
