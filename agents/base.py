@@ -199,6 +199,7 @@ class Caller:
         Raises:
             ModelError: the call failed; its entry is in the ledger.
         """
+        attempt_id = await self.recorder.begin(run.id, node, tier.name, tier.model.name)
         begun = self.clock()
         try:
             request = self.deadline.bound(request, run, tier.model.name)
@@ -207,14 +208,16 @@ class Caller:
             else:
                 completion = await _stream(tier, request, on_text)
         except ModelError as error:
-            self._record_failure(tier, node, run, begun, error)
+            self._record_failure(tier, node, run, begun, error, attempt_id)
             self.deadline.check_retry(error, run)
             await self._wait(error, attempt)
             raise
         except CascadeError:
-            raise  # nothing was sent: requests are forbidden, a recording has no answer
+            # nothing was sent: requests are forbidden, a recording has no answer
+            self.recorder.withdraw(attempt_id)
+            raise
         except BaseException as error:
-            self._record_failure(tier, node, run, begun, error)
+            self._record_failure(tier, node, run, begun, error, attempt_id)
             raise
         latency_ms = completion.latency_ms or (self.clock() - begun) * 1000
         self.deadline.saw(tier.name, latency_ms / 1000)
@@ -229,12 +232,19 @@ class Caller:
                 cost=cost,
                 note="" if cost is not None else _why_unknown(tier, completion),
                 is_baseline=is_baseline,
+                attempt_id=attempt_id,
             )
         )
         return completion
 
     def _record_failure(
-        self, tier: OpenTier, node: str, run: Run, begun: float, error: BaseException
+        self,
+        tier: OpenTier,
+        node: str,
+        run: Run,
+        begun: float,
+        error: BaseException,
+        attempt_id: str | None,
     ) -> None:
         refused = isinstance(error, ModelError) and error.billed is False
         cancelled = isinstance(error, asyncio.CancelledError)
@@ -249,6 +259,7 @@ class Caller:
                 cost=Decimal(0) if refused else None,
                 note="cancelled while it ran" if cancelled else note,
                 outcome="cancelled" if cancelled else "failed",
+                attempt_id=attempt_id,
             )
         )
 
@@ -293,6 +304,7 @@ def _entry(
     note: str,
     outcome: Literal["ok", "failed", "cancelled"] = "ok",
     is_baseline: bool = False,
+    attempt_id: str | None = None,
 ) -> LedgerEntry:
     saved = None if cost is None else -cost
     return LedgerEntry(
@@ -309,4 +321,5 @@ def _entry(
         basis="unknown" if cost is None else "measured",
         note=note,
         outcome=outcome,
+        attempt_id=attempt_id,
     )

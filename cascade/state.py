@@ -218,6 +218,7 @@ class LedgerEntry(Record):
     `baseline_usd` is the earned baseline before the node's own cost, None where unknown.
     `cost_basis` says how `cost_usd` is known; `basis` is the weakest of all figures here.
     `outcome` says how the call ended: ok, failed, cancelled.
+    `attempt_id` is that of the call, where a crash-safe store knew of it before it was sent.
     """
 
     run_id: str
@@ -237,6 +238,7 @@ class LedgerEntry(Record):
     outcome: Literal["ok", "failed", "cancelled"] = "ok"
     note: str = ""
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    attempt_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cascade.state import LedgerEntry
 
@@ -25,6 +25,21 @@ class LedgerStore(Protocol):
 
     def append(self, entries: Iterable[LedgerEntry]) -> None:
         """Keep the entries. Called from the event loop: must not block for long."""
+        ...
+
+
+@runtime_checkable
+class CrashSafeStore(LedgerStore, Protocol):
+    """A store that knows of a call before it is sent, so that a killed process leaves a trace."""
+
+    async def begin(
+        self, *, run_id: str, node: str, tier: str | None, model: str | None
+    ) -> str | None:
+        """Return once the call is written down, with the id for its entry's `attempt_id`."""
+        ...
+
+    def withdraw(self, attempt_id: str) -> None:
+        """Forget the call: it was not sent."""
         ...
 
 
@@ -66,6 +81,21 @@ class Recorder:
         self._store = store
         self._pending: OrderedDict[str, list[LedgerEntry]] = OrderedDict()
         self._lock = Lock()
+
+    async def begin(self, run_id: str, node: str, tier: str, model: str) -> str | None:
+        """Make a call known to the store before it is sent, where the store can do that.
+
+        Raises:
+            LedgerError: the store cannot write it down, so that it must not be sent.
+        """
+        if not isinstance(self._store, CrashSafeStore):
+            return None
+        return await self._store.begin(run_id=run_id, node=node, tier=tier, model=model)
+
+    def withdraw(self, attempt_id: str | None) -> None:
+        """Say that a call that was begun has not been sent."""
+        if attempt_id is not None and isinstance(self._store, CrashSafeStore):
+            self._store.withdraw(attempt_id)
 
     def record(self, entry: LedgerEntry) -> LedgerEntry:
         """Hand an entry to the store at once, and keep it for `take`."""
