@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 
 Normaliser = Callable[[str], str]
 """Maps answers that mean the same to the same string."""
 
 _FINAL = re.compile(r"(?:final answer|answer)\s*(?:is|:|=)\s*(.+)", re.IGNORECASE)
 _NOISE = re.compile(r"[^\w\s.%+-]")
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,3})?")
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 
 
@@ -22,10 +24,18 @@ def normalise(text: str) -> str:
     """
     stated = _FINAL.findall(text)
     answer = (stated[-1] if stated else text).strip().casefold()
-    answer = re.sub(r"(?<=\d),(?=\d{3}\b)", "", answer)
-    answer = _ARTICLE.sub(" ", _NOISE.sub(" ", answer))
-    answer = " ".join(answer.split()).strip(". ")
-    try:
-        return f"{float(answer):g}"
-    except ValueError:
-        return answer
+    words = _NOISE.sub(" ", re.sub(r"(?<=\d),(?=\d{3}\b)", "", answer))
+    answer = _tidy(_ARTICLE.sub(" ", words)) or _tidy(words)  # "A" alone is an option
+    return _number(answer) or answer
+
+
+def _tidy(words: str) -> str:
+    return re.sub(r"^[. ]+(?!\d)", "", " ".join(words.split()).rstrip(". "))
+
+
+def _number(answer: str) -> str | None:
+    """A number with all its digits: two long ones that differ in the last are two answers."""
+    if not _NUMBER.fullmatch(answer):
+        return None
+    number = Decimal(answer)
+    return f"{number.normalize():f}" if number else "0"

@@ -16,7 +16,7 @@ from cascade.confidence.calibration import (
     Quality,
     Stage,
 )
-from cascade.confidence.columns import column_names, matrix, raw_score
+from cascade.confidence.columns import column_names, matrix, owner, raw_score, unbounded
 from cascade.confidence.fitting import cross_fitted, fit_calibrator, fit_venn_abers
 from cascade.confidence.gain import GainHead, cross_fitted_gain, fit_gain
 from cascade.confidence.metrics import Array, auroc, brier, ece
@@ -78,7 +78,7 @@ def calibrate(
         )
     correct = np.array([draft.correct for draft in usable])
     taken = _stages_of(signals)
-    fitted = [_fit_stage(usable, correct, stage) for stage in taken]
+    fitted = [_fit_stage(usable, correct, stage, names) for stage in taken]
     stages = tuple(
         stage.model_copy(update={"outlook": _outlook(seen, fitted[i + 1][1])})
         if i + 1 < len(fitted)
@@ -86,8 +86,8 @@ def calibrate(
         for i, (stage, seen) in enumerate(fitted)
     )
     last, confidence = fitted[-1]
-    table = matrix([draft.features for draft in usable], last.columns, last.signals)
-    p_large, gain = _large(usable, table, correct, confidence)
+    table = matrix([draft.features for draft in usable], last.columns, last.signals, last.linear)
+    promise = _large(usable, table, correct, confidence)
     return Calibration(
         created_at=datetime.now(UTC),
         library_version=__version__,
@@ -97,9 +97,9 @@ def calibrate(
         system_hash=made_for.system_hash,
         labels=made_for.labels,
         stages=stages,
-        quality=_quality(usable, correct, confidence, names, gain, table),
-        p_large=p_large,
-        gain=gain,
+        quality=_quality(usable, correct, confidence, names, promise),
+        p_large=promise.p_large,
+        gain=promise.head,
         confidences=tuple(np.quantile(confidence, np.linspace(0, 1, QUANTILES)).tolist()),
     )
 
@@ -116,34 +116,26 @@ def _stages_of(signals: Sequence[tuple[str, int]]) -> list[tuple[str, ...]]:
 
 
 def _fit_stage(
-    drafts: Sequence[LabelledDraft], correct: Array, taken: tuple[str, ...]
+    drafts: Sequence[LabelledDraft], correct: Array, taken: tuple[str, ...], names: Sequence[str]
 ) -> tuple[Stage, Array]:
     """The stage, and the confidence of each row by a fit that has not seen it."""
     rows = [
-        {name: value for name, value in draft.features.items() if belongs(name, taken)}
+        {name: value for name, value in draft.features.items() if owner(name, names) in taken}
         for draft in drafts
     ]
-    columns = column_names(rows)
-    table = matrix(rows, columns, taken)
+    columns = column_names(rows, taken)
+    linear = unbounded(rows, columns)
+    table = matrix(rows, columns, taken, linear)
     seen = cross_fitted(table, correct)
     stage = Stage(
         signals=taken,
         columns=columns,
         calibrator=fit_calibrator(table, correct),
         band=fit_venn_abers(seen, (correct > 0.5).astype(np.float64)),
+        linear=linear,
+        scored=any(raw_score(row, taken) is not None for row in rows),
     )
     return stage, seen
-
-
-def belongs(feature: str, signals: Sequence[str]) -> bool:
-    """Whether a feature is of one of these signals, by its name."""
-    prefixes = {
-        "logprobs": ("logprob_", "margin_", "token_count"),
-        "text": ("answer_",),
-        "prompt": ("prompt_",),
-        "topic": ("topic_",),
-    }
-    return any(feature.startswith(prefixes.get(signal, (signal,))) for signal in signals)
 
 
 def _outlook(here: Array, after: Array) -> tuple[tuple[float, float], ...]:
@@ -152,18 +144,34 @@ def _outlook(here: Array, after: Array) -> tuple[tuple[float, float], ...]:
     return tuple((float(here[i]), float(after[i])) for i in kept)
 
 
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    """What is known of the large model: p_L, a gain head, and how well the gain is ranked."""
+
+    p_large: float | None = None
+    head: GainHead | None = None
+    auroc: float | None = None
+
+
 def _large(
     drafts: Sequence[LabelledDraft], table: Array, correct: Array, confidence: Array
-) -> tuple[float | None, GainHead | None]:
+) -> _Promise:
     """p_L, and a gain head where it ranks the gain better than a constant p_L does."""
     known = [draft.large_correct for draft in drafts if draft.large_correct is not None]
+    if not known:
+        return _Promise()
+    rate = float(np.mean(known))
     if len(known) < len(drafts):
-        return (float(np.mean(known)) if known else None), None
+        return _Promise(rate)
     large = np.array(known)
     won = ((large > 0.5) & (correct <= 0.5)).astype(np.float64)
-    predicted = cross_fitted_gain(table, correct, large)
-    better = auroc(predicted, won) > auroc(-confidence, won)
-    return float(large.mean()), fit_gain(table, correct, large) if better else None
+    if len(np.unique(won)) < 2:
+        return _Promise(rate)
+    constant = auroc(-confidence, won)
+    ranked = auroc(cross_fitted_gain(table, correct, large), won)
+    if ranked <= constant:
+        return _Promise(rate, auroc=constant)
+    return _Promise(rate, fit_gain(table, correct, large), ranked)
 
 
 def _quality(
@@ -171,25 +179,17 @@ def _quality(
     correct: Array,
     confidence: Array,
     signals: Sequence[str],
-    gain: GainHead | None,
-    table: Array,
+    promise: _Promise,
 ) -> Quality:
     raw = np.array([raw_score(draft.features, signals) for draft in drafts], dtype=np.float64)
-    known = [d.large_correct for d in drafts if d.large_correct is not None]
-    auroc_gain = None
-    if len(known) == len(drafts):
-        large = np.array(known)
-        won = ((large > 0.5) & (correct <= 0.5)).astype(np.float64)
-        expected = -confidence if gain is None else cross_fitted_gain(table, correct, large)
-        auroc_gain = auroc(expected, won)
     return Quality(
         n=len(drafts),
         accuracy_small=float(correct.mean()),
-        accuracy_large=float(np.mean(known)) if known else None,
+        accuracy_large=promise.p_large,
         ece=ece(confidence, correct),
         ece_raw=ece(raw, correct),
         brier=brier(confidence, correct),
         brier_raw=brier(raw, correct),
         auroc=auroc(confidence, correct),
-        auroc_gain=auroc_gain,
+        auroc_gain=promise.auroc,
     )

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from langchain_core.messages import BaseMessage
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from cascade.confidence.calibrators import FittedCalibrator, Numbers, VennAbersBand
 from cascade.confidence.columns import matrix, raw_score
@@ -27,6 +28,10 @@ NEIGHBOURS = 30
 """Calibration rows that tell what a further signal can do to a confidence like this one."""
 
 Labels = Literal["references", "people", "agreement with the large model"]
+
+
+NumberOrNaN = Annotated[float, BeforeValidator(lambda v: float("nan") if v is None else v)]
+"""JSON has no NaN: it is written as null."""
 
 
 class ModelIdentity(Record):
@@ -45,6 +50,9 @@ class Stage(Record):
         calibrator: gives P(draft is correct).
         band: Venn–Abers intervals, where there were labels to spare for them.
         outlook: (confidence here, confidence at the next stage) on calibration rows, sorted.
+        linear: columns that left [0, 1] on calibration rows: they stay on their own scale.
+        scored: whether any signal so far gives a score; without one all that is known is how
+            often such drafts are right.
     """
 
     signals: tuple[str, ...]
@@ -52,10 +60,15 @@ class Stage(Record):
     calibrator: FittedCalibrator
     band: VennAbersBand | None = None
     outlook: tuple[tuple[float, float], ...] = ()
+    linear: tuple[str, ...] = ()
+    scored: bool = True
 
 
 class Quality(Record):
-    """How good the confidence is on rows that did not fit it; raw scores beside it."""
+    """How good the confidence is on rows that did not fit it; raw scores beside it.
+
+    `auroc` is NaN where all drafts were right, or all wrong.
+    """
 
     n: int
     accuracy_small: float
@@ -64,7 +77,7 @@ class Quality(Record):
     ece_raw: float
     brier: float
     brier_raw: float
-    auroc: float
+    auroc: NumberOrNaN
     auroc_gain: float | None
 
 
@@ -160,11 +173,11 @@ class Calibration(Record):
         return "the calibration was made with another system message: calibrate again"
 
     def estimate(self, features: Mapping[str, float], taken: Sequence[str]) -> Estimate | None:
-        """P(correct) from the signals taken so far; None when the raw score is missing."""
+        """P(correct) from the signals taken so far; None when no score came back."""
         stage = self._stage(taken)
-        if stage is None or raw_score(features, stage.signals) is None:
+        if stage is None or (stage.scored and raw_score(features, stage.signals) is None):
             return None
-        row = matrix([features], stage.columns, stage.signals)
+        row = matrix([features], stage.columns, stage.signals, stage.linear)
         confidence = float(stage.calibrator.predict(row)[0])
         p_large = self.p_large
         if self.gain is not None and len(self.gain.mean) == row.shape[1]:
@@ -180,8 +193,11 @@ class Calibration(Record):
         stage = self._stage(taken)
         if stage is None or not stage.outlook:
             return ()
-        at = bisect_left(stage.outlook, (confidence, 0.0))
-        first = max(0, min(at - NEIGHBOURS // 2, len(stage.outlook) - NEIGHBOURS))
+        here = itemgetter(0)
+        start = bisect_left(stage.outlook, confidence, key=here)
+        end = bisect_right(stage.outlook, confidence, key=here)
+        middle = (start + end) // 2  # of the equal ones, where there are some
+        first = max(0, min(middle - NEIGHBOURS // 2, len(stage.outlook) - NEIGHBOURS))
         return tuple(after for _, after in stage.outlook[first : first + NEIGHBOURS])
 
     def _stage(self, taken: Sequence[str]) -> Stage | None:

@@ -43,14 +43,17 @@ def fit_calibrator(features: Array, correct: Array) -> FittedCalibrator:
         features: (n, d), missing values NaN. Column 0 is the logit of the raw score, and the
             others follow in the order in which they are trusted.
         correct: (n,) labels, 1 for a correct draft.
+
+    Without any raw score the step to beat is the base rate.
     """
-    if len(np.unique(correct > 0.5)) < 2:
-        return Constant(value=float((correct.sum() + 1) / (len(correct) + 2)))
+    if not _minority(correct):
+        return _base_rate(features, correct, ())
+    scored = not np.isnan(features[:, 0]).all()
     columns = _columns_allowed(correct, features.shape[1])
-    ladder: list[Fitter] = [_as_it_is, fit_temperature]
+    ladder: list[Fitter] = [_as_it_is, fit_temperature] if scored else [_base_rate]
     if len(correct) >= FEW_LABELS:
         ladder.append(fit_logistic)
-    if len(correct) >= MANY_LABELS:
+    if len(correct) >= MANY_LABELS and _minority(correct) >= LABELS_PER_FEATURE:
         ladder += [fit_beta, fit_isotonic]
     best, errors = ladder[0], _errors(ladder[0], features, correct, columns)
     for step in ladder[1:]:
@@ -72,8 +75,16 @@ def cross_fitted(features: Array, correct: Array, *, folds: int = 5) -> Array:
 
 
 def _columns_allowed(correct: Array, available: int) -> tuple[int, ...]:
-    minority = int(min((correct > 0.5).sum(), (correct <= 0.5).sum()))
-    return tuple(range(max(1, min(available, minority // LABELS_PER_FEATURE))))
+    return tuple(range(max(1, min(available, _minority(correct) // LABELS_PER_FEATURE))))
+
+
+def _minority(correct: Array) -> int:
+    return int(min((correct > 0.5).sum(), (correct <= 0.5).sum()))
+
+
+def _base_rate(features: Array, correct: Array, columns: tuple[int, ...]) -> Constant:
+    del features, columns
+    return Constant(value=float((correct.sum() + 1) / (len(correct) + 2)))
 
 
 def _as_it_is(features: Array, correct: Array, columns: tuple[int, ...]) -> Temperature:

@@ -10,6 +10,8 @@ L2 penalty on it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,8 @@ from cascade.state import Record
 TREES_FROM = 1000
 LOGISTIC_STRENGTH = 0.01
 RIDGE_PENALTY = 300.0
+ROWS_AT_ONCE = 10_000
+"""Rows that walk the trees side by side, so that memory stays bounded."""
 
 
 class Linear(Record):
@@ -50,25 +54,38 @@ class Trees(Record):
 
     def predict(self, x: Array) -> Array:
         """One number per row."""
-        total, rows = np.full(len(x), self.baseline), np.arange(len(x))
-        tables = zip(
-            self.feature,
-            self.threshold,
-            self.left,
-            self.right,
-            self.missing_left,
-            self.value,
-            strict=True,
+        return np.concatenate(
+            [self._predict(x[at : at + ROWS_AT_ONCE]) for at in range(0, len(x), ROWS_AT_ONCE)]
+            or [np.empty(0)]
         )
-        for tree in tables:
-            feature, threshold, left, right, missing_left, value = map(np.array, tree)
-            node = np.zeros(len(x), dtype=np.int64)
-            for _ in range(self.depth):
-                at = x[rows, feature[node]]
-                go_left = np.where(np.isnan(at), missing_left[node], at <= threshold[node])
-                node = np.where(go_left, left[node], right[node])
-            total += value[node]
-        return total
+
+    def _predict(self, x: Array) -> Array:
+        feature, threshold, left, right, missing_left, value, roots = self._tables
+        node = np.tile(roots, (len(x), 1))
+        for _ in range(self.depth):
+            at = np.take_along_axis(x, feature[node], axis=1)
+            go_left = np.where(np.isnan(at), missing_left[node], at <= threshold[node])
+            node = np.where(go_left, left[node], right[node])
+        return np.asarray(self.baseline + value[node].sum(axis=1), dtype=np.float64)
+
+    @cached_property
+    def _tables(self) -> tuple[NDArray[Any], ...]:
+        """All trees in one table: as arrays once, and walked side by side."""
+        sizes = [len(tree) for tree in self.feature]
+        roots = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        first = np.repeat(roots, sizes)
+        flat = [
+            np.concatenate([np.array(tree) for tree in table])
+            for table in (
+                self.feature,
+                self.threshold,
+                self.left,
+                self.right,
+                self.missing_left,
+                self.value,
+            )
+        ]
+        return (*flat[:2], flat[2] + first, flat[3] + first, *flat[4:], roots)
 
 
 class GainHead(Record):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -35,9 +36,13 @@ class TextEncoder(Record):
         """Of the latent space."""
         return len(self.components[0]) if self.components else 0
 
+    @cached_property
+    def _arrays(self) -> tuple[Array, Array]:
+        return np.array(self.weights), np.array(self.components)
+
     def transform(self, prompts: Sequence[str]) -> Array:
         """One row per prompt; zeros for a prompt without a known word."""
-        weights, components = np.array(self.weights), np.array(self.components)
+        weights, components = self._arrays
         rows = np.zeros((len(prompts), self.dimensions))
         for row, prompt in zip(rows, prompts, strict=True):
             words = (word for word in _WORD.findall(prompt.lower()) if word in self.vocabulary)

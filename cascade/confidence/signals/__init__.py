@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cascade.confidence.score import FEATURES
 from cascade.confidence.signals.base import Ask, Asked, Check, Probe, Signal, UserSignal, take
 from cascade.confidence.signals.free import (
     LogprobSignal,
@@ -64,10 +65,17 @@ def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
     """The signals that are meant, cheapest first.
 
     Raises:
-        ConfigurationError: an unknown name, or two signals of one name.
+        ConfigurationError: an unknown name, two signals of one name, or a signal of the user's
+            that is called as one that is built in, or as one of its features.
     """
     signals = [_to_signal(item) for item in wanted]
     names = [signal.name for signal in signals]
+    for signal in signals:
+        if isinstance(signal, UserSignal) and signal.name in _reserved():
+            raise ConfigurationError(
+                f"a signal of yours is called {signal.name!r}, which is built in: "
+                "UserSignal(check, name=…) gives it another name."
+            )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigurationError(f"two signals are called {twice[0]!r}: give one another name.")
@@ -85,3 +93,8 @@ def _to_signal(item: SignalLike) -> Signal:
             )
         return BUILT_IN[item]()
     return UserSignal(item)
+
+
+def _reserved() -> set[str]:
+    """Names that mean something else in results and calibrations."""
+    return {"raw", *BUILT_IN, *(feature for names in FEATURES.values() for feature in names)}

@@ -7,6 +7,7 @@ calls is in the ledger.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ class UserSignal(Signal):
         self.name = name or str(getattr(check, "__name__", type(check).__name__))
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
-        """The function's value under its name."""
+        """The function's value under its name; NaN is missing, as None is."""
         del replies
         value = self.check(asked.question, asked.draft.transcript)
-        return {} if value is None else {self.name: float(value)}
+        return {} if value is None or math.isnan(value) else {self.name: float(value)}

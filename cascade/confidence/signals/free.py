@@ -12,8 +12,8 @@ from cascade.errors import ConfigurationError
 from cascade.state import Completion
 
 _REFUSAL = re.compile(
-    r"\b(i (?:can(?:no|')t|am not able|am unable|don't know|do not know)|as an ai|i'm sorry|"
-    r"i am sorry|unable to (?:help|answer)|cannot (?:help|answer|assist))\b",
+    r"\b(i (?:can(?:no|['’])t|am not able|am unable|don['’]t know|do not know)|"
+    r"as an ai|i['’]m sorry|i am sorry|unable to (?:help|answer)|cannot (?:help|answer|assist))\b",
     re.IGNORECASE,
 )
 _HEDGE = re.compile(

@@ -33,7 +33,8 @@ class SelfConsistency(Signal):
         at_once: samples that are asked side by side before looking at the vote again.
 
     Raises:
-        ConfigurationError: k, at_once or the temperature is not positive.
+        ConfigurationError: k, at_once or the temperature is not positive, or the sharpness
+            negative.
     """
 
     name = "self_consistency"
@@ -52,6 +53,8 @@ class SelfConsistency(Signal):
                 f"SelfConsistency(k={k}, temperature={temperature}, at_once={at_once}): all "
                 "three must be above 0."
             )
+        if not 0 <= sharpness < math.inf:
+            raise ConfigurationError(f"SelfConsistency(sharpness={sharpness}): 0 or more.")
         self.calls = k
         self.temperature = temperature
         self.sharpness = sharpness
