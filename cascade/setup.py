@@ -128,8 +128,13 @@ def choose_policy(
     policy = policy or ThresholdPolicy()
     if deadline is None:
         return policy
-    if deadline <= 0:
+    if not deadline > 0:
         raise ConfigurationError(f"deadline={deadline}: seconds, above 0.")
+    if max_harm is not None:
+        raise ConfigurationError(
+            f"max_harm={max_harm} promises that what its certificate does not cover is escalated; "
+            f"deadline={deadline} accepts it when time runs out. Give one of them."
+        )
     return DeadlinePolicy(policy)
 
 
@@ -148,6 +153,10 @@ def _economic(
 
 
 def _certified(max_harm: float, calibration: Calibration | None) -> CertifiedPolicy:
+    if not 0.0 < max_harm < 1.0:
+        raise ConfigurationError(
+            f"max_harm={max_harm}: a share of requests is between 0 and 1, such as 0.05."
+        )
     how = f"make one with `cascade calibrate … --max-harm {max_harm}`."
     if calibration is None:
         raise ConfigurationError(f"max_harm={max_harm} needs calibrator=…: {how}")

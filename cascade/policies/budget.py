@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -27,7 +28,8 @@ class DollarBudgetPolicy:
         p_large: p_L where the calibration does not know it.
 
     Raises:
-        ConfigurationError: the budget is not positive, or the price or step negative.
+        ConfigurationError: the budget or step is not positive, the price negative, or p_L no
+            probability.
     """
 
     budget_usd: float
@@ -36,12 +38,14 @@ class DollarBudgetPolicy:
     p_large: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.budget_usd > 0:
-            raise ConfigurationError(f"budget_usd={self.budget_usd}: must be above 0.")
-        if self.shadow_price < 0 or (self.step is not None and self.step <= 0):
-            raise ConfigurationError(
-                f"shadow_price={self.shadow_price}, step={self.step}: must not be negative."
-            )
+        if not 0 < self.budget_usd < math.inf:
+            raise ConfigurationError(f"budget_usd={self.budget_usd}: a number of dollars, above 0.")
+        if not 0 <= self.shadow_price < math.inf:
+            raise ConfigurationError(f"shadow_price={self.shadow_price}: a number, 0 or more.")
+        if self.step is not None and not 0 < self.step < math.inf:
+            raise ConfigurationError(f"step={self.step}: a number above 0.")
+        if not 0.0 <= self.p_large <= 1.0:
+            raise ConfigurationError(f"p_large={self.p_large}: a probability is between 0 and 1.")
 
     def after(self, cost_usd: Decimal | float) -> DollarBudgetPolicy:
         """The policy after a request that cost so much."""

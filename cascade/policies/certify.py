@@ -22,8 +22,9 @@ class Refusal(Record):
     """No threshold can be certified.
 
     Attributes:
-        n: labelled drafts there are.
+        n: labelled drafts there are for the proof.
         labels_needed: a lower limit of how many it would take, with hardly an error among them.
+        halved: whether as many labels again have to fit the calibrator.
         zero_error_bound: 1 − δ^(1/n), the least harm that n labels without any error certify.
     """
 
@@ -32,14 +33,18 @@ class Refusal(Record):
     n: int
     labels_needed: int
     zero_error_bound: float
+    halved: bool = False
 
     @property
     def reason(self) -> str:
         """In words, with the way out."""
+        bring = f"bring {self.labels_needed} or more"
+        if self.halved:
+            bring = f"bring {2 * self.labels_needed} or more, half of which prove it"
         return (
             f"no threshold keeps harm at {self.max_harm:.1%} with {1 - self.delta:.0%} confidence "
             f"on {self.n} labels (without a single error they certify "
-            f"{self.zero_error_bound:.1%}): bring {self.labels_needed} or more, or allow more harm"
+            f"{self.zero_error_bound:.1%}): {bring}, or allow more harm"
         )
 
 
@@ -62,23 +67,31 @@ def certify(
     """The lowest τ such that for every τ' ≥ τ the bound on P(accept ∧ wrong) is at most α.
 
     Args:
-        confidence: (n,) of drafts that neither fitted nor chose the calibrator.
-        correct: (n,) whether each was right. Drafts of equal confidence are accepted together.
+        confidence: (n,) of drafts that neither fitted nor chose the calibrator; NaN for a draft
+            without one, which is never accepted.
+        correct: (n,) whether each was right: above 0.5, as for calibrators. Drafts of equal
+            confidence are accepted together.
         max_harm: α.
         delta: δ, the chance that the promise does not hold.
         valid_until: end of the promise.
 
     Raises:
-        ConfigurationError: α or δ is not between 0 and 1, or there is no row.
+        ConfigurationError: α or δ is not between 0 and 1, there is no row, not one label per
+            row, or a confidence outside of [0, 1].
     """
     if not (0.0 < max_harm < 1.0 and 0.0 < delta < 1.0):
         raise ConfigurationError(f"max_harm={max_harm}, delta={delta}: both are between 0 and 1.")
     n = len(confidence)
     if n == 0:
         raise ConfigurationError("a certificate needs labelled drafts; there are none.")
-    order = np.argsort(-confidence, kind="stable")
-    ranked, wrong = confidence[order], np.cumsum(correct[order] < 0.5).astype(np.float64)
-    ends = np.append(np.flatnonzero(np.diff(ranked) < 0), n - 1)
+    if len(correct) != n:
+        raise ConfigurationError(f"{n} confidences, but {len(correct)} labels.")
+    judged = np.flatnonzero(~np.isnan(confidence))
+    if ((confidence[judged] < 0.0) | (confidence[judged] > 1.0)).any():
+        raise ConfigurationError("a confidence is between 0 and 1; here some are not.")
+    order = judged[np.argsort(-confidence[judged], kind="stable")]
+    ranked, wrong = confidence[order], np.cumsum(~(correct[order] > 0.5)).astype(np.float64)
+    ends = np.flatnonzero(np.diff(ranked, append=-1.0) < 0)
     bounds = clopper_pearson_upper(wrong[ends], n, delta)
     passing = np.flatnonzero(np.minimum.accumulate(bounds <= max_harm))
     if not len(passing):
@@ -91,7 +104,7 @@ def certify(
         )
     last = int(ends[passing[-1]])
     return Certificate(
-        threshold=float(min(1.0, max(0.0, ranked[last]))),
+        threshold=float(ranked[last]),
         max_harm=max_harm,
         delta=delta,
         n=n,
@@ -104,4 +117,10 @@ def certify(
 
 def labels_for_no_error(max_harm: float, delta: float) -> int:
     """The smallest n with 1 − δ^(1/n) ≤ α: what a sample without any error needs."""
-    return math.ceil(math.log(delta) / math.log1p(-max_harm))
+    n = math.ceil(math.log(delta) / math.log1p(-max_harm))
+    # The ratio of logarithms is off by one where it should be a whole number.
+    while n > 1 and 1.0 - delta ** (1.0 / (n - 1)) <= max_harm:
+        n -= 1
+    while 1.0 - delta ** (1.0 / n) > max_harm:
+        n += 1
+    return n

@@ -88,4 +88,5 @@ class EconomicPolicy:
         worth = value_of_information(signal, threshold, self.price_of_error)
         if worth <= float(signal.cost_usd or 0):
             return None
-        return f"is worth {dollars(worth)} and costs {dollars(signal.cost_usd or 0)}"
+        cost = "an unknown amount" if signal.cost_usd is None else dollars(signal.cost_usd)
+        return f"is worth {dollars(worth)} and costs {cost}"

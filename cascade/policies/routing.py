@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -24,15 +25,21 @@ class CascadeRoutingPolicy:
         p_unknown: P(correct) of tiers that nothing is known about.
 
     Raises:
-        ConfigurationError: λ is not positive.
+        ConfigurationError: λ is no positive number, or `p_unknown` no probability.
     """
 
     price_of_error: float
     p_unknown: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.price_of_error > 0:
-            raise ConfigurationError(f"price_of_error={self.price_of_error}: must be above 0.")
+        if not 0 < self.price_of_error < math.inf:
+            raise ConfigurationError(
+                f"price_of_error={self.price_of_error}: a number of dollars, above 0."
+            )
+        if not 0.0 <= self.p_unknown <= 1.0:
+            raise ConfigurationError(
+                f"p_unknown={self.p_unknown}: a probability is between 0 and 1."
+            )
 
     def decide(self, situation: Situation) -> Decision:
         """Accept, or escalate to the tier that is expected to be cheapest."""
@@ -45,7 +52,10 @@ class CascadeRoutingPolicy:
         blocked = obstacle(assessment)
         if not sides:
             return blocked or Decision(
-                action="escalate", reason="no larger tier has a price", calibrated=False
+                action="escalate",
+                reason="no larger tier has a price",
+                confidence=assessment.confidence,
+                calibrated=assessment.calibrated,
             )
         expected, best = min(sides, key=lambda side: side[0])
         if blocked is not None:

@@ -9,6 +9,7 @@ a threshold on p_S at p_L − (c_L + λ_t·t_L)/λ. Policies differ in where the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -36,14 +37,15 @@ def value_of_information(signal: NextSignal, threshold: float, price_of_error: f
     """Dollars that knowing a signal before deciding is worth, its own cost not counted.
 
     min(A, B) at the expected confidence minus E[min(A, B)] over the confidences to come, with
-    A − B = λ·(τ − p); the expectation is that of the calibration rows nearby.
+    A − B = λ·(τ − p); the expectation is that of the calibration rows nearby. Never negative, and 0
+    without an outlook.
     """
-
-    def regret(p: float) -> float:
-        return price_of_error * min(0.0, threshold - p)
-
-    after = sum(regret(p) for p in signal.outlook) / len(signal.outlook)
-    return regret(sum(signal.outlook) / len(signal.outlook)) - after
+    gaps = [threshold - p for p in signal.outlook]
+    if not gaps:
+        return 0.0
+    # Both sums are of the same terms where no decision changes, and the worth exactly 0.
+    gain = min(0.0, math.fsum(gaps)) - math.fsum(min(0.0, gap) for gap in gaps)
+    return price_of_error * max(0.0, gain) / len(gaps)
 
 
 def observe(signal: NextSignal, decision: Decision, worth: str) -> Decision:

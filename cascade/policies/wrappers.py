@@ -25,7 +25,7 @@ class AbstainPolicy:
     price_of_abstaining: float
 
     def __post_init__(self) -> None:
-        if self.price_of_abstaining < 0:
+        if not self.price_of_abstaining >= 0:
             raise ConfigurationError(
                 f"price_of_abstaining={self.price_of_abstaining}: must not be negative."
             )
