@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cascade.demo.chart import ticks
 from cascade.demo.page import to_page
 from cascade.demo.picture import draw
 from cascade.demo.words import dollars, short_name
+from cascade.evaluation.drawing import ticks
 from tests.demo.made import FOUR, findings, outcome
 
 PAGE = to_page(findings())
