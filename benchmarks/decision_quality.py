@@ -243,7 +243,9 @@ def run(arguments: argparse.Namespace, only: set[str]) -> dict[str, Any]:
                 for table in WORK.keys() & only:
                     figures: Any = WORK[table](part)
                     result.setdefault(table, {}).setdefault(pair.name, []).append(figures)
-        for pair, recorded in one.pairs:
+        # Certificates and votes fit nothing beforehand: with --test they see its rows alone.
+        population = pairs.load_set(one.name, [one.rows[i] for i in splits[0].test])
+        for pair, recorded in (population if arguments.test else one).pairs:
             if "certificates" in only and pair.small in CERTIFIED:
                 for alpha, n in ((a, n) for a in (0.05, 0.1) for n in (100, 300, 1000)):
                     row = certificate_figures(pair, recorded, alpha, n, arguments.resamples)
