@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cascade._version import __version__
-from cascade.cli import ask, calibrate, demo, doctor, plan
+from cascade.cli import ask, calibrate, demo, doctor, evaluate, plan
 
 __all__ = ["app", "main"]
 
@@ -42,6 +42,7 @@ app.command(epilog=ask.EXAMPLE)(ask.ask)
 app.command(epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command(epilog=demo.EXAMPLE)(demo.demo)
 app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
+app.command(epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command(epilog=plan.EXAMPLE)(plan.plan)
 
 
