@@ -15,6 +15,8 @@ LINE = 15
 LETTER = 7.4
 """Width of a letter of a label, generously."""
 
+DOT = 5.5
+
 Place = tuple[float, float]
 
 
@@ -110,8 +112,8 @@ def _grid(x: Scale, y: Scale) -> Iterable[str]:
 
 
 def _labels(marks: Sequence[tuple[Mark, float, float]]) -> Iterable[str]:
-    """Names beside their points: each on the side with room, none on top of another."""
-    taken: list[tuple[float, float, float]] = []
+    """Names beside their points: on the side with room, none on top of another or of a dot."""
+    taken = [(px - DOT, px + DOT, py + 4) for _, px, py in marks]
     for mark, px, py in marks:
         wide = LETTER * len(mark.name)
         to_the_right = px + 10 + wide < WIDTH
@@ -129,7 +131,7 @@ def _labels(marks: Sequence[tuple[Mark, float, float]]) -> Iterable[str]:
 
 def dot(css: str, px: float, py: float) -> str:
     """A filled circle."""
-    return f'<circle class="{css}" cx="{px:.1f}" cy="{py:.1f}" r="5.5"/>'
+    return f'<circle class="{css}" cx="{px:.1f}" cy="{py:.1f}" r="{DOT}"/>'
 
 
 def path(places: Sequence[Place], css: str) -> str:
