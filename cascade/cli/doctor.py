@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -65,6 +66,7 @@ def _print(checks: list[Check]) -> None:
         table.add_row(
             MARKS[check.status], escape(check.name), escape(check.found), escape(check.to_do)
         )
-    out.print(table, width=None if out.is_terminal else PIPED_WIDTH)
+    wide = Console(highlight=False, emoji=False, width=PIPED_WIDTH)
+    (out if out.is_terminal else wide).print(table)
     if not any("answers" in check.found for check in checks):
         out.print("\nNo model answers yet: install the embedded one or start Ollama.")
