@@ -78,7 +78,7 @@ class Server:
             def do_POST(self) -> None:
                 answer(self)
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, *args: Any) -> None:
                 pass
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
