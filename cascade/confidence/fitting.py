@@ -170,7 +170,9 @@ def fit_isotonic(features: Array, correct: Array, columns: tuple[int, ...]) -> F
 
 def fit_venn_abers(scores: Array, correct: Array) -> VennAbersBand:
     """Inductive Venn–Abers over scores that were not fitted on these labels, tabulated."""
-    at = np.unique(np.quantile(scores, np.linspace(0, 1, min(TABULATED, len(scores)))))
+    shares = np.linspace(0, 1, min(TABULATED, len(scores)))
+    # Scores that are there: one a rounding error beside a known one would not be tied with it.
+    at = np.unique(np.quantile(scores, shares, method="nearest"))
     low = [_venn_abers(scores, correct, score, 0.0) for score in at]
     high = [_venn_abers(scores, correct, score, 1.0) for score in at]
     return VennAbersBand(scores=tuple(at.tolist()), low=tuple(low), high=tuple(high))

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cascade.confidence.calibrators import Numbers, sigmoid
-from cascade.confidence.metrics import Array
+from cascade.confidence.metrics import Array, Kept
 from cascade.state import Record
 
 TREES_FROM = 1000
@@ -60,7 +59,7 @@ class Trees(Record):
         )
 
     def _predict(self, x: Array) -> Array:
-        feature, threshold, left, right, missing_left, value, roots = self._tables
+        feature, threshold, left, right, missing_left, value, roots = self._tables.arrays
         node = np.tile(roots, (len(x), 1))
         for _ in range(self.depth):
             at = np.take_along_axis(x, feature[node], axis=1)
@@ -69,7 +68,7 @@ class Trees(Record):
         return np.asarray(self.baseline + value[node].sum(axis=1), dtype=np.float64)
 
     @cached_property
-    def _tables(self) -> tuple[NDArray[Any], ...]:
+    def _tables(self) -> Kept:
         """All trees in one table: as arrays once, and walked side by side."""
         sizes = [len(tree) for tree in self.feature]
         roots = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
@@ -85,7 +84,7 @@ class Trees(Record):
                 self.value,
             )
         ]
-        return (*flat[:2], flat[2] + first, flat[3] + first, *flat[4:], roots)
+        return Kept((*flat[:2], flat[2] + first, flat[3] + first, *flat[4:], roots))
 
 
 class GainHead(Record):

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
 BINS = 15
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """Arrays that a record keeps beside its fields, so that they are made once.
+
+    It is equal to itself only: records then compare by their fields, where arrays would raise.
+    """
+
+    arrays: tuple[NDArray[Any], ...]
 
 
 def ece(probability: Array, correct: Array, bins: int = BINS) -> float:

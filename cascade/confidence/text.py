@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from cascade.confidence.calibrators import Numbers
-from cascade.confidence.metrics import Array
+from cascade.confidence.metrics import Array, Kept
 from cascade.state import Record
 
 MAX_WORDS = 8000
@@ -37,12 +37,12 @@ class TextEncoder(Record):
         return len(self.components[0]) if self.components else 0
 
     @cached_property
-    def _arrays(self) -> tuple[Array, Array]:
-        return np.array(self.weights), np.array(self.components)
+    def _kept(self) -> Kept:
+        return Kept((np.array(self.weights), np.array(self.components)))
 
     def transform(self, prompts: Sequence[str]) -> Array:
         """One row per prompt; zeros for a prompt without a known word."""
-        weights, components = self._arrays
+        weights, components = self._kept.arrays
         rows = np.zeros((len(prompts), self.dimensions))
         for row, prompt in zip(rows, prompts, strict=True):
             words = (word for word in _WORD.findall(prompt.lower()) if word in self.vocabulary)

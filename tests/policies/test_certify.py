@@ -1,0 +1,212 @@
+"""Certificates: against a loop, against known values, and against simulated truth."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, binomtest
+
+from cascade.confidence.metrics import Array
+from cascade.errors import ConfigurationError
+from cascade.policies import CertifiedPolicy, NextSignal, Situation
+from cascade.policies.certify import Refusal, certify, clopper_pearson_upper, labels_for_no_error
+from cascade.state import Assessment, Certificate
+
+rows = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=60)
+
+
+@pytest.mark.parametrize("n", [1, 7, 50, 400])
+@pytest.mark.parametrize("delta", [0.01, 0.1, 0.5])
+def test_the_bound_is_that_of_scipys_exact_binomial_test(n: int, delta: float) -> None:
+    for k in sorted({0, 1, n // 3, n - 1, n}):
+        exact = binomtest(k, n, alternative="less").proportion_ci(1 - delta, method="exact")
+        bound = clopper_pearson_upper(np.array([k], np.float64), n, delta)[0]
+        assert bound == pytest.approx(exact.high)
+
+
+def test_no_error_among_59_is_the_textbook_case() -> None:
+    assert labels_for_no_error(0.05, 0.05) == 59
+    assert clopper_pearson_upper(np.array([0.0]), 59, 0.05)[0] == pytest.approx(0.0495, abs=1e-4)
+
+
+@given(st.floats(0.001, 0.9), st.floats(0.001, 0.9))
+def test_labels_for_no_error_are_enough_and_one_fewer_is_not(harm: float, delta: float) -> None:
+    n = labels_for_no_error(harm, delta)
+    assert 1 - delta ** (1 / n) <= harm
+    assert n == 1 or 1 - delta ** (1 / (n - 1)) > harm
+
+
+def brute_force(
+    confidence: Array, correct: Array, harm: float, delta: float
+) -> tuple[float, int] | None:
+    """Walk down from the strictest threshold and stop at the first that fails."""
+    best = None
+    n = len(confidence)
+    for threshold in sorted(set(confidence.tolist()), reverse=True):
+        wrong = int(((confidence >= threshold) & (correct < 0.5)).sum())
+        high = binomtest(wrong, n, alternative="less").proportion_ci(1 - delta, "exact").high
+        if high > harm:
+            break
+        best = (threshold, wrong)
+    return best
+
+
+@given(rows, st.sampled_from([0.05, 0.2, 0.5]), st.sampled_from([0.05, 0.3]))
+def test_the_threshold_is_the_lowest_from_which_on_all_pass(
+    drafts: list[tuple[int, bool]], harm: float, delta: float
+) -> None:
+    confidence = np.array([c / 8 for c, _ in drafts])
+    correct = np.array([right for _, right in drafts], np.float64)
+    found = certify(confidence, correct, max_harm=harm, delta=delta)
+    expected = brute_force(confidence, correct, harm, delta)
+    if expected is None:
+        assert isinstance(found, Refusal)
+        return
+    assert isinstance(found, Certificate)
+    assert (found.threshold, found.errors) == expected
+    assert found.coverage == pytest.approx((confidence >= found.threshold).mean())
+    assert found.bound <= harm
+
+
+def test_drafts_of_equal_confidence_are_accepted_together() -> None:
+    """One error too many among ties: none of them passes, whatever their order."""
+    confidence = np.array([0.9] * 60 + [0.5] * 40)
+    correct = np.array([1.0] * 95 + [0.0] * 5)
+    for labels in (correct, np.concatenate([correct[:60], correct[60:][::-1]])):
+        found = certify(confidence, labels, max_harm=0.05)
+        assert isinstance(found, Certificate)
+        assert found.threshold == 0.9
+        assert found.coverage == 0.6
+
+
+@pytest.mark.parametrize(
+    ("slope", "shift", "harm"),
+    [(1.0, 0.0, 0.1), (3.0, 1.0, 0.1), (0.3, 1.5, 0.2), (1.0, 2.0, 0.05)],
+)
+def test_a_certificate_holds_as_often_as_it_promises(
+    slope: float, shift: float, harm: float
+) -> None:
+    """Truth P(right | c) = σ(shift + slope·logit c), with c even in 101 steps."""
+    draws, n, delta = 400, 150, 0.1
+    levels = np.linspace(0.005, 0.995, 101)
+    right = 1 / (1 + np.exp(-shift - slope * np.log(levels / (1 - levels))))
+    true_harm = np.cumsum((1 - right)[::-1])[::-1] / len(levels)
+    rng = np.random.default_rng(7)
+    violations = 0
+    for _ in range(draws):
+        at = rng.integers(0, len(levels), n)
+        correct = (rng.random(n) < right[at]).astype(np.float64)
+        found = certify(levels[at], correct, max_harm=harm, delta=delta)
+        if isinstance(found, Certificate):
+            violations += true_harm[np.searchsorted(levels, found.threshold)] > harm
+    assert violations <= binom.ppf(0.999, draws, delta)
+
+
+def test_a_refusal_names_labels_that_suffice_without_an_error() -> None:
+    refused = certify(np.linspace(0, 1, 20), np.ones(20), max_harm=0.05)
+    assert isinstance(refused, Refusal)
+    assert f"bring {refused.labels_needed} or more" in refused.reason
+    assert refused.zero_error_bound == pytest.approx(1 - 0.1 ** (1 / 20))
+    needed = refused.labels_needed
+    assert isinstance(
+        certify(np.linspace(0, 1, needed), np.ones(needed), max_harm=0.05), Certificate
+    )
+    fewer = needed - 1
+    assert isinstance(certify(np.linspace(0, 1, fewer), np.ones(fewer), max_harm=0.05), Refusal)
+
+
+def test_a_refusal_of_many_labels_asks_for_more_than_there_are() -> None:
+    refused = certify(np.ones(500), np.zeros(500), max_harm=0.05)
+    assert isinstance(refused, Refusal)
+    assert refused.labels_needed == 501
+
+
+def test_a_refusal_counts_the_labels_that_fit_the_calibrator() -> None:
+    refused = certify(np.ones(10), np.ones(10), max_harm=0.05)
+    assert isinstance(refused, Refusal)
+    halved = refused.model_copy(update={"halved": True})
+    assert f"bring {2 * refused.labels_needed} or more, half of which prove it" in halved.reason
+
+
+def test_a_draft_without_confidence_is_never_accepted_but_counts() -> None:
+    confidence = np.array([0.9] * 60 + [np.nan] * 40)
+    found = certify(confidence, np.array([1.0] * 60 + [0.0] * 40), max_harm=0.05)
+    assert isinstance(found, Certificate)
+    assert (found.n, found.errors, found.coverage) == (100, 0, 0.6)
+    assert isinstance(certify(np.full(90, np.nan), np.ones(90), max_harm=0.05), Refusal)
+
+
+@pytest.mark.parametrize("label", [0.5, float("nan")])
+def test_a_label_that_does_not_say_right_counts_as_wrong(label: float) -> None:
+    found = certify(np.ones(90), np.full(90, label), max_harm=0.05)
+    assert isinstance(found, Refusal)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "options"),
+    [
+        ([], [], {}),
+        ([0.5], [1.0, 1.0], {}),
+        ([1.5], [1.0], {}),
+        ([-0.1], [1.0], {}),
+        ([0.5], [1.0], {"max_harm": 0.0}),
+        ([0.5], [1.0], {"max_harm": 1.0}),
+        ([0.5], [1.0], {"delta": float("nan")}),
+    ],
+)
+def test_what_cannot_be_certified_is_refused(
+    confidence: list[float], correct: list[float], options: dict[str, float]
+) -> None:
+    with pytest.raises(ConfigurationError):
+        certify(np.array(confidence), np.array(correct), **({"max_harm": 0.1} | options))
+
+
+# --- the policy
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def certificate(threshold: float = 0.7, until: datetime | None = None) -> Certificate:
+    return Certificate(
+        threshold=threshold,
+        max_harm=0.05,
+        delta=0.1,
+        n=100,
+        errors=1,
+        coverage=0.5,
+        bound=0.04,
+        valid_until=until,
+    )
+
+
+@pytest.mark.parametrize(("confidence", "action"), [(0.7, "accept"), (0.69, "escalate")])
+def test_the_certified_threshold_decides(confidence: float, action: str) -> None:
+    decision = CertifiedPolicy(certificate()).decide(
+        Situation(Assessment(confidence=confidence, calibrated=True))
+    )
+    assert decision.action == action
+    assert "harm ≤ 5.0% with 90% confidence" in decision.reason
+
+
+def test_an_uncalibrated_score_is_escalated_however_high() -> None:
+    decision = CertifiedPolicy(certificate()).decide(Situation(Assessment(confidence=1.0)))
+    assert decision.action == "escalate"
+    assert "calibrated confidences only" in decision.reason
+
+
+def test_all_signals_of_the_certificate_are_taken_first() -> None:
+    left = Situation(
+        Assessment(confidence=0.99, calibrated=True), next_signal=NextSignal("p_true", ())
+    )
+    assert CertifiedPolicy(certificate()).decide(left).action == "observe"
+
+
+def test_an_expired_certificate_is_refused_and_a_valid_one_is_not() -> None:
+    with pytest.raises(ConfigurationError, match="ended on 2026-01-01"):
+        CertifiedPolicy(certificate(until=NOW), now=NOW)
+    assert CertifiedPolicy(certificate(until=NOW + timedelta(seconds=1)), now=NOW)
