@@ -31,7 +31,8 @@ def owner(feature: str, signals: Sequence[str]) -> str | None:
     for signal, features in FEATURES.items():
         if feature in features:
             return signal
-    fitting = [s for s in signals if feature == s or feature.startswith(f"{s}_")]
+    others = [signal for signal in signals if signal not in FEATURES]
+    fitting = [s for s in others if feature == s or feature.startswith(f"{s}_")]
     return max(fitting, key=len, default=None)
 
 

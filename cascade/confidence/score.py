@@ -42,5 +42,5 @@ def score_of(signal: str, features: Mapping[str, float]) -> float | None:
     """
     if signal == "logprobs":
         mean = features.get("logprob_mean")
-        return None if mean is None else math.exp(min(0.0, mean))
+        return math.exp(mean) if mean is not None and mean <= 0.0 else None
     return features.get(signal)
