@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -90,8 +89,8 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    yield House(tmp_path)
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
 
 
 async def test_every_model_answers_and_is_scored(house: House) -> None:
@@ -330,6 +329,12 @@ async def test_examples_are_collected_with_two_tiers(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.cascade = Cascade(tiers=[ScriptedModel("x")], policy=AlwaysEscalate())
     with pytest.raises(ConfigurationError, match="a small and a large model"):
+        await house.collect(*capitals(1))
+
+
+async def test_one_model_for_both_is_refused(tmp_path: Path) -> None:
+    house = House(tmp_path, large=ScriptedModel("x", name="s"))
+    with pytest.raises(ConfigurationError, match="both scripted:s"):
         await house.collect(*capitals(1))
 
 

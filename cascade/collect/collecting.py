@@ -87,7 +87,7 @@ async def collect(
         progress: called after each example.
 
     Raises:
-        ConfigurationError: the cascade has not two tiers, the concurrency is below 1, or the
+        ConfigurationError: the cascade has not two tiers of different models, the concurrency is below 1, or the
             file holds answers to other questions or of other models or settings.
         CascadeError: nothing but failures: `GIVE_UP_AFTER` of them and no success.
     """
@@ -96,6 +96,11 @@ async def collect(
     if len(cascade.tiers) != 2:
         raise ConfigurationError(
             f"examples are collected with a small and a large model, not with {cascade!r}."
+        )
+    if cascade.tiers[0].model.name == cascade.tiers[1].model.name:
+        raise ConfigurationError(
+            f"small and large are both {cascade.tiers[0].model.name}: transcripts tell answers "
+            "apart by the model's name, so two different ones are needed."
         )
     marking = Marking(cascade.tiers, scorer, dataset, agree_with_large, _settings(cascade, scorer))
     if agree_with_large:
