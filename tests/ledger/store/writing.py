@@ -1,0 +1,71 @@
+"""Processes that write many entries at once.
+
+python -m tests.ledger.store.writing URL PROCESSES ENTRIES
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import subprocess
+import sys
+import time
+from decimal import Decimal
+from pathlib import Path
+
+from cascade.ledger.store import open_store
+from cascade.state import LedgerEntry
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def entry(run_id: str) -> LedgerEntry:
+    return LedgerEntry(
+        run_id=run_id,
+        node="draft",
+        tier="small",
+        model="ollama:qwen2.5:3b",
+        input_tokens=200,
+        output_tokens=100,
+        latency_ms=12.5,
+        cost_usd=Decimal("0.000123456789"),
+        saved_usd=Decimal("-0.000123456789"),
+    )
+
+
+def write_together(url: str, *, processes: int, entries: int) -> tuple[float, str]:
+    """Seconds in which all have written, and what they complained about.
+
+    They are forked from one that has imported everything, so that they write at the same time.
+    """
+    command = [sys.executable, "-m", "tests.ledger.store.writing", url, str(processes)]
+    done = subprocess.run(
+        [*command, str(entries)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
+    )
+    return float(done.stdout), done.stderr
+
+
+async def _write(url: str, name: int, entries: int) -> None:
+    async with open_store(url) as store:
+        for i in range(entries):
+            store.append([entry(f"{name}-{i}")])
+
+
+def _main(url: str, processes: int, entries: int) -> None:
+    open_store(url)  # imports the rest, and opens nothing yet
+    began = time.perf_counter()
+    fork = multiprocessing.get_context("fork")
+    writers = [
+        fork.Process(target=lambda name: asyncio.run(_write(url, name, entries)), args=(name,))
+        for name in range(processes)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    print(time.perf_counter() - began)
+    sys.exit(any(writer.exitcode for writer in writers))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
