@@ -87,8 +87,8 @@ async def collect(
         progress: called after each example.
 
     Raises:
-        ConfigurationError: the cascade has not two tiers of different models, the concurrency is below 1, or the
-            file holds answers to other questions or of other models or settings.
+        ConfigurationError: the cascade has not two tiers of different models, the concurrency
+            is below 1, or the file holds answers to other questions or of other models or settings.
         CascadeError: nothing but failures: `GIVE_UP_AFTER` of them and no success.
     """
     if concurrency < 1:
