@@ -93,19 +93,10 @@ async def collect(
     """
     if concurrency < 1:
         raise ConfigurationError(f"concurrency={concurrency}: must be 1 or more.")
-    if len(cascade.tiers) != 2:
-        raise ConfigurationError(
-            f"examples are collected with a small and a large model, not with {cascade!r}."
-        )
-    if cascade.tiers[0].model.name == cascade.tiers[1].model.name:
-        raise ConfigurationError(
-            f"small and large are both {cascade.tiers[0].model.name}: transcripts tell answers "
-            "apart by the model's name, so two different ones are needed."
-        )
-    marking = Marking(cascade.tiers, scorer, dataset, agree_with_large, _settings(cascade, scorer))
-    if agree_with_large:
-        marking.made_with["scorer"] = f"{scorer.spec}, agreement with the large model"
-    _check_resumable(examples, cascade.tiers, marking.made_with, writer)
+    _check_pair(cascade)
+    made_with = _settings(cascade, scorer, agree_with_large=agree_with_large)
+    marking = Marking(cascade.tiers, scorer, dataset, agree_with_large, made_with)
+    _check_resumable(examples, cascade.tiers, made_with, writer)
     done = Collected(skipped=sum(example.id in writer.ids for example in examples))
     todo = [example for example in examples if example.id not in writer.ids]
     free = asyncio.Semaphore(concurrency)
@@ -143,13 +134,26 @@ async def collect(
     return done
 
 
-def _settings(cascade: Cascade, scorer: Scorer) -> dict[str, Any]:
+def _check_pair(cascade: Cascade) -> None:
+    if len(cascade.tiers) != 2:
+        raise ConfigurationError(
+            f"examples are collected with a small and a large model, not with {cascade!r}."
+        )
+    if cascade.tiers[0].model.name == cascade.tiers[1].model.name:
+        raise ConfigurationError(
+            f"small and large are both {cascade.tiers[0].model.name}: transcripts tell answers "
+            "apart by the model's name, so two different ones are needed."
+        )
+
+
+def _settings(cascade: Cascade, scorer: Scorer, *, agree_with_large: bool) -> dict[str, Any]:
     small, large = cascade.tiers
+    how = ", agreement with the large model" if agree_with_large else ""
     return {
         "small": task_hash(cascade.task, small),
         "large": task_hash(cascade.task, large),
         "signals": [signal.name for signal in cascade.signals],
-        "scorer": scorer.spec,
+        "scorer": scorer.spec + how,
     }
 
 
