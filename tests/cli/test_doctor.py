@@ -171,3 +171,18 @@ def test_an_installed_embedded_model_is_asked(
     text = run("doctor").stdout
     assert "answers in" in text
     assert "No model answers yet" not in text
+
+
+def test_the_help_has_an_example(run: Run) -> None:
+    assert "Example: cascade doctor" in " ".join(run("doctor", "--help").stdout.split())
+
+
+@pytest.mark.live
+def test_the_embedded_model_answers_with_logprobs(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("xllamacpp")
+    lacks(monkeypatch)
+    found = look(run, code=0)[checks.EMBEDDED]
+    assert (found["status"], found["to_do"]) == ("ok", "")
+    assert "with log-probs" in found["found"]
