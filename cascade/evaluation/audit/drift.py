@@ -1,0 +1,159 @@
+"""Alarms: signals that moved, more escalations than before, more harm than was promised.
+
+Each is a frozen record; `update` returns the next one, and JSON holds it between restarts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from pydantic import Field
+from scipy import stats
+
+from cascade.errors import ConfigurationError
+from cascade.evaluation.audit.intervals import wilson
+from cascade.state import Record
+
+NOTABLE_PSI = 0.1
+"""A smaller shift than this is no cause for alarm, however certain it is."""
+
+_BETS = tuple(float(b) for b in np.geomspace(0.002, 0.9, 10))
+
+
+def psi(reference: Sequence[int], recent: Sequence[int]) -> float:
+    """Population stability index Σ (p − q)·ln(p/q) of two histograms; half a count is added."""
+    p, q = (np.asarray(c, dtype=np.float64) + 0.5 for c in (reference, recent))
+    p, q = p / p.sum(), q / q.sum()
+    return float(np.sum((p - q) * np.log(p / q)))
+
+
+def ks_p(reference: Sequence[float], recent: Sequence[float]) -> float:
+    """p-value of the two-sample Kolmogorov–Smirnov distance, by its limit law."""
+    a, b = np.sort(reference), np.sort(recent)
+    at = np.concatenate([a, b])
+    below = [np.searchsorted(part, at, side="right") / len(part) for part in (a, b)]
+    distance = np.abs(below[0] - below[1]).max()
+    return float(stats.kstwobign.sf(distance * np.sqrt(len(a) * len(b) / (len(a) + len(b)))))
+
+
+class SignalDrift(Record):
+    """PSI and Kolmogorov–Smirnov of one signal, window after window, against a reference.
+
+    An alarm needs a PSI of at least 0.1 that is also beyond chance (PSI ≈ (1/n + 1/m)·χ²), or a
+    KS distance that is; each with half of `alpha`, the chance of a false alarm per window.
+    """
+
+    reference: tuple[float, ...]
+    window: int = Field(default=200, ge=20)
+    alpha: float = Field(default=0.001, gt=0, lt=1)
+    recent: tuple[float, ...] = ()
+    psi: float | None = None
+    ks_p: float | None = None
+    alarm: bool = False
+
+    def update(self, value: float) -> Self:
+        """The record after one more value; a full window is judged, and the next begins."""
+        recent = (*self.recent, value)
+        if len(recent) < self.window:
+            return self.model_copy(update={"recent": recent})
+        edges = np.unique(np.quantile(self.reference, np.linspace(0.1, 0.9, 9)))
+        before, now = (
+            np.bincount(np.searchsorted(edges, part), minlength=len(edges) + 1)
+            for part in (self.reference, recent)
+        )
+        found = psi(before.tolist(), now.tolist())
+        scale = 1.0 / len(self.reference) + 1.0 / len(recent)
+        chance = scale * float(stats.chi2.ppf(1 - self.alpha / 2, len(edges)))
+        p = ks_p(self.reference, recent)
+        alarm = self.alarm or found >= max(NOTABLE_PSI, chance) or p < self.alpha / 2
+        return self.model_copy(update={"recent": (), "psi": found, "ks_p": p, "alarm": alarm})
+
+
+class EscalationChart(Record):
+    """Two-sided Bernoulli CUSUM of the escalation rate (Reynolds and Stoumbos 1999).
+
+    Attributes:
+        usual_low, usual_high: the rate in control lies between them.
+        up, down: log-likelihood ratios of a rate twice the odds, or half, since their last zero.
+        run_length: requests between false alarms, at least: a CUSUM of likelihood ratios with
+            limit h has an average run length of e^h or more (Lorden 1971); each side has half.
+    """
+
+    usual_low: float = Field(gt=0, lt=1)
+    usual_high: float = Field(gt=0, lt=1)
+    odds: float = Field(default=1.5, gt=1)
+    run_length: float = Field(default=100_000.0, gt=2)
+    up: float = 0.0
+    down: float = 0.0
+    n: int = 0
+    alarm: bool = False
+
+    @classmethod
+    def start(cls, escalated: int, n: int) -> Self:
+        """From a count in control; what it leaves open about the rate is no alarm."""
+        if not 0 <= escalated <= n or n < 1:
+            raise ConfigurationError(f"{escalated} escalated of {n}: give a count of a whole")
+        low, high = wilson(escalated / n, n)
+        return cls(usual_low=max(low, 1e-6), usual_high=min(high, 1 - 1e-6))
+
+    def update(self, escalated: bool) -> Self:
+        """The chart after one more request."""
+        limit = math.log(2.0 * self.run_length)
+        up = max(0.0, self.up + _ratio(self.usual_high, self.odds, escalated))
+        down = max(0.0, self.down + _ratio(self.usual_low, 1 / self.odds, escalated))
+        alarm = self.alarm or up >= limit or down >= limit
+        return self.model_copy(update={"up": up, "down": down, "n": self.n + 1, "alarm": alarm})
+
+
+def _ratio(p: float, odds: float, happened: bool) -> float:
+    other = odds * p / (1 - p + odds * p)
+    return math.log(other / p) if happened else math.log((1 - other) / (1 - p))
+
+
+class HarmProcess(Record):
+    """E_t = Π (1 + η(A·W/π − α)), mixed over bets η and over the time when harm set in.
+
+    While P(accepted and wrong) ≤ α at every request, P(E ever reaches 1/δ) ≤ δ (Ville): it may be
+    looked at after each request. A product of fixed bets loses what it has while all is well;
+    half of the stake is therefore kept back and put in at t = 1, 2, … in parts of 1/(t(t+1)),
+    which keeps it an e-process and sees a change that comes late.
+    """
+
+    max_harm: float = Field(gt=0, lt=1)
+    delta: float = Field(default=0.05, gt=0, lt=1)
+    n: int = 0
+    logs: tuple[float, ...] = (-1e300,) * len(_BETS)
+    peak: float = 0.0
+    alarm: bool = False
+
+    @property
+    def log_e(self) -> float:
+        """log E_t, the stake that is still kept back included."""
+        kept = -math.log(2.0 * (self.n + 1)) if self.n else 0.0
+        mixed = float(np.logaddexp.reduce(self.logs)) - math.log(len(_BETS))
+        return float(np.logaddexp(kept, mixed))
+
+    def update(self, harmed: bool | None, rate: float) -> Self:
+        """After one request.
+
+        Args:
+            harmed: of an audited draft, whether it was wrong; None where nothing was audited.
+            rate: the probability π with which it was to be audited, known before.
+        """
+        if not 0 < rate <= 1:
+            raise ConfigurationError(f"an audit rate of {rate:g}: it is above 0 and at most 1")
+        t = self.n + 1
+        stake = math.log(0.5 / (t * (t + 1)) + (0.5 if t == 1 else 0.0))
+        gain = (1.0 / rate if harmed else 0.0) - self.max_harm
+        # The largest bet is fixed by α alone, so that it is known before the request.
+        logs = tuple(
+            float(np.logaddexp(log, stake)) + math.log1p(bet * gain / self.max_harm)
+            for log, bet in zip(self.logs, _BETS, strict=True)
+        )
+        following = self.model_copy(update={"n": t, "logs": logs})
+        peak = max(self.peak, following.log_e)
+        alarm = self.alarm or peak >= -math.log(self.delta)
+        return following.model_copy(update={"peak": peak, "alarm": alarm})

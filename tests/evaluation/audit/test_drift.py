@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from cascade.errors import ConfigurationError
+from cascade.evaluation.audit.drift import EscalationChart, HarmProcess, SignalDrift, ks_p, psi
+
+REFERENCE = tuple(np.random.default_rng(0).normal(0, 1, 1000).tolist())
+
+
+def test_psi_by_hand() -> None:
+    assert psi([10, 10], [10, 10]) == 0.0
+    # With half a count each: 0.75 and 0.25 against 0.25 and 0.75.
+    assert psi([1, 0], [0, 1]) == pytest.approx(2 * 0.5 * math.log(3))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=10))
+def test_psi_is_never_negative_and_symmetric(counts: list[tuple[int, int]]) -> None:
+    a, b = ([pair[i] for pair in counts] for i in (0, 1))
+    assert psi(a, b) >= -1e-12
+    assert psi(a, b) == pytest.approx(psi(b, a))
+
+
+def test_ks_agrees_with_scipy_on_its_limit_law() -> None:
+    recent = np.random.default_rng(1).normal(0.2, 1, 300)
+    wanted = stats.ks_2samp(REFERENCE, recent, method="asymp").pvalue
+    assert ks_p(REFERENCE, recent.tolist()) == pytest.approx(wanted, rel=0.2)
+    assert ks_p(REFERENCE, REFERENCE) == 1.0
+
+
+def windows(shift: float, count: int, seed: int) -> int:
+    """How many of so many windows of 200 values alarm."""
+    rng, start, alarms = np.random.default_rng(seed), SignalDrift(reference=REFERENCE), 0
+    for _ in range(count):
+        # All but the last value at once; `update` judges the full window.
+        values = rng.normal(shift, 1, 200).tolist()
+        alarms += start.model_copy(update={"recent": tuple(values[:-1])}).update(values[-1]).alarm
+    return alarms
+
+
+def test_a_signal_that_stays_gives_no_alarm_and_one_that_moves_does() -> None:
+    assert windows(0.0, 300, 1) <= 3
+    assert windows(0.6, 20, 2) == 20
+
+
+def test_a_window_that_is_not_full_is_not_judged() -> None:
+    one = SignalDrift(reference=REFERENCE).update(0.5)
+    assert (one.recent, one.psi, one.alarm) == ((0.5,), None, False)
+
+
+def run_chart(p: float, n: int, seed: int) -> EscalationChart:
+    chart = EscalationChart.start(300, 1000)
+    for happened in np.random.default_rng(seed).random(n) < p:
+        chart = chart.update(bool(happened))
+        if chart.alarm:
+            break
+    return chart
+
+
+def test_the_chart_is_quiet_in_control_and_sees_both_sides() -> None:
+    assert sum(run_chart(0.3, 2000, seed).alarm for seed in range(20)) <= 1
+    for p in (0.15, 0.5):
+        chart = run_chart(p, 2000, 0)
+        assert chart.alarm
+        assert chart.n < 500
+
+
+def test_a_chart_needs_a_count() -> None:
+    with pytest.raises(ConfigurationError, match="count of a whole"):
+        EscalationChart.start(3, 2)
+    assert 0 < EscalationChart.start(0, 5).usual_low < EscalationChart.start(5, 5).usual_high < 1
+
+
+def run_harm(p: float, n: int, seed: int, rate: float = 0.2, quiet: int = 0) -> HarmProcess:
+    rng, process = np.random.default_rng(seed), HarmProcess(max_harm=0.05, delta=0.1)
+    for t in range(n):
+        audited = rng.random() < rate
+        harmed = bool(rng.random() < (0.0 if t < quiet else p)) if audited else None
+        process = process.update(harmed, rate)
+        if process.alarm:
+            break
+    return process
+
+
+def test_one_step_of_the_e_process_by_hand() -> None:
+    found = HarmProcess(max_harm=0.1).update(True, 0.5)
+    bets = np.geomspace(0.002, 0.9, 10)
+    grown = 0.75 * np.mean(1 + bets * (2.0 - 0.1) / 0.1) + 0.25
+    assert found.log_e == pytest.approx(math.log(grown))
+    assert HarmProcess(max_harm=0.1).log_e == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_the_e_process_has_mean_one_at_the_promised_harm(rate: float) -> None:
+    # After t requests by exact expectation over both outcomes: it stays 1.
+    start = HarmProcess(max_harm=0.05)
+    for _ in range(5):
+        start = start.update(None, rate)
+    p = rate * 0.05
+    after = p * math.exp(start.update(True, rate).log_e)
+    after += (1 - p) * math.exp(start.update(None, rate).log_e)
+    assert after == pytest.approx(math.exp(start.log_e))
+
+
+def test_false_alarms_at_every_look_stay_below_delta() -> None:
+    assert sum(run_harm(0.05, 500, seed).alarm for seed in range(60)) <= 12  # δ = 0.1: 6 expected
+
+
+def test_harm_is_found_also_when_it_comes_late() -> None:
+    assert all(run_harm(0.3, 2000, seed).alarm for seed in range(5))
+    late = run_harm(0.5, 3000, 1, quiet=1000)
+    assert late.alarm
+    assert 1000 < late.n < 2000
+
+
+def test_an_impossible_rate_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="audit rate"):
+        HarmProcess(max_harm=0.05).update(True, 0.0)
+
+
+def test_every_state_travels_as_json() -> None:
+    for state in (
+        SignalDrift(reference=REFERENCE[:9]).update(1.0),
+        EscalationChart.start(3, 10).update(True),
+        HarmProcess(max_harm=0.05).update(None, 0.1),
+    ):
+        assert type(state).model_validate_json(state.model_dump_json()) == state
