@@ -119,8 +119,10 @@ class Writer:
         if thread is None or self._pid != os.getpid():
             return
         self.flush().result()
-        assert self._main is not None
-        self._loop.call_soon_threadsafe(self._main.cancel)
+        with self._room:
+            self._stopping = True
+            self._signalled = 0
+            self._signal(urgent=True)
         thread.join()
         self._thread = None
         atexit.unregister(self._at_exit)
@@ -134,7 +136,7 @@ class Writer:
                 )
             return
         self._pid = os.getpid()
-        self._opened = False
+        self._opened = self._stopping = False
         self._signalled = 0
         ready = threading.Event()
         self._thread = threading.Thread(
@@ -164,18 +166,15 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._something, self._urgent = asyncio.Event(), asyncio.Event()
         self._opening = asyncio.Lock()
-        self._main = asyncio.current_task()
         ready.set()
-        try:
-            with suppress(Exception):  # the first write reports it
-                await self._open()
-            while True:
-                await self._something.wait()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._urgent.wait(), self._limits.linger_s)
-                await self._write(self._take())
-        except asyncio.CancelledError:
-            await self._backend.aclose()
+        with suppress(Exception):  # the first write reports it
+            await self._open()
+        while not self._stopping:
+            await self._something.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._urgent.wait(), self._limits.linger_s)
+            await self._write(self._take())
+        await self._backend.aclose()
 
     def _take(self) -> list[_Item]:
         with self._room:
