@@ -163,7 +163,13 @@ def record_pair(transcripts: Iterable[Transcript], small: str, large: str) -> Re
 
 
 def _cost(row: Transcript, model: str) -> float | None:
-    return row.models[model].cost_usd
+    """Dollars of an answer and of checking it; None where a part is unknown."""
+    outcome = row.models[model]
+    if "check_cost_usd" not in outcome.model_fields_set:
+        return outcome.cost_usd
+    if outcome.cost_usd is None or outcome.check_cost_usd is None:
+        return None
+    return outcome.cost_usd + outcome.check_cost_usd
 
 
 class Columns(Record):

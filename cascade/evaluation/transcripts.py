@@ -58,6 +58,8 @@ class Outcome(_Recorded):
         output: the answer as the model gave it.
         pred: the answer taken out of `output`, None where there was none in it.
         cost_usd_single: dollars of one sample, where `cost_usd` pays for several.
+        check_cost_usd: dollars of the signals that asked a model about the answer; None where
+            unknown, unset where there were none.
         latency_ms: wall time until the answer was there.
         confidence: P(correct) as it was said when recorded, or a raw score in [0, 1].
         signals: what the recording knows about the answer, as it was written: votes, log-probs.
@@ -72,6 +74,7 @@ class Outcome(_Recorded):
     output: str | None = None
     pred: str | None = None
     cost_usd_single: Amount | None = None
+    check_cost_usd: Amount | None = None
     latency_ms: Amount | None = None
     confidence: Probability | None = None
     signals: dict[str, JsonValue] = Field(default_factory=dict)
