@@ -210,6 +210,15 @@ def test_the_price_of_the_small_tier_is_no_part_of_the_task() -> None:
 # --- tiers
 
 
+def test_tiers_may_be_given_as_a_list() -> None:
+    assert [
+        tier.model.name for tier in open_pair_or_tiers(None, None, (SMALL, Tier(LARGE, name="b")))
+    ] == [
+        "scripted:small",
+        "scripted:large",
+    ]
+
+
 @pytest.mark.parametrize(
     ("small", "large", "tiers", "complaint"),
     [

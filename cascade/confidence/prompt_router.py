@@ -88,10 +88,13 @@ def fit_prompt_router(
         tier: name of the large tier.
 
     Raises:
-        ConfigurationError: not exactly one of `large_share` and `least_gain` was given.
+        ConfigurationError: not exactly one of `large_share` and `least_gain` was given, or a
+            share that is none.
     """
     if (large_share is None) == (least_gain is None):
         raise ConfigurationError("give either large_share or least_gain.")
+    if large_share is not None and not 0.0 <= large_share <= 1.0:
+        raise ConfigurationError(f"large_share={large_share}: a share is between 0 and 1.")
     text = fit_text_encoder(questions)
     features = _features(questions, text)
     marks = features.shape[1] - text.dimensions

@@ -117,10 +117,8 @@ def certify(
 
 def labels_for_no_error(max_harm: float, delta: float) -> int:
     """The smallest n with 1 − δ^(1/n) ≤ α: what a sample without any error needs."""
-    n = math.ceil(math.log(delta) / math.log1p(-max_harm))
-    # The ratio of logarithms is off by one where it should be a whole number.
-    while n > 1 and 1.0 - delta ** (1.0 / (n - 1)) <= max_harm:
-        n -= 1
+    # One below where it may be: the ratio of logarithms is a little off where it should be whole.
+    n = max(1, math.ceil(math.log(delta) / math.log1p(-max_harm)) - 1)
     while 1.0 - delta ** (1.0 / n) > max_harm:
         n += 1
     return n

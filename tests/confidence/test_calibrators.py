@@ -20,6 +20,8 @@ from cascade.confidence.calibrators import (
     Isotonic,
     Logistic,
     Temperature,
+    logit,
+    sigmoid,
 )
 from cascade.confidence.fitting import cross_fitted, fit_calibrator, fit_venn_abers
 from cascade.confidence.metrics import Array, auroc, brier, ece, ece_noise_floor
@@ -66,6 +68,12 @@ def test_extreme_logits_do_not_overflow() -> None:
         high, low = INNER.predict(far)
     assert low < 1e-9
     assert high > 1 - 1e-9
+
+
+@given(st.floats(0, 1))
+def test_logit_undoes_sigmoid_but_near_the_ends(p: float) -> None:
+    back = float(sigmoid(logit(np.array([p])))[0])
+    assert back == pytest.approx(min(1 - 1e-4, max(1e-4, p)))
 
 
 def test_a_score_that_is_calibrated_already_is_left_alone() -> None:

@@ -30,6 +30,7 @@ from cascade.confidence.signals import (
     take,
     to_signals,
 )
+from cascade.confidence.signals.free import TokenQuantile
 from cascade.errors import ConfigurationError
 from cascade.state import Completion
 from cascade.testing import reply
@@ -235,6 +236,20 @@ async def test_a_tool_call_has_no_log_probability_of_its_own() -> None:
     assert (
         "logprob_mean" in (await taken(BUILT_IN["logprobs"](), [], reply("x", probability=0.5)))[0]
     )
+
+
+@pytest.mark.parametrize(("q", "expected"), [(0.0, 0.1), (0.5, 0.5), (1.0, 0.9)])
+async def test_a_quantile_of_the_token_probabilities_is_a_score(q: float, expected: float) -> None:
+    answer = reply("one two three", probability=[0.9, 0.1, 0.5])
+    assert (await taken(TokenQuantile(q), [], answer))[0] == {
+        "token_quantile": pytest.approx(expected)
+    }
+    assert (await taken(TokenQuantile(q), []))[0] == {}
+
+
+def test_a_quantile_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="between 0 and 1"):
+        TokenQuantile(1.5)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,11 @@ def test_no_error_among_59_is_the_textbook_case() -> None:
     assert clopper_pearson_upper(np.array([0.0]), 59, 0.05)[0] == pytest.approx(0.0495, abs=1e-4)
 
 
+@pytest.mark.parametrize(("harm", "delta", "n"), [(0.95, 0.05, 1), (1 - 0.5**0.5, 0.5, 2)])
+def test_whole_numbers_of_labels_are_not_rounded_up(harm: float, delta: float, n: int) -> None:
+    assert labels_for_no_error(harm, delta) == n
+
+
 @given(st.floats(0.001, 0.9), st.floats(0.001, 0.9))
 def test_labels_for_no_error_are_enough_and_one_fewer_is_not(harm: float, delta: float) -> None:
     n = labels_for_no_error(harm, delta)

@@ -28,7 +28,8 @@ from cascade.policies import (
     TierOutlook,
     value_of_information,
 )
-from cascade.state import Assessment, Certificate
+from cascade.policies.rule import can_change, with_observation
+from cascade.state import Assessment, Certificate, Decision
 
 CERTIFICATE = Certificate(
     threshold=0.6, max_harm=0.05, delta=0.1, n=100, errors=1, coverage=0.5, bound=0.04
@@ -97,6 +98,20 @@ def test_without_an_outlook_a_signal_is_not_paid_for(name: str) -> None:
         next_signal=NextSignal("p_true", (), Decimal(0)),
     )
     assert POLICIES[name].decide(situation).action == "escalate"
+
+
+@pytest.mark.parametrize("name", ["threshold", "economic"])
+def test_a_draft_that_is_ruled_out_is_not_looked_at_again(name: str) -> None:
+    situation = Situation(
+        Assessment(objection="the answer is empty"), COST, NextSignal("p_true", (0.1, 0.9))
+    )
+    assert POLICIES[name].decide(situation).action == "escalate"
+
+
+def test_a_decision_without_figures_is_not_put_off() -> None:
+    decision = Decision(action="escalate", reason="because")
+    signal = NextSignal("p_true", (0.1, 0.9), Decimal(0))
+    assert with_observation(decision, signal, can_change) is decision
 
 
 # --- economic
