@@ -105,7 +105,7 @@ async def test_every_model_answers_and_is_scored(house: House) -> None:
     assert large.cost_usd == pytest.approx(12e-4)
     assert small.features["logprob_mean"] == pytest.approx(-0.357, abs=0.001)
     assert small.confidence is not None
-    assert (small.model_extra or {})["check_cost_usd"] == 0
+    assert small.check_cost_usd == 0
     assert done.ledger.cost_usd == 4 * Decimal("0.001212")
 
 
@@ -115,7 +115,7 @@ async def test_what_paid_signals_cost_is_kept_beside_the_drafts_own_cost(tmp_pat
     await house.collect(*capitals(1))
     outcome = house.rows[0].models[SMALL]
     assert outcome.cost_usd == pytest.approx(11e-6)
-    assert (outcome.model_extra or {})["check_cost_usd"] == pytest.approx(11e-6)
+    assert outcome.check_cost_usd == pytest.approx(11e-6)
 
 
 async def test_a_check_without_a_price_costs_nobody_knows_what(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ async def test_a_check_without_a_price_costs_nobody_knows_what(tmp_path: Path) -
     house = House(tmp_path, small=ScriptedModel([unknown], name="s"), signals=["p_true"])
     await house.collect(*capitals(1))
     outcome = house.rows[0].models[SMALL]
-    assert (outcome.model_extra or {})["check_cost_usd"] is None
+    assert outcome.check_cost_usd is None
     assert outcome.cost_usd is None
 
 

@@ -6,12 +6,12 @@ from cascade.evaluation import Outcome, Transcript
 from cascade.evaluation.recorded import record_pair
 
 
-def row(id: str, **check: float | None) -> Transcript:
+def row(name: str, **check: float | None) -> Transcript:
     tokens = {"input_tokens": 1, "output_tokens": 1}
     small = Outcome(correct=1, cost_usd=1.0, **tokens, **check)
     large = Outcome(correct=1, cost_usd=10.0, **tokens)
     models = {"small": small, "large": large}
-    return Transcript(dataset="d", id=id, prompt="q", models=models)
+    return Transcript(dataset="d", id=name, prompt="q", models=models)
 
 
 def test_the_price_of_a_check_is_paid_with_the_draft() -> None:
