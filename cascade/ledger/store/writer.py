@@ -171,8 +171,10 @@ class Writer:
             await self._open()
         while not self._stopping:
             await self._something.wait()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._urgent.wait(), self._limits.linger_s)
+            # Not wait_for: in Python 3.11 it may let its own cancellation out, which ends the loop.
+            timer = self._loop.call_later(self._limits.linger_s, self._urgent.set)
+            await self._urgent.wait()
+            timer.cancel()
             await self._write(self._take())
         await self._backend.aclose()
 
