@@ -26,7 +26,8 @@ MANY = 100
 """From so many audits their own spread is trusted without a floor."""
 
 TUNED = 50
-"""From so many audits the weight κ of a proxy is estimated; it is 1 for costs before, else 0."""
+"""From so many audits the weight κ of a proxy for quality is estimated; it is 0 before. For costs
+it is 1 throughout, the difference estimator."""
 
 NO_AUDITS = "estimated, no audits yet"
 
