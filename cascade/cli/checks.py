@@ -102,7 +102,7 @@ async def check_ollama() -> list[Check]:
     from httpx import HTTPError  # noqa: PLC0415 - heavy
     from ollama import AsyncClient, ResponseError  # noqa: PLC0415 - heavy
 
-    host = os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434"
+    host = _shown(os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434")
     to_do = "start it with `ollama serve`, or set OLLAMA_HOST; see ollama.com for installing"
     try:
         client = AsyncClient(timeout=LIST_TIMEOUT_S)
@@ -163,3 +163,10 @@ def check_keys() -> list[Check]:
         else:
             checks.append(Check(provider, "ok", f"{variable} is set"))
     return checks
+
+
+def _shown(address: str) -> str:
+    """The address without a name and password in it."""
+    scheme, separator, rest = address.rpartition("://")
+    _, at, server = rest.rpartition("@")
+    return f"{scheme}{separator}{'…@' if at else ''}{server}"

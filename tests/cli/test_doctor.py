@@ -186,3 +186,10 @@ def test_the_embedded_model_answers_with_logprobs(
     found = look(run, code=0)[checks.EMBEDDED]
     assert (found["status"], found["to_do"]) == ("ok", "")
     assert "with log-probs" in found["found"]
+
+
+@pytest.mark.parametrize("address", ["http://me:secret@127.0.0.1:9", "me:secret@127.0.0.1:9"])
+def test_a_password_in_the_address_is_not_shown(address: str) -> None:
+    assert "secret" not in checks._shown(address)
+    assert checks._shown(address).endswith("…@127.0.0.1:9")
+    assert checks._shown("http://127.0.0.1:9") == "http://127.0.0.1:9"
