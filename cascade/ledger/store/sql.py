@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
 
 from cascade.ledger.store.base import (
     NO_TAGS,
@@ -38,6 +41,9 @@ from cascade.state import LedgerEntry
 
 BUSY_MS = 15_000
 """How long SQLite waits for another process that writes, before the writer tries again."""
+
+WAL_RETRY_S = 0.02
+"""Between two attempts to set the journal's mode; whoever holds the lock needs milliseconds."""
 
 _READS = "cascade_reads"
 
@@ -139,9 +145,27 @@ def _set_up_sqlite(connection: Any, record: object) -> None:
     # schema; without it, _begin_sqlite says when and how.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _turn_wal_on(cursor)
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
+
+
+def _turn_wal_on(cursor: Any) -> None:
+    """Set the journal's mode, which SQLite's own busy timeout does not wait for.
+
+    Of several processes that open a new file at once, all but the first are told that it is
+    locked; a moment later the mode is set and asking for it needs no lock.
+    """
+    until = time.monotonic() + BUSY_MS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            await_only(asyncio.sleep(WAL_RETRY_S))
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:
