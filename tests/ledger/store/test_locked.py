@@ -15,7 +15,9 @@ from cascade.ledger.store.sql import SqlBackend
 
 def held(path: Path) -> sqlite3.Connection:
     holder = sqlite3.connect(path, isolation_level=None)
-    holder.execute("BEGIN EXCLUSIVE")
+    holder.execute("CREATE TABLE another (x)")
+    # With a writer at work SQLite refuses another journal mode at once, whatever its timeout.
+    holder.execute("BEGIN IMMEDIATE")
     return holder
 
 
