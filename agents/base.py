@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 from langchain_core.messages import BaseMessage
 from langgraph.runtime import Runtime
 
+from cascade.agents.entries import call_entry, why_unknown
 from cascade.errors import (
     CascadeError,
     DeadlineError,
@@ -22,7 +23,7 @@ from cascade.errors import (
 )
 from cascade.ledger import Recorder
 from cascade.models import Request
-from cascade.state import CascadeState, Completion, LedgerEntry, Run, Usage
+from cascade.state import CascadeState, Completion, Run, Usage
 from cascade.tiers import OpenTier
 
 MAX_WAIT_S = 60.0
@@ -156,14 +157,6 @@ class Deadline:
         return replace(request, timeout_s=min(left, request.timeout_s or left))
 
 
-def free_entry(run: Run, node: str, tier: str, note: str = "") -> LedgerEntry:
-    """The entry of a node that asked no model."""
-    nothing = Decimal(0)
-    return LedgerEntry(
-        run_id=run.id, node=node, tier=tier, cost_usd=nothing, saved_usd=nothing, note=note
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Asks models and sees to it that each attempt is in the ledger, whatever becomes of it."""
@@ -223,14 +216,14 @@ class Caller:
         self.deadline.saw(tier.name, latency_ms / 1000)
         cost = tier.pricing.cost(completion.usage, completion.busy_ms)
         self.recorder.record(
-            _entry(
+            call_entry(
                 tier,
                 node,
                 run,
                 usage=completion.usage,
                 latency_ms=latency_ms,
                 cost=cost,
-                note="" if cost is not None else _why_unknown(tier, completion),
+                note="" if cost is not None else why_unknown(tier, completion),
                 is_baseline=is_baseline,
                 attempt_id=attempt_id,
             )
@@ -250,7 +243,7 @@ class Caller:
         cancelled = isinstance(error, asyncio.CancelledError)
         note = str(error) if isinstance(error, ModelError) else repr(error)
         self.recorder.record(
-            _entry(
+            call_entry(
                 tier,
                 node,
                 run,
@@ -284,42 +277,3 @@ async def _stream(tier: OpenTier, request: Request, on_text: Callable[[str], Non
             billed=None,
         )
     return completion
-
-
-def _why_unknown(tier: OpenTier, completion: Completion) -> str:
-    if tier.pricing.cost(Usage(input_tokens=0, output_tokens=0), 0.0) is None:
-        return f"{tier.model.name}: {tier.pricing.source}"
-    missing = "its usage" if not completion.usage.known else "how long it was busy"
-    return f"{tier.model.name} did not report {missing}"
-
-
-def _entry(
-    tier: OpenTier,
-    node: str,
-    run: Run,
-    *,
-    usage: Usage,
-    latency_ms: float,
-    cost: Decimal | None,
-    note: str,
-    outcome: Literal["ok", "failed", "cancelled"] = "ok",
-    is_baseline: bool = False,
-    attempt_id: str | None = None,
-) -> LedgerEntry:
-    saved = None if cost is None else -cost
-    return LedgerEntry(
-        run_id=run.id,
-        node=node,
-        tier=tier.name,
-        model=tier.model.name,
-        **usage.model_dump(),
-        latency_ms=latency_ms,
-        cost_usd=cost,
-        saved_usd=Decimal(0) if is_baseline else saved,
-        baseline_usd=cost if is_baseline else Decimal(0),
-        cost_basis="unknown" if cost is None else "measured",
-        basis="unknown" if cost is None else "measured",
-        note=note,
-        outcome=outcome,
-        attempt_id=attempt_id,
-    )

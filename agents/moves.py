@@ -4,40 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from decimal import Decimal
 
 from langgraph.types import Command
 
 from cascade.agents.base import finished
 from cascade.errors import ConfigurationError
-from cascade.state import Decision, Draft, Run, StateUpdate, Usage
+from cascade.state import Decision, Draft, Run, StateUpdate
 from cascade.tiers import OpenTier
-
-
-def expected_cost(tier: OpenTier, draft: Draft) -> Decimal | None:
-    """What a tier would probably cost for a drafted question: an estimate.
-
-    It is taken to read the same prompt and to write as much as the draft did; None where the
-    draft's usage or the tier's token price is unknown.
-    """
-    usage = draft.completion.usage
-    return tier.pricing.cost(
-        Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
-    )
-
-
-def earned(tiers: Sequence[OpenTier], draft: Draft, cost: Decimal | None) -> StateUpdate:
-    """What accepting a draft changes in the ledger entry of a node that cost so much.
-
-    The large model's cost is spared; it is an estimate, since that model was not asked.
-    """
-    baseline = expected_cost(tiers[-1], draft)
-    saved = None if baseline is None or cost is None else baseline - cost
-    return {
-        "baseline_usd": baseline,
-        "saved_usd": saved,
-        "basis": "unknown" if saved is None else "estimated",
-    }
 
 
 def accept(run: Run, draft: Draft, decision: Decision, *, degraded: bool = False) -> StateUpdate:

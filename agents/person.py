@@ -9,8 +9,10 @@ from typing import Any, Literal
 from langgraph.types import Command, interrupt
 from pydantic import ValidationError
 
-from cascade.agents.base import AgentRuntime, free_entry
-from cascade.agents.moves import accept, earned, escalate
+from cascade.agents.base import AgentRuntime
+from cascade.agents.entries import free_entry
+from cascade.agents.moves import accept, escalate
+from cascade.agents.outlook import Outlook
 from cascade.errors import InputError
 from cascade.ledger import Recorder
 from cascade.state import CascadeState, Completion, Decision, Draft, Record
@@ -36,6 +38,7 @@ class Person:
 
     tiers: tuple[OpenTier, ...]
     recorder: Recorder
+    outlook: Outlook
 
     async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> Command[str]:
         """Wait for the person, then go to END or to the next tier.
@@ -47,10 +50,11 @@ class Person:
         assert draft is not None, "there is a draft to ask about"
         answer = self._ask(state, draft, decision)
         note = "a person answered" if isinstance(answer, OwnAnswer) else f"a person said {answer}"
-        entry = free_entry(run, "ask", draft.tier, note)
+        action = "ask" if isinstance(answer, OwnAnswer) else answer
+        entry = free_entry(run, "ask", draft.tier, note).model_copy(update={"action": action})
         match answer:
             case "accept":
-                baseline = earned(self.tiers, draft, Decimal(0))
+                baseline = self.outlook.earned(draft, Decimal(0))
                 entry = entry.model_copy(update=baseline)
             case "escalate":
                 self.recorder.record(entry)

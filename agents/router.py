@@ -10,7 +10,8 @@ from typing import Literal
 from langchain_core.messages import BaseMessage
 from langgraph.types import Command
 
-from cascade.agents.base import AgentRuntime, current_run, free_entry
+from cascade.agents.base import AgentRuntime, current_run
+from cascade.agents.entries import free_entry
 from cascade.errors import ConfigurationError
 from cascade.ledger import Recorder
 from cascade.state import CascadeState, Decision, StateUpdate

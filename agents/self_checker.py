@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from langgraph.errors import NodeError
 from langgraph.types import Command
 
-from cascade.agents.base import AgentRuntime, Caller, Task, attempt_of, free_entry
+from cascade.agents.base import AgentRuntime, Caller, Task, attempt_of
+from cascade.agents.entries import free_entry
 from cascade.confidence import Calibrator, combine, objection
 from cascade.confidence.signals import Asked, LogprobSignal, Probe, PTrueSignal, Signal, take
 from cascade.errors import DeadlineError, ModelError

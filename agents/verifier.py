@@ -12,7 +12,9 @@ from langgraph.types import Command
 from pydantic import Field
 
 from cascade.agents.base import AgentRuntime, Deadline, finished
-from cascade.agents.moves import accept, earned, escalate, expected_cost
+from cascade.agents.moves import accept, escalate
+from cascade.agents.outlook import Outlook
+from cascade.agents.watching import Case, Watcher
 from cascade.confidence import Calibrator
 from cascade.confidence.signals import Signal
 from cascade.errors import ConfigurationError
@@ -63,10 +65,12 @@ class Verifier:
     tiers: tuple[OpenTier, ...]
     policy: Policy
     recorder: Recorder
+    outlook: Outlook
     judge: Judge | None = None
     signals: Sequence[Signal] = ()
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
     deadline: Deadline = field(default_factory=Deadline)
+    watchers: Sequence[Watcher] = ()
 
     async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> Command[str]:
         """Go to END (accept, abstain), on to a larger tier (escalate), back for one more signal
@@ -77,7 +81,10 @@ class Verifier:
         assert assessment is not None, "the self-checker comes before the verifier"
         decision, assessment, cost = await self._decide(state, draft, assessment)
         runtime.stream_writer(Decided(draft.tier, decision, assessment))
-        self.recorder.record(self._entry(run, draft, decision, cost))
+        case = self._case(Case(run, state["messages"], draft, assessment, decision))
+        self.recorder.record(self._entry(case, cost))
+        for watcher in self.watchers:
+            watcher.judged(case)
         common: StateUpdate = {"assessment": assessment, "ledger": self.recorder.take(run.id)}
         match decision.action:
             case "accept":
@@ -125,7 +132,7 @@ class Verifier:
         self, run: Run, draft: Draft, assessment: Assessment, *, judged: bool
     ) -> Situation:
         above = self.tiers[run.tier + 1 :]
-        costs = [expected_cost(tier, draft) for tier in above]
+        costs = [self.outlook.cost(tier, draft) for tier in above]
         last = len(above) - 1
         return Situation(
             assessment,
@@ -151,7 +158,7 @@ class Verifier:
         due = self._due(assessment)
         if not due:
             return None
-        each = expected_cost(tier, draft)
+        each = self.outlook.cost(tier, draft)
         return NextSignal(
             due[0].name,
             calibrator.outlook(assessment.confidence, assessment.taken),
@@ -161,23 +168,34 @@ class Verifier:
     def _due(self, assessment: Assessment) -> list[Signal]:
         return [s for s in self.signals if s.calls and s.name not in assessment.taken]
 
-    def _entry(
-        self, run: Run, draft: Draft, decision: Decision, cost: Decimal | None
-    ) -> LedgerEntry:
+    def _case(self, case: Case) -> Case:
+        """The case with the rate of its audit, which is fixed before the audit is drawn."""
+        if case.decision.action != "accept":
+            return case
+        rates = [watcher.audit_rate(case) for watcher in self.watchers]
+        return replace(case, audit_rate=next((r for r in rates if r is not None), None))
+
+    def _entry(self, case: Case, cost: Decimal | None) -> LedgerEntry:
         basis: Basis = "unknown" if cost is None else "measured"
+        assessment, decision = case.assessment, case.decision
         entry = LedgerEntry(
-            run_id=run.id,
+            run_id=case.run.id,
             node="verify",
-            tier=draft.tier,
+            tier=case.draft.tier,
             cost_usd=cost,
             saved_usd=None if cost is None else -cost,
             cost_basis=basis,
             basis=basis,
             note=decision.reason,
+            action=decision.action,
+            confidence=assessment.confidence,
+            calibrated=assessment.calibrated,
+            signals=assessment.signals or None,
+            audit_rate=case.audit_rate,
         )
         if decision.action != "accept":
             return entry
-        return entry.model_copy(update=earned(self.tiers, draft, cost))
+        return entry.model_copy(update=self.outlook.earned(case.draft, cost))
 
 
 def _verdict(judgement: Judgement) -> Verdict:

@@ -20,10 +20,10 @@ import numpy as np
 
 from cascade.confidence.metrics import Array
 from cascade.evaluation import Outcome, Transcript, read_transcripts
-from cascade.evaluation.audit.baseline import WORDY
 from cascade.evaluation.audit.estimates import Baselines, Estimate, quality_loss, saving
 from cascade.evaluation.audit.fitting import Lengths, fit_baseline
 from cascade.evaluation.audit.intervals import Sample, wilson
+from cascade.ledger.baseline import WORDY
 from cascade.ledger.prices import Price
 from cascade.state import Usage
 

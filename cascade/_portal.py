@@ -21,14 +21,14 @@ class _Portal:
         self._loop: asyncio.AbstractEventLoop
         self._thread = threading.Thread()  # one that never lives, until the first call
 
-    def loop(self) -> asyncio.AbstractEventLoop:
+    def loop(self, *, waits: bool = True) -> asyncio.AbstractEventLoop:
         """The background loop.
 
         Raises:
-            RuntimeError: called from the loop itself, which would wait for itself.
+            RuntimeError: a caller that `waits` is in the loop itself, and would wait for itself.
         """
         with self._lock:
-            if threading.current_thread() is self._thread:
+            if waits and threading.current_thread() is self._thread:
                 raise RuntimeError(
                     "a synchronous call of the cascade was made from inside one of its own "
                     "coroutines (a verifier, router or tool): use the async form there (ainvoke)."
@@ -53,6 +53,11 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
 
 
 _portal = _Portal()
+
+
+def portal_loop() -> asyncio.AbstractEventLoop:
+    """The background loop, for work that nobody waits for; also callable from the loop itself."""
+    return _portal.loop(waits=False)
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import copy_context
 from pathlib import Path
@@ -23,6 +23,7 @@ from cascade.errors import CascadeError, ConfigurationError, ModelError
 from cascade.events import Event
 from cascade.graph import DEFAULT_RETRY, build_graph
 from cascade.ledger import LedgerStore, LedgerView, Recorder, collect, collecting
+from cascade.oversight import oversee
 from cascade.policies import LearnsCosts, Policy
 from cascade.questions import Question, ResponseFormat, to_messages, to_task
 from cascade.result import CascadeResult, read_result
@@ -70,6 +71,8 @@ class Cascade:
         deadline: seconds for a whole run. What would be escalated is accepted when the large
             model cannot answer in time, and no call gets more time than is left.
         ledger: a store that receives each entry the moment it arises.
+        tags: of every ledger entry, such as `{"app": "support"}`; `tagged(user=…)` and a run's
+            `config["metadata"]["ledger_tags"]` add to them.
         retry_policy: LangGraph's retries for the nodes that call models.
         name: name of the graph.
 
@@ -95,6 +98,7 @@ class Cascade:
         tools: Sequence[Any] = (),
         deadline: float | None = None,
         ledger: LedgerStore | None = None,
+        tags: Mapping[str, str] | None = None,
         retry_policy: RetryPolicy = DEFAULT_RETRY,
         name: str = "cascade",
     ) -> None:
@@ -117,10 +121,11 @@ class Cascade:
         self._response_format = response_format
         self._warned = False
         self._checked = self.calibration is None
+        self._oversight = oversee(self.tiers, self.policy, Recorder(ledger))
         self._builder = build_graph(
             self.tiers,
-            self.policy,
-            recorder=Recorder(ledger),
+            self._oversight.policy,
+            recorder=self._oversight.recorder,
             task=self.task,
             signals=self.signals,
             calibrators={self.tiers[0].name: self.calibration} if self.calibration else {},
@@ -128,6 +133,9 @@ class Cascade:
             route=router,
             deadline_s=deadline,
             retry_policy=retry_policy,
+            outlook=self._oversight.outlook,
+            watchers=self._oversight.watchers,
+            tags=tags or {},
         )
         self.graph: CompiledStateGraph[CascadeState, None, CascadeInput, CascadeState] = (
             self._builder.compile(name=name)
@@ -278,7 +286,11 @@ class Cascade:
         return self._builder
 
     async def aclose(self) -> None:
-        """Close connections and free local models; the cascade may be used again afterwards."""
+        """Finish audits that are under way, then close connections and free local models.
+
+        The cascade may be used again afterwards.
+        """
+        await self._oversight.aclose()
         for tier in self.tiers:
             await tier.model.aclose()
 

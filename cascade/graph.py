@@ -32,16 +32,39 @@ from cascade.agents import (
     Verifier,
 )
 from cascade.agents.base import MAX_WAIT_S, Deadline, attempt_of
+from cascade.agents.outlook import Outlook
+from cascade.agents.watching import Watcher
 from cascade.confidence import Calibrator
 from cascade.confidence.signals import Signal
-from cascade.errors import ModelError, RateLimitError
+from cascade.errors import InputError, ModelError, RateLimitError
 from cascade.ledger import Recorder
+from cascade.ledger.tags import NO_TAGS, current_tags, tagged
 from cascade.policies import Policy
 from cascade.state import CascadeInput, CascadeState, StateUpdate
 from cascade.tiers import OpenTier, open_tier
 
+TAGS = "ledger_tags"
+"""Key of a run's `config["metadata"]`: tags of its ledger entries."""
+
 Agent = Callable[[CascadeState, AgentRuntime], Awaitable["StateUpdate | Command[str]"]]
 """The logic of a node."""
+
+
+def _tags_in(config: RunnableConfig | None) -> Mapping[str, str]:
+    """The tags of a run's configuration.
+
+    Raises:
+        InputError: they are no dictionary of text.
+    """
+    tags = ((config or {}).get("metadata") or {}).get(TAGS, NO_TAGS)
+    if not isinstance(tags, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, str) for key, value in tags.items()
+    ):
+        raise InputError(
+            f'config["metadata"]["{TAGS}"] is {tags!r}: give names and values as text, '
+            "{'user': '42'}."
+        )
+    return tags
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -79,11 +102,19 @@ class _Node(Runnable[CascadeState, Any]):
     node can, once the model is back.
     """
 
-    def __init__(self, name: str, agent: Agent, retry_policy: RetryPolicy, then: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        agent: Agent,
+        retry_policy: RetryPolicy,
+        then: str,
+        tags: Mapping[str, str] = NO_TAGS,
+    ) -> None:
         self.name = name
         self._agent = agent
         self._retry_policy = retry_policy
         self._then = then
+        self._tags = tags
 
     async def ainvoke(
         self,
@@ -93,7 +124,8 @@ class _Node(Runnable[CascadeState, Any]):
     ) -> Any:
         runtime = get_runtime()
         try:
-            result = await self._agent(input, runtime)
+            with tagged(**{**self._tags, **current_tags(), **_tags_in(config)}):
+                result = await self._agent(input, runtime)
         except Exception as error:
             on_error = getattr(self._agent, "on_error", None)
             if on_error is None or will_retry(self._retry_policy, error, attempt_of(runtime)):
@@ -110,7 +142,7 @@ class _Node(Runnable[CascadeState, Any]):
         return run_sync(self.ainvoke(input, config))
 
 
-def build_graph(
+def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewired
     tiers: Sequence[OpenTier],
     policy: Policy,
     *,
@@ -122,6 +154,9 @@ def build_graph(
     route: Route | None = None,
     deadline_s: float | None = None,
     retry_policy: RetryPolicy = DEFAULT_RETRY,
+    outlook: Outlook | None = None,
+    watchers: Sequence[Watcher] = (),
+    tags: Mapping[str, str] = NO_TAGS,
 ) -> StateGraph[CascadeState, None, CascadeInput, CascadeState]:
     """The uncompiled graph, for those who want to rewire it; `Cascade.graph` is compiled.
 
@@ -136,15 +171,20 @@ def build_graph(
         route: chooses the first tier before anything is drafted; None always drafts.
         deadline_s: seconds for a whole run; calls get no more time than is left.
         retry_policy: LangGraph's retries for the nodes that call models.
+        outlook: what larger tiers are expected to cost.
+        watchers: are told of every decision.
+        tags: of every ledger entry; those of a run's `config["metadata"]["ledger_tags"]` and of
+            `tagged(…)` around it come on top.
     """
     tiers, task, recorder = tuple(tiers), task or Task(), recorder or Recorder()
     deadline, calibrators = Deadline(deadline_s), calibrators or {}
+    outlook = outlook or Outlook(tiers)
     caller = Caller(recorder, retry_policy.max_attempts, deadline)
     builder = StateGraph(CascadeState, input_schema=CascadeInput)
 
     def add(name: str, agent: Any, *goes_to: str) -> None:
         """A node that goes to the first of these unless its agent says otherwise."""
-        node = _Node(name, agent, retry_policy, goes_to[0])
+        node = _Node(name, agent, retry_policy, goes_to[0], tags)
         asks = retry_policy if hasattr(agent, "on_error") else None
         builder.add_node(name, node, retry_policy=asks, destinations=goes_to)
 
@@ -156,10 +196,12 @@ def build_graph(
     add("draft", Drafter(tiers, caller, task), "self_check", *onwards)
     helpers = {s.name: open_tier(s.model, s.name) for s in signals if s.model is not None}
     add("self_check", SelfChecker(tiers, caller, task, signals, helpers, calibrators), "verify")
-    verifier = Verifier(tiers, policy, recorder, judge, signals, calibrators, deadline)
+    verifier = Verifier(
+        tiers, policy, recorder, outlook, judge, signals, calibrators, deadline, watchers
+    )
     back = ("self_check",) if calibrators and any(signal.calls for signal in signals) else ()
     add("verify", verifier, END, *onwards, *back, "ask")
-    add("ask", Person(tiers, recorder), END, *onwards)
+    add("ask", Person(tiers, recorder, outlook), END, *onwards)
     if route is None:
         builder.add_edge(START, "draft")
     else:

@@ -1,6 +1,7 @@
 """The state of the graph and the records that travel in it.
 
-Tokens: `input_tokens` includes `cached_tokens`; `output_tokens` includes `reasoning_tokens`.
+Tokens: `input_tokens` includes `cached_tokens` and `cache_write_tokens`; `output_tokens` includes
+`reasoning_tokens`.
 Money: US dollars as `Decimal`, or None where nobody knows. Unknown is not zero.
 """
 
@@ -40,6 +41,7 @@ class Usage(Record):
     output_tokens: int | None = Field(default=None, ge=0)
     cached_tokens: int | None = Field(default=None, ge=0)
     reasoning_tokens: int | None = Field(default=None, ge=0)
+    cache_write_tokens: int | None = Field(default=None, ge=0)
 
     @property
     def known(self) -> bool:
@@ -215,10 +217,21 @@ class LedgerEntry(Record):
 
     `saved_usd` follows DESIGN's node view: a node's cost counts against the saving, accepting
     a draft earns the baseline, the large model's own answer is its own baseline (0).
-    `baseline_usd` is the earned baseline before the node's own cost, None where unknown.
+    `baseline_usd` is the earned baseline before the node's own cost, None where unknown;
+    `baseline_low_usd` to `baseline_high_usd` is its 95 % range where it is an estimate.
     `cost_basis` says how `cost_usd` is known; `basis` is the weakest of all figures here.
     `outcome` says how the call ended: ok, failed, cancelled.
-    `attempt_id` is that of the call, where a crash-safe store knew of it before it was sent.
+
+    Of a call: `price` says where its price came from; `marginal_usd` is its cost without the
+    hardware, where that differs; `assumed_usd` is what budgets count where `cost_usd` is unknown;
+    `attempt_id` is that of the call, where a crash-safe store knew of it before it was sent;
+    `prompt_hash` and `answer_hash` tell equal texts from others without keeping them.
+
+    Of a decision (nodes `verify`, `ask`, `shadow`): `action`, `confidence`, `calibrated`, the
+    `signals`, and `audit_rate`, the chance with which an accepted draft was to be audited.
+
+    Of a finished audit or shadow run: `large_usd` is what the large model alone costs for this
+    request, measured, and `loss` how much better its answer is than the draft, in [−1, 1].
     """
 
     run_id: str
@@ -229,6 +242,8 @@ class LedgerEntry(Record):
     output_tokens: int | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    tool_calls: int = 0
     latency_ms: float = 0.0
     cost_usd: Decimal | None = None
     saved_usd: Decimal | None = None
@@ -239,6 +254,20 @@ class LedgerEntry(Record):
     note: str = ""
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     attempt_id: str | None = None
+    price: str | None = None
+    marginal_usd: Decimal | None = None
+    assumed_usd: Decimal | None = None
+    baseline_low_usd: Decimal | None = None
+    baseline_high_usd: Decimal | None = None
+    prompt_hash: str | None = None
+    answer_hash: str | None = None
+    action: Action | None = None
+    confidence: float | None = None
+    calibrated: bool = False
+    signals: Mapping[str, float] | None = None
+    audit_rate: float | None = None
+    large_usd: Decimal | None = None
+    loss: float | None = Field(default=None, ge=-1, le=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("service", "integrations", "demo"),
     ("collect",),
     ("api",),
-    ("result",),
+    ("result", "oversight", "report"),
     ("graph", "questions", "setup", "presets"),
     ("agents", "evaluation", "testing"),
     ("tiers",),
     ("models", "ledger", "confidence", "policies"),
-    ("errors", "state", "events", "_portal", "_together", "_version"),
+    ("errors", "state", "events", "_portal", "_background", "_together", "_version"),
 )
 """Units of the package from top to bottom; imports run downwards only, never sideways.
 

@@ -2,6 +2,7 @@
 
 from cascade.ledger.prices import Dollars, ListPrice, NoPrice, Price, Pricing, find_pricing
 from cascade.ledger.recorder import LedgerStore, MemoryLedger, Recorder, collect, collecting
+from cascade.ledger.tags import tagged
 from cascade.ledger.view import LedgerView, NodeTotal, weakest
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "collect",
     "collecting",
     "find_pricing",
+    "tagged",
     "weakest",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cascade.confidence.metrics import Array
-from cascade.evaluation.audit.baseline import AS_DRAFT, LEAST_AUDITS, BaselineModel, check_lengths
+from cascade.ledger.baseline import AS_DRAFT, LEAST_AUDITS, BaselineModel, check_lengths
 
 PRIOR = 2.0
 """Rows that the prior (as long as the draft) counts for in each slope."""

@@ -20,7 +20,6 @@ from cascade.ledger.store.memory import MemoryBackend
 from cascade.ledger.store.opening import open_store
 from cascade.ledger.store.redaction import Redact, mask_secrets
 from cascade.ledger.store.store import Store
-from cascade.ledger.store.tags import tagged
 
 __all__ = [
     "Amounts",
@@ -35,5 +34,4 @@ __all__ = [
     "UnavailableError",
     "mask_secrets",
     "open_store",
-    "tagged",
 ]

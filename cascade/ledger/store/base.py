@@ -10,13 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Context, Decimal
-from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from cascade.errors import LedgerError
 from cascade.state import Basis, LedgerEntry
-
-NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 _EXACT = Context(prec=200)
 """The default context rounds a sum to 28 digits; then totals would depend on the grouping."""

@@ -86,6 +86,33 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE ledger_attempts ADD COLUMN tags {json}",
         ),
     ),
+    Migration(
+        "audits",
+        (
+            *(
+                f"ALTER TABLE ledger_entries ADD COLUMN {column}"
+                for column in (
+                    "cache_write_tokens {count}",
+                    "tool_calls {count} NOT NULL DEFAULT 0",
+                    "price TEXT",
+                    "marginal_usd {money}",
+                    "assumed_usd {money}",
+                    "baseline_low_usd {money}",
+                    "baseline_high_usd {money}",
+                    "prompt_hash TEXT",
+                    "answer_hash TEXT",
+                    "action TEXT",
+                    "confidence DOUBLE PRECISION",
+                    "calibrated BOOLEAN NOT NULL DEFAULT FALSE",
+                    "signals {json}",
+                    "audit_rate DOUBLE PRECISION",
+                    "large_usd {money}",
+                    "loss DOUBLE PRECISION",
+                )
+            ),
+            "CREATE INDEX ledger_entries_node ON ledger_entries (node, at)",
+        ),
+    ),
 )
 
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 from cascade.errors import ConfigurationError, MissingDependencyError
-from cascade.ledger.store.base import NO_TAGS, Backend
+from cascade.ledger.store.base import Backend
 from cascade.ledger.store.memory import MemoryBackend
 from cascade.ledger.store.redaction import Redact
 from cascade.ledger.store.store import Store
 from cascade.ledger.store.writer import Limits
+from cascade.ledger.tags import NO_TAGS
 
 FORMS = "sqlite:///ledger.db (a file) or postgresql://user:password@host/database"
 

@@ -27,7 +27,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.util import await_only
 
 from cascade.ledger.store.base import (
-    NO_TAGS,
     Attempt,
     Backend,
     Batch,
@@ -37,6 +36,7 @@ from cascade.ledger.store.base import (
 )
 from cascade.ledger.store.migrations import migrate
 from cascade.ledger.store.tables import attempts, entries
+from cascade.ledger.tags import NO_TAGS
 from cascade.state import LedgerEntry
 
 BUSY_MS = 15_000

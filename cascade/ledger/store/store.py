@@ -10,7 +10,6 @@ from pathlib import Path
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.store.base import (
-    NO_TAGS,
     Attempt,
     Backend,
     Grouping,
@@ -21,8 +20,8 @@ from cascade.ledger.store.base import (
 )
 from cascade.ledger.store.export import open_export
 from cascade.ledger.store.redaction import Redact, redacted
-from cascade.ledger.store.tags import current_tags
 from cascade.ledger.store.writer import Limits, Writer
+from cascade.ledger.tags import NO_TAGS, current_tags
 from cascade.state import LedgerEntry
 
 PAGE = 2_000

@@ -6,7 +6,18 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, DateTime, Double, MetaData, Numeric, Table, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -72,7 +83,7 @@ class Words(TypeDecorator[str]):
         return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
-_tags = JSON().with_variant(JSONB(), "postgresql")
+_json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 metadata = MetaData()
 
@@ -98,7 +109,23 @@ entries = Table(
     Column("note", Words, nullable=False),
     Column("at", UtcTime, nullable=False),
     Column("attempt_id", Words),
-    Column("tags", _tags),
+    Column("tags", _json),
+    Column("cache_write_tokens", BigInteger),
+    Column("tool_calls", BigInteger, nullable=False),
+    Column("price", Words),
+    Column("marginal_usd", Money),
+    Column("assumed_usd", Money),
+    Column("baseline_low_usd", Money),
+    Column("baseline_high_usd", Money),
+    Column("prompt_hash", Text),
+    Column("answer_hash", Text),
+    Column("action", Text),
+    Column("confidence", Double),
+    Column("calibrated", Boolean, nullable=False),
+    Column("signals", _json),
+    Column("audit_rate", Double),
+    Column("large_usd", Money),
+    Column("loss", Double),
 )
 
 attempts = Table(
@@ -110,5 +137,5 @@ attempts = Table(
     Column("tier", Words),
     Column("model", Words),
     Column("begun_at", UtcTime, nullable=False),
-    Column("tags", _tags),
+    Column("tags", _json),
 )

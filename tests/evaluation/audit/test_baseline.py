@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cascade.errors import ConfigurationError
-from cascade.evaluation.audit.baseline import AS_DRAFT, BaselineModel, predict
 from cascade.evaluation.audit.fitting import Lengths, fit_baseline
+from cascade.ledger.baseline import AS_DRAFT, BaselineModel, predict
 from cascade.ledger.prices import Price
 from cascade.state import Usage
 

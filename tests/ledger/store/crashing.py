@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from cascade import Cascade, Price, Tier
-from cascade.ledger.store import open_store, tagged
+from cascade.ledger import tagged
+from cascade.ledger.store import open_store
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 

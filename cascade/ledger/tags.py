@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 
-from cascade.ledger.store.base import NO_TAGS
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 _tags: ContextVar[Mapping[str, str]] = ContextVar("tags", default=NO_TAGS)
 

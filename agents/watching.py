@@ -1,0 +1,41 @@
+"""Who watches a cascade: each watcher is told of every decision, and none delays a reply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from langchain_core.messages import BaseMessage
+
+from cascade.state import Assessment, Decision, Draft, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A draft that was decided about.
+
+    Attributes:
+        messages: the conversation, its last message being the question.
+        audit_rate: the chance with which the accepted draft is to be audited; None where no
+            auditor watches, or the draft was not accepted.
+    """
+
+    run: Run
+    messages: Sequence[BaseMessage]
+    draft: Draft
+    assessment: Assessment
+    decision: Decision
+    audit_rate: float | None = None
+
+
+class Watcher(Protocol):
+    """Watches decisions; called from the event loop, so neither method may block."""
+
+    def audit_rate(self, case: Case) -> float | None:
+        """The chance with which to audit this accepted draft, before it is drawn."""
+        ...
+
+    def judged(self, case: Case) -> None:
+        """A decision was made and is in the ledger."""
+        ...

@@ -1,0 +1,93 @@
+"""Runs as the ledger tells them: its entries, put together again by run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+
+from cascade.ledger.tags import NO_TAGS
+from cascade.state import LedgerEntry
+
+Outcome = Literal["accepted", "escalated", "abstained", "person", "shadow", "unfinished"]
+"""How a run ended: with a draft, with the large model's answer, with none on purpose, with a
+person's; `shadow` is the large model's with a draft beside it; `unfinished` has no answer in the
+ledger: it failed, was cancelled, or its large model could not be had."""
+
+
+@dataclass(slots=True)
+class Run:
+    """What the ledger knows of one run.
+
+    Attributes:
+        decided: the entry of the last decision about its draft.
+        draft: the last draft's entry.
+        expert: the large model's entry, where it answered.
+        audit: the entry of the finished audit or shadow comparison.
+        audit_call: the large model's entry in the audit.
+    """
+
+    run_id: str
+    begun_at: datetime
+    tags: Mapping[str, str] = NO_TAGS
+    entries: list[LedgerEntry] = field(default_factory=list)
+    decided: LedgerEntry | None = None
+    draft: LedgerEntry | None = None
+    expert: LedgerEntry | None = None
+    audit: LedgerEntry | None = None
+    audit_call: LedgerEntry | None = None
+
+    def add(self, entry: LedgerEntry) -> None:
+        """One more entry of this run, in the order of their times."""
+        self.entries.append(entry)
+        answered = entry.outcome == "ok" and entry.model is not None
+        if entry.action is not None:
+            self.decided = entry
+        if entry.node in ("draft", "shadow") and answered:
+            self.draft = entry
+        elif entry.node == "expert" and answered:
+            self.expert = entry
+        elif entry.node == "audit" and answered and self.audit_call is None:
+            self.audit_call = entry
+        if entry.large_usd is not None or entry.loss is not None:
+            self.audit = entry
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        if any(entry.node == "shadow" for entry in self.entries):
+            return "shadow"
+        if self.expert is not None:
+            return "escalated"
+        action = self.decided.action if self.decided else None
+        names: dict[str | None, Outcome] = {
+            "accept": "accepted",
+            "abstain": "abstained",
+            "ask": "person",
+        }
+        return names.get(action, "unfinished")
+
+    @property
+    def audited(self) -> bool:
+        """Whether what the large model alone costs is known from an audit."""
+        return self.audit is not None and self.audit.node == "audit"
+
+    @property
+    def large_usd(self) -> Decimal | None:
+        """What the large model alone costs for this request, where that was measured."""
+        if self.audit is not None:
+            return self.audit.large_usd
+        return None if self.expert is None else self.expert.baseline_usd
+
+
+def runs_of(entries: Iterable[tuple[LedgerEntry, Mapping[str, str]]]) -> dict[str, Run]:
+    """Runs by their id, from entries with their tags, ordered by time."""
+    runs: dict[str, Run] = {}
+    for entry, tags in entries:
+        run = runs.get(entry.run_id)
+        if run is None:
+            run = runs[entry.run_id] = Run(entry.run_id, entry.at, tags)
+        run.add(entry)
+    return runs
