@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from langchain_core.messages import BaseMessage
+
 from cascade.ledger.baseline import AS_DRAFT, Baseline, BaselineModel, predict
-from cascade.state import Draft, StateUpdate
+from cascade.state import Draft, StateUpdate, Usage
 from cascade.tiers import OpenTier
 
 
@@ -31,6 +34,16 @@ class Outlook:
     def baseline(self, draft: Draft) -> Baseline | None:
         """What the large model alone would have cost, with a range."""
         return self._predict(self.tiers[-1], draft)
+
+    def measured(self, usage: Usage, messages: Sequence[BaseMessage]) -> Decimal | None:
+        """Dollars that the large model alone costs for a request that it was really asked.
+
+        Args:
+            usage: of the large model.
+            messages: the conversation, its last message being the question.
+        """
+        del messages
+        return self.tiers[-1].pricing.cost(usage)
 
     def _predict(self, tier: OpenTier, draft: Draft) -> Baseline | None:
         lengths = self.lengths if tier is self.tiers[-1] else AS_DRAFT
