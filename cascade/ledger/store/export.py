@@ -17,7 +17,15 @@ from cascade.state import LedgerEntry
 
 Write = Callable[[Sequence[Stored]], None]
 
-COUNTS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+COUNTS = (
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "cache_write_tokens",
+    "tool_calls",
+)
+NUMBERS = ("latency_ms", "confidence", "audit_rate", "loss")
 COLUMNS = ("id", *LedgerEntry.model_fields, "tags")
 
 
@@ -38,6 +46,14 @@ def _row(stored: Stored) -> dict[str, Any]:
     return {"id": stored.id, **fields, "tags": dict(stored.tags)}
 
 
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its mappings as JSON text, for formats without mappings of their own."""
+    return {
+        name: json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+        for name, value in row.items()
+    }
+
+
 @contextmanager
 def _jsonl(path: Path) -> Generator[Write]:
     with path.open("w", encoding="utf-8") as file:
@@ -51,9 +67,7 @@ def _csv(path: Path) -> Generator[Write]:
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
-        yield lambda page: table.writerows(
-            {**row, "tags": json.dumps(row["tags"], ensure_ascii=False)} for row in map(_row, page)
-        )
+        yield lambda page: table.writerows(_flat(_row(stored)) for stored in page)
 
 
 @contextmanager
@@ -68,12 +82,14 @@ def _parquet(path: Path) -> Generator[Write]:
 
     types = dict.fromkeys(COLUMNS, pa.string())
     types |= dict.fromkeys(COUNTS, pa.int64())
-    types |= {"latency_ms": pa.float64(), "at": pa.timestamp("us", tz="UTC")}
+    types |= dict.fromkeys(NUMBERS, pa.float64())
+    types |= {"calibrated": pa.bool_(), "at": pa.timestamp("us", tz="UTC")}
     types["tags"] = pa.map_(pa.string(), pa.string())
     schema = pa.schema(list(types.items()))
 
     def row(stored: Stored) -> dict[str, Any]:
-        return {**_row(stored), "at": stored.entry.at, "tags": list(stored.tags.items())}
+        kept = {"at": stored.entry.at, "tags": list(stored.tags.items())}
+        return {**_flat(_row(stored)), **kept}
 
     with pq.ParquetWriter(path, schema) as file:
         yield lambda page: file.write_table(pa.Table.from_pylist(list(map(row, page)), schema))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from cascade import Cascade, Price, Tier
 from cascade.errors import ConfigurationError, MissingDependencyError, RecordingMissError
-from cascade.ledger import LedgerView
+from cascade.ledger import LedgerView, tagged
 from cascade.ledger.store import (
     MemoryBackend,
     Selection,
@@ -25,7 +26,6 @@ from cascade.ledger.store import (
     open_store,
     opening,
     store,
-    tagged,
 )
 from cascade.state import LedgerEntry
 from cascade.testing import ScriptedModel
@@ -181,31 +181,51 @@ async def exported(folder: Path, ending: str) -> tuple[Path, list[LedgerEntry]]:
     entries = [
         entry("a", cost_usd=Decimal("0.1000000000000000000001"), input_tokens=3, note="né, \"'\n"),
         entry("b", cost_usd=None, saved_usd=None),
+        entry(
+            "c",
+            cache_write_tokens=2,
+            tool_calls=1,
+            action="accept",
+            confidence=0.75,
+            calibrated=True,
+            signals={"mean_logprob": -0.5, "größe": 1e-9},
+            audit_rate=0.05,
+            large_usd=Decimal("0.30"),
+            loss=-0.25,
+            price="given",
+            prompt_hash="ab",
+        ),
     ]
     path = folder / f"ledger{ending}"
     async with open_store("memory://", tags={"user": "ü"}) as ledger:
         ledger.append(entries)
-        assert await ledger.export(path) == 2
+        assert await ledger.export(path) == len(entries)
     return path, entries
 
 
 async def test_json_lines_round_trip(tmp_path: Path) -> None:
     path, entries = await exported(tmp_path, ".jsonl")
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    assert [row.pop("tags") for row in rows] == [{"user": "ü"}] * 2
+    assert [row.pop("tags") for row in rows] == [{"user": "ü"}] * 3
     assert all(row.pop("id") for row in rows)
     assert [LedgerEntry.model_validate(row) for row in rows] == entries
+
+
+def with_signals(row: dict[str, Any]) -> LedgerEntry:
+    """The entry of a row of a format whose mappings are JSON text."""
+    signals = row.pop("signals", None)
+    return LedgerEntry.model_validate({**row, "signals": signals and json.loads(signals)})
 
 
 async def test_csv_round_trips_and_leaves_unknown_empty(tmp_path: Path) -> None:
     path, entries = await exported(tmp_path, ".csv")
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [json.loads(row.pop("tags")) for row in rows] == [{"user": "ü"}] * 2
+    assert [json.loads(row.pop("tags")) for row in rows] == [{"user": "ü"}] * 3
     assert all(row.pop("id") for row in rows)
     given = [{k: v for k, v in row.items() if v or k == "note"} for row in rows]
     # A missing baseline is 0 by default; here an empty one would mean unknown.
-    assert [LedgerEntry.model_validate(row) for row in given] == entries
+    assert [with_signals(row) for row in given] == entries
     assert rows[1]["cost_usd"] == ""
 
 
@@ -214,9 +234,9 @@ async def test_parquet_round_trips(tmp_path: Path) -> None:
 
     path, entries = await exported(tmp_path, ".parquet")
     rows = pq.read_table(path).to_pylist()
-    assert [row.pop("tags") for row in rows] == [[("user", "ü")]] * 2
+    assert [row.pop("tags") for row in rows] == [[("user", "ü")]] * 3
     assert all(row.pop("id") for row in rows)
-    assert [LedgerEntry.model_validate(row) for row in rows] == entries
+    assert [with_signals(row) for row in rows] == entries
 
 
 async def test_an_export_says_what_it_cannot_do(
