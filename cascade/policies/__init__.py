@@ -4,6 +4,7 @@ from cascade.policies.base import LearnsCosts, NextSignal, Policy, Situation, Ti
 from cascade.policies.budget import DollarBudget, DollarBudgetPolicy
 from cascade.policies.certified import CertifiedPolicy
 from cascade.policies.economic import EconomicPolicy
+from cascade.policies.guard import MODES, Guard, GuardedPolicy, Mode
 from cascade.policies.routing import CascadeRoutingPolicy
 from cascade.policies.rule import break_even, value_of_information
 from cascade.policies.threshold import DEFAULT_THRESHOLD, ThresholdPolicy
@@ -11,6 +12,7 @@ from cascade.policies.wrappers import AbstainPolicy, DeadlinePolicy
 
 __all__ = [
     "DEFAULT_THRESHOLD",
+    "MODES",
     "AbstainPolicy",
     "CascadeRoutingPolicy",
     "CertifiedPolicy",
@@ -18,7 +20,10 @@ __all__ = [
     "DollarBudget",
     "DollarBudgetPolicy",
     "EconomicPolicy",
+    "Guard",
+    "GuardedPolicy",
     "LearnsCosts",
+    "Mode",
     "NextSignal",
     "Policy",
     "Situation",
