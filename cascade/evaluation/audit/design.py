@@ -8,6 +8,9 @@ import numpy as np
 
 from cascade.confidence.metrics import Array
 from cascade.errors import ConfigurationError
+from cascade.ledger.draws import constant_rate, weight
+
+__all__ = ["audits_needed", "constant_rate", "optimal_rates"]
 
 Z2 = 1.959963984540054**2
 """3.84: the square of the 97.5 % quantile of the normal law."""
@@ -39,7 +42,7 @@ def optimal_rates(spread: Array, cost: Array, budget: float, *, floor: float = 0
     """
     if not 0 < floor <= 1 or np.any(cost <= 0):
         raise ConfigurationError(f"a floor of {floor:g}, costs from {cost.min():g}: above 0 please")
-    shape = spread / np.sqrt(cost)
+    shape = weight(spread, cost)
 
     def rates(scale: float) -> Array:
         return np.asarray(np.clip(scale * shape, floor, 1.0))
@@ -50,11 +53,3 @@ def optimal_rates(spread: Array, cost: Array, budget: float, *, floor: float = 0
         middle = 0.5 * (low + high)
         low, high = (middle, high) if rates(middle) @ cost <= budget else (low, middle)
     return rates(high if rates(high) @ cost <= budget else low)
-
-
-def constant_rate(
-    expected_drafts: float, audit_usd: float, daily_usd: float, wanted: float
-) -> float:
-    """The wanted rate, or the lower one that a daily budget pays for."""
-    most = daily_usd / (expected_drafts * audit_usd) if expected_drafts * audit_usd > 0 else 1.0
-    return min(1.0, wanted, most)
