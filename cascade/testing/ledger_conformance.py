@@ -19,7 +19,7 @@ from decimal import Decimal
 from typing import Any
 
 from cascade.ledger.store import Attempt, Backend, Selection, Stored
-from cascade.ledger.store.base import Batch
+from cascade.ledger.store.base import Batch, Withdrawn
 from cascade.state import LedgerEntry
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -138,7 +138,9 @@ class LedgerConformance:
         async with opened(make_backend) as backend:
             await backend.write(Batch(attempts=attempts))
             assert list(await backend.unfinished(Selection())) == attempts
-            await backend.write(Batch(entries=[made(1, attempt_id="b")], withdrawn=["c"]))
+            await backend.write(
+                Batch(entries=[made(1, attempt_id="b")], withdrawn=[Withdrawn("c")])
+            )
             assert list(await backend.unfinished(Selection())) == attempts[:1]
             assert list(await backend.unfinished(Selection(run_id="other"))) == []
 

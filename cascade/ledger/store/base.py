@@ -9,14 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Context, Decimal
 from typing import Literal, NamedTuple
 
 from cascade.errors import LedgerError
-from cascade.state import Basis, LedgerEntry
-
-_EXACT = Context(prec=200)
-"""The default context rounds a sum to 28 digits; then totals would depend on the grouping."""
+from cascade.ledger.amounts import Amounts
+from cascade.ledger.texts import Pending, Texts
+from cascade.state import LedgerEntry
 
 _counter = itertools.count()
 _process = os.urandom(6).hex()
@@ -61,18 +59,52 @@ class Stored:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredTexts:
+    """The texts of a call as they are kept, with what they are selected by.
+
+    `id` is that of the call's entry.
+    """
+
+    id: str
+    run_id: str
+    node: str
+    tier: str | None
+    texts: Texts
+    at: datetime
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Withdrawn(NamedTuple):
+    """An attempt that was not sent after all."""
+
+    attempt_id: str
+
+
+class Dropped(NamedTuple):
+    """An audit that is not pending any more."""
+
+    run_id: str
+
+
 class Batch(NamedTuple):
     """What is written in one transaction.
 
     Attributes:
         attempts: calls about to be sent.
         entries: entries to keep; each completes the attempt of its `attempt_id`.
-        withdrawn: ids of attempts that were not sent after all.
+        withdrawn: attempts to forget.
+        texts: texts to keep.
+        pending: audits that are not done yet.
+        dropped: audits that are not pending any more, also where they are of this batch.
     """
 
     attempts: Sequence[Attempt] = ()
     entries: Sequence[Stored] = ()
-    withdrawn: Sequence[str] = ()
+    withdrawn: Sequence[Withdrawn] = ()
+    texts: Sequence[StoredTexts] = ()
+    pending: Sequence[Pending] = ()
+    dropped: Sequence[Dropped] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,60 +133,25 @@ class Selection:
         return self == Selection()
 
 
-@dataclass(frozen=True, slots=True)
-class Amounts:
-    """A sum of dollars whose parts are kept apart by their basis.
-
-    Attributes:
-        measured: the sum of what was measured.
-        estimated: the sum of what was estimated.
-        unknown: how many amounts nobody knows. They are not zero.
-    """
-
-    measured: Decimal = Decimal(0)
-    estimated: Decimal = Decimal(0)
-    unknown: int = 0
-
-    @property
-    def known(self) -> Decimal:
-        """Measured and estimated together."""
-        return _EXACT.add(self.measured, self.estimated)
-
-    @property
-    def total(self) -> Decimal | None:
-        """The whole sum, or None where a part is unknown."""
-        return None if self.unknown else self.known
-
-    def plus(self, amount: Decimal | None, basis: Basis) -> Amounts:
-        """The sum with one more amount."""
-        if amount is None:
-            return Amounts(self.measured, self.estimated, self.unknown + 1)
-        if basis == "measured":
-            return Amounts(_EXACT.add(self.measured, amount), self.estimated, self.unknown)
-        return Amounts(self.measured, _EXACT.add(self.estimated, amount), self.unknown)
-
-
-@dataclass(frozen=True, slots=True)
-class Total:
-    """What a group of entries cost and saved, to the last decimal."""
-
-    entries: int = 0
-    cost_usd: Amounts = Amounts()
-    saved_usd: Amounts = Amounts()
-    baseline_usd: Amounts = Amounts()
-
-    def plus(self, entry: LedgerEntry) -> Total:
-        """The total with one more entry."""
-        return Total(
-            self.entries + 1,
-            self.cost_usd.plus(entry.cost_usd, entry.cost_basis),
-            self.saved_usd.plus(entry.saved_usd, entry.basis),
-            self.baseline_usd.plus(entry.baseline_usd, entry.basis),
-        )
-
-
 Grouping = Literal["node", "tier", "model", "run_id", "day"]
 """By what totals are taken; days are in UTC."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Which pending audits a process takes on.
+
+    Attributes:
+        by: who takes them.
+        at: now.
+        drawn_until: those that were drawn at this time or before.
+        lapsed: and that nobody has taken on after this time.
+    """
+
+    by: str
+    at: datetime
+    drawn_until: datetime
+    lapsed: datetime
 
 
 class Backend(ABC):
@@ -174,7 +171,7 @@ class Backend(ABC):
         """Keep all of the batch, durably, or nothing of it.
 
         A batch may come twice, when it was not known whether the first time succeeded:
-        attempts and entries whose ids are there already are left as they are.
+        whatever is there already by its id is left as it is.
         """
 
     @abstractmethod
@@ -188,8 +185,33 @@ class Backend(ABC):
         """The attempts that no entry has completed, ordered by time, then id."""
 
     @abstractmethod
+    async def texts(
+        self, selection: Selection, after: StoredTexts | None, limit: int
+    ) -> Sequence[StoredTexts]:
+        """The first texts after these, ordered by time, then id."""
+
+    @abstractmethod
+    async def pending(self, selection: Selection) -> Sequence[Pending]:
+        """The audits that are not done, ordered by time, then run.
+
+        They have no node and no tier: a selection of either means none of them.
+        """
+
+    @abstractmethod
+    async def claim(self, claim: Claim) -> Sequence[Pending]:
+        """Mark audits, and return those that were marked: nobody else gets them meanwhile."""
+
+    @abstractmethod
+    async def spent(self, selection: Selection) -> Amounts:
+        """What entries cost, where an unknown cost counts as its `assumed_usd`."""
+
+    @abstractmethod
     async def delete(self, selection: Selection) -> int:
-        """Delete entries and attempts; returns how many entries there were."""
+        """Delete entries, attempts, texts and pending audits; returns how many entries."""
+
+    @abstractmethod
+    async def delete_texts(self, selection: Selection) -> int:
+        """Delete texts and pending audits alone; returns how many of both there were."""
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -113,6 +113,31 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX ledger_entries_node ON ledger_entries (node, at)",
         ),
     ),
+    Migration(
+        "texts",
+        (
+            """CREATE TABLE ledger_texts (
+                id TEXT NOT NULL PRIMARY KEY,
+                run_id TEXT NOT NULL,
+                node TEXT NOT NULL,
+                tier TEXT,
+                prompt TEXT NOT NULL,
+                answer TEXT,
+                at {time} NOT NULL,
+                tags {json}
+            )""",
+            "CREATE INDEX ledger_texts_at ON ledger_texts (at, id)",
+            "CREATE INDEX ledger_texts_run ON ledger_texts (run_id)",
+            """CREATE TABLE ledger_pending (
+                run_id TEXT NOT NULL PRIMARY KEY,
+                payload TEXT NOT NULL,
+                at {time} NOT NULL,
+                tags {json},
+                claimed_by TEXT,
+                claimed_at {time}
+            )""",
+        ),
+    ),
 )
 
 

@@ -12,6 +12,7 @@ from cascade.ledger.store.redaction import Redact
 from cascade.ledger.store.store import Store
 from cascade.ledger.store.writer import Limits
 from cascade.ledger.tags import NO_TAGS
+from cascade.ledger.texts import KeptTexts
 
 FORMS = "sqlite:///ledger.db (a file) or postgresql://user:password@host/database"
 
@@ -20,6 +21,9 @@ def open_store(
     url: str,
     *,
     crash_safe: bool = True,
+    durable: bool = False,
+    texts: KeptTexts = "none",
+    hash_key: str | bytes | None = None,
     redact: Redact | None = None,
     tags: Mapping[str, str] = NO_TAGS,
     limits: Limits | None = None,
@@ -31,19 +35,33 @@ def open_store(
         crash_safe: write down each call before it is sent, so that a killed process leaves a
             list of the calls whose outcome is unknown. Costs one commit per call, shared by
             the calls that are under way together.
-        redact: takes out of each entry what must not be stored.
+        durable: survive a loss of power with every entry: SQLite waits for the disk at each
+            commit (`synchronous=FULL`). PostgreSQL does so by its own settings.
+        texts: which prompts and answers are kept: "none"; "pending", those of audits that are
+            not done yet, so that a restart loses none; "all", also those of every call.
+        hash_key: a secret for the hashes of prompts and answers. Without it, whoever reads the
+            ledger can find short texts by trying.
+        redact: takes out of notes, prompts and answers what must not be stored
+            (`mask_secrets`, or a function of your own from text to text).
         tags: tags of every entry of this store.
         limits: sizes and times of the queue.
 
     Raises:
-        ConfigurationError: the address has none of these forms.
+        ConfigurationError: the address has none of these forms, or an option no such value.
         MissingDependencyError: the database's driver is not installed.
     """
-    backend = _backend(url)
-    return Store(backend, crash_safe=crash_safe, redact=redact, tags=tags, limits=limits)
+    return Store(
+        _backend(url, durable=durable),
+        crash_safe=crash_safe,
+        texts=texts,
+        hash_key=hash_key,
+        redact=redact,
+        tags=tags,
+        limits=limits,
+    )
 
 
-def _backend(url: str) -> Backend:
+def _backend(url: str, *, durable: bool) -> Backend:
     scheme, separator, rest = url.partition("://")
     dialect = scheme.partition("+")[0]
     if separator and dialect == "memory":
@@ -60,7 +78,7 @@ def _backend(url: str) -> Backend:
     from cascade.ledger.store.sql import SqlBackend  # noqa: PLC0415 - needs SQLAlchemy
 
     driver = {"sqlite": "aiosqlite", "postgresql": "asyncpg"}[dialect]
-    return SqlBackend(f"{dialect}+{driver}://{rest}")
+    return SqlBackend(f"{dialect}+{driver}://{rest}", durable=durable)
 
 
 def _require(dialect: str) -> None:

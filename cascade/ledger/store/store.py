@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar, get_args
 
 from cascade.errors import ConfigurationError
+from cascade.ledger.amounts import Amounts, Total
 from cascade.ledger.store.base import (
     Attempt,
     Backend,
+    Claim,
+    Dropped,
     Grouping,
     Selection,
     Stored,
-    Total,
+    StoredTexts,
+    Withdrawn,
     new_id,
 )
 from cascade.ledger.store.export import open_export
-from cascade.ledger.store.redaction import Redact, redacted
+from cascade.ledger.store.redaction import Redact, may_be_kept, redacted, redacted_texts
 from cascade.ledger.store.writer import Limits, Writer
 from cascade.ledger.tags import NO_TAGS, current_tags
+from cascade.ledger.texts import KeptTexts, Pending, Texts, with_hashes
 from cascade.state import LedgerEntry
 
 PAGE = 2_000
 """Entries that are read at once: long reads hold up nobody's writes."""
 
+TEXTS_PAGE = 100
+"""Texts that are read at once: they may be long."""
+
+LEASE = timedelta(minutes=15)
+"""How long a claimed audit belongs to its process; afterwards another may claim it."""
+
 EVERYTHING = Selection()
+
+T = TypeVar("T")
 
 
 class Store:
@@ -40,9 +55,14 @@ class Store:
     Args:
         backend: the database.
         crash_safe: write each call down before it is sent.
-        redact: takes out of each entry what must not be stored.
+        texts: which prompts and answers are kept.
+        hash_key: a secret for the hashes of prompts and answers.
+        redact: takes out of notes, prompts and answers what must not be stored.
         tags: tags of every entry.
         limits: sizes and times of the queue.
+
+    Raises:
+        ConfigurationError: `texts` has no such value, or `hash_key` is empty.
     """
 
     def __init__(
@@ -50,11 +70,21 @@ class Store:
         backend: Backend,
         *,
         crash_safe: bool = True,
+        texts: KeptTexts = "none",
+        hash_key: str | bytes | None = None,
         redact: Redact | None = None,
         tags: Mapping[str, str] = NO_TAGS,
         limits: Limits | None = None,
     ) -> None:
+        if texts not in get_args(KeptTexts):
+            raise ConfigurationError(
+                f"texts={texts!r}: give one of {', '.join(get_args(KeptTexts))}."
+            )
+        if hash_key is not None and not hash_key:
+            raise ConfigurationError("hash_key is empty: give a secret, or leave it out.")
         self._backend = backend
+        self._kept_texts: KeptTexts = texts
+        self._hash_key = hash_key.encode() if isinstance(hash_key, str) else hash_key
         self._writer = Writer(backend, limits or Limits())
         self._crash_safe = crash_safe
         self._redact = redact
@@ -70,6 +100,30 @@ class Store:
         for entry in entries:
             kept = redacted(entry, self._redact)
             self._writer.put(Stored(kept.attempt_id or new_id(), kept, tags))
+
+    @property
+    def texts(self) -> KeptTexts:
+        """Which prompts and answers are kept."""
+        return self._kept_texts
+
+    def keep(self, entry: LedgerEntry, texts: Texts) -> LedgerEntry:
+        """Append the entry of a call with the hashes of its texts, and return it.
+
+        The texts themselves, redacted, are kept with `texts="all"`.
+
+        Raises:
+            LedgerError: the queue was full for longer than `Limits.patience_s`.
+        """
+        entry = with_hashes(entry, texts, self._hash_key)
+        tags = self._tags_now()
+        stored = Stored(entry.attempt_id or new_id(), redacted(entry, self._redact), tags)
+        kept = redacted_texts(texts, self._redact) if self._kept_texts == "all" else None
+        if kept is None:
+            self._writer.put(stored)
+        else:
+            place = (stored.id, entry.run_id, entry.node, entry.tier)
+            self._writer.put(stored, StoredTexts(*place, texts=kept, at=entry.at, tags=tags))
+        return entry
 
     async def begin(
         self, *, run_id: str, node: str, tier: str | None = None, model: str | None = None
@@ -103,7 +157,7 @@ class Store:
 
     def withdraw(self, attempt_id: str) -> None:
         """Take back an attempt: its call was not sent."""
-        self._writer.put_now(attempt_id)
+        self._writer.put_now(Withdrawn(attempt_id))
 
     async def query(
         self, selection: Selection = EVERYTHING, *, limit: int | None = None
@@ -120,6 +174,17 @@ class Store:
     async def stored(self, selection: Selection = EVERYTHING) -> AsyncGenerator[Stored]:
         """The entries that are meant with their ids and tags, one after the other."""
         async with aclosing(self._pages(selection)) as pages:
+            async for page in pages:
+                for item in page:
+                    yield item
+
+    async def stored_texts(self, selection: Selection = EVERYTHING) -> AsyncGenerator[StoredTexts]:
+        """The prompts and answers that were kept with `texts="all"`, ordered by time."""
+
+        async def fetch(after: StoredTexts | None) -> Sequence[StoredTexts]:
+            return await self._backend.texts(selection, after, TEXTS_PAGE)
+
+        async with aclosing(self._paged(fetch, TEXTS_PAGE)) as pages:
             async for page in pages:
                 for item in page:
                     yield item
@@ -155,26 +220,90 @@ class Store:
         attempts = await self._writer.call(lambda: self._backend.unfinished(selection))
         return [attempt for attempt in attempts if attempt.begun_at <= latest]
 
+    def put_pending(self, pending: Pending) -> None:
+        """Keep an audit that was drawn until it is dropped; with `texts="none"` nothing is kept.
+
+        An audit whose payload the redaction would change is not kept.
+
+        Raises:
+            LedgerError: the queue was full for longer than `Limits.patience_s`.
+        """
+        if self._kept_texts != "none" and may_be_kept(pending, self._redact):
+            self._writer.put(replace(pending, tags={**self._tags, **pending.tags}))
+
+    def drop_pending(self, run_id: str) -> None:
+        """Forget a pending audit: it is done, or never will be.
+
+        Raises:
+            LedgerError: the queue was full for longer than `Limits.patience_s`.
+        """
+        self._writer.put(Dropped(run_id))
+
+    async def pending(self, selection: Selection = EVERYTHING) -> list[Pending]:
+        """The audits that are not done, claimed or not, oldest first."""
+        await self.flush()
+        return list(await self._writer.call(lambda: self._backend.pending(selection)))
+
+    async def claim_pending(
+        self, older_than: timedelta, *, lease: timedelta = LEASE
+    ) -> list[Pending]:
+        """Take on audits that were drawn so long ago and that nobody else is at.
+
+        Of several processes that share the ledger each gets others. Their clocks should agree
+        within seconds.
+
+        Args:
+            older_than: since they were drawn; longer than an audit usually waits.
+            lease: how long they belong to this process. After that others may claim them, as
+                the process may have died.
+        """
+        now = datetime.now(UTC)
+        claim = Claim(by=new_id(), at=now, drawn_until=now - older_than, lapsed=now - lease)
+        await self.flush()
+        return list(await self._writer.call(lambda: self._backend.claim(claim)))
+
+    async def spent(self, node: str, since: datetime) -> Amounts:
+        """What the entries of a node cost since a time.
+
+        An unknown cost counts among the estimated ones at its `assumed_usd`, as in budgets;
+        where there is none, it stays unknown.
+        """
+        await self.flush()
+        selection = Selection(node=node, since=since)
+        return await self._writer.call(lambda: self._backend.spent(selection))
+
     async def delete(
         self,
         selection: Selection | None = None,
         *,
         older_than: timedelta | None = None,
+        texts_older_than: timedelta | None = None,
         everything: bool = False,
     ) -> int:
-        """Delete entries and unfinished attempts, by run, tag, time, node or tier.
+        """Delete entries with all that belongs to them, by run, tag, time, node or tier.
+
+        With entries go their prompts and answers, unfinished attempts and pending audits.
 
         Args:
             selection: what to delete.
             older_than: delete what is older than this, for retention.
+            texts_older_than: delete prompts, answers and pending audits that are older than
+                this, and leave the entries.
             everything: must be True to delete all there is.
 
         Returns:
-            how many entries were deleted.
+            how many entries were deleted; with `texts_older_than`, how many texts and audits.
+
+        Raises:
+            ConfigurationError: it is not said what to delete, or in two ways.
         """
+        if sum(given is not None for given in (selection, older_than, texts_older_than)) > 1:
+            raise ConfigurationError("give a selection, older_than or texts_older_than: only one.")
+        if texts_older_than is not None:
+            old = Selection(until=datetime.now(UTC) - texts_older_than)
+            await self.flush()
+            return await self._writer.call(lambda: self._backend.delete_texts(old))
         if older_than is not None:
-            if selection is not None:
-                raise ConfigurationError("give a selection or older_than, not both.")
             selection = Selection(until=datetime.now(UTC) - older_than)
         chosen = selection or EVERYTHING
         if chosen.everything and not everything:
@@ -223,15 +352,20 @@ class Store:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _pages(self, selection: Selection) -> AsyncGenerator[Sequence[Stored]]:
+    def _pages(self, selection: Selection) -> AsyncGenerator[Sequence[Stored]]:
+        return self._paged(lambda after: self._backend.page(selection, after, PAGE), PAGE)
+
+    async def _paged(
+        self, fetch: Callable[[T | None], Awaitable[Sequence[T]]], size: int
+    ) -> AsyncGenerator[Sequence[T]]:
         await self.flush()
-        last: Stored | None = None
+        last: T | None = None
         while True:
             after = last
-            page = await self._writer.call(lambda: self._backend.page(selection, after, PAGE))  # noqa: B023
+            page = await self._writer.call(lambda: fetch(after))  # noqa: B023
             if page:
                 yield page
-            if len(page) < PAGE:
+            if len(page) < size:
                 return
             last = page[-1]
 

@@ -139,3 +139,27 @@ attempts = Table(
     Column("begun_at", UtcTime, nullable=False),
     Column("tags", _json),
 )
+
+texts = Table(
+    "ledger_texts",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("run_id", Words, nullable=False),
+    Column("node", Words, nullable=False),
+    Column("tier", Words),
+    Column("prompt", Words, nullable=False),
+    Column("answer", Words),
+    Column("at", UtcTime, nullable=False),
+    Column("tags", _json),
+)
+
+pending = Table(
+    "ledger_pending",
+    metadata,
+    Column("run_id", Words, primary_key=True),
+    Column("payload", Words, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("tags", _json),
+    Column("claimed_by", Text),
+    Column("claimed_at", UtcTime),
+)

@@ -8,19 +8,32 @@ import logging
 import os
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cascade.errors import LedgerError
-from cascade.ledger.store.base import Attempt, Backend, Batch, Stored, UnavailableError
+from cascade.ledger.store.base import (
+    Attempt,
+    Backend,
+    Batch,
+    Dropped,
+    Stored,
+    StoredTexts,
+    UnavailableError,
+    Withdrawn,
+)
+from cascade.ledger.texts import Pending
 
 logger = logging.getLogger("cascade")
 
 T = TypeVar("T")
+
+Kept = Attempt | Stored | Withdrawn | StoredTexts | Pending | Dropped
+"""What can be handed over."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 2.0
 """Between two tries to write; each pause is twice the one before."""
@@ -47,8 +60,8 @@ class Limits:
 
 @dataclass(slots=True)
 class _Item:
-    what: Attempt | Stored | str | None
-    """An attempt, an entry, the id of an attempt to withdraw, or nothing but a mark."""
+    what: Kept | None
+    """None is nothing but a mark."""
     done: Future[None] | None = None
 
 
@@ -64,11 +77,11 @@ class Writer:
         self._pid = 0
         self._refused: list[str] = []
 
-    def put(self, *what: Stored) -> None:
-        """Hand over entries; waits while the queue is full.
+    def put(self, *what: Kept) -> None:
+        """Hand over what belongs together; waits while the queue is full.
 
         Raises:
-            LedgerError: it stayed full for `patience_s`; the entries are not in it.
+            LedgerError: it stayed full for `patience_s`; nothing of this is in it.
         """
         limits = self._limits
         with self._room:
@@ -84,7 +97,7 @@ class Writer:
             self._items.extend(map(_Item, what))
             self._signal(urgent=len(self._items) >= limits.batch)
 
-    def put_now(self, what: Attempt | str | None) -> Future[None]:
+    def put_now(self, what: Kept | None) -> Future[None]:
         """Hand over something that somebody waits for; done once it is in the database."""
         done: Future[None] = Future()
         with self._room:
@@ -261,8 +274,14 @@ class Writer:
 
 
 def _batch(items: Sequence[_Item]) -> Batch:
+    kinds: dict[type, list[Any]] = defaultdict(list)
+    for item in items:
+        kinds[type(item.what)].append(item.what)
     return Batch(
-        attempts=[item.what for item in items if isinstance(item.what, Attempt)],
-        entries=[item.what for item in items if isinstance(item.what, Stored)],
-        withdrawn=[item.what for item in items if isinstance(item.what, str)],
+        attempts=kinds[Attempt],
+        entries=kinds[Stored],
+        withdrawn=kinds[Withdrawn],
+        texts=kinds[StoredTexts],
+        pending=kinds[Pending],
+        dropped=kinds[Dropped],
     )

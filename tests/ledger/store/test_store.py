@@ -164,8 +164,10 @@ async def test_deletion_by_tag_and_age_but_never_of_everything_by_accident(url: 
         assert [e.run_id for e in await ledger.query()] == ["new"]
         with pytest.raises(ConfigurationError, match="whole ledger"):
             await ledger.delete(Selection())
-        with pytest.raises(ConfigurationError, match="not both"):
+        with pytest.raises(ConfigurationError, match="only one"):
             await ledger.delete(Selection(node="draft"), older_than=DAY)
+        with pytest.raises(ConfigurationError, match="only one"):
+            await ledger.delete(older_than=DAY, texts_older_than=DAY)
         assert await ledger.delete(everything=True) == 1
 
 
@@ -276,8 +278,8 @@ async def test_secrets_are_masked_before_anything_is_stored() -> None:
 
 
 async def test_a_redaction_that_fails_lets_nothing_through() -> None:
-    def fails(entry: LedgerEntry) -> LedgerEntry:
-        raise KeyError(entry.note)
+    def fails(text: str) -> str:
+        raise KeyError(text)
 
     ledger = Store(MemoryBackend(), redact=fails)
     ledger.append([entry(note="secret")])
