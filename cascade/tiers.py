@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from langchain_core.language_models import BaseChatModel
 
 from cascade.errors import ConfigurationError
-from cascade.ledger import Price, Pricing, find_pricing
+from cascade.ledger import DatedPrice, Price, Prices, Pricing, find_pricing
 from cascade.models import Model, open_model
 
 DEFAULT_TIMEOUT_S = 120.0
@@ -24,7 +24,9 @@ class Tier:
         model: `provider:name`, a LangChain chat model, or a `cascade.models.Model`.
         name: how results and the ledger call this tier; `small` and `large` by default,
             the model string in cascades of more tiers.
-        price: overrides the list price; local models have none until it is set.
+        price: overrides the list price; local models have none until it is set. A `DatedPrice`
+            changes with time; a table of `load_prices` is looked up by the model string, and
+            leaves the list price of a model that is not in it.
         base_url: address of an OpenAI-compatible or Ollama server.
         api_key: overrides the provider's environment variable. Never shown.
         max_tokens: limit of output tokens per answer.
@@ -39,7 +41,7 @@ class Tier:
 
     model: str | BaseChatModel | Model
     name: str | None = None
-    price: Price | None = None
+    price: Price | DatedPrice | Prices | None = None
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     max_tokens: int | None = None
@@ -72,7 +74,8 @@ class Tier:
             api_key=self.api_key,
             options=self.options or None,
         )
-        pricing: Pricing = self.price or find_pricing(
+        own = self.price.get(model.name) if isinstance(self.price, Mapping) else self.price
+        pricing: Pricing = own or find_pricing(
             model.provider, model.model, local=model.local, base_url=self.base_url
         )
         return OpenTier(self.name or default_name or model.name, model, pricing, self)

@@ -78,13 +78,17 @@ class Hardware(_Inputs):
         Raises:
             ConfigurationError: that is 0: no machine is free.
         """
-        per_hour = self.hourly_usd / self.utilisation + self.kw * self.kwh_usd
-        if per_hour == 0:
+        if not self.hourly_usd and not self.kw:
             raise ConfigurationError(
                 "the price of the small model is not set: a local model costs hardware or power "
                 "(hourly, or kw and kwh-price), a hosted one has token prices."
             )
-        return Price(per_hour=per_hour)
+        return Price.local(
+            hardware_per_hour=self.hourly_usd,
+            utilisation=self.utilisation,
+            kw=self.kw,
+            kwh=self.kwh_usd,
+        )
 
 
 class Ownership(_Inputs):

@@ -1,0 +1,128 @@
+"""List prices of providers, by date, and what there is where nobody knows a price.
+
+Local models have no price until one is set: their electricity and hardware are not free, and
+a guess of zero would turn every figure of the ledger into flattery.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from functools import lru_cache
+
+from cascade.ledger.prices.base import Pricing, cache_split, to_finest
+from cascade.state import Record, Usage
+
+
+@lru_cache(maxsize=1)
+def _table() -> str:
+    from importlib.metadata import version  # noqa: PLC0415 - slow to import, rarely asked
+
+    return f"list price, genai-prices {version('genai-prices')}"
+
+
+class ListPrice(Record):
+    """A provider's list price from genai-prices: dated, offline, kept by the pydantic team.
+
+    Attributes:
+        when: calls are priced as of this time; None for the time at which the cost is asked for.
+    """
+
+    provider: str
+    model: str
+    when: datetime | None = None
+
+    @property
+    def source(self) -> str:
+        """Package and version of the table."""
+        return _table()
+
+    def at(self, when: datetime) -> ListPrice:
+        """The list price that was valid at a time."""
+        return self.model_copy(update={"when": when})
+
+    def cost(
+        self, usage: Usage, busy_ms: float | None = None, tool_calls: int = 0
+    ) -> Decimal | None:
+        """Dollars of one call; None where the usage is unknown. Tool calls cost their tokens."""
+        del busy_ms, tool_calls
+        if usage.input_tokens is None or usage.output_tokens is None:
+            return None
+        from genai_prices import Usage as PricedUsage  # noqa: PLC0415 - heavy, and only here
+        from genai_prices import calc_price  # noqa: PLC0415
+
+        read, written = cache_split(usage, usage.input_tokens)
+        priced = PricedUsage(
+            input_tokens=usage.input_tokens,
+            cache_read_tokens=read,
+            cache_write_tokens=written,
+            output_tokens=usage.output_tokens,
+        )
+        found = calc_price(
+            priced, self.model, provider_id=self.provider, genai_request_timestamp=self.when
+        )
+        return to_finest(found.total_price)
+
+    def marginal(
+        self, usage: Usage, busy_ms: float | None = None, tool_calls: int = 0
+    ) -> Decimal | None:
+        """The cost: each token is billed by itself."""
+        return self.cost(usage, busy_ms, tool_calls)
+
+
+class NoPrice(Record):
+    """The price is not known, so no cost is."""
+
+    reason: str
+
+    @property
+    def source(self) -> str:
+        """Why there is no price and how to set one."""
+        return self.reason
+
+    def at(self, when: datetime) -> NoPrice:
+        """Itself."""
+        del when
+        return self
+
+    def cost(
+        self, usage: Usage, busy_ms: float | None = None, tool_calls: int = 0
+    ) -> Decimal | None:
+        """Always unknown."""
+        return None
+
+    def marginal(
+        self, usage: Usage, busy_ms: float | None = None, tool_calls: int = 0
+    ) -> Decimal | None:
+        """Always unknown."""
+        return None
+
+
+_PROVIDER_IDS = {"google_genai": "google", "google_vertexai": "google", "mistralai": "mistral"}
+"""LangChain's provider names where genai-prices uses another."""
+
+
+@lru_cache(maxsize=256)
+def find_pricing(provider: str, model: str, *, local: bool, base_url: str | None = None) -> Pricing:
+    """The list price of a model, or a `NoPrice` that says why there is none.
+
+    Args:
+        provider: the prefix of the model string.
+        model: the model's name at the provider.
+        local: whether the model runs on this machine.
+        base_url: address of an OpenAI-compatible server, which is not OpenAI then.
+    """
+    if local:
+        return NoPrice(reason="price not set: give the tier Price(per_hour=…) or Price.local(…)")
+    from genai_prices import Usage as PricedUsage  # noqa: PLC0415 - heavy, and only here
+    from genai_prices import calc_price  # noqa: PLC0415
+
+    probe = PricedUsage(input_tokens=1, output_tokens=1)
+    try:
+        if base_url is None:
+            found = calc_price(probe, model, provider_id=_PROVIDER_IDS.get(provider, provider))
+        else:
+            found = calc_price(probe, model, provider_api_url=base_url)
+    except LookupError:
+        return NoPrice(reason="price not set: give the tier Price(input=…, output=…)")
+    return ListPrice(provider=found.provider.id, model=model)
