@@ -82,7 +82,8 @@ class Verifier:
         decision, assessment, cost = await self._decide(state, draft, assessment)
         runtime.stream_writer(Decided(draft.tier, decision, assessment))
         case = self._case(Case(run, state["messages"], draft, assessment, decision))
-        self.recorder.record(self._entry(case, cost))
+        entry = self.recorder.record(self._entry(case, cost))
+        case = replace(case, baseline_usd=entry.baseline_usd)
         for watcher in self.watchers:
             watcher.judged(case)
         common: StateUpdate = {"assessment": assessment, "ledger": self.recorder.take(run.id)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Protocol
 
 from langchain_core.messages import BaseMessage
@@ -19,6 +20,8 @@ class Case:
         messages: the conversation, its last message being the question.
         audit_rate: the chance with which the accepted draft is to be audited; None where no
             auditor watches, or the draft was not accepted.
+        baseline_usd: the estimate that accepting the draft earned in the ledger; None where it is
+            unknown.
     """
 
     run: Run
@@ -27,6 +30,7 @@ class Case:
     assessment: Assessment
     decision: Decision
     audit_rate: float | None = None
+    baseline_usd: Decimal | None = None
 
 
 class Watcher(Protocol):
