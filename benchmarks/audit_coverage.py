@@ -21,9 +21,9 @@ import numpy as np
 from cascade.confidence.metrics import Array
 from cascade.evaluation import Outcome, Transcript, read_transcripts
 from cascade.evaluation.audit.estimates import Baselines, Estimate, quality_loss, saving
-from cascade.evaluation.audit.fitting import Lengths, fit_baseline
 from cascade.evaluation.audit.intervals import Sample, wilson
 from cascade.ledger.baseline import WORDY
+from cascade.ledger.lengths import Lengths, fit_baseline
 from cascade.ledger.prices import Price
 from cascade.state import Usage
 
@@ -80,9 +80,9 @@ def columns(rows: list[Transcript], pair: Pair) -> Columns:
         return np.array([float(pair.price.cost(one) or Decimal(0)) for one in used])
 
     hard = ~accepted
-    none = np.zeros(0)
-    escalated = Lengths(prompt[hard], draft[hard], written[hard], np.ones(int(hard.sum())))
-    model = fit_baseline(Lengths(none, none, none, none), escalated)
+    chosen = [column[hard].tolist() for column in (prompt, draft, written)]
+    escalated = Lengths(*chosen, weight=[1.0] * int(hard.sum()))
+    model = fit_baseline(Lengths([], [], [], []), escalated)
     lengths = np.array([model.tokens(int(p), int(d)) for p, d in zip(prompt, draft, strict=True)])
     predicted = price(lengths)
     return Columns(

@@ -1,26 +1,36 @@
+"""The large model's answers in tokens: what is said before audits, and what is learned of them."""
+
 from __future__ import annotations
 
 from decimal import Decimal
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cascade.errors import ConfigurationError
-from cascade.evaluation.audit.fitting import Lengths, fit_baseline
 from cascade.ledger.baseline import AS_DRAFT, BaselineModel, predict
+from cascade.ledger.lengths import Lengths, fit_baseline
 from cascade.ledger.prices import Price
 from cascade.state import Usage
 
+Array = NDArray[np.float64]
+
 PRICE = Price(input=1, output=10)
 DRAFT = Usage(input_tokens=100, output_tokens=50)
-NONE = Lengths(*[np.zeros(0)] * 4)
+NONE = Lengths([], [], [], [])
 
 
 def lengths(n: int, seed: int, factor: float = 2.0) -> Lengths:
     rng = np.random.default_rng(seed)
     prompt, draft = rng.integers(20, 500, n) * 1.0, rng.integers(10, 300, n) * 1.0
     large = np.round(factor * draft**0.8 * rng.lognormal(0, 0.4, n)) + 1
-    return Lengths(prompt, draft, large, np.ones(n))
+    return columns(prompt, draft, large, np.ones(n))
+
+
+def columns(*of: Array) -> Lengths:
+    prompt, draft, large, weight = (column.tolist() for column in of)
+    return Lengths(prompt, draft, large, weight)
 
 
 def test_before_any_audit_it_is_the_draft_with_a_wide_range() -> None:
@@ -78,22 +88,23 @@ def test_the_conformal_range_covers_new_requests(helped: bool) -> None:
         new = lengths(500, 5000 + seed)
         at = np.array([model.tokens(*pair) for pair in zip(new.prompt, new.draft, strict=True)])
         low, high = model.ratios
-        shares.append(np.mean((new.large >= low * at) & (new.large <= high * at)))
+        large = np.array(new.large)
+        shares.append(np.mean((large >= low * at) & (large <= high * at)))
     assert np.mean(shares) >= 0.945
 
 
 def test_one_heavy_weight_leaves_no_range() -> None:
     rows = lengths(100, 1)
-    weight = np.where(np.arange(100) == 0, 1000.0, 1.0)
+    weight = [1000.0] + [1.0] * 99
     assert fit_baseline(Lengths(rows.prompt, rows.draft, rows.large, weight)).ratios is None
 
 
 def test_weights_undo_a_choice_that_depends_on_length() -> None:
     rows = lengths(4000, 3)
-    chance = np.where(rows.draft > 150, 0.9, 0.1)
+    prompt, draft, large = (np.array(c) for c in (rows.prompt, rows.draft, rows.large))
+    chance = np.where(draft > 150, 0.9, 0.1)
     kept = np.random.default_rng(0).random(4000) < chance
-    columns = (rows.prompt[kept], rows.draft[kept], rows.large[kept])
-    weighted = fit_baseline(Lengths(*columns, 1 / chance[kept]))
+    weighted = fit_baseline(columns(prompt[kept], draft[kept], large[kept], 1 / chance[kept]))
     everything = fit_baseline(rows)
     assert weighted.tokens(100, 50) == pytest.approx(everything.tokens(100, 50), rel=0.1)
 
@@ -105,4 +116,38 @@ def test_the_model_travels_as_json() -> None:
 
 def test_columns_of_different_lengths_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="every row"):
-        Lengths(np.ones(2), np.ones(2), np.ones(2), np.ones(1))
+        Lengths([1, 1], [1, 1], [1, 1], [1])
+
+
+def test_the_fit_is_what_linear_algebra_in_numpy_found() -> None:
+    prompt = [20.0 + (37 * i) % 480 for i in range(120)]
+    draft = [10.0 + (53 * i) % 290 for i in range(120)]
+    spread = [0.5 + ((29 * i) % 100) / 100 for i in range(120)]
+    large = [float(round(2 * d**0.8 * s)) for d, s in zip(draft, spread, strict=True)]
+    audits = Lengths(prompt, draft, large, [1.0 + i % 4 for i in range(120)])
+    alone = fit_baseline(audits)
+    escalated = [3 * tokens for tokens in large[:50]]
+    helped = fit_baseline(audits, Lengths(prompt[:50], draft[:50], escalated, audits.weight[:50]))
+    assert [*alone.coefficients, alone.smear, *(alone.ratios or ())] == pytest.approx(
+        [
+            0.7831411131742507,
+            0.8324294576826639,
+            -0.0561126080983147,
+            1.0446878694720814,
+            0.45669427043730987,
+            1.5506739630258963,
+        ],
+        abs=1e-9,
+    )
+    assert [*helped.coefficients, helped.smear, *(helped.ratios or ())] == pytest.approx(
+        [
+            1.5239738678782826,
+            0.8557725518206032,
+            -0.011687421914902133,
+            1.0478292353766627,
+            0.16876551466710793,
+            0.5323767305466461,
+        ],
+        abs=1e-9,
+    )
+    assert (helped.audits, helped.escalated) == (120, 50)
