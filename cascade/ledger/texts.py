@@ -55,13 +55,11 @@ class Pending:
 
 def texts_of(messages: Sequence[BaseMessage], completion: Completion | None = None) -> Texts:
     """The texts of a call, the same for the same conversation: ids and metadata are left out."""
-    prompt = json.dumps(
-        [_plain(message) for message in messages],
-        ensure_ascii=False,
-        separators=(",", ":"),
-        sort_keys=True,
-        default=str,
-    )
+    plain = [_plain(message) for message in messages]
+    try:
+        prompt = _as_json(plain, sort_keys=True)
+    except (TypeError, ValueError):  # keys that are no text, a list within itself
+        prompt = _as_json([repr(message) for message in plain])
     return Texts(prompt, completion.transcript if completion is not None else None)
 
 
@@ -83,6 +81,12 @@ def text_hash(text: str, key: bytes | None = None) -> str:
     data = text.encode("utf-8", "surrogatepass")
     digest = hashlib.sha256(data).digest() if key is None else hmac.digest(key, data, "sha256")
     return digest.hex()[:HASH_DIGITS]
+
+
+def _as_json(value: object, *, sort_keys: bool = False) -> str:
+    return json.dumps(
+        value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys, default=str
+    )
 
 
 def _plain(message: BaseMessage) -> dict[str, object]:

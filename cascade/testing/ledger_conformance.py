@@ -12,49 +12,36 @@ begins and outlives its backends where `durable` is True. Needs pytest and pytes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
-from cascade.ledger.store import Attempt, Backend, Selection, Stored
-from cascade.ledger.store.base import Batch, Withdrawn
+from cascade.ledger.store import (
+    Amounts,
+    Backend,
+    Batch,
+    Claim,
+    Dropped,
+    Pending,
+    Selection,
+    Stored,
+    Texts,
+    Withdrawn,
+)
 from cascade.state import LedgerEntry
-
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+from cascade.testing.ledger_samples import (
+    NOON,
+    SECOND,
+    begun,
+    drawn,
+    everything,
+    made,
+    opened,
+    said,
+)
 
 EXACT = ("0.1000000000000000000000000001", "-1E-30", "12345678901234567890.123456789", "0", "1E+3")
 """Amounts that a floating-point column would change."""
-
-
-def made(number: int, **fields: Any) -> Stored:
-    """An entry for tests: each number is a second later, with its own id and run."""
-    tags = fields.pop("tags", {})
-    given = {"run_id": f"run-{number}", "node": "draft", "at": NOON + timedelta(seconds=number)}
-    return Stored(f"id-{number:06d}", LedgerEntry(**{**given, **fields}), tags)
-
-
-def begun(attempt_id: str, **fields: Any) -> Attempt:
-    """An attempt for tests."""
-    given = {"run_id": "run", "node": "expert", "begun_at": NOON}
-    return Attempt(attempt_id=attempt_id, **{**given, **fields})
-
-
-@asynccontextmanager
-async def opened(make_backend: Callable[[], Backend]) -> AsyncGenerator[Backend]:
-    """A backend that is open within."""
-    backend = make_backend()
-    await backend.open()
-    try:
-        yield backend
-    finally:
-        await backend.aclose()
-
-
-async def everything(backend: Backend, selection: Selection | None = None) -> list[Stored]:
-    """All entries that are meant."""
-    return list(await backend.page(selection or Selection(), None, 1_000_000))
 
 
 class LedgerConformance:
@@ -67,6 +54,7 @@ class LedgerConformance:
         self, make_backend: Callable[[], Backend]
     ) -> None:
         """Each field comes back as it was, and unknown stays unknown."""
+        # bare is first: columns that are set only later in a batch are kept, too
         full = made(
             1,
             tier="small",
@@ -84,12 +72,29 @@ class LedgerConformance:
             outcome="failed",
             note="Größe ≠ 0 — 'quoted' \"twice\"\n🙂",
             attempt_id="id-000001",
+            price="set by you",
+            marginal_usd=Decimal("0.125"),
+            assumed_usd=Decimal("1E-30"),
+            baseline_low_usd=Decimal("-0.1"),
+            baseline_high_usd=Decimal("0.10"),
+            prompt_hash="0f" * 16,
+            answer_hash="f0" * 16,
+            action="escalate",
+            confidence=0.1 + 0.2,
+            calibrated=True,
+            signals={"mean_logprob": -1e-300, "größe": 0.1},
+            audit_rate=0.05,
+            large_usd=Decimal("0.3"),
+            loss=-1.0,
+            cache_write_tokens=2**40,
+            tool_calls=2,
             tags={"user": "42", "größe": "'; --"},
         )
-        bare = made(2, baseline_usd=None)
+        bare = made(0, baseline_usd=None)
+        assert full.entry.model_fields_set == set(LedgerEntry.model_fields)
         async with opened(make_backend) as backend:
-            await backend.write(Batch(entries=[full, bare]))
-            assert await everything(backend) == [full, bare]
+            await backend.write(Batch(entries=[bare, full]))
+            assert await everything(backend) == [bare, full]
 
     async def test_amounts_keep_every_digit(self, make_backend: Callable[[], Backend]) -> None:
         """An amount is never rounded."""
@@ -204,6 +209,131 @@ class LedgerConformance:
             assert await everything(backend) == entries[3:]
             assert await backend.unfinished(Selection()) == []
             assert await backend.delete(Selection()) == 1
+
+    async def test_texts_are_read_back_unchanged_and_in_pages(
+        self, make_backend: Callable[[], Backend]
+    ) -> None:
+        """An answer that never came stays None; a selection means texts as it does entries."""
+        kept = [said(i, tier="small", tags={"n": str(i)}) for i in range(3)]
+        kept.append(said(3, texts=Texts("[]", None), node="expert"))
+        async with opened(make_backend) as backend:
+            await backend.write(Batch(texts=kept))
+            await backend.write(Batch(texts=kept[:1]))
+            first = list(await backend.texts(Selection(), None, 3))
+            assert first + list(await backend.texts(Selection(), first[-1], 3)) == kept
+            for selection in (Selection(node="expert"), Selection(since=NOON + 3 * SECOND)):
+                assert list(await backend.texts(selection, None, 9)) == kept[3:]
+            assert list(await backend.texts(Selection(tags={"n": "1"}), None, 9)) == kept[1:2]
+
+    async def test_a_pending_audit_stays_until_it_is_dropped(
+        self, make_backend: Callable[[], Backend]
+    ) -> None:
+        """A run has one; a second one of the same run changes nothing."""
+        audits = [drawn(0, tags={"user": "1"}), drawn(1), drawn(2)]
+        async with opened(make_backend) as backend:
+            await backend.write(Batch(pending=[*audits, drawn(1, payload="other")]))
+            assert list(await backend.pending(Selection())) == audits
+            assert list(await backend.pending(Selection(tags={"user": "1"}))) == audits[:1]
+            assert list(await backend.pending(Selection(node="draft"))) == []
+            await backend.write(Batch(pending=[drawn(3)], dropped=[Dropped("run-3")]))
+            await backend.write(Batch(dropped=[Dropped("run-1"), Dropped("none")]))
+            assert list(await backend.pending(Selection())) == [audits[0], audits[2]]
+
+    async def test_a_claimed_audit_is_nobody_elses_until_its_lease_ends(
+        self, make_backend: Callable[[], Backend]
+    ) -> None:
+        """Only those that were drawn long enough ago can be claimed."""
+        audits = [drawn(0), drawn(1), drawn(2)]
+
+        def claim(by: str, at: datetime) -> Claim:
+            return Claim(by=by, at=at, drawn_until=NOON + SECOND, lapsed=at - 60 * SECOND)
+
+        async with opened(make_backend) as backend:
+            await backend.write(Batch(pending=audits))
+            now = NOON + 10 * SECOND
+            assert list(await backend.claim(claim("a", now))) == audits[:2]
+            assert list(await backend.claim(claim("b", now + SECOND))) == []
+            assert list(await backend.pending(Selection())) == audits
+            await backend.write(Batch(dropped=[Dropped("run-0")]))
+            assert list(await backend.claim(claim("b", now + 60 * SECOND))) == audits[1:2]
+            assert list(await backend.claim(claim("a", now + 61 * SECOND))) == []
+
+    async def test_of_those_who_claim_at_once_each_gets_others(
+        self, make_backend: Callable[[], Backend]
+    ) -> None:
+        """No audit is done twice, and none is left out."""
+        if not self.durable:
+            return
+        audits = [drawn(i) for i in range(20)]
+
+        async def claim(by: str) -> list[Pending]:
+            async with opened(make_backend) as backend:
+                now = NOON + 60 * SECOND
+                mine = Claim(by=by, at=now, drawn_until=now, lapsed=now - 60 * SECOND)
+                return list(await backend.claim(mine))
+
+        async with opened(make_backend) as backend:
+            await backend.write(Batch(pending=audits))
+            claimed = [p for found in await asyncio.gather(*map(claim, "abcd")) for p in found]
+        assert sorted(claimed, key=lambda pending: pending.at) == audits
+
+    async def test_spending_counts_unknown_costs_at_what_is_assumed(
+        self, make_backend: Callable[[], Backend]
+    ) -> None:
+        """To the last digit, and where nothing is assumed, unknown stays unknown."""
+        entries = [
+            made(0, node="audit", cost_usd=Decimal("12345678901234567890.123456789")),
+            made(1, node="audit", cost_usd=Decimal("1E-30")),
+            made(2, node="audit", cost_usd=Decimal("0.5"), cost_basis="estimated"),
+            made(3, node="audit", assumed_usd=Decimal("0.25"), cost_basis="unknown"),
+            made(4, node="audit", cost_basis="unknown"),
+            made(5, cost_usd=Decimal(7)),
+        ]
+        exact = Decimal("12345678901234567890.123456789000000000000000000001")
+        async with opened(make_backend) as backend:
+            await backend.write(Batch(entries=entries))
+            assert await backend.spent(Selection(node="audit")) == Amounts(
+                measured=exact, estimated=Decimal("0.75"), unknown=1
+            )
+            since = Selection(node="audit", since=NOON + 3 * SECOND)
+            assert await backend.spent(since) == Amounts(estimated=Decimal("0.25"), unknown=1)
+            assert await backend.spent(Selection(node="none")) == Amounts()
+
+    async def test_texts_and_pending_audits_go_with_their_entries(
+        self, make_backend: Callable[[], Backend]
+    ) -> None:
+        """By run, tag, age and node; pending audits have no node."""
+        user = {"user": "1"}
+        audits = [drawn(0), drawn(1, tags=user), drawn(2), drawn(3)]
+        texts = [said(0), said(1, tags=user), said(2), said(3, node="expert"), said(4)]
+        cases = [
+            (Selection(run_id="run-0"), [1, 2, 3, 4], [1, 2, 3]),
+            (Selection(tags=user), [2, 3, 4], [2, 3]),
+            (Selection(until=NOON + 3 * SECOND), [3, 4], [3]),
+            (Selection(node="expert"), [4], [3]),
+            (Selection(), [], []),
+        ]
+        async with opened(make_backend) as backend:
+            await backend.write(Batch(texts=texts, pending=audits))
+            for selection, kept, open_audits in cases:
+                assert await backend.delete(selection) == 0
+                found = await backend.texts(Selection(), None, 9)
+                assert list(found) == [texts[i] for i in kept], selection
+                assert list(await backend.pending(Selection())) == [audits[i] for i in open_audits]
+
+    async def test_texts_can_be_deleted_before_their_entries(
+        self, make_backend: Callable[[], Backend]
+    ) -> None:
+        """They may have a shorter life than figures; pending audits are texts, too."""
+        attempts, entries = [begun("a")], [made(0), made(1)]
+        async with opened(make_backend) as backend:
+            await backend.write(Batch(attempts=attempts, entries=entries, texts=[said(0), said(1)]))
+            await backend.write(Batch(pending=[drawn(0), drawn(1)]))
+            assert await backend.delete_texts(Selection(until=NOON + SECOND)) == 2
+            assert list(await backend.texts(Selection(), None, 9)) == [said(1)]
+            assert list(await backend.pending(Selection())) == [drawn(1)]
+            assert await everything(backend) == entries
+            assert list(await backend.unfinished(Selection())) == attempts
 
     async def test_a_second_backend_finds_what_a_first_one_wrote(
         self, make_backend: Callable[[], Backend]
