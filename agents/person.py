@@ -54,7 +54,7 @@ class Person:
         entry = free_entry(run, "ask", draft.tier, note).model_copy(update={"action": action})
         match answer:
             case "accept":
-                baseline = self.outlook.earned(draft, Decimal(0))
+                baseline = self.outlook.earned(draft, Decimal(0), state["messages"])
                 entry = entry.model_copy(update=baseline)
             case "escalate":
                 self.recorder.record(entry)

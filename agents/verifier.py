@@ -195,8 +195,9 @@ class Verifier:
             audit_rate=case.audit_rate,
         )
         if decision.action != "accept":
+            self.outlook.asked(case.messages)
             return entry
-        return entry.model_copy(update=self.outlook.earned(case.draft, cost))
+        return entry.model_copy(update=self.outlook.earned(case.draft, cost, case.messages))
 
 
 def _verdict(judgement: Judgement) -> Verdict:

@@ -61,7 +61,13 @@ AS_DRAFT = BaselineModel(
 
 
 def predict(
-    usage: Usage, pricing: Pricing, model: BaselineModel = AS_DRAFT, *, cap: int | None = None
+    usage: Usage,
+    pricing: Pricing,
+    model: BaselineModel = AS_DRAFT,
+    *,
+    cap: int | None = None,
+    cached_tokens: int = 0,
+    tool_calls: int = 0,
 ) -> Baseline | None:
     """What the large model would have cost for a drafted question.
 
@@ -70,8 +76,10 @@ def predict(
     Args:
         usage: of the draft.
         pricing: of the large model.
-        model: fitted by `fit_baseline`.
+        model: fitted by `cascade.ledger.lengths.fit_baseline`.
         cap: most output tokens that the large model may write.
+        cached_tokens: of the prompt, that the large model would have found in its cache.
+        tool_calls: in the draft; the large model is taken to make as many.
     """
     if usage.input_tokens is None or usage.output_tokens is None:
         return None
@@ -82,7 +90,10 @@ def predict(
     if model.ratios is not None:
         low, high, note = expected * model.ratios[0], min(most, expected * model.ratios[1]), ""
     lengths = (round(expected), math.floor(low), math.ceil(high))
-    costs = [pricing.cost(Usage(input_tokens=prompt, output_tokens=n)) for n in lengths]
+    used = [
+        Usage(input_tokens=prompt, cached_tokens=cached_tokens, output_tokens=n) for n in lengths
+    ]
+    costs = [pricing.cost(one, tool_calls=tool_calls) for one in used]
     known = [cost for cost in costs if cost is not None]
     if len(known) < len(costs):
         return None

@@ -1,6 +1,6 @@
 """What a call costs: prices set by the user, list prices by date, or nothing known."""
 
-from cascade.ledger.prices.base import Dollars, Pricing, discounts_cache
+from cascade.ledger.prices.base import Dollars, Pricing
 from cascade.ledger.prices.dated import DatedPrice
 from cascade.ledger.prices.listed import ListPrice, NoPrice, find_pricing
 from cascade.ledger.prices.own import Price
@@ -14,7 +14,6 @@ __all__ = [
     "Price",
     "Prices",
     "Pricing",
-    "discounts_cache",
     "find_pricing",
     "load_prices",
 ]

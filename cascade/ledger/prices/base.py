@@ -58,10 +58,3 @@ def cache_split(usage: Usage, input_tokens: int) -> tuple[int, int]:
     """(read from the cache, written to it) among the input tokens, which hold them both."""
     read = min(usage.cached_tokens or 0, input_tokens)
     return read, min(usage.cache_write_tokens or 0, input_tokens - read)
-
-
-def discounts_cache(pricing: Pricing) -> bool:
-    """Whether input tokens from the provider's cache are cheaper than others."""
-    cold = pricing.cost(Usage(input_tokens=1_000_000, output_tokens=0))
-    warm = pricing.cost(Usage(input_tokens=1_000_000, cached_tokens=1_000_000, output_tokens=0))
-    return cold is not None and warm is not None and warm < cold
