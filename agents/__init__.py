@@ -4,6 +4,7 @@ They stand at the top of the repository because they are what people come to rea
 they are imported as `cascade.agents`.
 """
 
+from cascade.agents.auditor import Auditor
 from cascade.agents.base import AgentRuntime, Caller, Task
 from cascade.agents.drafter import Drafter
 from cascade.agents.expert import Expert
@@ -14,6 +15,7 @@ from cascade.agents.verifier import Judge, Verdict, Verifier
 
 __all__ = [
     "AgentRuntime",
+    "Auditor",
     "Caller",
     "Drafter",
     "Expert",

@@ -21,12 +21,14 @@ class Answers:
         messages: the conversation, its last message being the question.
         draft: what the small model said.
         large: what the large model said.
+        has_schema: whether both had to satisfy a schema; None where that is as usual.
     """
 
     run_id: str
     messages: Sequence[BaseMessage]
     draft: Completion
     large: Completion
+    has_schema: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

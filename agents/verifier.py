@@ -11,7 +11,7 @@ from decimal import Decimal
 from langgraph.types import Command
 from pydantic import Field
 
-from cascade.agents.base import AgentRuntime, Deadline, finished
+from cascade.agents.base import AgentRuntime, Deadline, Task, finished
 from cascade.agents.moves import accept, escalate
 from cascade.agents.outlook import Outlook
 from cascade.agents.watching import Case, Watcher
@@ -71,6 +71,7 @@ class Verifier:
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
     deadline: Deadline = field(default_factory=Deadline)
     watchers: Sequence[Watcher] = ()
+    task: Task = field(default_factory=Task)
 
     async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> Command[str]:
         """Go to END (accept, abstain), on to a larger tier (escalate), back for one more signal
@@ -83,7 +84,7 @@ class Verifier:
         runtime.stream_writer(Decided(draft.tier, decision, assessment))
         case = self._case(Case(run, state["messages"], draft, assessment, decision))
         entry = self.recorder.record(self._entry(case, cost))
-        case = replace(case, baseline_usd=entry.baseline_usd)
+        case = replace(case, baseline_usd=entry.baseline_usd, task=self.task)
         for watcher in self.watchers:
             watcher.judged(case)
         common: StateUpdate = {"assessment": assessment, "ledger": self.recorder.take(run.id)}

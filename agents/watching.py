@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
 
 from langchain_core.messages import BaseMessage
 
+from cascade.agents.base import Task
 from cascade.state import Assessment, Decision, Draft, Run
 
 
@@ -22,6 +23,7 @@ class Case:
             auditor watches, or the draft was not accepted.
         baseline_usd: the estimate that accepting the draft earned in the ledger; None where it is
             unknown.
+        task: tools, schema and settings of the question.
     """
 
     run: Run
@@ -31,6 +33,7 @@ class Case:
     decision: Decision
     audit_rate: float | None = None
     baseline_usd: Decimal | None = None
+    task: Task = field(default_factory=Task)
 
 
 class Watcher(Protocol):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cascade.ledger.prices import Price
     from cascade.ledger.recorder import LedgerStore, MemoryLedger
     from cascade.ledger.view import LedgerView
+    from cascade.oversight.audits import Audits
     from cascade.policies.base import Policy, Situation
     from cascade.policies.economic import EconomicPolicy
     from cascade.policies.threshold import ThresholdPolicy
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from cascade.tiers import Tier
 
 _HOMES = {
+    "Audits": "cascade.oversight.audits",
     "Cascade": "cascade.api",
     "CascadeError": "cascade.errors",
     "CascadeResult": "cascade.result",
@@ -67,6 +69,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Audits",
     "Cascade",
     "CascadeError",
     "CascadeResult",
