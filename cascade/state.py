@@ -123,7 +123,10 @@ class Completion:
                 "input_tokens": usage.input_tokens,
                 "output_tokens": usage.output_tokens,
                 "total_tokens": usage.input_tokens + usage.output_tokens,
-                "input_token_details": {"cache_read": usage.cached_tokens or 0},
+                "input_token_details": {
+                    "cache_read": usage.cached_tokens or 0,
+                    "cache_creation": usage.cache_write_tokens or 0,
+                },
                 "output_token_details": {"reasoning": usage.reasoning_tokens or 0},
             }
         return message

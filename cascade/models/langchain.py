@@ -224,10 +224,18 @@ def _usage(message: AIMessage) -> Usage:
     usage = message.usage_metadata
     if not usage:
         return Usage()
+    read = usage.get("input_token_details", {})
+    # langchain-anthropic counts writes by how long they are kept, and then 0 in all.
+    written = [
+        tokens
+        for name in ("cache_creation", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+        if (tokens := count(read.get(name))) is not None
+    ]
     return Usage(
         input_tokens=count(usage.get("input_tokens")),
         output_tokens=count(usage.get("output_tokens")),
-        cached_tokens=count(usage.get("input_token_details", {}).get("cache_read")),
+        cached_tokens=count(read.get("cache_read")),
+        cache_write_tokens=sum(written) if written else None,
         reasoning_tokens=count(usage.get("output_token_details", {}).get("reasoning")),
     )
 

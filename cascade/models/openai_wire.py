@@ -98,7 +98,11 @@ def count(value: object) -> int | None:
 
 
 def read_usage(usage: object) -> Usage:
-    """The token counts of a reply; what is missing or impossible stays unknown."""
+    """The token counts of a reply; what is missing or impossible stays unknown.
+
+    Tokens written to the cache: OpenAI and OpenRouter count them in the details of the prompt,
+    LiteLLM there under another name.
+    """
     if not isinstance(usage, Mapping):
         return Usage()
     prompt = usage.get("prompt_tokens_details")
@@ -107,6 +111,11 @@ def read_usage(usage: object) -> Usage:
         input_tokens=count(usage.get("prompt_tokens")),
         output_tokens=count(usage.get("completion_tokens")),
         cached_tokens=count(prompt.get("cached_tokens")) if isinstance(prompt, Mapping) else None,
+        cache_write_tokens=count(
+            prompt.get("cache_write_tokens", prompt.get("cache_creation_tokens"))
+        )
+        if isinstance(prompt, Mapping)
+        else None,
         reasoning_tokens=count(completion.get("reasoning_tokens"))
         if isinstance(completion, Mapping)
         else None,

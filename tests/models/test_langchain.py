@@ -109,6 +109,40 @@ async def test_a_stream() -> None:
     assert answer.text == "the city of Paris"
 
 
+@pytest.mark.parametrize(
+    ("details", "written"),
+    [
+        ({"cache_read": 4, "cache_creation": 100}, 100),
+        # langchain-anthropic: by how long they are kept, so that nothing is counted twice
+        (
+            {
+                "cache_read": 4,
+                "cache_creation": 0,
+                "ephemeral_5m_input_tokens": 70,
+                "ephemeral_1h_input_tokens": 30,
+            },
+            100,
+        ),
+        ({"cache_read": 4, "cache_creation": 0}, 0),
+        ({"cache_read": 4}, None),
+    ],
+)
+async def test_tokens_written_to_the_cache_are_read(
+    details: dict[str, int], written: int | None
+) -> None:
+    message = AIMessage(
+        "Paris",
+        usage_metadata={
+            "input_tokens": 900,
+            "output_tokens": 5,
+            "total_tokens": 905,
+            "input_token_details": details,  # type: ignore[typeddict-item]
+        },
+    )
+    answer = await ask(LangChainModel(StrangerChat(answer=message)))
+    assert (answer.usage.cached_tokens, answer.usage.cache_write_tokens) == (4, written)
+
+
 async def test_everything_that_came_along_is_read() -> None:
     message = AIMessage(
         [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "Paris"}],

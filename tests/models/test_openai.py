@@ -67,6 +67,24 @@ async def test_a_plain_answer_with_everything_that_came_along(
     assert answer.busy_ms is None
 
 
+@pytest.mark.parametrize(
+    ("details", "written"),
+    [
+        ({"cached_tokens": 0, "cache_write_tokens": 1100}, 1100),  # OpenAI, OpenRouter
+        ({"cached_tokens": 0, "cache_creation_tokens": 1100}, 1100),  # LiteLLM
+        ({"cached_tokens": 0}, None),
+        ({"cached_tokens": 0, "cache_write_tokens": "many"}, None),
+        (None, None),
+    ],
+)
+async def test_tokens_written_to_the_cache_are_read(
+    openai_model: OpenAIModel, server: FakeServer, details: object, written: int | None
+) -> None:
+    usage = {"prompt_tokens": 1200, "completion_tokens": 9, "prompt_tokens_details": details}
+    server.will(replies.openai_reply("Paris", usage=usage))
+    assert (await ask(openai_model)).usage.cache_write_tokens == written
+
+
 async def test_every_setting_reaches_the_server(
     openai_model: OpenAIModel, server: FakeServer
 ) -> None:
