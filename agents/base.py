@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -14,15 +13,16 @@ from langchain_core.messages import BaseMessage
 from langgraph.runtime import Runtime
 
 from cascade.agents.entries import call_entry, why_unknown
+from cascade.agents.sending import observed, send
 from cascade.errors import (
     CascadeError,
     DeadlineError,
-    MalformedResponseError,
     ModelError,
     RateLimitError,
 )
 from cascade.ledger import Recorder
 from cascade.models import Request
+from cascade.observing import ObservedCall
 from cascade.state import CascadeState, Completion, Run, Usage
 from cascade.tiers import OpenTier
 
@@ -193,29 +193,28 @@ class Caller:
             ModelError: the call failed; its entry is in the ledger.
         """
         attempt_id = await self.recorder.begin(run.id, node, tier.name, tier.model.name)
+        call = observed(self.recorder.observers, tier, request, node, run)
         begun = self.clock()
         try:
             request = self.deadline.bound(request, run, tier.model.name)
-            if on_text is None:
-                completion = await tier.model.complete(request)
-            else:
-                completion = await _stream(tier, request, on_text)
+            completion = await send(tier, request, node, on_text)
         except ModelError as error:
-            self._record_failure(tier, node, run, begun, error, attempt_id)
+            self._record_failure(tier, node, run, begun, error, attempt_id, call)
             self.deadline.check_retry(error, run)
             await self._wait(error, attempt)
             raise
-        except CascadeError:
+        except CascadeError as error:
             # nothing was sent: requests are forbidden, a recording has no answer
             self.recorder.withdraw(attempt_id)
+            self.recorder.observers.call_ended(call, None, error)
             raise
         except BaseException as error:
-            self._record_failure(tier, node, run, begun, error, attempt_id)
+            self._record_failure(tier, node, run, begun, error, attempt_id, call)
             raise
         latency_ms = completion.latency_ms or (self.clock() - begun) * 1000
         self.deadline.saw(tier.name, latency_ms / 1000)
         cost = tier.pricing.cost(completion.usage, completion.busy_ms)
-        self.recorder.record(
+        entry = self.recorder.record(
             call_entry(
                 tier,
                 node,
@@ -228,6 +227,7 @@ class Caller:
                 attempt_id=attempt_id,
             )
         )
+        self.recorder.observers.call_ended(call, entry, completion)
         return completion
 
     def _record_failure(
@@ -238,11 +238,12 @@ class Caller:
         begun: float,
         error: BaseException,
         attempt_id: str | None,
+        call: ObservedCall | None,
     ) -> None:
         refused = isinstance(error, ModelError) and error.billed is False
         cancelled = isinstance(error, asyncio.CancelledError)
         note = str(error) if isinstance(error, ModelError) else repr(error)
-        self.recorder.record(
+        entry = self.recorder.record(
             call_entry(
                 tier,
                 node,
@@ -255,25 +256,10 @@ class Caller:
                 attempt_id=attempt_id,
             )
         )
+        self.recorder.observers.call_ended(call, entry, error)
 
     async def _wait(self, error: ModelError, attempt: int) -> None:
         if not isinstance(error, RateLimitError) or attempt >= self.max_attempts:
             return
         if error.retry_after and error.retry_after <= MAX_WAIT_S:
             await asyncio.sleep(error.retry_after)
-
-
-async def _stream(tier: OpenTier, request: Request, on_text: Callable[[str], None]) -> Completion:
-    completion: Completion | None = None
-    async with aclosing(tier.model.stream(request)) as chunks:
-        async for chunk in chunks:
-            if chunk.text:
-                on_text(chunk.text)
-            completion = chunk.completion or completion
-    if completion is None:
-        raise MalformedResponseError(
-            f"{tier.model.name} ended its stream without a completion.",
-            model=tier.model.name,
-            billed=None,
-        )
-    return completion

@@ -23,6 +23,7 @@ from cascade.errors import CascadeError, ConfigurationError, ModelError
 from cascade.events import Event
 from cascade.graph import DEFAULT_RETRY, build_graph
 from cascade.ledger import LedgerStore, LedgerView, Recorder, collect, collecting
+from cascade.observing import Observer, Observers
 from cascade.oversight import oversee
 from cascade.policies import LearnsCosts, Policy
 from cascade.questions import Question, ResponseFormat, to_messages, to_task
@@ -73,6 +74,8 @@ class Cascade:
         ledger: a store that receives each entry the moment it arises.
         tags: of every ledger entry, such as `{"app": "support"}`; `tagged(user=…)` and a run's
             `config["metadata"]["ledger_tags"]` add to them.
+        observers: who looks on: `Telemetry`, `PrometheusMetrics`, `RunLog` of
+            `cascade.integrations`, or your own `cascade.observing.Observer`.
         retry_policy: LangGraph's retries for the nodes that call models.
         name: name of the graph.
 
@@ -99,6 +102,7 @@ class Cascade:
         deadline: float | None = None,
         ledger: LedgerStore | None = None,
         tags: Mapping[str, str] | None = None,
+        observers: Sequence[Observer] = (),
         retry_policy: RetryPolicy = DEFAULT_RETRY,
         name: str = "cascade",
     ) -> None:
@@ -121,7 +125,9 @@ class Cascade:
         self._response_format = response_format
         self._warned = False
         self._checked = self.calibration is None
-        self._oversight = oversee(self.tiers, self.policy, Recorder(ledger))
+        self._oversight = oversee(
+            self.tiers, self.policy, Recorder(ledger, Observers(observers, name))
+        )
         self._builder = build_graph(
             self.tiers,
             self._oversight.policy,
@@ -291,6 +297,7 @@ class Cascade:
         The cascade may be used again afterwards.
         """
         await self._oversight.aclose()
+        self._oversight.recorder.observers.finish()
         for tier in self.tiers:
             await tier.model.aclose()
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
-from langgraph.errors import NodeError
+from langgraph.errors import GraphBubbleUp, NodeError
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import get_runtime
 from langgraph.types import Command, RetryPolicy
@@ -31,14 +31,17 @@ from cascade.agents import (
     Task,
     Verifier,
 )
-from cascade.agents.base import MAX_WAIT_S, Deadline, attempt_of
+from cascade.agents.base import MAX_WAIT_S, Deadline, attempt_of, current_run
 from cascade.agents.outlook import Outlook
+from cascade.agents.sending import annotate
 from cascade.agents.watching import Watcher
 from cascade.confidence import Calibrator
 from cascade.confidence.signals import Signal
 from cascade.errors import InputError, ModelError, RateLimitError
-from cascade.ledger import Recorder
+from cascade.ledger import LedgerView, Recorder
 from cascade.ledger.tags import NO_TAGS, current_tags, tagged
+from cascade.ledger.view import weakest
+from cascade.observing import ObservedNode, Observers, after, ending_of
 from cascade.policies import Policy
 from cascade.state import CascadeInput, CascadeState, StateUpdate
 from cascade.tiers import OpenTier, open_tier
@@ -94,6 +97,30 @@ def will_retry(policy: RetryPolicy, error: Exception, attempt: int) -> bool:
     return matches and attempt < policy.max_attempts
 
 
+def _thread_in(config: RunnableConfig | None) -> str | None:
+    thread = ((config or {}).get("configurable") or {}).get("thread_id")
+    return None if thread is None else str(thread)
+
+
+def _facts(cascade: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """What LangChain's tracing is told about a finished run."""
+    run_id, ending = state["run"].id, ending_of(state)
+    ledger = LedgerView(entry for entry in state["ledger"] if entry.run_id == run_id)
+    cost, saved = ledger.cost_usd, ledger.saved_usd
+    return {
+        "cascade_name": cascade,
+        "cascade_run_id": run_id,
+        "cascade_outcome": ending.outcome,
+        "cascade_tier": ending.tier,
+        "cascade_escalated": ending.escalated,
+        "cascade_confidence": ending.confidence,
+        "cascade_calibrated": ending.calibrated,
+        "cascade_cost_usd": None if cost is None else float(cost),
+        "cascade_saved_usd": None if saved is None else float(saved),
+        "cascade_basis": weakest((ledger.cost_basis, ledger.saved_basis)),
+    }
+
+
 class _Node(Runnable[CascadeState, Any]):
     """An agent as a node: one coroutine serves LangGraph's asynchronous and synchronous runs.
 
@@ -108,13 +135,15 @@ class _Node(Runnable[CascadeState, Any]):
         agent: Agent,
         retry_policy: RetryPolicy,
         then: str,
-        tags: Mapping[str, str] = NO_TAGS,
+        tags: Mapping[str, str],
+        observers: Observers,
     ) -> None:
         self.name = name
         self._agent = agent
         self._retry_policy = retry_policy
         self._then = then
         self._tags = tags
+        self._observers = observers
 
     async def ainvoke(
         self,
@@ -123,15 +152,42 @@ class _Node(Runnable[CascadeState, Any]):
         **kwargs: Any,
     ) -> Any:
         runtime = get_runtime()
+        tags = {**self._tags, **current_tags(), **_tags_in(config)}
+        with tagged(**tags):
+            if not self._observers:
+                command = await self._work(input, runtime)
+            else:
+                run, thread = current_run(input, runtime), _thread_in(config)
+                at_work = self._observers.node(
+                    str(self.name), run.id, input["messages"], tags, thread
+                )
+                with at_work as node:
+                    command = await self._work(input, runtime, node)
+        if command.goto == END:
+            name = self._observers.cascade
+            annotate(config, lambda: _facts(name, after(input, command.update)))
+        return command
+
+    async def _work(
+        self, state: CascadeState, runtime: AgentRuntime, node: ObservedNode | None = None
+    ) -> Command[str]:
         try:
-            with tagged(**{**self._tags, **current_tags(), **_tags_in(config)}):
-                result = await self._agent(input, runtime)
+            result = await self._agent(state, runtime)
+        except GraphBubbleUp:
+            if node is not None:
+                node.interrupted = True
+            raise
         except Exception as error:
             on_error = getattr(self._agent, "on_error", None)
             if on_error is None or will_retry(self._retry_policy, error, attempt_of(runtime)):
+                if node is not None:
+                    node.retried = on_error is not None
                 raise
-            return on_error(input, runtime, NodeError(str(self.name), error))
-        return result if isinstance(result, Command) else Command(goto=self._then, update=result)
+            result = on_error(state, runtime, NodeError(str(self.name), error))
+        command = result if isinstance(result, Command) else Command(goto=self._then, update=result)
+        if node is not None:
+            node.returned(state, command.update, last=command.goto == END)
+        return command
 
     def invoke(
         self,
@@ -184,7 +240,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
 
     def add(name: str, agent: Any, *goes_to: str) -> None:
         """A node that goes to the first of these unless its agent says otherwise."""
-        node = _Node(name, agent, retry_policy, goes_to[0], tags)
+        node = _Node(name, agent, retry_policy, goes_to[0], tags, recorder.observers)
         asks = retry_policy if hasattr(agent, "on_error") else None
         builder.add_node(name, node, retry_policy=asks, destinations=goes_to)
 

@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage
 from pydantic import BaseModel
 
 from cascade.ledger import LedgerView
+from cascade.observing import ending_of
 from cascade.questions import ResponseFormat
 from cascade.state import CascadeState, Decision
 
@@ -54,22 +55,18 @@ def read_result(
     state: CascadeState, first_tier: str, response_format: ResponseFormat | None
 ) -> CascadeResult:
     """The result that a finished state holds."""
-    decision, run = state["decision"], state["run"]
-    abstained = decision.action == "abstain"
-    last = state["messages"][-1]
-    message = last if isinstance(last, AIMessage) and not abstained else AIMessage(content="")
-    tier = message.response_metadata.get("tier", first_tier)
+    run, ending = state["run"], ending_of(state)
+    message = AIMessage(content="") if ending.answer is None else ending.answer
     answer = str(message.text)
-    assessment = state.get("assessment")
     return CascadeResult(
         answer=answer,
         message=message,
         parsed=_parse(answer, response_format),
-        tier=tier,
-        escalated=run.tier > 0,
-        confidence=assessment.confidence if assessment else None,
-        calibrated=assessment.calibrated if assessment else False,
-        decision=decision,
+        tier=ending.tier or first_tier,
+        escalated=ending.escalated,
+        confidence=ending.confidence,
+        calibrated=ending.calibrated,
+        decision=ending.decision,
         degraded=state.get("degraded", False),
         ledger=LedgerView(entry for entry in state["ledger"] if entry.run_id == run.id),
         run_id=run.id,

@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("agents", "evaluation", "testing"),
     ("tiers",),
     ("models", "ledger", "confidence", "policies"),
-    ("errors", "state", "events", "_portal", "_background", "_together", "_version"),
+    ("errors", "state", "events", "observing", "_portal", "_background", "_together", "_version"),
 )
 """Units of the package from top to bottom; imports run downwards only, never sideways.
 

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from threading import Lock
 from typing import Protocol, runtime_checkable
 
+from cascade.observing import Observers
 from cascade.state import LedgerEntry
 
 MAX_PENDING_RUNS = 10_000
@@ -75,10 +76,18 @@ def collecting() -> Iterator[list[LedgerEntry]]:
 
 
 class Recorder:
-    """Passes entries on to the store and keeps them until their run takes them into its state."""
+    """Passes entries on to the store and keeps them until their run takes them into its state.
 
-    def __init__(self, store: LedgerStore | None = None) -> None:
+    Args:
+        store: receives each entry the moment it arises.
+        observers: are told of each entry, and by the agents of all else.
+    """
+
+    def __init__(
+        self, store: LedgerStore | None = None, observers: Observers | None = None
+    ) -> None:
         self._store = store
+        self.observers = observers or Observers()
         self._pending: OrderedDict[str, list[LedgerEntry]] = OrderedDict()
         self._lock = Lock()
 
@@ -104,6 +113,8 @@ class Recorder:
         collected = _collected.get()
         if collected is not None:
             collected.append(entry)
+        if self.observers:
+            self.observers.recorded(entry)
         with self._lock:
             self._pending.setdefault(entry.run_id, []).append(entry)
             while len(self._pending) > MAX_PENDING_RUNS:

@@ -97,6 +97,7 @@ class Model(ABC):
         local: whether requests stay on this machine.
         returns_logprobs: whether answers carry log-probabilities when asked for.
         real: whether a call reaches a real model (False for fakes and recordings).
+        traces_itself: whether LangChain's callbacks see its calls without our help.
         weights_path: the file with the weights, where there is one on this machine.
     """
 
@@ -105,6 +106,7 @@ class Model(ABC):
     local: bool = False
     returns_logprobs: bool = False
     real: bool = True
+    traces_itself: bool = False
     weights_path: Path | None = None
 
     @property

@@ -46,6 +46,8 @@ class LangChainModel(Model):
         model: by default what the chat model says of itself.
     """
 
+    traces_itself = True
+
     def __init__(
         self, chat: BaseChatModel, *, provider: str | None = None, model: str | None = None
     ) -> None:

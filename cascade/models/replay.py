@@ -103,6 +103,7 @@ class Recorder(Model):
         self.local = model.local
         self.returns_logprobs = model.returns_logprobs
         self.real = model.real
+        self.traces_itself = model.traces_itself
         self.weights_path = model.weights_path
         self._path = Path(path).expanduser()
         self._lock = threading.Lock()
