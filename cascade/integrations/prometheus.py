@@ -1,0 +1,137 @@
+"""Prometheus metrics of cascades (`pip install agent-cascade[prometheus]`).
+
+    metrics = PrometheusMetrics()
+    cascade = Cascade(…, name="support", observers=[metrics])
+
+All label values come from the set-up (names of cascades, tiers, nodes) or from short fixed lists,
+so the number of time series is bounded. A saving can be negative, and a counter must not fall:
+there is one counter of what was gained and one of what was lost.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.observing import ObservedCall, ObservedRun, Observer
+from cascade.state import LedgerEntry
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+except ModuleNotFoundError as error:  # pragma: no cover - a package that the tests have
+    raise MissingDependencyError(
+        "metrics for Prometheus need prometheus-client: pip install 'agent-cascade[prometheus]'."
+    ) from error
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
+"""Buckets of durations: from a small model beside the processor to a large one that thinks."""
+
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1)
+"""Buckets of confidence, finer at the end where thresholds are."""
+
+_TOKENS = {
+    "input": "input_tokens",
+    "output": "output_tokens",
+    "cached": "cached_tokens",
+    "cache_write": "cache_write_tokens",
+    "reasoning": "reasoning_tokens",
+}
+
+
+class PrometheusMetrics(Observer):
+    """Counts what cascades do; one object serves any number of them.
+
+    - `cascade_requests_total{cascade,outcome,tier}` and `cascade_request_seconds{cascade,outcome}`
+    - `cascade_confidence{cascade,calibrated}`: of the last judged draft of each request
+    - `cascade_call_seconds{cascade,node,tier,outcome}`
+    - `cascade_tokens_total{cascade,tier,kind}`: `cached` and `cache_write` are part of `input`,
+      `reasoning` is part of `output`
+    - `cascade_cost_usd_total{cascade,node,tier,basis}`
+    - `cascade_gained_usd_total` and `cascade_lost_usd_total{cascade,node,tier,basis}`: the saving
+      is their difference
+    - `cascade_unknown_cost_entries_total{cascade,node,tier}`: entries that no sum contains
+    - `cascade_audits_total{cascade,compared}`: finished audits
+    - `cascade_drift_events_total{cascade}`: alarms of the watch for drift, and what followed
+
+    Args:
+        registry: where the metrics are registered; by default prometheus-client's own.
+
+    Raises:
+        ConfigurationError: the registry has these metrics already.
+        MissingDependencyError: (on import) prometheus-client is not installed.
+    """
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        try:
+            self._register(registry)
+        except ValueError as error:
+            raise ConfigurationError(
+                "this registry has the metrics of a cascade already: give the same "
+                "PrometheusMetrics to all cascades; the label `cascade` tells them apart."
+            ) from error
+
+    def _register(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, about: str, *labels: str) -> Counter:
+            return Counter(f"cascade_{name}", about, ("cascade", *labels), registry=registry)
+
+        def histogram(name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            names = ("cascade", *labels)
+            return Histogram(f"cascade_{name}", about, names, registry=registry, buckets=buckets)
+
+        money = ("node", "tier", "basis")
+        self._requests = counter("requests", "Requests by how they ended.", "outcome", "tier")
+        self._request_s = histogram("request_seconds", "Seconds per request.", SECONDS, "outcome")
+        self._confidence = histogram(
+            "confidence", "Confidence in the last judged draft.", SHARES, "calibrated"
+        )
+        self._call_s = histogram(
+            "call_seconds", "Seconds per model call.", SECONDS, "node", "tier", "outcome"
+        )
+        self._tokens = counter("tokens", "Tokens as providers counted them.", "tier", "kind")
+        self._cost = counter("cost_usd", "US dollars spent.", *money)
+        self._gained = counter("gained_usd", "US dollars saved against large-only.", *money)
+        self._lost = counter("lost_usd", "US dollars lost against large-only.", *money)
+        self._unknown = counter(
+            "unknown_cost_entries", "Ledger entries of unknown cost.", "node", "tier"
+        )
+        self._audits = counter("audits", "Finished audits.", "compared")
+        self._drift = counter("drift_events", "Alarms of drift, and reactions to them.")
+
+    def run_ended(self, run: ObservedRun) -> None:
+        """Count the request."""
+        ending, outcome = run.ending, str(run.outcome)
+        tier = (ending.tier if ending else None) or ""
+        self._requests.labels(run.cascade, outcome, tier).inc()
+        self._request_s.labels(run.cascade, outcome).observe(run.seconds)
+        if ending is not None and ending.confidence is not None:
+            calibrated = str(ending.calibrated).lower()
+            self._confidence.labels(run.cascade, calibrated).observe(ending.confidence)
+
+    def call_ended(self, call: ObservedCall) -> None:
+        """Time the call."""
+        if call.entry is not None:
+            labels = (call.cascade, call.node, call.tier, call.entry.outcome)
+            self._call_s.labels(*labels).observe(call.seconds)
+
+    def recorded(self, cascade: str, entry: LedgerEntry) -> None:
+        """Count money, tokens and events of a ledger entry."""
+        tier = entry.tier or ""
+        if entry.cost_usd is None:
+            self._unknown.labels(cascade, entry.node, tier).inc()
+        elif entry.cost_usd:
+            self._cost.labels(cascade, entry.node, tier, entry.cost_basis).inc(
+                float(entry.cost_usd)
+            )
+        if entry.saved_usd:
+            counter = self._gained if entry.saved_usd > Decimal(0) else self._lost
+            labels = (cascade, entry.node, tier, entry.basis)
+            counter.labels(*labels).inc(float(abs(entry.saved_usd)))
+        for kind, name in _TOKENS.items():
+            tokens = getattr(entry, name)
+            if tokens:
+                self._tokens.labels(cascade, tier, kind).inc(tokens)
+        if entry.node == "audit" and entry.model is None:
+            compared = "no" if entry.loss is None else "yes"
+            self._audits.labels(cascade, compared).inc()
+        elif entry.node == "drift":
+            self._drift.labels(cascade).inc()
