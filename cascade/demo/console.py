@@ -10,9 +10,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cascade._words import dollars, percent
 from cascade.demo.records import DemoOutcome, Facts, Findings, Step, Watcher
 from cascade.demo.report import Line, Share
-from cascade.demo.words import PER, dollars, interval, percent, short_name
+from cascade.demo.words import PER, interval, short_name
 
 FEW = 80
 """Below this many questions the examples of the prompts are a large part of what is computed."""

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from html import escape
 from importlib.resources import files
-from string import Template
 
+from cascade._page import card, document, grid
+from cascade._words import dollars, percent
 from cascade.demo.chart import curve_svg
 from cascade.demo.records import Findings
 from cascade.demo.report import Line, Outcome, Report, Share
-from cascade.demo.words import PER, dollars, interval, percent, short_name
+from cascade.demo.words import PER, interval, short_name
 from cascade.ledger import NodeTotal
 
 
 def to_page(findings: Findings) -> str:
     """The whole page."""
-    template = files("cascade.demo").joinpath("page.html").read_text(encoding="utf-8")
     facts = findings.facts
     sections = (
         _head,
@@ -29,10 +28,10 @@ def to_page(findings: Findings) -> str:
         _origin,
         _answers,
     )
-    return Template(template).substitute(
-        small=escape(short_name(facts.small)),
-        large=escape(facts.large),
-        body="\n".join(section(findings) for section in sections),
+    return document(
+        f"cascade demo: {short_name(facts.small)} and {facts.large}",
+        "\n".join(section(findings) for section in sections),
+        files("cascade.demo").joinpath("page.css").read_text(encoding="utf-8"),
     )
 
 
@@ -53,13 +52,13 @@ def _cards(findings: Findings) -> str:
     report, overall = findings.report, findings.report.overall
     large = f"large alone {percent(overall.large.rate)}, " if overall.large else ""
     cards = [
-        _card(
+        card(
             "right answers of the cascade",
             percent(overall.cascade.rate),
             f"{large}small alone {percent(overall.small.rate)}",
             css="card main",
         ),
-        _card(
+        card(
             "asked the large model",
             percent(overall.escalated.rate),
             f"{overall.escalated.count} of {overall.n} questions; "
@@ -70,7 +69,7 @@ def _cards(findings: Findings) -> str:
         cards.append(_saved(report, report.saved_share))
     if report.auroc is not None:
         cards.append(
-            _card(
+            card(
                 "confidence tells right from wrong",
                 f"{report.auroc:.2f}",
                 "AUROC: 0.5 is a coin, 1 is perfect; not calibrated",
@@ -81,18 +80,11 @@ def _cards(findings: Findings) -> str:
 
 def _saved(report: Report, share: float) -> str:
     n = report.overall.n
-    return _card(
+    return card(
         f"{'saved' if share >= 0 else 'lost'} against large alone",
         percent(abs(share)),
         f"{dollars(_per(report.cascade_cost, n))} instead of "
         f"{dollars(_per(report.large_cost, n))} per million questions, at the assumed prices",
-    )
-
-
-def _card(label: str, value: str, note: str, *, css: str = "card") -> str:
-    return (
-        f'<div class="{css}"><div class="label">{escape(label)}</div>'
-        f'<div class="value">{escape(value)}</div><div class="note">{escape(note)}</div></div>'
     )
 
 
@@ -143,9 +135,9 @@ beforehand where the large model helps; nothing can do better.</p>"""
 def _kinds(findings: Findings) -> str:
     report = findings.report
     heads = ("kind", "n", "small", "cascade", "large", "escalated", "right among accepted")
-    rows = [_kind(line) for line in report.kinds]
+    rows = [*map(_kind, report.kinds), _kind(report.overall, digits=1)]
     return f"""<h2>By kind of question</h2>
-{_table(heads, rows, total=_kind(report.overall, digits=1))}"""
+{grid(heads, rows, strong=-1)}"""
 
 
 def _kind(line: Line, digits: int = 0) -> list[str]:
@@ -173,7 +165,7 @@ def _money(findings: Findings) -> str:
             "figure is counted from the tokens of its own answers to all of them.</p>"
         )
     return f"""<h2>What each node cost and saved</h2>
-{_table(heads, rows)}
+{grid(heads, rows)}
 <p class="soft">These are the entries of the ledger. While it runs, a cascade cannot know what the
 large model would have cost on a draft that was accepted, so that saving is an estimate.</p>
 {known}"""
@@ -243,18 +235,6 @@ def _said(answer: str | None, right: bool | None) -> str:
         return "–"
     text = escape(answer.strip()) or "(nothing)"
     return text if right else f'<span class="wrong">{text}</span>'
-
-
-def _table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], total: Sequence[str] | None = None
-) -> str:
-    def row(cells: Sequence[str], tag: str, css: str = "") -> str:
-        inner = "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
-        return f"<tr{css}>{inner}</tr>"
-
-    last = row(total, "td", ' class="sum"') if total else ""
-    body = "".join(row(cells, "td") for cells in rows)
-    return f'<div class="wide"><table>{row(heads, "th")}{body}{last}</table></div>'
 
 
 def _per(amount: Decimal | None, n: int) -> float | None:

@@ -6,10 +6,11 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cascade._words import percent
 from cascade.demo.chart import limits
 from cascade.demo.records import Findings
 from cascade.demo.report import Curve, Line
-from cascade.demo.words import cost_axis, named_points, percent, short_name
+from cascade.demo.words import cost_axis, named_points, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 from cascade.demo.report import Curve, Point, Share
 
 PER = 1_000_000
 """Dollars are told per this many questions: one question costs too little to read."""
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """`73.8 %`."""
-    return f"{share * 100:.{digits}f} %"
-
-
 def interval(share: Share) -> str:
     """`67.8 to 78.9 %`, the 95 % interval."""
     low, high = share.interval
     return f"{low * 100:.1f} to {high * 100:.1f} %"
-
-
-def dollars(amount: Decimal | float | None) -> str:
-    """Three significant digits, without powers of ten; `unknown` where nobody knows."""
-    if amount is None:
-        return "unknown"
-    value = Decimal(str(amount))
-    sign = "−" if value < 0 else ""
-    places = max(2, 2 - value.adjusted()) if value else 2
-    return f"{sign}${abs(value):.{places}f}"
 
 
 def short_name(model: str) -> str:

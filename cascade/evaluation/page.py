@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
-from string import Template
 
+from cascade._page import card, document, grid
 from cascade.evaluation.drawing import Axis, Mark, Series, around, chart
 from cascade.evaluation.metrics import Interval
 from cascade.evaluation.report import Bin, Confidence, Evaluation, Point
@@ -17,11 +16,10 @@ from cascade.evaluation.verdict import SHAPES
 
 def to_page(found: Evaluation) -> str:
     """The whole page."""
-    template = files("cascade.evaluation").joinpath("page.html").read_text(encoding="utf-8")
     sections = (_head, _cards, _pictures, _shapes, _rankings, _promises, _method)
-    return Template(template).substitute(
-        title=escape(f"{found.small} and {found.large}: what a cascade is worth"),
-        body="\n".join(section(found) for section in sections),
+    return document(
+        f"{found.small} and {found.large}: what a cascade is worth",
+        "\n".join(section(found) for section in sections),
     )
 
 
@@ -43,9 +41,7 @@ def _cards(found: Evaluation) -> str:
         ("its quality", (f"{100 * change.value:+.1f}", _range(change)), "points, against large"),
     ]
     shown = (
-        f'<div class="card"><div class="label">{escape(label)}</div>'
-        f'<div class="value">{escape(value)}</div>'
-        f'<div class="note">{escape(f"{between}; {note}" if between else note)}</div></div>'
+        card(label, value, f"{between}; {note}" if between else note)
         for label, (value, between), note in cards
     )
     return f'<div class="cards">{"".join(shown)}</div>'
@@ -140,7 +136,7 @@ def _shapes(found: Evaluation) -> str:
     helpers = {name for shape in found.shapes for name in shape.helpers}
     asked = f" Other cheap models: {escape(', '.join(sorted(helpers)))}." if helpers else ""
     goal = f"{100 * found.options.epsilon:g}"
-    return f"""<h2>Within {goal} point of the large model</h2>{_table(heads, rows, found.best)}
+    return f"""<h2>Within {goal} point of the large model</h2>{grid(heads, rows, found.best)}
 <p class="soft">Thresholds are from the fit part and unchanged on the test part; cost is relative to
 the large model alone, drafts and signals paid.{asked}</p>"""
 
@@ -167,7 +163,7 @@ def _rankings(found: Evaluation) -> str:
         f"{number(c.ece_raw)}, noise {c.ece_floor:.3f}; Brier {number(c.brier)}, raw "
         f"{number(c.brier_raw)}; AUROC {number(c.auroc)}, raw {number(c.auroc_raw)}.</p>"
     )
-    return f"<h2>How well the right questions are found</h2>{_table(heads, rows)}{calibration}"
+    return f"<h2>How well the right questions are found</h2>{grid(heads, rows)}{calibration}"
 
 
 def _promises(found: Evaluation) -> str:
@@ -193,14 +189,3 @@ def _marked(words: str) -> str:
     """Escaped, with what stands between backticks as code."""
     parts = escape(words).split("`")
     return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(parts))
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], strong: int = -1) -> str:
-    def row(cells: Sequence[str], tag: str, css: str = "") -> str:
-        inner = "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
-        return f"<tr{css}>{inner}</tr>"
-
-    body = "".join(
-        row(cells, "td", ' class="sum"' if i == strong else "") for i, cells in enumerate(rows)
-    )
-    return f'<div class="wide"><table>{row(heads, "th")}{body}</table></div>'

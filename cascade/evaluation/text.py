@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 
+from cascade._words import table
 from cascade.evaluation.metrics import Interval
 from cascade.evaluation.report import Certified, Confidence, Economic, Evaluation, Ranking
 from cascade.evaluation.verdict import SHAPES
@@ -152,16 +152,3 @@ def number(figure: Interval) -> str:
     if math.isnan(figure.value):
         return "–"
     return f"{figure.value:.3f} ({figure.low:.3f}–{figure.high:.3f})"
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as they must be, the first to the left."""
-    lines = [heads, *rows]
-    wide = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, wide, strict=True))
-        ).rstrip()
-        for line in lines
-    )

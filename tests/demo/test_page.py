@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from cascade._words import dollars
 from cascade.demo.page import to_page
 from cascade.demo.picture import draw
-from cascade.demo.words import dollars, short_name
+from cascade.demo.words import short_name
 from cascade.evaluation.drawing import ticks
 from tests.demo.made import FOUR, findings, outcome
 

@@ -1,0 +1,34 @@
+"""Figures in words, and text in columns, for whatever shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+
+
+def dollars(amount: Decimal | float | None) -> str:
+    """Three significant digits, without powers of ten; `unknown` where nobody knows."""
+    if amount is None:
+        return "unknown"
+    value = Decimal(str(amount))
+    sign = "−" if value < 0 else ""
+    places = max(2, 2 - value.adjusted()) if value else 2
+    return f"{sign}${abs(value):,.{places}f}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """`73.8 %`."""
+    return f"{share * 100:.{digits}f} %".replace("-", "−")
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as they must be, the first to the left."""
+    lines = [heads, *rows]
+    wide = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, wide, strict=True))
+        ).rstrip()
+        for line in lines
+    )
