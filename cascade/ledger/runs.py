@@ -9,12 +9,37 @@ from decimal import Decimal
 from typing import Literal
 
 from cascade.ledger.tags import NO_TAGS
-from cascade.state import LedgerEntry
+from cascade.state import Action, LedgerEntry
 
-Outcome = Literal["accepted", "escalated", "abstained", "person", "shadow", "unfinished"]
+Outcome = Literal[
+    "accepted", "escalated", "degraded", "abstained", "person", "shadow", "unfinished"
+]
 """How a run ended: with a draft, with the large model's answer, with none on purpose, with a
-person's; `shadow` is the large model's with a draft beside it; `unfinished` has no answer in the
-ledger: it failed, was cancelled, or its large model could not be had."""
+person's; `shadow` is the large model's with a draft beside it; `degraded` asked the large model,
+which could not be had, so that a draft was returned if there was a usable one; `unfinished` has no
+answer in the ledger: it failed or was cancelled."""
+
+
+def outcome_of(action: Action | None, *, asked: bool, answered: bool, shadow: bool) -> Outcome:
+    """How a run ended.
+
+    Args:
+        action: of the last decision about its draft.
+        asked: whether the large model was asked for the answer.
+        answered: whether it gave one.
+        shadow: whether a draft was made beside it.
+    """
+    if shadow:
+        return "shadow"
+    if answered:
+        return "escalated"
+    names: dict[Action | None, Outcome] = {
+        "accept": "accepted",
+        "abstain": "abstained",
+        "ask": "person",
+        "escalate": "degraded" if asked else "unfinished",
+    }
+    return names.get(action, "unfinished")
 
 
 @dataclass(slots=True)
@@ -31,7 +56,7 @@ class Run:
 
     run_id: str
     begun_at: datetime
-    tags: Mapping[str, str] = NO_TAGS
+    tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     entries: list[LedgerEntry] = field(default_factory=list)
     decided: LedgerEntry | None = None
     draft: LedgerEntry | None = None
@@ -57,17 +82,13 @@ class Run:
     @property
     def outcome(self) -> Outcome:
         """How it ended."""
-        if any(entry.node == "shadow" for entry in self.entries):
-            return "shadow"
-        if self.expert is not None:
-            return "escalated"
-        action = self.decided.action if self.decided else None
-        names: dict[str | None, Outcome] = {
-            "accept": "accepted",
-            "abstain": "abstained",
-            "ask": "person",
-        }
-        return names.get(action, "unfinished")
+        nodes = {entry.node for entry in self.entries}
+        return outcome_of(
+            self.decided.action if self.decided else None,
+            asked="expert" in nodes,
+            answered=self.expert is not None,
+            shadow="shadow" in nodes,
+        )
 
     @property
     def audited(self) -> bool:
