@@ -25,7 +25,7 @@ from cascade.graph import DEFAULT_RETRY, build_graph
 from cascade.ledger import LedgerStore, LedgerView, Recorder, collect, collecting
 from cascade.observing import Observer, Observers
 from cascade.oversight import oversee
-from cascade.policies import LearnsCosts, Policy
+from cascade.policies import Policy, tell_cost
 from cascade.questions import Question, ResponseFormat, to_messages, to_task
 from cascade.result import CascadeResult, read_result
 from cascade.setup import (
@@ -333,8 +333,7 @@ class Cascade:
                 "cascade.build_graph().compile(checkpointer=…) and resume it with Command."
             )
         result = read_result(state, self.tiers[0].name, self._response_format)
-        if isinstance(self.policy, LearnsCosts):
-            self.policy.paid(result.ledger.known_cost_usd)
+        tell_cost(self.policy, result.ledger.known_cost_usd + result.ledger.assumed_usd)
         if not result.calibrated and result.confidence is not None and not self._warned:
             self._warned = True
             logger.info(

@@ -79,6 +79,12 @@ class LedgerView:
         return _sum(e.cost_usd for e in self.entries)
 
     @property
+    def assumed_usd(self) -> Decimal:
+        """Dollars that budgets count for the calls whose cost is unknown, as far as anybody can
+        guess (see `LedgerEntry`)."""
+        return _sum(e.assumed_usd for e in self.entries if e.cost_usd is None)
+
+    @property
     def saved_usd(self) -> Decimal | None:
         """Dollars saved against the baseline (negative: lost), or None when a part is unknown."""
         return _total([entry.saved_usd for entry in self.entries])
@@ -133,7 +139,15 @@ class LedgerView:
         notes = []
         if any(entry.basis == "estimated" for entry in self.entries):
             notes.append("≈ estimated: what the large model would have cost was not measured")
-        reasons = sorted({e.note for e in self.entries if e.cost_usd is None and e.note})
+        unknown = [e for e in self.entries if e.cost_usd is None]
+        if unknown:
+            assumed = sum(e.assumed_usd is not None for e in unknown)
+            counted = f"budgets count {_dollars(self.assumed_usd, 'estimated')} for {assumed:,}"
+            notes.append(
+                f"? the cost of {len(unknown):,} of {len(self):,} entries is unknown; "
+                + (counted if assumed else "budgets count nothing for it")
+            )
+        reasons = sorted({e.note for e in unknown if e.note})
         notes += [f"? unknown: {reason}" for reason in reasons]
         return notes
 

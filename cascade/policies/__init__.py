@@ -1,6 +1,14 @@
 """Deferral policies: from a confidence and costs to accept, escalate, observe or abstain."""
 
-from cascade.policies.base import LearnsCosts, NextSignal, Policy, Situation, TierOutlook, obstacle
+from cascade.policies.base import (
+    LearnsCosts,
+    NextSignal,
+    Policy,
+    Situation,
+    TierOutlook,
+    obstacle,
+    tell_cost,
+)
 from cascade.policies.budget import DollarBudget, DollarBudgetPolicy
 from cascade.policies.certified import CertifiedPolicy
 from cascade.policies.economic import EconomicPolicy
@@ -31,5 +39,6 @@ __all__ = [
     "TierOutlook",
     "break_even",
     "obstacle",
+    "tell_cost",
     "value_of_information",
 ]

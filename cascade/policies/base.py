@@ -69,8 +69,18 @@ class LearnsCosts(Protocol):
     """A policy that wants to know what each request cost, such as a dollar budget."""
 
     def paid(self, cost_usd: Decimal) -> None:
-        """Learn the cost of a finished request, as far as it is known."""
+        """Learn the cost of a finished request; what is unknown of it counts as assumed."""
         ...
+
+
+def tell_cost(policy: Policy, cost_usd: Decimal) -> None:
+    """Tell a policy what a request cost, also one that other policies stand around (`inner`)."""
+    inner: object = policy
+    while inner is not None:
+        if isinstance(inner, LearnsCosts):
+            inner.paid(cost_usd)
+            return
+        inner = getattr(inner, "inner", None)
 
 
 def obstacle(assessment: Assessment) -> Decision | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from threading import Lock
 
 from cascade.errors import ConfigurationError
 from cascade.policies.base import Situation, obstacle
@@ -72,10 +73,14 @@ class DollarBudgetPolicy:
 
 
 class DollarBudget:
-    """A `DollarBudgetPolicy` that learns what each request cost: one per running cascade."""
+    """A `DollarBudgetPolicy` that learns what each request cost: one per running cascade.
+
+    A call whose cost is unknown is spent at what it is assumed to cost, never at nothing.
+    """
 
     def __init__(self, policy: DollarBudgetPolicy) -> None:
         self.policy = policy
+        self._lock = Lock()
 
     def decide(self, situation: Situation) -> Decision:
         """Decide at the present shadow price."""
@@ -83,4 +88,5 @@ class DollarBudget:
 
     def paid(self, cost_usd: Decimal) -> None:
         """Learn the cost of a finished request."""
-        self.policy = self.policy.after(cost_usd)
+        with self._lock:
+            self.policy = self.policy.after(cost_usd)

@@ -169,7 +169,7 @@ def test_the_table_shows_what_is_unknown_and_why() -> None:
             entry("draft", "0.1", model="m", input_tokens=5, output_tokens=5, run_id="other"),
         ]
     )
-    head, _, draft, _, total, note = view.table().splitlines()
+    head, _, draft, _, total, count, note = view.table().splitlines()
     assert head.split() == [
         "node",
         "entries",
@@ -183,7 +183,19 @@ def test_the_table_shows_what_is_unknown_and_why() -> None:
     ]
     assert draft.split() == ["draft", "2", "5+?", "5+?", "0.00", "?", "?"]
     assert total.split() == ["2", "runs", "2", "5+?", "5+?", "?", "?"]
+    assert count == "? the cost of 1 of 2 entries is unknown; budgets count nothing for it"
     assert note == "? unknown: m: price not set"
+
+
+def test_the_table_shows_what_budgets_count_for_unknown_costs() -> None:
+    guessed = entry("draft", None, model="m").model_copy(update={"assumed_usd": Decimal("0.002")})
+    known = entry("draft", "0.1", model="m").model_copy(update={"assumed_usd": Decimal(5)})
+    view = LedgerView([guessed, entry("draft", None, model="m"), known])
+    assert view.assumed_usd == Decimal("0.002")
+    assert view.known_cost_usd == Decimal("0.1")
+    assert view.table().splitlines()[-1] == (
+        "? the cost of 2 of 3 entries is unknown; budgets count ≈ $0.002000 for 1"
+    )
 
 
 def test_a_small_amount_is_not_shown_as_nothing() -> None:

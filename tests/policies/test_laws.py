@@ -26,6 +26,7 @@ from cascade.policies import (
     Situation,
     ThresholdPolicy,
     TierOutlook,
+    tell_cost,
     value_of_information,
 )
 from cascade.policies.rule import can_change, with_observation
@@ -377,3 +378,10 @@ def test_a_larger_tier_of_unknown_speed_is_tried_while_any_time_is_left() -> Non
 
     assert decide(0.01) == "escalate"
     assert decide(0.0) == "accept"
+
+
+def test_a_budget_learns_what_requests_cost_from_within_other_policies() -> None:
+    keeper = DollarBudget(DollarBudgetPolicy(0.001))
+    tell_cost(DeadlinePolicy(AbstainPolicy(keeper, 1.0)), Decimal("0.1"))
+    assert keeper.policy == DollarBudgetPolicy(0.001).after(Decimal("0.1"))
+    tell_cost(DeadlinePolicy(ThresholdPolicy()), Decimal("0.1"))  # nobody there wants to know
