@@ -8,32 +8,32 @@ from typing import Literal, get_args
 from cascade.policies.base import Policy, Situation
 from cascade.state import Decision
 
-Mode = Literal["normal", "audit", "tighten", "large_only"]
+Caution = Literal["normal", "audit", "tighten", "large_only"]
 """From careless to careful, each with all that the one before it does: `audit` audits more often,
 `tighten` accepts less, `large_only` accepts nothing."""
 
-MODES: tuple[Mode, ...] = get_args(Mode)
+CAUTIONS: tuple[Caution, ...] = get_args(Caution)
 
 
 @dataclass(slots=True)
 class Guard:
-    """The mode that a cascade is in. It is changed by the watch for drift, and read by others.
+    """How careful a cascade is. The watch for drift changes it, and others read it.
 
     Attributes:
-        mode: how careful to be.
+        caution: how careful to be.
         error_odds: while it is `tighten` or more, the odds of an error count so many times as
             high as the confidence says.
         audit_factor: while it is `audit` or more, accepted drafts are audited so many times as
             often.
     """
 
-    mode: Mode = "normal"
+    caution: Caution = "normal"
     error_odds: float = 2.0
     audit_factor: float = 4.0
 
     def rate_factor(self) -> float:
         """By what the auditor multiplies its rate (up to a rate of 1)."""
-        return 1.0 if self.mode == "normal" else self.audit_factor
+        return 1.0 if self.caution == "normal" else self.audit_factor
 
     def doubted(self, confidence: float) -> float:
         """The confidence p with the odds of an error multiplied: p / (p + k·(1 − p)).
@@ -47,13 +47,13 @@ class Guard:
 class GuardedPolicy:
     """Another policy, as careful as a guard demands.
 
-    In the mode `tighten` the inner policy sees each confidence with its odds of an error
+    At `tighten` the inner policy sees each confidence with its odds of an error
     multiplied, so that what it accepts then is a part of what it accepted before: a certificate,
-    which holds for each higher threshold, holds on. In `large_only` nothing is accepted.
+    which holds for each higher threshold, holds on. At `large_only` nothing is accepted.
 
     Args:
         inner: decides.
-        guard: the mode of the moment.
+        guard: says how careful to be at the moment.
     """
 
     inner: Policy
@@ -61,9 +61,9 @@ class GuardedPolicy:
 
     def decide(self, situation: Situation) -> Decision:
         """The inner decision, or a more careful one; its confidence is the draft's own."""
-        if self.guard.mode == "large_only":
+        if self.guard.caution == "large_only":
             return self._large(self.inner.decide(situation))
-        if self.guard.mode != "tighten" or situation.assessment.confidence is None:
+        if self.guard.caution != "tighten" or situation.assessment.confidence is None:
             return self.inner.decide(situation)
         decision = self.inner.decide(self._doubted(situation, situation.assessment.confidence))
         return decision.model_copy(

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.policies import (
-    MODES,
+    CAUTIONS,
+    Caution,
     CertifiedPolicy,
     DeadlinePolicy,
     EconomicPolicy,
     Guard,
     GuardedPolicy,
-    Mode,
     NextSignal,
     Policy,
     Situation,
@@ -41,9 +41,9 @@ def situation(confidence: float | None, **assessment: object) -> Situation:
 def test_in_normal_times_and_while_audits_are_more_frequent_nothing_changes(
     policy: Policy, confidence: float
 ) -> None:
-    modes: tuple[Mode, ...] = ("normal", "audit")
-    for mode in modes:
-        found = GuardedPolicy(policy, Guard(mode)).decide(situation(confidence))
+    levels: tuple[Caution, ...] = ("normal", "audit")
+    for caution in levels:
+        found = GuardedPolicy(policy, Guard(caution)).decide(situation(confidence))
         assert found == policy.decide(situation(confidence))
 
 
@@ -119,4 +119,4 @@ def test_without_a_confidence_there_is_nothing_to_doubt() -> None:
 
 
 def test_audits_are_more_frequent_in_every_mode_but_the_normal_one() -> None:
-    assert [Guard(mode).rate_factor() for mode in MODES] == [1.0, 4.0, 4.0, 4.0]
+    assert [Guard(caution).rate_factor() for caution in CAUTIONS] == [1.0, 4.0, 4.0, 4.0]

@@ -20,7 +20,7 @@ from cascade.state import Record
 NOTABLE_PSI = 0.1
 """A smaller shift than this is no cause for alarm, however certain it is."""
 
-_BETS = tuple(float(b) for b in np.geomspace(0.002, 0.9, 10))
+_BETS = np.geomspace(0.002, 0.9, 10)
 
 
 def psi(reference: Sequence[int], recent: Sequence[int]) -> float:
@@ -30,13 +30,20 @@ def psi(reference: Sequence[int], recent: Sequence[int]) -> float:
     return float(np.sum((p - q) * np.log(p / q)))
 
 
-def ks_p(reference: Sequence[float], recent: Sequence[float]) -> float:
-    """p-value of the two-sample Kolmogorov–Smirnov distance, by its limit law."""
+def ks_p(reference: Sequence[float], recent: Sequence[float], size: int | None = None) -> float:
+    """p-value of the two-sample Kolmogorov–Smirnov distance, by its limit law.
+
+    Args:
+        reference: values, or quantiles of `size` values.
+        recent: values to compare with them.
+        size: by default as many as `reference` holds.
+    """
     a, b = np.sort(reference), np.sort(recent)
     at = np.concatenate([a, b])
     below = [np.searchsorted(part, at, side="right") / len(part) for part in (a, b)]
     distance = np.abs(below[0] - below[1]).max()
-    return float(stats.kstwobign.sf(distance * np.sqrt(len(a) * len(b) / (len(a) + len(b)))))
+    n, m = size or len(a), len(b)
+    return float(stats.kstwobign.sf(distance * np.sqrt(n * m / (n + m))))
 
 
 class SignalDrift(Record):
@@ -44,9 +51,13 @@ class SignalDrift(Record):
 
     An alarm needs a PSI of at least 0.1 that is also beyond chance (PSI ≈ (1/n + 1/m)·χ²), or a
     KS distance that is; each with half of `alpha`, the chance of a false alarm per window.
+
+    Attributes:
+        size: how many values `reference` stands for, where it holds quantiles of them.
     """
 
-    reference: tuple[float, ...]
+    reference: tuple[float, ...] = Field(min_length=2)
+    size: int | None = Field(default=None, ge=2)
     window: int = Field(default=200, ge=20)
     alpha: float = Field(default=0.001, gt=0, lt=1)
     recent: tuple[float, ...] = ()
@@ -59,15 +70,20 @@ class SignalDrift(Record):
         recent = (*self.recent, value)
         if len(recent) < self.window:
             return self.model_copy(update={"recent": recent})
+        return self.judge(recent)
+
+    def judge(self, recent: Sequence[float]) -> Self:
+        """The record after a window of these values."""
+        size = self.size or len(self.reference)
         edges = np.unique(np.quantile(self.reference, np.linspace(0.1, 0.9, 9)))
         before, now = (
             np.bincount(np.searchsorted(edges, part), minlength=len(edges) + 1)
             for part in (self.reference, recent)
         )
         found = psi(before.tolist(), now.tolist())
-        scale = 1.0 / len(self.reference) + 1.0 / len(recent)
+        scale = 1.0 / size + 1.0 / len(recent)
         chance = scale * float(stats.chi2.ppf(1 - self.alpha / 2, len(edges)))
-        p = ks_p(self.reference, recent)
+        p = ks_p(self.reference, recent, size)
         alarm = self.alarm or found >= max(NOTABLE_PSI, chance) or p < self.alpha / 2
         return self.model_copy(update={"recent": (), "psi": found, "ks_p": p, "alarm": alarm})
 
@@ -116,10 +132,11 @@ def _ratio(p: float, odds: float, happened: bool) -> float:
 class HarmProcess(Record):
     """E_t = Π (1 + η(A·W/π − α)), mixed over bets η and over the time when harm set in.
 
-    While P(accepted and wrong) ≤ α at every request, P(E ever reaches 1/δ) ≤ δ (Ville): it may be
-    looked at after each request. A product of fixed bets loses what it has while all is well;
-    half of the stake is therefore kept back and put in at t = 1, 2, … in parts of 1/(t(t+1)),
-    which keeps it an e-process and sees a change that comes late.
+    While E[accepted · harm] ≤ α at every request, which with harm 0 or 1 is P(accepted and
+    wrong), P(E ever reaches 1/δ) ≤ δ (Ville): it may be looked at after each request. A product of
+    fixed bets loses what it has while all is well; half of the stake is therefore kept back and put
+    in at t = 1, 2, … in parts of 1/(t(t+1)), which keeps it an e-process and sees a change that
+    comes late.
     """
 
     max_harm: float = Field(gt=0, lt=1)
@@ -132,28 +149,30 @@ class HarmProcess(Record):
     @property
     def log_e(self) -> float:
         """log E_t, the stake that is still kept back included."""
-        kept = -math.log(2.0 * (self.n + 1)) if self.n else 0.0
+        if not self.n:
+            return 0.0
         mixed = float(np.logaddexp.reduce(self.logs)) - math.log(len(_BETS))
-        return float(np.logaddexp(kept, mixed))
+        kept = -math.log(2.0 * (self.n + 1))
+        return max(kept, mixed) + math.log1p(math.exp(-abs(kept - mixed)))
 
-    def update(self, harmed: bool | None, rate: float) -> Self:
+    def update(self, harm: float | None, rate: float) -> Self:
         """After one request.
 
         Args:
-            harmed: of an audited draft, whether it was wrong; None where nothing was audited.
+            harm: of an audited draft, how wrong it was, from 0 (right) to 1 or True (wrong); None
+                where nothing was audited.
             rate: the probability π with which it was to be audited, known before.
         """
         if not 0 < rate <= 1:
             raise ConfigurationError(f"an audit rate of {rate:g}: it is above 0 and at most 1")
+        if harm is not None and not 0 <= harm <= 1:
+            raise ConfigurationError(f"a harm of {harm:g}: it is between 0 and 1")
         t = self.n + 1
         stake = math.log(0.5 / (t * (t + 1)) + (0.5 if t == 1 else 0.0))
-        gain = (1.0 / rate if harmed else 0.0) - self.max_harm
         # The largest bet is fixed by α alone, so that it is known before the request.
-        logs = tuple(
-            float(np.logaddexp(log, stake)) + math.log1p(bet * gain / self.max_harm)
-            for log, bet in zip(self.logs, _BETS, strict=True)
-        )
-        following = self.model_copy(update={"n": t, "logs": logs})
+        gain = ((harm or 0.0) / rate - self.max_harm) / self.max_harm
+        logs = np.logaddexp(self.logs, stake) + np.log1p(_BETS * gain)
+        following = self.model_copy(update={"n": t, "logs": tuple(logs.tolist())})
         peak = max(self.peak, following.log_e)
         alarm = self.alarm or peak >= -math.log(self.delta)
         return following.model_copy(update={"peak": peak, "alarm": alarm})

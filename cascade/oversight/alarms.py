@@ -1,0 +1,125 @@
+"""What a watch for drift looks for, what it does about it, and what an alarm says."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from cascade.errors import ConfigurationError
+from cascade.policies import CAUTIONS, Caution
+from cascade.state import Record
+
+Reaction = Literal["warn", "audit", "tighten", "large_only"]
+"""What is done at an alarm: nothing but telling, or being as careful as the word says."""
+
+Kind = Literal["signals", "escalations", "harm", "calibration"]
+"""What an alarm is about: a signal or the confidence moved, the escalation rate did, more accepted
+drafts are wrong than was promised, or the calibration is void."""
+
+
+class Alarm(Record):
+    """Something is not as it was.
+
+    Attributes:
+        chart: which signal, or `confidence`, `escalation rate`, `harm`, `calibration`.
+        text: what was found, for a person.
+        figures: the same for a program.
+        reaction: what the options say about this kind.
+        before, caution: how careful the cascade was before the alarm, and is after it: never less.
+    """
+
+    kind: Kind
+    chart: str
+    text: str
+    figures: Mapping[str, float] = Field(default_factory=dict)
+    reaction: Reaction
+    before: Caution
+    caution: Caution
+    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class Drift(Record):
+    """Options of `Cascade(drift=…)`.
+
+    Attributes:
+        signals, escalations, harm, calibration: the reaction to each kind of alarm.
+        window: values of a signal that are compared with the reference at a time.
+        alpha: chance of a false alarm of one signal in one window.
+        run_length: requests between false alarms of the escalation rate, on average, at least.
+        max_harm: α of which audits must not show more; by default that of the certificate, and
+            without either harm is not watched.
+        delta: chance that a harm of α or less is ever called more.
+        reference: decisions from which is learned what is usual, where no calibration tells.
+        error_odds: at `tighten` the odds of an error count so many times as high.
+        audit_factor: from `audit` on, audits are so many times as frequent.
+        on_alarm: called with each alarm, after the reply; may be async. What it raises is logged.
+    """
+
+    signals: Reaction = "audit"
+    escalations: Reaction = "audit"
+    harm: Reaction = "large_only"
+    calibration: Reaction = "warn"
+    window: int = Field(default=200, ge=20)
+    alpha: float = Field(default=0.001, gt=0, lt=1)
+    run_length: float = Field(default=100_000.0, gt=2)
+    max_harm: float | None = Field(default=None, gt=0, lt=1)
+    delta: float = Field(default=0.05, gt=0, lt=1)
+    reference: int = Field(default=500, ge=50)
+    error_odds: float = Field(default=2.0, gt=1)
+    audit_factor: float = Field(default=4.0, ge=1)
+    on_alarm: Callable[[Alarm], Awaitable[None] | None] | None = None
+
+    @classmethod
+    def everywhere(cls, reaction: Reaction) -> Drift:
+        """The same reaction to every kind of alarm.
+
+        Raises:
+            ConfigurationError: there is no such reaction.
+        """
+        if reaction not in get_args(Reaction):
+            raise ConfigurationError(
+                f"drift={reaction!r}: give one of {', '.join(map(repr, get_args(Reaction)))}, or "
+                "Drift(…) with a reaction for each kind of alarm."
+            )
+        return cls(signals=reaction, escalations=reaction, harm=reaction, calibration=reaction)
+
+    @property
+    def reactions(self) -> Mapping[Kind, Reaction]:
+        """The reaction to each kind of alarm."""
+        return {
+            "signals": self.signals,
+            "escalations": self.escalations,
+            "harm": self.harm,
+            "calibration": self.calibration,
+        }
+
+    @property
+    def may_stop_drafts(self) -> bool:
+        """Whether an alarm can end in nothing being drafted."""
+        return "large_only" in self.reactions.values()
+
+
+def stricter(a: Caution, b: Caution) -> Caution:
+    """The more careful of the two."""
+    return CAUTIONS[max(CAUTIONS.index(a), CAUTIONS.index(b))]
+
+
+def after(caution: Caution, reaction: Reaction) -> Caution:
+    """The caution after an alarm: at least that of before."""
+    return caution if reaction == "warn" else stricter(caution, reaction)
+
+
+def to_drift(drift: Drift | str | None) -> Drift | None:
+    """The options that `Cascade(drift=…)` means.
+
+    Raises:
+        ConfigurationError: it is no such option.
+    """
+    if drift is None or isinstance(drift, Drift):
+        return drift
+    if isinstance(drift, str):
+        return Drift.everywhere(drift)  # type: ignore[arg-type] # checked there
+    raise ConfigurationError(f"drift={drift!r}: give Drift(…) or the name of a reaction.")
