@@ -1,0 +1,28 @@
+"""Who looks on while a cascade runs: traces, metrics, logs. When nobody looks on, it costs nothing.
+
+A run is seen from its first node to its last, also where `cascade.graph` is a part of a larger
+graph. A run that waits for a person and is resumed later is seen as two, with the same id.
+"""
+
+from cascade.observing.records import (
+    Ending,
+    ObservedCall,
+    ObservedNode,
+    ObservedRun,
+    Outcome,
+    after,
+    ending_of,
+)
+from cascade.observing.telling import Observer, Observers
+
+__all__ = [
+    "Ending",
+    "ObservedCall",
+    "ObservedNode",
+    "ObservedRun",
+    "Observer",
+    "Observers",
+    "Outcome",
+    "after",
+    "ending_of",
+]
