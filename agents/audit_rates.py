@@ -131,11 +131,13 @@ class Budget:
     def hold(self, run_id: str, usd: Decimal | None) -> None:
         """An audit was drawn."""
         with self._lock:
+            self._roll()
             self._held[run_id] = self._expected_usd(usd) or Decimal(0)
 
     def settle(self, run_id: str, usd: Decimal | None) -> None:
         """An audit has ended; None where its cost is unknown, so that it counts as estimated."""
         with self._lock:
+            self._roll()
             held = self._held.pop(run_id, Decimal(0))
             self._own_usd += held if usd is None else usd
             if usd:
@@ -166,6 +168,7 @@ class Budget:
             return
         spent = await self.store.spent("audit", datetime.fromtimestamp(now - now % DAY_S, UTC))
         with self._lock:
+            self._roll()
             if self._day != day:
                 return
             unpriced = spent.unknown * Decimal(str(self._audit_usd.value))

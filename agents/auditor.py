@@ -247,12 +247,14 @@ class Auditor:
         answers = Answers(case.run.id, case.messages, case.draft.completion, large, has_schema)
         comparison = await self._compared(answers, ask)
         self.caller.recorder.record(self._result(case, large, comparison))
-        drafted, usage = case.draft.completion.usage, large.usage
-        known = (drafted.input_tokens, drafted.output_tokens, usage.output_tokens)
-        prompt, draft, answer = known
-        if prompt is not None and draft is not None and answer is not None:
-            self.outlook.learn(prompt, draft, answer)
+        self._learn(case, large)
         return comparison.loss
+
+    def _learn(self, case: Case, large: Completion) -> None:
+        usage, answer = case.draft.completion.usage, large.usage.output_tokens
+        prompt, draft = usage.input_tokens, usage.output_tokens
+        if case.audit_rate and prompt is not None and draft is not None and answer is not None:
+            self.outlook.learn(prompt, draft, answer, weight=1.0 / case.audit_rate)
 
     async def _ask(self, run: Run, tier: OpenTier, request: Request) -> Completion:
         attempt = 1
@@ -274,7 +276,9 @@ class Auditor:
 
     def _result(self, case: Case, large: Completion, comparison: Comparison) -> LedgerEntry:
         """The result; its saving is the difference between the baseline and its estimate."""
-        large_usd = self.outlook.measured(large.usage, case.messages)
+        large_usd = self.outlook.measured(
+            large.usage, case.messages, busy_ms=large.busy_ms, tool_calls=len(large.tool_calls)
+        )
         note, correction = comparison.note, None
         if large_usd is None:
             note = f"{note}; what the large model costs is unknown, so the estimate stands"
