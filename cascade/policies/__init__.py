@@ -12,17 +12,18 @@ from cascade.policies.base import (
 from cascade.policies.budget import DollarBudget, DollarBudgetPolicy
 from cascade.policies.certified import CertifiedPolicy
 from cascade.policies.economic import EconomicPolicy
-from cascade.policies.guard import MODES, Guard, GuardedPolicy, Mode
+from cascade.policies.guard import CAUTIONS, Caution, Guard, GuardedPolicy
 from cascade.policies.routing import CascadeRoutingPolicy
 from cascade.policies.rule import break_even, value_of_information
 from cascade.policies.threshold import DEFAULT_THRESHOLD, ThresholdPolicy
 from cascade.policies.wrappers import AbstainPolicy, DeadlinePolicy
 
 __all__ = [
+    "CAUTIONS",
     "DEFAULT_THRESHOLD",
-    "MODES",
     "AbstainPolicy",
     "CascadeRoutingPolicy",
+    "Caution",
     "CertifiedPolicy",
     "DeadlinePolicy",
     "DollarBudget",
@@ -31,7 +32,6 @@ __all__ = [
     "Guard",
     "GuardedPolicy",
     "LearnsCosts",
-    "Mode",
     "NextSignal",
     "Policy",
     "Situation",
