@@ -6,13 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from typing import Any
 
 from langchain_core.messages import BaseMessage
 from langgraph.runtime import Runtime
 
-from cascade.agents.entries import call_entry, why_unknown
+from cascade.agents.entries import Accounts, Call
 from cascade.agents.sending import observed, send
 from cascade.errors import (
     CascadeError,
@@ -23,7 +22,7 @@ from cascade.errors import (
 from cascade.ledger import Recorder
 from cascade.models import Request
 from cascade.observing import ObservedCall
-from cascade.state import CascadeState, Completion, Run, Usage
+from cascade.state import CascadeState, Completion, Run
 from cascade.tiers import OpenTier
 
 MAX_WAIT_S = 60.0
@@ -165,6 +164,7 @@ class Caller:
     max_attempts: int = 1
     deadline: Deadline = field(default_factory=Deadline)
     clock: Callable[[], float] = field(default=time.perf_counter)
+    accounts: Accounts = field(default_factory=Accounts)
 
     async def ask(
         self,
@@ -185,8 +185,8 @@ class Caller:
             node: the node of the ledger entry.
             run: the run of the ledger entry.
             attempt: which attempt this is; before another one follows, a `Retry-After` is kept.
-            is_baseline: this answer is what the cascade is compared with; it saves and loses
-                nothing, since its own cost is the baseline.
+            is_baseline: this answer is what the cascade is compared with: it earns what the
+                large model alone would have paid for it, as a rule its own cost.
             on_text: receives the answer's text piece by piece while it arrives.
 
         Raises:
@@ -194,12 +194,12 @@ class Caller:
         """
         attempt_id = await self.recorder.begin(run.id, node, tier.name, tier.model.name)
         call = observed(self.recorder.observers, tier, request, node, run)
-        begun = self.clock()
+        sent = Call(tier, request, node, run, attempt_id, self.clock(), on_text)
         try:
             request = self.deadline.bound(request, run, tier.model.name)
-            completion = await send(tier, request, node, on_text)
+            completion = await send(tier, request, node, on_text and sent.hear)
         except ModelError as error:
-            self._record_failure(tier, node, run, begun, error, attempt_id, call)
+            self._record_failure(sent, error, call)
             self.deadline.check_retry(error, run)
             await self._wait(error, attempt)
             raise
@@ -209,53 +209,19 @@ class Caller:
             self.recorder.observers.call_ended(call, None, error)
             raise
         except BaseException as error:
-            self._record_failure(tier, node, run, begun, error, attempt_id, call)
+            self._record_failure(sent, error, call)
             raise
-        latency_ms = completion.latency_ms or (self.clock() - begun) * 1000
+        latency_ms = completion.latency_ms or (self.clock() - sent.begun) * 1000
         self.deadline.saw(tier.name, latency_ms / 1000)
-        cost = tier.pricing.cost(completion.usage, completion.busy_ms)
         entry = self.recorder.record(
-            call_entry(
-                tier,
-                node,
-                run,
-                usage=completion.usage,
-                latency_ms=latency_ms,
-                cost=cost,
-                note="" if cost is not None else why_unknown(tier, completion),
-                is_baseline=is_baseline,
-                attempt_id=attempt_id,
-            )
+            self.accounts.answered(sent, completion, latency_ms, is_baseline=is_baseline)
         )
         self.recorder.observers.call_ended(call, entry, completion)
         return completion
 
-    def _record_failure(
-        self,
-        tier: OpenTier,
-        node: str,
-        run: Run,
-        begun: float,
-        error: BaseException,
-        attempt_id: str | None,
-        call: ObservedCall | None,
-    ) -> None:
-        refused = isinstance(error, ModelError) and error.billed is False
-        cancelled = isinstance(error, asyncio.CancelledError)
-        note = str(error) if isinstance(error, ModelError) else repr(error)
-        entry = self.recorder.record(
-            call_entry(
-                tier,
-                node,
-                run,
-                usage=Usage(input_tokens=0, output_tokens=0) if refused else Usage(),
-                latency_ms=(self.clock() - begun) * 1000,
-                cost=Decimal(0) if refused else None,
-                note="cancelled while it ran" if cancelled else note,
-                outcome="cancelled" if cancelled else "failed",
-                attempt_id=attempt_id,
-            )
-        )
+    def _record_failure(self, sent: Call, error: BaseException, call: ObservedCall | None) -> None:
+        latency_ms = (self.clock() - sent.begun) * 1000
+        entry = self.recorder.record(self.accounts.failed(sent, error, latency_ms))
         self.recorder.observers.call_ended(call, entry, error)
 
     async def _wait(self, error: ModelError, attempt: int) -> None:

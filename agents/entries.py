@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal
 
-from cascade.state import Completion, LedgerEntry, Run, Usage
+from cascade.agents.outlook import Outlook
+from cascade.errors import ModelError
+from cascade.ledger import Pricing
+from cascade.ledger.shadow_cache import CHARACTERS_PER_TOKEN, characters
+from cascade.models import Request
+from cascade.state import Basis, Completion, LedgerEntry, Run, StateUpdate, Usage
 from cascade.tiers import OpenTier
 
 
@@ -17,42 +26,178 @@ def free_entry(run: Run, node: str, tier: str, note: str = "") -> LedgerEntry:
     )
 
 
-def why_unknown(tier: OpenTier, completion: Completion) -> str:
-    """Why the cost of an answer is unknown: its price, or what the provider left out."""
-    if tier.pricing.cost(Usage(input_tokens=0, output_tokens=0), 0.0) is None:
-        return f"{tier.model.name}: {tier.pricing.source}"
-    missing = "its usage" if not completion.usage.known else "how long it was busy"
-    return f"{tier.model.name} did not report {missing}"
+@dataclass(slots=True)
+class Call:
+    """A call that was sent.
+
+    Attributes:
+        sent_at: its price is the one of this time.
+        begun: the same by the caller's clock, in seconds.
+        arrived: characters of the answer that were heard.
+    """
+
+    tier: OpenTier
+    request: Request
+    node: str
+    run: Run
+    attempt_id: str | None
+    begun: float
+    on_text: Callable[[str], None] | None = None
+    sent_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    arrived: int = 0
+
+    def hear(self, text: str) -> None:
+        """Count a piece of the answer and pass it on."""
+        self.arrived += len(text)
+        if self.on_text is not None:
+            self.on_text(text)
+
+    @property
+    def pricing(self) -> Pricing:
+        """What the tier cost when it was asked."""
+        return self.tier.pricing.at(self.sent_at)
 
 
-def call_entry(
-    tier: OpenTier,
-    node: str,
-    run: Run,
-    *,
-    usage: Usage,
-    latency_ms: float,
-    cost: Decimal | None,
-    note: str,
-    outcome: Literal["ok", "failed", "cancelled"] = "ok",
-    is_baseline: bool = False,
-    attempt_id: str | None = None,
+@dataclass(slots=True)
+class Accounts:
+    """Makes the entries of calls. What it learned from earlier ones is its guess where a cost is
+    unknown.
+
+    Attributes:
+        outlook: knows what the large model alone costs; without it, what it really cost.
+    """
+
+    outlook: Outlook | None = None
+    _means: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict)
+
+    def answered(
+        self, call: Call, completion: Completion, latency_ms: float, *, is_baseline: bool = False
+    ) -> LedgerEntry:
+        """The entry of a call that was answered.
+
+        Args:
+            call: what was asked.
+            completion: the answer.
+            latency_ms: wall time.
+            is_baseline: the answer is what the cascade is compared with: it earns what the large
+                model alone would have paid for it.
+        """
+        usage, made = completion.usage, len(completion.tool_calls)
+        pricing = call.pricing
+        cost = pricing.cost(usage, completion.busy_ms, made)
+        # Only time can be paid for anyway; tokens are billed one by one.
+        timed = completion.busy_ms is not None
+        marginal = pricing.marginal(usage, completion.busy_ms, made) if timed else cost
+        update: StateUpdate = {
+            "tool_calls": made,
+            "marginal_usd": None if marginal == cost else marginal,
+            "note": "" if cost is not None else _why_unknown(call.tier, pricing, completion),
+        }
+        if cost is None:
+            written = len(completion.transcript) + len(completion.thinking or "")
+            output = usage.output_tokens
+            known = written // CHARACTERS_PER_TOKEN + 1 if output is None else output
+            update["assumed_usd"] = self._assumed(call, usage, known)
+        else:
+            self._learn(call, usage, cost)
+        entry = _entry(call, usage, latency_ms, cost, pricing).model_copy(update=update)
+        return self._as_baseline(call, completion, entry) if is_baseline else entry
+
+    def failed(self, call: Call, error: BaseException, latency_ms: float) -> LedgerEntry:
+        """The entry of a call that failed or was cancelled; a refusal is not billed."""
+        refused = isinstance(error, ModelError) and error.billed is False
+        cancelled = isinstance(error, asyncio.CancelledError)
+        note = str(error) if isinstance(error, ModelError) else repr(error)
+        note = "cancelled while it ran" if cancelled else note
+        if call.arrived:
+            note = f"{note.rstrip('.')}; {call.arrived:,} characters had arrived"
+        usage = Usage(input_tokens=0, output_tokens=0) if refused else Usage()
+        cost = Decimal(0) if refused else None
+        outcome: Literal["failed", "cancelled"] = "cancelled" if cancelled else "failed"
+        update: StateUpdate = {"note": note, "outcome": outcome}
+        if not refused:
+            update["assumed_usd"] = self._assumed(call, usage)
+        return _entry(call, usage, latency_ms, cost, call.pricing).model_copy(update=update)
+
+    def _as_baseline(self, call: Call, completion: Completion, entry: LedgerEntry) -> LedgerEntry:
+        cost = baseline = entry.cost_usd
+        if self.outlook is not None:
+            baseline = self.outlook.measured(
+                completion.usage,
+                call.request.messages,
+                busy_ms=completion.busy_ms,
+                tool_calls=entry.tool_calls,
+            )
+        saved = None if cost is None or baseline is None else baseline - cost
+        update: StateUpdate = {"baseline_usd": baseline, "saved_usd": saved}
+        if saved:
+            note = "the large model alone would have found more of the prompt in its cache"
+            update |= {"basis": "estimated", "note": note}
+        return entry.model_copy(update=update)
+
+    def _assumed(self, call: Call, usage: Usage, output: int | None = None) -> Decimal | None:
+        """Dollars that a call of unknown cost is taken to have cost; None where nobody can say.
+
+        The prompt by its characters, the answer as long as is known, or usual, or allowed; where
+        that gives no cost (a price by the hour), what a call of this tier costs on average.
+        """
+        size = characters(call.request.messages)
+        per_character = self._mean(call, "input per character") or 1 / CHARACTERS_PER_TOKEN
+        if output is None:
+            usual = self._mean(call, "output")
+            likely = call.request.max_tokens if usual is None else round(usual)
+            if likely is not None:
+                output = max(likely, call.arrived // CHARACTERS_PER_TOKEN)
+        known = usage.input_tokens
+        tokens = round(size * per_character) + 1 if known is None else known
+        assumed = call.pricing.cost(Usage(input_tokens=tokens, output_tokens=output))
+        if assumed is not None:
+            return assumed
+        mean = self._mean(call, "dollars")
+        return None if mean is None else Decimal(str(mean))
+
+    def _learn(self, call: Call, usage: Usage, cost: Decimal) -> None:
+        size = characters(call.request.messages)
+        seen = {
+            "output": usage.output_tokens,
+            "input per character": usage.input_tokens / size
+            if usage.input_tokens is not None and size
+            else None,
+            "dollars": float(cost),
+        }
+        for name, value in seen.items():
+            if value is not None:
+                n, mean = self._means.get((call.tier.name, name), (0, 0.0))
+                self._means[call.tier.name, name] = (n + 1, mean + (value - mean) / (n + 1))
+
+    def _mean(self, call: Call, name: str) -> float | None:
+        found = self._means.get((call.tier.name, name))
+        return None if found is None else found[1]
+
+
+def _entry(
+    call: Call, usage: Usage, latency_ms: float, cost: Decimal | None, pricing: Pricing
 ) -> LedgerEntry:
-    """The entry of a call, however it ended."""
-    saved = None if cost is None else -cost
+    basis: Basis = "unknown" if cost is None else "measured"
     return LedgerEntry(
-        run_id=run.id,
-        node=node,
-        tier=tier.name,
-        model=tier.model.name,
+        run_id=call.run.id,
+        node=call.node,
+        tier=call.tier.name,
+        model=call.tier.model.name,
         **usage.model_dump(),
         latency_ms=latency_ms,
         cost_usd=cost,
-        saved_usd=Decimal(0) if is_baseline else saved,
-        baseline_usd=cost if is_baseline else Decimal(0),
-        cost_basis="unknown" if cost is None else "measured",
-        basis="unknown" if cost is None else "measured",
-        note=note,
-        outcome=outcome,
-        attempt_id=attempt_id,
+        saved_usd=None if cost is None else -cost,
+        cost_basis=basis,
+        basis=basis,
+        price=pricing.source,
+        attempt_id=call.attempt_id,
     )
+
+
+def _why_unknown(tier: OpenTier, pricing: Pricing, completion: Completion) -> str:
+    """Why the cost of an answer is unknown: its price, or what the provider left out."""
+    if pricing.cost(Usage(input_tokens=0, output_tokens=0), 0.0) is None:
+        return f"{tier.model.name}: {pricing.source}"
+    missing = "its usage" if not completion.usage.known else "how long it was busy"
+    return f"{tier.model.name} did not report {missing}"

@@ -32,6 +32,7 @@ from cascade.agents import (
     Verifier,
 )
 from cascade.agents.base import MAX_WAIT_S, Deadline, attempt_of, current_run
+from cascade.agents.entries import Accounts
 from cascade.agents.outlook import Outlook
 from cascade.agents.sending import annotate
 from cascade.agents.watching import Watcher
@@ -235,7 +236,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     tiers, task, recorder = tuple(tiers), task or Task(), recorder or Recorder()
     deadline, calibrators = Deadline(deadline_s), calibrators or {}
     outlook = outlook or Outlook(tiers)
-    caller = Caller(recorder, retry_policy.max_attempts, deadline)
+    caller = Caller(recorder, retry_policy.max_attempts, deadline, accounts=Accounts(outlook))
     builder = StateGraph(CascadeState, input_schema=CascadeInput)
 
     def add(name: str, agent: Any, *goes_to: str) -> None:
