@@ -18,7 +18,7 @@ from cascade.state import Basis, Completion, LedgerEntry, Run, StateUpdate, Usag
 from cascade.tiers import OpenTier
 
 
-def free_entry(run: Run, node: str, tier: str, note: str = "") -> LedgerEntry:
+def free_entry(run: Run, node: str, tier: str | None, note: str = "") -> LedgerEntry:
     """The entry of a node that asked no model."""
     nothing = Decimal(0)
     return LedgerEntry(

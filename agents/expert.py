@@ -17,6 +17,7 @@ from cascade.agents.base import (
     current_run,
     finished,
 )
+from cascade.agents.gate import Answered, Beside
 from cascade.agents.moves import accept
 from cascade.errors import ModelError
 from cascade.events import Retracted, Token
@@ -31,11 +32,12 @@ logger = logging.getLogger("cascade")
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """Answers with the largest tier."""
+    """Answers with the largest tier; what it answered before any draft, `beside` is told."""
 
     tier: OpenTier
     caller: Caller
     task: Task
+    beside: Beside | None = None
 
     async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> StateUpdate:
         """Answer the question.
@@ -66,11 +68,15 @@ class Expert:
             if shown:
                 runtime.stream_writer(Retracted(f"{self.tier.name} broke off: {error}"))
             raise
+        entries = self.caller.recorder.take(run.id)
+        if run.shadow and self.beside is not None:
+            messages, cost = tuple(state["messages"]), entries[-1].cost_usd
+            self.beside.answered(Answered(run, messages, completion, cost))
         update: StateUpdate = {
             "run": finished(run),
             "messages": [completion.to_message(self.tier.name)],
             "degraded": False,
-            "ledger": self.caller.recorder.take(run.id),
+            "ledger": entries,
         }
         if state.get("decision") is None:
             update["decision"] = Decision(action="escalate", reason="there is only one tier")

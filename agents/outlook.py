@@ -122,7 +122,7 @@ class Outlook:
         return self.cache.cached(messages, tokens)
 
     def _predict(self, tier: OpenTier, draft: Draft, cached: int = 0) -> Baseline | None:
-        lengths = self.lengths if tier is self.tiers[-1] else AS_DRAFT
+        lengths = self.lengths if tier.name == self.tiers[-1].name else AS_DRAFT
         completion = draft.completion
         return predict(
             completion.usage,

@@ -33,6 +33,7 @@ from cascade.agents import (
 )
 from cascade.agents.base import MAX_WAIT_S, Deadline, attempt_of, current_run
 from cascade.agents.entries import Accounts
+from cascade.agents.gate import Beside, Gate
 from cascade.agents.outlook import Outlook
 from cascade.agents.sending import annotate
 from cascade.agents.watching import Watcher
@@ -213,6 +214,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     retry_policy: RetryPolicy = DEFAULT_RETRY,
     outlook: Outlook | None = None,
     watchers: Sequence[Watcher] = (),
+    beside: Beside | None = None,
     tags: Mapping[str, str] = NO_TAGS,
 ) -> StateGraph[CascadeState, None, CascadeInput, CascadeState]:
     """The uncompiled graph, for those who want to rewire it; `Cascade.graph` is compiled.
@@ -230,6 +232,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
         retry_policy: LangGraph's retries for the nodes that call models.
         outlook: what larger tiers are expected to cost.
         watchers: are told of every decision.
+        beside: says which questions the large model answers first, and drafts them afterwards.
         tags: of every ledger entry; those of a run's `config["metadata"]["ledger_tags"]` and of
             `tagged(…)` around it come on top.
     """
@@ -242,19 +245,25 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     def add(name: str, agent: Any, *goes_to: str) -> None:
         """A node that goes to the first of these unless its agent says otherwise."""
         node = _Node(name, agent, retry_policy, goes_to[0], tags, recorder.observers)
-        asks = retry_policy if hasattr(agent, "on_error") else None
+        asks = retry_policy if getattr(agent, "on_error", None) is not None else None
         builder.add_node(name, node, retry_policy=asks, destinations=goes_to)
 
-    add("expert", Expert(tiers[-1], caller, task), END)
+    def gated(first: Any) -> Any:
+        if beside is None:
+            return first
+        return Gate(first, beside, len(tiers) - 1, getattr(first, "on_error", None))
+
+    add("expert", Expert(tiers[-1], caller, task, beside), END)
     if len(tiers) == 1:
         builder.add_edge(START, "expert")
         return builder
     onwards = ("draft", "expert") if len(tiers) > 2 else ("expert",)
-    add("draft", Drafter(tiers, caller, task), "self_check", *onwards)
+    drafter = Drafter(tiers, caller, task)
+    add("draft", drafter if route else gated(drafter), "self_check", *onwards)
     helpers = {s.name: open_tier(s.model, s.name) for s in signals if s.model is not None}
     add("self_check", SelfChecker(tiers, caller, task, signals, helpers, calibrators), "verify")
     verifier = Verifier(
-        tiers, policy, recorder, outlook, judge, signals, calibrators, deadline, watchers
+        tiers, policy, recorder, outlook, judge, signals, calibrators, deadline, watchers, task
     )
     back = ("self_check",) if calibrators and any(signal.calls for signal in signals) else ()
     add("verify", verifier, END, *onwards, *back, "ask")
@@ -262,6 +271,6 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     if route is None:
         builder.add_edge(START, "draft")
     else:
-        add("route", Router(route, tiers, recorder), "draft", "expert")
+        add("route", gated(Router(route, tiers, recorder)), "draft", "expert")
         builder.add_edge(START, "route")
     return builder

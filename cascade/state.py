@@ -279,13 +279,15 @@ class Run:
 
     `question_id` is the id of the last message when the run began: a state whose last message
     has another id holds a finished or abandoned run, and a new one begins.
-    `tier` is the index of the tier that answers next; `begun_at` is in seconds since 1970.
+    `tier` is the index of the tier that answers next; `begun_at` is in seconds since 1970; in a
+    `shadow` run the large model answers first, and a draft is made beside it.
     """
 
     id: str
     question_id: str
     tier: int = 0
     begun_at: float = 0.0
+    shadow: bool = False
 
 
 class CascadeInput(TypedDict):
