@@ -25,7 +25,7 @@ SHORT = 8
 """Words of an answer up to which its wording is compared; longer ones say the same in many ways."""
 
 NO_JUDGE = (
-    "long answers are compared by a judge: give Audits(judge=…), or compare='numeric' where they "
+    "such answers are compared by a judge: give Audits(judge=…), or compare='numeric' where they "
     "end in a number"
 )
 
@@ -108,7 +108,7 @@ class Automatic:
 
     With a schema by fields, with tool calls by these; equal texts are equal; short ones by number
     or wording, long ones by the judge. With a judge, short ones that are worded differently go to
-    it as well.
+    it as well. "Canberra" and "It is Canberra" are never called different: only a judge can tell.
     """
 
     judge: BlindJudge | None = None
@@ -124,7 +124,7 @@ class Automatic:
             return (schema if has_schema else numeric)(draft, large)
         if _are_short(draft, large) or draft.text.strip() == large.text.strip():
             found = exact(draft, large)
-            if self.judge is None or not found.loss:
+            if not found.loss or (self.judge is None and not _one_holds_the_other(draft, large)):
                 return found
         if self.judge is None:
             return Comparison(None, NO_JUDGE)
@@ -133,6 +133,15 @@ class Automatic:
 
 def _are_short(*answers: Completion) -> bool:
     return all(len(answer.text.split()) <= SHORT for answer in answers)
+
+
+def _one_holds_the_other(draft: Completion, large: Completion) -> bool:
+    from cascade.evaluation.scorers.text import contains_any  # noqa: PLC0415 - not at start
+
+    return any(
+        normalise(part.text) and contains_any(normalise(whole.text), normalise(part.text))
+        for whole, part in ((draft, large), (large, draft))
+    )
 
 
 def _are_numbers(*answers: Completion) -> bool:
