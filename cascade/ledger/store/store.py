@@ -146,10 +146,8 @@ class Store:
             model=model,
             tags=self._tags_now(),
         )
-        written = self._writer.put_now(attempt)
         try:
-            # Shielded, so that a cancelled caller does not take back what others wait for.
-            await asyncio.shield(asyncio.wrap_future(written))
+            await self._writer.written(attempt)
         except asyncio.CancelledError:
             self.withdraw(attempt.attempt_id)
             raise
@@ -336,7 +334,7 @@ class Store:
         Raises:
             LedgerError: the database cannot be reached, or refused an entry.
         """
-        await asyncio.wrap_future(self._writer.flush())
+        await self._writer.written(None)
 
     def close(self) -> None:
         """Flush and disconnect. The store may be used again afterwards."""

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,11 +58,15 @@ class Limits:
     patience_s: float = 30.0
 
 
+Done = Future[None] | asyncio.Future[None]
+"""What somebody waits for, in a thread or in an event loop."""
+
+
 @dataclass(slots=True)
 class _Item:
     what: Kept | None
     """None is nothing but a mark."""
-    done: Future[None] | None = None
+    done: Done | None = None
 
 
 class Writer:
@@ -100,10 +104,13 @@ class Writer:
     def put_now(self, what: Kept | None) -> Future[None]:
         """Hand over something that somebody waits for; done once it is in the database."""
         done: Future[None] = Future()
-        with self._room:
-            self._run()
-            self._items.append(_Item(what, done))
-            self._signal(urgent=True)
+        self._put_now(_Item(what, done))
+        return done
+
+    def written(self, what: Kept | None) -> asyncio.Future[None]:
+        """`put_now` for who waits in an event loop; a cancelled waiter takes nothing back."""
+        done = asyncio.get_running_loop().create_future()
+        self._put_now(_Item(what, done))
         return done
 
     async def call(self, action: Callable[[], Awaitable[T]]) -> T:
@@ -139,6 +146,12 @@ class Writer:
         thread.join()
         self._thread = None
         atexit.unregister(self._at_exit)
+
+    def _put_now(self, item: _Item) -> None:
+        with self._room:
+            self._run()
+            self._items.append(item)
+            self._signal(urgent=True)
 
     def _run(self) -> None:
         if self._thread is not None:
@@ -237,20 +250,20 @@ class Writer:
         what, done = items[0].what, items[0].done
         logger.error("an entry was refused by the ledger's database: %s: %r", error, what)
         self._refused.append(f"{what} ({error})")
-        if done is not None and done.set_running_or_notify_cancel():
-            done.set_exception(LedgerError(f"the ledger cannot keep {what}: {error}"))
+        if done is not None:
+            _settle({done: LedgerError(f"the ledger cannot keep {what}: {error}")})
 
     def _finish(self, items: Sequence[_Item]) -> None:
+        outcomes: dict[Done, LedgerError | None] = {}
         for item in items:
-            if item.done is None or not item.done.set_running_or_notify_cancel():
+            if item.done is None:
                 continue
+            outcomes[item.done] = None
             if item.what is None and self._refused:
-                item.done.set_exception(
-                    LedgerError("the database refused entries: " + "; ".join(self._refused))
-                )
+                refused = "; ".join(self._refused)
+                outcomes[item.done] = LedgerError(f"the database refused entries: {refused}")
                 self._refused.clear()
-            else:
-                item.done.set_result(None)
+        _settle(outcomes)
 
     def _disappoint(self, items: Sequence[_Item], error: Exception) -> Sequence[_Item]:
         """Tell all who wait that the database cannot be had; returns the entries to keep.
@@ -263,13 +276,8 @@ class Writer:
             self._items = kept
             items = [item for item in items if item.done is None]
             left = len(items) + len(kept)
-        for item in waiting:
-            if item.done is not None and item.done.set_running_or_notify_cancel():
-                item.done.set_exception(
-                    LedgerError(
-                        f"the ledger cannot be written ({error}); {left} entries wait for it."
-                    )
-                )
+        error = LedgerError(f"the ledger cannot be written ({error}); {left} entries wait for it.")
+        _settle({item.done: error for item in waiting if item.done is not None})
         return items
 
 
@@ -285,3 +293,31 @@ def _batch(items: Sequence[_Item]) -> Batch:
         pending=kinds[Pending],
         dropped=kinds[Dropped],
     )
+
+
+def _settle(outcomes: Mapping[Done, LedgerError | None]) -> None:
+    """Tell all who wait how it ended; those of one event loop together, which wakes it once."""
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = defaultdict(list)
+    for done, error in outcomes.items():
+        if isinstance(done, asyncio.Future):
+            loops[done.get_loop()].append(done)
+        elif done.set_running_or_notify_cancel():
+            _tell(done, error)
+    for loop, waiting in loops.items():
+        with suppress(RuntimeError):  # the loop was closed, and nobody waits there any more
+            loop.call_soon_threadsafe(_tell_all, waiting, outcomes)
+
+
+def _tell_all(
+    waiting: Sequence[asyncio.Future[None]], outcomes: Mapping[Done, LedgerError | None]
+) -> None:
+    for done in waiting:
+        if not done.done():
+            _tell(done, outcomes[done])
+
+
+def _tell(done: Done, error: LedgerError | None) -> None:
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)

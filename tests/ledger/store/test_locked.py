@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cascade.ledger.store import sql
+from cascade.ledger.store import engines
 from cascade.ledger.store.base import UnavailableError
 from cascade.ledger.store.sql import SqlBackend
 
@@ -36,7 +36,7 @@ async def test_opening_waits_until_the_file_is_free(tmp_path: Path) -> None:
 async def test_opening_gives_up_with_a_named_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "BUSY_MS", 50)
+    monkeypatch.setattr(engines, "BUSY_MS", 50)
     holder = held(tmp_path / "ledger.db")
     backend = SqlBackend(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}")
     with pytest.raises(UnavailableError, match="locked"):

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from cascade.errors import LedgerError
 from cascade.ledger.store import open_store
+from cascade.ledger.store.engines import make_engine
 from cascade.ledger.store.migrations import MIGRATIONS, migrate
-from cascade.ledger.store.sql import _make_engine
 from cascade.ledger.store.tables import metadata
 from cascade.state import LedgerEntry
 
@@ -24,7 +24,7 @@ def with_driver(url: str) -> str:
 
 
 def engine_of(url: str) -> AsyncEngine:
-    return _make_engine(with_driver(url))
+    return make_engine(with_driver(url))
 
 
 async def columns(connection: AsyncConnection) -> dict[str, set[str]]:

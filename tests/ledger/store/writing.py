@@ -20,16 +20,32 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def entry(run_id: str) -> LedgerEntry:
+    """An entry with every field that a call or a decision may set, the hashes left out."""
+    cost = Decimal("0.000123456789")
     return LedgerEntry(
         run_id=run_id,
-        node="draft",
+        node="verify",
         tier="small",
         model="ollama:qwen2.5:3b",
         input_tokens=200,
         output_tokens=100,
+        cached_tokens=50,
+        reasoning_tokens=0,
+        cache_write_tokens=0,
         latency_ms=12.5,
-        cost_usd=Decimal("0.000123456789"),
-        saved_usd=Decimal("-0.000123456789"),
+        cost_usd=cost,
+        saved_usd=-cost,
+        baseline_usd=10 * cost,
+        baseline_low_usd=5 * cost,
+        baseline_high_usd=20 * cost,
+        marginal_usd=cost,
+        basis="estimated",
+        price="list price of 2026-11-01",
+        action="accept",
+        confidence=0.93,
+        calibrated=True,
+        signals={"mean_logprob": -0.05, "min_logprob": -1.25, "length": 100.0},
+        audit_rate=0.05,
     )
 
 

@@ -1,0 +1,135 @@
+"""How the databases are reached: engines, SQLite's settings, and which errors pass."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
+
+from cascade.ledger.store.base import UnavailableError
+
+T = TypeVar("T")
+
+BUSY_MS = 15_000
+"""How long SQLite waits for another process that writes, before the writer tries again."""
+
+BLOCKED_MS = 50
+"""How much of it the writer's thread stands still at a time; in between it serves readers."""
+
+RETRY_S = 0.02
+"""Between two attempts to get a lock; whoever holds it needs milliseconds."""
+
+READS = "cascade_reads"
+"""The execution option of connections that only read."""
+
+
+def make_engine(url: str, *, durable: bool = False) -> AsyncEngine:
+    """The engine that opens, migrates and reads, and writes to PostgreSQL.
+
+    Errors of the database repeat no parameters: they may be prompts.
+    """
+    if not url.startswith("sqlite"):
+        return create_async_engine(url, pool_size=2, pool_pre_ping=True, hide_parameters=True)
+    arguments = {"timeout": BUSY_MS / 1000}
+    engine = create_async_engine(url, connect_args=arguments, hide_parameters=True)
+    event.listen(engine.sync_engine, "connect", _turn_wal_on)
+    _prepare(engine.sync_engine, durable=durable)
+    return engine
+
+
+def make_sqlite_writer(url: str, *, durable: bool = False) -> Engine:
+    """The engine that writes to an open SQLite ledger, in the thread of its writer itself.
+
+    A commit there is a matter of microseconds; the asynchronous driver would hand each statement
+    of a transaction to another thread and back.
+    """
+    arguments = {"timeout": BLOCKED_MS / 1000}
+    engine = create_engine(
+        url.replace("+aiosqlite", ""), connect_args=arguments, hide_parameters=True
+    )
+    _prepare(engine, durable=durable)
+    return engine
+
+
+@contextmanager
+def told_apart() -> Iterator[None]:
+    """Tell what may succeed later from what never will."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError, PoolTimeoutError) as error:
+        raise UnavailableError(f"the ledger's database: {error}") from error
+    except DBAPIError as error:
+        # asyncpg calls a value that it cannot send an error of the interface, too.
+        wrong_value = isinstance(getattr(error.orig, "__cause__", None), ValueError)
+        passing = isinstance(error, OperationalError | InterfaceError) and not wrong_value
+        if passing or error.connection_invalidated:
+            raise UnavailableError(f"the ledger's database: {error.orig}") from error
+        raise
+
+
+async def patiently(action: Callable[[], T]) -> T:
+    """Do something with SQLite that may find it locked, and then again, for `BUSY_MS`."""
+    until = time.monotonic() + BUSY_MS / 1000
+    while True:
+        try:
+            return action()
+        except OperationalError as error:
+            if not _is_locked(error.orig) or time.monotonic() > until:
+                raise
+            await asyncio.sleep(RETRY_S)
+
+
+def _prepare(engine: Engine, *, durable: bool) -> None:
+    event.listen(engine, "connect", partial(_set_up_sqlite, durable=durable))
+    event.listen(engine, "begin", _begin_sqlite)
+
+
+def _set_up_sqlite(connection: Any, record: object, *, durable: bool) -> None:
+    del record
+    # Python's driver begins transactions by itself, but not before statements that change the
+    # schema; without it, _begin_sqlite says when and how.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+    cursor.close()
+
+
+def _turn_wal_on(connection: Any, record: object) -> None:
+    """Set the journal's mode, which SQLite's own busy timeout does not wait for.
+
+    Of several processes that open a new file at once, all but the first are told that it is
+    locked; a moment later the mode is set and asking for it needs no lock.
+    """
+    del record
+    cursor = connection.cursor()
+    until = time.monotonic() + BUSY_MS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if not _is_locked(error) or time.monotonic() > until:
+                raise
+            await_only(asyncio.sleep(RETRY_S))
+        else:
+            break
+    cursor.close()
+
+
+def _is_locked(error: object) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and writes later cannot wait for another writer.
+    reads = connection.get_execution_options().get(READS)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
