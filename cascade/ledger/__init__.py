@@ -1,5 +1,6 @@
 """The ledger: what each node spent and saved, with the basis of each figure."""
 
+from cascade.ledger.amounts import Amounts, Total
 from cascade.ledger.prices import (
     DatedPrice,
     Dollars,
@@ -11,27 +12,42 @@ from cascade.ledger.prices import (
     find_pricing,
     load_prices,
 )
-from cascade.ledger.recorder import LedgerStore, MemoryLedger, Recorder, collect, collecting
+from cascade.ledger.recorder import (
+    AuditStore,
+    LedgerStore,
+    MemoryLedger,
+    Recorder,
+    collect,
+    collecting,
+)
 from cascade.ledger.tags import tagged
+from cascade.ledger.texts import KeptTexts, Pending, Texts, texts_of
 from cascade.ledger.view import LedgerView, NodeTotal, weakest
 
 __all__ = [
+    "Amounts",
+    "AuditStore",
     "DatedPrice",
     "Dollars",
+    "KeptTexts",
     "LedgerStore",
     "LedgerView",
     "ListPrice",
     "MemoryLedger",
     "NoPrice",
     "NodeTotal",
+    "Pending",
     "Price",
     "Prices",
     "Pricing",
     "Recorder",
+    "Texts",
+    "Total",
     "collect",
     "collecting",
     "find_pricing",
     "load_prices",
     "tagged",
+    "texts_of",
     "weakest",
 ]

@@ -7,12 +7,15 @@ is handed to the store at once, and kept here until the run takes it into its st
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import datetime, timedelta
 from threading import Lock
 from typing import Protocol, runtime_checkable
 
+from cascade.ledger.amounts import Amounts
+from cascade.ledger.texts import KeptTexts, Pending, Texts, with_hashes
 from cascade.observing import Observers
 from cascade.state import LedgerEntry
 
@@ -41,6 +44,43 @@ class CrashSafeStore(LedgerStore, Protocol):
 
     def withdraw(self, attempt_id: str) -> None:
         """Forget the call: it was not sent."""
+        ...
+
+
+@runtime_checkable
+class AuditStore(LedgerStore, Protocol):
+    """A store in which audits outlive the process, and which knows what they have cost."""
+
+    @property
+    def texts(self) -> KeptTexts:
+        """Which prompts and answers are kept."""
+        ...
+
+    def keep(self, entry: LedgerEntry, texts: Texts) -> LedgerEntry:
+        """Append the entry of a call with the hashes of its texts, and return it.
+
+        The texts themselves are kept where the store keeps those of all calls.
+        """
+        ...
+
+    def put_pending(self, pending: Pending) -> None:
+        """Keep an audit until it is dropped; not where no texts are kept. Must not block."""
+        ...
+
+    def drop_pending(self, run_id: str) -> None:
+        """Forget a pending audit: it is done, or never will be. Must not block."""
+        ...
+
+    async def pending(self) -> Sequence[Pending]:
+        """The audits that are not done, oldest first."""
+        ...
+
+    async def claim_pending(self, older_than: timedelta) -> Sequence[Pending]:
+        """Take on audits that were drawn so long ago; other processes do not get them then."""
+        ...
+
+    async def spent(self, node: str, since: datetime) -> Amounts:
+        """What the entries of a node cost since a time, unknown costs as what is assumed."""
         ...
 
 
@@ -86,8 +126,9 @@ class Recorder:
     def __init__(
         self, store: LedgerStore | None = None, observers: Observers | None = None
     ) -> None:
-        self._store = store
-        self.observers = observers or Observers()
+        self.store = store
+        self._texts = store if isinstance(store, AuditStore) else None
+        self.observers = Observers() if observers is None else observers
         self._pending: OrderedDict[str, list[LedgerEntry]] = OrderedDict()
         self._lock = Lock()
 
@@ -97,19 +138,28 @@ class Recorder:
         Raises:
             LedgerError: the store cannot write it down, so that it must not be sent.
         """
-        if not isinstance(self._store, CrashSafeStore):
+        if not isinstance(self.store, CrashSafeStore):
             return None
-        return await self._store.begin(run_id=run_id, node=node, tier=tier, model=model)
+        return await self.store.begin(run_id=run_id, node=node, tier=tier, model=model)
 
     def withdraw(self, attempt_id: str | None) -> None:
         """Say that a call that was begun has not been sent."""
-        if attempt_id is not None and isinstance(self._store, CrashSafeStore):
-            self._store.withdraw(attempt_id)
+        if attempt_id is not None and isinstance(self.store, CrashSafeStore):
+            self.store.withdraw(attempt_id)
 
-    def record(self, entry: LedgerEntry) -> LedgerEntry:
-        """Hand an entry to the store at once, and keep it for `take`."""
-        if self._store is not None:
-            self._store.append([entry])
+    def record(self, entry: LedgerEntry, texts: Texts | None = None) -> LedgerEntry:
+        """Hand an entry to the store at once, and keep it for `take`.
+
+        Args:
+            entry: what happened.
+            texts: what was asked and answered, where the entry is that of a call. Where there
+                is a store, the entry that is returned has their hashes.
+        """
+        if texts is not None and self._texts is not None:
+            entry = self._texts.keep(entry, texts)
+        elif self.store is not None:
+            entry = entry if texts is None else with_hashes(entry, texts)
+            self.store.append([entry])
         collected = _collected.get()
         if collected is not None:
             collected.append(entry)
