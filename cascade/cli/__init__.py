@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cascade._version import __version__
-from cascade.cli import ask, calibrate, demo, doctor, evaluate, plan
+from cascade.cli import ask, calibrate, demo, doctor, evaluate, plan, report, shadow
 
 __all__ = ["app", "main"]
 
@@ -44,6 +44,8 @@ app.command(epilog=demo.EXAMPLE)(demo.demo)
 app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
 app.command(epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command(epilog=plan.EXAMPLE)(plan.plan)
+app.command(epilog=report.EXAMPLE)(report.report)
+app.command(epilog=shadow.EXAMPLE)(shadow.shadow)
 
 
 def main() -> None:
