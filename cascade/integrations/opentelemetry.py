@@ -45,7 +45,7 @@ except ModuleNotFoundError as error:  # pragma: no cover - a package that the te
     ) from error
 
 MOST_REMEMBERED = 10_000
-"""Finished runs whose spans later work, such as an audit, can still be linked to."""
+"""Runs whose spans later work, such as an audit, can still be linked to."""
 
 TOKEN_BUCKETS = [float(4**power) for power in range(14)]
 DURATION_BUCKETS = [0.01 * 2**power for power in range(14)]
@@ -83,7 +83,7 @@ class Telemetry(Observer):
         self._capture_content = capture_content
         self._spans: dict[ObservedRun | ObservedNode | ObservedCall, Span] = {}
         self._attached: dict[ObservedNode | ObservedCall, Token[contexts.Context]] = {}
-        self._finished: OrderedDict[str, SpanContext] = OrderedDict()
+        self._runs: OrderedDict[str, SpanContext] = OrderedDict()
         meter = metrics.get_meter("agent-cascade", meter_provider=meter_provider)
         self._tokens = meter.create_histogram(
             "gen_ai.client.token.usage",
@@ -111,9 +111,11 @@ class Telemetry(Observer):
         attributes = run_attributes(run)
         if self._capture_content:
             attributes["gen_ai.input.messages"] = messages_json(run.messages)
-        self._spans[run] = self._tracer.start_span(
-            f"invoke_agent {run.cascade}", attributes=attributes
-        )
+        span = self._tracer.start_span(f"invoke_agent {run.cascade}", attributes=attributes)
+        self._spans[run] = span
+        self._runs[run.id] = span.get_span_context()
+        while len(self._runs) > MOST_REMEMBERED:
+            self._runs.popitem(last=False)
 
     def run_ended(self, run: ObservedRun) -> None:
         """End the run's span, and count the run."""
@@ -125,9 +127,6 @@ class Telemetry(Observer):
             reason = answer.response_metadata.get("finish_reason") or "stop"
             span.set_attribute("gen_ai.output.messages", messages_json([answer], reason))
         _end(span, run.error)
-        self._finished[run.id] = span.get_span_context()
-        while len(self._finished) > MOST_REMEMBERED:
-            self._finished.popitem(last=False)
         counted = {
             "cascade.name": run.cascade,
             "cascade.outcome": facts["outcome"],
@@ -210,7 +209,7 @@ class Telemetry(Observer):
 
     def _start_after(self, name: str, run_id: str, **kwargs: Any) -> Span:
         """A span of a trace of its own, linked to that of its run."""
-        run_span = self._finished.get(run_id)
+        run_span = self._runs.get(run_id)
         links = [] if run_span is None else [Link(run_span)]
         return self._tracer.start_span(name, contexts.Context(), links=links, **kwargs)
 

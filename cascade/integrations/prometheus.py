@@ -38,6 +38,10 @@ _TOKENS = {
 }
 
 
+_ALARM = "alarm:"
+"""Prefix of the signal by which an entry of node `drift` names the chart that gave an alarm."""
+
+
 class PrometheusMetrics(Observer):
     """Counts what cascades do; one object serves any number of them.
 
@@ -51,7 +55,7 @@ class PrometheusMetrics(Observer):
       is their difference
     - `cascade_unknown_cost_entries_total{cascade,node,tier}`: entries that no sum contains
     - `cascade_audits_total{cascade,compared}`: finished audits
-    - `cascade_drift_events_total{cascade}`: alarms of the watch for drift, and what followed
+    - `cascade_drift_alarms_total{cascade,chart}`: alarms of the watch for drift
 
     Args:
         registry: where the metrics are registered; by default prometheus-client's own.
@@ -95,7 +99,7 @@ class PrometheusMetrics(Observer):
             "unknown_cost_entries", "Ledger entries of unknown cost.", "node", "tier"
         )
         self._audits = counter("audits", "Finished audits.", "compared")
-        self._drift = counter("drift_events", "Alarms of drift, and reactions to them.")
+        self._alarms = counter("drift_alarms", "Alarms of the watch for drift.", "chart")
 
     def run_ended(self, run: ObservedRun) -> None:
         """Count the request."""
@@ -133,5 +137,6 @@ class PrometheusMetrics(Observer):
         if entry.node == "audit" and entry.model is None:
             compared = "no" if entry.loss is None else "yes"
             self._audits.labels(cascade, compared).inc()
-        elif entry.node == "drift":
-            self._drift.labels(cascade).inc()
+        for name in entry.signals or {}:
+            if entry.node == "drift" and name.startswith(_ALARM):
+                self._alarms.labels(cascade, name.removeprefix(_ALARM)).inc()

@@ -329,7 +329,7 @@ async def test_finished_runs_are_forgotten_in_the_end(
 ) -> None:
     monkeypatch.setattr("cascade.integrations.opentelemetry.MOST_REMEMBERED", 3)
     await watched(house.telemetry).abatch([QUESTION] * 10)
-    assert len(house.telemetry._finished) == 3 < MOST_REMEMBERED
+    assert len(house.telemetry._runs) == 3 < MOST_REMEMBERED
     assert not house.telemetry._spans
     assert not house.telemetry._attached
 
