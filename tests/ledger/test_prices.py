@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cascade import Tier
 from cascade.errors import ConfigurationError
-from cascade.ledger import ListPrice, NoPrice, Price, find_pricing
+from cascade.ledger import (
+    DatedPrice,
+    ListPrice,
+    NoPrice,
+    Price,
+    Pricing,
+    find_pricing,
+    load_prices,
+)
 from cascade.state import Usage
+from cascade.testing import ScriptedModel
 
 
-def usage(input_tokens: int | None, output_tokens: int | None, cached: int | None = None) -> Usage:
-    return Usage(input_tokens=input_tokens, output_tokens=output_tokens, cached_tokens=cached)
+def usage(
+    input_tokens: int | None,
+    output_tokens: int | None,
+    cached: int | None = None,
+    written: int | None = None,
+) -> Usage:
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cached_tokens=cached,
+        cache_write_tokens=written,
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,6 +55,16 @@ def usage(input_tokens: int | None, output_tokens: int | None, cached: int | Non
         (Price(per_hour="0.36"), usage(None, None), 10_000, "0.001"),
         (Price(input=1, output=1, per_hour="0.36"), usage(1000, 1000), 10_000, "0.003"),
         (Price(input=0, output=0), usage(5, 5), None, "0"),
+        # 400 read, 500 written, 100 plain
+        (
+            Price(input=1, output=4, cached_input="0.1", cache_write="1.25"),
+            usage(1000, 0, 400, 500),
+            None,
+            "0.000765",
+        ),
+        (Price(input=1, output=4), usage(1000, 0, 400, 500), None, "0.001"),
+        # what is read was not written, and no more than there is can be
+        (Price(input=1, output=4, cache_write=2), usage(1000, 0, 900, 900), None, "0.0011"),
     ],
 )
 def test_costs_are_those_computed_by_hand(
@@ -71,6 +103,11 @@ def test_unknown_usage_costs_an_unknown_amount(
         ({"input": 1}, "go together"),
         ({"output": 1}, "go together"),
         ({"cached_input": 1}, "prices nothing"),
+        ({"cache_write": 1}, "prices nothing"),
+        ({"input": 1, "output": 1, "cache_write": -1}, "cache_write=-1"),
+        ({"input": 1, "output": 1, "per_tool_call": -1}, "per_tool_call=-1"),
+        ({"per_hour": 1, "power_per_hour": 2}, "power_per_hour=2"),
+        ({"input": 1, "output": 1, "power_per_hour": 1}, "a part of the price"),
         ({}, "prices nothing"),
     ],
 )
@@ -146,3 +183,267 @@ def test_a_known_providers_own_address_keeps_its_list_price() -> None:
         "openai", "deepseek-chat", local=False, base_url="https://api.deepseek.com"
     )
     assert pricing.cost(usage(1000, 1000)) is not None
+
+
+def test_tool_calls_that_the_provider_bills_are_paid_by_the_call() -> None:
+    price = Price(input=1, output=1, per_tool_call="0.01")
+    assert price.cost(usage(1000, 0), tool_calls=3) == Decimal("0.031")
+    assert Price(input=1, output=1).cost(usage(1000, 0), tool_calls=3) == Decimal("0.001")
+
+
+def test_a_machine_of_ones_own_costs_its_idle_hours_and_its_power() -> None:
+    price = Price.local(hardware_per_hour="0.40", utilisation="0.25", kw="0.3", kwh="0.20")
+    assert price.per_hour == Decimal("1.66")
+    assert price.cost(Usage(), 3_600_000) == Decimal("1.66")
+    assert price.marginal(Usage(), 3_600_000) == Decimal("0.06")
+    assert price.cost(Usage()) is None
+    assert price.marginal(Usage()) is None
+
+
+def test_without_its_parts_a_price_per_hour_is_all_marginal() -> None:
+    price = Price(input=1, output=1, per_hour=2)
+    assert price.marginal(usage(1000, 0), 1000) == price.cost(usage(1000, 0), 1000)
+
+
+@pytest.mark.parametrize(
+    ("amounts", "complaint"),
+    [
+        ({"hardware_per_hour": 1, "utilisation": 0}, "utilisation=0"),
+        ({"hardware_per_hour": 1, "utilisation": 1.5}, "utilisation=1.5"),
+        ({"hardware_per_hour": -1}, "hardware_per_hour=-1"),
+        ({"hardware_per_hour": "cheap"}, "hardware_per_hour='cheap'"),
+        ({"hardware_per_hour": float("inf")}, "hardware_per_hour=inf"),
+        ({"kw": -1, "kwh": 1}, "kw=-1"),
+        ({"kw": 0.3}, "no price of power"),
+        ({"kwh": 0.3}, "prices nothing"),
+        ({}, "prices nothing"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(amounts: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        Price.local(**amounts)
+
+
+amount = st.decimals(0, 100, places=4, allow_nan=False)
+count = st.integers(0, 1_000_000)
+tokens = st.tuples(count, count, count, count).map(
+    # cached and written tokens are among the input
+    lambda n: usage(n[0] + n[1] + n[2], n[3], n[1], n[2])
+)
+owned = st.builds(
+    Price,
+    input=amount,
+    output=amount,
+    cached_input=st.none() | amount,
+    cache_write=st.none() | amount,
+    per_tool_call=st.none() | amount,
+    per_hour=amount.map(lambda a: a + 100),
+    power_per_hour=st.none() | amount,
+)
+listed = st.sampled_from([("openai", "gpt-5.1"), ("anthropic", "claude-opus-4-6")]).map(
+    lambda names: find_pricing(*names, local=False)
+)
+calls = st.tuples(tokens, st.integers(0, 10**7), st.integers(0, 20))
+
+
+def cost(price: Pricing, call: tuple[Usage, int, int]) -> Decimal:
+    found = price.cost(*call)
+    assert found is not None
+    return found
+
+
+def together(one: tuple[Usage, int, int], other: tuple[Usage, int, int]) -> tuple[Usage, int, int]:
+    names = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens")
+    both = {name: getattr(one[0], name) + getattr(other[0], name) for name in names}
+    return Usage(**both), one[1] + other[1], one[2] + other[2]
+
+
+@given(owned | listed, calls, calls)
+def test_costs_add_up(
+    price: Pricing, one: tuple[Usage, int, int], other: tuple[Usage, int, int]
+) -> None:
+    """Two calls cost what one with the tokens, time and tool calls of both does."""
+    parts = cost(price, one) + cost(price, other)
+    assert abs(cost(price, together(one, other)) - parts) <= Decimal("3e-15")
+
+
+@given(owned | listed, calls, calls)
+def test_more_of_anything_never_costs_less(
+    price: Pricing, one: tuple[Usage, int, int], more: tuple[Usage, int, int]
+) -> None:
+    assert cost(price, together(one, more)) + Decimal("1e-15") >= cost(price, one)
+
+
+@given(owned | listed, calls)
+def test_the_marginal_cost_is_never_above_the_full_one(
+    price: Pricing, call: tuple[Usage, int, int]
+) -> None:
+    marginal = price.marginal(*call)
+    assert marginal is not None
+    assert marginal <= cost(price, call)
+
+
+@given(
+    listed
+    | st.tuples(amount, amount, amount).map(
+        lambda a: Price(input=a[0] + a[1], cached_input=a[1], output=a[2])
+    ),
+    tokens,
+)
+def test_a_prompt_from_the_cache_never_costs_more(price: Pricing, used: Usage) -> None:
+    cold = used.model_copy(update={"cached_tokens": 0, "cache_write_tokens": 0})
+    warm = used.model_copy(update={"cache_write_tokens": 0})
+    assert cost(price, (warm, 0, 0)) <= cost(price, (cold, 0, 0))
+
+
+def test_the_list_price_knows_what_writing_the_cache_costs() -> None:
+    pricing = find_pricing("anthropic", "claude-opus-4-6", local=False)
+    now = pricing.at(datetime(2026, 11, 1, tzinfo=UTC))
+    # $5 per 1M plain, $0.50 read, $6.25 written
+    assert now.cost(usage(1_000_000, 0, 400_000, 500_000)) == Decimal("3.825")
+
+
+def test_a_call_costs_the_list_price_of_its_time() -> None:
+    pricing = find_pricing("openai", "o3", local=False)
+    used = usage(1_000_000, 1_000_000)
+    # $10 and $40 until OpenAI lowered it to $2 and $8 on 2025-06-10
+    assert pricing.at(datetime(2025, 6, 9, tzinfo=UTC)).cost(used) == Decimal(50)
+    assert pricing.at(datetime(2025, 6, 11, tzinfo=UTC)).cost(used) == Decimal(10)
+    assert pricing.cost(used) == Decimal(10)
+
+
+RISING = DatedPrice(
+    {"2026-01-01": Price(input=1, output=1), date(2026, 7, 1): Price(input=2, output=2)}
+)
+
+
+@pytest.mark.parametrize(
+    ("when", "dollars", "source"),
+    [
+        (datetime(2025, 12, 31, tzinfo=UTC), None, "price not set before 2026-01-01"),
+        (datetime(2026, 1, 1, tzinfo=UTC), "1", "set by you, valid from 2026-01-01"),
+        (datetime(2026, 6, 30, 23, 59, tzinfo=UTC), "1", "set by you, valid from 2026-01-01"),
+        (datetime(2026, 7, 1, tzinfo=UTC), "2", "set by you, valid from 2026-07-01"),
+        # 23:30 in Rio is the next day in UTC
+        (
+            datetime(2026, 6, 30, 23, 30, tzinfo=timezone(timedelta(hours=-3))),
+            "2",
+            "set by you, valid from 2026-07-01",
+        ),
+    ],
+)
+def test_a_dated_price_is_that_of_the_day(when: datetime, dollars: str | None, source: str) -> None:
+    price = RISING.at(when)
+    assert price.cost(usage(1_000_000, 0)) == (None if dollars is None else Decimal(dollars))
+    assert source in price.source
+
+
+def test_without_a_time_a_dated_price_is_that_of_today() -> None:
+    today, long_ago = datetime.now(UTC), datetime(2000, 1, 1, tzinfo=UTC)
+    price = DatedPrice(
+        {long_ago: Price(input=1, output=1), today + timedelta(days=2): Price(input=9, output=9)}
+    )
+    assert price.cost(usage(1_000_000, 0)) == price.marginal(usage(1_000_000, 0)) == 1
+    assert price.source == "set by you, valid from 2000-01-01"
+
+
+@pytest.mark.parametrize(
+    ("prices", "complaint"),
+    [
+        ({}, "prices nothing"),
+        ({"soon": Price(per_hour=1)}, "'soon' is no day"),
+        ({7: Price(per_hour=1)}, "7 is no day"),
+        ({"2026-01-01": 5}, "5.*give a Price"),
+        (
+            {"2026-01-01": Price(per_hour=1), date(2026, 1, 1): Price(per_hour=2)},
+            "two prices from 2026-01-01",
+        ),
+    ],
+)
+def test_dated_prices_that_make_no_sense_are_refused(prices: Any, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        DatedPrice(prices)
+
+
+TABLE = """
+["openai:gpt-5.1"]
+input = 1.10
+output = "8.80"
+
+[["scripted:large"]]
+from = 2026-01-01
+input = 5
+output = 30
+
+[["scripted:large"]]
+from = 2026-07-01
+input = 4
+output = 20
+cached_input = 0.4
+
+["scripted:small"]
+hardware_per_hour = 0.40
+utilisation = 0.25
+kw = 0.3
+kwh = 0.2
+"""
+
+
+def test_a_file_prices_many_models(tmp_path: Path) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text(TABLE, encoding="utf-8")
+    prices = load_prices(file)
+    assert prices["openai:gpt-5.1"] == Price(input="1.10", output="8.80", source="prices.toml")
+    large = Tier(ScriptedModel("x", name="large"), price=prices).open().pricing
+    later = large.at(datetime(2026, 8, 1, tzinfo=UTC))
+    assert later.source == "prices.toml, valid from 2026-07-01"
+    assert later.cost(usage(1_000_000, 0, 1_000_000)) == Decimal("0.4")
+    small = Tier(ScriptedModel("x", name="small"), price=prices).open().pricing
+    assert small.marginal(Usage(), 3_600_000) == Decimal("0.06")
+    assert small.cost(Usage(), 3_600_000) == Decimal("1.66")
+
+
+def test_a_model_that_a_table_leaves_out_keeps_its_list_price(tmp_path: Path) -> None:
+    file = tmp_path / "prices.json"
+    file.write_text('{"openai:gpt-5.1": {"input": 1.1, "output": 2}}', encoding="utf-8")
+    prices = load_prices(str(file))
+    mine = Tier("openai:gpt-5.1", api_key="none", price=prices).open().pricing
+    assert mine.cost(usage(1_000_000, 0)) == Decimal("1.1")
+    other = Tier("openai:gpt-5", api_key="none", price=prices).open().pricing
+    assert isinstance(other, ListPrice)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("input = ", "cannot be read"),
+        ("", "holds no prices"),
+        ("input = 1", "'input': 1 is no price"),
+        ("[m]", "'m': {} is no price"),
+        ("[m]\ninput = 1", "'m': Price.input=1, output=None."),
+        ("[m]\ninput = -1\noutput = 1", "'m': Price.input=-1"),
+        ("[m]\nprice = 1", "'m': 'price' is nothing that has a price"),
+        ("[m]\nsource = 'x'\nper_hour = 1", "'m': 'source' is nothing"),
+        ("[m]\nper_hour = 1\nhardware_per_hour = 1", "say the same twice"),
+        ("[m]\nutilisation = 2\nhardware_per_hour = 1", "'m': Price.local.utilisation=2"),
+        ("[[m]]\nper_hour = 1", "from which day"),
+        ("[[m]]\nfrom = 'soon'\nper_hour = 1", "'m': 'soon' is no day"),
+        ("m = [1]", "from which day"),
+    ],
+)
+def test_a_price_in_a_file_that_makes_no_sense_is_named(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=complaint) as caught:
+        load_prices(file)
+    assert "prices.toml" in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nowhere\.toml cannot be read"):
+        load_prices(tmp_path / "nowhere.toml")
+    (tmp_path / "list.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="holds no prices"):
+        load_prices(tmp_path / "list.json")
