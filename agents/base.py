@@ -19,7 +19,7 @@ from cascade.errors import (
     ModelError,
     RateLimitError,
 )
-from cascade.ledger import Recorder
+from cascade.ledger import Recorder, Texts, texts_of
 from cascade.models import Request
 from cascade.observing import ObservedCall
 from cascade.state import CascadeState, Completion, Run
@@ -45,10 +45,28 @@ class Task:
     Attributes:
         tools: tools that the answer may call, in OpenAI format.
         schema: JSON schema that the answer must satisfy.
+        tool_choice: `auto`, `none`, `required` or a tool's name; None leaves it to the provider.
+        stop: texts that end the answer.
+        temperature: instead of the tiers' own.
+        max_tokens: instead of the tiers' own.
+        timeout_s: seconds per call, instead of the tiers' own.
+        seed: None leaves it to the provider.
+        extra: parameters that go to every provider as they are.
     """
 
     tools: tuple[Mapping[str, Any], ...] = ()
     schema: Mapping[str, Any] | None = None
+    tool_choice: str | None = None
+    stop: tuple[str, ...] = ()
+    temperature: float | None = None
+    max_tokens: int | None = None
+    timeout_s: float | None = None
+    seed: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def for_check(self) -> Task:
+        """What a check of an answer keeps: a plain question, as patient as the answer was."""
+        return Task(timeout_s=self.timeout_s)
 
     def request(
         self, tier: OpenTier, messages: Sequence[BaseMessage], *, top_logprobs: int = 0
@@ -59,16 +77,32 @@ class Task:
         """
         settings = tier.settings
         logprobs = top_logprobs > 0 and tier.model.returns_logprobs
+        tools, choice = self._tools_for(tier)
         return Request(
             messages=tuple(messages),
-            max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
+            max_tokens=self.max_tokens or settings.max_tokens,
+            temperature=settings.temperature if self.temperature is None else self.temperature,
+            stop=self.stop,
+            seed=self.seed,
             logprobs=logprobs,
             top_logprobs=top_logprobs if logprobs else 0,
-            tools=self.tools,
+            tools=tools,
+            tool_choice=choice,
             schema=self.schema,
-            timeout_s=settings.timeout_s,
+            timeout_s=self.timeout_s or settings.timeout_s,
+            extra=self.extra,
         )
+
+    def _tools_for(self, tier: OpenTier) -> tuple[tuple[Mapping[str, Any], ...], str | None]:
+        """Tools and choice; a model that cannot be made to call one is offered what it should.
+
+        Whether it did is checked with the draft.
+        """
+        choice = self.tool_choice
+        if tier.model.forces_tools or choice in (None, "auto", "none"):
+            return self.tools, choice
+        named = tuple(tool for tool in self.tools if tool["function"]["name"] == choice)
+        return named or self.tools, None
 
 
 def current_run(state: CascadeState, runtime: AgentRuntime) -> Run:
@@ -214,15 +248,24 @@ class Caller:
         latency_ms = completion.latency_ms or (self.clock() - sent.begun) * 1000
         self.deadline.saw(tier.name, latency_ms / 1000)
         entry = self.recorder.record(
-            self.accounts.answered(sent, completion, latency_ms, is_baseline=is_baseline)
+            self.accounts.answered(sent, completion, latency_ms, is_baseline=is_baseline),
+            self._texts(request, completion),
         )
         self.recorder.observers.call_ended(call, entry, completion)
         return completion
 
     def _record_failure(self, sent: Call, error: BaseException, call: ObservedCall | None) -> None:
         latency_ms = (self.clock() - sent.begun) * 1000
-        entry = self.recorder.record(self.accounts.failed(sent, error, latency_ms))
+        entry = self.recorder.record(
+            self.accounts.failed(sent, error, latency_ms), self._texts(sent.request)
+        )
         self.recorder.observers.call_ended(call, entry, error)
+
+    def _texts(self, request: Request, completion: Completion | None = None) -> Texts | None:
+        """What was asked and answered, where a store wants at least its hashes."""
+        if self.recorder.store is None:
+            return None
+        return texts_of(request.messages, completion)
 
     async def _wait(self, error: ModelError, attempt: int) -> None:
         if not isinstance(error, RateLimitError) or attempt >= self.max_attempts:

@@ -49,7 +49,12 @@ class SelfChecker:
         assert draft is not None, "the drafter comes before the self-checker"
         tier = self.tiers[run.tier]
         asked = Asked(state["messages"], draft.completion)
-        against = objection(draft.completion, schema=self.task.schema, tools=self.task.tools)
+        against = objection(
+            draft.completion,
+            schema=self.task.schema,
+            tools=self.task.tools,
+            tool_choice=self.task.tool_choice,
+        )
         before = state.get("assessment") or Assessment()
         signals = self._due(tier, draft.completion, before.taken, ruled_out=against is not None)
 
@@ -131,7 +136,7 @@ class SelfChecker:
 
     def _request(self, probe: Probe, tier: OpenTier) -> Request:
         # A check is a plain question: the draft's tools and schema would stand in its way.
-        task = self.task if probe.as_draft else Task()
+        task = self.task if probe.as_draft else self.task.for_check()
         request = task.request(tier, probe.messages, top_logprobs=probe.top_logprobs)
         return replace(
             request,

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-import asyncio
+import copy
 import logging
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import copy_context
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import RetryPolicy
 
 from cascade._portal import iterate_sync, run_sync
-from cascade._together import iterate_in, together
-from cascade.agents import Judge, Route
+from cascade._together import iterate_in
+from cascade._variants import Variants
+from cascade.agents import Judge, Route, Task
 from cascade.agents.expert import STREAM_TOKENS
-from cascade.confidence.signals import SignalLike
+from cascade.agents.leftovers import STALE
+from cascade.batches import Batches
+from cascade.confidence.signals import SignalLike, to_signals
 from cascade.errors import CascadeError, ConfigurationError, ModelError
 from cascade.events import Event
 from cascade.graph import DEFAULT_RETRY, build_graph
 from cascade.ledger import LedgerStore, LedgerView, Recorder, collect, collecting
 from cascade.observing import Observer, Observers
-from cascade.oversight import oversee
-from cascade.policies import Policy, tell_cost
+from cascade.oversight import Audits, Drift, Reaction, Watched, oversee
+from cascade.oversight.alarms import to_drift
+from cascade.oversight.shadow import Mode, Shadow, Start
+from cascade.oversight.starting import Starting
+from cascade.oversight.validity import check_weights
+from cascade.policies import Policy, UncalibratedPolicy, tell_cost
 from cascade.questions import Question, ResponseFormat, to_messages, to_task
 from cascade.result import CascadeResult, read_result
 from cascade.setup import (
+    calibration_for,
     check_calibration,
     choose_policy,
     choose_signals,
@@ -40,14 +50,12 @@ from cascade.tiers import ModelLike
 
 if TYPE_CHECKING:
     from cascade.confidence.calibration import Calibration
-
-BATCH_CONCURRENCY = 16
-"""Questions of a batch that are under way at once, unless the caller says otherwise."""
+    from cascade.integrations.chat_model import CascadeChatModel
 
 logger = logging.getLogger("cascade")
 
 
-class Cascade:
+class Cascade(Batches, Starting):
     """A small model drafts, its confidence is checked, a large model answers what is doubtful.
 
     Args:
@@ -71,9 +79,20 @@ class Cascade:
         tools: tools the answer may call; a call that breaks its schema is escalated.
         deadline: seconds for a whole run. What would be escalated is accepted when the large
             model cannot answer in time, and no call gets more time than is left.
+        audit_rate: share of accepted drafts that the large model is asked about as well, after
+            the reply; or `Audits(…)`, which also says how they are compared and what a day of
+            them may cost. Needs a ledger.
         ledger: a store that receives each entry the moment it arises.
         tags: of every ledger entry, such as `{"app": "support"}`; `tagged(user=…)` and a run's
             `config["metadata"]["ledger_tags"]` add to them.
+        mode: `live`; `shadow`, in which the large model answers everything and the small one
+            drafts beside it, after the reply; or `canary`, a share of requests live and the rest
+            in shadow. `cascade.mode = "live"` changes it while the cascade runs.
+        canary_share: of requests that are live in the mode `canary`; by `thread_id` where one is
+            given, so that a conversation stays where it is.
+        drift: watch signals, escalations and audits, and react to an alarm: `"warn"`, `"audit"`
+            more, `"tighten"`, `"large_only"`, or `Drift(…)` with a reaction for each kind. The
+            ledger remembers it; `cascade.drift.reset()` ends it.
         observers: who looks on: `Telemetry`, `PrometheusMetrics`, `RunLog` of
             `cascade.integrations`, or your own `cascade.observing.Observer`.
         retry_policy: LangGraph's retries for the nodes that call models.
@@ -100,12 +119,17 @@ class Cascade:
         response_format: ResponseFormat | None = None,
         tools: Sequence[Any] = (),
         deadline: float | None = None,
+        audit_rate: float | Audits | None = None,
         ledger: LedgerStore | None = None,
         tags: Mapping[str, str] | None = None,
+        mode: Mode = "live",
+        canary_share: float = 0.1,
+        drift: Drift | Reaction | None = None,
         observers: Sequence[Observer] = (),
         retry_policy: RetryPolicy = DEFAULT_RETRY,
         name: str = "cascade",
     ) -> None:
+        self.options = {option: value for option, value in locals().items() if option != "self"}
         self.name = name
         self.tiers = open_pair_or_tiers(small, large, tiers)
         self.calibration = load_calibration(calibrator)
@@ -120,32 +144,96 @@ class Cascade:
         )
         self.task = to_task(tools, response_format)
         self.signals = choose_signals(signals, self.calibration)
+        self._signals_without_calibration = to_signals(signals)
         if self.calibration is not None:
             check_calibration(self.calibration, self.tiers, self.task)
         self._response_format = response_format
         self._warned = False
         self._checked = self.calibration is None
+        decides = self.policy
+        if escalation_budget is not None:  # its threshold is one of calibrated confidences
+            decides = UncalibratedPolicy(
+                decides, choose_policy(self.tiers, None, deadline=deadline)
+            )
+        recorder = Recorder(ledger, Observers(observers, name))
         self._oversight = oversee(
-            self.tiers, self.policy, Recorder(ledger, Observers(observers, name))
-        )
-        self._builder = build_graph(
             self.tiers,
-            self._oversight.policy,
-            recorder=self._oversight.recorder,
+            decides,
+            recorder,
             task=self.task,
-            signals=self.signals,
-            calibrators={self.tiers[0].name: self.calibration} if self.calibration else {},
+            audits=audit_rate,
+            retry=retry_policy,
+            watched=Watched(
+                drift=to_drift(drift),
+                calibration=self.calibration,
+                promise=self.policy,
+                route=router,
+                name=name,
+                tags=tags or {},
+            ),
+        )
+        self.drift = self._oversight.drift
+        self._build = partial(
+            build_graph,
+            tiers=self.tiers,
+            policy=self._oversight.policy,
+            recorder=self._oversight.recorder,
             judge=verifier,
-            route=router,
+            route=self._oversight.route,
             deadline_s=deadline,
             retry_policy=retry_policy,
             outlook=self._oversight.outlook,
             watchers=self._oversight.watchers,
             tags=tags or {},
         )
-        self.graph: CompiledStateGraph[CascadeState, None, CascadeInput, CascadeState] = (
-            self._builder.compile(name=name)
+        self._start = Start(
+            name, self.tiers, self._oversight.recorder, mode, canary_share, tags, verifier
         )
+        self._variants: Variants[Task, Cascade] = Variants(self._vary)
+        self._assemble()
+
+    def _assemble(self) -> None:
+        build = partial(
+            self._build,
+            task=self.task,
+            signals=self.signals,
+            calibrators=self._oversight.calibrators if self.calibration else {},
+        )
+        shadow = Shadow(self._start, self._oversight, build, self.policy, self.task)
+        self._builder = build(beside=shadow)
+        self.graph: CompiledStateGraph[CascadeState, None, CascadeInput, CascadeState] = (
+            self._builder.compile(name=self.name)
+        )
+
+    def with_task(self, task: Task) -> Cascade:
+        """This cascade for questions with other tools, another schema or other settings.
+
+        It shares models, ledger, policy and watchers with this one, and is kept for the next
+        call with the same task. A calibration that was made for another task is left out: the
+        confidence is then a raw score, marked `calibrated=False`, which a certificate escalates.
+        """
+        return self if task == self.task else self._variants[task]
+
+    def _vary(self, task: Task) -> Cascade:
+        other = copy.copy(self)
+        other.task, other._response_format = task, None  # noqa: SLF001 - its own copy
+        other.calibration = calibration_for(self.calibration, self.tiers, task)
+        if other.calibration is None and self.calibration is not None:
+            other.signals = self._signals_without_calibration
+            logger.info("%s: its calibration was made for other tools or settings", self.name)
+        other._checked = other.calibration is None  # noqa: SLF001
+        other._assemble()  # noqa: SLF001
+        return other
+
+    def as_chat_model(self, **settings: Any) -> CascadeChatModel:
+        """The cascade as a LangChain chat model.
+
+        Args:
+            settings: of `CascadeChatModel`, such as `temperature` or `disable_streaming`.
+        """
+        from cascade.integrations.chat_model import CascadeChatModel  # noqa: PLC0415 - stands above
+
+        return CascadeChatModel(cascade=self, **settings)
 
     async def ainvoke(
         self, question: Question, config: RunnableConfig | None = None
@@ -157,7 +245,7 @@ class Cascade:
             ModelError: no tier could answer; `error.ledger` holds what was spent.
         """
         messages = to_messages(question)
-        await self._check_calibration()
+        await self._ready()
         with collecting() as entries, _ledger_on_error(entries):
             state = await self.graph.ainvoke(CascadeInput(messages=messages), config)
             return self._result(state)
@@ -170,9 +258,9 @@ class Cascade:
         A rejected draft is never shown. Raises as `ainvoke` does.
         """
         messages = to_messages(question)
-        await self._check_calibration()
+        await self._ready()
         asked = config or {}
-        configurable = {**asked.get("configurable", {}), STREAM_TOKENS: True}
+        configurable = {STREAM_TOKENS: True, **asked.get("configurable", {})}
         config = RunnableConfig(**{**asked, "configurable": configurable})
         events: Any = self.graph.astream(
             CascadeInput(messages=messages), config, stream_mode=["custom", "values"]
@@ -189,56 +277,6 @@ class Cascade:
                         state = value
             yield self._result(state)
 
-    @overload
-    async def abatch(
-        self,
-        questions: Sequence[Question],
-        config: RunnableConfig | None = None,
-        *,
-        max_concurrency: int = ...,
-        return_exceptions: Literal[False] = False,
-    ) -> list[CascadeResult]: ...
-
-    @overload
-    async def abatch(
-        self,
-        questions: Sequence[Question],
-        config: RunnableConfig | None = None,
-        *,
-        max_concurrency: int = ...,
-        return_exceptions: bool,
-    ) -> list[CascadeResult | BaseException]: ...
-
-    async def abatch(
-        self,
-        questions: Sequence[Question],
-        config: RunnableConfig | None = None,
-        *,
-        max_concurrency: int = BATCH_CONCURRENCY,
-        return_exceptions: bool = False,
-    ) -> list[CascadeResult] | list[CascadeResult | BaseException]:
-        """Ask many questions at once; results come in the order of the questions.
-
-        Args:
-            questions: what to ask.
-            config: LangChain's run configuration, for each of them.
-            max_concurrency: how many are under way at the same time.
-            return_exceptions: put errors into their places instead of raising the first,
-                which stops all other questions.
-        """
-        if max_concurrency < 1:
-            raise ConfigurationError(f"max_concurrency={max_concurrency}: must be 1 or more.")
-        free = asyncio.Semaphore(max_concurrency)
-
-        async def ask(question: Question) -> CascadeResult:
-            async with free:
-                return await self.ainvoke(question, config)
-
-        asking = (ask(question) for question in questions)
-        if return_exceptions:
-            return await asyncio.gather(*asking, return_exceptions=True)
-        return await together(asking)
-
     def invoke(self, question: Question, config: RunnableConfig | None = None) -> CascadeResult:
         """`ainvoke` for synchronous callers, also inside a running event loop."""
         return run_sync(self.ainvoke(question, config))
@@ -248,44 +286,6 @@ class Cascade:
     ) -> Generator[Event | CascadeResult]:
         """`astream` for synchronous callers."""
         return iterate_sync(self.astream(question, config))
-
-    @overload
-    def batch(
-        self,
-        questions: Sequence[Question],
-        config: RunnableConfig | None = None,
-        *,
-        max_concurrency: int = ...,
-        return_exceptions: Literal[False] = False,
-    ) -> list[CascadeResult]: ...
-
-    @overload
-    def batch(
-        self,
-        questions: Sequence[Question],
-        config: RunnableConfig | None = None,
-        *,
-        max_concurrency: int = ...,
-        return_exceptions: bool,
-    ) -> list[CascadeResult | BaseException]: ...
-
-    def batch(
-        self,
-        questions: Sequence[Question],
-        config: RunnableConfig | None = None,
-        *,
-        max_concurrency: int = BATCH_CONCURRENCY,
-        return_exceptions: bool = False,
-    ) -> list[CascadeResult] | list[CascadeResult | BaseException]:
-        """`abatch` for synchronous callers."""
-        return run_sync(
-            self.abatch(
-                questions,
-                config,
-                max_concurrency=max_concurrency,
-                return_exceptions=return_exceptions,
-            )
-        )
 
     def build_graph(self) -> Any:
         """The uncompiled graph of this cascade, to be rewired or compiled with a checkpointer."""
@@ -301,6 +301,32 @@ class Cascade:
         for tier in self.tiers:
             await tier.model.aclose()
 
+    def close(self) -> None:
+        """`aclose` for synchronous callers: `with Cascade(…) as cascade` ends with it."""
+        run_sync(self.aclose())
+
+    async def audits_done(self) -> None:
+        """Return once all audits and shadow drafts of this process so far are in the ledger."""
+        await self._oversight.background.finish()
+
+    async def resume_audits(self, older_than: timedelta = STALE) -> int:
+        """Take on audits that were drawn by a process that has died; returns how many.
+
+        A running cascade does so by itself, with its first question and every ten minutes. They
+        are there where the ledger keeps texts: `open_store(…, texts="pending")`.
+
+        Args:
+            older_than: since they were drawn; `timedelta(0)` where no other process is at work.
+        """
+        auditor = self._oversight.auditor
+        return 0 if auditor is None else await auditor.resume(older_than)
+
+    def __enter__(self) -> Cascade:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     async def __aenter__(self) -> Cascade:
         return self
 
@@ -311,19 +337,19 @@ class Cascade:
         chain = " → ".join(f"{tier.name} ({tier.model.name})" for tier in self.tiers)
         return f"Cascade({chain}, {self.policy!r})"
 
-    async def _check_calibration(self) -> None:
+    async def _ready(self) -> None:
         """Refuse a calibration of other weights, before the first question that can be checked."""
+        await self._oversight.ready()
         if self._checked or self.calibration is None:
             return
         try:
-            digests = [await tier.model.digest() for tier in (self.tiers[0], self.tiers[-1])]
+            await check_weights(self.calibration, self.tiers, self.task)
         except ModelError as error:
             if not error.circumstantial:
                 raise
             # The question will meet the same failure and go on; the next one is checked again.
             logger.warning("%s: the calibration could not be checked: %s", self.name, error)
             return
-        check_calibration(self.calibration, self.tiers, self.task, *digests)
         self._checked = True
 
     def _result(self, state: Any) -> CascadeResult:
@@ -333,7 +359,8 @@ class Cascade:
                 "cascade.build_graph().compile(checkpointer=…) and resume it with Command."
             )
         result = read_result(state, self.tiers[0].name, self._response_format)
-        tell_cost(self.policy, result.ledger.known_cost_usd + result.ledger.assumed_usd)
+        if not state["run"].shadow:
+            tell_cost(self.policy, result.ledger.known_cost_usd + result.ledger.assumed_usd)
         if not result.calibrated and result.confidence is not None and not self._warned:
             self._warned = True
             logger.info(

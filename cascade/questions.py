@@ -93,6 +93,11 @@ def to_task(tools: Sequence[Any] = (), response_format: ResponseFormat | None = 
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"a tool cannot be read: {error}") from error
     for tool in read:
+        if "function" not in tool:
+            raise ConfigurationError(
+                f"the tool {tool.get('type')!r} is one provider's own: the models of a cascade can "
+                "share tools with a name and parameters only."
+            )
         function = tool["function"]
         check_schema(function.get("parameters") or {}, f"the tool {function['name']}")
     return Task(tools=read, schema=schema)

@@ -173,16 +173,20 @@ def task_hash(task: Task, small: OpenTier) -> str:
     """A hash of what decides how the small model answers, but for the question."""
     from cascade.confidence.calibration import digest  # noqa: PLC0415 - needs numpy
 
-    settings = small.settings
-    return digest(
-        {
-            "tools": [dict(tool) for tool in task.tools],
-            "schema": None if task.schema is None else dict(task.schema),
-            "max_tokens": settings.max_tokens,
-            "temperature": settings.temperature,
-            "options": dict(settings.options),
-        }
-    )
+    request = task.request(small, ())
+    asked = {
+        "tools": [dict(tool) for tool in request.tools],
+        "schema": None if task.schema is None else dict(task.schema),
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "options": dict(small.settings.options),
+    }
+    rarely = {
+        "tool_choice": task.tool_choice,
+        "stop": list(task.stop) or None,
+        "extra": dict(task.extra) or None,
+    }
+    return digest(asked | {name: value for name, value in rarely.items() if value is not None})
 
 
 def check_calibration(
@@ -202,6 +206,19 @@ def check_calibration(
     small = ModelIdentity(name=tiers[0].model.name, digest=small_digest)
     large = ModelIdentity(name=tiers[-1].model.name, digest=large_digest)
     calibration.check(small, large, task_hash(task, tiers[0]))
+
+
+def calibration_for(
+    calibration: Calibration | None, tiers: Sequence[OpenTier], task: Task
+) -> Calibration | None:
+    """The calibration where it holds for a task, else None."""
+    if calibration is None:
+        return None
+    try:
+        check_calibration(calibration, tiers, task)
+    except CalibrationMismatchError:
+        return None
+    return calibration
 
 
 async def identify(tier: OpenTier) -> ModelIdentity:

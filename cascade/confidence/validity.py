@@ -29,6 +29,7 @@ def objection(
     *,
     schema: Mapping[str, Any] | None = None,
     tools: Sequence[Mapping[str, Any]] = (),
+    tool_choice: str | None = None,
 ) -> str | None:
     """Why this answer cannot be used, or None when nothing speaks against it.
 
@@ -36,7 +37,12 @@ def objection(
         completion: the answer.
         schema: JSON schema that the text must satisfy.
         tools: tools in OpenAI format; a call must name one and satisfy its parameters.
+        tool_choice: `required` or a tool's name where the answer has to call it, `none` where
+            it must call nothing.
     """
+    unwanted = _choice_problem([call["name"] for call in completion.tool_calls], tool_choice)
+    if unwanted is not None:
+        return unwanted
     for call in completion.tool_calls:
         problem = _call_problem(call["name"], call["args"], tools)
         if problem is not None:
@@ -46,6 +52,19 @@ def objection(
     if not completion.text.strip():
         return "the answer is empty"
     return None if schema is None else _text_problem(completion.text, schema)
+
+
+def _choice_problem(called: Sequence[str], choice: str | None) -> str | None:
+    if choice is None or choice == "auto":
+        return None
+    if choice == "none":
+        return f"the answer calls {called[0]}, though it must call no tool" if called else None
+    if not called:
+        wanted = "a tool" if choice == "required" else f"the tool {choice}"
+        return f"the answer does not call {wanted}, though it has to"
+    if choice not in ("required", *called):
+        return f"the answer calls {called[0]}, though it has to call {choice}"
+    return None
 
 
 def _text_problem(text: str, schema: Mapping[str, Any]) -> str | None:

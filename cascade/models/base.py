@@ -96,6 +96,7 @@ class Model(ABC):
         model: the name after the prefix.
         local: whether requests stay on this machine.
         returns_logprobs: whether answers carry log-probabilities when asked for.
+        forces_tools: whether it can be made to call a tool (`tool_choice`).
         real: whether a call reaches a real model (False for fakes and recordings).
         traces_itself: whether LangChain's callbacks see its calls without our help.
         weights_path: the file with the weights, where there is one on this machine.
@@ -105,6 +106,7 @@ class Model(ABC):
     model: str
     local: bool = False
     returns_logprobs: bool = False
+    forces_tools: bool = True
     real: bool = True
     traces_itself: bool = False
     weights_path: Path | None = None

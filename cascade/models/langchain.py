@@ -117,7 +117,8 @@ class LangChainModel(Model):
     def _with_tools(self, chat: BaseChatModel, request: Request) -> _Runnable:
         try:
             return chat.bind_tools(
-                [dict(tool) for tool in request.tools], tool_choice=request.tool_choice
+                [dict(tool) for tool in request.tools],
+                tool_choice="any" if request.tool_choice == "required" else request.tool_choice,
             )
         except NotImplementedError as error:
             raise UnsupportedContentError(

@@ -38,6 +38,7 @@ class OllamaModel(Model):
 
     provider = "ollama"
     returns_logprobs = True
+    forces_tools = False
 
     def __init__(
         self,

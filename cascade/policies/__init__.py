@@ -16,7 +16,7 @@ from cascade.policies.guard import CAUTIONS, Caution, Guard, GuardedPolicy
 from cascade.policies.routing import CascadeRoutingPolicy
 from cascade.policies.rule import break_even, value_of_information
 from cascade.policies.threshold import DEFAULT_THRESHOLD, ThresholdPolicy
-from cascade.policies.wrappers import AbstainPolicy, DeadlinePolicy
+from cascade.policies.wrappers import AbstainPolicy, DeadlinePolicy, UncalibratedPolicy
 
 __all__ = [
     "CAUTIONS",
@@ -37,6 +37,7 @@ __all__ = [
     "Situation",
     "ThresholdPolicy",
     "TierOutlook",
+    "UncalibratedPolicy",
     "break_even",
     "obstacle",
     "tell_cost",

@@ -72,3 +72,23 @@ class DeadlinePolicy:
                 f"{needed or 0.0:.2f} s",
             }
         )
+
+
+@dataclass(frozen=True, slots=True)
+class UncalibratedPolicy:
+    """Another policy for scores that are no probabilities, as where a task differs from the
+    one that was calibrated.
+
+    Args:
+        inner: decides about calibrated confidences.
+        otherwise: decides about raw scores.
+    """
+
+    inner: Policy
+    otherwise: Policy
+
+    def decide(self, situation: Situation) -> Decision:
+        """The decision of whoever understands the confidence."""
+        assessment = situation.assessment
+        raw = assessment.confidence is not None and not assessment.calibrated
+        return (self.otherwise if raw else self.inner).decide(situation)

@@ -1,0 +1,61 @@
+"""The run of a cascade inside the run of a chat model: what it hides, and what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForLLMRun,
+    BaseCallbackHandler,
+    CallbackManagerForLLMRun,
+)
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.tracers._streaming import _StreamingCallbackHandler
+from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
+from langgraph.config import get_stream_writer
+
+from cascade.agents.expert import STREAM_TOKENS
+from cascade.graph import TAGS
+
+RunManager = AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun
+
+
+def stream_writer() -> Callable[[Any], None] | None:
+    """What writes to the custom stream of the graph that the call is made in, if it is in one."""
+    try:
+        return get_stream_writer()
+    except (RuntimeError, KeyError):
+        return None
+
+
+def inner_config(run_manager: RunManager | None, *, streams: bool) -> RunnableConfig:
+    """The configuration of the cascade's own run.
+
+    Only tracers look into it: to whoever counts tokens or shows them, this is one model call, and
+    they would count twice and show what was rejected.
+    """
+    outer = var_child_runnable_config.get() or {}
+    configurable: dict[str, Any] = {STREAM_TOKENS: streams}
+    if thread := outer.get("configurable", {}).get("thread_id"):
+        configurable["thread_id"] = thread
+    config = RunnableConfig(configurable=configurable)
+    metadata = dict(run_manager.metadata if run_manager else {})
+    tags = dict(metadata.get(TAGS, {}))
+    if agent := metadata.get("lc_agent_name"):
+        tags = {"agent": agent, **tags}
+    if tags:
+        config["metadata"] = {TAGS: tags}
+    tracers: list[BaseCallbackHandler] = [
+        handler
+        for handler in (run_manager.inheritable_handlers if run_manager else ())
+        if isinstance(handler, BaseTracer | AsyncBaseTracer)
+        and not isinstance(handler, _StreamingCallbackHandler)
+    ]
+    if tracers and run_manager is not None:
+        config["callbacks"] = AsyncCallbackManager(
+            tracers, inheritable_handlers=tracers, parent_run_id=run_manager.run_id
+        )
+    return config

@@ -1,0 +1,133 @@
+"""What a call of a chat model may bring along: tools, a schema, limits → the cascade's task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from cascade.agents import Task
+from cascade.errors import ConfigurationError
+from cascade.questions import to_task
+
+ANY_JSON: Mapping[str, Any] = {"type": "object"}
+"""The schema of JSON mode: an object, whatever it holds."""
+
+FORCED = {"any": "required", "required": "required", "auto": "auto", "none": "none"}
+"""LangChain's and OpenAI's words for whether a tool is called → the cascade's."""
+
+_SETTINGS = {"temperature", "max_tokens", "seed", "stop", "timeout"}
+_IGNORABLE = {"stream", "strict"}
+"""`stream` chose the method that is running; `strict` went into tools and schemas already."""
+
+
+def call_task(task: Task, settings: Mapping[str, Any]) -> Task:
+    """The task of one call.
+
+    Args:
+        task: the cascade's own.
+        settings: `tools`, `tool_choice`, `response_format`, `temperature`, `max_tokens`, `seed`,
+            `stop`, `timeout`; what else there is goes to every provider as it is.
+
+    Raises:
+        ConfigurationError: one of them cannot be read, or names a model.
+    """
+    if settings.get("model") is not None:
+        raise ConfigurationError(
+            f"model={settings['model']!r}: a cascade asks its own models; make another one for "
+            "other models."
+        )
+    given = {name: value for name, value in settings.items() if value is not None}
+    changes: dict[str, Any] = {name: given[name] for name in ("temperature", "seed") & given.keys()}
+    for name, field in (("max_tokens", "max_tokens"), ("timeout", "timeout_s")):
+        if name in given:
+            changes[field] = _positive(name, given[name])
+    if given.get("stop"):
+        stop = given["stop"]
+        changes["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    if "tools" in given:
+        changes["tools"] = to_task(given["tools"]).tools
+    if "response_format" in given:
+        changes["schema"] = read_response_format(given["response_format"])
+    if "tool_choice" in given:
+        tools = changes.get("tools", task.tools)
+        changes["tool_choice"] = read_tool_choice(given["tool_choice"], tools)
+    known = _SETTINGS | _IGNORABLE | {"tools", "response_format", "tool_choice", "model"}
+    extra = {name: value for name, value in given.items() if name not in known}
+    if extra:
+        changes["extra"] = {**task.extra, **extra}
+    return replace(task, **changes)
+
+
+def _positive(name: str, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise ConfigurationError(f"{name}={value!r}: give a number above 0.")
+    return value
+
+
+def read_tools(tools: Sequence[Any], *, strict: bool | None = None) -> list[dict[str, Any]]:
+    """Tools of any kind that LangChain knows, in OpenAI format.
+
+    Raises:
+        ConfigurationError: one cannot be read.
+    """
+    try:
+        read = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"a tool cannot be read: {error}") from error
+    return [dict(tool) for tool in to_task(read).tools]
+
+
+def read_tool_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
+    """LangChain's and OpenAI's ways to choose a tool, as `auto`, `none`, `required` or a name.
+
+    Raises:
+        ConfigurationError: it is none of them, or there is no such tool.
+    """
+    names = [tool["function"]["name"] for tool in tools]
+    wanted = choice
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        wanted = (function if isinstance(function, Mapping) else choice).get("name")
+        wanted = wanted or choice.get("type")
+    elif isinstance(choice, bool):
+        wanted = "required" if choice else "auto"
+    if wanted in names:
+        return str(wanted)
+    if wanted not in FORCED:
+        there = ", ".join(names) or "none"
+        raise ConfigurationError(
+            f"tool_choice={choice!r}: give 'any', 'auto', 'none' or the name of a tool; tools "
+            f"there are: {there}."
+        )
+    if FORCED[wanted] == "required" and not names:
+        raise ConfigurationError(f"tool_choice={choice!r}, but there are no tools.")
+    return FORCED[wanted]
+
+
+def read_response_format(given: Any) -> Mapping[str, Any] | None:
+    """The JSON schema of a response format: a class, a schema, or OpenAI's form of it.
+
+    Raises:
+        ConfigurationError: it cannot be read, or its schema is none.
+    """
+    if not isinstance(given, Mapping):
+        return to_task(response_format=given).schema
+    kind = given.get("type")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return ANY_JSON
+    if kind != "json_schema":
+        return to_task(response_format=given).schema
+    described = given.get("json_schema")
+    schema = described.get("schema") if isinstance(described, Mapping) else None
+    if not isinstance(described, Mapping) or not isinstance(schema, Mapping):
+        raise ConfigurationError(
+            f"response_format={dict(given)!r}: give {{'type': 'json_schema', 'json_schema': "
+            "{'name': …, 'schema': {…}}}."
+        )
+    title = schema.get("title") or described.get("name") or "answer"
+    return to_task(response_format={**schema, "title": title}).schema

@@ -1,0 +1,115 @@
+"""A cascade inside an agent of `langchain.agents.create_agent`, as middleware.
+
+    from langchain.agents import create_agent
+    from cascade.integrations.middleware import CascadeMiddleware
+
+    cascade = CascadeMiddleware("ollama:qwen2.5:3b")
+    agent = create_agent("openai:gpt-5.1", tools, middleware=[cascade])
+
+Each step of the agent is drafted by the small model; what is doubtful goes to the agent's own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
+from langchain_core.language_models import BaseChatModel
+
+from cascade.api import Cascade
+from cascade.errors import ConfigurationError
+from cascade.integrations.chat_model import CascadeChatModel
+from cascade.ledger import Price
+from cascade.tiers import ModelLike, Tier
+
+
+class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Lets a small model draft what the agent's own model is asked.
+
+    Tools, tool choice, response format, system message and model settings of each step go to
+    both. Answers say in their `response_metadata` who gave them and what they cost, as those of
+    `CascadeChatModel` do; ledger entries have the agent's name as tag `agent`.
+
+    Args:
+        small: the model that drafts; the agent's own model is the large one.
+        cascade: a cascade instead, which answers alone: the agent's own model is not asked.
+        large_price: of the agent's own model, where list prices do not know it.
+        options: other options of `Cascade`.
+
+    Raises:
+        ConfigurationError: both were given or none, or the cascade cannot be made.
+    """
+
+    def __init__(
+        self,
+        small: ModelLike | None = None,
+        *,
+        cascade: Cascade | None = None,
+        large_price: Price | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if (small is None) == (cascade is None):
+            raise ConfigurationError(
+                "give CascadeMiddleware either the small model, to draft for the agent's own, or "
+                "a cascade."
+            )
+        if cascade is not None and (options or large_price is not None):
+            given = sorted([*options, *(["large_price"] if large_price else [])])
+            raise ConfigurationError(
+                f"{', '.join(given)} cannot be given with a cascade, which is made already."
+            )
+        self._small = small
+        self._large_price = large_price
+        self._options = options
+        self._given = cascade.as_chat_model() if cascade is not None else None
+        self._made: list[tuple[BaseChatModel, CascadeChatModel]] = []
+        self._lock = threading.Lock()
+
+    def chat_model(self, large: BaseChatModel) -> CascadeChatModel:
+        """The cascade that answers where the agent would ask this model.
+
+        Raises:
+            ConfigurationError: it cannot be made, or the model is a cascade itself.
+        """
+        if self._given is not None:
+            return self._given
+        with self._lock:
+            for known, made in self._made:
+                if known is large:
+                    return made
+            made = self._make(large)
+            self._made.append((large, made))
+            return made
+
+    def _make(self, large: BaseChatModel) -> CascadeChatModel:
+        if isinstance(large, CascadeChatModel):
+            raise ConfigurationError(
+                "the agent's model is a cascade already: leave CascadeMiddleware out, or give the "
+                "agent its large model."
+            )
+        tier = Tier(large, price=self._large_price)
+        return Cascade(self._small, tier, **self._options).as_chat_model()
+
+    def wrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
+    ) -> ModelResponse[Any]:
+        """Ask the cascade where the agent would ask its model."""
+        return handler(request.override(model=self.chat_model(request.model)))
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any]:
+        """`wrap_model_call` for agents that run asynchronously."""
+        return await handler(request.override(model=self.chat_model(request.model)))
+
+    async def aclose(self) -> None:
+        """Close the connections of the cascades that were made here."""
+        for _, made in self._made:
+            await made.cascade.aclose()
