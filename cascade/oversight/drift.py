@@ -227,7 +227,8 @@ class DriftWatch:
             remembered = await self._events.remembered()
         except LedgerError as error:
             logger.warning("%s: drift: the ledger cannot be read: %s", self._events.name, error)
-            self._restored = None  # the next question tries again
+            with self._lock:
+                self._restored = None  # the next question tries again
             return False
         with self._lock:
             if self._restored is not None and self._restored.done():

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from langgraph.types import RetryPolicy
+
 from cascade._background import Background
+from cascade.agents import Route, Task
+from cascade.agents.auditor import Auditor
 from cascade.agents.outlook import Outlook
 from cascade.agents.watching import Watcher
+from cascade.confidence import Calibrator
+from cascade.graph import DEFAULT_RETRY
 from cascade.ledger import Recorder
+from cascade.oversight.audits import Audits, audit, to_audits
+from cascade.oversight.drift import DriftWatch
+from cascade.oversight.guarding import Watched, guarded
 from cascade.policies import Policy
 from cascade.tiers import OpenTier
 
@@ -22,6 +32,11 @@ class Oversight:
         outlook: expected costs, which audits improve.
         background: does their work after the reply.
         watchers: are told of every decision.
+        auditor: one of them, where drafts are audited.
+        judge: the model that it asks, if it has one.
+        drift: one of them, where drift is watched for.
+        route: the user's router, or none, behind the watch for drift.
+        calibrators: by tier, as far as they still hold.
     """
 
     policy: Policy
@@ -29,18 +44,76 @@ class Oversight:
     outlook: Outlook
     background: Background = field(default_factory=Background)
     watchers: tuple[Watcher, ...] = ()
+    auditor: Auditor | None = None
+    judge: OpenTier | None = None
+    drift: DriftWatch | None = None
+    route: Route | None = None
+    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
+
+    async def ready(self) -> None:
+        """Return once it is known how careful the cascade was before a restart."""
+        if self.drift is not None:
+            await self.drift.ready()
 
     async def aclose(self) -> None:
         """Finish what is under way."""
         await self.background.finish()
+        if self.drift is not None:
+            self.drift.close()
+            await self.background.finish()
+        if self.judge is not None:
+            await self.judge.model.aclose()
 
 
-def oversee(tiers: tuple[OpenTier, ...], policy: Policy, recorder: Recorder) -> Oversight:
+def oversee(
+    tiers: tuple[OpenTier, ...],
+    policy: Policy,
+    recorder: Recorder,
+    *,
+    task: Task | None = None,
+    audits: float | Audits | None = None,
+    retry: RetryPolicy = DEFAULT_RETRY,
+    watched: Watched | None = None,
+) -> Oversight:
     """The watchers of a cascade.
 
     Args:
         tiers: from small to large.
         policy: decides about drafts.
         recorder: where ledger entries go.
+        task: tools and schema of a usual question.
+        audits: how many accepted drafts are audited, and how.
+        retry: when to repeat a failed call.
+        watched: for what the cascade is watched besides.
+
+    Raises:
+        ConfigurationError: an option cannot work.
     """
-    return Oversight(policy, recorder, Outlook(tiers))
+    background = Background()
+    task = task or Task()
+    parts = guarded(watched or Watched(), tiers, policy, task, recorder, background)
+    made = Oversight(
+        parts.policy,
+        recorder,
+        Outlook(tiers),
+        background,
+        parts.watchers,
+        drift=parts.drift,
+        route=parts.route,
+        calibrators=parts.calibrators,
+    )
+    options = to_audits(audits)
+    if options is not None:
+        made.auditor, made.judge = audit(
+            options,
+            outlook=made.outlook,
+            task=task,
+            recorder=recorder,
+            background=made.background,
+            retry=retry,
+        )
+        made.watchers = (*made.watchers, made.auditor)
+        made.auditor.rates.factor = parts.guard.rate_factor
+        if parts.drift is not None:
+            made.auditor.on_audit.append(parts.drift.audited)
+    return made

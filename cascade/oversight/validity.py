@@ -104,7 +104,9 @@ class CalibrationWatch:
         self._decisions += 1
         due = self._decisions >= CHECK_EVERY or time.monotonic() - self._checked_at >= CHECK_EVERY_S
         if due and not self._checking:
-            self._checking = self._background.start(self._look)
+            self._checking = True  # before it begins: it may be over before `start` returns
+            if not self._background.start(self._look):
+                self._checking = False
 
     async def _look(self) -> None:
         try:
