@@ -216,20 +216,18 @@ class Auditor:
 
     async def _work(self, case: Case, tags: Mapping[str, str]) -> None:
         loss = None
-        observers = self.caller.recorder.observers
-        with tagged(**tags), observers.work_after(NODE, case.run.id):
-            try:
+        try:
+            with tagged(**tags), self.caller.recorder.observers.work_after(NODE, case.run.id):
                 loss = await self._audit(case)
-            except CascadeError as error:
-                logger.warning("run %s was not audited: %s", case.run.id, error)
-                with self._lock:
-                    self._drawn.pop(case.run.id, None)  # another try may come
-            else:
                 if self._store is not None:
                     self._store.drop_pending(case.run.id)
-            finally:
-                self._settle(case.run.id)
-        self._tell(case.run.id, loss)
+        except CascadeError as error:
+            logger.warning("run %s was not audited: %s", case.run.id, error)
+            with self._lock:
+                self._drawn.pop(case.run.id, None)  # another try may come
+        finally:
+            self._settle(case.run.id)
+            self._tell(case.run.id, loss)
 
     def _tell(self, run_id: str, loss: float | None) -> None:
         for told in self.on_audit:
@@ -271,8 +269,11 @@ class Auditor:
     async def _compared(self, answers: Answers, ask: Ask) -> Comparison:
         try:
             return await self.compare(answers, ask)
-        except ModelError as error:
+        except CascadeError as error:
             return Comparison(None, f"the judge failed: {error}")
+        except Exception as error:
+            logger.exception("the comparison of run %s failed", answers.run_id)
+            return Comparison(None, f"the comparison failed: {type(error).__name__}")
 
     def _result(self, case: Case, large: Completion, comparison: Comparison) -> LedgerEntry:
         """The result; its saving is the difference between the baseline and its estimate."""
