@@ -101,6 +101,7 @@ def _set_up_sqlite(connection: Any, record: object, *, durable: bool) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+    cursor.execute("PRAGMA secure_delete = ON")  # deleted texts are overwritten, not only unlinked
     cursor.close()
 
 
