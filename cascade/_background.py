@@ -76,7 +76,9 @@ class Background:
                 work = self._waiting.pop(0)
             try:
                 await work()
-            except Exception:
+            except (Exception, asyncio.CancelledError):
+                # A piece that was cancelled, by a time limit of its own for instance, must not
+                # take the worker along: nobody would do what waits.
                 logger.exception("work after a reply failed")
             finally:
                 with self._changed:
