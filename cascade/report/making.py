@@ -107,6 +107,7 @@ def _report(books: Books, selection: Selection, by: Sequence[str], precision: fl
         saving=saved,
         assumed_baseline_usd=assumed,
         quality=lost,
+        judge=books.judge,
         needed=missing,
         escalation=escalation(rows),
         total=_line("total", total, len(rows)),

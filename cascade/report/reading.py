@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from cascade.errors import ConfigurationError
+from cascade.ledger.judges import JudgeErrors
 from cascade.ledger.runs import Outcome, outcome_of
 from cascade.ledger.store import Attempt, Selection, Store, Stored
 from cascade.report.sums import EXACT, NOTHING, Sums, earned, earns_estimate, is_own_baseline
@@ -118,6 +119,7 @@ class Books:
         unknown: entries of unknown cost by reason: how many, assumed dollars, how many without.
         prices: how often a model was charged at which price.
         events: entries of drift alarms and changes of mode, in order.
+        judge: errors that were seen of the judge of audits.
         unfinished: calls whose process ended before they did.
         first, last: times of the first and the last entry.
     """
@@ -128,6 +130,7 @@ class Books:
     unknown: dict[Reason, Sums] = field(default_factory=dict)
     prices: Counter[tuple[str, str]] = field(default_factory=Counter)
     events: list[LedgerEntry] = field(default_factory=list)
+    judge: JudgeErrors = field(default_factory=JudgeErrors)
     unfinished: Sequence[Attempt] = ()
     first: datetime | None = None
     last: datetime | None = None
@@ -144,7 +147,8 @@ class Books:
             if not _within(entry.at, selection):
                 return
             day, tags = _day(entry.at), _values(stored.tags, self.tags)
-            self.events.append(entry)
+            if entry.note:
+                self.events.append(entry)
         else:
             row = self._row(stored, selection)
             if row is None:
@@ -159,6 +163,8 @@ class Books:
             row.add(entry, sums)
         if entry.cost_usd is None:
             self._reason(entry).add(entry)
+        if entry.signals and entry.action is None:
+            self.judge = self.judge.plus(entry.signals)
         if entry.price is not None and entry.model is not None:
             self.prices[entry.model, entry.price] += 1
         self.first, self.last = self.first or entry.at, entry.at

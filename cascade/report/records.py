@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Literal
 
 from cascade.evaluation.audit.estimates import Estimate, SavingReport
+from cascade.ledger.judges import JudgeErrors
 from cascade.ledger.runs import Outcome
 from cascade.state import Record
 
@@ -162,6 +163,7 @@ class Figures(Record):
             large-only bill) only where it can: the lower end of the saving's interval.
         audits: finished audits; `outcomes` counts runs.
         quality: None where there are accepted drafts and none of them could be audited.
+        judge: how often the judge of audits contradicted itself, where there is one.
         assumed_baseline_usd: the part of the baseline that rests on assumed limits, as its
             drafts could not be audited.
     """
@@ -184,6 +186,7 @@ class Figures(Record):
     saving: SavingReport
     assumed_baseline_usd: float
     quality: Quality | None
+    judge: JudgeErrors
     needed: Needed
     escalation: Rate | None
     total: Line

@@ -115,6 +115,17 @@ def remarks_of(
             f"{blind:,} of {len(drafts):,}. {dollars(assumed_usd)} of the baseline rests on "
             "assumed limits."
         )
+    judge = books.judge
+    if judge.rate is not None:
+        remarks.append(
+            f"The judge of audits, asked again in the other order, said something else in "
+            f"{judge.disagreed:,} of {judge.repeated:,} comparisons ({percent(judge.rate)})."
+        )
+    if judge.planted:
+        remarks.append(
+            f"It preferred one of two equal answers in {judge.planted_wrong:,} of "
+            f"{judge.planted:,} comparisons."
+        )
     return (*remarks, *_audit_remarks(drafts, quality))
 
 

@@ -116,6 +116,7 @@ class Story:
         loss: float | None = 0.0,
         *,
         judge: Decimal | None = None,
+        **fields: Any,
     ) -> Story:
         """The large model is asked, perhaps a judge, and the result is written down."""
         self.tell(call(self.run, "audit", large))
@@ -133,6 +134,7 @@ class Story:
                 baseline_usd=correction,
                 saved_usd=correction,
                 basis="estimated" if known else "unknown",
+                **fields,
             )
         )
 

@@ -15,6 +15,7 @@ import pytest
 
 import cascade.report as package
 from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.ledger.judges import DISAGREED, PLANTED_WRONG
 from cascade.ledger.store import Selection, open_store
 from cascade.report import Report, make_report
 from cascade.report.figures import thinned
@@ -294,6 +295,18 @@ def test_few_escalated_requests_leave_the_spread_to_the_ranges_of_the_prediction
     many = reported([*audits(5), *accepted(20, rate=0.5), *steady])
     width_of = [r.saving.saving.high - r.saving.saving.low for r in (few, many)]
     assert width_of[0] > 5 * width_of[1] > 0
+
+
+def test_a_judge_that_contradicts_itself_is_told() -> None:
+    told = [
+        Story().draft().accept(rate=0.5).audit(judge=usd("0.001"), signals={DISAGREED: wrong})
+        for wrong in (0.0, 1.0, 1.0, 0.0)
+    ]
+    told.append(Story().draft().accept(rate=0.5).audit(signals={PLANTED_WRONG: 1.0}))
+    report = reported(told)
+    assert (report.judge.repeated, report.judge.disagreed, report.judge.planted_wrong) == (4, 2, 1)
+    assert "said something else in 2 of 4 comparisons (50.0 %)" in report.text()
+    assert "preferred one of two equal answers in 1 of 1" in report.text()
 
 
 # Verdicts

@@ -92,12 +92,12 @@ def _finish(story: Story, end: str, draw: st.DrawFn) -> None:
             story.decide("ask").decide("ask", node="ask", confidence=None)
 
 
-def reported(told: Iterable[Story], **selection: str) -> Report:
+def reported(told: Iterable[Story], run_id: str | None = None) -> Report:
     async def make() -> Report:
         store = await store_of(told)
         with closing(store):
             return await make_report(
-                store, Selection(**selection), by=("node", "tier", "day", "model", "tag:team")
+                store, Selection(run_id=run_id), by=("node", "tier", "day", "model", "tag:team")
             )
 
     return asyncio.run(make())
