@@ -138,16 +138,16 @@ class Accounts:
     def _assumed(self, call: Call, usage: Usage, output: int | None = None) -> Decimal | None:
         """Dollars that a call of unknown cost is taken to have cost; None where nobody can say.
 
-        The prompt by its characters, the answer as long as is known, or usual, or allowed; where
-        that gives no cost (a price by the hour), what a call of this tier costs on average.
+        The prompt by its characters, the answer as long as is known, or usual, or allowed, and at
+        least what had arrived; where that gives no cost (a price by the hour), what a call of
+        this tier costs on average.
         """
         size = characters(call.request.messages)
         per_character = self._mean(call, "input per character") or 1 / CHARACTERS_PER_TOKEN
         if output is None:
             usual = self._mean(call, "output")
-            likely = call.request.max_tokens if usual is None else round(usual)
-            if likely is not None:
-                output = max(likely, call.arrived // CHARACTERS_PER_TOKEN)
+            likely = call.request.max_tokens or 0 if usual is None else round(usual)
+            output = max(likely, call.arrived // CHARACTERS_PER_TOKEN)
         known = usage.input_tokens
         tokens = round(size * per_character) + 1 if known is None else known
         assumed = call.pricing.cost(Usage(input_tokens=tokens, output_tokens=output))

@@ -89,7 +89,8 @@ def predict(
     note = "estimated, no audits yet" if not model.audits else "too few audits for a range"
     if model.ratios is not None:
         low, high, note = expected * model.ratios[0], min(most, expected * model.ratios[1]), ""
-    lengths = (round(expected), math.floor(low), math.ceil(high))
+    # exp(log(100)) is a little more than 100
+    lengths = (round(expected), math.floor(low + 1e-9), math.ceil(high - 1e-9))
     used = [
         Usage(input_tokens=prompt, cached_tokens=cached_tokens, output_tokens=n) for n in lengths
     ]
