@@ -22,8 +22,7 @@ def held(background: Background) -> threading.Event:
 
     async def work() -> None:
         going.set()
-        while not free.is_set():
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(free.wait)
 
     assert background.start(work)
     assert going.wait(5)
