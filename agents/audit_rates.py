@@ -144,6 +144,13 @@ class Budget:
                 self._audit_usd.plus(float(usd))
 
     @property
+    def known(self) -> bool:
+        """Whether it is known what was spent today."""
+        with self._lock:
+            self._roll()
+            return self._read_usd is not None
+
+    @property
     def stale(self) -> bool:
         """Whether the store should be asked again."""
         with self._lock:

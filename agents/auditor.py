@@ -123,6 +123,16 @@ class Auditor:
             logger.warning("too many audits are waiting: run %s is not audited now", case.run.id)
             self._tell(case.run.id, None)
 
+    async def ready(self) -> None:
+        """Return once it is known what today's audits have cost, where there is a budget."""
+        budget = self.rates.budget
+        if budget is None or budget.known:
+            return
+        try:
+            await budget.read()
+        except LedgerError as error:
+            logger.warning("nothing is audited until the ledger can be read: %s", error)
+
     async def resume(self, older_than: timedelta = STALE) -> int:
         """Take on audits that other processes left when they died; returns how many.
 

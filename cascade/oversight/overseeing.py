@@ -51,9 +51,13 @@ class Oversight:
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
 
     async def ready(self) -> None:
-        """Return once it is known how careful the cascade was before a restart."""
+        """Return once it is known how careful the cascade was before a restart, and what today's
+        audits have cost.
+        """
         if self.drift is not None:
             await self.drift.ready()
+        if self.auditor is not None:
+            await self.auditor.ready()
 
     async def aclose(self) -> None:
         """Finish what is under way."""

@@ -14,7 +14,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import RetryPolicy
 
-from cascade import Audits, Cascade, ConfigurationError, MemoryLedger, Price, Tier
+from cascade import Audits, Cascade, ConfigurationError, LedgerError, MemoryLedger, Price, Tier
 from cascade.agents.leftovers import is_result
 from cascade.errors import AuthenticationError, ModelUnavailableError
 from cascade.graph import is_retryable
@@ -57,7 +57,7 @@ def made(
     ledger = MemoryLedger()
     first, last = tiers or (small(), large())
     options = {"retry_policy": AT_ONCE, "ledger": ledger, **more}
-    return Cascade(first, last, audit_rate=audit_rate, **options), ledger
+    return Cascade(first, last, audit_rate=audit_rate, **options), options["ledger"]
 
 
 def audits(ledger: MemoryLedger) -> list[LedgerEntry]:
@@ -402,8 +402,6 @@ async def test_the_budget_survives_a_restart(tmp_path: Any) -> None:
         async with open_store(url) as store:
             options = Audits(rate=1.0, daily_usd=daily_usd)
             async with made(options, ledger=store)[0] as cascade:
-                await cascade.ainvoke("?")
-                await cascade.audits_done()  # what was spent is read after the first question
                 found = []
                 for _ in range(3):
                     result = await cascade.ainvoke("?")
@@ -415,6 +413,20 @@ async def test_the_budget_survives_a_restart(tmp_path: Any) -> None:
     assert await ask(Decimal(1)) == [None] * 3
     rates = await ask(Decimal(1000))
     assert all(rate == 1.0 for rate in rates)
+
+
+async def test_a_ledger_that_cannot_be_read_costs_the_audits_and_not_the_replies(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Silent(MemoryLedger):
+        async def spent(self, node: str, since: Any) -> Any:
+            raise LedgerError("the database is away")
+
+    cascade, ledger = made(Audits(rate=1.0, daily_usd=1), ledger=Silent())
+    async with cascade:
+        assert (await cascade.ainvoke("?")).answer == "Sydney"
+    assert "nothing is audited until" in caplog.text
+    assert audits(ledger) == []
 
 
 # Set-up ---------------------------------------------------------------------------------------
