@@ -39,7 +39,7 @@ try:
     from opentelemetry import context as contexts
     from opentelemetry import metrics, trace
     from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
-except ModuleNotFoundError as error:  # pragma: no cover - a package that the tests have
+except ModuleNotFoundError as error:
     raise MissingDependencyError(
         "Telemetry needs opentelemetry-api: pip install 'agent-cascade[otel]'."
     ) from error

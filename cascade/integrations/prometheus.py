@@ -18,7 +18,7 @@ from cascade.state import LedgerEntry
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
-except ModuleNotFoundError as error:  # pragma: no cover - a package that the tests have
+except ModuleNotFoundError as error:
     raise MissingDependencyError(
         "metrics for Prometheus need prometheus-client: pip install 'agent-cascade[prometheus]'."
     ) from error

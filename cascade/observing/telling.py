@@ -134,7 +134,7 @@ class Observers:
         if run is not None:
             run.entries.append(entry)
         node = _at_work.get()
-        if node is not None:
+        if node is not None and node.run_id == entry.run_id:
             node.entries.append(entry)
         self._tell("recorded", self.cascade, entry)
 

@@ -28,7 +28,7 @@ from cascade.integrations.opentelemetry import MOST_REMEMBERED, Telemetry
 from cascade.ledger import Recorder
 from cascade.observing import Observers
 from cascade.policies import Situation
-from cascade.state import Decision, Run
+from cascade.state import Decision, LedgerEntry, Run
 from cascade.testing import ScriptedModel, forbid_real_requests, reply
 
 
@@ -91,9 +91,11 @@ class House:
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
+def house(caplog: pytest.LogCaptureFixture) -> Iterator[House]:
     made = House()
     yield made
+    assert "failed in" not in caplog.text
+    assert "detach" not in caplog.text
     made.tracers.shutdown()
     made.meters.shutdown()
 
@@ -264,6 +266,26 @@ async def test_a_run_stands_below_the_span_of_the_caller(house: House) -> None:
     (tree,) = house.trees()
     assert tree.splitlines()[:2] == ["request", "  invoke_agent cascade"]
     assert tree.count("invoke_agent") == 2
+
+
+async def test_what_a_client_traces_stands_below_its_call(house: House) -> None:
+    def answer(_: Any) -> Any:
+        house.tracers.get_tracer("http").start_span("POST").end()
+        return reply("Canberra", probability=0.95)
+
+    first = ScriptedModel(answer, name="small-1", returns_logprobs=True)
+    await watched(house.telemetry, first=first).ainvoke(QUESTION)
+    assert "    chat small-1\n      POST\n" in house.trees()[0]
+
+
+async def test_an_event_that_is_no_part_of_the_run_does_not_describe_the_node(house: House) -> None:
+    """What a watcher writes down while the verifier is at work belongs to no run."""
+    observers = Observers([house.telemetry])
+    with observers.node("verify", "run-1", [], {}):
+        observers.recorded(LedgerEntry(run_id="run-1", node="verify", action="accept", note="yes"))
+        observers.recorded(LedgerEntry(run_id="mode-7", node="mode", note="live"))
+    observers.finish()
+    assert (house.span("verify").attributes or {})["cascade.reason"] == "yes"
 
 
 async def test_a_cascade_in_a_graph_of_the_users_is_traced(house: House) -> None:
