@@ -3,8 +3,10 @@
     python benchmarks/ledger_store.py [--entries 10000] [--kills 10] [--json]
 
 On SQLite and, where a server can be had, on PostgreSQL. `added` is the time that a call waits
-until it is written down, before it is sent, with 1 and with 32 calls under way; `append` is the
-time in which an entry is handed over.
+until it is written down, before it is sent: one call after the other, 32 loops that do nothing
+but begin calls (the store at its limit), and 500 calls a second that arrive one by one. `append`
+is the time in which an entry is handed over; an entry of the benchmark has every field set.
+`texts` is the CPU time for the hashes of a call's prompt and answer.
 """
 
 from __future__ import annotations
@@ -23,13 +25,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cascade.ledger.store import open_store
+from langchain_core.messages import HumanMessage
+
+from cascade.ledger import texts_of
+from cascade.ledger.store import Store, open_store
+from cascade.ledger.texts import with_hashes
+from cascade.state import Completion
 from tests.ledger.store import postgres
 from tests.ledger.store.crashing import RUNS, kill_in_the_middle
 from tests.ledger.store.writing import entry, write_together
 
 Figures = dict[str, float | str]
-PROCESSES, BEGUN = 4, 1_920
+PROCESSES, BEGUN, PER_SECOND = 4, 1_920, 500
 
 
 def percentiles(name: str, seconds: list[float]) -> Figures:
@@ -55,19 +62,43 @@ async def one_process(url: str, entries: int) -> Figures:
             "CPU per entry, ms": 1000 * cpu / entries,
             **percentiles("append", taken),
         }
-        for at_once in (1, 32):
-            waited: list[float] = []
-
-            async def begin(n: int, waited: list[float] = waited) -> None:
-                for _ in range(n):
-                    start = time.perf_counter()
-                    await store.begin(run_id="r", node="draft")
-                    waited.append(time.perf_counter() - start)
-
-            calls = BEGUN // 6 if at_once == 1 else BEGUN
-            await asyncio.gather(*(begin(calls // at_once) for _ in range(at_once)))
-            figures |= percentiles(f"added, {at_once} under way", waited)
+        await added(store, figures)
         await store.delete(everything=True)
+    return figures
+
+
+async def added(store: Store, figures: Figures) -> None:
+    """What calls wait for before they are sent."""
+    waited: list[float] = []
+
+    async def begin(n: int) -> None:
+        for _ in range(n):
+            start = time.perf_counter()
+            await store.begin(run_id="r", node="draft")
+            waited.append(time.perf_counter() - start)
+
+    for at_once in (1, 32):
+        calls = BEGUN // 6 if at_once == 1 else BEGUN
+        await asyncio.gather(*(begin(calls // at_once) for _ in range(at_once)))
+        figures |= percentiles(f"added, {at_once} under way", waited)
+        waited.clear()
+    arriving = []
+    for _ in range(BEGUN):
+        arriving.append(asyncio.create_task(begin(1)))
+        await asyncio.sleep(1 / PER_SECOND)
+    await asyncio.gather(*arriving)
+    figures |= percentiles(f"added, {PER_SECOND} a second", waited)
+
+
+def hashing() -> Figures:
+    """What the hashes of a call cost."""
+    figures: Figures = {}
+    for name, characters, times in (("short", 60, 2_000), ("100 kB", 100_000, 200)):
+        messages = [HumanMessage(("What is the capital of Australia? " * 3_000)[:characters])]
+        completion, cpu = Completion("Canberra", "m"), time.process_time()
+        for _ in range(times):
+            with_hashes(entry("r"), texts_of(messages, completion))
+        figures[f"texts, {name} prompt, ms"] = 1000 * (time.process_time() - cpu) / times
     return figures
 
 
@@ -133,6 +164,7 @@ def main() -> None:
     with databases() as urls:
         for name, url in urls.items():
             figures = asyncio.run(one_process(url, arguments.entries))
+            figures |= hashing()
             figures |= asyncio.run(four_processes(url, arguments.entries))
             figures |= kills(url, arguments.kills)
             if arguments.json:

@@ -21,14 +21,17 @@ class NoPostgresError(Exception):
 
 def binaries() -> Path:
     """The folder of the server's programs; it is installed where this is CI and we may."""
-    found = _find()
+    found, why = _find(), ""
     if found is None and "CI" in os.environ and os.geteuid() == 0 and shutil.which("apt-get"):
         for command in (["apt-get", "update"], ["apt-get", "install", "-y", "postgresql"]):
             environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            subprocess.run(command, env=environment, capture_output=True, timeout=300, check=False)
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=300, check=False
+            )
+            why = f" ({' '.join(command)} failed: {done.stderr})" if done.returncode else why
         found = _find()
     if found is None:
-        raise NoPostgresError("no PostgreSQL server here: apt install postgresql")
+        raise NoPostgresError(f"no PostgreSQL server here: apt install postgresql{why}")
     return found
 
 
