@@ -49,10 +49,10 @@ def timed(busy_ms: float | None, **usage: Any) -> Completion:
 async def test_an_entry_says_by_which_price_it_was_counted() -> None:
     (entry,) = await entries(reply("x"))
     assert entry.price == "set by you"
-    dated = DatedPrice({"2026-01-01": PRICE, "9999-01-01": Price(input=9, output=9)})
+    dated = DatedPrice({"2020-01-01": PRICE, "9999-01-01": Price(input=9, output=9)})
     (entry,) = await entries(reply("x"), price=dated)
     assert (entry.price, entry.cost_usd) == (
-        "set by you, valid from 2026-01-01",
+        "set by you, valid from 2020-01-01",
         Decimal("0.00002"),
     )
     (entry,) = await entries(reply("x"), price=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,6 @@ from cascade.ledger.baseline import AS_DRAFT, BaselineModel, predict
 from cascade.ledger.lengths import Lengths, fit_baseline
 from cascade.ledger.prices import Price
 from cascade.state import Usage
-
-Array = NDArray[np.float64]
 
 PRICE = Price(input=1, output=10)
 DRAFT = Usage(input_tokens=100, output_tokens=50)
@@ -28,7 +27,7 @@ def lengths(n: int, seed: int, factor: float = 2.0) -> Lengths:
     return columns(prompt, draft, large, np.ones(n))
 
 
-def columns(*of: Array) -> Lengths:
+def columns(*of: NDArray[Any]) -> Lengths:
     prompt, draft, large, weight = (column.tolist() for column in of)
     return Lengths(prompt, draft, large, weight)
 
@@ -86,7 +85,8 @@ def test_the_conformal_range_covers_new_requests(helped: bool) -> None:
         model = fit_baseline(lengths(200, seed), escalated)
         assert model.ratios is not None
         new = lengths(500, 5000 + seed)
-        at = np.array([model.tokens(*pair) for pair in zip(new.prompt, new.draft, strict=True)])
+        pairs = zip(new.prompt, new.draft, strict=True)
+        at = np.array([model.tokens(int(prompt), int(draft)) for prompt, draft in pairs])
         low, high = model.ratios
         large = np.array(new.large)
         shares.append(np.mean((large >= low * at) & (large <= high * at)))

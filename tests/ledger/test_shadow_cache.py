@@ -142,8 +142,9 @@ def test_a_prompt_may_mark_what_to_cache() -> None:
 
 @pytest.mark.parametrize("name", ["ttl_s", "minimum", "step", "most"])
 def test_limits_that_make_no_sense_are_refused(name: str) -> None:
+    limits: dict[str, Any] = {name: 0}
     with pytest.raises(ConfigurationError, match=f"{name}=0"):
-        ShadowCache(**{name: 0})
+        ShadowCache(**limits)
 
 
 @settings(max_examples=60)
