@@ -144,6 +144,7 @@ class Auditor:
             return 0
         with self._lock:
             self._resumed_at = time.monotonic()
+        await self.ready()
         started, foreign = 0, []
         for audit in await store.claim_pending(older_than):
             case = self._case_of(audit)
@@ -173,7 +174,9 @@ class Auditor:
         try:
             left = Leftover.model_validate_json(audit.payload)
         except ValidationError as error:
-            logger.warning("a pending audit cannot be read and is dropped: %s", error)
+            # Not with the error's own words, which quote the conversation.
+            n = error.error_count()
+            logger.warning("a pending audit cannot be read and is dropped: %d fields do not fit", n)
             return None
         return left.case if left.cascade == self._identity else audit
 
@@ -203,6 +206,11 @@ class Auditor:
                 self._drawn.popitem(last=False)
             return True
 
+    def _forget(self, run_id: str) -> None:
+        """Let another try come: the store may have kept the audit."""
+        with self._lock:
+            self._drawn.pop(run_id, None)
+
     def _affords(self, case: Case) -> bool:
         budget = self.rates.budget
         return budget is None or budget.affords(self.outlook.cost(self.tier, case.draft))
@@ -213,6 +221,7 @@ class Auditor:
         started = self.background.start(partial(self._work, case, tags))
         if not started:
             self._settle(case.run.id)
+            self._forget(case.run.id)
         return started
 
     def _settle(self, run_id: str) -> None:
@@ -233,8 +242,7 @@ class Auditor:
                     self._store.drop_pending(case.run.id)
         except CascadeError as error:
             logger.warning("run %s was not audited: %s", case.run.id, error)
-            with self._lock:
-                self._drawn.pop(case.run.id, None)  # another try may come
+            self._forget(case.run.id)
         finally:
             self._settle(case.run.id)
             self._tell(case.run.id, loss)

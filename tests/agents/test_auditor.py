@@ -429,6 +429,36 @@ async def test_a_ledger_that_cannot_be_read_costs_the_audits_and_not_the_replies
     assert audits(ledger) == []
 
 
+def test_an_audit_that_finds_no_place_is_said_to_be_missing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cascade, ledger = made(Audits(rate=1.0, daily_usd=1))
+    told: list[tuple[str, float | None]] = []
+    auditor = cascade._oversight.auditor
+    assert auditor is not None
+    auditor.on_audit.append(lambda run_id, loss: told.append((run_id, loss)))
+    monkeypatch.setattr(auditor.background, "start", lambda _work: False)
+    result = cascade.invoke("?")
+    assert told == [(result.run_id, None)]
+    assert "too many audits are waiting" in caplog.text
+    monkeypatch.undo()
+    cascade.close()
+    assert audits(ledger) == []
+
+
+def test_whoever_listens_is_told_of_every_draft_that_had_a_chance() -> None:
+    cascade, ledger = made(0.5)
+    told: dict[str, float | None] = {}
+    auditor = cascade._oversight.auditor
+    assert auditor is not None
+    auditor.on_audit.append(told.__setitem__)
+    with cascade:
+        runs = [cascade.invoke("?").run_id for _ in range(20)]
+    audited = {entry.run_id for entry in results(ledger)}
+    assert told == {run_id: 1.0 if run_id in audited else None for run_id in runs}
+    assert 0 < len(audited) < 20
+
+
 # Set-up ---------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Audits that outlive their process, in a real file of SQLite."""
+"""Audits that outlive their process, in a real file of SQLite and a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import threading
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,11 +85,6 @@ async def of_node(store: Store, node: str) -> list[LedgerEntry]:
     return await store.query(Selection(node=node))
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/ledger.db"
-
-
 async def leftover(url: str, *, age: timedelta = NOW, **changes: Any) -> str:
     """A pending audit of a process that has died, without the process; returns its run."""
     question = HumanMessage("?", id="q")
@@ -102,6 +96,13 @@ async def leftover(url: str, *, age: timedelta = NOW, **changes: Any) -> str:
     async with open_store(url, texts="pending") as store:
         store.put_pending(replace(pending, at=pending.at - age, **changes))
     return run.id
+
+
+async def unclaim(store: Store, audit: Pending) -> None:
+    """As if it had been claimed so long ago that the claim has lapsed."""
+    store.drop_pending(audit.run_id)
+    await store.flush()
+    store.put_pending(audit)
 
 
 async def test_an_audit_survives_a_kill(url: str) -> None:
@@ -160,24 +161,17 @@ async def test_a_done_audit_leaves_no_text_behind(url: str) -> None:
 
 
 async def test_an_audit_that_failed_is_tried_again_until_it_is_given_up(url: str) -> None:
-    run_id = await leftover(url)
+    await leftover(url)
     async with open_store(url, texts="pending") as store:
         for failed in range(3, MOST_CALLS + 1, 3):
             async with made(store, ScriptedModel(down)) as cascade:
-                auditor = cascade._oversight.auditor
-                assert auditor is not None
                 (audit,) = await store.pending()
-                # As if it had been claimed so long ago that the claim has lapsed.
-                store.drop_pending(run_id)
-                await store.flush()
-                store.put_pending(audit)
+                await unclaim(store, audit)
                 assert await cascade.resume_audits(NOW) == 1
             assert len(await of_node(store, "audit")) == failed
             assert len(await store.pending()) == 1
         (audit,) = await store.pending()
-        store.drop_pending(run_id)
-        await store.flush()
-        store.put_pending(audit)
+        await unclaim(store, audit)
         async with made(store) as cascade:
             assert await cascade.resume_audits(NOW) == 0
         assert await store.pending() == []
@@ -204,7 +198,7 @@ async def test_the_audits_of_another_cascade_are_left_to_it(url: str) -> None:
             assert await cascade.resume_audits(NOW) == 1
 
 
-@pytest.mark.parametrize("payload", ["{}", "no JSON", '{"cascade": 1}'])
+@pytest.mark.parametrize("payload", ["{}", "no JSON: Sydney", '{"cascade": ["Sydney"]}'])
 async def test_what_cannot_be_read_is_dropped_and_said(
     url: str, payload: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -223,7 +217,10 @@ async def test_what_the_budget_cannot_pay_stays_pending(url: str) -> None:
         store.append([LedgerEntry(run_id="before", node="audit", cost_usd=Decimal(1))])
         async with made(store, audit_rate=Audits(rate=1.0, daily_usd=1)) as cascade:
             assert await cascade.resume_audits(NOW) == 0
-        assert len(await store.pending()) == 1
+        (audit,) = await store.pending()
+        await unclaim(store, audit)
+        async with made(store, audit_rate=Audits(rate=1.0, daily_usd=2)) as cascade:
+            assert await cascade.resume_audits(NOW) == 1
 
 
 async def test_two_processes_at_the_same_audit_leave_one_result(url: str) -> None:
