@@ -8,6 +8,7 @@ Which one is used where, and what each of them covers: `docs/audit.md`.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -172,11 +173,19 @@ def exact_share(successes: int, n: int, population: int, level: float = LEVEL) -
     given their number.
     """
     tail = (1.0 - level) / 2
-    counts = np.arange(successes, population - (n - successes) + 1)
-    above = stats.hypergeom.sf(successes - 1, population, counts, n)
-    below = stats.hypergeom.cdf(successes, population, counts, n)
-    kept = counts[(above > tail) & (below > tail)]
-    return float(kept[0]) / population, float(kept[-1]) / population
+    least, most = successes, population - (n - successes)
+    # The one probability grows with the count and the other falls: each has one edge.
+    low = bisect_left(
+        range(least, most),
+        True,
+        key=lambda count: bool(stats.hypergeom.sf(successes - 1, population, count, n) > tail),
+    )
+    high = bisect_left(
+        range(least + 1, most + 1),
+        True,
+        key=lambda count: bool(stats.hypergeom.cdf(successes, population, count, n) <= tail),
+    )
+    return (least + low) / population, (least + high) / population
 
 
 def wilson(share: float, n: float, level: float = LEVEL) -> Range:
