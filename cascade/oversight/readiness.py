@@ -251,10 +251,10 @@ def _propose(
         threshold = easiest_threshold(
             _arrays(priced, confidence), max_loss=limits.max_loss, min_saving=limits.min_saving
         )
-    if threshold is None:
-        return None
     priced = [row for row in proving if row.priced]
-    found = _forecast(priced, _confidences(calibration, priced, names), threshold, limits)
+    found = None
+    if threshold is not None:
+        found = _forecast(priced, _confidences(calibration, priced, names), threshold, limits)
     return _certified(_Proposal(calibration, found), proving, names, limits)
 
 
@@ -323,7 +323,7 @@ def _verdict(
     rows: Sequence[Row], priced: Sequence[Row], ways: Sequence[_Way], *, hopeful: bool
 ) -> tuple[Verdict, str, int | None]:
     """The best of the ways to go live; `hopeful` when there will be another with more rows."""
-    each = len(rows) / max(1, len(priced))  # requests that a row takes
+    each = len(rows) / len(priced) if priced else 1.0  # requests that a row takes
     wanted = max(1, math.ceil(each * (2 * LEAST - len(priced))))
     if not priced and any(row.usable for row in rows):
         return "too early", "no request has a known cost: set a price on both tiers", None

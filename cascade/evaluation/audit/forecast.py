@@ -90,13 +90,14 @@ def forecast(
 def easiest_threshold(
     rows: ShadowRows, *, max_loss: float, min_saving: float = 0.0
 ) -> float | None:
-    """The threshold for a forecast on other rows; None where no draft has a confidence.
+    """The threshold for a forecast on other rows; None where no draft has a confidence or the
+    large model costs nothing.
 
     Of those that as many other rows will probably confirm, the one that saves most; where there is
     none, the one that is nearest to it, measured in half widths of its intervals.
     """
     confidences = rows.confidence[rows.confidence >= 0]
-    if len(rows.confidence) < 2 or not len(confidences):
+    if len(rows.confidence) < 2 or not len(confidences) or not rows.large_usd.sum() > 0:
         return None
     shares = np.linspace(0.0, 1.0, CANDIDATES)
     found = []
