@@ -117,9 +117,8 @@ def hooks() -> None:
         annotate(config, dict)
 
     n = 20_000
-    print(
-        f"hooks without observers: {min(timeit.repeat(once, number=n, repeat=5)) / n * 1e9:.0f} ns"
-    )
+    fastest = min(timeit.repeat(once, number=n, repeat=5)) / n
+    print(f"hooks without observers: {fastest * 1e6:.1f} µs per request")
 
 
 def main() -> None:

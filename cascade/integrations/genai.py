@@ -150,6 +150,8 @@ def _decision(entry: LedgerEntry) -> Attributes:
             "cascade.confidence": entry.confidence,
             "cascade.calibrated": None if entry.confidence is None else entry.calibrated,
             "cascade.audit_rate": entry.audit_rate,
+            "cascade.large_usd": entry.large_usd,
+            "cascade.loss": entry.loss,
         }
     )
 

@@ -13,9 +13,10 @@ from cascade.observing.records import (
     after,
     ending_of,
 )
-from cascade.observing.telling import Observer, Observers
+from cascade.observing.telling import Aside, Observer, Observers
 
 __all__ = [
+    "Aside",
     "Ending",
     "ObservedCall",
     "ObservedNode",

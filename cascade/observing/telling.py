@@ -110,6 +110,8 @@ class Observers:
     def call_began(self, call: ObservedCall) -> None:
         """A model is asked."""
         call.within = _at_work.get()
+        if call.within is not None:
+            call.run_id = call.within.run_id
         self._tell("call_began", call)
 
     def call_ended(
@@ -205,6 +207,53 @@ class Observers:
                 getattr(observer, event)(*about)
             except Exception:
                 logger.exception("%s failed in %s", type(observer).__name__, event)
+
+
+class Aside(Observers):
+    """Tells the observers of another of calls alone, as calls of the node that is at work.
+
+    For agents that run once more beside a run, such as those of a shadow start: what they do is
+    no run, and their ledger entries are told by whoever books them.
+
+    Args:
+        observers: of the cascade.
+        unseen: a node whose calls are none, since its answer is there already.
+    """
+
+    def __init__(self, observers: Observers, unseen: str) -> None:
+        super().__init__((), observers.cascade)
+        self._other = observers
+        self._unseen = unseen
+
+    def __bool__(self) -> bool:
+        return bool(self._other)
+
+    @contextmanager
+    def node(
+        self,
+        name: str,
+        run_id: str,
+        messages: Sequence[BaseMessage],
+        tags: Mapping[str, str],
+        conversation: str | None = None,
+    ) -> Iterator[ObservedNode]:
+        """Nobody is told."""
+        yield ObservedNode(name, run_id, self.cascade)
+
+    def call_began(self, call: ObservedCall) -> None:
+        """A model is asked."""
+        if call.node != self._unseen:
+            self._other.call_began(call)
+
+    def call_ended(
+        self,
+        call: ObservedCall | None,
+        entry: LedgerEntry | None,
+        outcome: Completion | BaseException,
+    ) -> None:
+        """The call is over."""
+        if call is not None and call.node != self._unseen:
+            self._other.call_ended(call, entry, outcome)
 
 
 def _outcome(node: ObservedNode) -> Outcome | None:

@@ -27,6 +27,7 @@ from cascade.ledger.store.base import new_id
 from cascade.ledger.tags import current_tags, tagged
 from cascade.ledger.texts import Texts
 from cascade.models import Chunk, Model, Request
+from cascade.observing import Aside
 from cascade.oversight.comparisons import comparison
 from cascade.oversight.overseeing import Oversight
 from cascade.policies import LearnsCosts, Policy
@@ -91,7 +92,7 @@ class _Book(Recorder):
     """
 
     def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
+        super().__init__(observers=Aside(recorder.observers, unseen="expert"))
         self._recorder = recorder
 
     async def begin(self, run_id: str, node: str, tier: str, model: str) -> str | None:

@@ -25,8 +25,9 @@ from cascade import Cascade
 from cascade.agents import Caller, Task
 from cascade.errors import ConfigurationError, ModelUnavailableError, RealRequestForbiddenError
 from cascade.integrations.opentelemetry import MOST_REMEMBERED, Telemetry
-from cascade.ledger import Recorder
+from cascade.ledger import MemoryLedger, Recorder
 from cascade.observing import Observers
+from cascade.oversight.audits import Audits
 from cascade.policies import Situation
 from cascade.state import Decision, LedgerEntry, Run
 from cascade.testing import ScriptedModel, forbid_real_requests, reply
@@ -344,6 +345,33 @@ async def test_work_after_the_reply_is_a_trace_of_its_own_linked_to_its_run(hous
     assert {link.context.span_id for span in linked for link in span.links} == {of_run.span_id}
     audit = house.span("audit").attributes or {}
     assert audit["cascade.cost_usd"] == -audit["cascade.saved_usd"] > 0  # type: ignore[operator]
+
+
+async def test_an_audit_is_a_trace_linked_to_its_run(house: House) -> None:
+    number = small(0.95, "4")
+    same = ScriptedModel(["4"], name="large-1")
+    audits = Audits(rate=1.0, compare="numeric")
+    options: Any = {"first": number, "second": same, "audit_rate": audits}
+    async with watched(house.telemetry, ledger=MemoryLedger(), **options) as cascade:
+        await cascade.ainvoke("2 + 2?")
+    assert house.trees() == [ACCEPTED, "audit\n  chat large-1"]
+    audit = house.span("audit")
+    (link,) = audit.links
+    assert link.context.span_id == house.span("invoke_agent cascade").context.span_id
+    assert (audit.attributes or {})["cascade.loss"] == 0
+
+
+async def test_a_shadow_draft_is_a_trace_linked_to_its_run(house: House) -> None:
+    options: Any = {"ledger": MemoryLedger(), "mode": "shadow"}
+    async with watched(house.telemetry, **options) as cascade:
+        result = await cascade.ainvoke(QUESTION)
+    run, beside = house.trees()
+    assert run.endswith("  expert\n    chat large-1")
+    assert beside == "shadow\n  chat small-1"
+    drafted = house.span("chat small-1").attributes or {}
+    assert drafted["cascade.run_id"] == result.run_id
+    assert drafted["cascade.cost_usd"] == -drafted["cascade.saved_usd"] > 0  # type: ignore[operator]
+    assert set(house.metric("cascade.requests")) == {("cascade", "escalated", "large")}
 
 
 async def test_finished_runs_are_forgotten_in_the_end(
