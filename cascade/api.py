@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
@@ -246,7 +247,7 @@ class Cascade(Batches, Starting):
         """
         messages = to_messages(question)
         await self._ready()
-        with collecting() as entries, _ledger_on_error(entries):
+        with collecting() as entries, self._failing(entries):
             state = await self.graph.ainvoke(CascadeInput(messages=messages), config)
             return self._result(state)
 
@@ -268,7 +269,7 @@ class Cascade(Batches, Starting):
         context = copy_context()
         entries = context.run(collect)
         state: Any = None
-        with _ledger_on_error(entries):
+        with self._failing(entries):
             async with aclosing(iterate_in(context, events)) as steps:
                 async for mode, value in steps:
                     if mode == "custom":
@@ -360,7 +361,7 @@ class Cascade(Batches, Starting):
             )
         result = read_result(state, self.tiers[0].name, self._response_format)
         if not state["run"].shadow:
-            tell_cost(self.policy, result.ledger.known_cost_usd + result.ledger.assumed_usd)
+            self._paid(result.ledger)
         if not result.calibrated and result.confidence is not None and not self._warned:
             self._warned = True
             logger.info(
@@ -370,11 +371,17 @@ class Cascade(Batches, Starting):
             )
         return result
 
+    def _paid(self, ledger: LedgerView) -> None:
+        tell_cost(self.policy, ledger.known_cost_usd + ledger.assumed_usd)
 
-@contextmanager
-def _ledger_on_error(entries: list[LedgerEntry]) -> Iterator[None]:
-    try:
-        yield
-    except CascadeError as error:
-        error.ledger = LedgerView(entries)
-        raise
+    @contextmanager
+    def _failing(self, entries: list[LedgerEntry]) -> Iterator[None]:
+        """A run that fails or is cancelled says what it spent, and its policy learns that."""
+        try:
+            yield
+        except (CascadeError, asyncio.CancelledError) as error:
+            ledger = LedgerView(entries)
+            self._paid(ledger)
+            if isinstance(error, CascadeError):
+                error.ledger = ledger
+            raise

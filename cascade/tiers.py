@@ -59,6 +59,11 @@ class Tier:
         if self.temperature is not None:
             # 0 and 0.0 are one temperature; as JSON, in keys and hashes, they would be two.
             object.__setattr__(self, "temperature", float(self.temperature))
+        if not isinstance(self.price, Price | DatedPrice | Mapping | None):
+            raise ConfigurationError(
+                f"Tier(price={self.price!r}): give Price(input=…, output=…), a DatedPrice or the "
+                "table of load_prices(file)."
+            )
         if self.name is not None and not self.name.strip():
             raise ConfigurationError(f"Tier(name={self.name!r}): a name has letters.")
 

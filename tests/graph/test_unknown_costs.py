@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
 from cascade import Cascade, Price, Tier
+from cascade.errors import ModelError, ModelUnavailableError
+from cascade.graph import DEFAULT_RETRY
 from cascade.policies import DeadlinePolicy, DollarBudget, DollarBudgetPolicy, Policy
 from cascade.state import Usage
 from cascade.testing import ScriptedModel, reply
@@ -51,3 +54,37 @@ async def test_a_budget_is_kept_as_if_the_cost_were_known(deadline: bool) -> Non
         shares.append(sum(escalated))
     assert shares[1] == pytest.approx(shares[0], abs=2)
     assert 0 < shares[1] < 30
+
+
+async def test_a_run_that_fails_is_paid_for_too() -> None:
+    budget = DollarBudget(DollarBudgetPolicy(0.001))
+    broken = ModelUnavailableError("broke", model="m", billed=None)
+    tier = Tier(ScriptedModel([broken]), price=PRICE, max_tokens=100)
+    once = DEFAULT_RETRY._replace(max_attempts=1)
+    with pytest.raises(ModelError) as caught:
+        await Cascade(tiers=[tier], policy=budget, retry_policy=once).ainvoke(QUESTION)
+    assert caught.value.ledger is not None
+    assert caught.value.ledger.assumed_usd == Decimal("0.01101")
+    assert budget.policy == DollarBudgetPolicy(0.001).after(Decimal("0.01101"))
+
+
+async def test_a_run_that_is_cancelled_is_paid_for_too() -> None:
+    budget = DollarBudget(DollarBudgetPolicy(0.001))
+    model = ScriptedModel("x", delay_s=60)
+    cascade = Cascade(tiers=[Tier(model, price=PRICE, max_tokens=100)], policy=budget)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await cascade.ainvoke(QUESTION)
+    assert model.requests
+    assert budget.policy == DollarBudgetPolicy(0.001).after(Decimal("0.01101"))
+
+
+async def test_a_stream_that_is_left_after_its_result_is_paid_for_once() -> None:
+    budget = DollarBudget(DollarBudgetPolicy(0.001))
+    tier = Tier(ScriptedModel([reply("x", input_tokens=1_000)]), price=PRICE)
+    stream = Cascade(tiers=[tier], policy=budget).astream(QUESTION)
+    async for event in stream:
+        if hasattr(event, "ledger"):
+            break
+    await stream.aclose()
+    assert budget.policy == DollarBudgetPolicy(0.001).after(Decimal("0.01001"))

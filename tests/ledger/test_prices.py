@@ -447,3 +447,15 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="holds no prices"):
         load_prices(tmp_path / "list.json")
+
+
+@pytest.mark.parametrize("price", ["prices.toml", 5, {1, 2}])
+def test_a_tier_says_what_a_price_may_be(price: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Tier\(price=.*load_prices\(file\)"):
+        Tier(ScriptedModel("x"), price=price)
+
+
+def test_no_price_stays_none_at_any_time() -> None:
+    pricing = find_pricing("ollama", "qwen2.5:3b", local=True)
+    later = pricing.at(datetime(2027, 1, 1, tzinfo=UTC))
+    assert later.cost(usage(1, 1), 1.0) is later.marginal(usage(1, 1), 1.0) is None

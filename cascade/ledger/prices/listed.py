@@ -6,7 +6,7 @@ a guess of zero would turn every figure of the ledger into flattery.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 
@@ -19,6 +19,25 @@ def _table() -> str:
     from importlib.metadata import version  # noqa: PLC0415 - slow to import, rarely asked
 
     return f"list price, genai-prices {version('genai-prices')}"
+
+
+@lru_cache(maxsize=1024)
+def _cost(
+    provider: str, model: str, second: datetime, tokens: tuple[int, int, int, int]
+) -> Decimal:
+    """The cost of (input, read, written, output) tokens. A run asks several times for the same."""
+    from genai_prices import Usage as PricedUsage  # noqa: PLC0415 - heavy, and only here
+    from genai_prices import calc_price  # noqa: PLC0415
+
+    read_in, read, written, output = tokens
+    used = PricedUsage(
+        input_tokens=read_in,
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        output_tokens=output,
+    )
+    found = calc_price(used, model, provider_id=provider, genai_request_timestamp=second)
+    return to_finest(found.total_price)
 
 
 class ListPrice(Record):
@@ -48,20 +67,11 @@ class ListPrice(Record):
         del busy_ms, tool_calls
         if usage.input_tokens is None or usage.output_tokens is None:
             return None
-        from genai_prices import Usage as PricedUsage  # noqa: PLC0415 - heavy, and only here
-        from genai_prices import calc_price  # noqa: PLC0415
-
-        read, written = cache_split(usage, usage.input_tokens)
-        priced = PricedUsage(
-            input_tokens=usage.input_tokens,
-            cache_read_tokens=read,
-            cache_write_tokens=written,
-            output_tokens=usage.output_tokens,
-        )
-        found = calc_price(
-            priced, self.model, provider_id=self.provider, genai_request_timestamp=self.when
-        )
-        return to_finest(found.total_price)
+        # Prices change at whole minutes, so that a second has one price.
+        second = (self.when or datetime.now(UTC)).replace(microsecond=0)
+        split = cache_split(usage, usage.input_tokens)
+        tokens = (usage.input_tokens, *split, usage.output_tokens)
+        return _cost(self.provider, self.model, second, tokens)
 
     def marginal(
         self, usage: Usage, busy_ms: float | None = None, tool_calls: int = 0
