@@ -34,7 +34,12 @@ def test_the_order_of_a_part_s_keys_does_not_either() -> None:
 def test_a_role_a_tool_call_and_its_result_do() -> None:
     def calls(city: str, result: str, call_id: str = "1") -> Texts:
         call: Any = {"name": "weather", "args": {"city": city}, "id": call_id}
-        return texts_of([AIMessage("", tool_calls=[call]), ToolMessage(result, tool_call_id="1")])
+        return texts_of(
+            [
+                AIMessage("", tool_calls=[call]),
+                ToolMessage(result, tool_call_id="1", name="weather"),
+            ]
+        )
 
     assert calls("Rome", "sunny") == calls("Rome", "sunny", call_id="2")
     assert len({calls("Rome", "sunny"), calls("Oslo", "sunny"), calls("Rome", "rain")}) == 3

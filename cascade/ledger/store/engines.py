@@ -39,7 +39,10 @@ def make_engine(url: str, *, durable: bool = False) -> AsyncEngine:
     Errors of the database repeat no parameters: they may be prompts.
     """
     if not url.startswith("sqlite"):
-        return create_async_engine(url, pool_size=2, pool_pre_ping=True, hide_parameters=True)
+        settings = {"server_settings": {"synchronous_commit": "on"}} if durable else {}
+        return create_async_engine(
+            url, connect_args=settings, pool_size=2, pool_pre_ping=True, hide_parameters=True
+        )
     arguments = {"timeout": BUSY_MS / 1000}
     engine = create_async_engine(url, connect_args=arguments, hide_parameters=True)
     event.listen(engine.sync_engine, "connect", _turn_wal_on)

@@ -35,8 +35,8 @@ def open_store(
         crash_safe: write down each call before it is sent, so that a killed process leaves a
             list of the calls whose outcome is unknown. Costs one commit per call, shared by
             the calls that are under way together.
-        durable: survive a loss of power with every entry: SQLite waits for the disk at each
-            commit (`synchronous=FULL`). PostgreSQL does so by its own settings.
+        durable: survive a loss of power with every entry that was flushed: each commit waits
+            for the disk (SQLite: `synchronous = FULL`, PostgreSQL: `synchronous_commit = on`).
         texts: which prompts and answers are kept: "none"; "pending", those of audits that are
             not done yet, so that a restart loses none; "all", also those of every call.
         hash_key: a secret for the hashes of prompts and answers. Without it, whoever reads the
@@ -65,6 +65,8 @@ def _backend(url: str, *, durable: bool) -> Backend:
     scheme, separator, rest = url.partition("://")
     dialect = scheme.partition("+")[0]
     if separator and dialect == "memory":
+        if durable:
+            raise ConfigurationError(f"{url} keeps nothing: durable=True needs a database.")
         return MemoryBackend()
     if dialect == "postgres":
         dialect = "postgresql"

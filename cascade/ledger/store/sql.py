@@ -63,7 +63,8 @@ class SqlBackend(Backend):
     Args:
         url: with the name of an asynchronous driver, `sqlite+aiosqlite:///…` or
             `postgresql+asyncpg://…`.
-        durable: SQLite waits for the disk at each commit. PostgreSQL has its own settings.
+        durable: each commit waits for the disk, in PostgreSQL whatever its settings say of
+            `synchronous_commit`.
     """
 
     def __init__(self, url: str, *, durable: bool = False) -> None:

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from cascade import Cascade, Price, Tier
@@ -265,6 +266,21 @@ async def test_a_durable_ledger_waits_for_the_disk(
     await backend.aclose()
 
 
+@pytest.mark.parametrize(("durable", "level"), [(False, "off"), (True, "on")])
+async def test_a_durable_ledger_does_so_in_a_database_that_would_not(
+    postgres_url: str, durable: bool, level: str
+) -> None:
+    name = postgres_url.rpartition("/")[2]
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    await connection.close()
+    backend = SqlBackend(postgres_url.replace("sql:", "sql+asyncpg:"), durable=durable)
+    await backend.open()
+    found = await backend._transact(lambda c: c.exec_driver_sql("SHOW synchronous_commit").scalar())
+    assert found == level
+    await backend.aclose()
+
+
 async def test_a_durable_ledger_keeps_entries_like_any_other(url: str) -> None:
     async with open_store(url, durable=True) as store:
         store.append([ENTRY])
@@ -273,7 +289,11 @@ async def test_a_durable_ledger_keeps_entries_like_any_other(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [({"texts": "some"}, "none, pending, all"), ({"hash_key": ""}, "hash_key is empty")],
+    [
+        ({"texts": "some"}, "none, pending, all"),
+        ({"hash_key": ""}, "hash_key is empty"),
+        ({"durable": True}, "keeps nothing"),
+    ],
 )
 def test_an_option_without_meaning_is_refused(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):

@@ -213,3 +213,37 @@ def test_a_store_that_was_in_use_is_refused_after_a_fork() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     store.close()
     store.close()
+
+
+def test_an_event_loop_that_ended_meanwhile_harms_nobody() -> None:
+    backend = Moody()
+    store = Store(backend)
+
+    async def give_up() -> None:
+        backend.may_write.clear()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(store.begin(run_id="gone", node="draft"), 0.05)
+
+    async def look() -> list[str]:
+        await store.begin(run_id="next", node="draft")
+        return [attempt.run_id for attempt in await store.unfinished()]
+
+    asyncio.run(give_up())
+    backend.may_write.set()
+    assert asyncio.run(look()) == ["next"]
+    store.close()
+
+
+async def test_calls_that_begin_together_are_told_together_and_one_may_give_up() -> None:
+    backend = Moody()
+    async with Store(backend) as store:
+        backend.may_write.clear()
+        begun = [asyncio.create_task(store.begin(run_id=str(i), node="draft")) for i in range(9)]
+        await asyncio.sleep(0.05)
+        begun[4].cancel()
+        backend.may_write.set()
+        done = await asyncio.gather(*begun, return_exceptions=True)
+        assert isinstance(done.pop(4), asyncio.CancelledError)
+        assert len(set(done)) == 8
+        assert [a.run_id for a in await store.unfinished()] == list("01235678")
+        assert len([batch for batch in backend.batches if batch.attempts]) <= 2
