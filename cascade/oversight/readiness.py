@@ -324,18 +324,22 @@ def _verdict(
 ) -> tuple[Verdict, str, int | None]:
     """The best of the ways to go live; `hopeful` when there will be another with more rows."""
     each = len(rows) / len(priced) if priced else 1.0  # requests that a row takes
-    wanted = max(1, math.ceil(each * (2 * LEAST - len(priced))))
+
+    def until(n: int) -> int:
+        return max(1, math.ceil(each * (n - len(priced))))
+
     if not priced and any(row.usable for row in rows):
         return "too early", "no request has a known cost: set a price on both tiers", None
     if len(priced) > 1 and not any(row.large_usd for row in priced):
         return "not worth it", "the large model costs nothing: there is nothing to save", 0
-    few = f"{len(priced)} shadow requests that can be judged; it takes {2 * LEAST} or more"
+    few = f"{len(priced)} shadow requests that can be judged; it takes"
     if not ways:
-        return "too early", few, wanted
+        return "too early", f"{few} {LEAST} or more", until(LEAST)
     best = min(ways, key=lambda way: _ORDER.index(way.forecast.verdict))
     reason = f"{best.name}: {best.forecast.reason}"
     if best.forecast.verdict == "not worth it" and hopeful:
-        return "too early", f"{reason}; for a calibration there are too few: {few}", wanted
+        reason = f"{reason}; for a calibration there are too few: {few} {2 * LEAST} or more"
+        return "too early", reason, until(2 * LEAST)
     if best.forecast.verdict != "too early":
         return best.forecast.verdict, reason, 0
     open_ = (way for way in ways if way.forecast.verdict == "too early")

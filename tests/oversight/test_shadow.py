@@ -265,7 +265,7 @@ def test_tags_reach_what_is_done_after_the_reply(tmp_path: Path) -> None:
             async with start(ledger=store, tags={"app": "a"}) as cascade:
                 with tagged(user="42"):
                     await cascade.ainvoke("q", {"metadata": {"ledger_tags": {"team": "t"}}})
-                cascade.mode = "live"
+            cascade.mode = "live"
             found = [item async for item in store.stored(Selection(tags={"app": "a"}))]
             assert all(
                 item.tags == {"app": "a", "user": "42", "team": "t"}

@@ -116,9 +116,9 @@ async def test_too_early_says_how_many_more() -> None:
 
 async def test_before_any_request() -> None:
     found = await readiness(MemoryLedger())
-    assert (found.verdict, found.more, found.requests) == ("too early", 60, 0)
+    assert (found.verdict, found.more, found.requests) == ("too early", 30, 0)
     assert found.present is found.proposed is found.agreement is None
-    assert "60 more" in found.text()
+    assert "30 more" in found.text()
 
 
 @pytest.mark.parametrize("n", [1, 2, 19, 39, 40, 59])
