@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
@@ -18,6 +19,12 @@ Reaction = Literal["warn", "audit", "tighten", "large_only"]
 Kind = Literal["signals", "escalations", "harm", "calibration"]
 """What an alarm is about: a signal or the confidence moved, the escalation rate did, more accepted
 drafts are wrong than was promised, or the calibration is void."""
+
+
+_REACTIONS = f"give one of {', '.join(map(repr, get_args(Reaction)))}"
+
+_LEAST = {"window": 20, "run_length": 3, "reference": 50, "error_odds": 1, "audit_factor": 1}
+"""Smaller windows and references tell chance and change apart badly."""
 
 
 class Alarm(Record):
@@ -41,10 +48,11 @@ class Alarm(Record):
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
-class Drift(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
     """Options of `Cascade(drift=…)`.
 
-    Attributes:
+    Args:
         signals, escalations, harm, calibration: the reaction to each kind of alarm.
         window: values of a signal that are compared with the reference at a time.
         alpha: chance of a false alarm of one signal in one window.
@@ -56,21 +64,38 @@ class Drift(Record):
         error_odds: at `tighten` the odds of an error count so many times as high.
         audit_factor: from `audit` on, audits are so many times as frequent.
         on_alarm: called with each alarm, after the reply; may be async. What it raises is logged.
+
+    Raises:
+        ConfigurationError: a value cannot work.
     """
 
     signals: Reaction = "audit"
     escalations: Reaction = "audit"
     harm: Reaction = "large_only"
     calibration: Reaction = "warn"
-    window: int = Field(default=200, ge=20)
-    alpha: float = Field(default=0.001, gt=0, lt=1)
-    run_length: float = Field(default=100_000.0, gt=2)
-    max_harm: float | None = Field(default=None, gt=0, lt=1)
-    delta: float = Field(default=0.05, gt=0, lt=1)
-    reference: int = Field(default=500, ge=50)
-    error_odds: float = Field(default=2.0, gt=1)
-    audit_factor: float = Field(default=4.0, ge=1)
+    window: int = 200
+    alpha: float = 0.001
+    run_length: float = 100_000.0
+    max_harm: float | None = None
+    delta: float = 0.05
+    reference: int = 500
+    error_odds: float = 2.0
+    audit_factor: float = 4.0
     on_alarm: Callable[[Alarm], Awaitable[None] | None] | None = None
+
+    def __post_init__(self) -> None:
+        for kind, reaction in self.reactions.items():
+            if reaction not in get_args(Reaction):
+                raise ConfigurationError(f"Drift({kind}={reaction!r}): {_REACTIONS}.")
+        for name in ("alpha", "delta", "max_harm"):
+            share = getattr(self, name)
+            if share is not None and not 0.0 < share < 1.0:
+                raise ConfigurationError(f"Drift({name}={share!r}): a number between 0 and 1.")
+        for name, least in _LEAST.items():
+            if not getattr(self, name) >= least:
+                raise ConfigurationError(
+                    f"Drift({name}={getattr(self, name)!r}): at least {least}."
+                )
 
     @classmethod
     def everywhere(cls, reaction: Reaction) -> Drift:
@@ -81,8 +106,7 @@ class Drift(Record):
         """
         if reaction not in get_args(Reaction):
             raise ConfigurationError(
-                f"drift={reaction!r}: give one of {', '.join(map(repr, get_args(Reaction)))}, or "
-                "Drift(…) with a reaction for each kind of alarm."
+                f"drift={reaction!r}: {_REACTIONS}, or Drift(…) with one for each kind of alarm."
             )
         return cls(signals=reaction, escalations=reaction, harm=reaction, calibration=reaction)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cascade.confidence.calibration import Calibration
     from cascade.oversight.charts import Charts, Finding, HarmChart, Judge
 
-SNAPSHOT_EVERY = 25
+SNAPSHOT_EVERY = 50
 """Finished audits after which the e-process is put into the ledger: a killed process loses no
 more of its evidence."""
 
@@ -213,7 +213,8 @@ class DriftWatch:
         if restored is None:
             restored = self._restore()
         if not restored.done():
-            await asyncio.wrap_future(restored)
+            # Shielded: a caller that is cancelled would cancel it for all others.
+            await asyncio.shield(asyncio.wrap_future(restored))
 
     def _restore(self) -> Future[bool]:
         with self._lock:

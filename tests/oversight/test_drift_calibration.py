@@ -84,10 +84,10 @@ async def test_other_weights_end_the_calibration_until_the_old_ones_are_back(
     assert await again(asked) == "draft"
     small.weights = "b" * 20
     assert await again(asked) == "draft"  # no reply waits for the look
-    for _ in range(3):
-        result = await asked.ainvoke("?")
-        await asked.audits_done()
-        assert (result.answer, result.calibrated) == ("right", False)
+    assert [await again(asked) for _ in range(2)] == ["right", "right"]
+    result = await asked.ainvoke("?")
+    await asked.audits_done()
+    assert (result.answer, result.calibrated) == ("right", False)
     assert "the weights of scripted:small have changed" in result.decision.reason
     small.weights = "a" * 20
     assert await again(asked) == "right"

@@ -17,7 +17,7 @@ from cascade.oversight.alarms import Drift
 from cascade.oversight.charts import Charts, Finding, HarmChart, Usual
 
 OPTIONS = Drift()
-SIGNALS = ("mean_logprob", "min_logprob", "margin", "entropy", "length")
+SIGNALS: tuple[str, ...] = ("mean_logprob", "min_logprob", "margin", "entropy", "length")
 
 
 def feed(

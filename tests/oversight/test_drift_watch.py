@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,15 +17,25 @@ import pytest
 from langchain_core.messages import BaseMessage, HumanMessage
 
 from cascade import Cascade
+from cascade._background import Background
+from cascade.agents.watching import Case
 from cascade.errors import ConfigurationError, LedgerError, MissingDependencyError
 from cascade.ledger import MemoryLedger
 from cascade.ledger.store import Selection, Store, open_store
 from cascade.models import Request
 from cascade.oversight import Alarm, Audits, Drift, DriftWatch, drift
-from cascade.state import CascadeInput, Completion, LedgerEntry
+from cascade.state import (
+    Assessment,
+    CascadeInput,
+    Completion,
+    Decision,
+    Draft,
+    LedgerEntry,
+    Run,
+)
 from cascade.testing import ScriptedModel, reply
 
-QUICK = {"window": 20, "reference": 50}
+QUICK: dict[str, Any] = {"window": 20, "reference": 50}
 """So few that tests are short; the defaults are ten times as many."""
 
 
@@ -135,7 +148,7 @@ async def test_a_callback_that_fails_breaks_nothing(caplog: pytest.LogCaptureFix
     def broken(alarm: Alarm) -> None:
         raise RuntimeError("pager is down")
 
-    asked = cascade(Drift.everywhere("audit").model_copy(update={"on_alarm": broken}))
+    asked = cascade(replace(Drift.everywhere("audit"), on_alarm=broken))
     watch(asked).alarm("signals", "mine", "moved")
     assert (await asked.ainvoke("0.9 ?")).answer == "draft"
     await asked.aclose()
@@ -234,6 +247,27 @@ async def test_while_it_is_tightened_its_own_escalations_are_no_alarm() -> None:
     assert [alarm.kind for alarm in watch(asked).alarms] == ["harm"]
 
 
+async def test_taking_one_more_signal_is_no_decision() -> None:
+    asked = cascade(Drift(max_harm=0.1))
+    draft = Draft("small", Completion("a", "small"))
+    looks = Decision(action="observe", reason="may change that")
+    watch(asked).judged(Case(Run("r", ""), (), draft, Assessment(confidence=0.5), looks))
+    harm = watch(asked)._harm
+    assert harm is not None
+    assert harm.process.n == 0
+
+
+async def test_where_too_much_waits_an_alarm_is_written_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryLedger()
+    asked = cascade(Drift(on_alarm=print), ledger=store)
+    monkeypatch.setattr(Background, "start", lambda *_: False)
+    watch(asked).alarm("signals", "mine", "moved")
+    assert [entry.note for entry in store.entries] == ["moved; caution: normal → audit"]
+    assert "too much is waiting to call on_alarm" in caplog.text
+
+
 # Restarts ---------------------------------------------------------------------------------------
 
 
@@ -311,7 +345,7 @@ async def test_evidence_of_harm_outlives_the_process(tmp_path: Path) -> None:
             opened(tmp_path) as store,
             Cascade(small, ScriptedModel("right"), ledger=store, **options) as asked,  # type: ignore[arg-type]
         ):
-            for i in range(drift.SNAPSHOT_EVERY - 15):
+            for i in range(10):
                 await asked.ainvoke(f"{i}?")
             await asked.audits_done()
             harm = watch(asked)._harm
@@ -321,6 +355,26 @@ async def test_evidence_of_harm_outlives_the_process(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         found = [entry.note.split(" log E")[0] for entry in await events(store)]
     assert found == [f"harm: after {n} requests" for n in (10, 20, 30)]
+
+
+async def test_a_killed_process_loses_the_evidence_of_its_last_audits_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drift, "SNAPSHOT_EVERY", 4)
+    store = MemoryLedger()
+    small = ScriptedModel("wrong", logprobs=0.9)
+    asked = Cascade(
+        small,
+        ScriptedModel("right"),
+        ledger=store,
+        drift=Drift(max_harm=0.5, delta=1e-9),
+        audit_rate=Audits(rate=1.0, compare="exact"),
+    )
+    for i in range(10):
+        await asked.ainvoke(f"{i}?")
+        await asked.audits_done()
+    found = [e.signals["harm_n"] for e in store.entries if e.node == "drift" and e.signals]
+    assert found == [4.0, 8.0]
 
 
 async def test_a_ledger_that_cannot_be_read_holds_up_nobody(
@@ -340,6 +394,45 @@ async def test_a_ledger_that_cannot_be_read_holds_up_nobody(
         assert (await asked.ainvoke("0.85 ?")).answer == "right"  # the next question reads it
 
 
+async def test_a_caller_that_gives_up_does_not_end_the_reading_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as store, cascade("tighten", ledger=store) as asked:
+        watch(asked).alarm("signals", "mine", "moved")
+    async with opened(tmp_path) as store, cascade("tighten", ledger=store) as asked:
+        query, go_on = store.query, threading.Event()
+
+        async def slow(*args: Any) -> list[LedgerEntry]:
+            await asyncio.to_thread(go_on.wait)
+            return await query(*args)
+
+        monkeypatch.setattr(store, "query", slow)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asked.ainvoke("0.85 ?"), 0.05)
+        go_on.set()
+        assert (await asked.ainvoke("0.85 ?")).answer == "right"
+
+
+async def test_a_reset_while_the_ledger_is_read_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as store, cascade("tighten", ledger=store) as asked:
+        watch(asked).alarm("signals", "mine", "moved")
+    async with opened(tmp_path) as store, cascade("tighten", ledger=store) as asked:
+        query, go_on = store.query, threading.Event()
+
+        async def slow(*args: Any) -> list[LedgerEntry]:
+            await asyncio.to_thread(go_on.wait)
+            return await query(*args)
+
+        monkeypatch.setattr(store, "query", slow)
+        asking = asyncio.create_task(asked.ainvoke("0.85 ?"))
+        await asyncio.sleep(0.05)
+        watch(asked).reset()
+        go_on.set()
+        assert (await asking).answer == "draft"
+
+
 # Set-up -------------------------------------------------------------------------------------
 
 
@@ -356,6 +449,22 @@ async def test_without_the_option_nothing_is_watched() -> None:
 def test_an_option_that_is_none_is_refused(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"drift={wrong!r}"):
         cascade(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"harm": "panic"}, r"Drift\(harm='panic'\): give one of 'warn', 'audit'"),
+        ({"window": 3}, r"Drift\(window=3\): at least 20"),
+        ({"reference": 0}, r"Drift\(reference=0\): at least 50"),
+        ({"alpha": 0.0}, r"Drift\(alpha=0.0\): a number between 0 and 1"),
+        ({"max_harm": 5}, r"Drift\(max_harm=5\): a number between 0 and 1"),
+        ({"audit_factor": float("nan")}, r"Drift\(audit_factor=nan\): at least 1"),
+    ],
+)
+def test_a_value_that_cannot_work_is_named(wrong: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        Drift(**wrong)
 
 
 def test_without_numpy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,22 @@ def test_harm_is_found_also_when_it_comes_late() -> None:
 def test_an_impossible_rate_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="audit rate"):
         HarmProcess(max_harm=0.05).update(True, 0.0)
+    with pytest.raises(ConfigurationError, match=r"a harm of 1\.5"):
+        HarmProcess(max_harm=0.05).update(1.5, 0.1)
+
+
+def test_half_a_harm_counts_half() -> None:
+    halves, wholes = HarmProcess(max_harm=0.05), HarmProcess(max_harm=0.05)
+    assert halves.update(0.5, 0.25).logs == wholes.update(1.0, 0.5).logs
+
+
+def test_quantiles_of_few_values_prove_less_than_as_many_values() -> None:
+    recent = np.random.default_rng(5).normal(0.6, 1, 200).tolist()
+    assert SignalDrift(reference=REFERENCE).judge(recent).alarm
+    few = SignalDrift(reference=REFERENCE, size=30).judge(recent)
+    assert not few.alarm
+    assert few.ks_p is not None
+    assert few.ks_p > 0.001
 
 
 def test_every_state_travels_as_json() -> None:
