@@ -48,6 +48,7 @@ class Row:
     """What a report needs of one run.
 
     Attributes:
+        outcome: how it ended, once all its entries are there.
         predicted, low, high: the estimated baseline of its accepted draft, and its range.
         earned_in: the sums in which that baseline stands.
         measured: baselines that are known without an audit.
@@ -57,6 +58,7 @@ class Row:
 
     day: str
     tags: tuple[str, ...]
+    outcome: Outcome = "unfinished"
     action: Action | None = None
     asked: bool = False
     answered: bool = False
@@ -103,10 +105,11 @@ class Row:
             if entry.cost_usd is not None and entry.input_tokens is not None:
                 self.expert = (float(entry.cost_usd), entry.input_tokens)
 
-    @property
-    def outcome(self) -> Outcome:
-        """How the run ended."""
-        return outcome_of(self.action, asked=self.asked, answered=self.answered, shadow=self.shadow)
+    def close(self) -> None:
+        """There are no more entries."""
+        self.outcome = outcome_of(
+            self.action, asked=self.asked, answered=self.answered, shadow=self.shadow
+        )
 
 
 @dataclass(slots=True)
@@ -170,7 +173,7 @@ class Books:
         self.first, self.last = self.first or entry.at, entry.at
 
     def settle(self) -> None:
-        """Count the baselines that audits have measured as measured.
+        """All entries are there: count the baselines that audits have measured as measured.
 
         A call of unknown cost without an assumption is taken for the mean of its node, tier and
         model, where that is known: a failed call seldom costs more than one that succeeds.
@@ -183,6 +186,7 @@ class Books:
             if (node, tier, model) in means:
                 sums.assume(means[node, tier, model])
         for row in self.runs():
+            row.close()
             if row.unpriced in means:
                 row.measured = EXACT.add(row.measured, means[row.unpriced])
             if row.large is not None and row.earned_in is not None and row.predicted is not None:
