@@ -65,7 +65,8 @@ class Outlook:
             draft: the accepted draft.
             messages: the conversation, its last message being the question.
         """
-        cached = self._cached(messages, draft.completion.usage.input_tokens)
+        tokens = self._tokens(messages, draft.completion.usage.input_tokens)
+        cached = self.cache.cached(messages, tokens) if self._caches(messages) else 0
         return self._predict(self.tiers[-1], draft, cached)
 
     def measured(
@@ -78,8 +79,8 @@ class Outlook:
     ) -> Decimal | None:
         """Dollars that the large model alone costs for a request that it was really asked.
 
-        In its real usage, more of the prompt may be cached: what would have been, had it
-        answered the whole conversation.
+        That is its real usage, but with as much of the prompt cached as there would have been,
+        had it answered the turns too that it was not asked.
 
         Args:
             usage: of the large model.
@@ -87,14 +88,16 @@ class Outlook:
             busy_ms: how long it computed, where its price is by the hour.
             tool_calls: tool calls in its answer.
         """
-        cached = self._cached(messages, usage.input_tokens)
+        tokens = self._tokens(messages, usage.input_tokens)
+        cached = self.cache.missed(messages, tokens) if self._caches(messages) else 0
         if cached > (usage.cached_tokens or 0):
             usage = usage.model_copy(update={"cached_tokens": cached})
         return self.tiers[-1].pricing.cost(usage, busy_ms, tool_calls)
 
     def asked(self, messages: Sequence[BaseMessage]) -> None:
         """The large model alone would have been asked this, whoever answers it here."""
-        self._cached(messages, None)
+        if self._caches(messages):
+            self.cache.cached(messages, self._tokens(messages, None))
 
     def learn(
         self, prompt_tokens: int, draft_tokens: int, large_tokens: int, weight: float = 1.0
@@ -114,12 +117,13 @@ class Outlook:
             if n % REFIT_EVERY == 0 or (n < REFIT_EVERY and n & (n - 1) == 0):
                 self.lengths = fit_baseline(Lengths(*zip(*self._audits, strict=True)))
 
-    def _cached(self, messages: Sequence[BaseMessage], tokens: int | None) -> int:
-        if _CACHES_WHEN_ASKED.search(self.tiers[-1].model.name) and not asks_for_caching(messages):
-            return 0
-        if tokens is None:
-            tokens = characters(messages) // CHARACTERS_PER_TOKEN
-        return self.cache.cached(messages, tokens)
+    def _caches(self, messages: Sequence[BaseMessage]) -> bool:
+        by_mark = _CACHES_WHEN_ASKED.search(self.tiers[-1].model.name)
+        return by_mark is None or asks_for_caching(messages)
+
+    @staticmethod
+    def _tokens(messages: Sequence[BaseMessage], counted: int | None) -> int:
+        return characters(messages) // CHARACTERS_PER_TOKEN if counted is None else counted
 
     def _predict(self, tier: OpenTier, draft: Draft, cached: int = 0) -> Baseline | None:
         lengths = self.lengths if tier.name == self.tiers[-1].name else AS_DRAFT

@@ -12,6 +12,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from threading import Lock
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -32,6 +33,14 @@ QUESTIONS = 10_000
 def characters(messages: Sequence[BaseMessage]) -> int:
     """Roughly how long a prompt is: its text, its tool calls, and a lump for each other block."""
     return sum(_characters(message) for message in messages)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Shares of a prompt whose beginning is in use: by the large model alone, and really."""
+
+    alone: float
+    really: float
 
 
 class ShadowCache:
@@ -75,7 +84,8 @@ class ShadowCache:
         self._ttl_s, self._minimum, self._step, self._most = ttl_s, minimum, step, most
         self._clock = clock
         self._used: OrderedDict[bytes, float] = OrderedDict()
-        self._found: OrderedDict[tuple[str, bytes], float] = OrderedDict()
+        self._sent: OrderedDict[bytes, float] = OrderedDict()
+        self._found: OrderedDict[tuple[str, bytes], _Found] = OrderedDict()
         self._lock = Lock()
 
     def cached(self, messages: Sequence[BaseMessage], tokens: int) -> int:
@@ -89,40 +99,72 @@ class ShadowCache:
             tokens: of the whole prompt. A prefix has its share of them by its characters, so that
                 the tokens of two models are never mixed.
         """
-        # A token is a character at least, as good as always: short prompts need no look.
-        if tokens < self._minimum or characters(messages) < self._minimum:
+        if self._is_short(messages, tokens):
             return 0
-        found = int(self._share(messages) * tokens) // self._step * self._step
+        prefixes = _prefixes(messages)
+        with self._lock:
+            found = self._find(messages[-1].id, prefixes)
+        return self._in_steps(found.alone, tokens)
+
+    def missed(self, messages: Sequence[BaseMessage], tokens: int) -> int:
+        """`cached`, for a prompt that the large model was really sent; 0 where it was sent as
+        long a beginning before, since then its real usage says what the provider found.
+
+        Args:
+            messages: the prompt, its last message being the question.
+            tokens: of the whole prompt.
+        """
+        if self._is_short(messages, tokens):
+            return 0
+        prefixes = _prefixes(messages)
+        with self._lock:
+            found = self._find(messages[-1].id, prefixes)
+            self._remember(self._sent, prefixes, self._clock())
+        return self._in_steps(found.alone, tokens) if found.alone > found.really else 0
+
+    def _is_short(self, messages: Sequence[BaseMessage], tokens: int) -> bool:
+        # A token is a character at least, as good as always.
+        return tokens < self._minimum or characters(messages) < self._minimum
+
+    def _in_steps(self, share: float, tokens: int) -> int:
+        found = int(share * tokens) // self._step * self._step
         return found if found >= self._minimum else 0
 
-    def _share(self, messages: Sequence[BaseMessage]) -> float:
-        prefixes = _prefixes(messages)
+    def _find(self, question_id: str | None, prefixes: Sequence[tuple[bytes, int]]) -> _Found:
         whole, size = prefixes[-1]
-        question = (messages[-1].id or "", whole)
-        with self._lock:
-            share = self._found.get(question)
-            if share is None:
-                now = self._clock()
-                self._forget(now)
-                warm = [length for key, length in prefixes if key in self._used]
-                share = max(warm, default=0) / max(1, size)
-                self._remember(prefixes, now)
-                if question[0]:
-                    self._found[question] = share
-                    if len(self._found) > QUESTIONS:
-                        self._found.popitem(last=False)
-        return share
+        question = (question_id or "", whole)
+        known = self._found.get(question)
+        if known is not None:
+            return known
+        now = self._clock()
+        shares = []
+        for prompts in (self._used, self._sent):
+            self._forget(prompts, now)
+            warm = [length for key, length in prefixes if key in prompts]
+            shares.append(max(warm, default=0) / size)
+        self._remember(self._used, prefixes, now)
+        found = _Found(*shares)
+        if question_id:
+            self._found[question] = found
+            if len(self._found) > QUESTIONS:
+                self._found.popitem(last=False)
+        return found
 
-    def _forget(self, now: float) -> None:
-        while self._used and next(iter(self._used.values())) < now - self._ttl_s:
-            self._used.popitem(last=False)
+    def _forget(self, prompts: OrderedDict[bytes, float], now: float) -> None:
+        while prompts and next(iter(prompts.values())) < now - self._ttl_s:
+            prompts.popitem(last=False)
 
-    def _remember(self, prefixes: Sequence[tuple[bytes, int]], now: float) -> None:
+    def _remember(
+        self,
+        prompts: OrderedDict[bytes, float],
+        prefixes: Sequence[tuple[bytes, int]],
+        now: float,
+    ) -> None:
         for key, _ in prefixes:
-            self._used[key] = now
-            self._used.move_to_end(key)
-        while len(self._used) > self._most:
-            self._used.popitem(last=False)
+            prompts[key] = now
+            prompts.move_to_end(key)
+        while len(prompts) > self._most:
+            prompts.popitem(last=False)
 
 
 def _prefixes(messages: Sequence[BaseMessage]) -> list[tuple[bytes, int]]:

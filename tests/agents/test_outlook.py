@@ -60,6 +60,14 @@ def test_whoever_answered_the_large_model_would_have_been_asked() -> None:
     assert expected.measured(used, turn) == Decimal("0.0013112")
 
 
+def test_a_real_cache_that_was_warm_and_missed_is_believed() -> None:
+    expected = outlook(price=PRICE)
+    used = Usage(input_tokens=2_500, output_tokens=100)
+    for n in range(3):
+        turn = [LONG, AIMessage("x"), HumanMessage("?", id=str(n))]
+        assert expected.measured(used, turn) == Decimal("0.0035")
+
+
 def test_a_real_cache_that_holds_more_stands() -> None:
     expected = outlook(price=PRICE)
     used = Usage(input_tokens=2_500, output_tokens=100, cached_tokens=2_500)
@@ -162,15 +170,16 @@ def test_the_chance_of_an_audit_is_its_weight() -> None:
 def test_threads_may_learn_and_ask_at_the_same_time() -> None:
     expected = outlook(price=PRICE)
 
-    def work(n: int) -> Decimal | None:
+    def work(n: int) -> int:
         messages = [LONG, AIMessage(str(n % 7)), HumanMessage("?", id=str(n))]
         expected.learn(100 + n, 100, 150)
-        return expected.measured(Usage(input_tokens=2_500, output_tokens=100), messages)
+        expected.measured(Usage(input_tokens=2_500, output_tokens=100), messages)
+        return expected.cache.cached(messages, 2_500)
 
     with ThreadPoolExecutor(8) as pool:
-        costs = list(pool.map(work, range(800)))
+        found = list(pool.map(work, range(800)))
     assert expected.lengths.audits == 800
-    # one was first; every other one found the long message
-    assert sorted(map(str, costs), reverse=True)[:2] == ["0.0035", "0.0013112"]
+    # one was the first to be sent the long message; every other one found it
+    assert sorted(found)[:2] == [0, 2432]
     assert not math.isnan(expected.lengths.smear)
     assert expected.lengths != AS_DRAFT

@@ -55,6 +55,27 @@ def test_a_system_prompt_is_shared_by_other_conversations() -> None:
     assert ask(cache, rules, HumanMessage("two")) == 2432
 
 
+def test_what_was_really_sent_is_not_missed() -> None:
+    """Then the real usage says what the provider found, were it nothing."""
+    clock = Clock()
+    cache = ShadowCache(clock=clock)
+    first = HumanMessage(LONG)
+    turn = [first, AIMessage("x" * 6_000), HumanMessage("y")]
+    assert cache.missed([first], 2_500) == 0
+    assert cache.missed(turn, 4_000) == 0
+    # a turn that the large model was not sent
+    unseen = [*turn, AIMessage("z"), HumanMessage("?" * 4_000)]
+    assert ask(cache, *unseen) == 31 * 128
+    after = [*unseen, AIMessage("z"), HumanMessage("!")]
+    assert cache.missed(after, 5_000) == 39 * 128
+    assert cache.missed(after, 5_000) == 0  # now it was
+    # sent too long ago, but kept in use by turns that it was not sent
+    clock.now = 200
+    assert ask(cache, *after) == 39 * 128
+    clock.now = 400
+    assert cache.missed(after, 5_000) == 39 * 128
+
+
 def test_another_beginning_finds_nothing() -> None:
     cache = ShadowCache()
     ask(cache, HumanMessage(LONG), AIMessage("x"))
