@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from cascade import Cascade, Price, Tier
 from cascade.policies import DollarBudget, DollarBudgetPolicy
+from cascade.result import CascadeResult
 from cascade.state import LedgerEntry
 from tests.servers import replies
 from tests.servers.fake import FakeServer
@@ -42,7 +43,7 @@ async def test_a_server_that_reports_no_usage_is_unknown_and_counts_in_the_budge
     server.will(replies.sse(chunks) if streamed else replies.openai_reply("Canberra", usage=None))
     async with Cascade(tiers=[large(server)], policy=budget) as cascade:
         if streamed:
-            (result,) = [e async for e in cascade.astream(LONG) if hasattr(e, "ledger")]
+            (result,) = [e async for e in cascade.astream(LONG) if isinstance(e, CascadeResult)]
         else:
             result = await cascade.ainvoke(LONG)
     (entry,) = result.ledger.entries
