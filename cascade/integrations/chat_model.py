@@ -41,11 +41,10 @@ from cascade.integrations.chat_output import (
     tool_parser,
     with_raw,
 )
-from cascade.integrations.chat_recipe import known_options, read_tier, recipe_of
+from cascade.integrations.chat_recipe import check_options, read_tier, recipe_of
 from cascade.integrations.chat_run import RunManager, inner_config, stream_writer
 from cascade.integrations.chat_settings import call_task, read_tool_choice, read_tools
 from cascade.result import CascadeResult
-from cascade.tiers import Tier
 
 _MADE = ("small", "large", "tiers", "options")
 """Fields of which a cascade is made."""
@@ -116,33 +115,35 @@ class CascadeChatModel(BaseChatModel):
     def model_post_init(self, context: Any, /) -> None:
         """Make the cascade, or remember how the given one was made."""
         super().model_post_init(context)
-        given = cast("Cascade | None", self.cascade)
-        if given is not None:
-            made_here = {"small", "large", "tiers", "options", "max_retries", "api_key"}
-            if both := sorted(made_here & self.model_fields_set):
-                raise ConfigurationError(
-                    f"{', '.join(both)} cannot be given with a cascade, which is made already."
-                )
-            recipe = recipe_of(given) or {}
-            self.__dict__ |= {name: recipe.pop(name, None) for name in ("small", "large")}
-            self.__dict__ |= {"tiers": recipe.pop("tiers", []), "options": recipe, "api_key": None}
-            return
-        options = {name: self.options[name] for name in known_options(self.options)}
+        if cast("Cascade | None", self.cascade) is None:
+            self.cascade = self._make()
+        elif both := sorted({*_MADE, "max_retries", "api_key"} & self.model_fields_set):
+            raise ConfigurationError(
+                f"{', '.join(both)} cannot be given with a cascade, which is made already."
+            )
+        else:
+            self.api_key = None
+        # What is kept, shown and written is the form without keys.
+        recipe = self._recipe() or {}
+        self.small, self.large = recipe.pop("small", None), recipe.pop("large", None)
+        self.tiers, self.options = recipe.pop("tiers", []), recipe
+
+    def _make(self) -> Cascade:
+        options = dict(check_options(self.options))
         if self.max_retries is not None:
             options["retry_policy"] = DEFAULT_RETRY._replace(max_attempts=self.max_retries + 1)
-        self.cascade = Cascade(
-            self._keyed(self.small),
-            self._keyed(self.large),
-            tiers=[self._keyed(tier) for tier in self.tiers],
+        key = self.api_key.get_secret_value() if self.api_key else None
+        return Cascade(
+            read_tier(self.small, key),
+            read_tier(self.large, key),
+            tiers=[read_tier(tier, key) for tier in self.tiers],
             **options,
         )
 
-    def _keyed(self, given: Any) -> Any:
-        tier = read_tier(given)
-        key = self.api_key.get_secret_value() if self.api_key else None
-        if key and isinstance(tier, str) and tier.startswith("openai:"):
-            return Tier(tier, api_key=key)
-        return tier
+    def _recipe(self) -> dict[str, Any] | None:
+        """How the cascade was made, but for what has a field of its own."""
+        written_as_retries = () if self.max_retries is None else ("retry_policy",)
+        return recipe_of(self.cascade, leave_out=written_as_retries)
 
     # --- asking
 
@@ -338,13 +339,9 @@ class CascadeChatModel(BaseChatModel):
 
     def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
         """The options that it was made with; without them where one has no place in JSON."""
-        written_as_retries = () if self.max_retries is None else ("retry_policy",)
-        recipe = recipe_of(self.cascade, leave_out=written_as_retries)
-        if recipe is None:
+        if self._recipe() is None:
             return self.to_json_not_implemented()
         written = super().to_json()
-        assert written["type"] == "constructor"
-        kwargs = {name: value for name, value in written["kwargs"].items() if name not in _MADE}
-        kwargs |= {name: recipe.pop(name) for name in _MADE if name in recipe}
-        written["kwargs"] = {**kwargs, "options": recipe} if recipe else kwargs
+        if written["type"] == "constructor" and not self.tiers:
+            written["kwargs"].pop("tiers", None)
         return written

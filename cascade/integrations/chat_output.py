@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any, Literal, TypeGuard
 
@@ -63,7 +62,7 @@ def _is_model(schema: Any) -> TypeGuard[type[Any]]:
 
 
 def _schema_of(output: Any, *, strict: bool | None) -> dict[str, Any]:
-    if isinstance(output, Mapping) and "title" not in output and "type" in output:
+    if isinstance(output, dict) and "title" not in output and "type" in output:
         output = {**output, "title": "answer"}
     try:
         return convert_to_json_schema(output, strict=strict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from cascade.api import Cascade
@@ -44,8 +44,8 @@ def recipe_of(cascade: Cascade, *, leave_out: Collection[str] = ()) -> dict[str,
         return None
 
 
-def known_options(given: Mapping[str, Any]) -> Collection[str]:
-    """The names of options of a cascade.
+def check_options(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same options, of which a cascade knows every one.
 
     Raises:
         ConfigurationError: it has no such option, or it has a field of its own.
@@ -55,21 +55,32 @@ def known_options(given: Mapping[str, Any]) -> Collection[str]:
         raise ConfigurationError(
             f"options: Cascade has no {', '.join(unknown)}; there are {', '.join(known)}."
         )
-    return given.keys()
+    return given
 
 
 def _options() -> Mapping[str, inspect.Parameter]:
     return inspect.signature(Cascade.__init__).parameters
 
 
-def read_tier(given: Any) -> Any:
+def read_tier(given: Any, openai_key: str | None = None) -> Any:
     """A tier as `recipe_of` writes it, or anything else as it is.
+
+    Args:
+        given: a tier, its description, or a model.
+        openai_key: for a tier of `openai:` that brings none.
 
     Raises:
         ConfigurationError: the description names something that a tier has not.
     """
-    if not isinstance(given, Mapping):
-        return given
+    tier = _tier(given) if isinstance(given, Mapping) else given
+    if isinstance(tier, str):
+        tier = Tier(tier)
+    if not isinstance(tier, Tier) or not str(tier.model).startswith("openai:"):
+        return tier
+    return replace(tier, api_key=tier.api_key or openai_key)
+
+
+def _tier(given: Mapping[str, Any]) -> Tier:
     known = {field.name for field in fields(Tier)}
     if unknown := sorted(set(given) - known):
         raise ConfigurationError(f"a tier has no {', '.join(map(str, unknown))}: {sorted(known)}.")
@@ -93,7 +104,7 @@ def _plain(value: Any) -> Any:
     raise _NotPlainError
 
 
-def _plain_tier(tier: Tier) -> dict[str, Any]:
+def _plain_tier(tier: Tier) -> Any:
     if tier.base_url is not None and without_secrets(tier.base_url) != tier.base_url.rstrip("/"):
         raise _NotPlainError
     written: dict[str, Any] = {}
@@ -106,4 +117,4 @@ def _plain_tier(tier: Tier) -> dict[str, Any]:
             written["price"] = {name: str(amount) for name, amount in prices.items()}
         else:
             written[field.name] = _plain(value)
-    return written
+    return written["model"] if written.keys() == {"model"} else written

@@ -57,9 +57,9 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
                 "a cascade."
             )
         if cascade is not None and (options or large_price is not None):
-            given = sorted([*options, *(["large_price"] if large_price else [])])
+            names = [*options, "large_price"] if large_price is not None else [*options]
             raise ConfigurationError(
-                f"{', '.join(given)} cannot be given with a cascade, which is made already."
+                f"{', '.join(names)} cannot be given with a cascade, which is made already."
             )
         self._small = small
         self._large_price = large_price

@@ -81,7 +81,10 @@ class LlamaCppModel(Model):
 
     async def _pieces(self, request: Request, answer: Answer) -> AsyncGenerator[str]:
         payload = {**self._defaults, **chat_payload(request)}
-        payload |= {"stream": True, "stream_options": {"include_usage": True}}
+        # llama.cpp has no log-probs in a stream with tools: then the answer is one large chunk,
+        # and leaving early does not stop it.
+        if not (request.tools and request.logprobs):
+            payload |= {"stream": True, "stream_options": {"include_usage": True}}
         async with aclosing(self._shared_engine().chunks(payload)) as chunks:
             try:
                 async for chunk in chunks:

@@ -83,6 +83,20 @@ async def test_a_schema_is_kept(model: LlamaCppModel) -> None:
     assert set(json.loads(answer.text)) == {"city"}
 
 
+async def test_an_answer_has_logprobs_also_where_tools_could_be_called(
+    model: LlamaCppModel,
+) -> None:
+    """llama.cpp refuses log-probs in a stream with tools."""
+    function = {"name": "weather", "parameters": CITY}
+    tool = {"type": "function", "function": function}
+    question = (HumanMessage("Say hello."),)
+    request = Request(question, max_tokens=8, temperature=0, logprobs=True, tools=(tool,))
+    answer = await model.complete(request)
+    assert answer.logprobs is not None
+    assert "".join(token.token for token in answer.logprobs) == answer.text
+    assert answer.usage.known
+
+
 async def test_a_prompt_that_is_too_long(model: LlamaCppModel) -> None:
     for asking in (ask, ask_in_pieces):
         with pytest.raises(ContextLengthError, match=r"2048.*n_ctx") as caught:
