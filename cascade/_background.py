@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable
-from contextvars import Context
+from contextvars import Context, ContextVar
 
 from cascade._portal import portal_loop
 
@@ -16,6 +16,13 @@ MOST_WAITING = 1_000
 logger = logging.getLogger("cascade")
 
 Work = Callable[[], Awaitable[None]]
+
+_reply_loop: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("reply_loop", default=None)
+
+
+def reply_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop of the reply after which this is done; None outside of such work."""
+    return _reply_loop.get()
 
 
 class Background:
@@ -34,7 +41,7 @@ class Background:
         self._most_waiting = most_waiting
         self._open = 0
         self._running = 0
-        self._waiting: list[Work] = []
+        self._waiting: list[tuple[Work, asyncio.AbstractEventLoop | None]] = []
         self._changed = threading.Condition()
 
     @property
@@ -44,11 +51,12 @@ class Background:
 
     def start(self, work: Work) -> bool:
         """Do this later; False where too much is waiting already, and it will not be done."""
+        begun_on = _reply_loop.get() or _running_loop()
         with self._changed:
             if len(self._waiting) >= self._most_waiting:
                 return False
             self._open += 1
-            self._waiting.append(work)
+            self._waiting.append((work, begun_on))
             if self._running >= self._concurrency:
                 return True
             self._running += 1
@@ -73,7 +81,8 @@ class Background:
                 if not self._waiting:
                     self._running -= 1
                     return
-                work = self._waiting.pop(0)
+                work, begun_on = self._waiting.pop(0)
+            _reply_loop.set(begun_on)
             try:
                 await work()
             except (Exception, asyncio.CancelledError):
@@ -84,6 +93,13 @@ class Background:
                 with self._changed:
                     self._open -= 1
                     self._changed.notify_all()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 _tasks: set[asyncio.Task[None]] = set()

@@ -19,6 +19,7 @@ from cascade.errors import (
 )
 from cascade.models.base import Chunk, JsonSchema, Model, Request
 from cascade.models.failures import Caller, retry_after_seconds
+from cascade.models.home_loop import at_home
 from cascade.models.logprobs import answer_logprobs
 from cascade.models.openai_wire import count, finish_reason, response_format
 from cascade.state import Completion, Usage
@@ -63,7 +64,7 @@ class LangChainModel(Model):
     async def _complete(self, request: Request) -> Completion:
         with self._named_errors(begun=lambda: False):
             runnable, messages, stop = self._prepared(request)
-            message = await runnable.ainvoke(messages, stop=stop)
+            message = await at_home(lambda: runnable.ainvoke(messages, stop=stop))
             return self._completion(message)
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
