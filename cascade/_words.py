@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
+NOTHING = Decimal("1e-12")
+"""Less than this is the rounding of floats."""
+
 
 def dollars(amount: Decimal | float | None) -> str:
     """Three significant digits, without powers of ten; `unknown` where nobody knows."""
     if amount is None:
         return "unknown"
     value = Decimal(str(amount))
+    if abs(value) < NOTHING:
+        value = Decimal(0)
     sign = "−" if value < 0 else ""
     places = max(2, 2 - value.adjusted()) if value else 2
     return f"{sign}${abs(value):,.{places}f}"

@@ -21,6 +21,8 @@ HEADS = (
     "tokens out",
 )
 BARS = 20
+LATEST_DAYS, LONGEST_LIST = 31, 20
+"""A terminal shows so many days and items; the page and JSON have all."""
 
 
 def render(found: Figures) -> str:
@@ -37,7 +39,11 @@ def render(found: Figures) -> str:
         _unknown(found),
         _unfinished(found),
         _listed("Prices", (f"{p.model}: {p.price} ({p.calls:,} calls)" for p in found.prices)),
-        _listed("Events", (f"{minute(e.at)}  {e.node}: {e.text}" for e in found.events)),
+        _listed(
+            "Events",
+            (f"{minute(e.at)}  {e.node}: {e.text}" for e in found.events),
+            newest=True,
+        ),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -179,7 +185,17 @@ def cells(line: Line) -> tuple[str, ...]:
 def _table(found: Figures, by: str, lines: Sequence[Line]) -> str:
     if not lines:
         return ""
-    return table((f"by {by}", *HEADS), [cells(line) for line in (*lines, found.total)])
+    rows = [cells(line) for line in lines]
+    shown = _latest(rows) if by == "day" else rows
+    return table((f"by {by}", *HEADS), [*shown, cells(found.total)])
+
+
+def _latest(rows: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
+    """The last month of days."""
+    earlier = len(rows) - LATEST_DAYS
+    if earlier <= 0:
+        return rows
+    return [(f"({earlier:,} earlier)", *("" for _ in rows[0][1:])), *rows[earlier:]]
 
 
 def _days(found: Figures) -> str:
@@ -196,7 +212,7 @@ def _days(found: Figures) -> str:
         for day in found.days
     ]
     heads = ("day, UTC", "requests", "escalated", "low", "high", "saving", "low", "high", "audits")
-    return table(heads, rows)
+    return table(heads, _latest(rows))
 
 
 def _reliability(found: Figures) -> str:
@@ -234,9 +250,16 @@ def _unfinished(found: Figures) -> str:
             f"run {call.run_id}"
             for call in found.unfinished
         ),
+        newest=True,
     )
 
 
-def _listed(title: str, items: Iterable[str]) -> str:
-    listed = "\n".join(f"- {item}" for item in items)
-    return f"{title}\n{listed}" if listed else ""
+def _listed(title: str, items: Iterable[str], *, newest: bool = False) -> str:
+    """So many items of a list, which is ordered by weight, or by time with the newest last."""
+    lines = [f"- {item}" for item in items]
+    more = len(lines) - LONGEST_LIST
+    if more > 0 and newest:
+        lines = [f"- ({more:,} before these)", *lines[more:]]
+    elif more > 0:
+        lines = [*lines[:LONGEST_LIST], f"- ({more:,} more)"]
+    return "\n".join([title, *lines]) if lines else ""

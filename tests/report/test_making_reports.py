@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import cascade.report as package
+from cascade._words import dollars
 from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.ledger.judges import DISAGREED, PLANTED_WRONG
 from cascade.ledger.store import Selection, open_store
@@ -145,7 +146,7 @@ def test_reasons_are_told_apart_up_to_a_limit() -> None:
     report = reported(told)
     assert len(report.unknown) == MOST_REASONS + 1
     assert sum(u.entries for u in report.unknown) == MOST_REASONS + 5
-    assert "other reasons" in report.text()
+    assert any(u.reason == "other reasons" for u in report.unknown)
 
 
 def test_killed_calls_are_listed() -> None:
@@ -413,6 +414,37 @@ def test_the_marginal_cost_leaves_the_hardware_out() -> None:
     told = [Story().draft(usd("0.01"), marginal_usd=usd("0.001")).accept()]
     total = reported(told).total
     assert (total.cost_usd, total.marginal_usd) == (usd("0.01"), usd("0.001"))
+
+
+# Text and JSON
+
+
+def test_a_report_comes_back_from_its_json() -> None:
+    report = reported([*audits(5), Story().fails("draft"), *accepted(3)])
+    assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+def test_a_terminal_shows_the_last_month_and_the_last_events() -> None:
+    told = [Story(NOON + timedelta(days=d)).draft().accept() for d in range(40)]
+    events = [entry("watch", "drift", at=NOON, note=f"event {i}.") for i in range(30)]
+    failed = [Story().fails("draft", note=f"reason {i}.") for i in range(30)]
+    often = [Story().fails("draft", note="often.") for _ in range(2)]
+    report = reported([*told, *events, *failed, *often])
+    text = report.text()
+    assert "Unknown costs\n- 2 × draft small-model: often." in text
+    assert "- (11 more)" in text
+    assert len(report.days) == 40
+    assert "(9 earlier)" in text
+    assert "2026-03-09  " not in text
+    assert "2026-03-10  " in text
+    assert "- (10 before these)" in text
+    assert "event 9." not in text
+    assert "event 29." in text
+
+
+def test_the_rounding_of_floats_is_not_shown_as_money() -> None:
+    assert dollars(-1e-17) == "$0.00"
+    assert dollars(None) == "unknown"
 
 
 # Wrong use
