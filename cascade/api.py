@@ -30,9 +30,9 @@ from cascade.events import Event
 from cascade.graph import DEFAULT_RETRY, build_graph
 from cascade.ledger import LedgerStore, LedgerView, Recorder, collect, collecting
 from cascade.observing import Observer, Observers
-from cascade.oversight import Audits, Drift, Reaction, Watched, oversee
+from cascade.oversight import Audits, Drift, Oversight, Reaction, Watched, oversee
 from cascade.oversight.alarms import to_drift
-from cascade.oversight.shadow import Mode, Shadow, Start
+from cascade.oversight.shadow import Build, Mode, Shadow, Start
 from cascade.oversight.starting import Starting
 from cascade.oversight.validity import check_weights
 from cascade.policies import Policy, UncalibratedPolicy, tell_cost
@@ -151,47 +151,53 @@ class Cascade(Batches, Starting):
         self._response_format = response_format
         self._warned = False
         self._checked = self.calibration is None
-        decides = self.policy
-        if escalation_budget is not None:  # its threshold is one of calibrated confidences
-            decides = UncalibratedPolicy(
-                decides, choose_policy(self.tiers, None, deadline=deadline)
-            )
-        recorder = Recorder(ledger, Observers(observers, name))
-        self._oversight = oversee(
-            self.tiers,
-            decides,
-            recorder,
-            task=self.task,
-            audits=audit_rate,
-            retry=retry_policy,
-            watched=Watched(
-                drift=to_drift(drift),
-                calibration=self.calibration,
-                promise=self.policy,
-                route=router,
-                name=name,
-                tags=tags or {},
-            ),
-        )
+        self._oversight = self._oversee(tags or {})
         self.drift = self._oversight.drift
-        self._build = partial(
-            build_graph,
-            tiers=self.tiers,
-            policy=self._oversight.policy,
-            recorder=self._oversight.recorder,
-            judge=verifier,
-            route=self._oversight.route,
-            deadline_s=deadline,
-            retry_policy=retry_policy,
-            outlook=self._oversight.outlook,
-            watchers=self._oversight.watchers,
-            tags=tags or {},
-        )
+        self._build = self._wire(tags or {})
         self._start = Start(
             name, self.tiers, self._oversight.recorder, mode, canary_share, tags, verifier
         )
         self._variants: Variants[Task, Cascade] = Variants(self._vary)
         self._assemble()
+
+    def _oversee(self, tags: Mapping[str, str]) -> Oversight:
+        given = self.options
+        decides = self.policy
+        if given["escalation_budget"] is not None:  # its threshold is of calibrated confidences
+            raw = choose_policy(self.tiers, None, deadline=given["deadline"])
+            decides = UncalibratedPolicy(decides, raw)
+        return oversee(
+            self.tiers,
+            decides,
+            Recorder(given["ledger"], Observers(given["observers"], self.name)),
+            task=self.task,
+            audits=given["audit_rate"],
+            retry=given["retry_policy"],
+            watched=Watched(
+                drift=to_drift(given["drift"]),
+                calibration=self.calibration,
+                promise=self.policy,
+                route=given["router"],
+                name=self.name,
+                tags=tags,
+            ),
+        )
+
+    def _wire(self, tags: Mapping[str, str]) -> Build:
+        given = self.options
+        return partial(
+            build_graph,
+            tiers=self.tiers,
+            policy=self._oversight.policy,
+            recorder=self._oversight.recorder,
+            judge=given["verifier"],
+            route=self._oversight.route,
+            deadline_s=given["deadline"],
+            retry_policy=given["retry_policy"],
+            outlook=self._oversight.outlook,
+            watchers=self._oversight.watchers,
+            tags=tags,
+        )
 
     def _assemble(self) -> None:
         build = partial(
