@@ -67,6 +67,10 @@ class Observers:
     """
 
     def __init__(self, observers: Sequence[Observer] = (), cascade: str = "cascade") -> None:
+        if isinstance(observers, Observer):
+            raise ConfigurationError(
+                f"observers={observers!r}: give a list, observers=[{type(observers).__name__}(…)]."
+            )
         for observer in observers:
             if not isinstance(observer, Observer):
                 raise ConfigurationError(

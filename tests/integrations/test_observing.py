@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from watched import QUESTION, small, watched
 
-from cascade.errors import ConfigurationError
-from cascade.observing import ObservedNode, ObservedRun, Observer, Observers
+from cascade.errors import ConfigurationError, RealRequestForbiddenError
+from cascade.observing import ObservedCall, ObservedNode, ObservedRun, Observer, Observers
 from cascade.policies import Situation
 from cascade.state import Decision
-from cascade.testing import ScriptedModel
+from cascade.testing import ScriptedModel, forbid_real_requests
 
 
 class Diary(Observer):
@@ -119,6 +119,31 @@ async def test_no_run_stays_open_after_a_thousand(diary: Diary) -> None:
     assert (diary.begun, diary.outcomes) == (1000, ["accepted"] * 1000)
     assert not observers._open
     assert not observers._between
+
+
+def test_one_observer_without_a_list_is_refused_with_the_way_out(diary: Diary) -> None:
+    with pytest.raises(ConfigurationError, match=r"give a list, observers=\[Diary\(…\)\]"):
+        Observers(diary)  # type: ignore[arg-type]
+
+
+async def test_a_call_that_is_not_sent_has_no_entry() -> None:
+    class Real(ScriptedModel):
+        real = True
+
+    class Calls(Observer):
+        def __init__(self) -> None:
+            self.seen: list[ObservedCall] = []
+
+        def call_ended(self, call: ObservedCall) -> None:
+            self.seen.append(call)
+
+    calls = Calls()
+    with forbid_real_requests(), pytest.raises(RealRequestForbiddenError):
+        await watched(calls, first=Real(["4"], name="small-1")).ainvoke(QUESTION)
+    (call,) = calls.seen
+    assert call.entry is None
+    assert isinstance(call.error, RealRequestForbiddenError)
+    assert call.seconds >= 0
 
 
 def test_what_is_no_observer_is_refused() -> None:
