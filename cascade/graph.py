@@ -4,6 +4,8 @@ START → draft → self_check → verify ─┬→ END      (accept)
   │       ↑                          ├→ draft    (escalate to the next tier)
   └→ route┴→ expert → END            ├→ expert   (escalate to the last tier)
                                      └→ ask      (a person decides)
+
+In shadow the first node goes straight to `expert`, and the draft is made after the reply.
 """
 
 from __future__ import annotations

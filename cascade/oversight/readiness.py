@@ -6,6 +6,7 @@ counts as right when it is as good as the large model's answer.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,7 +159,8 @@ async def readiness(
     if made_for is not None and made_for.large is not None:
         pair = (made_for.small.name, made_for.large.name)
     rows = await read_rows(store, selection or Selection(), pair)
-    return judge(rows, limits, signals=signals, made_for=made_for)
+    # In a thread: fitting takes seconds, and the loop may be that of a service.
+    return await asyncio.to_thread(judge, rows, limits, signals=signals, made_for=made_for)
 
 
 def judge(

@@ -212,6 +212,8 @@ class Start:
                 f"mode={mode!r} needs a small model that drafts; there is only "
                 f"{self._tiers[0].model.name}."
             )
+        if mode != "live" and self._recorder.store is None:
+            logger.warning("mode=%r without ledger=…: what the drafts show is kept nowhere", mode)
 
     def _tell(self, note: str) -> None:
         """An event in the ledger."""

@@ -70,7 +70,12 @@ def _forecast(name: str, found: Forecast) -> list[tuple[str, str]]:
 
 
 def _range(figure: Estimate) -> str:
-    return f"{figure.value:.1%} ({figure.low:.1%} to {figure.high:.1%})"
+    value, low, high = (_share(share) for share in (figure.value, figure.low, figure.high))
+    return f"{value} ({low} to {high})"
+
+
+def _share(share: float) -> str:
+    return f"{round(share, 3) + 0.0:.1%}"  # nothing is never −0.0 %
 
 
 def _next(report: Readiness) -> list[str]:
@@ -86,6 +91,5 @@ def _next(report: Readiness) -> list[str]:
     return [
         "Go live with the calibration made here (report.calibration.save('calibration.json'), or "
         "--out):",
-        "Cascade(…, calibrator='calibration.json', "
-        f"policy=ThresholdPolicy({threshold}))",
+        f"Cascade(…, calibrator='calibration.json', policy=ThresholdPolicy({threshold}))",
     ]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from cascade.confidence.calibrating import MadeFor
     from cascade.oversight.readiness import Readiness
 
+PATIENCE_S = 30.0
+"""For drafts that are under way when a shadow start is judged."""
+
 
 def require_calibrate() -> None:
     """Refuse to judge a shadow start without what that takes.
@@ -93,7 +96,8 @@ class Starting:
     ) -> Readiness:
         """Whether to go live, by the shadow runs in this cascade's ledger.
 
-        Shadow drafts that are under way are waited for.
+        Shadow drafts that are under way are waited for, up to half a minute: where requests keep
+        coming, there are always some.
 
         Args:
             max_loss: quality loss per request, relative to the large model, that is allowed.
@@ -113,7 +117,7 @@ class Starting:
         from cascade.ledger.store import Selection  # noqa: PLC0415 - not at start
         from cascade.oversight.readiness import readiness  # noqa: PLC0415 - needs scipy
 
-        await self._oversight.background.finish()
+        await self._oversight.background.finish(PATIENCE_S)
         signals = [(signal.name, signal.calls) for signal in self.signals] or None
         store = self._oversight.recorder.store
         # A MemoryLedger keeps no tags; its entries are this program's own.

@@ -24,6 +24,7 @@ from cascade.errors import (
     ConfigurationError,
     ModelError,
     ModelUnavailableError,
+    RecordingMissError,
 )
 from cascade.ledger import LedgerView, MemoryLedger, tagged
 from cascade.ledger.runs import runs_of
@@ -231,6 +232,30 @@ def test_more_than_two_tiers_are_tried_in_turn() -> None:
     *drafts, found = entries(cascade, "shadow")
     assert [entry.tier for entry in drafts] == ["s", "m"]
     assert (found.tier, found.action, found.loss) == ("m", "accept", 0)
+
+
+def test_a_run_that_has_begun_goes_on_as_it_began_when_the_mode_changes() -> None:
+    def first(request: Request) -> Completion:
+        cascade.mode = "shadow"
+        return reply("no", probability=0.4)
+
+    tiers = [
+        Tier(ScriptedModel(first, name="s", returns_logprobs=True), name="s"),
+        Tier(ScriptedModel([reply("yes", probability=0.9)], name="m"), name="m"),
+        Tier(large(), name="l"),
+    ]
+    cascade = Cascade(tiers=tiers, ledger=MemoryLedger())
+    assert cascade.invoke("q").tier == "m"
+    assert cascade.invoke("q").tier == "l"
+
+
+async def test_a_draft_that_was_not_sent_leaves_no_open_call(tmp_path: Path) -> None:
+    async with open_store(f"sqlite:///{tmp_path}/ledger.db") as store:
+        failures = [RecordingMissError("no such answer was recorded")]
+        async with start(ledger=store, drafter=small(failures=failures)) as cascade:
+            await cascade.ainvoke("q")
+        assert [entry.node for entry in await store.query()] == ["expert"]
+        assert await store.unfinished() == []
 
 
 def test_a_person_is_not_asked_in_shadow_but_that_they_would_be_is_known() -> None:

@@ -83,6 +83,16 @@ async def test_ready() -> None:
     assert "ready" in found.text().splitlines()[0]
 
 
+async def test_ready_with_the_calibration_though_not_as_it_is_set_up() -> None:
+    found = await readiness(rows(500, threshold=0.999), max_loss=0.1)
+    assert found.present is not None
+    assert found.present.verdict == "not worth it"
+    assert found.verdict == "ready"
+    assert found.reason.startswith("calibrated: ")
+    assert found.proposed is not None
+    assert f"ThresholdPolicy({found.proposed.threshold})" in found.text()
+
+
 async def test_what_is_forecast_is_what_other_rows_of_the_same_kind_show() -> None:
     inside = []
     for seed in range(6):
@@ -224,8 +234,9 @@ async def test_drafts_without_signals_give_no_calibration() -> None:
     ledger = MemoryLedger()
     for i in range(100):
         *calls, found = run(i, p=0.95, loss=float(i % 20 == 0))
-        ledger.append([*calls, found.model_copy(update={"signals": {"temper": 0.3}})])
+        ledger.append([*calls, found.model_copy(update={"signals": {"answer_words": 3.0}})])
     found = await readiness(ledger, max_loss=0.2)
+    assert found.proposed is None
     assert found.present is not None
     assert found.verdict == "ready"
 
@@ -361,7 +372,10 @@ def test_the_easiest_threshold_leaves_room_for_both_limits() -> None:
     assert easiest_threshold(nobody, max_loss=0.05) is None
 
 
-def test_a_cascade_without_a_ledger_can_be_in_shadow() -> None:
+def test_a_cascade_without_a_ledger_can_be_in_shadow_but_is_warned(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     cascade = Cascade(small(), large(), mode="shadow")
     assert cascade.invoke("q").tier == "large"
+    assert "kept nowhere" in caplog.text
     assert cascade._oversight.background.wait(20)
