@@ -16,18 +16,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from cascade.ledger.store import (
-    Amounts,
-    Backend,
-    Batch,
-    Claim,
-    Dropped,
-    Pending,
-    Selection,
-    Stored,
-    Texts,
-    Withdrawn,
-)
+from cascade.ledger import Amounts, Pending, Texts
+from cascade.ledger.store import Backend, Batch, Claim, Dropped, Selection, Stored, Withdrawn
 from cascade.state import LedgerEntry
 from cascade.testing.ledger_samples import (
     NOON,

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cascade.ledger.store import Attempt, Backend, Pending, Selection, Stored, StoredTexts, Texts
+from cascade.ledger import Pending, Texts
+from cascade.ledger.store import Attempt, Backend, Selection, Stored, StoredTexts
 from cascade.state import LedgerEntry
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

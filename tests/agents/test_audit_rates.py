@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.agents.audit_rates import AuditRates, Budget, Traffic
-from cascade.ledger.store import Amounts
+from cascade.ledger import Amounts
 
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
 CENT = Decimal("0.01")

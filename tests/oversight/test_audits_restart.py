@@ -23,8 +23,9 @@ from cascade.agents.leftovers import MOST_CALLS, Leftover, is_result, pending_of
 from cascade.agents.watching import Case
 from cascade.errors import ModelUnavailableError
 from cascade.graph import is_retryable
+from cascade.ledger import Pending
 from cascade.ledger.draws import drawn
-from cascade.ledger.store import Pending, Selection, Store, open_store
+from cascade.ledger.store import Selection, Store, open_store
 from cascade.models import Request
 from cascade.state import Assessment, Completion, Decision, Draft, LedgerEntry, Run
 from cascade.testing import ScriptedModel, reply

@@ -7,7 +7,6 @@ Entries are written by a thread of the store's own, in batches. A third kind of 
 `Backend`, checked by `cascade.testing.ledger_conformance`.
 """
 
-from cascade.ledger.amounts import Amounts, Total
 from cascade.ledger.store.base import (
     Attempt,
     Backend,
@@ -24,25 +23,19 @@ from cascade.ledger.store.memory import MemoryBackend
 from cascade.ledger.store.opening import open_store
 from cascade.ledger.store.redaction import Redact, mask_secrets
 from cascade.ledger.store.store import Store
-from cascade.ledger.texts import KeptTexts, Pending, Texts
 
 __all__ = [
-    "Amounts",
     "Attempt",
     "Backend",
     "Batch",
     "Claim",
     "Dropped",
-    "KeptTexts",
     "MemoryBackend",
-    "Pending",
     "Redact",
     "Selection",
     "Store",
     "Stored",
     "StoredTexts",
-    "Texts",
-    "Total",
     "UnavailableError",
     "Withdrawn",
     "mask_secrets",

@@ -13,9 +13,17 @@ import pytest
 
 from cascade import Cascade, Price, Tier
 from cascade.errors import ConfigurationError, LedgerError, ModelError
-from cascade.ledger import AuditStore, LedgerStore, MemoryLedger, Pending, Recorder, Texts, tagged
-from cascade.ledger.store import (
+from cascade.ledger import (
     Amounts,
+    AuditStore,
+    LedgerStore,
+    MemoryLedger,
+    Pending,
+    Recorder,
+    Texts,
+    tagged,
+)
+from cascade.ledger.store import (
     Batch,
     MemoryBackend,
     Selection,

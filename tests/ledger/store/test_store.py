@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 
 from cascade import Cascade, Price, Tier
 from cascade.errors import ConfigurationError, MissingDependencyError, RecordingMissError
-from cascade.ledger import LedgerView, tagged
+from cascade.ledger import LedgerView, Total, tagged
 from cascade.ledger.store import (
     MemoryBackend,
     Selection,
     Store,
-    Total,
     mask_secrets,
     open_store,
     opening,
