@@ -60,7 +60,7 @@ class Drift:
         max_harm: α of which audits must not show more; by default that of the certificate, and
             without either harm is not watched.
         delta: chance that a harm of α or less is ever called more.
-        reference: decisions from which is learned what is usual, where no calibration tells.
+        reference: decisions from which is learned what is usual.
         error_odds: at `tighten` the odds of an error count so many times as high.
         audit_factor: from `audit` on, audits are so many times as frequent.
         on_alarm: called with each alarm, after the reply; may be async. What it raises is logged.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIDENCE = "confidence"
 SCORE = "uncalibrated score"
+CALIBRATED = "confidence against its calibration"
 MOST_WAITING = 2_000
 """Requests that wait for audits; the audit that the oldest of them waits for then counts as not
 made, which may hide harm and never invents it."""
@@ -117,15 +118,17 @@ class Charts:
             window=options.window,
             alpha=options.alpha,
         )
-        self._signals[CONFIDENCE] = _Signal(CONFIDENCE, options, drift)
+        self._signals[CALIBRATED] = _Signal(CALIBRATED, options, drift)
 
     def values(
         self, signals: Mapping[str, float] | None, confidence: float | None, *, calibrated: bool
     ) -> list[Judge]:
         """Take the values of one draft; returns the windows to be judged."""
         due: list[Judge] = []
-        kind = CONFIDENCE if calibrated else SCORE
-        for name, value in {**(signals or {}), kind: confidence}.items():
+        values = {**(signals or {}), CONFIDENCE if calibrated else SCORE: confidence}
+        if calibrated and CALIBRATED in self._signals:
+            values[CALIBRATED] = confidence
+        for name, value in values.items():
             if value is None or not math.isfinite(value):
                 continue
             chart = self._signals.get(name)

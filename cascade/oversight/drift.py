@@ -46,7 +46,7 @@ class DriftWatch:
         background: does what takes time after the reply.
         tier: the one that drafts first.
         max_harm: what was promised; None where harm is not watched.
-        calibration: what is usual.
+        calibration: has confidences to compare with.
 
     Raises:
         MissingDependencyError: numpy or scipy is not installed.
@@ -99,7 +99,8 @@ class DriftWatch:
     def reset(self) -> None:
         """Back to normal: all charts begin anew, and what comes now is usual.
 
-        Where a calibration says what is usual, it still does: make a new one if it does not fit.
+        The confidence is still compared with that of the calibration's examples, too: make a new
+        calibration if that does not fit.
         """
         with self._lock:
             before = self._guard.caution

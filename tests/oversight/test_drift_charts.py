@@ -14,7 +14,7 @@ from cascade.confidence.calibrators import Constant
 from cascade.evaluation.audit.drift import HarmProcess
 from cascade.oversight import charts
 from cascade.oversight.alarms import Drift
-from cascade.oversight.charts import Charts, Finding, HarmChart, Usual
+from cascade.oversight.charts import CALIBRATED, Charts, Finding, HarmChart, Usual
 
 OPTIONS = Drift()
 SIGNALS: tuple[str, ...] = ("mean_logprob", "min_logprob", "margin", "entropy", "length")
@@ -135,7 +135,22 @@ def test_against_a_calibration_the_first_window_is_judged_already() -> None:
         drawn, found = Charts(OPTIONS, usual), []
         for value in rng.uniform(low, high, 200):
             found += [j() for j in drawn.values({}, float(value), calibrated=True)]
-        assert len([f for f in found if f is not None]) == alarms
+        assert [f.chart for f in found if f is not None] == [CALIBRATED] * alarms
+
+
+def test_edges_that_the_folds_of_a_calibration_blurred_are_no_alarm() -> None:
+    # Its quantiles come from several fits, of which one was bolder than the one that is used.
+    rng, quantiles = np.random.default_rng(4), np.linspace(0.3, 0.8, 101)
+    quantiles[92:] = np.linspace(0.85, 0.99, 9)
+    usual = Usual(tuple(quantiles.tolist()), 101)
+    drawn = Charts(OPTIONS, usual)
+    found = [
+        judge()
+        for value in np.clip(rng.uniform(0.3, 0.84, 2_000), 0.3, 0.8)
+        for judge in drawn.values({}, float(value), calibrated=True)
+    ]
+    assert len(found) > 10
+    assert not any(found)
 
 
 # Harm -----------------------------------------------------------------------------------------

@@ -53,7 +53,8 @@ class SignalDrift(Record):
     KS distance that is; each with half of `alpha`, the chance of a false alarm per window.
 
     Attributes:
-        size: how many values `reference` stands for, where it holds quantiles of them.
+        size: how many values `reference` stands for, where it holds quantiles of them. Quantiles
+            have no counts, so that only the KS distance gives an alarm then.
     """
 
     reference: tuple[float, ...] = Field(min_length=2)
@@ -74,17 +75,17 @@ class SignalDrift(Record):
 
     def judge(self, recent: Sequence[float]) -> Self:
         """The record after a window of these values."""
-        size = self.size or len(self.reference)
         edges = np.unique(np.quantile(self.reference, np.linspace(0.1, 0.9, 9)))
         before, now = (
             np.bincount(np.searchsorted(edges, part), minlength=len(edges) + 1)
             for part in (self.reference, recent)
         )
         found = psi(before.tolist(), now.tolist())
-        scale = 1.0 / size + 1.0 / len(recent)
+        scale = 1.0 / len(self.reference) + 1.0 / len(recent)
         chance = scale * float(stats.chi2.ppf(1 - self.alpha / 2, len(edges)))
-        p = ks_p(self.reference, recent, size)
-        alarm = self.alarm or found >= max(NOTABLE_PSI, chance) or p < self.alpha / 2
+        p = ks_p(self.reference, recent, self.size)
+        shifted = self.size is None and found >= max(NOTABLE_PSI, chance)
+        alarm = self.alarm or shifted or p < self.alpha / 2
         return self.model_copy(update={"recent": (), "psi": found, "ks_p": p, "alarm": alarm})
 
 

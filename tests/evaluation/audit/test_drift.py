@@ -132,13 +132,23 @@ def test_half_a_harm_counts_half() -> None:
     assert halves.update(0.5, 0.25).logs == wholes.update(1.0, 0.5).logs
 
 
-def test_quantiles_of_few_values_prove_less_than_as_many_values() -> None:
+def test_quantiles_stand_for_as_many_values_as_are_behind_them() -> None:
     recent = np.random.default_rng(5).normal(0.6, 1, 200).tolist()
-    assert SignalDrift(reference=REFERENCE).judge(recent).alarm
-    few = SignalDrift(reference=REFERENCE, size=30).judge(recent)
-    assert not few.alarm
-    assert few.ks_p is not None
-    assert few.ks_p > 0.001
+    found = [SignalDrift(reference=REFERENCE, size=n).judge(recent) for n in (None, 1000, 30)]
+    assert [each.alarm for each in found] == [True, True, False]
+    assert found[0].ks_p == found[1].ks_p
+    assert {each.psi for each in found} == {found[0].psi}
+
+
+def test_quantiles_have_no_counts_and_give_no_alarm_by_them() -> None:
+    gap = [*np.linspace(-1, 1, 190).tolist(), *[3.0] * 10]
+    known = SignalDrift(reference=tuple(np.linspace(-1, 1, 1000).tolist()))
+    wide = [value * 1.6 for value in gap]
+    counted = known.judge(wide)
+    assert counted.psi is not None
+    assert counted.psi > 0.1
+    assert counted.alarm
+    assert not known.model_copy(update={"size": 20}).judge(wide).alarm
 
 
 def test_every_state_travels_as_json() -> None:
