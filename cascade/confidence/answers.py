@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import Context, Decimal
 
 Normaliser = Callable[[str], str]
 """Maps answers that mean the same to the same string."""
@@ -38,4 +38,5 @@ def _number(answer: str) -> str | None:
     if not _NUMBER.fullmatch(answer):
         return None
     number = Decimal(answer)
-    return f"{number.normalize():f}" if number else "0"
+    # The default context would round it to 28 digits.
+    return f"{number.normalize(Context(prec=len(answer))):f}" if number else "0"

@@ -34,8 +34,9 @@ class Audits:
 
     Args:
         rate: share of accepted drafts, on average; in (0, 1].
-        floor: least chance of each while the budget lasts, above 0: a draft that could never be
-            audited would be missing in every figure.
+        floor: least chance of each where it is `optimal`, above 0: a draft that could never be
+            audited would be missing in every figure. A rate that the budget has lowered below it
+            is its own floor.
         allocation: `constant`, the same chance for all, or `optimal`, more for doubtful and cheap
             ones. It pays where the confidence is calibrated.
         daily_usd: dollars per day of UTC for audits and their judges. The rate is lowered so that

@@ -34,7 +34,11 @@ UserCompare = Callable[[str, str, str], float | Awaitable[float]]
 
 Compute = Callable[[Completion, Completion], Comparison]
 
-_BARE = re.compile(r"[-+$€£]*\d+(?:\.\d+)?(?:e[-+]?\d+)?%?")
+_BARE = re.compile(r"(?=(?:\D*\d){1,14}\D*$)[-+$€£]*\d+(?:\.\d+)?(?:e[-+]?\d+)?%?")
+"""Of at most 14 digits: floats tell those apart. Longer ones are names, and compared as text."""
+
+SAME_NUMBER = 1e-15
+"""Apart by rounding alone: order numbers that differ in their last digit are two numbers."""
 
 logger = logging.getLogger("cascade")
 
@@ -48,13 +52,19 @@ def exact(draft: Completion, large: Completion) -> Comparison:
     return _found(bool(same(draft.text, large.text)), "exactly")
 
 
-def numeric(draft: Completion, large: Completion) -> Comparison:
-    """The same number at the end, as the scorer `numeric` reads it."""
+def numeric(draft: Completion, large: Completion, tolerance: float = 1e-6) -> Comparison:
+    """The same number at the end, as the scorer `numeric` reads it.
+
+    Args:
+        draft: an answer with a number.
+        large: another.
+        tolerance: how far they may be apart, as a share.
+    """
     from cascade.evaluation.scorers.numeric import NumericScorer, number_in  # noqa: PLC0415
 
     if number_in(large.text) is None:
         return Comparison(None, "there is no number in the large model's answer")
-    return _found(bool(NumericScorer()(draft.text, large.text)), "by number")
+    return _found(bool(NumericScorer(tolerance)(draft.text, large.text)), "by number")
 
 
 def schema(draft: Completion, large: Completion) -> Comparison:
@@ -99,7 +109,8 @@ class Computed:
     async def __call__(self, answers: Answers, ask: Ask) -> Comparison:
         """Compare; no model is asked."""
         del ask
-        return self.compute(answers.draft, answers.large)
+        # In a thread: answers may be long, and the event loop belongs to the requests.
+        return await asyncio.to_thread(self.compute, answers.draft, answers.large)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +127,26 @@ class Automatic:
 
     async def __call__(self, answers: Answers, ask: Ask) -> Comparison:
         """Compare, asking the judge where nothing else can tell."""
+        found = await asyncio.to_thread(self._computed, answers)
+        if found is not None:
+            return found
+        if self.judge is None:
+            return Comparison(None, NO_JUDGE)
+        return await self.judge(answers, ask)
+
+    def _computed(self, answers: Answers) -> Comparison | None:
         draft, large = answers.draft, answers.large
         if draft.tool_calls or large.tool_calls:
             return tool_calls(draft, large)
-        has_schema = self.has_schema if answers.has_schema is None else answers.has_schema
-        if has_schema or _are_numbers(draft, large):
-            return (schema if has_schema else numeric)(draft, large)
+        if self.has_schema if answers.has_schema is None else answers.has_schema:
+            return schema(draft, large)
+        if _are_numbers(draft, large):
+            return numeric(draft, large, SAME_NUMBER)
         if _are_short(draft, large) or draft.text.strip() == large.text.strip():
             found = exact(draft, large)
             if not found.loss or (self.judge is None and not _one_holds_the_other(draft, large)):
                 return found
-        if self.judge is None:
-            return Comparison(None, NO_JUDGE)
-        return await self.judge(answers, ask)
+        return None
 
 
 def _are_short(*answers: Completion) -> bool:
