@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
+from langgraph.config import get_config
 from langgraph.types import Command
 from pydantic import Field
 
 from cascade.agents.base import AgentRuntime, Deadline, Task, finished
+from cascade.agents.expert import STREAM_TOKENS
 from cascade.agents.moves import accept, escalate
 from cascade.agents.outlook import Outlook
 from cascade.agents.watching import Case, Watcher
@@ -90,8 +92,9 @@ class Verifier:
         common: StateUpdate = {"assessment": assessment, "ledger": self.recorder.take(run.id)}
         match decision.action:
             case "accept":
-                for word in _WORDS.findall(draft.completion.text):
-                    runtime.stream_writer(Token(word, draft.tier))
+                if get_config().get("configurable", {}).get(STREAM_TOKENS, True):
+                    for word in _WORDS.findall(draft.completion.text):
+                        runtime.stream_writer(Token(word, draft.tier))
                 return Command(goto="__end__", update=accept(run, draft, decision) | common)
             case "escalate":
                 return escalate(run, self.tiers, decision, **common)

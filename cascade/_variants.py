@@ -6,7 +6,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any, Generic, TypeVar
 
 K = TypeVar("K")
@@ -34,8 +34,7 @@ class Variants(Generic[K, V]):
         return len(self._made)
 
     def __getitem__(self, key: K) -> V:
-        content: Any = asdict(key) if is_dataclass(key) and not isinstance(key, type) else key
-        name = json.dumps(content, sort_keys=True, default=repr)
+        name = json.dumps(_content(key), sort_keys=True, default=repr)
         with self._lock:
             if name not in self._made:
                 self._made[name] = self._make(key)
@@ -43,3 +42,10 @@ class Variants(Generic[K, V]):
                     self._made.popitem(last=False)
             self._made.move_to_end(name)
             return self._made[name]
+
+
+def _content(key: Any) -> Any:
+    """What tells a key from others; of a record its fields, which are not copied."""
+    if is_dataclass(key) and not isinstance(key, type):
+        return {field.name: getattr(key, field.name) for field in fields(key)}
+    return key

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from contextvars import copy_context
 from typing import Any, cast, get_args
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -23,12 +22,10 @@ from langchain_core.load.serializable import SerializedConstructor, SerializedNo
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.utils import secret_from_env
 from pydantic import ConfigDict, Field, SecretStr, SkipValidation, ValidationError
 
 from cascade._portal import iterate_sync, run_sync
-from cascade._together import iterate_in
 from cascade.api import Cascade
 from cascade.errors import ConfigurationError, StreamInterruptedError
 from cascade.events import Decided, Event, Retracted, Token
@@ -42,7 +39,12 @@ from cascade.integrations.chat_output import (
     with_raw,
 )
 from cascade.integrations.chat_recipe import check_options, read_tier, recipe_of
-from cascade.integrations.chat_run import RunManager, inner_config, stream_writer
+from cascade.integrations.chat_run import (
+    RunManager,
+    inner_config,
+    outside_of_runs,
+    stream_writer,
+)
 from cascade.integrations.chat_settings import call_task, read_tool_choice, read_tools
 from cascade.result import CascadeResult
 
@@ -227,14 +229,16 @@ class CascadeChatModel(BaseChatModel):
         cascade = self.cascade.with_task(call_task(self.cascade.task, {**own, **given}))
         tell = stream_writer()
         config = inner_config(run_manager, streams=streams)
-        context = copy_context()
-        context.run(var_child_runnable_config.set, None)
-        events = iterate_in(context, cascade.astream(messages, config))
+        events = cascade.astream(messages, config)
         async with aclosing(events):
-            async for event in events:
+            # All that it computes, it computes in a copy of the context of its first step.
+            with outside_of_runs():
+                event = await anext(events, None)
+            while event is not None:
                 if tell is not None and isinstance(event, Decided | Retracted):
                     tell(event)
                 yield event
+                event = await anext(events, None)
 
     # --- tools and structured output
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from langchain_core.callbacks import (
@@ -21,6 +22,16 @@ from cascade.agents.expert import STREAM_TOKENS
 from cascade.graph import TAGS
 
 RunManager = AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun
+
+
+@contextmanager
+def outside_of_runs() -> Iterator[None]:
+    """What begins here is a run of its own, and none of the run around it."""
+    token = var_child_runnable_config.set(None)
+    try:
+        yield
+    finally:
+        var_child_runnable_config.reset(token)
 
 
 def stream_writer() -> Callable[[Any], None] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from cascade._variants import Variants
 from cascade.agents import Task
 from cascade.errors import ConfigurationError
 from cascade.questions import to_task
@@ -48,9 +49,9 @@ def call_task(task: Task, settings: Mapping[str, Any]) -> Task:
         stop = given["stop"]
         changes["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     if "tools" in given:
-        changes["tools"] = to_task(given["tools"]).tools
+        changes["tools"] = _checked_tools(given["tools"])
     if "response_format" in given:
-        changes["schema"] = read_response_format(given["response_format"])
+        changes["schema"] = _checked_format(given["response_format"])
     if "tool_choice" in given:
         tools = changes.get("tools", task.tools)
         changes["tool_choice"] = read_tool_choice(given["tool_choice"], tools)
@@ -59,6 +60,16 @@ def call_task(task: Task, settings: Mapping[str, Any]) -> Task:
     if extra:
         changes["extra"] = {**task.extra, **extra}
     return replace(task, **changes)
+
+
+def _checked_tools(tools: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
+    """Tools as a binding holds them come with every call, and are checked with the first."""
+    plain = all(isinstance(tool, dict) and "function" in tool for tool in tools)
+    return _TOOLS[tools] if plain else to_task(tools).tools
+
+
+def _checked_format(given: Any) -> Mapping[str, Any] | None:
+    return _FORMATS[given] if isinstance(given, dict) else read_response_format(given)
 
 
 def _positive(name: str, value: Any) -> Any:
@@ -131,3 +142,9 @@ def read_response_format(given: Any) -> Mapping[str, Any] | None:
         )
     title = schema.get("title") or described.get("name") or "answer"
     return to_task(response_format={**schema, "title": title}).schema
+
+
+_TOOLS: Variants[Sequence[Any], tuple[Mapping[str, Any], ...]] = Variants(
+    lambda tools: to_task(tools).tools
+)
+_FORMATS: Variants[Any, Mapping[str, Any] | None] = Variants(read_response_format)
