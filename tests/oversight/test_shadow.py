@@ -325,8 +325,8 @@ def test_when_too_much_is_waiting_the_request_is_answered_and_said_to_be_not_dra
 @settings(max_examples=25)
 @given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=6, unique=True))
 def test_what_is_decided_in_shadow_is_what_is_decided_live(questions: list[str]) -> None:
-    for options in ({}, {"price_of_error": 0.01}):
-        shadow, live = start(**options), start("live", **options)
+    for price in (None, 0.01):
+        shadow, live = start(price_of_error=price), start("live", price_of_error=price)
         for question in questions:
             shadow.invoke(question)
             assert shadow._oversight.background.wait(20)
