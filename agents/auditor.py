@@ -188,11 +188,11 @@ class Auditor:
             self.background.start(budget.read)
         now = time.monotonic()
         with self._lock:
-            due = self._resumed_at is None or now - self._resumed_at > STALE.total_seconds()
-            if not due or self._store is None:
+            if self._resumed_at is not None and now - self._resumed_at < STALE.total_seconds():
                 return
             self._resumed_at = now
-        self.background.start(self._resume)
+        if self._store is not None:
+            self.background.start(self._resume)
 
     async def _resume(self) -> None:
         await self.resume()
