@@ -42,7 +42,9 @@ def report(
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(help="Tables: node, tier, model, day, tag:KEY; repeatable. [default: four]"),
+        typer.Option(
+            help="Tables: node, tier, model, day, tag:KEY; repeatable. All but tags if not given."
+        ),
     ] = None,
     precision: Annotated[
         float, typer.Option(help="Wanted half width of the quality loss: how many audits it takes.")

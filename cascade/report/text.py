@@ -136,6 +136,8 @@ def savings(found: Figures) -> list[tuple[str, ...]]:
 
 
 def _savings(found: Figures) -> str:
+    if not found.requests:
+        return ""
     return table(("", "value", "low", "high", ""), _left_last(savings(found)))
 
 

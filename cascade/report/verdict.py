@@ -29,7 +29,10 @@ class Judgement:
     def advice(self, needed: Needed) -> str:
         """What to do next."""
         if self.status == "empty":
-            return "Give the cascade this ledger: Cascade(…, ledger=open_store(URL))."
+            return (
+                "Look whether period and tags are what you mean, and whether the cascade writes "
+                "into this ledger: Cascade(…, ledger=open_store(URL))."
+            )
         if self.verdict == "loses":
             return (
                 "Switch it off: ask the large model alone. A cheaper draft, a better calibration "
