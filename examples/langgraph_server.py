@@ -4,6 +4,8 @@
 store. Put your models in. Run it as it is: python examples/langgraph_server.py
 """
 
+from langchain_core.messages import HumanMessage
+
 from cascade import Cascade, Tier
 from cascade.testing import ScriptedModel
 
@@ -15,6 +17,6 @@ cascade = Cascade(
 graph = cascade.graph
 
 if __name__ == "__main__":
-    state = graph.invoke({"messages": [("human", "What is the capital of France?")]})
+    state = graph.invoke({"messages": [HumanMessage("What is the capital of France?")]})
     print(state["messages"][-1].text)
     print(state["decision"].reason)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, cast, get_args
+from uuid import uuid4
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -23,7 +24,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils import secret_from_env
-from pydantic import ConfigDict, Field, SecretStr, SkipValidation, ValidationError
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation, ValidationError
 
 from cascade._portal import iterate_sync, run_sync
 from cascade.api import Cascade
@@ -101,6 +102,7 @@ class CascadeChatModel(BaseChatModel):
         default_factory=secret_from_env("OPENAI_API_KEY", default=None)
     )
     streaming: bool = False
+    _instance: str = PrivateAttr(default_factory=lambda: uuid4().hex)
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -330,6 +332,14 @@ class CascadeChatModel(BaseChatModel):
         chain = " → ".join(tier.model.name for tier in self.cascade.tiers)
         params.setdefault("ls_model_name", chain)
         return params
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """The key of LangChain's model cache beside the messages.
+
+        Two cascades that cannot be written down look alike there, and must not share answers.
+        """
+        key = super()._get_llm_string(stop, **kwargs)
+        return key if self._recipe() is not None else f"{self._instance}---{key}"
 
     @property
     def lc_secrets(self) -> dict[str, str]:

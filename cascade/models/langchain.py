@@ -58,7 +58,10 @@ class LangChainModel(Model):
         self.provider = provider or described.get("ls_provider") or chat._llm_type  # noqa: SLF001
         self.model = model or described.get("ls_model_name") or type(chat).__name__
         self.returns_logprobs = bool(getattr(chat, "logprobs", False))
-        self.real = not type(chat).__module__.startswith("langchain_core.language_models.fake")
+        self.real = not any(
+            kind.__module__.startswith("langchain_core.language_models.fake")
+            for kind in type(chat).__mro__
+        )
         self._caller = Caller(self.name, type(chat).__name__)
 
     async def _complete(self, request: Request) -> Completion:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.load import dumpd, dumps, load, loads
 from langchain_core.messages import ToolCall
 
@@ -274,6 +275,22 @@ def test_a_model_keeps_and_shows_no_keys() -> None:
     )
     assert "secret" not in f"{model!r}{model.asdict()}{dumps(model)}"
     assert model.cascade.tiers[0].settings.api_key == "sk-secret"
+
+
+def test_a_cached_answer_is_that_of_the_same_cascade() -> None:
+    cache = InMemoryCache()
+    models = [
+        Cascade(drafted, ScriptedModel("x")).as_chat_model(cache=cache)
+        for drafted in (ScriptedModel(["one"]), ScriptedModel(["two"]))
+    ]
+    for drafted in models:
+        small: Any = drafted.cascade.tiers[0].model
+        large: Any = drafted.cascade.tiers[1].model
+        assert drafted.invoke("?").text == "x"
+        assert drafted.invoke("?").text == "x"
+        assert (len(small.requests), len(large.requests)) == (2, 1)  # a draft and its check
+        assert drafted.invoke("?", temperature=0.5).text == "x"
+        assert len(large.requests) == 2
 
 
 def test_a_key_never_stands_in_an_error() -> None:
