@@ -23,7 +23,8 @@ from cascade.report import Report, make_report
 from cascade.state import Completion, Usage
 from cascade.testing import ScriptedModel, reply
 
-DATA = Path(os.environ.get("CASCADE_DATA", "/work/shared/data"))
+BESIDE = Path(__file__).resolve().parents[3] / "shared" / "data"
+DATA = Path(os.environ.get("CASCADE_DATA", BESIDE))
 SMALL, HELPER = "abel-7b", "Mixtral-8x7B-Instruct-v0.1"
 LARGE = "gpt-4-1106-preview"
 CHEAP, DEAR = Price(input="0.2", output="0.2"), Price(input=10, output=30)
