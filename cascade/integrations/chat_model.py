@@ -160,10 +160,9 @@ class CascadeChatModel(BaseChatModel):
     ) -> ChatResult:
         events = self._events(messages, stop, run_manager, kwargs, streams=False)
         async with aclosing(events):
-            async for event in events:
-                if isinstance(event, CascadeResult):
-                    return ChatResult(generations=[ChatGeneration(message=answer_message(event))])
-        raise AssertionError("a cascade ends with a result or an error")
+            *_, result = [event async for event in events]
+        assert isinstance(result, CascadeResult), "it comes last"
+        return ChatResult(generations=[ChatGeneration(message=answer_message(result))])
 
     async def _astream(
         self,

@@ -86,3 +86,27 @@ def test_possible_tool_calls_need_no_text_and_no_schema() -> None:
 def test_a_schema_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="no valid JSON schema"):
         check_schema({"type": "no such type"})
+
+
+@pytest.mark.parametrize(
+    ("choice", "called", "complaint"),
+    [
+        ("required", (), "does not call a tool, though it has to"),
+        ("weather", (), "does not call the tool weather, though it has to"),
+        ("weather", ("time",), "calls time, though it has to call weather"),
+        ("none", ("time",), "calls time, though it must call no tool"),
+        ("required", ("time",), None),
+        ("weather", ("time", "weather"), None),
+        ("none", (), None),
+        ("auto", (), None),
+        ("auto", ("time",), None),
+        (None, ("time",), None),
+    ],
+)
+def test_the_choice_of_a_tool_is_kept(
+    choice: str | None, called: tuple[str, ...], complaint: str | None
+) -> None:
+    tools = [{"function": {"name": name, "parameters": {}}} for name in ("weather", "time")]
+    given = answer("fine", *((name, {}) for name in called))
+    against = objection(given, tools=tools, tool_choice=choice)
+    assert against is None if complaint is None else complaint in (against or "")

@@ -26,6 +26,7 @@ from cascade.policies import (
     Situation,
     ThresholdPolicy,
     TierOutlook,
+    UncalibratedPolicy,
     tell_cost,
     value_of_information,
 )
@@ -43,6 +44,7 @@ POLICIES: dict[str, Policy] = {
     "routing": CascadeRoutingPolicy(0.05, 0.95),
     "deadline": DeadlinePolicy(EconomicPolicy(0.05, 0.95)),
     "abstain": AbstainPolicy(EconomicPolicy(0.05, 0.95), 1.0),
+    "uncalibrated": UncalibratedPolicy(ThresholdPolicy(0.7), ThresholdPolicy(0.9)),
 }
 COST = Decimal("0.01")
 chances = st.floats(0, 1)

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.errors import ConfigurationError
-from cascade.policies import DEFAULT_THRESHOLD, Policy, Situation, ThresholdPolicy
+from cascade.policies import (
+    DEFAULT_THRESHOLD,
+    Policy,
+    Situation,
+    ThresholdPolicy,
+    UncalibratedPolicy,
+)
 from cascade.state import Assessment
 
 
@@ -82,3 +88,16 @@ def test_more_confidence_never_turns_accept_into_escalate(
     low, high = sorted((one, other))
     if policy.decide(judged(low)).action == "accept":
         assert policy.decide(judged(high)).action == "accept"
+
+
+@pytest.mark.parametrize(
+    ("situation", "threshold"),
+    [
+        (judged(0.5, calibrated=True), 0.2),
+        (judged(0.5), 0.9),
+        (judged(None), 0.2),
+    ],
+)
+def test_a_raw_score_is_judged_by_its_own_policy(situation: Situation, threshold: float) -> None:
+    policy = UncalibratedPolicy(ThresholdPolicy(0.2), otherwise=ThresholdPolicy(0.9))
+    assert policy.decide(situation).threshold == threshold
