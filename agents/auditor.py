@@ -23,9 +23,13 @@ from cascade.agents.leftovers import (
     STALE,
     Leftover,
     LeftoverStore,
+    QueryStore,
     identity,
     is_over,
+    learn,
+    lengths_of,
     pending_of,
+    recall,
     release,
 )
 from cascade.agents.outlook import Outlook
@@ -87,6 +91,7 @@ class Auditor:
     on_audit: list[OnAudit] = field(default_factory=list)
     _drawn: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _resumed_at: float | None = None
+    _recalls: bool = True
     _lock: Lock = field(default_factory=Lock)
 
     @property
@@ -188,6 +193,11 @@ class Auditor:
             self.background.start(budget.read)
         now = time.monotonic()
         with self._lock:
+            recalls, self._recalls = self._recalls, False
+        store = self.caller.recorder.store
+        if recalls and isinstance(store, QueryStore):
+            self.background.start(partial(recall, store, self.outlook))
+        with self._lock:
             if self._resumed_at is not None and now - self._resumed_at < STALE.total_seconds():
                 return
             self._resumed_at = now
@@ -262,15 +272,10 @@ class Auditor:
         has_schema = case.task.schema is not None
         answers = Answers(case.run.id, case.messages, case.draft.completion, large, has_schema)
         comparison = await self._compared(answers, ask)
-        self.caller.recorder.record(self._result(case, large, comparison))
-        self._learn(case, large)
+        lengths = lengths_of(case, large)
+        self.caller.recorder.record(self._result(case, large, comparison, lengths))
+        learn(self.outlook, lengths)
         return comparison.loss
-
-    def _learn(self, case: Case, large: Completion) -> None:
-        usage, answer = case.draft.completion.usage, large.usage.output_tokens
-        prompt, draft = usage.input_tokens, usage.output_tokens
-        if case.audit_rate and prompt is not None and draft is not None and answer is not None:
-            self.outlook.learn(prompt, draft, answer, weight=1.0 / case.audit_rate)
 
     async def _ask(self, run: Run, tier: OpenTier, request: Request) -> Completion:
         attempt = 1
@@ -293,7 +298,9 @@ class Auditor:
             logger.exception("the comparison of run %s failed", answers.run_id)
             return Comparison(None, f"the comparison failed: {type(error).__name__}")
 
-    def _result(self, case: Case, large: Completion, comparison: Comparison) -> LedgerEntry:
+    def _result(
+        self, case: Case, large: Completion, comparison: Comparison, lengths: Mapping[str, float]
+    ) -> LedgerEntry:
         """The result; its saving is the difference between the baseline and its estimate."""
         large_usd = self.outlook.measured(
             large.usage, case.messages, busy_ms=large.busy_ms, tool_calls=len(large.tool_calls)
@@ -315,7 +322,7 @@ class Auditor:
             note=note,
             large_usd=large_usd,
             loss=comparison.loss,
-            signals=comparison.signals or None,
+            signals={**comparison.signals, **lengths} or None,
             # Two processes at the same audit, by whatever mishap, still leave one result.
             attempt_id=f"audit-{case.run.id}",
         )

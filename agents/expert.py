@@ -70,8 +70,8 @@ class Expert:
             raise
         entries = self.caller.recorder.take(run.id)
         if run.shadow and self.beside is not None:
-            messages, cost = tuple(state["messages"]), entries[-1].cost_usd
-            self.beside.answered(Answered(run, messages, completion, cost))
+            messages, large_usd = tuple(state["messages"]), entries[-1].baseline_usd
+            self.beside.answered(Answered(run, messages, completion, large_usd))
         update: StateUpdate = {
             "run": finished(run),
             "messages": [completion.to_message(self.tier.name)],

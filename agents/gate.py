@@ -23,13 +23,13 @@ class Answered:
 
     Attributes:
         messages: the conversation, its last message being the question.
-        cost_usd: of the large model's call, None where unknown.
+        large_usd: what the large model alone costs for this request, None where unknown.
     """
 
     run: Run
     messages: Sequence[BaseMessage]
     completion: Completion
-    cost_usd: Decimal | None
+    large_usd: Decimal | None
 
 
 class Beside(Protocol):

@@ -1,20 +1,21 @@
-"""Audits that outlive their process: drawn and written down, so that another can do them."""
+"""What outlives a process: audits drawn and not done, and what was learned from others."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
 
 from langchain_core.messages import messages_from_dict, messages_to_dict
 
 from cascade.agents.base import Task
+from cascade.agents.outlook import Outlook
 from cascade.agents.watching import Case
 from cascade.ledger.recorder import AuditStore
 from cascade.ledger.texts import Pending
-from cascade.state import Assessment, Decision, Draft, LedgerEntry, Record, Run
+from cascade.state import Assessment, Completion, Decision, Draft, LedgerEntry, Record, Run
 from cascade.tiers import OpenTier
 
 STALE = timedelta(minutes=10)
@@ -23,14 +24,24 @@ STALE = timedelta(minutes=10)
 MOST_CALLS = 9
 """Failed calls after which an audit is given up: three attempts in three processes."""
 
+RECALLED = timedelta(days=30)
+"""Audits older than this say little about how long the large model's answers are today."""
+
+_LENGTHS = ("prompt_tokens", "draft_tokens", "large_tokens")
+
 
 @runtime_checkable
-class LeftoverStore(AuditStore, Protocol):
-    """A store in which audits outlive the process, and that can say what was done already."""
+class QueryStore(Protocol):
+    """A store that can be asked what is in it."""
 
     async def query(self, selection: Any) -> Sequence[LedgerEntry]:
         """The entries that a `cascade.ledger.store.Selection` means."""
         ...
+
+
+@runtime_checkable
+class LeftoverStore(AuditStore, QueryStore, Protocol):
+    """A store in which audits outlive the process, and that can say what was done already."""
 
 
 class Leftover(Record):
@@ -117,3 +128,32 @@ async def is_over(store: LeftoverStore, run_id: str) -> bool:
 def is_result(entry: LedgerEntry) -> bool:
     """Whether an entry is the result of an audit, not one of its calls."""
     return entry.node == "audit" and entry.model is None
+
+
+def lengths_of(case: Case, large: Completion) -> dict[str, float]:
+    """The lengths that an audit has seen, for the signals of its result; empty where unknown."""
+    usage, written = case.draft.completion.usage, large.usage.output_tokens
+    if not case.audit_rate or not usage.known or written is None:
+        return {}
+    lengths = (usage.input_tokens or 0, usage.output_tokens or 0, written)
+    weight = 1.0 / case.audit_rate
+    return dict(zip(_LENGTHS, lengths, strict=True)) | {"weight": weight}
+
+
+async def recall(store: QueryStore, outlook: Outlook) -> None:
+    """Learn from the audits that earlier processes have made with the same large model."""
+    from cascade.ledger.store import Selection  # noqa: PLC0415 - not needed at start
+
+    since = datetime.now(UTC) - RECALLED
+    entries = await store.query(Selection(node="audit", since=since))
+    large = outlook.tiers[-1].model.name
+    asked = {entry.run_id for entry in entries if entry.model == large}
+    for entry in entries:
+        if is_result(entry) and entry.run_id in asked:
+            learn(outlook, entry.signals or {})
+
+
+def learn(outlook: Outlook, lengths: Mapping[str, float]) -> None:
+    """Learn from the lengths of one audit, where it has them."""
+    if "large_tokens" in lengths:
+        outlook.learn(*(int(lengths[name]) for name in _LENGTHS), weight=lengths["weight"])

@@ -30,7 +30,7 @@ from cascade.models import Chunk, Model, Request
 from cascade.observing import Aside
 from cascade.oversight.comparisons import comparison
 from cascade.oversight.overseeing import Oversight
-from cascade.policies import LearnsCosts, Policy
+from cascade.policies import Policy, tell_cost
 from cascade.state import CascadeInput, Completion, LedgerEntry, Run
 from cascade.tiers import OpenTier
 
@@ -110,7 +110,7 @@ class _Book(Recorder):
             return entry
         trial = _trial.get()
         trial.calls += entry.model is not None
-        trial.spent += entry.cost_usd or 0
+        trial.spent += (entry.assumed_usd if entry.cost_usd is None else entry.cost_usd) or 0
         return self._recorder.record(_beside(entry, trial.answered.run), texts)
 
 
@@ -287,9 +287,8 @@ class Shadow:
         if draft is not None:
             found = await self._compared(trial, draft.completion)
         self._recorder.record(_result(trial.answered, state, found))
-        if isinstance(self.learner, LearnsCosts):
-            escalated = state["decision"].action == "escalate"
-            self.learner.paid(spent + (trial.answered.cost_usd or 0 if escalated else 0))
+        escalated = state["decision"].action == "escalate"
+        tell_cost(self.learner, spent + (trial.answered.large_usd or 0 if escalated else 0))
 
     async def _compared(self, trial: Trial, draft: Completion) -> Comparison:
         answered = trial.answered
@@ -342,7 +341,7 @@ def _result(answered: Answered, state: Mapping[str, Any], found: Comparison) -> 
             "confidence": assessment.confidence if assessment else None,
             "calibrated": assessment.calibrated if assessment else False,
             "signals": assessment.signals or None if assessment and not ruled_out else None,
-            "large_usd": answered.cost_usd,
+            "large_usd": answered.large_usd,
             "loss": found.loss,
         }
     )

@@ -364,7 +364,7 @@ def test_what_the_judge_costs_counts_against_the_saving() -> None:
     assert [(e.tier, e.cost_usd, e.saved_usd) for e in asked] == [
         ("judge", Decimal("0.00011"), Decimal("-0.00011"))
     ] * 2
-    assert (found.loss, found.signals) == (0, {DISAGREED: 0})
+    assert (found.loss, (found.signals or {})[DISAGREED]) == (0, 0)
     costs = sum((entry.cost_usd or Decimal(0) for entry in ledger.entries), Decimal(0))
     assert found.large_usd == call.cost_usd
     assert saved(ledger) == (call.cost_usd or 0) - costs
