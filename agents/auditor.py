@@ -193,7 +193,8 @@ class Auditor:
             self.background.start(budget.read)
         now = time.monotonic()
         with self._lock:
-            recalls, self._recalls = self._recalls, False
+            recalls = self._recalls
+            self._recalls = False
         store = self.caller.recorder.store
         if recalls and isinstance(store, QueryStore):
             self.background.start(partial(recall, store, self.outlook))

@@ -156,4 +156,5 @@ async def recall(store: QueryStore, outlook: Outlook) -> None:
 def learn(outlook: Outlook, lengths: Mapping[str, float]) -> None:
     """Learn from the lengths of one audit, where it has them."""
     if "large_tokens" in lengths:
-        outlook.learn(*(int(lengths[name]) for name in _LENGTHS), weight=lengths["weight"])
+        prompt, draft, large = (int(lengths[name]) for name in _LENGTHS)
+        outlook.learn(prompt, draft, large, lengths["weight"])
