@@ -13,7 +13,7 @@ from langchain_core.messages import messages_from_dict, messages_to_dict
 from cascade.agents.base import Task
 from cascade.agents.outlook import Outlook
 from cascade.agents.watching import Case
-from cascade.ledger.recorder import AuditStore
+from cascade.ledger.recorder import AuditStore, LedgerStore
 from cascade.ledger.texts import Pending
 from cascade.state import Assessment, Completion, Decision, Draft, LedgerEntry, Record, Run
 from cascade.tiers import OpenTier
@@ -31,7 +31,7 @@ _LENGTHS = ("prompt_tokens", "draft_tokens", "large_tokens")
 
 
 @runtime_checkable
-class QueryStore(Protocol):
+class QueryStore(LedgerStore, Protocol):
     """A store that can be asked what is in it."""
 
     async def query(self, selection: Any) -> Sequence[LedgerEntry]:
