@@ -119,18 +119,36 @@ class CascadeChatModel(BaseChatModel):
     def model_post_init(self, context: Any, /) -> None:
         """Make the cascade, or remember how the given one was made."""
         super().model_post_init(context)
-        if cast("Cascade | None", self.cascade) is None:
+        given = cast("Cascade | None", self.cascade)
+        if given is None:
             self.cascade = self._make()
-        elif both := sorted({*_MADE, "max_retries", "api_key"} & self.model_fields_set):
-            raise ConfigurationError(
-                f"{', '.join(both)} cannot be given with a cascade, which is made already."
-            )
-        else:
-            self.api_key = None
         # What is kept, shown and written is the form without keys.
-        recipe = self._recipe() or {}
-        self.small, self.large = recipe.pop("small", None), recipe.pop("large", None)
-        self.tiers, self.options = recipe.pop("tiers", []), recipe
+        recipe = dict(self._recipe() or {})
+        made: dict[str, Any] = {name: recipe.pop(name, None) for name in ("small", "large")}
+        made |= {"tiers": recipe.pop("tiers", []), "options": recipe}
+        if given is not None:
+            self._refuse_others_than(made)
+        for name in _MADE:
+            setattr(self, name, made[name])
+
+    def _refuse_others_than(self, made: Mapping[str, Any]) -> None:
+        """Refuse options that a given cascade was not made with."""
+        retries = self.cascade.options["retry_policy"].max_attempts - 1
+        keys = [tier.settings.api_key for tier in self.cascade.tiers]
+        brought = {name: getattr(self, name) for name in self.model_fields_set}
+        others = [
+            name
+            for name, value in {**made, "max_retries": retries}.items()
+            if brought.get(name) not in (None, [], {}, value)
+        ]
+        key = brought.get("api_key")
+        if key is not None and key.get_secret_value() not in keys:
+            others.append("api_key")
+        if others:
+            raise ConfigurationError(
+                f"{', '.join(others)} cannot be given with a cascade, which is made already."
+            )
+        self.api_key = key
 
     def _make(self) -> Cascade:
         options = dict(check_options(self.options))
@@ -230,7 +248,9 @@ class CascadeChatModel(BaseChatModel):
         cascade = self.cascade.with_task(call_task(self.cascade.task, {**own, **given}))
         tell = stream_writer()
         config = inner_config(run_manager, streams=streams)
-        events = cascade.astream(messages, config)
+        # LangGraph takes two messages of one id for one message, and keeps the later.
+        asked = [message.model_copy(update={"id": None}) for message in messages]
+        events = cascade.astream(asked, config)
         async with aclosing(events):
             # All that it computes, it computes in a copy of the context of its first step.
             with outside_of_runs():
@@ -338,7 +358,9 @@ class CascadeChatModel(BaseChatModel):
         Two cascades that cannot be written down look alike there, and must not share answers.
         """
         key = super()._get_llm_string(stop, **kwargs)
-        return key if self._recipe() is not None else f"{self._instance}---{key}"
+        if self._recipe() is not None:
+            return key
+        return f"{self._instance}---{dict(self._identifying_params)}---{key}"
 
     @property
     def lc_secrets(self) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,8 +54,8 @@ def inner_config(run_manager: RunManager | None, *, streams: bool) -> RunnableCo
         configurable["thread_id"] = thread
     config = RunnableConfig(configurable=configurable)
     metadata = dict(run_manager.metadata if run_manager else {})
-    tags = dict(metadata.get(TAGS, {}))
-    if agent := metadata.get("lc_agent_name"):
+    tags: Any = metadata.get(TAGS, {})
+    if isinstance(tags, Mapping) and (agent := metadata.get("lc_agent_name")):
         tags = {"agent": agent, **tags}
     if tags:
         config["metadata"] = {TAGS: tags}

@@ -7,7 +7,7 @@ import base64
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 
 from cascade import Cascade, Price, Tier
 from cascade.errors import (
@@ -132,6 +132,22 @@ def test_a_draft_that_stands_in_for_the_large_model_is_marked() -> None:
     model = Cascade(drafted(0.3), down, retry_policy=FAST).as_chat_model()
     message = model.invoke("?")
     assert (message.text, message.response_metadata["degraded"]) == (DRAFT, True)
+
+
+def test_a_message_that_is_in_the_conversation_twice_stays_in_it_twice() -> None:
+    """As an example that is shown again; LangGraph tells messages apart by their ids."""
+    example = HumanMessage("An example", id="1")
+    model = chat(0.9)
+    model.invoke([example, AIMessage("Its answer", id="2"), example])
+    small: Any = model.cascade.tiers[0].model
+    asked = [message.text for message in small.requests[0].messages]
+    assert asked == ["An example", "Its answer", "An example"]
+    assert example.id == "1"
+
+
+def test_tags_that_are_none_are_refused() -> None:
+    with pytest.raises(InputError, match="ledger_tags"):
+        chat(0.9).invoke("?", config={"metadata": {"ledger_tags": "me"}})
 
 
 def test_an_empty_question_is_refused() -> None:

@@ -12,6 +12,7 @@ import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.load import dumpd, dumps, load, loads
 from langchain_core.messages import ToolCall
+from langchain_core.runnables import ConfigurableField
 
 from cascade import Cascade, Price, Tier
 from cascade._variants import Variants
@@ -260,7 +261,9 @@ def test_a_cascade_that_cannot_be_written_down_says_so(cascade: Any) -> None:
         ({"small": SMALL, "large": SMALL, "temprature": 1}, "temprature: Extra inputs"),
         ({"small": SMALL, "large": SMALL, "options": {"polcy": 1}}, "Cascade has no polcy"),
         ({"small": {"model": SMALL, "pric": 1}, "large": SMALL}, "a tier has no pric"),
-        ({"cascade": Cascade(*pair()), "max_retries": 2}, "max_retries cannot be given"),
+        ({"cascade": Cascade(*pair()), "max_retries": 7}, "max_retries cannot be given"),
+        ({"cascade": Cascade(*pair()), "small": SMALL}, "small cannot be given"),
+        ({"cascade": Cascade(*pair()), "api_key": "k"}, "api_key cannot be given"),
     ],
 )
 def test_a_model_that_cannot_be_made_says_why(settings: Any, complaint: str) -> None:
@@ -277,6 +280,23 @@ def test_a_model_keeps_and_shows_no_keys() -> None:
     assert model.cascade.tiers[0].settings.api_key == "sk-secret"
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        Cascade(*pair()).as_chat_model(),
+        Cascade(SMALL, "ollama:b", deadline=3.0).as_chat_model(),
+        CascadeChatModel(small=SMALL, large="openai:b", api_key="sk-secret", max_retries=7),
+    ],
+    ids=["models", "strings", "made here"],
+)
+def test_fields_may_be_made_configurable(model: CascadeChatModel) -> None:
+    """LangChain makes the model again, of all its fields and a new value of one of them."""
+    configurable = model.configurable_fields(temperature=ConfigurableField(id="heat"))
+    again, _ = configurable.prepare({"configurable": {"heat": 0.5}})  # type: ignore[attr-defined]
+    assert (again.temperature, again.cascade) == (0.5, model.cascade)
+    assert (again.small, again.api_key) == (model.small, model.api_key)
+
+
 def test_a_cached_answer_is_that_of_the_same_cascade() -> None:
     cache = InMemoryCache()
     models = [
@@ -291,6 +311,8 @@ def test_a_cached_answer_is_that_of_the_same_cascade() -> None:
         assert (len(small.requests), len(large.requests)) == (2, 1)  # a draft and its check
         assert drafted.invoke("?", temperature=0.5).text == "x"
         assert len(large.requests) == 2
+        assert drafted.model_copy(update={"temperature": 0.7}).invoke("?").text == "x"
+        assert len(large.requests) == 3
 
 
 def test_a_key_never_stands_in_an_error() -> None:
