@@ -23,6 +23,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
@@ -68,18 +69,16 @@ def blocks(text: str) -> list[Block]:
 
 
 def run(path: Path) -> list[tuple[Block, str]]:
-    """Run the python blocks of a document; each with what it printed.
+    """Run the python blocks of a document in an empty folder; each with what it printed.
 
     Raises:
         Exception: whatever a block raised, with the document's line in the traceback.
         ValueError: a marker is unknown.
     """
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    return [
-        (block, _run_block(path, block, namespace))
-        for block in blocks(path.read_text(encoding="utf-8"))
-        if block.language == "python"
-    ]
+    code = [b for b in blocks(path.read_text(encoding="utf-8")) if b.language == "python"]
+    with TemporaryDirectory() as folder, contextlib.chdir(folder):
+        return [(block, _run_block(path, block, namespace)) for block in code]
 
 
 def with_output(path: Path) -> str:
