@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.messages import AIMessage, ToolCall
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command
 from pydantic import BaseModel
@@ -80,13 +80,7 @@ async def test_checkpoints_of_the_agent_hold_messages_only_and_go_on(tmp_path: P
     assert namespaces == {""}
 
 
-@pytest.mark.skipif(
-    find_spec("langgraph.checkpoint.sqlite") is None,
-    reason="langgraph-checkpoint-sqlite is not installed",
-)
 def test_a_thread_in_a_file_is_taken_up_by_another_process(tmp_path: Path) -> None:
-    from langgraph.checkpoint.sqlite import SqliteSaver  # noqa: PLC0415
-
     for asked in (1, 2):
         with sqlite3.connect(tmp_path / "threads.db", check_same_thread=False) as connection:
             agent = agent_of(
