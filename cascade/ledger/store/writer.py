@@ -79,6 +79,7 @@ class Writer:
         self._room = threading.Condition()
         self._thread: threading.Thread | None = None
         self._pid = 0
+        self._stopping = False
         self._refused: list[str] = []
 
     def put(self, *what: Kept) -> None:
@@ -135,16 +136,22 @@ class Writer:
         Raises:
             LedgerError: something could not be written; it is still in the queue.
         """
-        thread = self._thread
-        if thread is None or self._pid != os.getpid():
+        if self._thread is None or self._pid != os.getpid():
             return
         self.flush().result()
         with self._room:
+            thread = self._thread
+            if thread is None or self._stopping:  # somebody else closes it
+                self._room.wait_for(lambda: not self._stopping)
+                return
             self._stopping = True
             self._signalled = 0
             self._signal(urgent=True)
         thread.join()
-        self._thread = None
+        with self._room:
+            self._thread = None
+            self._stopping = False
+            self._room.notify_all()
         atexit.unregister(self._at_exit)
 
     def _put_now(self, item: _Item) -> None:
@@ -154,15 +161,17 @@ class Writer:
             self._signal(urgent=True)
 
     def _run(self) -> None:
+        if self._thread is not None and self._pid != os.getpid():
+            raise LedgerError(
+                "this ledger was in use before the process forked: open a store of its own "
+                "in each process, with open_store(…)."
+            )
+        # What comes while the thread ends would be lost with it: it is for the next one.
+        self._room.wait_for(lambda: not self._stopping)
         if self._thread is not None:
-            if self._pid != os.getpid():
-                raise LedgerError(
-                    "this ledger was in use before the process forked: open a store of its own "
-                    "in each process, with open_store(…)."
-                )
             return
         self._pid = os.getpid()
-        self._opened = self._stopping = False
+        self._opened = False
         self._signalled = 0
         ready = threading.Event()
         self._thread = threading.Thread(
@@ -195,7 +204,7 @@ class Writer:
         ready.set()
         with suppress(Exception):  # the first write reports it
             await self._open()
-        while not self._stopping:
+        while self._items or not self._stopping:
             await self._something.wait()
             # Not wait_for: in Python 3.11 it may let its own cancellation out, which ends the loop.
             timer = self._loop.call_later(self._limits.linger_s, self._urgent.set)

@@ -145,6 +145,37 @@ async def test_a_database_that_cannot_be_opened_is_reported_at_once() -> None:
     await store.aclose()
 
 
+class SlowToClose(Moody):
+    """Ends only when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ending, self.may_end = threading.Event(), threading.Event()
+
+    async def aclose(self) -> None:
+        self.ending.set()
+        await asyncio.to_thread(self.may_end.wait)
+
+
+def test_an_entry_that_comes_while_it_is_closed_is_for_the_next_thread() -> None:
+    backend = SlowToClose()
+    store = Store(backend)
+    store.append([entry("first")])
+    closing = [threading.Thread(target=store.close) for _ in range(2)]
+    for thread in closing:
+        thread.start()
+    assert backend.ending.wait(5)
+    late = threading.Thread(target=store.append, args=([entry("late")],))
+    late.start()
+    late.join(0.1)
+    backend.may_end.set()
+    for thread in (*closing, late):
+        thread.join(5)
+    store.close()
+    written = [s.entry.run_id for batch in backend.batches for s in batch.entries]
+    assert written == ["first", "late"]
+
+
 async def test_one_entry_that_is_refused_does_not_hold_up_the_others() -> None:
     backend = Moody()
     bad = "bad"
