@@ -94,7 +94,7 @@ def pending_of(case: Case, cascade: str) -> Pending:
         cascade=cascade,
         run=case.run,
         # What is no JSON, such as a tool's artifact, is not sent to models either.
-        messages=json.loads(json.dumps(messages, default=str)),
+        messages=json.loads(json.dumps(messages, default=str, skipkeys=True)),
         draft=case.draft,
         assessment=case.assessment,
         decision=case.decision,

@@ -183,7 +183,8 @@ class Observers:
         outcome = _outcome(node)
         if outcome is None:
             with self._lock:
-                self._between[run.id] = time.monotonic()
+                if run.id in self._open:
+                    self._between[run.id] = time.monotonic()
             return
         run.ending = node.ending
         run.error = node.error
@@ -191,19 +192,23 @@ class Observers:
 
     def _end(self, run: ObservedRun, outcome: Outcome) -> None:
         with self._lock:
+            self._between.pop(run.id, None)
             if self._open.pop(run.id, None) is None:
                 return
-        run.outcome, run.seconds = outcome, time.perf_counter() - run.begun_s
-        self._tell("run_ended", run)
+        self._ended(run, outcome)
 
     def _sweep(self, idle_s: float) -> None:
         before = time.monotonic() - idle_s
         abandoned = []
         with self._lock:
             while self._between and next(iter(self._between.values())) <= before:
-                abandoned.append(self._between.popitem(last=False)[0])
-        for run_id in abandoned:
-            self._end(self._open[run_id], "abandoned")
+                abandoned.append(self._open.pop(self._between.popitem(last=False)[0]))
+        for run in abandoned:
+            self._ended(run, "abandoned")
+
+    def _ended(self, run: ObservedRun, outcome: Outcome) -> None:
+        run.outcome, run.seconds = outcome, time.perf_counter() - run.begun_s
+        self._tell("run_ended", run)
 
     def _tell(self, event: str, *about: Any) -> None:
         for observer in self._observers:

@@ -205,8 +205,11 @@ class HarmChart:
     def decided(self, run_id: str, action: Action, rate: float | None) -> Finding | None:
         """A request was decided; an accepted draft is audited with this chance.
 
-        One that cannot be audited says nothing, and is left out.
+        One that cannot be audited says nothing, and is left out; so is one that waits already,
+        where a node was executed again.
         """
+        if run_id in self._open:
+            return None
         if action != "accept":
             self._waiting.append(_Request(run_id, 1.0, known=True))
         elif rate:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cascade._background import Background
 from cascade._portal import portal_loop
 from cascade.agents.watching import Case
-from cascade.errors import LedgerError, MissingDependencyError
+from cascade.errors import MissingDependencyError
 from cascade.oversight.alarms import Alarm, Drift, Kind, after, stricter
 from cascade.oversight.drift_events import DriftEvents, Remembered, after_reply
 from cascade.policies import Caution, Guard
@@ -227,7 +227,7 @@ class DriftWatch:
     async def _read(self) -> bool:
         try:
             remembered = await self._events.remembered()
-        except LedgerError as error:
+        except Exception as error:  # noqa: BLE001 - a question waits for this, and must go on
             logger.warning("%s: drift: the ledger cannot be read: %s", self._events.name, error)
             with self._lock:
                 self._restored = None  # the next question tries again

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage
 from watched import QUESTION, small, watched
 
 from cascade.errors import ConfigurationError, RealRequestForbiddenError
 from cascade.observing import ObservedCall, ObservedNode, ObservedRun, Observer, Observers
 from cascade.policies import Situation
-from cascade.state import Decision
+from cascade.state import Decision, Run
 from cascade.testing import ScriptedModel, forbid_real_requests
 
 
@@ -100,6 +101,21 @@ async def test_a_run_that_stands_still_is_abandoned_when_another_begins(
     monkeypatch.setattr("cascade.observing.telling.ABANDONED_AFTER_S", 0.0)
     await cascade.ainvoke(QUESTION)
     assert diary.outcomes == ["escalated", "abandoned", "escalated"]
+
+
+async def test_a_run_that_two_callers_go_on_with_ends_once(diary: Diary) -> None:
+    observers = Observers([diary], "cascade")
+    decision = Decision(action="accept", reason="sure")
+    state = {"messages": [], "run": Run("r", "q"), "decision": decision}
+    with (
+        observers.node("draft", "r", [], {}),
+        observers.node("verify", "r", [], {}) as last,
+    ):
+        last.returned(state, {"messages": [AIMessage("yes")]}, last=True)
+    observers.finish()
+    assert diary.outcomes == ["accepted"]
+    assert not observers._open
+    assert not observers._between
 
 
 async def test_a_stream_that_is_closed_while_a_model_answers_is_cancelled(diary: Diary) -> None:

@@ -263,6 +263,15 @@ async def test_a_full_queue_costs_the_survival_and_not_the_reply(
     assert "will not survive a crash" in caplog.text
 
 
+def test_what_is_no_json_is_left_out_of_what_is_written_down() -> None:
+    message = HumanMessage("2 + 2?", id="1", additional_kwargs={("no", "key"): 1, "kept": 2})
+    draft, assessment = Draft("small", reply("4")), Assessment(signals={}, confidence=0.9)
+    decision = Decision(action="accept", reason="sure")
+    case = Case(Run("r", "1"), [message], draft, assessment, decision, 0.5)
+    back = Leftover.model_validate_json(pending_of(case, "me").payload).case
+    assert back.messages[0].additional_kwargs == {"kept": 2}
+
+
 def test_a_case_comes_back_as_it_was_written_down() -> None:
     class Artifact:
         pass

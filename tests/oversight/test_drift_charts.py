@@ -188,6 +188,16 @@ def test_an_audit_waits_for_those_before_it() -> None:
     assert chart.process.n == 2
 
 
+def test_a_decision_that_is_made_again_holds_up_nothing() -> None:
+    chart = HarmChart(0.05, 0.05)
+    chart.decided("first", "accept", 0.5)
+    chart.decided("first", "accept", 0.5)
+    chart.audited("first", None)
+    assert chart.process.n == 1
+    chart.decided("second", "escalate", None)
+    assert chart.process.n == 2
+
+
 def test_what_cannot_be_audited_says_nothing_and_an_unknown_audit_neither() -> None:
     chart = HarmChart(0.05, 0.05)
     chart.decided("no auditor", "accept", None)

@@ -377,15 +377,19 @@ async def test_a_killed_process_loses_the_evidence_of_its_last_audits_only(
     assert found == [4.0, 8.0]
 
 
+@pytest.mark.parametrize("error", [LedgerError("away"), ValueError("away")])
 async def test_a_ledger_that_cannot_be_read_holds_up_nobody(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with opened(tmp_path) as store, cascade("tighten", ledger=store) as asked:
         watch(asked).alarm("signals", "mine", "moved")
     async with opened(tmp_path) as store, cascade("tighten", ledger=store) as asked:
 
         async def away(*_: Any, **__: Any) -> Any:
-            raise LedgerError("away")
+            raise error
 
         with monkeypatch.context() as patch:
             patch.setattr(store, "query", away)
