@@ -1,4 +1,7 @@
-"""Standard outlets: OpenTelemetry, Prometheus and structured logs, each in a module of its own.
+"""LangChain's chat model and middleware, and standard outlets: OpenTelemetry, Prometheus, logs.
+
+    from cascade.integrations.chat_model import CascadeChatModel
+    from cascade.integrations.middleware import CascadeMiddleware
 
     from cascade.integrations.opentelemetry import Telemetry
     from cascade.integrations.prometheus import PrometheusMetrics
@@ -6,6 +9,6 @@
 
     cascade = Cascade("ollama:qwen2.5:3b", "openai:gpt-5.1", observers=[Telemetry()])
 
-Nothing of them is imported unless asked for. LangSmith needs none of them: it sees a cascade
-through LangChain's callbacks.
+Each is a module of its own, and none is imported unless asked for. LangSmith needs none of them:
+it sees a cascade through LangChain's callbacks.
 """

@@ -19,7 +19,14 @@ ANY_JSON: Mapping[str, Any] = {"type": "object"}
 FORCED = {"any": "required", "required": "required", "auto": "auto", "none": "none"}
 """LangChain's and OpenAI's words for whether a tool is called → the cascade's."""
 
-_SETTINGS = {"temperature", "max_tokens", "seed", "stop", "timeout"}
+_NUMBERS = {
+    "temperature": ("temperature", None),
+    "seed": ("seed", None),
+    "max_tokens": ("max_tokens", 0),
+    "timeout": ("timeout_s", 0),
+}
+"""Settings of a call that are numbers → their fields of a task, and what they have to exceed."""
+_OTHERS = {"stop", "tools", "tool_choice", "response_format", "model"}
 _IGNORABLE = {"stream", "strict"}
 """`stream` chose the method that is running; `strict` went into tools and schemas already."""
 
@@ -41,10 +48,13 @@ def call_task(task: Task, settings: Mapping[str, Any]) -> Task:
             "other models."
         )
     given = {name: value for name, value in settings.items() if value is not None}
-    changes: dict[str, Any] = {name: given[name] for name in ("temperature", "seed") & given.keys()}
-    for name, field in (("max_tokens", "max_tokens"), ("timeout", "timeout_s")):
-        if name in given:
-            changes[field] = _positive(name, given[name])
+    changes: dict[str, Any] = {
+        field: _number(name, given[name], above=above)
+        for name, (field, above) in _NUMBERS.items()
+        if name in given
+    }
+    if "temperature" in changes:
+        changes["temperature"] = float(changes["temperature"])  # 0 and 0.0 are one temperature
     if given.get("stop"):
         stop = given["stop"]
         changes["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
@@ -55,7 +65,7 @@ def call_task(task: Task, settings: Mapping[str, Any]) -> Task:
     if "tool_choice" in given:
         tools = changes.get("tools", task.tools)
         changes["tool_choice"] = read_tool_choice(given["tool_choice"], tools)
-    known = _SETTINGS | _IGNORABLE | {"tools", "response_format", "tool_choice", "model"}
+    known = {*_NUMBERS, *_OTHERS, *_IGNORABLE}
     extra = {name: value for name, value in given.items() if name not in known}
     if extra:
         changes["extra"] = {**task.extra, **extra}
@@ -72,9 +82,11 @@ def _checked_format(given: Any) -> Mapping[str, Any] | None:
     return _FORMATS[given] if isinstance(given, dict) else read_response_format(given)
 
 
-def _positive(name: str, value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise ConfigurationError(f"{name}={value!r}: give a number above 0.")
+def _number(name: str, value: Any, *, above: int | None) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigurationError(f"{name}={value!r}: give a number.")
+    if above is not None and value <= above:
+        raise ConfigurationError(f"{name}={value!r}: give a number above {above}.")
     return value
 
 

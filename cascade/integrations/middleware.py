@@ -15,14 +15,20 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.language_models import BaseChatModel
 
 from cascade.api import Cascade
-from cascade.errors import ConfigurationError
+from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.integrations.chat_model import CascadeChatModel
 from cascade.ledger import Price
 from cascade.tiers import ModelLike, Tier
+
+try:
+    from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
+except ModuleNotFoundError as error:
+    raise MissingDependencyError(
+        "CascadeMiddleware needs langchain: pip install 'agent-cascade[langchain]'."
+    ) from error
 
 
 class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -40,6 +46,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
 
     Raises:
         ConfigurationError: both were given or none, or the cascade cannot be made.
+        MissingDependencyError: (on import) langchain is not installed.
     """
 
     def __init__(

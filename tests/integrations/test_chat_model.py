@@ -245,6 +245,8 @@ def test_settings_of_the_model_hold_until_a_call_brings_its_own() -> None:
         ({"model": "gpt-5.1"}, "asks its own models"),
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"timeout": "soon"}, "timeout='soon'"),
+        ({"temperature": "hot"}, "temperature='hot'"),
+        ({"seed": True}, "seed=True"),
         ({"tool_choice": "any"}, "there are no tools"),
         ({"tools": [{"type": "web_search"}]}, "one provider's own"),
         ({"tools": [3]}, "a tool cannot be read"),

@@ -158,6 +158,14 @@ def test_how_long_a_call_may_take_changes_nothing() -> None:
     assert model.invoke("?", timeout=30, seed=1).response_metadata["calibrated"] is True
 
 
+def test_a_call_with_the_settings_of_the_tier_is_the_same_task() -> None:
+    small, large = pair()
+    tier = Tier(small, temperature=0.0, max_tokens=9)
+    made_so = calibrated().model_copy(update={"task_hash": task_hash(Task(), tier.open("small"))})
+    model = Cascade(tier, large, calibrator=made_so).as_chat_model()
+    assert model.invoke("?", temperature=0, max_tokens=9).response_metadata["calibrated"] is True
+
+
 def test_what_a_certificate_does_not_cover_is_escalated() -> None:
     promise = Certificate(
         threshold=0.1, max_harm=0.2, delta=0.1, n=100, errors=1, coverage=0.9, bound=0.2

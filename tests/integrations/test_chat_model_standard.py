@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import httpx
 import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.load.load import (
@@ -52,6 +53,7 @@ class TestUnit(ChatModelUnitTests):
         return KEY, models, {"api_key": "a-key", **models}
 
 
+@pytest.mark.filterwarnings("ignore:OpenAI may require a filename")  # the suite gives none
 class TestIntegration(ChatModelIntegrationTests):
     @pytest.fixture(autouse=True)
     async def _at_the_server(
@@ -86,8 +88,38 @@ class TestIntegration(ChatModelIntegrationTests):
     def supports_model_override(self) -> bool:
         return False  # a cascade asks its own models: `model=` is refused, not ignored
 
-    # supports_image_inputs, _image_urls, _pdf_inputs, _audio_inputs, _image_tool_message and
-    # _pdf_tool_message stay off: these tests download their files from the internet. Images go
-    # through to the adapters as they are; test_chat_model.py shows it with one of its own.
-    # supports_anthropic_inputs stays off: blocks of Anthropic's own form are for its API only.
+    @pytest.fixture(autouse=True)
+    def _nothing_is_downloaded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The suite fetches its pictures and documents from the internet: here, any bytes do."""
+        monkeypatch.setattr("httpx.get", lambda *_, **__: httpx.Response(200, content=b"bytes"))
+        monkeypatch.setenv("LANGCHAIN_TESTS_USER_AGENT", "none is needed")
+
+    @property
+    def supports_image_inputs(self) -> bool:
+        return True
+
+    @property
+    def supports_image_urls(self) -> bool:
+        return True
+
+    @property
+    def supports_image_tool_message(self) -> bool:
+        return True
+
+    @property
+    def supports_pdf_inputs(self) -> bool:
+        return True
+
+    @property
+    def supports_pdf_tool_message(self) -> bool:
+        return True
+
+    @property
+    def supports_audio_inputs(self) -> bool:
+        return True
+
+    @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
+
     # enable_vcr_tests stays off: there is nothing to record, the server is at hand.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from pydantic import BaseModel, Field
 
 from cascade import Cascade, Price
-from cascade.errors import ConfigurationError
+from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.integrations.middleware import CascadeMiddleware
 from cascade.ledger import MemoryLedger
 from cascade.ledger.store import open_store
@@ -203,3 +205,12 @@ def test_one_cascade_is_made_for_each_model_and_kept(own: OwnModel) -> None:
 def test_what_makes_no_sense_is_refused(make: Any, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         make()
+
+
+def test_without_langchain_the_way_to_get_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "langchain"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "langchain", None)
+    monkeypatch.delitem(sys.modules, "cascade.integrations.middleware")
+    with pytest.raises(MissingDependencyError, match="agent-cascade\\[langchain\\]"):
+        importlib.import_module("cascade.integrations.middleware")
