@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from cascade.errors import LedgerError
+from cascade.ledger.store.engines import READS
 
 LOCK = 0x0CA5CADE
 """Key of the advisory lock in PostgreSQL. SQLite has one writer anyhow."""
@@ -144,13 +145,37 @@ MIGRATIONS: tuple[Migration, ...] = (
 async def migrate(engine: AsyncEngine, *, to: int = len(MIGRATIONS)) -> None:
     """Bring the schema up to a version.
 
+    Nothing is written where that is its version, so that a report can be made by who may only
+    read.
+
     Raises:
         LedgerError: the database was written by a newer version of this package.
     """
+    async with engine.execution_options(**{READS: True}).connect() as connection:
+        if await _version(connection) >= to:
+            return
     for _ in range(to + 1):
         async with engine.begin() as connection:
             if await _step(connection, to):
                 return
+
+
+async def _version(connection: AsyncConnection) -> int:
+    """The schema's version; 0 where there is none.
+
+    Raises:
+        LedgerError: it is newer than this package.
+    """
+    if not await connection.run_sync(lambda sync: inspect(sync).has_table("ledger_schema")):
+        return 0
+    found = await connection.execute(text("SELECT coalesce(max(version), 0) FROM ledger_schema"))
+    version: int = found.scalar_one()
+    if version > len(MIGRATIONS):
+        raise LedgerError(
+            f"the ledger's schema has version {version}, and this agent-cascade knows "
+            f"{len(MIGRATIONS)}: use the version that wrote it, or a newer one."
+        )
+    return version
 
 
 async def _step(connection: AsyncConnection, to: int) -> bool:
@@ -164,13 +189,7 @@ async def _step(connection: AsyncConnection, to: int) -> bool:
             "(version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL)"
         )
     )
-    found = await connection.execute(text("SELECT coalesce(max(version), 0) FROM ledger_schema"))
-    version = found.scalar_one()
-    if version > len(MIGRATIONS):
-        raise LedgerError(
-            f"the ledger's schema has version {version}, and this agent-cascade knows "
-            f"{len(MIGRATIONS)}: use the version that wrote it, or a newer one."
-        )
+    version = await _version(connection)
     if version >= to:
         return True
     migration = MIGRATIONS[version]

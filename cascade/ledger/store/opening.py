@@ -76,6 +76,10 @@ def _backend(url: str, *, durable: bool) -> Backend:
         raise ConfigurationError(
             f"{url!r} names no file: give sqlite:///ledger.db, or memory:// to keep nothing."
         )
+    if dialect == "sqlite" and not rest.startswith("/"):
+        raise ConfigurationError(
+            f"{url!r} has a slash too few: give sqlite:///{rest}, or sqlite:////folder/ledger.db."
+        )
     _require(dialect)
     from cascade.ledger.store.sql import SqlBackend  # noqa: PLC0415 - needs SQLAlchemy
 

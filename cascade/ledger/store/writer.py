@@ -236,13 +236,16 @@ class Writer:
         while items:
             try:
                 await self._open()
-                await self._backend.write(_batch(items))
+                if any(item.what is not None for item in items):
+                    await self._backend.write(_batch(items))
             except Exception as error:  # noqa: BLE001 - it is handed to whoever waits
                 if self._opened and not isinstance(error, UnavailableError):
                     await self._write_one_by_one(items, error)
                     return
                 if not self._opened or time.monotonic() - began > self._limits.patience_s:
                     items = self._disappoint(items, error)
+                    if not items:
+                        return
                 logger.warning("the ledger cannot be written, trying again: %s", error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -285,7 +288,9 @@ class Writer:
             self._items = kept
             items = [item for item in items if item.done is None]
             left = len(items) + len(kept)
-        error = LedgerError(f"the ledger cannot be written ({error}); {left} entries wait for it.")
+        done = "written" if self._opened else "opened"
+        wait = f"; {left:,} entries wait for it" if left else ""
+        error = LedgerError(f"the ledger cannot be {done}: {str(error).rstrip('.')}{wait}.")
         _settle({item.done: error for item in waiting if item.done is not None})
         return items
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from subprocess import run
 from sys import executable
 
+import asyncpg
 import pytest
 from sqlalchemy import inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -83,6 +87,30 @@ async def test_a_ledger_of_a_newer_version_is_left_alone(sqlite_url: str) -> Non
     with pytest.raises(LedgerError, match="version 99"):
         await ledger.query()
     atexit.unregister(ledger._writer._at_exit)  # it would be tried once more
+
+
+async def test_who_may_only_read_can_read(postgres_url: str) -> None:
+    async with open_store(postgres_url) as ledger:
+        ledger.append([LedgerEntry(run_id="r", node="draft")])
+    admin = await asyncpg.connect(postgres_url)
+    try:
+        await admin.execute("CREATE ROLE reader LOGIN")
+        await admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+        async with open_store(postgres_url.replace("cascade@", "reader@")) as ledger:
+            assert [entry.run_id for entry in await ledger.query()] == ["r"]
+    finally:
+        await admin.execute("DROP OWNED BY reader; DROP ROLE reader")
+        await admin.close()
+
+
+async def test_a_ledger_that_is_up_to_date_is_opened_beside_a_long_write(sqlite_url: str) -> None:
+    async with open_store(sqlite_url) as ledger:
+        ledger.append([LedgerEntry(run_id="r", node="draft")])
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as other:
+        other.execute("BEGIN IMMEDIATE")
+        reader = open_store(sqlite_url)
+        assert [entry.run_id for entry in await asyncio.wait_for(reader.query(), 5)] == ["r"]
+    await reader.aclose()
 
 
 def test_importing_the_package_loads_no_database(tmp_path: Path) -> None:

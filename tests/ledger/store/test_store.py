@@ -250,7 +250,9 @@ async def test_an_export_says_what_it_cannot_do(
         await exported(tmp_path, ".parquet")
 
 
-@pytest.mark.parametrize("url", ["ledger.db", "mysql://x/y", "sqlite://", "sqlite:///:memory:"])
+@pytest.mark.parametrize(
+    "url", ["ledger.db", "mysql://x/y", "sqlite://", "sqlite:///:memory:", "sqlite://ledger.db"]
+)
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"sqlite:///ledger\.db"):
         open_store(url)

@@ -212,7 +212,7 @@ async def test_a_number_that_no_database_can_keep_is_refused_by_name(url: str) -
 
 async def test_a_server_that_nobody_runs_is_told() -> None:
     store = open_store("postgresql://nobody@127.0.0.1:9/x", limits=Limits(patience_s=0.1))
-    with pytest.raises(LedgerError, match="ledger cannot be written"):
+    with pytest.raises(LedgerError, match="ledger cannot be opened"):
         await store.begin(run_id="r", node="draft")
     with pytest.raises(UnavailableError):
         await store._writer.call(lambda: store._backend.delete(Selection(run_id="r")))
