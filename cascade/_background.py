@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar
 
@@ -12,6 +13,9 @@ from cascade._portal import portal_loop
 
 MOST_WAITING = 1_000
 """Pieces of work that may wait; what comes on top is refused, and its caller says so."""
+
+LOOK_S = 0.005
+"""How often to look whether all is done."""
 
 logger = logging.getLogger("cascade")
 
@@ -70,10 +74,16 @@ class Background:
             return self._changed.wait_for(lambda: self._open == 0, timeout_s)
 
     async def finish(self, timeout_s: float | None = None) -> bool:
-        """`wait`, without holding up the event loop."""
-        if not self._open:
-            return True
-        return await asyncio.to_thread(self.wait, timeout_s)
+        """`wait`, without holding up the event loop.
+
+        It takes no thread either: the work itself may need one of the few that a loop has.
+        """
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while self._open:
+            if until is not None and time.monotonic() >= until:
+                return False
+            await asyncio.sleep(LOOK_S)
+        return True
 
     async def _work(self) -> None:
         while True:

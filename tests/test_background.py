@@ -12,6 +12,7 @@ from contextvars import ContextVar
 import pytest
 
 from cascade._background import Background
+from cascade._portal import run_sync
 
 whose: ContextVar[str] = ContextVar("whose", default="nobody")
 
@@ -131,6 +132,28 @@ async def test_finishing_holds_up_no_event_loop() -> None:
     assert not finishing.done()
     free.set()
     assert await finishing
+
+
+def test_many_may_wait_for_work_that_needs_a_thread() -> None:
+    background = Background()
+
+    async def work() -> None:
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(time.sleep, 0)
+
+    async def everybody() -> list[bool]:
+        background.start(work)
+        return await asyncio.gather(*(background.finish(5) for _ in range(40)))
+
+    assert all(run_sync(everybody()))
+
+
+async def test_finishing_ends_when_its_time_is_over() -> None:
+    background = Background()
+    free = held(background)
+    assert not await background.finish(0.01)
+    free.set()
+    assert await background.finish(5)
 
 
 async def test_work_may_start_more_work() -> None:
