@@ -133,10 +133,8 @@ def fit_stage(
     return FittedStage(level=level, helpers=helpers, columns=columns, head=head)
 
 
-def gains(
-    recorded: Recorded, text: Array, fit: Rows, stage: FittedStage, *, trees: bool = True
-) -> Array:
-    """Of every row: cross-fitted on the fitting rows, by the head elsewhere."""
+def gains(recorded: Recorded, text: Array, fit: Rows, stage: FittedStage) -> Array:
+    """Of every row: cross-fitted on the fitting rows, by the head elsewhere; without trees."""
     table = features(recorded, stage.columns, stage.helpers, text)
     found = stage.head.predict(table)
     found[fit] = cross_fitted_gain(
@@ -145,18 +143,17 @@ def gains(
         recorded.large_correct[fit],
         folds=FOLDS,
         spread=np.array(stage.columns.spread),
-        trees=trees,
+        trees=False,
     )
     return found
 
 
-def shapes(recorded: Recorded, text: Array, fit: Rows, *, trees: bool = False) -> dict[str, Shape]:
-    """All shapes that this recording allows, fitted on its fitting rows."""
+def shapes(recorded: Recorded, text: Array, fit: Rows) -> dict[str, Shape]:
+    """All shapes that this recording allows, fitted on its fitting rows; without trees."""
 
     def staged(level: Level, helpers: tuple[str, ...] = ()) -> tuple[FittedStage, Array]:
-        with_trees = trees and level != "prompt"
-        stage = fit_stage(recorded, text, fit, level, helpers, trees=with_trees)
-        return stage, gains(recorded, text, fit, stage, trees=with_trees)
+        stage = fit_stage(recorded, text, fit, level, helpers, trees=False)
+        return stage, gains(recorded, text, fit, stage)
 
     def shape(name: ShapeName, parts: Sequence[tuple[FittedStage, Array]]) -> None:
         only = len(parts) == 1

@@ -84,9 +84,7 @@ class _Signal:
         values, self._values = self._values, []
         if self._drift is not None:
             return values
-        self._drift = SignalDrift(
-            reference=tuple(values), window=self._options.window, alpha=self._options.alpha
-        )
+        self._drift = SignalDrift(reference=tuple(values), alpha=self._options.alpha)
         return ()
 
     def judge(self, values: Sequence[float]) -> Finding | None:
@@ -112,12 +110,7 @@ class Charts:
         self._escalated = self._n = 0
         if usual is None:
             return
-        drift = SignalDrift(
-            reference=usual.confidences,
-            size=usual.size,
-            window=options.window,
-            alpha=options.alpha,
-        )
+        drift = SignalDrift(reference=usual.confidences, size=usual.size, alpha=options.alpha)
         self._signals[CALIBRATED] = _Signal(CALIBRATED, options, drift)
 
     def values(

@@ -1,6 +1,7 @@
 """Alarms: signals that moved, more escalations than before, more harm than was promised.
 
-Each is a frozen record; `update` returns the next one, and JSON holds it between restarts.
+Each is a frozen record; `update` or `judge` returns the next one, and JSON holds it between
+restarts.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def ks_p(reference: Sequence[float], recent: Sequence[float], size: int | None =
 
 
 class SignalDrift(Record):
-    """PSI and Kolmogorov–Smirnov of one signal, window after window, against a reference.
+    """PSI and Kolmogorov–Smirnov of windows of one signal against a reference.
 
     An alarm needs a PSI of at least 0.1 that is also beyond chance (PSI ≈ (1/n + 1/m)·χ²), or a
     KS distance that is; each with half of `alpha`, the chance of a false alarm per window.
@@ -59,19 +60,10 @@ class SignalDrift(Record):
 
     reference: tuple[float, ...] = Field(min_length=2)
     size: int | None = Field(default=None, ge=2)
-    window: int = Field(default=200, ge=20)
     alpha: float = Field(default=0.001, gt=0, lt=1)
-    recent: tuple[float, ...] = ()
     psi: float | None = None
     ks_p: float | None = None
     alarm: bool = False
-
-    def update(self, value: float) -> Self:
-        """The record after one more value; a full window is judged, and the next begins."""
-        recent = (*self.recent, value)
-        if len(recent) < self.window:
-            return self.model_copy(update={"recent": recent})
-        return self.judge(recent)
 
     def judge(self, recent: Sequence[float]) -> Self:
         """The record after a window of these values."""
@@ -85,8 +77,8 @@ class SignalDrift(Record):
         chance = scale * float(stats.chi2.ppf(1 - self.alpha / 2, len(edges)))
         p = ks_p(self.reference, recent, self.size)
         shifted = self.size is None and found >= max(NOTABLE_PSI, chance)
-        alarm = self.alarm or shifted or p < self.alpha / 2
-        return self.model_copy(update={"recent": (), "psi": found, "ks_p": p, "alarm": alarm})
+        alarm = shifted or p < self.alpha / 2
+        return self.model_copy(update={"psi": found, "ks_p": p, "alarm": alarm})
 
 
 class EscalationChart(Record):

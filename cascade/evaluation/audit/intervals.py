@@ -2,8 +2,8 @@
 
 The population is fixed: N drafts with a value each, and draft i is looked at with a known
 probability π_i, independently of the others (Poisson sampling). Only that draw is random, so no
-interval here supposes that requests come from any distribution; `lognormal` says what it does.
-Which one is used where, and what each of them covers: `docs/audit.md`.
+interval here supposes that requests come from any distribution. Which one is used where, and what
+each of them covers: `docs/audit.md`.
 """
 
 from __future__ import annotations
