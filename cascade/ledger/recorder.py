@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from threading import Lock
 from typing import Protocol, runtime_checkable
 
+from cascade.errors import ConfigurationError
 from cascade.ledger.amounts import Amounts
 from cascade.ledger.texts import KeptTexts, Pending, Texts, with_hashes
 from cascade.observing import Observers
@@ -121,11 +122,19 @@ class Recorder:
     Args:
         store: receives each entry the moment it arises.
         observers: are told of each entry, and by the agents of all else.
+
+    Raises:
+        ConfigurationError: the store is none.
     """
 
     def __init__(
         self, store: LedgerStore | None = None, observers: Observers | None = None
     ) -> None:
+        if store is not None and not callable(getattr(store, "append", None)):
+            raise ConfigurationError(
+                f"ledger={store!r} is no store: give open_store('sqlite:///ledger.db') or "
+                "MemoryLedger()."
+            )
         self.store = store
         self._texts = store if isinstance(store, AuditStore) else None
         self.observers = Observers() if observers is None else observers

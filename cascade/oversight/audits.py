@@ -190,9 +190,12 @@ def _again(policy: RetryPolicy) -> Again:
 
 def _dollars(amount: Dollars) -> Decimal:
     try:
-        return Decimal(str(amount))
-    except InvalidOperation as error:
-        raise ConfigurationError(f"Audits(daily_usd={amount!r}): no amount of dollars.") from error
+        dollars = Decimal(str(amount))
+    except InvalidOperation:
+        dollars = Decimal("NaN")
+    if not dollars.is_finite():
+        raise ConfigurationError(f"Audits(daily_usd={amount!r}): no amount of dollars.")
+    return dollars
 
 
 def _check_share(name: str, value: float, *, least: str) -> None:

@@ -15,6 +15,7 @@ from cascade.agents.watching import Watcher
 from cascade.confidence import Calibrator
 from cascade.graph import DEFAULT_RETRY
 from cascade.ledger import Recorder
+from cascade.ledger.tags import checked_tags
 from cascade.oversight.audits import Audits, audit, to_audits
 from cascade.oversight.drift import DriftWatch
 from cascade.oversight.guarding import Watched, guarded
@@ -95,7 +96,9 @@ def oversee(
     """
     background = Background()
     task = task or Task()
-    parts = guarded(watched or Watched(), tiers, policy, task, recorder, background)
+    watched = watched or Watched()
+    checked_tags(watched.tags, "the cascade")
+    parts = guarded(watched, tiers, policy, task, recorder, background)
     made = Oversight(
         parts.policy,
         recorder,

@@ -476,6 +476,7 @@ def test_whoever_listens_is_told_of_every_draft_that_had_a_chance() -> None:
         ({"compare": "exact", "judge": "openai:gpt-5.1"}, "asks no judge"),
         ({"daily_usd": 0}, "daily_usd=0"),
         ({"daily_usd": "much"}, "no amount"),
+        ({"daily_usd": "nan"}, "no amount"),
     ],
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], says: str) -> None:

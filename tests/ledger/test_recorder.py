@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
+from cascade.errors import ConfigurationError
 from cascade.ledger import MemoryLedger, Recorder, collecting, recorder
 from cascade.state import LedgerEntry
 
@@ -18,6 +20,12 @@ def test_the_store_has_an_entry_the_moment_it_arises() -> None:
     store = MemoryLedger()
     first = Recorder(store).record(entry("r"))
     assert store.entries == [first]
+
+
+@pytest.mark.parametrize("store", ["sqlite:///ledger.db", 5])
+def test_what_is_no_store_is_refused(store: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"is no store: give open_store"):
+        Recorder(store)
 
 
 def test_a_run_takes_its_own_entries_once_and_in_order() -> None:

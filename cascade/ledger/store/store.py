@@ -27,7 +27,7 @@ from cascade.ledger.store.base import (
 from cascade.ledger.store.export import open_export
 from cascade.ledger.store.redaction import Redact, may_be_kept, redacted, redacted_texts
 from cascade.ledger.store.writer import Limits, Writer
-from cascade.ledger.tags import NO_TAGS, current_tags
+from cascade.ledger.tags import NO_TAGS, checked_tags, current_tags
 from cascade.ledger.texts import KeptTexts, Pending, Texts, with_hashes
 from cascade.state import LedgerEntry
 
@@ -62,7 +62,7 @@ class Store:
         limits: sizes and times of the queue.
 
     Raises:
-        ConfigurationError: `texts` has no such value, or `hash_key` is empty.
+        ConfigurationError: `texts` has no such value, `hash_key` is empty, or a tag is no text.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Store:
         self._writer = Writer(backend, limits or Limits())
         self._crash_safe = crash_safe
         self._redact = redact
-        self._tags = tags
+        self._tags = checked_tags(tags, "the store")
 
     def append(self, entries: Iterable[LedgerEntry]) -> None:
         """Hand over entries, to be written soon.
