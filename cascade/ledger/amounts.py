@@ -7,7 +7,7 @@ from decimal import Context, Decimal
 
 from cascade.state import Basis, LedgerEntry
 
-_EXACT = Context(prec=200)
+EXACT = Context(prec=200)
 """The default context rounds a sum to 28 digits; then totals would depend on the grouping."""
 
 
@@ -28,7 +28,7 @@ class Amounts:
     @property
     def known(self) -> Decimal:
         """Measured and estimated together."""
-        return _EXACT.add(self.measured, self.estimated)
+        return EXACT.add(self.measured, self.estimated)
 
     @property
     def total(self) -> Decimal | None:
@@ -40,8 +40,8 @@ class Amounts:
         if amount is None:
             return Amounts(self.measured, self.estimated, self.unknown + 1)
         if basis == "measured":
-            return Amounts(_EXACT.add(self.measured, amount), self.estimated, self.unknown)
-        return Amounts(self.measured, _EXACT.add(self.estimated, amount), self.unknown)
+            return Amounts(EXACT.add(self.measured, amount), self.estimated, self.unknown)
+        return Amounts(self.measured, EXACT.add(self.estimated, amount), self.unknown)
 
     def plus_spend(self, cost: Decimal | None, basis: Basis, assumed: Decimal | None) -> Amounts:
         """The sum with one more cost as budgets count it: an unknown one at what is assumed."""

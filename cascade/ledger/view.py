@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import Literal
 
+from cascade.ledger.amounts import EXACT
 from cascade.state import Basis, LedgerEntry
 
 _WEAKEST_FIRST: tuple[Basis, ...] = ("unknown", "estimated", "measured")
-
-_EXACT = Context(prec=200)
-"""The default context rounds a sum to 28 digits; then totals would depend on the grouping."""
 
 
 def weakest(bases: Iterable[Basis]) -> Basis:
@@ -182,7 +180,7 @@ def _sum(amounts: Iterable[Decimal | None]) -> Decimal:
     total = Decimal(0)
     for amount in amounts:
         if amount is not None:
-            total = _EXACT.add(total, amount)
+            total = EXACT.add(total, amount)
     return total
 
 

@@ -10,10 +10,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from cascade.errors import ConfigurationError
+from cascade.ledger.amounts import EXACT
 from cascade.ledger.judges import JudgeErrors
 from cascade.ledger.runs import Outcome, outcome_of
 from cascade.ledger.store import Attempt, Selection, Store, Stored
-from cascade.report.sums import EXACT, NOTHING, Sums, earned, earns_estimate, is_own_baseline
+from cascade.report.sums import NOTHING, Sums, earned, earns_estimate, is_own_baseline
 from cascade.state import Action, LedgerEntry
 
 SLACK = timedelta(hours=1)

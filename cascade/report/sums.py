@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from decimal import Context, Decimal
+from decimal import Decimal
 
+from cascade.ledger.amounts import EXACT
 from cascade.state import LedgerEntry
 
 NOTHING = Decimal(0)
-
-EXACT = Context(prec=200)
-"""The default context rounds a sum to 28 digits; then totals would depend on the grouping."""
 
 
 def spent(entry: LedgerEntry) -> Decimal:
@@ -34,14 +32,13 @@ def earned(entry: LedgerEntry) -> Decimal:
         return entry.baseline_usd
     if entry.large_usd is not None and entry.node == "audit":
         return entry.large_usd
-    if entry.saved_usd is not None:
-        return EXACT.add(entry.saved_usd, spent(entry))
-    return NOTHING
+    return spent(entry) if is_own_baseline(entry) else NOTHING
 
 
 def is_own_baseline(entry: LedgerEntry) -> bool:
     """Whether the entry is the large model's own answer, of unknown cost."""
-    return entry.cost_usd is None and entry.baseline_usd is None and entry.saved_usd is not None
+    answered = entry.node == "expert" and entry.outcome == "ok"
+    return answered and entry.cost_usd is None and entry.baseline_usd is None
 
 
 @dataclass(slots=True)
