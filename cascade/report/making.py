@@ -86,7 +86,8 @@ def _report(books: Books, selection: Selection, by: Sequence[str], precision: fl
     saved, assumed = account(rows, total.spent)
     lost = quality(rows)
     status, verified = _claim(rows, total, saved.saving.basis, saved.saving.audits)
-    judged = judge(rows, saved, status)
+    audits_usd = _merged(sums for key, sums in books.groups.items() if key[0] == "audit").spent
+    judged = judge(rows, saved, status, lost, float(audits_usd))
     missing = needed(rows, precision, _days(books))
     return Report(
         since=selection.since,

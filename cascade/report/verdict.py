@@ -48,26 +48,66 @@ class Judgement:
         return _audits_to_come(needed, self.audited)
 
 
-def judge(rows: Sequence[Row], saved: SavingReport, status: Status) -> Judgement:
-    """The verdict on the saving's interval."""
+def judge(
+    rows: Sequence[Row],
+    saved: SavingReport,
+    status: Status,
+    quality: Quality | None = None,
+    audits_usd: float = 0.0,
+) -> Judgement:
+    """The verdict on the saving's interval.
+
+    Args:
+        rows: the runs.
+        saved: their saving.
+        status: how far it can be claimed.
+        quality: what was lost for it, where that is known.
+        audits_usd: what audits and their judges cost: who audits less spends less.
+    """
     drafts = len(accepted(rows))
-    verdict, reason = _verdict(rows, saved, status)
+    verdict, reason = _verdict(rows, saved, status, audits_usd)
+    if verdict == "saves" and quality is not None and quality.loss.low > 0:
+        reason += f"; but it lost at least {percent(quality.loss.low)} of quality per request"
     return Judgement(verdict, reason, status, drafts, saved.saving.audits > 0)
 
 
-def _verdict(rows: Sequence[Row], saved: SavingReport, status: Status) -> tuple[Verdict, str]:
+def _verdict(
+    rows: Sequence[Row], saved: SavingReport, status: Status, audits_usd: float
+) -> tuple[Verdict, str]:
     low, high = saved.saving.low, saved.saving.high
-    if status != "empty" and not _only_shadow(rows) and high <= 0 and low < 0:
-        return "loses", (
-            f"at best it has lost {dollars(-high)}, {percent(-saved.share.high)} of what the "
-            "large model alone would have cost"
-        )
+    if status == "empty" or _only_shadow(rows):
+        return "cannot tell yet", _why_open(rows, saved, status)
+    if high <= 0 and low < 0:
+        if _without_baseline(rows, saved):
+            return "cannot tell yet", (
+                "there are accepted drafts, and nobody knows what the large model would have cost "
+                "for them"
+            )
+        if high + audits_usd > 0:
+            return "cannot tell yet", (
+                f"its audits cost {dollars(audits_usd)}, without which it would have saved up to "
+                f"{dollars(high + audits_usd)}: audit a smaller share"
+            )
+        return "loses", f"at best it has lost {dollars(-high)}{_of_bill(-saved.share.high, saved)}"
     if status in ("verified", "measured") and low > 0:
-        return "saves", (
-            f"at least {dollars(low)} was saved, {percent(saved.share.low)} of what the large "
-            "model alone would have cost"
-        )
+        return "saves", f"at least {dollars(low)} was saved{_of_bill(saved.share.low, saved)}"
     return "cannot tell yet", _why_open(rows, saved, status)
+
+
+def _of_bill(share: float, saved: SavingReport) -> str:
+    if saved.baseline.value <= 0:
+        return ""
+    return f", {percent(share)} of what the large model alone would have cost"
+
+
+def _without_baseline(rows: Sequence[Row], saved: SavingReport) -> bool:
+    """Whether drafts were accepted for which neither an estimate nor an audit stands."""
+    return any(
+        row.predicted is None
+        and row.large is None
+        and not (can_be_audited(row) and saved.saving.audits)
+        for row in accepted(rows)
+    )
 
 
 def _why_open(rows: Sequence[Row], saved: SavingReport, status: Status) -> str:

@@ -97,7 +97,7 @@ class Story:
         return self.tell(entry(self.run, node, **{"action": action, "confidence": 0.3, **fields}))
 
     def expert(self, cost: Decimal | None = CENT, **fields: Any) -> Story:
-        baseline = {"baseline_usd": cost, "saved_usd": Decimal(0)}
+        baseline = {"baseline_usd": cost, "saved_usd": None if cost is None else Decimal(0)}
         return self.tell(call(self.run, "expert", cost, **{**baseline, **fields}))
 
     def fails(self, node: str, cost: Decimal | None = None, **fields: Any) -> Story:

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import cascade.report as package
+from cascade import Cascade, Price, Tier
 from cascade._words import dollars
 from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.ledger.judges import DISAGREED, PLANTED_WRONG
@@ -20,7 +22,8 @@ from cascade.ledger.store import Selection, open_store
 from cascade.report import Report, make_report
 from cascade.report.figures import thinned
 from cascade.report.reading import MOST_REASONS
-from cascade.state import LedgerEntry
+from cascade.state import LedgerEntry, Usage
+from cascade.testing import ScriptedModel, reply
 from tests.report.ledgers import NOON, Story, World, entry, store_of, usd
 
 HOUR = timedelta(hours=1)
@@ -131,6 +134,34 @@ def test_a_large_answer_of_unknown_cost_neither_saves_nor_loses() -> None:
     assert report.total.assumed_usd == usd("0.02")
     assert report.saving.saving.value == pytest.approx(lost)
     assert report.saving.baseline.value == pytest.approx(0.06)
+
+
+def test_a_large_model_that_reports_no_usage_is_not_told_to_lose_its_own_price() -> None:
+    told = Story().draft().decide("escalate").expert(None, assumed_usd=usd("0.02"))
+    report = reported([told])
+    assert report.saving.saving.value == pytest.approx(-0.0001)
+    assert report.saving.baseline.value == pytest.approx(0.02)
+
+
+async def test_a_real_large_model_without_usage_neither_saves_nor_loses() -> None:
+    silent = replace(reply("Canberra"), usage=Usage())
+    async with open_store("memory://") as store:
+        small = Tier(
+            ScriptedModel([reply("Sydney", probability=0.3)]), price=Price(input=1, output=1)
+        )
+        cascade = Cascade(
+            small, Tier(ScriptedModel([silent]), price=Price(input=2, output=8)), ledger=store
+        )
+        result = await cascade.ainvoke("What is the capital of Australia?")
+        report = await make_report(store)
+    assert report.total.assumed_usd > 0
+    assert -report.total.saved_measured_usd == result.ledger.by_node()["draft"].cost_usd
+
+
+def test_without_any_baseline_nobody_can_say_that_it_loses() -> None:
+    report = reported([*accepted(3, baseline=None, rate=0.1), *accepted(3, baseline=None)])
+    assert report.verdict == "cannot tell yet"
+    assert "nobody knows what the large model would have cost" in report.reason
 
 
 def test_a_draft_without_a_baseline_saves_nothing_until_it_is_audited() -> None:
@@ -324,6 +355,25 @@ def test_a_cascade_that_loses_is_to_be_switched_off() -> None:
     assert report.verdict == "loses"
     assert "Verdict: loses: switch it off; at best it has lost $" in report.text()
     assert report.advice.startswith("Switch it off")
+
+
+def test_who_loses_by_audits_alone_is_told_to_audit_less() -> None:
+    report = reported([Story().draft().accept(rate=1.0).audit(usd("0.02")) for _ in range(3)])
+    assert report.saving.saving.high == pytest.approx(-0.0003)
+    assert report.verdict == "cannot tell yet"
+    assert "its audits cost $0.0600" in report.reason
+    assert "would have saved up to $0.0597: audit a smaller share" in report.reason
+
+
+def test_a_loss_without_a_bill_has_no_share_of_it() -> None:
+    report = reported([Story().draft().decide("abstain")])
+    assert report.reason == "at best it has lost $0.000100"
+
+
+def test_who_saves_at_the_price_of_quality_is_told_both() -> None:
+    report = reported([*audits(40, loss=1.0), *accepted(400, rate=0.1)])
+    assert report.verdict == "saves"
+    assert "; but it lost at least " in report.reason
 
 
 def test_a_cascade_loses_also_when_some_costs_are_unknown() -> None:
