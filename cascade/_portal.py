@@ -10,9 +10,14 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+LAST_WORDS_S = 2.0
+"""How long an interrupted caller waits for what it has cancelled. It takes milliseconds to close
+a connection and to write down what was spent; a process that ends at once would do neither."""
 
 
 class _Portal:
@@ -28,7 +33,7 @@ class _Portal:
             RuntimeError: a caller that `waits` is in the loop itself, and would wait for itself.
         """
         with self._lock:
-            if waits and threading.current_thread() is self._thread:
+            if waits and self.is_here():
                 raise RuntimeError(
                     "a synchronous call of the cascade was made from inside one of its own "
                     "coroutines (a verifier, router or tool): use the async form there (ainvoke)."
@@ -41,6 +46,10 @@ class _Portal:
                 )
                 self._thread.start()
             return self._loop
+
+    def is_here(self) -> bool:
+        """Whether this is the thread of the background loop."""
+        return threading.current_thread() is self._thread
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
@@ -64,7 +73,7 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop and wait for it.
 
     The caller's context variables (callbacks, tracing) go with it. An interrupt of the waiting
-    thread cancels the coroutine.
+    thread cancels the coroutine, and goes on once that has ended.
 
     Raises:
         RuntimeError: called from the background loop itself, which would wait for itself.
@@ -74,21 +83,36 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     except RuntimeError:
         coroutine.close()
         raise
-    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    ended = threading.Event()
+
+    async def run() -> T:
+        try:
+            return await coroutine
+        finally:
+            ended.set()
+
+    future = asyncio.run_coroutine_threadsafe(run(), loop)
     try:
         return future.result()
     except BaseException:
-        future.cancel()
+        _stop(future, ended)
         raise
 
 
+def _stop(future: Future[Any], ended: threading.Event) -> None:
+    """Cancel what is under way, and let it end."""
+    if future.cancel() and not _portal.is_here():
+        ended.wait(LAST_WORDS_S)
+
+
 def iterate_sync(items: AsyncGenerator[T]) -> Generator[T]:
-    """Iterate an asynchronous generator on the background loop; closing this closes it.
+    """Iterate an asynchronous generator on the background loop; closing this closes it first.
 
     Raises:
         RuntimeError: called from the background loop itself, which would wait for itself.
     """
     arrived: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+    ended = threading.Event()
 
     async def pump() -> None:
         try:
@@ -99,7 +123,10 @@ def iterate_sync(items: AsyncGenerator[T]) -> Generator[T]:
         else:
             arrived.put((False, None))
         finally:
-            await items.aclose()
+            try:
+                await items.aclose()
+            finally:
+                ended.set()
 
     loop = _portal.loop()
     future = asyncio.run_coroutine_threadsafe(pump(), loop)
@@ -113,4 +140,4 @@ def iterate_sync(items: AsyncGenerator[T]) -> Generator[T]:
             else:
                 raise item
     finally:
-        future.cancel()
+        _stop(future, ended)
