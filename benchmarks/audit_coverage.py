@@ -21,7 +21,8 @@ import numpy as np
 from cascade.confidence.metrics import Array
 from cascade.evaluation import Outcome, Transcript, read_transcripts
 from cascade.evaluation.audit.estimates import Baselines, Estimate, quality_loss, saving
-from cascade.evaluation.audit.intervals import Sample, wilson
+from cascade.evaluation.audit.intervals import Sample
+from cascade.evaluation.shares import wilson
 from cascade.ledger.baseline import WORDY
 from cascade.ledger.lengths import Lengths, fit_baseline
 from cascade.ledger.prices import Price

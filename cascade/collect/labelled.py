@@ -11,7 +11,7 @@ from cascade.collect.marking import MADE_WITH
 from cascade.confidence.calibrating import LabelledDraft, MadeFor
 from cascade.confidence.calibration import Labels, system_hash
 from cascade.errors import ConfigurationError
-from cascade.evaluation.transcripts import read_pair, read_transcripts
+from cascade.evaluation.transcripts import read_transcripts, rows_of_pair
 from cascade.setup import identify, task_hash
 
 
@@ -21,11 +21,12 @@ def labelled_drafts(path: str | Path, cascade: Cascade) -> list[LabelledDraft]:
     Raises:
         ConfigurationError: no row has both models of the cascade.
     """
-    pair = read_pair(path, cascade.tiers[0].model.name, cascade.tiers[-1].model.name)
-    return [
-        LabelledDraft(outcome.features, outcome.correct, large)
-        for outcome, large in zip(pair.small_outcomes, pair.large_correct, strict=True)
-    ]
+    small, large = cascade.tiers[0].model.name, cascade.tiers[-1].model.name
+    pairs = (
+        (row.models[small], row.models[large])
+        for row in rows_of_pair(read_transcripts(path), small, large)
+    )
+    return [LabelledDraft(one.features, one.correct, other.correct) for one, other in pairs]
 
 
 async def made_for(

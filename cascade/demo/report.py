@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-Z95 = 1.959963984540054
-"""Two-sided 95 % quantile of the normal distribution."""
+from cascade.evaluation.shares import wilson
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +55,7 @@ class Share:
         """Lower and upper bound; everything is possible where nothing was seen."""
         if not self.n:
             return 0.0, 1.0
-        spread = Z95 * Z95 / self.n
-        centre = (self.rate + spread / 2) / (1 + spread)
-        half = math.sqrt(self.rate * (1 - self.rate) * spread + spread * spread / 4) / (1 + spread)
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return wilson(self.rate, self.n)
 
 
 @dataclass(frozen=True, slots=True)

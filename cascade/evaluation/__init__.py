@@ -2,20 +2,16 @@
 
 from cascade.evaluation.transcripts import (
     Outcome,
-    PairColumns,
     Transcript,
     TranscriptWriter,
-    pair_columns,
-    read_pair,
     read_transcripts,
+    rows_of_pair,
 )
 
 __all__ = [
     "Outcome",
-    "PairColumns",
     "Transcript",
     "TranscriptWriter",
-    "pair_columns",
-    "read_pair",
     "read_transcripts",
+    "rows_of_pair",
 ]

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from cascade.confidence.calibrators import logit, sigmoid
 from cascade.confidence.metrics import Array
-from cascade.errors import ConfigurationError
 from cascade.evaluation.features import (
     LOGPROB_MARGIN,
     RAW,
@@ -22,7 +21,7 @@ from cascade.evaluation.features import (
     panel_block,
     prompt_block,
 )
-from cascade.evaluation.transcripts import Outcome, Transcript
+from cascade.evaluation.transcripts import Outcome, Transcript, rows_of_pair
 from cascade.state import Record
 
 Rows = NDArray[np.intp]
@@ -141,10 +140,7 @@ def record_pair(transcripts: Iterable[Transcript], small: str, large: str) -> Re
         ConfigurationError: no row has both models.
     """
     everything = list(transcripts)
-    both = [row for row in everything if small in row.models and large in row.models]
-    if not both:
-        known = ", ".join(sorted({name for row in everything for name in row.models})) or "none"
-        raise ConfigurationError(f"no row has both {small!r} and {large!r}. Models: {known}.")
+    both = rows_of_pair(everything, small, large)
     priced = [row for row in both if _cost(row, small) is not None and _cost(row, large)]
     by_calls = not priced
     rows = both if by_calls else priced

@@ -7,15 +7,12 @@ one gives answers again, this one knows their worth.
 
 from __future__ import annotations
 
-import gc
 import gzip
 import logging
 import math
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO, cast
 
@@ -25,9 +22,6 @@ from pydantic_core import from_json
 from cascade.errors import ConfigurationError
 
 logger = logging.getLogger("cascade")
-
-UNKNOWN = math.nan
-"""Stands in columns of numbers where nobody knows; it is never 0."""
 
 _GZIP = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -257,108 +251,21 @@ class TranscriptWriter:
             self._file.flush()
 
 
-@dataclass(frozen=True, slots=True)
-class PairColumns:
-    """The rows that have both models, as columns of equal length.
-
-    Numbers are plain floats, `nan` where unknown, so that numpy takes them as they are.
-
-    Attributes:
-        left_out: how many rows were not taken because they lack one of the models.
-    """
-
-    small: str
-    large: str
-    ids: list[str]
-    prompts: list[str]
-    small_outcomes: list[Outcome]
-    large_outcomes: list[Outcome]
-    small_correct: list[float]
-    large_correct: list[float]
-    small_cost_usd: list[float]
-    large_cost_usd: list[float]
-    small_latency_ms: list[float]
-    large_latency_ms: list[float]
-    left_out: int
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-def pair_columns(records: Iterable[Transcript], small: str, large: str) -> PairColumns:
-    """The columns of a small and a large model over all rows that have both.
+def rows_of_pair(records: Iterable[Transcript], small: str, large: str) -> list[Transcript]:
+    """The rows that have both models.
 
     Raises:
-        ConfigurationError: no row has both models; the message lists the models there are.
+        ConfigurationError: none has; the message lists the models there are.
     """
     seen: Counter[str] = Counter()
-
-    def counted() -> Iterator[Transcript]:
-        for record in records:
-            seen.update(list(record.models))
-            yield record
-
-    columns = _columns(counted(), small, large)
-    if len(columns):
-        return columns
+    found = []
+    for record in records:
+        seen.update(list(record.models))
+        if small in record.models and large in record.models:
+            found.append(record)
+    if found:
+        return found
     known = ", ".join(f"{name} ({count})" for name, count in seen.most_common()) or "none"
     raise ConfigurationError(
         f"no row has both {small!r} and {large!r}. Models with their number of rows: {known}."
     )
-
-
-def read_pair(path: str | Path, small: str, large: str) -> PairColumns:
-    """`pair_columns` of a file; only the two models are read.
-
-    Raises:
-        ConfigurationError: the file cannot be read, or no row has both models.
-    """
-    columns = _columns(read_transcripts(path, models=(small, large)), small, large)
-    # Read once more without the choice of models: the error names the others.
-    return columns if len(columns) else pair_columns(read_transcripts(path), small, large)
-
-
-def _columns(records: Iterable[Transcript], small: str, large: str) -> PairColumns:
-    rows: list[tuple[Transcript, Outcome, Outcome]] = []
-    left_out = 0
-    with _collector_at_rest():
-        for record in records:
-            first, second = record.models.get(small), record.models.get(large)
-            if first is None or second is None:
-                left_out += 1
-            else:
-                rows.append((record, first, second))
-    return PairColumns(
-        small,
-        large,
-        ids=[record.id for record, _, _ in rows],
-        prompts=[record.prompt for record, _, _ in rows],
-        small_outcomes=[outcome for _, outcome, _ in rows],
-        large_outcomes=[outcome for _, _, outcome in rows],
-        small_correct=[outcome.correct for _, outcome, _ in rows],
-        large_correct=[outcome.correct for _, _, outcome in rows],
-        small_cost_usd=[_known(outcome.cost_usd) for _, outcome, _ in rows],
-        large_cost_usd=[_known(outcome.cost_usd) for _, _, outcome in rows],
-        small_latency_ms=[_known(outcome.latency_ms) for _, outcome, _ in rows],
-        large_latency_ms=[_known(outcome.latency_ms) for _, _, outcome in rows],
-        left_out=left_out,
-    )
-
-
-@contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Keep the garbage collector from walking through all rows again and again while they grow.
-
-    Records hold no cycles, so there is nothing for it to find; it is half of the time or more.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _known(value: float | None) -> float:
-    return UNKNOWN if value is None else value

@@ -19,7 +19,8 @@ from cascade.evaluation.audit.estimates import (
     quality_loss,
     saving,
 )
-from cascade.evaluation.audit.intervals import Sample, hajek_mean, wilson
+from cascade.evaluation.audit.intervals import Sample, hajek_mean
+from cascade.evaluation.shares import wilson
 from cascade.ledger.baseline import WORDY
 from cascade.report.reading import Row
 from cascade.report.records import Needed, Quality, Rate, Reliability

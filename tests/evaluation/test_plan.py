@@ -17,7 +17,6 @@ from cascade.evaluation.plan import (
     plan,
     render,
     verdict,
-    wilson,
 )
 from cascade.ledger import Price
 
@@ -95,14 +94,6 @@ def test_an_accept_rate_seen_on_few_examples_gives_intervals_and_may_leave_it_op
     assert found.verdict == "uncertain"
     assert "Measure the accept rate on more examples" in text(found)
     assert planned(accept_rate=0.15, accept_n=4000).verdict == "saves"
-
-
-@pytest.mark.parametrize(
-    ("share", "n", "low", "high"),
-    [(0.0, 10, 0.0, 0.2775), (1.0, 10, 0.7225, 1.0), (0.5, 10, 0.2366, 0.7634)],
-)
-def test_the_interval_is_wilsons(share: float, n: int, low: float, high: float) -> None:
-    assert wilson(share, n) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_a_local_model_costs_its_busy_seconds() -> None:
@@ -313,9 +304,3 @@ def test_at_the_break_even_accept_rate_exactly_nothing_is_saved(
     found = planned(**priced, accept_rate=rate)
     assert found.saved_per_1000_usd == Interval(value=Decimal(0))
     assert found.verdict in {"loses", "never"}
-
-
-@given(share=st.floats(0, 1), n=st.integers(1, 10**6))
-def test_an_interval_holds_its_share_and_stays_in_range(share: float, n: int) -> None:
-    low, high = wilson(share, n)
-    assert 0 <= low <= share <= high <= 1

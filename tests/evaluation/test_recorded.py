@@ -160,7 +160,7 @@ def test_without_any_cost_large_answers_are_counted() -> None:
 
 def test_a_pair_that_is_not_there_is_an_error_with_the_models_there_are() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"no row has both 'small' and 'tiny'\. Models: la"
+        ConfigurationError, match=r"no row has both 'small' and 'tiny'\. Models .*: small \(3\)"
     ):
         record_pair(rows(3), "small", "tiny")
 

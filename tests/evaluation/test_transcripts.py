@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import gzip
 import json
 import math
@@ -15,9 +14,8 @@ from cascade.evaluation import (
     Outcome,
     Transcript,
     TranscriptWriter,
-    pair_columns,
-    read_pair,
     read_transcripts,
+    rows_of_pair,
 )
 
 OUTCOME = {"correct": 1, "input_tokens": 20, "output_tokens": 3, "cost_usd": 0.002}
@@ -251,35 +249,18 @@ def test_a_gzip_file_is_not_appended_to(tmp_path: Path) -> None:
         TranscriptWriter(tmp_path / "set.jsonl.gz")
 
 
-def test_columns_hold_the_rows_with_both_models_and_count_the_others(path: Path) -> None:
+def test_the_rows_of_a_pair_are_those_with_both_models(path: Path) -> None:
     lacking = row(id="q2", models={"small": OUTCOME})
-    unpriced = row(id="q3", models={"small": {**OUTCOME, "cost_usd": None}, "large": OUTCOME})
-    columns = read_pair(write(path, ROW, lacking, unpriced), "small", "large")
-    assert columns.ids == ["q1", "q3"]
-    assert (len(columns), columns.left_out) == (2, 1)
-    assert columns.small_correct == [0.0, 1.0]
-    assert columns.large_cost_usd == [0.002, 0.002]
-    assert math.isnan(columns.small_cost_usd[1])
-    assert math.isnan(columns.small_latency_ms[0])
-    assert columns.small_outcomes[0].output == "Sydney"
+    found = rows_of_pair(read_transcripts(write(path, ROW, lacking)), "small", "large")
+    assert [record.id for record in found] == ["q1"]
 
 
 def test_a_model_that_is_nowhere_is_an_error_that_names_the_others(path: Path) -> None:
+    records = read_transcripts(write(path, ROW, row(id="q2")))
     with pytest.raises(ConfigurationError, match=r"'small' and 'huge'.*small \(2\), large \(2\)"):
-        read_pair(write(path, ROW, row(id="q2")), "small", "huge")
+        rows_of_pair(records, "small", "huge")
 
 
-def test_columns_of_nothing_are_an_error() -> None:
+def test_of_nothing_there_is_no_pair() -> None:
     with pytest.raises(ConfigurationError, match="number of rows: none"):
-        pair_columns([], "small", "large")
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_the_garbage_collector_is_left_as_it_was(enabled: bool) -> None:
-    before = gc.isenabled()
-    (gc.enable if enabled else gc.disable)()
-    try:
-        pair_columns([made(1)], "small", "large")
-        assert gc.isenabled() == enabled
-    finally:
-        (gc.enable if before else gc.disable)()
+        rows_of_pair([], "small", "large")

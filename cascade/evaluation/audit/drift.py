@@ -15,7 +15,7 @@ from pydantic import Field
 from scipy import stats
 
 from cascade.errors import ConfigurationError
-from cascade.evaluation.audit.intervals import wilson
+from cascade.evaluation.shares import wilson
 from cascade.state import Record
 
 NOTABLE_PSI = 0.1

@@ -186,11 +186,3 @@ def exact_share(successes: int, n: int, population: int, level: float = LEVEL) -
         key=lambda count: bool(stats.hypergeom.cdf(successes, population, count, n) <= tail),
     )
     return (least + low) / population, (least + high) / population
-
-
-def wilson(share: float, n: float, level: float = LEVEL) -> Range:
-    """Wilson's (1927) score interval of a share; `n` may be an effective number."""
-    z = float(stats.norm.ppf(0.5 + level / 2))
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    return max(0.0, middle - half), min(1.0, middle + half)

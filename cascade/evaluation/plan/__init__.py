@@ -8,7 +8,6 @@ from cascade.evaluation.plan.figures import (
     Plan,
     Verdict,
     plan,
-    wilson,
 )
 from cascade.evaluation.plan.inputs import Hardware, Ownership, PlanInputs
 from cascade.evaluation.plan.text import render, verdict
@@ -26,5 +25,4 @@ __all__ = [
     "plan",
     "render",
     "verdict",
-    "wilson",
 ]

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from decimal import ROUND_CEILING, Decimal
-from statistics import NormalDist
 from typing import Literal
 
 from cascade.errors import ConfigurationError
 from cascade.evaluation.plan.inputs import PlanInputs
+from cascade.evaluation.shares import wilson
 from cascade.state import Record
 
 FINEST = Decimal("1e-15")
@@ -155,21 +155,6 @@ def plan(inputs: PlanInputs) -> Plan:
         verdict="open",
     )
     return found.model_copy(update={"verdict": _verdict(found)})
-
-
-def wilson(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of a share that was seen on n examples (Wilson 1927).
-
-    With z the normal quantile: (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n).
-    """
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    middle = share + z * z / (2 * n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    # Rounding may carry the ends past the share itself where it is 0 or 1.
-    return min(share, max(0.0, (middle - spread) / scale)), max(
-        share, min(1.0, (middle + spread) / scale)
-    )
 
 
 def _accept_rate(inputs: PlanInputs) -> Interval | None:

@@ -15,7 +15,6 @@ from cascade.evaluation.audit.intervals import (
     hajek_error,
     hajek_mean,
     student,
-    wilson,
 )
 
 LIMITS = (-1.0, 1.0)
@@ -69,12 +68,6 @@ def test_nothing_audited_is_everything_possible() -> None:
 def test_the_exact_share_by_hand() -> None:
     assert exact_share(2, 4, 4) == (0.5, 0.5)
     assert exact_share(0, 1, 2) == (0.0, 0.5)  # both wrong cannot show none wrong
-
-
-def test_wilson_at_nothing_of_ten() -> None:
-    low, high = wilson(0.0, 10)
-    assert low == 0.0
-    assert high == pytest.approx(0.2775, abs=1e-4)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.5, float("nan")])
