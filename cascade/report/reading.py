@@ -81,8 +81,8 @@ class Row:
     def add(self, entry: LedgerEntry, sums: Sums) -> None:
         """One more entry of the run, which was added to these sums."""
         self.shadow |= entry.node == "shadow"
-        if entry.action is not None:
-            self.action = entry.action
+        if entry.action is not None or earns_estimate(entry):
+            self.action = entry.action or "accept"
         if entry.confidence is not None:
             self.confidence = entry.confidence
         if entry.node == "draft" and entry.outcome == "ok" and entry.output_tokens is not None:

@@ -18,7 +18,12 @@ def spent(entry: LedgerEntry) -> Decimal:
 
 
 def earns_estimate(entry: LedgerEntry) -> bool:
-    """Whether the entry earns a baseline that is an estimate: that of an accepted draft."""
+    """Whether the entry earns a baseline that is an estimate: that of an accepted draft.
+
+    Entries from before the migration "audits" have no action; what earned something accepted.
+    """
+    if entry.action is None:
+        return entry.node in ("verify", "ask") and entry.baseline_usd != 0
     return entry.action == "accept" and entry.node != "shadow"
 
 

@@ -143,6 +143,17 @@ def test_a_large_model_that_reports_no_usage_is_not_told_to_lose_its_own_price()
     assert report.saving.baseline.value == pytest.approx(0.02)
 
 
+def test_what_an_older_version_accepted_is_an_estimate() -> None:
+    old = {"action": None, "confidence": None, "baseline_low_usd": None, "baseline_high_usd": None}
+    told = [Story().draft().accept(**old) for _ in range(3)]
+    report = reported([*told, Story().draft().accept(None, **old), Story().draft().expert()])
+    assert report.outcomes == {"accepted": 4, "escalated": 1}
+    assert (report.status, report.verified_usd) == ("estimated", None)
+    assert report.total.baseline_estimated_usd == 3 * usd("0.01")
+    assert report.saving.baseline.low == pytest.approx(0.01)
+    assert report.saving.baseline.high == pytest.approx(0.01 + 3 * 0.08)
+
+
 async def test_a_real_large_model_without_usage_neither_saves_nor_loses() -> None:
     silent = replace(reply("Canberra"), usage=Usage())
     async with open_store("memory://") as store:
