@@ -1,0 +1,40 @@
+"""The nameplate of a model that must not be asked."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import NoReturn
+
+from cascade.errors import LocalOnlyError
+from cascade.models.base import Chunk, Model, Request
+from cascade.state import Completion
+
+
+class WithheldModel(Model):
+    """Stands where a model would be that requests must not reach; it has no address and no key.
+
+    Names and prices go on to mean the same: what would have been escalated is still known.
+
+    Args:
+        model: whose name it bears; it is not kept.
+    """
+
+    real = False
+
+    def __init__(self, model: Model) -> None:
+        self.provider, self.model = model.provider, model.model
+        self.returns_logprobs, self.forces_tools = model.returns_logprobs, model.forces_tools
+
+    async def _complete(self, request: Request) -> Completion:
+        del request
+        self._refuse()
+
+    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
+        yield Chunk(completion=await self._complete(request))
+
+    def _refuse(self) -> NoReturn:
+        raise LocalOnlyError(
+            f"{self.name} was not asked: it is not on this machine, and the cascade is local only.",
+            model=self.name,
+            billed=False,
+        )
