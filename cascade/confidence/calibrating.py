@@ -17,6 +17,7 @@ from cascade.confidence.calibration import (
     Stage,
 )
 from cascade.confidence.columns import column_names, matrix, owner, raw_score, unbounded
+from cascade.confidence.early import WORST, EarlyRow
 from cascade.confidence.fitting import cross_fitted, fit_calibrator, fit_venn_abers
 from cascade.confidence.gain import GainHead, cross_fitted_gain, fit_gain
 from cascade.confidence.metrics import Array, auroc, brier, ece
@@ -25,6 +26,8 @@ from cascade.errors import ConfigurationError
 LEAST_LABELS = 20
 """Below, not even a temperature can be told from noise."""
 OUTLOOK_ROWS = 300
+EARLY_ROWS = 5_000
+"""More would bound the share of lost drafts no better than needs be."""
 QUANTILES = 101
 
 
@@ -101,6 +104,7 @@ def calibrate(
         p_large=promise.p_large,
         gain=promise.head,
         confidences=tuple(np.quantile(confidence, np.linspace(0, 1, QUANTILES)).tolist()),
+        early=_early(usable, confidence),
     )
 
 
@@ -136,6 +140,12 @@ def _fit_stage(
         scored=any(raw_score(row, taken) is not None for row in rows),
     )
     return stage, seen
+
+
+def _early(drafts: Sequence[LabelledDraft], confidence: Array) -> tuple[EarlyRow, ...]:
+    rows = zip(confidence.tolist(), drafts, strict=True)
+    known = [(c, draft.features[WORST]) for c, draft in rows if WORST in draft.features]
+    return tuple(sorted(known[:EARLY_ROWS]))
 
 
 def _outlook(here: Array, after: Array) -> tuple[tuple[float, float], ...]:

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from cascade.confidence.calibrators import FittedCalibrator, Numbers, VennAbersBand
 from cascade.confidence.columns import matrix, raw_score
+from cascade.confidence.early import EarlyRow
 from cascade.confidence.estimate import Estimate
 from cascade.confidence.gain import GainHead
 from cascade.errors import CalibrationMismatchError, ConfigurationError
@@ -92,6 +93,8 @@ class Calibration(Record):
         gain: predicts p_L − p_S per question, where that was better than a constant p_L.
         confidences: quantiles of the confidence of drafts, for an escalation budget.
         certificates: proved on drafts that fitted nothing of this.
+        early: of drafts with log-probs, sorted: the confidence that they got in the end, by a fit
+            that has not seen them, and their worst stretch, for `Cascade(abort=…)`.
     """
 
     format: Literal[1] = 1
@@ -108,6 +111,7 @@ class Calibration(Record):
     gain: GainHead | None = None
     confidences: Numbers = ()
     certificates: tuple[Certificate, ...] = ()
+    early: tuple[EarlyRow, ...] = ()
 
     @property
     def signals(self) -> tuple[str, ...]:

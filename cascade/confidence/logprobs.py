@@ -32,7 +32,7 @@ def logprob_features(logprobs: Sequence[TokenLogprob] | None) -> dict[str, float
         "logprob_mean": math.fsum(values) / len(values),
         "logprob_min": min(values),
         "logprob_q10": quantile(values, 0.1),
-        "logprob_window_min": min(_window_means(values, WINDOW)),
+        "logprob_window_min": min(window_means(values, WINDOW)),
         "token_count": float(len(values)),
     }
     margins = [margin for token in logprobs if (margin := _margin(token)) is not None]
@@ -50,7 +50,8 @@ def quantile(values: Sequence[float], q: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
-def _window_means(values: Sequence[float], size: int) -> list[float]:
+def window_means(values: Sequence[float], size: int) -> list[float]:
+    """Means over a sliding window of so many values, or of all where there are fewer."""
     size = min(size, len(values))
     total = math.fsum(values[:size])
     means = [total / size]

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from langchain_core.messages import BaseMessage
 
 from cascade.errors import ModelTimeoutError, RealRequestForbiddenError
-from cascade.state import Completion
+from cascade.state import Completion, TokenLogprob
 
 JsonSchema = Mapping[str, Any]
 """A JSON schema as decoded JSON."""
@@ -61,10 +61,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a streamed answer; the last one carries the whole `completion`."""
+    """A piece of a streamed answer; the last one carries the whole `completion`.
+
+    `logprobs` are of the tokens that spell this piece and those before it that had none yet. They
+    are there where the model has `streams_logprobs` and the request asks for them.
+    """
 
     text: str = ""
     completion: Completion | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class _RequestGuard:
@@ -96,6 +101,7 @@ class Model(ABC):
         model: the name after the prefix.
         local: whether requests stay on this machine.
         returns_logprobs: whether answers carry log-probabilities when asked for.
+        streams_logprobs: whether the pieces of a stream carry them already.
         forces_tools: whether it can be made to call a tool (`tool_choice`).
         real: whether a call reaches a real model (False for fakes and recordings).
         traces_itself: whether LangChain's callbacks see its calls without our help.
@@ -106,6 +112,7 @@ class Model(ABC):
     model: str
     local: bool = False
     returns_logprobs: bool = False
+    streams_logprobs: bool = False
     forces_tools: bool = True
     real: bool = True
     traces_itself: bool = False
@@ -148,7 +155,8 @@ class Model(ABC):
                 if chunk is None:
                     return
                 if chunk.completion is not None:
-                    chunk = Chunk(chunk.text, _timed(chunk.completion, started))
+                    timed = _timed(chunk.completion, started)
+                    chunk = dataclasses.replace(chunk, completion=timed)
                 yield chunk
 
     @abstractmethod

@@ -50,6 +50,7 @@ class LlamaCppModel(Model):
     provider = "llamacpp"
     local = True
     returns_logprobs = True
+    streams_logprobs = True
 
     def __init__(self, model: str, *, options: Mapping[str, Any] | None = None) -> None:
         self.model = model
@@ -76,7 +77,7 @@ class LlamaCppModel(Model):
         answer = Answer()
         async with aclosing(self._pieces(request, answer)) as pieces:
             async for piece in pieces:
-                yield Chunk(piece)
+                yield Chunk(piece, logprobs=answer.tokens)
         yield Chunk(completion=self._completion(answer))
 
     async def _pieces(self, request: Request, answer: Answer) -> AsyncGenerator[str]:

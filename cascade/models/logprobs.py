@@ -58,6 +58,41 @@ def answer_logprobs(
     return tuple(token for token in read if token is not None) or None
 
 
+class Growing:
+    """The log-probabilities of an answer while it arrives, as long as they spell it."""
+
+    def __init__(self) -> None:
+        self._items: list[object] = []
+        self._text = ""
+        self._trusted = True
+
+    def add(self, items: object, text: str, *, plain: bool) -> tuple[TokenLogprob, ...]:
+        """Take in a piece; returns the tokens that are complete with it.
+
+        Tokens wait for their text: a character may take several. What is not spelled so (tool
+        calls, thinking, templates) ends it: from there on nothing is returned.
+
+        Args:
+            items: what the provider sent with the piece.
+            text: the piece.
+            plain: whether it is text of the answer and nothing else.
+        """
+        if not (self._trusted and plain):
+            self._trusted = False
+            return ()
+        self._items += items if isinstance(items, list) else []
+        self._text += text
+        tokens = [item for item in self._items if isinstance(item, Mapping)]
+        spelled, awaited = b"".join(map(_spelling, tokens)), self._text.encode(errors="replace")
+        if spelled != awaited or not awaited:
+            self._trusted = spelled.startswith(awaited)
+            return ()
+        read = tuple(token for item in tokens if (token := _read_token(item)) is not None)
+        self._trusted = len(read) == len(self._items)
+        self._items, self._text = [], ""
+        return read if self._trusted else ()
+
+
 def _span(
     spellings: list[bytes], answer: bytes, thinking: str | None, tool_calls: bool
 ) -> slice | None:

@@ -9,9 +9,9 @@ from typing import Any
 from langchain_core.messages import ToolCall, convert_to_openai_messages
 
 from cascade.models.base import Request
-from cascade.models.logprobs import answer_logprobs
+from cascade.models.logprobs import Growing, answer_logprobs
 from cascade.models.openai_wire import count, finish_reason, read_tool_call
-from cascade.state import Completion, Usage
+from cascade.state import Completion, TokenLogprob, Usage
 
 _TOP_LEVEL = ("think", "keep_alive", "format", "truncate", "shift")
 """Parameters that stand beside `options` in the API; every other one belongs inside."""
@@ -97,6 +97,9 @@ class Answer:
     def __init__(self) -> None:
         self.begun = False
         self.done = False
+        self.tokens: tuple[TokenLogprob, ...] = ()
+        """Log-probabilities that the last part completed."""
+        self._growing = Growing()
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._logprobs: list[object] = []
@@ -116,13 +119,15 @@ class Answer:
         if not isinstance(text, str):
             raise ValueError(f"content is not text: {str(text)[:80]!r}")
         self._text.append(text)
-        self._thinking.append(str(message.get("thinking") or ""))
+        thinking = str(message.get("thinking") or "")
+        self._thinking.append(thinking)
         calls = message.get("tool_calls") or []
         if not isinstance(calls, list):
             raise ValueError(f"tool calls are not a list: {str(calls)[:80]!r}")
         self._calls.extend(calls)
         logprobs = part.get("logprobs")
         self._logprobs.extend(logprobs if isinstance(logprobs, list) else ())
+        self.tokens = self._growing.add(logprobs, text, plain=not (calls or thinking))
         self._last = part
         self.begun = self.begun or bool(text or calls)
         self.done = bool(part.get("done"))

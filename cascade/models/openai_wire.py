@@ -14,8 +14,8 @@ from uuid import uuid4
 from langchain_core.messages import ToolCall, convert_to_openai_messages
 
 from cascade.models.base import JsonSchema, Request
-from cascade.models.logprobs import answer_logprobs
-from cascade.state import Completion, Usage
+from cascade.models.logprobs import Growing, answer_logprobs
+from cascade.state import Completion, TokenLogprob, Usage
 
 Json = Mapping[str, Any]
 """A decoded JSON object."""
@@ -141,6 +141,9 @@ class Answer:
 
     def __init__(self) -> None:
         self.finish_reason: str | None = None
+        self.tokens: tuple[TokenLogprob, ...] = ()
+        """Log-probabilities that the last chunk completed."""
+        self._growing = Growing()
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._logprobs: list[object] = []
@@ -166,6 +169,7 @@ class Answer:
         self._model = model if isinstance(model, str) and model else self._model
         self._usage = chunk.get("usage") or self._usage
         self._busy_ms = _busy_ms(chunk.get("timings")) or self._busy_ms
+        self.tokens = ()
         choices = chunk.get("choices")
         if choices is None and "usage" not in chunk:
             raise ValueError(f"no choices in {str(chunk)[:80]!r}")
@@ -190,13 +194,15 @@ class Answer:
         if isinstance(thinking, str):
             self._thinking.append(thinking)
         logprobs = choice.get("logprobs")
-        if isinstance(logprobs, Mapping) and isinstance(logprobs.get("content"), list):
-            self._logprobs.extend(logprobs["content"])
+        items = logprobs.get("content") if isinstance(logprobs, Mapping) else None
+        self._logprobs.extend(items if isinstance(items, list) else ())
         calls = part.get("tool_calls") or []
         if not isinstance(calls, list):
             raise ValueError(f"tool calls are not a list: {str(calls)[:80]!r}")
         for position, call in enumerate(calls):
             self._add_call(position, call)
+        plain = not (calls or thinking or part.get("refusal"))
+        self.tokens = self._growing.add(items, text, plain=plain)
         return text
 
     def _add_call(self, position: int, call: object) -> None:

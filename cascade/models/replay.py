@@ -102,6 +102,7 @@ class Recorder(Model):
         self.model = model.model
         self.local = model.local
         self.returns_logprobs = model.returns_logprobs
+        self.streams_logprobs = model.streams_logprobs
         self.real = model.real
         self.traces_itself = model.traces_itself
         self.weights_path = model.weights_path

@@ -138,6 +138,7 @@ class ScriptedModel(Model):
             if returns_logprobs is None
             else returns_logprobs
         )
+        self.streams_logprobs = self.returns_logprobs
 
     async def _complete(self, request: Request) -> Completion:
         with self._lock:
@@ -154,8 +155,13 @@ class ScriptedModel(Model):
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         completion = await self._complete(request)
-        for piece in split_tokens(completion.text):
-            yield Chunk(piece)
+        tokens = completion.logprobs or ()
+        if "".join(token.token for token in tokens) == completion.text:
+            chunks = [Chunk(token.token, logprobs=(token,)) for token in tokens]
+        else:
+            chunks = [Chunk(piece) for piece in split_tokens(completion.text)]
+        for chunk in chunks:
+            yield chunk
             await asyncio.sleep(0)
         yield Chunk(completion=completion)
 

@@ -1,0 +1,67 @@
+"""When a draft that is still being written can be given up.
+
+Two facts tell. A geometric mean over at most N tokens has a ceiling at every moment. And the
+worst stretch of an answer, once written, stays: the smallest mean over 16 tokens only falls while
+the answer grows, so that the final value of calibration drafts bounds the running one (early
+stopping as in DeepConf, arXiv 2508.15260, with a conformal bound in place of its percentile).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+
+from cascade.confidence.logprobs import WINDOW, window_means
+
+EarlyRow = tuple[float, float]
+"""Of a calibration draft: its confidence, and its `logprob_window_min`."""
+
+WORST = "logprob_window_min"
+"""The feature that a draft's running windows fall to."""
+
+ROUNDING = 1e-9
+"""Sums of the same numbers in another order differ by less."""
+
+
+def ceiling(total: float, limit: int) -> float:
+    """The highest geometric mean probability that an answer can still reach.
+
+    Remaining tokens have a log-probability of 0 at best, and there are never more than `limit`.
+
+    Args:
+        total: sum of the log-probabilities so far, in nats.
+        limit: most tokens that the answer may have.
+    """
+    return min(1.0, math.exp(total / limit) + ROUNDING)
+
+
+def tail_mean(values: Sequence[float]) -> float | None:
+    """Mean of the last `WINDOW` log-probabilities; None before there are so many."""
+    return window_means(values[-WINDOW:], WINDOW)[0] if len(values) >= WINDOW else None
+
+
+def drafts_needed(share: float) -> int:
+    """The fewest accepted calibration drafts that bound a share: 1/share − 1, rounded up."""
+    return math.ceil(1.0 / share) - 1
+
+
+def lowest_kept(
+    rows: Sequence[EarlyRow], accepts: Callable[[float], bool], share: float
+) -> float | None:
+    """Below this running window a draft is given up; None where too few drafts bound it.
+
+    With n accepted drafts it is the r-th smallest window, r = ⌊share·(n + 1)⌋. A further accepted
+    draft of the same kind falls below it with probability at most r/(n + 1) ≤ share: its rank
+    among n + 1 exchangeable values is uniform, and ties only help (split conformal prediction;
+    Vovk, Gammerman & Shafer 2005, and arXiv 2107.07511, appendix D).
+
+    Args:
+        rows: of calibration drafts, sorted.
+        accepts: whether a final confidence is accepted; monotone.
+        share: of the drafts that would be accepted, at most lost.
+    """
+    first = bisect_left(rows, True, key=lambda row: accepts(row[0]))
+    lowest = sorted(window for _, window in rows[first:])
+    rank = math.floor(share * (len(lowest) + 1))
+    return lowest[rank - 1] if rank else None
