@@ -16,10 +16,8 @@ from typing import Literal
 from cascade.errors import ConfigurationError
 from cascade.evaluation.plan.inputs import PlanInputs
 from cascade.evaluation.shares import wilson
+from cascade.ledger.prices.base import to_finest
 from cascade.state import Record
-
-FINEST = Decimal("1e-15")
-"""Dollars are rounded to this fraction, as in the ledger."""
 
 Verdict = Literal["saves", "loses", "uncertain", "open", "never"]
 """`open`: it depends on an accept rate that was not given. `uncertain`: its interval says both."""
@@ -137,7 +135,7 @@ def plan(inputs: PlanInputs) -> Plan:
         )
     ratio = (draft + check) / large
     accept = _accept_rate(inputs)
-    saved = None if accept is None else _map(accept, lambda a: _money(a * large - draft - check))
+    saved = None if accept is None else _map(accept, lambda a: to_finest(a * large - draft - check))
     bill = _bill(inputs, large, saved)
     found = Plan(
         inputs=inputs,
@@ -196,10 +194,10 @@ def _bill(inputs: PlanInputs, large: Decimal, saved: Interval | None) -> BillPla
         bill = bill.model_copy(update={"from_requests": _from_requests(fixed, saved)})
     if requests is None:
         return bill
-    alone = _money(requests * large)
+    alone = to_finest(requests * large)
     known = {"large_only_usd": alone}
     if saved is not None:
-        monthly = _money(requests * saved.value) - fixed
+        monthly = to_finest(requests * saved.value) - fixed
         known |= {"saved_usd": monthly, "cascade_usd": alone - monthly}
     return bill.model_copy(update=known)
 
@@ -244,11 +242,6 @@ def _verdict(found: Plan) -> Verdict:
     if high <= 0:
         return "loses"
     return "saves" if low > 0 else "uncertain"
-
-
-def _money(amount: Decimal) -> Decimal:
-    # Beyond a trillion the context has no digits left for the finest fraction.
-    return amount.quantize(FINEST) if amount.adjusted() < 12 else amount
 
 
 def _decimal(value: float) -> Decimal:
