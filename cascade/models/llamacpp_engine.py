@@ -23,6 +23,11 @@ DEFAULT_CONTEXT = 2048
 default is what a question and its answer need and not all that the model could read."""
 
 
+PROMPT_BATCH = 512
+"""Tokens of a prompt that are read at a stretch: only between two of these can a request that
+nobody waits for be stopped. llama.cpp computes in portions of 512, so it is none the slower."""
+
+
 class _Server(Protocol):
     """The part of `xllamacpp.Server` that is used."""
 
@@ -114,7 +119,11 @@ class Engine:
         return server.listening_address
 
     async def chunks(self, payload: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-        """The chunks of one streamed request. Leaving early stops the computation.
+        """The chunks of one request. Leaving early stops the computation.
+
+        The caller waits for nothing. A stream is stopped at its next token, or while the prompt is
+        read after `PROMPT_BATCH` tokens of it; a request that is not streamed goes on to its end,
+        since the C code asks nobody before.
 
         Raises:
             RuntimeError, ValueError: llama.cpp refused the request.
@@ -123,11 +132,15 @@ class Engine:
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
         left = threading.Event()
+        if payload.get("stream"):
+            payload = {**payload, "return_progress": True}
 
         def forward(item: dict[str, Any] | Exception | None) -> bool:
             """Hand a chunk to the event loop; True tells llama.cpp to stop."""
             if left.is_set():
                 return True
+            if isinstance(item, dict) and "prompt_progress" in item:
+                return False
             try:
                 loop.call_soon_threadsafe(arrived.put_nowait, item)
             except RuntimeError:  # the loop is closed: nobody waits any more
@@ -173,6 +186,7 @@ def _load(options: LoadOptions) -> _Server:
     params.cpuparams.n_threads = options.n_threads
     if options.n_gpu_layers is not None:
         params.n_gpu_layers = options.n_gpu_layers
+    params.n_batch = PROMPT_BATCH
     params.verbosity = -1
     params.cache_ram_mib = 0  # by default up to 8 GB of old prompts would be kept
     # xllamacpp also listens on a loopback port. Other users of this machine get 401 there.
