@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -11,6 +12,8 @@ from langchain_core.messages import BaseMessage
 
 from cascade.agents.base import Task
 from cascade.state import Assessment, Decision, Draft, Run
+
+logger = logging.getLogger("cascade")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +49,33 @@ class Watcher(Protocol):
     def judged(self, case: Case) -> None:
         """A decision was made and is in the ledger."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sheltered:
+    """A watcher whose failures are logged and reach no reply.
+
+    A node that failed with its decision in the ledger would be executed again, and what accepting
+    the draft saves would be there twice.
+    """
+
+    inner: Watcher
+
+    def audit_rate(self, case: Case) -> float | None:
+        """That of the watcher; None where it fails."""
+        try:
+            return self.inner.audit_rate(case)
+        except Exception:
+            logger.exception("%s failed: run %s is not audited", self._name, case.run.id)
+            return None
+
+    def judged(self, case: Case) -> None:
+        """Tell the watcher."""
+        try:
+            self.inner.judged(case)
+        except Exception:
+            logger.exception("%s failed at run %s", self._name, case.run.id)
+
+    @property
+    def _name(self) -> str:
+        return type(self.inner).__name__

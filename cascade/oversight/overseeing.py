@@ -11,7 +11,7 @@ from cascade._background import Background
 from cascade.agents import Route, Task
 from cascade.agents.auditor import Auditor
 from cascade.agents.outlook import Outlook
-from cascade.agents.watching import Watcher
+from cascade.agents.watching import Sheltered, Watcher
 from cascade.confidence import Calibrator
 from cascade.graph import DEFAULT_RETRY
 from cascade.ledger import Recorder
@@ -123,4 +123,5 @@ def oversee(
         made.auditor.rates.factor = parts.guard.rate_factor
         if parts.drift is not None:
             made.auditor.on_audit.append(parts.drift.audited)
+    made.watchers = tuple(map(Sheltered, made.watchers))
     return made

@@ -15,6 +15,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import RetryPolicy
 
 from cascade import Audits, Cascade, ConfigurationError, LedgerError, MemoryLedger, Price, Tier
+from cascade.agents.auditor import Auditor
 from cascade.agents.leftovers import is_result
 from cascade.errors import AuthenticationError, ModelUnavailableError
 from cascade.graph import is_retryable
@@ -70,6 +71,21 @@ def results(ledger: MemoryLedger) -> list[LedgerEntry]:
 
 def saved(ledger: MemoryLedger) -> Decimal:
     return sum((entry.saved_usd for entry in ledger.entries if entry.saved_usd), Decimal(0))
+
+
+@pytest.mark.parametrize("method", ["audit_rate", "judged"])
+def test_an_auditor_that_fails_breaks_no_reply(
+    method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Auditor, method, broken)
+    cascade, ledger = made()
+    with cascade:
+        assert cascade.invoke("?").answer == "Sydney"
+    assert "Auditor failed" in caplog.text
+    assert audits(ledger) == []
 
 
 class Gate:
