@@ -24,14 +24,14 @@ import _pairs as pairs
 import _tables
 import decision_speed
 import numpy as np
+from _naive import lowest_threshold, single_signals
 
 from cascade.confidence.calibrators import sigmoid
 from cascade.confidence.fitting import fit_calibrator, fit_logistic
 from cascade.confidence.metrics import Array, auroc, brier, ece, ece_noise_floor
 from cascade.confidence.text import fit_text_encoder
 from cascade.evaluation.metrics import nauc
-from cascade.evaluation.recorded import Recorded, Rows, confidence_features, single_signals
-from cascade.evaluation.replay import lowest_threshold
+from cascade.evaluation.recorded import Recorded, Rows, confidence_features
 from cascade.evaluation.staged import Rule, Stage, StagedPolicy, choose_policy, replay_staged
 from cascade.evaluation.study import best_policy, fit_stage, shapes
 from cascade.policies.certify import Refusal, certify

@@ -235,28 +235,3 @@ def confidence_features(
         parts.append(recorded.draft.column("log_length")[:, None])
     parts.append(recorded.prompt.select(_PROMPT_IN_CONFIDENCE))
     return np.hstack(parts)
-
-
-def single_signals(
-    recorded: Recorded, helpers: Sequence[str] = ()
-) -> dict[str, tuple[Array, Array, bool]]:
-    """Raw signals to put a threshold on: (higher is escalated, dollars per row, before the draft).
-
-    What a user without a calibration could take; the baseline to beat.
-    """
-    free = np.zeros(len(recorded))
-    found: dict[str, tuple[Array, Array, bool]] = {}
-    for name in recorded.draft.names:
-        values = np.nan_to_num(recorded.draft.column(name))
-        if name in (RAW, "margin", "answered"):
-            found[name] = (-values, free, False)
-        elif name in ("entropy", "distinct", "log_length"):
-            found[name] = (values, free, False)
-    if "rank1" in recorded.draft.names:
-        second = np.exp(recorded.draft.column("rank1"))
-        found["margin_p"] = (second - recorded.raw_score(), free, False)
-    found["short"] = (recorded.prompt.column("log_chars"), free, True)
-    for helper in helpers:
-        block = recorded.panel((helper,))
-        found[f"agree:{helper}"] = (-block.column("panel_same"), block.cost, False)
-    return found

@@ -164,18 +164,5 @@ def sweep(
     )
 
 
-def lowest_threshold(confidence: Array, correct: Array, max_harm: float) -> float:
-    """The lowest τ whose harm P(accept ∧ wrong) on these very rows is at most `max_harm`.
-
-    Promises nothing about other rows, where it is exceeded about every second time; infinity
-    where even the surest draft is wrong too often.
-    """
-    order = np.argsort(-confidence, kind="stable")
-    harm = np.cumsum(correct[order] < 0.5) / len(order)
-    ends = np.append(np.flatnonzero(np.diff(confidence[order]) < 0), len(order) - 1)
-    good = ends[harm[ends] <= max_harm]
-    return float(confidence[order][good[-1]]) if len(good) else float("inf")
-
-
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value

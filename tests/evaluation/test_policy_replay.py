@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.errors import ConfigurationError
-from cascade.evaluation.replay import Rows, accepts, lowest_threshold, replay, sweep
+from cascade.evaluation.replay import Rows, accepts, replay, sweep
 from cascade.policies import (
     AbstainPolicy,
     CertifiedPolicy,
@@ -107,10 +107,3 @@ def test_a_sweep_gives_what_each_threshold_gives(
         assert found.harm[i] == pytest.approx((accepted * (1 - small)).mean())
         cost = small_cost.sum() + large_cost[~accepted].sum()
         assert found.cost[i] == pytest.approx(cost)
-
-
-def test_more_confidence_is_asked_for_where_less_harm_is_allowed() -> None:
-    confidence, correct = np.array([0.9, 0.8, 0.7, 0.6]), np.array([1.0, 1.0, 0.0, 1.0])
-    assert lowest_threshold(confidence, correct, 0.3) == 0.6
-    assert lowest_threshold(confidence, correct, 0.1) == 0.8
-    assert lowest_threshold(confidence, np.zeros(4), 0.1) == float("inf")

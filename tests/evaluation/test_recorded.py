@@ -24,7 +24,6 @@ from cascade.evaluation.recorded import (
     confidence_features,
     features,
     record_pair,
-    single_signals,
 )
 from tests.evaluation.recordings import rows
 
@@ -227,13 +226,3 @@ def test_the_confidence_looks_at_all_collected_features() -> None:
         confidence_features(long).shape[1]
         == confidence_features(record_pair(rows(3), "small", "large")).shape[1] + 1
     )
-
-
-def test_single_signals_are_those_that_a_user_could_threshold() -> None:
-    found = record_pair(rows(20, helper=True), "small", "large")
-    signals = single_signals(found, ["helper"])
-    shorter = record_pair(rows(20, votes=True), "small", "large")
-    assert {"answered", "distinct"} <= set(single_signals(shorter))
-    assert set(signals) == {"raw", "margin", "entropy", "margin_p", "short", "agree:helper"}
-    assert signals["agree:helper"][1].sum() > 0
-    assert signals["short"][2]
