@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from cascade._background import MOST_WAITING, Background
 from cascade.agents.audit_rates import AuditRates
 from cascade.agents.base import Caller
+from cascade.agents.border import may_ask
 from cascade.agents.comparing import Answers, Ask, Compare, Comparison
 from cascade.agents.leftovers import (
     STALE,
@@ -100,8 +101,10 @@ class Auditor:
         return self.outlook.tiers[-1]
 
     def audit_rate(self, case: Case) -> float | None:
-        """The chance of this accepted draft; None where it cannot be audited."""
+        """The chance of this accepted draft; None where it cannot, or must not, be audited."""
         self._begin()
+        if not may_ask(case.run, self.tier):
+            return None
         if self.background.outstanding >= MOST_WAITING:
             return None
         cost = self.outlook.cost(self.tier, case.draft)

@@ -11,6 +11,7 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 from langgraph.runtime import Runtime
 
+from cascade.agents.border import check_may_ask
 from cascade.agents.entries import Accounts, Call
 from cascade.agents.sending import observed, send
 from cascade.errors import (
@@ -117,7 +118,9 @@ def current_run(state: CascadeState, runtime: AgentRuntime) -> Run:
         return run
     info = runtime.execution_info
     run_id = info.checkpoint_id if info else question_id
-    return Run(id=run_id, question_id=question_id, begun_at=time.time())
+    # What had to stay here before is part of the conversation, and stays with all that follows.
+    stays = None if run is None else run.local_only
+    return Run(id=run_id, question_id=question_id, begun_at=time.time(), local_only=stays)
 
 
 def finished(run: Run) -> Run:
@@ -224,8 +227,11 @@ class Caller:
             on_text: receives the answer's text piece by piece while it arrives.
 
         Raises:
+            LocalOnlyError: the question must not go to this tier. Nothing was sent, and there is
+                no entry.
             ModelError: the call failed; its entry is in the ledger.
         """
+        check_may_ask(run, tier)
         attempt_id = await self.recorder.begin(run.id, node, tier.name, tier.model.name)
         call = observed(self.recorder.observers, tier, request, node, run)
         sent = Call(tier, request, node, run, attempt_id, self.clock(), on_text)

@@ -15,8 +15,9 @@ from cascade.agents.base import (
     attempt_of,
     current_run,
 )
-from cascade.agents.moves import escalate
+from cascade.agents.moves import abstain, accept, escalate, within
 from cascade.errors import DeadlineError, ModelError
+from cascade.events import Token
 from cascade.state import CascadeState, Decision, Draft, StateUpdate
 from cascade.tiers import OpenTier
 
@@ -68,4 +69,15 @@ class Drafter:
         entries = self.caller.recorder.take(run.id)
         # Before the first draft of a run, the state may hold one of the run before.
         cleared = {} if run.tier else {"draft": None, "assessment": None}
-        return escalate(run, self.tiers, decision, ledger=entries, **cleared)
+        draft, assessment = state.get("draft"), state.get("assessment")
+        usable = assessment is not None and assessment.objection is None
+        decided = within(run, self.tiers, decision, usable=usable)
+        if decided.action == "escalate":
+            return escalate(run, self.tiers, decided, ledger=entries, **cleared)
+        if draft is None:
+            raise failure
+        update = abstain(run, decided)
+        if decided.action == "accept":
+            runtime.stream_writer(Token(draft.completion.text, draft.tier))
+            update = accept(run, draft, decided, degraded=True)
+        return Command(goto="__end__", update=update | {"ledger": entries})

@@ -1,4 +1,5 @@
-"""The gate before the first node: whether a draft or the large model answers a question first."""
+"""The gate before the first node: whether a draft or the large model answers a question first,
+and whether the question has to stay on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from langgraph.config import get_config
 from langgraph.types import Command
 
 from cascade.agents.base import AgentRuntime, current_run
+from cascade.agents.border import asked_to_stay, may_ask
 from cascade.state import CascadeState, Completion, Decision, Run, StateUpdate
+from cascade.tiers import OpenTier
 
 FIRST = "shadow: the large model answers first, a draft is made beside it"
 
@@ -44,37 +47,54 @@ class Beside(Protocol):
         ...
 
 
+def straight(run: Run, tiers: Sequence[OpenTier], beside: Beside) -> Command[str] | None:
+    """The way of a run whose question the large model answers first; None where it does not.
+
+    Args:
+        run: which has just begun.
+        tiers: from small to large.
+        beside: says which questions.
+    """
+    thread = get_config().get("configurable", {}).get("thread_id")
+    if not may_ask(run, tiers[-1]) or not beside.takes(run.id if thread is None else str(thread)):
+        return None
+    update: StateUpdate = {
+        "run": replace(run, tier=len(tiers) - 1, shadow=True),
+        "draft": None,
+        "assessment": None,
+        "degraded": False,
+        "decision": Decision(action="escalate", reason=FIRST),
+    }
+    return Command(goto="expert", update=update)
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Stands before the first agent, and sends some questions straight to the expert.
+    """Stands before the first agent, and sends some questions another way.
+
+    One that has to stay on this machine goes to the router, which sees to that; where the large
+    model answers first, the question goes straight to the expert.
 
     Args:
         first: the agent behind it.
-        beside: says which questions.
-        last: index of the last tier.
+        tiers: from small to large.
+        beside: says which questions the large model answers first.
         on_error: that of the first agent.
     """
 
     first: Callable[[CascadeState, AgentRuntime], Awaitable[StateUpdate | Command[str]]]
-    beside: Beside
-    last: int
+    tiers: tuple[OpenTier, ...]
+    beside: Beside | None = None
     on_error: Any = None
 
     async def __call__(
         self, state: CascadeState, runtime: AgentRuntime
     ) -> StateUpdate | Command[str]:
-        """Go to `expert`, or do what the first agent does."""
+        """Go to `route` or to `expert`, or do what the first agent does."""
         run = current_run(state, runtime)
         if run is state.get("run"):
             return await self.first(state, runtime)  # the run has begun: its draft goes on
-        thread = get_config().get("configurable", {}).get("thread_id")
-        if not self.beside.takes(run.id if thread is None else str(thread)):
-            return await self.first(state, runtime)
-        update: StateUpdate = {
-            "run": replace(run, tier=self.last, shadow=True),
-            "draft": None,
-            "assessment": None,
-            "degraded": False,
-            "decision": Decision(action="escalate", reason=FIRST),
-        }
-        return Command(goto="expert", update=update)
+        if run.local_only is not None or asked_to_stay() is not None:
+            return Command(goto="route", update={"run": run})
+        shadow = None if self.beside is None else straight(run, self.tiers, self.beside)
+        return await self.first(state, runtime) if shadow is None else shadow

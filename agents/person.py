@@ -10,8 +10,9 @@ from langgraph.types import Command, interrupt
 from pydantic import ValidationError
 
 from cascade.agents.base import AgentRuntime
+from cascade.agents.border import may_ask, noted
 from cascade.agents.entries import free_entry
-from cascade.agents.moves import accept, escalate
+from cascade.agents.moves import abstain, accept, escalate, within
 from cascade.agents.outlook import Outlook
 from cascade.errors import InputError
 from cascade.ledger import Recorder
@@ -49,24 +50,31 @@ class Person:
         run, draft, decision = state["run"], state["draft"], state["decision"]
         assert draft is not None, "there is a draft to ask about"
         answer = self._ask(state, draft, decision)
+        said = "accept" if isinstance(answer, OwnAnswer) else answer
         note = "a person answered" if isinstance(answer, OwnAnswer) else f"a person said {answer}"
-        action = "ask" if isinstance(answer, OwnAnswer) else answer
-        entry = free_entry(run, "ask", draft.tier, note).model_copy(update={"action": action})
-        match answer:
-            case "accept":
-                baseline = self.outlook.earned(draft, Decimal(0), state["messages"])
-                entry = entry.model_copy(update=baseline)
-            case "escalate":
-                self.recorder.record(entry)
-                decided = decision.model_copy(update={"action": "escalate", "reason": note})
-                return escalate(run, self.tiers, decided, ledger=self.recorder.take(run.id))
-            case OwnAnswer(answer=text):
-                # A person's time has no price here, so an answer of theirs claims no saving.
-                draft = Draft("person", Completion(text=text, model="person"))
+        decided = decision.model_copy(update={"action": said, "reason": note})
+        assessment = state.get("assessment")
+        usable = assessment is None or assessment.objection is None
+        decided = within(run, self.tiers, decided, usable=usable)
+        earns = may_ask(run, self.tiers[-1])
+        note = decided.reason if earns else noted(decided.reason, self.tiers[-1])
+        entry = free_entry(run, "ask", draft.tier, note)
+        entry = entry.model_copy(update={"action": decided.action})
+        if isinstance(answer, OwnAnswer):
+            # A person's time has no price here, so an answer of theirs claims no saving.
+            draft = Draft("person", Completion(text=answer.answer, model="person"))
+            entry = entry.model_copy(update={"action": "ask"})
+        elif answer == "accept" and earns:
+            baseline = self.outlook.earned(draft, Decimal(0), state["messages"])
+            entry = entry.model_copy(update=baseline)
         self.recorder.record(entry)
-        decided = decision.model_copy(update={"action": "accept", "reason": note})
-        update = accept(run, draft, decided) | {"ledger": self.recorder.take(run.id)}
-        return Command(goto="__end__", update=update)
+        entries = self.recorder.take(run.id)
+        if decided.action == "escalate":
+            return escalate(run, self.tiers, decided, ledger=entries)
+        update = abstain(run, decided)
+        if decided.action == "accept":
+            update = accept(run, draft, decided, degraded=said == "escalate")
+        return Command(goto="__end__", update=update | {"ledger": entries})
 
     def _ask(
         self, state: CascadeState, draft: Draft, decision: Decision

@@ -1,20 +1,21 @@
-"""The router chooses, before anything is drafted, which tier answers first."""
+"""The router says, before anything is drafted, which tier answers first and which ones may."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 from langchain_core.messages import BaseMessage
 from langgraph.types import Command
 
 from cascade.agents.base import AgentRuntime, current_run
+from cascade.agents.border import Border, may_ask, nearest
 from cascade.agents.entries import free_entry
+from cascade.agents.gate import Beside, straight
 from cascade.errors import ConfigurationError
 from cascade.ledger import Recorder
-from cascade.state import CascadeState, Decision, StateUpdate
+from cascade.state import CascadeState, Decision, Run, StateUpdate
 from cascade.tiers import OpenTier
 
 Route = Callable[[Sequence[BaseMessage]], "str | Awaitable[str | None] | None"]
@@ -23,32 +24,47 @@ Route = Callable[[Sequence[BaseMessage]], "str | Awaitable[str | None] | None"]
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """Sends a question to the tier that a rule of the user's names."""
+    """Keeps questions here that must not leave, and sends the others where a rule says.
 
-    route: Route
+    What it found is in the state before a model is asked, so that neither a failure nor a restart
+    makes a question of another kind of it.
+
+    Args:
+        route: the user's rule, or none.
+        tiers: from small to large.
+        recorder: of the ledger.
+        border: says which questions stay here.
+        beside: says which questions the large model answers first.
+    """
+
+    route: Route | None
     tiers: tuple[OpenTier, ...]
     recorder: Recorder
+    border: Border = field(default_factory=Border)
+    beside: Beside | None = None
 
-    async def __call__(
-        self, state: CascadeState, runtime: AgentRuntime
-    ) -> Command[Literal["draft", "expert"]]:
+    async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> Command[str]:
         """Go to `draft` or straight to `expert`.
 
         Raises:
-            ConfigurationError: the rule named a tier that does not exist.
+            ConfigurationError: the rule named a tier that does not exist, or the question has to
+                stay on this machine and no tier is there.
         """
+        messages = state["messages"]
         run = current_run(state, runtime)
-        name = self.route(state["messages"])
-        if inspect.isawaitable(name):
-            name = await name
-        names = [tier.name for tier in self.tiers]
-        if name is not None and name not in names:
-            raise ConfigurationError(
-                f"the router named the tier {name!r}; there are: {', '.join(names)}"
-            )
-        index = 0 if name is None else names.index(name)
-        last = index == len(names) - 1
-        self.recorder.record(free_entry(run, "route", names[index]))
+        stays, why = await self.border.inspect(run, messages)
+        run = replace(run, local_only=stays)
+        if self.beside is not None:
+            shadow = straight(run, self.tiers, self.beside)
+            if shadow is not None:
+                return shadow
+        named = await self._named(messages)
+        index = self._allowed(run, 0 if named is None else named, why)
+        name, last = self.tiers[index].name, index == len(self.tiers) - 1
+        notes = [] if not why else [f"{why}: stays on this machine" if stays else why]
+        if named is not None and index != named:
+            notes.append(f"the router named {self.tiers[named].name}, which must not be asked")
+        self.recorder.record(free_entry(run, "route", name, "; ".join(notes)))
         update: StateUpdate = {
             "run": replace(run, tier=index),
             "draft": None,
@@ -57,7 +73,31 @@ class Router:
             "ledger": self.recorder.take(run.id),
         }
         if last:
-            update["decision"] = Decision(
-                action="escalate", reason=f"the router sent it straight to {name}"
-            )
+            by = "the router sent it" if named == index else "it went"
+            update["decision"] = Decision(action="escalate", reason=f"{by} straight to {name}")
         return Command(goto="expert" if last else "draft", update=update)
+
+    async def _named(self, messages: Sequence[BaseMessage]) -> int | None:
+        """The index of the tier that the user's rule names."""
+        name = None if self.route is None else self.route(messages)
+        if inspect.isawaitable(name):
+            name = await name
+        names = [tier.name for tier in self.tiers]
+        if name is not None and name not in names:
+            raise ConfigurationError(
+                f"the router named the tier {name!r}; there are: {', '.join(names)}"
+            )
+        return None if name is None else names.index(name)
+
+    def _allowed(self, run: Run, wanted: int, why: str) -> int:
+        """The tier that was wanted, or the best one that may be asked instead."""
+        if may_ask(run, self.tiers[wanted]):
+            return wanted
+        found = nearest(run, self.tiers, wanted)
+        if found is None:
+            there = ", ".join(f"{tier.name} ({tier.model.name})" for tier in self.tiers)
+            raise ConfigurationError(
+                f"{why}, but no tier is on this machine: {there}. Give a tier that is, such as "
+                "'ollama:qwen2.5:3b', or say Tier(…, local=True) of one that it may go to."
+            )
+        return found

@@ -9,6 +9,7 @@ from langgraph.errors import NodeError
 from langgraph.types import Command
 
 from cascade.agents.base import AgentRuntime, Caller, Task, attempt_of
+from cascade.agents.border import may_ask
 from cascade.agents.entries import free_entry
 from cascade.confidence import Calibrator, combine, objection
 from cascade.confidence.signals import Asked, LogprobSignal, Probe, PTrueSignal, Signal, take
@@ -66,14 +67,15 @@ class SelfChecker:
             )
 
         features = dict(before.signals)
-        for signal in signals:
+        taken_here = [s for s in signals if may_ask(run, self.helpers.get(s.name, tier))]
+        for signal in taken_here:
             features |= await take(signal, asked, ask)
-        if not any(signal.calls for signal in signals):
+        if not any(signal.calls for signal in taken_here):
             self.caller.recorder.record(free_entry(run, NODE, tier.name))
         taken = (*before.taken, *(signal.name for signal in signals))
         assessment = Assessment(signals=features, taken=taken, objection=against)
         return {
-            "assessment": self._judge(tier, assessment, signals, asked),
+            "assessment": self._judge(tier, assessment, taken_here, asked),
             "ledger": self.caller.recorder.take(run.id),
         }
 

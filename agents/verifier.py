@@ -12,9 +12,10 @@ from langgraph.config import get_config
 from langgraph.types import Command
 from pydantic import Field
 
-from cascade.agents.base import AgentRuntime, Deadline, Task, finished
+from cascade.agents.base import AgentRuntime, Deadline, Task
+from cascade.agents.border import may_ask, noted
 from cascade.agents.expert import STREAM_TOKENS
-from cascade.agents.moves import accept, escalate
+from cascade.agents.moves import abstain, accept, escalate, within
 from cascade.agents.outlook import Outlook
 from cascade.agents.watching import Case, Watcher
 from cascade.confidence import Calibrator
@@ -82,7 +83,8 @@ class Verifier:
         run, draft, assessment = state["run"], state["draft"], state["assessment"]
         assert draft is not None, "the drafter comes before the verifier"
         assert assessment is not None, "the self-checker comes before the verifier"
-        decision, assessment, cost = await self._decide(state, draft, assessment)
+        decided, assessment, cost = await self._decide(state, draft, assessment)
+        decision = within(run, self.tiers, decided, usable=assessment.objection is None)
         runtime.stream_writer(Decided(draft.tier, decision, assessment))
         case = self._case(Case(run, state["messages"], draft, assessment, decision))
         entry = self.recorder.record(self._entry(case, cost))
@@ -95,7 +97,8 @@ class Verifier:
                 if get_config().get("configurable", {}).get(STREAM_TOKENS, True):
                     for word in _WORDS.findall(draft.completion.text):
                         runtime.stream_writer(Token(word, draft.tier))
-                return Command(goto="__end__", update=accept(run, draft, decision) | common)
+                answer = accept(run, draft, decision, degraded=decided.action == "escalate")
+                return Command(goto="__end__", update=answer | common)
             case "escalate":
                 return escalate(run, self.tiers, decision, **common)
             case "observe":
@@ -105,8 +108,7 @@ class Verifier:
             case "ask":
                 return Command(goto="ask", update={"decision": decision} | common)
             case "abstain":
-                update = {"run": finished(run), "decision": decision, "degraded": False}
-                return Command(goto="__end__", update=update | common)
+                return Command(goto="__end__", update=abstain(run, decision) | common)
 
     async def _decide(
         self, state: CascadeState, draft: Draft, assessment: Assessment
@@ -198,6 +200,8 @@ class Verifier:
             signals=assessment.signals or None,
             audit_rate=case.audit_rate,
         )
+        if not may_ask(case.run, self.tiers[-1]):
+            return entry.model_copy(update={"note": noted(entry.note, self.tiers[-1])})
         if decision.action != "accept":
             self.outlook.asked(case.messages)
             return entry

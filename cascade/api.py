@@ -8,7 +8,6 @@ import logging
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import copy_context
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,8 @@ from cascade._portal import iterate_sync, run_sync
 from cascade._together import iterate_in
 from cascade._variants import Variants
 from cascade.agents import Judge, Route, Task
+from cascade.agents.border import LocalOnly, Private
 from cascade.agents.expert import STREAM_TOKENS
-from cascade.agents.leftovers import STALE
 from cascade.batches import Batches
 from cascade.confidence.signals import SignalLike, to_signals
 from cascade.errors import CascadeError, ConfigurationError, ModelError
@@ -32,6 +31,8 @@ from cascade.ledger import LedgerStore, LedgerView, Recorder, collect, collectin
 from cascade.observing import Observer, Observers
 from cascade.oversight import Audits, Drift, Oversight, Reaction, Watched, oversee
 from cascade.oversight.alarms import to_drift
+from cascade.oversight.auditing import Auditing
+from cascade.oversight.local import check_local_only
 from cascade.oversight.shadow import Build, Mode, Shadow, Start
 from cascade.oversight.starting import Starting
 from cascade.oversight.validity import check_weights
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cascade")
 
 
-class Cascade(Batches, Starting):
+class Cascade(Batches, Starting, Auditing):
     """A small model drafts, its confidence is checked, a large model answers what is doubtful.
 
     Args:
@@ -94,6 +95,12 @@ class Cascade(Batches, Starting):
         drift: watch signals, escalations and audits, and react to an alarm: `"warn"`, `"audit"`
             more, `"tighten"`, `"large_only"`, or `Drift(…)` with a reaction for each kind. The
             ledger remembers it; `cascade.drift.reset()` ends it.
+        local_only: True, or what becomes of a question that no tier on this machine is good enough
+            for: `"answer"` (True) it with the draft, marked as degraded, or `"abstain"`. Then no
+            way leads to a tier that is elsewhere. A run's `config["configurable"]["local_only"]`
+            says it of one question.
+        private: your own rule, `messages → bool`, also async, for each question. There is one
+            ready, `cascade.privacy.looks_personal`.
         observers: who looks on: `Telemetry`, `PrometheusMetrics`, `RunLog` of
             `cascade.integrations`, or your own `cascade.observing.Observer`.
         retry_policy: LangGraph's retries for the nodes that call models.
@@ -126,13 +133,15 @@ class Cascade(Batches, Starting):
         mode: Mode = "live",
         canary_share: float = 0.1,
         drift: Drift | Reaction | None = None,
+        local_only: LocalOnly = False,
+        private: Private | None = None,
         observers: Sequence[Observer] = (),
         retry_policy: RetryPolicy = DEFAULT_RETRY,
         name: str = "cascade",
     ) -> None:
         self.options = {option: value for option, value in locals().items() if option != "self"}
         self.name = name
-        self.tiers = open_pair_or_tiers(small, large, tiers)
+        self.tiers = open_pair_or_tiers(small, large, tiers, local_only)
         self.calibration = load_calibration(calibrator)
         self.policy = choose_policy(
             self.tiers,
@@ -151,6 +160,7 @@ class Cascade(Batches, Starting):
         self._response_format = response_format
         self._warned = False
         self._checked = self.calibration is None
+        check_local_only(self.options, self.tiers, self.policy)
         self._oversight = self._oversee(tags or {})
         self.drift = self._oversight.drift
         self._build = self._wire(tags or {})
@@ -197,6 +207,8 @@ class Cascade(Batches, Starting):
             outlook=self._oversight.outlook,
             watchers=self._oversight.watchers,
             tags=tags,
+            local_only=given["local_only"],
+            private=given["private"],
         )
 
     def _assemble(self) -> None:
@@ -311,22 +323,6 @@ class Cascade(Batches, Starting):
     def close(self) -> None:
         """`aclose` for synchronous callers: `with Cascade(…) as cascade` ends with it."""
         run_sync(self.aclose())
-
-    async def audits_done(self) -> None:
-        """Return once all audits and shadow drafts of this process so far are in the ledger."""
-        await self._oversight.background.finish()
-
-    async def resume_audits(self, older_than: timedelta = STALE) -> int:
-        """Take on audits that were drawn by a process that has died; returns how many.
-
-        A running cascade does so by itself, with its first question and every ten minutes. They
-        are there where the ledger keeps texts: `open_store(…, texts="pending")`.
-
-        Args:
-            older_than: since they were drawn; `timedelta(0)` where no other process is at work.
-        """
-        auditor = self._oversight.auditor
-        return 0 if auditor is None else await auditor.resume(older_than)
 
     def __enter__(self) -> Cascade:
         return self

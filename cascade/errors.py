@@ -18,6 +18,7 @@ CascadeError
 │   ├── ModelTimeoutError         no answer in time
 │   │   └── DeadlineError         the run had no time left to ask
 │   ├── StreamInterruptedError    the stream broke after it had begun
+│   ├── LocalOnlyError            the question has to stay on this machine: nothing was sent
 │   └── MalformedResponseError    an answer that cannot be read
 ├── RecordingMissError            a replay has no answer for this request
 ├── RealRequestForbiddenError     `cascade.testing.forbid_real_requests` is on
@@ -166,6 +167,10 @@ class StreamInterruptedError(ModelError):
 
     retryable = True
     circumstantial = True
+
+
+class LocalOnlyError(ModelError):
+    """The model is not on this machine, and the question must not leave it: nothing was sent."""
 
 
 class MalformedResponseError(ModelError):

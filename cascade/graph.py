@@ -5,7 +5,9 @@ START → draft → self_check → verify ─┬→ END      (accept)
   └→ route┴→ expert → END            ├→ expert   (escalate to the last tier)
                                      └→ ask      (a person decides)
 
-In shadow the first node goes straight to `expert`, and the draft is made after the reply.
+What has to stay on this machine goes to `route` first; where all has to, and the last tier is
+elsewhere, there is no `expert`. In shadow the first node goes straight to `expert`, and the draft
+is made after the reply.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from cascade.agents import (
     Verifier,
 )
 from cascade.agents.base import MAX_WAIT_S, Deadline, attempt_of, current_run
+from cascade.agents.border import Border, LocalOnly, Private, read_local_only
 from cascade.agents.entries import Accounts
 from cascade.agents.gate import Beside, Gate
 from cascade.agents.outlook import Outlook
@@ -41,14 +44,14 @@ from cascade.agents.sending import annotate
 from cascade.agents.watching import Watcher
 from cascade.confidence import Calibrator
 from cascade.confidence.signals import Signal
-from cascade.errors import InputError, ModelError, RateLimitError
+from cascade.errors import ConfigurationError, InputError, ModelError, RateLimitError
 from cascade.ledger import LedgerView, Recorder
 from cascade.ledger.tags import NO_TAGS, current_tags, tagged
 from cascade.ledger.view import weakest
 from cascade.observing import ObservedNode, Observers, after, ending_of
-from cascade.policies import Policy
+from cascade.policies import Policy, promises
 from cascade.state import CascadeInput, CascadeState, StateUpdate
-from cascade.tiers import OpenTier, open_tier
+from cascade.tiers import OpenTier, keep_local, open_tier
 
 TAGS = "ledger_tags"
 """Key of a run's `config["metadata"]`: tags of its ledger entries."""
@@ -141,6 +144,7 @@ class _Node(Runnable[CascadeState, Any]):
         then: str,
         tags: Mapping[str, str],
         observers: Observers,
+        border: Border,
     ) -> None:
         self.name = name
         self._agent = agent
@@ -148,6 +152,7 @@ class _Node(Runnable[CascadeState, Any]):
         self._then = then
         self._tags = tags
         self._observers = observers
+        self._border = border
 
     async def ainvoke(
         self,
@@ -156,6 +161,7 @@ class _Node(Runnable[CascadeState, Any]):
         **kwargs: Any,
     ) -> Any:
         runtime = get_runtime()
+        input = self._border.mark(input)  # noqa: A001 - what the node is given
         tags = {**self._tags, **current_tags(), **_tags_in(config)}
         with tagged(**tags):
             if not self._observers:
@@ -218,6 +224,8 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     watchers: Sequence[Watcher] = (),
     beside: Beside | None = None,
     tags: Mapping[str, str] = NO_TAGS,
+    local_only: LocalOnly = False,
+    private: Private | None = None,
 ) -> StateGraph[CascadeState, None, CascadeInput, CascadeState]:
     """The uncompiled graph, for those who want to rewire it; `Cascade.graph` is compiled.
 
@@ -237,8 +245,15 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
         beside: says which questions the large model answers first, and drafts them afterwards.
         tags: of every ledger entry; those of a run's `config["metadata"]["ledger_tags"]` and of
             `tagged(…)` around it come on top.
+        local_only: leave out all ways to tiers that are not on this machine.
+        private: says of each conversation whether it has to stay on this machine.
+
+    Raises:
+        ConfigurationError: something here cannot work; the message says what.
     """
-    tiers, task, recorder = tuple(tiers), task or Task(), recorder or Recorder()
+    border = Border(read_local_only(local_only, "local_only"), private, promises(policy))
+    tiers = tuple(tiers) if border.always is None else keep_local(tiers)
+    task, recorder = task or Task(), recorder or Recorder()
     deadline, calibrators = Deadline(deadline_s), calibrators or {}
     outlook = outlook or Outlook(tiers)
     caller = Caller(recorder, retry_policy.max_attempts, deadline, accounts=Accounts(outlook))
@@ -246,33 +261,59 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
 
     def add(name: str, agent: Any, *goes_to: str) -> None:
         """A node that goes to the first of these unless its agent says otherwise."""
-        node = _Node(name, agent, retry_policy, goes_to[0], tags, recorder.observers)
+        node = _Node(name, agent, retry_policy, goes_to[0], tags, recorder.observers, border)
         asks = retry_policy if getattr(agent, "on_error", None) is not None else None
         builder.add_node(name, node, retry_policy=asks, destinations=goes_to)
 
-    def gated(first: Any) -> Any:
-        if beside is None:
-            return first
-        return Gate(first, beside, len(tiers) - 1, getattr(first, "on_error", None))
+    answering, several = _answering(tiers, border)
+    first = answering[0]
+    routed = route is not None or border.looks
+    to_route = () if routed else ("route",)
 
-    add("expert", Expert(tiers[-1], caller, task, beside), END)
-    if len(tiers) == 1:
-        builder.add_edge(START, "expert")
+    def opening(name: str, agent: Any) -> Any:
+        """The agent, behind a gate where questions come to it first."""
+        gate = Gate(agent, tiers, beside, getattr(agent, "on_error", None))
+        return agent if routed or name != first else gate
+
+    builder.add_edge(START, "route" if routed else first)
+    add("route", Router(route, tiers, recorder, border, beside), *answering)
+    if "expert" in answering:
+        expert = opening("expert", Expert(tiers[-1], caller, task, beside))
+        add("expert", expert, END, *(to_route if first == "expert" else ()))
+    if first == "expert":
         return builder
-    onwards = ("draft", "expert") if len(tiers) > 2 else ("expert",)
-    drafter = Drafter(tiers, caller, task)
-    add("draft", drafter if route else gated(drafter), "self_check", *onwards)
-    helpers = {s.name: open_tier(s.model, s.name) for s in signals if s.model is not None}
-    add("self_check", SelfChecker(tiers, caller, task, signals, helpers, calibrators), "verify")
+    onwards = answering if several else answering[1:]
     verifier = Verifier(
         tiers, policy, recorder, outlook, judge, signals, calibrators, deadline, watchers, task
     )
+    drafter = Drafter(tiers, caller, task)
+    add("draft", opening("draft", drafter), "self_check", *onwards, *to_route)
+    helpers = _helpers(signals, border)
+    add("self_check", SelfChecker(tiers, caller, task, signals, helpers, calibrators), "verify")
     back = ("self_check",) if calibrators and any(signal.calls for signal in signals) else ()
     add("verify", verifier, END, *onwards, *back, "ask")
     add("ask", Person(tiers, recorder, outlook), END, *onwards)
-    if route is None:
-        builder.add_edge(START, "draft")
-    else:
-        add("route", gated(Router(route, tiers, recorder)), "draft", "expert")
-        builder.add_edge(START, "route")
     return builder
+
+
+def _answering(tiers: Sequence[OpenTier], border: Border) -> tuple[list[str], bool]:
+    """The nodes in which tiers answer, and whether there are several that draft."""
+    *drafting, last = (border.always is None or tier.local for tier in tiers)
+    nodes = ["draft"] if any(drafting) else []
+    return [*nodes, "expert"] if last else nodes, sum(drafting) > 1
+
+
+def _helpers(signals: Sequence[Signal], border: Border) -> dict[str, OpenTier]:
+    """The models that signals ask besides that of the draft, by the signal.
+
+    Raises:
+        ConfigurationError: nothing may leave this machine, and one of them is elsewhere.
+    """
+    helpers = {s.name: open_tier(s.model, s.name) for s in signals if s.model is not None}
+    for name, helper in helpers.items():
+        if border.always is not None and not helper.local:
+            raise ConfigurationError(
+                f"local_only: the signal {name!r} asks {helper.model.name}, which is not on this "
+                "machine. Leave it out, give it a model that is, or say Tier(…, local=True)."
+            )
+    return helpers

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cascade.agents import Task
+from cascade.agents.border import LocalOnly, read_local_only
 from cascade.confidence.signals import Signal, SignalLike, to_signals
 from cascade.errors import (
     CalibrationMismatchError,
@@ -22,16 +23,32 @@ from cascade.policies import (
     ThresholdPolicy,
 )
 from cascade.state import Usage
-from cascade.tiers import ModelLike, OpenTier, open_tiers
+from cascade.tiers import ModelLike, OpenTier, keep_local, open_tiers
 
 if TYPE_CHECKING:
     from cascade.confidence.calibration import Calibration, ModelIdentity
 
 
 def open_pair_or_tiers(
+    small: ModelLike | None,
+    large: ModelLike | None,
+    tiers: Sequence[ModelLike],
+    local_only: LocalOnly = False,
+) -> tuple[OpenTier, ...]:
+    """The tiers of a cascade, given as a pair or as a list.
+
+    With `local_only` there is nothing but names and prices of those that are elsewhere.
+
+    Raises:
+        ConfigurationError: they cannot be had like this; the message says why.
+    """
+    opened = _open_pair_or_tiers(small, large, tiers)
+    return opened if read_local_only(local_only, "local_only") is None else keep_local(opened)
+
+
+def _open_pair_or_tiers(
     small: ModelLike | None, large: ModelLike | None, tiers: Sequence[ModelLike]
 ) -> tuple[OpenTier, ...]:
-    """The tiers of a cascade, given as a pair or as a list."""
     if tiers:
         if small is not None or large is not None:
             raise ConfigurationError("give either small and large, or tiers, not both.")

@@ -28,6 +28,10 @@ Action = Literal["accept", "escalate", "observe", "abstain", "ask"]
 """What a deferral policy may say; `observe` takes one more signal, `ask` hands the draft to a
 person."""
 
+Stay = Literal["answer", "abstain"]
+"""What becomes of a question that has to stay on this machine where no tier on it is good enough:
+the draft is the answer all the same, marked as degraded, or there is none."""
+
 
 class Record(BaseModel):
     """Base of the frozen records that cross a boundary."""
@@ -282,7 +286,8 @@ class Run:
     `question_id` is the id of the last message when the run began: a state whose last message
     has another id holds a finished or abandoned run, and a new one begins.
     `tier` is the index of the tier that answers next; `begun_at` is in seconds since 1970; in a
-    `shadow` run the large model answers first, and a draft is made beside it.
+    `shadow` run the large model answers first, and a draft is made beside it; one that is
+    `local_only` asks no model that is elsewhere.
     """
 
     id: str
@@ -290,6 +295,7 @@ class Run:
     tier: int = 0
     begun_at: float = 0.0
     shadow: bool = False
+    local_only: Stay | None = None
 
 
 class CascadeInput(TypedDict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from langchain_core.language_models import BaseChatModel
@@ -11,6 +11,7 @@ from langchain_core.language_models import BaseChatModel
 from cascade.errors import ConfigurationError
 from cascade.ledger import DatedPrice, Price, Prices, Pricing, find_pricing
 from cascade.models import Model, open_model
+from cascade.models.withheld import WithheldModel
 
 DEFAULT_TIMEOUT_S = 120.0
 """A local model may load for a minute before its first token; nothing should hang for longer."""
@@ -34,6 +35,9 @@ class Tier:
         timeout_s: seconds after which a call has failed.
         options: for the adapter of a model string: how to load the model (`n_ctx`), or what to
             send to the provider with every request (`think`, `keep_alive`, …).
+        local: whether questions that have to stay on this machine may go to it. None: by its
+            address. Say True of a server of your own elsewhere, or of a LangChain chat model,
+            which does not tell its address; False of a proxy here that passes requests on.
 
     Raises:
         ConfigurationError: a limit is not positive, or the temperature negative.
@@ -48,6 +52,7 @@ class Tier:
     temperature: float | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S
     options: Mapping[str, Any] = field(default_factory=dict)
+    local: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "timeout_s"):
@@ -95,6 +100,11 @@ class OpenTier:
     pricing: Pricing
     settings: Tier
 
+    @property
+    def local(self) -> bool:
+        """Whether questions that have to stay on this machine may go to it."""
+        return self.model.local if self.settings.local is None else self.settings.local
+
 
 ModelLike: TypeAlias = str | BaseChatModel | Model | Tier
 """What a tier may be given as."""
@@ -130,3 +140,26 @@ def open_tiers(
             )
         seen[tier.name] = tier.model.name
     return opened
+
+
+def keep_local(tiers: Sequence[OpenTier]) -> tuple[OpenTier, ...]:
+    """The same tiers, with nothing but names and prices of those that are not on this machine.
+
+    Raises:
+        ConfigurationError: none of them is.
+    """
+    if not any(tier.local for tier in tiers):
+        there = ", ".join(f"{tier.name} ({tier.model.name})" for tier in tiers)
+        raise ConfigurationError(
+            f"local_only, but no tier is on this machine: {there}. Give a small model that is, "
+            "such as 'ollama:qwen2.5:3b', or say Tier(…, local=True) of a server that questions "
+            "may go to."
+        )
+    return tuple(tier if tier.local else _withheld(tier) for tier in tiers)
+
+
+def _withheld(tier: OpenTier) -> OpenTier:
+    """The tier without its model, its address and its key."""
+    model = WithheldModel(tier.model)
+    settings = replace(tier.settings, model=model, base_url=None, api_key=None, options={})
+    return replace(tier, model=model, settings=settings)

@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("api",),
     ("batches",),
     ("result", "oversight", "report"),
-    ("graph", "questions", "setup", "presets"),
+    ("graph", "questions", "setup", "presets", "privacy"),
     ("agents", "evaluation", "testing"),
     ("tiers",),
     ("models", "ledger", "confidence", "policies"),

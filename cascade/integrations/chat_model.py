@@ -17,7 +17,7 @@ from typing import Any, cast, get_args
 from uuid import uuid4
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -27,6 +27,7 @@ from langchain_core.utils import secret_from_env
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation, ValidationError
 
 from cascade._portal import iterate_sync, run_sync
+from cascade.agents.border import LOCAL_ONLY
 from cascade.api import Cascade
 from cascade.errors import ConfigurationError, StreamInterruptedError
 from cascade.events import Decided, Event, Retracted, Token
@@ -39,6 +40,7 @@ from cascade.integrations.chat_output import (
     tool_parser,
     with_raw,
 )
+from cascade.integrations.chat_privacy import LocalOnlyCalls
 from cascade.integrations.chat_recipe import check_options, read_tier, recipe_of
 from cascade.integrations.chat_run import (
     RunManager,
@@ -53,7 +55,7 @@ _MADE = ("small", "large", "tiers", "options")
 """Fields of which a cascade is made."""
 
 
-class CascadeChatModel(BaseChatModel):
+class CascadeChatModel(LocalOnlyCalls):
     """A cascade behind LangChain's chat-model interface.
 
     Made by `cascade.as_chat_model()`, or from the options of a cascade:
@@ -245,9 +247,10 @@ class CascadeChatModel(BaseChatModel):
             "stop": stop if stop is not None else self.stop,
         }
         given = {name: value for name, value in settings.items() if value is not None}
+        local_only = given.pop(LOCAL_ONLY, False)
         cascade = self.cascade.with_task(call_task(self.cascade.task, {**own, **given}))
         tell = stream_writer()
-        config = inner_config(run_manager, streams=streams)
+        config = inner_config(run_manager, streams=streams, local_only=local_only)
         # LangGraph takes two messages of one id for one message, and keeps the later.
         asked = [message.model_copy(update={"id": None}) for message in messages]
         events = cascade.astream(asked, config)

@@ -18,6 +18,7 @@ from langchain_core.tracers._streaming import _StreamingCallbackHandler
 from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langgraph.config import get_stream_writer
 
+from cascade.agents.border import LOCAL_ONLY, LocalOnly
 from cascade.agents.expert import STREAM_TOKENS
 from cascade.graph import TAGS
 
@@ -42,15 +43,19 @@ def stream_writer() -> Callable[[Any], None] | None:
         return None
 
 
-def inner_config(run_manager: RunManager | None, *, streams: bool) -> RunnableConfig:
+def inner_config(
+    run_manager: RunManager | None, *, streams: bool, local_only: LocalOnly = False
+) -> RunnableConfig:
     """The configuration of the cascade's own run.
 
     Only tracers look into it: to whoever counts tokens or shows them, this is one model call, and
     they would count twice and show what was rejected.
     """
     outer = var_child_runnable_config.get() or {}
-    configurable: dict[str, Any] = {STREAM_TOKENS: streams}
-    if thread := outer.get("configurable", {}).get("thread_id"):
+    around = outer.get("configurable", {})
+    stays = local_only or around.get(LOCAL_ONLY, False)
+    configurable: dict[str, Any] = {STREAM_TOKENS: streams, LOCAL_ONLY: stays}
+    if thread := around.get("thread_id"):
         configurable["thread_id"] = thread
     config = RunnableConfig(configurable=configurable)
     metadata = dict(run_manager.metadata if run_manager else {})

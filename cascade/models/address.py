@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 from urllib.parse import urlsplit, urlunsplit
 
@@ -17,6 +18,15 @@ def is_loopback(url: str) -> bool:
         return address.is_loopback or address.is_unspecified
     except ValueError:
         return False
+
+
+_FORWARDED = re.compile(r"[:-]cloud$")
+"""Models that Ollama, also one on this machine, passes on to its own servers."""
+
+
+def stays_here(url: str, model: str) -> bool:
+    """Whether what is sent to a model of this name at this address stays on this machine."""
+    return is_loopback(url) and _FORWARDED.search(model) is None
 
 
 def without_secrets(url: str) -> str:

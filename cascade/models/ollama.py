@@ -16,7 +16,7 @@ import ollama
 from ollama._client import _parse_host
 
 from cascade.errors import ModelError, ModelNotFoundError, UnsupportedContentError
-from cascade.models.address import is_loopback, without_secrets
+from cascade.models.address import is_loopback, stays_here, without_secrets
 from cascade.models.base import Chunk, Model, Request
 from cascade.models.failures import Caller
 from cascade.models.ollama_wire import Answer, UnreadableContentError, chat_payload
@@ -52,7 +52,7 @@ class OllamaModel(Model):
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else None
         self._defaults = dict(options or {})
         self.base_url = _parse_host(base_url or os.environ.get("OLLAMA_HOST"))
-        self.local = is_loopback(self.base_url)
+        self.local = stays_here(self.base_url, model)
         self._caller = Caller(
             self.name,
             without_secrets(self.base_url),
@@ -64,9 +64,8 @@ class OllamaModel(Model):
 
     def _open_client(self) -> _Client:
         # A proxy of the environment has no business between two ends on one machine.
-        return _Client(
-            self.base_url, headers=self._headers, timeout=_WAIT, trust_env=not self.local
-        )
+        trust_env = not is_loopback(self.base_url)
+        return _Client(self.base_url, headers=self._headers, timeout=_WAIT, trust_env=trust_env)
 
     async def digest(self) -> str | None:
         """The server's own digest of the model, None when it has no model of that name."""

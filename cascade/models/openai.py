@@ -13,7 +13,7 @@ import httpx2
 import openai
 
 from cascade.errors import MissingKeyError, ModelError
-from cascade.models.address import is_loopback, without_secrets
+from cascade.models.address import is_loopback, stays_here, without_secrets
 from cascade.models.base import Chunk, Model, Request
 from cascade.models.failures import Caller, retry_after_seconds
 from cascade.models.openai_wire import Answer, chat_payload
@@ -50,7 +50,7 @@ class OpenAIModel(Model):
     ) -> None:
         self.model = model
         self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
-        self.local = is_loopback(self.base_url)
+        self.local = stays_here(self.base_url, model)
         reasoning = model.rpartition("/")[2].startswith(_REASONING)
         self.returns_logprobs = not reasoning
         self._limit_field = "max_completion_tokens" if reasoning else "max_tokens"
@@ -64,7 +64,7 @@ class OpenAIModel(Model):
         self._clients = PerLoop(self._open_client, openai.AsyncOpenAI.close)
 
     def _no_key_needed(self) -> str:
-        if self.local:
+        if is_loopback(self.base_url):
             return "none"
         raise MissingKeyError(
             f"{self.name} at {self.base_url} needs an API key: set OPENAI_API_KEY or give api_key."
@@ -77,7 +77,7 @@ class OpenAIModel(Model):
             max_retries=0,  # the graph retries, and the ledger counts every attempt
             timeout=_WAIT,
             # A proxy of the environment has no business between two ends on one machine.
-            http_client=_transport(trust_env=not self.local),
+            http_client=_transport(trust_env=not is_loopback(self.base_url)),
         )
 
     async def _complete(self, request: Request) -> Completion:

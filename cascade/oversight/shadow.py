@@ -14,9 +14,11 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Literal, get_args
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph, StateGraph
 
 from cascade.agents import Caller, Judge, Task
+from cascade.agents.border import LOCAL_ONLY
 from cascade.agents.comparing import Answers, Compare, Comparison
 from cascade.agents.entries import free_entry
 from cascade.agents.gate import Answered
@@ -27,6 +29,7 @@ from cascade.ledger.store.base import new_id
 from cascade.ledger.tags import current_tags, tagged
 from cascade.ledger.texts import Texts
 from cascade.models import Chunk, Model, Request
+from cascade.models.withheld import WithheldModel
 from cascade.observing import Aside
 from cascade.oversight.comparisons import comparison
 from cascade.oversight.overseeing import Oversight
@@ -212,6 +215,11 @@ class Start:
                 f"mode={mode!r} needs a small model that drafts; there is only "
                 f"{self._tiers[0].model.name}."
             )
+        if mode != "live" and isinstance(self._tiers[-1].model, WithheldModel):
+            raise ConfigurationError(
+                f"mode={mode!r} lets {self._tiers[-1].model.name} answer, which is not on this "
+                "machine; with local_only nothing may leave it."
+            )
         if mode != "live" and self._recorder.store is None:
             logger.warning("mode=%r without ledger=…: what the drafts show is kept nowhere", mode)
 
@@ -278,7 +286,8 @@ class Shadow:
 
     async def _draft(self, trial: Trial) -> None:
         question = CascadeInput(messages=list(trial.answered.messages))  # type: ignore[arg-type]
-        state = await self._compiled().ainvoke(question)
+        config = RunnableConfig(configurable={LOCAL_ONLY: trial.answered.run.local_only})
+        state = await self._compiled().ainvoke(question, config)
         draft = state["draft"]
         if draft is None and trial.calls:
             return  # no tier could draft; why is in the entries of its calls
@@ -308,7 +317,10 @@ class Shadow:
         if self._graph is None:
             *below, last = self.oversight.outlook.tiers
             tiers = (*below, replace(last, model=_Reply(last.model)))
-            graph = self.build(tiers=tiers, recorder=_Book(self._recorder), watchers=())
+            # Whether a question may leave was decided by its run.
+            graph = self.build(
+                tiers=tiers, recorder=_Book(self._recorder), watchers=(), private=None
+            )
             self._graph = graph.compile(name="shadow")
         return self._graph
 

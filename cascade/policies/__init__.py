@@ -10,7 +10,7 @@ from cascade.policies.base import (
     tell_cost,
 )
 from cascade.policies.budget import DollarBudget, DollarBudgetPolicy
-from cascade.policies.certified import CertifiedPolicy
+from cascade.policies.certified import CertifiedPolicy, promises
 from cascade.policies.economic import EconomicPolicy
 from cascade.policies.guard import CAUTIONS, Caution, Guard, GuardedPolicy
 from cascade.policies.routing import CascadeRoutingPolicy
@@ -40,6 +40,7 @@ __all__ = [
     "UncalibratedPolicy",
     "break_even",
     "obstacle",
+    "promises",
     "tell_cost",
     "value_of_information",
 ]

@@ -6,10 +6,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cascade.errors import ConfigurationError
-from cascade.policies.base import Situation, obstacle
+from cascade.policies.base import Policy, Situation, obstacle
 from cascade.policies.rule import observe
 from cascade.policies.threshold import compare
 from cascade.state import Certificate, Decision
+
+
+def promises(policy: Policy) -> bool:
+    """Whether what a policy accepts has a certificate, also one that others stand around."""
+    inner: object = policy
+    while inner is not None:
+        if isinstance(inner, CertifiedPolicy):
+            return True
+        inner = getattr(inner, "inner", None)
+    return False
 
 
 @dataclass(frozen=True, slots=True)
