@@ -38,6 +38,9 @@ Kept = Attempt | Stored | Withdrawn | StoredTexts | Pending | Dropped
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 2.0
 """Between two tries to write; each pause is twice the one before."""
 
+MOST_TOLD = 100
+"""So many of the entries that were refused last are told to whoever flushes; all are logged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -80,7 +83,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._stopping = False
-        self._refused: list[str] = []
+        self._refused: deque[str] = deque(maxlen=MOST_TOLD)
 
     def put(self, *what: Kept) -> None:
         """Hand over what belongs together; waits while the queue is full.

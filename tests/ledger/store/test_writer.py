@@ -12,7 +12,14 @@ from collections.abc import Callable
 import pytest
 
 from cascade.errors import LedgerError
-from cascade.ledger.store import MemoryBackend, Selection, Store, UnavailableError, open_store
+from cascade.ledger.store import (
+    MemoryBackend,
+    Selection,
+    Store,
+    UnavailableError,
+    open_store,
+    writer,
+)
 from cascade.ledger.store.base import Batch
 from cascade.ledger.store.writer import Limits
 from cascade.state import LedgerEntry
@@ -188,6 +195,19 @@ async def test_one_entry_that_is_refused_does_not_hold_up_the_others() -> None:
         await store.flush()
     assert [e.run_id for e in await store.query()] == ["a", "b"]
     await store.aclose()
+
+
+async def test_of_many_that_are_refused_the_last_ones_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writer, "MOST_TOLD", 2)
+    backend = Moody()
+    backend.fails = lambda batch: ValueError("no") if batch.entries else None
+    async with Store(backend) as store:
+        store.append([entry("first"), entry("second"), entry("third")])
+        with pytest.raises(LedgerError, match=r"second.*third") as told:
+            await store.flush()
+        assert "first" not in str(told.value)
 
 
 async def test_an_attempt_that_is_refused_is_an_error_of_its_call() -> None:
