@@ -103,6 +103,25 @@ class Accounts:
         entry = _entry(call, usage, latency_ms, cost, pricing).model_copy(update=update)
         return self._as_baseline(call, completion, entry) if is_baseline else entry
 
+    def stopped(
+        self, call: Call, completion: Completion, latency_ms: float, reason: str
+    ) -> LedgerEntry:
+        """The entry of a call whose answer was stopped from this side.
+
+        Usage comes at the end of a stream, so only the tokens heard are known; a price by the
+        hour takes the wall time until then, which is no measurement of the busy time.
+        """
+        usage, pricing = completion.usage, call.pricing
+        busy_ms = latency_ms if call.tier.model.local else None
+        cost, marginal = pricing.cost(usage, busy_ms), pricing.marginal(usage, busy_ms)
+        update: StateUpdate = {"note": reason, "outcome": "cancelled"}
+        if cost is None:
+            update["assumed_usd"] = self._assumed(call, usage, usage.output_tokens)
+        else:
+            update |= {"cost_basis": "estimated", "basis": "estimated"}
+            update["marginal_usd"] = None if marginal == cost else marginal
+        return _entry(call, usage, latency_ms, cost, pricing).model_copy(update=update)
+
     def failed(self, call: Call, error: BaseException, latency_ms: float) -> LedgerEntry:
         """The entry of a call that failed or was cancelled; a refusal is not billed."""
         refused = isinstance(error, ModelError) and error.billed is False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackHandler
 from langchain_core.messages import AIMessageChunk
@@ -23,15 +23,47 @@ from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langgraph.constants import TAG_NOSTREAM
 
 from cascade.errors import MalformedResponseError
-from cascade.models import Request
+from cascade.models import Chunk, Request
 from cascade.observing import ObservedCall, Observers
-from cascade.state import Completion, Run
+from cascade.state import Completion, Run, TokenLogprob, Usage
 from cascade.tiers import OpenTier
 
 OnText = Callable[[str], None]
 
+STOPPED = "stopped"
+"""The finish reason of an answer that was stopped from this side."""
 
-async def send(tier: OpenTier, request: Request, node: str, on_text: OnText | None) -> Completion:
+
+class Watcher(Protocol):
+    """Listens to an answer and may stop it."""
+
+    @property
+    def tokens(self) -> Sequence[TokenLogprob]:
+        """The tokens of the answer so far."""
+        ...
+
+    @property
+    def heard(self) -> int:
+        """How many tokens were heard in all."""
+        ...
+
+    @property
+    def reason(self) -> str | None:
+        """Why the answer was stopped; None while it was not."""
+        ...
+
+    def hear(self, chunk: Chunk) -> bool:
+        """Take in a piece; returns whether to stop."""
+        ...
+
+
+async def send(
+    tier: OpenTier,
+    request: Request,
+    node: str,
+    on_text: OnText | None,
+    watch: Watcher | None = None,
+) -> Completion:
     """Send a request, streaming where someone listens.
 
     Args:
@@ -39,20 +71,21 @@ async def send(tier: OpenTier, request: Request, node: str, on_text: OnText | No
         request: what to ask.
         node: who asks, for the trace.
         on_text: receives the answer's text piece by piece while it arrives.
+        watch: may stop the answer; what had arrived is then the completion.
 
     Raises:
         ModelError: the call failed.
     """
     config = var_child_runnable_config.get()
     if config is None or not _handlers(config):
-        return await _answer(tier, request, on_text)
+        return await _answer(tier, request, on_text, watch)
     config = _described(config, tier, request, node)
     if tier.model.traces_itself:
         with _within(config):
-            return await _answer(tier, request, on_text)
+            return await _answer(tier, request, on_text, watch)
     reported = await _begin(config, tier, request)
     try:
-        completion = await _answer(tier, request, on_text, reported)
+        completion = await _answer(tier, request, on_text, watch, reported)
     except BaseException as error:
         await reported.on_llm_error(error, response=LLMResult(generations=[]))
         raise
@@ -164,19 +197,26 @@ async def _answer(
     tier: OpenTier,
     request: Request,
     on_text: OnText | None,
+    watch: Watcher | None,
     reported: AsyncCallbackManagerForLLMRun | None = None,
 ) -> Completion:
-    if on_text is None:
+    if on_text is None and watch is None:
         return await tier.model.complete(request)
     completion: Completion | None = None
+    pieces: list[str] = []
     async with aclosing(tier.model.stream(request)) as chunks:
         async for chunk in chunks:
             if chunk.text:
-                on_text(chunk.text)
+                pieces.append(chunk.text)
+                if on_text is not None:
+                    on_text(chunk.text)
                 if reported is not None:
                     piece = ChatGenerationChunk(message=AIMessageChunk(content=chunk.text))
                     await reported.on_llm_new_token(chunk.text, chunk=piece)
             completion = chunk.completion or completion
+            if watch is not None and completion is None and watch.hear(chunk):
+                completion = _stopped(tier, "".join(pieces), watch)
+                break
     if completion is None:
         raise MalformedResponseError(
             f"{tier.model.name} ended its stream without a completion.",
@@ -184,3 +224,13 @@ async def _answer(
             billed=None,
         )
     return completion
+
+
+def _stopped(tier: OpenTier, text: str, watch: Watcher) -> Completion:
+    return Completion(
+        text=text,
+        model=tier.model.model,
+        usage=Usage(output_tokens=watch.heard),
+        logprobs=tuple(watch.tokens),
+        finish_reason=STOPPED,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from itertools import cycle
 from pathlib import Path
 
@@ -139,10 +140,11 @@ class Recorder(Model):
         return completion
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        async for chunk in self.recorded.stream(request):
-            if chunk.completion is not None:
-                self._write(request, chunk.completion)
-            yield chunk
+        async with aclosing(self.recorded.stream(request)) as chunks:
+            async for chunk in chunks:
+                if chunk.completion is not None:
+                    self._write(request, chunk.completion)
+                yield chunk
 
     def _write(self, request: Request, completion: Completion) -> None:
         line = answer_line(request, completion)
