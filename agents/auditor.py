@@ -138,7 +138,7 @@ class Auditor:
             return
         try:
             await budget.read()
-        except LedgerError as error:
+        except Exception as error:  # noqa: BLE001 - a question waits for this, and must go on
             logger.warning("nothing is audited until the ledger can be read: %s", error)
 
     async def resume(self, older_than: timedelta = STALE) -> int:

@@ -12,8 +12,11 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from cascade.agents.leftovers import is_result
 from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.observing import ObservedCall, ObservedRun, Observer
+from cascade.oversight.drift_events import ALARM
+from cascade.oversight.drift_events import NODE as DRIFT
 from cascade.state import LedgerEntry
 
 try:
@@ -36,10 +39,6 @@ _TOKENS = {
     "cache_write": "cache_write_tokens",
     "reasoning": "reasoning_tokens",
 }
-
-
-_ALARM = "alarm:"
-"""Prefix of the signal by which an entry of node `drift` names the chart that gave an alarm."""
 
 
 class PrometheusMetrics(Observer):
@@ -134,9 +133,9 @@ class PrometheusMetrics(Observer):
             tokens = getattr(entry, name)
             if tokens:
                 self._tokens.labels(cascade, tier, kind).inc(tokens)
-        if entry.node == "audit" and entry.model is None:
+        if is_result(entry):
             compared = "no" if entry.loss is None else "yes"
             self._audits.labels(cascade, compared).inc()
         for name in entry.signals or {}:
-            if entry.node == "drift" and name.startswith(_ALARM):
-                self._alarms.labels(cascade, name.removeprefix(_ALARM)).inc()
+            if entry.node == DRIFT and name.startswith(ALARM):
+                self._alarms.labels(cascade, name.removeprefix(ALARM)).inc()

@@ -17,7 +17,7 @@ from cascade._portal import portal_loop
 from cascade.agents.watching import Case
 from cascade.errors import MissingDependencyError
 from cascade.oversight.alarms import Alarm, Drift, Kind, after, stricter
-from cascade.oversight.drift_events import DriftEvents, Remembered, after_reply
+from cascade.oversight.drift_events import ALARM, DriftEvents, Remembered, after_reply
 from cascade.policies import Caution, Guard
 from cascade.state import Assessment
 
@@ -183,7 +183,7 @@ class DriftWatch:
             )
             self.alarms.append(alarm)
         logger.warning("%s: drift: %s; %s", self._events.name, text, _done_about(alarm))
-        figures = {**alarm.figures, f"alarm:{chart}": 1.0}
+        figures = {**alarm.figures, f"{ALARM}{chart}": 1.0}
         self._events.write(f"{text}; {_done_about(alarm)}", caution, figures, alarm.at)
         if self.options.on_alarm is not None and not self._background.start(
             lambda: self._tell(alarm)

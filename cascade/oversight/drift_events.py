@@ -22,6 +22,9 @@ from cascade.state import LedgerEntry
 
 NODE = "drift"
 
+ALARM = "alarm:"
+"""Begins the names of the signals that say which charts gave an alarm."""
+
 
 @dataclass(slots=True)
 class Remembered:
@@ -48,9 +51,7 @@ class Remembered:
         self.caution = CAUTIONS[min(len(CAUTIONS) - 1, max(0, int(figures.get("caution", 0))))]
         if self.until is None and CAUTIONS.index(self.caution) >= CAUTIONS.index("tighten"):
             self.until = entry.at
-        self.alarmed |= {
-            name.removeprefix("alarm:") for name in figures if name.startswith("alarm:")
-        }
+        self.alarmed |= {name.removeprefix(ALARM) for name in figures if name.startswith(ALARM)}
         harm = {name: value for name, value in figures.items() if name.startswith("harm_")}
         self.harm = harm or self.harm
         return self

@@ -431,12 +431,13 @@ async def test_the_budget_survives_a_restart(tmp_path: Any) -> None:
     assert all(rate == 1.0 for rate in rates)
 
 
+@pytest.mark.parametrize("error", [LedgerError("away"), OSError("away")])
 async def test_a_ledger_that_cannot_be_read_costs_the_audits_and_not_the_replies(
-    caplog: pytest.LogCaptureFixture,
+    error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Silent(MemoryLedger):
         async def spent(self, node: str, since: Any) -> Any:
-            raise LedgerError("the database is away")
+            raise error
 
     cascade, ledger = made(Audits(rate=1.0, daily_usd=1), ledger=Silent())
     async with cascade:
