@@ -214,6 +214,9 @@ class Writer:
             await self._urgent.wait()
             timer.cancel()
             await self._write(self._take())
+        reads = asyncio.all_tasks() - {asyncio.current_task()}
+        if reads:
+            await asyncio.wait(reads, timeout=self._limits.patience_s)
         await self._backend.aclose()
 
     def _take(self) -> list[_Item]:

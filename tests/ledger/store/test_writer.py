@@ -7,7 +7,7 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -20,7 +20,7 @@ from cascade.ledger.store import (
     open_store,
     writer,
 )
-from cascade.ledger.store.base import Batch
+from cascade.ledger.store.base import Batch, Stored
 from cascade.ledger.store.writer import Limits
 from cascade.state import LedgerEntry
 
@@ -181,6 +181,34 @@ def test_an_entry_that_comes_while_it_is_closed_is_for_the_next_thread() -> None
     store.close()
     written = [s.entry.run_id for batch in backend.batches for s in batch.entries]
     assert written == ["first", "late"]
+
+
+class SlowToRead(Moody):
+    """Answers only when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading, self.may_read = threading.Event(), threading.Event()
+
+    async def page(
+        self, selection: Selection, after: Stored | None, limit: int
+    ) -> Sequence[Stored]:
+        self.reading.set()
+        await asyncio.to_thread(self.may_read.wait)
+        return await super().page(selection, after, limit)
+
+
+async def test_a_store_that_is_closed_still_answers_what_it_was_asked() -> None:
+    backend = SlowToRead()
+    store = Store(backend)
+    store.append([entry()])
+    asked = asyncio.create_task(store.query())
+    assert await asyncio.to_thread(backend.reading.wait, 5)
+    closing = asyncio.create_task(store.aclose())
+    await asyncio.sleep(0.05)
+    backend.may_read.set()
+    assert len(await asked) == 1
+    await closing
 
 
 async def test_one_entry_that_is_refused_does_not_hold_up_the_others() -> None:
