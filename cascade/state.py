@@ -93,6 +93,8 @@ class Completion:
         finish_reason: `stop`, `length`, `tool_calls`, `content_filter` or the provider's word.
         latency_ms: wall time of the call.
         busy_ms: time in which the model computed, where the provider says (local models).
+        cached: whether it was taken from a cache of answers, so that nobody was asked; `usage` is
+            then that of the answer when it was made.
     """
 
     text: str
@@ -104,6 +106,7 @@ class Completion:
     thinking: str | None = None
     latency_ms: float = 0.0
     busy_ms: float | None = None
+    cached: bool = False
 
     @property
     def transcript(self) -> str:
