@@ -82,6 +82,8 @@ class Accounts:
             is_baseline: the answer is what the cascade is compared with: it earns what the large
                 model alone would have paid for it.
         """
+        if completion.cached:
+            return _cached(call, latency_ms)
         usage, made = completion.usage, len(completion.tool_calls)
         pricing = call.pricing
         cost = pricing.cost(usage, completion.busy_ms, made)
@@ -212,6 +214,15 @@ def _entry(
         price=pricing.source,
         attempt_id=call.attempt_id,
     )
+
+
+def _cached(call: Call, latency_ms: float) -> LedgerEntry:
+    """Nobody was asked. It earns nothing: the large model alone, behind the same cache, would have
+    found its answer there too.
+    """
+    usage = Usage(input_tokens=0, output_tokens=0)
+    entry = _entry(call, usage, latency_ms, Decimal(0), call.pricing)
+    return entry.model_copy(update={"note": "taken from the cache of its chat model"})
 
 
 def _why_unknown(tier: OpenTier, pricing: Pricing, completion: Completion) -> str:

@@ -142,8 +142,11 @@ class Outlook:
     ) -> StateUpdate:
         """What accepting a draft changes in the ledger entry of a node that cost so much.
 
-        The large model's cost is spared; it is an estimate, since that model was not asked.
+        The large model's cost is spared; it is an estimate, since that model was not asked. A draft
+        from a cache spares nothing: the large model alone would have had its answer there too.
         """
+        if draft.completion.cached:
+            return {}
         baseline = self.baseline(draft, messages)
         if baseline is None:
             return {"baseline_usd": None, "saved_usd": None, "basis": "unknown"}

@@ -32,6 +32,7 @@ from cascade.api import Cascade
 from cascade.errors import ConfigurationError, StreamInterruptedError
 from cascade.events import Decided, Event, Retracted, Token
 from cascade.graph import DEFAULT_RETRY
+from cascade.integrations.chat_cache import answer_cache
 from cascade.integrations.chat_messages import answer_message, last_chunk
 from cascade.integrations.chat_output import (
     Method,
@@ -132,6 +133,7 @@ class CascadeChatModel(LocalOnlyCalls):
             self._refuse_others_than(made)
         for name in _MADE:
             setattr(self, name, made[name])
+        self.cache = answer_cache(self.cache, self.cascade)
 
     def _refuse_others_than(self, made: Mapping[str, Any]) -> None:
         """Refuse options that a given cascade was not made with."""

@@ -12,15 +12,20 @@ from cascade.ledger.tags import NO_TAGS
 from cascade.state import Action, LedgerEntry
 
 Outcome = Literal[
-    "accepted", "escalated", "degraded", "abstained", "person", "shadow", "unfinished"
+    "accepted", "escalated", "degraded", "abstained", "person", "shadow", "cached", "unfinished"
 ]
 """How a run ended: with a draft, with the large model's answer, with none on purpose, with a
 person's; `shadow` is the large model's with a draft beside it; `degraded` asked the large model,
-which could not be had, so that a draft was returned if there was a usable one; `unfinished` has no
-answer in the ledger: it failed or was cancelled."""
+which could not be had, so that a draft was returned if there was a usable one; `cached` took the
+answer of an earlier run; `unfinished` has no answer in the ledger: it failed or was cancelled."""
+
+CACHE = "cache"
+"""Node of the entry of an answer that was taken from a cache."""
 
 
-def outcome_of(action: Action | None, *, asked: bool, answered: bool, shadow: bool) -> Outcome:
+def outcome_of(
+    action: Action | None, *, asked: bool, answered: bool, shadow: bool, cached: bool = False
+) -> Outcome:
     """How a run ended.
 
     Args:
@@ -28,7 +33,10 @@ def outcome_of(action: Action | None, *, asked: bool, answered: bool, shadow: bo
         asked: whether the large model was asked for the answer.
         answered: whether it gave one.
         shadow: whether a draft was made beside it.
+        cached: whether the answer of an earlier run was taken.
     """
+    if cached:
+        return "cached"
     if shadow:
         return "shadow"
     if answered:
@@ -88,6 +96,7 @@ class Run:
             asked="expert" in nodes,
             answered=self.expert is not None,
             shadow="shadow" in nodes,
+            cached=CACHE in nodes,
         )
 
     @property

@@ -116,6 +116,8 @@ class LangChainModel(Model):
                 continue
             name = next((name for name in _SETTINGS[setting] if name in known), None)
             (kwargs if name is None else fields)[name or setting] = value
+        if request.temperature and self.chat.cache is not False:
+            fields["cache"] = False  # a sample is asked for because it may differ from the last
         return self.chat.model_copy(update=fields) if fields else self.chat, kwargs
 
     def _with_tools(self, chat: BaseChatModel, request: Request) -> _Runnable:
@@ -165,6 +167,8 @@ class LangChainModel(Model):
             tool_calls=tuple(message.tool_calls),
             finish_reason=finish_reason(reason),
             thinking=thinking,
+            # What LangChain's cache writes into each answer that is taken from it.
+            cached=dict(message.usage_metadata or ()).get("total_cost") == 0,
         )
 
     @contextmanager

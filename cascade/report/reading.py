@@ -12,7 +12,7 @@ from decimal import Decimal
 from cascade.errors import ConfigurationError
 from cascade.ledger.amounts import EXACT
 from cascade.ledger.judges import JudgeErrors
-from cascade.ledger.runs import Outcome, outcome_of
+from cascade.ledger.runs import CACHE, Outcome, outcome_of
 from cascade.ledger.store import Attempt, Selection, Store, Stored
 from cascade.report.sums import NOTHING, Sums, earned, earns_estimate, is_own_baseline
 from cascade.state import Action, LedgerEntry
@@ -64,6 +64,7 @@ class Row:
     asked: bool = False
     answered: bool = False
     shadow: bool = False
+    cached: bool = False
     audited: bool = False
     rate: float | None = None
     confidence: float | None = None
@@ -81,6 +82,7 @@ class Row:
     def add(self, entry: LedgerEntry, sums: Sums) -> None:
         """One more entry of the run, which was added to these sums."""
         self.shadow |= entry.node == "shadow"
+        self.cached |= entry.node == CACHE
         if entry.action is not None or earns_estimate(entry):
             self.action = entry.action or "accept"
         if entry.confidence is not None:
@@ -109,7 +111,11 @@ class Row:
     def close(self) -> None:
         """There are no more entries."""
         self.outcome = outcome_of(
-            self.action, asked=self.asked, answered=self.answered, shadow=self.shadow
+            self.action,
+            asked=self.asked,
+            answered=self.answered,
+            shadow=self.shadow,
+            cached=self.cached,
         )
 
 

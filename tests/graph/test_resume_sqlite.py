@@ -187,6 +187,7 @@ COMPLETION = Completion(
     thinking="hm",
     latency_ms=1.5,
     busy_ms=0.5,
+    cached=True,
 )
 RECORDS: dict[str, Any] = {
     "run": Run("r", "q", tier=1, begun_at=2.5, shadow=True, local_only="answer"),
@@ -261,10 +262,14 @@ async def test_every_field_of_every_record_comes_back_from_the_file(
 ) -> None:
     jsonplus._warned_unregistered_types.clear()
 
+    def keep(state: CascadeState) -> Any:
+        del state
+        return RECORDS
+
     async def opened(connection: aiosqlite.Connection) -> Any:
         serde = jsonplus.JsonPlusSerializer(allowed_msgpack_modules=CHECKPOINT_TYPES)
         builder = StateGraph(CascadeState, input_schema=CascadeInput)
-        builder.add_node("keep", lambda _: RECORDS)
+        builder.add_node("keep", keep)
         builder.add_edge(START, "keep")
         return builder.compile(checkpointer=AsyncSqliteSaver(connection, serde=serde))
 
