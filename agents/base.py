@@ -13,7 +13,7 @@ from langgraph.runtime import Runtime
 
 from cascade.agents.border import check_may_ask
 from cascade.agents.entries import Accounts, Call
-from cascade.agents.sending import observed, send
+from cascade.agents.sending import Watcher, observed, send
 from cascade.errors import (
     CascadeError,
     DeadlineError,
@@ -213,6 +213,7 @@ class Caller:
         attempt: int = 1,
         is_baseline: bool = False,
         on_text: Callable[[str], None] | None = None,
+        watch: Watcher | None = None,
     ) -> Completion:
         """Ask once; the call's ledger entry is with the recorder, however it ends.
 
@@ -225,6 +226,7 @@ class Caller:
             is_baseline: this answer is what the cascade is compared with: it earns what the
                 large model alone would have paid for it, as a rule its own cost.
             on_text: receives the answer's text piece by piece while it arrives.
+            watch: may stop the answer; its entry then holds what was paid until then.
 
         Raises:
             LocalOnlyError: the question must not go to this tier. Nothing was sent, and there is
@@ -237,7 +239,9 @@ class Caller:
         sent = Call(tier, request, node, run, attempt_id, self.clock(), on_text)
         try:
             request = self.deadline.bound(request, run, tier.model.name)
-            completion = await send(tier, request, node, on_text and sent.hear)
+            completion = await send(
+                tier, request, node, sent.hear if on_text or watch else None, watch
+            )
         except ModelError as error:
             self._record_failure(sent, error, call)
             self.deadline.check_retry(error, run)
@@ -252,11 +256,12 @@ class Caller:
             self._record_failure(sent, error, call)
             raise
         latency_ms = completion.latency_ms or (self.clock() - sent.begun) * 1000
-        self.deadline.saw(tier.name, latency_ms / 1000)
-        entry = self.recorder.record(
-            self.accounts.answered(sent, completion, latency_ms, is_baseline=is_baseline),
-            self._texts(request, completion),
-        )
+        if watch is not None and watch.reason is not None:
+            made = self.accounts.stopped(sent, completion, latency_ms, watch.reason)
+        else:
+            self.deadline.saw(tier.name, latency_ms / 1000)
+            made = self.accounts.answered(sent, completion, latency_ms, is_baseline=is_baseline)
+        entry = self.recorder.record(made, self._texts(request, completion))
         self.recorder.observers.call_ended(call, entry, completion)
         return completion
 

@@ -16,6 +16,7 @@ from cascade.agents.base import (
     current_run,
 )
 from cascade.agents.moves import abstain, accept, escalate, within
+from cascade.agents.stopping import Stopper
 from cascade.errors import DeadlineError, ModelError
 from cascade.events import Token
 from cascade.state import CascadeState, Decision, Draft, StateUpdate
@@ -24,11 +25,12 @@ from cascade.tiers import OpenTier
 
 @dataclass(frozen=True, slots=True)
 class Drafter:
-    """Drafts with the tier whose turn it is."""
+    """Drafts with the tier whose turn it is; `stopper` ends early what cannot be accepted."""
 
     tiers: tuple[OpenTier, ...]
     caller: Caller
     task: Task
+    stopper: Stopper | None = None
 
     async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> StateUpdate:
         """Draft an answer, with log-probabilities where the tier returns them.
@@ -39,10 +41,13 @@ class Drafter:
         run = current_run(state, runtime)
         tier = self.tiers[run.tier]
         request = self.task.request(tier, state["messages"], top_logprobs=DRAFT_ALTERNATIVES)
-        completion = await self.caller.ask(tier, request, "draft", run, attempt=attempt_of(runtime))
+        watch = None if self.stopper is None else self.stopper.watch(tier, request, run)
+        completion = await self.caller.ask(
+            tier, request, "draft", run, attempt=attempt_of(runtime), watch=watch
+        )
         return {
             "run": run,
-            "draft": Draft(tier.name, completion),
+            "draft": Draft(tier.name, completion, None if watch is None else watch.reason),
             "assessment": None,
             "degraded": False,
             "ledger": self.caller.recorder.take(run.id),

@@ -50,14 +50,15 @@ class SelfChecker:
         assert draft is not None, "the drafter comes before the self-checker"
         tier = self.tiers[run.tier]
         asked = Asked(state["messages"], draft.completion)
-        against = objection(
+        against = draft.stopped or objection(
             draft.completion,
             schema=self.task.schema,
             tools=self.task.tools,
             tool_choice=self.task.tool_choice,
         )
         before = state.get("assessment") or Assessment()
-        signals = self._due(tier, draft.completion, before.taken, ruled_out=against is not None)
+        due = self._due(tier, draft.completion, before.taken, ruled_out=against is not None)
+        signals = [] if draft.stopped else due  # half an answer tells nothing about whole ones
 
         async def ask(signal: Signal, probe: Probe) -> Completion:
             asked_tier = self.helpers.get(signal.name, tier)

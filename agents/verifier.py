@@ -135,6 +135,10 @@ class Verifier:
         situation = self._situation(state["run"], draft, assessment, judged=judged)
         return self.policy.decide(situation), assessment, cost
 
+    def foresee(self, run: Run, draft: Draft, assessment: Assessment) -> Decision:
+        """What the policy would say now, were this the draft and no further signal to be had."""
+        return self.policy.decide(self._situation(run, draft, assessment, judged=True))
+
     def _situation(
         self, run: Run, draft: Draft, assessment: Assessment, *, judged: bool
     ) -> Situation:

@@ -16,6 +16,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import RetryPolicy
 
+from cascade._closing import Closing
 from cascade._portal import iterate_sync, run_sync
 from cascade._together import iterate_in
 from cascade._variants import Variants
@@ -41,7 +42,9 @@ from cascade.questions import Question, ResponseFormat, to_messages, to_task
 from cascade.result import CascadeResult, read_result
 from cascade.setup import (
     calibration_for,
+    check_abort,
     check_calibration,
+    choose_abort,
     choose_policy,
     choose_signals,
     load_calibration,
@@ -57,7 +60,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cascade")
 
 
-class Cascade(Batches, Starting, Auditing):
+class Cascade(Batches, Starting, Auditing, Closing):
     """A small model drafts, its confidence is checked, a large model answers what is doubtful.
 
     Args:
@@ -81,6 +84,9 @@ class Cascade(Batches, Starting, Auditing):
         tools: tools the answer may call; a call that breaks its schema is escalated.
         deadline: seconds for a whole run. What would be escalated is accepted when the large
             model cannot answer in time, and no call gets more time than is left.
+        abort: stop a draft while it is written, once the policy cannot accept it any more: True,
+            or with a calibration the share of acceptable drafts that may be lost by it, such as
+            0.01. What was paid until then is in the ledger, and the escalation starts at once.
         audit_rate: share of accepted drafts that the large model is asked about as well, after
             the reply; or `Audits(…)`, which also says how they are compared and what a day of
             them may cost. Needs a ledger.
@@ -127,6 +133,7 @@ class Cascade(Batches, Starting, Auditing):
         response_format: ResponseFormat | None = None,
         tools: Sequence[Any] = (),
         deadline: float | None = None,
+        abort: bool | float = False,
         audit_rate: float | Audits | None = None,
         ledger: LedgerStore | None = None,
         tags: Mapping[str, str] | None = None,
@@ -157,6 +164,7 @@ class Cascade(Batches, Starting, Auditing):
         self._signals_without_calibration = to_signals(signals)
         if self.calibration is not None:
             check_calibration(self.calibration, self.tiers, self.task)
+        check_abort(abort, self.tiers, self.calibration, self.signals, verifier)
         self._response_format = response_format
         self._warned = False
         self._checked = self.calibration is None
@@ -219,7 +227,8 @@ class Cascade(Batches, Starting, Auditing):
             calibrators=self._oversight.calibrators if self.calibration else {},
         )
         shadow = Shadow(self._start, self._oversight, build, self.policy, self.task)
-        self._builder = build(beside=shadow)
+        abort = choose_abort(self.options["abort"], self.tiers[0], self.calibration)
+        self._builder = build(beside=shadow, abort=abort)
         self.graph: CompiledStateGraph[CascadeState, None, CascadeInput, CascadeState] = (
             self._builder.compile(name=self.name)
         )
@@ -323,18 +332,6 @@ class Cascade(Batches, Starting, Auditing):
     def close(self) -> None:
         """`aclose` for synchronous callers: `with Cascade(…) as cascade` ends with it."""
         run_sync(self.aclose())
-
-    def __enter__(self) -> Cascade:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Cascade:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     def __repr__(self) -> str:
         chain = " → ".join(f"{tier.name} ({tier.model.name})" for tier in self.tiers)

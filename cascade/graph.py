@@ -41,6 +41,7 @@ from cascade.agents.entries import Accounts
 from cascade.agents.gate import Beside, Gate
 from cascade.agents.outlook import Outlook
 from cascade.agents.sending import annotate
+from cascade.agents.stopping import Abort, Stopper
 from cascade.agents.watching import Watcher
 from cascade.confidence import Calibrator
 from cascade.confidence.signals import Signal
@@ -223,6 +224,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     outlook: Outlook | None = None,
     watchers: Sequence[Watcher] = (),
     beside: Beside | None = None,
+    abort: Abort | None = None,
     tags: Mapping[str, str] = NO_TAGS,
     local_only: LocalOnly = False,
     private: Private | None = None,
@@ -243,6 +245,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
         outlook: what larger tiers are expected to cost.
         watchers: are told of every decision.
         beside: says which questions the large model answers first, and drafts them afterwards.
+        abort: which drafts may be stopped while they are written; None for none.
         tags: of every ledger entry; those of a run's `config["metadata"]["ledger_tags"]` and of
             `tagged(…)` around it come on top.
         local_only: leave out all ways to tiers that are not on this machine.
@@ -286,7 +289,8 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     verifier = Verifier(
         tiers, policy, recorder, outlook, judge, signals, calibrators, deadline, watchers, task
     )
-    drafter = Drafter(tiers, caller, task)
+    stopper = None if abort is None else Stopper(verifier, abort)
+    drafter = Drafter(tiers, caller, task, stopper)
     add("draft", opening("draft", drafter), "self_check", *onwards, *to_route)
     helpers = _helpers(signals, border)
     add("self_check", SelfChecker(tiers, caller, task, signals, helpers, calibrators), "verify")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from cascade.agents import Task
 from cascade.agents.border import LocalOnly, read_local_only
+from cascade.agents.stopping import LOST, Abort
+from cascade.confidence.early import drafts_needed
 from cascade.confidence.signals import Signal, SignalLike, to_signals
 from cascade.errors import (
     CalibrationMismatchError,
@@ -184,6 +186,83 @@ def _certified(max_harm: float, calibration: Calibration | None) -> CertifiedPol
             f"max_harm={max_harm}: the calibration has certificates for {there}; {how}"
         )
     return CertifiedPolicy(max(fitting, key=lambda certificate: certificate.coverage))
+
+
+def check_abort(
+    wanted: bool | float,
+    tiers: Sequence[OpenTier],
+    calibration: Calibration | None,
+    signals: Sequence[Signal],
+    judge: object | None,
+) -> None:
+    """Refuse to stop drafts where nobody could tell when.
+
+    Raises:
+        ConfigurationError: with what is in the way.
+    """
+    if wanted is False:
+        return
+    if wanted is not True and not 0.0 < wanted < 1.0:
+        raise ConfigurationError(
+            f"abort={wanted}: True, False, or the share of acceptable drafts that may be lost, "
+            "such as 0.01."
+        )
+    if judge is not None:
+        raise ConfigurationError(
+            f"abort={wanted} stops what log-probs rule out; verifier={judge!r} judges whole "
+            "drafts. Give one of them."
+        )
+    drafting = tiers[:-1]
+    if not any(tier.model.streams_logprobs for tier in drafting):
+        names = ", ".join(tier.model.name for tier in drafting) or "no tier"
+        raise ConfigurationError(
+            f"abort={wanted} needs a draft whose stream has log-probs, which {names} does not "
+            "give. Models of openai:, ollama: and llamacpp: do."
+        )
+    if calibration is None:
+        _check_impossible(wanted, drafting, signals)
+    else:
+        _check_early(wanted, calibration)
+
+
+def _check_impossible(
+    wanted: bool | float, drafting: Sequence[OpenTier], signals: Sequence[Signal]
+) -> None:
+    if wanted is not True:
+        raise ConfigurationError(
+            f"abort={wanted}: a share of lost drafts needs calibrator=…, made by `calibrate`. "
+            "abort=True stops what provably cannot be accepted."
+        )
+    if not any(tier.settings.max_tokens for tier in drafting):
+        raise ConfigurationError(
+            "abort=True without a calibration needs to know how long a draft may become: set "
+            f"Tier({drafting[0].model.name!r}, max_tokens=…), or give calibrator=…."
+        )
+    if signals and not any(signal.name == "logprobs" for signal in signals):
+        given = ", ".join(signal.name for signal in signals)
+        raise ConfigurationError(
+            f"abort=True without a calibration needs the signal logprobs, and signals are {given}."
+        )
+
+
+def _check_early(wanted: bool | float, calibration: Calibration) -> None:
+    share = LOST if wanted is True else wanted
+    if len(calibration.early) < drafts_needed(share):
+        raise ConfigurationError(
+            f"abort={wanted}: the calibration knows the log-probs of {len(calibration.early)} "
+            f"drafts, and {drafts_needed(share)} that would be accepted bound a loss of "
+            f"{share:.2%}. Calibrate on more, with the signal logprobs, or allow a larger share."
+        )
+
+
+def choose_abort(
+    wanted: bool | float, small: OpenTier, calibration: Calibration | None
+) -> Abort | None:
+    """Which drafts may be stopped, as `check_abort` found it possible."""
+    if wanted is False:
+        return None
+    early = {} if calibration is None else {small.name: calibration.early}
+    return Abort(LOST if wanted is True else wanted, early)
 
 
 def task_hash(task: Task, small: OpenTier) -> str:

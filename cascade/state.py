@@ -142,10 +142,13 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An answer from a tier that is not the last."""
+    """An answer from a tier that is not the last; `stopped` says why it was not written to its
+    end, where it was stopped.
+    """
 
     tier: str
     completion: Completion
+    stopped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "events",
         "observing",
         "_background",
+        "_closing",
         "_page",
         "_portal",
         "_together",

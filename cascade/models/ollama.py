@@ -38,6 +38,7 @@ class OllamaModel(Model):
 
     provider = "ollama"
     returns_logprobs = True
+    streams_logprobs = True
     forces_tools = False
 
     def __init__(
@@ -91,7 +92,7 @@ class OllamaModel(Model):
             async with aclosing(client.chat_stream(payload)) as parts:
                 async for part in parts:
                     if piece := answer.add(part):
-                        yield Chunk(piece)
+                        yield Chunk(piece, logprobs=answer.tokens)
             if not answer.done:
                 raise self._caller.interrupted("it ended without `done`")
             completion = answer.completion(asked_for=self.model)

@@ -52,7 +52,7 @@ class OpenAIModel(Model):
         self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
         self.local = stays_here(self.base_url, model)
         reasoning = model.rpartition("/")[2].startswith(_REASONING)
-        self.returns_logprobs = not reasoning
+        self.returns_logprobs = self.streams_logprobs = not reasoning
         self._limit_field = "max_completion_tokens" if reasoning else "max_tokens"
         self._defaults = dict(options or {})
         self._key = api_key or os.environ.get("OPENAI_API_KEY") or self._no_key_needed()
@@ -109,7 +109,7 @@ class OpenAIModel(Model):
             async with stream:
                 async for chunk in stream:
                     if piece := answer.add(chunk):
-                        yield Chunk(piece)
+                        yield Chunk(piece, logprobs=answer.tokens)
             if answer.finish_reason is None:
                 raise self._caller.interrupted("it ended without a finish reason")
             completion = answer.completion(asked_for=self.model)
