@@ -11,7 +11,7 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 from langgraph.runtime import Runtime
 
-from cascade.agents.border import check_may_ask
+from cascade.agents.border import check_may_ask, stayed
 from cascade.agents.entries import Accounts, Call
 from cascade.agents.sending import Watcher, observed, send
 from cascade.errors import (
@@ -119,7 +119,7 @@ def current_run(state: CascadeState, runtime: AgentRuntime) -> Run:
     info = runtime.execution_info
     run_id = info.checkpoint_id if info else question_id
     # What had to stay here before is part of the conversation, and stays with all that follows.
-    stays = None if run is None else run.local_only
+    stays = (run.local_only if run else None) or stayed(state["messages"])
     return Run(id=run_id, question_id=question_id, begun_at=time.time(), local_only=stays)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langgraph.config import get_config
 
 from cascade.errors import ConfigurationError, InputError, LocalOnlyError
@@ -40,6 +40,18 @@ def read_local_only(given: object, what: str) -> Stay | None:
     if given == "abstain":
         return "abstain"
     raise ConfigurationError(f"{what} is {given!r}: give True, False, 'answer' or 'abstain'.")
+
+
+def mark(run: Run) -> dict[str, Any]:
+    """What the answer of a run has in its metadata, so that its conversation stays here too."""
+    return {} if run.local_only is None else {LOCAL_ONLY: run.local_only}
+
+
+def stayed(messages: Sequence[BaseMessage]) -> Stay | None:
+    """What the answers of a conversation say: whether an earlier question of it had to stay."""
+    said = (m.response_metadata.get(LOCAL_ONLY) for m in messages if isinstance(m, AIMessage))
+    stays = {stay for stay in said if stay in get_args(Stay)}
+    return None if not stays else "abstain" if "abstain" in stays else "answer"
 
 
 def may_ask(run: Run, tier: OpenTier) -> bool:
@@ -113,7 +125,7 @@ class Border:
             "the call is local only": asked_to_stay(),
             "an earlier question had to stay": run.local_only,
         }
-        given = {why: stay for why, stay in said.items() if stay is not None}
+        given: dict[str, Stay] = {why: stay for why, stay in said.items() if stay is not None}
         if not given and self.private is not None:
             answer: Any = self.private(messages)
             answer = await answer if inspect.isawaitable(answer) else answer

@@ -18,7 +18,7 @@ from cascade.agents.base import (
     finished,
 )
 from cascade.agents.gate import Answered, Beside
-from cascade.agents.moves import accept
+from cascade.agents.moves import accept, answer
 from cascade.errors import ModelError
 from cascade.events import Retracted, Token
 from cascade.state import CascadeState, Decision, StateUpdate
@@ -74,7 +74,7 @@ class Expert:
             self.beside.answered(Answered(run, messages, completion, large_usd))
         update: StateUpdate = {
             "run": finished(run),
-            "messages": [completion.to_message(self.tier.name)],
+            "messages": [answer(run, completion, self.tier.name)],
             "degraded": False,
             "ledger": entries,
         }

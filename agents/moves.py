@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from langchain_core.messages import AIMessage
 from langgraph.types import Command
 
 from cascade.agents.base import finished
-from cascade.agents.border import STAYS, check_may_ask, nearest
+from cascade.agents.border import STAYS, check_may_ask, mark, nearest
 from cascade.errors import ConfigurationError
-from cascade.state import Decision, Draft, Run, StateUpdate
+from cascade.state import Completion, Decision, Draft, Run, StateUpdate
 from cascade.tiers import OpenTier
+
+
+def answer(run: Run, completion: Completion, tier: str) -> AIMessage:
+    """The answer as a message, which remembers that its conversation has to stay here."""
+    message = completion.to_message(tier)
+    message.response_metadata |= mark(run)
+    return message
 
 
 def accept(run: Run, draft: Draft, decision: Decision, *, degraded: bool = False) -> StateUpdate:
     """The state in which a draft is the answer."""
     return {
         "run": finished(run),
-        "messages": [draft.completion.to_message(draft.tier)],
+        "messages": [answer(run, draft.completion, draft.tier)],
         "decision": decision,
         "degraded": degraded,
     }

@@ -9,6 +9,7 @@ from typing import Any
 from langchain_core.messages import AIMessage
 from pydantic import BaseModel
 
+from cascade.agents.border import mark
 from cascade.ledger import LedgerView
 from cascade.observing import ending_of
 from cascade.questions import ResponseFormat
@@ -56,7 +57,7 @@ def read_result(
 ) -> CascadeResult:
     """The result that a finished state holds."""
     run, ending = state["run"], ending_of(state)
-    message = AIMessage(content="") if ending.answer is None else ending.answer
+    message = ending.answer or AIMessage("", response_metadata=mark(run))
     answer = str(message.text)
     return CascadeResult(
         answer=answer,

@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
+from cascade.agents.border import LOCAL_ONLY
 from cascade.ledger import LedgerView
 from cascade.result import CascadeResult
 from cascade.state import LedgerEntry
@@ -78,7 +79,9 @@ def metadata_of(result: CascadeResult) -> dict[str, Any]:
     """
     ledger, decision = result.ledger, result.decision
     answered = result.message.response_metadata
+    stays = {LOCAL_ONLY: answered[LOCAL_ONLY]} if LOCAL_ONLY in answered else {}
     return {
+        **stays,
         "model_name": answered.get("model_name") or result.tier,
         "finish_reason": answered.get("finish_reason"),
         "tier": result.tier,

@@ -35,6 +35,12 @@ def check_local_only(options: Mapping[str, Any], tiers: Sequence[OpenTier], poli
     if stays is None:
         return
     _check_judge(options["audit_rate"])
+    abort = options.get("abort")
+    if abort:
+        raise ConfigurationError(
+            f"abort={abort} stops drafts so that another tier may answer sooner; with "
+            "local_only none is stopped. Give one of them."
+        )
     if tiers[-1].local:
         return
     where = f"{tiers[-1].name} ({tiers[-1].model.name}), which is not on this machine"

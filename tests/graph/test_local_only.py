@@ -31,6 +31,7 @@ from cascade.models import Model
 from cascade.models.base import guard
 from cascade.models.withheld import WithheldModel
 from cascade.oversight import Drift
+from cascade.oversight.local import check_local_only
 from cascade.policies import CertifiedPolicy, Situation, ThresholdPolicy
 from cascade.result import CascadeResult, read_result
 from cascade.setup import open_pair_or_tiers
@@ -311,6 +312,13 @@ def test_a_judge_elsewhere_and_a_change_of_mode_are_refused_too() -> None:
     assert here.mode == "live"
 
 
+def test_drafts_that_are_stopped_early_are_no_answers() -> None:
+    options = {"private": None, "local_only": True, "audit_rate": None, "abort": True}
+    tiers = open_pair_or_tiers(small(), large(), (), True)
+    with pytest.raises(ConfigurationError, match="abort=True stops drafts so that another"):
+        check_local_only(options, tiers, ThresholdPolicy())
+
+
 async def test_a_certificate_goes_with_abstaining() -> None:
     policy = CertifiedPolicy(CERTIFICATE)
     result = await cascade_of(small(), large(), local_only="abstain", policy=policy).ainvoke("?")
@@ -518,6 +526,32 @@ async def test_a_conversation_that_had_to_stay_stays() -> None:
     other: Any = {"configurable": {"thread_id": "another"}}
     await graph.ainvoke(said("hello"), other)
     assert len(far.requests) == 1
+
+
+@pytest.mark.parametrize("stays", ["answer", "abstain"])
+async def test_the_conversation_itself_remembers_it(stays: Any) -> None:
+    far = large()
+    chat = cascade_of(small(), far).as_chat_model()
+    talk: list[Any] = [HumanMessage("my secret")]
+    talk.append(await chat.ainvoke(talk, {"configurable": {"local_only": stays}}))
+    talk.append(HumanMessage("and now?"))
+    answer = await chat.ainvoke(talk)
+    assert answer.response_metadata["abstained"] is (stays == "abstain")
+    assert answer.response_metadata["local_only"] == stays
+    assert not far.requests
+    assert "local_only" not in (await chat.ainvoke("hello")).response_metadata
+
+
+async def test_a_graph_around_it_that_keeps_the_conversation_keeps_it_here() -> None:
+    far = large()
+    builder = StateGraph(MessagesState)
+    builder.add_node("cascade", cascade_of(small(), far).graph)
+    builder.add_edge(START, "cascade")
+    graph = builder.compile(checkpointer=saver())
+    await graph.ainvoke(said("my secret"), {"configurable": {"thread_id": "t", "local_only": True}})
+    state = await graph.ainvoke(said("and now?"), {"configurable": {"thread_id": "t"}})
+    assert state["messages"][-1].text == "Sydney"
+    assert not far.requests
 
 
 async def test_a_run_that_is_resumed_without_saying_so_still_stays() -> None:
