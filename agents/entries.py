@@ -164,7 +164,9 @@ class Accounts:
         this tier costs on average.
         """
         size = characters(call.request.messages)
-        per_character = self._mean(call, "input per character") or 1 / CHARACTERS_PER_TOKEN
+        # A ratio of means: in a mean of ratios, short prompts would count as much as long ones.
+        counted, written = self._mean(call, "input"), self._mean(call, "characters")
+        per_character = counted / written if counted and written else 1 / CHARACTERS_PER_TOKEN
         if output is None:
             usual = self._mean(call, "output")
             likely = call.request.max_tokens or 0 if usual is None else round(usual)
@@ -178,12 +180,11 @@ class Accounts:
         return None if mean is None else Decimal(str(mean))
 
     def _learn(self, call: Call, usage: Usage, cost: Decimal) -> None:
-        size = characters(call.request.messages)
+        counted = usage.input_tokens is not None
         seen = {
             "output": usage.output_tokens,
-            "input per character": usage.input_tokens / size
-            if usage.input_tokens is not None and size
-            else None,
+            "input": usage.input_tokens,
+            "characters": characters(call.request.messages) if counted else None,
             "dollars": float(cost),
         }
         for name, value in seen.items():

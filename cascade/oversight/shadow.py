@@ -332,8 +332,8 @@ def _record(recorder: Recorder, entry: LedgerEntry) -> None:
 
 
 def _share(share: float) -> float:
-    if not 0.0 <= share <= 1.0:
-        raise ConfigurationError(f"canary_share={share}: a share of requests is between 0 and 1.")
+    if not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
+        raise ConfigurationError(f"canary_share={share!r}: a share of requests is between 0 and 1.")
     return share
 
 

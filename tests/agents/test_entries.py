@@ -106,6 +106,19 @@ async def test_a_failed_call_is_assumed_as_long_as_is_usual() -> None:
     assert third.cost_usd is None
 
 
+async def test_short_prompts_do_not_make_a_long_one_dear() -> None:
+    store = MemoryLedger()
+    broken = ModelUnavailableError("broke", model="m", billed=None)
+    short, long = (reply("x", input_tokens=n, output_tokens=0) for n in (9, 1009))
+    model = ScriptedModel([short, long, broken])
+    caller, tier = Caller(Recorder(store)), open_tier(Tier(model, price=PRICE))
+    for question in ("2+2?", "q" * 4000):  # eight tokens stand around every prompt
+        await caller.ask(tier, Request((HumanMessage(question),)), "draft", RUN)
+    with pytest.raises(ModelUnavailableError):
+        await caller.ask(tier, Request((HumanMessage("q" * 4000),)), "draft", RUN)
+    assert store.entries[-1].assumed_usd == pytest.approx(Decimal("0.001"), rel=Decimal("0.05"))
+
+
 async def test_a_first_failure_is_assumed_as_long_as_is_allowed() -> None:
     failure = ModelUnavailableError("broke", model="m", billed=None)
     (entry,) = await entries(failure, max_tokens=50)

@@ -375,8 +375,8 @@ def test_a_mode_that_does_not_exist_is_refused_and_changes_nothing(mode: Any) ->
     assert cascade.mode == "live"
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_a_share_is_between_0_and_1(share: float) -> None:
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), "0.1", None])
+def test_a_share_is_between_0_and_1(share: Any) -> None:
     with pytest.raises(ConfigurationError, match="canary_share"):
         start("canary", canary_share=share)
     cascade = start("canary")
