@@ -103,6 +103,8 @@ class Auditor:
     def audit_rate(self, case: Case) -> float | None:
         """The chance of this accepted draft; None where it cannot, or must not, be audited."""
         self._begin()
+        if case.draft.completion.cached:  # it earned nothing that an audit could correct
+            return None
         if not may_ask(case.run, self.tier):
             return None
         if self.background.outstanding >= MOST_WAITING:

@@ -22,6 +22,7 @@ from cascade import Cascade, Tier
 from cascade.ledger.store import Store, open_store
 from cascade.models.base import guard
 from cascade.state import LedgerEntry
+from cascade.testing import ScriptedModel
 from tests.servers import replies
 from tests.servers.fake import FakeServer, Received
 
@@ -253,3 +254,57 @@ async def test_a_program_that_is_interrupted_closes_its_request_and_its_ledger(
             ("draft", "cancelled")
         ] * TRIES
         assert await ledger.unfinished() == []
+
+
+# --- a model in this process
+
+
+class Watched:
+    """llama.cpp's server, and when its last call returned."""
+
+    def __init__(self, server: Any) -> None:
+        self.listening_address = server.listening_address
+        self._server = server
+        self.began, self.ended = threading.Event(), threading.Event()
+        self.ended_s = 0.0
+
+    def handle_chat_completions(self, payload: dict[str, Any], callback: Any) -> object:
+        def called(item: Any) -> bool:
+            self.began.set()
+            return bool(callback(item))
+
+        try:
+            return self._server.handle_chat_completions(payload, called)
+        finally:
+            self.ended_s = time.perf_counter()
+            self.ended.set()
+
+
+@pytest.mark.live
+async def test_a_model_in_this_process_stops_computing_when_nobody_waits(tmp_path: Path) -> None:
+    """At its next token; the caller waits for nothing."""
+    small = Tier("llamacpp:smollm2-135m", max_tokens=1500, options={"ignore_eos": True})
+    async with open_store(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+        cascade = Cascade(small, ScriptedModel("x"), ledger=ledger)
+        model: Any = cascade.tiers[0].model
+        await model.listening_address()  # loaded
+        engine = model._shared_engine()
+        server, returned_s, computed_s = engine._server, [], []
+        for _ in range(TRIES):
+            engine._server = watched = Watched(server)
+            task = asyncio.create_task(cascade.ainvoke("Count to a thousand."))
+            assert await asyncio.to_thread(watched.began.wait, 60)
+            await asyncio.sleep(0.3)
+            stopped = time.perf_counter()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            returned_s.append(time.perf_counter() - stopped)
+            assert await asyncio.to_thread(watched.ended.wait, 60)
+            computed_s.append(watched.ended_s - stopped)
+        engine._server = server
+        assert min(returned_s) < AT_MOST_S, returned_s
+        assert min(computed_s) < AT_MOST_S, computed_s
+        calls = [(e.node, e.outcome) for e in await ledger.query()]
+        assert calls == [("draft", "cancelled")] * TRIES
+        await cascade.aclose()

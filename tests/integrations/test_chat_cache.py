@@ -229,6 +229,19 @@ def test_a_hit_before_a_tier_is_no_call_that_is_paid_for(
     assert {entry.input_tokens for entry in hits} == {0}
 
 
+def test_a_draft_from_a_cache_is_not_audited_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit would measure what the large model costs, which a hit has not spared."""
+    monkeypatch.setattr(guard, "forbidden", False)
+    cascade, _, _ = tiers_behind(
+        InMemoryCache(), verifier=lambda _q, _a: True, signals=["text"], audit_rate=1.0
+    )
+    first, again = cascade.invoke("?"), cascade.invoke("?")
+    cascade.close()
+    entries: Any = cascade.options["ledger"].entries
+    assert {entry.run_id for entry in entries if entry.node == "audit"} == {first.run_id}
+    assert sum(entry.saved_usd for entry in entries if entry.run_id == again.run_id) == 0
+
+
 def test_a_draft_from_a_cache_is_weighed_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """What asking the large model would cost does not depend on where the draft came from."""
     monkeypatch.setattr(guard, "forbidden", False)
