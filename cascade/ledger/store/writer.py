@@ -214,6 +214,7 @@ class Writer:
             await self._urgent.wait()
             timer.cancel()
             await self._write(self._take())
+        await asyncio.sleep(0)  # what was asked a moment ago is a task after that
         reads = asyncio.all_tasks() - {asyncio.current_task()}
         if reads:
             await asyncio.wait(reads, timeout=self._limits.patience_s)
