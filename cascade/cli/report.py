@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,11 +84,27 @@ async def _make(ledger: str, selection: Selection, by: list[str], precision: flo
 
 
 def must_exist(ledger: str) -> None:
-    """Refuse a file that is not there: reading it would make an empty ledger of that name."""
+    """Refuse a file that is no ledger: reading it would make an empty one of it.
+
+    Raises:
+        ConfigurationError: there is no such file, or there is something else in it.
+    """
     scheme, _, rest = ledger.partition("://")
     path = rest.partition("?")[0].removeprefix("/")
-    if scheme.partition("+")[0] == "sqlite" and path and not Path(path).exists():
+    if scheme.partition("+")[0] != "sqlite" or not path:
+        return
+    if not Path(path).exists():
         raise ConfigurationError(f"{ledger}: there is no file {path}.")
+    with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as file:
+        try:
+            found = file.execute("SELECT 1 FROM sqlite_master WHERE name = 'ledger_schema'")
+            is_ledger = found.fetchone() is not None
+        except sqlite3.OperationalError:
+            return  # locked, or its folder cannot be written: the store tells which
+        except sqlite3.DatabaseError as error:
+            raise ConfigurationError(f"{ledger}: {path} is no SQLite file: {error}.") from error
+    if not is_ledger:
+        raise ConfigurationError(f"{ledger}: there is no ledger in {path}.")
 
 
 def selection_of(

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -102,3 +104,15 @@ def test_a_mistyped_name_makes_no_ledger(tmp_path: Path) -> None:
     assert "there is no file" in " ".join(run(f"sqlite:///{path}", code=2).stderr.split())
     assert not path.exists()
     assert "is no address of a ledger" in " ".join(run("ledger.db", code=2).stderr.split())
+
+
+def test_a_file_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    before = other.read_bytes()
+    assert "there is no ledger in" in " ".join(run(f"sqlite:///{other}", code=2).stderr.split())
+    assert other.read_bytes() == before
+    broken = tmp_path / "broken.db"
+    broken.write_bytes(b"no database" * 1000)
+    assert "is no SQLite file" in " ".join(run(f"sqlite:///{broken}", code=2).stderr.split())
