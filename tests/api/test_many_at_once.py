@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import threading
 import time
 from collections import Counter
@@ -61,10 +62,9 @@ class Runs(Observer):
             self.open[run.id] = str(run.messages[-1].text)
 
     def run_ended(self, run: ObservedRun) -> None:
-        assert run.ending is not None
-        assert run.ending.answer is not None
+        answer = None if run.ending is None else run.ending.answer
         with self._lock:
-            self.ended.append((self.open.pop(run.id), str(run.ending.answer.text)))
+            self.ended.append((self.open.pop(run.id), "" if answer is None else str(answer.text)))
 
 
 class House:
@@ -73,7 +73,7 @@ class House:
             price = Price(input=1_000_000, output=0)  # a dollar per token: cost tells the question
             return Tier(f"openai:{name}", base_url=server.openai_url, api_key="k", price=price)
 
-        self.runs = Runs()
+        self.server, self.runs = server, Runs()
         self.ledger = open_store(f"sqlite:///{folder}/ledger.db")
         self.cascade = Cascade(
             tier("small"),
@@ -231,3 +231,34 @@ def test_streams_that_are_read_at_the_same_time(house: House) -> None:
     results = asyncio.run(ask())
     run_sync(house.cascade.aclose())
     house.check(results)
+
+
+def test_two_hundred_questions_of_which_many_are_given_up(house: House) -> None:
+    """At any moment: before a call is written down, before it is sent, while it is answered."""
+
+    async def ask() -> list[BaseException | CascadeResult]:
+        before, chance = asyncio.all_tasks(), random.Random(5)
+        asking = [
+            asyncio.create_task(house.cascade.ainvoke(str(number)))
+            for number in range(1, AT_ONCE + 1)
+        ]
+        for task in asking:
+            asyncio.get_running_loop().call_later(2.0 * chance.random(), task.cancel)
+        ended = await asyncio.gather(*asking, return_exceptions=True)
+        await house.cascade.audits_done()
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == before
+        return ended
+
+    ended = asyncio.run(ask())
+    run_sync(house.cascade.aclose())
+    kinds = Counter(type(each) for each in ended)
+    assert set(kinds) <= {asyncio.CancelledError, CascadeResult}
+    assert kinds[asyncio.CancelledError] > 0
+    assert house.runs.open == {}
+    entries = run_sync(house.ledger.query())
+    calls = [entry for entry in entries if entry.model is not None]
+    assert run_sync(house.ledger.unfinished()) == []
+    # One that was cancelled just before it was sent is in the ledger, and never arrived.
+    answered = sum(entry.outcome == "ok" for entry in calls)
+    assert answered <= len(house.server.received) <= len(calls)
