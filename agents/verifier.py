@@ -203,6 +203,8 @@ class Verifier:
             calibrated=assessment.calibrated,
             signals=assessment.signals or None,
             audit_rate=case.audit_rate,
+            # Executed again after a crash, the same decision earns its baseline once.
+            attempt_id=_decision_id(case) if cost == 0 else None,
         )
         if not may_ask(case.run, self.tiers[-1]):
             return entry.model_copy(update={"note": noted(entry.note, self.tiers[-1])})
@@ -210,6 +212,11 @@ class Verifier:
             self.outlook.asked(case.messages)
             return entry
         return entry.model_copy(update=self.outlook.earned(case.draft, cost, case.messages))
+
+
+def _decision_id(case: Case) -> str:
+    place = (case.run.id, case.run.tier, len(case.assessment.taken), case.decision.action)
+    return "-".join(map(str, ("verify", *place)))
 
 
 def _verdict(judgement: Judgement) -> Verdict:

@@ -73,6 +73,19 @@ def saved(ledger: MemoryLedger) -> Decimal:
     return sum((entry.saved_usd for entry in ledger.entries if entry.saved_usd), Decimal(0))
 
 
+async def test_a_decision_that_is_executed_again_earns_its_baseline_once() -> None:
+    async with open_store("memory://") as store:
+        cascade, _ = made(None, ledger=store)
+        graph = cascade.build_graph().compile(checkpointer=InMemorySaver())
+        thread: Any = {"configurable": {"thread_id": "1"}}
+        await graph.ainvoke({"messages": [("user", "?")]}, thread)  # type: ignore[typeddict-item]
+        states = [state async for state in graph.aget_state_history(thread)]
+        before: Any = next(state.config for state in states if state.next == ("verify",))
+        await graph.ainvoke(None, before)
+        accepted = [entry for entry in await store.query() if entry.action == "accept"]
+    assert [entry.saved_usd for entry in accepted] == [B]
+
+
 @pytest.mark.parametrize("method", ["audit_rate", "judged"])
 def test_an_auditor_that_fails_breaks_no_reply(
     method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
