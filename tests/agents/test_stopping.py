@@ -13,19 +13,21 @@ from typing import Any
 import pytest
 from langchain_core.messages import HumanMessage
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from cascade import Cascade, CascadeResult, Price, Tier
 from cascade.confidence.calibrating import LabelledDraft, MadeFor, calibrate
 from cascade.confidence.calibration import Calibration, ModelIdentity
 from cascade.confidence.logprobs import logprob_features
-from cascade.errors import ConfigurationError, ModelUnavailableError
+from cascade.errors import AuthenticationError, ConfigurationError, ModelUnavailableError
 from cascade.events import Token
 from cascade.models import Model
 from cascade.models.openai import OpenAIModel
 from cascade.policies import ThresholdPolicy
 from cascade.questions import to_task
 from cascade.setup import task_hash
-from cascade.state import Decision, LedgerEntry
+from cascade.state import CHECKPOINT_TYPES, Decision, LedgerEntry
 from cascade.testing import ScriptedModel, reply
 from cascade.tiers import open_tier
 from tests.servers import replies
@@ -107,6 +109,21 @@ def test_a_stopped_draft_is_no_answer_when_the_large_model_fails() -> None:
     assert raised.value.ledger is not None
     assert raised.value.ledger.entries[0].outcome == "cancelled"
     assert pair(DOUBTFUL, large=failure, abort=False).invoke("?").degraded
+
+
+async def test_a_resumed_run_does_not_pay_for_it_again() -> None:
+    small = ScriptedModel([DOUBTFUL])
+    large = ScriptedModel(["large"], failures=[AuthenticationError("no", model="large")])
+    cascade = Cascade(Tier(small, max_tokens=64), large, abort=True)
+    serde = JsonPlusSerializer(allowed_msgpack_modules=CHECKPOINT_TYPES)
+    graph = cascade.build_graph().compile(checkpointer=InMemorySaver(serde=serde))
+    thread: Any = {"configurable": {"thread_id": "1"}}
+    with pytest.raises(AuthenticationError):
+        await graph.ainvoke({"messages": [HumanMessage("?")]}, thread)
+    state = await graph.ainvoke(None, thread)
+    assert state["messages"][-1].text == "large"
+    assert state["draft"].stopped.startswith("stopped after 21 tokens")
+    assert len(small.requests) == 1
 
 
 def test_no_signal_is_taken_of_a_stopped_draft() -> None:
