@@ -120,19 +120,17 @@ class Border:
             ConfigurationError: the user's rule said something that has no meaning.
             InputError: the configuration of the run did.
         """
-        said = {
+        said: dict[str, Stay | None] = {
             "the cascade is local only": self.always,
             "the call is local only": asked_to_stay(),
             "an earlier question had to stay": run.local_only,
         }
-        given: dict[str, Stay] = {why: stay for why, stay in said.items() if stay is not None}
+        given = {why: stay for why, stay in said.items() if stay is not None}
         if not given and self.private is not None:
             answer: Any = self.private(messages)
             answer = await answer if inspect.isawaitable(answer) else answer
             stay = read_local_only(answer, "what private=… returned")
-            if stay is None:
-                return None, "not private"
-            given = {"private": stay}
+            return (None, "not private") if stay is None else (self._careful(stay), "private")
         if not given:
             return None, ""
         return self._careful(*given.values()), next(iter(given))
