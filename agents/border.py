@@ -27,8 +27,13 @@ Private = Callable[[Sequence[BaseMessage]], LocalOnly | Awaitable[LocalOnly]]
 """Takes the conversation and says whether it has to stay on this machine."""
 
 
-def read_local_only(given: object, what: str) -> Stay | None:
+def read_local_only(given: object, what: str, shown: str = "") -> Stay | None:
     """What becomes of the question; None where it may leave.
+
+    Args:
+        given: what was said.
+        what: where it was said, for the error.
+        shown: in place of what was said, where that must not be shown.
 
     Raises:
         ConfigurationError: it is none of what may be said.
@@ -39,7 +44,9 @@ def read_local_only(given: object, what: str) -> Stay | None:
         return "answer"
     if given == "abstain":
         return "abstain"
-    raise ConfigurationError(f"{what} is {given!r}: give True, False, 'answer' or 'abstain'.")
+    raise ConfigurationError(
+        f"{what} is {shown or repr(given)}: give True, False, 'answer' or 'abstain'."
+    )
 
 
 def mark(run: Run) -> dict[str, Any]:
@@ -125,11 +132,13 @@ class Border:
             "the call is local only": asked_to_stay(),
             "an earlier question had to stay": run.local_only,
         }
-        given = {why: stay for why, stay in said.items() if stay is not None}
+        given: dict[str, Stay] = {why: stay for why, stay in said.items() if stay is not None}
         if not given and self.private is not None:
             answer: Any = self.private(messages)
             answer = await answer if inspect.isawaitable(answer) else answer
-            stay = read_local_only(answer, "what private=… returned")
+            # Not the answer itself: it may quote the conversation.
+            kind = f"a value of type {type(answer).__name__}"
+            stay = read_local_only(answer, "what private=… returned", kind)
             return (None, "not private") if stay is None else (self._careful(stay), "private")
         if not given:
             return None, ""

@@ -408,7 +408,7 @@ async def test_a_rule_that_fails_lets_nothing_out() -> None:
     with pytest.raises(RuntimeError, match="no detector"):
         await cascade_of(small(), far, private=broken).ainvoke("?")
     wrong: Any = lambda _: "maybe"  # noqa: E731
-    with pytest.raises(ConfigurationError, match="what private=… returned is 'maybe'"):
+    with pytest.raises(ConfigurationError, match="returned is a value of type str: give"):
         await cascade_of(small(), far, private=wrong).ainvoke("?")
     assert not far.requests
 
