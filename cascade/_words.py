@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
@@ -24,6 +25,21 @@ def dollars(amount: Decimal | float | None) -> str:
 def percent(share: float, digits: int = 1) -> str:
     """`73.8 %`."""
     return f"{share * 100:.{digits}f} %".replace("-", "−")
+
+
+def counted(n: int, what: str) -> str:
+    """`1 audit`, `2,000 audits`."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def printable(text: str) -> str:
+    """The text without what could steer a terminal; lines stay lines."""
+    return "".join(
+        c
+        if c == "\n" or not unicodedata.category(c).startswith("C")
+        else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -153,11 +153,11 @@ class Books:
         """One more entry, in the order of their times."""
         entry = stored.entry
         row = None
-        if entry.node in EVENTS:
+        if entry.node in EVENTS or self._comes_late(entry):
             if not _within(entry.at, selection):
                 return
             day, tags = _day(entry.at), _values(stored.tags, self.tags)
-            if entry.note:
+            if entry.note and entry.node in EVENTS:
                 self.events.append(entry)
         else:
             row = self._row(stored, selection)
@@ -208,6 +208,10 @@ class Books:
             for call, sums in calls.items()
             if sums.unpriced and sums.entries > sums.unknown
         }
+
+    def _comes_late(self, entry: LedgerEntry) -> bool:
+        """Whether it belongs to the audit of a run of an earlier period: its cost counts now."""
+        return entry.node == "audit" and entry.run_id not in self.rows
 
     def _row(self, stored: Stored, selection: Selection) -> Row | None:
         entry = stored.entry

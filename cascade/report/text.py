@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from cascade._words import dollars, percent, table
+from cascade._words import counted, dollars, percent, printable, table
 from cascade.evaluation.audit.estimates import NO_AUDITS, Estimate
 from cascade.report.records import Figures, Line, Rate
 
@@ -45,7 +45,7 @@ def render(found: Figures) -> str:
             newest=True,
         ),
     ]
-    return "\n\n".join(part for part in parts if part)
+    return printable("\n\n".join(part for part in parts if part))
 
 
 def verdict_line(found: Figures) -> str:
@@ -88,7 +88,7 @@ def quality_claim(found: Figures) -> str:
         return "Quality: nothing is known before an accepted draft has been audited."
     return (
         f"Quality: at most {percent(loss.high, 2)} lost per request, at most "
-        f"{percent(errors.high)} of the accepted drafts wrong ({loss.audits:,} audits)."
+        f"{percent(errors.high)} of the accepted drafts wrong ({counted(loss.audits, 'audit')})."
     )
 
 
@@ -98,7 +98,7 @@ def period(found: Figures) -> str:
     tags = ", ".join(f"{key}={value}" for key, value in found.tags.items())
     when = f"{minute(begins)} to {minute(ends)} UTC" if begins and ends else ""
     counts = ", ".join(f"{n:,} {name}" for name, n in found.outcomes.items())
-    parts = [f"{found.requests:,} requests", counts, f"{found.audits:,} audits", when, tags]
+    parts = [counted(found.requests, "request"), counts, counted(found.audits, "audit"), when, tags]
     return "; ".join(part for part in parts if part) + "."
 
 

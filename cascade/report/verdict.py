@@ -116,6 +116,8 @@ def _why_open(rows: Sequence[Row], saved: SavingReport, status: Status) -> str:
         "unknown": "there are calls whose cost nobody knows, not even roughly",
         "estimated": "no accepted draft has been audited",
     }
+    if status == "estimated" and any(row.audited for row in rows):
+        return "what the large model costs is unknown, also from the audits"
     if status in reasons:
         return reasons[status]
     if _only_shadow(rows):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
-from cascade.ledger.store import MemoryBackend, Store, Stored
+from cascade.ledger.store import MemoryBackend, Selection, Store, Stored
 from cascade.ledger.store.base import Batch
+from cascade.report import Report, make_report
 from cascade.state import LedgerEntry
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+NOON, HOUR = datetime(2026, 3, 1, 12, tzinfo=UTC), timedelta(hours=1)
 SMALL, LARGE = "small-model", "large-model"
 DRAFT, CENT, MORE = Decimal("0.0001"), Decimal("0.01"), Decimal("0.012")
 
@@ -202,3 +205,13 @@ class World:
                 story.decide("escalate").expert(usd(large))
             stories.append(story)
         return stories, paid
+
+
+def reported(told: Iterable[Story | LedgerEntry], selection: Any = None, **options: Any) -> Report:
+    """The report of these entries."""
+
+    async def make() -> Report:
+        with closing(await store_of(told, {"team": "search"})) as store:
+            return await make_report(store, selection or Selection(), **options)
+
+    return asyncio.run(make())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,19 +20,9 @@ from cascade.ledger.store import Selection, open_store
 from cascade.report import Report, make_report
 from cascade.report.figures import thinned
 from cascade.report.reading import MOST_REASONS
-from cascade.state import LedgerEntry, Usage
+from cascade.state import Usage
 from cascade.testing import ScriptedModel, reply
-from tests.report.ledgers import NOON, Story, World, entry, store_of, usd
-
-HOUR = timedelta(hours=1)
-
-
-def reported(told: Iterable[Story | LedgerEntry], selection: Any = None, **options: Any) -> Report:
-    async def make() -> Report:
-        with closing(await store_of(told, {"team": "search"})) as store:
-            return await make_report(store, selection or Selection(), **options)
-
-    return asyncio.run(make())
+from tests.report.ledgers import HOUR, NOON, Story, World, entry, reported, usd
 
 
 def audits(n: int, *, large: str = "0.02", loss: float | None = 0.0) -> list[Story]:
