@@ -59,7 +59,9 @@ class Person:
         earns = may_ask(run, self.tiers[-1])
         note = decided.reason if earns else noted(decided.reason, self.tiers[-1])
         entry = free_entry(run, "ask", draft.tier, note)
-        entry = entry.model_copy(update={"action": decided.action})
+        # Executed again after a crash, the same answer earns its baseline once.
+        once = f"ask-{run.id}-{run.tier}"
+        entry = entry.model_copy(update={"action": decided.action, "attempt_id": once})
         if isinstance(answer, OwnAnswer):
             # A person's time has no price here, so an answer of theirs claims no saving.
             draft = Draft("person", Completion(text=answer.answer, model="person"))

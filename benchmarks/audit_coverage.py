@@ -82,7 +82,7 @@ def columns(rows: list[Transcript], pair: Pair) -> Columns:
 
     hard = ~accepted
     chosen = [column[hard].tolist() for column in (prompt, draft, written)]
-    escalated = Lengths(*chosen, weight=[1.0] * int(hard.sum()))
+    escalated = Lengths(chosen[0], chosen[1], chosen[2], [1.0] * int(hard.sum()))
     model = fit_baseline(Lengths([], [], [], []), escalated)
     lengths = np.array([model.tokens(int(p), int(d)) for p, d in zip(prompt, draft, strict=True)])
     predicted = price(lengths)

@@ -6,6 +6,7 @@ is handed to the store at once, and kept here until the run takes it into its st
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,11 +15,13 @@ from datetime import datetime, timedelta
 from threading import Lock
 from typing import Protocol, runtime_checkable
 
-from cascade.errors import ConfigurationError
+from cascade.errors import ConfigurationError, LedgerError
 from cascade.ledger.amounts import Amounts
 from cascade.ledger.texts import KeptTexts, Pending, Texts, with_hashes
 from cascade.observing import Observers
 from cascade.state import LedgerEntry
+
+logger = logging.getLogger("cascade")
 
 MAX_PENDING_RUNS = 10_000
 """Runs whose entries nobody takes (a graph that was abandoned) are forgotten here after so many
@@ -164,11 +167,7 @@ class Recorder:
             texts: what was asked and answered, where the entry is that of a call. Where there
                 is a store, the entry that is returned has their hashes.
         """
-        if texts is not None and self._texts is not None:
-            entry = self._texts.keep(entry, texts)
-        elif self.store is not None:
-            entry = entry if texts is None else with_hashes(entry, texts)
-            self.store.append([entry])
+        entry = self._stored(entry, texts)
         collected = _collected.get()
         if collected is not None:
             collected.append(entry)
@@ -178,6 +177,24 @@ class Recorder:
             self._pending.setdefault(entry.run_id, []).append(entry)
             while len(self._pending) > MAX_PENDING_RUNS:
                 self._pending.popitem(last=False)
+        return entry
+
+    def _stored(self, entry: LedgerEntry, texts: Texts | None) -> LedgerEntry:
+        """Hand an entry to the store. Where that fails, the log has it instead.
+
+        What was asked is paid for, so whoever asked gets the answer all the same. A crash-safe
+        store refuses the next call before it is sent.
+        """
+        if self.store is None:
+            return entry
+        try:
+            if texts is not None and self._texts is not None:
+                return self._texts.keep(entry, texts)
+            entry = entry if texts is None else with_hashes(entry, texts)
+            self.store.append([entry])
+        except LedgerError as error:
+            lost = entry.model_dump_json(exclude_defaults=True, exclude={"note", "signals"})
+            logger.error("the ledger's store did not take an entry (%s): %s", error, lost)
         return entry
 
     def take(self, run_id: str) -> list[LedgerEntry]:

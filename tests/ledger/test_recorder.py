@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from cascade.errors import ConfigurationError
+from cascade import Cascade
+from cascade.errors import ConfigurationError, LedgerError
 from cascade.ledger import MemoryLedger, Recorder, collecting, recorder
 from cascade.state import LedgerEntry
+from cascade.testing import ScriptedModel
 
 
 def entry(run: str, node: str = "draft") -> LedgerEntry:
@@ -74,3 +77,22 @@ def test_threads_lose_no_entry() -> None:
         list(pool.map(lambda i: kept.record(entry(str(i % 5))), range(400)))
     assert len(store.entries) == 400
     assert sum(len(kept.take(str(i))) for i in range(5)) == 400
+
+
+class FullStore:
+    """A store whose queue is full."""
+
+    def append(self, entries: Iterable[LedgerEntry]) -> None:
+        raise LedgerError("the queue is full")
+
+
+async def test_an_answer_that_is_paid_for_comes_although_the_store_takes_no_entry(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cascade = Cascade(ScriptedModel("4", logprobs=0.95), ScriptedModel("four"), ledger=FullStore())
+    result = await cascade.ainvoke("2 + 2?")
+    assert result.answer == "4"
+    assert [entry.node for entry in result.ledger] == ["draft", "self_check", "verify"]
+    lost = [record.getMessage() for record in caplog.records if "did not take" in record.message]
+    assert len(lost) == 3
+    assert all(f'"run_id":"{result.run_id}"' in message for message in lost)
