@@ -16,9 +16,10 @@ from cascade.agents.base import (
     current_run,
 )
 from cascade.agents.moves import abstain, accept, escalate, within
+from cascade.agents.showing import shows_drafts
 from cascade.agents.stopping import Stopper
 from cascade.errors import DeadlineError, ModelError
-from cascade.events import Token
+from cascade.events import Provisional, Retracted, Token
 from cascade.state import CascadeState, Decision, Draft, StateUpdate
 from cascade.tiers import OpenTier
 
@@ -42,9 +43,27 @@ class Drafter:
         tier = self.tiers[run.tier]
         request = self.task.request(tier, state["messages"], top_logprobs=DRAFT_ALTERNATIVES)
         watch = None if self.stopper is None else self.stopper.watch(tier, request, run)
-        completion = await self.caller.ask(
-            tier, request, "draft", run, attempt=attempt_of(runtime), watch=watch
-        )
+        pieces: list[str] = []
+
+        def show(text: str) -> None:
+            pieces.append(text)
+            runtime.stream_writer(Provisional(text, tier.name))
+
+        on_text = show if shows_drafts() else None
+        try:
+            completion = await self.caller.ask(
+                tier,
+                request,
+                "draft",
+                run,
+                attempt=attempt_of(runtime),
+                on_text=on_text,
+                watch=watch,
+            )
+        except ModelError as error:
+            if pieces:
+                runtime.stream_writer(Retracted(f"{tier.name} broke off: {error}"))
+            raise
         return {
             "run": run,
             "draft": Draft(tier.name, completion, None if watch is None else watch.reason),

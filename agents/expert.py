@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from langgraph.config import get_config
 from langgraph.errors import NodeError
 from langgraph.types import Command
 
@@ -19,13 +18,11 @@ from cascade.agents.base import (
 )
 from cascade.agents.gate import Answered, Beside
 from cascade.agents.moves import accept, answer
+from cascade.agents.showing import shown
 from cascade.errors import ModelError
 from cascade.events import Retracted, Token
 from cascade.state import CascadeState, Decision, StateUpdate
 from cascade.tiers import OpenTier
-
-STREAM_TOKENS = "stream_tokens"
-"""Key of `config["configurable"]`: let the expert stream its tokens as custom events."""
 
 logger = logging.getLogger("cascade")
 
@@ -46,12 +43,11 @@ class Expert:
             ModelError: the call failed.
         """
         run = current_run(state, runtime)
-        streams = get_config().get("configurable", {}).get(STREAM_TOKENS)
-        shown = False
+        streams, was_shown = shown(), False
 
         def show(text: str) -> None:
-            nonlocal shown
-            shown = True
+            nonlocal was_shown
+            was_shown = True
             runtime.stream_writer(Token(text, self.tier.name))
 
         try:
@@ -65,7 +61,7 @@ class Expert:
                 on_text=show if streams else None,
             )
         except ModelError as error:
-            if shown:
+            if was_shown:
                 runtime.stream_writer(Retracted(f"{self.tier.name} broke off: {error}"))
             raise
         entries = self.caller.recorder.take(run.id)

@@ -8,20 +8,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from langgraph.config import get_config
 from langgraph.types import Command
 from pydantic import Field
 
 from cascade.agents.base import AgentRuntime, Deadline, Task
 from cascade.agents.border import may_ask, noted
-from cascade.agents.expert import STREAM_TOKENS
 from cascade.agents.moves import abstain, accept, escalate, within
 from cascade.agents.outlook import Outlook
+from cascade.agents.showing import OPTIMISTIC, shown, shows_drafts
 from cascade.agents.watching import Case, Watcher
 from cascade.confidence import Calibrator
 from cascade.confidence.signals import Signal
 from cascade.errors import ConfigurationError
-from cascade.events import Decided, Token
+from cascade.events import Decided, Retracted, Token
 from cascade.ledger import Recorder
 from cascade.policies import NextSignal, Policy, Situation, TierOutlook
 from cascade.state import (
@@ -86,6 +85,8 @@ class Verifier:
         decided, assessment, cost = await self._decide(state, draft, assessment)
         decision = within(run, self.tiers, decided, usable=assessment.objection is None)
         runtime.stream_writer(Decided(draft.tier, decision, assessment))
+        if decision.action in ("escalate", "abstain") and shows_drafts():
+            runtime.stream_writer(Retracted(decision.reason))
         case = self._case(Case(run, state["messages"], draft, assessment, decision))
         entry = self.recorder.record(self._entry(case, cost))
         case = replace(case, baseline_usd=entry.baseline_usd, task=self.task)
@@ -94,7 +95,7 @@ class Verifier:
         common: StateUpdate = {"assessment": assessment, "ledger": self.recorder.take(run.id)}
         match decision.action:
             case "accept":
-                if get_config().get("configurable", {}).get(STREAM_TOKENS, True):
+                if shown(otherwise=True) not in (False, OPTIMISTIC):
                     for word in _WORDS.findall(draft.completion.text):
                         runtime.stream_writer(Token(word, draft.tier))
                 answer = accept(run, draft, decision, degraded=decided.action == "escalate")

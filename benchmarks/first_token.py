@@ -14,12 +14,15 @@ import asyncio
 import statistics
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, get_args
 
 from langchain_core.language_models import BaseChatModel
 
 from cascade import Cascade
+from cascade.agents.showing import Show
+from cascade.events import Provisional, Token
 from cascade.models import Chunk, Model, Request
+from cascade.result import CascadeResult
 from cascade.state import Completion
 from cascade.testing import reply
 
@@ -65,6 +68,21 @@ async def waits(model: BaseChatModel, n: int) -> tuple[float, float]:
     return statistics.median(first), statistics.median(last)
 
 
+async def event_waits(cascade: Cascade, n: int, show: Show) -> tuple[float, float]:
+    """The same of the cascade's own events, in one of its three ways."""
+    first, last = [], []
+    for _ in range(n):
+        begun = time.perf_counter()
+        shown = None
+        async for event in cascade.astream("?", show=show):
+            is_text = isinstance(event, Provisional | Token | CascadeResult)
+            if shown is None and is_text:
+                shown = time.perf_counter() - begun
+        first.append(shown or 0.0)
+        last.append(time.perf_counter() - begun)
+    return statistics.median(first), statistics.median(last)
+
+
 async def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -82,6 +100,12 @@ async def main() -> None:
     for name, (cascade, settings) in rows.items():
         first, last = await waits(cascade.as_chat_model(**settings), n)
         print(f"{name:<34}{first:>10.3f} s{last:>10.3f} s")
+    for name, (cascade, settings) in rows.items():
+        if settings or len(cascade.tiers) == 1:
+            continue
+        for show in get_args(Show):
+            first, last = await event_waits(cascade, n, show)
+            print(f"{f'{name}, {show}':<34}{first:>10.3f} s{last:>10.3f} s")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from cascade._together import iterate_in
 from cascade._variants import Variants
 from cascade.agents import Judge, Route, Task
 from cascade.agents.border import LocalOnly, Private
-from cascade.agents.expert import STREAM_TOKENS
+from cascade.agents.showing import Show, showing
 from cascade.batches import Batches
 from cascade.confidence.signals import SignalLike, to_signals
 from cascade.errors import CascadeError, ConfigurationError, ModelError
@@ -279,17 +279,24 @@ class Cascade(Batches, Starting, Auditing, Closing):
             return self._result(state)
 
     async def astream(
-        self, question: Question, config: RunnableConfig | None = None
+        self,
+        question: Question,
+        config: RunnableConfig | None = None,
+        *,
+        show: Show = "verified",
     ) -> AsyncGenerator[Event | CascadeResult]:
         """Ask one question and watch: decisions, then tokens, at last the `CascadeResult`.
 
-        A rejected draft is never shown. Raises as `ainvoke` does.
+        `show` is `verified`: no word before the decision; `optimistic`: drafts at once, as
+        `Provisional`, and `Retracted` where one is rejected; or `final`: only the result. Raises
+        as `ainvoke` does.
         """
+        config = showing(show, config)
+        if show == "final":
+            yield await self.ainvoke(question, config)
+            return
         messages = to_messages(question)
         await self._ready()
-        asked = config or {}
-        configurable = {STREAM_TOKENS: True, **asked.get("configurable", {})}
-        config = RunnableConfig(**{**asked, "configurable": configurable})
         events: Any = self.graph.astream(
             CascadeInput(messages=messages), config, stream_mode=["custom", "values"]
         )
@@ -310,10 +317,14 @@ class Cascade(Batches, Starting, Auditing, Closing):
         return run_sync(self.ainvoke(question, config))
 
     def stream(
-        self, question: Question, config: RunnableConfig | None = None
+        self,
+        question: Question,
+        config: RunnableConfig | None = None,
+        *,
+        show: Show = "verified",
     ) -> Generator[Event | CascadeResult]:
         """`astream` for synchronous callers."""
-        return iterate_sync(self.astream(question, config))
+        return iterate_sync(self.astream(question, config, show=show))
 
     def build_graph(self) -> Any:
         """The uncompiled graph of this cascade, to be rewired or compiled with a checkpointer."""

@@ -1,7 +1,8 @@
 """What a stream tells while a question is on its way.
 
-A rejected draft is never shown: tokens come after the decision. Should a stream of the large
-model break for good after tokens were shown, `Retracted` withdraws them.
+A rejected draft is never shown as an answer: tokens come after the decision. Who asks for drafts
+at once gets them as `Provisional`, and `Retracted` where one is rejected. It also withdraws tokens
+of a large model whose stream breaks for good.
 """
 
 from __future__ import annotations
@@ -29,11 +30,22 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Provisional:
+    """A piece of a draft of `tier` about which nothing is decided yet.
+
+    Where `Decided` accepts the draft, all its pieces are the answer, and no tokens follow.
+    """
+
+    text: str
+    tier: str
+
+
+@dataclass(frozen=True, slots=True)
 class Retracted:
-    """All tokens shown so far are withdrawn; what follows replaces them."""
+    """All that was shown so far is withdrawn; what follows replaces it."""
 
     reason: str
 
 
-Event = Decided | Token | Retracted
+Event = Decided | Provisional | Token | Retracted
 """What agents send to a stream."""

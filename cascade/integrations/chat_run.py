@@ -19,7 +19,7 @@ from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langgraph.config import get_stream_writer
 
 from cascade.agents.border import LOCAL_ONLY, LocalOnly
-from cascade.agents.expert import STREAM_TOKENS
+from cascade.agents.showing import STREAM_TOKENS
 from cascade.graph import TAGS
 
 RunManager = AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun
