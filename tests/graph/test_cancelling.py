@@ -192,6 +192,15 @@ def test_breaking_off_a_synchronous_stream_stops_the_request(
     house.check(asyncio.run(house.close()), "expert")
 
 
+@pytest.fixture
+def keyboard() -> Iterator[None]:
+    """An interrupt from the keyboard counts, also where this was started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("keyboard")
 @pytest.mark.parametrize("node", NODES)
 def test_an_interrupt_from_the_keyboard_stops_the_request(
     node: str, server: FakeServer, tmp_path: Path
@@ -215,7 +224,8 @@ def test_an_interrupt_from_the_keyboard_stops_the_request(
 
 
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from cascade import Cascade, Tier
 from cascade.ledger.store import open_store
 
