@@ -19,7 +19,8 @@ from cascade.policies import ThresholdPolicy
 from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
 
-DATA = Path(os.environ.get("CASCADE_DATA", "/work/shared/data"))
+BESIDE = Path(__file__).resolve().parents[3] / "shared" / "data"
+DATA = Path(os.environ.get("CASCADE_DATA", BESIDE))
 SMALL, LARGE = "Mistral-7B-v0.1", "Yi-34B"
 PRICES = {SMALL: Price(input="0.1", output="0.1"), LARGE: Price(input="0.8", output="0.8")}
 IN_SHADOW, LIVE = 400, 600
