@@ -1,0 +1,133 @@
+"""Who comes in: the key, its rate, its budget, and a place to run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from cascade.api import Cascade
+from cascade.ledger import LedgerView
+from cascade.service.budgets import Reservation
+from cascade.service.faults import ServiceError
+from cascade.service.keys import Key
+from cascade.service.recent import KEY_TAG
+from cascade.service.service import Service, service_of
+
+
+class Admitted:
+    """An authenticated request that is within its key's rate.
+
+    Attributes:
+        service: whom it came to.
+        key: of the request; None with `--no-auth`.
+        tags: for the run's ledger entries; they go over tags that the client names.
+        local_only: whether the run must stay on this machine, since the budget is exhausted.
+            Known once `slot` is entered.
+    """
+
+    def __init__(self, service: Service, key: Key | None) -> None:
+        self.service = service
+        self.key = key
+        self.tags: Mapping[str, str] = {} if key is None else {**key.tags, KEY_TAG: key.id}
+        self.local_only = False
+        self._reservation: Reservation | None = None
+
+    @asynccontextmanager
+    async def slot(
+        self,
+        model: str,
+        *,
+        prompt_chars: int = 0,
+        max_tokens: int | None = None,
+        runs: int = 1,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Cascade]:
+        """A place to run: waits in the model's queue, puts dollars aside, gives the cascade.
+
+        Args:
+            model: its public name, as the client gave it.
+            prompt_chars: characters of the prompt, tools and schema, for the estimate.
+            max_tokens: the most that may be answered, if the client says so.
+            runs: how often the cascade runs for this request (`n`).
+            timeout_s: what is left of the request's deadline.
+
+        Raises:
+            ServiceError: 404 or 403, no such model for this key; 429, the queue is full; 402, the
+                budget is exhausted; 503, the service is shutting down.
+        """
+        served = self.service.serving(model, self.key)
+        del prompt_chars, max_tokens
+        async with served.gate.through(timeout_s), served.lease() as cascade:
+            self._reservation = self.service.budgets.reserve(
+                self.key, served.config.reserve_usd * runs
+            )
+            try:
+                yield cascade
+            finally:
+                self._reservation.close()
+
+    def settle(self, ledger: LedgerView) -> None:
+        """A run within the slot has cost this, also one that failed; once for each run.
+
+        What is never settled counts at what was put aside.
+        """
+        if self._reservation is not None:
+            self._reservation.settle(ledger)
+
+
+async def admitted(request: Request) -> Admitted:
+    """The dependency behind `Admit`.
+
+    Raises:
+        ServiceError: 401, no key or a wrong one; 429, too many requests; 503, shutting down.
+    """
+    service = service_of(request)
+    if service.draining:
+        raise ServiceError(
+            503,
+            "the service is shutting down: try again.",
+            "server_error",
+            "shutting_down",
+            headers={"Connection": "close", "Retry-After": "1"},
+        )
+    if not service.config.auth:
+        return Admitted(service, None)
+    secret = secret_in(request)
+    key = None if secret is None else await service.keys.find(secret)
+    if key is None:
+        raise ServiceError(
+            401,
+            "no valid API key: send Authorization: Bearer csk_…, made by `cascade keys create`.",
+            "authentication_error",
+            "invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    wait_s = service.limits.take(key)
+    if wait_s is not None:
+        raise ServiceError(
+            429,
+            f"this key may ask {key.per_minute:g} times a minute: wait {wait_s:.1f} s.",
+            "rate_limit_error",
+            "rate_limit_exceeded",
+            headers={"Retry-After": str(math.ceil(wait_s))},
+        )
+    return Admitted(service, key)
+
+
+def secret_in(request: Request) -> str | None:
+    """The key that a request carries: `Authorization: Bearer …` or `X-API-Key`."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return request.headers.get("x-api-key") or None
+
+
+admit = Depends(admitted)
+"""`admission: Admitted = admit` in a route."""
+
+Admit = Annotated[Admitted, admit]
+"""The same as a type: `admission: Admit`."""

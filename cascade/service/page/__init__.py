@@ -1,0 +1,7 @@
+"""The page that shows the money."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

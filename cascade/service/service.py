@@ -1,0 +1,97 @@
+"""What one running service holds: its cascades, keys, budgets and the last requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi import Request
+
+from cascade.api import Cascade
+from cascade.ledger.store import Store
+from cascade.service.budgets import Budgets
+from cascade.service.config import ServiceConfig
+from cascade.service.faults import ServiceError
+from cascade.service.keys import Key, Keys
+from cascade.service.limits import Limits
+from cascade.service.recent import Recent
+from cascade.service.serving import Served
+
+
+class Service:
+    """One service; `app.state.service`.
+
+    Attributes:
+        config: what it was told.
+        served: every public model name with its cascade and its gate. A single tier, where
+            `allow_tiers` shows it, is a cascade of that tier alone, named `cascade/tier`.
+        store: the ledger's store, shared by all cascades; None where nothing is kept.
+        keys: who may ask.
+        budgets: what they may spend.
+        limits: how often they may ask.
+        recent: the last finished requests.
+    """
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        served: Mapping[str, Served],
+        store: Store | None,
+        keys: Keys,
+        budgets: Budgets,
+        limits: Limits,
+        recent: Recent,
+    ) -> None:
+        self.config = config
+        self.served = dict(served)
+        self.store = store
+        self.keys = keys
+        self.budgets = budgets
+        self.limits = limits
+        self.recent = recent
+        self.draining = False
+
+    @property
+    def cascades(self) -> Mapping[str, Cascade]:
+        """The cascades by public model name, as they are now; single tiers among them."""
+        return {name: served.cascade for name, served in self.served.items()}
+
+    def models(self, key: Key | None) -> list[str]:
+        """The model names that a key may ask for."""
+        return [name for name in self.served if key is None or key.may_use(name)]
+
+    def model(self, name: str, key: Key | None) -> Cascade:
+        """The cascade that a client calls by this name.
+
+        To run it, take the one that `admitted.slot(name)` gives: it is kept open until then.
+
+        Raises:
+            ServiceError: 404, there is no such model; 403, the key may not use it.
+        """
+        return self.serving(name, key).cascade
+
+    def serving(self, name: str, key: Key | None) -> Served:
+        """The cascade behind a name with its gate; raises as `model`."""
+        served = self.served.get(name)
+        if served is None or (key is not None and not key.may_use(name)):
+            names = ", ".join(self.models(key)) or "none"
+            if served is None:
+                raise ServiceError(
+                    404,
+                    f"there is no model {name!r}: this key may use {names}.",
+                    code="model_not_found",
+                    param="model",
+                )
+            raise ServiceError(
+                403,
+                f"this key may not use the model {name!r}: it may use {names}.",
+                "permission_error",
+                "model_not_allowed",
+                "model",
+            )
+        return served
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request came to."""
+    service: Service = request.app.state.service
+    return service
