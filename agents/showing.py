@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from langchain_core.runnables import RunnableConfig
@@ -14,6 +16,8 @@ STREAM_TOKENS = "stream_tokens"
 also drafts, before anything is decided about them."""
 
 OPTIMISTIC = "optimistic"
+
+_WORDS = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
 
 Show = Literal["verified", "optimistic", "final"]
 """`verified`: tokens come after the decision. `optimistic`: drafts are shown at once and withdrawn
@@ -42,3 +46,9 @@ def shown(otherwise: bool = False) -> Any:
 def shows_drafts() -> bool:
     """Whether this run shows drafts before they are judged."""
     return bool(shown() == OPTIMISTIC)
+
+
+def words(text: str) -> Sequence[str]:
+    """An answer that is there as a whole, word by word, with all its white space."""
+    found: list[str] = _WORDS.findall(text)
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -15,7 +14,7 @@ from cascade.agents.base import AgentRuntime, Deadline, Task
 from cascade.agents.border import may_ask, noted
 from cascade.agents.moves import abstain, accept, escalate, within
 from cascade.agents.outlook import Outlook
-from cascade.agents.showing import OPTIMISTIC, shown, shows_drafts
+from cascade.agents.showing import OPTIMISTIC, shown, shows_drafts, words
 from cascade.agents.watching import Case, Watcher
 from cascade.confidence import Calibrator
 from cascade.confidence.signals import Signal
@@ -35,9 +34,6 @@ from cascade.state import (
     StateUpdate,
 )
 from cascade.tiers import OpenTier
-
-_WORDS = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
-"""An accepted draft is streamed word by word, with all its white space."""
 
 
 class Verdict(Record):
@@ -96,7 +92,7 @@ class Verifier:
         match decision.action:
             case "accept":
                 if shown(otherwise=True) not in (False, OPTIMISTIC):
-                    for word in _WORDS.findall(draft.completion.text):
+                    for word in words(draft.completion.text):
                         runtime.stream_writer(Token(word, draft.tier))
                 answer = accept(run, draft, decision, degraded=decided.action == "escalate")
                 return Command(goto="__end__", update=answer | common)
