@@ -144,6 +144,11 @@ class Deadline:
     seconds: float | None = None
     _seen_s: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, given: float | Deadline | None) -> Deadline:
+        """The same, where only the seconds may be known."""
+        return given if isinstance(given, Deadline) else cls(given)
+
     def left_s(self, run: Run) -> float | None:
         """Seconds until the deadline of a run, negative when it has passed."""
         return None if self.seconds is None else run.begun_at + self.seconds - time.time()

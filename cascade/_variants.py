@@ -47,5 +47,5 @@ class Variants(Generic[K, V]):
 def _content(key: Any) -> Any:
     """What tells a key from others; of a record its fields, which are not copied."""
     if is_dataclass(key) and not isinstance(key, type):
-        return {field.name: getattr(key, field.name) for field in fields(key)}
+        return {field.name: _content(getattr(key, field.name)) for field in fields(key)}
     return key

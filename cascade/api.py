@@ -3,55 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import copy_context
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import RetryPolicy
 
 from cascade._closing import Closing
 from cascade._portal import iterate_sync, run_sync
 from cascade._together import iterate_in
-from cascade._variants import Variants
-from cascade.agents import Judge, Route, Task
+from cascade.agents import Judge, Route
 from cascade.agents.border import LocalOnly, Private
 from cascade.agents.showing import Show, showing
 from cascade.batches import Batches
 from cascade.confidence.signals import SignalLike, to_signals
 from cascade.errors import CascadeError, ConfigurationError, ModelError
 from cascade.events import Event
-from cascade.graph import DEFAULT_RETRY, build_graph
-from cascade.ledger import LedgerStore, LedgerView, Recorder, collect, collecting
-from cascade.observing import Observer, Observers
-from cascade.oversight import Audits, Drift, Oversight, Reaction, Watched, oversee
-from cascade.oversight.alarms import to_drift
+from cascade.graph import DEFAULT_RETRY
+from cascade.ledger import LedgerStore, LedgerView, collect, collecting
+from cascade.observing import Observer
+from cascade.oversight import Audits, Drift, Reaction
 from cascade.oversight.auditing import Auditing
 from cascade.oversight.local import check_local_only
-from cascade.oversight.shadow import Build, Mode, Shadow, Start
+from cascade.oversight.shadow import Mode
 from cascade.oversight.starting import Starting
 from cascade.oversight.validity import check_weights
-from cascade.policies import Policy, UncalibratedPolicy, tell_cost
+from cascade.policies import Policy, tell_cost
 from cascade.questions import Question, ResponseFormat, to_messages, to_task
 from cascade.result import CascadeResult, read_result
 from cascade.setup import (
-    calibration_for,
     check_abort,
     check_calibration,
-    choose_abort,
     choose_policy,
     choose_signals,
     load_calibration,
     open_pair_or_tiers,
 )
-from cascade.state import CascadeInput, CascadeState, LedgerEntry
+from cascade.state import CascadeInput, LedgerEntry
 from cascade.tiers import ModelLike
+from cascade.varying import Varying
 
 if TYPE_CHECKING:
     from cascade.confidence.calibration import Calibration
@@ -60,7 +54,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cascade")
 
 
-class Cascade(Batches, Starting, Auditing, Closing):
+class Cascade(Varying, Batches, Starting, Auditing, Closing):
     """A small model drafts, its confidence is checked, a large model answers what is doubtful.
 
     Args:
@@ -167,91 +161,8 @@ class Cascade(Batches, Starting, Auditing, Closing):
         check_abort(abort, self.tiers, self.calibration, self.signals, verifier)
         self._response_format = response_format
         self._warned = False
-        self._checked = self.calibration is None
         check_local_only(self.options, self.tiers, self.policy)
-        self._oversight = self._oversee(tags or {})
-        self.drift = self._oversight.drift
-        self._build = self._wire(tags or {})
-        self._start = Start(
-            name, self.tiers, self._oversight.recorder, mode, canary_share, tags, verifier
-        )
-        self._variants: Variants[Task, Cascade] = Variants(self._vary)
-        self._assemble()
-
-    def _oversee(self, tags: Mapping[str, str]) -> Oversight:
-        given = self.options
-        decides = self.policy
-        if given["escalation_budget"] is not None:  # its threshold is of calibrated confidences
-            raw = choose_policy(self.tiers, None, deadline=given["deadline"])
-            decides = UncalibratedPolicy(decides, raw)
-        return oversee(
-            self.tiers,
-            decides,
-            Recorder(given["ledger"], Observers(given["observers"], self.name)),
-            task=self.task,
-            audits=given["audit_rate"],
-            retry=given["retry_policy"],
-            watched=Watched(
-                drift=to_drift(given["drift"]),
-                calibration=self.calibration,
-                promise=self.policy,
-                route=given["router"],
-                name=self.name,
-                tags=tags,
-            ),
-        )
-
-    def _wire(self, tags: Mapping[str, str]) -> Build:
-        given = self.options
-        return partial(
-            build_graph,
-            tiers=self.tiers,
-            policy=self._oversight.policy,
-            recorder=self._oversight.recorder,
-            judge=given["verifier"],
-            route=self._oversight.route,
-            deadline_s=given["deadline"],
-            retry_policy=given["retry_policy"],
-            outlook=self._oversight.outlook,
-            watchers=self._oversight.watchers,
-            tags=tags,
-            local_only=given["local_only"],
-            private=given["private"],
-        )
-
-    def _assemble(self) -> None:
-        build = partial(
-            self._build,
-            task=self.task,
-            signals=self.signals,
-            calibrators=self._oversight.calibrators if self.calibration else {},
-        )
-        shadow = Shadow(self._start, self._oversight, build, self.policy, self.task)
-        abort = choose_abort(self.options["abort"], self.tiers[0], self.calibration)
-        self._builder = build(beside=shadow, abort=abort)
-        self.graph: CompiledStateGraph[CascadeState, None, CascadeInput, CascadeState] = (
-            self._builder.compile(name=self.name)
-        )
-
-    def with_task(self, task: Task) -> Cascade:
-        """This cascade for questions with other tools, another schema or other settings.
-
-        It shares models, ledger, policy and watchers with this one, and is kept for the next
-        call with the same task. A calibration that was made for another task is left out: the
-        confidence is then a raw score, marked `calibrated=False`, which a certificate escalates.
-        """
-        return self if task == self.task else self._variants[task]
-
-    def _vary(self, task: Task) -> Cascade:
-        other = copy.copy(self)
-        other.task, other._response_format = task, None  # noqa: SLF001 - its own copy
-        other.calibration = calibration_for(self.calibration, self.tiers, task)
-        if other.calibration is None and self.calibration is not None:
-            other.signals = self._signals_without_calibration
-            logger.info("%s: its calibration was made for other tools or settings", self.name)
-        other._checked = other.calibration is None  # noqa: SLF001
-        other._assemble()  # noqa: SLF001
-        return other
+        self._set_up(tags or {})
 
     def as_chat_model(self, **settings: Any) -> CascadeChatModel:
         """The cascade as a LangChain chat model.
@@ -351,7 +262,7 @@ class Cascade(Batches, Starting, Auditing, Closing):
     async def _ready(self) -> None:
         """Refuse a calibration of other weights, before the first question that can be checked."""
         await self._oversight.ready()
-        if self._checked or self.calibration is None:
+        if self.calibration is None or self._checked.is_set():
             return
         try:
             await check_weights(self.calibration, self.tiers, self.task)
@@ -361,7 +272,7 @@ class Cascade(Batches, Starting, Auditing, Closing):
             # The question will meet the same failure and go on; the next one is checked again.
             logger.warning("%s: the calibration could not be checked: %s", self.name, error)
             return
-        self._checked = True
+        self._checked.set()
 
     def _result(self, state: Any) -> CascadeResult:
         if "__interrupt__" in state:

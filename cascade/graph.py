@@ -219,7 +219,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     calibrators: Mapping[str, Calibrator] | None = None,
     judge: Judge | None = None,
     route: Route | None = None,
-    deadline_s: float | None = None,
+    deadline_s: float | Deadline | None = None,
     retry_policy: RetryPolicy = DEFAULT_RETRY,
     outlook: Outlook | None = None,
     watchers: Sequence[Watcher] = (),
@@ -240,7 +240,8 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
         calibrators: make probabilities of the signals, by the tier that drafted.
         judge: a verifier of the user's, asked before the policy.
         route: chooses the first tier before anything is drafted; None always drafts.
-        deadline_s: seconds for a whole run; calls get no more time than is left.
+        deadline_s: seconds for a whole run; calls get no more time than is left. A `Deadline` also
+            knows how long tiers take.
         retry_policy: LangGraph's retries for the nodes that call models.
         outlook: what larger tiers are expected to cost.
         watchers: are told of every decision.
@@ -257,7 +258,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     border = Border(read_local_only(local_only, "local_only"), private, promises(policy))
     tiers = tuple(tiers) if border.always is None else keep_local(tiers)
     task, recorder = task or Task(), recorder or Recorder()
-    deadline, calibrators = Deadline(deadline_s), calibrators or {}
+    deadline, calibrators = Deadline.of(deadline_s), calibrators or {}
     outlook = outlook or Outlook(tiers)
     caller = Caller(recorder, retry_policy.max_attempts, deadline, accounts=Accounts(outlook))
     builder = StateGraph(CascadeState, input_schema=CascadeInput)

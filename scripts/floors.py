@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("service", "integrations", "demo"),
     ("collect",),
     ("api",),
-    ("batches",),
+    ("batches", "varying"),
     ("result", "oversight", "report"),
     ("graph", "questions", "setup", "presets", "privacy"),
     ("agents", "evaluation", "testing"),

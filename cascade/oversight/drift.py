@@ -117,8 +117,12 @@ class DriftWatch:
         del case
         return None
 
-    def judged(self, case: Case) -> None:
-        """Draw a decision into the charts."""
+    def judged(self, case: Case, *, own_policy: bool = True) -> None:
+        """Draw a decision into the charts.
+
+        What another policy decided says nothing about how often this one escalates, or about
+        what it promised: of it, only the draft is drawn.
+        """
         action = case.decision.action
         if action == "observe":
             return
@@ -126,10 +130,10 @@ class DriftWatch:
             self._restore()
         first, found = case.draft.tier == self._tier, []
         with self._lock:
-            if self._harm is not None:
+            if own_policy and self._harm is not None:
                 found.append(self._harm.decided(case.run.id, action, case.audit_rate))
             # After that the rate is what the reaction makes of it.
-            if first and self._guard.caution in ("normal", "audit"):
+            if own_policy and first and self._guard.caution in ("normal", "audit"):
                 found.append(self._charts.decided(action))
             due = self._values(case.assessment) if first else []
         for finding in found:

@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage
 
 from cascade._background import Background
 from cascade.agents import Route, Task
-from cascade.agents.watching import Watcher
+from cascade.agents.watching import Case, Watcher
 from cascade.confidence import Calibrator
 from cascade.ledger import Recorder
 from cascade.oversight.alarms import Drift
@@ -104,6 +104,21 @@ def guarded(
         parts.calibrators[first] = watch
         parts.watchers = (*parts.watchers, watch)
     return parts
+
+
+@dataclass(frozen=True, slots=True)
+class UnderAnotherPolicy:
+    """A watch for drift that is shown drafts about which another policy decides."""
+
+    drift: DriftWatch
+
+    def audit_rate(self, case: Case) -> float | None:
+        """None: it audits nothing."""
+        return self.drift.audit_rate(case)
+
+    def judged(self, case: Case) -> None:
+        """Draw the draft into the charts, and not the decision."""
+        self.drift.judged(case, own_policy=False)
 
 
 def _watch_drift(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from langgraph.types import RetryPolicy
 
@@ -18,8 +18,9 @@ from cascade.ledger import Recorder
 from cascade.ledger.tags import checked_tags
 from cascade.oversight.audits import Audits, audit, to_audits
 from cascade.oversight.drift import DriftWatch
-from cascade.oversight.guarding import Watched, guarded
-from cascade.policies import Policy
+from cascade.oversight.guarding import UnderAnotherPolicy, Watched, guarded
+from cascade.oversight.validity import CalibrationWatch, UntilEnd, end_of_certificate
+from cascade.policies import GuardedPolicy, Policy
 from cascade.tiers import OpenTier
 
 
@@ -59,6 +60,31 @@ class Oversight:
             await self.drift.ready()
         if self.auditor is not None:
             await self.auditor.ready()
+
+    def under(self, policy: Policy, promise: Policy) -> Oversight:
+        """The same watchers, for questions about which another policy decides.
+
+        Args:
+            policy: decides.
+            promise: the policy as the user chose it, which may have a certificate.
+        """
+        ends_at, drift = end_of_certificate(promise), self.drift
+        if drift is not None and isinstance(self.policy, GuardedPolicy):
+            policy = replace(self.policy, inner=policy)
+        return replace(
+            self,
+            policy=policy,
+            watchers=tuple(
+                Sheltered(UnderAnotherPolicy(drift))
+                if drift is not None and watcher == Sheltered(drift)
+                else watcher
+                for watcher in self.watchers
+            ),
+            calibrators={
+                tier: UntilEnd(each, ends_at) if isinstance(each, CalibrationWatch) else each
+                for tier, each in self.calibrators.items()
+            },
+        )
 
     async def aclose(self) -> None:
         """Finish what is under way."""

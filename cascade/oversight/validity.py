@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -77,11 +78,13 @@ class CalibrationWatch:
     def mismatch(self, messages: Sequence[BaseMessage]) -> str | None:
         """Why there is no confidence: the calibration is void, or not for this conversation."""
         if self._ends_at is not None and self._ended is None and datetime.now(UTC) >= self._ends_at:
-            self._ended = (
-                f"the certificate ended on {self._ends_at:%Y-%m-%d %H:%M} UTC: calibrate again"
-            )
+            self._ended = _ended(self._ends_at)
             self._changed(self._ended)
-        return self._ended or self._other or self._calibration.mismatch(messages)
+        return self._ended or self.void(messages)
+
+    def void(self, messages: Sequence[BaseMessage]) -> str | None:
+        """Why there is no confidence, whatever was certified."""
+        return self._other or self._calibration.mismatch(messages)
 
     def estimate(self, features: Mapping[str, float], taken: Sequence[str]) -> Estimate | None:
         """That of the calibration."""
@@ -123,6 +126,42 @@ class CalibrationWatch:
         if found != self._other:
             self._other = found
             self._changed(found)
+
+
+@dataclass(slots=True)
+class UntilEnd:
+    """The calibration of a watch, until another certificate ends than that of its policy."""
+
+    watch: CalibrationWatch
+    ends_at: datetime | None
+    _told: bool = False
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Those of the calibration."""
+        return self.watch.signals
+
+    def mismatch(self, messages: Sequence[BaseMessage]) -> str | None:
+        """Why there is no confidence: the certificate has ended, or the calibration is void."""
+        if self.ends_at is None or datetime.now(UTC) < self.ends_at:
+            return self.watch.void(messages)
+        ended = _ended(self.ends_at)
+        if not self._told:
+            self._told = True
+            logger.warning("no draft is accepted under this policy: %s", ended)
+        return ended
+
+    def estimate(self, features: Mapping[str, float], taken: Sequence[str]) -> Estimate | None:
+        """That of the calibration."""
+        return self.watch.estimate(features, taken)
+
+    def outlook(self, confidence: float, taken: Sequence[str]) -> tuple[float, ...]:
+        """That of the calibration."""
+        return self.watch.outlook(confidence, taken)
+
+
+def _ended(at: datetime) -> str:
+    return f"the certificate ended on {at:%Y-%m-%d %H:%M} UTC: calibrate again"
 
 
 async def check_weights(calibration: Calibration, tiers: Sequence[OpenTier], task: Task) -> None:

@@ -1,0 +1,276 @@
+"""The parts of `Cascade` that put it together, once for each task and policy that is asked for."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
+from functools import partial
+from threading import Event
+from typing import TYPE_CHECKING, Any, Self
+
+from langgraph.graph.state import CompiledStateGraph
+
+from cascade._variants import Variants
+from cascade.agents import Task
+from cascade.agents.base import Deadline
+from cascade.confidence.signals import Signal
+from cascade.graph import build_graph
+from cascade.ledger import Recorder
+from cascade.observing import Observers
+from cascade.oversight import DriftWatch, Oversight, Watched, oversee
+from cascade.oversight.alarms import to_drift
+from cascade.oversight.local import check_local_only
+from cascade.oversight.shadow import Build, Shadow, Start
+from cascade.policies import Policy, UncalibratedPolicy
+from cascade.questions import ResponseFormat
+from cascade.setup import calibration_for, choose_abort, choose_policy
+from cascade.state import CascadeInput, CascadeState
+from cascade.tiers import OpenTier
+
+if TYPE_CHECKING:
+    from cascade.confidence.calibration import Calibration
+
+POLICY_OPTIONS = ("policy", "price_of_error", "max_harm", "escalation_budget")
+"""Options of `Cascade` of which one decides about drafts; `deadline` goes with most of them."""
+
+logger = logging.getLogger("cascade")
+
+
+class _Given:
+    """A policy of the user's as a part of a key: equal records are one, other objects are not."""
+
+    def __init__(self, policy: Policy | None) -> None:
+        self.policy = policy
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Given) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        if self.policy is None or is_dataclass(self.policy):
+            return repr(self.policy)
+        return f"{type(self.policy).__qualname__} at {id(self.policy)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """In what the variants of one cascade differ."""
+
+    task: Task = field(default_factory=Task)
+    policy: _Given = field(default_factory=lambda: _Given(None))
+    price_of_error: float | None = None
+    max_harm: float | None = None
+    escalation_budget: float | None = None
+    deadline: float | None = None
+
+    @classmethod
+    def of(cls, task: Task, options: Mapping[str, Any]) -> Variation:
+        """That of a cascade which was made with these options."""
+        named = {name: options[name] for name in (*POLICY_OPTIONS[1:], "deadline")}
+        return cls(task, _Given(options["policy"]), **named)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `Cascade` that say who decides."""
+        named = {name: getattr(self, name) for name in (*POLICY_OPTIONS[1:], "deadline")}
+        return {"policy": self.policy.policy, **named}
+
+
+class Varying:
+    """A cascade for other tools, another schema or another policy, which shares all the rest."""
+
+    name: str
+    options: dict[str, Any]
+    tiers: tuple[OpenTier, ...]
+    calibration: Calibration | None
+    policy: Policy
+    task: Task
+    signals: tuple[Signal, ...]
+    drift: DriftWatch | None
+    graph: CompiledStateGraph[CascadeState, None, CascadeInput, CascadeState]
+    _signals_without_calibration: tuple[Signal, ...]
+    _response_format: ResponseFormat | None
+    _checked: Event
+    _given_calibration: Calibration | None
+    _oversight: Oversight
+    _start: Start
+    _asked: Variation
+    _variants: Variants[Variation, Any]
+    _build: Build
+    _deadline: Deadline
+
+    def with_task(self, task: Task) -> Self:
+        """This cascade for questions with other tools, another schema or other settings.
+
+        It shares models, ledger, policy and watchers with this one, and is kept for the next
+        call with the same task. A calibration that was made for another task is left out: the
+        confidence is then a raw score, marked `calibrated=False`, which a certificate escalates.
+        """
+        if task == self.task:
+            return self
+        other: Self = self._variants[replace(self._asked, task=task)]
+        return other
+
+    def with_policy(
+        self,
+        *,
+        price_of_error: float | None = None,
+        max_harm: float | None = None,
+        escalation_budget: float | None = None,
+        deadline: float | None = None,
+        policy: Policy | None = None,
+    ) -> Self:
+        """This cascade for questions about which another policy decides.
+
+        It shares models, connections, ledger, audits and caution with this one, and is kept for
+        the next call with the same policy. What is not given stays as it is here; of `policy`,
+        `price_of_error`, `max_harm` and `escalation_budget` one decides, and takes the place of
+        the one that did.
+
+        The watch for drift sees the drafts of these questions, which no policy changes. Its
+        charts of escalations and of harm are about the cascade's own policy and leave them out;
+        an alarm makes all of them more careful.
+
+        Args:
+            price_of_error: dollars that a wrong answer costs.
+            max_harm: bound on P(accepted and wrong) per request, with a certificate for it.
+            escalation_budget: share of requests that may be escalated.
+            deadline: seconds for a whole run.
+            policy: decides, instead of the first three.
+
+        Raises:
+            ConfigurationError: the policy needs what is not there, such as a calibration with a
+                certificate, or cannot be kept by this cascade; the message says what.
+        """
+        given = {
+            "price_of_error": price_of_error,
+            "max_harm": max_harm,
+            "escalation_budget": escalation_budget,
+            "policy": policy,
+        }
+        options = dict(self._asked.options)
+        if any(value is not None for value in given.values()):
+            options |= given
+        if deadline is not None:
+            options["deadline"] = deadline
+        asked = Variation.of(self.task, options)
+        if asked == self._asked:
+            return self
+        other: Self = self._variants[asked]
+        return other
+
+    def _vary(self, asked: Variation) -> Self:
+        """The variant of a cascade as it was made."""
+        if asked == self._asked:
+            return self
+        other = copy.copy(self)
+        other._become(asked)  # noqa: SLF001 - its own copy
+        return other
+
+    def _become(self, asked: Variation) -> None:
+        before, self._asked = self._asked, asked
+        if asked.task != before.task:
+            self._take_task(asked.task)
+        if asked.options != before.options:
+            self._take_policy(asked.options)
+        self._assemble()
+
+    def _take_task(self, task: Task) -> None:
+        self.task, self._response_format = task, None
+        holds = calibration_for(self.calibration, self.tiers, task)
+        if holds is None and self.calibration is not None:
+            self.signals = self._signals_without_calibration
+            logger.info("%s: its calibration was made for other tools or settings", self.name)
+        self.calibration = holds
+
+    def _take_policy(self, options: Mapping[str, Any]) -> None:
+        """Decide by other options; the calibration is the whole cascade's, for whatever task."""
+        self.policy = choose_policy(self.tiers, self._given_calibration, **options)
+        self.options = {**self.options, **options}
+        check_local_only(self.options, self.tiers, self.policy)
+        self._oversight = self._oversight.under(self._decides(), self.policy)
+        self._deadline = replace(self._deadline, seconds=options["deadline"])
+        self._build = self._wire(self.options["tags"] or {})
+
+    def _set_up(self, tags: Mapping[str, str]) -> None:
+        """Put together what the variants share, and the graph of the cascade itself."""
+        given = self.options
+        self._checked = Event()
+        self._given_calibration = self.calibration
+        self._oversight = self._oversee(tags)
+        self.drift = self._oversight.drift
+        self._deadline = Deadline(given["deadline"])
+        self._build = self._wire(tags)
+        self._start = Start(
+            self.name,
+            self.tiers,
+            self._oversight.recorder,
+            given["mode"],
+            given["canary_share"],
+            tags,
+            given["verifier"],
+        )
+        self._asked = Variation.of(self.task, given)
+        self._variants = Variants(self._vary)
+        self._assemble()
+
+    def _decides(self) -> Policy:
+        given = self.options
+        if given["escalation_budget"] is None:
+            return self.policy
+        # Its threshold is of calibrated confidences.
+        raw = choose_policy(self.tiers, None, deadline=given["deadline"])
+        return UncalibratedPolicy(self.policy, raw)
+
+    def _oversee(self, tags: Mapping[str, str]) -> Oversight:
+        given = self.options
+        return oversee(
+            self.tiers,
+            self._decides(),
+            Recorder(given["ledger"], Observers(given["observers"], self.name)),
+            task=self.task,
+            audits=given["audit_rate"],
+            retry=given["retry_policy"],
+            watched=Watched(
+                drift=to_drift(given["drift"]),
+                calibration=self.calibration,
+                promise=self.policy,
+                route=given["router"],
+                name=self.name,
+                tags=tags,
+            ),
+        )
+
+    def _wire(self, tags: Mapping[str, str]) -> Build:
+        given = self.options
+        return partial(
+            build_graph,
+            tiers=self.tiers,
+            policy=self._oversight.policy,
+            recorder=self._oversight.recorder,
+            judge=given["verifier"],
+            route=self._oversight.route,
+            deadline_s=self._deadline,
+            retry_policy=given["retry_policy"],
+            outlook=self._oversight.outlook,
+            watchers=self._oversight.watchers,
+            tags=tags,
+            local_only=given["local_only"],
+            private=given["private"],
+        )
+
+    def _assemble(self) -> None:
+        build = partial(
+            self._build,
+            task=self.task,
+            signals=self.signals,
+            calibrators=self._oversight.calibrators if self.calibration else {},
+        )
+        shadow = Shadow(self._start, self._oversight, build, self.policy, self.task)
+        abort = choose_abort(self.options["abort"], self.tiers[0], self.calibration)
+        self._builder: Any = build(beside=shadow, abort=abort)
+        self.graph = self._builder.compile(name=self.name)
