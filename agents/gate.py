@@ -14,6 +14,7 @@ from langgraph.types import Command
 
 from cascade.agents.base import AgentRuntime, current_run
 from cascade.agents.border import asked_to_stay, may_ask
+from cascade.agents.latch import Latching
 from cascade.state import CascadeState, Completion, Decision, Run, StateUpdate
 from cascade.tiers import OpenTier
 
@@ -80,12 +81,14 @@ class Gate:
         tiers: from small to large.
         beside: says which questions the large model answers first.
         on_error: that of the first agent.
+        latching: says which steps of a conversation are not drafted; the router sends them.
     """
 
     first: Callable[[CascadeState, AgentRuntime], Awaitable[StateUpdate | Command[str]]]
     tiers: tuple[OpenTier, ...]
     beside: Beside | None = None
     on_error: Any = None
+    latching: Latching | None = None
 
     async def __call__(
         self, state: CascadeState, runtime: AgentRuntime
@@ -94,7 +97,8 @@ class Gate:
         run = current_run(state, runtime)
         if run is state.get("run"):
             return await self.first(state, runtime)  # the run has begun: its draft goes on
-        if run.local_only is not None or asked_to_stay() is not None:
+        stays = run.local_only is not None or asked_to_stay() is not None
+        if stays or (self.latching is not None and self.latching.why(state["messages"])):
             return Command(goto="route", update={"run": run})
         shadow = None if self.beside is None else straight(run, self.tiers, self.beside)
         return await self.first(state, runtime) if shadow is None else shadow

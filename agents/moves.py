@@ -10,15 +10,18 @@ from langgraph.types import Command
 
 from cascade.agents.base import finished
 from cascade.agents.border import STAYS, check_may_ask, mark, nearest
+from cascade.agents.steps import told
 from cascade.errors import ConfigurationError
 from cascade.state import Completion, Decision, Draft, Run, StateUpdate
 from cascade.tiers import OpenTier
 
 
-def answer(run: Run, completion: Completion, tier: str) -> AIMessage:
-    """The answer as a message, which remembers that its conversation has to stay here."""
+def answer(run: Run, completion: Completion, tier: str, *, degraded: bool = False) -> AIMessage:
+    """The answer as a message, which remembers that its conversation has to stay here, and which
+    tiers were asked for it.
+    """
     message = completion.to_message(tier)
-    message.response_metadata |= mark(run)
+    message.response_metadata |= mark(run) | told(run, tier, degraded=degraded)
     return message
 
 
@@ -26,7 +29,7 @@ def accept(run: Run, draft: Draft, decision: Decision, *, degraded: bool = False
     """The state in which a draft is the answer."""
     return {
         "run": finished(run),
-        "messages": [answer(run, draft.completion, draft.tier)],
+        "messages": [answer(run, draft.completion, draft.tier, degraded=degraded)],
         "decision": decision,
         "degraded": degraded,
     }
@@ -88,10 +91,8 @@ def escalate(
     following = run.tier + 1 if decision.tier is None else names.index(decision.tier)
     check_may_ask(run, tiers[following])
     goto = "expert" if following == len(tiers) - 1 else "draft"
-    return Command(
-        goto=goto,
-        update={"run": replace(run, tier=following), "decision": decision, **update},
-    )
+    run = replace(run, tier=following, asked=(*run.asked, names[run.tier]))
+    return Command(goto=goto, update={"run": run, "decision": decision, **update})
 
 
 def _check_above(run: Run, tiers: Sequence[OpenTier], decision: Decision) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from threading import Lock
 
 from langchain_core.messages import BaseMessage
 
+from cascade.agents.steps import Step, steps_of
 from cascade.ledger.baseline import AS_DRAFT, Baseline, BaselineModel, predict
 from cascade.ledger.lengths import Lengths, fit_baseline
 from cascade.ledger.shadow_cache import (
@@ -32,6 +34,14 @@ _CACHES_WHEN_ASKED = re.compile("claude|anthropic", re.IGNORECASE)
 """Models whose provider caches only what the prompt marks for it."""
 
 
+@dataclass(frozen=True, slots=True)
+class GoingBack:
+    """What some steps to come would cost with the smallest tier, and with the largest."""
+
+    back_usd: Decimal
+    stay_usd: Decimal
+
+
 @dataclass(slots=True)
 class Outlook:
     """The costs that a cascade expects; it learns from audits. Safe to share between threads.
@@ -42,21 +52,115 @@ class Outlook:
             as the draft.
         cache: what the last tier's provider would hold in its prompt cache, had that tier been
             asked everything.
+        clock: seconds since 1970, for tests.
     """
 
     tiers: tuple[OpenTier, ...]
     lengths: BaselineModel = AS_DRAFT
     cache: ShadowCache = field(default_factory=ShadowCache)
+    clock: Callable[[], float] = time.time
     _audits: deque[tuple[float, float, float, float]] = field(
         default_factory=lambda: deque(maxlen=AUDITS_KEPT), init=False, repr=False
     )
     _learned: int = field(default=0, init=False, repr=False)
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
-    def cost(self, tier: OpenTier, draft: Draft) -> Decimal | None:
-        """Dollars that a tier would probably cost; None where usage or price is unknown."""
-        found = self._predict(tier, draft)
+    def cost(
+        self, tier: OpenTier, draft: Draft, messages: Sequence[BaseMessage] = ()
+    ) -> Decimal | None:
+        """Dollars that a tier would probably cost; None where usage or price is unknown.
+
+        Args:
+            tier: whom to ask.
+            draft: that was made of the question.
+            messages: the conversation, its last message being the question. A tier that answered
+                an earlier step of it finds that in its provider's prompt cache, and reads it at
+                the price of `cached_input`; the others are charged for the whole prompt, at
+                `cache_write` where that has a price. Without them nothing is in a cache.
+        """
+        tokens = self._tokens(messages, draft.completion.usage.input_tokens)
+        cached, written = self.prefix(tier, messages, tokens)
+        found = self._predict(tier, draft, cached, written)
         return None if found is None else found.usd
+
+    def prefix(
+        self, tier: OpenTier, messages: Sequence[BaseMessage], tokens: int
+    ) -> tuple[int, int]:
+        """Tokens of a prompt that a tier's provider has in its cache, and those it writes there.
+
+        It has what the tier was last asked in this conversation, as the answers themselves say
+        (`cascade.agents.steps`), for as long and in such steps as `cache` knows it.
+
+        Args:
+            tier: whom to ask.
+            messages: the conversation, its last message being the question.
+            tokens: of the whole prompt.
+        """
+        if not messages or not self._caches(messages, tier):
+            return 0, 0
+        return self._in_cache(tier, messages, tokens, self._steps(messages))
+
+    def going_back(
+        self, messages: Sequence[BaseMessage], steps: Sequence[Step], ahead: int
+    ) -> GoingBack | None:
+        """What so many steps like this one cost with the smallest tier, whose cache is cold at
+        first, and with the largest one, whose cache is as it is now; None where prices do not say.
+
+        Args:
+            messages: the conversation, its last message being the question.
+            steps: those of it so far; answers are taken to be as long as its last one.
+            ahead: how many steps.
+        """
+        tokens = self._tokens(messages, None)
+        written = next((s.output_tokens for s in reversed(steps) if s.output_tokens), 0)
+        first, large = self.tiers[0], self.tiers[-1]
+        now, then = (
+            self._of_step(first, messages, tokens, written, seen)
+            for seen in (steps, [*steps, self._as_asked(first, messages)])
+        )
+        stay = self._of_step(large, messages, tokens, written, steps)
+        if now is None or then is None or stay is None:
+            return None
+        return GoingBack(now + then * (ahead - 1), stay * ahead)
+
+    def _as_asked(self, tier: OpenTier, messages: Sequence[BaseMessage]) -> Step:
+        return Step(len(messages), (tier.name,), self.clock(), "fine")
+
+    def _of_step(
+        self,
+        tier: OpenTier,
+        messages: Sequence[BaseMessage],
+        tokens: int,
+        output: int,
+        steps: Sequence[Step],
+    ) -> Decimal | None:
+        cached, written = 0, 0
+        if self._caches(messages, tier):
+            cached, written = self._in_cache(tier, messages, tokens, steps)
+        used = Usage(
+            input_tokens=tokens,
+            cached_tokens=cached,
+            cache_write_tokens=written,
+            output_tokens=output,
+        )
+        return tier.pricing.cost(used)
+
+    def _in_cache(
+        self,
+        tier: OpenTier,
+        messages: Sequence[BaseMessage],
+        tokens: int,
+        steps: Sequence[Step],
+    ) -> tuple[int, int]:
+        asked = [step for step in steps if tier.name in step.asked]
+        place = 0
+        if asked and asked[-1].at is not None:
+            place = asked[-1].place if self.cache.holds(self.clock() - asked[-1].at) else 0
+        cached = self.cache.of_prefix(messages, place, tokens)
+        return cached, self.cache.of_prefix(messages, len(messages), tokens) - cached
+
+    def _steps(self, messages: Sequence[BaseMessage]) -> list[Step]:
+        return steps_of(messages, [tier.name for tier in self.tiers])
 
     def baseline(self, draft: Draft, messages: Sequence[BaseMessage]) -> Baseline | None:
         """What the large model alone would have cost, with a range.
@@ -117,15 +221,17 @@ class Outlook:
             if n % REFIT_EVERY == 0 or (n < REFIT_EVERY and n & (n - 1) == 0):
                 self.lengths = fit_baseline(Lengths(*zip(*self._audits, strict=True)))
 
-    def _caches(self, messages: Sequence[BaseMessage]) -> bool:
-        by_mark = _CACHES_WHEN_ASKED.search(self.tiers[-1].model.name)
+    def _caches(self, messages: Sequence[BaseMessage], tier: OpenTier | None = None) -> bool:
+        by_mark = _CACHES_WHEN_ASKED.search((tier or self.tiers[-1]).model.name)
         return by_mark is None or asks_for_caching(messages)
 
     @staticmethod
     def _tokens(messages: Sequence[BaseMessage], counted: int | None) -> int:
         return characters(messages) // CHARACTERS_PER_TOKEN if counted is None else counted
 
-    def _predict(self, tier: OpenTier, draft: Draft, cached: int = 0) -> Baseline | None:
+    def _predict(
+        self, tier: OpenTier, draft: Draft, cached: int = 0, written: int = 0
+    ) -> Baseline | None:
         lengths = self.lengths if tier.name == self.tiers[-1].name else AS_DRAFT
         completion = draft.completion
         return predict(
@@ -134,6 +240,7 @@ class Outlook:
             lengths,
             cap=tier.settings.max_tokens,
             cached_tokens=cached,
+            written_tokens=written,
             tool_calls=len(completion.tool_calls),
         )
 

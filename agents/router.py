@@ -13,6 +13,7 @@ from cascade.agents.base import AgentRuntime, current_run
 from cascade.agents.border import Border, may_ask, nearest
 from cascade.agents.entries import free_entry
 from cascade.agents.gate import Beside, straight
+from cascade.agents.latch import Latching
 from cascade.errors import ConfigurationError
 from cascade.ledger import Recorder
 from cascade.state import CascadeState, Decision, Run, StateUpdate
@@ -35,6 +36,7 @@ class Router:
         recorder: of the ledger.
         border: says which questions stay here.
         beside: says which questions the large model answers first.
+        latching: says which steps of a conversation are not drafted, unless the rule names a tier.
     """
 
     route: Route | None
@@ -42,6 +44,7 @@ class Router:
     recorder: Recorder
     border: Border = field(default_factory=Border)
     beside: Beside | None = None
+    latching: Latching | None = None
 
     async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> Command[str]:
         """Go to `draft` or straight to `expert`.
@@ -59,11 +62,15 @@ class Router:
             if shadow is not None:
                 return shadow
         named = await self._named(messages)
-        index = self._allowed(run, 0 if named is None else named, why)
+        latched = self.latching.why(messages) if self.latching and named is None else None
+        wanted = len(self.tiers) - 1 if latched else named or 0
+        index = self._allowed(run, wanted, why)
         name, last = self.tiers[index].name, index == len(self.tiers) - 1
         notes = [] if not why else [f"{why}: stays on this machine" if stays else why]
+        if latched:
+            notes.append(latched if index == wanted else f"{latched}; {self._instead(wanted)}")
         if named is not None and index != named:
-            notes.append(f"the router named {self.tiers[named].name}, which must not be asked")
+            notes.append(f"the router named {self._instead(named)}")
         self.recorder.record(free_entry(run, "route", name, "; ".join(notes)))
         update: StateUpdate = {
             "run": replace(run, tier=index),
@@ -74,7 +81,8 @@ class Router:
         }
         if last:
             by = "the router sent it" if named == index else "it went"
-            update["decision"] = Decision(action="escalate", reason=f"{by} straight to {name}")
+            reason = latched or f"{by} straight to {name}"
+            update["decision"] = Decision(action="escalate", reason=reason)
         return Command(goto="expert" if last else "draft", update=update)
 
     async def _named(self, messages: Sequence[BaseMessage]) -> int | None:
@@ -88,6 +96,9 @@ class Router:
                 f"the router named the tier {name!r}; there are: {', '.join(names)}"
             )
         return None if name is None else names.index(name)
+
+    def _instead(self, wanted: int) -> str:
+        return f"{self.tiers[wanted].name}, which must not be asked"
 
     def _allowed(self, run: Run, wanted: int, why: str) -> int:
         """The tier that was wanted, or the best one that may be asked instead."""

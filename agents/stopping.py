@@ -166,6 +166,7 @@ class Stopper:
 
         def accepts(confidence: float) -> bool:
             seen = Assessment(confidence=confidence, calibrated=calibrated)
-            return self.verifier.foresee(run, draft, seen).action != "escalate"
+            foreseen = self.verifier.foresee(run, draft, seen, request.messages)
+            return foreseen.action != "escalate"
 
         return accepts

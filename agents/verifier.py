@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
+from langchain_core.messages import BaseMessage
 from langgraph.types import Command
 from pydantic import Field
 
@@ -129,18 +130,32 @@ class Verifier:
                 )
             if verdict.accept is not None:
                 return _by_verdict(verdict), assessment, cost
-        situation = self._situation(state["run"], draft, assessment, judged=judged)
+        situation = self._situation(
+            state["run"], draft, assessment, state["messages"], judged=judged
+        )
         return self.policy.decide(situation), assessment, cost
 
-    def foresee(self, run: Run, draft: Draft, assessment: Assessment) -> Decision:
+    def foresee(
+        self,
+        run: Run,
+        draft: Draft,
+        assessment: Assessment,
+        messages: Sequence[BaseMessage] = (),
+    ) -> Decision:
         """What the policy would say now, were this the draft and no further signal to be had."""
-        return self.policy.decide(self._situation(run, draft, assessment, judged=True))
+        return self.policy.decide(self._situation(run, draft, assessment, messages, judged=True))
 
     def _situation(
-        self, run: Run, draft: Draft, assessment: Assessment, *, judged: bool
+        self,
+        run: Run,
+        draft: Draft,
+        assessment: Assessment,
+        messages: Sequence[BaseMessage],
+        *,
+        judged: bool,
     ) -> Situation:
         above = self.tiers[run.tier + 1 :]
-        costs = [self.outlook.cost(tier, draft) for tier in above]
+        costs = [self.outlook.cost(tier, draft, messages) for tier in above]
         last = len(above) - 1
         return Situation(
             assessment,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from cascade._version import __version__
 
 if TYPE_CHECKING:
+    from cascade.agents.latch import Latch
     from cascade.agents.verifier import Verdict
     from cascade.api import Cascade
     from cascade.errors import (
@@ -51,6 +52,7 @@ _HOMES = {
     "Decision": "cascade.state",
     "EconomicPolicy": "cascade.policies.economic",
     "InputError": "cascade.errors",
+    "Latch": "cascade.agents.latch",
     "LedgerEntry": "cascade.state",
     "LedgerError": "cascade.errors",
     "LedgerStore": "cascade.ledger.recorder",
@@ -79,6 +81,7 @@ __all__ = [
     "Decision",
     "EconomicPolicy",
     "InputError",
+    "Latch",
     "LedgerEntry",
     "LedgerError",
     "LedgerStore",

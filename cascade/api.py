@@ -18,6 +18,7 @@ from cascade._portal import iterate_sync, run_sync
 from cascade._together import iterate_in
 from cascade.agents import Judge, Route
 from cascade.agents.border import LocalOnly, Private
+from cascade.agents.latch import Latch
 from cascade.agents.showing import Show, showing
 from cascade.batches import Batches
 from cascade.confidence.signals import SignalLike, to_signals
@@ -101,6 +102,8 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
             says it of one question.
         private: your own rule, `messages → bool`, also async, for each question. There is one
             ready, `cascade.privacy.looks_personal`.
+        latch: after repeated trouble with the drafts of a conversation, ask the large model
+            straight, and try a draft again later: True, or `cascade.Latch(…)`.
         observers: who looks on: `Telemetry`, `PrometheusMetrics`, `RunLog` of
             `cascade.integrations`, or your own `cascade.observing.Observer`.
         retry_policy: LangGraph's retries for the nodes that call models.
@@ -136,6 +139,7 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         drift: Drift | Reaction | None = None,
         local_only: LocalOnly = False,
         private: Private | None = None,
+        latch: bool | Latch = False,
         observers: Sequence[Observer] = (),
         retry_policy: RetryPolicy = DEFAULT_RETRY,
         name: str = "cascade",

@@ -39,6 +39,7 @@ from cascade.agents.base import MAX_WAIT_S, Deadline, attempt_of, current_run
 from cascade.agents.border import Border, LocalOnly, Private, read_local_only
 from cascade.agents.entries import Accounts
 from cascade.agents.gate import Beside, Gate
+from cascade.agents.latch import Latch, Latching
 from cascade.agents.outlook import Outlook
 from cascade.agents.sending import annotate
 from cascade.agents.stopping import Abort, Stopper
@@ -228,6 +229,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     tags: Mapping[str, str] = NO_TAGS,
     local_only: LocalOnly = False,
     private: Private | None = None,
+    latch: Latch | None = None,
 ) -> StateGraph[CascadeState, None, CascadeInput, CascadeState]:
     """The uncompiled graph, for those who want to rewire it; `Cascade.graph` is compiled.
 
@@ -251,6 +253,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
             `tagged(…)` around it come on top.
         local_only: leave out all ways to tiers that are not on this machine.
         private: says of each conversation whether it has to stay on this machine.
+        latch: which steps of a conversation go straight to the last tier; None for none.
 
     Raises:
         ConfigurationError: something here cannot work; the message says what.
@@ -260,6 +263,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     task, recorder = task or Task(), recorder or Recorder()
     deadline, calibrators = Deadline.of(deadline_s), calibrators or {}
     outlook = outlook or Outlook(tiers)
+    latching = None if latch is None else Latching(latch, outlook)
     caller = Caller(recorder, retry_policy.max_attempts, deadline, accounts=Accounts(outlook))
     builder = StateGraph(CascadeState, input_schema=CascadeInput)
 
@@ -276,11 +280,13 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
 
     def opening(name: str, agent: Any) -> Any:
         """The agent, behind a gate where questions come to it first."""
-        gate = Gate(agent, tiers, beside, getattr(agent, "on_error", None))
+        on_error = getattr(agent, "on_error", None)
+        gate = Gate(agent, tiers, beside, on_error, latching=latching)
         return agent if routed or name != first else gate
 
     builder.add_edge(START, "route" if routed else first)
-    add("route", Router(route, tiers, recorder, border, beside), *answering)
+    router = Router(route, tiers, recorder, border, beside, latching=latching)
+    add("route", router, *answering)
     if "expert" in answering:
         expert = opening("expert", Expert(tiers[-1], caller, task, beside))
         add("expert", expert, END, *(to_route if first == "expert" else ()))

@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage
 from pydantic import BaseModel
 
 from cascade.agents.border import mark
+from cascade.agents.steps import told
 from cascade.ledger import LedgerView
 from cascade.observing import ending_of
 from cascade.questions import ResponseFormat
@@ -57,7 +58,10 @@ def read_result(
 ) -> CascadeResult:
     """The result that a finished state holds."""
     run, ending = state["run"], ending_of(state)
-    message = ending.answer or AIMessage("", response_metadata=mark(run))
+    asked = state["draft"].tier if state.get("draft") else first_tier
+    message = ending.answer or AIMessage(
+        "", response_metadata=mark(run) | told(run, asked, degraded=True)
+    )
     answer = str(message.text)
     return CascadeResult(
         answer=answer,

@@ -293,7 +293,8 @@ class Run:
     has another id holds a finished or abandoned run, and a new one begins.
     `tier` is the index of the tier that answers next; `begun_at` is in seconds since 1970; in a
     `shadow` run the large model answers first, and a draft is made beside it; one that is
-    `local_only` asks no model that is elsewhere.
+    `local_only` asks no model that is elsewhere. `asked` are the tiers that were asked before the
+    present one.
     """
 
     id: str
@@ -302,6 +303,7 @@ class Run:
     begun_at: float = 0.0
     shadow: bool = False
     local_only: Stay | None = None
+    asked: tuple[str, ...] = ()
 
 
 class CascadeInput(TypedDict):

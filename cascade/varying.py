@@ -15,6 +15,7 @@ from langgraph.graph.state import CompiledStateGraph
 from cascade._variants import Variants
 from cascade.agents import Task
 from cascade.agents.base import Deadline
+from cascade.agents.latch import read_latch
 from cascade.confidence.signals import Signal
 from cascade.graph import build_graph
 from cascade.ledger import Recorder
@@ -247,8 +248,10 @@ class Varying:
 
     def _wire(self, tags: Mapping[str, str]) -> Build:
         given = self.options
+        answering = [tier for tier in self.tiers if tier.local or not given["local_only"]]
         return partial(
             build_graph,
+            latch=read_latch(given["latch"], len(answering), given["escalation_budget"]),
             tiers=self.tiers,
             policy=self._oversight.policy,
             recorder=self._oversight.recorder,

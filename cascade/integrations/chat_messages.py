@@ -12,6 +12,7 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
 from cascade.agents.border import LOCAL_ONLY
+from cascade.agents.steps import STEP
 from cascade.ledger import LedgerView
 from cascade.result import CascadeResult
 from cascade.state import LedgerEntry
@@ -79,9 +80,10 @@ def metadata_of(result: CascadeResult) -> dict[str, Any]:
     """
     ledger, decision = result.ledger, result.decision
     answered = result.message.response_metadata
-    stays = {LOCAL_ONLY: answered[LOCAL_ONLY]} if LOCAL_ONLY in answered else {}
+    # What later calls of the same conversation go by.
+    remembered = {key: answered[key] for key in (LOCAL_ONLY, STEP) if key in answered}
     return {
-        **stays,
+        **remembered,
         "model_name": answered.get("model_name") or result.tier,
         "finish_reason": answered.get("finish_reason"),
         "tier": result.tier,

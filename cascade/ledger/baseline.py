@@ -67,6 +67,7 @@ def predict(
     *,
     cap: int | None = None,
     cached_tokens: int = 0,
+    written_tokens: int = 0,
     tool_calls: int = 0,
 ) -> Baseline | None:
     """What the large model would have cost for a drafted question.
@@ -79,6 +80,7 @@ def predict(
         model: fitted by `cascade.ledger.lengths.fit_baseline`.
         cap: most output tokens that the large model may write.
         cached_tokens: of the prompt, that the large model would have found in its cache.
+        written_tokens: of the prompt, that it would have written to its cache.
         tool_calls: in the draft; the large model is taken to make as many.
     """
     if usage.input_tokens is None or usage.output_tokens is None:
@@ -92,7 +94,13 @@ def predict(
     # exp(log(100)) is a little more than 100
     lengths = (round(expected), math.floor(low + 1e-9), math.ceil(high - 1e-9))
     used = [
-        Usage(input_tokens=prompt, cached_tokens=cached_tokens, output_tokens=n) for n in lengths
+        Usage(
+            input_tokens=prompt,
+            cached_tokens=cached_tokens,
+            cache_write_tokens=written_tokens,
+            output_tokens=n,
+        )
+        for n in lengths
     ]
     costs = [pricing.cost(one, tool_calls=tool_calls) for one in used]
     known = [cost for cost in costs if cost is not None]

@@ -26,6 +26,9 @@ CHARACTERS_PER_TOKEN = 4
 OTHER_BLOCK = 4_000
 """Characters that an image or a file counts for: about a thousand tokens."""
 
+CLOCK_SLACK_S = 5.0
+"""Clocks of two machines differ by no more; what was sent later than that is no memory."""
+
 QUESTIONS = 10_000
 """Questions whose finding is remembered, for audits of them that come later."""
 
@@ -121,6 +124,22 @@ class ShadowCache:
             found = self._find(messages[-1].id, prefixes)
             self._remember(self._sent, prefixes, self._clock())
         return self._in_steps(found.alone, tokens) if found.alone > found.really else 0
+
+    def holds(self, age_s: float) -> bool:
+        """Whether a prefix that was last used so long ago is still kept."""
+        return -CLOCK_SLACK_S <= age_s < self._ttl_s
+
+    def of_prefix(self, messages: Sequence[BaseMessage], first: int, tokens: int) -> int:
+        """Tokens of a prompt that come from the cache when its first messages are kept there.
+
+        Args:
+            messages: the prompt.
+            first: so many of its messages were sent before.
+            tokens: of the whole prompt; the prefix has its share of them by its characters.
+        """
+        if self._is_short(messages, tokens):
+            return 0
+        return self._in_steps(characters(messages[:first]) / characters(messages), tokens)
 
     def _is_short(self, messages: Sequence[BaseMessage], tokens: int) -> bool:
         # A token is a character at least, as good as always.
