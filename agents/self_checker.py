@@ -107,7 +107,8 @@ class SelfChecker:
         """The signals to take now: all of them, or with a calibrator free ones before paid."""
         wanted = self.signals
         if not wanted:
-            has_logprobs = tier.model.returns_logprobs and not draft.tool_calls
+            shown = not draft.tool_calls or draft.call_logprobs is not None
+            has_logprobs = tier.model.returns_logprobs and shown
             wanted = (LogprobSignal() if has_logprobs else PTrueSignal(),)
         due = [signal for signal in wanted if signal.name not in taken]
         free = [signal for signal in due if not signal.calls]
@@ -122,13 +123,15 @@ class SelfChecker:
     ) -> Assessment:
         calibrator = self.calibrators.get(tier.name)
         if calibrator is None:
-            return _raw(assessment, signals)
+            return _raw(assessment, signals, asked.draft)
         missing = calibrator.mismatch(asked.messages)
         if missing is not None:
             return replace(assessment, missing=missing)
         estimate = calibrator.estimate(assessment.signals, assessment.taken)
         if estimate is None:
-            return replace(assessment, missing="the signals of the calibration did not come back")
+            why = _unseen(asked.draft, [s for s in self.signals if s.name in assessment.taken])
+            lost = f"the signals of the calibration did not come back{why}"
+            return replace(assessment, missing=lost)
         return replace(
             assessment,
             confidence=estimate.confidence,
@@ -148,12 +151,21 @@ class SelfChecker:
         )
 
 
-def _raw(assessment: Assessment, signals: Sequence[Signal]) -> Assessment:
+def _raw(assessment: Assessment, signals: Sequence[Signal], draft: Completion) -> Assessment:
     scores = {signal.name: signal.score(assessment.signals) for signal in signals}
     given = {name: score for name, score in scores.items() if score is not None}
-    absent = [s.name for s in signals if s.is_score and s.name not in given]
+    absent = [signal for signal in signals if signal.is_score and signal.name not in given]
+    names = " and ".join(signal.name for signal in absent)
     return replace(
         assessment,
         confidence=None if absent else combine(given),
-        missing=f"{' and '.join(absent)} did not come back" if absent else None,
+        missing=f"{names} did not come back{_unseen(draft, absent)}" if absent else None,
     )
+
+
+def _unseen(draft: Completion, signals: Sequence[Signal]) -> str:
+    """Why log-probs are missing of a draft that calls tools."""
+    if draft.call_logprobs or not draft.tool_calls or not any(s.needs_logprobs for s in signals):
+        return ""
+    called = " and ".join(dict.fromkeys(call["name"] for call in draft.tool_calls))
+    return f": the call of {called} could not be found among the log-probs that were sent"

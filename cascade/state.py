@@ -90,6 +90,8 @@ class Completion:
         model: the model as the provider named it in its reply.
         logprobs: one per token of `text`, thinking and tool-call tokens left out;
             None when the provider returned none.
+        call_logprobs: one per token of the names and argument values of its tool calls; None when
+            the provider returned none, or they could not be told from other tokens.
         finish_reason: `stop`, `length`, `tool_calls`, `content_filter` or the provider's word.
         latency_ms: wall time of the call.
         busy_ms: time in which the model computed, where the provider says (local models).
@@ -107,6 +109,12 @@ class Completion:
     latency_ms: float = 0.0
     busy_ms: float | None = None
     cached: bool = False
+    call_logprobs: tuple[TokenLogprob, ...] | None = None
+
+    @property
+    def decisive_logprobs(self) -> tuple[TokenLogprob, ...] | None:
+        """The log-probabilities of what the answer decides: of its calls, where it makes any."""
+        return self.call_logprobs if self.tool_calls else self.logprobs
 
     @property
     def transcript(self) -> str:

@@ -18,6 +18,7 @@ from cascade.errors import (
     UnsupportedContentError,
 )
 from cascade.models.base import Chunk, JsonSchema, Model, Request
+from cascade.models.called import call_logprobs
 from cascade.models.failures import Caller, retry_after_seconds
 from cascade.models.home_loop import at_home
 from cascade.models.logprobs import answer_logprobs
@@ -138,6 +139,7 @@ class LangChainModel(Model):
         thinking = _thinking(message)
         metadata = message.response_metadata
         logprobs = metadata.get("logprobs")
+        tokens = logprobs.get("content") if isinstance(logprobs, Mapping) else logprobs
         reason = next(
             (
                 metadata[word]
@@ -158,12 +160,13 @@ class LangChainModel(Model):
             model=str(metadata.get("model_name") or metadata.get("model") or self.model),
             usage=_usage(message),
             logprobs=answer_logprobs(
-                logprobs.get("content") if isinstance(logprobs, Mapping) else logprobs,
+                tokens,
                 text,
                 thinking=thinking,
                 tool_calls=bool(message.tool_calls),
                 trusted=isinstance(logprobs, Mapping),
             ),
+            call_logprobs=call_logprobs(tokens, message.tool_calls, thinking=thinking),
             tool_calls=tuple(message.tool_calls),
             finish_reason=finish_reason(reason),
             thinking=thinking,

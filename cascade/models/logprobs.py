@@ -49,12 +49,12 @@ def answer_logprobs(
     if not isinstance(items, Sequence) or isinstance(items, str):
         return None
     tokens = [item for item in items if isinstance(item, Mapping)]
-    spellings = [_spelling(token) for token in tokens]
+    spellings = [spelling(token) for token in tokens]
     found = _span(spellings, _encoded(text), thinking, tool_calls)
     plain = bool(text) and not thinking and not tool_calls
     if found is None and not (plain and (trusted or _spell_nearly(spellings, text))):
         return None
-    read = (_read_token(token) for token in (tokens[found] if found is not None else tokens))
+    read = (read_token(token) for token in (tokens[found] if found is not None else tokens))
     return tuple(token for token in read if token is not None) or None
 
 
@@ -83,11 +83,11 @@ class Growing:
         self._items += items if isinstance(items, list) else []
         self._text += text
         tokens = [item for item in self._items if isinstance(item, Mapping)]
-        spelled, awaited = b"".join(map(_spelling, tokens)), self._text.encode(errors="replace")
+        spelled, awaited = b"".join(map(spelling, tokens)), self._text.encode(errors="replace")
         if spelled != awaited or not awaited:
             self._trusted = spelled.startswith(awaited)
             return ()
-        read = tuple(token for item in tokens if (token := _read_token(item)) is not None)
+        read = tuple(token for item in tokens if (token := read_token(item)) is not None)
         self._trusted = len(read) == len(self._items)
         self._items, self._text = [], ""
         return read if self._trusted else ()
@@ -150,7 +150,7 @@ def _whole_tokens(spellings: list[bytes], begin: int, end: int) -> slice | None:
     return None if before.strip() or after.strip() else slice(first, last + 1)
 
 
-def _spelling(token: Mapping[str, object]) -> bytes:
+def spelling(token: Mapping[str, object]) -> bytes:
     """The bytes of a token; `token` itself cannot spell a part of a character."""
     given = token.get("bytes")
     if isinstance(given, list) and given:
@@ -165,7 +165,8 @@ def _encoded(text: str) -> bytes:
     return text.encode(errors="replace").strip()
 
 
-def _read_token(token: Mapping[str, object]) -> TokenLogprob | None:
+def read_token(token: Mapping[str, object]) -> TokenLogprob | None:
+    """A token with its value and its alternatives; None where the value is none."""
     value = read_logprob(token.get("logprob"))
     if value is None:
         return None

@@ -9,6 +9,7 @@ from typing import Any
 from langchain_core.messages import ToolCall, convert_to_openai_messages
 
 from cascade.models.base import Request
+from cascade.models.called import call_logprobs
 from cascade.models.logprobs import Growing, answer_logprobs
 from cascade.models.openai_wire import count, finish_reason, read_tool_call
 from cascade.state import Completion, TokenLogprob, Usage
@@ -153,6 +154,7 @@ class Answer:
             logprobs=answer_logprobs(
                 self._logprobs, text, thinking=thinking, tool_calls=bool(calls)
             ),
+            call_logprobs=call_logprobs(self._logprobs, calls, thinking=thinking),
             tool_calls=calls,
             finish_reason="tool_calls" if calls and reason == "stop" else reason,
             thinking=thinking,

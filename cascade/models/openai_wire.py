@@ -14,6 +14,7 @@ from uuid import uuid4
 from langchain_core.messages import ToolCall, convert_to_openai_messages
 
 from cascade.models.base import JsonSchema, Request
+from cascade.models.called import call_logprobs
 from cascade.models.logprobs import Growing, answer_logprobs
 from cascade.state import Completion, TokenLogprob, Usage
 
@@ -239,6 +240,7 @@ class Answer:
             logprobs=answer_logprobs(
                 self._logprobs, text, thinking=thinking, tool_calls=bool(calls), trusted=True
             ),
+            call_logprobs=call_logprobs(self._logprobs, calls, thinking=thinking),
             tool_calls=calls,
             finish_reason=self.finish_reason,
             thinking=thinking,

@@ -52,7 +52,9 @@ class ReplayModel(Model):
         recording = read_recording(self._path)
         self.header: Header = recording.header
         self.returns_logprobs = any(
-            answer.logprobs for answers in recording.answers.values() for answer in answers
+            answer.logprobs or answer.call_logprobs
+            for answers in recording.answers.values()
+            for answer in answers
         )
         self._answers = {key: cycle(answers) for key, answers in recording.answers.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import re
 import threading
@@ -24,6 +25,7 @@ def reply(
     text: str,
     *,
     probability: float | Sequence[float] | None = None,
+    call_probability: float | Sequence[float] | None = None,
     input_tokens: int | None = 10,
     output_tokens: int | None = None,
     top: Sequence[tuple[str, float]] = (),
@@ -36,6 +38,8 @@ def reply(
     Args:
         text: the answer; each word is a token.
         probability: of all tokens, or of each of them; None: no log-probabilities.
+        call_probability: the same of the tokens of its tool calls: each name, and each word of
+            the argument values.
         input_tokens: None: the provider did not say.
         output_tokens: by default as many as there are tokens.
         top: alternatives at the first token, as (token, probability).
@@ -56,6 +60,9 @@ def reply(
             output_tokens=len(tokens) if output_tokens is None else output_tokens,
         ),
         logprobs=None if probability is None else _logprobs(tokens, probability, top),
+        call_logprobs=None
+        if call_probability is None
+        else _logprobs(_call_tokens(tool_calls), call_probability, ()),
         tool_calls=tuple(tool_calls),
         finish_reason="tool_calls" if tool_calls else finish_reason,
     )
@@ -64,6 +71,16 @@ def reply(
 def split_tokens(text: str) -> list[str]:
     """The text cut before each word, so that the pieces put together are the text."""
     return re.findall(r"\s*\S+\s*$|\s*\S+|\s+$", text)
+
+
+def _call_tokens(calls: Sequence[ToolCall]) -> list[str]:
+    tokens: list[str] = []
+    for call in calls:
+        tokens.append(call["name"])
+        for value in call["args"].values():
+            text = value if isinstance(value, str) else json.dumps(value)
+            tokens += split_tokens(text) or [text]
+    return tokens
 
 
 def _logprobs(
@@ -151,7 +168,7 @@ class ScriptedModel(Model):
         completion = self._from_text(answer) if isinstance(answer, str) else answer
         if request.logprobs and self.returns_logprobs:
             return completion
-        return replace(completion, logprobs=None)
+        return replace(completion, logprobs=None, call_logprobs=None)
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         completion = await self._complete(request)
@@ -190,4 +207,7 @@ def _has_logprobs(answers: Answers) -> bool:
     if callable(answers):
         return False
     given = answers.values() if isinstance(answers, Mapping) else answers
-    return any(isinstance(answer, Completion) and answer.logprobs for answer in given)
+    return any(
+        isinstance(answer, Completion) and bool(answer.logprobs or answer.call_logprobs)
+        for answer in given
+    )

@@ -24,15 +24,19 @@ _NEGATION = re.compile(r"\b(not|except|never|none|neither|nor|least|false|incorr
 
 
 class LogprobSignal(Signal):
-    """The log-prob set of `logprob_features`; its score is the geometric mean probability."""
+    """The log-prob set of `logprob_features`; its score is the geometric mean probability.
+
+    Of a draft that calls tools it is taken on the tokens of the tools' names and the argument
+    values: the JSON around them is all but certain whatever it holds.
+    """
 
     name = "logprobs"
     needs_logprobs = True
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
-        """Features of the draft's own tokens; none for a tool call, whose tokens are not there."""
+        """Features of the draft's own tokens; none where the provider's do not show them."""
         del replies
-        return {} if asked.draft.tool_calls else logprob_features(asked.draft.logprobs)
+        return logprob_features(asked.draft.decisive_logprobs)
 
 
 class TokenQuantile(Signal):
@@ -56,7 +60,7 @@ class TokenQuantile(Signal):
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
         """`token_quantile` in (0, 1], absent without log-probabilities."""
         del replies
-        logprobs = asked.draft.logprobs
+        logprobs = asked.draft.decisive_logprobs
         if not logprobs:
             return {}
         return {self.name: math.exp(quantile([token.logprob for token in logprobs], self.q))}

@@ -221,7 +221,7 @@ class SemanticAgreement(Signal):
 
 
 def _mean_probability(completion: Completion) -> float:
-    logprobs = completion.logprobs
+    logprobs = completion.decisive_logprobs
     if not logprobs:
         return 0.0
     return math.exp(math.fsum(token.logprob for token in logprobs) / len(logprobs))
