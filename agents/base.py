@@ -52,6 +52,8 @@ class Task:
         max_tokens: instead of the tiers' own.
         timeout_s: seconds per call, instead of the tiers' own.
         seed: None leaves it to the provider.
+        top_logprobs: with the answer come the log-probabilities of its tokens, where its tier has
+            them, with so many alternatives to each; None for none.
         extra: parameters that go to every provider as they are.
     """
 
@@ -63,6 +65,7 @@ class Task:
     max_tokens: int | None = None
     timeout_s: float | None = None
     seed: int | None = None
+    top_logprobs: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def for_check(self) -> Task:
@@ -77,7 +80,9 @@ class Task:
         With `top_logprobs` it asks for log-probabilities, where the tier returns them.
         """
         settings = tier.settings
-        logprobs = top_logprobs > 0 and tier.model.returns_logprobs
+        alternatives = max(top_logprobs, self.top_logprobs or 0)
+        asks = top_logprobs > 0 or self.top_logprobs is not None
+        logprobs = asks and tier.model.returns_logprobs
         tools, choice = self._tools_for(tier)
         return Request(
             messages=tuple(messages),
@@ -86,7 +91,7 @@ class Task:
             stop=self.stop,
             seed=self.seed,
             logprobs=logprobs,
-            top_logprobs=top_logprobs if logprobs else 0,
+            top_logprobs=alternatives if logprobs else 0,
             tools=tools,
             tool_choice=choice,
             schema=self.schema,

@@ -10,6 +10,7 @@ from langgraph.types import Command
 
 from cascade.agents.base import finished
 from cascade.agents.border import STAYS, check_may_ask, mark, nearest
+from cascade.agents.showing import details
 from cascade.agents.steps import told
 from cascade.errors import ConfigurationError
 from cascade.state import Completion, Decision, Draft, Run, StateUpdate
@@ -21,6 +22,7 @@ def answer(run: Run, completion: Completion, tier: str, *, degraded: bool = Fals
     tiers were asked for it.
     """
     message = completion.to_message(tier)
+    message.response_metadata |= details(completion)
     message.response_metadata |= mark(run) | told(run, tier, degraded=degraded)
     return message
 

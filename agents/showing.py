@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.config import get_config
 
 from cascade.errors import ConfigurationError
+from cascade.state import Completion
 
 STREAM_TOKENS = "stream_tokens"
 """Key of `config["configurable"]`: True streams what is decided, False nothing, and `OPTIMISTIC`
@@ -18,6 +20,10 @@ also drafts, before anything is decided about them."""
 OPTIMISTIC = "optimistic"
 
 _WORDS = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
+
+DETAILS = "answer_details"
+"""Key of `config["configurable"]`: True puts into `response_metadata` of the answer what is no part
+of its text: `logprobs` of its tokens and `thinking`, where its tier told them."""
 
 Show = Literal["verified", "optimistic", "final"]
 """`verified`: tokens come after the decision. `optimistic`: drafts are shown at once and withdrawn
@@ -41,6 +47,14 @@ def showing(show: Show, config: RunnableConfig | None) -> RunnableConfig:
 def shown(otherwise: bool = False) -> Any:
     """What this run streams; `otherwise` where its configuration does not say."""
     return get_config().get("configurable", {}).get(STREAM_TOKENS, otherwise)
+
+
+def details(completion: Completion) -> dict[str, Any]:
+    """What the message of an answer has besides, where its run wants that."""
+    config = var_child_runnable_config.get() or {}
+    if not config.get("configurable", {}).get(DETAILS):
+        return {}
+    return {"logprobs": completion.logprobs, "thinking": completion.thinking}
 
 
 def shows_drafts() -> bool:

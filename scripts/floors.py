@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("service", "integrations", "demo"),
+    ("service",),
+    ("integrations", "demo"),
     ("collect",),
     ("api",),
     ("batches", "varying"),

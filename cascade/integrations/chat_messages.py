@@ -15,7 +15,7 @@ from cascade.agents.border import LOCAL_ONLY
 from cascade.agents.steps import STEP
 from cascade.ledger import LedgerView
 from cascade.result import CascadeResult
-from cascade.state import LedgerEntry
+from cascade.state import LedgerEntry, TokenLogprob
 
 
 def answer_message(result: CascadeResult) -> AIMessage:
@@ -82,6 +82,8 @@ def metadata_of(result: CascadeResult) -> dict[str, Any]:
     answered = result.message.response_metadata
     # What later calls of the same conversation go by.
     remembered = {key: answered[key] for key in (LOCAL_ONLY, STEP) if key in answered}
+    if answered.get("logprobs") is not None:
+        remembered["logprobs"] = {"content": openai_logprobs(answered["logprobs"])}
     return {
         **remembered,
         "model_name": answered.get("model_name") or result.tier,
@@ -102,6 +104,21 @@ def metadata_of(result: CascadeResult) -> dict[str, Any]:
         "tiers": _by_tier(ledger),
         "unknown_usage": sum(not _is_known(entry) for entry in _calls(ledger)),
     }
+
+
+def openai_logprobs(tokens: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+    """The log-probabilities of an answer's tokens in OpenAI's form."""
+    return [
+        {
+            **_token(token.token, token.logprob),
+            "top_logprobs": [_token(*alternative) for alternative in token.top],
+        }
+        for token in tokens
+    ]
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "replace"))}
 
 
 def _by_tier(ledger: LedgerView) -> dict[str, dict[str, Any]]:

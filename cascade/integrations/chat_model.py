@@ -29,7 +29,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation, 
 from cascade._portal import iterate_sync, run_sync
 from cascade.agents.border import LOCAL_ONLY
 from cascade.api import Cascade
-from cascade.errors import ConfigurationError, StreamInterruptedError
+from cascade.errors import ConfigurationError
 from cascade.events import Decided, Event, Retracted, Token
 from cascade.graph import DEFAULT_RETRY
 from cascade.integrations.chat_cache import answer_cache
@@ -47,10 +47,13 @@ from cascade.integrations.chat_run import (
     RunManager,
     inner_config,
     outside_of_runs,
+    steady,
     stream_writer,
 )
 from cascade.integrations.chat_settings import call_task, read_tool_choice, read_tools
 from cascade.result import CascadeResult
+
+_WAIT_FOR_ALL = "ask again, or set disable_streaming=True, which waits for the whole answer."
 
 _MADE = ("small", "large", "tiers", "options")
 """Fields of which a cascade is made."""
@@ -196,17 +199,10 @@ class CascadeChatModel(LocalOnlyCalls):
         shown = ""
         events = self._events(messages, stop, run_manager, kwargs, streams=True)
         async with aclosing(events):
-            async for event in events:
+            async for event in steady(events, _WAIT_FOR_ALL):
                 if isinstance(event, Token):
                     shown += event.text
                     yield ChatGenerationChunk(message=AIMessageChunk(content=event.text))
-                elif isinstance(event, Retracted) and shown:
-                    raise StreamInterruptedError(
-                        f"{event.reason}. A part of the answer was shown already: ask again, or "
-                        "set disable_streaming=True, which waits for the whole answer.",
-                        model=self.name or self._llm_type,
-                        billed=None,
-                    )
                 elif isinstance(event, CascadeResult):
                     yield ChatGenerationChunk(message=last_chunk(event, shown))
 
@@ -252,7 +248,8 @@ class CascadeChatModel(LocalOnlyCalls):
         local_only = given.pop(LOCAL_ONLY, False)
         cascade = self.cascade.with_task(call_task(self.cascade.task, {**own, **given}))
         tell = stream_writer()
-        config = inner_config(run_manager, streams=streams, local_only=local_only)
+        details = cascade.task.top_logprobs is not None
+        config = inner_config(run_manager, streams=streams, local_only=local_only, details=details)
         # LangGraph takes two messages of one id for one message, and keeps the later.
         asked = [message.model_copy(update={"id": None}) for message in messages]
         events = cascade.astream(asked, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +19,11 @@ from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langgraph.config import get_stream_writer
 
 from cascade.agents.border import LOCAL_ONLY, LocalOnly
-from cascade.agents.showing import STREAM_TOKENS
+from cascade.agents.showing import DETAILS, STREAM_TOKENS
+from cascade.errors import StreamInterruptedError
+from cascade.events import Event, Retracted, Token
 from cascade.graph import TAGS
+from cascade.result import CascadeResult
 
 RunManager = AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun
 
@@ -43,8 +46,36 @@ def stream_writer() -> Callable[[Any], None] | None:
         return None
 
 
+async def steady(
+    events: AsyncIterator[Event | CascadeResult], way_out: str
+) -> AsyncGenerator[Event | CascadeResult]:
+    """The same events for a reader from whom nothing that was shown can be taken back.
+
+    Args:
+        events: of a run.
+        way_out: what to do instead, for the error.
+
+    Raises:
+        StreamInterruptedError: a part of the answer was shown, and is withdrawn.
+    """
+    shown = False
+    async for event in events:
+        shown = shown or isinstance(event, Token)
+        if isinstance(event, Retracted) and shown:
+            raise StreamInterruptedError(
+                f"{event.reason}. A part of the answer was shown already: {way_out}",
+                model="cascade",
+                billed=None,
+            )
+        yield event
+
+
 def inner_config(
-    run_manager: RunManager | None, *, streams: bool, local_only: LocalOnly = False
+    run_manager: RunManager | None,
+    *,
+    streams: bool,
+    local_only: LocalOnly = False,
+    details: bool = False,
 ) -> RunnableConfig:
     """The configuration of the cascade's own run.
 
@@ -54,7 +85,7 @@ def inner_config(
     outer = var_child_runnable_config.get() or {}
     around = outer.get("configurable", {})
     stays = local_only or around.get(LOCAL_ONLY, False)
-    configurable: dict[str, Any] = {STREAM_TOKENS: streams, LOCAL_ONLY: stays}
+    configurable: dict[str, Any] = {STREAM_TOKENS: streams, LOCAL_ONLY: stays, DETAILS: details}
     if thread := around.get("thread_id"):
         configurable["thread_id"] = thread
     config = RunnableConfig(configurable=configurable)

@@ -26,7 +26,17 @@ _NUMBERS = {
     "timeout": ("timeout_s", 0),
 }
 """Settings of a call that are numbers → their fields of a task, and what they have to exceed."""
-_OTHERS = {"stop", "tools", "tool_choice", "response_format", "model"}
+_OTHERS = {
+    "stop",
+    "tools",
+    "tool_choice",
+    "response_format",
+    "model",
+    "logprobs",
+    "top_logprobs",
+}
+MOST_ALTERNATIVES = 20
+"""To a token of the answer, of all providers."""
 _IGNORABLE = {"stream", "strict"}
 """`stream` chose the method that is running; `strict` went into tools and schemas already."""
 
@@ -37,7 +47,8 @@ def call_task(task: Task, settings: Mapping[str, Any]) -> Task:
     Args:
         task: the cascade's own.
         settings: `tools`, `tool_choice`, `response_format`, `temperature`, `max_tokens`, `seed`,
-            `stop`, `timeout`; what else there is goes to every provider as it is.
+            `stop`, `timeout`, `logprobs`, `top_logprobs`; what else there is goes to every
+            provider as it is.
 
     Raises:
         ConfigurationError: one of them cannot be read, or names a model.
@@ -65,6 +76,8 @@ def call_task(task: Task, settings: Mapping[str, Any]) -> Task:
     if "tool_choice" in given:
         tools = changes.get("tools", task.tools)
         changes["tool_choice"] = read_tool_choice(given["tool_choice"], tools)
+    if "logprobs" in given or "top_logprobs" in given:
+        changes["top_logprobs"] = _alternatives(given.get("logprobs"), given.get("top_logprobs"))
     known = {*_NUMBERS, *_OTHERS, *_IGNORABLE}
     extra = {name: value for name, value in given.items() if name not in known}
     if extra:
@@ -80,6 +93,19 @@ def _checked_tools(tools: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
 
 def _checked_format(given: Any) -> Mapping[str, Any] | None:
     return _FORMATS[given] if isinstance(given, dict) else read_response_format(given)
+
+
+def _alternatives(wanted: Any, n: Any) -> int | None:
+    """How many alternatives to each token come with the answer; None for no log-probs."""
+    if wanted not in (True, False, None):
+        raise ConfigurationError(f"logprobs={wanted!r}: give true or false.")
+    if n is not None and (
+        isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= MOST_ALTERNATIVES
+    ):
+        raise ConfigurationError(f"top_logprobs={n!r}: a number from 0 to {MOST_ALTERNATIVES}.")
+    if not wanted and n:
+        raise ConfigurationError(f"top_logprobs={n!r} needs logprobs=True.")
+    return n or 0 if wanted else None
 
 
 def _number(name: str, value: Any, *, above: int | None) -> Any:

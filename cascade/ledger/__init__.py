@@ -17,6 +17,7 @@ from cascade.ledger.recorder import (
     LedgerStore,
     MemoryLedger,
     Recorder,
+    charging,
     collect,
     collecting,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Recorder",
     "Texts",
     "Total",
+    "charging",
     "collect",
     "collecting",
     "find_pricing",

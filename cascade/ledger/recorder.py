@@ -119,6 +119,24 @@ def collecting() -> Iterator[list[LedgerEntry]]:
         _collected.set(before)
 
 
+_charged: ContextVar[list[LedgerEntry] | None] = ContextVar("charged", default=None)
+
+
+@contextmanager
+def charging() -> Iterator[list[LedgerEntry]]:
+    """A list that receives every entry recorded from within, whoever else collects it.
+
+    It is for who has to know what a run has cost that may be given up at any moment.
+    """
+    entries: list[LedgerEntry] = []
+    before = _charged.get()
+    _charged.set(entries)
+    try:
+        yield entries
+    finally:
+        _charged.set(before)
+
+
 class Recorder:
     """Passes entries on to the store and keeps them until their run takes them into its state.
 
@@ -171,6 +189,9 @@ class Recorder:
         collected = _collected.get()
         if collected is not None:
             collected.append(entry)
+        charged = _charged.get()
+        if charged is not None:
+            charged.append(entry)
         if self.observers:
             self.observers.recorded(entry)
         with self._lock:

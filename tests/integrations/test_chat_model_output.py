@@ -18,6 +18,7 @@ from cascade.errors import ConfigurationError
 from cascade.integrations.chat_model import CascadeChatModel
 from cascade.models import Request
 from cascade.models.ollama import OllamaModel
+from cascade.policies import ThresholdPolicy
 from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
 
@@ -279,3 +280,36 @@ def test_a_response_format_may_come_in_every_usual_form(given: Any, schema: Any)
     model = chat(reply(json.dumps(RIGHT), probability=0.99))
     model.bind(response_format=given).invoke("?")
     assert last_request(model).schema == schema
+
+
+# --- log-probs
+
+
+def test_log_probs_come_with_the_answer_of_whichever_tier_gave_it() -> None:
+    small = ScriptedModel([reply("a b", probability=0.9)], returns_logprobs=True)
+    large = ScriptedModel([reply("c", probability=0.5)], returns_logprobs=True, name="large")
+    for threshold, words in ((0.5, ["a", "b"]), (1.0, ["c"])):
+        cascade = Cascade(small, large, policy=ThresholdPolicy(threshold))
+        message = cascade.as_chat_model().invoke("?", logprobs=True)
+        content = message.response_metadata["logprobs"]["content"]
+        assert [token["token"].strip() for token in content] == words
+
+
+def test_without_being_asked_for_log_probs_are_no_part_of_the_message() -> None:
+    small = ScriptedModel([reply("a b", probability=0.9)], returns_logprobs=True)
+    message = Cascade(small, ScriptedModel("c", name="large")).as_chat_model().invoke("?")
+    assert "logprobs" not in message.response_metadata
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"logprobs": "yes"}, "logprobs='yes': give true or false"),
+        ({"logprobs": True, "top_logprobs": 21}, "a number from 0 to 20"),
+        ({"top_logprobs": 2}, "needs logprobs=True"),
+    ],
+)
+def test_log_probs_that_cannot_be_asked_for_are_refused(settings: Any, words: str) -> None:
+    model = Cascade(ScriptedModel("a"), ScriptedModel("b", name="large")).as_chat_model()
+    with pytest.raises(ConfigurationError, match=words):
+        model.invoke("?", **settings)
