@@ -12,6 +12,7 @@ from typing import Literal
 from cascade.agents.outlook import Outlook
 from cascade.errors import ModelError
 from cascade.ledger import Pricing
+from cascade.ledger.runs import CACHE
 from cascade.ledger.shadow_cache import CHARACTERS_PER_TOKEN, characters
 from cascade.models import Request
 from cascade.state import Basis, Completion, LedgerEntry, Run, StateUpdate, Usage
@@ -24,6 +25,67 @@ def free_entry(run: Run, node: str, tier: str | None, note: str = "") -> LedgerE
     return LedgerEntry(
         run_id=run.id, node=node, tier=tier, cost_usd=nothing, saved_usd=nothing, note=note
     )
+
+
+def cache_entry(
+    run_id: str, tier: str | None, made_by: str | None, cost_usd: Decimal | None
+) -> LedgerEntry:
+    """The entry of an answer that was taken from a cache of answers.
+
+    Costs nothing and earns nothing: the large model alone, behind the same cache, would have
+    answered from it too. What the cache itself spared is in the note.
+
+    Args:
+        run_id: of the run that asked.
+        tier: which had answered.
+        made_by: the run that made the answer.
+        cost_usd: what that run cost.
+    """
+    nothing = Decimal(0)
+    spared = "an unknown amount" if cost_usd is None else f"${cost_usd:f}"
+    return LedgerEntry(
+        run_id=run_id,
+        node=CACHE,
+        tier=tier,
+        cost_usd=nothing,
+        saved_usd=nothing,
+        baseline_usd=nothing,
+        note=f"the answer of run {made_by} from the cache; asking again had cost {spared}",
+        # Executed again after a crash, the same hit is counted once.
+        attempt_id=f"{CACHE}-{run_id}",
+    )
+
+
+@dataclass(slots=True)
+class Call:
+    """A call that was sent.
+
+    Attributes:
+        sent_at: its price is the one of this time.
+        begun: the same by the caller's clock, in seconds.
+        arrived: characters of the answer that were heard.
+    """
+
+    tier: OpenTier
+    request: Request
+    node: str
+    run: Run
+    attempt_id: str | None
+    begun: float
+    on_text: Callable[[str], None] | None = None
+    sent_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    arrived: int = 0
+
+    def hear(self, text: str) -> None:
+        """Count a piece of the answer and pass it on."""
+        self.arrived += len(text)
+        if self.on_text is not None:
+            self.on_text(text)
+
+    @property
+    def pricing(self) -> Pricing:
+        """What the tier cost when it was asked."""
+        return self.tier.pricing.at(self.sent_at)
 
 
 @dataclass(slots=True)

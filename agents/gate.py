@@ -15,6 +15,7 @@ from langgraph.types import Command
 from cascade.agents.base import AgentRuntime, current_run
 from cascade.agents.border import asked_to_stay, may_ask
 from cascade.agents.latch import Latching
+from cascade.agents.recall import Recall
 from cascade.state import CascadeState, Completion, Decision, Run, StateUpdate
 from cascade.tiers import OpenTier
 
@@ -74,13 +75,15 @@ class Gate:
     """Stands before the first agent, and sends some questions another way.
 
     One that has to stay on this machine goes to the router, which sees to that; where the large
-    model answers first, the question goes straight to the expert.
+    model answers first, the question goes straight to the expert; and one whose answer is known
+    is answered.
 
     Args:
         first: the agent behind it.
         tiers: from small to large.
         beside: says which questions the large model answers first.
         on_error: that of the first agent.
+        recall: knows answers that were given before.
         latching: says which steps of a conversation are not drafted; the router sends them.
     """
 
@@ -88,12 +91,13 @@ class Gate:
     tiers: tuple[OpenTier, ...]
     beside: Beside | None = None
     on_error: Any = None
+    recall: Recall | None = None
     latching: Latching | None = None
 
     async def __call__(
         self, state: CascadeState, runtime: AgentRuntime
     ) -> StateUpdate | Command[str]:
-        """Go to `route` or to `expert`, or do what the first agent does."""
+        """Go to `route`, to `expert` or to the end, or do what the first agent does."""
         run = current_run(state, runtime)
         if run is state.get("run"):
             return await self.first(state, runtime)  # the run has begun: its draft goes on
@@ -101,4 +105,7 @@ class Gate:
         if stays or (self.latching is not None and self.latching.why(state["messages"])):
             return Command(goto="route", update={"run": run})
         shadow = None if self.beside is None else straight(run, self.tiers, self.beside)
-        return await self.first(state, runtime) if shadow is None else shadow
+        if shadow is not None:
+            return shadow
+        known = await self.recall.find(run, state["messages"], runtime) if self.recall else None
+        return await self.first(state, runtime) if known is None else known

@@ -14,6 +14,7 @@ from cascade.agents.border import Border, may_ask, nearest
 from cascade.agents.entries import free_entry
 from cascade.agents.gate import Beside, straight
 from cascade.agents.latch import Latching
+from cascade.agents.recall import Recall
 from cascade.errors import ConfigurationError
 from cascade.ledger import Recorder
 from cascade.state import CascadeState, Decision, Run, StateUpdate
@@ -36,6 +37,7 @@ class Router:
         recorder: of the ledger.
         border: says which questions stay here.
         beside: says which questions the large model answers first.
+        recall: knows answers that were given before.
         latching: says which steps of a conversation are not drafted, unless the rule names a tier.
     """
 
@@ -44,10 +46,11 @@ class Router:
     recorder: Recorder
     border: Border = field(default_factory=Border)
     beside: Beside | None = None
+    recall: Recall | None = None
     latching: Latching | None = None
 
     async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> Command[str]:
-        """Go to `draft` or straight to `expert`.
+        """Go to `draft` or straight to `expert`, or to the end with an answer that is known.
 
         Raises:
             ConfigurationError: the rule named a tier that does not exist, or the question has to
@@ -61,6 +64,9 @@ class Router:
             shadow = straight(run, self.tiers, self.beside)
             if shadow is not None:
                 return shadow
+        known = await self.recall.find(run, messages, runtime) if self.recall else None
+        if known is not None:
+            return known
         named = await self._named(messages)
         latched = self.latching.why(messages) if self.latching and named is None else None
         wanted = len(self.tiers) - 1 if latched else named or 0

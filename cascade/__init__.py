@@ -19,6 +19,7 @@ from cascade._version import __version__
 
 if TYPE_CHECKING:
     from cascade.agents.latch import Latch
+    from cascade.agents.recall import Caching
     from cascade.agents.verifier import Verdict
     from cascade.api import Cascade
     from cascade.errors import (
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Audits": "cascade.oversight.audits",
+    "Caching": "cascade.agents.recall",
     "Cascade": "cascade.api",
     "CascadeError": "cascade.errors",
     "CascadeResult": "cascade.result",
@@ -72,6 +74,7 @@ _HOMES = {
 
 __all__ = [
     "Audits",
+    "Caching",
     "Cascade",
     "CascadeError",
     "CascadeResult",

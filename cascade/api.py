@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.cache.base import BaseCache
 from langgraph.types import RetryPolicy
 
 from cascade._closing import Closing
@@ -19,6 +20,7 @@ from cascade._together import iterate_in
 from cascade.agents import Judge, Route
 from cascade.agents.border import LocalOnly, Private
 from cascade.agents.latch import Latch
+from cascade.agents.recall import Caching
 from cascade.agents.showing import Show, showing
 from cascade.batches import Batches
 from cascade.confidence.signals import SignalLike, to_signals
@@ -104,6 +106,9 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
             ready, `cascade.privacy.looks_personal`.
         latch: after repeated trouble with the drafts of a conversation, ask the large model
             straight, and try a draft again later: True, or `cascade.Latch(…)`.
+        cache: a cache of LangGraph's (`InMemoryCache`, `SqliteCache`, …), or `Caching(…)`, which
+            also says for how long. A question that was answered before, by the same models and
+            the same policy, is answered from it; stopgaps and rejected drafts are never kept.
         observers: who looks on: `Telemetry`, `PrometheusMetrics`, `RunLog` of
             `cascade.integrations`, or your own `cascade.observing.Observer`.
         retry_policy: LangGraph's retries for the nodes that call models.
@@ -140,6 +145,7 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         local_only: LocalOnly = False,
         private: Private | None = None,
         latch: bool | Latch = False,
+        cache: BaseCache[Any] | Caching | None = None,
         observers: Sequence[Observer] = (),
         retry_policy: RetryPolicy = DEFAULT_RETRY,
         name: str = "cascade",

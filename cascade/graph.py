@@ -41,6 +41,7 @@ from cascade.agents.entries import Accounts
 from cascade.agents.gate import Beside, Gate
 from cascade.agents.latch import Latch, Latching
 from cascade.agents.outlook import Outlook
+from cascade.agents.recall import Recall
 from cascade.agents.sending import annotate
 from cascade.agents.stopping import Abort, Stopper
 from cascade.agents.watching import Watcher
@@ -147,6 +148,7 @@ class _Node(Runnable[CascadeState, Any]):
         tags: Mapping[str, str],
         observers: Observers,
         border: Border,
+        recall: Recall | None = None,
     ) -> None:
         self.name = name
         self._agent = agent
@@ -155,6 +157,7 @@ class _Node(Runnable[CascadeState, Any]):
         self._tags = tags
         self._observers = observers
         self._border = border
+        self._recall = recall
 
     async def ainvoke(
         self,
@@ -176,6 +179,8 @@ class _Node(Runnable[CascadeState, Any]):
                 with at_work as node:
                     command = await self._work(input, runtime, node)
         if command.goto == END:
+            if self._recall is not None:
+                await self._recall.keep(input["messages"], after(input, command.update))
             name = self._observers.cascade
             annotate(config, lambda: _facts(name, after(input, command.update)))
         return command
@@ -230,6 +235,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     local_only: LocalOnly = False,
     private: Private | None = None,
     latch: Latch | None = None,
+    recall: Recall | None = None,
 ) -> StateGraph[CascadeState, None, CascadeInput, CascadeState]:
     """The uncompiled graph, for those who want to rewire it; `Cascade.graph` is compiled.
 
@@ -254,6 +260,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
         local_only: leave out all ways to tiers that are not on this machine.
         private: says of each conversation whether it has to stay on this machine.
         latch: which steps of a conversation go straight to the last tier; None for none.
+        recall: knows answers that were given before, and keeps new ones.
 
     Raises:
         ConfigurationError: something here cannot work; the message says what.
@@ -269,7 +276,8 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
 
     def add(name: str, agent: Any, *goes_to: str) -> None:
         """A node that goes to the first of these unless its agent says otherwise."""
-        node = _Node(name, agent, retry_policy, goes_to[0], tags, recorder.observers, border)
+        common = (tags, recorder.observers, border, recall)
+        node = _Node(name, agent, retry_policy, goes_to[0], *common)
         asks = retry_policy if getattr(agent, "on_error", None) is not None else None
         builder.add_node(name, node, retry_policy=asks, destinations=goes_to)
 
@@ -277,16 +285,17 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     first = answering[0]
     routed = route is not None or border.looks
     to_route = () if routed else ("route",)
+    to_end = () if recall is None else (END,)
 
     def opening(name: str, agent: Any) -> Any:
         """The agent, behind a gate where questions come to it first."""
         on_error = getattr(agent, "on_error", None)
-        gate = Gate(agent, tiers, beside, on_error, latching=latching)
+        gate = Gate(agent, tiers, beside, on_error, latching=latching, recall=recall)
         return agent if routed or name != first else gate
 
     builder.add_edge(START, "route" if routed else first)
-    router = Router(route, tiers, recorder, border, beside, latching=latching)
-    add("route", router, *answering)
+    router = Router(route, tiers, recorder, border, beside, latching=latching, recall=recall)
+    add("route", router, *answering, *to_end)
     if "expert" in answering:
         expert = opening("expert", Expert(tiers[-1], caller, task, beside))
         add("expert", expert, END, *(to_route if first == "expert" else ()))
@@ -298,7 +307,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     )
     stopper = None if abort is None else Stopper(verifier, abort)
     drafter = Drafter(tiers, caller, task, stopper)
-    add("draft", opening("draft", drafter), "self_check", *onwards, *to_route)
+    add("draft", opening("draft", drafter), "self_check", *onwards, *to_route, *to_end)
     helpers = _helpers(signals, border)
     add("self_check", SelfChecker(tiers, caller, task, signals, helpers, calibrators), "verify")
     back = ("self_check",) if calibrators and any(signal.calls for signal in signals) else ()

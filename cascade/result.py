@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from cascade.agents.border import mark
 from cascade.agents.steps import told
 from cascade.ledger import LedgerView
+from cascade.ledger.runs import CACHE
 from cascade.observing import ending_of
 from cascade.questions import ResponseFormat
 from cascade.state import CascadeState, Decision
@@ -51,6 +52,11 @@ class CascadeResult:
     def abstained(self) -> bool:
         """Whether the policy gave no answer on purpose."""
         return self.decision.action == "abstain"
+
+    @property
+    def cached(self) -> bool:
+        """Whether the answer is that of an earlier run, taken from a cache."""
+        return any(entry.node == CACHE for entry in self.ledger)
 
 
 def read_result(

@@ -8,7 +8,6 @@ Money: US dollars as `Decimal`, or None where nobody knows. Unknown is not zero.
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -320,6 +319,18 @@ class CascadeInput(TypedDict):
     messages: Annotated[list[AnyMessage], add_messages]
 
 
+def append_entries(kept: list[LedgerEntry], new: list[LedgerEntry]) -> list[LedgerEntry]:
+    """One ledger after the other, with each entry once.
+
+    An entry can come a second time: a subgraph returns all that it was given, and a node that
+    LangGraph answers from its cache writes what it wrote when it was paid.
+    """
+    known: dict[tuple[str, datetime], list[LedgerEntry]] = {}
+    for entry in kept:
+        known.setdefault((entry.run_id, entry.at), []).append(entry)
+    return kept + [e for e in new if e not in known.get((e.run_id, e.at), ())]
+
+
 class CascadeState(TypedDict):
     """What the agents share. `messages` and `ledger` grow; the rest is replaced."""
 
@@ -329,7 +340,7 @@ class CascadeState(TypedDict):
     assessment: Assessment | None
     decision: Decision
     degraded: bool
-    ledger: Annotated[list[LedgerEntry], operator.add]
+    ledger: Annotated[list[LedgerEntry], append_entries]
 
 
 StateUpdate = dict[str, Any]

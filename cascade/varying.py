@@ -16,6 +16,7 @@ from cascade._variants import Variants
 from cascade.agents import Task
 from cascade.agents.base import Deadline
 from cascade.agents.latch import read_latch
+from cascade.caching import to_recall
 from cascade.confidence.signals import Signal
 from cascade.graph import build_graph
 from cascade.ledger import Recorder
@@ -275,5 +276,19 @@ class Varying:
         )
         shadow = Shadow(self._start, self._oversight, build, self.policy, self.task)
         abort = choose_abort(self.options["abort"], self.tiers[0], self.calibration)
-        self._builder: Any = build(beside=shadow, abort=abort)
+        recall = to_recall(
+            self.options,
+            tiers=self.tiers,
+            policy=self.policy,
+            task=self.task,
+            signals=self.signals,
+            calibration=self.calibration,
+            recorder=self._oversight.recorder,
+            careful=self._is_careful,
+        )
+        self._builder: Any = build(beside=shadow, abort=abort, recall=recall)
         self.graph = self._builder.compile(name=self.name)
+
+    def _is_careful(self) -> bool:
+        """Whether an alarm casts doubt on drafts that were accepted before it."""
+        return self.drift is not None and self.drift.caution in ("tighten", "large_only")

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("api",),
     ("batches", "varying"),
     ("result", "oversight", "report"),
-    ("graph", "questions", "setup", "presets", "privacy"),
+    ("graph", "questions", "setup", "presets", "privacy", "caching"),
     ("agents", "evaluation", "testing"),
     ("tiers",),
     ("models", "ledger", "confidence", "policies"),

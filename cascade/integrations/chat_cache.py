@@ -15,9 +15,9 @@ from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 from langchain_core.globals import get_llm_cache
 from langchain_core.outputs import ChatGeneration, Generation
 
+from cascade.agents.entries import cache_entry
 from cascade.api import Cascade
 from cascade.ledger import Recorder
-from cascade.ledger.runs import CACHE
 from cascade.ledger.tags import NO_TAGS, current_tags, tagged
 from cascade.state import LedgerEntry
 
@@ -105,18 +105,7 @@ def _metadata(answers: Any) -> dict[str, Any]:
 
 
 def _entry(answered: dict[str, Any]) -> LedgerEntry:
-    """Costs nothing and earns nothing: the large model alone, behind the same cache, would have
-    answered from it too. What the cache itself spared is in the note.
-    """
-    nothing, cost = Decimal(0), answered.get("cost_usd")
-    spared = "an unknown amount" if cost is None else f"${Decimal(str(cost)):f}"
-    run = answered.get("run_id")
-    return LedgerEntry(
-        run_id=uuid4().hex,
-        node=CACHE,
-        tier=answered.get("tier"),
-        cost_usd=nothing,
-        saved_usd=nothing,
-        baseline_usd=nothing,
-        note=f"the answer of run {run} from the cache; asking again had cost {spared}",
-    )
+    """The entry of a hit, with what the metadata of the answer says of its run."""
+    cost = answered.get("cost_usd")
+    cost_usd = None if cost is None else Decimal(str(cost))
+    return cache_entry(uuid4().hex, answered.get("tier"), answered.get("run_id"), cost_usd)

@@ -5,6 +5,7 @@ graph. A run that waits for a person and is resumed later is seen as two, with t
 """
 
 from cascade.observing.records import (
+    CACHED,
     Ending,
     ObservedCall,
     ObservedNode,
@@ -16,6 +17,7 @@ from cascade.observing.records import (
 from cascade.observing.telling import Aside, Observer, Observers
 
 __all__ = [
+    "CACHED",
     "Aside",
     "Ending",
     "ObservedCall",

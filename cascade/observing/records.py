@@ -11,18 +11,23 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from cascade.state import Completion, Decision, LedgerEntry
 
+CACHED = "cached"
+"""Key of an answer's `response_metadata`: the run that made it, where it came from a cache."""
+
 Outcome = Literal[
     "accepted",
     "escalated",
     "degraded",
     "abstained",
+    "cached",
     "interrupted",
     "failed",
     "cancelled",
     "abandoned",
 ]
 """How a run ended: the first tier's answer stood, or a larger tier's; the draft was returned
-because the large model could not be had; no answer on purpose; a person was asked; an error; the
+because the large model could not be had; no answer on purpose; the answer of an earlier run
+was taken; a person was asked; an error; the
 caller gave up; the caller went away between two nodes."""
 
 
@@ -31,7 +36,7 @@ class Ending:
     """What a finished state says of its run.
 
     Attributes:
-        outcome: accepted, escalated, degraded or abstained.
+        outcome: accepted, escalated, degraded, abstained or cached.
         tier: who answered; None where nobody did.
         escalated: whether a tier above the first was needed.
         confidence: of the last draft that was judged; None where none could be.
@@ -60,6 +65,8 @@ def ending_of(state: Mapping[str, Any]) -> Ending:
         outcome = "abstained"
     elif state.get("degraded", False):
         outcome = "degraded"
+    if answer is not None and CACHED in answer.response_metadata:
+        outcome = "cached"
     return Ending(
         outcome=outcome,
         tier=answer.response_metadata.get("tier") if answer is not None else None,

@@ -1,0 +1,109 @@
+"""A cascade's cache of answers: what tells one set-up from another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from cascade.agents import Task
+from cascade.agents.recall import Caching, Recall
+from cascade.confidence.signals import Signal
+from cascade.ledger import Recorder
+from cascade.policies import Policy
+from cascade.tiers import OpenTier
+
+if TYPE_CHECKING:
+    from cascade.confidence.calibration import Calibration
+
+__all__ = ["identity", "to_recall"]
+
+FORMAT = 1
+"""Of the answers in a cache; another one finds none of them."""
+
+NOT_DECIDING = frozenset(
+    {
+        # Said by the parts of the identity that are made of them.
+        *("small", "large", "tiers", "policy", "signals", "calibrator", "tools", "response_format"),
+        # They watch, keep or name, and change no answer.
+        *("audit_rate", "ledger", "tags", "drift", "observers", "cache", "retry_policy", "name"),
+        # Runs in shadow do not come here, and what stays on this machine is checked each time.
+        *("mode", "canary_share", "local_only", "private"),
+    }
+)
+"""Options of `Cascade` on which its answers do not depend, or not by themselves."""
+
+
+def to_recall(
+    options: Mapping[str, Any],
+    *,
+    tiers: Sequence[OpenTier],
+    policy: Policy,
+    task: Task,
+    signals: Sequence[Signal],
+    calibration: Calibration | None,
+    recorder: Recorder,
+    careful: Callable[[], bool],
+) -> Recall | None:
+    """What knows earlier answers of a cascade that is set up like this; None without a cache.
+
+    Raises:
+        ConfigurationError: what was given as a cache is none.
+    """
+    given = options["cache"]
+    if given is None:
+        return None
+    caching = given if isinstance(given, Caching) else Caching(given)
+    who = identity(options, tiers, policy, task, signals, calibration)
+    return Recall(caching, who, len(tiers) - 1, recorder, careful)
+
+
+def identity(
+    options: Mapping[str, Any],
+    tiers: Sequence[OpenTier],
+    policy: Policy,
+    task: Task,
+    signals: Sequence[Signal],
+    calibration: Calibration | None,
+) -> str:
+    """What an answer depends on besides the conversation, the same in every process.
+
+    Functions, and objects that are no records, count by their name.
+    """
+    asked = [
+        (
+            tier.name,
+            tier.model.name,
+            tier.settings.base_url,
+            tier.settings.max_tokens,
+            tier.settings.temperature,
+            tier.settings.options,
+        )
+        for tier in tiers
+    ]
+    taken = [signal.name for signal in signals]
+    said = {name: value for name, value in options.items() if name not in NOT_DECIDING}
+    parts = [FORMAT, asked, task, taken, calibration, policy, said]
+    text = json.dumps(_content(parts), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _content(value: Any) -> Any:
+    """A value as JSON: of records their fields, of functions and objects their names."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, BaseModel):
+        return [type(value).__qualname__, value.model_dump_json()]
+    if is_dataclass(value) and not isinstance(value, type):
+        held = {field.name: _content(getattr(value, field.name)) for field in fields(value)}
+        return [type(value).__qualname__, held]
+    if isinstance(value, Mapping):
+        return {str(key): _content(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [_content(each) for each in value]
+    named: Any = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
