@@ -11,10 +11,9 @@ from fastapi import Depends, Request
 
 from cascade.api import Cascade
 from cascade.ledger import LedgerView
-from cascade.service.budgets import Reservation
+from cascade.service.budgets import RESERVED_TAG, Reservation
 from cascade.service.faults import ServiceError
-from cascade.service.keys import Key
-from cascade.service.recent import KEY_TAG
+from cascade.service.keys import KEY_TAG, Key
 from cascade.service.service import Service, service_of
 
 
@@ -24,7 +23,8 @@ class Admitted:
     Attributes:
         service: whom it came to.
         key: of the request; None with `--no-auth`.
-        tags: for the run's ledger entries; they go over tags that the client names.
+        tags: for the run's ledger entries; they go over tags that the client names. Complete once
+            `slot` is entered.
         local_only: whether the run must stay on this machine, since the budget is exhausted.
             Known once `slot` is entered.
     """
@@ -34,7 +34,7 @@ class Admitted:
         self.key = key
         self.tags: Mapping[str, str] = {} if key is None else {**key.tags, KEY_TAG: key.id}
         self.local_only = False
-        self._reservation: Reservation | None = None
+        self._reservation = Reservation()
 
     @asynccontextmanager
     async def slot(
@@ -46,7 +46,7 @@ class Admitted:
         runs: int = 1,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Cascade]:
-        """A place to run: waits in the model's queue, puts dollars aside, gives the cascade.
+        """A place to run: puts dollars aside, waits in the model's queue, gives the cascade.
 
         Args:
             model: its public name, as the client gave it.
@@ -56,46 +56,50 @@ class Admitted:
             timeout_s: what is left of the request's deadline.
 
         Raises:
-            ServiceError: 404 or 403, no such model for this key; 429, the queue is full; 402, the
-                budget is exhausted; 503, the service is shutting down.
+            ServiceError: 404 or 403, no such model for this key; 402, the budget is exhausted;
+                429, the queue is full; 503, the service shut down before the request had ended.
         """
-        served = self.service.serving(model, self.key)
-        del prompt_chars, max_tokens
-        async with served.gate.through(timeout_s), served.lease() as cascade:
-            self._reservation = self.service.budgets.reserve(
-                self.key, served.config.reserve_usd * runs
+        service = self.service
+        served = service.serving(model, self.key)
+        async with service.flights.under_way(served.name):
+            estimate = service.budgets.estimate(
+                served.cascade,
+                prompt_chars=prompt_chars,
+                max_tokens=max_tokens,
+                answer_tokens=served.config.answer_tokens,
             )
+            can_stay = any(tier.local for tier in served.cascade.tiers)
+            reserved = await service.budgets.reserve(self.key, estimate * runs, can_stay=can_stay)
+            self._reservation = reserved
+            self.local_only = reserved.local_only
+            if reserved.account is not None:
+                self.tags = {**self.tags, RESERVED_TAG: f"{estimate:f}"}
             try:
-                yield cascade
+                async with served.gate.through(timeout_s), served.lease() as cascade:
+                    yield cascade
             finally:
-                self._reservation.close()
+                reserved.close()
 
     def settle(self, ledger: LedgerView) -> None:
-        """A run within the slot has cost this, also one that failed; once for each run.
+        """The last run within the slot has ended, also by failing, and has cost this.
 
-        What is never settled counts at what was put aside.
+        What was put aside is free again. What was spent is counted already, entry by entry; a
+        request that never says so is released when its slot ends.
         """
-        if self._reservation is not None:
-            self._reservation.settle(ledger)
+        del ledger
+        self._reservation.close()
 
 
-async def admitted(request: Request) -> Admitted:
-    """The dependency behind `Admit`.
+async def authenticated(request: Request) -> Key | None:
+    """The key of a request; None with `--no-auth`.
 
     Raises:
-        ServiceError: 401, no key or a wrong one; 429, too many requests; 503, shutting down.
+        ServiceError: 401, no key or a wrong one.
+        UnavailableError: the keys' database cannot be reached.
     """
     service = service_of(request)
-    if service.draining:
-        raise ServiceError(
-            503,
-            "the service is shutting down: try again.",
-            "server_error",
-            "shutting_down",
-            headers={"Connection": "close", "Retry-After": "1"},
-        )
     if not service.config.auth:
-        return Admitted(service, None)
+        return None
     secret = secret_in(request)
     key = None if secret is None else await service.keys.find(secret)
     if key is None:
@@ -106,8 +110,28 @@ async def admitted(request: Request) -> Admitted:
             "invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    wait_s = service.limits.take(key)
-    if wait_s is not None:
+    return key
+
+
+async def admitted(request: Request) -> Admitted:
+    """The dependency behind `Admit`.
+
+    Raises:
+        ServiceError: 401, no key or a wrong one; 429, too many requests; 503, shutting down.
+        UnavailableError: the keys' database cannot be reached.
+    """
+    service = service_of(request)
+    if service.draining:
+        raise ServiceError(
+            503,
+            "the service is shutting down: try again.",
+            "server_error",
+            "shutting_down",
+            headers={"Connection": "close", "Retry-After": "1"},
+        )
+    key = await authenticated(request)
+    wait_s = None if key is None else service.limits.take(key)
+    if key is not None and wait_s is not None:
         raise ServiceError(
             429,
             f"this key may ask {key.per_minute:g} times a minute: wait {wait_s:.1f} s.",

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Annotated
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from cascade._version import __version__
 from cascade.errors import CascadeError
+from cascade.service import admin, health
+from cascade.service.admission import authenticated
 from cascade.service.building import build_service
 from cascade.service.config import ServiceConfig
 from cascade.service.faults import ServiceError, fault_of
+from cascade.service.metrics import Measured
+from cascade.service.service import Service, service_of
 
 logger = logging.getLogger("cascade")
 
+ABOUT = "OpenAI's and Ollama's protocols in front of cascades, with keys, budgets and a ledger."
 
-def create_app(config: ServiceConfig) -> FastAPI:
-    """The application of a service.
+
+def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
+    """The application of a service, for any ASGI server; one process each.
+
+    Args:
+        config: what to run, of `read_settings(file).config` or made by hand.
+        folder: what paths of calibrations are relative to; by default the current one.
 
     Raises:
         ConfigurationError: a cascade cannot be built from it.
@@ -28,34 +42,52 @@ def create_app(config: ServiceConfig) -> FastAPI:
     from cascade.service.page import router as page  # noqa: PLC0415 - they import the seams here
     from cascade.service.protocols import routers  # noqa: PLC0415
 
-    service = build_service(config)
+    service = build_service(config, folder)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        yield
-        for served in service.served.values():
-            await served.cascade.aclose()
-        if service.store is not None:
-            await service.store.aclose()
+        del app
+        watching = asyncio.create_task(service.reloads.watch(config.watch_s))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+            await service.aclose()
 
-    app = FastAPI(title="cascade", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="cascade", version=__version__, description=ABOUT, lifespan=lifespan)
     app.state.service = service
-    for router in (*routers(), page):
+    for router in (*routers(), page, admin.router, health.router):
         app.include_router(router)
-    app.add_exception_handler(ServiceError, show_fault)
-    app.add_exception_handler(CascadeError, show_fault)
-    app.add_exception_handler(RequestValidationError, show_fault)
-    app.add_exception_handler(Exception, show_fault)
+    app.add_api_route("/metrics", metrics, methods=["GET"], tags=["health"])
+    for kind in (ServiceError, CascadeError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, show_fault)
+    app.add_middleware(Measured, metrics=service.metrics)
     return app
+
+
+async def metrics(
+    service: Annotated[Service, Depends(service_of)],
+    _: Annotated[object, Depends(authenticated)],
+) -> Response:
+    """Metrics for Prometheus; asks for a key of any kind."""
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def show_fault(request: Request, error: Exception) -> JSONResponse:
     """An error in the shape of the protocol that was spoken."""
     if isinstance(error, RequestValidationError):
         error = _invalid(error)
+    elif isinstance(error, HTTPException):
+        error = _of_http(error)
     fault = fault_of(error)
     if fault.status == 500:
-        logger.error("%s failed: %s", request.url.path, type(error).__name__, exc_info=error)
+        # The error's own words may quote a request, a traceback's source lines do not.
+        logger.error(
+            "%s %s failed: %s", request.method, request.url.path, type(error).__name__,
+            exc_info=error,
+        )  # fmt: skip
     ollama = request.url.path.startswith("/api/")
     body = fault.ollama() if ollama else fault.openai()
     return JSONResponse(body, fault.status, fault.headers)
@@ -64,4 +96,15 @@ async def show_fault(request: Request, error: Exception) -> JSONResponse:
 def _invalid(error: RequestValidationError) -> ServiceError:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"] if part != "body")
-    return ServiceError(400, f"{place}: {first['msg']}", code="invalid_value", param=place or None)
+    words = f"{place}: {first['msg']}" if place else str(first["msg"])
+    return ServiceError(400, words, code="invalid_value", param=place or None)
+
+
+def _of_http(error: HTTPException) -> ServiceError:
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    return ServiceError(
+        error.status_code,
+        str(error.detail),
+        code=codes.get(error.status_code),
+        headers=error.headers,
+    )

@@ -1,31 +1,226 @@
-"""What keys may spend."""
+"""What keys may spend: counted from the ledger's entries, and from the requests under way."""
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from cascade.ledger import LedgerView
-from cascade.service.keys import Key
+from cascade.api import Cascade
+from cascade.ledger.store import Selection, Store
+from cascade.ledger.tags import current_tags
+from cascade.observing import Observer
+from cascade.service.config import BudgetConfig
+from cascade.service.faults import ServiceError
+from cascade.service.keys import KEY_TAG, Key
+from cascade.state import LedgerEntry, Usage
+
+RESERVED_TAG = "reserved_usd"
+"""The tag that says what a budget had put aside for the request of an entry or attempt. A call
+that was begun and never ended, because its process was killed, counts at that."""
+
+CHARACTERS_PER_TOKEN = 3
+"""Fewer than in usual text, so that more is put aside than is spent."""
+
+TEMPLATE_TOKENS = 64
+"""For what providers put around a prompt."""
 
 
+@dataclass(slots=True)
+class Account:
+    """What a key has spent today and this month, by UTC, and what is put aside for it."""
+
+    day: datetime
+    day_usd: Decimal = Decimal(0)
+    month_usd: Decimal = Decimal(0)
+    reserved_usd: Decimal = Decimal(0)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, amount: Decimal) -> None:
+        """Something was spent now."""
+        self.day_usd += amount
+        self.month_usd += amount
+
+    def roll(self, now: datetime) -> None:
+        """Begin a new day, and perhaps a new month."""
+        day = start_of_day(now)
+        if day != self.day:
+            self.day_usd = Decimal(0)
+            if start_of_month(day) != start_of_month(self.day):
+                self.month_usd = Decimal(0)
+            self.day = day
+
+
+@dataclass(slots=True)
 class Reservation:
-    """Dollars put aside for one request until it is settled."""
+    """Dollars put aside for one request until it is closed; `local_only` says that there were
+    none left, and that it has to stay on this machine instead."""
 
-    def __init__(self, budgets: Budgets, key: Key | None, amount: Decimal) -> None:
-        self._budgets = budgets
-        self.key = key
-        self.amount = amount
-
-    def settle(self, ledger: LedgerView) -> None:
-        """A run of the request has cost this."""
+    account: Account | None = None
+    amount: Decimal = Decimal(0)
+    local_only: bool = False
 
     def close(self) -> None:
-        """The request has ended."""
+        """The request has ended: what it cost is in the ledger, and counted from there."""
+        if self.account is not None:
+            self.account.reserved_usd -= self.amount
+            self.account = None
 
 
-class Budgets:
-    """Counts what each key spends."""
+class Budgets(Observer):
+    """Counts what each key spends. It looks on at each cascade: an entry counts the moment it
+    arises, audits after the reply among them, so that nothing is counted by two.
 
-    def reserve(self, key: Key | None, amount: Decimal) -> Reservation:
-        """Put dollars aside."""
-        return Reservation(self, key, amount)
+    One process counts for itself: what another has spent on the same ledger is known from the
+    start of this one.
+
+    Args:
+        store: the ledger, from which is read what was spent before; None where nothing is kept.
+        config: what happens when a budget is used up.
+    """
+
+    def __init__(self, store: Store | None, config: BudgetConfig) -> None:
+        self._store = store
+        self._config = config
+        self._accounts: dict[str, Account] = {}
+
+    def recorded(self, cascade: str, entry: LedgerEntry) -> None:
+        """Count an entry on its key."""
+        del cascade
+        account = self._accounts.get(current_tags().get(KEY_TAG, ""))
+        if account is not None:
+            account.roll(datetime.now(UTC))
+            account.add(self._amount(entry))
+
+    async def account(self, key: Key) -> Account:
+        """The account of a key, read from the ledger when it is first asked for.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
+        account = self._accounts.get(key.id)
+        if account is None:
+            account = self._accounts[key.id] = Account(start_of_day(datetime.now(UTC)))
+            try:
+                await self._load(key, account)
+            except BaseException:
+                del self._accounts[key.id]
+                raise
+            finally:
+                account.ready.set()
+        await account.ready.wait()
+        account.roll(datetime.now(UTC))
+        return account
+
+    async def reserve(self, key: Key | None, amount: Decimal, *, can_stay: bool) -> Reservation:
+        """Put dollars aside.
+
+        Args:
+            key: whose; None where there are no keys.
+            amount: what the request may cost.
+            can_stay: whether a model on this machine could answer it.
+
+        Raises:
+            ServiceError: 402, a budget has less than that left, and it may not or cannot stay on
+                this machine.
+            LedgerError: what was spent before cannot be read.
+        """
+        if key is None or (key.day_usd is None and key.month_usd is None):
+            return Reservation()
+        account = await self.account(key)
+        refusal = _refusal(key, account, amount)
+        if refusal is None:
+            account.reserved_usd += amount
+            return Reservation(account, amount)
+        if (key.exhausted or self._config.exhausted) == "local_only" and can_stay:
+            return Reservation(local_only=True)
+        raise refusal
+
+    def estimate(
+        self, cascade: Cascade, *, prompt_chars: int, max_tokens: int | None, answer_tokens: int
+    ) -> Decimal:
+        """Dollars that one run may cost: every tier is asked, and every signal taken.
+
+        Args:
+            cascade: which runs.
+            prompt_chars: characters of the prompt.
+            max_tokens: the most that may be answered, if it is said.
+            answer_tokens: what is taken where nobody says it.
+        """
+        tokens = prompt_chars // CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
+        total = Decimal(0)
+        for number, tier in enumerate(cascade.tiers):
+            most = [n for n in (max_tokens, tier.settings.max_tokens) if n is not None]
+            usage = Usage(input_tokens=tokens, output_tokens=min(most, default=answer_tokens))
+            cost = tier.pricing.cost(usage)
+            drafts = number < len(cascade.tiers) - 1
+            calls = 1 + (sum(signal.calls for signal in cascade.signals) if drafts else 0)
+            total += calls * (self._config.unknown_call_usd if cost is None else cost)
+        return total
+
+    async def _load(self, key: Key, account: Account) -> None:
+        if self._store is None:
+            return
+        now = datetime.now(UTC)
+        today, month, tags = start_of_day(now), start_of_month(now), {KEY_TAG: key.id}
+        day_usd, month_usd = Decimal(0), Decimal(0)
+        entries = await self._store.query(Selection(since=month, tags=tags))
+        for entry in entries:
+            amount = self._amount(entry)
+            month_usd += amount
+            day_usd += amount if entry.at >= today else 0
+        lost: dict[str, tuple[datetime, Decimal]] = {}
+        for attempt in await self._store.unfinished(Selection(since=month, tags=tags)):
+            reserved = attempt.tags.get(RESERVED_TAG)
+            amount = self._config.unknown_call_usd if reserved is None else Decimal(reserved)
+            lost[attempt.run_id] = (attempt.begun_at, amount)
+        for begun_at, amount in lost.values():
+            month_usd += amount
+            day_usd += amount if begun_at >= today else 0
+        account.day_usd += day_usd
+        account.month_usd += month_usd
+
+    def _amount(self, entry: LedgerEntry) -> Decimal:
+        if entry.cost_usd is not None:
+            return entry.cost_usd
+        if entry.assumed_usd is not None:
+            return entry.assumed_usd
+        return self._config.unknown_call_usd
+
+
+def start_of_day(now: datetime) -> datetime:
+    """Midnight of UTC before a time."""
+    return now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def start_of_month(now: datetime) -> datetime:
+    """The first midnight of a month of UTC."""
+    return start_of_day(now).replace(day=1)
+
+
+def _refusal(key: Key, account: Account, amount: Decimal) -> ServiceError | None:
+    spent = {"day": account.day_usd, "month": account.month_usd}
+    bounds = {"day": key.day_usd, "month": key.month_usd}
+    for period, bound in bounds.items():
+        if bound is not None and spent[period] + account.reserved_usd + amount > bound:
+            return ServiceError(
+                402,
+                f"the budget of this key does not cover the request: of ${bound:f} for the "
+                f"{period}, ${_short(spent[period])} are spent and ${_short(account.reserved_usd)} "
+                f"put aside, and it may cost ${_short(amount)}. "
+                f"The next {period} begins at {_next(period, account.day):%Y-%m-%d} 00:00 UTC.",
+                "insufficient_quota",
+                "budget_exhausted",
+            )
+    return None
+
+
+def _next(period: str, day: datetime) -> datetime:
+    if period == "day":
+        return day + timedelta(days=1)
+    return start_of_month(start_of_month(day) + timedelta(days=32))
+
+
+def _short(amount: Decimal) -> str:
+    return f"{amount:.6f}".rstrip("0").rstrip(".")

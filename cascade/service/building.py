@@ -1,40 +1,221 @@
-"""From a configuration to a service."""
+"""From a configuration to cascades, and to a service."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 from cascade.api import Cascade
-from cascade.ledger.store import open_store
+from cascade.errors import CascadeError, ConfigurationError
+from cascade.integrations.logs import RunLog
+from cascade.ledger import Price
+from cascade.ledger.store import Store, mask_secrets, open_store
+from cascade.observing import Observer
+from cascade.policies import ThresholdPolicy
+from cascade.privacy import looks_personal
 from cascade.service.budgets import Budgets
-from cascade.service.config import CascadeConfig, ServiceConfig, TierConfig
+from cascade.service.config import CascadeConfig, LedgerConfig, ServiceConfig, TierConfig
+from cascade.service.flight import Flights
 from cascade.service.keys import Keys
 from cascade.service.limits import Limits
+from cascade.service.metrics import Metrics
 from cascade.service.recent import Recent
+from cascade.service.reload import Reloads
 from cascade.service.service import Service
 from cascade.service.serving import Gate, Served
+from cascade.service.states import TierStates
 from cascade.tiers import Tier
 
+_SAME_NAME = (
+    "max_harm",
+    "price_of_error",
+    "escalation_budget",
+    "deadline",
+    "abort",
+    "audit_rate",
+    "mode",
+    "canary_share",
+    "drift",
+    "local_only",
+    "tags",
+    "signals",
+)
+"""Options that a cascade takes as they stand in its configuration."""
 
-def build_service(config: ServiceConfig) -> Service:
-    """A service with all its cascades; nothing is sent yet."""
-    store = None if config.ledger is None else open_store(config.ledger)
-    recent = Recent(config.recent)
-
-    def serve(name: str, cascade: CascadeConfig, tiers: tuple[TierConfig, ...]) -> Served:
-        opened = Cascade(
-            tiers=[_tier(tier) for tier in tiers], ledger=store, observers=[recent], name=name
-        )
-        gate = Gate(name, cascade.concurrency, cascade.queue, cascade.queue_timeout_s)
-        return Served(name, cascade, opened, gate)
-
-    served = {name: serve(name, given, given.tiers) for name, given in config.cascades.items()}
-    return Service(config, served, store, Keys(), Budgets(), Limits(), recent)
+_PASSWORD = re.compile(r"(://[^/:@\s]*):[^@/\s]+@")
 
 
-def _tier(config: TierConfig) -> Tier:
+def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
+    """A service with all its cascades; nothing is sent yet, and no database opened.
+
+    Args:
+        config: what to run.
+        folder: what paths of calibrations are relative to; by default the current one.
+
+    Raises:
+        ConfigurationError: with all that cannot work, a line for each.
+    """
+    folder = folder or Path()
+    store = None if config.ledger is None else _open(config.ledger)
+    keys = _keys(config)
+    recent, flights, states = Recent(config.recent), Flights(), TierStates()
+    budgets, metrics = Budgets(store, config.budgets), Metrics()
+    watching: list[Observer] = [recent, flights, states, budgets, metrics.cascades]
+    watching += [RunLog()] if config.log.requests else []
+
+    def build(name: str) -> Cascade:
+        return build_cascade(name, config.cascades[name], folder, store, watching)
+
+    served, problems = _serve_all(config, build, store, watching)
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    files = {name: folder / c.calibrator for name, c in config.cascades.items() if c.calibrator}
+    reloads = Reloads(served, files, build)
+    service = Service(
+        config,
+        served,
+        store=store,
+        keys=keys,
+        budgets=budgets,
+        limits=Limits(),
+        recent=recent,
+        flights=flights,
+        states=states,
+        reloads=reloads,
+        metrics=metrics,
+    )
+    metrics.watch(served, reloads)
+    return service
+
+
+def build_cascade(
+    name: str,
+    config: CascadeConfig,
+    folder: Path,
+    store: Store | None,
+    observers: Sequence[Observer],
+) -> Cascade:
+    """One cascade.
+
+    Raises:
+        ConfigurationError: it cannot work; the message says why.
+        MissingDependencyError: a package of an extra is not installed.
+    """
+    options: dict[str, Any] = {option: getattr(config, option) for option in _SAME_NAME}
+    if config.threshold is not None:
+        options["policy"] = ThresholdPolicy(config.threshold)
+    if config.private is not None:
+        options["private"] = looks_personal
+    if config.calibrator is not None:
+        options["calibrator"] = folder / config.calibrator
+    tiers = [open_config(tier, config.tiers, n) for n, tier in enumerate(config.tiers)]
+    return Cascade(tiers=tiers, ledger=store, observers=observers, name=name, **options)
+
+
+def open_config(config: TierConfig, among: Sequence[TierConfig], number: int) -> Tier:
+    """A tier as its cascade takes it; of two without names, they are `small` and `large`.
+
+    Raises:
+        ConfigurationError: its price prices nothing, or its key is not in the environment.
+    """
+    pair = ("small", "large")[number] if len(among) == 2 else None
+    price = None if config.price is None else Price(**config.price.model_dump(exclude_none=True))
     return Tier(
         config.model,
-        name=config.name,
+        name=config.name or pair,
+        price=price,
         base_url=config.base_url,
-        api_key=config.api_key,
+        api_key=config.api_key or _from_environment(config.api_key_env, "api_key_env"),
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        timeout_s=config.timeout_s,
         options=config.options,
+        local=config.local,
     )
+
+
+def _serve_all(
+    config: ServiceConfig,
+    build: Callable[[str], Cascade],
+    store: Store | None,
+    observers: Sequence[Observer],
+) -> tuple[Mapping[str, Served], list[str]]:
+    served: dict[str, Served] = {}
+    problems = []
+    for name, given in config.cascades.items():
+        try:
+            served[name] = _served(name, given, build(name))
+            if config.allow_tiers:
+                served |= _single_tiers(name, given, served[name].cascade, store, observers)
+        except CascadeError as error:
+            problems.append(f"cascades.{name}: {error}")
+    return served, problems
+
+
+def _single_tiers(
+    name: str,
+    config: CascadeConfig,
+    cascade: Cascade,
+    store: Store | None,
+    observers: Sequence[Observer],
+) -> dict[str, Served]:
+    """Each tier as a model of its own: a cascade of it alone, with a gate of its own."""
+    found = {}
+    for tier in cascade.tiers:
+        model = f"{name}/{tier.name}"
+        alone = Cascade(
+            tiers=[replace(tier.settings, name=tier.name)],
+            ledger=store,
+            observers=observers,
+            deadline=config.deadline,
+            tags=config.tags,
+            name=model,
+        )
+        found[model] = _served(model, config, alone)
+    return found
+
+
+def _served(name: str, config: CascadeConfig, cascade: Cascade) -> Served:
+    gate = Gate(name, config.concurrency, config.queue, config.queue_timeout_s)
+    return Served(name, config, cascade, gate)
+
+
+def _keys(config: ServiceConfig) -> Keys:
+    url = None if config.ledger is None else config.ledger.url
+    if url is None or url.startswith("memory:"):
+        if config.auth:
+            raise ConfigurationError(
+                "keys are kept in the ledger's database: set ledger, such as "
+                "sqlite:///ledger.db; or start with --no-auth on this machine's loopback."
+            )
+        return Keys()
+    return Keys(url)
+
+
+def _open(config: LedgerConfig) -> Store:
+    secret = _from_environment(config.hash_key_env, "ledger.hash_key_env")
+    try:
+        return open_store(
+            config.url,
+            crash_safe=config.crash_safe,
+            durable=config.durable,
+            texts=config.texts,
+            hash_key=secret,
+            redact=mask_secrets if config.mask_secrets else None,
+        )
+    except ConfigurationError as error:  # it shows the address, with its password
+        words = _PASSWORD.sub(r"\1:***@", str(error))
+        raise type(error)(f"ledger.url: {words}") from None
+
+
+def _from_environment(name: str | None, what: str) -> str | None:
+    if name is None:
+        return None
+    value = os.environ.get(name)
+    if not value:
+        raise ConfigurationError(f"{what}: the environment variable {name} is not set.")
+    return value

@@ -1,46 +1,212 @@
-"""What a service is told to run."""
+"""What a service is told to run. `docs/service.md` has each key with its meaning, from here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cascade.ledger.texts import KeptTexts
+from cascade.oversight.alarms import Reaction
+from cascade.oversight.shadow import Mode
+
+Dollars = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
+Exhausted = Literal["refuse", "local_only"]
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Section(BaseModel):
     """Base of the parts of a configuration: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ListenConfig(Section):
+    """Where the service listens."""
+
+    host: str = "127.0.0.1"
+    """Address; `0.0.0.0` for all of this machine."""
+    port: int = Field(default=8080, ge=0, le=65535)
+    """Port; 0 takes a free one."""
+
+
+class LedgerConfig(Section):
+    """Where the ledger and the keys are kept."""
+
+    url: str
+    """`sqlite:///ledger.db`, `postgresql://…`, or `memory://` to keep nothing."""
+    texts: KeptTexts = "none"
+    """Which prompts and answers are kept: `none`, `pending` (of audits not done yet), `all`."""
+    crash_safe: bool = True
+    """Write each call down before it is sent, so that a killed process leaves a trace."""
+    durable: bool = False
+    """Survive a loss of power: each commit waits for the disk."""
+    hash_key_env: str | None = None
+    """Environment variable with a secret for the hashes of prompts and answers."""
+    mask_secrets: bool = True
+    """Take keys, addresses and numbers out of what is kept as text."""
+
+
+class PriceConfig(Section):
+    """A price in US dollars; tokens are per million."""
+
+    input: Dollars | None = None
+    """Per 1M input tokens."""
+    output: Dollars | None = None
+    """Per 1M output tokens."""
+    cached_input: Dollars | None = None
+    """Per 1M input tokens read from the provider's cache."""
+    cache_write: Dollars | None = None
+    """Per 1M input tokens written to the provider's cache."""
+    per_tool_call: Dollars | None = None
+    """Per tool call in an answer."""
+    per_hour: Dollars | None = None
+    """Per hour in which a local model computes."""
+    power_per_hour: Dollars | None = None
+    """The part of `per_hour` that is power."""
 
 
 class TierConfig(Section):
     """One model of a cascade."""
 
-    model: str
-    name: str | None = None
+    model: str = Field(min_length=1)
+    """`provider:name`, such as `ollama:qwen2.5:3b` or `openai:gpt-5.1`."""
+    name: Name | None = None
+    """How answers and the ledger call it; by default `small` and `large`, else the model."""
+    price: PriceConfig | None = None
+    """Instead of the list price. A local model has none until it is set."""
     base_url: str | None = None
+    """Address of an OpenAI-compatible or Ollama server."""
+    api_key_env: str | None = None
+    """Environment variable with the provider's key."""
     api_key: str | None = Field(default=None, repr=False)
+    """The same as `${NAME}`; a key in clear text is refused."""
+    max_tokens: Count | None = None
+    """Most output tokens of an answer."""
+    temperature: float | None = Field(default=None, ge=0)
+    """Left to the provider if not given."""
+    timeout_s: Seconds = 120.0
+    """Seconds after which a call has failed."""
+    local: bool | None = None
+    """Whether questions that stay on this machine may go to it; by default by its address."""
     options: Mapping[str, Any] = Field(default_factory=dict)
+    """For its adapter, or sent to the provider with every request."""
 
 
 class CascadeConfig(Section):
     """One cascade, which clients name as their model."""
 
-    tiers: tuple[TierConfig, ...]
-    concurrency: int = 64
-    queue: int = 256
-    queue_timeout_s: float = 30.0
-    reserve_usd: Decimal = Decimal("0.05")
+    tiers: tuple[TierConfig, ...] = Field(min_length=1)
+    """Its models, small to large."""
+    calibrator: str | None = None
+    """File made by `cascade calibrate`; watched, and loaded again when it changes."""
+    price_of_error: float | None = Field(default=None, gt=0)
+    """Dollars that a wrong answer costs."""
+    max_harm: float | None = Field(default=None, gt=0, lt=1)
+    """Bound on P(accepted and wrong); needs a calibration with a certificate."""
+    escalation_budget: Share | None = None
+    """Share of requests that may be escalated; needs a calibration."""
+    threshold: Share | None = None
+    """Accept at this confidence and above."""
+    signals: tuple[str, ...] = ()
+    """What the self-check takes; by default log-probs, else `p_true`."""
+    deadline: Seconds | None = None
+    """Seconds for a whole run; a request may ask for less."""
+    abort: bool | Annotated[float, Field(gt=0, lt=1)] = False
+    """Stop a draft that cannot be accepted any more; or the share that may be lost by it."""
+    audit_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of accepted drafts that the large model is asked about as well."""
+    mode: Mode = "live"
+    """`live`, `shadow` or `canary`."""
+    canary_share: Share = 0.1
+    """Share of requests that is live in the mode `canary`."""
+    drift: Reaction | None = None
+    """Watch for drift and `warn`, `audit`, `tighten` or go `large_only` at an alarm."""
+    local_only: bool | Literal["answer", "abstain"] = False
+    """Keep every question on this machine; and what becomes of those too hard for it."""
+    private: Literal["looks_personal"] | None = None
+    """Keep questions that look personal on this machine."""
+    tags: Mapping[str, str] = Field(default_factory=dict)
+    """Of every ledger entry."""
+    concurrency: Count = 64
+    """Requests that run at once; the next ones wait in the queue."""
+    queue: int = Field(default=256, ge=0)
+    """Requests that may wait; one more gets 429."""
+    queue_timeout_s: Seconds = 30.0
+    """Longest wait in the queue, then 429."""
+    answer_tokens: Count = 1024
+    """Tokens of an answer that a budget puts aside where nobody says how long it may become."""
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> CascadeConfig:
+        names = ("price_of_error", "max_harm", "escalation_budget", "threshold")
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)}: each decides alone; give one")
+        return self
+
+
+class BudgetConfig(Section):
+    """What happens when a key's money is used up."""
+
+    exhausted: Exhausted = "refuse"
+    """`refuse` answers 402; `local_only` keeps the question on this machine."""
+    unknown_call_usd: Dollars = Decimal("0.01")
+    """What a call counts whose cost nobody knows, such as one of a tier without a price."""
+
+
+class LogConfig(Section):
+    """What the service writes to standard error."""
+
+    format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object a line."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is written. No level shows prompts, answers or keys."""
+    requests: bool = True
+    """One line for each finished run."""
 
 
 class ServiceConfig(Section):
     """All of a service."""
 
-    cascades: Mapping[str, CascadeConfig]
+    cascades: Mapping[Name, CascadeConfig] = Field(min_length=1)
+    """By the name that clients call as their model."""
     allow_tiers: bool = False
-    ledger: str | None = None
-    exhausted: Literal["refuse", "local_only"] = "refuse"
-    recent: int = 500
+    """Show single tiers as models too, named `cascade/tier`."""
+    ledger: LedgerConfig | None = None
+    """Where entries and keys are kept; an address alone is its `url`."""
+    listen: ListenConfig = ListenConfig()
+    """Where it listens."""
+    budgets: BudgetConfig = BudgetConfig()
+    """What happens when a key's money is used up."""
+    log: LogConfig = LogConfig()
+    """What is written to standard error."""
     auth: bool = True
+    """Ask for a key; without, it may listen on this machine's loopback only."""
+    recent: Count = 500
+    """Finished requests that the page can show."""
+    shutdown_grace_s: Seconds = 30.0
+    """Seconds that running requests have to finish after SIGTERM."""
+    watch_s: Seconds = 2.0
+    """Seconds between two looks at the calibration files."""
+
+    @field_validator("ledger", mode="before")
+    @classmethod
+    def _an_address(cls, given: object) -> object:
+        return {"url": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _keys_have_a_place(self) -> ServiceConfig:
+        if not self.auth and self.listen.host not in LOOPBACK:
+            raise ValueError(
+                f"without keys it may listen on loopback only, not on {self.listen.host}: "
+                "set listen.host to 127.0.0.1, or let it ask for keys"
+            )
+        return self

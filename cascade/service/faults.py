@@ -9,6 +9,7 @@ from typing import Any
 from cascade.errors import (
     CascadeError,
     InputError,
+    LedgerError,
     LocalOnlyError,
     ModelError,
     ModelTimeoutError,
@@ -70,6 +71,7 @@ _FAULTS: tuple[tuple[type[CascadeError], int, str, str], ...] = (
     (LocalOnlyError, 403, "permission_error", "local_only"),
     (ModelTimeoutError, 504, "timeout_error", "deadline_exceeded"),
     (ModelError, 502, "upstream_error", "upstream_failed"),
+    (LedgerError, 503, "server_error", "ledger_unavailable"),
     (CascadeError, 500, "server_error", "cascade_failed"),
 )
 """Status, type and code of each kind of error; the first that fits. A `DeadlineError` is a

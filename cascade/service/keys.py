@@ -1,15 +1,32 @@
-"""Who may ask: API keys, kept as hashes."""
+"""Who may ask: API keys, kept as hashes beside the ledger."""
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from cascade.errors import ConfigurationError
+from cascade.ledger.store.engines import READS, make_engine, told_apart
+from cascade.ledger.store.migrations import migrate
+from cascade.ledger.store.opening import database_url
+from cascade.ledger.store.tables import keys as table
+from cascade.service.config import Exhausted
 
 PREFIX = "csk_"
+"""By which a leaked key is found in logs and repositories."""
+
+KNOWN_FOR_S = 2.0
+"""A key that was found is not looked up again for so long: a revoked one lives on for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +40,8 @@ class Key:
             salt, as passwords need it, would add nothing but time to each request.
         models: those it may ask for; empty: all.
         per_minute: requests per minute; None: as many as it likes.
-        day_usd, month_usd: its budgets; None: no bound.
+        day_usd, month_usd: its budgets, by days and months of UTC; None: no bound.
+        exhausted: what happens when a budget is used up; None: as the service is configured.
         tags: of the ledger entries of its requests.
         admin: whether it opens `/admin` and the page.
         revoked_at: when it was revoked.
@@ -36,14 +54,31 @@ class Key:
     per_minute: float | None = None
     day_usd: Decimal | None = None
     month_usd: Decimal | None = None
+    exhausted: Exhausted | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     admin: bool = False
     made_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     revoked_at: datetime | None = None
 
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ConfigurationError("a key needs a name, such as the team's that uses it.")
+        if self.per_minute is not None and not self.per_minute > 0:
+            raise ConfigurationError(f"per_minute={self.per_minute:g}: requests, above 0.")
+        for name in ("day_usd", "month_usd"):
+            amount = getattr(self, name)
+            if amount is not None and not (amount.is_finite() and amount > 0):
+                raise ConfigurationError(f"{name}={amount}: dollars, above 0.")
+        if KEY_TAG in self.tags:
+            raise ConfigurationError(f"the tag {KEY_TAG!r} is the key's own: choose another name.")
+
     def may_use(self, model: str) -> bool:
         """Whether it may ask for this model."""
         return not self.models or model in self.models
+
+
+KEY_TAG = "key"
+"""The tag of ledger entries that names the API key of a request by its id."""
 
 
 def digest_of(secret: str) -> str:
@@ -51,18 +86,158 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def new_secret() -> str:
-    """A key: 256 random bits behind a prefix by which leak scanners find it."""
-    return PREFIX + secrets.token_urlsafe(32)
+def make_key(name: str, **settings: Any) -> tuple[Key, str]:
+    """A new key and its secret: 256 random bits behind a prefix.
+
+    Raises:
+        ConfigurationError: a setting of `Key` has a value that cannot work.
+    """
+    secret = PREFIX + secrets.token_urlsafe(32)
+    key = Key(id=f"key_{secrets.token_hex(6)}", name=name, digest=digest_of(secret), **settings)
+    return key, secret
 
 
 class Keys:
-    """The keys of a service."""
+    """The keys of a service, in the ledger's database.
 
-    def __init__(self, keys: Sequence[Key] = ()) -> None:
-        self._by_digest = {key.digest: key for key in keys}
+    Args:
+        url: of the ledger; None keeps them in memory, where nothing else can make or revoke any.
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        self._address = None if url is None else database_url(url)
+        self._engine: AsyncEngine | None = None
+        self._kept: dict[str, Key] = {}
+        self._known: dict[str, tuple[Key, float]] = {}
+
+    async def create(self, name: str, **settings: Any) -> tuple[Key, str]:
+        """Make a key; its secret is returned here and never again.
+
+        Raises:
+            ConfigurationError: a setting cannot work.
+            UnavailableError: the database cannot be reached.
+        """
+        key, secret = make_key(name, **settings)
+        if self._address is None:
+            self._kept[key.id] = key
+            return key, secret
+        engine = await self._open()
+        with told_apart():
+            async with engine.begin() as connection:
+                await connection.execute(insert(table).values(_row(key)))
+        return key, secret
+
+    async def list(self) -> Sequence[Key]:
+        """All keys, revoked ones too, oldest first.
+
+        Raises:
+            UnavailableError: the database cannot be reached.
+        """
+        if self._address is None:
+            return list(self._kept.values())
+        return await self._select(select(table).order_by(table.c.made_at, table.c.id))
+
+    async def revoke(self, which: str) -> Key:
+        """Revoke a key by its id, or by its name where only one that is valid has it.
+
+        Raises:
+            ConfigurationError: there is no such key, or several.
+            UnavailableError: the database cannot be reached.
+        """
+        found = [key for key in await self.list() if which in (key.id, key.name)]
+        valid = [key for key in found if key.revoked_at is None]
+        if not valid:
+            why = "it is revoked already" if found else "there is no such key"
+            raise ConfigurationError(f"{which}: {why}; `cascade keys list` shows all.")
+        if len(valid) > 1:
+            ids = ", ".join(key.id for key in valid)
+            raise ConfigurationError(f"{which}: several keys are called so: give one of {ids}.")
+        key = replace(valid[0], revoked_at=datetime.now(UTC))
+        self._known.pop(key.digest, None)
+        if self._address is None:
+            self._kept[key.id] = key
+            return key
+        engine = await self._open()
+        with told_apart():
+            async with engine.begin() as connection:
+                gone = update(table).where(table.c.id == key.id)
+                await connection.execute(gone.values(revoked_at=key.revoked_at))
+        return key
 
     async def find(self, secret: str) -> Key | None:
-        """The key with this secret, if it is one and was not revoked."""
-        key = self._by_digest.get(digest_of(secret))
-        return None if key is None or key.revoked_at is not None else key
+        """The key with this secret, if it is one and was not revoked.
+
+        Raises:
+            UnavailableError: the database cannot be reached.
+        """
+        digest = digest_of(secret)
+        known = self._known.get(digest)
+        if known is not None and time.monotonic() - known[1] < KNOWN_FOR_S:
+            return known[0]
+        key = await self._look_up(digest)
+        # Found by its hash, of which nobody can choose a part; compared in constant time anyhow.
+        if key is None or key.revoked_at is not None or not hmac.compare_digest(key.digest, digest):
+            self._known.pop(digest, None)
+            return None
+        self._known[digest] = (key, time.monotonic())
+        return key
+
+    async def get(self, key_id: str) -> Key | None:
+        """The key with this id, revoked or not.
+
+        Raises:
+            UnavailableError: the database cannot be reached.
+        """
+        if self._address is None:
+            return self._kept.get(key_id)
+        found = await self._select(select(table).where(table.c.id == key_id))
+        return found[0] if found else None
+
+    async def reach(self) -> bool:
+        """Whether there is a database, after it has answered.
+
+        Raises:
+            UnavailableError: it does not.
+        """
+        if self._address is None:
+            return False
+        await self._select(select(table).limit(1))
+        return True
+
+    async def aclose(self) -> None:
+        """Close the connections; the keys may be used again afterwards."""
+        if self._engine is not None:
+            await self._engine.dispose()
+            self._engine = None
+
+    async def _look_up(self, digest: str) -> Key | None:
+        if self._address is None:
+            found = [key for key in self._kept.values() if key.digest == digest]
+        else:
+            found = list(await self._select(select(table).where(table.c.digest == digest)))
+        return found[0] if found else None
+
+    async def _select(self, statement: Any) -> Sequence[Key]:
+        engine = (await self._open()).execution_options(**{READS: True})
+        with told_apart():
+            async with engine.connect() as connection:
+                rows = (await connection.execute(statement)).mappings()
+                return [_key(dict(row)) for row in rows]
+
+    async def _open(self) -> AsyncEngine:
+        if self._engine is None:
+            assert self._address is not None
+            engine = make_engine(self._address)
+            with told_apart():
+                await migrate(engine)
+            self._engine = engine
+        return self._engine
+
+
+def _row(key: Key) -> dict[str, Any]:
+    row = {column.name: getattr(key, column.name) for column in table.columns}
+    return row | {"models": list(key.models), "tags": dict(key.tags)}
+
+
+def _key(row: dict[str, Any]) -> Key:
+    return Key(**row | {"models": tuple(row["models"] or ()), "tags": row["tags"] or {}})

@@ -12,10 +12,8 @@ from itertools import count
 
 from cascade.ledger import LedgerView
 from cascade.observing import ObservedRun, Observer
+from cascade.service.keys import KEY_TAG
 from cascade.state import Basis, LedgerEntry
-
-KEY_TAG = "key"
-"""The tag of ledger entries that names the API key of a request by its id."""
 
 
 @dataclass(frozen=True, slots=True)

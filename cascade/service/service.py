@@ -11,10 +11,14 @@ from cascade.ledger.store import Store
 from cascade.service.budgets import Budgets
 from cascade.service.config import ServiceConfig
 from cascade.service.faults import ServiceError
+from cascade.service.flight import Flights
 from cascade.service.keys import Key, Keys
 from cascade.service.limits import Limits
+from cascade.service.metrics import Metrics
 from cascade.service.recent import Recent
+from cascade.service.reload import Reloads
 from cascade.service.serving import Served
+from cascade.service.states import TierStates
 
 
 class Service:
@@ -29,17 +33,26 @@ class Service:
         budgets: what they may spend.
         limits: how often they may ask.
         recent: the last finished requests.
+        flights: the requests that are under way.
+        states: what each tier did last.
+        reloads: how the last loading of each calibration went.
+        metrics: for Prometheus.
     """
 
     def __init__(
         self,
         config: ServiceConfig,
         served: Mapping[str, Served],
+        *,
         store: Store | None,
         keys: Keys,
         budgets: Budgets,
         limits: Limits,
         recent: Recent,
+        flights: Flights,
+        states: TierStates,
+        reloads: Reloads,
+        metrics: Metrics,
     ) -> None:
         self.config = config
         self.served = dict(served)
@@ -48,7 +61,23 @@ class Service:
         self.budgets = budgets
         self.limits = limits
         self.recent = recent
-        self.draining = False
+        self.flights = flights
+        self.states = states
+        self.reloads = reloads
+        self.metrics = metrics
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is shutting down and lets no request in."""
+        return self.flights.draining
+
+    async def aclose(self) -> None:
+        """Finish audits under way, close all models, and write what the ledger has left."""
+        for served in self.served.values():
+            await served.aclose()
+        await self.keys.aclose()
+        if self.store is not None:
+            await self.store.aclose()
 
     @property
     def cascades(self) -> Mapping[str, Cascade]:

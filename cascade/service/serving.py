@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from cascade.api import Cascade
+from cascade.errors import CascadeError
 from cascade.service.config import CascadeConfig
 from cascade.service.faults import RETRY_AFTER_S, ServiceError
+
+logger = logging.getLogger("cascade")
 
 
 class Gate:
@@ -21,6 +25,7 @@ class Gate:
         self.queue = queue
         self.patience_s = patience_s
         self.running = 0
+        self.refused = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -72,6 +77,7 @@ class Gate:
         self.running -= 1
 
     def _full(self, why: str) -> ServiceError:
+        self.refused += 1
         return ServiceError(
             429,
             f"{self.name} is busy: {self.running} requests run and {why}. Try again later.",
@@ -82,9 +88,10 @@ class Gate:
 
 
 class Served:
-    """A cascade under its public name.
+    """A cascade under its public name, with its gate.
 
-    `lease` keeps the cascade open while a request runs, also when another takes its place.
+    A request leases the cascade while it runs. When another takes its place, the old one is
+    closed as soon as the last of its requests has ended.
     """
 
     def __init__(self, name: str, config: CascadeConfig, cascade: Cascade, gate: Gate) -> None:
@@ -92,19 +99,43 @@ class Served:
         self.config = config
         self.cascade = cascade
         self.gate = gate
-        self._leases: dict[int, int] = {}
+        self._leases: dict[Cascade, int] = {cascade: 0}
+        self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def lease(self) -> AsyncGenerator[Cascade]:
         """The cascade as it is now, held until the request has ended."""
         cascade = self.cascade
-        number = id(cascade)
-        self._leases[number] = self._leases.get(number, 0) + 1
+        self._leases[cascade] += 1
         try:
             yield cascade
         finally:
-            self._leases[number] -= 1
-            if not self._leases[number]:
-                del self._leases[number]
-                if cascade is not self.cascade:
-                    await cascade.aclose()
+            self._leases[cascade] -= 1
+            self._close_if_idle(cascade)
+
+    def swap(self, cascade: Cascade) -> None:
+        """Let another cascade take its place, for requests that begin from now on."""
+        old, self.cascade = self.cascade, cascade
+        self._leases[cascade] = 0
+        self._close_if_idle(old)
+
+    async def aclose(self) -> None:
+        """Close the cascade, and those that it followed."""
+        for cascade in list(self._leases):
+            await cascade.aclose()
+        await asyncio.gather(*self._closing)
+
+    def _close_if_idle(self, cascade: Cascade) -> None:
+        if cascade is self.cascade or self._leases[cascade]:
+            return
+        del self._leases[cascade]
+        # In a task of its own: the last request must not wait for the audits of the others.
+        task = asyncio.create_task(self._close(cascade))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _close(self, cascade: Cascade) -> None:
+        try:
+            await cascade.aclose()
+        except CascadeError as error:
+            logger.warning("%s: the cascade before could not be closed: %s", self.name, error)

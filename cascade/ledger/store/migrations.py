@@ -139,6 +139,25 @@ MIGRATIONS: tuple[Migration, ...] = (
             )""",
         ),
     ),
+    Migration(
+        "keys",
+        (
+            """CREATE TABLE service_keys (
+                id TEXT NOT NULL PRIMARY KEY,
+                name TEXT NOT NULL,
+                digest TEXT NOT NULL UNIQUE,
+                models {json},
+                per_minute DOUBLE PRECISION,
+                day_usd {money},
+                month_usd {money},
+                exhausted TEXT,
+                tags {json},
+                admin BOOLEAN NOT NULL DEFAULT FALSE,
+                made_at {time} NOT NULL,
+                revoked_at {time}
+            )""",
+        ),
+    ),
 )
 
 

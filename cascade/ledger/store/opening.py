@@ -68,6 +68,21 @@ def _backend(url: str, *, durable: bool) -> Backend:
         if durable:
             raise ConfigurationError(f"{url} keeps nothing: durable=True needs a database.")
         return MemoryBackend()
+    address = database_url(url)
+    from cascade.ledger.store.sql import SqlBackend  # noqa: PLC0415 - needs SQLAlchemy
+
+    return SqlBackend(address, durable=durable)
+
+
+def database_url(url: str) -> str:
+    """The address of a ledger's database with the asynchronous driver that it is reached by.
+
+    Raises:
+        ConfigurationError: it is no address of a database.
+        MissingDependencyError: its driver is not installed.
+    """
+    scheme, separator, rest = url.partition("://")
+    dialect = scheme.partition("+")[0]
     if dialect == "postgres":
         dialect = "postgresql"
     if not separator or dialect not in ("sqlite", "postgresql"):
@@ -81,10 +96,8 @@ def _backend(url: str, *, durable: bool) -> Backend:
             f"{url!r} has a slash too few: give sqlite:///{rest}, or sqlite:////folder/ledger.db."
         )
     _require(dialect)
-    from cascade.ledger.store.sql import SqlBackend  # noqa: PLC0415 - needs SQLAlchemy
-
     driver = {"sqlite": "aiosqlite", "postgresql": "asyncpg"}[dialect]
-    return SqlBackend(f"{dialect}+{driver}://{rest}", durable=durable)
+    return f"{dialect}+{driver}://{rest}"
 
 
 def _require(dialect: str) -> None:

@@ -163,3 +163,20 @@ pending = Table(
     Column("claimed_by", Text),
     Column("claimed_at", UtcTime),
 )
+
+keys = Table(
+    "service_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Words, nullable=False),
+    Column("digest", Text, nullable=False, unique=True),
+    Column("models", _json),
+    Column("per_minute", Double),
+    Column("day_usd", Money),
+    Column("month_usd", Money),
+    Column("exhausted", Text),
+    Column("tags", _json),
+    Column("admin", Boolean, nullable=False),
+    Column("made_at", UtcTime, nullable=False),
+    Column("revoked_at", UtcTime),
+)

@@ -1,0 +1,88 @@
+"""Whether the service lives, and whether it is ready: `/healthz` and `/readyz`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from cascade.errors import CascadeError
+from cascade.service.service import service_of
+from cascade.service.states import TierStates
+
+DATABASE_PATIENCE_S = 2.0
+
+
+class TierHealth(BaseModel):
+    """A tier: `untried` since the start, or how its last call ended."""
+
+    state: Literal["ok", "failed", "untried"]
+    error: str | None = None
+    at: datetime | None = None
+
+
+class Readiness(BaseModel):
+    """Whether requests should be sent here, and what is not as it should be.
+
+    Tiers and calibrations are told and do not count: another copy of this service would fare
+    no better with them.
+    """
+
+    ready: bool
+    shutting_down: bool
+    database: Literal["ok", "failed", "none"]
+    running: int
+    tiers: Mapping[str, Mapping[str, TierHealth]]
+    calibration_problems: Mapping[str, str]
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def healthz() -> Alive:
+    """Whether the process answers."""
+    return Alive()
+
+
+@router.get("/readyz", responses={503: {"model": Readiness}})
+async def readyz(request: Request, response: Response) -> Readiness:
+    """Whether requests should be sent here: its database answers, and it is not shutting down."""
+    service = service_of(request)
+    database: Literal["ok", "failed", "none"] = "ok"
+    try:
+        async with asyncio.timeout(DATABASE_PATIENCE_S):
+            if not await service.keys.reach():
+                database = "none"
+    except (CascadeError, TimeoutError):
+        database = "failed"
+    ready = database != "failed" and not service.draining
+    response.status_code = 200 if ready else 503
+    return Readiness(
+        ready=ready,
+        shutting_down=service.draining,
+        database=database,
+        running=len(service.flights),
+        tiers={
+            name: {tier.name: _health(service.states, name, tier.name) for tier in cascade.tiers}
+            for name, cascade in service.cascades.items()
+        },
+        calibration_problems=service.reloads.problems,
+    )
+
+
+def _health(states: TierStates, cascade: str, tier: str) -> TierHealth:
+    last = states.last.get((cascade, tier))
+    if last is None:
+        return TierHealth(state="untried")
+    return TierHealth(state="failed" if last.error else "ok", error=last.error, at=last.at)

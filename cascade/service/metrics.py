@@ -1,0 +1,126 @@
+"""`/metrics`: what cascades do, and what the gateway does with requests, for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cascade.integrations.prometheus import SECONDS, PrometheusMetrics
+
+if TYPE_CHECKING:
+    from cascade.service.reload import Reloads
+    from cascade.service.serving import Served
+
+UNROUTED = "unrouted"
+"""The route of requests that met none: their paths are anybody's, and would be series for ever."""
+
+
+class Metrics:
+    """The metrics of one service, in a registry of its own.
+
+    - those of `cascade.integrations.prometheus.PrometheusMetrics`
+    - `cascade_http_requests_total{route,method,status}` and `cascade_http_request_seconds{route}`:
+      to the end of the answer, also of a stream
+    - `cascade_http_open`: requests that are not answered to their end yet
+    - `cascade_gate_running{model}`, `cascade_gate_waiting{model}`, `cascade_gate_refused_total`
+    - `cascade_reloads_total{cascade,result}`, `cascade_calibration_stale{cascade}`: 1 while a
+      newer calibration cannot be loaded
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.cascades = PrometheusMetrics(self.registry)
+        self.requests = Counter(
+            "cascade_http_requests",
+            "HTTP requests",
+            ("route", "method", "status"),
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "cascade_http_request_seconds",
+            "Seconds to the end of the answer",
+            ("route",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.open = Gauge(
+            "cascade_http_open", "Requests not answered to their end", registry=self.registry
+        )
+
+    def watch(self, served: Mapping[str, Served], reloads: Reloads) -> None:
+        """Show the gates of models and the loading of calibrations as they are when asked."""
+        self.registry.register(_State(served, reloads))
+
+    def text(self) -> bytes:
+        """All of them, in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _State(Collector):
+    def __init__(self, served: Mapping[str, Served], reloads: Reloads) -> None:
+        self._served = served
+        self._reloads = reloads
+
+    def collect(self) -> Iterator[Metric]:
+        """What is true at this moment."""
+        running = GaugeMetricFamily("cascade_gate_running", "Requests that run", labels=["model"])
+        waiting = GaugeMetricFamily("cascade_gate_waiting", "Requests that wait", labels=["model"])
+        refused = CounterMetricFamily("cascade_gate_refused", "Answered 429", labels=["model"])
+        for name, served in self._served.items():
+            running.add_metric([name], served.gate.running)
+            waiting.add_metric([name], served.gate.waiting)
+            refused.add_metric([name], served.gate.refused)
+        yield from (running, waiting, refused)
+        reloads = CounterMetricFamily(
+            "cascade_reloads", "Loadings of calibrations", labels=["cascade", "result"]
+        )
+        for (name, result), count in self._reloads.counts.items():
+            reloads.add_metric([name, result], count)
+        stale = GaugeMetricFamily(
+            "cascade_calibration_stale", "Whether a newer one cannot be loaded", labels=["cascade"]
+        )
+        for name, last in self._reloads.last.items():
+            stale.add_metric([name], last.problem is not None)
+        yield from (reloads, stale)
+
+
+class Measured:
+    """Counts and times each request of an application, to the end of its answer.
+
+    Args:
+        app: the application.
+        metrics: where to.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), "none"
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+            await send(message)
+
+        with self._metrics.open.track_inprogress():
+            try:
+                await self._app(scope, receive, sending)
+            finally:
+                # A method is what the client says; only those that a route knows are labels.
+                route = getattr(scope.get("route"), "path", UNROUTED)
+                method = scope["method"] if route != UNROUTED else ""
+                self._metrics.requests.labels(route, method, status).inc()
+                self._metrics.seconds.labels(route).observe(time.perf_counter() - began)

@@ -1,0 +1,142 @@
+"""Takes a calibration on that has changed, without dropping a request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cascade.api import Cascade
+from cascade.errors import CascadeError, ModelError
+from cascade.oversight.validity import check_weights
+from cascade.service.serving import Served
+
+logger = logging.getLogger("cascade")
+
+Stamp = tuple[int, int, int]
+"""What tells a file from the one before: time of change in ns, size, inode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """How loading a calibration went.
+
+    Attributes:
+        cascade: its name.
+        at: when.
+        problem: why the one before goes on; None where the new one is in use.
+    """
+
+    cascade: str
+    at: datetime
+    problem: str | None = None
+
+
+class Reloads:
+    """Loads calibrations again when their files change, or when it is told to.
+
+    A new cascade is built and checked beside the running one and takes its place at once, with
+    its mode; running requests finish on the old one. One that cannot be built changes nothing.
+
+    Args:
+        served: the cascades that are replaced.
+        files: the calibration of each cascade that has one.
+        build: makes a cascade anew by its name.
+    """
+
+    def __init__(
+        self,
+        served: Mapping[str, Served],
+        files: Mapping[str, Path],
+        build: Callable[[str], Cascade],
+    ) -> None:
+        self._served = served
+        self._files = files
+        self._build = build
+        self._seen = {name: _stamp(path) for name, path in files.items()}
+        self._one_at_a_time = asyncio.Lock()
+        now = datetime.now(UTC)
+        self.last: dict[str, Loaded] = {name: Loaded(name, now) for name in files}
+        self.counts: dict[tuple[str, str], int] = {}
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """Why cascades go on with an older calibration than their file has."""
+        return {name: last.problem for name, last in self.last.items() if last.problem}
+
+    async def watch(self, every_s: float) -> None:
+        """Look at the files for ever."""
+        while True:
+            await asyncio.sleep(every_s)
+            await self.look()
+
+    async def look(self) -> list[Loaded]:
+        """Load the calibrations whose files are others than those seen last."""
+        stamps = {name: _stamp(path) for name, path in self._files.items()}
+        return [
+            await self.load(name) for name, stamp in stamps.items() if stamp != self._seen[name]
+        ]
+
+    async def load_all(self) -> list[Loaded]:
+        """Load every calibration again."""
+        return [await self.load(name) for name in self._files]
+
+    async def load(self, name: str) -> Loaded:
+        """Load the calibration of one cascade again.
+
+        Raises:
+            KeyError: it has none.
+        """
+        async with self._one_at_a_time:
+            self._seen[name] = _stamp(self._files[name])
+            problem = await self._try(name)
+        loaded = self.last[name] = Loaded(name, datetime.now(UTC), problem)
+        result = "failed" if problem else "done"
+        self.counts[name, result] = self.counts.get((name, result), 0) + 1
+        if problem is None:
+            logger.info("%s: loaded its calibration %s", name, self._files[name])
+        else:
+            logger.error("%s: goes on with its old calibration: %s", name, problem)
+        return loaded
+
+    async def _try(self, name: str) -> str | None:
+        served = self._served[name]
+        try:
+            # Reading and fitting take a while; other requests go on meanwhile.
+            cascade = await asyncio.to_thread(self._build, name)
+        except CascadeError as error:
+            return str(error)
+        except Exception as error:
+            logger.exception("%s: its calibration cannot be loaded", name)
+            return f"{self._files[name]}: {type(error).__name__}: {error}"
+        try:
+            await self._check(cascade)
+        except CascadeError as error:
+            await cascade.aclose()
+            return str(error)
+        cascade.mode = served.cascade.mode
+        served.swap(cascade)
+        return None
+
+    async def _check(self, cascade: Cascade) -> None:
+        """Whether the calibration was made for the weights that run now."""
+        if cascade.calibration is None:
+            return
+        try:
+            await check_weights(cascade.calibration, cascade.tiers, cascade.task)
+        except ModelError as error:
+            if not error.circumstantial:
+                raise
+            # Nobody could say; the cascade asks again with its first question.
+            logger.warning("%s: the calibration could not be checked: %s", cascade.name, error)
+
+
+def _stamp(path: Path) -> Stamp | None:
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_mtime_ns, found.st_size, found.st_ino
+    return None
