@@ -89,38 +89,6 @@ class Call:
 
 
 @dataclass(slots=True)
-class Call:
-    """A call that was sent.
-
-    Attributes:
-        sent_at: its price is the one of this time.
-        begun: the same by the caller's clock, in seconds.
-        arrived: characters of the answer that were heard.
-    """
-
-    tier: OpenTier
-    request: Request
-    node: str
-    run: Run
-    attempt_id: str | None
-    begun: float
-    on_text: Callable[[str], None] | None = None
-    sent_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    arrived: int = 0
-
-    def hear(self, text: str) -> None:
-        """Count a piece of the answer and pass it on."""
-        self.arrived += len(text)
-        if self.on_text is not None:
-            self.on_text(text)
-
-    @property
-    def pricing(self) -> Pricing:
-        """What the tier cost when it was asked."""
-        return self.tier.pricing.at(self.sent_at)
-
-
-@dataclass(slots=True)
 class Accounts:
     """Makes the entries of calls. What it learned from earlier ones is its guess where a cost is
     unknown.
