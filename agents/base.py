@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from langchain_core.messages import BaseMessage
 from langgraph.runtime import Runtime
 
 from cascade.agents.border import check_may_ask, stayed
-from cascade.agents.entries import Accounts, Call
+from cascade.agents.entries import Accounts, Call, Reviewed
 from cascade.agents.sending import Watcher, observed, send
 from cascade.errors import (
     CascadeError,
@@ -23,14 +24,25 @@ from cascade.errors import (
 from cascade.ledger import Recorder, Texts, texts_of
 from cascade.models import Request
 from cascade.observing import ObservedCall
+from cascade.policies import ToolRisks
 from cascade.state import CascadeState, Completion, Run
 from cascade.tiers import OpenTier
+
+if TYPE_CHECKING:
+    from cascade.agents.hedging import Hedging
 
 MAX_WAIT_S = 60.0
 """A provider that asks to wait longer than this is treated as down."""
 
+HEDGE = "hedge"
+"""Node of the entry of a large call that was sent beside a draft and whose answer is not used."""
+
 LATENCY_WEIGHT = 0.2
 """Of the newest call in a tier's expected latency: it follows a change within about ten calls."""
+
+DEVIATIONS = 2.0
+"""Mean deviations above a tier's mean latency that a careful expectation takes; a first call
+counts as its own mean with half of it as deviation (RFC 6298, which takes four)."""
 
 DRAFT_ALTERNATIVES = 2
 """Alternatives per token that a draft asks for: enough for the top-2 margin, small to send."""
@@ -55,6 +67,7 @@ class Task:
         top_logprobs: with the answer come the log-probabilities of its tokens, where its tier has
             them, with so many alternatives to each; None for none.
         extra: parameters that go to every provider as they are.
+        risks: what the tools can do, and what a draft has to show that calls them.
     """
 
     tools: tuple[Mapping[str, Any], ...] = ()
@@ -67,6 +80,7 @@ class Task:
     seed: int | None = None
     top_logprobs: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    risks: ToolRisks = field(default_factory=ToolRisks)
 
     def for_check(self) -> Task:
         """What a check of an answer keeps: a plain question, as patient as the answer was."""
@@ -144,10 +158,13 @@ class Deadline:
 
     Args:
         seconds: from the beginning of a run to its answer; None for no deadline.
+        hedging: has the large model asked beside a draft where time is short; None for never.
     """
 
     seconds: float | None = None
+    hedging: Hedging | None = None
     _seen_s: dict[str, float] = field(default_factory=dict)
+    _off_s: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, given: float | Deadline | None) -> Deadline:
@@ -162,9 +179,18 @@ class Deadline:
         """How long a tier takes, as an exponential mean of its calls; None before the first."""
         return self._seen_s.get(tier)
 
+    def careful_s(self, tier: str) -> float | None:
+        """What most calls of a tier stay below: its mean and `DEVIATIONS` mean deviations."""
+        usual = self.expected_s(tier)
+        return None if usual is None else usual + DEVIATIONS * self._off_s[tier]
+
     def saw(self, tier: str, seconds: float) -> None:
         """Learn from a finished call."""
         before = self._seen_s.get(tier, seconds)
+        off = self._off_s.get(tier, seconds / 2)
+        if tier in self._seen_s:
+            off += LATENCY_WEIGHT * (abs(seconds - before) - off)
+        self._off_s[tier] = off
         self._seen_s[tier] = before + LATENCY_WEIGHT * (seconds - before)
 
     def check_retry(self, error: ModelError, run: Run) -> None:
@@ -203,6 +229,19 @@ class Deadline:
         return replace(request, timeout_s=min(left, request.timeout_s or left))
 
 
+class Held(Protocol):
+    """A call that was sent before anybody knew whether its answer is needed."""
+
+    @property
+    def used(self) -> bool:
+        """Whether its answer is the answer."""
+        ...
+
+    async def settled(self) -> None:
+        """The answer is there; return once it is known whether it is used."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Asks models and sees to it that each attempt is in the ledger, whatever becomes of it."""
@@ -224,6 +263,8 @@ class Caller:
         is_baseline: bool = False,
         on_text: Callable[[str], None] | None = None,
         watch: Watcher | None = None,
+        held: Held | None = None,
+        review: Reviewed | None = None,
     ) -> Completion:
         """Ask once; the call's ledger entry is with the recorder, however it ends.
 
@@ -237,6 +278,9 @@ class Caller:
                 large model alone would have paid for it, as a rule its own cost.
             on_text: receives the answer's text piece by piece while it arrives.
             watch: may stop the answer; its entry then holds what was paid until then.
+            held: says once the answer is there whether it is used. It is in the ledger from then
+                on: under its node and as the baseline if it is, else as a hedge.
+            review: the answer approves of a draft or corrects it, and its baseline is an estimate.
 
         Raises:
             LocalOnlyError: the question must not go to this tier. Nothing was sent, and there is
@@ -253,7 +297,7 @@ class Caller:
                 tier, request, node, sent.hear if on_text or watch else None, watch
             )
         except ModelError as error:
-            self._record_failure(sent, error, call)
+            self._record_failure(sent, error, call, held)
             self.deadline.check_retry(error, run)
             await self._wait(error, attempt)
             raise
@@ -263,20 +307,51 @@ class Caller:
             self.recorder.observers.call_ended(call, None, error)
             raise
         except BaseException as error:
-            self._record_failure(sent, error, call)
+            self._record_failure(sent, error, call, held)
             raise
         latency_ms = completion.latency_ms or (self.clock() - sent.begun) * 1000
+        answer = partial(self._book, sent, completion, latency_ms, call, watch, review)
+        if held is None:
+            answer(is_baseline=is_baseline)
+            return completion
+        try:
+            await held.settled()
+        finally:
+            sent.node = node if held.used else HEDGE
+            answer(is_baseline=is_baseline and held.used)
+        return completion
+
+    def _book(
+        self,
+        sent: Call,
+        completion: Completion,
+        latency_ms: float,
+        call: ObservedCall | None,
+        watch: Watcher | None,
+        review: Reviewed | None,
+        *,
+        is_baseline: bool,
+    ) -> None:
         if watch is not None and watch.reason is not None:
             made = self.accounts.stopped(sent, completion, latency_ms, watch.reason)
         else:
-            self.deadline.saw(tier.name, latency_ms / 1000)
-            made = self.accounts.answered(sent, completion, latency_ms, is_baseline=is_baseline)
-        entry = self.recorder.record(made, self._texts(request, completion))
+            self.deadline.saw(sent.tier.name, latency_ms / 1000)
+            made = self.accounts.answered(
+                sent, completion, latency_ms, is_baseline=is_baseline, review=review
+            )
+        entry = self.recorder.record(made, self._texts(sent.request, completion))
         self.recorder.observers.call_ended(call, entry, completion)
-        return completion
 
-    def _record_failure(self, sent: Call, error: BaseException, call: ObservedCall | None) -> None:
+    def _record_failure(
+        self,
+        sent: Call,
+        error: BaseException,
+        call: ObservedCall | None,
+        held: Held | None,
+    ) -> None:
         latency_ms = (self.clock() - sent.begun) * 1000
+        if held is not None and not held.used:
+            sent.node = HEDGE
         entry = self.recorder.record(
             self.accounts.failed(sent, error, latency_ms), self._texts(sent.request)
         )

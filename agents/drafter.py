@@ -16,7 +16,7 @@ from cascade.agents.base import (
     current_run,
 )
 from cascade.agents.moves import abstain, accept, escalate, within
-from cascade.agents.showing import shows_drafts
+from cascade.agents.showing import shown, shows_drafts
 from cascade.agents.stopping import Stopper
 from cascade.errors import DeadlineError, ModelError
 from cascade.events import Provisional, Retracted, Token
@@ -26,7 +26,9 @@ from cascade.tiers import OpenTier
 
 @dataclass(frozen=True, slots=True)
 class Drafter:
-    """Drafts with the tier whose turn it is; `stopper` ends early what cannot be accepted."""
+    """Drafts with the tier whose turn it is; `stopper` ends early what cannot be accepted. Where
+    there is no time to ask the large model after the draft, it is asked beside it.
+    """
 
     tiers: tuple[OpenTier, ...]
     caller: Caller
@@ -41,6 +43,10 @@ class Drafter:
         """
         run = current_run(state, runtime)
         tier = self.tiers[run.tier]
+        hedging, large = self.caller.deadline.hedging, self.tiers[-1]
+        if hedging is not None:
+            asked = self.task.request(large, state["messages"])
+            hedging.arm(run, large, asked, self.caller, streams=bool(shown()))
         request = self.task.request(tier, state["messages"], top_logprobs=DRAFT_ALTERNATIVES)
         watch = None if self.stopper is None else self.stopper.watch(tier, request, run)
         pieces: list[str] = []

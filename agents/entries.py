@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, Protocol
+
+from langchain_core.messages import BaseMessage
 
 from cascade.agents.outlook import Outlook
 from cascade.errors import ModelError
@@ -15,7 +17,7 @@ from cascade.ledger import Pricing
 from cascade.ledger.runs import CACHE
 from cascade.ledger.shadow_cache import CHARACTERS_PER_TOKEN, characters
 from cascade.models import Request
-from cascade.state import Basis, Completion, LedgerEntry, Run, StateUpdate, Usage
+from cascade.state import Basis, Completion, Draft, LedgerEntry, Run, StateUpdate, Usage
 from cascade.tiers import OpenTier
 
 
@@ -88,6 +90,24 @@ class Call:
         return self.tier.pricing.at(self.sent_at)
 
 
+class Reviewed(Protocol):
+    """A draft that the large model was shown with its question."""
+
+    @property
+    def draft(self) -> Draft:
+        """What it was shown."""
+        ...
+
+    @property
+    def messages(self) -> Sequence[BaseMessage]:
+        """The conversation without the draft: what it alone would have been asked."""
+        ...
+
+    def approves(self, completion: Completion) -> bool:
+        """Whether this answer lets the draft stand."""
+        ...
+
+
 @dataclass(slots=True)
 class Accounts:
     """Makes the entries of calls. What it learned from earlier ones is its guess where a cost is
@@ -101,7 +121,13 @@ class Accounts:
     _means: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict)
 
     def answered(
-        self, call: Call, completion: Completion, latency_ms: float, *, is_baseline: bool = False
+        self,
+        call: Call,
+        completion: Completion,
+        latency_ms: float,
+        *,
+        is_baseline: bool = False,
+        review: Reviewed | None = None,
     ) -> LedgerEntry:
         """The entry of a call that was answered.
 
@@ -111,6 +137,8 @@ class Accounts:
             latency_ms: wall time.
             is_baseline: the answer is what the cascade is compared with: it earns what the large
                 model alone would have paid for it.
+            review: the answer approves of a draft or corrects it: it earns an estimate of what
+                the large model alone would have paid, never its own cost.
         """
         if completion.cached:
             return _cached(call, latency_ms)
@@ -133,6 +161,8 @@ class Accounts:
         else:
             self._learn(call, usage, cost)
         entry = _entry(call, usage, latency_ms, cost, pricing).model_copy(update=update)
+        if review is not None:
+            return self._as_review(call, completion, entry, review)
         return self._as_baseline(call, completion, entry) if is_baseline else entry
 
     def stopped(
@@ -185,6 +215,24 @@ class Accounts:
             note = "the large model alone would have found more of the prompt in its cache"
             update |= {"basis": "estimated", "note": note}
         return entry.model_copy(update=update)
+
+    def _as_review(
+        self, call: Call, completion: Completion, entry: LedgerEntry, review: Reviewed
+    ) -> LedgerEntry:
+        approved = review.approves(completion)
+        said = f"{'approved' if approved else 'corrected'} the draft of {review.draft.tier}"
+        update: StateUpdate = {"note": "; ".join(filter(None, (said, entry.note)))}
+        if self.outlook is None:
+            return entry.model_copy(update=update | {"baseline_usd": None, "saved_usd": None})
+        earned = self.outlook.reviewed(
+            review.draft,
+            completion,
+            entry.cost_usd,
+            review.messages,
+            call.request.messages,
+            approved=approved,
+        )
+        return entry.model_copy(update=update | earned)
 
     def _assumed(self, call: Call, usage: Usage, output: int | None = None) -> Decimal | None:
         """Dollars that a call of unknown cost is taken to have cost; None where nobody can say.

@@ -21,7 +21,7 @@ from cascade.ledger.shadow_cache import (
     asks_for_caching,
     characters,
 )
-from cascade.state import Draft, StateUpdate, Usage
+from cascade.state import Completion, Draft, StateUpdate, Usage
 from cascade.tiers import OpenTier
 
 AUDITS_KEPT = 2_000
@@ -254,14 +254,63 @@ class Outlook:
         """
         if draft.completion.cached:
             return {}
-        baseline = self.baseline(draft, messages)
-        if baseline is None:
-            return {"baseline_usd": None, "saved_usd": None, "basis": "unknown"}
-        saved = None if cost is None else baseline.usd - cost
-        return {
-            "baseline_usd": baseline.usd,
-            "baseline_low_usd": baseline.low_usd,
-            "baseline_high_usd": baseline.high_usd,
-            "saved_usd": saved,
-            "basis": "unknown" if saved is None else "estimated",
-        }
+        return _earned(self.baseline(draft, messages), cost)
+
+    def reviewed(
+        self,
+        draft: Draft,
+        reply: Completion,
+        cost: Decimal | None,
+        messages: Sequence[BaseMessage],
+        sent: Sequence[BaseMessage],
+        *,
+        approved: bool,
+    ) -> StateUpdate:
+        """What it changes in the entry of the large model's call that it was shown a draft.
+
+        Alone it would have read the question without the draft, and written a whole answer: as
+        long as the draft lets expect where it approved of that, else as long as its correction.
+        Both are estimates; its real cost is that of another request. A draft from a cache earns
+        nothing here either.
+
+        Args:
+            draft: what it was shown.
+            reply: what it said.
+            cost: dollars of its call.
+            messages: the conversation, its last message being the question.
+            sent: the same with the draft.
+            approved: whether the draft stands.
+        """
+        if draft.completion.cached:
+            return {}
+        usage, large = reply.usage, self.tiers[-1]
+        share = characters(messages) / max(1, characters(sent))
+        counted = usage.input_tokens
+        prompt = draft.completion.usage.input_tokens if counted is None else round(counted * share)
+        tokens = self._tokens(messages, prompt)
+        missed = self.cache.missed(messages, tokens) if self._caches(messages) else 0
+        known = self.lengths
+        as_written = AS_DRAFT.model_copy(update={"ratios": known.ratios, "audits": known.audits})
+        written = draft.completion if approved else reply
+        baseline = predict(
+            Usage(input_tokens=prompt, output_tokens=written.usage.output_tokens),
+            large.pricing,
+            known if approved else as_written,
+            cap=large.settings.max_tokens,
+            cached_tokens=min(tokens, max(missed, usage.cached_tokens or 0)),
+            tool_calls=len(written.tool_calls),
+        )
+        return _earned(baseline, cost)
+
+
+def _earned(baseline: Baseline | None, cost: Decimal | None) -> StateUpdate:
+    if baseline is None:
+        return {"baseline_usd": None, "saved_usd": None, "basis": "unknown"}
+    saved = None if cost is None else baseline.usd - cost
+    return {
+        "baseline_usd": baseline.usd,
+        "baseline_low_usd": baseline.low_usd,
+        "baseline_high_usd": baseline.high_usd,
+        "saved_usd": saved,
+        "basis": "unknown" if saved is None else "estimated",
+    }

@@ -22,7 +22,7 @@ from cascade.confidence.signals import Signal
 from cascade.errors import ConfigurationError
 from cascade.events import Decided, Retracted, Token
 from cascade.ledger import Recorder
-from cascade.policies import NextSignal, Policy, Situation, TierOutlook
+from cascade.policies import NextSignal, Policy, Situation, TierOutlook, hold
 from cascade.state import (
     Assessment,
     Basis,
@@ -80,7 +80,8 @@ class Verifier:
         assert draft is not None, "the drafter comes before the verifier"
         assert assessment is not None, "the self-checker comes before the verifier"
         decided, assessment, cost = await self._decide(state, draft, assessment)
-        decision = within(run, self.tiers, decided, usable=assessment.objection is None)
+        kept = self._ruled_out(run, draft, assessment, decided)
+        decision = within(run, self.tiers, decided, usable=kept.objection is None)
         runtime.stream_writer(Decided(draft.tier, decision, assessment))
         if decision.action in ("escalate", "abstain") and shows_drafts():
             runtime.stream_writer(Retracted(decision.reason))
@@ -89,7 +90,9 @@ class Verifier:
         case = replace(case, baseline_usd=entry.baseline_usd, task=self.task)
         for watcher in self.watchers:
             watcher.judged(case)
-        common: StateUpdate = {"assessment": assessment, "ledger": self.recorder.take(run.id)}
+        if self.deadline.hedging is not None and decision.action not in ("escalate", "observe"):
+            await self.deadline.hedging.drop(run.id)
+        common: StateUpdate = {"assessment": kept, "ledger": self.recorder.take(run.id)}
         match decision.action:
             case "accept":
                 if shown(otherwise=True) not in (False, OPTIMISTIC):
@@ -129,11 +132,28 @@ class Verifier:
                     missing=None,
                 )
             if verdict.accept is not None:
-                return _by_verdict(verdict), assessment, cost
+                situation = self._situation(
+                    state["run"], draft, assessment, state["messages"], judged=True
+                )
+                return hold(self.policy, _by_verdict(verdict), situation), assessment, cost
         situation = self._situation(
             state["run"], draft, assessment, state["messages"], judged=judged
         )
         return self.policy.decide(situation), assessment, cost
+
+    def _ruled_out(
+        self, run: Run, draft: Draft, assessment: Assessment, decision: Decision
+    ) -> Assessment:
+        """The assessment, in which a draft is ruled out whose irreversible call was not accepted.
+
+        Any other draft may still become the answer where no larger tier can be had.
+        """
+        final = self.task.risks.irreversible_among(draft.completion.called)
+        refused = decision.action in ("escalate", "ask") and not run.shadow
+        if final is None or not refused or assessment.objection is not None:
+            return assessment
+        why = f"the call of {final}, which is irreversible, was not accepted: {decision.reason}"
+        return replace(assessment, objection=why)
 
     def foresee(
         self,
@@ -157,6 +177,9 @@ class Verifier:
         above = self.tiers[run.tier + 1 :]
         costs = [self.outlook.cost(tier, draft, messages) for tier in above]
         last = len(above) - 1
+        needed_s = self.deadline.expected_s(above[0].name)
+        if self.deadline.hedging is not None and not last:
+            needed_s = self.deadline.hedging.needed_s(run, needed_s)
         return Situation(
             assessment,
             escalation_cost_usd=costs[0],
@@ -168,8 +191,9 @@ class Verifier:
                 TierOutlook(tier.name, assessment.p_large if i == last else None, cost)
                 for i, (tier, cost) in enumerate(zip(above, costs, strict=True))
             ),
-            escalation_s=self.deadline.expected_s(above[0].name),
+            escalation_s=needed_s,
             time_left_s=self.deadline.left_s(run),
+            called=draft.completion.called,
         )
 
     def _next_signal(

@@ -36,11 +36,13 @@ from cascade.oversight.shadow import Mode
 from cascade.oversight.starting import Starting
 from cascade.oversight.validity import check_weights
 from cascade.policies import Policy, tell_cost
+from cascade.policies.reuse import Reuse, Wanted, check_reuse
 from cascade.questions import Question, ResponseFormat, to_messages, to_task
 from cascade.result import CascadeResult, read_result
 from cascade.setup import (
     check_abort,
     check_calibration,
+    choose_hedging,
     choose_policy,
     choose_signals,
     load_calibration,
@@ -84,6 +86,12 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         abort: stop a draft while it is written, once the policy cannot accept it any more: True,
             or with a calibration the share of acceptable drafts that may be lost by it, such as
             0.01. What was paid until then is in the ledger, and the escalation starts at once.
+        hedge: ask the large model beside the draft where a deadline leaves no time to ask it after:
+            True, or the seconds it is taken to need before it was seen. What is not needed is
+            cancelled; what was paid for it is in the ledger. Needs a deadline.
+        reuse: show the large model the escalated draft, to approve it in a word or to correct it:
+            `"correct"`, or the file of a comparison made by `cascade evaluate --reuse`, by which
+            it is shown those drafts that this is expected to cost less for.
         audit_rate: share of accepted drafts that the large model is asked about as well, after
             the reply; or `Audits(…)`, which also says how they are compared and what a day of
             them may cost. Needs a ledger.
@@ -136,6 +144,8 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         tools: Sequence[Any] = (),
         deadline: float | None = None,
         abort: bool | float = False,
+        hedge: bool | float = False,
+        reuse: Wanted | Reuse | str | Path | None = None,
         audit_rate: float | Audits | None = None,
         ledger: LedgerStore | None = None,
         tags: Mapping[str, str] | None = None,
@@ -169,6 +179,8 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         if self.calibration is not None:
             check_calibration(self.calibration, self.tiers, self.task)
         check_abort(abort, self.tiers, self.calibration, self.signals, verifier)
+        self._hedging = choose_hedging(hedge, self.tiers, deadline, local_only)
+        self._reuse = check_reuse(reuse, self.tiers[0].model.name, self.tiers[-1].model.name)
         self._response_format = response_format
         self._warned = False
         check_local_only(self.options, self.tiers, self.policy)
@@ -307,7 +319,8 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
 
     @contextmanager
     def _failing(self, entries: list[LedgerEntry]) -> Iterator[None]:
-        """A run that fails or is cancelled says what it spent, and its policy learns that."""
+        """A run that fails or is cancelled says what it spent, and its policy learns that. Nothing
+        that it had under way outlives its caller."""
         try:
             yield
         except (CascadeError, asyncio.CancelledError) as error:
@@ -316,3 +329,6 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
             if isinstance(error, CascadeError):
                 error.ledger = ledger
             raise
+        finally:
+            if self._hedging is not None:
+                self._hedging.release({entry.run_id for entry in entries})

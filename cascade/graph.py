@@ -13,6 +13,8 @@ is made after the reply.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -39,9 +41,11 @@ from cascade.agents.base import MAX_WAIT_S, Deadline, attempt_of, current_run
 from cascade.agents.border import Border, LocalOnly, Private, read_local_only
 from cascade.agents.entries import Accounts
 from cascade.agents.gate import Beside, Gate
+from cascade.agents.hedging import Hedging
 from cascade.agents.latch import Latch, Latching
 from cascade.agents.outlook import Outlook
 from cascade.agents.recall import Recall
+from cascade.agents.reusing import Reusing
 from cascade.agents.sending import annotate
 from cascade.agents.stopping import Abort, Stopper
 from cascade.agents.watching import Watcher
@@ -53,6 +57,7 @@ from cascade.ledger.tags import NO_TAGS, current_tags, tagged
 from cascade.ledger.view import weakest
 from cascade.observing import ObservedNode, Observers, after, ending_of
 from cascade.policies import Policy, promises
+from cascade.policies.reuse import Reuse, Wanted
 from cascade.state import CascadeInput, CascadeState, StateUpdate
 from cascade.tiers import OpenTier, keep_local, open_tier
 
@@ -148,6 +153,7 @@ class _Node(Runnable[CascadeState, Any]):
         tags: Mapping[str, str],
         observers: Observers,
         border: Border,
+        hedging: Hedging | None = None,
         recall: Recall | None = None,
     ) -> None:
         self.name = name
@@ -157,6 +163,7 @@ class _Node(Runnable[CascadeState, Any]):
         self._tags = tags
         self._observers = observers
         self._border = border
+        self._hedging = hedging
         self._recall = recall
 
     async def ainvoke(
@@ -170,20 +177,34 @@ class _Node(Runnable[CascadeState, Any]):
         tags = {**self._tags, **current_tags(), **_tags_in(config)}
         with tagged(**tags):
             if not self._observers:
-                command = await self._work(input, runtime)
+                command = await self._hedged(input, runtime)
             else:
                 run, thread = current_run(input, runtime), _thread_in(config)
                 at_work = self._observers.node(
                     str(self.name), run.id, input["messages"], tags, thread
                 )
                 with at_work as node:
-                    command = await self._work(input, runtime, node)
+                    command = await self._hedged(input, runtime, node)
         if command.goto == END:
             if self._recall is not None:
                 await self._recall.keep(input["messages"], after(input, command.update))
             name = self._observers.cascade
             annotate(config, lambda: _facts(name, after(input, command.update)))
         return command
+
+    async def _hedged(
+        self, state: CascadeState, runtime: AgentRuntime, node: ObservedNode | None = None
+    ) -> Command[str]:
+        work = self._work(state, runtime, node)
+        if self._hedging is None:
+            return await work
+        return await self._hedging.around(
+            current_run(state, runtime).id, work, partial(self._is_retried, runtime)
+        )
+
+    def _is_retried(self, runtime: AgentRuntime, error: Exception) -> bool:
+        handles = getattr(self._agent, "on_error", None) is not None
+        return handles and will_retry(self._retry_policy, error, attempt_of(runtime))
 
     async def _work(
         self, state: CascadeState, runtime: AgentRuntime, node: ObservedNode | None = None
@@ -196,7 +217,7 @@ class _Node(Runnable[CascadeState, Any]):
             raise
         except Exception as error:
             on_error = getattr(self._agent, "on_error", None)
-            if on_error is None or will_retry(self._retry_policy, error, attempt_of(runtime)):
+            if on_error is None or self._is_retried(runtime, error):
                 if node is not None:
                     node.retried = on_error is not None
                 raise
@@ -215,6 +236,26 @@ class _Node(Runnable[CascadeState, Any]):
         return run_sync(self.ainvoke(input, config))
 
 
+@dataclass(frozen=True, slots=True)
+class _Nodes:
+    """What the nodes of one graph have in common."""
+
+    builder: StateGraph[CascadeState, None, CascadeInput, CascadeState]
+    retry_policy: RetryPolicy
+    tags: Mapping[str, str]
+    observers: Observers
+    border: Border
+    hedging: Hedging | None
+    recall: Recall | None
+
+    def add(self, name: str, agent: Any, *goes_to: str) -> None:
+        """A node that goes to the first of these unless its agent says otherwise."""
+        common = (self.tags, self.observers, self.border, self.hedging, self.recall)
+        node = _Node(name, agent, self.retry_policy, goes_to[0], *common)
+        asks = self.retry_policy if getattr(agent, "on_error", None) is not None else None
+        self.builder.add_node(name, node, retry_policy=asks, destinations=goes_to)
+
+
 def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewired
     tiers: Sequence[OpenTier],
     policy: Policy,
@@ -231,6 +272,8 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     watchers: Sequence[Watcher] = (),
     beside: Beside | None = None,
     abort: Abort | None = None,
+    hedging: Hedging | None = None,
+    reuse: Wanted | Reuse | None = None,
     tags: Mapping[str, str] = NO_TAGS,
     local_only: LocalOnly = False,
     private: Private | None = None,
@@ -255,6 +298,8 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
         watchers: are told of every decision.
         beside: says which questions the large model answers first, and drafts them afterwards.
         abort: which drafts may be stopped while they are written; None for none.
+        hedging: has the large model asked beside a draft where time is short; None for never.
+        reuse: which escalated drafts the large model is shown, to approve or correct.
         tags: of every ledger entry; those of a run's `config["metadata"]["ledger_tags"]` and of
             `tagged(…)` around it come on top.
         local_only: leave out all ways to tiers that are not on this machine.
@@ -267,20 +312,14 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     """
     border = Border(read_local_only(local_only, "local_only"), private, promises(policy))
     tiers = tuple(tiers) if border.always is None else keep_local(tiers)
-    task, recorder = task or Task(), recorder or Recorder()
-    deadline, calibrators = Deadline.of(deadline_s), calibrators or {}
+    task, recorder, calibrators = task or Task(), recorder or Recorder(), calibrators or {}
+    deadline = replace(Deadline.of(deadline_s), hedging=hedging)
     outlook = outlook or Outlook(tiers)
     latching = None if latch is None else Latching(latch, outlook)
     caller = Caller(recorder, retry_policy.max_attempts, deadline, accounts=Accounts(outlook))
+    reusing = None if reuse is None else Reusing(reuse, outlook)
     builder = StateGraph(CascadeState, input_schema=CascadeInput)
-
-    def add(name: str, agent: Any, *goes_to: str) -> None:
-        """A node that goes to the first of these unless its agent says otherwise."""
-        common = (tags, recorder.observers, border, recall)
-        node = _Node(name, agent, retry_policy, goes_to[0], *common)
-        asks = retry_policy if getattr(agent, "on_error", None) is not None else None
-        builder.add_node(name, node, retry_policy=asks, destinations=goes_to)
-
+    add = _Nodes(builder, retry_policy, tags, recorder.observers, border, hedging, recall).add
     answering, several = _answering(tiers, border)
     first = answering[0]
     routed = route is not None or border.looks
@@ -297,7 +336,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     router = Router(route, tiers, recorder, border, beside, latching=latching, recall=recall)
     add("route", router, *answering, *to_end)
     if "expert" in answering:
-        expert = opening("expert", Expert(tiers[-1], caller, task, beside))
+        expert = opening("expert", Expert(tiers[-1], caller, task, beside, reusing))
         add("expert", expert, END, *(to_route if first == "expert" else ()))
     if first == "expert":
         return builder
@@ -305,11 +344,10 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     verifier = Verifier(
         tiers, policy, recorder, outlook, judge, signals, calibrators, deadline, watchers, task
     )
-    stopper = None if abort is None else Stopper(verifier, abort)
-    drafter = Drafter(tiers, caller, task, stopper)
+    drafter = Drafter(tiers, caller, task, None if abort is None else Stopper(verifier, abort))
     add("draft", opening("draft", drafter), "self_check", *onwards, *to_route, *to_end)
-    helpers = _helpers(signals, border)
-    add("self_check", SelfChecker(tiers, caller, task, signals, helpers, calibrators), "verify")
+    helps = _helpers(signals, border)
+    add("self_check", SelfChecker(tiers, caller, task, signals, helps, calibrators), "verify")
     back = ("self_check",) if calibrators and any(signal.calls for signal in signals) else ()
     add("verify", verifier, END, *onwards, *back, "ask")
     add("ask", Person(tiers, recorder, outlook), END, *onwards)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cascade.agents import Task
 from cascade.agents.border import LocalOnly, read_local_only
+from cascade.agents.hedging import Hedging
 from cascade.agents.stopping import LOST, Abort
 from cascade.confidence.early import drafts_needed
 from cascade.confidence.signals import Signal, SignalLike, to_signals
@@ -263,6 +264,35 @@ def choose_abort(
         return None
     early = {} if calibration is None else {small.name: calibration.early}
     return Abort(LOST if wanted is True else wanted, early)
+
+
+def choose_hedging(
+    wanted: bool | float, tiers: Sequence[OpenTier], deadline: float | None, local_only: LocalOnly
+) -> Hedging | None:
+    """Whether the large model is asked beside a draft where time is short.
+
+    Raises:
+        ConfigurationError: nobody could tell when, or there is nobody to ask.
+    """
+    if wanted is False:
+        return None
+    if wanted is not True and not (isinstance(wanted, int | float) and wanted > 0):
+        raise ConfigurationError(
+            f"hedge={wanted!r}: True, False, or the seconds that the large model is taken to need "
+            "before it was seen, such as 2.0."
+        )
+    if deadline is None:
+        raise ConfigurationError(
+            f"hedge={wanted} asks the large model early where a deadline would be missed: give "
+            "deadline=…, in seconds."
+        )
+    large = tiers[-1]
+    if len(tiers) < 2 or (read_local_only(local_only, "local_only") and not large.local):
+        raise ConfigurationError(
+            f"hedge={wanted} asks {large.name} beside a draft, which there is no way to here. "
+            "Leave it out."
+        )
+    return Hedging(None if wanted is True else wanted)
 
 
 def task_hash(task: Task, small: OpenTier) -> str:

@@ -15,6 +15,7 @@ from langgraph.graph.state import CompiledStateGraph
 from cascade._variants import Variants
 from cascade.agents import Task
 from cascade.agents.base import Deadline
+from cascade.agents.hedging import Hedging
 from cascade.agents.latch import read_latch
 from cascade.caching import to_recall
 from cascade.confidence.signals import Signal
@@ -26,6 +27,7 @@ from cascade.oversight.alarms import to_drift
 from cascade.oversight.local import check_local_only
 from cascade.oversight.shadow import Build, Shadow, Start
 from cascade.policies import Policy, UncalibratedPolicy
+from cascade.policies.reuse import Reuse, Wanted
 from cascade.questions import ResponseFormat
 from cascade.setup import calibration_for, choose_abort, choose_policy
 from cascade.state import CascadeInput, CascadeState
@@ -104,6 +106,8 @@ class Varying:
     _variants: Variants[Variation, Any]
     _build: Build
     _deadline: Deadline
+    _hedging: Hedging | None
+    _reuse: Wanted | Reuse | None
 
     def with_task(self, task: Task) -> Self:
         """This cascade for questions with other tools, another schema or other settings.
@@ -286,7 +290,8 @@ class Varying:
             recorder=self._oversight.recorder,
             careful=self._is_careful,
         )
-        self._builder: Any = build(beside=shadow, abort=abort, recall=recall)
+        early = {"hedging": self._hedging, "reuse": self._reuse}
+        self._builder: Any = build(beside=shadow, abort=abort, recall=recall, **early)
         self.graph = self._builder.compile(name=self.name)
 
     def _is_careful(self) -> bool:
