@@ -15,15 +15,12 @@ from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-from cascade.ledger.tags import current_tags
+from cascade.ledger.tags import AGENT, current_tags
 from cascade.state import Run
 
 STEP = "step"
 """Key in an answer's `response_metadata`: `asked`, the tiers in the order in which they were, `at`
 in seconds since 1970, the `agent` where entries are tagged with one, and `degraded`."""
-
-AGENT = "agent"
-"""The tag that names an agent."""
 
 LOOK_BACK = 8
 """The same tool calls are looked for in so many steps before: a longer circle is seldom one."""

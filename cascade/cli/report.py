@@ -45,7 +45,8 @@ def report(
     by: Annotated[
         list[str] | None,
         typer.Option(
-            help="Tables: node, tier, model, day, tag:KEY; repeatable. All but tags if not given."
+            help="Tables: node, tier, model, day, agent, tag:KEY; repeatable. All but tag:KEY if "
+            "not given."
         ),
     ] = None,
     precision: Annotated[

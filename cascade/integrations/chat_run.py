@@ -23,6 +23,7 @@ from cascade.agents.showing import DETAILS, STREAM_TOKENS
 from cascade.errors import StreamInterruptedError
 from cascade.events import Event, Retracted, Token
 from cascade.graph import TAGS
+from cascade.ledger.tags import AGENT
 from cascade.result import CascadeResult
 
 RunManager = AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun
@@ -92,7 +93,7 @@ def inner_config(
     metadata = dict(run_manager.metadata if run_manager else {})
     tags: Any = metadata.get(TAGS, {})
     if isinstance(tags, Mapping) and (agent := metadata.get("lc_agent_name")):
-        tags = {"agent": agent, **tags}
+        tags = {AGENT: agent, **tags}
     if tags:
         config["metadata"] = {TAGS: tags}
     tracers: list[BaseCallbackHandler] = [

@@ -11,6 +11,9 @@ from cascade.errors import ConfigurationError
 
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
+AGENT = "agent"
+"""The tag that names an agent; that of `create_agent(…, name=…)` is set without asking."""
+
 _tags: ContextVar[Mapping[str, str]] = ContextVar("tags", default=NO_TAGS)
 
 

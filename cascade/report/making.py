@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.store import Selection, Store
+from cascade.ledger.tags import AGENT
 from cascade.report.figures import account, escalation, needed, quality, reliability
 from cascade.report.page import to_page
 from cascade.report.reading import Books, Key, Row, read
@@ -28,8 +29,11 @@ from cascade.report.text import render
 from cascade.report.verdict import judge, remarks_of
 from cascade.state import Basis
 
-TABLES = ("node", "tier", "model", "day")
-"""The tables that are made where nothing else is asked for."""
+TABLES = ("node", "tier", "model", "day", AGENT)
+"""The tables that are made where nothing else is asked for; those by agent where there are any."""
+
+AGENT_AND_NODE = "agent and node"
+"""The table that comes with the one by agent: what each of them spent and saved in each node."""
 
 EVERYTHING = Selection()
 
@@ -62,7 +66,8 @@ async def make_report(
     Args:
         store: the ledger.
         selection: by time, tag or run.
-        by: tables to make: "node", "tier", "model", "day", "tag:KEY".
+        by: tables to make: "node", "tier", "model", "day", "agent" (with one by agent and node),
+            "tag:KEY".
         precision: half width of the quality loss per request, for which the number of audits is
             worked out.
 
@@ -73,10 +78,12 @@ async def make_report(
     if not 0 < precision < 1:
         raise ConfigurationError(f"precision={precision:g}: a half width between 0 and 1.")
     for name in by:
-        if name not in _PLACES and not re.fullmatch(r"tag:.+", name):
-            raise ConfigurationError(f"by={name!r}: node, tier, model, day, or tag:KEY.")
+        if name not in (*_PLACES, AGENT) and not re.fullmatch(r"tag:.+", name):
+            raise ConfigurationError(f"by={name!r}: node, tier, model, day, agent, or tag:KEY.")
     tables = list(dict.fromkeys(by))
     tags = [name.removeprefix("tag:") for name in tables if name.startswith("tag:")]
+    if AGENT in tables and AGENT not in tags:
+        tags.append(AGENT)
     return _report(await read(store, selection, tags), selection, tables, precision)
 
 
@@ -112,7 +119,7 @@ def _report(books: Books, selection: Selection, by: Sequence[str], precision: fl
         needed=missing,
         escalation=escalation(rows),
         total=_line("total", total, len(rows)),
-        tables=tuple(_table(books, name) for name in by),
+        tables=tuple(table for name in by for table in _tables(books, name)),
         days=_by_day(books),
         reliability=reliability(rows),
         unknown=_unknown(books),
@@ -151,6 +158,23 @@ def _grouped(books: Books, name_of: Callable[[Key], str]) -> dict[str, Sums]:
     for key, sums in books.groups.items():
         groups.setdefault(name_of(key), Sums()).merge(sums)
     return groups
+
+
+def _tables(books: Books, by: str) -> tuple[Table, ...]:
+    if by != AGENT:
+        return (_table(books, by),)
+    place = books.tags.index(AGENT) if AGENT in books.tags else None
+    if place is None or not any(key[4][place] for key in books.groups):
+        return ()
+    groups: dict[tuple[str, str], Sums] = {}
+    for key, sums in books.groups.items():
+        groups.setdefault((key[4][place], key[0]), Sums()).merge(sums)
+    lines = [
+        _line(node, groups[agent, node], None).model_copy(update={"agent": agent})
+        for agent, node in sorted(groups, key=lambda group: group[0])
+    ]
+    agents = _table(books, f"tag:{AGENT}").model_copy(update={"by": AGENT})
+    return agents, Table(by=AGENT_AND_NODE, lines=tuple(lines))
 
 
 def _table(books: Books, by: str) -> Table:

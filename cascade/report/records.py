@@ -23,6 +23,7 @@ class Line(Record):
     """Sums over the entries of a group.
 
     Attributes:
+        agent: whose entries they are, in a table by agent and node; None in others.
         requests: runs that began in the group; None where a run has entries in several.
         cost_usd: of the calls whose cost is known; `assumed_usd` is what the `unknown` others
             are assumed to cost, `unpriced` how many of them nobody has an assumption for.
@@ -33,6 +34,7 @@ class Line(Record):
     """
 
     name: str
+    agent: str | None = None
     entries: int
     requests: int | None
     unknown: int
@@ -50,7 +52,7 @@ class Line(Record):
 
 
 class Table(Record):
-    """Lines by node, tier, model, day, or the value of a tag (`tag:KEY`)."""
+    """Lines by node, tier, model, day, agent, agent and node, or the value of a tag (`tag:KEY`)."""
 
     by: str
     lines: tuple[Line, ...]

@@ -170,8 +170,9 @@ def cells(line: Line) -> tuple[str, ...]:
     """A line of a table; `+?` behind a figure of which a part is unknown."""
     open_end = "+?" if line.unpriced else ""
     tokens = "+?" if line.no_tokens else ""
+    name = line.name if line.agent is None else f"{line.agent or '–'}: {line.name}"
     return (
-        line.name or "–",
+        name or "–",
         f"{line.entries:,}",
         "" if line.requests is None else f"{line.requests:,}",
         f"{dollars(line.cost_usd)}{open_end}",
