@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cascade._version import __version__
-from cascade.cli import ask, calibrate, demo, doctor, evaluate, plan, report, shadow
+from cascade.cli import ask, calibrate, demo, doctor, evaluate, keys, plan, report, serve, shadow
 
 __all__ = ["app", "main"]
 
@@ -45,7 +45,9 @@ app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
 app.command(epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command(epilog=plan.EXAMPLE)(plan.plan)
 app.command(epilog=report.EXAMPLE)(report.report)
+app.command(epilog=serve.EXAMPLE)(serve.serve)
 app.command(epilog=shadow.EXAMPLE)(shadow.shadow)
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from cascade.service import admin, health
 from cascade.service.admission import authenticated
 from cascade.service.building import build_service
 from cascade.service.config import ServiceConfig
-from cascade.service.faults import ServiceError, fault_of
+from cascade.service.faults import ServiceError, fault_of, is_ollama
 from cascade.service.metrics import Measured
 from cascade.service.service import Service, service_of
 
@@ -61,7 +61,7 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
     for router in (*routers(), page, admin.router, health.router):
         app.include_router(router)
     app.add_api_route("/metrics", metrics, methods=["GET"], tags=["health"])
-    for kind in (ServiceError, CascadeError, RequestValidationError, HTTPException, Exception):
+    for kind in (ServiceError, CascadeError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, show_fault)
     app.add_middleware(Measured, metrics=service.metrics)
     return app
@@ -83,13 +83,8 @@ async def show_fault(request: Request, error: Exception) -> JSONResponse:
         error = _of_http(error)
     fault = fault_of(error)
     if fault.status == 500:
-        # The error's own words may quote a request, a traceback's source lines do not.
-        logger.error(
-            "%s %s failed: %s", request.method, request.url.path, type(error).__name__,
-            exc_info=error,
-        )  # fmt: skip
-    ollama = request.url.path.startswith("/api/")
-    body = fault.ollama() if ollama else fault.openai()
+        logger.error("%s: %s", request.url.path, type(error).__name__)
+    body = fault.ollama() if is_ollama(request.url.path) else fault.openai()
     return JSONResponse(body, fault.status, fault.headers)
 
 

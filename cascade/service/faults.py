@@ -95,3 +95,8 @@ def _retry_after(error: Exception) -> dict[str, str]:
         return {}
     wait_s = RETRY_AFTER_S if error.retry_after is None else math.ceil(error.retry_after)
     return {"Retry-After": str(max(RETRY_AFTER_S, wait_s))}
+
+
+def is_ollama(path: str) -> bool:
+    """Whether a path is one of Ollama's protocol, which has a shape of its own for errors."""
+    return path.startswith("/api/")

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cascade.integrations.prometheus import SECONDS, PrometheusMetrics
+from cascade.service.faults import fault_of, is_ollama
 
 if TYPE_CHECKING:
     from cascade.service.reload import Reloads
     from cascade.service.serving import Served
+
+logger = logging.getLogger("cascade")
 
 UNROUTED = "unrouted"
 """The route of requests that met none: their paths are anybody's, and would be series for ever."""
@@ -62,6 +68,12 @@ class Metrics:
         return generate_latest(self.registry)
 
 
+def tell_unexpected(path: str, error: BaseException) -> None:
+    """Log where an error came from, without its words: they may be a prompt or a key."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s failed with %s at\n%s", path, type(error).__name__, frames)
+
+
 class _State(Collector):
     def __init__(self, served: Mapping[str, Served], reloads: Reloads) -> None:
         self._served = served
@@ -91,7 +103,8 @@ class _State(Collector):
 
 
 class Measured:
-    """Counts and times each request of an application, to the end of its answer.
+    """Counts and times each request of an application, to the end of its answer; and keeps what
+    an unexpected error says out of the log and the answer, as it may quote a request.
 
     Args:
         app: the application.
@@ -118,6 +131,13 @@ class Measured:
         with self._metrics.open.track_inprogress():
             try:
                 await self._app(scope, receive, sending)
+            except Exception as error:  # noqa: BLE001 - nobody above may show its words
+                tell_unexpected(scope["path"], error)
+                if status != "none":
+                    raise RuntimeError("an answer broke off; the log says where") from None
+                fault = fault_of(RuntimeError())
+                body = fault.ollama() if is_ollama(scope["path"]) else fault.openai()
+                await JSONResponse(body, fault.status)(scope, receive, sending)
             finally:
                 # A method is what the client says; only those that a route knows are labels.
                 route = getattr(scope.get("route"), "path", UNROUTED)

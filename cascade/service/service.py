@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Mapping
 
 from fastapi import Request
@@ -19,6 +21,8 @@ from cascade.service.recent import Recent
 from cascade.service.reload import Reloads
 from cascade.service.serving import Served
 from cascade.service.states import TierStates
+
+logger = logging.getLogger("cascade")
 
 
 class Service:
@@ -72,12 +76,20 @@ class Service:
         return self.flights.draining
 
     async def aclose(self) -> None:
-        """Finish audits under way, close all models, and write what the ledger has left."""
-        for served in self.served.values():
-            await served.aclose()
-        await self.keys.aclose()
-        if self.store is not None:
-            await self.store.aclose()
+        """Finish audits under way, but not for ever, close all models, and write what the ledger
+        has left.
+        """
+        try:
+            async with asyncio.timeout(self.config.shutdown_grace_s):
+                for served in self.served.values():
+                    await served.aclose()
+        except TimeoutError:
+            grace_s = self.config.shutdown_grace_s
+            logger.warning("shutdown: work after replies was left after %g s", grace_s)
+        finally:
+            await self.keys.aclose()
+            if self.store is not None:
+                await self.store.aclose()
 
     @property
     def cascades(self) -> Mapping[str, Cascade]:

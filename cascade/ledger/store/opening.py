@@ -62,7 +62,7 @@ def open_store(
 
 
 def _backend(url: str, *, durable: bool) -> Backend:
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, _ = url.partition("://")
     dialect = scheme.partition("+")[0]
     if separator and dialect == "memory":
         if durable:
