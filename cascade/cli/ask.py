@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cascade.cli.console import err, print_json, reports_errors
 from cascade.errors import ConfigurationError, InputError
+
+if TYPE_CHECKING:
+    from cascade.result import CascadeResult
+    from cascade.tiers import OpenTier
+
+Stays = Literal["answer", "abstain"]
+"""`cascade.state.Stay`, whose module is heavy: `--help` stays fast."""
 
 EXAMPLE = (
     "Example: cascade ask 'What is the capital of Australia?' "
@@ -46,6 +54,13 @@ def ask(
         float | None, typer.Option(help="Dollars that a wrong answer costs you.")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Limit of the answer's length.")] = None,
+    local_only: Annotated[
+        Stays | None,
+        typer.Option(
+            help="Ask no model that is not on this machine. A draft that is not good enough is the "
+            "answer all the same, or with 'abstain' there is none."
+        ),
+    ] = None,
     table: Annotated[bool, typer.Option(help="Show what each node cost and saved.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -67,30 +82,42 @@ def ask(
         Tier(large, max_tokens=max_tokens),
         price_of_error=price_of_error,
         policy=policy,
+        local_only=local_only or False,
     )
     result = cascade.invoke(messages)
     if json:
-        document = {
-            "answer": result.answer,
-            "tier": result.tier,
-            "escalated": result.escalated,
-            "confidence": result.confidence,
-            "calibrated": result.calibrated,
-            "degraded": result.degraded,
-            "decision": result.decision,
-            "cost_usd": result.ledger.cost_usd,
-            "cost_basis": result.ledger.cost_basis,
-            "saved_usd": result.ledger.saved_usd,
-            "saved_basis": result.ledger.saved_basis,
-            "run_id": result.run_id,
-            "ledger": list(result.ledger),
-        }
-        print_json(document)
+        print_json(_document(result, cascade.tiers, local_only))
         return
-    typer.echo(result.answer)  # as it is: rich would replace tabs and control characters
-    err.print(f"\n{result.tier}: {result.decision.reason}", style="dim", markup=False)
+    if not result.abstained:
+        typer.echo(result.answer)  # as it is: rich would replace tabs and control characters
+    who = "no answer" if result.abstained else result.tier
+    err.print(f"\n{who}: {result.decision.reason}", style="dim", markup=False)
     if table:
         err.print(result.ledger.table(), style="dim", markup=False)
+
+
+def _document(
+    result: CascadeResult, tiers: Sequence[OpenTier], local_only: Stays | None
+) -> dict[str, Any]:
+    here = {tier.name: "here" if tier.local else "elsewhere" for tier in tiers}
+    return {
+        "answer": result.answer,
+        "tier": result.tier,
+        "escalated": result.escalated,
+        "confidence": result.confidence,
+        "calibrated": result.calibrated,
+        "degraded": result.degraded,
+        "abstained": result.abstained,
+        "local_only": local_only,
+        "answered": None if result.abstained else here[result.tier],
+        "decision": result.decision,
+        "cost_usd": result.ledger.cost_usd,
+        "cost_basis": result.ledger.cost_basis,
+        "saved_usd": result.ledger.saved_usd,
+        "saved_basis": result.ledger.saved_basis,
+        "run_id": result.run_id,
+        "ledger": list(result.ledger),
+    }
 
 
 def _read(question: str | None, file: Path | None) -> str:

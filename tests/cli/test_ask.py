@@ -80,6 +80,50 @@ def test_json_is_one_document_with_exact_money(run: Run, models: Models) -> None
     assert [entry["cost_usd"] for entry in document["ledger"]] == [None, "0", "0", "0.00001125"]
 
 
+@pytest.mark.parametrize(
+    ("probability", "stays", "answer", "facts"),
+    [
+        (0.95, "answer", "Canberra", {"degraded": False, "abstained": False, "answered": "here"}),
+        (0.1, "answer", "Canberra", {"degraded": True, "abstained": False, "answered": "here"}),
+        (0.1, "abstain", "", {"degraded": False, "abstained": True, "answered": None}),
+    ],
+)
+def test_what_is_local_only_is_answered_here_or_not_at_all(
+    run: Run, models: Models, probability: float, stays: str, answer: str, facts: dict[str, object]
+) -> None:
+    models[SMALL] = ScriptedModel([reply("Canberra", probability=probability)])
+    models[LARGE] = hosted(reply("x"))
+    given = ("ask", QUESTION, *BOTH, "--local-only", stays)
+    document = json.loads(run(*given, "--json").stdout)
+    assert document["answer"] == answer
+    assert document | facts | {"local_only": stays} == document
+    result = run(*given, "--no-table")
+    assert result.stdout == (f"{answer}\n" if answer else "")
+    assert ("no answer: " in result.stderr) is facts["abstained"]
+    assert sent_to(models, LARGE) == []
+
+
+@pytest.mark.parametrize(("local", "answered"), [(True, "here"), (False, "elsewhere")])
+def test_json_says_where_the_answer_was_made(
+    run: Run, models: Models, local: bool, answered: str
+) -> None:
+    models[LARGE] = ScriptedModel(["x"], local=local)
+    document = json.loads(run("ask", QUESTION, *BOTH, "--threshold", 1, "--json").stdout)
+    assert (document["answered"], document["local_only"]) == (answered, None)
+
+
+def test_a_larger_model_on_this_machine_is_asked_also_where_nothing_may_leave(
+    run: Run, models: Models
+) -> None:
+    result = run("ask", QUESTION, *BOTH, "--threshold", 1, "--local-only", "abstain")
+    assert result.stdout == "Canberra, of course\n"
+
+
+def test_a_way_to_stay_that_does_not_exist_is_wrong_usage(run: Run) -> None:
+    text = said(run, QUESTION, *BOTH, "--local-only", "maybe")
+    assert "'answer', 'abstain'" in text
+
+
 def test_a_system_message_goes_first(run: Run, models: Models) -> None:
     run("ask", QUESTION, *BOTH, "--system", "Be short.")
     assert sent_to(models, SMALL) == ["Be short.", QUESTION]
