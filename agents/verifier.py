@@ -153,7 +153,7 @@ class Verifier:
         if final is None or not refused or assessment.objection is not None:
             return assessment
         why = f"the call of {final}, which is irreversible, was not accepted: {decision.reason}"
-        return replace(assessment, objection=why)
+        return replace(assessment, objection=why, withheld=True)
 
     def foresee(
         self,

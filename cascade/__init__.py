@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cascade.oversight.audits import Audits
     from cascade.policies.base import Policy, Situation
     from cascade.policies.economic import EconomicPolicy
+    from cascade.policies.risk import ToolRisks
     from cascade.policies.threshold import ThresholdPolicy
     from cascade.result import CascadeResult
     from cascade.state import CascadeState, Decision, LedgerEntry
@@ -67,6 +68,7 @@ _HOMES = {
     "Situation": "cascade.policies.base",
     "ThresholdPolicy": "cascade.policies.threshold",
     "Tier": "cascade.tiers",
+    "ToolRisks": "cascade.policies.risk",
     "Token": "cascade.events",
     "Verdict": "cascade.agents.verifier",
     "build_graph": "cascade.graph",
@@ -97,6 +99,7 @@ __all__ = [
     "Situation",
     "ThresholdPolicy",
     "Tier",
+    "ToolRisks",
     "Token",
     "Verdict",
     "__version__",

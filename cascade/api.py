@@ -35,7 +35,7 @@ from cascade.oversight.local import check_local_only
 from cascade.oversight.shadow import Mode
 from cascade.oversight.starting import Starting
 from cascade.oversight.validity import check_weights
-from cascade.policies import Policy, tell_cost
+from cascade.policies import Policy, Risk, ToolRisks, tell_cost
 from cascade.policies.reuse import Reuse, Wanted, check_reuse
 from cascade.questions import Question, ResponseFormat, to_messages, to_task
 from cascade.result import CascadeResult, read_result
@@ -81,6 +81,9 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         router: your own rule, `messages → tier name | None`, asked before anything is drafted.
         response_format: pydantic model or JSON schema; a draft that breaks it is escalated.
         tools: tools the answer may call; a call that breaks its schema is escalated.
+        tool_risks: tools by name as `read`, `write` or `irreversible`, or `ToolRisks(…)`. A draft
+            that calls an irreversible one is accepted only at a calibrated confidence of 0.99.
+            Tools can be marked themselves, too (`metadata`, `extras`).
         deadline: seconds for a whole run. What would be escalated is accepted when the large
             model cannot answer in time, and no call gets more time than is left.
         abort: stop a draft while it is written, once the policy cannot accept it any more: True,
@@ -142,6 +145,7 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         router: Route | None = None,
         response_format: ResponseFormat | None = None,
         tools: Sequence[Any] = (),
+        tool_risks: ToolRisks | Mapping[str, Risk] | None = None,
         deadline: float | None = None,
         abort: bool | float = False,
         hedge: bool | float = False,
@@ -173,7 +177,7 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
             escalation_budget=escalation_budget,
             deadline=deadline,
         )
-        self.task = to_task(tools, response_format)
+        self.task = to_task(tools, response_format, tool_risks)
         self.signals = choose_signals(signals, self.calibration)
         self._signals_without_calibration = to_signals(signals)
         if self.calibration is not None:

@@ -5,6 +5,8 @@ START → draft → self_check → verify ─┬→ END      (accept)
   └→ route┴→ expert → END            ├→ expert   (escalate to the last tier)
                                      └→ ask      (a person decides)
 
+Where a person has to approve of irreversible calls, `expert` goes to `approve` with them.
+
 What has to stay on this machine goes to `route` first; where all has to, and the last tier is
 elsewhere, there is no `expert`. In shadow the first node goes straight to `expert`, and the draft
 is made after the reply.
@@ -37,6 +39,7 @@ from cascade.agents import (
     Task,
     Verifier,
 )
+from cascade.agents.approving import add_expert
 from cascade.agents.base import MAX_WAIT_S, Deadline, attempt_of, current_run
 from cascade.agents.border import Border, LocalOnly, Private, read_local_only
 from cascade.agents.entries import Accounts
@@ -56,7 +59,7 @@ from cascade.ledger import LedgerView, Recorder
 from cascade.ledger.tags import NO_TAGS, current_tags, tagged
 from cascade.ledger.view import weakest
 from cascade.observing import ObservedNode, Observers, after, ending_of
-from cascade.policies import Policy, promises
+from cascade.policies import Policy, promises, with_risks
 from cascade.policies.reuse import Reuse, Wanted
 from cascade.state import CascadeInput, CascadeState, StateUpdate
 from cascade.tiers import OpenTier, keep_local, open_tier
@@ -337,10 +340,10 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     add("route", router, *answering, *to_end)
     if "expert" in answering:
         expert = opening("expert", Expert(tiers[-1], caller, task, beside, reusing))
-        add("expert", expert, END, *(to_route if first == "expert" else ()))
+        add_expert(expert, task.risks, recorder, add, to_route if first == "expert" else ())
     if first == "expert":
         return builder
-    onwards = answering if several else answering[1:]
+    onwards, policy = answering if several else answering[1:], with_risks(policy, task.risks)
     verifier = Verifier(
         tiers, policy, recorder, outlook, judge, signals, calibrators, deadline, watchers, task
     )

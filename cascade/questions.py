@@ -13,12 +13,17 @@ from pydantic import BaseModel
 from cascade.agents import Task
 from cascade.confidence import check_schema
 from cascade.errors import ConfigurationError, InputError
+from cascade.policies import RISKS, Risk, ToolRisks
 
 Question = str | Sequence[MessageLikeRepresentation] | Mapping[str, Any]
 """A string, a list of messages, or `{"messages": [...]}`."""
 
 ResponseFormat = type[BaseModel] | Mapping[str, Any]
 """A pydantic model, or a JSON schema as decoded JSON."""
+
+RISK = "risk"
+"""Key of a LangChain tool's `metadata` or `extras` that marks it `read`, `write` or
+`irreversible`."""
 
 
 def to_messages(question: Question) -> list[AnyMessage]:
@@ -71,11 +76,15 @@ def _check_text(text: str) -> None:
         ) from error
 
 
-def to_task(tools: Sequence[Any] = (), response_format: ResponseFormat | None = None) -> Task:
+def to_task(
+    tools: Sequence[Any] = (),
+    response_format: ResponseFormat | None = None,
+    tool_risks: ToolRisks | Mapping[str, Risk] | None = None,
+) -> Task:
     """What every question has in common, from the user's tools and response format.
 
     Raises:
-        ConfigurationError: a tool or the schema cannot be read.
+        ConfigurationError: a tool, its risk or the schema cannot be read.
     """
     schema: Mapping[str, Any] | None
     if isinstance(response_format, type) and issubclass(response_format, BaseModel):
@@ -100,4 +109,52 @@ def to_task(tools: Sequence[Any] = (), response_format: ResponseFormat | None = 
             )
         function = tool["function"]
         check_schema(function.get("parameters") or {}, f"the tool {function['name']}")
-    return Task(tools=read, schema=schema)
+    return Task(tools=read, schema=schema, risks=_risks(tools, read, tool_risks))
+
+
+def marks_of(tools: Sequence[Any]) -> dict[str, Risk]:
+    """The risks that LangChain tools are marked with, by their names.
+
+    Where a tool's `metadata` and `extras` differ, the greater risk holds.
+
+    Raises:
+        ConfigurationError: a mark is no risk.
+    """
+    marks: dict[str, Risk] = {}
+    for tool in tools:
+        places = (getattr(tool, "metadata", None), getattr(tool, "extras", None))
+        given = [place[RISK] for place in places if isinstance(place, Mapping) and RISK in place]
+        for mark in given:
+            if mark not in RISKS:
+                raise ConfigurationError(
+                    f"the tool {tool.name!r} is marked {RISK}={mark!r}; a tool is one of "
+                    f"{', '.join(RISKS)}."
+                )
+        if given:
+            marks[str(tool.name)] = max(given, key=RISKS.index)
+    return marks
+
+
+def _risks(
+    tools: Sequence[Any],
+    read: Sequence[Mapping[str, Any]],
+    given: ToolRisks | Mapping[str, Risk] | None,
+) -> ToolRisks:
+    """The risks of tools: what is said of their names, then what they are marked with.
+
+    Raises:
+        ConfigurationError: a risk is none, or of a tool that there is not.
+    """
+    if given is not None and not isinstance(given, ToolRisks | Mapping):
+        raise ConfigurationError(
+            f"tool_risks={given!r}: give names and risks, {{'delete_file': 'irreversible'}}, or "
+            "ToolRisks(…)."
+        )
+    risks = given if isinstance(given, ToolRisks) else ToolRisks(dict(given or {}))
+    names = {tool["function"]["name"] for tool in read}
+    unknown = sorted(risks.tools.keys() - names)
+    if names and unknown:
+        raise ConfigurationError(
+            f"tool_risks: there is no tool {unknown[0]!r}; there are: {', '.join(sorted(names))}."
+        )
+    return risks.besides(marks_of(tools))

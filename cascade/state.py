@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from langchain_core.messages import AIMessage, AnyMessage, ToolCall
 from langgraph.graph.message import add_messages
@@ -116,6 +116,11 @@ class Completion:
         return self.call_logprobs if self.tool_calls else self.logprobs
 
     @property
+    def called(self) -> tuple[str, ...]:
+        """The names of the tools that it calls, in order."""
+        return tuple(call["name"] for call in self.tool_calls)
+
+    @property
     def transcript(self) -> str:
         """The answer as text for a reader: its text, then its tool calls written out."""
         calls = (f"{call['name']}({json.dumps(call['args'])})" for call in self.tool_calls)
@@ -171,6 +176,7 @@ class Assessment:
         p_large: P(the large model is right) on this question, where a calibration knows it.
         interval: a range for the confidence as wide as the labels are few, where known.
         taken: names of the signals taken so far.
+        withheld: whether the objection is that its irreversible call was not accepted.
     """
 
     signals: Mapping[str, float] = field(default_factory=dict)
@@ -181,6 +187,7 @@ class Assessment:
     p_large: float | None = None
     interval: tuple[float, float] | None = None
     taken: tuple[str, ...] = ()
+    withheld: bool = False
 
 
 class Decision(Record):
@@ -332,7 +339,10 @@ def append_entries(kept: list[LedgerEntry], new: list[LedgerEntry]) -> list[Ledg
 
 
 class CascadeState(TypedDict):
-    """What the agents share. `messages` and `ledger` grow; the rest is replaced."""
+    """What the agents share. `messages` and `ledger` grow; the rest is replaced.
+
+    `proposal` is an answer that waits for a person, where one has to approve of it.
+    """
 
     messages: Annotated[list[AnyMessage], add_messages]
     run: Run
@@ -341,6 +351,7 @@ class CascadeState(TypedDict):
     decision: Decision
     degraded: bool
     ledger: Annotated[list[LedgerEntry], append_entries]
+    proposal: NotRequired[AIMessage | None]
 
 
 StateUpdate = dict[str, Any]

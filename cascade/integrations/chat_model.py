@@ -41,16 +41,23 @@ from cascade.integrations.chat_output import (
     tool_parser,
     with_raw,
 )
+from cascade.integrations.chat_person import surroundings, with_person
 from cascade.integrations.chat_privacy import LocalOnlyCalls
 from cascade.integrations.chat_recipe import check_options, read_tier, recipe_of
 from cascade.integrations.chat_run import (
     RunManager,
     inner_config,
-    outside_of_runs,
     steady,
     stream_writer,
 )
-from cascade.integrations.chat_settings import call_task, read_tool_choice, read_tools
+from cascade.integrations.chat_settings import (
+    TOOL_RISKS,
+    call_task,
+    check_alone,
+    read_tool_choice,
+    read_tools,
+)
+from cascade.questions import marks_of
 from cascade.result import CascadeResult
 
 _WAIT_FOR_ALL = "ask again, or set disable_streaming=True, which waits for the whole answer."
@@ -136,6 +143,7 @@ class CascadeChatModel(LocalOnlyCalls):
             self._refuse_others_than(made)
         for name in _MADE:
             setattr(self, name, made[name])
+        check_alone(self.cascade.task)
         self.cache = answer_cache(self.cache, self.cascade)
 
     def _refuse_others_than(self, made: Mapping[str, Any]) -> None:
@@ -252,16 +260,12 @@ class CascadeChatModel(LocalOnlyCalls):
         config = inner_config(run_manager, streams=streams, local_only=local_only, details=details)
         # LangGraph takes two messages of one id for one message, and keeps the later.
         asked = [message.model_copy(update={"id": None}) for message in messages]
-        events = cascade.astream(asked, config)
-        async with aclosing(events):
-            # All that it computes, it computes in a copy of the context of its first step.
-            with outside_of_runs():
-                event = await anext(events, None)
-            while event is not None:
+        person = surroundings(run_manager, asked, cascade.task)
+        async with aclosing(with_person(cascade, asked, config, person)) as events:
+            async for event in events:
                 if tell is not None and isinstance(event, Decided | Retracted):
                     tell(event)
                 yield event
-                event = await anext(events, None)
 
     # --- tools and structured output
 
@@ -287,6 +291,8 @@ class CascadeChatModel(LocalOnlyCalls):
             ConfigurationError: a tool cannot be read, or there is none to be chosen.
         """
         read = read_tools(tools, strict=strict)
+        if marks := marks_of(tools):  # OpenAI's format has no place for them
+            kwargs[TOOL_RISKS] = {**marks, **kwargs.get(TOOL_RISKS, {})}
         if tool_choice is not None:
             kwargs["tool_choice"] = read_tool_choice(tool_choice, read)
         return self.bind(tools=read, **kwargs)

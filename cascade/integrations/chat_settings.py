@@ -11,13 +11,16 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from cascade._variants import Variants
 from cascade.agents import Task
 from cascade.errors import ConfigurationError
-from cascade.questions import to_task
+from cascade.questions import marks_of, to_task
 
 ANY_JSON: Mapping[str, Any] = {"type": "object"}
 """The schema of JSON mode: an object, whatever it holds."""
 
 FORCED = {"any": "required", "required": "required", "auto": "auto", "none": "none"}
 """LangChain's and OpenAI's words for whether a tool is called → the cascade's."""
+
+TOOL_RISKS = "tool_risks"
+"""Setting of a call: what the tools were marked with that it has in OpenAI's format."""
 
 _NUMBERS = {
     "temperature": ("temperature", None),
@@ -34,6 +37,7 @@ _OTHERS = {
     "model",
     "logprobs",
     "top_logprobs",
+    TOOL_RISKS,
 }
 MOST_ALTERNATIVES = 20
 """To a token of the answer, of all providers."""
@@ -47,8 +51,8 @@ def call_task(task: Task, settings: Mapping[str, Any]) -> Task:
     Args:
         task: the cascade's own.
         settings: `tools`, `tool_choice`, `response_format`, `temperature`, `max_tokens`, `seed`,
-            `stop`, `timeout`, `logprobs`, `top_logprobs`; what else there is goes to every
-            provider as it is.
+            `stop`, `timeout`, `logprobs`, `top_logprobs`, `tool_risks`; what else there is
+            goes to every provider as it is.
 
     Raises:
         ConfigurationError: one of them cannot be read, or names a model.
@@ -71,6 +75,9 @@ def call_task(task: Task, settings: Mapping[str, Any]) -> Task:
         changes["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     if "tools" in given:
         changes["tools"] = _checked_tools(given["tools"])
+    if "tools" in given or TOOL_RISKS in given:
+        marks = {**marks_of(given.get("tools", ())), **_marks(given.get(TOOL_RISKS, {}))}
+        changes["risks"] = task.risks.besides(marks)
     if "response_format" in given:
         changes["schema"] = _checked_format(given["response_format"])
     if "tool_choice" in given:
@@ -83,6 +90,29 @@ def call_task(task: Task, settings: Mapping[str, Any]) -> Task:
     if extra:
         changes["extra"] = {**task.extra, **extra}
     return replace(task, **changes)
+
+
+def check_alone(task: Task) -> None:
+    """Refuse what would have to wait for a person in the middle of a model call.
+
+    Raises:
+        ConfigurationError: it would.
+    """
+    if task.risks.irreversible == "ask":
+        raise ConfigurationError(
+            "ToolRisks(irreversible='ask') waits for a person, which a chat model cannot. Leave "
+            "it out and let the app ask before it runs a tool (LangChain's "
+            "HumanInTheLoopMiddleware), or use cascade.graph as a node."
+        )
+
+
+def _marks(given: Any) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(
+            f"{TOOL_RISKS}={given!r}: with a call give names and risks, "
+            "{'delete_file': 'irreversible'}; the rest is said where the cascade is made."
+        )
+    return given
 
 
 def _checked_tools(tools: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:

@@ -317,9 +317,10 @@ class Shadow:
         if self._graph is None:
             *below, last = self.oversight.outlook.tiers
             tiers = (*below, replace(last, model=_Reply(last.model)))
-            # Whether a question may leave was decided by its run.
+            # Whether a question may leave was decided by its run; nobody is asked about a trial.
+            task = replace(self.task, risks=replace(self.task.risks, irreversible="escalate"))
             graph = self.build(
-                tiers=tiers, recorder=_Book(self._recorder), watchers=(), private=None
+                tiers=tiers, recorder=_Book(self._recorder), watchers=(), private=None, task=task
             )
             self._graph = graph.compile(name="shadow")
         return self._graph
@@ -345,7 +346,7 @@ def _result(answered: Answered, state: Mapping[str, Any], found: Comparison) -> 
     """
     decision, draft, assessment = state["decision"], state["draft"], state["assessment"]
     tier = None if draft is None else draft.tier
-    ruled_out = assessment is not None and assessment.objection is not None
+    ruled_out = assessment is not None and not (assessment.objection is None or assessment.withheld)
     note = "; ".join(filter(None, (decision.reason, found.note)))
     return free_entry(answered.run, NODE, tier, note).model_copy(
         update={

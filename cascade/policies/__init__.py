@@ -13,6 +13,7 @@ from cascade.policies.budget import DollarBudget, DollarBudgetPolicy
 from cascade.policies.certified import CertifiedPolicy, promises
 from cascade.policies.economic import EconomicPolicy
 from cascade.policies.guard import CAUTIONS, Caution, Guard, GuardedPolicy
+from cascade.policies.risk import RISKS, Risk, RiskPolicy, ToolRisks, hold, with_risks
 from cascade.policies.routing import CascadeRoutingPolicy
 from cascade.policies.rule import break_even, value_of_information
 from cascade.policies.threshold import DEFAULT_THRESHOLD, ThresholdPolicy
@@ -21,6 +22,7 @@ from cascade.policies.wrappers import AbstainPolicy, DeadlinePolicy, Uncalibrate
 __all__ = [
     "CAUTIONS",
     "DEFAULT_THRESHOLD",
+    "RISKS",
     "AbstainPolicy",
     "CascadeRoutingPolicy",
     "Caution",
@@ -34,13 +36,18 @@ __all__ = [
     "LearnsCosts",
     "NextSignal",
     "Policy",
+    "Risk",
+    "RiskPolicy",
     "Situation",
     "ThresholdPolicy",
     "TierOutlook",
+    "ToolRisks",
     "UncalibratedPolicy",
     "break_even",
+    "hold",
     "obstacle",
     "promises",
     "tell_cost",
     "value_of_information",
+    "with_risks",
 ]

@@ -45,6 +45,7 @@ class Situation:
         above: the larger tiers, the next one first.
         escalation_s: how long the next tier is expected to take, None if unknown.
         time_left_s: until the deadline, None without one.
+        called: names of the tools that the draft calls.
     """
 
     assessment: Assessment
@@ -53,6 +54,7 @@ class Situation:
     above: tuple[TierOutlook, ...] = ()
     escalation_s: float | None = None
     time_left_s: float | None = None
+    called: tuple[str, ...] = ()
 
 
 @runtime_checkable
