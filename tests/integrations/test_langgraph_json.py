@@ -39,6 +39,11 @@ def test_what_the_server_installs_is_there() -> None:
         assert (floors.ROOT / dependency / "pyproject.toml").is_file()
 
 
+def test_the_server_is_told_which_records_its_checkpoints_hold() -> None:
+    told = CONFIG["checkpointer"]["serde"]["allowed_msgpack_modules"]
+    assert told == [[each.__module__, each.__name__] for each in CHECKPOINT_TYPES]
+
+
 def test_the_graph_is_compiled_and_brings_no_checkpointer_of_its_own(graph: Any) -> None:
     assert isinstance(graph, CompiledStateGraph)
     assert graph.checkpointer is None

@@ -1,0 +1,117 @@
+"""`langgraph dev`, really started, with the graph that `langgraph.json` names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from environments import NoEnvironmentError, python_with
+from langgraph_sdk import get_sync_client
+
+import floors
+
+pytestmark = pytest.mark.live
+
+ANSWER = "An answer of the large model"
+STARTING_S = 60.0
+
+
+def asking(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where it listens; its files are in a folder of its own, and it speaks to nobody."""
+    try:
+        python = python_with("langgraph-cli[inmem]>=0.4.40,<0.5")
+    except NoEnvironmentError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copy(floors.ROOT / "langgraph.json", folder)
+    shutil.copytree(floors.ROOT / "examples", folder / "examples")
+    port = free_port()
+    quiet = {"LANGSMITH_TRACING": "false", "LANGGRAPH_CLI_NO_ANALYTICS": "1"}
+    command = [python.with_name("langgraph"), "dev", "--no-browser", "--no-reload"]
+    log = folder / "log"
+    with log.open("wb") as written:
+        server = subprocess.Popen(
+            [*command, "--port", str(port)],
+            cwd=folder,
+            env={**os.environ, **quiet},
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield listening(server, f"http://127.0.0.1:{port}", log)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait(timeout=30)
+
+
+def listening(server: subprocess.Popen[bytes], address: str, log: Path) -> str:
+    until = time.monotonic() + STARTING_S
+    while server.poll() is None and time.monotonic() < until:
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{address}/ok", timeout=5).is_success:
+                return address
+        time.sleep(0.2)
+    pytest.fail(f"langgraph dev does not listen:\n{log.read_text()}")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_a_thread_has_two_turns_and_the_ledger_of_both(address: str) -> None:
+    with get_sync_client(url=address) as client:
+        thread = client.threads.create()["thread_id"]
+        for turn in (1, 2):
+            question = asking(f"What is the capital of France? ({turn})")
+            state: Any = client.runs.wait(thread, "cascade", input=question)
+            assert "__error__" not in state, state
+            assert len(state["messages"]) == 2 * turn
+            assert state["messages"][-1]["content"] == ANSWER
+        kept: Any = client.threads.get_state(thread)["values"]
+    assert [message["type"] for message in kept["messages"]] == ["human", "ai"] * 2
+    runs = [entry["run_id"] for entry in kept["ledger"]]
+    assert len(set(runs)) == 2
+    nodes = [entry["node"] for entry in kept["ledger"]]
+    assert nodes == ["draft", "self_check", "verify", "expert"] * 2
+
+
+def test_a_stream_shows_no_draft_that_is_rejected(address: str) -> None:
+    with get_sync_client(url=address) as client:
+        parts = list(
+            client.runs.stream(
+                None, "cascade", input=asking("Who?"), stream_mode=["messages-tuple", "updates"]
+            )
+        )
+    shown = [part.data[0]["content"] for part in parts if part.event == "messages"]
+    assert "".join(shown) == ANSWER
+    updates = [node for part in parts if part.event == "updates" for node in part.data]
+    assert updates == ["draft", "self_check", "verify", "expert"]
+
+
+def test_the_graph_is_described(address: str) -> None:
+    with get_sync_client(url=address) as client:
+        (assistant,) = client.assistants.search(graph_id="cascade")
+        drawn = client.assistants.get_graph(assistant["assistant_id"])
+        schemas: Any = client.assistants.get_schemas(assistant["assistant_id"])
+    assert {"draft", "self_check", "verify", "expert"} <= {node["id"] for node in drawn["nodes"]}
+    assert "messages" in schemas["input_schema"]["properties"]
