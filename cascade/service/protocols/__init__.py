@@ -1,10 +1,14 @@
-"""The protocols that clients speak."""
+"""The protocols that clients speak: OpenAI's chat completions and responses, and Ollama's own."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
+from cascade.service.protocols import chat, models, ollama, responses
+
+__all__ = ["routers"]
+
 
 def routers() -> tuple[APIRouter, ...]:
     """The routes of all protocols."""
-    return ()
+    return (chat.router, models.router, responses.router, ollama.router)

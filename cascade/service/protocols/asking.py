@@ -1,0 +1,193 @@
+"""What a client may say about one request: who decides, until when, where it stays, its tags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cascade.agents.border import LocalOnly
+from cascade.service.faults import ServiceError
+
+PREFIX = "x-cascade-"
+MOST_TAGS = 20
+
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_TAG = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Wishes(BaseModel):
+    """The extension `cascade` of a request's body; each is also a header, `X-Cascade-…`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        title="CascadeExtension",
+    )
+
+    price_of_error: float | None = Field(default=None, gt=0, examples=[0.05])
+    """Dollars that a wrong answer costs; escalation is weighed against it."""
+    max_harm: float | None = Field(default=None, gt=0, lt=1, examples=[0.01])
+    """Bound on P(accepted and wrong); needs a calibration with a certificate for it."""
+    escalation_budget: float | None = Field(default=None, ge=0, le=1, examples=[0.2])
+    """Share of requests that may be escalated; needs a calibration."""
+    deadline: float | None = Field(default=None, gt=0, examples=[20])
+    """Seconds from the arrival of the request to its answer."""
+    local_only: bool | Literal["answer", "abstain"] = False
+    """Stay on this machine; `abstain` gives no answer where no tier here is good enough."""
+    tags: dict[_TAG, _TAG] = Field(
+        default_factory=dict, max_length=MOST_TAGS, examples=[{"user": "ada"}]
+    )
+    """Of the ledger entries of this request; as a header `user=ada,team=x`."""
+    show: Literal["verified", "final"] = "verified"
+    """What a stream shows: `verified` text as it arrives after the decision, or all at the end."""
+
+    @property
+    def decides(self) -> bool:
+        """Whether another policy than the cascade's own decides."""
+        given = (self.price_of_error, self.max_harm, self.escalation_budget, self.deadline)
+        return any(value is not None for value in given)
+
+    @property
+    def stays(self) -> LocalOnly:
+        """Whether the question stays on this machine."""
+        return self.local_only
+
+
+NONE: Final = Wishes()
+"""Nothing was said."""
+
+
+def read_wishes(request: Request, extension: Mapping[str, Any] | None) -> Wishes:
+    """What a request says about itself, in its headers and in the body's `cascade`.
+
+    Raises:
+        ServiceError: 400, something there has no meaning, or is said twice.
+    """
+    said = _in_headers(request)
+    if extension is not None:
+        if not isinstance(extension, Mapping):
+            raise ServiceError(
+                400, "cascade: give an object.", code="invalid_value", param="cascade"
+            )
+        if twice := sorted(said.keys() & extension.keys()):
+            raise ServiceError(
+                400,
+                f"{', '.join(twice)}: given in a header and in the body; give one of them.",
+                code="invalid_value",
+                param=f"cascade.{twice[0]}",
+            )
+        said |= extension
+    tags = _traced(request)
+    if not said and not tags:
+        return NONE
+    if said.get("show") == "optimistic":
+        raise ServiceError(
+            400,
+            "show=optimistic: what a stream of this protocol has shown cannot be withdrawn, and a "
+            "draft may be rejected. Leave it out.",
+            code="unsupported_value",
+            param="cascade.show",
+        )
+    try:
+        wishes = Wishes.model_validate(said)
+    except ValidationError as error:
+        raise _meaningless(error) from None
+    return wishes.model_copy(update={"tags": {**wishes.tags, **tags}}) if tags else wishes
+
+
+def _in_headers(request: Request) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for name, value in request.headers.items():
+        if name.startswith(PREFIX):
+            field = name.removeprefix(PREFIX).replace("-", "_")
+            said[field] = _tags(value) if field == "tags" else value
+    return said
+
+
+def _tags(header: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in header.split(",") if pair.strip()]
+    for name, equals, _ in pairs:
+        if not equals or not name.strip():
+            raise ServiceError(
+                400,
+                f"X-Cascade-Tags: {header!r} has no names and values: user=ada,team=x.",
+                code="invalid_value",
+                param="cascade.tags",
+            )
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _traced(request: Request) -> dict[str, str]:
+    """Tags by which a request is found again; a broken `traceparent` is no trace (W3C)."""
+    tags = {}
+    given = request.headers.get("x-request-id")
+    if given is not None:
+        if not _REQUEST_ID.fullmatch(given):
+            raise ServiceError(
+                400,
+                "X-Request-Id: 1 to 128 visible ASCII characters.",
+                code="invalid_value",
+                param="X-Request-Id",
+            )
+        tags["request_id"] = given
+    trace = _TRACE.fullmatch(request.headers.get("traceparent", ""))
+    if trace is not None:
+        tags["trace_id"] = trace[1]
+    return tags
+
+
+def _meaningless(error: ValidationError) -> ServiceError:
+    first = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in first["loc"] if str(part) not in ("bool", "[key]"))
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        there = ", ".join(sorted(Wishes.model_fields))
+        message = f"cascade has no {name!r}; there are {there}."
+    else:
+        given = first["input"]
+        message = f"cascade.{path}: {given!r:.80}: {first['msg']}."
+    return ServiceError(400, message, code="invalid_value", param=f"cascade.{name}")
+
+
+HEADERS: list[dict[str, Any]] = [
+    *(
+        {
+            "name": f"X-Cascade-{name}",
+            "in": "header",
+            "required": False,
+            "description": f"As `cascade.{field}` in the body.",
+            "schema": {"type": "string"},
+        }
+        for name, field in (
+            ("Price-Of-Error", "price_of_error"),
+            ("Max-Harm", "max_harm"),
+            ("Escalation-Budget", "escalation_budget"),
+            ("Deadline", "deadline"),
+            ("Local-Only", "local_only"),
+            ("Tags", "tags"),
+            ("Show", "show"),
+        )
+    ),
+    {
+        "name": "X-Request-Id",
+        "in": "header",
+        "required": False,
+        "description": "Comes back with the answer; the tag `request_id` in the ledger.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "traceparent",
+        "in": "header",
+        "required": False,
+        "description": "W3C trace context; its trace id is the tag `trace_id` in the ledger.",
+        "schema": {"type": "string"},
+    },
+]
+"""What OpenAPI says of them."""

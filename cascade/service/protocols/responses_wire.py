@@ -1,0 +1,171 @@
+"""`/v1/responses` on the wire: the request as it is read, the answer as it is described."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cascade.service.protocols.asking import Wishes
+from cascade.service.protocols.extension import CascadeReport
+
+
+class InputText(BaseModel):
+    """A piece of text, of either side."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal["input_text", "output_text"]
+    text: str
+
+
+class InputRefusal(BaseModel):
+    """What an assistant has said instead of an answer."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+class InputImage(BaseModel):
+    """An image by its address or its data; it goes to the tiers as it is."""
+
+    type: Literal["input_image"]
+    image_url: str
+    detail: str | None = None
+
+
+InputPart = Annotated[InputText | InputRefusal | InputImage, Field(discriminator="type")]
+
+
+class InputMessage(BaseModel):
+    """One message of the conversation."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal["message"] = "message"
+    role: Literal["user", "system", "developer", "assistant"]
+    content: str | list[InputPart]
+
+
+class FunctionCall(BaseModel):
+    """A call that the assistant has made."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+
+
+class FunctionCallOutput(BaseModel):
+    """What came of a call."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str | list[InputPart]
+
+
+InputItem = FunctionCall | FunctionCallOutput | InputMessage
+
+
+class ResponseTool(BaseModel):
+    """A function that the model may call."""
+
+    type: Literal["function"]
+    name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class NamedFunction(BaseModel):
+    """The function that has to be called."""
+
+    type: Literal["function"] = "function"
+    name: str
+
+
+class TextFormat(BaseModel):
+    """The form of the answer: any text, any JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class TextOptions(BaseModel):
+    """Of the text of the answer."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class Reasoning(BaseModel):
+    """Of models that think."""
+
+    model_config = ConfigDict(extra="forbid")
+    effort: str | None = None
+    summary: None = Field(default=None, description="There are no summaries.")
+
+
+class ResponseRequest(BaseModel):
+    """Something to be answered.
+
+    What is not listed here goes to every tier as it is; a tier that does not know it refuses it.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+        allow_inf_nan=False,
+        json_schema_extra={
+            "examples": [{"model": "default", "input": "What is the capital of Australia?"}]
+        },
+    )
+    model: str = Field(min_length=1, description="The name of a cascade; `/v1/models` lists them.")
+    input: str | list[InputItem]
+    instructions: str | None = None
+    previous_response_id: str | None = Field(
+        default=None, description="An answer that this service has stored, and still has."
+    )
+    store: bool | None = Field(default=None, description="By default true; in memory, bounded.")
+    stream: bool | None = None
+    tools: list[ResponseTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    reasoning: Reasoning | None = None
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    include: list[Literal["message.output_text.logprobs"]] | None = None
+    truncation: Literal["disabled"] | None = None
+    background: Literal[False] | None = None
+    metadata: dict[str, str] | None = None
+    cascade: Wishes | None = Field(default=None, description="An extension; headers do as well.")
+
+
+class ResponseUsage(BaseModel):
+    """Tokens of the answer's own call."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    input_tokens_details: dict[str, int]
+    output_tokens_details: dict[str, int]
+
+
+class ResponseBody(BaseModel):
+    """The answer."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    model: str
+    output: list[dict[str, Any]]
+    usage: ResponseUsage | None
+    cascade: CascadeReport | None = None
