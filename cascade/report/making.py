@@ -84,12 +84,15 @@ async def make_report(
     tags = [name.removeprefix("tag:") for name in tables if name.startswith("tag:")]
     if AGENT in tables and AGENT not in tags:
         tags.append(AGENT)
-    return _report(await read(store, selection, tags), selection, tables, precision)
+    return report_of(await read(store, selection, tags), selection, tables, precision)
 
 
-def _report(books: Books, selection: Selection, by: Sequence[str], precision: float) -> Report:
+def report_of(
+    books: Books, selection: Selection, by: Sequence[str] = TABLES, precision: float = 0.02
+) -> Report:
+    """The report of books that were read already; of tags, only tables that they were read for."""
     rows = books.runs()
-    total = _merged(books.groups.values())
+    total = total_of(books)
     saved, assumed = account(rows, total.spent)
     lost = quality(rows)
     status, verified = _claim(rows, total, saved.saving.basis, saved.saving.audits)
@@ -151,6 +154,11 @@ def _merged(parts: Iterable[Sums]) -> Sums:
     for part in parts:
         whole.merge(part)
     return whole
+
+
+def total_of(books: Books) -> Sums:
+    """All that the entries of a period add up to."""
+    return _merged(books.groups.values())
 
 
 def _grouped(books: Books, name_of: Callable[[Key], str]) -> dict[str, Sums]:

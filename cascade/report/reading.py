@@ -12,9 +12,17 @@ from decimal import Decimal
 from cascade.errors import ConfigurationError
 from cascade.ledger.amounts import EXACT
 from cascade.ledger.judges import JudgeErrors
-from cascade.ledger.runs import CACHE, Outcome, outcome_of
+from cascade.ledger.runs import ANSWERING, CACHE, Outcome, outcome_of
 from cascade.ledger.store import Attempt, Selection, Store, Stored
-from cascade.report.sums import NOTHING, Sums, earned, earns_estimate, is_own_baseline
+from cascade.report.sums import (
+    NOTHING,
+    Sums,
+    earned,
+    earns_estimate,
+    is_own_baseline,
+    is_review,
+    spent,
+)
 from cascade.state import Action, LedgerEntry
 
 SLACK = timedelta(hours=1)
@@ -50,11 +58,15 @@ class Row:
 
     Attributes:
         outcome: how it ended, once all its entries are there.
-        predicted, low, high: the estimated baseline of its accepted draft, and its range.
+        reviewed: the large model was shown its draft, to approve or correct it.
+        predicted, low, high: the estimated baseline of its accepted or reviewed draft, and its
+            range.
         earned_in: the sums in which that baseline stands.
         measured: baselines that are known without an audit.
         unpriced: node, tier and model of its large answer, where nobody can price it.
         expert: the large model's own cost, tokens of its prompt, and of the draft before it.
+        paid: what its entries cost, as far as that is known or assumed.
+        beside: loss of a draft that was made beside the large model's answer.
     """
 
     day: str
@@ -65,9 +77,11 @@ class Row:
     answered: bool = False
     shadow: bool = False
     cached: bool = False
+    reviewed: bool = False
     audited: bool = False
     rate: float | None = None
     confidence: float | None = None
+    calibrated: bool = False
     predicted: Decimal | None = None
     low: Decimal | None = None
     high: Decimal | None = None
@@ -78,23 +92,31 @@ class Row:
     loss: float | None = None
     draft_tokens: int | None = None
     expert: tuple[float, int] | None = None
+    paid: Decimal = NOTHING
+    beside: float | None = None
 
     def add(self, entry: LedgerEntry, sums: Sums) -> None:
         """One more entry of the run, which was added to these sums."""
+        self.paid = EXACT.add(self.paid, spent(entry))
         self.shadow |= entry.node == "shadow"
         self.cached |= entry.node == CACHE
         if entry.action is not None or earns_estimate(entry):
             self.action = entry.action or "accept"
         if entry.confidence is not None:
-            self.confidence = entry.confidence
+            self.confidence, self.calibrated = entry.confidence, entry.calibrated
+        if entry.node == "shadow" and entry.loss is not None:
+            self.beside = entry.loss
         if entry.node == "draft" and entry.outcome == "ok" and entry.output_tokens is not None:
             self.draft_tokens = entry.output_tokens
-        if entry.node == "expert":
+        if entry.node in ANSWERING:
             self._add_expert(entry)
         if entry.node == "audit" and (entry.large_usd is not None or entry.loss is not None):
             self.audited, self.large, self.loss = True, entry.large_usd, entry.loss
         elif earns_estimate(entry):
             self.predicted, self.rate, self.earned_in = entry.baseline_usd, entry.audit_rate, sums
+            self.low, self.high = entry.baseline_low_usd, entry.baseline_high_usd
+        elif is_review(entry):
+            self.reviewed, self.predicted = True, entry.baseline_usd
             self.low, self.high = entry.baseline_low_usd, entry.baseline_high_usd
         else:
             self.measured = EXACT.add(self.measured, earned(entry))
@@ -105,8 +127,9 @@ class Row:
             self.answered = True
             if entry.assumed_usd is None and is_own_baseline(entry):
                 self.unpriced = (entry.node, entry.tier or "", entry.model or "")
-            if entry.cost_usd is not None and entry.input_tokens is not None:
-                self.expert = (float(entry.cost_usd), entry.input_tokens)
+            cost, tokens = entry.cost_usd, entry.input_tokens
+            if cost is not None and tokens is not None and not is_review(entry):
+                self.expert = (float(cost), tokens)
 
     def close(self) -> None:
         """There are no more entries."""

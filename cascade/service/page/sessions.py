@@ -1,0 +1,107 @@
+"""Who is logged in to the page: random tokens with an end, and how often somebody may try."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cascade.service.keys import Key
+
+LASTS_S = 12 * 3600.0
+"""A working day; afterwards one logs in again."""
+
+MOST_SESSIONS = 1_000
+"""The oldest one ends where there are more."""
+
+TRIES = 5
+"""Wrong keys that an address may send within `WINDOW_S`."""
+
+WINDOW_S = 300.0
+
+MOST_ADDRESSES = 10_000
+"""Addresses whose wrong keys are remembered; who tried longest ago is forgotten."""
+
+Clock = Callable[[], float]
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """Somebody who has logged in; `key` is None where the service asks nobody for a key."""
+
+    key: Key | None
+    ends_at: float
+    closed: bool = False
+
+
+class Sessions:
+    """The sessions of one process: the cookie holds a random token, and only its hash is kept.
+
+    A restart ends them all, and so does nothing else but their end, a logout and a revoked key.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._open: OrderedDict[str, Session] = OrderedDict()
+
+    def open(self, key: Key) -> str:
+        """Begin one; returns the token for the cookie, 256 random bits."""
+        token = secrets.token_urlsafe(32)
+        self._open[_hash(token)] = Session(key, self._clock() + LASTS_S)
+        if len(self._open) > MOST_SESSIONS:
+            self._open.popitem(last=False)
+        return token
+
+    def find(self, token: str) -> Session | None:
+        """The session of a token, unless it has ended."""
+        name = _hash(token)
+        session = self._open.get(name)
+        if session is not None and self.ended(session):
+            del self._open[name]
+            return None
+        return session
+
+    def ended(self, session: Session) -> bool:
+        """Whether its time is over, or it was closed."""
+        return self._clock() >= session.ends_at or session.closed
+
+    def close(self, token: str) -> None:
+        """End one, and the streams that it has open."""
+        session = self._open.pop(_hash(token), None)
+        if session is not None:
+            session.closed = True
+
+
+class Tries:
+    """Wrong keys per address: after `TRIES` of them one has to wait."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._failed: OrderedDict[str, list[float]] = OrderedDict()
+
+    def wait_s(self, address: str) -> float | None:
+        """Seconds until this address may try again; None where it may now."""
+        now = self._clock()
+        times = [at for at in self._failed.get(address, ()) if now - at < WINDOW_S]
+        if len(times) < TRIES:
+            return None
+        return times[-TRIES] + WINDOW_S - now
+
+    def failed(self, address: str) -> None:
+        """A wrong key came from there."""
+        times = self._failed.pop(address, [])
+        self._failed[address] = [*times[1 - TRIES :], self._clock()]
+        if len(self._failed) > MOST_ADDRESSES:
+            self._failed.popitem(last=False)
+
+    def forget(self, address: str) -> None:
+        """A right key came from there."""
+        self._failed.pop(address, None)
+
+
+def _hash(token: str) -> str:
+    """What is kept of a token; looking up a hash tells nothing of the token by its time."""
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()
