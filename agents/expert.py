@@ -19,11 +19,11 @@ from cascade.agents.base import (
 )
 from cascade.agents.gate import Answered, Beside
 from cascade.agents.moves import accept, answer
-from cascade.agents.reusing import NODE as REVIEW
 from cascade.agents.reusing import Reading, Reusing, Review
 from cascade.agents.showing import shown
 from cascade.errors import ModelError
 from cascade.events import Retracted, Token
+from cascade.ledger.runs import REVIEW
 from cascade.state import CascadeState, Completion, Decision, Run, StateUpdate
 from cascade.tiers import OpenTier
 

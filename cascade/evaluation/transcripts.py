@@ -59,6 +59,8 @@ class Outcome(_Recorded):
         signals: what the recording knows about the answer, as it was written: votes, log-probs.
         features: signals taken by `cascade.confidence.signals`; those that are not finite are
             missing and left out.
+        approved: of a large model that was shown the draft: whether it let that stand.
+        instruction: version of the words with which it was shown.
     """
 
     correct: Probability
@@ -73,6 +75,8 @@ class Outcome(_Recorded):
     confidence: Probability | None = None
     signals: dict[str, JsonValue] = Field(default_factory=dict)
     features: Features = Field(default_factory=dict)
+    approved: bool | None = None
+    instruction: int | None = None
 
 
 class Transcript(_Recorded):

@@ -19,6 +19,13 @@ person's; `shadow` is the large model's with a draft beside it; `degraded` asked
 which could not be had, so that a draft was returned if there was a usable one; `cached` took the
 answer of an earlier run; `unfinished` has no answer in the ledger: it failed or was cancelled."""
 
+REVIEW = "review"
+"""Node of the entry of a large call that was shown the draft: its answer is the run's, and what the
+large model alone would have cost is an estimate."""
+
+ANSWERING = ("expert", REVIEW)
+"""Nodes of the entries of the large model's answers."""
+
 CACHE = "cache"
 """Node of the entry of an answer that was taken from a cache."""
 
@@ -80,7 +87,7 @@ class Run:
             self.decided = entry
         if entry.node in ("draft", "shadow") and answered:
             self.draft = entry
-        elif entry.node == "expert" and answered:
+        elif entry.node in ANSWERING and answered:
             self.expert = entry
         elif entry.node == "audit" and answered and self.audit_call is None:
             self.audit_call = entry
@@ -93,7 +100,7 @@ class Run:
         nodes = {entry.node for entry in self.entries}
         return outcome_of(
             self.decided.action if self.decided else None,
-            asked="expert" in nodes,
+            asked=not nodes.isdisjoint(ANSWERING),
             answered=self.expert is not None,
             shadow="shadow" in nodes,
             cached=CACHE in nodes,
@@ -109,7 +116,8 @@ class Run:
         """What the large model alone costs for this request, where that was measured."""
         if self.audit is not None:
             return self.audit.large_usd
-        return None if self.expert is None else self.expert.baseline_usd
+        measured = self.expert is not None and self.expert.node != REVIEW
+        return self.expert.baseline_usd if measured and self.expert is not None else None
 
 
 def runs_of(entries: Iterable[tuple[LedgerEntry, Mapping[str, str]]]) -> dict[str, Run]:

@@ -50,17 +50,23 @@ def accepted(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.outcome == "accepted"]
 
 
+def reviewed(rows: Sequence[Row]) -> list[Row]:
+    """Runs whose draft the large model was shown, to approve or correct it."""
+    return [row for row in rows if row.reviewed]
+
+
 def account(rows: Sequence[Row], spent: Decimal) -> tuple[SavingReport, float]:
     """The saving of runs that cost so much; and the part of the baseline that is assumed.
 
-    Assumed is the baseline of accepted drafts that could not be audited and were not: audits of
-    others do not stand for them, so it enters with the limits that the ledger has for it.
+    Assumed is the baseline of drafts that could not be audited and were not, or that the large
+    model was shown: audits of others do not stand for them, so it enters with the limits that the
+    ledger has for it.
     """
-    drafts = accepted(rows)
+    drafts, shown = accepted(rows), reviewed(rows)
     rated = [row for row in drafts if can_be_audited(row)]
     others = [row for row in drafts if not can_be_audited(row)]
     known = [row.large for row in others if row.large is not None]
-    blind = [row for row in others if row.large is None]
+    blind = [row for row in others if row.large is None] + shown
     large = _column([math.nan if row.large is None else float(row.large) for row in rated])
     sample, _ = thinned(_rates(rated), ~np.isnan(large))
     found = saving(
@@ -70,7 +76,7 @@ def account(rows: Sequence[Row], spent: Decimal) -> tuple[SavingReport, float]:
         escalated_usd=float(sum((row.measured for row in rows), sum(known, Decimal(0)))),
         spent_usd=float(spent),
     )
-    if not drafts or len(known) == len(drafts):
+    if not shown and (not drafts or len(known) == len(drafts)):
         exact = {"note": "", "basis": "measured", "method": "exact"}
         parts = {name: getattr(found, name) for name in ("saving", "share", "baseline")}
         return found.model_copy(
@@ -98,17 +104,19 @@ def quality(rows: Sequence[Row]) -> Quality | None:
     """Loss and errors of the accepted drafts that could be audited.
 
     Each request counts whose loss is known to be none (the large model answered) or for which
-    audits stand. None where there are accepted drafts and audits stand for none.
+    audits stand; what it answered with a draft before it is not known to be as good. None where
+    there are such answers or accepted drafts, and audits stand for none.
     """
     drafts = accepted(rows)
     rated = [row for row in drafts if can_be_audited(row)]
-    if drafts and not rated:
+    unknown = len(drafts) + len(reviewed(rows))
+    if unknown and not rated:
         return None
     sample, share = thinned(_rates(rated), np.array([r.loss is not None for r in rated], bool))
     loss = _column([row.loss for row in rated if row.loss is not None])
     sure = [row.confidence for row in rated if row.confidence is not None]
     proxy = 1.0 - _column(sure) if len(sure) == len(rated) and sure else None
-    safe = sum(row.outcome in ("escalated", "shadow") for row in rows)
+    safe = sum(row.outcome in ("escalated", "shadow") and not row.reviewed for row in rows)
     found = quality_loss(loss, sample, requests=max(1, safe + len(rated)), proxy=proxy)
     error_rate = accepted_error_rate(np.maximum(loss, 0.0), sample)
     if not drafts:
@@ -117,7 +125,7 @@ def quality(rows: Sequence[Row]) -> Quality | None:
     return Quality(
         loss=found,
         error_rate=error_rate,
-        represented=len(rated) / len(drafts) if drafts else 1.0,
+        represented=len(rated) / unknown if unknown else 1.0,
         assumed_finished=share,
     )
 

@@ -73,8 +73,8 @@ class Quality(Record):
     Attributes:
         loss: q_L − q_cascade per request.
         error_rate: share of accepted drafts that are worse than the large model's answer.
-        represented: share of accepted drafts for which the audits stand, as only these could
-            have been audited.
+        represented: share of accepted or reviewed drafts for which the audits stand, as only these
+            could have been audited.
         assumed_finished: below 1 where audits are missing: those that came are taken for a
             random part of those that were drawn.
     """

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 
 from cascade.ledger.amounts import EXACT
+from cascade.ledger.runs import REVIEW
 from cascade.state import LedgerEntry
 
 NOTHING = Decimal(0)
@@ -25,6 +26,13 @@ def earns_estimate(entry: LedgerEntry) -> bool:
     if entry.action is None:
         return entry.node in ("verify", "ask") and entry.baseline_usd != 0
     return entry.action == "accept" and entry.node != "shadow"
+
+
+def is_review(entry: LedgerEntry) -> bool:
+    """Whether it is an answer of the large model that was shown the draft: its baseline is an
+    estimate too, and no audit will measure it.
+    """
+    return entry.node == REVIEW and entry.outcome == "ok"
 
 
 def earned(entry: LedgerEntry) -> Decimal:
@@ -56,7 +64,8 @@ class Sums:
             answers, whose cost is their own baseline.
         marginal: what was spent without the hardware.
         measured, estimated: baselines earned; an audit turns the second into the first.
-        no_baseline: accepted drafts whose baseline nobody knows; they count as nothing earned.
+        no_baseline: accepted or reviewed drafts whose baseline nobody knows; they count as
+            nothing earned.
         no_tokens: calls whose tokens are unknown.
     """
 
@@ -87,7 +96,7 @@ class Sums:
             self.cost = EXACT.add(self.cost, cost)
         marginal = amount if entry.marginal_usd is None else entry.marginal_usd
         self.marginal = EXACT.add(self.marginal, marginal)
-        if earns_estimate(entry):
+        if earns_estimate(entry) or is_review(entry):
             self.no_baseline += entry.baseline_usd is None
             self.estimated = EXACT.add(self.estimated, earned(entry))
         else:

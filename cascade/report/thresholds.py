@@ -146,7 +146,7 @@ def thresholds_of(books: Books, *, most: int = MOST_ROWS) -> Thresholds | None:
 
 def _movable(row: Row) -> bool:
     """Whether another threshold could have decided otherwise, or sent it the same way."""
-    if row.outcome not in _MOVABLE:
+    if row.outcome not in _MOVABLE or row.reviewed:
         return False
     return row.outcome != "accepted" or None not in (row.confidence, _large(row))
 
