@@ -25,18 +25,23 @@ from pydantic import ValidationError
 from cascade.agents.base import AgentRuntime, finished
 from cascade.agents.border import LOCAL_ONLY, mark
 from cascade.agents.entries import cache_entry
-from cascade.agents.showing import shown, words
+from cascade.agents.showing import shown, wants_details, words
+from cascade.agents.steps import STEP
 from cascade.errors import ConfigurationError
 from cascade.events import Token
 from cascade.ledger import LedgerView, Recorder
 from cascade.ledger.runs import CACHE
 from cascade.observing import CACHED
-from cascade.state import Assessment, Decision, Record, Run
+from cascade.state import Assessment, Decision, Record, Run, TokenLogprob
 
 logger = logging.getLogger("cascade")
 
 NAMESPACE = ("cascade", "answers")
 """Where answers are in a cache: `store.clear([NAMESPACE])` forgets them, and nothing else."""
+
+
+_OF_ITS_RUN = frozenset({LOCAL_ONLY, STEP, "logprobs", "thinking"})
+"""Keys of an answer's `response_metadata` that say how it came about, or only to who asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,14 @@ class Caching:
         return isinstance(self.store, InMemoryCache) if self.local is None else self.local
 
 
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What an answer has besides its text."""
+
+    logprobs: tuple[TokenLogprob, ...] | None
+    thinking: str | None
+
+
 class Kept(Record):
     """An answer as it is in a cache, in JSON.
 
@@ -85,6 +98,7 @@ class Kept(Record):
         tier: index of the tier that answered.
         message: the answer in LangChain's form, without an id.
         cost_usd: what the run cost, None where unknown.
+        details: where its run wanted them.
     """
 
     run_id: str
@@ -93,6 +107,7 @@ class Kept(Record):
     decision: Decision
     assessment: Assessment | None
     cost_usd: Decimal | None
+    details: Details | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +144,15 @@ class Recall:
         kept = await self._get(self._key(messages))
         if kept is None or (kept.tier != self.last and self.careful()):
             return None
+        details = kept.details if wants_details() else None
+        if wants_details() and details is None:
+            return None
         (message,) = messages_from_dict([kept.message])
         assert isinstance(message, AIMessage), "only answers are kept"
         message.response_metadata |= {CACHED: kept.run_id, **mark(run)}
+        if details is not None:
+            told = {"logprobs": details.logprobs, "thinking": details.thinking}
+            message.response_metadata |= told
         tier = message.response_metadata.get("tier")
         self.recorder.record(cache_entry(run.id, tier, kept.run_id, kept.cost_usd))
         if shown(otherwise=True) is not False:
@@ -160,7 +181,8 @@ class Recall:
         answer = ended["messages"][-1]
         if not stands(ended) or not self._may_hold(run):
             return
-        metadata = {k: v for k, v in answer.response_metadata.items() if k != LOCAL_ONLY}
+        told = answer.response_metadata
+        metadata = {key: value for key, value in told.items() if key not in _OF_ITS_RUN}
         copy = answer.model_copy(update={"id": None, "response_metadata": metadata})
         kept = Kept(
             run_id=run.id,
@@ -169,6 +191,7 @@ class Recall:
             decision=ended["decision"],
             assessment=ended.get("assessment"),
             cost_usd=LedgerView(e for e in ended["ledger"] if e.run_id == run.id).cost_usd,
+            details=Details(told["logprobs"], told["thinking"]) if "logprobs" in told else None,
         )
         value = (kept.model_dump(mode="json"), self.caching.ttl_s)
         try:

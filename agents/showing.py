@@ -51,10 +51,15 @@ def shown(otherwise: bool = False) -> Any:
 
 def details(completion: Completion) -> dict[str, Any]:
     """What the message of an answer has besides, where its run wants that."""
-    config = var_child_runnable_config.get() or {}
-    if not config.get("configurable", {}).get(DETAILS):
+    if not wants_details():
         return {}
     return {"logprobs": completion.logprobs, "thinking": completion.thinking}
+
+
+def wants_details() -> bool:
+    """Whether the message of this run's answer has what is no part of its text."""
+    config = var_child_runnable_config.get() or {}
+    return bool(config.get("configurable", {}).get(DETAILS))
 
 
 def shows_drafts() -> bool:

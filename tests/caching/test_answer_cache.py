@@ -25,6 +25,7 @@ from pydantic import BaseModel
 
 from cascade import Caching, Cascade, CascadeResult, Decision, MemoryLedger, Price, Tier, Token
 from cascade.agents.recall import NAMESPACE
+from cascade.agents.showing import DETAILS
 from cascade.errors import ConfigurationError, ModelUnavailableError
 from cascade.graph import DEFAULT_RETRY
 from cascade.ledger.runs import runs_of
@@ -628,3 +629,26 @@ def test_the_message_says_that_it_came_from_the_cache() -> None:
     assert isinstance(message, AIMessage)
     assert message.response_metadata["cached"] == first.run_id
     assert "cached" not in first.message.response_metadata
+
+
+def test_who_wants_log_probs_gets_them_from_the_cache_too() -> None:
+    """Where they were not kept, the question is asked once more."""
+    house = House()
+    detailed: Any = {"configurable": {DETAILS: True}}
+    house.cascade.invoke("?")
+    first = house.cascade.invoke("?", detailed)
+    again = house.cascade.invoke("?", detailed)
+    assert (first.cached, again.cached) == (False, True)
+    logprobs = again.message.response_metadata["logprobs"]
+    assert logprobs
+    assert logprobs == first.message.response_metadata["logprobs"]
+    plain = house.cascade.invoke("?")
+    assert plain.cached
+    assert "logprobs" not in plain.message.response_metadata
+
+
+def test_a_hit_says_nothing_of_the_step_that_was_asked() -> None:
+    """Nobody was asked now: a latch must not count it, nor a provider's cache be taken for warm."""
+    house = House(0.3)
+    assert "step" in house.cascade.invoke("?").message.response_metadata
+    assert "step" not in house.cascade.invoke("?").message.response_metadata
