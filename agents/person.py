@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal
 
+from langgraph.config import get_config
 from langgraph.types import Command, interrupt
 from pydantic import ValidationError
 
@@ -20,14 +22,43 @@ from cascade.state import CascadeState, Completion, Decision, Draft, Record
 from cascade.tiers import OpenTier
 
 
+REPLIED = "cascade_replied"
+"""Key of a run's `config["configurable"]`: the index of a tier, and what a person said of its
+draft whom the graph around this one asked."""
+
+
 class OwnAnswer(Record):
     """A person's own answer, in place of the draft."""
 
     answer: str
 
 
+Reply = Literal["accept", "escalate"] | OwnAnswer
+"""What a person may say about a draft."""
+
 # Checked by the engine: what does not match is not saved, and the person can be asked again.
-_REPLY: Any = Literal["accept", "escalate"] | OwnAnswer
+_REPLY: Any = Reply
+
+
+def ask_person(question: str, draft: Draft, decision: Decision) -> Reply:
+    """Show a draft to a person, through the interrupt of the graph that this is called in.
+
+    Raises:
+        InputError: the answer of the person is none of the three.
+    """
+    shown = {
+        "question": question,
+        "draft": draft.completion.transcript,
+        "confidence": decision.confidence,
+        "reason": decision.reason,
+    }
+    try:
+        return interrupt(shown, response_schema=_REPLY)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        raise InputError(
+            f"resumed with {error.errors()[0]['input']!r}: resume with 'accept', 'escalate' "
+            "or {'answer': '…'}."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +80,11 @@ class Person:
         """
         run, draft, decision = state["run"], state["draft"], state["decision"]
         assert draft is not None, "there is a draft to ask about"
-        answer = self._ask(state, draft, decision)
+        # What a person takes is no time of the run: its deadline begins anew.
+        run = replace(run, begun_at=time.time())
+        tier, answer = get_config().get("configurable", {}).get(REPLIED, (None, "accept"))
+        if tier != run.tier:
+            answer = ask_person(str(state["messages"][-1].text), draft, decision)
         said = "accept" if isinstance(answer, OwnAnswer) else answer
         note = "a person answered" if isinstance(answer, OwnAnswer) else f"a person said {answer}"
         decided = decision.model_copy(update={"action": said, "reason": note})
@@ -77,20 +112,3 @@ class Person:
         if decided.action == "accept":
             update = accept(run, draft, decided, degraded=said == "escalate")
         return Command(goto="__end__", update=update | {"ledger": entries})
-
-    def _ask(
-        self, state: CascadeState, draft: Draft, decision: Decision
-    ) -> Literal["accept", "escalate"] | OwnAnswer:
-        question = {
-            "question": str(state["messages"][-1].text),
-            "draft": draft.completion.transcript,
-            "confidence": decision.confidence,
-            "reason": decision.reason,
-        }
-        try:
-            return interrupt(question, response_schema=_REPLY)  # type: ignore[no-any-return]
-        except ValidationError as error:
-            raise InputError(
-                f"resumed with {error.errors()[0]['input']!r}: resume with 'accept', 'escalate' "
-                "or {'answer': '…'}."
-            ) from error

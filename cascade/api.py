@@ -24,7 +24,7 @@ from cascade.agents.recall import Caching
 from cascade.agents.showing import Show, showing
 from cascade.batches import Batches
 from cascade.confidence.signals import SignalLike, to_signals
-from cascade.errors import CascadeError, ConfigurationError, ModelError
+from cascade.errors import CascadeError, ModelError, PersonNeededError
 from cascade.events import Event
 from cascade.graph import DEFAULT_RETRY
 from cascade.ledger import LedgerStore, LedgerView, collect, collecting
@@ -213,7 +213,7 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         await self._ready()
         with collecting() as entries, self._failing(entries):
             state = await self.graph.ainvoke(CascadeInput(messages=messages), config)
-            return self._result(state)
+            return self._result(state, entries)
 
     async def astream(
         self,
@@ -234,9 +234,16 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
             return
         messages = to_messages(question)
         await self._ready()
-        events: Any = self.graph.astream(
-            CascadeInput(messages=messages), config, stream_mode=["custom", "values"]
-        )
+        given = CascadeInput(messages=messages)
+        async with aclosing(self._run(self.graph, given, config)) as events:
+            async for event in events:
+                yield event
+
+    async def _run(
+        self, graph: Any, given: Any, config: RunnableConfig | None
+    ) -> AsyncGenerator[Event | CascadeResult]:
+        """The events of a run of this graph: of a question, or of a run that goes on."""
+        events: Any = graph.astream(given, config, stream_mode=["custom", "values"])
         context = copy_context()
         entries = context.run(collect)
         state: Any = None
@@ -247,7 +254,7 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
                         yield value
                     else:
                         state = value
-            yield self._result(state)
+            yield self._result(state, entries)
 
     def invoke(self, question: Question, config: RunnableConfig | None = None) -> CascadeResult:
         """`ainvoke` for synchronous callers, also inside a running event loop."""
@@ -300,15 +307,17 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
             return
         self._checked.set()
 
-    def _result(self, state: Any) -> CascadeResult:
+    def _result(self, state: Any, entries: list[LedgerEntry]) -> CascadeResult:
         if "__interrupt__" in state:
-            raise ConfigurationError(
+            raise PersonNeededError(
                 "the policy asked a person, which needs a checkpointer: use "
-                "cascade.build_graph().compile(checkpointer=…) and resume it with Command."
+                "cascade.build_graph().compile(checkpointer=…) and resume it with Command, or "
+                "as_chat_model() in a graph that has one.",
+                state,
             )
         result = read_result(state, self.tiers[0].name, self._response_format)
-        if not state["run"].shadow:
-            self._paid(result.ledger)
+        if not state["run"].shadow:  # of a run that went on, what it had cost before is paid
+            self._paid(LedgerView(e for e in entries if e.run_id == result.run_id))
         if not result.calibrated and result.confidence is not None and not self._warned:
             self._warned = True
             logger.info(

@@ -5,6 +5,7 @@ CascadeError
 │   ├── UnknownProviderError      no adapter for that prefix
 │   ├── MissingDependencyError    an extra has to be installed
 │   ├── MissingKeyError           no API key for that provider
+│   ├── PersonNeededError         a person is to be asked, and nobody can resume the run
 │   └── CalibrationMismatchError  made for another model, prompt or set of signals
 ├── InputError                    the question is wrong (also a ValueError)
 ├── ModelError                    a call to a model failed
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cascade.ledger.view import LedgerView
+    from cascade.state import CascadeState
 
 
 class CascadeError(Exception):
@@ -58,6 +60,17 @@ class MissingDependencyError(ConfigurationError):
 
 class MissingKeyError(ConfigurationError):
     """A hosted provider needs an API key and none was given or found."""
+
+
+class PersonNeededError(ConfigurationError):
+    """The policy asked a person where no checkpointer can keep the run until the answer.
+
+    `state` is the run as it stands: with its draft, and what that has cost.
+    """
+
+    def __init__(self, message: str, state: CascadeState) -> None:
+        super().__init__(message)
+        self.state = state
 
 
 class CalibrationMismatchError(ConfigurationError):
