@@ -85,7 +85,7 @@ class Approver:
         Raises:
             InputError: the answer of the person is none of the three.
         """
-        run, decision, message = state["run"], state["decision"], state["proposal"]
+        run, decision, message = state["run"], state["decision"], state.get("proposal")
         assert message is not None, "there is a proposal to ask about"
         tool = self.risks.irreversible_among([call["name"] for call in message.tool_calls])
         said = self._ask(state, message, f"{tool} is irreversible")

@@ -130,9 +130,12 @@ class RiskPolicy:
         return refused if enough else with_observation(refused, situation.next_signal, can_change)
 
     def _demand(self, tool: str, demand: float) -> str:
-        risk = self.risks.of(tool)
-        kind = "a calibrated confidence" if risk == "irreversible" else "a confidence"
-        said = f"is {risk}" if tool in self.risks.tools else f"has no mark, so counts as {risk}"
+        risk, kind = self.risks.of(tool), "a confidence"
+        said = (
+            f"is marked {risk}" if tool in self.risks.tools else f"has no mark and counts as {risk}"
+        )
+        if risk == "irreversible":
+            said, kind = "is irreversible", "a calibrated confidence"
         return f"{tool} {said}, which takes {kind} of {demand:g} or more"
 
 
