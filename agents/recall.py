@@ -213,9 +213,13 @@ class Recall:
         return None
 
     def _key(self, messages: Sequence[BaseMessage]) -> FullKey:
-        said = [_said(message) for message in messages]
-        text = json.dumps([self.identity, said], sort_keys=True, default=str)
-        return NAMESPACE, hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        return NAMESPACE, key_of(self.identity, messages)
+
+
+def key_of(identity: str, messages: Sequence[BaseMessage]) -> str:
+    """The key of an answer: who was asked, and all that was said."""
+    text = json.dumps([identity, [_said(m) for m in messages]], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def stands(ended: Mapping[str, Any]) -> bool:
