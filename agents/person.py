@@ -21,7 +21,6 @@ from cascade.ledger import Recorder
 from cascade.state import CascadeState, Completion, Decision, Draft, Record
 from cascade.tiers import OpenTier
 
-
 REPLIED = "cascade_replied"
 """Key of a run's `config["configurable"]`: the index of a tier, and what a person said of its
 draft whom the graph around this one asked."""

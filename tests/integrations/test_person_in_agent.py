@@ -31,7 +31,7 @@ class Unsure:
     """Accepts what is certain; about the rest it does what it was told to."""
 
     def __init__(self, action: Action = "ask") -> None:
-        self.action = action
+        self.action: Action = action
         self.paid_usd = 0.0
 
     def decide(self, situation: Situation) -> Decision:
