@@ -69,7 +69,7 @@ class Admitted:
                 answer_tokens=served.config.answer_tokens,
             )
             can_stay = any(tier.local for tier in served.cascade.tiers)
-            reserved = await service.budgets.reserve(self.key, estimate * runs, can_stay=can_stay)
+            reserved = await service.budgets.reserve(self.key, estimate, runs, can_stay=can_stay)
             self._reservation = reserved
             self.local_only = reserved.local_only
             if reserved.account is not None:
@@ -81,13 +81,14 @@ class Admitted:
                 reserved.close()
 
     def settle(self, ledger: LedgerView) -> None:
-        """The last run within the slot has ended, also by failing, and has cost this.
+        """A run within the slot has ended, also by failing, and has cost this; once for each run.
 
-        What was put aside is free again. What was spent is counted already, entry by entry; a
-        request that never says so is released when its slot ends.
+        What was put aside for it is free again. What it cost was counted entry by entry when it
+        arose, so that `ledger` is not counted a second time. What is never settled is released
+        when the slot ends.
         """
         del ledger
-        self._reservation.close()
+        self._reservation.settle()
 
 
 async def authenticated(request: Request) -> Key | None:

@@ -54,18 +54,24 @@ class Account:
 
 @dataclass(slots=True)
 class Reservation:
-    """Dollars put aside for one request until it is closed; `local_only` says that there were
-    none left, and that it has to stay on this machine instead."""
+    """Dollars put aside for the runs of one request; `local_only` says that there were none left,
+    and that it has to stay on this machine instead."""
 
     account: Account | None = None
-    amount: Decimal = Decimal(0)
+    per_run: Decimal = Decimal(0)
+    runs: int = 0
     local_only: bool = False
 
+    def settle(self) -> None:
+        """A run has ended: what it cost is in the ledger, and counted from there."""
+        if self.account is not None and self.runs:
+            self.runs -= 1
+            self.account.reserved_usd -= self.per_run
+
     def close(self) -> None:
-        """The request has ended: what it cost is in the ledger, and counted from there."""
-        if self.account is not None:
-            self.account.reserved_usd -= self.amount
-            self.account = None
+        """The request has ended, with all its runs."""
+        while self.runs:
+            self.settle()
 
 
 class Budgets(Observer):
@@ -113,12 +119,15 @@ class Budgets(Observer):
         account.roll(datetime.now(UTC))
         return account
 
-    async def reserve(self, key: Key | None, amount: Decimal, *, can_stay: bool) -> Reservation:
+    async def reserve(
+        self, key: Key | None, per_run: Decimal, runs: int = 1, *, can_stay: bool
+    ) -> Reservation:
         """Put dollars aside.
 
         Args:
             key: whose; None where there are no keys.
-            amount: what the request may cost.
+            per_run: what a run of the request may cost.
+            runs: how many there are.
             can_stay: whether a model on this machine could answer it.
 
         Raises:
@@ -129,10 +138,10 @@ class Budgets(Observer):
         if key is None or (key.day_usd is None and key.month_usd is None):
             return Reservation()
         account = await self.account(key)
-        refusal = _refusal(key, account, amount)
+        refusal = _refusal(key, account, per_run * runs)
         if refusal is None:
-            account.reserved_usd += amount
-            return Reservation(account, amount)
+            account.reserved_usd += per_run * runs
+            return Reservation(account, per_run, runs)
         if (key.exhausted or self._config.exhausted) == "local_only" and can_stay:
             return Reservation(local_only=True)
         raise refusal
