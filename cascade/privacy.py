@@ -62,7 +62,7 @@ def presidio(
     """A rule that asks Microsoft Presidio: `Cascade(private=presidio())`.
 
     Without an analyzer of yours it works by patterns and check digits alone: e-mail addresses,
-    card, account, telephone, social security and passport numbers, addresses of machines. Nothing
+    telephone, card, IBAN, social security, tax and health numbers, addresses of machines. No model
     is downloaded for it. For names and places give an `AnalyzerEngine()` with a language model.
 
     It reads what `looks_personal` reads, and like it takes for personal what it cannot read. Texts
