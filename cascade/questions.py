@@ -54,7 +54,7 @@ def to_messages(question: Question) -> list[AnyMessage]:
         )
     try:
         messages = cast("list[AnyMessage]", convert_to_messages(given))
-    except (ValueError, NotImplementedError, TypeError) as error:
+    except (ValueError, NotImplementedError, TypeError, KeyError) as error:
         raise InputError(f"the messages cannot be read: {error}") from error
     if not messages:
         raise InputError("the list of messages is empty: ask something.")

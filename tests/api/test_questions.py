@@ -65,6 +65,7 @@ def test_a_conversation_keeps_its_order_and_its_ids() -> None:
         (3, "of type int"),
         ([3], "cannot be read"),
         ([{"role": "nobody", "content": "x"}], "cannot be read"),
+        ([{"role": "tool", "content": "x"}], "cannot be read"),
         ("caf\udce9", "not UTF-8"),
         ([("human", "caf\udce9")], "not UTF-8"),
     ],

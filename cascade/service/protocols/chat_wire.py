@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cascade.service.protocols.asking import Wishes
 from cascade.service.protocols.extension import CascadeReport, FinishReason, Usage
@@ -90,6 +90,12 @@ class Message(BaseModel):
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
+
+    @model_validator(mode="after")
+    def _result_of_a_call(self) -> Message:
+        if self.role == "tool" and not self.tool_call_id:
+            raise ValueError("a message of role tool needs tool_call_id")
+        return self
 
 
 class Function(BaseModel):
