@@ -22,8 +22,9 @@ from cascade import Cascade, Price, Tier
 from cascade.collect.collecting import AlwaysEscalate
 from cascade.demo.questions import Question, take
 from cascade.evaluation import Outcome, Transcript, TranscriptWriter, read_transcripts
-from cascade.evaluation.reuse import compare, render, with_draft
+from cascade.evaluation.reuse import compare, with_draft
 from cascade.evaluation.scorers.text import contains_any
+from cascade.evaluation.text import reviews_words
 from cascade.policies.reuse import VERSION
 from cascade.state import Completion, LedgerEntry
 from cascade.testing import ScriptedModel
@@ -112,7 +113,7 @@ def main() -> None:
     options = parser.parse_args()
     asyncio.run(record(options))
     rows = list(read_transcripts(options.out))
-    print(render(compare(rows, options.small, options.large)))
+    print(reviews_words(compare(rows, options.small, options.large)))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from cascade.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
     from cascade.evaluation.recorded import Recorded
+    from cascade.evaluation.report import Evaluation
     from cascade.evaluation.transcripts import Transcript
 
 EXAMPLE = (
@@ -46,6 +47,10 @@ def evaluate(  # noqa: PLR0913 - every one is an option of the command
         float, typer.Option(help="Share of the rows to fit on; figures are of the others.")
     ] = 0.5,
     seed: Annotated[int, typer.Option(help="Of the split and of the intervals.")] = 0,
+    reuse: Annotated[
+        Path | None,
+        typer.Option(help="Write what reusing drafts is worth to this file, for Cascade(reuse=…)."),
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write a picture to this file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -65,6 +70,8 @@ def evaluate(  # noqa: PLR0913 - every one is an option of the command
     )
     with err.status(f"fitting and measuring on {len(recorded):,} rows"):
         found = evaluating.evaluate(recorded, options)
+    if reuse is not None:
+        _write(reuse, _evidence(found, file))
     if html is not None:
         from cascade.evaluation.page import to_page  # noqa: PLC0415 - only where asked for
 
@@ -79,7 +86,7 @@ def evaluate(  # noqa: PLR0913 - every one is an option of the command
         sys.stdout.write(json_module.dumps(document, indent=2, ensure_ascii=False) + "\n")
     else:
         out.print(text.render(found), markup=False)
-        for path in (html, png):
+        for path in (reuse, html, png):
             if path is not None:
                 err.print(f"written: {path}", markup=False)
 
@@ -106,7 +113,9 @@ def _pair(rows: list[Transcript], small: str | None, large: str | None) -> tuple
     """The two models; of exactly two, the cheaper one is the small one."""
     counts: dict[str, int] = {}
     for row in rows:
-        for name in row.models:
+        for name, outcome in row.models.items():
+            if outcome.approved is not None:  # given after seeing the other one's draft
+                continue
             counts[name] = counts.get(name, 0) + 1
     listed = ", ".join(f"{name} ({count:,})" for name, count in sorted(counts.items())) or "none"
     for option, given in (("--small", small), ("--large", large)):
@@ -137,6 +146,15 @@ def _mean_cost(rows: list[Transcript], model: str) -> float:
             f"which is the small one? The costs of {model} are unknown: give --small and --large."
         )
     return sum(known) / len(known)
+
+
+def _evidence(found: Evaluation, file: Path) -> bytes:
+    if found.reviews is None:
+        raise ConfigurationError(
+            f"{file} does not say how {found.large} answered with the draft of {found.small} "
+            "before it, or for too few questions. docs/reuse.md shows how to record it."
+        )
+    return f"{found.reviews.evidence.model_dump_json(indent=2)}\n".encode()
 
 
 def _write(path: Path, content: bytes) -> None:

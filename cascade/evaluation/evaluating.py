@@ -37,6 +37,7 @@ from cascade.evaluation.metrics import (
 from cascade.evaluation.promises import certified, economic
 from cascade.evaluation.recorded import Recorded, Rows, confidence_features
 from cascade.evaluation.report import Confidence, Evaluation, Options, Ranking, ShapeFigures
+from cascade.evaluation.reuse import compare_escalated
 from cascade.evaluation.staged import Mask, Rule
 from cascade.evaluation.study import FittedPolicy, Shape, best_policy, fit_stage, shapes
 from cascade.evaluation.verdict import Findings, judge
@@ -88,6 +89,7 @@ def evaluate(recorded: Recorded, options: Options | None = None) -> Evaluation:
             "confidence": confidence,
             "economic": economic(study),
             "certified": certified(study),
+            "reviews": compare_escalated(study, best),
             "policy": best,
         }
     )

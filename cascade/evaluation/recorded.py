@@ -103,7 +103,9 @@ class Recorded:
 
     @cached_property
     def candidates(self) -> list[str]:
-        """Models that could help: every row has an answer of theirs, with its cost."""
+        """Models that could help: every row has an answer of theirs, with its cost, that was given
+        without seeing the draft.
+        """
         if self.unit == "calls" or not len(self):
             return []
         names = [name for name in self.rows[0].models if name not in (self.small, self.large)]
@@ -128,7 +130,7 @@ class Recorded:
 
 def _answered(row: Transcript, model: str) -> bool:
     outcome = row.models.get(model)
-    if outcome is None or outcome.cost_usd is None:
+    if outcome is None or outcome.cost_usd is None or outcome.approved is not None:
         return False
     return bool(outcome.model_fields_set & {"pred", "output"})
 

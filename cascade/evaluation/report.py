@@ -8,6 +8,7 @@ from pydantic import ConfigDict
 
 from cascade.evaluation.metrics import Interval
 from cascade.evaluation.study import FittedPolicy
+from cascade.policies.reuse import Reuse
 from cascade.state import Record
 
 EPSILON = 0.01
@@ -155,6 +156,31 @@ class Certified(Record):
     cost: float = 1.0
 
 
+class Reviews(Record):
+    """Writing anew against approving or correcting, on the same questions.
+
+    Attributes:
+        n: questions that have all three outcomes with their costs.
+        escalated: whether they are those that the recommended cascade escalates; else all.
+        approved: share of them whose draft the large model let stand.
+        approved_right: share of the approved drafts that are right; None where there are none.
+        anew, with_draft: share of right answers.
+        quality: their difference.
+        cost: of the calls with the draft, as a share of those without.
+        evidence: for `Cascade(reuse=…)`.
+    """
+
+    n: int
+    escalated: bool
+    approved: Interval
+    approved_right: float | None
+    anew: Interval
+    with_draft: Interval
+    quality: Interval
+    cost: Interval
+    evidence: Reuse
+
+
 class Evaluation(Record):
     """Everything that was found; money is dollars per request unless it is relative.
 
@@ -164,6 +190,7 @@ class Evaluation(Record):
             than this share is accepted.
         best: index into `shapes` of what is recommended.
         router_minus_cascade: cost of the router minus that of the best shape with a draft.
+        reviews: what showing drafts to the large model is worth; None where it was not recorded.
         remarks: in words, for people.
     """
 
@@ -193,6 +220,7 @@ class Evaluation(Record):
     confidence: Confidence | None
     economic: Economic | None
     certified: Certified | None
+    reviews: Reviews | None
     curves: dict[str, tuple[Point, ...]]
     policy: FittedPolicy
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cascade._words import table
 from cascade.confidence.metrics import Array
 from cascade.errors import ConfigurationError
 from cascade.evaluation.metrics import Interval, bootstrap
 from cascade.evaluation.recorded import Rows
-from cascade.evaluation.text import percent, points
+from cascade.evaluation.report import Reviews
 from cascade.evaluation.transcripts import Outcome, Transcript
 from cascade.policies.reuse import Reuse
-from cascade.state import Record
+
+if TYPE_CHECKING:
+    from cascade.evaluation.evaluating import Study
+    from cascade.evaluation.study import FittedPolicy
 
 LEAST_REVIEWS = 20
 """Fewer questions say nothing about either side."""
@@ -23,29 +26,6 @@ LEAST_REVIEWS = 20
 def with_draft(large: str) -> str:
     """The name under which a transcript has the outcome of a large model that saw the draft."""
     return f"{large}+draft"
-
-
-class Reviews(Record):
-    """Writing anew against approving or correcting, on the same questions.
-
-    Attributes:
-        n: questions that have all three outcomes with their costs.
-        approved: share of them whose draft the large model let stand.
-        approved_right: share of the approved drafts that are right; None where there are none.
-        anew, with_draft: share of right answers.
-        quality: their difference.
-        cost: of the calls with the draft, as a share of those without.
-        evidence: for `Cascade(reuse=…)`.
-    """
-
-    n: int
-    approved: Interval
-    approved_right: float | None
-    anew: Interval
-    with_draft: Interval
-    quality: Interval
-    cost: Interval
-    evidence: Reuse
 
 
 def reviewed(rows: Iterable[Transcript], small: str, large: str) -> list[Transcript]:
@@ -69,6 +49,7 @@ def compare(
     small: str,
     large: str,
     *,
+    escalated: bool = False,
     tolerance: float = 0.01,
     seed: int = 0,
 ) -> Reviews:
@@ -78,6 +59,7 @@ def compare(
         rows: of which those count that have both ways.
         small: the model that drafted.
         large: the model that answered anew, and with the draft.
+        escalated: whether the rows are those that a cascade would have escalated.
         tolerance: quality that may be lost.
         seed: of the bootstrap.
 
@@ -112,7 +94,33 @@ def compare(
         tolerance=tolerance,
     )
     approved_right = sum(rights) / len(rights) if rights else None
-    return Reviews(n=len(found), approved_right=approved_right, evidence=evidence, **figures)
+    return Reviews(
+        n=len(found),
+        escalated=escalated,
+        approved_right=approved_right,
+        evidence=evidence,
+        **figures,
+    )
+
+
+def compare_escalated(study: Study, best: FittedPolicy) -> Reviews | None:
+    """Compare on what the recommended shape escalates in the test part, where that was recorded
+    often enough; else on all rows that have both ways. None where too few have.
+
+    Args:
+        study: of recorded rows.
+        best: what is recommended.
+    """
+    recorded, options = study.recorded, study.options
+    accepted, _ = study.replayed[best.shape]
+    up = [recorded.rows[i] for i, kept in zip(study.test, accepted, strict=True) if not kept]
+    pair = (recorded.small, recorded.large)
+    given: dict[str, Any] = {"tolerance": options.epsilon, "seed": options.seed}
+    if len(reviewed(up, *pair)) >= LEAST_REVIEWS:
+        return compare(up, *pair, escalated=True, **given)
+    if len(reviewed(recorded.rows, *pair)) >= LEAST_REVIEWS:
+        return compare(recorded.rows, *pair, **given)
+    return None
 
 
 def _figures(
@@ -141,20 +149,3 @@ def _figures(
         }
 
     return bootstrap(by_weight, len(rows), seed=seed)
-
-
-def render(found: Reviews) -> str:
-    """The comparison as text."""
-    rows = [
-        ("writing anew", percent(found.anew), "100.0%"),
-        ("with the draft", percent(found.with_draft), percent(found.cost)),
-        ("difference, points", points(found.quality), ""),
-    ]
-    right = "" if found.approved_right is None else f", {found.approved_right:.1%} of them right"
-    return "\n".join(
-        [
-            f"{found.evidence.verdict[0].upper()}{found.evidence.verdict[1:]}.",
-            table((f"{found.n} questions", "right answers", "cost"), rows),
-            f"drafts approved: {percent(found.approved)}{right}",
-        ]
-    )

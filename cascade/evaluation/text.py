@@ -6,7 +6,14 @@ import math
 
 from cascade._words import table
 from cascade.evaluation.metrics import Interval
-from cascade.evaluation.report import Certified, Confidence, Economic, Evaluation, Ranking
+from cascade.evaluation.report import (
+    Certified,
+    Confidence,
+    Economic,
+    Evaluation,
+    Ranking,
+    Reviews,
+)
 from cascade.evaluation.verdict import SHAPES
 
 WHAT = {
@@ -33,6 +40,8 @@ def render(found: Evaluation) -> str:
         parts.append(economic_words(found.economic))
     if found.certified is not None:
         parts.append(certified_words(found.certified))
+    if found.reviews is not None:
+        parts.append(reviews_words(found.reviews))
     parts.append(
         f"Fitted on {found.fit_rows:,} rows, all figures from the other {found.test_rows:,}; "
         "95 % intervals by bootstrap."
@@ -132,6 +141,25 @@ def certified_words(found: Certified) -> str:
         f"{found.bound:.1%} from {found.labels:,} labels: {found.reason}). On the test part it "
         f"was {percent(found.harm)}; {found.accepted:.1%} accepted, cost {found.cost:.1%} of the "
         "large model alone."
+    )
+
+
+def reviews_words(found: Reviews) -> str:
+    """What showing drafts to the large model is worth."""
+    rows = [
+        ("writing anew", percent(found.anew), "100.0%"),
+        ("with the draft", percent(found.with_draft), percent(found.cost)),
+        ("difference, points", points(found.quality), ""),
+    ]
+    which = f"{found.n:,} {'escalated questions' if found.escalated else 'questions'}"
+    right = "" if found.approved_right is None else f", {found.approved_right:.1%} of them right"
+    verdict = found.evidence.verdict
+    return "\n".join(
+        [
+            f"{verdict[0].upper()}{verdict[1:]}.",
+            table((which, "right answers", "cost of the large model"), rows),
+            f"drafts approved: {percent(found.approved)}{right}",
+        ]
     )
 
 
