@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 from langchain_core.messages import (
     AIMessage,
@@ -20,7 +20,7 @@ from langchain_core.messages import (
 from langgraph.cache.base import BaseCache, FullKey
 from langgraph.cache.memory import InMemoryCache
 from langgraph.types import Command
-from pydantic import ValidationError
+from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from cascade.agents.base import AgentRuntime, finished
 from cascade.agents.border import LOCAL_ONLY, mark
@@ -90,20 +90,34 @@ class Details:
     thinking: str | None
 
 
+def _written(message: AIMessage) -> dict[str, Any]:
+    written: dict[str, Any] = json.loads(json.dumps(message_to_dict(message), default=str))
+    return written
+
+
+def _read(written: AIMessage | dict[str, Any]) -> BaseMessage:
+    if isinstance(written, AIMessage):
+        return written
+    try:
+        return messages_from_dict([written])[0]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no message: {error!r}") from error
+
+
 class Kept(Record):
     """An answer as it is in a cache, in JSON.
 
     Attributes:
         run_id: of the run that made it.
         tier: index of the tier that answered.
-        message: the answer in LangChain's form, without an id.
+        message: the answer, without an id; in LangChain's form where it is JSON.
         cost_usd: what the run cost, None where unknown.
         details: where its run wanted them.
     """
 
     run_id: str
     tier: int
-    message: dict[str, Any]
+    message: Annotated[AIMessage, BeforeValidator(_read), PlainSerializer(_written)]
     decision: Decision
     assessment: Assessment | None
     cost_usd: Decimal | None
@@ -147,8 +161,7 @@ class Recall:
         details = kept.details if wants_details() else None
         if wants_details() and details is None:
             return None
-        (message,) = messages_from_dict([kept.message])
-        assert isinstance(message, AIMessage), "only answers are kept"
+        message = kept.message.model_copy(deep=True)
         message.response_metadata |= {CACHED: kept.run_id, **mark(run)}
         if details is not None:
             told = {"logprobs": details.logprobs, "thinking": details.thinking}
@@ -187,7 +200,7 @@ class Recall:
         kept = Kept(
             run_id=run.id,
             tier=run.tier,
-            message=json.loads(json.dumps(message_to_dict(copy), default=str)),
+            message=copy,
             decision=ended["decision"],
             assessment=ended.get("assessment"),
             cost_usd=LedgerView(e for e in ended["ledger"] if e.run_id == run.id).cost_usd,

@@ -332,9 +332,11 @@ def append_entries(kept: list[LedgerEntry], new: list[LedgerEntry]) -> list[Ledg
     An entry can come a second time: a subgraph returns all that it was given, and a node that
     LangGraph answers from its cache writes what it wrote when it was paid.
     """
+    runs = {entry.run_id for entry in new}
     known: dict[tuple[str, datetime], list[LedgerEntry]] = {}
     for entry in kept:
-        known.setdefault((entry.run_id, entry.at), []).append(entry)
+        if entry.run_id in runs:
+            known.setdefault((entry.run_id, entry.at), []).append(entry)
     return kept + [e for e in new if e not in known.get((e.run_id, e.at), ())]
 
 

@@ -132,10 +132,13 @@ class GraphCache(BaseCache[Any]):
         return kept
 
     def _served(self, found: Mapping[FullKey, Any]) -> dict[FullKey, Any]:
-        return {
-            key: self._hit(writes) if self._is_ours(key) else writes
-            for key, writes in found.items()
-        }
+        served = {}
+        for key, writes in found.items():
+            if not self._is_ours(key):
+                served[key] = writes
+            elif any(channel == MADE_BY for channel, _ in writes):  # else it is not of this class
+                served[key] = self._hit(writes)
+        return served
 
     def _hit(self, writes: Writes) -> list[tuple[str, Any]]:
         values = dict(writes)

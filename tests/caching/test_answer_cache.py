@@ -425,13 +425,28 @@ def test_a_cache_that_fails_costs_a_call_and_no_answer(
     assert "no cache there" in caplog.text
 
 
+HUMAN = {"type": "human", "data": {"content": "?", "type": "human"}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: "text",
+        lambda _: {"message": "of another program"},
+        lambda kept: {**kept, "message": {}},
+        lambda kept: {**kept, "message": "text"},
+        lambda kept: {**kept, "message": {"type": "ai", "data": {"content": 1}}},
+        lambda kept: {**kept, "message": HUMAN},
+        lambda kept: {**kept, "tier": None},
+    ],
+)
 def test_an_answer_that_cannot_be_read_is_asked_for_again(
-    caplog: pytest.LogCaptureFixture,
+    change: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Spy()
     house = House(cache=store)
     house.cascade.invoke("?")
-    store.held = {key: {"message": "of another program"} for key in store.held}
+    store.held = {key: change(kept) for key, kept in store.held.items()}
     assert not house.cascade.invoke("?").cached
     assert "cannot be read" in caplog.text
     assert house.cascade.invoke("?").cached
@@ -652,3 +667,12 @@ def test_a_hit_says_nothing_of_the_step_that_was_asked() -> None:
     house = House(0.3)
     assert "step" in house.cascade.invoke("?").message.response_metadata
     assert "step" not in house.cascade.invoke("?").message.response_metadata
+
+
+def test_a_chat_model_streams_a_hit() -> None:
+    house = House()
+    model = house.cascade.as_chat_model()
+    for _ in range(2):
+        chunks = [chunk.text for chunk in model.stream("one two")]
+        assert chunks[:3] == ["small:", " one", " two"]
+    assert len(house.small.requests) == 1

@@ -229,6 +229,17 @@ async def test_it_can_be_cleared(synchronous: bool) -> None:
     assert len(house.small.requests) == 2
 
 
+async def test_what_was_kept_without_the_guard_is_not_served() -> None:
+    house = House()
+    plain = house.cache._store
+    builder = StateGraph(MessagesState)
+    builder.add_node("cascade", house.cascade.graph, cache_policy=house.cache.policy())
+    builder.add_edge(START, "cascade")
+    await builder.compile(cache=plain).ainvoke(asking())
+    assert texts(await house.graph.ainvoke(asking())) == ["?", "small: ?"]
+    assert len(house.small.requests) == 2
+
+
 # --- LangGraph's cache as it is
 
 
