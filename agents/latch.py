@@ -7,16 +7,24 @@ rejected one closes nothing.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 
 from langchain_core.messages import BaseMessage
+from langgraph.errors import NodeError
+from langgraph.types import Command
 
+from cascade.agents.base import AgentRuntime, current_run
+from cascade.agents.border import may_ask
 from cascade.agents.outlook import Outlook
 from cascade.agents.steps import Outcome, Step, steps_of
-from cascade.errors import ConfigurationError
+from cascade.errors import ConfigurationError, ModelError
+from cascade.state import CascadeState, StateUpdate
+
+logger = logging.getLogger("cascade")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +175,46 @@ class Latching:
             f"{self.latch.window} drafts from a cold prompt cache would cost "
             f"${_short(found.back_usd)}, as many answers from a warm one ${_short(found.stay_usd)}"
         )
+
+
+Agent = Callable[[CascadeState, AgentRuntime], Awaitable["StateUpdate | Command[str]"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Undrafted:
+    """The expert, whose latched steps are drafted after all while the large model is down.
+
+    A step that was drafted has its draft to fall back on; a latched one would have nothing.
+    """
+
+    expert: Agent
+    latching: Latching
+
+    async def __call__(
+        self, state: CascadeState, runtime: AgentRuntime
+    ) -> StateUpdate | Command[str]:
+        """What the expert does."""
+        return await self.expert(state, runtime)
+
+    def on_error(
+        self, state: CascadeState, runtime: AgentRuntime, error: NodeError
+    ) -> Command[str]:
+        """Draft what was to go straight, once; else as the expert does."""
+        run, failure = current_run(state, runtime), error.error
+        down = isinstance(failure, ModelError) and failure.circumstantial
+        straight = down and not run.asked and not run.shadow and state.get("draft") is None
+        straight = straight and may_ask(run, self.latching.outlook.tiers[0])
+        if straight and self.latching.why(state["messages"]) is not None:
+            logger.warning("a latched step is drafted after all: %s", failure)
+            run = replace(run, tier=0, asked=(self.latching.outlook.tiers[-1].name,))
+            return Command(goto="draft", update={"run": run})
+        on_error: Callable[..., Command[str]] = self.expert.on_error  # type: ignore[attr-defined]
+        return on_error(state, runtime, error)
+
+
+def looked_after(expert: Agent, latching: Latching | None) -> tuple[Agent, tuple[str, ...]]:
+    """The expert with its latched steps looked after, and where it may go besides."""
+    return (expert, ()) if latching is None else (Undrafted(expert, latching), ("draft",))
 
 
 def _short(amount: object) -> str:

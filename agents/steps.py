@@ -84,7 +84,7 @@ def steps_of(messages: Sequence[BaseMessage], tiers: Sequence[str]) -> list[Step
         if not isinstance(message, AIMessage):
             continue
         said = message.response_metadata.get(STEP)
-        made = _made(message, messages[place + 1 :])
+        made = _made(message, messages, place)
         again = made is not None and made in seen
         seen.append(made)
         if isinstance(said, Mapping) and said.get(AGENT) == agent:
@@ -111,15 +111,18 @@ def _step(
     )
 
 
-def _made(message: AIMessage, later: Sequence[BaseMessage]) -> str | None:
+def _made(message: AIMessage, messages: Sequence[BaseMessage], place: int) -> str | None:
     """Tool calls with what came of them, as a text; None where there are none, or no results."""
+    calls = message.tool_calls
+    if not calls:
+        return None
     results: dict[str | None, str] = {}
-    for following in later:
+    for later in range(place + 1, len(messages)):
+        following = messages[later]
         if not isinstance(following, ToolMessage):
             break
         results[following.tool_call_id] = str(following.text)
-    calls = message.tool_calls
-    if not calls or any(call["id"] not in results for call in calls):
+    if any(call["id"] not in results for call in calls):
         return None
     made = [[call["name"], call["args"], results[call["id"]]] for call in calls]
     return json.dumps(sorted(made, key=repr), sort_keys=True, default=repr)

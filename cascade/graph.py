@@ -45,7 +45,7 @@ from cascade.agents.border import Border, LocalOnly, Private, read_local_only
 from cascade.agents.entries import Accounts
 from cascade.agents.gate import Beside, Gate
 from cascade.agents.hedging import Hedging
-from cascade.agents.latch import Latch, Latching
+from cascade.agents.latch import Latch, Latching, looked_after
 from cascade.agents.outlook import Outlook
 from cascade.agents.recall import Recall
 from cascade.agents.reusing import Reusing
@@ -318,7 +318,6 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     task, recorder, calibrators = task or Task(), recorder or Recorder(), calibrators or {}
     deadline = replace(Deadline.of(deadline_s), hedging=hedging)
     outlook = outlook or Outlook(tiers)
-    latching = None if latch is None else Latching(latch, outlook)
     caller = Caller(recorder, retry_policy.max_attempts, deadline, accounts=Accounts(outlook))
     reusing = None if reuse is None else Reusing(reuse, outlook)
     builder = StateGraph(CascadeState, input_schema=CascadeInput)
@@ -326,8 +325,8 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     answering, several = _answering(tiers, border)
     first = answering[0]
     routed = route is not None or border.looks
-    to_route = () if routed else ("route",)
-    to_end = () if recall is None else (END,)
+    to_route, to_end = () if routed else ("route",), () if recall is None else (END,)
+    latching = None if latch is None or first == "expert" else Latching(latch, outlook)
 
     def opening(name: str, agent: Any) -> Any:
         """The agent, behind a gate where questions come to it first."""
@@ -339,8 +338,9 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     router = Router(route, tiers, recorder, border, beside, latching=latching, recall=recall)
     add("route", router, *answering, *to_end)
     if "expert" in answering:
-        expert = opening("expert", Expert(tiers[-1], caller, task, beside, reusing))
-        add_expert(expert, task.risks, recorder, add, to_route if first == "expert" else ())
+        expert, back = looked_after(Expert(tiers[-1], caller, task, beside, reusing), latching)
+        ways = to_route if first == "expert" else back
+        add_expert(opening("expert", expert), task.risks, recorder, add, ways)
     if first == "expert":
         return builder
     onwards, policy = answering if several else answering[1:], with_risks(policy, task.risks)

@@ -28,6 +28,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.types import Command
+from pydantic import ConfigDict
 
 from cascade.agents import Task
 from cascade.agents.person import REPLIED, Reply, ask_person
@@ -58,6 +59,9 @@ class Kept(Record):
         times: how often a person was asked in it.
         answer: its last message, once it has ended; None while it waits, and where it abstained.
     """
+
+    # A log-prob may be minus infinity, which JSON has no number for.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     times: int
     run: Run

@@ -14,7 +14,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 
 from cascade import Cascade, Latch
-from cascade.errors import RateLimitError
+from cascade.errors import AuthenticationError, ModelUnavailableError, RateLimitError
 from cascade.graph import DEFAULT_RETRY
 from cascade.ledger import MemoryLedger
 from cascade.models import Request
@@ -244,3 +244,53 @@ def test_in_shadow_the_large_model_answers_whatever_the_latch_says(mode: Any) ->
             conversation.append(pair.invoke(conversation).message)
     latched = [entry for entry in ledger.entries if "latched" in entry.note]
     assert len(latched) == (mode == "live")
+
+
+def failing_from(n: int, error: Exception, **options: Any) -> Cascade:
+    """A large model that is asked in vain from its n-th call on."""
+    calls: list[Request] = []
+
+    def answer(request: Request) -> Completion | Exception:
+        calls.append(request)
+        return reply("large") if len(calls) < n else error
+
+    once = DEFAULT_RETRY._replace(max_attempts=1)
+    large = ScriptedModel(answer, name="big")
+    return Cascade(drafting(""), large, verifier=judged, latch=True, retry_policy=once, **options)
+
+
+def third_step(pair: Cascade) -> Any:
+    """The first step that goes straight."""
+    conversation: list[Any] = []
+    for _ in range(2):
+        conversation.append(HumanMessage("?"))
+        conversation.append(pair.invoke(conversation).message)
+    return pair.invoke([*conversation, HumanMessage("?")])
+
+
+def test_a_latched_step_is_drafted_after_all_while_the_large_model_is_down() -> None:
+    """It would have had a draft to fall back on without a latch, and has it with one."""
+    down = ModelUnavailableError("down", model="big", billed=False)
+    for options in ({}, {"router": lambda _: None}):
+        result = third_step(failing_from(3, down, **options))
+        assert (result.tier, result.degraded) == ("small", True)
+        assert result.answer == "I do not know"
+        nodes = [entry.node for entry in result.ledger]
+        assert nodes == ["route", "expert", "draft", "self_check", "verify", "expert"]
+
+
+def test_where_the_draft_fails_as_well_the_error_is_raised() -> None:
+    down = ModelUnavailableError("down", model="big", billed=False)
+    pair = failing_from(3, down)
+    small: Any = pair.tiers[0].model
+    small._answers = lambda request: (
+        reply("x", probability=0.3) if step_number(request) < 2 else down
+    )
+    with pytest.raises(ModelUnavailableError):
+        third_step(pair)
+
+
+def test_a_mistake_in_the_set_up_is_not_hidden_by_a_draft() -> None:
+    wrong = AuthenticationError("wrong key", model="big", billed=False)
+    with pytest.raises(AuthenticationError):
+        third_step(failing_from(3, wrong))

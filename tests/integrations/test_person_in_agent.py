@@ -230,6 +230,32 @@ async def test_a_call_that_was_answered_is_not_paid_again_when_a_later_one_asks(
     assert said({"messages": state["messages"][:2]})["escalated"] is True
 
 
+class Crashing(InMemorySaver):
+    """The process dies before the interrupt of the agent is written down."""
+
+    dies = True
+
+    async def aput_writes(
+        self, config: Any, writes: Any, task_id: str, task_path: str = ""
+    ) -> None:
+        if self.dies and any(channel == "__interrupt__" for channel, _ in writes):
+            self.dies = False
+            raise ConnectionError("the process is gone")
+        await super().aput_writes(config, writes, task_id, task_path)
+
+
+async def test_a_crash_between_the_draft_and_the_question_pays_no_second_draft() -> None:
+    world = World(Crashing())
+    with pytest.raises(ConnectionError):
+        await world.agent.ainvoke(ASKED, THREAD)
+    before = len(world.small.requests)
+    assert asked_of(await world.agent.ainvoke(None, THREAD))["draft"] == "Half a million."
+    assert len(world.small.requests) == before
+    state = await world.agent.ainvoke(Command(resume="accept"), THREAD)
+    assert state["messages"][-1].text == "Half a million."
+    assert len(world.small.requests) == before
+
+
 async def test_threads_do_not_see_each_others_drafts() -> None:
     world = World(InMemorySaver())
     other: Any = {"configurable": {"thread_id": "other"}}
