@@ -59,9 +59,7 @@ def answer(body: Mapping[str, Any]) -> replies.Reply:
     usage = {"prompt_tokens": 400, "completion_tokens": len(words) * 12}
     if not body.get("stream"):
         given = told if body.get("logprobs") else None
-        return replies.json_reply(
-            replies.openai_body("".join(words), usage=usage, logprobs=given)
-        )
+        return replies.json_reply(replies.openai_body("".join(words), usage=usage, logprobs=given))
     chunks = [
         replies.openai_delta(content=one["token"], logprobs=[one] if body.get("logprobs") else None)
         for one in told
@@ -79,6 +77,7 @@ class World:
     key: str
     upstream: Upstream
     app: Any
+    folder: Path
 
 
 def settings(upstream: Upstream, ledger: Path | None, **more: Any) -> ServiceConfig:
@@ -158,7 +157,7 @@ def serving(folder: Path, *, filled: bool = True, **more: Any) -> Generator[Worl
         admin, key = asyncio.run(_make_keys(ledger)) if auth else ("", "")
         app = create_app(settings(upstream, ledger, **more))
         with running(app) as url:
-            yield World(url, admin, key, upstream, app)
+            yield World(url, admin, key, upstream, app, folder)
 
 
 async def _make_keys(ledger: Path) -> tuple[str, str]:
