@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -39,6 +40,9 @@ logger = logging.getLogger("cascade")
 NAMESPACE = ("cascade", "answers")
 """Where answers are in a cache: `store.clear([NAMESPACE])` forgets them, and nothing else."""
 
+
+PATIENCE_S = 2.0
+"""A cache that takes longer than this has failed: nobody may wait for it in vain."""
 
 _OF_ITS_RUN = frozenset({LOCAL_ONLY, STEP, "logprobs", "thinking"})
 """Keys of an answer's `response_metadata` that say how it came about, or only to who asked."""
@@ -208,7 +212,8 @@ class Recall:
         )
         value = (kept.model_dump(mode="json"), self.caching.ttl_s)
         try:
-            await self.caching.store.aset({self._key(asked): value})
+            async with asyncio.timeout(PATIENCE_S):
+                await self.caching.store.aset({self._key(asked): value})
         except Exception as error:  # noqa: BLE001 - the answer is paid for, and must arrive
             logger.warning("the cache did not take an answer: %r", error)
 
@@ -217,7 +222,8 @@ class Recall:
 
     async def _get(self, key: FullKey) -> Kept | None:
         try:
-            found = await self.caching.store.aget([key])
+            async with asyncio.timeout(PATIENCE_S):
+                found = await self.caching.store.aget([key])
             return Kept.model_validate(found[key]) if key in found else None
         except ValidationError as error:
             logger.warning("an answer in the cache cannot be read: %s", error)

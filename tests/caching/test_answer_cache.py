@@ -24,8 +24,10 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from cascade import Caching, Cascade, CascadeResult, Decision, MemoryLedger, Price, Tier, Token
+from cascade.agents import recall
 from cascade.agents.recall import NAMESPACE
 from cascade.agents.showing import DETAILS
+from cascade.caching import identity
 from cascade.errors import ConfigurationError, ModelUnavailableError
 from cascade.graph import DEFAULT_RETRY
 from cascade.ledger.runs import runs_of
@@ -33,7 +35,7 @@ from cascade.ledger.store import open_store
 from cascade.observing import Observer
 from cascade.policies import ThresholdPolicy
 from cascade.report import make_report
-from cascade.state import CHECKPOINT_TYPES
+from cascade.state import CHECKPOINT_TYPES, Certificate
 from cascade.testing import ScriptedModel, reply
 
 DOWN = ModelUnavailableError("down", model="m", billed=False)
@@ -82,11 +84,15 @@ class Spy(BaseCache[Any]):
 
     async def aget(self, keys: Sequence[Any]) -> dict[Any, Any]:
         self.read += keys
+        if self.failing == "hang":
+            await asyncio.Event().wait()
         if self.failing == "read":
             raise ConnectionError("no cache there")
         return {key: self.held[key] for key in keys if key in self.held}
 
     async def aset(self, pairs: Mapping[Any, tuple[Any, int | None]]) -> None:
+        if self.failing == "hang":
+            await asyncio.Event().wait()
         if self.failing == "write":
             raise ConnectionError("no cache there")
         self.written += pairs.items()
@@ -253,6 +259,23 @@ def test_a_cascade_that_decides_otherwise_does_not_find_the_answer(options: Any)
     assert not House(cache=store, **options).cascade.invoke("?").cached
 
 
+def test_another_calibration_makes_another_identity() -> None:
+    cascade = House().cascade
+
+    def named(threshold: float | None) -> str:
+        made: Any = None
+        if threshold is not None:
+            made = Certificate(
+                threshold=threshold, max_harm=0.1, delta=0.1, n=9, errors=0, coverage=1, bound=0.1
+            )
+        return identity(
+            cascade.options, cascade.tiers, cascade.policy, cascade.task, cascade.signals, made
+        )
+
+    assert len({named(None), named(0.5), named(0.6)}) == 3
+    assert named(0.5) == named(0.5)
+
+
 def test_a_variant_with_another_policy_does_not_find_the_answer() -> None:
     house = House()
     house.cascade.invoke("?")
@@ -304,6 +327,12 @@ def test_no_answer_is_not_kept() -> None:
         result = house.cascade.invoke("?")
         assert (result.abstained, result.cached) == (True, False)
     assert len(house.small.requests) == 2
+
+
+def test_where_the_last_word_was_the_models_it_is_no_answer_either() -> None:
+    house = House(policy=Says("abstain"))
+    asked: Any = [("human", "?"), ("ai", "Let me see:")]
+    assert [house.cascade.invoke(asked).cached for _ in range(2)] == [False, False]
 
 
 @pytest.mark.parametrize("mode", ["shadow", "canary"])
@@ -423,6 +452,15 @@ def test_a_cache_that_fails_costs_a_call_and_no_answer(
     assert answers == ["small: ?"] * 2
     assert word in caplog.text
     assert "no cache there" in caplog.text
+
+
+def test_nobody_waits_long_for_a_cache_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recall, "PATIENCE_S", 0.01)
+    assert House(cache=Spy("hang")).cascade.invoke("?").answer == "small: ?"
+    assert "be read: TimeoutError" in caplog.text
+    assert "did not take an answer: TimeoutError" in caplog.text
 
 
 HUMAN = {"type": "human", "data": {"content": "?", "type": "human"}}
