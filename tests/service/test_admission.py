@@ -91,7 +91,7 @@ async def test_more_requests_than_the_rate_are_told_when_to_come_again(
 async def test_one_more_than_the_queue_holds_gets_429_and_the_rest_are_answered(
     upstream: FakeServer, tmp_path: Path
 ) -> None:
-    upstream.will(*[replies.openai_reply("slow", delay_s=3)] * 2)
+    upstream.will(*[replies.json_reply(replies.openai_body("slow"), delay_s=3)] * 2)
     narrow = {"concurrency": 1, "queue": 1}
     async with gateway(configured(upstream, tmp_path, cascade=narrow)) as running:
         secret = await running.key()

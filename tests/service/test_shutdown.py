@@ -84,7 +84,7 @@ async def not_ready(running: Process) -> httpx.Response:
 async def test_on_sigterm_what_runs_is_finished_and_nothing_new_is_let_in(
     upstream: FakeServer, tmp_path: Path
 ) -> None:
-    upstream.will(*[replies.openai_reply("late", delay_s=4)] * MANY)
+    upstream.will(*[replies.json_reply(replies.openai_body("late"), delay_s=4)] * MANY)
     async with process(upstream, tmp_path, cascade={"concurrency": 4}) as running:
         under_way = [asyncio.create_task(running.ask()) for _ in range(MANY)]  # half of them wait
         await upstream.has_received(4)
