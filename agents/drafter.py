@@ -90,8 +90,11 @@ class Drafter:
         """
         failure = error.error
         run = current_run(state, runtime)
-        # Without time for a second draft the first is better than none: the expert returns it.
-        too_late = isinstance(failure, DeadlineError) and run.tier > 0
+        hedging = self.caller.deadline.hedging
+        hedged = hedging is not None and hedging.is_at_it(run.id)
+        # Without time for a second draft the first is better than none: the expert returns it. So
+        # is what the large model was asked beside it.
+        too_late = isinstance(failure, DeadlineError) and (run.tier > 0 or hedged)
         if not (isinstance(failure, ModelError) and (failure.circumstantial or too_late)):
             raise failure
         tier = self.tiers[run.tier]

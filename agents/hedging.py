@@ -218,6 +218,11 @@ class Hedging:
             return 0.0
         return max(0.0, usual_s - (time.perf_counter() - hedge.sent_at))
 
+    def is_at_it(self, run_id: str) -> bool:
+        """Whether the large model was asked for a run and has not failed."""
+        hedge = self._hedges.get(run_id)
+        return hedge is not None and hedge.worth_taking
+
     def take(self, run_id: str) -> Hedge | None:
         """The call of a run whose answer is needed now; None where there is none to wait for."""
         hedge = self._pop(run_id)

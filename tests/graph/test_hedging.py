@@ -18,7 +18,12 @@ from langgraph.types import Command, RetryPolicy
 from cascade import Cascade, Price, Tier
 from cascade.agents import hedging as hedging_module
 from cascade.agents.hedging import Hedging, starts_in_s
-from cascade.errors import AuthenticationError, ConfigurationError, ModelUnavailableError
+from cascade.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    DeadlineError,
+    ModelUnavailableError,
+)
 from cascade.events import Decided, Provisional, Token
 from cascade.graph import is_retryable
 from cascade.ledger import MemoryLedger
@@ -274,6 +279,20 @@ async def test_a_draft_that_is_tried_again_keeps_its_hedge() -> None:
     assert (await run).answer == "the large answer"
     assert len(house.small.requests) == 2
     assert len(house.large.requests) == 1
+
+
+async def test_a_draft_that_takes_all_of_the_time_is_answered_by_the_hedge() -> None:
+    """Without one there is nothing to answer with, and the deadline is an error."""
+    house = House(draft=DeadlineError("too late", model="small", billed=None))
+    run = asyncio.create_task(house.cascade.ainvoke("?"))
+    await house.both_asked()
+    house.large.go_on.set()
+    house.small.go_on.set()
+    assert (await run).answer == "the large answer"
+    unhedged = House(draft=DeadlineError("too late", model="small", billed=None), expected_s=1.0)
+    unhedged.small.go_on.set()
+    with pytest.raises(DeadlineError):
+        await unhedged.cascade.ainvoke("?")
 
 
 async def test_a_hedge_that_failed_before_it_was_needed_is_asked_again_by_the_expert() -> None:
