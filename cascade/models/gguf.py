@@ -42,6 +42,18 @@ def context_length(path: Path) -> int | None:
     return length if isinstance(length, int) else None
 
 
+def chat_template(path: Path) -> str:
+    """The templates that make a prompt of a conversation; empty where the file has none.
+
+    Raises:
+        ConfigurationError: the file is not a GGUF file, or a broken one.
+    """
+    metadata = read_metadata(path)
+    return "\n".join(
+        str(value) for key, value in metadata.items() if key.startswith("tokenizer.chat_template")
+    )
+
+
 def read_metadata(path: Path) -> dict[str, MetadataValue]:
     """The single values in the head of a GGUF file; lists (the vocabulary) are skipped.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from cascade.errors import (
     MissingDependencyError,
     ModelNotFoundError,
 )
+from cascade.models import gguf
 from cascade.models.base import Chunk, Model, Request
+from cascade.models.called import call_tokens
 from cascade.models.failures import Caller
 from cascade.models.llamacpp_engine import Engine, LoadOptions
 from cascade.models.openai_wire import Answer, chat_payload
+from cascade.models.spoken_calls import Holding, call_schema, read_calls, told
 from cascade.state import Completion
 
 EMBEDDED = "smollm2-135m"
@@ -31,6 +35,9 @@ EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 class LlamaCppModel(Model):
     """A GGUF model that runs in this process.
+
+    Tools work with every model: one whose chat template has no place for them is told of them as
+    text, a call that is written as text is read, and a forced tool choice is held to by grammar.
 
     The weights are loaded at the first request, once for all models of the same file and
     options, and given back when the last of them is closed or forgotten.
@@ -65,44 +72,77 @@ class LlamaCppModel(Model):
         self._defaults = given
         self._caller = Caller(self.name, str(self.weights_path))
         self._engine: Engine | None = None
+        self._knows_tools = "tools" in gguf.chat_template(self.weights_path)
 
     async def _complete(self, request: Request) -> Completion:
         answer = Answer()
         async with aclosing(self._pieces(request, answer)) as pieces:
             async for _ in pieces:
                 pass
-        return self._completion(answer)
+        return self._completion(answer, request)
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         answer = Answer()
         async with aclosing(self._pieces(request, answer)) as pieces:
             async for piece in pieces:
                 yield Chunk(piece, logprobs=answer.tokens)
-        yield Chunk(completion=self._completion(answer))
+        yield Chunk(completion=self._completion(answer, request))
 
     async def _pieces(self, request: Request, answer: Answer) -> AsyncGenerator[str]:
-        payload = {**self._defaults, **chat_payload(request)}
+        payload = {**self._defaults, **chat_payload(self._worded(request))}
         # llama.cpp has no log-probs in a stream with tools: then the answer is one large chunk,
         # and leaving early does not stop it.
         if not (request.tools and request.logprobs):
             payload |= {"stream": True, "stream_options": {"include_usage": True}}
+        holding = Holding() if _may_call(request) else None
         async with aclosing(self._shared_engine().chunks(payload)) as chunks:
             try:
                 async for chunk in chunks:
                     self._raise_for(chunk)
-                    if piece := answer.add(chunk):
+                    piece = answer.add(chunk)
+                    if piece := piece if holding is None else holding.add(piece):
                         yield piece
             except (RuntimeError, ValueError) as error:
                 # llama.cpp throws what it refuses before it begins (an image, a bad schema).
                 raise self._caller.refused(400, str(error)) from error
+        held = holding.release() if holding else ""
+        if held and not read_calls(held, request.tools):
+            yield held
 
-    def _completion(self, answer: Answer) -> Completion:
+    def _worded(self, request: Request) -> Request:
+        """The request in words that llama.cpp and the model's template know."""
+        tools, choice = request.tools, request.tool_choice
+        if tools and choice not in (None, "auto", "none") and request.schema is None:
+            # llama.cpp lets a model write as much text as it likes before a call that it must make.
+            schema = call_schema(tools, choice)
+            request = replace(request, schema=schema, tool_choice=None if schema else choice)
+        if self._knows_tools:
+            return request
+        told_of = tools if choice != "none" else ()
+        return replace(
+            request, messages=told(request.messages, told_of), tools=(), tool_choice=None
+        )
+
+    def _completion(self, answer: Answer, request: Request) -> Completion:
         if answer.finish_reason is None:
             raise self._caller.interrupted("it ended without a finish reason")
         try:
-            return answer.completion(asked_for=self.model)
+            completion = answer.completion(asked_for=self.model)
         except ValueError as error:
             raise self._caller.malformed(str(error)) from error
+        if completion.tool_calls or not _may_call(request):
+            return completion
+        calls = read_calls(completion.text, request.tools)
+        if not calls:
+            return completion
+        return replace(
+            completion,
+            text="",
+            tool_calls=calls,
+            finish_reason="tool_calls",
+            logprobs=None,
+            call_logprobs=call_tokens(completion.logprobs, calls),
+        )
 
     def _raise_for(self, chunk: Mapping[str, Any]) -> None:
         error = chunk.get("error")
@@ -133,6 +173,10 @@ class LlamaCppModel(Model):
         xllamacpp opens that port and has no switch for it.
         """
         return await self._shared_engine().listening_address()
+
+
+def _may_call(request: Request) -> bool:
+    return bool(request.tools) and request.tool_choice != "none"
 
 
 def find_weights(model: str) -> Path:

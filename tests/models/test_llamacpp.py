@@ -127,3 +127,128 @@ async def test_what_goes_wrong_is_named(
     with pytest.raises(error, match=r"tiny\.gguf") as caught:
         await ask(model)
     assert type(caught.value) is error
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+CALL = '{"name": "weather", "arguments": {"city": "Rome"}}'
+
+
+@pytest.fixture
+def weights_with_tools(tmp_path: Path) -> Path:
+    template = "{% if tools %}{{ tools }}{% endif %}"
+    return gguf_file(
+        tmp_path / "tools.gguf",
+        general__architecture=(8, text("llama")),
+        tokenizer__chat_template=(8, text(template)),
+    )
+
+
+def sent(model: LlamaCppModel) -> dict[str, Any]:
+    return cast("SaidEngine", model._engine).payload
+
+
+def in_pieces(answer: str, size: int = 9) -> list[dict[str, Any]]:
+    pieces = [answer[i : i + size] for i in range(0, len(answer), size)]
+    return [
+        *(replies.openai_delta(content=piece) for piece in pieces),
+        replies.openai_delta("stop"),
+    ]
+
+
+async def test_a_call_that_is_written_as_text_is_a_call(weights_with_tools: Path) -> None:
+    model = model_that_gets(weights_with_tools, *in_pieces(CALL))
+    answer = await ask(model, tools=(WEATHER,))
+    assert [(call["name"], call["args"]) for call in answer.tool_calls] == [
+        ("weather", {"city": "Rome"})
+    ]
+    assert (answer.text, answer.finish_reason, answer.logprobs) == ("", "tool_calls", None)
+
+
+async def test_its_log_probs_are_those_of_a_call(weights_with_tools: Path) -> None:
+    tokens = ['{"name": "', "weather", '", "arguments": {"city": "', "Rome", '"}}']
+    items = [{"token": token, "logprob": -0.1 * i} for i, token in enumerate(tokens)]
+    model = model_that_gets(
+        weights_with_tools, replies.openai_body("".join(tokens), logprobs=items)
+    )
+    answer = await ask(model, tools=(WEATHER,), logprobs=True)
+    assert answer.call_logprobs is not None
+    assert [token.token for token in answer.call_logprobs] == ["weather", "Rome"]
+
+
+async def test_no_piece_of_a_call_is_streamed_as_text(weights_with_tools: Path) -> None:
+    model = model_that_gets(weights_with_tools, *in_pieces(CALL))
+    pieces, answer = await ask_in_pieces(model, tools=(WEATHER,))
+    assert pieces == []
+    assert answer is not None
+    assert answer.tool_calls
+
+
+async def test_what_only_begins_like_a_call_is_streamed_in_the_end(
+    weights_with_tools: Path,
+) -> None:
+    said = '{"city": "Rome", "sunny": true}'
+    model = model_that_gets(weights_with_tools, *in_pieces(said))
+    pieces, answer = await ask_in_pieces(model, tools=(WEATHER,))
+    assert pieces == [said]
+    assert answer is not None
+    assert (answer.text, answer.tool_calls) == (said, ())
+
+
+async def test_an_answer_in_words_is_streamed_as_it_comes(weights_with_tools: Path) -> None:
+    model = model_that_gets(weights_with_tools, *in_pieces("It is sunny in Rome."))
+    pieces, _ = await ask_in_pieces(model, tools=(WEATHER,))
+    assert pieces == ["It is sun", "ny in Rom", "e."]
+
+
+@pytest.mark.parametrize("settings", [{}, {"tools": (WEATHER,), "tool_choice": "none"}])
+async def test_where_nothing_may_be_called_a_call_is_a_text(
+    weights_with_tools: Path, settings: dict[str, Any]
+) -> None:
+    model = model_that_gets(weights_with_tools, *in_pieces(CALL))
+    answer = await ask(model, **settings)
+    assert (answer.text, answer.tool_calls) == (CALL, ())
+
+
+async def test_a_template_that_knows_tools_gets_them(weights_with_tools: Path) -> None:
+    model = model_that_gets(weights_with_tools, *in_pieces("Hello"))
+    await ask(model, tools=(WEATHER,))
+    assert sent(model)["tools"] == [WEATHER]
+    assert [message["role"] for message in sent(model)["messages"]] == ["user"]
+
+
+async def test_a_template_that_knows_no_tools_gets_them_as_text(weights: Path) -> None:
+    model = model_that_gets(weights, *in_pieces("Hello"))
+    await ask(model, tools=(WEATHER,))
+    assert "tools" not in sent(model)
+    system, _ = sent(model)["messages"]
+    assert '"name": "weather"' in system["content"]
+
+
+async def test_tools_that_must_not_be_called_are_not_told(weights: Path) -> None:
+    model = model_that_gets(weights, *in_pieces("Hello"))
+    await ask(model, tools=(WEATHER,), tool_choice="none")
+    assert [message["role"] for message in sent(model)["messages"]] == ["user"]
+    assert not {"tools", "tool_choice"} & sent(model).keys()
+
+
+async def test_a_forced_call_is_held_to_its_form(weights_with_tools: Path) -> None:
+    model = model_that_gets(weights_with_tools, *in_pieces(CALL))
+    await ask(model, tools=(WEATHER,), tool_choice="weather")
+    assert sent(model)["response_format"]["json_schema"]["schema"]["anyOf"]
+    assert "tool_choice" not in sent(model)
+
+
+async def test_a_forced_call_beside_a_schema_is_left_to_llamacpp(weights_with_tools: Path) -> None:
+    model = model_that_gets(weights_with_tools, *in_pieces("{}"))
+    await ask(model, tools=(WEATHER,), tool_choice="required", schema={"type": "object"})
+    assert sent(model)["tool_choice"] == "required"
