@@ -32,7 +32,15 @@ def floors_part() -> str:
     return f"```text\n{floors.picture()}\n```\n"
 
 
+def configuration_part() -> str:
+    """The keys of a service's configuration."""
+    import service_keys  # noqa: PLC0415 - only this part needs the service
+
+    return service_keys.tables() + "\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "configuration": configuration_part,
     "floors": floors_part,
     "units": lambda: f"\n{floors.guide()}\n\n",
 }

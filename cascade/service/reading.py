@@ -66,7 +66,7 @@ def read_settings(
     """The configuration of a file, `.yaml`, `.yml` or `.toml`.
 
     Args:
-        path: the file. Paths of calibrations are relative to its folder.
+        path: the file. Calibrations, and a ledger of SQLite, are relative to its folder.
         environment: instead of the process's own. `CASCADE__…` go over the file's values;
             `${NAME}` in a value is replaced by a variable.
         overrides: go over both.
@@ -89,7 +89,18 @@ def read_settings(
     except ValidationError as error:
         found = [_problem(e, resolved, written, where) for e in error.errors()]
         raise ConfigurationError("\n".join(dict.fromkeys(filter(None, found)))) from None
-    return Settings(config, path, written)
+    return Settings(_beside(config, path.parent), path, written)
+
+
+def _beside(config: ServiceConfig, folder: Path) -> ServiceConfig:
+    """A ledger's relative file lies beside the configuration, from wherever it is started."""
+    if config.ledger is None:
+        return config
+    scheme, separator, rest = config.ledger.url.partition(":///")
+    if not separator or not scheme.startswith("sqlite") or rest.startswith("/"):
+        return config
+    url = f"{scheme}:///{folder / rest}" if rest else config.ledger.url
+    return config.model_copy(update={"ledger": config.ledger.model_copy(update={"url": url})})
 
 
 def masked(written: Any) -> Any:

@@ -214,6 +214,22 @@ def test_a_reference_is_replaced_in_the_configuration_and_kept_in_what_is_shown(
     assert "sk-1" not in shown + repr(settings) + repr(settings.config)
 
 
+@pytest.mark.parametrize(
+    ("url", "read"),
+    [
+        ("sqlite:///ledger.db", "sqlite:///{folder}/ledger.db"),
+        ("sqlite:////var/ledger.db", "sqlite:////var/ledger.db"),
+        ("postgresql://host/books", "postgresql://host/books"),
+    ],
+)
+def test_a_ledger_lies_beside_the_configuration(tmp_path: Path, url: str, read: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(GOOD.replace("sqlite:///ledger.db", url), encoding="utf-8")
+    ledger = read_settings(path, {}).config.ledger
+    assert ledger is not None
+    assert ledger.url == read.format(folder=tmp_path)
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_wrong_value_from_a_variable_is_not_repeated() -> None:
     with pytest.raises(ConfigurationError) as refused:
