@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cascade.service.config import ServiceConfig
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
@@ -134,8 +136,6 @@ def test_kubernetes_probes_ask_for_paths_that_the_service_has(tmp_path: Path) ->
     ],
 )
 def test_who_stops_it_waits_for_running_requests(file: str, pattern: str) -> None:
-    from cascade.service.config import ServiceConfig
-
     found = re.search(pattern, (DEPLOY / file).read_text())
     assert found is not None
     assert int(found[1]) > ServiceConfig.model_fields["shutdown_grace_s"].default
