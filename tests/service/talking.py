@@ -15,6 +15,7 @@ import openai
 
 from cascade.models.base import guard
 from cascade.state import LedgerEntry
+from tests.servers.fake import FakeServer
 from tests.servers.obliging import ObligingServer
 from tests.service.gateway import Gateway, configured, gateway
 
@@ -28,7 +29,7 @@ class Talk:
     included, so that the first question is escalated and the second is not.
     """
 
-    upstream: ObligingServer
+    upstream: FakeServer
     gateway: Gateway
     openai: openai.AsyncOpenAI
     ollama: ollama.AsyncClient
@@ -66,13 +67,20 @@ def as_key(talk: Talk, secret: str) -> openai.AsyncOpenAI:
 
 
 @asynccontextmanager
-async def talking(tmp_path: Path, **changes: Any) -> AsyncGenerator[Talk]:
+async def talking(
+    tmp_path: Path, *, provider: str = "openai", **changes: Any
+) -> AsyncGenerator[Talk]:
     """Start one; without keys unless `auth=True`."""
     forbidden, guard.forbidden = guard.forbidden, False
     os.environ["UPSTREAM_KEY"] = "sk-upstream-secret"
     try:
         with ObligingServer() as upstream:
             config = configured(upstream, tmp_path, **{"auth": False, **changes})
+            if provider == "ollama":
+                config["cascades"]["support"]["tiers"] = [
+                    {"model": f"ollama:{name}", "base_url": upstream.url}
+                    for name in ("small", "large")
+                ]
             async with gateway(config) as running:
                 url = running.server.address
                 talk = Talk(

@@ -121,7 +121,8 @@ async def test_tools_are_called_and_their_results_answered(tmp_path: Path) -> No
         )
         choice = answer.choices[0]
         assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
-        (call,) = choice.message.tool_calls or ()
+        calls: Any = choice.message.tool_calls
+        (call,) = calls
         assert call.type == "function"
         assert json.loads(call.function.arguments) == {"city": "Paris"}
         asked += [choice.message, {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]

@@ -77,7 +77,8 @@ async def test_tool_calls_are_streamed_so_that_the_client_can_put_them_together(
         ) as stream,
     ):
         answer = await stream.get_final_completion()
-        (call,) = answer.choices[0].message.tool_calls or ()
+        calls: Any = answer.choices[0].message.tool_calls
+        (call,) = calls
         assert call.function.name == "weather"
         assert json.loads(call.function.arguments) == {"city": "Paris"}
         assert answer.choices[0].finish_reason == "tool_calls"
