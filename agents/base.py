@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 MAX_WAIT_S = 60.0
 """A provider that asks to wait longer than this is treated as down."""
 
+WAY_BACK = 0.02
+"""Of the time that a large call may take under a deadline, kept back for answering without it."""
+
+LAST_TRY = 0.05
+"""Of a deadline: what fails in its last part so long is not tried again."""
+
 HEDGE = "hedge"
 """Node of the entry of a large call that was sent beside a draft and whose answer is not used."""
 
@@ -203,16 +209,21 @@ class Deadline:
         if left is None or not error.retryable:
             return
         wanted = error.retry_after or 0.0 if isinstance(error, RateLimitError) else 0.0
-        if left <= wanted:
+        too_late = self.seconds is not None and left <= LAST_TRY * self.seconds
+        if too_late or left <= wanted:
+            when = "is near." if left > 0 else "has passed."
             raise DeadlineError(
                 f"{error} It is not tried again: the deadline of {self.seconds} s "
-                + ("has passed." if left <= 0 else f"comes before its {wanted} s are over."),
+                + (when if left <= 0 or too_late else f"comes before its {wanted} s are over."),
                 model=error.model,
                 billed=error.billed,
             ) from error
 
-    def bound(self, request: Request, run: Run, model: str) -> Request:
+    def bound(self, request: Request, run: Run, model: str, *, last: bool = False) -> Request:
         """The request with no more time than the run has.
+
+        The `last` one leaves a moment for the way back: when it takes all of its time, there may
+        be a draft to answer with.
 
         Raises:
             DeadlineError: it has none.
@@ -226,6 +237,7 @@ class Deadline:
                 model=model,
                 billed=False,
             )
+        left *= 1 - WAY_BACK if last else 1
         return replace(request, timeout_s=min(left, request.timeout_s or left))
 
 
@@ -292,7 +304,8 @@ class Caller:
         call = observed(self.recorder.observers, tier, request, node, run)
         sent = Call(tier, request, node, run, attempt_id, self.clock(), on_text)
         try:
-            request = self.deadline.bound(request, run, tier.model.name)
+            last = is_baseline or review is not None
+            request = self.deadline.bound(request, run, tier.model.name, last=last)
             completion = await send(
                 tier, request, node, sent.hear if on_text or watch else None, watch
             )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from langgraph.errors import NodeError
@@ -15,12 +18,13 @@ from cascade.agents.base import (
     attempt_of,
     current_run,
 )
+from cascade.agents.hedging import Hedging
 from cascade.agents.moves import abstain, accept, escalate, within
 from cascade.agents.showing import shown, shows_drafts
 from cascade.agents.stopping import Stopper
 from cascade.errors import DeadlineError, ModelError
 from cascade.events import Provisional, Retracted, Token
-from cascade.state import CascadeState, Decision, Draft, StateUpdate
+from cascade.state import CascadeState, Decision, Draft, Run, StateUpdate
 from cascade.tiers import OpenTier
 
 
@@ -57,15 +61,16 @@ class Drafter:
 
         on_text = show if shows_drafts() else None
         try:
-            completion = await self.caller.ask(
-                tier,
-                request,
-                "draft",
-                run,
-                attempt=attempt_of(runtime),
-                on_text=on_text,
-                watch=watch,
-            )
+            async with nullcontext() if hedging is None else self._patience(run, tier, hedging):
+                completion = await self.caller.ask(
+                    tier,
+                    request,
+                    "draft",
+                    run,
+                    attempt=attempt_of(runtime),
+                    on_text=on_text,
+                    watch=watch,
+                )
         except ModelError as error:
             if pieces:
                 runtime.stream_writer(Retracted(f"{tier.name} broke off: {error}"))
@@ -77,6 +82,21 @@ class Drafter:
             "degraded": False,
             "ledger": self.caller.recorder.take(run.id),
         }
+
+    @asynccontextmanager
+    async def _patience(self, run: Run, tier: OpenTier, hedging: Hedging) -> AsyncGenerator[None]:
+        """Time for a draft that leaves an answer from beside it the moment that it needs."""
+        time_s = hedging.patience_s(run, self.caller.deadline)
+        try:
+            async with asyncio.timeout(time_s):
+                yield
+        except TimeoutError as error:
+            raise DeadlineError(
+                f"{tier.model.name} was given up after {time_s:.2f} s, since the deadline of "
+                f"{self.caller.deadline.seconds} s is near and the large model was asked as well.",
+                model=tier.model.name,
+                billed=None,
+            ) from error
 
     def on_error(
         self, state: CascadeState, runtime: AgentRuntime, error: NodeError

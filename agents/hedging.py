@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
-from cascade.agents.base import Caller
+from cascade.agents.base import Caller, Deadline
 from cascade.agents.border import may_ask
 from cascade.errors import ModelError
 from cascade.models import Request
@@ -32,6 +32,9 @@ logger = logging.getLogger("cascade")
 IDLE_S = 1.0
 """A run that stands still between two nodes for so long has been given up, or waits for a person:
 its hedge ends. Between two nodes there is a checkpoint to write, at most."""
+
+KEPT_BACK = 0.05
+"""Of a deadline: so much of it is no time for a draft any more that has a call beside it."""
 
 LAST_WORDS_S = 2.0
 """How long a node waits for a hedge that it has ended to close its connection and write its entry,
@@ -217,6 +220,13 @@ class Hedging:
         if hedge.arrived:
             return 0.0
         return max(0.0, usual_s - (time.perf_counter() - hedge.sent_at))
+
+    def patience_s(self, run: Run, deadline: Deadline) -> float | None:
+        """Seconds that a draft may take beside a hedge; None where it has none."""
+        left_s = deadline.left_s(run)
+        if left_s is None or deadline.seconds is None or run.id not in self._hedges:
+            return None
+        return max(0.0, left_s - KEPT_BACK * deadline.seconds)
 
     def is_at_it(self, run_id: str) -> bool:
         """Whether the large model was asked for a run and has not failed."""

@@ -295,6 +295,26 @@ async def test_a_draft_that_takes_all_of_the_time_is_answered_by_the_hedge() -> 
         await unhedged.cascade.ainvoke("?")
 
 
+async def test_a_draft_is_given_up_in_time_for_the_answer_from_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hedging_module, "KEPT_BACK", 1.0)  # at once
+    house = House()
+    run = asyncio.create_task(house.cascade.ainvoke("?"))
+    house.large.go_on.set()
+    async with asyncio.timeout(10):
+        with pytest.raises(DeadlineError):
+            await run  # the large model had not been asked either
+    assert house.calls == [("draft", "cancelled")]
+    house.ledger.entries.clear()
+    monkeypatch.setattr(hedging_module, "KEPT_BACK", 1.0 - 0.5 / LONG)
+    result = await house.cascade.ainvoke("?")
+    assert result.answer == "the large answer"
+    assert "scripted" not in result.decision.reason
+    assert "was given up after" in result.decision.reason
+    assert sorted(house.calls) == [("draft", "cancelled"), ("expert", "ok")]
+
+
 async def test_a_hedge_that_failed_before_it_was_needed_is_asked_again_by_the_expert() -> None:
     house = House(large=ModelUnavailableError("down", model="large"))
     run = asyncio.create_task(house.cascade.ainvoke("?"))
