@@ -115,7 +115,10 @@ class Varying:
         It shares models, ledger, policy and watchers with this one, and is kept for the next
         call with the same task. A calibration that was made for another task is left out: the
         confidence is then a raw score, marked `calibrated=False`, which a certificate escalates.
+        Tools that are marked here are so there, too, unless the task says otherwise of them.
         """
+        marked, own = self.task.risks, task.risks
+        task = replace(task, risks=own.besides(marked.tools) if own.tools else marked)
         if task == self.task:
             return self
         other: Self = self._variants[replace(self._asked, task=task)]

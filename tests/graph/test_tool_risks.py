@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -291,11 +292,18 @@ def test_what_cannot_be_a_mark_is_refused(options: dict[str, Any], complaint: st
         cascade(calls("search", q="x"), **options)
 
 
-def test_other_tools_keep_their_risks_by_name() -> None:
+def test_a_task_keeps_the_marks_of_its_cascade() -> None:
     small = ScriptedModel([calls("delete_file", 1.0, path="a")], returns_logprobs=True)
     made = Cascade(small, ScriptedModel(["large"]), tool_risks=MARKED)
-    task = Task(tools=cascade(calls("search", q="x")).task.tools, risks=made.task.risks)
-    assert made.with_task(task).invoke(ASKED).tier == "large"
+    other = Task(tools=cascade(calls("search", q="x")).task.tools)
+    assert made.with_task(other).invoke(ASKED).tier == "large"
+    own = replace(other, risks=ToolRisks({"save": "read"}, write_confidence=0.7))
+    merged = made.with_task(own)
+    assert merged.task.risks.tools == {**MARKED, "save": "read"}
+    assert merged.task.risks.write_confidence == 0.7
+    assert merged.invoke(ASKED).tier == "large"
+    unmarked = replace(other, risks=ToolRisks({"delete_file": "read"}))
+    assert made.with_task(unmarked).invoke(ASKED).tier == "small"
 
 
 # --- the last tier's own calls
