@@ -149,7 +149,7 @@ class GraphCache(BaseCache[Any]):
                 cache_entry(uuid4().hex, tier, run_id, None if cost is None else Decimal(cost))
             )
         self._recorder.take(entry.run_id)  # it goes into the state below, where there is a ledger
-        served = []
+        served: list[tuple[str, Any]] = []
         for channel, value in writes:
             if channel == "ledger":
                 served.append((channel, [entry]))
