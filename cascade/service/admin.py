@@ -18,6 +18,7 @@ from cascade.service.admission import authenticated
 from cascade.service.config import Exhausted
 from cascade.service.faults import ServiceError
 from cascade.service.keys import Key
+from cascade.service.protocols.chat_wire import ERRORS
 from cascade.service.service import Service, service_of
 
 
@@ -114,7 +115,14 @@ async def admin_key(request: Request) -> Key | None:
     return key
 
 
-router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(admin_key)])
+_REFUSED: dict[int | str, dict[str, Any]] = {
+    **{status: ERRORS[status] for status in (400, 401, 403, 404, 503)},
+    409: {**ERRORS[400], "description": "It cannot be done with this configuration."},
+}
+
+router = APIRouter(
+    prefix="/admin", tags=["admin"], dependencies=[Depends(admin_key)], responses=_REFUSED
+)
 Served = Annotated[Service, Depends(service_of)]
 
 
@@ -156,7 +164,7 @@ async def budgets(service: Served) -> Sequence[BudgetInfo]:
     """What each valid key with a budget has spent."""
     found = []
     for key in await service.keys.list():
-        if key.revoked_at is None and (key.day_usd is not None or key.month_usd is not None):
+        if key.revoked_at is None and key.budgeted:
             account = await service.budgets.account(key)
             found.append(
                 BudgetInfo(

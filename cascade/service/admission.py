@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -62,12 +63,14 @@ class Admitted:
         service = self.service
         served = service.serving(model, self.key)
         async with service.flights.under_way(served.name):
-            estimate = service.budgets.estimate(
-                served.cascade,
-                prompt_chars=prompt_chars,
-                max_tokens=max_tokens,
-                answer_tokens=served.config.answer_tokens,
-            )
+            estimate = Decimal(0)
+            if self.key is not None and self.key.budgeted:
+                estimate = service.budgets.estimate(
+                    served.cascade,
+                    prompt_chars=prompt_chars,
+                    max_tokens=max_tokens,
+                    answer_tokens=served.config.answer_tokens,
+                )
             can_stay = any(tier.local for tier in served.cascade.tiers)
             reserved = await service.budgets.reserve(self.key, estimate, runs, can_stay=can_stay)
             self._reservation = reserved

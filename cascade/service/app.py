@@ -56,7 +56,14 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
                 await watching
             await service.aclose()
 
-    app = FastAPI(title="cascade", version=__version__, description=ABOUT, lifespan=lifespan)
+    app = FastAPI(
+        title="cascade",
+        version=__version__,
+        description=ABOUT,
+        lifespan=lifespan,
+        docs_url=None,  # its pages load scripts from another host
+        redoc_url=None,
+    )
     app.state.service = service
     for router in (*routers(), page, admin.router, health.router):
         app.include_router(router)

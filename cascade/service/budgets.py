@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from cascade.api import Cascade
+from cascade.ledger.amounts import Amounts
 from cascade.ledger.store import Selection, Store
 from cascade.ledger.tags import current_tags
 from cascade.observing import Observer
@@ -105,18 +106,25 @@ class Budgets(Observer):
         Raises:
             LedgerError: the ledger cannot be read.
         """
-        account = self._accounts.get(key.id)
-        if account is None:
-            account = self._accounts[key.id] = Account(start_of_day(datetime.now(UTC)))
-            try:
-                await self._load(key, account)
-            except BaseException:
-                del self._accounts[key.id]
-                raise
-            finally:
-                account.ready.set()
-        await account.ready.wait()
-        account.roll(datetime.now(UTC))
+        while True:
+            account = self._accounts.get(key.id)
+            if account is None:
+                account = await self._opened(key)
+            await account.ready.wait()
+            if self._accounts.get(key.id) is account:  # else it could not be read
+                account.roll(datetime.now(UTC))
+                return account
+
+    async def _opened(self, key: Key) -> Account:
+        # It is there before it is read, so that no entry is missed meanwhile.
+        account = self._accounts[key.id] = Account(start_of_day(datetime.now(UTC)))
+        try:
+            await self._load(key, account)
+        except BaseException:
+            del self._accounts[key.id]
+            raise
+        finally:
+            account.ready.set()
         return account
 
     async def reserve(
@@ -135,7 +143,7 @@ class Budgets(Observer):
                 this machine.
             LedgerError: what was spent before cannot be read.
         """
-        if key is None or (key.day_usd is None and key.month_usd is None):
+        if key is None or not key.budgeted:
             return Reservation()
         account = await self.account(key)
         refusal = _refusal(key, account, per_run * runs)
@@ -173,12 +181,8 @@ class Budgets(Observer):
             return
         now = datetime.now(UTC)
         today, month, tags = start_of_day(now), start_of_month(now), {KEY_TAG: key.id}
-        day_usd, month_usd = Decimal(0), Decimal(0)
-        entries = await self._store.query(Selection(since=month, tags=tags))
-        for entry in entries:
-            amount = self._amount(entry)
-            month_usd += amount
-            day_usd += amount if entry.at >= today else 0
+        day_usd = self._known(await self._store.cost(Selection(since=today, tags=tags)))
+        month_usd = self._known(await self._store.cost(Selection(since=month, tags=tags)))
         lost: dict[str, tuple[datetime, Decimal]] = {}
         for attempt in await self._store.unfinished(Selection(since=month, tags=tags)):
             reserved = attempt.tags.get(RESERVED_TAG)
@@ -189,6 +193,9 @@ class Budgets(Observer):
             day_usd += amount if begun_at >= today else 0
         account.day_usd += day_usd
         account.month_usd += month_usd
+
+    def _known(self, amounts: Amounts) -> Decimal:
+        return amounts.known + amounts.unknown * self._config.unknown_call_usd
 
     def _amount(self, entry: LedgerEntry) -> Decimal:
         if entry.cost_usd is not None:

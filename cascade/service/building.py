@@ -15,10 +15,18 @@ from cascade.integrations.logs import RunLog
 from cascade.ledger import Price
 from cascade.ledger.store import Store, mask_secrets, open_store
 from cascade.observing import Observer
+from cascade.oversight import Audits, Drift
 from cascade.policies import ThresholdPolicy
 from cascade.privacy import looks_personal
 from cascade.service.budgets import Budgets
-from cascade.service.config import CascadeConfig, LedgerConfig, ServiceConfig, TierConfig
+from cascade.service.config import (
+    AuditConfig,
+    CascadeConfig,
+    DriftConfig,
+    LedgerConfig,
+    ServiceConfig,
+    TierConfig,
+)
 from cascade.service.flight import Flights
 from cascade.service.keys import Keys
 from cascade.service.limits import Limits
@@ -36,10 +44,13 @@ _SAME_NAME = (
     "escalation_budget",
     "deadline",
     "abort",
+    "hedge",
+    "latch",
+    "response_format",
+    "tool_risks",
     "audit_rate",
     "mode",
     "canary_share",
-    "drift",
     "local_only",
     "tags",
     "signals",
@@ -112,6 +123,12 @@ def build_cascade(
         options["private"] = looks_personal
     if config.calibrator is not None:
         options["calibrator"] = folder / config.calibrator
+    if config.reuse is not None:
+        options["reuse"] = config.reuse if config.reuse == "correct" else folder / config.reuse
+    if config.audits is not None:
+        options["audit_rate"] = _audits(config.audits)
+    drift = config.drift
+    options["drift"] = Drift(**dict(drift)) if isinstance(drift, DriftConfig) else drift
     tiers = [open_config(tier, config.tiers, n) for n, tier in enumerate(config.tiers)]
     return Cascade(tiers=tiers, ledger=store, observers=observers, name=name, **options)
 
@@ -136,6 +153,11 @@ def open_config(config: TierConfig, among: Sequence[TierConfig], number: int) ->
         options=config.options,
         local=config.local,
     )
+
+
+def _audits(config: AuditConfig) -> Audits:
+    judge = None if config.judge is None else open_config(config.judge, (config.judge,), 0)
+    return Audits(**{**dict(config), "judge": judge})
 
 
 def _serve_all(

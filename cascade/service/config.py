@@ -8,9 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from cascade.agents.audit_rates import Allocation
 from cascade.ledger.texts import KeptTexts
 from cascade.oversight.alarms import Reaction
+from cascade.oversight.audits import Comparing
 from cascade.oversight.shadow import Mode
+from cascade.policies.risk import Risk
 
 Dollars = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -100,6 +103,58 @@ class TierConfig(Section):
     """For its adapter, or sent to the provider with every request."""
 
 
+class AuditConfig(Section):
+    """How accepted drafts are audited."""
+
+    rate: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Share of accepted drafts, on average."""
+    floor: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Least chance of each where the allocation is `optimal`."""
+    allocation: Allocation = "constant"
+    """`constant`, the same chance for all, or `optimal`, more for doubtful and cheap ones."""
+    daily_usd: Annotated[Decimal, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Dollars per day of UTC for audits and their judge; the rate is lowered so that it lasts."""
+    judge: TierConfig | None = None
+    """A model that compares long answers without knowing whose they are."""
+    judge_repeat: Share = 0.1
+    """Share of its comparisons that it makes twice, in either order."""
+    judge_planted: Share = 0.0
+    """Share after which it is shown the draft beside itself."""
+    compare: Comparing = "auto"
+    """How a draft is compared with the large model's answer."""
+    seed: str = ""
+    """Of the draws."""
+
+
+class DriftConfig(Section):
+    """What drift is watched for; a reaction is `warn`, `audit`, `tighten` or `large_only`."""
+
+    signals: Reaction = "audit"
+    """Where a signal or the confidence has moved."""
+    escalations: Reaction = "audit"
+    """Where the escalation rate has."""
+    harm: Reaction = "large_only"
+    """Where more accepted drafts are wrong than was promised."""
+    calibration: Reaction = "warn"
+    """Where the calibration is void."""
+    window: Annotated[int, Field(ge=20)] = 200
+    """Values of a signal that are compared with the reference at a time."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    """Chance of a false alarm of one signal in one window."""
+    run_length: Annotated[float, Field(ge=3)] = 100_000.0
+    """Requests between false alarms of the escalation rate."""
+    max_harm: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Harm of which audits must not show more; by default that of the certificate."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Chance that a harm within the bound is ever called more."""
+    reference: Annotated[int, Field(ge=50)] = 500
+    """Decisions from which is learned what is usual."""
+    error_odds: Annotated[float, Field(ge=1)] = 2.0
+    """At `tighten` the odds of an error count so many times as high."""
+    audit_factor: Annotated[float, Field(ge=1)] = 4.0
+    """From `audit` on, audits are so many times as frequent."""
+
+
 class CascadeConfig(Section):
     """One cascade, which clients name as their model."""
 
@@ -121,14 +176,28 @@ class CascadeConfig(Section):
     """Seconds for a whole run; a request may ask for less."""
     abort: bool | Annotated[float, Field(gt=0, lt=1)] = False
     """Stop a draft that cannot be accepted any more; or the share that may be lost by it."""
+    hedge: bool | Annotated[float, Field(gt=0)] = False
+    """Ask the large model beside the draft where a deadline leaves no time to ask it after; or the
+    seconds it is taken to need."""
+    reuse: str | None = Field(default=None, min_length=1)
+    """Show the large model the escalated draft: `correct`, or a file of `cascade evaluate`."""
+    latch: bool = False
+    """After repeated trouble in a conversation, ask the large model at once for a while."""
+    response_format: Mapping[str, Any] | None = None
+    """JSON schema; a draft that breaks it is escalated. A request may bring another."""
+    tool_risks: Mapping[str, Risk] | None = None
+    """Tools by name as `read`, `write` or `irreversible`."""
     audit_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of accepted drafts that the large model is asked about as well."""
+    audits: AuditConfig | None = None
+    """The same, with how they are compared and what a day of them may cost."""
     mode: Mode = "live"
     """`live`, `shadow` or `canary`."""
     canary_share: Share = 0.1
     """Share of requests that is live in the mode `canary`."""
-    drift: Reaction | None = None
-    """Watch for drift and `warn`, `audit`, `tighten` or go `large_only` at an alarm."""
+    drift: Reaction | DriftConfig | None = None
+    """Watch for drift: one reaction to every alarm (`warn`, `audit`, `tighten`, `large_only`), or
+    one for each kind."""
     local_only: bool | Literal["answer", "abstain"] = False
     """Keep every question on this machine; and what becomes of those too hard for it."""
     private: Literal["looks_personal"] | None = None
@@ -150,6 +219,8 @@ class CascadeConfig(Section):
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)}: each decides alone; give one")
+        if self.audit_rate is not None and self.audits is not None:
+            raise ValueError("audit_rate and audits: give one; audits has a rate of its own")
         return self
 
 

@@ -72,6 +72,11 @@ class Key:
         if KEY_TAG in self.tags:
             raise ConfigurationError(f"the tag {KEY_TAG!r} is the key's own: choose another name.")
 
+    @property
+    def budgeted(self) -> bool:
+        """Whether it has a budget."""
+        return self.day_usd is not None or self.month_usd is not None
+
     def may_use(self, model: str) -> bool:
         """Whether it may ask for this model."""
         return not self.models or model in self.models
@@ -170,6 +175,8 @@ class Keys:
         Raises:
             UnavailableError: the database cannot be reached.
         """
+        if not secret.startswith(PREFIX):
+            return None  # nothing has to be looked up
         digest = digest_of(secret)
         known = self._known.get(digest)
         if known is not None and time.monotonic() - known[1] < KNOWN_FOR_S:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cascade.errors import LedgerError
 from cascade.ledger.store import open_store
 from cascade.ledger.tags import tagged
 from cascade.service.budgets import Account, start_of_day, start_of_month
@@ -208,6 +209,22 @@ async def test_what_was_spent_yesterday_counts_for_the_month_alone(
     first = start_of_month(now) == start_of_day(now)
     assert account["day_spent_usd"] == 1
     assert account["month_spent_usd"] == (1 if first else 2)
+
+
+async def test_a_budget_that_cannot_be_read_lets_nobody_in_and_is_read_again(
+    upstream: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreachable(*_: object) -> None:
+        raise LedgerError("the ledger's database: gone")
+
+    async with gateway(configured(upstream, tmp_path)) as running:
+        secret = await running.key(day_usd=Decimal(1))
+        with monkeypatch.context() as broken:
+            broken.setattr(running.service.store, "cost", unreachable)
+            answers = await asyncio.gather(*(running.ask(secret) for _ in range(3)))
+        later = await running.ask(secret)
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert later.status_code == 200
 
 
 def test_a_new_day_begins_with_nothing_spent_and_a_new_month_too() -> None:

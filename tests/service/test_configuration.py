@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from cascade import Cascade
 from cascade.errors import ConfigurationError
-from cascade.service.config import ServiceConfig
+from cascade.ledger.store import open_store
+from cascade.privacy import looks_personal
+from cascade.service.building import build_cascade
+from cascade.service.config import CascadeConfig, ServiceConfig
 from cascade.service.reading import masked, read_settings
 
 GOOD = """\
@@ -64,6 +70,10 @@ MISTAKES = {
     "a wrong word": (
         GOOD + "    mode: alive\n",
         "8: cascades.support.mode: should be 'live', 'shadow' or 'canary', not 'alive'",
+    ),
+    "audits in two ways": (
+        GOOD + "    audit_rate: 0.1\n    audits: {rate: 0.2}\n",
+        "3: cascades.support: audit_rate and audits: give one",
     ),
     "two policies": (
         GOOD + "    threshold: 0.5\n    max_harm: 0.1\n",
@@ -263,3 +273,55 @@ def test_every_key_says_what_it_means() -> None:
     sections = [section for section in sections if issubclass(section, config.Section)]
     assert ServiceConfig in sections
     assert [name for section in sections for name in silent(section, f"{section.__name__}.")] == []
+
+
+def test_a_cascade_can_be_configured_in_all_that_can_be_written_down() -> None:
+    code = {"verifier", "router", "tools", "cache", "retry_policy", "observers"}
+    elsewhere = {"small", "large", "policy", "ledger", "name"}  # tiers, threshold, the service's
+    options = set(inspect.signature(Cascade).parameters)
+    assert options - set(CascadeConfig.model_fields) == code | elsewhere
+
+
+def test_every_option_reaches_the_cascade(tmp_path: Path) -> None:
+    price = {"input": 1, "output": 2}
+    tiers = [
+        {"model": "openai:s", "base_url": "http://127.0.0.1:1/v1", "api_key": "-", "name": "s",
+         "price": price, "max_tokens": 50, "temperature": 0.5, "timeout_s": 9,
+         "options": {"seed": 3}},
+        {"model": "openai:l", "base_url": "http://127.0.0.1:1/v1", "api_key": "-", "local": False,
+         "price": price},
+    ]  # fmt: skip
+    options = {
+        "price_of_error": 0.5, "signals": ["logprobs"], "deadline": 20, "abort": True,
+        "hedge": 3.0, "latch": True, "mode": "canary", "canary_share": 0.3,
+        "response_format": {"type": "object"}, "tool_risks": {"pay": "irreversible"},
+        "audits": {"rate": 0.2, "daily_usd": 3, "compare": "judge", "judge": tiers[1]},
+        "drift": {"window": 30, "harm": "tighten"}, "local_only": False,
+        "private": "looks_personal", "tags": {"app": "x"},
+    }  # fmt: skip
+    config = CascadeConfig.model_validate({"tiers": tiers, **options})
+    cascade = build_cascade("support", config, tmp_path, open_store("memory://"), ())
+    given = cascade.options
+    assert [tier.name for tier in cascade.tiers] == ["s", "large"]
+    small = cascade.tiers[0].settings
+    assert (small.max_tokens, small.temperature, small.timeout_s) == (50, 0.5, 9)
+    assert small.options == {"seed": 3}
+    assert [tier.local for tier in cascade.tiers] == [True, False]
+    same = options.keys() - {"audits", "drift", "private", "signals"}
+    assert {name: given[name] for name in same} == {name: options[name] for name in same}
+    assert (given["audit_rate"].rate, given["audit_rate"].compare) == (0.2, "judge")
+    assert given["audit_rate"].judge.model == "openai:l"
+    assert (given["drift"].window, given["drift"].harm) == (30, "tighten")
+    assert given["private"] is looks_personal
+    assert cascade.mode == "canary"
+
+
+def test_reuse_is_a_word_or_a_file_beside_the_configuration(tmp_path: Path) -> None:
+    tiers = [{"model": "ollama:s"}, {"model": "ollama:l"}]
+    for reuse, words in (("correct", None), ("plan.json", str(tmp_path / "plan.json"))):
+        config = CascadeConfig.model_validate({"tiers": tiers, "reuse": reuse})
+        if words is None:
+            assert build_cascade("a", config, tmp_path, None, ()).options["reuse"] == "correct"
+        else:
+            with pytest.raises(ConfigurationError, match=re.escape(words)):
+                build_cascade("a", config, tmp_path, None, ())

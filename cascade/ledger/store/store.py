@@ -266,8 +266,11 @@ class Store:
         An unknown cost counts among the estimated ones at its `assumed_usd`, as in budgets;
         where there is none, it stays unknown.
         """
+        return await self.cost(Selection(node=node, since=since))
+
+    async def cost(self, selection: Selection = EVERYTHING) -> Amounts:
+        """What the entries that are meant cost; unknown costs as in `spent`."""
         await self.flush()
-        selection = Selection(node=node, since=since)
         return await self._writer.call(lambda: self._backend.spent(selection))
 
     async def delete(
