@@ -42,6 +42,7 @@ from cascade.integrations.chat_output import (
     with_raw,
 )
 from cascade.integrations.chat_person import surroundings, with_person
+from cascade.integrations.chat_person import surroundings, with_person
 from cascade.integrations.chat_privacy import LocalOnlyCalls
 from cascade.integrations.chat_recipe import check_options, read_tier, recipe_of
 from cascade.integrations.chat_run import (
@@ -260,7 +261,7 @@ class CascadeChatModel(LocalOnlyCalls):
         config = inner_config(run_manager, streams=streams, local_only=local_only, details=details)
         # LangGraph takes two messages of one id for one message, and keeps the later.
         asked = [message.model_copy(update={"id": None}) for message in messages]
-        person = surroundings(run_manager, asked, cascade.task)
+        person = surroundings(run_manager, cascade, asked[-1])
         async with aclosing(with_person(cascade, asked, config, person)) as events:
             async for event in events:
                 if tell is not None and isinstance(event, Decided | Retracted):

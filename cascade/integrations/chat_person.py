@@ -14,7 +14,7 @@ import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.messages import BaseMessage, messages_from_dict, messages_to_dict
@@ -27,13 +27,13 @@ from langgraph._internal._constants import (  # a node has no other way to its c
 from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.errors import GraphInterrupt
 from langgraph.types import Command
-from pydantic import ConfigDict
+from pydantic import ConfigDict, ValidationError
 
-from cascade.agents import Task
 from cascade.agents.person import REPLIED, Reply, ask_person
 from cascade.api import Cascade
-from cascade.errors import PersonNeededError
+from cascade.errors import ConfigurationError, PersonNeededError
 from cascade.events import Event
 from cascade.integrations.chat_run import RunManager, outside_of_runs
 from cascade.result import CascadeResult, read_result
@@ -56,7 +56,7 @@ class Kept(Record):
     """A run that waits for a person, or one that has ended after a person answered.
 
     Attributes:
-        times: how often a person was asked in it.
+        times: how many answers of the person are taken until the one about its draft.
         answer: its last message, once it has ended; None while it waits, and where it abstained.
     """
 
@@ -167,7 +167,7 @@ class Surroundings:
             await self.saver.aput(*given)
 
     def ask(self, kept: Kept, question: str) -> Reply:
-        """What the person says; interrupts the graph until somebody does.
+        """What the person says of a draft that was shown in an earlier execution.
 
         LangGraph gives answers in the order of the questions, so that earlier ones are taken first.
 
@@ -182,23 +182,42 @@ class Surroundings:
             if self.heard >= kept.times:
                 return reply
 
+    async def wait(self, state: CascadeState, question: str) -> NoReturn:
+        """Keep a run, and interrupt the graph to show its draft.
+
+        The draft is new in this execution: what a person has said before was not about it. That
+        there is such a thing at all means that the node did something else than the last time.
+
+        Raises:
+            GraphInterrupt: always.
+        """
+        kept = Kept.of(state, times=0)
+        assert kept.draft is not None, "there is a draft to ask about"
+        while True:
+            try:
+                ask_person(question, kept.draft, kept.decision)
+            except GraphInterrupt:
+                await self.keep(kept.model_copy(update={"times": self.heard + 1}))
+                raise
+            self.heard += 1
+
 
 def surroundings(
-    run_manager: RunManager | None, messages: Sequence[BaseMessage], task: Task
+    run_manager: RunManager | None, cascade: Cascade, question: BaseMessage
 ) -> Surroundings | None:
     """The graph around a call; None where there is none that can be resumed.
 
     Args:
         run_manager: of the call.
-        messages: what is asked.
-        task: with which tools and settings.
+        cascade: that is called.
+        question: the last message of what it is asked.
     """
     around = (var_child_runnable_config.get() or {}).get("configurable", {})
     saver, thread = around.get(CONFIG_KEY_CHECKPOINTER), around.get("thread_id")
     if not isinstance(saver, BaseCheckpointSaver) or thread is None:
         return None
     # The node's namespace has the id of its task, which is the same when it is executed again.
-    namespace = f"{around.get('checkpoint_ns', '')}|cascade:{_digest(messages, task)}"
+    namespace = f"{around.get('checkpoint_ns', '')}|cascade:{_place(cascade, question)}"
     return Surroundings(
         saver=saver,
         place=RunnableConfig(configurable={"thread_id": thread, "checkpoint_ns": namespace}),
@@ -207,15 +226,24 @@ def surroundings(
     )
 
 
-def _read(values: Mapping[str, Any]) -> Kept | None:
-    text = values.get(KEPT)
-    return Kept.model_validate_json(text) if isinstance(text, str) else None
+def _read(values: Mapping[str, Any]) -> Kept:
+    try:
+        return Kept.model_validate_json(values[KEPT])
+    except (KeyError, ValidationError) as error:
+        raise ConfigurationError(
+            "a run that waits for a person was kept by another version of cascade and cannot be "
+            "read: go on with that version, or ask the question anew in the thread."
+        ) from error
 
 
-def _digest(messages: Sequence[BaseMessage], task: Task) -> str:
-    """Tells this call from others in the same node."""
-    asked = [message.model_copy(update={"id": None}).model_dump() for message in messages]
-    text = json.dumps([asked, repr(task)], sort_keys=True, default=repr)
+def _place(cascade: Cascade, question: BaseMessage) -> str:
+    """Tells this call from others in the same node, whenever that is executed.
+
+    By its last message and the models: the rest of a prompt (the time, what is remembered of a
+    user) may be another one when the node is executed again.
+    """
+    models = [cascade.name, *(tier.model.name for tier in cascade.tiers)]
+    text = json.dumps([models, question.type, question.content], sort_keys=True, default=repr)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -237,27 +265,26 @@ async def with_person(
         GraphInterrupt: a person is asked and has not answered yet.
         PersonNeededError: a person is to be asked, and there is no graph that could wait.
     """
+    question = str(asked[-1].text)
     kept = None if person is None else await person.kept()
-    while kept is None or not kept.ended:
-        if kept is None or person is None:
-            events = cascade.astream(list(asked), config)
-        else:
-            events = _going_on(cascade, asked, config, person.ask(kept, str(asked[-1].text)), kept)
-        try:
-            async with aclosing(_apart(events)) as steps:
-                async for event in steps:
-                    if isinstance(event, CascadeResult) and person is not None and kept is not None:
-                        await person.keep(kept.ended_with(event))
-                    yield event
-            return
-        except PersonNeededError as error:
-            if person is None:
-                raise
-            kept = Kept.of(error.state, 1 if kept is None else kept.times + 1)
-            await person.keep(kept)
-    assert person is not None, "it was kept there"
-    person.ask(kept, str(asked[-1].text))  # so that the next call's question gets the next answer
-    yield read_result(kept.state(asked), cascade.tiers[0].name, None)
+    if kept is None or person is None:
+        events = cascade.astream(list(asked), config)
+    elif kept.ended:
+        person.ask(kept, question)  # so that the next call's question gets the next answer
+        yield read_result(kept.state(asked), cascade.tiers[0].name, None)
+        return
+    else:
+        events = _going_on(cascade, asked, config, person.ask(kept, question), kept)
+    try:
+        async with aclosing(_apart(events)) as steps:
+            async for event in steps:
+                if isinstance(event, CascadeResult) and person is not None and kept is not None:
+                    await person.keep(kept.ended_with(event))
+                yield event
+    except PersonNeededError as error:
+        if person is None:
+            raise
+        await person.wait(error.state, question)
 
 
 async def _going_on(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import dynamic_prompt
 from langchain_core.messages import BaseMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -18,6 +19,7 @@ from langgraph.types import Command
 
 from cascade import Cascade, Decision, Price, Situation, Tier
 from cascade.errors import ConfigurationError, InputError, PersonNeededError
+from cascade.integrations.chat_person import Kept
 from cascade.integrations.middleware import CascadeMiddleware
 from cascade.ledger import MemoryLedger
 from cascade.state import Action
@@ -253,6 +255,60 @@ async def test_a_crash_between_the_draft_and_the_question_pays_no_second_draft()
     assert len(world.small.requests) == before
     state = await world.agent.ainvoke(Command(resume="accept"), THREAD)
     assert state["messages"][-1].text == "Half a million."
+    assert len(world.small.requests) == before
+
+
+async def test_a_prompt_that_tells_the_time_finds_its_draft_again() -> None:
+    clock = iter(range(100))
+
+    @dynamic_prompt
+    def prompt(request: Any) -> str:
+        del request
+        return f"It is {next(clock)} o'clock."
+
+    world = World(InMemorySaver(), middleware=[prompt])
+    assert asked_of(await world.agent.ainvoke(ASKED, THREAD))
+    before = len(world.small.requests)
+    state = await world.agent.ainvoke(Command(resume="accept"), THREAD)
+    assert state["messages"][-1].text == "Half a million."
+    assert len(world.small.requests) == before
+
+
+async def test_what_was_said_of_one_draft_is_never_taken_for_another() -> None:
+    """A node that asks something else when it is executed again: the person sees that draft too."""
+    words = iter(["one", "two"])
+    drafts = ScriptedModel([reply("Mine.", probability=0.5), reply("Yours.", probability=0.5)])
+    model = Cascade(drafts, ScriptedModel("better"), policy=Unsure()).as_chat_model()
+    latest: list[str] = []
+
+    async def fickle(state: MessagesState) -> dict[str, list[BaseMessage]]:
+        del state
+        latest.append(next(words, "two"))
+        return {"messages": [await model.ainvoke(latest[-1])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("fickle", fickle)
+    builder.add_edge(START, "fickle")
+    app: Any = builder.compile(checkpointer=InMemorySaver())
+    first = await app.ainvoke({"messages": [HumanMessage("go")]}, THREAD)
+    assert asked_of(first)["draft"] == "Mine."
+    second = await app.ainvoke(Command(resume="accept"), THREAD)
+    assert (asked_of(second)["question"], asked_of(second)["draft"]) == ("two", "Yours.")
+    state = await app.ainvoke(Command(resume={"answer": "third"}), THREAD)
+    assert state["messages"][-1].text == "third"
+    assert len(drafts.requests) == 2
+
+
+async def test_what_another_version_has_kept_is_no_reason_to_pay_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(InMemorySaver())
+    with monkeypatch.context() as other:
+        other.setattr(Kept, "model_dump_json", lambda self: '{"unknown": 1}')
+        await world.agent.ainvoke(ASKED, THREAD)
+    before = len(world.small.requests)
+    with pytest.raises(ConfigurationError, match="another version"):
+        await world.agent.ainvoke(Command(resume="accept"), THREAD)
     assert len(world.small.requests) == before
 
 
