@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolCall
 
 from cascade.confidence.answers import normalise
 from cascade.confidence.columns import matrix, owner, raw_score
@@ -230,12 +230,33 @@ async def test_the_question_alone_is_described() -> None:
     assert features["prompt_symbols"] == 1.0
 
 
-async def test_a_tool_call_has_no_log_probability_of_its_own() -> None:
-    call = reply("x", probability=0.5, tool_calls=[{"name": "f", "args": {}, "id": "1"}])
-    assert (await taken(BUILT_IN["logprobs"](), [], call))[0] == {}
-    assert (
-        "logprob_mean" in (await taken(BUILT_IN["logprobs"](), [], reply("x", probability=0.5)))[0]
-    )
+CALL = ToolCall(name="search", args={"q": "cheap flights"}, id="1", type="tool_call")
+
+
+async def test_a_tool_call_is_scored_by_its_name_and_values_and_not_by_the_text_around() -> None:
+    called = reply("Hm.", probability=0.1, tool_calls=[CALL], call_probability=[0.9, 0.5, 0.8])
+    features, _ = await taken(BUILT_IN["logprobs"](), [], called)
+    assert features["token_count"] == 3
+    assert features["logprob_min"] == pytest.approx(math.log(0.5))
+    score = BUILT_IN["logprobs"]().score(features)
+    assert score == pytest.approx((0.9 * 0.5 * 0.8) ** (1 / 3))
+    assert (await taken(TokenQuantile(0.0), [], called))[0] == {
+        "token_quantile": pytest.approx(0.5)
+    }
+
+
+async def test_a_tool_call_without_its_log_probabilities_has_no_score() -> None:
+    called = reply("Hm.", probability=0.5, tool_calls=[CALL])
+    for signal in (BUILT_IN["logprobs"](), TokenQuantile()):
+        assert (await taken(signal, [], called))[0] == {}
+
+
+async def test_samples_that_call_tools_weigh_by_their_calls() -> None:
+    same = reply("", tool_calls=[CALL], call_probability=1.0)
+    other = reply("no", probability=0.5)
+    features, _ = await taken(SelfConsistency(2), [same, other], same)
+    agreeing, against = math.exp(1.0), math.exp(0.5)
+    assert features["self_consistency"] == pytest.approx(agreeing / (agreeing + against))
 
 
 @pytest.mark.parametrize(("q", "expected"), [(0.0, 0.1), (0.5, 0.5), (1.0, 0.9)])

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.messages import ToolCall
+from langchain_core.language_models import FakeMessagesListChatModel
+from langchain_core.messages import AIMessage, HumanMessage, ToolCall
 
+from cascade.models import Request, ollama_wire, openai_wire
 from cascade.models.called import call_logprobs, call_tokens
+from cascade.models.langchain import LangChainModel
 from cascade.models.logprobs import spelling
-from cascade.state import TokenLogprob
+from cascade.models.recording import Header, answer_line, header_line, read_recording
+from cascade.models.replay import ReplayModel
+from cascade.state import Completion, TokenLogprob
+from cascade.testing import reply
 
 
 def call(name: str = "search", /, **args: Any) -> ToolCall:
@@ -202,3 +209,72 @@ def test_however_a_call_is_cut_into_tokens_its_name_and_values_are_covered(
     assert len(found) <= len(sent)
     covered = b"".join(spelling({"token": token.token}) for token in found).decode()
     assert len(covered) >= len("a_tool")
+
+
+# --- in the replies of providers
+
+PIECES = (
+    '<tool_call>\n{"name": "',
+    "search",
+    '", "arguments": {"q": "',
+    "Rome",
+    '"}}\n</tool_call>',
+)
+
+
+def named(completion: Completion) -> list[str] | None:
+    found = completion.call_logprobs
+    return None if found is None else [token.token for token in found]
+
+
+@pytest.mark.parametrize("thinking", [None, "Let me search."])
+def test_a_reply_in_openais_format_has_the_logprobs_of_its_call(thinking: str | None) -> None:
+    function = {"name": "search", "arguments": '{"q": "Rome"}'}
+    message = {"content": None, "tool_calls": [{"id": "1", "function": function}]}
+    thought = [] if thinking is None else [thinking, "</think>"]
+    choice = {
+        "finish_reason": "tool_calls",
+        "message": message | ({} if thinking is None else {"reasoning_content": thinking}),
+        "logprobs": {"content": items(*thought, *PIECES)},
+    }
+    answer = openai_wire.Answer()
+    answer.add({"choices": [choice], "usage": None})
+    completion = answer.completion(asked_for="m")
+    assert named(completion) == ["search", "Rome"]
+    assert completion.logprobs is None
+    assert completion.decisive_logprobs == completion.call_logprobs
+
+
+def test_a_stream_of_ollamas_has_the_logprobs_of_its_call() -> None:
+    answer = ollama_wire.Answer()
+    for piece in PIECES:
+        answer.add({"message": {"content": ""}, "logprobs": items(piece)})
+    function = {"name": "search", "arguments": {"q": "Rome"}}
+    answer.add({"message": {"content": "", "tool_calls": [{"function": function}]}, "done": True})
+    assert named(answer.completion(asked_for="m")) == ["search", "Rome"]
+
+
+@pytest.mark.parametrize("form", ["openai", "ollama"])
+async def test_a_chat_model_of_langchains_hands_them_on(form: str) -> None:
+    sent = items(*PIECES)
+    metadata = {"logprobs": {"content": sent} if form == "openai" else sent}
+    message = AIMessage("", tool_calls=[call(q="Rome")], response_metadata=metadata)
+    model = LangChainModel(FakeMessagesListChatModel(responses=[message]))
+    assert named(await model.complete(Request((HumanMessage("?"),)))) == ["search", "Rome"]
+
+
+def test_an_answer_of_text_is_judged_by_its_text() -> None:
+    completion = Completion("hi", "m", logprobs=(TokenLogprob("hi", -0.1),))
+    assert completion.decisive_logprobs == completion.logprobs
+
+
+def test_a_recording_keeps_them(tmp_path: Path) -> None:
+    kept = reply("", tool_calls=[call(q="Rome")], call_probability=0.5)
+    request = Request((HumanMessage("?"),))
+    header = header_line(Header(model="scripted:m"))
+    path = tmp_path / "calls.jsonl"
+    path.write_text(header + answer_line(request, kept), encoding="utf-8")
+    model = ReplayModel(path)
+    assert model.returns_logprobs
+    (answers,) = read_recording(path).answers.values()
+    assert answers[0].call_logprobs == kept.call_logprobs

@@ -133,6 +133,20 @@ def test_a_reply_with_everything() -> None:
     assert second == TokenLogprob(" enough", math.log(0.5))
 
 
+async def test_a_reply_that_calls_tools_has_the_tokens_of_its_calls() -> None:
+    args = {"q": "cheap flights", "n": 3, "empty": ""}
+    call = {"name": "search", "args": args, "id": "1", "type": "tool_call"}
+    probabilities = [0.9, 0.5, 0.4, 0.8, 0.7]
+    answer = reply("", tool_calls=[call], call_probability=probabilities)  # type: ignore[list-item]
+    assert answer.call_logprobs is not None
+    tokens = [token.token for token in answer.call_logprobs]
+    assert tokens == ["search", "cheap", " flights", "3", ""]
+    model = ScriptedModel([answer])
+    assert model.returns_logprobs
+    assert (await ask(model)).call_logprobs is None
+    assert (await ask(model, logprobs=True)).call_logprobs == answer.call_logprobs
+
+
 @pytest.mark.parametrize("probability", [0.0, 1.1, -1, [0.5], [0.5, 0.5, 0.5]])
 def test_impossible_probabilities(probability: float | list[float]) -> None:
     with pytest.raises(ValueError, match="probabilit"):
