@@ -181,8 +181,8 @@ class Reusing:
     def _worth_it(self, tier: OpenTier, draft: Draft) -> bool:
         if not isinstance(self.wanted, Reuse):
             return True
-        if not self.wanted.pays:
-            return False
+        if not self.wanted.pays or draft.tier != self.outlook.tiers[0].name:
+            return False  # it says nothing about drafts of the tiers between
         usage = draft.completion.usage
         if usage.input_tokens is None or usage.output_tokens is None:
             return False

@@ -216,6 +216,12 @@ def test_evidence_that_it_does_not_pay_shows_nothing() -> None:
     assert chosen(dearer, draft=long) is None
 
 
+def test_evidence_says_nothing_about_drafts_of_a_tier_between() -> None:
+    middle = Draft("middle", reply("word " * 400, probability=0.4))
+    assert chosen(evidence(), draft=middle) is None
+    assert chosen("correct", draft=middle) is not None
+
+
 def test_without_a_price_or_usage_nothing_is_expected_and_nothing_shown() -> None:
     long = Draft("small", reply("word " * 400, probability=0.4))
     assert chosen(evidence(), draft=long, price=None) is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,9 @@ from cascade.errors import (
 from cascade.events import Decided, Provisional, Token
 from cascade.graph import is_retryable
 from cascade.ledger import MemoryLedger
+from cascade.ledger.store import open_store
 from cascade.models import Chunk, Model, Request
+from cascade.observing import ObservedCall, Observer
 from cascade.policies import Situation
 from cascade.result import CascadeResult
 from cascade.state import Completion, Decision, LedgerEntry
@@ -565,6 +568,54 @@ async def test_one_that_is_marked_in_its_configuration_is_not_hedged() -> None:
     result = await house.cascade.ainvoke("?", {"configurable": {"local_only": True}})
     assert (result.tier, result.degraded) == ("small", True)
     assert house.large.requests == []
+
+
+async def test_a_tier_between_is_asked_while_the_last_one_is_at_it() -> None:
+    """The hedge outlives the first draft, and ends with the second one, which is accepted."""
+    large = Paused("large", reply("never"))
+    middle = ScriptedModel([reply("from the middle", probability=SURE)], name="middle")
+    small = Paused("small", reply("draft", probability=UNSURE))
+    cascade = Cascade(tiers=[small, middle, large], deadline=LONG, hedge=LONG - SPARE)
+    run = asyncio.create_task(cascade.ainvoke("?"))
+    await small.asked.wait()
+    await large.asked.wait()
+    small.go_on.set()
+    result = await run
+    assert (result.answer, result.tier) == ("from the middle", "scripted:middle")
+    calls = [(e.node, e.outcome) for e in result.ledger if e.model is not None]
+    assert calls == [("draft", "ok"), ("draft", "ok"), ("hedge", "cancelled")]
+
+
+async def test_observers_see_a_hedge_as_every_other_call() -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    class Looks(Observer):
+        def call_ended(self, call: ObservedCall) -> None:
+            entry = call.entry
+            seen.append((call.node, None if entry is None else entry.node))
+
+    house = House(SURE, observers=[Looks()])
+    run = asyncio.create_task(house.cascade.ainvoke("?"))
+    await house.both_asked()
+    house.small.go_on.set()
+    await run
+    assert seen == [("draft", "draft"), ("expert", "hedge")]
+
+
+async def test_a_crash_safe_ledger_has_no_unfinished_call_afterwards(tmp_path: Path) -> None:
+    async with open_store(f"sqlite:///{tmp_path}/ledger.db") as store:
+        large = Paused("large", reply("never"))
+        small = Paused("small", reply("draft", probability=SURE))
+        cascade = Cascade(small, large, deadline=LONG, hedge=LONG - SPARE, ledger=store)
+        run = asyncio.create_task(cascade.ainvoke("?"))
+        await large.asked.wait()
+        small.go_on.set()
+        await run
+        await cascade.aclose()
+        await store.flush()
+        assert await store.unfinished() == []
+        entries = await store.query()
+    assert ("hedge", "cancelled") in [(e.node, e.outcome) for e in entries]
 
 
 async def test_many_at_once_have_a_hedge_each() -> None:

@@ -12,7 +12,10 @@ from langgraph.types import RetryPolicy
 
 from cascade import Cascade, Price, Tier
 from cascade.agents.reusing import Review
+from cascade.collect import collect
 from cascade.errors import ConfigurationError, ModelUnavailableError
+from cascade.evaluation import TranscriptWriter
+from cascade.evaluation.scorers import get_scorer
 from cascade.events import Decided, Token
 from cascade.ledger.runs import runs_of
 from cascade.models import Request
@@ -179,6 +182,18 @@ async def test_a_hedge_that_is_under_way_is_taken_instead() -> None:
     result = await cascade.ainvoke("?")
     assert result.answer == "the large answer"
     assert len(large.requests) == 1
+
+
+async def test_examples_are_not_collected_with_drafts_before_the_large_models_eyes(
+    tmp_path: Path,
+) -> None:
+    large = ScriptedModel(corrects, name="large")
+    cascade = Cascade(ScriptedModel([DRAFT]), large, reuse="correct")
+    with (
+        TranscriptWriter(tmp_path / "out.jsonl") as writer,
+        pytest.raises(ConfigurationError, match="without reuse="),
+    ):
+        await collect([], cascade, get_scorer("exact"), writer)
 
 
 def evidence(**changed: Any) -> Reuse:
