@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from playwright.async_api import async_playwright
+
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 
@@ -41,8 +43,6 @@ def _find() -> Path | None:
 @asynccontextmanager
 async def browser() -> AsyncGenerator[Any]:
     """Start one; gives Playwright's browser."""
-    from playwright.async_api import async_playwright
-
     async with async_playwright() as playwright:
         started = await playwright.chromium.launch(
             executable_path=str(browser_path()), args=ARGUMENTS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from functools import cache
 from importlib.resources import files
@@ -44,13 +45,23 @@ def tag_of(name: str) -> str:
     return f'"{hashlib.sha256(read_text(name).encode()).hexdigest()[:20]}"'
 
 
+@cache
+def packed(name: str) -> bytes:
+    """A file as most browsers take it: a third of its size."""
+    return gzip.compress(read_text(name).encode(), mtime=0)
+
+
 @router.get("/page/static/{name}")
 async def static(name: str, request: Request) -> Response:
     """A style, a script or a picture; a browser that has it already gets nothing again."""
     if name not in names():
         raise ServiceError(404, f"the page has no file {name!r}.", code="no_such_file")
-    headers = {"ETag": tag_of(name), "Cache-Control": "no-cache"}
+    headers = {"ETag": tag_of(name), "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
     if request.headers.get("if-none-match") == tag_of(name):
         return Response(status_code=304, headers=headers)
+    content = read_text(name).encode()
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        content = packed(name)
+        headers |= {"Content-Encoding": "gzip"}
     kind = TYPES[name.rpartition(".")[2]]
-    return Response(read_text(name), headers=headers, media_type=kind)
+    return Response(content, headers=headers, media_type=kind)

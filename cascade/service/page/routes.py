@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,11 +10,9 @@ from fastapi.responses import HTMLResponse
 from pydantic_core import to_json
 
 from cascade._version import __version__
-from cascade.api import Cascade
-from cascade.confidence.calibration import Calibration
-from cascade.policies import CertifiedPolicy, Policy, ThresholdPolicy
 from cascade.service.budgets import RESERVED_TAG
 from cascade.service.faults import ServiceError
+from cascade.service.page.describing import describe
 from cascade.service.page.desk import Desk, desk_of
 from cascade.service.page.files import read_text
 from cascade.service.page.guard import PageRoute, SignedIn
@@ -86,7 +84,7 @@ async def service(request: Request, session: SignedIn) -> Response:
             "login": found.config.auth,
             "key": None if session.key is None else session.key.name,
             "ledger": found.store is not None,
-            "cascades": [_cascade(name, found.cascades[name]) for name in found.models(None)],
+            "cascades": [describe(name, found.cascades[name]) for name in found.models(None)],
         }
     )
 
@@ -176,42 +174,3 @@ def _tag_keys(found: Service) -> tuple[str, ...]:
 
 def _times(reading: Reading) -> dict[str, Any]:
     return {"at": reading.at, "took_s": round(reading.took_s, 3)}
-
-
-def _cascade(name: str, cascade: Cascade) -> dict[str, Any]:
-    return {
-        "name": name,
-        "tiers": _tiers(cascade),
-        "policy": type(cascade.policy).__name__,
-        "threshold": _threshold(cascade.policy),
-        "calibration": _calibration(cascade.calibration),
-    }
-
-
-def _tiers(cascade: Cascade) -> Sequence[Mapping[str, Any]]:
-    return [
-        {"name": tier.name, "model": tier.model.name, "local": tier.local} for tier in cascade.tiers
-    ]
-
-
-def _threshold(policy: Policy) -> float | None:
-    """The one threshold that a policy holds drafts against; None where it depends on costs."""
-    inner: object = policy
-    while inner is not None:
-        if isinstance(inner, ThresholdPolicy):
-            return inner.threshold
-        if isinstance(inner, CertifiedPolicy):
-            return inner.certificate.threshold
-        inner = getattr(inner, "inner", None)
-    return None
-
-
-def _calibration(calibration: Calibration | None) -> Mapping[str, Any] | None:
-    if calibration is None:
-        return None
-    return {
-        "created_at": calibration.created_at,
-        "labels": calibration.labels,
-        "quality": calibration.quality,
-        "certificates": calibration.certificates,
-    }

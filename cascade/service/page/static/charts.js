@@ -17,26 +17,27 @@ export function draw(box, make) {
   paint(box, make);
 }
 
-export function ticks(low, high, about = 5) {
-  if (!(high > low)) return [low];
+function ticks(low, high, about = 5) {
   const rough = (high - low) / about, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough * (1 - 1e-9));
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
   return found;
 }
-// As many decimals as the steps between ticks need; for dollars none or two of them at least.
+// Decimals that the steps between ticks need; dollars have none, or two at least.
 function decimals(values) {
   const step = values.length > 1 ? values[1] - values[0] : values[0] || 1, power = Math.floor(Math.log10(Math.abs(step)) + 1e-9);
   return step >= 1 && Number.isInteger(step) ? 0 : Math.max(2, -power + (Math.abs(step / 10 ** power - 2.5) < 1e-6 ? 1 : 0));
 }
-export const text = (x, y, words, anchor = "start", css = "tick") => svg("text", { x: x.toFixed(1), y: y.toFixed(1), "text-anchor": anchor, class: css }, words);
+const text = (x, y, words, anchor = "start", css = "tick") => svg("text", { x: x.toFixed(1), y: y.toFixed(1), "text-anchor": anchor, class: css }, words);
 const line = (x1, y1, x2, y2, css) => svg("path", { class: css, d: `M${x1.toFixed(1)} ${y1.toFixed(1)}L${x2.toFixed(1)} ${y2.toFixed(1)}` });
 const rect = (x, y, width, height, css, more) => svg("rect", { x: x.toFixed(1), y: y.toFixed(1), width: Math.max(0, width).toFixed(1), height: Math.max(0, height).toFixed(1), class: css, ...more });
 const path = (points, css) => svg("path", { class: css, d: `M${points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L")}` });
+const whisker = (x, low, high) => [line(x, low, x, high, "whisker"), line(x - 3, low, x + 3, low, "whisker"), line(x - 3, high, x + 3, high, "whisker")];
+const shareWords = (v) => `${+(v * 100).toFixed(1)} %`;
 const dot = (x, y, r, css) => svg("circle", { cx: x.toFixed(1), cy: y.toFixed(1), r, class: css });
 
-// A plane with axes: `x` and `y` are [low, high]; returns the drawing and the two scales.
+// A plane with axes; `x` and `y` are [low, high].
 function plane(width, { height = 230, x, y, xTicks, yTicks, xName, yName, xWords = String, yWords = String, label }) {
   const left = 12 + 7 * Math.max(...yTicks.map((v) => yWords(v).length)), right = width - 12, top = yName ? 26 : 12, bottom = height - (xName ? 40 : 24);
   const scale = (ends, from, to) => (v) => from + ((v - ends[0]) / (ends[1] - ends[0] || 1)) * (to - from);
@@ -54,9 +55,10 @@ export function bill(box, { alone, low, high, spent, words }) {
     const most = Math.max(high, spent, alone) || 1, X = (v) => (v / most) * (width - 2) + 1;
     const label = `Large model alone ${words(alone)}, between ${words(low)} and ${words(high)}. With the cascade ${words(spent)}.`;
     const out = svg("svg", { viewBox: `0 0 ${width} 122`, role: "img", "aria-label": label });
-    out.append(text(0, 13, "Large model alone"), text(width, 13, words(alone), "end", "strong"), rect(0, 21, X(alone), 24, "big", { rx: 4 }));
-    if (high > low) out.append(line(X(low), 33, X(high), 33, "whisker"), line(X(low), 27, X(low), 39, "whisker"), line(X(high), 27, X(high), 39, "whisker"));
-    out.append(text(0, 77, "With the cascade"), text(width, 77, words(spent), "end", "strong"), rect(0, 85, X(spent), 24, "cost", { rx: 4 }));
+    const row = (y, name, value, css) => out.append(text(0, y, name), text(width, y, words(value), "end", "strong"), rect(0, y + 8, X(value), 24, css, { rx: 4 }));
+    row(13, "Large model alone", alone, "big");
+    if (high > low) out.append(...[[low, low], [low, high], [high, high]].map(([a, b]) => line(X(a), a === b ? 27 : 33, X(b), a === b ? 39 : 33, "whisker")));
+    row(77, "With the cascade", spent, "cost");
     if (alone > spent) {
       out.append(rect(X(spent) + 2, 85.7, X(alone) - X(spent) - 3, 22.6, "saved", { rx: 4 }));
       if (X(alone) - X(spent) > 130) out.append(text((X(spent) + X(alone)) / 2, 101, `${words(alone - spent)} less`, "middle", "strong"));
@@ -77,7 +79,7 @@ export function bar(measured, estimated, low, high) {
   return out;
 }
 
-// Ends of an axis for values with intervals; one of a day with hardly an audit may leave the chart.
+// Ends of an axis; the interval of a day with hardly an audit may leave the chart.
 function spread(days) {
   const values = days.map((d) => d.saving.value), middle = (all) => all.sort((a, b) => a - b)[Math.floor(all.length * 0.8)];
   const room = 1.5 * Math.max(...values.map(Math.abs), 1e-12);
@@ -86,29 +88,30 @@ function spread(days) {
   return [low < 0 ? low - air : 0, high > 0 ? high + air : air];
 }
 let clips = 0;
-function clipped(out, left, top, right, bottom) {
+function clipped({ box: out, left, top, right, bottom }) {
   const id = `clip-${(clips += 1)}`;
   const part = svg("g", { "clip-path": `url(#${id})` });
   out.append(svg("clipPath", { id }, rect(left, top, right - left, bottom - top, "")), part);
   return part;
 }
-const everyDay = (width, days) => Math.max(1, Math.ceil((days.length * 52) / width));
 const short = (day) => new Date(`${day}T00:00Z`).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
+function daily(width, days, more) {
+  const every = Math.max(1, Math.ceil((days.length * 52) / width));
+  const marked = days.map((_, i) => i).filter((i) => (days.length - 1 - i) % every === 0);
+  return plane(width, { x: [-0.5, days.length - 0.5], xTicks: marked, xWords: (i) => short(days[i].day), ...more });
+}
 
 export function perDay(box, days, words) {
   draw(box, (width) => {
-    const y = spread(days), yTicks = ticks(...y, 4), every = everyDay(width, days), places = decimals(yTicks);
-    const { box: out, X, Y, left, right, top, bottom } = plane(width, {
-      x: [-0.5, days.length - 0.5], y, yTicks, yWords: (v) => `${v < 0 ? "−" : ""}$${Math.abs(v).toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places })}`, yName: "", xName: "", xWords: (i) => short(days[i].day),
-      xTicks: days.map((_, i) => i).filter((i) => (days.length - 1 - i) % every === 0), label: `Dollars saved per day, ${days.length} days; a table follows.`,
-    });
-    const wide = Math.min(34, 0.64 * (X(1) - X(0))), inside = clipped(out, left, top, right, bottom);
+    const y = spread(days), yTicks = ticks(...y, 4), places = decimals(yTicks);
+    const yWords = (v) => `${v < 0 ? "−" : ""}$${Math.abs(v).toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places })}`;
+    const p = daily(width, days, { y, yTicks, yWords, label: `Dollars saved per day, ${days.length} days; a table follows.` }), { box: out, X, Y } = p;
+    const wide = Math.min(34, 0.64 * (X(1) - X(0))), inside = clipped(p);
     days.forEach(({ day, saving: s }, i) => {
       const from = Y(Math.max(0, s.value)), to = Y(Math.min(0, s.value)), x = X(i);
       const mark = rect(x - wide / 2, from, wide, Math.max(1, to - from), s.value < 0 ? "cost" : "good", { rx: 2 });
       mark.append(svg("title", {}, `${day}: ${words(s.value)}, between ${words(s.low)} and ${words(s.high)}`));
-      inside.append(mark, line(x, Y(s.low), x, Y(s.high), "whisker"));
-      for (const end of [s.low, s.high]) inside.append(line(x - 3, Y(end), x + 3, Y(end), "whisker"));
+      inside.append(mark, ...whisker(x, Y(s.low), Y(s.high)));
     });
     out.append(line(X(-0.5), Y(0), X(days.length - 0.5), Y(0), "base"));
     return out;
@@ -117,16 +120,12 @@ export function perDay(box, days, words) {
 
 export function rate(box, days) {
   draw(box, (width) => {
-    const high = Math.min(1, 1.08 * Math.max(0.05, ...days.map((d) => d.escalation.high))), every = everyDay(width, days);
-    const { box: out, X, Y } = plane(width, {
-      x: [-0.5, days.length - 0.5], y: [0, high], yTicks: ticks(0, high, 4), yWords: (v) => `${+(v * 100).toFixed(1)} %`, yName: "", xName: "", xWords: (i) => short(days[i].day),
-      xTicks: days.map((_, i) => i).filter((i) => (days.length - 1 - i) % every === 0), label: `Share of requests that went to the large model, per day; ${days.length} days; a table follows.`,
-    });
-    if (days.length > 1) {
-      const up = days.map((d, i) => [X(i), Y(d.escalation.high)]), down = days.map((d, i) => [X(i), Y(d.escalation.low)]).reverse();
-      out.append(path([...up, ...down], "band"), path(days.map((d, i) => [X(i), Y(d.escalation.value)]), "curve"));
-    } else out.append(line(X(0), Y(days[0].escalation.low), X(0), Y(days[0].escalation.high), "whisker"));
-    days.forEach((d, i) => out.append(dot(X(i), Y(d.escalation.value), 3.5, "good")));
+    const high = Math.min(1, 1.08 * Math.max(0.05, ...days.map((d) => d.escalation.high)));
+    const { box: out, X, Y } = daily(width, days, { y: [0, high], yTicks: ticks(0, high, 4), yWords: shareWords, label: `Share of requests that went to the large model, ${days.length} days; a table follows.` });
+    const along = (end) => days.map((d, i) => [X(i), Y(d.escalation[end])]);
+    if (days.length > 1) out.append(path([...along("high"), ...along("low").reverse()], "band"), path(along("value"), "curve"));
+    else out.append(...whisker(X(0), Y(days[0].escalation.low), Y(days[0].escalation.high)));
+    for (const [x, y] of along("value")) out.append(dot(x, y, 3.5, "good"));
     return out;
   });
 }
@@ -138,7 +137,7 @@ export function histogram(box, bins, threshold) {
     const most = Math.max(1, ...bins.map((b) => b.accepted + b.escalated)), top = most * 1.08;
     const { box: out, X, Y, top: up, bottom } = plane(width, {
       ...shares, y: [0, top], yTicks: ticks(0, top, 4).filter((v) => Number.isInteger(v)), yName: "drafts", xName: "confidence", height: 236,
-      label: `How many drafts had which confidence: ${bins.filter((b) => b.accepted + b.escalated).map((b) => `${b.low.toFixed(2)} to ${b.high.toFixed(2)}: ${b.accepted} accepted, ${b.escalated} escalated`).join("; ")}.`,
+      label: `How many drafts had which confidence; ${bins.reduce((n, b) => n + b.accepted, 0)} accepted, ${bins.reduce((n, b) => n + b.escalated, 0)} escalated.`,
     });
     for (const b of bins) {
       const x = X(b.low) + 1, wide = X(b.high) - X(b.low) - 2;
@@ -153,31 +152,31 @@ export function reliability(box, groups) {
   draw(box, (width) => {
     const low = Math.max(0, Math.floor(10 * Math.min(0.9, ...groups.map((g) => Math.min(g.confidence, g.correct.low) - 0.02))) / 10), marks = ticks(low, 1, 5);
     const { box: out, X, Y } = plane(width, {
-      x: [low, 1], xTicks: marks, xWords: shares.xWords, y: [low, 1], yTicks: marks, yWords: (v) => `${+(v * 100).toFixed(1)} %`, yName: "right", xName: "confidence", height: 236,
+      x: [low, 1], xTicks: marks, xWords: shares.xWords, y: [low, 1], yTicks: marks, yWords: shareWords, yName: "right", xName: "confidence", height: 236,
       label: `How often audited drafts were right: ${groups.map((g) => `at ${g.confidence.toFixed(2)} ${(g.correct.value * 100).toFixed(0)} % of ${g.correct.n}`).join("; ")}.`,
     });
     out.append(line(X(low), Y(low), X(1), Y(1), "ideal"));
-    if (groups.length > 1) out.append(path(groups.map((g) => [X(g.confidence), Y(g.correct.value)]), "line curve"));
+    if (groups.length > 1) out.append(path(groups.map((g) => [X(g.confidence), Y(g.correct.value)]), "curve"));
     for (const g of groups) out.append(line(X(g.confidence), Y(g.correct.low), X(g.confidence), Y(g.correct.high), "whisker"), dot(X(g.confidence), Y(g.correct.value), 5, "good dot"));
     return out;
   });
 }
 
-// Cost against quality: every threshold, the range of what is unknown, where it stands and where one looks.
+// Cost against quality: every threshold, what is not known, where it stands, where one looks.
 export function curve(box, choices, made, picked) {
   draw(box, (width) => {
     const cost = (c) => 1 - c.share.value, known = choices.filter((c) => c.harm.value !== null);
     const right = (h) => 1 - h, compared = choices.filter((c) => c.unjudged < 0.02);
     const low = Math.min(...known.map((c) => right(c.harm.value)), ...compared.map((c) => right(c.harm.high)), right(made.harm.high)), air = 0.06 * (1 - low) + 0.004;
     const y = [Math.max(0, low - air), Math.min(1, 1 + air / 3)], far = Math.max(1, ...choices.map(cost)) * 1.03;
-    const { box: out, X, Y, left, right: edge, top, bottom } = plane(width, {
-      x: [0, far], xTicks: ticks(0, far, 5), xWords: (v) => `${Math.round(v * 100)} %`, xName: "cost, of the large model alone",
-      y, yTicks: ticks(y[0], Math.min(1, y[1]), 4), yWords: (v) => `${+(v * 100).toFixed(1)} %`, yName: "requests without a wrong draft", height: 300,
+    const p = plane(width, {
+      x: [0, far], xTicks: ticks(0, far, 5), xWords: shareWords, xName: "cost, of the large model alone",
+      y, yTicks: ticks(y[0], Math.min(1, y[1]), 4), yWords: shareWords, yName: "requests without a wrong draft", height: 300,
       label: "Cost against quality at every threshold; the slider reads each of them.",
     });
-    const up = choices.map((c) => [X(cost(c)), Y(right(c.harm.low))]), down = choices.map((c) => [X(cost(c)), Y(right(c.harm.high))]).reverse();
-    const inside = clipped(out, left, top, edge, bottom);
-    if (choices.length > 1) inside.append(path([...up, ...down], "band"));
+    const { box: out, X, Y, bottom } = p, inside = clipped(p);
+    const edge = (end) => choices.map((c) => [X(cost(c)), Y(right(c.harm[end]))]);
+    if (choices.length > 1) inside.append(path([...edge("low"), ...edge("high").reverse()], "band"));
     if (known.length > 1) inside.append(path(known.map((c) => [X(cost(c)), Y(right(c.harm.value))]), "curve"));
     const place = (c) => [X(cost(c)), Math.min(bottom, Y(right(c.harm.value ?? c.harm.high)))];
     const [nx, ny] = place(made), [px, py] = place(picked);

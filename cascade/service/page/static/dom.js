@@ -17,7 +17,7 @@ export const $ = (id) => document.getElementById(id);
 
 export const num = (value) => (value === null || value === undefined ? null : Number(value));
 
-// Three significant digits, without powers of ten; as the report of the command line has it.
+// Three significant digits, without powers of ten, as in the report of the command line.
 export function dollars(amount) {
   if (amount === null || amount === undefined) return "unknown";
   let value = Number(amount);
@@ -32,14 +32,11 @@ export const counted = (n, what) => `${count(n)} ${what}${n === 1 ? "" : "s"}`;
 export const seconds = (s) => (s >= 100 ? `${Math.round(s)} s` : s >= 1 ? `${s.toFixed(1)} s` : `${Math.round(s * 1000)} ms`);
 export const clock = (at) => new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 
-export class Refused extends Error {
-  constructor(status, message, code) { super(message); this.status = status; this.code = code; }
-}
 // Ends at the login where the session has ended; other errors are for whoever asked.
 export async function refused(response) {
   if (response.status === 401) location.assign("/login");
   const said = await response.json().catch(() => null);
-  return new Refused(response.status, said?.error ?? `the service answered ${response.status}.`, said?.code);
+  return Object.assign(new Error(said?.error ?? `the service answered ${response.status}.`), { code: said?.code });
 }
 export async function get(path) {
   const response = await fetch(path, { headers: { Accept: "application/json" } });
@@ -50,3 +47,4 @@ export async function get(path) {
 export function empty(title, text, example) {
   return el("div", { class: "empty" }, el("p", {}, title), el("p", { class: "soft" }, text), example ? el("pre", { tabindex: 0, "aria-label": "Example" }, example) : null);
 }
+export const fact = (name, value, note) => el("div", {}, el("dt", {}, name), el("dd", {}, value, note ? el("small", {}, note) : null));

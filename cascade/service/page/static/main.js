@@ -65,7 +65,7 @@ async function begin() {
   if (!service.login) $("open").hidden = false;
   knowCascades(service.cascades);
   readyToPlay(service.cascades);
-  for (const id of ["period", "tag"]) $(id).addEventListener("change", () => { if (reading) again = true; else refresh(); });
+  for (const id of ["period", "tag"]) $(id).addEventListener("change", refresh);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) soon(); });
   await Promise.all([refresh(), watchRequests(soon)]);
 }

@@ -1,5 +1,5 @@
 // What was saved: the headline, the bill, the tables, the days.
-import { $, count, counted, dollars, el, empty, get, num, percent, svg } from "./dom.js";
+import { $, count, counted, dollars, el, empty, fact, get, num, percent, svg } from "./dom.js";
 import { bar, bill, perDay, rate } from "./charts.js";
 
 const ICONS = { saves: "M5 12.5l4.5 4.5L19 7.5", loses: "M7 7l10 10M17 7L7 17", open: "M9.2 9a2.9 2.9 0 1 1 4.1 3.2c-1 .5-1.3 1-1.3 2.1M12 17.6v.2" };
@@ -54,10 +54,6 @@ function showVerdict(r) {
   $("verdict").replaceChildren(icon, el("p", {}, el("b", {}, reason), r.requests ? `${r.reason}.` : ""), el("p", { class: "soft" }, next));
 }
 
-function fact(name, value, note) {
-  return el("div", {}, el("dt", {}, name), el("dd", {}, value, note ? el("small", {}, note) : null));
-}
-
 function showBill(r) {
   if (!r.requests) {
     $("bill").replaceChildren(empty("No requests in this period", "Change the base URL of your client, or choose a longer period above.", EXAMPLE()));
@@ -74,10 +70,8 @@ function showBill(r) {
     fact("Audits", count(r.audits), r.needed.missing ? `${count(r.needed.missing)} more for ±${+(r.needed.precision * 100).toFixed(2)} points` : "enough for the wanted precision"),
     t.unknown ? fact("Calls of unknown cost", count(t.unknown), `${dollars(t.assumed_usd)} assumed for them`) : "",
   );
-  const remarks = r.remarks.length ? el("details", { id: "remarks" }, el("summary", {}, "What to know about these figures"), el("ul", { class: "soft" }, r.remarks.map((text) => el("li", {}, text)))) : null;
-  const old = $("remarks"), open = old?.open;
-  old?.remove();
-  if (remarks) { remarks.open = Boolean(open); $("bill-box").append(remarks); }
+  $("remarks").hidden = !r.remarks.length;
+  $("remarks").querySelector("ul").replaceChildren(...r.remarks.map((text) => el("li", {}, text)));
 }
 
 function showTable(total) {

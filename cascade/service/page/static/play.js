@@ -14,8 +14,8 @@ async function* events(response) {
     const parts = (rest + value).split("\n\n");
     rest = parts.pop();
     for (const part of parts) {
-      const fields = Object.fromEntries(part.split("\n").map((line) => [line.slice(0, line.indexOf(": ")), line.slice(line.indexOf(": ") + 2)]));
-      if (fields.event) yield [fields.event, JSON.parse(fields.data)];
+      const [, name, data] = part.match(/^event: (.*)\ndata: (.*)$/) ?? [];
+      if (name) yield [name, JSON.parse(data)];
     }
   }
 }
@@ -32,8 +32,9 @@ class Answer {
   end() { this.current?.classList.remove("open"); this.current = null; }
   write(kind, title, words) { if (!this.current || this.kind !== kind) this.begin(kind, title); this.text.append(words); if (kind === "draft") this.draft = this.current; }
   provisional({ tier, text }) { this.write("draft", `${tier} drafts: nothing is decided yet`, text); }
-  token({ tier, text }) { this.write("answer", `Answer from ${tier}`, text); }
+  token({ tier, text }) { this.answered = true; this.write("answer", `Answer from ${tier}`, text); }
   retracted({ reason }) {
+    this.answered = false;
     const shown = this.current ?? this.draft;
     if (shown) { shown.classList.add("withdrawn"); shown.querySelector("h4").textContent += ", withdrawn"; }
     if (!this.decision) this.note("decided", "Withdrawn", reason);
@@ -44,14 +45,14 @@ class Answer {
     const what = { accept: "accepted", escalate: "escalated", observe: "one more signal", abstain: "no answer on purpose", ask: "a person is asked" }[d.action] ?? d.action;
     this.note("decided", `Decision: ${what}`, `${d.reason}${d.calibrated ? "" : " (raw score, not calibrated)"}`);
     if (d.confidence !== null) $("steps").lastElementChild.append(meter(d.confidence, d.threshold));
-    if (d.action === "accept" && this.draft) this.draft.querySelector("h4").textContent = `Answer: the draft of ${d.tier}`;
+    this.answered = d.action === "accept" && Boolean(this.draft);
+    if (this.answered) this.draft.querySelector("h4").textContent = `Answer: the draft of ${d.tier}`;
     $("state").textContent = `${what}: ${d.reason}`;
   }
   note(kind, title, words) { this.end(); $("steps").append(el("li", { "data-kind": kind }, el("h4", {}, title), el("div", { class: "text" }, words))); }
   done(r) {
     this.end();
-    const all = $("steps").textContent;
-    if (r.answer && !all.includes(r.answer.trim().slice(0, 40))) this.note("answer", `Answer from ${r.tier}`, r.answer);
+    if (r.answer && !this.answered) this.note("answer", `Answer from ${r.tier}`, r.answer);
     const cost = r.cost_usd === null ? "cost unknown" : `cost ${dollars(r.cost_usd)}`;
     const saved = r.saved_usd === null ? "saving unknown" : `saved ${r.saved_basis === "estimated" ? "about " : ""}${dollars(r.saved_usd)}`;
     $("state").textContent = `Done: answered by ${r.tier}${r.degraded ? ", as the large model could not be had" : ""}; ${cost}, ${saved}.`;

@@ -1,7 +1,7 @@
 // The last requests, each with its way through the graph; new ones arrive by themselves.
 import { $, clock, dollars, el, empty, get, seconds } from "./dom.js";
 
-const SHOWN = 40, SAY_EVERY = 4000;
+const SHOWN = 40, SAY_EVERY = 1500;
 const NAMES = { draft: "draft", self_check: "check", verify: "verify", expert: "large model", audit: "audit", ask: "person", route: "route", cache: "cache", shadow: "shadow" };
 const ENDS = { accepted: "✓ draft accepted", escalated: "↑ escalated", degraded: "! large model down", abstained: "○ no answer", interrupted: "? asks a person", failed: "✕ failed", cancelled: "✕ cancelled", abandoned: "✕ abandoned" };
 const money = (amount, basis) => (amount === null ? "cost unknown" : `${basis === "estimated" ? "≈ " : ""}${dollars(amount)}`);
@@ -26,14 +26,15 @@ function nothing() {
     el("pre", { tabindex: 0, "aria-label": "Example" }, `curl ${location.origin}/v1/chat/completions \\\n  -H "Authorization: Bearer csk_…" -H "Content-Type: application/json" \\\n  -d '{"model": "…", "messages": [{"role": "user", "content": "Hello"}]}'`)));
 }
 
-let said = 0, waiting = 0, timer = null;
+// Tells a screen reader, not more often than it can speak.
+let waiting = 0;
 function say(r) {
   waiting += 1;
-  if (timer) return;
-  timer = setTimeout(() => {
+  if (waiting > 1) return;
+  setTimeout(() => {
     $("arrived").textContent = waiting === 1 ? `New request: ${r.outcome}, ${money(r.cost_usd, r.cost_basis)}` : `${waiting} new requests`;
-    waiting = 0; timer = null; said = Date.now();
-  }, Math.max(0, SAY_EVERY - (Date.now() - said)));
+    waiting = 0;
+  }, SAY_EVERY);
 }
 
 // Lists what there is, then listens; `changed` is told of each arrival.

@@ -1,5 +1,5 @@
 // The slider: what each threshold would have given on the requests that were recorded.
-import { $, count, counted, dollars, el, empty, get, percent } from "./dom.js";
+import { $, count, counted, dollars, el, empty, fact, get, percent } from "./dom.js";
 import { curve, histogram, reliability } from "./charts.js";
 
 let found = null, picked = null, cascades = [];
@@ -22,7 +22,7 @@ export function showThresholds({ thresholds, reliability: groups }) {
   $("sure").replaceChildren();
   body.className = thresholds ? "panel" : "";
   if (!thresholds) {
-    body.replaceChildren(empty("No draft has been decided about yet", "This reads recorded decisions: as soon as requests have come through, the slider tries other thresholds on them. For a confidence that is a probability, calibrate on 50 to 300 examples.", "cascade calibrate examples.jsonl --small … --large … --out support.json"));
+    body.replaceChildren(empty("No draft has been decided about yet", "The slider tries other thresholds on recorded requests. For a confidence that is a probability, calibrate on 50 to 300 examples.", "cascade calibrate examples.jsonl --small … --large … --out support.json"));
     return;
   }
   const { choices, made } = thresholds;
@@ -48,7 +48,7 @@ const hint = (t) => `Tried on the last ${counted(t.requests, "request")}; a draf
 function known(t) {
   const calibrated = cascades.filter((c) => c.calibration);
   return [
-    t.audits ? `Errors are known from ${counted(t.audits, "audited draft")}. Drafts below the present threshold were not compared: there the range runs from all right to all wrong.`
+    t.audits ? `Errors are known from ${counted(t.audits, "audited draft")}. Drafts that were escalated were not compared: there the range runs from all right to all wrong.`
       : "Errors are not known: no draft has been audited. Set audit_rate, for instance 0.05, in the configuration.",
     t.calibrated === 1 ? "Confidence is calibrated: it is the probability that a draft is right."
       : t.calibrated ? `Confidence is calibrated, a probability that a draft is right, on ${percent(t.calibrated)} of these drafts, and a raw score on the others.`
@@ -70,7 +70,6 @@ function showPicked() {
   const less = Math.abs(change) < 1e-9 ? "as decided" : `${dollars(Math.abs(change))} ${change > 0 ? "more" : "less"} than as decided`;
   $("threshold-value").textContent = at(c);
   slider.setAttribute("aria-valuetext", `${at(c)}: ${percent(up.value)} escalated, cost ${dollars(c.cost_usd)}, saving ${dollars(c.saving.value)}, accepted and wrong ${wrong}`);
-  const fact = (name, value, small) => el("div", {}, el("dt", {}, name), el("dd", {}, value, el("small", {}, small)));
   $("outcome").replaceChildren(
     fact("Escalated", percent(up.value), `${percent(up.low)} to ${percent(up.high)}`),
     fact("Cost", dollars(c.cost_usd), `${percent(1 - c.share.value, 0)} of the large model alone`),
