@@ -72,7 +72,10 @@ def call_task(task: Task, settings: Mapping[str, Any]) -> Task:
         changes["temperature"] = float(changes["temperature"])  # 0 and 0.0 are one temperature
     if given.get("stop"):
         stop = given["stop"]
-        changes["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+        texts = [stop] if isinstance(stop, str) else stop
+        if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+            raise ConfigurationError(f"stop={stop!r}: give a text, or a list of texts.")
+        changes["stop"] = tuple(texts)
     if "tools" in given:
         changes["tools"] = _checked_tools(given["tools"])
     if "tools" in given or TOOL_RISKS in given:

@@ -110,3 +110,24 @@ def test_the_choice_of_a_tool_is_kept(
     given = answer("fine", *((name, {}) for name in called))
     against = objection(given, tools=tools, tool_choice=choice)
     assert against is None if complaint is None else complaint in (against or "")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/nowhere"},
+        {"properties": {"x": {"items": [{"$ref": "#/$defs/y"}]}}},
+        {"$ref": "http://127.0.0.1:1/schema.json"},
+        {"$ref": "#"},
+        {"allOf": [{"$ref": "#"}]},
+    ],
+)
+def test_a_schema_that_does_not_stand_for_itself_is_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="no valid JSON schema"):
+        check_schema(schema)
+
+
+def test_a_schema_may_refer_to_its_own_parts_and_hold_what_looks_like_it() -> None:
+    check_schema({"properties": {"child": {"$ref": "#"}}})
+    check_schema({"$defs": {"a": {"type": "string"}}, "properties": {"x": {"$ref": "#/$defs/a"}}})
+    check_schema({"properties": {"$ref": {"default": {"$ref": "#/nowhere"}}}})

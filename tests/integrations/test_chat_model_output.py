@@ -313,3 +313,10 @@ def test_log_probs_that_cannot_be_asked_for_are_refused(settings: Any, words: st
     model = Cascade(ScriptedModel("a"), ScriptedModel("b", name="large")).as_chat_model()
     with pytest.raises(ConfigurationError, match=words):
         model.invoke("?", **settings)
+
+
+@pytest.mark.parametrize("stop", [1.5, [None], {"a": 1}])
+def test_what_is_no_text_cannot_end_an_answer(stop: Any) -> None:
+    model = Cascade(ScriptedModel("a"), ScriptedModel("b", name="large")).as_chat_model()
+    with pytest.raises(ConfigurationError, match="give a text, or a list of texts"):
+        model.bind(stop=stop).invoke("?")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from cascade.service.protocols import chat, models, ollama, responses
+from cascade.service.protocols.chat import router as chat
+from cascade.service.protocols.models import router as models
+from cascade.service.protocols.ollama import router as ollama
+from cascade.service.protocols.responses import router as responses
 
 __all__ = ["routers"]
 
 
 def routers() -> tuple[APIRouter, ...]:
     """The routes of all protocols."""
-    return (chat.router, models.router, responses.router, ollama.router)
+    return (chat, models, responses, ollama)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
@@ -100,6 +101,25 @@ def read_wishes(request: Request, extension: Mapping[str, Any] | None) -> Wishes
     except ValidationError as error:
         raise _meaningless(error) from None
     return wishes.model_copy(update={"tags": {**wishes.tags, **tags}}) if tags else wishes
+
+
+async def check_text(request: Request) -> None:
+    """Refuse halves of characters, which JSON can spell and no provider can be sent.
+
+    Raises:
+        ServiceError: 400, the body has one.
+    """
+    raw = await request.body()
+    if b"\\ud" not in raw and b"\\uD" not in raw:
+        return
+    try:
+        json.dumps(json.loads(raw), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ServiceError(
+            400,
+            "the body holds half of a surrogate pair (\\ud800 to \\udfff), which is no text.",
+            code="invalid_value",
+        ) from None
 
 
 def _in_headers(request: Request) -> dict[str, Any]:
