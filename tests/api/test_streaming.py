@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade import Cascade, Tier
-from cascade.agents.verifier import _WORDS
+from cascade.agents.showing import words
 from cascade.errors import ModelUnavailableError, StreamInterruptedError
 from cascade.events import Decided, Retracted, Token
 from cascade.graph import DEFAULT_RETRY
@@ -234,4 +234,4 @@ async def test_a_stream_may_be_left_to_the_garbage_collector() -> None:
 
 @given(st.text(alphabet=" \n\tab."))
 def test_the_words_of_a_draft_make_up_the_whole_draft(text: str) -> None:
-    assert "".join(_WORDS.findall(text)) == text
+    assert "".join(words(text)) == text
