@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from cascade import Cascade, Tier
 from cascade.errors import ModelNotFoundError
-from cascade.models import Request
+from cascade.models import Request, open_model
 from cascade.models.llamacpp import find_weights
 from cascade.models.openai import OpenAIModel
 from cascade.testing import ScriptedModel
@@ -93,3 +93,20 @@ async def test_punctuation_would_have_made_a_doubtful_call_look_sure(model: Open
     assert result.confidence is not None
     assert result.confidence < 0.8
     assert result.tier == "large"
+
+
+@pytest.mark.parametrize("asked", ["Köln", 'the "Blue Note"'])
+async def test_a_call_that_the_model_in_this_process_has_to_make_is_found(asked: str) -> None:
+    model = open_model("llamacpp:smollm2-135m")
+    question = (HumanMessage(f"search for {asked}"),)
+    settings: dict[str, Any] = {"max_tokens": 60, "temperature": 0, "logprobs": True}
+    request = Request(question, tools=(SEARCH,), tool_choice="required", **settings)
+    answer = await model.complete(request)
+    await model.aclose()
+    (call,) = answer.tool_calls
+    assert call["name"] == "search"
+    assert answer.call_logprobs is not None
+    assert answer.call_logprobs == answer.decisive_logprobs
+    spelled = "".join(token.token for token in answer.call_logprobs)
+    assert "search" in spelled
+    assert str(call["args"]["n"]) in spelled
