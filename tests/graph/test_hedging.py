@@ -18,7 +18,7 @@ from langgraph.types import Command, RetryPolicy
 
 from cascade import Cascade, Price, Tier
 from cascade.agents import hedging as hedging_module
-from cascade.agents.hedging import Hedging, starts_in_s
+from cascade.agents.hedging import Hedge, Hedging, starts_in_s
 from cascade.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -548,6 +548,64 @@ async def test_a_hedge_that_ignores_its_cancellation_delays_nobody_for_long(
     await settle()
     assert house.large.cancelled == 1
     assert house.entry("hedge").outcome == "ok", "what it cost is known after all"
+
+
+async def test_a_hedge_may_be_ended_from_another_thread() -> None:
+    house = House()
+    run = asyncio.create_task(house.cascade.ainvoke("?"))
+    await house.both_asked()
+    await asyncio.to_thread(house.hedging.release, list(house.hedging._hedges))
+    await until(lambda: house.large.cancelled == 1)
+    house.small.go_on.set()
+    house.large.go_on.set()
+    assert (await run).answer == "the large answer"
+    assert sorted(house.calls) == [("draft", "ok"), ("expert", "ok"), ("hedge", "cancelled")]
+
+
+def test_a_hedge_of_a_loop_that_is_gone_is_not_waited_for() -> None:
+    """As where a run that was killed is gone on with in a new loop."""
+    hedging = Hedging()
+
+    async def never(held: Any, hear: Any) -> Completion:
+        await asyncio.Event().wait()
+        raise AssertionError("it is never let go on")
+
+    async def begin() -> None:
+        hedging._hedges["run"] = Hedge(0.0, never)
+        await settle()
+
+    async def go_on() -> None:
+        assert not hedging.is_at_it("run")
+        assert hedging.take("run") is None
+
+    asyncio.run(begin())
+    asyncio.run(go_on())
+    assert len(hedging) == 0
+
+
+async def test_a_run_that_is_gone_on_with_in_another_loop_waits_for_no_hedge_of_the_first() -> None:
+    hedging, ended = Hedging(), asyncio.Event()
+
+    async def never(held: Any, hear: Any) -> Completion:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError("it is never let go on")
+
+    hedging._hedges["run"] = Hedge(0.0, never)
+    await settle()
+    await asyncio.to_thread(asyncio.run, hedging.drop("run"))
+    async with asyncio.timeout(10):
+        await ended.wait()
+
+
+async def test_what_is_wrong_with_a_hedge_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def breaks(held: Any, hear: Any) -> Completion:
+        raise ValueError("broken")
+
+    Hedge(0.0, breaks)
+    await until(lambda: "a hedge failed: ValueError('broken')" in caplog.text)
 
 
 # --- where nobody may be asked

@@ -72,11 +72,12 @@ async def test_an_approval_saves_what_was_not_written_by_an_estimate() -> None:
     cascade, _ = made(approves)
     result = await cascade.ainvoke("Capital of Australia?")
     review = next(e for e in result.ledger if e.node == "review")
-    assert review.cost_usd == (400 * Decimal(10) + 6 * Decimal(40)) / 1_000_000
+    cost = (400 * Decimal(10) + 6 * Decimal(40)) / 1_000_000
+    assert review.cost_usd == cost
     assert review.saved_usd is not None
     assert review.baseline_usd is not None
-    assert review.baseline_usd > review.cost_usd, "130 words at $40 are dearer than reading them"
-    assert review.saved_usd == review.baseline_usd - review.cost_usd
+    assert review.baseline_usd > cost, "130 words at $40 are dearer than reading them"
+    assert review.saved_usd == review.baseline_usd - cost
     assert review.basis == "estimated"
     assert result.ledger.baseline_usd == review.baseline_usd
     assert result.ledger.saved_basis == "estimated"
