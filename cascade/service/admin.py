@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.errors import ConfigurationError
@@ -98,13 +98,12 @@ class NewMode(BaseModel):
     mode: Literal["live", "shadow", "canary"]
 
 
-async def admin_key(request: Request) -> Key | None:
+async def admin_key(key: Annotated[Key | None, Depends(authenticated)]) -> Key | None:
     """The admin key of a request; None with `--no-auth`.
 
     Raises:
         ServiceError: 401, no valid key; 403, it is no admin key.
     """
-    key = await authenticated(request)
     if key is not None and not key.admin:
         raise ServiceError(
             403,

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
 
 from cascade.api import Cascade
 from cascade.ledger import LedgerView
@@ -94,7 +95,15 @@ class Admitted:
         self._reservation.settle()
 
 
-async def authenticated(request: Request) -> Key | None:
+_BEARER = HTTPBearer(auto_error=False, description="`csk_…`, made by `cascade keys create`.")
+_HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, description="The same key.")
+
+
+async def authenticated(
+    request: Request,
+    _bearer: Annotated[object, Security(_BEARER)] = None,  # for the OpenAPI document
+    _header: Annotated[object, Security(_HEADER)] = None,
+) -> Key | None:
     """The key of a request; None with `--no-auth`.
 
     Raises:
@@ -117,14 +126,12 @@ async def authenticated(request: Request) -> Key | None:
     return key
 
 
-async def admitted(request: Request) -> Admitted:
-    """The dependency behind `Admit`.
+def let_in(service: Service, key: Key | None) -> Admitted:
+    """Admit a request of a key that is known to be valid.
 
     Raises:
-        ServiceError: 401, no key or a wrong one; 429, too many requests; 503, shutting down.
-        UnavailableError: the keys' database cannot be reached.
+        ServiceError: 429, too many requests; 503, shutting down.
     """
-    service = service_of(request)
     if service.draining:
         raise ServiceError(
             503,
@@ -133,7 +140,6 @@ async def admitted(request: Request) -> Admitted:
             "shutting_down",
             headers={"Connection": "close", "Retry-After": "1"},
         )
-    key = await authenticated(request)
     wait_s = None if key is None else service.limits.take(key)
     if key is not None and wait_s is not None:
         raise ServiceError(
@@ -144,6 +150,18 @@ async def admitted(request: Request) -> Admitted:
             headers={"Retry-After": str(math.ceil(wait_s))},
         )
     return Admitted(service, key)
+
+
+async def admitted(
+    request: Request, key: Annotated[Key | None, Depends(authenticated)]
+) -> Admitted:
+    """The dependency behind `Admit`.
+
+    Raises:
+        ServiceError: 401, no key or a wrong one; 429, too many requests; 503, shutting down.
+        UnavailableError: the keys' database cannot be reached.
+    """
+    return let_in(service_of(request), key)
 
 
 def secret_in(request: Request) -> str | None:

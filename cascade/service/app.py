@@ -18,6 +18,7 @@ from cascade._version import __version__
 from cascade.errors import CascadeError
 from cascade.service import admin, health
 from cascade.service.admission import authenticated
+from cascade.service.bodies import Bounded
 from cascade.service.building import build_service
 from cascade.service.config import ServiceConfig
 from cascade.service.faults import ServiceError, fault_of, is_ollama
@@ -70,6 +71,8 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
     app.add_api_route("/metrics", metrics, methods=["GET"], tags=["health"])
     for kind in (ServiceError, CascadeError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, show_fault)
+    # The last one added is the outermost: what is too long is counted as well.
+    app.add_middleware(Bounded, most=int(config.max_body_mib * 2**20))
     app.add_middleware(Measured, metrics=service.metrics)
     return app
 
@@ -103,7 +106,7 @@ def _invalid(error: RequestValidationError) -> ServiceError:
 
 
 def _of_http(error: HTTPException) -> ServiceError:
-    codes = {404: "not_found", 405: "method_not_allowed"}
+    codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_long"}
     return ServiceError(
         error.status_code,
         str(error.detail),

@@ -261,6 +261,8 @@ class ServiceConfig(Section):
     """What is written to standard error."""
     auth: bool = True
     """Ask for a key; without, it may listen on this machine's loopback only."""
+    max_body_mib: Annotated[float, Field(gt=0, le=1024)] = 32.0
+    """Longest body of a request; a longer one gets 413."""
     recent: Count = 500
     """Finished requests that the page can show."""
     shutdown_grace_s: Seconds = 30.0

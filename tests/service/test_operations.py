@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -217,6 +218,36 @@ async def test_unknown_paths_and_methods_have_the_protocols_shape(
     assert method.status_code == 405
     assert method.headers["allow"] == "GET"
     assert (invalid.status_code, invalid.json()["error"]["code"]) == (400, "invalid_value")
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_body_that_is_too_long_is_refused_while_it_is_read(
+    upstream: FakeServer, tmp_path: Path, told: bool
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield b" " * 1024
+
+    config = configured(upstream, tmp_path, max_body_mib=0.03)
+    async with gateway(config) as running:
+        content = b" " * 65536 if told else pieces()
+        answer = await running.client.post(
+            "/test/ask", content=content, headers={"Content-Type": "application/json"}
+        )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_long")
+
+
+async def test_the_openapi_document_names_both_ways_to_bring_a_key(
+    upstream: FakeServer, tmp_path: Path
+) -> None:
+    async with gateway(configured(upstream, tmp_path)) as running:
+        document = (await running.get("/openapi.json")).json()
+    schemes = document["components"]["securitySchemes"]
+    assert {scheme["type"] for scheme in schemes.values()} == {"http", "apiKey"}
+    for path in ("/admin/keys", "/metrics", "/v1/chat/completions"):
+        for operation in document["paths"][path].values():
+            assert operation["security"], path
+    assert "security" not in document["paths"]["/healthz"]["get"]
 
 
 @pytest.mark.parametrize(
