@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from langchain_core.messages import AnyMessage, HumanMessage, MessageLikeRepresentation
 from langchain_core.messages.utils import convert_to_messages
+from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
 
@@ -121,8 +122,8 @@ def marks_of(tools: Sequence[Any]) -> dict[str, Risk]:
         ConfigurationError: a mark is no risk.
     """
     marks: dict[str, Risk] = {}
-    for tool in tools:
-        places = (getattr(tool, "metadata", None), getattr(tool, "extras", None))
+    for tool in (tool for tool in tools if isinstance(tool, BaseTool)):
+        places = (tool.metadata, tool.extras)
         given = [place[RISK] for place in places if isinstance(place, Mapping) and RISK in place]
         for mark in given:
             if mark not in RISKS:
@@ -131,7 +132,7 @@ def marks_of(tools: Sequence[Any]) -> dict[str, Risk]:
                     f"{', '.join(RISKS)}."
                 )
         if given:
-            marks[str(tool.name)] = max(given, key=RISKS.index)
+            marks[tool.name] = max(given, key=RISKS.index)
     return marks
 
 

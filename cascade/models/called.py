@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from langchain_core.messages import ToolCall
@@ -22,6 +23,9 @@ from cascade.state import TokenLogprob
 NEAR = 80
 """Most characters between a tool's name and its arguments: room for `", "arguments": ` and for
 the marks of templates, and none for a sentence in between."""
+
+UNKNOWN = 24
+"""Most unknown places in a value: what they may stand for grows with the power of their number."""
 
 _DECODER = json.JSONDecoder(strict=False)
 _PIECE = re.compile(
@@ -83,19 +87,22 @@ def _tokens_of(
     begin = text.find(thought)
     if begin < 0 or not calls:
         return []
-    spans: list[Span] = []
+    spans: set[Span] = set()
     for call, times in _counted(calls):
         sites = list(_sites(text, begin + len(thought), call))
         if len(sites) != times:
             return []
-        spans += (span for site in sites for span in site)
-    wanted = [(_bytes_before(text, first), _bytes_before(text, last)) for first, last in spans]
-    ends = list(accumulate(len(spelled) for spelled in spellings))
-    return [
-        place
-        for place, (end, spelled) in enumerate(zip(ends, spellings, strict=True))
-        if any(first < end and last > end - len(spelled) for first, last in wanted)
-    ]
+        spans.update(span for site in sites for span in site)
+    before = _bytes_before(text)
+    wanted = sorted((before(first), before(last)) for first, last in spans)
+    lasts = [last for _, last in wanted]
+    ends = accumulate(len(spelled) for spelled in spellings)
+    found = []
+    for place, (end, spelled) in enumerate(zip(ends, spellings, strict=True)):
+        after = bisect_right(lasts, end - len(spelled))  # the first that ends after it begins
+        if after < len(wanted) and wanted[after][0] < end:
+            found.append(place)
+    return found
 
 
 def _counted(calls: Sequence[ToolCall]) -> list[tuple[ToolCall, int]]:
@@ -113,9 +120,9 @@ def _sites(text: str, begin: int, call: ToolCall) -> Iterator[list[Span]]:
         place = begin + brace.start()
         try:
             value, end = _DECODER.raw_decode(text, place)
+            if not _same(value, call["args"]):
+                continue
         except (ValueError, RecursionError):
-            continue
-        if not _same(value, call["args"]):
             continue
         before = max(begin, place - NEAR - len(call["name"]))
         named = list(name.finditer(text, before, place))
@@ -144,18 +151,22 @@ def _same(read: object, given: object) -> bool:
     if isinstance(read, list) and isinstance(given, list):
         return len(read) == len(given) and all(map(_same, read, given))
     if isinstance(read, str) and isinstance(given, str) and "\ufffd" in read:
-        return _nearly(read).fullmatch(given) is not None
+        return _nearly(read, given)
     return isinstance(read, bool) == isinstance(given, bool) and read == given
 
 
-def _nearly(read: str) -> re.Pattern[str]:
-    """What a text may be in which characters were cut into tokens."""
+def _nearly(read: str, given: str) -> bool:
+    """Whether a text is the given one but for characters that were cut into tokens."""
     runs = re.split("(\ufffd+)", read)
-    return re.compile(
-        "".join(f".{{1,{len(run)}}}" if "\ufffd" in run else re.escape(run) for run in runs),
-        re.DOTALL,
-    )
+    if len(runs) // 2 > UNKNOWN:
+        return False
+    pieces = (f".{{1,{len(run)}}}" if "\ufffd" in run else re.escape(run) for run in runs)
+    return re.fullmatch("".join(pieces), given, re.DOTALL) is not None
 
 
-def _bytes_before(text: str, place: int) -> int:
-    return len(text[:place].encode(errors="surrogateescape"))
+def _bytes_before(text: str) -> Callable[[int], int]:
+    """How many bytes stand before a place in a text."""
+    if text.isascii():
+        return int
+    sizes = (len(character.encode(errors="surrogateescape")) for character in text)
+    return [0, *accumulate(sizes)].__getitem__

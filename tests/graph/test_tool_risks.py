@@ -390,6 +390,16 @@ def test_a_cascade_of_one_tier_asks_as_well() -> None:
     assert len(model.requests) == 1
 
 
+def test_a_question_that_goes_another_way_first_is_asked_about_all_the_same() -> None:
+    model = ScriptedModel([calls("delete_file", path="b")])
+    made = Cascade(tiers=[model], tools=TOOLS, tool_risks=ASKING)
+    graph: Any = made.build_graph().compile(checkpointer=InMemorySaver())
+    stays: Any = {"configurable": {"thread_id": "t", "local_only": True}}
+    state = graph.invoke({"messages": [("human", ASKED)]}, stays)
+    assert state["__interrupt__"]
+    assert "route" in [entry.node for entry in state["ledger"]]
+
+
 def test_nobody_is_asked_about_a_large_model_that_is_down() -> None:
     with pytest.raises(ModelError, match="down"):
         begin(asking(down()))

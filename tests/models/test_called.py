@@ -175,6 +175,30 @@ def test_characters_cut_into_tokens_without_bytes_are_found_nearly(value: str, t
     assert (kept(sent, call(q=value)) is not None) == there
 
 
+def test_a_value_with_very_many_unknown_places_is_not_guessed() -> None:
+    """What they may stand for is more than can be tried."""
+    text = '{"name": "search", "arguments": {"q": "' + "a\ufffd" * 60 + '"}}'
+    assert kept(items(text), call(q="aé" * 60)) is None
+    assert kept(items(text), call(q="a" * 200)) is None
+
+
+def test_a_very_long_call_does_not_hold_up_the_loop() -> None:
+    """Some 10,000 values in 50,000 tokens: tokens and values are walked through once."""
+    args = {"rows": [{"a": i, "b": "ü"} for i in range(5_000)]}
+    text = json.dumps({"name": "search", "arguments": args}, ensure_ascii=False)
+    found = kept(cut(text), call(**args))
+    assert found is not None
+    assert len(found) == 10_001
+
+
+def test_values_that_are_nested_very_deeply_are_missing_and_no_error() -> None:
+    deep: list[Any] = []
+    for _ in range(600):
+        deep = [deep]
+    text = '{"name": "search", "arguments": {"q": ' + "[" * 601 + "]" * 601 + "}}"
+    assert kept(items(text), call(q=deep)) in (None, [text])
+
+
 def test_calls_that_were_written_as_text_are_found_in_its_tokens() -> None:
     pieces = ('{"name": "', "search", '", "arguments": {"q": "', "Rome", '"}}')
     tokens = [TokenLogprob(piece, -0.5) for piece in pieces]
