@@ -52,10 +52,12 @@ _SAME_NAME = (
     "mode",
     "canary_share",
     "local_only",
-    "tags",
     "signals",
 )
 """Options that a cascade takes as they stand in its configuration."""
+
+CASCADE_TAG = "cascade"
+"""The tag of ledger entries that names the cascade, as clients call it: reports tell them apart."""
 
 _PASSWORD = re.compile(r"(://[^/:@\s]*):[^@/\s]+@")
 
@@ -117,6 +119,7 @@ def build_cascade(
         MissingDependencyError: a package of an extra is not installed.
     """
     options: dict[str, Any] = {option: getattr(config, option) for option in _SAME_NAME}
+    options["tags"] = {CASCADE_TAG: name, **config.tags}
     if config.threshold is not None:
         options["policy"] = ThresholdPolicy(config.threshold)
     if config.private is not None:
@@ -194,7 +197,7 @@ def _single_tiers(
             ledger=store,
             observers=observers,
             deadline=config.deadline,
-            tags=config.tags,
+            tags={CASCADE_TAG: model, **config.tags},
             name=model,
         )
         found[model] = _served(model, config, alone)
