@@ -68,9 +68,10 @@ def as_key(talk: Talk, secret: str) -> openai.AsyncOpenAI:
 
 @asynccontextmanager
 async def talking(
-    tmp_path: Path, *, provider: str = "openai", **changes: Any
+    tmp_path: Path, *, provider: str = "openai", remote: bool = False, **changes: Any
 ) -> AsyncGenerator[Talk]:
-    """Start one; without keys unless `auth=True`."""
+    """Start one; without keys unless `auth=True`. With `remote` its large tier is not on this
+    machine."""
     forbidden, guard.forbidden = guard.forbidden, False
     os.environ["UPSTREAM_KEY"] = "sk-upstream-secret"
     try:
@@ -81,6 +82,8 @@ async def talking(
                     {"model": f"ollama:{name}", "base_url": upstream.url}
                     for name in ("small", "large")
                 ]
+            if remote:
+                config["cascades"]["support"]["tiers"][1]["local"] = False
             async with gateway(config) as running:
                 url = running.server.address
                 talk = Talk(

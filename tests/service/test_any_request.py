@@ -92,6 +92,20 @@ async def test_no_request_makes_the_service_fail(tmp_path: Path) -> None:
                 assert status < 500, (raw, status, text)
 
 
+async def test_what_is_too_deep_is_refused(tmp_path: Path) -> None:
+    async with talking(tmp_path) as talk:
+        for depth in (200, 900, 100_000):
+            deep = b'{"properties":{"a":' * depth + b"{}" + b"}}" * depth
+            for path in PATHS[:4]:
+                raw = b'{"model":"support","messages":[{"role":"user","content":"hi"}],' + (
+                    b'"input":"hi","prompt":"hi","x":' + deep + b"}"
+                )
+                response = await talk.http.post(
+                    path, content=raw, headers={"content-type": "application/json"}
+                )
+                assert response.status_code == 400, (path, depth, response.text)
+
+
 async def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
     async with talking(tmp_path) as talk:
         for path in PATHS:

@@ -44,11 +44,43 @@ async def test_no_more_time_is_given_than_the_cascade_has(tmp_path: Path) -> Non
 
 
 async def test_what_stays_here_asks_no_tier_that_is_elsewhere(tmp_path: Path) -> None:
-    async with talking(tmp_path) as talk:
-        tiers = talk.gateway.service.model("support", None).tiers
-        assert [tier.local for tier in tiers] == [True, True]
+    async with talking(tmp_path, remote=True) as talk:
         report = (await talk.chat(headers={"X-Cascade-Local-Only": "true"})).json()["cascade"]
-        assert report["local_only"] == "answer"
+        assert (report["tier"], report["degraded"], report["local_only"]) == (
+            "small",
+            True,
+            "answer",
+        )
+        assert {request.body["model"] for request in talk.upstream.received} == {"small"}
+
+
+async def test_no_answer_on_purpose_is_a_refusal_in_every_protocol(tmp_path: Path) -> None:
+    async with talking(tmp_path, remote=True, **OTHER) as talk:
+        said = {"cascade": {"local_only": "abstain"}}
+        asked: Any = [{"role": "user", "content": "hi"}]
+        answer = (await talk.chat(**said)).json()
+        message = answer["choices"][0]["message"]
+        assert message["content"] is None
+        assert message["refusal"].startswith("No answer: ")
+        assert answer["cascade"]["abstained"] is True
+        stream = await talk.openai.chat.completions.create(
+            model="support", messages=asked, stream=True, extra_body=said
+        )
+        refusals = [chunk.choices[0].delta.refusal async for chunk in stream]
+        assert "".join(part or "" for part in refusals).startswith("No answer: ")
+        response = await talk.openai.responses.create(model="support", input="hi", extra_body=said)
+        (item,) = response.output
+        assert item.type == "message"
+        assert item.content[0].type == "refusal"
+        events = await talk.openai.responses.create(
+            model="support", input="hi", stream=True, extra_body=said
+        )
+        kinds = [event.type async for event in events]
+        assert "response.refusal.done" in kinds
+        assert "response.output_text.delta" not in kinds
+        body = (await talk.post("/api/chat", messages=asked, stream=False, **said)).json()
+        assert body["message"]["content"].startswith("No answer: ")
+        assert {request.body["model"] for request in talk.upstream.received} == {"small"}
 
 
 async def test_tags_and_traces_are_in_the_ledger_and_come_back(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from cascade.service.faults import ServiceError
 PREFIX = "x-cascade-"
 MOST_TAGS = 20
 
+DEEPEST = 100
+"""Parts within parts of a body. Tools of agents have about ten."""
+
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _TAG = Annotated[str, Field(min_length=1, max_length=200)]
@@ -103,13 +106,20 @@ def read_wishes(request: Request, extension: Mapping[str, Any] | None) -> Wishes
     return wishes.model_copy(update={"tags": {**wishes.tags, **tags}}) if tags else wishes
 
 
-async def check_text(request: Request) -> None:
-    """Refuse halves of characters, which JSON can spell and no provider can be sent.
+async def check_body(request: Request) -> None:
+    """Refuse what JSON can spell and no provider can be sent: halves of characters, and parts
+    within parts without end.
 
     Raises:
         ServiceError: 400, the body has one.
     """
     raw = await request.body()
+    if raw.count(b"{") + raw.count(b"[") > DEEPEST and _depth(json.loads(raw)) > DEEPEST:
+        raise ServiceError(
+            400,
+            f"the body has parts within parts, more than {DEEPEST} deep.",
+            code="invalid_value",
+        )
     if b"\\ud" not in raw and b"\\uD" not in raw:
         return
     try:
@@ -120,6 +130,19 @@ async def check_text(request: Request) -> None:
             "the body holds half of a surrogate pair (\\ud800 to \\udfff), which is no text.",
             code="invalid_value",
         ) from None
+
+
+def _depth(value: object) -> int:
+    depth, parts = 0, [value]
+    while parts:
+        depth += 1
+        parts = [
+            inner
+            for part in parts
+            if isinstance(part, dict | list)
+            for inner in (part.values() if isinstance(part, dict) else part)
+        ]
+    return depth
 
 
 def _in_headers(request: Request) -> dict[str, Any]:

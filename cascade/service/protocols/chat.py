@@ -16,7 +16,7 @@ from cascade.integrations.chat_messages import openai_logprobs
 from cascade.result import CascadeResult
 from cascade.service.admission import Admit
 from cascade.service.faults import ServiceError
-from cascade.service.protocols.asking import HEADERS, check_text, read_wishes
+from cascade.service.protocols.asking import HEADERS, check_body, read_wishes
 from cascade.service.protocols.chat_wire import ERRORS, ChatCompletion, ChatRequest, Message
 from cascade.service.protocols.extension import (
     details_of,
@@ -56,7 +56,7 @@ _OURS = frozenset({"model", "stream", "stream_options", "n", "max_completion_tok
 )
 async def chat_completions(request: Request, body: ChatRequest, admitted: Admit) -> Response:
     """Answer a conversation."""
-    await check_text(request)
+    await check_body(request)
     asked = read(request, body)
     request_id = asked.wishes.tags.get("request_id")
     if body.stream:

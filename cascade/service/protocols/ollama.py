@@ -17,7 +17,7 @@ from cascade.events import Event, Token
 from cascade.result import CascadeResult
 from cascade.service.admission import Admit, Admitted
 from cascade.service.faults import ServiceError
-from cascade.service.protocols.asking import HEADERS, check_text, read_wishes
+from cascade.service.protocols.asking import HEADERS, check_body, read_wishes
 from cascade.service.protocols.chat import logprobs_of
 from cascade.service.protocols.extension import (
     details_of,
@@ -101,7 +101,7 @@ async def _answered(
     settings: Mapping[str, Any],
     kind: Kind,
 ) -> Response:
-    await check_text(request)
+    await check_body(request)
     model = _known(admitted, body.model)
     lines = Lines(body, kind)
     if not messages:  # how clients have a model loaded

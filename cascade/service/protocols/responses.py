@@ -12,7 +12,7 @@ from cascade.integrations.chat_messages import answer_message
 from cascade.result import CascadeResult
 from cascade.service.admission import Admit, Admitted
 from cascade.service.faults import ServiceError
-from cascade.service.protocols.asking import HEADERS, check_text, read_wishes
+from cascade.service.protocols.asking import HEADERS, check_body, read_wishes
 from cascade.service.protocols.chat_wire import ERRORS
 from cascade.service.protocols.extension import headers_of
 from cascade.service.protocols.replying import (
@@ -46,7 +46,7 @@ router = APIRouter(tags=["OpenAI"])
 )
 async def create_response(request: Request, body: ResponseRequest, admitted: Admit) -> Response:
     """Answer, with what was said before where it is named."""
-    await check_text(request)
+    await check_body(request)
     before = _before(body, admitted)
     messages = [*before, *messages_of(body.input)]
     asked = _asked(request, body, messages)
