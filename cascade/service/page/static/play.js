@@ -36,14 +36,14 @@ class Answer {
   retracted({ reason }) {
     this.answered = false;
     const shown = this.current ?? this.draft;
-    if (shown) { shown.classList.add("withdrawn"); shown.querySelector("h4").textContent += ", withdrawn"; }
+    if (shown) { shown.classList.add("withdrawn"); shown.querySelector("h4").textContent = "Withdrawn"; }
     if (!this.decision) this.note("decided", "Withdrawn", reason);
   }
   decided(d) {
     this.end();
     this.decision = d;
     const what = { accept: "accepted", escalate: "escalated", observe: "one more signal", abstain: "no answer on purpose", ask: "a person is asked" }[d.action] ?? d.action;
-    this.note("decided", `Decision: ${what}`, `${d.reason}${d.calibrated ? "" : " (raw score, not calibrated)"}`);
+    this.note("decided", `Decision: ${what}`, d.reason);
     if (d.confidence !== null) $("steps").lastElementChild.append(meter(d.confidence, d.threshold));
     this.answered = d.action === "accept" && Boolean(this.draft);
     if (this.answered) this.draft.querySelector("h4").textContent = `Answer: the draft of ${d.tier}`;
