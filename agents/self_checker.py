@@ -11,7 +11,7 @@ from langgraph.types import Command
 from cascade.agents.base import AgentRuntime, Caller, Task, attempt_of
 from cascade.agents.border import may_ask
 from cascade.agents.entries import free_entry
-from cascade.confidence import Calibrator, combine, objection
+from cascade.confidence import Calibrator, combine, objection, repetition
 from cascade.confidence.signals import Asked, LogprobSignal, Probe, PTrueSignal, Signal, take
 from cascade.errors import DeadlineError, ModelError
 from cascade.models import Request
@@ -50,12 +50,7 @@ class SelfChecker:
         assert draft is not None, "the drafter comes before the self-checker"
         tier = self.tiers[run.tier]
         asked = Asked(state["messages"], draft.completion)
-        against = draft.stopped or objection(
-            draft.completion,
-            schema=self.task.schema,
-            tools=self.task.tools,
-            tool_choice=self.task.tool_choice,
-        )
+        against = draft.stopped or self._objection(asked)
         before = state.get("assessment") or Assessment()
         due = self._due(tier, draft.completion, before.taken, ruled_out=against is not None)
         signals = [] if draft.stopped else due  # half an answer tells nothing about whole ones
@@ -100,6 +95,16 @@ class SelfChecker:
             missing=f"the self-check failed: {failure}",
         )
         return Command(goto="verify", update={"assessment": assessment, "ledger": entries})
+
+    def _objection(self, asked: Asked) -> str | None:
+        """What rules the draft out, if anything does."""
+        wrong = objection(
+            asked.draft,
+            schema=self.task.schema,
+            tools=self.task.tools,
+            tool_choice=self.task.tool_choice,
+        )
+        return wrong or repetition(asked.messages, asked.draft)
 
     def _due(
         self, tier: OpenTier, draft: Completion, taken: Sequence[str], *, ruled_out: bool

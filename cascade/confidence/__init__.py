@@ -4,7 +4,7 @@ from cascade.confidence.estimate import Calibrator, Estimate
 from cascade.confidence.logprobs import logprob_features
 from cascade.confidence.p_true import check_messages, p_true
 from cascade.confidence.score import combine
-from cascade.confidence.validity import check_schema, objection
+from cascade.confidence.validity import check_schema, objection, repetition
 
 __all__ = [
     "Calibrator",
@@ -15,4 +15,5 @@ __all__ = [
     "logprob_features",
     "objection",
     "p_true",
+    "repetition",
 ]

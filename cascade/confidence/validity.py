@@ -11,6 +11,7 @@ from typing import Any
 
 from jsonschema.exceptions import SchemaError, best_match
 from jsonschema.validators import validator_for
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
@@ -80,6 +81,26 @@ def objection(
     if not completion.text.strip():
         return "the answer is empty"
     return None if schema is None else _text_problem(completion.text, schema)
+
+
+def repetition(messages: Sequence[BaseMessage], completion: Completion) -> str | None:
+    """Why a step of an agent leads nowhere: all its calls were made in the step before it.
+
+    Log-probs do not tell: a small model is the surer of a call, the more often it stands in the
+    conversation. Whether the tool would answer otherwise this time, the next model may judge.
+
+    Args:
+        messages: the conversation; calls count whose results are its last messages.
+        completion: the step.
+    """
+    asked = next((m for m in reversed(messages) if not isinstance(m, ToolMessage)), None)
+    if not completion.tool_calls or not isinstance(asked, AIMessage) or asked is messages[-1]:
+        return None
+    made = [(call["name"], call["args"]) for call in asked.tool_calls]
+    if any((call["name"], call["args"]) not in made for call in completion.tool_calls):
+        return None
+    names = ", ".join(completion.called)
+    return f"the answer repeats the call of the step before it: {names}"
 
 
 def _choice_problem(called: Sequence[str], choice: str | None) -> str | None:
