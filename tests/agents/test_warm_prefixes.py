@@ -99,6 +99,12 @@ def test_a_cache_forgets_and_nothing_comes_from_the_future(ago: float, cached: i
     assert cost(messages, outlook()) == priced(PRICE, cached=cached)
 
 
+def test_an_answer_that_does_not_say_when_it_was_given_warms_nothing() -> None:
+    unknown = said("large")
+    del unknown.response_metadata["step"]["at"]
+    assert cost(conversation(unknown), outlook()) == priced(PRICE)
+
+
 def test_how_long_a_cache_lasts_is_that_of_the_baseline() -> None:
     messages = conversation(said("large", ago=3_000.0))
     expected = outlook(cache=ShadowCache(ttl_s=3_600))
