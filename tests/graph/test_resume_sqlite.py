@@ -190,9 +190,7 @@ COMPLETION = Completion(
     cached=True,
 )
 RECORDS: dict[str, Any] = {
-    "run": Run(
-        "r", "q", tier=1, begun_at=2.5, shadow=True, local_only="answer", asked=("small",)
-    ),
+    "run": Run("r", "q", tier=1, begun_at=2.5, shadow=True, local_only="answer", asked=("small",)),
     "draft": Draft("small", COMPLETION, stopped="it rambled"),
     "assessment": Assessment(
         signals={"p_true": 0.2},
