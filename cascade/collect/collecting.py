@@ -95,11 +95,6 @@ async def collect(
         raise ConfigurationError(f"concurrency={concurrency}: must be 1 or more.")
     _check_pair(cascade)
     made_with = _settings(cascade, scorer, agree_with_large=agree_with_large)
-    if cascade.options["reuse"] is not None:
-        raise ConfigurationError(
-            "examples are collected with what the large model answers alone: make the cascade "
-            "without reuse=…."
-        )
     marking = Marking(cascade.tiers, scorer, dataset, agree_with_large, made_with)
     _check_resumable(examples, cascade.tiers, made_with, writer)
     done = Collected(skipped=sum(example.id in writer.ids for example in examples))
@@ -140,6 +135,11 @@ async def collect(
 
 
 def _check_pair(cascade: Cascade) -> None:
+    if cascade.options["reuse"] is not None:
+        raise ConfigurationError(
+            "examples are collected with what the large model answers alone: make the cascade "
+            "without reuse=…."
+        )
     if len(cascade.tiers) != 2:
         raise ConfigurationError(
             f"examples are collected with a small and a large model, not with {cascade!r}."
