@@ -10,6 +10,8 @@ class Bounded:
     """Lets an application read no more of a body than so much.
 
     A body is read before its key is looked at, so that anybody could send one without end.
+    FastAPI has such a limit of its own; it answers outside of the handlers of errors, in a shape
+    that no client of these protocols reads.
 
     Args:
         app: the application.
