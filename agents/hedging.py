@@ -33,6 +33,9 @@ IDLE_S = 1.0
 """A run that stands still between two nodes for so long has been given up, or waits for a person:
 its hedge ends. Between two nodes there is a checkpoint to write, at most."""
 
+RETRIED_S = 30.0
+"""The same where a node is about to be tried again: longer than LangGraph waits before that."""
+
 KEPT_BACK = 0.05
 """Of a deadline: so much of it is no time for a draft any more that has a call beside it."""
 
@@ -272,13 +275,15 @@ class Hedging:
             command = await work
         except BaseException as error:
             goes_on = isinstance(error, Exception) and not isinstance(error, GraphBubbleUp)
-            if not (goes_on and is_retried(error)):  # type: ignore[arg-type]
+            if goes_on and is_retried(error):  # type: ignore[arg-type]
+                self._leave(run_id, RETRIED_S)
+            else:
                 await self.drop(run_id)
             raise
         if command.goto == "__end__":
             await self.drop(run_id)
         else:
-            self._leave(run_id)
+            self._leave(run_id, IDLE_S)
         return command
 
     def _stay(self, run_id: str) -> None:
@@ -287,10 +292,10 @@ class Hedging:
             hedge.idle.cancel()
             hedge.idle = None
 
-    def _leave(self, run_id: str) -> None:
+    def _leave(self, run_id: str, idle_s: float) -> None:
         hedge = self._hedges.get(run_id)
         if hedge is not None:
-            hedge.idle = hedge.loop.call_later(IDLE_S, self.release, (run_id,))
+            hedge.idle = hedge.loop.call_later(idle_s, self.release, (run_id,))
 
     def _pop(self, run_id: str) -> Hedge | None:
         self._stay(run_id)

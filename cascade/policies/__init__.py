@@ -13,6 +13,7 @@ from cascade.policies.budget import DollarBudget, DollarBudgetPolicy
 from cascade.policies.certified import CertifiedPolicy, promises
 from cascade.policies.economic import EconomicPolicy
 from cascade.policies.guard import CAUTIONS, Caution, Guard, GuardedPolicy
+from cascade.policies.reuse import Reuse
 from cascade.policies.risk import RISKS, Risk, RiskPolicy, ToolRisks, hold, with_risks
 from cascade.policies.routing import CascadeRoutingPolicy
 from cascade.policies.rule import break_even, value_of_information
@@ -36,6 +37,7 @@ __all__ = [
     "LearnsCosts",
     "NextSignal",
     "Policy",
+    "Reuse",
     "Risk",
     "RiskPolicy",
     "Situation",

@@ -523,6 +523,24 @@ async def test_a_graph_that_stops_between_two_nodes_ends_the_hedge(
     assert [e.node for e in state["ledger"]].count("hedge") == 1
 
 
+async def test_a_run_that_is_given_up_before_it_is_tried_again_ends_its_hedge(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody tells the graph's own nodes: none of them is at work then."""
+    monkeypatch.setattr(hedging_module, "RETRIED_S", 0.01)
+    failing = ModelUnavailableError("down", model="small")
+    retry = RetryPolicy(max_attempts=2, initial_interval=60, retry_on=is_retryable)
+    house = House(draft=failing, retry_policy=retry)
+    run = asyncio.create_task(house.cascade.graph.ainvoke({"messages": [HumanMessage("?")]}))
+    await house.both_asked()
+    house.small.go_on.set()
+    await until(lambda: house.large.cancelled == 1)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert len(house.hedging) == 0
+
+
 async def test_a_hedge_that_ignores_its_cancellation_delays_nobody_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
