@@ -12,7 +12,7 @@ from threading import Lock
 
 from langchain_core.messages import BaseMessage
 
-from cascade.agents.steps import Step, steps_of
+from cascade.agents.steps import Step, last_asked
 from cascade.ledger.baseline import AS_DRAFT, Baseline, BaselineModel, predict
 from cascade.ledger.lengths import Lengths, fit_baseline
 from cascade.ledger.shadow_cache import (
@@ -98,7 +98,8 @@ class Outlook:
         """
         if not messages or not self._caches(messages, tier):
             return 0, 0
-        return self._in_cache(tier, messages, tokens, self._steps(messages))
+        names = [tier.name for tier in self.tiers]
+        return self._in_cache(messages, tokens, last_asked(messages, names, tier.name))
 
     def going_back(
         self, messages: Sequence[BaseMessage], steps: Sequence[Step], ahead: int
@@ -136,7 +137,8 @@ class Outlook:
     ) -> Decimal | None:
         cached, written = 0, 0
         if self._caches(messages, tier):
-            cached, written = self._in_cache(tier, messages, tokens, steps)
+            asked = next((step for step in reversed(steps) if tier.name in step.asked), None)
+            cached, written = self._in_cache(messages, tokens, asked)
         used = Usage(
             input_tokens=tokens,
             cached_tokens=cached,
@@ -146,21 +148,13 @@ class Outlook:
         return tier.pricing.cost(used)
 
     def _in_cache(
-        self,
-        tier: OpenTier,
-        messages: Sequence[BaseMessage],
-        tokens: int,
-        steps: Sequence[Step],
+        self, messages: Sequence[BaseMessage], tokens: int, asked: Step | None
     ) -> tuple[int, int]:
-        asked = [step for step in steps if tier.name in step.asked]
         place = 0
-        if asked and asked[-1].at is not None:
-            place = asked[-1].place if self.cache.holds(self.clock() - asked[-1].at) else 0
-        cached = self.cache.of_prefix(messages, place, tokens)
-        return cached, self.cache.of_prefix(messages, len(messages), tokens) - cached
-
-    def _steps(self, messages: Sequence[BaseMessage]) -> list[Step]:
-        return steps_of(messages, [tier.name for tier in self.tiers])
+        if asked is not None and asked.at is not None:
+            place = asked.place if self.cache.holds(self.clock() - asked.at) else 0
+        cached, most = self.cache.of_prefix(messages, place, tokens)
+        return cached, most - cached
 
     def baseline(self, draft: Draft, messages: Sequence[BaseMessage]) -> Baseline | None:
         """What the large model alone would have cost, with a range.

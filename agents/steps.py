@@ -94,6 +94,31 @@ def steps_of(messages: Sequence[BaseMessage], tiers: Sequence[str]) -> list[Step
     return found
 
 
+def last_asked(messages: Sequence[BaseMessage], tiers: Sequence[str], tier: str) -> Step | None:
+    """The last step in which this tier was asked; None where there was none.
+
+    Whether it called a tool again is not looked at.
+
+    Args:
+        messages: the conversation so far.
+        tiers: names from small to large.
+        tier: one of them.
+    """
+    agent = current_tags().get(AGENT)
+    for place in range(len(messages) - 1, -1, -1):
+        message = messages[place]
+        said = message.response_metadata.get(STEP) if isinstance(message, AIMessage) else None
+        if (
+            isinstance(message, AIMessage)
+            and isinstance(said, Mapping)
+            and said.get(AGENT) == agent
+        ):
+            step = _step(place, message, said, tiers, again=False)
+            if step is not None and tier in step.asked:
+                return step
+    return None
+
+
 def _step(
     place: int, message: AIMessage, said: Mapping[str, Any], tiers: Sequence[str], *, again: bool
 ) -> Step | None:

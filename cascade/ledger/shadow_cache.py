@@ -129,17 +129,21 @@ class ShadowCache:
         """Whether a prefix that was last used so long ago is still kept."""
         return -CLOCK_SLACK_S <= age_s < self._ttl_s
 
-    def of_prefix(self, messages: Sequence[BaseMessage], first: int, tokens: int) -> int:
-        """Tokens of a prompt that come from the cache when its first messages are kept there.
+    def of_prefix(
+        self, messages: Sequence[BaseMessage], first: int, tokens: int
+    ) -> tuple[int, int]:
+        """Tokens of a prompt that come from the cache when its first messages are kept there, and
+        those that can be kept there at all.
 
         Args:
             messages: the prompt.
             first: so many of its messages were sent before.
             tokens: of the whole prompt; the prefix has its share of them by its characters.
         """
-        if self._is_short(messages, tokens):
-            return 0
-        return self._in_steps(characters(messages[:first]) / characters(messages), tokens)
+        if tokens < self._minimum or (whole := characters(messages)) < self._minimum:
+            return 0, 0
+        share = characters(messages[:first]) / whole
+        return self._in_steps(share, tokens), self._in_steps(1.0, tokens)
 
     def _is_short(self, messages: Sequence[BaseMessage], tokens: int) -> bool:
         # A token is a character at least, as good as always.

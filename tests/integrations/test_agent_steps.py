@@ -121,16 +121,22 @@ def test_without_a_latch_each_step_is_drafted() -> None:
     assert way(agent.invoke(QUESTION)) == "llllll"
 
 
-def test_a_small_model_that_calls_the_same_tool_again_and_again_is_relieved() -> None:
-    stuck: Any = {"name": "add", "args": {"n": 1}, "id": "1", "type": "tool_call"}
-    small = ScriptedModel(lambda _: reply("no doubt", probability=0.95, tool_calls=[stuck]))
+def test_a_small_model_that_goes_round_in_a_circle_is_relieved() -> None:
+    """Each of its drafts is accepted: only what came of the calls tells."""
+
+    def circling(request: Request) -> Completion:
+        n = step_number(request)
+        stuck: Any = {"name": "add", "args": {"n": n % 2}, "id": str(n), "type": "tool_call"}
+        return reply("no doubt", probability=0.95, tool_calls=[stuck])
+
+    small = ScriptedModel(circling, returns_logprobs=True)
     large = ScriptedModel(lambda _: reply("done"))
     agent: Any = create_agent(
         Cascade(small, large, verifier=judged, latch=True).as_chat_model(), [add]
     )
     state = agent.invoke(QUESTION, {"recursion_limit": 30})
-    assert way(state) == "sss|"
-    assert "2 of the last 3 drafts" in reasons(state)[-1]
+    assert way(state) == "ssss|"
+    assert "2 of the last 4 drafts" in reasons(state)[-1]
 
 
 async def test_what_it_goes_by_survives_a_restart_and_never_leaves_its_thread(
