@@ -62,7 +62,7 @@ def test_systemd_finds_nothing_in_its_unit(tmp_path: Path) -> None:
         pytest.skip("systemd-analyze is not installed here")
     text = (DEPLOY / "cascade.service").read_text()
     unit = tmp_path / "cascade.service"
-    unit.write_text(text.replace("/opt/cascade/bin", str(BIN)))
+    unit.write_text(text.replace("/usr/local/lib/cascade/bin", str(BIN)))
     ended = run("systemd-analyze", "verify", unit)
     mine = [line for line in ended.stderr.splitlines() if "cascade.service" in line]
     assert mine == []
