@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +15,16 @@ from langgraph.types import Command
 from cascade import Cascade, ThresholdPolicy, Tier, ToolRisks
 from cascade.agents import Verdict
 from cascade.agents.base import Task
+from cascade.confidence import Estimate
+from cascade.confidence.signals import to_signals
 from cascade.errors import ConfigurationError, ModelError, ModelUnavailableError
 from cascade.events import Decided
-from cascade.graph import DEFAULT_RETRY
+from cascade.graph import DEFAULT_RETRY, build_graph
 from cascade.ledger import MemoryLedger
-from cascade.state import Completion
+from cascade.policies import CertifiedPolicy
+from cascade.state import Certificate, Completion
 from cascade.testing import ScriptedModel, reply
+from cascade.tiers import open_tiers
 
 ASKED = "Please tidy up."
 
@@ -199,6 +204,53 @@ def test_the_demands_can_be_set() -> None:
 def test_a_judge_of_the_users_is_held_to_the_rule_as_well(verdict: Any, tier: str) -> None:
     made = cascade(calls("delete_file", path="a"), verifier=lambda question, answer: verdict)
     assert made.invoke(ASKED).tier == tier
+
+
+class Sure:
+    """A calibration that gives every draft with log-probs the same probability."""
+
+    signals = ("logprobs",)
+
+    def __init__(self, p: float) -> None:
+        self.p = p
+
+    def mismatch(self, messages: Any) -> str | None:
+        return None
+
+    def estimate(self, features: Mapping[str, float], taken: Sequence[str]) -> Estimate | None:
+        return Estimate(self.p) if "logprob_mean" in features else None
+
+    def outlook(self, confidence: float, taken: Sequence[str]) -> tuple[float, ...]:
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("p", "probability", "tier"), [(0.995, 0.6, "s"), (0.98, 0.6, "l"), (0.995, None, "l")]
+)
+def test_under_a_certificate_a_calibrated_call_is_held_to_both(
+    p: float, probability: float | None, tier: str
+) -> None:
+    certificate = Certificate(
+        threshold=0.7, max_harm=0.1, delta=0.1, n=100, errors=3, coverage=0.6, bound=0.08
+    )
+    small = ScriptedModel([calls("delete_file", probability, path="a")], returns_logprobs=True)
+    made = open_tiers([small, ScriptedModel(["large"])], ("s", "l"))
+    task = cascade(calls("search", q="x")).task
+    graph: Any = build_graph(
+        made,
+        CertifiedPolicy(certificate),
+        task=task,
+        signals=to_signals(["logprobs"]),
+        calibrators={"s": Sure(p)},
+    ).compile()
+    state = graph.invoke({"messages": [("human", ASKED)]})
+    assert state["messages"][-1].response_metadata["tier"] == tier
+    reason = state["decision"].reason
+    if probability is None:
+        assert "the call of delete_file could not be found" in reason
+    else:
+        assert "harm ≤ 10.0% with 90% confidence" in reason
+        assert "delete_file is irreversible" in reason
 
 
 # --- no other way back for a call that was not accepted
