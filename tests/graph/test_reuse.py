@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.messages import BaseMessage, HumanMessage
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import RetryPolicy
 
 from cascade import Cascade, Price, Tier
@@ -155,6 +157,24 @@ async def test_a_draft_that_is_ruled_out_is_not_shown() -> None:
     result = await Cascade(small, ScriptedModel(anew), reuse="correct").ainvoke("?")
     assert result.answer == "the large answer"
     assert [e.node for e in result.ledger][-1] == "expert"
+
+
+async def test_the_draft_of_an_earlier_question_is_not_shown() -> None:
+    def large(request: Request) -> Completion:
+        if request.messages[-1].text == "straight":
+            return reply("the large answer")
+        return corrects(request)
+
+    def route(messages: Sequence[BaseMessage]) -> str | None:
+        return "large" if messages[-1].text == "straight" else None
+
+    cascade, model = made(large, router=route)
+    graph = cascade.build_graph().compile(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    await graph.ainvoke({"messages": [HumanMessage("drafted?")]}, config)
+    state = await graph.ainvoke({"messages": [HumanMessage("straight")]}, config)
+    assert state["messages"][-1].text == "the large answer"
+    assert len(model.requests) == 2
 
 
 async def test_answers_that_keep_to_a_schema_are_written_anew() -> None:
