@@ -1,0 +1,1 @@
+"""Two agents as their authors would write them, and thirty tasks for them."""
