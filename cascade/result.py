@@ -64,7 +64,8 @@ def read_result(
 ) -> CascadeResult:
     """The result that a finished state holds."""
     run, ending = state["run"], ending_of(state)
-    asked = state["draft"].tier if state.get("draft") else first_tier
+    draft = state.get("draft")
+    asked = first_tier if draft is None else draft.tier
     message = ending.answer or AIMessage(
         "", response_metadata=mark(run) | told(run, asked, degraded=True)
     )
