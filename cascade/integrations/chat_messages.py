@@ -27,7 +27,7 @@ def answer_message(result: CascadeResult) -> AIMessage:
     message = AIMessage(
         content=result.answer,
         tool_calls=list(result.message.tool_calls),
-        response_metadata=metadata_of(result),
+        response_metadata=metadata_of(result) | _logprobs(result),
     )
     message.usage_metadata = usage_of(result.ledger)
     return message
@@ -38,7 +38,7 @@ def last_chunk(result: CascadeResult, shown: str) -> AIMessageChunk:
     return AIMessageChunk(
         content=result.answer[len(shown) :],
         tool_call_chunks=list(_call_chunks(result.message)),
-        response_metadata=metadata_of(result),
+        response_metadata=metadata_of(result) | _logprobs(result),
         usage_metadata=usage_of(result.ledger),
         chunk_position="last",
     )
@@ -82,8 +82,6 @@ def metadata_of(result: CascadeResult) -> dict[str, Any]:
     answered = result.message.response_metadata
     # What later calls of the same conversation go by.
     remembered = {key: answered[key] for key in (LOCAL_ONLY, STEP) if key in answered}
-    if answered.get("logprobs") is not None:
-        remembered["logprobs"] = {"content": openai_logprobs(answered["logprobs"])}
     return {
         **remembered,
         "model_name": answered.get("model_name") or result.tier,
@@ -104,6 +102,11 @@ def metadata_of(result: CascadeResult) -> dict[str, Any]:
         "tiers": _by_tier(ledger),
         "unknown_usage": sum(not _is_known(entry) for entry in _calls(ledger)),
     }
+
+
+def _logprobs(result: CascadeResult) -> dict[str, Any]:
+    tokens = result.message.response_metadata.get("logprobs")
+    return {} if tokens is None else {"logprobs": {"content": openai_logprobs(tokens)}}
 
 
 def openai_logprobs(tokens: Iterable[TokenLogprob]) -> list[dict[str, Any]]:

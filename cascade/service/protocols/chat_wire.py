@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cascade.service.protocols.asking import Wishes
+from cascade.service.protocols.documented import errors
 from cascade.service.protocols.extension import CascadeReport, FinishReason, Usage
 
 MOST_RUNS = 16
@@ -253,19 +254,5 @@ class ErrorReply(BaseModel):
     error: ErrorBody
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply, "description": about}
-    for status, about in {
-        400: "Something in the request cannot be obeyed; `param` names it.",
-        401: "No key, or a wrong one.",
-        402: "The budget of the key is used up.",
-        403: "The key may not do this, or the question must not leave this machine.",
-        404: "There is no such model.",
-        429: "Too many requests; `Retry-After` says when to try again.",
-        500: "The service failed.",
-        502: "A tier failed.",
-        503: "The service is shutting down.",
-        504: "The deadline has passed.",
-    }.items()
-}
-"""Of all routes of OpenAI's protocol."""
+ERRORS = errors(ErrorReply)
+"""Of the routes of OpenAI's protocol."""

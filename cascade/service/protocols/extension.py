@@ -79,8 +79,7 @@ def report_of(results: Sequence[CascadeResult]) -> dict[str, Any]:
 
 def _report(result: CascadeResult) -> dict[str, Any]:
     report = metadata_of(result)
-    for name in ("logprobs", STEP):  # of the conversation in a chat model
-        report.pop(name, None)
+    report.pop(STEP, None)  # for a chat model that sees its own conversation again
     report["basis"] = weakest((report["cost_basis"], report["saved_basis"]))
     return report
 

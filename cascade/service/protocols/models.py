@@ -10,12 +10,13 @@ from starlette.responses import Response
 
 from cascade.api import Cascade
 from cascade.service.admission import Admit
-from cascade.service.protocols.chat_wire import ERRORS
+from cascade.service.protocols.chat_wire import ErrorReply
+from cascade.service.protocols.documented import LISTING, errors
 from cascade.service.protocols.replying import json_response
 
 router = APIRouter(tags=["OpenAI"])
 
-_LISTING: dict[int | str, dict[str, Any]] = {s: ERRORS[s] for s in (401, 403, 429, 503)}
+_LISTING = errors(ErrorReply, *LISTING)
 
 
 class TierShown(BaseModel):
@@ -65,7 +66,7 @@ async def list_models(admitted: Admit) -> Response:
 @router.get(
     "/v1/models/{model:path}",
     response_model=None,
-    responses={200: {"model": Model}, 404: ERRORS[404], **_LISTING},
+    responses={200: {"model": Model}, **errors(ErrorReply, 404, *LISTING)},
 )
 async def show_model(model: str, admitted: Admit) -> Response:
     """Show one model."""

@@ -19,6 +19,7 @@ from cascade.service.admission import Admit, Admitted
 from cascade.service.faults import ServiceError
 from cascade.service.protocols.asking import HEADERS, check_body, read_wishes
 from cascade.service.protocols.chat import logprobs_of
+from cascade.service.protocols.documented import LISTING, Documented, errors
 from cascade.service.protocols.extension import (
     details_of,
     finish_reason_of,
@@ -31,6 +32,7 @@ from cascade.service.protocols.ollama_wire import (
     ERRORS,
     OllamaAnswer,
     OllamaChatRequest,
+    OllamaError,
     OllamaGenerateRequest,
     OllamaMessage,
     OllamaRequest,
@@ -51,7 +53,7 @@ router = APIRouter(tags=["Ollama"])
 Kind = Literal["message", "response"]
 """Where the text of an answer stands: in `/api/chat`, in `/api/generate`."""
 
-_ANSWERS: dict[int | str, dict[str, Any]] = {
+_ANSWERS: Documented = {
     200: {
         "model": OllamaAnswer,
         "description": "The answer; a stream of such lines unless `stream` is false.",
@@ -59,7 +61,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     },
     **ERRORS,
 }
-_LISTING: dict[int | str, dict[str, Any]] = {s: ERRORS[s] for s in (401, 403, 429, 503)}
+_LISTING = errors(OllamaError, *LISTING)
 
 
 @router.post(
@@ -322,7 +324,7 @@ async def tags(admitted: Admit) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-@router.post("/api/show", responses={400: ERRORS[400], 404: ERRORS[404], **_LISTING})
+@router.post("/api/show", responses=errors(OllamaError, 400, 404, *LISTING))
 async def show(body: ShowRequest, admitted: Admit) -> dict[str, Any]:
     """Show one model."""
     name = body.model or body.name

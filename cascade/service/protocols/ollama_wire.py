@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.service.protocols.asking import Wishes
 from cascade.service.protocols.chat_wire import Tool
+from cascade.service.protocols.documented import errors
 from cascade.service.protocols.extension import CascadeReport
 
 
@@ -118,19 +119,5 @@ class OllamaError(BaseModel):
     error: str
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": OllamaError, "description": about}
-    for status, about in {
-        400: "Something in the request cannot be obeyed.",
-        401: "No key, or a wrong one.",
-        402: "The budget of the key is used up.",
-        403: "The key may not do this, or the question must not leave this machine.",
-        404: "There is no such model.",
-        429: "Too many requests; `Retry-After` says when to try again.",
-        500: "The service failed.",
-        502: "A tier failed.",
-        503: "The service is shutting down.",
-        504: "The deadline has passed.",
-    }.items()
-}
-"""Of all routes of Ollama's protocol."""
+ERRORS = errors(OllamaError)
+"""Of the routes of Ollama's protocol."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
+from langchain_core.messages import AIMessage
 from starlette.responses import Response
 
 from cascade.events import Event, Token
-from cascade.integrations.chat_messages import answer_message
+from cascade.integrations.chat_messages import metadata_of
 from cascade.result import CascadeResult
 from cascade.service.admission import Admit, Admitted
 from cascade.service.faults import ServiceError
 from cascade.service.protocols.asking import HEADERS, check_body, read_wishes
-from cascade.service.protocols.chat_wire import ERRORS
+from cascade.service.protocols.chat_wire import ERRORS, ErrorReply
+from cascade.service.protocols.documented import LISTING, errors
 from cascade.service.protocols.extension import headers_of
 from cascade.service.protocols.replying import (
     Rendering,
@@ -55,7 +57,7 @@ async def create_response(request: Request, body: ResponseRequest, admitted: Adm
     async def work(tell: Tell | None = None) -> list[CascadeResult]:
         results = await run(admitted, asked, tell)
         if body.store is not False:
-            said = [*messages, answer_message(results[0])]
+            said = [*messages, _remembered(results[0])]
             answered = writing.body(results[0])
             conversations_of(admitted.service).put(writing.id, admitted.key, said, answered)
         return results
@@ -70,7 +72,10 @@ async def create_response(request: Request, body: ResponseRequest, admitted: Adm
 @router.get(
     "/v1/responses/{response_id}",
     response_model=None,
-    responses={200: {"model": ResponseBody}, **{s: ERRORS[s] for s in (401, 404, 429, 503)}},
+    responses={
+        200: {"model": ResponseBody},
+        **{s: ERRORS[s] for s in ("default", 401, 404, 429, 503)},
+    },
 )
 async def show_response(response_id: str, admitted: Admit) -> Response:
     """Show an answer that is stored."""
@@ -80,12 +85,18 @@ async def show_response(response_id: str, admitted: Admit) -> Response:
 @router.delete(
     "/v1/responses/{response_id}",
     response_model=None,
-    responses={s: ERRORS[s] for s in (401, 404, 429, 503)},
+    responses=errors(ErrorReply, 404, *LISTING),
 )
 async def delete_response(response_id: str, admitted: Admit) -> Response:
     """Forget an answer that is stored."""
     conversations_of(admitted.service).drop(response_id, admitted.key)
     return json_response({"id": response_id, "object": "response", "deleted": True})
+
+
+def _remembered(result: CascadeResult) -> AIMessage:
+    """An answer as later questions see it, with what says that its conversation stays here."""
+    calls, told = list(result.message.tool_calls), metadata_of(result)
+    return AIMessage(result.answer, tool_calls=calls, response_metadata=told)
 
 
 def _before(body: ResponseRequest, admitted: Admitted) -> list[Any]:

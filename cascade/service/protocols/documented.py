@@ -1,0 +1,32 @@
+"""What the OpenAPI document says of errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+Documented = dict[int | str, dict[str, Any]]
+"""As FastAPI takes the responses of a route."""
+
+_ABOUT: dict[int | str, str] = {
+    "default": "Any other error.",
+    400: "Something in the request cannot be obeyed; the error names it.",
+    401: "No key, or a wrong one.",
+    402: "The budget of the key is used up.",
+    403: "The key may not do this, or the question must not leave this machine.",
+    404: "There is no such model.",
+    429: "Too many requests; `Retry-After` says when to try again.",
+    500: "The service failed.",
+    502: "A tier failed.",
+    503: "The service is shutting down.",
+    504: "The deadline has passed.",
+}
+
+LISTING: tuple[int | str, ...] = ("default", 401, 403, 429, 503)
+"""Errors of routes that ask no tier."""
+
+
+def errors(form: type[BaseModel], *statuses: int | str) -> Documented:
+    """The errors of a route in the form of its protocol; without statuses all of them."""
+    return {status: {"model": form, "description": _ABOUT[status]} for status in statuses or _ABOUT}
