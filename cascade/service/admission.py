@@ -13,10 +13,11 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 
 from cascade.api import Cascade
 from cascade.ledger import LedgerView
-from cascade.service.budgets import RESERVED_TAG, Reservation
+from cascade.service.budgets import Reservation
 from cascade.service.faults import ServiceError
-from cascade.service.keys import KEY_TAG, Key
+from cascade.service.keys import KEY_TAG, RESERVED_TAG, Key
 from cascade.service.service import Service, service_of
+from cascade.service.sizes import prompt_size
 
 
 class Admitted:
@@ -31,9 +32,10 @@ class Admitted:
             Known once `slot` is entered.
     """
 
-    def __init__(self, service: Service, key: Key | None) -> None:
+    def __init__(self, service: Service, key: Key | None, chars: int | None = None) -> None:
         self.service = service
         self.key = key
+        self._chars = chars
         self.tags: Mapping[str, str] = {} if key is None else {**key.tags, KEY_TAG: key.id}
         self.local_only = False
         self._reservation = Reservation()
@@ -52,7 +54,8 @@ class Admitted:
 
         Args:
             model: its public name, as the client gave it.
-            prompt_chars: characters of the prompt, tools and schema, for the estimate.
+            prompt_chars: characters of the prompt, tools and schema, for the estimate, where the
+                request has no body that was measured when it was admitted.
             max_tokens: the most that may be answered, if the client says so.
             runs: how often the cascade runs for this request (`n`).
             timeout_s: what is left of the request's deadline.
@@ -68,7 +71,7 @@ class Admitted:
             if self.key is not None and self.key.budgeted:
                 estimate = service.budgets.estimate(
                     served.cascade,
-                    prompt_chars=prompt_chars,
+                    prompt_chars=prompt_chars if self._chars is None else self._chars,
                     max_tokens=max_tokens,
                     answer_tokens=served.config.answer_tokens,
                 )
@@ -76,8 +79,9 @@ class Admitted:
             reserved = await service.budgets.reserve(self.key, estimate, runs, can_stay=can_stay)
             self._reservation = reserved
             self.local_only = reserved.local_only
-            if reserved.account is not None:
-                self.tags = {**self.tags, RESERVED_TAG: f"{estimate:f}"}
+            if self.key is not None and self.key.budgeted:  # also over a tag of the client's
+                aside = Decimal(0) if reserved.account is None else estimate
+                self.tags = {**self.tags, RESERVED_TAG: f"{aside:f}"}
             try:
                 async with served.gate.through(timeout_s), served.lease() as cascade:
                     yield cascade
@@ -126,8 +130,13 @@ async def authenticated(
     return key
 
 
-def let_in(service: Service, key: Key | None) -> Admitted:
+def let_in(service: Service, key: Key | None, chars: int | None = None) -> Admitted:
     """Admit a request of a key that is known to be valid.
+
+    Args:
+        service: whom it came to.
+        key: of the request.
+        chars: how long its prompt is, where that is known already.
 
     Raises:
         ServiceError: 429, too many requests; 503, shutting down.
@@ -149,7 +158,7 @@ def let_in(service: Service, key: Key | None) -> Admitted:
             "rate_limit_exceeded",
             headers={"Retry-After": str(math.ceil(wait_s))},
         )
-    return Admitted(service, key)
+    return Admitted(service, key, chars)
 
 
 async def admitted(
@@ -161,7 +170,19 @@ async def admitted(
         ServiceError: 401, no key or a wrong one; 429, too many requests; 503, shutting down.
         UnavailableError: the keys' database cannot be reached.
     """
-    return let_in(service_of(request), key)
+    chars = None
+    if key is not None and key.budgeted and request.method == "POST":
+        # Read already. Its length in the header is what the client says, and an image's is not
+        # that of a text.
+        chars = await _size(request)
+    return let_in(service_of(request), key, chars)
+
+
+async def _size(request: Request) -> int:
+    try:
+        return prompt_size(await request.json())
+    except ValueError:  # no JSON: its protocol says so
+        return len(await request.body())
 
 
 def secret_in(request: Request) -> str | None:

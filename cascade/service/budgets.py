@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 from cascade.api import Cascade
 from cascade.ledger.amounts import Amounts
@@ -14,12 +15,19 @@ from cascade.ledger.tags import current_tags
 from cascade.observing import Observer
 from cascade.service.config import BudgetConfig
 from cascade.service.faults import ServiceError
-from cascade.service.keys import KEY_TAG, Key
+from cascade.service.keys import KEY_TAG, RESERVED_TAG, Key
 from cascade.state import LedgerEntry, Usage
 
-RESERVED_TAG = "reserved_usd"
-"""The tag that says what a budget had put aside for the request of an entry or attempt. A call
-that was begun and never ended, because its process was killed, counts at that."""
+__all__ = [
+    "CHARACTERS_PER_TOKEN",
+    "RESERVED_TAG",
+    "TEMPLATE_TOKENS",
+    "Account",
+    "Budgets",
+    "Reservation",
+    "start_of_day",
+    "start_of_month",
+]
 
 CHARACTERS_PER_TOKEN = 3
 """Fewer than in usual text, so that more is put aside than is spent."""
@@ -185,14 +193,19 @@ class Budgets(Observer):
         month_usd = self._known(await self._store.cost(Selection(since=month, tags=tags)))
         lost: dict[str, tuple[datetime, Decimal]] = {}
         for attempt in await self._store.unfinished(Selection(since=month, tags=tags)):
-            reserved = attempt.tags.get(RESERVED_TAG)
-            amount = self._config.unknown_call_usd if reserved is None else Decimal(reserved)
-            lost[attempt.run_id] = (attempt.begun_at, amount)
+            lost[attempt.run_id] = (attempt.begun_at, self._put_aside(attempt.tags))
         for begun_at, amount in lost.values():
             month_usd += amount
             day_usd += amount if begun_at >= today else 0
         account.day_usd += day_usd
         account.month_usd += month_usd
+
+    def _put_aside(self, tags: Mapping[str, str]) -> Decimal:
+        try:
+            amount = Decimal(tags[RESERVED_TAG])
+        except (KeyError, InvalidOperation):  # it was begun outside of this service
+            return self._config.unknown_call_usd
+        return amount if amount.is_finite() and amount >= 0 else self._config.unknown_call_usd
 
     def _known(self, amounts: Amounts) -> Decimal:
         return amounts.known + amounts.unknown * self._config.unknown_call_usd

@@ -69,8 +69,9 @@ class Key:
             amount = getattr(self, name)
             if amount is not None and not (amount.is_finite() and amount > 0):
                 raise ConfigurationError(f"{name}={amount}: dollars, above 0.")
-        if KEY_TAG in self.tags:
-            raise ConfigurationError(f"the tag {KEY_TAG!r} is the key's own: choose another name.")
+        for name in (KEY_TAG, RESERVED_TAG):
+            if name in self.tags:
+                raise ConfigurationError(f"the tag {name!r} is the key's own: choose another name.")
 
     @property
     def budgeted(self) -> bool:
@@ -84,6 +85,10 @@ class Key:
 
 KEY_TAG = "key"
 """The tag of ledger entries that names the API key of a request by its id."""
+
+RESERVED_TAG = "reserved_usd"
+"""The tag that says what a budget had put aside for the request of an entry or attempt. A call
+that was begun and never ended, because its process was killed, counts at that."""
 
 
 def digest_of(secret: str) -> str:

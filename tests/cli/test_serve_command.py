@@ -132,6 +132,7 @@ def test_the_ledgers_address_is_as_good_as_the_configuration(config: Path) -> No
         (("--exhausted", "cry"), "give refuse or local_only"),
         (("--tag", "team"), "write KEY=VALUE"),
         (("--tag", "key=mine"), "the key's own"),
+        (("--tag", "reserved_usd=0"), "the key's own"),
     ],
 )
 def test_a_key_that_cannot_work_is_not_made(

@@ -111,21 +111,25 @@ async def test_a_budget_survives_a_restart(
     assert after[0]["day_spent_usd"] > 0
 
 
+@pytest.mark.parametrize(
+    ("tag", "counted"),
+    [("0.125", "0.125"), ("0", "0"), ("much", "0.01"), ("-5", "0.01"), ("NaN", "0.01")],
+)
 async def test_a_call_that_was_killed_counts_at_what_was_put_aside(
-    upstream: FakeServer, tmp_path: Path
+    upstream: FakeServer, tmp_path: Path, tag: str, counted: str
 ) -> None:
     config = configured(upstream, tmp_path)
     async with gateway(config) as running:
         await running.key(day_usd=Decimal(10))
         [key] = await running.in_loop(running.service.keys.list())
     store = open_store(config["ledger"])
-    with tagged(key=key.id, reserved_usd="0.125"):
+    with tagged(key=key.id, reserved_usd=tag):
         for node in ("draft", "verify"):  # of one run: it was put aside once
             await store.begin(run_id="r", node=node)
     await store.aclose()
     async with gateway(config) as running:
         [account] = await spent(running)
-    assert account["day_spent_usd"] == Decimal("0.125")
+    assert account["day_spent_usd"] == Decimal(counted)
 
 
 async def test_of_many_at_once_no_more_are_let_in_than_the_budget_covers(
