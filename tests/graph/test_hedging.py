@@ -6,6 +6,8 @@ Nothing here measures speed: models wait until the test lets them go on.
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from decimal import Decimal
 from pathlib import Path
@@ -95,6 +97,11 @@ class Paused(Model):
         yield Chunk(completion=completion)
 
 
+def hedging_of(cascade: Cascade) -> Hedging:
+    assert cascade._hedging is not None
+    return cascade._hedging
+
+
 class House:
     """A cascade whose models wait; the large one is expected to need nearly all of the time."""
 
@@ -123,8 +130,7 @@ class House:
 
     @property
     def hedging(self) -> Hedging:
-        assert self.cascade._hedging is not None
-        return self.cascade._hedging
+        return hedging_of(self.cascade)
 
     async def both_asked(self) -> None:
         async with asyncio.timeout(10):
@@ -624,6 +630,58 @@ async def test_what_is_wrong_with_a_hedge_is_logged(caplog: pytest.LogCaptureFix
 
     Hedge(0.0, breaks)
     await until(lambda: "a hedge failed: ValueError('broken')" in caplog.text)
+
+
+class Erratic(Model):
+    """Answers, or fails, after a random while."""
+
+    provider = "erratic"
+    real = False
+    returns_logprobs = True
+
+    def __init__(self, name: str, chance: random.Random) -> None:
+        self.model, self.local = name, True
+        self.chance = chance
+        self.under_way = 0
+
+    async def _complete(self, request: Request) -> Completion:
+        self.under_way += 1
+        try:
+            await asyncio.sleep(self.chance.uniform(0, 0.05))
+        finally:
+            self.under_way -= 1
+        if self.chance.random() < 0.1:
+            raise ModelUnavailableError("down", model=self.model)
+        return reply("an answer", probability=self.chance.choice([SURE, UNSURE]))
+
+    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
+        yield Chunk(completion=await self._complete(request))
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_however_runs_end_nothing_is_left_over_and_no_baseline_is_earned_twice(
+    seed: int,
+) -> None:
+    chance = random.Random(seed)
+    small, large = Erratic("small", chance), Erratic("large", chance)
+    ledger = MemoryLedger()
+    cascade = Cascade(small, large, deadline=LONG, hedge=LONG - 0.02, ledger=ledger)
+
+    async def ask(i: int) -> None:
+        run = asyncio.create_task(cascade.ainvoke(f"{i}?"))
+        await asyncio.sleep(chance.uniform(0, 0.15))
+        if i % 3:
+            run.cancel()
+        await asyncio.wait([run])
+
+    await asyncio.gather(*(ask(i) for i in range(60)))
+    await until(lambda: len(hedging_of(cascade)) == 0)
+    assert (small.under_way, large.under_way) == (0, 0)
+    earning: Counter[str] = Counter()
+    for entry in ledger.entries:
+        answered = entry.node == "expert" and entry.outcome == "ok"
+        earning[entry.run_id] += answered or entry.action == "accept"
+    assert max(earning.values()) == 1
 
 
 # --- where nobody may be asked
