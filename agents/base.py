@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from langchain_core.messages import BaseMessage
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.runtime import Runtime
 
 from cascade.agents.border import check_may_ask, stayed
@@ -52,6 +53,10 @@ counts as its own mean with half of it as deviation (RFC 6298, which takes four)
 
 DRAFT_ALTERNATIVES = 2
 """Alternatives per token that a draft asks for: enough for the top-2 margin, small to send."""
+
+LABELS = "request_labels"
+"""Key of `config["configurable"]`: parameters that change no answer, such as OpenAI's `user`. They
+go with every request of the run and belong to no task: each user would be a graph of his own."""
 
 AgentRuntime = Runtime[Any]
 """LangGraph's runtime; the agents need no context of the user's."""
@@ -116,7 +121,7 @@ class Task:
             tool_choice=choice,
             schema=self.schema,
             timeout_s=self.timeout_s or settings.timeout_s,
-            extra=self.extra,
+            extra={**self.extra, **_labels()},
         )
 
     def _tools_for(self, tier: OpenTier) -> tuple[tuple[Mapping[str, Any], ...], str | None]:
@@ -129,6 +134,12 @@ class Task:
             return self.tools, choice
         named = tuple(tool for tool in self.tools if tool["function"]["name"] == choice)
         return named or self.tools, None
+
+
+def _labels() -> Mapping[str, Any]:
+    configurable = (var_child_runnable_config.get() or {}).get("configurable", {})
+    labels: Mapping[str, Any] = configurable.get(LABELS) or {}
+    return labels
 
 
 def current_run(state: CascadeState, runtime: AgentRuntime) -> Run:

@@ -210,6 +210,22 @@ async def test_every_parameter_reaches_both_tiers(tmp_path: Path, name: str) -> 
         assert [request.body[as_sent] for request in talk.upstream.received] == [value, value]
 
 
+async def test_a_label_reaches_the_checks_too_and_makes_no_graph(tmp_path: Path) -> None:
+    async with talking(tmp_path) as talk:
+        for number in range(3):
+            plain = replies.openai_reply("a", usage={"prompt_tokens": 1, "completion_tokens": 1})
+            talk.upstream.will(plain)  # without log-probs: the model is asked about its draft
+            response = await talk.chat(user=f"user {number}", metadata={"number": str(number)})
+            assert response.status_code == 200
+        assert {request.body["user"] for request in talk.upstream.received} == {
+            "user 0",
+            "user 1",
+            "user 2",
+        }
+        assert all("metadata" in request.body for request in talk.upstream.received)
+        assert len(talk.gateway.service.model("support", None)._variants) == 0
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "functions": ([{"name": "f"}], "give `tools`"),
     "function_call": ("auto", "give `tool_choice`"),

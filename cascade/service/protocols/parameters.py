@@ -30,6 +30,9 @@ OPENAI_ONLY = frozenset(
 )
 """They change answers, and Ollama ignores them without a word."""
 
+LABELLING = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "user"})
+"""They change no answer, and differ from request to request: they go beside the task."""
+
 OLLAMA_ONLY = frozenset(
     {
         "keep_alive",

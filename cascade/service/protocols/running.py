@@ -11,6 +11,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from cascade._together import together
+from cascade.agents.base import LABELS
 from cascade.agents.border import LOCAL_ONLY
 from cascade.agents.showing import DETAILS
 from cascade.api import Cascade
@@ -24,7 +25,7 @@ from cascade.result import CascadeResult
 from cascade.service.admission import Admitted
 from cascade.service.faults import ServiceError
 from cascade.service.protocols.asking import Wishes
-from cascade.service.protocols.parameters import check_parameters
+from cascade.service.protocols.parameters import LABELLING, check_parameters
 
 Tell = Callable[[int, Event], None]
 """Is told the number of a run and what happens in it."""
@@ -103,7 +104,7 @@ def _variant(cascade: Cascade, asked: Asked, number: int) -> Cascade:
     With a seed, the runs of one request have seeds that follow each other: they would be the same
     answer otherwise.
     """
-    settings = dict(asked.settings)
+    settings = {name: value for name, value in asked.settings.items() if name not in LABELLING}
     if number and isinstance(settings.get("seed"), int):
         settings["seed"] += number
     check_parameters(settings, cascade)
@@ -146,7 +147,8 @@ async def _answer(
 
 def _config(admitted: Admitted, asked: Asked) -> RunnableConfig:
     stays = asked.wishes.stays or admitted.local_only
-    configurable: dict[str, Any] = {LOCAL_ONLY: stays, DETAILS: True}
+    labels = {name: value for name, value in asked.settings.items() if name in LABELLING}
+    configurable: dict[str, Any] = {LOCAL_ONLY: stays, DETAILS: True, LABELS: labels}
     tags = {**asked.wishes.tags, **admitted.tags}
     return RunnableConfig(configurable=configurable, metadata={TAGS: tags})
 
