@@ -28,6 +28,13 @@ Tools = Sequence[Mapping[str, Any]]
 """Tools in OpenAI format."""
 
 _BETWEEN = re.compile(r"(?:\s|,|</?tool_call>|```(?:json)?)*")
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
 _OPENINGS = ("{", "[", "<tool_call>", "```")
 _INTRODUCTION = """# Tools
 
@@ -51,12 +58,12 @@ def read_calls(text: str, tools: Tools) -> tuple[ToolCall, ...]:
     A call is a JSON object with the `name` of one of the tools and its `arguments` (Llama:
     `parameters`), bare, in a list, in a code block or between `<tool_call>` marks.
     """
-    decoder, found, place = json.JSONDecoder(), list[ToolCall](), _skip(text, 0)
+    found, place = list[ToolCall](), _skip(text, 0)
     names = {tool["function"]["name"] for tool in tools}
     while place < len(text):
         try:
-            value, place = decoder.raw_decode(text, place)
-        except ValueError:
+            value, place = _DECODER.raw_decode(text, place)
+        except (ValueError, RecursionError):
             return ()
         for item in value if isinstance(value, list) else [value]:
             call = _read_call(item, names)

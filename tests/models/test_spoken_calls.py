@@ -55,6 +55,8 @@ def test_a_text_that_is_nothing_but_calls_is_read_as_calls(text: str, cities: li
         pytest.param('{"city": "Rome"}', id="another object"),
         pytest.param("[]", id="an empty list"),
         pytest.param("42", id="a number"),
+        pytest.param(ROME.replace('"Rome"', "NaN"), id="no JSON"),
+        pytest.param("[" * 100_000, id="deeper than Python reads"),
     ],
 )
 def test_every_other_text_stays_a_text(text: str) -> None:
