@@ -27,6 +27,8 @@ from cascade.service.service import Service, service_of
 
 logger = logging.getLogger("cascade")
 
+START_PATIENCE_S = 5.0
+
 ABOUT = "OpenAI's and Ollama's protocols in front of cascades, with keys, budgets and a ledger."
 
 
@@ -48,6 +50,7 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         del app
+        await _look_for_keys(service)
         watching = asyncio.create_task(service.reloads.watch(config.watch_s))
         try:
             yield
@@ -75,6 +78,22 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
     app.add_middleware(Bounded, most=int(config.max_body_mib * 2**20))
     app.add_middleware(Measured, metrics=service.metrics)
     return app
+
+
+async def _look_for_keys(service: Service) -> None:
+    """Say at the start what would puzzle the first who asks; it starts all the same, as a database
+    may come later.
+    """
+    if not service.config.auth:
+        return
+    try:
+        async with asyncio.timeout(START_PATIENCE_S):
+            keys = await service.keys.list()
+    except (CascadeError, TimeoutError) as error:
+        logger.error("the keys cannot be read yet, nobody is let in: %s", error or "no answer")
+        return
+    if all(key.revoked_at is not None for key in keys):
+        logger.warning("there is no valid key yet: `cascade keys create` makes one")
 
 
 async def metrics(

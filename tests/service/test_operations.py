@@ -54,6 +54,29 @@ async def test_it_is_not_ready_without_its_database_and_lets_nobody_in(
     assert not upstream.received
 
 
+async def test_it_says_at_the_start_that_there_is_no_key_yet(
+    upstream: FakeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gateway(configured(upstream, tmp_path)) as running:
+        assert "there is no valid key yet" in caplog.text
+        await running.key()
+    caplog.clear()
+    async with gateway(configured(upstream, tmp_path)):
+        assert "no valid key" not in caplog.text
+
+
+async def test_it_starts_without_its_database_and_says_so(
+    upstream: FakeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = configured(upstream, tmp_path, ledger="postgresql://me:hunter2@127.0.0.1:1/books")
+    async with gateway(config) as running:
+        ready = await running.get("/readyz")
+        asked = await running.ask("csk_" + "a" * 43)
+    assert (ready.status_code, asked.status_code) == (503, 503)
+    assert "the keys cannot be read yet" in caplog.text
+    assert "hunter2" not in caplog.text + ready.text + asked.text
+
+
 async def test_metrics_are_for_who_has_a_key_and_count_requests_and_runs(
     upstream: FakeServer, tmp_path: Path
 ) -> None:
