@@ -161,7 +161,7 @@ def test_recordings_without_it_are_evaluated_as_before() -> None:
 
 
 def test_the_command_prints_the_comparison_and_writes_it_for_a_cascade(tmp_path: Path) -> None:
-    recording = write(tmp_path / "shown.jsonl", shown(400))
+    recording = write(tmp_path / "shown.jsonl", shown(160))
     evidence = tmp_path / "reuse.json"
     said = run(f"{recording} --reuse {evidence}")
     assert "with the draft" in said
