@@ -94,7 +94,8 @@ def settings(upstream: Upstream, ledger: Path | None, **more: Any) -> ServiceCon
         "api_key": "none",
         "price": {"input": "1.25", "output": "10"},
     }
-    cascade = {"tiers": [small, large], "threshold": 0.8, "audit_rate": 0.05}
+    rate = None if ledger is None else 0.05
+    cascade = {"tiers": [small, large], "threshold": 0.8, "audit_rate": rate}
     where = None if ledger is None else {"url": f"sqlite:///{ledger}"}
     return ServiceConfig.model_validate(
         {"cascades": {"support": cascade}, "ledger": where, "log": {"requests": False}, **more}

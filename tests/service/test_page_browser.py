@@ -13,9 +13,18 @@ import pytest
 
 from cascade.ledger.store import open_store
 from cascade.models.base import guard
+from cascade.service import create_app
 from tests.report.ledgers import Story
 from tests.service.chromium import NoBrowserError, Visitor, browser, browser_path, visiting
-from tests.service.page_world import LARGE_ANSWER, SMALL_ANSWER, World, serving
+from tests.service.page_world import (
+    LARGE_ANSWER,
+    SMALL_ANSWER,
+    Upstream,
+    World,
+    running,
+    serving,
+    settings,
+)
 
 EVIL = "<img src=x onerror=alert(1)><b>team</b>"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -276,6 +285,23 @@ async def test_an_empty_ledger_says_what_to_do_next(opened: Any, empty: World) -
         await page.get_by_text("No draft has been decided about yet").wait_for()
         assert await sideways(page) == 0
         assert visitor.complaints == []
+
+
+async def test_without_a_ledger_the_page_says_how_to_keep_one(opened: Any) -> None:
+    with (
+        Upstream() as upstream,
+        running(create_app(settings(upstream, None, auth=False))) as url,
+    ):
+        async with visiting(opened, url) as visitor:
+            page = visitor.page
+            await page.goto(f"{url}/")
+            await page.get_by_text("set `ledger` in its configuration").wait_for()
+            assert await page.get_by_text("no login").is_visible()
+            assert not await page.locator("#whatif").is_visible()
+            await visitor.ask("a hard question")
+            await page.locator("#state", has_text="Done: answered by large").wait_for()
+            refused = [c for c in visitor.complaints if "404" not in c]
+            assert refused == []
 
 
 async def test_a_keyboard_gets_everywhere_and_skips_the_head_of_the_page(visitor: Visitor) -> None:

@@ -112,6 +112,22 @@ def test_after_some_wrong_keys_one_has_to_wait_also_with_the_right_one(
     assert 0 < int(last.headers["retry-after"]) <= WINDOW_S
 
 
+def test_many_tries_at_once_are_no_way_around(world: World) -> None:
+    async def all_at_once() -> list[int]:
+        async with httpx.AsyncClient(base_url=world.url) as client:
+            tries = [client.post("/login", data={"key": f"csk_{i}"}) for i in range(4 * TRIES)]
+            return [answer.status_code for answer in await asyncio.gather(*tries)]
+
+    statuses = asyncio.run(all_at_once())
+    assert statuses.count(401) == TRIES
+    assert statuses.count(429) == 3 * TRIES
+
+
+def test_another_site_cannot_read_the_login(client: httpx.Client) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
+    assert client.get("/login", headers=headers).status_code == 403
+
+
 def test_what_was_typed_is_not_repeated(client: httpx.Client) -> None:
     answer = log_in(client, "<script>alert(1)</script>")
     assert "script>alert" not in answer.text
