@@ -307,12 +307,13 @@ def test_every_option_reaches_the_cascade(tmp_path: Path) -> None:
     assert (small.max_tokens, small.temperature, small.timeout_s) == (50, 0.5, 9)
     assert small.options == {"seed": 3}
     assert [tier.local for tier in cascade.tiers] == [True, False]
-    same = options.keys() - {"audits", "drift", "private", "signals"}
+    same = options.keys() - {"audits", "drift", "private", "signals", "tags"}
     assert {name: given[name] for name in same} == {name: options[name] for name in same}
     assert (given["audit_rate"].rate, given["audit_rate"].compare) == (0.2, "judge")
     assert given["audit_rate"].judge.model == "openai:l"
     assert (given["drift"].window, given["drift"].harm) == (30, "tighten")
     assert given["private"] is looks_personal
+    assert given["tags"] == {"cascade": "support", "app": "x"}
     assert cascade.mode == "canary"
 
 
