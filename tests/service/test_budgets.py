@@ -132,6 +132,34 @@ async def test_a_call_that_was_killed_counts_at_what_was_put_aside(
     assert account["day_spent_usd"] == Decimal(counted)
 
 
+async def test_a_call_under_way_is_in_the_ledger_with_its_key_and_what_is_put_aside(
+    upstream: FakeServer, tmp_path: Path
+) -> None:
+    upstream.will(replies.HANG)
+    config = configured(upstream, tmp_path, allow_tiers=True, shutdown_grace_s=0.2)
+    async with gateway(config) as running:
+        secret = await running.key(day_usd=Decimal(1))
+        asking = asyncio.create_task(
+            running.client.post(
+                "/v1/chat/completions",
+                json={
+                    "model": "support/large",
+                    "max_tokens": 50,
+                    "messages": [{"role": "user", "content": "hello"}],
+                    "cascade": {"tags": {"key": "another", "reserved_usd": "0"}},
+                },
+                headers={"X-API-Key": secret},
+            )
+        )
+        await upstream.has_received(1)
+        assert running.service.store is not None
+        [attempt] = await running.service.store.unfinished()
+        [key] = await running.in_loop(running.service.keys.list())
+        asking.cancel()
+    assert attempt.tags["key"] == key.id
+    assert Decimal(attempt.tags["reserved_usd"]) == Decimal("0.05")
+
+
 async def test_of_many_at_once_no_more_are_let_in_than_the_budget_covers(
     upstream: FakeServer, tmp_path: Path
 ) -> None:
