@@ -173,6 +173,24 @@ async def test_the_slider_keeps_its_place_and_the_keyboard_when_figures_come_ane
     assert await page.locator("#threshold-value").inner_text() == "1.00"
 
 
+async def test_the_slider_is_not_taken_from_a_hand_that_drags_it(
+    visitor: Visitor, world: World
+) -> None:
+    page = visitor.page
+    slider = page.locator("#threshold")
+    await slider.evaluate("slider => slider.dataset.mark = 'held'")
+    await slider.scroll_into_view_if_needed()
+    place = await slider.bounding_box()
+    assert place is not None
+    await page.mouse.move(place["x"] + place["width"] / 3, place["y"] + place["height"] / 2)
+    await page.mouse.down()
+    async with page.expect_response(lambda answer: "/page/api/thresholds" in answer.url):
+        await ask(world, "one more")
+    await page.wait_for_timeout(300)
+    assert await slider.get_attribute("data-mark") == "held"
+    await page.mouse.up()
+
+
 async def test_the_playground_shows_draft_decision_and_answer_as_they_happen(
     visitor: Visitor,
 ) -> None:

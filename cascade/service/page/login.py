@@ -44,12 +44,13 @@ async def login(request: Request) -> Response:
         return RedirectResponse("/", 303)
     desk = desk_of(request)
     address = request.client.host if request.client else ""
+    secret = await _secret(request)
     wait_s = desk.tries.wait_s(address)
     if wait_s is not None:
         wait = math.ceil(wait_s)
         return _form(f"Too many wrong keys: wait {wait} seconds.", 429, {"Retry-After": str(wait)})
-    secret = await _secret(request)
-    # Counted before it is looked at, so that many at once are no way around.
+    # Counted before it is looked at, and in one step with the look at the count before it: many
+    # at once are no way around.
     desk.tries.failed(address)
     return await _begin(request, desk, address, secret)
 

@@ -52,7 +52,8 @@ class Sessions:
         token = secrets.token_urlsafe(32)
         self._open[_hash(token)] = Session(key, self._clock() + LASTS_S)
         if len(self._open) > MOST_SESSIONS:
-            self._open.popitem(last=False)
+            _, oldest = self._open.popitem(last=False)
+            oldest.closed = True
         return token
 
     def find(self, token: str) -> Session | None:

@@ -16,6 +16,7 @@ function nearest(choices, made) {
 }
 
 export function showThresholds({ thresholds, reliability: groups }) {
+  if ($("threshold")?.matches(":active")) return; // it is being dragged
   const body = $("whatif-body");
   const focused = document.activeElement?.id === "threshold";
   found = thresholds;
