@@ -195,6 +195,18 @@ def test_the_conversation_that_was_left_for_longest_is_forgotten_first() -> None
         stored.get("b", key)
 
 
+def test_large_conversations_are_forgotten_sooner() -> None:
+    stored = Conversations(kept=10, kept_bytes=100)
+    for name in ("a", "b", "c"):
+        stored.put(name, None, [name], {}, size=40)
+    assert len(stored) == 2
+    stored.drop("b", None)
+    stored.put("d", None, ["d"], {}, size=60)
+    assert [stored.get(name, None).messages for name in ("c", "d")] == [["c"], ["d"]]
+    stored.put("e", None, ["e"], {}, size=101)
+    assert len(stored) == 0
+
+
 async def test_log_probs_come_where_they_are_included(tmp_path: Path) -> None:
     async with talking(tmp_path) as talk:
         answer = await talk.openai.responses.create(

@@ -59,7 +59,9 @@ async def create_response(request: Request, body: ResponseRequest, admitted: Adm
         if body.store is not False:
             said = [*messages, _remembered(results[0])]
             answered = writing.body(results[0])
-            conversations_of(admitted.service).put(writing.id, admitted.key, said, answered)
+            size = asked.chars + 2 * len(results[0].answer)
+            stored = conversations_of(admitted.service)
+            stored.put(writing.id, admitted.key, said, answered, size)
         return results
 
     if body.stream:

@@ -15,6 +15,9 @@ from cascade.service.service import Service
 KEPT = 1_000
 """Conversations; the one that was not gone on with for longest is forgotten first."""
 
+KEPT_BYTES = 64 * 1024 * 1024
+"""Of requests and answers in them, whichever bound comes first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -23,25 +26,43 @@ class Stored:
     key: str | None
     messages: Sequence[Any]
     body: dict[str, Any]
+    size: int
 
 
 class Conversations:
     """Those of one service."""
 
-    def __init__(self, kept: int = KEPT) -> None:
+    def __init__(self, kept: int = KEPT, kept_bytes: int = KEPT_BYTES) -> None:
         self._kept = kept
+        self._kept_bytes = kept_bytes
+        self._bytes = 0
         self._stored: OrderedDict[str, Stored] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._stored)
 
     def put(
-        self, response_id: str, key: Key | None, messages: Sequence[Any], body: dict[str, Any]
+        self,
+        response_id: str,
+        key: Key | None,
+        messages: Sequence[Any],
+        body: dict[str, Any],
+        size: int = 0,
     ) -> None:
-        """Keep one."""
-        self._stored[response_id] = Stored(_id(key), messages, body)
-        while len(self._stored) > self._kept:
-            self._stored.popitem(last=False)
+        """Keep one.
+
+        Args:
+            response_id: of the answer.
+            key: whose it is.
+            messages: up to the answer.
+            body: the answer.
+            size: bytes of the request and the answer. A conversation shares its earlier turns.
+        """
+        self._stored[response_id] = Stored(_id(key), messages, body, size)
+        self._bytes += size
+        while len(self._stored) > self._kept or self._bytes > self._kept_bytes:
+            _, forgotten = self._stored.popitem(last=False)
+            self._bytes -= forgotten.size
 
     def get(self, response_id: str, key: Key | None, status: int = 404) -> Stored:
         """One that this key has asked for.
@@ -63,7 +84,7 @@ class Conversations:
 
     def drop(self, response_id: str, key: Key | None) -> None:
         """Forget one; raises as `get`."""
-        self.get(response_id, key)
+        self._bytes -= self.get(response_id, key).size
         del self._stored[response_id]
 
 
