@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cascade.service.protocols.asking import Wishes
+from cascade.service.protocols.running import Asked
 from tests.servers import replies
 from tests.service.talking import talking
 
@@ -159,3 +162,15 @@ async def test_all_protocols_take_the_extension(tmp_path: Path) -> None:
         ):
             report = (await talk.post(path, **body, **said)).json()["cascade"]
             assert report["action"] == "accept" or report["confidence"] < 0.5
+
+
+def test_what_was_waited_is_taken_from_the_deadline() -> None:
+    def left(waited_s: float, deadline: float | None) -> float | None:
+        wishes = Wishes(deadline=deadline)
+        at = time.monotonic() - waited_s
+        return Asked(model="m", messages=[], settings={}, wishes=wishes, at=at).left_s
+
+    assert left(0, 20) == 20
+    assert left(5, 20) == 15.0
+    assert left(30, 20) == 0.1
+    assert left(5, None) is None

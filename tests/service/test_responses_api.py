@@ -317,3 +317,45 @@ async def test_what_cannot_be_obeyed_is_refused_by_name(tmp_path: Path, name: st
         error = response.json()["error"]
         assert name in f"{error['param']} {error['message']}"
         assert talk.upstream.received == []
+
+
+async def test_a_history_with_calls_refusals_and_results_is_read_whole(tmp_path: Path) -> None:
+    async with talking(tmp_path) as talk:
+        given: Any = [
+            {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+            {"role": "assistant", "content": [{"type": "output_text", "text": "b"}]},
+            {"type": "function_call", "call_id": "1", "name": "weather", "arguments": "{}"},
+            {"type": "function_call", "call_id": "2", "name": "weather", "arguments": "{}"},
+            {
+                "type": "function_call_output",
+                "call_id": "1",
+                "output": [{"type": "input_text", "text": "sunny"}],
+            },
+            {"type": "function_call_output", "call_id": "2", "output": "rain"},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
+            {"role": "user", "content": "c"},
+        ]
+        choice = {"type": "function", "name": "weather"}
+        response = await talk.post(
+            "/v1/responses", input=given, tools=[WEATHER], tool_choice=choice
+        )
+        assert response.status_code == 200, response.text
+        sent = talk.upstream.last.body
+        assert [message["role"] for message in sent["messages"]] == [
+            "user",
+            "assistant",
+            "tool",
+            "tool",
+            "assistant",
+            "user",
+        ]
+        assert [call["id"] for call in sent["messages"][1]["tool_calls"]] == ["1", "2"]
+        assert [m["content"] for m in sent["messages"][2:4]] == ["sunny", "rain"]
+        assert sent["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
+
+
+async def test_plain_text_may_be_asked_for_by_its_format(tmp_path: Path) -> None:
+    async with talking(tmp_path) as talk:
+        response = await talk.post("/v1/responses", input="hi", text={"format": {"type": "text"}})
+        assert response.json()["text"] == {"format": {"type": "text"}}
+        assert "response_format" not in talk.upstream.last.body

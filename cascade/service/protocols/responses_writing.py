@@ -34,7 +34,7 @@ class Writing:
     def head(self, status: str) -> dict[str, Any]:
         """The response without an answer; what was asked for comes back."""
         asked = self._request.model_dump(mode="json", by_alias=True)
-        text = asked["text"] or {}
+        form = (asked["text"] or {}).get("format") or {"type": "text"}
         return {
             "id": self.id,
             "object": "response",
@@ -52,7 +52,7 @@ class Writing:
             "reasoning": asked["reasoning"],
             "store": asked["store"] is not False,
             "temperature": asked["temperature"],
-            "text": {"format": text.get("format") or {"type": "text"}},
+            "text": {"format": {name: value for name, value in form.items() if value is not None}},
             "tool_choice": asked["tool_choice"] or "auto",
             "tools": asked["tools"] or [],
             "top_p": asked["top_p"],
