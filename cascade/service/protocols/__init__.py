@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from cascade.service.protocols.chat import router as chat
-from cascade.service.protocols.models import router as models
-from cascade.service.protocols.ollama import router as ollama
-from cascade.service.protocols.responses import router as responses
+from cascade.service.protocols.chat import router as _chat
+from cascade.service.protocols.models import router as _models
+from cascade.service.protocols.ollama import router as _ollama
+from cascade.service.protocols.responses import router as _responses
 
 __all__ = ["routers"]
 
 
 def routers() -> tuple[APIRouter, ...]:
     """The routes of all protocols."""
-    return (chat, models, responses, ollama)
+    return (_chat, _models, _responses, _ollama)
