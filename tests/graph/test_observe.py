@@ -390,7 +390,6 @@ def calibrated_cascade(small: Digest) -> Cascade:
                 raise CalibrationMismatchError("the weights have changed")
 
     cascade.calibration = Made()  # type: ignore[assignment]
-    cascade._checked = False
     return cascade
 
 

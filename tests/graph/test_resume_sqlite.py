@@ -188,6 +188,7 @@ COMPLETION = Completion(
     latency_ms=1.5,
     busy_ms=0.5,
     cached=True,
+    call_logprobs=(TOKEN,),
 )
 RECORDS: dict[str, Any] = {
     "run": Run("r", "q", tier=1, begun_at=2.5, shadow=True, local_only="answer", asked=("small",)),
@@ -201,6 +202,7 @@ RECORDS: dict[str, Any] = {
         p_large=0.9,
         interval=(0.1, 0.3),
         taken=("p_true",),
+        withheld=True,
     ),
     "decision": Decision(
         action="escalate",
