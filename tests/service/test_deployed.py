@@ -33,7 +33,7 @@ async def answers(client: httpx.AsyncClient, path: str, log: Path) -> httpx.Resp
             return await client.get(path)
         except httpx.ConnectError:
             await asyncio.sleep(0.1)
-    raise AssertionError(log.read_text())
+    raise AssertionError("it does not answer: see " + str(log))
 
 
 async def test_it_starts_answers_and_leaves_on_postgresql(
