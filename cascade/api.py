@@ -36,7 +36,7 @@ from cascade.oversight.shadow import Mode
 from cascade.oversight.starting import Starting
 from cascade.oversight.validity import check_weights
 from cascade.policies import Policy, Risk, ToolRisks, tell_cost
-from cascade.policies.reuse import Reuse, Wanted, check_reuse
+from cascade.policies.reuse import Reuse, Wanted
 from cascade.questions import Question, ResponseFormat, to_messages, to_task
 from cascade.result import CascadeResult, read_result
 from cascade.setup import (
@@ -44,6 +44,7 @@ from cascade.setup import (
     check_calibration,
     choose_hedging,
     choose_policy,
+    choose_reuse,
     choose_signals,
     load_calibration,
     open_pair_or_tiers,
@@ -182,9 +183,9 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         self._signals_without_calibration = to_signals(signals)
         if self.calibration is not None:
             check_calibration(self.calibration, self.tiers, self.task)
-        check_abort(abort, self.tiers, self.calibration, self.signals, verifier)
+        check_abort(abort, self.tiers, self.calibration, self.signals, verifier, tools)
         self._hedging = choose_hedging(hedge, self.tiers, deadline, local_only)
-        self._reuse = check_reuse(reuse, self.tiers[0].model.name, self.tiers[-1].model.name)
+        self._reuse = choose_reuse(reuse, self.tiers, local_only)
         self._response_format = response_format
         self._warned = False
         check_local_only(self.options, self.tiers, self.policy)
@@ -212,7 +213,8 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         messages = to_messages(question)
         await self._ready()
         with collecting() as entries, self._failing(entries):
-            state = await self.graph.ainvoke(CascadeInput(messages=messages), config)
+            given = CascadeInput(messages=messages)
+            state = await self._way(config).ainvoke(given, config)
             return self._result(state, entries)
 
     async def astream(
@@ -235,7 +237,7 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         messages = to_messages(question)
         await self._ready()
         given = CascadeInput(messages=messages)
-        async with aclosing(self._run(self.graph, given, config)) as events:
+        async with aclosing(self._run(self._way(config), given, config)) as events:
             async for event in events:
                 yield event
 

@@ -10,6 +10,7 @@ from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, Self
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 
 from cascade._variants import Variants
@@ -32,6 +33,7 @@ from cascade.questions import ResponseFormat
 from cascade.setup import calibration_for, choose_abort, choose_policy
 from cascade.state import CascadeInput, CascadeState
 from cascade.tiers import OpenTier
+from cascade.walking import Walk, needs_loop
 
 if TYPE_CHECKING:
     from cascade.confidence.calibration import Calibration
@@ -96,6 +98,7 @@ class Varying:
     signals: tuple[Signal, ...]
     drift: DriftWatch | None
     graph: CompiledStateGraph[CascadeState, None, CascadeInput, CascadeState]
+    _walk: Walk
     _signals_without_calibration: tuple[Signal, ...]
     _response_format: ResponseFormat | None
     _checked: Event
@@ -296,6 +299,12 @@ class Varying:
         early = {"hedging": self._hedging, "reuse": self._reuse}
         self._builder: Any = build(beside=shadow, abort=abort, recall=recall, **early)
         self.graph = self._builder.compile(name=self.name)
+        self._walk = Walk(self.graph)
+
+    def _way(self, config: RunnableConfig | None) -> Any:
+        """What a question goes through: the graph, or its nodes where nothing asks for more."""
+        walk = self._walk
+        return walk if walk.graph is self.graph and not needs_loop(config) else self.graph
 
     def _is_careful(self) -> bool:
         """Whether an alarm casts doubt on drafts that were accepted before it."""

@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("collect",),
     ("api",),
     ("batches", "varying"),
-    ("result", "oversight", "report"),
+    ("result", "oversight", "report", "walking"),
     ("graph", "questions", "setup", "presets", "privacy", "caching"),
     ("agents", "evaluation", "testing"),
     ("tiers",),
