@@ -20,6 +20,7 @@ from cascade.agents.base import AgentRuntime, finished
 from cascade.agents.entries import free_entry
 from cascade.agents.moves import abstain, answer
 from cascade.agents.person import OwnAnswer
+from cascade.agents.steps import for_once
 from cascade.errors import InputError
 from cascade.ledger import Recorder
 from cascade.policies import ToolRisks
@@ -96,8 +97,9 @@ class Approver:
         entry = free_entry(run, "ask", tier, note)
         # Executed again after a crash, the same answer is one entry.
         self.recorder.record(entry.model_copy(update={"attempt_id": f"{NODE}-{run.id}"}))
-        decided = decision.model_copy(update={"reason": f"{decision.reason}; {note}"})
-        update: StateUpdate = {"run": finished(run), "decision": decided, "messages": [message]}
+        decided = decision.model_copy(update={"reason": f"{decision.reason}; {note}", "once": True})
+        approved = [for_once(message)]
+        update: StateUpdate = {"run": finished(run), "decision": decided, "messages": approved}
         if isinstance(said, OwnAnswer):
             own = Completion(text=said.answer, model="person")
             update["messages"] = [answer(run, own, "person")]

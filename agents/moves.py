@@ -17,21 +17,24 @@ from cascade.state import Completion, Decision, Draft, Run, StateUpdate
 from cascade.tiers import OpenTier
 
 
-def answer(run: Run, completion: Completion, tier: str, *, degraded: bool = False) -> AIMessage:
+def answer(
+    run: Run, completion: Completion, tier: str, *, degraded: bool = False, once: bool = False
+) -> AIMessage:
     """The answer as a message, which remembers that its conversation has to stay here, and which
     tiers were asked for it.
     """
     message = completion.to_message(tier)
     message.response_metadata |= details(completion)
-    message.response_metadata |= mark(run) | told(run, tier, degraded=degraded)
+    message.response_metadata |= mark(run) | told(run, tier, degraded=degraded, once=once)
     return message
 
 
 def accept(run: Run, draft: Draft, decision: Decision, *, degraded: bool = False) -> StateUpdate:
     """The state in which a draft is the answer."""
+    made = answer(run, draft.completion, draft.tier, degraded=degraded, once=decision.once)
     return {
         "run": finished(run),
-        "messages": [answer(run, draft.completion, draft.tier, degraded=degraded)],
+        "messages": [made],
         "decision": decision,
         "degraded": degraded,
     }

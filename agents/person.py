@@ -86,7 +86,8 @@ class Person:
             answer = ask_person(str(state["messages"][-1].text), draft, decision)
         said = "accept" if isinstance(answer, OwnAnswer) else answer
         note = "a person answered" if isinstance(answer, OwnAnswer) else f"a person said {answer}"
-        decided = decision.model_copy(update={"action": said, "reason": note})
+        once = said == "accept"
+        decided = decision.model_copy(update={"action": said, "reason": note, "once": once})
         assessment = state.get("assessment")
         usable = assessment is None or assessment.objection is None
         decided = within(run, self.tiers, decided, usable=usable)
@@ -94,8 +95,8 @@ class Person:
         note = decided.reason if earns else noted(decided.reason, self.tiers[-1])
         entry = free_entry(run, "ask", draft.tier, note)
         # Executed again after a crash, the same answer earns its baseline once.
-        once = f"ask-{run.id}-{run.tier}"
-        entry = entry.model_copy(update={"action": decided.action, "attempt_id": once})
+        mark = f"ask-{run.id}-{run.tier}"
+        entry = entry.model_copy(update={"action": decided.action, "attempt_id": mark})
         if isinstance(answer, OwnAnswer):
             # A person's time has no price here, so an answer of theirs claims no saving.
             draft = Draft("person", Completion(text=answer.answer, model="person"))

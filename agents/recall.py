@@ -244,13 +244,13 @@ def key_of(identity: str, messages: Sequence[BaseMessage]) -> str:
 def stands(ended: Mapping[str, Any]) -> bool:
     """Whether a run ended with an answer of a model that may be given again.
 
-    Not: a stopgap, none at all, an empty one, a person's word about one case, what a shadow run
-    measures, or what came from a cache.
+    Not: a stopgap, also for want of time, none at all, an empty one, a person's word about one
+    case, what a shadow run measures, or what came from a cache.
     """
     answer, run = ended["messages"][-1], ended["run"]
     if not isinstance(answer, AIMessage) or ended.get("degraded") or run.shadow:
         return False
-    if ended["decision"].action not in ("accept", "escalate"):
+    if ended["decision"].action not in ("accept", "escalate") or ended["decision"].once:
         return False
     nodes = {entry.node for entry in ended["ledger"] if entry.run_id == run.id}
     return not nodes & {CACHE, "ask"} and bool(answer.tool_calls or str(answer.text).strip())

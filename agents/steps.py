@@ -20,7 +20,10 @@ from cascade.state import Run
 
 STEP = "step"
 """Key in an answer's `response_metadata`: `asked`, the tiers in the order in which they were, `at`
-in seconds since 1970, the `agent` where entries are tagged with one, and `degraded`."""
+in seconds since 1970, the `agent` where entries are tagged with one, `degraded`, and `once` where
+the answer is none for the next who asks."""
+
+ONCE = "once"
 
 LOOK_BACK = 8
 """The same tool calls are looked for in so many steps before: a longer circle is seldom one."""
@@ -49,19 +52,22 @@ class Step:
     output_tokens: int | None = None
 
 
-def told(run: Run, tier: str, *, degraded: bool = False) -> dict[str, Any]:
+def told(run: Run, tier: str, *, degraded: bool = False, once: bool = False) -> dict[str, Any]:
     """What the answer of a step has in its metadata.
 
     Args:
         run: the step.
         tier: whose answer it is.
         degraded: whether it stands only because a larger tier could not be had.
+        once: whether it holds for this run alone.
     """
     said: dict[str, Any] = {"asked": [*run.asked, tier], "at": int(run.begun_at)}
     if agent := current_tags().get(AGENT):
         said[AGENT] = agent
     if degraded:
         said["degraded"] = True
+    if once:
+        said[ONCE] = True
     return {STEP: said}
 
 
@@ -92,6 +98,18 @@ def steps_of(messages: Sequence[BaseMessage], tiers: Sequence[str]) -> list[Step
             if step is not None:
                 found.append(step)
     return found
+
+
+def for_once(message: AIMessage) -> AIMessage:
+    """The answer of a step, which holds for its run alone: no cache keeps it."""
+    metadata = message.response_metadata
+    said = {**metadata.get(STEP, {}), ONCE: True}
+    return message.model_copy(update={"response_metadata": {**metadata, STEP: said}})
+
+
+def is_for_once(metadata: Mapping[str, Any]) -> bool:
+    """Whether an answer with this `response_metadata` is none for the next who asks."""
+    return bool((metadata.get(STEP) or {}).get(ONCE))
 
 
 def last_asked(messages: Sequence[BaseMessage], tiers: Sequence[str], tier: str) -> Step | None:

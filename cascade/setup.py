@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cascade.agents import Task
 from cascade.agents.border import LocalOnly, read_local_only
@@ -25,6 +25,7 @@ from cascade.policies import (
     Policy,
     ThresholdPolicy,
 )
+from cascade.policies.reuse import Reuse, Wanted, check_reuse
 from cascade.state import Usage
 from cascade.tiers import ModelLike, OpenTier, keep_local, open_tiers
 
@@ -195,6 +196,7 @@ def check_abort(
     calibration: Calibration | None,
     signals: Sequence[Signal],
     judge: object | None,
+    tools: Sequence[Any] = (),
 ) -> None:
     """Refuse to stop drafts where nobody could tell when.
 
@@ -212,6 +214,12 @@ def check_abort(
         raise ConfigurationError(
             f"abort={wanted} stops what log-probs rule out; verifier={judge!r} judges whole "
             "drafts. Give one of them."
+        )
+    if tools:
+        raise ConfigurationError(
+            f"abort={wanted} stops no draft that may call tools, and tools=… lets each of them. "
+            "Leave one of them out; tools that come with some calls (bind_tools, with_task) are "
+            "no hindrance."
         )
     drafting = tiers[:-1]
     if not any(tier.model.streams_logprobs for tier in drafting):
@@ -286,13 +294,37 @@ def choose_hedging(
             f"hedge={wanted} asks the large model early where a deadline would be missed: give "
             "deadline=…, in seconds."
         )
-    large = tiers[-1]
-    if len(tiers) < 2 or (read_local_only(local_only, "local_only") and not large.local):
+    if not _escalates(tiers, local_only):
         raise ConfigurationError(
-            f"hedge={wanted} asks {large.name} beside a draft, which there is no way to here. "
+            f"hedge={wanted} asks {tiers[-1].name} beside a draft, which there is no way to here. "
             "Leave it out."
         )
     return Hedging(None if wanted is True else wanted)
+
+
+def choose_reuse(
+    given: Wanted | Reuse | str | Path | None, tiers: Sequence[OpenTier], local_only: LocalOnly
+) -> Wanted | Reuse | None:
+    """Which escalated drafts the large model is shown.
+
+    Raises:
+        ConfigurationError: it is none of what may be given, it is evidence about other models, or
+            no draft is ever escalated to the large model.
+    """
+    large = tiers[-1]
+    wanted = check_reuse(given, tiers[0].model.name, large.model.name)
+    if wanted is not None and not _escalates(tiers, local_only):
+        raise ConfigurationError(
+            f"reuse={given!r} shows drafts to {large.name}, which there is no way to here. "
+            "Leave it out."
+        )
+    return wanted
+
+
+def _escalates(tiers: Sequence[OpenTier], local_only: LocalOnly) -> bool:
+    """Whether drafts may go to the last tier."""
+    stays = read_local_only(local_only, "local_only") is not None
+    return len(tiers) > 1 and (tiers[-1].local or not stays)
 
 
 def task_hash(task: Task, small: OpenTier) -> str:

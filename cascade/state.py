@@ -195,7 +195,8 @@ class Decision(Record):
 
     `expected_cost_*_usd` are the two sides that the economic rule compares: dollars of money
     spent plus dollars of expected error. `tier` names where to escalate to, when that is not
-    simply the next tier.
+    simply the next tier. One that is `once` holds for this run alone, as time was short or a person
+    said so: its answer is none for the next who asks.
     """
 
     action: Action
@@ -206,6 +207,7 @@ class Decision(Record):
     tier: str | None = None
     expected_cost_accept_usd: Decimal | None = None
     expected_cost_escalate_usd: Decimal | None = None
+    once: bool = False
 
 
 class Certificate(Record):

@@ -16,6 +16,7 @@ from langchain_core.globals import get_llm_cache
 from langchain_core.outputs import ChatGeneration, Generation
 
 from cascade.agents.entries import cache_entry
+from cascade.agents.steps import is_for_once
 from cascade.api import Cascade
 from cascade.ledger import Recorder
 from cascade.ledger.tags import NO_TAGS, current_tags, tagged
@@ -96,7 +97,7 @@ def answer_cache(given: Given, cascade: Cascade) -> AnswerCache | bool:
 def _stands(answers: Any) -> bool:
     """Whether these are answers and no stopgap."""
     metadata = _metadata(answers)
-    return not (metadata.get("degraded") or metadata.get("abstained"))
+    return not (metadata.get("degraded") or metadata.get("abstained") or is_for_once(metadata))
 
 
 def _metadata(answers: Any) -> dict[str, Any]:

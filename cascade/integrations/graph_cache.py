@@ -20,7 +20,7 @@ from langgraph.types import CachePolicy
 from cascade.agents.border import LOCAL_ONLY
 from cascade.agents.entries import cache_entry
 from cascade.agents.recall import key_of
-from cascade.agents.steps import STEP
+from cascade.agents.steps import STEP, is_for_once
 from cascade.api import Cascade
 from cascade.caching import identity
 from cascade.errors import ConfigurationError
@@ -171,7 +171,7 @@ def _keepable(writes: Writes) -> list[tuple[str, Any]] | None:
     step = told.get(STEP) or {}
     if step.get("degraded") or values.get("degraded") or told.get("tier") == "person":
         return None
-    if CACHED in told or LOCAL_ONLY in told:
+    if CACHED in told or LOCAL_ONLY in told or is_for_once(told):
         return None
     run: Run | None = values.get("run")
     entries: list[LedgerEntry] = values.get("ledger") or []

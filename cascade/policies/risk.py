@@ -121,6 +121,7 @@ class RiskPolicy:
         refused = decision.model_copy(
             update={
                 "action": "escalate",
+                "once": False,
                 "reason": f"{decision.reason}; but {self._demand(tool, demand)}",
                 "threshold": demand,
                 "confidence": p,

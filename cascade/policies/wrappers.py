@@ -68,6 +68,7 @@ class DeadlinePolicy:
         return decision.model_copy(
             update={
                 "action": "accept",
+                "once": True,
                 "reason": f"{decision.reason}; but {left:.2f} s are left and escalating takes "
                 f"{needed or 0.0:.2f} s",
             }

@@ -213,6 +213,7 @@ RECORDS: dict[str, Any] = {
         tier="large",
         expected_cost_accept_usd=Decimal("0.1"),
         expected_cost_escalate_usd=Decimal("0.000000000000001"),
+        once=True,
     ),
     "ledger": [
         writing.entry("r").model_copy(
