@@ -11,6 +11,7 @@ there is one counter of what was gained and one of what was lost.
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any, TypeVar
 
 from cascade.agents.leftovers import is_result
 from cascade.errors import ConfigurationError, MissingDependencyError
@@ -25,6 +26,8 @@ except ModuleNotFoundError as error:
     raise MissingDependencyError(
         "metrics for Prometheus need prometheus-client: pip install 'agent-cascade[prometheus]'."
     ) from error
+
+M = TypeVar("M", Counter, Histogram)
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 """Buckets of durations: from a small model beside the processor to a large one that thinks."""
@@ -81,6 +84,8 @@ class PrometheusMetrics(Observer):
             names = ("cascade", *labels)
             return Histogram(f"cascade_{name}", about, names, registry=registry, buckets=buckets)
 
+        # A series is looked up once for each set of labels: `labels` checks and locks every time.
+        self._series: dict[tuple[Any, ...], Any] = {}
         money = ("node", "tier", "basis")
         self._requests = counter("requests", "Requests by how they ended.", "outcome", "tier")
         self._request_s = histogram("request_seconds", "Seconds per request.", SECONDS, "outcome")
@@ -100,42 +105,52 @@ class PrometheusMetrics(Observer):
         self._audits = counter("audits", "Finished audits.", "compared")
         self._alarms = counter("drift_alarms", "Alarms of the watch for drift.", "chart")
 
+    def _of(self, metric: M, *labels: str) -> M:
+        """The series of a metric with these labels; they are from short lists, so that few are
+        kept."""
+        key = (metric, *labels)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = metric.labels(*labels)
+        found: M = series
+        return found
+
     def run_ended(self, run: ObservedRun) -> None:
         """Count the request."""
         ending, outcome = run.ending, str(run.outcome)
         tier = (ending.tier if ending else None) or ""
-        self._requests.labels(run.cascade, outcome, tier).inc()
-        self._request_s.labels(run.cascade, outcome).observe(run.seconds)
+        self._of(self._requests, run.cascade, outcome, tier).inc()
+        self._of(self._request_s, run.cascade, outcome).observe(run.seconds)
         if ending is not None and ending.confidence is not None:
             calibrated = str(ending.calibrated).lower()
-            self._confidence.labels(run.cascade, calibrated).observe(ending.confidence)
+            self._of(self._confidence, run.cascade, calibrated).observe(ending.confidence)
 
     def call_ended(self, call: ObservedCall) -> None:
         """Time the call."""
         if call.entry is not None:
             labels = (call.cascade, call.node, call.tier, call.entry.outcome)
-            self._call_s.labels(*labels).observe(call.seconds)
+            self._of(self._call_s, *labels).observe(call.seconds)
 
     def recorded(self, cascade: str, entry: LedgerEntry) -> None:
         """Count money, tokens and events of a ledger entry."""
         tier = entry.tier or ""
         if entry.cost_usd is None:
-            self._unknown.labels(cascade, entry.node, tier).inc()
+            self._of(self._unknown, cascade, entry.node, tier).inc()
         elif entry.cost_usd:
-            self._cost.labels(cascade, entry.node, tier, entry.cost_basis).inc(
+            self._of(self._cost, cascade, entry.node, tier, entry.cost_basis).inc(
                 float(entry.cost_usd)
             )
         if entry.saved_usd:
             counter = self._gained if entry.saved_usd > Decimal(0) else self._lost
             labels = (cascade, entry.node, tier, entry.basis)
-            counter.labels(*labels).inc(float(abs(entry.saved_usd)))
+            self._of(counter, *labels).inc(float(abs(entry.saved_usd)))
         for kind, name in _TOKENS.items():
             tokens = getattr(entry, name)
             if tokens:
-                self._tokens.labels(cascade, tier, kind).inc(tokens)
+                self._of(self._tokens, cascade, tier, kind).inc(tokens)
         if is_result(entry):
             compared = "no" if entry.loss is None else "yes"
-            self._audits.labels(cascade, compared).inc()
+            self._of(self._audits, cascade, compared).inc()
         for name in entry.signals or {}:
             if entry.node == DRIFT and name.startswith(ALARM):
-                self._alarms.labels(cascade, name.removeprefix(ALARM)).inc()
+                self._of(self._alarms, cascade, name.removeprefix(ALARM)).inc()

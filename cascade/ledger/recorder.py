@@ -157,7 +157,9 @@ class Recorder:
                 "MemoryLedger()."
             )
         self.store = store
+        # Once: such a question looks at every member of the protocol.
         self._texts = store if isinstance(store, AuditStore) else None
+        self._crash_safe = store if isinstance(store, CrashSafeStore) else None
         self.observers = Observers() if observers is None else observers
         self._pending: OrderedDict[str, list[LedgerEntry]] = OrderedDict()
         self._lock = Lock()
@@ -168,14 +170,14 @@ class Recorder:
         Raises:
             LedgerError: the store cannot write it down, so that it must not be sent.
         """
-        if not isinstance(self.store, CrashSafeStore):
+        if self._crash_safe is None:
             return None
-        return await self.store.begin(run_id=run_id, node=node, tier=tier, model=model)
+        return await self._crash_safe.begin(run_id=run_id, node=node, tier=tier, model=model)
 
     def withdraw(self, attempt_id: str | None) -> None:
         """Say that a call that was begun has not been sent."""
-        if attempt_id is not None and isinstance(self.store, CrashSafeStore):
-            self.store.withdraw(attempt_id)
+        if attempt_id is not None and self._crash_safe is not None:
+            self._crash_safe.withdraw(attempt_id)
 
     def record(self, entry: LedgerEntry, texts: Texts | None = None) -> LedgerEntry:
         """Hand an entry to the store at once, and keep it for `take`.

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -19,6 +19,17 @@ from cascade.state import Completion, LedgerEntry
 
 ABANDONED_AFTER_S = 60.0
 """A run that stands still between two nodes for so long was given up by whoever ran it."""
+
+EVENTS = (
+    "run_began",
+    "run_ended",
+    "node_began",
+    "node_ended",
+    "call_began",
+    "call_ended",
+    "recorded",
+)
+"""The methods of an `Observer`."""
 
 logger = logging.getLogger("cascade")
 
@@ -79,6 +90,9 @@ class Observers:
                     "cascade.integrations.opentelemetry."
                 )
         self._observers = tuple(observers)
+        self._listeners: Mapping[str, Sequence[tuple[Observer, Callable[..., None]]]] = {
+            event: _listeners(self._observers, event) for event in EVENTS
+        }
         self.cascade = cascade
         self._open: dict[str, ObservedRun] = {}
         self._between: OrderedDict[str, float] = OrderedDict()
@@ -211,9 +225,9 @@ class Observers:
         self._tell("run_ended", run)
 
     def _tell(self, event: str, *about: Any) -> None:
-        for observer in self._observers:
+        for observer, hear in self._listeners[event]:
             try:
-                getattr(observer, event)(*about)
+                hear(*about)
             except Exception:
                 logger.exception("%s failed in %s", type(observer).__name__, event)
 
@@ -263,6 +277,15 @@ class Aside(Observers):
         """The call is over."""
         if call is not None and call.node != self._unseen:
             self._other.call_ended(call, entry, outcome)
+
+
+def _listeners(
+    observers: Sequence[Observer], event: str
+) -> Sequence[tuple[Observer, Callable[..., None]]]:
+    """Those who do something at this event, with what they do."""
+    nothing = getattr(Observer, event)
+    heard = ((observer, getattr(observer, event)) for observer in observers)
+    return [(who, hear) for who, hear in heard if getattr(hear, "__func__", None) is not nothing]
 
 
 def _outcome(node: ObservedNode) -> Outcome | None:

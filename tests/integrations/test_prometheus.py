@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 from watched import QUESTION, WAYS, down, small, watched
 
 from cascade.errors import ConfigurationError, ModelUnavailableError
@@ -138,8 +139,9 @@ def test_the_default_is_the_clients_own_registry() -> None:
     try:
         assert b"cascade_requests_total" in generate_latest(REGISTRY)
     finally:
-        for collector in {id(c): c for c in vars(metrics).values()}.values():
-            REGISTRY.unregister(collector)
+        for collector in vars(metrics).values():
+            if isinstance(collector, Collector):
+                REGISTRY.unregister(collector)
 
 
 async def test_a_failure_of_an_observer_reaches_no_caller(
