@@ -86,8 +86,9 @@ async def patiently(action: Callable[[], T]) -> T:
     while True:
         try:
             return action()
-        except OperationalError as error:
-            if not _is_locked(error.orig) or time.monotonic() > until:
+        except (OperationalError, sqlite3.OperationalError) as error:
+            cause = error.orig if isinstance(error, OperationalError) else error
+            if not _is_locked(cause) or time.monotonic() > until:
                 raise
             await asyncio.sleep(RETRY_S)
 

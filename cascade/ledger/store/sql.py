@@ -1,4 +1,4 @@
-"""SQLite and PostgreSQL through SQLAlchemy."""
+"""SQLite and PostgreSQL through SQLAlchemy; what is written to SQLite all the time, without."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cascade.ledger.amounts import Amounts
@@ -41,6 +41,7 @@ from cascade.ledger.store.engines import (
     told_apart,
 )
 from cascade.ledger.store.migrations import migrate
+from cascade.ledger.store.raw import RawWriter
 from cascade.ledger.store.rows import (
     attempt_of,
     attempt_row,
@@ -72,6 +73,7 @@ class SqlBackend(Backend):
         self._durable = durable
         self._engine: AsyncEngine | None = None
         self._sqlite_writer: Engine | None = None
+        self._raw_writer: RawWriter | None = None
 
     async def open(self) -> None:
         """Connect and migrate."""
@@ -80,7 +82,11 @@ class SqlBackend(Backend):
 
     async def write(self, batch: Batch) -> None:
         """Write the batch in one transaction."""
-        await self._transact(lambda connection: _write(connection, batch))
+        if not self._url.startswith("sqlite"):
+            await self._transact(lambda connection: _write(connection, batch))
+            return
+        with told_apart():
+            await patiently(lambda: self._raw().write(batch))
 
     async def page(
         self, selection: Selection, after: Stored | None, limit: int
@@ -133,6 +139,9 @@ class SqlBackend(Backend):
 
     async def aclose(self) -> None:
         """Close the connections."""
+        if self._raw_writer is not None:
+            self._raw_writer.close()
+            self._raw_writer = None
         if self._sqlite_writer is not None:
             self._sqlite_writer.dispose()
             self._sqlite_writer = None
@@ -154,10 +163,18 @@ class SqlBackend(Backend):
                 return await connection.run_sync(work)
 
     def _transact_in_sqlite(self, work: Callable[[Connection], T]) -> T:
+        with self._writing().begin() as connection:
+            return work(connection)
+
+    def _writing(self) -> Engine:
         if self._sqlite_writer is None:
             self._sqlite_writer = make_sqlite_writer(self._url, durable=self._durable)
-        with self._sqlite_writer.begin() as connection:
-            return work(connection)
+        return self._sqlite_writer
+
+    def _raw(self) -> RawWriter:
+        if self._raw_writer is None:
+            self._raw_writer = RawWriter(self._writing())
+        return self._raw_writer
 
     async def _page(
         self, table: Table, selection: Selection, after: tuple[datetime, str] | None, limit: int
@@ -178,6 +195,7 @@ class SqlBackend(Backend):
 
 
 def _write(connection: Connection, batch: Batch) -> None:
+    """Write a batch to PostgreSQL; `raw` does so in SQLite."""
     completed = {s.entry.attempt_id for s in batch.entries if s.entry.attempt_id}
     gone = [*completed, *(withdrawn.attempt_id for withdrawn in batch.withdrawn)]
     _insert(connection, attempts, [attempt_row(attempt) for attempt in batch.attempts])
@@ -190,8 +208,7 @@ def _write(connection: Connection, batch: Batch) -> None:
 
 def _insert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
-        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+        connection.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
 
 
 def _remove(connection: Connection, key: Column[Any], values: Sequence[str]) -> None:

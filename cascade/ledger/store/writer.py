@@ -195,10 +195,12 @@ class Writer:
         level = 2 if urgent else 1
         if level > self._signalled:
             self._signalled = level
-            event = self._urgent if urgent else self._something
-            self._loop.call_soon_threadsafe(event.set)
-            if urgent:
-                self._loop.call_soon_threadsafe(self._something.set)
+            self._loop.call_soon_threadsafe(self._wake, urgent)
+
+    def _wake(self, urgent: bool) -> None:
+        self._something.set()
+        if urgent:
+            self._urgent.set()
 
     async def _serve(self, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
