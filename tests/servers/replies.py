@@ -67,8 +67,8 @@ def openai_body(
     return body if usage is None else {**body, "usage": usage}
 
 
-def openai_reply(*args: Any, **kwargs: Any) -> Reply:
-    return json_reply(openai_body(*args, **kwargs))
+def openai_reply(*args: Any, delay_s: float = 0.0, **kwargs: Any) -> Reply:
+    return json_reply(openai_body(*args, **kwargs), delay_s=delay_s)
 
 
 def openai_delta(
