@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import Collector
+from prometheus_client.metrics import MetricWrapperBase
 from watched import QUESTION, WAYS, down, small, watched
 
 from cascade.errors import ConfigurationError, ModelUnavailableError
@@ -140,7 +140,7 @@ def test_the_default_is_the_clients_own_registry() -> None:
         assert b"cascade_requests_total" in generate_latest(REGISTRY)
     finally:
         for collector in vars(metrics).values():
-            if isinstance(collector, Collector):
+            if isinstance(collector, MetricWrapperBase):
                 REGISTRY.unregister(collector)
 
 
