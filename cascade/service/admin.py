@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.store import Selection
@@ -21,6 +21,20 @@ from cascade.service.keys import Key
 from cascade.service.protocols.chat_wire import ERRORS
 from cascade.service.service import Service, service_of
 
+Dollars = Annotated[
+    Decimal,
+    Field(gt=0, allow_inf_nan=False),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0},
+                {"type": "string", "pattern": r"^(?=.*[1-9])[0-9]{1,12}([.][0-9]{1,12})?$"},
+            ]
+        }
+    ),
+]
+"""A budget, as a number or exactly as text."""
+
 
 class NewKey(BaseModel):
     """What a new key may do."""
@@ -30,11 +44,11 @@ class NewKey(BaseModel):
     name: str = Field(min_length=1, max_length=200)
     models: tuple[str, ...] = ()
     per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    day_usd: Decimal | None = Field(default=None, gt=0, allow_inf_nan=False)
-    month_usd: Decimal | None = Field(default=None, gt=0, allow_inf_nan=False)
+    day_usd: Dollars | None = None
+    month_usd: Dollars | None = None
     exhausted: Exhausted | None = None
     tags: Mapping[str, str] = Field(default_factory=dict)
-    admin: bool = False
+    admin: StrictBool = False
 
 
 class KeyInfo(BaseModel):

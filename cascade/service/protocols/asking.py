@@ -33,15 +33,18 @@ class Wishes(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
         title="CascadeExtension",
+        json_schema_extra={
+            "examples": [{"price_of_error": 0.05, "deadline": 20, "tags": {"user": "ada"}}]
+        },
     )
 
-    price_of_error: float | None = Field(default=None, gt=0, examples=[0.05])
+    price_of_error: float | None = Field(default=None, gt=0)
     """Dollars that a wrong answer costs; escalation is weighed against it."""
-    max_harm: float | None = Field(default=None, gt=0, lt=1, examples=[0.01])
+    max_harm: float | None = Field(default=None, gt=0, lt=1)
     """Bound on P(accepted and wrong); needs a calibration with a certificate for it."""
-    escalation_budget: float | None = Field(default=None, ge=0, le=1, examples=[0.2])
+    escalation_budget: float | None = Field(default=None, ge=0, le=1)
     """Share of requests that may be escalated; needs a calibration."""
-    deadline: float | None = Field(default=None, gt=0, examples=[20])
+    deadline: float | None = Field(default=None, gt=0)
     """Seconds from the arrival of the request to its answer."""
     local_only: bool | Literal["answer", "abstain"] = False
     """Stay on this machine; `abstain` gives no answer where no tier here is good enough."""
@@ -199,6 +202,8 @@ def _meaningless(error: ValidationError) -> ServiceError:
     return ServiceError(400, message, code="invalid_value", param=f"cascade.{name}")
 
 
+_NUMBER: dict[str, Any] = {"type": "number"}
+
 HEADERS: list[dict[str, Any]] = [
     *(
         {
@@ -206,16 +211,16 @@ HEADERS: list[dict[str, Any]] = [
             "in": "header",
             "required": False,
             "description": f"As `cascade.{field}` in the body.",
-            "schema": {"type": "string"},
+            "schema": schema,
         }
-        for name, field in (
-            ("Price-Of-Error", "price_of_error"),
-            ("Max-Harm", "max_harm"),
-            ("Escalation-Budget", "escalation_budget"),
-            ("Deadline", "deadline"),
-            ("Local-Only", "local_only"),
-            ("Tags", "tags"),
-            ("Show", "show"),
+        for name, field, schema in (
+            ("Price-Of-Error", "price_of_error", _NUMBER | {"exclusiveMinimum": 0}),
+            ("Max-Harm", "max_harm", _NUMBER | {"exclusiveMinimum": 0, "exclusiveMaximum": 1}),
+            ("Escalation-Budget", "escalation_budget", _NUMBER | {"minimum": 0, "maximum": 1}),
+            ("Deadline", "deadline", _NUMBER | {"exclusiveMinimum": 0}),
+            ("Local-Only", "local_only", {"enum": ["true", "false", "answer", "abstain"]}),
+            ("Tags", "tags", {"type": "string", "examples": ["user=ada,team=x"]}),
+            ("Show", "show", {"enum": ["verified", "final"]}),
         )
     ),
     {
@@ -223,7 +228,7 @@ HEADERS: list[dict[str, Any]] = [
         "in": "header",
         "required": False,
         "description": "Comes back with the answer; the tag `request_id` in the ledger.",
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "pattern": f"^{_REQUEST_ID.pattern}$"},
     },
     {
         "name": "traceparent",

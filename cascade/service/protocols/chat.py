@@ -18,6 +18,7 @@ from cascade.service.admission import Admit
 from cascade.service.faults import ServiceError
 from cascade.service.protocols.asking import HEADERS, check_body, read_wishes
 from cascade.service.protocols.chat_wire import ERRORS, ChatCompletion, ChatRequest, Message
+from cascade.service.protocols.documented import EVENTS
 from cascade.service.protocols.extension import (
     details_of,
     finish_reason_of,
@@ -48,7 +49,7 @@ _OURS = frozenset({"model", "stream", "stream_options", "n", "max_completion_tok
         200: {
             "model": ChatCompletion,
             "description": "The answer, or with `stream` its chunks as server-sent events.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": EVENTS,
         },
         **ERRORS,
     },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from cascade.service.protocols.asking import Wishes
 from cascade.service.protocols.documented import errors
@@ -106,7 +106,7 @@ class Function(BaseModel):
     name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")
     description: str | None = None
     parameters: dict[str, Any] | None = Field(default=None, description="A JSON schema.")
-    strict: bool | None = None
+    strict: StrictBool | None = None
 
 
 class Tool(BaseModel):
@@ -135,7 +135,7 @@ class JsonSchema(BaseModel):
     model_config = ConfigDict(extra="allow")
     name: str
     schema_: dict[str, Any] = Field(alias="schema")
-    strict: bool | None = None
+    strict: StrictBool | None = None
 
 
 class TextFormat(BaseModel):
@@ -166,7 +166,7 @@ class StreamOptions(BaseModel):
     """Of a stream."""
 
     model_config = ConfigDict(extra="forbid")
-    include_usage: bool = Field(default=False, description="A last chunk with the usage.")
+    include_usage: StrictBool = Field(default=False, description="A last chunk with the usage.")
     include_obfuscation: Literal[False] | None = None
 
 
@@ -190,7 +190,7 @@ class ChatRequest(BaseModel):
     )
     model: str = Field(min_length=1, description="The name of a cascade; `/v1/models` lists them.")
     messages: list[Message] = Field(min_length=1)
-    stream: bool | None = None
+    stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(default=None, ge=1, le=MOST_RUNS, description="Each is a run.")
     tools: list[Tool] | None = None
@@ -202,7 +202,7 @@ class ChatRequest(BaseModel):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     stop: str | list[str] | None = None
     seed: int | None = None
-    logprobs: bool | None = None
+    logprobs: StrictBool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     cascade: Wishes | None = Field(default=None, description="An extension; headers do as well.")
 

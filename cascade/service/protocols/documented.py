@@ -23,6 +23,20 @@ _ABOUT: dict[int | str, str] = {
     504: "The deadline has passed.",
 }
 
+EVENTS: dict[str, Any] = {
+    "text/event-stream": {
+        "itemSchema": {
+            "type": "object",
+            "properties": {
+                "event": {"type": "string"},
+                "data": {"type": "string", "description": "JSON, or `[DONE]` at the end."},
+            },
+            "required": ["data"],
+        }
+    }
+}
+"""The content of a stream of server-sent events. A `schema` would be that of each event, too."""
+
 LISTING: tuple[int | str, ...] = ("default", 401, 403, 429, 503)
 """Errors of routes that ask no tier."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from cascade.service.protocols.asking import Wishes
 from cascade.service.protocols.chat_wire import Tool
@@ -45,17 +45,17 @@ class OllamaRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     model: str = Field(min_length=1)
-    stream: bool | None = Field(default=None, description="By default true.")
+    stream: StrictBool | None = Field(default=None, description="By default true.")
     format: Literal["", "json"] | dict[str, Any] | None = None
     options: dict[str, Any] | None = Field(
         default=None, description="`temperature`, `seed`, `stop`, `num_predict`, …"
     )
     keep_alive: int | float | str | None = None
-    think: bool | Literal["low", "medium", "high"] | None = None
-    logprobs: bool | None = None
+    think: StrictBool | Literal["low", "medium", "high"] | None = None
+    logprobs: StrictBool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    truncate: bool | None = None
-    shift: bool | None = None
+    truncate: StrictBool | None = None
+    shift: StrictBool | None = None
     cascade: Wishes | None = Field(default=None, description="An extension; headers do as well.")
 
 
@@ -85,7 +85,7 @@ class OllamaGenerateRequest(OllamaRequest):
     suffix: str | None = None
     template: str | None = None
     context: list[int] | None = None
-    raw: bool | None = None
+    raw: StrictBool | None = None
 
 
 class OllamaAnswer(BaseModel):
@@ -107,10 +107,18 @@ class OllamaAnswer(BaseModel):
 class ShowRequest(BaseModel):
     """Which model to show."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "anyOf": [
+                {"required": [name], "properties": {name: {"type": "string"}}}
+                for name in ("model", "name")
+            ]
+        },
+    )
     model: str | None = None
     name: str | None = Field(default=None, description="The same, in older clients.")
-    verbose: bool | None = None
+    verbose: StrictBool | None = None
 
 
 class OllamaError(BaseModel):

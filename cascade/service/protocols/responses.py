@@ -15,7 +15,7 @@ from cascade.service.admission import Admit, Admitted
 from cascade.service.faults import ServiceError
 from cascade.service.protocols.asking import HEADERS, check_body, read_wishes
 from cascade.service.protocols.chat_wire import ERRORS, ErrorReply
-from cascade.service.protocols.documented import LISTING, errors
+from cascade.service.protocols.documented import EVENTS, LISTING, errors
 from cascade.service.protocols.extension import headers_of
 from cascade.service.protocols.replying import (
     Rendering,
@@ -40,7 +40,7 @@ router = APIRouter(tags=["OpenAI"])
         200: {
             "model": ResponseBody,
             "description": "The answer, or with `stream` its events as server-sent events.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": EVENTS,
         },
         **ERRORS,
     },

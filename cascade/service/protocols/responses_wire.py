@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from cascade.service.protocols.asking import Wishes
 from cascade.service.protocols.extension import CascadeReport
@@ -74,7 +74,7 @@ class ResponseTool(BaseModel):
     name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    strict: StrictBool | None = None
 
 
 class NamedFunction(BaseModel):
@@ -91,7 +91,7 @@ class TextFormat(BaseModel):
     name: str | None = None
     description: str | None = None
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
-    strict: bool | None = None
+    strict: StrictBool | None = None
 
 
 class TextOptions(BaseModel):
@@ -129,11 +129,13 @@ class ResponseRequest(BaseModel):
     previous_response_id: str | None = Field(
         default=None, description="An answer that this service has stored, and still has."
     )
-    store: bool | None = Field(default=None, description="By default true; in memory, bounded.")
-    stream: bool | None = None
+    store: StrictBool | None = Field(
+        default=None, description="By default true; in memory, bounded."
+    )
+    stream: StrictBool | None = None
     tools: list[ResponseTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: StrictBool | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     max_output_tokens: int | None = Field(default=None, ge=1)
