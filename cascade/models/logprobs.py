@@ -20,6 +20,8 @@ LOWEST = -100.0
 
 def read_logprob(value: object) -> float | None:
     """The value if it can be a natural log-probability, else None."""
+    if type(value) is float:  # nearly always
+        return value if LOWEST <= value <= 0.0 else None  # NaN is not
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if LOWEST <= value <= 0 and not math.isnan(value) else None
@@ -48,14 +50,18 @@ def answer_logprobs(
     """
     if not isinstance(items, Sequence) or isinstance(items, str):
         return None
-    tokens = [item for item in items if isinstance(item, Mapping)]
+    tokens = _objects(items)
     spellings = [spelling(token) for token in tokens]
-    found = _span(spellings, _encoded(text), thinking, tool_calls)
+    answer = _encoded(text)
+    if not thinking and not tool_calls and b"".join(spellings) == answer and all(spellings):
+        found: slice | None = slice(None)
+    else:
+        found = _span(spellings, answer, thinking, tool_calls)
     plain = bool(text) and not thinking and not tool_calls
     if found is None and not (plain and (trusted or _spell_nearly(spellings, text))):
         return None
-    read = (read_token(token) for token in (tokens[found] if found is not None else tokens))
-    return tuple(token for token in read if token is not None) or None
+    read = map(read_token, tokens if found is None else tokens[found])
+    return tuple([token for token in read if token is not None]) or None
 
 
 class Growing:
@@ -82,7 +88,7 @@ class Growing:
             return ()
         self._items += items if isinstance(items, list) else []
         self._text += text
-        tokens = [item for item in self._items if isinstance(item, Mapping)]
+        tokens = _objects(self._items)
         spelled, awaited = b"".join(map(spelling, tokens)), self._text.encode(errors="replace")
         if spelled != awaited or not awaited:
             self._trusted = spelled.startswith(awaited)
@@ -150,10 +156,15 @@ def _whole_tokens(spellings: list[bytes], begin: int, end: int) -> slice | None:
     return None if before.strip() or after.strip() else slice(first, last + 1)
 
 
+def _objects(items: Sequence[object]) -> list[Mapping[str, object]]:
+    # A dictionary of JSON is told by its type: asking whether it is a Mapping costs more.
+    return [item for item in items if type(item) is dict or isinstance(item, Mapping)]
+
+
 def spelling(token: Mapping[str, object]) -> bytes:
     """The bytes of a token; `token` itself cannot spell a part of a character."""
     given = token.get("bytes")
-    if isinstance(given, list) and given:
+    if given and isinstance(given, list):
         try:
             return bytes(given)
         except (TypeError, ValueError):
@@ -173,7 +184,7 @@ def read_token(token: Mapping[str, object]) -> TokenLogprob | None:
     alternatives = token.get("top_logprobs")
     top = [
         (str(other.get("token", "")), chance)
-        for other in (alternatives if isinstance(alternatives, list) else [])
-        if isinstance(other, Mapping) and (chance := read_logprob(other.get("logprob"))) is not None
+        for other in (_objects(alternatives) if isinstance(alternatives, list) else ())
+        if (chance := read_logprob(other.get("logprob"))) is not None
     ]
     return TokenLogprob(str(token.get("token", "")), value, tuple(top))

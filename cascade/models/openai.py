@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
@@ -18,11 +18,27 @@ from cascade.models.base import Chunk, Model, Request
 from cascade.models.failures import Caller, retry_after_seconds
 from cascade.models.openai_wire import Answer, chat_payload
 from cascade.models.per_loop import PerLoop
+from cascade.models.posting import Post, has_aiohttp
 from cascade.state import Completion
 
 OPENAI_URL = "https://api.openai.com/v1"
 _REASONING = ("o1", "o3", "o4", "gpt-5")
+PATH = "/chat/completions"
 _WAIT = httpx2.Timeout(600, connect=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What reaches a server: the client, and where there is one a shorter way for whole replies."""
+
+    client: openai.AsyncOpenAI
+    post: Post | None
+
+    async def aclose(self) -> None:
+        """Close the connections of both."""
+        if self.post is not None:
+            await self.post.aclose()
+        await self.client.close()
 
 
 class OpenAIModel(Model):
@@ -61,7 +77,7 @@ class OpenAIModel(Model):
             without_secrets(self.base_url),
             start="Is the server running? Check base_url.",
         )
-        self._clients = PerLoop(self._open_client, openai.AsyncOpenAI.close)
+        self._links = PerLoop(self._open_link, Link.aclose)
 
     def _no_key_needed(self) -> str:
         if is_loopback(self.base_url):
@@ -70,37 +86,42 @@ class OpenAIModel(Model):
             f"{self.name} at {self.base_url} needs an API key: set OPENAI_API_KEY or give api_key."
         )
 
-    def _open_client(self) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(
+    def _open_link(self) -> Link:
+        # A proxy of the environment has no business between two ends on one machine.
+        trust_env = not is_loopback(self.base_url)
+        client = openai.AsyncOpenAI(
             base_url=self.base_url,
             api_key=self._key,
             max_retries=0,  # the graph retries, and the ledger counts every attempt
             timeout=_WAIT,
-            # A proxy of the environment has no business between two ends on one machine.
-            http_client=_transport(trust_env=not is_loopback(self.base_url)),
+            http_client=_transport(trust_env=trust_env),
         )
+        return Link(client, Post.of(client, PATH, trust_env=trust_env))
 
     async def _complete(self, request: Request) -> Completion:
-        client = await self._clients.get()
-        answer = Answer()
+        payload, answer = self._payload(request), Answer(grows=False)
         with self._named_errors(answer):
-            # Not chat.completions.create: building its typed objects costs more than half of
-            # the client's time, and the answer is read field by field anyway.
-            reply = await client.post(
-                "/chat/completions", cast_to=object, body=self._payload(request)
-            )
-            # A server that does not declare its JSON as such comes back as text.
-            answer.add(json.loads(reply) if isinstance(reply, str) else reply)
+            answer.add(await self._reply(payload))
             return answer.completion(asked_for=self.model)
 
+    async def _reply(self, payload: Mapping[str, Any]) -> object:
+        link = await self._links.get()
+        if link.post is not None:
+            return await link.post.send(payload)
+        # Not chat.completions.create: building its typed objects costs more than half of the
+        # client's time, and the answer is read field by field anyway.
+        reply: object = await link.client.post(PATH, cast_to=object, body=payload)
+        # A server that does not declare its JSON as such comes back as text.
+        return json.loads(reply) if isinstance(reply, str) else reply
+
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        client = await self._clients.get()
+        client = (await self._links.get()).client
         payload = self._payload(request)
         payload |= {"stream": True, "stream_options": {"include_usage": True}}
         answer = Answer()
         with self._named_errors(answer):
             stream = await client.post(
-                "/chat/completions",
+                PATH,
                 cast_to=object,
                 body=payload,
                 stream=True,
@@ -166,7 +187,7 @@ class OpenAIModel(Model):
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._clients.aclose()
+        await self._links.aclose()
 
 
 def _root(error: BaseException) -> BaseException:
@@ -200,5 +221,5 @@ def _reason(error: openai.APIError) -> str:
 
 def _transport(*, trust_env: bool) -> httpx2.AsyncClient:
     """aiohttp's transport where the extra `aiohttp` is installed: half the time per request."""
-    kind = openai.DefaultAioHttpClient if find_spec("aiohttp") else openai.DefaultAsyncHttpxClient
+    kind = openai.DefaultAioHttpClient if has_aiohttp() else openai.DefaultAsyncHttpxClient
     return kind(timeout=_WAIT, trust_env=trust_env)

@@ -138,13 +138,17 @@ def read_tool_call(name: object, arguments: object, call_id: object) -> ToolCall
 
 
 class Answer:
-    """An answer that grows by stream chunks; a whole reply is one large chunk."""
+    """An answer that grows by stream chunks; a whole reply is one large chunk.
 
-    def __init__(self) -> None:
+    Args:
+        grows: whether anybody wants `tokens` as they arrive.
+    """
+
+    def __init__(self, *, grows: bool = True) -> None:
         self.finish_reason: str | None = None
         self.tokens: tuple[TokenLogprob, ...] = ()
         """Log-probabilities that the last chunk completed."""
-        self._growing = Growing()
+        self._growing = Growing() if grows else None
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._logprobs: list[object] = []
@@ -202,8 +206,9 @@ class Answer:
             raise ValueError(f"tool calls are not a list: {str(calls)[:80]!r}")
         for position, call in enumerate(calls):
             self._add_call(position, call)
-        plain = not (calls or thinking or part.get("refusal"))
-        self.tokens = self._growing.add(items, text, plain=plain)
+        if self._growing is not None:
+            plain = not (calls or thinking or part.get("refusal"))
+            self.tokens = self._growing.add(items, text, plain=plain)
         return text
 
     def _add_call(self, position: int, call: object) -> None:

@@ -51,7 +51,7 @@ def test_one_model_in_several_event_loops(kind: str, server: FakeServer) -> None
 def test_a_proxy_of_the_environment_is_not_asked_for_a_server_on_this_machine(
     kind: str, aiohttp: bool, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cascade.models.openai.find_spec", lambda _: aiohttp or None)
+    monkeypatch.setattr("cascade.models.posting.find_spec", lambda _: aiohttp or None)
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("NO_PROXY", "no_proxy"):

@@ -78,7 +78,7 @@ async def test_punctuation_would_have_made_a_doubtful_call_look_sure(model: Open
     request = Request(
         conversation("Köln"), max_tokens=60, temperature=0, logprobs=True, tools=(SEARCH,)
     )
-    client = await model._clients.get()
+    client = (await model._links.get()).client
     reply: Any = await client.post(
         "/chat/completions", cast_to=object, body=model._payload(request)
     )

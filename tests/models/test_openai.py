@@ -13,6 +13,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from cascade.errors import MissingKeyError
 from cascade.models.base import Request
 from cascade.models.openai import OpenAIModel
+from cascade.models.posting import Post
 from cascade.state import TokenLogprob, Usage
 from tests.models.asking import ask, ask_in_pieces
 from tests.servers import replies
@@ -261,7 +262,7 @@ def test_a_missing_key_is_an_error_before_the_first_request(
 async def test_without_aiohttp_the_default_transport_is_used(
     openai_model: OpenAIModel, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cascade.models.openai.find_spec", lambda _: None)
+    monkeypatch.setattr("cascade.models.posting.find_spec", lambda _: None)
     assert (await ask(openai_model, "hi")).text == "HI"
     server.will(replies.DROP)
     with pytest.raises(Exception, match="broke before an answer") as caught:
@@ -292,5 +293,8 @@ async def test_other_failures_of_the_client_are_not_hidden(
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(openai.AsyncOpenAI, "post", broken)
+    monkeypatch.setattr(Post, "send", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         await ask(openai_model)
+    with pytest.raises(RuntimeError, match="a bug"):
+        await anext(openai_model.stream(Request(messages=(HumanMessage("?"),))))

@@ -1,0 +1,124 @@
+"""Posts JSON to one address, the shortest way: aiohttp, and nothing built twice.
+
+The OpenAI client spends more on a request (options, headers, URLs, a typed reply) than the rest of
+the cascade does, and its retries are off here: the graph retries. What it knows is asked of it
+once, its address, headers and key. Errors of the transport and refusals are those that it would
+raise itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+from urllib.request import getproxies
+
+import httpx2
+import openai
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
+CONNECTIONS = 1000
+"""At once, as many as the client has."""
+
+_OF_THE_WIRE = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=True, by_alias=True)
+    raise TypeError(f"{type(value).__name__} is no JSON: {value!r:.80}")
+
+
+# As the client writes it.
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain)
+
+
+def has_aiohttp() -> bool:
+    """Whether the extra `aiohttp` is installed: half the time per request."""
+    return find_spec("aiohttp") is not None
+
+
+class Post:
+    """A place to which JSON is posted; opens its connections with the first.
+
+    Args:
+        client: whose address, headers and key these are.
+        path: below the client's address.
+        trust_env: whether certificates of the environment count.
+    """
+
+    def __init__(self, client: openai.AsyncOpenAI, path: str, *, trust_env: bool) -> None:
+        self._url = str(client.base_url).rstrip("/") + path
+        named = {**client.default_headers, **client.auth_headers}
+        self._headers = {key: value for key, value in named.items() if isinstance(value, str)}
+        self._wait, self._trust_env = client.timeout, trust_env
+        self._session: ClientSession | None = None
+
+    @classmethod
+    def of(cls, client: openai.AsyncOpenAI, path: str, *, trust_env: bool) -> Post | None:
+        """The short way; None without aiohttp, or where the address needs what the client alone
+        knows: a proxy, a password or a query in it."""
+        url = client.base_url
+        if not has_aiohttp() or url.query or url.userinfo or (trust_env and getproxies()):
+            return None
+        return cls(client, path, trust_env=trust_env)
+
+    async def send(self, body: Mapping[str, Any]) -> Any:
+        """The JSON of the reply.
+
+        Raises:
+            openai.APIStatusError: the server refused.
+            ValueError: the reply is no JSON.
+            OSError, aiohttp.ClientError: the connection failed.
+        """
+        session = self._session or self._open()
+        data = _JSON.encode(body).encode()
+        async with session.post(self._url, data=data, headers=self._headers) as reply:
+            raw = await reply.read()
+            if reply.status >= 300:
+                raise refusal(self._url, reply.status, reply.headers, raw)
+        return json.loads(raw)
+
+    def _open(self) -> ClientSession:
+        import aiohttp  # noqa: PLC0415 - an extra
+
+        given = httpx2.Timeout(self._wait)
+        wait = aiohttp.ClientTimeout(
+            total=None, connect=given.pool, sock_connect=given.connect, sock_read=given.read
+        )
+        safe = self._url.startswith("https:")
+        certificates = httpx2.create_ssl_context(trust_env=self._trust_env) if safe else True
+        connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=certificates)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=wait)
+        return self._session
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+def refusal(url: str, status: int, headers: Mapping[str, str], raw: bytes) -> openai.APIStatusError:
+    """What the client makes of a reply that is none."""
+    kept = [(name, value) for name, value in headers.items() if name.lower() not in _OF_THE_WIRE]
+    request = httpx2.Request("POST", url)
+    response = httpx2.Response(status, headers=kept, content=raw, request=request)
+    text = response.text.strip()
+    try:
+        body: Any = json.loads(text)
+    except ValueError:
+        body = text
+    error = body.get("error", body) if isinstance(body, Mapping) else body
+    message = error.get("message") if isinstance(error, Mapping) else None
+    said = f"Error code: {status}"
+    if isinstance(message, str) and message:
+        said += f" - {message}"
+    return openai.APIStatusError(said, response=response, body=error)
