@@ -20,7 +20,7 @@ from cascade.agents.base import (
 )
 from cascade.agents.hedging import Hedging
 from cascade.agents.moves import abstain, accept, escalate, within
-from cascade.agents.showing import shown, shows_drafts
+from cascade.agents.showing import shown, shows_answers, shows_drafts
 from cascade.agents.stopping import Stopper
 from cascade.errors import DeadlineError, ModelError
 from cascade.events import Provisional, Retracted, Token
@@ -131,6 +131,7 @@ class Drafter:
             raise failure
         update = abstain(run, decided)
         if decided.action == "accept":
-            runtime.stream_writer(Token(draft.completion.text, draft.tier))
+            if shows_answers():
+                runtime.stream_writer(Token(draft.completion.text, draft.tier))
             update = accept(run, draft, decided, degraded=True)
         return Command(goto="__end__", update=update | {"ledger": entries})

@@ -20,7 +20,7 @@ from cascade.agents.base import (
 from cascade.agents.gate import Answered, Beside
 from cascade.agents.moves import accept, answer
 from cascade.agents.reusing import Reading, Reusing, Review
-from cascade.agents.showing import shown
+from cascade.agents.showing import shown, shows_answers
 from cascade.errors import ModelError
 from cascade.events import Retracted, Token
 from cascade.ledger.runs import REVIEW
@@ -51,7 +51,7 @@ class Expert:
             ModelError: the call failed.
         """
         run = current_run(state, runtime)
-        streams, was_shown = shown(), False
+        streams, was_shown = bool(shown()), False
 
         def show(text: str) -> None:
             nonlocal was_shown
@@ -82,7 +82,11 @@ class Expert:
             if was_shown:
                 runtime.stream_writer(Retracted(f"{self.tier.name} broke off: {error}"))
             raise
-        return self._update(state, run, completion, review)
+        update = self._update(state, run, completion, review)
+        text = str(update["messages"][-1].text)
+        if text and not streams and shows_answers():
+            runtime.stream_writer(Token(text, self.tier.name))
+        return update
 
     def _review(self, state: CascadeState) -> Review | None:
         if self.reusing is None:
@@ -142,7 +146,8 @@ class Expert:
         run = current_run(state, runtime)
         before = state["decision"]
         reason = f"{before.reason}; but {self.tier.name} failed: {failure}"
-        runtime.stream_writer(Token(draft.completion.text, draft.tier))
+        if shows_answers():
+            runtime.stream_writer(Token(draft.completion.text, draft.tier))
         decision = before.model_copy(update={"reason": reason})
         entries = self.caller.recorder.take(run.id)
         update = accept(run, draft, decision, degraded=True) | {"ledger": entries}

@@ -26,7 +26,7 @@ from pydantic import BeforeValidator, PlainSerializer, ValidationError
 from cascade.agents.base import AgentRuntime, finished
 from cascade.agents.border import LOCAL_ONLY, mark
 from cascade.agents.entries import cache_entry
-from cascade.agents.showing import shown, wants_details, words
+from cascade.agents.showing import shows_answers, wants_details, words
 from cascade.agents.steps import STEP
 from cascade.errors import ConfigurationError
 from cascade.events import Token
@@ -172,7 +172,7 @@ class Recall:
             message.response_metadata |= told
         tier = message.response_metadata.get("tier")
         self.recorder.record(cache_entry(run.id, tier, kept.run_id, kept.cost_usd))
-        if shown(otherwise=True) is not False:
+        if shows_answers():
             for word in words(str(message.text)):
                 runtime.stream_writer(Token(word, str(tier)))
         reason = f"{kept.decision.reason}; the answer of run {kept.run_id} from the cache"

@@ -44,9 +44,14 @@ def showing(show: Show, config: RunnableConfig | None) -> RunnableConfig:
     return RunnableConfig(**{**given, "configurable": configurable})
 
 
-def shown(otherwise: bool = False) -> Any:
-    """What this run streams; `otherwise` where its configuration does not say."""
-    return get_config().get("configurable", {}).get(STREAM_TOKENS, otherwise)
+def shown() -> Any:
+    """What this run streams; None where its configuration does not say."""
+    return get_config().get("configurable", {}).get(STREAM_TOKENS)
+
+
+def shows_answers() -> bool:
+    """Whether answers that are there as a whole are told: also where nobody asked for a stream."""
+    return shown() is not False
 
 
 def details(completion: Completion) -> dict[str, Any]:

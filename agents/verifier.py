@@ -15,7 +15,7 @@ from cascade.agents.base import AgentRuntime, Deadline, Task
 from cascade.agents.border import may_ask, noted
 from cascade.agents.moves import abstain, accept, escalate, within
 from cascade.agents.outlook import Outlook
-from cascade.agents.showing import OPTIMISTIC, shown, shows_drafts, words
+from cascade.agents.showing import shows_answers, shows_drafts, words
 from cascade.agents.watching import Case, Watcher
 from cascade.confidence import Calibrator
 from cascade.confidence.signals import Signal
@@ -95,7 +95,7 @@ class Verifier:
         common: StateUpdate = {"assessment": kept, "ledger": self.recorder.take(run.id)}
         match decision.action:
             case "accept":
-                if shown(otherwise=True) not in (False, OPTIMISTIC):
+                if shows_answers() and not shows_drafts():
                     for word in words(draft.completion.text):
                         runtime.stream_writer(Token(word, draft.tier))
                 answer = accept(run, draft, decision, degraded=decided.action == "escalate")

@@ -27,6 +27,7 @@ from cascade.confidence.signals import SignalLike, to_signals
 from cascade.errors import CascadeError, ModelError, PersonNeededError
 from cascade.events import Event
 from cascade.graph import DEFAULT_RETRY
+from cascade.kinds import check_kinds
 from cascade.ledger import LedgerStore, LedgerView, collect, collecting
 from cascade.observing import Observer
 from cascade.oversight import Audits, Drift, Reaction
@@ -166,6 +167,7 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         name: str = "cascade",
     ) -> None:
         self.options = {option: value for option, value in locals().items() if option != "self"}
+        check_kinds(self.options)
         self.name = name
         self.tiers = open_pair_or_tiers(small, large, tiers, local_only)
         self.calibration = load_calibration(calibrator)

@@ -21,6 +21,7 @@ from cascade.agents.latch import read_latch
 from cascade.caching import to_recall
 from cascade.confidence.signals import Signal
 from cascade.graph import build_graph
+from cascade.kinds import check_kinds
 from cascade.ledger import Recorder
 from cascade.observing import Observers
 from cascade.oversight import DriftWatch, Oversight, Watched, oversee
@@ -201,6 +202,7 @@ class Varying:
 
     def _take_policy(self, options: Mapping[str, Any]) -> None:
         """Decide by other options; the calibration is the whole cascade's, for whatever task."""
+        check_kinds(options)
         self.policy = choose_policy(self.tiers, self._given_calibration, **options)
         self.options = {**self.options, **options}
         check_local_only(self.options, self.tiers, self.policy)

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("api",),
     ("batches", "varying"),
     ("result", "oversight", "report", "walking"),
-    ("graph", "questions", "setup", "presets", "privacy", "caching"),
+    ("graph", "questions", "setup", "presets", "privacy", "caching", "kinds"),
     ("agents", "evaluation", "testing"),
     ("tiers",),
     ("models", "ledger", "confidence", "policies"),

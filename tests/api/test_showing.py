@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade import Cascade
-from cascade.errors import ConfigurationError, StreamInterruptedError
+from cascade.errors import ConfigurationError, ModelUnavailableError, StreamInterruptedError
 from cascade.events import Decided, Provisional, Retracted, Token
 from cascade.graph import DEFAULT_RETRY
 from cascade.models import Chunk, Request
@@ -106,6 +106,32 @@ def test_a_graph_of_the_users_own_asks_for_drafts_by_its_configuration() -> None
     )
     assert on_screen(events) == "Canberra, the capital"
     assert isinstance(events[0], Provisional)
+
+
+@pytest.mark.parametrize("probability", [0.3, 0.95])
+@pytest.mark.parametrize("asked", [{}, {"stream_tokens": True}, {"stream_tokens": False}])
+def test_a_graph_of_the_users_own_tells_the_answer_unless_it_is_told_not_to(
+    asked: dict[str, Any], probability: float
+) -> None:
+    graph = made(probability).graph
+    given: Any = {"messages": [("human", "Which city?")]}
+    modes: Any = ["custom", "values"]
+    events: list[Any] = list(graph.stream(given, {"configurable": asked}, stream_mode=modes))
+    told = [event for mode, event in events if mode == "custom"]
+    answer = events[-1][1]["messages"][-1].text
+    assert isinstance(told[0], Decided)
+    assert on_screen(told) == ("" if asked.get("stream_tokens") is False else answer)
+
+
+def test_a_draft_in_place_of_the_large_model_is_told_in_the_same_way() -> None:
+    down = ModelUnavailableError("down", model="l")
+    small = ScriptedModel("It is Sydney", logprobs=0.3)
+    cascade = Cascade(small, ScriptedModel([down]), retry_policy=FAST)
+    given: Any = {"messages": [("human", "Which city?")]}
+    for asked, words in (({}, "It is Sydney"), ({"stream_tokens": False}, "")):
+        config: Any = {"configurable": asked}
+        told = list(cascade.graph.stream(given, config, stream_mode="custom"))
+        assert on_screen(told) == words
 
 
 @given(

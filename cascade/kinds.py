@@ -1,0 +1,63 @@
+"""Whether options are of the kind that they have to be, before anything is made of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from langgraph.types import RetryPolicy
+
+from cascade.errors import ConfigurationError
+from cascade.observing import Observer
+from cascade.policies import Policy
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _decides(value: object) -> bool:
+    return isinstance(value, Policy) and not isinstance(value, type)
+
+
+def _are_several(value: object) -> bool:
+    """One alone is told by `Observers` what to do."""
+    return isinstance(value, Sequence | Observer) and not isinstance(value, str)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, bool) or _is_number(value)
+
+
+_KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "price_of_error": (_is_number, "dollars, such as 0.05"),
+    "max_harm": (_is_number, "a share of requests, such as 0.05"),
+    "escalation_budget": (_is_number, "a share of requests, such as 0.2"),
+    "deadline": (_is_number, "seconds, such as 2.5"),
+    "abort": (_is_share, "True, False, or a share of drafts, such as 0.01"),
+    "policy": (_decides, "an object with decide(situation), such as ThresholdPolicy(0.9)"),
+    "verifier": (callable, "a function (question, answer) → bool | float | Verdict"),
+    "router": (callable, "a function from messages to the name of a tier, or None"),
+    "observers": (_are_several, "a list of observers, such as [Telemetry()]"),
+    "retry_policy": (lambda value: isinstance(value, RetryPolicy), "langgraph.types.RetryPolicy()"),
+    "name": (lambda value: isinstance(value, str) and bool(value.strip()), "a text"),
+}
+
+_NEVER_NONE = frozenset({"abort", "observers", "retry_policy", "name"})
+
+
+def check_kinds(options: Mapping[str, Any]) -> None:
+    """Refuse an option that is something else than it has to be.
+
+    Args:
+        options: of `Cascade`, or some of them.
+
+    Raises:
+        ConfigurationError: with the first that is wrong.
+    """
+    for name, (fits, wanted) in _KINDS.items():
+        value = options.get(name)
+        absent = name not in options or (value is None and name not in _NEVER_NONE)
+        if not absent and not fits(value):
+            raise ConfigurationError(f"{name}={value!r}: give {wanted}.")
