@@ -11,8 +11,9 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from cascade._version import __version__
 from cascade.errors import CascadeError
@@ -24,6 +25,7 @@ from cascade.service.config import ServiceConfig
 from cascade.service.faults import ServiceError, fault_of, is_ollama
 from cascade.service.metrics import Measured
 from cascade.service.service import Service, service_of
+from cascade.service.straight import FAULTS, Straight
 
 logger = logging.getLogger("cascade")
 
@@ -69,12 +71,16 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    for router in (*routers(), page, admin.router, health.router):
+    protocols = routers()
+    for router in (*protocols, page, admin.router, health.router):
         app.include_router(router)
-    app.add_api_route("/metrics", metrics, methods=["GET"], tags=["health"])
-    for kind in (ServiceError, CascadeError, RequestValidationError, HTTPException):
+    app.add_api_route(
+        "/metrics", metrics, methods=["GET"], tags=["health"], response_class=PlainTextResponse
+    )
+    for kind in FAULTS:
         app.add_exception_handler(kind, show_fault)
     # The last one added is the outermost: what is too long is counted as well.
+    app.add_middleware(Straight, routers=protocols, show=show_fault)
     app.add_middleware(Bounded, most=int(config.max_body_mib * 2**20))
     app.add_middleware(Measured, metrics=service.metrics)
     return app
@@ -110,6 +116,8 @@ async def show_fault(request: Request, error: Exception) -> JSONResponse:
         error = _invalid(error)
     elif isinstance(error, HTTPException):
         error = _of_http(error)
+        if error.status == 405:
+            error.headers["Allow"] = _allowed(request)
     fault = fault_of(error)
     if fault.status == 500:
         logger.error("%s: %s", request.url.path, type(error).__name__)
@@ -122,6 +130,16 @@ def _invalid(error: RequestValidationError) -> ServiceError:
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     words = f"{place}: {first['msg']}" if place else str(first["msg"])
     return ServiceError(400, words, code="invalid_value", param=place or None)
+
+
+def _allowed(request: Request) -> str:
+    """All methods of a path; the router knows those of the first route that has it."""
+    return ", ".join(
+        method
+        for method in ("GET", "POST", "PUT", "DELETE")
+        for scope in [{**request.scope, "method": method}]
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    )
 
 
 def _of_http(error: HTTPException) -> ServiceError:

@@ -41,6 +41,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._series: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self.cascades = PrometheusMetrics(self.registry)
         self.requests = Counter(
             "cascade_http_requests",
@@ -62,6 +63,15 @@ class Metrics:
     def watch(self, served: Mapping[str, Served], reloads: Reloads) -> None:
         """Show the gates of models and the loading of calibrations as they are when asked."""
         self.registry.register(_State(served, reloads))
+
+    def answered(self, route: str, method: str, status: str, seconds: float) -> None:
+        """Count a request that has ended."""
+        series = self._series.get((route, method, status))
+        if series is None:  # `labels` checks and locks every time
+            series = (self.requests.labels(route, method, status), self.seconds.labels(route))
+            self._series[route, method, status] = series
+        series[0].inc()
+        series[1].observe(seconds)
 
     def text(self) -> bytes:
         """All of them, in Prometheus' text format."""
@@ -128,19 +138,19 @@ class Measured:
                 status = str(message["status"])
             await send(message)
 
-        with self._metrics.open.track_inprogress():
-            try:
-                await self._app(scope, receive, sending)
-            except Exception as error:  # noqa: BLE001 - nobody above may show its words
-                tell_unexpected(scope["path"], error)
-                if status != "none":
-                    raise RuntimeError("an answer broke off; the log says where") from None
-                fault = fault_of(RuntimeError())
-                body = fault.ollama() if is_ollama(scope["path"]) else fault.openai()
-                await JSONResponse(body, fault.status)(scope, receive, sending)
-            finally:
-                # A method is what the client says; only those that a route knows are labels.
-                route = getattr(scope.get("route"), "path", UNROUTED)
-                method = scope["method"] if route != UNROUTED else ""
-                self._metrics.requests.labels(route, method, status).inc()
-                self._metrics.seconds.labels(route).observe(time.perf_counter() - began)
+        self._metrics.open.inc()
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:  # noqa: BLE001 - nobody above may show its words
+            tell_unexpected(scope["path"], error)
+            if status != "none":
+                raise RuntimeError("an answer broke off; the log says where") from None
+            fault = fault_of(RuntimeError())
+            body = fault.ollama() if is_ollama(scope["path"]) else fault.openai()
+            await JSONResponse(body, fault.status)(scope, receive, sending)
+        finally:
+            self._metrics.open.dec()
+            # A method is what the client says; only those that a route knows are labels.
+            route = getattr(scope.get("route"), "path", UNROUTED)
+            method = scope["method"] if route != UNROUTED else ""
+            self._metrics.answered(route, method, status, time.perf_counter() - began)

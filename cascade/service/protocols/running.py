@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,21 +126,30 @@ def _variant(cascade: Cascade, asked: Asked, number: int) -> Cascade:
 async def _answer(
     admitted: Admitted, cascade: Cascade, asked: Asked, number: int, tell: Tell | None
 ) -> CascadeResult:
-    show = "final" if tell is None else asked.wishes.show
-    events = cascade.astream(list(asked.messages), _config(admitted, asked), show=show)
-    result: CascadeResult | None = None
+    question, config = list(asked.messages), _config(admitted, asked)
     with charging() as entries:
         try:
-            async with aclosing(events), aclosing(steady(events, "ask again.")) as watched:
-                async for event in watched:
-                    if isinstance(event, CascadeResult):
-                        result = event
-                    elif tell is not None:
-                        tell(number, event)
+            if tell is None:
+                return await cascade.ainvoke(question, config)
+            return await _watched(
+                cascade.astream(question, config, show=asked.wishes.show), number, tell
+            )
         except BadRequestError as error:
             raise _refused(error) from error
         finally:
             admitted.settle(LedgerView(entries))
+
+
+async def _watched(
+    events: AsyncGenerator[Event | CascadeResult], number: int, tell: Tell
+) -> CascadeResult:
+    result: CascadeResult | None = None
+    async with aclosing(events), aclosing(steady(events, "ask again.")) as watched:
+        async for event in watched:
+            if isinstance(event, CascadeResult):
+                result = event
+            else:
+                tell(number, event)
     assert result is not None, "it comes last"
     return result
 
