@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from fastapi import Request
@@ -23,6 +23,10 @@ T = TypeVar("T")
 
 PING_S = 10.0
 """A stream that has nothing to tell says so this often: clients and proxies give up on silence."""
+
+GATHER_S = 0.002
+"""Words that come within so long of each other are sent together: nobody reads faster, and a write
+to the network costs more than to make what is written. The first ones go at once."""
 
 CLIENT_GONE = 499
 """What nginx calls a client that has closed the connection."""
@@ -107,28 +111,42 @@ class Feed:
     """What happens in a request, from the task that works on it to the one that sends."""
 
     def __init__(self, work: Callable[[Tell], Coroutine[Any, Any, list[CascadeResult]]]) -> None:
-        self._queue: asyncio.Queue[_Item] = asyncio.Queue()
+        self._items: list[_Item] = []
+        self._there = asyncio.Event()
         self._task = asyncio.create_task(self._work(work))
 
     async def _work(self, work: Callable[[Tell], Coroutine[Any, Any, list[CascadeResult]]]) -> None:
-        def tell(number: int, event: Event) -> None:
-            self._queue.put_nowait((number, event))
-
         try:
-            item: _Item = _End(await work(tell))
+            item: _Item = _End(await work(self._tell))
         except Exception as error:  # noqa: BLE001 - whoever sends has to say it
             item = error
-        self._queue.put_nowait(item)
+        self._put(item)
 
-    async def next(self, patience_s: float) -> _Item | None:
-        """What has happened next; None where nothing has for so long."""
-        if not self._queue.empty():
-            return self._queue.get_nowait()
-        try:
-            async with asyncio.timeout(patience_s):
-                return await self._queue.get()
-        except TimeoutError:
-            return None
+    def _tell(self, number: int, event: Event) -> None:
+        self._put((number, event))
+
+    def _put(self, item: _Item) -> None:
+        self._items.append(item)
+        self._there.set()
+
+    async def next(self, patience_s: float, gather_s: float = 0.0) -> Sequence[_Item]:
+        """All that has happened since it was asked last; nothing where nothing has for so long.
+
+        Args:
+            patience_s: for so long.
+            gather_s: how long more is waited for once there is something, unless it is the end.
+        """
+        if not self._items:
+            try:
+                async with asyncio.timeout(patience_s):
+                    await self._there.wait()
+            except TimeoutError:
+                return ()
+        if gather_s and isinstance(self._items[-1], tuple):
+            await asyncio.sleep(gather_s)
+        items, self._items = self._items, []
+        self._there.clear()
+        return items
 
     async def aclose(self) -> None:
         """Stop the work, if it is not done."""
@@ -141,13 +159,17 @@ class Streamed(Response):
 
     Args:
         feed: where they come from.
-        first: the first of them, so that what fails before it is an error with its status.
+        first: the first of them, so that what fails before them is an error with its status.
         rendering: what the protocol makes of them.
         headers: of the answer.
     """
 
     def __init__(
-        self, feed: Feed, first: _Item | None, rendering: Rendering, headers: Mapping[str, str]
+        self,
+        feed: Feed,
+        first: Sequence[_Item],
+        rendering: Rendering,
+        headers: Mapping[str, str],
     ) -> None:
         quick = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(None, headers={**quick, **headers}, media_type=rendering.media_type)
@@ -170,24 +192,24 @@ class Streamed(Response):
     async def _send(self, send: Send) -> None:
         head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(head)
-        piece, item = self._rendering.begin(), self._first
+        pieces, items = [self._rendering.begin()], self._first
         while True:
-            last = False
-            if item is None:  # silence
-                piece += self._rendering.ping
-            elif isinstance(item, _End):
-                piece, last = piece + self._rendering.end(item.results), True
-            elif isinstance(item, Exception):
-                piece, last = piece + self._rendering.failed(_fault(item)), True
-            else:
-                number, event = item
-                piece += self._rendering.event(number, event)
+            pieces += [self._piece(item) for item in items] if items else [self._rendering.ping]
+            last = bool(items) and not isinstance(items[-1], tuple)
+            piece = b"".join(pieces)
             if piece or last:
                 body = {"type": "http.response.body", "body": piece, "more_body": not last}
                 await send(body)
             if last:
                 return
-            piece, item = b"", await self._feed.next(PING_S)
+            pieces, items = [], await self._feed.next(PING_S, GATHER_S)
+
+    def _piece(self, item: _Item) -> bytes:
+        if isinstance(item, _End):
+            return self._rendering.end(item.results)
+        if isinstance(item, Exception):
+            return self._rendering.failed(_fault(item))
+        return self._rendering.event(*item)
 
 
 def _fault(error: Exception) -> ServiceError:
@@ -211,8 +233,8 @@ async def streamed(
     feed = Feed(work)
     try:
         first = await while_connected(request.receive, feed.next(PING_S))
-        if isinstance(first, Exception):
-            raise first
+        if first and isinstance(first[0], Exception):
+            raise first[0]
     except BaseException:
         await feed.aclose()
         raise
