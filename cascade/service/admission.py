@@ -17,6 +17,7 @@ from cascade.service.budgets import Reservation
 from cascade.service.faults import ServiceError
 from cascade.service.keys import KEY_TAG, RESERVED_TAG, Key
 from cascade.service.service import Service, service_of
+from cascade.service.serving import CASCADE_TAG
 from cascade.service.sizes import prompt_size
 
 
@@ -66,6 +67,7 @@ class Admitted:
         """
         service = self.service
         served = service.serving(model, self.key)
+        self.tags = {**self.tags, CASCADE_TAG: served.tag}
         async with service.flights.under_way(served.name):
             estimate = Decimal(0)
             if self.key is not None and self.key.budgeted:

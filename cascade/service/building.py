@@ -34,7 +34,7 @@ from cascade.service.metrics import Metrics
 from cascade.service.recent import Recent
 from cascade.service.reload import Reloads
 from cascade.service.service import Service
-from cascade.service.serving import Gate, Served
+from cascade.service.serving import CASCADE_TAG, Gate, Served
 from cascade.service.states import TierStates
 from cascade.tiers import Tier
 
@@ -55,9 +55,6 @@ _SAME_NAME = (
     "signals",
 )
 """Options that a cascade takes as they stand in its configuration."""
-
-CASCADE_TAG = "cascade"
-"""The tag of ledger entries that names the cascade, as clients call it: reports tell them apart."""
 
 _PASSWORD = re.compile(r"(://[^/:@\s]*):[^@/\s]+@")
 

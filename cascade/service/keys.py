@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import math
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -119,6 +121,7 @@ class Keys:
         self._engine: AsyncEngine | None = None
         self._kept: dict[str, Key] = {}
         self._known: dict[str, tuple[Key, float]] = {}
+        self._asked: dict[str, asyncio.Task[Key | None]] = {}
 
     async def create(self, name: str, **settings: Any) -> tuple[Key, str]:
         """Make a key; its secret is returned here and never again.
@@ -163,15 +166,16 @@ class Keys:
             ids = ", ".join(key.id for key in valid)
             raise ConfigurationError(f"{which}: several keys are called so: give one of {ids}.")
         key = replace(valid[0], revoked_at=datetime.now(UTC))
-        self._known.pop(key.digest, None)
         if self._address is None:
             self._kept[key.id] = key
+            self._forget(key)
             return key
         engine = await self._open()
         with told_apart():
             async with engine.begin() as connection:
                 gone = update(table).where(table.c.id == key.id)
                 await connection.execute(gone.values(revoked_at=key.revoked_at))
+        self._forget(key)
         return key
 
     async def find(self, secret: str) -> Key | None:
@@ -183,15 +187,42 @@ class Keys:
         if not secret.startswith(PREFIX):
             return None  # nothing has to be looked up
         digest = digest_of(secret)
-        known = self._known.get(digest)
-        if known is not None and time.monotonic() - known[1] < KNOWN_FOR_S:
-            return known[0]
+        key, at = self._known.get(digest, (None, -math.inf))
+        age_s = time.monotonic() - at
+        if age_s >= KNOWN_FOR_S:
+            return await asyncio.shield(self._asking(digest))
+        if age_s >= KNOWN_FOR_S / 2:  # so that a busy key never waits for the database
+            self._asking(digest)
+        return key
+
+    def _forget(self, key: Key) -> None:
+        """What was read before this is not true any more, nor is what is being read."""
+        self._known.pop(key.digest, None)
+        self._asked.pop(key.digest, None)
+
+    def _asking(self, digest: str) -> asyncio.Task[Key | None]:
+        """The look-up that is under way, or a new one: a hundred requests need one answer."""
+        task = self._asked.get(digest)
+        if task is None or task.get_loop() is not asyncio.get_running_loop():
+            task = self._asked[digest] = asyncio.create_task(self._found(digest))
+            task.add_done_callback(lambda done: self._told(digest, done))
+        return task
+
+    def _told(self, digest: str, done: asyncio.Task[Key | None]) -> None:
+        if self._asked.get(digest) is done:
+            del self._asked[digest]
+        if not done.cancelled():
+            done.exception()  # whoever waits is told; a key that is known is asked for again
+
+    async def _found(self, digest: str) -> Key | None:
+        asked_at = time.monotonic()
         key = await self._look_up(digest)
         # Found by its hash, of which nobody can choose a part; compared in constant time anyhow.
         if key is None or key.revoked_at is not None or not hmac.compare_digest(key.digest, digest):
             self._known.pop(digest, None)
             return None
-        self._known[digest] = (key, time.monotonic())
+        if self._asked.get(digest) is asyncio.current_task():  # else it was revoked meanwhile
+            self._known[digest] = (key, asked_at)
         return key
 
     async def get(self, key_id: str) -> Key | None:

@@ -15,6 +15,9 @@ from cascade.service.faults import RETRY_AFTER_S, ServiceError
 
 logger = logging.getLogger("cascade")
 
+CASCADE_TAG = "cascade"
+"""The tag of ledger entries that names the cascade, as clients call it: reports tell them apart."""
+
 
 class Gate:
     """Lets so many requests through at a time, and so many wait, first come, first served."""
@@ -101,6 +104,11 @@ class Served:
         self.gate = gate
         self._leases: dict[Cascade, int] = {cascade: 0}
         self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def tag(self) -> str:
+        """The value of `CASCADE_TAG` in its ledger entries."""
+        return self.config.tags.get(CASCADE_TAG, self.name)
 
     @asynccontextmanager
     async def lease(self) -> AsyncGenerator[Cascade]:

@@ -5,7 +5,6 @@ It goes the way of every request: a rate, a place in the queue, a budget, the le
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -13,15 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.events import Decided, Event, Provisional, Retracted
 from cascade.result import CascadeResult
-from cascade.service.admission import Admitted
+from cascade.service.admission import let_in
 from cascade.service.faults import ServiceError
 from cascade.service.page.events import STREAM, message
 from cascade.service.page.guard import PageRoute, SignedIn
-from cascade.service.page.sessions import Session
 from cascade.service.protocols.asking import Wishes
 from cascade.service.protocols.replying import Rendering, streamed
 from cascade.service.protocols.running import Asked, Tell, run
-from cascade.service.service import Service, service_of
+from cascade.service.service import service_of
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -68,7 +66,7 @@ async def play(asked: Play, request: Request, session: SignedIn) -> Response:
             too many requests; 503, the service is shutting down.
         CascadeError: the run failed before anything could be shown.
     """
-    admitted = _admitted(service_of(request), session)
+    admitted = let_in(service_of(request), session.key)
     wishes = Wishes(local_only=asked.local_only, tags=TAGS)
     question = Asked(
         model=asked.model,
@@ -83,23 +81,6 @@ async def play(asked: Play, request: Request, session: SignedIn) -> Response:
         return await run(admitted, question, tell)
 
     return await streamed(request, work, Events(), STREAM)
-
-
-def _admitted(service: Service, session: Session) -> Admitted:
-    """The admission of a session: that of its key."""
-    if service.draining:
-        raise ServiceError(503, "the service is shutting down.", "server_error", "shutting_down")
-    key = session.key
-    wait_s = None if key is None else service.limits.take(key)
-    if wait_s is not None:
-        raise ServiceError(
-            429,
-            f"this key has asked too often: wait {wait_s:.1f} s.",
-            "rate_limit_error",
-            "rate_limit_exceeded",
-            headers={"Retry-After": str(math.ceil(wait_s))},
-        )
-    return Admitted(service, key)
 
 
 def _told(event: Event) -> tuple[str, dict[str, Any]]:
