@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage, ToolCall
+from langchain_core.messages import AIMessage, HumanMessage, ToolCall
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -23,6 +23,7 @@ from cascade.confidence.logprobs import logprob_features
 from cascade.errors import ConfigurationError, ModelError, ModelUnavailableError
 from cascade.events import Token
 from cascade.graph import DEFAULT_RETRY
+from cascade.ledger import LedgerView
 from cascade.policies import Situation
 from cascade.questions import to_task
 from cascade.result import read_result
@@ -222,6 +223,12 @@ class House:
             _check_sums(result)
         assert not len(self.cascade._hedging or ())
 
+    def check_metadata(self, told: Mapping[str, Any]) -> None:
+        """What the message of a chat model says it cost is what its run is booked with."""
+        booked = [e for e in self.store.entries if e.run_id == told["run_id"]]
+        ledger = LedgerView(e for e in booked if e.node not in AFTER_THE_REPLY)
+        assert told["cost_usd"] == (None if ledger.cost_usd is None else float(ledger.cost_usd))
+
 
 def _check_sums(result: CascadeResult) -> None:
     entries: list[LedgerEntry] = list(result.ledger)
@@ -249,16 +256,21 @@ def answers_of(house: House) -> set[str]:
         return {LARGE}
     if pair == {"max_harm", "with_task"}:
         return {LARGE}  # the certificate is of another task
+    if pair == {"audit_rate", "with_policy"}:
+        return {LARGE, text}  # audits tell how short the large model is, and what it costs
     if "canary" in pair:
         return {LARGE, text}  # by lot
     return {text}
 
 
-def said(result: CascadeResult) -> str:
+def spoken_in(message: AIMessage) -> str:
     """The words of an answer and the calls in it."""
-    message = result.message
     calls = tuple(ToolCall(**{**call, "type": "tool_call"}) for call in message.tool_calls)
-    return Completion(text=result.answer, model="", tool_calls=calls).transcript
+    return Completion(text=str(message.text), model="", tool_calls=calls).transcript
+
+
+def said(result: CascadeResult) -> str:
+    return spoken_in(result.message)
 
 
 @pytest.mark.parametrize("draft", DRAFTS)
@@ -279,12 +291,16 @@ async def test_two_options_work_together_or_are_refused(pair: tuple[str, str], d
         return
     first = await house.ask()
     shown, second = ("", None) if "person" in pair else await house.watch()
+    message = None if "person" in pair else await house.cascade.as_chat_model().ainvoke("What?")
     await house.cascade.audits_done()
     house.check_books(first, *(() if second is None else (second,)))
     assert said(first) in answers_of(house)
     if second is not None:
         assert said(second) in answers_of(house)
         assert shown == second.answer
+    if message is not None:
+        assert spoken_in(message) in answers_of(house)
+        house.check_metadata(message.response_metadata)
     if house.stays:
         assert not house.large.requests
     await house.cascade.aclose()
