@@ -242,6 +242,16 @@ def _check_sums(result: CascadeResult) -> None:
         assert ledger.saved_usd == ledger.baseline_usd - ledger.cost_usd
 
 
+EITHER = {
+    # As sure as a calibration makes it that saw no calls.
+    (frozenset({"max_harm", "tool_risks"}), "accepted"),
+    (frozenset({"max_harm", "tool_risks"}), "escalated"),
+    # Audits tell how short the large model is, and what it costs.
+    (frozenset({"audit_rate", "with_policy"}), "accepted"),
+}
+"""Pairs, and drafts, of which either answer may come."""
+
+
 def answers_of(house: House) -> set[str]:
     """What may be answered: the draft, the large model's words, or either of them."""
     draft, pair = DRAFTS[house.draft]["tool_risks" in house.pair], {*house.pair}
@@ -250,17 +260,12 @@ def answers_of(house: House) -> set[str]:
         # An irreversible call, and what no certificate covers, is no stopgap.
         kept = house.draft == "accepted" or not pair & {"tool_risks", "max_harm"}
         return {text if kept else ""}
-    if pair == {"max_harm", "tool_risks"} and house.draft != "failing":
-        return {LARGE, text}  # as sure as its calibration, which saw texts, makes it
-    if house.draft != "accepted" or "shadow" in pair:
-        return {LARGE}
-    if pair == {"max_harm", "with_task"}:
-        return {LARGE}  # the certificate is of another task
-    if pair == {"audit_rate", "with_policy"}:
-        return {LARGE, text}  # audits tell how short the large model is, and what it costs
-    if "canary" in pair:
-        return {LARGE, text}  # by lot
-    return {text}
+    by_lot = "canary" in pair and "shadow" not in pair and house.draft == "accepted"
+    if by_lot or (frozenset(pair), house.draft) in EITHER:
+        return {LARGE, text}
+    alone = house.draft != "accepted" or "shadow" in pair
+    # A certificate is of one task.
+    return {LARGE} if alone or pair == {"max_harm", "with_task"} else {text}
 
 
 def spoken_in(message: AIMessage) -> str:
