@@ -8,7 +8,18 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from cascade.agents.border import LocalOnly
 from cascade.service.faults import ServiceError
@@ -21,6 +32,33 @@ DEEPEST = 100
 
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def _untrue(value: bool) -> bool:
+    if value:
+        raise ValueError("only false can be had here")
+    return value
+
+
+Untrue = Annotated[StrictBool, AfterValidator(_untrue), WithJsonSchema({"const": False})]
+"""False, for what clients may say and cannot have; a 0 is none."""
+
+
+class Numbers(BaseModel):
+    """A request whose whole numbers are numbers: `3.0` is one, `false` and `"3"` are none."""
+
+    @field_validator(
+        *("n", "seed", "max_tokens", "max_completion_tokens", "max_output_tokens", "top_logprobs"),
+        mode="before",
+        check_fields=False,
+    )
+    @classmethod
+    def _no_other_kind(cls, value: object) -> object:
+        if isinstance(value, bool | str):
+            raise PydanticCustomError("number", "Input should be a number")
+        return value
+
+
 _TAG = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -54,6 +92,16 @@ class Wishes(BaseModel):
     """Of the ledger entries of this request; as a header `user=ada,team=x`."""
     show: Literal["verified", "final"] = "verified"
     """What a stream shows: `verified` text as it arrives after the decision, or all at the end."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_other_kind(cls, value: object, info: ValidationInfo) -> object:
+        """Headers are text, and are read as what they say; in a body `0` is not `false`."""
+        number = isinstance(value, int | float)
+        if number and isinstance(value, bool) != (info.field_name == "local_only"):
+            kind = "true or false" if info.field_name == "local_only" else "a number"
+            raise PydanticCustomError("kind", "Input should be {kind}", {"kind": kind})
+        return value
 
     @property
     def decides(self) -> bool:

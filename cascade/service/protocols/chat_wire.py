@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, model_validator
 
-from cascade.service.protocols.asking import Wishes
+from cascade.service.protocols.asking import Numbers, Untrue, Wishes
 from cascade.service.protocols.documented import errors
 from cascade.service.protocols.extension import CascadeReport, FinishReason, Usage
 
@@ -167,10 +167,10 @@ class StreamOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     include_usage: StrictBool = Field(default=False, description="A last chunk with the usage.")
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Untrue | None = None
 
 
-class ChatRequest(BaseModel):
+class ChatRequest(Numbers):
     """A conversation to be answered.
 
     What is not listed here goes to every tier as it is; a tier that does not know it refuses it.
@@ -196,8 +196,8 @@ class ChatRequest(BaseModel):
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     response_format: ResponseFormat | None = None
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, ge=0, le=1)
+    temperature: StrictFloat | None = Field(default=None, ge=0, le=2)
+    top_p: StrictFloat | None = Field(default=None, ge=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     stop: str | list[str] | None = None

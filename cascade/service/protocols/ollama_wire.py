@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
-from cascade.service.protocols.asking import Wishes
+from cascade.service.protocols.asking import Numbers, Wishes
 from cascade.service.protocols.chat_wire import Tool
 from cascade.service.protocols.documented import errors
 from cascade.service.protocols.extension import CascadeReport
@@ -40,7 +40,7 @@ class OllamaMessage(BaseModel):
     tool_call_id: str | None = None
 
 
-class OllamaRequest(BaseModel):
+class OllamaRequest(Numbers):
     """What `/api/chat` and `/api/generate` have in common."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -50,7 +50,7 @@ class OllamaRequest(BaseModel):
     options: dict[str, Any] | None = Field(
         default=None, description="`temperature`, `seed`, `stop`, `num_predict`, …"
     )
-    keep_alive: int | float | str | None = None
+    keep_alive: StrictInt | StrictFloat | str | None = None
     think: StrictBool | Literal["low", "medium", "high"] | None = None
     logprobs: StrictBool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat
 
-from cascade.service.protocols.asking import Wishes
+from cascade.service.protocols.asking import Numbers, Untrue, Wishes
 from cascade.service.protocols.extension import CascadeReport
 
 
@@ -110,7 +110,7 @@ class Reasoning(BaseModel):
     summary: None = Field(default=None, description="There are no summaries.")
 
 
-class ResponseRequest(BaseModel):
+class ResponseRequest(Numbers):
     """Something to be answered.
 
     What is not listed here goes to every tier as it is; a tier that does not know it refuses it.
@@ -139,12 +139,12 @@ class ResponseRequest(BaseModel):
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     max_output_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, ge=0, le=1)
+    temperature: StrictFloat | None = Field(default=None, ge=0, le=2)
+    top_p: StrictFloat | None = Field(default=None, ge=0, le=1)
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     include: list[Literal["message.output_text.logprobs"]] | None = None
     truncation: Literal["disabled"] | None = None
-    background: Literal[False] | None = None
+    background: Untrue | None = None
     metadata: dict[str, str] | None = None
     cascade: Wishes | None = Field(default=None, description="An extension; headers do as well.")
 
