@@ -53,6 +53,7 @@ from cascade.setup import (
 from cascade.state import CascadeInput, LedgerEntry
 from cascade.tiers import ModelLike
 from cascade.varying import Varying
+from cascade.walking import Walk
 
 if TYPE_CHECKING:
     from cascade.confidence.calibration import Calibration
@@ -247,12 +248,17 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         self, graph: Any, given: Any, config: RunnableConfig | None
     ) -> AsyncGenerator[Event | CascadeResult]:
         """The events of a run of this graph: of a question, or of a run that goes on."""
-        events: Any = graph.astream(given, config, stream_mode=["custom", "values"])
         context = copy_context()
         entries = context.run(collect)
+        events: Any
+        if isinstance(graph, Walk):
+            events = graph.astream(given, config, context)
+        else:
+            both = graph.astream(given, config, stream_mode=["custom", "values"])
+            events = iterate_in(context, both)
         state: Any = None
         with self._failing(entries):
-            async with aclosing(iterate_in(context, events)) as steps:
+            async with aclosing(events) as steps:
                 async for mode, value in steps:
                     if mode == "custom":
                         yield value

@@ -14,9 +14,9 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextvars import Context
 from itertools import count
 from typing import Any
-from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManager
 from langchain_core.runnables import RunnableConfig
@@ -97,17 +97,18 @@ class Walk:
         return state
 
     async def astream(
-        self, given: Mapping[str, Any], config: RunnableConfig | None, **modes: Any
+        self, given: Mapping[str, Any], config: RunnableConfig | None, context: Context
     ) -> AsyncGenerator[tuple[str, Any]]:
         """What nodes write, as LangGraph's stream of the mode `custom`, and the state at the end.
 
-        A node is not begun before whoever reads has taken all that those before it wrote.
+        A node is not begun before whoever reads has taken all that those before it wrote. Nodes
+        run in the given context, whoever reads in his own.
         """
-        del modes  # the two that there are
+        loop = asyncio.get_running_loop()
         events: asyncio.Queue[Any] = asyncio.Queue()
         run, state, name = _Run(config, events.put_nowait), self._begin(given), self._first
         while name != END:
-            task = asyncio.create_task(self._at(name, state, run))
+            task = loop.create_task(self._at(name, state, run), context=context)
             task.add_done_callback(lambda _: events.put_nowait(_DONE))
             try:
                 while (event := await events.get()) is not _DONE:
@@ -191,7 +192,7 @@ class _Run:
                 f"Recursion limit of {DEFAULT_RECURSION_LIMIT} reached without hitting a stop "
                 "condition."
             )
-        self.task_id = str(uuid4())
+        self.task_id = f"{self._id}-{self._steps}"
         self._namespace = f"{name}:{self.task_id}"
 
     def config(self, attempt: int, begun_at: float) -> RunnableConfig:

@@ -64,5 +64,7 @@ def window_means(values: Sequence[float], size: int) -> list[float]:
 def _margin(token: TokenLogprob) -> float | None:
     if len(token.top) < 2:
         return None
+    if len(token.top) == 2:  # as many as drafts ask for
+        return abs(token.top[0][1] - token.top[1][1])
     first, second = sorted((logprob for _, logprob in token.top), reverse=True)[:2]
     return first - second
