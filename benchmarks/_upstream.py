@@ -1,6 +1,6 @@
 """A fast, deterministic model server on loopback, so that a benchmark measures what asks it.
 
-    python benchmarks/_upstream.py [--port 0] [--seconds 3600]
+    python benchmarks/_upstream.py [--port 0] [--seconds 3600] [--late-ms 0]
 
 It speaks OpenAI's chat completions, plain and streamed, with log-probs and usage, in raw asyncio,
 and prints `READY PORT`. The model `small` is unsure of 30 % of the prompts, by their checksum;
@@ -87,6 +87,7 @@ def _streamed(model: str, low: bool, top: int | None, usage: bool) -> bytes:
 
 class _Connection(asyncio.Protocol):
     counts: ClassVar[Counter[str]] = Counter()
+    late_s: ClassVar[float] = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by name
@@ -102,7 +103,15 @@ class _Connection(asyncio.Protocol):
                 return
             body = self._buffer[end + 4 : end + 4 + length]
             self._buffer = self._buffer[end + 4 + length :]
-            self._transport.write(self._answer(head, body))
+            answer = self._answer(head, body)
+            if self.late_s and not head.startswith(b"get "):
+                asyncio.get_running_loop().call_later(self.late_s, self._late, answer)
+            else:
+                self._transport.write(answer)
+
+    def _late(self, answer: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(answer)
 
     def _answer(self, head: bytes, body: bytes) -> bytes:
         if head.startswith(b"get "):
@@ -119,9 +128,10 @@ class _Connection(asyncio.Protocol):
 
 
 @contextmanager
-def upstream() -> Iterator[int]:
-    """A server in a process of its own; gives its port."""
+def upstream(late_ms: int = 0) -> Iterator[int]:
+    """A server in a process of its own, which thinks for so long; gives its port."""
     command = [sys.executable, str(Path(__file__).resolve()), "--port", "0"]
+    command += ["--late-ms", str(late_ms)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -148,7 +158,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--late-ms", type=float, default=0)
     given = parser.parse_args()
+    _Connection.late_s = given.late_ms / 1000
     uvloop.run(serve(given.port, given.seconds))
 
 

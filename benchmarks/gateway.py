@@ -3,9 +3,11 @@
     python benchmarks/gateway.py [--rounds 3] [--requests 2000] [--soak 100000] [--json]
 
 One worker of `cascade serve`, the upstream of `_upstream.py` and the load generator share this
-machine. The cascade escalates 30 % of the requests, checks keys and budgets and writes its ledger
-to SQLite; the proxy passes each request to one model, with its master key and no database. Rounds
-alternate; figures are medians over them. `--soak` asks so many more and watches the memory.
+machine. The cascade escalates 30 % of the requests, checks keys and budgets, writes its ledger to
+SQLite and a line of log for each run; the proxy passes each request to one model, with its master
+key, no database and its usual log. `upstream` is the same load without a gateway: what a figure is
+above that, the gateway has added. Rounds alternate; figures are medians over them. `--soak` asks so
+many more and watches the memory.
 
 The proxy is installed into `.cache/litellm` if it is not there (`--without-peer` leaves it out).
 """
@@ -17,6 +19,7 @@ import json
 import os
 import re
 import secrets
+import socket
 import statistics
 import subprocess
 import sys
@@ -41,6 +44,7 @@ PEER_NEEDS = (
 )
 """Its extra `proxy` names a package that cannot be had; these are what it imports at its start."""
 
+PROGRAM = str(Path(sys.executable).parent / "cascade")
 PATH = "/v1/chat/completions"
 CONCURRENCY = (1, 64, 512)
 FEWEST = 300
@@ -58,12 +62,15 @@ class Server:
         process: what it runs in; None where it is not ours to look at.
     """
 
-    def __init__(self, port: int, model: str, key: str, process: subprocess.Popen[str]) -> None:
+    def __init__(
+        self, port: int, model: str, key: str, process: subprocess.Popen[str] | None = None
+    ) -> None:
         self.port, self.model, self.key, self.process = port, model, key, process
 
     @property
     def memory_mb(self) -> float:
         """Resident memory of the process."""
+        assert self.process is not None, "it is ours"
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         return 0.0 if found is None else int(found[1]) / 1024
@@ -71,6 +78,8 @@ class Server:
     @property
     def cpu_s(self) -> float:
         """Seconds of CPU that the process has used."""
+        if self.process is None:
+            return 0.0
         fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").split()
         return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
@@ -88,6 +97,14 @@ class Server:
                 headers=headers,
             )
         )
+
+
+def free_port() -> int:
+    """One that nobody listens at."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 def _wait(server: subprocess.Popen[str], folder: Path, port: int, path: str) -> None:
@@ -112,40 +129,56 @@ def _started(command: list[str], folder: Path, **variables: str) -> Iterator[sub
             yield process
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def configured(folder: Path, behind: int, port: int, *settings: str) -> str:
+    """The configuration of a service, and a new key in its ledger; returns the key's secret."""
+    tiers = [
+        {
+            "model": f"openai:{tier}",
+            "api_key_env": "UPSTREAM_KEY",
+            "price": {"input": 0.1, "output": 0.4},
+            "base_url": f"http://127.0.0.1:{behind}/v1",
+        }
+        for tier in ("small", "large")
+    ]
+    config = {
+        "listen": {"port": port},
+        "ledger": "sqlite:///ledger.db",
+        "cascades": {"assistant": {"tiers": tiers, "queue": 4096, "concurrency": 512}},
+    }
+    (folder / "cascade.yaml").write_text(json.dumps(config), encoding="utf-8")
+    made = subprocess.run(
+        [PROGRAM, "keys", "create", "cascade.yaml", "bench", "--day-usd", "1000", *settings],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "UPSTREAM_KEY": "none"},
+    )
+    found: list[str] = re.findall(r"csk_\S+", made.stdout)
+    return found[0]
+
+
+@contextmanager
+def serving(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    """`cascade serve`, once it is ready."""
+    with _started([PROGRAM, "serve", "cascade.yaml"], folder, UPSTREAM_KEY="none") as process:
+        _wait(process, folder, port, "/readyz")
+        yield process
 
 
 @contextmanager
 def ours(behind: int, port: int) -> Iterator[Server]:
     """`cascade serve` with a key that has a budget, and a ledger in SQLite."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        price = {"input": 0.1, "output": 0.4}
-        tiers = [
-            {"model": f"openai:{tier}", "api_key_env": "UPSTREAM_KEY", "price": price}
-            | {"base_url": f"http://127.0.0.1:{behind}/v1"}
-            for tier in ("small", "large")
-        ]
-        config = {
-            "listen": {"port": port},
-            "ledger": "sqlite:///ledger.db",
-            "cascades": {"assistant": {"tiers": tiers, "queue": 4096, "concurrency": 512}},
-            "log": {"requests": False},
-        }
-        (folder / "cascade.yaml").write_text(json.dumps(config), encoding="utf-8")
-        program = str(Path(sys.executable).parent / "cascade")
-        made = subprocess.run(
-            [program, "keys", "create", "cascade.yaml", "bench", "--day-usd", "1000"],
-            cwd=folder,
-            check=True,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "UPSTREAM_KEY": "none"},
-        )
-        (key,) = re.findall(r"csk_\S+", made.stdout)
-        command = [program, "serve", "cascade.yaml"]
-        with _started(command, folder, UPSTREAM_KEY="none") as process:
-            _wait(process, folder, port, "/readyz")
+        key = configured(Path(name), behind, port)
+        with serving(Path(name), port) as process:
             yield Server(port, "assistant", key, process)
 
 
@@ -169,8 +202,9 @@ def peer(behind: int, port: int) -> Iterator[Server]:
         (folder / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
         key = f"sk-{secrets.token_hex(16)}"
         command = [str(PEER / "bin" / "litellm"), "--config", "config.yaml", "--host", "127.0.0.1"]
-        command += ["--port", str(port), "--telemetry", "False"]
-        with _started(command, folder, LITELLM_MASTER_KEY=key) as process:
+        command += ["--port", str(port), "--telemetry", "False", "--num_workers", "1"]
+        own = {"LITELLM_MASTER_KEY": key, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        with _started(command, folder, **own) as process:
             _wait(process, folder, port, "/health/liveliness")
             yield Server(port, "small", key, process)
 
@@ -185,7 +219,7 @@ def measured(server: Server, requests: int, concurrency: int, *, stream: bool) -
         "requests/s": found.per_second,
         "p50 ms": found.ms(50),
         "p99 ms": found.ms(99),
-        "CPU ms": 1000 * (server.cpu_s - cpu) / requests,
+        "CPU ms": 1000 * (server.cpu_s - cpu) / sum(found.statuses.values()),
     }
 
 
@@ -203,7 +237,8 @@ def compared(servers: dict[str, Server], given: argparse.Namespace) -> dict[str,
             for _ in range(given.rounds):
                 for name, server in servers.items():
                     slow = name == "LiteLLM proxy" or concurrency == 1
-                    requests = max(FEWEST, given.requests // (5 if slow else 1), concurrency)
+                    some = given.requests // (5 if slow else 1)
+                    requests = max(FEWEST, some, 2 * concurrency)
                     taken[name].append(measured(server, requests, concurrency, stream=stream))
             for name, figures in taken.items():
                 how = "streamed" if stream else "plain"
@@ -215,7 +250,9 @@ def soaked(server: Server, requests: int) -> Figures:
     """Memory after ten parts of a long load, in MB."""
     figures = {"before": server.memory_mb}
     for part in range(10):
-        server.ask(requests // 10, 64)
+        found = server.ask(requests // 10, 64)
+        if found.statuses != {200: requests // 10}:
+            raise SystemExit(f"{server.model}: statuses {found.statuses}")
         figures[f"after {(part + 1) * requests // 10:,}"] = server.memory_mb
     return figures
 
@@ -231,9 +268,12 @@ def main() -> None:
     given = parser.parse_args()
     with ExitStack() as stack:
         behind = stack.enter_context(upstream())
-        servers = {"cascade serve": stack.enter_context(ours(behind, 18_080))}
+        servers = {
+            "upstream": Server(behind, "small", "none"),
+            "cascade serve": stack.enter_context(ours(behind, free_port())),
+        }
         if not given.without_peer:
-            servers["LiteLLM proxy"] = stack.enter_context(peer(behind, 18_081))
+            servers["LiteLLM proxy"] = stack.enter_context(peer(behind, free_port()))
         for server in servers.values():
             server.ask(FEWEST, 8)  # connections are open, code is warm
         rows = compared(servers, given)
@@ -242,7 +282,7 @@ def main() -> None:
         print(json.dumps({"rows": rows, "memory MB": memory}))
         return
     for name, row in rows.items():
-        print(f"{name:42}", *(f"{figure}: {value:8.2f}" for figure, value in row.items()))
+        print(f"{name:36}", *(f"{figure}: {value:8.2f}" for figure, value in row.items()))
     for name, megabytes in memory.items():
         print(f"memory {name:35} {megabytes:8.1f} MB")
 
