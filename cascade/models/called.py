@@ -56,7 +56,7 @@ def call_logprobs(
     Returns:
         None where there are no calls, or where not every one of them is found in one way.
     """
-    if not isinstance(items, Sequence) or isinstance(items, str):
+    if not calls or not isinstance(items, Sequence) or isinstance(items, str):
         return None
     tokens = [item for item in items if isinstance(item, Mapping)]
     found = _tokens_of([spelling(token) for token in tokens], calls, thinking)
