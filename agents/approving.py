@@ -20,8 +20,10 @@ from cascade.agents.base import AgentRuntime, finished
 from cascade.agents.entries import free_entry
 from cascade.agents.moves import abstain, answer
 from cascade.agents.person import OwnAnswer
+from cascade.agents.showing import shows_answers
 from cascade.agents.steps import for_once
 from cascade.errors import InputError
+from cascade.events import Retracted, Token
 from cascade.ledger import Recorder
 from cascade.policies import ToolRisks
 from cascade.state import CascadeState, Completion, Decision, StateUpdate
@@ -105,6 +107,10 @@ class Approver:
             update["messages"] = [answer(run, own, "person")]
         elif said == "reject":
             update = abstain(run, decided.model_copy(update={"action": "abstain"}))
+        if said != "accept" and shows_answers():
+            runtime.stream_writer(Retracted(note))
+            if isinstance(said, OwnAnswer):
+                runtime.stream_writer(Token(said.answer, "person"))
         entries = self.recorder.take(run.id)
         return Command(goto=END, update=update | {"proposal": None, "ledger": entries})
 

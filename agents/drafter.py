@@ -88,9 +88,11 @@ class Drafter:
         """Time for a draft that leaves an answer from beside it the moment that it needs."""
         time_s = hedging.patience_s(run, self.caller.deadline)
         try:
-            async with asyncio.timeout(time_s):
+            async with asyncio.timeout(time_s) as limit:
                 yield
         except TimeoutError as error:
+            if not limit.expired():
+                raise
             raise DeadlineError(
                 f"{tier.model.name} was given up after {time_s:.2f} s, since the deadline of "
                 f"{self.caller.deadline.seconds} s is near and the large model was asked as well.",

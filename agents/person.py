@@ -16,7 +16,9 @@ from cascade.agents.border import may_ask, noted
 from cascade.agents.entries import free_entry
 from cascade.agents.moves import abstain, accept, escalate, within
 from cascade.agents.outlook import Outlook
+from cascade.agents.showing import shows_answers
 from cascade.errors import InputError
+from cascade.events import Token
 from cascade.ledger import Recorder
 from cascade.state import CascadeState, Completion, Decision, Draft, Record
 from cascade.tiers import OpenTier
@@ -111,4 +113,6 @@ class Person:
         update = abstain(run, decided)
         if decided.action == "accept":
             update = accept(run, draft, decided, degraded=said == "escalate")
+            if shows_answers():
+                runtime.stream_writer(Token(draft.completion.text, draft.tier))
         return Command(goto="__end__", update=update | {"ledger": entries})

@@ -83,7 +83,7 @@ class Verifier:
         kept = self._ruled_out(run, draft, assessment, decided)
         decision = within(run, self.tiers, decided, usable=kept.objection is None)
         runtime.stream_writer(Decided(draft.tier, decision, assessment))
-        if decision.action in ("escalate", "abstain") and shows_drafts():
+        if decision.action in ("escalate", "abstain", "ask") and shows_drafts():
             runtime.stream_writer(Retracted(decision.reason))
         case = self._case(Case(run, state["messages"], draft, assessment, decision))
         entry = self.recorder.record(self._entry(case, cost))

@@ -27,7 +27,7 @@ def _are_several(value: object) -> bool:
 
 
 def _is_share(value: object) -> bool:
-    return isinstance(value, bool) or _is_number(value)
+    return isinstance(value, bool | int | float)
 
 
 _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
