@@ -87,8 +87,9 @@ class Drafter:
     async def _patience(self, run: Run, tier: OpenTier, hedging: Hedging) -> AsyncGenerator[None]:
         """Time for a draft that leaves an answer from beside it the moment that it needs."""
         time_s = hedging.patience_s(run, self.caller.deadline)
+        limit = asyncio.timeout(time_s)
         try:
-            async with asyncio.timeout(time_s) as limit:
+            async with limit:
                 yield
         except TimeoutError as error:
             if not limit.expired():

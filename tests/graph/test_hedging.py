@@ -26,7 +26,7 @@ from cascade.graph import is_retryable
 from cascade.policies import Situation
 from cascade.result import CascadeResult
 from cascade.state import Decision
-from cascade.testing import reply
+from cascade.testing import ScriptedModel, reply
 from tests.graph.hedges import (
     LONG,
     SPARE,
@@ -330,3 +330,9 @@ async def test_an_accepted_draft_shows_no_word_of_the_hedge() -> None:
     events = [await first, *[event async for event in stream]]
     shown = [e.text for e in events if isinstance(e, Token | Provisional)]
     assert "".join(shown).strip() == "draft"
+
+
+def test_a_timeout_of_somebody_elses_is_not_taken_for_the_deadline() -> None:
+    small = ScriptedModel([TimeoutError("of the model's own")], logprobs=SURE)
+    with pytest.raises(TimeoutError, match="of the model's own"):
+        Cascade(small, ScriptedModel("large"), deadline=LONG, hedge=1.0).invoke("?")
