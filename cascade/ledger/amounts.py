@@ -35,19 +35,25 @@ class Amounts:
         """The whole sum, or None where a part is unknown."""
         return None if self.unknown else self.known
 
-    def plus(self, amount: Decimal | None, basis: Basis) -> Amounts:
-        """The sum with one more amount."""
+    def plus(self, amount: Decimal | None, basis: Basis, times: int = 1) -> Amounts:
+        """The sum with one more amount, or so many that are equal."""
         if amount is None:
-            return Amounts(self.measured, self.estimated, self.unknown + 1)
+            return Amounts(self.measured, self.estimated, self.unknown + times)
+        if times != 1:
+            amount = EXACT.multiply(amount, times)
         if basis == "measured":
             return Amounts(EXACT.add(self.measured, amount), self.estimated, self.unknown)
         return Amounts(self.measured, EXACT.add(self.estimated, amount), self.unknown)
 
-    def plus_spend(self, cost: Decimal | None, basis: Basis, assumed: Decimal | None) -> Amounts:
-        """The sum with one more cost as budgets count it: an unknown one at what is assumed."""
+    def plus_spend(
+        self, cost: Decimal | None, basis: Basis, assumed: Decimal | None, times: int = 1
+    ) -> Amounts:
+        """The sum with one more cost, or so many, as budgets count it: an unknown one at what is
+        assumed.
+        """
         if cost is None and assumed is not None:
-            return self.plus(assumed, "estimated")
-        return self.plus(cost, basis)
+            return self.plus(assumed, "estimated", times)
+        return self.plus(cost, basis, times)
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,8 @@ class Budgets(Observer):
         now = datetime.now(UTC)
         today, month, tags = start_of_day(now), start_of_month(now), {KEY_TAG: key.id}
         day_usd = self._known(await self._store.cost(Selection(since=today, tags=tags)))
-        month_usd = self._known(await self._store.cost(Selection(since=month, tags=tags)))
+        before = Selection(since=month, until=today, tags=tags)
+        month_usd = day_usd + self._known(await self._store.cost(before))
         lost: dict[str, tuple[datetime, Decimal]] = {}
         for attempt in await self._store.unfinished(Selection(since=month, tags=tags)):
             lost[attempt.run_id] = (attempt.begun_at, self._put_aside(attempt.tags))

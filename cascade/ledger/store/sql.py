@@ -14,6 +14,7 @@ from sqlalchemy import (
     Table,
     delete,
     false,
+    func,
     literal,
     or_,
     select,
@@ -120,11 +121,13 @@ class SqlBackend(Backend):
         return await self._transact(lambda connection: _claim(connection, claim))
 
     async def spent(self, selection: Selection) -> Amounts:
-        """Add the costs up here: SQLite cannot add exactly."""
+        """Add the costs up here, as SQLite cannot add exactly, but equal ones at once."""
         columns = (entries.c.cost_usd, entries.c.cost_basis, entries.c.assumed_usd)
+        counted = select(*columns, func.count().label("times")).group_by(*columns)
         sum_of = Amounts()
-        for row in await self._read(select(*columns).where(*_where(entries, selection))):
-            sum_of = sum_of.plus_spend(row["cost_usd"], row["cost_basis"], row["assumed_usd"])
+        for row in await self._read(counted.where(*_where(entries, selection))):
+            amounts = (row["cost_usd"], row["cost_basis"], row["assumed_usd"])
+            sum_of = sum_of.plus_spend(*amounts, times=row["times"])
         return sum_of
 
     async def delete(self, selection: Selection) -> int:
