@@ -1,6 +1,7 @@
 """Heavy: what the cascade costs per request beside what it replaces (10 minutes).
 
     python benchmarks/overhead.py [--only ours,client] [--rounds 5] [--requests 1000] [--json]
+    python benchmarks/overhead.py --profile ours_in_memory
 
 One upstream (`_upstream.py`) answers at once, and 30 % of the drafts are escalated. Each driver is
 a process of its own and asks the same questions one by one, then 64 at a time; the rounds of all
@@ -27,6 +28,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import _components
 from _drivers import DRIVERS
 from _upstream import upstream
 
@@ -152,12 +154,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--profile", metavar="DRIVER", help="where it spends its CPU")
     parser.add_argument("--driver", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.driver:
         row: Any = asyncio.run(drive(given.driver, given.port, given.requests))
         print(json.dumps(row))
+        return
+    if given.profile:
+        with upstream() as port:
+            _components.show(given.profile, port, given.requests)
         return
     figures = measure(given.only.split(","), given.rounds, given.requests)
     if given.json:
