@@ -201,8 +201,12 @@ class Deadline:
         usual = self.expected_s(tier)
         return None if usual is None else usual + DEVIATIONS * self._off_s[tier]
 
-    def saw(self, tier: str, seconds: float) -> None:
-        """Learn from a finished call."""
+    def saw(self, tier: str, seconds: float, *, short: bool = False) -> None:
+        """Learn from a finished call; from a `short` answer, as a word of approval, only that
+        others do not take less.
+        """
+        if short and seconds < self._seen_s.get(tier, 0.0):
+            return
         before = self._seen_s.get(tier, seconds)
         off = self._off_s.get(tier, seconds / 2)
         if tier in self._seen_s:
@@ -359,7 +363,9 @@ class Caller:
         if watch is not None and watch.reason is not None:
             made = self.accounts.stopped(sent, completion, latency_ms, watch.reason)
         else:
-            self.deadline.saw(sent.tier.name, latency_ms / 1000)
+            if not completion.cached:  # nobody was asked
+                short = review is not None and review.approves(completion)
+                self.deadline.saw(sent.tier.name, latency_ms / 1000, short=short)
             made = self.accounts.answered(
                 sent, completion, latency_ms, is_baseline=is_baseline, review=review
             )

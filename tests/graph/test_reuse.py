@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,30 @@ def test_when_reading_a_draft_is_cheaper_than_writing(
 
     assert is_cheaper(approval, prompt, draft, large, cost) is cheaper
     assert is_cheaper(approval, prompt, draft, large, lambda used: None) is None
+
+
+def taking(seconds: float, answers: Callable[[Request], Completion], **said: Any) -> Any:
+    """An answer that took so long."""
+    return lambda request: replace(answers(request), latency_ms=seconds * 1000, **said)
+
+
+def test_a_word_of_approval_does_not_make_the_large_model_look_quick() -> None:
+    """A deadline and a hedge go by how long an answer takes that may have to be written anew."""
+    script = [taking(0.5, approves), taking(3, corrects), taking(0.2, approves)]
+
+    def large(request: Request) -> Completion:
+        answer: Completion = script.pop(0)(request)
+        return answer
+
+    cascade, _ = made(large, deadline=60)
+    seen = []
+    for _ in range(3):
+        cascade.invoke("?")
+        seen.append(cascade._deadline.expected_s("large"))
+    assert seen == [pytest.approx(0.5), pytest.approx(1.0), pytest.approx(1.0)]
+
+
+def test_an_answer_from_the_cache_of_a_tier_does_not_either() -> None:
+    cascade, _ = made(taking(0.001, corrects, cached=True), deadline=60, reuse=None)
+    assert cascade.invoke("?").tier == "large"
+    assert cascade._deadline.expected_s("large") is None
