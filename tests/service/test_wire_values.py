@@ -1,4 +1,6 @@
-"""What a request says has the kind that the OpenAPI document says it has."""
+"""What a request says has the kind that the OpenAPI document says it has, and what clients say
+by habit is no error.
+"""
 
 from __future__ import annotations
 
@@ -60,6 +62,55 @@ async def test_a_whole_number_may_have_a_point_and_false_may_be_said(
     async with talking(tmp_path) as talk:
         response = await talk.post(path, **BODIES[path], **right)
         assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
+    "habit",
+    [
+        {"annotations": []},
+        {"audio": None, "function_call": None, "refusal": None},
+        {"reasoning_content": "thoughts of before"},
+    ],
+)
+async def test_an_answer_of_before_comes_back_with_all_its_fields(
+    tmp_path: Path, habit: dict[str, Any]
+) -> None:
+    before = {"role": "assistant", "content": "yes", **habit}
+    async with talking(tmp_path) as talk:
+        response = await talk.chat(messages=[*ASKED, before, *ASKED])
+        assert response.status_code == 200, response.text
+        sent = talk.upstream.received[0].body["messages"][1]
+        assert sent == {"role": "assistant", "content": "yes"}
+
+
+@pytest.mark.parametrize(
+    "habit",
+    [
+        {"include": ["reasoning.encrypted_content", "web_search_call.action.sources"]},
+        {"reasoning": {"summary": "auto"}},
+        {"stream": True, "stream_options": {"include_obfuscation": False}},
+        {"input": [{"type": "reasoning", "id": "rs_1", "summary": []}, *ASKED]},
+    ],
+)
+async def test_what_asks_for_nothing_that_an_answer_has_is_no_error(
+    tmp_path: Path, habit: dict[str, Any]
+) -> None:
+    async with talking(tmp_path) as talk:
+        response = await talk.post(RESPONSES, **{"input": "hi", **habit})
+        assert response.status_code == 200, response.text
+        body = talk.upstream.received[0].body
+        assert body["messages"] == ASKED
+        assert not {"include", "reasoning", "reasoning_effort"} & body.keys()
+
+
+async def test_included_sources_are_no_log_probs(tmp_path: Path) -> None:
+    async with talking(tmp_path) as talk:
+        texts = []
+        for include in ("message.output_text.logprobs", "web_search_call.action.sources"):
+            response = await talk.post(RESPONSES, input="hi", include=[include])
+            texts.append(response.json()["output"][0]["content"][0]["logprobs"])
+        assert texts[0]
+        assert not texts[1]
 
 
 async def test_headers_are_read_as_what_they_say(tmp_path: Path) -> None:

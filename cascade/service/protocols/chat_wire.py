@@ -91,6 +91,11 @@ class Message(BaseModel):
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
+    # Clients send back what they were answered, here or elsewhere; no tier is shown these.
+    annotations: list[Any] | None = Field(default=None, exclude=True)
+    audio: None = Field(default=None, exclude=True)
+    function_call: None = Field(default=None, exclude=True)
+    reasoning_content: str | None = Field(default=None, exclude=True)
 
     @model_validator(mode="after")
     def _result_of_a_call(self) -> Message:

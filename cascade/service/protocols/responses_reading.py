@@ -25,7 +25,6 @@ _LOST = {
     "conversation": "give `previous_response_id`, or the whole conversation as `input`.",
     "prompt": "give the text as `instructions` and `input`.",
     "max_tool_calls": "tools are called by the client.",
-    "stream_options": "there are none here.",
     "n": "give it to /v1/chat/completions.",
     "messages": "give `input`.",
     "max_tokens": "give `max_output_tokens`.",
@@ -45,7 +44,7 @@ def settings_of(body: ResponseRequest) -> dict[str, Any]:
     for name in sorted(extra.keys() & _LOST.keys()):
         if extra[name] is not None:
             raise unsupported(name, _LOST[name])
-    text, logprobs = body.text, "message.output_text.logprobs" in (body.include or ())
+    text = body.text
     settings: dict[str, Any] = {
         **extra,
         **{name: getattr(body, name) for name in _SAME},
@@ -55,7 +54,7 @@ def settings_of(body: ResponseRequest) -> dict[str, Any]:
         "response_format": None if text is None else _format(text.format),
         "verbosity": None if text is None else text.verbosity,
         "reasoning_effort": None if body.reasoning is None else body.reasoning.effort,
-        "logprobs": (logprobs or body.top_logprobs is not None) or None,
+        "logprobs": body.wants_logprobs or None,
         "top_logprobs": body.top_logprobs,
     }
     return {name: value for name, value in settings.items() if value is not None}
@@ -72,7 +71,7 @@ def messages_of(given: str | Sequence[InputItem]) -> list[dict[str, Any]]:
             messages.append({"role": "tool", "tool_call_id": item.call_id, "content": content})
         elif isinstance(item, FunctionCall):
             _add_call(messages, item)
-        else:
+        elif isinstance(item, InputMessage):
             messages.append(_message(item))
     return messages
 

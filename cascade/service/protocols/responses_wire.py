@@ -64,7 +64,26 @@ class FunctionCallOutput(BaseModel):
     output: str | list[InputPart]
 
 
-InputItem = FunctionCall | FunctionCallOutput | InputMessage
+class ReasoningItem(BaseModel):
+    """What an assistant has thought, somewhere else; no tier is shown it."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal["reasoning"]
+
+
+InputItem = FunctionCall | FunctionCallOutput | ReasoningItem | InputMessage
+
+Include = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
+"""All but the first are of items that no answer has here, so that nothing is missing."""
 
 
 class ResponseTool(BaseModel):
@@ -107,7 +126,16 @@ class Reasoning(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     effort: str | None = None
-    summary: None = Field(default=None, description="There are no summaries.")
+    summary: Literal["auto"] | None = Field(
+        default=None, description="Where there is one; here there is none."
+    )
+
+
+class ResponseStreamOptions(BaseModel):
+    """Of a stream."""
+
+    model_config = ConfigDict(extra="forbid")
+    include_obfuscation: Untrue | None = None
 
 
 class ResponseRequest(Numbers):
@@ -142,11 +170,19 @@ class ResponseRequest(Numbers):
     temperature: StrictFloat | None = Field(default=None, ge=0, le=2)
     top_p: StrictFloat | None = Field(default=None, ge=0, le=1)
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: list[Include] | None = None
+    stream_options: ResponseStreamOptions | None = None
     truncation: Literal["disabled"] | None = None
     background: Untrue | None = None
     metadata: dict[str, str] | None = None
     cascade: Wishes | None = Field(default=None, description="An extension; headers do as well.")
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether the answer comes with its log-probs."""
+        return (
+            "message.output_text.logprobs" in (self.include or ()) or self.top_logprobs is not None
+        )
 
 
 class ResponseUsage(BaseModel):

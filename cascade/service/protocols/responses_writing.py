@@ -98,7 +98,7 @@ class Writing:
 
     @property
     def _wants_logprobs(self) -> bool:
-        return bool(self._request.include) or self._request.top_logprobs is not None
+        return self._request.wants_logprobs
 
 
 def _call(call: Any, index: int) -> dict[str, Any]:
