@@ -19,6 +19,9 @@ from cascade.errors import (
 RETRY_AFTER_S = 1
 """What a client is told to wait where nobody knows better."""
 
+CLIENT_GONE = 499
+"""What nginx calls a client that has closed the connection."""
+
 
 class ServiceError(Exception):
     """A request that is answered with an error; each protocol shows it in its own shape.

@@ -18,13 +18,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cascade.errors import CascadeError
 from cascade.service.admission import Admitted, admitted, authenticated
-from cascade.service.faults import ServiceError
+from cascade.service.faults import CLIENT_GONE, ServiceError
 
 __all__ = ["FAULTS", "Straight"]
 
@@ -88,7 +88,10 @@ def _way(route: APIRoute) -> _Way | None:
 
 
 async def _answer(request: Request, way: _Way) -> Response:
-    await request.body()  # to its end, whatever becomes of it, so that the connection can be kept
+    try:
+        await request.body()  # to its end, whatever comes of it, so that the connection can be kept
+    except ClientDisconnect:
+        raise ServiceError(CLIENT_GONE, "the client went away.", code="cancelled") from None
     who = await admitted(request, await authenticated(request))
     given = await _json(request)
     try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from cascade.events import Token
@@ -14,7 +15,7 @@ from cascade.service.keys import KNOWN_FOR_S, Keys
 from cascade.service.protocols.replying import Feed
 from cascade.service.protocols.running import Tell
 from tests.servers.fake import FakeServer
-from tests.service.gateway import configured, gateway
+from tests.service.gateway import configured, gateway, until
 from tests.service.talking import talking
 
 PATH = "/v1/chat/completions"
@@ -76,6 +77,21 @@ async def test_metrics_know_the_route_and_the_status(tmp_path: Path) -> None:
     for status in ("200", "400"):
         labels = f'method="POST",route="{PATH}",status="{status}"'
         assert f"cascade_http_requests_total{{{labels}}} 1.0" in text
+
+
+async def test_a_client_that_goes_away_while_it_sends_is_no_failure_of_the_service(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with talking(tmp_path) as talk:
+        address = httpx.URL(talk.gateway.server.address)
+        _, writer = await asyncio.open_connection(address.host, address.port)
+        head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON}\r\n"
+        writer.write(f"{head}content-length: 100\r\n\r\n{{".encode())
+        await writer.drain()
+        writer.close()
+        metrics = talk.gateway.service.metrics
+        await until(lambda: b'status="499"' in metrics.text(), "the request has ended")
+    assert "failed with" not in caplog.text
 
 
 @pytest.mark.parametrize("where", ["header", "body"])

@@ -31,8 +31,9 @@ from cascade.ledger.tags import NO_TAGS, checked_tags, current_tags
 from cascade.ledger.texts import KeptTexts, Pending, Texts, with_hashes
 from cascade.state import LedgerEntry
 
-PAGE = 2_000
-"""Entries that are read at once: long reads hold up nobody's writes."""
+PAGE = 500
+"""Entries that are read at once: the writer's thread is at it for 20 ms, and calls that are about
+to be sent wait for it."""
 
 TEXTS_PAGE = 100
 """Texts that are read at once: they may be long."""

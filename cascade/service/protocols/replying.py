@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from cascade.events import Event
 from cascade.result import CascadeResult
-from cascade.service.faults import ServiceError, fault_of
+from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of
 from cascade.service.metrics import tell_unexpected
 from cascade.service.protocols.running import Tell
 
@@ -27,9 +27,6 @@ PING_S = 10.0
 GATHER_S = 0.002
 """Words that come within so long of each other are sent together: nobody reads faster, and a write
 to the network costs more than to make what is written. The first ones go at once."""
-
-CLIENT_GONE = 499
-"""What nginx calls a client that has closed the connection."""
 
 
 def json_bytes(content: object) -> bytes:
