@@ -52,6 +52,8 @@ PLAIN = frozenset({"configurable", "metadata", "tags", "callbacks", "run_name", 
 """Keys of a configuration that a walk can honour; where there is another, LangGraph runs."""
 
 _DONE = object()
+_EMPTY = RunnableConfig(metadata={}, callbacks=None)
+"""What is in every configuration that LangGraph gives to a node."""
 
 
 def needs_loop(config: RunnableConfig | None) -> bool:
@@ -121,6 +123,8 @@ class Walk:
                 if not task.done():
                     task.cancel()
                     await asyncio.wait([task])
+                if task.done() and not task.cancelled():
+                    task.exception()  # whoever has left does not hear of it
             state, name = self._merged(state, command.update), str(command.goto)
         yield "values", state
 
@@ -224,7 +228,7 @@ class _Run:
             CONFIG_KEY_CHECKPOINT_NS: self._namespace,
             CONFIG_KEY_TASK_ID: self.task_id,
         }
-        return {**self._given, "configurable": configurable}  # type: ignore[typeddict-item]
+        return {**_EMPTY, **self._given, "configurable": configurable}  # type: ignore[typeddict-item]
 
 
 def _nowhere(event: Any) -> None:

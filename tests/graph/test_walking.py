@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
@@ -17,7 +18,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers.context import collect_runs
 from langgraph.cache.memory import InMemoryCache
-from langgraph.config import get_stream_writer
+from langgraph.config import get_config, get_stream_writer
 from langgraph.errors import GraphRecursionError, NodeCancelledError
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import get_runtime
@@ -260,6 +261,38 @@ async def test_a_judge_finds_its_surroundings() -> None:
     assert "from the judge" in events
     (info,) = seen
     assert (info.node_attempt, info.run_id, info.checkpoint_id) == (1, "r1", events[-1].run_id)
+
+
+async def test_a_reader_who_leaves_before_an_error_is_not_told_of_it() -> None:
+    def judge(question: str, answer: str) -> bool:
+        get_stream_writer()("before")
+        raise ValueError("after")
+
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+    async with aclosing(pair(verifier=judge).astream("?")) as events:
+        async for event in events:
+            assert event == "before"
+            break
+    gc.collect()
+    assert complaints == []
+
+
+async def test_a_node_finds_an_empty_configuration_where_none_was_given() -> None:
+    found: list[Any] = []
+
+    def judge(question: str, answer: str) -> bool:
+        found.append(get_config())
+        return True
+
+    for kind in (Walk, CompiledStateGraph):
+        cascade = pair(verifier=judge)
+        with only_by(cascade, kind):
+            await cascade.ainvoke("?", {"metadata": {"a": 1}})
+    walked, looped = found
+    assert walked.keys() <= looped.keys()
+    assert {"metadata", "callbacks", "configurable"} <= walked.keys()
+    assert walked["metadata"]["a"] == looped["metadata"]["a"] == 1
 
 
 async def test_a_person_that_is_needed_is_named_both_ways() -> None:
