@@ -6,6 +6,8 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
+from types import CellType, CodeType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -72,7 +74,8 @@ def identity(
 ) -> str:
     """What an answer depends on besides the conversation, the same in every process.
 
-    Functions, and objects that are no records, count by their name.
+    Functions count by their name, their code and the plain values that they hold on to; objects
+    that are no records by their name.
     """
     asked = [
         (
@@ -93,8 +96,8 @@ def identity(
 
 
 def _content(value: Any) -> Any:
-    """A value as JSON: of records their fields, of functions and objects their names."""
-    if value is None or isinstance(value, bool | int | float | str):
+    """A value as JSON: of records the fields, of functions the code, of other objects the name."""
+    if _is_plain(value):
         return value
     if isinstance(value, BaseModel):
         return [type(value).__qualname__, value.model_dump_json()]
@@ -105,5 +108,42 @@ def _content(value: Any) -> Any:
         return {str(key): _content(each) for key, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [_content(each) for each in value]
+    return _named(value)
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, partial):
+        return ["partial", *map(_content, (value.func, value.args, value.keywords))]
     named: Any = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    name = f"{named.__module__}.{named.__qualname__}"
+    code = getattr(value, "__code__", None)
+    return [name, *_code(code), *_held(value)] if isinstance(code, CodeType) else name
+
+
+def _code(code: CodeType) -> list[Any]:
+    """What a function does: two lambdas of one module have the same name."""
+    return [code.co_code.hex(), list(code.co_names), [_constant(each) for each in code.co_consts]]
+
+
+def _constant(value: object) -> Any:
+    if isinstance(value, CodeType):
+        return _code(value)
+    if isinstance(value, tuple | frozenset):
+        return sorted(repr(_constant(each)) for each in value)
+    return value if _is_plain(value) else type(value).__name__
+
+
+def _held(function: Any) -> list[Any]:
+    """The plain values that a function was made with, and the object whose method it is."""
+    cells = getattr(function, "__closure__", None) or ()
+    given = [*(function.__defaults__ or ()), *(cell.cell_contents for cell in cells if _set(cell))]
+    owner = getattr(function, "__self__", None)
+    return [[_constant(each) for each in given], None if owner is None else _content(owner)]
+
+
+def _set(cell: CellType) -> bool:
+    return cell != CellType()
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
