@@ -52,7 +52,7 @@ async def answered(
 
 def outcome(question: Question, text: str, entry: LedgerEntry, **more: Any) -> Outcome:
     """What one call made of a question."""
-    right = [question.answer, *question.accepted]
+    right: Any = [question.answer, *question.accepted]
     return Outcome(
         correct=contains_any(text, right),
         input_tokens=entry.input_tokens,

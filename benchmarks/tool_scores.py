@@ -99,12 +99,8 @@ async def ask(model: OpenAIModel, city: str) -> Made | None:
     request = Request(
         conversation(city), max_tokens=60, temperature=0, logprobs=True, tools=(SEARCH,)
     )
-    client = await model._clients.get()  # noqa: SLF001 - the raw reply has all tokens
-    reply: Any = await client.post(
-        "/chat/completions",
-        cast_to=object,
-        body=model._payload(request),  # noqa: SLF001
-    )
+    # The raw reply has all tokens.
+    reply: Any = await model._reply(model._payload(request))  # noqa: SLF001
     answer = Answer()
     answer.add(reply)
     calls = answer.completion(asked_for="").tool_calls
