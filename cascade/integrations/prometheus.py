@@ -109,10 +109,9 @@ class PrometheusMetrics(Observer):
         """The series of a metric with these labels; they are from short lists, so that few are
         kept."""
         key = (metric, *labels)
-        series = self._series.get(key)
-        if series is None:
-            series = self._series[key] = metric.labels(*labels)
-        found: M = series
+        if key not in self._series:
+            self._series[key] = metric.labels(*labels)
+        found: M = self._series[key]
         return found
 
     def run_ended(self, run: ObservedRun) -> None:

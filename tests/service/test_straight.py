@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,10 +121,10 @@ async def test_what_happens_at_once_is_told_at_once_and_in_order() -> None:
         return []
 
     feed = Feed(work)  # type: ignore[arg-type]
-    items: Sequence[object] = await feed.next(5, gather_s=0.05)
+    items = await feed.next(5, gather_s=0.05)
     await feed.aclose()
-    texts = [item[1].text for item in items if isinstance(item, tuple)]
-    assert texts == ["a", "b", "c"]
+    told = [item[1] for item in items if isinstance(item, tuple)]
+    assert told == [Token(tier="small", text=text) for text in ("a", "b", "c")]
     assert len(items) == 4
 
 
