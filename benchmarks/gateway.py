@@ -242,8 +242,14 @@ def compared(servers: dict[str, Server], given: argparse.Namespace) -> dict[str,
                     taken[name].append(measured(server, requests, concurrency, stream=stream))
             for name, figures in taken.items():
                 how = "streamed" if stream else "plain"
-                rows[f"{name}, {concurrency} at once, {how}"] = medians(figures)
+                row = f"{name}, {concurrency} at once, {how}"
+                rows[row] = medians(figures)
+                print(f"{row:44}", _said(rows[row]), file=sys.stderr, flush=True)
     return rows
+
+
+def _said(row: Figures) -> str:
+    return " ".join(f"{figure}: {value:8.2f}" for figure, value in row.items())
 
 
 def soaked(server: Server, requests: int) -> Figures:
@@ -282,7 +288,7 @@ def main() -> None:
         print(json.dumps({"rows": rows, "memory MB": memory}))
         return
     for name, row in rows.items():
-        print(f"{name:36}", *(f"{figure}: {value:8.2f}" for figure, value in row.items()))
+        print(f"{name:44}", _said(row))
     for name, megabytes in memory.items():
         print(f"memory {name:35} {megabytes:8.1f} MB")
 
