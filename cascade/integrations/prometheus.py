@@ -11,7 +11,7 @@ there is one counter of what was gained and one of what was lost.
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from cascade.agents.leftovers import is_result
 from cascade.errors import ConfigurationError, MissingDependencyError
@@ -111,8 +111,7 @@ class PrometheusMetrics(Observer):
         key = (metric, *labels)
         if key not in self._series:
             self._series[key] = metric.labels(*labels)
-        found: M = self._series[key]
-        return found
+        return cast(M, self._series[key])  # what was made of a metric is of its kind
 
     def run_ended(self, run: ObservedRun) -> None:
         """Count the request."""
