@@ -91,6 +91,7 @@ async def under_load(
                 break
             process.send_signal(number)
             code = await asyncio.to_thread(process.wait)
+            await asyncio.sleep(PAUSE_S)  # what clients see of it belongs to this step
             phases[f"{number.name}, left with {code}"] = Seen(seen)
             seen.clear()
     return phases, told
