@@ -42,7 +42,6 @@ from cascade.integrations.chat_output import (
     with_raw,
 )
 from cascade.integrations.chat_person import surroundings, with_person
-from cascade.integrations.chat_person import surroundings, with_person
 from cascade.integrations.chat_privacy import LocalOnlyCalls
 from cascade.integrations.chat_recipe import check_options, read_tier, recipe_of
 from cascade.integrations.chat_run import (
