@@ -6,21 +6,47 @@ it. It is made where this is CI, under `.cache`, and used wherever it is found.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import floors
 
 FOLDER = floors.ROOT / ".cache" / "environments"
+AGAIN_S = 600
 
 
 class NoEnvironmentError(Exception):
     """It cannot be had here; the message says why."""
+
+
+def made(folder: Path, make: Callable[[], None]) -> None:
+    """Have a folder made by one process; the others find it made, or why it cannot be.
+
+    Raises:
+        NoEnvironmentError: it cannot be made, or could not in the last ten minutes.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    ready, why = folder / "ready", folder.with_name(f"{folder.name}.failed")
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if ready.exists():
+            return
+        if why.exists() and time.time() - why.stat().st_mtime < AGAIN_S:
+            raise NoEnvironmentError(why.read_text())
+        try:
+            make()
+        except NoEnvironmentError as error:
+            why.write_text(str(error))
+            raise
+        ready.touch()
 
 
 def python_with(*packages: str) -> Path:
@@ -38,6 +64,11 @@ def python_with(*packages: str) -> Path:
     wanted = " ".join(packages)
     if "CI" not in os.environ:
         raise NoEnvironmentError(f"no environment with {wanted} here; CI=true makes one")
+    made(folder, lambda: _make(folder, python, packages))
+    return python
+
+
+def _make(folder: Path, python: Path, packages: tuple[str, ...]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         venv.create(folder, with_pip=True)
@@ -58,10 +89,10 @@ def python_with(*packages: str) -> Path:
             check=True,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=200,
         )
     except subprocess.SubprocessError as error:
         said = getattr(error, "stderr", None) or ""
-        raise NoEnvironmentError(f"no environment with {wanted}: {error} {said}") from error
-    ready.touch()
-    return python
+        raise NoEnvironmentError(
+            f"no environment with {' '.join(packages)}: {error} {said}"
+        ) from error

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from environments import FOLDER, NoEnvironmentError, python_with
+from environments import FOLDER, NoEnvironmentError, made, python_with
 
 from tests.servers import replies
 from tests.servers.fake import Received
@@ -49,31 +49,37 @@ def node_with(*packages: str) -> Path:
         return folder
     if "CI" not in os.environ:
         raise NoEnvironmentError(f"no node_modules with {wanted} here; CI=true makes them")
+    made(folder, lambda: _make(folder, packages))
+    return folder
+
+
+def _make(folder: Path, packages: tuple[str, ...]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     quiet = ("--no-save", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts")
+    # A registry that does not answer is told soon.
+    patience = ("--fetch-retries=1", "--fetch-timeout=20000")
     try:
         subprocess.run(
-            ["npm", "install", *quiet, "--prefix", str(folder), *packages],
+            ["npm", "install", *quiet, *patience, "--prefix", str(folder), *packages],
             check=True,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=100,
         )
     except subprocess.SubprocessError as error:
         said = getattr(error, "stderr", None) or ""
-        raise NoEnvironmentError(f"no node_modules with {wanted}: {error} {said}") from error
-    ready.touch()
-    return folder
+        raise NoEnvironmentError(
+            f"no node_modules with {' '.join(packages)}: {error} {said}"
+        ) from error
 
 
 @cache
 def _all() -> Mapping[tuple[str, ...], Future[Path]]:
     with ThreadPoolExecutor() as pool:
-        made = {
-            names: pool.submit(python_with, *names) for names in (PYTHON_PACKAGES, SCHEMATHESIS)
-        }
-        return {NODE_PACKAGES: pool.submit(node_with, *NODE_PACKAGES), **made}
+        pythons = (PYTHON_PACKAGES, SCHEMATHESIS)
+        python = {names: pool.submit(python_with, *names) for names in pythons}
+        return {NODE_PACKAGES: pool.submit(node_with, *NODE_PACKAGES), **python}
 
 
 def environment(packages: tuple[str, ...]) -> Path:
