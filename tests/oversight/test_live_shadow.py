@@ -21,7 +21,8 @@ pytestmark = pytest.mark.live
 
 async def test_the_embedded_model_drafts_beside_a_large_one() -> None:
     ledger = MemoryLedger()
-    small = Tier("llamacpp:smollm2-135m", price=Price(per_hour=1), max_tokens=8)
+    # As short as what is compared without a judge, and the same each time.
+    small = Tier("llamacpp:smollm2-135m", price=Price(per_hour=1), max_tokens=3, temperature=0)
     large = Tier(ScriptedModel(["Paris"]), price=Price(input=10, output=10))
     async with Cascade(small, large, mode="shadow", ledger=ledger) as cascade:
         result = await cascade.ainvoke("What is the capital of France? One word.")
