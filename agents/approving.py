@@ -13,16 +13,14 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage
 from langgraph.errors import NodeError
 from langgraph.graph import END
-from langgraph.types import Command, interrupt
-from pydantic import ValidationError
+from langgraph.types import Command
 
 from cascade.agents.base import AgentRuntime, finished
 from cascade.agents.entries import free_entry
 from cascade.agents.moves import abstain, answer
-from cascade.agents.person import OwnAnswer
+from cascade.agents.person import OwnAnswer, ask
 from cascade.agents.showing import shows_answers
 from cascade.agents.steps import for_once
-from cascade.errors import InputError
 from cascade.events import Retracted, Token
 from cascade.ledger import Recorder
 from cascade.policies import ToolRisks
@@ -126,13 +124,10 @@ class Approver:
             "tier": message.response_metadata.get("tier"),
             "reason": f"{decision.reason}; {reason}",
         }
-        try:
-            return interrupt(question, response_schema=_REPLY)  # type: ignore[no-any-return]
-        except ValidationError as error:
-            raise InputError(
-                f"resumed with {error.errors()[0]['input']!r}: resume with 'accept', 'reject' or "
-                "{'answer': '…'}."
-            ) from error
+        reply: Literal["accept", "reject"] | OwnAnswer = ask(
+            question, _REPLY, "'accept', 'reject' or {'answer': '…'}"
+        )
+        return reply
 
 
 def add_expert(

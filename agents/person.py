@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal
@@ -53,13 +54,26 @@ def ask_person(question: str, draft: Draft, decision: Decision) -> Reply:
         "confidence": decision.confidence,
         "reason": decision.reason,
     }
+    reply: Reply = ask(shown, _REPLY, "'accept', 'escalate' or {'answer': '…'}")
+    return reply
+
+
+def ask(shown: Mapping[str, Any], replies: Any, allowed: str) -> Any:
+    """Interrupt the graph that this is called in, until somebody has replied to what is shown.
+
+    Args:
+        shown: what the person sees.
+        replies: the type of what may be said; what does not match it is not saved.
+        allowed: the same in words, for the error.
+
+    Raises:
+        InputError: the reply is none of them.
+    """
     try:
-        return interrupt(shown, response_schema=_REPLY)  # type: ignore[no-any-return]
+        return interrupt(shown, response_schema=replies)
     except ValidationError as error:
-        raise InputError(
-            f"resumed with {error.errors()[0]['input']!r}: resume with 'accept', 'escalate' "
-            "or {'answer': '…'}."
-        ) from error
+        said = error.errors()[0]["input"]
+        raise InputError(f"resumed with {said!r}: resume with {allowed}.") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import floors
@@ -69,30 +68,27 @@ def python_with(*packages: str) -> Path:
 
 
 def _make(folder: Path, python: Path, packages: tuple[str, ...]) -> None:
+    what = f"no environment with {' '.join(packages)}"
     shutil.rmtree(folder, ignore_errors=True)
+    done([sys.executable, "-m", "venv", folder], what, timeout=100)
+    ours = Path(sysconfig.get_path("purelib"))
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    beside = Path(done([python, "-c", where], what, timeout=60).strip())
+    # What this environment has is found there, and pip sees it and installs only the rest.
+    (beside / "ours.pth").write_text(f"import site; site.addsitedir({str(ours)!r})\n")
+    done([python, "-m", "pip", "install", "--quiet", *packages], what, timeout=200)
+
+
+def done(command: Sequence[str | Path], what: str, *, timeout: float) -> str:
+    """What a command of the making printed.
+
+    Raises:
+        NoEnvironmentError: it failed or took too long; the message begins with `what`.
+    """
     try:
-        venv.create(folder, with_pip=True)
-        ours = Path(sysconfig.get_path("purelib"))
-        beside = Path(
-            subprocess.run(
-                [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=60,
-            ).stdout.strip()
-        )
-        # What this environment has is found there, and pip sees it and installs only the rest.
-        (beside / "ours.pth").write_text(f"import site; site.addsitedir({str(ours)!r})\n")
-        subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", *packages],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=timeout
+        ).stdout
     except subprocess.SubprocessError as error:
         said = getattr(error, "stderr", None) or ""
-        raise NoEnvironmentError(
-            f"no environment with {' '.join(packages)}: {error} {said}"
-        ) from error
+        raise NoEnvironmentError(f"{what}: {error} {said}") from error

@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -18,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from environments import FOLDER, NoEnvironmentError, made, python_with
+from environments import FOLDER, NoEnvironmentError, done, made, python_with
 
 from tests.servers import replies
 from tests.servers.fake import Received
@@ -59,19 +58,8 @@ def _make(folder: Path, packages: tuple[str, ...]) -> None:
     quiet = ("--no-save", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts")
     # A registry that does not answer is told soon.
     patience = ("--fetch-retries=1", "--fetch-timeout=20000")
-    try:
-        subprocess.run(
-            ["npm", "install", *quiet, *patience, "--prefix", str(folder), *packages],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
-    except subprocess.SubprocessError as error:
-        said = getattr(error, "stderr", None) or ""
-        raise NoEnvironmentError(
-            f"no node_modules with {' '.join(packages)}: {error} {said}"
-        ) from error
+    command = ["npm", "install", *quiet, *patience, "--prefix", str(folder), *packages]
+    done(command, f"no node_modules with {' '.join(packages)}", timeout=100)
 
 
 @cache
