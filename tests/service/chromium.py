@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from playwright.async_api import async_playwright
+
+from tests.debian import found_or_installed
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
@@ -22,15 +22,7 @@ class NoBrowserError(Exception):
 
 def browser_path() -> Path:
     """The browser's program; it is installed where this is CI and we may."""
-    found, why = _find(), ""
-    if found is None and "CI" in os.environ and os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["apt-get", "update"], ["apt-get", "install", "-y", "chromium"]):
-            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=600, check=False
-            )
-            why = f" ({' '.join(command)} failed: {done.stderr})" if done.returncode else why
-        found = _find()
+    found, why = found_or_installed(_find, "chromium", timeout=600)
     if found is None:
         raise NoBrowserError(f"no Chromium here: apt install chromium{why}")
     return found

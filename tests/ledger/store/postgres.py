@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.debian import found_or_installed
+
 SETTINGS = "-c fsync=on -c max_connections=40 -c shared_buffers=32MB"
 
 
@@ -21,15 +23,7 @@ class NoPostgresError(Exception):
 
 def binaries() -> Path:
     """The folder of the server's programs; it is installed where this is CI and we may."""
-    found, why = _find(), ""
-    if found is None and "CI" in os.environ and os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["apt-get", "update"], ["apt-get", "install", "-y", "postgresql"]):
-            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=300, check=False
-            )
-            why = f" ({' '.join(command)} failed: {done.stderr})" if done.returncode else why
-        found = _find()
+    found, why = found_or_installed(_find, "postgresql", timeout=300)
     if found is None:
         raise NoPostgresError(f"no PostgreSQL server here: apt install postgresql{why}")
     return found
