@@ -19,6 +19,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import uvicorn
 
@@ -199,3 +200,11 @@ def events_of(text: str) -> list[tuple[str, Any]]:
         if "event" in lines:
             found.append((lines["event"], json.loads(lines["data"])))
     return found
+
+
+@contextmanager
+def visitor(world: World) -> Generator[httpx.Client]:
+    """A client that has logged in on the page."""
+    with httpx.Client(base_url=world.url, timeout=30) as client:
+        assert client.post("/login", data={"key": world.admin}).status_code == 303
+        yield client

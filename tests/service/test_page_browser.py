@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,7 +21,6 @@ from tests.service.page_world import (
     Upstream,
     World,
     running,
-    serving,
     settings,
 )
 
@@ -41,18 +39,6 @@ def _a_browser() -> None:
 @pytest.fixture(autouse=True)
 def _the_models_are_a_server_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "forbidden", False)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Generator[World]:
-    with serving(tmp_path_factory.mktemp("page")) as made:
-        yield made
-
-
-@pytest.fixture
-def empty(tmp_path: Path) -> Generator[World]:
-    with serving(tmp_path, filled=False) as made:
-        yield made
 
 
 @pytest.fixture
@@ -274,14 +260,14 @@ async def test_axe_finds_nothing_serious(
 
 
 async def test_what_is_shown_of_requests_is_text_and_never_markup(
-    opened: Any, empty: World
+    opened: Any, quiet: World
 ) -> None:
-    url = f"sqlite:///{empty.folder / 'ledger.db'}"
+    url = f"sqlite:///{quiet.folder / 'ledger.db'}"
     async with open_store(url, tags={"key": EVIL}) as store:
         store.append(Story().draft(model=EVIL).accept(node="verify").entries)
-    async with visiting(opened, empty.url) as visitor:
+    async with visiting(opened, quiet.url) as visitor:
         page = visitor.page
-        await visitor.log_in(empty.admin)
+        await visitor.log_in(quiet.admin)
         await page.locator("#period").select_option("0")
         for by in ("model", "tag:key"):
             await page.locator(f"#by option[value='{by}']").wait_for(state="attached")
@@ -293,12 +279,12 @@ async def test_what_is_shown_of_requests_is_text_and_never_markup(
         assert visitor.complaints == []
 
 
-async def test_an_empty_ledger_says_what_to_do_next(opened: Any, empty: World) -> None:
-    async with visiting(opened, empty.url, **PHONE) as visitor:
+async def test_an_empty_ledger_says_what_to_do_next(opened: Any, quiet: World) -> None:
+    async with visiting(opened, quiet.url, **PHONE) as visitor:
         page = visitor.page
-        await visitor.log_in(empty.admin)
+        await visitor.log_in(quiet.admin)
         await page.get_by_text("No requests in this period").wait_for()
-        assert f"{empty.url}/v1" in await page.locator("#bill pre").inner_text()
+        assert f"{quiet.url}/v1" in await page.locator("#bill pre").inner_text()
         assert await page.get_by_text("No requests yet since the service started").is_visible()
         await page.get_by_text("No draft has been decided about yet").wait_for()
         assert await sideways(page) == 0

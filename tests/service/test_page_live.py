@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Generator
-from contextlib import contextmanager
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,31 +15,12 @@ from cascade.models.base import guard
 from cascade.service.keys import Keys
 from cascade.service.page import events as events_module
 from tests.servers import replies
-from tests.service.page_world import World, events_of, serving
+from tests.service.page_world import World, events_of, visitor
 
 
 @pytest.fixture(autouse=True)
 def _the_models_are_a_server_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "forbidden", False)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Generator[World]:
-    with serving(tmp_path_factory.mktemp("page")) as made:
-        yield made
-
-
-@pytest.fixture
-def quiet(tmp_path: Path) -> Generator[World]:
-    with serving(tmp_path, filled=False) as made:
-        yield made
-
-
-@contextmanager
-def visitor(world: World) -> Generator[httpx.Client]:
-    with httpx.Client(base_url=world.url, timeout=30) as client:
-        assert client.post("/login", data={"key": world.admin}).status_code == 303
-        yield client
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from cascade.testing import ScriptedModel
 from cascade.tiers import Tier
 from tests.report.ledgers import Story, store_of
 from tests.service import calibrated
-from tests.service.page_world import World, serving
+from tests.service.page_world import World, visitor
 
 SMALL_PAGE = 60_000
 """Bytes of the page with its style and scripts; a third of it on the way."""
@@ -37,25 +36,6 @@ SMALL_PAGE = 60_000
 @pytest.fixture(autouse=True)
 def _the_models_are_a_server_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "forbidden", False)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Generator[World]:
-    with serving(tmp_path_factory.mktemp("page")) as made:
-        yield made
-
-
-@pytest.fixture
-def quiet(tmp_path: Path) -> Generator[World]:
-    with serving(tmp_path, filled=False) as made:
-        yield made
-
-
-@contextmanager
-def visitor(world: World) -> Generator[httpx.Client]:
-    with httpx.Client(base_url=world.url, timeout=30) as client:
-        assert client.post("/login", data={"key": world.admin}).status_code == 303
-        yield client
 
 
 @pytest.fixture
