@@ -18,7 +18,7 @@ from cascade.service.admission import Admit
 from cascade.service.faults import ServiceError
 from cascade.service.protocols.asking import HEADERS, check_body, read_wishes
 from cascade.service.protocols.chat_wire import ERRORS, ChatCompletion, ChatRequest, Message
-from cascade.service.protocols.documented import EVENTS
+from cascade.service.protocols.documented import answers
 from cascade.service.protocols.extension import (
     details_of,
     finish_reason_of,
@@ -45,14 +45,7 @@ _OURS = frozenset({"model", "stream", "stream_options", "n", "max_completion_tok
 @router.post(
     "/v1/chat/completions",
     response_model=None,
-    responses={
-        200: {
-            "model": ChatCompletion,
-            "description": "The answer, or with `stream` its chunks as server-sent events.",
-            "content": EVENTS,
-        },
-        **ERRORS,
-    },
+    responses=answers(ChatCompletion, "chunks") | ERRORS,
     openapi_extra={"parameters": HEADERS},
 )
 async def chat_completions(request: Request, body: ChatRequest, admitted: Admit) -> Response:

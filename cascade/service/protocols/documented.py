@@ -41,6 +41,12 @@ LISTING: tuple[int | str, ...] = ("default", 401, 403, 429, 503)
 """Errors of routes that ask no tier."""
 
 
+def answers(form: type[BaseModel], pieces: str) -> Documented:
+    """The answer of a route that streams it, if asked to, as server-sent events of such pieces."""
+    said = f"The answer, or with `stream` its {pieces} as server-sent events."
+    return {200: {"model": form, "description": said, "content": EVENTS}}
+
+
 def errors(form: type[BaseModel], *statuses: int | str) -> Documented:
     """The errors of a route in the form of its protocol; without statuses all of them."""
     return {status: {"model": form, "description": _ABOUT[status]} for status in statuses or _ABOUT}

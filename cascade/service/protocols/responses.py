@@ -15,7 +15,7 @@ from cascade.service.admission import Admit, Admitted
 from cascade.service.faults import ServiceError
 from cascade.service.protocols.asking import HEADERS, check_body, read_wishes
 from cascade.service.protocols.chat_wire import ERRORS, ErrorReply
-from cascade.service.protocols.documented import EVENTS, LISTING, errors
+from cascade.service.protocols.documented import LISTING, answers, errors
 from cascade.service.protocols.extension import headers_of
 from cascade.service.protocols.replying import (
     Rendering,
@@ -36,14 +36,7 @@ router = APIRouter(tags=["OpenAI"])
 @router.post(
     "/v1/responses",
     response_model=None,
-    responses={
-        200: {
-            "model": ResponseBody,
-            "description": "The answer, or with `stream` its events as server-sent events.",
-            "content": EVENTS,
-        },
-        **ERRORS,
-    },
+    responses=answers(ResponseBody, "events") | ERRORS,
     openapi_extra={"parameters": HEADERS},
 )
 async def create_response(request: Request, body: ResponseRequest, admitted: Admit) -> Response:
