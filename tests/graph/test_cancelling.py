@@ -256,7 +256,7 @@ async def test_a_program_that_is_interrupted_closes_its_request_and_its_ledger(
         program.send_signal(signal.SIGINT)
         stopped = time.perf_counter()
         assert await asyncio.to_thread(server.last.left.wait, 10)
-        assert time.perf_counter() - stopped < 1.0, "not before the program was gone"
+        assert time.perf_counter() - stopped < 5.0, "not before the program was gone"
         _, complaints = program.communicate(timeout=30)
         assert "KeyboardInterrupt" in complaints
     async with open_store(f"sqlite:///{tmp_path}/ledger.db") as ledger:
