@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -44,7 +46,7 @@ class FakeServer:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.port = 0
 
-    def __enter__(self) -> FakeServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         self._runner = self._run(self._start())
         return self
@@ -114,7 +116,7 @@ class FakeServer:
         behaviour = self._script.popleft() if self._script else default
         reply = behaviour if isinstance(behaviour, replies.Reply) else behaviour(received.body)
         try:
-            return await _send(request, reply)
+            return await send_reply(request, reply)
         except (asyncio.CancelledError, ConnectionResetError):
             received.left.set()
             raise
@@ -124,28 +126,47 @@ def _headers(request: web.Request) -> dict[str, str]:
     return {name.lower(): value for name, value in request.headers.items()}
 
 
-async def _send(request: web.Request, reply: replies.Reply) -> web.StreamResponse:
+async def send_reply(request: web.Request, reply: replies.Reply) -> web.StreamResponse:
     await asyncio.sleep(reply.delay_s)
+    if reply.raw:
+        return await _send_raw(request, reply)
     headers = {"content-type": reply.content_type, **reply.headers}
-    if reply.ending == "end" and len(reply.parts) == 1:
+    if reply.ending == "end" and len(reply.parts) == 1 and not reply.endless:
         return web.Response(status=reply.status, body=reply.parts[0], headers=headers)
-    if reply.parts:
+    if reply.parts or reply.endless:
         response = web.StreamResponse(status=reply.status, headers=headers)
         await response.prepare(request)
         for part in reply.parts:
             await response.write(part)
+            await asyncio.sleep(reply.pause_s)
+        while reply.endless:
+            await response.write(reply.endless)
             await asyncio.sleep(reply.pause_s)
     else:
         response = web.Response(status=reply.status, headers=headers)
     return await _end(request, response, reply.ending)
 
 
+async def _send_raw(request: web.Request, reply: replies.Reply) -> web.StreamResponse:
+    """What stands in the parts, as it is; the connection ends with it."""
+    assert request.transport is not None
+    for part in reply.parts:
+        request.transport.write(part)
+        await asyncio.sleep(reply.pause_s)
+    if reply.ending == "end":
+        request.transport.close()
+    return await _end(request, web.Response(), reply.ending)
+
+
 async def _end(
-    request: web.Request, response: web.StreamResponse, ending: Literal["end", "drop", "hang"]
+    request: web.Request, response: web.StreamResponse, ending: replies.Ending
 ) -> web.StreamResponse:
     if ending == "hang":
         await asyncio.sleep(3600)
-    if ending == "drop" and request.transport is not None:
+    if ending in ("drop", "reset") and request.transport is not None:
+        if ending == "reset":
+            connection = request.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()
     with suppress(ConnectionResetError, RuntimeError):
         if response.prepared:

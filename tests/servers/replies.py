@@ -7,21 +7,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Ending = Literal["end", "drop", "reset", "hang"]
+
 
 @dataclass(frozen=True)
 class Reply:
     """One HTTP answer; several `parts` are streamed, none is an answer without a body.
 
-    `ending`: `end` closes it properly, `drop` breaks the connection, `hang` goes on waiting.
+    `ending`: `end` closes it properly, `drop` breaks the connection, `reset` does so that the
+    client sees a reset, `hang` goes on waiting. `endless` is sent again and again after the parts,
+    until the client leaves. With `raw` the parts are what goes over the wire, headers and all.
     """
 
     parts: tuple[bytes, ...] = ()
     status: int = 200
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
-    ending: Literal["end", "drop", "hang"] = "end"
+    ending: Ending = "end"
     delay_s: float = 0.0
     pause_s: float = 0.0
+    endless: bytes = b""
+    raw: bool = False
 
 
 HANG = Reply(ending="hang")
