@@ -126,8 +126,8 @@ async def is_over(store: LeftoverStore, run_id: str) -> bool:
 
 
 def is_result(entry: LedgerEntry) -> bool:
-    """Whether an entry is the result of an audit, not one of its calls."""
-    return entry.node == "audit" and entry.model is None
+    """Whether an entry is the result of an audit, not one of its calls, made or not sent."""
+    return entry.node == "audit" and entry.model is None and entry.outcome == "ok"
 
 
 def lengths_of(case: Case, large: Completion) -> dict[str, float]:

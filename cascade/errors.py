@@ -16,6 +16,9 @@ CascadeError
 │   │   └── UnsupportedContentError   an image for a text model, tools for a model without
 │   ├── RateLimitError            429, with `retry_after`
 │   ├── ModelUnavailableError     nobody listens, or 5xx
+│   │   └── NotSentError           the tier was not asked at all, for now
+│   │       ├── CircuitOpenError   it has failed so often that it is left alone for a while
+│   │       └── OverloadedError    so many calls to it run already that there is no place
 │   ├── ModelTimeoutError         no answer in time
 │   │   └── DeadlineError         the run had no time left to ask
 │   ├── StreamInterruptedError    the stream broke after it had begun
@@ -97,6 +100,10 @@ class ModelError(CascadeError):
     circumstantial: bool = False
     """Whether another tier may succeed where this one failed."""
 
+    given_up: bool = False
+    """Whether it is not tried again, whatever a retry policy says: the retry budget is used up, or
+    the tier is left alone."""
+
     def __init__(
         self,
         message: str,
@@ -159,6 +166,29 @@ class ModelUnavailableError(ModelError):
 
     retryable = True
     circumstantial = True
+
+
+class NotSentError(ModelUnavailableError):
+    """The tier was not asked, for now: nothing was sent or spent; trying again at once is no use.
+
+    Attributes:
+        ready_in_s: seconds until it may be asked again; None where nobody knows.
+    """
+
+    retryable = False
+    given_up = True
+
+    def __init__(self, message: str, *, model: str, ready_in_s: float | None = None) -> None:
+        super().__init__(message, model=model, billed=False)
+        self.ready_in_s = ready_in_s
+
+
+class CircuitOpenError(NotSentError):
+    """The tier has failed so often that it is left alone for a while; then one call tries it."""
+
+
+class OverloadedError(NotSentError):
+    """So many calls to the tier are under way and wait that there is no place for this one."""
 
 
 class ModelTimeoutError(ModelError):

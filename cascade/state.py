@@ -253,7 +253,8 @@ class LedgerEntry(Record):
     `baseline_usd` is the earned baseline before the node's own cost, None where unknown;
     `baseline_low_usd` to `baseline_high_usd` is its 95 % range where it is an estimate.
     `cost_basis` says how `cost_usd` is known; `basis` is the weakest of all figures here.
-    `outcome` says how the call ended: ok, failed, cancelled.
+    `outcome` says how the call ended: ok, failed, cancelled; `not_sent` is none, since its tier was
+    to be left alone: it has no `model` and cost nothing.
 
     Of a call: `price` says where its price came from; `marginal_usd` is its cost without the
     hardware, where that differs; `assumed_usd` is what budgets count where `cost_usd` is unknown;
@@ -283,7 +284,7 @@ class LedgerEntry(Record):
     baseline_usd: Decimal | None = Decimal(0)
     cost_basis: Basis = "measured"
     basis: Basis = "measured"
-    outcome: Literal["ok", "failed", "cancelled"] = "ok"
+    outcome: Literal["ok", "failed", "cancelled", "not_sent"] = "ok"
     note: str = ""
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     attempt_id: str | None = None

@@ -42,7 +42,7 @@ entries = st.builds(
     baseline_usd=amounts,
     cost_basis=bases,
     basis=bases,
-    outcome=st.sampled_from(["ok", "failed", "cancelled"]),
+    outcome=st.sampled_from(["ok", "failed", "cancelled", "not_sent"]),
 )
 
 
