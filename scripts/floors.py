@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("service",),
+    ("service", "jobs"),
     ("integrations", "demo"),
     ("collect",),
     ("api",),
@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("graph", "questions", "setup", "presets", "privacy", "caching", "kinds"),
     ("agents", "evaluation", "testing"),
     ("tiers",),
-    ("models", "ledger", "confidence", "policies"),
+    ("models", "ledger", "confidence", "policies", "resilience"),
     (
         "errors",
         "state",
@@ -35,6 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "_closing",
         "_page",
         "_portal",
+        "_printable",
         "_together",
         "_variants",
         "_version",

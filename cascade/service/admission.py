@@ -15,6 +15,7 @@ from cascade.api import Cascade
 from cascade.ledger import LedgerView
 from cascade.service.budgets import Reservation
 from cascade.service.faults import ServiceError
+from cascade.service.guesses import address_of
 from cascade.service.keys import KEY_TAG, RESERVED_TAG, Key
 from cascade.service.service import Service, service_of
 from cascade.service.serving import CASCADE_TAG
@@ -113,14 +114,14 @@ async def authenticated(
     """The key of a request; None with `--no-auth`.
 
     Raises:
-        ServiceError: 401, no key or a wrong one.
+        ServiceError: 401, no key or a wrong one; 429, too many wrong ones from there.
         UnavailableError: the keys' database cannot be reached.
     """
     service = service_of(request)
     if not service.config.auth:
         return None
     secret = secret_in(request)
-    key = None if secret is None else await service.keys.find(secret)
+    key = None if secret is None else await _found(request, service, secret)
     if key is None:
         raise ServiceError(
             401,
@@ -129,6 +130,33 @@ async def authenticated(
             "invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
+    return key
+
+
+async def _found(request: Request, service: Service, secret: str) -> Key | None:
+    """The key, unless its address has guessed too often: then nothing is looked up."""
+    if not service.keys.is_guess(secret):
+        return await service.keys.find(secret)
+    address = address_of(request)
+    wait_s = service.guesses.wait_s(address)
+    if wait_s is not None:
+        raise ServiceError(
+            429,
+            f"too many wrong API keys came from your address: wait {math.ceil(wait_s)} s. "
+            "`cascade keys list` shows which there are.",
+            "rate_limit_error",
+            "too_many_wrong_keys",
+            headers={"Retry-After": str(math.ceil(wait_s))},
+        )
+    service.guesses.count(address)
+    key: Key | None = None
+    wrong = False
+    try:
+        key = await service.keys.find(secret)
+        wrong = key is None
+    finally:
+        if not wrong:
+            service.guesses.take_back(address)
     return key
 
 

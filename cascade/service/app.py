@@ -25,7 +25,7 @@ from cascade.service.config import ServiceConfig
 from cascade.service.faults import ServiceError, fault_of, is_ollama
 from cascade.service.metrics import Measured
 from cascade.service.service import Service, service_of
-from cascade.service.straight import FAULTS, Straight
+from cascade.service.straight import FAULTS, Straight, straight_paths
 
 logger = logging.getLogger("cascade")
 
@@ -81,7 +81,9 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
         app.add_exception_handler(kind, show_fault)
     # The last one added is the outermost: what is too long is counted as well.
     app.add_middleware(Straight, routers=protocols, show=show_fault)
-    app.add_middleware(Bounded, most=int(config.max_body_mib * 2**20))
+    app.add_middleware(
+        Bounded, most=int(config.max_body_mib * 2**20), long=straight_paths(protocols)
+    )
     app.add_middleware(Measured, metrics=service.metrics)
     return app
 
@@ -143,7 +145,7 @@ def _allowed(request: Request) -> str:
 
 
 def _of_http(error: HTTPException) -> ServiceError:
-    codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_long"}
+    codes = {404: "not_found", 405: "method_not_allowed", 413: "body_too_long", 415: "packed_body"}
     return ServiceError(
         error.status_code,
         str(error.detail),

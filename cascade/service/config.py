@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -38,6 +39,19 @@ class ListenConfig(Section):
     """Address; `0.0.0.0` for all of this machine."""
     port: int = Field(default=8080, ge=0, le=65535)
     """Port; 0 takes a free one."""
+    proxies: tuple[str, ...] = LOOPBACK[:2]
+    """Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are true."""
+    connections: Count = 4096
+    """Connections at once; one more gets 503. Fewer where the system allows fewer open files."""
+    arrive_s: Seconds = 60.0
+    """Seconds in which a request has to arrive whole, and a client may leave an answer unread."""
+
+    @field_validator("proxies")
+    @classmethod
+    def _are_addresses(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in given:
+            ip_network(proxy, strict=False)
+        return given
 
 
 class LedgerConfig(Section):

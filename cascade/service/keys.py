@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 import hmac
 import math
+import re
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -29,6 +31,15 @@ PREFIX = "csk_"
 
 KNOWN_FOR_S = 2.0
 """A key that was found is not looked up again for so long: a revoked one lives on for it."""
+
+WRONG_FOR_S = 10.0
+"""Nor is one that is none: a client with an old key sends it again and again."""
+
+MOST_REMEMBERED = 10_000
+"""Digests of right and of wrong keys that are remembered; the oldest is forgotten."""
+
+_FORM = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
+"""Of a secret: 32 bytes in base64 behind the prefix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +133,8 @@ class Keys:
         self._kept: dict[str, Key] = {}
         self._known: dict[str, tuple[Key, float]] = {}
         self._asked: dict[str, asyncio.Task[Key | None]] = {}
+        self._right: OrderedDict[str, float] = OrderedDict()
+        self._wrong: OrderedDict[str, float] = OrderedDict()
 
     async def create(self, name: str, **settings: Any) -> tuple[Key, str]:
         """Make a key; its secret is returned here and never again.
@@ -184,9 +197,11 @@ class Keys:
         Raises:
             UnavailableError: the database cannot be reached.
         """
-        if not secret.startswith(PREFIX):
+        if not _FORM.fullmatch(secret):
             return None  # nothing has to be looked up
         digest = digest_of(secret)
+        if self._is_wrong(digest):
+            return None
         key, at = self._known.get(digest, (None, -math.inf))
         age_s = time.monotonic() - at
         if age_s >= KNOWN_FOR_S:
@@ -194,6 +209,17 @@ class Keys:
         if age_s >= KNOWN_FOR_S / 2:  # so that a busy key never waits for the database
             self._asking(digest)
         return key
+
+    def is_guess(self, secret: str) -> bool:
+        """Whether it would have to be looked up and was never a key before, as a guess is."""
+        if not _FORM.fullmatch(secret):
+            return False
+        digest = digest_of(secret)
+        known = digest in self._right or digest in self._asked
+        return not (known or self._is_wrong(digest))
+
+    def _is_wrong(self, digest: str) -> bool:
+        return time.monotonic() - self._wrong.get(digest, -math.inf) < WRONG_FOR_S
 
     def _forget(self, key: Key) -> None:
         """What was read before this is not true any more, nor is what is being read."""
@@ -220,7 +246,10 @@ class Keys:
         # Found by its hash, of which nobody can choose a part; compared in constant time anyhow.
         if key is None or key.revoked_at is not None or not hmac.compare_digest(key.digest, digest):
             self._known.pop(digest, None)
+            self._right.pop(digest, None)
+            _remember(self._wrong, digest, asked_at)
             return None
+        _remember(self._right, digest, asked_at)
         if self._asked.get(digest) is asyncio.current_task():  # else it was revoked meanwhile
             self._known[digest] = (key, asked_at)
         return key
@@ -275,6 +304,13 @@ class Keys:
                 await migrate(engine)
             self._engine = engine
         return self._engine
+
+
+def _remember(among: OrderedDict[str, float], digest: str, at: float) -> None:
+    among[digest] = at
+    among.move_to_end(digest)
+    if len(among) > MOST_REMEMBERED:
+        among.popitem(last=False)
 
 
 def _row(key: Key) -> dict[str, Any]:

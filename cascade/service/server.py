@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from cascade.integrations.logs import JsonFormatter
 from cascade.service.app import create_app
 from cascade.service.config import LogConfig, ServiceConfig
+from cascade.service.connections import guarded
 from cascade.service.service import Service
 
 logger = logging.getLogger("cascade")
@@ -43,6 +44,7 @@ class GatewayServer(uvicorn.Server):
 
     def __init__(self, app: FastAPI, host: str, port: int) -> None:
         self._service: Service = app.state.service
+        listen = self._service.config.listen
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[object]] = set()
         super().__init__(
@@ -55,6 +57,9 @@ class GatewayServer(uvicorn.Server):
                 lifespan="on",
                 timeout_graceful_shutdown=TAIL_S,
                 server_header=False,
+                http=guarded(listen),
+                ws="none",
+                forwarded_allow_ips=list(listen.proxies),
             )
         )
 

@@ -14,6 +14,7 @@ from cascade.service.budgets import Budgets
 from cascade.service.config import ServiceConfig
 from cascade.service.faults import ServiceError
 from cascade.service.flight import Flights
+from cascade.service.guesses import Guesses
 from cascade.service.keys import Key, Keys
 from cascade.service.limits import Limits
 from cascade.service.metrics import Metrics
@@ -36,6 +37,7 @@ class Service:
         keys: who may ask.
         budgets: what they may spend.
         limits: how often they may ask.
+        guesses: wrong keys by address.
         recent: the last finished requests.
         flights: the requests that are under way.
         states: what each tier did last.
@@ -64,6 +66,7 @@ class Service:
         self.keys = keys
         self.budgets = budgets
         self.limits = limits
+        self.guesses = Guesses()
         self.recent = recent
         self.flights = flights
         self.states = states

@@ -2,14 +2,15 @@
 
 FastAPI describes them in the OpenAPI document. To find a route, solve its dependencies and stack
 its contexts costs it more than all else that a gateway does with a request, so that what their
-endpoints take (a request, a body, who asks) is put together here: a key first, its rate, then the
-body, read as JSON once.
+endpoints take (a request, a body, who asks) is put together here: a key first, then the body, the
+key's rate, and the body as JSON, read once.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -26,7 +27,7 @@ from cascade.errors import CascadeError
 from cascade.service.admission import Admitted, admitted, authenticated
 from cascade.service.faults import CLIENT_GONE, ServiceError
 
-__all__ = ["FAULTS", "Straight"]
+__all__ = ["FAULTS", "Straight", "straight_paths"]
 
 FAULTS = (ServiceError, CascadeError, RequestValidationError, HTTPException)
 """Errors that clients are told about in the shape of their protocol."""
@@ -57,12 +58,7 @@ class Straight:
     def __init__(self, app: ASGIApp, routers: Iterable[APIRouter], show: Show) -> None:
         self._app = app
         self._show = show
-        self._ways = {
-            route.path: way
-            for router in routers
-            for route in router.routes
-            if isinstance(route, APIRoute) and (way := _way(route)) is not None
-        }
+        self._ways = _ways(routers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -79,6 +75,20 @@ class Straight:
         await response(scope, receive, send)
 
 
+def straight_paths(routers: Iterable[APIRouter]) -> frozenset[str]:
+    """Where questions are asked: the paths that `Straight` answers."""
+    return frozenset(_ways(routers))
+
+
+def _ways(routers: Iterable[APIRouter]) -> dict[str, _Way]:
+    return {
+        route.path: way
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute) and (way := _way(route)) is not None
+    }
+
+
 def _way(route: APIRoute) -> _Way | None:
     hints = get_type_hints(route.endpoint)
     body = hints.pop("body", None)
@@ -89,10 +99,15 @@ def _way(route: APIRoute) -> _Way | None:
 
 async def _answer(request: Request, way: _Way) -> Response:
     try:
+        key = await authenticated(request)
+    except (ServiceError, CascadeError):
+        await _read_past(request)
+        raise
+    try:
         await request.body()  # to its end, whatever comes of it, so that the connection can be kept
     except ClientDisconnect:
         raise ServiceError(CLIENT_GONE, "the client went away.", code="cancelled") from None
-    who = await admitted(request, await authenticated(request))
+    who = await admitted(request, key)
     given = await _json(request)
     try:
         body = way.body.model_validate(given, from_attributes=True)
@@ -101,6 +116,15 @@ async def _answer(request: Request, way: _Way) -> Response:
         places = [{**one, "loc": ("body", *one["loc"])} for one in found]
         raise RequestValidationError(places, body=given) from None
     return await way.endpoint(request, body, who)
+
+
+async def _read_past(request: Request) -> None:
+    """Take the body of somebody without a key and keep nothing of it: answered before its end, a
+    client would see a connection that broke, and not why.
+    """
+    with suppress(ClientDisconnect, HTTPException):
+        async for _ in request.stream():
+            pass
 
 
 async def _json(request: Request) -> Any:

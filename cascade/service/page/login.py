@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from cascade.errors import CascadeError
 from cascade.service.faults import ServiceError
+from cascade.service.guesses import address_of
 from cascade.service.page.desk import Desk, desk_of
 from cascade.service.page.files import read_text
 from cascade.service.page.guard import PageRoute, cookie_name, same_site, signed_in
@@ -43,7 +44,7 @@ async def login(request: Request) -> Response:
     if not service_of(request).config.auth:
         return RedirectResponse("/", 303)
     desk = desk_of(request)
-    address = request.client.host if request.client else ""
+    address = address_of(request)
     secret = await _secret(request)
     wait_s = desk.tries.wait_s(address)
     if wait_s is not None:
