@@ -33,6 +33,7 @@ NODE = "approve"
 _REPLY: Any = Literal["accept", "reject"] | OwnAnswer
 
 Agent = Callable[[CascadeState, AgentRuntime], Awaitable["StateUpdate | Command[str]"]]
+OnError = Callable[..., Awaitable[Command[str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,9 @@ class Proposing:
     ) -> StateUpdate | Command[str]:
         """What the expert does, or its answer as a proposal."""
         result = await self.expert(state, runtime)
-        if isinstance(result, Command):
-            return result
+        return result if isinstance(result, Command) else self._proposed(state, result)
+
+    def _proposed(self, state: CascadeState, result: StateUpdate) -> StateUpdate | Command[str]:
         message: AIMessage = result["messages"][-1]
         if self.risks.irreversible_among([call["name"] for call in message.tool_calls]) is None:
             return result
@@ -62,12 +64,19 @@ class Proposing:
         run = replace(result["run"], question_id=state["messages"][-1].id or "")
         return Command(goto=NODE, update=update | {"run": run, "proposal": message})
 
-    def on_error(
+    async def on_error(
         self, state: CascadeState, runtime: AgentRuntime, error: NodeError
     ) -> Command[str]:
-        """As the expert's: an irreversible draft that was not accepted never comes back."""
-        on_error: Callable[..., Command[str]] = self.expert.on_error  # type: ignore[attr-defined]
-        return on_error(state, runtime, error)
+        """As the expert's, where whatever answers instead of it is a proposal as well. An
+        irreversible draft that was not accepted never comes back.
+        """
+        on_error: OnError = self.expert.on_error  # type: ignore[attr-defined]
+        found = await on_error(state, runtime, error)
+        if found.goto != END or not found.update:
+            return found
+        update: Any = found.update
+        proposed = self._proposed(state, update)
+        return proposed if isinstance(proposed, Command) else found
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,17 +16,15 @@ from cascade.agents.base import (
     current_run,
     finished,
 )
+from cascade.agents.fallback_steps import Falling
 from cascade.agents.gate import Answered, Beside
-from cascade.agents.moves import accept, answer
+from cascade.agents.moves import answer
 from cascade.agents.reusing import Reading, Reusing, Review
-from cascade.agents.showing import shown, shows_answers
+from cascade.agents.showing import Telling
 from cascade.errors import ModelError
-from cascade.events import Retracted, Token
 from cascade.ledger.runs import REVIEW
 from cascade.state import CascadeState, Completion, Decision, Run, StateUpdate
 from cascade.tiers import OpenTier
-
-logger = logging.getLogger("cascade")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +33,7 @@ class Expert:
 
     Attributes:
         reusing: says which drafts the large model is shown, to approve or correct.
+        falling: says what follows where it cannot be had; None raises its error.
     """
 
     tier: OpenTier
@@ -43,6 +41,7 @@ class Expert:
     task: Task
     beside: Beside | None = None
     reusing: Reusing | None = None
+    falling: Falling | None = None
 
     async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> StateUpdate:
         """Answer the question.
@@ -50,24 +49,23 @@ class Expert:
         Raises:
             ModelError: the call failed.
         """
-        run = current_run(state, runtime)
-        streams, was_shown = bool(shown()), False
+        return (await self._answered(state, runtime))(state)
 
-        def show(text: str) -> None:
-            nonlocal was_shown
-            was_shown = True
-            runtime.stream_writer(Token(text, self.tier.name))
-
-        on_text = show if streams else None
+    async def _answered(
+        self, state: CascadeState, runtime: AgentRuntime
+    ) -> Callable[[CascadeState], StateUpdate]:
+        """Ask once; returns what the answer changes in a state."""
+        run, telling = current_run(state, runtime), Telling(runtime, self.tier.name)
         hedging = self.caller.deadline.hedging
         hedge = None if hedging is None else hedging.take(run.id)
         # What is under way already is an answer anew.
         review = self._review(state) if hedge is None else None
         try:
             if hedge is not None:
-                completion = await hedge.answer(on_text)
+                completion = await hedge.answer(telling.on_text)
             elif review is not None:
-                completion = await self._reviewed(review, run, attempt_of(runtime), on_text)
+                attempt = attempt_of(runtime)
+                completion = await self._reviewed(review, run, attempt, telling.on_text)
             else:
                 completion = await self.caller.ask(
                     self.tier,
@@ -76,16 +74,17 @@ class Expert:
                     run,
                     attempt=attempt_of(runtime),
                     is_baseline=True,
-                    on_text=on_text,
+                    on_text=telling.on_text,
                 )
         except ModelError as error:
-            if was_shown:
-                runtime.stream_writer(Retracted(f"{self.tier.name} broke off: {error}"))
+            telling.broke_off(error)
             raise
-        update = self._update(state, run, completion, review)
-        text = str(update["messages"][-1].text)
-        if text and not streams and shows_answers():
-            runtime.stream_writer(Token(text, self.tier.name))
+
+        def update(state: CascadeState) -> StateUpdate:
+            changed = self._update(state, run, completion, review)
+            telling.answered(str(changed["messages"][-1].text))
+            return changed
+
         return update
 
     def _review(self, state: CascadeState) -> Review | None:
@@ -134,21 +133,29 @@ class Expert:
             **decided,
         }
 
-    def on_error(
-        self, state: CascadeState, runtime: AgentRuntime, error: NodeError
+    async def on_error(
+        self,
+        state: CascadeState,
+        runtime: AgentRuntime,
+        error: NodeError,
+        undrafted: Command[str] | None = None,
     ) -> Command[str]:
-        """The large model cannot be had: a usable draft is the answer, marked as degraded."""
-        failure, draft, assessment = error.error, state.get("draft"), state.get("assessment")
-        ruled_out = assessment is not None and assessment.objection is not None
-        if not isinstance(failure, ModelError) or draft is None or ruled_out:
+        """The large model cannot be had: what the order of the fallback says.
+
+        Args:
+            state: of the run.
+            runtime: of its node.
+            error: of the last attempt.
+            undrafted: the way to a draft, where none was made on purpose.
+
+        Raises:
+            ModelError: no step of it led on.
+        """
+        failure = error.error
+        if not isinstance(failure, ModelError) or self.falling is None:
             raise failure
-        logger.warning("%s failed, the draft is returned: %s", self.tier.name, failure)
-        run = current_run(state, runtime)
-        before = state["decision"]
-        reason = f"{before.reason}; but {self.tier.name} failed: {failure}"
-        if shows_answers():
-            runtime.stream_writer(Token(draft.completion.text, draft.tier))
-        decision = before.model_copy(update={"reason": reason})
-        entries = self.caller.recorder.take(run.id)
-        update = accept(run, draft, decision, degraded=True) | {"ledger": entries}
-        return Command(goto="__end__", update=update)
+
+        async def retry() -> Callable[[CascadeState], StateUpdate]:
+            return await self._answered(state, runtime)
+
+        return await self.falling.land(state, runtime, failure, retry, undrafted)

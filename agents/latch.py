@@ -178,6 +178,7 @@ class Latching:
 
 
 Agent = Callable[[CascadeState, AgentRuntime], Awaitable["StateUpdate | Command[str]"]]
+OnError = Callable[..., Awaitable[Command[str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,20 +197,23 @@ class Undrafted:
         """What the expert does."""
         return await self.expert(state, runtime)
 
-    def on_error(
+    async def on_error(
         self, state: CascadeState, runtime: AgentRuntime, error: NodeError
     ) -> Command[str]:
-        """Draft what was to go straight, once; else as the expert does."""
+        """As the expert's; where that comes to the draft, what was to go straight is drafted."""
         run, failure = current_run(state, runtime), error.error
         down = isinstance(failure, ModelError) and failure.circumstantial
         straight = down and not run.asked and not run.shadow and state.get("draft") is None
         straight = straight and may_ask(run, self.latching.outlook.tiers[0])
+        undrafted: Command[str] | None = None
         if straight and self.latching.why(state["messages"]) is not None:
-            logger.warning("a latched step is drafted after all: %s", failure)
             run = replace(run, tier=0, asked=(self.latching.outlook.tiers[-1].name,))
-            return Command(goto="draft", update={"run": run})
-        on_error: Callable[..., Command[str]] = self.expert.on_error  # type: ignore[attr-defined]
-        return on_error(state, runtime, error)
+            undrafted = Command(goto="draft", update={"run": run})
+        on_error: OnError = self.expert.on_error  # type: ignore[attr-defined]
+        found = await on_error(state, runtime, error, undrafted)
+        if found is undrafted:
+            logger.warning("a latched step is drafted after all: %s", failure)
+        return found
 
 
 def looked_after(expert: Agent, latching: Latching | None) -> tuple[Agent, tuple[str, ...]]:

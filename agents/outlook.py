@@ -283,18 +283,54 @@ class Outlook:
         prompt = draft.completion.usage.input_tokens if counted is None else round(counted * share)
         tokens = self._tokens(messages, prompt)
         missed = self.cache.missed(messages, tokens) if self._caches(messages) else 0
-        known = self.lengths
-        as_written = AS_DRAFT.model_copy(update={"ratios": known.ratios, "audits": known.audits})
         written = draft.completion if approved else reply
         baseline = predict(
             Usage(input_tokens=prompt, output_tokens=written.usage.output_tokens),
             large.pricing,
-            known if approved else as_written,
+            self.lengths if approved else self._as_written,
             cap=large.settings.max_tokens,
             cached_tokens=min(tokens, max(missed, usage.cached_tokens or 0)),
             tool_calls=len(written.tool_calls),
         )
         return _earned(baseline, cost)
+
+    def stood_in(
+        self, reply: Completion, cost: Decimal | None, messages: Sequence[BaseMessage]
+    ) -> StateUpdate:
+        """What the answer of another large model earns, which answered because the last tier
+        could not be had.
+
+        Estimated is what the last tier alone would have cost for an answer of this length, and it
+        is never more than the other model cost: whoever has that to fall back on would have it
+        without a cascade too, so that a cheaper one saves nothing, while a dearer one is a loss.
+
+        Args:
+            reply: the answer of the other model.
+            cost: dollars of its call; None where nobody knows.
+            messages: the conversation, its last message being the question.
+        """
+        usage, large = reply.usage, self.tiers[-1]
+        tokens = self._tokens(messages, usage.input_tokens)
+        missed = self.cache.missed(messages, tokens) if self._caches(messages) else 0
+        baseline = predict(
+            Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens),
+            large.pricing,
+            self._as_written,
+            cap=large.settings.max_tokens,
+            cached_tokens=min(tokens, max(missed, usage.cached_tokens or 0)),
+            tool_calls=len(reply.tool_calls),
+        )
+        if baseline is None or cost is None:
+            return _earned(None, None)
+        ends = {"usd": baseline.usd, "low_usd": baseline.low_usd, "high_usd": baseline.high_usd}
+        capped = {name: min(usd, cost) for name, usd in ends.items()}
+        return _earned(baseline.model_copy(update=capped), Decimal(0))
+
+    @property
+    def _as_written(self) -> BaselineModel:
+        """The large model's answers as long as those that another request brought."""
+        known = self.lengths
+        return AS_DRAFT.model_copy(update={"ratios": known.ratios, "audits": known.audits})
 
 
 def _earned(baseline: Baseline | None, cost: Decimal | None) -> StateUpdate:

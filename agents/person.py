@@ -29,6 +29,11 @@ REPLIED = "cascade_replied"
 draft whom the graph around this one asked."""
 
 
+CAN_ASK = "cascade_can_ask"
+"""Key of a run's `config["configurable"]`: True where the graph around this one asks a person for
+it, and waits."""
+
+
 class OwnAnswer(Record):
     """A person's own answer, in place of the draft."""
 
@@ -106,6 +111,8 @@ class Person:
         decided = decision.model_copy(update={"action": said, "reason": note, "once": once})
         assessment = state.get("assessment")
         usable = assessment is None or assessment.objection is None
+        # Asked because the large model is down: not asking it was no choice, and saves nothing.
+        down = state.get("degraded", False)
         decided = within(run, self.tiers, decided, usable=usable)
         earns = may_ask(run, self.tiers[-1])
         note = decided.reason if earns else noted(decided.reason, self.tiers[-1])
@@ -117,7 +124,7 @@ class Person:
             # A person's time has no price here, so an answer of theirs claims no saving.
             draft = Draft("person", Completion(text=answer.answer, model="person"))
             entry = entry.model_copy(update={"action": "ask"})
-        elif answer == "accept" and earns:
+        elif answer == "accept" and earns and not down:
             baseline = self.outlook.earned(draft, Decimal(0), state["messages"])
             entry = entry.model_copy(update=baseline)
         self.recorder.record(entry)
@@ -126,7 +133,7 @@ class Person:
             return escalate(run, self.tiers, decided, ledger=entries)
         update = abstain(run, decided)
         if decided.action == "accept":
-            update = accept(run, draft, decided, degraded=said == "escalate")
+            update = accept(run, draft, decided, degraded=down or said == "escalate")
             if shows_answers():
                 runtime.stream_writer(Token(draft.completion.text, draft.tier))
         return Command(goto="__end__", update=update | {"ledger": entries})

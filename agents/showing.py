@@ -9,8 +9,10 @@ from typing import Any, Literal
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.config import get_config
+from langgraph.runtime import Runtime
 
 from cascade.errors import ConfigurationError
+from cascade.events import Retracted, Token
 from cascade.state import Completion
 
 STREAM_TOKENS = "stream_tokens"
@@ -52,6 +54,35 @@ def shown() -> Any:
 def shows_answers() -> bool:
     """Whether answers that are there as a whole are told: also where nobody asked for a stream."""
     return shown() is not False
+
+
+class Telling:
+    """Tells the reader of a stream the answer of a larger tier, which stands unless it breaks off.
+
+    Args:
+        runtime: of the node that asks.
+        tier: whose answer it is.
+    """
+
+    def __init__(self, runtime: Runtime[Any], tier: str) -> None:
+        self._write, self._tier = runtime.stream_writer, tier
+        self._told = False
+        self.on_text = self._hear if shown() else None
+
+    def _hear(self, text: str) -> None:
+        self._told = True
+        self._write(Token(text, self._tier))
+
+    def broke_off(self, error: Exception) -> None:
+        """There is no answer: what was told of it is withdrawn."""
+        if self._told:
+            self._write(Retracted(f"{self._tier} broke off: {error}"))
+            self._told = False
+
+    def answered(self, text: str) -> None:
+        """It is there as a whole; who has not heard it is told now."""
+        if text and self.on_text is None and shows_answers():
+            self._write(Token(text, self._tier))
 
 
 def details(completion: Completion) -> dict[str, Any]:

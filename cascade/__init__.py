@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from cascade._version import __version__
 
 if TYPE_CHECKING:
+    from cascade.agents.fallback import Queue
     from cascade.agents.latch import Latch
     from cascade.agents.recall import Caching
     from cascade.agents.verifier import Verdict
@@ -64,6 +65,7 @@ _HOMES = {
     "ModelError": "cascade.errors",
     "Policy": "cascade.policies.base",
     "Price": "cascade.ledger.prices",
+    "Queue": "cascade.agents.fallback",
     "Retracted": "cascade.events",
     "Situation": "cascade.policies.base",
     "ThresholdPolicy": "cascade.policies.threshold",
@@ -95,6 +97,7 @@ __all__ = [
     "ModelError",
     "Policy",
     "Price",
+    "Queue",
     "Retracted",
     "Situation",
     "ThresholdPolicy",

@@ -19,6 +19,7 @@ from cascade._portal import iterate_sync, run_sync
 from cascade._together import iterate_in
 from cascade.agents import Judge, Route
 from cascade.agents.border import LocalOnly, Private
+from cascade.agents.fallback import Given, to_fallback
 from cascade.agents.latch import Latch
 from cascade.agents.recall import Caching
 from cascade.agents.showing import Show, showing
@@ -126,6 +127,11 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         observers: who looks on: `Telemetry`, `PrometheusMetrics`, `RunLog` of
             `cascade.integrations`, or your own `cascade.observing.Observer`.
         retry_policy: LangGraph's retries for the nodes that call models.
+        fallback: what follows where the large model cannot be had, one step or several in order:
+            another large model, such as `Tier("openai:…")`; `"draft"`, the best usable one, marked
+            as degraded; `"queue"` or `Queue(seconds=…)`, waiting until it is back; `"ask"`, a
+            person decides about the draft; `"fail"`, the error. By default the draft, else the
+            error.
         name: name of the graph.
 
     Raises:
@@ -165,6 +171,7 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         cache: BaseCache[Any] | Caching | None = None,
         observers: Sequence[Observer] = (),
         retry_policy: RetryPolicy = DEFAULT_RETRY,
+        fallback: Given | None = None,
         name: str = "cascade",
     ) -> None:
         self.options = {option: value for option, value in locals().items() if option != "self"}
@@ -189,6 +196,7 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         check_abort(abort, self.tiers, self.calibration, self.signals, verifier, tools)
         self._hedging = choose_hedging(hedge, self.tiers, deadline, local_only)
         self._reuse = choose_reuse(reuse, self.tiers, local_only)
+        self._fallback = to_fallback(fallback, self.tiers, deadline, local_only)
         self._response_format = response_format
         self._warned = False
         check_local_only(self.options, self.tiers, self.policy)
@@ -291,7 +299,7 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         """
         await self._oversight.aclose()
         self._oversight.recorder.observers.finish()
-        for tier in self.tiers:
+        for tier in (*self.tiers, *self._fallback.tiers):
             await tier.model.aclose()
 
     def close(self) -> None:
@@ -320,7 +328,7 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
     def _result(self, state: Any, entries: list[LedgerEntry]) -> CascadeResult:
         if "__interrupt__" in state:
             raise PersonNeededError(
-                "the policy asked a person, which needs a checkpointer: use "
+                "a person is asked, by the policy or the fallback, which needs a checkpointer: use "
                 "cascade.build_graph().compile(checkpointer=…) and resume it with Command, or "
                 "as_chat_model() in a graph that has one.",
                 state,

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import isawaitable
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -40,9 +41,12 @@ from cascade.agents import (
     Verifier,
 )
 from cascade.agents.approving import add_expert
+from cascade.agents.around import facts, tags_in, thread_in
 from cascade.agents.base import MAX_WAIT_S, Deadline, attempt_of, current_run
 from cascade.agents.border import Border, LocalOnly, Private, read_local_only
 from cascade.agents.entries import Accounts
+from cascade.agents.fallback import Fallback
+from cascade.agents.fallback_steps import Falling
 from cascade.agents.gate import Beside, Gate
 from cascade.agents.hedging import Hedging
 from cascade.agents.latch import Latch, Latching, looked_after
@@ -54,38 +58,17 @@ from cascade.agents.stopping import Abort, Stopper
 from cascade.agents.watching import Watcher
 from cascade.confidence import Calibrator
 from cascade.confidence.signals import Signal
-from cascade.errors import ConfigurationError, InputError, ModelError, RateLimitError
-from cascade.ledger import LedgerView, Recorder
+from cascade.errors import ConfigurationError, ModelError, RateLimitError
+from cascade.ledger import Recorder
 from cascade.ledger.tags import NO_TAGS, current_tags, tagged
-from cascade.ledger.view import weakest
-from cascade.observing import ObservedNode, Observers, after, ending_of
+from cascade.observing import ObservedNode, Observers, after
 from cascade.policies import Policy, promises, with_risks
 from cascade.policies.reuse import Reuse, Wanted
 from cascade.state import CascadeInput, CascadeState, StateUpdate
 from cascade.tiers import OpenTier, keep_local, open_tier
 
-TAGS = "ledger_tags"
-"""Key of a run's `config["metadata"]`: tags of its ledger entries."""
-
 Agent = Callable[[CascadeState, AgentRuntime], Awaitable["StateUpdate | Command[str]"]]
 """The logic of a node."""
-
-
-def _tags_in(config: RunnableConfig | None) -> Mapping[str, str]:
-    """The tags of a run's configuration.
-
-    Raises:
-        InputError: they are no dictionary of text.
-    """
-    tags = ((config or {}).get("metadata") or {}).get(TAGS, NO_TAGS)
-    if not isinstance(tags, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, str) for key, value in tags.items()
-    ):
-        raise InputError(
-            f'config["metadata"]["{TAGS}"] is {tags!r}: give names and values as text, '
-            "{'user': '42'}."
-        )
-    return tags
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -115,28 +98,13 @@ def will_retry(policy: RetryPolicy, error: Exception, attempt: int) -> bool:
     return matches and attempt < policy.max_attempts
 
 
-def _thread_in(config: RunnableConfig | None) -> str | None:
-    thread = ((config or {}).get("configurable") or {}).get("thread_id")
-    return None if thread is None else str(thread)
-
-
-def _facts(cascade: str, state: Mapping[str, Any]) -> dict[str, Any]:
-    """What LangChain's tracing is told about a finished run."""
-    run_id, ending = state["run"].id, ending_of(state)
-    ledger = LedgerView(entry for entry in state["ledger"] if entry.run_id == run_id)
-    cost, saved = ledger.cost_usd, ledger.saved_usd
-    return {
-        "cascade_name": cascade,
-        "cascade_run_id": run_id,
-        "cascade_outcome": ending.outcome,
-        "cascade_tier": ending.tier,
-        "cascade_escalated": ending.escalated,
-        "cascade_confidence": ending.confidence,
-        "cascade_calibrated": ending.calibrated,
-        "cascade_cost_usd": None if cost is None else float(cost),
-        "cascade_saved_usd": None if saved is None else float(saved),
-        "cascade_basis": weakest((ledger.cost_basis, ledger.saved_basis)),
-    }
+def pause_s(policy: RetryPolicy, error: ModelError, attempt: int) -> float | None:
+    """Seconds until a call that no node makes is tried again; None for no other attempt."""
+    if not will_retry(policy, error, attempt):
+        return None
+    return min(
+        policy.max_interval, policy.initial_interval * policy.backoff_factor ** (attempt - 1)
+    )
 
 
 class _Node(Runnable[CascadeState, Any]):
@@ -177,12 +145,12 @@ class _Node(Runnable[CascadeState, Any]):
     ) -> Any:
         runtime = get_runtime()
         input = self._border.mark(input)  # noqa: A001 - what the node is given
-        tags = {**self._tags, **current_tags(), **_tags_in(config)}
+        tags = {**self._tags, **current_tags(), **tags_in(config)}
         with tagged(**tags):
             if not self._observers:
                 command = await self._hedged(input, runtime)
             else:
-                run, thread = current_run(input, runtime), _thread_in(config)
+                run, thread = current_run(input, runtime), thread_in(config)
                 at_work = self._observers.node(
                     str(self.name), run.id, input["messages"], tags, thread
                 )
@@ -192,7 +160,7 @@ class _Node(Runnable[CascadeState, Any]):
             if self._recall is not None:
                 await self._recall.keep(input["messages"], after(input, command.update))
             name = self._observers.cascade
-            annotate(config, lambda: _facts(name, after(input, command.update)))
+            annotate(config, lambda: facts(name, after(input, command.update)))
         return command
 
     async def _hedged(
@@ -225,6 +193,7 @@ class _Node(Runnable[CascadeState, Any]):
                     node.retried = on_error is not None
                 raise
             result = on_error(state, runtime, NodeError(str(self.name), error))
+            result = await result if isawaitable(result) else result
         command = result if isinstance(result, Command) else Command(goto=self._then, update=result)
         if node is not None:
             node.returned(state, command.update, last=command.goto == END)
@@ -282,6 +251,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     private: Private | None = None,
     latch: Latch | None = None,
     recall: Recall | None = None,
+    fallback: Fallback | None = None,
 ) -> StateGraph[CascadeState, None, CascadeInput, CascadeState]:
     """The uncompiled graph, for those who want to rewire it; `Cascade.graph` is compiled.
 
@@ -309,6 +279,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
         private: says of each conversation whether it has to stay on this machine.
         latch: which steps of a conversation go straight to the last tier; None for none.
         recall: knows answers that were given before, and keeps new ones.
+        fallback: what follows where the last tier cannot be had; by default the draft, if usable.
 
     Raises:
         ConfigurationError: something here cannot work; the message says what.
@@ -338,8 +309,11 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     router = Router(route, tiers, recorder, border, beside, latching=latching, recall=recall)
     add("route", router, *answering, *to_end)
     if "expert" in answering:
-        expert, back = looked_after(Expert(tiers[-1], caller, task, beside, reusing), latching)
-        ways = to_route if first == "expert" else back
+        order, again = fallback or Fallback(), partial(pause_s, retry_policy)
+        falling = Falling(order, tiers, caller, task, outlook, again)
+        answers = Expert(tiers[-1], caller, task, beside, reusing, falling)
+        expert, back = looked_after(answers, latching)
+        ways = to_route if first == "expert" else (*back, *(("ask",) if order.asks else ()))
         add_expert(opening("expert", expert), task.risks, recorder, add, ways)
     if first == "expert":
         return builder

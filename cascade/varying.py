@@ -16,6 +16,7 @@ from langgraph.graph.state import CompiledStateGraph
 from cascade._variants import Variants
 from cascade.agents import Task
 from cascade.agents.base import Deadline
+from cascade.agents.fallback import Fallback
 from cascade.agents.hedging import Hedging
 from cascade.agents.latch import read_latch
 from cascade.caching import to_recall
@@ -112,6 +113,7 @@ class Varying:
     _deadline: Deadline
     _hedging: Hedging | None
     _reuse: Wanted | Reuse | None
+    _fallback: Fallback
 
     def with_task(self, task: Task) -> Self:
         """This cascade for questions with other tools, another schema or other settings.
@@ -298,8 +300,8 @@ class Varying:
             recorder=self._oversight.recorder,
             careful=self._is_careful,
         )
-        early = {"hedging": self._hedging, "reuse": self._reuse}
-        self._builder: Any = build(beside=shadow, abort=abort, recall=recall, **early)
+        own = {"hedging": self._hedging, "reuse": self._reuse, "fallback": self._fallback}
+        self._builder: Any = build(beside=shadow, abort=abort, recall=recall, **own)
         self.graph = self._builder.compile(name=self.name)
         self._walk = Walk(self.graph)
 

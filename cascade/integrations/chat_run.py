@@ -18,11 +18,11 @@ from langchain_core.tracers._streaming import _StreamingCallbackHandler
 from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langgraph.config import get_stream_writer
 
+from cascade.agents.around import TAGS
 from cascade.agents.border import LOCAL_ONLY, LocalOnly
 from cascade.agents.showing import DETAILS, STREAM_TOKENS
 from cascade.errors import StreamInterruptedError
 from cascade.events import Event, Retracted, Token
-from cascade.graph import TAGS
 from cascade.ledger.tags import AGENT
 from cascade.result import CascadeResult
 

@@ -26,6 +26,18 @@ large model alone would have cost is an estimate."""
 ANSWERING = ("expert", REVIEW)
 """Nodes of the entries of the large model's answers."""
 
+FALLBACK = "fallback"
+"""Node of the entry of a step that led on where the large model could not be had; its one signal
+names the step (`draft`, `queue`, `ask` or `STAND_IN`) with the seconds that were waited."""
+
+STAND_IN = "other"
+"""Step in which another large model answers. Its call is an entry of the node `expert` under its
+own name, and what the large model would have cost is an estimate in the entry of the step."""
+
+OUTAGE = "outage"
+"""Node of the entry of a question that goes on because the tier that was to draft it is down; the
+tier is that one."""
+
 CACHE = "cache"
 """Node of the entry of an answer that was taken from a cache."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from typing import Literal
 
 from langgraph.types import RetryPolicy
@@ -11,11 +12,11 @@ from langgraph.types import RetryPolicy
 from cascade._background import Background
 from cascade.agents import Task
 from cascade.agents.audit_rates import Allocation, AuditRates, Budget, SpendStore
-from cascade.agents.auditor import Again, Auditor
+from cascade.agents.auditor import Auditor
 from cascade.agents.base import Caller
 from cascade.agents.outlook import Outlook
-from cascade.errors import ConfigurationError, ModelError
-from cascade.graph import will_retry
+from cascade.errors import ConfigurationError
+from cascade.graph import pause_s
 from cascade.ledger import Dollars, Recorder
 from cascade.oversight.comparisons import UserCompare, comparison
 from cascade.oversight.judging import BlindJudge
@@ -152,7 +153,7 @@ def audit(
         background=background,
         rates=_rates(audits, tiers[-1], tier, recorder),
         compare=comparison(audits.compare, judge, has_schema=task.schema is not None),
-        again=_again(retry),
+        again=partial(pause_s, retry),
         seed=audits.seed,
     ), tier
 
@@ -174,18 +175,6 @@ def _rates(
 
 
 _PROBE = Usage(input_tokens=1, output_tokens=1)
-
-
-def _again(policy: RetryPolicy) -> Again:
-    """The retries of the graph's nodes, for a call that no node makes."""
-
-    def again(error: ModelError, attempt: int) -> float | None:
-        if not will_retry(policy, error, attempt):
-            return None
-        pause_s = policy.initial_interval * policy.backoff_factor ** (attempt - 1)
-        return min(policy.max_interval, pause_s)
-
-    return again
 
 
 def _dollars(amount: Dollars) -> Decimal:

@@ -11,13 +11,13 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from cascade._together import together
+from cascade.agents.around import TAGS
 from cascade.agents.base import LABELS
 from cascade.agents.border import LOCAL_ONLY
 from cascade.agents.showing import DETAILS
 from cascade.api import Cascade
 from cascade.errors import BadRequestError, ConfigurationError, ContextLengthError
 from cascade.events import Event
-from cascade.graph import TAGS
 from cascade.integrations.chat_run import steady
 from cascade.integrations.chat_settings import call_task
 from cascade.ledger import LedgerView, charging
