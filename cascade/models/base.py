@@ -21,7 +21,8 @@ from typing import Any, NoReturn
 
 from langchain_core.messages import BaseMessage
 
-from cascade.errors import ModelTimeoutError, RealRequestForbiddenError
+from cascade.errors import ModelError, ModelTimeoutError, RealRequestForbiddenError
+from cascade.models.withholding import withhold
 from cascade.state import Completion, TokenLogprob
 
 JsonSchema = Mapping[str, Any]
@@ -106,6 +107,7 @@ class Model(ABC):
         real: whether a call reaches a real model (False for fakes and recordings).
         traces_itself: whether LangChain's callbacks see its calls without our help.
         weights_path: the file with the weights, where there is one on this machine.
+        server: the address of its server, where there is one and it is known; not to be shown.
     """
 
     provider: str
@@ -117,6 +119,12 @@ class Model(ABC):
     real: bool = True
     traces_itself: bool = False
     weights_path: Path | None = None
+    server: str | None = None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Keys that are sent along; no error repeats them."""
+        return ()
 
     @property
     def name(self) -> str:
@@ -134,7 +142,7 @@ class Model(ABC):
         started = time.perf_counter()
         async with self._until(_deadline(request), request):
             completion = await self._complete(request)
-        return _timed(completion, started)
+        return _timed(completion, started, real=self.real)
 
     async def stream(self, request: Request) -> AsyncGenerator[Chunk]:
         """Answer in pieces; the last chunk carries the whole completion.
@@ -155,7 +163,7 @@ class Model(ABC):
                 if chunk is None:
                     return
                 if chunk.completion is not None:
-                    timed = _timed(chunk.completion, started)
+                    timed = _timed(chunk.completion, started, real=self.real)
                     chunk = dataclasses.replace(chunk, completion=timed)
                 yield chunk
 
@@ -195,6 +203,9 @@ class Model(ABC):
             if not limit.expired():
                 raise
             self._raise_timeout(request.timeout_s)
+        except ModelError as error:
+            withhold(error, request.messages, self.secrets)
+            raise
 
     def _raise_timeout(self, timeout_s: float | None) -> NoReturn:
         raise ModelTimeoutError(
@@ -211,9 +222,20 @@ def _deadline(request: Request) -> float | None:
     return asyncio.get_running_loop().time() + request.timeout_s
 
 
-def _timed(completion: Completion, started: float) -> Completion:
-    """The completion with its wall time, unless it brings one along (a recording)."""
+CLOCKS_MS = 1000.0
+"""So much longer than the wait for it may a server say that it computed: clocks differ."""
+
+
+def _timed(completion: Completion, started: float, *, real: bool) -> Completion:
+    """The completion with its wall time, unless it brings one along (a recording).
+
+    Who computed longer than was waited for has not measured it: that time would be paid by the
+    hour.
+    """
     if completion.latency_ms:
         return completion
     elapsed_ms = (time.perf_counter() - started) * 1000
-    return dataclasses.replace(completion, latency_ms=elapsed_ms)
+    busy_ms = completion.busy_ms
+    if real and busy_ms is not None and busy_ms > elapsed_ms + CLOCKS_MS:
+        busy_ms = None
+    return dataclasses.replace(completion, latency_ms=elapsed_ms, busy_ms=busy_ms)

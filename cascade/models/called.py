@@ -17,7 +17,7 @@ from itertools import accumulate
 
 from langchain_core.messages import ToolCall
 
-from cascade.models.logprobs import read_token, spelling
+from cascade.models.logprobs import all_of, read_token, spelling
 from cascade.state import TokenLogprob
 
 NEAR = 80
@@ -54,14 +54,14 @@ def call_logprobs(
         thinking: the thinking that came before it.
 
     Returns:
-        None where there are no calls, or where not every one of them is found in one way.
+        None where there are no calls, where not every one of them is found in one way, or where a
+        token has no value.
     """
     if not calls or not isinstance(items, Sequence) or isinstance(items, str):
         return None
     tokens = [item for item in items if isinstance(item, Mapping)]
     found = _tokens_of([spelling(token) for token in tokens], calls, thinking)
-    read = (read_token(tokens[place]) for place in found)
-    return tuple(token for token in read if token is not None) or None
+    return all_of(read_token(tokens[place]) for place in found)
 
 
 def call_tokens(

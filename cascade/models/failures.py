@@ -20,6 +20,7 @@ from cascade.errors import (
     StreamInterruptedError,
     UnsupportedContentError,
 )
+from cascade.models.address import without_secrets
 
 _TOO_LONG = re.compile(
     r"context.?(length|size|window)|maximum context|too many tokens|prompt is too long"
@@ -73,8 +74,19 @@ class Caller:
         )
         if kind is RateLimitError:
             return RateLimitError(message, model=self.name, retry_after=retry_after, status=status)
-        billed = None if kind in (ModelUnavailableError, ModelTimeoutError) else False
+        broken = kind in (ModelUnavailableError, ModelTimeoutError) and status != CONFLICT
+        billed = None if broken else False
         return kind(message, model=self.name, billed=billed, status=status)
+
+    def moved(self, status: int, location: str | None) -> ModelNotFoundError:
+        """A redirect, which is not followed; nothing was computed."""
+        to = "elsewhere" if not location else without_secrets(location)
+        return ModelNotFoundError(
+            f"{self.name} at {self.address} sends the request on to {to} ({status}), and it was "
+            "not sent there. If that is the right place, give its address as base_url.",
+            model=self.name,
+            status=status,
+        )
 
     def unreachable(self, reason: str) -> ModelUnavailableError:
         """Nobody listens: nothing was sent, so nothing is billed."""
@@ -144,11 +156,15 @@ def _number(value: str | None) -> float | None:
     return number if 0 <= number < float("inf") else None
 
 
+CONFLICT = 409
+"""Two requests were in each other's way: none of them was worked on, and it may be sent again."""
+
 _BY_STATUS: dict[int, type[ModelError]] = {
     401: AuthenticationError,
     403: AuthenticationError,
     404: ModelNotFoundError,
     408: ModelTimeoutError,
+    CONFLICT: ModelUnavailableError,
     413: ContextLengthError,
     429: RateLimitError,
     504: ModelTimeoutError,

@@ -10,6 +10,7 @@ from typing import Any, cast
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage
 from langchain_core.runnables import Runnable
+from pydantic import SecretStr
 
 from cascade.errors import (
     CascadeError,
@@ -19,10 +20,11 @@ from cascade.errors import (
 )
 from cascade.models.base import Chunk, JsonSchema, Model, Request
 from cascade.models.called import call_logprobs
+from cascade.models.counts import count, read_counts
 from cascade.models.failures import Caller, retry_after_seconds
 from cascade.models.home_loop import at_home
 from cascade.models.logprobs import answer_logprobs
-from cascade.models.openai_wire import count, finish_reason, response_format
+from cascade.models.openai_wire import finish_reason, response_format
 from cascade.state import Completion, Usage
 
 _Runnable = Runnable[LanguageModelInput, AIMessage]
@@ -64,6 +66,12 @@ class LangChainModel(Model):
             for kind in type(chat).__mro__
         )
         self._caller = Caller(self.name, type(chat).__name__)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Keys that the chat model keeps as such."""
+        kept = (getattr(self.chat, name, None) for name in type(self.chat).model_fields)
+        return tuple(value.get_secret_value() for value in kept if isinstance(value, SecretStr))
 
     async def _complete(self, request: Request) -> Completion:
         with self._named_errors(begun=lambda: False):
@@ -245,12 +253,14 @@ def _usage(message: AIMessage) -> Usage:
         for name in ("cache_creation", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
         if (tokens := count(read.get(name))) is not None
     ]
-    return Usage(
-        input_tokens=count(usage.get("input_tokens")),
-        output_tokens=count(usage.get("output_tokens")),
-        cached_tokens=count(read.get("cache_read")),
-        cache_write_tokens=sum(written) if written else None,
-        reasoning_tokens=count(usage.get("output_token_details", {}).get("reasoning")),
+    return read_counts(
+        read=usage.get("input_tokens"),
+        written=usage.get("output_tokens"),
+        wrote=bool(message.text or message.tool_calls),
+        cached=read.get("cache_read"),
+        cache_write=sum(written) if written else None,
+        reasoning=usage.get("output_token_details", {}).get("reasoning"),
+        total=usage.get("total_tokens"),
     )
 
 

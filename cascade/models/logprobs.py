@@ -7,9 +7,8 @@ out of something else, so what cannot be trusted is left out.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
 from cascade.state import TokenLogprob
@@ -18,13 +17,16 @@ LOWEST = -100.0
 """Below this a value is a placeholder: vLLM writes -9999 where it has none."""
 
 
+ROUNDING = 1e-3
+"""So much above 0 a value is a certain token, as the sum of its rounding."""
+
+
 def read_logprob(value: object) -> float | None:
     """The value if it can be a natural log-probability, else None."""
-    if type(value) is float:  # nearly always
-        return value if LOWEST <= value <= 0.0 else None  # NaN is not
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if LOWEST <= value <= 0 and not math.isnan(value) else None
+    # NaN is in no range.
+    return min(0.0, float(value)) if LOWEST <= value <= ROUNDING else None
 
 
 def answer_logprobs(
@@ -43,10 +45,11 @@ def answer_logprobs(
         thinking: the thinking that came before it.
         tool_calls: whether tool calls may stand in the list.
         trusted: the provider promises that the list covers the answer and nothing else, so
-            that tokens which do not spell the text (another encoding of bytes) are kept.
+            that tokens count which spell it in the alphabet of their vocabulary (`ĠParis`).
 
     Returns:
-        None when there are none, or when they cannot be told from other tokens.
+        None when there are none, when they cannot be told from other tokens, or when one of them
+        has no value: what is left would be the confidence of another answer.
     """
     if not isinstance(items, Sequence) or isinstance(items, str):
         return None
@@ -58,10 +61,21 @@ def answer_logprobs(
     else:
         found = _span(spellings, answer, thinking, tool_calls)
     plain = bool(text) and not thinking and not tool_calls
-    if found is None and not (plain and (trusted or _spell_nearly(spellings, text))):
+    if found is None and not (
+        plain and (_spell_nearly(spellings, text) or (trusted and _spell_raw(tokens, text)))
+    ):
         return None
-    read = map(read_token, tokens if found is None else tokens[found])
-    return tuple([token for token in read if token is not None]) or None
+    return all_of(map(read_token, tokens if found is None else tokens[found]))
+
+
+def all_of(tokens: Iterable[TokenLogprob | None]) -> tuple[TokenLogprob, ...] | None:
+    """All of them, or None where there are none or one is missing."""
+    known = list[TokenLogprob]()
+    for token in tokens:
+        if token is None:
+            return None
+        known.append(token)
+    return tuple(known) or None
 
 
 class Growing:
@@ -129,6 +143,39 @@ def _spell_nearly(spellings: list[bytes], text: str) -> bool:
     joined = b"".join(spellings).decode(errors="replace").strip()
     pattern = re.sub("\ufffd+", lambda unknown: f".{{1,{len(unknown[0])}}}", re.escape(joined))
     return "\ufffd" in joined and re.fullmatch(pattern, text.strip(), re.DOTALL) is not None
+
+
+def _spell_raw(tokens: Sequence[Mapping[str, object]], text: str) -> bool:
+    """Whether tokens spell the text as they stand in a vocabulary, white space aside.
+
+    There a space is `Ġ` and each byte a letter of its own (byte-level BPE), or a space is `▁`
+    and a lone byte `<0xE2>` (SentencePiece).
+    """
+    joined = "".join(str(token.get("token", "")) for token in tokens)
+    wanted = _without_spaces(text)
+    letters = bytes(_BYTE_OF.get(letter, 0) for letter in joined)
+    pieces = _LONE_BYTE.sub(lambda byte: bytes([int(byte[1], 16)]), _encoded(joined))
+    readings = (letters, pieces.replace("▁".encode(), b" "))
+    read = (_without_spaces(reading.decode(errors="replace")) for reading in readings)
+    return wanted != "" and wanted in read
+
+
+def _without_spaces(text: str) -> str:
+    return "".join(text.split())
+
+
+_LONE_BYTE = re.compile(rb"<0x([0-9A-F]{2})>")
+
+
+def _bytes_of_letters() -> dict[str, int]:
+    """The letters that stand for bytes in byte-level BPE (GPT-2's `bytes_to_unicode`)."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in shown]
+    pairs = {chr(byte): byte for byte in shown}
+    return pairs | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTE_OF = _bytes_of_letters()
 
 
 def _end_of(thinking: str | None, joined: bytes) -> int | None:

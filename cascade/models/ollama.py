@@ -6,9 +6,10 @@ Not through its OpenAI-compatible one: only here are the durations, the thinking
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any, cast
 
 import httpx
@@ -18,10 +19,15 @@ from ollama._client import _parse_host
 from cascade.errors import ModelError, ModelNotFoundError, UnsupportedContentError
 from cascade.models.address import is_loopback, stays_here, without_secrets
 from cascade.models.base import Chunk, Model, Request
+from cascade.models.bounds import hooks
 from cascade.models.failures import Caller
 from cascade.models.ollama_wire import Answer, UnreadableContentError, chat_payload
+from cascade.models.openai_wire import read_error
 from cascade.models.per_loop import PerLoop
 from cascade.state import Completion
+
+END_S = 0.1
+"""So long is waited for the end of a stream whose answer is complete, as OpenAI's client does."""
 
 _WAIT = httpx.Timeout(None, connect=10)
 
@@ -54,6 +60,7 @@ class OllamaModel(Model):
         self._defaults = dict(options or {})
         self.base_url = _parse_host(base_url or os.environ.get("OLLAMA_HOST"))
         self.local = stays_here(self.base_url, model)
+        self.server = self.base_url
         self._caller = Caller(
             self.name,
             without_secrets(self.base_url),
@@ -63,10 +70,22 @@ class OllamaModel(Model):
         self._sees: bool | None = None
         self._clients = PerLoop(self._open_client, _Client.close)
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The key, where there is one."""
+        return tuple(value.removeprefix("Bearer ") for value in (self._headers or {}).values())
+
     def _open_client(self) -> _Client:
         # A proxy of the environment has no business between two ends on one machine.
         trust_env = not is_loopback(self.base_url)
-        return _Client(self.base_url, headers=self._headers, timeout=_WAIT, trust_env=trust_env)
+        return _Client(
+            self.base_url,
+            headers=self._headers,
+            timeout=_WAIT,
+            trust_env=trust_env,
+            follow_redirects=False,
+            event_hooks=hooks(self._caller),
+        )
 
     async def digest(self) -> str | None:
         """The server's own digest of the model, None when it has no model of that name."""
@@ -81,7 +100,10 @@ class OllamaModel(Model):
         answer = Answer()
         with self._named_errors(answer):
             payload = await self._payload(client, request)
-            answer.add(await client.chat_once(payload))
+            reply = await client.chat_once(payload)
+            if error := reply.get("error"):
+                raise self._caller.refused(*read_error(error))
+            answer.add(reply)
             return answer.completion(asked_for=self.model)
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
@@ -93,6 +115,9 @@ class OllamaModel(Model):
                 async for part in parts:
                     if piece := answer.add(part):
                         yield Chunk(piece, logprobs=answer.tokens)
+                    if answer.done:
+                        await _read_on(parts)
+                        break
             if not answer.done:
                 raise self._caller.interrupted("it ended without `done`")
             completion = answer.completion(asked_for=self.model)
@@ -129,6 +154,8 @@ class OllamaModel(Model):
             raise self._caller.unreachable(str(error) or type(error).__name__) from error
         except httpx.TimeoutException as error:
             raise self._caller.timed_out(type(error).__name__) from error
+        except httpx.DecodingError as error:
+            raise self._caller.malformed(str(error)) from error
         except httpx.HTTPError as error:
             raise self._broke_off(str(error) or type(error).__name__, answer) from error
         except ConnectionError as error:
@@ -153,6 +180,16 @@ class OllamaModel(Model):
         await self._clients.aclose()
 
 
+async def _read_on(parts: AsyncGenerator[object]) -> None:
+    """Read the end of a stream, so that its connection serves again; nothing more is told there.
+
+    A server that does not end it is not waited for: the answer is complete.
+    """
+    with suppress(TimeoutError, httpx.HTTPError, ollama.ResponseError, ValueError):
+        async with asyncio.timeout(END_S):
+            await anext(parts, None)
+
+
 class _Client(ollama.AsyncClient):
     """The official client, asked for plain JSON.
 
@@ -160,7 +197,7 @@ class _Client(ollama.AsyncClient):
     schema, the bytes of a token) and refuses a whole answer for one strange number in it.
     """
 
-    async def chat_once(self, payload: Mapping[str, Any]) -> object:
+    async def chat_once(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         body = {**payload, "stream": False}
         return await self._request(dict, "POST", "/api/chat", json=body)
 

@@ -10,12 +10,17 @@ from langchain_core.messages import ToolCall, convert_to_openai_messages
 
 from cascade.models.base import Request
 from cascade.models.called import call_logprobs
+from cascade.models.counts import read_counts
 from cascade.models.logprobs import Growing, answer_logprobs
-from cascade.models.openai_wire import count, finish_reason, read_tool_call
-from cascade.state import Completion, TokenLogprob, Usage
+from cascade.models.openai_wire import finish_reason, read_tool_call
+from cascade.state import Completion, TokenLogprob
 
 _TOP_LEVEL = ("think", "keep_alive", "format", "truncate", "shift")
 """Parameters that stand beside `options` in the API; every other one belongs inside."""
+
+
+MOST_NS = 10**15
+"""No call takes eleven days: what is above it is no time."""
 
 
 class UnreadableContentError(Exception):
@@ -147,9 +152,10 @@ class Answer:
         return Completion(
             text=text,
             model=str(self._last.get("model") or asked_for),
-            usage=Usage(
-                input_tokens=count(self._last.get("prompt_eval_count")),
-                output_tokens=count(self._last.get("eval_count")),
+            usage=read_counts(
+                read=self._last.get("prompt_eval_count"),
+                written=self._last.get("eval_count"),
+                wrote=bool(text or calls),
             ),
             logprobs=answer_logprobs(
                 self._logprobs, text, thinking=thinking, tool_calls=bool(calls)
@@ -171,9 +177,6 @@ def _read_call(call: object) -> ToolCall:
 
 def _busy_ms(part: Mapping[str, Any]) -> float | None:
     """Reading the prompt plus writing the answer; loading the model is not computing."""
-    known = [
-        duration
-        for name in ("prompt_eval_duration", "eval_duration")
-        if (duration := count(part.get(name))) is not None
-    ]
+    parts = [part.get(name) for name in ("prompt_eval_duration", "eval_duration")]
+    known = [p for p in parts if isinstance(p, int) and 0 <= p < MOST_NS]
     return sum(known) / 1e6 if known else None

@@ -15,8 +15,9 @@ import openai
 from cascade.errors import MissingKeyError, ModelError
 from cascade.models.address import is_loopback, stays_here, without_secrets
 from cascade.models.base import Chunk, Model, Request
+from cascade.models.bounds import hooks
 from cascade.models.failures import Caller, retry_after_seconds
-from cascade.models.openai_wire import Answer, chat_payload
+from cascade.models.openai_wire import Answer, chat_payload, read_error
 from cascade.models.per_loop import PerLoop
 from cascade.models.posting import Post, has_aiohttp
 from cascade.state import Completion
@@ -67,6 +68,7 @@ class OpenAIModel(Model):
         self.model = model
         self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
         self.local = stays_here(self.base_url, model)
+        self.server = self.base_url
         reasoning = model.rpartition("/")[2].startswith(_REASONING)
         self.returns_logprobs = self.streams_logprobs = not reasoning
         self._limit_field = "max_completion_tokens" if reasoning else "max_tokens"
@@ -78,6 +80,11 @@ class OpenAIModel(Model):
             start="Is the server running? Check base_url.",
         )
         self._links = PerLoop(self._open_link, Link.aclose)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The key."""
+        return (self._key,)
 
     def _no_key_needed(self) -> str:
         if is_loopback(self.base_url):
@@ -94,14 +101,17 @@ class OpenAIModel(Model):
             api_key=self._key,
             max_retries=0,  # the graph retries, and the ledger counts every attempt
             timeout=_WAIT,
-            http_client=_transport(trust_env=trust_env),
+            http_client=_transport(self._caller, trust_env=trust_env),
         )
-        return Link(client, Post.of(client, PATH, trust_env=trust_env))
+        return Link(client, Post.of(client, PATH, self._caller, trust_env=trust_env))
 
     async def _complete(self, request: Request) -> Completion:
         payload, answer = self._payload(request), Answer(grows=False)
         with self._named_errors(answer):
-            answer.add(await self._reply(payload))
+            reply = await self._reply(payload)
+            if isinstance(reply, Mapping) and (error := reply.get("error")):
+                raise self._caller.refused(*read_error(error))
+            answer.add(reply)
             return answer.completion(asked_for=self.model)
 
     async def _reply(self, payload: Mapping[str, Any]) -> object:
@@ -181,6 +191,8 @@ class OpenAIModel(Model):
             return self._caller.unreachable(reason)
         if answer.begun:
             return self._caller.interrupted(reason)
+        if _undecodable(cause):
+            return self._caller.malformed(reason)
         if isinstance(cause, httpx2.TimeoutException | TimeoutError):
             return self._caller.timed_out(reason)
         return self._caller.broke_off(reason)
@@ -213,13 +225,21 @@ def _never_connected(cause: BaseException) -> bool:
     return isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
 
 
+def _undecodable(cause: BaseException) -> bool:
+    """Whether a reply arrived and could not be unpacked."""
+    kinds = {kind.__name__ for kind in (*type(cause).__mro__, *type(cause.__cause__).__mro__)}
+    return bool(kinds & {"ContentEncodingError", "DecodingError"})
+
+
 def _reason(error: openai.APIError) -> str:
     """What the server said, with its code: some say only there that the prompt is too long."""
     code = error.code or error.type
     return f"{error.message} [{code}]" if code and code not in error.message else error.message
 
 
-def _transport(*, trust_env: bool) -> httpx2.AsyncClient:
+def _transport(caller: Caller, *, trust_env: bool) -> httpx2.AsyncClient:
     """aiohttp's transport where the extra `aiohttp` is installed: half the time per request."""
     kind = openai.DefaultAioHttpClient if has_aiohttp() else openai.DefaultAsyncHttpxClient
-    return kind(timeout=_WAIT, trust_env=trust_env)
+    return kind(
+        timeout=_WAIT, trust_env=trust_env, follow_redirects=False, event_hooks=hooks(caller)
+    )

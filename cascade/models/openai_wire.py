@@ -15,6 +15,7 @@ from langchain_core.messages import ToolCall, convert_to_openai_messages
 
 from cascade.models.base import JsonSchema, Request
 from cascade.models.called import call_logprobs
+from cascade.models.counts import read_counts
 from cascade.models.logprobs import Growing, answer_logprobs
 from cascade.state import Completion, TokenLogprob, Usage
 
@@ -33,6 +34,11 @@ FINISH_REASONS = {
     "refusal": "content_filter",
 }
 """Other providers' words for why a model stopped → the words of `Completion`."""
+
+
+SERVER_ERROR = 500
+MOST_MS = 1e9
+"""No call takes eleven days: what is above it is no time."""
 
 
 def chat_payload(request: Request, *, limit_field: str = "max_tokens") -> dict[str, Any]:
@@ -91,36 +97,45 @@ def finish_reason(word: object) -> str | None:
     return FINISH_REASONS.get(word.lower(), word.lower())
 
 
-def count(value: object) -> int | None:
-    """A number of tokens; None for what cannot be one."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        return None
-    return value
-
-
-def read_usage(usage: object) -> Usage:
+def read_usage(usage: object, *, wrote: bool) -> Usage:
     """The token counts of a reply; what is missing or impossible stays unknown.
 
     Tokens written to the cache: OpenAI and OpenRouter count them in the details of the prompt,
     LiteLLM there under another name.
+
+    Args:
+        usage: what the reply says.
+        wrote: whether there is an answer.
     """
     if not isinstance(usage, Mapping):
         return Usage()
-    prompt = usage.get("prompt_tokens_details")
-    completion = usage.get("completion_tokens_details")
-    return Usage(
-        input_tokens=count(usage.get("prompt_tokens")),
-        output_tokens=count(usage.get("completion_tokens")),
-        cached_tokens=count(prompt.get("cached_tokens")) if isinstance(prompt, Mapping) else None,
-        cache_write_tokens=count(
-            prompt.get("cache_write_tokens", prompt.get("cache_creation_tokens"))
-        )
-        if isinstance(prompt, Mapping)
-        else None,
-        reasoning_tokens=count(completion.get("reasoning_tokens"))
-        if isinstance(completion, Mapping)
-        else None,
+    prompt, answer = (_details(usage, kind) for kind in ("prompt", "completion"))
+    return read_counts(
+        read=usage.get("prompt_tokens"),
+        written=usage.get("completion_tokens"),
+        wrote=wrote,
+        cached=prompt.get("cached_tokens"),
+        cache_write=prompt.get("cache_write_tokens", prompt.get("cache_creation_tokens")),
+        reasoning=answer.get("reasoning_tokens"),
+        total=usage.get("total_tokens"),
     )
+
+
+def _details(usage: Json, kind: str) -> Json:
+    details = usage.get(f"{kind}_tokens_details")
+    return details if isinstance(details, Mapping) else {}
+
+
+def read_error(error: object) -> tuple[int, str]:
+    """The status and the reason of an error object in a reply that was sent as a good one."""
+    if not isinstance(error, Mapping):
+        return SERVER_ERROR, str(error)
+    code = error.get("code")
+    reason = str(error.get("message") or error)
+    known = str(code) if isinstance(code, int | str) else ""
+    if known.isdecimal() and 400 <= int(known) < 600:
+        return int(known), reason
+    return SERVER_ERROR, reason if code is None else f"{reason} [{code}]"
 
 
 def read_tool_call(name: object, arguments: object, call_id: object) -> ToolCall:
@@ -156,6 +171,10 @@ class Answer:
         self._usage: object = None
         self._model: str | None = None
         self._busy_ms: float | None = None
+        self._id = ""
+        self._ids: set[str] = set()
+        self._place: object = None
+        self._answered = False
 
     @property
     def begun(self) -> bool:
@@ -170,6 +189,7 @@ class Answer:
         """
         if not isinstance(chunk, Mapping):
             raise ValueError(f"not a JSON object: {str(chunk)[:80]!r}")
+        self._check_id(chunk.get("id"))
         model = chunk.get("model")
         self._model = model if isinstance(model, str) and model else self._model
         self._usage = chunk.get("usage") or self._usage
@@ -180,10 +200,24 @@ class Answer:
             raise ValueError(f"no choices in {str(chunk)[:80]!r}")
         if not choices:
             return ""
-        choice = choices[0] if isinstance(choices, list) else None
-        if not isinstance(choice, Mapping):
+        if not isinstance(choices, list) or not all(isinstance(c, Mapping) for c in choices):
             raise ValueError(f"choices are not a list of objects: {str(choices)[:80]!r}")
-        return self._add_choice(choice)
+        if not self._answered:
+            self._answered, self._place = True, choices[0].get("index")
+        # One answer was asked for: the pieces of another one beside it are not its own.
+        ours = [choice for choice in choices if choice.get("index") == self._place]
+        return self._add_choice(ours[0]) if ours else ""
+
+    def _check_id(self, given: object) -> None:
+        """Some servers name each chunk anew; none comes back to an earlier name, but for streams
+        that got mixed up on the way.
+        """
+        if not isinstance(given, str) or given in ("", self._id):
+            return
+        if given in self._ids:
+            raise ValueError(f"pieces of two answers in one: {self._id!r} and {given!r}")
+        self._id = given
+        self._ids.add(given)
 
     def _add_choice(self, choice: Json) -> str:
         part = choice.get("message") or choice.get("delta") or {}
@@ -230,8 +264,10 @@ class Answer:
         """The whole answer; `asked_for` names the model where the reply does not.
 
         Raises:
-            ValueError: a tool call's arguments cannot be read.
+            ValueError: there is none, or a tool call's arguments cannot be read.
         """
+        if not self._answered:
+            raise ValueError("no choices in the reply")
         text = "".join(self._text)
         thinking = "".join(self._thinking) or None
         calls = tuple(
@@ -241,7 +277,7 @@ class Answer:
         return Completion(
             text=text,
             model=self._model or asked_for,
-            usage=read_usage(self._usage),
+            usage=read_usage(self._usage, wrote=bool(text or calls)),
             logprobs=answer_logprobs(
                 self._logprobs, text, thinking=thinking, tool_calls=bool(calls), trusted=True
             ),
@@ -258,5 +294,5 @@ def _busy_ms(timings: object) -> float | None:
     if not isinstance(timings, Mapping):
         return None
     parts: Sequence[object] = (timings.get("prompt_ms"), timings.get("predicted_ms"))
-    known = [float(part) for part in parts if isinstance(part, int | float) and part >= 0]
+    known = [float(p) for p in parts if isinstance(p, int | float) and 0 <= p < MOST_MS]
     return sum(known) if known else None

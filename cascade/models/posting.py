@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import aclosing
 from datetime import datetime
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -19,13 +20,17 @@ import httpx2
 import openai
 from pydantic import BaseModel
 
+from cascade.models.bounds import LARGEST_REPLY, within
+from cascade.models.failures import Caller
+
 if TYPE_CHECKING:
-    from aiohttp import ClientSession
+    from aiohttp import ClientResponse, ClientSession
 
 CONNECTIONS = 1000
 """At once, as many as the client has."""
 
-_OF_THE_WIRE = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+_IN_ANOTHER = "content-encoding"
+_OF_THE_WIRE = frozenset({_IN_ANOTHER, "content-length", "transfer-encoding"})
 
 
 def _plain(value: object) -> object:
@@ -51,10 +56,14 @@ class Post:
     Args:
         client: whose address, headers and key these are.
         path: below the client's address.
+        caller: names errors.
         trust_env: whether certificates of the environment count.
     """
 
-    def __init__(self, client: openai.AsyncOpenAI, path: str, *, trust_env: bool) -> None:
+    def __init__(
+        self, client: openai.AsyncOpenAI, path: str, caller: Caller, *, trust_env: bool
+    ) -> None:
+        self._caller = caller
         self._url = str(client.base_url).rstrip("/") + path
         named = {**client.default_headers, **client.auth_headers}
         self._headers = {key: value for key, value in named.items() if isinstance(value, str)}
@@ -62,29 +71,44 @@ class Post:
         self._session: ClientSession | None = None
 
     @classmethod
-    def of(cls, client: openai.AsyncOpenAI, path: str, *, trust_env: bool) -> Post | None:
+    def of(
+        cls, client: openai.AsyncOpenAI, path: str, caller: Caller, *, trust_env: bool
+    ) -> Post | None:
         """The short way; None without aiohttp, or where the address needs what the client alone
         knows: a proxy, a password or a query in it."""
         url = client.base_url
         if not has_aiohttp() or url.query or url.userinfo or (trust_env and getproxies()):
             return None
-        return cls(client, path, trust_env=trust_env)
+        return cls(client, path, caller, trust_env=trust_env)
 
     async def send(self, body: Mapping[str, Any]) -> Any:
         """The JSON of the reply.
 
         Raises:
             openai.APIStatusError: the server refused.
-            ValueError: the reply is no JSON.
+            ModelNotFoundError: it sends the request on to another address.
+            MalformedResponseError: the reply is too large.
+            ValueError: it is no JSON.
             OSError, aiohttp.ClientError: the connection failed.
         """
         session = self._session or self._open()
         data = _JSON.encode(body).encode()
-        async with session.post(self._url, data=data, headers=self._headers) as reply:
-            raw = await reply.read()
-            if reply.status >= 300:
+        async with session.post(
+            self._url, data=data, headers=self._headers, allow_redirects=False
+        ) as reply:
+            if 300 <= reply.status < 400:
+                raise self._caller.moved(reply.status, reply.headers.get("location"))
+            raw = await self._read(reply)
+            if reply.status >= 400:
                 raise refusal(self._url, reply.status, reply.headers, raw)
         return json.loads(raw)
+
+    async def _read(self, reply: ClientResponse) -> bytes:
+        length = reply.content_length
+        if length is not None and length <= LARGEST_REPLY and _IN_ANOTHER not in reply.headers:
+            return await reply.read()
+        async with aclosing(within(reply.content.iter_any(), self._caller)) as parts:
+            return b"".join([part async for part in parts])
 
     def _open(self) -> ClientSession:
         import aiohttp  # noqa: PLC0415 - an extra

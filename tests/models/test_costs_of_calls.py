@@ -75,12 +75,12 @@ async def test_what_was_written_to_the_cache_and_read_from_it_is_priced(
 
 
 async def test_a_provider_that_misses_its_own_cache_is_believed(server: FakeServer) -> None:
-    usage = {"prompt_tokens": 2_500, "completion_tokens": 0}
+    usage = {"prompt_tokens": 2_500, "completion_tokens": 10}
     server.will(replies.openai_reply("one", usage=usage), replies.openai_reply("two", usage=usage))
     async with Cascade(tiers=[large(server)]) as cascade:
         await cascade.ainvoke(LONG)
         turn = [HumanMessage(LONG), AIMessage("one"), HumanMessage("?")]
         (entry,) = (await cascade.ainvoke(turn)).ledger.entries
-    assert entry.cost_usd == entry.baseline_usd == Decimal("0.0025")
+    assert entry.cost_usd == entry.baseline_usd == Decimal("0.0026")
     assert entry.saved_usd == 0
     assert entry.basis == "measured"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade.models.logprobs import answer_logprobs, read_logprob
+from cascade.models.logprobs import _bytes_of_letters, answer_logprobs, read_logprob
 
 
 def items(*tokens: str, logprob: object = -0.5) -> list[dict[str, object]]:
@@ -34,9 +34,18 @@ def test_what_cannot_be_a_log_probability_is_missing(value: object) -> None:
     assert read_logprob(value) is None
 
 
-def test_a_token_without_a_usable_value_is_dropped() -> None:
-    sent = [*items("Par"), *items("is", logprob=-9999.0), *items("!", logprob=0.5)]
-    assert spelled(sent, "Paris!") == ["Par"]
+@pytest.mark.parametrize("value", [-9999.0, 0.5, math.nan, None])
+def test_an_answer_with_a_token_of_no_value_has_none(value: object) -> None:
+    assert spelled([*items("Par"), *items("is", logprob=value), *items("!")], "Paris!") is None
+
+
+def test_tokens_beside_the_answer_need_no_value() -> None:
+    sent = [*items("Paris"), *items("<|im_end|>", logprob=-9999.0)]
+    assert spelled(sent, "Paris") == ["Paris"]
+
+
+def test_a_certain_token_may_be_a_rounding_above_zero() -> None:
+    assert read_logprob(1e-7) == 0.0
 
 
 def test_none_is_left_when_no_value_is_usable() -> None:
@@ -107,14 +116,44 @@ def test_characters_cut_into_tokens_without_bytes(
     assert spelled(items(*tokens), text) == kept
 
 
-def test_a_trusted_list_is_kept_when_it_spells_otherwise() -> None:
-    sent = items("ĠPar", "is")
-    assert answer_logprobs(sent, "Paris") is None
-    found = answer_logprobs(sent, "Paris", trusted=True)
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        (["ĠPar", "is"], "Paris"),
+        (["caf", "Ã©", "Ċ", "Ġnoir"], "café\n noir"),
+        (["▁Par", "is", "▁is", "▁<", "0x", ">"], "Paris is <0x>"),
+        (["▁caf", "<0xC3>", "<0xA9>"], "café"),
+        (["Paris", "is", "big"], "Paris is big"),
+    ],
+)
+def test_a_trusted_list_may_spell_in_the_alphabet_of_its_vocabulary(
+    tokens: list[str], text: str
+) -> None:
+    found = answer_logprobs(items(*tokens), text, trusted=True)
     assert found is not None
-    assert len(found) == 2
-    assert answer_logprobs(sent, "Paris", trusted=True, tool_calls=True) is None
-    assert answer_logprobs(sent, "", trusted=True) is None
+    assert [token.token for token in found] == tokens
+    assert answer_logprobs(items(*tokens), text, trusted=True, tool_calls=True) is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        (["Lon", "don"], "Paris"),
+        (["Paris", "is"], "Paris is big"),
+        (["None", "None"], "Paris is"),
+        (["ĠPar", "is"], ""),
+    ],
+)
+def test_a_trusted_list_of_another_text_is_none(tokens: list[str], text: str) -> None:
+    assert answer_logprobs(items(*tokens), text, trusted=True) is None
+
+
+@given(st.text(min_size=1))
+def test_byte_level_tokens_spell_any_text(text: str) -> None:
+    letters = {byte: letter for letter, byte in _bytes_of_letters().items()}
+    raw = "".join(letters[byte] for byte in text.encode(errors="replace"))
+    found = answer_logprobs(items(raw), text, trusted=True)
+    assert (found is None) == (not text.strip())
 
 
 @given(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=8))

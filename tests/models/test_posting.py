@@ -13,6 +13,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from cascade.models.failures import Caller
 from cascade.models.openai import OpenAIModel
 from cascade.models.posting import Post
 from tests.models.asking import ask
@@ -20,6 +21,7 @@ from tests.servers import replies
 from tests.servers.fake import FakeServer
 
 PATH = "/chat/completions"
+CALLER = Caller("openai:m", "http://here")
 OF_ONE_CLIENT = {
     "connection",
     "x-stainless-retry-count",
@@ -39,7 +41,7 @@ async def both(url: str) -> AsyncGenerator[tuple[openai.AsyncOpenAI, Post]]:
         max_retries=0,
         http_client=openai.DefaultAioHttpClient(),
     )
-    post = Post.of(client, PATH, trust_env=False)
+    post = Post.of(client, PATH, CALLER, trust_env=False)
     assert post is not None
     async with client:
         yield client, post
@@ -122,14 +124,14 @@ async def test_a_broken_connection_is_of_the_transport(server: FakeServer) -> No
 @pytest.mark.parametrize("url", ["https://h/v1?version=1", "https://name:word@h/v1"])
 async def test_an_address_with_more_in_it_is_the_clients(url: str) -> None:
     async with openai.AsyncOpenAI(base_url=url, api_key="x") as client:
-        assert Post.of(client, PATH, trust_env=False) is None
+        assert Post.of(client, PATH, CALLER, trust_env=False) is None
 
 
 async def test_a_proxy_of_the_environment_is_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     async with openai.AsyncOpenAI(base_url="https://h/v1", api_key="x") as client:
-        assert Post.of(client, PATH, trust_env=True) is None
-        assert Post.of(client, PATH, trust_env=False) is not None
+        assert Post.of(client, PATH, CALLER, trust_env=True) is None
+        assert Post.of(client, PATH, CALLER, trust_env=False) is not None
 
 
 async def test_a_server_under_tls_is_checked(server: FakeServer) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from cascade.confidence.p_true import QUESTION
@@ -49,7 +50,8 @@ class Said:
     """What is answered. Whatever a fault may spoil may be anything at all.
 
     `items` are the log-probabilities, one object for each token; None for none. `usage` False
-    leaves the counts out. `arguments` makes it a call of the tool `weather`.
+    leaves the counts out. `arguments` makes it a call of the tool `weather`. `details` stand beside
+    the counts.
     """
 
     text: str = "Canberra is the capital."
@@ -60,6 +62,7 @@ class Said:
     model: str | None = None
     finish: str | None = "stop"
     arguments: object = None
+    details: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def of(cls, text: str, *, logprob: object = -0.02, **rest: Any) -> Said:
@@ -70,13 +73,14 @@ class Said:
     def pieces(self) -> list[tuple[str, list[object] | None]]:
         """Its text in pieces, each with its tokens; what is too much goes with the last."""
         tokens = tokens_of(self.text)
-        size = max(1, -(-len(tokens) // PIECES))
-        begins = range(0, max(len(tokens), 1), size)
-        texts = ["".join(tokens[begin : begin + size]) for begin in begins]
+        n = max(1, min(PIECES, len(tokens)))
+        cuts = [len(tokens) * piece // n for piece in range(n + 1)]
+        spans = [slice(*ends) for ends in pairwise(cuts)]
+        texts = ["".join(tokens[span]) for span in spans]
         if self.items is None:
             return [(text, None) for text in texts]
-        items = [list(self.items[begin : begin + size]) for begin in begins]
-        items[-1] += self.items[begins[-1] + size :]
+        items = [list(self.items[span]) for span in spans]
+        items[-1] += self.items[cuts[-1] :]
         return list(zip(texts, items, strict=True))
 
 
@@ -115,7 +119,11 @@ def frames(asked: Asked, said: Said) -> list[dict[str, Any]]:
 
 
 def _openai(form: Form, said: Said) -> list[dict[str, Any]]:
-    usage = {"prompt_tokens": said.input_tokens, "completion_tokens": said.output_tokens}
+    usage: dict[str, object] = {
+        "prompt_tokens": said.input_tokens,
+        "completion_tokens": said.output_tokens,
+    }
+    usage |= said.details
     calls: dict[str, Any] = {}
     finish = said.finish
     if said.arguments is not None:
@@ -147,7 +155,12 @@ def _ollama(form: Form, said: Said) -> list[dict[str, Any]]:
         calls = {"tool_calls": [{"function": {"name": "weather", "arguments": said.arguments}}]}
     text = said.text if form == "plain" else ""
     tokens = {"logprobs": list(said.items)} if form == "plain" and said.items is not None else {}
-    end = {**replies.ollama_body(text, done_reason=said.finish, **calls), **counts, **tokens}
+    end = {
+        **replies.ollama_body(text, done_reason=said.finish, **calls),
+        **counts,
+        **said.details,
+        **tokens,
+    }
     if not said.usage:
         end = {name: value for name, value in end.items() if name not in counts}
     if form == "plain":

@@ -218,8 +218,13 @@ def _endless(asked: Asked, said: Said) -> Reply:
     return replace(given, parts=(), endless=given.parts[0])
 
 
+def _open_ended(asked: Asked, said: Said) -> Reply:
+    return replace(reply(asked, said), ending="hang")
+
+
 def _cut(asked: Asked, said: Said, *, after: int, half: bool, ending: replies.Ending) -> Reply:
     given = reply(asked, said)
+    after = min(after, len(given.parts) - half)
     kept = given.parts[:after]
     if half:
         cut = given.parts[after]
@@ -237,6 +242,8 @@ STREAMS = (
           protocols=("openai",), forms=("stream",)),
     Fault("frame is a number", "a frame that is no object", "streams", _nonsense,
           forms=("stream",)),
+    Fault("never ended", "the whole answer, and the stream stays open", "streams", _open_ended,
+          forms=("stream",)),
     Fault("endless", "it goes on for ever", "streams", _endless),
 )  # fmt: skip
 
@@ -246,7 +253,7 @@ _FRAMES: dict[Protocol, int] = {"openai": 7, "ollama": 4}
 def _cuts() -> Iterator[Fault]:
     for protocol, n in _FRAMES.items():
         endings: dict[str, replies.Ending] = {"ended": "end", "broken": "drop"}
-        for after in range(n):
+        for after in range(n + 1):
             for word, ending in endings.items():
                 make = partial(_cut, after=after, half=False, ending=ending)
                 yield Fault(
@@ -257,6 +264,8 @@ def _cuts() -> Iterator[Fault]:
                     (protocol,),
                     ("stream",),
                 )
+            if after == n:
+                break
             yield Fault(
                 f"broken inside frame {after + 1} of {n}",
                 "the connection breaks in the middle of it",

@@ -11,6 +11,7 @@ from tests.servers.fault import Fault
 from tests.servers.replies import Reply
 from tests.servers.saying import Asked, Said, frames, reply, spelled, tokens_of, written
 
+Json = Mapping[str, object]
 NAN, INFINITY = float("nan"), float("inf")
 
 # counts
@@ -43,6 +44,27 @@ COUNTS = tuple(
     for name, (meaning, change) in _COUNTS.items()
 )
 
+
+def _detailed(asked: Asked, said: Said, *, openai: Json, ollama: Json) -> Reply:
+    return reply(asked, replace(said, details=openai if asked.protocol == "openai" else ollama))
+
+
+_BEYOND = {"prompt_tokens_details": {"cached_tokens": 10**6}}
+_THOUGHT = {"completion_tokens_details": {"reasoning_tokens": 10**6}}
+_IDLE = {"prompt_eval_duration": -(10**9), "eval_duration": -(10**9)}
+
+COUNTS = (
+    *COUNTS,
+    Fault("usage cached beyond", "more from the cache than was read", "counts",
+          partial(_detailed, openai=_BEYOND, ollama={}), ("openai",)),
+    Fault("usage reasoning beyond", "more reasoning than output", "counts",
+          partial(_detailed, openai=_THOUGHT, ollama={}), ("openai",)),
+    Fault("busy for ages", "it computed for longer than anybody waited", "counts",
+          partial(_detailed, openai={}, ollama={"eval_duration": 10**14}), ("ollama",)),
+    Fault("busy negative", "it computed for less than no time", "counts",
+          partial(_detailed, openai={}, ollama=_IDLE), ("ollama",)),
+)  # fmt: skip
+
 # log-probabilities
 
 Items = Callable[[Said], tuple[object, ...] | None]
@@ -71,6 +93,7 @@ _LOGPROBS: Mapping[str, tuple[str, Items]] = {
     "positive": ("0.7 for each token", _worth(0.7)),
     "-9999": ("vLLM's placeholder for each token", _worth(-9999.0)),
     "-infinity": ("minus infinity for each token", _worth(-INFINITY)),
+    "all zero": ("0 for each token: as sure as can be", _worth(0.0)),
     "text": ("'-0.02' for each token", _worth("-0.02")),
     "null": ("null for each token", _worth(None)),
     "one not a number": ("the last token has none", _one_bad),
