@@ -80,7 +80,7 @@ async def _make(ledger: str, selection: Selection, by: list[str], precision: flo
     from cascade.report import make_report  # noqa: PLC0415 - heavy
 
     must_exist(ledger)
-    async with open_store(ledger) as store:
+    async with open_store(ledger, read_only=True) as store:
         return await make_report(store, selection, by=by, precision=precision)
 
 

@@ -88,7 +88,7 @@ def shadow(  # noqa: PLR0913 - the options of a command
         made_for = None
         if small is not None and large is not None:
             made_for = await _made_for(small, large, max_tokens, temperature)
-        async with open_store(ledger) as store:
+        async with open_store(ledger, read_only=True) as store:
             return await readiness(
                 store,
                 selection,

@@ -137,6 +137,13 @@ Grouping = Literal["node", "tier", "model", "run_id", "day"]
 """By what totals are taken; days are in UTC."""
 
 
+def group_of(entry: LedgerEntry, by: Grouping) -> str:
+    """The group of an entry; `""` where it has none."""
+    if by == "day":
+        return entry.at.date().isoformat()
+    return getattr(entry, by) or ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """Which pending audits a process takes on.
@@ -157,10 +164,15 @@ class Claim:
 class Backend(ABC):
     """A database that keeps a ledger.
 
-    All its methods run in one event loop, that of the store's writer; reads may run while a
-    write does. Raise `UnavailableError` for what may succeed later, and any other error for
+    Its methods run in one event loop, that of the store's writer; reads may run while a write
+    does. Raise `UnavailableError` for what may succeed later, and any other error for
     what never will.
+
+    Attributes:
+        read_only: whether it refuses to write, to migrate, and to make a database.
     """
+
+    read_only: bool = False
 
     @abstractmethod
     async def open(self) -> None:
@@ -173,6 +185,19 @@ class Backend(ABC):
         A batch may come twice, when it was not known whether the first time succeeded:
         whatever is there already by its id is left as it is.
         """
+
+    def write_now(self, attempts: Sequence[Attempt]) -> bool:
+        """Keep attempts in the thread that calls, if that takes no longer than to hand them over.
+
+        The only method that is called from other threads, also while another is at work. It waits
+        for nothing: not for a lock, and not for the disk.
+
+        Returns:
+            whether they are kept, as `write` would have kept them. If not, they come again by
+            `write`, and what is there already is left as it is.
+        """
+        del attempts
+        return False
 
     @abstractmethod
     async def page(

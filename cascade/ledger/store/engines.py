@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
@@ -26,6 +26,13 @@ BUSY_MS = 15_000
 BLOCKED_MS = 50
 """How much of it the writer's thread stands still at a time; in between it serves readers."""
 
+CONNECT_S = 10.0
+"""How long a server that says nothing is waited for when connecting."""
+
+ANSWER_S = 60.0
+"""How long a server may take for a statement. One that stands still would be waited for for ever:
+its connections stay open."""
+
 RETRY_S = 0.02
 """Between two attempts to get a lock; whoever holds it needs milliseconds."""
 
@@ -33,19 +40,25 @@ READS = "cascade_reads"
 """The execution option of connections that only read."""
 
 
-def make_engine(url: str, *, durable: bool = False) -> AsyncEngine:
+def make_engine(url: str, *, durable: bool = False, read_only: bool = False) -> AsyncEngine:
     """The engine that opens, migrates and reads, and writes to PostgreSQL.
 
     Errors of the database repeat no parameters: they may be prompts.
     """
     if not url.startswith("sqlite"):
-        settings = {"server_settings": {"synchronous_commit": "on"}} if durable else {}
+        settings = {"synchronous_commit": "on"} if durable else {}
+        if read_only:
+            settings["default_transaction_read_only"] = "on"
+        arguments: dict[str, object] = {"server_settings": settings, "timeout": CONNECT_S}
+        arguments["command_timeout"] = ANSWER_S
         return create_async_engine(
-            url, connect_args=settings, pool_size=2, pool_pre_ping=True, hide_parameters=True
+            url, connect_args=arguments, pool_size=2, pool_pre_ping=True, hide_parameters=True
         )
-    arguments = {"timeout": BUSY_MS / 1000}
-    engine = create_async_engine(url, connect_args=arguments, hide_parameters=True)
-    event.listen(engine.sync_engine, "connect", _turn_wal_on)
+    engine = create_async_engine(
+        url, connect_args={"timeout": BUSY_MS / 1000}, hide_parameters=True
+    )
+    if not read_only:
+        event.listen(engine.sync_engine, "connect", _turn_wal_on)
     _prepare(engine.sync_engine, durable=durable)
     return engine
 
@@ -56,28 +69,63 @@ def make_sqlite_writer(url: str, *, durable: bool = False) -> Engine:
     A commit there is a matter of microseconds; the asynchronous driver would hand each statement
     of a transaction to another thread and back.
     """
-    arguments = {"timeout": BLOCKED_MS / 1000}
-    engine = create_engine(
-        url.replace("+aiosqlite", ""), connect_args=arguments, hide_parameters=True
-    )
+    engine = _make_sqlite(url, {"timeout": BLOCKED_MS / 1000})
     _prepare(engine, durable=durable)
     return engine
 
 
+def make_sqlite_writer_at_once(url: str) -> Engine:
+    """The engine that writes to an open SQLite ledger from any thread, and never waits.
+
+    Neither for a lock nor for the disk: what the journal has collected is moved into the database
+    by the writer's thread, which is the one moment at which SQLite waits for the disk.
+    """
+    engine = _make_sqlite(url, {"timeout": 0, "check_same_thread": False})
+    _prepare(engine, durable=False)
+    event.listen(engine, "connect", _leave_journal)
+    return engine
+
+
+def _make_sqlite(url: str, arguments: dict[str, Any]) -> Engine:
+    return create_engine(
+        url.replace("+aiosqlite", ""), connect_args=arguments, hide_parameters=True
+    )
+
+
+VALUES = ("21", "22", "23", "54")
+"""Classes of SQLSTATE that are about what is to be written: cardinality, data, integrity, size."""
+
+
 @contextmanager
-def told_apart() -> Iterator[None]:
-    """Tell what may succeed later from what never will."""
+def told_apart(place: str = "the ledger's database") -> Iterator[None]:
+    """Tell what may succeed later from what never will.
+
+    Never is only what a database refuses for its values. All else may pass, if somebody mends it:
+    a server that restarts, a full disk, a password that was changed, a table that is missing. What
+    waits for it is not thrown away.
+    """
     try:
         yield
-    except (OSError, sqlite3.OperationalError, PoolTimeoutError) as error:
-        raise UnavailableError(f"the ledger's database: {error}") from error
+    except (OSError, PoolTimeoutError) as error:
+        raise UnavailableError(f"{place}: {error}") from error
+    except sqlite3.Error as error:
+        if _refuses_values(error):
+            raise
+        raise UnavailableError(f"{place}: {error}") from error
     except DBAPIError as error:
-        # asyncpg calls a value that it cannot send an error of the interface, too.
-        wrong_value = isinstance(getattr(error.orig, "__cause__", None), ValueError)
-        passing = isinstance(error, OperationalError | InterfaceError) and not wrong_value
-        if passing or error.connection_invalidated:
-            raise UnavailableError(f"the ledger's database: {error.orig}") from error
-        raise
+        if error.orig is not None and _refuses_values(error.orig):
+            raise
+        raise UnavailableError(f"{place}: {error.orig}") from error
+
+
+def _refuses_values(error: BaseException) -> bool:
+    if isinstance(error, sqlite3.DataError | sqlite3.IntegrityError):
+        return True
+    if isinstance(error, sqlite3.Error):
+        return "binding" in str(error)
+    # asyncpg calls a value that it cannot send an error of the interface, and of ValueError.
+    said = str(getattr(error, "sqlstate", None) or "")
+    return said[:2] in VALUES or isinstance(error.__cause__, ValueError | TypeError)
 
 
 async def patiently(action: Callable[[], T]) -> T:
@@ -107,6 +155,11 @@ def _set_up_sqlite(connection: Any, record: object, *, durable: bool) -> None:
     cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
     cursor.execute("PRAGMA secure_delete = ON")  # deleted texts are overwritten, not only unlinked
     cursor.close()
+
+
+def _leave_journal(connection: Any, record: object) -> None:
+    del record
+    connection.execute("PRAGMA wal_autocheckpoint = 0").close()
 
 
 def _turn_wal_on(connection: Any, record: object) -> None:

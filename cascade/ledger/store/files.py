@@ -32,6 +32,11 @@ def identity_of(path: Path | None) -> Identity | None:
     return None
 
 
+def journal_of(path: Path | None) -> Path | None:
+    """Where SQLite keeps what it has not moved into the file yet."""
+    return None if path is None else path.with_name(f"{path.name}-wal")
+
+
 def read_only_url(path: Path) -> str:
     """The address under which SQLite reads a ledger without writing anything.
 
@@ -47,7 +52,7 @@ def read_only_url(path: Path) -> str:
     try:
         _try(f"{uri}?{shared}")
     except sqlite3.OperationalError as error:
-        if "unable to open" not in str(error):
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
             raise UnavailableError(f"the ledger {path}: {error}") from error
         shared = "immutable=1"
         _try_unshared(path, f"{uri}?{shared}", error)
@@ -55,8 +60,8 @@ def read_only_url(path: Path) -> str:
 
 
 def _try_unshared(path: Path, uri: str, why: sqlite3.OperationalError) -> None:
-    wal = path.with_name(f"{path.name}-wal")
-    if wal.exists() and wal.stat().st_size:
+    wal = journal_of(path)
+    if wal is not None and wal.exists() and wal.stat().st_size:
         raise LedgerError(
             f"the ledger {path} cannot be read: its last entries are still in {wal.name}, and "
             f"{path.parent} may not be written. Copy both files to a folder that may, and read "

@@ -161,6 +161,29 @@ MIGRATIONS: tuple[Migration, ...] = (
 )
 
 
+READABLE = 1 + [migration.name for migration in MIGRATIONS].index("texts")
+"""The oldest version in which there is all that a reader asks for: later steps are not about
+entries."""
+
+
+async def check(engine: AsyncEngine) -> None:
+    """See to it that the schema can be read as it is.
+
+    Raises:
+        LedgerError: there is none, or it is too old or too new; it says what to do.
+    """
+    async with engine.execution_options(**{READS: True}).connect() as connection:
+        version = await _version(connection)
+    if not version:
+        raise LedgerError("there is no ledger in this database.")
+    if version < READABLE:
+        raise LedgerError(
+            f"the ledger's schema has version {version}, and reading takes {READABLE}: let "
+            "open_store(…, read_only=False) bring it up to date, which programs of older versions "
+            "cannot read any more, or read it with the version that wrote it."
+        )
+
+
 async def migrate(engine: AsyncEngine, *, to: int = len(MIGRATIONS)) -> None:
     """Bring the schema up to a version.
 

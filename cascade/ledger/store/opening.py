@@ -20,6 +20,7 @@ FORMS = "sqlite:///ledger.db (a file) or postgresql://user:password@host/databas
 def open_store(
     url: str,
     *,
+    read_only: bool = False,
     crash_safe: bool = True,
     durable: bool = False,
     texts: KeptTexts = "none",
@@ -32,6 +33,9 @@ def open_store(
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://…`, or `memory://`.
+        read_only: read what is there, and change nothing: an older schema is not migrated, no
+            file is made, and an SQLite ledger may be in a folder that cannot be written. Whatever
+            would write raises `LedgerError`.
         crash_safe: write down each call before it is sent, so that a killed process leaves a
             list of the calls whose outcome is unknown. Costs one commit per call, shared by
             the calls that are under way together.
@@ -51,7 +55,7 @@ def open_store(
         MissingDependencyError: the database's driver is not installed.
     """
     return Store(
-        _backend(url, durable=durable),
+        _backend(url, durable=durable, read_only=read_only),
         crash_safe=crash_safe,
         texts=texts,
         hash_key=hash_key,
@@ -61,17 +65,19 @@ def open_store(
     )
 
 
-def _backend(url: str, *, durable: bool) -> Backend:
+def _backend(url: str, *, durable: bool, read_only: bool) -> Backend:
     scheme, separator, _ = url.partition("://")
     dialect = scheme.partition("+")[0]
     if separator and dialect == "memory":
         if durable:
             raise ConfigurationError(f"{url} keeps nothing: durable=True needs a database.")
+        if read_only:
+            raise ConfigurationError(f"{url} has nothing in it: read_only=True needs a database.")
         return MemoryBackend()
     address = database_url(url)
     from cascade.ledger.store.sql import SqlBackend  # noqa: PLC0415 - needs SQLAlchemy
 
-    return SqlBackend(address, durable=durable)
+    return SqlBackend(address, durable=durable, read_only=read_only)
 
 
 def database_url(url: str) -> str:

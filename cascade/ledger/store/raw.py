@@ -5,15 +5,20 @@ The statements and the forms of values are SQLAlchemy's, made once for each tabl
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any, cast
 
 from sqlalchemy import Column, Engine, PoolProxiedConnection, Table
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
 
-from cascade.ledger.store.base import Batch
+from cascade.ledger.store.base import Attempt, Batch
+from cascade.ledger.store.engines import make_sqlite_writer_at_once
 from cascade.ledger.store.rows import attempt_row, entry_row, pending_row, texts_row
 from cascade.ledger.store.tables import attempts, entries, pending, texts
 
@@ -35,7 +40,9 @@ class _Insert:
 
     def into(self, cursor: sqlite3.Cursor, rows: Sequence[Row]) -> None:
         """Insert them."""
-        if rows:
+        if len(rows) == 1:
+            cursor.execute(self._text, self._formed(rows[0]))
+        elif rows:
             cursor.executemany(self._text, map(self._formed, rows))
 
     def _formed(self, row: Row) -> list[Any]:
@@ -46,8 +53,9 @@ class _Insert:
         return values
 
 
+_ATTEMPTS = _Insert(attempts)
 _INSERTS: Sequence[tuple[_Insert, str, Callable[[Any], Row]]] = (
-    (_Insert(attempts), "attempts", attempt_row),
+    (_ATTEMPTS, "attempts", attempt_row),
     (_Insert(entries), "entries", entry_row),
     (_Insert(texts), "texts", texts_row),
     (_Insert(pending, "run_id", "payload", "at", "tags"), "pending", pending_row),
@@ -55,15 +63,15 @@ _INSERTS: Sequence[tuple[_Insert, str, Callable[[Any], Row]]] = (
 
 
 class RawWriter:
-    """Writes batches through one connection of its own, in the thread that calls it.
+    """Writes through one connection of its own, in the thread that calls it.
 
     Args:
-        engine: of `make_sqlite_writer`.
+        engine: of `make_sqlite_writer` or `make_sqlite_writer_at_once`.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._connection: PoolProxiedConnection | None = None
+        self._kept: PoolProxiedConnection | None = None
 
     def write(self, batch: Batch) -> None:
         """Write the batch in one transaction.
@@ -71,13 +79,39 @@ class RawWriter:
         Raises:
             sqlite3.Error: nothing of it is written.
         """
-        if self._connection is None:
-            self._connection = self._engine.raw_connection()
-        connection = cast(sqlite3.Connection, self._connection.driver_connection)
+        self._transact(lambda cursor: _write(cursor, batch))
+
+    def write_attempts(self, begun: Sequence[Attempt]) -> None:
+        """Write attempts in one transaction, and nothing else is looked at.
+
+        Raises:
+            sqlite3.Error: nothing of it is written.
+        """
+        rows = [attempt_row(attempt) for attempt in begun]
+        if len(rows) > 1:
+            self._transact(lambda cursor: _ATTEMPTS.into(cursor, rows))
+            return
+        # One statement is a transaction of its own.
+        _ATTEMPTS.into(self._connected().cursor(), rows)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+        self._engine.dispose()
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._kept is None:
+            self._kept = self._engine.raw_connection()
+        return cast(sqlite3.Connection, self._kept.driver_connection)
+
+    def _transact(self, work: Callable[[sqlite3.Cursor], None]) -> None:
+        connection = self._connected()
         cursor = connection.cursor()
         cursor.execute("BEGIN IMMEDIATE")
         try:
-            _write(cursor, batch)
+            work(cursor)
             connection.commit()
         except BaseException:
             connection.rollback()
@@ -85,11 +119,65 @@ class RawWriter:
         finally:
             cursor.close()
 
+
+class AttemptWriter:
+    """Writes attempts through a connection of its own, in whatever thread calls it; never waits.
+
+    Args:
+        url: of an SQLite ledger.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._writer: RawWriter | None = None
+        self._lock = threading.Lock()
+        self._pid = 0
+
+    def open(self) -> None:
+        """Be ready; until then and after `close` nothing is written."""
+        with self._lock:
+            self._close()
+            self._writer = RawWriter(make_sqlite_writer_at_once(self._url))
+            self._pid = os.getpid()
+
+    def write(self, begun: Sequence[Attempt]) -> bool:
+        """Write them in one transaction, if nobody else writes; returns whether they are written.
+
+        What is wrong with the database is not told: it is to be tried again by `RawWriter`.
+        """
+        if self._writer is None or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            # Closed a moment ago; or the process forked, and the connection is its parent's.
+            if self._writer is None or self._pid != os.getpid():
+                return False
+            self._writer.write_attempts(begun)
+        except (sqlite3.Error, DBAPIError, OSError):
+            return False
+        else:
+            return True
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def held_off(self) -> Iterator[None]:
+        """Meanwhile nothing is written at once.
+
+        SQLite begins its journal anew only when all of it has been moved into the database: if
+        something were added each time that is done, it would grow for ever.
+        """
+        with self._lock:
+            yield
+
     def close(self) -> None:
-        """Give the connection back."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Close the connection."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
 
 def _write(cursor: sqlite3.Cursor, batch: Batch) -> None:

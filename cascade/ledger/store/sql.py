@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -24,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from cascade.errors import LedgerError
 from cascade.ledger.amounts import Amounts
 from cascade.ledger.store.base import (
     Attempt,
@@ -33,6 +36,7 @@ from cascade.ledger.store.base import (
     Selection,
     Stored,
     StoredTexts,
+    UnavailableError,
 )
 from cascade.ledger.store.engines import (
     READS,
@@ -41,8 +45,9 @@ from cascade.ledger.store.engines import (
     patiently,
     told_apart,
 )
-from cascade.ledger.store.migrations import migrate
-from cascade.ledger.store.raw import RawWriter
+from cascade.ledger.store.files import Identity, identity_of, journal_of, path_of, read_only_url
+from cascade.ledger.store.migrations import check, migrate
+from cascade.ledger.store.raw import AttemptWriter, RawWriter
 from cascade.ledger.store.rows import (
     attempt_of,
     attempt_row,
@@ -56,6 +61,8 @@ from cascade.ledger.store.rows import (
 from cascade.ledger.store.tables import attempts, entries, pending, texts
 from cascade.ledger.texts import Pending
 
+logger = logging.getLogger("cascade")
+
 T = TypeVar("T")
 
 
@@ -67,27 +74,84 @@ class SqlBackend(Backend):
             `postgresql+asyncpg://…`.
         durable: each commit waits for the disk, in PostgreSQL whatever its settings say of
             `synchronous_commit`.
+        read_only: nothing is written, migrated or made.
     """
 
-    def __init__(self, url: str, *, durable: bool = False) -> None:
+    def __init__(self, url: str, *, durable: bool = False, read_only: bool = False) -> None:
         self._url = url
+        self._path = path_of(url)
+        self._place = f"the ledger {self._path or 'in its database'}"
         self._durable = durable
+        self.read_only = read_only
+        self._file: Identity | None = None
+        self._journal: Identity | None = None
+        self._doubtful = False
         self._engine: AsyncEngine | None = None
         self._sqlite_writer: Engine | None = None
         self._raw_writer: RawWriter | None = None
+        # What has to be on the disk is no matter of microseconds.
+        at_once = url.startswith("sqlite") and not (durable or read_only)
+        self._at_once = AttemptWriter(url) if at_once else None
 
     async def open(self) -> None:
-        """Connect and migrate."""
-        with told_apart():
-            await migrate(self._connected())
+        """Connect, and migrate; or see that it can be read as it is."""
+        with told_apart(self._place):
+            if self.read_only:
+                await check(self._connected())
+            else:
+                await migrate(self._connected())
+        self._file, self._doubtful = identity_of(self._path), False
+        self._journal = identity_of(journal_of(self._path))
+        if self._at_once is not None:
+            self._at_once.open()
+
+    def write_now(self, attempts: Sequence[Attempt]) -> bool:
+        """Write attempts to SQLite, if nobody else is writing; what is wrong, `write` will tell."""
+        if self._at_once is None or self._file != identity_of(self._path):
+            return False
+        return self._at_once.write(attempts) and self._file == identity_of(self._path)
 
     async def write(self, batch: Batch) -> None:
         """Write the batch in one transaction."""
         if not self._url.startswith("sqlite"):
             await self._transact(lambda connection: _write(connection, batch))
             return
-        with told_apart():
-            await patiently(lambda: self._raw().write(batch))
+        await self._changed(lambda: patiently(lambda: self._write_raw(batch)))
+
+    async def _changed(self, change: Callable[[], Awaitable[T]]) -> T:
+        """Make a change in the database that is there now, and see that it was there till then.
+
+        After a failure the schema is looked at again: the database may be another one since.
+        """
+        if self.read_only:
+            raise LedgerError("this ledger is open for reading only.")
+        while True:
+            await self._present()
+            if self._doubtful:
+                await self.open()
+            try:
+                with told_apart(self._place):
+                    changed = await change()
+            except UnavailableError:
+                self._doubtful = True
+                raise
+            if self._file == identity_of(self._path):
+                return changed
+
+    async def _present(self) -> None:
+        """Let go of an SQLite file that was deleted or replaced: what is written there is lost."""
+        if self._file == identity_of(self._path):
+            return
+        logger.error(
+            "%s was deleted or replaced; what comes now is written to the file of that name",
+            self._place,
+        )
+        await self.aclose()
+        journal = journal_of(self._path)
+        if journal is not None and self._journal and identity_of(journal) == self._journal:
+            # It belongs to the file that is gone; SQLite would take it for that of the new one.
+            journal.unlink(missing_ok=True)
+        await self.open()
 
     async def page(
         self, selection: Selection, after: Stored | None, limit: int
@@ -142,6 +206,8 @@ class SqlBackend(Backend):
 
     async def aclose(self) -> None:
         """Close the connections."""
+        if self._at_once is not None:
+            self._at_once.close()
         if self._raw_writer is not None:
             self._raw_writer.close()
             self._raw_writer = None
@@ -154,16 +220,22 @@ class SqlBackend(Backend):
 
     def _connected(self) -> AsyncEngine:
         if self._engine is None:
-            self._engine = make_engine(self._url, durable=self._durable)
+            url = self._url
+            if self.read_only and self._path is not None:
+                url = read_only_url(self._path)
+            self._engine = make_engine(url, durable=self._durable, read_only=self.read_only)
         return self._engine
 
     async def _transact(self, work: Callable[[Connection], T]) -> T:
         """Do something in one transaction, all of it or nothing."""
-        with told_apart():
+
+        async def change() -> T:
             if self._url.startswith("sqlite"):
                 return await patiently(lambda: self._transact_in_sqlite(work))
             async with self._connected().begin() as connection:
                 return await connection.run_sync(work)
+
+        return await self._changed(change)
 
     def _transact_in_sqlite(self, work: Callable[[Connection], T]) -> T:
         with self._writing().begin() as connection:
@@ -173,6 +245,10 @@ class SqlBackend(Backend):
         if self._sqlite_writer is None:
             self._sqlite_writer = make_sqlite_writer(self._url, durable=self._durable)
         return self._sqlite_writer
+
+    def _write_raw(self, batch: Batch) -> None:
+        with nullcontext() if self._at_once is None else self._at_once.held_off():
+            self._raw().write(batch)
 
     def _raw(self) -> RawWriter:
         if self._raw_writer is None:
@@ -190,8 +266,9 @@ class SqlBackend(Backend):
         return await self._read(statement.order_by(at, key).limit(limit))
 
     async def _read(self, statement: Any) -> Sequence[Mapping[str, Any]]:
-        engine = self._connected().execution_options(**{READS: True})
-        with told_apart():
+        await self._present()
+        with told_apart(self._place):
+            engine = self._connected().execution_options(**{READS: True})
             async with engine.connect() as connection:
                 result = await connection.execute(statement)
                 return [dict(row) for row in result.mappings()]

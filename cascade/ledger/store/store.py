@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar, get_args
 
-from cascade.errors import ConfigurationError
+from cascade.errors import ConfigurationError, LedgerError
 from cascade.ledger.amounts import Amounts, Total
+from cascade.ledger.store.at_once import AtOnce
 from cascade.ledger.store.base import (
     Attempt,
     Backend,
@@ -22,6 +23,7 @@ from cascade.ledger.store.base import (
     Stored,
     StoredTexts,
     Withdrawn,
+    group_of,
     new_id,
 )
 from cascade.ledger.store.export import open_export
@@ -41,6 +43,9 @@ TEXTS_PAGE = 100
 LEASE = timedelta(minutes=15)
 """How long a claimed audit belongs to its process; afterwards another may claim it."""
 
+GRACE_S = 1.0
+"""How much longer than its patience the writer may take to say that a database is away."""
+
 EVERYTHING = Selection()
 
 T = TypeVar("T")
@@ -50,7 +55,7 @@ class Store:
     """A ledger in a database, for `Cascade(ledger=…)`; made by `open_store`.
 
     Entries wait in a bounded queue and are written in batches by a thread of the store's own.
-    When the queue is full, `append` waits; nothing is ever dropped. What is read has in it all
+    When the queue is full, `append` waits, and raises when it stays so. What is read has in it all
     that was appended before. The queue is flushed by `aclose`, `close`, and at exit.
 
     Args:
@@ -87,6 +92,7 @@ class Store:
         self._kept_texts: KeptTexts = texts
         self._hash_key = hash_key.encode() if isinstance(hash_key, str) else hash_key
         self._writer = Writer(backend, limits or Limits())
+        self._at_once = AtOnce(backend.write_now, self._writer.hand_over)
         self._crash_safe = crash_safe
         self._redact = redact
         self._tags = checked_tags(tags, "the store")
@@ -95,7 +101,7 @@ class Store:
         """Hand over entries, to be written soon.
 
         Raises:
-            LedgerError: the queue was full for longer than `Limits.patience_s`.
+            LedgerError: the queue was full for longer than `Limits.full_s`.
         """
         tags = self._tags_now()
         for entry in entries:
@@ -107,13 +113,25 @@ class Store:
         """Which prompts and answers are kept."""
         return self._kept_texts
 
+    @property
+    def lost(self) -> int:
+        """Entries that are in the log instead of the database: there was no room for them in the
+        queue, they were refused, or the process ended before they could be written.
+        """
+        return self._writer.lost
+
+    @property
+    def waiting(self) -> int:
+        """Entries and the like that were handed over and are not written yet."""
+        return self._writer.waiting
+
     def keep(self, entry: LedgerEntry, texts: Texts) -> LedgerEntry:
         """Append the entry of a call with the hashes of its texts, and return it.
 
         The texts themselves, redacted, are kept with `texts="all"`.
 
         Raises:
-            LedgerError: the queue was full for longer than `Limits.patience_s`.
+            LedgerError: the queue was full for longer than `Limits.full_s`.
         """
         entry = with_hashes(entry, texts, self._hash_key)
         tags = self._tags_now()
@@ -147,11 +165,17 @@ class Store:
             model=model,
             tags=self._tags_now(),
         )
+        patience_s = self._writer.limits.patience_s
         try:
-            await self._writer.written(attempt)
+            async with asyncio.timeout(patience_s + GRACE_S):
+                await self._at_once.written(attempt)
         except asyncio.CancelledError:
             self.withdraw(attempt.attempt_id)
             raise
+        except TimeoutError as error:
+            self.withdraw(attempt.attempt_id)
+            why = f"the ledger's database has not answered for {patience_s} s; nothing was sent."
+            raise LedgerError(why) from error
         return attempt.attempt_id
 
     def withdraw(self, attempt_id: str) -> None:
@@ -199,7 +223,7 @@ class Store:
         totals: dict[str, Total] = {}
         async with aclosing(self.stored(selection)) as stored:
             async for item in stored:
-                group = _group(item.entry, by)
+                group = group_of(item.entry, by)
                 totals[group] = totals.get(group, Total()).plus(item.entry)
         return totals
 
@@ -225,7 +249,7 @@ class Store:
         An audit whose payload the redaction would change is not kept.
 
         Raises:
-            LedgerError: the queue was full for longer than `Limits.patience_s`.
+            LedgerError: the queue was full for longer than `Limits.full_s`.
         """
         if self._kept_texts != "none" and may_be_kept(pending, self._redact):
             self._writer.put(replace(pending, tags={**self._tags, **pending.tags}))
@@ -234,7 +258,7 @@ class Store:
         """Forget a pending audit: it is done, or never will be.
 
         Raises:
-            LedgerError: the queue was full for longer than `Limits.patience_s`.
+            LedgerError: the queue was full for longer than `Limits.full_s`.
         """
         self._writer.put(Dropped(run_id))
 
@@ -338,7 +362,7 @@ class Store:
         Raises:
             LedgerError: the database cannot be reached, or refused an entry.
         """
-        await self._writer.written(None)
+        await self._writer.written()
 
     def close(self) -> None:
         """Flush and disconnect. The store may be used again afterwards."""
@@ -374,9 +398,3 @@ class Store:
     def _tags_now(self) -> Mapping[str, str]:
         tags = current_tags()
         return {**self._tags, **tags} if tags else self._tags
-
-
-def _group(entry: LedgerEntry, by: Grouping) -> str:
-    if by == "day":
-        return entry.at.date().isoformat()
-    return getattr(entry, by) or ""

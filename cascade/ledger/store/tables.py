@@ -58,7 +58,8 @@ class UtcTime(TypeDecorator[datetime]):
         """To the database; a time without a zone is taken for UTC."""
         if value is None:
             return None
-        value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        if value.tzinfo is not UTC:
+            value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
         if dialect.name == "postgresql":
             return value
         return value.isoformat(timespec="microseconds")

@@ -8,32 +8,20 @@ import logging
 import os
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cascade.errors import LedgerError
-from cascade.ledger.store.base import (
-    Attempt,
-    Backend,
-    Batch,
-    Dropped,
-    Stored,
-    StoredTexts,
-    UnavailableError,
-    Withdrawn,
-)
-from cascade.ledger.texts import Pending
+from cascade.ledger.store.base import Backend, Stored, UnavailableError
+from cascade.ledger.store.waiting import Done, Item, Kept, as_json, batch_of, settle
 
 logger = logging.getLogger("cascade")
 
 T = TypeVar("T")
-
-Kept = Attempt | Stored | Withdrawn | StoredTexts | Pending | Dropped
-"""What can be handed over."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 2.0
 """Between two tries to write; each pause is twice the one before."""
@@ -47,29 +35,20 @@ class Limits:
     """Sizes and times of the queue.
 
     Attributes:
-        queue: entries that may wait to be written. When it is full, `append` waits: nothing is
-            dropped.
+        queue: entries that may wait to be written. When it is full, `append` waits.
         batch: entries of one transaction at most.
         linger_s: how long entries may wait for others, unless somebody waits for them.
         patience_s: how long to wait for a database that cannot be reached, before those who
             wait get a `LedgerError`; entries stay in the queue and are tried again.
+        full_s: how long `append` waits for room in a full queue, before it raises `LedgerError`.
+            After that it does not wait again until there was room.
     """
 
     queue: int = 10_000
     batch: int = 1_000
     linger_s: float = 0.05
     patience_s: float = 30.0
-
-
-Done = Future[None] | asyncio.Future[None]
-"""What somebody waits for, in a thread or in an event loop."""
-
-
-@dataclass(slots=True)
-class _Item:
-    what: Kept | None
-    """None is nothing but a mark."""
-    done: Done | None = None
+    full_s: float = 5.0
 
 
 class Writer:
@@ -77,45 +56,67 @@ class Writer:
 
     def __init__(self, backend: Backend, limits: Limits) -> None:
         self._backend = backend
-        self._limits = limits
-        self._items: deque[_Item] = deque()
+        self.limits = limits
+        self._items: deque[Item] = deque()
         self._room = threading.Condition()
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._stopping = False
+        self._stuck = False
+        self._lost = 0
+        self._writing: Sequence[Item] = ()
         self._refused: deque[str] = deque(maxlen=MOST_TOLD)
+
+    @property
+    def lost(self) -> int:
+        """How many entries there was no room for, or were refused, or were left at exit."""
+        return self._lost
+
+    @property
+    def waiting(self) -> int:
+        """How many entries and the like are handed over and not written."""
+        with self._room:
+            return sum(item.what is not None for item in (*self._writing, *self._items))
 
     def put(self, *what: Kept) -> None:
         """Hand over what belongs together; waits while the queue is full.
 
         Raises:
-            LedgerError: it stayed full for `patience_s`; nothing of this is in it.
+            LedgerError: it stayed full for `full_s`, or the ledger is open for reading only;
+                nothing of this is in it.
         """
-        limits = self._limits
+        limits = self.limits
         with self._room:
             self._run()
-            free = self._room.wait_for(
-                lambda: len(self._items) < limits.queue, timeout=limits.patience_s
-            )
+            self._check_writable()
+            # Where nothing was written for so long, waiting again would hold up every caller.
+            longest_s = 0.0 if self._stuck else limits.full_s
+            free = self._room.wait_for(lambda: len(self._items) < limits.queue, timeout=longest_s)
+            self._stuck = not free
             if not free:
+                self._lost += sum(isinstance(each, Stored) for each in what)
                 raise LedgerError(
-                    f"the ledger's queue has been full ({limits.queue} entries) for "
-                    f"{limits.patience_s} s: is its database within reach?"
+                    f"the ledger's queue is full ({limits.queue} entries) and nothing was written "
+                    f"for {limits.full_s} s: is its database within reach?"
                 )
-            self._items.extend(map(_Item, what))
+            self._items.extend(map(Item, what))
             self._signal(urgent=len(self._items) >= limits.batch)
 
     def put_now(self, what: Kept | None) -> Future[None]:
         """Hand over something that somebody waits for; done once it is in the database."""
         done: Future[None] = Future()
-        self._put_now(_Item(what, done))
+        self._put_now(Item(what, done))
         return done
 
-    def written(self, what: Kept | None) -> asyncio.Future[None]:
-        """`put_now` for who waits in an event loop; a cancelled waiter takes nothing back."""
+    def written(self) -> asyncio.Future[None]:
+        """`flush` for who waits in an event loop; a cancelled waiter takes nothing back."""
         done = asyncio.get_running_loop().create_future()
-        self._put_now(_Item(what, done))
+        self._put_now(Item(None, done))
         return done
+
+    def hand_over(self, what: Kept, done: asyncio.Future[None]) -> None:
+        """Have something written for who waits in an event loop."""
+        self._put_now(Item(what, done))
 
     async def call(self, action: Callable[[], Awaitable[T]]) -> T:
         """Run something of the backend's in the writer's loop."""
@@ -141,7 +142,8 @@ class Writer:
         """
         if self._thread is None or self._pid != os.getpid():
             return
-        self.flush().result()
+        if self.waiting or self._refused:  # else it need not be within reach
+            self.flush().result()
         with self._room:
             thread = self._thread
             if thread is None or self._stopping:  # somebody else closes it
@@ -157,11 +159,19 @@ class Writer:
             self._room.notify_all()
         atexit.unregister(self._at_exit)
 
-    def _put_now(self, item: _Item) -> None:
+    def _put_now(self, item: Item) -> None:
         with self._room:
             self._run()
+            if item.what is not None:
+                self._check_writable()
             self._items.append(item)
             self._signal(urgent=True)
+
+    def _check_writable(self) -> None:
+        if self._backend.read_only:
+            raise LedgerError(
+                "this ledger is open for reading only: open_store(…, read_only=False) writes."
+            )
 
     def _run(self) -> None:
         if self._thread is not None and self._pid != os.getpid():
@@ -189,6 +199,16 @@ class Writer:
             self.close()
         except LedgerError as error:
             logger.error("the ledger could not be closed at exit: %s", error)
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """The process ends, and the database is away: the log gets what waits for it."""
+        with self._room:
+            items = [*self._writing, *self._items]
+        left = [item.what for item in items if isinstance(item.what, Stored)]
+        self._lost += len(left)
+        for stored in left:
+            logger.error("the process ends before an entry was written: %s", as_json(stored))
 
     def _signal(self, *, urgent: bool) -> None:
         # Waking the other thread costs a system call: only when it may be asleep.
@@ -212,20 +232,21 @@ class Writer:
         while self._items or not self._stopping:
             await self._something.wait()
             # Not wait_for: in Python 3.11 it may let its own cancellation out, which ends the loop.
-            timer = self._loop.call_later(self._limits.linger_s, self._urgent.set)
+            timer = self._loop.call_later(self.limits.linger_s, self._urgent.set)
             await self._urgent.wait()
             timer.cancel()
             await self._write(self._take())
+            self._writing = ()
         await asyncio.sleep(0)  # what was asked a moment ago is a task after that
         reads = asyncio.all_tasks() - {asyncio.current_task()}
         if reads:
-            await asyncio.wait(reads, timeout=self._limits.patience_s)
+            await asyncio.wait(reads, timeout=self.limits.patience_s)
         await self._backend.aclose()
 
-    def _take(self) -> list[_Item]:
+    def _take(self) -> list[Item]:
         with self._room:
-            n = min(len(self._items), self._limits.batch)
-            taken = [self._items.popleft() for _ in range(n)]
+            n = min(len(self._items), self.limits.batch)
+            self._writing = taken = [self._items.popleft() for _ in range(n)]
             if not self._items:
                 self._signalled = 0
                 self._something.clear()
@@ -239,20 +260,20 @@ class Writer:
                 await self._backend.open()
                 self._opened = True
 
-    async def _write(self, items: Sequence[_Item]) -> None:
+    async def _write(self, items: Sequence[Item]) -> None:
         """Write them, and try again for as long as it takes."""
         began, pause = time.monotonic(), FIRST_PAUSE_S
         while items:
             try:
                 await self._open()
                 if any(item.what is not None for item in items):
-                    await self._backend.write(_batch(items))
+                    await self._backend.write(batch_of(items))
             except Exception as error:  # noqa: BLE001 - it is handed to whoever waits
                 if self._opened and not isinstance(error, UnavailableError):
                     await self._write_one_by_one(items, error)
                     return
-                if not self._opened or time.monotonic() - began > self._limits.patience_s:
-                    items = self._disappoint(items, error)
+                if not self._opened or time.monotonic() - began > self.limits.patience_s:
+                    self._writing = items = self._disappoint(items, error)
                     if not items:
                         return
                 logger.warning("the ledger cannot be written, trying again: %s", error)
@@ -262,19 +283,21 @@ class Writer:
                 self._finish(items)
                 return
 
-    async def _write_one_by_one(self, items: Sequence[_Item], error: Exception) -> None:
+    async def _write_one_by_one(self, items: Sequence[Item], error: Exception) -> None:
         """Something among them can never be written: it is named, and the rest is written."""
         if len(items) > 1:
             for item in items:
                 await self._write([item])
             return
         what, done = items[0].what, items[0].done
-        logger.error("an entry was refused by the ledger's database: %s: %r", error, what)
+        said = as_json(what) if isinstance(what, Stored) else repr(what)
+        logger.error("an entry was refused by the ledger's database: %s: %s", error, said)
+        self._lost += isinstance(what, Stored)
         self._refused.append(f"{what} ({error})")
         if done is not None:
-            _settle({done: LedgerError(f"the ledger cannot keep {what}: {error}")})
+            settle({done: LedgerError(f"the ledger cannot keep {what}: {error}")})
 
-    def _finish(self, items: Sequence[_Item]) -> None:
+    def _finish(self, items: Sequence[Item]) -> None:
         outcomes: dict[Done, LedgerError | None] = {}
         for item in items:
             if item.done is None:
@@ -284,9 +307,9 @@ class Writer:
                 refused = "; ".join(self._refused)
                 outcomes[item.done] = LedgerError(f"the database refused entries: {refused}")
                 self._refused.clear()
-        _settle(outcomes)
+        settle(outcomes)
 
-    def _disappoint(self, items: Sequence[_Item], error: Exception) -> Sequence[_Item]:
+    def _disappoint(self, items: Sequence[Item], error: Exception) -> Sequence[Item]:
         """Tell all who wait that the database cannot be had; returns the entries to keep.
 
         A call whose attempt could not be written is not sent: its attempt is forgotten.
@@ -300,47 +323,5 @@ class Writer:
         done = "written" if self._opened else "opened"
         wait = f"; {left:,} entries wait for it" if left else ""
         error = LedgerError(f"the ledger cannot be {done}: {str(error).rstrip('.')}{wait}.")
-        _settle({item.done: error for item in waiting if item.done is not None})
+        settle({item.done: error for item in waiting if item.done is not None})
         return items
-
-
-def _batch(items: Sequence[_Item]) -> Batch:
-    kinds: dict[type, list[Any]] = defaultdict(list)
-    for item in items:
-        kinds[type(item.what)].append(item.what)
-    return Batch(
-        attempts=kinds[Attempt],
-        entries=kinds[Stored],
-        withdrawn=kinds[Withdrawn],
-        texts=kinds[StoredTexts],
-        pending=kinds[Pending],
-        dropped=kinds[Dropped],
-    )
-
-
-def _settle(outcomes: Mapping[Done, LedgerError | None]) -> None:
-    """Tell all who wait how it ended; those of one event loop together, which wakes it once."""
-    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = defaultdict(list)
-    for done, error in outcomes.items():
-        if isinstance(done, asyncio.Future):
-            loops[done.get_loop()].append(done)
-        elif done.set_running_or_notify_cancel():
-            _tell(done, error)
-    for loop, waiting in loops.items():
-        with suppress(RuntimeError):  # the loop was closed, and nobody waits there any more
-            loop.call_soon_threadsafe(_tell_all, waiting, outcomes)
-
-
-def _tell_all(
-    waiting: Sequence[asyncio.Future[None]], outcomes: Mapping[Done, LedgerError | None]
-) -> None:
-    for done in waiting:
-        if not done.done():
-            _tell(done, outcomes[done])
-
-
-def _tell(done: Done, error: LedgerError | None) -> None:
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.debian import found_or_installed
@@ -36,35 +38,92 @@ def _find() -> Path | None:
     return next((folder for folder in folders if (folder / "initdb").exists()), None)
 
 
-@contextmanager
-def server() -> Iterator[str]:
-    """Start one; gives its address, `postgresql://…/postgres`."""
-    programs = binaries()
-    folder = Path(tempfile.mkdtemp(prefix="cascade-postgres-"))
-    # The server refuses to run as root.
-    user = pwd.getpwnam("postgres").pw_name if os.geteuid() == 0 else None
-    if user:
-        shutil.chown(folder, user)
-    data, port = folder / "data", _free_port()
+@dataclass(frozen=True)
+class Server:
+    """One that runs, and that a test may stop, start and hold still."""
 
-    def run(program: str, *arguments: str) -> None:
-        command = [str(programs / program), "-D", str(data), *arguments]
+    programs: Path
+    folder: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://cascade@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / "data"
+
+    def make(self) -> None:
+        self._run("initdb", "--auth=trust", "--username=cascade", "--encoding=UTF8", "--no-sync")
+
+    def start(self) -> None:
+        settings = f"{SETTINGS} -p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1"
+        self._run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", settings, "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """`fast` ends all connections; `immediate` is a crash."""
+        self._run("pg_ctl", "-w", "-m", mode, "stop")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """It stands still meanwhile: its connections stay open, and nothing is answered."""
+        first = int((self._data / "postmaster.pid").read_text().split()[0])
+        processes = [first, *_children(first)]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGCONT)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        # The server refuses to run as root.
+        user = pwd.getpwnam("postgres").pw_name if os.geteuid() == 0 else None
+        command = [str(self.programs / program), "-D", str(self._data), *arguments]
         done = subprocess.run(
-            command, user=user, cwd=folder, capture_output=True, text=True, check=False, timeout=60
+            command,
+            user=user,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
         if done.returncode:
             raise NoPostgresError(f"{program} failed: {done.stdout}{done.stderr}")
 
+
+@contextmanager
+def running() -> Iterator[Server]:
+    """Start one, with a folder of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="cascade-postgres-"))
+    server = Server(binaries(), folder, _free_port())
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
     try:
-        run("initdb", "--auth=trust", "--username=cascade", "--encoding=UTF8", "--no-sync")
-        settings = f"{SETTINGS} -p {port} -k {folder} -c listen_addresses=127.0.0.1"
-        run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", settings, "start")
+        server.make()
+        server.start()
         try:
-            yield f"postgresql://cascade@127.0.0.1:{port}/postgres"
+            yield server
         finally:
-            run("pg_ctl", "-w", "-m", "immediate", "stop")
+            server.stop("immediate")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Start one; gives its address, `postgresql://…/postgres`."""
+    with running() as started:
+        yield started.url
+
+
+def _children(process: int) -> list[int]:
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return [int(child) for child in path.read_text().split()]
 
 
 def _free_port() -> int:

