@@ -7,49 +7,35 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.runtime import Runtime
 
 from cascade.agents.border import check_may_ask, stayed
-from cascade.agents.entries import Accounts, Call, Reviewed
+from cascade.agents.deadline import Deadline as Deadline  # noqa: PLC0414 - found here as well
+from cascade.agents.entries import Accounts, Call, Reviewed, not_sent_entry
+from cascade.agents.retrying import judge
 from cascade.agents.sending import Watcher, observed, send
 from cascade.errors import (
     CascadeError,
     DeadlineError,
+    LocalOnlyError,
     ModelError,
-    RateLimitError,
+    ModelTimeoutError,
+    NotSentError,
 )
 from cascade.ledger import Recorder, Texts, texts_of
 from cascade.models import Request
 from cascade.observing import ObservedCall
 from cascade.policies import ToolRisks
+from cascade.resilience import OFF, Door, Doors, Passage, is_outage
 from cascade.state import CascadeState, Completion, Run
-from cascade.tiers import OpenTier
-
-if TYPE_CHECKING:
-    from cascade.agents.hedging import Hedging
-
-MAX_WAIT_S = 60.0
-"""A provider that asks to wait longer than this is treated as down."""
-
-WAY_BACK = 0.02
-"""Of the time that a large call may take under a deadline, kept back for answering without it."""
-
-LAST_TRY = 0.05
-"""Of a deadline: what fails in its last part so long is not tried again."""
+from cascade.tiers import OpenTier, door_to
 
 HEDGE = "hedge"
 """Node of the entry of a large call that was sent beside a draft and whose answer is not used."""
-
-LATENCY_WEIGHT = 0.2
-"""Of the newest call in a tier's expected latency: it follows a change within about ten calls."""
-
-DEVIATIONS = 2.0
-"""Mean deviations above a tier's mean latency that a careful expectation takes; a first call
-counts as its own mean with half of it as deviation (RFC 6298, which takes four)."""
 
 DRAFT_ALTERNATIVES = 2
 """Alternatives per token that a draft asks for: enough for the top-2 margin, small to send."""
@@ -169,91 +155,8 @@ def attempt_of(runtime: AgentRuntime) -> int:
     return runtime.execution_info.node_attempt if runtime.execution_info else 1
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """How much time a run has, and how long tiers were seen to take.
-
-    Args:
-        seconds: from the beginning of a run to its answer; None for no deadline.
-        hedging: has the large model asked beside a draft where time is short; None for never.
-    """
-
-    seconds: float | None = None
-    hedging: Hedging | None = None
-    _seen_s: dict[str, float] = field(default_factory=dict)
-    _off_s: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, given: float | Deadline | None) -> Deadline:
-        """The same, where only the seconds may be known."""
-        return given if isinstance(given, Deadline) else cls(given)
-
-    def left_s(self, run: Run) -> float | None:
-        """Seconds until the deadline of a run, negative when it has passed."""
-        return None if self.seconds is None else run.begun_at + self.seconds - time.time()
-
-    def expected_s(self, tier: str) -> float | None:
-        """How long a tier takes, as an exponential mean of its calls; None before the first."""
-        return self._seen_s.get(tier)
-
-    def careful_s(self, tier: str) -> float | None:
-        """What most calls of a tier stay below: its mean and `DEVIATIONS` mean deviations."""
-        usual = self.expected_s(tier)
-        return None if usual is None else usual + DEVIATIONS * self._off_s[tier]
-
-    def saw(self, tier: str, seconds: float, *, short: bool = False) -> None:
-        """Learn from a finished call; from a `short` answer, as a word of approval, only that
-        others do not take less.
-        """
-        if short and seconds < self._seen_s.get(tier, 0.0):
-            return
-        before = self._seen_s.get(tier, seconds)
-        off = self._off_s.get(tier, seconds / 2)
-        if tier in self._seen_s:
-            off += LATENCY_WEIGHT * (abs(seconds - before) - off)
-        self._off_s[tier] = off
-        self._seen_s[tier] = before + LATENCY_WEIGHT * (seconds - before)
-
-    def check_retry(self, error: ModelError, run: Run) -> None:
-        """Stop at a failure that could only be tried again when it is too late.
-
-        Raises:
-            DeadlineError: the time that is left is over, or over before the provider is ready.
-        """
-        left = self.left_s(run)
-        if left is None or not error.retryable:
-            return
-        wanted = error.retry_after or 0.0 if isinstance(error, RateLimitError) else 0.0
-        too_late = self.seconds is not None and left <= LAST_TRY * self.seconds
-        if too_late or left <= wanted:
-            when = "is near." if left > 0 else "has passed."
-            raise DeadlineError(
-                f"{error} It is not tried again: the deadline of {self.seconds} s "
-                + (when if left <= 0 or too_late else f"comes before its {wanted} s are over."),
-                model=error.model,
-                billed=error.billed,
-            ) from error
-
-    def bound(self, request: Request, run: Run, model: str, *, last: bool = False) -> Request:
-        """The request with no more time than the run has.
-
-        The `last` one leaves a moment for the way back: when it takes all of its time, there may
-        be a draft to answer with.
-
-        Raises:
-            DeadlineError: it has none.
-        """
-        left = self.left_s(run)
-        if left is None:
-            return request
-        if left <= 0:
-            raise DeadlineError(
-                f"{model} was not asked: the deadline of {self.seconds} s has passed.",
-                model=model,
-                billed=False,
-            )
-        left *= 1 - WAY_BACK if last else 1
-        return replace(request, timeout_s=min(left, request.timeout_s or left))
+_NOT_ASKED = (DeadlineError, LocalOnlyError, NotSentError)
+"""What a model is not to blame for, nor to praise: it was not asked."""
 
 
 class Held(Protocol):
@@ -271,13 +174,20 @@ class Held(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Asks models and sees to it that each attempt is in the ledger, whatever becomes of it."""
+    """Asks models and sees to it that each attempt is in the ledger, whatever becomes of it.
+
+    Attributes:
+        doors: what stands before each tier; by default nothing does.
+        waits: whether attempts and the waits between them are those of the doors' settings.
+    """
 
     recorder: Recorder
     max_attempts: int = 1
     deadline: Deadline = field(default_factory=Deadline)
     clock: Callable[[], float] = field(default=time.perf_counter)
     accounts: Accounts = field(default_factory=Accounts)
+    doors: Doors = field(default_factory=lambda: Doors(OFF))
+    waits: bool = False
 
     async def ask(
         self,
@@ -300,7 +210,7 @@ class Caller:
             request: what to ask.
             node: the node of the ledger entry.
             run: the run of the ledger entry.
-            attempt: which attempt this is; before another one follows, a `Retry-After` is kept.
+            attempt: which attempt this is; before another one follows, it is waited for that.
             is_baseline: this answer is what the cascade is compared with: it earns what the
                 large model alone would have paid for it, as a rule its own cost.
             on_text: receives the answer's text piece by piece while it arrives.
@@ -312,31 +222,22 @@ class Caller:
         Raises:
             LocalOnlyError: the question must not go to this tier. Nothing was sent, and there is
                 no entry.
+            NotSentError: the tier is to be left alone, or has no place. Nothing was sent, and an
+                entry says so.
             ModelError: the call failed; its entry is in the ledger.
         """
         check_may_ask(run, tier)
-        attempt_id = await self.recorder.begin(run.id, node, tier.name, tier.model.name)
-        call = observed(self.recorder.observers, tier, request, node, run)
-        sent = Call(tier, request, node, run, attempt_id, self.clock(), on_text)
+        door = door_to(self.doors, tier)
+        passage = await self._enter(door, request, node, run, attempt)
         try:
+            attempt_id = await self.recorder.begin(run.id, node, tier.name, tier.model.name)
+            call = observed(self.recorder.observers, tier, request, node, run)
+            sent = Call(tier, request, node, run, attempt_id, self.clock(), on_text)
             last = is_baseline or review is not None
-            request = self.deadline.bound(request, run, tier.model.name, last=last)
-            completion = await send(
-                tier, request, node, sent.hear if on_text or watch else None, watch
-            )
-        except ModelError as error:
-            self._record_failure(sent, error, call, held)
-            self.deadline.check_retry(error, run)
-            await self._wait(error, attempt)
-            raise
-        except CascadeError as error:
-            # nothing was sent: requests are forbidden, a recording has no answer
-            self.recorder.withdraw(attempt_id)
-            self.recorder.observers.call_ended(call, None, error)
-            raise
-        except BaseException as error:
-            self._record_failure(sent, error, call, held)
-            raise
+            asking = self._send(sent, call, door, passage, attempt, watch, held, last=last)
+            completion = await asking
+        finally:
+            passage.end()
         latency_ms = completion.latency_ms or (self.clock() - sent.begun) * 1000
         answer = partial(self._book, sent, completion, latency_ms, call, watch, review)
         if held is None:
@@ -348,6 +249,73 @@ class Caller:
             sent.node = node if held.used else HEDGE
             answer(is_baseline=is_baseline and held.used)
         return completion
+
+    async def _enter(
+        self, door: Door, request: Request, node: str, run: Run, attempt: int
+    ) -> Passage:
+        left_s = self.deadline.left_s(run)
+        try:
+            return await door.enter(first=attempt == 1, left_s=left_s, lasts_s=request.timeout_s)
+        except NotSentError as error:
+            self.recorder.record(not_sent_entry(run, node, door.tier, error))
+            raise
+
+    async def _send(
+        self,
+        sent: Call,
+        call: ObservedCall | None,
+        door: Door,
+        passage: Passage,
+        attempt: int,
+        watch: Watcher | None,
+        held: Held | None,
+        *,
+        last: bool,
+    ) -> Completion:
+        """Send a call. If that fails, it is in the ledger, and waited until another may follow."""
+        tier, run, hear = sent.tier, sent.run, None
+        if sent.on_text is not None or watch is not None:
+            hear = sent.hear
+        request = sent.request
+        try:
+            request = self.deadline.bound(request, run, tier.model.name, last=last)
+            completion = await send(tier, request, sent.node, hear, watch)
+        except ModelError as error:
+            passage.end(failed=self._has_failed(sent, request, error))
+            again = judge(
+                error,
+                attempt,
+                door=door,
+                deadline=self.deadline,
+                run=run,
+                attempts=self.max_attempts,
+                waits=self.waits,
+            )
+            self._record_failure(sent, error, call, held, again.note)
+            if again.wait_s > 0:
+                await asyncio.sleep(again.wait_s)
+            if again.error is error:
+                raise
+            raise again.error from error
+        except CascadeError as error:
+            # nothing was sent: requests are forbidden, a recording has no answer
+            self.recorder.withdraw(sent.attempt_id)
+            self.recorder.observers.call_ended(call, None, error)
+            raise
+        except BaseException as error:
+            self._record_failure(sent, error, call, held)
+            raise
+        passage.end(failed=False)
+        return completion
+
+    def _has_failed(self, sent: Call, bound: Request, error: ModelError) -> bool | None:
+        """Whether a failed call says that the server has failed; None where it says nothing."""
+        if isinstance(error, ModelTimeoutError) and bound.timeout_s != sent.request.timeout_s:
+            # A deadline ended it: that counts where it left as much time as calls usually take.
+            usual_s = self.deadline.careful_s(sent.tier.name)
+            if usual_s is not None and (bound.timeout_s or 0.0) < usual_s:
+                return None
+        return None if isinstance(error, _NOT_ASKED) else is_outage(error)
 
     def _book(
         self,
@@ -378,13 +346,15 @@ class Caller:
         error: BaseException,
         call: ObservedCall | None,
         held: Held | None,
+        note: str = "",
     ) -> None:
         latency_ms = (self.clock() - sent.begun) * 1000
         if held is not None and not held.used:
             sent.node = HEDGE
-        entry = self.recorder.record(
-            self.accounts.failed(sent, error, latency_ms), self._texts(sent.request)
-        )
+        entry = self.accounts.failed(sent, error, latency_ms)
+        if note:
+            entry = entry.model_copy(update={"note": f"{entry.note.rstrip('.')}. {note}"})
+        entry = self.recorder.record(entry, self._texts(sent.request))
         self.recorder.observers.call_ended(call, entry, error)
 
     def _texts(self, request: Request, completion: Completion | None = None) -> Texts | None:
@@ -392,9 +362,3 @@ class Caller:
         if self.recorder.store is None:
             return None
         return texts_of(request.messages, completion)
-
-    async def _wait(self, error: ModelError, attempt: int) -> None:
-        if not isinstance(error, RateLimitError) or attempt >= self.max_attempts:
-            return
-        if error.retry_after and error.retry_after <= MAX_WAIT_S:
-            await asyncio.sleep(error.retry_after)

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 from langchain_core.messages import BaseMessage
 
 from cascade.agents.outlook import Outlook
-from cascade.errors import ModelError
+from cascade.errors import ModelError, NotSentError
 from cascade.ledger import Pricing
 from cascade.ledger.runs import CACHE
 from cascade.ledger.shadow_cache import CHARACTERS_PER_TOKEN, characters
@@ -27,6 +27,12 @@ def free_entry(run: Run, node: str, tier: str | None, note: str = "") -> LedgerE
     return LedgerEntry(
         run_id=run.id, node=node, tier=tier, cost_usd=nothing, saved_usd=nothing, note=note
     )
+
+
+def not_sent_entry(run: Run, node: str, tier: str, error: NotSentError) -> LedgerEntry:
+    """The entry of a call that was not sent, since its tier is to be left alone for now."""
+    entry = free_entry(run, node, tier, str(error))
+    return entry.model_copy(update={"outcome": "not_sent"})
 
 
 def cache_entry(

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
-from cascade.agents.base import Caller, Deadline
+from cascade.agents.base import Caller
 from cascade.agents.border import may_ask
+from cascade.agents.deadline import Deadline
 from cascade.errors import ModelError
 from cascade.models import Request
 from cascade.state import Completion, Run

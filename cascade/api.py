@@ -27,7 +27,6 @@ from cascade.batches import Batches
 from cascade.confidence.signals import SignalLike, to_signals
 from cascade.errors import CascadeError, ModelError, PersonNeededError
 from cascade.events import Event
-from cascade.graph import DEFAULT_RETRY
 from cascade.kinds import check_kinds
 from cascade.ledger import LedgerStore, LedgerView, collect, collecting
 from cascade.observing import Observer
@@ -40,6 +39,7 @@ from cascade.oversight.validity import check_weights
 from cascade.policies import Policy, Risk, ToolRisks, tell_cost
 from cascade.policies.reuse import Reuse, Wanted
 from cascade.questions import Question, ResponseFormat, to_messages, to_task
+from cascade.resilience import Doors, Resilience
 from cascade.result import CascadeResult, read_result
 from cascade.setup import (
     check_abort,
@@ -61,6 +61,9 @@ if TYPE_CHECKING:
     from cascade.integrations.chat_model import CascadeChatModel
 
 logger = logging.getLogger("cascade")
+
+USUAL = Resilience()
+"""What stands around each call, where nobody says."""
 
 
 class Cascade(Varying, Batches, Starting, Auditing, Closing):
@@ -126,7 +129,12 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
             the same policy, is answered from it; stopgaps and rejected drafts are never kept.
         observers: who looks on: `Telemetry`, `PrometheusMetrics`, `RunLog` of
             `cascade.integrations`, or your own `cascade.observing.Observer`.
-        retry_policy: LangGraph's retries for the nodes that call models.
+        resilience: what stands around each call to a model: retries with full jitter and a budget,
+            a circuit breaker, a bulkhead. `Resilience(breaker=Breaker(open_s=5), bulkhead=None)`;
+            None for nothing of it. One `Doors(…)` given to several cascades lets those that ask
+            the same server share what they know of it.
+        retry_policy: LangGraph's retries for the nodes that call models, instead of attempts and
+            waits of `resilience`; its retry budget holds all the same.
         fallback: what follows where the large model cannot be had, one step or several in order:
             another large model, such as `Tier("openai:…")`; `"draft"`, the best usable one, marked
             as degraded; `"queue"` or `Queue(seconds=…)`, waiting until it is back; `"ask"`, a
@@ -170,7 +178,8 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         latch: bool | Latch = False,
         cache: BaseCache[Any] | Caching | None = None,
         observers: Sequence[Observer] = (),
-        retry_policy: RetryPolicy = DEFAULT_RETRY,
+        resilience: Resilience | Doors | None = USUAL,
+        retry_policy: RetryPolicy | None = None,
         fallback: Given | None = None,
         name: str = "cascade",
     ) -> None:

@@ -42,8 +42,9 @@ from cascade.agents import (
 )
 from cascade.agents.approving import add_expert
 from cascade.agents.around import facts, tags_in, thread_in
-from cascade.agents.base import MAX_WAIT_S, Deadline, attempt_of, current_run
+from cascade.agents.base import attempt_of, current_run
 from cascade.agents.border import Border, LocalOnly, Private, read_local_only
+from cascade.agents.deadline import Deadline
 from cascade.agents.entries import Accounts
 from cascade.agents.fallback import Fallback
 from cascade.agents.fallback_steps import Falling
@@ -52,6 +53,7 @@ from cascade.agents.hedging import Hedging
 from cascade.agents.latch import Latch, Latching, looked_after
 from cascade.agents.outlook import Outlook
 from cascade.agents.recall import Recall
+from cascade.agents.retrying import MAX_WAIT_S
 from cascade.agents.reusing import Reusing
 from cascade.agents.sending import annotate
 from cascade.agents.stopping import Abort, Stopper
@@ -64,6 +66,7 @@ from cascade.ledger.tags import NO_TAGS, current_tags, tagged
 from cascade.observing import ObservedNode, Observers, after
 from cascade.policies import Policy, promises, with_risks
 from cascade.policies.reuse import Reuse, Wanted
+from cascade.resilience import Doors
 from cascade.state import CascadeInput, CascadeState, StateUpdate
 from cascade.tiers import OpenTier, keep_local, open_tier
 
@@ -85,17 +88,30 @@ DEFAULT_RETRY = RetryPolicy(
     max_attempts=3,
     retry_on=is_retryable,
 )
-"""Three attempts within some seconds: longer than a hiccup, shorter than a person's patience."""
+"""Three attempts within some seconds: what to begin with for a `retry_policy` of one's own."""
 
 
 def will_retry(policy: RetryPolicy, error: Exception, attempt: int) -> bool:
     """Whether LangGraph tries a node again that failed at this attempt."""
+    return _is_tried_again(policy, error) and attempt < policy.max_attempts
+
+
+def _is_tried_again(policy: RetryPolicy, error: Exception) -> bool:
+    if isinstance(error, ModelError) and error.given_up:
+        return False
     on = policy.retry_on
     if callable(on) and not isinstance(on, type):
-        matches = on(error)
-    else:
-        matches = isinstance(error, on if isinstance(on, type) else tuple(on))
-    return matches and attempt < policy.max_attempts
+        return on(error)
+    return isinstance(error, on if isinstance(on, type) else tuple(on))
+
+
+def retries(given: RetryPolicy | None, doors: Doors) -> RetryPolicy:
+    """What LangGraph is told: the user's policy, or as many attempts as the settings of the tiers
+    have, at once, since whoever asked has waited already. Neither tries what was given up.
+    """
+    at_once = RetryPolicy(0.0, 1.0, 0.0, doors.settings.attempts, False, is_retryable)
+    policy = at_once if given is None else given
+    return policy._replace(retry_on=partial(_is_tried_again, policy))
 
 
 def pause_s(policy: RetryPolicy, error: ModelError, attempt: int) -> float | None:
@@ -239,7 +255,8 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     judge: Judge | None = None,
     route: Route | None = None,
     deadline_s: float | Deadline | None = None,
-    retry_policy: RetryPolicy = DEFAULT_RETRY,
+    retry_policy: RetryPolicy | None = None,
+    doors: Doors | None = None,
     outlook: Outlook | None = None,
     watchers: Sequence[Watcher] = (),
     beside: Beside | None = None,
@@ -266,7 +283,9 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
         route: chooses the first tier before anything is drafted; None always drafts.
         deadline_s: seconds for a whole run; calls get no more time than is left. A `Deadline` also
             knows how long tiers take.
-        retry_policy: LangGraph's retries for the nodes that call models.
+        retry_policy: LangGraph's retries for the nodes that call models; by default attempts and
+            waits are those of the tiers' doors.
+        doors: what stands before each tier; None for the usual.
         outlook: what larger tiers are expected to cost.
         watchers: are told of every decision.
         beside: says which questions the large model answers first, and drafts them afterwards.
@@ -289,7 +308,16 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     task, recorder, calibrators = task or Task(), recorder or Recorder(), calibrators or {}
     deadline = replace(Deadline.of(deadline_s), hedging=hedging)
     outlook = outlook or Outlook(tiers)
-    caller = Caller(recorder, retry_policy.max_attempts, deadline, accounts=Accounts(outlook))
+    doors = doors or Doors(observers=recorder.observers)
+    waits, retry_policy = retry_policy is None, retries(retry_policy, doors)
+    caller = Caller(
+        recorder,
+        retry_policy.max_attempts,
+        deadline,
+        accounts=Accounts(outlook),
+        doors=doors,
+        waits=waits,
+    )
     reusing = None if reuse is None else Reusing(reuse, outlook)
     builder = StateGraph(CascadeState, input_schema=CascadeInput)
     add = _Nodes(builder, retry_policy, tags, recorder.observers, border, hedging, recall).add

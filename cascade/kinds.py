@@ -11,6 +11,7 @@ from langgraph.types import RetryPolicy
 from cascade.errors import ConfigurationError
 from cascade.observing import Observer
 from cascade.policies import Policy
+from cascade.resilience import Doors, Resilience
 
 
 def _is_number(value: object) -> bool:
@@ -40,11 +41,15 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "verifier": (callable, "a function (question, answer) → bool | float | Verdict"),
     "router": (callable, "a function from messages to the name of a tier, or None"),
     "observers": (_are_several, "a list of observers, such as [Telemetry()]"),
+    "resilience": (
+        lambda value: isinstance(value, Resilience | Doors),
+        "cascade.resilience.Resilience(…), Doors(…) or None",
+    ),
     "retry_policy": (lambda value: isinstance(value, RetryPolicy), "langgraph.types.RetryPolicy()"),
     "name": (lambda value: isinstance(value, str) and bool(value.strip()), "a text"),
 }
 
-_NEVER_NONE = frozenset({"abort", "observers", "retry_policy", "name"})
+_NEVER_NONE = frozenset({"abort", "observers", "name"})
 
 
 def check_kinds(options: Mapping[str, Any]) -> None:

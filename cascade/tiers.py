@@ -12,6 +12,7 @@ from cascade.errors import ConfigurationError
 from cascade.ledger import DatedPrice, Price, Prices, Pricing, find_pricing
 from cascade.models import Model, open_model
 from cascade.models.withheld import WithheldModel
+from cascade.resilience import Door, Doors
 
 DEFAULT_TIMEOUT_S = 120.0
 """A local model may load for a minute before its first token; nothing should hang for longer."""
@@ -140,6 +141,11 @@ def open_tiers(
             )
         seen[tier.name] = tier.model.name
     return opened
+
+
+def door_to(doors: Doors, tier: OpenTier) -> Door:
+    """What each call to a tier passes."""
+    return doors.of(tier.name, tier.model, tier.settings.api_key)
 
 
 def keep_local(tiers: Sequence[OpenTier]) -> tuple[OpenTier, ...]:

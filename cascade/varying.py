@@ -15,7 +15,7 @@ from langgraph.graph.state import CompiledStateGraph
 
 from cascade._variants import Variants
 from cascade.agents import Task
-from cascade.agents.base import Deadline
+from cascade.agents.deadline import Deadline
 from cascade.agents.fallback import Fallback
 from cascade.agents.hedging import Hedging
 from cascade.agents.latch import read_latch
@@ -32,9 +32,10 @@ from cascade.oversight.shadow import Build, Shadow, Start
 from cascade.policies import Policy, UncalibratedPolicy
 from cascade.policies.reuse import Reuse, Wanted
 from cascade.questions import ResponseFormat
+from cascade.resilience import Doors, TierState
 from cascade.setup import calibration_for, choose_abort, choose_policy
 from cascade.state import CascadeInput, CascadeState
-from cascade.tiers import OpenTier
+from cascade.tiers import OpenTier, door_to
 from cascade.walking import Walk, needs_loop
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class Varying:
     _response_format: ResponseFormat | None
     _checked: Event
     _given_calibration: Calibration | None
+    doors: Doors
     _oversight: Oversight
     _start: Start
     _asked: Variation
@@ -178,6 +180,10 @@ class Varying:
         other: Self = self._variants[asked]
         return other
 
+    def tier_states(self) -> Mapping[str, TierState]:
+        """How each tier stands at this moment, by its name: its circuit breaker, its places."""
+        return {tier.name: door_to(self.doors, tier).state for tier in self.tiers}
+
     def _vary(self, asked: Variation) -> Self:
         """The variant of a cascade as it was made."""
         if asked == self._asked:
@@ -217,7 +223,9 @@ class Varying:
         given = self.options
         self._checked = Event()
         self._given_calibration = self.calibration
-        self._oversight = self._oversee(tags)
+        observers = Observers(given["observers"], self.name)
+        self.doors = Doors.read(given["resilience"], observers)
+        self._oversight = self._oversee(tags, observers)
         self.drift = self._oversight.drift
         self._deadline = Deadline(given["deadline"])
         self._build = self._wire(tags)
@@ -242,15 +250,16 @@ class Varying:
         raw = choose_policy(self.tiers, None, deadline=given["deadline"])
         return UncalibratedPolicy(self.policy, raw)
 
-    def _oversee(self, tags: Mapping[str, str]) -> Oversight:
+    def _oversee(self, tags: Mapping[str, str], observers: Observers) -> Oversight:
         given = self.options
         return oversee(
             self.tiers,
             self._decides(),
-            Recorder(given["ledger"], Observers(given["observers"], self.name)),
+            Recorder(given["ledger"], observers),
             task=self.task,
             audits=given["audit_rate"],
             retry=given["retry_policy"],
+            doors=self.doors,
             watched=Watched(
                 drift=to_drift(given["drift"]),
                 calibration=self.calibration,
@@ -274,6 +283,7 @@ class Varying:
             route=self._oversight.route,
             deadline_s=self._deadline,
             retry_policy=given["retry_policy"],
+            doors=self.doors,
             outlook=self._oversight.outlook,
             watchers=self._oversight.watchers,
             tags=tags,

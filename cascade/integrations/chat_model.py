@@ -31,7 +31,6 @@ from cascade.agents.border import LOCAL_ONLY
 from cascade.api import Cascade
 from cascade.errors import ConfigurationError
 from cascade.events import Decided, Event, Retracted, Token
-from cascade.graph import DEFAULT_RETRY
 from cascade.integrations.chat_cache import answer_cache
 from cascade.integrations.chat_messages import answer_message, last_chunk
 from cascade.integrations.chat_output import (
@@ -58,6 +57,7 @@ from cascade.integrations.chat_settings import (
     read_tools,
 )
 from cascade.questions import marks_of
+from cascade.resilience import OFF, Resilience
 from cascade.result import CascadeResult
 
 _WAIT_FOR_ALL = "ask again, or set disable_streaming=True, which waits for the whole answer."
@@ -148,7 +148,8 @@ class CascadeChatModel(LocalOnlyCalls):
 
     def _refuse_others_than(self, made: Mapping[str, Any]) -> None:
         """Refuse options that a given cascade was not made with."""
-        retries = self.cascade.options["retry_policy"].max_attempts - 1
+        policy, doors = self.cascade.options["retry_policy"], self.cascade.doors
+        retries = (doors.settings.attempts if policy is None else policy.max_attempts) - 1
         keys = [tier.settings.api_key for tier in self.cascade.tiers]
         brought = {name: getattr(self, name) for name in self.model_fields_set}
         others = [
@@ -168,7 +169,9 @@ class CascadeChatModel(LocalOnlyCalls):
     def _make(self) -> Cascade:
         options = dict(check_options(self.options))
         if self.max_retries is not None:
-            options["retry_policy"] = DEFAULT_RETRY._replace(max_attempts=self.max_retries + 1)
+            given = options.get("resilience", Resilience()) or OFF
+            options["resilience"] = given.with_attempts(self.max_retries + 1)
+            options["retry_policy"] = None
         key = self.api_key.get_secret_value() if self.api_key else None
         return Cascade(
             read_tier(self.small, key),
@@ -179,7 +182,7 @@ class CascadeChatModel(LocalOnlyCalls):
 
     def _recipe(self) -> dict[str, Any] | None:
         """How the cascade was made, but for what has a field of its own."""
-        written_as_retries = () if self.max_retries is None else ("retry_policy",)
+        written_as_retries = () if self.max_retries is None else ("resilience",)
         return recipe_of(self.cascade, leave_out=written_as_retries)
 
     # --- asking

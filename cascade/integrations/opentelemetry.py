@@ -32,7 +32,7 @@ from cascade.integrations.genai import (
     run_attributes,
 )
 from cascade.integrations.totals import run_facts
-from cascade.observing import ObservedCall, ObservedNode, ObservedRun, Observer
+from cascade.observing import ObservedCall, ObservedNode, ObservedRun, Observer, TierEvent
 from cascade.state import LedgerEntry
 
 try:
@@ -59,6 +59,9 @@ class Telemetry(Observer):
     `cascade.name`, `cascade.tier`, `cascade.node` and `cascade.basis`, `cascade.cost` and
     `cascade.saved` (which can fall); `cascade.unknown_cost_entries`, and `cascade.requests` by
     `cascade.outcome`. Unknown figures are left out, never written as zero.
+
+    What a circuit breaker, a bulkhead or a retry budget did is an event of the node's span,
+    `cascade.tier.breaker_opened` and so on.
 
     Work after the reply (audits) is a trace of its own, linked to the span of its run.
 
@@ -206,6 +209,17 @@ class Telemetry(Observer):
             self._cost.add(float(entry.cost_usd), {**where, "cascade.basis": entry.cost_basis})
         if entry.saved_usd:
             self._saved.add(float(entry.saved_usd), {**where, "cascade.basis": entry.basis})
+
+    def tier_event(self, event: TierEvent) -> None:
+        """Add an event to the span of the node in which it happened."""
+        span = None if event.within is None else self._spans.get(event.within)
+        if span is not None and event.why:
+            attributes = {
+                "cascade.tier": event.tier,
+                "gen_ai.request.model": event.model.partition(":")[2],
+                "cascade.reason": event.why,
+            }
+            span.add_event(f"cascade.tier.{event.kind}", attributes)
 
     def _start_after(self, name: str, run_id: str, **kwargs: Any) -> Span:
         """A span of a trace of its own, linked to that of its run."""

@@ -15,19 +15,19 @@ from typing import Any, TypeVar, cast
 
 from cascade.agents.leftovers import is_result
 from cascade.errors import ConfigurationError, MissingDependencyError
-from cascade.observing import ObservedCall, ObservedRun, Observer
+from cascade.observing import ObservedCall, ObservedRun, Observer, TierEvent, TierEventKind
 from cascade.oversight.drift_events import ALARM
 from cascade.oversight.drift_events import NODE as DRIFT
 from cascade.state import LedgerEntry
 
 try:
-    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 except ModuleNotFoundError as error:
     raise MissingDependencyError(
         "metrics for Prometheus need prometheus-client: pip install 'agent-cascade[prometheus]'."
     ) from error
 
-M = TypeVar("M", Counter, Histogram)
+M = TypeVar("M", Counter, Gauge, Histogram)
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 """Buckets of durations: from a small model beside the processor to a large one that thinks."""
@@ -42,6 +42,16 @@ _TOKENS = {
     "cache_write": "cache_write_tokens",
     "reasoning": "reasoning_tokens",
 }
+
+_BREAKER: dict[TierEventKind, tuple[str, int]] = {
+    "breaker_closed": ("closed", 0),
+    "breaker_half_open": ("half_open", 1),
+    "breaker_opened": ("open", 2),
+}
+"""States of a circuit breaker: as a label, and as the value of a gauge."""
+
+_NOT_SENT: dict[TierEventKind, str] = {"not_sent": "breaker", "no_place": "bulkhead"}
+_GRANTED: dict[TierEventKind, str] = {"retried": "yes", "retry_refused": "no"}
 
 
 class PrometheusMetrics(Observer):
@@ -58,6 +68,11 @@ class PrometheusMetrics(Observer):
     - `cascade_unknown_cost_entries_total{cascade,node,tier}`: entries that no sum contains
     - `cascade_audits_total{cascade,compared}`: finished audits
     - `cascade_drift_alarms_total{cascade,chart}`: alarms of the watch for drift
+    - `cascade_breaker_state{cascade,tier}`: 0 closed, 1 half-open, 2 open; and
+      `cascade_breaker_changes_total{cascade,tier,state}`
+    - `cascade_not_sent_total{cascade,tier,reason}`: calls that a `breaker` or a `bulkhead` refused
+    - `cascade_retries_total{cascade,tier,granted}`: failed calls that were sent again, `yes`, or
+      were not since the retry budget was used up, `no`
 
     Args:
         registry: where the metrics are registered; by default prometheus-client's own.
@@ -104,6 +119,15 @@ class PrometheusMetrics(Observer):
         )
         self._audits = counter("audits", "Finished audits.", "compared")
         self._alarms = counter("drift_alarms", "Alarms of the watch for drift.", "chart")
+        self._breaker = Gauge(
+            "cascade_breaker_state",
+            "Circuit breakers: 0 closed, 1 half-open, 2 open.",
+            ("cascade", "tier"),
+            registry=registry,
+        )
+        self._changes = counter("breaker_changes", "New states of breakers.", "tier", "state")
+        self._not_sent = counter("not_sent", "Calls that were not sent.", "tier", "reason")
+        self._retries = counter("retries", "Failed calls, sent again or not.", "tier", "granted")
 
     def _of(self, metric: M, *labels: str) -> M:
         """The series of a metric with these labels; they are from short lists, so that few are
@@ -152,3 +176,16 @@ class PrometheusMetrics(Observer):
         for name in entry.signals or {}:
             if entry.node == DRIFT and name.startswith(ALARM):
                 self._of(self._alarms, cascade, name.removeprefix(ALARM)).inc()
+
+    def tier_event(self, event: TierEvent) -> None:
+        """Count what a circuit breaker, a bulkhead or a retry budget did."""
+        where = (event.cascade, event.tier)
+        if event.kind in _BREAKER:
+            state, value = _BREAKER[event.kind]
+            self._of(self._breaker, *where).set(value)
+            if event.why:  # a cascade that meets a tier finds a state, which is no change
+                self._of(self._changes, *where, state).inc()
+        elif event.kind in _NOT_SENT:
+            self._of(self._not_sent, *where, _NOT_SENT[event.kind]).inc()
+        else:
+            self._of(self._retries, *where, _GRANTED[event.kind]).inc()

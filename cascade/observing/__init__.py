@@ -11,6 +11,8 @@ from cascade.observing.records import (
     ObservedNode,
     ObservedRun,
     Outcome,
+    TierEvent,
+    TierEventKind,
     after,
     ending_of,
 )
@@ -26,6 +28,8 @@ __all__ = [
     "Observer",
     "Observers",
     "Outcome",
+    "TierEvent",
+    "TierEventKind",
     "after",
     "ending_of",
 ]

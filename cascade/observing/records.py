@@ -31,6 +31,19 @@ was taken; a person was asked; an error; the
 caller gave up; the caller went away between two nodes."""
 
 
+TierEventKind = Literal[
+    "breaker_opened",
+    "breaker_half_open",
+    "breaker_closed",
+    "not_sent",
+    "no_place",
+    "retried",
+    "retry_refused",
+]
+"""What can happen to the calls of a tier: its circuit breaker changed its state, refused a call, or
+there was no place for one; a failed call is sent again, or is not since the budget is used up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """What a finished state says of its run.
@@ -191,3 +204,23 @@ class ObservedCall:
         if self.entry is not None:
             return self.entry.latency_ms / 1000
         return time.perf_counter() - self.begun_s
+
+
+@dataclass(eq=False, slots=True)
+class TierEvent:
+    """Something that concerns a tier, and as a rule not one call alone.
+
+    Attributes:
+        model: the model as `provider:name`.
+        why: in words; empty where nothing has changed, and a cascade finds a breaker in this state
+            as it asks the tier for the first time.
+        within: the node at work that it happened in; None after the reply, and where another
+            cascade that asks the same server has met it.
+    """
+
+    cascade: str
+    tier: str
+    model: str
+    kind: TierEventKind
+    why: str
+    within: ObservedNode | None = None

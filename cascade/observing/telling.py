@@ -14,7 +14,13 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 
 from cascade.errors import ConfigurationError
-from cascade.observing.records import ObservedCall, ObservedNode, ObservedRun, Outcome
+from cascade.observing.records import (
+    ObservedCall,
+    ObservedNode,
+    ObservedRun,
+    Outcome,
+    TierEvent,
+)
 from cascade.state import Completion, LedgerEntry
 
 ABANDONED_AFTER_S = 60.0
@@ -28,6 +34,7 @@ EVENTS = (
     "call_began",
     "call_ended",
     "recorded",
+    "tier_event",
 )
 """The methods of an `Observer`."""
 
@@ -64,6 +71,9 @@ class Observer:
 
     def recorded(self, cascade: str, entry: LedgerEntry) -> None:
         """An entry is in the ledger of that cascade; also after the reply."""
+
+    def tier_event(self, event: TierEvent) -> None:
+        """A circuit breaker has changed, or a call was refused or is tried again."""
 
 
 class Observers:
@@ -157,6 +167,13 @@ class Observers:
         if node is not None and node.run_id == entry.run_id:
             node.entries.append(entry)
         self._tell("recorded", self.cascade, entry)
+
+    def tier_event(self, event: TierEvent) -> None:
+        """Something concerns a tier."""
+        node = _at_work.get()
+        # Where cascades share what they know of a server, the node may be another one's.
+        event.within = node if node is not None and node.cascade == self.cascade else None
+        self._tell("tier_event", event)
 
     def finish(self) -> None:
         """End the runs that stand between two nodes: nobody goes on with them."""

@@ -20,6 +20,7 @@ from cascade.graph import pause_s
 from cascade.ledger import Dollars, Recorder
 from cascade.oversight.comparisons import UserCompare, comparison
 from cascade.oversight.judging import BlindJudge
+from cascade.resilience import Doors
 from cascade.state import Usage
 from cascade.tiers import ModelLike, OpenTier, open_tier
 
@@ -120,6 +121,8 @@ def audit(
     recorder: Recorder,
     background: Background,
     retry: RetryPolicy,
+    doors: Doors,
+    waits: bool,
 ) -> tuple[Auditor, OpenTier | None]:
     """The auditor of a cascade, and the judge that it asks.
 
@@ -130,6 +133,8 @@ def audit(
         recorder: of the cascade; the auditor writes to the same store.
         background: does the work.
         retry: when to repeat a failed call.
+        doors: what stands before each tier.
+        waits: whether the waits between attempts are those of the doors.
 
     Raises:
         ConfigurationError: these options cannot work with these tiers or without a ledger.
@@ -148,7 +153,7 @@ def audit(
         judge = BlindJudge(tier, audits.judge_repeat, audits.judge_planted, audits.seed)
     own = Recorder(recorder.store, recorder.observers)
     return Auditor(
-        caller=Caller(own, retry.max_attempts),
+        caller=Caller(own, retry.max_attempts, doors=doors, waits=waits),
         outlook=outlook,
         background=background,
         rates=_rates(audits, tiers[-1], tier, recorder),

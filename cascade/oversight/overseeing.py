@@ -13,7 +13,7 @@ from cascade.agents.auditor import Auditor
 from cascade.agents.outlook import Outlook
 from cascade.agents.watching import Sheltered, Watcher
 from cascade.confidence import Calibrator
-from cascade.graph import DEFAULT_RETRY
+from cascade.graph import retries
 from cascade.ledger import Recorder
 from cascade.ledger.tags import checked_tags
 from cascade.oversight.audits import Audits, audit, to_audits
@@ -21,6 +21,7 @@ from cascade.oversight.drift import DriftWatch
 from cascade.oversight.guarding import UnderAnotherPolicy, Watched, guarded
 from cascade.oversight.validity import CalibrationWatch, UntilEnd, end_of_certificate
 from cascade.policies import GuardedPolicy, Policy
+from cascade.resilience import Doors
 from cascade.tiers import OpenTier
 
 
@@ -39,6 +40,7 @@ class Oversight:
         drift: one of them, where drift is watched for.
         route: the user's router, or none, behind the watch for drift.
         calibrators: by tier, as far as they still hold.
+        doors: what stands before each tier.
     """
 
     policy: Policy
@@ -51,6 +53,7 @@ class Oversight:
     drift: DriftWatch | None = None
     route: Route | None = None
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
+    doors: Doors = field(default_factory=Doors)
 
     async def ready(self) -> None:
         """Return once it is known how careful the cascade was before a restart, and what today's
@@ -103,7 +106,8 @@ def oversee(
     *,
     task: Task | None = None,
     audits: float | Audits | None = None,
-    retry: RetryPolicy = DEFAULT_RETRY,
+    retry: RetryPolicy | None = None,
+    doors: Doors | None = None,
     watched: Watched | None = None,
 ) -> Oversight:
     """The watchers of a cascade.
@@ -114,7 +118,8 @@ def oversee(
         recorder: where ledger entries go.
         task: tools and schema of a usual question.
         audits: how many accepted drafts are audited, and how.
-        retry: when to repeat a failed call.
+        retry: when to repeat a failed call; None for as the doors say.
+        doors: what stands before each tier.
         watched: for what the cascade is watched besides.
 
     Raises:
@@ -134,6 +139,7 @@ def oversee(
         drift=parts.drift,
         route=parts.route,
         calibrators=parts.calibrators,
+        doors=doors or Doors(observers=recorder.observers),
     )
     options = to_audits(audits)
     if options is not None:
@@ -143,7 +149,9 @@ def oversee(
             task=task,
             recorder=recorder,
             background=made.background,
-            retry=retry,
+            retry=retries(retry, made.doors),
+            doors=made.doors,
+            waits=retry is None,
         )
         made.watchers = (*made.watchers, made.auditor)
         made.auditor.rates.factor = parts.guard.rate_factor

@@ -58,7 +58,7 @@ class Trial:
 
     Attributes:
         answered: what the large model said, and in which run.
-        calls: how many calls were made for it.
+        calls: how many calls were made for it, or would have been, had their tier not been shut.
         spent: what they cost so far, as far as it is known.
     """
 
@@ -108,11 +108,11 @@ class _Book(Recorder):
         self._recorder.withdraw(attempt_id)
 
     def record(self, entry: LedgerEntry, texts: Texts | None = None) -> LedgerEntry:
-        free = entry.model is None and entry.cost_usd == 0
+        free = entry.model is None and entry.cost_usd == 0 and entry.outcome != "not_sent"
         if entry.node == "expert" or free:
             return entry
         trial = _trial.get()
-        trial.calls += entry.model is not None
+        trial.calls += entry.model is not None or entry.outcome == "not_sent"
         trial.spent += (entry.assumed_usd if entry.cost_usd is None else entry.cost_usd) or 0
         return self._recorder.record(_beside(entry, trial.answered.run), texts)
 
@@ -301,7 +301,7 @@ class Shadow:
 
     async def _compared(self, trial: Trial, draft: Completion) -> Comparison:
         answered = trial.answered
-        caller = Caller(self._recorder)
+        caller = Caller(self._recorder, doors=self.oversight.doors)
 
         async def ask(tier: OpenTier, request: Request) -> Completion:
             return await caller.ask(tier, request, AUDIT, answered.run)

@@ -27,6 +27,7 @@ from cascade.service.config import (
     ServiceConfig,
     TierConfig,
 )
+from cascade.service.enduring import Known, to_doors
 from cascade.service.flight import Flights
 from cascade.service.keys import Keys
 from cascade.service.limits import Limits
@@ -77,8 +78,10 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
     watching: list[Observer] = [recent, flights, states, budgets, metrics.cascades]
     watching += [RunLog()] if config.log.requests else []
 
+    known: Known = {}
+
     def build(name: str) -> Cascade:
-        return build_cascade(name, config.cascades[name], folder, store, watching)
+        return build_cascade(name, config.cascades[name], folder, store, watching, known)
 
     served, problems = _serve_all(config, build, store, watching)
     if problems:
@@ -108,8 +111,9 @@ def build_cascade(
     folder: Path,
     store: Store | None,
     observers: Sequence[Observer],
+    known: Known | None = None,
 ) -> Cascade:
-    """One cascade.
+    """One cascade; `known` is what it shares with others about the servers that both ask.
 
     Raises:
         ConfigurationError: it cannot work; the message says why.
@@ -117,6 +121,7 @@ def build_cascade(
     """
     options: dict[str, Any] = {option: getattr(config, option) for option in _SAME_NAME}
     options["tags"] = {CASCADE_TAG: name, **config.tags}
+    options["resilience"] = to_doors(config.resilience, {} if known is None else known)
     if config.threshold is not None:
         options["policy"] = ThresholdPolicy(config.threshold)
     if config.private is not None:
@@ -194,6 +199,7 @@ def _single_tiers(
             ledger=store,
             observers=observers,
             deadline=config.deadline,
+            resilience=cascade.doors,
             tags={CASCADE_TAG: model, **config.tags},
             name=model,
         )

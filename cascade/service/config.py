@@ -19,6 +19,7 @@ from cascade.policies.risk import Risk
 Dollars = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Patience = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
 Exhausted = Literal["refuse", "local_only"]
@@ -169,6 +170,69 @@ class DriftConfig(Section):
     """From `audit` on, audits are so many times as frequent."""
 
 
+class RetriesConfig(Section):
+    """When a failed call is sent again, with full jitter, and within a budget."""
+
+    attempts: Count = 3
+    """Attempts of one call, with the first."""
+    base_s: Patience = 0.5
+    """Most seconds before the second attempt; twice as many before the third, and so on."""
+    cap_s: Patience = 8.0
+    """Most seconds before any."""
+    share: Patience = 0.2
+    """Retries per call that a tier is allowed."""
+    reserve: int = Field(default=10, ge=0)
+    """Retries a minute that it is allowed besides."""
+
+
+class BreakerConfig(Section):
+    """When a tier that fails is left alone, and for how long."""
+
+    in_a_row: Count | Literal[False] = 5
+    """Failures one after the other that open it; `false` for no such limit."""
+    rate: Annotated[float, Field(gt=0, le=1)] | Literal[False] = 0.5
+    """Share of failures in the window that opens it; `false` for no such limit."""
+    window_s: Seconds = 30.0
+    """Seconds over which the share is taken."""
+    least_calls: Count = 20
+    """Calls in the window below which a share says nothing."""
+    open_s: Seconds = 2.0
+    """Seconds until one call tries the server again."""
+    growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+    """Factor of this with each such call that fails."""
+    most_open_s: Seconds = 15.0
+    """Most seconds between two of them."""
+
+
+class BulkheadConfig(Section):
+    """How many calls to a tier may be under way."""
+
+    most: Count = 256
+    """Calls at the same time."""
+    waiting: int = Field(default=10_000, ge=0)
+    """Calls that may wait for a place; one more fails at once."""
+    wait_s: Seconds = 60.0
+    """Most seconds that one waits."""
+
+
+class TierResilience(Section):
+    """The same for one tier, in place of all of it."""
+
+    retries: RetriesConfig | Literal[False] = RetriesConfig()
+    """When a failed call is sent again; `false` for never."""
+    breaker: BreakerConfig | Literal[False] = BreakerConfig()
+    """When a tier is left alone; `false` for never."""
+    bulkhead: BulkheadConfig | Literal[False] = BulkheadConfig()
+    """How many calls may be under way; `false` for any number."""
+
+
+class ResilienceConfig(TierResilience):
+    """What stands around each call to a model."""
+
+    tiers: Mapping[str, TierResilience] = Field(default_factory=dict)
+    """Other settings for some tiers, by their names."""
+
+
 class CascadeConfig(Section):
     """One cascade, which clients name as their model."""
 
@@ -218,6 +282,8 @@ class CascadeConfig(Section):
     """Keep questions that look personal on this machine."""
     tags: Mapping[str, str] = Field(default_factory=dict)
     """Of every ledger entry."""
+    resilience: ResilienceConfig = ResilienceConfig()
+    """What stands around each call to a model."""
     concurrency: Count = 64
     """Requests that run at once; the next ones wait in the queue."""
     queue: int = Field(default=256, ge=0)

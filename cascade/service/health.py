@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from cascade.errors import CascadeError
+from cascade.resilience import BreakerState, TierState
 from cascade.service.service import service_of
 from cascade.service.states import TierStates
 
@@ -18,11 +19,15 @@ DATABASE_PATIENCE_S = 2.0
 
 
 class TierHealth(BaseModel):
-    """A tier: `untried` since the start, or how its last call ended."""
+    """A tier: `untried` since the start, or how its last call ended; and what its circuit breaker
+    does with the next: one that is `open` sends none for so many seconds.
+    """
 
     state: Literal["ok", "failed", "untried"]
     error: str | None = None
     at: datetime | None = None
+    breaker: BreakerState | None = None
+    ready_in_s: float | None = None
 
 
 class Readiness(BaseModel):
@@ -74,15 +79,20 @@ async def readyz(request: Request, response: Response) -> Readiness:
         database=database,
         running=len(service.flights),
         tiers={
-            name: {tier.name: _health(service.states, name, tier.name) for tier in cascade.tiers}
+            name: {
+                tier: _health(service.states, name, tier, state)
+                for tier, state in cascade.tier_states().items()
+            }
             for name, cascade in service.cascades.items()
         },
         calibration_problems=service.reloads.problems,
     )
 
 
-def _health(states: TierStates, cascade: str, tier: str) -> TierHealth:
+def _health(states: TierStates, cascade: str, tier: str, now: TierState) -> TierHealth:
     last = states.last.get((cascade, tier))
+    shut = {"breaker": now.breaker, "ready_in_s": now.ready_in_s or None}
     if last is None:
-        return TierHealth(state="untried")
-    return TierHealth(state="failed" if last.error else "ok", error=last.error, at=last.at)
+        return TierHealth(state="untried", **shut)
+    state = "failed" if last.error else "ok"
+    return TierHealth(state=state, error=last.error, at=last.at, **shut)

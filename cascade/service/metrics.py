@@ -35,6 +35,9 @@ class Metrics:
       to the end of the answer, also of a stream
     - `cascade_http_open`: requests that are not answered to their end yet
     - `cascade_gate_running{model}`, `cascade_gate_waiting{model}`, `cascade_gate_refused_total`
+    - `cascade_tier_running{model,tier}`, `cascade_tier_waiting{model,tier}`: calls that have a
+      place in the tier's bulkhead, and that wait for one
+    - `cascade_retry_budget{model,tier}`: retries that the tier's budget would allow now
     - `cascade_reloads_total{cascade,result}`, `cascade_calibration_stale{cascade}`: 1 while a
       newer calibration cannot be loaded
     """
@@ -99,6 +102,7 @@ class _State(Collector):
             waiting.add_metric([name], served.gate.waiting)
             refused.add_metric([name], served.gate.refused)
         yield from (running, waiting, refused)
+        yield from self._tiers()
         reloads = CounterMetricFamily(
             "cascade_reloads", "Loadings of calibrations", labels=["cascade", "result"]
         )
@@ -110,6 +114,20 @@ class _State(Collector):
         for name, last in self._reloads.last.items():
             stale.add_metric([name], last.problem is not None)
         yield from (reloads, stale)
+
+    def _tiers(self) -> Iterator[Metric]:
+        labels = ["model", "tier"]
+        running = GaugeMetricFamily("cascade_tier_running", "Calls under way", labels=labels)
+        waiting = GaugeMetricFamily("cascade_tier_waiting", "Calls that wait", labels=labels)
+        budget = GaugeMetricFamily("cascade_retry_budget", "Retries allowed now", labels=labels)
+        for name, served in self._served.items():
+            for tier, state in served.cascade.tier_states().items():
+                if state.running is not None:
+                    running.add_metric([name, tier], state.running)
+                    waiting.add_metric([name, tier], state.waiting)
+                if state.retries_left is not None:
+                    budget.add_metric([name, tier], state.retries_left)
+        yield from (running, waiting, budget)
 
 
 class Measured:

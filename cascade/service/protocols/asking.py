@@ -31,6 +31,7 @@ DEEPEST = 100
 """Parts within parts of a body. Tools of agents have about ten."""
 
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -155,6 +156,19 @@ def read_wishes(request: Request, extension: Mapping[str, Any] | None) -> Wishes
     except ValidationError as error:
         raise _meaningless(error) from None
     return wishes.model_copy(update={"tags": {**wishes.tags, **tags}}) if tags else wishes
+
+
+def patience_of(request: Request) -> float | None:
+    """How long a client waits for a whole answer, in seconds; None where it does not say.
+
+    OpenAI's clients say it with each request (`openai` for Python as the time between two bytes,
+    which of an answer in one piece is all of it). What is no time is none: nobody has written it.
+    """
+    for name in ("x-stainless-read-timeout", "x-stainless-timeout"):
+        given = request.headers.get(name)
+        if given is not None and _SECONDS.fullmatch(given) and float(given) > 0:
+            return float(given)
+    return None
 
 
 async def check_body(request: Request) -> None:

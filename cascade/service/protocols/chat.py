@@ -16,7 +16,7 @@ from cascade.integrations.chat_messages import openai_logprobs
 from cascade.result import CascadeResult
 from cascade.service.admission import Admit
 from cascade.service.faults import ServiceError
-from cascade.service.protocols.asking import HEADERS, check_body, read_wishes
+from cascade.service.protocols.asking import HEADERS, check_body, patience_of, read_wishes
 from cascade.service.protocols.chat_wire import ERRORS, ChatCompletion, ChatRequest, Message
 from cascade.service.protocols.documented import answers
 from cascade.service.protocols.extension import (
@@ -98,6 +98,7 @@ def read(request: Request, body: ChatRequest) -> Asked:
         wishes=read_wishes(request, said),
         runs=body.n or 1,
         chars=int(request.headers.get("content-length") or 0),
+        patience_s=patience_of(request),
     )
 
 

@@ -17,7 +17,7 @@ from cascade.events import Event, Token
 from cascade.result import CascadeResult
 from cascade.service.admission import Admit, Admitted
 from cascade.service.faults import ServiceError
-from cascade.service.protocols.asking import HEADERS, check_body, read_wishes
+from cascade.service.protocols.asking import HEADERS, check_body, patience_of, read_wishes
 from cascade.service.protocols.chat import logprobs_of
 from cascade.service.protocols.documented import LISTING, Documented, errors
 from cascade.service.protocols.extension import (
@@ -116,6 +116,7 @@ async def _answered(
         settings=settings,
         wishes=read_wishes(request, said),
         chars=int(request.headers.get("content-length") or 0),
+        patience_s=patience_of(request),
     )
     request_id = asked.wishes.tags.get("request_id")
     if body.stream is not False:

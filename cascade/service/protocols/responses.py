@@ -13,7 +13,7 @@ from cascade.integrations.chat_messages import metadata_of
 from cascade.result import CascadeResult
 from cascade.service.admission import Admit, Admitted
 from cascade.service.faults import ServiceError
-from cascade.service.protocols.asking import HEADERS, check_body, read_wishes
+from cascade.service.protocols.asking import HEADERS, check_body, patience_of, read_wishes
 from cascade.service.protocols.chat_wire import ERRORS, ErrorReply
 from cascade.service.protocols.documented import LISTING, answers, errors
 from cascade.service.protocols.extension import headers_of
@@ -111,6 +111,7 @@ def _asked(request: Request, body: ResponseRequest, messages: list[Any]) -> Aske
         settings=settings_of(body),
         wishes=read_wishes(request, said),
         chars=int(request.headers.get("content-length") or 0),
+        patience_s=patience_of(request),
     )
 
 

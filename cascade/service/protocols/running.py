@@ -10,10 +10,12 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
+from cascade._masking import mask_places
 from cascade._together import together
 from cascade.agents.around import TAGS
 from cascade.agents.base import LABELS
 from cascade.agents.border import LOCAL_ONLY
+from cascade.agents.deadline import ANSWER_BY
 from cascade.agents.showing import DETAILS
 from cascade.api import Cascade
 from cascade.errors import BadRequestError, ConfigurationError, ContextLengthError
@@ -26,6 +28,7 @@ from cascade.service.admission import Admitted
 from cascade.service.faults import ServiceError
 from cascade.service.protocols.asking import Wishes
 from cascade.service.protocols.parameters import LABELLING, check_parameters
+from cascade.service.telling import told
 
 Tell = Callable[[int, Event], None]
 """Is told the number of a run and what happens in it."""
@@ -46,6 +49,7 @@ class Asked:
         wishes: what it says about itself.
         runs: how many answers are wanted.
         chars: characters of the prompt, its tools and its schema.
+        patience_s: how long its client waits for a whole answer; None where that is not known.
         at: when it arrived, by `time.monotonic`.
     """
 
@@ -55,6 +59,7 @@ class Asked:
     wishes: Wishes
     runs: int = 1
     chars: int = 0
+    patience_s: float | None = None
     at: float = field(default_factory=time.monotonic)
 
     @property
@@ -87,7 +92,7 @@ async def run(admitted: Admitted, asked: Asked, tell: Tell | None = None) -> lis
         prompt_chars=asked.chars,
         max_tokens=most if isinstance(most, int) else None,
         runs=asked.runs,
-        timeout_s=asked.wishes.deadline,
+        timeout_s=_sooner(asked.wishes.deadline, None if tell else asked.patience_s),
     ) as cascade:
         variants = [_variant(cascade, asked, number) for number in range(asked.runs)]
         if asked.runs == 1:
@@ -119,14 +124,15 @@ def _variant(cascade: Cascade, asked: Asked, number: int) -> Cascade:
         if settings:
             cascade = cascade.with_task(call_task(cascade.task, settings))
     except ConfigurationError as error:
-        raise ServiceError(400, str(error), code="invalid_value", param=_named(error)) from error
+        words = mask_places(str(error))
+        raise ServiceError(400, words, code="invalid_value", param=_named(error)) from error
     return cascade
 
 
 async def _answer(
     admitted: Admitted, cascade: Cascade, asked: Asked, number: int, tell: Tell | None
 ) -> CascadeResult:
-    question, config = list(asked.messages), _config(admitted, asked)
+    question, config = list(asked.messages), _config(admitted, asked, streams=tell is not None)
     with charging() as entries:
         try:
             if tell is None:
@@ -154,10 +160,13 @@ async def _watched(
     return result
 
 
-def _config(admitted: Admitted, asked: Asked) -> RunnableConfig:
+def _config(admitted: Admitted, asked: Asked, *, streams: bool) -> RunnableConfig:
     stays = asked.wishes.stays or admitted.local_only
     labels = {name: value for name, value in asked.settings.items() if name in LABELLING}
     configurable: dict[str, Any] = {LOCAL_ONLY: stays, DETAILS: True, LABELS: labels}
+    if asked.patience_s is not None and not streams:  # the time of a stream is that between words
+        left_s = asked.patience_s - (time.monotonic() - asked.at)
+        configurable[ANSWER_BY] = time.time() + left_s
     tags = {**asked.wishes.tags, **admitted.tags}
     return RunnableConfig(configurable=configurable, metadata={TAGS: tags})
 
@@ -166,7 +175,7 @@ def _refused(error: BadRequestError) -> ServiceError:
     """What a tier refuses, the client has asked for."""
     too_long = isinstance(error, ContextLengthError)
     code = "context_length_exceeded" if too_long else "refused_by_tier"
-    return ServiceError(400, str(error), code=code)
+    return ServiceError(400, told(error), code=code)
 
 
 def _sooner(asked: float | None, own: float | None) -> float | None:
