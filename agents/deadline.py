@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from langchain_core.runnables.config import var_child_runnable_config
 
+from cascade._clock import steady_time
 from cascade.errors import DeadlineError, InputError, ModelError, RateLimitError
 from cascade.models import Request
 from cascade.state import Run
@@ -62,10 +63,12 @@ class Deadline:
             InputError: until when the caller waits is no time.
         """
         answer_by = _answer_by()
+        waited = None if answer_by is None else answer_by - time.time()
         if self.seconds is None:
-            return None if answer_by is None else answer_by - time.time()
-        ends_at = run.begun_at + self.seconds
-        return (ends_at if answer_by is None else min(ends_at, answer_by)) - time.time()
+            return waited
+        # A clock that was set back, here or where the run began, gives nobody more time than that.
+        own = min(self.seconds, run.begun_at + self.seconds - steady_time())
+        return own if waited is None else min(own, waited)
 
     def _named(self, run: Run) -> str:
         """What the time of a run is bounded by, in words."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -12,6 +11,7 @@ from langgraph.config import get_config
 from langgraph.types import Command, interrupt
 from pydantic import ValidationError
 
+from cascade._clock import steady_time
 from cascade.agents.base import AgentRuntime
 from cascade.agents.border import may_ask, noted
 from cascade.agents.entries import free_entry
@@ -101,7 +101,7 @@ class Person:
         run, draft, decision = state["run"], state["draft"], state["decision"]
         assert draft is not None, "there is a draft to ask about"
         # What a person takes is no time of the run: its deadline begins anew.
-        run = replace(run, begun_at=time.time())
+        run = replace(run, begun_at=steady_time())
         tier, answer = get_config().get("configurable", {}).get(REPLIED, (None, "accept"))
         if tier != run.tier:
             answer = ask_person(str(state["messages"][-1].text), draft, decision)
