@@ -13,6 +13,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.runtime import Runtime
 
+from cascade._clock import steady_time
 from cascade.agents.border import check_may_ask, stayed
 from cascade.agents.deadline import Deadline as Deadline  # noqa: PLC0414 - found here as well
 from cascade.agents.entries import Accounts, Call, Reviewed, not_sent_entry
@@ -142,7 +143,7 @@ def current_run(state: CascadeState, runtime: AgentRuntime) -> Run:
     run_id = info.checkpoint_id if info else question_id
     # What had to stay here before is part of the conversation, and stays with all that follows.
     stays = (run.local_only if run else None) or stayed(state["messages"])
-    return Run(id=run_id, question_id=question_id, begun_at=time.time(), local_only=stays)
+    return Run(id=run_id, question_id=question_id, begun_at=steady_time(), local_only=stays)
 
 
 def finished(run: Run) -> Run:
