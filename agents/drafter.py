@@ -18,13 +18,16 @@ from cascade.agents.base import (
     attempt_of,
     current_run,
 )
+from cascade.agents.entries import free_entry
+from cascade.agents.fallback import may_pass
 from cascade.agents.hedging import Hedging
 from cascade.agents.moves import abstain, accept, escalate, within
 from cascade.agents.showing import shown, shows_answers, shows_drafts
 from cascade.agents.stopping import Stopper
 from cascade.errors import DeadlineError, ModelError
 from cascade.events import Provisional, Retracted, Token
-from cascade.state import CascadeState, Decision, Draft, Run, StateUpdate
+from cascade.ledger.runs import OUTAGE
+from cascade.state import CascadeState, Decision, Draft, LedgerEntry, Run, StateUpdate
 from cascade.tiers import OpenTier
 
 
@@ -122,6 +125,8 @@ class Drafter:
             raise failure
         tier = self.tiers[run.tier]
         decision = Decision(action="escalate", reason=f"{tier.name} failed: {failure}")
+        if may_pass(failure):
+            self.caller.recorder.record(_outage(run, tier))
         entries = self.caller.recorder.take(run.id)
         # Before the first draft of a run, the state may hold one of the run before.
         cleared = {} if run.tier else {"draft": None, "assessment": None}
@@ -138,3 +143,11 @@ class Drafter:
                 runtime.stream_writer(Token(draft.completion.text, draft.tier))
             update = accept(run, draft, decided, degraded=True)
         return Command(goto="__end__", update=update | {"ledger": entries})
+
+
+def _outage(run: Run, tier: OpenTier) -> LedgerEntry:
+    """The question goes on because this tier is down, not because it is too hard: what that costs
+    can be told from the ledger. Executed again after a crash, it counts once.
+    """
+    entry = free_entry(run, OUTAGE, tier.name, f"{tier.name} is down: the question goes on")
+    return entry.model_copy(update={"attempt_id": f"{OUTAGE}-{run.id}-{run.tier}"})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from langgraph.errors import NodeError
 from langgraph.types import Command
@@ -22,8 +23,8 @@ from cascade.agents.moves import answer
 from cascade.agents.reusing import Reading, Reusing, Review
 from cascade.agents.showing import Telling
 from cascade.errors import ModelError
-from cascade.ledger.runs import REVIEW
-from cascade.state import CascadeState, Completion, Decision, Run, StateUpdate
+from cascade.ledger.runs import OUTAGE, REVIEW
+from cascade.state import CascadeState, Completion, Decision, LedgerEntry, Run, StateUpdate
 from cascade.tiers import OpenTier
 
 
@@ -120,6 +121,9 @@ class Expert:
         decided: StateUpdate = {}
         if state.get("decision") is None:
             decided["decision"] = Decision(action="escalate", reason="there is only one tier")
+        elif (cost := _cost_of_outage(state, entries)) is not None:
+            reason = f"{state['decision'].reason}; {self.tier.name} answered for ${cost:f}"
+            decided["decision"] = state["decision"].model_copy(update={"reason": reason})
         if review is not None:
             did = "approved" if review.approves(completion) else "corrected"
             reason = f"{state['decision'].reason}; {self.tier.name} {did} the draft"
@@ -159,3 +163,12 @@ class Expert:
             return await self._answered(state, runtime)
 
         return await self.falling.land(state, runtime, failure, retry, undrafted)
+
+
+def _cost_of_outage(state: CascadeState, entries: Sequence[LedgerEntry]) -> Decimal | None:
+    """What the answer to a question costs that came here as the tier that drafts was down; None
+    where it did not, or nobody knows.
+    """
+    run_id = entries[-1].run_id
+    down = any(e.node == OUTAGE and e.run_id == run_id for e in state["ledger"])
+    return entries[-1].cost_usd if down else None

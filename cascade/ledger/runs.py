@@ -16,8 +16,9 @@ Outcome = Literal[
 ]
 """How a run ended: with a draft, with the large model's answer, with none on purpose, with a
 person's; `shadow` is the large model's with a draft beside it; `degraded` asked the large model,
-which could not be had, so that a draft was returned if there was a usable one; `cached` took the
-answer of an earlier run; `unfinished` has no answer in the ledger: it failed or was cancelled."""
+which could not be had, so that a draft was returned, or another large model answered; `cached`
+took the answer of an earlier run; `unfinished` has no answer in the ledger: it failed or was
+cancelled."""
 
 REVIEW = "review"
 """Node of the entry of a large call that was shown the draft: its answer is the run's, and what the
@@ -38,12 +39,22 @@ OUTAGE = "outage"
 """Node of the entry of a question that goes on because the tier that was to draft it is down; the
 tier is that one."""
 
+SHED = "shed"
+"""Node of the entry of work that was left out under pressure; its one signal names the kind
+(`audit`, `shadow` or `signal`) with the pressure."""
+
 CACHE = "cache"
 """Node of the entry of an answer that was taken from a cache."""
 
 
 def outcome_of(
-    action: Action | None, *, asked: bool, answered: bool, shadow: bool, cached: bool = False
+    action: Action | None,
+    *,
+    asked: bool,
+    answered: bool,
+    shadow: bool,
+    cached: bool = False,
+    fell_back: bool = False,
 ) -> Outcome:
     """How a run ended.
 
@@ -53,6 +64,7 @@ def outcome_of(
         answered: whether it gave one.
         shadow: whether a draft was made beside it.
         cached: whether the answer of an earlier run was taken.
+        fell_back: whether a step of the fallback led on.
     """
     if cached:
         return "cached"
@@ -60,6 +72,8 @@ def outcome_of(
         return "shadow"
     if answered:
         return "escalated"
+    if fell_back and action not in ("abstain", "ask"):
+        return "degraded"
     names: dict[Action | None, Outcome] = {
         "accept": "accepted",
         "abstain": "abstained",
@@ -103,6 +117,8 @@ class Run:
             self.expert = entry
         elif entry.node == "audit" and answered and self.audit_call is None:
             self.audit_call = entry
+        elif entry.node == FALLBACK and STAND_IN in (entry.signals or ()):
+            self.expert = None  # what answered was another model
         if entry.large_usd is not None or entry.loss is not None:
             self.audit = entry
 
@@ -116,6 +132,7 @@ class Run:
             answered=self.expert is not None,
             shadow="shadow" in nodes,
             cached=CACHE in nodes,
+            fell_back=FALLBACK in nodes,
         )
 
     @property

@@ -55,14 +55,19 @@ def reviewed(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.reviewed]
 
 
+def stood_in(rows: Sequence[Row]) -> list[Row]:
+    """Runs that another large model answered, as the large one could not be had."""
+    return [row for row in rows if row.stood_in]
+
+
 def account(rows: Sequence[Row], spent: Decimal) -> tuple[SavingReport, float]:
     """The saving of runs that cost so much; and the part of the baseline that is assumed.
 
-    Assumed is the baseline of drafts that could not be audited and were not, or that the large
-    model was shown: audits of others do not stand for them, so it enters with the limits that the
-    ledger has for it.
+    Assumed is the baseline of drafts that could not be audited and were not, that the large model
+    was shown, or in whose place another large model answered: audits of others do not stand for
+    them, so it enters with the limits that the ledger has for it.
     """
-    drafts, shown = accepted(rows), reviewed(rows)
+    drafts, shown = accepted(rows), reviewed(rows) + stood_in(rows)
     rated = [row for row in drafts if can_be_audited(row)]
     others = [row for row in drafts if not can_be_audited(row)]
     known = [row.large for row in others if row.large is not None]

@@ -9,6 +9,7 @@ from html import escape
 from cascade._page import card, document, grid
 from cascade._words import dollars, percent
 from cascade.evaluation.drawing import Axis, Series, around, chart
+from cascade.report.outages import trouble
 from cascade.report.records import Figures
 from cascade.report.text import (
     HEADS,
@@ -194,7 +195,9 @@ def _open(found: Figures) -> str:
     lost = [(minute(c.begun_at), c.node, c.model or "", c.run_id) for c in found.unfinished]
     prices = [(p.model, p.price, f"{p.calls:,}") for p in found.prices]
     events = [(minute(e.at), e.node, e.text) for e in found.events]
+    troubles = [(sentence,) for sentence in trouble(found)]
     parts = (
+        ("Outages and pressure", ("",), troubles),
         ("Unknown costs", ("node", "model", "why", "calls", "assumed", "nothing assumed"), unknown),
         ("Calls of unknown outcome", ("begun, UTC", "node", "model", "run"), lost),
         ("Where prices came from", ("model", "price", "calls"), prices),

@@ -12,7 +12,16 @@ from decimal import Decimal
 from cascade.errors import ConfigurationError
 from cascade.ledger.amounts import EXACT
 from cascade.ledger.judges import JudgeErrors
-from cascade.ledger.runs import ANSWERING, CACHE, Outcome, outcome_of
+from cascade.ledger.runs import (
+    ANSWERING,
+    CACHE,
+    FALLBACK,
+    OUTAGE,
+    SHED,
+    STAND_IN,
+    Outcome,
+    outcome_of,
+)
 from cascade.ledger.store import Attempt, Selection, Store, Stored
 from cascade.report.sums import (
     NOTHING,
@@ -21,6 +30,7 @@ from cascade.report.sums import (
     earns_estimate,
     is_own_baseline,
     is_review,
+    is_stand_in,
     spent,
 )
 from cascade.state import Action, LedgerEntry
@@ -67,6 +77,11 @@ class Row:
         expert: the large model's own cost, tokens of its prompt, and of the draft before it.
         paid: what its entries cost, as far as that is known or assumed.
         beside: loss of a draft that was made beside the large model's answer.
+        drafted: whether a tier has drafted.
+        down: the tier that was to draft and was down, so that the question went on.
+        fell: the step of the fallback that led on, whom its entry names, and seconds waited.
+        shed: what was left out under pressure.
+        unpriced_calls: calls whose cost nobody can even assume.
     """
 
     day: str
@@ -94,10 +109,18 @@ class Row:
     expert: tuple[float, int] | None = None
     paid: Decimal = NOTHING
     beside: float | None = None
+    drafted: bool = False
+    down: str | None = None
+    fell: tuple[str, str, float] | None = None
+    shed: tuple[str, ...] = ()
+    unpriced_calls: int = 0
 
     def add(self, entry: LedgerEntry, sums: Sums) -> None:
         """One more entry of the run, which was added to these sums."""
         self.paid = EXACT.add(self.paid, spent(entry))
+        self.unpriced_calls += entry.cost_usd is None and entry.assumed_usd is None
+        if entry.node in (OUTAGE, FALLBACK, SHED):
+            self._mark(entry)
         self.shadow |= entry.node == "shadow"
         self.cached |= entry.node == CACHE
         if entry.action is not None or earns_estimate(entry):
@@ -106,14 +129,19 @@ class Row:
             self.confidence, self.calibrated = entry.confidence, entry.calibrated
         if entry.node == "shadow" and entry.loss is not None:
             self.beside = entry.loss
-        if entry.node == "draft" and entry.outcome == "ok" and entry.output_tokens is not None:
-            self.draft_tokens = entry.output_tokens
+        if entry.node == "draft" and entry.outcome == "ok":
+            self.drafted = True
+            if entry.output_tokens is not None:
+                self.draft_tokens = entry.output_tokens
         if entry.node in ANSWERING:
             self._add_expert(entry)
         if entry.node == "audit" and (entry.large_usd is not None or entry.loss is not None):
             self.audited, self.large, self.loss = True, entry.large_usd, entry.loss
         elif earns_estimate(entry):
             self.predicted, self.rate, self.earned_in = entry.baseline_usd, entry.audit_rate, sums
+            self.low, self.high = entry.baseline_low_usd, entry.baseline_high_usd
+        elif is_stand_in(entry):
+            self.predicted = entry.baseline_usd
             self.low, self.high = entry.baseline_low_usd, entry.baseline_high_usd
         elif is_review(entry):
             self.reviewed, self.predicted = True, entry.baseline_usd
@@ -131,6 +159,24 @@ class Row:
             if cost is not None and tokens is not None and not is_review(entry):
                 self.expert = (float(cost), tokens)
 
+    def _mark(self, entry: LedgerEntry) -> None:
+        """An entry that says what was done otherwise than usual."""
+        kind, value = next(iter((entry.signals or {"": 0.0}).items()))
+        if entry.node == OUTAGE:
+            self.down = entry.tier
+        elif entry.node == SHED:
+            self.shed = (*self.shed, kind)
+            self.shadow |= kind == "shadow"
+        else:
+            self.fell = (kind, entry.tier or "", value)
+            if self.stood_in:
+                self.answered, self.expert = False, None
+
+    @property
+    def stood_in(self) -> bool:
+        """Whether another large model answered."""
+        return self.fell is not None and self.fell[0] == STAND_IN
+
     def close(self) -> None:
         """There are no more entries."""
         self.outcome = outcome_of(
@@ -139,6 +185,7 @@ class Row:
             answered=self.answered,
             shadow=self.shadow,
             cached=self.cached,
+            fell_back=self.fell is not None,
         )
 
 

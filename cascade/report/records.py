@@ -155,6 +155,46 @@ class Event(Record):
     text: str
 
 
+class Outage(Record):
+    """Questions that went on to a larger tier because the tier that was to draft them was down.
+
+    Attributes:
+        cost_usd: what these runs cost in all, as far as that is known or assumed; of `unpriced`
+            calls among them it is neither.
+        extra_usd: how much more that is than as many runs cost that were drafted in the same
+            period, if these questions were like those; None where there were none.
+    """
+
+    tier: str
+    runs: int
+    cost_usd: Decimal
+    unpriced: int
+    extra_usd: float | None
+
+
+class FellBack(Record):
+    """Questions that one step of the fallback led on, as the large model could not be had.
+
+    Attributes:
+        step: `other`, another large model; `draft`; `queue`; or `ask`, a person.
+        tier: the other model, else that of the draft, or the large one.
+        seconds: that were waited, on average.
+    """
+
+    step: str
+    tier: str
+    runs: int
+    cost_usd: Decimal
+    seconds: float
+
+
+class Shed(Record):
+    """Work that was left out under pressure: `audit` (with a lower chance), `shadow`, `signal`."""
+
+    kind: str
+    times: int
+
+
 class Figures(Record):
     """All about a period that `text()` and `html()` of `Report` show.
 
@@ -166,6 +206,8 @@ class Figures(Record):
         audits: finished audits; `outcomes` counts runs.
         quality: None where there are accepted drafts and none of them could be audited.
         judge: how often the judge of audits contradicted itself, where there is one.
+        outages, fell_back: what followed where a tier that drafts, or the large model, was down.
+        shed: what was left out under pressure.
         assumed_baseline_usd: the part of the baseline that rests on assumed limits, as its
             drafts could not be audited.
     """
@@ -199,3 +241,6 @@ class Figures(Record):
     unfinished: tuple[Lost, ...]
     prices: tuple[PriceUsed, ...]
     events: tuple[Event, ...]
+    outages: tuple[Outage, ...] = ()
+    fell_back: tuple[FellBack, ...] = ()
+    shed: tuple[Shed, ...] = ()

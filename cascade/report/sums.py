@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 
 from cascade.ledger.amounts import EXACT
-from cascade.ledger.runs import REVIEW
+from cascade.ledger.runs import FALLBACK, REVIEW, STAND_IN
 from cascade.state import LedgerEntry
 
 NOTHING = Decimal(0)
@@ -33,6 +33,13 @@ def is_review(entry: LedgerEntry) -> bool:
     estimate too, and no audit will measure it.
     """
     return entry.node == REVIEW and entry.outcome == "ok"
+
+
+def is_stand_in(entry: LedgerEntry) -> bool:
+    """Whether it says that another large model answered: what the large model would have cost is
+    an estimate there, and no audit will measure it.
+    """
+    return entry.node == FALLBACK and STAND_IN in (entry.signals or ())
 
 
 def earned(entry: LedgerEntry) -> Decimal:
@@ -64,8 +71,8 @@ class Sums:
             answers, whose cost is their own baseline.
         marginal: what was spent without the hardware.
         measured, estimated: baselines earned; an audit turns the second into the first.
-        no_baseline: accepted or reviewed drafts whose baseline nobody knows; they count as
-            nothing earned.
+        no_baseline: accepted or reviewed drafts, and answers of stand-ins, whose baseline nobody
+            knows; they count as nothing earned.
         no_tokens: calls whose tokens are unknown.
     """
 
@@ -96,7 +103,7 @@ class Sums:
             self.cost = EXACT.add(self.cost, cost)
         marginal = amount if entry.marginal_usd is None else entry.marginal_usd
         self.marginal = EXACT.add(self.marginal, marginal)
-        if earns_estimate(entry) or is_review(entry):
+        if earns_estimate(entry) or is_review(entry) or is_stand_in(entry):
             self.no_baseline += entry.baseline_usd is None
             self.estimated = EXACT.add(self.estimated, earned(entry))
         else:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from cascade._words import counted, dollars, percent, printable, table
 from cascade.evaluation.audit.estimates import NO_AUDITS, Estimate
+from cascade.report.outages import trouble
 from cascade.report.records import Figures, Line, Rate
 
 HEADS = (
@@ -36,6 +37,7 @@ def render(found: Figures) -> str:
         *(_table(found, part.by, part.lines) for part in found.tables),
         _days(found),
         _reliability(found),
+        _listed("Outages and pressure", trouble(found)),
         _unknown(found),
         _unfinished(found),
         _listed("Prices", (f"{p.model}: {p.price} ({p.calls:,} calls)" for p in found.prices)),
