@@ -76,7 +76,7 @@ async def load(
                 if writer is None or reader is None:
                     reader, writer = await asyncio.open_connection(HOST, port)
                 writer.write(f"{start}content-length: {len(body)}\r\n\r\n".encode() + body)
-                status, first = await _answer(reader)
+                status, first = await answer(reader)
             except (OSError, asyncio.IncompleteReadError):
                 found.saw(0)
                 reader = writer = None
@@ -92,7 +92,7 @@ async def load(
     return found
 
 
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, float]:
+async def answer(reader: asyncio.StreamReader) -> tuple[int, float]:
     """Read one answer to its end: its status, and when its head was there."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     first = time.perf_counter()

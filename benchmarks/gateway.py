@@ -166,9 +166,12 @@ def configured(folder: Path, behind: int, port: int, *settings: str) -> str:
 
 
 @contextmanager
-def serving(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
-    """`cascade serve`, once it is ready."""
-    with _started([PROGRAM, "serve", "cascade.yaml"], folder, UPSTREAM_KEY="none") as process:
+def serving(
+    folder: Path, port: int, program: tuple[str, ...] = (PROGRAM,)
+) -> Iterator[subprocess.Popen[str]]:
+    """`cascade serve`, once it is ready; `program` is what runs in place of `cascade`."""
+    command = [*program, "serve", "cascade.yaml"]
+    with _started(command, folder, UPSTREAM_KEY="none") as process:
         _wait(process, folder, port, "/readyz")
         yield process
 
