@@ -139,6 +139,19 @@ class LedgerConformance:
             assert list(await backend.unfinished(Selection())) == attempts[:1]
             assert list(await backend.unfinished(Selection(run_id="other"))) == []
 
+    async def test_an_attempt_that_is_kept_at_once_is_like_any_other(
+        self, make_backend: Callable[[], Backend]
+    ) -> None:
+        """A backend may decline; either way, writing it afterwards keeps it once."""
+        async with opened(make_backend) as backend:
+            kept = backend.write_now([begun("a"), begun("b")])
+            found = list(await backend.unfinished(Selection()))
+            assert found == ([begun("a"), begun("b")] if kept else [])
+            await backend.write(Batch(attempts=[begun("a"), begun("b")]))
+            assert list(await backend.unfinished(Selection())) == [begun("a"), begun("b")]
+            await backend.write(Batch(entries=[made(1, attempt_id="a")]))
+            assert list(await backend.unfinished(Selection())) == [begun("b")]
+
     async def test_a_selection_means_what_it_says(
         self, make_backend: Callable[[], Backend]
     ) -> None:
