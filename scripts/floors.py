@@ -36,6 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "_closing",
         "_masking",
         "_page",
+        "_patience",
         "_portal",
         "_printable",
         "_together",

@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from cascade._version import __version__
-from cascade.cli import ask, calibrate, demo, doctor, evaluate, keys, plan, report, serve, shadow
+from cascade.cli import (
+    ask,
+    batch,
+    calibrate,
+    demo,
+    doctor,
+    evaluate,
+    keys,
+    plan,
+    report,
+    serve,
+    shadow,
+)
 
 __all__ = ["app", "main"]
 
@@ -39,6 +51,7 @@ def _root(
 
 
 app.command(epilog=ask.EXAMPLE)(ask.ask)
+app.command(epilog=batch.EXAMPLE)(batch.batch)
 app.command(epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command(epilog=demo.EXAMPLE)(demo.demo)
 app.command(epilog=doctor.EXAMPLE)(doctor.doctor)

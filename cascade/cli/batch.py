@@ -1,0 +1,265 @@
+"""`cascade batch`: a file of questions through a cascade."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cascade.cli.console import err, fail, out, print_json, reports_errors
+from cascade.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from cascade.api import Cascade
+    from cascade.jobs import Done, Journal, Row
+    from cascade.ledger.store import Store
+
+EXAMPLE = (
+    "Example: cascade batch questions.csv --output answers.csv --small ollama:qwen2.5:3b "
+    "--large openai:gpt-5.1 --budget-usd 5"
+)
+
+
+@reports_errors
+def batch(  # noqa: PLR0913 - the options of a command
+    source: Annotated[
+        Path, typer.Argument(help="A .jsonl, .csv or .parquet file, or a folder of them.")
+    ],
+    *,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Where the answers go; its end says in what form."),
+    ],
+    small: Annotated[
+        str, typer.Option(envvar="CASCADE_SMALL", help="The model that drafts.")
+    ] = "llamacpp:smollm2-135m",
+    large: Annotated[
+        str | None, typer.Option(envvar="CASCADE_LARGE", help="The model for what is doubtful.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Take a cascade of this configuration of `cascade serve` instead."),
+    ] = None,
+    cascade: Annotated[
+        str | None, typer.Option(help="Which one of --config, where it has several.")
+    ] = None,
+    column: Annotated[
+        str | None,
+        typer.Option(help="The column with the questions; else messages, question or prompt."),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="A system message before each question.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Accept drafts at this confidence and above.")
+    ] = None,
+    price_of_error: Annotated[
+        float | None, typer.Option(help="Dollars that a wrong answer costs you.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="A calibration of `cascade calibrate`.")
+    ] = None,
+    prices: Annotated[
+        Path | None, typer.Option(help="A file of prices, .toml or .json; see docs/prices.md.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Limit of an answer's length.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Rows under way at once.")] = 16,
+    budget_usd: Annotated[
+        float | None,
+        typer.Option(min=0, help="Dollars of the whole job, with what earlier runs of it spent."),
+    ] = None,
+    ledger: Annotated[
+        str | None, typer.Option(help="A ledger: sqlite:///ledger.db or postgresql://…")
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="Before the names of the columns added.")] = "",
+    run_ids: Annotated[
+        bool, typer.Option("--run-ids", help="Add each row's run_id in the ledger.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ask everything anew, and pay for it again.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the totals as one document.")] = False,
+) -> None:
+    """Answer every row of a file, in its order; the same command goes on after an interrupt.
+
+    What is done stands in OUTPUT.journal, a line per row. Rows that failed are asked again.
+    """
+    from cascade.jobs import Journal, made_with, write_output  # noqa: PLC0415 - heavy, keeps --help fast
+    from cascade.jobs.output import check_columns  # noqa: PLC0415
+    from cascade.jobs.rows import first_row, kind_of, read_rows  # noqa: PLC0415
+
+    kind_of(output)
+    if output.resolve() == source.resolve() or output.resolve().parent == source.resolve():
+        raise ConfigurationError(
+            f"--output {output} is a part of the input: the next run would take it for questions."
+        )
+    check_columns(first_row(source, column).columns, prefix)
+    with ExitStack() as opened:
+        if config is None:
+            store = None if ledger is None else _store(ledger, opened)
+            options = (threshold, price_of_error, calibration, prices, max_tokens)
+            made = opened.enter_context(_paired(small, large, *options, store))
+        else:
+            made = opened.enter_context(_configured(config, cascade, opened))
+        path = output.with_name(output.name + ".journal")
+        if fresh:
+            path.unlink(missing_ok=True)
+        journal = opened.enter_context(Journal(path, made_with(made)))
+        budget = None if budget_usd is None else Decimal(str(budget_usd))
+        read = partial(read_rows, source, column, system)
+        done = _run(made, source, read, journal, output.stem, concurrency, budget)
+        written = write_output(output, read(), journal, prefix=prefix, run_ids=run_ids)
+    _tell(done, written, output, as_json=json)
+
+
+def _paired(
+    small: str,
+    large: str | None,
+    threshold: float | None,
+    price_of_error: float | None,
+    calibration: Path | None,
+    prices: Path | None,
+    max_tokens: int | None,
+    store: Store | None,
+) -> Cascade:
+    from cascade import Cascade, ThresholdPolicy, Tier  # noqa: PLC0415
+    from cascade.cli.ask import NO_LARGE  # noqa: PLC0415
+    from cascade.ledger import load_prices  # noqa: PLC0415
+
+    if large is None:
+        raise ConfigurationError(NO_LARGE)
+    if threshold is not None and price_of_error is not None:
+        raise ConfigurationError(
+            "--threshold and --price-of-error were both given: each of them decides alone. "
+            "Give one."
+        )
+    table = None if prices is None else load_prices(prices)
+    return Cascade(
+        Tier(small, max_tokens=max_tokens, price=table),
+        Tier(large, max_tokens=max_tokens, price=table),
+        price_of_error=price_of_error,
+        policy=None if threshold is None else ThresholdPolicy(threshold),
+        calibrator=calibration,
+        ledger=store,
+    )
+
+
+def _configured(path: Path, name: str | None, opened: ExitStack) -> Cascade:
+    from cascade.cli.serve import require_service  # noqa: PLC0415
+
+    require_service()
+    from cascade.service.building import build_cascade  # noqa: PLC0415 - heavy
+    from cascade.service.reading import read_settings  # noqa: PLC0415 - heavy
+
+    settings = read_settings(path)
+    there = settings.config.cascades
+    if name is None and len(there) > 1:
+        raise ConfigurationError(f"{path} has {', '.join(there)}: say which one, --cascade NAME.")
+    name = name or next(iter(there))
+    if name not in there:
+        raise ConfigurationError(f"{path} has no cascade {name!r}; it has {', '.join(there)}.")
+    kept = settings.config.ledger
+    store = None if kept is None else _store(kept.url, opened)
+    return build_cascade(name, there[name], settings.path.parent, store, [])
+
+
+def _store(url: str, opened: ExitStack) -> Store:
+    from cascade.ledger.store import open_store  # noqa: PLC0415 - heavy
+
+    store = open_store(url)
+    opened.callback(store.close)
+    return store
+
+
+def _run(
+    cascade: Cascade,
+    source: Path,
+    read: Callable[[], Iterator[Row]],
+    journal: Journal,
+    name: str,
+    concurrency: int,
+    budget_usd: Decimal | None,
+) -> Done:
+    from cascade.jobs import count_rows, run_job  # noqa: PLC0415 - heavy
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    shown = Progress(*columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal)
+
+    async def run() -> Done:
+        stop = asyncio.Event()
+        with _interrupts(stop), shown:
+            task = shown.add_task("rows", total=count_rows(source) if err.is_terminal else None)
+
+            def show(done: Done) -> None:
+                spent = done.before_usd + done.spent_usd
+                words = f"rows, ${spent:.4f} spent"
+                shown.update(task, completed=done.rows, description=words)
+
+            return await run_job(
+                cascade,
+                read(),
+                journal,
+                name=name,
+                concurrency=concurrency,
+                budget_usd=budget_usd,
+                progress=show,
+                stop=stop,
+            )
+
+    return asyncio.run(run())
+
+
+@contextmanager
+def _interrupts(stop: asyncio.Event) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) lets what is under way end; the second one does not."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    told = (signal.SIGINT, signal.SIGTERM)
+
+    def interrupted() -> None:
+        if stop.is_set() and task is not None:
+            task.cancel()
+            return
+        stop.set()
+        err.print("ending the rows that are under way; once more to leave them")
+
+    try:
+        for number in told:
+            loop.add_signal_handler(number, interrupted)
+    except (NotImplementedError, RuntimeError):  # Windows, or not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number in told:
+            loop.remove_signal_handler(number)
+
+
+def _tell(done: Done, written: int, output: Path, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**asdict(done), "output": output, "written": written})
+    else:
+        out.print(f"{output}: {written} rows", markup=False)
+    err.print(
+        f"answered: {done.answered}, of them escalated: {done.escalated}; failed: {done.failed}; "
+        f"answered before: {done.resumed}",
+        markup=False,
+    )
+    spent = f"spent: ${done.spent_usd:.6f}"
+    if done.unknown:
+        spent += f", and what {done.unknown} rows cost that nobody knows"
+    saved = "unknown" if done.saved_usd is None else f"${done.saved_usd:.6f}"
+    err.print(f"{spent}; saved against the large model alone: {saved}", markup=False)
+    if done.stopped is not None:
+        fail(f"{done.stopped}. Run the same command again to go on.", 1)
+    if done.failed:
+        fail(f"rows that failed: {done.failed}; see the column `error`. Run again to ask them.", 1)

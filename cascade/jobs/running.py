@@ -1,0 +1,272 @@
+"""Asks the rows of a job: so many at once, within a budget, until all are done or it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from cascade._together import together
+from cascade.api import Cascade
+from cascade.caching import identity
+from cascade.collect.examples import Example, expected_cost
+from cascade.errors import CascadeError, ConfigurationError
+from cascade.jobs.journal import Journal, Record
+from cascade.jobs.rows import Row
+from cascade.ledger import LedgerView
+from cascade.ledger.tags import tagged
+from cascade.questions import to_messages
+from cascade.result import CascadeResult
+
+__all__ = ["Done", "made_with", "run_job"]
+
+GIVE_UP_AFTER = 50
+"""Rows that fail one after the other, with no answer between: something is wrong with all."""
+
+CONCURRENCY = 16
+
+
+@dataclass(slots=True)
+class Done:
+    """How far a job is.
+
+    Attributes:
+        rows: rows that were looked at.
+        resumed: of these, answered by an earlier run of the job.
+        answered, failed: by this one.
+        escalated: answered by a tier above the first, in this run.
+        spent_usd: what this run spent, as far as it is known or assumed.
+        before_usd: what earlier runs spent.
+        saved_usd: against the large model alone, in this run; None where nobody knows of a row.
+        unknown: rows of this run whose cost nobody knows.
+        stopped: why rows were left; None where all were asked.
+    """
+
+    rows: int = 0
+    resumed: int = 0
+    answered: int = 0
+    failed: int = 0
+    escalated: int = 0
+    spent_usd: Decimal = Decimal(0)
+    before_usd: Decimal = Decimal(0)
+    saved_usd: Decimal | None = Decimal(0)
+    unknown: int = 0
+    stopped: str | None = None
+
+
+async def run_job(
+    cascade: Cascade,
+    rows: Iterable[Row],
+    journal: Journal,
+    *,
+    name: str = "batch",
+    concurrency: int = CONCURRENCY,
+    budget_usd: Decimal | None = None,
+    progress: Callable[[Done], None] = lambda _: None,
+    stop: asyncio.Event | None = None,
+) -> Done:
+    """Answer all rows that the journal has no answer to.
+
+    Rows of an earlier run that failed, or whose question has changed, are asked again.
+
+    Args:
+        cascade: whom to ask.
+        rows: what to ask; read as they are needed.
+        journal: knows what is done, and is told.
+        name: tags the ledger's entries as `job`, with the number of the row as `row`.
+        concurrency: rows under way at once.
+        budget_usd: dollars of the whole job, with what earlier runs spent. A row is begun only
+            if what it may cost fits beside what the others under way may cost.
+        progress: called after each row.
+        stop: set it to begin no more rows; those under way are ended.
+
+    Raises:
+        ConfigurationError: the concurrency is below 1, or a budget is given and a tier has no
+            price.
+        LedgerError: the journal cannot be written.
+    """
+    if concurrency < 1:
+        raise ConfigurationError(f"concurrency={concurrency}: must be 1 or more.")
+    purse = _Purse(cascade, budget_usd, journal.spent_usd)
+    done = Done(before_usd=journal.spent_usd)
+    job = _Job(cascade, iter(rows), journal, name, purse, progress, stop or asyncio.Event(), done)
+    await together(job.work() for _ in range(concurrency))
+    return done
+
+
+def made_with(cascade: Cascade) -> dict[str, Any]:
+    """What the answers of a cascade depend on besides the questions, for a journal."""
+    set_up = identity(
+        cascade.options,
+        cascade.tiers,
+        cascade.policy,
+        cascade.task,
+        cascade.signals,
+        cascade.calibration,
+    )
+    return {"models": [tier.model.name for tier in cascade.tiers], "settings": set_up[:16]}
+
+
+@dataclass(slots=True)
+class _Purse:
+    """A budget: what was spent, and what is put aside for rows that are under way.
+
+    A row puts aside the largest cost of a row so far, or the guess from its length and the
+    prices of all tiers if that is more: what is overspent is what rows cost above that.
+    """
+
+    cascade: Cascade
+    budget_usd: Decimal | None
+    spent_usd: Decimal
+    aside_usd: Decimal = Decimal(0)
+    largest_usd: Decimal = Decimal(0)
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def take(self, row: Row) -> Decimal | None:
+        """Put aside what a row may cost; None if that does not fit, whatever the others cost."""
+        if self.budget_usd is None or row.question is None:
+            return Decimal(0)
+        guess = expected_cost([Example("", to_messages(row.question))], self.cascade.tiers)
+        if guess is None:
+            raise ConfigurationError(
+                "a budget needs the price of every tier, and one has none: "
+                + ", ".join(f"{t.name}: {t.pricing.source}" for t in self.cascade.tiers)
+            )
+        async with self._changed:
+            while True:
+                wanted = max(guess, self.largest_usd)
+                if self.spent_usd + self.aside_usd + wanted <= self.budget_usd:
+                    self.aside_usd += wanted
+                    return wanted
+                if not self.aside_usd:
+                    return None
+                await self._changed.wait()
+
+    async def settle(self, aside_usd: Decimal, cost_usd: Decimal) -> None:
+        """A row has ended and has cost so much."""
+        async with self._changed:
+            self.aside_usd -= aside_usd
+            self.spent_usd += cost_usd
+            self.largest_usd = max(self.largest_usd, cost_usd)
+            self._changed.notify_all()
+
+
+@dataclass(slots=True)
+class _Job:
+    cascade: Cascade
+    rows: Iterator[Row]
+    journal: Journal
+    name: str
+    purse: _Purse
+    progress: Callable[[Done], None]
+    stop: asyncio.Event
+    done: Done
+    in_a_row: int = 0
+
+    async def work(self) -> None:
+        """Ask row after row, until there is none or the job is stopped."""
+        while self.done.stopped is None and not self._is_told_to_stop():
+            row = next(self.rows, None)
+            if row is None:
+                return
+            self.done.rows += 1
+            before = self.journal.find(row.number)
+            if before is not None and before.status == "ok" and before.key == row.key:
+                self.done.resumed += 1
+                self.progress(self.done)
+                if self.done.resumed % 1000 == 0:
+                    await asyncio.sleep(0)  # a million rows that are done must not hold the loop
+                continue
+            await self._ask(row)
+            self.progress(self.done)
+
+    def _is_told_to_stop(self) -> bool:
+        if self.stop.is_set() and self.done.stopped is None:
+            self.done.stopped = "it was interrupted"
+        return self.stop.is_set()
+
+    async def _ask(self, row: Row) -> None:
+        aside = await self.purse.take(row)
+        if aside is None:
+            self.done.rows -= 1
+            self.done.stopped = self.done.stopped or (
+                f"the budget of ${self.purse.budget_usd} does not cover another row: "
+                f"${self.purse.spent_usd:.6f} are spent"
+            )
+            return
+        if self._is_told_to_stop():  # while it waited for its part of the budget
+            self.done.rows -= 1
+            await self.purse.settle(aside, Decimal(0))
+            return
+        cost = aside
+        try:
+            record = await self._answered(row)
+            cost = record.counted_usd or Decimal(0)
+            self.journal.add(record)
+        finally:
+            await self.purse.settle(aside, cost)
+        self._count(record)
+
+    async def _answered(self, row: Row) -> Record:
+        if row.problem is not None or row.question is None:
+            return Record(row.number, row.key, "error", error=f"InputError: {row.problem}")
+        try:
+            with tagged(job=self.name, row=str(row.number)):
+                result = await self.cascade.ainvoke(row.question)
+        except CascadeError as error:
+            ledger = error.ledger or LedgerView(())
+            return Record(
+                row.number,
+                row.key,
+                "error",
+                cost_usd=ledger.cost_usd,
+                counted_usd=_counted(ledger),
+                error=f"{type(error).__name__}: {error}",
+            )
+        return _record(row, result)
+
+    def _count(self, record: Record) -> None:
+        done = self.done
+        done.spent_usd += record.counted_usd or Decimal(0)
+        if record.status == "error":
+            done.failed += 1
+            self.in_a_row += record.counted_usd is not None  # a row that cannot be read is its own
+            if self.in_a_row >= GIVE_UP_AFTER:
+                done.stopped = (
+                    f"{self.in_a_row} rows in a row failed, the last one by {record.error}"
+                )
+            return
+        self.in_a_row = 0
+        done.answered += 1
+        done.escalated += bool(record.escalated)
+        done.unknown += record.cost_usd is None
+        if done.saved_usd is not None:
+            saved = record.saved_usd
+            done.saved_usd = None if saved is None else done.saved_usd + saved
+
+
+def _record(row: Row, result: CascadeResult) -> Record:
+    ledger = result.ledger
+    return Record(
+        row.number,
+        row.key,
+        "ok",
+        answer=result.answer,
+        tier=result.tier,
+        confidence=result.confidence,
+        calibrated=result.calibrated,
+        escalated=result.escalated,
+        degraded=result.degraded,
+        cost_usd=ledger.cost_usd,
+        counted_usd=_counted(ledger),
+        saved_usd=ledger.saved_usd,
+        saved_basis=ledger.saved_basis,
+        run_id=result.run_id,
+    )
+
+
+def _counted(ledger: LedgerView) -> Decimal:
+    """What a budget counts: the cost, or what an unknown one is assumed to be."""
+    return ledger.known_cost_usd + ledger.assumed_usd
