@@ -73,7 +73,8 @@ class Traffic:
 
     def expected(self, now: float, seconds: float) -> float:
         """Drafts in the seconds to come; at least the present one."""
-        observed = PRIOR_S + (0.0 if self.since is None else now - self.since)
+        # A clock that was set back has seen nothing since then.
+        observed = PRIOR_S + (0.0 if self.since is None else max(0.0, now - self.since))
         return max(1.0, (self.count or 1.0) / observed * seconds)
 
 
@@ -155,7 +156,8 @@ class Budget:
         """Whether the store should be asked again."""
         with self._lock:
             now = self._roll()
-            return self.store is not None and now - self._read_at > REFRESH_S
+            # Either way: a clock that was set back would be believed to have read it just now.
+            return self.store is not None and abs(now - self._read_at) > REFRESH_S
 
     def asked(self) -> None:
         """The store is about to be asked: nobody else has to."""
@@ -185,10 +187,16 @@ class Budget:
     def _roll(self) -> float:
         now = self.clock()
         today = datetime.fromtimestamp(now, UTC).date()
-        if self._day != today:
+        if self._day is None or self._day < today:
             known = self.store is None or self._day is not None
             self._day, self._own_usd, self._read_at = today, Decimal(0), 0.0
             self._read_usd = Decimal(0) if known else None
+        elif today < self._day:
+            # The clock was set back: what that day has cost already, the store knows. Without one
+            # nothing is forgotten.
+            self._day, self._read_at = today, 0.0
+            if self.store is not None:
+                self._read_usd, self._own_usd = None, Decimal(0)
         return now
 
     def _left(self) -> Decimal | None:

@@ -16,6 +16,7 @@ from threading import Lock
 from pydantic import ValidationError
 
 from cascade._background import MOST_WAITING, Background
+from cascade._patience import READY_S, Patience
 from cascade.agents.audit_rates import AuditRates
 from cascade.agents.base import Caller
 from cascade.agents.border import may_ask
@@ -92,6 +93,7 @@ class Auditor:
     on_audit: list[OnAudit] = field(default_factory=list)
     _drawn: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _resumed_at: float | None = None
+    _patience: Patience = field(default_factory=lambda: Patience(READY_S))
     _recalls: bool = True
     _lock: Lock = field(default_factory=Lock)
 
@@ -134,12 +136,15 @@ class Auditor:
             self._tell(case.run.id, None)
 
     async def ready(self) -> None:
-        """Return once it is known what today's audits have cost, where there is a budget."""
+        """Return once it is known what today's audits have cost, where there is a budget.
+
+        All questions together wait `READY_S` for it; until it is known nothing is audited.
+        """
         budget = self.rates.budget
-        if budget is None or budget.known:
+        if budget is None or budget.known or self._patience.over:
             return
         try:
-            await budget.read()
+            await self._patience.wait_for(budget.read())
         except Exception as error:  # noqa: BLE001 - a question waits for this, and must go on
             logger.warning("nothing is audited until the ledger can be read: %s", error)
 

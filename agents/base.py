@@ -231,7 +231,9 @@ class Caller:
         door = door_to(self.doors, tier)
         passage = await self._enter(door, request, node, run, attempt)
         try:
-            attempt_id = await self.recorder.begin(run.id, node, tier.name, tier.model.name)
+            model = tier.model.name
+            begin = partial(self.recorder.begin, run.id, node, tier.name, model)
+            attempt_id = await self.deadline.begun(begin, run, model)
             call = observed(self.recorder.observers, tier, request, node, run)
             sent = Call(tier, request, node, run, attempt_id, self.clock(), on_text)
             last = is_baseline or review is not None

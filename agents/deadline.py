@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,15 @@ from cascade.state import Run
 if TYPE_CHECKING:
     from cascade.agents.hedging import Hedging
 
-__all__ = ["ANSWER_BY", "DEVIATIONS", "LAST_TRY", "LATENCY_WEIGHT", "WAY_BACK", "Deadline"]
+__all__ = [
+    "ANSWER_BY",
+    "DEVIATIONS",
+    "LAST_TRY",
+    "LATENCY_WEIGHT",
+    "WAY_BACK",
+    "WRITTEN_S",
+    "Deadline",
+]
 
 ANSWER_BY = "answer_by"
 """Key of a run's `config["configurable"]`: until when whoever asks waits for the answer, in seconds
@@ -28,6 +38,9 @@ WAY_BACK = 0.02
 
 LAST_TRY = 0.05
 """Of a deadline: what fails in its last part so long is not tried again."""
+
+WRITTEN_S = 0.1
+"""Time for writing a call down where none is left: it is told then that it comes too late."""
 
 LATENCY_WEIGHT = 0.2
 """Of the newest call in a tier's expected latency: it follows a change within about ten calls."""
@@ -99,6 +112,28 @@ class Deadline:
             off += LATENCY_WEIGHT * (abs(seconds - before) - off)
         self._off_s[tier] = off
         self._seen_s[tier] = before + LATENCY_WEIGHT * (seconds - before)
+
+    async def begun(
+        self, begin: Callable[[], Awaitable[str | None]], run: Run, model: str
+    ) -> str | None:
+        """What writes a call down before it is sent, with no more time than the run has.
+
+        Raises:
+            DeadlineError: the ledger's database took longer.
+        """
+        left = self.left_s(run)
+        if left is None:
+            return await begin()
+        try:
+            async with asyncio.timeout(max(left, WRITTEN_S)):
+                return await begin()
+        except TimeoutError as error:
+            raise DeadlineError(
+                f"{model} was not asked: {self._named(run)} has passed while the call was to be "
+                "written into the ledger, whose database does not answer.",
+                model=model,
+                billed=False,
+            ) from error
 
     def check_retry(self, error: ModelError, run: Run) -> None:
         """Stop at a failure that could only be tried again when it is too late.

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from cascade._background import Background
+from cascade._patience import READY_S, Patience
 from cascade._portal import portal_loop
 from cascade.agents.watching import Case
 from cascade.errors import MissingDependencyError
@@ -78,6 +79,7 @@ class DriftWatch:
         self._max_harm = max_harm
         self._lock = threading.Lock()
         self._restored: Future[bool] | None = None
+        self._patience = Patience(READY_S)
         self._begin()
 
     def _begin(self) -> None:
@@ -213,13 +215,16 @@ class DriftWatch:
     # Restarts -----------------------------------------------------------------------------
 
     async def ready(self) -> None:
-        """Return once the caution before the restart is known, or cannot be."""
+        """Return once the caution before the restart is known, or cannot be.
+
+        All questions together wait `READY_S` for it, not each: while the ledger's database does
+        not answer, they are decided about as carefully as is known so far.
+        """
         restored = self._restored
         if restored is None:
             restored = self._restore()
         if not restored.done():
-            # Shielded: a caller that is cancelled would cancel it for all others.
-            await asyncio.shield(asyncio.wrap_future(restored))
+            await self._patience.wait_for(restored)
 
     def _restore(self) -> Future[bool]:
         with self._lock:

@@ -52,9 +52,9 @@ class Account:
         self.month_usd += amount
 
     def roll(self, now: datetime) -> None:
-        """Begin a new day, and perhaps a new month."""
+        """Begin a new day, and perhaps a new month; none begins anew when the clock is set back."""
         day = start_of_day(now)
-        if day != self.day:
+        if day > self.day:
             self.day_usd = Decimal(0)
             if start_of_month(day) != start_of_month(self.day):
                 self.month_usd = Decimal(0)
@@ -119,9 +119,25 @@ class Budgets(Observer):
             if account is None:
                 account = await self._opened(key)
             await account.ready.wait()
-            if self._accounts.get(key.id) is account:  # else it could not be read
-                account.roll(datetime.now(UTC))
-                return account
+            if self._accounts.get(key.id) is not account:  # it could not be read
+                continue
+            now = datetime.now(UTC)
+            if start_of_day(now) < account.day:
+                await self._set_back(key, account, start_of_day(now))
+            account.roll(now)
+            return account
+
+    async def _set_back(self, key: Key, account: Account, day: datetime) -> None:
+        """The clock was set back: what had been spent on that day already is in the ledger.
+
+        Where nothing is kept, what was counted counts on.
+        """
+        fresh, before = Account(day, account.day_usd, account.month_usd), account.day_usd
+        if self._store is not None:
+            fresh.day_usd = fresh.month_usd = Decimal(0)
+            await self._load(key, fresh)
+            fresh.add(account.day_usd - before)  # meanwhile
+        account.day, account.day_usd, account.month_usd = day, fresh.day_usd, fresh.month_usd
 
     async def _opened(self, key: Key) -> Account:
         # It is there before it is read, so that no entry is missed meanwhile.
