@@ -13,10 +13,11 @@ from langchain_core.messages import BaseMessage
 
 from cascade.agents.outlook import Outlook
 from cascade.errors import ModelError, NotSentError
-from cascade.ledger import Pricing
+from cascade.ledger import ListPrice, Pricing
 from cascade.ledger.runs import CACHE
 from cascade.ledger.shadow_cache import CHARACTERS_PER_TOKEN, characters
 from cascade.models import Request
+from cascade.models.versions import is_another
 from cascade.state import Basis, Completion, Draft, LedgerEntry, Run, StateUpdate, Usage
 from cascade.tiers import OpenTier
 
@@ -159,6 +160,11 @@ class Accounts:
             "marginal_usd": None if marginal == cost else marginal,
             "note": "" if cost is not None else _why_unknown(call.tier, pricing, completion),
         }
+        if _is_another(call.tier, completion):
+            said = f"answered by {completion.model!r:.80}, which was not asked"
+            update["note"] = "; ".join(filter(None, (update["note"], said)))
+            if cost is not None and isinstance(pricing, ListPrice):  # of the model that was asked
+                update |= {"cost_basis": "estimated", "basis": "estimated"}
         if cost is None:
             written = len(completion.transcript) + len(completion.thinking or "")
             output = usage.output_tokens
@@ -308,6 +314,13 @@ def _cached(call: Call, latency_ms: float) -> LedgerEntry:
     usage = Usage(input_tokens=0, output_tokens=0)
     entry = _entry(call, usage, latency_ms, Decimal(0), call.pricing)
     return entry.model_copy(update={"note": "taken from the cache of its chat model"})
+
+
+def _is_another(tier: OpenTier, completion: Completion) -> bool:
+    """Whether another model answered than was asked, where only the reply can say which."""
+    model = tier.model
+    told_apart = model.real and model.weights_path is None
+    return told_apart and is_another(model.model, completion.model)
 
 
 def _why_unknown(tier: OpenTier, pricing: Pricing, completion: Completion) -> str:

@@ -46,6 +46,11 @@ def hooks(caller: Caller) -> dict[str, list[Callable[[Any], Awaitable[None]]]]:
     return {"response": [look]}
 
 
+def fits(length: int) -> bool:
+    """Whether a reply may be so long."""
+    return length <= LARGEST_REPLY
+
+
 async def within(parts: AsyncIterator[bytes], caller: Caller) -> AsyncGenerator[bytes]:
     """The same pieces, as long as they are not too many.
 

@@ -20,9 +20,9 @@ from cascade.errors import ModelError, ModelNotFoundError, UnsupportedContentErr
 from cascade.models.address import is_loopback, stays_here, without_secrets
 from cascade.models.base import Chunk, Model, Request
 from cascade.models.bounds import hooks
-from cascade.models.failures import Caller
+from cascade.models.failures import Caller, retry_after_seconds
 from cascade.models.ollama_wire import Answer, UnreadableContentError, chat_payload
-from cascade.models.openai_wire import read_error
+from cascade.models.openai_wire import SERVER_ERROR, read_error
 from cascade.models.per_loop import PerLoop
 from cascade.state import Completion
 
@@ -84,8 +84,18 @@ class OllamaModel(Model):
             timeout=_WAIT,
             trust_env=trust_env,
             follow_redirects=False,
-            event_hooks=hooks(self._caller),
+            event_hooks={"response": [*hooks(self._caller)["response"], self._refuse]},
         )
+
+    async def _refuse(self, response: httpx.Response) -> None:
+        """Raise what the server refuses: the client's own error has lost the headers."""
+        if response.status_code >= 400:
+            await response.aread()
+            raise self._caller.refused(
+                response.status_code,
+                str(ollama.ResponseError(response.text).error),
+                retry_after=retry_after_seconds(response.headers),
+            )
 
     async def digest(self) -> str | None:
         """The server's own digest of the model, None when it has no model of that name."""
@@ -169,11 +179,10 @@ class OllamaModel(Model):
         return self._caller.interrupted(reason) if answer.begun else self._caller.broke_off(reason)
 
     def _refused(self, error: ollama.ResponseError, answer: Answer) -> ModelError:
+        """An error inside a stream has no status: the server failed while it computed."""
         if answer.begun:
             return self._caller.interrupted(str(error.error))
-        # Inside a stream an error has no status (-1): the server failed while it computed.
-        status = error.status_code if error.status_code > 0 else 500
-        return self._caller.refused(status, str(error.error))
+        return self._caller.refused(SERVER_ERROR, str(error.error))
 
     async def aclose(self) -> None:
         """Close the connections."""

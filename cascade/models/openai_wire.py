@@ -173,7 +173,6 @@ class Answer:
         self._busy_ms: float | None = None
         self._id = ""
         self._ids: set[str] = set()
-        self._place: object = None
         self._answered = False
 
     @property
@@ -202,11 +201,13 @@ class Answer:
             return ""
         if not isinstance(choices, list) or not all(isinstance(c, Mapping) for c in choices):
             raise ValueError(f"choices are not a list of objects: {str(choices)[:80]!r}")
-        if not self._answered:
-            self._answered, self._place = True, choices[0].get("index")
-        # One answer was asked for: the pieces of another one beside it are not its own.
-        ours = [choice for choice in choices if choice.get("index") == self._place]
-        return self._add_choice(ours[0]) if ours else ""
+        # One answer was asked for, the first: pieces of another one beside it are not its own.
+        ours = [choice for choice in choices if choice.get("index") in (0, None)]
+        ours += [choice for choice in choices if "message" in choice]
+        if not ours:
+            return ""
+        self._answered = True
+        return self._add_choice(ours[0])
 
     def _check_id(self, given: object) -> None:
         """Some servers name each chunk anew; none comes back to an earlier name, but for streams

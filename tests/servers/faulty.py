@@ -70,6 +70,7 @@ class Call:
 
 
 Answering = Callable[[Asked], Said]
+Choosing = Callable[[Asked], Fault | None]
 
 
 def oblige(asked: Asked) -> Said:
@@ -88,6 +89,8 @@ class FaultyServer(FakeServer):
             drawn for it, and those where nobody listens never.
         latency: by model, how long its replies take; at once by default.
         answering: what is answered where nothing is wrong, or before it goes wrong.
+        choosing: chooses the fault of each call, or None, instead of all chance and scripts.
+        kept: how many of the last calls are kept.
     """
 
     def __init__(
@@ -98,6 +101,8 @@ class FaultyServer(FakeServer):
         faults: Sequence[Fault] = FAULTS,
         latency: Mapping[str, Latency] | None = None,
         answering: Answering = oblige,
+        choosing: Choosing | None = None,
+        kept: int = KEPT,
     ) -> None:
         super().__init__()
         self.always: dict[str, Fault] = {}
@@ -106,7 +111,7 @@ class FaultyServer(FakeServer):
         """By model, the faults of its next replies, None for none; then `always`, then chance."""
         self.sent: Counter[tuple[str, str]] = Counter()
         """Replies by (model, fault), `FINE` for those without."""
-        self.calls: deque[Call] = deque(maxlen=KEPT)
+        self.calls: deque[Call] = deque(maxlen=kept)
         self.elsewhere: list[Received] = []
         """What came to the other server, to which redirects lead."""
         self._seed = seed
@@ -114,6 +119,7 @@ class FaultyServer(FakeServer):
         self._faults = tuple(fault for fault in faults if fault.listens)
         self._latency = dict(latency or {})
         self._answering = answering
+        self._choosing = choosing
         self._chances: dict[str, random.Random] = {}
         self._refusing = socket.socket()
 
@@ -194,6 +200,8 @@ class FaultyServer(FakeServer):
         return self._chances.setdefault(model, random.Random(f"{self._seed}/{model}"))
 
     def _next(self, asked: Asked, chance: random.Random) -> Fault | None:
+        if self._choosing is not None:
+            return self._choosing(asked)
         script = self.scripts.get(asked.model)
         if script:
             return script.popleft()

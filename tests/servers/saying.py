@@ -21,13 +21,15 @@ PIECES = 3
 class Asked:
     """One call as the server saw it.
 
-    `number` counts the calls of this server from 1; `elsewhere` is the address of another server.
+    `number` counts the calls of this server from 1; `topic` is the first thing that the user said,
+    `question` the last; `elsewhere` is the address of another server.
     """
 
     number: int
     protocol: Protocol
     form: Form
     model: str
+    topic: str
     question: str
     elsewhere: str
 
@@ -35,9 +37,11 @@ class Asked:
     def of(cls, number: int, protocol: Protocol, body: Mapping[str, Any], elsewhere: str) -> Asked:
         # Ollama streams unless it is told not to.
         streamed = body.get("stream", protocol == "ollama")
-        question = str(body["messages"][-1].get("content") or "")
+        said = [str(message.get("content") or "") for message in body["messages"]]
+        users = [m.get("content") for m in body["messages"] if m.get("role") == "user"]
+        topic = str(users[0]) if users else said[0]
         form: Form = "stream" if streamed else "plain"
-        return cls(number, protocol, form, str(body.get("model")), question, elsewhere)
+        return cls(number, protocol, form, str(body.get("model")), topic, said[-1], elsewhere)
 
     @property
     def is_check(self) -> bool:
