@@ -182,7 +182,11 @@ class Varying:
 
     def tier_states(self) -> Mapping[str, TierState]:
         """How each tier stands at this moment, by its name: its circuit breaker, its places."""
-        return {tier.name: door_to(self.doors, tier).state for tier in self.tiers}
+        return {tier.name: door_to(self.doors, tier).state for tier in self._all_tiers}
+
+    @property
+    def _all_tiers(self) -> tuple[OpenTier, ...]:
+        return (*self.tiers, *self._fallback.tiers)
 
     def _vary(self, asked: Variation) -> Self:
         """The variant of a cascade as it was made."""
@@ -225,6 +229,8 @@ class Varying:
         self._given_calibration = self.calibration
         observers = Observers(given["observers"], self.name)
         self.doors = Doors.read(given["resilience"], observers)
+        helping = (signal.name for signal in self.signals if signal.model is not None)
+        self.doors.check([*(tier.name for tier in self._all_tiers), *helping, "judge"])
         self._oversight = self._oversee(tags, observers)
         self.drift = self._oversight.drift
         self._deadline = Deadline(given["deadline"])

@@ -6,13 +6,14 @@ import logging
 import random
 import time
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Protocol
 
 from cascade.errors import (
     CircuitOpenError,
+    ConfigurationError,
     DeadlineError,
     MalformedResponseError,
     ModelTimeoutError,
@@ -322,6 +323,19 @@ class Doors:
         if isinstance(given, Doors):
             return replace(given, observers=observers)
         return cls(OFF if given is None else given, observers=observers)
+
+    def check(self, tiers: Collection[str]) -> None:
+        """Refuse settings of a tier that is not there.
+
+        Raises:
+            ConfigurationError: with its name.
+        """
+        for name in self.settings.tiers:
+            if name not in tiers:
+                raise ConfigurationError(
+                    f"Resilience(tiers={{{name!r}: …}}): there is no such tier; there are "
+                    f"{', '.join(tiers)}."
+                )
 
     def with_attempts(self, attempts: int) -> Doors:
         """The same with so many attempts of each call."""

@@ -24,9 +24,7 @@ def _check(owner: object, name: str, least: float, *, below: bool = False) -> No
     """A number of at least `least`, or above it."""
     value = getattr(owner, name)
     if not _is_number(value) or value < least or (below and value == least):
-        _refuse(
-            owner, name, f"a number above {least:g}" if below else f"a number from {least:g} on"
-        )
+        _refuse(owner, name, f"a number {'above' if below else 'of at least'} {least:g}")
 
 
 def _check_count(owner: object, name: str, least: int) -> None:
