@@ -69,10 +69,13 @@ class Reloads:
         return {name: last.problem for name, last in self.last.items() if last.problem}
 
     async def watch(self, every_s: float) -> None:
-        """Look at the files for ever."""
+        """Look at the files for ever, whatever is found there."""
         while True:
             await asyncio.sleep(every_s)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                logger.exception("the calibrations could not be looked at; they are again later")
 
     async def look(self) -> list[Loaded]:
         """Load the calibrations whose files are others than those seen last."""
@@ -108,19 +111,23 @@ class Reloads:
         try:
             # Reading and fitting take a while; other requests go on meanwhile.
             cascade = await asyncio.to_thread(self._build, name)
-        except CascadeError as error:
-            return str(error)
-        except Exception as error:
-            logger.exception("%s: its calibration cannot be loaded", name)
-            return f"{self._files[name]}: {type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001 - the log and the page tell of it
+            return self._told(name, error)
         try:
             await self._check(cascade)
-        except CascadeError as error:
+        except Exception as error:  # noqa: BLE001 - the log and the page tell of it
             await cascade.aclose()
-            return str(error)
+            return self._told(name, error)
         cascade.mode = served.cascade.mode
         served.swap(cascade)
         return None
+
+    def _told(self, name: str, error: Exception) -> str:
+        """Why a calibration cannot be loaded; the log has all of what nobody thought of."""
+        if isinstance(error, CascadeError):
+            return str(error)
+        logger.error("%s: its calibration cannot be loaded", name, exc_info=error)
+        return f"{self._files[name]}: {type(error).__name__}: {error}"
 
     async def _check(self, cascade: Cascade) -> None:
         """Whether the calibration was made for the weights that run now."""
