@@ -120,7 +120,7 @@ async def show_fault(request: Request, error: Exception) -> JSONResponse:
         error = _of_http(error)
         if error.status == 405:
             error.headers["Allow"] = _allowed(request)
-    fault = fault_of(error)
+    fault = fault_of(error, request.url.path)
     if fault.status == 500:
         logger.error("%s: %s", request.url.path, type(error).__name__)
     body = fault.ollama() if is_ollama(request.url.path) else fault.openai()

@@ -15,6 +15,7 @@ from cascade.errors import (
     ModelTimeoutError,
     RateLimitError,
 )
+from cascade.service.telling import told
 
 RETRY_AFTER_S = 1
 """What a client is told to wait where nobody knows better."""
@@ -81,13 +82,14 @@ _FAULTS: tuple[tuple[type[CascadeError], int, str, str], ...] = (
 `ModelTimeoutError`."""
 
 
-def fault_of(error: Exception) -> ServiceError:
-    """What a client is told of an error of a run."""
+def fault_of(error: Exception, where: str = "a run") -> ServiceError:
+    """What a client is told of an error of a run; `where` it was is for the log."""
     if isinstance(error, ServiceError):
         return error
     for kind, status, type_, code in _FAULTS:
         if isinstance(error, kind):
-            return ServiceError(status, str(error), type_, code, headers=_retry_after(error))
+            words = told(error, where)
+            return ServiceError(status, words, type_, code, headers=_retry_after(error))
     return ServiceError(
         500, "the service failed; its log says more.", "server_error", "internal_error"
     )
