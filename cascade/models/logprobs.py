@@ -225,13 +225,21 @@ def _encoded(text: str) -> bytes:
 
 def read_token(token: Mapping[str, object]) -> TokenLogprob | None:
     """A token with its value and its alternatives; None where the value is none."""
-    value = read_logprob(token.get("logprob"))
-    if value is None:
+    read = _choice(token)
+    if read is None:
         return None
     alternatives = token.get("top_logprobs")
-    top = [
-        (str(other.get("token", "")), chance)
-        for other in (_objects(alternatives) if isinstance(alternatives, list) else ())
-        if (chance := read_logprob(other.get("logprob"))) is not None
-    ]
-    return TokenLogprob(str(token.get("token", "")), value, tuple(top))
+    others = _objects(alternatives) if isinstance(alternatives, list) else ()
+    top = [choice for other in others if (choice := _choice(other)) is not None]
+    return TokenLogprob(read[0], read[1], tuple(top))
+
+
+def _choice(token: Mapping[str, object]) -> tuple[str, float] | None:
+    # Of each token and each alternative to it: what is nearly always so is asked first.
+    value = token.get("logprob")
+    if type(value) is not float or not LOWEST <= value <= 0.0:  # NaN is not
+        value = read_logprob(value)
+        if value is None:
+            return None
+    text = token.get("token", "")
+    return (text if type(text) is str else str(text)), value

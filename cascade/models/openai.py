@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ _WAIT = httpx2.Timeout(600, connect=10)
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What reaches a server: the client, and where there is one a shorter way for whole replies."""
+    """What reaches a server: the client, and where there is one a shorter way."""
 
     client: openai.AsyncOpenAI
     post: Post | None
@@ -125,26 +125,29 @@ class OpenAIModel(Model):
         return json.loads(reply) if isinstance(reply, str) else reply
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        client = (await self._links.get()).client
         payload = self._payload(request)
         payload |= {"stream": True, "stream_options": {"include_usage": True}}
         answer = Answer()
         with self._named_errors(answer):
-            stream = await client.post(
-                PATH,
-                cast_to=object,
-                body=payload,
-                stream=True,
-                stream_cls=openai.AsyncStream[object],
-            )
-            async with stream:
-                async for chunk in stream:
+            async with aclosing(await self._events(payload)) as chunks:
+                async for chunk in chunks:
                     if piece := answer.add(chunk):
                         yield Chunk(piece, logprobs=answer.tokens)
             if answer.finish_reason is None:
                 raise self._caller.interrupted("it ended without a finish reason")
             completion = answer.completion(asked_for=self.model)
         yield Chunk(completion=completion)
+
+    async def _events(
+        self, payload: Mapping[str, Any]
+    ) -> AsyncGenerator[object] | openai.AsyncStream[object]:
+        link = await self._links.get()
+        if link.post is not None:
+            return link.post.stream(payload)
+        kind = openai.AsyncStream[object]
+        return await link.client.post(
+            PATH, cast_to=object, body=payload, stream=True, stream_cls=kind
+        )
 
     def _payload(self, request: Request) -> dict[str, Any]:
         payload = {**self._defaults, **chat_payload(request, limit_field=self._limit_field)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import AsyncGenerator
 
 import openai
 import pytest
@@ -286,6 +287,11 @@ async def test_what_is_no_http_at_all(server: FakeServer) -> None:
     await babbler.wait_closed()
 
 
+async def _raising(error: Exception) -> AsyncGenerator[object]:
+    raise error
+    yield
+
+
 async def test_other_failures_of_the_client_are_not_hidden(
     openai_model: OpenAIModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +300,7 @@ async def test_other_failures_of_the_client_are_not_hidden(
 
     monkeypatch.setattr(openai.AsyncOpenAI, "post", broken)
     monkeypatch.setattr(Post, "send", broken)
+    monkeypatch.setattr(Post, "stream", lambda *_: _raising(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         await ask(openai_model)
     with pytest.raises(RuntimeError, match="a bug"):
