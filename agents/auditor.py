@@ -112,12 +112,14 @@ class Auditor:
         if self.background.outstanding >= MOST_WAITING:
             return None
         cost = self.outlook.cost(self.tier, case.draft)
-        return self.rates.chance(case.assessment.confidence, cost)
+        rate = self.rates.chance(case.assessment.confidence, cost)
+        # Lowered before the draw and written down like that: figures weigh by it, and stay true.
+        return None if rate is None else rate * case.audits_kept
 
     def judged(self, case: Case) -> None:
         """Draw, and leave the work to the background."""
         self._begin()
-        if case.audit_rate is None:
+        if not case.audit_rate:  # there was no chance
             return
         if not drawn(case.run.id, case.audit_rate, self.seed):
             self._tell(case.run.id, None)

@@ -39,7 +39,8 @@ class Queue:
 
     Args:
         seconds: longest wait; None: as long as the deadline leaves time to answer.
-        every: seconds between two tries. A provider that says when to come back is asked then.
+        every: seconds between two tries. A provider that says when to come back is asked then, and
+            so is one that is left alone by its circuit breaker.
         most: questions that wait at a time; for one more, the next step is taken.
 
     Raises:
@@ -174,7 +175,7 @@ def to_fallback(
             "here. Leave it out."
         )
     _check_order(steps)
-    opened = tuple(_open(step, tiers, deadline) for step in steps)
+    opened: tuple[Opened, ...] = tuple(_open(step, tiers, deadline) for step in steps)
     made = Fallback(opened)
     _check_names(made, tiers)
     for tier in made.tiers:

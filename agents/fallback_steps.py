@@ -29,7 +29,7 @@ from cascade.agents.outlook import Outlook
 from cascade.agents.person import CAN_ASK
 from cascade.agents.showing import Telling, details, shows_answers
 from cascade.agents.steps import told
-from cascade.errors import ModelError, RateLimitError
+from cascade.errors import ModelError, NotSentError, RateLimitError
 from cascade.events import Token
 from cascade.ledger.runs import FALLBACK, STAND_IN
 from cascade.state import CascadeState, Completion, Decision, Draft, Run, StateUpdate
@@ -130,12 +130,12 @@ class _Fall:
     async def _stand_in(self, tier: OpenTier) -> Command[str] | None:
         run, common = self.run, self.common
         if not may_ask(run, tier):
-            self.trail.append(f"{tier.name} {STAYS}")
+            self._in_vain(f"{tier.name} {STAYS}")
             return None
         try:
             completion = await self._ask(tier, run)
         except ModelError as error:
-            self.trail.append(f"{tier.name} failed: {error}")
+            self._in_vain(f"{tier.name} failed: {error}")
             return None
         self.trail.append(f"{tier.name} answered instead")
         taken = common.caller.recorder.take(run.id)
@@ -187,18 +187,18 @@ class _Fall:
     async def _wait(self, waiting: Waiting) -> Command[str] | None:
         large = self.common.large.name
         if not may_pass(self.failure):
-            self.trail.append(f"waiting for {large} would not help")
+            self._in_vain(f"waiting for {large} would not help")
             return None
         left_s = self._patience_s(waiting)
         with waiting.place() as free:
             if not free:
-                self.trail.append(f"{waiting.queue.most} wait for {large} already")
+                self._in_vain(f"{waiting.queue.most} wait for {large} already")
                 return None
             begun = time.monotonic()
             answered = await self._until_back(waiting, begun, begun + left_s)
             waited_s = time.monotonic() - begun
         if answered is None:
-            self.trail.append(f"{large} was not back after {waited_s:.1f} s: {self.failure}")
+            self._in_vain(f"{large} was not back after {waited_s:.1f} s: {self.failure}")
             return None
         self.trail.append(f"{large} was back after {waited_s:.1f} s")
         run, decision = self.run, self._decision()
@@ -237,9 +237,11 @@ class _Fall:
         return None
 
     def _pause_s(self, waiting: Waiting) -> float:
+        """Until the next try: as long as the provider or the circuit breaker says, if it does."""
         error = self.failure
         wanted = error.retry_after if isinstance(error, RateLimitError) else None
-        return max(waiting.queue.every, wanted or 0.0)
+        wanted = error.ready_in_s if isinstance(error, NotSentError) else wanted
+        return wanted or waiting.queue.every
 
     # --- the draft, and a person -----------------------------------------------------------------
 
@@ -259,24 +261,24 @@ class _Fall:
         """The draft, where it could be an answer; or at least be shown to a person."""
         draft, assessment = self.state.get("draft"), self.state.get("assessment")
         if draft is None:
-            self.trail.append("there is no draft")
+            self._in_vain("there is no draft")
             return None
         objection = None if assessment is None else assessment.objection
         if assessment is None or objection is None or (withheld and assessment.withheld):
             return draft
-        self.trail.append(f"the draft is ruled out: {objection}")
+        self._in_vain(f"the draft is ruled out: {objection}")
         return None
 
     def _person(self) -> Command[str] | None:
         run, large = self.run, self.common.large.name
         if any(e.node == "ask" and e.run_id == run.id for e in self.state["ledger"]):
-            self.trail.append("a person was asked already")
+            self._in_vain("a person was asked already")
             return None
         draft = self._usable(withheld=True)
         if draft is None:
             return None
         if not _somebody_is_there() and not self.common.order.ends_with_person:
-            self.trail.append("no person can be asked, as there is no checkpointer")
+            self._in_vain("no person can be asked, as there is no checkpointer")
             return None
         self._record(run, "ask", large, f"a person is asked, as {large} failed")
         # Back at the tier of the draft: whoever says escalate has the large model asked again.
@@ -289,6 +291,11 @@ class _Fall:
         return Command(goto="ask", update=update | {"ledger": entries})
 
     # --- what all of them write ------------------------------------------------------------------
+
+    def _in_vain(self, why: str) -> None:
+        """A step led nowhere."""
+        if why not in self.trail:
+            self.trail.append(why)
 
     def _decision(self) -> Decision:
         before: Decision | None = self.state.get("decision")

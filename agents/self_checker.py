@@ -11,11 +11,12 @@ from langgraph.types import Command
 from cascade.agents.base import AgentRuntime, Caller, Task, attempt_of
 from cascade.agents.border import may_ask
 from cascade.agents.entries import free_entry
+from cascade.agents.shedding import Pressure, shed_entry
 from cascade.confidence import Calibrator, combine, objection, repetition
 from cascade.confidence.signals import Asked, LogprobSignal, Probe, PTrueSignal, Signal, take
 from cascade.errors import DeadlineError, ModelError
 from cascade.models import Request
-from cascade.state import Assessment, CascadeState, Completion, StateUpdate
+from cascade.state import Assessment, CascadeState, Completion, Run, StateUpdate
 from cascade.tiers import OpenTier
 
 NODE = "self_check"
@@ -31,6 +32,7 @@ class SelfChecker:
         helpers: other models that signals ask, by the signal's name.
         calibrators: make a probability of the signals, by tier. With one, paid signals are
             taken one by one, each only when the policy asks for it.
+        pressure: under which paid signals are left out, where a free one gives a confidence.
     """
 
     tiers: tuple[OpenTier, ...]
@@ -39,6 +41,7 @@ class SelfChecker:
     signals: Sequence[Signal] = ()
     helpers: Mapping[str, OpenTier] = field(default_factory=dict)
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
+    pressure: Pressure | None = None
 
     async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> StateUpdate:
         """Assess the draft. A draft that is ruled out costs no call.
@@ -53,6 +56,7 @@ class SelfChecker:
         against = draft.stopped or self._objection(asked)
         before = state.get("assessment") or Assessment()
         due = self._due(tier, draft.completion, before.taken, ruled_out=against is not None)
+        due = self._without_shed(run, tier, due)
         signals = [] if draft.stopped else due  # half an answer tells nothing about whole ones
 
         async def ask(signal: Signal, probe: Probe) -> Completion:
@@ -122,6 +126,27 @@ class SelfChecker:
         if tier.name not in self.calibrators:
             return due
         return free or due[:1]
+
+    def _without_shed(self, run: Run, tier: OpenTier, due: list[Signal]) -> list[Signal]:
+        """The signals that are taken under the present pressure.
+
+        A paid one is left out only where a free one gives a confidence: without any, each draft
+        would go to the large model, which is no relief. With a calibrator it is the policy that
+        asks for paid signals, and the verifier that leaves them out.
+        """
+        paid = [signal for signal in due if signal.calls]
+        free = [signal for signal in due if not signal.calls]
+        if not paid or self.pressure is None or tier.name in self.calibrators:
+            return due
+        if not any(signal.is_score for signal in free):
+            return due
+        pressure = self.pressure.sheds("signal", self.caller.deadline.left_s(run))
+        if pressure is None:
+            return due
+        names = " and ".join(signal.name for signal in paid)
+        what = f"{names} {'was' if len(paid) == 1 else 'were'} not taken"
+        self.caller.recorder.record(shed_entry(run, "signal", tier.name, pressure, what))
+        return free
 
     def _judge(
         self, tier: OpenTier, assessment: Assessment, signals: Sequence[Signal], asked: Asked

@@ -15,6 +15,7 @@ from cascade.agents.base import AgentRuntime, Deadline, Task
 from cascade.agents.border import may_ask, noted
 from cascade.agents.moves import abstain, accept, escalate, within
 from cascade.agents.outlook import Outlook
+from cascade.agents.shedding import Pressure, shed_entry
 from cascade.agents.showing import shows_answers, shows_drafts, words
 from cascade.agents.watching import Case, Watcher
 from cascade.confidence import Calibrator
@@ -22,7 +23,7 @@ from cascade.confidence.signals import Signal
 from cascade.errors import ConfigurationError
 from cascade.events import Decided, Retracted, Token
 from cascade.ledger import Recorder
-from cascade.policies import NextSignal, Policy, Situation, TierOutlook, hold
+from cascade.policies import NextSignal, Policy, Situation, TierOutlook, hold, promises
 from cascade.state import (
     Assessment,
     Basis,
@@ -71,6 +72,7 @@ class Verifier:
     deadline: Deadline = field(default_factory=Deadline)
     watchers: Sequence[Watcher] = ()
     task: Task = field(default_factory=Task)
+    pressure: Pressure | None = None
 
     async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> Command[str]:
         """Go to END (accept, abstain), on to a larger tier (escalate), back for one more signal
@@ -139,7 +141,35 @@ class Verifier:
         situation = self._situation(
             state["run"], draft, assessment, state["messages"], judged=judged
         )
-        return self.policy.decide(situation), assessment, cost
+        return self._under_pressure(state["run"], situation), assessment, cost
+
+    def _under_pressure(self, run: Run, situation: Situation) -> Decision:
+        """What the policy says; under pressure without the paid signal that it would take.
+
+        What a certificate was proved with belongs to its promise, and is taken all the same.
+        """
+        decision, seen = self.policy.decide(situation), situation.assessment
+        tier = self.tiers[run.tier]
+        if self.pressure is None:
+            return decision
+        left_out = not seen.objection and tier.name not in self.calibrators and self._due(seen)
+        pressure = None
+        if decision.action == "observe" and not promises(self.policy):
+            pressure = self.pressure.sheds("signal", situation.time_left_s)
+        if pressure is not None and situation.next_signal is not None:
+            name = situation.next_signal.name
+            decided = self.policy.decide(replace(situation, next_signal=None))
+            if decided.action != "observe":
+                what = f"decided without {name}"
+                self.recorder.record(shed_entry(run, "signal", tier.name, pressure, what))
+                reason = f"{decided.reason}; {what}, under a pressure of {pressure:.2f}"
+                return decided.model_copy(update={"reason": reason, "once": True})
+        if not left_out:
+            return decision
+        # The self-check left one out: with less pressure this may come out otherwise.
+        names = " and ".join(signal.name for signal in left_out)
+        reason = f"{decision.reason}; decided without {names}, under pressure"
+        return decision.model_copy(update={"reason": reason, "once": True})
 
     def _ruled_out(
         self, run: Run, draft: Draft, assessment: Assessment, decision: Decision
@@ -219,8 +249,18 @@ class Verifier:
         """The case with the rate of its audit, which is fixed before the audit is drawn."""
         if case.decision.action != "accept":
             return case
+        pressure = None
+        if self.pressure is not None:
+            pressure = self.pressure.sheds("audit", self.deadline.left_s(case.run))
+            if pressure is not None:
+                case = replace(case, audits_kept=self.pressure.shedding.audits_kept)
         rates = [watcher.audit_rate(case) for watcher in self.watchers]
-        return replace(case, audit_rate=next((r for r in rates if r is not None), None))
+        rate = next((r for r in rates if r is not None), None)
+        if pressure is not None and rate is not None:
+            what = f"the chance of an audit is lowered to {rate:.4g}"
+            entry = shed_entry(case.run, "audit", case.draft.tier, pressure, what)
+            self.recorder.record(entry)
+        return replace(case, audit_rate=rate)
 
     def _entry(self, case: Case, cost: Decimal | None) -> LedgerEntry:
         basis: Basis = "unknown" if cost is None else "measured"

@@ -27,6 +27,7 @@ class Case:
         baseline_usd: the estimate that accepting the draft earned in the ledger; None where it is
             unknown.
         task: tools, schema and settings of the question.
+        audits_kept: of the chance of an audit, where the cascade is under pressure.
     """
 
     run: Run
@@ -37,6 +38,7 @@ class Case:
     audit_rate: float | None = None
     baseline_usd: Decimal | None = None
     task: Task = field(default_factory=Task)
+    audits_kept: float = 1.0
 
 
 class Watcher(Protocol):

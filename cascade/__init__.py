@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cascade.agents.fallback import Queue
     from cascade.agents.latch import Latch
     from cascade.agents.recall import Caching
+    from cascade.agents.shedding import Shedding
     from cascade.agents.verifier import Verdict
     from cascade.api import Cascade
     from cascade.errors import (
@@ -67,6 +68,7 @@ _HOMES = {
     "Price": "cascade.ledger.prices",
     "Queue": "cascade.agents.fallback",
     "Retracted": "cascade.events",
+    "Shedding": "cascade.agents.shedding",
     "Situation": "cascade.policies.base",
     "ThresholdPolicy": "cascade.policies.threshold",
     "Tier": "cascade.tiers",
@@ -99,6 +101,7 @@ __all__ = [
     "Price",
     "Queue",
     "Retracted",
+    "Shedding",
     "Situation",
     "ThresholdPolicy",
     "Tier",

@@ -22,6 +22,7 @@ from cascade.agents.border import LocalOnly, Private
 from cascade.agents.fallback import Given, to_fallback
 from cascade.agents.latch import Latch
 from cascade.agents.recall import Caching
+from cascade.agents.shedding import Shedding
 from cascade.agents.showing import Show, showing
 from cascade.batches import Batches
 from cascade.confidence.signals import SignalLike, to_signals
@@ -140,6 +141,8 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
             as degraded; `"queue"` or `Queue(seconds=…)`, waiting until it is back; `"ask"`, a
             person decides about the draft; `"fail"`, the error. By default the draft, else the
             error.
+        shedding: leave out work under pressure, audits first, then shadow drafts, then paid
+            signals, never the answer: True, or `Shedding(…)`, which says what pressure is.
         name: name of the graph.
 
     Raises:
@@ -181,6 +184,7 @@ class Cascade(Varying, Batches, Starting, Auditing, Closing):
         resilience: Resilience | Doors | None = USUAL,
         retry_policy: RetryPolicy | None = None,
         fallback: Given | None = None,
+        shedding: bool | Shedding = False,
         name: str = "cascade",
     ) -> None:
         self.options = {option: value for option, value in locals().items() if option != "self"}

@@ -34,8 +34,9 @@ NOT_DECIDING = frozenset(
         # They watch, keep or name, and change no answer.
         *("audit_rate", "ledger", "tags", "drift", "observers", "cache", "resilience"),
         *("retry_policy", "name"),
-        # What answers instead of the large model is marked as degraded, and never kept.
-        "fallback",
+        # What answers instead of the large model is marked as degraded, and what is decided
+        # without a signal that was left out as good for once: neither is ever kept.
+        *("fallback", "shedding"),
         # Runs in shadow do not come here, and what stays on this machine is checked each time.
         *("mode", "canary_share", "local_only", "private"),
     }

@@ -15,6 +15,7 @@ is made after the reply.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import isawaitable
@@ -56,6 +57,7 @@ from cascade.agents.recall import Recall
 from cascade.agents.retrying import MAX_WAIT_S
 from cascade.agents.reusing import Reusing
 from cascade.agents.sending import annotate
+from cascade.agents.shedding import Pressure
 from cascade.agents.stopping import Abort, Stopper
 from cascade.agents.watching import Watcher
 from cascade.confidence import Calibrator
@@ -142,6 +144,7 @@ class _Node(Runnable[CascadeState, Any]):
         border: Border,
         hedging: Hedging | None = None,
         recall: Recall | None = None,
+        pressure: Pressure | None = None,
     ) -> None:
         self.name = name
         self._agent = agent
@@ -152,6 +155,7 @@ class _Node(Runnable[CascadeState, Any]):
         self._border = border
         self._hedging = hedging
         self._recall = recall
+        self._pressure = pressure
 
     async def ainvoke(
         self,
@@ -162,7 +166,8 @@ class _Node(Runnable[CascadeState, Any]):
         runtime = get_runtime()
         input = self._border.mark(input)  # noqa: A001 - what the node is given
         tags = {**self._tags, **current_tags(), **tags_in(config)}
-        with tagged(**tags):
+        pressure = self._pressure
+        with tagged(**tags), nullcontext() if pressure is None else pressure.at_work():
             if not self._observers:
                 command = await self._hedged(input, runtime)
             else:
@@ -235,10 +240,11 @@ class _Nodes:
     border: Border
     hedging: Hedging | None
     recall: Recall | None
+    pressure: Pressure | None
 
     def add(self, name: str, agent: Any, *goes_to: str) -> None:
         """A node that goes to the first of these unless its agent says otherwise."""
-        common = (self.tags, self.observers, self.border, self.hedging, self.recall)
+        common = (self.tags, self.observers, self.border, self.hedging, self.recall, self.pressure)
         node = _Node(name, agent, self.retry_policy, goes_to[0], *common)
         asks = self.retry_policy if getattr(agent, "on_error", None) is not None else None
         self.builder.add_node(name, node, retry_policy=asks, destinations=goes_to)
@@ -269,6 +275,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     latch: Latch | None = None,
     recall: Recall | None = None,
     fallback: Fallback | None = None,
+    pressure: Pressure | None = None,
 ) -> StateGraph[CascadeState, None, CascadeInput, CascadeState]:
     """The uncompiled graph, for those who want to rewire it; `Cascade.graph` is compiled.
 
@@ -299,6 +306,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
         latch: which steps of a conversation go straight to the last tier; None for none.
         recall: knows answers that were given before, and keeps new ones.
         fallback: what follows where the last tier cannot be had; by default the draft, if usable.
+        pressure: under which audits and paid signals are left out; None for none.
 
     Raises:
         ConfigurationError: something here cannot work; the message says what.
@@ -320,7 +328,8 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     )
     reusing = None if reuse is None else Reusing(reuse, outlook)
     builder = StateGraph(CascadeState, input_schema=CascadeInput)
-    add = _Nodes(builder, retry_policy, tags, recorder.observers, border, hedging, recall).add
+    watched = (recorder.observers, border, hedging, recall, pressure)
+    add = _Nodes(builder, retry_policy, tags, *watched).add
     answering, several = _answering(tiers, border)
     first = answering[0]
     routed = route is not None or border.looks
@@ -346,13 +355,13 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     if first == "expert":
         return builder
     onwards, policy = answering if several else answering[1:], with_risks(policy, task.risks)
-    verifier = Verifier(
-        tiers, policy, recorder, outlook, judge, signals, calibrators, deadline, watchers, task
-    )
+    decided = (judge, signals, calibrators, deadline, watchers, task, pressure)
+    verifier = Verifier(tiers, policy, recorder, outlook, *decided)
     drafter = Drafter(tiers, caller, task, None if abort is None else Stopper(verifier, abort))
     add("draft", opening("draft", drafter), "self_check", *onwards, *to_route, *to_end)
     helps = _helpers(signals, border)
-    add("self_check", SelfChecker(tiers, caller, task, signals, helps, calibrators), "verify")
+    checker = SelfChecker(tiers, caller, task, signals, helps, calibrators, pressure)
+    add("self_check", checker, "verify")
     back = ("self_check",) if calibrators and any(signal.calls for signal in signals) else ()
     add("verify", verifier, END, *onwards, *back, "ask")
     add("ask", Person(tiers, recorder, outlook), END, *onwards)

@@ -19,6 +19,7 @@ from cascade.agents.deadline import Deadline
 from cascade.agents.fallback import Fallback
 from cascade.agents.hedging import Hedging
 from cascade.agents.latch import read_latch
+from cascade.agents.shedding import Pressure, of_bulkheads, to_shedding
 from cascade.caching import to_recall
 from cascade.confidence.signals import Signal
 from cascade.graph import build_graph
@@ -116,6 +117,7 @@ class Varying:
     _hedging: Hedging | None
     _reuse: Wanted | Reuse | None
     _fallback: Fallback
+    _pressure: Pressure | None
 
     def with_task(self, task: Task) -> Self:
         """This cascade for questions with other tools, another schema or other settings.
@@ -231,6 +233,7 @@ class Varying:
         self.doors = Doors.read(given["resilience"], observers)
         helping = (signal.name for signal in self.signals if signal.model is not None)
         self.doors.check([*(tier.name for tier in self._all_tiers), *helping, "judge"])
+        self._pressure = self._pressed()
         self._oversight = self._oversee(tags, observers)
         self.drift = self._oversight.drift
         self._deadline = Deadline(given["deadline"])
@@ -247,6 +250,14 @@ class Varying:
         self._asked = Variation.of(self.task, given)
         self._variants = Variants(self._vary)
         self._assemble()
+
+    def _pressed(self) -> Pressure | None:
+        """The pressure under which work is left out; None where none ever is."""
+        shedding = to_shedding(self.options["shedding"])
+        if shedding is None:
+            return None
+        places = partial(of_bulkheads, self.doors, self.tiers)
+        return Pressure(shedding, (places,) if shedding.bulkheads else ())
 
     def _decides(self) -> Policy:
         given = self.options
@@ -304,7 +315,7 @@ class Varying:
             signals=self.signals,
             calibrators=self._oversight.calibrators if self.calibration else {},
         )
-        shadow = Shadow(self._start, self._oversight, build, self.policy, self.task)
+        shadow = Shadow(self._start, self._oversight, build, self.policy, self.task, self._pressure)
         abort = choose_abort(self.options["abort"], self.tiers[0], self.calibration)
         recall = to_recall(
             self.options,
@@ -316,8 +327,13 @@ class Varying:
             recorder=self._oversight.recorder,
             careful=self._is_careful,
         )
-        own = {"hedging": self._hedging, "reuse": self._reuse, "fallback": self._fallback}
-        self._builder: Any = build(beside=shadow, abort=abort, recall=recall, **own)
+        own: dict[str, Any] = {
+            "hedging": self._hedging,
+            "reuse": self._reuse,
+            "fallback": self._fallback,
+        }
+        own |= {"beside": shadow, "abort": abort, "recall": recall, "pressure": self._pressure}
+        self._builder: Any = build(**own)
         self.graph = self._builder.compile(name=self.name)
         self._walk = Walk(self.graph)
 

@@ -31,7 +31,7 @@ from langgraph.errors import GraphInterrupt
 from langgraph.types import Command
 from pydantic import ConfigDict, ValidationError
 
-from cascade.agents.person import REPLIED, Reply, ask_person
+from cascade.agents.person import CAN_ASK, REPLIED, Reply, ask_person
 from cascade.api import Cascade
 from cascade.errors import ConfigurationError, PersonNeededError
 from cascade.events import Event
@@ -266,6 +266,8 @@ async def with_person(
         PersonNeededError: a person is to be asked, and there is no graph that could wait.
     """
     question = str(asked[-1].text)
+    if person is not None:
+        config = {**config, "configurable": {**config.get("configurable", {}), CAN_ASK: True}}
     kept = None if person is None else await person.kept()
     if kept is None or person is None:
         events = cascade.astream(list(asked), config)

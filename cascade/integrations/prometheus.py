@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 from cascade.agents.leftovers import is_result
 from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.ledger.runs import FALLBACK, OUTAGE, SHED
 from cascade.observing import ObservedCall, ObservedRun, Observer, TierEvent, TierEventKind
 from cascade.oversight.drift_events import ALARM
 from cascade.oversight.drift_events import NODE as DRIFT
@@ -68,6 +69,9 @@ class PrometheusMetrics(Observer):
     - `cascade_unknown_cost_entries_total{cascade,node,tier}`: entries that no sum contains
     - `cascade_audits_total{cascade,compared}`: finished audits
     - `cascade_drift_alarms_total{cascade,chart}`: alarms of the watch for drift
+    - `cascade_outages_total{cascade,tier}`: questions that went on as that tier was down
+    - `cascade_fallbacks_total{cascade,step}`: steps that led on as the large model was down
+    - `cascade_shed_total{cascade,kind}`: work that was left out under pressure
     - `cascade_breaker_state{cascade,tier}`: 0 closed, 1 half-open, 2 open; and
       `cascade_breaker_changes_total{cascade,tier,state}`
     - `cascade_not_sent_total{cascade,tier,reason}`: calls that a `breaker` or a `bulkhead` refused
@@ -119,6 +123,11 @@ class PrometheusMetrics(Observer):
         )
         self._audits = counter("audits", "Finished audits.", "compared")
         self._alarms = counter("drift_alarms", "Alarms of the watch for drift.", "chart")
+        self._outages = counter("outages", "Questions that went on, a tier being down.", "tier")
+        self._marked = {
+            FALLBACK: counter("fallbacks", "Steps that led on, the large one being down.", "step"),
+            SHED: counter("shed", "Work that was left out under pressure.", "kind"),
+        }
         self._breaker = Gauge(
             "cascade_breaker_state",
             "Circuit breakers: 0 closed, 1 half-open, 2 open.",
@@ -173,7 +182,11 @@ class PrometheusMetrics(Observer):
         if is_result(entry):
             compared = "no" if entry.loss is None else "yes"
             self._of(self._audits, cascade, compared).inc()
+        if entry.node == OUTAGE:
+            self._of(self._outages, cascade, tier).inc()
         for name in entry.signals or {}:
+            if entry.node in self._marked:
+                self._of(self._marked[entry.node], cascade, name).inc()
             if entry.node == DRIFT and name.startswith(ALARM):
                 self._of(self._alarms, cascade, name.removeprefix(ALARM)).inc()
 

@@ -22,6 +22,7 @@ from cascade.agents.border import LOCAL_ONLY
 from cascade.agents.comparing import Answers, Compare, Comparison
 from cascade.agents.entries import free_entry
 from cascade.agents.gate import Answered
+from cascade.agents.shedding import Pressure, shed_entry
 from cascade.errors import CascadeError, ConfigurationError, ModelError
 from cascade.ledger import Recorder
 from cascade.ledger.draws import lot
@@ -241,6 +242,7 @@ class Shadow:
         build: makes the graph of the same agents.
         learner: the policy that learns what requests cost, where it does.
         task: of the questions.
+        pressure: under which no drafts are made.
     """
 
     start: Start
@@ -248,6 +250,7 @@ class Shadow:
     build: Build
     learner: Policy
     task: Task
+    pressure: Pressure | None = None
     _graph: CompiledStateGraph[Any, Any, Any, Any] | None = None
 
     def takes(self, key: str) -> bool:
@@ -256,6 +259,12 @@ class Shadow:
 
     def answered(self, answered: Answered) -> None:
         """Draft after the reply."""
+        pressure = None if self.pressure is None else self.pressure.sheds("shadow")
+        if pressure is not None:
+            tier = self.oversight.outlook.tiers[0].name
+            what = "no draft is made beside the answer"
+            _record(self._recorder, shed_entry(answered.run, "shadow", tier, pressure, what))
+            return
         tags = current_tags()
         if not self.oversight.background.start(partial(self._work, answered, tags)):
             tier = self.oversight.outlook.tiers[0].name
