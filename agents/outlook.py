@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from threading import Lock
+from typing import TypeVar
 
 from langchain_core.messages import BaseMessage
 
 from cascade.agents.steps import Step, last_asked
-from cascade.ledger.baseline import AS_DRAFT, Baseline, BaselineModel, predict
+from cascade.ledger.baseline import AS_DRAFT, Baseline, BaselineModel, predict, predict_usd
 from cascade.ledger.lengths import Lengths, fit_baseline
 from cascade.ledger.shadow_cache import (
     CHARACTERS_PER_TOKEN,
@@ -23,6 +24,8 @@ from cascade.ledger.shadow_cache import (
 )
 from cascade.state import Completion, Draft, StateUpdate, Usage
 from cascade.tiers import OpenTier
+
+T = TypeVar("T")
 
 AUDITS_KEPT = 2_000
 """Lengths are learned from the last so many audits."""
@@ -80,8 +83,7 @@ class Outlook:
         """
         tokens = self._tokens(messages, draft.completion.usage.input_tokens)
         cached, written = self.prefix(tier, messages, tokens)
-        found = self._predict(tier, draft, cached, written)
-        return None if found is None else found.usd
+        return self._predict(predict_usd, tier, draft, cached, written)
 
     def prefix(
         self, tier: OpenTier, messages: Sequence[BaseMessage], tokens: int
@@ -165,7 +167,7 @@ class Outlook:
         """
         tokens = self._tokens(messages, draft.completion.usage.input_tokens)
         cached = self.cache.cached(messages, tokens) if self._caches(messages) else 0
-        return self._predict(self.tiers[-1], draft, cached)
+        return self._predict(predict, self.tiers[-1], draft, cached)
 
     def measured(
         self,
@@ -224,11 +226,16 @@ class Outlook:
         return characters(messages) // CHARACTERS_PER_TOKEN if counted is None else counted
 
     def _predict(
-        self, tier: OpenTier, draft: Draft, cached: int = 0, written: int = 0
-    ) -> Baseline | None:
+        self,
+        how: Callable[..., T],
+        tier: OpenTier,
+        draft: Draft,
+        cached: int = 0,
+        written: int = 0,
+    ) -> T:
         lengths = self.lengths if tier.name == self.tiers[-1].name else AS_DRAFT
         completion = draft.completion
-        return predict(
+        return how(
             completion.usage,
             tier.pricing,
             lengths,

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cascade.errors import ConfigurationError
-from cascade.ledger.baseline import AS_DRAFT, BaselineModel, predict
+from cascade.ledger.baseline import AS_DRAFT, BaselineModel, predict, predict_usd
 from cascade.ledger.lengths import Lengths, fit_baseline
 from cascade.ledger.prices import Price
 from cascade.state import Usage
@@ -50,6 +50,19 @@ def test_the_cap_is_the_most() -> None:
 @pytest.mark.parametrize("usage", [Usage(), Usage(input_tokens=1), Usage(output_tokens=1)])
 def test_unknown_usage_is_not_zero(usage: Usage) -> None:
     assert predict(usage, PRICE) is None
+
+
+@pytest.mark.parametrize("usage", [DRAFT, Usage(), Usage(input_tokens=1), Usage(output_tokens=1)])
+@pytest.mark.parametrize("price", [PRICE, Price(input=1, output=10, cached_input="0.1")])
+@pytest.mark.parametrize("cap", [None, 40, 400])
+@pytest.mark.parametrize("model", [AS_DRAFT, fit_baseline(lengths(40, seed=3))])
+def test_without_a_range_it_is_the_same(
+    usage: Usage, price: Price, cap: int | None, model: BaselineModel
+) -> None:
+    given = {"cap": cap, "cached_tokens": 30, "written_tokens": 20, "tool_calls": 1}
+    found = predict(usage, price, model, **given)  # type: ignore[arg-type]
+    alone = predict_usd(usage, price, model, **given)  # type: ignore[arg-type]
+    assert alone == (None if found is None else found.usd)
 
 
 def test_an_unknown_price_is_not_zero() -> None:
