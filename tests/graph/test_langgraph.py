@@ -57,7 +57,12 @@ class House:
         )
         self.large = ScriptedModel(lambda r: reply(f"large: {r.messages[-1].text}"))
         self.cascade = Cascade(
-            self.small, self.large, ledger=self.store, retry_policy=FAST, **options
+            self.small,
+            self.large,
+            ledger=self.store,
+            retry_policy=FAST,
+            resilience=None,  # every attempt reaches its model
+            **options,
         )
 
     @property

@@ -239,7 +239,7 @@ def test_retries_and_keys_of_a_model_that_was_made_here_come_back_too(
     written = dumpd(model)
     assert "sk-secret" not in str(written)
     again: Any = load(written, secrets_map={"OPENAI_API_KEY": "sk-other"}, **ALLOWED)
-    assert again.cascade.options["retry_policy"].max_attempts == 6
+    assert again.cascade.doors.settings.attempts == 6
     assert [tier.name for tier in again.cascade.tiers] == [SMALL, "openai:a", "openai:b"]
     assert again.api_key.get_secret_value() == "sk-other"
 

@@ -37,7 +37,7 @@ def watched(*observers: Any, sure: bool = True, **options: Any) -> Cascade:
         Tier(second, price=DEAR),
         observers=observers,
         retry_policy=QUICKLY,
-        **options,
+        **{"resilience": None} | options,
     )
 
 
