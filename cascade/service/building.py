@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cascade.agents.fallback import Queue, Step
+from cascade.agents.shedding import Load, Shedding
 from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.integrations.logs import RunLog
@@ -34,6 +36,7 @@ from cascade.service.limits import Limits
 from cascade.service.metrics import Metrics
 from cascade.service.recent import Recent
 from cascade.service.reload import Reloads
+from cascade.service.sections import QueueConfig, SheddingConfig
 from cascade.service.service import Service
 from cascade.service.serving import CASCADE_TAG, Gate, Served
 from cascade.service.states import TierStates
@@ -80,10 +83,13 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
 
     known: Known = {}
 
-    def build(name: str) -> Cascade:
-        return build_cascade(name, config.cascades[name], folder, store, watching, known)
+    gates = {name: _gate(name, given) for name, given in config.cascades.items()}
 
-    served, problems = _serve_all(config, build, store, watching)
+    def build(name: str) -> Cascade:
+        given, load = config.cascades[name], gates[name].pressure
+        return build_cascade(name, given, folder, store, watching, known, load)
+
+    served, problems = _serve_all(config, build, gates, store, watching)
     if problems:
         raise ConfigurationError("\n".join(problems))
     files = {name: folder / c.calibrator for name, c in config.cascades.items() if c.calibrator}
@@ -112,8 +118,18 @@ def build_cascade(
     store: Store | None,
     observers: Sequence[Observer],
     known: Known | None = None,
+    load: Load | None = None,
 ) -> Cascade:
-    """One cascade; `known` is what it shares with others about the servers that both ask.
+    """One cascade.
+
+    Args:
+        name: of the cascade.
+        config: what was said of it.
+        folder: what paths are relative to.
+        store: of the ledger.
+        observers: who look on.
+        known: what it shares with others about the servers that both ask.
+        load: the pressure that requests are under before they come to it.
 
     Raises:
         ConfigurationError: it cannot work; the message says why.
@@ -122,6 +138,8 @@ def build_cascade(
     options: dict[str, Any] = {option: getattr(config, option) for option in _SAME_NAME}
     options["tags"] = {CASCADE_TAG: name, **config.tags}
     options["resilience"] = to_doors(config.resilience, {} if known is None else known)
+    options["fallback"] = to_order(config)
+    options["shedding"] = to_shedding(config.shedding, load)
     if config.threshold is not None:
         options["policy"] = ThresholdPolicy(config.threshold)
     if config.private is not None:
@@ -168,6 +186,7 @@ def _audits(config: AuditConfig) -> Audits:
 def _serve_all(
     config: ServiceConfig,
     build: Callable[[str], Cascade],
+    gates: Mapping[str, Gate],
     store: Store | None,
     observers: Sequence[Observer],
 ) -> tuple[Mapping[str, Served], list[str]]:
@@ -175,7 +194,7 @@ def _serve_all(
     problems = []
     for name, given in config.cascades.items():
         try:
-            served[name] = _served(name, given, build(name))
+            served[name] = Served(name, given, build(name), gates[name])
             if config.allow_tiers:
                 served |= _single_tiers(name, given, served[name].cascade, store, observers)
         except CascadeError as error:
@@ -203,13 +222,39 @@ def _single_tiers(
             tags={CASCADE_TAG: model, **config.tags},
             name=model,
         )
-        found[model] = _served(model, config, alone)
+        found[model] = Served(model, config, alone, _gate(model, config))
     return found
 
 
-def _served(name: str, config: CascadeConfig, cascade: Cascade) -> Served:
-    gate = Gate(name, config.concurrency, config.queue, config.queue_timeout_s)
-    return Served(name, config, cascade, gate)
+def to_order(config: CascadeConfig) -> tuple[Step, ...] | None:
+    """The fallback of a cascade.
+
+    Raises:
+        ConfigurationError: a model in it has no key in the environment, or no price.
+    """
+    if config.fallback is None:
+        return None
+    return tuple(
+        open_config(step, (step,), 0)
+        if isinstance(step, TierConfig)
+        else Queue(**dict(step))
+        if isinstance(step, QueueConfig)
+        else step
+        for step in config.fallback
+    )
+
+
+def to_shedding(config: bool | SheddingConfig, load: Load | None) -> Shedding | None:
+    """What a cascade leaves out under the pressure of its gate and its own."""
+    if config is False:
+        return None
+    given = SheddingConfig() if config is True else config
+    settings = {name: value for name, value in given if name != "gate"}
+    return Shedding(**settings, load=load if given.gate else None)
+
+
+def _gate(name: str, config: CascadeConfig) -> Gate:
+    return Gate(name, config.concurrency, config.queue, config.queue_timeout_s)
 
 
 def _keys(config: ServiceConfig) -> Keys:

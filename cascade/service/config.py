@@ -7,7 +7,7 @@ from decimal import Decimal
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cascade.agents.audit_rates import Allocation
 from cascade.ledger.texts import KeptTexts
@@ -15,22 +15,21 @@ from cascade.oversight.alarms import Reaction
 from cascade.oversight.audits import Comparing
 from cascade.oversight.shadow import Mode
 from cascade.policies.risk import Risk
+from cascade.service.sections import (
+    Count,
+    QueueConfig,
+    Seconds,
+    Section,
+    Share,
+    SheddingConfig,
+)
 
 Dollars = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Patience = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
 Exhausted = Literal["refuse", "local_only"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-
-class Section(BaseModel):
-    """Base of the parts of a configuration: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ListenConfig(Section):
@@ -284,6 +283,11 @@ class CascadeConfig(Section):
     """Of every ledger entry."""
     resilience: ResilienceConfig = ResilienceConfig()
     """What stands around each call to a model."""
+    fallback: tuple[Literal["draft", "queue", "fail"] | QueueConfig | TierConfig, ...] | None = None
+    """What follows where the large model cannot be had, in order: another model; `draft`; `queue`,
+    bounded by the deadline, or with bounds of its own; `fail`. By default the draft, if usable."""
+    shedding: bool | SheddingConfig = False
+    """Under pressure leave out audits first, then shadow drafts, then paid signals."""
     concurrency: Count = 64
     """Requests that run at once; the next ones wait in the queue."""
     queue: int = Field(default=256, ge=0)
@@ -292,6 +296,16 @@ class CascadeConfig(Section):
     """Longest wait in the queue, then 429."""
     answer_tokens: Count = 1024
     """Tokens of an answer that a budget puts aside where nobody says how long it may become."""
+
+    @field_validator("fallback", mode="before")
+    @classmethod
+    def _nobody_is_there(cls, given: object) -> object:
+        if given == "ask" or (isinstance(given, list | tuple) and "ask" in given):
+            raise ValueError(
+                "'ask' waits for a person, and a request has nobody to ask: leave it out, or use "
+                "the cascade in a graph with a checkpointer"
+            )
+        return given
 
     @model_validator(mode="after")
     def _one_policy(self) -> CascadeConfig:

@@ -34,7 +34,8 @@ class Metrics:
     - `cascade_http_requests_total{route,method,status}` and `cascade_http_request_seconds{route}`:
       to the end of the answer, also of a stream
     - `cascade_http_open`: requests that are not answered to their end yet
-    - `cascade_gate_running{model}`, `cascade_gate_waiting{model}`, `cascade_gate_refused_total`
+    - `cascade_gate_running{model}`, `cascade_gate_waiting{model}`, `cascade_gate_refused_total`,
+      `cascade_gate_pressure{model}`: 1 where all places are taken, 2 where the queue is full
     - `cascade_tier_running{model,tier}`, `cascade_tier_waiting{model,tier}`: calls that have a
       place in the tier's bulkhead, and that wait for one
     - `cascade_retry_budget{model,tier}`: retries that the tier's budget would allow now
@@ -97,11 +98,13 @@ class _State(Collector):
         running = GaugeMetricFamily("cascade_gate_running", "Requests that run", labels=["model"])
         waiting = GaugeMetricFamily("cascade_gate_waiting", "Requests that wait", labels=["model"])
         refused = CounterMetricFamily("cascade_gate_refused", "Answered 429", labels=["model"])
+        pressure = GaugeMetricFamily("cascade_gate_pressure", "Places and queue", labels=["model"])
         for name, served in self._served.items():
+            pressure.add_metric([name], served.gate.pressure())
             running.add_metric([name], served.gate.running)
             waiting.add_metric([name], served.gate.waiting)
             refused.add_metric([name], served.gate.refused)
-        yield from (running, waiting, refused)
+        yield from (running, waiting, refused, pressure)
         yield from self._tiers()
         reloads = CounterMetricFamily(
             "cascade_reloads", "Loadings of calibrations", labels=["cascade", "result"]

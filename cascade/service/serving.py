@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from cascade.agents.shedding import of_queue
 from cascade.api import Cascade
 from cascade.errors import CascadeError
 from cascade.service.config import CascadeConfig
@@ -35,6 +36,12 @@ class Gate:
     def waiting(self) -> int:
         """Requests in the queue."""
         return len(self._waiting)
+
+    def pressure(self) -> float:
+        """From 0 to 1 while places are free, and from 1 to 2 as the queue fills. Before it refuses
+        anybody, cascades with `shedding` leave out what is not the answer.
+        """
+        return of_queue(self.running, self.concurrency, self.waiting, self.queue)
 
     @asynccontextmanager
     async def through(self, timeout_s: float | None = None) -> AsyncGenerator[None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cascade import Cascade
+from cascade import Cascade, Queue, Shedding
 from cascade.errors import ConfigurationError
 from cascade.ledger.store import open_store
 from cascade.privacy import looks_personal
@@ -98,6 +98,10 @@ MISTAKES = {
     "no keys, and not on loopback": (
         GOOD + "auth: false\nlisten: {host: 0.0.0.0}\n",
         "c.yaml: without keys it may listen on loopback only, not on 0.0.0.0",
+    ),
+    "a step of the fallback that waits for a person": (
+        GOOD + "    fallback: [ask, draft]\n",
+        "8: cascades.support.fallback: 'ask' waits for a person, and a request has nobody to ask",
     ),
     "a key that stands twice": (
         GOOD + "recent: 3\nrecent: 4\n",
@@ -298,6 +302,9 @@ def test_every_option_reaches_the_cascade(tmp_path: Path) -> None:
         "audits": {"rate": 0.2, "daily_usd": 3, "compare": "judge", "judge": tiers[1]},
         "drift": {"window": 30, "harm": "tighten"}, "local_only": False,
         "private": "looks_personal", "tags": {"app": "x"},
+        "fallback": [{"model": "openai:o", "base_url": "http://127.0.0.1:1/v1", "api_key": "-"},
+                     "draft", {"seconds": 9, "every": 0.5, "most": 3}, "fail"],
+        "shedding": {"in_flight": 8, "gate": False, "audits": 0.5},
     }  # fmt: skip
     config = CascadeConfig.model_validate({"tiers": tiers, **options})
     cascade = build_cascade("support", config, tmp_path, open_store("memory://"), ())
@@ -307,7 +314,9 @@ def test_every_option_reaches_the_cascade(tmp_path: Path) -> None:
     assert (small.max_tokens, small.temperature, small.timeout_s) == (50, 0.5, 9)
     assert small.options == {"seed": 3}
     assert [tier.local for tier in cascade.tiers] == [True, False]
-    same = options.keys() - {"audits", "drift", "private", "signals", "tags"}
+    same = options.keys() - {
+        *("audits", "drift", "private", "signals", "tags", "fallback", "shedding")
+    }
     assert {name: given[name] for name in same} == {name: options[name] for name in same}
     assert (given["audit_rate"].rate, given["audit_rate"].compare) == (0.2, "judge")
     assert given["audit_rate"].judge.model == "openai:l"
@@ -315,6 +324,13 @@ def test_every_option_reaches_the_cascade(tmp_path: Path) -> None:
     assert given["private"] is looks_personal
     assert given["tags"] == {"cascade": "support", "app": "x"}
     assert cascade.mode == "canary"
+    assert [getattr(step, "model", step) for step in given["fallback"]] == [
+        "openai:o",
+        "draft",
+        Queue(seconds=9, every=0.5, most=3),
+        "fail",
+    ]
+    assert given["shedding"] == Shedding(in_flight=8, audits=0.5)
 
 
 def test_reuse_is_a_word_or_a_file_beside_the_configuration(tmp_path: Path) -> None:
