@@ -32,7 +32,7 @@ class ObligingServer(FakeServer):
 
     def oblige(self, body: Json) -> replies.Reply:
         """The reply to a request."""
-        if str(body["messages"][-1]["content"]) == QUESTION:
+        if str(body["messages"][-1]["content"]).startswith(QUESTION):
             return self._say(body, "True" if self._sure(body) else "False")
         if call := _call(body):
             return self._use(body, *call)

@@ -140,10 +140,10 @@ def _bombed(asked: Asked, said: Said) -> Reply:
     )
 
 
-def _miscounted(asked: Asked, said: Said, *, by: int) -> Reply:
+def _miscounted(asked: Asked, said: Said, *, times: float) -> Reply:
     given = reply(asked, said)
     body = whole(given)
-    headers = {"content-type": given.content_type, "content-length": str(len(body) + by)}
+    headers = {"content-type": given.content_type, "content-length": str(int(len(body) * times))}
     return raw(headers, body)
 
 
@@ -167,10 +167,10 @@ BODIES = (
     Fault("content type", "the right body, called text/plain", "bodies", _labelled),
     Fault("gzip garbage", "what is no gzip, called gzip", "bodies", _garbled),
     Fault("gzip bomb", "more than a reply may be, in a small gzip", "bodies", _bombed),
-    Fault("Content-Length short", "20 bytes less than there are", "bodies",
-          partial(_miscounted, by=-20)),
-    Fault("Content-Length long", "20 bytes more than there are", "bodies",
-          partial(_miscounted, by=20)),
+    Fault("Content-Length short", "half of the bytes that there are", "bodies",
+          partial(_miscounted, times=0.5)),
+    Fault("Content-Length long", "twice the bytes that there are", "bodies",
+          partial(_miscounted, times=2)),
     Fault("error in a 200", "200 and an error object", "bodies", _error_inside),
 )  # fmt: skip
 
