@@ -6,7 +6,9 @@ title of the window or writes to the clipboard, and marks of direction turn a li
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Literal
 
 __all__ = ["printable"]
 
@@ -19,19 +21,23 @@ _ACTING = re.compile(
 )
 
 
-def printable(text: str, keep: str = "") -> str:
+def printable(text: str, keep: str = "", *, form: Literal["python", "json"] = "python") -> str:
     r"""The text with `\x1b` for what acts instead of showing.
 
     Args:
         text: from anywhere.
         keep: characters that stay, such as line breaks where a line may end.
+        form: how it is written; in a JSON document as `\u001b`, which is the same document.
     """
     if text.isascii() and text.isprintable():
         return text  # nearly all
-    return _ACTING.sub(lambda found: _shown(found[0], keep), text)
+    escape = _json if form == "json" else _python
+    return _ACTING.sub(lambda found: found[0] if found[0] in keep else escape(found[0]), text)
 
 
-def _shown(character: str, keep: str) -> str:
-    if character in keep:
-        return character
+def _python(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def _json(character: str) -> str:
+    return json.dumps(character)[1:-1]

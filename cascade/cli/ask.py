@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cascade._printable import printable
 from cascade.cli.console import err, print_json, reports_errors
 from cascade.errors import ConfigurationError, InputError
 
@@ -89,7 +90,10 @@ def ask(
         print_json(_document(result, cascade.tiers, local_only))
         return
     if not result.abstained:
-        typer.echo(result.answer)  # as it is: rich would replace tabs and control characters
+        # Piped as it is; on a terminal a model could move the cursor and write to the clipboard.
+        terminal = sys.stdout.isatty()
+        answer = printable(result.answer, keep="\n\t") if terminal else result.answer
+        sys.stdout.write(answer + "\n")
     who = "no answer" if result.abstained else result.tier
     err.print(f"\n{who}: {result.decision.reason}", style="dim", markup=False)
     if table:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -17,23 +17,45 @@ from typing import Any, NoReturn, ParamSpec
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
+from cascade._printable import printable
 from cascade.errors import CascadeError, ConfigurationError, InputError
 
 P = ParamSpec("P")
 
+
+class PlainConsole(Console):
+    """Shows what others have named or said, and lets none of it act on the terminal."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """What is written, piece by piece."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(printable(segment.text, keep="\n\t"), segment.style)
+
+
 # Without emoji: rich would make a cross of the middle of `ollama:x: nobody answers`.
-out = Console(highlight=False, soft_wrap=True, emoji=False)
+out = PlainConsole(highlight=False, soft_wrap=True, emoji=False)
 """Answers and figures."""
 
-err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+err = PlainConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 """Progress, remarks and errors, so that answers can be piped."""
 
 
 def print_json(value: Any) -> None:
     """Write a record as one JSON document; money is a string, so that no digit is lost."""
-    sys.stdout.write(json.dumps(value, default=_encode, indent=2, ensure_ascii=False) + "\n")
+    write_json(json.dumps(value, default=_encode, indent=2, ensure_ascii=False))
+
+
+def write_json(document: str) -> None:
+    """Write a JSON document, the same one, with an escape for what would act on a terminal."""
+    sys.stdout.write(printable(document, keep="\n", form="json") + "\n")
 
 
 def _encode(value: Any) -> Any:

@@ -6,11 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cascade.cli.console import err, out, print_json, reports_errors
+from cascade.cli.console import PlainConsole, err, out, print_json, reports_errors
 
 if TYPE_CHECKING:
     from cascade.cli.checks import Check
@@ -66,7 +65,7 @@ def _print(checks: list[Check]) -> None:
         table.add_row(
             MARKS[check.status], escape(check.name), escape(check.found), escape(check.to_do)
         )
-    wide = Console(highlight=False, emoji=False, width=PIPED_WIDTH)
+    wide = PlainConsole(highlight=False, emoji=False, width=PIPED_WIDTH)
     (out if out.is_terminal else wide).print(table)
     if not any("answers" in check.found for check in checks):
         out.print("\nNo model answers yet: install the embedded one or start Ollama.")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json as json_module
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cascade.cli.console import err, out, reports_errors
+from cascade.cli.console import err, out, reports_errors, write_json
 from cascade.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def evaluate(  # noqa: PLR0913 - every one is an option of the command
         draw(found, png)
     if json:
         document = json_module.loads(found.model_dump_json())
-        sys.stdout.write(json_module.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        write_json(json_module.dumps(document, indent=2, ensure_ascii=False))
     else:
         out.print(text.render(found), markup=False)
         for path in (reuse, html, png):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cascade.cli.console import err, out, reports_errors
+from cascade.cli.console import err, out, reports_errors, write_json
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def report(
     if html is not None:
         _write(html, found.html())
     if json:
-        sys.stdout.write(found.model_dump_json(indent=2) + "\n")
+        write_json(found.model_dump_json(indent=2))
         return
     verdict, rest = found.text().split("\n", 1)
     out.print(verdict, style=COLOURS[found.verdict], markup=False)

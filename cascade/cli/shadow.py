@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cascade.cli.console import err, fail, out, reports_errors
+from cascade.cli.console import err, fail, out, reports_errors, write_json
 from cascade.cli.report import TIMES, must_exist, selection_of
 from cascade.errors import ConfigurationError
 
@@ -118,7 +117,7 @@ async def _made_for(
 
 def _show(found: Readiness, to: Path | None, *, json: bool) -> None:
     if json:
-        sys.stdout.write(found.model_dump_json(indent=2) + "\n")
+        write_json(found.model_dump_json(indent=2))
     else:
         verdict, rest = found.text().split("\n", 1)
         out.print(verdict, style=COLOURS[found.verdict], markup=False)

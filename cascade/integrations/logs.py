@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from cascade._printable import printable
 from cascade.integrations.totals import run_facts
 from cascade.observing import ObservedRun, Observer
 
@@ -52,6 +53,16 @@ class RunLog(Observer):
         )
 
 
+class TextFormatter(logging.Formatter):
+    """Writes each record as text that begins at the edge, and all its further lines set in: what
+    others have named or said forges no record, and moves no cursor.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        return printable(super().format(record), keep="\n").replace("\n", "\n    ")
+
+
 class JsonFormatter(logging.Formatter):
     """Writes each record as one JSON object: `time`, `level`, `logger`, `message`, its `extra`
     fields, and `exception` with the traceback where there is one.
@@ -70,7 +81,8 @@ class JsonFormatter(logging.Formatter):
         line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=_plain, ensure_ascii=False)
+        # JSON escapes what ends a line or begins a sequence for a terminal, but for a few.
+        return printable(json.dumps(line, default=_plain, ensure_ascii=False), form="json")
 
 
 def _plain(value: object) -> float | str:

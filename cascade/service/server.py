@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from cascade.integrations.logs import JsonFormatter
+from cascade.integrations.logs import JsonFormatter, TextFormatter
 from cascade.service.app import create_app
 from cascade.service.config import LogConfig, ServiceConfig
 from cascade.service.connections import guarded
@@ -128,7 +128,7 @@ def set_up_logs(config: LogConfig) -> None:
     Clients of providers log whole requests at the level debug; theirs stay at warning.
     """
     handler = logging.StreamHandler()
-    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    text = TextFormatter("%(asctime)s %(levelname)s %(message)s")
     handler.setFormatter(JsonFormatter() if config.format == "json" else text)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     level = config.level.upper()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -26,6 +27,9 @@ COUNTS = (
     "tool_calls",
 )
 NUMBERS = ("latency_ms", "confidence", "audit_rate", "loss")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
+"""How what a spreadsheet computes begins."""
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 COLUMNS = ("id", *LedgerEntry.model_fields, "tags")
 
 
@@ -62,12 +66,23 @@ def _jsonl(path: Path) -> Generator[Write]:
         )
 
 
+def _cell(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, with the apostrophe that makes it text:
+    models name tools, clients name tags, and opening a file must not run what they say.
+    """
+    if isinstance(value, str) and value[:1] in FORMULA and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
 @contextmanager
 def _csv(path: Path) -> Generator[Write]:
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
-        yield lambda page: table.writerows(_flat(_row(stored)) for stored in page)
+        yield lambda page: table.writerows(
+            {name: _cell(value) for name, value in _flat(_row(stored)).items()} for stored in page
+        )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cascade._printable import printable
 from cascade.agents.steps import STEP
 from cascade.integrations.chat_messages import metadata_of
 from cascade.ledger import LedgerView, weakest
@@ -154,4 +155,4 @@ def _amount(amount: Decimal | None) -> str | None:
 
 
 def _ascii(text: str) -> str:
-    return text.encode("ascii", "replace").decode()
+    return printable(text).encode("ascii", "replace").decode()
