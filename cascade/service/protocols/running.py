@@ -38,6 +38,10 @@ IN_TIME_S = 0.05
 was made before."""
 
 
+WAY_BACK = 0.05
+"""Of the time that a client waits, kept back so that it still hears what became of it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """A request, read.
@@ -165,7 +169,7 @@ def _config(admitted: Admitted, asked: Asked, *, streams: bool) -> RunnableConfi
     labels = {name: value for name, value in asked.settings.items() if name in LABELLING}
     configurable: dict[str, Any] = {LOCAL_ONLY: stays, DETAILS: True, LABELS: labels}
     if asked.patience_s is not None and not streams:  # the time of a stream is that between words
-        left_s = asked.patience_s - (time.monotonic() - asked.at)
+        left_s = asked.patience_s * (1 - WAY_BACK) - (time.monotonic() - asked.at)
         configurable[ANSWER_BY] = time.time() + left_s
     tags = {**asked.wishes.tags, **admitted.tags}
     return RunnableConfig(configurable=configurable, metadata={TAGS: tags})
