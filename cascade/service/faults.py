@@ -13,6 +13,7 @@ from cascade.errors import (
     LocalOnlyError,
     ModelError,
     ModelTimeoutError,
+    NotSentError,
     RateLimitError,
 )
 from cascade.service.telling import told
@@ -73,6 +74,7 @@ _FAULTS: tuple[tuple[type[CascadeError], int, str, str], ...] = (
     (InputError, 400, "invalid_request_error", "invalid_input"),
     (RateLimitError, 429, "rate_limit_error", "upstream_rate_limit"),
     (LocalOnlyError, 403, "permission_error", "local_only"),
+    (NotSentError, 503, "server_error", "tier_unavailable"),
     (ModelTimeoutError, 504, "timeout_error", "deadline_exceeded"),
     (ModelError, 502, "upstream_error", "upstream_failed"),
     (LedgerError, 503, "server_error", "ledger_unavailable"),
@@ -96,9 +98,13 @@ def fault_of(error: Exception, where: str = "a run") -> ServiceError:
 
 
 def _retry_after(error: Exception) -> dict[str, str]:
-    if not isinstance(error, RateLimitError):
+    if isinstance(error, RateLimitError):
+        known_s = error.retry_after
+    elif isinstance(error, NotSentError):
+        known_s = error.ready_in_s
+    else:
         return {}
-    wait_s = RETRY_AFTER_S if error.retry_after is None else math.ceil(error.retry_after)
+    wait_s = RETRY_AFTER_S if known_s is None else math.ceil(known_s)
     return {"Retry-After": str(max(RETRY_AFTER_S, wait_s))}
 
 
