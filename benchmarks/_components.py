@@ -11,8 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from _drivers import DRIVERS
+from _drivers import DRIVERS as PLAIN
+from _drivers_around import AROUND
 
+DRIVERS = {**PLAIN, **AROUND}
 PARTS = {
     "agents/": "cascade: agents",
     "cascade/graph": "cascade: agents",

@@ -22,7 +22,8 @@ THRESHOLD = -1.0
 """Mean log-prob below which those by hand escalate: the upstream's drafts have -0.02 or -2.3."""
 
 
-def _cascade(address: str, **options: Any) -> Any:
+def cascade(address: str, **options: Any) -> Any:
+    """The cascade of all drivers: two tiers at the upstream, with prices."""
     from cascade import Cascade, Price, Tier
 
     small = Price(input=0.1, output=0.4)
@@ -34,7 +35,8 @@ def _cascade(address: str, **options: Any) -> Any:
     )
 
 
-def _tier(name: str) -> str:
+def tier(name: str) -> str:
+    """Who answered, without what stands before its name."""
     return name.rpartition(":")[2]
 
 
@@ -44,9 +46,9 @@ async def ours(address: str, folder: Path) -> AsyncGenerator[Ask]:
     from cascade.ledger.store import open_store
 
     async with _store(open_store(f"sqlite:///{folder / 'ledger.db'}")) as store:
-        cascade = _cascade(address, ledger=store)
-        yield _by_ainvoke(cascade)
-        await cascade.aclose()
+        made = cascade(address, ledger=store)
+        yield _by_ainvoke(made)
+        await made.aclose()
 
 
 @asynccontextmanager
@@ -57,9 +59,9 @@ async def _store(store: Any) -> AsyncGenerator[Any]:
         await store.aclose()
 
 
-def _by_ainvoke(cascade: Any) -> Ask:
+def _by_ainvoke(made: Any) -> Ask:
     async def ask(question: str) -> str:
-        return _tier((await cascade.ainvoke(question)).tier)
+        return tier((await made.ainvoke(question)).tier)
 
     return ask
 
@@ -68,23 +70,23 @@ def _by_ainvoke(cascade: Any) -> Ask:
 async def ours_in_memory(address: str, folder: Path) -> AsyncGenerator[Ask]:
     """`Cascade.ainvoke`, its ledger in the result alone."""
     del folder
-    cascade = _cascade(address)
-    yield _by_ainvoke(cascade)
-    await cascade.aclose()
+    made = cascade(address)
+    yield _by_ainvoke(made)
+    await made.aclose()
 
 
 @asynccontextmanager
 async def ours_graph(address: str, folder: Path) -> AsyncGenerator[Ask]:
     """`Cascade.graph`, as a part of a user's graph has it."""
     del folder
-    cascade = _cascade(address)
+    made = cascade(address)
 
     async def ask(question: str) -> str:
-        state = await cascade.graph.ainvoke({"messages": [("user", question)]})
-        return _tier(str(state["messages"][-1].response_metadata["tier"]))
+        state = await made.graph.ainvoke({"messages": [("user", question)]})
+        return tier(str(state["messages"][-1].response_metadata["tier"]))
 
     yield ask
-    await cascade.aclose()
+    await made.aclose()
 
 
 @asynccontextmanager
@@ -97,49 +99,50 @@ async def ours_checkpointed(address: str, folder: Path) -> AsyncGenerator[Ask]:
     from cascade.state import CHECKPOINT_TYPES
 
     saver = InMemorySaver(serde=JsonPlusSerializer(allowed_msgpack_modules=CHECKPOINT_TYPES))
-    cascade = _cascade(address)
-    graph = cascade.build_graph().compile(checkpointer=saver)
+    made = cascade(address)
+    graph = made.build_graph().compile(checkpointer=saver)
 
     async def ask(question: str) -> str:
         config = {"configurable": {"thread_id": uuid4().hex}}
         state = await graph.ainvoke({"messages": [("user", question)]}, config)
-        return _tier(str(state["messages"][-1].response_metadata["tier"]))
+        return tier(str(state["messages"][-1].response_metadata["tier"]))
 
     yield ask
-    await cascade.aclose()
+    await made.aclose()
 
 
 @asynccontextmanager
 async def ours_streamed(address: str, folder: Path) -> AsyncGenerator[Ask]:
     """`Cascade.astream`, token by token after the decision."""
     del folder
-    cascade = _cascade(address)
+    made = cascade(address)
 
     async def ask(question: str) -> str:
         result: Any = None
-        async for event in cascade.astream(question):
+        async for event in made.astream(question):
             result = event
-        return _tier(result.tier)
+        return tier(result.tier)
 
     yield ask
-    await cascade.aclose()
+    await made.aclose()
 
 
 @asynccontextmanager
 async def ours_chat_model(address: str, folder: Path) -> AsyncGenerator[Ask]:
     """`as_chat_model().ainvoke`."""
     del folder
-    cascade = _cascade(address)
-    model = cascade.as_chat_model()
+    made = cascade(address)
+    model = made.as_chat_model()
 
     async def ask(question: str) -> str:
-        return _tier(str((await model.ainvoke(question)).response_metadata["tier"]))
+        return tier(str((await model.ainvoke(question)).response_metadata["tier"]))
 
     yield ask
-    await cascade.aclose()
+    await made.aclose()
 
 
-def _asked(question: str) -> list[Any]:
+def asked(question: str) -> list[Any]:
+    """The question as messages of OpenAI's."""
     return [{"role": "user", "content": question}]
 
 
@@ -154,11 +157,11 @@ def _client(transport: Callable[[], Any] | None) -> Driver:
             create: Any = client.chat.completions.create
 
             async def ask(question: str) -> str:
-                draft = await create(model="small", messages=_asked(question), logprobs=True)
+                draft = await create(model="small", messages=asked(question), logprobs=True)
                 tokens = draft.choices[0].logprobs.content
                 if sum(token.logprob for token in tokens) / len(tokens) >= THRESHOLD:
                     return "small" if draft.choices[0].message.content else "none"
-                answer = await create(model="large", messages=_asked(question))
+                answer = await create(model="large", messages=asked(question))
                 return "large" if answer.choices[0].message.content else "none"
 
             yield ask
@@ -234,11 +237,11 @@ async def floor(address: str, folder: Path) -> AsyncGenerator[Ask]:
                 return json.loads(await reply.read())["choices"][0]
 
         async def ask(question: str) -> str:
-            body = {"model": "small", "messages": _asked(question), "logprobs": True}
+            body = {"model": "small", "messages": asked(question), "logprobs": True}
             tokens = (await complete(body))["logprobs"]["content"]
             if sum(token["logprob"] for token in tokens) / len(tokens) >= THRESHOLD:
                 return "small"
-            answer = await complete({"model": "large", "messages": _asked(question)})
+            answer = await complete({"model": "large", "messages": asked(question)})
             return "large" if answer["message"]["content"] else "none"
 
         yield ask

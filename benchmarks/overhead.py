@@ -5,11 +5,13 @@
 
 One upstream (`_upstream.py`) answers at once, and 30 % of the drafts are escalated. Each driver is
 a process of its own and asks the same questions one by one, then 64 at a time; the rounds of all
-drivers alternate, and the figures are medians over them. CPU is that of the driver's process.
-Ratios are against `client`, the cascade by hand on the bare AsyncOpenAI.
+drivers alternate, and the figures are medians over them. CPU is that of the driver's process, and
+of the gateway's where there is one. Ratios are against `client`, the cascade by hand on the bare
+AsyncOpenAI.
 
-LangGraph with ChatOpenAI by hand needs `langchain-openai`, in an environment of its own that
-`CI=true` makes (tests/environments.py); without it that driver is left out, and says so.
+`langgraph`, the graph by hand, and `agent`, LangChain's, have ChatOpenAI: `langchain-openai`, in an
+environment of its own that `CI=true` makes (tests/environments.py); without it they are left out,
+and that is said.
 """
 
 from __future__ import annotations
@@ -29,11 +31,14 @@ from pathlib import Path
 from typing import Any
 
 import _components
-from _drivers import DRIVERS
+from _drivers import DRIVERS as PLAIN
+from _drivers_around import AROUND, Elsewhere
 from _upstream import upstream
 
 ROOT = Path(__file__).resolve().parent.parent
+DRIVERS = {**PLAIN, **AROUND}
 REFERENCE = "client"
+WITH_CHAT_OPENAI = ("langgraph", "agent")
 CONCURRENCY = {"one": 1, "c64": 64}
 WARM = 100
 Ask = Callable[[str], Awaitable[str]]
@@ -52,10 +57,13 @@ async def phase(ask: Ask, requests: int, concurrency: int) -> dict[str, float]:
             escalated += await ask(f"Question {number}: which city is it?") == "large"
             taken.append(1000 * (time.perf_counter() - begun))
 
+    def cpu_s() -> float:
+        return time.process_time() + (ask.cpu_s() if isinstance(ask, Elsewhere) else 0.0)
+
     gc.collect()
-    cpu, begun = time.process_time(), time.perf_counter()
+    cpu, begun = cpu_s(), time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(concurrency)))
-    seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    seconds, cpu = time.perf_counter() - begun, cpu_s() - cpu
     cuts = statistics.quantiles(taken, n=100, method="inclusive")
     return {
         "per_s": requests / seconds,
@@ -79,7 +87,7 @@ async def drive(name: str, port: int, requests: int) -> Row:
 
 def python_of(name: str) -> str | None:
     """The interpreter of a driver; None, and a word why, where it cannot be had."""
-    if name != "langgraph":
+    if name not in WITH_CHAT_OPENAI:
         return sys.executable
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
     from environments import (  # type: ignore[import-not-found, unused-ignore] # noqa: PLC0415
@@ -90,7 +98,7 @@ def python_of(name: str) -> str | None:
     try:
         return str(python_with("langchain-openai"))
     except NoEnvironmentError as error:
-        print(f"langgraph is left out: {error}", file=sys.stderr)
+        print(f"{name} is left out: {error}", file=sys.stderr)
         return None
 
 
