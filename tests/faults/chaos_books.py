@@ -21,8 +21,9 @@ from tests.faults.chaos_upstream import Call, Seen
 from tests.faults.chaos_verdicts import Figures, Outcome, figures_of, problem, wrong_entries
 
 GROUPINGS: tuple[Grouping, ...] = ("node", "run_id", "tier")
-AFTER_THE_REPLY = frozenset({"audit", "shadow"})
-"""Nodes whose entries no result has: they are made after the reply."""
+AFTER_THE_REPLY = frozenset({"audit", "shadow", "hedge"})
+"""Nodes whose entries a result may not have: they can be made after the reply. A hedge that ended
+as its run stood still between two nodes is not waited for."""
 
 
 class Begun:

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,14 @@ from tests.faults.chaos_verdicts import problem
 SETTLES_S = 30.0
 """How long what was closed may take to be gone."""
 
-EVERY_S = 0.1
-"""How often to look at memory and at whether the event loop is late."""
+EVERY_S = 0.02
+"""How often to look whether an event loop is late: the less often, the more of it is missed."""
+
+LATE_S = 0.1
+"""A loop that is later than this was held up."""
+
+SAMPLE_S = 0.25
+"""How often to look at the memory."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +119,15 @@ class Pulse:
     @asynccontextmanager
     async def beating(self) -> AsyncGenerator[None]:
         """Look as long as this goes on."""
-        here = asyncio.create_task(self._beat("here"))
+        here = [asyncio.create_task(one) for one in (self._beat("here"), self._sample())]
         portal = asyncio.run_coroutine_threadsafe(self._beat("portal"), portal_loop())
         try:
             yield
         finally:
-            here.cancel()
             portal.cancel()
-            with suppress(asyncio.CancelledError):
-                await here
+            for task in here:
+                task.cancel()
+            await asyncio.wait(here)
 
     @property
     def behind_s(self) -> float:
@@ -134,10 +140,13 @@ class Pulse:
             await asyncio.sleep(EVERY_S)
             late_s = time.monotonic() - due
             self.late_s[loop] = self.late_s.get(loop, 0.0) + late_s
-            if late_s > EVERY_S:
+            if late_s > LATE_S:
                 self.computed_s = max(self.computed_s, time.thread_time() - computed)
-            if loop == "here":
-                self.memory_mb.append(resident_mb())
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_S)
+            self.memory_mb.append(resident_mb())
 
     def thirds(self) -> tuple[float, float, float]:
         """Medians of the memory in three parts of the run."""

@@ -37,6 +37,9 @@ WAYS: Mapping[str, int] = {
 LEAVES = frozenset({"left", "cancelled", "cancelled stream", "timed", "thread left"})
 """Ways in which the caller goes away at a random moment."""
 
+LAST = "large"
+"""The last tier of each cascade."""
+
 SMALL, MIDDLE, LARGE = (
     Price(input="0.1", output="0.4"),
     Price(input="0.5", output="2"),

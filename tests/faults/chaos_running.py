@@ -33,7 +33,8 @@ class Settings:
         faulty: share of the replies that are.
         groups: of the faults; all where there are none.
         deadline_s: of each request; `slack_s` is what it may take beyond.
-        grows_mb: by which memory may grow from the second third of the run to the last.
+        grows_mb: by which memory may grow from the second third of the run to the last: by
+            default one reply of the largest size that is read.
         ledger: address of a store; None for SQLite in a temporary file.
     """
 
@@ -43,7 +44,7 @@ class Settings:
     at_once: int = 64
     deadline_s: float = 2.0
     slack_s: float = 1.0
-    grows_mb: float = 32.0
+    grows_mb: float = 64.0
     ledger: str | None = None
 
 

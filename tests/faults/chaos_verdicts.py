@@ -12,7 +12,7 @@ from cascade import CascadeResult, errors
 from cascade.errors import ModelError
 from cascade.ledger import LedgerView
 from cascade.state import LedgerEntry
-from tests.faults.chaos_plans import LEAVES, Plan
+from tests.faults.chaos_plans import LAST, LEAVES, Plan
 from tests.faults.chaos_upstream import NUMBER
 
 MOST_USD = Decimal(200)
@@ -35,7 +35,8 @@ class Outcome:
     """What became of one request.
 
     Attributes:
-        kind: `answer`, `degraded`, `no answer`, the name of an error, or how the caller went away.
+        kind: `answer`, `degraded`, `empty answer` (of the last tier), the name of an error, or how
+            the caller went away.
         wrong: what must not be.
         books: what its own ledger says, by run and node; None where it has none to show.
     """
@@ -58,7 +59,7 @@ def judged(plan: Plan, ending: object, took_s: float, wrong: tuple[str, ...]) ->
 def _read(plan: Plan, ending: object) -> tuple[str, list[str], LedgerView | None]:
     name = type(ending).__name__
     if isinstance(ending, CascadeResult):
-        kind = "degraded" if ending.degraded else "answer" if ending.answer else "no answer"
+        kind = "degraded" if ending.degraded else "answer" if ending.answer else "empty answer"
         return kind, wrong_in(ending, plan.number), ending.ledger
     if isinstance(ending, ModelError) and name in (errors.__doc__ or ""):
         wrong = [] if ending.ledger is not None else [problem("an error without a ledger", name)]
@@ -77,7 +78,8 @@ def wrong_in(result: CascadeResult, number: int) -> list[str]:
     others = {found for found in NUMBER.findall(result.answer) if found != str(number)}
     if others:
         wrong.append(problem("the answer to another request", f"{result.answer!r:.80}"))
-    if not result.answer and not result.abstained and not result.message.tool_calls:
+    stands = result.tier == LAST and not result.degraded  # what the last tier says is the answer
+    if not result.answer and not stands and not result.message.tool_calls:
         wrong.append(problem("an answer without a word", f"{result.decision.reason:.120}"))
     nodes, view = result.ledger.by_node().values(), result.ledger
     if sum(node.known_cost_usd for node in nodes) != view.known_cost_usd:
