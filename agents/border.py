@@ -10,9 +10,10 @@ from typing import Any, get_args
 from langchain_core.messages import AIMessage, BaseMessage
 from langgraph.config import get_config
 
+from cascade.confidence.signals import Signal
 from cascade.errors import ConfigurationError, InputError, LocalOnlyError
 from cascade.state import CascadeState, Run, Stay
-from cascade.tiers import OpenTier
+from cascade.tiers import OpenTier, open_tier
 
 LOCAL_ONLY = "local_only"
 """Key of a run's `config["configurable"]`: the question has to stay on this machine."""
@@ -143,6 +144,22 @@ class Border:
         if not given:
             return None, ""
         return self._careful(*given.values()), next(iter(given))
+
+    def helpers(self, signals: Sequence[Signal]) -> dict[str, OpenTier]:
+        """The models that signals ask besides that of the draft, by the signal.
+
+        Raises:
+            ConfigurationError: nothing may leave this machine, and one of them is elsewhere.
+        """
+        found = {s.name: open_tier(s.model, s.name) for s in signals if s.model is not None}
+        for name, helper in found.items():
+            if self.always is not None and not helper.local:
+                raise ConfigurationError(
+                    f"local_only: the signal {name!r} asks {helper.model.name}, which is not on "
+                    "this machine. Leave it out, give it a model that is, or say "
+                    "Tier(…, local=True)."
+                )
+        return found
 
     def mark(self, state: CascadeState) -> CascadeState:
         """The state with its run staying here from now on, where the present call says so.

@@ -62,7 +62,7 @@ from cascade.agents.stopping import Abort, Stopper
 from cascade.agents.watching import Watcher
 from cascade.confidence import Calibrator
 from cascade.confidence.signals import Signal
-from cascade.errors import ConfigurationError, ModelError, RateLimitError
+from cascade.errors import ModelError, RateLimitError
 from cascade.ledger import Recorder
 from cascade.ledger.tags import NO_TAGS, current_tags, tagged
 from cascade.observing import ObservedNode, Observers, after
@@ -70,7 +70,7 @@ from cascade.policies import Policy, promises, with_risks
 from cascade.policies.reuse import Reuse, Wanted
 from cascade.resilience import Doors
 from cascade.state import CascadeInput, CascadeState, StateUpdate
-from cascade.tiers import OpenTier, keep_local, open_tier
+from cascade.tiers import OpenTier, keep_local
 
 Agent = Callable[[CascadeState, AgentRuntime], Awaitable["StateUpdate | Command[str]"]]
 """The logic of a node."""
@@ -315,29 +315,18 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     tiers = tuple(tiers) if border.always is None else keep_local(tiers)
     task, recorder, calibrators = task or Task(), recorder or Recorder(), calibrators or {}
     deadline = replace(Deadline.of(deadline_s), hedging=hedging)
-    outlook = outlook or Outlook(tiers)
-    doors = doors or Doors(observers=recorder.observers)
-    waits, retry_policy = retry_policy is None, retries(retry_policy, doors)
-    caller = Caller(
-        recorder,
-        retry_policy.max_attempts,
-        deadline,
-        accounts=Accounts(outlook),
-        doors=doors,
-        waits=waits,
-    )
-    reusing = None if reuse is None else Reusing(reuse, outlook)
+    outlook, order = outlook or Outlook(tiers), fallback or Fallback()
+    caller, retry_policy = _caller(recorder, deadline, outlook, retry_policy, doors)
     builder = StateGraph(CascadeState, input_schema=CascadeInput)
     watched = (recorder.observers, border, hedging, recall, pressure)
     add = _Nodes(builder, retry_policy, tags, *watched).add
     answering, several = _answering(tiers, border)
-    first = answering[0]
-    routed = route is not None or border.looks
+    first, routed = answering[0], route is not None or border.looks
     to_route, to_end = () if routed else ("route",), () if recall is None else (END,)
     latching = None if latch is None or first == "expert" else Latching(latch, outlook)
 
     def opening(name: str, agent: Any) -> Any:
-        """The agent, behind a gate where questions come to it first."""
+        # behind a gate where questions come to it first
         on_error = getattr(agent, "on_error", None)
         gate = Gate(agent, tiers, beside, on_error, latching=latching, recall=recall)
         return agent if routed or name != first else gate
@@ -346,8 +335,8 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     router = Router(route, tiers, recorder, border, beside, latching=latching, recall=recall)
     add("route", router, *answering, *to_end)
     if "expert" in answering:
-        order, again = fallback or Fallback(), partial(pause_s, retry_policy)
-        falling = Falling(order, tiers, caller, task, outlook, again)
+        falling = Falling(order, tiers, caller, task, outlook, partial(pause_s, retry_policy))
+        reusing = None if reuse is None else Reusing(reuse, outlook)
         answers = Expert(tiers[-1], caller, task, beside, reusing, falling)
         expert, back = looked_after(answers, latching)
         ways = to_route if first == "expert" else (*back, *(("ask",) if order.asks else ()))
@@ -359,13 +348,33 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     verifier = Verifier(tiers, policy, recorder, outlook, *decided)
     drafter = Drafter(tiers, caller, task, None if abort is None else Stopper(verifier, abort))
     add("draft", opening("draft", drafter), "self_check", *onwards, *to_route, *to_end)
-    helps = _helpers(signals, border)
-    checker = SelfChecker(tiers, caller, task, signals, helps, calibrators, pressure)
-    add("self_check", checker, "verify")
+    asking = (caller, task, signals, border.helpers(signals), calibrators, pressure)
+    add("self_check", SelfChecker(tiers, *asking), "verify")
     back = ("self_check",) if calibrators and any(signal.calls for signal in signals) else ()
     add("verify", verifier, END, *onwards, *back, "ask")
     add("ask", Person(tiers, recorder, outlook), END, *onwards)
     return builder
+
+
+def _caller(
+    recorder: Recorder,
+    deadline: Deadline,
+    outlook: Outlook,
+    given: RetryPolicy | None,
+    doors: Doors | None,
+) -> tuple[Caller, RetryPolicy]:
+    """Who asks the models, and what LangGraph does where that fails."""
+    doors = doors or Doors(observers=recorder.observers)
+    policy, accounts = retries(given, doors), Accounts(outlook)
+    caller = Caller(
+        recorder,
+        policy.max_attempts,
+        deadline,
+        accounts=accounts,
+        doors=doors,
+        waits=given is None,
+    )
+    return caller, policy
 
 
 def _answering(tiers: Sequence[OpenTier], border: Border) -> tuple[list[str], bool]:
@@ -373,19 +382,3 @@ def _answering(tiers: Sequence[OpenTier], border: Border) -> tuple[list[str], bo
     *drafting, last = (border.always is None or tier.local for tier in tiers)
     nodes = ["draft"] if any(drafting) else []
     return [*nodes, "expert"] if last else nodes, sum(drafting) > 1
-
-
-def _helpers(signals: Sequence[Signal], border: Border) -> dict[str, OpenTier]:
-    """The models that signals ask besides that of the draft, by the signal.
-
-    Raises:
-        ConfigurationError: nothing may leave this machine, and one of them is elsewhere.
-    """
-    helpers = {s.name: open_tier(s.model, s.name) for s in signals if s.model is not None}
-    for name, helper in helpers.items():
-        if border.always is not None and not helper.local:
-            raise ConfigurationError(
-                f"local_only: the signal {name!r} asks {helper.model.name}, which is not on this "
-                "machine. Leave it out, give it a model that is, or say Tier(…, local=True)."
-            )
-    return helpers
