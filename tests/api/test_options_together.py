@@ -16,7 +16,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.types import Command
 
-from cascade import Cascade, CascadeResult, MemoryLedger, Price, Tier
+from cascade import Cascade, CascadeResult, MemoryLedger, Price, Shedding, Tier
 from cascade.confidence.calibrating import LabelledDraft, MadeFor, calibrate
 from cascade.confidence.calibration import Calibration, ModelIdentity
 from cascade.confidence.logprobs import logprob_features
@@ -26,6 +26,7 @@ from cascade.graph import DEFAULT_RETRY
 from cascade.ledger import LedgerView
 from cascade.policies import Situation
 from cascade.questions import to_task
+from cascade.resilience import Breaker, Bulkhead, Resilience
 from cascade.result import read_result
 from cascade.setup import task_hash
 from cascade.state import CHECKPOINT_TYPES, Certificate, Completion, Decision, LedgerEntry
@@ -33,7 +34,12 @@ from cascade.testing import ScriptedModel, reply
 from cascade.tiers import open_tier
 
 LARGE = "what the large model says"
-AFTER_THE_REPLY = ("audit", "shadow")
+OTHER = "what the other large model says"
+
+
+def after_the_reply(entry: LedgerEntry) -> bool:
+    """An audit, a draft beside the large model's answer, or that there is none under pressure."""
+    return entry.node in ("audit", "shadow") or "shadow" in (entry.signals or ())
 
 
 def tool(name: str) -> dict[str, Any]:
@@ -58,6 +64,7 @@ def calling(name: str) -> Completion:
 
 SURE, DOUBTFUL = spoken("sure", 0.9), spoken("dubious", 0.3)
 DOWN = ModelUnavailableError("the small model is down", model="scripted:small")
+LARGE_IS_DOWN = ModelUnavailableError("the large model is down", model="scripted:large")
 
 DRAFTS: Mapping[str, tuple[Completion | Exception, Completion | Exception]] = {
     "accepted": (SURE, calling("look")),
@@ -120,14 +127,17 @@ OPTIONS: dict[str, dict[str, Any] | Change] = {
     "canary": {"mode": "canary", "canary_share": 0.5},
     "deadline": {"deadline": 30.0},
     "drift": {"drift": "tighten"},
+    "fallback": {"fallback": "new"},
     "hedge": {"deadline": 30.0, "hedge": 29.98},
     "latch": {"latch": True},
     "local_only": {"local_only": True},
     "max_harm": {"max_harm": 0.1},
     "person": {"policy": AskWhatIsDoubtful()},
     "private": {"private": always},
+    "resilience": {"resilience": Resilience(breaker=Breaker(in_a_row=50), bulkhead=Bulkhead(8))},
     "reuse": {"reuse": "correct"},
     "shadow": {"mode": "shadow"},
+    "shedding": {"shedding": Shedding(load=lambda: 1.0)},
     "tool_risks": {"tools": TOOLS, "tool_risks": RISKS},
     "with_policy": lambda cascade: cascade.with_policy(price_of_error=0.005),
     "with_task": lambda cascade: cascade.with_task(replace(cascade.task, stop=("§",))),
@@ -141,6 +151,7 @@ REFUSED: dict[frozenset[str], str] = {
         "audit_rate + local_only": "with local_only nothing may leave",
         "canary + local_only": "with local_only nothing may leave",
         "deadline + max_harm": "Give one of them",
+        "fallback + local_only": "there is no way to here",
         "hedge + local_only": "there is no way to here",
         "hedge + max_harm": "Give one of them",
         "latch + local_only": "only one tier that may answer",
@@ -164,6 +175,7 @@ class House:
 
     pair: tuple[str, ...]
     draft: str = "accepted"
+    down: bool = False
     store: MemoryLedger = field(default_factory=MemoryLedger)
 
     def __post_init__(self) -> None:
@@ -176,9 +188,14 @@ class House:
             options["calibrator"] = calibration(with_tools=with_tools)
         if "cache" in options:
             options["cache"] = InMemoryCache()
+        self.other = ScriptedModel(OTHER, name="other", local=False)
+        if "fallback" in options:
+            stand_in = Tier(self.other, name="other", price=Price(input=1, output=10))
+            options["fallback"] = (stand_in, "draft")
         delay_s = 0.05 if "hedge" in options else 0.0
         small = small_tier(DRAFTS[self.draft][with_tools], delay_s)
-        self.large = ScriptedModel(LARGE, name="large", local=False, delay_s=delay_s)
+        answer = LARGE_IS_DOWN if self.down else LARGE
+        self.large = ScriptedModel(lambda _: answer, name="large", local=False, delay_s=delay_s)
         self.small: Any = small.model
         cascade = Cascade(
             small,
@@ -214,11 +231,11 @@ class House:
 
     def check_books(self, *results: CascadeResult) -> None:
         """Every call is booked once, and each run adds up."""
-        asked = len(self.small.requests) + len(self.large.requests)
+        asked = sum(len(each.requests) for each in (self.small, self.large, self.other))
         assert len([e for e in self.store.entries if e.model is not None]) == asked
         for result in results:
             booked = [e for e in self.store.entries if e.run_id == result.run_id]
-            nodes = [e.node for e in booked if e.node not in AFTER_THE_REPLY]
+            nodes = [e.node for e in booked if not after_the_reply(e)]
             assert nodes == [e.node for e in result.ledger]
             _check_sums(result)
         assert not len(self.cascade._hedging or ())
@@ -226,7 +243,7 @@ class House:
     def check_metadata(self, told: Mapping[str, Any]) -> None:
         """What the message of a chat model says it cost is what its run is booked with."""
         booked = [e for e in self.store.entries if e.run_id == told["run_id"]]
-        ledger = LedgerView(e for e in booked if e.node not in AFTER_THE_REPLY)
+        ledger = LedgerView(e for e in booked if not after_the_reply(e))
         assert told["cost_usd"] == (None if ledger.cost_usd is None else float(ledger.cost_usd))
 
 
@@ -308,6 +325,28 @@ async def test_two_options_work_together_or_are_refused(pair: tuple[str, str], d
         house.check_metadata(message.response_metadata)
     if house.stays:
         assert not house.large.requests
+    await house.cascade.aclose()
+
+
+@pytest.mark.parametrize("draft", ["escalated", "failing"])
+@pytest.mark.parametrize("option", sorted(OPTIONS))
+async def test_another_model_stands_in_for_the_large_one_whatever_the_options(
+    option: str, draft: str
+) -> None:
+    pair = tuple(sorted({"fallback", option}))
+    if frozenset(pair) in REFUSED:
+        return  # as the table of pairs has it
+    house = House(pair, draft, down=True)
+    if house.stays:
+        return  # it never comes to the large model
+    first = await house.ask()
+    shown, second = ("", None) if option == "person" else await house.watch()
+    await house.cascade.audits_done()
+    house.check_books(first, *(() if second is None else (second,)))
+    for result in [each for each in (first, second) if each is not None]:
+        assert (said(result), result.tier, result.degraded) == (OTHER, "other", True)
+    assert second is None or shown == OTHER
+    assert not [e for e in house.store.entries if e.saved_usd and e.saved_usd > 0 and e.model]
     await house.cascade.aclose()
 
 
