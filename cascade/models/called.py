@@ -17,15 +17,16 @@ from itertools import accumulate
 
 from langchain_core.messages import ToolCall
 
-from cascade.models.logprobs import all_of, read_token, spelling
+from cascade.models.logprobs import all_of, read_token, spelling, stands_for
 from cascade.state import TokenLogprob
 
 NEAR = 80
 """Most characters between a tool's name and its arguments: room for `", "arguments": ` and for
 the marks of templates, and none for a sentence in between."""
 
-UNKNOWN = 24
-"""Most unknown places in a value: what they may stand for grows with the power of their number."""
+MOST_CALLS, MOST_BRACES, MOST_TEXT = 100, 10_000, 1_000_000
+"""Calls, places at which one may begin, and characters that are searched for them: no model makes
+an answer with more, and looking for them would hold up everybody else."""
 
 _DECODER = json.JSONDecoder(strict=False)
 _PIECE = re.compile(
@@ -85,7 +86,9 @@ def _tokens_of(
     text = b"".join(spellings).decode(errors="surrogateescape")
     thought = (thinking or "").strip()
     begin = text.find(thought)
-    if begin < 0 or not calls:
+    if begin < 0 or not 0 < len(calls) <= MOST_CALLS:
+        return []
+    if len(text) > MOST_TEXT or text.count("{") > MOST_BRACES:
         return []
     spans: set[Span] = set()
     for call, times in _counted(calls):
@@ -151,17 +154,8 @@ def _same(read: object, given: object) -> bool:
     if isinstance(read, list) and isinstance(given, list):
         return len(read) == len(given) and all(map(_same, read, given))
     if isinstance(read, str) and isinstance(given, str) and "\ufffd" in read:
-        return _nearly(read, given)
+        return stands_for(read, given)
     return isinstance(read, bool) == isinstance(given, bool) and read == given
-
-
-def _nearly(read: str, given: str) -> bool:
-    """Whether a text is the given one but for characters that were cut into tokens."""
-    runs = re.split("(\ufffd+)", read)
-    if len(runs) // 2 > UNKNOWN:
-        return False
-    pieces = (f".{{1,{len(run)}}}" if "\ufffd" in run else re.escape(run) for run in runs)
-    return re.fullmatch("".join(pieces), given, re.DOTALL) is not None
 
 
 def _bytes_before(text: str) -> Callable[[int], int]:

@@ -8,14 +8,24 @@ out of something else, so what cannot be trusted is left out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, islice
 
 from cascade.state import TokenLogprob
 
 LOWEST = -100.0
 """Below this a value is a placeholder: vLLM writes -9999 where it has none."""
 
+
+MOST_PLACES = 1000
+"""Where an answer is found more often than that among the tokens, nobody knows which it is."""
+
+MOST_TRIED = 100_000
+"""Ways to fill the gaps of cut characters that are looked at."""
+
+MOST_AHEAD = 256
+"""Tokens of a stream that wait for their text; a character takes a few."""
 
 ROUNDING = 1e-3
 """So much above 0 a value is a certain token, as the sum of its rounding."""
@@ -105,7 +115,7 @@ class Growing:
         tokens = _objects(self._items)
         spelled, awaited = b"".join(map(spelling, tokens)), self._text.encode(errors="replace")
         if spelled != awaited or not awaited:
-            self._trusted = spelled.startswith(awaited)
+            self._trusted = spelled.startswith(awaited) and len(tokens) <= MOST_AHEAD
             return ()
         read = tuple(token for item in tokens if (token := read_token(item)) is not None)
         self._trusted = len(read) == len(self._items)
@@ -123,26 +133,45 @@ def _span(
     earliest = _end_of(thinking, joined)
     if earliest is None:
         return None
-    places = _occurrences(joined, answer, earliest)
-    spans = [_whole_tokens(spellings, place, place + len(answer)) for place in places]
-    possible = [span for span in spans if span is not None]
-    if not possible:
-        return None
-    if not tool_calls and joined.rstrip().endswith(answer):
-        return possible[-1] if spans[-1] is not None else None
-    if not tool_calls and not thinking and joined.lstrip().startswith(answer):
-        return possible[0] if spans[0] is not None else None
-    return possible[0] if len(possible) == 1 else None
+    ends = list(accumulate(map(len, spellings)))
+    after = len(joined.rstrip()) - len(answer)
+    before = len(joined) - len(joined.lstrip())
+    if not tool_calls and after >= earliest and joined.startswith(answer, after):
+        return _whole_tokens(spellings, ends, after, after + len(answer))
+    if not tool_calls and not thinking and joined.startswith(answer, before):
+        return _whole_tokens(spellings, ends, before, before + len(answer))
+    found: slice | None = None
+    for place in islice(_occurrences(joined, answer, earliest), MOST_PLACES):
+        span = _whole_tokens(spellings, ends, place, place + len(answer))
+        if span is not None and found is not None:
+            return None
+        found = span or found
+    return found
 
 
 def _spell_nearly(spellings: list[bytes], text: str) -> bool:
-    """Whether tokens spell the text but for characters that were cut into several tokens.
-
-    A server that sends no bytes (Ollama) puts U+FFFD where a token holds a part of a character.
-    """
+    """Whether tokens spell the text but for characters that were cut into several tokens."""
     joined = b"".join(spellings).decode(errors="replace").strip()
-    pattern = re.sub("\ufffd+", lambda unknown: f".{{1,{len(unknown[0])}}}", re.escape(joined))
-    return "\ufffd" in joined and re.fullmatch(pattern, text.strip(), re.DOTALL) is not None
+    return "\ufffd" in joined and stands_for(joined, text.strip())
+
+
+def stands_for(read: str, given: str) -> bool:
+    """Whether a text is the given one but for characters that were cut into several tokens.
+
+    A server that sends no bytes (Ollama) puts U+FFFD where a token holds a part of a character:
+    one or more of them stand for as many characters, or fewer.
+    """
+    first, *others = re.split("\ufffd+", read)
+    gaps = [len(gap) for gap in re.findall("\ufffd+", read)]
+    places = {len(first)} if given.startswith(first) else set[int]()
+    tried = 0
+    for gap, following in zip(gaps, others, strict=True):
+        tried += gap * len(places)
+        if tried > MOST_TRIED:
+            return False
+        begins = {place + width for place in places for width in range(1, gap + 1)}
+        places = {at + len(following) for at in begins if given.startswith(following, at)}
+    return len(given) in places
 
 
 def _spell_raw(tokens: Sequence[Mapping[str, object]], text: str) -> bool:
@@ -184,20 +213,16 @@ def _end_of(thinking: str | None, joined: bytes) -> int | None:
     return None if place < 0 else place + len(spelled)
 
 
-def _occurrences(joined: bytes, answer: bytes, earliest: int) -> list[int]:
-    places = []
+def _occurrences(joined: bytes, answer: bytes, earliest: int) -> Iterator[int]:
     place = joined.find(answer, earliest)
     while place >= 0:
-        places.append(place)
+        yield place
         place = joined.find(answer, place + 1)
-    return places
 
 
-def _whole_tokens(spellings: list[bytes], begin: int, end: int) -> slice | None:
+def _whole_tokens(spellings: list[bytes], ends: list[int], begin: int, end: int) -> slice | None:
     """The tokens between two bytes, if they hold nothing else but white space at the edges."""
-    ends = list(accumulate(len(spelling) for spelling in spellings))
-    first = next(i for i, at in enumerate(ends) if at > begin)
-    last = next(i for i, at in enumerate(ends) if at >= end)
+    first, last = bisect_right(ends, begin), bisect_left(ends, end)
     before = spellings[first][: begin - (ends[first] - len(spellings[first]))]
     after = spellings[last][len(spellings[last]) - (ends[last] - end) :]
     return None if before.strip() or after.strip() else slice(first, last + 1)

@@ -175,11 +175,28 @@ def test_characters_cut_into_tokens_without_bytes_are_found_nearly(value: str, t
     assert (kept(sent, call(q=value)) is not None) == there
 
 
-def test_a_value_with_very_many_unknown_places_is_not_guessed() -> None:
-    """What they may stand for is more than can be tried."""
+def test_a_value_with_very_many_unknown_places_is_found() -> None:
     text = '{"name": "search", "arguments": {"q": "' + "a\ufffd" * 60 + '"}}'
-    assert kept(items(text), call(q="aé" * 60)) is None
-    assert kept(items(text), call(q="a" * 200)) is None
+    assert kept(items(text), call(q="aé" * 60)) == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (("\ufffd" * 1000 + "y") * 30, "x" * 30_000),
+        ("{" * 20_000, "a"),
+    ],
+)
+def test_a_call_that_fits_in_a_million_ways_is_given_up(text: str, value: str) -> None:
+    said = '{"name": "search", "arguments": {"q": "' + text + '"}}'
+    assert kept(items(said), call(q=value)) is None
+
+
+def test_very_many_calls_are_given_up() -> None:
+    calls = [call(q=str(number)) for number in range(101)]
+    said = "".join(json.dumps({"name": "search", "arguments": c["args"]}) for c in calls)
+    assert call_logprobs(items(said), calls) is None
+    assert call_logprobs(items(said), calls[:100]) is not None
 
 
 def test_a_very_long_call_does_not_hold_up_the_loop() -> None:

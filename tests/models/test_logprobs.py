@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade.models.logprobs import _bytes_of_letters, answer_logprobs, read_logprob
+from cascade.models.logprobs import Growing, _bytes_of_letters, answer_logprobs, read_logprob
 
 
 def items(*tokens: str, logprob: object = -0.5) -> list[dict[str, object]]:
@@ -154,6 +154,27 @@ def test_byte_level_tokens_spell_any_text(text: str) -> None:
     raw = "".join(letters[byte] for byte in text.encode(errors="replace"))
     found = answer_logprobs(items(raw), text, trusted=True)
     assert (found is None) == (not text.strip())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        (["a"] * 200_000, "ba"),
+        (["b", *["a"] * 100_000, "b"], "a" * 20_000),
+        (["x\ufffd\ufffd\ufffd"] * 1000, "x" * 3000 + "y"),
+        (["\ufffd" * 1000, "y"] * 30, "x" * 30_000),
+    ],
+)
+def test_tokens_that_fit_in_a_million_ways_are_given_up(tokens: list[str], text: str) -> None:
+    assert answer_logprobs(items(*tokens), text) is None
+
+
+def test_a_stream_whose_tokens_run_far_ahead_of_its_text_is_not_followed() -> None:
+    near, far = Growing(), Growing()
+    assert near.add(items(*"Paris"), "P", plain=True) == ()
+    assert len(near.add([], "aris", plain=True)) == 5
+    assert far.add(items(*["a"] * 1000), "a", plain=True) == ()
+    assert far.add([], "a" * 999, plain=True) == ()
 
 
 @given(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=8))
