@@ -89,7 +89,7 @@ async def test_what_clients_send_begins_no_line_of_the_services_log(
             body = {
                 "model": "support",
                 "messages": [{"role": "user", "content": FORGED, "name": "a\nERROR b"}],
-                "cascade": {"tags": {"team\nERROR a": "b\x1b[2J\nERROR c"}},
+                "cascade": {"tags": {"team\u2028ERROR a": "b\x9b2J\x85ERROR c"}},
                 "user": "x\nERROR d",
             }
             answer = await running.client.post("/v1/chat/completions", json=body)

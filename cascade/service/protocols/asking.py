@@ -32,6 +32,7 @@ DEEPEST = 100
 
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
+_LARGE = re.compile(rb"\d[eE]\+?\d{3}|\d{300}")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -60,7 +61,8 @@ class Numbers(BaseModel):
         return value
 
 
-_TAG = Annotated[str, Field(min_length=1, max_length=200)]
+_TAG = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""A name or a value: no control characters, which a database or a log would stumble over."""
 
 
 class Wishes(BaseModel):
@@ -172,8 +174,8 @@ def patience_of(request: Request) -> float | None:
 
 
 async def check_body(request: Request) -> None:
-    """Refuse what JSON can spell and no provider can be sent: halves of characters, and parts
-    within parts without end.
+    """Refuse what JSON can spell and no provider can be sent: halves of characters, numbers that
+    are none, and parts within parts without end.
 
     Raises:
         ServiceError: 400, the body has one.
@@ -183,6 +185,12 @@ async def check_body(request: Request) -> None:
         raise ServiceError(
             400,
             f"the body has parts within parts, more than {DEEPEST} deep.",
+            code="invalid_value",
+        )
+    if (b"NaN" in raw or b"Infinity" in raw or _LARGE.search(raw)) and not _finite(raw):
+        raise ServiceError(
+            400,
+            "the body holds a number that is none, or too large: NaN, Infinity, 1e999.",
             code="invalid_value",
         )
     if b"\\ud" not in raw and b"\\uD" not in raw:
@@ -195,6 +203,14 @@ async def check_body(request: Request) -> None:
             "the body holds half of a surrogate pair (\\ud800 to \\udfff), which is no text.",
             code="invalid_value",
         ) from None
+
+
+def _finite(raw: bytes) -> bool:
+    try:
+        json.dumps(json.loads(raw), allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _depth(value: object) -> int:

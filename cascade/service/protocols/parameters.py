@@ -17,6 +17,33 @@ REFUSED: Mapping[str, str] = {
 }
 """Parameters that would be lost → why, and the way out."""
 
+OURS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("model", "model_name", "messages", "input", "prompt", "stream", "stream_options"),
+        "it is said in its own place of the request.",
+    ),
+    **dict.fromkeys(
+        ("base_url", "api_base", "url", "host", "endpoint", "api_key", "api_version",
+         "organization", "project", "deployment"),
+        "whom a tier asks, and as whom, is in the configuration of the service.",
+    ),
+    **dict.fromkeys(
+        ("headers", "extra_headers", "default_headers", "extra_query", "default_query",
+         "extra_body", "http_client", "http_async_client", "model_kwargs", "client_options",
+         "callbacks", "config", "cache", "cached_content", "options"),
+        "it belongs to the clients of providers, and these are the service's.",
+    ),
+    **dict.fromkeys(
+        ("max_completion_tokens", "max_output_tokens", "max_new_tokens", "num_predict",
+         "n_predict"),
+        "give the limit of this protocol.",
+    ),
+    **dict.fromkeys(("n", "best_of"), "give `n` to /v1/chat/completions."),
+    "tool_risks": "which calls are risky is in the configuration of the service.",
+}  # fmt: skip
+"""What goes to no tier as a parameter: it would change who is asked, what, or how much is paid for
+behind the budget, the ledger and the border. Name → why."""
+
 OPENAI_ONLY = frozenset(
     {
         "logit_bias",
@@ -59,8 +86,9 @@ def check_parameters(settings: Mapping[str, Any], cascade: Cascade) -> None:
         ServiceError: 400, naming the parameter and the way out.
     """
     given = {name for name, value in settings.items() if value is not None}
-    for name in sorted(given & REFUSED.keys()):
-        raise unsupported(name, REFUSED[name])
+    for reasons in (REFUSED, OURS):
+        for name in sorted(given & reasons.keys()):
+            raise unsupported(name, reasons[name])
     for name in sorted(given & (OPENAI_ONLY | OLLAMA_ONLY)):
         for tier in cascade.tiers:
             is_ollama = tier.model.provider == "ollama"

@@ -26,6 +26,7 @@ from cascade.ledger import LedgerView, charging
 from cascade.result import CascadeResult
 from cascade.service.admission import Admitted
 from cascade.service.faults import ServiceError
+from cascade.service.protocols.addresses import check_addresses
 from cascade.service.protocols.asking import Wishes
 from cascade.service.protocols.parameters import LABELLING, check_parameters
 from cascade.service.telling import told
@@ -117,6 +118,8 @@ def _variant(cascade: Cascade, asked: Asked, number: int) -> Cascade:
     if number and isinstance(settings.get("seed"), int):
         settings["seed"] += number
     check_parameters(settings, cascade)
+    if not number:
+        check_addresses(asked.messages, cascade)
     try:
         if asked.wishes.decides:
             cascade = cascade.with_policy(
