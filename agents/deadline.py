@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -76,7 +75,7 @@ class Deadline:
             InputError: until when the caller waits is no time.
         """
         answer_by = _answer_by()
-        waited = None if answer_by is None else answer_by - time.time()
+        waited = None if answer_by is None else answer_by - steady_time()
         if self.seconds is None:
             return waited
         # A clock that was set back, here or where the run began, gives nobody more time than that.

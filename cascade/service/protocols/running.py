@@ -10,6 +10,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
+from cascade._clock import steady_time
 from cascade._masking import mask_places
 from cascade._together import together
 from cascade.agents.around import TAGS
@@ -173,7 +174,7 @@ def _config(admitted: Admitted, asked: Asked, *, streams: bool) -> RunnableConfi
     configurable: dict[str, Any] = {LOCAL_ONLY: stays, DETAILS: True, LABELS: labels}
     if asked.patience_s is not None and not streams:  # the time of a stream is that between words
         left_s = asked.patience_s * (1 - WAY_BACK) - (time.monotonic() - asked.at)
-        configurable[ANSWER_BY] = time.time() + left_s
+        configurable[ANSWER_BY] = steady_time() + left_s
     tags = {**asked.wishes.tags, **admitted.tags}
     return RunnableConfig(configurable=configurable, metadata={TAGS: tags})
 
