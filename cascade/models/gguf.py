@@ -27,6 +27,16 @@ _NUMBERS = {
     12: "d",
 }
 _LONGEST_STRING = 1 << 24
+# Lists within lists without end, and sizes that lead past the end of every file.
+_BROKEN = (
+    struct.error,
+    KeyError,
+    ValueError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    OSError,
+)
 
 MetadataValue = str | int | float | bool
 
@@ -69,7 +79,7 @@ def read_metadata(path: Path) -> dict[str, MetadataValue]:
         try:
             _version, _tensors, n_keys = _unpack(file, "IQQ")
             return dict(_read_entries(file, n_keys))
-        except (struct.error, KeyError, UnicodeDecodeError, MemoryError, OverflowError) as error:
+        except _BROKEN as error:
             raise ConfigurationError(
                 f"{path} begins like a GGUF file but cannot be read ({error}). "
                 "It is probably cut off: download it again."
