@@ -121,7 +121,7 @@ class Expert:
         decided: StateUpdate = {}
         if state.get("decision") is None:
             decided["decision"] = Decision(action="escalate", reason="there is only one tier")
-        elif (cost := _cost_of_outage(state, entries)) is not None:
+        elif (cost := _cost_of_outage(run, state, entries)) is not None:
             reason = f"{state['decision'].reason}; {self.tier.name} answered for ${cost:f}"
             decided["decision"] = state["decision"].model_copy(update={"reason": reason})
         if review is not None:
@@ -165,10 +165,11 @@ class Expert:
         return await self.falling.land(state, runtime, failure, retry, undrafted)
 
 
-def _cost_of_outage(state: CascadeState, entries: Sequence[LedgerEntry]) -> Decimal | None:
+def _cost_of_outage(
+    run: Run, state: CascadeState, entries: Sequence[LedgerEntry]
+) -> Decimal | None:
     """What the answer to a question costs that came here as the tier that drafts was down; None
     where it did not, or nobody knows.
     """
-    run_id = entries[-1].run_id
-    down = any(e.node == OUTAGE and e.run_id == run_id for e in state["ledger"])
-    return entries[-1].cost_usd if down else None
+    down = any(e.node == OUTAGE and e.run_id == run.id for e in state["ledger"])
+    return entries[-1].cost_usd if down and entries else None
