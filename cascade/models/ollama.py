@@ -171,8 +171,8 @@ class OllamaModel(Model):
         except ConnectionError as error:
             # The client's own error of a failed connect, whose text hides the reason.
             raise self._caller.unreachable("connection refused") from error
-        except (ValueError, TypeError, AttributeError) as error:
-            # The last two are the client's own, when it gets JSON that is not an object.
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            # Two of them are the client's own, when it gets JSON that is not an object.
             raise self._caller.malformed(str(error)) from error
 
     def _broke_off(self, reason: str, answer: Answer) -> ModelError:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.messages import ToolCall, convert_to_openai_messages
+from langchain_core.messages import ToolCall
 
 from cascade.models.base import Request
 from cascade.models.called import call_logprobs
+from cascade.models.characters import sendable
 from cascade.models.counts import read_counts
 from cascade.models.logprobs import Growing, answer_logprobs
 from cascade.models.openai_wire import finish_reason, read_tool_call
@@ -42,7 +43,7 @@ def chat_payload(request: Request, defaults: Mapping[str, Any]) -> dict[str, Any
         **dict(extra.pop("options", {})),
     }
     payload = {
-        "messages": [_message(m) for m in convert_to_openai_messages(list(request.messages))],
+        "messages": [_message(m) for m in sendable(request.messages)],
         "tools": _tools(request),
         "format": dict(request.schema) if request.schema else None,
         "logprobs": request.logprobs or None,

@@ -133,6 +133,7 @@ class OpenAIModel(Model):
                 async for chunk in chunks:
                     if piece := answer.add(chunk):
                         yield Chunk(piece, logprobs=answer.tokens)
+        with self._named_errors(answer):
             if answer.finish_reason is None:
                 raise self._caller.interrupted("it ended without a finish reason")
             completion = answer.completion(asked_for=self.model)
@@ -158,21 +159,28 @@ class OpenAIModel(Model):
 
     @contextmanager
     def _named_errors(self, answer: Answer) -> Iterator[None]:
+        """Raise what happens under its name in `cascade.errors`.
+
+        A connection that breaks after the reason why the answer ends is no failure: all is there,
+        but for the counts perhaps.
+        """
         try:
             yield
         except openai.APIStatusError as error:
             raise self._refused(error) from error
         except openai.APIConnectionError as error:
-            raise self._disconnected(error, answer) from error
+            if answer.finish_reason is None:
+                raise self._disconnected(error, answer) from error
         except openai.APIError as error:  # an error event inside a stream
             raise self._failed_inside(error, answer) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._caller.malformed(str(error)) from error
         except Exception as error:
             # What is no HTTP at all comes through the client as its transport raised it.
             if not isinstance(error, httpx2.HTTPError | OSError) and not _is_of_aiohttp(error):
                 raise
-            raise self._disconnected(error, answer) from error
+            if answer.finish_reason is None:
+                raise self._disconnected(error, answer) from error
 
     def _refused(self, error: openai.APIStatusError) -> ModelError:
         return self._caller.refused(

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-from langchain_core.messages import ToolCall, convert_to_openai_messages
+from langchain_core.messages import ToolCall
 
 from cascade.models.base import JsonSchema, Request
 from cascade.models.called import call_logprobs
+from cascade.models.characters import sendable
 from cascade.models.counts import read_counts
 from cascade.models.logprobs import Growing, answer_logprobs
 from cascade.state import Completion, TokenLogprob, Usage
@@ -44,7 +45,7 @@ MOST_MS = 1e9
 def chat_payload(request: Request, *, limit_field: str = "max_tokens") -> dict[str, Any]:
     """The JSON body of a request, without the model's name."""
     payload: dict[str, Any] = {
-        "messages": convert_to_openai_messages(list(request.messages)),
+        "messages": sendable(request.messages),
         limit_field: request.max_tokens,
         "temperature": request.temperature,
         "stop": list(request.stop) or None,
@@ -144,7 +145,11 @@ def read_tool_call(name: object, arguments: object, call_id: object) -> ToolCall
     Raises:
         ValueError: the arguments are not a JSON object, or there is no name.
     """
-    decoded = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
+    try:
+        decoded = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
+        json.dumps(decoded, allow_nan=False)  # a tool, and the next request, are sent JSON
+    except (RecursionError, TypeError) as error:
+        raise ValueError(f"not a tool call: {name!r} with arguments that are no JSON") from error
     if not isinstance(decoded, Mapping) or not isinstance(name, str) or not name:
         raise ValueError(f"not a tool call: {name!r} with arguments {arguments!r}")
     return ToolCall(

@@ -42,16 +42,26 @@ READ_ALL_THE_SAME = frozenset(
         "another model",
         "several choices",
         "ended after 5 of 7 frames",
+        "broken after 5 of 7 frames",
+        "broken inside frame 6 of 7",
         "ended after 6 of 7 frames",
+        "broken after 6 of 7 frames",
+        "broken inside frame 7 of 7",
         "ended after 7 of 7 frames",
         "broken after 7 of 7 frames",
         "ended after 4 of 4 frames",
         "broken after 4 of 4 frames",
     }
 )
+NO_WORD: Users = {"small": "small", "large": "large", "check": "large"}
+STRANGE_TEXTS = frozenset({"half a character", "NUL"})
+"""Answers like any other, but none to a check."""
+
 NO_ANSWER = frozenset({"empty answer", "white space", "a megabyte", "arguments of another tool"})
 COUNTED_ALL_THE_SAME = frozenset({"busy for ages", "busy negative"})
-WITHOUT_USAGE = frozenset({"ended after 5 of 7 frames"})
+WITHOUT_USAGE = frozenset(
+    {"ended after 5 of 7 frames", "broken after 5 of 7 frames", "broken inside frame 6 of 7"}
+)
 UNBILLED = re.compile(r"status 4(?!08)|429, |refused|redirect")
 LOSES_CONNECTIONS = WAITS | {"refused", "reset after", "Content-Length short"}
 """Here an attempt may fail before the server has seen it."""
@@ -71,6 +81,8 @@ def _ways(cell: Cell) -> Users:
         return HARMLESS
     if fault.group == "log-probs":
         return UNVOUCHED
+    if fault.name in STRANGE_TEXTS:
+        return NO_WORD
     return RULED_OUT if fault.name in NO_ANSWER else PASSED_ON
 
 
@@ -83,7 +95,7 @@ def _harmless(cell: Cell) -> bool:
 
 def fails(cell: Cell) -> bool:
     """Whether the last call that met the fault has failed."""
-    return _ways(cell) not in (HARMLESS, UNVOUCHED, RULED_OUT)
+    return _ways(cell) not in (HARMLESS, UNVOUCHED, NO_WORD, RULED_OUT)
 
 
 def paid(cell: Cell) -> Paid:

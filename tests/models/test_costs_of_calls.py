@@ -48,7 +48,7 @@ async def test_a_server_that_reports_no_usage_is_unknown_and_counts_in_the_budge
             result = await cascade.ainvoke(LONG)
     (entry,) = result.ledger.entries
     assert (entry.cost_usd, entry.basis, entry.input_tokens) == (None, "unknown", None)
-    assert entry.note == "openai:large-1 did not report its usage"
+    assert entry.note.startswith("openai:large-1 did not report its usage")
     # 2,501 and 3 tokens by their characters
     assert entry.assumed_usd == Decimal("0.002501") + Decimal("0.00003")
     assert budget.policy == DollarBudgetPolicy(0.001).after(Decimal("0.002531"))

@@ -153,6 +153,10 @@ async def _send_raw(request: web.Request, reply: replies.Reply) -> web.StreamRes
     for part in reply.parts:
         request.transport.write(part)
         await asyncio.sleep(reply.pause_s)
+    while reply.endless and not request.transport.is_closing():
+        if request.transport.get_write_buffer_size() < len(reply.endless):
+            request.transport.write(reply.endless)
+        await asyncio.sleep(reply.pause_s)
     if reply.ending == "end":
         request.transport.close()
     return await _end(request, web.Response(), reply.ending)

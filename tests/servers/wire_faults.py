@@ -39,7 +39,13 @@ _STATUSES = {
     429: "too many requests", 500: "the server broke", 502: "bad gateway", 503: "overloaded",
     504: "the gateway timed out", 529: "overloaded (Anthropic's)",
 }  # fmt: skip
-_WAITS = {"seconds": "0.05", "absurd": "31536000", "negative": "-5", "nonsense": "soon"}
+_WAITS = {
+    "seconds": "0.05",
+    "absurd": "31536000",
+    "negative": "-5",
+    "nonsense": "soon",
+    "before all time": "Mon, 01 Jan 0001 00:00:00 +2300",
+}
 
 REFUSALS = (
     *(
@@ -153,6 +159,17 @@ def _of_proxy(asked: Asked, said: Said) -> Reply:
                  content_type="text/html")  # fmt: skip
 
 
+def _nested(asked: Asked, said: Said) -> Reply:
+    given = reply(asked, said)
+    begin = b"data: " if given.content_type == "text/event-stream" else b""
+    return replace(given, parts=(begin + b"[" * 100_000 + b"]" * 100_000 + b"\n\n",))
+
+
+def _headers(asked: Asked, said: Said) -> Reply:
+    del asked, said
+    return Reply((b"HTTP/1.1 200 OK\r\n",), raw=True, endless=b"x-more: and more\r\n" * 1000)
+
+
 def _error_inside(asked: Asked, said: Said) -> Reply:
     del said
     error: object = "out of memory"
@@ -163,6 +180,8 @@ BODIES = (
     Fault("empty body", "200 and nothing", "bodies", lambda *_: Reply((b"",))),
     Fault("half a JSON", "200 and the first half of the body", "bodies", _half),
     Fault("JSON null", "200 and null", "bodies", lambda asked, _: written(asked, [None])),
+    Fault("nested JSON", "100,000 brackets", "bodies", _nested),
+    Fault("endless headers", "200, and headers for ever", "bodies", _headers),
     Fault("HTML of a proxy", "200 and a page", "bodies", _of_proxy),
     Fault("content type", "the right body, called text/plain", "bodies", _labelled),
     Fault("gzip garbage", "what is no gzip, called gzip", "bodies", _garbled),
