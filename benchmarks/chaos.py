@@ -64,7 +64,7 @@ def figures(found: Found) -> dict[str, object]:
         "ledger": books,
         "slowest s": found.slowest_s,
         "seconds": found.took_s,
-        "event loop behind s": found.behind_s,
+        "process behind s": found.behind_s,
         "computed without a pause s": found.computed_s,
         "memory MB": found.memory_mb,
         "left behind": found.left,

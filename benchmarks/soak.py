@@ -1,6 +1,6 @@
 """Heavy: the gateway for half an hour, and whether anything in it grows.
 
-    python benchmarks/soak.py [--minutes 30] [--rate 200] [--streamed 0.2] [--json]
+    python benchmarks/soak.py [--minutes 30] [--rate 150] [--streamed 0.2] [--json]
 
 `cascade serve` runs with a key that has a budget and a ledger in SQLite before the upstream of
 `_upstream.py`, so that 30 % of the requests are escalated; load, gateway and upstream are processes
@@ -193,7 +193,7 @@ def main() -> None:
     """Run it and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--rate", type=float, default=200)
+    parser.add_argument("--rate", type=float, default=150)
     parser.add_argument("--every", type=float, default=60, help="seconds of a row")
     parser.add_argument("--streamed", type=float, default=0.2, help="share of streams")
     parser.add_argument("--json", action="store_true")

@@ -92,7 +92,7 @@ class Asker:
         cascades: by set-up.
         pool: threads for synchronous callers.
         deadline_s: of every cascade.
-        slack_s: beyond it, besides the time in which the event loops were `pulse.behind_s`.
+        slack_s: beyond it, besides the time in which the process was behind.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Asker:
         behind_s = self._pulse.behind_s - behind_s
         wrong = list(screen.wrong)
         if took_s > self._deadline_s + self._slack_s + behind_s:
-            about = f"{took_s:.2f} s, its event loop {behind_s:.2f} s behind, {plan.setup}"
+            about = f"{took_s:.2f} s, {behind_s:.2f} s of them behind, {plan.setup}"
             wrong.append(problem("later than the deadline", about))
         return [judged(plan, one, took_s - behind_s, tuple(wrong)) for one in endings]
 

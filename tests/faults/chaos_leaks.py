@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import os
-import statistics
 import sys
 import threading
 import time
@@ -29,6 +28,10 @@ EVERY_S = 0.02
 
 LATE_S = 0.1
 """A loop that is later than this was held up."""
+
+DROPPED = "unclosed transport"
+"""anyio, below httpx, drops a connection that is cancelled in the moment in which it comes about.
+Python closes it when it sees that, at once; descriptors that stay open are counted."""
 
 SAMPLE_S = 0.25
 """How often to look at the memory."""
@@ -103,11 +106,11 @@ def resident_mb() -> float:
 
 @dataclass
 class Pulse:
-    """Looks at this process while it runs, from its two event loops.
+    """Looks at this process while it runs, from its two event loops and from a thread.
 
     Attributes:
         memory_mb: samples.
-        late_s: by loop, the time in which it did not come to what was due, all together.
+        late_s: by loop or thread, the time in which it did not come to what was due, all together.
         computed_s: the longest that a loop has computed without coming to what was due. Time in
             which others had the processor is not in it.
     """
@@ -119,6 +122,9 @@ class Pulse:
     @asynccontextmanager
     async def beating(self) -> AsyncGenerator[None]:
         """Look as long as this goes on."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._beat_in_thread, args=(over,))
+        thread.start()
         here = [asyncio.create_task(one) for one in (self._beat("here"), self._sample())]
         portal = asyncio.run_coroutine_threadsafe(self._beat("portal"), portal_loop())
         try:
@@ -128,11 +134,24 @@ class Pulse:
             for task in here:
                 task.cancel()
             await asyncio.wait(here)
+            over.set()
+            thread.join()
 
     @property
     def behind_s(self) -> float:
-        """Time in which the slower of the loops did not come to what was due, so far."""
-        return max(self.late_s.values(), default=0.0)
+        """Time in which this process did not come to what was due, so far.
+
+        A request waits for its event loop and for the thread of the ledger in turns.
+        """
+        late = self.late_s
+        return max(late.get("here", 0.0), late.get("portal", 0.0)) + late.get("thread", 0.0)
+
+    def _beat_in_thread(self, over: threading.Event) -> None:
+        while True:
+            due = time.monotonic() + EVERY_S
+            if over.wait(EVERY_S):
+                return
+            self.late_s["thread"] = self.late_s.get("thread", 0.0) + time.monotonic() - due
 
     async def _beat(self, loop: str) -> None:
         while True:
@@ -149,10 +168,10 @@ class Pulse:
             self.memory_mb.append(resident_mb())
 
     def thirds(self) -> tuple[float, float, float]:
-        """Medians of the memory in three parts of the run."""
+        """The least memory in each of three parts of the run: what comes and goes is not in it."""
         n = max(1, len(self.memory_mb) // 3)
         parts = (self.memory_mb[:n], self.memory_mb[n : 2 * n], self.memory_mb[2 * n :])
-        first, second, third = (statistics.median(part or [resident_mb()]) for part in parts)
+        first, second, third = (min(part, default=resident_mb()) for part in parts)
         return first, second, third
 
 
@@ -182,7 +201,8 @@ def complaints() -> Iterator[list[str]]:
         tell("an event loop complained", f"{context.get('message')}: {context.get('exception')!r}")
 
     def shown(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        tell(f"a {category.__name__}", str(message))
+        if not str(message).startswith(DROPPED):
+            tell(f"a {category.__name__}", str(message))
 
     loops = (asyncio.get_running_loop(), portal_loop())
     hook, handler, root = sys.unraisablehook, _Log(tell), logging.getLogger()

@@ -57,11 +57,11 @@ class Found:
         sent: replies of the upstream by fault.
         books: the ledger.
         took_s: of the whole run.
-        slowest_s: the longest that a request took, without the time in which its event loop was
+        slowest_s: the longest that a request took, without the time in which the process was
             behind, and how it was asked.
-        behind_s: the time in which the slower event loop did not come to what was due.
+        behind_s: the time in which the process did not come to what was due.
         computed_s: the longest that an event loop has computed without a pause.
-        memory_mb: medians of three parts of the run.
+        memory_mb: the least in each of three parts of the run.
         left: what was left behind.
         problems: by kind, with some examples.
     """
