@@ -22,6 +22,7 @@ from cascade.confidence.columns import matrix, raw_score
 from cascade.confidence.early import EarlyRow
 from cascade.confidence.estimate import Estimate
 from cascade.confidence.gain import GainHead
+from cascade.confidence.sound import LARGEST, problem_of, unsound_number
 from cascade.errors import CalibrationMismatchError, ConfigurationError
 from cascade.state import Certificate, Record
 
@@ -127,16 +128,18 @@ class Calibration(Record):
         """Read a file.
 
         Raises:
-            ConfigurationError: there is no such file, or it is no calibration of this format.
+            ConfigurationError: there is no such file, or it is no calibration of this format, or
+                what it says cannot be computed with.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            with Path(path).open(encoding="utf-8") as file:
+                text = file.read(LARGEST)
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"{path} is no calibration: it is not text.") from error
         try:
-            return cls.model_validate_json(text)
+            read = cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the file"
@@ -144,6 +147,14 @@ class Calibration(Record):
                 f"{path} is no calibration of this version: {place}: {first['msg']}. "
                 "Make it again with `cascade calibrate`."
             ) from error
+        number = unsound_number(text)
+        problem = problem_of(read) if number is None else f"{number} is no number"
+        if problem is not None:
+            raise ConfigurationError(
+                f"{path} cannot be computed with: {problem}. "
+                "Make it again with `cascade calibrate`."
+            )
+        return read
 
     def check(self, small: ModelIdentity, large: ModelIdentity, task_hash: str) -> None:
         """Refuse another model or task.

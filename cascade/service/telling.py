@@ -31,7 +31,10 @@ _SAID: tuple[tuple[type[ModelError], str], ...] = (
     (ModelNotFoundError, "is not there: tell who runs this service"),
     (RateLimitError, "is asked too often: try again later"),
     (ModelTimeoutError, "gave no answer in time: try again, or allow more time"),
-    (StreamInterruptedError, "broke off; what was shown already is not its whole answer: ask again"),
+    (
+        StreamInterruptedError,
+        "broke off; what was shown already is not its whole answer: ask again",
+    ),
     (MalformedResponseError, "sent something that cannot be read: tell who runs this service"),
     (ModelUnavailableError, "cannot be reached or failed: try again later"),
 )
