@@ -187,7 +187,10 @@ def read_json(raw: bytes | str) -> Any:
     try:
         return from_json(raw)
     except ValueError:
-        return json.loads(raw)
+        try:
+            return json.loads(raw)
+        except RecursionError as error:
+            raise ValueError("the JSON has parts within parts without end") from error
 
 
 def failure(url: str, error: object) -> openai.APIError:
