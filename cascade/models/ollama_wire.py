@@ -81,7 +81,10 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tool_call(function: Mapping[str, Any]) -> dict[str, Any]:
-    call = read_tool_call(function["name"], function["arguments"], None)
+    try:
+        call = read_tool_call(function["name"], function["arguments"], None)
+    except ValueError as error:
+        raise UnreadableContentError(f"The conversation has what is {error}.") from error
     return {"function": {"name": call["name"], "arguments": call["args"]}}
 
 
