@@ -156,7 +156,7 @@ def _read_answer(path: Path, number: int, line: str) -> tuple[str, Completion]:
         return decoded["key"], _COMPLETION.validate_python(decoded.get("answer"))
     except ValidationError as error:
         reason = _first(error)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = str(error)
     raise ConfigurationError(
         f"line {number} of the recording {path} cannot be read ({reason}): {line[:80]!r}. "

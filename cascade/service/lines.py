@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import yaml
 
 Place = tuple[str | int, ...]
 """The way to a value: names of keys, and numbers in lists."""
+
+MOST_PLACES = 100_000
+"""More values than any configuration has."""
 
 _HEADER = re.compile(r"^\s*(\[\[?)\s*(.+?)\s*\]\]?\s*(?:#.*)?$")
 _WORD = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
@@ -39,7 +43,13 @@ def yaml_lines(text: str) -> Mapping[Place, int]:
         DuplicateKeyError: a key stands twice.
     """
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    return {} if root is None else dict(_walk(root, ()))
+    if root is None:
+        return {}
+    # References to references multiply: a short text may stand for more than any memory holds.
+    places = list(islice(_walk(root, ()), MOST_PLACES + 1))
+    if len(places) > MOST_PLACES:
+        raise yaml.YAMLError(f"it has more than {MOST_PLACES:,} places")
+    return dict(places)
 
 
 def _walk(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:

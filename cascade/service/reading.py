@@ -150,7 +150,7 @@ def _parsed(path: Path) -> tuple[dict[str, Any], Mapping[Place, int]]:
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
         raise ConfigurationError(f"{path}{line}: {error.problem or error}.") from error
-    except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path}{_line_in(error)}: {error}.") from error
     if not isinstance(document, dict):
         raise ConfigurationError(f"{path}: it needs keys, and `cascades` among them.")

@@ -16,7 +16,10 @@ from cascade.state import Record, Usage
 MILLION = Decimal(1_000_000)
 MS_PER_HOUR = Decimal(3_600_000)
 
-Amount = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+MOST = Decimal("1e12")
+"""No price is above it; beyond 1e999999 nothing can be added up."""
+
+Amount = Annotated[Decimal, Field(ge=0, le=MOST, allow_inf_nan=False)]
 
 
 class Price(Record):
