@@ -229,7 +229,8 @@ class Caller:
         """
         check_may_ask(run, tier)
         door = door_to(self.doors, tier)
-        passage = await self._enter(door, request, node, run, attempt)
+        asking = node if held is None or held.used else HEDGE
+        passage = await self._enter(door, request, asking, run, attempt)
         try:
             model = tier.model.name
             begin = partial(self.recorder.begin, run.id, node, tier.name, model)
@@ -237,8 +238,8 @@ class Caller:
             call = observed(self.recorder.observers, tier, request, node, run)
             sent = Call(tier, request, node, run, attempt_id, self.clock(), on_text)
             last = is_baseline or review is not None
-            asking = self._send(sent, call, door, passage, attempt, watch, held, last=last)
-            completion = await asking
+            sending = self._send(sent, call, door, passage, attempt, watch, held, last=last)
+            completion = await sending
         finally:
             passage.end()
         latency_ms = completion.latency_ms or (self.clock() - sent.begun) * 1000
@@ -256,9 +257,13 @@ class Caller:
     async def _enter(
         self, door: Door, request: Request, node: str, run: Run, attempt: int
     ) -> Passage:
-        left_s = self.deadline.left_s(run)
         try:
-            return await door.enter(first=attempt == 1, left_s=left_s, lasts_s=request.timeout_s)
+            return await door.enter(
+                first=attempt == 1,
+                left_s=self.deadline.left_s(run),
+                lasts_s=request.timeout_s,
+                usual_s=self.deadline.careful_s(door.tier),
+            )
         except NotSentError as error:
             self.recorder.record(not_sent_entry(run, node, door.tier, error))
             raise

@@ -73,6 +73,7 @@ class CircuitBreaker:
         self._ticket = 0
         self._row = 0
         self._window = _Window(settings.window_s)
+        self._trying: set[int] = set()
         self._openings = 0
         self._closed_at = -float("inf")
         self._until = 0.0
@@ -98,8 +99,8 @@ class CircuitBreaker:
         """A ticket for a call; None where it must not be sent.
 
         Args:
-            lasts_s: how long it takes at most. A call that tries the server and is not heard of
-                for so long has been lost, and another one may try it.
+            lasts_s: how long to wait for it. Where a call that tries the server is not heard of for
+                so long, another one may try it too.
         """
         if self._state == "closed":  # the usual way takes no lock
             return self._ticket
@@ -115,9 +116,14 @@ class CircuitBreaker:
             self._until = now + lasts_s
             self._ticket += 1
             ticket = self._ticket
+            self._trying.add(ticket)
         if changed:
             self._tell("half_open", "one call tries it")
         return ticket
+
+    def holds(self, ticket: int) -> bool:
+        """Whether a call with this ticket may still be sent."""
+        return ticket == self._ticket or self._state == "closed"
 
     def leave(self, ticket: int, *, failed: bool | None) -> None:
         """How a call ended.
@@ -128,26 +134,31 @@ class CircuitBreaker:
         """
         told: tuple[BreakerState, str] | None = None
         with self._lock:
-            if ticket != self._ticket:
-                return
             now = self._clock()
-            if self._state == "half_open":
-                told = self._tried(now, failed)
-            elif self._state == "closed" and failed is not None:
+            if self._state == "half_open" and ticket in self._trying:
+                self._trying.discard(ticket)
+                told = self._tried(now, failed, last=ticket == self._ticket)
+            elif self._state == "closed" and ticket == self._ticket and failed is not None:
                 told = self._counted(now, failed=failed)
         if told is not None:
             self._tell(*told)
 
-    def _tried(self, now: float, failed: bool | None) -> tuple[BreakerState, str] | None:
-        self._ticket += 1
-        if failed is None:
-            self._until = now  # the next call may try it
+    def _tried(
+        self, now: float, failed: bool | None, *, last: bool
+    ) -> tuple[BreakerState, str] | None:
+        """A call that tried the server has ended: the last one, or one that took too long."""
+        if failed is False:
+            self._ticket += 1
+            self._state, self._row, self._closed_at = "closed", 0, now
+            self._window.clear()
+            self._trying.clear()
+            return "closed", "the call that tried it succeeded"
+        if not last:
             return None
         if failed:
             return self._open(now, "the call that tried it failed")
-        self._state, self._row, self._closed_at = "closed", 0, now
-        self._window.clear()
-        return "closed", "the call that tried it succeeded"
+        self._until = now  # the next call may try it
+        return None
 
     def _counted(self, now: float, *, failed: bool) -> tuple[BreakerState, str] | None:
         self._window.add(now, failed=failed)
@@ -168,8 +179,8 @@ class CircuitBreaker:
         given = self.settings
         if self._state == "closed" and now - self._closed_at > given.window_s:
             self._openings = 0  # it was well for long enough: this is another failure
-        if self._state == "closed":
-            self._ticket += 1
+        self._ticket += 1
+        self._trying.clear()
         grown = given.open_s * given.growth ** min(self._openings, 60)
         pause_s = min(given.most_open_s, grown)
         self._state, self._until = "open", now + pause_s

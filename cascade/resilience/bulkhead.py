@@ -18,12 +18,13 @@ class NoPlaceError(Exception):
 class _Waiter:
     """A call that waits, in its own event loop."""
 
-    __slots__ = ("future", "granted", "loop")
+    __slots__ = ("future", "granted", "loop", "turned_away")
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[None] = self.loop.create_future()
         self.granted = False
+        self.turned_away = False
 
     def wake(self) -> bool:
         """Tell it that it has a place; False where its loop is no more."""
@@ -104,10 +105,24 @@ class Places:
             if isinstance(error, TimeoutError):
                 if has_place:
                     return
+                if waiter.turned_away:
+                    raise NoPlaceError("those who wait are turned away") from None
                 raise NoPlaceError(f"none was free within {limit_s:g} s") from None
             if has_place:
                 self.give_back()
             raise
+        if waiter.turned_away:
+            raise NoPlaceError("those who wait are turned away")
+
+    def turn_away(self) -> None:
+        """Let nobody wait any longer: what they wait for has failed."""
+        with self._lock:
+            waiting = list(self._queue)
+            self._queue.clear()
+            for waiter in waiting:
+                waiter.turned_away = True
+        for waiter in waiting:
+            waiter.wake()
 
     def _line_up(self) -> _Waiter | None:
         """The place in the queue; None where a place was free after all."""

@@ -118,6 +118,8 @@ class _Core:
     def _changed(self, state: BreakerState, why: str) -> None:
         level = logging.WARNING if state == "open" else logging.INFO
         logger.log(level, "%s: the circuit breaker is %s: %s", self.name, _WORDS[state], why)
+        if state == "open" and self.places is not None:
+            self.places.turn_away()
         for known in self._doors:
             if (door := known()) is not None:
                 door.tell(_KINDS[state], why)
@@ -179,7 +181,7 @@ class Door:
         draw: Callable[[], float],
     ) -> None:
         self.tier = tier
-        self.model = model
+        self.model = model.name
         self.settings = settings
         self._core = core
         self._observers = observers
@@ -211,7 +213,12 @@ class Door:
         )
 
     async def enter(
-        self, *, first: bool = True, left_s: float | None = None, lasts_s: float | None = None
+        self,
+        *,
+        first: bool = True,
+        left_s: float | None = None,
+        lasts_s: float | None = None,
+        usual_s: float | None = None,
     ) -> Passage:
         """Let a call through, after a wait for a place where none is free.
 
@@ -219,6 +226,7 @@ class Door:
             first: whether it is the first attempt.
             left_s: until the deadline of the run.
             lasts_s: how long the call takes at most.
+            usual_s: how long calls take as a rule; None where nobody knows.
 
         Raises:
             CircuitOpenError: the tier is left alone.
@@ -226,17 +234,13 @@ class Door:
         """
         core, ticket = self._core, 0
         breaker, places = core.breaker, core.places
-        if breaker is not None and breaker.state != "closed" and breaker.is_shut():
-            raise self._shut(breaker)
-        if places is not None and not places.take():
-            await self._wait(places, left_s)
         if breaker is not None:
-            given = breaker.enter((LONG_S if lasts_s is None else lasts_s) + GRACE_S)
+            given = breaker.enter(_patience_s(breaker, lasts_s, usual_s))
             if given is None:
-                if places is not None:
-                    places.give_back()
                 raise self._shut(breaker)
             ticket = given
+        if places is not None and not places.take():
+            await self._wait(places, breaker, ticket, left_s)
         if first and core.budget is not None:
             core.budget.deposit()
         return Passage(core, ticket)
@@ -269,29 +273,54 @@ class Door:
         """Tell the observers of the cascade."""
         if self._observers:
             self._observers.tier_event(
-                TierEvent(self._observers.cascade, self.tier, self.model.name, kind, why)
+                TierEvent(self._observers.cascade, self.tier, self.model, kind, why)
             )
 
-    async def _wait(self, places: Places, left_s: float | None) -> None:
+    async def _wait(
+        self, places: Places, breaker: CircuitBreaker | None, ticket: int, left_s: float | None
+    ) -> None:
         try:
             await places.wait(None if left_s is None else max(0.0, left_s / 2))
         except NoPlaceError as error:
+            if breaker is not None:
+                breaker.leave(ticket, failed=None)
+                if not breaker.holds(ticket):
+                    raise self._shut(breaker) from None
             why = f"{places.settings.most} calls to it run already, and {error}"
             self.tell("no_place", why)
             raise OverloadedError(
-                f"{self.model.name} was not asked: {why}. Ask later, or raise Bulkhead(most).",
-                model=self.model.name,
+                f"{self.model} was not asked: {why}. Ask later, or raise Bulkhead(most).",
+                model=self.model,
             ) from None
+        except BaseException:
+            if breaker is not None:
+                breaker.leave(ticket, failed=None)
+            raise
+        if breaker is not None and not breaker.holds(ticket):
+            places.give_back()
+            raise self._shut(breaker)
 
     def _shut(self, breaker: CircuitBreaker) -> CircuitOpenError:
         ready_in_s = breaker.ready_in_s
         when = "one call tries it now" if ready_in_s is None else f"in {ready_in_s:.1f} s one may"
         self.tell("not_sent", "its circuit breaker is open")
         return CircuitOpenError(
-            f"{self.model.name} was not asked: it has failed too often and is left alone; {when}.",
-            model=self.model.name,
+            f"{self.model} was not asked: it has failed too often and is left alone; {when}.",
+            model=self.model,
             ready_in_s=ready_in_s,
         )
+
+
+def _patience_s(breaker: CircuitBreaker, lasts_s: float | None, usual_s: float | None) -> float:
+    """How long to wait for a call that tries a server before another one does.
+
+    A server that hangs is seen to be back by a call that comes later: with a time limit of two
+    minutes, the first one would keep all others out for so long.
+    """
+    most_s = (LONG_S if lasts_s is None else lasts_s) + GRACE_S
+    if usual_s is None:
+        return most_s
+    return min(most_s, max(breaker.settings.most_open_s, 2 * usual_s))
 
 
 @dataclass(slots=True)
@@ -356,6 +385,8 @@ class Doors:
             # By the object: a stand-in for a tier's model is not the server behind it.
             if id(model) not in self._doors:
                 self._doors[id(model)] = self._make(tier, model, key)
+                # Variants of a cascade have models of their own, and come and go.
+                weakref.finalize(model, self._doors.pop, id(model), None).atexit = False
             return self._doors[id(model)]
 
     def _make(self, tier: str, model: Named, key: str | None) -> Door:

@@ -183,6 +183,21 @@ def test_a_call_that_tried_it_and_was_lost_is_followed_by_another() -> None:
     assert watched.breaker.state == "closed"
 
 
+def test_a_call_that_tried_it_and_took_long_shows_that_the_server_is_well_all_the_same() -> None:
+    watched = Watched(in_a_row=1, open_s=1)
+    watched.fail(1)
+    watched.clock.now += 1
+    slow = watched.breaker.enter(LASTS_S)
+    watched.clock.now += LASTS_S
+    other = watched.breaker.enter(LASTS_S)
+    assert slow is not None
+    assert other is not None
+    watched.breaker.leave(slow, failed=False)
+    assert watched.breaker.state == "closed"
+    watched.breaker.leave(other, failed=True)
+    assert watched.breaker.state == "closed"
+
+
 def test_calls_from_before_the_outage_say_nothing_after_it() -> None:
     watched = Watched(in_a_row=2, open_s=1)
     old = [watched.breaker.enter(LASTS_S) for _ in range(10)]

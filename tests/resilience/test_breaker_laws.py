@@ -31,6 +31,7 @@ class Laws(RuleBasedStateMachine):
         self.states: list[BreakerState] = ["closed"]
         self.opened_at = 0.0
         self.trying: dict[int, float] = {}
+        self.late: set[int] = set()
         self.row = 0
         self.breaker = CircuitBreaker(SETTINGS, self.clock, self.changed)
 
@@ -39,6 +40,9 @@ class Laws(RuleBasedStateMachine):
         assert state in FOLLOWS[self.states[-1]], f"{self.states[-1]} → {state}"
         self.states.append(state)
         self.row = 0
+        if state in ("open", "closed"):
+            self.trying.clear()
+            self.late.clear()
         if state == "open":
             self.opened_at = self.clock.now
 
@@ -56,6 +60,7 @@ class Laws(RuleBasedStateMachine):
         trying = {one: at for one, at in self.trying.items() if at > lost_at}
         if was != "closed" and ticket is not None:
             assert not trying, "one call at a time tries the server"
+            self.late |= self.trying.keys()
             self.trying = {ticket: self.clock.now}
         return ticket
 
@@ -64,11 +69,14 @@ class Laws(RuleBasedStateMachine):
         if call is None:
             return
         before = self.breaker.state
+        tried, late = self.trying.pop(call, None) is not None, call in self.late
+        self.late.discard(call)
         self.breaker.leave(call, failed=failed)
-        tried = self.trying.pop(call, None) is not None
         if before == "half_open" and tried:
             wanted = {True: "open", False: "closed", None: "half_open"}[failed]
             assert self.breaker.state == wanted
+        elif before == "half_open" and late and failed is False:
+            assert self.breaker.state == "closed", "who tries it late shows that it is well too"
         elif before != "closed":
             assert self.breaker.state == before, "who does not try it changes nothing"
         if before == "closed" and self.breaker.state == "closed" and failed is False:

@@ -115,6 +115,17 @@ async def test_a_place_given_as_the_time_is_over_is_a_place() -> None:
     assert places.running == 1
 
 
+async def test_all_who_wait_can_be_turned_away() -> None:
+    places = full()
+    waiting = await in_line(places, 3)
+    places.turn_away()
+    found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {str(error) for error in found} == {"those who wait are turned away"}
+    assert (places.running, places.waiting) == (1, 0)
+    places.give_back()
+    assert places.running == 0
+
+
 def test_a_place_is_not_given_to_an_event_loop_that_is_no_more() -> None:
     places = full()
     loop = asyncio.new_event_loop()

@@ -1,55 +1,41 @@
-"""Calls through a cascade whose large model fails: who is asked, how often, and what is told."""
+"""Calls to a large model that fails: when it is left alone, tried again, and by whom."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
 
 import pytest
-from langchain_core.runnables import RunnableConfig
-from turning import Clock, Server, doubtful, down, house, until
+from turning import (
+    ONE_TRY,
+    Clock,
+    Server,
+    doubtful,
+    down,
+    house,
+    outcomes,
+    until,
+    waits_for,
+)
 
 from cascade import Cascade, Price, Tier
-from cascade.agents.deadline import ANSWER_BY
 from cascade.errors import (
     AuthenticationError,
     BadRequestError,
     CircuitOpenError,
     ContextLengthError,
     DeadlineError,
-    InputError,
     MalformedResponseError,
     ModelTimeoutError,
     ModelUnavailableError,
-    NotSentError,
-    OverloadedError,
     RateLimitError,
     StreamInterruptedError,
 )
-from cascade.graph import DEFAULT_RETRY
-from cascade.ledger import LedgerView, MemoryLedger
+from cascade.ledger import MemoryLedger
 from cascade.models import Request
-from cascade.resilience import Breaker, Bulkhead, Doors, Resilience, Retries, is_outage
+from cascade.resilience import Breaker, Doors, Resilience, Retries, is_outage
 from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
-
-ONE_TRY = Resilience(retries=None, breaker=Breaker(in_a_row=3), bulkhead=None)
-ONLY_RETRIES = Resilience(breaker=None, bulkhead=None)
-
-
-def waits_for(seconds: float) -> RunnableConfig:
-    """Of a question whose caller waits so long."""
-    return RunnableConfig(configurable={ANSWER_BY: time.time() + seconds})
-
-
-def outcomes(ledger: LedgerView, node: str = "expert") -> list[str]:
-    return [entry.outcome for entry in ledger if entry.node == node]
-
-
-# --- the circuit breaker --------------------------------------------------------------------------
 
 
 async def test_a_large_model_that_fails_again_and_again_is_left_alone() -> None:
@@ -287,281 +273,6 @@ async def test_resilience_none_is_nothing_of_it() -> None:
     assert large.calls == 10
     state = cascade.tier_states()["large"]
     assert (state.breaker, state.running, state.retries_left) == (None, None, None)
-
-
-# --- retries --------------------------------------------------------------------------------------
-
-
-async def waits(
-    monkeypatch: pytest.MonkeyPatch, cascade: Cascade, ask: Callable[[Cascade], Any]
-) -> list[float]:
-    slept: list[float] = []
-    sleep = asyncio.sleep
-
-    async def note(seconds: float, result: Any = None) -> Any:
-        if seconds > 0:
-            slept.append(seconds)
-        return await sleep(0, result)
-
-    monkeypatch.setattr(asyncio, "sleep", note)
-    await ask(cascade)
-    return slept
-
-
-def plainly(cascade: Cascade) -> Any:
-    return cascade.ainvoke("?")
-
-
-def through_the_graph(cascade: Cascade) -> Any:
-    graph: Any = cascade.graph
-    return graph.ainvoke({"messages": [("human", "?")]})
-
-
-def drawing(draw: float, retries: Retries, error: Callable[[], Exception] = down) -> Cascade:
-    settings = Resilience(retries=retries, breaker=None)
-    doors = Doors(settings, clock=Clock(), draw=lambda: draw)
-    return Cascade(doubtful(), Server(error), resilience=doors)
-
-
-@pytest.mark.parametrize("ask", [plainly, through_the_graph])
-@pytest.mark.parametrize("draw", [0.0, 0.5, 1.0])
-async def test_the_wait_is_full_jitter_on_both_ways_through_the_nodes(
-    monkeypatch: pytest.MonkeyPatch, ask: Callable[[Cascade], Any], draw: float
-) -> None:
-    cascade = drawing(draw, Retries(attempts=5, base_s=1, cap_s=3))
-    wanted = [draw * most for most in (1, 2, 3, 3) if draw]
-    assert await waits(monkeypatch, cascade, ask) == wanted
-
-
-async def test_a_provider_that_says_when_to_come_back_is_never_asked_before(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def slowly() -> Exception:
-        return RateLimitError("slowly", model="m", retry_after=7)
-
-    cascade = drawing(0.5, Retries(attempts=2, base_s=1), slowly)
-    assert await waits(monkeypatch, cascade, plainly) == [7.5]
-
-
-async def test_a_deadline_leaves_half_of_its_time_for_the_attempt_after_the_wait(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    cascade = drawing(1.0, Retries(attempts=2, base_s=8)).with_policy(deadline=4)
-    (slept,) = await waits(monkeypatch, cascade, plainly)
-    assert 1 < slept <= 2
-
-
-async def test_a_policy_of_the_users_waits_as_it_says_and_no_longer(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    own = DEFAULT_RETRY._replace(initial_interval=0.25, jitter=False, max_attempts=4)
-    doors = Doors(ONLY_RETRIES, clock=Clock(), draw=lambda: 1.0)
-    cascade = Cascade(doubtful(), Server(down), resilience=doors, retry_policy=own)
-    assert await waits(monkeypatch, cascade, plainly) == [0.25, 0.5, 1.0]
-
-
-@pytest.mark.parametrize("ask", [plainly, through_the_graph])
-async def test_retries_end_with_their_budget_and_the_first_attempts_go_on(
-    ask: Callable[[Cascade], Any],
-) -> None:
-    large = Server(down)
-    settings = Resilience(Retries(attempts=3, share=0.2, reserve=4), breaker=None)
-    cascade = house(large, settings)
-    for _ in range(100):
-        await ask(cascade)
-    assert 100 + 20 <= large.calls <= 100 + 20 + 4
-    assert cascade.tier_states()["large"].retries_left == 0
-
-
-async def test_a_retry_that_the_budget_refuses_stands_in_the_ledger() -> None:
-    settings = Resilience(Retries(reserve=0, share=0), breaker=None)
-    result = await house(Server(down), settings).ainvoke("?")
-    (entry,) = [entry for entry in result.ledger if entry.node == "expert"]
-    why = "nobody listens. It is not tried again: the retry budget is used up."
-    assert (entry.outcome, entry.note) == ("failed", why)
-    assert result.decision.reason.endswith(why)
-
-
-async def test_the_budget_holds_for_a_retry_policy_that_would_try_anything() -> None:
-    large = Server(down)
-    own = DEFAULT_RETRY._replace(
-        initial_interval=0.0, jitter=False, max_attempts=50, retry_on=Exception
-    )
-    settings = Resilience(Retries(reserve=2, share=0), breaker=None)
-    assert (await house(large, settings, retry_policy=own).ainvoke("?")).degraded
-    assert large.calls == 3
-
-
-async def test_a_retry_policy_that_would_try_anything_does_not_beat_at_a_shut_door() -> None:
-    own = DEFAULT_RETRY._replace(
-        initial_interval=0.0, jitter=False, max_attempts=50, retry_on=Exception
-    )
-    cascade = house(Server(down), ONE_TRY, retry_policy=own)
-    results = [await cascade.ainvoke("?") for _ in range(3)]
-    assert outcomes(results[-1].ledger) == ["not_sent"]
-
-
-async def test_an_error_that_is_raised_twice_is_given_up_only_where_it_was() -> None:
-    error = down()
-    settings = Resilience(Retries(reserve=0, share=0), breaker=None)
-    await house(Server(lambda: error), settings).ainvoke("?")
-    assert not error.given_up
-    assert str(error) == "nobody listens."
-
-
-async def test_a_tier_may_be_tried_less_often_than_another() -> None:
-    small, large = Server(down), Server(down)
-    patient = Resilience(Retries(attempts=5), breaker=None)
-    settings = Resilience(
-        Retries(attempts=2), breaker=None, tiers={"large": patient}, bulkhead=None
-    )
-    doors = Doors(settings, clock=Clock(), draw=lambda: 0.0)
-    with pytest.raises(ModelUnavailableError, match="nobody listens"):
-        await Cascade(small, large, resilience=doors).ainvoke("?")
-    assert (small.calls, large.calls) == (2, 5)
-
-
-async def test_without_retries_a_failed_call_is_the_last() -> None:
-    large = Server(down)
-    await house(large, Resilience(retries=None, breaker=None)).ainvoke("?")
-    assert large.calls == 1
-
-
-# --- the bulkhead ---------------------------------------------------------------------------------
-
-
-def narrow(waiting: int = 0, wait_s: float = 60) -> Resilience:
-    return Resilience(None, None, Bulkhead(most=2, waiting=waiting, wait_s=wait_s))
-
-
-async def test_a_call_without_a_place_is_answered_by_the_draft() -> None:
-    store = MemoryLedger()
-    large = Server(delay_s=3600)
-    cascade = house(large, narrow(), ledger=store)
-    hanging = [asyncio.create_task(cascade.ainvoke(str(n))) for n in range(2)]
-    await until(lambda: large.calls == 2)
-    result = await cascade.ainvoke("?")
-    assert (result.answer, result.degraded) == ("Sydney", True)
-    assert "2 calls to it run already, and 0 wait already" in result.decision.reason
-    assert outcomes(result.ledger) == ["not_sent"]
-    assert cascade.tier_states()["large"].running == 2
-    for task in hanging:
-        task.cancel()
-    await asyncio.gather(*hanging, return_exceptions=True)
-    assert cascade.tier_states()["large"].running == 0
-
-
-async def test_the_error_of_a_full_bulkhead_is_one_of_circumstance() -> None:
-    large = Server(delay_s=3600)
-    doors = Doors(Resilience(None, None, Bulkhead(most=1, waiting=0)))
-    cascade = Cascade(tiers=[large], resilience=doors)
-    hanging = asyncio.create_task(cascade.ainvoke("?"))
-    await until(lambda: large.calls == 1)
-    with pytest.raises(OverloadedError, match="raise Bulkhead") as refused:
-        await cascade.ainvoke("?")
-    assert isinstance(refused.value, NotSentError)
-    assert refused.value.circumstantial
-    hanging.cancel()
-    await asyncio.gather(hanging, return_exceptions=True)
-
-
-async def test_calls_wait_for_a_place_and_none_is_lost() -> None:
-    running = most = 0
-
-    class Counting(Server):
-        async def _complete(self, request: Request) -> Completion:
-            nonlocal running, most
-            running += 1
-            most = max(most, running)
-            try:
-                await asyncio.sleep(0.001)
-                return await super()._complete(request)
-            finally:
-                running -= 1
-
-    large = Counting()
-    cascade = house(large, narrow(waiting=100))
-    results = await asyncio.gather(*(cascade.ainvoke(str(n)) for n in range(40)))
-    assert all(result.answer == "Canberra" for result in results)
-    assert most == 2
-    state = cascade.tier_states()["large"]
-    assert (state.running, state.waiting) == (0, 0)
-
-
-async def test_places_survive_failures_and_cancellation() -> None:
-    large = Server(down)
-    cascade = house(large, narrow(waiting=100))
-    asked = [asyncio.create_task(cascade.ainvoke(str(n))) for n in range(40)]
-    for task in asked[::3]:
-        task.cancel()
-    await asyncio.gather(*asked, return_exceptions=True)
-    large.error = None
-    assert (await cascade.ainvoke("?")).answer == "Canberra"
-    assert cascade.tier_states()["large"].running == 0
-
-
-async def test_half_of_the_time_is_left_to_a_call_that_waits_in_vain() -> None:
-    large = Server(delay_s=3600)
-    cascade = house(large, narrow(waiting=10))
-    hanging = [asyncio.create_task(cascade.ainvoke(str(n))) for n in range(2)]
-    await until(lambda: large.calls == 2)
-    result = await cascade.with_policy(deadline=0.4).ainvoke("?")
-    assert result.degraded
-    assert "none was free within 0." in result.decision.reason
-    for task in hanging:
-        task.cancel()
-    await asyncio.gather(*hanging, return_exceptions=True)
-
-
-async def test_a_sync_caller_finds_the_same_places() -> None:
-    cascade = house(Server(), narrow(waiting=100))
-    answers = await asyncio.gather(*(asyncio.to_thread(cascade.invoke, str(n)) for n in range(8)))
-    assert all(result.answer == "Canberra" for result in answers)
-    assert cascade.tier_states()["large"].running == 0
-
-
-# --- the time of whoever asks ---------------------------------------------------------------------
-
-
-async def test_no_call_gets_more_time_than_its_caller_waits() -> None:
-    large = Server()
-    cascade = house(large, ONE_TRY)
-    waiting = waits_for(5)
-    await cascade.ainvoke("?", waiting)
-    assert 0 < (large.requests[0].timeout_s or 0) <= 5
-
-
-async def test_who_waits_no_longer_is_told_so_and_nothing_is_asked() -> None:
-    model = Server()
-    cascade = Cascade(tiers=[Tier(model, price=Price(input=1, output=1))])
-    late = RunnableConfig(configurable={ANSWER_BY: 1.0})
-    with pytest.raises(DeadlineError, match="the time until which its caller waits has passed"):
-        await cascade.ainvoke("?", late)
-    assert model.calls == 0
-
-
-async def test_the_sooner_of_deadline_and_caller_is_named() -> None:
-    cascade = Cascade(tiers=[Server(delay_s=0.05)], deadline=0.000001)
-    later = waits_for(60)
-    with pytest.raises(DeadlineError, match=r"the deadline of 1e-06 s has passed"):
-        await cascade.ainvoke("?", later)
-
-
-async def test_a_time_that_is_none_is_refused() -> None:
-    cascade, soon = Cascade(tiers=[Server()]), RunnableConfig(configurable={ANSWER_BY: "soon"})
-    with pytest.raises(InputError, match=r'"answer_by"\] is \'soon\': give seconds since 1970'):
-        await cascade.ainvoke("?", soon)
-
-
-async def test_a_caller_who_waits_does_not_change_what_is_accepted() -> None:
-    cascade = house(Server(), ONE_TRY)
-    cascade._deadline.saw("large", 3600.0)
-    waiting = waits_for(5)
-    result = await cascade.ainvoke("?", waiting)
-    assert result.answer == "Canberra"
-
-
-# --- audits ---------------------------------------------------------------------------------------
 
 
 async def test_audits_leave_a_tier_alone_too_and_none_counts_as_done() -> None:

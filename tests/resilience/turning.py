@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
+from langchain_core.runnables import RunnableConfig
+
 from cascade import Cascade
+from cascade.agents.deadline import ANSWER_BY
 from cascade.errors import ModelUnavailableError
+from cascade.ledger import LedgerView
 from cascade.models import Request
-from cascade.resilience import Doors, Resilience
+from cascade.resilience import Breaker, Doors, Resilience
 from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
+
+ONE_TRY = Resilience(retries=None, breaker=Breaker(in_a_row=3), bulkhead=None)
+ONLY_RETRIES = Resilience(breaker=None, bulkhead=None)
 
 
 class Clock:
@@ -64,3 +72,13 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
             await asyncio.sleep(0.001)
+
+
+def waits_for(seconds: float) -> RunnableConfig:
+    """Of a question whose caller waits so long."""
+    return RunnableConfig(configurable={ANSWER_BY: time.time() + seconds})
+
+
+def outcomes(ledger: LedgerView, node: str = "expert") -> list[str]:
+    """How the calls of a node ended."""
+    return [entry.outcome for entry in ledger if entry.node == node]
