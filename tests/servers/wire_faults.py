@@ -79,7 +79,8 @@ def _reset_after(asked: Asked, said: Said) -> Reply:
     given = reply(asked, said)
     body = whole(given)
     headers = {"content-type": given.content_type, "content-length": str(len(body))}
-    return raw(headers, body, ending="reset", pause_s=0.05)
+    # A reset takes away what has arrived and was not read yet: there is time to read it.
+    return Reply((whole(raw(headers, body)),), raw=True, ending="reset", pause_s=1.0)
 
 
 def _drip(asked: Asked, said: Said) -> Reply:
