@@ -220,15 +220,16 @@ class _Fall:
         self, waiting: Waiting, begun: float, ends: float
     ) -> Callable[[CascadeState], StateUpdate] | None:
         """What the large model's answer changes; None where it was not back in time."""
+        since = begun
         while (left_s := ends - time.monotonic()) > 0:
             await asyncio.sleep(min(left_s, self._pause_s(waiting)))
-            with waiting.turn(begun) as mine:
+            with waiting.turn(since) as mine:
                 if not mine:
                     continue
                 try:
                     answered = await self.retry()
                 except ModelError as error:
-                    self.failure = error
+                    self.failure, since = error, time.monotonic()
                     if not may_pass(error):
                         return None
                 else:

@@ -31,7 +31,8 @@ class CascadeResult:
         confidence: of the last draft that was judged; None where none could be.
         calibrated: whether `confidence` is a probability or a raw score.
         decision: the last decision, with its reason.
-        degraded: the large model was needed and could not be had; the draft is the answer.
+        degraded: the large model was needed and could not be had; the answer is what the fallback
+            came to, as a rule the draft.
         ledger: what each node cost and saved in this run.
         run_id: id of the run in the ledger.
     """

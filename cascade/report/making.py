@@ -11,7 +11,7 @@ from cascade.errors import ConfigurationError
 from cascade.ledger.store import Selection, Store
 from cascade.ledger.tags import AGENT
 from cascade.report.figures import account, escalation, needed, quality, reliability
-from cascade.report.outages import fell_back, outages, shed
+from cascade.report.outages import bad_times
 from cascade.report.page import to_page
 from cascade.report.reading import Books, Key, Row, read
 from cascade.report.records import (
@@ -130,9 +130,7 @@ def report_of(
         unfinished=_unfinished(books),
         prices=_prices(books),
         events=_events(books),
-        outages=outages(rows),
-        fell_back=fell_back(rows),
-        shed=shed(rows),
+        **bad_times(rows),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from typing import Any
 
 from cascade._words import counted, dollars
 from cascade.ledger.amounts import EXACT
@@ -61,6 +62,11 @@ def shed(rows: Sequence[Row]) -> tuple[Shed, ...]:
     """What was left out under pressure, and how often."""
     times = Counter(kind for row in rows for kind in row.shed)
     return tuple(Shed(kind=kind, times=n) for kind, n in sorted(times.items()))
+
+
+def bad_times(rows: Sequence[Row]) -> dict[str, Any]:
+    """What a report says of all that, by the names of its fields."""
+    return {"outages": outages(rows), "fell_back": fell_back(rows), "shed": shed(rows)}
 
 
 def trouble(found: Figures) -> list[str]:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from langchain_core.messages import ToolCall
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
@@ -279,6 +279,39 @@ async def test_a_conversation_goes_on_after_another_model_has_answered() -> None
     again = await house.cascade.ainvoke({"messages": asked_again})
     assert again.answer == "the large answer"
     assert not again.degraded
+
+
+# --- a latched conversation, which has no draft to fall back on ----------------------------------
+
+
+def in_trouble() -> list[BaseMessage]:
+    """A conversation whose last two drafts were escalated."""
+    step = {"asked": ["small", "large"], "at": 0}
+    answer = AIMessage("an answer", response_metadata={"step": step, "tier": "large"})
+    return [HumanMessage("1?"), answer, HumanMessage("2?"), answer, HumanMessage("3?")]
+
+
+@pytest.mark.parametrize(
+    ("fallback", "answer", "drafts"),
+    [
+        ((other(), "draft"), "Canberra", 0),
+        ((other(down("other"), name="first"), "draft"), "Sydney", 1),
+        ("draft", "Sydney", 1),
+    ],
+)
+async def test_a_latched_step_is_drafted_where_the_order_comes_to_the_draft(
+    fallback: Any, answer: str, drafts: int
+) -> None:
+    house = House(fallback, latch=True, draft=reply("Sydney", probability=0.9))
+    result = await house.cascade.ainvoke({"messages": in_trouble()})
+    assert (result.answer, len(house.small.requests)) == (answer, drafts)
+
+
+async def test_a_latched_step_is_never_drafted_where_the_order_has_no_draft() -> None:
+    house = House("fail", latch=True)
+    with pytest.raises(ModelUnavailableError):
+        await house.cascade.ainvoke({"messages": in_trouble()})
+    assert not house.small.requests
 
 
 # --- what must not leave this machine ------------------------------------------------------------
