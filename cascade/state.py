@@ -249,10 +249,10 @@ class LedgerEntry(Record):
     a draft earns the baseline, the large model's own answer is its own baseline (0; below it where
     turns that it was not asked would have warmed its cache).
     An answer of the large model that saw the draft (node `review`) earns an estimate as well; one
-    that was asked for beside a draft and is not used (node `hedge`) is pure cost. What another large
-    model in its place earns is an estimate in the entry of node `fallback`, whose signal names the
-    step; `outage` says that a tier that was to draft is down, `shed` what was left out under
-    pressure.
+    that was asked for beside a draft and is not used (node `hedge`) is pure cost. What
+    another large model in its place earns is an estimate in the entry of node `fallback`, whose
+    signal names the step; `outage` says that a tier that was to draft is down, `shed` what was left
+    out under pressure.
     `baseline_usd` is the earned baseline before the node's own cost, None where unknown;
     `baseline_low_usd` to `baseline_high_usd` is its 95 % range where it is an estimate.
     `cost_basis` says how `cost_usd` is known; `basis` is the weakest of all figures here.
