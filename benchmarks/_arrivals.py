@@ -60,7 +60,7 @@ class Arrivals:
         """Let requests arrive for so long, at this rate on average; then wait for their answers.
 
         Raises:
-            SystemExit: so many are open that nothing will be answered any more.
+            RuntimeError: so many are open that nothing will be answered any more.
         """
         due = time.perf_counter()
         end = due + seconds
@@ -69,7 +69,7 @@ class Arrivals:
             if ahead > 0:
                 await asyncio.sleep(ahead)
             if len(self._open) >= MOST_OPEN:
-                raise SystemExit(f"{MOST_OPEN} requests are open: the rate is more than it can")
+                raise RuntimeError(f"{MOST_OPEN} requests are open: this rate is too high")
             task = asyncio.create_task(self._ask(due))
             self._open.add(task)
             task.add_done_callback(self._open.discard)
