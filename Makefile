@@ -2,7 +2,7 @@
 # `make` alone lists the commands.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench docs ollama clean
+.PHONY: help demo test lint format bench docs audit ollama clean
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
@@ -41,6 +41,9 @@ bench: $(TEST) ## run every benchmark; ARGS='--json' prints JSON lines
 
 docs: $(TEST) ## write the generated parts of README.md and docs/ anew
 	@$(IN_VENV) scripts/make_docs.py
+
+audit: $(DEV) ## write the SBOM (dist/), and look its packages up among known vulnerabilities
+	@scripts/audit.sh $(ARGS)
 
 ollama: ## the official Ollama server into .tools/ollama, for the live tests (needs Go)
 	@scripts/install_ollama.sh

@@ -4,7 +4,7 @@
 # certificate) are handed on, because uv does not read them itself.
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
-oldest_uv=0.6.0 # older ones do not know all that pyproject.toml asks of them
+oldest_uv=${OLDEST_UV:-0.6.0} # older ones do not know all that pyproject.toml asks of them
 
 say() { printf 'set-up: %s\n' "$*" >&2; }
 fail() {
