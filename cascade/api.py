@@ -37,6 +37,7 @@ from cascade.oversight.local import check_local_only
 from cascade.oversight.shadow import Mode
 from cascade.oversight.starting import Starting
 from cascade.oversight.validity import check_weights
+from cascade.oversight.warming import Warming
 from cascade.policies import Policy, Risk, ToolRisks, tell_cost
 from cascade.policies.reuse import Reuse, Wanted
 from cascade.questions import Question, ResponseFormat, to_messages, to_task
@@ -67,7 +68,7 @@ USUAL = Resilience()
 """What stands around each call, where nobody says."""
 
 
-class Cascade(Varying, Batches, Starting, Auditing, Closing):
+class Cascade(Varying, Batches, Starting, Warming, Auditing, Closing):
     """A small model drafts, its confidence is checked, a large model answers what is doubtful.
 
     Args:

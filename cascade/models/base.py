@@ -183,6 +183,14 @@ class Model(ABC):
         """
         return None if self.weights_path is None else file_sha256(self.weights_path)
 
+    async def warm(self) -> None:  # noqa: B027 - most adapters have nothing to make ready
+        """Open a connection, or load the weights. Nobody is asked and nothing is spent.
+
+        Raises:
+            ModelError: the server or the weights cannot be had.
+            RealRequestForbiddenError: real requests are switched off for tests.
+        """
+
     async def aclose(self) -> None:  # noqa: B027 - most adapters hold nothing
         """Give back connections and memory; the model may be used again afterwards."""
 

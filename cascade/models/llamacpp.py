@@ -163,6 +163,11 @@ class LlamaCppModel(Model):
             self._engine = Engine.shared(self._load_options)
         return self._engine
 
+    async def warm(self) -> None:
+        """Load the weights."""
+        self._check_allowed()
+        await self._shared_engine().listening_address()
+
     async def aclose(self) -> None:
         """Give the weights back when no other model uses them."""
         self._engine = None

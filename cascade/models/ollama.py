@@ -184,6 +184,13 @@ class OllamaModel(Model):
             return self._caller.interrupted(str(error.error))
         return self._caller.refused(SERVER_ERROR, str(error.error))
 
+    async def warm(self) -> None:
+        """Have the server load the model: that is what a request without messages does."""
+        self._check_allowed()
+        client = await self._clients.get()
+        with self._named_errors(Answer()):
+            await client.chat_once(await self._payload(client, Request(messages=())))
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._clients.aclose()

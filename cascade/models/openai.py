@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -207,6 +207,17 @@ class OpenAIModel(Model):
         if isinstance(cause, httpx2.TimeoutException | TimeoutError):
             return self._caller.timed_out(reason)
         return self._caller.broke_off(reason)
+
+    async def warm(self) -> None:
+        """Open a connection, whatever the server says to that."""
+        self._check_allowed()
+        link = await self._links.get()
+        with self._named_errors(Answer()):
+            if link.post is not None:
+                await link.post.open()
+                return
+            with suppress(openai.APIStatusError):
+                await link.client.get("/models", cast_to=object)
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -87,6 +87,17 @@ class Post:
             return None
         return cls(client, path, caller, trust_env=trust_env)
 
+    async def open(self) -> None:
+        """Open a connection, and leave it for the first request.
+
+        Raises:
+            OSError, aiohttp.ClientError: it cannot be opened.
+        """
+        session = self._session or self._open()
+        # Whatever is said to that, the connection is there and costs nobody anything.
+        async with session.head(self._url, headers=self._headers, allow_redirects=False) as reply:
+            await reply.read()
+
     async def send(self, body: Mapping[str, Any]) -> Any:
         """The JSON of the reply.
 

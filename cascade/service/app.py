@@ -54,12 +54,15 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
         del app
         await _look_for_keys(service)
         watching = asyncio.create_task(service.reloads.watch(config.watch_s))
+        # Beside the first requests, which may come before a slow upstream has answered.
+        warming = asyncio.create_task(_warm(service))
         try:
             yield
         finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+            for task in (watching, warming):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
             await service.aclose()
 
     app = FastAPI(
@@ -86,6 +89,15 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
     )
     app.add_middleware(Measured, metrics=service.metrics)
     return app
+
+
+async def _warm(service: Service) -> None:
+    """Connections, weights and the ledger, before the first requests need them."""
+    for name, cascade in service.cascades.items():
+        try:
+            await cascade.awarm()
+        except Exception:  # a service that is not warm answers all the same
+            logger.exception("%s could not be warmed up", name)
 
 
 async def _look_for_keys(service: Service) -> None:
