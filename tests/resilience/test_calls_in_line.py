@@ -19,7 +19,7 @@ from turning import (
 )
 
 from cascade import Cascade, Price, Tier
-from cascade.agents.deadline import ANSWER_BY
+from cascade.agents.deadline import ANSWER_BY, Deadline
 from cascade.errors import (
     DeadlineError,
     InputError,
@@ -102,14 +102,17 @@ async def test_places_survive_failures_and_cancellation() -> None:
     assert cascade.tier_states()["large"].running == 0
 
 
-async def test_half_of_the_time_is_left_to_a_call_that_waits_in_vain() -> None:
+async def test_half_of_the_time_is_left_to_a_call_that_waits_in_vain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     large = Server(delay_s=3600)
     cascade = house(large, narrow(waiting=10))
     hanging = [asyncio.create_task(cascade.ainvoke(str(n))) for n in range(2)]
     await until(lambda: large.calls == 2)
-    result = await cascade.with_policy(deadline=0.4).ainvoke("?")
+    monkeypatch.setattr(Deadline, "left_s", lambda *_: 0.5)
+    result = await cascade.ainvoke("?")
     assert result.degraded
-    assert "none was free within 0." in result.decision.reason
+    assert "none was free within 0.25 s" in result.decision.reason
     for task in hanging:
         task.cancel()
     await asyncio.gather(*hanging, return_exceptions=True)
@@ -213,9 +216,9 @@ async def test_a_sync_caller_finds_the_same_places() -> None:
 async def test_no_call_gets_more_time_than_its_caller_waits() -> None:
     large = Server()
     cascade = house(large, ONE_TRY)
-    waiting = waits_for(5)
+    waiting = waits_for(60)
     await cascade.ainvoke("?", waiting)
-    assert 0 < (large.requests[0].timeout_s or 0) <= 5
+    assert 0 < (large.requests[0].timeout_s or 0) <= 60
 
 
 async def test_who_waits_no_longer_is_told_so_and_nothing_is_asked() -> None:
@@ -243,6 +246,6 @@ async def test_a_time_that_is_none_is_refused() -> None:
 async def test_a_caller_who_waits_does_not_change_what_is_accepted() -> None:
     cascade = house(Server(), ONE_TRY)
     cascade._deadline.saw("large", 3600.0)
-    waiting = waits_for(5)
+    waiting = waits_for(60)
     result = await cascade.ainvoke("?", waiting)
     assert result.answer == "Canberra"

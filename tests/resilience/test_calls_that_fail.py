@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -15,10 +16,10 @@ from turning import (
     house,
     outcomes,
     until,
-    waits_for,
 )
 
 from cascade import Cascade, Price, Tier
+from cascade.agents.deadline import Deadline
 from cascade.errors import (
     AuthenticationError,
     BadRequestError,
@@ -26,6 +27,7 @@ from cascade.errors import (
     ContextLengthError,
     DeadlineError,
     MalformedResponseError,
+    ModelError,
     ModelTimeoutError,
     ModelUnavailableError,
     RateLimitError,
@@ -194,27 +196,35 @@ async def test_cancelled_questions_say_nothing_about_the_server() -> None:
     assert cascade.tier_states()["large"].breaker == "closed"
 
 
-async def test_a_client_in_a_hurry_does_not_shut_the_tier_for_all() -> None:
-    large = Server()
-    cascade = house(large, ONE_TRY)
-    cascade._deadline.saw("large", 5.0)  # its calls take five seconds
-    large._delay_s = 3600
-    for _ in range(5):
-        hurried = waits_for(0.05)
-        await cascade.ainvoke("?", hurried)
-    assert large.calls == 5
-    assert cascade.tier_states()["large"].breaker == "closed"
+async def cut_short(monkeypatch: pytest.MonkeyPatch, usual_s: float) -> tuple[int, str | None]:
+    """Five calls that a deadline ends after a hundredth of a second, to a tier that usually takes
+    so long; how many were sent, and what the breaker makes of it.
+    """
 
+    def bound(_: Deadline, request: Request, *args: object, **given: object) -> Request:
+        return replace(request, timeout_s=0.01)
 
-async def test_a_server_that_hangs_for_as_long_as_calls_usually_take_is_left_alone() -> None:
+    monkeypatch.setattr(Deadline, "bound", bound)
     large = Server(delay_s=3600)
-    cascade = house(large, ONE_TRY)
-    cascade._deadline.saw("large", 0.001)
+    cascade = Cascade(tiers=[large], resilience=Doors(ONE_TRY, clock=Clock()))
+    (name,) = cascade.tier_states()
+    cascade._deadline.saw(name, usual_s)
     for _ in range(5):
-        patient = waits_for(0.05)
-        await cascade.ainvoke("?", patient)
-    assert large.calls == 3
-    assert cascade.tier_states()["large"].breaker == "open"
+        with pytest.raises(ModelError):
+            await cascade.ainvoke("?")
+    return large.calls, cascade.tier_states()[name].breaker
+
+
+async def test_a_client_in_a_hurry_does_not_shut_the_tier_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert await cut_short(monkeypatch, usual_s=5) == (5, "closed")
+
+
+async def test_a_server_that_hangs_for_as_long_as_calls_usually_take_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert await cut_short(monkeypatch, usual_s=0.001) == (3, "open")
 
 
 async def test_variants_of_a_cascade_know_what_it_knows() -> None:

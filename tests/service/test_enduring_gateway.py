@@ -94,7 +94,7 @@ async def test_readiness_tells_which_tiers_are_left_alone(
     assert len(upstream.received) == 4
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "tier_unavailable"
-    assert 50 < int(refused.headers["Retry-After"]) <= 60
+    assert 0 < int(refused.headers["Retry-After"]) <= 60
     tiers = ready.json()["tiers"]["support"]
     assert (ready.status_code, ready.json()["ready"]) == (200, True)
     assert {tier["breaker"] for tier in tiers.values()} == {"open"}
