@@ -9,7 +9,6 @@ question and draft, which neither of them can know, and which no answer is by ac
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +16,7 @@ from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage
 
 from cascade.agents.base import Task
 from cascade.agents.outlook import Outlook
+from cascade.confidence import as_json
 from cascade.models import Request
 from cascade.policies.reuse import Reuse, Wanted, is_cheaper
 from cascade.state import Assessment, Completion, Draft, Usage
@@ -63,7 +63,7 @@ class Review:
     @property
     def asked(self) -> list[BaseMessage]:
         """The conversation with the draft behind it; a prompt cache knows the beginning."""
-        text = json.dumps(self.draft.completion.text, ensure_ascii=False)
+        text = as_json(self.draft.completion.text)
         shown = HumanMessage(INSTRUCTION.format(draft=text, word=self.word))
         return [*self.messages, shown]
 

@@ -12,7 +12,7 @@ from cascade.agents.base import AgentRuntime, Caller, Task, attempt_of
 from cascade.agents.border import may_ask
 from cascade.agents.entries import free_entry
 from cascade.agents.shedding import Pressure, shed_entry
-from cascade.confidence import Calibrator, combine, objection, repetition
+from cascade.confidence import Calibrator, combine, objection, repetition, speaks_of_grading
 from cascade.confidence.signals import Asked, LogprobSignal, Probe, PTrueSignal, Signal, take
 from cascade.errors import DeadlineError, ModelError
 from cascade.models import Request
@@ -54,8 +54,10 @@ class SelfChecker:
         tier = self.tiers[run.tier]
         asked = Asked(state["messages"], draft.completion)
         against = draft.stopped or self._objection(asked)
+        doubt = speaks_of_grading(draft.completion.transcript)
         before = state.get("assessment") or Assessment()
-        due = self._due(tier, draft.completion, before.taken, ruled_out=against is not None)
+        ruled_out = against is not None or doubt is not None
+        due = self._due(tier, draft.completion, before.taken, ruled_out=ruled_out)
         due = self._without_shed(run, tier, due)
         signals = [] if draft.stopped else due  # half an answer tells nothing about whole ones
 
@@ -74,8 +76,9 @@ class SelfChecker:
             self.caller.recorder.record(free_entry(run, NODE, tier.name))
         taken = (*before.taken, *(signal.name for signal in signals))
         assessment = Assessment(signals=features, taken=taken, objection=against)
+        judged = self._judge(tier, assessment, taken_here, asked)
         return {
-            "assessment": self._judge(tier, assessment, taken_here, asked),
+            "assessment": _doubted(judged, doubt),
             "ledger": self.caller.recorder.take(run.id),
         }
 
@@ -179,6 +182,17 @@ class SelfChecker:
             max_tokens=probe.max_tokens or request.max_tokens,
             temperature=request.temperature if probe.temperature is None else probe.temperature,
         )
+
+
+def _doubted(judged: Assessment, words: str | None) -> Assessment:
+    """The assessment, without a confidence where the draft speaks to its checks in these words.
+
+    No objection: it may be about grading, and where no larger tier can be had it is an answer.
+    """
+    if words is None:
+        return judged
+    why = f"the answer speaks to whoever checks it: {words!r}"
+    return replace(judged, confidence=None, interval=None, calibrated=False, missing=why)
 
 
 def _raw(assessment: Assessment, signals: Sequence[Signal], draft: Completion) -> Assessment:

@@ -92,7 +92,7 @@ def identity(
         )
         for tier in tiers
     ]
-    taken = [signal.name for signal in signals]
+    taken = [[signal.name, signal.wording] if signal.wording else signal.name for signal in signals]
     said = {name: value for name, value in options.items() if name not in NOT_DECIDING}
     parts = [FORMAT, asked, task, taken, calibration, policy, said]
     text = json.dumps(_content(parts), sort_keys=True)

@@ -12,7 +12,7 @@ from cascade.agents.border import LocalOnly, read_local_only
 from cascade.agents.hedging import Hedging
 from cascade.agents.stopping import LOST, Abort
 from cascade.confidence.early import drafts_needed
-from cascade.confidence.signals import Signal, SignalLike, to_signals
+from cascade.confidence.signals import Signal, SignalLike, to_signals, wordings
 from cascade.errors import (
     CalibrationMismatchError,
     ConfigurationError,
@@ -89,7 +89,7 @@ def choose_signals(
     """The signals to take: the user's, or those of the calibration.
 
     Raises:
-        CalibrationMismatchError: the calibration knows other signals.
+        CalibrationMismatchError: the calibration knows other signals, or other words of a check.
     """
     if calibration is None:
         return to_signals(wanted)
@@ -107,6 +107,12 @@ def choose_signals(
             f"the calibration was made with the signals {sorted(names)}, not {sorted(given)}: "
             "calibrate again."
         )
+    for name, wording in wordings(names).items():
+        if calibration.wordings.get(name) != wording:
+            raise CalibrationMismatchError(
+                f"the calibration was made with another wording of the check {name!r}: "
+                "calibrate again (`cascade calibrate`)."
+            )
     return tuple(sorted(signals, key=lambda signal: names.index(signal.name)))
 
 

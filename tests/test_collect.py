@@ -422,3 +422,15 @@ def test_the_cost_beforehand_counts_signals_and_is_unknown_without_a_price(house
     assert expected_cost(examples, small, calls=3) == 3 * once
     free = Cascade(tiers=[ScriptedModel("x")]).tiers
     assert expected_cost(examples, free) is None
+
+
+@pytest.mark.parametrize("taken", ["p_true", "p_true 0123456789ab"])
+async def test_answers_to_a_check_in_other_words_fit_nothing(tmp_path: Path, taken: str) -> None:
+    house = House(tmp_path, signals=["p_true", "logprobs"])
+    await house.collect(*capitals(1))
+    row = json.loads(house.path.read_text())
+    assert await made_for(house.cascade, (), "references", recorded=house.path)
+    row["made_with"]["signals"] = ["logprobs", taken]
+    house.path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(ConfigurationError, match="the check 'p_true' of example"):
+        await made_for(house.cascade, (), "references", recorded=house.path)

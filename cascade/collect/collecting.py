@@ -157,7 +157,7 @@ def _settings(cascade: Cascade, scorer: Scorer, *, agree_with_large: bool) -> di
     return {
         "small": task_hash(cascade.task, small),
         "large": task_hash(cascade.task, large),
-        "signals": [signal.name for signal in cascade.signals],
+        "signals": [f"{signal.name} {signal.wording}".strip() for signal in cascade.signals],
         "scorer": scorer.spec + how,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from cascade.collect.examples import Example
 from cascade.collect.marking import MADE_WITH
 from cascade.confidence.calibrating import LabelledDraft, MadeFor
 from cascade.confidence.calibration import Labels, system_hash
+from cascade.confidence.signals import BUILT_IN, wordings
 from cascade.errors import ConfigurationError
 from cascade.evaluation.transcripts import read_transcripts, rows_of_pair
 from cascade.setup import identify, task_hash
@@ -69,5 +71,17 @@ def _recorded_systems(path: str | Path, task: str) -> set[str | None]:
                 f"{path}: example {record.id!r} was answered with other settings of the small "
                 "model: give the same --max-tokens and --temperature as when it was recorded."
             )
+        _check_wordings(path, record.id, made_with.get("signals", ()))
         systems.add(made_with.get("system"))
     return systems
+
+
+def _check_wordings(path: str | Path, example: str, signals: Sequence[str]) -> None:
+    """Refuse answers to a check that is put in other words by now."""
+    for name, wording in wordings(BUILT_IN).items():
+        other = re.compile(rf"{name}(?! {wording}$)(?: [0-9a-f]{{12}})?")
+        if any(other.fullmatch(taken) for taken in signals):
+            raise ConfigurationError(
+                f"{path}: the check {name!r} of example {example!r} was asked in other words than "
+                "this version asks it: record the examples again (another --work file)."
+            )

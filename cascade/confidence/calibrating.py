@@ -21,6 +21,7 @@ from cascade.confidence.early import WORST, EarlyRow
 from cascade.confidence.fitting import cross_fitted, fit_calibrator, fit_venn_abers
 from cascade.confidence.gain import GainHead, cross_fitted_gain, fit_gain
 from cascade.confidence.metrics import Array, auroc, brier, ece
+from cascade.confidence.signals import wordings
 from cascade.errors import ConfigurationError
 
 LEAST_LABELS = 20
@@ -105,6 +106,7 @@ def calibrate(
         gain=promise.head,
         confidences=tuple(np.quantile(confidence, np.linspace(0, 1, QUANTILES)).tolist()),
         early=_early(usable, confidence),
+        wordings=wordings(names),
     )
 
 

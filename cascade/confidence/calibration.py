@@ -94,6 +94,8 @@ class Calibration(Record):
         gain: predicts p_L − p_S per question, where that was better than a constant p_L.
         confidences: quantiles of the confidence of drafts, for an escalation budget.
         certificates: proved on drafts that fitted nothing of this.
+        wordings: of the checks among the signals, by name: in other words a check has other
+            answers.
         early: of drafts with log-probs, sorted: the confidence that they got in the end, by a fit
             that has not seen them, and their worst stretch, for `Cascade(abort=…)`.
     """
@@ -113,6 +115,7 @@ class Calibration(Record):
     confidences: Numbers = ()
     certificates: tuple[Certificate, ...] = ()
     early: tuple[EarlyRow, ...] = ()
+    wordings: Mapping[str, str] = Field(default_factory=dict)
 
     @property
     def signals(self) -> tuple[str, ...]:

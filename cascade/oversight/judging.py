@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
 from cascade.agents.comparing import Answers, Ask, Comparison
+from cascade.confidence import as_data
 from cascade.ledger.draws import lot
 from cascade.ledger.judges import DISAGREED, PLANTED_WRONG
 from cascade.models import Request
@@ -115,7 +116,7 @@ class BlindJudge:
 
 def _task(messages: Sequence[BaseMessage], a: str, b: str, mark: str) -> str:
     parts = {"question": _written(messages), "answer_a": a, "answer_b": b}
-    tagged = (f"<{name}-{mark}>\n{text}\n</{name}-{mark}>" for name, text in parts.items())
+    tagged = (f"<{name}-{mark}>\n{as_data(text)}\n</{name}-{mark}>" for name, text in parts.items())
     return "\n\n".join([*tagged, "Which answer is better: A, B or EQUAL?"])
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 
 from cascade.confidence import check_messages, p_true
+from cascade.confidence.p_true import QUESTION
 from cascade.state import Completion, TokenLogprob
 
 
@@ -60,15 +61,21 @@ def test_the_answering_token_may_come_after_white_space() -> None:
 
 
 def test_blank_tokens_count_where_nothing_follows() -> None:
-    assert p_true(check(token(("\n", 0.8), ("True", 0.15), ("False", 0.05)))) == pytest.approx(0.75)
+    assert p_true(check(token(("\n", 0.2), ("True", 0.6), ("False", 0.2)))) == pytest.approx(0.75)
 
 
 def test_an_unlisted_word_may_be_as_likely_as_the_least_likely_listed_one() -> None:
-    """A reply that only brushes against one word is no certainty about it."""
-    other = token(("The", 0.9), ("True", 0.004), ("Answer", 0.004))
-    assert p_true(check(other)) == pytest.approx(0.5)
-    against = token(("The", 0.9), ("False", 0.004), ("Answer", 0.004))
-    assert p_true(check(against)) == pytest.approx(0.5)
+    """A reply that names one word alone is no certainty about it."""
+    one = token(("True", 0.6), ("The", 0.2), ("Answer", 0.15))
+    assert p_true(check(one)) == pytest.approx(0.6 / 0.65)
+    against = token(("False", 0.6), ("The", 0.2), ("Answer", 0.15))
+    assert p_true(check(against)) == pytest.approx(0.05 / 0.65)
+
+
+@pytest.mark.parametrize("word", ["True", "False"])
+def test_a_reply_that_only_brushes_against_the_words_is_missing(word: str) -> None:
+    assert p_true(check(token(("The", 0.5), (word, 0.45), ("Answer", 0.05)))) is None
+    assert p_true(check(token(("The", 0.9)), token((word, 0.9)))) is None
 
 
 def test_a_clear_word_is_clear_although_the_other_is_not_listed() -> None:
@@ -85,13 +92,15 @@ def test_with_only_the_sampled_word_the_rest_speaks_against_it(word: str, expect
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("True", 1.0), ("true, it is", 1.0), (" False.\n", 0.0), ("No", 0.0)],
+    [("True", 1.0), (" **true**.", 1.0), (" False.\n", 0.0), ("No", 0.0)],
 )
 def test_without_log_probabilities_the_word_decides(text: str, expected: float) -> None:
     assert p_true(check(text=text)) == expected
 
 
-@pytest.mark.parametrize("text", ["", "   ", "Perhaps", "The answer is true", "Truest"])
+@pytest.mark.parametrize(
+    "text", ["", "   ", "Perhaps", "The answer is true", "Truest", "true, it is", "True\nFalse"]
+)
 def test_a_reply_that_says_neither_is_missing(text: str) -> None:
     assert p_true(check(text=text)) is None
 
@@ -117,5 +126,6 @@ def test_the_check_follows_the_draft_in_the_same_conversation() -> None:
     asked = check_messages([question], "4")
     assert asked[0] is question
     assert isinstance(asked[1], AIMessage)
-    assert asked[1].content == "4"
+    assert str(asked[1].content).split("\n")[1] == "4"
+    assert str(asked[2].content).startswith(QUESTION)
     assert "True" in str(asked[2].content)

@@ -198,7 +198,16 @@ async def test_p_true_asks_once_about_the_draft() -> None:
 
 @pytest.mark.parametrize(
     ("said", "expected"),
-    [("85", 0.85), ("About 7.5 %", 0.075), ("0", 0.0), ("100.", 1.0), ("250", None), ("no", None)],
+    [
+        ("85", 0.85),
+        ("7.5 %", 0.075),
+        ("90/100", 0.9),
+        ("About 7", None),
+        ("0", 0.0),
+        ("100.", 1.0),
+        ("250", None),
+        ("no", None),
+    ],
 )
 async def test_verbalised_confidence_is_the_number_it_names(
     said: str, expected: float | None

@@ -49,7 +49,9 @@ def process(server: ObligingServer, path: Path, question: str) -> subprocess.Pop
 def said(server: ObligingServer) -> list[str]:
     """What each request was for, in order."""
     return [
-        "check" if received.body["messages"][-1]["content"] == QUESTION else received.body["model"]
+        "check"
+        if received.body["messages"][-1]["content"].startswith(QUESTION)
+        else received.body["model"]
         for received in server.received
     ]
 

@@ -106,7 +106,7 @@ def asked(server: FakeServer) -> list[str]:
     names = {"small": "draft", "large": "expert"}
     return [
         "self_check"
-        if received.body["messages"][-1]["content"] == QUESTION
+        if received.body["messages"][-1]["content"].startswith(QUESTION)
         else names[received.body["model"]]
         for received in server.received
     ]

@@ -41,7 +41,7 @@ def steps(
     """
 
     def answer(request: Request) -> Completion:
-        if request.messages[-1].text == QUESTION:
+        if request.messages[-1].text.startswith(QUESTION):
             return reply("True", probability=sure)
         return then if request.messages[-1].type == "tool" else first
 

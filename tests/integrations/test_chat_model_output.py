@@ -61,7 +61,7 @@ def sure(answer: Completion) -> Callable[[Request], Completion]:
     """A model that is sure of itself, by log-probs and when it is asked."""
 
     def answers(request: Request) -> Completion:
-        asked = request.messages[-1].text == QUESTION
+        asked = request.messages[-1].text.startswith(QUESTION)
         return reply("True", probability=0.99) if asked else answer
 
     return answers

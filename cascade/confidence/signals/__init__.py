@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cascade.confidence.score import FEATURES
 from cascade.confidence.signals.base import Ask, Asked, Check, Probe, Signal, UserSignal, take
@@ -44,6 +44,7 @@ __all__ = [
     "prompt_features",
     "take",
     "to_signals",
+    "wordings",
 ]
 
 SignalLike = str | Signal | Check
@@ -68,6 +69,8 @@ def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
         ConfigurationError: an unknown name, two signals of one name, or a signal of the user's
             that is called as one that is built in, or as one of its features.
     """
+    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
+        raise ConfigurationError(f"signals={wanted!r}: give a list, such as ['logprobs'].")
     signals = [_to_signal(item) for item in wanted]
     names = [signal.name for signal in signals]
     for signal in signals:
@@ -80,6 +83,12 @@ def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
     if twice:
         raise ConfigurationError(f"two signals are called {twice[0]!r}: give one another name.")
     return tuple(sorted(signals, key=lambda signal: signal.calls))
+
+
+def wordings(names: Iterable[str]) -> dict[str, str]:
+    """The words of the checks among these signals, by name and digest (`Signal.wording`)."""
+    known = {name: BUILT_IN[name].wording for name in names if name in BUILT_IN}
+    return {name: wording for name, wording in known.items() if wording}
 
 
 def _to_signal(item: SignalLike) -> Signal:

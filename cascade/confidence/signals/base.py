@@ -63,6 +63,8 @@ class Signal(ABC):
             the way) the draft cannot be judged.
         needs_logprobs: whether it is missing without the draft's log-probabilities.
         model: whom its probes ask, as `Cascade` takes models; None asks the drafting tier.
+        wording: of a built-in check, a digest of the words in which it asks about a draft:
+            a calibration is bound to it.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Signal(ABC):
     is_score: bool = True
     needs_logprobs: bool = False
     model: Any = None
+    wording: str = ""
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """The next calls, which may run side by side; none when the signal can be read."""

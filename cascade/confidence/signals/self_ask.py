@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from langchain_core.messages import AIMessage, HumanMessage
-
-from cascade.confidence.p_true import MAX_TOKENS, TOP_LOGPROBS, check_messages, p_true
+from cascade.confidence.p_true import (
+    MAX_TOKENS,
+    TOP_LOGPROBS,
+    WORDING,
+    asking_about,
+    check_messages,
+    p_true,
+    wording_of,
+)
 from cascade.confidence.signals.base import Asked, Probe, Signal
 from cascade.state import Completion
 
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)(?: ?%| ?/ ?100)?\.?")
 
 
 class PTrueSignal(Signal):
@@ -19,6 +25,7 @@ class PTrueSignal(Signal):
 
     name = "p_true"
     calls = 1
+    wording = WORDING
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """One question, after the draft in the same conversation."""
@@ -42,26 +49,22 @@ class VerbalisedSignal(Signal):
 
     name = "verbalised"
     calls = 1
-    QUESTION = (
-        "How likely is it that the answer above is correct? Reply with one number from 0 "
-        "(certainly wrong) to 100 (certainly right)."
-    )
+    QUESTION = "How likely is it that the answer above is correct?"
+    REPLY = "Reply with one number from 0 (certainly wrong) to 100 (certainly right)."
+    wording = wording_of(QUESTION, REPLY)
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """One question, after the draft in the same conversation."""
         if replies:
             return ()
-        messages = (
-            *asked.messages,
-            AIMessage(content=asked.draft.transcript),
-            HumanMessage(content=self.QUESTION),
-        )
+        draft = asked.draft.transcript
+        messages = asking_about(asked.messages, draft, self.QUESTION, self.REPLY)
         return (Probe(messages, max_tokens=8, temperature=0.0),)
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
-        """`verbalised` in [0, 1], absent when there is no number from 0 to 100."""
+        """`verbalised` in [0, 1], absent when the reply is not a number from 0 to 100 alone."""
         del asked
-        found = _NUMBER.search(replies[0].text)
-        if found is None or float(found.group()) > 100:
+        found = _NUMBER.fullmatch(replies[0].text.strip())
+        if found is None or float(found[1]) > 100:
             return {}
-        return {self.name: float(found.group()) / 100}
+        return {self.name: float(found[1]) / 100}

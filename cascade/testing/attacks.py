@@ -1,0 +1,65 @@
+"""Texts that are written to have a wrong answer accepted, for trying a cascade of yours with them.
+
+for attack in load_attacks(target="self-check"):
+    draft = attack.written(question="Capital of Australia?", answer="It is Sydney")
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.resources import files
+from typing import Literal
+
+from pydantic import Field
+
+from cascade.state import Record
+
+Target = Literal["self-check", "log-prob", "judge", "tool", "cost"]
+"""What an attack is aimed at: the model's check of its draft, the score by log-probs, the judge of
+audits, the risk of a tool, or the bill."""
+
+Place = Literal["draft", "question", "tool_result"]
+"""Whose text it is: the answer itself, the question or a document in it, what a tool gave back."""
+
+
+class Attack(Record):
+    """A text with places for a question and for a wrong answer to it.
+
+    Attributes:
+        id: the family and a number.
+        family: of one idea; `docs/hostile.md` has a line for each.
+        target: what it is aimed at.
+        place: whose text it is.
+        text: with `{question}`, `{answer}` and `{padding}` where they belong.
+        padding: stands in the text `times` times.
+        times: how often.
+    """
+
+    id: str
+    family: str
+    target: Target
+    place: Place
+    text: str
+    padding: str = ""
+    times: int = Field(default=0, ge=0)
+
+    def written(self, *, question: str, answer: str) -> str:
+        """The text about a question and a wrong answer to it."""
+        parts = self.text.replace("{padding}", self.padding * self.times)
+        # In this order, and at once: an answer may hold the words "{question}".
+        pieces = parts.split("{question}")
+        return question.join(piece.replace("{answer}", answer) for piece in pieces)
+
+
+@lru_cache(maxsize=1)
+def _everything() -> tuple[Attack, ...]:
+    text = files("cascade.testing").joinpath("attacks.jsonl").read_text(encoding="utf-8")
+    return tuple(Attack.model_validate_json(line) for line in text.split("\n") if line)
+
+
+def load_attacks(target: Target | None = None) -> tuple[Attack, ...]:
+    """All attacks, or those with one target."""
+    return tuple(a for a in _everything() if target in (None, a.target))
+
+
+__all__ = ["Attack", "Place", "Target", "load_attacks"]
