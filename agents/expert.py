@@ -168,8 +168,9 @@ class Expert:
 def _cost_of_outage(
     run: Run, state: CascadeState, entries: Sequence[LedgerEntry]
 ) -> Decimal | None:
-    """What the answer to a question costs that came here as the tier that drafts was down; None
-    where it did not, or nobody knows.
+    """What the answer to a question costs that came here as the tier before was down; None where it
+    did not, or nobody knows.
     """
-    down = any(e.node == OUTAGE and e.run_id == run.id for e in state["ledger"])
-    return entries[-1].cost_usd if down and entries else None
+    before = run.asked[-1:]
+    down = [e.tier for e in state["ledger"] if e.node == OUTAGE and e.run_id == run.id]
+    return entries[-1].cost_usd if entries and down and (down[-1],) == before else None

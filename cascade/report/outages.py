@@ -16,10 +16,10 @@ from cascade.report.sums import NOTHING
 
 
 def outages(rows: Sequence[Row]) -> tuple[Outage, ...]:
-    """Runs that a larger tier answered because the one that was to draft them was down."""
+    """Runs that a larger tier drafted or answered because the one that was to was down."""
     hit: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.down is not None and row.outcome == "escalated":
+        if row.down is not None and row.outcome in ("accepted", "escalated"):
             hit[row.down].append(row)
     usual = [
         row

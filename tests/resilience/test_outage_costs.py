@@ -115,6 +115,24 @@ async def test_what_is_not_priced_leaves_the_cost_of_an_outage_open() -> None:
     assert "small was down: 1 run, $0.00+?" in (await report_of(house)).text()
 
 
+async def test_of_three_tiers_the_one_that_was_down_is_named_and_the_next_one_drafts() -> None:
+    house = House(None, [])
+    middle = ScriptedModel([reply("Canberra", probability=0.95)], returns_logprobs=True)
+    unsure = ScriptedModel([reply("Sydney", probability=0.3)], returns_logprobs=True)
+    results = []
+    for second in (middle, unsure):
+        tiers = [
+            Tier(ScriptedModel([down("small")]), name="small", price=Price(input=1, output=1)),
+            Tier(second, name="middle", price=Price(input=10, output=10)),
+            Tier(house.large, name="large", price=Price(input=100, output=100)),
+        ]
+        cascade = Cascade(tiers=tiers, ledger=house.store, retry_policy=ONCE, resilience=None)
+        results.append(await cascade.ainvoke("?"))
+    assert [result.tier for result in results] == ["middle", "large"]
+    assert results[1].decision.reason == "uncalibrated score 0.300 < 0.800"
+    assert "small was down: 2 runs, $0.00152" in (await report_of(house)).text()
+
+
 async def test_without_outages_the_report_has_no_word_of_them() -> None:
     found = await report_of(await outage(0, 2))
     assert "Outages and pressure" not in found.text()
