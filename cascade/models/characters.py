@@ -7,6 +7,8 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage, convert_to_openai_messages
 
+from cascade.errors import InputError
+
 
 def whole(text: str) -> str:
     """The text with halves of surrogate pairs put together, and U+FFFD for one that is alone.
@@ -22,8 +24,18 @@ def whole(text: str) -> str:
 
 
 def sendable(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """The messages in OpenAI's form, of whole characters."""
-    sent: list[dict[str, Any]] = _whole(convert_to_openai_messages(list(messages)))
+    """The messages in OpenAI's form, of whole characters.
+
+    Raises:
+        InputError: there is something in them that this form has no place for.
+    """
+    try:
+        sent: list[dict[str, Any]] = _whole(convert_to_openai_messages(list(messages)))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"the conversation has a part that no model can be sent: {error}. Give text, "
+            "images, audio and files as LangChain's content blocks, tool calls in answers alone."
+        ) from error
     return sent
 
 

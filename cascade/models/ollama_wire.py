@@ -11,17 +11,13 @@ from langchain_core.messages import ToolCall
 from cascade.models.base import Request
 from cascade.models.called import call_logprobs
 from cascade.models.characters import sendable
-from cascade.models.counts import read_counts
+from cascade.models.counts import busy_ms, read_counts
 from cascade.models.logprobs import Growing, answer_logprobs
 from cascade.models.openai_wire import finish_reason, read_tool_call
 from cascade.state import Completion, TokenLogprob
 
 _TOP_LEVEL = ("think", "keep_alive", "format", "truncate", "shift")
 """Parameters that stand beside `options` in the API; every other one belongs inside."""
-
-
-MOST_NS = 10**15
-"""No call takes eleven days: what is above it is no time."""
 
 
 class UnreadableContentError(Exception):
@@ -72,8 +68,8 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     parts = {
         "role": message["role"],
-        "content": "\n".join(block["text"] for block in blocks if block["type"] == "text"),
-        "images": [_image(block) for block in blocks if block["type"] != "text"],
+        "content": "\n".join(block["text"] for block in blocks if block.get("type") == "text"),
+        "images": [_image(block) for block in blocks if block.get("type") != "text"],
         "tool_calls": [_tool_call(call["function"]) for call in message.get("tool_calls", ())],
         "tool_name": message.get("name") if message["role"] == "tool" else None,
     }
@@ -95,7 +91,7 @@ def _image(block: Mapping[str, Any]) -> str:
     data = re.match(r"data:image/[\w.+-]+;base64,(.+)", url, re.DOTALL)
     if data is None:
         raise UnreadableContentError(
-            f"Ollama reads text and images given as base64 data, not {block['type']} "
+            f"Ollama reads text and images given as base64 data, not {block.get('type')} "
             f"{url[:60]!r}. Put the image itself into the message."
         )
     return data[1]
@@ -181,6 +177,4 @@ def _read_call(call: object) -> ToolCall:
 
 def _busy_ms(part: Mapping[str, Any]) -> float | None:
     """Reading the prompt plus writing the answer; loading the model is not computing."""
-    parts = [part.get(name) for name in ("prompt_eval_duration", "eval_duration")]
-    known = [p for p in parts if isinstance(p, int) and 0 <= p < MOST_NS]
-    return sum(known) / 1e6 if known else None
+    return busy_ms(part, ("prompt_eval_duration", "eval_duration"), 1e6)

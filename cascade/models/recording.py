@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from langchain_core.messages import BaseMessage, convert_to_openai_messages
+from langchain_core.messages import BaseMessage
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
 from cascade.errors import ConfigurationError
 from cascade.models.base import Request
+from cascade.models.characters import sendable, whole
 from cascade.state import Completion, Record
 
 VERSION = 1
@@ -71,13 +72,13 @@ def request_key(request: Request) -> str:
     text = json.dumps(
         decisive, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str
     )
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _decisive_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """The messages with their tool calls numbered: the ids of calls are random."""
     numbers: dict[object, int] = {}
-    converted = convert_to_openai_messages(list(messages))
+    converted = sendable(messages)
     for message in converted:
         for call in message.get("tool_calls", ()):
             call["id"] = numbers.setdefault(call.get("id"), len(numbers))
@@ -96,7 +97,7 @@ def answer_line(request: Request, completion: Completion) -> str:
     """One answer as a line of the file."""
     answer = _COMPLETION.dump_python(completion, mode="json", exclude_defaults=True)
     line = {"key": request_key(request), "question": question_of(request), "answer": answer}
-    return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return whole(json.dumps(line, ensure_ascii=False, separators=(",", ":"))) + "\n"
 
 
 def header_line(header: Header) -> str:
