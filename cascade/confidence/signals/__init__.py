@@ -71,6 +71,8 @@ def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
     """
     if isinstance(wanted, str) or not isinstance(wanted, Sequence):
         raise ConfigurationError(f"signals={wanted!r}: give a list, such as ['logprobs'].")
+    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
+        raise ConfigurationError(f"signals={wanted!r}: give a list, such as ['logprobs'].")
     signals = [_to_signal(item) for item in wanted]
     names = [signal.name for signal in signals]
     for signal in signals:
