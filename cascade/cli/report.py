@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cascade._masking import mask_keys
 from cascade.cli.console import err, out, reports_errors, write_json
 from cascade.errors import ConfigurationError
 
@@ -94,7 +95,8 @@ def must_exist(ledger: str) -> None:
     if scheme.partition("+")[0] != "sqlite" or not path:
         return
     if not Path(path).exists():
-        raise ConfigurationError(f"{ledger}: there is no file {path}.")
+        shown = path.rpartition("@")[2]  # some write a password there, which SQLite has not
+        raise ConfigurationError(f"{mask_keys(ledger)}: there is no file {shown}.")
     with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as file:
         try:
             found = file.execute("SELECT 1 FROM sqlite_master WHERE name = 'ledger_schema'")

@@ -57,7 +57,7 @@ class ListenConfig(Section):
 class LedgerConfig(Section):
     """Where the ledger and the keys are kept."""
 
-    url: str
+    url: str = Field(repr=False)
     """`sqlite:///ledger.db`, `postgresql://…`, or `memory://` to keep nothing."""
     texts: KeptTexts = "none"
     """Which prompts and answers are kept: `none`, `pending` (of audits not done yet), `all`."""
@@ -99,7 +99,7 @@ class TierConfig(Section):
     """How answers and the ledger call it; by default `small` and `large`, else the model."""
     price: PriceConfig | None = None
     """Instead of the list price. A local model has none until it is set."""
-    base_url: str | None = None
+    base_url: str | None = Field(default=None, repr=False)
     """Address of an OpenAI-compatible or Ollama server."""
     api_key_env: str | None = None
     """Environment variable with the provider's key."""
@@ -113,7 +113,7 @@ class TierConfig(Section):
     """Seconds after which a call has failed."""
     local: bool | None = None
     """Whether questions that stay on this machine may go to it; by default by its address."""
-    options: Mapping[str, Any] = Field(default_factory=dict)
+    options: Mapping[str, Any] = Field(default_factory=dict, repr=False)
     """For its adapter, or sent to the provider with every request."""
 
 

@@ -112,7 +112,8 @@ def test_the_sbom_is_cyclonedx_and_lists_every_direct_dependency(
     few = [dict(part) for part in bill["components"]]
     for number, part in enumerate(few):
         files = part.pop("externalReferences", [])
-        part |= {"externalReferences": files[:1]} if files and number < 2 else {}
+        if files and number < 2:
+            part["externalReferences"] = files[:1]
     checked = json.dumps({**bill, "components": few})
     assert JsonStrictValidator(SchemaVersion.V1_5).validate_str(checked) is None
     assert bill["metadata"]["component"]["name"] == "agent-cascade"
@@ -142,7 +143,11 @@ def test_a_known_vulnerability_fails_and_is_named(tmp_path: Path, database: str)
 
 def test_nothing_wrong_is_a_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "audit.json"
-    report = {"vulnerabilities": [], "adverse_statuses": [], "summary": {"audited_packages": 3}}
+    report: dict[str, Any] = {
+        "vulnerabilities": [],
+        "adverse_statuses": [],
+        "summary": {"audited_packages": 3},
+    }
     path.write_text(json.dumps(report), encoding="utf-8")
     assert sbom.main(["vulnerabilities", str(path)]) == 0
     report["adverse_statuses"] = [{"status": "deprecated"}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 
+from cascade._masking import mask_keys
 from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.ledger.store.base import Backend
 from cascade.ledger.store.memory import MemoryBackend
@@ -92,14 +93,15 @@ def database_url(url: str) -> str:
     if dialect == "postgres":
         dialect = "postgresql"
     if not separator or dialect not in ("sqlite", "postgresql"):
-        raise ConfigurationError(f"{url!r} is no address of a ledger: give {FORMS}.")
+        raise ConfigurationError(f"{mask_keys(url)!r} is no address of a ledger: give {FORMS}.")
     if dialect == "sqlite" and rest.lstrip("/").partition("?")[0] in ("", ":memory:"):
         raise ConfigurationError(
             f"{url!r} names no file: give sqlite:///ledger.db, or memory:// to keep nothing."
         )
     if dialect == "sqlite" and not rest.startswith("/"):
         raise ConfigurationError(
-            f"{url!r} has a slash too few: give sqlite:///{rest}, or sqlite:////folder/ledger.db."
+            f"{mask_keys(url)!r} has a slash too few: give sqlite:///{rest.rpartition('@')[2]}, or "
+            "sqlite:////folder/ledger.db."
         )
     _require(dialect)
     driver = {"sqlite": "aiosqlite", "postgresql": "asyncpg"}[dialect]
