@@ -12,9 +12,11 @@ from cascade.agents.base import AgentRuntime, Caller, Task, attempt_of
 from cascade.agents.border import may_ask
 from cascade.agents.entries import free_entry
 from cascade.agents.shedding import Pressure, shed_entry
+from cascade.agents.showing import shows_drafts
 from cascade.confidence import Calibrator, combine, objection, repetition, speaks_of_grading
 from cascade.confidence.signals import Asked, LogprobSignal, Probe, PTrueSignal, Signal, take
 from cascade.errors import DeadlineError, ModelError
+from cascade.events import Retracted
 from cascade.models import Request
 from cascade.state import Assessment, CascadeState, Completion, Run, StateUpdate
 from cascade.tiers import OpenTier
@@ -92,6 +94,8 @@ class SelfChecker:
         failure, run, draft = error.error, state["run"], state["draft"]
         lost = isinstance(failure, ModelError) and failure.circumstantial
         if not (lost or isinstance(failure, DeadlineError)) or draft is None:
+            if shows_drafts():  # nothing follows that would replace its words
+                runtime.stream_writer(Retracted(f"the draft could not be checked: {failure}"))
             raise failure
         entries = self.caller.recorder.take(run.id)
         before = state.get("assessment") or Assessment()

@@ -10,12 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade import Cascade
-from cascade.errors import ConfigurationError, ModelUnavailableError, StreamInterruptedError
+from cascade.errors import (
+    BadRequestError,
+    ConfigurationError,
+    ModelUnavailableError,
+    StreamInterruptedError,
+)
 from cascade.events import Decided, Provisional, Retracted, Token
 from cascade.graph import DEFAULT_RETRY
 from cascade.models import Chunk, Request
 from cascade.result import CascadeResult
-from cascade.testing import ScriptedModel
+from cascade.testing import ScriptedModel, reply
 
 FAST = DEFAULT_RETRY._replace(initial_interval=0.0, jitter=False)
 
@@ -85,6 +90,17 @@ class Breaking(ScriptedModel):
             raise StreamInterruptedError("the line broke", model="m", billed=None)
         async for chunk in super()._stream(request):
             yield chunk
+
+
+def test_a_draft_whose_check_is_refused_is_withdrawn_before_the_error() -> None:
+    refused = BadRequestError("no such parameter", model="m")
+    small = ScriptedModel([reply("It is Canberra", probability=0.95), refused])
+    cascade = Cascade(small, ScriptedModel("Canberra"), signals=["p_true"], retry_policy=FAST)
+    events: list[Any] = []
+    with pytest.raises(BadRequestError):
+        events.extend(cascade.stream("Which city?", show="optimistic"))
+    assert [type(event) for event in events] == [Provisional] * 3 + [Retracted]
+    assert on_screen(events) == ""
 
 
 def test_a_draft_that_breaks_off_is_withdrawn_before_it_is_tried_again() -> None:
