@@ -114,6 +114,8 @@ class _Connection(asyncio.Protocol):
             self._transport.write(answer)
 
     def _answer(self, head: bytes, body: bytes) -> bytes:
+        if head.startswith(b"head "):  # somebody opens a connection before there is a question
+            return b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n"
         if head.startswith(b"get "):
             return _framed(_packed({"data": [], "object": "list", "calls": dict(self.counts)}))
         asked = json.loads(body)
