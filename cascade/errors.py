@@ -100,6 +100,9 @@ class ModelError(CascadeError):
     circumstantial: bool = False
     """Whether another tier may succeed where this one failed."""
 
+    retry_after: float | None = None
+    """Seconds that the provider asks to wait (429, 503), if it was told."""
+
     given_up: bool = False
     """Whether it is not tried again, whatever a retry policy says: the retry budget is used up, or
     the tier is left alone."""
@@ -123,7 +126,7 @@ class AuthenticationError(ModelError):
 
 
 class ModelNotFoundError(ModelError):
-    """The provider does not have this model (HTTP 404, or no such file)."""
+    """The provider does not have this model here (HTTP 404, a redirect, or no such file)."""
 
 
 class BadRequestError(ModelError):

@@ -1,14 +1,19 @@
-"""Token counts as providers send them → what can be true of them; the rest is unknown.
+"""Counts and times as providers send them → what can be true of them; the rest is unknown.
 
 A wrong count would become a wrong figure of money, and that is worse than none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from cascade.state import Usage
 
 MOST_TOKENS = 20_000_000
 """Of one call, in or out: twice the longest context there is. What is above it is no count."""
+
+MOST_TIME = 10**15
+"""In milliseconds or nanoseconds: more is no time that a call took."""
 
 
 def count(value: object) -> int | None:
@@ -60,3 +65,24 @@ def read_counts(
         cache_write_tokens=stored,
         reasoning_tokens=thought,
     )
+
+
+def busy_ms(told: Mapping[str, object], names: Sequence[str], per_ms: float) -> float | None:
+    """The time that a server computed, in milliseconds: the sum of its parts.
+
+    None where no part is told, where one cannot be true, and where it is nothing at all.
+
+    Args:
+        told: the parts by name.
+        names: which count.
+        per_ms: so many of their units are a millisecond.
+    """
+    busy = 0.0
+    for name in names:
+        part = told.get(name)
+        if part is None:  # Ollama leaves out what is 0
+            continue
+        if isinstance(part, bool) or not isinstance(part, int | float) or not 0 <= part < MOST_TIME:
+            return None
+        busy += part / per_ms
+    return busy or None

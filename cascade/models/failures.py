@@ -76,11 +76,16 @@ class Caller:
             return RateLimitError(message, model=self.name, retry_after=retry_after, status=status)
         broken = kind in (ModelUnavailableError, ModelTimeoutError) and status != CONFLICT
         billed = None if broken else False
-        return kind(message, model=self.name, billed=billed, status=status)
+        error = kind(message, model=self.name, billed=billed, status=status)
+        error.retry_after = retry_after
+        return error
 
     def moved(self, status: int, location: str | None) -> ModelNotFoundError:
         """A redirect, which is not followed; nothing was computed."""
-        to = "elsewhere" if not location else without_secrets(location)
+        try:
+            to = _shorten(without_secrets(location or "")) or "elsewhere"
+        except ValueError:  # no address at all
+            to = "elsewhere"
         return ModelNotFoundError(
             f"{self.name} at {self.address} sends the request on to {to} ({status}), and it was "
             "not sent there. If that is the right place, give its address as base_url.",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +16,7 @@ from langchain_core.messages import ToolCall
 from cascade.models.base import JsonSchema, Request
 from cascade.models.called import call_logprobs
 from cascade.models.characters import sendable
-from cascade.models.counts import read_counts
+from cascade.models.counts import busy_ms, read_counts
 from cascade.models.logprobs import Growing, answer_logprobs
 from cascade.state import Completion, TokenLogprob, Usage
 
@@ -38,8 +38,6 @@ FINISH_REASONS = {
 
 
 SERVER_ERROR = 500
-MOST_MS = 1e9
-"""No call takes eleven days: what is above it is no time."""
 
 
 def chat_payload(request: Request, *, limit_field: str = "max_tokens") -> dict[str, Any]:
@@ -299,6 +297,4 @@ def _busy_ms(timings: object) -> float | None:
     """llama.cpp's own clock: reading the prompt plus writing the answer."""
     if not isinstance(timings, Mapping):
         return None
-    parts: Sequence[object] = (timings.get("prompt_ms"), timings.get("predicted_ms"))
-    known = [float(p) for p in parts if isinstance(p, int | float) and 0 <= p < MOST_MS]
-    return sum(known) if known else None
+    return busy_ms(timings, ("prompt_ms", "predicted_ms"), 1)

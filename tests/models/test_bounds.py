@@ -62,10 +62,21 @@ async def test_a_redirect_is_not_followed(
     await model.aclose()
 
 
-async def test_a_redirect_to_nowhere_is_named(model: Model, server: FakeServer) -> None:
-    server.will(Reply((b"",), status=307))
+@pytest.mark.parametrize("headers", [{}, {"location": ""}, {"location": "http://[nowhere"}])
+async def test_a_redirect_to_nowhere_is_named(
+    headers: dict[str, str], model: Model, server: FakeServer
+) -> None:
+    server.will(Reply((b"",), status=307, headers=headers))
     with pytest.raises(ModelNotFoundError, match="elsewhere"):
         await ask(model)
+    await model.aclose()
+
+
+async def test_a_redirect_is_not_quoted_for_pages(model: Model, server: FakeServer) -> None:
+    server.will(Reply((b"",), status=307, headers={"location": "http://a/" + "b" * 5000}))
+    with pytest.raises(ModelNotFoundError) as error:
+        await ask(model)
+    assert len(str(error.value)) < 600
     await model.aclose()
 
 

@@ -84,3 +84,16 @@ async def test_a_provider_that_misses_its_own_cache_is_believed(server: FakeServ
     assert entry.cost_usd == entry.baseline_usd == Decimal("0.0026")
     assert entry.saved_usd == 0
     assert entry.basis == "measured"
+
+
+@pytest.mark.parametrize(("busy_ns", "known"), [(3_000_000, True), (10**13, False), (-1, False)])
+async def test_an_hour_is_not_paid_that_nobody_waited_for(
+    busy_ns: int, known: bool, server: FakeServer
+) -> None:
+    durations = {"prompt_eval_duration": 0, "eval_duration": busy_ns}
+    server.will(replies.ollama_reply("Canberra", **durations))
+    tier = Tier("ollama:m", name="large", base_url=server.url, price=Price(per_hour=36))
+    entry = await asked(tier, "?")
+    assert (entry.cost_usd is not None) == known
+    assert known or "how long it was busy" in entry.note
+    assert not known or entry.cost_usd == Decimal("0.00003")

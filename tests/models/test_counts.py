@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.ledger import Price
-from cascade.models.counts import MOST_TOKENS, count, read_counts
+from cascade.models.counts import MOST_TOKENS, busy_ms, count, read_counts
 from cascade.state import Usage
 
 PRICE = Price(input=1, output=10)
@@ -94,6 +94,28 @@ def test_whatever_a_server_says_no_cost_is_negative_or_absurd(
         total=total,
     )
     cost = PRICE.cost(usage)
-    assert cost is None or 0 < cost <= PRICE.cost(
-        Usage(input_tokens=MOST_TOKENS, output_tokens=2 * MOST_TOKENS)
-    )
+    most = PRICE.cost(Usage(input_tokens=MOST_TOKENS, output_tokens=2 * MOST_TOKENS))
+    assert most is not None
+    assert cost is None or 0 < cost <= most
+
+
+@pytest.mark.parametrize(
+    ("told", "busy"),
+    [
+        ({"a": 2_000, "b": 3_000}, 5.0),
+        ({"b": 3_000}, 3.0),
+        ({"a": 0, "b": 1.5}, 0.0015),
+        ({}, None),
+        ({"a": 0, "b": 0}, None),
+        ({"a": 2_000, "b": -1}, None),
+        ({"a": 2_000, "b": float("nan")}, None),
+        ({"a": 2_000, "b": float("inf")}, None),
+        ({"a": 2_000, "b": "3000"}, None),
+        ({"a": True, "b": 3_000}, None),
+        ({"a": 10**400}, None),
+    ],
+)
+def test_a_time_is_known_where_all_that_is_told_of_it_can_be_true(
+    told: dict[str, object], busy: float | None
+) -> None:
+    assert busy_ms(told, ("a", "b"), 1000) == busy
