@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from langchain_core.runnables.config import var_child_runnable_config
 
 from cascade._clock import steady_time
-from cascade.errors import DeadlineError, InputError, ModelError, RateLimitError
+from cascade.errors import DeadlineError, InputError, ModelError
 from cascade.models import Request
 from cascade.state import Run
 
@@ -143,7 +143,7 @@ class Deadline:
         left = self.left_s(run)
         if left is None or not error.retryable:
             return
-        wanted = error.retry_after or 0.0 if isinstance(error, RateLimitError) else 0.0
+        wanted = error.retry_after or 0.0
         too_late = self.seconds is not None and left <= LAST_TRY * self.seconds
         if too_late or left <= wanted:
             when = "is near." if left > 0 else "has passed."

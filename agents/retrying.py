@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from cascade.agents.deadline import Deadline
-from cascade.errors import DeadlineError, ModelError, RateLimitError
+from cascade.errors import DeadlineError, ModelError
 from cascade.resilience import Door
 from cascade.state import Run
 
@@ -61,7 +61,7 @@ def judge(
         deadline.check_retry(error, run)
     except DeadlineError as late:
         return Again(late)
-    asked_s = (error.retry_after or 0.0) if isinstance(error, RateLimitError) else 0.0
+    asked_s = error.retry_after or 0.0
     if attempt >= attempts or asked_s > MAX_WAIT_S:
         return Again(error)
     if waits and attempt >= door.attempts:

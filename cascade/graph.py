@@ -62,7 +62,7 @@ from cascade.agents.stopping import Abort, Stopper
 from cascade.agents.watching import Watcher
 from cascade.confidence import Calibrator
 from cascade.confidence.signals import Signal
-from cascade.errors import ModelError, RateLimitError
+from cascade.errors import ModelError
 from cascade.ledger import Recorder
 from cascade.ledger.tags import NO_TAGS, current_tags, tagged
 from cascade.observing import ObservedNode, Observers, after
@@ -78,9 +78,9 @@ Agent = Callable[[CascadeState, AgentRuntime], Awaitable["StateUpdate | Command[
 
 def is_retryable(error: BaseException) -> bool:
     """Whether LangGraph should try a failed node again: not after 400, 401 or 404."""
-    if isinstance(error, RateLimitError) and (error.retry_after or 0) > MAX_WAIT_S:
+    if not isinstance(error, ModelError) or (error.retry_after or 0) > MAX_WAIT_S:
         return False
-    return isinstance(error, ModelError) and error.retryable
+    return error.retryable
 
 
 DEFAULT_RETRY = RetryPolicy(

@@ -73,7 +73,11 @@ class Observer:
         """An entry is in the ledger of that cascade; also after the reply."""
 
     def tier_event(self, event: TierEvent) -> None:
-        """A circuit breaker has changed, or a call was refused or is tried again."""
+        """A circuit breaker has changed, or a call was refused or is tried again.
+
+        Where cascades share what they know of a server, it is told in the loop of the one that met
+        it.
+        """
 
 
 class Observers:

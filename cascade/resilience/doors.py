@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field, replace
-from threading import Lock
+from threading import Lock, RLock
 from typing import Protocol
 
 from cascade.errors import (
@@ -344,7 +344,7 @@ class Doors:
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
     draw: Callable[[], float] = field(default=random.random, repr=False)
     _doors: dict[int, Door] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _lock: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
+    _lock: RLock = field(default_factory=RLock, init=False, repr=False, compare=False)
 
     @classmethod
     def read(cls, given: Resilience | Doors | None, observers: Observers) -> Doors:

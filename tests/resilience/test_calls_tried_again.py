@@ -24,6 +24,7 @@ from cascade.errors import (
     RateLimitError,
 )
 from cascade.graph import DEFAULT_RETRY
+from cascade.models.failures import Caller as Named
 from cascade.resilience import Doors, Resilience, Retries
 
 
@@ -160,3 +161,33 @@ async def test_without_retries_a_failed_call_is_the_last() -> None:
     large = Server(down)
     await house(large, Resilience(retries=None, breaker=None)).ainvoke("?")
     assert large.calls == 1
+
+
+async def test_a_server_that_is_down_and_says_until_when_is_asked_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def overloaded() -> Exception:
+        error = down()
+        error.retry_after = 3
+        return error
+
+    cascade = drawing(0.5, Retries(attempts=2, base_s=1), overloaded)
+    assert await waits(monkeypatch, cascade, plainly) == [3.5]
+
+
+async def test_a_server_that_is_down_for_longer_than_a_minute_is_not_tried_again() -> None:
+    def closed() -> Exception:
+        error = down()
+        error.retry_after = 3600
+        return error
+
+    large = Server(closed)
+    await house(large, ONLY_RETRIES).ainvoke("?")
+    assert large.calls == 1
+
+
+def test_what_a_server_says_is_kept_with_the_error_also_where_it_is_down() -> None:
+    named = Named("openai:m", "http://127.0.0.1:1")
+    assert named.refused(503, "closed", retry_after=7).retry_after == 7
+    assert named.refused(429, "slowly", retry_after=7).retry_after == 7
+    assert named.refused(503, "closed").retry_after is None
