@@ -103,9 +103,6 @@ class ModelError(CascadeError):
     retry_after: float | None = None
     """Seconds that the provider asks to wait (429, 503), if it was told."""
 
-    retry_after: float | None = None
-    """Seconds that the provider asks to wait (429, 503), if it was told."""
-
     given_up: bool = False
     """Whether it is not tried again, whatever a retry policy says: the retry budget is used up, or
     the tier is left alone."""
