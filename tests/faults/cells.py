@@ -288,8 +288,8 @@ async def _see(wanted: Sequence[Cell]) -> World:
     async with bench(wanted) as (bed, server):
         all_seen = await bed.run(wanted)
         await bed.aclose()
-        await _until(lambda: all(call.done.is_set() for call in list(server.calls)))
-        await _until(lambda: len(asyncio.all_tasks()) == 1)
+        await until(lambda: all(call.done.is_set() for call in list(server.calls)))
+        await until(lambda: len(asyncio.all_tasks()) == 1)
         calls = list(server.calls)
         by_question = {seen.cell.question: seen for seen in all_seen}
         for call in calls:
@@ -299,7 +299,7 @@ async def _see(wanted: Sequence[Cell]) -> World:
         return World(all_seen, list(server.elsewhere), hanging, tasks, 0, 0.0)
 
 
-async def _until(true: Callable[[], bool]) -> None:
+async def until(true: Callable[[], bool]) -> None:
     """Wait until it is true, or for half a minute."""
     for _ in range(3000):
         if true():
