@@ -16,11 +16,9 @@ from tests.faults.chaos_running import Found, Settings, run
 from tests.servers.faulty import FINE
 
 SMALL = Settings(
-    requests=300,
+    requests=200,
     at_once=24,
     deadline_s=3.0,
-    # A check that is refused leaves words of its draft on an optimistic screen.
-    groups=("connections", "slowness", "bodies", "streams", "counts", "log-probs", "answers"),
     # Where three test processes share two cores, only a request that hangs is late.
     slack_s=20.0,
     # Replies of many megabytes are left to the benchmark.
