@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import logging
 import os
 import re
 import subprocess
@@ -120,6 +121,7 @@ def _become(log: Path, read: Callable[[bytes], None], options: list[str]) -> Non
     """Be the process that searches; it never returns."""
     import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore] # noqa: PLC0415
 
+    logging.getLogger("cascade").setLevel(logging.CRITICAL)
     with log.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -43,8 +42,6 @@ from cascade.service.reading import read_settings
 from cascade.state import Completion, Usage
 
 __all__ = ["TARGETS"]
-
-logging.getLogger("cascade").setLevel(logging.CRITICAL)
 
 MEMORY = Path("/dev/shm")
 TOOLS: Sequence[dict[str, Any]] = [

@@ -12,7 +12,7 @@ import yaml
 Place = tuple[str | int, ...]
 """The way to a value: names of keys, and numbers in lists."""
 
-MOST_PLACES = 100_000
+MOST_PLACES = 20_000
 """More values than any configuration has."""
 
 _HEADER = re.compile(r"^\s*(\[\[?)\s*(.+?)\s*\]\]?\s*(?:#.*)?$")
