@@ -253,9 +253,16 @@ def read_token(token: Mapping[str, object]) -> TokenLogprob | None:
     read = _choice(token)
     if read is None:
         return None
-    alternatives = token.get("top_logprobs")
-    others = _objects(alternatives) if isinstance(alternatives, list) else ()
-    top = [choice for other in others if (choice := _choice(other)) is not None]
+    alternatives, top = token.get("top_logprobs"), []
+    for other in alternatives if isinstance(alternatives, list) else ():
+        if type(other) is dict:  # all of an answer come by here: no call for each
+            chance, text = other.get("logprob"), other.get("token")
+            if type(chance) is float and LOWEST <= chance <= 0.0 and type(text) is str:
+                top.append((text, chance))
+                continue
+        choice = _choice(other) if isinstance(other, Mapping) else None
+        if choice is not None:
+            top.append(choice)
     return TokenLogprob(read[0], read[1], tuple(top))
 
 
