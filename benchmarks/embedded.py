@@ -4,9 +4,10 @@
 
 Draft and self-check (`p_true`) of each question on SmolLM2-135M, with every draft accepted: through
 `Cascade.ainvoke`, then the very same requests one by one into `handle_chat_completions`, without
-anything around them. Rounds alternate. Tokens are those that the model wrote; ratios are medians of
-the ratios within a round; no prompt is read from a cache, on either side. Then the same questions 8 at once, in slots of one process; and how long
-the first token takes after a cold start and afterwards, the weights in memory.
+anything around them. No prompt is read from a cache, on either side. Rounds alternate; tokens are
+those that the model wrote, ratios are medians of the ratios within a round. Then the same questions
+8 at once, in slots of one process; and how long the first token takes after a cold start, and
+afterwards with the weights in memory.
 """
 
 from __future__ import annotations
