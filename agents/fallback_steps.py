@@ -190,6 +190,9 @@ class _Fall:
             self._in_vain(f"waiting for {large} would not help")
             return None
         left_s = self._patience_s(waiting)
+        if left_s <= 0:
+            self._in_vain(f"there is no time to wait for {large}")
+            return None
         with waiting.place() as free:
             if not free:
                 self._in_vain(f"{waiting.queue.most} wait for {large} already")
@@ -221,21 +224,19 @@ class _Fall:
     ) -> Callable[[CascadeState], StateUpdate] | None:
         """What the large model's answer changes; None where it was not back in time."""
         since = begun
-        while (left_s := ends - time.monotonic()) > 0:
-            await asyncio.sleep(min(left_s, self._pause_s(waiting)))
+        while True:
+            left_s = ends - time.monotonic()
+            await asyncio.sleep(max(0.0, min(left_s, self._pause_s(waiting))))
             with waiting.turn(since) as mine:
-                if not mine:
-                    continue
                 try:
-                    answered = await self.retry()
+                    answered = await self.retry() if mine else None
                 except ModelError as error:
-                    self.failure, since = error, time.monotonic()
-                    if not may_pass(error):
-                        return None
-                else:
-                    waiting.is_back()
-                    return answered
-        return None
+                    answered, self.failure, since = None, error, time.monotonic()
+            if answered is not None:
+                waiting.is_back()
+                return answered
+            if not may_pass(self.failure) or time.monotonic() >= ends:
+                return None
 
     def _pause_s(self, waiting: Waiting) -> float:
         """Until the next try: as long as the provider or the circuit breaker says, if it does."""

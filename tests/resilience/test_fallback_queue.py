@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from cascade import Queue
+from cascade.agents.deadline import Deadline
 from cascade.agents.fallback import Waiting
 from cascade.errors import ModelUnavailableError, NotSentError, RateLimitError
+from cascade.models import Request
+from cascade.policies import DeadlinePolicy
 from cascade.resilience import Breaker, Resilience
+from cascade.state import Completion
 from tests.resilience.fallbacks import House, down, wrong_key
 
 
@@ -41,10 +45,32 @@ async def test_a_wait_that_is_shorter_than_the_time_between_tries_ends_with_one(
     assert (await house.ask()).answer == "the large answer"
 
 
-async def test_a_deadline_ends_a_wait() -> None:
-    house = House((Queue(every=0.01), "draft"), deadline=0.5)
+async def test_a_deadline_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    left_s = [3600.0]
+    monkeypatch.setattr(Deadline, "left_s", lambda self, run: left_s[0])
+    house = House((Queue(every=0.001), "draft"), deadline=3600.0)
+    inner = house.large._complete
+
+    async def nearly_over(request: Request) -> Completion:
+        left_s[0] = 0.02 if len(house.large.requests) == 2 else left_s[0]
+        return await inner(request)
+
+    monkeypatch.setattr(house.large, "_complete", nearly_over)
     result = await house.ask()
     assert (result.answer, result.degraded) == ("Sydney", True)
+    assert len(house.large.requests) == 3
+    assert result.decision.reason.endswith("the deadline of 3600.0 s is near.")
+
+
+async def test_nobody_waits_where_the_large_model_could_not_be_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DeadlinePolicy, "decide", lambda self, case: self.inner.decide(case))
+    house = House(("queue", "draft"), deadline=3600.0)
+    house.cascade._deadline.saw("large", 7200.0)
+    result = await house.ask()
+    assert result.decision.reason.endswith("; there is no time to wait for large")
+    assert len(house.large.requests) == 1
 
 
 async def test_nobody_waits_where_waiting_cannot_help() -> None:
@@ -76,33 +102,33 @@ async def test_one_more_than_may_wait_takes_the_next_step_at_once() -> None:
     assert waiting.n == 0
 
 
-async def test_those_who_wait_do_not_all_knock_at_once() -> None:
+async def test_those_who_wait_knock_one_by_one_until_somebody_was_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     house = House((Queue(seconds=30, every=0.005),))
-    most = trying = 0
+    inner, knocking, crowd = house.large._complete, [0], [0]
 
-    class Counted:
-        def __init__(self, inner: Any) -> None:
-            self.inner = inner
-
-        async def __call__(self, request: Any) -> Any:
-            nonlocal most, trying
-            trying += 1
-            most = max(most, trying)
-            await asyncio.sleep(0.005)
-            trying -= 1
-            return await self.inner(request)
+    async def counted(request: Request) -> Completion:
+        knocking[0] += 1
+        together = knocking[0]
+        try:
+            await asyncio.sleep(0.002)
+            return await inner(request)
+        except ModelUnavailableError:
+            crowd[0] = max(crowd[0], together)
+            raise
+        finally:
+            knocking[0] -= 1
 
     waiting = house.cascade._fallback.steps[0]
     assert isinstance(waiting, Waiting)
     runs = [asyncio.ensure_future(house.ask()) for _ in range(20)]
     await until(lambda: waiting.n == 20)
-    house.large._complete = Counted(house.large._complete)  # type: ignore[method-assign]
-    await until(lambda: len(house.large.requests) >= 50)  # then it is back
-    results = await asyncio.gather(*runs)
+    monkeypatch.setattr(house.large, "_complete", counted)
+    results = await asyncio.gather(*runs)  # after 50 failures it is back
     assert {result.answer for result in results} == {"the large answer"}
-    failed = [e for e in house.entries("expert") if e.outcome == "failed"]
-    assert len(failed) == 50
-    assert most <= 20
+    assert len([e for e in house.entries("expert") if e.outcome == "failed"]) == 50
+    assert crowd[0] == 1
 
 
 async def test_one_tries_at_a_time_until_somebody_was_answered() -> None:
@@ -148,9 +174,11 @@ async def test_whoever_goes_away_leaves_the_queue() -> None:
     house = House((Queue(seconds=3600, every=3600),))
     waiting = house.cascade._fallback.steps[0]
     assert isinstance(waiting, Waiting)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.3):
-            await house.ask()
+    run = asyncio.ensure_future(house.ask())
+    await until(lambda: waiting.n == 1)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
     assert waiting.n == 0
 
 
