@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
@@ -10,12 +11,15 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from cascade._masking import mask_places
 from cascade.errors import CascadeError
 from cascade.resilience import BreakerState, TierState
 from cascade.service.service import service_of
 from cascade.service.states import TierStates
 
 DATABASE_PATIENCE_S = 2.0
+
+_FOLDER = re.compile(r"(?<![\w.:/])/(?:[^\s/]{1,255}/)+")
 
 
 class TierHealth(BaseModel):
@@ -85,7 +89,11 @@ async def readyz(request: Request, response: Response) -> Readiness:
             }
             for name, cascade in service.cascades.items()
         },
-        calibration_problems=service.reloads.problems,
+        # Everybody may read this: the log and /admin/reload say in which folders.
+        calibration_problems={
+            name: mask_places(_FOLDER.sub("", problem))
+            for name, problem in service.reloads.problems.items()
+        },
     )
 
 

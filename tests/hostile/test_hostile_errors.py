@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cascade.errors import (
 )
 from cascade.models.withholding import withhold
 from cascade.service.faults import fault_of
+from cascade.service.reload import Loaded
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 from tests.service.conftest import upstream
@@ -195,3 +197,13 @@ async def test_of_a_failing_provider_clients_of_all_protocols_learn_nothing(
     assert question not in caplog.text
     assert "sk-live" not in caplog.text
     assert "sk-upstream" not in caplog.text
+
+
+async def test_whether_it_is_ready_is_told_to_everybody_without_paths(
+    upstream: FakeServer, tmp_path: Path
+) -> None:
+    async with gateway(configured(upstream, tmp_path, auth=False)) as running:
+        problem = f"{tmp_path}/calibration.json cannot be read: Permission denied."
+        running.service.reloads.last["support"] = Loaded("support", datetime.now(UTC), problem)
+        told = (await running.get("/readyz")).json()["calibration_problems"]
+    assert told == {"support": "calibration.json cannot be read: Permission denied."}
