@@ -32,6 +32,9 @@ __all__ = ["DEEPEST", "LARGEST", "problem_of", "unsound_number"]
 LARGEST = 64 * 2**20
 """Bytes of a file; one with boosted trees has less than two million."""
 
+ROUNDING = 1e-9
+"""Means of labels are that much beside 0 or 1 at times."""
+
 DEEPEST = 64
 """Steps from the root of a tree; fitted ones have seven."""
 
@@ -160,4 +163,4 @@ def _is_curve(places: Sequence[float], shares: Sequence[float]) -> bool:
 
 
 def _shares(values: Sequence[float]) -> bool:
-    return all(0 <= value <= 1 for value in values)
+    return all(-ROUNDING <= value <= 1 + ROUNDING for value in values)
