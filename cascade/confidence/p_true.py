@@ -30,9 +30,9 @@ TOLD = (
 MAX_TOKENS = 4
 """Room for a space or a line break before the word."""
 TOP_LOGPROBS = 20
-LEAST_MASS = 0.5
+LEAST_MASS = 0.2
 """Of True and False together at the answering token: below, the model says something else, and
-what is left over for the two words tells nothing."""
+what is left over for the two words tells nothing. Measured in docs/hostile.md."""
 
 _TRUE = frozenset({"true", "yes", "correct"})
 _FALSE = frozenset({"false", "no", "incorrect", "wrong"})
