@@ -262,6 +262,7 @@ async def test_a_turn_after_one_that_failed_is_a_new_run() -> None:
     assert {e.run_id for e in two.ledger} == {two.run_id}
     assert [(e.node, e.outcome) for e in two.ledger] == [
         *[("draft", "failed")] * 3,
+        ("outage", "ok"),
         ("expert", "ok"),
     ]
 
