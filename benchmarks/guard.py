@@ -143,7 +143,7 @@ def main() -> int:
 def compare(kept: dict[str, float], given: argparse.Namespace) -> int:
     """The exit code: 1 where it is slower than it was."""
     limit = ALLOWED * kept["ratio"]
-    best = dict.fromkeys(NAMES, float("inf"))
+    best: dict[str, float] = dict.fromkeys(NAMES, float("inf"))
     known = f"{kept['ratio']} on {kept['date']} ({kept['machine']})"
     for _ in range(TRIES):
         found = measure(given.burn_us)
