@@ -44,7 +44,7 @@ from cascade.state import (
 )
 from tests.laws import made
 
-FEW = settings(max_examples=25)
+FEW = settings(max_examples=12)
 LISTS = st.lists(st.tuples(made.ENTRIES, made.TAGS), min_size=1, max_size=4)
 
 Given = Sequence[tuple[LedgerEntry, dict[str, str]]]
