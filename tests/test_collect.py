@@ -426,7 +426,8 @@ def test_the_cost_beforehand_counts_signals_and_is_unknown_without_a_price(house
 
 @pytest.mark.parametrize("taken", ["p_true", "p_true 0123456789ab"])
 async def test_answers_to_a_check_in_other_words_fit_nothing(tmp_path: Path, taken: str) -> None:
-    house = House(tmp_path, signals=["p_true", "logprobs"])
+    small = ScriptedModel([reply("True", probability=0.9)], name="s")
+    house = House(tmp_path, small=small, signals=["p_true", "logprobs"])
     await house.collect(*capitals(1))
     row = json.loads(house.path.read_text())
     assert await made_for(house.cascade, (), "references", recorded=house.path)
