@@ -12,20 +12,20 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from cascade.errors import ConfigurationError, LedgerError
 
-try:
-    import fcntl
-except ImportError:  # Windows, where nothing keeps two jobs apart
-    fcntl = None  # type: ignore[assignment]
-
 __all__ = ["Journal", "Record", "Status"]
 
 FORMAT = 1
+
+fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
+"""Not on Windows, where nothing keeps two jobs apart."""
 
 NONE = 0
 """The place of a row that is not there; the head of the file has the place 0."""
