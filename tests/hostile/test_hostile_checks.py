@@ -23,7 +23,7 @@ from cascade.setup import choose_signals
 from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
 from cascade.testing.attacks import Attack, load_attacks
-from tests.confidence.drafts import SIGNALS, drafts, made, usual
+from tests.confidence.drafts import SIGNALS, drafts, made
 
 ASKED, WRONG = "What is the capital of Australia?", "It is Sydney"
 ATTACKS = load_attacks("self-check")
@@ -210,7 +210,7 @@ async def test_a_draft_that_speaks_to_its_check_is_not_paid_a_check_for() -> Non
 
 
 def test_a_calibration_of_a_check_in_other_words_is_refused() -> None:
-    calibration = usual()
+    calibration = made(drafts(60))
     assert set(calibration.wordings) == {"p_true"}
     assert [s.name for s in choose_signals((), calibration)] == ["logprobs", "text", "p_true"]
     for wordings in ({}, {"p_true": "0" * 12}):
