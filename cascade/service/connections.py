@@ -56,6 +56,7 @@ class Guarded(HttpToolsProtocol):
         self._arriving: asyncio.TimerHandle | None = None
         self._leaving: asyncio.TimerHandle | None = None
         self._in_head = True
+        self._held = False
         self._head, self._n_headers, self._pending = 0, 0, 0
         self._refusal = 400
 
@@ -161,7 +162,8 @@ class Guarded(HttpToolsProtocol):
         self._arriving = self.loop.call_later(self.arrive_s, self._too_late)
 
     def _too_late(self) -> None:
-        if self.flow.read_paused:  # the service does not read, so that it cannot arrive
+        held, self._held = self._held, self.flow.read_paused
+        if held or self._held:  # the service does not read, or did not, so that it cannot arrive
             self._wait_for_request()
         elif not self.transport.is_closing():
             self._refuse(408)

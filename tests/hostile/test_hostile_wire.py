@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from pathlib import Path
 
@@ -246,3 +247,21 @@ async def test_a_wish_for_another_protocol_is_not_followed(
     async with gateway(configured(upstream, tmp_path, auth=False)) as running:
         answer = await said(running, wish)
     assert status_of(answer) == 200
+
+
+async def test_who_waits_behind_a_slow_answer_is_not_refused_for_it(
+    upstream: FakeServer, tmp_path: Path
+) -> None:
+    slow = replies.openai_reply("late", delay_s=0.7)
+    upstream.will(slow, slow)
+    listen = {"port": 0, "arrive_s": 1.0}
+    # Longer than what is read ahead: the rest of it waits until the first answer is there.
+    long = json.dumps(json.loads(ASKED) | {"user": "x" * 1_000_000}).encode()
+    async with gateway(configured(upstream, tmp_path, auth=False, listen=listen)) as running:
+        line = await wire(running)
+        both = head(LENGTH) + ASKED + head(f"Content-Length: {len(long)}") + long
+        sending = asyncio.create_task(line.send(both))
+        answers = [await line.answer(), await line.answer()]
+        await sending
+        await line.close()
+    assert [status_of(answer) for answer in answers] == [200, 200]
