@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 CONNECTIONS = 1000
 """At once, as many as the client has."""
 
+OPEN_S = 10.0
+"""How long a server may take to say something when a connection is only opened."""
+
 DRAIN_S = 0.1
 """How long the end of a reply is waited for whose last event has been read, as the client does."""
 
@@ -93,9 +96,16 @@ class Post:
         Raises:
             OSError, aiohttp.ClientError: it cannot be opened.
         """
+        from aiohttp import ClientTimeout  # noqa: PLC0415 - an extra
+
         session = self._session or self._open()
         # Whatever is said to that, the connection is there and costs nobody anything.
-        async with session.head(self._url, headers=self._headers, allow_redirects=False) as reply:
+        async with session.head(
+            self._url,
+            headers=self._headers,
+            allow_redirects=False,
+            timeout=ClientTimeout(total=None, sock_connect=OPEN_S, sock_read=OPEN_S),
+        ) as reply:
             await reply.read()
 
     async def send(self, body: Mapping[str, Any]) -> Any:

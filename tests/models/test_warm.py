@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
 
-from cascade.errors import ModelUnavailableError, RealRequestForbiddenError
+from cascade.errors import ModelTimeoutError, ModelUnavailableError, RealRequestForbiddenError
+from cascade.models import posting
 from cascade.models.base import Model, guard
 from cascade.models.llamacpp import LlamaCppModel
 from cascade.models.llamacpp_engine import Engine
@@ -30,6 +32,19 @@ async def test_a_connection_is_there_for_the_first_request(
     server.will(replies.openai_reply())
     await ask(openai_model)
     assert len(session.connector._conns) == 1  # type: ignore[union-attr]
+
+
+async def test_a_server_that_says_nothing_to_that_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(posting, "OPEN_S", 0.05)
+    silent = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    model = OpenAIModel("m", base_url=f"http://127.0.0.1:{port}/v1")
+    with pytest.raises(ModelTimeoutError):
+        await model.warm()
+    await model.aclose()
+    silent.close()
 
 
 async def test_without_aiohttp_the_client_opens_it(
