@@ -29,9 +29,11 @@ EVERY_S = 0.02
 LATE_S = 0.1
 """A loop that is later than this was held up."""
 
-DROPPED = "unclosed transport"
-"""anyio, below httpx, drops a connection that is cancelled in the moment in which it comes about.
-Python closes it when it sees that, at once; descriptors that stay open are counted."""
+LET_PASS = ("unclosed transport", "Sending a large body")
+"""Beginnings of warnings of nothing that is left. anyio, below httpx, drops a connection that is
+cancelled in the moment in which it comes about; Python closes it when it sees that, and descriptors
+that stay open are counted. aiohttp calls a request above 1 MiB, such as one that shows a draft of a
+megabyte, a danger to the event loop; how long that computes is measured."""
 
 SAMPLE_S = 0.25
 """How often to look at the memory."""
@@ -201,7 +203,7 @@ def complaints() -> Iterator[list[str]]:
         tell("an event loop complained", f"{context.get('message')}: {context.get('exception')!r}")
 
     def shown(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        if not str(message).startswith(DROPPED):
+        if not str(message).startswith(LET_PASS):
             tell(f"a {category.__name__}", str(message))
 
     loops = (asyncio.get_running_loop(), portal_loop())
