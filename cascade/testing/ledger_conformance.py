@@ -144,7 +144,7 @@ class LedgerConformance:
     ) -> None:
         """A backend may decline; either way, writing it afterwards keeps it once."""
         async with opened(make_backend) as backend:
-            kept = backend.write_now([begun("a"), begun("b")])
+            kept = backend.write_now(Batch(attempts=[begun("a"), begun("b")]))
             found = list(await backend.unfinished(Selection()))
             assert found == ([begun("a"), begun("b")] if kept else [])
             await backend.write(Batch(attempts=[begun("a"), begun("b")]))

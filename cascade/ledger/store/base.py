@@ -186,17 +186,17 @@ class Backend(ABC):
         whatever is there already by its id is left as it is.
         """
 
-    def write_now(self, attempts: Sequence[Attempt]) -> bool:
-        """Keep attempts in the thread that calls, if that takes no longer than to hand them over.
+    def write_now(self, batch: Batch) -> bool:
+        """Keep a small batch in the thread that calls, if that takes no longer than handing over.
 
         The only method that is called from other threads, also while another is at work. It waits
         for nothing: not for a lock, and not for the disk.
 
         Returns:
-            whether they are kept, as `write` would have kept them. If not, they come again by
-            `write`, and what is there already is left as it is.
+            whether it is kept, as `write` would have kept it. If not, it comes again by `write`,
+            and what is there already is left as it is.
         """
-        del attempts
+        del batch
         return False
 
     @abstractmethod

@@ -81,18 +81,13 @@ class RawWriter:
         """
         self._transact(lambda cursor: _write(cursor, batch))
 
-    def write_attempts(self, begun: Sequence[Attempt]) -> None:
-        """Write attempts in one transaction, and nothing else is looked at.
+    def write_attempt(self, attempt: Attempt) -> None:
+        """Write nothing but this, in one statement, which is a transaction of its own.
 
         Raises:
-            sqlite3.Error: nothing of it is written.
+            sqlite3.Error: it is not written.
         """
-        rows = [attempt_row(attempt) for attempt in begun]
-        if len(rows) > 1:
-            self._transact(lambda cursor: _ATTEMPTS.into(cursor, rows))
-            return
-        # One statement is a transaction of its own.
-        _ATTEMPTS.into(self._connected().cursor(), rows)
+        _ATTEMPTS.into(self._connected().cursor(), [attempt_row(attempt)])
 
     def close(self) -> None:
         """Close the connection."""
@@ -120,8 +115,8 @@ class RawWriter:
             cursor.close()
 
 
-class AttemptWriter:
-    """Writes attempts through a connection of its own, in whatever thread calls it; never waits.
+class UrgentWriter:
+    """Writes batches through a connection of its own, in whatever thread calls it; never waits.
 
     Args:
         url: of an SQLite ledger.
@@ -140,8 +135,8 @@ class AttemptWriter:
             self._writer = RawWriter(make_sqlite_writer_at_once(self._url))
             self._pid = os.getpid()
 
-    def write(self, begun: Sequence[Attempt]) -> bool:
-        """Write them in one transaction, if nobody else writes; returns whether they are written.
+    def write(self, batch: Batch) -> bool:
+        """Write it in one transaction, if nobody else writes; returns whether it is written.
 
         What is wrong with the database is not told: it is to be tried again by `RawWriter`.
         """
@@ -151,7 +146,10 @@ class AttemptWriter:
             # Closed a moment ago; or the process forked, and the connection is its parent's.
             if self._writer is None or self._pid != os.getpid():
                 return False
-            self._writer.write_attempts(begun)
+            if len(batch.attempts) == 1 and not any(batch[1:]):
+                self._writer.write_attempt(batch.attempts[0])
+            else:
+                self._writer.write(batch)
         except (sqlite3.Error, DBAPIError, OSError):
             return False
         else:

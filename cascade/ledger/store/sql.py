@@ -47,7 +47,7 @@ from cascade.ledger.store.engines import (
 )
 from cascade.ledger.store.files import Identity, identity_of, journal_of, path_of, read_only_url
 from cascade.ledger.store.migrations import check, migrate
-from cascade.ledger.store.raw import AttemptWriter, RawWriter
+from cascade.ledger.store.raw import RawWriter, UrgentWriter
 from cascade.ledger.store.rows import (
     attempt_of,
     attempt_row,
@@ -91,7 +91,7 @@ class SqlBackend(Backend):
         self._raw_writer: RawWriter | None = None
         # What has to be on the disk is no matter of microseconds.
         at_once = url.startswith("sqlite") and not (durable or read_only)
-        self._at_once = AttemptWriter(url) if at_once else None
+        self._at_once = UrgentWriter(url) if at_once else None
 
     async def open(self) -> None:
         """Connect, and migrate; or see that it can be read as it is."""
@@ -105,11 +105,11 @@ class SqlBackend(Backend):
         if self._at_once is not None:
             self._at_once.open()
 
-    def write_now(self, attempts: Sequence[Attempt]) -> bool:
-        """Write attempts to SQLite, if nobody else is writing; what is wrong, `write` will tell."""
+    def write_now(self, batch: Batch) -> bool:
+        """Write it to SQLite, if nobody else is writing; what is wrong, `write` will tell."""
         if self._at_once is None or self._file != identity_of(self._path):
             return False
-        return self._at_once.write(attempts) and self._file == identity_of(self._path)
+        return self._at_once.write(batch) and self._file == identity_of(self._path)
 
     async def write(self, batch: Batch) -> None:
         """Write the batch in one transaction."""

@@ -92,7 +92,7 @@ class Store:
         self._kept_texts: KeptTexts = texts
         self._hash_key = hash_key.encode() if isinstance(hash_key, str) else hash_key
         self._writer = Writer(backend, limits or Limits())
-        self._at_once = AtOnce(backend.write_now, self._writer.hand_over)
+        self._at_once = AtOnce(self._writer.write_now, self._writer.hand_over)
         self._crash_safe = crash_safe
         self._redact = redact
         self._tags = checked_tags(tags, "the store")

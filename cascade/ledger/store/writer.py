@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from cascade.errors import LedgerError
-from cascade.ledger.store.base import Backend, Stored, UnavailableError
+from cascade.ledger.store.base import Attempt, Backend, Stored, UnavailableError
 from cascade.ledger.store.waiting import Done, Item, Kept, as_json, batch_of, settle
 
 logger = logging.getLogger("cascade")
@@ -25,6 +25,9 @@ T = TypeVar("T")
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 2.0
 """Between two tries to write; each pause is twice the one before."""
+
+MOST_AT_ONCE = 64
+"""So much is written by who waits in an event loop; more is for the writer's thread."""
 
 MOST_TOLD = 100
 """So many of the entries that were refused last are told to whoever flushes; all are logged."""
@@ -113,6 +116,26 @@ class Writer:
         done = asyncio.get_running_loop().create_future()
         self._put_now(Item(None, done))
         return done
+
+    def write_now(self, begun: Sequence[Attempt]) -> bool:
+        """Write calls that are about to be sent in the thread that asks, after all that was handed
+        over before: once a call is sent, what came before it is in the database.
+
+        Returns:
+            whether that was done. Not while the other thread writes, or has more to write than
+            an event loop should wait for.
+        """
+        with self._room:
+            items = list(self._items)
+            busy = self._stopping or any(item.what is not None for item in self._writing)
+            if busy or len(items) > MOST_AT_ONCE:
+                return False
+            if not self._backend.write_now(batch_of([*items, *map(Item, begun)])):
+                return False
+            self._items.clear()
+            self._room.notify_all()
+        self._finish(items)
+        return True
 
     def hand_over(self, what: Kept, done: asyncio.Future[None]) -> None:
         """Have something written for who waits in an event loop."""

@@ -6,7 +6,6 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,8 @@ from cascade.errors import LedgerError
 from cascade.ledger.store import Batch, MemoryBackend, Store, open_store
 from cascade.ledger.store.base import Attempt
 from cascade.ledger.store.sql import SqlBackend
+from cascade.ledger.store.writer import Limits
+from cascade.state import LedgerEntry
 
 
 class Quick(MemoryBackend):
@@ -25,10 +26,10 @@ class Quick(MemoryBackend):
         self.groups: list[list[str]] = []
         self.may = True
 
-    def write_now(self, attempts: Sequence[Attempt]) -> bool:
+    def write_now(self, batch: Batch) -> bool:
         if self.may:
-            self.groups.append([attempt.run_id for attempt in attempts])
-            self._attempts.update({attempt.attempt_id: attempt for attempt in attempts})
+            self.groups.append([attempt.run_id for attempt in batch.attempts])
+            self._attempts.update({attempt.attempt_id: attempt for attempt in batch.attempts})
         return self.may
 
 
@@ -58,6 +59,19 @@ async def test_in_sqlite_a_call_is_in_the_file_without_the_writers_thread(tmp_pa
         await store.flush()
         assert await begin(store, "a")
         assert rows(path) == ["a"]
+
+
+async def test_what_came_before_a_call_is_in_the_file_when_it_is_sent(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    backend = Dead(f"sqlite+aiosqlite:///{path}")
+    async with Store(backend, limits=Limits(linger_s=60)) as store:
+        await store.flush()
+        draft = await begin(store, "a")
+        store.append([LedgerEntry(run_id="a", node="draft", attempt_id=draft)])
+        await begin(store, "b")
+        assert rows(path) == ["b"]
+        assert [entry.run_id for entry in await store.query()] == ["a"]
+        assert store.waiting == 0
 
 
 async def test_calls_that_begin_in_one_round_of_the_loop_are_written_together() -> None:
@@ -97,7 +111,7 @@ async def test_a_durable_ledger_leaves_its_calls_to_the_writers_thread(tmp_path:
     async with Store(backend) as store:
         await store.flush()
         attempt = Attempt(attempt_id="a", run_id="a", node="draft")
-        assert not backend.write_now([attempt])
+        assert not backend.write_now(Batch(attempts=[attempt]))
         await begin(store, "b")
         assert rows(path) == ["b"]
 
@@ -145,7 +159,9 @@ async def test_a_table_that_is_gone_is_told_by_the_writers_thread(tmp_path: Path
         file = sqlite3.connect(path)
         file.execute("DROP TABLE ledger_attempts")
         file.close()
-        assert not backend.write_now([Attempt(attempt_id="b", run_id="b", node="draft")])
+        assert not backend.write_now(
+            Batch(attempts=[Attempt(attempt_id="b", run_id="b", node="draft")])
+        )
 
 
 def test_event_loops_of_many_threads_lose_nothing(tmp_path: Path) -> None:
