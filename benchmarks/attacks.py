@@ -348,8 +348,8 @@ def words(args: argparse.Namespace) -> None:
                 if model.get("output"):
                     found = speaks_of_grading(model["output"]) is not None
                     told.setdefault(path.name.split(".")[0], []).append(found)
-    for name, found in told.items():
-        print(f"| {name} | {share(found)} |")
+    for name, hits in told.items():
+        print(f"| {name} | {share(hits)} |")
     every = [a for a in load_attacks() if a.place == "draft"]
     said = [speaks_of_grading(a.written(question="?", answer="Sydney")) is not None for a in every]
     print(f"| attacks in a draft | {share(said)} |")

@@ -39,8 +39,8 @@ def _rows(all_seen: Sequence[Seen]) -> Iterator[str]:
         fault = seen[0].cell.fault
         ends = tuple(_who(seen, place) for place in PLACES)
         rows.setdefault((fault.meaning, *ends, _entry(seen)), []).append(name)
-    for (meaning, *ends), names in rows.items():
-        yield "| " + " | ".join((", ".join(names), meaning, *ends)) + " |"
+    for (meaning, *told), names in rows.items():
+        yield "| " + " | ".join((", ".join(names), meaning, *told)) + " |"
 
 
 def _who(all_seen: Sequence[Seen], place: Place) -> str:
