@@ -9,6 +9,7 @@ raise itself.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 1000
 """At once, as many as the client has."""
+
+LARGE_BODY = 2**20
+"""Bytes; aiohttp warns of larger ones that are given in one piece."""
 
 OPEN_S = 10.0
 """How long a server may take to say something when a connection is only opened."""
@@ -119,7 +123,7 @@ class Post:
             OSError, aiohttp.ClientError: the connection failed.
         """
         session = self._session or self._open()
-        data = _JSON.encode(body).encode()
+        data = _written(body)
         async with session.post(
             self._url, data=data, headers=self._headers, allow_redirects=False
         ) as reply:
@@ -135,7 +139,7 @@ class Post:
             Exception: what `send` raises.
         """
         session = self._session or self._open()
-        data = _JSON.encode(body).encode()
+        data = _written(body)
         async with (
             session.post(
                 self._url, data=data, headers=self._headers, allow_redirects=False
@@ -184,6 +188,12 @@ class Post:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+
+def _written(body: Mapping[str, Any]) -> bytes | io.BytesIO:
+    """The body of a request; a large one is sent piece by piece, and others have their turn."""
+    data = _JSON.encode(body).encode()
+    return data if len(data) < LARGE_BODY else io.BytesIO(data)
 
 
 async def _drain(reply: ClientResponse) -> None:

@@ -29,11 +29,10 @@ EVERY_S = 0.02
 LATE_S = 0.1
 """A loop that is later than this was held up."""
 
-LET_PASS = ("unclosed transport", "Sending a large body")
+LET_PASS = ("unclosed transport",)
 """Beginnings of warnings of nothing that is left. anyio, below httpx, drops a connection that is
 cancelled in the moment in which it comes about; Python closes it when it sees that, and descriptors
-that stay open are counted. aiohttp calls a request above 1 MiB, such as one that shows a draft of a
-megabyte, a danger to the event loop; how long that computes is measured."""
+that stay open are counted."""
 
 SAMPLE_S = 0.25
 """How often to look at the memory."""

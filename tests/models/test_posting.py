@@ -107,6 +107,14 @@ async def test_times_and_records_are_written_as_the_client_writes_them(server: F
     assert server.last.body == first
 
 
+async def test_a_request_of_megabytes_arrives_whole(server: FakeServer) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "🏛" * 2**20}]}
+    async with both(server.openai_url) as (_, post):
+        await post.send(body)
+    assert server.last.body == body
+    assert int(server.last.headers["content-length"]) > 4 * 2**20
+
+
 @pytest.mark.parametrize("value", [float("nan"), object()])
 async def test_what_is_no_json_is_not_sent(value: object, server: FakeServer) -> None:
     async with both(server.openai_url) as (_, post):
