@@ -36,8 +36,8 @@ def answer(body: Mapping[str, Any]) -> replies.Reply:
     number, model = int(body["messages"][-1]["content"]), body["model"]
     doubtful = model == "small" and number % 3 == 0
     usage = {"prompt_tokens": number, "completion_tokens": 1}
-    logprobs = [{"token": "x", "logprob": -2.0 if doubtful else -0.01, "top_logprobs": []}]
     text = f"{model} {number}"
+    logprobs = [{"token": text, "logprob": -2.0 if doubtful else -0.01, "top_logprobs": []}]
     if body.get("stream"):
         chunks = [replies.openai_delta(content=text), replies.openai_delta("stop")]
         return replies.sse([*chunks, {"choices": [], "usage": usage}])

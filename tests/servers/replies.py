@@ -150,6 +150,8 @@ def ollama_stream(text: str = "Paris", **how: Any) -> Reply:
 
 
 def ollama_echo(body: Mapping[str, Any]) -> Reply:
+    if not body["messages"]:  # to have the model loaded
+        return json_reply({"message": {"content": ""}, "done": True, "done_reason": "load"})
     text = _last_text(body)
     return ollama_stream(text) if body.get("stream") else ollama_reply(text)
 

@@ -180,7 +180,7 @@ async def test_tiers_of_ollama_get_what_only_they_know(tmp_path: Path) -> None:
             "support", ASKED, think=True, keep_alive="5m", options={"num_ctx": 64}
         )
         assert answer.message.content == "HI"
-        sent = talk.upstream.received[0].body
+        sent = next(r.body for r in talk.upstream.received if r.body.get("messages"))
         assert (sent["think"], sent["keep_alive"]) == (True, "5m")
         assert sent["options"]["num_ctx"] == 64
         refused = await talk.chat(reasoning_effort="low")
