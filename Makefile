@@ -23,7 +23,7 @@ demo: $(DEMO) ## a real small model answers, checks itself, escalates; what that
 	@.venv/bin/cascade demo $(ARGS)
 
 test: $(TEST) ## all tests with coverage; ARGS='-k word' runs some, without the coverage limit
-	@$(IN_VENV) -m pytest $(or $(ARGS),--numprocesses 3 --dist loadfile --cov --cov-report=term)
+	@$(IN_VENV) -m pytest $(or $(ARGS),--numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term)
 
 lint: $(DEV) ## style, format, types (ruff, mypy, pyright)
 	@$(IN_VENV) -m ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,50 @@ from cascade.models.base import guard
 # change is judged, the same examples are tried each time; elsewhere new ones may be found.
 settings.register_profile("cascade", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("cascade")
+
+HERE = Path(__file__).parent
+
+LONGEST = (
+    "service/test_page_browser.py",
+    "service/test_javascript_clients.py",
+    "service/test_agent_clients.py",
+    "service/test_fuzzed_gateway.py",
+    "house/test_wheel.py",
+    "house/test_examples.py",
+    "house/test_docs.py",
+    "house/test_audit.py",
+    "faults/test_every_fault.py",
+    "faults/test_chaos.py",
+    "api/test_options_together.py",
+    "cli/test_batch_command.py",
+    "cli/test_demo_command.py",
+    "demo/test_runner.py",
+    "graph/test_resume_sqlite.py",
+    "graph/test_killed.py",
+    "graph/test_cancelling.py",
+    "integrations/test_langgraph_dev.py",
+    "integrations/test_agent_tasks.py",
+    "integrations/test_outlets_are_optional.py",
+    "laws/test_fuzz.py",
+    "ledger/store/test_crashes.py",
+    "models/test_live_servers.py",
+    "service/test_deployed.py",
+    "service/test_shutdown.py",
+)
+"""Files that take long. Several processes share all files: the long ones are begun first, so that
+in the end none of the processes waits for another."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files, and leave the order within each as it is."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(HERE).as_posix()
+        later = len(LONGEST) + ("test_live_" not in name)
+        return places.get(name, later)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

@@ -209,6 +209,7 @@ def complaints() -> Iterator[list[str]]:
     hook, handler, root = sys.unraisablehook, _Log(tell), logging.getLogger()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        gc.collect()  # what others in this process have left is theirs
         warnings.simplefilter("always", ResourceWarning)
         warnings.filterwarnings("always", message=".*never awaited")
         warnings.showwarning = shown
