@@ -7,6 +7,8 @@ SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
 IN_VENV := .venv/bin/python
+# Several processes test at once: threads of NumPy in each of them would wait for one another.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 # What setup.sh has installed is up to date while its stamp is newer than what it depends on.
 DEMO := .venv/.ready-demo
 TEST := .venv/.ready-test
@@ -23,7 +25,7 @@ demo: $(DEMO) ## a real small model answers, checks itself, escalates; what that
 	@.venv/bin/cascade demo $(ARGS)
 
 test: $(TEST) ## all tests with coverage; ARGS='-k word' runs some, without the coverage limit
-	@$(IN_VENV) -m pytest $(or $(ARGS),--numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term)
+	@$(ONE_THREAD) $(IN_VENV) -m pytest $(or $(ARGS),--numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term)
 
 lint: $(DEV) ## style, format, types (ruff, mypy, pyright)
 	@$(IN_VENV) -m ruff check .
