@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +33,11 @@ class Item:
 
     what: Kept | None
     done: Done | None = None
+
+
+def is_entry_of(runs: Collection[str], item: Item) -> bool:
+    """Whether it is an entry of one of these runs."""
+    return isinstance(item.what, Stored) and item.what.entry.run_id in runs
 
 
 def batch_of(items: Sequence[Item]) -> Batch:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from cascade.errors import LedgerError
 from cascade.ledger.store.base import Attempt, Backend, Stored, UnavailableError
-from cascade.ledger.store.waiting import Done, Item, Kept, as_json, batch_of, settle
+from cascade.ledger.store.waiting import Done, Item, Kept, as_json, batch_of, is_entry_of, settle
 
 logger = logging.getLogger("cascade")
 
@@ -118,22 +118,26 @@ class Writer:
         return done
 
     def write_now(self, begun: Sequence[Attempt]) -> bool:
-        """Write calls that are about to be sent in the thread that asks, after all that was handed
-        over before: once a call is sent, what came before it is in the database.
+        """Write calls that are about to be sent in the thread that asks, after the entries of their
+        runs: once a call is sent, what came before it in its run is in the database.
 
         Returns:
-            whether that was done. Not while the other thread writes, or has more to write than
-            an event loop should wait for.
+            whether that was done. Not while the other thread writes such entries, or has more to
+            write than an event loop should wait for.
         """
+        runs = {attempt.run_id for attempt in begun}
         with self._room:
-            items = list(self._items)
-            busy = self._stopping or any(item.what is not None for item in self._writing)
-            if busy or len(items) > MOST_AT_ONCE:
+            if self._stopping or any(is_entry_of(runs, item) for item in self._writing):
+                return False
+            needed = any(is_entry_of(runs, item) for item in self._items)
+            items = list(self._items) if needed else []
+            if len(items) > MOST_AT_ONCE:
                 return False
             if not self._backend.write_now(batch_of([*items, *map(Item, begun)])):
                 return False
-            self._items.clear()
-            self._room.notify_all()
+            if needed:
+                self._items.clear()
+                self._room.notify_all()
         self._finish(items)
         return True
 
