@@ -395,7 +395,13 @@ async def test_a_ledger_that_cannot_be_read_holds_up_nobody(
             patch.setattr(store, "query", away)
             assert (await asked.ainvoke("0.85 ?")).answer == "draft"
             assert "cannot be read: away" in caplog.text
-        assert (await asked.ainvoke("0.85 ?")).answer == "right"  # the next question reads it
+        for _ in range(
+            20
+        ):  # a next question reads it; on a busy machine not all in its two seconds
+            if (await asked.ainvoke("0.85 ?")).answer == "right":
+                break
+        else:
+            raise AssertionError("nobody has read it")
 
 
 async def test_a_caller_that_gives_up_does_not_end_the_reading_for_others(
