@@ -11,7 +11,8 @@ import typer
 
 from cascade._printable import printable
 from cascade.cli.console import err, print_json, reports_errors
-from cascade.errors import ConfigurationError, InputError
+from cascade.cli.pairing import EMBEDDED, Large, PriceOfError, Small, Threshold, pair
+from cascade.errors import InputError
 
 if TYPE_CHECKING:
     from cascade.result import CascadeResult
@@ -25,12 +26,6 @@ EXAMPLE = (
     "--small ollama:qwen2.5:3b --large openai:gpt-5.1 --price-of-error 0.05"
 )
 
-NO_LARGE = (
-    "there is no large model: name it with --large, or once for all with "
-    "`export CASCADE_LARGE=openai:gpt-5.1`; without one, --large ollama:qwen2.5:7b asks a local "
-    "one. `cascade doctor` shows what is within reach."
-)
-
 
 @reports_errors
 def ask(
@@ -41,19 +36,11 @@ def ask(
     file: Annotated[
         Path | None, typer.Option(help="Read the question from a UTF-8 text file.")
     ] = None,
-    small: Annotated[
-        str, typer.Option(envvar="CASCADE_SMALL", help="The model that drafts.")
-    ] = "llamacpp:smollm2-135m",
-    large: Annotated[
-        str | None, typer.Option(envvar="CASCADE_LARGE", help="The model for what is doubtful.")
-    ] = None,
+    small: Small = EMBEDDED,
+    large: Large = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Accept drafts at this confidence and above.")
-    ] = None,
-    price_of_error: Annotated[
-        float | None, typer.Option(help="Dollars that a wrong answer costs you.")
-    ] = None,
+    threshold: Threshold = None,
+    price_of_error: PriceOfError = None,
     max_tokens: Annotated[int | None, typer.Option(help="Limit of the answer's length.")] = None,
     local_only: Annotated[
         Stays | None,
@@ -66,23 +53,14 @@ def ask(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Ask one question: the small model drafts, the large one answers if it has to."""
-    from cascade import Cascade, ThresholdPolicy, Tier  # noqa: PLC0415 - heavy, keeps --help fast
-
     text = _read(question, file)
-    if large is None:
-        raise ConfigurationError(NO_LARGE)
-    if threshold is not None and price_of_error is not None:
-        raise ConfigurationError(
-            "--threshold and --price-of-error were both given: each of them decides alone. "
-            "Give one."
-        )
     messages = [("system", system), ("human", text)] if system else text
-    policy = None if threshold is None else ThresholdPolicy(threshold)
-    cascade = Cascade(
-        Tier(small, max_tokens=max_tokens),
-        Tier(large, max_tokens=max_tokens),
+    cascade = pair(
+        small,
+        large,
+        threshold=threshold,
         price_of_error=price_of_error,
-        policy=policy,
+        max_tokens=max_tokens,
         local_only=local_only or False,
     )
     result = cascade.invoke(messages)

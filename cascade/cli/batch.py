@@ -16,6 +16,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cascade.cli.console import err, fail, out, print_json, reports_errors
+from cascade.cli.pairing import EMBEDDED, Large, PriceOfError, Small, Threshold, pair
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,9 +29,22 @@ EXAMPLE = (
     "--large openai:gpt-5.1 --budget-usd 5"
 )
 
+_IN_THE_CONFIGURATION = (
+    "small",
+    "large",
+    "threshold",
+    "price_of_error",
+    "calibration",
+    "prices",
+    "max_tokens",
+    "ledger",
+)
+"""Options that a cascade of a configuration has from there."""
+
 
 @reports_errors
 def batch(  # noqa: PLR0913 - the options of a command
+    context: typer.Context,
     source: Annotated[
         Path, typer.Argument(help="A .jsonl, .csv or .parquet file, or a folder of them.")
     ],
@@ -39,12 +53,8 @@ def batch(  # noqa: PLR0913 - the options of a command
         Path,
         typer.Option("--output", "-o", help="Where the answers go; its end says in what form."),
     ],
-    small: Annotated[
-        str, typer.Option(envvar="CASCADE_SMALL", help="The model that drafts.")
-    ] = "llamacpp:smollm2-135m",
-    large: Annotated[
-        str | None, typer.Option(envvar="CASCADE_LARGE", help="The model for what is doubtful.")
-    ] = None,
+    small: Small = EMBEDDED,
+    large: Large = None,
     config: Annotated[
         Path | None,
         typer.Option(help="Take a cascade of this configuration of `cascade serve` instead."),
@@ -59,12 +69,8 @@ def batch(  # noqa: PLR0913 - the options of a command
     system: Annotated[
         str | None, typer.Option(help="A system message before each question.")
     ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Accept drafts at this confidence and above.")
-    ] = None,
-    price_of_error: Annotated[
-        float | None, typer.Option(help="Dollars that a wrong answer costs you.")
-    ] = None,
+    threshold: Threshold = None,
+    price_of_error: PriceOfError = None,
     calibration: Annotated[
         Path | None, typer.Option(help="A calibration of `cascade calibrate`.")
     ] = None,
@@ -97,6 +103,7 @@ def batch(  # noqa: PLR0913 - the options of a command
     from cascade.jobs.output import check_columns  # noqa: PLC0415
     from cascade.jobs.rows import first_row, kind_of, read_rows  # noqa: PLC0415
 
+    _refuse_ignored(context, config)
     kind_of(output)
     if output.resolve() == source.resolve() or output.resolve().parent == source.resolve():
         raise ConfigurationError(
@@ -105,11 +112,19 @@ def batch(  # noqa: PLR0913 - the options of a command
     check_columns(first_row(source, column).columns, prefix)
     with ExitStack() as opened:
         if config is None:
-            store = None if ledger is None else _store(ledger, opened)
-            options = (threshold, price_of_error, calibration, prices, max_tokens)
-            made = opened.enter_context(_paired(small, large, *options, store))
+            made = pair(
+                small,
+                large,
+                threshold=threshold,
+                price_of_error=price_of_error,
+                max_tokens=max_tokens,
+                prices=prices,
+                calibrator=calibration,
+                ledger=None if ledger is None else _ledger(ledger, opened),
+            )
         else:
-            made = opened.enter_context(_configured(config, cascade, opened))
+            made = _configured(config, cascade, opened)
+        opened.enter_context(made)
         path = output.with_name(output.name + ".journal")
         if fresh:
             path.unlink(missing_ok=True)
@@ -121,43 +136,11 @@ def batch(  # noqa: PLR0913 - the options of a command
     _tell(done, written, output, as_json=json)
 
 
-def _paired(
-    small: str,
-    large: str | None,
-    threshold: float | None,
-    price_of_error: float | None,
-    calibration: Path | None,
-    prices: Path | None,
-    max_tokens: int | None,
-    store: Store | None,
-) -> Cascade:
-    from cascade import Cascade, ThresholdPolicy, Tier  # noqa: PLC0415
-    from cascade.cli.ask import NO_LARGE  # noqa: PLC0415
-    from cascade.ledger import load_prices  # noqa: PLC0415
-
-    if large is None:
-        raise ConfigurationError(NO_LARGE)
-    if threshold is not None and price_of_error is not None:
-        raise ConfigurationError(
-            "--threshold and --price-of-error were both given: each of them decides alone. "
-            "Give one."
-        )
-    table = None if prices is None else load_prices(prices)
-    return Cascade(
-        Tier(small, max_tokens=max_tokens, price=table),
-        Tier(large, max_tokens=max_tokens, price=table),
-        price_of_error=price_of_error,
-        policy=None if threshold is None else ThresholdPolicy(threshold),
-        calibrator=calibration,
-        ledger=store,
-    )
-
-
 def _configured(path: Path, name: str | None, opened: ExitStack) -> Cascade:
     from cascade.cli.serve import require_service  # noqa: PLC0415
 
     require_service()
-    from cascade.service.building import build_cascade  # noqa: PLC0415 - heavy
+    from cascade.service.building import build_cascade, open_ledger  # noqa: PLC0415 - heavy
     from cascade.service.reading import read_settings  # noqa: PLC0415 - heavy
 
     settings = read_settings(path)
@@ -168,16 +151,32 @@ def _configured(path: Path, name: str | None, opened: ExitStack) -> Cascade:
     if name not in there:
         raise ConfigurationError(f"{path} has no cascade {name!r}; it has {', '.join(there)}.")
     kept = settings.config.ledger
-    store = None if kept is None else _store(kept.url, opened)
+    store = None if kept is None else open_ledger(kept)
+    if store is not None:
+        opened.callback(store.close)
     return build_cascade(name, there[name], settings.path.parent, store, [])
 
 
-def _store(url: str, opened: ExitStack) -> Store:
+def _ledger(url: str, opened: ExitStack) -> Store:
     from cascade.ledger.store import open_store  # noqa: PLC0415 - heavy
 
     store = open_store(url)
     opened.callback(store.close)
     return store
+
+
+def _refuse_ignored(context: typer.Context, config: Path | None) -> None:
+    """An option that the other way of naming a cascade would ignore."""
+    unused = ("cascade",) if config is None else _IN_THE_CONFIGURATION
+    for name in unused:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = "--" + name.replace("_", "-")
+            raise ConfigurationError(
+                f"{option} is for a cascade of --config: give that too."
+                if config is None
+                else f"{option} was given beside --config, which says that itself: give one."
+            )
 
 
 def _run(

@@ -74,7 +74,7 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
         ConfigurationError: with all that cannot work, a line for each.
     """
     folder = folder or Path()
-    store = None if config.ledger is None else _open(config.ledger)
+    store = None if config.ledger is None else open_ledger(config.ledger)
     keys = _keys(config)
     recent, flights, states = Recent(config.recent), Flights(), TierStates()
     budgets, metrics = Budgets(store, config.budgets), Metrics()
@@ -269,7 +269,12 @@ def _keys(config: ServiceConfig) -> Keys:
     return Keys(url)
 
 
-def _open(config: LedgerConfig) -> Store:
+def open_ledger(config: LedgerConfig) -> Store:
+    """The ledger of a configuration; nothing is connected yet.
+
+    Raises:
+        ConfigurationError: the address is none, or the environment lacks the key of its hashes.
+    """
     secret = _from_environment(config.hash_key_env, "ledger.hash_key_env")
     try:
         return open_store(

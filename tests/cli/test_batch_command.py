@@ -133,6 +133,41 @@ def test_killed_it_loses_nothing_but_the_rows_that_were_under_way(
     assert again <= 2 * 4, "two calls of each of the four rows under way"
 
 
+def test_the_ledger_of_a_configuration_is_kept_as_that_says(
+    run: Run, upstream: Upstream, folder: Path
+) -> None:
+    tier = {"base_url": upstream.openai_url, "api_key": "${OPENAI_API_KEY}"}
+    tiers = [{**tier, "model": f"openai:{name}"} for name in ("gpt-4o-mini", "gpt-4o")]
+    named = ["batch", "in.jsonl", "-o", "out.jsonl", "--config", "c.yaml"]
+    ledger = {"url": "sqlite:///ledger.db", "texts": "all"}
+    service = {"cascades": {"one": {"tiers": tiers}}, "ledger": ledger}
+    (folder / "c.yaml").write_text(json.dumps(service))
+    run(*named)
+    with closing(sqlite3.connect(folder / "ledger.db")) as database:
+        (texts,) = database.execute("SELECT count(*) FROM ledger_texts").fetchone()
+    assert texts == len(upstream.received)
+    service["ledger"] = {**ledger, "hash_key_env": "NO_SUCH"}
+    (folder / "c.yaml").write_text(json.dumps(service))
+    assert "NO_SUCH is not set" in run(*named, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--config", "c.yaml", "--threshold", "0.5"], "--threshold was given beside --config"),
+        (["--config", "c.yaml", "--large", "openai:x"], "--large was given beside --config"),
+        (["--config", "c.yaml", "--ledger", "memory://"], "--ledger was given beside --config"),
+        (["--cascade", "one"], "--cascade is for a cascade of --config"),
+        (["--config", "no.yaml"], "cannot be read"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(
+    more: list[str], message: str, run: Run, folder: Path
+) -> None:
+    refused = run("batch", "in.jsonl", "-o", "out.jsonl", *more, code=2)
+    assert message in " ".join(refused.stderr.split())
+
+
 async def test_a_second_interrupt_leaves_what_is_under_way() -> None:
     stop = asyncio.Event()
     with batch._interrupts(stop):
@@ -188,7 +223,6 @@ def test_costs_that_nobody_knows_are_not_told_as_nothing(run: Run, folder: Path)
         ([], "out.txt", "ends with .jsonl"),
         (["--column", "nope"], "out.jsonl", "has no column nope"),
         (["--threshold", "0.5", "--price-of-error", "1"], "out.jsonl", "each of them decides"),
-        (["--config", "no.yaml"], "out.jsonl", "cannot be read"),
         (["--prefix", "", "--column", "id"], "out.jsonl", "has a column 'tier' already"),
     ],
 )
@@ -217,10 +251,10 @@ def test_a_cascade_of_a_services_configuration_answers_too(
     cascades = {name: {"tiers": tiers, "threshold": 0.8} for name in ("first", "second")}
     service = {"cascades": cascades, "ledger": {"url": "sqlite:///ledger.db"}}
     (folder / "c.yaml").write_text(json.dumps(service))
-    named = ["--config", "c.yaml", "--cascade"]
-    assert "say which one, --cascade NAME" in run(*typed("--config", "c.yaml"), code=2).stderr
-    assert "has no cascade 'third'" in run(*typed(*named, "third"), code=2).stderr
-    run(*typed(*named, "second"))
+    named = ["batch", "in.jsonl", "-o", "out.jsonl", "--config", "c.yaml"]
+    assert "say which one, --cascade NAME" in run(*named, code=2).stderr
+    assert "has no cascade 'third'" in run(*named, "--cascade", "third", code=2).stderr
+    run(*named, "--cascade", "second")
     assert len(upstream.received) == ROWS + ROWS // HARD
     with closing(sqlite3.connect(folder / "ledger.db")) as ledger:
         (count,) = ledger.execute("SELECT count(DISTINCT run_id) FROM ledger_entries").fetchone()
