@@ -245,7 +245,7 @@ def _interrupts(stop: asyncio.Event) -> Iterator[None]:
 
 def _tell(done: Done, written: int, output: Path, *, as_json: bool) -> None:
     if as_json:
-        print_json({**asdict(done), "output": output, "written": written})
+        print_json({"rows": done.rows, **asdict(done), "output": output, "written": written})
     else:
         out.print(f"{output}: {written} rows", markup=False)
     err.print(

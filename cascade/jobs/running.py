@@ -33,8 +33,7 @@ class Done:
     """How far a job is.
 
     Attributes:
-        rows: rows that were looked at.
-        resumed: of these, answered by an earlier run of the job.
+        resumed: rows that an earlier run of the job has answered.
         answered, failed: by this one.
         escalated: answered by a tier above the first, in this run.
         spent_usd: what this run spent, as far as it is known or assumed.
@@ -44,7 +43,6 @@ class Done:
         stopped: why rows were left; None where all were asked.
     """
 
-    rows: int = 0
     resumed: int = 0
     answered: int = 0
     failed: int = 0
@@ -54,6 +52,11 @@ class Done:
     saved_usd: Decimal | None = Decimal(0)
     unknown: int = 0
     stopped: str | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows that were looked at."""
+        return self.resumed + self.answered + self.failed
 
 
 async def run_job(
@@ -171,7 +174,6 @@ class _Job:
             row = next(self.rows, None)
             if row is None:
                 return
-            self.done.rows += 1
             before = self.journal.find(row.number)
             if before is not None and before.status == "ok" and before.key == row.key:
                 self.done.resumed += 1
@@ -190,14 +192,12 @@ class _Job:
     async def _ask(self, row: Row) -> None:
         aside = await self.purse.take(row)
         if aside is None:
-            self.done.rows -= 1
             self.done.stopped = self.done.stopped or (
                 f"the budget of ${self.purse.budget_usd} does not cover another row: "
                 f"${self.purse.spent_usd:.6f} are spent"
             )
             return
         if self._is_told_to_stop():  # while it waited for its part of the budget
-            self.done.rows -= 1
             await self.purse.settle(aside, Decimal(0))
             return
         cost = aside

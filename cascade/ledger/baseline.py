@@ -93,15 +93,7 @@ def predict(
         low, high, note = expected * model.ratios[0], min(most, expected * model.ratios[1]), ""
     # exp(log(100)) is a little more than 100
     lengths = (round(expected), math.floor(low + 1e-9), math.ceil(high - 1e-9))
-    used = [
-        Usage(
-            input_tokens=prompt,
-            cached_tokens=cached_tokens,
-            cache_write_tokens=written_tokens,
-            output_tokens=n,
-        )
-        for n in lengths
-    ]
+    used = [_used(prompt, cached_tokens, written_tokens, n) for n in lengths]
     costs = [pricing.cost(one, tool_calls=tool_calls) for one in used]
     known = [cost for cost in costs if cost is not None]
     if len(known) < len(costs):
@@ -130,13 +122,18 @@ def predict_usd(
     expected = _expected(usage, model, cap)
     if expected is None:
         return None
-    one = Usage(
-        input_tokens=usage.input_tokens,
-        cached_tokens=cached_tokens,
-        cache_write_tokens=written_tokens,
-        output_tokens=round(expected),
-    )
+    one = _used(usage.input_tokens, cached_tokens, written_tokens, round(expected))
     return pricing.cost(one, tool_calls=tool_calls)
+
+
+def _used(prompt: int | None, cached: int, written: int, answer: int) -> Usage:
+    """What the large model would have used, with an answer of so many tokens."""
+    return Usage(
+        input_tokens=prompt,
+        cached_tokens=cached,
+        cache_write_tokens=written,
+        output_tokens=answer,
+    )
 
 
 def _expected(usage: Usage, model: BaselineModel, cap: int | None) -> float | None:

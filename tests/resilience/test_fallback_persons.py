@@ -96,8 +96,8 @@ async def test_where_nobody_can_be_asked_and_nothing_follows_the_error_says_what
         await House(("ask", "fail")).ask()
 
 
-async def test_a_chat_model_in_a_graph_asks_through_the_interrupt_of_that_graph() -> None:
-    house = House(("ask", "draft"))
+def graph_around(house: House) -> Any:
+    """A graph of the user's, whose one node asks the cascade as a chat model."""
     model = house.cascade.as_chat_model()
 
     async def node(state: MessagesState) -> Any:
@@ -107,6 +107,12 @@ async def test_a_chat_model_in_a_graph_asks_through_the_interrupt_of_that_graph(
     builder.add_node("model", node)
     builder.add_edge(START, "model")
     graph: Any = builder.compile(checkpointer=InMemorySaver())
+    return graph
+
+
+async def test_a_chat_model_in_a_graph_asks_through_the_interrupt_of_that_graph() -> None:
+    house = House(("ask", "draft"))
+    graph = graph_around(house)
     state = await graph.ainvoke({"messages": [HumanMessage("?")]}, CONFIG)
     assert state["__interrupt__"][0].value["draft"] == "Sydney"
     state = await graph.ainvoke(Command(resume="accept"), CONFIG)
@@ -117,15 +123,7 @@ async def test_a_chat_model_in_a_graph_asks_through_the_interrupt_of_that_graph(
 
 async def test_a_chat_model_that_is_told_to_escalate_does_not_ask_for_ever() -> None:
     house = House(("ask", "draft"))
-    model = house.cascade.as_chat_model()
-
-    async def node(state: MessagesState) -> Any:
-        return {"messages": [await model.ainvoke(state["messages"])]}
-
-    builder = StateGraph(MessagesState)
-    builder.add_node("model", node)
-    builder.add_edge(START, "model")
-    graph: Any = builder.compile(checkpointer=InMemorySaver())
+    graph = graph_around(house)
     await graph.ainvoke({"messages": [HumanMessage("?")]}, CONFIG)
     state = await graph.ainvoke(Command(resume="escalate"), CONFIG)
     assert state["messages"][-1].text == "Sydney"
