@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from langchain_core.messages import BaseMessage
 
@@ -172,7 +172,7 @@ class Accounts:
             update["assumed_usd"] = self._assumed(call, usage, known)
         else:
             self._learn(call, usage, cost)
-        entry = _entry(call, usage, latency_ms, cost, pricing).model_copy(update=update)
+        entry = _entry(call, usage, latency_ms, cost, pricing, **update)
         if review is not None:
             return self._as_review(call, completion, entry, review)
         return self._as_baseline(call, completion, entry) if is_baseline else entry
@@ -194,7 +194,7 @@ class Accounts:
         else:
             update |= {"cost_basis": "estimated", "basis": "estimated"}
             update["marginal_usd"] = None if marginal == cost else marginal
-        return _entry(call, usage, latency_ms, cost, pricing).model_copy(update=update)
+        return _entry(call, usage, latency_ms, cost, pricing, **update)
 
     def failed(self, call: Call, error: BaseException, latency_ms: float) -> LedgerEntry:
         """The entry of a call that failed or was cancelled; a refusal is not billed."""
@@ -210,7 +210,7 @@ class Accounts:
         update: StateUpdate = {"note": note, "outcome": outcome}
         if not refused:
             update["assumed_usd"] = self._assumed(call, usage)
-        return _entry(call, usage, latency_ms, cost, call.pricing).model_copy(update=update)
+        return _entry(call, usage, latency_ms, cost, call.pricing, **update)
 
     def _as_baseline(self, call: Call, completion: Completion, entry: LedgerEntry) -> LedgerEntry:
         cost = baseline = entry.cost_usd
@@ -288,23 +288,29 @@ class Accounts:
 
 
 def _entry(
-    call: Call, usage: Usage, latency_ms: float, cost: Decimal | None, pricing: Pricing
+    call: Call,
+    usage: Usage,
+    latency_ms: float,
+    cost: Decimal | None,
+    pricing: Pricing,
+    **more: Any,
 ) -> LedgerEntry:
     basis: Basis = "unknown" if cost is None else "measured"
-    return LedgerEntry(
-        run_id=call.run.id,
-        node=call.node,
-        tier=call.tier.name,
-        model=call.tier.model.name,
-        **usage.model_dump(),
-        latency_ms=latency_ms,
-        cost_usd=cost,
-        saved_usd=None if cost is None else -cost,
-        cost_basis=basis,
-        basis=basis,
-        price=pricing.source,
-        attempt_id=call.attempt_id,
-    )
+    fields = {
+        "run_id": call.run.id,
+        "node": call.node,
+        "tier": call.tier.name,
+        "model": call.tier.model.name,
+        **usage.__dict__,
+        "latency_ms": latency_ms,
+        "cost_usd": cost,
+        "saved_usd": None if cost is None else -cost,
+        "cost_basis": basis,
+        "basis": basis,
+        "price": pricing.source,
+        "attempt_id": call.attempt_id,
+    }
+    return LedgerEntry(**{**fields, **more})
 
 
 def _cached(call: Call, latency_ms: float) -> LedgerEntry:
@@ -312,8 +318,8 @@ def _cached(call: Call, latency_ms: float) -> LedgerEntry:
     found its answer there too.
     """
     usage = Usage(input_tokens=0, output_tokens=0)
-    entry = _entry(call, usage, latency_ms, Decimal(0), call.pricing)
-    return entry.model_copy(update={"note": "taken from the cache of its chat model"})
+    note = "taken from the cache of its chat model"
+    return _entry(call, usage, latency_ms, Decimal(0), call.pricing, note=note)
 
 
 def _is_another(tier: OpenTier, completion: Completion) -> bool:

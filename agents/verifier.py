@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import Any
 
 from langchain_core.messages import BaseMessage
 from langgraph.types import Command
@@ -265,29 +266,30 @@ class Verifier:
     def _entry(self, case: Case, cost: Decimal | None) -> LedgerEntry:
         basis: Basis = "unknown" if cost is None else "measured"
         assessment, decision = case.assessment, case.decision
-        entry = LedgerEntry(
-            run_id=case.run.id,
-            node="verify",
-            tier=case.draft.tier,
-            cost_usd=cost,
-            saved_usd=None if cost is None else -cost,
-            cost_basis=basis,
-            basis=basis,
-            note=decision.reason,
-            action=decision.action,
-            confidence=assessment.confidence,
-            calibrated=assessment.calibrated,
-            signals=assessment.signals or None,
-            audit_rate=case.audit_rate,
+        fields: dict[str, Any] = {
+            "run_id": case.run.id,
+            "node": "verify",
+            "tier": case.draft.tier,
+            "cost_usd": cost,
+            "saved_usd": None if cost is None else -cost,
+            "cost_basis": basis,
+            "basis": basis,
+            "note": decision.reason,
+            "action": decision.action,
+            "confidence": assessment.confidence,
+            "calibrated": assessment.calibrated,
+            "signals": assessment.signals or None,
+            "audit_rate": case.audit_rate,
             # Executed again after a crash, the same decision earns its baseline once.
-            attempt_id=_decision_id(case) if cost == 0 else None,
-        )
+            "attempt_id": _decision_id(case) if cost == 0 else None,
+        }
         if not may_ask(case.run, self.tiers[-1]):
-            return entry.model_copy(update={"note": noted(entry.note, self.tiers[-1])})
-        if decision.action != "accept":
+            fields["note"] = noted(decision.reason, self.tiers[-1])
+        elif decision.action == "accept":
+            fields |= self.outlook.earned(case.draft, cost, case.messages)
+        else:
             self.outlook.asked(case.messages)
-            return entry
-        return entry.model_copy(update=self.outlook.earned(case.draft, cost, case.messages))
+        return LedgerEntry(**fields)
 
 
 def _decision_id(case: Case) -> str:

@@ -165,9 +165,13 @@ class _Node(Runnable[CascadeState, Any]):
     ) -> Any:
         runtime = get_runtime()
         input = self._border.mark(input)  # noqa: A001 - what the node is given
-        tags = {**self._tags, **current_tags(), **tags_in(config)}
+        around, given = current_tags(), tags_in(config)
+        tags = {**self._tags, **around, **given} if self._tags or given else around
         pressure = self._pressure
-        with tagged(**tags), nullcontext() if pressure is None else pressure.at_work():
+        with (
+            nullcontext() if tags is around else tagged(**tags),
+            nullcontext() if pressure is None else pressure.at_work(),
+        ):
             if not self._observers:
                 command = await self._hedged(input, runtime)
             else:

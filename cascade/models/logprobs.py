@@ -61,7 +61,7 @@ def answer_logprobs(
         None when there are none, when they cannot be told from other tokens, or when one of them
         has no value: what is left would be the confidence of another answer.
     """
-    if not isinstance(items, Sequence) or isinstance(items, str):
+    if not items or not isinstance(items, Sequence) or isinstance(items, str):
         return None
     tokens = _objects(items)
     spellings = [spelling(token) for token in tokens]
@@ -250,28 +250,26 @@ def _encoded(text: str) -> bytes:
 
 def read_token(token: Mapping[str, object]) -> TokenLogprob | None:
     """A token with its value and its alternatives; None where the value is none."""
-    read = _choice(token)
-    if read is None:
-        return None
+    # All of an answer come by here: what is nearly always so is asked first, without a call.
+    value, text = token.get("logprob"), token.get("token")
+    if type(value) is not float or not LOWEST <= value <= 0.0 or type(text) is not str:
+        read = _choice(token)
+        if read is None:
+            return None
+        text, value = read
     alternatives, top = token.get("top_logprobs"), []
     for other in alternatives if isinstance(alternatives, list) else ():
-        if type(other) is dict:  # all of an answer come by here: no call for each
-            chance, text = other.get("logprob"), other.get("token")
-            if type(chance) is float and LOWEST <= chance <= 0.0 and type(text) is str:
-                top.append((text, chance))
+        if type(other) is dict:
+            chance, word = other.get("logprob"), other.get("token")
+            if type(chance) is float and LOWEST <= chance <= 0.0 and type(word) is str:
+                top.append((word, chance))
                 continue
         choice = _choice(other) if isinstance(other, Mapping) else None
         if choice is not None:
             top.append(choice)
-    return TokenLogprob(read[0], read[1], tuple(top))
+    return TokenLogprob(text, value, tuple(top))
 
 
 def _choice(token: Mapping[str, object]) -> tuple[str, float] | None:
-    # Of each token and each alternative to it: what is nearly always so is asked first.
-    value = token.get("logprob")
-    if type(value) is not float or not LOWEST <= value <= 0.0:  # NaN is not
-        value = read_logprob(value)
-        if value is None:
-            return None
-    text = token.get("token", "")
-    return (text if type(text) is str else str(text)), value
+    value = read_logprob(token.get("logprob"))
+    return None if value is None else (str(token.get("token", "")), value)

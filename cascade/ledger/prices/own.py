@@ -166,13 +166,13 @@ class Price(Record):
             if usage.input_tokens is None or usage.output_tokens is None:
                 return None
             read, written = cache_split(usage, usage.input_tokens)
-            priced = (
-                (self.input, usage.input_tokens - read - written),
-                (self.input if self.cached_input is None else self.cached_input, read),
-                (self.input if self.cache_write is None else self.cache_write, written),
-                (self.output, usage.output_tokens),
-            )
-            total += sum((price * tokens for price, tokens in priced), Decimal(0)) / MILLION
+            tokens = self.input * (usage.input_tokens - read - written)
+            tokens += self.output * usage.output_tokens
+            if read:
+                tokens += (self.input if self.cached_input is None else self.cached_input) * read
+            if written:
+                tokens += (self.input if self.cache_write is None else self.cache_write) * written
+            total += tokens / MILLION
         if hour is not None:
             if busy_ms is None:
                 return None

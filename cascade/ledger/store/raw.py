@@ -16,6 +16,7 @@ from typing import Any, cast
 from sqlalchemy import Column, Engine, PoolProxiedConnection, Table
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from cascade.ledger.store.base import Attempt, Batch
 from cascade.ledger.store.engines import make_sqlite_writer_at_once
@@ -35,7 +36,7 @@ class _Insert:
         statement = sqlite.insert(table).on_conflict_do_nothing()
         self._text = str(statement.compile(dialect=DIALECT, column_keys=names))
         self._values = itemgetter(*names)
-        forms = [table.c[name].type.dialect_impl(DIALECT).bind_processor(DIALECT) for name in names]
+        forms = [_form_of(table.c[name].type) for name in names]
         self._forms = [(at, form) for at, form in enumerate(forms) if form is not None]
 
     def into(self, cursor: sqlite3.Cursor, rows: Sequence[Row]) -> None:
@@ -51,6 +52,15 @@ class _Insert:
             if values[at] is not None:
                 values[at] = form(values[at])
         return values
+
+
+def _form_of(kind: TypeEngine[Any]) -> Callable[[Any], Any] | None:
+    """What makes a value of this type one of SQLite's; None where it is one."""
+    given = kind.dialect_impl(DIALECT)
+    if isinstance(given, TypeDecorator) and given.impl_instance.bind_processor(DIALECT) is None:
+        own = given.process_bind_param  # without SQLAlchemy's two calls around it
+        return lambda value: own(value, DIALECT)
+    return given.bind_processor(DIALECT)
 
 
 _ATTEMPTS = _Insert(attempts)
