@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -19,6 +19,7 @@ from cascade.ledger import LedgerView
 from cascade.ledger.tags import tagged
 from cascade.questions import to_messages
 from cascade.result import CascadeResult
+from cascade.tiers import OpenTier
 
 __all__ = ["Done", "made_with", "run_job"]
 
@@ -92,9 +93,9 @@ async def run_job(
     """
     if concurrency < 1:
         raise ConfigurationError(f"concurrency={concurrency}: must be 1 or more.")
-    purse = _Purse(cascade, budget_usd, journal.spent_usd)
+    purse = Purse(budget_usd, journal.spent_usd)
     done = Done(before_usd=journal.spent_usd)
-    job = _Job(cascade, iter(rows), journal, name, purse, progress, stop or asyncio.Event(), done)
+    job = Job(cascade, iter(rows), journal, name, purse, progress, stop or asyncio.Event(), done)
     await together(job.work() for _ in range(concurrency))
     return done
 
@@ -113,33 +114,28 @@ def made_with(cascade: Cascade) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class _Purse:
+class Purse:
     """A budget: what was spent, and what is put aside for rows that are under way.
 
-    A row puts aside the largest cost of a row so far, or the guess from its length and the
-    prices of all tiers if that is more: what is overspent is what rows cost above that.
+    A row puts aside the largest cost of a row so far, or its guess if that is more: what is
+    overspent is what rows cost above that. Where guesses follow the costs (`by_guess`), the guess
+    alone is put aside.
     """
 
-    cascade: Cascade
     budget_usd: Decimal | None
     spent_usd: Decimal
+    by_guess: bool = False
     aside_usd: Decimal = Decimal(0)
     largest_usd: Decimal = Decimal(0)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def take(self, row: Row) -> Decimal | None:
+    async def take(self, guess_usd: Decimal) -> Decimal | None:
         """Put aside what a row may cost; None if that does not fit, whatever the others cost."""
-        if self.budget_usd is None or row.question is None:
+        if self.budget_usd is None:
             return Decimal(0)
-        guess = expected_cost([Example("", to_messages(row.question))], self.cascade.tiers)
-        if guess is None:
-            raise ConfigurationError(
-                "a budget needs the price of every tier, and one has none: "
-                + ", ".join(f"{t.name}: {t.pricing.source}" for t in self.cascade.tiers)
-            )
         async with self._changed:
             while True:
-                wanted = max(guess, self.largest_usd)
+                wanted = guess_usd if self.by_guess else max(guess_usd, self.largest_usd)
                 if self.spent_usd + self.aside_usd + wanted <= self.budget_usd:
                     self.aside_usd += wanted
                     return wanted
@@ -157,12 +153,14 @@ class _Purse:
 
 
 @dataclass(slots=True)
-class _Job:
+class Job:
+    """Rows under way: each is asked unless it is done, within the purse, and written down."""
+
     cascade: Cascade
     rows: Iterator[Row]
     journal: Journal
     name: str
-    purse: _Purse
+    purse: Purse
     progress: Callable[[Done], None]
     stop: asyncio.Event
     done: Done
@@ -170,64 +168,53 @@ class _Job:
 
     async def work(self) -> None:
         """Ask row after row, until there is none or the job is stopped."""
+        passed = 0
         while self.done.stopped is None and not self._is_told_to_stop():
             row = next(self.rows, None)
             if row is None:
                 return
-            before = self.journal.find(row.number)
-            if before is not None and before.status == "ok" and before.key == row.key:
-                self.done.resumed += 1
+            if self.passes(row):
                 self.progress(self.done)
-                if self.done.resumed % 1000 == 0:
+                passed += 1
+                if passed % 1000 == 0:
                     await asyncio.sleep(0)  # a million rows that are done must not hold the loop
                 continue
             await self._ask(row)
             self.progress(self.done)
 
-    def _is_told_to_stop(self) -> bool:
-        if self.stop.is_set() and self.done.stopped is None:
-            self.done.stopped = "it was interrupted"
-        return self.stop.is_set()
+    def passes(self, row: Row) -> bool:
+        """Whether there is nothing to ask about a row."""
+        before = self.journal.find(row.number)
+        if before is None or before.status != "ok" or before.key != row.key:
+            return False
+        self.done.resumed += 1
+        return True
 
-    async def _ask(self, row: Row) -> None:
-        aside = await self.purse.take(row)
-        if aside is None:
-            self.done.stopped = self.done.stopped or (
-                f"the budget of ${self.purse.budget_usd} does not cover another row: "
-                f"${self.purse.spent_usd:.6f} are spent"
-            )
-            return
-        if self._is_told_to_stop():  # while it waited for its part of the budget
-            await self.purse.settle(aside, Decimal(0))
-            return
-        cost = aside
-        try:
-            record = await self._answered(row)
-            cost = record.counted_usd or Decimal(0)
-            self.journal.add(record)
-        finally:
-            await self.purse.settle(aside, cost)
-        self._count(record)
+    def guess_usd(self, row: Row) -> Decimal:
+        """What asking a row may cost, where there is a budget."""
+        return guessed(row, self.cascade.tiers)
 
-    async def _answered(self, row: Row) -> Record:
+    async def answered(self, row: Row) -> Record:
+        """Ask a row."""
         if row.problem is not None or row.question is None:
-            return Record(row.number, row.key, "error", error=f"InputError: {row.problem}")
+            return unreadable(row)
         try:
             with tagged(job=self.name, row=str(row.number)):
                 result = await self.cascade.ainvoke(row.question)
         except CascadeError as error:
-            ledger = error.ledger or LedgerView(())
-            return Record(
-                row.number,
-                row.key,
-                "error",
-                cost_usd=ledger.cost_usd,
-                counted_usd=_counted(ledger),
-                error=f"{type(error).__name__}: {error}",
-            )
-        return _record(row, result)
+            return failed(row, error)
+        return record_of(row, result)
 
-    def _count(self, record: Record) -> None:
+    def refused(self, row: Row) -> None:
+        """The budget does not cover a row."""
+        del row
+        self.done.stopped = self.done.stopped or (
+            f"the budget of ${self.purse.budget_usd} does not cover another row: "
+            f"${self.purse.spent_usd:.6f} are spent"
+        )
+
+    def count(self, record: Record) -> None:
+        """A row is done."""
         done = self.done
         done.spent_usd += record.counted_usd or Decimal(0)
         if record.status == "error":
@@ -246,8 +233,66 @@ class _Job:
             saved = record.saved_usd
             done.saved_usd = None if saved is None else done.saved_usd + saved
 
+    def _is_told_to_stop(self) -> bool:
+        if self.stop.is_set() and self.done.stopped is None:
+            self.done.stopped = "it was interrupted"
+        return self.stop.is_set()
 
-def _record(row: Row, result: CascadeResult) -> Record:
+    async def _ask(self, row: Row) -> None:
+        asked = self.purse.budget_usd is not None and row.question is not None
+        aside = await self.purse.take(self.guess_usd(row)) if asked else Decimal(0)
+        if aside is None:
+            self.refused(row)
+            return
+        if self._is_told_to_stop():  # while it waited for its part of the budget
+            await self.purse.settle(aside, Decimal(0))
+            return
+        cost = aside
+        try:
+            record = await self.answered(row)
+            cost = record.counted_usd or Decimal(0)
+            self.journal.add(record)
+        finally:
+            await self.purse.settle(aside, cost)
+        self.count(record)
+
+
+def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
+    """Dollars that asking these tiers may cost, by the row's length and their prices.
+
+    Raises:
+        ConfigurationError: one of them has no price.
+    """
+    assert row.question is not None, "a row that cannot be read costs nothing"
+    guess = expected_cost([Example("", to_messages(row.question))], tiers)
+    if guess is None:
+        raise ConfigurationError(
+            "a budget needs the price of every tier, and one has none: "
+            + ", ".join(f"{t.name}: {t.pricing.source}" for t in tiers)
+        )
+    return guess
+
+
+def unreadable(row: Row) -> Record:
+    """What becomes of a row that cannot be asked."""
+    return Record(row.number, row.key, "error", error=f"InputError: {row.problem}")
+
+
+def failed(row: Row, error: CascadeError) -> Record:
+    """What becomes of a row whose run failed."""
+    ledger = error.ledger or LedgerView(())
+    return Record(
+        row.number,
+        row.key,
+        "error",
+        cost_usd=ledger.cost_usd,
+        counted_usd=counted(ledger),
+        error=f"{type(error).__name__}: {error}",
+    )
+
+
+def record_of(row: Row, result: CascadeResult) -> Record:
+    """What became of a row that was answered."""
     ledger = result.ledger
     return Record(
         row.number,
@@ -260,13 +305,13 @@ def _record(row: Row, result: CascadeResult) -> Record:
         escalated=result.escalated,
         degraded=result.degraded,
         cost_usd=ledger.cost_usd,
-        counted_usd=_counted(ledger),
+        counted_usd=counted(ledger),
         saved_usd=ledger.saved_usd,
         saved_basis=ledger.saved_basis,
         run_id=result.run_id,
     )
 
 
-def _counted(ledger: LedgerView) -> Decimal:
+def counted(ledger: LedgerView) -> Decimal:
     """What a budget counts: the cost, or what an unknown one is assumed to be."""
     return ledger.known_cost_usd + ledger.assumed_usd
