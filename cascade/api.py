@@ -38,6 +38,7 @@ from cascade.oversight.shadow import Mode
 from cascade.oversight.starting import Starting
 from cascade.oversight.validity import check_weights
 from cascade.oversight.warming import Warming
+from cascade.pausing import Pausing
 from cascade.policies import Policy, Risk, ToolRisks, tell_cost
 from cascade.policies.reuse import Reuse, Wanted
 from cascade.questions import Question, ResponseFormat, to_messages, to_task
@@ -68,7 +69,7 @@ USUAL = Resilience()
 """What stands around each call, where nobody says."""
 
 
-class Cascade(Varying, Batches, Starting, Warming, Auditing, Closing):
+class Cascade(Varying, Batches, Pausing, Starting, Warming, Auditing, Closing):
     """A small model drafts, its confidence is checked, a large model answers what is doubtful.
 
     Args:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextvars import Context
 from itertools import count
 from typing import Any
@@ -89,14 +89,35 @@ class Walk:
 
     async def ainvoke(self, given: Mapping[str, Any], config: RunnableConfig | None) -> State:
         """The state in which a run ends, as LangGraph's `ainvoke` gives it."""
-        run, state, name = _Run(config, _nowhere), self._begin(given), self._first
+        state, _ = await self.until(given, config)
+        return state
+
+    async def until(
+        self,
+        given: Mapping[str, Any],
+        config: RunnableConfig | None,
+        *,
+        start: str | None = None,
+        before: Collection[str] = (),
+    ) -> tuple[State, str]:
+        """The state before a run comes to one of these nodes, and which one; END where it ended.
+
+        Args:
+            given: the question; or with a `start` the state of a run that goes on there.
+            config: of the run.
+            start: the node to begin with, whatever is in `before`; by default the graph's first.
+            before: nodes that are not entered.
+        """
+        run, state, name = _Run(config, _nowhere), self._begin(given), start or self._first
         while name != END:
             try:
                 command = await self._at(name, state, run)
             except GraphInterrupt as interrupt:
-                return {**state, "__interrupt__": list(interrupt.args[0])}
+                return {**state, "__interrupt__": list(interrupt.args[0])}, END
             state, name = self._merged(state, command.update), str(command.goto)
-        return state
+            if name in before:
+                break
+        return state, name
 
     async def astream(
         self, given: Mapping[str, Any], config: RunnableConfig | None, context: Context

@@ -12,6 +12,7 @@ from cascade.policies.base import (
 from cascade.policies.budget import DollarBudget, DollarBudgetPolicy
 from cascade.policies.certified import CertifiedPolicy, promises
 from cascade.policies.economic import EconomicPolicy
+from cascade.policies.given import GivenPolicy, given
 from cascade.policies.guard import CAUTIONS, Caution, Guard, GuardedPolicy
 from cascade.policies.reuse import Reuse
 from cascade.policies.risk import RISKS, Risk, RiskPolicy, ToolRisks, hold, with_risks
@@ -32,6 +33,7 @@ __all__ = [
     "DollarBudget",
     "DollarBudgetPolicy",
     "EconomicPolicy",
+    "GivenPolicy",
     "Guard",
     "GuardedPolicy",
     "LearnsCosts",
@@ -46,6 +48,7 @@ __all__ = [
     "ToolRisks",
     "UncalibratedPolicy",
     "break_even",
+    "given",
     "hold",
     "obstacle",
     "promises",
