@@ -99,6 +99,18 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+async def on_portal(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the background loop and wait for it in the loop of the caller.
+
+    For what belongs to one loop, such as connections, and is asked for in many.
+    """
+    if _portal.is_here():
+        return await coroutine
+    return await asyncio.wrap_future(
+        asyncio.run_coroutine_threadsafe(coroutine, _portal.loop(waits=False))
+    )
+
+
 def _stop(future: Future[Any], ended: threading.Event) -> None:
     """Cancel what is under way, and let it end."""
     if future.cancel() and not _portal.is_here():

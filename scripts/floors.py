@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("service", "jobs"),
-    ("integrations", "demo"),
+    ("integrations", "demo", "teaching"),
     ("collect",),
     ("api",),
     ("batches", "varying"),

@@ -20,12 +20,19 @@ LOCK = 0x0CA5CADE
 
 TYPES = {
     # Text keeps every digit of an amount; SQLite has no exact decimals.
-    "sqlite": {"money": "TEXT", "time": "TEXT", "json": "TEXT", "count": "INTEGER"},
+    "sqlite": {
+        "money": "TEXT",
+        "time": "TEXT",
+        "json": "TEXT",
+        "count": "INTEGER",
+        "serial": "INTEGER PRIMARY KEY AUTOINCREMENT",
+    },
     "postgresql": {
         "money": "NUMERIC",
         "time": "TIMESTAMP WITH TIME ZONE",
         "json": "JSONB",
         "count": "BIGINT",
+        "serial": "BIGSERIAL PRIMARY KEY",
     },
 }
 
@@ -161,6 +168,23 @@ MIGRATIONS: tuple[Migration, ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Steps that belong together; several schemas may be in one database.
+
+    Attributes:
+        table: where the steps that were applied are written down.
+        what: whose schema it is, for messages.
+        steps: the migrations, numbered from 1.
+    """
+
+    table: str
+    what: str
+    steps: tuple[Migration, ...]
+
+
+LEDGER = Schema("ledger_schema", "the ledger", MIGRATIONS)
+
 READABLE = 1 + [migration.name for migration in MIGRATIONS].index("texts")
 """The oldest version in which there is all that a reader asks for: later steps are not about
 entries."""
@@ -173,7 +197,7 @@ async def check(engine: AsyncEngine) -> None:
         LedgerError: there is none, or it is too old or too new; it says what to do.
     """
     async with engine.execution_options(**{READS: True}).connect() as connection:
-        version = await _version(connection)
+        version = await _version(connection, LEDGER)
     if not version:
         raise LedgerError("there is no ledger in this database.")
     if version < READABLE:
@@ -184,8 +208,8 @@ async def check(engine: AsyncEngine) -> None:
         )
 
 
-async def migrate(engine: AsyncEngine, *, to: int = len(MIGRATIONS)) -> None:
-    """Bring the schema up to a version.
+async def migrate(engine: AsyncEngine, *, to: int | None = None, schema: Schema = LEDGER) -> None:
+    """Bring a schema up to a version, the newest unless another is named.
 
     Nothing is written where that is its version, so that a report can be made by who may only
     read.
@@ -193,52 +217,54 @@ async def migrate(engine: AsyncEngine, *, to: int = len(MIGRATIONS)) -> None:
     Raises:
         LedgerError: the database was written by a newer version of this package.
     """
+    to = len(schema.steps) if to is None else to
     async with engine.execution_options(**{READS: True}).connect() as connection:
-        if await _version(connection) >= to:
+        if await _version(connection, schema) >= to:
             return
     for _ in range(to + 1):
         async with engine.begin() as connection:
-            if await _step(connection, to):
+            if await _step(connection, to, schema):
                 return
 
 
-async def _version(connection: AsyncConnection) -> int:
+async def _version(connection: AsyncConnection, schema: Schema) -> int:
     """The schema's version; 0 where there is none.
 
     Raises:
         LedgerError: it is newer than this package.
     """
-    if not await connection.run_sync(lambda sync: inspect(sync).has_table("ledger_schema")):
+    if not await connection.run_sync(lambda sync: inspect(sync).has_table(schema.table)):
         return 0
-    found = await connection.execute(text("SELECT coalesce(max(version), 0) FROM ledger_schema"))
+    newest = f"SELECT coalesce(max(version), 0) FROM {schema.table}"  # noqa: S608 - a constant
+    found = await connection.execute(text(newest))
     version: int = found.scalar_one()
-    if version > len(MIGRATIONS):
+    if version > len(schema.steps):
         raise LedgerError(
-            f"the ledger's schema has version {version}, and this agent-cascade knows "
-            f"{len(MIGRATIONS)}: use the version that wrote it, or a newer one."
+            f"the schema of {schema.what} has version {version}, and this agent-cascade knows "
+            f"{len(schema.steps)}: use the version that wrote it, or a newer one."
         )
     return version
 
 
-async def _step(connection: AsyncConnection, to: int) -> bool:
+async def _step(connection: AsyncConnection, to: int, schema: Schema) -> bool:
     """Apply the next migration; returns whether there was none left."""
     dialect = connection.dialect.name
     if dialect == "postgresql":
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
     await connection.execute(
         text(
-            "CREATE TABLE IF NOT EXISTS ledger_schema "
+            f"CREATE TABLE IF NOT EXISTS {schema.table} "
             "(version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL)"
         )
     )
-    version = await _version(connection)
+    version = await _version(connection, schema)
     if version >= to:
         return True
-    migration = MIGRATIONS[version]
+    migration = schema.steps[version]
     for statement in migration.statements:
         await connection.execute(text(statement.format(**TYPES[dialect])))
     await connection.execute(
-        text("INSERT INTO ledger_schema VALUES (:version, :name, :at)"),
+        text(f"INSERT INTO {schema.table} VALUES (:version, :name, :at)"),  # noqa: S608
         {"version": version + 1, "name": migration.name, "at": datetime.now(UTC).isoformat()},
     )
     return False

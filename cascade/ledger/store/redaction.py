@@ -54,7 +54,7 @@ def redacted_texts(texts: Texts, redact: Redact | None) -> Texts | None:
         return texts
     try:
         prompt = json.dumps(
-            _redacted_strings(json.loads(texts.prompt), redact),
+            redacted_strings(json.loads(texts.prompt), redact),
             ensure_ascii=False,
             separators=(",", ":"),
         )
@@ -73,18 +73,18 @@ def may_be_kept(pending: Pending, redact: Redact | None) -> bool:
         return True
     try:
         payload = json.loads(pending.payload)
-        return bool(_redacted_strings(payload, redact) == payload)
+        return bool(redacted_strings(payload, redact) == payload)
     except Exception:
         logger.exception("redaction failed: a pending audit is not stored")
         return False
 
 
-def _redacted_strings(value: Any, redact: Redact) -> Any:
+def redacted_strings(value: Any, redact: Redact) -> Any:
     """A JSON value with each of its strings redacted."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, list):
-        return [_redacted_strings(item, redact) for item in value]
+        return [redacted_strings(item, redact) for item in value]
     if isinstance(value, dict):
-        return {redact(key): _redacted_strings(item, redact) for key, item in value.items()}
+        return {redact(key): redacted_strings(item, redact) for key, item in value.items()}
     return value

@@ -1,0 +1,37 @@
+"""Escalations as lessons: what the large model answered where the small one could not, kept by who
+asks for it, and what users said of answers.
+
+lessons = Lessons(open_lessons("sqlite:///lessons.db"))
+cascade = Cascade(small=..., large=..., lessons=lessons)
+
+Nothing is kept unless this is asked for; see `docs/lessons.md`.
+"""
+
+from cascade.ledger.verdicts import Feedback
+from cascade.teaching.lessons import Lesson, LessonSelection, digest_of
+from cascade.teaching.store import (
+    Deleted,
+    Dependent,
+    Export,
+    Gone,
+    LessonStore,
+    open_lessons,
+)
+from cascade.teaching.terms import UNSTATED, Terms, permitted, terms_of
+
+__all__ = [
+    "UNSTATED",
+    "Deleted",
+    "Dependent",
+    "Export",
+    "Feedback",
+    "Gone",
+    "Lesson",
+    "LessonSelection",
+    "LessonStore",
+    "Terms",
+    "digest_of",
+    "open_lessons",
+    "permitted",
+    "terms_of",
+]

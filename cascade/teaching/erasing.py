@@ -1,0 +1,103 @@
+"""Deletion for good: rows, what points to them, and what the database's files still hold."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import ColumnElement, Connection, Table, delete, insert, or_, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from cascade.ledger.store.engines import RETRY_S
+from cascade.teaching.lessons import LessonSelection
+from cascade.teaching.schema import deleted, exported, exports, lessons, verdicts
+from cascade.teaching.writing import changed, where
+
+SOME = 500
+"""Databases limit the parameters of a statement."""
+
+SCRUB_S = 5.0
+"""How long to wait for readers that keep the journal open."""
+
+
+def delete_from(
+    connection: Connection, selection: LessonSelection
+) -> tuple[int, int, tuple[str, ...]]:
+    """Delete all that is meant, and write down which runs it was of.
+
+    Returns:
+        how many lessons and verdicts, and the files in which the lessons still are.
+    """
+    ids: dict[str, None] = {}
+    for table in (lessons, verdicts):
+        meant = select(table.c.run_id).where(*where(table, selection)).order_by(table.c.at)
+        ids |= dict.fromkeys(connection.execute(meant).scalars())
+    n_lessons = n_verdicts = 0
+    files: dict[str, None] = {}
+    run_ids = list(ids)
+    for start in range(0, len(run_ids), SOME):
+        some = run_ids[start : start + SOME]
+        files |= dict.fromkeys(_files_with(connection, some))
+        n_lessons += _delete(connection, lessons, lessons.c.run_id.in_(some))
+        n_verdicts += _delete(connection, verdicts, verdicts.c.run_id.in_(some))
+        _delete(connection, exported, exported.c.run_id.in_(some))
+    if selection.user is not None and selection == LessonSelection(user=selection.user):
+        # What the user said of answers to others.
+        n_verdicts += _delete(connection, verdicts, verdicts.c.by == selection.user)
+    if run_ids:
+        now = datetime.now(UTC)
+        connection.execute(insert(deleted), [{"run_id": i, "at": now} for i in run_ids])
+    if n_lessons or n_verdicts:
+        changed(connection)
+    return n_lessons, n_verdicts, tuple(files)
+
+
+def _files_with(connection: Connection, run_ids: Sequence[str]) -> Sequence[str]:
+    holding = select(exported.c.export_id).where(exported.c.run_id.in_(run_ids))
+    paths = select(exports.c.path).where(exports.c.id.in_(holding)).order_by(exports.c.at)
+    return connection.execute(paths).scalars().all()
+
+
+def _delete(connection: Connection, table: Table, which: ColumnElement[bool]) -> int:
+    return connection.execute(delete(table).where(or_(which))).rowcount
+
+
+async def scrub(engine: AsyncEngine, tables: Sequence[Table]) -> bool:
+    """Take out of the database's own files what was deleted from its tables.
+
+    SQLite overwrites deleted rows in the database (`secure_delete`), but its journal holds the
+    pages as they were until it is emptied. PostgreSQL keeps dead rows until they are vacuumed.
+
+    Returns:
+        whether that was possible; not, where a reader keeps the journal open all the time.
+    """
+    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+    if engine.dialect.name == "postgresql":
+        async with autocommit.connect() as connection:
+            await connection.exec_driver_sql(f"VACUUM {', '.join(t.name for t in tables)}")
+        return True
+    until = time.monotonic() + SCRUB_S
+    while True:
+        try:
+            if await _empty_journal(engine):
+                return True
+        except OperationalError as error:
+            if "locked" not in str(error.orig):
+                raise
+        if time.monotonic() > until:
+            return False
+        await asyncio.sleep(RETRY_S)
+
+
+async def _empty_journal(engine: AsyncEngine) -> bool:
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        # Past SQLAlchemy, which would begin a transaction, in which there are no checkpoints.
+        cursor = await driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        busy, *_ = await cursor.fetchone()
+        await cursor.close()
+    return not busy

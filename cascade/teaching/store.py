@@ -1,0 +1,225 @@
+"""Where lessons are kept, and how what is made of them learns that some have to go."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+
+from cascade._closing import Closing
+from cascade.ledger.store import Redact
+from cascade.ledger.verdicts import Feedback
+from cascade.teaching.lessons import Lesson, LessonSelection
+from cascade.teaching.terms import Terms
+
+EVERYTHING = LessonSelection()
+
+
+class Gone(NamedTuple):
+    """Lessons that were deleted: whatever was made of them has to forget them.
+
+    Attributes:
+        until: the number of the last deletion among them; ask for those after it next time.
+        run_ids: of the runs whose lessons and verdicts are gone, oldest deletion first.
+    """
+
+    until: int
+    run_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """What a deletion has taken.
+
+    Attributes:
+        lessons: how many lessons.
+        verdicts: how many verdicts of users.
+        exports: files that were written before and hold some of these lessons: nobody can take
+            them back from here, and whoever has them has to be told.
+        scrubbed: whether the database's own files hold nothing of it any more. False where another
+            process kept the journal open all the time; what is in it goes with the next deletion,
+            or when the last process closes the database.
+    """
+
+    lessons: int
+    verdicts: int
+    exports: tuple[str, ...] = ()
+    scrubbed: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """A file that was made of lessons, as it was noted down.
+
+    Attributes:
+        path: where it was written.
+        at: when.
+        purpose: what for, such as `training`.
+        lessons: how many lessons are in it.
+    """
+
+    path: str
+    at: datetime
+    purpose: str
+    lessons: int
+
+
+class Dependent(Protocol):
+    """What is made of lessons and kept in memory or elsewhere: an index, a set of pairs.
+
+    A dependent derives from the store and is never the only place of anything. It remembers the
+    number of the last deletion that it has heard of (0 when it was built of nothing) and calls
+    `catch_up` before each use that may show a lesson to anybody: deletions are also made by other
+    processes, such as `cascade lessons delete`.
+    """
+
+    async def forget(self, run_ids: Sequence[str]) -> None:
+        """Delete all that came from these runs, wherever it is kept. It may be told twice."""
+        ...
+
+
+class LessonStore(Closing, ABC):
+    """Keeps lessons, the verdicts of users, and which files were made of them.
+
+    Made by `open_lessons`. All methods may be called in any event loop and thread; whatever
+    cannot be reached raises `cascade.ledger.store.UnavailableError`.
+
+    **Who builds on it** (a memory, an export, a set of calibration pairs) follows three rules:
+
+    1. Read lessons from here each time, or keep copies that `Dependent.forget` deletes.
+    2. Call `await store.catch_up(dependent, after)` before copies are used; it costs one small
+       query. `await store.changes()` says by one number whether anything is new.
+    3. Note down each file with lessons in it by `note_export`, so that a deletion can name it.
+
+    What is read here has been redacted, and is of no run that had to stay on this machine. What may
+    be done with an answer is `lesson.terms.within(…)` the terms that are stated today: `permitted`.
+    """
+
+    @abstractmethod
+    async def put(self, lesson: Lesson) -> bool:
+        """Keep a lesson; returns whether it is new.
+
+        A run's first lesson stays: the same may come twice. A run that was deleted has none any
+        more, also where its lesson comes late. The verdicts of the record are not kept: `judge`
+        does that.
+        """
+
+    @abstractmethod
+    async def get(self, run_id: str) -> Lesson | None:
+        """The lesson of a run with its verdicts; None where there is none."""
+
+    @abstractmethod
+    def lessons(self, selection: LessonSelection = EVERYTHING) -> AsyncGenerator[Lesson]:
+        """The lessons that are meant with their verdicts, ordered by time, then id."""
+
+    @abstractmethod
+    async def count(self, selection: LessonSelection = EVERYTHING) -> int:
+        """How many lessons are meant."""
+
+    @abstractmethod
+    async def judge(self, feedback: Feedback, *, tags: Mapping[str, str] | None = None) -> bool:
+        """Keep a verdict of a user, in place of an earlier one of the same run, key and judge.
+
+        Args:
+            feedback: what was said. Its run need not have a lesson: a draft that was accepted can
+                be wrong.
+            tags: of the run; where they are not given, those of its lesson.
+
+        Returns:
+            whether anything changed. The same again changes nothing, nor does one that is older
+            than what is there. A run that was deleted takes none.
+        """
+
+    @abstractmethod
+    async def verdicts(self, selection: LessonSelection = EVERYTHING) -> list[Feedback]:
+        """The verdicts about the runs that are meant, oldest first, also of runs without a lesson.
+
+        `task`, `cascade` and `origin` are a lesson's: a selection by one of them means verdicts
+        about runs with a lesson alone. `since` and `until` are about the verdict's own time.
+        """
+
+    @abstractmethod
+    async def delete(
+        self,
+        selection: LessonSelection | None = None,
+        *,
+        older_than: timedelta | None = None,
+        everything: bool = False,
+    ) -> Deleted:
+        """Delete lessons and verdicts for good, and write down which runs they were of.
+
+        Args:
+            selection: what to delete.
+            older_than: delete what is older than this, for retention.
+            everything: must be True to delete all there is.
+
+        Raises:
+            ConfigurationError: it is not said what to delete, or in two ways.
+        """
+
+    @abstractmethod
+    async def gone(self, after: int = 0) -> Gone:
+        """Which runs were deleted since deletion number `after`."""
+
+    @abstractmethod
+    async def changes(self) -> int:
+        """A number that grows with each lesson, verdict, terms or deletion, of all processes."""
+
+    @abstractmethod
+    async def state_terms(self, model: str, terms: Terms) -> None:
+        """State the terms of a model, in place of what was stated before.
+
+        Args:
+            model: as `provider:name`; `provider:*` for all of a provider.
+            terms: what its vendor allows.
+        """
+
+    @abstractmethod
+    async def terms(self) -> Mapping[str, Terms]:
+        """The terms that were stated, by model."""
+
+    @abstractmethod
+    async def note_export(self, path: str, run_ids: Sequence[str], *, purpose: str) -> None:
+        """Write down that a file was made of the lessons of these runs."""
+
+    @abstractmethod
+    async def exports(self) -> list[Export]:
+        """The files that were noted down, oldest first."""
+
+    async def catch_up(self, dependent: Dependent, after: int) -> int:
+        """Let a dependent forget what was deleted since deletion number `after`.
+
+        Returns:
+            the number to give the next time.
+        """
+        gone = await self.gone(after)
+        if gone.run_ids:
+            await dependent.forget(gone.run_ids)
+        return gone.until
+
+
+def open_lessons(
+    url: str,
+    *,
+    redact: Redact | None = None,
+    keep_for: timedelta | None = None,
+) -> LessonStore:
+    """A store of lessons, with tables of its own in any database of a ledger or another one.
+
+    Args:
+        url: `sqlite:///lessons.db`, `postgresql://user:password@host/database`, or `memory://`,
+            which keeps nothing longer than the store lives.
+        redact: takes out of questions, answers and comments what must not be stored
+            (`mask_secrets`, or a function of your own from text to text). Where it fails, nothing
+            of that lesson or verdict is stored. Tags are kept as they are: they say whose it is.
+        keep_for: delete what is older than this; looked at once an hour while the store is used.
+
+    Raises:
+        ConfigurationError: the address is none, or `keep_for` is not above 0.
+        MissingDependencyError: the database's driver is not installed.
+    """
+    from cascade.teaching.sql import SqlLessonStore  # noqa: PLC0415 - needs SQLAlchemy
+
+    return SqlLessonStore(url, redact=redact, keep_for=keep_for)
