@@ -10,7 +10,7 @@ import json
 import os
 from array import array
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,9 +29,9 @@ fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
 NONE = 0
 """The place of a row that is not there; the head of the file has the place 0."""
 
-Status = Literal["ok", "error"]
+Status = Literal["ok", "error", "waiting"]
 
-MONEY = ("cost_usd", "counted_usd", "saved_usd")
+MONEY = ("cost_usd", "counted_usd", "saved_usd", "expected_usd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Record:
     Attributes:
         number: of the row.
         key: of the row's question.
-        status: `ok`, or `error` and why.
+        status: `ok`, or `error` and why; `waiting` for an answer that comes later.
         answer: None where there is none.
         tier: who answered.
         confidence: of the last draft; None where none could be judged.
@@ -50,11 +50,13 @@ class Record:
         degraded: the large model was needed and could not be had.
         cost_usd: dollars; None where unknown.
         counted_usd: what budgets count: the cost, or what is assumed of an unknown one. None where
-            nobody was asked.
+            nobody was asked. Of a row that has waited: since then.
         saved_usd: dollars against the large model alone; None where unknown.
         saved_basis: measured, estimated or unknown.
         run_id: of the row's run in the ledger.
         error: the kind of error and its message.
+        paused: the run of a row that waits, or that failed afterwards (`cascade.jobs.continuing`).
+        expected_usd: what the answer that it waits for may cost.
     """
 
     number: int
@@ -72,6 +74,8 @@ class Record:
     saved_basis: str | None = None
     run_id: str | None = None
     error: str | None = None
+    paused: Mapping[str, Any] | None = None
+    expected_usd: Decimal | None = None
 
 
 class Journal:
@@ -96,7 +100,7 @@ class Journal:
         try:
             self._lock()
             self._places = array("Q")
-            self._done: dict[Status, int] = {"ok": 0, "error": 0}
+            self._done: dict[Status, int] = {"ok": 0, "error": 0, "waiting": 0}
             self.spent_usd = Decimal(0)
             """Dollars of all attempts, also of rows that were asked again."""
             self._read(json.loads(json.dumps(dict(made_with))))
@@ -119,6 +123,11 @@ class Journal:
     def failed(self) -> int:
         """Rows with an error."""
         return self._done["error"]
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for an answer."""
+        return self._done["waiting"]
 
     def add(self, record: Record) -> None:
         """Write what became of a row; it survives the end of the process.
@@ -143,17 +152,23 @@ class Journal:
 
     def find(self, number: int) -> Record | None:
         """What became of a row, None where nothing has yet."""
-        place = self._places[number] if number < len(self._places) else NONE
+        return self._at(self._places, number)
+
+    def find_draft(self, number: int) -> Record | None:
+        """The last draft of a row, also where more has become of it; None where there is none."""
+        return self._at(self._drafts, number)
+
+    def _at(self, places: array[int], number: int) -> Record | None:
+        place = places[number] if number < len(places) else NONE
         if place == NONE:
             return None
         self._file.seek(place)
         return _record(json.loads(self._file.readline()))
 
     def _note(self, record: Record, place: int) -> None:
-        missing = record.number + 1 - len(self._places)
-        if missing > 0:
-            self._places.extend([NONE] * missing)
-        self._places[record.number] = place
+        _put(self._places, record.number, place)
+        if record.status == "draft":
+            _put(self._drafts, record.number, place)
         self._done[record.status] += 1
         self.spent_usd += record.counted_usd or Decimal(0)
 
@@ -217,8 +232,15 @@ class Journal:
         return ConfigurationError(f"{self.path} is no journal of a batch: give another --output.")
 
 
+def _put(places: array[int], number: int, place: int) -> None:
+    missing = number + 1 - len(places)
+    if missing > 0:
+        places.extend([NONE] * missing)
+    places[number] = place
+
+
 def _content(record: Record) -> dict[str, Any]:
-    kept = {name: value for name, value in asdict(record).items() if value is not None}
+    kept = {f.name: v for f in fields(record) if (v := getattr(record, f.name)) is not None}
     return {k: format(v, "f") if isinstance(v, Decimal) else v for k, v in kept.items()}
 
 

@@ -31,13 +31,22 @@ COLUMNS = (
 )
 """What is put beside a row."""
 
+PLAN_COLUMNS = ("rank", "gain", "expected_usd", "reason")
+"""What a plan puts beside it as well."""
+
 PARQUET_ROWS = 4096
 
 Put = Callable[[Mapping[str, Any]], None]
 
 
 def write_output(
-    path: Path, rows: Iterable[Row], journal: Journal, *, prefix: str = "", run_ids: bool = False
+    path: Path,
+    rows: Iterable[Row],
+    journal: Journal,
+    *,
+    prefix: str = "",
+    run_ids: bool = False,
+    planned: bool = False,
 ) -> int:
     """Write the rows that are done, whole or not at all.
 
@@ -47,22 +56,23 @@ def write_output(
         journal: what became of them.
         prefix: before the names of the columns that are added.
         run_ids: add `run_id`, by which a row's entries are found in the ledger.
+        planned: add why a row was escalated, or was not.
 
     Returns:
-        How many rows were written. A row that was not asked is left out.
+        How many rows were written. A row that was not asked, or waits, is left out.
 
     Raises:
         ConfigurationError: the input has a column of the same name.
         LedgerError: it cannot be written.
     """
-    added = [*COLUMNS, "run_id"] if run_ids else list(COLUMNS)
+    added = [*COLUMNS, *(PLAN_COLUMNS if planned else ()), *(("run_id",) if run_ids else ())]
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     written = 0
     try:
         with _WRITERS[kind_of(path)](draft) as put:
             for row in rows:
                 record = journal.find(row.number)
-                if record is None or record.key != row.key:
+                if record is None or record.key != row.key or record.status == "waiting":
                     continue
                 check_columns(row.columns, prefix)
                 put({**row.columns, **_beside(record, added, prefix)})
@@ -78,13 +88,15 @@ def write_output(
     return written
 
 
-def check_columns(columns: Mapping[str, Any], prefix: str = "") -> None:
+def check_columns(
+    columns: Mapping[str, Any], prefix: str = "", *, planned: bool = False
+) -> None:
     """Refuse an input whose columns would be overwritten.
 
     Raises:
         ConfigurationError: it has one of these names.
     """
-    for name in COLUMNS:
+    for name in (*COLUMNS, *(PLAN_COLUMNS if planned else ())):
         if prefix + name in columns:
             raise ConfigurationError(
                 f"the input has a column {prefix + name!r} already: give the new ones another "
@@ -160,7 +172,8 @@ def _schema(pa: Any, found: Any) -> Any:
         if pa.types.is_null(column.type):
             name = column.name
             kind = pa.bool_() if name.endswith(truths) else pa.string()
-            kind = pa.float64() if name.endswith("confidence") else kind
+            kind = pa.float64() if name.endswith(("confidence", "gain")) else kind
+            kind = pa.int64() if name.endswith("rank") else kind
             found = found.set(number, pa.field(name, kind))
     return found
 
