@@ -56,7 +56,13 @@ class Record:
         run_id: of the row's run in the ledger.
         error: the kind of error and its message.
         paused: the run of a row that waits, or that failed afterwards (`cascade.jobs.continuing`).
-        expected_usd: what the answer that it waits for may cost.
+        expected_usd: what the answer that it waits for may cost; in a plan, what escalating the
+            row was expected to cost.
+        output_tokens: of the answer, in a plan.
+        rank: its place among all drafts by what escalating it is expected to bring per dollar,
+            from 1, in a plan; None where that is nothing, or it was not ranked.
+        gain: how much more probably the large model is right than its draft, in a plan.
+        reason: of the decision, in a plan.
     """
 
     number: int
@@ -76,6 +82,10 @@ class Record:
     error: str | None = None
     paused: Mapping[str, Any] | None = None
     expected_usd: Decimal | None = None
+    output_tokens: int | None = None
+    rank: int | None = None
+    gain: float | None = None
+    reason: str | None = None
 
 
 class Journal:
@@ -100,6 +110,7 @@ class Journal:
         try:
             self._lock()
             self._places = array("Q")
+            self._waited = array("Q")
             self._done: dict[Status, int] = {"ok": 0, "error": 0, "waiting": 0}
             self.spent_usd = Decimal(0)
             """Dollars of all attempts, also of rows that were asked again."""
@@ -154,9 +165,9 @@ class Journal:
         """What became of a row, None where nothing has yet."""
         return self._at(self._places, number)
 
-    def find_draft(self, number: int) -> Record | None:
-        """The last draft of a row, also where more has become of it; None where there is none."""
-        return self._at(self._drafts, number)
+    def find_waiting(self, number: int) -> Record | None:
+        """A row as it waited last, whatever became of it since; None where it never has."""
+        return self._at(self._waited, number)
 
     def _at(self, places: array[int], number: int) -> Record | None:
         place = places[number] if number < len(places) else NONE
@@ -167,8 +178,8 @@ class Journal:
 
     def _note(self, record: Record, place: int) -> None:
         _put(self._places, record.number, place)
-        if record.status == "draft":
-            _put(self._drafts, record.number, place)
+        if record.status == "waiting":
+            _put(self._waited, record.number, place)
         self._done[record.status] += 1
         self.spent_usd += record.counted_usd or Decimal(0)
 

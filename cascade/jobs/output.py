@@ -74,7 +74,7 @@ def write_output(
                 record = journal.find(row.number)
                 if record is None or record.key != row.key or record.status == "waiting":
                     continue
-                check_columns(row.columns, prefix)
+                check_columns(row.columns, prefix, planned=planned)
                 put({**row.columns, **_beside(record, added, prefix)})
                 written += 1
         draft.replace(path)
@@ -88,9 +88,7 @@ def write_output(
     return written
 
 
-def check_columns(
-    columns: Mapping[str, Any], prefix: str = "", *, planned: bool = False
-) -> None:
+def check_columns(columns: Mapping[str, Any], prefix: str = "", *, planned: bool = False) -> None:
     """Refuse an input whose columns would be overwritten.
 
     Raises:
