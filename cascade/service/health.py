@@ -14,10 +14,12 @@ from pydantic import BaseModel
 from cascade._masking import mask_places
 from cascade.errors import CascadeError
 from cascade.resilience import BreakerState, TierState
-from cascade.service.service import service_of
+from cascade.service.service import Service, service_of
 from cascade.service.states import TierStates
 
 DATABASE_PATIENCE_S = 2.0
+
+Database = Literal["ok", "failed", "none"]
 
 _FOLDER = re.compile(r"(?<![\w.:/])/(?:[^\s/]{1,255}/)+")
 
@@ -43,7 +45,7 @@ class Readiness(BaseModel):
 
     ready: bool
     shutting_down: bool
-    database: Literal["ok", "failed", "none"]
+    database: Database
     running: int
     tiers: Mapping[str, Mapping[str, TierHealth]]
     calibration_problems: Mapping[str, str]
@@ -68,13 +70,7 @@ async def healthz() -> Alive:
 async def readyz(request: Request, response: Response) -> Readiness:
     """Whether requests should be sent here: its database answers, and it is not shutting down."""
     service = service_of(request)
-    database: Literal["ok", "failed", "none"] = "ok"
-    try:
-        async with asyncio.timeout(DATABASE_PATIENCE_S):
-            if not await service.keys.reach():
-                database = "none"
-    except (CascadeError, TimeoutError):
-        database = "failed"
+    database = await database_of(service)
     ready = database != "failed" and not service.draining
     response.status_code = 200 if ready else 503
     return Readiness(
@@ -95,6 +91,15 @@ async def readyz(request: Request, response: Response) -> Readiness:
             for name, problem in service.reloads.problems.items()
         },
     )
+
+
+async def database_of(service: Service) -> Database:
+    """Whether the ledger's database answers, or there is none."""
+    try:
+        async with asyncio.timeout(DATABASE_PATIENCE_S):
+            return "ok" if await service.keys.reach() else "none"
+    except (CascadeError, TimeoutError):
+        return "failed"
 
 
 def _health(states: TierStates, cascade: str, tier: str, now: TierState) -> TierHealth:
