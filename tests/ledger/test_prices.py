@@ -459,3 +459,47 @@ def test_no_price_stays_none_at_any_time() -> None:
     pricing = find_pricing("ollama", "qwen2.5:3b", local=True)
     later = pricing.at(datetime(2027, 1, 1, tzinfo=UTC))
     assert later.cost(usage(1, 1), 1.0) is later.marginal(usage(1, 1), 1.0) is None
+
+
+def test_a_call_by_batch_costs_its_share_of_tokens_and_hours_and_all_of_its_tools(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text(
+        '["m"]\ninput = 4\noutput = 20\ncached_input = 1\nper_tool_call = "0.01"\n'
+        'per_hour = "3.6"\nbatch_share = "0.25"\n'
+        '[["d"]]\nfrom = 2025-01-01\ninput = 4\noutput = 8\nbatch_share = "0.5"\n'
+    )
+    prices = load_prices(file)
+    by_batch = prices["m"].by_batch()
+    used = usage(1000, 100, 400)
+    plain, tools = prices["m"].cost(used, 1000, 0), Decimal("0.02")
+    assert plain is not None
+    assert by_batch.cost(used, 1000, 2) == plain / 4 + tools
+    assert by_batch.source == "prices.toml, by batch × 0.25"
+    dated = prices["d"].by_batch().at(datetime(2025, 6, 1, tzinfo=UTC))
+    assert dated.cost(usage(1000, 1000)) == Decimal("0.006")
+    assert dated.source == "prices.toml, valid from 2025-01-01, by batch × 0.5"
+
+
+def test_openais_list_price_by_batch_is_half_at_its_time() -> None:
+    listed = find_pricing("openai", "o3", local=False)
+    for day, expected in ((9, "5"), (10, "1")):
+        by_batch = listed.by_batch().at(datetime(2025, 6, day, tzinfo=UTC))
+        assert by_batch.cost(usage(1_000_000, 0)) == Decimal(expected)
+        assert by_batch.source.endswith("by batch × 0.5")
+
+
+def test_what_nobody_knows_of_a_batch_is_not_guessed() -> None:
+    with pytest.raises(ConfigurationError, match=r"set by you\) does not say .* batch_share"):
+        Price(input=1, output=1).by_batch()
+    with pytest.raises(ConfigurationError, match="anthropic takes for a call by batch is not"):
+        find_pricing("anthropic", "claude-sonnet-4-5", local=False).by_batch()
+    unknown = find_pricing("ollama", "x", local=True)
+    assert unknown.by_batch() is unknown
+
+
+@pytest.mark.parametrize("share", [0, -1, "1.5"])
+def test_a_share_is_above_nothing_and_no_more_than_all(share: Any) -> None:
+    with pytest.raises(ConfigurationError, match="batch_share"):
+        Price(input=1, output=1, batch_share=share)

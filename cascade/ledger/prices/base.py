@@ -27,6 +27,14 @@ class Pricing(Protocol):
         """The price that is valid at a time; itself where it does not change."""
         ...
 
+    def by_batch(self) -> Pricing:
+        """The price of calls that are made by the provider's batch API.
+
+        Raises:
+            ConfigurationError: it does not say what that costs.
+        """
+        ...
+
     def cost(
         self, usage: Usage, busy_ms: float | None = None, tool_calls: int = 0
     ) -> Decimal | None:

@@ -55,6 +55,17 @@ class DatedPrice:
             return valid[-1]
         return NoPrice(reason=f"price not set before {self.prices[0][0]}: give an earlier one")
 
+    def by_batch(self) -> DatedPrice:
+        """The prices of calls that are made by the provider's batch API.
+
+        Raises:
+            ConfigurationError: one of them does not say what that costs.
+        """
+        other = object.__new__(DatedPrice)
+        by_batch = tuple((first, price.by_batch()) for first, price in self.prices)
+        object.__setattr__(other, "prices", by_batch)
+        return other
+
     def cost(
         self, usage: Usage, busy_ms: float | None = None, tool_calls: int = 0
     ) -> Decimal | None:

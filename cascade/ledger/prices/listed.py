@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 
+from cascade.errors import ConfigurationError
 from cascade.ledger.prices.base import Pricing, cache_split, to_finest
 from cascade.state import Record, Usage
 
@@ -40,25 +41,45 @@ def _cost(
     return to_finest(found.total_price)
 
 
+BATCH_SHARES = {"openai": Decimal("0.5")}
+"""What part of its list price a call by a provider's batch API costs, which genai-prices does not
+know: OpenAI's discount on its Batch API, as its price list had it in 2026."""
+
+
 class ListPrice(Record):
     """A provider's list price from genai-prices: dated, offline, kept by the pydantic team.
 
     Attributes:
         when: calls are priced as of this time; None for the time at which the cost is asked for.
+        share: the part of the list price that is paid.
     """
 
     provider: str
     model: str
     when: datetime | None = None
+    share: Decimal = Decimal(1)
 
     @property
     def source(self) -> str:
         """Package and version of the table."""
-        return _table()
+        return _table() if self.share == 1 else f"{_table()}, by batch × {self.share}"
 
     def at(self, when: datetime) -> ListPrice:
         """The list price that was valid at a time."""
         return self.model_copy(update={"when": when})
+
+    def by_batch(self) -> ListPrice:
+        """The list price of calls that are made by the provider's batch API.
+
+        Raises:
+            ConfigurationError: nobody knows what this provider takes for them.
+        """
+        if self.provider not in BATCH_SHARES:
+            raise ConfigurationError(
+                f"what {self.provider} takes for a call by batch is not known: set the price of "
+                f"{self.model} yourself, with batch_share."
+            )
+        return self.model_copy(update={"share": BATCH_SHARES[self.provider]})
 
     def cost(
         self, usage: Usage, busy_ms: float | None = None, tool_calls: int = 0
@@ -71,7 +92,8 @@ class ListPrice(Record):
         second = (self.when or datetime.now(UTC)).replace(microsecond=0)
         split = cache_split(usage, usage.input_tokens)
         tokens = (usage.input_tokens, *split, usage.output_tokens)
-        return _cost(self.provider, self.model, second, tokens)
+        usd = _cost(self.provider, self.model, second, tokens)
+        return usd if self.share == 1 else to_finest(usd * self.share)
 
     def marginal(
         self, usage: Usage, busy_ms: float | None = None, tool_calls: int = 0
@@ -93,6 +115,10 @@ class NoPrice(Record):
     def at(self, when: datetime) -> NoPrice:
         """Itself."""
         del when
+        return self
+
+    def by_batch(self) -> NoPrice:
+        """Itself."""
         return self
 
     def cost(

@@ -20,6 +20,10 @@ MOST = Decimal("1e12")
 """No price is above it; beyond 1e999999 nothing can be added up."""
 
 Amount = Annotated[Decimal, Field(ge=0, le=MOST, allow_inf_nan=False)]
+Share = Annotated[Decimal, Field(gt=0, le=1)]
+
+_SHARED = ("input", "output", "cached_input", "cache_write", "per_hour", "power_per_hour")
+"""What a call by batch costs a part of."""
 
 
 class Price(Record):
@@ -37,6 +41,8 @@ class Price(Record):
             `Price.local` computes it.
         power_per_hour: the part of `per_hour` that is spent only while it computes; the
             marginal cost counts this part alone.
+        batch_share: the part of it that a call by the provider's batch API costs, above 0 and at
+            most 1: 0.5 is half. Tool calls cost the same.
         source: where the price comes from, as ledger entries say it.
 
     Raises:
@@ -51,6 +57,7 @@ class Price(Record):
     per_tool_call: Amount | None = None
     per_hour: Amount | None = None
     power_per_hour: Amount | None = None
+    batch_share: Share | None = None
     source: str = "set by you"
 
     def __init__(
@@ -63,6 +70,7 @@ class Price(Record):
         per_tool_call: Dollars | None = None,
         per_hour: Dollars | None = None,
         power_per_hour: Dollars | None = None,
+        batch_share: Dollars | None = None,
         source: str = "set by you",
     ) -> None:
         given: dict[str, Dollars | None] = {
@@ -73,6 +81,7 @@ class Price(Record):
             "per_tool_call": per_tool_call,
             "per_hour": per_hour,
             "power_per_hour": power_per_hour,
+            "batch_share": batch_share,
             "source": source,
         }
         try:
@@ -145,6 +154,23 @@ class Price(Record):
         del when
         return self
 
+    def by_batch(self) -> Price:
+        """The price of calls that are made by the provider's batch API.
+
+        Raises:
+            ConfigurationError: `batch_share` is not set.
+        """
+        share = self.batch_share
+        if share is None:
+            raise ConfigurationError(
+                f"the price ({self.source}) does not say what a call by batch costs: give "
+                "batch_share, such as 0.5 where it is half."
+            )
+        given = {name: getattr(self, name) for name in _SHARED}
+        parts = {name: None if usd is None else usd * share for name, usd in given.items()}
+        source = f"{self.source}, by batch × {share}"
+        return self.model_copy(update={**parts, "batch_share": None, "source": source})
+
     def cost(
         self, usage: Usage, busy_ms: float | None = None, tool_calls: int = 0
     ) -> Decimal | None:
@@ -182,7 +208,7 @@ class Price(Record):
 
 class _Machine(Record):
     hardware_per_hour: Amount
-    utilisation: Annotated[Decimal, Field(gt=0, le=1)]
+    utilisation: Share
     kw: Amount
     kwh: Amount
 
