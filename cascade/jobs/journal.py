@@ -10,82 +10,20 @@ import json
 import os
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from decimal import Decimal
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from cascade.errors import ConfigurationError, LedgerError
+from cascade.jobs.parts import left_over, lock
+from cascade.jobs.records import Record, Status, from_content, to_line
 
 __all__ = ["Journal", "Record", "Status"]
 
 FORMAT = 1
 
-fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
-"""Not on Windows, where nothing keeps two jobs apart."""
-
 NONE = 0
 """The place of a row that is not there; the head of the file has the place 0."""
-
-Status = Literal["ok", "error", "waiting"]
-
-MONEY = ("cost_usd", "counted_usd", "saved_usd", "expected_usd")
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What became of a row.
-
-    Attributes:
-        number: of the row.
-        key: of the row's question.
-        status: `ok`, or `error` and why; `waiting` for an answer that comes later.
-        answer: None where there is none.
-        tier: who answered.
-        confidence: of the last draft; None where none could be judged.
-        calibrated: whether that is a probability.
-        escalated: whether a tier above the first was needed.
-        degraded: the large model was needed and could not be had.
-        cost_usd: dollars; None where unknown.
-        counted_usd: what budgets count: the cost, or what is assumed of an unknown one. None where
-            nobody was asked. Of a row that has waited: since then.
-        saved_usd: dollars against the large model alone; None where unknown.
-        saved_basis: measured, estimated or unknown.
-        run_id: of the row's run in the ledger.
-        error: the kind of error and its message.
-        paused: the run of a row that waits, or that failed afterwards (`cascade.jobs.continuing`).
-        expected_usd: what the answer that it waits for may cost; in a plan, what escalating the
-            row was expected to cost.
-        output_tokens: of the answer, in a plan.
-        rank: its place among all drafts by what escalating it is expected to bring per dollar,
-            from 1, in a plan; None where that is nothing, or it was not ranked.
-        gain: how much more probably the large model is right than its draft, in a plan.
-        reason: of the decision, in a plan.
-    """
-
-    number: int
-    key: str
-    status: Status
-    answer: str | None = None
-    tier: str | None = None
-    confidence: float | None = None
-    calibrated: bool | None = None
-    escalated: bool | None = None
-    degraded: bool | None = None
-    cost_usd: Decimal | None = None
-    counted_usd: Decimal | None = None
-    saved_usd: Decimal | None = None
-    saved_basis: str | None = None
-    run_id: str | None = None
-    error: str | None = None
-    paused: Mapping[str, Any] | None = None
-    expected_usd: Decimal | None = None
-    output_tokens: int | None = None
-    rank: int | None = None
-    gain: float | None = None
-    reason: str | None = None
 
 
 class Journal:
@@ -115,6 +53,7 @@ class Journal:
             self.spent_usd = Decimal(0)
             """Dollars of all attempts, also of rows that were asked again."""
             self._read(json.loads(json.dumps(dict(made_with))))
+            self._take_up()
         except BaseException:
             self._file.close()
             raise
@@ -146,7 +85,7 @@ class Journal:
         Raises:
             LedgerError: it cannot be written.
         """
-        line = json.dumps(_content(record), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        line = to_line(record)
         before = self.find(record.number)
         place = self._file.seek(0, os.SEEK_END)
         try:
@@ -174,7 +113,7 @@ class Journal:
         if place == NONE:
             return None
         self._file.seek(place)
-        return _record(json.loads(self._file.readline()))
+        return from_content(json.loads(self._file.readline()))
 
     def _note(self, record: Record, place: int) -> None:
         _put(self._places, record.number, place)
@@ -184,14 +123,17 @@ class Journal:
         self.spent_usd += record.counted_usd or Decimal(0)
 
     def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not lock(self._file):
             raise ConfigurationError(
                 f"another process is at {self.path}: wait for it, or give another output."
-            ) from error
+            )
+
+    def _take_up(self) -> None:
+        """What replicas of a job that was killed have done, and could not tell it any more."""
+        for record in left_over(self.path):
+            before = self.find(record.number)
+            if before is None or _attempt(before) != _attempt(record):
+                self.add(record)
 
     def _read(self, made_with: Mapping[str, Any]) -> None:
         self._file.seek(0)
@@ -209,7 +151,7 @@ class Journal:
             if not line.endswith(b"\n"):
                 self._file.truncate(place)
                 return
-            found = _record(self._json(line))
+            found = from_content(self._json(line))
             before = self._status(found.number)
             if before is not None:
                 self._done[before] -= 1
@@ -250,11 +192,6 @@ def _put(places: array[int], number: int, place: int) -> None:
     places[number] = place
 
 
-def _content(record: Record) -> dict[str, Any]:
-    kept = {f.name: v for f in fields(record) if (v := getattr(record, f.name)) is not None}
-    return {k: format(v, "f") if isinstance(v, Decimal) else v for k, v in kept.items()}
-
-
-def _record(content: Mapping[str, Any]) -> Record:
-    money = {k: Decimal(content[k]) for k in MONEY if k in content}
-    return Record(**{**content, **money})
+def _attempt(record: Record) -> tuple[str | None, ...]:
+    """Tells one attempt at a row from another."""
+    return record.key, record.status, record.run_id, record.error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -41,6 +41,7 @@ class Done:
         before_usd: what earlier runs spent.
         saved_usd: against the large model alone, in this run; None where nobody knows of a row.
         unknown: rows of this run whose cost nobody knows.
+        lost: runs of rows that a killed process had under way; the rows were asked again.
         stopped: why rows were left; None where all were asked.
     """
 
@@ -52,6 +53,7 @@ class Done:
     before_usd: Decimal = Decimal(0)
     saved_usd: Decimal | None = Decimal(0)
     unknown: int = 0
+    lost: int = 0
     stopped: str | None = None
 
     @property
@@ -194,16 +196,14 @@ class Job:
         """What asking a row may cost, where there is a budget."""
         return guessed(row, self.cascade.tiers)
 
-    async def answered(self, row: Row) -> Record:
-        """Ask a row."""
+    async def answered(self, row: Row) -> Record | None:
+        """Ask a row; None where it was not begun, because the job was stopped."""
         if row.problem is not None or row.question is None:
             return unreadable(row)
-        try:
-            with tagged(job=self.name, row=str(row.number)):
-                result = await self.cascade.ainvoke(row.question)
-        except CascadeError as error:
-            return failed(row, error)
-        return record_of(row, result)
+        return await ask(self.cascade, row, self.name)
+
+    def written(self, record: Record) -> None:
+        """A row is in the journal."""
 
     def refused(self, row: Row) -> None:
         """The budget does not cover a row."""
@@ -217,6 +217,7 @@ class Job:
         """A row is done."""
         done = self.done
         done.spent_usd += record.counted_usd or Decimal(0)
+        done.lost += record.lost or 0
         if record.status == "error":
             done.failed += 1
             self.in_a_row += record.counted_usd is not None  # a row that cannot be read is its own
@@ -250,11 +251,27 @@ class Job:
         cost = aside
         try:
             record = await self.answered(row)
+            if record is None:
+                cost = Decimal(0)
+                return
+            record = _with_lost(record, aside)
             cost = record.counted_usd or Decimal(0)
             self.journal.add(record)
+            self.written(record)
         finally:
             await self.purse.settle(aside, cost)
         self.count(record)
+
+
+async def ask(cascade: Cascade, row: Row, job: str) -> Record:
+    """Ask a row that can be read; its entries in the ledger have the tags `job` and `row`."""
+    assert row.question is not None, "a row that cannot be read is not asked"
+    try:
+        with tagged(job=job, row=str(row.number)):
+            result = await cascade.ainvoke(row.question)
+    except CascadeError as error:
+        return failed(row, error)
+    return record_of(row, result)
 
 
 def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
@@ -287,6 +304,7 @@ def failed(row: Row, error: CascadeError) -> Record:
         "error",
         cost_usd=ledger.cost_usd,
         counted_usd=counted(ledger),
+        run_id=ledger.entries[0].run_id if ledger.entries else None,
         error=f"{type(error).__name__}: {error}",
     )
 
@@ -315,3 +333,11 @@ def record_of(row: Row, result: CascadeResult) -> Record:
 def counted(ledger: LedgerView) -> Decimal:
     """What a budget counts: the cost, or what an unknown one is assumed to be."""
     return ledger.known_cost_usd + ledger.assumed_usd
+
+
+def _with_lost(record: Record, aside_usd: Decimal) -> Record:
+    """What a killed process has spent on a row is not known: all that was put aside counts."""
+    if not record.lost:
+        return record
+    assumed = (record.counted_usd or Decimal(0)) + record.lost * aside_usd
+    return replace(record, counted_usd=assumed)
