@@ -13,7 +13,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 
 from cascade.api import Cascade
 from cascade.ledger import LedgerView
-from cascade.service.budgets import Reservation
+from cascade.service.budgets import Reservation, estimate
 from cascade.service.faults import ServiceError
 from cascade.service.guesses import address_of
 from cascade.service.keys import KEY_TAG, RESERVED_TAG, Key
@@ -70,21 +70,22 @@ class Admitted:
         served = service.serving(model, self.key)
         self.tags = {**self.tags, CASCADE_TAG: served.tag}
         async with service.flights.under_way(served.name):
-            estimate = Decimal(0)
+            per_run = Decimal(0)
             if self.key is not None and self.key.budgeted:
-                estimate = service.budgets.estimate(
+                per_run = estimate(
                     served.cascade,
+                    service.config.budgets,
                     prompt_chars=prompt_chars if self._chars is None else self._chars,
                     max_tokens=max_tokens,
                     answer_tokens=served.config.answer_tokens,
                 )
             can_stay = any(tier.local for tier in served.cascade.tiers)
-            reserved = await service.budgets.reserve(self.key, estimate, runs, can_stay=can_stay)
+            reserved = await service.budgets.reserve(self.key, per_run, runs, can_stay=can_stay)
             self._reservation = reserved
             self.local_only = reserved.local_only
             if self.key is not None and self.key.budgeted:  # also over a tag of the client's
-                aside = Decimal(0) if reserved.account is None else estimate
-                self.tags = {**self.tags, RESERVED_TAG: f"{aside:f}"}
+                aside = {RESERVED_TAG: f"{reserved.per_run:f}"}
+                self.tags = {**self.tags, **aside, **reserved.tags}
             try:
                 async with served.gate.through(timeout_s), served.lease() as cascade:
                     yield cascade

@@ -51,15 +51,15 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        del app
         await _look_for_keys(service)
         watching = asyncio.create_task(service.reloads.watch(config.watch_s))
+        living = asyncio.create_task(_live(service))
         # Beside the first requests, which may come before a slow upstream has answered.
-        warming = asyncio.create_task(_warm(service))
+        warming = app.state.warming = asyncio.create_task(_warm(service))
         try:
             yield
         finally:
-            for task in (watching, warming):
+            for task in (watching, warming, living):
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
@@ -89,6 +89,12 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
     )
     app.add_middleware(Measured, metrics=service.metrics)
     return app
+
+
+async def _live(service: Service) -> None:
+    """Keep in step with other replicas."""
+    if service.shared is not None:
+        await service.shared.live()
 
 
 async def _warm(service: Service) -> None:

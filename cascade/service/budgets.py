@@ -25,6 +25,8 @@ __all__ = [
     "Account",
     "Budgets",
     "Reservation",
+    "estimate",
+    "refusal_of",
     "start_of_day",
     "start_of_month",
 ]
@@ -70,6 +72,8 @@ class Reservation:
     per_run: Decimal = Decimal(0)
     runs: int = 0
     local_only: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Of the ledger entries of its runs."""
 
     def settle(self) -> None:
         """A run has ended: what it cost is in the ledger, and counted from there."""
@@ -170,35 +174,13 @@ class Budgets(Observer):
         if key is None or not key.budgeted:
             return Reservation()
         account = await self.account(key)
-        refusal = _refusal(key, account, per_run * runs)
+        refusal = refusal_of(key, account, per_run * runs)
         if refusal is None:
             account.reserved_usd += per_run * runs
             return Reservation(account, per_run, runs)
         if (key.exhausted or self._config.exhausted) == "local_only" and can_stay:
             return Reservation(local_only=True)
         raise refusal
-
-    def estimate(
-        self, cascade: Cascade, *, prompt_chars: int, max_tokens: int | None, answer_tokens: int
-    ) -> Decimal:
-        """Dollars that one run may cost: every tier is asked, and every signal taken.
-
-        Args:
-            cascade: which runs.
-            prompt_chars: characters of the prompt.
-            max_tokens: the most that may be answered, if it is said.
-            answer_tokens: what is taken where nobody says it.
-        """
-        tokens = prompt_chars // CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
-        total = Decimal(0)
-        for number, tier in enumerate(cascade.tiers):
-            most = [n for n in (max_tokens, tier.settings.max_tokens) if n is not None]
-            usage = Usage(input_tokens=tokens, output_tokens=min(most, default=answer_tokens))
-            cost = tier.pricing.cost(usage)
-            drafts = number < len(cascade.tiers) - 1
-            calls = 1 + (sum(signal.calls for signal in cascade.signals) if drafts else 0)
-            total += calls * (self._config.unknown_call_usd if cost is None else cost)
-        return total
 
     async def _load(self, key: Key, account: Account) -> None:
         if self._store is None:
@@ -235,6 +217,35 @@ class Budgets(Observer):
         return self._config.unknown_call_usd
 
 
+def estimate(
+    cascade: Cascade,
+    config: BudgetConfig,
+    *,
+    prompt_chars: int,
+    max_tokens: int | None,
+    answer_tokens: int,
+) -> Decimal:
+    """Dollars that one run may cost: every tier is asked, and every signal taken.
+
+    Args:
+        cascade: which runs.
+        config: what a call of unknown cost counts.
+        prompt_chars: characters of the prompt.
+        max_tokens: the most that may be answered, if it is said.
+        answer_tokens: what is taken where nobody says it.
+    """
+    tokens = prompt_chars // CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
+    total = Decimal(0)
+    for number, tier in enumerate(cascade.tiers):
+        most = [n for n in (max_tokens, tier.settings.max_tokens) if n is not None]
+        usage = Usage(input_tokens=tokens, output_tokens=min(most, default=answer_tokens))
+        cost = tier.pricing.cost(usage)
+        drafts = number < len(cascade.tiers) - 1
+        calls = 1 + (sum(signal.calls for signal in cascade.signals) if drafts else 0)
+        total += calls * (config.unknown_call_usd if cost is None else cost)
+    return total
+
+
 def start_of_day(now: datetime) -> datetime:
     """Midnight of UTC before a time."""
     return now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -245,7 +256,8 @@ def start_of_month(now: datetime) -> datetime:
     return start_of_day(now).replace(day=1)
 
 
-def _refusal(key: Key, account: Account, amount: Decimal) -> ServiceError | None:
+def refusal_of(key: Key, account: Account, amount: Decimal) -> ServiceError | None:
+    """Why a key may not spend so much more, if it may not."""
     spent = {"day": account.day_usd, "month": account.month_usd}
     bounds = {"day": key.day_usd, "month": key.month_usd}
     for period, bound in bounds.items():

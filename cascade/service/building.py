@@ -39,6 +39,7 @@ from cascade.service.reload import Reloads
 from cascade.service.sections import QueueConfig, SheddingConfig
 from cascade.service.service import Service
 from cascade.service.serving import CASCADE_TAG, Gate, Served
+from cascade.service.shared import Shared, is_shared
 from cascade.service.states import TierStates
 from cascade.tiers import Tier
 
@@ -77,7 +78,8 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
     store = None if config.ledger is None else open_ledger(config.ledger)
     keys = _keys(config)
     recent, flights, states = Recent(config.recent), Flights(), TierStates()
-    budgets, metrics = Budgets(store, config.budgets), Metrics()
+    shared, metrics = _shared(config, store), Metrics()
+    budgets = Budgets(store, config.budgets) if shared is None else shared.budgets
     watching: list[Observer] = [recent, flights, states, budgets, metrics.cascades]
     watching += [RunLog()] if config.log.requests else []
 
@@ -100,6 +102,7 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
         store=store,
         keys=keys,
         budgets=budgets,
+        shared=shared,
         limits=Limits(),
         recent=recent,
         flights=flights,
@@ -251,6 +254,12 @@ def to_shedding(config: bool | SheddingConfig, load: Load | None) -> Shedding | 
     given = SheddingConfig() if config is True else config
     settings = {name: value for name, value in given if name != "gate"}
     return Shedding(**settings, load=load if given.gate else None)
+
+
+def _shared(config: ServiceConfig, store: Store | None) -> Shared | None:
+    if store is None or config.ledger is None or not is_shared(config.ledger.url):
+        return None
+    return Shared(config.ledger.url, store, config)
 
 
 def _gate(name: str, config: CascadeConfig) -> Gate:

@@ -88,6 +88,8 @@ class PriceConfig(Section):
     """Per hour in which a local model computes."""
     power_per_hour: Dollars | None = None
     """The part of `per_hour` that is power."""
+    batch_share: Dollars | None = None
+    """The part of the price that a call by the provider's batch API costs: 0.5 is half."""
 
 
 class TierConfig(Section):
@@ -327,6 +329,13 @@ class BudgetConfig(Section):
     """What a call counts whose cost nobody knows, such as one of a tier without a price."""
 
 
+class ReplicasConfig(Section):
+    """How several processes share a ledger in PostgreSQL."""
+
+    lease_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    """Seconds after which one that says nothing is dead, and what it put aside is released."""
+
+
 class LogConfig(Section):
     """What the service writes to standard error."""
 
@@ -351,6 +360,8 @@ class ServiceConfig(Section):
     """Where it listens."""
     budgets: BudgetConfig = BudgetConfig()
     """What happens when a key's money is used up."""
+    replicas: ReplicasConfig = ReplicasConfig()
+    """How several processes share a ledger in PostgreSQL."""
     log: LogConfig = LogConfig()
     """What is written to standard error."""
     auth: bool = True

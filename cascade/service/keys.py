@@ -82,7 +82,7 @@ class Key:
             amount = getattr(self, name)
             if amount is not None and not (amount.is_finite() and amount > 0):
                 raise ConfigurationError(f"{name}={amount}: dollars, above 0.")
-        for name in (KEY_TAG, RESERVED_TAG):
+        for name in (KEY_TAG, RESERVED_TAG, RESERVATION_TAG):
             if name in self.tags:
                 raise ConfigurationError(f"the tag {name!r} is the key's own: choose another name.")
 
@@ -102,6 +102,9 @@ KEY_TAG = "key"
 RESERVED_TAG = "reserved_usd"
 """The tag that says what a budget had put aside for the request of an entry or attempt. A call
 that was begun and never ended, because its process was killed, counts at that."""
+
+RESERVATION_TAG = "reservation"
+"""The tag by which an entry or attempt is found that belongs to what a replica has put aside."""
 
 
 def digest_of(secret: str) -> str:

@@ -21,6 +21,7 @@ from cascade.service.metrics import Metrics
 from cascade.service.recent import Recent
 from cascade.service.reload import Reloads
 from cascade.service.serving import Served
+from cascade.service.shared import Shared, SharedBudgets
 from cascade.service.states import TierStates
 
 logger = logging.getLogger("cascade")
@@ -36,6 +37,7 @@ class Service:
         store: the ledger's store, shared by all cascades; None where nothing is kept.
         keys: who may ask.
         budgets: what they may spend.
+        shared: what it shares with other replicas; None where the ledger is not in PostgreSQL.
         limits: how often they may ask.
         guesses: wrong keys by address.
         recent: the last finished requests.
@@ -52,7 +54,8 @@ class Service:
         *,
         store: Store | None,
         keys: Keys,
-        budgets: Budgets,
+        budgets: Budgets | SharedBudgets,
+        shared: Shared | None,
         limits: Limits,
         recent: Recent,
         flights: Flights,
@@ -65,6 +68,7 @@ class Service:
         self.store = store
         self.keys = keys
         self.budgets = budgets
+        self.shared = shared
         self.limits = limits
         self.guesses = Guesses()
         self.recent = recent
@@ -90,6 +94,8 @@ class Service:
             grace_s = self.config.shutdown_grace_s
             logger.warning("shutdown: work after replies was left after %g s", grace_s)
         finally:
+            if self.shared is not None:
+                await self.shared.aclose()
             await self.keys.aclose()
             if self.store is not None:
                 await self.store.aclose()

@@ -33,6 +33,9 @@ ANSWER_S = 60.0
 """How long a server may take for a statement. One that stands still would be waited for for ever:
 its connections stay open."""
 
+PROMPT_S = 5.0
+"""How long a statement may take that a request waits for."""
+
 RETRY_S = 0.02
 """Between two attempts to get a lock; whoever holds it needs milliseconds."""
 
@@ -61,6 +64,23 @@ def make_engine(url: str, *, durable: bool = False, read_only: bool = False) -> 
         event.listen(engine.sync_engine, "connect", _turn_wal_on)
     _prepare(engine.sync_engine, durable=durable)
     return engine
+
+
+def make_prompt_engine(url: str) -> AsyncEngine:
+    """The engine for single statements to PostgreSQL that a request waits for.
+
+    Each is a transaction of its own and one round trip: no connection is tried before it is used,
+    so that the first statement after a restart of the server may find its connection ended.
+    """
+    settings = {"default_transaction_isolation": "read committed"}
+    arguments = {"server_settings": settings, "timeout": PROMPT_S, "command_timeout": PROMPT_S}
+    return create_async_engine(
+        url,
+        connect_args=arguments,
+        pool_size=3,
+        isolation_level="AUTOCOMMIT",
+        hide_parameters=True,
+    )
 
 
 def make_sqlite_writer(url: str, *, durable: bool = False) -> Engine:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from cascade.errors import LedgerError
 from cascade.ledger.store.engines import READS
+from cascade.ledger.store.shared_sql import SHARED_FUNCTIONS, SHARED_TABLES
 
 LOCK = 0x0CA5CADE
 """Key of the advisory lock in PostgreSQL. SQLite has one writer anyhow."""
@@ -25,6 +26,7 @@ TYPES = {
         "time": "TEXT",
         "json": "TEXT",
         "count": "INTEGER",
+        "day": "TEXT",
         "serial": "INTEGER PRIMARY KEY AUTOINCREMENT",
     },
     "postgresql": {
@@ -32,6 +34,7 @@ TYPES = {
         "time": "TIMESTAMP WITH TIME ZONE",
         "json": "JSONB",
         "count": "BIGINT",
+        "day": "DATE",
         "serial": "BIGSERIAL PRIMARY KEY",
     },
 }
@@ -39,10 +42,14 @@ TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One step of the schema; `{money}` and the like stand for the types of the database."""
+    """One step of the schema; `{money}` and the like stand for the types of the database.
+
+    `postgresql` is done there alone, afterwards and as it stands.
+    """
 
     name: str
     statements: tuple[str, ...]
+    postgresql: tuple[str, ...] = ()
 
 
 MIGRATIONS: tuple[Migration, ...] = (
@@ -165,6 +172,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             )""",
         ),
     ),
+    Migration("replicas", SHARED_TABLES, SHARED_FUNCTIONS),
 )
 
 
@@ -263,6 +271,8 @@ async def _step(connection: AsyncConnection, to: int, schema: Schema) -> bool:
     migration = schema.steps[version]
     for statement in migration.statements:
         await connection.execute(text(statement.format(**TYPES[dialect])))
+    for statement in migration.postgresql if dialect == "postgresql" else ():
+        await connection.execute(text(statement))
     await connection.execute(
         text(f"INSERT INTO {schema.table} VALUES (:version, :name, :at)"),  # noqa: S608
         {"version": version + 1, "name": migration.name, "at": datetime.now(UTC).isoformat()},

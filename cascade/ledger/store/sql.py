@@ -275,15 +275,22 @@ class SqlBackend(Backend):
 
 
 def _write(connection: Connection, batch: Batch) -> None:
-    """Write a batch to PostgreSQL; `raw` does so in SQLite."""
+    """Write a batch to PostgreSQL; `raw` does so in SQLite.
+
+    Entries come last and in the order of their keys: what each has spent is counted as they are
+    written, and until the end nobody else can count for the same key.
+    """
     completed = {s.entry.attempt_id for s in batch.entries if s.entry.attempt_id}
     gone = [*completed, *(withdrawn.attempt_id for withdrawn in batch.withdrawn)]
     _insert(connection, attempts, [attempt_row(attempt) for attempt in batch.attempts])
-    _insert(connection, entries, [entry_row(stored) for stored in batch.entries])
     _insert(connection, texts, [texts_row(kept) for kept in batch.texts])
     _insert(connection, pending, [pending_row(audit) for audit in batch.pending])
     _remove(connection, attempts.c.attempt_id, gone)
     _remove(connection, pending.c.run_id, [audit.run_id for audit in batch.dropped])
+    written = sorted(
+        batch.entries, key=lambda stored: (stored.tags.get("key", ""), stored.entry.at)
+    )
+    _insert(connection, entries, [entry_row(stored) for stored in written])
 
 
 def _insert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

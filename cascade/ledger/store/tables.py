@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     Double,
     MetaData,
@@ -180,4 +181,40 @@ keys = Table(
     Column("admin", Boolean, nullable=False),
     Column("made_at", UtcTime, nullable=False),
     Column("revoked_at", UtcTime),
+)
+
+accounts = Table(
+    "service_accounts",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("reserved_usd", Money, nullable=False),
+)
+
+spent = Table(
+    "service_spent",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("cost_usd", Money, nullable=False),
+    Column("unknown", BigInteger, nullable=False),
+)
+
+replicas = Table(
+    "service_replicas",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("since", UtcTime, nullable=False),
+    Column("until", UtcTime, nullable=False),
+)
+
+reservations = Table(
+    "service_reservations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("replica_id", Text, nullable=False),
+    Column("per_run_usd", Money, nullable=False),
+    Column("runs", BigInteger, nullable=False),
+    Column("made_at", UtcTime, nullable=False),
+    Column("lost_usd", Money),
 )

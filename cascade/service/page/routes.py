@@ -10,8 +10,8 @@ from fastapi.responses import HTMLResponse
 from pydantic_core import to_json
 
 from cascade._version import __version__
-from cascade.service.budgets import RESERVED_TAG
 from cascade.service.faults import ServiceError
+from cascade.service.keys import RESERVATION_TAG, RESERVED_TAG
 from cascade.service.page.describing import describe
 from cascade.service.page.desk import Desk, desk_of
 from cascade.service.page.files import read_text
@@ -24,6 +24,9 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 COMMON_TAGS = ("cascade", "key")
 """Tags by which there are tables wherever entries have them."""
+
+HIDDEN = (RESERVATION_TAG, RESERVED_TAG)
+"""Tags with another value for nearly each request."""
 
 MOST_TAGS = 6
 """Tables by tags; a client may name as many tags as it likes."""
@@ -168,7 +171,7 @@ def _tag_keys(found: Service) -> tuple[str, ...]:
     """The tags by which there are tables: the common ones, those of keys, those seen last."""
     seen: dict[str, None] = dict.fromkeys(COMMON_TAGS)
     for item in reversed(found.recent.since(0)):
-        seen |= dict.fromkeys(key for key in item.tags if key != RESERVED_TAG)
+        seen |= dict.fromkeys(key for key in item.tags if key not in HIDDEN)
     return tuple(sorted(list(seen)[:MOST_TAGS]))
 
 
