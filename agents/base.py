@@ -234,9 +234,12 @@ class Caller:
         try:
             model = tier.model.name
             begin = partial(self.recorder.begin, run.id, node, tier.name, model)
-            attempt_id = await self.deadline.begun(begin, run, model)
+            earlier = tier.model.sent
+            attempt_id = earlier.attempt_id if earlier else None
+            attempt_id = attempt_id or await self.deadline.begun(begin, run, model)
             call = observed(self.recorder.observers, tier, request, node, run)
             sent = Call(tier, request, node, run, attempt_id, self.clock(), on_text)
+            sent.sent_at = earlier.at if earlier else sent.sent_at
             last = is_baseline or review is not None
             sending = self._send(sent, call, door, passage, attempt, watch, held, last=last)
             completion = await sending

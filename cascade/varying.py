@@ -182,6 +182,17 @@ class Varying:
         other: Self = self._variants[asked]
         return other
 
+    def with_last_tier(self, tier: OpenTier) -> Self:
+        """This cascade with another way to its largest model, or at another price.
+
+        Both share all other models, the ledger and the policy. What is learned of calls, and what
+        watches drafts, is each one's own.
+        """
+        other = copy.copy(self)
+        other.tiers = (*self.tiers[:-1], tier)
+        other._set_up(self.options["tags"] or {})  # noqa: SLF001 - its own copy
+        return other
+
     def tier_states(self) -> Mapping[str, TierState]:
         """How each tier stands at this moment, by its name: its circuit breaker, its places."""
         return {tier.name: door_to(self.doors, tier).state for tier in self._all_tiers}

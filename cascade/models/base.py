@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -71,6 +72,19 @@ class Chunk:
     text: str = ""
     completion: Completion | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A call that was sent before, by another way or another process.
+
+    Attributes:
+        attempt_id: its one entry in the ledger has it, however often its answer is taken.
+        at: when it was sent; it costs what was valid then.
+    """
+
+    attempt_id: str
+    at: datetime
 
 
 class _RequestGuard:
@@ -130,6 +144,11 @@ class Model(ABC):
     def name(self) -> str:
         """The model string, `provider:name`."""
         return f"{self.provider}:{self.model}"
+
+    @property
+    def sent(self) -> Sent | None:
+        """The call whose answer the next `complete` of this task gives; None where it sends one."""
+        return None
 
     async def complete(self, request: Request) -> Completion:
         """Answer in one piece.

@@ -101,18 +101,46 @@ class OpenAIModel(Model):
             api_key=self._key,
             max_retries=0,  # the graph retries, and the ledger counts every attempt
             timeout=_WAIT,
-            http_client=_transport(self._caller, trust_env=trust_env),
+            http_client=_transport(trust_env=trust_env, event_hooks=hooks(self._caller)),
         )
         return Link(client, Post.of(client, PATH, self._caller, trust_env=trust_env))
 
+    def open_client(self) -> openai.AsyncOpenAI:
+        """A client of one's own for other parts of the API, whose replies are files: they may be
+        as large as they are. What it raises goes through `named_errors`.
+
+        Raises:
+            RealRequestForbiddenError: real requests are switched off for tests.
+        """
+        self._check_allowed()
+        return openai.AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=self._key,
+            max_retries=0,
+            timeout=_WAIT,
+            http_client=_transport(trust_env=not is_loopback(self.base_url)),
+        )
+
     async def _complete(self, request: Request) -> Completion:
-        payload, answer = self._payload(request), Answer(grows=False)
-        with self._named_errors(answer):
-            reply = await self._reply(payload)
-            if isinstance(reply, Mapping) and (error := reply.get("error")):
-                raise self._caller.refused(*read_error(error))
-            answer.add(reply)
-            return answer.completion(asked_for=self.model)
+        payload, answer = self.payload(request), Answer(grows=False)
+        with self.named_errors(answer):
+            return self._read(await self._reply(payload), answer)
+
+    def read(self, reply: object) -> Completion:
+        """The answer in a reply, as decoded JSON.
+
+        Raises:
+            ModelError: it is an error, or no reply.
+        """
+        answer = Answer(grows=False)
+        with self.named_errors(answer):
+            return self._read(reply, answer)
+
+    def _read(self, reply: object, answer: Answer) -> Completion:
+        if isinstance(reply, Mapping) and (error := reply.get("error")):
+            raise self._caller.refused(*read_error(error))
+        answer.add(reply)
+        return answer.completion(asked_for=self.model)
 
     async def _reply(self, payload: Mapping[str, Any]) -> object:
         link = await self._links.get()
@@ -125,15 +153,15 @@ class OpenAIModel(Model):
         return json.loads(reply) if isinstance(reply, str) else reply
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        payload = self._payload(request)
+        payload = self.payload(request)
         payload |= {"stream": True, "stream_options": {"include_usage": True}}
         answer = Answer()
-        with self._named_errors(answer):
+        with self.named_errors(answer):
             async with aclosing(await self._events(payload)) as chunks:
                 async for chunk in chunks:
                     if piece := answer.add(chunk):
                         yield Chunk(piece, logprobs=answer.tokens)
-        with self._named_errors(answer):
+        with self.named_errors(answer):
             if answer.finish_reason is None:
                 raise self._caller.interrupted("it ended without a finish reason")
             completion = answer.completion(asked_for=self.model)
@@ -150,7 +178,8 @@ class OpenAIModel(Model):
             PATH, cast_to=object, body=payload, stream=True, stream_cls=kind
         )
 
-    def _payload(self, request: Request) -> dict[str, Any]:
+    def payload(self, request: Request) -> dict[str, Any]:
+        """The JSON body of a request."""
         payload = {**self._defaults, **chat_payload(request, limit_field=self._limit_field)}
         if not self.returns_logprobs:
             payload.pop("logprobs", None)
@@ -158,8 +187,8 @@ class OpenAIModel(Model):
         return {"model": self.model, **payload}
 
     @contextmanager
-    def _named_errors(self, answer: Answer) -> Iterator[None]:
-        """Raise what happens under its name in `cascade.errors`.
+    def named_errors(self, answer: Answer) -> Iterator[None]:
+        """Raise what happens within under its name in `cascade.errors`.
 
         A connection that breaks after the reason why the answer ends is no failure: all is there,
         but for the counts perhaps.
@@ -212,7 +241,7 @@ class OpenAIModel(Model):
         """Open a connection, whatever the server says to that."""
         self._check_allowed()
         link = await self._links.get()
-        with self._named_errors(Answer()):
+        with self.named_errors(Answer()):
             if link.post is not None:
                 await link.post.open()
                 return
@@ -259,9 +288,7 @@ def _reason(error: openai.APIError) -> str:
     return f"{error.message} [{code}]" if code and code not in error.message else error.message
 
 
-def _transport(caller: Caller, *, trust_env: bool) -> httpx2.AsyncClient:
+def _transport(*, trust_env: bool, **options: Any) -> httpx2.AsyncClient:
     """aiohttp's transport where the extra `aiohttp` is installed: half the time per request."""
     kind = openai.DefaultAioHttpClient if has_aiohttp() else openai.DefaultAsyncHttpxClient
-    return kind(
-        timeout=_WAIT, trust_env=trust_env, follow_redirects=False, event_hooks=hooks(caller)
-    )
+    return kind(timeout=_WAIT, trust_env=trust_env, follow_redirects=False, **options)
