@@ -17,6 +17,7 @@ from cascade.cli import (
     keys,
     plan,
     report,
+    scale,
     serve,
     shadow,
 )
@@ -58,6 +59,7 @@ app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
 app.command(epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command(epilog=plan.EXAMPLE)(plan.plan)
 app.command(epilog=report.EXAMPLE)(report.report)
+app.command(epilog=scale.EXAMPLE)(scale.scale)
 app.command(epilog=serve.EXAMPLE)(serve.serve)
 app.command(epilog=shadow.EXAMPLE)(shadow.shadow)
 app.add_typer(keys.app, name="keys")

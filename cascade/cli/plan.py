@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cascade.cli.console import out, print_json, reports_errors
+from cascade.cli.prices import LOCAL, list_price, price_of_large, provider_of, tokens_price
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ EXAMPLE = (
     "Example: cascade plan --large openai:gpt-5.1 --hourly 0.60 --utilisation 0.6 "
     "--tokens-per-s 120 --input-tokens 400 --output-tokens 150 --accept 0.6 --accept-n 200"
 )
-LOCAL = frozenset({"llamacpp", "ollama", "replay"})
 
 
 def _number(text: str) -> Decimal:
@@ -128,7 +128,7 @@ def plan(  # noqa: PLR0913 - every one is an option of the command
     by_hour = _by_hour(hourly, utilisation, kw, kwh_price)
     inputs = work.PlanInputs(
         small=_small_price(small, small_price, by_hour),
-        large=_large_price(large, large_price),
+        large=price_of_large(large, large_price),
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         large_output_tokens=large_output_tokens,
@@ -181,13 +181,13 @@ def _by_hour(
 def _small_price(model: str | None, tokens: str | None, by_hour: Price | None) -> Price | ListPrice:
     from cascade.ledger import Price  # noqa: PLC0415 - see above
 
-    if by_hour is not None and model is not None and _provider(model) not in LOCAL:
+    if by_hour is not None and model is not None and provider_of(model) not in LOCAL:
         raise ConfigurationError(
             f"--small {model} is hosted and has a price per token: the machine's price "
             "(--hourly, --kw) goes with a local model."
         )
     if tokens is not None:
-        per_token = _tokens_price("--small-price", tokens)
+        per_token = tokens_price("--small-price", tokens)
         if by_hour is None:
             return per_token
         return Price(input=per_token.input, output=per_token.output, per_hour=by_hour.per_hour)
@@ -196,42 +196,4 @@ def _small_price(model: str | None, tokens: str | None, by_hour: Price | None) -
     how = "--hourly or --kw with --kwh-price for your own machine, or --small-price IN,OUT"
     if model is None:
         raise ConfigurationError(f"the small model has no price: give --small, {how}.")
-    return _list_price(model, how)
-
-
-def _large_price(model: str | None, tokens: str | None) -> Price | ListPrice:
-    if tokens is not None:
-        return _tokens_price("--large-price", tokens)
-    if model is None:
-        raise ConfigurationError("the large model has no price: give --large or --large-price.")
-    return _list_price(model, "--large-price IN,OUT")
-
-
-def _list_price(model: str, how: str) -> ListPrice:
-    from cascade.ledger import ListPrice, find_pricing  # noqa: PLC0415 - see above
-
-    provider = _provider(model)
-    found = find_pricing(provider, model.partition(":")[2], local=provider in LOCAL)
-    if isinstance(found, ListPrice):
-        return found
-    raise ConfigurationError(f"there is no list price of {model}: give {how}.")
-
-
-def _provider(model: str) -> str:
-    provider, colon, name = model.partition(":")
-    if not (provider and colon and name):
-        raise ConfigurationError(f"{model!r} is no model string: write openai:gpt-5.1.")
-    return provider
-
-
-def _tokens_price(option: str, text: str) -> Price:
-    from cascade.ledger import Price  # noqa: PLC0415 - see above
-
-    try:
-        price_in, price_out = (Decimal(part) for part in text.split(","))
-    except (ValueError, InvalidOperation):
-        raise ConfigurationError(
-            f"{option} {text!r}: write two prices with a comma, dollars per 1M input and output "
-            f"tokens: {option} 1.25,10."
-        ) from None
-    return Price(input=price_in, output=price_out)
+    return list_price(model, how)

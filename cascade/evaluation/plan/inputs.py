@@ -26,7 +26,7 @@ Positive = Annotated[Decimal, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Inputs(Record):
+class Checked(Record):
     """Says in its errors which value was wrong."""
 
     # Type checkers know the fields from their annotations.
@@ -47,7 +47,7 @@ def _message(owner: str, error: ValidationError) -> str:
     return f"{owner}({first['loc'][0]}{given}): {first['msg']}."
 
 
-class Hardware(_Inputs):
+class Hardware(Checked):
     """The machine of a local model, as its busy hours cost it.
 
     Args:
@@ -91,7 +91,7 @@ class Hardware(_Inputs):
         )
 
 
-class Ownership(_Inputs):
+class Ownership(Checked):
     """What the small model costs per month whether or not a request comes.
 
     Args:
@@ -124,7 +124,7 @@ class Ownership(_Inputs):
         return self.purchase_usd / self.months + self.maintenance_hours * self.hour_usd + power
 
 
-class PlanInputs(_Inputs):
+class PlanInputs(Checked):
     """The figures of a planned cascade.
 
     Args:
