@@ -27,7 +27,9 @@ EXAMPLE = (
 Where = Annotated[str, typer.Argument(help="The service's configuration, or its ledger's address.")]
 
 app = typer.Typer(
-    no_args_is_help=True, help="Make, list and revoke the API keys of a service.", epilog=EXAMPLE
+    no_args_is_help=True,
+    help="Make, list, rotate and revoke the API keys of a service.",
+    epilog=EXAMPLE,
 )
 
 
@@ -109,6 +111,19 @@ def revoke(
     must_exist(address)
     gone = _with_keys(address, lambda keys: keys.revoke(key))
     out.print(f"{gone.id} ({gone.name}) is revoked", markup=False)
+
+
+@app.command()
+@reports_errors
+def rotate(
+    where: Where, key: Annotated[str, typer.Argument(help="Its id, or its name if only one.")]
+) -> None:
+    """Give a key a new secret and print it; the old one is refused within seconds."""
+    address = _address(where)
+    must_exist(address)
+    changed, secret = _with_keys(address, lambda keys: keys.rotate(key))
+    out.print(secret, markup=False)
+    err.print(f"{changed.id} ({changed.name}): keep it; it is shown only now", markup=False)
 
 
 def _address(where: str, models: list[str] | None = None) -> str:

@@ -172,6 +172,16 @@ async def revoke_key(key_id: str, service: Served) -> KeyInfo:
         raise ServiceError(404, str(error), code="key_not_found") from error
 
 
+@router.post("/keys/{key_id}/rotate")
+async def rotate_key(key_id: str, service: Served) -> MadeKey:
+    """Give a key a new secret, at once; its budgets and tags stay."""
+    try:
+        key, secret = await service.keys.rotate(key_id)
+    except ConfigurationError as error:
+        raise ServiceError(404, str(error), code="key_not_found") from error
+    return MadeKey(key=_info(key), secret=secret)
+
+
 @router.get("/budgets")
 async def budgets(service: Served) -> Sequence[BudgetInfo]:
     """What each valid key with a budget has spent."""

@@ -78,7 +78,7 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
     store = None if config.ledger is None else open_ledger(config.ledger)
     keys = _keys(config)
     recent, flights, states = Recent(config.recent), Flights(), TierStates()
-    shared, metrics = _shared(config, store), Metrics()
+    shared, metrics = _shared(config, store, keys), Metrics()
     budgets = Budgets(store, config.budgets) if shared is None else shared.budgets
     watching: list[Observer] = [recent, flights, states, budgets, metrics.cascades]
     watching += [RunLog()] if config.log.requests else []
@@ -256,10 +256,10 @@ def to_shedding(config: bool | SheddingConfig, load: Load | None) -> Shedding | 
     return Shedding(**settings, load=load if given.gate else None)
 
 
-def _shared(config: ServiceConfig, store: Store | None) -> Shared | None:
+def _shared(config: ServiceConfig, store: Store | None, keys: Keys) -> Shared | None:
     if store is None or config.ledger is None or not is_shared(config.ledger.url):
         return None
-    return Shared(config.ledger.url, store, config)
+    return Shared(config.ledger.url, store, keys, config)
 
 
 def _gate(name: str, config: CascadeConfig) -> Gate:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cascade.errors import ConfigurationError
@@ -34,6 +34,9 @@ KNOWN_FOR_S = 2.0
 
 WRONG_FOR_S = 10.0
 """Nor is one that is none: a client with an old key sends it again and again."""
+
+CHANNEL = "cascade_keys"
+"""Of PostgreSQL's notifications: the digest of a key that was revoked or has another secret."""
 
 MOST_REMEMBERED = 10_000
 """Digests of right and of wrong keys that are remembered; the oldest is forgotten."""
@@ -173,6 +176,9 @@ class Keys:
             ConfigurationError: there is no such key, or several.
             UnavailableError: the database cannot be reached.
         """
+        return await self._change(await self._valid(which), revoked_at=datetime.now(UTC))
+
+    async def _valid(self, which: str) -> Key:
         found = [key for key in await self.list() if which in (key.id, key.name)]
         valid = [key for key in found if key.revoked_at is None]
         if not valid:
@@ -181,18 +187,34 @@ class Keys:
         if len(valid) > 1:
             ids = ", ".join(key.id for key in valid)
             raise ConfigurationError(f"{which}: several keys are called so: give one of {ids}.")
-        key = replace(valid[0], revoked_at=datetime.now(UTC))
+        return valid[0]
+
+    async def rotate(self, which: str) -> tuple[Key, str]:
+        """Give a key a new secret; the old one is refused from then on, as that of a revoked key.
+
+        It stays the same key: its budgets, what it has spent, and its tags.
+
+        Raises:
+            ConfigurationError: there is no such valid key, or several.
+            UnavailableError: the database cannot be reached.
+        """
+        secret = PREFIX + secrets.token_urlsafe(32)
+        return await self._change(await self._valid(which), digest=digest_of(secret)), secret
+
+    async def _change(self, key: Key, **to: Any) -> Key:
+        """Change a key, in the database too, and tell the other processes that share it."""
+        changed = replace(key, **to)
         if self._address is None:
-            self._kept[key.id] = key
-            self._forget(key)
-            return key
-        engine = await self._open()
-        with told_apart():
-            async with engine.begin() as connection:
-                gone = update(table).where(table.c.id == key.id)
-                await connection.execute(gone.values(revoked_at=key.revoked_at))
-        self._forget(key)
-        return key
+            self._kept[key.id] = changed
+        else:
+            engine = await self._open()
+            with told_apart():
+                async with engine.begin() as connection:
+                    await connection.execute(update(table).where(table.c.id == key.id).values(to))
+                    if engine.dialect.name == "postgresql":
+                        await connection.execute(select(func.pg_notify(CHANNEL, key.digest)))
+        self.forget(key.digest)
+        return changed
 
     async def find(self, secret: str) -> Key | None:
         """The key with this secret, if it is one and was not revoked.
@@ -224,10 +246,10 @@ class Keys:
     def _is_wrong(self, digest: str) -> bool:
         return time.monotonic() - self._wrong.get(digest, -math.inf) < WRONG_FOR_S
 
-    def _forget(self, key: Key) -> None:
+    def forget(self, digest: str) -> None:
         """What was read before this is not true any more, nor is what is being read."""
-        self._known.pop(key.digest, None)
-        self._asked.pop(key.digest, None)
+        self._known.pop(digest, None)
+        self._asked.pop(digest, None)
 
     def _asking(self, digest: str) -> asyncio.Task[Key | None]:
         """The look-up that is under way, or a new one: a hundred requests need one answer."""

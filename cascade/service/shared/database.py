@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import text
@@ -54,6 +55,21 @@ class SharedDatabase:
                 if not error.connection_invalidated:
                     raise
                 return await _rows(engine, statement, values)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[Any]:
+        """A connection of asyncpg's for who stays connected; it is closed afterwards.
+
+        Raises:
+            UnavailableError: the database cannot be reached.
+        """
+        with told_apart():
+            engine = await self._open()
+            raw = await engine.raw_connection()
+        try:
+            yield raw.driver_connection
+        finally:
+            raw.invalidate()
 
     async def aclose(self) -> None:
         """Close the connections; it may be used again afterwards."""
