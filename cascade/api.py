@@ -28,8 +28,10 @@ from cascade.batches import Batches
 from cascade.confidence.signals import SignalLike, to_signals
 from cascade.errors import CascadeError, ModelError, PersonNeededError
 from cascade.events import Event
+from cascade.judging import Judged
 from cascade.kinds import check_kinds
 from cascade.ledger import LedgerStore, LedgerView, collect, collecting
+from cascade.ledger.verdicts import LessonKeeper
 from cascade.observing import Observer
 from cascade.oversight import Audits, Drift, Reaction
 from cascade.oversight.auditing import Auditing
@@ -69,7 +71,7 @@ USUAL = Resilience()
 """What stands around each call, where nobody says."""
 
 
-class Cascade(Varying, Batches, Pausing, Starting, Warming, Auditing, Closing):
+class Cascade(Varying, Batches, Pausing, Judged, Starting, Warming, Auditing, Closing):
     """A small model drafts, its confidence is checked, a large model answers what is doubtful.
 
     Args:
@@ -132,6 +134,8 @@ class Cascade(Varying, Batches, Pausing, Starting, Warming, Auditing, Closing):
             the same policy, is answered from it; stopgaps and rejected drafts are never kept.
         observers: who looks on: `Telemetry`, `PrometheusMetrics`, `RunLog` of
             `cascade.integrations`, or your own `cascade.observing.Observer`.
+        lessons: keeps what the large model answered in the small one's place, and what users say of
+            answers: `cascade.teaching.Lessons(store)`. Nothing is kept without it.
         resilience: what stands around each call to a model: retries with full jitter and a budget,
             a circuit breaker, a bulkhead. `Resilience(breaker=Breaker(open_s=5), bulkhead=None)`;
             None for nothing of it. One `Doors(…)` given to several cascades lets those that ask
@@ -183,6 +187,7 @@ class Cascade(Varying, Batches, Pausing, Starting, Warming, Auditing, Closing):
         latch: bool | Latch = False,
         cache: BaseCache[Any] | Caching | None = None,
         observers: Sequence[Observer] = (),
+        lessons: LessonKeeper | None = None,
         resilience: Resilience | Doors | None = USUAL,
         retry_policy: RetryPolicy | None = None,
         fallback: Given | None = None,
@@ -314,6 +319,8 @@ class Cascade(Varying, Batches, Pausing, Starting, Warming, Auditing, Closing):
         """
         await self._oversight.aclose()
         self._oversight.recorder.observers.finish()
+        if (lessons := self.options["lessons"]) is not None:
+            await lessons.aclose()
         for tier in (*self.tiers, *self._fallback.tiers):
             await tier.model.aclose()
 

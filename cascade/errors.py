@@ -8,6 +8,7 @@ CascadeError
 │   ├── PersonNeededError         a person is to be asked, and nobody can resume the run
 │   └── CalibrationMismatchError  made for another model, prompt or set of signals
 ├── InputError                    the question is wrong (also a ValueError)
+│   └── UnknownRunError           feedback about a run that nobody knows
 ├── ModelError                    a call to a model failed
 │   ├── AuthenticationError       401, 403
 │   ├── ModelNotFoundError        404: not pulled, not deployed, no such file
@@ -82,6 +83,10 @@ class CalibrationMismatchError(ConfigurationError):
 
 class InputError(CascadeError, ValueError):
     """The question itself cannot be answered: empty, of the wrong type, not text."""
+
+
+class UnknownRunError(InputError):
+    """Feedback about a run that is neither in the ledger nor among the lessons."""
 
 
 class ModelError(CascadeError):

@@ -9,6 +9,7 @@ from typing import Any
 from langgraph.types import RetryPolicy
 
 from cascade.errors import ConfigurationError
+from cascade.ledger.verdicts import LessonKeeper
 from cascade.observing import Observer
 from cascade.policies import Policy
 from cascade.resilience import Doors, Resilience
@@ -41,6 +42,10 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "verifier": (callable, "a function (question, answer) → bool | float | Verdict"),
     "router": (callable, "a function from messages to the name of a tier, or None"),
     "observers": (_are_several, "a list of observers, such as [Telemetry()]"),
+    "lessons": (
+        lambda value: isinstance(value, LessonKeeper),
+        "cascade.teaching.Lessons(open_lessons('sqlite:///lessons.db'))",
+    ),
     "resilience": (
         lambda value: isinstance(value, Resilience | Doors),
         "cascade.resilience.Resilience(…), Doors(…) or None",

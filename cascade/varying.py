@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import partial
 from threading import Event
@@ -25,7 +25,7 @@ from cascade.confidence.signals import Signal
 from cascade.graph import build_graph
 from cascade.kinds import check_kinds
 from cascade.ledger import Recorder
-from cascade.observing import Observers
+from cascade.observing import Observer, Observers
 from cascade.oversight import DriftWatch, Oversight, Watched, oversee
 from cascade.oversight.alarms import to_drift
 from cascade.oversight.local import check_local_only
@@ -88,6 +88,12 @@ class Variation:
         """The options of `Cascade` that say who decides."""
         named = {name: getattr(self, name) for name in (*POLICY_OPTIONS[1:], "deadline")}
         return {"policy": self.policy.policy, **named}
+
+
+def _watching(observers: Sequence[Observer], lessons: Observer | None) -> Sequence[Observer]:
+    if lessons is None or isinstance(observers, Observer):  # which is refused
+        return observers
+    return [*observers, lessons]
 
 
 class Varying:
@@ -240,7 +246,7 @@ class Varying:
         given = self.options
         self._checked = Event()
         self._given_calibration = self.calibration
-        observers = Observers(given["observers"], self.name)
+        observers = Observers(_watching(given["observers"], given["lessons"]), self.name)
         self.doors = Doors.read(given["resilience"], observers)
         helping = (signal.name for signal in self.signals if signal.model is not None)
         self.doors.check([*(tier.name for tier in self._all_tiers), *helping, "judge"])

@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("integrations", "demo", "teaching"),
     ("collect",),
     ("api",),
-    ("batches", "pausing", "varying"),
+    ("batches", "judging", "pausing", "varying"),
     ("result", "oversight", "report", "walking"),
     ("graph", "questions", "setup", "presets", "privacy", "caching", "kinds", "fleet"),
     ("agents", "evaluation", "testing"),

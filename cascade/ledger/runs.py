@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Literal
 
 from cascade.ledger.tags import NO_TAGS
+from cascade.ledger.verdicts import FEEDBACK, judge_in, wrong_in
 from cascade.state import Action, LedgerEntry
 
 Outcome = Literal[
@@ -93,6 +94,8 @@ class Run:
         expert: the large model's entry, where it answered.
         audit: the entry of the finished audit or shadow comparison.
         audit_call: the large model's entry in the audit.
+        said: what users said of its answer, by who did: whether it is wrong, or None where that was
+            taken back.
     """
 
     run_id: str
@@ -104,6 +107,7 @@ class Run:
     expert: LedgerEntry | None = None
     audit: LedgerEntry | None = None
     audit_call: LedgerEntry | None = None
+    said: dict[str, bool | None] = field(default_factory=dict)
 
     def add(self, entry: LedgerEntry) -> None:
         """One more entry of this run, in the order of their times."""
@@ -119,6 +123,8 @@ class Run:
             self.audit_call = entry
         elif entry.node == FALLBACK and STAND_IN in (entry.signals or ()):
             self.expert = None  # what answered was another model
+        elif entry.node == FEEDBACK:
+            self.said[judge_in(entry)] = wrong_in(entry)
         if entry.large_usd is not None or entry.loss is not None:
             self.audit = entry
 
@@ -134,6 +140,12 @@ class Run:
             cached=CACHE in nodes,
             fell_back=FALLBACK in nodes,
         )
+
+    @property
+    def said_wrong(self) -> bool | None:
+        """What users say of its answer; None where none does, or they differ."""
+        said = set(self.said.values()) - {None}
+        return said.pop() if len(said) == 1 else None
 
     @property
     def audited(self) -> bool:
@@ -155,6 +167,8 @@ def runs_of(entries: Iterable[tuple[LedgerEntry, Mapping[str, str]]]) -> dict[st
     for entry, tags in entries:
         run = runs.get(entry.run_id)
         if run is None:
+            if entry.node == FEEDBACK:  # its run was before these entries
+                continue
             run = runs[entry.run_id] = Run(entry.run_id, entry.at, tags)
         run.add(entry)
     return runs

@@ -8,6 +8,7 @@ Nothing is kept unless this is asked for; see `docs/lessons.md`.
 """
 
 from cascade.ledger.verdicts import Feedback
+from cascade.teaching.keeping import OPT_OUT, Lessons
 from cascade.teaching.lessons import Lesson, LessonSelection, digest_of
 from cascade.teaching.store import (
     Deleted,
@@ -20,6 +21,7 @@ from cascade.teaching.store import (
 from cascade.teaching.terms import UNSTATED, Terms, permitted, terms_of
 
 __all__ = [
+    "OPT_OUT",
     "UNSTATED",
     "Deleted",
     "Dependent",
@@ -29,6 +31,7 @@ __all__ = [
     "Lesson",
     "LessonSelection",
     "LessonStore",
+    "Lessons",
     "Terms",
     "digest_of",
     "open_lessons",

@@ -146,6 +146,16 @@ def digest_of(messages: Sequence[ChatMessage]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def user_in(tags: Mapping[str, str]) -> str | None:
+    """Who asked, by the tags of a run."""
+    return tags.get("user")
+
+
+def tenant_in(tags: Mapping[str, str]) -> str | None:
+    """Whose key or customer it was, by the tags of a run."""
+    return tags.get("tenant", tags.get("key"))
+
+
 def _folded(content: object) -> object:
     return " ".join(content.split()).casefold() if isinstance(content, str) else content
 

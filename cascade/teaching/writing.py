@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 from cascade.ledger.verdicts import Feedback
-from cascade.teaching.lessons import Lesson, LessonSelection
+from cascade.teaching.lessons import Lesson, LessonSelection, tenant_in, user_in
 from cascade.teaching.rows import feedback_of, feedback_row, lesson_row
 from cascade.teaching.schema import deleted, lessons, state, terms, verdicts
 from cascade.teaching.terms import Terms
@@ -76,16 +76,6 @@ def _whose(
         return found["user_name"], found["tenant"], found["tags"] or {}
     tags = tags or {}
     return user_in(tags), tenant_in(tags), tags
-
-
-def user_in(tags: Mapping[str, str]) -> str | None:
-    """Who asked, by the tags of a run."""
-    return tags.get("user")
-
-
-def tenant_in(tags: Mapping[str, str]) -> str | None:
-    """Whose key or customer it was, by the tags of a run."""
-    return tags.get("tenant", tags.get("key"))
 
 
 def state_terms(connection: Connection, model: str, stated: Terms) -> None:
