@@ -28,6 +28,15 @@ PROMPT_BATCH = 512
 nobody waits for be stopped. llama.cpp computes in portions of 512, so it is none the slower."""
 
 
+class _Share:
+    """What a process may take of its machine, where it has a part of it only."""
+
+    threads: int | None = None
+
+
+share = _Share()
+
+
 class _Server(Protocol):
     """The part of `xllamacpp.Server` that is used."""
 
@@ -68,9 +77,14 @@ class LoadOptions:
             path,
             n_parallel=_positive(options, "n_parallel") or DEFAULT_SLOTS,
             n_ctx=_positive(options, "n_ctx") or min(DEFAULT_CONTEXT, trained or DEFAULT_CONTEXT),
-            n_threads=_positive(options, "n_threads") or max(1, (os.cpu_count() or 1) // 2),
+            n_threads=_positive(options, "n_threads") or share.threads or _half_of_the_cores(),
             n_gpu_layers=_positive(options, "n_gpu_layers", least=0),
         )
+
+
+def _half_of_the_cores() -> int:
+    """Threads that compute, where nobody says how many."""
+    return max(1, (os.cpu_count() or 1) // 2)
 
 
 def _positive(options: MutableMapping[str, Any], name: str, *, least: int = 1) -> int | None:

@@ -1,0 +1,113 @@
+"""The Ray cluster on which a job runs: one that is there, or one of its own on this machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+from cascade.errors import ConfigurationError, MissingDependencyError
+
+__all__ = ["cluster", "require_ray"]
+
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Of a cluster of its own: what is under way are texts of some hundred rows."""
+
+
+def require_ray() -> Any:
+    """Ray, which is an extra.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    if find_spec("ray") is None or find_spec("pandas") is None:
+        raise MissingDependencyError(
+            'a job on Ray needs Ray Data: pip install "agent-cascade[ray]", or leave --engine out.'
+        )
+    import ray  # noqa: PLC0415 - an extra
+
+    return ray
+
+
+@contextmanager
+def cluster(address: str | None, cores: float) -> Iterator[Any]:
+    """Ray, connected to a cluster.
+
+    Args:
+        address: of a cluster; None for the one that this process is connected to already or that
+            `RAY_ADDRESS` names, and where there is none, for one on this machine that ends with
+            the block. That has no dashboard, tells nobody of its use, listens to nobody without
+            its key, and leaves no files.
+        cores: how many a cluster of its own says to have.
+
+    Raises:
+        ConfigurationError: the cluster cannot be reached.
+        MissingDependencyError: Ray is not installed.
+    """
+    ray = require_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        with _own(ray, cores):
+            yield ray
+        return
+    try:
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigurationError(f"--ray-address {address}: {error}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _own(ray: Any, cores: float) -> Iterator[None]:
+    folder = tempfile.mkdtemp(prefix="ray-")
+    said = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_TOKEN": _key(),
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+    }
+    with _environment(said):
+        try:
+            ray.init(
+                "local",
+                num_cpus=max(1, round(cores)),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _temp_dir=folder,
+            )
+            yield
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@cache
+def _key() -> str:
+    """Else Ray writes one into the home directory. Ray reads it once in a process."""
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def _environment(said: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in said}
+    os.environ.update({name: value for name, value in said.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name in said:
+            if before[name] is None:
+                with suppress(KeyError):
+                    del os.environ[name]
