@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,7 +21,8 @@ from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
-    from cascade.jobs import Done, Journal, Row
+    from cascade.jobs import Done
+    from cascade.jobs.plan import PlanDone
     from cascade.ledger.store import Store
 
 EXAMPLE = (
@@ -83,6 +84,24 @@ def batch(  # noqa: PLR0913 - the options of a command
         float | None,
         typer.Option(min=0, help="Dollars of the whole job, with what earlier runs of it spent."),
     ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Draft all rows first, then escalate those that gain most per dollar."
+        ),
+    ] = False,
+    sample: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="With --plan: so many rows are asked of both models, to calibrate on (where there "
+            "is no calibration) and to bound what is lost.",
+        ),
+    ] = 0,
+    scorer: Annotated[
+        str,
+        typer.Option(help="With --sample: says whether both answers agree; exact, numeric, …"),
+    ] = "exact",
     ledger: Annotated[
         str | None, typer.Option(help="A ledger: sqlite:///ledger.db or postgresql://…")
     ] = None,
@@ -99,17 +118,18 @@ def batch(  # noqa: PLR0913 - the options of a command
 
     What is done stands in OUTPUT.journal, a line per row. Rows that failed are asked again.
     """
-    from cascade.jobs import Journal, made_with, write_output  # noqa: PLC0415 - heavy, keeps --help fast
+    from cascade.jobs import Journal, made_with, run_job, write_output  # noqa: PLC0415 - heavy, keeps --help fast
     from cascade.jobs.output import check_columns  # noqa: PLC0415
+    from cascade.jobs.plan import plan_job, planned_with  # noqa: PLC0415
     from cascade.jobs.rows import first_row, kind_of, read_rows  # noqa: PLC0415
 
-    _refuse_ignored(context, config)
+    _refuse_ignored(context, config, plan=plan, sample=sample)
     kind_of(output)
     if output.resolve() == source.resolve() or output.resolve().parent == source.resolve():
         raise ConfigurationError(
             f"--output {output} is a part of the input: the next run would take it for questions."
         )
-    check_columns(first_row(source, column).columns, prefix)
+    check_columns(first_row(source, column).columns, prefix, planned=plan)
     with ExitStack() as opened:
         if config is None:
             made = pair(
@@ -128,11 +148,19 @@ def batch(  # noqa: PLR0913 - the options of a command
         path = output.with_name(output.name + ".journal")
         if fresh:
             path.unlink(missing_ok=True)
-        journal = opened.enter_context(Journal(path, made_with(made)))
-        budget = None if budget_usd is None else Decimal(str(budget_usd))
+        depends = made_with(made)
+        depends = planned_with(depends, sample, scorer) if plan else depends
+        journal = opened.enter_context(Journal(path, depends))
         read = partial(read_rows, source, column, system)
-        done = _run(made, source, read, journal, output.stem, concurrency, budget)
-        written = write_output(output, read(), journal, prefix=prefix, run_ids=run_ids)
+        answering: Any = partial(run_job, made, read(), journal)
+        if plan:
+            answering = partial(plan_job, made, read, journal, sample=sample, scorer=scorer)
+        budget = None if budget_usd is None else Decimal(str(budget_usd))
+        answering = partial(answering, name=output.stem, concurrency=concurrency, budget_usd=budget)
+        done = _run(source, answering)
+        written = write_output(
+            output, read(), journal, prefix=prefix, run_ids=run_ids, planned=plan
+        )
     _tell(done, written, output, as_json=json)
 
 
@@ -165,8 +193,14 @@ def _ledger(url: str, opened: ExitStack) -> Store:
     return store
 
 
-def _refuse_ignored(context: typer.Context, config: Path | None) -> None:
-    """An option that the other way of naming a cascade would ignore."""
+def _refuse_ignored(
+    context: typer.Context, config: Path | None, *, plan: bool, sample: int
+) -> None:
+    """An option that the other way of naming a cascade, or another way of asking, would ignore."""
+    for name, needed, is_there in (("sample", "plan", plan), ("scorer", "sample", sample > 0)):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and not is_there:
+            raise ConfigurationError(f"--{name} goes with --{needed}: give that too.")
     unused = ("cascade",) if config is None else _IN_THE_CONFIGURATION
     for name in unused:
         source = context.get_parameter_source(name)
@@ -179,16 +213,8 @@ def _refuse_ignored(context: typer.Context, config: Path | None) -> None:
             )
 
 
-def _run(
-    cascade: Cascade,
-    source: Path,
-    read: Callable[[], Iterator[Row]],
-    journal: Journal,
-    name: str,
-    concurrency: int,
-    budget_usd: Decimal | None,
-) -> Done:
-    from cascade.jobs import count_rows, run_job  # noqa: PLC0415 - heavy
+def _run(source: Path, answering: Callable[..., Coroutine[Any, Any, Done]]) -> Done:
+    from cascade.jobs import count_rows  # noqa: PLC0415 - heavy
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     shown = Progress(*columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal)
@@ -200,19 +226,11 @@ def _run(
 
             def show(done: Done) -> None:
                 spent = done.before_usd + done.spent_usd
-                words = f"rows, ${spent:.4f} spent"
-                shown.update(task, completed=done.rows, description=words)
+                drafted = getattr(done, "drafted", None)
+                words = "rows" if drafted is None else f"{drafted} drafted, rows"
+                shown.update(task, completed=done.rows, description=f"{words}, ${spent:.4f} spent")
 
-            return await run_job(
-                cascade,
-                read(),
-                journal,
-                name=name,
-                concurrency=concurrency,
-                budget_usd=budget_usd,
-                progress=show,
-                stop=stop,
-            )
+            return await answering(progress=show, stop=stop)
 
     return asyncio.run(run())
 
@@ -243,7 +261,24 @@ def _interrupts(stop: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
+def _tell_plan(done: PlanDone) -> None:
+    err.print(
+        f"expected to set right: {done.gain:.1f} answers, where no choice of rows sets right more "
+        f"than {done.most_gain:.1f} for the money; escalating all the others: "
+        f"{done.gain_left:.1f} more",
+        markup=False,
+    )
+    if done.loss_bound is not None:
+        err.print(
+            f"accepted though the large model says otherwise: {done.loss:.1%} of a sample of "
+            f"{done.sampled} rows, at most {done.loss_bound:.1%} of all (95 %)",
+            markup=False,
+        )
+
+
 def _tell(done: Done, written: int, output: Path, *, as_json: bool) -> None:
+    from cascade.jobs.plan import PlanDone  # noqa: PLC0415 - heavy
+
     if as_json:
         print_json({"rows": done.rows, **asdict(done), "output": output, "written": written})
     else:
@@ -258,6 +293,8 @@ def _tell(done: Done, written: int, output: Path, *, as_json: bool) -> None:
         spent += f", and what {done.unknown} rows cost that nobody knows"
     saved = "unknown" if done.saved_usd is None else f"${done.saved_usd:.6f}"
     err.print(f"{spent}; saved against the large model alone: {saved}", markup=False)
+    if isinstance(done, PlanDone) and done.stopped is None:
+        _tell_plan(done)
     if done.stopped is not None:
         fail(f"{done.stopped}. Run the same command again to go on.", 1)
     if done.failed:
