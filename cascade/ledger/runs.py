@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Literal
 
 from cascade.ledger.tags import NO_TAGS
-from cascade.ledger.verdicts import FEEDBACK, judge_in, wrong_in
+from cascade.ledger.verdicts import FEEDBACK, agreed, judge_in, wrong_in
 from cascade.state import Action, LedgerEntry
 
 Outcome = Literal[
@@ -144,8 +144,7 @@ class Run:
     @property
     def said_wrong(self) -> bool | None:
         """What users say of its answer; None where none does, or they differ."""
-        said = set(self.said.values()) - {None}
-        return said.pop() if len(said) == 1 else None
+        return agreed(self.said.values())
 
     @property
     def audited(self) -> bool:

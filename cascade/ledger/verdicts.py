@@ -149,6 +149,12 @@ def wrong_in(entry: LedgerEntry) -> bool | None:
     return None if "wrong" not in signals else bool(signals["wrong"])
 
 
+def agreed(said: Iterable[bool | None]) -> bool | None:
+    """What all say who say anything; None where nobody does, or they differ."""
+    found = set(said) - {None}
+    return found.pop() if len(found) == 1 else None
+
+
 _DIGITS = 16
 
 

@@ -26,6 +26,7 @@ from cascade.report.records import (
     Quality,
     Rate,
     Reliability,
+    Said,
     Table,
     Unknown,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Rate",
     "Reliability",
     "Report",
+    "Said",
     "Table",
     "Unknown",
     "make_report",

@@ -25,6 +25,7 @@ from cascade.report.records import (
     Table,
     Unknown,
 )
+from cascade.report.said import said_of
 from cascade.report.sums import Sums
 from cascade.report.text import render
 from cascade.report.verdict import judge, remarks_of
@@ -130,6 +131,7 @@ def report_of(
         unfinished=_unfinished(books),
         prices=_prices(books),
         events=_events(books),
+        said=said_of(rows),
         **bad_times(rows),
     )
 

@@ -11,6 +11,7 @@ from cascade._words import dollars, percent
 from cascade.evaluation.drawing import Axis, Series, around, chart
 from cascade.report.outages import trouble
 from cascade.report.records import Figures
+from cascade.report.said import sayings
 from cascade.report.text import (
     HEADS,
     cells,
@@ -197,6 +198,7 @@ def _open(found: Figures) -> str:
     events = [(minute(e.at), e.node, e.text) for e in found.events]
     troubles = [(sentence,) for sentence in trouble(found)]
     parts = (
+        ("What users said", ("",), [(sentence,) for sentence in sayings(found)]),
         ("Outages and pressure", ("",), troubles),
         ("Unknown costs", ("node", "model", "why", "calls", "assumed", "nothing assumed"), unknown),
         ("Calls of unknown outcome", ("begun, UTC", "node", "model", "run"), lost),

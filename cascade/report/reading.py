@@ -23,6 +23,7 @@ from cascade.ledger.runs import (
     outcome_of,
 )
 from cascade.ledger.store import Attempt, Selection, Store, Stored
+from cascade.ledger.verdicts import FEEDBACK, judge_in, wrong_in
 from cascade.report.sums import (
     NOTHING,
     Sums,
@@ -82,6 +83,7 @@ class Row:
         fell: the step of the fallback that led on, whom its entry names, and seconds waited.
         shed: what was left out under pressure.
         unpriced_calls: calls whose cost nobody can even assume.
+        said: what users said of its answer, by who did; see `cascade.ledger.verdicts.wrong_in`.
     """
 
     day: str
@@ -114,6 +116,7 @@ class Row:
     fell: tuple[str, str, float] | None = None
     shed: tuple[str, ...] = ()
     unpriced_calls: int = 0
+    said: dict[str, bool | None] = field(default_factory=dict)
 
     def add(self, entry: LedgerEntry, sums: Sums) -> None:
         """One more entry of the run, which was added to these sums."""
@@ -223,6 +226,10 @@ class Books:
         """One more entry, in the order of their times."""
         entry = stored.entry
         row = None
+        if entry.node == FEEDBACK:  # no money, and no beginning of a run
+            if (row := self.rows.get(entry.run_id)) is not None:
+                row.said[judge_in(entry)] = wrong_in(entry)
+            return
         if entry.node in EVENTS or self._comes_late(entry):
             if not _within(entry.at, selection):
                 return

@@ -7,6 +7,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
+from pydantic import Field
+
 from cascade.evaluation.audit.estimates import Estimate, SavingReport
 from cascade.ledger.judges import JudgeErrors
 from cascade.ledger.runs import Outcome
@@ -195,6 +197,25 @@ class Shed(Record):
     times: int
 
 
+class Said(Record):
+    """What users said of answers. Whoever says something is no random sample of those who asked, so
+    that no estimate is made of it, and nothing else in a report rests on it.
+
+    Attributes:
+        answers: of the period that the count is about.
+        judged: of them, about which users agree.
+        wrong: of those, as they say.
+        low, high: the share of wrong ones among all, whatever those would have said who said
+            nothing (Manski, "Nonparametric Bounds on Treatment Effects", 1990: worst case).
+    """
+
+    answers: int
+    judged: int
+    wrong: int
+    low: float
+    high: float
+
+
 class Figures(Record):
     """All about a period that `text()` and `html()` of `Report` show.
 
@@ -208,6 +229,8 @@ class Figures(Record):
         judge: how often the judge of audits contradicted itself, where there is one.
         outages, fell_back: what followed where a tier that drafts, or the large model, was down.
         shed: what was left out under pressure.
+        said: what users said, of `accepted` drafts and of the large model's answers (`escalated`);
+            only where they said anything.
         assumed_baseline_usd: the part of the baseline that rests on assumed limits, as its
             drafts could not be audited.
     """
@@ -244,3 +267,4 @@ class Figures(Record):
     outages: tuple[Outage, ...] = ()
     fell_back: tuple[FellBack, ...] = ()
     shed: tuple[Shed, ...] = ()
+    said: Mapping[str, Said] = Field(default_factory=dict)

@@ -9,6 +9,7 @@ from cascade._words import counted, dollars, percent, printable, table
 from cascade.evaluation.audit.estimates import NO_AUDITS, Estimate
 from cascade.report.outages import trouble
 from cascade.report.records import Figures, Line, Rate
+from cascade.report.said import sayings
 
 HEADS = (
     "entries",
@@ -37,6 +38,7 @@ def render(found: Figures) -> str:
         *(_table(found, part.by, part.lines) for part in found.tables),
         _days(found),
         _reliability(found),
+        _listed("What users said", sayings(found)),
         _listed("Outages and pressure", trouble(found)),
         _unknown(found),
         _unfinished(found),

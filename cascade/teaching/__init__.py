@@ -10,6 +10,7 @@ Nothing is kept unless this is asked for; see `docs/lessons.md`.
 from cascade.ledger.verdicts import Feedback
 from cascade.teaching.keeping import OPT_OUT, Lessons
 from cascade.teaching.lessons import Lesson, LessonSelection, digest_of
+from cascade.teaching.pairs import LabelledDraft, LabelledDrafts, labelled_drafts
 from cascade.teaching.store import (
     Deleted,
     Dependent,
@@ -28,12 +29,15 @@ __all__ = [
     "Export",
     "Feedback",
     "Gone",
+    "LabelledDraft",
+    "LabelledDrafts",
     "Lesson",
     "LessonSelection",
     "LessonStore",
     "Lessons",
     "Terms",
     "digest_of",
+    "labelled_drafts",
     "open_lessons",
     "permitted",
     "terms_of",

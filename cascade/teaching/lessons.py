@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from cascade.ledger.verdicts import Feedback
+from cascade.ledger.verdicts import Feedback, agreed
 from cascade.state import Record
 from cascade.teaching.terms import UNSTATED, Terms
 
@@ -93,7 +93,9 @@ class Lesson(Record):
 
         Where the draft was the answer that they saw, they did not judge this one.
         """
-        return None if self.origin == "audited" else _agreed(self.verdicts)
+        return (
+            None if self.origin == "audited" else agreed(verdict.wrong for verdict in self.verdicts)
+        )
 
     @property
     def draft_is_wrong(self) -> bool | None:
@@ -101,7 +103,9 @@ class Lesson(Record):
         nobody has compared it."""
         if self.loss is not None:
             return self.loss > 0
-        return _agreed(self.verdicts) if self.origin == "audited" else None
+        return (
+            agreed(verdict.wrong for verdict in self.verdicts) if self.origin == "audited" else None
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +162,3 @@ def tenant_in(tags: Mapping[str, str]) -> str | None:
 
 def _folded(content: object) -> object:
     return " ".join(content.split()).casefold() if isinstance(content, str) else content
-
-
-def _agreed(verdicts: Sequence[Feedback]) -> bool | None:
-    said = {verdict.wrong for verdict in verdicts} - {None}
-    return said.pop() if len(said) == 1 else None
