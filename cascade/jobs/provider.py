@@ -199,7 +199,7 @@ class _Collecting:
                 if not error.retryable or self._troubles > self.terms.troubles:
                     raise
                 await self._sleep(error.retry_after or self.terms.first_s)
-                return batch
+                return self.folder.noted(batch)  # what was begun may have come about
             self._troubles = 0
             if after.step == "there":
                 await self.taking.take(after)

@@ -120,6 +120,14 @@ class Folder:
             raise _unwritable(path, error) from error
         return batch
 
+    def noted(self, batch: Batch) -> Batch:
+        """A batch as it was noted last.
+
+        Raises:
+            ConfigurationError: the note cannot be read.
+        """
+        return self._read(self.path / f"{batch.name}.json")
+
     def drop(self, batch: Batch) -> None:
         """Forget a batch whose answers are all in the journal."""
         (self.path / f"{batch.name}.json").unlink(missing_ok=True)

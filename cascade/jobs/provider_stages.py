@@ -57,13 +57,13 @@ def asked_by_batch(cascade: Cascade) -> Cascade:
             that need the answer at once.
     """
     last, options = cascade.tiers[-1], cascade.options
+    if "expert" not in cascade.graph.nodes:
+        raise ConfigurationError("no question may leave this machine: there is nothing to batch.")
     if not isinstance(last.model, OpenAIModel):
         raise ConfigurationError(
             f"{last.model.name} cannot be asked by batch: that takes openai: and a server with "
             "OpenAI's batch API (/v1/files, /v1/batches)."
         )
-    if "expert" not in cascade.graph.nodes:
-        raise ConfigurationError("no question may leave this machine: there is nothing to batch.")
     at_once = {
         "deadline": "a batch takes up to a day",
         "hedge": "the large model would be asked beside every draft",

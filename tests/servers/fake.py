@@ -62,16 +62,19 @@ class FakeServer:
 
     async def _start(self) -> web.AppRunner:
         app = web.Application(client_max_size=2**24)
-        app.router.add_post("/v1/chat/completions", self._openai)
-        app.router.add_post("/api/chat", self._ollama)
-        app.router.add_post("/api/show", self._show)
-        app.router.add_get("/api/tags", self._tags)
+        self._add_routes(app.router)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         self.port = runner.addresses[0][1]
         return runner
+
+    def _add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_post("/v1/chat/completions", self._openai)
+        router.add_post("/api/chat", self._ollama)
+        router.add_post("/api/show", self._show)
+        router.add_get("/api/tags", self._tags)
 
     @property
     def url(self) -> str:
