@@ -15,6 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cascade.cli.by_batch import (
+    LargeBatch,
+    RestAtOnce,
+    answering_by_batch,
+    clear,
+    said,
+    tell_waiting,
+)
 from cascade.cli.console import err, fail, out, print_json, reports_errors
 from cascade.cli.pairing import EMBEDDED, Large, PriceOfError, Small, Threshold, pair
 from cascade.errors import ConfigurationError
@@ -102,6 +110,8 @@ def batch(  # noqa: PLR0913 - the options of a command
         str,
         typer.Option(help="With --sample: says whether both answers agree; exact, numeric, …"),
     ] = "exact",
+    large_batch: LargeBatch = False,
+    rest_at_once: RestAtOnce = False,
     ledger: Annotated[
         str | None, typer.Option(help="A ledger: sqlite:///ledger.db or postgresql://…")
     ] = None,
@@ -123,7 +133,7 @@ def batch(  # noqa: PLR0913 - the options of a command
     from cascade.jobs.plan import plan_job, planned_with  # noqa: PLC0415
     from cascade.jobs.rows import first_row, kind_of, read_rows  # noqa: PLC0415
 
-    _refuse_ignored(context, config, plan=plan, sample=sample)
+    _refuse_ignored(context, config, plan=plan, sample=sample, large_batch=large_batch)
     kind_of(output)
     if output.resolve() == source.resolve() or output.resolve().parent == source.resolve():
         raise ConfigurationError(
@@ -147,14 +157,18 @@ def batch(  # noqa: PLR0913 - the options of a command
         opened.enter_context(made)
         path = output.with_name(output.name + ".journal")
         if fresh:
+            clear(output)
             path.unlink(missing_ok=True)
         depends = made_with(made)
         depends = planned_with(depends, sample, scorer) if plan else depends
+        depends = {**depends, "large_model": "by batch"} if large_batch else depends
         journal = opened.enter_context(Journal(path, depends))
         read = partial(read_rows, source, column, system)
         answering: Any = partial(run_job, made, read(), journal)
         if plan:
             answering = partial(plan_job, made, read, journal, sample=sample, scorer=scorer)
+        if large_batch:
+            answering = answering_by_batch(made, read, journal, output, rest_at_once=rest_at_once)
         budget = None if budget_usd is None else Decimal(str(budget_usd))
         answering = partial(answering, name=output.stem, concurrency=concurrency, budget_usd=budget)
         done = _run(source, answering)
@@ -194,13 +208,21 @@ def _ledger(url: str, opened: ExitStack) -> Store:
 
 
 def _refuse_ignored(
-    context: typer.Context, config: Path | None, *, plan: bool, sample: int
+    context: typer.Context, config: Path | None, *, plan: bool, sample: int, large_batch: bool
 ) -> None:
     """An option that the other way of naming a cascade, or another way of asking, would ignore."""
-    for name, needed, is_there in (("sample", "plan", plan), ("scorer", "sample", sample > 0)):
+    if plan and large_batch:
+        raise ConfigurationError("--plan and --large-batch exclude each other: give one of them.")
+    together = (
+        ("sample", "plan", plan),
+        ("scorer", "sample", sample > 0),
+        ("rest_at_once", "large-batch", large_batch),
+    )
+    for name, needed, is_there in together:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE" and not is_there:
-            raise ConfigurationError(f"--{name} goes with --{needed}: give that too.")
+            option = name.replace("_", "-")
+            raise ConfigurationError(f"--{option} goes with --{needed}: give that too.")
     unused = ("cascade",) if config is None else _IN_THE_CONFIGURATION
     for name in unused:
         source = context.get_parameter_source(name)
@@ -228,6 +250,7 @@ def _run(source: Path, answering: Callable[..., Coroutine[Any, Any, Done]]) -> D
                 spent = done.before_usd + done.spent_usd
                 drafted = getattr(done, "drafted", None)
                 words = "rows" if drafted is None else f"{drafted} drafted, rows"
+                words = said(done) or words
                 shown.update(task, completed=done.rows, description=f"{words}, ${spent:.4f} spent")
 
             return await answering(progress=show, stop=stop)
@@ -295,6 +318,7 @@ def _tell(done: Done, written: int, output: Path, *, as_json: bool) -> None:
     err.print(f"{spent}; saved against the large model alone: {saved}", markup=False)
     if isinstance(done, PlanDone) and done.stopped is None:
         _tell_plan(done)
+    tell_waiting(done)
     if done.stopped is not None:
         fail(f"{done.stopped}. Run the same command again to go on.", 1)
     if done.failed:
