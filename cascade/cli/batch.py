@@ -131,6 +131,7 @@ def batch(  # noqa: PLR0913 - the options of a command
     from cascade.jobs import Journal, made_with, run_job, write_output  # noqa: PLC0415 - heavy, keeps --help fast
     from cascade.jobs.output import check_columns  # noqa: PLC0415
     from cascade.jobs.plan import plan_job, planned_with  # noqa: PLC0415
+    from cascade.jobs.provider import made_by_batch  # noqa: PLC0415
     from cascade.jobs.rows import first_row, kind_of, read_rows  # noqa: PLC0415
 
     _refuse_ignored(context, config, plan=plan, sample=sample, large_batch=large_batch)
@@ -161,7 +162,7 @@ def batch(  # noqa: PLR0913 - the options of a command
             path.unlink(missing_ok=True)
         depends = made_with(made)
         depends = planned_with(depends, sample, scorer) if plan else depends
-        depends = {**depends, "large_model": "by batch"} if large_batch else depends
+        depends = made_by_batch(made) if large_batch else depends
         journal = opened.enter_context(Journal(path, depends))
         read = partial(read_rows, source, column, system)
         answering: Any = partial(run_job, made, read(), journal)

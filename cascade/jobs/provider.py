@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from cascade.jobs.provider_api import Provider, Seen
 from cascade.jobs.provider_files import Batch, Folder, Limits
 from cascade.jobs.provider_model import ByBatch
 from cascade.jobs.provider_stages import (
+    AtProvider,
     BatchDone,
     DraftingForBatch,
     Taking,
@@ -32,7 +32,7 @@ from cascade.jobs.provider_stages import (
 from cascade.jobs.rows import Row
 from cascade.jobs.running import CONCURRENCY, Done, Purse, made_with
 
-__all__ = ["BatchDone", "Limits", "Terms", "Waiting", "made_by_batch", "run_by_batch"]
+__all__ = ["AtProvider", "BatchDone", "Limits", "Terms", "made_by_batch", "run_by_batch"]
 
 INTERRUPTED = "it was interrupted"
 
@@ -60,23 +60,6 @@ class Terms:
     troubles: int = 30
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """What a job waits for.
-
-    Attributes:
-        batches: at the provider.
-        rows: in them.
-        answered: of these, as the provider says.
-        until: when the last of them is given up, where the provider says so.
-    """
-
-    batches: int
-    rows: int
-    answered: int
-    until: datetime | None
-
-
 def made_by_batch(cascade: Cascade) -> dict[str, Any]:
     """`made_with`, for the journal of a job whose large model is asked by batch."""
     return {**made_with(cascade), "large_model": "by batch"}
@@ -93,7 +76,6 @@ async def run_by_batch(
     budget_usd: Decimal | None = None,
     terms: Terms | None = None,
     progress: Callable[[BatchDone], None] = lambda _: None,
-    tell: Callable[[Waiting], None] = lambda _: None,
     stop: asyncio.Event | None = None,
 ) -> BatchDone:
     """Answer all rows that the journal has no answer to; what is escalated, by batch.
@@ -108,8 +90,7 @@ async def run_by_batch(
         concurrency: drafts under way at once.
         budget_usd: dollars of the whole job, as in `run_job`, with what waits put aside.
         terms: how batches are made and waited for.
-        progress: called after each row.
-        tell: called after each look at the provider.
+        progress: called after each row, and after each look at the provider.
         stop: set it to end what is under way; what is at the provider stays there.
 
     Raises:
@@ -130,7 +111,7 @@ async def run_by_batch(
     await together(job.work() for _ in range(concurrency))
     kept, live = Folder(folder), cascade if terms.ask_at_once else None
     taking = Taking(job, read, kept, live, concurrency)
-    collecting = _Collecting(job, taking, kept, tell, terms)
+    collecting = _Collecting(job, taking, kept, terms)
     if not stop.is_set():
         await collecting.send_new()
     await collecting.collect()
@@ -144,7 +125,6 @@ class _Collecting:
     job: DraftingForBatch
     taking: Taking
     folder: Folder
-    tell: Callable[[Waiting], None]
     terms: Terms
     _seen: dict[str, Seen] = field(default_factory=dict)
     _troubles: int = 0
@@ -185,9 +165,11 @@ class _Collecting:
             while waiting and not self._is_stopped():
                 waiting = [b for batch in waiting if (b := await self._advance(provider, batch))]
                 if waiting:
-                    self.tell(self._told(waiting))
+                    self._tell(waiting)
                     await self._sleep(wait_s)
                     wait_s = min(self.terms.most_s, wait_s * self.terms.factor)
+        if not waiting:
+            self.job.done.at_provider = None
 
     async def _advance(self, provider: Provider, batch: Batch) -> Batch | None:
         """A batch as far as it comes without waiting; None once it is done with."""
@@ -221,12 +203,13 @@ class _Collecting:
         except TimeoutError:
             return
 
-    def _told(self, waiting: list[Batch]) -> Waiting:
+    def _tell(self, waiting: list[Batch]) -> None:
         seen = [self._seen.get(batch.name, Seen()) for batch in waiting]
         ends = [one.until for one in seen if one.until is not None]
-        return Waiting(
+        self.job.done.at_provider = AtProvider(
             len(waiting),
             sum(batch.rows for batch in waiting),
             sum(one.answered for one in seen),
             max(ends, default=None),
         )
+        self.job.progress(self.job.done)

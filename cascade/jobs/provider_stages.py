@@ -22,10 +22,34 @@ from cascade.models.openai import OpenAIModel
 from cascade.pausing import Paused
 from cascade.policies import tell_cost
 
-__all__ = ["BatchDone", "DraftingForBatch", "Taking", "asked_by_batch", "write_requests"]
+__all__ = [
+    "AtProvider",
+    "BatchDone",
+    "DraftingForBatch",
+    "Taking",
+    "asked_by_batch",
+    "write_requests",
+]
 
 AT_ONCE = 200
 """Answers that are taken in between two looks at whether the ledger has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtProvider:
+    """What a job waits for.
+
+    Attributes:
+        batches: at the provider.
+        requests: in them.
+        answered: of these, as the provider says.
+        until: when the last of them is given up, where the provider says so.
+    """
+
+    batches: int
+    requests: int
+    answered: int
+    until: datetime | None
 
 
 @dataclass(slots=True)
@@ -35,10 +59,12 @@ class BatchDone(Done):
     Attributes:
         waiting: rows that are drafted and wait for the large model.
         by_batch: answered by batch, in this run.
+        at_provider: the batches that are under way; None where there are none.
     """
 
     waiting: int = 0
     by_batch: int = 0
+    at_provider: AtProvider | None = None
 
     @property
     def rows(self) -> int:

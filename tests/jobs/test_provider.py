@@ -16,10 +16,10 @@ from cascade import Cascade, Price, Tier
 from cascade.errors import BadRequestError, ConfigurationError
 from cascade.jobs import Journal, Row, write_output
 from cascade.jobs.provider import (
+    AtProvider,
     BatchDone,
     Limits,
     Terms,
-    Waiting,
     made_by_batch,
     run_by_batch,
 )
@@ -70,7 +70,7 @@ async def run(
     cascade: Cascade, folder: Path, given: list[Row] | None = None, **options: Any
 ) -> BatchDone:
     given = rows() if given is None else given
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)  # noqa: ASYNC240 - a test's own folder
     with Journal(folder / "j", made_by_batch(cascade)) as journal:
         done = await run_by_batch(
             cascade, lambda: given, journal, folder / "b", **{"terms": QUICK, **options}
@@ -290,10 +290,16 @@ async def test_among_many_files_and_batches_its_own_is_found(
 
 async def test_it_tells_what_it_waits_for(server: BatchServer, tmp_path: Path) -> None:
     server.looks = 3
-    told: list[Waiting] = []
-    await run(pair(server), tmp_path, tell=told.append)
-    assert {(w.batches, w.rows) for w in told} == {(1, HARD)}
+    told: list[AtProvider] = []
+
+    def show(done: BatchDone) -> None:
+        if done.at_provider is not None:
+            told.append(done.at_provider)
+
+    done = await run(pair(server), tmp_path, progress=show)
+    assert {(seen.batches, seen.requests) for seen in told} == {(1, HARD)}
     assert told[-1].until is not None
+    assert done.at_provider is None
 
 
 async def test_a_budget_holds_back_what_waits(server: BatchServer, tmp_path: Path) -> None:
