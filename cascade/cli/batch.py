@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from decimal import Decimal
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,31 +25,26 @@ from cascade.cli.by_batch import (
     tell_waiting,
 )
 from cascade.cli.console import err, fail, out, print_json, reports_errors
-from cascade.cli.pairing import EMBEDDED, Large, PriceOfError, Small, Threshold, pair
+from cascade.cli.pairing import EMBEDDED, Large, PriceOfError, Small, Threshold
+from cascade.cli.recipe import Recipe, refuse_unless
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
     from cascade.jobs import Done
     from cascade.jobs.plan import PlanDone
-    from cascade.ledger.store import Store
 
 EXAMPLE = (
     "Example: cascade batch questions.csv --output answers.csv --small ollama:qwen2.5:3b "
     "--large openai:gpt-5.1 --budget-usd 5"
 )
 
-_IN_THE_CONFIGURATION = (
-    "small",
-    "large",
-    "threshold",
-    "price_of_error",
-    "calibration",
-    "prices",
-    "max_tokens",
-    "ledger",
-)
-"""Options that a cascade of a configuration has from there."""
+
+class Engine(StrEnum):
+    """Where rows are asked."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 @reports_errors
@@ -87,7 +83,22 @@ def batch(  # noqa: PLR0913 - the options of a command
         Path | None, typer.Option(help="A file of prices, .toml or .json; see docs/prices.md.")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Limit of an answer's length.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Rows under way at once.")] = 16,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Rows under way at once; on Ray, in each replica.")
+    ] = 16,
+    engine: Annotated[
+        Engine, typer.Option(help="Where rows are asked: in this process, or on a Ray cluster.")
+    ] = Engine.LOCAL,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes on Ray; else as many as this machine has cores for."),
+    ] = None,
+    replica_cpus: Annotated[
+        float, typer.Option(help="Cores that Ray keeps for each of them.")
+    ] = 1.0,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A Ray cluster; else RAY_ADDRESS, else one on this machine.")
+    ] = None,
     budget_usd: Annotated[
         float | None,
         typer.Option(min=0, help="Dollars of the whole job, with what earlier runs of it spent."),
@@ -128,13 +139,15 @@ def batch(  # noqa: PLR0913 - the options of a command
 
     What is done stands in OUTPUT.journal, a line per row. Rows that failed are asked again.
     """
-    from cascade.jobs import Journal, made_with, run_job, write_output  # noqa: PLC0415 - heavy, keeps --help fast
+    from cascade.jobs import Journal, made_with, write_output  # noqa: PLC0415 - heavy, keeps --help fast
     from cascade.jobs.output import check_columns  # noqa: PLC0415
+    from cascade.jobs.parts import discard_parts  # noqa: PLC0415
     from cascade.jobs.plan import plan_job, planned_with  # noqa: PLC0415
     from cascade.jobs.provider import made_by_batch  # noqa: PLC0415
     from cascade.jobs.rows import first_row, kind_of, read_rows  # noqa: PLC0415
 
-    _refuse_ignored(context, config, plan=plan, sample=sample, large_batch=large_batch)
+    recipe = Recipe.of(context)
+    _refuse_ignored(context, recipe)
     kind_of(output)
     if output.resolve() == source.resolve() or output.resolve().parent == source.resolve():
         raise ConfigurationError(
@@ -142,30 +155,18 @@ def batch(  # noqa: PLR0913 - the options of a command
         )
     check_columns(first_row(source, column).columns, prefix, planned=plan)
     with ExitStack() as opened:
-        if config is None:
-            made = pair(
-                small,
-                large,
-                threshold=threshold,
-                price_of_error=price_of_error,
-                max_tokens=max_tokens,
-                prices=prices,
-                calibrator=calibration,
-                ledger=None if ledger is None else _ledger(ledger, opened),
-            )
-        else:
-            made = _configured(config, cascade, opened)
-        opened.enter_context(made)
+        made = opened.enter_context(recipe())
         path = output.with_name(output.name + ".journal")
         if fresh:
             clear(output)
             path.unlink(missing_ok=True)
+            discard_parts(path)
         depends = made_with(made)
         depends = planned_with(depends, sample, scorer) if plan else depends
         depends = made_by_batch(made) if large_batch else depends
         journal = opened.enter_context(Journal(path, depends))
         read = partial(read_rows, source, column, system)
-        answering: Any = partial(run_job, made, read(), journal)
+        answering: Any = partial(_asking(context, recipe, made), read(), journal)
         if plan:
             answering = partial(plan_job, made, read, journal, sample=sample, scorer=scorer)
         if large_batch:
@@ -179,61 +180,40 @@ def batch(  # noqa: PLR0913 - the options of a command
     _tell(done, written, output, as_json=json)
 
 
-def _configured(path: Path, name: str | None, opened: ExitStack) -> Cascade:
-    from cascade.cli.serve import require_service  # noqa: PLC0415
-
-    require_service()
-    from cascade.service.building import build_cascade, open_ledger  # noqa: PLC0415 - heavy
-    from cascade.service.reading import read_settings  # noqa: PLC0415 - heavy
-
-    settings = read_settings(path)
-    there = settings.config.cascades
-    if name is None and len(there) > 1:
-        raise ConfigurationError(f"{path} has {', '.join(there)}: say which one, --cascade NAME.")
-    name = name or next(iter(there))
-    if name not in there:
-        raise ConfigurationError(f"{path} has no cascade {name!r}; it has {', '.join(there)}.")
-    kept = settings.config.ledger
-    store = None if kept is None else open_ledger(kept)
-    if store is not None:
-        opened.callback(store.close)
-    return build_cascade(name, there[name], settings.path.parent, store, [])
-
-
-def _ledger(url: str, opened: ExitStack) -> Store:
-    from cascade.ledger.store import open_store  # noqa: PLC0415 - heavy
-
-    store = open_store(url)
-    opened.callback(store.close)
-    return store
-
-
-def _refuse_ignored(
-    context: typer.Context, config: Path | None, *, plan: bool, sample: int, large_batch: bool
-) -> None:
+def _refuse_ignored(context: typer.Context, recipe: Recipe) -> None:
     """An option that the other way of naming a cascade, or another way of asking, would ignore."""
-    if plan and large_batch:
-        raise ConfigurationError("--plan and --large-batch exclude each other: give one of them.")
-    together = (
-        ("sample", "plan", plan),
-        ("scorer", "sample", sample > 0),
-        ("rest_at_once", "large-batch", large_batch),
-    )
-    for name, needed, is_there in together:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE" and not is_there:
-            option = name.replace("_", "-")
-            raise ConfigurationError(f"--{option} goes with --{needed}: give that too.")
-    unused = ("cascade",) if config is None else _IN_THE_CONFIGURATION
-    for name in unused:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+    recipe.refuse_ignored(context)
+    given = context.params
+    refuse_unless(given["plan"], context, "sample", needed="--plan")
+    refuse_unless(given["sample"] > 0, context, "scorer", needed="--sample")
+    refuse_unless(given["large_batch"], context, "rest_at_once", needed="--large-batch")
+    if given["plan"] and given["large_batch"]:
+        raise ConfigurationError(
+            "--plan and --large-batch were both given: each of them waits with the large model in "
+            "another way. Give one."
+        )
+    for name in ("replicas", "replica_cpus", "ray_address"):
+        refuse_unless(given["engine"] is Engine.RAY, context, name, needed="--engine ray")
+    for name in ("plan", "large_batch"):
+        if given[name] and given["engine"] is Engine.RAY:
             option = "--" + name.replace("_", "-")
-            raise ConfigurationError(
-                f"{option} is for a cascade of --config: give that too."
-                if config is None
-                else f"{option} was given beside --config, which says that itself: give one."
-            )
+            raise ConfigurationError(f"{option} is done in one process: leave --engine ray out.")
+
+
+def _asking(context: typer.Context, recipe: Recipe, made: Cascade) -> Callable[..., Any]:
+    """What asks row after row: this process, or replicas on Ray."""
+    given = context.params
+    if given["engine"] is Engine.LOCAL:
+        from cascade.jobs import run_job  # noqa: PLC0415 - heavy
+
+        return partial(run_job, made)
+    from cascade.jobs.ray_cluster import require_ray  # noqa: PLC0415
+
+    require_ray()
+    from cascade.jobs.ray_engine import run_job_on_ray  # noqa: PLC0415 - heavy
+
+    options = {"replicas": given["replicas"], "replica_cpus": given["replica_cpus"]}
+    return partial(run_job_on_ray, recipe, address=given["ray_address"], **options)
 
 
 def _run(source: Path, answering: Callable[..., Coroutine[Any, Any, Done]]) -> Done:
@@ -312,6 +292,8 @@ def _tell(done: Done, written: int, output: Path, *, as_json: bool) -> None:
         f"answered before: {done.resumed}",
         markup=False,
     )
+    if done.lost:
+        err.print(f"asked again because a replica ended while it had them under way: {done.lost}")
     spent = f"spent: ${done.spent_usd:.6f}"
     if done.unknown:
         spent += f", and what {done.unknown} rows cost that nobody knows"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,11 @@ class Recipe:
     config: Path | None
     cascade: str | None
 
+    @classmethod
+    def of(cls, context: typer.Context) -> Recipe:
+        """That of the options of a command which has all of them."""
+        return cls(**{field.name: context.params[field.name] for field in fields(cls)})
+
     @contextmanager
     def __call__(self) -> Iterator[Cascade]:
         """The cascade, with its ledger, for as long as a `with` block.
@@ -67,7 +72,7 @@ class Recipe:
         """
         unused = ("cascade",) if self.config is None else IN_THE_CONFIGURATION
         for name in unused:
-            if is_given(context, name):
+            if _is_given(context, name):
                 option = "--" + name.replace("_", "-")
                 raise ConfigurationError(
                     f"{option} is for a cascade of --config: give that too."
@@ -112,8 +117,24 @@ class Recipe:
         return build_cascade(name, there[name], settings.path.parent, store, [])
 
 
-def is_given(context: typer.Context, name: str) -> bool:
-    """Whether an option was typed."""
+def refuse_unless(there: object, context: typer.Context, name: str, *, needed: str) -> None:
+    """Refuse an option that only another one gives a meaning.
+
+    Args:
+        there: true where that one is there.
+        context: of the command.
+        name: the option's, as a parameter.
+        needed: the other one, as it is typed.
+
+    Raises:
+        ConfigurationError: it was given all the same.
+    """
+    if not there and _is_given(context, name):
+        option = "--" + name.replace("_", "-")
+        raise ConfigurationError(f"{option} goes with {needed}: give that too.")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 

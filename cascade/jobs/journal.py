@@ -52,8 +52,9 @@ class Journal:
             self._done: dict[Status, int] = {"ok": 0, "error": 0, "waiting": 0}
             self.spent_usd = Decimal(0)
             """Dollars of all attempts, also of rows that were asked again."""
-            self._read(json.loads(json.dumps(dict(made_with))))
-            self._take_up()
+            depends = json.loads(json.dumps(dict(made_with)))
+            self._read(depends)
+            self._take_up(depends)
         except BaseException:
             self._file.close()
             raise
@@ -128,9 +129,9 @@ class Journal:
                 f"another process is at {self.path}: wait for it, or give another output."
             )
 
-    def _take_up(self) -> None:
+    def _take_up(self, made_with: Mapping[str, Any]) -> None:
         """What replicas of a job that was killed have done, and could not tell it any more."""
-        for record in left_over(self.path):
+        for record in left_over(self.path, made_with):
             before = self.find(record.number)
             if before is None or _attempt(before) != _attempt(record):
                 self.add(record)

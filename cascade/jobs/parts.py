@@ -10,17 +10,17 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
+from uuid import uuid4
 
 from cascade.errors import ConfigurationError, LedgerError
 from cascade.jobs.records import Record, from_content, to_line
 
-__all__ = ["Part", "left_over", "lock", "parts_of"]
+__all__ = ["Part", "discard_parts", "left_over", "lock", "new_run", "parts_of"]
 
 fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
 """Not on Windows, where nothing keeps two processes apart."""
@@ -32,6 +32,9 @@ within seconds."""
 PAUSE_S = 0.05
 
 CLOSED = ".closed"
+
+HEAD = "made_with"
+"""In the folder of a run: what its answers depend on, as in the head of the journal."""
 
 
 class Part:
@@ -132,24 +135,44 @@ def parts_of(journal: Path) -> Path:
     return journal.with_name(journal.name + ".parts")
 
 
-def left_over(journal: Path) -> Iterator[Record]:
+def new_run(journal: Path, made_with: Mapping[str, Any]) -> Path:
+    """A folder for the parts of one run of a job."""
+    folder = parts_of(journal) / uuid4().hex
+    folder.mkdir(parents=True)
+    (folder / HEAD).write_text(json.dumps(dict(made_with)))
+    return folder
+
+
+def left_over(journal: Path, made_with: Mapping[str, Any]) -> Iterator[Record]:
     """What a job that was killed has left in parts; when all of it was taken, they are removed.
 
     Raises:
-        ConfigurationError: a process of that job is still at work.
+        ConfigurationError: it is of another set-up, or a process of that job is still at work.
     """
     folder = parts_of(journal)
     if not folder.is_dir():
         return
     for run in sorted(folder.iterdir()):
-        # A process that was left behind finds no part under the old name, and begins nothing.
-        closed = run if run.name.endswith(CLOSED) else run.rename(run.with_name(run.name + CLOSED))
-        for path in sorted(closed.glob("*.part")):
+        head = run / HEAD
+        if head.exists() and json.loads(head.read_text()) != made_with:
+            raise ConfigurationError(
+                f"{run} has answers of another set-up than {journal}: remove it if they are of no "
+                "use any more."
+            )
+        for path in sorted(_closed(run).glob("*.part")):
             with Part(path) as part:
                 yield from part.records
-        shutil.rmtree(closed)
-    with suppress(OSError):
-        folder.rmdir()
+    discard_parts(journal)
+
+
+def discard_parts(journal: Path) -> None:
+    """Remove what is in parts, wherever it came from."""
+    shutil.rmtree(parts_of(journal), ignore_errors=True)
+
+
+def _closed(run: Path) -> Path:
+    """The folder under a name where a process that was left behind finds no part to begin with."""
+    return run if run.name.endswith(CLOSED) else run.rename(run.with_name(run.name + CLOSED))
 
 
 def lock(file: Any) -> bool:

@@ -11,15 +11,14 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
-from uuid import uuid4
 
 from cascade.errors import CascadeError
-from cascade.jobs.parts import lock, parts_of
+from cascade.jobs.parts import lock, new_run, parts_of
 from cascade.jobs.ray_cluster import cluster
 from cascade.jobs.ray_replica import STOP, Answers, Problem, Replica, Work
 from cascade.jobs.records import Record
@@ -59,6 +58,7 @@ class Crew:
     Args:
         work: what a replica is told, by the folder of the run.
         journal: beside which that folder is.
+        made_with: as in the journal's head.
         replicas: how many.
         cpus: that Ray keeps for each.
         concurrency: rows under way at once in each.
@@ -70,15 +70,15 @@ class Crew:
         self,
         work: Callable[[Path], Work],
         journal: Path,
+        made_with: Mapping[str, Any],
         replicas: int,
         cpus: float,
         concurrency: int,
         address: str | None,
         stop: asyncio.Event,
     ) -> None:
-        self._work = work
-        self._parts = parts_of(journal.absolute())
-        self._folder = self._parts / uuid4().hex
+        self._work, self._made_with = work, made_with
+        self._journal = journal.absolute()
         self._replicas, self._cpus, self._concurrency = replicas, cpus, concurrency
         self._address, self._stop = address, stop
         self._opened = ExitStack()
@@ -102,7 +102,7 @@ class Crew:
         finally:
             self._opened.close()
             with suppress(OSError):  # what a job that failed has left is for the next one
-                self._parts.rmdir()
+                parts_of(self._journal).rmdir()
 
     async def ask(self, row: Row) -> Record | None:
         """What became of a row; None where it was not begun because the job was stopped.
@@ -136,7 +136,7 @@ class Crew:
         # Imported with Ray, which is an extra.
         from cascade.jobs.ray_feed import Feeder, answers_of  # noqa: PLC0415
 
-        self._folder.mkdir(parents=True)
+        self._folder = new_run(self._journal, self._made_with)
         self._feeder = ray.remote(num_cpus=0)(Feeder).remote()
         calls = min(self._concurrency, MOST_CALLS)
         answers = answers_of(

@@ -78,12 +78,13 @@ async def run_job_on_ray(
         cascade = opened.enter_context(factory())
         stop = stop or asyncio.Event()
 
+        depends = made_with(cascade)
+
         def work(folder: Path) -> Work:
             threads = max(1, math.floor(replica_cpus))
-            here = Path.cwd()
-            return Work(factory, made_with(cascade), name, folder, here, concurrency, threads)
+            return Work(factory, depends, name, folder, Path.cwd(), concurrency, threads)
 
-        crew = Crew(work, journal.path, replicas, replica_cpus, concurrency, address, stop)
+        crew = Crew(work, journal.path, depends, replicas, replica_cpus, concurrency, address, stop)
         purse = Purse(budget_usd, journal.spent_usd)
         done = Done(before_usd=journal.spent_usd)
         job = _Job(cascade, iter(rows), journal, name, purse, progress, stop, done, crew=crew)
