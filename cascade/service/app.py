@@ -17,7 +17,7 @@ from starlette.routing import Match
 
 from cascade._version import __version__
 from cascade.errors import CascadeError
-from cascade.service import admin, health
+from cascade.service import admin, feedback, health
 from cascade.service.admission import authenticated
 from cascade.service.bodies import Bounded
 from cascade.service.building import build_service
@@ -75,7 +75,7 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
     )
     app.state.service = service
     protocols = routers()
-    for router in (*protocols, page, admin.router, health.router):
+    for router in (*protocols, feedback.router, page, admin.router, health.router):
         app.include_router(router)
     app.add_api_route(
         "/metrics", metrics, methods=["GET"], tags=["health"], response_class=PlainTextResponse

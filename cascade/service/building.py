@@ -32,6 +32,7 @@ from cascade.service.config import (
 from cascade.service.enduring import Known, to_doors
 from cascade.service.flight import Flights
 from cascade.service.keys import Keys
+from cascade.service.lessons import keeper_of
 from cascade.service.limits import Limits
 from cascade.service.metrics import Metrics
 from cascade.service.recent import Recent
@@ -41,6 +42,7 @@ from cascade.service.service import Service
 from cascade.service.serving import CASCADE_TAG, Gate, Served
 from cascade.service.shared import Shared, is_shared
 from cascade.service.states import TierStates
+from cascade.teaching import Lessons
 from cascade.tiers import Tier
 
 _SAME_NAME = (
@@ -84,12 +86,15 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
     watching += [RunLog()] if config.log.requests else []
 
     known: Known = {}
+    lessons = keeper_of(config)
 
     gates = {name: _gate(name, given) for name, given in config.cascades.items()}
 
     def build(name: str) -> Cascade:
         given, load = config.cascades[name], gates[name].pressure
-        return build_cascade(name, given, folder, store, watching, known, load)
+        return build_cascade(
+            name, given, folder, store, watching, known, load, lessons=lessons
+        )
 
     served, problems = _serve_all(config, build, gates, store, watching)
     if problems:
@@ -100,6 +105,7 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
         config,
         served,
         store=store,
+        lessons=lessons,
         keys=keys,
         budgets=budgets,
         shared=shared,
@@ -122,6 +128,8 @@ def build_cascade(
     observers: Sequence[Observer],
     known: Known | None = None,
     load: Load | None = None,
+    *,
+    lessons: Lessons | None = None,
 ) -> Cascade:
     """One cascade.
 
@@ -133,6 +141,7 @@ def build_cascade(
         observers: who look on.
         known: what it shares with others about the servers that both ask.
         load: the pressure that requests are under before they come to it.
+        lessons: keeps what is to be learned from all cascades of the service.
 
     Raises:
         ConfigurationError: it cannot work; the message says why.
@@ -143,6 +152,7 @@ def build_cascade(
     options["resilience"] = to_doors(config.resilience, {} if known is None else known)
     options["fallback"] = to_order(config)
     options["shedding"] = to_shedding(config.shedding, load)
+    options["lessons"] = lessons if config.lessons else None
     if config.threshold is not None:
         options["policy"] = ThresholdPolicy(config.threshold)
     if config.private is not None:

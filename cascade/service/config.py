@@ -17,6 +17,7 @@ from cascade.oversight.shadow import Mode
 from cascade.policies.risk import Risk
 from cascade.service.sections import (
     Count,
+    LessonsConfig,
     QueueConfig,
     Seconds,
     Section,
@@ -283,6 +284,8 @@ class CascadeConfig(Section):
     """Keep questions that look personal on this machine."""
     tags: Mapping[str, str] = Field(default_factory=dict)
     """Of every ledger entry."""
+    lessons: bool = True
+    """Keep its lessons, where the service keeps any."""
     resilience: ResilienceConfig = ResilienceConfig()
     """What stands around each call to a model."""
     fallback: tuple[Literal["draft", "queue", "fail"] | QueueConfig | TierConfig, ...] | None = None
@@ -356,6 +359,8 @@ class ServiceConfig(Section):
     """Show single tiers as models too, named `cascade/tier`."""
     ledger: LedgerConfig | None = None
     """Where entries and keys are kept; an address alone is its `url`."""
+    lessons: LessonsConfig | None = None
+    """Keep what larger models answered for smaller ones, as lessons; none unless this is given."""
     listen: ListenConfig = ListenConfig()
     """Where it listens."""
     budgets: BudgetConfig = BudgetConfig()

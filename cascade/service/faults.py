@@ -15,6 +15,7 @@ from cascade.errors import (
     ModelTimeoutError,
     NotSentError,
     RateLimitError,
+    UnknownRunError,
 )
 from cascade.service.telling import told
 
@@ -71,6 +72,7 @@ class ServiceError(Exception):
 
 
 _FAULTS: tuple[tuple[type[CascadeError], int, str, str], ...] = (
+    (UnknownRunError, 404, "invalid_request_error", "run_not_found"),
     (InputError, 400, "invalid_request_error", "invalid_input"),
     (RateLimitError, 429, "rate_limit_error", "upstream_rate_limit"),
     (LocalOnlyError, 403, "permission_error", "local_only"),

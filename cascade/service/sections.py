@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import date
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,3 +50,29 @@ class SheddingConfig(Section):
     """From this on no paid signal is taken where a free one gives a confidence."""
     audits_kept: Share = 0.1
     """Of the chance of an audit, under pressure."""
+
+
+class TermsConfig(Section):
+    """What may be done with the answers of a model. Nothing is assumed of any vendor."""
+
+    may_train: bool | None = None
+    """Whether another model may be trained on them; unless it is stated, they are not exported."""
+    may_remember: bool = True
+    """Whether they may be shown to another model as examples."""
+    source: str = ""
+    """Where that is written."""
+    as_of: date | None = None
+    """The day on which it was read there."""
+
+
+class LessonsConfig(Section):
+    """Questions that went to a larger model, with draft and answer, and what users say of them."""
+
+    url: str | None = Field(default=None, repr=False)
+    """`sqlite:///lessons.db` or `postgresql://…`; by default the ledger's database."""
+    mask_secrets: bool = True
+    """Take keys, addresses and numbers out of them."""
+    keep_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 90
+    """Delete those that are older; `null` for never."""
+    terms: Mapping[str, TermsConfig] = Field(default_factory=dict)
+    """What may be done with answers, by the model: `provider:name`, or `provider:*`."""

@@ -23,6 +23,7 @@ from cascade.service.reload import Reloads
 from cascade.service.serving import Served
 from cascade.service.shared import Shared, SharedBudgets
 from cascade.service.states import TierStates
+from cascade.teaching import Lessons
 
 logger = logging.getLogger("cascade")
 
@@ -35,6 +36,7 @@ class Service:
         served: every public model name with its cascade and its gate. A single tier, where
             `allow_tiers` shows it, is a cascade of that tier alone, named `cascade/tier`.
         store: the ledger's store, shared by all cascades; None where nothing is kept.
+        lessons: keeps the lessons of all cascades; None where none are.
         keys: who may ask.
         budgets: what they may spend.
         shared: what it shares with other replicas; None where the ledger is not in PostgreSQL.
@@ -47,12 +49,13 @@ class Service:
         metrics: for Prometheus.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a service
         self,
         config: ServiceConfig,
         served: Mapping[str, Served],
         *,
         store: Store | None,
+        lessons: Lessons | None = None,
         keys: Keys,
         budgets: Budgets | SharedBudgets,
         shared: Shared | None,
@@ -66,6 +69,7 @@ class Service:
         self.config = config
         self.served = dict(served)
         self.store = store
+        self.lessons = lessons
         self.keys = keys
         self.budgets = budgets
         self.shared = shared
@@ -97,6 +101,8 @@ class Service:
             if self.shared is not None:
                 await self.shared.aclose()
             await self.keys.aclose()
+            if self.lessons is not None:
+                await self.lessons.store.aclose()
             if self.store is not None:
                 await self.store.aclose()
 
