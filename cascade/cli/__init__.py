@@ -11,6 +11,7 @@ from cascade.cli import (
     ask,
     batch,
     calibrate,
+    calibration,
     demo,
     doctor,
     evaluate,
@@ -62,6 +63,7 @@ app.command(epilog=report.EXAMPLE)(report.report)
 app.command(epilog=scale.EXAMPLE)(scale.scale)
 app.command(epilog=serve.EXAMPLE)(serve.serve)
 app.command(epilog=shadow.EXAMPLE)(shadow.shadow)
+app.add_typer(calibration.app, name="calibration")
 app.add_typer(keys.app, name="keys")
 
 

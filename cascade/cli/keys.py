@@ -59,7 +59,7 @@ def create(
 
     if exhausted not in (None, "refuse", "local_only"):
         raise ConfigurationError(f"--exhausted {exhausted}: give refuse or local_only.")
-    address = _address(where, models=model or [])
+    address = address_of(where, models=model or [])
     settings = {
         "models": tuple(model or ()),
         "per_minute": per_minute,
@@ -82,7 +82,7 @@ def list_keys(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show all keys, without their secrets."""
-    address = _address(where)
+    address = address_of(where)
     must_exist(address)
     found = _with_keys(address, lambda keys: keys.list())
     if json:
@@ -107,7 +107,7 @@ def revoke(
     where: Where, key: Annotated[str, typer.Argument(help="Its id, or its name if only one.")]
 ) -> None:
     """Revoke a key; a running service refuses it within seconds."""
-    address = _address(where)
+    address = address_of(where)
     must_exist(address)
     gone = _with_keys(address, lambda keys: keys.revoke(key))
     out.print(f"{gone.id} ({gone.name}) is revoked", markup=False)
@@ -119,14 +119,14 @@ def rotate(
     where: Where, key: Annotated[str, typer.Argument(help="Its id, or its name if only one.")]
 ) -> None:
     """Give a key a new secret and print it; the old one is refused within seconds."""
-    address = _address(where)
+    address = address_of(where)
     must_exist(address)
     changed, secret = _with_keys(address, lambda keys: keys.rotate(key))
     out.print(secret, markup=False)
     err.print(f"{changed.id} ({changed.name}): keep it; it is shown only now", markup=False)
 
 
-def _address(where: str, models: list[str] | None = None) -> str:
+def address_of(where: str, models: list[str] | None = None) -> str:
     """The ledger's address; models are checked where the configuration is known."""
     require_service()
     if "://" in where:

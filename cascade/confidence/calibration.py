@@ -141,20 +141,30 @@ class Calibration(Record):
             raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
         except UnicodeDecodeError as error:
             raise ConfigurationError(f"{path} is no calibration: it is not text.") from error
+        return cls.read(text, str(path))
+
+    @classmethod
+    def read(cls, text: str, called: str) -> Calibration:
+        """Read what a file of this name says.
+
+        Raises:
+            ConfigurationError: it is no calibration of this format, or what it says cannot be
+                computed with.
+        """
         try:
             read = cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the file"
             raise ConfigurationError(
-                f"{path} is no calibration of this version: {place}: {first['msg']}. "
+                f"{called} is no calibration of this version: {place}: {first['msg']}. "
                 "Make it again with `cascade calibrate`."
             ) from error
         number = unsound_number(text)
         problem = problem_of(read) if number is None else f"{number} is no number"
         if problem is not None:
             raise ConfigurationError(
-                f"{path} cannot be computed with: {problem}. "
+                f"{called} cannot be computed with: {problem}. "
                 "Make it again with `cascade calibrate`."
             )
         return read

@@ -18,7 +18,7 @@ from cascade.service.faults import ServiceError
 from cascade.service.guesses import address_of
 from cascade.service.keys import KEY_TAG, RESERVED_TAG, Key
 from cascade.service.service import Service, service_of
-from cascade.service.serving import CASCADE_TAG
+from cascade.service.serving import CALIBRATION_TAG, CASCADE_TAG
 from cascade.service.sizes import prompt_size
 
 
@@ -88,6 +88,9 @@ class Admitted:
                 self.tags = {**self.tags, **aside, **reserved.tags}
             try:
                 async with served.gate.through(timeout_s), served.lease() as cascade:
+                    version = served.version_of(cascade)
+                    if version is not None:
+                        self.tags = {**self.tags, CALIBRATION_TAG: version}
                     yield cascade
             finally:
                 reserved.close()

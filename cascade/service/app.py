@@ -52,6 +52,7 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         await _look_for_keys(service)
+        await _look_for_calibrations(service)
         watching = asyncio.create_task(service.reloads.watch(config.watch_s))
         living = asyncio.create_task(_live(service))
         # Beside the first requests, which may come before a slow upstream has answered.
@@ -89,6 +90,19 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
     )
     app.add_middleware(Measured, metrics=service.metrics)
     return app
+
+
+async def _look_for_calibrations(service: Service) -> None:
+    """Begin with the versions that the other replicas use; those that cannot be seen yet come as
+    soon as they can.
+    """
+    if service.shared is None:
+        return
+    try:
+        async with asyncio.timeout(START_PATIENCE_S):
+            await service.shared.begin()
+    except (CascadeError, TimeoutError) as error:
+        logger.error("calibrations of the ledger cannot be read yet: %s", error or "no answer")
 
 
 async def _live(service: Service) -> None:

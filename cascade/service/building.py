@@ -12,6 +12,7 @@ from typing import Any
 from cascade.agents.fallback import Queue, Step
 from cascade.agents.shedding import Load, Shedding
 from cascade.api import Cascade
+from cascade.confidence.calibration import Calibration
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.integrations.logs import RunLog
 from cascade.ledger import Price
@@ -90,10 +91,18 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
 
     gates = {name: _gate(name, given) for name, given in config.cascades.items()}
 
-    def build(name: str) -> Cascade:
+    def build(name: str, calibration: Calibration | None = None) -> Cascade:
         given, load = config.cascades[name], gates[name].pressure
         return build_cascade(
-            name, given, folder, store, watching, known, load, lessons=lessons
+            name,
+            given,
+            folder,
+            store,
+            watching,
+            known,
+            load,
+            calibration=calibration,
+            lessons=lessons,
         )
 
     served, problems = _serve_all(config, build, gates, store, watching)
@@ -101,6 +110,8 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
         raise ConfigurationError("\n".join(problems))
     files = {name: folder / c.calibrator for name, c in config.cascades.items() if c.calibrator}
     reloads = Reloads(served, files, build)
+    if shared is not None:
+        shared.roll_out(reloads, config.watch_s)
     service = Service(
         config,
         served,
@@ -129,6 +140,7 @@ def build_cascade(
     known: Known | None = None,
     load: Load | None = None,
     *,
+    calibration: Calibration | None = None,
     lessons: Lessons | None = None,
 ) -> Cascade:
     """One cascade.
@@ -141,6 +153,7 @@ def build_cascade(
         observers: who look on.
         known: what it shares with others about the servers that both ask.
         load: the pressure that requests are under before they come to it.
+        calibration: in place of that of its configuration.
         lessons: keeps what is to be learned from all cascades of the service.
 
     Raises:
@@ -157,7 +170,9 @@ def build_cascade(
         options["policy"] = ThresholdPolicy(config.threshold)
     if config.private is not None:
         options["private"] = looks_personal
-    if config.calibrator is not None:
+    if calibration is not None:
+        options["calibrator"] = calibration
+    elif config.calibrator is not None:
         options["calibrator"] = folder / config.calibrator
     if config.reuse is not None:
         options["reuse"] = config.reuse if config.reuse == "correct" else folder / config.reuse

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cascade.api import Cascade
+from cascade.confidence.calibration import Calibration
 from cascade.errors import CascadeError, ModelError
 from cascade.oversight.validity import check_weights
 from cascade.service.serving import Served
@@ -45,17 +46,18 @@ class Reloads:
     Args:
         served: the cascades that are replaced.
         files: the calibration of each cascade that has one.
-        build: makes a cascade anew by its name.
+        build: makes a cascade anew by its name, with its own calibration or another.
     """
 
     def __init__(
         self,
         served: Mapping[str, Served],
         files: Mapping[str, Path],
-        build: Callable[[str], Cascade],
+        build: Callable[[str, Calibration | None], Cascade],
     ) -> None:
         self._served = served
-        self._files = files
+        self._files = dict(files)
+        self._own = dict(files)
         self._build = build
         self._seen = {name: _stamp(path) for name, path in files.items()}
         self._one_at_a_time = asyncio.Lock()
@@ -67,6 +69,19 @@ class Reloads:
     def problems(self) -> Mapping[str, str]:
         """Why cascades go on with an older calibration than their file has."""
         return {name: last.problem for name, last in self.last.items() if last.problem}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The cascades that can be made anew."""
+        return frozenset(name for name in self._served if "/" not in name)
+
+    def leave_alone(self, name: str, *, left: bool) -> None:
+        """Go by the calibration's file no more, as another version is in use; or again."""
+        if left:
+            self._files.pop(name, None)
+        elif name in self._own:
+            self._files[name] = self._own[name]
+            self._seen[name] = _stamp(self._own[name])
 
     async def watch(self, every_s: float) -> None:
         """Look at the files for ever, whatever is found there."""
@@ -86,7 +101,7 @@ class Reloads:
 
     async def load_all(self) -> list[Loaded]:
         """Load every calibration again."""
-        return [await self.load(name) for name in self._files]
+        return [await self.load(name) for name in list(self._files)]
 
     async def load(self, name: str) -> Loaded:
         """Load the calibration of one cascade again.
@@ -107,27 +122,45 @@ class Reloads:
         return loaded
 
     async def _try(self, name: str) -> str | None:
-        served = self._served[name]
         try:
-            # Reading and fitting take a while; other requests go on meanwhile.
-            cascade = await asyncio.to_thread(self._build, name)
+            cascade = await self.make(name)
         except Exception as error:  # noqa: BLE001 - the log and the page tell of it
-            return self._told(name, error)
-        try:
-            await self._check(cascade)
-        except Exception as error:  # noqa: BLE001 - the log and the page tell of it
-            await cascade.aclose()
-            return self._told(name, error)
-        cascade.mode = served.cascade.mode
-        served.swap(cascade)
+            return self.why(name, error)
+        self.take(name, cascade)
         return None
 
-    def _told(self, name: str, error: Exception) -> str:
+    async def make(self, name: str, calibration: Calibration | None = None) -> Cascade:
+        """Make a cascade anew and check it, beside the one that runs.
+
+        Args:
+            name: of the cascade.
+            calibration: in place of its configuration's.
+
+        Raises:
+            CascadeError: it cannot be made, or is not for the models that run now.
+        """
+        # Reading and fitting take a while; other requests go on meanwhile.
+        cascade = await asyncio.to_thread(self._build, name, calibration)
+        try:
+            await self._check(cascade)
+        except BaseException:
+            await cascade.aclose()
+            raise
+        return cascade
+
+    def take(self, name: str, cascade: Cascade, version: str | None = None) -> None:
+        """Let a cascade take its place, for requests that begin from now on."""
+        served = self._served[name]
+        cascade.mode = served.cascade.mode
+        served.swap(cascade, version)
+
+    def why(self, name: str, error: Exception) -> str:
         """Why a calibration cannot be loaded; the log has all of what nobody thought of."""
         if isinstance(error, CascadeError):
             return str(error)
         logger.error("%s: its calibration cannot be loaded", name, exc_info=error)
-        return f"{self._files[name]}: {type(error).__name__}: {error}"
+        place = self._own.get(name, name)
+        return f"{place}: {type(error).__name__}: {error}"
 
     async def _check(self, cascade: Cascade) -> None:
         """Whether the calibration was made for the weights that run now."""

@@ -20,6 +20,11 @@ CASCADE_TAG = "cascade"
 """The tag of ledger entries that names the cascade, as clients call it: reports tell them apart."""
 
 
+CALIBRATION_TAG = "calibration"
+"""The tag that names the version of the calibration by which a request was decided, where it was
+rolled out to several replicas."""
+
+
 class Gate:
     """Lets so many requests through at a time, and so many wait, first come, first served."""
 
@@ -110,6 +115,7 @@ class Served:
         self.cascade = cascade
         self.gate = gate
         self._leases: dict[Cascade, int] = {cascade: 0}
+        self._versions: dict[Cascade, str] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     @property
@@ -128,10 +134,16 @@ class Served:
             self._leases[cascade] -= 1
             self._close_if_idle(cascade)
 
-    def swap(self, cascade: Cascade) -> None:
+    def version_of(self, cascade: Cascade) -> str | None:
+        """Which version of its calibration a cascade has that is leased; None for its file's."""
+        return self._versions.get(cascade)
+
+    def swap(self, cascade: Cascade, version: str | None = None) -> None:
         """Let another cascade take its place, for requests that begin from now on."""
         old, self.cascade = self.cascade, cascade
         self._leases[cascade] = 0
+        if version is not None:
+            self._versions[cascade] = version
         self._close_if_idle(old)
 
     async def aclose(self) -> None:
@@ -144,6 +156,7 @@ class Served:
         if cascade is self.cascade or self._leases[cascade]:
             return
         del self._leases[cascade]
+        self._versions.pop(cascade, None)
         # In a task of its own: the last request must not wait for the audits of the others.
         task = asyncio.create_task(self._close(cascade))
         self._closing.add(task)

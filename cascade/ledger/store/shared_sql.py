@@ -42,6 +42,36 @@ SHARED_TABLES = (
     "CREATE INDEX service_reservations_replica ON service_reservations (replica_id)",
 )
 
+ROLLOUT_TABLES = (
+    # The calibrations of cascades, each as the file that `cascade calibrate` wrote.
+    """CREATE TABLE service_calibrations (
+        cascade TEXT NOT NULL,
+        version {count} NOT NULL,
+        document TEXT NOT NULL,
+        note TEXT NOT NULL,
+        made_at {time} NOT NULL,
+        PRIMARY KEY (cascade, version)
+    )""",
+    # The last one of a cascade that was switched to is in use; version 0 is its configuration's.
+    """CREATE TABLE service_rollouts (
+        number {serial},
+        cascade TEXT NOT NULL,
+        version {count} NOT NULL,
+        begun_at {time} NOT NULL,
+        switched_at {time},
+        given_up_at {time}
+    )""",
+    # Which replica could make a cascade with it, and since when it uses it.
+    """CREATE TABLE service_prepared (
+        replica_id TEXT NOT NULL,
+        number {count} NOT NULL,
+        problem TEXT,
+        prepared_at {time} NOT NULL,
+        switched_at {time},
+        PRIMARY KEY (replica_id, number)
+    )""",
+)
+
 _ADD_UP = """
     SELECT tags ->> 'key' AS key_id, CAST(at AT TIME ZONE 'UTC' AS date) AS day,
         coalesce(sum(coalesce(cost_usd, assumed_usd)), 0) AS cost_usd,

@@ -218,3 +218,34 @@ reservations = Table(
     Column("made_at", UtcTime, nullable=False),
     Column("lost_usd", Money),
 )
+
+calibrations = Table(
+    "service_calibrations",
+    metadata,
+    Column("cascade", Text, primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("note", Words, nullable=False),
+    Column("made_at", UtcTime, nullable=False),
+)
+
+rollouts = Table(
+    "service_rollouts",
+    metadata,
+    Column("number", BigInteger, primary_key=True),
+    Column("cascade", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("begun_at", UtcTime, nullable=False),
+    Column("switched_at", UtcTime),
+    Column("given_up_at", UtcTime),
+)
+
+prepared = Table(
+    "service_prepared",
+    metadata,
+    Column("replica_id", Text, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("problem", Words),
+    Column("prepared_at", UtcTime, nullable=False),
+    Column("switched_at", UtcTime),
+)

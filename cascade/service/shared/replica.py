@@ -14,9 +14,6 @@ logger = logging.getLogger("cascade")
 BEATS = 4
 """So many times in a lease it is renewed: three may fail."""
 
-KEPT_DAYS = 62
-"""For so long it is kept what was spent on each day; a month of budgets needs 31."""
-
 _BEAT = "SELECT ended FROM cascade_beat(:replica, CAST(:lease_s AS DOUBLE PRECISION))"
 
 _LEAVE = """
@@ -25,10 +22,12 @@ _LEAVE = """
 """
 
 _FORGET = (
-    "DELETE FROM service_spent WHERE day < CAST(now() AS date) - CAST(:days AS integer)",
+    "DELETE FROM service_spent WHERE day < CAST(now() AS date) - 62",
     """DELETE FROM service_reservations WHERE lost_usd IS NOT NULL
-        AND made_at < now() - make_interval(days => :days)""",
+        AND made_at < now() - interval '62 days'""",
+    "DELETE FROM service_prepared WHERE replica_id NOT IN (SELECT id FROM service_replicas)",
 )
+"""What nobody asks for any more; a month of budgets needs 31 days."""
 
 
 class Replica:
@@ -54,7 +53,7 @@ class Replica:
                 await self.beat()
                 if fresh:
                     for statement in _FORGET:
-                        await self._database.ask(statement, days=KEPT_DAYS)
+                        await self._database.ask(statement)
                 fresh = False
             except LedgerError as error:
                 logger.warning("the lease of this replica could not be renewed: %s", error)

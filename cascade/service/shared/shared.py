@@ -10,12 +10,18 @@ from cascade.ledger.store import Store
 from cascade.service.config import ServiceConfig
 from cascade.service.keys import CHANNEL as KEYS_CHANNEL
 from cascade.service.keys import Keys
+from cascade.service.reload import Reloads
 from cascade.service.shared.budgets import SharedBudgets
 from cascade.service.shared.database import SharedDatabase
-from cascade.service.shared.listening import Listening
+from cascade.service.shared.listening import Hear, Listening
 from cascade.service.shared.replica import Replica
+from cascade.service.shared.rollouts import CHANNEL as ROLLOUTS_CHANNEL
+from cascade.service.shared.rollouts import Rollouts
 
 logger = logging.getLogger("cascade")
+
+LEAVING_S = 5.0
+"""For what is to be given back at the end; the ledger waits longer for its entries."""
 
 TIDIED_S = 60.0
 """Seconds between two looks for reservations that nobody here knows."""
@@ -34,23 +40,45 @@ class Shared:
     def __init__(self, url: str, store: Store, keys: Keys, config: ServiceConfig) -> None:
         self.database = SharedDatabase(url)
         self.replica = Replica(self.database, config.replicas.lease_s)
-        self._listening = Listening(self.database, {KEYS_CHANNEL: keys.forget})
+        self.rollouts: Rollouts | None = None
+        self._heard: dict[str, Hear] = {KEYS_CHANNEL: keys.forget}
         self.budgets = SharedBudgets(store, self.database, self.replica, config.budgets)
+
+    def roll_out(self, reloads: Reloads, every_s: float) -> None:
+        """Follow which versions of calibrations are in use."""
+        self.rollouts = Rollouts(self.database, self.replica, reloads, every_s)
+        self._heard[ROLLOUTS_CHANNEL] = self.rollouts.hear
+
+    async def begin(self) -> None:
+        """Say that this replica lives, and use the versions of calibrations that are in use now.
+
+        Raises:
+            UnavailableError: the database cannot be reached.
+        """
+        await self.replica.beat()
+        if self.rollouts is not None:
+            await self.rollouts.look()
 
     async def live(self) -> None:
         """Renew the lease, and keep in step with the others, until it is cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.replica.live())
-            tasks.create_task(self._listening.live())
+            tasks.create_task(Listening(self.database, self._heard).live())
+            if self.rollouts is not None:
+                tasks.create_task(self.rollouts.live())
             tasks.create_task(self._tidy())
 
     async def aclose(self) -> None:
         """Give back what is put aside, and leave; where the database is away, the lease lapses."""
         try:
-            await self.budgets.aclose()
-            await self.replica.leave()
-        except LedgerError as error:
-            logger.warning("what was put aside is released with the lease: %s", error)
+            if self.rollouts is not None:
+                await self.rollouts.aclose()
+            async with asyncio.timeout(LEAVING_S):
+                await self.budgets.aclose()
+                await self.replica.leave()
+        except (LedgerError, TimeoutError) as error:
+            why = error or "the ledger's database does not answer"
+            logger.warning("what was put aside is released with the lease: %s", why)
         finally:
             await self.database.aclose()
 
