@@ -63,7 +63,7 @@ def answering_by_batch(
     *,
     rest_at_once: bool,
 ) -> Callable[..., Coroutine[Any, Any, Done]]:
-    """What answers the rows; where nobody looks at a progress bar, it says once what it waits for."""
+    """What answers the rows; without a progress bar it says once what it waits for."""
     from cascade.jobs.provider import Terms, run_by_batch  # noqa: PLC0415 - heavy
 
     async def answer(*, progress: Callable[[Done], None], **how: Any) -> Done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -201,17 +202,18 @@ async def write_requests(
         limits: of one batch.
         unsendable: is told of a row that fits into no batch.
     """
-    sent = bytearray()
+    sent = array("q")  # a row that has changed is in a batch by its number alone
     for batch in folder.batches():
         for custom_id in folder.custom_ids(batch):
             number = row_of(custom_id)
-            sent.extend(bytes(max(0, number + 1 - len(sent))))
-            sent[number] = 1
+            sent.extend([0] * (number + 1 - len(sent)))
+            sent[number] = hash(custom_id)
     requests = Requests(folder, limits)
     for row in rows:
         record = journal.find(row.number)
-        waits = record is not None and record.status == "waiting" and record.key == row.key
-        if record is None or not waits or (row.number < len(sent) and sent[row.number]):
+        if record is None or record.status != "waiting" or record.key != row.key:
+            continue
+        if row.number < len(sent) and sent[row.number] == hash(_custom_id(record)):
             continue
         try:
             assert row.question is not None, "what waits was asked"

@@ -14,7 +14,7 @@ import pytest
 
 from cascade import Cascade, Price, Tier
 from cascade.errors import BadRequestError, ConfigurationError
-from cascade.jobs import Journal, Row, write_output
+from cascade.jobs import Journal, Record, Row, write_output
 from cascade.jobs.provider import (
     AtProvider,
     BatchDone,
@@ -365,3 +365,49 @@ async def test_a_note_that_cannot_be_read_stops_it(server: BatchServer, tmp_path
     with pytest.raises(ConfigurationError, match="its rows would be paid for again"):
         await run(pair(server), tmp_path)
     assert math.isclose(len(server.remote), 0)
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+async def test_killed_while_answers_are_taken_in_each_call_is_one_entry_of_the_ledger(
+    after: int, server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, taken = Journal.add, 0
+
+    def dies(journal: Journal, record: Record) -> None:
+        nonlocal taken
+        if record.escalated:
+            if taken == after:
+                raise KeyboardInterrupt
+            taken += 1
+        add(journal, record)
+
+    async with open_store(f"sqlite:///{tmp_path / 'ledger.db'}") as store:
+        cascade = pair(server, ledger=store)
+        with monkeypatch.context() as dying:
+            dying.setattr(Journal, "add", dies)
+            with pytest.raises(KeyboardInterrupt):
+                await run(cascade, tmp_path)
+        done = await run(cascade, tmp_path)
+        await store.flush()
+        stored = [item.entry async for item in store.stored()]
+    assert (done.by_batch, len(server.remote)) == (HARD - after, 1)
+    by_batch = [entry for entry in stored if entry.node == "expert"]
+    assert [entry.cost_usd for entry in by_batch] == [BODY_USD] * HARD
+    cost = sum((Decimal(row["cost_usd"]) for row in output(tmp_path)), Decimal(0))
+    assert cost == sum((entry.cost_usd or Decimal(0) for entry in stored), Decimal(0))
+    with Journal(tmp_path / "j", made_by_batch(cascade)) as journal:
+        assert journal.spent_usd == cost
+
+
+async def test_a_row_that_has_changed_meanwhile_is_asked_anew(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    server.fails("retrieve", "refuse")
+    cascade = pair(server)
+    with pytest.raises(BadRequestError):
+        await run(cascade, tmp_path)
+    changed = [*rows()[:-3], Row(9, {"id": 9}, "question 999"), *rows()[-2:]]
+    done = await run(cascade, tmp_path, changed)
+    assert (done.answered, done.by_batch) == (HARD, HARD)
+    assert output(tmp_path)[9]["answer"] == "gpt-4o on question 999"
+    assert [len(batch.lines) for batch in server.remote.values()] == [4, 1]
