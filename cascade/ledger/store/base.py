@@ -199,6 +199,9 @@ class Backend(ABC):
         del batch
         return False
 
+    async def tidy(self) -> None:  # noqa: B027 - most have nothing to do
+        """Do what `write_now` leaves undone because it would take long; called now and then."""
+
     @abstractmethod
     async def page(
         self, selection: Selection, after: Stored | None, limit: int

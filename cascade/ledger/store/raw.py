@@ -99,6 +99,10 @@ class RawWriter:
         """
         _ATTEMPTS.into(self._connected().cursor(), [attempt_row(attempt)])
 
+    def move_journal(self) -> None:
+        """Move what SQLite's journal has collected into the database, as far as nobody reads it."""
+        self._connected().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+
     def close(self) -> None:
         """Close the connection."""
         if self._kept is not None:

@@ -65,6 +65,9 @@ logger = logging.getLogger("cascade")
 
 T = TypeVar("T")
 
+LONG_JOURNAL = 4_096 * 1_000
+"""Bytes of a journal that is to be moved into the database: as many pages as SQLite waits for."""
+
 
 class SqlBackend(Backend):
     """A ledger in a database that SQLAlchemy reaches.
@@ -110,6 +113,15 @@ class SqlBackend(Backend):
         if self._at_once is None or self._file != identity_of(self._path):
             return False
         return self._at_once.write(batch) and self._file == identity_of(self._path)
+
+    async def tidy(self) -> None:
+        """Move the journal of SQLite into the database once it is long: that waits for the disk."""
+        journal = journal_of(self._path)
+        if self._at_once is None or journal is None or self._file != identity_of(self._path):
+            return
+        if journal.stat().st_size > LONG_JOURNAL:
+            with self._at_once.held_off():
+                self._raw().move_journal()
 
     async def write(self, batch: Batch) -> None:
         """Write the batch in one transaction."""

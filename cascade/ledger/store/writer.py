@@ -26,7 +26,7 @@ T = TypeVar("T")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 2.0
 """Between two tries to write; each pause is twice the one before."""
 
-MOST_AT_ONCE = 64
+MOST_AT_ONCE = 128
 """So much is written by who waits in an event loop; more is for the writer's thread."""
 
 MOST_TOLD = 100
@@ -121,6 +121,9 @@ class Writer:
         """Write calls that are about to be sent in the thread that asks, after the entries of their
         runs: once a call is sent, what came before it in its run is in the database.
 
+        All else that waits is written with them. For each row of its own the other thread would
+        wait until this one lets go of the interpreter, and hold the database all that time.
+
         Returns:
             whether that was done. Not while the other thread writes such entries, or has more to
             write than an event loop should wait for.
@@ -129,13 +132,14 @@ class Writer:
         with self._room:
             if self._stopping or any(is_entry_of(runs, item) for item in self._writing):
                 return False
-            needed = any(is_entry_of(runs, item) for item in self._items)
-            items = list(self._items) if needed else []
+            items = list(self._items)
             if len(items) > MOST_AT_ONCE:
-                return False
+                if any(is_entry_of(runs, item) for item in items):
+                    return False
+                items = []
             if not self._backend.write_now(batch_of([*items, *map(Item, begun)])):
                 return False
-            if needed:
+            if items:
                 self._items.clear()
                 self._room.notify_all()
         self._finish(items)
@@ -264,6 +268,8 @@ class Writer:
             timer.cancel()
             await self._write(self._take())
             self._writing = ()
+            with suppress(Exception):  # the next write reports it
+                await self._backend.tidy()
         await asyncio.sleep(0)  # what was asked a moment ago is a task after that
         reads = asyncio.all_tasks() - {asyncio.current_task()}
         if reads:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from cascade.errors import LedgerError
-from cascade.ledger.store import Batch, MemoryBackend, Store, open_store
+from cascade.ledger.store import Batch, MemoryBackend, Store, open_store, sql
 from cascade.ledger.store.base import Attempt
 from cascade.ledger.store.sql import SqlBackend
-from cascade.ledger.store.writer import Limits
+from cascade.ledger.store.writer import MOST_AT_ONCE, Limits
 from cascade.state import LedgerEntry
 
 
@@ -68,13 +68,50 @@ async def test_what_came_before_a_call_is_in_the_file_when_it_is_sent(tmp_path: 
         await store.flush()
         draft = await begin(store, "a")
         store.append([LedgerEntry(run_id="a", node="draft", attempt_id=draft)])
-        await begin(store, "b")
-        assert sorted(rows(path)) == ["a", "b"]
-        assert store.waiting == 1, "another run need not wait for it"
         await begin(store, "a")
-        assert sorted(rows(path)) == ["a", "b"]
+        assert rows(path) == ["a"], "the second one; the first has its entry"
         assert [entry.run_id for entry in await store.query()] == ["a"]
         assert store.waiting == 0
+
+
+async def test_what_waits_is_written_along_with_a_call_of_another_run(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    async with Store(Dead(f"sqlite+aiosqlite:///{path}"), limits=Limits(linger_s=60)) as store:
+        await store.flush()
+        store.append([LedgerEntry(run_id="a", node="draft")])
+        await begin(store, "b")
+        assert (rows(path), store.waiting) == (["b"], 0)
+
+
+async def test_more_than_a_loop_should_wait_for_is_left_to_the_writers_thread() -> None:
+    backend = Quick()
+    async with Store(backend, limits=Limits(linger_s=60)) as store:
+        store.append([LedgerEntry(run_id="a", node="draft")] * (MOST_AT_ONCE + 1))
+        await begin(store, "b")
+        assert (backend.groups, store.waiting) == ([["b"]], MOST_AT_ONCE + 1)
+        await begin(store, "a")
+        assert backend.groups == [["b"]], "its own entries come first"
+        assert len(await store.query()) == MOST_AT_ONCE + 1
+
+
+async def test_the_journal_is_moved_though_the_thread_has_nothing_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "LONG_JOURNAL", 200_000)
+    path = tmp_path / "ledger.db"
+    backend = SqlBackend(f"sqlite+aiosqlite:///{path}")
+    async with Store(backend, limits=Limits(linger_s=0.0)) as store:
+        await store.flush()
+        longest = 0
+        for number in range(400):
+            attempt = Attempt(attempt_id=f"{number:04}", run_id=f"{number:04}", node="draft")
+            while not backend.write_now(Batch(attempts=[attempt])):
+                await store.flush()
+            if number % 20 == 0:
+                await store.flush()
+                longest = max(longest, (tmp_path / "ledger.db-wal").stat().st_size)
+        assert len(rows(path)) == 400
+        assert 200_000 < longest < 500_000
 
 
 async def test_calls_that_begin_in_one_round_of_the_loop_are_written_together() -> None:
@@ -198,15 +235,3 @@ def test_after_a_fork_the_connection_of_the_parent_is_left_alone(tmp_path: Path)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     store.close()
     assert rows(path) == ["parent"]
-
-
-async def test_the_journal_is_moved_into_the_database_all_the_same(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    async with open_store(f"sqlite:///{path}") as store:
-        for i in range(1500):
-            attempt_id = await begin(store, str(i))
-            assert attempt_id is not None
-            store.withdraw(attempt_id)
-        await store.flush()
-        assert path.with_name("ledger.db-wal").stat().st_size < 10_000_000
-        assert rows(path) == []
