@@ -16,6 +16,7 @@ from cascade.cli import (
     doctor,
     evaluate,
     keys,
+    lessons,
     plan,
     report,
     scale,
@@ -65,6 +66,7 @@ app.command(epilog=serve.EXAMPLE)(serve.serve)
 app.command(epilog=shadow.EXAMPLE)(shadow.shadow)
 app.add_typer(calibration.app, name="calibration")
 app.add_typer(keys.app, name="keys")
+app.add_typer(lessons.app, name="lessons")
 
 
 def main() -> None:

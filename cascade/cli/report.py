@@ -84,8 +84,13 @@ async def _make(ledger: str, selection: Selection, by: list[str], precision: flo
         return await make_report(store, selection, by=by, precision=precision)
 
 
-def must_exist(ledger: str) -> None:
+def must_exist(ledger: str, what: str = "ledger", schema: str = "ledger_schema") -> None:
     """Refuse a file that is no ledger: reading it would make an empty one of it.
+
+    Args:
+        ledger: its address.
+        what: what it should be, if not a ledger.
+        schema: the table by which that is known.
 
     Raises:
         ConfigurationError: there is no such file, or there is something else in it.
@@ -99,14 +104,14 @@ def must_exist(ledger: str) -> None:
         raise ConfigurationError(f"{mask_keys(ledger)}: there is no file {shown}.")
     with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as file:
         try:
-            found = file.execute("SELECT 1 FROM sqlite_master WHERE name = 'ledger_schema'")
-            is_ledger = found.fetchone() is not None
+            found = file.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (schema,))
+            is_there = found.fetchone() is not None
         except sqlite3.OperationalError:
             return  # locked, or its folder cannot be written: the store tells which
         except sqlite3.DatabaseError as error:
             raise ConfigurationError(f"{ledger}: {path} is no SQLite file: {error}.") from error
-    if not is_ledger:
-        raise ConfigurationError(f"{ledger}: there is no ledger in {path}.")
+    if not is_there:
+        raise ConfigurationError(f"{ledger}: there is no {what} in {path}.")
 
 
 def selection_of(

@@ -7,11 +7,14 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, delete, insert, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from cascade.ledger.store.engines import RETRY_S
+from cascade.ledger.store import Selection, open_store
+from cascade.ledger.store.engines import BUSY_MS, RETRY_S, make_engine, told_apart
+from cascade.ledger.store.opening import database_url
+from cascade.ledger.store.tables import attempts, entries, pending, texts
 from cascade.teaching.lessons import LessonSelection
 from cascade.teaching.schema import deleted, exported, exports, lessons, verdicts
 from cascade.teaching.writing import changed, where
@@ -62,7 +65,30 @@ def _files_with(connection: Connection, run_ids: Sequence[str]) -> Sequence[str]
 
 
 def _delete(connection: Connection, table: Table, which: ColumnElement[bool]) -> int:
-    return connection.execute(delete(table).where(or_(which))).rowcount
+    return connection.execute(delete(table).where(which)).rowcount
+
+
+async def erase_from_ledger(url: str, selection: Selection) -> tuple[int, bool]:
+    """Delete entries of a ledger with their texts, audits and verdicts, and scrub its files.
+
+    Labels of drafts (`labelled_drafts`) and calibrations from a shadow start are made of these
+    entries, and have nothing of them any more. The sums of the ledger are without them, too.
+
+    Args:
+        url: of the ledger.
+        selection: which entries.
+
+    Returns:
+        how many entries there were, and whether the database's files hold nothing of them.
+    """
+    async with open_store(url) as ledger:
+        n = await ledger.delete(selection)
+    engine = make_engine(database_url(url))
+    try:
+        with told_apart():
+            return n, await scrub(engine, (entries, attempts, texts, pending))
+    finally:
+        await engine.dispose()
 
 
 async def scrub(engine: AsyncEngine, tables: Sequence[Table]) -> bool:
@@ -96,8 +122,13 @@ async def _empty_journal(engine: AsyncEngine) -> bool:
     async with engine.connect() as connection:
         driver = (await connection.get_raw_connection()).driver_connection
         assert driver is not None
-        # Past SQLAlchemy, which would begin a transaction, in which there are no checkpoints.
-        cursor = await driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        busy, *_ = await cursor.fetchone()
-        await cursor.close()
+        # Past SQLAlchemy, which would begin a transaction, in which there are no checkpoints; and
+        # without SQLite's own long wait for readers, in which nobody could be told anything.
+        await driver.execute("PRAGMA busy_timeout = 0")
+        try:
+            cursor = await driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            busy, *_ = await cursor.fetchone()
+            await cursor.close()
+        finally:
+            await driver.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     return not busy

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -62,6 +63,10 @@ class SqlLessonStore(LessonStore):
         self._retained_at = -math.inf
         self._engine: AsyncEngine | None = None
         self._opening = asyncio.Lock()
+        # A database in memory is one connection, and has room for one transaction at a time.
+        self._alone: AbstractAsyncContextManager[object] = (
+            asyncio.Lock() if in_memory else nullcontext()
+        )
 
     async def put(self, lesson: Lesson) -> bool:
         """Keep a lesson; returns whether it is new."""
@@ -220,7 +225,7 @@ class SqlLessonStore(LessonStore):
     async def _rows(self, statement: Any) -> Sequence[Mapping[str, Any]]:
         engine = (await self._open()).execution_options(**{READS: True})
         with told_apart("the lessons' database"):
-            async with engine.connect() as connection:
+            async with self._alone, engine.connect() as connection:
                 result = await connection.execute(statement)
                 return [dict(row) for row in result.mappings()]
 
@@ -234,7 +239,7 @@ class SqlLessonStore(LessonStore):
     async def _transact(self, work: Callable[[Connection], T]) -> T:
         engine = await self._open()
         with told_apart("the lessons' database"):
-            async with engine.begin() as connection:
+            async with self._alone, engine.begin() as connection:
                 if engine.dialect.name == "postgresql":
                     lock = text("SELECT pg_advisory_xact_lock(:key)")
                     await connection.execute(lock, {"key": LOCK})
@@ -243,7 +248,9 @@ class SqlLessonStore(LessonStore):
     async def _delete(self, selection: LessonSelection) -> Deleted:
         found = await self._transact(lambda c: erasing.delete_from(c, selection))
         with told_apart("the lessons' database"):
-            scrubbed = await erasing.scrub(await self._open(), schema.metadata.sorted_tables)
+            engine = await self._open()
+            async with self._alone:
+                scrubbed = await erasing.scrub(engine, schema.metadata.sorted_tables)
         if not scrubbed:
             logger.warning(
                 "lessons were deleted, but another process keeps the database's journal open: what "

@@ -1,0 +1,238 @@
+"""`cascade lessons`: what was kept of escalated questions, and the terms of models' answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from cascade._words import counted
+from cascade.cli.console import err, out, print_json, reports_errors
+from cascade.cli.report import must_exist
+from cascade.cli.serve import require_service
+from cascade.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from cascade.ledger.store import Selection
+    from cascade.teaching import Deleted, Lesson, LessonSelection, LessonStore
+
+T = TypeVar("T")
+
+EXAMPLE = "Example: cascade lessons delete cascade.yaml --user ada"
+Where = Annotated[
+    str, typer.Argument(help="The service's configuration, or the address of the lessons.")
+]
+User = Annotated[str | None, typer.Option(help="Of this user, the tag `user` of a run.")]
+Tenant = Annotated[
+    str | None, typer.Option(help="Of this tenant, the tag `tenant`, else the id of a key.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Show and delete lessons, and state what may be done with models' answers.",
+    epilog=EXAMPLE,
+)
+
+
+@app.command(name="list")
+@reports_errors
+def list_lessons(
+    where: Where,
+    *,
+    user: User = None,
+    tenant: Tenant = None,
+    run: Annotated[str | None, typer.Option(help="Of this run.")] = None,
+    task: Annotated[str | None, typer.Option(help="Of this task.")] = None,
+    days: Annotated[float | None, typer.Option(min=0.001, help="The last so many days.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the oldest first.")] = 100,
+    json: Json = False,
+) -> None:
+    """Show lessons; with --json whole, with all that was said of them."""
+    since = None if days is None else datetime.now(UTC) - timedelta(days=days)
+    selection = _selection(user=user, tenant=tenant, run_id=run, task=task, since=since)
+    address, _ = _addresses(where)
+
+    async def read(store: LessonStore) -> list[Lesson]:
+        found: list[Lesson] = []
+        async for lesson in store.lessons(selection):
+            found.append(lesson)
+            if len(found) == limit:
+                break
+        return found
+
+    lessons = _with_store(address, read)
+    if json:
+        print_json([lesson.model_dump(mode="json") for lesson in lessons])
+        return
+    for lesson in lessons:
+        out.print(_line(lesson), markup=False, soft_wrap=True)
+
+
+@app.command()
+@reports_errors
+def delete(
+    where: Where,
+    *,
+    user: User = None,
+    tenant: Tenant = None,
+    run: Annotated[str | None, typer.Option(help="Of this run.")] = None,
+    older_than: Annotated[
+        float | None, typer.Option(min=0, metavar="DAYS", help="Lessons older than this.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All lessons there are.")] = False,
+    ledger: Annotated[
+        str | None,
+        typer.Option(help="A ledger whose entries are deleted too; a configuration names its own."),
+    ] = None,
+    keep_ledger: Annotated[
+        bool, typer.Option("--keep-ledger", help="Leave the configuration's ledger as it is.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Delete lessons and verdicts for good; with --user, --tenant or --run the ledger's, too."""
+    chosen = [name for name in (user, tenant, run, older_than) if name is not None]
+    if len(chosen) + everything != 1:
+        raise ConfigurationError(
+            "say what to delete, in one way: --user, --tenant, --run, --older-than or --all."
+        )
+    if ledger is not None and keep_ledger:
+        raise ConfigurationError("give --ledger or --keep-ledger, not both.")
+    address, known = _addresses(where)
+    age = None if older_than is None else timedelta(days=older_than)
+    selection = None if age is not None else _selection(user=user, tenant=tenant, run_id=run)
+    gone = _with_store(
+        address, lambda store: store.delete(selection, older_than=age, everything=everything)
+    )
+    of_ledger = ledger if ledger is not None else None if keep_ledger else known
+    entries, scrubbed = 0, gone.scrubbed
+    for entry_selection in _of_ledger(user, tenant, run):
+        if of_ledger is not None:
+            n, clean = _erase(of_ledger, entry_selection)
+            entries, scrubbed = entries + n, scrubbed and clean
+    _tell(gone, entries, of_ledger is not None and bool(user or tenant or run), scrubbed, json)
+
+
+@app.command()
+@reports_errors
+def terms(
+    where: Where,
+    model: Annotated[
+        str | None, typer.Argument(help="provider:name, or provider:* for all of a provider.")
+    ] = None,
+    *,
+    may_train: Annotated[
+        bool | None,
+        typer.Option("--may-train/--no-train", help="Whether models may be trained on answers."),
+    ] = None,
+    remember: Annotated[
+        bool,
+        typer.Option("--may-remember/--no-remember", help="Whether they may be shown as examples."),
+    ] = True,
+    source: Annotated[str, typer.Option(help="Where that is written.")] = "",
+    as_of: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="When it was read; today if not.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what was stated of models, or state it of one."""
+    from cascade.teaching import Terms  # noqa: PLC0415 - heavy
+
+    address, _ = _addresses(where)
+    if model is not None:
+        day = date.today() if as_of is None else as_of.date()  # noqa: DTZ011 - of who says it
+        stated = Terms(may_train=may_train, may_remember=remember, source=source, as_of=day)
+        _with_store(address, lambda store: store.state_terms(model, stated))
+    found = _with_store(address, lambda store: store.terms())
+    if json:
+        print_json({name: terms.model_dump(mode="json") for name, terms in found.items()})
+        return
+    for name, kept in found.items():
+        trains = {None: "not stated", True: "allowed", False: "forbidden"}[kept.may_train]
+        remembers = "allowed" if kept.may_remember else "forbidden"
+        where_from = f"; {kept.source}" if kept.source else ""
+        day_of = f" ({kept.as_of})" if kept.as_of else ""
+        said = f"{name}: training {trains}, examples {remembers}{where_from}{day_of}"
+        out.print(said, markup=False, soft_wrap=True)
+
+
+def _selection(**conditions: object) -> LessonSelection:
+    from cascade.teaching import LessonSelection  # noqa: PLC0415 - heavy
+
+    return LessonSelection(**conditions)  # type: ignore[arg-type]
+
+
+def _of_ledger(user: str | None, tenant: str | None, run: str | None) -> list[Selection]:
+    from cascade.ledger.store import Selection  # noqa: PLC0415 - heavy
+
+    if user is not None:
+        return [Selection(tags={"user": user})]
+    if tenant is not None:
+        return [Selection(tags={"tenant": tenant}), Selection(tags={"key": tenant})]
+    return [] if run is None else [Selection(run_id=run)]
+
+
+def _addresses(where: str) -> tuple[str, str | None]:
+    """Where the lessons are, and the ledger of a configuration."""
+    if "://" in where:
+        return where, None
+    require_service()
+    from cascade.service.lessons import address_of  # noqa: PLC0415 - heavy
+    from cascade.service.reading import read_settings  # noqa: PLC0415 - heavy
+
+    config = read_settings(Path(where)).config
+    ledger = None if config.ledger is None else config.ledger.url
+    kept = None if ledger is None or ledger.startswith("memory:") else ledger
+    return address_of(config), kept
+
+
+def _with_store(address: str, work: Callable[[LessonStore], Awaitable[T]]) -> T:
+    from cascade.teaching import open_lessons  # noqa: PLC0415 - heavy
+
+    must_exist(address, "lesson", "teaching_schema")
+
+    async def run() -> T:
+        async with open_lessons(address) as store:
+            return await work(store)
+
+    return asyncio.run(run())
+
+
+def _erase(ledger: str, selection: Selection) -> tuple[int, bool]:
+    from cascade.teaching.erasing import erase_from_ledger  # noqa: PLC0415 - heavy
+
+    must_exist(ledger)
+    return asyncio.run(erase_from_ledger(ledger, selection))
+
+
+def _tell(gone: Deleted, entries: int, had_ledger: bool, scrubbed: bool, json: bool) -> None:
+    if json:
+        figures = {"lessons": gone.lessons, "verdicts": gone.verdicts, "scrubbed": scrubbed}
+        of_ledger = {"ledger_entries": entries if had_ledger else None}
+        print_json(figures | of_ledger | {"exports": list(gone.exports)})
+    else:
+        parts = [counted(gone.lessons, "lesson"), counted(gone.verdicts, "verdict")]
+        parts += [f"from the ledger: {entries:,}"] * had_ledger
+        out.print(f"deleted: {', '.join(parts)}", markup=False)
+    for path in gone.exports:
+        err.print(f"still in a file that was exported before: {path}", markup=False, soft_wrap=True)
+    if not scrubbed:
+        err.print(
+            "another process keeps the database's journal open: what is in it goes with the next "
+            "deletion, or when that process closes it",
+            markup=False,
+        )
+
+
+def _line(lesson: Lesson) -> str:
+    said = {True: "said wrong", False: "said right", None: ""}[
+        lesson.draft_is_wrong if lesson.origin == "audited" else lesson.answer_is_wrong
+    ]
+    question = " ".join(lesson.question.split())
+    short = question if len(question) <= 60 else f"{question[:59]}…"
+    parts = [f"{lesson.at:%Y-%m-%d %H:%M}", lesson.run_id, lesson.task, lesson.origin]
+    return "  ".join(filter(None, [*parts, lesson.user, lesson.answer_model, said, short]))
