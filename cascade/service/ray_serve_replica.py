@@ -8,20 +8,29 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cascade.service.faults import ServiceError
 from cascade.service.health import database_of
-from cascade.service.ray_serve_checks import refuse_for_serve, refuse_unshared
+from cascade.service.ray_serve_checks import modes_in, refuse_for_serve, refuse_unshared
 from cascade.service.reading import read_settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Gateway", "OneRequestId"]
+    from cascade.service.service import Service
+
+__all__ = ["Fronted", "Gateway"]
 
 logger = logging.getLogger("cascade")
 
 WARM_S = 60.0
 """A replica gets requests when its weights are loaded and its connections open, or after this."""
+
+WATCHED_S = 20.0
+"""For so long a page is told of finished requests by one replica."""
+
+EVENTS = "/page/api/events"
+BODY = "http.response.body"
 
 UNREADY_S = 120.0
 """A replica whose database does not answer for so long is replaced; for less, restarting would end
@@ -57,12 +66,29 @@ class Gateway:
             refuse_unshared(settings.config, f"{context.world_size} replicas")
         set_up_logs(settings.config.log)
         made = create_app(settings.config, settings.path.parent)
-        made.add_middleware(OneRequestId)
+        _refuse_a_mode_of_one(made)
+        made.add_middleware(Fronted)
         made.add_middleware(
             ProxyHeadersMiddleware, trusted_hosts=list(settings.config.listen.proxies)
         )
         self._app = made
         return made
+
+    async def reconfigure(self, user_config: object) -> None:
+        """What a Serve configuration says under `user_config`, to all replicas, those to come too:
+        `modes` of cascades by their names. A cascade that is not named goes by the configuration.
+
+        Raises:
+            ConfigurationError: there is no such key, cascade or mode.
+        """
+        assert self._app is not None, "Ray builds it first"
+        service: Service = self._app.state.service
+        modes = modes_in(user_config, service.config)
+        for name, mode in modes.items():
+            served = service.served[name].cascade
+            if served.mode != mode:
+                served.mode = mode
+                logger.info("%s: runs in the mode %s", name, mode)
 
     async def check_health(self) -> None:
         """Asked by Ray before the first request, and every few seconds; who raises is replaced.
@@ -80,9 +106,36 @@ class Gateway:
             raise RuntimeError(f"the ledger's database has not answered for {silent_s:.0f} s")
 
 
-class OneRequestId:
-    """Leaves `X-Request-Id` in answers to Ray's proxy: it gives every request one, hands it on, and
-    puts it on the answer itself.
+def _refuse_a_mode_of_one(app: FastAPI) -> None:
+    """In place of `PUT /admin/cascades/NAME/mode`, which would change the replica that it meets."""
+    from fastapi import Depends  # noqa: PLC0415 - heavy
+
+    from cascade.service.admin import admin_key  # noqa: PLC0415 - heavy
+
+    async def refuse(name: str) -> None:
+        raise ServiceError(
+            409,
+            f"one replica alone would change: say user_config: {{modes: {{{name}: …}}}} for the "
+            "deployment in the Serve configuration, and deploy it again.",
+            code="mode_not_possible",
+        )
+
+    app.add_api_route(
+        "/admin/cascades/{name}/mode",
+        refuse,
+        methods=["PUT"],
+        dependencies=[Depends(admin_key)],
+        include_in_schema=False,
+    )
+    app.router.routes.insert(0, app.router.routes.pop())
+
+
+class Fronted:
+    """An application behind Ray's proxy, which gives every request an `X-Request-Id`, hands it on,
+    and puts it on the answer itself: the answer's own is left out.
+
+    Streams of the page end after a while, and browsers open them again: Ray waits for the requests
+    of a replica before it stops it, and theirs would never end.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -90,11 +143,33 @@ class OneRequestId:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
+        begun = ended = False
 
         async def sending(message: Message) -> None:
+            nonlocal begun, ended
             if message["type"] == "http.response.start":
                 kept = [pair for pair in message["headers"] if pair[0].lower() != b"x-request-id"]
-                message = {**message, "headers": kept}
+                message, begun = {**message, "headers": kept}, True
+            ended = ended or (begun and not message.get("more_body", message["type"] != BODY))
             await send(message)
 
-        await self._app(scope, receive, sending)
+        if scope.get("path") != EVENTS:
+            await self._app(scope, receive, sending)
+            return
+        await self._app(scope, _until(receive, WATCHED_S), sending)
+        if begun and not ended:
+            await send({"type": BODY, "body": b""})
+
+
+def _until(receive: Receive, seconds: float) -> Receive:
+    """To the application the client goes away after so long."""
+    end = asyncio.get_running_loop().time() + seconds
+
+    async def receiving() -> Message:
+        try:
+            async with asyncio.timeout_at(end):
+                return await receive()
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+
+    return receiving
