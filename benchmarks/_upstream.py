@@ -85,7 +85,9 @@ def _streamed(model: str, low: bool, top: int | None, usage: bool) -> bytes:
     return head_line + b"transfer-encoding: chunked\r\n\r\n" + framed + b"0\r\n\r\n"
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
+    """One client's; subclasses deliver their answers in another way."""
+
     counts: ClassVar[Counter[str]] = Counter()
     late_s: ClassVar[float] = 0.0
 
@@ -103,13 +105,17 @@ class _Connection(asyncio.Protocol):
                 return
             body = self._buffer[end + 4 : end + 4 + length]
             self._buffer = self._buffer[end + 4 + length :]
-            answer = self._answer(head, body)
-            if self.late_s and not head.startswith(b"get "):
-                asyncio.get_running_loop().call_later(self.late_s, self._late, answer)
-            else:
-                self._transport.write(answer)
+            self._deliver(head, body, self._answer(head, body))
 
-    def _late(self, answer: bytes) -> None:
+    def _deliver(self, head: bytes, body: bytes, answer: bytes) -> None:
+        del body  # for whom it is of interest
+        if self.late_s and not head.startswith(b"get "):
+            asyncio.get_running_loop().call_later(self.late_s, self.late, answer)
+        else:
+            self._transport.write(answer)
+
+    def late(self, answer: bytes) -> None:
+        """Write an answer, if somebody is still there."""
         if not self._transport.is_closing():
             self._transport.write(answer)
 
@@ -142,13 +148,13 @@ def upstream(late_ms: int = 0) -> Iterator[int]:
             process.terminate()
 
 
-async def serve(port: int, seconds: float) -> None:
+async def serve(port: int, seconds: float, connection: type[Connection] = Connection) -> None:
     """Answer until a signal comes or the time is over."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = await loop.create_server(_Connection, "127.0.0.1", port, backlog=1024)
+    server = await loop.create_server(connection, "127.0.0.1", port, backlog=1024)
     print(f"READY {server.sockets[0].getsockname()[1]}", flush=True)
     with suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
@@ -162,7 +168,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--late-ms", type=float, default=0)
     given = parser.parse_args()
-    _Connection.late_s = given.late_ms / 1000
+    Connection.late_s = given.late_ms / 1000
     uvloop.run(serve(given.port, given.seconds))
 
 

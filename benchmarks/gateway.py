@@ -27,7 +27,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -136,8 +136,24 @@ def _started(command: list[str], folder: Path, **variables: str) -> Iterator[sub
                 process.wait()
 
 
-def configured(folder: Path, behind: int, port: int, *settings: str) -> str:
-    """The configuration of a service, and a new key in its ledger; returns the key's secret."""
+def configured(
+    folder: Path,
+    behind: int,
+    port: int,
+    *settings: str,
+    ledger: str = "sqlite:///ledger.db",
+    more: Mapping[str, object] | None = None,
+) -> str:
+    """The configuration of a service, and a new key in its ledger; returns the key's secret.
+
+    Args:
+        folder: where the configuration is written.
+        behind: port of the models' server.
+        port: of the service.
+        settings: options of `cascade keys create`.
+        ledger: its address.
+        more: keys of the cascade.
+    """
     tiers = [
         {
             "model": f"openai:{tier}",
@@ -149,8 +165,10 @@ def configured(folder: Path, behind: int, port: int, *settings: str) -> str:
     ]
     config = {
         "listen": {"port": port},
-        "ledger": "sqlite:///ledger.db",
-        "cascades": {"assistant": {"tiers": tiers, "queue": 4096, "concurrency": 512}},
+        "ledger": ledger,
+        "cascades": {
+            "assistant": {"tiers": tiers, "queue": 4096, "concurrency": 512, **(more or {})}
+        },
     }
     (folder / "cascade.yaml").write_text(json.dumps(config), encoding="utf-8")
     made = subprocess.run(

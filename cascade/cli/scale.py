@@ -49,9 +49,13 @@ def scale(  # noqa: PLR0913 - every one is an option of the command
     small_s: Annotated[
         float | None, _option("Seconds of a draft and its check, without any queue.", TRAFFIC)
     ] = None,
-    small_cv: Annotated[float, _option("Its standard deviation over its mean.", TRAFFIC)] = 1.0,
+    small_cv: Annotated[
+        float | None, _option("Its standard deviation over its mean. [default: 1]", TRAFFIC)
+    ] = None,
     large_s: Annotated[float | None, _option("Seconds of a large answer.", TRAFFIC)] = None,
-    large_cv: Annotated[float, _option("Its standard deviation over its mean.", TRAFFIC)] = 1.0,
+    large_cv: Annotated[
+        float | None, _option("Its standard deviation over its mean. [default: 1]", TRAFFIC)
+    ] = None,
     input_tokens: Annotated[int | None, _option("Of a request. [default: 400]", TRAFFIC)] = None,
     output_tokens: Annotated[
         int | None, _option("Of the small model's answer. [default: 150]", TRAFFIC)
@@ -126,7 +130,7 @@ def scale(  # noqa: PLR0913 - every one is an option of the command
             metavar="FACTOR,S,S[,SHARE]",
         ),
     ] = None,
-    seed: Annotated[int, _option("Of what is random.", SIMULATION)] = 0,
+    seed: Annotated[int | None, _option("Of what is random. [default: 0]", SIMULATION)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Work out what a rate needs, costs and saves, and which part ends first, by which law."""
@@ -136,12 +140,16 @@ def scale(  # noqa: PLR0913 - every one is an option of the command
         "peak": peak,
         "escalation": escalation,
         "audited": audited,
-        "small": _time(small_s, small_cv),
-        "large": _time(large_s, large_cv),
+        "small": _time("small", small_s, small_cv),
+        "large": _time("large", large_s, large_cv),
         "input_tokens": input_tokens,
         "output_tokens": output_tokens,
         "large_output_tokens": large_output_tokens,
     }
+    if simulate is None:
+        _needs("--simulate SECONDS", burst=burst, seed=seed is not None)
+    if ledger is None:
+        _needs("--ledger", days=days, tag=tag)
     traffic = None if ledger is None else _traffic(ledger, days, tag or [])
     workloads = _workloads(rate or [], given, traffic)
     rest = {"gateway_cpu_ms": cpu_ms, "database_rows_per_s": database_rows}
@@ -158,15 +166,25 @@ def scale(  # noqa: PLR0913 - every one is an option of the command
         (small, small_price), (large, large_price), (replica_hour, gateway_hour, database_hour)
     )
     found = [needs(workload, capacity, costs) for workload in workloads]
-    bursts = _bursts(burst, simulate)
-    simulated = [_simulated(each, capacity, bursts, simulate, seed) for each in found]
+    bursts = None if burst is None else _bursts(burst)
+    simulated = [_simulated(each, capacity, bursts, simulate, seed or 0) for each in found]
     _show(found, [each for each in simulated if each is not None], traffic, as_json=json)
 
 
-def _time(mean_s: float | None, cv: float) -> Any:
+def _needs(other: str, **given: object) -> None:
+    """Refuse options that would be ignored without another one."""
+    for name, value in given.items():
+        if value:
+            raise ConfigurationError(f"--{name.replace('_', '-')} means nothing without {other}.")
+
+
+def _time(model: str, mean_s: float | None, cv: float | None) -> Any:
     from cascade.fleet import LognormalTime  # noqa: PLC0415 - see above
 
-    return None if mean_s is None else LognormalTime(mean_s=mean_s, cv=cv)
+    if mean_s is None:
+        _needs(f"--{model}-s", **{f"{model}_cv": cv is not None})
+        return None
+    return LognormalTime(mean_s=mean_s, cv=1.0 if cv is None else cv)
 
 
 def _traffic(ledger: str, days: float | None, tags: list[str]) -> Traffic:
@@ -240,13 +258,9 @@ def _usd(text: str | None) -> Decimal | None:
         raise ConfigurationError(f"{text!r} is no amount of dollars: write 2.50.") from None
 
 
-def _bursts(text: str | None, simulate: float | None) -> Bursts | None:
+def _bursts(text: str) -> Bursts:
     from cascade.fleet import Bursts  # noqa: PLC0415 - see above
 
-    if text is None:
-        return None
-    if simulate is None:
-        raise ConfigurationError("--burst is simulated: give --simulate SECONDS.")
     names = ("factor", "lasts_s", "every_s", "escalation")
     parts = text.split(",")
     try:

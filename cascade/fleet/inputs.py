@@ -13,6 +13,7 @@ from cascade.ledger import ListPrice, Price
 
 __all__ = [
     "BYTES_PER_REQUEST",
+    "DATABASE_ROWS_PER_S",
     "GATEWAY_CPU_MS",
     "ROWS_PER_REQUEST",
     "Capacity",
@@ -24,12 +25,17 @@ GATEWAY_CPU_MS = 2.6
 """Of one worker of `cascade serve` with a ledger in SQLite and 1.3 calls a request, 512 requests at
 once: the table of docs/gateway.md, `python benchmarks/gateway.py --rounds 3 --requests 800`."""
 
-ROWS_PER_REQUEST = 6.1
-"""Rows that a request with 1.3 calls writes to PostgreSQL: for each call a line before it is sent,
-which its entry takes away, and an entry for each node: `python benchmarks/fleet.py --ledger`."""
+ROWS_PER_REQUEST = 7.9
+"""Rows that a request with 1.3 calls inserts into PostgreSQL (5.6) and deletes there (2.3): a line
+for each call before it is sent, which its entry takes away, and an entry for each node:
+`python benchmarks/fleet.py --ledger`."""
 
-BYTES_PER_REQUEST = 2_800
-"""What they take there with their indexes, once vacuumed; the same command. Texts are not kept."""
+BYTES_PER_REQUEST = 2_630
+"""What they take there with their indexes; the same command. Texts are not kept."""
+
+DATABASE_ROWS_PER_S = 10_000
+"""What PostgreSQL took beside its clients on two cores was 13,400 from one process and 16,700 from
+four (`python benchmarks/ledger_store.py --kills 0`). A server of its own takes more: measure it."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -100,11 +106,11 @@ class Capacity(Checked):
         large_places: `resilience.tiers.large.bulkhead.most`, per process.
         tokens_per_minute: that the large model's provider allows, read and written; None for any.
         requests_per_minute: that it allows; None for any.
-        rows_per_request: that a request writes to the ledger.
+        rows_per_request: that a request inserts into the ledger and deletes there.
         bytes_per_request: that they take.
         database_rows_per_s: that one PostgreSQL server takes.
         database_connections: that it allows (`max_connections`).
-        gateway_connections: that one gateway process holds.
+        gateway_connections: that one gateway process holds under load (the same command).
         wait_s: seconds in the small model's queue that are accepted.
         within: share of the requests for which that has to hold.
         busiest: share of each limit that is used at the busiest time. What is left is for chance.
@@ -120,9 +126,9 @@ class Capacity(Checked):
     requests_per_minute: Count | None = None
     rows_per_request: Positive = ROWS_PER_REQUEST
     bytes_per_request: Positive = BYTES_PER_REQUEST
-    database_rows_per_s: Positive = 10_000.0
+    database_rows_per_s: Positive = DATABASE_ROWS_PER_S
     database_connections: Count = 100
-    gateway_connections: Count = 2
+    gateway_connections: Count = 6
     wait_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.25
     within: Annotated[float, Field(gt=0, lt=1)] = 0.99
     busiest: Annotated[float, Field(gt=0, le=1)] = 0.7

@@ -55,7 +55,9 @@ class Scenario(Checked):
         large: how long the large model takes; it has no queue of its own.
         bursts: times in which more comes.
         gateways: processes; each request goes to one at random.
-        gateway_cpu_ms: processor time of a request; half before its first call, half at its end.
+        gateway_cpu_ms: processor time of a request: half before and after its calls, half within
+            them, while they hold a place.
+        network_ms: of a call, beside the model: its place is held, and no slot.
         concurrency: requests that run at a time in one process.
         queue: that may wait there; one more is refused.
         queue_timeout_s: after which one that waits is refused.
@@ -76,6 +78,7 @@ class Scenario(Checked):
     bursts: Bursts | None = None
     gateways: Count = 1
     gateway_cpu_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = GATEWAY_CPU_MS
+    network_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     concurrency: Count = 64
     queue: Annotated[int, Field(ge=0)] = 256
     queue_timeout_s: Positive = 30.0

@@ -103,7 +103,9 @@ class _Run:
         self.scenario, self.begins, self.ends = scenario, begins, ends
         self.env = simpy.Environment()
         self.rng = Random(seed)  # noqa: S311 - nobody has to be unable to guess it
-        self.rate, self.escalation = scenario.rate, scenario.escalation
+        self.escalation = scenario.escalation
+        self.own_s = scenario.gateway_cpu_ms / 4000
+        self.call_s = 2 * self.own_s / (1 + scenario.escalation)
         self.gateways = [Gateway(self.env, scenario) for _ in range(scenario.gateways)]
         self.pool = Pool(
             self.env,
@@ -161,9 +163,9 @@ class _Run:
         if place is None:
             self._count("refused", counted)
         else:
-            yield from self._work(gateway)
+            yield from self._work(gateway, self.own_s)
             answered = yield from self._answer(gateway, counted)
-            yield from self._work(gateway)
+            yield from self._work(gateway, self.own_s)
             gateway.gate.give_back(place)
             self._count("answered" if answered else "failed", counted)
             if answered and counted:
@@ -176,6 +178,7 @@ class _Run:
         place = yield from gateway.small.take()
         drafted = place is not None
         if place is not None:
+            yield from self._call(gateway)
             seconds = self.scenario.small.draw(self.rng)
             levels = self.levels
             waited = yield from self.pool.serve(seconds, levels["waiting"], levels["computing"])
@@ -190,6 +193,7 @@ class _Run:
         if place is None:
             self._count("degraded", counted and drafted)
             return drafted
+        yield from self._call(gateway)
         self.levels["large"].add(1)
         yield self.env.timeout(self.scenario.large.draw(self.rng))
         self.levels["large"].add(-1)
@@ -197,8 +201,13 @@ class _Run:
         self._count("escalated", counted)
         return True
 
-    def _work(self, gateway: Gateway) -> Steps:
-        seconds = self.scenario.gateway_cpu_ms / 2000
+    def _call(self, gateway: Gateway) -> Steps:
+        """What a call takes beside the model."""
+        yield from self._work(gateway, self.call_s)
+        if self.scenario.network_ms:
+            yield self.env.timeout(self.scenario.network_ms / 1000)
+
+    def _work(self, gateway: Gateway, seconds: float) -> Steps:
         if seconds:
             with gateway.loop.request() as request:
                 yield request

@@ -136,7 +136,8 @@ def _share(share: float) -> str:
 
 
 def _usd(amount: Decimal) -> str:
-    return f"${amount:,.0f}" if abs(amount) >= 100 else f"${amount:,.2f}"
+    sign = "-" if amount < 0 else ""
+    return f"{sign}${abs(amount):,.{0 if abs(amount) >= 100 else 2}f}"
 
 
 def _ms(seconds: float) -> str:
