@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cascade.cli.console import err, out, reports_errors
 from cascade.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from cascade.service.reading import Settings
 
 EXAMPLE = "Example: cascade serve cascade.yaml --check && cascade serve cascade.yaml"
 PACKAGES = ("fastapi", "uvicorn", "pydantic_settings", "yaml", "prometheus_client", "sqlalchemy")
@@ -25,6 +28,9 @@ def serve(
     ] = False,
     host: Annotated[str | None, typer.Option(help="Listen here, instead of listen.host.")] = None,
     port: Annotated[int | None, typer.Option(help="Instead of listen.port; 0: a free one.")] = None,
+    workers: Annotated[
+        int, typer.Option(help="Processes on this port, with a ledger in PostgreSQL.")
+    ] = 1,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Ask for no key; on this machine's loopback only.")
     ] = False,
@@ -36,20 +42,31 @@ def serve(
     require_service()
     from cascade.service.checking import describe, reach_ledger  # noqa: PLC0415 - heavy
     from cascade.service.reading import read_settings  # noqa: PLC0415 - heavy
-    from cascade.service.server import serve as run  # noqa: PLC0415 - heavy
+    from cascade.service.workers import check_workers  # noqa: PLC0415 - heavy
 
     listen = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     overrides: dict[str, Any] = {"listen": listen} if listen else {}
     if no_auth:
         overrides["auth"] = False
     settings = read_settings(config, overrides=overrides)
+    check_workers(settings.config, workers)
     if not check:
-        run(settings.config, settings.path.parent)
+        _run(settings, workers)
         return
     for line in describe(settings):
         out.print(line, markup=False)
     asyncio.run(reach_ledger(settings))
     err.print(f"{config}: fine", markup=False)
+
+
+def _run(settings: Settings, workers: int) -> None:
+    from cascade.service.server import serve as run  # noqa: PLC0415 - heavy
+    from cascade.service.workers import serve_with  # noqa: PLC0415 - heavy
+
+    if workers == 1:
+        run(settings.config, settings.path.parent)
+    else:
+        serve_with(settings.config, settings.path.parent, workers)
 
 
 def require_service() -> None:

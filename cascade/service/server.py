@@ -9,7 +9,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,9 +18,10 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from cascade.errors import ConfigurationError
 from cascade.integrations.logs import JsonFormatter, TextFormatter
 from cascade.service.app import create_app
-from cascade.service.config import LogConfig, ServiceConfig
+from cascade.service.config import ListenConfig, LogConfig, ServiceConfig
 from cascade.service.connections import guarded
 from cascade.service.service import Service
 
@@ -113,13 +115,41 @@ def serve(config: ServiceConfig, folder: Path | None = None) -> None:
     Raises:
         ConfigurationError: it cannot run; the message says why.
     """
+    run_on(config, folder)
+
+
+@contextmanager
+def bound(listen: ListenConfig) -> Iterator[socket.socket]:
+    """A socket on which several processes can listen.
+
+    Raises:
+        ConfigurationError: the address is taken, or none of this machine.
+    """
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    with socket.socket(family) as made:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            made.bind((listen.host, listen.port))
+        except OSError as error:
+            raise ConfigurationError(f"{listen.host}:{listen.port}: {error.strerror}.") from error
+        yield made
+
+
+def run_on(
+    config: ServiceConfig, folder: Path | None, sockets: list[socket.socket] | None = None
+) -> None:
+    """Run a service on these sockets, or by default on its own.
+
+    Raises:
+        ConfigurationError: it cannot run; the message says why.
+    """
     set_up_logs(config.log)
     server = GatewayServer(create_app(config, folder), config.listen.host, config.listen.port)
     # Modules and models stay to the end: to look through them again and again for garbage would be
     # a tenth of the work on a request, and the longest pauses.
     gc.collect()
     gc.freeze()
-    server.run()
+    server.run(sockets)
 
 
 def set_up_logs(config: LogConfig) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ import yaml
 from cascade.ledger.store import Store, open_store
 from cascade.service.keys import Key, Keys
 from cascade.service.shared.database import SharedDatabase
+
+PATIENCE_S = 40.0
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,7 +103,8 @@ async def replicas(
 
 async def until(true: Callable[[], Awaitable[object]], what: str) -> None:
     """Wait until something is true, in the database or elsewhere."""
-    for _ in range(500):
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
         if await true():
             return
         await asyncio.sleep(0.02)
