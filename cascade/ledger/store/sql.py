@@ -325,8 +325,10 @@ def _delete(connection: Connection, tables: Sequence[Table], selection: Selectio
 def _claim(connection: Connection, claim: Claim) -> Sequence[Pending]:
     free = or_(pending.c.claimed_at.is_(None), pending.c.claimed_at <= claim.lapsed)
     mark = {"claimed_by": claim.by, "claimed_at": claim.at}
-    meant = update(pending).where(pending.c.at <= claim.drawn_until, free)
-    connection.execute(meant.values(mark))
+    old = (pending.c.at <= claim.drawn_until, free)
+    # Of several who claim in PostgreSQL at once, none waits for what another is about to get.
+    chosen = select(pending.c.run_id).where(*old).with_for_update(skip_locked=True)
+    connection.execute(update(pending).where(pending.c.run_id.in_(chosen)).values(mark))
     mine = (pending.c.claimed_by == claim.by, pending.c.claimed_at == claim.at)
     found = select(pending).where(*mine).order_by(pending.c.at, pending.c.run_id)
     return [pending_of(dict(row)) for row in connection.execute(found).mappings()]
