@@ -299,15 +299,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, metavar="FOLDER", required=True)
+    parser.add_argument("--data", type=Path, metavar="FOLDER")
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--labels", type=int, default=300)
     parser.add_argument("--shift", action="store_true", help="known: short prompts; batch: long")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.data.is_dir():
-        parser.error(f"there is no folder {arguments.data}")
     result: dict[str, Any] = {}
+    if arguments.data is None or not arguments.data.is_dir():
+        print(
+            f"there is no folder {arguments.data}: nothing is measured. Give --data a folder of "
+            "transcripts (docs/evaluation.md says which).",
+            file=sys.stderr,
+        )
+        return
     files = pairs.set_files(arguments.data)
     for name in dict.fromkeys(pair.set_name for pair in pairs.PAIRS):
         if name not in files:

@@ -179,6 +179,16 @@ async def test_the_money_left_after_the_best_rows_goes_to_those_that_still_fit(
     assert money - wordy.spent_usd < smallest * 3
 
 
+async def test_rows_at_once_change_nothing_about_which_are_escalated(tmp_path: Path) -> None:
+    found = []
+    for concurrency in (1, 16):
+        cascade, path = pair(Models(longer=2.0)), tmp_path / f"{concurrency}"
+        money = budget(90, 0.9)
+        await run(cascade, 90, path, budget_usd=money, concurrency=concurrency)
+        found.append(output(cascade, 90, path))
+    assert found[0] == found[1]
+
+
 async def test_a_run_is_one_in_the_ledger_with_its_draft_and_its_decision(tmp_path: Path) -> None:
     ledger = MemoryLedger()
     cascade = pair(Models(), ledger=ledger)

@@ -125,10 +125,10 @@ class _Plan:
         learnt = await learned(self.cascade, asked, calibrates=calibration is None)
         ranking = self._ranking(learnt, asked, lots, left)
         while (picked := ranking.next_round(self.journal)) and not self._is_stopped():
-            await self._decide(picked, ranking.verdict, ranking.factor)
+            await self._decide(picked, ranking.verdict)
         if not self._is_stopped():
             ranking.report(self.done, self.journal, asked, learnt)
-            await self._decide(None, ranking.verdict_at_last, Decimal(1))
+            await self._decide(None, ranking.verdict_at_last)
 
     def _is_stopped(self) -> bool:
         return self.done.stopped is not None
@@ -149,10 +149,7 @@ class _Plan:
         await together(made.work() for _ in range(self.concurrency))
 
     async def _decide(
-        self,
-        numbers: frozenset[int] | None,
-        verdict: Callable[[Row], Verdict],
-        factor: Decimal,
+        self, numbers: frozenset[int] | None, verdict: Callable[[Row], Verdict]
     ) -> None:
         """Go on with these rows; or at last with all but those that have just failed."""
         if numbers is None:
@@ -160,7 +157,7 @@ class _Plan:
         else:
             rows = (row for row in self.read() if row.number in numbers)
         purse = self._purse(by_guess=True)
-        await self._work(partial(Deciding, purse=purse, verdict=verdict, factor=factor), rows)
+        await self._work(partial(Deciding, purse=purse, verdict=verdict), rows)
         for number in numbers or ():
             record = self.journal.find(number)
             if record is not None and record.status == "error":
@@ -200,11 +197,9 @@ class _Plan:
         verdicts = {}
         for row, record in self._waiting():
             if row.number in lots:
-                usd = None if left is None else guessed(row, (large,))
-                verdicts[row.number] = Verdict(
-                    "escalate", reason, paused_in(record), expected_usd=usd
-                )
-        expected = sum((v.expected_usd or Decimal(0) for v in verdicts.values()), Decimal(0))
+                usd = Decimal(0) if left is None else guessed(row, (large,))
+                verdicts[row.number] = Verdict("escalate", reason, paused_in(record), usd)
+        expected = sum((verdict.aside_usd for verdict in verdicts.values()), Decimal(0))
         if left is not None and expected > left / 2:
             self.done.stopped = (
                 f"a sample of {len(lots)} rows may cost ${expected:.6f}, and ${left:.6f} are left "
@@ -212,7 +207,7 @@ class _Plan:
                 "sample (with --fresh), or a larger budget"
             )
             return []
-        await self._decide(lots, lambda row: verdicts[row.number], Decimal(1))
+        await self._decide(lots, lambda row: verdicts[row.number])
         self.done.sampled = len(lots)
         found = [await self._asked(row, r) for row, r in self._waiting() if row.number in lots]
         return [asked for asked in found if asked is not None]
@@ -240,7 +235,7 @@ class _Plan:
         assert calibration is not None, "without one there is a sample"
         fitted, large = learnt.calibration is not None, self.cascade.tiers[-1]
         weighing = Weighing(large, calibration, fitted, learnt.lengths)
-        numbers, gains, costs = array("Q"), array("d"), []
+        numbers, gains, ceilings, costs = array("Q"), array("d"), array("d"), []
         judged, missing = 0, None
         for row, record in self._waiting():
             if row.number in lots:
@@ -252,6 +247,7 @@ class _Plan:
             numbers.append(row.number)
             gains.append(weighing.gain(assessment))
             costs.append(weighing.cost(row, paused))
+            ceilings.append(0.0 if left is None else float(guessed(row, (large,))))
         if len(numbers) and not judged:
             raise ConfigurationError(
                 f"none of the drafts has a calibrated confidence ({missing or 'none was made'}), "
@@ -261,7 +257,7 @@ class _Plan:
         spent = (one.record.counted_usd or Decimal(0) for one in asked)
         money = None if left is None else max(Decimal(0), left - sum(spent, Decimal(0)))
         price = self.cascade.options["price_of_error"]
-        return Ranking(numbers, gains, costs, money, price, weighing, self._paused)
+        return Ranking(numbers, gains, costs, ceilings, money, price, weighing, self._paused)
 
     def _paused(self, number: int) -> Paused:
         record = self.journal.find_waiting(number)

@@ -9,6 +9,8 @@ journal alone, so that a job that was interrupted comes to the same ones.
 from __future__ import annotations
 
 import math
+from array import array
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,24 +39,26 @@ class Ranking:
     """Drafts by gain per dollar.
 
     Attributes:
-        numbers: of the rows, in the order of the file.
+        numbers: of the rows, ascending.
         gains: p_L − p_S of each.
         costs: what escalating each is expected to cost, dollars.
+        ceilings: what it may cost by its length, dollars, while no row has shown how far the
+            expected costs are off.
         money: dollars for escalations; None for as much as it takes.
         price_of_error: dollars; None where only the money limits.
         weighing: by which they were weighed.
         find: the draft of a row.
-        factor: by how much more than expected rows put aside.
     """
 
     numbers: Sequence[int]
     gains: Sequence[float]
     costs: Sequence[Decimal]
+    ceilings: Sequence[float]
     money: Decimal | None
     price_of_error: float | None
     weighing: Weighing
     find: Callable[[int], Paused]
-    factor: Decimal = Decimal(1)
+    _factor: Decimal = Decimal(1)
     _spent: Decimal = Decimal(0)
     _rounds: int = 0
     _picked: tuple[int, ...] = ()
@@ -62,14 +66,14 @@ class Ranking:
     _paid: tuple[Decimal, Decimal] = (Decimal(0), Decimal(0))
     _order: list[int] = field(init=False)
     _rest: deque[int] = field(init=False)
-    _place: dict[int, int] = field(init=False)
-    _rank: dict[int, int] = field(init=False)
+    _rank: array[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self._order = ranked(self.gains, self.costs)
         self._rest = deque(self._order)
-        self._place = {number: at for at, number in enumerate(self.numbers)}
-        self._rank = {at: rank for rank, at in enumerate(self._order, 1)}
+        self._rank = array("Q", bytes(8 * len(self.numbers)))
+        for rank, at in enumerate(self._order, 1):
+            self._rank[at] = rank
 
     def next_round(self, journal: Journal) -> frozenset[int]:
         """The rows to escalate next, none where the money or the gain is at its end.
@@ -83,7 +87,7 @@ class Ranking:
             at = self._rest[0]
             if not self._is_worth_it(at):
                 break
-            wanted = self.costs[at] * self.factor
+            wanted = self._aside(at)
             if left is not None and wanted > left:
                 if picked:
                     break
@@ -97,7 +101,8 @@ class Ranking:
 
     def verdict(self, row: Row) -> Verdict:
         """Of a row of the present round."""
-        at = self._place[row.number]
+        at = self._at(row.number)
+        assert at is not None, "a round takes what is ranked"
         reason = (
             f"rank {self._rank[at]} of {len(self._order)} by gain per dollar: a gain of "
             f"{self.gains[at]:.3f} for about {dollars(self.costs[at])}"
@@ -106,7 +111,7 @@ class Ranking:
 
     def verdict_at_last(self, row: Row) -> Verdict:
         """Of a row that no round has taken: its draft is the answer, if it can be one."""
-        at = self._place.get(row.number)
+        at = self._at(row.number)
         paused = self.find(row.number)
         assessment = paused.assessment
         objection = "there is none" if assessment is None else assessment.objection
@@ -152,20 +157,35 @@ class Ranking:
         gain = self.weighing.gain(paused.assessment)
         return asked.agrees < 0.5 and (gain <= 0 or per_dollar(gain, expected) <= best)
 
+    def _at(self, number: int) -> int | None:
+        """The place of a row; None where it is not ranked."""
+        at = bisect_left(self.numbers, number)
+        return at if at < len(self.numbers) and self.numbers[at] == number else None
+
+    def _aside(self, at: int) -> Decimal:
+        """What a row puts aside."""
+        if self._ratios:
+            return self.costs[at] * self._factor
+        return max(self.costs[at], Decimal(str(self.ceilings[at])))
+
     def _settle(self, journal: Journal) -> None:
+        """Learn what the rows of the last round have cost; those that did not fit come again."""
+        again = []
         for at in self._picked:
             record = journal.find(self.numbers[at])
             if record is None or record.status == "waiting":
+                again.append(at)
                 continue
             cost, expected = record.counted_usd or Decimal(0), self.costs[at]
             self._spent += cost
             if expected and _is_escalated(record):
                 self._ratios.append(float(cost / expected))
                 self._paid = (self._paid[0] + cost, self._paid[1] + expected)
+        self._rest.extendleft(reversed(again[len(again) == len(self._picked) :]))
         if self._ratios:
             ordered = sorted(self._ratios)
             careful = ordered[math.ceil(CAREFUL * len(ordered)) - 1]
-            self.factor = max(self._mean, Decimal(str(careful)))
+            self._factor = max(self._mean, Decimal(str(careful)))
 
     @property
     def _mean(self) -> Decimal:
@@ -182,11 +202,13 @@ class Ranking:
         return dollars(self.costs[at] * self._mean)
 
     def _verdict(self, action: str, reason: str, number: int) -> Verdict:
-        at, paused = self._place.get(number), self.find(number)
+        at, paused = self._at(number), self.find(number)
         judged = replace(paused, assessment=self.weighing.assessed(paused))
         if at is None:
             return Verdict(action, reason, judged)
-        return Verdict(action, reason, judged, self._rank.get(at), self.gains[at], self.costs[at])
+        aside = self._aside(at) if action == "escalate" else Decimal(0)
+        rank, gain, cost = self._rank[at] or None, self.gains[at], self.costs[at]
+        return Verdict(action, reason, judged, aside, rank, gain, cost)
 
 
 def _is_escalated(record: Record | None) -> bool:

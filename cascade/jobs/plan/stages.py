@@ -52,12 +52,14 @@ class Verdict:
         action: `accept`, `escalate`, or `fail` where there is no draft that could be an answer.
         reason: in words.
         paused: the draft, with the confidence by which it was weighed.
+        aside_usd: dollars to put aside for it.
         rank, gain, expected_usd: as in a `Record`.
     """
 
     action: str
     reason: str
     paused: Paused
+    aside_usd: Decimal = Decimal(0)
     rank: int | None = None
     gain: float | None = None
     expected_usd: Decimal | None = None
@@ -124,7 +126,6 @@ class Deciding(Job):
 
     done: PlanDone
     verdict: Callable[[Row], Verdict]
-    factor: Decimal
 
     def passes(self, row: Row) -> bool:
         """Whether there is no draft to decide about, or it was decided before."""
@@ -133,10 +134,7 @@ class Deciding(Job):
 
     def guess_usd(self, row: Row) -> Decimal:
         """What escalating may cost; accepting costs nothing."""
-        verdict = self.verdict(row)
-        if verdict.action != "escalate":
-            return Decimal(0)
-        return (verdict.expected_usd or Decimal(0)) * self.factor
+        return self.verdict(row).aside_usd
 
     async def answered(self, row: Row) -> Record | None:
         """Accept the draft, or ask the large model."""
