@@ -23,6 +23,7 @@ from cascade.ledger.recorder import (
 )
 from cascade.ledger.tags import tagged
 from cascade.ledger.texts import KeptTexts, Pending, Texts, texts_of
+from cascade.ledger.verdicts import Feedback, LessonKeeper
 from cascade.ledger.view import LedgerView, NodeTotal, weakest
 
 __all__ = [
@@ -30,9 +31,11 @@ __all__ = [
     "AuditStore",
     "DatedPrice",
     "Dollars",
+    "Feedback",
     "KeptTexts",
     "LedgerStore",
     "LedgerView",
+    "LessonKeeper",
     "ListPrice",
     "MemoryLedger",
     "NoPrice",

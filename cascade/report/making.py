@@ -96,11 +96,10 @@ def report_of(
     rows = books.runs()
     total = total_of(books)
     saved, assumed = account(rows, total.spent)
-    lost = quality(rows)
+    lost, missing = quality(rows), needed(rows, precision, _days(books))
     status, verified = _claim(rows, total, saved.saving.basis, saved.saving.audits)
     audits_usd = _merged(sums for key, sums in books.groups.items() if key[0] == "audit").spent
     judged = judge(rows, saved, status, lost, float(audits_usd))
-    missing = needed(rows, precision, _days(books))
     return Report(
         since=selection.since,
         until=selection.until,

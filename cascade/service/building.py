@@ -93,17 +93,8 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
 
     def build(name: str, calibration: Calibration | None = None) -> Cascade:
         given, load = config.cascades[name], gates[name].pressure
-        return build_cascade(
-            name,
-            given,
-            folder,
-            store,
-            watching,
-            known,
-            load,
-            calibration=calibration,
-            lessons=lessons,
-        )
+        parts: dict[str, Any] = {"known": known, "load": load, "lessons": lessons}
+        return build_cascade(name, given, folder, store, watching, calibration=calibration, **parts)
 
     served, problems = _serve_all(config, build, gates, store, watching)
     if problems:

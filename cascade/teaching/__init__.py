@@ -7,9 +7,9 @@ cascade = Cascade(small=..., large=..., lessons=lessons)
 Nothing is kept unless this is asked for; see `docs/lessons.md`.
 """
 
-from cascade.ledger.verdicts import Feedback
 from cascade.teaching.keeping import OPT_OUT, Lessons
 from cascade.teaching.lessons import Lesson, LessonSelection, digest_of
+from cascade.teaching.opening import open_lessons
 from cascade.teaching.pairs import LabelledDraft, LabelledDrafts, labelled_drafts
 from cascade.teaching.store import (
     Deleted,
@@ -17,7 +17,6 @@ from cascade.teaching.store import (
     Export,
     Gone,
     LessonStore,
-    open_lessons,
 )
 from cascade.teaching.terms import UNSTATED, Terms, permitted, terms_of
 
@@ -27,7 +26,6 @@ __all__ = [
     "Deleted",
     "Dependent",
     "Export",
-    "Feedback",
     "Gone",
     "LabelledDraft",
     "LabelledDrafts",

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cascade import Cascade, Price, Tier
-from cascade.ledger.verdicts import LessonKeeper
+from cascade.ledger import LessonKeeper
 from cascade.teaching import Lesson, digest_of
 from cascade.testing import ScriptedModel, reply
 

@@ -17,12 +17,11 @@ from typer.testing import CliRunner
 
 from cascade.cli import app
 from cascade.errors import ConfigurationError
-from cascade.ledger import tagged
+from cascade.ledger import Feedback, tagged
 from cascade.ledger.store import open_store
 from cascade.oversight import Audits
 from cascade.teaching import (
     Deleted,
-    Feedback,
     Lessons,
     LessonSelection,
     LessonStore,

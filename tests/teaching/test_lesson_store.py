@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from cascade.errors import ConfigurationError
+from cascade.ledger import Feedback
 from cascade.ledger.store import UnavailableError, mask_secrets, open_store
 from cascade.state import LedgerEntry
 from cascade.teaching import (
-    Feedback,
     Lesson,
     LessonSelection,
     LessonStore,
