@@ -134,6 +134,8 @@ class Fronted:
     """An application behind Ray's proxy, which gives every request an `X-Request-Id`, hands it on,
     and puts it on the answer itself: the answer's own is left out.
 
+    Where Serve has the application under a `route_prefix`, paths lose it on their way in.
+
     Streams of the page end after a while, and browsers open them again: Ray waits for the requests
     of a replica before it stops it, and theirs would never end.
     """
@@ -153,12 +155,20 @@ class Fronted:
             ended = ended or (begun and not message.get("more_body", message["type"] != BODY))
             await send(message)
 
+        scope = _unprefixed(scope)
         if scope.get("path") != EVENTS:
             await self._app(scope, receive, sending)
             return
         await self._app(scope, _until(receive, WATCHED_S), sending)
         if begun and not ended:
             await send({"type": BODY, "body": b""})
+
+
+def _unprefixed(scope: Scope) -> Scope:
+    path, prefix = scope.get("path", ""), scope.get("root_path", "")
+    if not prefix or not path.startswith(f"{prefix}/"):
+        return scope
+    return {**scope, "path": path[len(prefix) :], "root_path": ""}
 
 
 def _until(receive: Receive, seconds: float) -> Receive:
