@@ -183,6 +183,8 @@ class Job:
                 continue
             await self._ask(row)
             self.progress(self.done)
+            # Models that never wait would hold the loop: no signal, and timers kept for their time.
+            await asyncio.sleep(0)
 
     def passes(self, row: Row) -> bool:
         """Whether there is nothing to ask about a row."""

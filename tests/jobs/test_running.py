@@ -170,6 +170,14 @@ async def test_told_to_stop_it_ends_what_is_under_way_and_begins_nothing(tmp_pat
     assert len(small.requests) == 50
 
 
+async def test_a_job_of_models_that_never_wait_hears_a_stop_all_the_same(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_soon(stop.set)
+    done = await run(pair(), rows(200), tmp_path / "j", concurrency=4, stop=stop)
+    assert done.stopped == "it was interrupted"
+    assert done.answered <= 4
+
+
 async def test_a_row_that_waits_for_its_part_of_the_budget_is_not_begun_after_a_stop(
     tmp_path: Path,
 ) -> None:
