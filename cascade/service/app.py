@@ -85,9 +85,8 @@ def create_app(config: ServiceConfig, folder: Path | None = None) -> FastAPI:
         app.add_exception_handler(kind, show_fault)
     # The last one added is the outermost: what is too long is counted as well.
     app.add_middleware(Straight, routers=protocols, show=show_fault)
-    app.add_middleware(
-        Bounded, most=int(config.max_body_mib * 2**20), long=straight_paths(protocols)
-    )
+    most = int(config.max_body_mib * 2**20)
+    app.add_middleware(Bounded, most=most, long=straight_paths(protocols))
     app.add_middleware(Measured, metrics=service.metrics)
     return app
 
