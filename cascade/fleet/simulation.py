@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import dataclass
 from importlib.util import find_spec
 from random import Random
 
@@ -40,6 +41,7 @@ class Simulated(Record):
         per_second: answers a second.
         mean_s, p50_s, p95_s, p99_s: from a request to its answer.
         small_wait_mean_s, small_wait_p99_s: in the small model's own queue.
+        draft_wait_p99_s: there and for a place at its bulkhead together.
         gateway_busy: share of the time in which an event loop works.
         small_busy: share of the time in which a slot computes; None where their number is open.
         small_waiting, small_waiting_most: in the small model's queues at a time.
@@ -61,6 +63,7 @@ class Simulated(Record):
     p99_s: float
     small_wait_mean_s: float
     small_wait_p99_s: float
+    draft_wait_p99_s: float
     gateway_busy: float
     small_busy: float | None
     small_waiting: float
@@ -96,20 +99,34 @@ def simulate(
     return run.found()
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a request brings with it."""
+
+    hard: bool
+    small_s: float
+    large_s: float
+    counted: bool
+
+
 class _Run:
     """One simulation, and what it has counted."""
 
     def __init__(self, scenario: Scenario, begins: float, ends: float, seed: int) -> None:
         self.scenario, self.begins, self.ends = scenario, begins, ends
         self.env = simpy.Environment()
-        self.rng = Random(seed)  # noqa: S311 - nobody has to be unable to guess it
+        # Streams of their own: other bounds meet the same requests, at the same times.
+        self.arriving, self.asking, self.choosing = (
+            Random(f"{name} {seed}")  # noqa: S311 - nobody has to be unable to guess it
+            for name in ("arrivals", "requests", "choices")
+        )
         self.escalation = scenario.escalation
         self.own_s = scenario.gateway_cpu_ms / 4000
         self.call_s = 2 * self.own_s / (1 + scenario.escalation)
         self.gateways = [Gateway(self.env, scenario) for _ in range(scenario.gateways)]
         self.pool = Pool(
             self.env,
-            self.rng,
+            self.choosing,
             replicas=scenario.replicas,
             slots=scenario.slots,
             balancing=scenario.balancing,
@@ -121,10 +138,11 @@ class _Run:
         )
         self.taken: list[float] = []
         self.waited: list[float] = []
+        self.held: list[float] = []
         self.env.process(self._arrivals())
 
     def _arrivals(self) -> Steps:
-        bursts, rng, env = self.scenario.bursts, self.rng, self.env
+        bursts, rng, env = self.scenario.bursts, self.arriving, self.env
         calm = self.scenario.rate
         until, in_burst = math.inf, False
         if bursts is not None:
@@ -157,14 +175,20 @@ class _Run:
         env, begun = self.env, self.env.now
         counted = begun >= self.begins
         self._count("arrived", counted)
-        gateway = self.rng.choice(self.gateways)
+        asked = _Asked(
+            hard=self.asking.random() < self.escalation,
+            small_s=self.scenario.small.draw(self.asking),
+            large_s=self.scenario.large.draw(self.asking),
+            counted=counted,
+        )
+        gateway = self.choosing.choice(self.gateways)
         self.levels["under way"].add(1)
         place = yield from gateway.gate.take()
         if place is None:
             self._count("refused", counted)
         else:
             yield from self._work(gateway, self.own_s)
-            answered = yield from self._answer(gateway, counted)
+            answered = yield from self._answer(gateway, asked)
             yield from self._work(gateway, self.own_s)
             gateway.gate.give_back(place)
             self._count("answered" if answered else "failed", counted)
@@ -172,33 +196,35 @@ class _Run:
                 self.taken.append(env.now - begun)
         self.levels["under way"].add(-1)
 
-    def _answer(self, gateway: Gateway, counted: bool) -> Steps:
+    def _answer(self, gateway: Gateway, asked: _Asked) -> Steps:
         """Draft, and escalate; returns whether there is an answer."""
-        escalated = self.rng.random() < self.escalation
+        levels, begun = self.levels, self.env.now
         place = yield from gateway.small.take()
         drafted = place is not None
         if place is not None:
+            held = self.env.now - begun
             yield from self._call(gateway)
-            seconds = self.scenario.small.draw(self.rng)
-            levels = self.levels
-            waited = yield from self.pool.serve(seconds, levels["waiting"], levels["computing"])
+            waited = yield from self.pool.serve(
+                asked.small_s, levels["waiting"], levels["computing"]
+            )
             gateway.small.give_back(place)
-            if counted:
+            if asked.counted:
                 self.waited.append(waited)
+                self.held.append(held + waited)
         else:
-            self._count("shed", counted)
-        if drafted and not escalated:
+            self._count("shed", asked.counted)
+        if drafted and not asked.hard:
             return True
         place = yield from gateway.large.take()
         if place is None:
-            self._count("degraded", counted and drafted)
+            self._count("degraded", asked.counted and drafted)
             return drafted
         yield from self._call(gateway)
-        self.levels["large"].add(1)
-        yield self.env.timeout(self.scenario.large.draw(self.rng))
-        self.levels["large"].add(-1)
+        levels["large"].add(1)
+        yield self.env.timeout(asked.large_s)
+        levels["large"].add(-1)
         gateway.large.give_back(place)
-        self._count("escalated", counted)
+        self._count("escalated", asked.counted)
         return True
 
     def _call(self, gateway: Gateway) -> Steps:
@@ -232,6 +258,7 @@ class _Run:
             p99_s=quantile(self.taken, 0.99),
             small_wait_mean_s=statistics.fmean(self.waited) if self.waited else math.nan,
             small_wait_p99_s=quantile(self.waited, 0.99),
+            draft_wait_p99_s=quantile(self.held, 0.99),
             gateway_busy=levels["loops"].mean / scenario.gateways,
             small_busy=None if slots is None else levels["computing"].mean / slots,
             small_waiting=levels["waiting"].mean,

@@ -96,7 +96,7 @@ def test_a_simulation_stands_beside_the_formulas() -> None:
     said = run(command)
     assert "formulas simulated" in said
     assert said == run(command)
-    bursts = json.loads(run(f"{command} --burst 5,5,20,0.9 --json"))["simulated"][0]
+    bursts = json.loads(run(f"{command} --burst 6,20,10,0.9 --json"))["simulated"][0]
     even = json.loads(run(f"{command} --json"))["simulated"][0]
     assert bursts["small_wait_p99_s"] > even["small_wait_p99_s"]
 
