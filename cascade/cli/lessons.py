@@ -95,10 +95,11 @@ def delete(
     json: Json = False,
 ) -> None:
     """Delete lessons and verdicts for good; with --user, --tenant or --run the ledger's, too."""
-    chosen = [name for name in (user, tenant, run, older_than) if name is not None]
-    if len(chosen) + everything != 1:
+    whose = [name for name in (user, tenant, run) if name is not None]
+    if bool(whose) + (older_than is not None) + everything != 1:
         raise ConfigurationError(
-            "say what to delete, in one way: --user, --tenant, --run, --older-than or --all."
+            "say what to delete: --user, --tenant and --run, which may go together, or "
+            "--older-than, or --all."
         )
     if ledger is not None and keep_ledger:
         raise ConfigurationError("give --ledger or --keep-ledger, not both.")
@@ -114,7 +115,7 @@ def delete(
         if of_ledger is not None:
             n, clean = _erase(of_ledger, entry_selection)
             entries, scrubbed = entries + n, scrubbed and clean
-    _tell(gone, entries, of_ledger is not None and bool(user or tenant or run), scrubbed, json)
+    _tell(gone, entries, of_ledger is not None and bool(whose), scrubbed, json)
 
 
 @app.command()
@@ -167,13 +168,16 @@ def _selection(**conditions: object) -> LessonSelection:
 
 
 def _of_ledger(user: str | None, tenant: str | None, run: str | None) -> list[Selection]:
+    """The entries of the same user, tenant and run; none where no such thing was said."""
     from cascade.ledger.store import Selection  # noqa: PLC0415 - heavy
 
-    if user is not None:
-        return [Selection(tags={"user": user})]
+    if (user, tenant, run) == (None, None, None):
+        return []
+    own = {} if user is None else {"user": user}
+    tenants: list[dict[str, str]] = [{}]
     if tenant is not None:
-        return [Selection(tags={"tenant": tenant}), Selection(tags={"key": tenant})]
-    return [] if run is None else [Selection(run_id=run)]
+        tenants = [{"tenant": tenant}, {"key": tenant}]
+    return [Selection(run_id=run, tags=own | of) for of in tenants]
 
 
 def _addresses(where: str) -> tuple[str, str | None]:

@@ -47,15 +47,24 @@ def delete_from(
         n_lessons += _delete(connection, lessons, lessons.c.run_id.in_(some))
         n_verdicts += _delete(connection, verdicts, verdicts.c.run_id.in_(some))
         _delete(connection, exported, exported.c.run_id.in_(some))
-    if selection.user is not None and selection == LessonSelection(user=selection.user):
-        # What the user said of answers to others.
-        n_verdicts += _delete(connection, verdicts, verdicts.c.by == selection.user)
+    n_verdicts += _delete_spoken(connection, selection)
     if run_ids:
         now = datetime.now(UTC)
         connection.execute(insert(deleted), [{"run_id": i, "at": now} for i in run_ids])
     if n_lessons or n_verdicts:
         changed(connection)
     return n_lessons, n_verdicts, tuple(files)
+
+
+def _delete_spoken(connection: Connection, selection: LessonSelection) -> int:
+    """Delete what a user said of answers to others, where all of the user's is meant."""
+    user, tenant = selection.user, selection.tenant
+    if user is None or selection != LessonSelection(user=user, tenant=tenant):
+        return 0
+    spoken = verdicts.c.by == user
+    return _delete(
+        connection, verdicts, spoken if tenant is None else spoken & (verdicts.c.tenant == tenant)
+    )
 
 
 def _files_with(connection: Connection, run_ids: Sequence[str]) -> Sequence[str]:

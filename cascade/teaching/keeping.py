@@ -14,7 +14,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from cascade._background import Background
+from cascade._background import LOOK_S, Background
 from cascade.agents.border import LOCAL_ONLY
 from cascade.agents.gate import FIRST
 from cascade.errors import ConfigurationError
@@ -33,6 +33,9 @@ MOST_SEEN = 1_000
 
 ATTEMPTS_S = (0.1, 1.0, 5.0)
 """Seconds between attempts to keep a lesson while the database is away."""
+
+MOST_CHARACTERS = 100_000
+"""Of a conversation and its answer; a longer one is neither an example nor one to train on."""
 
 OPT_OUT = ("lessons", "no")
 """The tag of a run that is not to be kept: `tagged(lessons="no")`."""
@@ -77,7 +80,8 @@ class Lessons(LessonKeeper):
     another above the first, answered; and of each accepted draft that was audited. **None is made**
     of a run that has to stay on this machine, or any of whose earlier turns had to; of one that is
     tagged `lessons="no"`; of an answer that was cut off, came from a cache, from a model in
-    another's place, or from a person; of runs in shadow; and of what is no text.
+    another's place, or from a person; of runs in shadow; and of what is no text, or longer than
+    `MOST_CHARACTERS`.
 
     Lessons are written after the reply. Where the database is away they are tried again for a few
     seconds, and then `lost`: the ledger of the run has all that it cost in any case.
@@ -113,6 +117,7 @@ class Lessons(LessonKeeper):
         self._keep = keep
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
         self._background = Background()
+        self._unwritten: set[str] = set()
 
     def call_ended(self, call: ObservedCall) -> None:
         """Remember what a model answered."""
@@ -146,6 +151,8 @@ class Lessons(LessonKeeper):
 
     def run_ended(self, run: ObservedRun) -> None:
         """Make a lesson of it, or wait for its audit, or forget it."""
+        if run.outcome == "interrupted":  # and goes on later
+            return
         seen = self._seen.get(run.id) or _Seen()
         if run.outcome == "accepted" and seen.may_be_audited:
             seen.run = run
@@ -155,22 +162,26 @@ class Lessons(LessonKeeper):
         if run.outcome == "escalated":
             self._learn(run, seen, "escalated", _answering(run, seen))
         elif run.outcome == "degraded":
-            self.skipped["another model answered"] += 1
+            self.skipped["the large model could not be had"] += 1
 
     async def judge(self, feedback: Feedback, tags: Mapping[str, str] | None) -> bool:
-        """Keep a verdict, after all lessons that were seen before it."""
-        await self._background.finish()
+        """Keep a verdict, after the lesson of its run."""
+        await self._written(feedback.run_id)
         return await self.store.judge(feedback, tags=tags)
 
     async def tags_of(self, run_id: str) -> Mapping[str, str] | None:
         """The tags of a run with a lesson."""
-        await self._background.finish()
+        await self._written(run_id)
         lesson = await self.store.get(run_id)
         return None if lesson is None else lesson.tags
 
     async def aclose(self) -> None:
         """Return once all that was seen is kept, or lost."""
         await self._background.finish()
+
+    async def _written(self, run_id: str) -> None:
+        while run_id in self._unwritten:  # noqa: ASYNC110 - it is written in another loop
+            await asyncio.sleep(LOOK_S)
 
     def _of(self, run_id: str) -> _Seen:
         seen = self._seen.get(run_id)
@@ -195,7 +206,9 @@ class Lessons(LessonKeeper):
         drafted = next(iter(seen.drafts.values()), None)
         spoken = run.ending.answer if origin == "escalated" and run.ending else None
         made = _Made(origin, drafted, answer, spoken, seen.loss)
+        self._unwritten.add(run.id)
         if not self._background.start(partial(self._write, run, made, tuple(run.messages))):
+            self._unwritten.discard(run.id)
             self.lost += 1
             logger.warning("too many lessons wait to be written: that of run %s is lost", run.id)
 
@@ -228,26 +241,26 @@ class Lessons(LessonKeeper):
     async def _write(self, run: ObservedRun, made: _Made, messages: Sequence[BaseMessage]) -> None:
         try:
             lesson = made.lesson(run, messages, self.terms)
+            if isinstance(lesson, str):
+                self.skipped[lesson] += 1
+            else:
+                await self._put(lesson)
         except Exception:
-            self.skipped["it cannot be written as text"] += 1
-            logger.exception("run %s cannot be made a lesson", run.id)
-            return
-        if lesson is None:
-            self.skipped["it is not all text"] += 1
-            return
+            self.lost += 1
+            logger.exception("the lesson of run %s is lost", run.id)
+        finally:
+            self._unwritten.discard(run.id)
+
+    async def _put(self, lesson: Lesson) -> None:
         for pause_s in (*ATTEMPTS_S, math.inf):
             try:
                 self.kept += await self.store.put(lesson)
             except UnavailableError as error:
                 if math.isinf(pause_s):
                     self.lost += 1
-                    logger.error("the lesson of run %s is lost: %s", run.id, error)
+                    logger.error("the lesson of run %s is lost: %s", lesson.run_id, error)
                     return
                 await asyncio.sleep(pause_s)
-            except Exception:
-                self.lost += 1
-                logger.exception("the lesson of run %s is lost", run.id)
-                return
             else:
                 return
 
@@ -264,13 +277,15 @@ class _Made:
 
     def lesson(
         self, run: ObservedRun, messages: Sequence[BaseMessage], stated: Mapping[str, Terms]
-    ) -> Lesson | None:
-        """The lesson; None where the conversation or the answer is more than text."""
+    ) -> Lesson | str:
+        """The lesson, or why there is none."""
         asked = plain(messages)
         spoken = self.spoken or self.answer.completion.to_message(self.answer.tier)
         answered = plain([spoken])
         if asked is None or answered is None:
-            return None
+            return "it is not all text"
+        if sum(len(str(message)) for message in (*asked, *answered)) > MOST_CHARACTERS:
+            return "it is too long"
         draft, answer, tags = self.draft, self.answer, run.tags
         return Lesson(
             id=f"lesson-{run.id}",

@@ -15,6 +15,7 @@ from langsmith import Client
 from cascade.teaching import Lesson
 from tests.service.talking import ASKED, HELLO, Talk, talking
 
+OTHER = [{"role": "user", "content": "hi again"}]
 LESSONS = {"lessons": {"terms": {"openai:*": {"may_train": False, "source": "their terms"}}}}
 
 
@@ -173,3 +174,35 @@ async def test_lessons_may_have_a_database_of_their_own(tmp_path: Path) -> None:
         assert (await says(talk, run_id=run_id, correct=True, comment="yes")).status_code == 200
         assert await lesson_of(talk, run_id) is not None
     assert (tmp_path / "lessons.db").exists()
+
+
+async def test_whom_openais_clients_name_is_the_user_of_a_lesson(tmp_path: Path) -> None:
+    async with talking(tmp_path, **LESSONS) as talk:
+        named = await lesson_of(talk, await asked(talk, user="ada"))
+        await asked(talk)  # an accepted draft
+        tagged = await lesson_of(
+            talk, await asked(talk, user="ada", messages=OTHER, cascade={"tags": {"user": "bob"}})
+        )
+    assert named is not None
+    assert tagged is not None
+    assert (named.user, tagged.user) == ("ada", "bob")
+
+
+async def test_without_lessons_the_ledger_does_not_learn_who_asked(tmp_path: Path) -> None:
+    async with talking(tmp_path) as talk:
+        await asked(talk, user="ada")
+        store = talk.gateway.service.store
+        assert store is not None
+        stored = [item async for item in store.stored()]
+    assert all("user" not in item.tags for item in stored)
+
+
+@pytest.mark.parametrize("store", [None, False])
+async def test_what_a_client_does_not_want_stored_is_no_lesson(
+    tmp_path: Path, store: bool | None
+) -> None:
+    async with talking(tmp_path, **LESSONS) as talk:
+        said = {} if store is None else {"store": store}
+        answer = await talk.post("/v1/responses", input="hi", **said)
+        run_id = answer.headers["x-cascade-run-id"]
+        assert (await lesson_of(talk, run_id) is None) is (store is False)

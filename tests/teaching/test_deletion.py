@@ -123,6 +123,15 @@ async def test_deletion_by_run_and_by_age_and_of_all(store: LessonStore) -> None
     assert set((await store.gone()).run_ids) == {"r0", "r1", "r2", "r3"}
 
 
+async def test_two_tenants_may_have_a_user_of_one_name(memory: LessonStore) -> None:
+    for tenant in ("acme", "umbrella"):
+        await memory.put(lesson(tenant, user="ada", tenant=tenant))
+        await memory.judge(Feedback(run_id=tenant, correct=True, by="ada"))
+    gone = await memory.delete(LessonSelection(user="ada", tenant="acme"))
+    assert gone == Deleted(lessons=1, verdicts=1)
+    assert [(it.run_id, len(it.verdicts)) async for it in memory.lessons()] == [("umbrella", 1)]
+
+
 async def test_nothing_is_deleted_by_mistake(memory: LessonStore) -> None:
     await memory.put(lesson())
     for wrong in ({}, {"selection": LessonSelection()}):
@@ -339,7 +348,8 @@ def test_terms_are_stated_on_the_command_line(sqlite_url: str) -> None:
     ("command", "words"),
     [
         (["delete", "URL"], "say what to delete"),
-        (["delete", "URL", "--user", "a", "--run", "b"], "in one way"),
+        (["delete", "URL", "--user", "a", "--all"], "say what to delete"),
+        (["delete", "URL", "--run", "a", "--older-than", "9"], "say what to delete"),
         (["delete", "URL", "--user", "a", "--ledger", "x", "--keep-ledger"], "not both"),
         (["delete", "sqlite:///nowhere.db", "--all"], "there is no file nowhere.db"),
         (["delete", "URL", "--user", "a", "--ledger", "URL"], "there is no ledger"),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langgraph.cache.memory import InMemoryCache
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
 
 from cascade import Cascade, MemoryLedger, Tier
 from cascade.errors import ConfigurationError, ModelUnavailableError
 from cascade.ledger import tagged
 from cascade.ledger.store import UnavailableError
 from cascade.oversight import Audits
+from cascade.policies import Policy, Situation
 from cascade.privacy import looks_personal
+from cascade.state import Decision
 from cascade.teaching import Lesson, Lessons, LessonStore, Terms, keeping, open_lessons
 from cascade.testing import ScriptedModel, reply
 from tests.teaching.making import PRICE, cascade_with, doubtful
@@ -148,6 +153,18 @@ async def test_an_image_is_no_text_and_is_not_kept(memory: LessonStore) -> None:
     assert lessons.skipped["it is not all text"] == 1
 
 
+async def test_what_is_too_long_is_not_kept(
+    memory: LessonStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "MOST_CHARACTERS", 100)
+    lessons = Lessons(memory)
+    cascade = cascade_with(lessons)
+    for question in ("x" * 101, "2 + 2?"):
+        await cascade.ainvoke(question)
+    assert [it.question for it in await kept(lessons)] == ["2 + 2?"]
+    assert lessons.skipped["it is too long"] == 1
+
+
 async def test_text_in_blocks_is_text(memory: LessonStore) -> None:
     lessons = Lessons(memory)
     blocks = [{"type": "text", "text": "2 +"}, {"type": "text", "text": "2?"}]
@@ -164,7 +181,57 @@ async def test_another_model_in_the_large_ones_place_teaches_nothing(memory: Les
     result = await cascade.ainvoke("2 + 2?")
     assert (result.answer, result.degraded) == ("four", True)
     assert await kept(lessons) == []
-    assert lessons.skipped["another model answered"] == 1
+    assert lessons.skipped["the large model could not be had"] == 1
+
+
+async def test_a_draft_that_the_large_model_was_shown_is_kept_with_what_it_made_of_it(
+    memory: LessonStore,
+) -> None:
+    lessons = Lessons(memory)
+    await cascade_with(lessons, reuse="correct").ainvoke("2 + 2?")
+    (lesson,) = await kept(lessons)
+    assert (lesson.draft, lesson.answer, lesson.answer_tier) == ("5", "4", "large")
+
+
+class Asks(Policy):
+    """Leaves every draft to a person."""
+
+    def decide(self, situation: Situation) -> Decision:
+        return Decision(action="ask", reason="unsure")
+
+
+async def test_a_run_that_waited_for_a_person_still_knows_its_draft(memory: LessonStore) -> None:
+    lessons = Lessons(memory)
+    graph = cascade_with(lessons, policy=Asks()).build_graph().compile(InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    await graph.ainvoke({"messages": [HumanMessage("2 + 2?")]}, config)
+    assert await kept(lessons) == []
+    await graph.ainvoke(Command(resume="escalate"), config)
+    assert [(it.draft, it.answer) for it in await kept(lessons)] == [("5", "4")]
+
+
+async def test_a_verdict_waits_for_the_lesson_of_its_run_alone(
+    memory: LessonStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, held = memory.put, asyncio.Event()
+
+    async def slow(lesson: Lesson) -> bool:
+        if lesson.question == "slow?":
+            while not held.is_set():  # noqa: ASYNC110 - it is set in another loop
+                await asyncio.sleep(0.005)
+        return await put(lesson)
+
+    monkeypatch.setattr(memory, "put", slow)
+    lessons = Lessons(memory)
+    cascade = cascade_with(lessons)
+    waits = await cascade.ainvoke("slow?")
+    quick = await cascade.ainvoke("quick?")
+    assert await cascade.afeedback(quick.run_id, correct=True)
+    late = asyncio.create_task(cascade.afeedback(waits.run_id, correct=True))
+    await asyncio.sleep(0.05)
+    assert not late.done()
+    held.set()
+    assert await late
 
 
 async def test_a_run_in_shadow_is_no_lesson(memory: LessonStore) -> None:

@@ -29,6 +29,7 @@ from cascade.service.protocols.responses_wire import ResponseBody, ResponseReque
 from cascade.service.protocols.responses_writing import Writing
 from cascade.service.protocols.running import Asked, Tell, run
 from cascade.service.protocols.stored import conversations_of
+from cascade.teaching import OPT_OUT
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -105,11 +106,14 @@ def _asked(request: Request, body: ResponseRequest, messages: list[Any]) -> Aske
     said = None if body.cascade is None else body.cascade.model_dump(exclude_unset=True)
     # Instructions are of this request alone: they are not a part of what is stored.
     told = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    wishes = read_wishes(request, said)
+    if body.store is False:  # nor among the lessons
+        wishes = wishes.model_copy(update={"tags": {**wishes.tags, OPT_OUT[0]: OPT_OUT[1]}})
     return Asked(
         model=body.model,
         messages=[*told, *messages],
         settings=settings_of(body),
-        wishes=read_wishes(request, said),
+        wishes=wishes,
         chars=int(request.headers.get("content-length") or 0),
         patience_s=patience_of(request),
     )

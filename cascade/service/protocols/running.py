@@ -175,8 +175,16 @@ def _config(admitted: Admitted, asked: Asked, *, streams: bool) -> RunnableConfi
     if asked.patience_s is not None and not streams:  # the time of a stream is that between words
         left_s = asked.patience_s * (1 - WAY_BACK) - (time.monotonic() - asked.at)
         configurable[ANSWER_BY] = steady_time() + left_s
-    tags = {**asked.wishes.tags, **admitted.tags}
+    tags = {**_whose(admitted, labels), **asked.wishes.tags, **admitted.tags}
     return RunnableConfig(configurable=configurable, metadata={TAGS: tags})
+
+
+def _whose(admitted: Admitted, labels: Mapping[str, Any]) -> dict[str, str]:
+    """Who asked, as OpenAI's clients say it, where lessons are kept: by it they are deleted."""
+    named = labels.get("user") or labels.get("safety_identifier")
+    if admitted.service.lessons is None or not isinstance(named, str):
+        return {}
+    return {"user": named}
 
 
 def _refused(error: BadRequestError) -> ServiceError:
