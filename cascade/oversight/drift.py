@@ -8,9 +8,10 @@ import logging
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cascade._background import Background
 from cascade._patience import READY_S, Patience
@@ -18,7 +19,14 @@ from cascade._portal import portal_loop
 from cascade.agents.watching import Case
 from cascade.errors import MissingDependencyError
 from cascade.oversight.alarms import Alarm, Drift, Kind, after, stricter
-from cascade.oversight.drift_events import ALARM, DriftEvents, Remembered, after_reply
+from cascade.oversight.drift_events import (
+    ALARM,
+    DriftEvents,
+    Remembered,
+    after_reply,
+    caution_in,
+    charts_in,
+)
 from cascade.policies import Caution, Guard
 from cascade.state import Assessment
 
@@ -30,7 +38,34 @@ SNAPSHOT_EVERY = 50
 """Finished audits after which the e-process is put into the ledger: a killed process loses no
 more of its evidence."""
 
+OVERLAP = timedelta(minutes=1)
+"""So far back events of other processes are read again: clocks differ, and writing takes a while.
+"""
+
+NEVER = datetime.min.replace(tzinfo=UTC)
+
+ALONE = 1e-300
+"""A chance of a false alarm that no evidence reaches."""
+
 logger = logging.getLogger("cascade")
+
+
+class Evidence(NamedTuple):
+    """What one process has seen of harm.
+
+    Attributes:
+        since: the last reset.
+        max_harm: what was promised.
+        n: requests.
+        log_e: log of its e-process. Those of processes that see other requests add up: each factor
+            is at most 1 in expectation, whatever the others have seen, so that the product of
+            e-processes is one.
+    """
+
+    since: datetime
+    max_harm: float
+    n: int
+    log_e: float
 
 
 class DriftWatch:
@@ -78,6 +113,9 @@ class DriftWatch:
         self._usual = Usual.of(calibration)
         self._max_harm = max_harm
         self._lock = threading.Lock()
+        self._reset_at = NEVER
+        self._followed = datetime.now(UTC)
+        self._one_of_several = False
         self._restored: Future[bool] | None = None
         self._patience = Patience(READY_S)
         self._begin()
@@ -88,7 +126,9 @@ class DriftWatch:
         self._charts: Charts = Charts(self.options, self._usual)
         self._harm: HarmChart | None = None
         if self._max_harm is not None:
-            self._harm = HarmChart(self._max_harm, self.options.delta)
+            # One of several joins its evidence with the others', and gives no alarm by itself.
+            delta = ALONE if self._one_of_several else self.options.delta
+            self._harm = HarmChart(self._max_harm, delta)
         self._unsaved = 0
         self._alarmed: set[str] = set()
         self.alarms: list[Alarm] = []
@@ -107,10 +147,67 @@ class DriftWatch:
         with self._lock:
             before = self._guard.caution
             self._restored = _done()  # what was before it is over, also where nobody read it yet
-            self._guard.caution = "normal"
-            self._begin()
+            at = self._begin_anew(datetime.now(UTC))
         logger.warning("%s: drift: reset from %s to normal", self._events.name, before)
-        self._events.write(f"reset from {before}", "normal", {"reset": 1.0})
+        self._events.write(f"reset from {before}", "normal", {"reset": 1.0}, at)
+
+    def _begin_anew(self, at: datetime) -> datetime:
+        self._guard.caution = "normal"
+        self._reset_at = at
+        self._begin()
+        return at
+
+    # As one of several processes that share a ledger --------------------------------------
+
+    def share(self) -> None:
+        """Be one of several processes with the same cascade, before it has seen a question.
+
+        From then on `follow` has to be called from time to time, and harm is an alarm only where
+        the evidence of all together is enough, which is for whoever adds it up.
+        """
+        with self._lock:
+            self._one_of_several = True
+            self._begin()
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What this process has seen of harm since the last reset; None where it is not watched."""
+        with self._lock:
+            if self._harm is None or self._max_harm is None:
+                return None
+            process = self._harm.process
+            return Evidence(self._reset_at, self._max_harm, process.n, process.log_e)
+
+    @property
+    def place(self) -> str:
+        """What tells this cascade's events and evidence from those of others in a ledger."""
+        return self._events.place
+
+    async def follow(self) -> None:
+        """Be as careful as the others are since their alarms, or normal since their reset.
+
+        Raises:
+            LedgerError: the database cannot be reached.
+        """
+        now = datetime.now(UTC)
+        for entry in await self._events.since(self._followed - OVERLAP):
+            self._take_over(entry.at, dict(entry.signals or {}))
+        self._followed = now
+
+    def _take_over(self, at: datetime, figures: Mapping[str, float]) -> None:
+        with self._lock:
+            before = self._guard.caution
+            if at <= self._reset_at:
+                return
+            if "reset" in figures:
+                self._begin_anew(at)
+            elif charts := charts_in(figures):
+                self._alarmed |= charts
+                self._guard.caution = stricter(before, caution_in(figures))
+            caution = self._guard.caution
+        if caution != before:
+            name = self._events.name
+            logger.warning("%s: drift: as another process says: %s → %s", name, before, caution)
 
     # As a watcher of decisions ------------------------------------------------------------
 
@@ -246,8 +343,9 @@ class DriftWatch:
                 return False  # reset meanwhile
             self._guard.caution = stricter(self._guard.caution, remembered.caution)
             self._alarmed |= remembered.alarmed
-            if self._harm is not None:
+            if self._harm is not None and not self._one_of_several:
                 self._harm.restore(remembered.harm)
+            self._reset_at = max(self._reset_at, remembered.since or NEVER)
             charts = self._charts
         if self._guard.caution != "normal":
             logger.warning(

@@ -48,13 +48,23 @@ class Remembered:
         figures = dict(entry.signals or {})
         if "reset" in figures:
             return Remembered(since=entry.at)
-        self.caution = CAUTIONS[min(len(CAUTIONS) - 1, max(0, int(figures.get("caution", 0))))]
+        self.caution = caution_in(figures)
         if self.until is None and CAUTIONS.index(self.caution) >= CAUTIONS.index("tighten"):
             self.until = entry.at
-        self.alarmed |= {name.removeprefix(ALARM) for name in figures if name.startswith(ALARM)}
+        self.alarmed |= charts_in(figures)
         harm = {name: value for name, value in figures.items() if name.startswith("harm_")}
         self.harm = harm or self.harm
         return self
+
+
+def caution_in(figures: Mapping[str, float]) -> Caution:
+    """How careful a cascade was after an event."""
+    return CAUTIONS[min(len(CAUTIONS) - 1, max(0, int(figures.get("caution", 0))))]
+
+
+def charts_in(figures: Mapping[str, float]) -> set[str]:
+    """The charts that gave an alarm with an event."""
+    return {name.removeprefix(ALARM) for name in figures if name.startswith(ALARM)}
 
 
 class DriftEvents:
@@ -123,6 +133,22 @@ class DriftEvents:
         for entry in await self._store.query(where):
             found = found.read(entry)
         return found
+
+    @property
+    def place(self) -> str:
+        """What tells this cascade's events from those of others."""
+        return " ".join([self._run_id, *(f"{k}={v}" for k, v in sorted(self._tags.items()))])
+
+    async def since(self, at: datetime) -> Sequence[LedgerEntry]:
+        """The events of all processes since a time, in its order.
+
+        Raises:
+            LedgerError: the database cannot be reached.
+        """
+        if self._store is None:
+            return []
+        where = Selection(node=NODE, run_id=self._run_id, tags=self._tags, since=at)
+        return await self._store.query(where)
 
     async def decisions(self, n: int, remembered: Remembered) -> Sequence[LedgerEntry]:
         """The first decisions of earlier processes, since the last reset and in usual times.

@@ -94,7 +94,8 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
     def build(name: str, calibration: Calibration | None = None) -> Cascade:
         given, load = config.cascades[name], gates[name].pressure
         parts: dict[str, Any] = {"known": known, "load": load, "lessons": lessons}
-        return build_cascade(name, given, folder, store, watching, calibration=calibration, **parts)
+        parts |= {"calibration": calibration, "shared": shared is not None}
+        return build_cascade(name, given, folder, store, watching, **parts)
 
     served, problems = _serve_all(config, build, gates, store, watching)
     if problems:
@@ -102,7 +103,7 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
     files = {name: folder / c.calibrator for name, c in config.cascades.items() if c.calibrator}
     reloads = Reloads(served, files, build)
     if shared is not None:
-        shared.roll_out(reloads, config.watch_s)
+        shared.keep(served, reloads, config.watch_s)
     service = Service(
         config,
         served,
@@ -132,6 +133,7 @@ def build_cascade(
     load: Load | None = None,
     *,
     calibration: Calibration | None = None,
+    shared: bool = False,
     lessons: Lessons | None = None,
 ) -> Cascade:
     """One cascade.
@@ -145,6 +147,7 @@ def build_cascade(
         known: what it shares with others about the servers that both ask.
         load: the pressure that requests are under before they come to it.
         calibration: in place of that of its configuration.
+        shared: whether other processes have the same cascade, with the same ledger.
         lessons: keeps what is to be learned from all cascades of the service.
 
     Raises:
@@ -172,7 +175,10 @@ def build_cascade(
     drift = config.drift
     options["drift"] = Drift(**dict(drift)) if isinstance(drift, DriftConfig) else drift
     tiers = [open_config(tier, config.tiers, n) for n, tier in enumerate(config.tiers)]
-    return Cascade(tiers=tiers, ledger=store, observers=observers, name=name, **options)
+    made = Cascade(tiers=tiers, ledger=store, observers=observers, name=name, **options)
+    if shared and made.drift is not None:
+        made.drift.share()
+    return made
 
 
 def open_config(config: TierConfig, among: Sequence[TierConfig], number: int) -> Tier:

@@ -14,7 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from cascade.errors import LedgerError
 from cascade.ledger.store.engines import READS
-from cascade.ledger.store.shared_sql import ROLLOUT_TABLES, SHARED_FUNCTIONS, SHARED_TABLES
+from cascade.ledger.store.shared_sql import (
+    EVIDENCE_TABLES,
+    ROLLOUT_TABLES,
+    SHARED_FUNCTIONS,
+    SHARED_TABLES,
+)
 
 LOCK = 0x0CA5CADE
 """Key of the advisory lock in PostgreSQL. SQLite has one writer anyhow."""
@@ -174,6 +179,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     Migration("replicas", SHARED_TABLES, SHARED_FUNCTIONS),
     Migration("rollouts", ROLLOUT_TABLES),
+    Migration("evidence", EVIDENCE_TABLES),
 )
 
 

@@ -72,6 +72,20 @@ ROLLOUT_TABLES = (
     )""",
 )
 
+EVIDENCE_TABLES = (
+    # What each process has seen of harm since `since`; `part` is its watch.
+    """CREATE TABLE service_evidence (
+        place TEXT NOT NULL,
+        part TEXT NOT NULL,
+        since {time} NOT NULL,
+        max_harm DOUBLE PRECISION NOT NULL,
+        n {count} NOT NULL,
+        log_e DOUBLE PRECISION NOT NULL,
+        at {time} NOT NULL,
+        PRIMARY KEY (place, part)
+    )""",
+)
+
 _ADD_UP = """
     SELECT tags ->> 'key' AS key_id, CAST(at AT TIME ZONE 'UTC' AS date) AS day,
         coalesce(sum(coalesce(cost_usd, assumed_usd)), 0) AS cost_usd,

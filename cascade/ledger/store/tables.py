@@ -249,3 +249,15 @@ prepared = Table(
     Column("prepared_at", UtcTime, nullable=False),
     Column("switched_at", UtcTime),
 )
+
+evidence = Table(
+    "service_evidence",
+    metadata,
+    Column("place", Words, primary_key=True),
+    Column("part", Text, primary_key=True),
+    Column("since", UtcTime, nullable=False),
+    Column("max_harm", Double, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("log_e", Double, nullable=False),
+    Column("at", UtcTime, nullable=False),
+)

@@ -25,6 +25,7 @@ _FORGET = (
     "DELETE FROM service_spent WHERE day < CAST(now() AS date) - 62",
     """DELETE FROM service_reservations WHERE lost_usd IS NOT NULL
         AND made_at < now() - interval '62 days'""",
+    "DELETE FROM service_evidence WHERE at < now() - interval '62 days'",
     "DELETE FROM service_prepared WHERE replica_id NOT IN (SELECT id FROM service_replicas)",
 )
 """What nobody asks for any more; a month of budgets needs 31 days."""

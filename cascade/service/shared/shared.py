@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from cascade.errors import LedgerError
 from cascade.ledger.store import Store
@@ -11,8 +12,10 @@ from cascade.service.config import ServiceConfig
 from cascade.service.keys import CHANNEL as KEYS_CHANNEL
 from cascade.service.keys import Keys
 from cascade.service.reload import Reloads
+from cascade.service.serving import Served
 from cascade.service.shared.budgets import SharedBudgets
 from cascade.service.shared.database import SharedDatabase
+from cascade.service.shared.drift import SharedDrift
 from cascade.service.shared.listening import Hear, Listening
 from cascade.service.shared.replica import Replica
 from cascade.service.shared.rollouts import CHANNEL as ROLLOUTS_CHANNEL
@@ -41,11 +44,13 @@ class Shared:
         self.database = SharedDatabase(url)
         self.replica = Replica(self.database, config.replicas.lease_s)
         self.rollouts: Rollouts | None = None
+        self.drift: SharedDrift | None = None
         self._heard: dict[str, Hear] = {KEYS_CHANNEL: keys.forget}
         self.budgets = SharedBudgets(store, self.database, self.replica, config.budgets)
 
-    def roll_out(self, reloads: Reloads, every_s: float) -> None:
-        """Follow which versions of calibrations are in use."""
+    def keep(self, served: Mapping[str, Served], reloads: Reloads, every_s: float) -> None:
+        """Follow which versions of calibrations are in use, and what drift the others see."""
+        self.drift = SharedDrift(self.database, self.replica, served)
         self.rollouts = Rollouts(self.database, self.replica, reloads, every_s)
         self._heard[ROLLOUTS_CHANNEL] = self.rollouts.hear
 
@@ -66,6 +71,8 @@ class Shared:
             tasks.create_task(Listening(self.database, self._heard).live())
             if self.rollouts is not None:
                 tasks.create_task(self.rollouts.live())
+            if self.drift is not None:
+                tasks.create_task(self.drift.live())
             tasks.create_task(self._tidy())
 
     async def aclose(self) -> None:
