@@ -42,7 +42,10 @@ LONGEST = (
     "ledger/store/test_crashes.py",
     "models/test_live_servers.py",
     "service/test_deployed.py",
+    "service/test_shared_budgets.py",
+    "service/test_shared_rollouts.py",
     "service/test_shutdown.py",
+    "service/test_workers.py",
 )
 """Files that take long. Several processes share all files: the long ones are begun first, so that
 in the end none of the processes waits for another."""

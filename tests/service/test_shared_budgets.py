@@ -23,6 +23,7 @@ from cascade.service.faults import ServiceError
 from cascade.service.keys import Key, make_key
 from cascade.service.shared import Replica, SharedBudgets, SharedDatabase
 from cascade.state import LedgerEntry
+from tests.ledger.store import postgres
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 from tests.service.gateway import configured
@@ -266,3 +267,30 @@ async def test_nothing_is_spent_on_a_budget_while_the_database_is_away() -> None
     assert await one.reserve(make_key("free")[0]) == Reservation()
     one.budgets._settled.clear()  # nothing was put aside that could be given back
     await one.aclose()
+
+
+async def test_a_database_that_stands_still_or_restarts_costs_requests_and_no_money(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cascade.ledger.store.engines.PROMPT_S", 1.0)
+    key = a_key()
+    try:
+        with postgres.running() as server:
+            async with several(server.url, 1) as [one]:
+                (await one.reserve(key)).close()
+                with server.held(), pytest.raises(UnavailableError):
+                    await asyncio.wait_for(one.reserve(key, "0.5"), 30)
+                (await one.reserve(key)).close()
+                await asyncio.to_thread(server.stop)
+                with pytest.raises(UnavailableError):
+                    await one.reserve(key, "0.5")
+                await asyncio.to_thread(server.start)
+                last = await one.reserve(key, "0.2")
+
+                async def is_clear() -> bool:
+                    return (await one.budgets.account(key)).reserved_usd == Decimal("0.2")
+
+                await until(is_clear, "giving back what nobody got")
+                last.close()
+    except postgres.NoPostgresError as reason:
+        pytest.skip(str(reason))
