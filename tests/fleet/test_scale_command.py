@@ -92,11 +92,11 @@ def test_json_holds_the_figures() -> None:
 
 
 def test_a_simulation_stands_beside_the_formulas() -> None:
-    command = f"--rate 20 {TRAFFIC} --slots 8 --simulate 60 --seed 4"
+    command = f"--rate 20 {TRAFFIC} --slots 8 --simulate 120 --seed 4"
     said = run(command)
     assert "formulas simulated" in said
     assert said == run(command)
-    bursts = json.loads(run(f"{command} --burst 6,20,10,0.9 --json"))["simulated"][0]
+    bursts = json.loads(run(f"{command} --burst 3,10,30,0.9 --json"))["simulated"][0]
     even = json.loads(run(f"{command} --json"))["simulated"][0]
     assert bursts["small_wait_p99_s"] > even["small_wait_p99_s"]
 
