@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import os
 import re
 import secrets
@@ -112,17 +111,11 @@ def ray_serve(folder: Path, port: int) -> Iterator[None]:
     from ray import serve  # noqa: PLC0415 - likewise
 
     from cascade.service.ray_serve import build_app  # noqa: PLC0415 - likewise
+    from tests.service.ray_head import start  # noqa: PLC0415 - likewise
 
     config = str(folder / "replicas.yaml")
-    ray.init(
-        namespace="serve",
-        num_cpus=8,  # places for replicas, however many cores there are
-        include_dashboard=False,
-        object_store_memory=100 * 2**20,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=str(folder / "ray"),
-    )
+    # Places for replicas, however many cores there are.
+    start(str(folder / "ray"), num_cpus=8, log_to_driver=False)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         one = build_app({"config": config})

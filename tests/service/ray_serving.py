@@ -129,12 +129,12 @@ def cluster(ledger: str, upstream: Upstream, **variables: str) -> Iterator[Clust
 def end(process: subprocess.Popen[bytes]) -> int:
     """Ask it to stop, and wait; what is left after a while is killed."""
     assert process.stdin is not None
-    left = descendants(process.pid)
+    started = descendants(process.pid)
     process.stdin.close()
     try:
         return process.wait(60)
     finally:
-        for each in [process.pid, *left]:
+        for each in [*started, *descendants(process.pid), process.pid]:
             if _alive(each):
                 os.kill(each, signal.SIGKILL)
         process.wait()

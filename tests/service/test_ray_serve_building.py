@@ -16,6 +16,7 @@ import yaml
 from fastapi import FastAPI
 
 from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.models import llamacpp_engine
 from cascade.service import ServiceConfig, create_app
 from cascade.service.ray_serve import app, build_app, scaling
 from cascade.service.ray_serve_checks import modes_in
@@ -263,3 +264,17 @@ async def test_a_route_prefix_is_taken_off() -> None:
     for path, prefix in (("/v1/models", ""), ("/at/v1/models", "/at"), ("/atlas", "/at")):
         await Fronted(inner)({"type": "http", "path": path, "root_path": prefix}, nothing, nothing)
     assert seen == [("/v1/models", ""), ("/v1/models", ""), ("/atlas", "/at")]
+
+
+@pytest.mark.live
+async def test_an_embedded_model_is_loaded_once_in_a_replica_before_it_is_asked() -> None:
+    embedded = {"tiers": [{"model": "llamacpp:smollm2-135m"}]}
+    one = {"auth": False, "cascades": {"first": embedded, "second": embedded}}
+    made = create_app(ServiceConfig.model_validate(one))
+    asked = replica(made.state.service)
+    before = len(llamacpp_engine._engines)
+    async with made.router.lifespan_context(made):
+        asked._app = made
+        await asked.check_health()
+        assert made.state.warming.done()
+        assert len(llamacpp_engine._engines) == before + 1
