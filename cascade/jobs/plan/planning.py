@@ -114,7 +114,7 @@ class _Plan:
 
     async def run(self) -> None:
         """All stages, as far as nothing stops them."""
-        await self._work(partial(Drafting, purse=self._purse()), self.read())
+        await self._work(partial(Drafting, purse=self._purse(), plan=self.done), self.read())
         if self._is_stopped():
             return
         lots, left = self._survey()

@@ -65,11 +65,11 @@ class Verdict:
     expected_usd: Decimal | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Drafting(Job):
-    """Drafts and checks each row, and lets it wait."""
+    """Drafts and checks each row, and lets it wait; `plan` is the job's `done`."""
 
-    done: PlanDone
+    plan: PlanDone
 
     def passes(self, row: Row) -> bool:
         """Whether the row has a draft, or an answer."""
@@ -80,7 +80,7 @@ class Drafting(Job):
             self.done.resumed += 1
         waited = self.journal.find_waiting(row.number)
         if waited is not None and waited.key == row.key:
-            self.done.drafted += 1
+            self.plan.drafted += 1
             return True
         return before.status == "ok"
 
@@ -115,7 +115,7 @@ class Drafting(Job):
             Job.count(self, record)
             return
         self.in_a_row = 0
-        self.done.drafted += 1
+        self.plan.drafted += 1
         self.done.lost += record.lost or 0
         self.done.spent_usd += record.counted_usd or Decimal(0)
 
@@ -124,7 +124,6 @@ class Drafting(Job):
 class Deciding(Job):
     """Goes on with rows as a plan says."""
 
-    done: PlanDone
     verdict: Callable[[Row], Verdict]
 
     def passes(self, row: Row) -> bool:
