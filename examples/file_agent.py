@@ -1,22 +1,23 @@
-"""An agent that reads and writes files, as LangChain's documentation would write it.
+"""An agent with files: it reads and writes them, and only the model line knows of a cascade.
 
-Run it as it is: python examples/file_agent.py
-Only the model line knows of a cascade. The small model runs in this process; the large one is
-scripted and stands in for yours. `benchmarks/assistants` has the same agent on 15 tasks.
+    python examples/file_agent.py
+    python examples/file_agent.py --live --small ollama:qwen2.5:3b --large openai:gpt-5.1
+
+Needs: pip install "agent-cascade[langchain]". A file is
+written by the large model's word alone, unless a draft is very sure. Offline both are scripted.
 """
 
 import tempfile
 from pathlib import Path
 
+from _live import yours
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ToolStrategy
 from langchain.tools import tool
 from langchain_core.messages import ToolCall
 from pydantic import BaseModel
 
-from cascade import Cascade, Price, Tier
-from cascade.ledger import LedgerView, MemoryLedger
-from cascade.models import Request
+from cascade import Cascade, LedgerView, MemoryLedger, Price, Tier
 from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
 
@@ -44,25 +45,23 @@ class Answer(BaseModel):
     answer: str
 
 
-def large(request: Request) -> Completion:
-    """Reads, writes, then answers."""
-    name, args = "read_file", {"name": "budget.txt"}
-    if "Rent: 900" in request.messages[-1].text:
-        name, args = "write_file", {"name": "rent.txt", "text": "900"}
-    elif request.messages[-1].text.endswith("is written."):
-        name, args = "Answer", {"answer": "The rent is in rent.txt."}
-    return reply("", tool_calls=[ToolCall(name=name, args=args, id="1", type="tool_call")])
+def calls(called: str, sure: float, **args: str) -> Completion:
+    """A step of a model: it calls a tool, and says how sure it is."""
+    call = ToolCall(name=called, args=args, id="1", type="tool_call")
+    return reply("", tool_calls=[call], call_probability=sure, input_tokens=180, output_tokens=25)
 
 
+write = calls("write_file", 0.85, name="rent.txt", text="900")
+drafts = [calls("read_file", 0.97, name="budget.txt"), write, calls("Answer", 0.9, answer="Done.")]
+small, large = yours(
+    Tier(ScriptedModel(drafts), price=Price(input=0.02, output=0.06)),
+    Tier(ScriptedModel([write]), price=Price(input=1.25, output=10)),
+)
 ledger = MemoryLedger()
-model = Cascade(
-    Tier("llamacpp:smollm2-135m", price=Price(per_hour=0.05), max_tokens=60, temperature=0),
-    Tier(ScriptedModel(large), price=Price(input=1.25, output=10)),
-    ledger=ledger,
-).as_chat_model()
-
 agent = create_agent(
-    model,  # was: "openai:…"
+    Cascade(
+        small, large, tool_risks={"write_file": "write"}, ledger=ledger
+    ).as_chat_model(),  # was: "openai:…"
     tools=[read_file, write_file],
     system_prompt="You work on the text files of a folder.",
     response_format=ToolStrategy(Answer),
@@ -70,7 +69,7 @@ agent = create_agent(
 asked = {"role": "user", "content": "Write the rent of budget.txt into rent.txt."}
 for message in agent.invoke({"messages": [asked]})["messages"]:
     if message.type == "ai":
-        said = message.response_metadata
-        print(f"{said['tier']}: {message.tool_calls[0]['args']} ({said['reason']})")
-print(sorted(path.name for path in folder.iterdir()))
+        said, step = message.response_metadata, [call["args"] for call in message.tool_calls]
+        print(f"{said['tier']}: {step or message.text} ({said['reason']})")
+print({path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()})
 print(LedgerView(ledger.entries).table())

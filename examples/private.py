@@ -1,16 +1,26 @@
-"""Questions that must not leave this machine: all of them, one of them, or those that a rule finds.
+"""Questions that must not leave this machine: all, a single one, or those that a rule finds.
 
-Run it as it is: python examples/private.py
+    python examples/private.py
+    python examples/private.py --live --small ollama:qwen2.5:3b --large openai:gpt-5.1
+
+Needs: pip install agent-cascade. Offline both models are scripted.
 """
 
-from cascade import Cascade
+from _live import yours
+
+from cascade import Cascade, LedgerView, MemoryLedger, Price, Tier
 from cascade.privacy import looks_personal
 from cascade.testing import ScriptedModel, reply
 
-SMALL = ScriptedModel([reply("Paid, I think.", probability=0.5)])  # stands in for Ollama
-LARGE = ScriptedModel(["Paid on 3 May."], local=False)  # stands in for a hosted model
-
 PLAIN, PERSONAL = "Is an invoice of 3 May overdue?", "Did bob@example.org pay his invoice?"
+
+OURS = Price(input=0.02, output=0.06)
+hosted = ScriptedModel(["Paid on 3 May."], local=False)
+small, large = yours(
+    Tier(ScriptedModel([reply("Paid, I think.", probability=0.5)]), price=OURS),
+    Tier(hosted, price=Price(input=1.25, output=10)),
+)
+ledger = MemoryLedger()
 
 
 def show(title: str, cascade: Cascade, *questions: str) -> None:
@@ -23,11 +33,14 @@ def show(title: str, cascade: Cascade, *questions: str) -> None:
         print(f"  {question}\n    {answer}  ({result.tier}{degraded}: {result.decision.reason})")
 
 
-show("A rule says which ones stay", Cascade(SMALL, LARGE, private=looks_personal), PLAIN, PERSONAL)
-show("All of them stay", Cascade(SMALL, LARGE, local_only=True), PLAIN)
-show("… and a doubtful answer is none", Cascade(SMALL, LARGE, local_only="abstain"), PLAIN)
+ruled = Cascade(small, large, private=looks_personal, ledger=ledger)
+show("A rule says which ones stay", ruled, PLAIN, PERSONAL)
+show("All of them stay", Cascade(small, large, local_only=True, ledger=ledger), PLAIN)
+careful = Cascade(small, large, local_only="abstain", ledger=ledger)
+show("… and a doubtful answer is none", careful, PLAIN)
 
-cascade = Cascade(SMALL, LARGE)
-result = cascade.invoke(PLAIN, {"configurable": {"local_only": True}})
+result = Cascade(small, large, ledger=ledger).invoke(PLAIN, {"configurable": {"local_only": True}})
 print(f"\nOne call stays: {result.answer} ({result.tier})")
-print(f"{len(LARGE.requests)} request left this machine.")
+sent = sum(entry.node == "expert" for entry in ledger.entries)
+print(f"{sent} of 5 questions left this machine.")
+print(LedgerView(ledger.entries).table())

@@ -1,13 +1,18 @@
-"""What a cascade saved, as its ledger and its audits prove it; with a page in report.html.
+"""A report on savings: what the ledger and its audits prove, also as a page in report.html.
 
-Run it as it is: python examples/report.py
-Both models are scripted, so nothing is asked and nothing is paid; with models of your own the
-same lines work. The draws of the audits differ from run to run.
+    python examples/report.py
+    python examples/report.py --live --small ollama:qwen2.5:3b --large openai:gpt-5.1
+
+Needs: pip install "agent-cascade[store,calibrate]". Offline both models are scripted. It writes
+report.db, which later runs add to; the draws of the audits differ from run to run. Live, 400
+questions cost a few cents.
 """
 
 import asyncio
 import random
 from pathlib import Path
+
+from _live import yours
 
 from cascade import Cascade, Price, Tier
 from cascade.ledger.store import open_store
@@ -23,7 +28,7 @@ def numbers(request: Request) -> tuple[random.Random, int, int]:
     return random.Random(f"{a} {b}"), a, b  # noqa: S311 - nothing to be kept secret
 
 
-def small(request: Request) -> Completion:
+def drafts(request: Request) -> Completion:
     """Often wrong where it is not sure, seldom where it is."""
     chance, a, b = numbers(request)
     sure = chance.uniform(0.6, 1.0)
@@ -31,7 +36,7 @@ def small(request: Request) -> Completion:
     return reply(str(a * b + (0 if right else 10)), probability=sure, input_tokens=24)
 
 
-def large(request: Request) -> Completion:
+def answers(request: Request) -> Completion:
     """Right, and wordy."""
     chance, a, b = numbers(request)
     return reply(str(a * b), input_tokens=24, output_tokens=chance.randint(20, 120))
@@ -40,12 +45,11 @@ def large(request: Request) -> Completion:
 async def main() -> Report:
     """Ask 400 questions, then read the ledger."""
     async with open_store("sqlite:///report.db") as store:
-        cascade = Cascade(
-            Tier(ScriptedModel(small, returns_logprobs=True), price=Price(input=0.05, output=0.2)),
-            Tier(ScriptedModel(large), price=Price(input=2, output=10)),
-            ledger=store,
-            audit_rate=0.2,
+        small, large = yours(
+            Tier(ScriptedModel(drafts, returns_logprobs=True), price=Price(input=0.05, output=0.2)),
+            Tier(ScriptedModel(answers), price=Price(input=2, output=10)),
         )
+        cascade = Cascade(small, large, ledger=store, audit_rate=0.2)
         for i in range(400):
             await cascade.ainvoke(f"What is {11 + i % 20} times {12 + i} ?")
         await cascade.aclose()  # the audits that are under way finish

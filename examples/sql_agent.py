@@ -1,21 +1,22 @@
-"""An agent that asks a SQLite database, as LangChain's documentation would write it.
+"""A SQL agent: it asks a database, and only the model line knows of a cascade.
 
-Run it as it is: python examples/sql_agent.py
-Only the model line knows of a cascade. The small model runs in this process; the large one is
-scripted and stands in for yours. `benchmarks/assistants` has the same agent on 15 tasks.
+    python examples/sql_agent.py
+    python examples/sql_agent.py --live --small ollama:qwen2.5:3b --large openai:gpt-5.1
+
+Needs: pip install "agent-cascade[langchain]". Offline both
+models are scripted; `benchmarks/assistants` has the same agent with real ones on 15 tasks.
 """
 
 import sqlite3
 
+from _live import yours
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ToolStrategy
 from langchain.tools import tool
 from langchain_core.messages import ToolCall
 from pydantic import BaseModel
 
-from cascade import Cascade, Price, Tier
-from cascade.ledger import LedgerView, MemoryLedger
-from cascade.models import Request
+from cascade import Cascade, LedgerView, MemoryLedger, Price, Tier
 from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
 
@@ -41,24 +42,24 @@ class Answer(BaseModel):
     answer: str
 
 
-def large(request: Request) -> Completion:
-    """Queries, then answers with what the query found."""
-    last = request.messages[-1]
-    name, args = "run_query", {"query": "SELECT price FROM products WHERE name = 'Lamp'"}
-    if last.type == "tool" and last.text.startswith("Result"):
-        name, args = "Answer", {"answer": f"The price of the Lamp: {last.text}"}
-    return reply("", tool_calls=[ToolCall(name=name, args=args, id="1", type="tool_call")])
+def calls(called: str, sure: float, **args: str) -> Completion:
+    """A step of a model: it calls a tool, and says how sure it is."""
+    call = ToolCall(name=called, args=args, id="1", type="tool_call")
+    return reply("", tool_calls=[call], call_probability=sure, input_tokens=150, output_tokens=25)
 
 
+drafts = [
+    calls("run_query", 0.91, query="SELECT price FROM products WHERE name = 'Lamp'"),
+    calls("Answer", 0.6, answer="The Lamp costs 245 dollars."),
+]
+answers = [calls("Answer", 0.99, answer="The Lamp costs 24.50 dollars.")]
+small, large = yours(
+    Tier(ScriptedModel(drafts), price=Price(input=0.02, output=0.06)),
+    Tier(ScriptedModel(answers), price=Price(input=1.25, output=10)),
+)
 ledger = MemoryLedger()
-model = Cascade(
-    Tier("llamacpp:smollm2-135m", price=Price(per_hour=0.05), max_tokens=60, temperature=0),
-    Tier(ScriptedModel(large), price=Price(input=1.25, output=10)),
-    ledger=ledger,
-).as_chat_model()
-
 agent = create_agent(
-    model,  # was: "openai:…"
+    Cascade(small, large, ledger=ledger).as_chat_model(),  # was: "openai:…"
     tools=[run_query],
     system_prompt="You answer questions about a table products(name, price).",
     response_format=ToolStrategy(Answer),
@@ -66,7 +67,7 @@ agent = create_agent(
 state = agent.invoke({"messages": [{"role": "user", "content": "What is the price of the Lamp?"}]})
 for message in state["messages"]:
     if message.type == "ai":
-        said = message.response_metadata
-        print(f"{said['tier']}: {message.tool_calls[0]['args']} ({said['reason']})")
+        said, step = message.response_metadata, [call["args"] for call in message.tool_calls]
+        print(f"{said['tier']}: {step or message.text} ({said['reason']})")
 print(state["structured_response"].answer)
 print(LedgerView(ledger.entries).table())

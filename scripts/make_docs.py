@@ -1,4 +1,4 @@
-"""Writes the generated parts of README.md and docs/: `make docs`.
+"""Writes the generated parts of README.md, examples/README.md and docs/: `make docs`.
 
     <!-- generated: floors -->          begins a part, by its name in PARTS
     <!-- end of generated -->           ends it
@@ -39,8 +39,16 @@ def configuration_part() -> str:
     return service_keys.tables() + "\n"
 
 
+def examples_part() -> str:
+    """The examples, by what people look for."""
+    import examples_table  # noqa: PLC0415 - only this part needs them
+
+    return f"\n{examples_table.table()}\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "configuration": configuration_part,
+    "examples": examples_part,
     "floors": floors_part,
     "units": lambda: f"\n{floors.guide()}\n\n",
 }
@@ -50,7 +58,11 @@ def documents() -> list[Path]:
     """The documents that may hold code or generated parts."""
     return [
         path
-        for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+        for path in [
+            ROOT / "README.md",
+            ROOT / "examples" / "README.md",
+            *sorted((ROOT / "docs").glob("*.md")),
+        ]
         if path.exists()
     ]
 
