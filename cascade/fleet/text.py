@@ -31,7 +31,7 @@ def verdict(found: Needs) -> str:
     if quota is not None and quota.units > 1:
         said.append(
             f"No machine helps with {quota.part}: the quota ends at {_at(quota)}, and "
-            f"{quota.units} times as much is needed."
+            f"{quota.units:,} times as much is needed."
         )
     bill = found.bill
     if bill is not None and bill.saved_usd > 0:
