@@ -18,9 +18,13 @@ __all__ = [
     "mean_wait",
     "square_root_staffing",
     "staffed",
+    "suffices",
     "wait_quantile",
     "waits_longer",
 ]
+
+LARGE_LOAD = 1e6
+"""Erlangs from which on the limit is near enough (by 1/√a), and the sum takes seconds."""
 
 _NORMAL = NormalDist()
 
@@ -57,12 +61,15 @@ def erlang_b(load: float, servers: int) -> float:
 def erlang_c(load: float, servers: int) -> float:
     """Share of requests that have to wait (M/M/c), 1 where the servers cannot keep up.
 
-    C = B / (1 − ρ·(1 − B)) with ρ = a/c and Erlang's B (Kleinrock, section 3.5).
+    C = B / (1 − ρ·(1 − B)) with ρ = a/c and Erlang's B (Kleinrock, section 3.5); above `LARGE_LOAD`
+    its limit, `delay_in_large_pools`.
     """
     if load <= 0:
         return 0.0
     if load >= servers:
         return 1.0
+    if load > LARGE_LOAD:
+        return delay_in_large_pools((servers - load) / math.sqrt(load))
     blocked = erlang_b(load, servers)
     return blocked / (1 - load / servers * (1 - blocked))
 
@@ -124,6 +131,33 @@ def wait_quantile(
     return _wait_of_delayed(load, seconds, servers, cv) * math.log(delayed / (1 - share))
 
 
+def suffices(
+    servers: int,
+    rate: float,
+    seconds: float,
+    *,
+    cv: float = 1.0,
+    wait_s: float,
+    share: float = 0.99,
+    busiest: float = 1.0,
+) -> bool:
+    """Whether `share` of the requests of one queue waits no longer than `wait_s`.
+
+    Args:
+        servers: of that queue.
+        rate: requests a second.
+        seconds: mean service time.
+        cv: standard deviation of the service time over its mean.
+        wait_s: that is accepted.
+        share: of the requests for which it has to hold.
+        busiest: share of the time for which a server may be busy at most, on average.
+    """
+    load = in_system(rate, seconds)
+    if load >= servers or load > busiest * servers * (1 + 1e-9):
+        return False
+    return waits_longer(wait_s, rate, seconds, servers, cv=cv) <= 1 - share + 1e-12
+
+
 def staffed(
     rate: float,
     seconds: float,
@@ -133,30 +167,15 @@ def staffed(
     share: float = 0.99,
     busiest: float = 1.0,
 ) -> int:
-    """Fewest servers of one queue with which `share` of the requests waits no longer than `wait_s`.
-
-    Args:
-        rate: requests a second.
-        seconds: mean service time.
-        cv: standard deviation of the service time over its mean.
-        wait_s: that is accepted.
-        share: of the requests for which it has to hold.
-        busiest: share of the time for which a server may be busy at most, on average.
-    """
-    load = in_system(rate, seconds)
-    fewest = max(1, math.ceil(load / busiest - 1e-9))
-
-    def is_enough(servers: int) -> bool:
-        longer = waits_longer(wait_s, rate, seconds, servers, cv=cv)
-        return load < servers and longer <= 1 - share + 1e-12
-
-    high = fewest
-    while not is_enough(high):
+    """Fewest servers that suffice; arguments as those of `suffices`."""
+    given = {"cv": cv, "wait_s": wait_s, "share": share, "busiest": busiest}
+    low = max(1, math.ceil(in_system(rate, seconds) / busiest - 1e-9))
+    high = low
+    while not suffices(high, rate, seconds, **given):
         high += max(1, math.isqrt(high))
-    low = fewest
     while low < high:
         middle = (low + high) // 2
-        if is_enough(middle):
+        if suffices(middle, rate, seconds, **given):
             high = middle
         else:
             low = middle + 1
@@ -172,7 +191,8 @@ def delay_in_large_pools(spare: float) -> float:
     Args:
         spare: β, servers above the load in units of its square root; above 0.
     """
-    return 1 / (1 + spare * _NORMAL.cdf(spare) / _NORMAL.pdf(spare))
+    density = _NORMAL.pdf(spare)
+    return 0.0 if density == 0 else 1 / (1 + spare * _NORMAL.cdf(spare) / density)
 
 
 def square_root_staffing(load: float, delayed: float) -> float:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from cascade.fleet.inputs import Capacity, Workload
-from cascade.fleet.laws import staffed
+from cascade.fleet.laws import staffed, suffices
 from cascade.state import Record
 
 __all__ = ["Limit", "limits"]
@@ -88,33 +88,34 @@ def _quotas(workload: Workload, capacity: Capacity) -> Iterator[Limit]:
 
 
 def _replicas(workload: Workload, capacity: Capacity, slots: int) -> Limit:
+    small, wanted = workload.small, _wanted(workload, capacity)
+    needed = staffed(workload.busiest, small.mean_s, **wanted)
     return Limit(
         part="small model, slots",
         law="waiting: Erlang C, Allen–Cunneen, spare ∝ √load",
-        carries=_carried(workload, capacity, slots),
-        units=math.ceil(_slots(workload.busiest, workload, capacity) / slots),
+        carries=_carried(slots, small.mean_s, wanted),
+        units=math.ceil(needed / slots),
     )
 
 
-def _slots(rate: float, workload: Workload, capacity: Capacity) -> int:
-    small = workload.small
-    return staffed(
-        rate,
-        small.mean_s,
-        cv=small.cv,
-        wait_s=capacity.wait_s,
-        share=capacity.within,
-        busiest=capacity.busiest_slots,
-    )
+def _wanted(workload: Workload, capacity: Capacity) -> dict[str, float]:
+    return {
+        "cv": workload.small.cv,
+        "wait_s": capacity.wait_s,
+        "share": capacity.within,
+        "busiest": capacity.busiest_slots,
+    }
 
 
-def _carried(workload: Workload, capacity: Capacity, slots: int) -> float:
+def _carried(slots: int, seconds: float, wanted: Mapping[str, float]) -> float:
     """The highest rate for which so many slots are enough."""
-    low, high = 0.0, slots / workload.small.mean_s
+    low, high = 0.0, slots / seconds
     while high - low > CLOSE * high:
         middle = (low + high) / 2
-        enough = _slots(middle, workload, capacity) <= slots
-        low, high = (middle, high) if enough else (low, middle)
+        if suffices(slots, middle, seconds, **wanted):
+            low = middle
+        else:
+            high = middle
     return low or high
 
 

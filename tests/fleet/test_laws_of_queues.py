@@ -125,6 +125,16 @@ def test_large_pools_are_those_of_halfin_and_whitt(spare: float) -> None:
     assert erlang_c(load, servers) == pytest.approx(delay_in_large_pools(spare), rel=0.02)
 
 
+def test_the_largest_pools_take_no_time_and_join_the_others() -> None:
+    for spare in (0.5, 1.5):
+        below, above = (
+            erlang_c(load, round(load + spare * math.sqrt(load))) for load in (999_999.0, 1_000_001)
+        )
+        assert below == pytest.approx(above, rel=0.01)
+    assert staffed(1e9, 1.0, wait_s=0.1, busiest=0.9) == pytest.approx(1e9 / 0.9)
+    assert erlang_c(1e9, 2 * 10**9) == 0
+
+
 @given(load=st.floats(500, 20_000), delayed=st.floats(0.02, 0.9))
 @settings(max_examples=30)
 def test_square_root_staffing_is_near_the_exact_one(load: float, delayed: float) -> None:
