@@ -21,6 +21,7 @@ from cascade.confidence.calibrators import Temperature
 from cascade.errors import AuthenticationError, ConfigurationError, ModelUnavailableError
 from cascade.jobs import Journal, Record, Row, made_with, write_output
 from cascade.jobs.plan import PlanDone, plan_job, planned_with
+from cascade.jobs.running import Purse
 from cascade.ledger import LedgerView
 from cascade.policies import ThresholdPolicy
 from cascade.setup import task_hash
@@ -177,6 +178,26 @@ async def test_the_money_left_after_the_best_rows_goes_to_those_that_still_fit(
     wordy = await run(pair(Models(longer=3.0)), 200, tmp_path / "k", budget_usd=money)
     assert wordy.spent_usd <= money
     assert money - wordy.spent_usd < smallest * 3
+
+
+async def test_each_row_puts_aside_what_it_costs_and_a_decision_to_accept_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guesses: list[Decimal] = []
+    take = Purse.take
+
+    async def watched(purse: Purse, guess_usd: Decimal) -> Decimal | None:
+        guesses.append(guess_usd)
+        return await take(purse, guess_usd)
+
+    monkeypatch.setattr(Purse, "take", watched)
+    done = await run(pair(Models()), 40, tmp_path / "j", budget_usd=budget(40, 0.5), concurrency=1)
+    drafts, escalations = guesses[:40], [g for g in guesses[40:] if g]
+    assert min(drafts) > 0
+    assert len(escalations) == done.escalated
+    assert len(guesses) == 80
+    costs = [r.expected_usd for r in records(pair(Models()), 40, tmp_path / "j") if r.escalated]
+    assert sum(escalations) >= sum(cost for cost in costs if cost)
 
 
 async def test_rows_at_once_change_nothing_about_which_are_escalated(tmp_path: Path) -> None:
