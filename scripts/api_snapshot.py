@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
+import json
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -64,6 +65,10 @@ def _manual() -> Iterator[ast.Module]:
                 yield ast.parse(block.code)
     for path in sorted((floors.ROOT / "examples").glob("*.py")):
         yield ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted((floors.ROOT / "examples").glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                yield ast.parse("".join(cell["source"]))
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:

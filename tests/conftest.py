@@ -18,12 +18,14 @@ settings.load_profile("cascade")
 HERE = Path(__file__).parent
 
 LONGEST = (
+    "jobs/test_ray_batch.py",
     "service/test_page_browser.py",
     "service/test_javascript_clients.py",
     "service/test_agent_clients.py",
     "service/test_fuzzed_gateway.py",
     "house/test_wheel.py",
     "house/test_examples.py",
+    "house/test_notebook.py",
     "house/test_docs.py",
     "house/test_audit.py",
     "faults/test_every_fault.py",
