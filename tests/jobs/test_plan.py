@@ -420,6 +420,15 @@ async def test_a_calibration_that_judges_no_draft_is_named(tmp_path: Path) -> No
         await run(cascade, 5, tmp_path / "j", budget_usd=Decimal(1))
 
 
+async def test_rows_that_cannot_be_read_leave_nothing_to_plan(tmp_path: Path) -> None:
+    cascade = pair(Models(), calibrated=False)
+    with Journal(tmp_path / "j", planned_with(made_with(cascade), 30, "exact")) as journal:
+        unread = [Row(n, {}, problem="no JSON") for n in range(3)]
+        asked: dict[str, Any] = {"sample": 30, "budget_usd": Decimal(1)}
+        done = await plan_job(cascade, lambda: unread, journal, **asked)
+    assert (done.failed, done.drafted, done.stopped) == (3, 0, None)
+
+
 async def test_the_output_has_the_columns_of_the_plan(tmp_path: Path) -> None:
     cascade = pair(Models())
     await run(cascade, 3, tmp_path / "j", budget_usd=Decimal(1))

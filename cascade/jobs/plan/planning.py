@@ -115,7 +115,7 @@ class _Plan:
     async def run(self) -> None:
         """All stages, as far as nothing stops them."""
         await self._work(partial(Drafting, purse=self._purse(), plan=self.done), self.read())
-        if self._is_stopped():
+        if self._is_stopped() or not self.done.drafted:
             return
         lots, left = self._survey()
         asked = await self._sampled(lots, left)
