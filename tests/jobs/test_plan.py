@@ -281,6 +281,10 @@ async def test_a_sample_calibrates_raw_scores_and_bounds_what_is_lost(tmp_path: 
     assert (done.sampled, len(drawn), done.stopped) == (49, 49, None)
     assert all(r.escalated for r in drawn)
     others = [r for r in found if r not in drawn]
+    assert done.ranked == sum(r.rank is not None for r in others) <= 200 - 49
+    escalated = [r.gain or 0.0 for r in others if r.escalated]
+    assert done.gain == pytest.approx(sum(escalated))
+    assert done.gain <= done.most_gain <= done.gain + 1
     assert all(r.calibrated for r in others)
     wrong = sum(not r.escalated and not is_right(r.number) for r in others) / len(others)
     assert done.loss_bound is not None
