@@ -165,23 +165,19 @@ class Lessons(LessonKeeper):
             self.skipped["the large model could not be had"] += 1
 
     async def judge(self, feedback: Feedback, tags: Mapping[str, str] | None) -> bool:
-        """Keep a verdict, after the lesson of its run."""
-        await self._written(feedback.run_id)
+        """Keep a verdict."""
         return await self.store.judge(feedback, tags=tags)
 
     async def tags_of(self, run_id: str) -> Mapping[str, str] | None:
-        """The tags of a run with a lesson."""
-        await self._written(run_id)
+        """The tags of a run with a lesson, once that is written."""
+        while run_id in self._unwritten:  # noqa: ASYNC110 - it is written in another loop
+            await asyncio.sleep(LOOK_S)
         lesson = await self.store.get(run_id)
         return None if lesson is None else lesson.tags
 
     async def aclose(self) -> None:
         """Return once all that was seen is kept, or lost."""
         await self._background.finish()
-
-    async def _written(self, run_id: str) -> None:
-        while run_id in self._unwritten:  # noqa: ASYNC110 - it is written in another loop
-            await asyncio.sleep(LOOK_S)
 
     def _of(self, run_id: str) -> _Seen:
         seen = self._seen.get(run_id)

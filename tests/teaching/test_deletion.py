@@ -30,6 +30,7 @@ from cascade.teaching import (
     labelled_drafts,
     open_lessons,
 )
+from cascade.teaching.sql import LOCK
 from cascade.testing import reply
 from tests.teaching.making import DAY, cascade_with, lesson
 
@@ -200,6 +201,23 @@ async def test_deletions_of_many_are_told_in_their_order(store: LessonStore) -> 
     assert place == 3
 
 
+async def test_changes_in_postgres_come_one_after_the_other(postgres_url: str) -> None:
+    """Else a deletion with a lower number could be seen after one with a higher, and be missed."""
+    async with open_lessons(postgres_url) as store:
+        await store.put(lesson("r1"))
+        other = await asyncpg.connect(postgres_url)
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+        deletion = asyncio.create_task(store.delete(LessonSelection(run_id="r1")))
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while not await other.fetchval(waiting):
+            assert not deletion.done()
+        await transaction.rollback()
+        await other.close()
+        assert (await deletion).lessons == 1
+
+
 async def test_files_that_were_exported_before_are_named(store: LessonStore) -> None:
     await filled(store)
     await store.note_export("one.jsonl", ["ada0", "bob0", "ada0"], purpose="training")
@@ -268,6 +286,8 @@ async def test_the_command_takes_a_user_out_of_lessons_labels_and_the_ledger(
 ) -> None:
     ledger_url, url = await lived(tmp_path)
     assert holding(tmp_path) == ["ledger.db", "lessons.db"]
+    running = open_store(ledger_url)  # a service that has the ledger open all the time
+    assert await running.query()
     # What the cascade said to bob holds the planted string as well: he goes too.
     for user in ("ada", "bob"):
         command = ["lessons", "delete", url, "--user", user, "--ledger", ledger_url, "--json"]
@@ -280,6 +300,7 @@ async def test_the_command_takes_a_user_out_of_lessons_labels_and_the_ledger(
             found = await labelled_drafts(ledger)
             assert len(found.audited) == len(found.said) == (1 if user == "ada" else 0)
     assert holding(tmp_path) == []
+    await running.aclose()
 
 
 async def test_a_configuration_names_both_places(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cascade import Cascade, MemoryLedger
 from cascade.errors import ConfigurationError, InputError, UnknownRunError
 from cascade.judging import keep_feedback, to_feedback
 from cascade.ledger import tagged
+from cascade.ledger.runs import runs_of
 from cascade.ledger.store import Selection, Store, open_store
 from cascade.ledger.verdicts import FEEDBACK, Feedback, entry_of
 from cascade.oversight import Audits
@@ -231,3 +232,4 @@ async def test_a_verdict_of_a_later_period_makes_no_request_of_that_period(ledge
     period = Selection(since=entry.at + timedelta(days=2))
     assert (await make_report(ledger, period)).requests == 0
     assert await labelled_drafts(ledger, period) == LabelledDrafts()
+    assert runs_of([(later, {})]) == {}
