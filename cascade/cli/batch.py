@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import asdict
 from decimal import Decimal
 from enum import StrEnum
@@ -224,7 +225,8 @@ def _run(source: Path, answering: Callable[..., Coroutine[Any, Any, Done]]) -> D
 
     async def run() -> Done:
         stop = asyncio.Event()
-        with _interrupts(stop), shown:
+        # Ray tells on stdout what has happened to its processes, where the answer is due.
+        with _interrupts(stop), shown, redirect_stdout(sys.stderr):
             task = shown.add_task("rows", total=count_rows(source) if err.is_terminal else None)
 
             def show(done: Done) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,6 +16,9 @@ from typing import Any
 from cascade.errors import ConfigurationError, MissingDependencyError
 
 __all__ = ["cluster", "require_ray"]
+
+ATTEMPTS = 3
+CONNECT_S = 10
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Of a cluster of its own: what is under way are texts of some hundred rows."""
@@ -52,6 +56,11 @@ def cluster(address: str | None, cores: float) -> Iterator[Any]:
     """
     ray = require_ray()
     if ray.is_initialized():
+        if address is not None:
+            raise ConfigurationError(
+                f"address={address!r}: this process is connected to a Ray cluster already; leave "
+                "the address out to use that."
+            )
         yield ray
         return
     address = address or os.environ.get("RAY_ADDRESS")
@@ -59,14 +68,33 @@ def cluster(address: str | None, cores: float) -> Iterator[Any]:
         with _own(ray, cores):
             yield ray
         return
+    _check_reachable(address)
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigurationError(f"--ray-address {address}: {error}") from error
+        raise _unreachable(address, error) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Where nobody listens, Ray would try for minutes, and end the process then."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "://" in address:
+        return  # `auto`, or an address in another form
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"the Ray cluster at {address} cannot be reached ({error}): give the address that "
+        "`ray start` says, host:6379, or none for a cluster on this machine."
+    )
 
 
 @contextmanager
@@ -79,19 +107,32 @@ def _own(ray: Any, cores: float) -> Iterator[None]:
     }
     with _environment(said):
         try:
+            _start(ray, max(1, round(cores)), folder)
+            yield
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(ray: Any, cores: int, folder: str) -> None:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
             ray.init(
                 "local",
-                num_cpus=max(1, round(cores)),
+                num_cpus=cores,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
                 logging_level="ERROR",
                 _temp_dir=folder,
             )
-            yield
-        finally:
+        except Exception as error:
+            # Ray gives itself 30 s, which a machine with much else to do may not keep.
             ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+            if attempt == ATTEMPTS:
+                raise ConfigurationError(f"Ray does not start on this machine: {error}") from error
+        else:
+            return
 
 
 @cache

@@ -82,6 +82,7 @@ class Crew:
         self._replicas, self._cpus, self._concurrency = replicas, cpus, concurrency
         self._address, self._stop = address, stop
         self._opened = ExitStack()
+        self._starting = asyncio.Lock()
         self._feeder: Any = None
         self._received = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
@@ -110,11 +111,14 @@ class Crew:
         Raises:
             CascadeError: the replicas cannot work.
         """
-        if self._feeder is None:
-            self._start()
+        loop = asyncio.get_running_loop()
+        async with self._starting:
+            if self._feeder is None:
+                await self._start()
         if self._problem is not None:
             raise self._problem
-        loop = asyncio.get_running_loop()
+        if self._stop.is_set():
+            return None
         if not self._to_send:
             loop.call_soon(self._send)
         future: asyncio.Future[Record | None] = loop.create_future()
@@ -131,8 +135,10 @@ class Crew:
         if not block.unwritten:
             self._settle(index)
 
-    def _start(self) -> None:
-        ray = self._opened.enter_context(cluster(self._address, self._replicas * self._cpus))
+    async def _start(self) -> None:
+        connecting = cluster(self._address, self._replicas * self._cpus)
+        # In a thread, in which Ray leaves SIGTERM to whoever handles it now.
+        ray = await asyncio.to_thread(self._opened.enter_context, connecting)
         # Imported with Ray, which is an extra.
         from cascade.jobs.ray_feed import Feeder, answers_of  # noqa: PLC0415
 

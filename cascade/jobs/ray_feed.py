@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import pickle
 from collections.abc import Iterator
 from importlib import import_module
@@ -109,6 +110,7 @@ def answers_of(
     Yields:
         The number of a block, and the answer.
     """
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the job tells how far it is
     blocks = read_datasource(_Blocks(feeder), override_num_blocks=1, num_cpus=0)
     settings = blocks.context
     settings.target_max_block_size = 1  # else rows would wait for others, to be one large block

@@ -171,12 +171,13 @@ class Replica:
         if found is not None:
             return found
         lost = part.lost(row.number)
-        if lost >= MOST_LOST:
-            record = _given_up(row)
-        else:
-            async with self._free:
-                if (self._work.folder / STOP).exists():
-                    return None
+        async with self._free:
+            stopped = (self._work.folder / STOP).exists()
+            if stopped and not lost:
+                return None
+            if stopped or lost >= MOST_LOST:
+                record = _left(row, lost)
+            else:
                 part.begin(row.number)
                 record = await ask(self._cascade, row, self._work.job)
                 await self._ledger_written()
@@ -191,13 +192,10 @@ class Replica:
                 await self._flush()
 
 
-def _given_up(row: Row) -> Record:
-    return Record(
-        row.number,
-        row.key,
-        "error",
-        error=f"ModelUnavailableError: {MOST_LOST} replicas ended while they had it under way.",
-    )
+def _left(row: Row, lost: int) -> Record:
+    """A row that is not asked again in this run. It may have cost something."""
+    said = f"{lost} replica(s) ended while it was under way"
+    return Record(row.number, row.key, "error", error=f"ModelUnavailableError: {said}.")
 
 
 def _presence(folder: Path) -> ExitStack:

@@ -117,14 +117,17 @@ def test_a_row_that_ends_each_replica_is_given_up(asked: Asked, folder: Path) ->
             part.begin(1)
     answers = done(Replica(work(asked, folder)).answer(0, rows(1, 2)))
     assert (answers[1].status, answers[1].lost) == ("error", MOST_LOST)
-    assert "replicas ended while they had it under way" in str(answers[1].error)
+    assert "3 replica(s) ended while it was under way" in str(answers[1].error)
     assert asked == ["question 2"]
 
 
 def test_after_a_stop_no_row_is_begun(asked: Asked, folder: Path) -> None:
     replica = Replica(work(asked, folder))
     (folder / STOP).touch()
-    assert done(replica.answer(0, rows(1, 2))) == {}
+    with Part(folder / "0.part") as part:
+        part.begin(2)  # and killed: what that cost is not forgotten
+    answers = done(replica.answer(0, rows(1, 2)))
+    assert [(n, record.status, record.lost) for n, record in answers.items()] == [(2, "error", 1)]
     assert asked == []
 
 
