@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -306,7 +307,8 @@ def _show(
         if traffic is not None:
             seen = {"runs": traffic.runs, "seconds": traffic.seconds}
         fleets = [{"summary": verdict(each), **each.model_dump(exclude=_BULKY)} for each in found]
-        print_json({"ledger": seen, "fleets": fleets, "simulated": simulated})
+        runs = [{name: _known(value) for name, value in one} for one in simulated]
+        print_json({"ledger": seen, "fleets": fleets, "simulated": runs})
         return
     if traffic is not None:
         out.print(f"From {traffic.runs:,} runs in {traffic.seconds / 3600:,.1f} hours.\n")
@@ -315,6 +317,11 @@ def _show(
     out.print(f"\n{needs_text(found)}\n\n{laws_text(found)}", markup=False)
     for each, one in zip(found, simulated, strict=False):
         out.print(f"\n{simulated_text(each, one)}", markup=False)
+
+
+def _known(figure: float | None) -> float | None:
+    """JSON has no number for what nothing was counted of."""
+    return None if figure is not None and math.isnan(figure) else figure
 
 
 _BULKY = {"workload": {"small": {"seconds"}, "large": {"seconds"}}}

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import re
 import shlex
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 
 from cascade.cli import scale
 from cascade.errors import InputError
-from cascade.fleet import traffic_of
+from cascade.fleet import Scenario, simulation, traffic_of
 from cascade.ledger.store import open_store
 from cascade.state import LedgerEntry
 
@@ -99,6 +101,21 @@ def test_a_simulation_stands_beside_the_formulas() -> None:
     bursts = json.loads(run(f"{command} --burst 3,10,30,0.9 --json"))["simulated"][0]
     even = json.loads(run(f"{command} --json"))["simulated"][0]
     assert bursts["small_wait_p99_s"] > even["small_wait_p99_s"]
+
+
+def test_json_has_null_for_what_nothing_was_counted_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = simulation.simulate
+
+    def jammed(scenario: Scenario, **times: float) -> simulation.Simulated:
+        return real(scenario, **times).model_copy(update={"answered": 0, "mean_s": math.nan})
+
+    monkeypatch.setattr(simulation, "simulate", jammed)
+    command = f"--rate 20 {TRAFFIC} --slots 8 --simulate 5"
+    found = json.loads(run(f"{command} --json"), parse_constant=pytest.fail)
+    assert found["simulated"][0]["mean_s"] is None
+    assert re.search(r"answer, mean [\d,]+ ms –", run(command))
 
 
 def test_a_hosted_small_model_is_priced_by_its_tokens() -> None:
