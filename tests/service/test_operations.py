@@ -112,6 +112,7 @@ async def test_admin_routes_are_for_admin_keys_alone(upstream: FakeServer, tmp_p
         ("GET", "/admin/keys"),
         ("POST", "/admin/keys"),
         ("DELETE", "/admin/keys/x"),
+        ("POST", "/admin/keys/x/rotate"),
         ("GET", "/admin/budgets"),
         ("POST", "/admin/reload"),
         ("GET", "/admin/cascades"),

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, time
 from decimal import Decimal
 from itertools import count
 
-from cascade.errors import LedgerError
 from cascade.ledger.store import Store
 from cascade.observing import Observer
 from cascade.service.budgets import Account, Reservation, refusal_of
@@ -200,15 +199,16 @@ class SharedBudgets(Observer):
                 unknown_usd=f"{self._config.unknown_call_usd:f}",
                 asked=json.dumps([asked.as_json() for asked in some]),
             )
-        except LedgerError as error:
+            told = {row["id"]: row for row in rows}
+            answers = [(asked.told, told[asked.id]) for asked in some]
+        except Exception as error:  # noqa: BLE001 - whoever waits is told
             for asked in some:
                 if not asked.told.done():
                     asked.told.set_exception(error)
             return
-        told = {row["id"]: row for row in rows}
-        for asked in some:
-            if not asked.told.done():
-                asked.told.set_result(told[asked.id])
+        for future, row in answers:
+            if not future.done():
+                future.set_result(row)
 
     async def _give(self) -> None:
         pause_s = LINGER_S
@@ -218,7 +218,7 @@ class SharedBudgets(Observer):
                 try:
                     await self._give_once()
                     pause_s = LINGER_S
-                except LedgerError as error:
+                except Exception as error:  # noqa: BLE001 - it is tried again for as long as it takes
                     logger.warning("what was put aside cannot be given back yet: %s", error)
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         finally:

@@ -96,3 +96,5 @@ class Shared:
                 await self.budgets.tidy()
             except LedgerError as error:
                 logger.warning("old reservations cannot be looked at: %s", error)
+            except Exception:
+                logger.exception("old reservations cannot be looked at")
