@@ -95,9 +95,12 @@ class _Queued(Connection):
 
 
 @contextmanager
-def slots_server(slots: int, small: LognormalTime, large: LognormalTime) -> Iterator[int]:
+def slots_server(
+    slots: int, small: LognormalTime, large: LognormalTime, seed: int = 1
+) -> Iterator[int]:
     """A server in a process of its own; gives its port."""
     command = [sys.executable, str(Path(__file__).resolve()), "--slots", str(slots)]
+    command += ["--seed", str(seed)]
     for name, each in (("small", small), ("large", large)):
         command += [f"--{name}-ms", str(1000 * each.mean_s), f"--{name}-cv", str(each.cv)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -1,6 +1,6 @@
 """Heavy: the simulated fleet beside the real gateway, and what a request writes (7 minutes).
 
-    python benchmarks/fleet.py [--seconds 60] [--replications 30] [--only busy,shedding] [--json]
+    python benchmarks/fleet.py [--seconds 60] [--replications 30] [--only busy,shedding] [--seed 0]
     python benchmarks/fleet.py --ledger [--requests 4000]
 
 One worker of `cascade serve` before a model server whose small model has slots and a queue
@@ -103,9 +103,12 @@ CASES = {
 CALM = Case(5.0)
 
 
-def measured(case: Case, seconds: float) -> Figures:
+def measured(case: Case, seconds: float, seed: int) -> Figures:
     """Figures of the real gateway."""
-    with slots_server(SLOTS, SMALL, LARGE) as behind, tempfile.TemporaryDirectory() as name:
+    with (
+        slots_server(SLOTS, SMALL, LARGE, seed + 1) as behind,
+        tempfile.TemporaryDirectory() as name,
+    ):
         port, folder = free_port(), Path(name)
         key = configured(folder, behind, port, more=case.settings())
         with serving(folder, port) as process:
@@ -113,7 +116,7 @@ def measured(case: Case, seconds: float) -> Figures:
             server.ask(WARM, 4)
             _told(behind)
             cpu_s = server.cpu_s
-            found = uvloop.run(_arriving(server, case.rate, seconds))
+            found = uvloop.run(_arriving(server, case.rate, seconds, seed))
             arrived = sum(found.statuses.values())
             cpu_ms = 1000 * (server.cpu_s - cpu_s) / arrived
             told = _told(behind)
@@ -146,9 +149,9 @@ def _beside_ms(found: Load, told: Mapping[str, list[float]], cpu_ms: float) -> f
     return max(0.0, (1000 * rest_s - cpu_ms * len(found.taken_s)) / calls)
 
 
-async def _arriving(server: Server, rate: float, seconds: float) -> Load:
+async def _arriving(server: Server, rate: float, seconds: float, seed: int) -> Load:
     headers = {"authorization": f"Bearer {server.key}"}
-    arrivals = Arrivals(server.port, PATH, model=server.model, headers=headers)
+    arrivals = Arrivals(server.port, PATH, model=server.model, headers=headers, seed=seed)
     await arrivals.run(rate, seconds)
     return arrivals.taken()
 
@@ -201,9 +204,11 @@ def formulas(case: Case, asked: float) -> Figures:
     }
 
 
-def compared(case: Case, seconds: float, replications: int, calm: Figures) -> dict[str, Figures]:
+def compared(case: Case, given: argparse.Namespace) -> dict[str, Figures]:
     """A row for each figure."""
-    real = measured(case, seconds)
+    seconds, replications = given.seconds, given.replications
+    calm = measured(CALM, CALM_S, given.seed)
+    real = measured(case, seconds, given.seed)
     asked = real.pop("unsure")
     runs = simulated(case.scenario(asked, calm), seconds, replications)
     by_formula = formulas(case, asked)
@@ -311,6 +316,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--replications", type=int, default=30)
     parser.add_argument("--only", default=",".join(CASES))
+    parser.add_argument("--seed", type=int, default=0, help="of arrivals and of the models' times")
     parser.add_argument("--ledger", action="store_true")
     parser.add_argument("--requests", type=int, default=4_000)
     parser.add_argument("--json", action="store_true")
@@ -322,8 +328,7 @@ def main() -> None:
     else:
         found = {}
         for name in given.only.split(","):
-            calm = measured(CALM, CALM_S)
-            found[name] = compared(CASES[name], given.seconds, given.replications, calm)
+            found[name] = compared(CASES[name], given)
             if not given.json:
                 show(name, CASES[name], found[name])
     if given.json:
