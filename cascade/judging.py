@@ -12,7 +12,7 @@ from cascade._portal import run_sync
 from cascade.errors import ConfigurationError, InputError, UnknownRunError
 from cascade.ledger import LedgerStore, MemoryLedger, tagged
 from cascade.ledger.store import Selection, Stored
-from cascade.ledger.verdicts import CORRECT, FEEDBACK, Feedback, LessonKeeper, entry_of
+from cascade.ledger.verdicts import CORRECT, FEEDBACK, MOST_SAID, Feedback, LessonKeeper, entry_of
 
 
 @runtime_checkable
@@ -137,6 +137,7 @@ async def keep_feedback(
 
     Raises:
         UnknownRunError: neither of both knows such a run.
+        InputError: it was judged `MOST_SAID` times.
         ConfigurationError: there is no place for it.
     """
     readable = isinstance(ledger, ReadableLedger | MemoryLedger)
@@ -159,10 +160,12 @@ async def keep_feedback(
             f"there is no run {feedback.run_id!r} in the ledger or among the lessons: give the "
             "run_id of a result, and ask where its cascade keeps its ledger."
         )
+    said = [stored.entry for stored in kept if stored.entry.node == FEEDBACK]
+    if len(said) >= MOST_SAID:
+        raise InputError(f"feedback: run {feedback.run_id!r} has been judged {MOST_SAID} times.")
     changed = False
     if lessons is not None:
         changed = await lessons.judge(feedback, tags)
-    said = [stored.entry for stored in kept if stored.entry.node == FEEDBACK]
     entry = entry_of(feedback, said) if kept else None
     if entry is not None and ledger is not None:
         with tagged(**tags):

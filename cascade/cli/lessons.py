@@ -101,21 +101,25 @@ def delete(
             "say what to delete: --user, --tenant and --run, which may go together, or "
             "--older-than, or --all."
         )
+    if ledger is not None and not whose:
+        raise ConfigurationError("--ledger goes with --user, --tenant or --run.")
     if ledger is not None and keep_ledger:
         raise ConfigurationError("give --ledger or --keep-ledger, not both.")
     address, known = _addresses(where)
+    of_ledger = ledger if ledger is not None else None if keep_ledger or not whose else known
+    if of_ledger is not None:
+        must_exist(of_ledger)  # before anything is deleted
     age = None if older_than is None else timedelta(days=older_than)
     selection = None if age is not None else _selection(user=user, tenant=tenant, run_id=run)
     gone = _with_store(
         address, lambda store: store.delete(selection, older_than=age, everything=everything)
     )
-    of_ledger = ledger if ledger is not None else None if keep_ledger else known
     entries, scrubbed = 0, gone.scrubbed
     for entry_selection in _of_ledger(user, tenant, run):
         if of_ledger is not None:
             n, clean = _erase(of_ledger, entry_selection)
             entries, scrubbed = entries + n, scrubbed and clean
-    _tell(gone, entries, of_ledger is not None and bool(whose), scrubbed, json)
+    _tell(gone, entries, of_ledger is not None, scrubbed, json)
 
 
 @app.command()
@@ -209,7 +213,6 @@ def _with_store(address: str, work: Callable[[LessonStore], Awaitable[T]]) -> T:
 def _erase(ledger: str, selection: Selection) -> tuple[int, bool]:
     from cascade.teaching.erasing import erase_from_ledger  # noqa: PLC0415 - heavy
 
-    must_exist(ledger)
     return asyncio.run(erase_from_ledger(ledger, selection))
 
 
@@ -226,8 +229,8 @@ def _tell(gone: Deleted, entries: int, had_ledger: bool, scrubbed: bool, json: b
         err.print(f"still in a file that was exported before: {path}", markup=False, soft_wrap=True)
     if not scrubbed:
         err.print(
-            "another process keeps the database's journal open: what is in it goes with the next "
-            "deletion, or when that process closes it",
+            "the database's files may still hold it, as another process is reading: delete again, "
+            "or let all programs close it",
             markup=False,
         )
 

@@ -20,6 +20,9 @@ FEEDBACK = "feedback"
 CORRECT = "correct"
 """The key of a verdict about an answer as a whole."""
 
+MOST_SAID = 100
+"""Verdicts that one run may have, those that were replaced among them in the ledger."""
+
 
 class Feedback(Record):
     """A verdict about the answer of one run.

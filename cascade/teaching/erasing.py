@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,13 +12,15 @@ from sqlalchemy import ColumnElement, Connection, Table, delete, insert, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from cascade.ledger.store import Selection, open_store
+from cascade.ledger.store import Selection, UnavailableError, open_store
 from cascade.ledger.store.engines import BUSY_MS, RETRY_S, make_engine, told_apart
 from cascade.ledger.store.opening import database_url
 from cascade.ledger.store.tables import attempts, entries, pending, texts
 from cascade.teaching.lessons import LessonSelection
 from cascade.teaching.schema import deleted, exported, exports, lessons, verdicts
 from cascade.teaching.writing import changed, where
+
+logger = logging.getLogger("cascade")
 
 SOME = 500
 """Databases limit the parameters of a statement."""
@@ -94,8 +97,7 @@ async def erase_from_ledger(url: str, selection: Selection) -> tuple[int, bool]:
         n = await ledger.delete(selection)
     engine = make_engine(database_url(url))
     try:
-        with told_apart():
-            return n, await scrub(engine, (entries, attempts, texts, pending))
+        return n, await scrub(engine, (entries, attempts, texts, pending))
     finally:
         await engine.dispose()
 
@@ -107,8 +109,18 @@ async def scrub(engine: AsyncEngine, tables: Sequence[Table]) -> bool:
     pages as they were until it is emptied. PostgreSQL keeps dead rows until they are vacuumed.
 
     Returns:
-        whether that was possible; not, where a reader keeps the journal open all the time.
+        whether that was possible; not, where a reader keeps the journal open all the time, or the
+        database is away by now: what was deleted is, in any case.
     """
+    try:
+        with told_apart():
+            return await _scrubbed(engine, tables)
+    except UnavailableError as error:
+        logger.warning("what was deleted may still be in the database's files: %s", error)
+        return False
+
+
+async def _scrubbed(engine: AsyncEngine, tables: Sequence[Table]) -> bool:
     autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
     if engine.dialect.name == "postgresql":
         async with autocommit.connect() as connection:

@@ -247,15 +247,11 @@ class SqlLessonStore(LessonStore):
 
     async def _delete(self, selection: LessonSelection) -> Deleted:
         found = await self._transact(lambda c: erasing.delete_from(c, selection))
-        with told_apart("the lessons' database"):
-            engine = await self._open()
-            async with self._alone:
-                scrubbed = await erasing.scrub(engine, schema.metadata.sorted_tables)
+        engine = await self._open()
+        async with self._alone:
+            scrubbed = await erasing.scrub(engine, schema.metadata.sorted_tables)
         if not scrubbed:
-            logger.warning(
-                "lessons were deleted, but another process keeps the database's journal open: what "
-                "is in it goes with the next deletion, or when the last process closes it"
-            )
+            logger.warning("lessons were deleted, but the database's files may still hold them")
         n_lessons, n_verdicts, files = found
         return Deleted(lessons=n_lessons, verdicts=n_verdicts, exports=files, scrubbed=scrubbed)
 

@@ -38,8 +38,8 @@ class Deleted:
         exports: files that were written before and hold some of these lessons: nobody can take
             them back from here, and whoever has them has to be told.
         scrubbed: whether the database's own files hold nothing of it any more. False where another
-            process kept the journal open all the time; what is in it goes with the next deletion,
-            or when the last process closes the database.
+            process kept the journal open all the time, or that took too long; it goes with the next
+            deletion, or when the last process closes the database.
     """
 
     lessons: int

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Table,
     and_,
     delete,
+    func,
     insert,
     literal,
     select,
@@ -20,7 +21,8 @@ from sqlalchemy import (
     update,
 )
 
-from cascade.ledger.verdicts import Feedback
+from cascade.errors import InputError
+from cascade.ledger.verdicts import MOST_SAID, Feedback
 from cascade.teaching.lessons import Lesson, LessonSelection, tenant_in, user_in
 from cascade.teaching.rows import feedback_of, feedback_row, lesson_row
 from cascade.teaching.schema import deleted, lessons, state, terms, verdicts
@@ -57,6 +59,8 @@ def judge(connection: Connection, feedback: Feedback, tags: Mapping[str, str] | 
         earlier = feedback_of(dict(found))
         if feedback.at < earlier.at or feedback.same_as(earlier):
             return False
+    elif _said(connection, run_id) >= MOST_SAID:
+        raise InputError(f"feedback: run {run_id!r} has been judged {MOST_SAID} times.")
     row = feedback_row(feedback, *_whose(connection, run_id, tags))
     if found is None:
         connection.execute(insert(verdicts), row)
@@ -64,6 +68,11 @@ def judge(connection: Connection, feedback: Feedback, tags: Mapping[str, str] | 
         connection.execute(update(verdicts).where(same).values(row))
     changed(connection)
     return True
+
+
+def _said(connection: Connection, run_id: str) -> int:
+    about = select(func.count()).select_from(verdicts).where(verdicts.c.run_id == run_id)
+    return connection.execute(about).scalar_one()
 
 
 def _whose(

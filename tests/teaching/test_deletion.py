@@ -373,7 +373,8 @@ def test_terms_are_stated_on_the_command_line(sqlite_url: str) -> None:
         (["delete", "URL", "--run", "a", "--older-than", "9"], "say what to delete"),
         (["delete", "URL", "--user", "a", "--ledger", "x", "--keep-ledger"], "not both"),
         (["delete", "sqlite:///nowhere.db", "--all"], "there is no file nowhere.db"),
-        (["delete", "URL", "--user", "a", "--ledger", "URL"], "there is no ledger"),
+        (["delete", "URL", "--user", "ada", "--ledger", "URL"], "there is no ledger"),
+        (["delete", "URL", "--all", "--ledger", "x"], "--ledger goes with"),
         (["list", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
@@ -385,3 +386,9 @@ def test_a_command_that_cannot_be_meant_is_refused(
     done = CliRunner().invoke(app, ["lessons", *given])
     assert done.exit_code == 2
     assert words in done.stderr
+
+    async def count() -> int:
+        async with open_lessons(sqlite_url) as store:
+            return await store.count()
+
+    assert asyncio.run(count()) == 1  # nothing was deleted before it was refused

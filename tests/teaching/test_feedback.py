@@ -142,6 +142,23 @@ async def test_one_may_not_judge_the_runs_of_another(memory: LessonStore, ledger
     assert await keep_feedback(verdict, ledger, lessons, within={"key": "key_1"})
 
 
+async def test_a_run_takes_so_many_verdicts_and_no_more(
+    memory: LessonStore, ledger: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cascade.judging.MOST_SAID", 3)
+    monkeypatch.setattr("cascade.teaching.writing.MOST_SAID", 3)
+    cascade = cascade_with(None, ledger=ledger)
+    run_id = (await cascade.ainvoke("2 + 2?")).run_id
+    for number in range(3):
+        assert await cascade.afeedback(run_id, correct=bool(number % 2))
+        assert await memory.judge(Feedback(run_id="r1", correct=True, by=str(number)))
+    with pytest.raises(InputError, match="judged 3 times"):
+        await cascade.afeedback(run_id, correct=True)
+    with pytest.raises(InputError, match="judged 3 times"):
+        await memory.judge(Feedback(run_id="r1", correct=True, by="4"))
+    assert await memory.judge(Feedback(run_id="r1", correct=False, by="2"))
+
+
 async def test_words_need_lessons_and_verdicts_need_some_place(ledger: Store) -> None:
     cascade = cascade_with(None, ledger=ledger)
     run_id = (await cascade.ainvoke("2 + 2?")).run_id
