@@ -85,7 +85,7 @@ def folder(upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     lines = [json.dumps({"id": n, "question": f"question {n}"}) for n in range(ROWS)]
     (tmp_path / "in.jsonl").write_text("\n".join([*lines, "no json"]))
-    tier = {"base_url": upstream.openai_url, "api_key_env": KEY}
+    tier = {"base_url": upstream.openai_url, "api_key_env": KEY, "max_tokens": 20}
     tiers = [
         {**tier, "model": "openai:small", "price": {"input": "0.15", "output": "0.6"}},
         {**tier, "model": "openai:large", "price": {"input": "2.5", "output": "10"}},
@@ -204,13 +204,13 @@ def test_as_typed_it_goes_on_with_what_was_begun_here_and_keeps_the_budget(
     upstream: Upstream, folder: Path
 ) -> None:
     same = ["-o", "out.jsonl", "--config", "ray.yaml", "--concurrency", str(AT_ONCE), "--json"]
-    first = json.loads(typed(*same, "--budget-usd", "0.01", code=1).stdout)
+    first = json.loads(typed(*same, "--budget-usd", "0.001", code=1).stdout)
     on_ray = [*same, "--engine", "ray", "--replicas", str(REPLICAS), "--budget-usd"]
-    then = json.loads(typed(*on_ray, "0.02", code=1).stdout)
-    assert "the budget of $0.02 does not cover another row" in then["stopped"]
+    then = json.loads(typed(*on_ray, "0.002", code=1).stdout)
+    assert "the budget of $0.002 does not cover another row" in then["stopped"]
     assert then["resumed"] == first["answered"] > 0
     assert then["answered"] > 0
     spent = sum(cost for _, cost in entries(folder / "ray.db"))
     assert spent == Decimal(then["before_usd"]) + Decimal(then["spent_usd"])
-    assert Decimal("0.01") < spent <= Decimal("0.02")
+    assert Decimal("0.001") < spent <= Decimal("0.002")
     assert set(upstream.asked().values()) == {1}
