@@ -2,6 +2,7 @@
 
 from cascade.jobs.journal import Journal, Record, Status
 from cascade.jobs.output import write_output
+from cascade.jobs.ray_engine import run_job_on_ray
 from cascade.jobs.rows import Row, count_rows, read_rows
 from cascade.jobs.running import Done, made_with, run_job
 
@@ -15,5 +16,6 @@ __all__ = [
     "made_with",
     "read_rows",
     "run_job",
+    "run_job_on_ray",
     "write_output",
 ]
