@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
+from langchain_core.messages import BaseMessage
 from langgraph.errors import NodeError
 from langgraph.types import Command
 
@@ -18,29 +20,33 @@ from cascade.agents.base import (
     attempt_of,
     current_run,
 )
+from cascade.agents.deadline import Deadline
 from cascade.agents.entries import free_entry
 from cascade.agents.fallback import may_pass
 from cascade.agents.hedging import Hedging
 from cascade.agents.moves import abstain, accept, escalate, within
+from cascade.agents.remembering import TRIAL, Remembers
 from cascade.agents.showing import shown, shows_answers, shows_drafts
 from cascade.agents.stopping import Stopper
 from cascade.errors import DeadlineError, ModelError
 from cascade.events import Provisional, Retracted, Token
 from cascade.ledger.runs import OUTAGE
-from cascade.state import CascadeState, Decision, Draft, LedgerEntry, Run, StateUpdate
+from cascade.state import CascadeState, Completion, Decision, Draft, LedgerEntry, Run, StateUpdate
 from cascade.tiers import OpenTier
 
 
 @dataclass(frozen=True, slots=True)
 class Drafter:
     """Drafts with the tier whose turn it is; `stopper` ends early what cannot be accepted. Where
-    there is no time to ask the large model after the draft, it is asked beside it.
+    there is no time to ask the large model after the draft, it is asked beside it. The first tier
+    is shown what `memory` has for a question.
     """
 
     tiers: tuple[OpenTier, ...]
     caller: Caller
     task: Task
     stopper: Stopper | None = None
+    memory: Remembers | None = None
 
     async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> StateUpdate:
         """Draft an answer, with log-probabilities where the tier returns them.
@@ -52,9 +58,14 @@ class Drafter:
         tier = self.tiers[run.tier]
         hedging, large = self.caller.deadline.hedging, self.tiers[-1]
         if hedging is not None:
-            asked = self.task.request(large, state["messages"])
-            hedging.arm(run, large, asked, self.caller, streams=bool(shown()))
-        request = self.task.request(tier, state["messages"], top_logprobs=DRAFT_ALTERNATIVES)
+            beside = self.task.request(large, state["messages"])
+            hedging.arm(run, large, beside, self.caller, streams=bool(shown()))
+        messages, remembered = state["messages"], None
+        if self.memory is not None and run.tier == 0:
+            again = partial(self._again, tier, run)
+            remembered = await self.memory.examples(run, messages, again)
+        asked = messages if remembered is None else remembered.before(messages)
+        request = self.task.request(tier, asked, top_logprobs=DRAFT_ALTERNATIVES)
         watch = None if self.stopper is None else self.stopper.watch(tier, request, run)
         pieces: list[str] = []
 
@@ -78,13 +89,26 @@ class Drafter:
             if pieces:
                 runtime.stream_writer(Retracted(f"{tier.name} broke off: {error}"))
             raise
+        draft = Draft(tier.name, completion)
+        if remembered is not None:
+            draft = remembered.draft(tier.name, completion, messages)
+            self.caller.recorder.record(remembered.entry(run, draft))
         return {
             "run": run,
-            "draft": Draft(tier.name, completion, None if watch is None else watch.reason),
+            "draft": replace(draft, stopped=None if watch is None else watch.reason),
             "assessment": None,
             "degraded": False,
             "ledger": self.caller.recorder.take(run.id),
         }
+
+    async def _again(self, tier: OpenTier, run: Run, messages: Sequence[BaseMessage]) -> Completion:
+        """Ask once more after the reply, without a deadline, to see whether examples help."""
+        request = self.task.request(tier, messages, top_logprobs=DRAFT_ALTERNATIVES)
+        later = replace(self.caller, deadline=Deadline())
+        try:
+            return await later.ask(tier, request, TRIAL, run)
+        finally:
+            later.recorder.take(run.id)
 
     @asynccontextmanager
     async def _patience(self, run: Run, tier: OpenTier, hedging: Hedging) -> AsyncGenerator[None]:

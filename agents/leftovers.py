@@ -132,7 +132,7 @@ def is_result(entry: LedgerEntry) -> bool:
 
 def lengths_of(case: Case, large: Completion) -> dict[str, float]:
     """The lengths that an audit has seen, for the signals of its result; empty where unknown."""
-    usage, written = case.draft.completion.usage, large.usage.output_tokens
+    usage, written = case.draft.usage, large.usage.output_tokens
     if not case.audit_rate or not usage.known or written is None:
         return {}
     lengths = (usage.input_tokens or 0, usage.output_tokens or 0, written)

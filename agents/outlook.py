@@ -81,7 +81,7 @@ class Outlook:
                 the price of `cached_input`; the others are charged for the whole prompt, at
                 `cache_write` where that has a price. Without them nothing is in a cache.
         """
-        tokens = self._tokens(messages, draft.completion.usage.input_tokens)
+        tokens = self._tokens(messages, draft.usage.input_tokens)
         cached, written = self.prefix(tier, messages, tokens)
         return self._predict(predict_usd, tier, draft, cached, written)
 
@@ -165,7 +165,7 @@ class Outlook:
             draft: the accepted draft.
             messages: the conversation, its last message being the question.
         """
-        tokens = self._tokens(messages, draft.completion.usage.input_tokens)
+        tokens = self._tokens(messages, draft.usage.input_tokens)
         cached = self.cache.cached(messages, tokens) if self._caches(messages) else 0
         return self._predict(predict, self.tiers[-1], draft, cached)
 
@@ -236,7 +236,7 @@ class Outlook:
         lengths = self.lengths if tier.name == self.tiers[-1].name else AS_DRAFT
         completion = draft.completion
         return how(
-            completion.usage,
+            draft.usage,
             tier.pricing,
             lengths,
             cap=tier.settings.max_tokens,
@@ -287,7 +287,7 @@ class Outlook:
         usage, large = reply.usage, self.tiers[-1]
         share = characters(messages) / max(1, characters(sent))
         counted = usage.input_tokens
-        prompt = draft.completion.usage.input_tokens if counted is None else round(counted * share)
+        prompt = draft.usage.input_tokens if counted is None else round(counted * share)
         tokens = self._tokens(messages, prompt)
         missed = self.cache.missed(messages, tokens) if self._caches(messages) else 0
         written = draft.completion if approved else reply

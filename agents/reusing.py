@@ -183,7 +183,7 @@ class Reusing:
             return True
         if not self.wanted.pays or draft.tier != self.outlook.tiers[0].name:
             return False  # it says nothing about drafts of the tiers between
-        usage = draft.completion.usage
+        usage = draft.usage
         if usage.input_tokens is None or usage.output_tokens is None:
             return False
 

@@ -22,6 +22,7 @@ from cascade.agents.border import LocalOnly, Private
 from cascade.agents.fallback import Given, to_fallback
 from cascade.agents.latch import Latch
 from cascade.agents.recall import Caching
+from cascade.agents.remembering import Remembers
 from cascade.agents.shedding import Shedding
 from cascade.agents.showing import Show, showing
 from cascade.batches import Batches
@@ -136,6 +137,8 @@ class Cascade(Varying, Batches, Pausing, Judged, Starting, Warming, Auditing, Cl
             `cascade.integrations`, or your own `cascade.observing.Observer`.
         lessons: keeps what the large model answered in the small one's place, and what users say of
             answers: `cascade.teaching.Lessons(store)`. Nothing is kept without it.
+        memory: shows the small model lessons as examples, where they are known to help:
+            `cascade.teaching.memory.Memory(store)`. It needs `lessons` and audits.
         resilience: what stands around each call to a model: retries with full jitter and a budget,
             a circuit breaker, a bulkhead. `Resilience(breaker=Breaker(open_s=5), bulkhead=None)`;
             None for nothing of it. One `Doors(…)` given to several cascades lets those that ask
@@ -188,6 +191,7 @@ class Cascade(Varying, Batches, Pausing, Judged, Starting, Warming, Auditing, Cl
         cache: BaseCache[Any] | Caching | None = None,
         observers: Sequence[Observer] = (),
         lessons: LessonKeeper | None = None,
+        memory: Remembers | None = None,
         resilience: Resilience | Doors | None = USUAL,
         retry_policy: RetryPolicy | None = None,
         fallback: Given | None = None,

@@ -32,7 +32,7 @@ NOT_DECIDING = frozenset(
         # Said by the parts of the identity that are made of them.
         *("small", "large", "tiers", "policy", "signals", "calibrator", "tools", "response_format"),
         # They watch, keep or name, and change no answer.
-        *("audit_rate", "ledger", "tags", "drift", "observers", "lessons", "cache"),
+        *("audit_rate", "ledger", "tags", "drift", "observers", "lessons", "memory", "cache"),
         *("resilience", "retry_policy", "name"),
         # What answers instead of the large model is marked as degraded, and what is decided
         # without a signal that was left out as good for once: neither is ever kept.

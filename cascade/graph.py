@@ -54,6 +54,7 @@ from cascade.agents.hedging import Hedging
 from cascade.agents.latch import Latch, Latching, looked_after
 from cascade.agents.outlook import Outlook
 from cascade.agents.recall import Recall
+from cascade.agents.remembering import Remembers
 from cascade.agents.retrying import MAX_WAIT_S
 from cascade.agents.reusing import Reusing
 from cascade.agents.sending import annotate
@@ -280,6 +281,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     recall: Recall | None = None,
     fallback: Fallback | None = None,
     pressure: Pressure | None = None,
+    memory: Remembers | None = None,
 ) -> StateGraph[CascadeState, None, CascadeInput, CascadeState]:
     """The uncompiled graph, for those who want to rewire it; `Cascade.graph` is compiled.
 
@@ -311,6 +313,7 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
         recall: knows answers that were given before, and keeps new ones.
         fallback: what follows where the last tier cannot be had; by default the draft, if usable.
         pressure: under which audits and paid signals are left out; None for none.
+        memory: shows the first tier examples; None for none.
 
     Raises:
         ConfigurationError: something here cannot work; the message says what.
@@ -350,7 +353,8 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     onwards, policy = answering if several else answering[1:], with_risks(policy, task.risks)
     decided = (judge, signals, calibrators, deadline, watchers, task, pressure)
     verifier = Verifier(tiers, policy, recorder, outlook, *decided)
-    drafter = Drafter(tiers, caller, task, None if abort is None else Stopper(verifier, abort))
+    stopper = None if abort is None else Stopper(verifier, abort)
+    drafter = Drafter(tiers, caller, task, stopper, memory)
     add("draft", opening("draft", drafter), "self_check", *onwards, *to_route, *to_end)
     asking = (caller, task, signals, border.helpers(signals), calibrators, pressure)
     add("self_check", SelfChecker(tiers, *asking), "verify")

@@ -8,6 +8,7 @@ from typing import Any
 
 from langgraph.types import RetryPolicy
 
+from cascade.agents.remembering import Remembers
 from cascade.errors import ConfigurationError
 from cascade.ledger.verdicts import LessonKeeper
 from cascade.observing import Observer
@@ -46,6 +47,10 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, LessonKeeper),
         "cascade.teaching.Lessons(open_lessons('sqlite:///lessons.db'))",
     ),
+    "memory": (
+        lambda value: isinstance(value, Remembers),
+        "cascade.teaching.memory.Memory(open_lessons('sqlite:///lessons.db'))",
+    ),
     "resilience": (
         lambda value: isinstance(value, Resilience | Doors),
         "cascade.resilience.Resilience(…), Doors(…) or None",
@@ -53,6 +58,12 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "retry_policy": (lambda value: isinstance(value, RetryPolicy), "langgraph.types.RetryPolicy()"),
     "name": (lambda value: isinstance(value, str) and bool(value.strip()), "a text"),
 }
+
+_OF_A_MEMORY = {
+    "lessons": "what becomes an example is kept by cascade.teaching.Lessons(store).",
+    "audit_rate": "of accepted drafts nobody else knows whether examples did harm; give 0.1.",
+}
+"""Options without which a memory learns nothing, or nothing that can be trusted."""
 
 _NEVER_NONE = frozenset({"abort", "observers", "name"})
 
@@ -71,3 +82,7 @@ def check_kinds(options: Mapping[str, Any]) -> None:
         absent = name not in options or (value is None and name not in _NEVER_NONE)
         if not absent and not fits(value):
             raise ConfigurationError(f"{name}={value!r}: give {wanted}.")
+    if options.get("memory") is not None:
+        for name, why in _OF_A_MEMORY.items():
+            if options[name] is None:
+                raise ConfigurationError(f"memory=… needs {name}=…: {why}")

@@ -154,13 +154,30 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An answer from a tier that is not the last; `stopped` says why it was not written to its
-    end, where it was stopped.
+    """An answer from a tier that is not the last.
+
+    Attributes:
+        tier: that gave it.
+        completion: the answer.
+        stopped: why it was not written to its end, where it was stopped.
+        example_tokens: of its prompt, those of examples from a memory: the large model alone would
+            have been asked without them.
     """
 
     tier: str
     completion: Completion
     stopped: str | None = None
+    example_tokens: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        """Its tokens without those of the examples."""
+        usage = self.completion.usage
+        if not self.example_tokens or usage.input_tokens is None:
+            return usage
+        asked = max(0, usage.input_tokens - self.example_tokens)
+        cached = None if usage.cached_tokens is None else min(usage.cached_tokens, asked)
+        return usage.model_copy(update={"input_tokens": asked, "cached_tokens": cached})
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,10 +90,10 @@ class Variation:
         return {"policy": self.policy.policy, **named}
 
 
-def _watching(observers: Sequence[Observer], lessons: Observer | None) -> Sequence[Observer]:
-    if lessons is None or isinstance(observers, Observer):  # which is refused
+def _watching(observers: Sequence[Observer], *others: Observer | None) -> Sequence[Observer]:
+    if isinstance(observers, Observer):  # which is refused
         return observers
-    return [*observers, lessons]
+    return [*observers, *(other for other in others if other is not None)]
 
 
 class Varying:
@@ -246,7 +246,8 @@ class Varying:
         given = self.options
         self._checked = Event()
         self._given_calibration = self.calibration
-        observers = Observers(_watching(given["observers"], given["lessons"]), self.name)
+        watching = _watching(given["observers"], given["lessons"], given["memory"])
+        observers = Observers(watching, self.name)
         self.doors = Doors.read(given["resilience"], observers)
         helping = (signal.name for signal in self.signals if signal.model is not None)
         self.doors.check([*(tier.name for tier in self._all_tiers), *helping, "judge"])
@@ -323,6 +324,7 @@ class Varying:
             tags=tags,
             local_only=given["local_only"],
             private=given["private"],
+            memory=given["memory"],
         )
 
     def _assemble(self) -> None:

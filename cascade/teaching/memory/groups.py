@@ -1,0 +1,70 @@
+"""Groups of questions that are alike: evidence is of a group, since one lesson is too little."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from cascade.teaching.memory.evidence import Evidence
+from cascade.teaching.memory.index import Place
+
+ALIKE = 0.25
+"""Share of the words of two questions that they have in common, from which they are alike."""
+
+MOST_GROUPS = 200
+"""In one place. What is unlike all of so many belongs to no group, and gets no examples."""
+
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(slots=True)
+class Group:
+    """Questions of one place that are alike.
+
+    Attributes:
+        name: of the group, its first question shortened.
+        place: whose questions.
+        evidence: whether examples help there.
+        score: of each lesson how often an answer after it was right, less how often a wrong answer
+            was a copy of it.
+    """
+
+    name: str
+    place: Place
+    words: frozenset[str]
+    evidence: Evidence
+    score: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Groups:
+    """All groups. A question belongs to the nearest group by the Jaccard index of their words, or
+    begins a new one (leader clustering, Hartigan 1975).
+
+    Attributes:
+        alpha: probability of a wrong admission, of each group.
+    """
+
+    alpha: float = 0.05
+    _groups: dict[Place, list[Group]] = field(default_factory=dict)
+
+    def of(self, place: Place, question: str) -> Group | None:
+        """The group of a question; None where there are too many groups already."""
+        words = frozenset(_WORD.findall(question.casefold()))
+        there = self._groups.setdefault(place, [])
+        nearest = max(there, key=lambda group: _alike(words, group.words), default=None)
+        if nearest is not None and _alike(words, nearest.words) >= ALIKE:
+            return nearest
+        if len(there) >= MOST_GROUPS:
+            return None
+        made = Group(question[:60], place, words, Evidence(self.alpha))
+        there.append(made)
+        return made
+
+    def all(self) -> list[Group]:
+        """Every group, in the order of their first questions."""
+        return [group for groups in self._groups.values() for group in groups]
+
+
+def _alike(a: frozenset[str], b: frozenset[str]) -> float:
+    return len(a & b) / len(a | b) if a | b else 0.0

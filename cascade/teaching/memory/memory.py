@@ -1,0 +1,328 @@
+"""Lessons as examples for the small model, where evidence shows that they help."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+
+from cascade._background import Background
+from cascade.agents.remembering import Again, Remembered, Remembers
+from cascade.confidence.answers import normalise
+from cascade.confidence.hostile import as_data, speaks_of_grading
+from cascade.errors import ConfigurationError
+from cascade.ledger.tags import current_tags, tagged
+from cascade.state import LedgerEntry, Run
+from cascade.teaching.lessons import Lesson, LessonSelection, tenant_in
+from cascade.teaching.memory.evidence import Pair
+from cascade.teaching.memory.groups import Group, Groups
+from cascade.teaching.memory.index import LessonIndex, Place, WordIndex
+from cascade.teaching.store import LessonStore
+from cascade.teaching.terms import Terms, permitted
+
+NEAR = 12
+"""Lessons that are looked at for one question."""
+
+MOST_ASKED = 5_000
+"""Requests of which it is remembered what they were shown, until their right answer is known."""
+
+READ_EVERY_S = 1.0
+"""Seconds between two looks for new lessons. Deletions are looked for before each use."""
+
+LATE = timedelta(minutes=1)
+"""So much later than another may a lesson be written that is older."""
+
+DROPPED_AT = -2
+"""A lesson with this score is shown no more."""
+
+logger = logging.getLogger("cascade")
+
+Same = Callable[[str, str], bool]
+"""Whether two answers say the same."""
+
+
+def same_answer(one: str, other: str) -> bool:
+    """The same apart from case, punctuation, articles and the words around the answer."""
+    return normalise(one) == normalise(other)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a request was shown, or would have been."""
+
+    group: Group
+    messages: Sequence[BaseMessage]
+    lessons: tuple[str, ...]
+    examples: Remembered | None
+    shown: bool
+    again: Again
+    tags: Mapping[str, str]
+
+
+class Memory(Remembers):
+    """Shows the small model similar questions with the large model's answers.
+
+    Lessons are grouped by their questions. A group is a candidate at first: nothing of it is shown.
+    Of each request whose right answer becomes known, since it was escalated or audited, the
+    small model is asked the other way round as well, after the reply: with examples where its
+    draft had none, and without where it had. These trials are in the ledger (node `trial`), and
+    what they show decides whether the group goes live (`Evidence`). It needs audits: of accepted
+    drafts nobody else knows whether examples did harm.
+
+    A lesson is never shown to another tenant or for another task than its own; nor where its
+    model's terms forbid it, users say that it is wrong, it speaks to whoever checks answers, or
+    answers that copied it were wrong.
+
+    Args:
+        store: of the lessons; `Cascade(lessons=Lessons(store))` fills it.
+        examples: shown for a question, at most.
+        most_characters: of them all.
+        index: finds near lessons; by words unless it is given (`MeaningIndex`).
+        alpha: probability that a group without any gain is ever shown.
+        same: whether two answers say the same.
+    """
+
+    def __init__(
+        self,
+        store: LessonStore,
+        *,
+        examples: int = 2,
+        most_characters: int = 2_000,
+        index: LessonIndex | None = None,
+        alpha: float = 0.05,
+        same: Same = same_answer,
+    ) -> None:
+        if not isinstance(store, LessonStore):
+            raise ConfigurationError(
+                f"Memory({store!r}): give a store, open_lessons('sqlite:///lessons.db')."
+            )
+        for name, value in (("examples", examples), ("most_characters", most_characters)):
+            if value < 1:
+                raise ConfigurationError(f"Memory({name}={value}): must be 1 or more.")
+        if not 0 < alpha < 1:
+            raise ConfigurationError(f"Memory(alpha={alpha}): a probability between 0 and 1.")
+        self.store = store
+        self.groups = Groups(alpha)
+        self._examples = examples
+        self._most_characters = most_characters
+        self._index = index or WordIndex()
+        self._same = same
+        self._lessons: dict[str, Lesson] = {}
+        self._asked: OrderedDict[str, _Asked] = OrderedDict()
+        self._changes, self._deletions, self._read_again = -1, 0, 0.0
+        self._stated: Mapping[str, Terms] = {}
+        self._newest: datetime | None = None
+        self._reading = asyncio.Lock()
+        self._background = Background(concurrency=1)
+        self._version: str | None = None
+
+    @property
+    def version(self) -> str:
+        """Twelve hexadecimal digits of all that may be shown now; the same for the same lessons."""
+        if self._version is None:
+            live = sorted(run_id for run_id in self._lessons if self._is_shown(run_id))
+            self._version = hashlib.sha256("\n".join(live).encode()).hexdigest()[:12]
+        return self._version
+
+    async def examples(
+        self, run: Run, messages: Sequence[BaseMessage], again: Again
+    ) -> Remembered | None:
+        """Those for a question; None where there are none that are known to help. Never raises."""
+        try:
+            return await self._examples_for(run, messages, again)
+        except Exception:
+            logger.exception("the memory failed: run %s goes without examples", run.id)
+            return None
+
+    async def forget(self, run_ids: Sequence[str]) -> None:
+        """Delete all that came from these runs."""
+        await self._index.remove(run_ids)
+        for run_id in run_ids:
+            self._lessons.pop(run_id, None)
+            self._asked.pop(run_id, None)
+        for group in self.groups.all():
+            group.evidence.forget(run_ids)
+        self._version = None
+
+    async def finish(self) -> None:
+        """Return once all lessons that are there are read, and all trials are done."""
+        async with self._reading:
+            await self._read(now=True)
+        await self._background.finish()
+
+    def recorded(self, cascade: str, entry: LedgerEntry) -> None:
+        """An accepted draft counts, by its chance of an audit, before anybody knows the audit."""
+        del cascade
+        asked = self._asked.get(entry.run_id)
+        if asked is None or entry.node != "verify" or entry.action != "accept":
+            return
+        if asked.lessons and entry.audit_rate:
+            self._put(asked.group, entry.run_id, Pair(entry.audit_rate))
+
+    async def _examples_for(
+        self, run: Run, messages: Sequence[BaseMessage], again: Again
+    ) -> Remembered | None:
+        spoken = [m for m in messages if not isinstance(m, SystemMessage)]
+        if len(spoken) != 1 or not isinstance(spoken[0], HumanMessage):
+            return None  # a later turn is no question by itself
+        tags, question = current_tags(), str(spoken[0].text)
+        place = _place(tags.get("task", ""), tenant_in(tags))
+        async with self._reading:
+            await self._read()
+        group = self.groups.of(place, question)
+        if group is None:
+            return None
+        near = await self._index.near(place, question, NEAR)
+        chosen = self._choose(group, [found.run_id for found in near])
+        shown = bool(chosen) and group.evidence.standing == "live"
+        remembered = self._remembered(chosen) if chosen else None
+        ids = tuple(lesson.run_id for lesson in chosen)
+        self._asked[run.id] = _Asked(group, messages, ids, remembered, shown, again, tags)
+        while len(self._asked) > MOST_ASKED:
+            self._asked.popitem(last=False)
+        return remembered if shown else None
+
+    def _choose(self, group: Group, near: Sequence[str]) -> list[Lesson]:
+        """The nearest ones that may be shown, the nearest last."""
+        chosen: list[Lesson] = []
+        room = self._most_characters
+        for run_id in near:
+            lesson = self._lessons.get(run_id)
+            if lesson is None or group.score.get(run_id, 0) <= DROPPED_AT:
+                continue
+            room -= len(lesson.question) + len(lesson.answer)
+            if room < 0 or len(chosen) == self._examples:
+                break
+            chosen.append(lesson)
+        return chosen[::-1]
+
+    def _remembered(self, lessons: Sequence[Lesson]) -> Remembered:
+        shown = (
+            each
+            for lesson in lessons
+            for each in (
+                HumanMessage(as_data(lesson.question)),
+                AIMessage(as_data(lesson.answer)),
+            )
+        )
+        return Remembered(tuple(shown), self.version)
+
+    def _is_shown(self, run_id: str) -> bool:
+        lesson = self._lessons[run_id]
+        group = self.groups.of(_place_of(lesson), lesson.question)
+        live = group is not None and group.evidence.standing == "live"
+        return live and group is not None and group.score.get(run_id, 0) > DROPPED_AT
+
+    async def _read(self, *, now: bool = False) -> None:
+        """What is new in the store; what was deleted there is forgotten first, each time."""
+        self._deletions = await self.store.catch_up(self, self._deletions)
+        if not now and time.monotonic() < self._read_again:
+            return
+        self._read_again = time.monotonic() + READ_EVERY_S
+        changes = await self.store.changes()
+        if changes == self._changes:
+            return
+        stated = await self.store.terms()
+        since = None if stated != self._stated else self._newest
+        judged = {
+            verdict.run_id for verdict in await self.store.verdicts(LessonSelection(since=since))
+        }
+        self._changes, self._stated, self._version = changes, stated, None
+        async for lesson in self.store.lessons(LessonSelection(since=since)):
+            await self._take(lesson)
+            judged.discard(lesson.run_id)
+        for run_id in judged & self._lessons.keys():
+            found = await self.store.get(run_id)
+            if found is not None:
+                await self._take(found)
+
+    async def _take(self, lesson: Lesson) -> None:
+        """A lesson that is new, or of which something new is known."""
+        run_id = lesson.run_id
+        newest = lesson.at - LATE if self._newest is None else max(self._newest, lesson.at - LATE)
+        self._newest = newest
+        terms = permitted(lesson.answer_model, lesson.terms, self._stated)
+        if terms.may_remember and _may_be_shown(lesson):
+            if run_id not in self._lessons:
+                await self._index.add(_place_of(lesson), run_id, lesson.question)
+            self._lessons[run_id] = lesson
+        elif self._lessons.pop(run_id, None) is not None:
+            await self._index.remove([run_id])
+        asked = self._asked.pop(run_id, None)
+        if asked is not None and lesson.draft is not None and asked.examples is not None:
+            self._background.start(partial(self._try, lesson, asked))
+
+    async def _try(self, lesson: Lesson, asked: _Asked) -> None:
+        """Ask the other way round, and count which of the two answers was right."""
+        assert asked.examples is not None
+        assert lesson.draft is not None
+        messages = asked.messages if asked.shown else asked.examples.before(asked.messages)
+        with tagged(**asked.tags):
+            completion = await asked.again(messages)
+        drafted = self._right(lesson, lesson.draft)
+        tried = self._right(lesson, completion.text)
+        with_examples, without = (drafted, tried) if asked.shown else (tried, drafted)
+        answer = lesson.draft if asked.shown else completion.text
+        self._blame(lesson, asked, answer, with_examples)
+        rate = 1.0
+        if lesson.origin == "audited":
+            known = asked.group.evidence.pair(lesson.run_id)
+            if known is None:
+                return  # it was accepted without a chance of an audit that anybody wrote down
+            rate = known.rate
+        self._put(asked.group, lesson.run_id, Pair(rate, float(with_examples - without)))
+
+    def _put(self, group: Group, run_id: str, pair: Pair) -> None:
+        before = group.evidence.standing
+        after = group.evidence.put(run_id, pair)
+        if before != after:
+            self._version = None
+            logger.info("memory: %r is %s now, %s before", group.name, after, before)
+
+    def _right(self, lesson: Lesson, answer: str) -> bool:
+        if lesson.loss is not None and answer == lesson.draft:
+            return lesson.loss <= 0
+        return self._same(answer, lesson.answer)
+
+    def _blame(self, lesson: Lesson, asked: _Asked, answer: str, right: bool) -> None:
+        """Count for and against the examples of which the answer is a copy."""
+        for run_id in asked.lessons:
+            shown = self._lessons.get(run_id)
+            if shown is not None and run_id != lesson.run_id and self._same(answer, shown.answer):
+                score = asked.group.score.get(run_id, 0) + (1 if right else -1)
+                asked.group.score[run_id] = score
+                if score == DROPPED_AT:
+                    self._version = None
+                    logger.info("memory: the lesson of run %s is shown no more", run_id)
+
+
+def _may_be_shown(lesson: Lesson) -> bool:
+    """Whether a lesson may ever be an example: one plain question with a plain answer, of which
+    nobody says that it is wrong, and which does not speak to whoever checks answers."""
+    spoken = [message for message in lesson.messages if message.get("role") != "system"]
+    return (
+        len(spoken) == 1
+        and not lesson.tool_calls
+        and bool(lesson.answer.strip())
+        and not lesson.answer_is_wrong
+        and speaks_of_grading(f"{lesson.question}\n{lesson.answer}") is None
+    )
+
+
+def _place(task: str, tenant: str | None) -> Place:
+    return (task, tenant or "")
+
+
+def _place_of(lesson: Lesson) -> Place:
+    return _place(lesson.tags.get("task", ""), lesson.tenant)
+
+
+__all__ = ["Memory", "Same", "same_answer"]
