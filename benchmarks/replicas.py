@@ -46,6 +46,7 @@ from tests.service import calibrated
 
 BUDGET = Decimal(1)
 TOKENS = 40
+MORE = {"threshold": 0.5, "answer_tokens": TOKENS}
 PRICES = {"input": 0, "output": 100}
 LEASE_S = 2
 LOOK_S = 0.02
@@ -95,7 +96,7 @@ def fleet(n: int, late_ms: int) -> Iterator[Fleet]:
         for number, port in enumerate(ports):
             folder = root / str(number)
             folder.mkdir()
-            configured(folder, behind, port, ledger=url, more={"threshold": 0.5})
+            configured(folder, behind, port, ledger=url, more=MORE)
             config = json.loads((folder / "cascade.yaml").read_text())
             for tier in config["cascades"]["assistant"]["tiers"]:
                 tier["price"] = PRICES
@@ -116,9 +117,8 @@ async def clients(secret: str) -> AsyncGenerator[aiohttp.ClientSession]:
 
 
 async def ask(session: aiohttp.ClientSession, port: int, text: str) -> Answer:
-    """One request."""
-    messages = [{"role": "user", "content": text}]
-    body = {"model": "assistant", "messages": messages, "max_tokens": TOKENS}
+    """One request, without settings: a calibration holds for the task that it was made for."""
+    body = {"model": "assistant", "messages": [{"role": "user", "content": text}]}
     began = time.monotonic()
     try:
         async with session.post(f"http://127.0.0.1:{port}{PATH}", json=body) as reply:
