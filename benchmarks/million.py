@@ -1,6 +1,6 @@
 """Heavy: a million rows through `cascade batch`, and whether its memory grows with them.
 
-    python benchmarks/million.py [--rows 1000000] [--every 5] [--engine local] [--json]
+    python benchmarks/million.py [--rows 1000000] [--every 5] [--engine local] [--folder F] [--json]
 
 The models are recordings (`replay:`) of 400 questions, of 15 tokens with log-probabilities each,
 that the rows repeat; a fifth of the drafts is escalated. So what is measured is the cascade and the
@@ -8,6 +8,8 @@ job around it, and no model. `cascade batch` runs in a process of its own; besid
 in its journal, its memory and its CPU, every `--every` seconds, and at the end how memory goes with
 the rows (a line with a 95 % interval, after the first twentieth). Then the same command is typed
 again: all rows are known, and the output is written anew. Both outputs have to be the same.
+
+With `--folder` an interrupted measurement goes on where it was; its figures are of the rest.
 """
 
 from __future__ import annotations
@@ -147,12 +149,14 @@ def run(folder: Path, engine: str, every_s: float, *, shown: bool) -> list[Sampl
 
 def told(samples: list[Sample], rows: int) -> dict[str, Any]:
     """What the samples of a first run say."""
-    last = samples[-1]
-    under_way = [s for s in samples if rows * 0.05 < s["rows"] < rows]
+    before, last = samples[0]["rows"], samples[-1]
+    done = last["rows"] - before
+    under_way = [s for s in samples if before + rows * 0.05 < s["rows"] < rows]
     found: dict[str, Any] = {
-        "rows per second": last["rows"] / last["seconds"],
-        "CPU ms per row": last["CPU s"] * 1000 / last["rows"],
-        "rows per CPU second": last["rows"] / last["CPU s"],
+        "rows": done,
+        "rows per second": done / last["seconds"],
+        "CPU ms per row": last["CPU s"] * 1000 / done,
+        "rows per CPU second": done / last["CPU s"],
         "seconds": last["seconds"],
         "peak memory MB": max(s["peak MB"] for s in samples),
         "load": [min(s["load"] for s in samples), max(s["load"] for s in samples)],
@@ -171,11 +175,15 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def measure(rows: int, engine: str, every_s: float, *, shown: bool) -> dict[str, Any]:
+def measure(
+    rows: int, engine: str, every_s: float, kept: Path | None, *, shown: bool
+) -> dict[str, Any]:
     """Both runs."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        asyncio.run(prepare(folder, rows))
+        folder = kept or Path(name)
+        if not (folder / "in.jsonl").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            asyncio.run(prepare(folder, rows))
         samples = run(folder, engine, every_s, shown=shown)
         first = json.loads((folder / "said.json").read_text())
         written = digest(folder / "out.jsonl")
@@ -200,10 +208,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A million rows through `cascade batch`.")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--engine", default="local")
+    parser.add_argument("--folder", type=Path, help="kept; what is done there is gone on with")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between two looks")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    found = measure(given.rows, given.engine, given.every, shown=not given.json)
+    found = measure(given.rows, given.engine, given.every, given.folder, shown=not given.json)
     if given.json:
         print(json.dumps(found, indent=2))
         return

@@ -107,7 +107,9 @@ async def run_by_batch(
     def show(_: Done) -> None:
         progress(done)
 
-    job = DraftingForBatch(batched, iter(read()), journal, name, purse, show, stop, done)
+    job = DraftingForBatch(
+        batched, iter(read()), journal, name, purse, show, stop, done, batched=done
+    )
     await together(job.work() for _ in range(concurrency))
     kept, live = Folder(folder), cascade if terms.ask_at_once else None
     taking = Taking(job, read, kept, live, concurrency)
@@ -169,7 +171,7 @@ class _Collecting:
                     await self._sleep(wait_s)
                     wait_s = min(self.terms.most_s, wait_s * self.terms.factor)
         if not waiting:
-            self.job.done.at_provider = None
+            self.job.batched.at_provider = None
 
     async def _advance(self, provider: Provider, batch: Batch) -> Batch | None:
         """A batch as far as it comes without waiting; None once it is done with."""
@@ -206,7 +208,7 @@ class _Collecting:
     def _tell(self, waiting: list[Batch]) -> None:
         seen = [self._seen.get(batch.name, Seen()) for batch in waiting]
         ends = [one.until for one in seen if one.until is not None]
-        self.job.done.at_provider = AtProvider(
+        self.job.batched.at_provider = AtProvider(
             len(waiting),
             sum(batch.rows for batch in waiting),
             sum(one.answered for one in seen),
