@@ -2,7 +2,7 @@
 # `make` alone lists the commands.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench docs audit ollama clean
+.PHONY: help demo test lint format bench docs dist audit ollama clean
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
@@ -43,6 +43,9 @@ bench: $(TEST) ## run every benchmark; ARGS='--json' prints JSON lines
 
 docs: $(TEST) ## write the generated parts of README.md and docs/ anew
 	@$(IN_VENV) scripts/make_docs.py
+
+dist: $(TEST) ## wheel and source distribution, tried on every Python there is; ARGS=--extras: all of it
+	@$(IN_VENV) scripts/dist.py $(ARGS)
 
 audit: $(DEV) ## write the SBOM (dist/), and look its packages up among known vulnerabilities
 	@scripts/audit.sh $(ARGS)
