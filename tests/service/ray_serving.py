@@ -30,7 +30,7 @@ from tests.service.calibrated import Upstream
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy" / "ray"
 REPLICA = "ray::ServeReplica:cascade:Gateway"
-"""How Ray names the process of one that is not starting."""
+"""How the name of a process begins that is one."""
 
 PATIENCE_S = 300.0
 """To start: processes that import much, on a machine that may do other things as well."""
@@ -126,23 +126,36 @@ def cluster(ledger: str, upstream: Upstream, **variables: str) -> Iterator[Clust
         shutil.rmtree(folder)
 
 
-def end(process: subprocess.Popen[bytes]) -> int:
-    """Ask it to stop, and wait; what is left after a while is killed."""
+def end(process: subprocess.Popen[bytes]) -> tuple[int, list[int]]:
+    """Ask it to stop, and wait: how it left, and the processes that were left and had to be killed.
+
+    They have some seconds to go after it, as Ray's own processes end when they miss it.
+    """
     assert process.stdin is not None
     started = descendants(process.pid)
     process.stdin.close()
     try:
-        return process.wait(60)
+        code = process.wait(60)
+        for _ in range(100):
+            if not alive(started):
+                break
+            time.sleep(0.1)
     finally:
-        for each in [*started, *descendants(process.pid), process.pid]:
-            if _alive(each):
-                os.kill(each, signal.SIGKILL)
+        left = alive([*started, *descendants(process.pid), process.pid])
+        for each in left:
+            os.kill(each, signal.SIGKILL)
         process.wait()
+    return code, left
 
 
 def replicas_of(process: int) -> list[int]:
     """The processes of replicas that have started, on a cluster that a process has started."""
-    return [each for each in descendants(process) if _name(each) == REPLICA]
+    return [each for each in descendants(process) if _is_replica(_name(each))]
+
+
+def _is_replica(name: str) -> bool:
+    """Behind a dot is what it does, or has done last."""
+    return name.startswith(REPLICA) and not name.endswith(".initialize_and_get_metadata")
 
 
 def descendants(process: int) -> list[int]:
