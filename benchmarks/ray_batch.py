@@ -10,9 +10,9 @@ Three runs of a command as it is typed, each with a ledger in SQLite:
 
 The models are recordings (`replay:`) of real models' answers in FOLDER, with their tokens: texts
 where there are any, and log-probabilities where there are any; where there are none, a probability
-is drawn by the row's id, which decides only what is escalated. With `--embedded` so many questions
-go through the embedded model (8 tokens of answer, one row at a time in each process) instead, and
-nobody is killed.
+is drawn by the row's id, which decides only what is escalated. With `--embedded` so many of the
+shortest questions go through the embedded model instead (8 tokens of answer, one row at a time in
+each process), and nobody is killed.
 
 Figures: seconds of the whole command and rows per second from the first row to the last; rows whose
 answer, tier, confidence or cost differs from the local engine's; dollars of the output and of the
@@ -90,7 +90,8 @@ def probability(row: Transcript, outcome: Outcome) -> float:
 
 def prepare(folder: Path, data: Path, rows: int, limit: int | None) -> int:
     """Write questions, recordings and prices; returns how many questions there are."""
-    found = list(islice(recorded(data), rows))
+    every = recorded(data)
+    found = list(islice(every, rows)) if limit is None else sorted(every, key=_length)[:rows]
     with (folder / "in.jsonl").open("w") as file:
         file.writelines(json.dumps({"id": r.id, "question": r.prompt}) + "\n" for r, _, _ in found)
     for name, place in (("small", 1), ("large", 2)):
@@ -109,6 +110,10 @@ def prepare(folder: Path, data: Path, rows: int, limit: int | None) -> int:
                 file.write(answer_line(request, answer))
     (folder / "prices.toml").write_text(PRICES)
     return len(found)
+
+
+def _length(found: tuple[Transcript, Outcome, Outcome]) -> int:
+    return len(found[0].prompt)
 
 
 def run(folder: Path, name: str, small: str, options: list[str], *, kill: int | None) -> float:

@@ -104,6 +104,8 @@ def _own(ray: Any, cores: float) -> Iterator[None]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_TOKEN": _key(),
         "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "RAY_enable_worker_prestart": "0",  # processes that nobody asks for
+        "RAY_prestart_worker_first_driver": "0",
     }
     with _environment(said):
         try:

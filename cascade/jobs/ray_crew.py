@@ -28,8 +28,9 @@ __all__ = ["Crew", "pids"]
 
 logger = logging.getLogger("cascade")
 
-BLOCKS_PER_S = 40
-"""Ray Data moves about twice as many on two cores. Rows that come faster go several in a block."""
+BLOCKS_PER_S = 10
+"""Rows that come faster go several in a block. Well below what Ray Data moves (80 on two cores that
+have nothing else to do), or a busy machine would not get to larger blocks."""
 
 MOST_CALLS = 32
 """Blocks at once in a replica; each takes a thread there."""
@@ -113,8 +114,11 @@ class Crew:
         """
         loop = asyncio.get_running_loop()
         async with self._starting:
-            if self._feeder is None:
-                await self._start()
+            if self._feeder is None and self._problem is None:
+                try:
+                    await self._start()
+                except Exception as error:  # noqa: BLE001 - raised below, to all who ask
+                    self._problem = error
         if self._problem is not None:
             raise self._problem
         if self._stop.is_set():

@@ -36,10 +36,11 @@ class Feeder:
         self._changed = asyncio.Condition()
 
     async def put(self, index: int, rows: bytes) -> None:
-        """The next block."""
+        """A block; whoever takes gets them in the order of their numbers."""
         async with self._changed:
             self._blocks[index] = rows
-            self._given = index + 1
+            while self._given in self._blocks:
+                self._given += 1
             self._changed.notify_all()
 
     async def settle(self, index: int) -> None:
