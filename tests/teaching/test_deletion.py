@@ -206,15 +206,15 @@ async def test_changes_in_postgres_come_one_after_the_other(postgres_url: str) -
     async with open_lessons(postgres_url) as store:
         await store.put(lesson("r1"))
         other = await asyncpg.connect(postgres_url)
-        transaction = other.transaction()
-        await transaction.start()
-        await other.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
-        deletion = asyncio.create_task(store.delete(LessonSelection(run_id="r1")))
-        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-        while not await other.fetchval(waiting):
-            assert not deletion.done()
-        await transaction.rollback()
-        await other.close()
+        try:
+            await other.execute("BEGIN")
+            await other.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
+            deletion = asyncio.create_task(store.delete(LessonSelection(run_id="r1")))
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            while not await other.fetchval(waiting):
+                assert not deletion.done()
+        finally:
+            await other.close()
         assert (await deletion).lessons == 1
 
 
