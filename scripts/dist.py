@@ -26,7 +26,11 @@ ROOT = floors.ROOT
 DIST = ROOT / "dist"
 UV = str(ROOT / "scripts" / "uv.sh")
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
-EXTRAS = "aiohttp,calibrate,langchain,llamacpp,otel,parquet,plot,postgres,prometheus,service,store"
+TOO_HEAVY = ("pii", "ray", "ray-serve")
+"""Extras that are hundreds of megabytes: their own tests install them."""
+EXTRAS = (
+    "aiohttp,calibrate,fleet,langchain,llamacpp,otel,parquet,plot,postgres,prometheus,service,store"
+)
 
 BASE = """
 import importlib.metadata, sys, cascade, cascade.agents
