@@ -11,6 +11,7 @@ from cascade.agents import Task
 from cascade.agents.border import LocalOnly, read_local_only
 from cascade.agents.hedging import Hedging
 from cascade.agents.stopping import LOST, Abort
+from cascade.confidence.bindings import ModelIdentity, digest
 from cascade.confidence.early import drafts_needed
 from cascade.confidence.signals import Signal, SignalLike, to_signals, wordings
 from cascade.errors import (
@@ -30,7 +31,7 @@ from cascade.state import Usage
 from cascade.tiers import ModelLike, OpenTier, keep_local, open_tiers
 
 if TYPE_CHECKING:
-    from cascade.confidence.calibration import Calibration, ModelIdentity
+    from cascade.confidence.calibration import Calibration
 
 
 def open_pair_or_tiers(
@@ -335,8 +336,6 @@ def _escalates(tiers: Sequence[OpenTier], local_only: LocalOnly) -> bool:
 
 def task_hash(task: Task, small: OpenTier) -> str:
     """A hash of what decides how the small model answers, but for the question."""
-    from cascade.confidence.calibration import digest  # noqa: PLC0415 - needs numpy
-
     request = task.request(small, ())
     asked = {
         "tools": [dict(tool) for tool in request.tools],
@@ -365,8 +364,6 @@ def check_calibration(
     Raises:
         CalibrationMismatchError: with what differs.
     """
-    from cascade.confidence.calibration import ModelIdentity  # noqa: PLC0415 - needs numpy
-
     small = ModelIdentity(name=tiers[0].model.name, digest=small_digest)
     large = ModelIdentity(name=tiers[-1].model.name, digest=large_digest)
     calibration.check(small, large, task_hash(task, tiers[0]))
@@ -387,6 +384,4 @@ def calibration_for(
 
 async def identify(tier: OpenTier) -> ModelIdentity:
     """Name and digest of a tier's model."""
-    from cascade.confidence.calibration import ModelIdentity  # noqa: PLC0415 - needs numpy
-
     return ModelIdentity(name=tier.model.name, digest=await tier.model.digest())

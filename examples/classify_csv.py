@@ -3,8 +3,8 @@
     python examples/classify_csv.py
     python examples/classify_csv.py --live --small ollama:qwen2.5:3b --large openai:gpt-5.1
 
-Needs: pip install "agent-cascade[calibrate]". Offline both models are scripted. It writes
-reviews.csv, answers.csv and answers.csv.journal; run again it asks nothing again. As a command it
+Needs: pip install agent-cascade. Offline both models are scripted. It writes reviews.csv,
+answers.csv and answers.csv.journal; run again it asks nothing again. As a command it
 is `cascade batch` (docs/batch.md).
 """
 

@@ -54,8 +54,8 @@ from cascade.policies.certify import certify
 from cascade.service import ServiceConfig, create_app
 open_store("sqlite:///ledger.db").close()
 """
-EXAMPLES = ("support_triage", "rag_grounded", "research_team", "private")
-EXAMPLES_WITH_EXTRAS = ("classify_csv", "sql_agent", "file_agent", "fastapi_app", "report")
+EXAMPLES = ("support_triage", "rag_grounded", "research_team", "classify_csv")
+EXAMPLES_WITH_EXTRAS = ("sql_agent", "file_agent", "fastapi_app", "report")
 
 
 def main(words: Sequence[str] | None = None) -> int:

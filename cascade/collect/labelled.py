@@ -9,8 +9,7 @@ from pathlib import Path
 from cascade.api import Cascade
 from cascade.collect.examples import Example
 from cascade.collect.marking import MADE_WITH
-from cascade.confidence.calibrating import LabelledDraft, MadeFor
-from cascade.confidence.calibration import Labels, system_hash
+from cascade.confidence.bindings import LabelledDraft, Labels, MadeFor, system_hash
 from cascade.confidence.signals import BUILT_IN, wordings
 from cascade.errors import ConfigurationError
 from cascade.evaluation.transcripts import read_transcripts, rows_of_pair

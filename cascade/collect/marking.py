@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from cascade.agents import Caller
 from cascade.collect.examples import Example
-from cascade.confidence.calibration import system_hash
+from cascade.confidence.bindings import system_hash
 from cascade.errors import InputError
 from cascade.evaluation.scorers import JudgeScorer, Scorer, TextScorer
 from cascade.evaluation.transcripts import Outcome, Transcript

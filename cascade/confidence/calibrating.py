@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 
 from cascade._version import __version__
+from cascade.confidence.bindings import LabelledDraft, MadeFor
 from cascade.confidence.calibration import (
     Calibration,
-    Labels,
-    ModelIdentity,
     Quality,
     Stage,
 )
@@ -30,32 +29,6 @@ OUTLOOK_ROWS = 300
 EARLY_ROWS = 5_000
 """More would bound the share of lost drafts no better than needs be."""
 QUANTILES = 101
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledDraft:
-    """The features of a draft and who was right.
-
-    Attributes:
-        features: of all signals.
-        correct: of the draft, 0 to 1.
-        large_correct: of the large model's answer; None when it was not asked.
-    """
-
-    features: Mapping[str, float]
-    correct: float
-    large_correct: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MadeFor:
-    """What a calibration is bound to; see `Calibration`."""
-
-    small: ModelIdentity
-    large: ModelIdentity | None
-    task_hash: str
-    system_hash: str | None
-    labels: Labels
 
 
 def calibrate(
@@ -205,3 +178,6 @@ def _quality(
         auroc=auroc(confidence, correct),
         auroc_gain=promise.auroc,
     )
+
+
+__all__ = ["LEAST_LABELS", "LabelledDraft", "MadeFor", "calibrate"]

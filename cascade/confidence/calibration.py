@@ -5,18 +5,17 @@ It knows what it was made for, and refuses to be used for anything else.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from langchain_core.messages import BaseMessage
 from pydantic import BeforeValidator, Field, ValidationError
 
+from cascade.confidence.bindings import Labels, ModelIdentity, digest, system_hash
 from cascade.confidence.calibrators import FittedCalibrator, Numbers, VennAbersBand
 from cascade.confidence.columns import matrix, raw_score
 from cascade.confidence.early import EarlyRow
@@ -29,18 +28,8 @@ from cascade.state import Certificate, Record
 NEIGHBOURS = 30
 """Calibration rows that tell what a further signal can do to a confidence like this one."""
 
-Labels = Literal["references", "people", "agreement with the large model"]
-
-
 NumberOrNaN = Annotated[float, BeforeValidator(lambda v: float("nan") if v is None else v)]
 """JSON has no NaN: it is written as null."""
-
-
-class ModelIdentity(Record):
-    """A model by name and, where it can be had, by the digest of its weights."""
-
-    name: str
-    digest: str | None = None
 
 
 class Stage(Record):
@@ -231,17 +220,6 @@ class Calibration(Record):
     def _stage(self, taken: Sequence[str]) -> Stage | None:
         fitting = [stage for stage in self.stages if set(stage.signals) <= set(taken)]
         return fitting[-1] if fitting else None
-
-
-def system_hash(messages: Sequence[BaseMessage]) -> str:
-    """A hash of the system messages of a conversation."""
-    return digest([str(message.text) for message in messages if message.type == "system"])
-
-
-def digest(value: Any) -> str:
-    """A short stable hash of JSON values."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 __all__ = [

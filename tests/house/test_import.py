@@ -82,6 +82,28 @@ def test_import_opens_no_connection_and_reads_no_environment(statement: str) -> 
     assert seen["environment"] == []
 
 
+def test_a_file_of_questions_takes_no_numpy() -> None:
+    script = """
+import sys
+
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("numpy", "scipy", "sklearn"):
+            raise ModuleNotFoundError(f"no {name} here")
+
+sys.meta_path.insert(0, Without())
+from cascade import Cascade
+from cascade.jobs import made_with, run_job
+from cascade.testing import ScriptedModel
+print(made_with(Cascade(ScriptedModel(["a"]), ScriptedModel(["b"])))["models"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "scripted" in done.stdout
+
+
 def test_the_probe_notices_what_it_looks_for() -> None:
     seen = probe(
         "import socket\n__name__ = 'cascade.test'\nos.environ.get('HOME'); os.getenv('PATH')\n"
