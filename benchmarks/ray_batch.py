@@ -147,8 +147,8 @@ def run(folder: Path, name: str, small: str, options: list[str], *, kill: int | 
 def configuration(name: str) -> dict[str, Any]:
     """One cascade with the embedded model.
 
-    What llama.cpp kept of other prompts changes the last digits of a log-probability, and with them
-    now and then a word: without that, a prompt has one answer.
+    Which other prompts llama.cpp computes at the same time, or has computed before, changes the
+    last digits of a log-probability: one at a time, and as little kept of others as it lets one say.
     """
     alone = {"n_parallel": 1, "cache_prompt": False}
     small = {"model": EMBEDDED, "options": alone, "price": {"input": "0.01", "output": "0.01"}}
