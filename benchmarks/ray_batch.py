@@ -148,7 +148,7 @@ def configuration(name: str) -> dict[str, Any]:
     """One cascade with the embedded model.
 
     Which other prompts llama.cpp computes at the same time, or has computed before, changes the
-    last digits of a log-probability: one at a time, and as little kept of others as it lets one say.
+    last digits of a log-probability: one at a time, and as little kept as it lets one say.
     """
     alone = {"n_parallel": 1, "cache_prompt": False}
     small = {"model": EMBEDDED, "options": alone, "price": {"input": "0.01", "output": "0.01"}}
