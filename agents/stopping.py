@@ -102,6 +102,11 @@ class Stopper:
     verifier: Verifier
     abort: Abort
 
+    @classmethod
+    def of(cls, verifier: Verifier, abort: Abort | None) -> Stopper | None:
+        """Who may stop drafts; None where none may be stopped."""
+        return None if abort is None else cls(verifier, abort)
+
     def watch(self, tier: OpenTier, request: Request, run: Run) -> Watch | None:
         """Who listens to a draft; None where it is not to be stopped.
 
