@@ -22,6 +22,7 @@ from cascade.cli import (
     scale,
     serve,
     shadow,
+    teach,
 )
 
 __all__ = ["app", "main"]
@@ -67,6 +68,7 @@ app.command(epilog=shadow.EXAMPLE)(shadow.shadow)
 app.add_typer(calibration.app, name="calibration")
 app.add_typer(keys.app, name="keys")
 app.add_typer(lessons.app, name="lessons")
+app.add_typer(teach.app, name="teach")
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def list_lessons(
     """Show lessons; with --json whole, with all that was said of them."""
     since = None if days is None else datetime.now(UTC) - timedelta(days=days)
     selection = _selection(user=user, tenant=tenant, run_id=run, task=task, since=since)
-    address, _ = _addresses(where)
+    address, _ = addresses_of(where)
 
     async def read(store: LessonStore) -> list[Lesson]:
         found: list[Lesson] = []
@@ -65,7 +65,7 @@ def list_lessons(
                 break
         return found
 
-    lessons = _with_store(address, read)
+    lessons = with_store(address, read)
     if json:
         print_json([lesson.model_dump(mode="json") for lesson in lessons])
         return
@@ -105,13 +105,13 @@ def delete(
         raise ConfigurationError("--ledger goes with --user, --tenant or --run.")
     if ledger is not None and keep_ledger:
         raise ConfigurationError("give --ledger or --keep-ledger, not both.")
-    address, known = _addresses(where)
+    address, known = addresses_of(where)
     of_ledger = ledger if ledger is not None else None if keep_ledger or not whose else known
     if of_ledger is not None:
         must_exist(of_ledger)  # before anything is deleted
     age = None if older_than is None else timedelta(days=older_than)
     selection = None if age is not None else _selection(user=user, tenant=tenant, run_id=run)
-    gone = _with_store(
+    gone = with_store(
         address, lambda store: store.delete(selection, older_than=age, everything=everything)
     )
     entries, scrubbed = 0, gone.scrubbed
@@ -147,12 +147,12 @@ def terms(
     """Show what was stated of models, or state it of one."""
     from cascade.teaching import Terms  # noqa: PLC0415 - heavy
 
-    address, _ = _addresses(where)
+    address, _ = addresses_of(where)
     if model is not None:
         day = date.today() if as_of is None else as_of.date()  # noqa: DTZ011 - of who says it
         stated = Terms(may_train=may_train, may_remember=remember, source=source, as_of=day)
-        _with_store(address, lambda store: store.state_terms(model, stated))
-    found = _with_store(address, lambda store: store.terms())
+        with_store(address, lambda store: store.state_terms(model, stated))
+    found = with_store(address, lambda store: store.terms())
     if json:
         print_json({name: terms.model_dump(mode="json") for name, terms in found.items()})
         return
@@ -184,7 +184,7 @@ def _of_ledger(user: str | None, tenant: str | None, run: str | None) -> list[Se
     return [Selection(run_id=run, tags=own | of) for of in tenants]
 
 
-def _addresses(where: str) -> tuple[str, str | None]:
+def addresses_of(where: str) -> tuple[str, str | None]:
     """Where the lessons are, and the ledger of a configuration."""
     if "://" in where:
         return where, None
@@ -198,7 +198,8 @@ def _addresses(where: str) -> tuple[str, str | None]:
     return address_of(config), kept
 
 
-def _with_store(address: str, work: Callable[[LessonStore], Awaitable[T]]) -> T:
+def with_store(address: str, work: Callable[[LessonStore], Awaitable[T]]) -> T:
+    """What some work on a store that is there gives."""
     from cascade.teaching import open_lessons  # noqa: PLC0415 - heavy
 
     must_exist(address, "lesson", "teaching_schema")
