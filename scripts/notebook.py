@@ -44,6 +44,7 @@ def executed(path: Path) -> Any:
             km=AsyncKernelManager(transport="ipc", ip=f"{folder}/.kernel"),  # sockets of files
             timeout=LONGEST_CELL_S,
             record_timing=False,
+            coalesce_streams=True,
             resources={"metadata": {"path": folder}},
         )
         client.execute()
@@ -51,12 +52,13 @@ def executed(path: Path) -> Any:
 
 
 def shown(notebook: Any) -> list[str]:
-    """What the cells of a notebook print, and the kinds of their other outputs."""
-    return [
-        str(output["text"]) if "text" in output else ", ".join(sorted(output.get("data", ())))
-        for cell in notebook.cells
-        for output in cell.get("outputs", ())
-    ]
+    """What each cell of a notebook prints, with the kinds of its other outputs."""
+    return ["".join(map(_shown, cell.get("outputs", ()))) for cell in notebook.cells]
+
+
+def _shown(output: Any) -> str:
+    """What is printed comes in pieces, as the kernel has time for it."""
+    return str(output["text"]) if "text" in output else ", ".join(sorted(output.get("data", ())))
 
 
 def same(left: list[str], right: list[str]) -> bool:
