@@ -25,7 +25,7 @@ from cascade.agents.entries import free_entry
 from cascade.agents.fallback import may_pass
 from cascade.agents.hedging import Hedging
 from cascade.agents.moves import abstain, accept, escalate, within
-from cascade.agents.remembering import TRIAL, Remembers
+from cascade.agents.remembering import TRIAL, Foresee, Remembered, Remembers, Tried
 from cascade.agents.showing import shown, shows_answers, shows_drafts
 from cascade.agents.stopping import Stopper
 from cascade.errors import DeadlineError, ModelError
@@ -47,6 +47,7 @@ class Drafter:
     task: Task
     stopper: Stopper | None = None
     memory: Remembers | None = None
+    foresee: Foresee | None = None
 
     async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> StateUpdate:
         """Draft an answer, with log-probabilities where the tier returns them.
@@ -60,10 +61,8 @@ class Drafter:
         if hedging is not None:
             beside = self.task.request(large, state["messages"])
             hedging.arm(run, large, beside, self.caller, streams=bool(shown()))
-        messages, remembered = state["messages"], None
-        if self.memory is not None and run.tier == 0:
-            again = partial(self._again, tier, run)
-            remembered = await self.memory.examples(run, messages, again)
+        messages = state["messages"]
+        remembered = await self._remembered(run, messages)
         asked = messages if remembered is None else remembered.before(messages)
         request = self.task.request(tier, asked, top_logprobs=DRAFT_ALTERNATIVES)
         watch = None if self.stopper is None else self.stopper.watch(tier, request, run)
@@ -89,10 +88,7 @@ class Drafter:
             if pieces:
                 runtime.stream_writer(Retracted(f"{tier.name} broke off: {error}"))
             raise
-        draft = Draft(tier.name, completion)
-        if remembered is not None:
-            draft = remembered.draft(tier.name, completion, messages)
-            self.caller.recorder.record(remembered.entry(run, draft))
+        draft = self._drafted(run, completion, remembered, messages)
         return {
             "run": run,
             "draft": replace(draft, stopped=None if watch is None else watch.reason),
@@ -101,14 +97,43 @@ class Drafter:
             "ledger": self.caller.recorder.take(run.id),
         }
 
-    async def _again(self, tier: OpenTier, run: Run, messages: Sequence[BaseMessage]) -> Completion:
+    async def _remembered(self, run: Run, messages: Sequence[BaseMessage]) -> Remembered | None:
+        if self.memory is None or run.tier:
+            return None
+        again = partial(self._again, self.tiers[0], run, messages)
+        return await self.memory.examples(run, messages, again)
+
+    def _drafted(
+        self,
+        run: Run,
+        completion: Completion,
+        remembered: Remembered | None,
+        messages: Sequence[BaseMessage],
+    ) -> Draft:
+        name = self.tiers[run.tier].name
+        if remembered is None:
+            return Draft(name, completion)
+        draft = remembered.draft(name, completion, messages)
+        self.caller.recorder.record(remembered.entry(run, draft))
+        return draft
+
+    async def _again(
+        self,
+        tier: OpenTier,
+        run: Run,
+        messages: Sequence[BaseMessage],
+        others: Sequence[BaseMessage],
+    ) -> Tried:
         """Ask once more after the reply, without a deadline, to see whether examples help."""
-        request = self.task.request(tier, messages, top_logprobs=DRAFT_ALTERNATIVES)
+        request = self.task.request(tier, others, top_logprobs=DRAFT_ALTERNATIVES)
         later = replace(self.caller, deadline=Deadline())
         try:
-            return await later.ask(tier, request, TRIAL, run)
+            completion = await later.ask(tier, request, TRIAL, run)
         finally:
             later.recorder.take(run.id)
+        draft = Draft(tier.name, completion)
+        accepted = None if self.foresee is None else await self.foresee(run, draft, messages)
+        return Tried(completion.transcript, accepted)
 
     @asynccontextmanager
     async def _patience(self, run: Run, tier: OpenTier, hedging: Hedging) -> AsyncGenerator[None]:

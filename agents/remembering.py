@@ -57,8 +57,26 @@ class Remembered:
         )
 
 
-Again = Callable[[Sequence[BaseMessage]], Awaitable[Completion]]
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What the small model says when it is asked once more.
+
+    Attributes:
+        text: its answer.
+        accepted: whether it would have been accepted, by the signals that cost nothing; None where
+            those say nothing.
+    """
+
+    text: str
+    accepted: bool | None
+
+
+Again = Callable[[Sequence[BaseMessage]], Awaitable[Tried]]
 """Asks the small model once more, with other messages; the call is in the ledger of its run."""
+
+Foresee = Callable[[Run, Draft, Sequence[BaseMessage]], Awaitable[bool | None]]
+"""Whether a draft would be accepted, by the signals that cost nothing; None where they say
+nothing."""
 
 
 class Remembers(Observer, ABC):

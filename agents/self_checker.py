@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from langchain_core.messages import BaseMessage
 from langgraph.errors import NodeError
 from langgraph.types import Command
 
@@ -83,6 +84,21 @@ class SelfChecker:
             "assessment": _doubted(judged, doubt),
             "ledger": self.caller.recorder.take(run.id),
         }
+
+    async def glance(
+        self, tier: OpenTier, draft: Completion, messages: Sequence[BaseMessage]
+    ) -> Assessment | None:
+        """What the signals that cost nothing say of an answer; None where there are none."""
+        asked = Asked(messages, draft)
+        free = self._due(tier, draft, (), ruled_out=True)
+        features: dict[str, float] = {}
+        for signal in free:
+            features |= await take(signal, asked, _asks_nobody)
+        taken = tuple(signal.name for signal in free)
+        assessment = Assessment(signals=features, taken=taken, objection=self._objection(asked))
+        judged = self._judge(tier, assessment, free, asked)
+        judged = _doubted(judged, speaks_of_grading(draft.transcript))
+        return judged if free or judged.objection else None
 
     def on_error(
         self, state: CascadeState, runtime: AgentRuntime, error: NodeError
@@ -186,6 +202,10 @@ class SelfChecker:
             max_tokens=probe.max_tokens or request.max_tokens,
             temperature=request.temperature if probe.temperature is None else probe.temperature,
         )
+
+
+async def _asks_nobody(signal: Signal, probe: Probe) -> Completion:
+    raise AssertionError(f"{signal.name} is free and asks for {probe}")
 
 
 def _doubted(judged: Assessment, words: str | None) -> Assessment:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextvars import Context
+from threading import Lock
+from types import TracebackType
 from typing import TypeVar
 
 T = TypeVar("T")
+
+LOOK_S = 0.001
+"""How often to look whether another has done."""
 
 
 async def together(coroutines: Iterable[Awaitable[T]]) -> list[T]:
@@ -47,3 +52,26 @@ async def iterate_in(context: Context, items: AsyncGenerator[T]) -> AsyncGenerat
             yield got[0]
     finally:
         await loop.create_task(close(), context=context)
+
+
+class OneAtATime:
+    """`async with` for what only one may do at a time, whichever event loop it is in.
+
+    `asyncio.Lock` belongs to the loop that first waits for it. Whoever has to wait here looks again
+    every millisecond: it is for what takes little longer than that.
+    """
+
+    def __init__(self) -> None:
+        self._held = Lock()
+
+    async def __aenter__(self) -> None:
+        while not self._held.acquire(blocking=False):  # noqa: ASYNC110 - held in another loop
+            await asyncio.sleep(LOOK_S)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._held.release()

@@ -31,13 +31,11 @@ from cascade._portal import run_sync
 from cascade.agents import (
     AgentRuntime,
     Caller,
-    Drafter,
     Expert,
     Judge,
     Person,
     Route,
     Router,
-    SelfChecker,
     Task,
     Verifier,
 )
@@ -49,6 +47,7 @@ from cascade.agents.deadline import Deadline
 from cascade.agents.entries import Accounts
 from cascade.agents.fallback import Fallback
 from cascade.agents.fallback_steps import Falling
+from cascade.agents.foreseeing import drafting
 from cascade.agents.gate import Beside, Gate
 from cascade.agents.hedging import Hedging
 from cascade.agents.latch import Latch, Latching, looked_after
@@ -59,7 +58,7 @@ from cascade.agents.retrying import MAX_WAIT_S
 from cascade.agents.reusing import Reusing
 from cascade.agents.sending import annotate
 from cascade.agents.shedding import Pressure
-from cascade.agents.stopping import Abort, Stopper
+from cascade.agents.stopping import Abort
 from cascade.agents.watching import Watcher
 from cascade.confidence import Calibrator
 from cascade.confidence.signals import Signal
@@ -353,10 +352,9 @@ def build_graph(  # noqa: PLR0913 - one option for each thing that can be rewire
     onwards, policy = answering if several else answering[1:], with_risks(policy, task.risks)
     decided = (judge, signals, calibrators, deadline, watchers, task, pressure)
     verifier = Verifier(tiers, policy, recorder, outlook, *decided)
-    drafter = Drafter(tiers, caller, task, Stopper.of(verifier, abort), memory)
+    drafter, checker = drafting(verifier, caller, border.helpers(signals), abort, memory)
     add("draft", opening("draft", drafter), "self_check", *onwards, *to_route, *to_end)
-    asking = (caller, task, signals, border.helpers(signals), calibrators, pressure)
-    add("self_check", SelfChecker(tiers, *asking), "verify")
+    add("self_check", checker, "verify")
     back = ("self_check",) if calibrators and any(signal.calls for signal in signals) else ()
     add("verify", verifier, END, *onwards, *back, "ask")
     add("ask", Person(tiers, recorder, outlook), END, *onwards)

@@ -23,7 +23,7 @@ LEVEL = 0.95
 
 Range = tuple[float, float]
 
-_BETS = np.geomspace(0.01, 0.98, 12)
+BETS = np.geomspace(0.01, 0.98, 12)
 """Shares of the largest bet allowed: small ones for many audits, large ones for few."""
 
 
@@ -149,8 +149,8 @@ def betting(values: Array, sample: Sample, limits: Range, level: float = LEVEL) 
         return float(np.logaddexp.reduce(terms + rest) - np.log(len(bets)))
 
     limit = float(np.log(2.0 / (1.0 - level)))
-    low = _edge(lambda m: log_wealth(m, _BETS / (b - z_low)) - limit, limits)
-    high = _edge(lambda m: log_wealth(m, -_BETS / (z_high - a)) - limit, limits)
+    low = _edge(lambda m: log_wealth(m, BETS / (b - z_low)) - limit, limits)
+    high = _edge(lambda m: log_wealth(m, -BETS / (z_high - a)) - limit, limits)
     return (a if low is None else low), (b if high is None else high)
 
 

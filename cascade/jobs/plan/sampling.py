@@ -140,7 +140,7 @@ def _lengths(sample: Sequence[Asked]) -> BaselineModel:
     tokens = []
     for asked in sample:
         assert asked.paused.draft is not None, "only drafts are in the sample"
-        usage, written = asked.paused.draft.completion.usage, asked.record.output_tokens
+        usage, written = asked.paused.draft.usage, asked.record.output_tokens
         if usage.input_tokens is not None and usage.output_tokens is not None and written:
             tokens.append((usage.input_tokens, usage.output_tokens, written, 1.0))
     return fit_baseline(Lengths(*zip(*tokens, strict=True))) if tokens else AS_DRAFT

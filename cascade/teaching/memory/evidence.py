@@ -15,7 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from cascade.evaluation.audit.intervals import Sample, betting
+from cascade.confidence.metrics import Array
+from cascade.evaluation.audit.intervals import BETS, Sample, betting
 
 Standing = Literal["candidate", "live", "dropped"]
 """Of a group: its lessons are not shown yet, are shown, or are not shown any more."""
@@ -33,8 +34,8 @@ class Pair:
     Attributes:
         rate: the chance with which its right answer was to become known: 1 where it was escalated,
             that of its audit where its draft was accepted.
-        gain: 1 where only the answer with examples was right, −1 where only the one without, 0
-            where there was no difference; None where the right answer did not become known.
+        gain: what the answer with examples was worth more than the one without, in [−1, 1]; None
+            where the right answer did not become known.
     """
 
     rate: float
@@ -45,21 +46,26 @@ class Pair:
 class Evidence:
     """The pairs of one group of lessons, and what they say.
 
-    The mean gain over all requests of the group has the bounds of `betting` (Waudby-Smith and
-    Ramdas, arXiv 2010.09686): with fixed bets they hold at every moment at once (Ville), so that
-    it may be looked at after each request. A group
+    Two bets are kept on the gains, each a mixture of fixed shares (Waudby-Smith and Ramdas, arXiv
+    2010.09686) on Z = gain ÷ rate where the gain is known and 0 where it is not. A group
 
-    - goes live once the lower bound is above 0, which a group without any gain ever reaches with
-      a probability of at most `alpha`;
-    - is dropped when the mean gain that is estimated while it is live is below 0, or when the
-      upper bound is; it comes back by new evidence alone.
+    - goes live once the bet against "the mean gain is not above 0" has won 1/`alpha` times its
+      stake. Without any gain that ever happens with a probability of at most `alpha` (Ville's
+      inequality), so that it may be looked at after each request; it is the same as that the lower
+      one of `bounds` is above 0;
+    - is dropped when, while it is live, the bet against "the mean gain is not below 0", begun anew
+      wherever that is best, has won 1/`doubt` times its stake (CUSUM of e-values: Shin, Ramdas and
+      Rinaldo, arXiv 2203.03532): if examples make no difference, not before 1/`doubt` known gains
+      on average. It comes back by new evidence alone.
 
     Attributes:
         alpha: probability of a wrong admission of a group.
+        doubt: how rarely one is dropped that does no harm.
         standing: of the group.
     """
 
     alpha: float = 0.05
+    doubt: float = 0.2
     standing: Standing = "candidate"
     _pairs: OrderedDict[str, Pair] = field(default_factory=OrderedDict)
 
@@ -68,13 +74,15 @@ class Evidence:
         self._pairs[run_id] = pair
         while len(self._pairs) > REQUESTS_KEPT:
             self._pairs.popitem(last=False)
-        low, high = self.bounds
-        if self.standing != "live" and low > 0:
-            self.standing = "live"
+        if not pair.gain:
+            return self.standing  # where nothing was won or lost, neither bet changes
+        if self.standing == "live":
+            turned: Standing = "dropped" if self._lost() else "live"
+        else:
+            turned = "live" if self._won() else self.standing
+        if turned != self.standing:
+            self.standing = turned
             self._pairs.clear()  # what shows that it helps is not what shows that it still does
-        elif self.standing == "live" and self.known >= 1 and (self.gain < 0 or high < 0):
-            self.standing = "dropped"
-            self._pairs.clear()
         return self.standing
 
     def pair(self, run_id: str) -> Pair | None:
@@ -112,3 +120,22 @@ class Evidence:
         rates = np.array([pair.rate for pair in self._pairs.values()])
         known = np.array([pair.gain is not None for pair in self._pairs.values()])
         return betting(gains, Sample(rates, known), LIMITS, level=1.0 - 2.0 * self.alpha)
+
+    def _won(self) -> bool:
+        """Whether a mean gain of 0 or less is refuted."""
+        z, top = self._weighted()
+        wealth = np.log1p(np.outer(BETS / (1.0 + top), z)).sum(1)
+        return bool(np.logaddexp.reduce(wealth) - np.log(len(BETS)) >= -np.log(self.alpha))
+
+    def _lost(self) -> bool:
+        """Whether a mean gain of 0 or more is refuted, from some request on."""
+        z, top = self._weighted()
+        wealth = np.log1p(np.outer(-BETS / (1.0 + top), z)).cumsum(1)
+        since_best = wealth[:, -1] - np.minimum(0.0, wealth[:, :-1].min(1, initial=0.0))
+        return bool(np.logaddexp.reduce(since_best) - np.log(len(BETS)) >= -np.log(self.doubt))
+
+    def _weighted(self) -> tuple[Array, float]:
+        """The known gains over their rates, and one over the lowest rate of all."""
+        pairs = self._pairs.values()
+        z = np.array([pair.gain / pair.rate for pair in pairs if pair.gain is not None])
+        return z, 1.0 / min(pair.rate for pair in pairs)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from threading import Lock
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
 from cascade._background import Background
+from cascade._together import OneAtATime
 from cascade.agents.remembering import Again, Remembered, Remembers
 from cascade.confidence.answers import normalise
 from cascade.confidence.hostile import as_data, speaks_of_grading
@@ -74,8 +76,10 @@ class Memory(Remembers):
     Of each request whose right answer becomes known, since it was escalated or audited, the
     small model is asked the other way round as well, after the reply: with examples where its
     draft had none, and without where it had. These trials are in the ledger (node `trial`), and
-    what they show decides whether the group goes live (`Evidence`). It needs audits: of accepted
-    drafts nobody else knows whether examples did harm.
+    what they show decides whether the group goes live (`Evidence`). A right answer that is accepted
+    saves one escalation, a wrong one costs `price_of_error` of them, and one that is not accepted
+    is worth nothing: examples may make a model surer than they make it right. It needs audits: of
+    accepted drafts nobody else knows whether examples did harm.
 
     A lesson is never shown to another tenant or for another task than its own; nor where its
     model's terms forbid it, users say that it is wrong, it speaks to whoever checks answers, or
@@ -87,6 +91,8 @@ class Memory(Remembers):
         most_characters: of them all.
         index: finds near lessons; by words unless it is given (`MeaningIndex`).
         alpha: probability that a group without any gain is ever shown.
+        price_of_error: of a wrong answer that is accepted, in escalations saved: with 4, examples
+            pay where more than 4 of 5 answers that are accepted with them are right.
         same: whether two answers say the same.
     """
 
@@ -98,6 +104,7 @@ class Memory(Remembers):
         most_characters: int = 2_000,
         index: LessonIndex | None = None,
         alpha: float = 0.05,
+        price_of_error: float = 4.0,
         same: Same = same_answer,
     ) -> None:
         if not isinstance(store, LessonStore):
@@ -109,7 +116,12 @@ class Memory(Remembers):
                 raise ConfigurationError(f"Memory({name}={value}): must be 1 or more.")
         if not 0 < alpha < 1:
             raise ConfigurationError(f"Memory(alpha={alpha}): a probability between 0 and 1.")
+        if not 0 <= price_of_error < math.inf:
+            raise ConfigurationError(
+                f"Memory(price_of_error={price_of_error}): escalations, 0 or more."
+            )
         self.store = store
+        self._price = price_of_error
         self.groups = Groups(alpha)
         self._examples = examples
         self._most_characters = most_characters
@@ -120,8 +132,9 @@ class Memory(Remembers):
         self._changes, self._deletions, self._read_again = -1, 0, 0.0
         self._stated: Mapping[str, Terms] = {}
         self._newest: datetime | None = None
-        self._reading = asyncio.Lock()
-        self._background = Background(concurrency=1)
+        self._reading = OneAtATime()
+        self._counting = Lock()
+        self._background = Background()
         self._version: str | None = None
 
     @property
@@ -142,14 +155,25 @@ class Memory(Remembers):
             logger.exception("the memory failed: run %s goes without examples", run.id)
             return None
 
+    async def near(
+        self, question: str, *, task: str = "", tenant: str | None = None
+    ) -> list[Lesson]:
+        """The lessons that are or would be the examples for a question, the nearest last."""
+        place = _place(task, tenant)
+        async with self._reading:
+            await self._read(now=True)
+        group = self.groups.of(place, question)
+        return [] if group is None else await self._nearest(group, place, question)
+
     async def forget(self, run_ids: Sequence[str]) -> None:
         """Delete all that came from these runs."""
         await self._index.remove(run_ids)
         for run_id in run_ids:
             self._lessons.pop(run_id, None)
             self._asked.pop(run_id, None)
-        for group in self.groups.all():
-            group.evidence.forget(run_ids)
+        with self._counting:
+            for group in self.groups.all():
+                group.evidence.forget(run_ids)
         self._version = None
 
     async def finish(self) -> None:
@@ -180,8 +204,7 @@ class Memory(Remembers):
         group = self.groups.of(place, question)
         if group is None:
             return None
-        near = await self._index.near(place, question, NEAR)
-        chosen = self._choose(group, [found.run_id for found in near])
+        chosen = await self._nearest(group, place, question)
         shown = bool(chosen) and group.evidence.standing == "live"
         remembered = self._remembered(chosen) if chosen else None
         ids = tuple(lesson.run_id for lesson in chosen)
@@ -190,13 +213,13 @@ class Memory(Remembers):
             self._asked.popitem(last=False)
         return remembered if shown else None
 
-    def _choose(self, group: Group, near: Sequence[str]) -> list[Lesson]:
+    async def _nearest(self, group: Group, place: Place, question: str) -> list[Lesson]:
         """The nearest ones that may be shown, the nearest last."""
         chosen: list[Lesson] = []
         room = self._most_characters
-        for run_id in near:
-            lesson = self._lessons.get(run_id)
-            if lesson is None or group.score.get(run_id, 0) <= DROPPED_AT:
+        for found in await self._index.near(place, question, NEAR):
+            lesson = self._lessons.get(found.run_id)
+            if lesson is None or group.score.get(found.run_id, 0) <= DROPPED_AT:
                 continue
             room -= len(lesson.question) + len(lesson.answer)
             if room < 0 or len(chosen) == self._examples:
@@ -266,26 +289,34 @@ class Memory(Remembers):
         assert lesson.draft is not None
         messages = asked.messages if asked.shown else asked.examples.before(asked.messages)
         with tagged(**asked.tags):
-            completion = await asked.again(messages)
-        drafted = self._right(lesson, lesson.draft)
-        tried = self._right(lesson, completion.text)
-        with_examples, without = (drafted, tried) if asked.shown else (tried, drafted)
-        answer = lesson.draft if asked.shown else completion.text
-        self._blame(lesson, asked, answer, with_examples)
+            tried = await asked.again(messages)
+        right = self._right(lesson, lesson.draft), self._right(lesson, tried.text)
+        drafted = self._worth(right[0], lesson.origin == "audited")
+        other = self._worth(right[1], tried.accepted is not False)
+        gain = drafted - other if asked.shown else other - drafted
+        answer = lesson.draft if asked.shown else tried.text
+        self._blame(lesson, asked, answer, right[0] if asked.shown else right[1])
         rate = 1.0
         if lesson.origin == "audited":
             known = asked.group.evidence.pair(lesson.run_id)
             if known is None:
                 return  # it was accepted without a chance of an audit that anybody wrote down
             rate = known.rate
-        self._put(asked.group, lesson.run_id, Pair(rate, float(with_examples - without)))
+        self._put(asked.group, lesson.run_id, Pair(rate, gain))
 
     def _put(self, group: Group, run_id: str, pair: Pair) -> None:
-        before = group.evidence.standing
-        after = group.evidence.put(run_id, pair)
+        with self._counting:
+            before = group.evidence.standing
+            after = group.evidence.put(run_id, pair)
         if before != after:
             self._version = None
             logger.info("memory: %r is %s now, %s before", group.name, after, before)
+
+    def _worth(self, right: bool, accepted: bool) -> float:
+        """Of an answer, in units in which gains are within [−1, 1]."""
+        if not accepted:
+            return 0.0
+        return (1.0 if right else -self._price) / (1.0 + self._price)
 
     def _right(self, lesson: Lesson, answer: str) -> bool:
         if lesson.loss is not None and answer == lesson.draft:
