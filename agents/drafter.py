@@ -131,7 +131,8 @@ class Drafter:
             completion = await later.ask(tier, request, TRIAL, run)
         finally:
             later.recorder.take(run.id)
-        draft = Draft(tier.name, completion)
+        examples = Remembered(tuple(m for m in others if m not in messages), "")
+        draft = examples.draft(tier.name, completion, messages)
         accepted = None if self.foresee is None else await self.foresee(run, draft, messages)
         return Tried(completion.transcript, accepted)
 

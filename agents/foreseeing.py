@@ -52,7 +52,7 @@ async def would_accept(
     """What the policy says of a draft by the signals that cost nothing, with all its time left;
     None where those give no confidence, or a judge of the user's decides."""
     tier = checker.tiers[run.tier]
-    assessment = await checker.glance(tier, draft.completion, messages)
+    assessment = await checker.glance(tier, draft, messages)
     if assessment is None or verifier.judge is not None:
         return None
     fresh = replace(run, begun_at=time.time())

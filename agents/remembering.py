@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from langchain_core.messages import BaseMessage, SystemMessage
@@ -71,6 +71,12 @@ class Tried:
     accepted: bool | None
 
 
+def memory_of(options: Mapping[str, object]) -> str | None:
+    """The version of the memory among the options of a cascade; None where there is none."""
+    memory = options.get("memory")
+    return memory.version if isinstance(memory, Remembers) else None
+
+
 Again = Callable[[Sequence[BaseMessage]], Awaitable[Tried]]
 """Asks the small model once more, with other messages; the call is in the ledger of its run."""
 
@@ -81,6 +87,11 @@ nothing."""
 
 class Remembers(Observer, ABC):
     """Knows examples, and looks on to see whether they help."""
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """Of all that may be shown now; a calibration notes it."""
 
     @abstractmethod
     async def examples(

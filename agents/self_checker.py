@@ -19,7 +19,7 @@ from cascade.confidence.signals import Asked, LogprobSignal, Probe, PTrueSignal,
 from cascade.errors import DeadlineError, ModelError
 from cascade.events import Retracted
 from cascade.models import Request
-from cascade.state import Assessment, CascadeState, Completion, Run, StateUpdate
+from cascade.state import Assessment, CascadeState, Completion, Draft, Run, StateUpdate
 from cascade.tiers import OpenTier
 
 NODE = "self_check"
@@ -80,24 +80,25 @@ class SelfChecker:
         taken = (*before.taken, *(signal.name for signal in signals))
         assessment = Assessment(signals=features, taken=taken, objection=against)
         judged = self._judge(tier, assessment, taken_here, asked)
+        judged = self._remembered(tier, draft, judged)
         return {
             "assessment": _doubted(judged, doubt),
             "ledger": self.caller.recorder.take(run.id),
         }
 
     async def glance(
-        self, tier: OpenTier, draft: Completion, messages: Sequence[BaseMessage]
+        self, tier: OpenTier, draft: Draft, messages: Sequence[BaseMessage]
     ) -> Assessment | None:
         """What the signals that cost nothing say of an answer; None where there are none."""
-        asked = Asked(messages, draft)
-        free = self._due(tier, draft, (), ruled_out=True)
+        asked = Asked(messages, draft.completion)
+        free = self._due(tier, draft.completion, (), ruled_out=True)
         features: dict[str, float] = {}
         for signal in free:
             features |= await take(signal, asked, _asks_nobody)
         taken = tuple(signal.name for signal in free)
         assessment = Assessment(signals=features, taken=taken, objection=self._objection(asked))
-        judged = self._judge(tier, assessment, free, asked)
-        judged = _doubted(judged, speaks_of_grading(draft.transcript))
+        judged = self._remembered(tier, draft, self._judge(tier, assessment, free, asked))
+        judged = _doubted(judged, speaks_of_grading(draft.completion.transcript))
         return judged if free or judged.objection else None
 
     def on_error(
@@ -192,6 +193,14 @@ class SelfChecker:
             p_large=estimate.p_large,
             calibrated=True,
         )
+
+    def _remembered(self, tier: OpenTier, draft: Draft, judged: Assessment) -> Assessment:
+        """The assessment, in which nothing is calibrated where the draft was shown examples and the
+        calibration was made without any: examples make a model surer."""
+        known = getattr(self.calibrators.get(tier.name), "memory", None)
+        if not draft.example_tokens or known is not None:
+            return judged
+        return replace(judged, calibrated=False)
 
     def _request(self, probe: Probe, tier: OpenTier) -> Request:
         # A check is a plain question: the draft's tools and schema would stand in its way.

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from cascade.agents.remembering import memory_of
 from cascade.api import Cascade
 from cascade.collect.examples import Example
 from cascade.collect.marking import MADE_WITH
@@ -57,6 +58,7 @@ async def made_for(
         task_hash=task_hash(cascade.task, cascade.tiers[0]),
         system_hash=systems.pop() if len(systems) == 1 else None,
         labels=labels,
+        memory=None if recorded is not None else memory_of(cascade.options),
     )
 
 

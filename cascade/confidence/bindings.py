@@ -46,6 +46,7 @@ class MadeFor:
     task_hash: str
     system_hash: str | None
     labels: Labels
+    memory: str | None = None
 
 
 def system_hash(messages: Sequence[BaseMessage]) -> str:

@@ -73,6 +73,7 @@ def calibrate(
         task_hash=made_for.task_hash,
         system_hash=made_for.system_hash,
         labels=made_for.labels,
+        memory=made_for.memory,
         stages=stages,
         quality=_quality(usable, correct, confidence, names, promise),
         p_large=promise.p_large,

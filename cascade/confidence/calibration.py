@@ -79,6 +79,8 @@ class Calibration(Record):
         task_hash: of tools, schema and the small tier's settings.
         system_hash: of the system message; None when the examples had several.
         labels: who said which answers are right.
+        memory: version of the memory whose examples the drafts may have been shown; None where
+            there was none. Without one, no draft that was shown examples is calibrated by this.
         p_large: share of right answers of the large model, None when it was not asked.
         gain: predicts p_L − p_S per question, where that was better than a constant p_L.
         confidences: quantiles of the confidence of drafts, for an escalation budget.
@@ -97,6 +99,7 @@ class Calibration(Record):
     task_hash: str
     system_hash: str | None
     labels: Labels
+    memory: str | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)
     quality: Quality
     p_large: float | None = None

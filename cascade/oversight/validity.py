@@ -75,6 +75,11 @@ class CalibrationWatch:
         """Those of the calibration."""
         return self._calibration.signals
 
+    @property
+    def memory(self) -> str | None:
+        """The memory that the calibration was made with."""
+        return self._calibration.memory
+
     def mismatch(self, messages: Sequence[BaseMessage]) -> str | None:
         """Why there is no confidence: the calibration is void, or not for this conversation."""
         if self._ends_at is not None and self._ended is None and datetime.now(UTC) >= self._ends_at:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
@@ -12,17 +12,22 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_core.messages import HumanMessage
 from langgraph.store.base import IndexConfig
 from langgraph.store.memory import InMemoryStore
 
 from cascade import Cascade, ConfigurationError, Price, Tier
-from cascade.ledger import MemoryLedger, tagged
+from cascade.agents import Caller, SelfChecker, Task
+from cascade.confidence.estimate import Estimate
+from cascade.confidence.signals import LogprobSignal
+from cascade.ledger import MemoryLedger, Recorder, tagged
 from cascade.models import Request
 from cascade.policies import ThresholdPolicy
-from cascade.state import Completion
+from cascade.state import Completion, Draft
 from cascade.teaching import Lessons, LessonSelection, LessonStore, Terms, open_lessons
 from cascade.teaching.memory import Evidence, LessonIndex, MeaningIndex, Memory, Pair, WordIndex
 from cascade.testing import ScriptedModel, reply
+from cascade.tiers import open_tiers
 
 DAYS = {"member": "60", "guest": "7", "student": "14", "reseller": "30"}
 ENOUGH = 60
@@ -268,8 +273,9 @@ def test_callers_in_several_event_loops_share_a_memory() -> None:
     with ThreadPoolExecutor(4) as threads:
         asked = [threads.submit(asyncio.run, some(range(n, n + 10))) for n in range(0, 30, 10)]
         last = threads.submit(cascade.invoke, question(99))
-        for one in (*asked, last):
+        for one in asked:
             one.result(60)
+        assert last.result(60).answer == truth(question(99))
     asyncio.run(settle(cascade, memory))
     [group] = memory.groups.all()
     assert group.evidence.known == 31, "each escalated request was tried once"
@@ -286,7 +292,7 @@ async def test_a_memory_that_fails_costs_no_answer() -> None:
             assert (await cascade.ainvoke(question(0))).answer == truth(question(0))
 
 
-def embed(texts: list[str]) -> list[list[float]]:
+def embed(texts: Sequence[str]) -> list[list[float]]:
     return [
         [float(text.count(letter)) for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts
     ]
@@ -391,3 +397,39 @@ async def test_what_cannot_work_is_refused(options: dict[str, Any], said: str) -
             Cascade(ScriptedModel("a"), ScriptedModel("b"), memory=Memory(store), audit_rate=0.1)
         with pytest.raises(ConfigurationError, match="memory=… needs audit_rate=…"):
             cascade_of(store, Memory(store), copies, audit_rate=None)
+
+
+class Fitted:
+    """A calibration of drafts that were shown no examples, or some."""
+
+    signals = ("logprobs",)
+
+    def __init__(self, memory: str | None) -> None:
+        self.memory = memory
+
+    def mismatch(self, messages: Any) -> None:
+        del messages
+
+    def estimate(self, features: Any, taken: Any) -> Estimate:
+        del taken
+        return Estimate(0.9 if features else 0.0)
+
+    def outlook(self, confidence: float, taken: Any) -> tuple[float, ...]:
+        del confidence, taken
+        return ()
+
+
+@pytest.mark.parametrize("memory", [None, "0123456789ab"])
+async def test_a_calibration_without_a_memory_promises_nothing_of_drafts_with_examples(
+    memory: str | None,
+) -> None:
+    model = ScriptedModel(copies, name="small", returns_logprobs=True)
+    tiers = open_tiers([model, ScriptedModel(large)], ("small", "large"))
+    checker = SelfChecker(
+        tiers, Caller(Recorder()), Task(), [LogprobSignal()], calibrators={"small": Fitted(memory)}
+    )
+    for tokens, calibrated in ((0, True), (7, memory is not None)):
+        draft = Draft("small", reply("60", probability=0.9), example_tokens=tokens)
+        seen = await checker.glance(tiers[0], draft, [HumanMessage(question(0))])
+        assert seen is not None
+        assert seen.calibrated is calibrated
