@@ -41,8 +41,9 @@ format: $(DEV) ## mend style and format where a program can
 bench: $(TEST) ## run every benchmark; ARGS='--json' prints JSON lines
 	@$(IN_VENV) scripts/bench.py $(ARGS)
 
-docs: $(TEST) ## write the generated parts of README.md and docs/ anew
+docs: $(TEST) ## write the generated parts of README.md and docs/, and the manual into site/; ARGS=--serve
 	@$(IN_VENV) scripts/make_docs.py
+	@$(IN_VENV) scripts/manual.py $(ARGS)
 
 dist: $(TEST) ## wheel and source distribution, tried on every Python there is; ARGS=--extras: all of it
 	@$(IN_VENV) scripts/dist.py $(ARGS)
@@ -54,4 +55,4 @@ ollama: ## the official Ollama server into .tools/ollama, for the live tests (ne
 	@scripts/install_ollama.sh
 
 clean: ## remove what make has made
-	rm -rf .venv .tools .cache .coverage* htmlcov dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks demo-output
+	rm -rf .venv .tools .cache .coverage* htmlcov dist build site .hypothesis .mypy_cache .pytest_cache .ruff_cache .benchmarks demo-output

@@ -29,7 +29,7 @@ SHOWN_PATHS_NOT = ("/page/", "/login", "/logout", "/openapi.json")
 
 def python() -> str:
     """The names of `cascade` and all that the manual imports, with the types that they name."""
-    names = _public_names()
+    names = public_names()
     found = {place: api_source.find(*place.rsplit(".", 1)) for place in names}
     public = frozenset(there.place for there in found.values() if there is not None)
     parts: list[str] = []
@@ -48,7 +48,7 @@ def python() -> str:
     return "\n\n".join([*parts, "# --- types that these name ---", *aliases]) + "\n"
 
 
-def _public_names() -> list[str]:
+def public_names() -> list[str]:
     """Full names: the face of the package, then what the manual and the examples import."""
     face = [f"cascade.{name}" for name in api_source.exported("cascade")]
     shown = {place for tree in _manual() for place in _imported(tree)}

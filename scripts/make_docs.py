@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import floors
+import manual_parts
 import snippets
 
 ROOT = floors.ROOT
@@ -50,6 +51,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "configuration": configuration_part,
     "examples": examples_part,
     "floors": floors_part,
+    "opening": manual_parts.opening,
+    "papers": manual_parts.papers_table,
+    "peers": manual_parts.peers_table,
     "units": lambda: f"\n{floors.guide()}\n\n",
 }
 

@@ -1,0 +1,134 @@
+"""The manual is built without a warning, every page is in it, and every link arrives."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import floors
+import manual
+import manual_api
+import manual_links
+import manual_parts
+
+MATHEMATICS = floors.ROOT / "docs" / "mathematics.md"
+
+
+class Loader(yaml.SafeLoader):
+    """Reads mkdocs.yml without making the objects that it names."""
+
+
+Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+
+
+def navigation(part: Any) -> list[str]:
+    """The pages of the navigation, in order."""
+    if isinstance(part, str):
+        return [part]
+    if isinstance(part, dict):
+        return [page for below in part.values() for page in navigation(below)]
+    return [page for below in part for page in navigation(below)]
+
+
+@pytest.fixture(scope="module")
+def in_navigation() -> list[str]:
+    text = (floors.ROOT / manual.CONFIGURATION).read_text(encoding="utf-8")
+    return navigation(yaml.load(text, Loader)["nav"])
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    if find_spec("zensical") is None:
+        pytest.skip("the manual's builder is not installed: the dependency group docs has it")
+    folder = tmp_path_factory.mktemp("manual")
+    return folder / manual.SITE, manual.build(folder)
+
+
+@pytest.fixture(scope="module")
+def read(built: tuple[Path, list[str]]) -> dict[Path, manual_links.Page]:
+    return manual_links.pages(built[0])
+
+
+def test_it_is_built_strictly_and_every_link_and_anchor_is_there(
+    built: tuple[Path, list[str]], read: dict[Path, manual_links.Page]
+) -> None:
+    assert built[1] == []
+    assert len(read) > 100
+
+
+def test_every_page_of_docs_is_in_the_navigation_once(in_navigation: list[str]) -> None:
+    ours = {path.name for path in (floors.ROOT / "docs").glob("*.md")}
+    assert ours - set(in_navigation) == set()
+    assert len(in_navigation) == len(set(in_navigation))
+
+
+def test_no_page_loads_anything_from_another_host(read: dict[Path, manual_links.Page]) -> None:
+    loaded = {address for page in read.values() for address in page.loads}
+    assert loaded
+    assert not [address for address in loaded if "//" in address and address[:5] != "data:"]
+
+
+def test_the_search_finds_words_of_every_part(built: tuple[Path, list[str]]) -> None:
+    index = (built[0] / "search.js").read_text(encoding="utf-8")
+    for page in ("tutorial.html", "cli.html", "reference/cascade.html", "changes.html"):
+        assert page in index
+
+
+def test_every_public_name_has_its_place_in_the_reference(
+    built: tuple[Path, list[str]], read: dict[Path, manual_links.Page]
+) -> None:
+    page = read[built[0] / "reference" / "cascade.html"]
+    assert {"cascade.Cascade", "cascade.Cascade.invoke", "cascade.Price"} <= page.anchors
+
+
+def test_every_paper_of_the_package_has_a_formula_and_no_other_is_named() -> None:
+    by_hand = MATHEMATICS.read_text(encoding="utf-8").partition("<!-- generated")[0]
+    assert set(manual_parts.PAPER.findall(by_hand)) == set(manual_parts.papers())
+
+
+SITE = {
+    "index.html": '<title>Home</title><h1 id="top">x</h1><a href="a.html#there">a</a>',
+    "a.html": '<p id="there">text</p><img src="b.png"><a href="#nowhere">x</a>',
+    "c.html": '<script src="https://example.com/x.js"></script><p>These:\n- one</p>',
+    "d.html": '<a href="index.html#top">x</a><a href="gone.html">y</a><a href="mailto:x">z</a>',
+}
+
+
+def test_what_is_wrong_in_a_site_is_named_with_its_page(tmp_path: Path) -> None:
+    for name, text in SITE.items():
+        (tmp_path / name).write_text(text)
+    assert manual_links.wrong(tmp_path) == [
+        "a.html: links to #nowhere, an anchor that is not there",
+        "a.html: links to b.png, which is not there",
+        "c.html: loads https://example.com/x.js, which is not of the site",
+        "c.html: a list needs an empty line before it: 'These:\\n- one'",
+        "d.html: links to gone.html, which is not there",
+    ]
+
+
+def test_links_out_of_docs_lead_to_pages_that_show_the_file(tmp_path: Path) -> None:
+    manual.Layout(tmp_path).write()
+    page = (tmp_path / "concepts.md").read_text(encoding="utf-8")
+    assert "(source/agents/router.py.md)" in page
+    shown = (tmp_path / "source" / "agents" / "router.py.md").read_text(encoding="utf-8")
+    assert "class Router" in shown
+    assert "(source/deploy.md)" in (tmp_path / "production.md").read_text(encoding="utf-8")
+
+
+def test_links_in_code_are_left_alone() -> None:
+    text = "[a](b.md)\n```python\nx = [a](b.md)\n```\n[a](b.md)\n"
+    changed = manual.outside_fences(text, lambda part: re.sub("b.md", "c.md", part))
+    assert changed == "[a](c.md)\n```python\nx = [a](b.md)\n```\n[a](c.md)\n"
+
+
+def test_a_docstring_becomes_markdown() -> None:
+    said = "Says.\n\nArgs:\n    name: what it is,\n        over two lines.\n    other, more: x.\n"
+    assert manual_api.text(said).split("\n") == [
+        *("Says.", "", "", "**Arguments**", ""),
+        *("- `name`: what it is, over two lines.", "- `other`, `more`: x.", "", ""),
+    ]
