@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cascade.agents.fallback import Queue, Step
 from cascade.agents.shedding import Load, Shedding
@@ -33,7 +33,7 @@ from cascade.service.config import (
 from cascade.service.enduring import Known, to_doors
 from cascade.service.flight import Flights
 from cascade.service.keys import Keys
-from cascade.service.lessons import keeper_of
+from cascade.service.lessons import keeper_of, memories_of
 from cascade.service.limits import Limits
 from cascade.service.metrics import Metrics
 from cascade.service.recent import Recent
@@ -45,6 +45,9 @@ from cascade.service.shared import Shared, is_shared
 from cascade.service.states import TierStates
 from cascade.teaching import Lessons
 from cascade.tiers import Tier
+
+if TYPE_CHECKING:
+    from cascade.teaching.memory import Memory
 
 _SAME_NAME = (
     "max_harm",
@@ -88,6 +91,7 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
 
     known: Known = {}
     lessons = keeper_of(config)
+    memories = memories_of(config, lessons)
 
     gates = {name: _gate(name, given) for name, given in config.cascades.items()}
 
@@ -95,6 +99,7 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
         given, load = config.cascades[name], gates[name].pressure
         parts: dict[str, Any] = {"known": known, "load": load, "lessons": lessons}
         parts |= {"calibration": calibration, "shared": shared is not None}
+        parts["memory"] = memories.get(name)
         return build_cascade(name, given, folder, store, watching, **parts)
 
     served, problems = _serve_all(config, build, gates, store, watching)
@@ -135,6 +140,7 @@ def build_cascade(
     calibration: Calibration | None = None,
     shared: bool = False,
     lessons: Lessons | None = None,
+    memory: Memory | None = None,
 ) -> Cascade:
     """One cascade.
 
@@ -149,6 +155,7 @@ def build_cascade(
         calibration: in place of that of its configuration.
         shared: whether other processes have the same cascade, with the same ledger.
         lessons: keeps what is to be learned from all cascades of the service.
+        memory: shows lessons of this cascade to its small model; None for none.
 
     Raises:
         ConfigurationError: it cannot work; the message says why.
@@ -160,6 +167,7 @@ def build_cascade(
     options["fallback"] = to_order(config)
     options["shedding"] = to_shedding(config.shedding, load)
     options["lessons"] = lessons if config.lessons else None
+    options["memory"] = memory
     if config.threshold is not None:
         options["policy"] = ThresholdPolicy(config.threshold)
     if config.private is not None:

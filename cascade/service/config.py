@@ -286,6 +286,9 @@ class CascadeConfig(Section):
     """Of every ledger entry."""
     lessons: bool = True
     """Keep its lessons, where the service keeps any."""
+    memory: bool = False
+    """Show its small model lessons as examples, where they are known to help. It needs lessons and
+    audits."""
     resilience: ResilienceConfig = ResilienceConfig()
     """What stands around each call to a model."""
     fallback: tuple[Literal["draft", "queue", "fail"] | QueueConfig | TierConfig, ...] | None = None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.store import mask_secrets
 from cascade.service.config import ServiceConfig
 from cascade.teaching import Lessons, Terms, open_lessons
+
+if TYPE_CHECKING:
+    from cascade.teaching.memory import Memory
 
 
 def keeper_of(config: ServiceConfig) -> Lessons | None:
@@ -27,6 +31,26 @@ def keeper_of(config: ServiceConfig) -> Lessons | None:
     )
     terms = {model: Terms(**dict(stated)) for model, stated in given.terms.items()}
     return Lessons(store, terms=terms)
+
+
+def memories_of(config: ServiceConfig, lessons: Lessons | None) -> dict[str, Memory]:
+    """The memory of each cascade that is to have one; it stays when a calibration is replaced.
+
+    Raises:
+        ConfigurationError: there are no lessons that it could show.
+    """
+    wanted = [name for name, given in config.cascades.items() if given.memory]
+    if not wanted:
+        return {}
+    from cascade.teaching.memory import Memory  # noqa: PLC0415 - needs numpy and scipy
+
+    for name in wanted:
+        if lessons is None or not config.cascades[name].lessons:
+            raise ConfigurationError(
+                f"cascades.{name}.memory shows lessons, and none are kept: give the section "
+                "`lessons`, and leave that of the cascade on."
+            )
+    return {name: Memory(lessons.store, cascade=name) for name in wanted if lessons is not None}
 
 
 def address_of(config: ServiceConfig) -> str:

@@ -12,6 +12,9 @@ from uuid import UUID, uuid4
 import pytest
 from langsmith import Client
 
+from cascade.errors import ConfigurationError
+from cascade.service.config import ServiceConfig
+from cascade.service.lessons import keeper_of, memories_of
 from cascade.teaching import Lesson
 from tests.service.talking import ASKED, HELLO, Talk, talking
 
@@ -206,3 +209,21 @@ async def test_what_a_client_does_not_want_stored_is_no_lesson(
         answer = await talk.post("/v1/responses", input="hi", **said)
         run_id = answer.headers["x-cascade-run-id"]
         assert (await lesson_of(talk, run_id) is None) is (store is False)
+
+
+async def test_a_cascade_has_a_memory_of_its_own_lessons(tmp_path: Path) -> None:
+    async with talking(tmp_path, cascade={"memory": True, "audit_rate": 0.2}, **LESSONS) as talk:
+        [served] = talk.gateway.service.served.values()
+        memory = served.cascade.options["memory"]
+        before = await talk.gateway.in_loop(memory.near("hi"))
+        lesson = await lesson_of(talk, await asked(talk))
+        near = await talk.gateway.in_loop(memory.near("hi"))
+    assert (before, near) == ([], [lesson])
+
+
+async def test_a_memory_without_lessons_is_refused() -> None:
+    config = ServiceConfig.model_validate(
+        {"cascades": {"support": {"tiers": [{"model": "a:b"}, {"model": "c:d"}], "memory": True}}}
+    )
+    with pytest.raises(ConfigurationError, match=r"cascades\.support\.memory shows lessons"):
+        memories_of(config, keeper_of(config))

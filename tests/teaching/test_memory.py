@@ -230,6 +230,17 @@ async def test_nothing_of_one_tenant_or_task_is_shown_to_another() -> None:
         assert not own.escalated
 
 
+async def test_tags_of_the_cascade_say_whose_it_is_as_well() -> None:
+    async with open_lessons("memory://") as store:
+        memory = Memory(store, cascade="support")
+        tags = {"tags": {"task": "t", "tenant": "a"}, "name": "support"}
+        async with cascade_of(store, memory, copies, **tags) as cascade:
+            await ask(cascade, memory, range(8))
+        assert [group.evidence.known for group in memory.groups.all()] == [7]
+        assert await memory.near(question(0), task="t", tenant="a")
+        assert not await Memory(store, cascade="sales").near(question(0), task="t", tenant="a")
+
+
 async def test_what_is_deleted_is_gone_from_the_memory_before_the_next_use() -> None:
     async with open_lessons("memory://") as store:
         memory = Memory(store)

@@ -87,6 +87,7 @@ class Memory(Remembers):
 
     Args:
         store: of the lessons; `Cascade(lessons=Lessons(store))` fills it.
+        cascade: name of the cascade whose lessons it reads; those of all unless it is given.
         examples: shown for a question, at most.
         most_characters: of them all.
         index: finds near lessons; by words unless it is given (`MeaningIndex`).
@@ -100,6 +101,7 @@ class Memory(Remembers):
         self,
         store: LessonStore,
         *,
+        cascade: str | None = None,
         examples: int = 2,
         most_characters: int = 2_000,
         index: LessonIndex | None = None,
@@ -121,6 +123,7 @@ class Memory(Remembers):
                 f"Memory(price_of_error={price_of_error}): escalations, 0 or more."
             )
         self.store = store
+        self._cascade = cascade
         self._price = price_of_error
         self.groups = Groups(alpha)
         self._examples = examples
@@ -255,11 +258,10 @@ class Memory(Remembers):
             return
         stated = await self.store.terms()
         since = None if stated != self._stated else self._newest
-        judged = {
-            verdict.run_id for verdict in await self.store.verdicts(LessonSelection(since=since))
-        }
+        new = LessonSelection(since=since, cascade=self._cascade)
+        judged = {verdict.run_id for verdict in await self.store.verdicts(new)}
         self._changes, self._stated, self._version = changes, stated, None
-        async for lesson in self.store.lessons(LessonSelection(since=since)):
+        async for lesson in self.store.lessons(new):
             await self._take(lesson)
             judged.discard(lesson.run_id)
         for run_id in judged & self._lessons.keys():
