@@ -38,6 +38,8 @@ AT_TOP = {
     "examples/README.md": "examples.md",
 }
 """Files outside docs/ that are pages of the manual, with where they stand there."""
+UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
+"""Above pages that show files of the repository: who searches the manual wants its words."""
 MOST = 40
 """Problems that are printed; one in the navigation stands on every page."""
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
@@ -135,11 +137,11 @@ def shown(source: PurePosixPath, path: Path) -> str:
     if path.is_dir():
         names = sorted(f"{p.name}/" if p.is_dir() else p.name for p in path.iterdir())
         listed = [f"- `{name}`" for name in names if not name.startswith(("_", "."))]
-        return "\n".join([f"# {source}/", "", *listed, ""])
+        return "\n".join([UNSEARCHED + f"# {source}/", "", *listed, ""])
     code = path.read_text(encoding="utf-8").rstrip("\n")
     fence = "`" * max(4, *(len(run) + 1 for run in re.findall("`+", code) or [""]))
     language = LANGUAGES.get(source.suffix, "text")
-    return f"# {source}\n\n{fence}{language}\n{code}\n{fence}\n"
+    return f"{UNSEARCHED}# {source}\n\n{fence}{language}\n{code}\n{fence}\n"
 
 
 def build(folder: Path = ROOT) -> list[str]:

@@ -15,6 +15,7 @@ import manual
 import manual_api
 import manual_links
 import manual_parts
+from tests.service.chromium import NoBrowserError, browser, browser_path
 
 MATHEMATICS = floors.ROOT / "docs" / "mathematics.md"
 
@@ -63,7 +64,7 @@ def test_it_is_built_strictly_and_every_link_and_anchor_is_there(
 
 def test_every_page_of_docs_is_in_the_navigation_once(in_navigation: list[str]) -> None:
     ours = {path.name for path in (floors.ROOT / "docs").glob("*.md")}
-    assert ours - set(in_navigation) == set()
+    assert ours - set(in_navigation) == set(), "give them a place in the nav of mkdocs.yml"
     assert len(in_navigation) == len(set(in_navigation))
 
 
@@ -77,6 +78,26 @@ def test_the_search_finds_words_of_every_part(built: tuple[Path, list[str]]) -> 
     index = (built[0] / "search.js").read_text(encoding="utf-8")
     for page in ("tutorial.html", "cli.html", "reference/cascade.html", "changes.html"):
         assert page in index
+
+
+async def test_the_search_works_from_the_file_system_and_asks_nobody(
+    built: tuple[Path, list[str]],
+) -> None:
+    asked: list[str] = []
+    try:
+        browser_path()
+    except NoBrowserError as error:
+        pytest.skip(str(error))
+    async with browser() as started:
+        page = await started.new_page()
+        page.set_default_timeout(30_000)
+        page.on("request", lambda request: asked.append(request.url))
+        await page.goto((built[0] / "index.html").as_uri())
+        await page.get_by_role("button", name="Search").first.click()
+        await page.get_by_role("combobox", name="Search").fill("hedging")
+        first = page.get_by_role("option").first
+        assert "deadlines.html" in (await first.get_attribute("href") or "")
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:", "about:"))] == []
 
 
 def test_every_public_name_has_its_place_in_the_reference(
