@@ -6,7 +6,7 @@ const ICONS = { saves: "M5 12.5l4.5 4.5L19 7.5", loses: "M7 7l10 10M17 7L7 17", 
 const WORDS = { saves: "It saves money", loses: "It loses money: switch it off", "cannot tell yet": "It is too early to tell" };
 const EXAMPLE = () => `from openai import OpenAI\n\nclient = OpenAI(base_url="${location.origin}/v1", api_key="csk_…")`;
 const MOST_DAYS = 31;
-const NODES = { draft: "the small model's answers", self_check: "how sure they are", verify: "accepted drafts, which the large model need not answer", expert: "the large model's answers, their own baseline", audit: "accepted drafts that were checked", shadow: "drafts beside the large model", route: "where to begin" };
+const NODES = { draft: "the small model's answers", self_check: "how sure they are", verify: "accepted drafts, which the large model need not answer", expert: "the large model's answers, their own baseline", audit: "accepted drafts that were checked", shadow: "drafts beside the large model", memory: "examples that drafts were shown", trial: "calls after the reply, to see whether examples help", route: "where to begin" };
 let tables = [];
 
 export function showMoney({ report: r, words }) {
