@@ -64,7 +64,7 @@ def report(
     with err.status("reading the ledger"):
         found = asyncio.run(_make(ledger, selection, by or list(TABLES), precision))
     if html is not None:
-        _write(html, found.html())
+        write_page(html, found.html())
     if json:
         write_json(found.model_dump_json(indent=2))
         return
@@ -137,7 +137,12 @@ def selection_of(
     return Selection(since=since, until=until, tags=pairs)
 
 
-def _write(path: Path, page: str) -> None:
+def write_page(path: Path, page: str) -> None:
+    """Write a page.
+
+    Raises:
+        ConfigurationError: the file cannot be written.
+    """
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:

@@ -180,6 +180,13 @@ class SqlLessonStore(LessonStore):
             for row in rows
         ]
 
+    async def exported(self, purpose: str) -> set[str]:
+        """The runs whose lessons are in a file of this purpose."""
+        runs, files = schema.exported, schema.exports
+        of_purpose = select(files.c.id).where(files.c.purpose == purpose)
+        rows = await self._read(select(runs.c.run_id).where(runs.c.export_id.in_(of_purpose)))
+        return {row["run_id"] for row in rows}
+
     async def aclose(self) -> None:
         """Close the connections; the store may be used again afterwards, but for `memory://`."""
         await on_portal(self._dispose())

@@ -187,6 +187,10 @@ class LessonStore(Closing, ABC):
     async def exports(self) -> list[Export]:
         """The files that were noted down, oldest first."""
 
+    @abstractmethod
+    async def exported(self, purpose: str) -> set[str]:
+        """The runs whose lessons are in a file of this purpose."""
+
     async def catch_up(self, dependent: Dependent, after: int) -> int:
         """Let a dependent forget what was deleted since deletion number `after`.
 

@@ -211,7 +211,7 @@ async def test_what_is_linked_is_in_one_split_and_a_seed_gives_the_same(
 async def test_groups_and_tasks_are_balanced(memory: LessonStore) -> None:
     many = [taught(n, f"How many days may guest number {n} wait here") for n in range(20)]
     await filled(memory, [*many, taught(50), taught(51, task="other")])
-    options = {"near": 1.0, "validation": 0.0}
+    options: dict[str, Any] = {"near": 1.0, "validation": 0.0}
     done = await choose(memory, ExportOptions(most_per_group=3, **options))
     assert len(done.train) == 5
     assert done.removed["more than 3 of a group"] == 17
