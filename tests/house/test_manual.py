@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,27 @@ def test_links_out_of_docs_lead_to_pages_that_show_the_file(tmp_path: Path) -> N
     shown = (tmp_path / "source" / "agents" / "router.py.md").read_text(encoding="utf-8")
     assert "class Router" in shown
     assert "(source/deploy.md)" in (tmp_path / "production.md").read_text(encoding="utf-8")
+
+
+def test_a_claim_about_a_peer_holds_only_where_it_can_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(floors.ROOT / "benchmarks"))
+    claims = import_module("peer_claims")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_it.py").write_text("Platt")
+    (tmp_path / "cost.py").write_text("RATIO = 60.0")
+    found = [
+        claims.holds(claims.Claim("peer 1", "says", **given), tmp_path)
+        for given in (
+            {"file": "cost.py", "text": "RATIO = 60.0"},
+            {"file": "cost.py", "text": "RATIO = 61.0"},
+            {"file": "gone.py", "text": "RATIO"},
+            {"absent": ("platt",)},
+            {"absent": ("isotonic", "ratio")},
+        )
+    ]
+    assert found == [True, False, False, True, False]
 
 
 def test_links_in_code_are_left_alone() -> None:
