@@ -90,16 +90,14 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
     watching += [RunLog()] if config.log.requests else []
 
     known: Known = {}
-    lessons = keeper_of(config)
-    memories = memories_of(config, lessons)
+    memories = memories_of(config, lessons := keeper_of(config))
 
     gates = {name: _gate(name, given) for name, given in config.cascades.items()}
 
     def build(name: str, calibration: Calibration | None = None) -> Cascade:
         given, load = config.cascades[name], gates[name].pressure
-        parts: dict[str, Any] = {"known": known, "load": load, "lessons": lessons}
-        parts |= {"calibration": calibration, "shared": shared is not None}
-        parts["memory"] = memories.get(name)
+        parts: dict[str, Any] = {"known": known, "lessons": lessons, "memory": memories.get(name)}
+        parts |= {"calibration": calibration, "load": load, "shared": shared is not None}
         return build_cascade(name, given, folder, store, watching, **parts)
 
     served, problems = _serve_all(config, build, gates, store, watching)

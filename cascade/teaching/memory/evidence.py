@@ -51,8 +51,8 @@ class Evidence:
 
     - goes live once the bet against "the mean gain is not above 0" has won 1/`alpha` times its
       stake. Without any gain that ever happens with a probability of at most `alpha` (Ville's
-      inequality), so that it may be looked at after each request; it is the same as that the lower
-      one of `bounds` is above 0;
+      inequality), so that it may be looked at after each request. The largest share is set by the
+      lowest rate there is, as what is won and lost is at most 1 ÷ rate;
     - is dropped when, while it is live, the bet against "the mean gain is not below 0", begun anew
       wherever that is best, has won 1/`doubt` times its stake (CUSUM of e-values: Shin, Ramdas and
       Rinaldo, arXiv 2203.03532): if examples make no difference, not before 1/`doubt` known gains
@@ -124,13 +124,13 @@ class Evidence:
     def _won(self) -> bool:
         """Whether a mean gain of 0 or less is refuted."""
         z, top = self._weighted()
-        wealth = np.log1p(np.outer(BETS / (1.0 + top), z)).sum(1)
+        wealth = np.log1p(np.outer(BETS / top, z)).sum(1)
         return bool(np.logaddexp.reduce(wealth) - np.log(len(BETS)) >= -np.log(self.alpha))
 
     def _lost(self) -> bool:
         """Whether a mean gain of 0 or more is refuted, from some request on."""
         z, top = self._weighted()
-        wealth = np.log1p(np.outer(-BETS / (1.0 + top), z)).cumsum(1)
+        wealth = np.log1p(np.outer(-BETS / top, z)).cumsum(1)
         since_best = wealth[:, -1] - np.minimum(0.0, wealth[:, :-1].min(1, initial=0.0))
         return bool(np.logaddexp.reduce(since_best) - np.log(len(BETS)) >= -np.log(self.doubt))
 
