@@ -91,7 +91,7 @@ def evaluate(  # noqa: PLR0913 - every one is an option of the command
 
 
 def _read(file: Path, small: str | None, large: str | None) -> Recorded:
-    _need_numbers()
+    need_numbers("evaluate")
     from cascade.evaluation.recorded import record_pair  # noqa: PLC0415 - heavy
     from cascade.evaluation.transcripts import read_transcripts  # noqa: PLC0415 - heavy
 
@@ -100,11 +100,16 @@ def _read(file: Path, small: str | None, large: str | None) -> Recorded:
     return record_pair(rows, *_pair(rows, small, large))
 
 
-def _need_numbers() -> None:
+def need_numbers(command: str) -> None:
+    """Refuse a command that computes, where what it computes with is not installed.
+
+    Raises:
+        MissingDependencyError: the message names the extra.
+    """
     missing = [name for name in ("numpy", "scipy", "sklearn") if find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
-            f"cascade evaluate needs {', '.join(missing)}: pip install 'agent-cascade[calibrate]'."
+            f"cascade {command} needs {', '.join(missing)}: pip install 'agent-cascade[calibrate]'."
         )
 
 

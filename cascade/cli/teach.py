@@ -13,6 +13,7 @@ import typer
 
 from cascade._masking import mask_keys
 from cascade.cli.console import err, out, print_json, reports_errors
+from cascade.cli.evaluate import need_numbers
 from cascade.cli.lessons import Json, Where, addresses_of, with_store
 from cascade.cli.report import must_exist, write_page
 from cascade.errors import ConfigurationError
@@ -71,6 +72,7 @@ def export(  # noqa: PLR0913 - the options of a command
     json: Json = False,
 ) -> None:
     """Write lessons whose terms permit it as chat JSONL, with a data card."""
+    need_numbers("teach export")
     from cascade.teaching import LessonSelection  # noqa: PLC0415 - heavy
     from cascade.teaching.card import card_of  # noqa: PLC0415
     from cascade.teaching.exporting import (  # noqa: PLC0415
@@ -163,6 +165,7 @@ def evaluate(  # noqa: PLR0913 - the options of a command
     json: Json = False,
 ) -> None:
     """Compare a new small model with the old one, and say whether to switch."""
+    need_numbers("teach evaluate")
     if old == new:
         raise ConfigurationError(f"--old and --new are both {old}: name two models.")
     from cascade.evaluation.scorers import get_scorer  # noqa: PLC0415 - heavy
@@ -238,6 +241,7 @@ def status(
     json: Json = False,
 ) -> None:
     """Show what was learned, what may be done with it, and what it saved."""
+    need_numbers("teach status")
     from cascade.teaching.status import status_of  # noqa: PLC0415 - heavy
     from cascade.teaching.text import status_text  # noqa: PLC0415
 
@@ -266,6 +270,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Show which questions escalate most, what they cost, and what teaching them would save."""
+    need_numbers("teach report")
     from cascade.teaching.clusters import make_clusters  # noqa: PLC0415 - heavy
     from cascade.teaching.text import clusters_page, clusters_text  # noqa: PLC0415
 

@@ -6,6 +6,7 @@ have answered is right by 1 unless the rows say otherwise.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -234,7 +235,7 @@ def _judge(difference: dict[str, Array], rows: Paired, within: float) -> tuple[V
         )
         return "cannot tell", why, max(0, LEAST - len(rows))
     if effective < LEAST:
-        more = int(np.ceil((LEAST - effective) * len(rows) / effective))
+        more = max(1, int(np.ceil((LEAST - effective) * len(rows) / effective - 1e-3)))
         return "cannot tell", f"they say as much as {effective:.0f} questions of {LEAST}", more
     most = float(max(1e-12, np.abs(difference["saving"]).max()))
     quality = _interval(difference["quality"], sample, (-1.0, 1.0))
@@ -259,7 +260,10 @@ def _judge(difference: dict[str, Array], rows: Paired, within: float) -> tuple[V
 def _more(
     difference: dict[str, Array], sample: Sample, found: tuple[Interval, Interval], within: float
 ) -> int:
-    """3.84·Var/h² questions, h being how far a figure is from its limit; at least one more."""
+    """3.84·Var/h² questions, h being how far a figure is from its limit; at least one more.
+
+    Where all agree, other values may still be there in a share of ln(40)/n, which is to be below h.
+    """
     quality, saving = found
     scale = float(max(1e-12, np.abs(difference["saving"]).max()))
     n, effective = len(sample), degrees(sample) + 1
@@ -268,5 +272,6 @@ def _more(
         (difference["quality"], quality.value + within),
         (difference["saving"] / scale, saving.value / scale),
     ):
-        wanted = max(wanted, audits_needed(float(np.var(values)), max(abs(gap), 0.005)))
+        half, variance = max(abs(gap), 0.005), float(np.var(values))
+        wanted = max(wanted, audits_needed(variance, half) if variance else math.log(40) / half)
     return max(1, int(np.ceil((wanted - effective) * n / effective)))
