@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from cascade.ledger.store import Store
     from cascade.teaching import LessonStore
     from cascade.teaching.clusters import Clusters
+    from cascade.teaching.comparing import Comparison
+    from cascade.teaching.evaluating import Answered, Questions
+    from cascade.teaching.exporting import Exported
     from cascade.teaching.forms import Form
+    from cascade.tiers import Tier
 
 T = TypeVar("T")
 
@@ -105,6 +109,12 @@ def export(  # noqa: PLR0913 - the options of a command
             card=lambda done, files: card_of(done, files, shown),
         ),
     )
+    _tell_export(done, files, json)
+    if not questions:
+        err.print("no --evaluation was given: what you evaluate on may be in the file")
+
+
+def _tell_export(done: Exported, files: Mapping[str, Path], json: bool) -> None:
     removed = {why: n for why, n in done.removed.most_common() if n}
     if json:
         counts = {"train": len(done.train), "validation": len(done.validation)}
@@ -116,8 +126,6 @@ def export(  # noqa: PLR0913 - the options of a command
         out.print(f"{path}: {name}" + ("" if n is None else f", {n:,} rows"), markup=False)
     for why, n in removed.items():
         err.print(f"left out: {n:,}, {why}", markup=False)
-    if not questions:
-        err.print("no --evaluation was given: what you evaluate on may be in the file")
 
 
 def _form(form: str) -> Form:
@@ -171,7 +179,6 @@ def evaluate(  # noqa: PLR0913 - the options of a command
     from cascade.evaluation.scorers import get_scorer  # noqa: PLC0415 - heavy
     from cascade.teaching import LessonSelection, evaluating  # noqa: PLC0415
     from cascade.teaching.comparing import compare  # noqa: PLC0415
-    from cascade.teaching.text import comparison_text  # noqa: PLC0415
     from cascade.tiers import Tier  # noqa: PLC0415
 
     address, known = addresses_of(where)
@@ -195,6 +202,15 @@ def evaluate(  # noqa: PLR0913 - the options of a command
     found = compare(
         done.rows, threshold=threshold, way="threshold" if raw else "recalibrated", within=within
     )
+    _tell_comparison(found, questions, done, (old, new), json)
+
+
+def _tell_comparison(
+    found: Comparison, questions: Questions, done: Answered, models: tuple[str, str], json: bool
+) -> None:
+    from cascade.teaching.text import comparison_text  # noqa: PLC0415 - heavy
+
+    old, new = models
     counts = {
         "failures": done.failures,
         "trained": questions.trained,
@@ -215,7 +231,7 @@ def evaluate(  # noqa: PLR0913 - the options of a command
             err.print(f"questions: {n:,} {what}", markup=False)
 
 
-def _confirm(questions: Any, models: list[Any], *, yes: bool) -> None:
+def _confirm(questions: Questions, models: list[Tier], *, yes: bool) -> None:
     """Say what is asked, and ask before a remote model is paid."""
     from cascade.tiers import open_tier  # noqa: PLC0415 - heavy
 
