@@ -1,4 +1,4 @@
-"""Writes the generated parts of README.md, examples/README.md and docs/: `make docs`.
+"""Writes the generated parts and pictures of README.md, examples/README.md and docs/: `make docs`.
 
     <!-- generated: floors -->          begins a part, by its name in PARTS
     <!-- end of generated -->           ends it
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import floors
 import manual_parts
+import manual_pictures
 import snippets
 
 ROOT = floors.ROOT
@@ -108,6 +109,8 @@ def main() -> int:
         outdated.append(str(path.relative_to(ROOT)))
         if "--check" not in sys.argv:
             path.write_text(now, encoding="utf-8")
+    pictures = manual_pictures.outdated(write="--check" not in sys.argv)
+    outdated += [str(path.relative_to(ROOT)) for path in pictures]
     print(", ".join(outdated) or "all generated parts are up to date")
     return 1 if outdated and "--check" in sys.argv else 0
 

@@ -16,6 +16,7 @@ import manual
 import manual_api
 import manual_links
 import manual_parts
+import manual_pictures
 from tests.service.chromium import NoBrowserError, browser, browser_path
 
 MATHEMATICS = floors.ROOT / "docs" / "mathematics.md"
@@ -111,6 +112,12 @@ def test_every_public_name_has_its_place_in_the_reference(
 def test_every_paper_of_the_package_has_a_formula_and_no_other_is_named() -> None:
     by_hand = MATHEMATICS.read_text(encoding="utf-8").partition("<!-- generated")[0]
     assert set(manual_parts.PAPER.findall(by_hand)) == set(manual_parts.papers())
+
+
+@pytest.mark.parametrize("name", manual_pictures.PICTURES)
+def test_a_picture_is_drawn_from_the_program_as_it_is(name: str) -> None:
+    committed = (manual_pictures.FOLDER / name).read_text(encoding="utf-8")
+    assert committed == manual_pictures.PICTURES[name](), "run make docs"
 
 
 SITE = {
