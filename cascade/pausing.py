@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from langchain_core.messages import AnyMessage
 from langchain_core.runnables import RunnableConfig
@@ -180,7 +180,7 @@ class Pausing(ABC):
             return self._result(state, entries)
 
     @abstractmethod
-    def with_policy(self, *, policy: Policy | None = None) -> Pausing:
+    def with_policy(self, *, policy: Policy | None = None) -> Self:
         """This cascade with another policy."""
 
     @abstractmethod

@@ -153,7 +153,7 @@ def scale(  # noqa: PLR0913 - every one is an option of the command
         _needs("--ledger", days=days, tag=tag)
     traffic = None if ledger is None else _traffic(ledger, days, tag or [])
     workloads = _workloads(rate or [], given, traffic)
-    rest = {"gateway_cpu_ms": cpu_ms, "database_rows_per_s": database_rows}
+    rest: dict[str, Any] = {"gateway_cpu_ms": cpu_ms, "database_rows_per_s": database_rows}
     capacity = Capacity(
         replica_slots=slots,
         gateway_concurrency=concurrency,

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import simpy
+from simpy.resources.resource import Request
 
 from cascade.fleet.scenario import Balancing, Scenario
 
@@ -52,7 +53,7 @@ class Places:
         self._env, self._waiting, self._wait_s = env, waiting, wait_s
         self._resource = simpy.Resource(env, most)
 
-    def take(self) -> Generator[simpy.Event, Any, simpy.resources.resource.Request | None]:
+    def take(self) -> Generator[simpy.Event, Any, Request | None]:
         """A place, once there is one; None where too many wait, or it takes too long."""
         resource = self._resource
         if resource.count == resource.capacity and len(resource.queue) >= self._waiting:
@@ -65,7 +66,7 @@ class Places:
                 return None
         return request
 
-    def give_back(self, request: simpy.resources.resource.Request) -> None:
+    def give_back(self, request: Request) -> None:
         """It is free again."""
         self._resource.release(request)
 

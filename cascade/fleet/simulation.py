@@ -133,9 +133,8 @@ class _Run:
         )
         names = ("loops", "computing", "waiting", "large", "under way")
         self.levels = {name: Level(self.env, begins, ends) for name in names}
-        self.counts = dict.fromkeys(
-            ("arrived", "answered", "refused", "failed", "escalated", "shed", "degraded"), 0
-        )
+        counted = ("arrived", "answered", "refused", "failed", "escalated", "shed", "degraded")
+        self.counts: dict[str, int] = {name: 0 for name in counted}
         self.taken: list[float] = []
         self.waited: list[float] = []
         self.held: list[float] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -132,6 +132,9 @@ def answers_of(
         num_cpus=cpus,
         fn_constructor_args=(work,),
     )
-    for batch in answers.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+    batches: Iterable[Any] = answers.iter_batches(
+        batch_size=None, prefetch_batches=0, batch_format="pyarrow"
+    )
+    for batch in batches:
         for row in batch.to_pylist():
             yield row["index"], pickle.loads(row["answers"])  # noqa: S301 - of our own processes

@@ -124,7 +124,7 @@ def _evaluation(done: Exported) -> str:
 def _terms(done: Exported) -> Iterable[tuple[str, str, str, str, str]]:
     for model, n in Counter(each.lesson.answer_model for each in done.rows).most_common():
         of_model = [each.lesson for each in done.rows if each.lesson.answer_model == model]
-        given = {lesson.terms for lesson in of_model} | {terms_of(model, done.terms)}
+        given = [*(lesson.terms for lesson in of_model), terms_of(model, done.terms)]
         sources = "; ".join(sorted({terms.source for terms in given if terms.source})) or "–"
         days = sorted(str(terms.as_of) for terms in given if terms.as_of)
         yield model, f"{n:,}", "permitted, as stated", sources, (days or ["–"])[0]

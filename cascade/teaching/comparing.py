@@ -200,9 +200,9 @@ def _values(
     cost = 0.0 if by_calls else answers.cost
     return {
         "accuracy": answers.correct,
-        "escalated": 1.0 - accepted,
+        "escalated": np.asarray(1.0 - accepted, dtype=np.float64),
         "saving": accepted * large - cost,
-        "quality": np.where(accepted, answers.correct, rows.large_correct),
+        "quality": np.where(accepted, answers.correct, rows.large_correct).astype(np.float64),
     }
 
 

@@ -162,7 +162,7 @@ class Calibrations:
             history = await self._database.ask(_HISTORY, name=cascade)
             if not history:
                 raise ConfigurationError(f"{cascade}: no version was ever rolled out.")
-            to = history[1]["version"] if len(history) > 1 else 0
+            to = int(history[1]["version"]) if len(history) > 1 else 0
         there = [row["version"] for row in await self._database.ask(_VERSIONS, name=cascade)]
         if to and to not in there:
             known = ", ".join(map(str, there)) or "none"
