@@ -100,7 +100,7 @@ async def ask(model: OpenAIModel, city: str) -> Made | None:
         conversation(city), max_tokens=60, temperature=0, logprobs=True, tools=(SEARCH,)
     )
     # The raw reply has all tokens.
-    reply: Any = await model._reply(model._payload(request))  # noqa: SLF001
+    reply: Any = await model._reply(model.payload(request))  # noqa: SLF001
     answer = Answer()
     answer.add(reply)
     calls = answer.completion(asked_for="").tool_calls

@@ -69,9 +69,14 @@ fi
 # Ollama's own releases bring a library per kind of processor; a build by Go alone has one, for the
 # oldest, some 30 times slower. This one is for the processor it is built on.
 native="-O3"
-if echo 'int main(void) { return 0; }' | ${CC:-cc} -march=native -E -x c - >/dev/null 2>&1; then
-    native="$native -march=native"
-fi
+# Its parts for AMX are left out of the module, while ggml would call them where it is told of AMX.
+for flags in "-march=native -mno-amx-tile -mno-amx-int8 -mno-amx-bf16" "-march=native"; do
+    # shellcheck disable=SC2086 # several words on purpose
+    if echo 'int main(void) { return 0; }' | ${CC:-cc} $flags -E -x c - >/dev/null 2>&1; then
+        native="$native $flags"
+        break
+    fi
+done
 export CGO_CFLAGS="${CGO_CFLAGS:-$native}" CGO_CXXFLAGS="${CGO_CXXFLAGS:-$native}"
 
 echo "ollama: building $version with $(go version | cut -d ' ' -f 3); this takes some minutes"

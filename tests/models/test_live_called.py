@@ -80,7 +80,7 @@ async def test_punctuation_would_have_made_a_doubtful_call_look_sure(model: Open
     )
     client = (await model._links.get()).client
     reply: Any = await client.post(
-        "/chat/completions", cast_to=object, body=model._payload(request)
+        "/chat/completions", cast_to=object, body=model.payload(request)
     )
     (choice,) = reply["choices"]
     args = json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])
