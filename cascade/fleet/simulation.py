@@ -134,7 +134,7 @@ class _Run:
         names = ("loops", "computing", "waiting", "large", "under way")
         self.levels = {name: Level(self.env, begins, ends) for name in names}
         counted = ("arrived", "answered", "refused", "failed", "escalated", "shed", "degraded")
-        self.counts: dict[str, int] = {name: 0 for name in counted}
+        self.counts: dict[str, int] = dict.fromkeys(counted, 0)
         self.taken: list[float] = []
         self.waited: list[float] = []
         self.held: list[float] = []
