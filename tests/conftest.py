@@ -37,6 +37,7 @@ LONGEST = (
     "graph/test_resume_sqlite.py",
     "graph/test_killed.py",
     "graph/test_cancelling.py",
+    "service/test_ray_serve.py",
     "integrations/test_langgraph_dev.py",
     "integrations/test_agent_tasks.py",
     "integrations/test_outlets_are_optional.py",
