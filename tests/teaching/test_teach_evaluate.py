@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cascade import Cascade, ConfigurationError, Price, Tier
+from cascade import Cascade, ConfigurationError, Price, Tier, tiers
 from cascade.cli import app
 from cascade.errors import ModelUnavailableError
 from cascade.evaluation import Outcome, Transcript, TranscriptWriter
@@ -248,7 +249,9 @@ async def test_a_question_that_fails_is_in_no_figure(tmp_path: Path) -> None:
     assert len(done.rows) == 39
 
 
-def test_the_command_says_whether_to_switch(tmp_path: Path) -> None:
+def test_the_command_says_whether_to_switch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = f"sqlite:///{tmp_path}/lessons.db"
 
     async def fill() -> None:
@@ -266,3 +269,13 @@ def test_the_command_says_whether_to_switch(tmp_path: Path) -> None:
     assert refused.exit_code == 2
     assert "the new model 12 questions, the old one 0" in refused.stderr
     assert "say --yes to spend this" in refused.stderr
+    scripted = ScriptedModel(small(lambda n: n % 4 < 3), name="new", returns_logprobs=True)
+    monkeypatch.setattr(tiers, "open_model", lambda *given, **named: scripted)
+    local = ["--old", "scripted:old", "--new", "scripted:new"]
+    told = json.loads(CliRunner().invoke(app, [*command, *local, "--json"]).stdout)
+    assert told["comparison"]["verdict"] == "cannot tell"
+    assert told["comparison"]["more"] == 18
+    assert told["comparison"]["new"]["accuracy"][0] == 0.75
+    plain = CliRunner().invoke(app, [*command, *local])
+    assert plain.exit_code == 0, plain.output
+    assert "cannot tell: they say as much as 12 questions of 30" in plain.stdout
