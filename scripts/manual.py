@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 import floors
 import manual_api
 import manual_links
+import manual_service
 
 ROOT = floors.ROOT
 CONFIGURATION = "mkdocs.yml"
@@ -77,7 +78,7 @@ class Layout:
             if source not in self._done:
                 self._done.add(source)
                 self._page(source)
-        for name, text in manual_api.pages().items():
+        for name, text in (manual_api.pages() | manual_service.pages()).items():
             self._put(PurePosixPath("reference") / name, text)
 
     def _page(self, source: PurePosixPath) -> None:

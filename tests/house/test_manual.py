@@ -149,6 +149,15 @@ def test_links_out_of_docs_lead_to_pages_that_show_the_file(tmp_path: Path) -> N
     assert "(source/deploy.md)" in (tmp_path / "production.md").read_text(encoding="utf-8")
 
 
+def test_links_of_the_pages_lead_to_files_of_the_repository_as_well() -> None:
+    gone = []
+    for path in sorted((floors.ROOT / "docs").glob("*.md")):
+        text = manual.FENCED.sub("", path.read_text(encoding="utf-8"))
+        links = {link["path"] for link in manual.LINK.finditer(text)}
+        gone += [f"{path.name}: {link}" for link in links if not (path.parent / link).exists()]
+    assert gone == []
+
+
 def test_a_claim_about_a_peer_holds_only_where_it_can_be_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
