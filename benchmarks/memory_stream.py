@@ -178,10 +178,12 @@ class Arm:
             await self.memory.finish()
 
 
-def arm(model: Model, oracle: Oracle, accept: float, store: Any, *, remembers: bool) -> Arm:
+def arm(
+    model: Model, oracle: Oracle, accept: float, store: Any, *, remembers: bool, price: float = 4.0
+) -> Arm:
     """The cascade of one arm: they differ by the memory alone."""
     ledger, lessons = MemoryLedger(), Lessons(store, terms={"scripted:*": Terms(may_remember=True)})
-    memory = Memory(store, same=says) if remembers else None
+    memory = Memory(store, same=says, price_of_error=price) if remembers else None
     cascade = Cascade(
         Tier(model, name="small", price=PRICES["small"], max_tokens=MAX_TOKENS, temperature=0.0),
         Tier(ScriptedModel(oracle, name="oracle"), name="large", price=PRICES["large"]),
@@ -196,12 +198,19 @@ def arm(model: Model, oracle: Oracle, accept: float, store: Any, *, remembers: b
 
 
 async def run(
-    model: Once, accept: float, name: str, seed: int, requests: int, remembers: bool
+    model: Once,
+    accept: float,
+    name: str,
+    seed: int,
+    requests: int,
+    *,
+    remembers: bool,
+    price: float,
 ) -> AsyncGenerator[dict[str, Any]]:
     """The rows of one arm on one stream, one per block."""
     oracle, asked_before = Oracle(), set[str]()
     async with open_lessons("memory://") as store:
-        it = arm(model, oracle, accept, store, remembers=remembers)
+        it = arm(model, oracle, accept, store, remembers=remembers, price=price)
         async with it.cascade:
             questions = stream(name, seed)
             for number in range(0, requests, BLOCK):
@@ -275,7 +284,8 @@ async def measure(options: argparse.Namespace) -> None:
             n = options.unrepeated if name == "unrepeated" else options.requests
             if done[key] >= n:
                 continue
-            rows = run(model, accept, name, seed, n, remembers)
+            price = options.price_of_error
+            rows = run(model, accept, name, seed, n, remembers=remembers, price=price)
             async with aclosing(rows):
                 async for row in rows:
                     if row["from"] >= done[key]:
@@ -301,6 +311,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=1_000)
     parser.add_argument("--unrepeated", type=int, default=1_000, help="requests of that stream")
+    parser.add_argument("--price-of-error", type=float, default=4.0, help="of the memory")
     parser.add_argument("--until", type=clock, help="stop after a block at this time (UTC), HH:MM")
     parser.add_argument("--show", action="store_true", help="print the figures of the file alone")
     options = parser.parse_args()

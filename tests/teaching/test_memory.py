@@ -177,8 +177,8 @@ async def test_what_copies_a_wrong_lesson_drops_that_lesson_alone() -> None:
             [good] = [x async for x in store.lessons() if x.question == question(0)]
             poisoned = good.model_copy(
                 update={
-                    "id": "p",
-                    "run_id": "p",
+                    "id": "0",
+                    "run_id": "0",  # the nearest of those that are as near
                     "answer": "9999",
                     "messages": ({"role": "user", "content": question(400)},),
                     "at": good.at,
@@ -186,9 +186,11 @@ async def test_what_copies_a_wrong_lesson_drops_that_lesson_alone() -> None:
             )
             await store.put(poisoned)
             await memory.finish()
-            shown = [r.answer for r in await ask(cascade, memory, range(404, 480, 4))]
+            results = await ask(cascade, memory, range(404, 480, 4))
+            shown = [result.answer for result in results]
+            assert not results[-1].escalated, "the others are shown on"
         assert shown[-5:] == ["60"] * 5
-        assert shown.count("9999") <= 5, "until two of its copies were found out"
+        assert 1 <= shown.count("9999") <= 8, "until two of its copies were found out"
 
 
 @pytest.mark.parametrize(
