@@ -174,7 +174,7 @@ def _balanced(found: list[Candidate], done: Exported) -> list[Candidate]:
 
     def group_of(lesson: Lesson) -> str:
         group = groups.of((lesson.task, ""), lesson.question)
-        return f"{lesson.task}\x00{'' if group is None else group.name}"
+        return f"{lesson.task}\x00{lesson.digest if group is None else group.name}"
 
     found = _capped(found, done, "group", done.options.most_per_group, group_of)
     return _capped(found, done, "task", done.options.most_per_task, lambda lesson: lesson.task)

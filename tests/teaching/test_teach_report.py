@@ -20,6 +20,7 @@ from cascade.policies import ThresholdPolicy
 from cascade.state import LedgerEntry
 from cascade.teaching import Lessons, Terms, open_lessons
 from cascade.teaching.clusters import Clusters, make_clusters
+from cascade.teaching.memory import Memory, Pair
 from cascade.teaching.status import status_of
 from cascade.testing import ScriptedModel, reply
 from tests.teaching.making import lesson
@@ -161,6 +162,16 @@ async def test_what_the_memory_saved_is_in_the_ledger(tmp_path: Path) -> None:
     assert used.before is not None
     assert (used.before.share, used.before.requests) == (0.0, 40)
     assert (used.trials, used.trials_usd, used.example_tokens) == (1, Decimal("0.002"), 30)
+
+
+async def test_groups_of_a_running_memory_are_shown_with_their_standing() -> None:
+    async with open_lessons("memory://") as store:
+        memory = Memory(store)
+        group = memory.groups.of(("support", ""), ASKED[0])
+        assert group is not None
+        group.evidence.put("r", Pair(1.0, 1.0))
+        [shown] = (await status_of(store, memory=memory)).groups
+    assert (shown.task, shown.standing, shown.gain, shown.known) == ("support", "candidate", 1.0, 1)
 
 
 def test_the_commands_show_it(tmp_path: Path) -> None:
