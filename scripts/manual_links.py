@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -94,10 +95,10 @@ def _unresolved(page: Page, link: str, read: dict[Path, Page]) -> Iterator[str]:
     parts = urlsplit(link)
     target = page.path
     if parts.path:
-        target = (page.path.parent / unquote(parts.path)).resolve()
-        if target.is_dir():
+        target = Path(os.path.normpath(page.path.parent / unquote(parts.path)))
+        if target not in read and target.is_dir():
             target /= "index.html"
-    if not target.is_file():
+    if target not in read and not target.is_file():
         yield f"links to {link}, which is not there"
     elif parts.fragment and (there := read.get(target)) is not None:
         fragment = unquote(parts.fragment)
