@@ -79,9 +79,7 @@ async def test_punctuation_would_have_made_a_doubtful_call_look_sure(model: Open
         conversation("Köln"), max_tokens=60, temperature=0, logprobs=True, tools=(SEARCH,)
     )
     client = (await model._links.get()).client
-    reply: Any = await client.post(
-        "/chat/completions", cast_to=object, body=model.payload(request)
-    )
+    reply: Any = await client.post("/chat/completions", cast_to=object, body=model.payload(request))
     (choice,) = reply["choices"]
     args = json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])
     assert args["q"] != "Köln"
