@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from cascade.ledger.store import open_store
@@ -116,7 +116,8 @@ async def test_tables_that_were_dropped_are_made_again(url: str) -> None:
 async def drop(url: str) -> None:
     engine = create_async_engine(database_url(url))
     async with engine.begin() as connection:
-        for table in ("schema", "entries", "attempts", "texts", "pending"):
-            await connection.execute(text(f"DROP TABLE ledger_{table}"))
-        await connection.execute(text("DROP TABLE service_keys"))
+        there = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+        for table in there:
+            cascading = "" if url.startswith("sqlite") else " CASCADE"
+            await connection.execute(text(f"DROP TABLE {table}{cascading}"))
     await engine.dispose()

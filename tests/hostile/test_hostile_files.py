@@ -39,6 +39,10 @@ UNSAFE = {
 }  # fmt: skip
 
 ALLOWED = {
+    # Between processes of one job, over Ray, which runs what its own processes send in any case.
+    ("cascade/jobs/ray_crew.py", "pickle"),
+    ("cascade/jobs/ray_feed.py", "pickle"),
+    ("cascade/jobs/ray_replica.py", "pickle"),
     ("cascade/evaluation/scorers/code.py", "compile"),
     ("cascade/evaluation/scorers/code.py", "exec"),
 }

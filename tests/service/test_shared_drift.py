@@ -39,6 +39,8 @@ class One:
     async def look(self) -> None:
         await self.cascade.audits_done()  # events are written after the reply
         await self.shared.look()
+        await self.cascade.audits_done()  # what it raised itself, too
+        await self.cascade.options["ledger"].flush()
 
     def sees(self, harms: int, of: int) -> None:
         """Audits of accepted drafts, each drawn for sure."""

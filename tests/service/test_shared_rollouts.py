@@ -142,9 +142,14 @@ async def test_a_version_is_rolled_out_to_all_replicas_under_load_without_a_mixt
         await more()
         over.set()
         await asyncio.gather(*clients)
-        versions = {}
-        async for stored in found.store.stored():
-            versions.setdefault(stored.entry.run_id, set()).add(stored.tags.get("calibration"))
+        versions: dict[str, set[str | None]] = {}
+
+        async def written() -> bool:
+            async for stored in found.store.stored():
+                versions.setdefault(stored.entry.run_id, set()).add(stored.tags.get("calibration"))
+            return all(run in versions for run, _ in seen)
+
+        await until(written, "entries")
     await calibrations.aclose()
     assert [(one.version, len(one.replicas)) for one in rolled_out] == [(1, 2), (2, 2)]
     assert (status.version, status.versions, set(status.replicas.values())) == (2, (1, 2), {True})

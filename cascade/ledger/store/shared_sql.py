@@ -97,7 +97,7 @@ _ADD_UP = """
 
 _COUNT = (
     """
-CREATE FUNCTION cascade_count_spent() RETURNS trigger
+CREATE OR REPLACE FUNCTION cascade_count_spent() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     INSERT INTO service_spent AS known (key_id, day, cost_usd, unknown)
@@ -112,7 +112,7 @@ END $$
 )
 
 _SPENT = """
-CREATE FUNCTION cascade_spent(whose TEXT, unknown_usd NUMERIC, OUT day DATE,
+CREATE OR REPLACE FUNCTION cascade_spent(whose TEXT, unknown_usd NUMERIC, OUT day DATE,
     OUT day_usd NUMERIC, OUT month_usd NUMERIC, OUT reserved_usd NUMERIC)
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -127,7 +127,7 @@ END $$
 """.replace("$3", "cascade_spent.day")
 
 _PUT_ASIDE = """
-CREATE FUNCTION cascade_put_aside(replica TEXT, lease_s DOUBLE PRECISION, unknown_usd NUMERIC,
+CREATE OR REPLACE FUNCTION cascade_put_aside(replica TEXT, lease_s DOUBLE PRECISION, unknown_usd NUMERIC,
     asked JSONB)
 RETURNS TABLE (id TEXT, granted BOOLEAN, day DATE, day_usd NUMERIC, month_usd NUMERIC,
     reserved_usd NUMERIC)
@@ -165,7 +165,7 @@ END $$
 """
 
 _GIVE_BACK = """
-CREATE FUNCTION cascade_give_back(settled JSONB) RETURNS void
+CREATE OR REPLACE FUNCTION cascade_give_back(settled JSONB) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     keys TEXT[] := ARRAY(
@@ -195,7 +195,7 @@ END $$
 """
 
 _RELEASE = """
-CREATE FUNCTION cascade_release(replica TEXT) RETURNS void
+CREATE OR REPLACE FUNCTION cascade_release(replica TEXT) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     keys TEXT[] := ARRAY(
@@ -238,7 +238,7 @@ END $$
 """
 
 _BEAT = """
-CREATE FUNCTION cascade_beat(replica TEXT, lease_s DOUBLE PRECISION) RETURNS TABLE (ended TEXT)
+CREATE OR REPLACE FUNCTION cascade_beat(replica TEXT, lease_s DOUBLE PRECISION) RETURNS TABLE (ended TEXT)
 LANGUAGE plpgsql AS $$
 DECLARE
     lease INTERVAL := make_interval(secs => lease_s);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from cascade.teaching.memory.evidence import Evidence
@@ -25,6 +26,7 @@ class Group:
         name: of the group, its first question shortened.
         place: whose questions.
         evidence: whether examples help there.
+        leader: the run whose question that was, where it is known.
         score: of each lesson how often an answer after it was right, less how often a wrong answer
             was a copy of it.
     """
@@ -33,6 +35,7 @@ class Group:
     place: Place
     words: frozenset[str]
     evidence: Evidence
+    leader: str = ""
     score: dict[str, int] = field(default_factory=dict)
 
 
@@ -48,8 +51,14 @@ class Groups:
     alpha: float = 0.05
     _groups: dict[Place, list[Group]] = field(default_factory=dict)
 
-    def of(self, place: Place, question: str) -> Group | None:
-        """The group of a question; None where there are too many groups already."""
+    def of(self, place: Place, question: str, run_id: str = "") -> Group | None:
+        """The group of a question; None where there are too many groups already.
+
+        Args:
+            place: whose question.
+            question: as it was asked.
+            run_id: of it, by which `forget` knows it.
+        """
         words = frozenset(_WORD.findall(question.casefold()))
         there = self._groups.setdefault(place, [])
         nearest = max(there, key=lambda group: _alike(words, group.words), default=None)
@@ -57,9 +66,19 @@ class Groups:
             return nearest
         if len(there) >= MOST_GROUPS:
             return None
-        made = Group(question[:60], place, words, Evidence(self.alpha))
+        made = Group(question[:60], place, words, Evidence(self.alpha), run_id)
         there.append(made)
         return made
+
+    def forget(self, run_ids: Collection[str]) -> None:
+        """Leave out what came from these runs; a group goes with the question that it began with,
+        whose words it holds."""
+        for place, there in self._groups.items():
+            self._groups[place] = [group for group in there if group.leader not in run_ids]
+        for group in self.all():
+            group.evidence.forget(run_ids)
+            for run_id in run_ids:
+                group.score.pop(run_id, None)
 
     def all(self) -> list[Group]:
         """Every group, in the order of their first questions."""

@@ -204,7 +204,7 @@ class Memory(Remembers):
         place = _place(tags.get("task", ""), tenant_in(tags))
         async with self._reading:
             await self._read()
-        group = self.groups.of(place, question)
+        group = self.groups.of(place, question, run.id)
         if group is None:
             return None
         chosen = await self._nearest(group, place, question)
@@ -243,7 +243,7 @@ class Memory(Remembers):
 
     def _is_shown(self, run_id: str) -> bool:
         lesson = self._lessons[run_id]
-        group = self.groups.of(_place_of(lesson), lesson.question)
+        group = self.groups.of(_place_of(lesson), lesson.question, lesson.run_id)
         live = group is not None and group.evidence.standing == "live"
         return live and group is not None and group.score.get(run_id, 0) > DROPPED_AT
 

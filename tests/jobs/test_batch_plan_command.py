@@ -22,7 +22,7 @@ from cascade.cli import app
 from cascade.confidence.calibration import ModelIdentity
 from cascade.models.base import guard
 from cascade.setup import task_hash
-from tests.jobs.test_plan import calibration
+from tests.jobs.test_batch_plan import calibration
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 
