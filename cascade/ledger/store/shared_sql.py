@@ -127,8 +127,8 @@ END $$
 """.replace("$3", "cascade_spent.day")
 
 _PUT_ASIDE = """
-CREATE OR REPLACE FUNCTION cascade_put_aside(replica TEXT, lease_s DOUBLE PRECISION, unknown_usd NUMERIC,
-    asked JSONB)
+CREATE OR REPLACE FUNCTION cascade_put_aside(replica TEXT, lease_s DOUBLE PRECISION,
+    unknown_usd NUMERIC, asked JSONB)
 RETURNS TABLE (id TEXT, granted BOOLEAN, day DATE, day_usd NUMERIC, month_usd NUMERIC,
     reserved_usd NUMERIC)
 LANGUAGE plpgsql AS $$
@@ -238,7 +238,8 @@ END $$
 """
 
 _BEAT = """
-CREATE OR REPLACE FUNCTION cascade_beat(replica TEXT, lease_s DOUBLE PRECISION) RETURNS TABLE (ended TEXT)
+CREATE OR REPLACE FUNCTION cascade_beat(replica TEXT, lease_s DOUBLE PRECISION)
+RETURNS TABLE (ended TEXT)
 LANGUAGE plpgsql AS $$
 DECLARE
     lease INTERVAL := make_interval(secs => lease_s);
