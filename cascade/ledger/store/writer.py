@@ -29,6 +29,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 2.0
 MOST_AT_ONCE = 128
 """So much is written by who waits in an event loop; more is for the writer's thread."""
 
+WORTH_IT = 24
+"""So much has to wait that it is written by who waits in an event loop for something else."""
+
 MOST_TOLD = 100
 """So many of the entries that were refused last are told to whoever flushes; all are logged."""
 
@@ -121,8 +124,9 @@ class Writer:
         """Write calls that are about to be sent in the thread that asks, after the entries of their
         runs: once a call is sent, what came before it in its run is in the database.
 
-        All else that waits is written with them. For each row of its own the other thread would
-        wait until this one lets go of the interpreter, and hold the database all that time.
+        Where so much waits that a transaction pays, it is written with them. For each row of its
+        own the other thread would wait until this one lets go of the interpreter, and hold the
+        database all that time.
 
         Returns:
             whether that was done. Not while the other thread writes such entries, or has more to
@@ -133,10 +137,11 @@ class Writer:
             if self._stopping or any(is_entry_of(runs, item) for item in self._writing):
                 return False
             items = list(self._items)
-            if len(items) > MOST_AT_ONCE:
-                if any(is_entry_of(runs, item) for item in items):
+            if not WORTH_IT <= len(items) <= MOST_AT_ONCE:
+                if not any(is_entry_of(runs, item) for item in items):
+                    items = []
+                elif len(items) > MOST_AT_ONCE:
                     return False
-                items = []
             if not self._backend.write_now(batch_of([*items, *map(Item, begun)])):
                 return False
             if items:

@@ -14,7 +14,7 @@ from cascade.errors import LedgerError
 from cascade.ledger.store import Batch, MemoryBackend, Store, open_store, sql
 from cascade.ledger.store.base import Attempt
 from cascade.ledger.store.sql import SqlBackend
-from cascade.ledger.store.writer import MOST_AT_ONCE, Limits
+from cascade.ledger.store.writer import MOST_AT_ONCE, WORTH_IT, Limits
 from cascade.state import LedgerEntry
 
 
@@ -78,9 +78,12 @@ async def test_what_waits_is_written_along_with_a_call_of_another_run(tmp_path: 
     path = tmp_path / "ledger.db"
     async with Store(Dead(f"sqlite+aiosqlite:///{path}"), limits=Limits(linger_s=60)) as store:
         await store.flush()
-        store.append([LedgerEntry(run_id="a", node="draft")])
+        store.append([LedgerEntry(run_id="a", node="draft")] * (WORTH_IT - 1))
         await begin(store, "b")
-        assert (rows(path), store.waiting) == (["b"], 0)
+        assert (rows(path), store.waiting) == (["b"], WORTH_IT - 1), "a few can wait"
+        store.append([LedgerEntry(run_id="a", node="draft")])
+        await begin(store, "c")
+        assert (rows(path), store.waiting) == (["b", "c"], 0)
 
 
 async def test_more_than_a_loop_should_wait_for_is_left_to_the_writers_thread() -> None:
