@@ -128,6 +128,7 @@ async def measure(n: int, rounds: int, tokens: int) -> dict[str, float]:
         bare_s, bare_tokens = await asyncio.to_thread(bare, server, payloads)
         many_s, many_tokens = await through(cascade, asked, SLOTS)
         rows.append((ours_tokens / ours_s, bare_tokens / bare_s, many_tokens / many_s))
+    del server, engine  # else it is taken apart after all else, which never ends
     await cascade.aclose()
     middle = [statistics.median(column) for column in zip(*rows, strict=True)]
     return {
