@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 
 NOTHING = Decimal("1e-12")
@@ -42,13 +42,21 @@ def printable(text: str) -> str:
     )
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as they must be, the first to the left."""
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[int] = ()
+) -> str:
+    """Columns as wide as they must be, the first to the left.
+
+    Args:
+        heads: the first line.
+        rows: the others.
+        left: further columns, from 0, whose cells stand to the left.
+    """
     lines = [heads, *rows]
     wide = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.ljust(width) if i == 0 or i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, wide, strict=True))
         ).rstrip()
         for line in lines

@@ -59,7 +59,7 @@ class _Seen:
         large = entry.node in ANSWERING
         if not large and entry.node != "draft":
             return
-        if entry.run_id not in self.drafted | self.escalated:
+        if entry.run_id not in self.drafted and entry.run_id not in self.escalated:
             self.hours[int(entry.at.timestamp() // HOUR_S)] += 1
             self.first = entry.at if self.first is None else min(self.first, entry.at)
             self.last = entry.at if self.last is None else max(self.last, entry.at)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from cascade.fleet.columns import columns
+from cascade._words import percent, table
 from cascade.fleet.laws import in_system
 from cascade.fleet.limits import Limit
 from cascade.fleet.needs import Bill, Needs
@@ -36,7 +36,7 @@ def verdict(found: Needs) -> str:
     bill = found.bill
     if bill is not None and bill.saved_usd > 0:
         share = bill.saved_usd / bill.large_alone_usd
-        said.append(f"It saves {_usd(bill.saved_usd)} a month, {_share(float(share))}.")
+        said.append(f"It saves {_usd(bill.saved_usd)} a month, {percent(float(share))}.")
     elif bill is not None:
         said.append(
             f"It loses {_usd(-bill.saved_usd)} a month: the large model alone is cheaper. Switch "
@@ -52,7 +52,8 @@ def needs_text(fleets: Sequence[Needs]) -> str:
     rows = [row for row in _ROWS if any(row[1](found) for found in fleets)]
     if any(found.bill is not None for found in fleets):
         rows += _BILL
-    return columns([(name, [shown(found) for found in fleets]) for name, shown in rows])
+    first, *others = [(name, *(shown(found) for found in fleets)) for name, shown in rows]
+    return table(first, others)
 
 
 def laws_text(fleets: Sequence[Needs]) -> str:
@@ -63,29 +64,34 @@ def laws_text(fleets: Sequence[Needs]) -> str:
         fleets: of one workload and one capacity, at several rates.
     """
     needed = [f"at {_figure(found.workload.rate)}/s" for found in fleets]
-    rows = [("one of", ["carries/s", *needed, "law"])]
-    for limit in fleets[0].limits:
-        units = [_units(found, limit.part) for found in fleets]
-        rows.append((limit.part, [_figure(limit.carries), *units, limit.law]))
-    return columns(rows, left=(len(fleets) + 2,))
+    rows = [
+        (
+            limit.part,
+            _figure(limit.carries),
+            *(_units(found, limit.part) for found in fleets),
+            limit.law,
+        )
+        for limit in fleets[0].limits
+    ]
+    heads = ("one of", "carries/s", *needed, "law")
+    return table(heads, rows, left=(len(heads) - 1,))
 
 
 def simulated_text(found: Needs, simulated: Simulated) -> str:
     """A simulation beside the formulas, where there are any."""
     refused = simulated.refused + simulated.failed
     wait_s = "" if found.small_wait_s is None else _ms(found.small_wait_s[1])
-    busy = "" if found.small_busy is None else _share(found.small_busy)
-    simulated_busy = "" if simulated.small_busy is None else _share(simulated.small_busy)
+    busy = "" if found.small_busy is None else percent(found.small_busy)
+    simulated_busy = "" if simulated.small_busy is None else percent(simulated.small_busy)
     arrived = simulated.arrived
     rows = [
-        ("", ["formulas", "simulated"]),
         ("requests", ["", f"{arrived:,}"]),
         ("answered/s", [_figure(found.workload.busiest), _figure(simulated.per_second)]),
-        ("refused or failed", [_share(0), _share(refused / arrived)]),
-        ("answered by a draft for want of a place", ["", _share(simulated.degraded / arrived)]),
-        ("no place at the small model", ["", _share(simulated.shed / arrived)]),
-        ("calls to the large model", [_share(found.workload.escalation), _asked(simulated)]),
-        ("gateways busy", [_share(found.gateway_busy), _share(simulated.gateway_busy)]),
+        ("refused or failed", [percent(0), percent(refused / arrived)]),
+        ("answered by a draft for want of a place", ["", percent(simulated.degraded / arrived)]),
+        ("no place at the small model", ["", percent(simulated.shed / arrived)]),
+        ("calls to the large model", [percent(found.workload.escalation), _asked(simulated)]),
+        ("gateways busy", [percent(found.gateway_busy), percent(simulated.gateway_busy)]),
         ("slots busy", [busy, simulated_busy]),
         ("wait for a slot, p99", [wait_s, _ms(simulated.small_wait_p99_s)]),
         ("large calls at a time", [_escalations(found), _figure(simulated.large_in_flight)]),
@@ -94,11 +100,12 @@ def simulated_text(found: Needs, simulated: Simulated) -> str:
         ("answer, p50", ["", _ms(simulated.p50_s)]),
         ("answer, p99", ["", _ms(simulated.p99_s)]),
     ]
-    return columns([row for row in rows if any(row[1])])
+    shown = [(name, *cells) for name, cells in rows if any(cells)]
+    return table(("", "formulas", "simulated"), shown)
 
 
 def _asked(simulated: Simulated) -> str:
-    return _share(simulated.escalated / simulated.arrived)
+    return percent(simulated.escalated / simulated.arrived)
 
 
 def _escalations(found: Needs) -> str:
@@ -131,10 +138,6 @@ def _figure(value: float) -> str:
     return f"{rounded:,.{digits}f}"
 
 
-def _share(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
 def _usd(amount: Decimal) -> str:
     sign = "-" if amount < 0 else ""
     return f"{sign}${abs(amount):,.{0 if abs(amount) >= 100 else 2}f}"
@@ -152,12 +155,12 @@ _ROWS: list[Row] = [
     ("requests/s, mean", lambda found: _figure(found.workload.rate)),
     ("requests/s, busiest", lambda found: _figure(found.workload.busiest)),
     ("gateway processes", lambda found: f"{found.gateways:,}"),
-    ("their event loops busy", lambda found: _share(found.gateway_busy)),
+    ("their event loops busy", lambda found: percent(found.gateway_busy)),
     ("at the small model at a time", lambda found: _figure(found.small_in_flight)),
     ("replicas of it", lambda found: "" if found.replicas is None else f"{found.replicas:,}"),
     (
         "their slots busy",
-        lambda found: "" if found.small_busy is None else _share(found.small_busy),
+        lambda found: "" if found.small_busy is None else percent(found.small_busy),
     ),
     ("wait for a slot, p50", lambda found: _wait(found, 0)),
     ("wait for a slot, p99", lambda found: _wait(found, 1)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from functools import cached_property
 from random import Random
 from typing import Protocol, runtime_checkable
 
@@ -77,12 +78,17 @@ class MeasuredTimes(Checked):
     @property
     def mean_s(self) -> float:
         """Mean, in seconds."""
-        return statistics.fmean(self.seconds)
+        return self._mean_and_cv[0]
 
     @property
     def cv(self) -> float:
         """Standard deviation over mean."""
-        return statistics.pstdev(self.seconds) / self.mean_s
+        return self._mean_and_cv[1]
+
+    @cached_property
+    def _mean_and_cv(self) -> tuple[float, float]:
+        mean = statistics.fmean(self.seconds)
+        return mean, statistics.pstdev(self.seconds) / mean
 
     def draw(self, rng: Random) -> float:
         """One of them."""
