@@ -11,6 +11,7 @@ import typer
 
 from cascade.cli.console import err, out, print_json, reports_errors
 from cascade.cli.prices import list_price, price_of_large, tokens_price
+from cascade.cli.recipe import refuse_unless
 from cascade.cli.report import must_exist, selection_of
 from cascade.errors import ConfigurationError
 
@@ -27,6 +28,14 @@ TRAFFIC, PARTS, PRICES, SIMULATION = "Traffic", "What one can do", "Prices", "Si
 MOST_SIMULATED = 500_000
 """Requests of a simulation: a minute of computing, and more than any quantile needs."""
 
+GO_WITH = {
+    "small_s": ("small_cv",),
+    "large_s": ("large_cv",),
+    "simulate": ("burst", "seed"),
+    "ledger": ("days", "tag"),
+}
+"""Options that mean nothing without another one."""
+
 
 def _option(text: str, panel: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, **more)
@@ -34,6 +43,7 @@ def _option(text: str, panel: str, *names: str, **more: Any) -> Any:
 
 @reports_errors
 def scale(  # noqa: PLR0913 - every one is an option of the command
+    context: typer.Context,
     *,
     rate: Annotated[
         list[float] | None, _option("Requests per second, on average; repeatable.", TRAFFIC)
@@ -137,20 +147,17 @@ def scale(  # noqa: PLR0913 - every one is an option of the command
     """Work out what a rate needs, costs and saves, and which part ends first, by which law."""
     from cascade.fleet import Capacity, needs  # noqa: PLC0415 - heavy, keeps --help fast
 
+    _refuse_ignored(context)
     given: dict[str, Any] = {
         "peak": peak,
         "escalation": escalation,
         "audited": audited,
-        "small": _time("small", small_s, small_cv),
-        "large": _time("large", large_s, large_cv),
+        "small": _time(small_s, small_cv),
+        "large": _time(large_s, large_cv),
         "input_tokens": input_tokens,
         "output_tokens": output_tokens,
         "large_output_tokens": large_output_tokens,
     }
-    if simulate is None:
-        _needs("--simulate SECONDS", burst=burst, seed=seed is not None)
-    if ledger is None:
-        _needs("--ledger", days=days, tag=tag)
     traffic = None if ledger is None else _traffic(ledger, days, tag or [])
     workloads = _workloads(rate or [], given, traffic)
     rest: dict[str, Any] = {"gateway_cpu_ms": cpu_ms, "database_rows_per_s": database_rows}
@@ -172,18 +179,18 @@ def scale(  # noqa: PLR0913 - every one is an option of the command
     _show(found, [each for each in simulated if each is not None], traffic, as_json=json)
 
 
-def _needs(other: str, **given: object) -> None:
-    """Refuse options that would be ignored without another one."""
-    for name, value in given.items():
-        if value:
-            raise ConfigurationError(f"--{name.replace('_', '-')} means nothing without {other}.")
+def _refuse_ignored(context: typer.Context) -> None:
+    for other, names in GO_WITH.items():
+        there = context.params[other] is not None
+        needed = "--" + other.replace("_", "-")
+        for name in names:
+            refuse_unless(there, context, name, needed=needed)
 
 
-def _time(model: str, mean_s: float | None, cv: float | None) -> Any:
+def _time(mean_s: float | None, cv: float | None) -> Any:
     from cascade.fleet import LognormalTime  # noqa: PLC0415 - see above
 
     if mean_s is None:
-        _needs(f"--{model}-s", **{f"{model}_cv": cv is not None})
         return None
     return LognormalTime(mean_s=mean_s, cv=1.0 if cv is None else cv)
 
@@ -229,7 +236,7 @@ def _costs(
 ) -> Costs | None:
     from cascade.fleet import Costs  # noqa: PLC0415 - see above
 
-    if not any((*small, *large, *hours)):
+    if all(each is None for each in (*small, *large, *hours)):
         return None
     small_model, small_tokens = small
     small_price: Price | ListPrice | None = None

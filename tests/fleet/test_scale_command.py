@@ -185,6 +185,12 @@ def test_a_ledger_of_one_moment_is_refused() -> None:
         ("--ledger sqlite:///nowhere.db", "there is no file"),
         (f"--rate 5 {TRAFFIC} --days 3", "--ledger"),
         (f"--rate 5 {TRAFFIC} --seed 3", "--simulate"),
+        (f"--rate 5 {TRAFFIC} --burst ''", "--burst goes with --simulate: give that too"),
+        (f"--rate 5 {TRAFFIC} --simulate 9 --burst ''", "FACTOR,LASTS_S,EVERY_S"),
+        (f"--rate 5 {TRAFFIC} --tag ''", "--tag goes with --ledger"),
+        ("--rate 5 --escalation 0.3 --small-cv 2 --large-s 4", "--small-cv goes with --small-s"),
+        ("--rate 5 --escalation 0.3 --large-cv 2 --small-s 4", "--large-cv goes with --large-s"),
+        (f"--rate 5 {TRAFFIC} --replica-hour ''", "no amount of dollars"),
     ],
 )
 def test_wrong_usage_is_told(arguments: str, words: str) -> None:
