@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 from cascade.errors import ConfigurationError
-from cascade.oversight.shadow import Mode
+from cascade.oversight.shadow import MODES, Mode
 from cascade.service.config import ServiceConfig
 from cascade.service.reading import Settings
 from cascade.service.shared import is_shared
@@ -76,8 +76,8 @@ def modes_in(user_config: object, config: ServiceConfig) -> Mapping[str, Mode]:
                 f"user_config.modes: there is no cascade {name!r}; there are "
                 f"{', '.join(config.cascades)}."
             )
-        if mode not in get_args(Mode):
+        if mode not in MODES:
             raise ConfigurationError(
-                f"user_config.modes.{name}={mode!r}: should be {', '.join(get_args(Mode))}."
+                f"user_config.modes.{name}={mode!r}: should be {', '.join(MODES)}."
             )
     return {name: modes.get(name, cascade.mode) for name, cascade in config.cascades.items()}
