@@ -46,6 +46,7 @@ LONGEST = (
     "models/test_live_servers.py",
     "service/test_deployed.py",
     "service/test_shared_budgets.py",
+    "service/test_shared_leases.py",
     "service/test_shared_rollouts.py",
     "service/test_shutdown.py",
     "service/test_workers.py",

@@ -86,7 +86,8 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
     recent, flights, states = Recent(config.recent), Flights(), TierStates()
     shared, metrics = _shared(config, store, keys), Metrics()
     budgets = Budgets(store, config.budgets) if shared is None else shared.budgets
-    watching: list[Observer] = [recent, flights, states, budgets, metrics.cascades]
+    watching: list[Observer] = [recent, flights, states, metrics.cascades]
+    watching += [budgets] if isinstance(budgets, Budgets) else []  # else the database counts
     watching += [RunLog()] if config.log.requests else []
 
     known: Known = {}

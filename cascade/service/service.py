@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 from fastapi import Request
 
@@ -88,10 +89,11 @@ class Service:
 
     async def aclose(self) -> None:
         """Finish audits under way, but not for ever, close all models, and write what the ledger
-        has left.
+        has left. The lease lasts until then: what is put aside for audits is not yet lost.
         """
+        leased = nullcontext() if self.shared is None else self.shared.replica.living()
         try:
-            async with asyncio.timeout(self.config.shutdown_grace_s):
+            async with leased, asyncio.timeout(self.config.shutdown_grace_s):
                 for served in self.served.values():
                     await served.aclose()
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""Replicas of a gateway: processes of their own, one ledger in PostgreSQL."""
+"""Replicas of a gateway: processes of their own, or only their budgets; one PostgreSQL."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml
 
-from cascade.ledger.store import Store, open_store
-from cascade.service.keys import Key, Keys
-from cascade.service.shared.database import SharedDatabase
+from cascade.ledger.store import Store, UnavailableError, open_store
+from cascade.service.budgets import Reservation
+from cascade.service.config import BudgetConfig
+from cascade.service.keys import Key, Keys, make_key
+from cascade.service.shared import Replica, SharedBudgets, SharedDatabase
+from tests.servers.fake import FakeServer
+from tests.service.gateway import configured
 
 PATIENCE_S = 40.0
+
+ALONE = {"model": "support/large"}
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -109,3 +116,43 @@ async def until(true: Callable[[], Awaitable[object]], what: str) -> None:
             return
         await asyncio.sleep(0.02)
     raise AssertionError(f"{what} did not happen")
+
+
+class One:
+    """One replica without a gateway."""
+
+    def __init__(self, url: str, lease_s: float = 30.0) -> None:
+        self.store: Store = open_store(url)
+        self.database = SharedDatabase(url)
+        self.replica = Replica(self.database, lease_s)
+        self.budgets = SharedBudgets(self.store, self.database, self.replica, BudgetConfig())
+
+    async def reserve(self, key: Key, usd: str = "0.1", runs: int = 1) -> Reservation:
+        return await self.budgets.reserve(key, Decimal(usd), runs, can_stay=False)
+
+    async def aclose(self) -> None:
+        await self.budgets.aclose()
+        with suppress(UnavailableError):
+            await self.replica.leave()
+        await self.database.aclose()
+        await self.store.aclose()
+
+
+@asynccontextmanager
+async def several(url: str, n: int = 2, lease_s: float = 30.0) -> AsyncGenerator[list[One]]:
+    made = [One(url, lease_s) for _ in range(n)]
+    try:
+        yield made
+    finally:
+        for one in made:
+            await one.aclose()
+
+
+def a_key(**settings: Any) -> Key:
+    return make_key("team", **{"day_usd": Decimal(1), **settings})[0]
+
+
+def shared(upstream: FakeServer, tmp_path: Path, url: str, **changes: Any) -> dict[str, Any]:
+    """A configuration with budgets in PostgreSQL, that shows its tiers."""
+    config = configured(upstream, tmp_path, allow_tiers=True, **changes)
+    return {**config, "ledger": url, "shutdown_grace_s": 0.5}

@@ -7,35 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cascade.ledger.store import Store, UnavailableError, open_store
+from cascade.ledger.store import UnavailableError
 from cascade.ledger.tags import tagged
 from cascade.service.budgets import Reservation
-from cascade.service.config import BudgetConfig
 from cascade.service.faults import ServiceError
-from cascade.service.keys import Key, make_key
-from cascade.service.shared import Replica, SharedBudgets, SharedDatabase
+from cascade.service.keys import make_key
 from cascade.state import LedgerEntry
 from tests.ledger.store import postgres
-from tests.servers import replies
 from tests.servers.fake import FakeServer
-from tests.service.gateway import configured
-from tests.service.replicas import replicas, until
-
-ALONE = {"model": "support/large"}
-A_CALL = Decimal("0.1")
-
-
-def shared(upstream: FakeServer, tmp_path: Path, url: str, **changes: Any) -> dict[str, Any]:
-    config = configured(upstream, tmp_path, allow_tiers=True, **changes)
-    return {**config, "ledger": url, "shutdown_grace_s": 0.5}
+from tests.service.replicas import ALONE, One, a_key, replicas, several, shared, until
 
 
 async def test_two_replicas_under_load_spend_no_more_than_the_budget(
@@ -62,71 +48,6 @@ async def test_two_replicas_under_load_spend_no_more_than_the_budget(
     spent = sum((entry.cost_usd or Decimal(0) for entry in entries), Decimal(0))
     assert spent == row["day_usd"] == row["month_usd"] == seen[200] * a_call
     assert budget - at_most < spent <= budget
-
-
-async def test_a_killed_replica_gives_back_what_it_had_not_begun_and_counts_the_rest(
-    upstream: FakeServer, tmp_path: Path, postgres_url: str
-) -> None:
-    upstream.will(*[replies.HANG] * 2)
-    config = shared(upstream, tmp_path, postgres_url, replicas={"lease_s": 1})
-    config["cascades"]["support"]["concurrency"] = 2  # the third waits in the queue, not begun
-    async with replicas(config, tmp_path) as found:
-        killed, alive = found.running
-        _, secret = await found.key(day_usd=Decimal("0.35"))
-        hanging = [asyncio.create_task(killed.ask(secret, **ALONE)) for _ in range(3)]
-        await upstream.has_received(2)
-        three = "SELECT 1 FROM service_accounts WHERE reserved_usd = 0.3"
-        await until(lambda: found.rows(three), "three reservations")
-        refused = await alive.ask(secret, **ALONE)
-        killed.kill()
-        await asyncio.gather(*hanging, return_exceptions=True)
-        await until(lambda: found.rows("SELECT 1 FROM service_spent"), "the end of the lease")
-        [account] = await found.rows("SELECT reserved_usd FROM service_accounts")
-        [spent] = await found.rows("SELECT cost_usd FROM service_spent")
-        [alive_row] = await found.rows("SELECT count(*) AS n FROM service_replicas")
-        answered = await alive.ask(secret, **ALONE)
-    assert refused.status_code == 402
-    assert account["reserved_usd"] == 0
-    assert spent["cost_usd"] == 2 * A_CALL
-    assert alive_row["n"] == 1
-    assert answered.status_code == 200  # there is money for it again
-
-
-# The statements beneath, without processes. ---------------------------------------------------
-
-
-class One:
-    """One replica without a gateway."""
-
-    def __init__(self, url: str, lease_s: float = 30.0) -> None:
-        self.store: Store = open_store(url)
-        self.database = SharedDatabase(url)
-        self.replica = Replica(self.database, lease_s)
-        self.budgets = SharedBudgets(self.store, self.database, self.replica, BudgetConfig())
-
-    async def reserve(self, key: Key, usd: str = "0.1", runs: int = 1) -> Reservation:
-        return await self.budgets.reserve(key, Decimal(usd), runs, can_stay=False)
-
-    async def aclose(self) -> None:
-        await self.budgets.aclose()
-        with suppress(UnavailableError):
-            await self.replica.leave()
-        await self.database.aclose()
-        await self.store.aclose()
-
-
-@asynccontextmanager
-async def several(url: str, n: int = 2, lease_s: float = 30.0) -> AsyncGenerator[list[One]]:
-    made = [One(url, lease_s) for _ in range(n)]
-    try:
-        yield made
-    finally:
-        for one in made:
-            await one.aclose()
-
-
-def a_key(**settings: Any) -> Key:
-    return make_key("team", **{"day_usd": Decimal(1), **settings})[0]
 
 
 async def test_of_many_at_once_no_more_are_let_in_than_the_budget_covers(postgres_url: str) -> None:
@@ -209,42 +130,23 @@ async def test_a_request_that_is_cancelled_while_it_waits_leaves_nothing_put_asi
         await until(is_free, "giving back")
 
 
-async def test_a_replica_that_was_taken_for_dead_and_comes_back_pays_what_it_really_spent(
-    postgres_url: str,
+async def test_a_request_that_is_cancelled_when_it_was_just_let_in_leaves_nothing_put_aside(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = a_key()
-    async with several(postgres_url, lease_s=1.0) as (still, alive):
-        begun, queued = await still.reserve(key, "0.4"), await still.reserve(key, "0.2")
-        with tagged(key=key.id, reserved_usd="0.4", **begun.tags):
-            attempt = await still.store.begin(run_id="r", node="expert")
-        await alive.replica.beat()
-        ended: list[str] = []
-        while not ended:
-            await asyncio.sleep(0.2)
-            ended = await alive.replica.beat()
-        lost = await alive.budgets.account(key)
-        with tagged(key=key.id, **begun.tags):
-            spent = LedgerEntry(
-                run_id="r", node="expert", cost_usd=Decimal("0.03"), attempt_id=attempt
-            )
-            still.store.append([spent])
-        for reservation in (begun, queued):
-            reservation.close()
-        mine = await still.budgets.account(key)
-    assert ended == [still.replica.id]
-    assert (lost.day_usd, lost.reserved_usd) == (Decimal("0.4"), 0)
-    assert (mine.day_usd, mine.reserved_usd) == (Decimal("0.03"), 0)
+    async with several(postgres_url, 1) as [one]:
+        ask_for = one.budgets._ask_for
 
+        async def and_cancel(some: Any) -> None:
+            await ask_for(some)  # it is told, and has not run since
+            waiting.cancel()
 
-async def test_after_an_outage_nobody_is_taken_for_dead_who_was_kept_from_saying_it_lives(
-    postgres_url: str,
-) -> None:
-    async with several(postgres_url, lease_s=1.0) as (one, other):
-        await one.replica.beat()
-        await other.replica.beat()
-        await asyncio.sleep(1.1)  # neither could reach the database
-        assert await one.replica.beat() == []
-        assert await other.replica.beat() == []
+        monkeypatch.setattr(one.budgets, "_ask_for", and_cancel)
+        waiting = asyncio.create_task(one.reserve(key))
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert (await one.budgets.account(key)).reserved_usd == 0
+        assert not one.budgets._mine
 
 
 async def test_what_this_replica_does_not_know_of_is_given_back(postgres_url: str) -> None:

@@ -15,6 +15,8 @@ from cascade.confidence.calibration import Calibration
 from cascade.errors import ConfigurationError
 from cascade.ledger.store import open_store
 from cascade.models.base import guard
+from cascade.service.building import build_service
+from cascade.service.config import ServiceConfig
 from cascade.service.keys import KNOWN_FOR_S, Keys
 from cascade.service.shared.calibrations import Calibrations, RolloutError
 from tests.servers.fake import FakeServer
@@ -194,6 +196,71 @@ async def test_a_replica_that_starts_later_uses_what_the_others_use(
     async with open_store(postgres_url) as store:
         found = [stored.tags["calibration"] async for stored in store.stored()]
     assert set(found) == {"1"}
+
+
+async def test_a_look_that_is_cancelled_while_a_cascade_is_made_is_made_up_for(
+    upstream: calibrated.Upstream,
+    tmp_path: Path,
+    postgres_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calibrations = Calibrations(postgres_url)
+    await calibrations.push("support", document(tmp_path, REJECTS))
+    await calibrations.aclose()
+    config = shared(upstream, tmp_path, postgres_url)
+    service = build_service(ServiceConfig.model_validate(config))
+    assert service.shared is not None
+    assert service.shared.rollouts is not None
+    making = asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        making.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as slow:
+        slow.setattr(service.reloads, "make", hang)
+        look = asyncio.create_task(service.shared.rollouts.look())
+        await making.wait()
+        look.cancel()
+        await asyncio.gather(look, return_exceptions=True)
+    await service.shared.rollouts.look()
+    served = service.served["support"]
+    assert served.version_of(served.cascade) == "1"
+    await service.aclose()
+
+
+async def test_what_is_only_prepared_or_not_served_here_says_nothing_of_what_is_in_use(
+    upstream: calibrated.Upstream, tmp_path: Path, postgres_url: str
+) -> None:
+    calibrations = Calibrations(postgres_url)
+    text = document(tmp_path, REJECTS)
+    await calibrations.push("elsewhere", text)
+    await calibrations.push("support", document(tmp_path, REJECTS, "openai:other"))
+    config = shared(upstream, tmp_path, postgres_url)
+    service = build_service(ServiceConfig.model_validate(config))
+    assert service.shared is not None
+    assert service.shared.rollouts is not None
+    await service.shared.rollouts.look()
+    assert set(service.reloads.last) == {"support"}
+    assert "openai:other" in service.reloads.problems["support"]
+    kept = "INSERT INTO service_calibrations VALUES ('support', 2, :text, '', now())"
+    begun = "INSERT INTO service_rollouts (cascade, version, begun_at) VALUES ('support', 2, now())"
+    await service.shared.database.ask(kept, text=text)
+    await service.shared.database.ask(begun)
+    await service.shared.rollouts.look()
+    assert "openai:other" in service.reloads.problems["support"]
+    await service.shared.database.ask("UPDATE service_rollouts SET switched_at = now()")
+    await service.shared.rollouts.look()
+    assert service.reloads.problems == {}
+    bad = "INSERT INTO service_rollouts (cascade, version, begun_at) VALUES ('support', 1, now())"
+    await service.shared.database.ask(bad)
+    await service.shared.rollouts.look()  # its problem is for who rolls it out, not yet for others
+    assert service.reloads.problems == {}
+    await service.shared.database.ask("UPDATE service_rollouts SET switched_at = now()")
+    await service.shared.rollouts.look()  # who rolled it out did not wait for this replica
+    assert "openai:other" in service.reloads.problems["support"]
+    await service.aclose()
+    await calibrations.aclose()
 
 
 async def test_versions_need_a_ledger_in_postgresql_and_must_be_there(postgres_url: str) -> None:

@@ -4,7 +4,8 @@ Each function is one statement to its caller, so that it costs one round trip an
 at all. Within one, every statement sees what was committed before it began: what is read after a
 row was locked is therefore at least as new as whatever the row's last owner wrote.
 
-All lock the accounts in the order of their keys, so that no two wait for one another.
+All lock the accounts in the order of their keys, so that no two wait for one another; a transaction
+releases one replica at most, as the keys of the next may come before its own.
 """
 
 from __future__ import annotations
@@ -217,6 +218,8 @@ BEGIN
                 max(CAST(substring(tags ->> 'reserved_usd' FROM '^[0-9]+[.]?[0-9]*$') AS numeric))
                     AS bound
             FROM ledger_attempts WHERE starts_with(tags ->> 'reservation', replica || '.')
+                AND NOT EXISTS (SELECT 1 FROM service_reservations l
+                    WHERE l.id = tags ->> 'reservation' AND l.lost_usd IS NOT NULL)
             GROUP BY 1, 2) b ON b.id = r.id AND b.key_id = r.key_id
         ORDER BY 3
     LOOP
@@ -254,12 +257,12 @@ BEGIN
     IF NOT steady THEN
         RETURN;
     END IF;
-    FOR ended IN SELECT r.id FROM service_replicas r
-        WHERE r.until < clock_timestamp() ORDER BY r.id FOR UPDATE SKIP LOCKED
-    LOOP
+    SELECT r.id INTO ended FROM service_replicas r
+    WHERE r.until < clock_timestamp() ORDER BY r.id LIMIT 1 FOR UPDATE SKIP LOCKED;
+    IF FOUND THEN
         PERFORM cascade_release(ended);
         RETURN NEXT;
-    END LOOP;
+    END IF;
 END $$
 """
 

@@ -13,7 +13,6 @@ from decimal import Decimal
 from itertools import count
 
 from cascade.ledger.store import Store
-from cascade.observing import Observer
 from cascade.service.budgets import Account, Reservation, refusal_of
 from cascade.service.config import BudgetConfig
 from cascade.service.keys import RESERVATION_TAG, Key
@@ -71,7 +70,7 @@ class SharedReservation(Reservation):
             self.budgets.give_back(self.id, self.runs)
 
 
-class SharedBudgets(Observer):
+class SharedBudgets:
     """Counts what each key spends, for all replicas that share a ledger in PostgreSQL.
 
     What was spent is counted by the database as entries are written, in the same transaction. What
@@ -132,7 +131,12 @@ class SharedBudgets(Observer):
         self._asked.append(asked)
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask())
-        row = await told
+        try:
+            row = await told
+        except asyncio.CancelledError:
+            if not told.cancelled():  # it was told in the same moment
+                self.give_back(asked.id, 0)
+            raise
         if row["granted"]:
             return SharedReservation(
                 per_run=per_run, runs=runs, tags={RESERVATION_TAG: asked.id},
@@ -227,6 +231,8 @@ class SharedBudgets(Observer):
     async def _give_once(self) -> None:
         settled = dict(self._settled)
         await self._store.flush()
+        if not settled:
+            return
         listed = [{"id": name, "left_over": left} for name, left in settled.items()]
         await self._database.ask(_GIVE_BACK, settled=json.dumps(listed))
         for name, left in settled.items():

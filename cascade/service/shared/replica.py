@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from cascade.errors import LedgerError
 from cascade.service.shared.database import SharedDatabase
@@ -62,6 +64,16 @@ class Replica:
                 logger.exception("the lease of this replica could not be renewed")
             await asyncio.sleep(self.lease_s / BEATS)
 
+    @asynccontextmanager
+    async def living(self) -> AsyncGenerator[None]:
+        """Renew the lease, as `live` does, until the block ends."""
+        task = asyncio.create_task(self.live())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
     async def beat(self) -> list[str]:
         """Renew the lease once; returns the replicas whose reservations were released.
 
@@ -72,8 +84,9 @@ class Replica:
         Raises:
             UnavailableError: the database cannot be reached.
         """
-        rows = await self._database.ask(_BEAT, replica=self.id, lease_s=self.lease_s)
-        ended = [str(row["ended"]) for row in rows]
+        ended: list[str] = []
+        while rows := await self._database.ask(_BEAT, replica=self.id, lease_s=self.lease_s):
+            ended += [str(row["ended"]) for row in rows]
         if ended:
             logger.warning("released what replicas without a lease had put aside: %s", ended)
         return ended

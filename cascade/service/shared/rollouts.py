@@ -101,7 +101,7 @@ class Rollouts:
         async with self._one_at_a_time:
             found = [_Rollout(**row) for row in await self._database.ask(_NEWEST)]
             for rollout in found:  # all that is ready first: others switch in the same moment
-                if rollout.switched and rollout.number in self._prepared:
+                if rollout.switched and self._prepared.get(rollout.number) is not None:
                     await self._switch(rollout)
             for rollout in found:
                 if rollout.switched and self._used.get(rollout.cascade) != rollout.number:
@@ -117,21 +117,19 @@ class Rollouts:
 
     async def _prepare(self, rollout: _Rollout) -> None:
         """Make its cascade, and say so; what cannot be made is kept in mind as None."""
-        name, problem = rollout.cascade, None
-        self._prepared[rollout.number] = None
+        name, made, problem = rollout.cascade, None, None
         if name in self._reloads.names:
             try:
-                calibration = await self._calibration(rollout)
-                self._prepared[rollout.number] = await self._reloads.make(name, calibration)
+                made = await self._reloads.make(name, await self._calibration(rollout))
             except LedgerError:
-                del self._prepared[rollout.number]
                 raise
             except Exception as error:  # noqa: BLE001 - who rolls it out is told
                 problem = self._reloads.why(name, error)
                 logger.error("%s: version %d is not possible: %s", name, rollout.version, problem)
-        await self._say(_PREPARED, rollout, problem=problem)
-        if rollout.switched or problem is None:
+        self._prepared[rollout.number] = made
+        if rollout.switched and problem is not None:
             self._reloads.last[name] = Loaded(name, datetime.now(UTC), problem)
+        await self._say(_PREPARED, rollout, problem=problem)
 
     async def _calibration(self, rollout: _Rollout) -> Calibration | None:
         if not rollout.version:
@@ -143,14 +141,15 @@ class Rollouts:
         return Calibration.read(rows[0]["document"], f"version {rollout.version}")
 
     async def _switch(self, rollout: _Rollout) -> None:
-        cascade = self._prepared.pop(rollout.number)
-        self._used[rollout.cascade] = rollout.number
+        name, cascade = rollout.cascade, self._prepared.pop(rollout.number)
+        self._used[name] = rollout.number
         if cascade is None:  # it is not served here, or cannot be made
             return
         version = str(rollout.version) if rollout.version else None
-        self._reloads.take(rollout.cascade, cascade, version)
-        self._reloads.leave_alone(rollout.cascade, left=version is not None)
-        logger.info("%s: uses version %d of its calibration", rollout.cascade, rollout.version)
+        self._reloads.take(name, cascade, version)
+        self._reloads.last[name] = Loaded(name, datetime.now(UTC), None)
+        self._reloads.leave_alone(name, left=version is not None)
+        logger.info("%s: uses version %d of its calibration", name, rollout.version)
         await self._say(_SWITCHED, rollout)
 
     async def _say(self, statement: str, rollout: _Rollout, **values: object) -> None:
