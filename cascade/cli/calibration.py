@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from cascade.cli.console import out, print_json, reports_errors
-from cascade.cli.keys import Where, address_of
-from cascade.errors import ConfigurationError
+from cascade.cli.keys import Where, address_of, with_opened
 
 if TYPE_CHECKING:
     from cascade.service.shared.calibrations import Calibrations, RolledOut
@@ -45,7 +43,7 @@ def push(
     """Keep a calibration as the next version, and use it in all replicas, or in none."""
     from cascade.confidence.calibration import Calibration  # noqa: PLC0415 - heavy
 
-    address = _address(where, cascade)
+    address = address_of(where, cascade=cascade)
     document = Calibration.load(file).model_dump_json()
     _say(
         _with_calibrations(
@@ -67,7 +65,7 @@ def rollback(
     wait: Wait = 60.0,
 ) -> None:
     """Use an older version again, in all replicas or in none."""
-    address = _address(where, cascade)
+    address = address_of(where, cascade=cascade)
     _say(_with_calibrations(address, lambda found: found.rollback(cascade, to=to, wait_s=wait)))
 
 
@@ -81,7 +79,7 @@ def status(
     """Show which version of each cascade is in use, and by which replicas."""
     found = _with_calibrations(address_of(where), lambda calibrations: calibrations.status())
     if json:
-        print_json([{name: getattr(one, name) for name in one.__slots__} for one in found])
+        print_json(found)
         return
     for one in found:
         note = f" ({one.note})" if one.note else ""
@@ -92,18 +90,6 @@ def status(
         )
         for replica, uses_it in one.replicas.items():
             out.print(f"  {replica}  {'uses it' if uses_it else 'does not use it'}", markup=False)
-
-
-def _address(where: str, cascade: str) -> str:
-    """The ledger's address; the cascade is looked for where the configuration is known."""
-    address = address_of(where)
-    if "://" not in where:
-        from cascade.service.reading import read_settings  # noqa: PLC0415 - heavy
-
-        there = read_settings(Path(where)).config.cascades
-        if cascade not in there:
-            raise ConfigurationError(f"{cascade}: {where} has {', '.join(there)}.")
-    return address
 
 
 def _say(rolled_out: RolledOut) -> None:
@@ -118,11 +104,4 @@ def _say(rolled_out: RolledOut) -> None:
 def _with_calibrations(address: str, work: Callable[[Calibrations], Awaitable[T]]) -> T:
     from cascade.service.shared.calibrations import Calibrations  # noqa: PLC0415 - heavy
 
-    async def run() -> T:
-        calibrations = Calibrations(address)
-        try:
-            return await work(calibrations)
-        finally:
-            await calibrations.aclose()
-
-    return asyncio.run(run())
+    return with_opened(lambda: Calibrations(address), work)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
 import typer
 
@@ -18,6 +18,15 @@ from cascade.errors import ConfigurationError
 if TYPE_CHECKING:
     from cascade.service.keys import Key, Keys
 
+
+class Closable(Protocol):
+    """What is closed in the loop in which it was used."""
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+
+
+C = TypeVar("C", bound=Closable)
 T = TypeVar("T")
 
 EXAMPLE = (
@@ -70,8 +79,7 @@ def create(
         "admin": admin,
     }
     key, secret = _with_keys(address, lambda keys: keys.create(name, **settings))
-    out.print(secret, markup=False)
-    err.print(f"{key.id} ({key.name}): keep it; it is shown only now", markup=False)
+    _show_once(key, secret)
 
 
 @app.command(name="list")
@@ -122,12 +130,11 @@ def rotate(
     address = address_of(where)
     must_exist(address)
     changed, secret = _with_keys(address, lambda keys: keys.rotate(key))
-    out.print(secret, markup=False)
-    err.print(f"{changed.id} ({changed.name}): keep it; it is shown only now", markup=False)
+    _show_once(changed, secret)
 
 
-def address_of(where: str, models: list[str] | None = None) -> str:
-    """The ledger's address; models are checked where the configuration is known."""
+def address_of(where: str, *, models: list[str] | None = None, cascade: str | None = None) -> str:
+    """The ledger's address; models and the cascade are checked if the configuration is known."""
     require_service()
     if "://" in where:
         return where
@@ -138,6 +145,9 @@ def address_of(where: str, models: list[str] | None = None) -> str:
     ledger = settings.config.ledger
     if ledger is None or ledger.url.startswith("memory:"):
         raise ConfigurationError(f"{where}: keys are kept in the ledger's database: set ledger.")
+    cascades = settings.config.cascades
+    if cascade is not None and cascade not in cascades:
+        raise ConfigurationError(f"{cascade}: {where} has {', '.join(cascades)}.")
     if models:
         there = build_service(settings.config, settings.path.parent).models(None)
         for model in models:
@@ -146,17 +156,28 @@ def address_of(where: str, models: list[str] | None = None) -> str:
     return ledger.url
 
 
+def with_opened(make: Callable[[], C], work: Callable[[C], Awaitable[T]]) -> T:
+    """What work gives with something that is made for it in a loop, and closed afterwards."""
+
+    async def run() -> T:
+        opened = make()
+        try:
+            return await work(opened)
+        finally:
+            await opened.aclose()
+
+    return asyncio.run(run())
+
+
 def _with_keys(address: str, work: Callable[[Keys], Awaitable[T]]) -> T:
     from cascade.service.keys import Keys  # noqa: PLC0415 - heavy
 
-    async def run() -> T:
-        keys = Keys(address)
-        try:
-            return await work(keys)
-        finally:
-            await keys.aclose()
+    return with_opened(lambda: Keys(address), work)
 
-    return asyncio.run(run())
+
+def _show_once(key: Key, secret: str) -> None:
+    out.print(secret, markup=False)
+    err.print(f"{key.id} ({key.name}): keep it; it is shown only now", markup=False)
 
 
 def _dollars(option: str, text: str | None) -> Decimal | None:

@@ -50,3 +50,16 @@ def test_what_cannot_be_rolled_out_is_said_and_leaves_with_an_error(tmp_path: Pa
     file.write_text("{}")
     code, said = ran("push", "postgresql://x@127.0.0.1:1/x", "support", str(file))
     assert (code, "no calibration of this version" in said) == (2, True), said
+
+
+def test_a_cascade_that_the_configuration_does_not_have_is_refused_by_name(tmp_path: Path) -> None:
+    config, file = tmp_path / "cascade.yaml", tmp_path / "calibration.json"
+    config.write_text(
+        "ledger: postgresql://x@127.0.0.1:1/x\n"
+        "cascades: {support: {tiers: [{model: 'ollama:small'}]}}\n",
+        encoding="utf-8",
+    )
+    calibrated.write(file, 0.9)
+    for arguments in (("push", str(config), "nobody", str(file)), ("rollback", str(config), "no")):
+        code, said = ran(*arguments)
+        assert (code, "cascade.yaml has support" in said) == (2, True), said
