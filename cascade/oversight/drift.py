@@ -147,15 +147,15 @@ class DriftWatch:
         with self._lock:
             before = self._guard.caution
             self._restored = _done()  # what was before it is over, also where nobody read it yet
-            at = self._begin_anew(datetime.now(UTC))
+            at = datetime.now(UTC)
+            self._begin_anew(at)
         logger.warning("%s: drift: reset from %s to normal", self._events.name, before)
         self._events.write(f"reset from {before}", "normal", {"reset": 1.0}, at)
 
-    def _begin_anew(self, at: datetime) -> datetime:
+    def _begin_anew(self, at: datetime) -> None:
         self._guard.caution = "normal"
         self._reset_at = at
         self._begin()
-        return at
 
     # As one of several processes that share a ledger --------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool
 from cascade.errors import ConfigurationError
 from cascade.judging import keep_feedback, to_feedback
 from cascade.ledger.verdicts import CORRECT
-from cascade.service.admission import Admitted, authenticated, let_in
+from cascade.service.admission import authenticated, let_in
 from cascade.service.faults import ServiceError
 from cascade.service.keys import KEY_TAG, Key
 from cascade.service.protocols.chat_wire import ERRORS
+from cascade.service.protocols.parameters import unsupported
 from cascade.service.service import Service, service_of
 
 MEANINGLESS = (
@@ -113,12 +113,11 @@ async def feedback(
 
     The same again changes nothing; another verdict of the same `key` and judge replaces it.
     """
-    admitted = let_in(service, key)
+    let_in(service, key)
     given = to_feedback(_fields(body))
+    own = {} if key is None else {KEY_TAG: key.id}
     try:
-        changed = await keep_feedback(
-            given, service.store, service.lessons, within=_own(admitted, key)
-        )
+        changed = await keep_feedback(given, service.store, service.lessons, within=own)
     except ConfigurationError as error:
         raise ServiceError(
             400,
@@ -131,10 +130,6 @@ async def feedback(
     return FeedbackReply(run_id=given.run_id, key=given.key, by=given.by, changed=changed)
 
 
-def _own(admitted: Admitted, key: Key | None) -> Mapping[str, str]:
-    return {} if key is None else {KEY_TAG: admitted.tags[KEY_TAG]}
-
-
 def _fields(body: FeedbackRequest) -> dict[str, Any]:
     """The verdict that a body says.
 
@@ -143,12 +138,7 @@ def _fields(body: FeedbackRequest) -> dict[str, Any]:
     """
     for name in MEANINGLESS:
         if getattr(body, name) is not None:
-            raise ServiceError(
-                400,
-                f"{name}: this has no meaning here: leave it out.",
-                code="unsupported_parameter",
-                param=name,
-            )
+            raise unsupported(name, "this has no meaning here: leave it out.")
     run_id = body.run_id or body.trace_id
     if run_id is None:
         raise ServiceError(

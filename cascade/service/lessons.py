@@ -44,13 +44,15 @@ def memories_of(config: ServiceConfig, lessons: Lessons | None) -> dict[str, Mem
         return {}
     from cascade.teaching.memory import Memory  # noqa: PLC0415 - needs numpy and scipy
 
+    memories = {}
     for name in wanted:
         if lessons is None or not config.cascades[name].lessons:
             raise ConfigurationError(
                 f"cascades.{name}.memory shows lessons, and none are kept: give the section "
                 "`lessons`, and leave that of the cascade on."
             )
-    return {name: Memory(lessons.store, cascade=name) for name in wanted if lessons is not None}
+        memories[name] = Memory(lessons.store, cascade=name)
+    return memories
 
 
 def address_of(config: ServiceConfig) -> str:

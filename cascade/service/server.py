@@ -109,15 +109,6 @@ class GatewayServer(uvicorn.Server):
         task.add_done_callback(self._tasks.discard)
 
 
-def serve(config: ServiceConfig, folder: Path | None = None) -> None:
-    """Run a service until it is told to stop.
-
-    Raises:
-        ConfigurationError: it cannot run; the message says why.
-    """
-    run_on(config, folder)
-
-
 @contextmanager
 def bound(listen: ListenConfig) -> Iterator[socket.socket]:
     """A socket on which several processes can listen.
@@ -135,10 +126,10 @@ def bound(listen: ListenConfig) -> Iterator[socket.socket]:
         yield made
 
 
-def run_on(
-    config: ServiceConfig, folder: Path | None, sockets: list[socket.socket] | None = None
+def serve(
+    config: ServiceConfig, folder: Path | None = None, sockets: list[socket.socket] | None = None
 ) -> None:
-    """Run a service on these sockets, or by default on its own.
+    """Run a service until it is told to stop, on these sockets, or by default on its own.
 
     Raises:
         ConfigurationError: it cannot run; the message says why.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.service.config import ServiceConfig
-from cascade.service.server import bound, run_on, set_up_logs
+from cascade.service.server import bound, serve, set_up_logs
 from cascade.service.shared import is_shared
 
 logger = logging.getLogger("cascade")
@@ -132,7 +132,7 @@ def _work(config: ServiceConfig, folder: Path | None, listening: socket.socket) 
     """One worker."""
     os.setpgrp()  # a Ctrl-C is for the parent, which passes it on once
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    run_on(config, folder, [listening])
+    serve(config, folder, [listening])
 
 
 def _end_with_parent() -> None:
