@@ -49,7 +49,6 @@ class Journal:
             self._lock()
             self._places = array("Q")
             self._waited = array("Q")
-            self._done: dict[Status, int] = {"ok": 0, "error": 0, "waiting": 0}
             self.spent_usd = Decimal(0)
             """Dollars of all attempts, also of rows that were asked again."""
             depends = json.loads(json.dumps(dict(made_with)))
@@ -68,17 +67,17 @@ class Journal:
     @property
     def answered(self) -> int:
         """Rows with an answer."""
-        return self._done["ok"]
+        return self._count("ok")
 
     @property
     def failed(self) -> int:
         """Rows with an error."""
-        return self._done["error"]
+        return self._count("error")
 
     @property
     def waiting(self) -> int:
         """Rows that wait for an answer."""
-        return self._done["waiting"]
+        return self._count("waiting")
 
     def add(self, record: Record) -> None:
         """Write what became of a row; it survives the end of the process.
@@ -87,7 +86,6 @@ class Journal:
             LedgerError: it cannot be written.
         """
         line = to_line(record)
-        before = self.find(record.number)
         place = self._file.seek(0, os.SEEK_END)
         try:
             self._file.write(line + b"\n")
@@ -97,8 +95,6 @@ class Journal:
                 f"{self.path} cannot be written: {error.strerror}. What is in it is kept: run the "
                 "same command again when there is room."
             ) from error
-        if before is not None:
-            self._done[before.status] -= 1
         self._note(record, place)
 
     def find(self, number: int) -> Record | None:
@@ -120,7 +116,6 @@ class Journal:
         _put(self._places, record.number, place)
         if record.status == "waiting":
             _put(self._waited, record.number, place)
-        self._done[record.status] += 1
         self.spent_usd += record.counted_usd or Decimal(0)
 
     def _lock(self) -> None:
@@ -152,16 +147,11 @@ class Journal:
             if not line.endswith(b"\n"):
                 self._file.truncate(place)
                 return
-            found = from_content(self._json(line))
-            before = self._status(found.number)
-            if before is not None:
-                self._done[before] -= 1
-                self._file.seek(place + len(line))
-            self._note(found, place)
+            self._note(from_content(self._json(line)), place)
 
-    def _status(self, number: int) -> Status | None:
-        before = self.find(number)
-        return None if before is None else before.status
+    def _count(self, status: Status) -> int:
+        found = map(self.find, range(len(self._places)))
+        return sum(record is not None and record.status == status for record in found)
 
     def _check(self, head: bytes, made_with: Mapping[str, Any]) -> None:
         kept = self._json(head)
