@@ -6,17 +6,43 @@ for twice whatever becomes of the process. It goes on with `Cascade.aresume` or 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from decimal import Decimal
 
+from cascade.api import Cascade
 from cascade.errors import CascadeError
 from cascade.jobs import running
 from cascade.jobs.journal import Record
 from cascade.jobs.rows import Row
-from cascade.pausing import Paused
+from cascade.ledger.tags import tagged
+from cascade.pausing import WAITING, Paused
 from cascade.result import CascadeResult
 
-__all__ = ["answered", "failed", "paused_in", "waiting"]
+__all__ = ["answered", "drafted", "failed", "paused_in", "waiting"]
+
+
+async def drafted(
+    cascade: Cascade, row: Row, job: str, before: Collection[str] = WAITING
+) -> Paused | Record:
+    """Draft a row that can be read, as `running.ask` asks one.
+
+    Args:
+        cascade: whom to ask.
+        row: which one.
+        job: its name; the run's entries in the ledger have the tags `job` and `row`.
+        before: the nodes that are not entered, as in `Cascade.adraft`.
+
+    Returns:
+        The run that waits; or the row's record, where it needs to wait for nothing, or has failed.
+    """
+    assert row.question is not None, "a row that cannot be read is not asked"
+    try:
+        with tagged(job=job, row=str(row.number)):
+            found = await cascade.adraft(row.question, before=before)
+    except CascadeError as error:
+        return running.failed(row, error)
+    return found if isinstance(found, Paused) else running.record_of(row, found)
 
 
 def waiting(row: Row, paused: Paused, expected_usd: Decimal | None = None) -> Record:

@@ -23,7 +23,7 @@ from cascade.jobs.ray_crew import Crew
 from cascade.jobs.ray_replica import Factory, Work
 from cascade.jobs.records import Record
 from cascade.jobs.rows import Row
-from cascade.jobs.running import CONCURRENCY, Done, Job, Purse, made_with, unreadable
+from cascade.jobs.running import CONCURRENCY, Done, Job, Purse, made_with
 
 __all__ = ["run_job_on_ray"]
 
@@ -102,8 +102,6 @@ class _Job(Job):
 
     async def answered(self, row: Row) -> Record | None:
         """Have a row asked by a replica."""
-        if row.problem is not None or row.question is None:
-            return unreadable(row)
         return await self.crew.ask(row)
 
     def written(self, record: Record) -> None:

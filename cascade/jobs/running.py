@@ -28,6 +28,9 @@ GIVE_UP_AFTER = 50
 
 CONCURRENCY = 16
 
+BREATH = 1000
+"""Rows of a loop that asks nobody, between two turns of others."""
+
 
 @dataclass(slots=True)
 class Done:
@@ -133,8 +136,8 @@ class Purse:
 
     async def take(self, guess_usd: Decimal) -> Decimal | None:
         """Put aside what a row may cost; None if that does not fit, whatever the others cost."""
-        if self.budget_usd is None:
-            return Decimal(0)
+        if self.budget_usd is None or (self.by_guess and not guess_usd):
+            return Decimal(0)  # what costs nothing fits, also where the others have overspent
         async with self._changed:
             while True:
                 wanted = guess_usd if self.by_guess else max(guess_usd, self.largest_usd)
@@ -171,15 +174,14 @@ class Job:
     async def work(self) -> None:
         """Ask row after row, until there is none or the job is stopped."""
         passed = 0
-        while self.done.stopped is None and not self._is_told_to_stop():
+        while self.done.stopped is None and not self.is_told_to_stop():
             row = next(self.rows, None)
             if row is None:
                 return
             if self.passes(row):
                 self.progress(self.done)
                 passed += 1
-                if passed % 1000 == 0:
-                    await asyncio.sleep(0)  # a million rows that are done must not hold the loop
+                await breath(passed)
                 continue
             await self._ask(row)
             self.progress(self.done)
@@ -199,9 +201,7 @@ class Job:
         return guessed(row, self.cascade.tiers)
 
     async def answered(self, row: Row) -> Record | None:
-        """Ask a row; None where it was not begun, because the job was stopped."""
-        if row.problem is not None or row.question is None:
-            return unreadable(row)
+        """Ask a row that can be read; None where it was not begun, because the job was stopped."""
         return await ask(self.cascade, row, self.name)
 
     def written(self, record: Record) -> None:
@@ -215,8 +215,11 @@ class Job:
             f"${self.purse.spent_usd:.6f} are spent"
         )
 
+    def waits(self) -> None:
+        """A row has a draft, and waits for what becomes of it."""
+
     def count(self, record: Record) -> None:
-        """A row is done."""
+        """A row is done, or waits."""
         done = self.done
         done.spent_usd += record.counted_usd or Decimal(0)
         done.lost += record.lost or 0
@@ -229,6 +232,9 @@ class Job:
                 )
             return
         self.in_a_row = 0
+        if record.status == "waiting":
+            self.waits()
+            return
         done.answered += 1
         done.escalated += bool(record.escalated)
         done.unknown += record.cost_usd is None
@@ -236,23 +242,25 @@ class Job:
             saved = record.saved_usd
             done.saved_usd = None if saved is None else done.saved_usd + saved
 
-    def _is_told_to_stop(self) -> bool:
+    def is_told_to_stop(self) -> bool:
+        """Whether no more is to be begun; the job says so, then."""
         if self.stop.is_set() and self.done.stopped is None:
             self.done.stopped = "it was interrupted"
         return self.stop.is_set()
 
     async def _ask(self, row: Row) -> None:
-        asked = self.purse.budget_usd is not None and row.question is not None
-        aside = await self.purse.take(self.guess_usd(row)) if asked else Decimal(0)
+        readable = row.problem is None and row.question is not None
+        within = readable and self.purse.budget_usd is not None
+        aside = await self.purse.take(self.guess_usd(row)) if within else Decimal(0)
         if aside is None:
             self.refused(row)
             return
-        if self._is_told_to_stop():  # while it waited for its part of the budget
+        if self.is_told_to_stop():  # while it waited for its part of the budget
             await self.purse.settle(aside, Decimal(0))
             return
         cost = aside
         try:
-            record = await self.answered(row)
+            record = await self.answered(row) if readable else unreadable(row)
             if record is None:
                 cost = Decimal(0)
                 return
@@ -263,6 +271,17 @@ class Job:
         finally:
             await self.purse.settle(aside, cost)
         self.count(record)
+
+
+async def breath(n: int) -> None:
+    """In a loop over rows, now and then let others have their turn: a million rows that ask nobody
+    would hold the event loop, and nobody would hear a stop.
+
+    Args:
+        n: how often the loop has been here.
+    """
+    if n % BREATH == 0:
+        await asyncio.sleep(0)
 
 
 async def ask(cascade: Cascade, row: Row, job: str) -> Record:

@@ -210,6 +210,17 @@ async def test_rows_at_once_change_nothing_about_which_are_escalated(tmp_path: P
     assert found[0] == found[1]
 
 
+async def test_where_the_last_escalations_cost_more_than_there_is_every_row_is_written(
+    tmp_path: Path,
+) -> None:
+    cascade, money = pair(Models(longer=30.0)), budget(40, 0.5)
+    done = await run(cascade, 40, tmp_path / "j", budget_usd=money)
+    assert done.spent_usd > money
+    assert 0 < done.escalated < 40
+    assert (done.answered, done.failed, done.stopped) == (40, 0, None)
+    assert len(output(cascade, 40, tmp_path / "j").splitlines()) == 40
+
+
 async def test_a_run_is_one_in_the_ledger_with_its_draft_and_its_decision(tmp_path: Path) -> None:
     ledger = MemoryLedger()
     cascade = pair(Models(), ledger=ledger)

@@ -7,9 +7,9 @@ with the same sample, the same ranking and the same rounds.
 from __future__ import annotations
 
 import asyncio
-import heapq
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import insort
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -26,7 +26,7 @@ from cascade.jobs.plan.sampling import Asked, Learned, check_sample, learned, lo
 from cascade.jobs.plan.stages import Deciding, Drafting, PlanDone, Verdict, check_plannable
 from cascade.jobs.plan.weighing import Weighing
 from cascade.jobs.rows import Row
-from cascade.jobs.running import CONCURRENCY, Job, Purse, guessed
+from cascade.jobs.running import CONCURRENCY, Job, Purse, breath, guessed
 from cascade.pausing import Paused
 from cascade.questions import to_messages
 
@@ -117,13 +117,13 @@ class _Plan:
         await self._work(partial(Drafting, purse=self._purse(), plan=self.done), self.read())
         if self._is_stopped() or not self.done.drafted:
             return
-        lots, left = self._survey()
+        lots, left = await self._survey()
         asked = await self._sampled(lots, left)
         if self._is_stopped():
             return
         calibration = self.cascade.calibration
         learnt = await learned(self.cascade, asked, calibrates=calibration is None)
-        ranking = self._ranking(learnt, asked, lots, left)
+        ranking = await self._ranking(learnt, asked, lots, left)
         while (picked := ranking.next_round(self.journal)) and not self._is_stopped():
             await self._decide(picked, ranking.verdict)
         if not self._is_stopped():
@@ -163,29 +163,32 @@ class _Plan:
             if record is not None and record.status == "error":
                 self.failed.add(number)
 
-    def _waiting(self) -> Iterator[tuple[Row, Record]]:
-        """All rows with a draft, or with none that could be had, also those decided by now."""
-        for row in self.read():
+    async def _waiting(
+        self, among: Collection[int] | None = None
+    ) -> AsyncIterator[tuple[Row, Record]]:
+        """All rows with a draft, or with none that could be had, also those decided by now; where
+        numbers are given, of these.
+        """
+        for n, row in enumerate(self.read()):
+            await breath(n)
+            if among is not None and row.number not in among:
+                continue
             record = self.journal.find_waiting(row.number)
             if record is not None and record.key == row.key:
                 yield row, record
 
-    def _survey(self) -> tuple[frozenset[int], Decimal | None]:
+    async def _survey(self) -> tuple[frozenset[int], Decimal | None]:
         """The rows of the sample, of those whose draft could be an answer; and the money that the
         drafts have left, None for no limit.
         """
-        spent = Decimal(0)
-
-        def lots() -> Iterator[tuple[bytes, int]]:
-            nonlocal spent
-            for row, record in self._waiting():
-                spent += record.counted_usd or Decimal(0)
-                if self.sample and is_usable(paused_in(record)):
-                    yield lot(row), row.number
-
-        drawn = frozenset(number for _, number in heapq.nsmallest(self.sample or 1, lots()))
+        spent, drawn = Decimal(0), list[tuple[bytes, int]]()
+        async for row, record in self._waiting():
+            spent += record.counted_usd or Decimal(0)
+            if self.sample and is_usable(paused_in(record)):
+                insort(drawn, (lot(row), row.number))
+                del drawn[self.sample :]
         left = None if self.budget_usd is None else self.budget_usd - spent
-        return drawn, left
+        return frozenset(number for _, number in drawn), left
 
     async def _sampled(self, lots: frozenset[int], left: Decimal | None) -> list[Asked]:
         """The sample, asked and compared."""
@@ -194,11 +197,11 @@ class _Plan:
         why = "measure what is lost" if self.cascade.calibration else "calibrate"
         reason = f"one of {len(lots)} rows that both models are asked, to {why}"
         large = self.cascade.tiers[-1]
-        verdicts = {}
-        for row, record in self._waiting():
-            if row.number in lots:
-                usd = Decimal(0) if left is None else guessed(row, (large,))
-                verdicts[row.number] = Verdict("escalate", reason, paused_in(record), usd)
+        verdicts, drawn = {}, []
+        async for row, record in self._waiting(among=lots):
+            usd, paused = Decimal(0) if left is None else guessed(row, (large,)), paused_in(record)
+            verdicts[row.number] = Verdict("escalate", reason, paused, usd)
+            drawn.append((row, paused))
         expected = sum((verdict.aside_usd for verdict in verdicts.values()), Decimal(0))
         if left is not None and expected > left / 2:
             self.done.stopped = (
@@ -209,11 +212,11 @@ class _Plan:
             return []
         await self._decide(lots, lambda row: verdicts[row.number])
         self.done.sampled = len(lots)
-        found = [await self._asked(row, r) for row, r in self._waiting() if row.number in lots]
+        found = [await self._asked(row, paused) for row, paused in drawn]
         return [asked for asked in found if asked is not None]
 
-    async def _asked(self, row: Row, waited: Record) -> Asked | None:
-        record, paused = self.journal.find(row.number), paused_in(waited)
+    async def _asked(self, row: Row, paused: Paused) -> Asked | None:
+        record = self.journal.find(row.number)
         if record is None or record.status != "ok" or record.degraded or not record.escalated:
             return None
         assert paused.draft is not None, "only drafts are in the sample"
@@ -223,7 +226,7 @@ class _Plan:
         score = await self.scorer.score(draft, record.answer, question=question)
         return None if score.value is None else Asked(row, paused, record, score.value)
 
-    def _ranking(
+    async def _ranking(
         self,
         learnt: Learned,
         asked: Sequence[Asked],
@@ -237,7 +240,7 @@ class _Plan:
         weighing = Weighing(large, calibration, fitted, learnt.lengths)
         numbers, gains, ceilings, costs = array("Q"), array("d"), array("d"), []
         judged, missing = 0, None
-        for row, record in self._waiting():
+        async for row, record in self._waiting():
             if row.number in lots:
                 continue
             paused = paused_in(record)

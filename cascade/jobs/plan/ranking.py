@@ -107,7 +107,7 @@ class Ranking:
             f"rank {self._rank[at]} of {len(self._order)} by gain per dollar: a gain of "
             f"{self.gains[at]:.3f} for about {dollars(self.costs[at])}"
         )
-        return self._verdict("escalate", reason, row.number)
+        return self._verdict("escalate", reason, at, self.find(row.number))
 
     def verdict_at_last(self, row: Row) -> Verdict:
         """Of a row that no round has taken: its draft is the answer, if it can be one."""
@@ -118,7 +118,7 @@ class Ranking:
         if paused.draft is None or objection is not None:
             failed = None if paused.decision is None else paused.decision.reason
             why = f"the draft is no answer ({failed or objection}), and the budget does not cover"
-            return self._verdict("fail", f"BudgetError: {why} the large model", row.number)
+            return self._verdict("fail", f"BudgetError: {why} the large model", at, paused)
         if at is None:
             reason = "of the sample, but the budget does not cover asking the large model"
         elif self.gains[at] <= 0:
@@ -131,7 +131,7 @@ class Ranking:
                 f"rank {self._rank[at]} of {len(self._order)} by gain per dollar: the budget does "
                 f"not cover it; a gain of {self.gains[at]:.3f} would cost {self._expected(at)}"
             )
-        return self._verdict("accept", reason, row.number)
+        return self._verdict("accept", reason, at, paused)
 
     def report(
         self, done: PlanDone, journal: Journal, sample: Sequence[Asked], learnt: Learned
@@ -201,8 +201,7 @@ class Ranking:
     def _expected(self, at: int) -> str:
         return dollars(self.costs[at] * self._mean)
 
-    def _verdict(self, action: str, reason: str, number: int) -> Verdict:
-        at, paused = self._at(number), self.find(number)
+    def _verdict(self, action: str, reason: str, at: int | None, paused: Paused) -> Verdict:
         judged = replace(paused, assessment=self.weighing.assessed(paused))
         if at is None:
             return Verdict(action, reason, judged)

@@ -10,7 +10,7 @@ from cascade.errors import CascadeError, ConfigurationError
 from cascade.jobs import continuing
 from cascade.jobs.journal import Record
 from cascade.jobs.rows import Row
-from cascade.jobs.running import Done, Job, failed, guessed, record_of, unreadable
+from cascade.jobs.running import Done, Job, guessed
 from cascade.ledger.tags import tagged
 from cascade.pausing import Paused
 from cascade.state import Decision
@@ -90,16 +90,10 @@ class Drafting(Job):
 
     async def answered(self, row: Row) -> Record | None:
         """Draft."""
-        if row.problem is not None or row.question is None:
-            return unreadable(row)
-        try:
-            with tagged(job=self.name, row=str(row.number)):
-                found = await self.cascade.adraft(row.question)
-        except CascadeError as error:
-            return failed(row, error)
+        found = await continuing.drafted(self.cascade, row, self.name)
         if isinstance(found, Paused):
             return continuing.waiting(row, found)
-        return replace(record_of(row, found), reason="known from the cache")
+        return replace(found, reason="known from the cache") if found.status == "ok" else found
 
     def refused(self, row: Row) -> None:
         """The budget does not even cover the drafts."""
@@ -109,15 +103,9 @@ class Drafting(Job):
             f"${self.purse.spent_usd:.6f} are spent, and nothing is decided yet. Give a larger one"
         )
 
-    def count(self, record: Record) -> None:
-        """A draft is there, or more than that."""
-        if record.status != "waiting":
-            Job.count(self, record)
-            return
-        self.in_a_row = 0
+    def waits(self) -> None:
+        """A draft is there."""
         self.plan.drafted += 1
-        self.done.lost += record.lost or 0
-        self.done.spent_usd += record.counted_usd or Decimal(0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,8 +126,8 @@ class Deciding(Job):
     async def answered(self, row: Row) -> Record | None:
         """Accept the draft, or ask the large model."""
         verdict, before = self.verdict(row), self.journal.find_waiting(row.number)
-        if before is None or row.question is None:
-            return None
+        assert before is not None, "what is decided about has a draft"
+        assert row.question is not None, "what has a draft was asked"
         if verdict.action == "fail":
             return self._with_plan(continuing.failed(row, verdict.reason, before), verdict)
         action = "accept" if verdict.action == "accept" else "escalate"
