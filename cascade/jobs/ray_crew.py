@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from cascade.errors import CascadeError
+from cascade.errors import CascadeError, LedgerError
 from cascade.jobs.parts import lock, new_run, parts_of
 from cascade.jobs.ray_cluster import cluster
-from cascade.jobs.ray_replica import STOP, Answers, Problem, Replica, Work
+from cascade.jobs.ray_replica import STOP, Answers, Problem, Replica, Work, from_bytes
 from cascade.jobs.records import Record
 from cascade.jobs.rows import Row
 
@@ -155,36 +155,50 @@ class Crew:
         loop = asyncio.get_running_loop()
 
         def receive() -> None:
-            tell: Callable[[], object] = self._received.set
-            try:
-                for index, answered in answers:
-                    loop.call_soon_threadsafe(self._arrived, index, answered)
-            except Exception as error:  # noqa: BLE001 - whoever waits for rows is told
-                problem = error
-                loop.call_soon_threadsafe(lambda: self._fail(_as_ours(problem)))
             with suppress(RuntimeError):  # the loop has ended without waiting
-                loop.call_soon_threadsafe(tell)
+                try:
+                    for index, said in answers:
+                        loop.call_soon_threadsafe(self._arrived, index, from_bytes(said))
+                except Exception as error:  # noqa: BLE001 - whoever waits for rows is told
+                    loop.call_soon_threadsafe(self._fail, _as_ours(error))
+                loop.call_soon_threadsafe(self._received.set)
 
         threading.Thread(target=receive, name="cascade-ray", daemon=True).start()
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         await self._stop.wait()
-        (self._folder / STOP).touch()
+        try:
+            self._touch(STOP)
+        except LedgerError as error:
+            self._fail(error)
         while self._to_send:
             _settle(self._to_send.popleft()[1], None)
 
     def _send(self) -> None:
-        while self._to_send:
-            n = min(len(self._to_send), self._pace.rows)
-            taken = [self._to_send.popleft() for _ in range(n)]
-            index, self._sent = self._sent, self._sent + 1
-            numbers = [row.number for row, _ in taken]
-            waiting = {row.number: future for row, future in taken}
-            self._blocks[index] = _Block(waiting, set(numbers))
-            self._block_of.update(dict.fromkeys(numbers, index))
-            (self._folder / f"{index}.part").touch()
-            self._feeder.put.remote(index, pickle.dumps([row for row, _ in taken]))
+        try:
+            while self._to_send:
+                self._send_block()
+        except Exception as error:  # noqa: BLE001 - also of a question that cannot be pickled
+            self._fail(error)
+
+    def _send_block(self) -> None:
+        n = min(len(self._to_send), self._pace.rows)
+        taken = [self._to_send.popleft() for _ in range(n)]
+        index, self._sent = self._sent, self._sent + 1
+        numbers = [row.number for row, _ in taken]
+        waiting = {row.number: future for row, future in taken}
+        self._blocks[index] = _Block(waiting, set(numbers))
+        self._block_of.update(dict.fromkeys(numbers, index))
+        self._touch(f"{index}.part")
+        self._feeder.put.remote(index, pickle.dumps([row for row, _ in taken]))
+
+    def _touch(self, name: str) -> None:
+        path = self._folder / name
+        try:
+            path.touch()
+        except OSError as error:
+            raise LedgerError(f"{path} cannot be written: {error.strerror}.") from error
 
     def _arrived(self, index: int, answers: Answers | Problem) -> None:
         block = self._blocks.get(index)
@@ -224,7 +238,8 @@ class Crew:
         assert self._watching is not None, "it is there since the start"
         self._watching.cancel()
         if hurried:  # what replicas still make of their rows is for the next run
-            (self._folder / STOP).touch()
+            with suppress(LedgerError):  # it may be what has ended the job
+                self._touch(STOP)
             self._feeder.end.remote()
             return
         self._feeder.end.remote()

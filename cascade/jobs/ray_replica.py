@@ -13,7 +13,7 @@ import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from cascade._together import together
 from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.jobs.parts import Part, lock
-from cascade.jobs.records import Record
+from cascade.jobs.records import Record, from_content, to_line
 from cascade.jobs.rows import Row
 from cascade.jobs.running import ask, made_with
 from cascade.models.llamacpp_engine import share
 
-__all__ = ["Answers", "Factory", "Problem", "Replica", "Work"]
+__all__ = ["Answers", "Factory", "Problem", "Replica", "Work", "from_bytes", "to_bytes"]
 
 Factory = Callable[[], AbstractContextManager[Cascade]]
 """Makes the cascade of a process; it is sent to the processes by pickle, clients never are."""
@@ -84,6 +84,21 @@ Answers = Mapping[int, Record]
 """Records by the numbers of their rows. A row that was not begun is left out."""
 
 
+def to_bytes(answers: Answers | Problem) -> bytes:
+    """What a replica says to a block: a line for each row, as in the journal, or the problem."""
+    if isinstance(answers, Problem):
+        return json.dumps({"problem": asdict(answers)}).encode()
+    return b"\n".join(map(to_line, answers.values()))
+
+
+def from_bytes(said: bytes) -> Answers | Problem:
+    """The answers that were written by `to_bytes`."""
+    contents = [json.loads(line) for line in said.split(b"\n") if line]
+    if contents and "problem" in contents[0]:
+        return Problem(**contents[0]["problem"])
+    return {record.number: record for record in map(from_content, contents)}
+
+
 class Replica:
     """What answers blocks of rows in a process, several at once in threads.
 
@@ -92,9 +107,9 @@ class Replica:
     """
 
     def __init__(self, work: Work) -> None:
+        self._opened = ExitStack()
         self._work = work
         self._free = asyncio.Semaphore(work.concurrency)
-        self._opened = ExitStack()
         self._problem: Problem | None = None
         self._flush: Callable[[], Any] | None = None
         try:
@@ -106,11 +121,12 @@ class Replica:
             self._problem = Problem("ConfigurationError", said)
 
     def __call__(self, block: Any) -> Any:
-        """Answer a block: its `index` and the pickled `rows`; the same `index` and `answers`."""
+        """Answer a block: its `index` and the pickled `rows`; the same `index` and `answers`, as
+        `to_bytes` has them."""
         (index,), (rows,) = block["index"].to_pylist(), block["rows"].to_pylist()
         answers = self.answer(index, pickle.loads(rows)) if rows else {}  # noqa: S301 - our own
         pa: Any = import_module("pyarrow")  # it has no types
-        cells = {"index": [index], "answers": pa.array([pickle.dumps(answers)], pa.large_binary())}
+        cells = {"index": [index], "answers": pa.array([to_bytes(answers)], pa.large_binary())}
         return pa.table(cells)
 
     def answer(self, index: int, rows: Sequence[Row]) -> Answers | Problem:
@@ -131,8 +147,7 @@ class Replica:
 
     def __del__(self) -> None:
         # The end of a process as Ray tells of it.
-        with suppress(AttributeError):
-            self.close()
+        self.close()
 
     def _set_up(self) -> Cascade:
         work = self._work

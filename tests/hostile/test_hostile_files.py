@@ -39,9 +39,9 @@ UNSAFE = {
 }  # fmt: skip
 
 ALLOWED = {
-    # Between processes of one job, over Ray, which runs what its own processes send in any case.
+    # Rows on their way to the replicas of a job: messages of LangChain and values of Parquet are no
+    # JSON, and Ray runs what its own processes send in any case. Answers come back as JSON.
     ("cascade/jobs/ray_crew.py", "pickle"),
-    ("cascade/jobs/ray_feed.py", "pickle"),
     ("cascade/jobs/ray_replica.py", "pickle"),
     ("cascade/evaluation/scorers/code.py", "compile"),
     ("cascade/evaluation/scorers/code.py", "exec"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import pyarrow as pa
 import pytest
@@ -21,7 +22,16 @@ from cascade.errors import ConfigurationError, LedgerError
 from cascade.jobs import Journal, Record, Row, made_with, run_job
 from cascade.jobs import parts as parts_module
 from cascade.jobs.parts import Part, new_run, parts_of
-from cascade.jobs.ray_replica import MOST_LOST, STOP, Answers, Problem, Replica, Work
+from cascade.jobs.ray_replica import (
+    MOST_LOST,
+    STOP,
+    Answers,
+    Problem,
+    Replica,
+    Work,
+    from_bytes,
+    to_bytes,
+)
 from cascade.testing import ScriptedModel, reply
 
 PRICE = Price(input=1, output=1)
@@ -158,7 +168,42 @@ def test_blocks_come_and_go_as_tables(asked: Asked, folder: Path) -> None:
     cells = {"index": [0], "rows": pa.array([pickle.dumps(rows(7))], pa.large_binary())}
     told = Replica(work(asked, folder))(pa.table(cells)).to_pylist()
     assert told[0]["index"] == 0
-    assert pickle.loads(told[0]["answers"])[7].answer == "QUESTION 7"
+    assert done(from_bytes(told[0]["answers"]))[7].answer == "QUESTION 7"
+
+
+def test_what_a_replica_says_is_what_the_job_hears() -> None:
+    told = record(7, answer="a\nb\r\x0b\u2028\udc80", saved_usd=Decimal("-0.10"), confidence=0.1)
+    for said in ({}, {7: told, 8: record(8, paused={"a": [1]})}, Problem("LedgerError", "é\n")):
+        assert from_bytes(to_bytes(said)) == said
+
+
+class Ended:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        raise AttributeError("in the user's factory")
+
+
+def test_what_fails_while_a_replica_closes_is_told(
+    asked: Asked, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda found: told.append(str(found.exc_value)))
+    replica = Replica(work(asked, folder, factory=Ended))
+    assert isinstance(replica.answer(0, rows(1)), Problem)  # it is no cascade
+    del replica
+    gc.collect()
+    assert told == ["in the user's factory"]
+
+
+def test_a_replica_that_was_not_made_has_nothing_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda found: told.append(str(found.exc_value)))
+    with pytest.raises(AttributeError, match="concurrency"):
+        Replica(cast("Work", None))
+    gc.collect()
+    assert told == []
 
 
 @pytest.mark.parametrize(
