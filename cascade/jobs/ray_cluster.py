@@ -8,7 +8,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -145,12 +145,10 @@ def _key() -> str:
 
 @contextmanager
 def _environment(said: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in said}
-    os.environ.update({name: value for name, value in said.items() if before[name] is None})
+    added = {name: value for name, value in said.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        for name in said:
-            if before[name] is None:
-                with suppress(KeyError):
-                    del os.environ[name]
+        for name in added:
+            os.environ.pop(name, None)

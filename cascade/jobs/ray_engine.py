@@ -10,7 +10,6 @@ import asyncio
 import math
 import os
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -74,8 +73,7 @@ async def run_job_on_ray(
     """
     require_ray()
     replicas = _checked(replicas, replica_cpus, concurrency)
-    with ExitStack() as opened:
-        cascade = opened.enter_context(factory())
+    with factory() as cascade:
         stop = stop or asyncio.Event()
 
         depends = made_with(cascade)
@@ -88,8 +86,7 @@ async def run_job_on_ray(
         purse = Purse(budget_usd, journal.spent_usd)
         done = Done(before_usd=journal.spent_usd)
         job = _Job(cascade, iter(rows), journal, name, purse, progress, stop, done, crew=crew)
-        async with AsyncExitStack() as ending:
-            await ending.enter_async_context(crew)
+        async with crew:
             # With a budget no more rows have money put aside than are under way.
             ahead = 1 if budget_usd is not None else 2
             await together(job.work() for _ in range(ahead * replicas * concurrency))
