@@ -321,8 +321,7 @@ class Cascade(Varying, Batches, Pausing, Judged, Starting, Warming, Auditing, Cl
 
         The cascade may be used again afterwards.
         """
-        await self._oversight.aclose()
-        self._oversight.recorder.observers.finish()
+        await self.afinish()
         if (lessons := self.options["lessons"]) is not None:
             await lessons.aclose()
         for tier in (*self.tiers, *self._fallback.tiers):

@@ -192,12 +192,21 @@ class Varying:
         """This cascade with another way to its largest model, or at another price.
 
         Both share all other models, the ledger and the policy. What is learned of calls, and what
-        watches drafts, is each one's own.
+        watches drafts, is each one's own: `afinish` ends that of the copy.
         """
         other = copy.copy(self)
         other.tiers = (*self.tiers[:-1], tier)
         other._set_up(self.options["tags"] or {})  # noqa: SLF001 - its own copy
         return other
+
+    async def afinish(self) -> None:
+        """Finish audits and what else is under way after replies, note what a watch for drift has
+        seen, and end for observers the runs that nobody goes on with.
+
+        Models stay open, also for other cascades that share them.
+        """
+        await self._oversight.aclose()
+        self._oversight.recorder.observers.finish()
 
     def tier_states(self) -> Mapping[str, TierState]:
         """How each tier stands at this moment, by its name: its circuit breaker, its places."""

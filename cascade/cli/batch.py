@@ -140,11 +140,10 @@ def batch(  # noqa: PLR0913 - the options of a command
 
     What is done stands in OUTPUT.journal, a line per row. Rows that failed are asked again.
     """
-    from cascade.jobs import Journal, made_with, write_output  # noqa: PLC0415 - heavy, keeps --help fast
+    from cascade.jobs import Journal, write_output  # noqa: PLC0415 - heavy, keeps --help fast
     from cascade.jobs.output import check_columns  # noqa: PLC0415
     from cascade.jobs.parts import discard_parts  # noqa: PLC0415
-    from cascade.jobs.plan import plan_job, planned_with  # noqa: PLC0415
-    from cascade.jobs.provider import made_by_batch  # noqa: PLC0415
+    from cascade.jobs.plan import plan_job  # noqa: PLC0415
     from cascade.jobs.rows import first_row, kind_of, read_rows  # noqa: PLC0415
 
     recipe = Recipe.of(context)
@@ -162,10 +161,7 @@ def batch(  # noqa: PLR0913 - the options of a command
             clear(output)
             path.unlink(missing_ok=True)
             discard_parts(path)
-        depends = made_with(made)
-        depends = planned_with(depends, sample, scorer) if plan else depends
-        depends = made_by_batch(made) if large_batch else depends
-        journal = opened.enter_context(Journal(path, depends))
+        journal = opened.enter_context(Journal(path, _depends(context, made)))
         read = partial(read_rows, source, column, system)
         answering: Any = partial(_asking(context, recipe, made), read(), journal)
         if plan:
@@ -199,6 +195,22 @@ def _refuse_ignored(context: typer.Context, recipe: Recipe) -> None:
         if given[name] and given["engine"] is Engine.RAY:
             option = "--" + name.replace("_", "-")
             raise ConfigurationError(f"{option} is done in one process: leave --engine ray out.")
+
+
+def _depends(context: typer.Context, made: Cascade) -> dict[str, Any]:
+    """What the answers depend on besides the questions, for the journal."""
+    from cascade.jobs import made_with  # noqa: PLC0415 - heavy
+
+    given, depends = context.params, made_with(made)
+    if given["plan"]:
+        from cascade.jobs.plan import planned_with  # noqa: PLC0415 - heavy
+
+        return planned_with(depends, given["sample"], given["scorer"])
+    if given["large_batch"]:
+        from cascade.jobs.provider import made_by_batch  # noqa: PLC0415 - heavy, needs openai
+
+        return made_by_batch(depends)
+    return depends
 
 
 def _asking(context: typer.Context, recipe: Recipe, made: Cascade) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cascade.api import Cascade
     from cascade.jobs import Done, Journal, Row
+    from cascade.jobs.provider import AtProvider
 
 __all__ = ["LargeBatch", "RestAtOnce", "answering_by_batch", "clear", "said", "tell_waiting"]
 
@@ -84,9 +85,7 @@ def answering_by_batch(
 
 def said(done: Done) -> str | None:
     """What is waited for, in words; None where nothing is at the provider."""
-    from cascade.jobs.provider import BatchDone  # noqa: PLC0415 - heavy
-
-    seen = done.at_provider if isinstance(done, BatchDone) else None
+    seen: AtProvider | None = getattr(done, "at_provider", None)
     if seen is None:
         return None
     until = "" if seen.until is None else f" (until {seen.until:%Y-%m-%d %H:%M} UTC)"

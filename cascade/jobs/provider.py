@@ -16,8 +16,7 @@ from typing import Any
 from cascade._together import together
 from cascade.api import Cascade
 from cascade.errors import ConfigurationError, ModelError
-from cascade.jobs import continuing
-from cascade.jobs.journal import Journal, Record
+from cascade.jobs.journal import Journal
 from cascade.jobs.provider_api import Provider, Seen
 from cascade.jobs.provider_files import Batch, Folder, Limits
 from cascade.jobs.provider_model import ByBatch
@@ -30,11 +29,9 @@ from cascade.jobs.provider_stages import (
     write_requests,
 )
 from cascade.jobs.rows import Row
-from cascade.jobs.running import CONCURRENCY, Done, Purse, made_with
+from cascade.jobs.running import CONCURRENCY, Done, Purse
 
 __all__ = ["AtProvider", "BatchDone", "Limits", "Terms", "made_by_batch", "run_by_batch"]
-
-INTERRUPTED = "it was interrupted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +57,10 @@ class Terms:
     troubles: int = 30
 
 
-def made_by_batch(cascade: Cascade) -> dict[str, Any]:
-    """`made_with`, for the journal of a job whose large model is asked by batch."""
-    return {**made_with(cascade), "large_model": "by batch"}
+def made_by_batch(made: dict[str, Any]) -> dict[str, Any]:
+    """What the answers of a job by batch depend on, from what those of the cascade do, for a
+    journal."""
+    return {**made, "large_model": "by batch"}
 
 
 async def run_by_batch(
@@ -110,13 +108,16 @@ async def run_by_batch(
     job = DraftingForBatch(
         batched, iter(read()), journal, name, purse, show, stop, done, batched=done
     )
-    await together(job.work() for _ in range(concurrency))
     kept, live = Folder(folder), cascade if terms.ask_at_once else None
     taking = Taking(job, read, kept, live, concurrency)
     collecting = _Collecting(job, taking, kept, terms)
-    if not stop.is_set():
-        await collecting.send_new()
-    await collecting.collect()
+    try:
+        await together(job.work() for _ in range(concurrency))
+        if not stop.is_set():
+            await collecting.send_new()
+        await collecting.collect()
+    finally:
+        await batched.afinish()
     return done
 
 
@@ -140,19 +141,8 @@ class _Collecting:
                 f"${purse.spent_usd:.6f} are spent"
             )
             return
-        await write_requests(
-            self.job.cascade,
-            self.taking.read(),
-            self.job.journal,
-            self.folder,
-            self.terms.limits,
-            self._unsendable,
-        )
-
-    def _unsendable(self, row: Row, before: Record, why: str) -> None:
-        record = continuing.failed(row, f"BatchError: {why}", before)
-        self.job.journal.add(record)
-        self.job.count_waited(record, before)
+        rows, limits = self.taking.read(), self.terms.limits
+        await write_requests(self.job, rows, self.folder, limits, self.taking.fail)
 
     async def collect(self) -> None:
         """Until there is no batch left, or the job is stopped."""
@@ -164,7 +154,7 @@ class _Collecting:
         async with model.live.open_client() as client:
             provider = Provider(model.live, client, self.folder)
             wait_s = self.terms.first_s
-            while waiting and not self._is_stopped():
+            while waiting and not self.job.is_told_to_stop():
                 waiting = [b for batch in waiting if (b := await self._advance(provider, batch))]
                 if waiting:
                     self._tell(waiting)
@@ -175,7 +165,7 @@ class _Collecting:
 
     async def _advance(self, provider: Provider, batch: Batch) -> Batch | None:
         """A batch as far as it comes without waiting; None once it is done with."""
-        while not self._is_stopped():
+        while not self.job.is_told_to_stop():
             try:
                 after, self._seen[batch.name] = await provider.step(batch)
             except ModelError as error:
@@ -186,17 +176,11 @@ class _Collecting:
                 return self.folder.noted(batch)  # what was begun may have come about
             self._troubles = 0
             if after.step == "there":
-                await self.taking.take(after)
-                return None
+                return None if await self.taking.take(after) else after
             if after == batch:
                 return batch
             batch = after
         return batch
-
-    def _is_stopped(self) -> bool:
-        if self.job.stop.is_set():
-            self.job.done.stopped = self.job.done.stopped or INTERRUPTED
-        return self.job.stop.is_set()
 
     async def _sleep(self, seconds: float) -> None:
         try:

@@ -12,11 +12,11 @@ from cascade._together import together
 from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.jobs import continuing
-from cascade.jobs.journal import Journal, Record
+from cascade.jobs.journal import Record
 from cascade.jobs.provider_files import Batch, Folder, Limits, Reply, Requests, row_of
 from cascade.jobs.provider_model import ByBatch, Delivery, NotDeliveredError, delivered
 from cascade.jobs.rows import Row
-from cascade.jobs.running import Done, Job, failed, guessed, record_of, unreadable
+from cascade.jobs.running import Done, Job, breath, guessed
 from cascade.ledger.tags import tagged
 from cascade.models.base import Sent
 from cascade.models.openai import OpenAIModel
@@ -140,15 +140,9 @@ class DraftingForBatch(Job):
 
     async def answered(self, row: Row) -> Record | None:
         """Draft, check and decide."""
-        if row.problem is not None or row.question is None:
-            return unreadable(row)
-        try:
-            with tagged(job=self.name, row=str(row.number)):
-                found = await self.cascade.adraft(row.question, before=("expert",))
-        except CascadeError as error:
-            return failed(row, error)
+        found = await continuing.drafted(self.cascade, row, self.name, before=("expert",))
         if not isinstance(found, Paused):
-            return record_of(row, found)
+            return found
         ledger = found.ledger
         tell_cost(self.cascade.policy, ledger.known_cost_usd + ledger.assumed_usd)
         within = self.purse.budget_usd is not None
@@ -168,15 +162,9 @@ class DraftingForBatch(Job):
             f"${self.purse.spent_usd:.6f} are spent, or put aside for rows that wait"
         )
 
-    def count(self, record: Record) -> None:
-        """A row is done, or waits."""
-        if record.status != "waiting":
-            Job.count(self, record)
-            return
-        self.in_a_row = 0
+    def waits(self) -> None:
+        """A row is to be in a batch."""
         self.batched.waiting += 1
-        self.done.lost += record.lost or 0
-        self.done.spent_usd += record.counted_usd or Decimal(0)
 
     def count_waited(self, record: Record, before: Record) -> None:
         """A row that has waited is done."""
@@ -184,44 +172,46 @@ class DraftingForBatch(Job):
         self.purse.spent_usd -= before.expected_usd or Decimal(0)
         self.purse.spent_usd += record.counted_usd or Decimal(0)
         self.in_a_row = 0  # a batch fails as a whole: that is no sign of a bad input
-        Job.count(self, record)
+        self.count(record)
         self.progress(self.done)
 
 
 async def write_requests(
-    cascade: Cascade,
+    job: Job,
     rows: Iterable[Row],
-    journal: Journal,
     folder: Folder,
     limits: Limits,
     unsendable: Callable[[Row, Record, str], None],
 ) -> list[Batch]:
-    """Write what rows that wait want to know into new batches.
+    """Write what rows that wait want to know into new batches; where the job is stopped, of some.
 
     Args:
-        cascade: of `asked_by_batch`.
+        job: of the cascade of `asked_by_batch`; its journal knows which rows wait.
         rows: the input.
-        journal: knows which of them wait.
         folder: has the batches that hold some of them already.
         limits: of one batch.
         unsendable: is told of a row that fits into no batch.
     """
     sent = array("q")  # a row that has changed is in a batch by its number alone
     for batch in folder.batches():
-        for custom_id in folder.custom_ids(batch):
+        for n, custom_id in enumerate(folder.custom_ids(batch)):
+            await breath(n)
             number = row_of(custom_id)
             sent.extend([0] * (number + 1 - len(sent)))
             sent[number] = hash(custom_id)
     requests = Requests(folder, limits)
-    for row in rows:
-        record = journal.find(row.number)
+    for n, row in enumerate(rows):
+        await breath(n)
+        if job.is_told_to_stop():
+            break
+        record = job.journal.find(row.number)
         if record is None or record.status != "waiting" or record.key != row.key:
             continue
         if row.number < len(sent) and sent[row.number] == hash(_custom_id(record)):
             continue
         try:
             assert row.question is not None, "what waits was asked"
-            await cascade.aresume(row.question, continuing.paused_in(record))
+            await job.cascade.aresume(row.question, continuing.paused_in(record))
         except NotDeliveredError as missing:
             if not requests.add(_custom_id(record), missing.body):
                 unsendable(row, record, f"the question is larger than {limits.size:,} bytes")
@@ -246,8 +236,11 @@ class Taking:
     live: Cascade | None
     concurrency: int
 
-    async def take(self, batch: Batch) -> None:
+    async def take(self, batch: Batch) -> bool:
         """All rows of a batch that are not in the journal yet, the ledger before the journal.
+
+        Returns:
+            Whether it is done with; where the job is stopped, the next run takes in the others.
 
         Raises:
             LedgerError: the journal, or the ledger, cannot be written.
@@ -256,9 +249,13 @@ class Taking:
         replies, last = self.folder.replies(batch), max(wanted, default=-1)
         kept: list[tuple[Record, Record]] = []
         unanswered: list[tuple[Row, Record, str]] = []
-        for row in self.read():
+        for n, row in enumerate(self.read()):
+            await breath(n)
             if row.number > last:
                 break
+            if self.job.is_told_to_stop():
+                await self._put(kept)
+                return False
             before = self._waits(row, wanted)
             if before is None:
                 continue
@@ -274,6 +271,11 @@ class Taking:
         await self._put(kept)
         await self._go_without(unanswered)
         self.folder.drop(batch)
+        return True
+
+    def fail(self, row: Row, before: Record, why: str) -> None:
+        """A row that has waited gets no answer by batch."""
+        self._done(continuing.failed(row, f"BatchError: {why}", before), before)
 
     def _waits(self, row: Row, wanted: dict[int, str]) -> Record | None:
         if row.number not in wanted:
@@ -321,15 +323,14 @@ class Taking:
     async def _unanswered(self, row: Row, before: Record, why: str) -> None:
         """Ask at once, at the price of that, or let the row fail."""
         if self.live is None or row.question is None:
-            self._done(continuing.failed(row, f"BatchError: {why}", before), before)
+            self.fail(row, before, why)
             return
         expected = before.expected_usd or Decimal(0)
         within = self.job.purse.budget_usd is not None
         guess = guessed(row, self.live.tiers[-1:]) - expected if within else Decimal(0)
         aside = await self.job.purse.take(guess)
         if aside is None:
-            why = f"{why}; the budget does not cover asking at once"
-            self._done(continuing.failed(row, f"BatchError: {why}", before), before)
+            self.fail(row, before, f"{why}; the budget does not cover asking at once")
             return
         try:
             with tagged(job=self.job.name, row=str(row.number)):

@@ -201,6 +201,15 @@ def test_a_row_that_cannot_be_read_keeps_its_place_and_the_exit_code_says_so(
     assert rows[ROWS + 1]["question"] == "question 61"
 
 
+def test_what_asks_by_batch_is_imported_by_large_batch_alone(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("cascade.jobs.provider")]:
+        monkeypatch.delitem(sys.modules, name)
+    run(*typed())
+    assert not [name for name in sys.modules if name.startswith("cascade.jobs.provider")]
+
+
 def test_fresh_asks_and_pays_anew(run: Run, upstream: Upstream, folder: Path) -> None:
     run(*typed())
     run(*typed())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 
 from cascade import Cascade, Price, Tier
 from cascade.errors import BadRequestError, ConfigurationError
-from cascade.jobs import Journal, Record, Row, write_output
+from cascade.jobs import Journal, Record, Row, made_with, running, write_output
 from cascade.jobs.provider import (
     AtProvider,
     BatchDone,
@@ -25,6 +26,7 @@ from cascade.jobs.provider import (
 )
 from cascade.ledger.store import open_store
 from cascade.models.base import guard
+from cascade.observing import ObservedRun, Observer
 from cascade.testing import ScriptedModel, reply
 from tests.servers import replies
 from tests.servers.batches import BatchServer, Fault, Outcome, Step
@@ -71,7 +73,7 @@ async def run(
 ) -> BatchDone:
     given = rows() if given is None else given
     folder.mkdir(exist_ok=True)  # noqa: ASYNC240 - a test's own folder
-    with Journal(folder / "j", made_by_batch(cascade)) as journal:
+    with Journal(folder / "j", made_by_batch(made_with(cascade))) as journal:
         done = await run_by_batch(
             cascade, lambda: given, journal, folder / "b", **{"terms": QUICK, **options}
         )
@@ -395,7 +397,7 @@ async def test_killed_while_answers_are_taken_in_each_call_is_one_entry_of_the_l
     assert [entry.cost_usd for entry in by_batch] == [BODY_USD] * HARD
     cost = sum((Decimal(row["cost_usd"]) for row in output(tmp_path)), Decimal(0))
     assert cost == sum((entry.cost_usd or Decimal(0) for entry in stored), Decimal(0))
-    with Journal(tmp_path / "j", made_by_batch(cascade)) as journal:
+    with Journal(tmp_path / "j", made_by_batch(made_with(cascade))) as journal:
         assert journal.spent_usd == cost
 
 
@@ -411,3 +413,58 @@ async def test_a_row_that_has_changed_meanwhile_is_asked_anew(
     assert (done.answered, done.by_batch) == (HARD, HARD)
     assert output(tmp_path)[9]["answer"] == "gpt-4o on question 999"
     assert [len(batch.lines) for batch in server.remote.values()] == [4, 1]
+
+
+@pytest.mark.parametrize(
+    ("reading", "in_batches", "answered"), [(2, [2], 0), (3, [4], 2)], ids=["written", "taken in"]
+)
+async def test_a_stop_is_heard_while_requests_are_written_and_answers_taken_in(
+    reading: int,
+    in_batches: list[int],
+    answered: int,
+    server: BatchServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(running, "BREATH", 1)
+    cascade, stop, readings = pair(server), asyncio.Event(), 0
+
+    def read() -> Iterator[Row]:
+        nonlocal readings
+        readings += 1
+        for row in rows():
+            if readings == reading and row.number == 4:
+                asyncio.get_running_loop().call_soon(stop.set)  # as a signal is told
+            yield row
+
+    with Journal(tmp_path / "j", made_by_batch(made_with(cascade))) as journal:
+        done = await run_by_batch(cascade, read, journal, tmp_path / "b", terms=QUICK, stop=stop)
+    assert (done.stopped, done.by_batch) == ("it was interrupted", answered)
+    notes = (tmp_path / "b").glob("*.json")
+    assert [json.loads(note.read_text())["rows"] for note in notes] == in_batches
+    rest = await run(cascade, tmp_path)
+    assert (rest.by_batch, rest.resumed) == (HARD - answered, ROWS - HARD + answered)
+    assert server.batched == Counter(f"question {n}" for n in range(0, ROWS, 3))
+
+
+async def test_an_observer_hears_the_end_of_every_run_also_of_those_that_wait(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    class Runs(Observer):
+        begun, ended = 0, 0
+
+        def run_began(self, run: ObservedRun) -> None:
+            self.begun += 1
+
+        def run_ended(self, run: ObservedRun) -> None:
+            self.ended += 1
+
+    runs, stop = Runs(), asyncio.Event()
+
+    def show(done: BatchDone) -> None:
+        if done.rows == ROWS:
+            stop.set()
+
+    done = await run(pair(server, observers=[runs]), tmp_path, progress=show, stop=stop)
+    assert (done.stopped, done.waiting) == ("it was interrupted", HARD)
+    assert (runs.begun, runs.ended) == (ROWS, ROWS)
