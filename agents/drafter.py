@@ -31,7 +31,7 @@ from cascade.agents.stopping import Stopper
 from cascade.errors import DeadlineError, ModelError
 from cascade.events import Provisional, Retracted, Token
 from cascade.ledger.runs import OUTAGE
-from cascade.state import CascadeState, Completion, Decision, Draft, LedgerEntry, Run, StateUpdate
+from cascade.state import CascadeState, Decision, Draft, LedgerEntry, Run, StateUpdate
 from cascade.tiers import OpenTier
 
 
@@ -88,10 +88,10 @@ class Drafter:
             if pieces:
                 runtime.stream_writer(Retracted(f"{tier.name} broke off: {error}"))
             raise
-        draft = self._drafted(run, completion, remembered, messages)
+        draft = Draft(tier.name, completion, None if watch is None else watch.reason)
         return {
             "run": run,
-            "draft": replace(draft, stopped=None if watch is None else watch.reason),
+            "draft": self._counted(run, draft, remembered, messages),
             "assessment": None,
             "degraded": False,
             "ledger": self.caller.recorder.take(run.id),
@@ -103,36 +103,34 @@ class Drafter:
         again = partial(self._again, self.tiers[0], run, messages)
         return await self.memory.examples(run, messages, again)
 
-    def _drafted(
-        self,
-        run: Run,
-        completion: Completion,
-        remembered: Remembered | None,
-        messages: Sequence[BaseMessage],
+    def _counted(
+        self, run: Run, draft: Draft, remembered: Remembered | None, messages: Sequence[BaseMessage]
     ) -> Draft:
-        name = self.tiers[run.tier].name
+        """The draft, with its examples in the ledger."""
         if remembered is None:
-            return Draft(name, completion)
-        draft = remembered.draft(name, completion, messages)
-        self.caller.recorder.record(remembered.entry(run, draft))
-        return draft
+            return draft
+        made = remembered.draft(draft.tier, draft.completion, messages)
+        self.caller.recorder.record(remembered.entry(run, made))
+        return replace(made, stopped=draft.stopped)
 
     async def _again(
         self,
         tier: OpenTier,
         run: Run,
         messages: Sequence[BaseMessage],
-        others: Sequence[BaseMessage],
+        examples: Remembered | None,
     ) -> Tried:
         """Ask once more after the reply, without a deadline, to see whether examples help."""
-        request = self.task.request(tier, others, top_logprobs=DRAFT_ALTERNATIVES)
+        asked = messages if examples is None else examples.before(messages)
+        request = self.task.request(tier, asked, top_logprobs=DRAFT_ALTERNATIVES)
         later = replace(self.caller, deadline=Deadline())
         try:
             completion = await later.ask(tier, request, TRIAL, run)
         finally:
             later.recorder.take(run.id)
-        examples = Remembered(tuple(m for m in others if m not in messages), "")
-        draft = examples.draft(tier.name, completion, messages)
+        draft = Draft(tier.name, completion)
+        if examples is not None:
+            draft = examples.draft(tier.name, completion, messages)
         accepted = None if self.foresee is None else await self.foresee(run, draft, messages)
         return Tried(completion.transcript, accepted)
 

@@ -77,8 +77,8 @@ def memory_of(options: Mapping[str, object]) -> str | None:
     return memory.version if isinstance(memory, Remembers) else None
 
 
-Again = Callable[[Sequence[BaseMessage]], Awaitable[Tried]]
-"""Asks the small model once more, with other messages; the call is in the ledger of its run."""
+Again = Callable[[Remembered | None], Awaitable[Tried]]
+"""Asks the small model once more, with other examples; the call is in the ledger of its run."""
 
 Foresee = Callable[[Run, Draft, Sequence[BaseMessage]], Awaitable[bool | None]]
 """Whether a draft would be accepted, by the signals that cost nothing; None where they say
@@ -98,3 +98,7 @@ class Remembers(Observer, ABC):
         self, run: Run, messages: Sequence[BaseMessage], again: Again
     ) -> Remembered | None:
         """Those for a question; None where there are none that are known to help. Never raises."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Return once nothing is asked any more. It goes on looking afterwards."""

@@ -197,10 +197,10 @@ class SelfChecker:
     def _remembered(self, tier: OpenTier, draft: Draft, judged: Assessment) -> Assessment:
         """The assessment, in which nothing is calibrated where the draft was shown examples and the
         calibration was made without any: examples make a model surer."""
-        known = getattr(self.calibrators.get(tier.name), "memory", None)
-        if not draft.example_tokens or known is not None:
+        if not draft.example_tokens:
             return judged
-        return replace(judged, calibrated=False)
+        known = getattr(self.calibrators.get(tier.name), "memory", None)
+        return judged if known is not None else replace(judged, calibrated=False)
 
     def _request(self, probe: Probe, tier: OpenTier) -> Request:
         # A check is a plain question: the draft's tools and schema would stand in its way.

@@ -23,12 +23,17 @@ HASH_DIGITS = 32
 """Hexadecimal digits of a hash: 128 bits, so that two texts never share one by chance."""
 
 
+EXAMPLE = "lesson:"
+"""Begins the `id` of a message that is an example from a memory: the words of somebody else, who
+may have them deleted. They are in the lessons, and in no text that is kept of a call."""
+
+
 @dataclass(frozen=True, slots=True)
 class Texts:
     """What a model was asked and what it answered.
 
     Attributes:
-        prompt: JSON of the messages, by role and content, with their tool calls.
+        prompt: JSON of the messages, by role and content, with their tool calls; without examples.
         answer: the answer's text, then its tool calls; None where none came.
     """
 
@@ -55,7 +60,7 @@ class Pending:
 
 def texts_of(messages: Sequence[BaseMessage], completion: Completion | None = None) -> Texts:
     """The texts of a call, the same for the same conversation: ids and metadata are left out."""
-    plain = [_plain(message) for message in messages]
+    plain = [_plain(m) for m in messages if not (m.id or "").startswith(EXAMPLE)]
     try:
         prompt = _as_json(plain, sort_keys=True)
     except (TypeError, ValueError):  # keys that are no text, a list within itself

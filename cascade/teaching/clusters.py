@@ -211,7 +211,7 @@ def _gain(lessons: Sequence[Lesson], runs: Mapping[str, Run]) -> Gain | None:
         avoided=_avoided(without[0], shown[0]),
         low=min(ends),
         high=max(ends),
-        requests=len(lessons),
+        requests=sum(map(len, weights.values())),
     )
 
 

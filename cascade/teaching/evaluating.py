@@ -16,12 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from cascade._together import together
 from cascade.api import Cascade
 from cascade.collect import AlwaysEscalate
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.evaluation.scorers import Scorer
 from cascade.evaluation.transcripts import Transcript, read_transcripts
-from cascade.ledger import LedgerView
+from cascade.ledger import LedgerView, charging
 from cascade.ledger.runs import Run, runs_of
 from cascade.ledger.store import Selection, Store
 from cascade.pausing import Paused
@@ -305,27 +306,29 @@ async def answer(
 
         async def one(item: Item) -> tuple[Item, Answer, Answer] | None:
             async with free:
-                try:
-                    before = item.old or await _ask(first, item, entries)
-                    after = await _ask(second, item, entries)
-                    marked = [await _marked(a, item, scorer) for a in (before, after)]
-                except CascadeError as error:
-                    failures[item.id] = str(error)
-                    return None
+                with charging() as spent:  # also by calls that failed
+                    try:
+                        before = item.old or await _ask(first, item)
+                        after = await _ask(second, item)
+                        marked = [await _marked(a, item, scorer) for a in (before, after)]
+                    except CascadeError as error:
+                        failures[item.id] = str(error)
+                        return None
+                    finally:
+                        entries.extend(spent)
                 return item, marked[0], marked[1]
 
-        found = [made for made in await asyncio.gather(*map(one, questions.items)) if made]
+        found = [made for made in await together(map(one, questions.items)) if made]
     if not found:
         why = next(iter(failures.values()))
         raise CascadeError(f"none of {len(questions.items)} questions could be asked: {why}")
     return Answered(_paired(found, questions.represents), failures, entries)
 
 
-async def _ask(cascade: Cascade, item: Item, entries: list[LedgerEntry]) -> Answer:
+async def _ask(cascade: Cascade, item: Item) -> Answer:
     paused = await cascade.adraft([dict(message) for message in item.messages])
     if not isinstance(paused, Paused) or paused.draft is None:
         raise CascadeError(f"no draft was made of question {item.id!r}.")
-    entries += paused.entries
     known = LedgerView(paused.entries).cost_usd
     confidence = None if paused.assessment is None else paused.assessment.confidence
     return Answer(paused.draft.completion.text, confidence, _dollars(known))

@@ -250,7 +250,7 @@ class Lessons(LessonKeeper):
     async def _put(self, lesson: Lesson) -> None:
         for pause_s in (*ATTEMPTS_S, math.inf):
             try:
-                self.kept += await self.store.put(lesson)
+                new = await self.store.put(lesson)
             except UnavailableError as error:
                 if math.isinf(pause_s):
                     self.lost += 1
@@ -258,6 +258,7 @@ class Lessons(LessonKeeper):
                     return
                 await asyncio.sleep(pause_s)
             else:
+                self.kept += new  # after the wait: others count meanwhile
                 return
 
 

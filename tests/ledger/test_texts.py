@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from cascade.ledger import Pending, Texts, tagged, texts_of
-from cascade.ledger.texts import text_hash, with_hashes
+from cascade.ledger.texts import EXAMPLE, text_hash, with_hashes
 from cascade.state import Completion, LedgerEntry
 
 ENTRY = LedgerEntry(run_id="r", node="draft")
@@ -100,3 +100,9 @@ def test_a_pending_audit_has_the_tags_of_its_run() -> None:
     with tagged(user="1"):
         pending = Pending(run_id="r", payload="{}")
     assert pending.tags == {"user": "1"}
+
+
+def test_examples_of_a_memory_are_in_no_text_that_is_kept() -> None:
+    shown = [HumanMessage("hers", id=f"{EXAMPLE}r"), AIMessage("7", id=f"{EXAMPLE}r-answer")]
+    asked = HumanMessage("his")
+    assert texts_of([*shown, asked]) == texts_of([asked])

@@ -424,3 +424,31 @@ async def test_a_calibration_without_a_memory_promises_nothing_of_drafts_with_ex
         seen = await checker.glance(tiers[0], draft, [HumanMessage(question(0))])
         assert seen is not None
         assert seen.calibrated is calibrated
+
+
+async def test_to_look_at_what_is_near_makes_no_group() -> None:
+    async with open_lessons("memory://") as store:
+        memory = Memory(store)
+        assert await memory.near(question(0)) == []
+        assert memory.groups.all() == []
+
+
+async def test_a_read_that_fails_half_way_is_gone_on_with() -> None:
+    class Away(WordIndex):
+        fails = True
+
+        async def add(self, *given: Any) -> None:
+            if self.fails:
+                raise RuntimeError("the index is away")
+            await super().add(*given)
+
+    async with open_lessons("memory://") as store:
+        memory = Memory(store)
+        async with cascade_of(store, memory, copies) as cascade:
+            await ask(cascade, memory, range(2))
+        index = Away()
+        again = Memory(store, index=index)
+        with pytest.raises(RuntimeError, match="away"):
+            await again.near(question(0))
+        index.fails = False
+        assert len(await again.near(question(0))) == 2, "though nothing has changed since"

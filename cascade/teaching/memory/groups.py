@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from cascade.teaching.memory.evidence import Evidence
 from cascade.teaching.memory.index import Place
+from cascade.teaching.overlap import jaccard
 
 ALIKE = 0.25
 """Share of the words of two questions that they have in common, from which they are alike."""
@@ -59,21 +60,23 @@ class Groups:
             question: as it was asked.
             run_id: of it, by which `forget` knows it.
         """
-        words = frozenset(_WORD.findall(question.casefold()))
+        found = self.find(place, question)
         there = self._groups.setdefault(place, [])
-        nearest = max(there, key=lambda group: _alike(words, group.words), default=None)
-        if nearest is not None and _alike(words, nearest.words) >= ALIKE:
-            return nearest
-        if len(there) >= MOST_GROUPS:
-            return None
-        made = Group(question[:60], place, words, Evidence(self.alpha), run_id)
-        there.append(made)
-        return made
+        if found is None and len(there) < MOST_GROUPS:
+            found = Group(question[:60], place, _words(question), Evidence(self.alpha), run_id)
+            there.append(found)
+        return found
+
+    def find(self, place: Place, question: str) -> Group | None:
+        """The group that a question belongs to; None where it would begin one."""
+        words, there = _words(question), self._groups.get(place, [])
+        alike = [jaccard(words, group.words) for group in there]
+        return there[alike.index(max(alike))] if alike and max(alike) >= ALIKE else None
 
     def forget(self, run_ids: Collection[str]) -> None:
         """Leave out what came from these runs; a group goes with the question that it began with,
         whose words it holds."""
-        for place, there in self._groups.items():
+        for place, there in list(self._groups.items()):
             self._groups[place] = [group for group in there if group.leader not in run_ids]
         for group in self.all():
             group.evidence.forget(run_ids)
@@ -85,5 +88,5 @@ class Groups:
         return [group for groups in self._groups.values() for group in groups]
 
 
-def _alike(a: frozenset[str], b: frozenset[str]) -> float:
-    return len(a & b) / len(a | b) if a | b else 0.0
+def _words(question: str) -> frozenset[str]:
+    return frozenset(_WORD.findall(question.casefold()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sqlite3
 from collections.abc import Sequence
@@ -12,11 +11,16 @@ from typing import NamedTuple, Protocol
 
 from langgraph.store.base import BaseStore
 
+from cascade._together import together
+
 Place = tuple[str, ...]
 """Whose lessons: of one tenant and one task. What is asked for one is never found for another."""
 
 MOST_WORDS = 64
 """Words of a question that are looked for; the longest ones of a longer question."""
+
+PAGE = 100
+"""Places that a store is asked for at a time."""
 
 _WORD = re.compile(r"\w+")
 
@@ -107,19 +111,19 @@ class MeaningIndex:
 
     store: BaseStore
     root: str = "cascade-lessons"
-    _places: dict[str, Place] = field(default_factory=dict)
 
     async def add(self, place: Place, run_id: str, question: str) -> None:
         """Take in a question; again for the same run replaces it."""
-        self._places[run_id] = place
         await self.store.aput(self._space(place), run_id, {"question": question}, ["question"])
 
     async def remove(self, run_ids: Sequence[str]) -> None:
-        """Forget these for good."""
-        known = [(run_id, self._places.pop(run_id)) for run_id in run_ids if run_id in self._places]
-        await asyncio.gather(
-            *(self.store.adelete(self._space(place), run_id) for run_id, place in known)
-        )
+        """Forget these for good, also those that another process has added."""
+        spaces: list[Place] = []
+        while page := await self.store.alist_namespaces(
+            prefix=(self.root,), limit=PAGE, offset=len(spaces)
+        ):
+            spaces += page
+        await together(self.store.adelete(space, run_id) for space in spaces for run_id in run_ids)
 
     async def near(self, place: Place, question: str, limit: int) -> list[Found]:
         """The nearest ones of a place, nearest first."""

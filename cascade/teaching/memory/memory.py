@@ -22,6 +22,7 @@ from cascade.confidence.answers import normalise
 from cascade.confidence.hostile import as_data, speaks_of_grading
 from cascade.errors import ConfigurationError
 from cascade.ledger.tags import current_tags, tagged
+from cascade.ledger.texts import EXAMPLE
 from cascade.state import LedgerEntry, Run
 from cascade.teaching.lessons import Lesson, LessonSelection, tenant_in
 from cascade.teaching.memory.evidence import Pair
@@ -61,7 +62,6 @@ class _Asked:
     """What a request was shown, or would have been."""
 
     group: Group
-    messages: Sequence[BaseMessage]
     lessons: tuple[str, ...]
     examples: Remembered | None
     shown: bool
@@ -135,6 +135,7 @@ class Memory(Remembers):
         self._changes, self._deletions, self._read_again = -1, 0, 0.0
         self._stated: Mapping[str, Terms] = {}
         self._newest: datetime | None = None
+        self._said: datetime | None = None
         self._reading = OneAtATime()
         self._counting = Lock()
         self._background = Background()
@@ -144,7 +145,9 @@ class Memory(Remembers):
     def version(self) -> str:
         """Twelve hexadecimal digits of all that may be shown now; the same for the same lessons."""
         if self._version is None:
-            live = sorted(run_id for run_id in self._lessons if self._is_shown(run_id))
+            places = {g.place for g in self.groups.all() if g.evidence.standing == "live"}
+            lessons = [x for x in list(self._lessons.values()) if _place_of(x) in places]
+            live = sorted(lesson.run_id for lesson in lessons if self._is_shown(lesson))
             self._version = hashlib.sha256("\n".join(live).encode()).hexdigest()[:12]
         return self._version
 
@@ -165,8 +168,7 @@ class Memory(Remembers):
         place = _place(task, tenant)
         async with self._reading:
             await self._read(now=True)
-        group = self.groups.of(place, question)
-        return [] if group is None else await self._nearest(group, place, question)
+        return await self._nearest(self.groups.find(place, question), place, question)
 
     async def forget(self, run_ids: Sequence[str]) -> None:
         """Delete all that came from these runs."""
@@ -175,14 +177,17 @@ class Memory(Remembers):
             self._lessons.pop(run_id, None)
             self._asked.pop(run_id, None)
         with self._counting:
-            for group in self.groups.all():
-                group.evidence.forget(run_ids)
+            self.groups.forget(frozenset(run_ids))
         self._version = None
 
     async def finish(self) -> None:
         """Return once all lessons that are there are read, and all trials are done."""
         async with self._reading:
             await self._read(now=True)
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Return once all trials are done."""
         await self._background.finish()
 
     def recorded(self, cascade: str, entry: LedgerEntry) -> None:
@@ -209,20 +214,21 @@ class Memory(Remembers):
             return None
         chosen = await self._nearest(group, place, question)
         shown = bool(chosen) and group.evidence.standing == "live"
-        remembered = self._remembered(chosen) if chosen else None
+        remembered = self._remembered(chosen, self.version if shown else "") if chosen else None
         ids = tuple(lesson.run_id for lesson in chosen)
-        self._asked[run.id] = _Asked(group, messages, ids, remembered, shown, again, tags)
+        self._asked[run.id] = _Asked(group, ids, remembered, shown, again, tags)
         while len(self._asked) > MOST_ASKED:
             self._asked.popitem(last=False)
         return remembered if shown else None
 
-    async def _nearest(self, group: Group, place: Place, question: str) -> list[Lesson]:
+    async def _nearest(self, group: Group | None, place: Place, question: str) -> list[Lesson]:
         """The nearest ones that may be shown, the nearest last."""
         chosen: list[Lesson] = []
+        score = {} if group is None else group.score
         room = self._most_characters
         for found in await self._index.near(place, question, NEAR):
             lesson = self._lessons.get(found.run_id)
-            if lesson is None or group.score.get(found.run_id, 0) <= DROPPED_AT:
+            if lesson is None or score.get(found.run_id, 0) <= DROPPED_AT:
                 continue
             room -= len(lesson.question) + len(lesson.answer)
             if room < 0 or len(chosen) == self._examples:
@@ -230,22 +236,21 @@ class Memory(Remembers):
             chosen.append(lesson)
         return chosen[::-1]
 
-    def _remembered(self, lessons: Sequence[Lesson]) -> Remembered:
+    def _remembered(self, lessons: Sequence[Lesson], version: str) -> Remembered:
         shown = (
             each
             for lesson in lessons
             for each in (
-                HumanMessage(as_data(lesson.question)),
-                AIMessage(as_data(lesson.answer)),
+                HumanMessage(as_data(lesson.question), id=f"{EXAMPLE}{lesson.run_id}"),
+                AIMessage(as_data(lesson.answer), id=f"{EXAMPLE}{lesson.run_id}-answer"),
             )
         )
-        return Remembered(tuple(shown), self.version)
+        return Remembered(tuple(shown), version)
 
-    def _is_shown(self, run_id: str) -> bool:
-        lesson = self._lessons[run_id]
-        group = self.groups.of(_place_of(lesson), lesson.question, lesson.run_id)
+    def _is_shown(self, lesson: Lesson) -> bool:
+        group = self.groups.find(_place_of(lesson), lesson.question)
         live = group is not None and group.evidence.standing == "live"
-        return live and group is not None and group.score.get(run_id, 0) > DROPPED_AT
+        return live and group is not None and group.score.get(lesson.run_id, 0) > DROPPED_AT
 
     async def _read(self, *, now: bool = False) -> None:
         """What is new in the store; what was deleted there is forgotten first, each time."""
@@ -257,10 +262,11 @@ class Memory(Remembers):
         if changes == self._changes:
             return
         stated = await self.store.terms()
-        since = None if stated != self._stated else self._newest
-        new = LessonSelection(since=since, cascade=self._cascade)
-        judged = {verdict.run_id for verdict in await self.store.verdicts(new)}
-        self._changes, self._stated, self._version = changes, stated, None
+        if stated != self._stated:
+            self._stated, self._newest, self._said = stated, None, None  # all are looked at anew
+        said = LessonSelection(since=self._said, cascade=self._cascade)
+        judged = {verdict.run_id for verdict in await self.store.verdicts(said)}
+        new = LessonSelection(since=self._newest, cascade=self._cascade)
         async for lesson in self.store.lessons(new):
             await self._take(lesson)
             judged.discard(lesson.run_id)
@@ -268,6 +274,8 @@ class Memory(Remembers):
             found = await self.store.get(run_id)
             if found is not None:
                 await self._take(found)
+        # At the end: what fails half-way is gone on with the next time.
+        self._changes, self._said, self._version = changes, self._newest, None
 
     async def _take(self, lesson: Lesson) -> None:
         """A lesson that is new, or of which something new is known."""
@@ -282,16 +290,17 @@ class Memory(Remembers):
         elif self._lessons.pop(run_id, None) is not None:
             await self._index.remove([run_id])
         asked = self._asked.pop(run_id, None)
-        if asked is not None and lesson.draft is not None and asked.examples is not None:
-            self._background.start(partial(self._try, lesson, asked))
+        if asked is None or lesson.draft is None or asked.examples is None:
+            return
+        if not self._background.start(partial(self._try, lesson, asked)):
+            logger.warning("memory: too many trials wait: run %s goes without", run_id)
 
     async def _try(self, lesson: Lesson, asked: _Asked) -> None:
         """Ask the other way round, and count which of the two answers was right."""
         assert asked.examples is not None
         assert lesson.draft is not None
-        messages = asked.messages if asked.shown else asked.examples.before(asked.messages)
         with tagged(**asked.tags):
-            tried = await asked.again(messages)
+            tried = await asked.again(None if asked.shown else asked.examples)
         right = self._right(lesson, lesson.draft), self._right(lesson, tried.text)
         drafted = self._worth(right[0], lesson.origin == "audited")
         other = self._worth(right[1], tried.accepted is not False)
