@@ -78,11 +78,16 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        line |= {key: value for key, value in vars(record).items() if _is_extra(key)}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         # JSON escapes what ends a line or begins a sequence for a terminal, but for a few.
         return printable(json.dumps(line, default=_plain, ensure_ascii=False), form="json")
+
+
+def _is_extra(key: str) -> bool:
+    # Libraries mark the records of all with names of their own (Ray: `_ray_timestamp_ns`).
+    return key not in _STANDARD and not key.startswith("_")
 
 
 def _plain(value: object) -> float | str:
