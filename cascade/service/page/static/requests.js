@@ -2,7 +2,7 @@
 import { $, clock, dollars, el, empty, get, seconds } from "./dom.js";
 
 const SHOWN = 40, SAY_EVERY = 1500;
-const NAMES = { draft: "draft", self_check: "check", verify: "verify", expert: "large model", audit: "audit", ask: "person", route: "route", cache: "cache", shadow: "shadow", memory: "memory", trial: "trial" };
+const NAMES = { self_check: "check", expert: "large model", ask: "person" };
 const ENDS = { accepted: "✓ draft accepted", escalated: "↑ escalated", degraded: "! large model down", abstained: "○ no answer", interrupted: "? asks a person", failed: "✕ failed", cancelled: "✕ cancelled", abandoned: "✕ abandoned" };
 const money = (amount, basis) => (amount === null ? "cost unknown" : `${basis === "estimated" ? "≈ " : ""}${dollars(amount)}`);
 
