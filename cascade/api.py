@@ -322,8 +322,9 @@ class Cascade(Varying, Batches, Pausing, Judged, Starting, Warming, Auditing, Cl
         The cascade may be used again afterwards.
         """
         await self.afinish()
-        if (lessons := self.options["lessons"]) is not None:
-            await lessons.aclose()
+        for keeper in (self.options["lessons"], self.options["memory"]):
+            if keeper is not None:
+                await keeper.aclose()
         for tier in (*self.tiers, *self._fallback.tiers):
             await tier.model.aclose()
 

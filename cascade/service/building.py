@@ -86,20 +86,16 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
     recent, flights, states = Recent(config.recent), Flights(), TierStates()
     shared, metrics = _shared(config, store, keys), Metrics()
     budgets = Budgets(store, config.budgets) if shared is None else shared.budgets
-    watching: list[Observer] = [recent, flights, states, metrics.cascades]
-    watching += [budgets] if isinstance(budgets, Budgets) else []  # else the database counts
-    watching += [RunLog()] if config.log.requests else []
-
+    watching = _watching(config, budgets, recent, flights, states, metrics.cascades)
     known: Known = {}
     memories = memories_of(config, lessons := keeper_of(config))
-
     gates = {name: _gate(name, given) for name, given in config.cascades.items()}
 
     def build(name: str, calibration: Calibration | None = None) -> Cascade:
-        given, load = config.cascades[name], gates[name].pressure
         parts: dict[str, Any] = {"known": known, "lessons": lessons, "memory": memories.get(name)}
-        parts |= {"calibration": calibration, "load": load, "shared": shared is not None}
-        return build_cascade(name, given, folder, store, watching, **parts)
+        parts |= {"load": gates[name].pressure, "shared": shared is not None}
+        parts["calibration"] = calibration
+        return build_cascade(name, config.cascades[name], folder, store, watching, **parts)
 
     served, problems = _serve_all(config, build, gates, store, watching)
     if problems:
@@ -125,6 +121,12 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
     )
     metrics.watch(served, reloads)
     return service
+
+
+def _watching(config: ServiceConfig, budgets: object, *always: Observer) -> list[Observer]:
+    """Who hears of each run. Budgets that a database counts for all replicas do not."""
+    counting = [budgets] if isinstance(budgets, Budgets) else []
+    return [*always, *counting, *([RunLog()] if config.log.requests else [])]
 
 
 def build_cascade(
