@@ -351,7 +351,9 @@ class Cascade(Varying, Batches, Pausing, Judged, Starting, Warming, Auditing, Cl
             return
         self._checked.set()
 
-    def _result(self, state: Any, entries: list[LedgerEntry]) -> CascadeResult:
+    def _result(
+        self, state: Any, entries: list[LedgerEntry], *, learns: bool = True
+    ) -> CascadeResult:
         if "__interrupt__" in state:
             raise PersonNeededError(
                 "a person is asked, by the policy or the fallback, which needs a checkpointer: use "
@@ -360,7 +362,8 @@ class Cascade(Varying, Batches, Pausing, Judged, Starting, Warming, Auditing, Cl
                 state,
             )
         result = read_result(state, self.tiers[0].name, self._response_format)
-        if not state["run"].shadow:  # of a run that went on, what it had cost before is paid
+        if learns and not state["run"].shadow:
+            # Of a run that went on, what it had cost before is paid.
             self._paid(LedgerView(e for e in entries if e.run_id == result.run_id))
         if not result.calibrated and result.confidence is not None and not self._warned:
             self._warned = True
@@ -375,14 +378,15 @@ class Cascade(Varying, Batches, Pausing, Judged, Starting, Warming, Auditing, Cl
         tell_cost(self.policy, ledger.known_cost_usd + ledger.assumed_usd)
 
     @contextmanager
-    def _failing(self, entries: list[LedgerEntry]) -> Iterator[None]:
+    def _failing(self, entries: list[LedgerEntry], *, learns: bool = True) -> Iterator[None]:
         """A run that fails or is cancelled says what it spent, and its policy learns that. Nothing
         that it had under way outlives its caller."""
         try:
             yield
         except (CascadeError, asyncio.CancelledError) as error:
             ledger = LedgerView(entries)
-            self._paid(ledger)
+            if learns:
+                self._paid(ledger)
             if isinstance(error, CascadeError):
                 error.ledger = ledger
             raise

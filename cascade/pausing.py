@@ -165,6 +165,9 @@ class Pausing(ABC):
     ) -> CascadeResult:
         """Go on with a run that waits, to its end, as the cascade's own policy decides.
 
+        A policy that learns costs, such as a dollar budget, hears nothing of a run that waited for
+        the last tier: it is to know before the next decision, from whoever let the run wait.
+
         Args:
             question: the same as then.
             paused: of `adraft`.
@@ -174,10 +177,11 @@ class Pausing(ABC):
             ModelError: no tier could answer; `error.ledger` holds what was spent since.
         """
         await self._ready()
-        with collecting() as entries, self._failing(entries):
+        learns = paused.at != "expert"
+        with collecting() as entries, self._failing(entries, learns=learns):
             state = paused.state(to_messages(question))
             state, _ = await self._walk.until(state, config, start=paused.at)
-            return self._result(state, entries)
+            return self._result(state, entries, learns=learns)
 
     @abstractmethod
     def with_policy(self, *, policy: Policy | None = None) -> Self:
@@ -187,10 +191,14 @@ class Pausing(ABC):
     async def _ready(self) -> None: ...
 
     @abstractmethod
-    def _failing(self, entries: list[LedgerEntry]) -> AbstractContextManager[None]: ...
+    def _failing(
+        self, entries: list[LedgerEntry], *, learns: bool = True
+    ) -> AbstractContextManager[None]: ...
 
     @abstractmethod
-    def _result(self, state: Any, entries: list[LedgerEntry]) -> CascadeResult: ...
+    def _result(
+        self, state: Any, entries: list[LedgerEntry], *, learns: bool = True
+    ) -> CascadeResult: ...
 
 
 def _paused(state: Mapping[str, Any], at: str) -> Paused:

@@ -16,7 +16,7 @@ from cascade.jobs.journal import Record
 from cascade.jobs.provider_files import Batch, Folder, Limits, Reply, Requests, row_of
 from cascade.jobs.provider_model import ByBatch, Delivery, NotDeliveredError, delivered
 from cascade.jobs.rows import Row
-from cascade.jobs.running import Done, Job, breath, guessed
+from cascade.jobs.running import Done, Job, breath, counted, guess_of, guessed
 from cascade.ledger.tags import tagged
 from cascade.models.base import Sent
 from cascade.models.openai import OpenAIModel
@@ -143,11 +143,11 @@ class DraftingForBatch(Job):
         found = await continuing.drafted(self.cascade, row, self.name, before=("expert",))
         if not isinstance(found, Paused):
             return found
-        ledger = found.ledger
-        tell_cost(self.cascade.policy, ledger.known_cost_usd + ledger.assumed_usd)
+        expected = guess_of(row, self.cascade.tiers[-1:])
+        # Now, as the answer comes when all other rows are decided.
+        tell_cost(self.cascade.policy, counted(found.ledger) + (expected or 0))
         within = self.purse.budget_usd is not None
-        expected = guessed(row, self.cascade.tiers[-1:]) if within else None
-        return continuing.waiting(row, found, expected)
+        return continuing.waiting(row, found, expected if within else None)
 
     def written(self, record: Record) -> None:
         """What a row that waits may cost is taken for spent until it is known."""

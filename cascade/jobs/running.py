@@ -301,14 +301,19 @@ def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
     Raises:
         ConfigurationError: one of them has no price.
     """
-    assert row.question is not None, "a row that cannot be read costs nothing"
-    guess = expected_cost([Example("", to_messages(row.question))], tiers)
+    guess = guess_of(row, tiers)
     if guess is None:
         raise ConfigurationError(
             "a budget needs the price of every tier, and one has none: "
             + ", ".join(f"{t.name}: {t.pricing.source}" for t in tiers)
         )
     return guess
+
+
+def guess_of(row: Row, tiers: Sequence[OpenTier]) -> Decimal | None:
+    """The same, and None where one of them has no price."""
+    assert row.question is not None, "a row that cannot be read costs nothing"
+    return expected_cost([Example("", to_messages(row.question))], tiers)
 
 
 def unreadable(row: Row) -> Record:

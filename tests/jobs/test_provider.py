@@ -27,6 +27,7 @@ from cascade.jobs.provider import (
 from cascade.ledger.store import open_store
 from cascade.models.base import guard
 from cascade.observing import ObservedRun, Observer
+from cascade.policies import ThresholdPolicy
 from cascade.testing import ScriptedModel, reply
 from tests.servers import replies
 from tests.servers.batches import BatchServer, Fault, Outcome, Step
@@ -157,6 +158,21 @@ async def test_a_policy_decides_at_the_price_that_is_paid(
     now = await cascade.ainvoke("question 4")
     done = await run(cascade, tmp_path, [Row(0, {}, "question 4")])
     assert (now.escalated, done.escalated) == (False, 1)
+
+
+async def test_a_policy_hears_of_each_row_once_with_what_its_escalation_may_cost(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    class Learning(ThresholdPolicy):
+        def paid(self, cost_usd: Decimal) -> None:
+            heard.append(cost_usd)
+
+    heard: list[Decimal] = []
+    await run(pair(server, policy=Learning(0.5)), tmp_path)
+    # A draft costs $0.000012 at most, and an answer by batch is guessed at $0.0014.
+    assert [usd > Decimal("0.001") for usd in sorted(heard)] == [False] * (ROWS - HARD) + [
+        True
+    ] * HARD
 
 
 async def test_batches_are_no_larger_than_they_may_be(server: BatchServer, tmp_path: Path) -> None:
