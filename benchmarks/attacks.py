@@ -1,4 +1,4 @@
-"""What hostile texts do to the self-check, to the score by log-probs and to the judge of audits.
+"""Heavy: what hostile texts do to the self-check, the score by log-probs and the judge of audits.
 
     python benchmarks/attacks.py check --work FOLDER [--model FILE.gguf] [--n 60]
     python benchmarks/attacks.py logprobs --work FOLDER

@@ -1,4 +1,4 @@
-"""What showing the draft to the large model costs and is worth, against writing anew.
+"""Heavy: what showing the draft to the large model costs and is worth, against writing anew.
 
     python benchmarks/reuse.py --out reuse.jsonl
 
