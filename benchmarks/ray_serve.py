@@ -163,7 +163,7 @@ def _known(value: Any) -> Any:
 
 
 def _headers(headers: Mapping[str, str]) -> dict[str, str]:
-    other = ("date", "content-length", "x-request-id", "x-cascade-run-id")
+    other = ("date", "server", "content-length", "x-request-id", "x-cascade-run-id")
     return {name: value for name, value in headers.items() if name not in other}
 
 
