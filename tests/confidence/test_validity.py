@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import ToolCall
 
-from cascade.confidence import check_schema, objection
+from cascade.confidence import bounded, check_schema, objection
 from cascade.errors import ConfigurationError
 from cascade.state import Completion
 
@@ -131,3 +131,64 @@ def test_a_schema_may_refer_to_its_own_parts_and_hold_what_looks_like_it() -> No
     check_schema({"properties": {"child": {"$ref": "#"}}})
     check_schema({"$defs": {"a": {"type": "string"}}, "properties": {"x": {"$ref": "#/$defs/a"}}})
     check_schema({"properties": {"$ref": {"default": {"$ref": "#/nowhere"}}}})
+
+
+HARMFUL = "^(a+)+$"
+HARMED = "a" * 5000 + "!"
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"pattern": HARMFUL}, f'"{HARMED}"'),
+        ({"patternProperties": {HARMFUL: False}}, f'{{"{HARMED}": 1, "aa": 1}}'),
+        (
+            {"patternProperties": {HARMFUL: True}, "additionalProperties": False},
+            f'{{"{HARMED}": 1}}',
+        ),
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "pattern": HARMFUL}, f'"{HARMED}"'),
+    ],
+)
+def test_no_pattern_takes_exponential_time(schema: dict[str, Any], text: str) -> None:
+    check_schema(schema)
+    assert "does not match its schema" in (objection(answer(text), schema=schema) or "")
+
+
+def test_references_that_multiply_are_not_followed_to_their_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounded, "REFERENCES", 50)
+    twice = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(30)}
+    schema: dict[str, Any] = {"$ref": "#/$defs/d0", "$defs": twice | {"d30": {}}}
+    with pytest.raises(ConfigurationError, match="more than 50 references"):
+        check_schema(schema)
+    assert "more than 50 references" in (objection(answer("{}"), schema=schema) or "")
+
+
+def test_patterns_tell_what_matches() -> None:
+    schema = {
+        "patternProperties": {"^x-": {"pattern": "^[a-z]+$"}},
+        "properties": {"id": {"type": "integer"}},
+        "additionalProperties": {"type": "integer"},
+    }
+    check_schema(schema)
+    assert objection(answer('{"x-a": "b", "id": 1, "c": 2}'), schema=schema) is None
+    for wrong in ('{"x-a": "B"}', '{"id": "1"}', '{"c": "d"}'):
+        assert "does not match its schema" in (objection(answer(wrong), schema=schema) or "")
+
+
+@pytest.mark.parametrize(
+    ("schema", "complaint"),
+    [
+        ({"pattern": "(?=a)b"}, "look-around"),
+        ({"items": {"pattern": r"(a)\1"}}, "backreferences"),
+        ({"pattern": "(a{1000}){1000}"}, "size limit"),
+        ({"$ref": "#/default", "default": {"$schema": "http://x"}}, "below the top"),
+        ({"patternProperties": {"a": {}}, "unevaluatedProperties": False}, "together"),
+    ],
+)
+def test_patterns_that_cannot_be_matched_in_linear_time_are_refused(
+    schema: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        check_schema(schema)
