@@ -119,7 +119,7 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
         reloads=reloads,
         metrics=metrics,
     )
-    metrics.watch(served, reloads)
+    metrics.watch(served, reloads, store, lessons)
     return service
 
 

@@ -18,8 +18,10 @@ from cascade.integrations.prometheus import SECONDS, PrometheusMetrics
 from cascade.service.faults import fault_of, is_ollama
 
 if TYPE_CHECKING:
+    from cascade.ledger.store import Store
     from cascade.service.reload import Reloads
     from cascade.service.serving import Served
+    from cascade.teaching import Lessons
 
 logger = logging.getLogger("cascade")
 
@@ -41,6 +43,9 @@ class Metrics:
     - `cascade_retry_budget{model,tier}`: retries that the tier's budget would allow now
     - `cascade_reloads_total{cascade,result}`, `cascade_calibration_stale{cascade}`: 1 while a
       newer calibration cannot be loaded
+    - `cascade_ledger_waiting`, `cascade_ledger_lost_total`: entries that are not written yet, and
+      those that are in the log instead
+    - `cascade_lessons_lost_total`: lessons that could not be kept
     """
 
     def __init__(self) -> None:
@@ -64,9 +69,15 @@ class Metrics:
             "cascade_http_open", "Requests not answered to their end", registry=self.registry
         )
 
-    def watch(self, served: Mapping[str, Served], reloads: Reloads) -> None:
-        """Show the gates of models and the loading of calibrations as they are when asked."""
-        self.registry.register(_State(served, reloads))
+    def watch(
+        self,
+        served: Mapping[str, Served],
+        reloads: Reloads,
+        store: Store | None,
+        lessons: Lessons | None,
+    ) -> None:
+        """Show gates, loading of calibrations and what is kept, as they are when asked."""
+        self.registry.register(_State(served, reloads, store, lessons))
 
     def answered(self, route: str, method: str, status: str, seconds: float) -> None:
         """Count a request that has ended."""
@@ -89,9 +100,17 @@ def tell_unexpected(path: str, error: BaseException) -> None:
 
 
 class _State(Collector):
-    def __init__(self, served: Mapping[str, Served], reloads: Reloads) -> None:
+    def __init__(
+        self,
+        served: Mapping[str, Served],
+        reloads: Reloads,
+        store: Store | None,
+        lessons: Lessons | None,
+    ) -> None:
         self._served = served
         self._reloads = reloads
+        self._store = store
+        self._lessons = lessons
 
     def collect(self) -> Iterator[Metric]:
         """What is true at this moment."""
@@ -117,6 +136,7 @@ class _State(Collector):
         for name, last in self._reloads.last.items():
             stale.add_metric([name], last.problem is not None)
         yield from (reloads, stale)
+        yield from self._kept()
 
     def _tiers(self) -> Iterator[Metric]:
         labels = ["model", "tier"]
@@ -131,6 +151,15 @@ class _State(Collector):
                 if state.retries_left is not None:
                     budget.add_metric([name, tier], state.retries_left)
         yield from (running, waiting, budget)
+
+    def _kept(self) -> Iterator[Metric]:
+        if self._store is not None:
+            waiting, lost = self._store.waiting, self._store.lost
+            yield GaugeMetricFamily("cascade_ledger_waiting", "Entries not written yet", waiting)
+            yield CounterMetricFamily("cascade_ledger_lost", "Entries in the log instead", lost)
+        if self._lessons is not None:
+            lost = self._lessons.lost
+            yield CounterMetricFamily("cascade_lessons_lost", "Lessons that were not kept", lost)
 
 
 class Measured:

@@ -97,6 +97,17 @@ async def test_metrics_are_for_who_has_a_key_and_count_requests_and_runs(
     assert "no/such" not in shown.text
 
 
+async def test_metrics_count_ledger_entries_that_are_not_written(
+    upstream: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gateway(configured(upstream, tmp_path)) as running:
+        secret = await running.key()
+        assert running.service.store is not None
+        monkeypatch.setattr(running.service.store._writer, "_lost", 2)
+        lines = (await running.get("/metrics", secret)).text.splitlines()
+    assert {"cascade_ledger_lost_total 2.0", "cascade_ledger_waiting 0.0"} <= set(lines)
+
+
 async def test_an_answer_nobody_waits_for_is_no_longer_open(
     upstream: FakeServer, tmp_path: Path
 ) -> None:
