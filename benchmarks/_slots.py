@@ -23,6 +23,7 @@ from random import Random
 from typing import Any, ClassVar
 
 import uvloop
+from _children import child_process
 from _upstream import Connection, serve
 
 from cascade.fleet import LognormalTime
@@ -103,12 +104,9 @@ def slots_server(
     command += ["--seed", str(seed)]
     for name, each in (("small", small), ("large", large)):
         command += [f"--{name}-ms", str(1000 * each.mean_s), f"--{name}-cv", str(each.cv)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with child_process(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline().split()[1])
-        finally:
-            process.terminate()
+        yield int(process.stdout.readline().split()[1])
 
 
 def main() -> None:

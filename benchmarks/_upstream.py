@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import uvloop
+from _children import child_process
 
 UNSURE_PERCENT = 30
 TEXT = (
@@ -140,12 +141,9 @@ def upstream(late_ms: int = 0) -> Iterator[int]:
     """A server in a process of its own, which thinks for so long; gives its port."""
     command = [sys.executable, str(Path(__file__).resolve()), "--port", "0"]
     command += ["--late-ms", str(late_ms)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with child_process(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline().split()[1])
-        finally:
-            process.terminate()
+        yield int(process.stdout.readline().split()[1])
 
 
 async def serve(port: int, seconds: float, connection: type[Connection] = Connection) -> None:

@@ -32,6 +32,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import uvloop
+from _children import child_process
 from _load import Load, load
 from _upstream import upstream
 
@@ -122,18 +123,9 @@ def _wait(server: subprocess.Popen[str], folder: Path, port: int, path: str) -> 
 @contextmanager
 def _started(command: list[str], folder: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
     with (folder / "log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, text=True, env={**os.environ, **variables}
-        )
-        try:
+        said = {"stdout": log, "stderr": log, "env": {**os.environ, **variables}}
+        with child_process(command, cwd=folder, **said) as process:
             yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def configured(

@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from _children import child_process
 from _trend import trend_of
 from langchain_core.messages import HumanMessage
 
@@ -126,8 +127,10 @@ def run(folder: Path, engine: str, every_s: float, *, shown: bool) -> list[Sampl
     command = ["batch", "in.jsonl", "-o", "out.jsonl", *models, *tuned, *chosen, "--json"]
     program = [sys.executable, "-c", "from cascade.cli import main; main()", *command]
     rows, samples, begun = Rows(folder / "out.jsonl.journal"), [], time.monotonic()
-    with (folder / "said.json").open("w") as said:
-        process = subprocess.Popen(program, cwd=folder, stdout=said)
+    with (
+        (folder / "said.json").open("w") as said,
+        child_process(program, cwd=folder, stdout=said) as process,
+    ):
         while process.poll() is None:
             sample = looked_at(process.pid)
             sample |= {"rows": rows.count(), "seconds": time.monotonic() - begun}

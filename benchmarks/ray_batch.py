@@ -29,7 +29,6 @@ import math
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +39,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from _children import child_process
 from langchain_core.messages import HumanMessage
 
 from cascade.evaluation import Outcome, Transcript, read_transcripts
@@ -128,8 +128,10 @@ def run(folder: Path, name: str, small: str, options: list[str], *, kill: int | 
     program = [sys.executable, "-c", "from cascade.cli import main; main()", *command]
     journal = folder / f"{name}.jsonl.journal"
     first = 0.0
-    with (folder / f"{name}.log").open("w") as log:
-        process = subprocess.Popen(program, cwd=folder, stdout=log, stderr=log)
+    with (
+        (folder / f"{name}.log").open("w") as log,
+        child_process(program, cwd=folder, stdout=log, stderr=log) as process,
+    ):
         while process.poll() is None:
             time.sleep(0.2)
             done = lines(journal) - 1
