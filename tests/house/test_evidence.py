@@ -113,12 +113,13 @@ def test_every_command_that_runs_a_benchmark_can_be_typed() -> None:
 
 
 def test_every_row_of_the_evidence_has_its_command_on_its_page() -> None:
-    text = EVIDENCE.read_text(encoding="utf-8")
-    assert len(rows()) == len(re.findall(r"^\| \[", text, re.MULTILINE)), "a row of another form"
+    lines = re.findall(r"^\| \[.*", EVIDENCE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows()) == len(lines), "a row of another form"
     for row in rows():
         page = floors.ROOT / "docs" / row["page"]
         assert page.exists(), row["page"]
-        assert row["command"] in commands(page.read_text(encoding="utf-8")), row["command"]
+        text = page.read_text(encoding="utf-8").replace("\\\n", "")
+        assert row["command"] in " ".join(text.split()), row["command"]
         datetime.date.fromisoformat(row["date"])
 
 
