@@ -16,7 +16,6 @@ __all__ = [
     "erlang_c",
     "in_system",
     "mean_wait",
-    "square_root_staffing",
     "staffed",
     "suffices",
     "wait_quantile",
@@ -193,22 +192,3 @@ def delay_in_large_pools(spare: float) -> float:
     """
     density = _NORMAL.pdf(spare)
     return 0.0 if density == 0 else 1 / (1 + spare * _NORMAL.cdf(spare) / density)
-
-
-def square_root_staffing(load: float, delayed: float) -> float:
-    """Servers with which this share has to wait, in a large pool: a + β·√a, with α(β) = `delayed`.
-
-    What is spare grows as the square root of the load, so that large pools are the busier ones at
-    the same wait. Servers are not rounded.
-
-    Args:
-        load: a, in Erlangs.
-        delayed: share that may have to wait, in (0, 1).
-    """
-    low, high = 0.0, 1.0
-    while delay_in_large_pools(high) > delayed:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if delay_in_large_pools(middle) > delayed else (low, middle)
-    return load + high * math.sqrt(load)

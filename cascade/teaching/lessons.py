@@ -82,12 +82,6 @@ class Lesson(Record):
         return content if isinstance(content, str) else ""
 
     @property
-    def system(self) -> str:
-        """The system message; empty where there is none."""
-        parts = (m.get("content") for m in self.messages if m.get("role") == "system")
-        return "\n".join(part for part in parts if isinstance(part, str))
-
-    @property
     def answer_is_wrong(self) -> bool | None:
         """What users say of the large model's answer; None where nobody judged it, or they differ.
 

@@ -132,9 +132,6 @@ class Evaluated:
         lengths = {len(words) for words in self._words if len(words) >= 4}
         self._lengths = sorted(lengths)
 
-    def __len__(self) -> int:
-        return len(self._words)
-
     def found_in(self, texts: Sequence[Asked]) -> list[str | None]:
         """Of each text the rule by which it holds a question of the evaluation; None of none."""
         spoken = [words_of(text.whole) for text in texts]

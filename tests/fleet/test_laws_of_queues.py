@@ -12,7 +12,6 @@ from cascade.fleet.laws import (
     erlang_c,
     in_system,
     mean_wait,
-    square_root_staffing,
     staffed,
     wait_quantile,
     waits_longer,
@@ -133,13 +132,6 @@ def test_the_largest_pools_take_no_time_and_join_the_others() -> None:
         assert below == pytest.approx(above, rel=0.01)
     assert staffed(1e9, 1.0, wait_s=0.1, busiest=0.9) == pytest.approx(1e9 / 0.9)
     assert erlang_c(1e9, 2 * 10**9) == 0
-
-
-@given(load=st.floats(500, 20_000), delayed=st.floats(0.02, 0.9))
-@settings(max_examples=30)
-def test_square_root_staffing_is_near_the_exact_one(load: float, delayed: float) -> None:
-    servers = math.ceil(square_root_staffing(load, delayed))
-    assert erlang_c(load, servers) == pytest.approx(delayed, rel=0.15)
 
 
 def test_littles_law_is_a_product() -> None:

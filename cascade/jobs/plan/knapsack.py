@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
-__all__ = ["affordable", "most_gain", "ranked"]
+__all__ = ["most_gain", "ranked"]
 
 
 def ranked(gains: Sequence[float], costs: Sequence[Decimal]) -> list[int]:
@@ -33,32 +33,6 @@ def ranked(gains: Sequence[float], costs: Sequence[Decimal]) -> list[int]:
 def per_dollar(gain: float, cost: Decimal) -> float:
     """Gain per dollar; infinite for nothing."""
     return gain / float(cost) if cost else math.inf
-
-
-def affordable(
-    order: Iterable[int],
-    costs: Sequence[Decimal],
-    money: Decimal | None,
-    factor: Decimal = Decimal(1),
-) -> list[int]:
-    """The rows of this order that fit, one after the other; one that does not fit is passed over.
-
-    Args:
-        order: of `ranked`.
-        costs: dollars.
-        money: dollars; None for as much as it takes.
-        factor: by which all costs are taken to be higher.
-    """
-    taken, left = [], money
-    for at in order:
-        if left is None:
-            taken.append(at)
-            continue
-        cost = costs[at] * factor
-        if cost <= left:
-            taken.append(at)
-            left -= cost
-    return taken
 
 
 def most_gain(

@@ -13,8 +13,6 @@ from cascade.service.protocols.extension import CascadeReport, FinishReason, Usa
 MOST_RUNS = 16
 """Answers to one request: each is a run that is paid for."""
 
-FINITE = ConfigDict(allow_inf_nan=False)
-
 
 class TextPart(BaseModel):
     """A piece of text."""
