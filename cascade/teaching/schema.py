@@ -6,13 +6,10 @@ the ledger in the same database.
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Double, MetaData, Table, Text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import BigInteger, Boolean, Column, Double, MetaData, Table, Text
 
 from cascade.ledger.store.migrations import Migration, Schema
-from cascade.ledger.store.tables import UtcTime, Words
-
-_json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+from cascade.ledger.store.tables import UtcTime, Words, json_type
 
 metadata = MetaData()
 
@@ -38,7 +35,7 @@ lessons = Table(
     Column("answer_tier", Words, nullable=False),
     Column("loss", Double),
     Column("terms", Words, nullable=False),
-    Column("tags", _json),
+    Column("tags", json_type),
     Column("digest", Text, nullable=False),
 )
 
@@ -52,7 +49,7 @@ verdicts = Table(
     Column("tenant", Words),
     Column("user_name", Words),
     Column("said", Words, nullable=False),
-    Column("tags", _json),
+    Column("tags", json_type),
 )
 
 deleted = Table(

@@ -85,7 +85,8 @@ class Words(TypeDecorator[str]):
         return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
-_json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+json_type = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+"""Records within a row."""
 
 metadata = MetaData()
 
@@ -111,7 +112,7 @@ entries = Table(
     Column("note", Words, nullable=False),
     Column("at", UtcTime, nullable=False),
     Column("attempt_id", Words),
-    Column("tags", _json),
+    Column("tags", json_type),
     Column("cache_write_tokens", BigInteger),
     Column("tool_calls", BigInteger, nullable=False),
     Column("price", Words),
@@ -124,7 +125,7 @@ entries = Table(
     Column("action", Text),
     Column("confidence", Double),
     Column("calibrated", Boolean, nullable=False),
-    Column("signals", _json),
+    Column("signals", json_type),
     Column("audit_rate", Double),
     Column("large_usd", Money),
     Column("loss", Double),
@@ -139,7 +140,7 @@ attempts = Table(
     Column("tier", Words),
     Column("model", Words),
     Column("begun_at", UtcTime, nullable=False),
-    Column("tags", _json),
+    Column("tags", json_type),
 )
 
 texts = Table(
@@ -152,7 +153,7 @@ texts = Table(
     Column("prompt", Words, nullable=False),
     Column("answer", Words),
     Column("at", UtcTime, nullable=False),
-    Column("tags", _json),
+    Column("tags", json_type),
 )
 
 pending = Table(
@@ -161,7 +162,7 @@ pending = Table(
     Column("run_id", Words, primary_key=True),
     Column("payload", Words, nullable=False),
     Column("at", UtcTime, nullable=False),
-    Column("tags", _json),
+    Column("tags", json_type),
     Column("claimed_by", Text),
     Column("claimed_at", UtcTime),
 )
@@ -172,12 +173,12 @@ keys = Table(
     Column("id", Text, primary_key=True),
     Column("name", Words, nullable=False),
     Column("digest", Text, nullable=False, unique=True),
-    Column("models", _json),
+    Column("models", json_type),
     Column("per_minute", Double),
     Column("day_usd", Money),
     Column("month_usd", Money),
     Column("exhausted", Text),
-    Column("tags", _json),
+    Column("tags", json_type),
     Column("admin", Boolean, nullable=False),
     Column("made_at", UtcTime, nullable=False),
     Column("revoked_at", UtcTime),
