@@ -25,7 +25,7 @@ from cascade.agents.entries import free_entry
 from cascade.agents.fallback import may_pass
 from cascade.agents.hedging import Hedging
 from cascade.agents.moves import abstain, accept, escalate, within
-from cascade.agents.remembering import TRIAL, Foresee, Remembered, Remembers, Tried
+from cascade.agents.remembering import TRIAL, Foresee, Remembered, Remembers, Tried, Unread
 from cascade.agents.showing import shown, shows_answers, shows_drafts
 from cascade.agents.stopping import Stopper
 from cascade.errors import DeadlineError, ModelError
@@ -101,17 +101,22 @@ class Drafter:
         if self.memory is None or run.tier:
             return None
         again = partial(self._again, self.tiers[0], run, messages)
-        return await self.memory.examples(run, messages, again)
+        found = await self.memory.examples(run, messages, again)
+        if isinstance(found, Unread):
+            self.caller.recorder.record(found.entry(run, self.tiers[0].name))
+            return None
+        return found
 
     def _counted(
         self, run: Run, draft: Draft, remembered: Remembered | None, messages: Sequence[BaseMessage]
     ) -> Draft:
-        """The draft, with its examples in the ledger."""
-        if remembered is None:
+        """The draft with what its examples say of it; they are in the ledger."""
+        if remembered is None or self.memory is None:
             return draft
         made = remembered.draft(draft.tier, draft.completion, messages)
         self.caller.recorder.record(remembered.entry(run, made))
-        return replace(made, stopped=draft.stopped)
+        doubt = self.memory.doubt(run.id, draft.completion.transcript)
+        return replace(made, stopped=draft.stopped, doubt=doubt)
 
     async def _again(
         self,

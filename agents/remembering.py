@@ -16,6 +16,9 @@ from cascade.state import Completion, Draft, LedgerEntry, Run
 TRIAL = "trial"
 """Node of the entry of a call after the reply that shows whether examples help."""
 
+NO_MEMORY = "no_memory"
+"""Node of the entry of a draft that went without examples since the memory could not be asked."""
+
 MEMORY = "memory"
 """Node of the entry of examples that a draft was shown; its signals say how many, and how many of
 the prompt's tokens they are."""
@@ -58,6 +61,22 @@ class Remembered:
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """The memory could not be asked in time.
+
+    Attributes:
+        reason: why.
+    """
+
+    reason: str
+
+    def entry(self, run: Run, tier: str) -> LedgerEntry:
+        """What is written down of it."""
+        entry = free_entry(run, NO_MEMORY, tier, self.reason)
+        return entry.model_copy(update={"attempt_id": f"{NO_MEMORY}-{run.id}-{run.tier}"})
+
+
+@dataclass(frozen=True, slots=True)
 class Tried:
     """What the small model says when it is asked once more.
 
@@ -96,8 +115,13 @@ class Remembers(Observer, ABC):
     @abstractmethod
     async def examples(
         self, run: Run, messages: Sequence[BaseMessage], again: Again
-    ) -> Remembered | None:
+    ) -> Remembered | Unread | None:
         """Those for a question; None where there are none that are known to help. Never raises."""
+
+    @abstractmethod
+    def doubt(self, run_id: str, answer: str) -> str | None:
+        """Why a draft that was shown examples is not to be relied on; None where it may be. Never
+        raises."""
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -57,7 +57,7 @@ class SelfChecker:
         tier = self.tiers[run.tier]
         asked = Asked(state["messages"], draft.completion)
         against = draft.stopped or self._objection(asked)
-        doubt = speaks_of_grading(draft.completion.transcript)
+        doubt = _doubt(draft)
         before = state.get("assessment") or Assessment()
         ruled_out = against is not None or doubt is not None
         due = self._due(tier, draft.completion, before.taken, ruled_out=ruled_out)
@@ -98,7 +98,7 @@ class SelfChecker:
         taken = tuple(signal.name for signal in free)
         assessment = Assessment(signals=features, taken=taken, objection=self._objection(asked))
         judged = self._remembered(tier, draft, self._judge(tier, assessment, free, asked))
-        judged = _doubted(judged, speaks_of_grading(draft.completion.transcript))
+        judged = _doubted(judged, _doubt(draft))
         return judged if free or judged.objection else None
 
     def on_error(
@@ -217,14 +217,21 @@ async def _asks_nobody(signal: Signal, probe: Probe) -> Completion:
     raise AssertionError(f"{signal.name} is free and asks for {probe}")
 
 
-def _doubted(judged: Assessment, words: str | None) -> Assessment:
-    """The assessment, without a confidence where the draft speaks to its checks in these words.
+def _doubt(draft: Draft) -> str | None:
+    """Why nothing is to rely on a draft, whatever its signals say.
 
     No objection: it may be about grading, and where no larger tier can be had it is an answer.
     """
+    words = speaks_of_grading(draft.completion.transcript)
     if words is None:
+        return draft.doubt
+    return f"the answer speaks to whoever checks it: {words!r}"
+
+
+def _doubted(judged: Assessment, why: str | None) -> Assessment:
+    """The assessment, without a confidence where there is a doubt."""
+    if why is None:
         return judged
-    why = f"the answer speaks to whoever checks it: {words!r}"
     return replace(judged, confidence=None, interval=None, calibrated=False, missing=why)
 
 

@@ -26,7 +26,7 @@ from cascade.models import Model, Request
 from cascade.models.llamacpp import LlamaCppModel
 from cascade.state import Completion
 from cascade.teaching import open_lessons
-from cascade.teaching.memory.memory import DROPPED_AT
+from cascade.teaching.memory.groups import DROPPED_AT
 from cascade.testing import ScriptedModel, reply
 
 CASE, RIGHT, WRONG = "member", DAYS["member"], "600"

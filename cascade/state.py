@@ -160,14 +160,14 @@ class Draft:
         tier: that gave it.
         completion: the answer.
         stopped: why it was not written to its end, where it was stopped.
-        example_tokens: of its prompt, those of examples from a memory: the large model alone would
-            have been asked without them.
-    """
+        example_tokens: of its prompt, those of examples: the large model alone would read none.
+        doubt: why nothing is to rely on it, whatever its signals say."""
 
     tier: str
     completion: Completion
     stopped: str | None = None
     example_tokens: int = 0
+    doubt: str | None = None
 
     @property
     def usage(self) -> Usage:

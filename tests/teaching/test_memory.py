@@ -169,28 +169,63 @@ async def test_a_group_is_dropped_when_its_examples_begin_to_do_harm() -> None:
         assert last.escalated, "without examples it is unsure again"
 
 
-async def test_what_copies_a_wrong_lesson_drops_that_lesson_alone() -> None:
+async def poison(store: LessonStore, memory: Memory, *run_ids: str) -> None:
+    """Lessons with a wrong answer, the nearest ones to the questions from 404 on."""
+    [good] = [x async for x in store.lessons() if x.question == question(0)]
+    for number, run_id in enumerate(run_ids):
+        asked = question(400 + number * len(DAYS))
+        update = {"run_id": run_id, "id": run_id, "answer": "9999"}
+        messages = ({"role": "user", "content": asked},)
+        await store.put(good.model_copy(update=update | {"messages": messages}))
+    await memory.finish()
+
+
+async def test_a_copy_is_not_relied_on_before_one_was_right() -> None:
+    async with open_lessons("memory://") as store:
+        memory, ledger = Memory(store), MemoryLedger()
+        async with cascade_of(store, memory, copies, ledger=ledger) as cascade:
+            await ask(cascade, memory, range(ENOUGH))
+            await poison(store, memory, "0")
+            results = await ask(cascade, memory, range(404, 480, 4))
+        assert [result.answer for result in results] == ["60"] * len(results)
+        assert not results[-1].escalated, "the others are shown on"
+        assert memory.groups.all()[0].score["0"] == -2, "and this one no more"
+        decided = [e for e in ledger.entries if e.run_id == results[0].run_id and e.action]
+        assert "no copy was right" in str(decided[0].note)
+
+
+async def test_a_wrong_copy_makes_all_lessons_suspect_that_say_the_same() -> None:
     async with open_lessons("memory://") as store:
         memory = Memory(store)
-        async with cascade_of(store, memory, copies) as cascade:
+        async with cascade_of(store, memory, copies, audit_rate=1.0) as cascade:
             await ask(cascade, memory, range(ENOUGH))
-            [good] = [x async for x in store.lessons() if x.question == question(0)]
-            poisoned = good.model_copy(
-                update={
-                    "id": "0",
-                    "run_id": "0",  # the nearest of those that are as near
-                    "answer": "9999",
-                    "messages": ({"role": "user", "content": question(400)},),
-                    "at": good.at,
-                }
-            )
-            await store.put(poisoned)
-            await memory.finish()
-            results = await ask(cascade, memory, range(404, 480, 4))
-            shown = [result.answer for result in results]
-            assert not results[-1].escalated, "the others are shown on"
-        assert shown[-5:] == ["60"] * 5
-        assert 1 <= shown.count("9999") <= 8, "until two of its copies were found out"
+            await poison(store, memory, "0", "00")
+            [group] = memory.groups.all()
+            group.score |= {"0": 5, "00": 5}  # as the large model was wrong for a while
+            results = await ask(cascade, memory, range(408, 480, 4))
+        assert [result.answer for result in results].count("9999") == 1
+        assert max(group.score["0"], group.score["00"]) <= 0
+
+
+async def test_trials_without_hope_become_rare() -> None:
+    async with open_lessons("memory://") as store:
+        memory, ledger = Memory(store), MemoryLedger()
+        async with cascade_of(store, memory, knows, ledger=ledger) as cascade:
+            await ask(cascade, memory, range(ENOUGH))
+        trials = sum(entry.node == "trial" for entry in ledger.entries)
+        assert 8 <= trials < ENOUGH - 15
+        [group] = memory.groups.all()
+        assert group.evidence.requests == ENOUGH - 3, "also those that were not tried"
+
+
+async def test_what_hardly_repeats_is_not_tried() -> None:
+    async with open_lessons("memory://") as store:
+        memory, ledger = Memory(store), MemoryLedger()
+        async with cascade_of(store, memory, copies, ledger=ledger) as cascade:
+            await ask(cascade, memory, range(3))
+            assert "trial" not in {entry.node for entry in ledger.entries}
+            await ask(cascade, memory, range(3, 4))
+        assert "trial" in {entry.node for entry in ledger.entries}
 
 
 @pytest.mark.parametrize(
@@ -238,7 +273,7 @@ async def test_tags_of_the_cascade_say_whose_it_is_as_well() -> None:
         tags = {"tags": {"task": "t", "tenant": "a"}, "name": "support"}
         async with cascade_of(store, memory, copies, **tags) as cascade:
             await ask(cascade, memory, range(8))
-        assert [group.evidence.known for group in memory.groups.all()] == [7]
+        assert [group.evidence.known for group in memory.groups.all()] == [5]
         assert await memory.near(question(0), task="t", tenant="a")
         assert not await Memory(store, cascade="sales").near(question(0), task="t", tenant="a")
 
@@ -349,6 +384,49 @@ def gains(seed: int, chances: tuple[float, float], rate: float) -> Iterator[Pair
         chance = draw.random()
         gain = 1.0 if chance < chances[0] else -1.0 if chance < sum(chances) else 0.0
         yield Pair(rate, gain if draw.random() < rate else None)
+
+
+def drawn(evidence: Evidence, chances: tuple[float, float], n: int, seed: int = 0) -> list[float]:
+    """The chances of the trials of so many requests, each with the gain of a right answer, the
+    loss of a wrong one, or neither."""
+    draw, found = random.Random(seed), []
+    for _ in range(n):
+        chance, trial = draw.random(), evidence.trial
+        gain = 0.2 if chance < chances[0] else -0.8 if chance < sum(chances) else 0.0
+        pair = Pair(1.0, gain if draw.random() < trial else None, trial)
+        evidence.put(str(draw.random()), pair)
+        found.append(trial)
+    return found
+
+
+def test_trials_are_rare_without_hope_and_come_back_with_it() -> None:
+    evidence = Evidence()
+    rates = drawn(evidence, (0.0, 0.1), 200)
+    assert rates[:8] == [1.0] * 8
+    assert set(rates) == {1.0, 1 / 4, 1 / 16}
+    assert rates == sorted(rates, reverse=True)
+    assert sum(rates) < 40
+    drawn(evidence, (0.9, 0.0), 1_500)
+    assert evidence.standing == "live"
+    assert evidence.trial == 1.0
+
+
+def test_rare_trials_do_not_make_chance_a_gain() -> None:
+    wrong = 0
+    for seed in range(40):
+        evidence = Evidence(alpha=0.05)
+        drawn(evidence, (0.4, 0.1), 150, seed)
+        wrong += evidence.standing == "live"
+    assert wrong <= 2  # at most 40 * 0.05 are expected at the very worst
+
+
+def test_the_mean_gain_is_weighted_by_the_chance_of_a_trial() -> None:
+    evidence = Evidence()
+    for number in range(16):
+        evidence.put(str(number), Pair(1.0, 0.0))
+    for number in range(16, 32):
+        evidence.put(str(number), Pair(1.0, 0.4 if number == 16 else None, 1 / 16))
+    assert evidence.gain == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.3])

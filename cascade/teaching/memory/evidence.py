@@ -8,6 +8,7 @@ audit, so that the requests of a group are a population of which a sample is kno
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,6 +27,19 @@ REQUESTS_KEPT = 500
 
 LIMITS = (-1.0, 1.0)
 
+TRIED_FIRST = 8
+"""Known gains of a group after which it is asked whether there is any hope, and after as many more
+each time that its trials become rarer."""
+
+RARER = 4
+"""By which the chance of a trial is divided each time."""
+
+LEAST_TRIED = 1 / 16
+"""The chance of a trial of a group without hope, at the least: it may come back."""
+
+HOPE = 200
+"""There is hope where a bet that goes on as it went so far has won within so many known gains."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -35,11 +49,13 @@ class Pair:
         rate: the chance with which its right answer was to become known: 1 where it was escalated,
             that of its audit where its draft was accepted.
         gain: what the answer with examples was worth more than the one without, in [−1, 1]; None
-            where the right answer did not become known.
+            where the right answer did not become known, or no trial was made.
+        trial: the chance that a trial is made once it is known, fixed before the request came.
     """
 
     rate: float
     gain: float | None = None
+    trial: float = 1.0
 
 
 @dataclass(slots=True)
@@ -52,7 +68,8 @@ class Evidence:
     - goes live once the bet against "the mean gain is not above 0" has won 1/`alpha` times its
       stake. Without any gain that ever happens with a probability of at most `alpha` (Ville's
       inequality), so that it may be looked at after each request. The largest share is set by the
-      lowest rate there is, as what is won and lost is at most 1 ÷ rate;
+      lowest rate there is, as what is won and lost is at most 1 ÷ rate. The chance of a trial is
+      known before its request, so that stakes may be in proportion to it: it cancels;
     - is dropped when, while it is live, the bet against "the mean gain is not below 0", begun anew
       wherever that is best, has won 1/`doubt` times its stake (CUSUM of e-values: Shin, Ramdas and
       Rinaldo, arXiv 2203.03532): if examples make no difference, not before 1/`doubt` known gains
@@ -108,8 +125,18 @@ class Evidence:
     def gain(self) -> float:
         """The mean gain, each known one weighted by the inverse of its chance (Horvitz and
         Thompson, 1952); 0 where nothing is known."""
-        total = sum(pair.gain / pair.rate for pair in self._pairs.values() if pair.gain is not None)
+        known = (pair for pair in self._pairs.values() if pair.gain is not None)
+        total = sum((pair.gain or 0.0) / (pair.rate * pair.trial) for pair in known)
         return total / len(self._pairs) if self._pairs else 0.0
+
+    @property
+    def trial(self) -> float:
+        """The chance of a trial of the next request: 1, and less for a group that is not shown and
+        of which so many gains are known without any hope that it will ever be."""
+        known = self.known
+        if self.standing == "live" or known < TRIED_FIRST or self._hopes(known):
+            return 1.0
+        return max(LEAST_TRIED, float(RARER) ** -(known // TRIED_FIRST))
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -117,15 +144,24 @@ class Evidence:
         if not self._pairs:
             return LIMITS
         gains = np.array([pair.gain for pair in self._pairs.values() if pair.gain is not None])
-        rates = np.array([pair.rate for pair in self._pairs.values()])
+        rates = np.array([pair.rate * pair.trial for pair in self._pairs.values()])
         known = np.array([pair.gain is not None for pair in self._pairs.values()])
         return betting(gains, Sample(rates, known), LIMITS, level=1.0 - 2.0 * self.alpha)
 
     def _won(self) -> bool:
         """Whether a mean gain of 0 or less is refuted."""
+        return self._wealth() >= -math.log(self.alpha)
+
+    def _hopes(self, known: int) -> bool:
+        """Whether that will be within `HOPE` more, at the pace of those that are known."""
+        wealth = self._wealth()
+        return wealth > 0 and wealth * (known + HOPE) / known >= -math.log(self.alpha)
+
+    def _wealth(self) -> float:
+        """The logarithm of what the bet against a mean gain of 0 or less has won."""
         z, top = self._weighted()
         wealth = np.log1p(np.outer(BETS / top, z)).sum(1)
-        return bool(np.logaddexp.reduce(wealth) - np.log(len(BETS)) >= -np.log(self.alpha))
+        return float(np.logaddexp.reduce(wealth) - np.log(len(BETS)))
 
     def _lost(self) -> bool:
         """Whether a mean gain of 0 or more is refuted, from some request on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from cascade.teaching.memory.evidence import Evidence
@@ -15,6 +15,9 @@ ALIKE = 0.25
 
 MOST_GROUPS = 200
 """In one place. What is unlike all of so many belongs to no group, and gets no examples."""
+
+DROPPED_AT = -2
+"""A lesson with this score is shown no more."""
 
 _WORD = re.compile(r"\w+")
 
@@ -28,8 +31,9 @@ class Group:
         place: whose questions.
         evidence: whether examples help there.
         leader: the run whose question that was, where it is known.
-        score: of each lesson how often an answer after it was right, less how often a wrong answer
-            was a copy of it.
+        asked: how many of them there were.
+        score: of each lesson how often a copy of its answer was right, less how often one was
+            wrong. A right copy speaks for both lessons: the large model has said the same twice.
     """
 
     name: str
@@ -37,7 +41,30 @@ class Group:
     words: frozenset[str]
     evidence: Evidence
     leader: str = ""
+    asked: int = 0
     score: dict[str, int] = field(default_factory=dict)
+
+    def copied(self, run_ids: Collection[str], by: str, *, right: bool) -> bool:
+        """Count that the answer to run `by` was a copy of these lessons; returns whether one of
+        them is shown no more since."""
+        for run_id in run_ids:
+            self.score[run_id] = self.score.get(run_id, 0) + (1 if right else -1)
+        if run_ids and right:
+            self.score[by] = self.score.get(by, 0) + 1
+        return not right and any(self.score[run_id] == DROPPED_AT for run_id in run_ids)
+
+    def proven(self, run_id: str) -> bool:
+        """Whether copies of a lesson were right more often than wrong."""
+        return self.score.get(run_id, 0) > 0
+
+    def suspect(self, run_ids: Iterable[str]) -> None:
+        """These lessons are as unproven as new ones: their answer was wrong in another's place."""
+        for run_id in run_ids:
+            self.score[run_id] = min(0, self.score.get(run_id, 0))
+
+    def shows(self, run_id: str) -> bool:
+        """Whether a lesson may be shown, by what became of its copies."""
+        return self.score.get(run_id, 0) > DROPPED_AT
 
 
 @dataclass(slots=True)

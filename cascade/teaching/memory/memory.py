@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from functools import partial
 from threading import Lock
 
@@ -17,19 +15,21 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from cascade._background import Background
 from cascade._together import OneAtATime
-from cascade.agents.remembering import Again, Remembered, Remembers
+from cascade.agents.remembering import TRIAL, Again, Remembered, Remembers
 from cascade.confidence.answers import normalise
-from cascade.confidence.hostile import as_data, speaks_of_grading
+from cascade.confidence.hostile import as_data
 from cascade.errors import ConfigurationError
+from cascade.ledger.draws import lot
 from cascade.ledger.tags import current_tags, tagged
 from cascade.ledger.texts import EXAMPLE
 from cascade.state import LedgerEntry, Run
-from cascade.teaching.lessons import Lesson, LessonSelection, tenant_in
+from cascade.teaching.lessons import Lesson, tenant_in
 from cascade.teaching.memory.evidence import Pair
 from cascade.teaching.memory.groups import Group, Groups
 from cascade.teaching.memory.index import LessonIndex, Place, WordIndex
+from cascade.teaching.memory.shelf import Shelf, place_of
+from cascade.teaching.memory.shelf import place as place_in
 from cascade.teaching.store import LessonStore
-from cascade.teaching.terms import Terms, permitted
 
 NEAR = 12
 """Lessons that are looked at for one question."""
@@ -37,14 +37,8 @@ NEAR = 12
 MOST_ASKED = 5_000
 """Requests of which it is remembered what they were shown, until their right answer is known."""
 
-READ_EVERY_S = 1.0
-"""Seconds between two looks for new lessons. Deletions are looked for before each use."""
-
-LATE = timedelta(minutes=1)
-"""So much later than another may a lesson be written that is older."""
-
-DROPPED_AT = -2
-"""A lesson with this score is shown no more."""
+UNTRIED = 3
+"""The first requests of a group without a trial: what hardly repeats is not tried at all."""
 
 logger = logging.getLogger("cascade")
 
@@ -67,6 +61,8 @@ class _Asked:
     shown: bool
     again: Again
     tags: Mapping[str, str]
+    trial: float
+    is_tried: bool
 
 
 class Memory(Remembers):
@@ -123,19 +119,13 @@ class Memory(Remembers):
                 f"Memory(price_of_error={price_of_error}): escalations, 0 or more."
             )
         self.store = store
-        self._cascade = cascade
         self._price = price_of_error
         self.groups = Groups(alpha)
         self._examples = examples
         self._most_characters = most_characters
-        self._index = index or WordIndex()
+        self._shelf = Shelf(store, cascade, index or WordIndex())
         self._same = same
-        self._lessons: dict[str, Lesson] = {}
         self._asked: OrderedDict[str, _Asked] = OrderedDict()
-        self._changes, self._deletions, self._read_again = -1, 0, 0.0
-        self._stated: Mapping[str, Terms] = {}
-        self._newest: datetime | None = None
-        self._said: datetime | None = None
         self._reading = OneAtATime()
         self._counting = Lock()
         self._background = Background()
@@ -146,7 +136,7 @@ class Memory(Remembers):
         """Twelve hexadecimal digits of all that may be shown now; the same for the same lessons."""
         if self._version is None:
             places = {g.place for g in self.groups.all() if g.evidence.standing == "live"}
-            lessons = [x for x in list(self._lessons.values()) if _place_of(x) in places]
+            lessons = [x for x in list(self._shelf.lessons.values()) if place_of(x) in places]
             live = sorted(lesson.run_id for lesson in lessons if self._is_shown(lesson))
             self._version = hashlib.sha256("\n".join(live).encode()).hexdigest()[:12]
         return self._version
@@ -165,16 +155,15 @@ class Memory(Remembers):
         self, question: str, *, task: str = "", tenant: str | None = None
     ) -> list[Lesson]:
         """The lessons that are or would be the examples for a question, the nearest last."""
-        place = _place(task, tenant)
+        place = place_in(task, tenant)
         async with self._reading:
             await self._read(now=True)
         return await self._nearest(self.groups.find(place, question), place, question)
 
     async def forget(self, run_ids: Sequence[str]) -> None:
         """Delete all that came from these runs."""
-        await self._index.remove(run_ids)
+        await self._shelf.forget(run_ids)
         for run_id in run_ids:
-            self._lessons.pop(run_id, None)
             self._asked.pop(run_id, None)
         with self._counting:
             self.groups.forget(frozenset(run_ids))
@@ -197,7 +186,21 @@ class Memory(Remembers):
         if asked is None or entry.node != "verify" or entry.action != "accept":
             return
         if asked.lessons and entry.audit_rate:
-            self._put(asked.group, entry.run_id, Pair(entry.audit_rate))
+            self._put(asked.group, entry.run_id, Pair(entry.audit_rate, trial=asked.trial))
+
+    def doubt(self, run_id: str, answer: str) -> str | None:
+        """A copy of an example of which no copy was right so far is not to be relied on."""
+        asked = self._asked.get(run_id)
+        if asked is None or not asked.shown:
+            return None
+        try:
+            copied = self._copied(asked, answer)
+        except Exception:
+            logger.exception("the memory failed: the draft of run %s is not relied on", run_id)
+            return "nobody knows whether the answer is a copy of an example"
+        if not copied or any(asked.group.proven(lesson) for lesson in copied):
+            return None
+        return "the answer is a copy of an example of which no copy was right so far"
 
     async def _examples_for(
         self, run: Run, messages: Sequence[BaseMessage], again: Again
@@ -206,17 +209,22 @@ class Memory(Remembers):
         if len(spoken) != 1 or not isinstance(spoken[0], HumanMessage):
             return None  # a later turn is no question by itself
         tags, question = current_tags(), str(spoken[0].text)
-        place = _place(tags.get("task", ""), tenant_in(tags))
+        place = place_in(tags.get("task", ""), tenant_in(tags))
         async with self._reading:
             await self._read()
         group = self.groups.of(place, question, run.id)
         if group is None:
             return None
+        group.asked += 1
+        live, trial = group.evidence.standing == "live", group.evidence.trial
+        if not live and group.asked <= UNTRIED:
+            return None
         chosen = await self._nearest(group, place, question)
-        shown = bool(chosen) and group.evidence.standing == "live"
+        shown = bool(chosen) and live
         remembered = self._remembered(chosen, self.version if shown else "") if chosen else None
         ids = tuple(lesson.run_id for lesson in chosen)
-        self._asked[run.id] = _Asked(group, ids, remembered, shown, again, tags)
+        tried = lot(run.id, purpose=TRIAL) < trial
+        self._asked[run.id] = _Asked(group, ids, remembered, shown, again, tags, trial, tried)
         while len(self._asked) > MOST_ASKED:
             self._asked.popitem(last=False)
         return remembered if shown else None
@@ -224,11 +232,10 @@ class Memory(Remembers):
     async def _nearest(self, group: Group | None, place: Place, question: str) -> list[Lesson]:
         """The nearest ones that may be shown, the nearest last."""
         chosen: list[Lesson] = []
-        score = {} if group is None else group.score
         room = self._most_characters
-        for found in await self._index.near(place, question, NEAR):
-            lesson = self._lessons.get(found.run_id)
-            if lesson is None or score.get(found.run_id, 0) <= DROPPED_AT:
+        for found in await self._shelf.index.near(place, question, NEAR):
+            lesson = self._shelf.lessons.get(found.run_id)
+            if lesson is None or not (group is None or group.shows(found.run_id)):
                 continue
             room -= len(lesson.question) + len(lesson.answer)
             if room < 0 or len(chosen) == self._examples:
@@ -248,52 +255,24 @@ class Memory(Remembers):
         return Remembered(tuple(shown), version)
 
     def _is_shown(self, lesson: Lesson) -> bool:
-        group = self.groups.find(_place_of(lesson), lesson.question)
+        group = self.groups.find(place_of(lesson), lesson.question)
         live = group is not None and group.evidence.standing == "live"
-        return live and group is not None and group.score.get(lesson.run_id, 0) > DROPPED_AT
+        return live and group is not None and group.shows(lesson.run_id)
 
     async def _read(self, *, now: bool = False) -> None:
-        """What is new in the store; what was deleted there is forgotten first, each time."""
-        self._deletions = await self.store.catch_up(self, self._deletions)
-        if not now and time.monotonic() < self._read_again:
-            return
-        self._read_again = time.monotonic() + READ_EVERY_S
-        changes = await self.store.changes()
-        if changes == self._changes:
-            return
-        stated = await self.store.terms()
-        if stated != self._stated:
-            self._stated, self._newest, self._said = stated, None, None  # all are looked at anew
-        said = LessonSelection(since=self._said, cascade=self._cascade)
-        judged = {verdict.run_id for verdict in await self.store.verdicts(said)}
-        new = LessonSelection(since=self._newest, cascade=self._cascade)
-        async for lesson in self.store.lessons(new):
-            await self._take(lesson)
-            judged.discard(lesson.run_id)
-        for run_id in judged & self._lessons.keys():
-            found = await self.store.get(run_id)
-            if found is not None:
-                await self._take(found)
-        # At the end: what fails half-way is gone on with the next time.
-        self._changes, self._said, self._version = changes, self._newest, None
+        if await self._shelf.read(self, self._taken, now=now):
+            self._version = None
 
-    async def _take(self, lesson: Lesson) -> None:
-        """A lesson that is new, or of which something new is known."""
-        run_id = lesson.run_id
-        newest = lesson.at - LATE if self._newest is None else max(self._newest, lesson.at - LATE)
-        self._newest = newest
-        terms = permitted(lesson.answer_model, lesson.terms, self._stated)
-        if terms.may_remember and _may_be_shown(lesson):
-            if run_id not in self._lessons:
-                await self._index.add(_place_of(lesson), run_id, lesson.question)
-            self._lessons[run_id] = lesson
-        elif self._lessons.pop(run_id, None) is not None:
-            await self._index.remove([run_id])
-        asked = self._asked.pop(run_id, None)
+    def _taken(self, lesson: Lesson) -> None:
+        """What the small model says the other way round is asked for now, if chance says so."""
+        asked = self._asked.pop(lesson.run_id, None)
         if asked is None or lesson.draft is None or asked.examples is None:
             return
-        if not self._background.start(partial(self._try, lesson, asked)):
-            logger.warning("memory: too many trials wait: run %s goes without", run_id)
+        if not asked.is_tried:
+            if lesson.origin != "audited":
+                self._put(asked.group, lesson.run_id, Pair(1.0, trial=asked.trial))
+        elif not self._background.start(partial(self._try, lesson, asked)):
+            logger.warning("memory: too many trials wait: run %s goes without", lesson.run_id)
 
     async def _try(self, lesson: Lesson, asked: _Asked) -> None:
         """Ask the other way round, and count which of the two answers was right."""
@@ -313,7 +292,7 @@ class Memory(Remembers):
             if known is None:
                 return  # it was accepted without a chance of an audit that anybody wrote down
             rate = known.rate
-        self._put(asked.group, lesson.run_id, Pair(rate, gain))
+        self._put(asked.group, lesson.run_id, Pair(rate, gain, asked.trial))
 
     def _put(self, group: Group, run_id: str, pair: Pair) -> None:
         with self._counting:
@@ -336,35 +315,25 @@ class Memory(Remembers):
 
     def _blame(self, lesson: Lesson, asked: _Asked, answer: str, right: bool) -> None:
         """Count for and against the examples of which the answer is a copy."""
-        for run_id in asked.lessons:
-            shown = self._lessons.get(run_id)
-            if shown is not None and run_id != lesson.run_id and self._same(answer, shown.answer):
-                score = asked.group.score.get(run_id, 0) + (1 if right else -1)
-                asked.group.score[run_id] = score
-                if score == DROPPED_AT:
-                    self._version = None
-                    logger.info("memory: the lesson of run %s is shown no more", run_id)
+        copied = [x for x in self._copied(asked, answer) if x != lesson.run_id]
+        accepted = asked.shown and lesson.origin == "audited"
+        with self._counting:
+            group, suspects = asked.group, []
+            if copied and accepted and not right:
+                suspects = [x for x in list(group.score) if self._says(x, answer)]
+            group.suspect(suspects)
+            fewer = group.copied(copied, lesson.run_id, right=right)
+        if fewer:
+            self._version = None
+            logger.info("memory: a lesson like that of run %s is shown no more", lesson.run_id)
 
+    def _copied(self, asked: _Asked, answer: str) -> list[str]:
+        """The examples of a request that say what the answer to it says."""
+        return [run_id for run_id in asked.lessons if self._says(run_id, answer)]
 
-def _may_be_shown(lesson: Lesson) -> bool:
-    """Whether a lesson may ever be an example: one plain question with a plain answer, of which
-    nobody says that it is wrong, and which does not speak to whoever checks answers."""
-    spoken = [message for message in lesson.messages if message.get("role") != "system"]
-    return (
-        len(spoken) == 1
-        and not lesson.tool_calls
-        and bool(lesson.answer.strip())
-        and not lesson.answer_is_wrong
-        and speaks_of_grading(f"{lesson.question}\n{lesson.answer}") is None
-    )
-
-
-def _place(task: str, tenant: str | None) -> Place:
-    return (task, tenant or "")
-
-
-def _place_of(lesson: Lesson) -> Place:
-    return _place(lesson.tags.get("task", ""), lesson.tenant)
+    def _says(self, run_id: str, answer: str) -> bool:
+        lesson = self._shelf.lessons.get(run_id)
+        return lesson is not None and self._same(answer, lesson.answer)
 
 
 __all__ = ["Memory", "Same", "same_answer"]
