@@ -68,6 +68,11 @@ def large(request: Request) -> Completion:
     return reply(truth(str(request.messages[-1].content)), input_tokens=10)
 
 
+def remember(store: LessonStore, **options: Any) -> Memory:
+    """A memory that waits, however busy the machine is."""
+    return Memory(store, **{"patience_s": 60.0} | options)
+
+
 def cascade_of(
     store: LessonStore, memory: Memory | None, small: Callable[[Request], Any], **options: Any
 ) -> Cascade:
@@ -111,7 +116,7 @@ async def settle(cascade: Cascade, memory: Memory) -> None:
 
 async def test_examples_are_shown_once_they_are_known_to_help() -> None:
     async with open_lessons("memory://") as store:
-        memory, ledger = Memory(store), MemoryLedger()
+        memory, ledger = remember(store), MemoryLedger()
         async with cascade_of(store, memory, copies, ledger=ledger) as cascade:
             first = await ask(cascade, memory, range(8))
             assert all(result.escalated for result in first)
@@ -126,7 +131,7 @@ async def test_examples_are_shown_once_they_are_known_to_help() -> None:
 
 async def test_the_large_model_alone_would_not_have_read_the_examples() -> None:
     async with open_lessons("memory://") as store:
-        memory, ledger = Memory(store), MemoryLedger()
+        memory, ledger = remember(store), MemoryLedger()
         async with cascade_of(store, memory, copies, ledger=ledger) as cascade:
             await ask(cascade, memory, range(ENOUGH))
             [last] = await ask(cascade, memory, range(ENOUGH, ENOUGH + 1))
@@ -143,7 +148,7 @@ async def test_the_large_model_alone_would_not_have_read_the_examples() -> None:
 
 async def test_examples_that_do_harm_are_never_shown() -> None:
     async with open_lessons("memory://") as store:
-        memory = Memory(store)
+        memory = remember(store)
         async with cascade_of(store, memory, knows) as cascade:
             results = await ask(cascade, memory, range(ENOUGH))
         assert all(result.escalated for result in results)
@@ -158,7 +163,7 @@ async def test_a_group_is_dropped_when_its_examples_begin_to_do_harm() -> None:
         return knows(request) if turned else copies(request)
 
     async with open_lessons("memory://") as store:
-        memory = Memory(store)
+        memory = remember(store)
         async with cascade_of(store, memory, turning) as cascade:
             await ask(cascade, memory, range(ENOUGH))
             assert standings(memory) == ["live"]
@@ -182,7 +187,7 @@ async def poison(store: LessonStore, memory: Memory, *run_ids: str) -> None:
 
 async def test_a_copy_is_not_relied_on_before_one_was_right() -> None:
     async with open_lessons("memory://") as store:
-        memory, ledger = Memory(store), MemoryLedger()
+        memory, ledger = remember(store), MemoryLedger()
         async with cascade_of(store, memory, copies, ledger=ledger) as cascade:
             await ask(cascade, memory, range(ENOUGH))
             await poison(store, memory, "0")
@@ -196,7 +201,7 @@ async def test_a_copy_is_not_relied_on_before_one_was_right() -> None:
 
 async def test_a_wrong_copy_makes_all_lessons_suspect_that_say_the_same() -> None:
     async with open_lessons("memory://") as store:
-        memory = Memory(store)
+        memory = remember(store)
         async with cascade_of(store, memory, copies, audit_rate=1.0) as cascade:
             await ask(cascade, memory, range(ENOUGH))
             await poison(store, memory, "0", "00")
@@ -209,7 +214,7 @@ async def test_a_wrong_copy_makes_all_lessons_suspect_that_say_the_same() -> Non
 
 async def test_trials_without_hope_become_rare() -> None:
     async with open_lessons("memory://") as store:
-        memory, ledger = Memory(store), MemoryLedger()
+        memory, ledger = remember(store), MemoryLedger()
         async with cascade_of(store, memory, knows, ledger=ledger) as cascade:
             await ask(cascade, memory, range(ENOUGH))
         trials = sum(entry.node == "trial" for entry in ledger.entries)
@@ -220,7 +225,7 @@ async def test_trials_without_hope_become_rare() -> None:
 
 async def test_what_hardly_repeats_is_not_tried() -> None:
     async with open_lessons("memory://") as store:
-        memory, ledger = Memory(store), MemoryLedger()
+        memory, ledger = remember(store), MemoryLedger()
         async with cascade_of(store, memory, copies, ledger=ledger) as cascade:
             await ask(cascade, memory, range(3))
             assert "trial" not in {entry.node for entry in ledger.entries}
@@ -240,7 +245,7 @@ async def test_what_hardly_repeats_is_not_tried() -> None:
 )
 async def test_some_lessons_are_never_examples(change: dict[str, Any]) -> None:
     async with open_lessons("memory://") as store:
-        memory = Memory(store)
+        memory = remember(store)
         async with cascade_of(store, memory, copies) as cascade:
             await ask(cascade, memory, range(4))
             before = memory.version
@@ -255,7 +260,7 @@ async def test_some_lessons_are_never_examples(change: dict[str, Any]) -> None:
 
 async def test_nothing_of_one_tenant_or_task_is_shown_to_another() -> None:
     async with open_lessons("memory://") as store:
-        memory = Memory(store)
+        memory = remember(store)
         async with cascade_of(store, memory, copies) as cascade:
             await ask(cascade, memory, range(ENOUGH), tenant="a", task="t")
             for tags in ({"tenant": "b", "task": "t"}, {"tenant": "a", "task": "u"}, {}):
@@ -269,18 +274,18 @@ async def test_nothing_of_one_tenant_or_task_is_shown_to_another() -> None:
 
 async def test_tags_of_the_cascade_say_whose_it_is_as_well() -> None:
     async with open_lessons("memory://") as store:
-        memory = Memory(store, cascade="support")
+        memory = remember(store, cascade="support")
         tags = {"tags": {"task": "t", "tenant": "a"}, "name": "support"}
         async with cascade_of(store, memory, copies, **tags) as cascade:
             await ask(cascade, memory, range(8))
         assert [group.evidence.known for group in memory.groups.all()] == [5]
         assert await memory.near(question(0), task="t", tenant="a")
-        assert not await Memory(store, cascade="sales").near(question(0), task="t", tenant="a")
+        assert not await remember(store, cascade="sales").near(question(0), task="t", tenant="a")
 
 
 async def test_what_is_deleted_is_gone_from_the_memory_before_the_next_use() -> None:
     async with open_lessons("memory://") as store:
-        memory = Memory(store)
+        memory = remember(store)
         async with cascade_of(store, memory, copies) as cascade:
             await ask(cascade, memory, range(ENOUGH), user="ada")
             assert await memory.near(question(0))
@@ -301,7 +306,7 @@ async def test_examples_that_make_it_surer_than_right_are_never_shown() -> None:
         return reply(truth(asked) if number % 10 < 7 else "99", probability=0.95)
 
     async with open_lessons("memory://") as store:
-        memory, generous = Memory(store), Memory(store, price_of_error=1.0)
+        memory, generous = remember(store), remember(store, price_of_error=1.0)
         async with cascade_of(store, memory, sure) as cascade:
             assert all(r.escalated for r in await ask(cascade, memory, range(ENOUGH)))
         async with cascade_of(store, generous, sure) as cascade:
@@ -310,7 +315,7 @@ async def test_examples_that_make_it_surer_than_right_are_never_shown() -> None:
 
 def test_callers_in_several_event_loops_share_a_memory() -> None:
     store = open_lessons("memory://")
-    memory = Memory(store, alpha=1e-9)  # so that all of it stays a candidate's evidence
+    memory = remember(store, alpha=1e-9)  # so that all of it stays a candidate's evidence
     cascade = cascade_of(store, memory, copies)
 
     async def some(numbers: range) -> None:
@@ -335,9 +340,32 @@ async def test_a_memory_that_fails_costs_no_answer() -> None:
             raise RuntimeError("the index is away")
 
     async with open_lessons("memory://") as store:
-        memory = Memory(store, index=Broken())
-        async with cascade_of(store, memory, copies) as cascade:
-            assert (await cascade.ainvoke(question(0))).answer == truth(question(0))
+        memory, ledger = remember(store, index=Broken()), MemoryLedger()
+        async with cascade_of(store, memory, copies, ledger=ledger) as cascade:
+            results = [await cascade.ainvoke(question(n)) for n in range(4)]
+        assert [result.answer for result in results] == [truth(question(n)) for n in range(4)]
+        [entry] = [entry for entry in ledger.entries if entry.node == "no_memory"]
+        assert "RuntimeError" in str(entry.note)
+
+
+async def test_nobody_waits_long_for_lessons_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_lessons("memory://") as store:
+        memory, ledger = remember(store), MemoryLedger()
+        async with cascade_of(store, memory, copies, ledger=ledger) as cascade:
+            await ask(cascade, memory, range(ENOUGH))
+            monkeypatch.setattr(store, "gone", lambda after: asyncio.Event().wait())
+            memory._patience_s = 0.01
+            waited, at_once = [await cascade.ainvoke(question(n)) for n in (0, 1)]
+            assert [waited.answer, at_once.answer] == [truth(question(0)), truth(question(1))]
+            monkeypatch.undo()
+            memory._away_until = 0.0
+            again = await cascade.ainvoke(question(2))
+        assert not again.escalated, "the memory is there again, and nobody holds its lock"
+        notes = {e.run_id: e.note for e in ledger.entries if e.node == "no_memory"}
+        assert "within 0.01 s" in notes[waited.run_id]
+        assert "a moment ago" in notes[at_once.run_id]
 
 
 def embed(texts: Sequence[str]) -> list[list[float]]:
@@ -454,6 +482,7 @@ def test_a_group_that_does_harm_is_dropped_and_one_that_helps_is_not() -> None:
         ({"examples": 0}, "examples=0"),
         ({"most_characters": 0}, "most_characters=0"),
         ({"alpha": 1.0}, "alpha=1.0"),
+        ({"patience_s": 0.0}, "patience_s=0.0"),
     ],
 )
 async def test_what_cannot_work_is_refused(options: dict[str, Any], said: str) -> None:
@@ -463,9 +492,9 @@ async def test_what_cannot_work_is_refused(options: dict[str, Any], said: str) -
         with pytest.raises(ConfigurationError, match="give a store"):
             Memory("lessons.db")  # type: ignore[arg-type]
         with pytest.raises(ConfigurationError, match="memory=… needs lessons=…"):
-            Cascade(ScriptedModel("a"), ScriptedModel("b"), memory=Memory(store), audit_rate=0.1)
+            Cascade(ScriptedModel("a"), ScriptedModel("b"), memory=remember(store), audit_rate=0.1)
         with pytest.raises(ConfigurationError, match="memory=… needs audit_rate=…"):
-            cascade_of(store, Memory(store), copies, audit_rate=None)
+            cascade_of(store, remember(store), copies, audit_rate=None)
 
 
 class Fitted:
@@ -506,7 +535,7 @@ async def test_a_calibration_without_a_memory_promises_nothing_of_drafts_with_ex
 
 async def test_to_look_at_what_is_near_makes_no_group() -> None:
     async with open_lessons("memory://") as store:
-        memory = Memory(store)
+        memory = remember(store)
         assert await memory.near(question(0)) == []
         assert memory.groups.all() == []
 
@@ -521,11 +550,11 @@ async def test_a_read_that_fails_half_way_is_gone_on_with() -> None:
             await super().add(*given)
 
     async with open_lessons("memory://") as store:
-        memory = Memory(store)
+        memory = remember(store)
         async with cascade_of(store, memory, copies) as cascade:
             await ask(cascade, memory, range(2))
         index = Away()
-        again = Memory(store, index=index)
+        again = remember(store, index=index)
         with pytest.raises(RuntimeError, match="away"):
             await again.near(question(0))
         index.fails = False

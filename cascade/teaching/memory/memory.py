@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from cascade._background import Background
 from cascade._together import OneAtATime
-from cascade.agents.remembering import TRIAL, Again, Remembered, Remembers
+from cascade.agents.remembering import TRIAL, Again, Remembered, Remembers, Unread
 from cascade.confidence.answers import normalise
 from cascade.confidence.hostile import as_data
 from cascade.errors import ConfigurationError
@@ -39,6 +41,9 @@ MOST_ASKED = 5_000
 
 UNTRIED = 3
 """The first requests of a group without a trial: what hardly repeats is not tried at all."""
+
+AWAY_S = 5.0
+"""Seconds in which no request waits for the lessons, after one has waited in vain."""
 
 logger = logging.getLogger("cascade")
 
@@ -91,6 +96,8 @@ class Memory(Remembers):
         price_of_error: of a wrong answer that is accepted, in escalations saved: with 4, examples
             pay where more than 4 of 5 answers that are accepted with them are right.
         same: whether two answers say the same.
+        patience_s: how long a request waits for the lessons, in seconds; it goes without examples
+            then (`no_memory` in the ledger), and so do those of the next moments at once.
     """
 
     def __init__(
@@ -104,6 +111,7 @@ class Memory(Remembers):
         alpha: float = 0.05,
         price_of_error: float = 4.0,
         same: Same = same_answer,
+        patience_s: float = 1.0,
     ) -> None:
         if not isinstance(store, LessonStore):
             raise ConfigurationError(
@@ -114,12 +122,15 @@ class Memory(Remembers):
                 raise ConfigurationError(f"Memory({name}={value}): must be 1 or more.")
         if not 0 < alpha < 1:
             raise ConfigurationError(f"Memory(alpha={alpha}): a probability between 0 and 1.")
+        if not 0 < patience_s < math.inf:
+            raise ConfigurationError(f"Memory(patience_s={patience_s}): seconds, above 0.")
         if not 0 <= price_of_error < math.inf:
             raise ConfigurationError(
                 f"Memory(price_of_error={price_of_error}): escalations, 0 or more."
             )
         self.store = store
         self._price = price_of_error
+        self._patience_s, self._away_until = patience_s, 0.0
         self.groups = Groups(alpha)
         self._examples = examples
         self._most_characters = most_characters
@@ -143,13 +154,21 @@ class Memory(Remembers):
 
     async def examples(
         self, run: Run, messages: Sequence[BaseMessage], again: Again
-    ) -> Remembered | None:
+    ) -> Remembered | Unread | None:
         """Those for a question; None where there are none that are known to help. Never raises."""
+        if time.monotonic() < self._away_until:
+            return Unread("the lessons' database did not answer a moment ago: no examples")
         try:
-            return await self._examples_for(run, messages, again)
-        except Exception:
+            async with asyncio.timeout(self._patience_s):
+                return await self._examples_for(run, messages, again)
+        except TimeoutError:
+            self._away_until = time.monotonic() + AWAY_S
+            waited = f"the lessons were not there within {self._patience_s:g} s: no examples"
+            logger.warning("%s for run %s", waited, run.id)
+            return Unread(waited)
+        except Exception as error:
             logger.exception("the memory failed: run %s goes without examples", run.id)
-            return None
+            return Unread(f"the memory failed ({type(error).__name__}): no examples")
 
     async def near(
         self, question: str, *, task: str = "", tenant: str | None = None
