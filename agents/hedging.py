@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
+from cascade._portal import running_loop
 from cascade.agents.base import Caller
 from cascade.agents.border import may_ask
 from cascade.agents.deadline import Deadline
@@ -134,7 +135,7 @@ class Hedge:
         """Nobody needs it: what is under way is cancelled, what has arrived is booked."""
         if self.loop.is_closed():
             return
-        if self.loop is not _running_loop():
+        if self.loop is not running_loop():
             self.loop.call_soon_threadsafe(self._give_up)
             return
         self._give_up()
@@ -150,13 +151,6 @@ class Hedge:
         self.give_up()
         if self.loop is asyncio.get_running_loop():
             await asyncio.wait([self._task], timeout=LAST_WORDS_S)
-
-
-def _running_loop() -> AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _look_at(task: Task[Completion]) -> None:

@@ -15,12 +15,13 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Literal, TypeGuard
+from typing import Literal
 
 from cascade.agents.entries import free_entry
 from cascade.errors import ConfigurationError
 from cascade.ledger.runs import SHED
 from cascade.resilience import Doors
+from cascade.resilience.settings import is_number
 from cascade.state import LedgerEntry, Run
 from cascade.tiers import OpenTier, door_to
 
@@ -70,9 +71,9 @@ class Shedding:
         for name in ("audits", "shadows", "signals", "in_flight", "slack_s"):
             value = getattr(self, name)
             left_out = value is None and name in ("in_flight", "slack_s")
-            if not left_out and not (_is_number(value) and value > 0):
+            if not left_out and not (is_number(value) and value > 0):
                 raise ConfigurationError(f"Shedding({name}={value!r}): a number above 0.")
-        if not (_is_number(self.audits_kept) and 0 <= self.audits_kept <= 1):
+        if not (is_number(self.audits_kept) and 0 <= self.audits_kept <= 1):
             raise ConfigurationError(
                 f"Shedding(audits_kept={self.audits_kept!r}): a share, from 0 to 1."
             )
@@ -210,7 +211,3 @@ def of_queue(running: int, places: int, waiting: int, most_waiting: int) -> floa
     if not waiting:
         return min(1.0, running / places)
     return 1.0 + waiting / max(1, most_waiting)
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

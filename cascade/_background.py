@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar
 
-from cascade._portal import portal_loop
+from cascade._portal import portal_loop, running_loop
 
 MOST_WAITING = 1_000
 """Pieces of work that may wait; what comes on top is refused, and its caller says so."""
@@ -55,7 +55,7 @@ class Background:
 
     def start(self, work: Work) -> bool:
         """Do this later; False where too much is waiting already, and it will not be done."""
-        begun_on = _reply_loop.get() or _running_loop()
+        begun_on = _reply_loop.get() or running_loop()
         with self._changed:
             if len(self._waiting) >= self._most_waiting:
                 return False
@@ -103,13 +103,6 @@ class Background:
                 with self._changed:
                     self._open -= 1
                     self._changed.notify_all()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 _tasks: set[asyncio.Task[None]] = set()

@@ -69,6 +69,14 @@ def portal_loop() -> asyncio.AbstractEventLoop:
     return _portal.loop(waits=False)
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop in which this is called; None outside of any."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop and wait for it.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +13,7 @@ from cascade.ledger.verdicts import LessonKeeper
 from cascade.observing import Observer
 from cascade.policies import Policy
 from cascade.resilience import Doors, Resilience
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+from cascade.resilience.settings import is_number
 
 
 def _decides(value: object) -> bool:
@@ -34,10 +30,10 @@ def _is_share(value: object) -> bool:
 
 
 _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "price_of_error": (_is_number, "dollars, such as 0.05"),
-    "max_harm": (_is_number, "a share of requests, such as 0.05"),
-    "escalation_budget": (_is_number, "a share of requests, such as 0.2"),
-    "deadline": (_is_number, "seconds, such as 2.5"),
+    "price_of_error": (is_number, "dollars, such as 0.05"),
+    "max_harm": (is_number, "a share of requests, such as 0.05"),
+    "escalation_budget": (is_number, "a share of requests, such as 0.2"),
+    "deadline": (is_number, "seconds, such as 2.5"),
     "abort": (_is_share, "True, False, or a share of drafts, such as 0.01"),
     "policy": (_decides, "an object with decide(situation), such as ThresholdPolicy(0.9)"),
     "verifier": (callable, "a function (question, answer) → bool | float | Verdict"),

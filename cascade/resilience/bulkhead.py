@@ -6,6 +6,7 @@ import asyncio
 from collections import OrderedDict
 from threading import Lock
 
+from cascade._portal import running_loop
 from cascade.resilience.settings import Bulkhead
 
 __all__ = ["NoPlaceError", "Places"]
@@ -29,7 +30,7 @@ class _Waiter:
     def wake(self) -> bool:
         """Tell it that it has a place; False where its loop is no more."""
         try:
-            if _running_loop() is self.loop:
+            if running_loop() is self.loop:
                 self._set()
             else:
                 self.loop.call_soon_threadsafe(self._set)
@@ -40,13 +41,6 @@ class _Waiter:
     def _set(self) -> None:
         if not self.future.done():
             self.future.set_result(None)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 class Places:

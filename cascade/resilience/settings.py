@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
 from cascade.errors import ConfigurationError
 
-__all__ = ["Breaker", "Bulkhead", "Resilience", "Retries"]
+__all__ = ["Breaker", "Bulkhead", "Resilience", "Retries", "is_number"]
 
 
 def _refuse(owner: object, name: str, wanted: str) -> None:
@@ -16,14 +17,15 @@ def _refuse(owner: object, name: str, wanted: str) -> None:
     raise ConfigurationError(f"{kind}({name}={value!r}): give {wanted}.")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is a number that can be computed with."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check(owner: object, name: str, least: float, *, below: bool = False) -> None:
     """A number of at least `least`, or above it."""
     value = getattr(owner, name)
-    if not _is_number(value) or value < least or (below and value == least):
+    if not is_number(value) or value < least or (below and value == least):
         _refuse(owner, name, f"a number {'above' if below else 'of at least'} {least:g}")
 
 

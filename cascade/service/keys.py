@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from sqlalchemy import func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.store.engines import READS, make_engine, told_apart
-from cascade.ledger.store.migrations import migrate
+from cascade.ledger.store.migrations import MigratedEngine
 from cascade.ledger.store.opening import database_url
 from cascade.ledger.store.tables import keys as table
 from cascade.service.config import Exhausted
@@ -134,8 +134,9 @@ class Keys:
     """
 
     def __init__(self, url: str | None = None) -> None:
-        self._address = None if url is None else database_url(url)
-        self._engine: AsyncEngine | None = None
+        self._engine = (
+            None if url is None else MigratedEngine(partial(make_engine, database_url(url)))
+        )
         self._kept: dict[str, Key] = {}
         self._known: dict[str, tuple[Key, float]] = {}
         self._asked: dict[str, asyncio.Task[Key | None]] = {}
@@ -150,10 +151,10 @@ class Keys:
             UnavailableError: the database cannot be reached.
         """
         key, secret = make_key(name, **settings)
-        if self._address is None:
+        if self._engine is None:
             self._kept[key.id] = key
             return key, secret
-        engine = await self._open()
+        engine = await self._engine.get()
         with told_apart():
             async with engine.begin() as connection:
                 await connection.execute(insert(table).values(_row(key)))
@@ -165,7 +166,7 @@ class Keys:
         Raises:
             UnavailableError: the database cannot be reached.
         """
-        if self._address is None:
+        if self._engine is None:
             return list(self._kept.values())
         return await self._select(select(table).order_by(table.c.made_at, table.c.id))
 
@@ -204,10 +205,10 @@ class Keys:
     async def _change(self, key: Key, **to: Any) -> Key:
         """Change a key, in the database too, and tell the other processes that share it."""
         changed = replace(key, **to)
-        if self._address is None:
+        if self._engine is None:
             self._kept[key.id] = changed
         else:
-            engine = await self._open()
+            engine = await self._engine.get()
             with told_apart():
                 async with engine.begin() as connection:
                     await connection.execute(update(table).where(table.c.id == key.id).values(to))
@@ -285,7 +286,7 @@ class Keys:
         Raises:
             UnavailableError: the database cannot be reached.
         """
-        if self._address is None:
+        if self._engine is None:
             return self._kept.get(key_id)
         found = await self._select(select(table).where(table.c.id == key_id))
         return found[0] if found else None
@@ -296,7 +297,7 @@ class Keys:
         Raises:
             UnavailableError: it does not.
         """
-        if self._address is None:
+        if self._engine is None:
             return False
         await self._select(select(table).limit(1))
         return True
@@ -304,31 +305,22 @@ class Keys:
     async def aclose(self) -> None:
         """Close the connections; the keys may be used again afterwards."""
         if self._engine is not None:
-            await self._engine.dispose()
-            self._engine = None
+            await self._engine.aclose()
 
     async def _look_up(self, digest: str) -> Key | None:
-        if self._address is None:
+        if self._engine is None:
             found = [key for key in self._kept.values() if key.digest == digest]
         else:
             found = list(await self._select(select(table).where(table.c.digest == digest)))
         return found[0] if found else None
 
     async def _select(self, statement: Any) -> Sequence[Key]:
-        engine = (await self._open()).execution_options(**{READS: True})
+        assert self._engine is not None
+        engine = (await self._engine.get()).execution_options(**{READS: True})
         with told_apart():
             async with engine.connect() as connection:
                 rows = (await connection.execute(statement)).mappings()
                 return [_key(dict(row)) for row in rows]
-
-    async def _open(self) -> AsyncEngine:
-        if self._engine is None:
-            assert self._address is not None
-            engine = make_engine(self._address)
-            with told_apart():
-                await migrate(engine)
-            self._engine = engine
-        return self._engine
 
 
 def _remember(among: OrderedDict[str, float], digest: str, at: float) -> None:

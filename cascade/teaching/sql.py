@@ -6,20 +6,20 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, insert, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cascade._portal import on_portal, run_sync
 from cascade.errors import ConfigurationError
 from cascade.ledger.store import Redact
 from cascade.ledger.store.base import new_id
 from cascade.ledger.store.engines import READS, make_engine, told_apart
-from cascade.ledger.store.migrations import migrate
+from cascade.ledger.store.migrations import MigratedEngine, migrate
 from cascade.ledger.store.opening import database_url
 from cascade.ledger.verdicts import Feedback
 from cascade.teaching import erasing, schema, writing
@@ -43,6 +43,9 @@ LOCK = 0x1E55035
 """Key of the advisory lock in PostgreSQL by which changes come one after the other: numbers of
 deletions would else be seen out of order. SQLite has one writer anyhow."""
 
+DATABASE = "the lessons' database"
+"""What errors call it."""
+
 logger = logging.getLogger("cascade")
 
 T = TypeVar("T")
@@ -56,13 +59,16 @@ class SqlLessonStore(LessonStore):
     ) -> None:
         if keep_for is not None and keep_for <= timedelta():
             raise ConfigurationError(f"keep_for={keep_for}: give a time above 0, or leave it out.")
-        in_memory = url == "memory://"
-        self._address = "sqlite+aiosqlite:///:memory:" if in_memory else database_url(url)
+        in_memory = self._in_memory = url == "memory://"
+        address = "sqlite+aiosqlite:///:memory:" if in_memory else database_url(url)
         self._redact = redact
         self._keep_for = keep_for
         self._retained_at = -math.inf
-        self._engine: AsyncEngine | None = None
-        self._opening = asyncio.Lock()
+        self._engine = MigratedEngine(
+            partial(make_engine, address),
+            DATABASE,
+            migrate=partial(migrate, schema=schema.TEACHING),
+        )
         # A database in memory is one connection, and has room for one transaction at a time.
         self._alone: AbstractAsyncContextManager[object] = (
             asyncio.Lock() if in_memory else nullcontext()
@@ -87,7 +93,7 @@ class SqlLessonStore(LessonStore):
         """The lessons that are meant, page after page."""
         place: tuple[datetime, str] | None = None
         while True:
-            page = await on_portal(self._page(selection, place))
+            page = await self._do(self._page(selection, place))
             for lesson in page:
                 yield lesson
             if len(page) < PAGE:
@@ -133,7 +139,7 @@ class SqlLessonStore(LessonStore):
             raise ConfigurationError(
                 "this would delete all lessons: give a selection, or everything=True."
             )
-        return await on_portal(self._delete(chosen))
+        return await self._do(self._delete(chosen))
 
     async def gone(self, after: int = 0) -> Gone:
         """Which runs were deleted since."""
@@ -189,29 +195,11 @@ class SqlLessonStore(LessonStore):
 
     async def aclose(self) -> None:
         """Close the connections; the store may be used again afterwards, but for `memory://`."""
-        await on_portal(self._dispose())
+        await on_portal(self._engine.aclose())
 
     def close(self) -> None:
         """`aclose` for synchronous callers."""
-        run_sync(self._dispose())
-
-    async def _dispose(self) -> None:
-        if self._engine is not None:
-            await self._engine.dispose()
-            self._engine = None
-
-    async def _open(self) -> AsyncEngine:
-        async with self._opening:
-            if self._engine is None:
-                engine = make_engine(self._address)
-                try:
-                    with told_apart("the lessons' database"):
-                        await migrate(engine, schema=schema.TEACHING)
-                except BaseException:
-                    await engine.dispose()
-                    raise
-                self._engine = engine
-            return self._engine
+        run_sync(self._engine.aclose())
 
     async def _page(
         self, selection: LessonSelection, after: tuple[datetime, str] | None
@@ -227,11 +215,25 @@ class SqlLessonStore(LessonStore):
         return [lesson_of(row, said.get(row["run_id"], [])) for row in rows]
 
     async def _read(self, statement: Any) -> Sequence[Mapping[str, Any]]:
-        return await on_portal(self._rows(statement))
+        return await self._do(self._rows(statement))
+
+    async def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do it where the connections are.
+
+        Who is cancelled meanwhile closes the connection, and a database in memory is gone with it:
+        there it is done to its end.
+        """
+        if not self._in_memory:
+            return await on_portal(work)
+
+        async def to_its_end() -> T:
+            return await asyncio.shield(work)
+
+        return await on_portal(to_its_end())
 
     async def _rows(self, statement: Any) -> Sequence[Mapping[str, Any]]:
-        engine = (await self._open()).execution_options(**{READS: True})
-        with told_apart("the lessons' database"):
+        engine = (await self._engine.get()).execution_options(**{READS: True})
+        with told_apart(DATABASE):
             async with self._alone, engine.connect() as connection:
                 result = await connection.execute(statement)
                 return [dict(row) for row in result.mappings()]
@@ -241,11 +243,11 @@ class SqlLessonStore(LessonStore):
             await self._retain()
             return await self._transact(work)
 
-        return await on_portal(change())
+        return await self._do(change())
 
     async def _transact(self, work: Callable[[Connection], T]) -> T:
-        engine = await self._open()
-        with told_apart("the lessons' database"):
+        engine = await self._engine.get()
+        with told_apart(DATABASE):
             async with self._alone, engine.begin() as connection:
                 if engine.dialect.name == "postgresql":
                     lock = text("SELECT pg_advisory_xact_lock(:key)")
@@ -254,7 +256,7 @@ class SqlLessonStore(LessonStore):
 
     async def _delete(self, selection: LessonSelection) -> Deleted:
         found = await self._transact(lambda c: erasing.delete_from(c, selection))
-        engine = await self._open()
+        engine = await self._engine.get()
         async with self._alone:
             scrubbed = await erasing.scrub(engine, schema.metadata.sorted_tables)
         if not scrubbed:

@@ -6,6 +6,8 @@ applied once, in its own transaction; those who start together wait for one anot
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,7 +15,7 @@ from sqlalchemy import inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from cascade.errors import LedgerError
-from cascade.ledger.store.engines import READS
+from cascade.ledger.store.engines import READS, told_apart
 from cascade.ledger.store.shared_sql import (
     EVIDENCE_TABLES,
     ROLLOUT_TABLES,
@@ -240,6 +242,56 @@ async def migrate(engine: AsyncEngine, *, to: int | None = None, schema: Schema 
         async with engine.begin() as connection:
             if await _step(connection, to, schema):
                 return
+
+
+class MigratedEngine:
+    """A database that is connected to, and brought up to date, when somebody first needs it.
+
+    It belongs to one event loop.
+
+    Args:
+        make: makes its engine.
+        place: what errors call it.
+        migrate: brings it up to date.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], AsyncEngine],
+        place: str = "the ledger's database",
+        *,
+        migrate: Callable[[AsyncEngine], Awaitable[None]] = migrate,
+    ) -> None:
+        self._make = make
+        self._place = place
+        self._migrate = migrate
+        self._engine: AsyncEngine | None = None
+        self._opening = asyncio.Lock()
+
+    async def get(self) -> AsyncEngine:
+        """The engine. Where it cannot be had, the next one who asks tries again.
+
+        Raises:
+            UnavailableError: the database cannot be reached.
+            LedgerError: it was written by a newer version of this package.
+        """
+        async with self._opening:
+            if self._engine is None:
+                engine = self._make()
+                try:
+                    with told_apart(self._place):
+                        await self._migrate(engine)
+                except BaseException:
+                    await engine.dispose()
+                    raise
+                self._engine = engine
+            return self._engine
+
+    async def aclose(self) -> None:
+        """Close the connections; it may be used again afterwards."""
+        if self._engine is not None:
+            await self._engine.dispose()
+            self._engine = None
 
 
 async def _version(connection: AsyncConnection, schema: Schema) -> int:

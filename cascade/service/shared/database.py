@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import text
@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cascade.ledger.store.engines import make_prompt_engine, told_apart
-from cascade.ledger.store.migrations import migrate
+from cascade.ledger.store.migrations import MigratedEngine, migrate
 from cascade.ledger.store.opening import database_url
 
 Row = Mapping[str, Any]
@@ -34,9 +34,8 @@ class SharedDatabase:
     """
 
     def __init__(self, url: str) -> None:
-        self._address = database_url(url)
-        self._engine: AsyncEngine | None = None
-        self._opening = asyncio.Lock()
+        make = partial(make_prompt_engine, database_url(url))
+        self._engine = MigratedEngine(make, migrate=_migrate)
 
     async def ask(self, statement: str, **values: object) -> Sequence[Row]:
         """The rows that a statement gives, which is a transaction of its own.
@@ -48,7 +47,7 @@ class SharedDatabase:
             UnavailableError: the database cannot be reached, or has not answered within seconds.
         """
         with told_apart():
-            engine = await self._open()
+            engine = await self._engine.get()
             try:
                 return await _rows(engine, statement, values)
             except DBAPIError as error:
@@ -64,7 +63,7 @@ class SharedDatabase:
             UnavailableError: the database cannot be reached.
         """
         with told_apart():
-            engine = await self._open()
+            engine = await self._engine.get()
             raw = await engine.raw_connection()
         try:
             yield raw.driver_connection
@@ -73,21 +72,11 @@ class SharedDatabase:
 
     async def aclose(self) -> None:
         """Close the connections; it may be used again afterwards."""
-        if self._engine is not None:
-            await self._engine.dispose()
-            self._engine = None
+        await self._engine.aclose()
 
-    async def _open(self) -> AsyncEngine:
-        async with self._opening:
-            if self._engine is None:
-                engine = make_prompt_engine(self._address)
-                try:
-                    await migrate(engine.execution_options(isolation_level="READ COMMITTED"))
-                except BaseException:
-                    await engine.dispose()
-                    raise
-                self._engine = engine
-            return self._engine
+
+async def _migrate(engine: AsyncEngine) -> None:
+    await migrate(engine.execution_options(isolation_level="READ COMMITTED"))
 
 
 async def _rows(engine: AsyncEngine, statement: str, values: Mapping[str, object]) -> Sequence[Row]:
