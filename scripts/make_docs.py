@@ -17,6 +17,7 @@ from pathlib import Path
 import floors
 import manual_parts
 import manual_pictures
+import sizes
 import snippets
 
 ROOT = floors.ROOT
@@ -25,6 +26,7 @@ PART = re.compile(
     r"(?P<head><!-- generated: (?P<name>\w+) -->\n).*?(?P<tail><!-- end of generated -->)",
     re.DOTALL,
 )
+SIZES = re.compile(r"(?<=<!-- generated: sizes -->\n).*?(?=<!-- end of generated -->)", re.DOTALL)
 MILLISECONDS = re.compile(r"[\d.,]+(?= ?m?s\b)")
 NOTE = "<!-- This page is generated from the program by `make docs`. -->\n\n"
 
@@ -55,6 +57,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "opening": manual_parts.opening,
     "papers": manual_parts.papers_table,
     "peers": manual_parts.peers_table,
+    "sizes": lambda: f"\n{sizes.table()}\n\n{sizes.longest()}\n\n",
     "units": lambda: f"\n{floors.guide()}\n\n",
 }
 
@@ -95,8 +98,11 @@ def current(path: Path) -> str:
 
 
 def same(left: str, right: str) -> bool:
-    """Whether two versions of a document say the same; durations differ from run to run."""
-    return MILLISECONDS.sub("…", left) == MILLISECONDS.sub("…", right)
+    """Whether two versions of a document say the same; durations differ from run to run, and the
+    sizes of folders from day to day."""
+    settled = {SIZES.sub("", MILLISECONDS.sub("…", text)) for text in (left, right)}
+    tables = ("".join(SIZES.findall(text)) for text in (left, right))
+    return len(settled) == 1 and sizes.near(*tables)
 
 
 def main() -> int:
