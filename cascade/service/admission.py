@@ -12,7 +12,6 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from cascade.api import Cascade
-from cascade.ledger import LedgerView
 from cascade.service.budgets import Reservation, estimate
 from cascade.service.faults import ServiceError
 from cascade.service.guesses import address_of
@@ -34,7 +33,7 @@ class Admitted:
             Known once `slot` is entered.
     """
 
-    def __init__(self, service: Service, key: Key | None, chars: int | None = None) -> None:
+    def __init__(self, service: Service, key: Key | None, chars: int = 0) -> None:
         self.service = service
         self.key = key
         self._chars = chars
@@ -47,7 +46,6 @@ class Admitted:
         self,
         model: str,
         *,
-        prompt_chars: int = 0,
         max_tokens: int | None = None,
         runs: int = 1,
         timeout_s: float | None = None,
@@ -56,8 +54,6 @@ class Admitted:
 
         Args:
             model: its public name, as the client gave it.
-            prompt_chars: characters of the prompt, tools and schema, for the estimate, where the
-                request has no body that was measured when it was admitted.
             max_tokens: the most that may be answered, if the client says so.
             runs: how often the cascade runs for this request (`n`).
             timeout_s: what is left of the request's deadline.
@@ -75,7 +71,7 @@ class Admitted:
                 per_run = estimate(
                     served.cascade,
                     service.config.budgets,
-                    prompt_chars=prompt_chars if self._chars is None else self._chars,
+                    prompt_chars=self._chars,
                     max_tokens=max_tokens,
                     answer_tokens=served.config.answer_tokens,
                 )
@@ -95,14 +91,12 @@ class Admitted:
             finally:
                 reserved.close()
 
-    def settle(self, ledger: LedgerView) -> None:
-        """A run within the slot has ended, also by failing, and has cost this; once for each run.
+    def settle(self) -> None:
+        """A run within the slot has ended, also by failing; once for each run.
 
         What was put aside for it is free again. What it cost was counted entry by entry when it
-        arose, so that `ledger` is not counted a second time. What is never settled is released
-        when the slot ends.
+        arose. What is never settled is released when the slot ends.
         """
-        del ledger
         self._reservation.settle()
 
 
@@ -164,13 +158,13 @@ async def _found(request: Request, service: Service, secret: str) -> Key | None:
     return key
 
 
-def let_in(service: Service, key: Key | None, chars: int | None = None) -> Admitted:
+def let_in(service: Service, key: Key | None, chars: int = 0) -> Admitted:
     """Admit a request of a key that is known to be valid.
 
     Args:
         service: whom it came to.
         key: of the request.
-        chars: how long its prompt is, where that is known already.
+        chars: of its prompt, tools and schema, for the estimate of what it may cost.
 
     Raises:
         ServiceError: 429, too many requests; 503, shutting down.
@@ -204,7 +198,7 @@ async def admitted(
         ServiceError: 401, no key or a wrong one; 429, too many requests; 503, shutting down.
         UnavailableError: the keys' database cannot be reached.
     """
-    chars = None
+    chars = 0
     if key is not None and key.budgeted and request.method == "POST":
         # Read already. Its length in the header is what the client says, and an image's is not
         # that of a text.
@@ -227,8 +221,5 @@ def secret_in(request: Request) -> str | None:
     return request.headers.get("x-api-key") or None
 
 
-admit = Depends(admitted)
-"""`admission: Admitted = admit` in a route."""
-
-Admit = Annotated[Admitted, admit]
-"""The same as a type: `admission: Admit`."""
+Admit = Annotated[Admitted, Depends(admitted)]
+"""`admitted: Admit` in a route."""

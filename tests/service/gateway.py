@@ -20,8 +20,6 @@ from fastapi import APIRouter, FastAPI
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel
 
-from cascade.errors import CascadeError
-from cascade.ledger import LedgerView
 from cascade.service import Service, ServiceConfig, create_app
 from cascade.service.admission import Admit
 from cascade.service.reading import read_settings
@@ -42,22 +40,16 @@ router = APIRouter()
 
 @router.post("/test/ask")
 async def ask(body: Ask, admitted: Admit) -> dict[str, Any]:
-    async with admitted.slot(
-        body.model, prompt_chars=len(body.text), max_tokens=100, runs=body.runs
-    ) as cascade:
+    async with admitted.slot(body.model, max_tokens=100, runs=body.runs) as cascade:
         local = {"local_only": admitted.local_only}
         for _ in range(body.runs):
+            config = RunnableConfig(
+                metadata={"ledger_tags": dict(admitted.tags)}, configurable=local
+            )
             try:
-                result = await cascade.ainvoke(
-                    body.text,
-                    RunnableConfig(
-                        metadata={"ledger_tags": dict(admitted.tags)}, configurable=local
-                    ),
-                )
-            except CascadeError as error:
-                admitted.settle(error.ledger or LedgerView(()))
-                raise
-            admitted.settle(result.ledger)
+                result = await cascade.ainvoke(body.text, config)
+            finally:
+                admitted.settle()
         return {"answer": result.answer, "tier": result.tier, "run": result.run_id}
 
 

@@ -106,6 +106,13 @@ async def test_tags_and_traces_are_in_the_ledger_and_come_back(tmp_path: Path) -
         assert told == {"user": "ada", "team": "blue", "request_id": "abc-1", "trace_id": trace}
 
 
+async def test_a_tag_that_is_no_header_is_none(tmp_path: Path) -> None:
+    async with talking(tmp_path) as talk:
+        response = await talk.chat(cascade={"tags": {"request_id": "Frage 1…"}})
+        assert response.status_code == 200
+        assert "x-request-id" not in response.headers
+
+
 async def test_a_broken_trace_is_no_trace(tmp_path: Path) -> None:
     async with talking(tmp_path) as talk:
         response = await talk.chat(headers={"traceparent": "00-zz"})

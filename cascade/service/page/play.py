@@ -5,6 +5,7 @@ It goes the way of every request: a rate, a place in the queue, a budget, the le
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -18,7 +19,7 @@ from cascade.service.page.events import STREAM, message
 from cascade.service.page.guard import PageRoute, SignedIn
 from cascade.service.protocols.asking import Wishes
 from cascade.service.protocols.replying import Rendering, streamed
-from cascade.service.protocols.running import Asked, Tell, run
+from cascade.service.protocols.running import Asked, run
 from cascade.service.service import service_of
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -66,7 +67,7 @@ async def play(asked: Play, request: Request, session: SignedIn) -> Response:
             too many requests; 503, the service is shutting down.
         CascadeError: the run failed before anything could be shown.
     """
-    admitted = let_in(service_of(request), session.key)
+    admitted = let_in(service_of(request), session.key, len(asked.question))
     wishes = Wishes(local_only=asked.local_only, tags=TAGS)
     question = Asked(
         model=asked.model,
@@ -74,13 +75,8 @@ async def play(asked: Play, request: Request, session: SignedIn) -> Response:
         settings={},
         # The streams of the protocols cannot withdraw a word; so they do not offer this.
         wishes=wishes.model_copy(update={"show": "optimistic"}),
-        chars=len(asked.question),
     )
-
-    async def work(tell: Tell) -> list[CascadeResult]:
-        return await run(admitted, question, tell)
-
-    return await streamed(request, work, Events(), STREAM)
+    return await streamed(request, partial(run, admitted, question), Events(), STREAM)
 
 
 def _told(event: Event) -> tuple[str, dict[str, Any]]:

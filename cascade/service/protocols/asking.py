@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import Request
@@ -21,7 +20,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from cascade.agents.border import LocalOnly
 from cascade.service.faults import ServiceError
 
 PREFIX = "x-cascade-"
@@ -112,39 +110,25 @@ class Wishes(BaseModel):
         given = (self.price_of_error, self.max_harm, self.escalation_budget, self.deadline)
         return any(value is not None for value in given)
 
-    @property
-    def stays(self) -> LocalOnly:
-        """Whether the question stays on this machine."""
-        return self.local_only
-
 
 NONE: Final = Wishes()
 """Nothing was said."""
 
 
-def read_wishes(request: Request, extension: Mapping[str, Any] | None) -> Wishes:
+def read_wishes(request: Request, extension: Wishes | None) -> Wishes:
     """What a request says about itself, in its headers and in the body's `cascade`.
 
     Raises:
         ServiceError: 400, something there has no meaning, or is said twice.
     """
-    said = _in_headers(request)
-    if extension is not None:
-        if not isinstance(extension, Mapping):
-            raise ServiceError(
-                400, "cascade: give an object.", code="invalid_value", param="cascade"
-            )
-        if twice := sorted(said.keys() & extension.keys()):
-            raise ServiceError(
-                400,
-                f"{', '.join(twice)}: given in a header and in the body; give one of them.",
-                code="invalid_value",
-                param=f"cascade.{twice[0]}",
-            )
-        said |= extension
-    tags = _traced(request)
-    if not said and not tags:
-        return NONE
+    said, wishes = _in_headers(request), extension or NONE
+    if twice := sorted(said.keys() & wishes.model_fields_set):
+        raise ServiceError(
+            400,
+            f"{', '.join(twice)}: given in a header and in the body; give one of them.",
+            code="invalid_value",
+            param=f"cascade.{twice[0]}",
+        )
     if said.get("show") == "optimistic":
         raise ServiceError(
             400,
@@ -153,10 +137,13 @@ def read_wishes(request: Request, extension: Mapping[str, Any] | None) -> Wishes
             code="unsupported_value",
             param="cascade.show",
         )
-    try:
-        wishes = Wishes.model_validate(said)
-    except ValidationError as error:
-        raise _meaningless(error) from None
+    if said:
+        try:
+            read = Wishes.model_validate(said)
+        except ValidationError as error:
+            raise _meaningless(error) from None
+        wishes = wishes.model_copy(update={name: getattr(read, name) for name in said})
+    tags = _traced(request)
     return wishes.model_copy(update={"tags": {**wishes.tags, **tags}}) if tags else wishes
 
 

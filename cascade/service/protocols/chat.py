@@ -22,18 +22,11 @@ from cascade.service.protocols.documented import answers
 from cascade.service.protocols.extension import (
     details_of,
     finish_reason_of,
-    headers_of,
     refusal_of,
     report_of,
     usage_of,
 )
-from cascade.service.protocols.replying import (
-    Rendering,
-    json_bytes,
-    json_response,
-    streamed,
-    while_connected,
-)
+from cascade.service.protocols.replying import Rendering, json_bytes, replied
 from cascade.service.protocols.running import Asked, run
 
 router = APIRouter(tags=["OpenAI"])
@@ -51,23 +44,19 @@ _OURS = frozenset({"model", "stream", "stream_options", "n", "max_completion_tok
 async def chat_completions(request: Request, body: ChatRequest, admitted: Admit) -> Response:
     """Answer a conversation."""
     await check_body(request)
-    asked = read(request, body)
-    request_id = asked.wishes.tags.get("request_id")
-    if body.stream:
-        usage = body.stream_options is not None and body.stream_options.include_usage
-        rendering = Chunks(asked.model, asked.runs, body.top_logprobs, body.logprobs, usage)
-        headers = {} if request_id is None else {"X-Request-Id": request_id}
-        return await streamed(request, partial(run, admitted, asked), rendering, headers)
-    if body.stream_options is not None:
+    asked, options = read(request, body), body.stream_options
+    if options is not None and not body.stream:
         raise ServiceError(
             400,
             "stream_options: only with stream=true.",
             code="invalid_value",
             param="stream_options",
         )
-    results = await while_connected(request.receive, run(admitted, asked))
-    answer = completion(results, asked.model, body.top_logprobs, wanted=body.logprobs)
-    return json_response(answer, headers_of(results, request_id))
+    model, alternatives, logprobs = asked.model, body.top_logprobs, body.logprobs
+    whole = partial(completion, model=model, alternatives=alternatives, logprobs=logprobs)
+    usage = options is not None and options.include_usage
+    chunks = Chunks(model, asked.runs, alternatives, logprobs, usage) if body.stream else None
+    return await replied(request, partial(run, admitted, asked), whole, chunks)
 
 
 def read(request: Request, body: ChatRequest) -> Asked:
@@ -76,7 +65,6 @@ def read(request: Request, body: ChatRequest) -> Asked:
     Raises:
         ServiceError: 400, something contradicts itself or has no meaning.
     """
-    said = None if body.cascade is None else body.cascade.model_dump(exclude_unset=True)
     given = body.model_dump(
         exclude_unset=True, exclude_none=True, by_alias=True, exclude={"messages", "cascade"}
     )
@@ -95,9 +83,8 @@ def read(request: Request, body: ChatRequest) -> Asked:
         model=body.model,
         messages=[plain(message) for message in body.messages],
         settings=settings,
-        wishes=read_wishes(request, said),
+        wishes=read_wishes(request, body.cascade),
         runs=body.n or 1,
-        chars=int(request.headers.get("content-length") or 0),
         patience_s=patience_of(request),
     )
 
@@ -111,7 +98,7 @@ def plain(message: Message) -> dict[str, Any]:
 
 
 def completion(
-    results: list[CascadeResult], model: str, alternatives: int | None, *, wanted: bool | None
+    results: list[CascadeResult], *, model: str, alternatives: int | None, logprobs: bool | None
 ) -> dict[str, Any]:
     """The body of a whole answer."""
     return {
@@ -123,7 +110,7 @@ def completion(
             {
                 "index": index,
                 "message": _message(result),
-                "logprobs": logprobs_of(result, alternatives) if wanted else None,
+                "logprobs": logprobs_of(result, alternatives) if logprobs else None,
                 "finish_reason": finish_reason_of(result),
             }
             for index, result in enumerate(results)

@@ -23,7 +23,6 @@ from cascade.service.protocols.documented import LISTING, Documented, errors
 from cascade.service.protocols.extension import (
     details_of,
     finish_reason_of,
-    headers_of,
     refusal_of,
     report_of,
     usage_of,
@@ -43,8 +42,7 @@ from cascade.service.protocols.replying import (
     Rendering,
     json_bytes,
     json_response,
-    streamed,
-    while_connected,
+    replied,
 )
 from cascade.service.protocols.running import Asked, run
 
@@ -109,21 +107,15 @@ async def _answered(
     if not messages:  # how clients have a model loaded
         admitted.service.model(model, admitted.key)
         return json_response({**lines.line("", done=True), "done_reason": "load"})
-    said = None if body.cascade is None else body.cascade.model_dump(exclude_unset=True)
     asked = Asked(
         model=model,
         messages=messages,
         settings=settings,
-        wishes=read_wishes(request, said),
-        chars=int(request.headers.get("content-length") or 0),
+        wishes=read_wishes(request, body.cascade),
         patience_s=patience_of(request),
     )
-    request_id = asked.wishes.tags.get("request_id")
-    if body.stream is not False:
-        headers = {} if request_id is None else {"X-Request-Id": request_id}
-        return await streamed(request, partial(run, admitted, asked), lines, headers)
-    results = await while_connected(request.receive, run(admitted, asked))
-    return json_response(lines.whole(results[0]), headers_of(results, request_id))
+    work, stream = partial(run, admitted, asked), None if body.stream is False else lines
+    return await replied(request, work, lines.whole, stream)
 
 
 def _known(admitted: Admitted, name: str) -> str:
@@ -262,8 +254,9 @@ class Lines(Rendering):
         last = self.line("", done=True) | self._counts(result)
         return b"".join([*pieces, json_bytes(last), b"\n"])
 
-    def whole(self, result: CascadeResult) -> dict[str, Any]:
+    def whole(self, results: list[CascadeResult]) -> dict[str, Any]:
         """The answer in one piece."""
+        (result,) = results
         return self.line(self._text(result), done=True, **_said(result)) | self._counts(result)
 
     def failed(self, fault: ServiceError) -> bytes:

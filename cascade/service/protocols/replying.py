@@ -16,10 +16,13 @@ from cascade.events import Event
 from cascade.result import CascadeResult
 from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of
 from cascade.service.metrics import tell_unexpected
+from cascade.service.protocols.extension import headers_of
 from cascade.service.protocols.running import Tell
 
 T = TypeVar("T")
 
+Work = Callable[[Tell | None], Coroutine[Any, Any, list[CascadeResult]]]
+"""Answers a request, and tells somebody what happens, where somebody is there."""
 
 PING_S = 10.0
 """A stream that has nothing to tell says so this often: clients and proxies give up on silence."""
@@ -107,12 +110,12 @@ _Item = tuple[int, Event] | _End | Exception
 class Feed:
     """What happens in a request, from the task that works on it to the one that sends."""
 
-    def __init__(self, work: Callable[[Tell], Coroutine[Any, Any, list[CascadeResult]]]) -> None:
+    def __init__(self, work: Work) -> None:
         self._items: list[_Item] = []
         self._there = asyncio.Event()
         self._task = asyncio.create_task(self._work(work))
 
-    async def _work(self, work: Callable[[Tell], Coroutine[Any, Any, list[CascadeResult]]]) -> None:
+    async def _work(self, work: Work) -> None:
         try:
             item: _Item = _End(await work(self._tell))
         except Exception as error:  # noqa: BLE001 - whoever sends has to say it
@@ -216,9 +219,31 @@ def _fault(error: Exception) -> ServiceError:
     return fault
 
 
+async def replied(
+    request: Request,
+    work: Work,
+    whole: Callable[[list[CascadeResult]], object],
+    stream: Rendering | None,
+) -> Response:
+    """The answer to a request, with the id that its client has given it.
+
+    Args:
+        request: which one.
+        work: on it.
+        whole: makes the body of an answer in one piece.
+        stream: makes a stream of it instead; None where none is wanted.
+    """
+    request_id = request.headers.get("x-request-id")
+    if stream is not None:
+        headers = {} if request_id is None else {"X-Request-Id": request_id}
+        return await streamed(request, work, stream, headers)
+    results = await while_connected(request.receive, work(None))
+    return json_response(whole(results), headers_of(results, request_id))
+
+
 async def streamed(
     request: Request,
-    work: Callable[[Tell], Coroutine[Any, Any, list[CascadeResult]]],
+    work: Work,
     rendering: Rendering,
     headers: Mapping[str, str],
 ) -> Response:

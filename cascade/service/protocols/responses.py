@@ -16,13 +16,11 @@ from cascade.service.faults import ServiceError
 from cascade.service.protocols.asking import HEADERS, check_body, patience_of, read_wishes
 from cascade.service.protocols.chat_wire import ERRORS, ErrorReply
 from cascade.service.protocols.documented import LISTING, answers, errors
-from cascade.service.protocols.extension import headers_of
 from cascade.service.protocols.replying import (
     Rendering,
     json_bytes,
     json_response,
-    streamed,
-    while_connected,
+    replied,
 )
 from cascade.service.protocols.responses_reading import messages_of, settings_of
 from cascade.service.protocols.responses_wire import ResponseBody, ResponseRequest
@@ -46,23 +44,20 @@ async def create_response(request: Request, body: ResponseRequest, admitted: Adm
     before = _before(body, admitted)
     messages = [*before, *messages_of(body.input)]
     asked = _asked(request, body, messages)
-    writing, request_id = Writing(body), asked.wishes.tags.get("request_id")
+    writing = Writing(body)
 
-    async def work(tell: Tell | None = None) -> list[CascadeResult]:
+    async def work(tell: Tell | None) -> list[CascadeResult]:
         results = await run(admitted, asked, tell)
         if body.store is not False:
             said = [*messages, _remembered(results[0])]
             answered = writing.body(results[0])
-            size = asked.chars + 2 * len(results[0].answer)
+            size = len(await request.body()) + 2 * len(results[0].answer)
             stored = conversations_of(admitted.service)
             stored.put(writing.id, admitted.key, said, answered, size)
         return results
 
-    if body.stream:
-        headers = {} if request_id is None else {"X-Request-Id": request_id}
-        return await streamed(request, work, Events(writing), headers)
-    results = await while_connected(request.receive, work())
-    return json_response(writing.body(results[0]), headers_of(results, request_id))
+    stream = Events(writing) if body.stream else None
+    return await replied(request, work, lambda results: writing.body(results[0]), stream)
 
 
 @router.get(
@@ -103,10 +98,9 @@ def _before(body: ResponseRequest, admitted: Admitted) -> list[Any]:
 
 
 def _asked(request: Request, body: ResponseRequest, messages: list[Any]) -> Asked:
-    said = None if body.cascade is None else body.cascade.model_dump(exclude_unset=True)
     # Instructions are of this request alone: they are not a part of what is stored.
     told = [{"role": "system", "content": body.instructions}] if body.instructions else []
-    wishes = read_wishes(request, said)
+    wishes = read_wishes(request, body.cascade)
     if body.store is False:  # nor among the lessons
         wishes = wishes.model_copy(update={"tags": {**wishes.tags, OPT_OUT[0]: OPT_OUT[1]}})
     return Asked(
@@ -114,7 +108,6 @@ def _asked(request: Request, body: ResponseRequest, messages: list[Any]) -> Aske
         messages=[*told, *messages],
         settings=settings_of(body),
         wishes=wishes,
-        chars=int(request.headers.get("content-length") or 0),
         patience_s=patience_of(request),
     )
 

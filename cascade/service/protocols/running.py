@@ -23,7 +23,6 @@ from cascade.errors import BadRequestError, ConfigurationError, ContextLengthErr
 from cascade.events import Event
 from cascade.integrations.chat_run import steady
 from cascade.integrations.chat_settings import call_task
-from cascade.ledger import LedgerView, charging
 from cascade.result import CascadeResult
 from cascade.service.admission import Admitted
 from cascade.service.faults import ServiceError
@@ -54,7 +53,6 @@ class Asked:
         settings: of the calls, as `call_task` takes them.
         wishes: what it says about itself.
         runs: how many answers are wanted.
-        chars: characters of the prompt, its tools and its schema.
         patience_s: how long its client waits for a whole answer; None where that is not known.
         at: when it arrived, by `time.monotonic`.
     """
@@ -64,7 +62,6 @@ class Asked:
     settings: Mapping[str, Any]
     wishes: Wishes
     runs: int = 1
-    chars: int = 0
     patience_s: float | None = None
     at: float = field(default_factory=time.monotonic)
 
@@ -80,8 +77,8 @@ class Asked:
 async def run(admitted: Admitted, asked: Asked, tell: Tell | None = None) -> list[CascadeResult]:
     """Answer a request, as often as it wants.
 
-    Whatever becomes of it, each run is settled with what it has cost. Cancelled, it cancels what
-    is under way.
+    Whatever becomes of it, what was put aside for a run is free when it ends. Cancelled, it cancels
+    what is under way.
 
     Args:
         admitted: who asks.
@@ -95,7 +92,6 @@ async def run(admitted: Admitted, asked: Asked, tell: Tell | None = None) -> lis
     most = asked.settings.get("max_tokens")
     async with admitted.slot(
         asked.model,
-        prompt_chars=asked.chars,
         max_tokens=most if isinstance(most, int) else None,
         runs=asked.runs,
         timeout_s=_sooner(asked.wishes.deadline, None if tell else asked.patience_s),
@@ -141,17 +137,15 @@ async def _answer(
     admitted: Admitted, cascade: Cascade, asked: Asked, number: int, tell: Tell | None
 ) -> CascadeResult:
     question, config = list(asked.messages), _config(admitted, asked, streams=tell is not None)
-    with charging() as entries:
-        try:
-            if tell is None:
-                return await cascade.ainvoke(question, config)
-            return await _watched(
-                cascade.astream(question, config, show=asked.wishes.show), number, tell
-            )
-        except BadRequestError as error:
-            raise _refused(error) from error
-        finally:
-            admitted.settle(LedgerView(entries))
+    try:
+        if tell is None:
+            return await cascade.ainvoke(question, config)
+        events = cascade.astream(question, config, show=asked.wishes.show)
+        return await _watched(events, number, tell)
+    except BadRequestError as error:
+        raise _refused(error) from error
+    finally:
+        admitted.settle()
 
 
 async def _watched(
@@ -169,7 +163,7 @@ async def _watched(
 
 
 def _config(admitted: Admitted, asked: Asked, *, streams: bool) -> RunnableConfig:
-    stays = asked.wishes.stays or admitted.local_only
+    stays = asked.wishes.local_only or admitted.local_only
     labels = {name: value for name, value in asked.settings.items() if name in LABELLING}
     configurable: dict[str, Any] = {LOCAL_ONLY: stays, DETAILS: True, LABELS: labels}
     if asked.patience_s is not None and not streams:  # the time of a stream is that between words
