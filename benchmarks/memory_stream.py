@@ -183,7 +183,10 @@ def arm(
 ) -> Arm:
     """The cascade of one arm: they differ by the memory alone."""
     ledger, lessons = MemoryLedger(), Lessons(store, terms={"scripted:*": Terms(may_remember=True)})
-    memory = Memory(store, same=says, price_of_error=price) if remembers else None
+    memory = None
+    if remembers:
+        # However busy the machine is, both arms are to do the same.
+        memory = Memory(store, same=says, price_of_error=price, patience_s=60.0)
     cascade = Cascade(
         Tier(model, name="small", price=PRICES["small"], max_tokens=MAX_TOKENS, temperature=0.0),
         Tier(ScriptedModel(oracle, name="oracle"), name="large", price=PRICES["large"]),

@@ -270,3 +270,14 @@ def test_sync_callers_and_loops_share_a_store(sqlite_url: str) -> None:
         assert asyncio.run(store.put(lesson(f"r{number}")))
     with store:
         assert asyncio.run(store.count()) == 2
+
+
+async def test_who_is_cancelled_takes_no_lessons_along(store: LessonStore) -> None:
+    """A query that is cancelled closes its connection, and a database in memory is one."""
+    await store.put(lesson("r1"))
+    for pause_s in (0.0, 0.0005, 0.001, 0.002):
+        asking = asyncio.create_task(ids(store))
+        await asyncio.sleep(pause_s)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    assert await ids(store) == ["r1"]

@@ -37,9 +37,6 @@ RARER = 4
 LEAST_TRIED = 1 / 16
 """The chance of a trial of a group without hope, at the least: it may come back."""
 
-HOPE = 200
-"""There is hope where a bet that goes on as it went so far has won within so many known gains."""
-
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -153,14 +150,14 @@ class Evidence:
         return self._wealth() >= -math.log(self.alpha)
 
     def _hopes(self, known: int) -> bool:
-        """Whether that will be within `HOPE` more, at the pace of those that are known."""
-        wealth = self._wealth()
-        return wealth > 0 and wealth * (known + HOPE) / known >= -math.log(self.alpha)
+        """Whether it will be with as many known gains as are kept, should they go on like this."""
+        return self._wealth(REQUESTS_KEPT / known) >= -math.log(self.alpha)
 
-    def _wealth(self) -> float:
-        """The logarithm of what the bet against a mean gain of 0 or less has won."""
+    def _wealth(self, times: float = 1.0) -> float:
+        """The logarithm of what the bet against a mean gain of 0 or less has won, or will have
+        when so many times as much is known."""
         z, top = self._weighted()
-        wealth = np.log1p(np.outer(BETS / top, z)).sum(1)
+        wealth = times * np.log1p(np.outer(BETS / top, z)).sum(1)
         return float(np.logaddexp.reduce(wealth) - np.log(len(BETS)))
 
     def _lost(self) -> bool:
