@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from typing import Any
 
 from scipy.stats import t as student
@@ -12,7 +13,8 @@ Rows = list[dict[str, Any]]
 
 
 def show(rows: Rows) -> None:
-    """Per stream and arm: over time, of the later half, and the difference, by seed."""
+    """Per stream and arm: over time, at the end, and the difference, by seed; where some seeds were
+    asked more, of all seeds what all were asked, and then of those the whole."""
     if not rows:
         print("no rows")
         return
@@ -24,11 +26,20 @@ def show(rows: Rows) -> None:
     )
     for name in dict.fromkeys(row["stream"] for row in rows):
         whole = _whole_seeds([row for row in rows if row["stream"] == name])
-        print(f"\n{name}: {len({row['seed'] for row in whole})} seeds")
-        for remembers in (False, True):
-            _over_time([row for row in whole if row["memory"] == remembers], remembers)
-        _compare(whole)
-        _by_kind(whole)
+        blocks = Counter(row["seed"] for row in whole if row["memory"])
+        for least in sorted({min(blocks.values()), max(blocks.values())} if blocks else ()):
+            seeds = {seed for seed, n in blocks.items() if n >= least}
+            first = sorted({row["from"] for row in whole})[:least]
+            _section(name, [r for r in whole if r["seed"] in seeds and r["from"] in first])
+
+
+def _section(name: str, rows: Rows) -> None:
+    n = sum(row["n"] for row in rows if row["memory"]) // len({row["seed"] for row in rows})
+    print(f"\n{name}: the first {n} requests of {len({row['seed'] for row in rows})} seeds")
+    for remembers in (False, True):
+        _over_time([row for row in rows if row["memory"] == remembers], remembers)
+    _compare(rows)
+    _by_kind(rows)
 
 
 def _whole_seeds(rows: Rows) -> Rows:
@@ -57,8 +68,9 @@ def _mean(rows: Rows, what: str) -> float:
 
 
 def _compare(rows: Rows) -> None:
+    last = max(row["from"] for row in rows)
     for what in ("escalated", "right", "micro-dollars"):
-        for part, least in (("all", 0), ("later half", 1 + max(r["from"] for r in rows) // 2)):
+        for part, least in (("all", 0), ("last 100", last)):
             chosen = [row for row in rows if row["from"] >= least]
             seeds = sorted({row["seed"] for row in chosen})
             sides = [
@@ -70,9 +82,12 @@ def _compare(rows: Rows) -> None:
             on = [side[0] for side in sides[1::2]]
             change = interval([b - a for a, b in zip(off, on, strict=True)])
             print(
-                f"  {what:14}{part:12}without {statistics.fmean(off):8.3f}   with "
+                f"  {what:14}{part:10}without {statistics.fmean(off):8.3f}   with "
                 f"{statistics.fmean(on):8.3f}   change {change}"
             )
+            if what == "micro-dollars":
+                shares = interval([100 * (b / a - 1) for a, b in zip(off, on, strict=True)])
+                print(f"  {'':14}{part:10}in percent{'':30}{shares}")
 
 
 def interval(values: list[float]) -> str:
