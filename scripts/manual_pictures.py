@@ -1,7 +1,8 @@
-"""Draws the pictures of docs/concepts.md from the program: `make docs`.
+"""Draws the pictures of the manual from the program: `make docs`.
 
 `graph.svg` has the nodes and edges of the compiled graph, `rule.svg` what the economic policy
-decides at every confidence. Grey on nothing: they are read on light and on dark pages.
+decides at every confidence, `floors.svg` (house_picture.py) who imports whom. Grey on nothing:
+they are read on light and on dark pages.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import floors
+import house_picture
 
 FOLDER = floors.ROOT / "docs" / "images"
 PLACES = {
@@ -123,7 +125,11 @@ def rule(cost: float = 0.01, price_of_error: float = 0.05) -> str:
     )
 
 
-PICTURES: dict[str, Callable[[], str]] = {"graph.svg": graph, "rule.svg": rule}
+PICTURES: dict[str, Callable[[], str]] = {
+    "floors.svg": house_picture.house,
+    "graph.svg": graph,
+    "rule.svg": rule,
+}
 
 
 def outdated(write: bool) -> list[Path]:
