@@ -29,7 +29,7 @@ from cascade.jobs.provider_stages import (
     write_requests,
 )
 from cascade.jobs.rows import Row
-from cascade.jobs.running import CONCURRENCY, Done, Purse
+from cascade.jobs.running import CONCURRENCY, Purse
 
 __all__ = ["AtProvider", "BatchDone", "Limits", "Terms", "made_by_batch", "run_by_batch"]
 
@@ -102,12 +102,7 @@ async def run_by_batch(
     batched, stop, terms = asked_by_batch(cascade), stop or asyncio.Event(), terms or Terms()
     purse, done = Purse(budget_usd, journal.spent_usd), BatchDone(before_usd=journal.spent_usd)
 
-    def show(_: Done) -> None:
-        progress(done)
-
-    job = DraftingForBatch(
-        batched, iter(read()), journal, name, purse, show, stop, done, batched=done
-    )
+    job = DraftingForBatch(batched, iter(read()), journal, name, purse, progress, stop, done)
     kept, live = Folder(folder), cascade if terms.ask_at_once else None
     taking = Taking(job, read, kept, live, concurrency)
     collecting = _Collecting(job, taking, kept, terms)
@@ -161,7 +156,7 @@ class _Collecting:
                     await self._sleep(wait_s)
                     wait_s = min(self.terms.most_s, wait_s * self.terms.factor)
         if not waiting:
-            self.job.batched.at_provider = None
+            self.job.done.at_provider = None
 
     async def _advance(self, provider: Provider, batch: Batch) -> Batch | None:
         """A batch as far as it comes without waiting; None once it is done with."""
@@ -192,7 +187,7 @@ class _Collecting:
     def _tell(self, waiting: list[Batch]) -> None:
         seen = [self._seen.get(batch.name, Seen()) for batch in waiting]
         ends = [one.until for one in seen if one.until is not None]
-        self.job.batched.at_provider = AtProvider(
+        self.job.done.at_provider = AtProvider(
             len(waiting),
             sum(batch.rows for batch in waiting),
             sum(one.answered for one in seen),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cascade.errors import CascadeError, ModelError
-from cascade.models import Chunk, Model, Request
+from cascade.models import Model, Request
 from cascade.models.base import Sent
 from cascade.models.openai import OpenAIModel
 from cascade.state import Completion
@@ -91,9 +91,6 @@ class ByBatch(Model):
         except ModelError as error:
             raise UnreadableAnswerError(str(error), model=self.name, billed=None) from error
         return replace(completion, latency_ms=delivery.latency_ms)
-
-    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        yield Chunk(completion=await self._complete(request))
 
     async def digest(self) -> str | None:
         """That of the model."""

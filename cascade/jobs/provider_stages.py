@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -112,14 +112,8 @@ def asked_by_batch(cascade: Cascade) -> Cascade:
 
 
 @dataclass(slots=True)
-class DraftingForBatch(Job):
-    """Answers what the drafts are good enough for, and lets wait what is to be escalated.
-
-    Attributes:
-        batched: the job's `done`.
-    """
-
-    batched: BatchDone = field(kw_only=True)
+class DraftingForBatch(Job[BatchDone]):
+    """Answers what the drafts are good enough for, and lets wait what is to be escalated."""
 
     def passes(self, row: Row) -> bool:
         """Whether the row has an answer, or waits for one."""
@@ -134,7 +128,7 @@ class DraftingForBatch(Job):
         if before.status == "error":  # its draft is there, and paid for
             before = replace(before, status="waiting", counted_usd=None, error=None)
             self.journal.add(before)
-        self.batched.waiting += 1
+        self.done.waiting += 1
         self.purse.spent_usd += before.expected_usd or Decimal(0)
         return True
 
@@ -164,11 +158,11 @@ class DraftingForBatch(Job):
 
     def waits(self) -> None:
         """A row is to be in a batch."""
-        self.batched.waiting += 1
+        self.done.waiting += 1
 
     def count_waited(self, record: Record, before: Record) -> None:
         """A row that has waited is done."""
-        self.batched.waiting -= 1
+        self.done.waiting -= 1
         self.purse.spent_usd -= before.expected_usd or Decimal(0)
         self.purse.spent_usd += record.counted_usd or Decimal(0)
         self.in_a_row = 0  # a batch fails as a whole: that is no sign of a bad input
@@ -177,7 +171,7 @@ class DraftingForBatch(Job):
 
 
 async def write_requests(
-    job: Job,
+    job: DraftingForBatch,
     rows: Iterable[Row],
     folder: Folder,
     limits: Limits,
@@ -297,7 +291,7 @@ class Taking:
                 result = await self.job.cascade.aresume(row.question, paused)
             except CascadeError as error:
                 return continuing.failed(row, error, before)
-        self.job.batched.by_batch += 1
+        self.job.done.by_batch += 1
         return continuing.answered(row, result, before)
 
     async def _put(self, kept: list[tuple[Record, Record]]) -> None:

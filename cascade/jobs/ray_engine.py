@@ -94,7 +94,7 @@ async def run_job_on_ray(
 
 
 @dataclass(slots=True, kw_only=True)
-class _Job(Job):
+class _Job(Job[Done]):
     crew: Crew
 
     async def answered(self, row: Row) -> Record | None:

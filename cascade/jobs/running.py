@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from cascade._together import together
 from cascade.api import Cascade
@@ -63,6 +63,9 @@ class Done:
     def rows(self) -> int:
         """Rows that were looked at."""
         return self.resumed + self.answered + self.failed
+
+
+D = TypeVar("D", bound=Done)
 
 
 async def run_job(
@@ -158,7 +161,7 @@ class Purse:
 
 
 @dataclass(slots=True)
-class Job:
+class Job(Generic[D]):
     """Rows under way: each is asked unless it is done, within the purse, and written down."""
 
     cascade: Cascade
@@ -166,9 +169,9 @@ class Job:
     journal: Journal
     name: str
     purse: Purse
-    progress: Callable[[Done], None]
+    progress: Callable[[D], None]
     stop: asyncio.Event
-    done: Done
+    done: D
     in_a_row: int = 0
 
     async def work(self) -> None:

@@ -33,8 +33,8 @@ from cascade.service.config import (
 from cascade.service.enduring import Known, to_doors
 from cascade.service.flight import Flights
 from cascade.service.keys import Keys
+from cascade.service.last_calls import LastCalls
 from cascade.service.lessons import keeper_of, memories_of
-from cascade.service.limits import Limits
 from cascade.service.metrics import Metrics
 from cascade.service.recent import Recent
 from cascade.service.reload import Reloads
@@ -42,7 +42,6 @@ from cascade.service.sections import QueueConfig, SheddingConfig
 from cascade.service.service import Service
 from cascade.service.serving import CASCADE_TAG, Gate, Served
 from cascade.service.shared import Shared, is_shared
-from cascade.service.states import TierStates
 from cascade.teaching import Lessons
 from cascade.tiers import Tier
 
@@ -83,10 +82,10 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
     folder = folder or Path()
     store = None if config.ledger is None else open_ledger(config.ledger)
     keys = _keys(config)
-    recent, flights, states = Recent(config.recent), Flights(), TierStates()
+    recent, flights, last_calls = Recent(config.recent), Flights(), LastCalls()
     shared, metrics = _shared(config, store, keys), Metrics()
     budgets = Budgets(store, config.budgets) if shared is None else shared.budgets
-    watching = _watching(config, budgets, recent, flights, states, metrics.cascades)
+    watching = _watching(config, budgets, recent, flights, last_calls, metrics.cascades)
     known: Known = {}
     memories = memories_of(config, lessons := keeper_of(config))
     gates = {name: _gate(name, given) for name, given in config.cascades.items()}
@@ -105,21 +104,20 @@ def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
     if shared is not None:
         shared.keep(served, reloads, config.watch_s)
     service = Service(
-        config,
-        served,
+        config=config,
+        served=served,
         store=store,
         lessons=lessons,
         keys=keys,
         budgets=budgets,
         shared=shared,
-        limits=Limits(),
         recent=recent,
         flights=flights,
-        states=states,
+        last_calls=last_calls,
         reloads=reloads,
         metrics=metrics,
     )
-    metrics.watch(served, reloads, store, lessons)
+    metrics.watch(service)
     return service
 
 

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from cascade._masking import mask_places
 from cascade.errors import CascadeError
 from cascade.resilience import BreakerState, TierState
+from cascade.service.last_calls import LastCall
 from cascade.service.service import Service, service_of
-from cascade.service.states import TierStates
 
 DATABASE_PATIENCE_S = 2.0
 
@@ -80,7 +80,7 @@ async def readyz(request: Request, response: Response) -> Readiness:
         running=len(service.flights),
         tiers={
             name: {
-                tier: _health(service.states, name, tier, state)
+                tier: _health(service.last_calls.of(name, tier), state)
                 for tier, state in cascade.tier_states().items()
             }
             for name, cascade in service.cascades.items()
@@ -102,8 +102,7 @@ async def database_of(service: Service) -> Database:
         return "failed"
 
 
-def _health(states: TierStates, cascade: str, tier: str, now: TierState) -> TierHealth:
-    last = states.last.get((cascade, tier))
+def _health(last: LastCall | None, now: TierState) -> TierHealth:
     shut = {"breaker": now.breaker, "ready_in_s": now.ready_in_s or None}
     if last is None:
         return TierHealth(state="untried", **shut)

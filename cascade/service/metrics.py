@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -18,10 +18,7 @@ from cascade.integrations.prometheus import SECONDS, PrometheusMetrics
 from cascade.service.faults import fault_of, is_ollama
 
 if TYPE_CHECKING:
-    from cascade.ledger.store import Store
-    from cascade.service.reload import Reloads
-    from cascade.service.serving import Served
-    from cascade.teaching import Lessons
+    from cascade.service.service import Service
 
 logger = logging.getLogger("cascade")
 
@@ -69,15 +66,9 @@ class Metrics:
             "cascade_http_open", "Requests not answered to their end", registry=self.registry
         )
 
-    def watch(
-        self,
-        served: Mapping[str, Served],
-        reloads: Reloads,
-        store: Store | None,
-        lessons: Lessons | None,
-    ) -> None:
+    def watch(self, service: Service) -> None:
         """Show gates, loading of calibrations and what is kept, as they are when asked."""
-        self.registry.register(_State(served, reloads, store, lessons))
+        self.registry.register(_State(service))
 
     def answered(self, route: str, method: str, status: str, seconds: float) -> None:
         """Count a request that has ended."""
@@ -100,17 +91,8 @@ def tell_unexpected(path: str, error: BaseException) -> None:
 
 
 class _State(Collector):
-    def __init__(
-        self,
-        served: Mapping[str, Served],
-        reloads: Reloads,
-        store: Store | None,
-        lessons: Lessons | None,
-    ) -> None:
-        self._served = served
-        self._reloads = reloads
-        self._store = store
-        self._lessons = lessons
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     def collect(self) -> Iterator[Metric]:
         """What is true at this moment."""
@@ -118,7 +100,7 @@ class _State(Collector):
         waiting = GaugeMetricFamily("cascade_gate_waiting", "Requests that wait", labels=["model"])
         refused = CounterMetricFamily("cascade_gate_refused", "Answered 429", labels=["model"])
         pressure = GaugeMetricFamily("cascade_gate_pressure", "Places and queue", labels=["model"])
-        for name, served in self._served.items():
+        for name, served in self._service.served.items():
             pressure.add_metric([name], served.gate.pressure())
             running.add_metric([name], served.gate.running)
             waiting.add_metric([name], served.gate.waiting)
@@ -128,12 +110,12 @@ class _State(Collector):
         reloads = CounterMetricFamily(
             "cascade_reloads", "Loadings of calibrations", labels=["cascade", "result"]
         )
-        for (name, result), count in self._reloads.counts.items():
+        for (name, result), count in self._service.reloads.counts.items():
             reloads.add_metric([name, result], count)
         stale = GaugeMetricFamily(
             "cascade_calibration_stale", "Whether a newer one cannot be loaded", labels=["cascade"]
         )
-        for name, last in self._reloads.last.items():
+        for name, last in self._service.reloads.last.items():
             stale.add_metric([name], last.problem is not None)
         yield from (reloads, stale)
         yield from self._kept()
@@ -143,7 +125,7 @@ class _State(Collector):
         running = GaugeMetricFamily("cascade_tier_running", "Calls under way", labels=labels)
         waiting = GaugeMetricFamily("cascade_tier_waiting", "Calls that wait", labels=labels)
         budget = GaugeMetricFamily("cascade_retry_budget", "Retries allowed now", labels=labels)
-        for name, served in self._served.items():
+        for name, served in self._service.served.items():
             for tier, state in served.cascade.tier_states().items():
                 if state.running is not None:
                     running.add_metric([name, tier], state.running)
@@ -153,12 +135,13 @@ class _State(Collector):
         yield from (running, waiting, budget)
 
     def _kept(self) -> Iterator[Metric]:
-        if self._store is not None:
-            waiting, lost = self._store.waiting, self._store.lost
+        store, lessons = self._service.store, self._service.lessons
+        if store is not None:
+            waiting, lost = store.waiting, store.lost
             yield GaugeMetricFamily("cascade_ledger_waiting", "Entries not written yet", waiting)
             yield CounterMetricFamily("cascade_ledger_lost", "Entries in the log instead", lost)
-        if self._lessons is not None:
-            lost = self._lessons.lost
+        if lessons is not None:
+            lost = lessons.lost
             yield CounterMetricFamily("cascade_lessons_lost", "Lessons that were not kept", lost)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
@@ -17,18 +18,19 @@ from cascade.service.faults import ServiceError
 from cascade.service.flight import Flights
 from cascade.service.guesses import Guesses
 from cascade.service.keys import Key, Keys
+from cascade.service.last_calls import LastCalls
 from cascade.service.limits import Limits
 from cascade.service.metrics import Metrics
 from cascade.service.recent import Recent
 from cascade.service.reload import Reloads
 from cascade.service.serving import Served
 from cascade.service.shared import Shared, SharedBudgets
-from cascade.service.states import TierStates
 from cascade.teaching import Lessons
 
 logger = logging.getLogger("cascade")
 
 
+@dataclass(eq=False, kw_only=True)
 class Service:
     """One service; `app.state.service`.
 
@@ -41,46 +43,29 @@ class Service:
         keys: who may ask.
         budgets: what they may spend.
         shared: what it shares with other replicas; None where the ledger is not in PostgreSQL.
-        limits: how often they may ask.
-        guesses: wrong keys by address.
         recent: the last finished requests.
         flights: the requests that are under way.
-        states: what each tier did last.
+        last_calls: how the last call of each tier ended.
         reloads: how the last loading of each calibration went.
         metrics: for Prometheus.
+        limits: how often keys may ask.
+        guesses: wrong keys by address.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts of a service
-        self,
-        config: ServiceConfig,
-        served: Mapping[str, Served],
-        *,
-        store: Store | None,
-        lessons: Lessons | None = None,
-        keys: Keys,
-        budgets: Budgets | SharedBudgets,
-        shared: Shared | None,
-        limits: Limits,
-        recent: Recent,
-        flights: Flights,
-        states: TierStates,
-        reloads: Reloads,
-        metrics: Metrics,
-    ) -> None:
-        self.config = config
-        self.served = dict(served)
-        self.store = store
-        self.lessons = lessons
-        self.keys = keys
-        self.budgets = budgets
-        self.shared = shared
-        self.limits = limits
-        self.guesses = Guesses()
-        self.recent = recent
-        self.flights = flights
-        self.states = states
-        self.reloads = reloads
-        self.metrics = metrics
+    config: ServiceConfig
+    served: Mapping[str, Served]
+    store: Store | None
+    lessons: Lessons | None
+    keys: Keys
+    budgets: Budgets | SharedBudgets
+    shared: Shared | None
+    recent: Recent
+    flights: Flights
+    last_calls: LastCalls
+    reloads: Reloads
+    metrics: Metrics
+    limits: Limits = field(default_factory=Limits)
+    guesses: Guesses = field(default_factory=Guesses)
 
     @property
     def draining(self) -> bool:

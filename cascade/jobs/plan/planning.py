@@ -114,7 +114,7 @@ class _Plan:
 
     async def run(self) -> None:
         """All stages, as far as nothing stops them."""
-        await self._work(partial(Drafting, purse=self._purse(), plan=self.done), self.read())
+        await self._work(partial(Drafting, purse=self._purse()), self.read())
         if self._is_stopped() or not self.done.drafted:
             return
         lots, left = await self._survey()
@@ -136,7 +136,7 @@ class _Plan:
     def _purse(self, *, by_guess: bool = False) -> Purse:
         return Purse(self.budget_usd, self.journal.spent_usd, by_guess=by_guess)
 
-    async def _work(self, job: Callable[..., Job], rows: Iterable[Row]) -> None:
+    async def _work(self, job: Callable[..., Job[PlanDone]], rows: Iterable[Row]) -> None:
         made = job(
             cascade=self.cascade,
             rows=iter(rows),

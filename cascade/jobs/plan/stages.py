@@ -66,10 +66,8 @@ class Verdict:
 
 
 @dataclass(slots=True, kw_only=True)
-class Drafting(Job):
-    """Drafts and checks each row, and lets it wait; `plan` is the job's `done`."""
-
-    plan: PlanDone
+class Drafting(Job[PlanDone]):
+    """Drafts and checks each row, and lets it wait."""
 
     def passes(self, row: Row) -> bool:
         """Whether the row has a draft, or an answer."""
@@ -80,7 +78,7 @@ class Drafting(Job):
             self.done.resumed += 1
         waited = self.journal.find_waiting(row.number)
         if waited is not None and waited.key == row.key:
-            self.plan.drafted += 1
+            self.done.drafted += 1
             return True
         return before.status == "ok"
 
@@ -105,11 +103,11 @@ class Drafting(Job):
 
     def waits(self) -> None:
         """A draft is there."""
-        self.plan.drafted += 1
+        self.done.drafted += 1
 
 
 @dataclass(slots=True, kw_only=True)
-class Deciding(Job):
+class Deciding(Job[PlanDone]):
     """Goes on with rows as a plan says."""
 
     verdict: Callable[[Row], Verdict]
