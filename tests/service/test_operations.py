@@ -46,7 +46,7 @@ async def test_it_is_not_ready_without_its_database_and_lets_nobody_in(
 
     async with gateway(configured(upstream, tmp_path)) as running:
         secret = await running.key()
-        monkeypatch.setattr(running.service.keys, "_open", unreachable)
+        monkeypatch.setattr(running.service.keys._engine, "get", unreachable)
         ready = await running.get("/readyz")
         asked = await running.ask(secret)
     assert (ready.status_code, ready.json()["database"]) == (503, "failed")
