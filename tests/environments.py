@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 
 import floors
 
 FOLDER = floors.ROOT / ".cache" / "environments"
+UV = floors.ROOT / "scripts" / "uv.sh"
 AGAIN_S = 600
 
 
@@ -70,13 +73,33 @@ def python_with(*packages: str) -> Path:
 def _make(folder: Path, python: Path, packages: tuple[str, ...]) -> None:
     what = f"no environment with {' '.join(packages)}"
     shutil.rmtree(folder, ignore_errors=True)
-    done([sys.executable, "-m", "venv", folder], what, timeout=100)
-    ours = Path(sysconfig.get_path("purelib"))
+    done([UV, "venv", "--quiet", "--python", sys.executable, folder], what, timeout=100)
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     beside = Path(done([python, "-c", where], what, timeout=60).strip())
-    # What this environment has is found there, and pip sees it and installs only the rest.
-    (beside / "ours.pth").write_text(f"import site; site.addsitedir({str(ours)!r})\n")
-    done([python, "-m", "pip", "install", "--quiet", *packages], what, timeout=200)
+    rest = _not_ours(folder, python, packages, what)
+    install = [UV, "pip", "install", "--quiet", "--no-deps", "--python", python]
+    done([*install, "--requirement", rest], what, timeout=200)
+    # What this environment has is found there. As mere paths: nothing of it starts by itself, such
+    # as the measuring of coverage, which would take a foreign program most of its time.
+    (beside / "ours.pth").write_text(f"{sysconfig.get_path('purelib')}\n{floors.ROOT}\n")
+
+
+def _not_ours(folder: Path, python: Path, packages: tuple[str, ...], what: str) -> Path:
+    """A list of what the packages need and this environment has not, or has in another version."""
+    wanted, ours, rest = (folder / f"{name}.txt" for name in ("wanted", "ours", "rest"))
+    wanted.write_text("\n".join(packages))
+    here = {re.sub(r"[-_.]+", "-", one.name).lower(): one.version for one in distributions()}
+    ours.write_text("\n".join(f"{name}=={version}" for name, version in here.items()))
+    resolve = [UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python", python]
+    resolve += [wanted, "--output-file", rest]
+    try:
+        done([*resolve, "--constraint", ours], what, timeout=100)
+    except NoEnvironmentError:  # they do not go with our versions: theirs are put before those
+        done(resolve, what, timeout=100)
+    known = set(ours.read_text().splitlines())
+    needed = [line for line in rest.read_text().splitlines() if line not in known]
+    rest.write_text("\n".join(needed))
+    return rest
 
 
 def done(command: Sequence[str | Path], what: str, *, timeout: float) -> str:

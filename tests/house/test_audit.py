@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 import floors
 import sbom
@@ -106,6 +104,10 @@ def test_where_nobody_can_be_asked_it_says_so_and_does_not_pretend(
 def test_the_sbom_is_cyclonedx_and_lists_every_direct_dependency(
     alone: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
+    # Seconds of imports, which every process that tests would take.
+    from cyclonedx.schema import SchemaVersion  # noqa: PLC0415
+    from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415
+
     text = (alone[0] / "sbom.cdx.json").read_text(encoding="utf-8")
     bill = json.loads(text)
     # The check of an address takes a third of a second, and there are thousands of them.
