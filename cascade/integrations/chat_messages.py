@@ -95,9 +95,9 @@ def metadata_of(result: CascadeResult) -> dict[str, Any]:
         "action": decision.action,
         "reason": decision.reason,
         "run_id": result.run_id,
-        "cost_usd": _dollars(ledger.cost_usd),
+        "cost_usd": dollars_or_none(ledger.cost_usd),
         "cost_basis": ledger.cost_basis,
-        "saved_usd": _dollars(ledger.saved_usd),
+        "saved_usd": dollars_or_none(ledger.saved_usd),
         "saved_basis": ledger.saved_basis,
         "tiers": _by_tier(ledger),
         "unknown_usage": sum(not _is_known(entry) for entry in _calls(ledger)),
@@ -133,7 +133,7 @@ def _by_tier(ledger: LedgerView) -> dict[str, dict[str, Any]]:
             "model": entries[-1].model,
             "calls": len(entries),
             "usage": usage_of(entries),
-            "cost_usd": _dollars(LedgerView(entries).cost_usd),
+            "cost_usd": dollars_or_none(LedgerView(entries).cost_usd),
         }
         for tier, entries in tiers.items()
     }
@@ -158,5 +158,6 @@ def _details(entries: list[LedgerEntry], field: str) -> int | None:
     return _sum(entries, field)
 
 
-def _dollars(amount: Decimal | None) -> float | None:
+def dollars_or_none(amount: Decimal | None) -> float | None:
+    """Dollars for reading."""
     return None if amount is None else float(amount)

@@ -147,3 +147,11 @@ def to_drift(drift: Drift | str | None) -> Drift | None:
     if isinstance(drift, str):
         return Drift.everywhere(drift)  # type: ignore[arg-type] # checked there
     raise ConfigurationError(f"drift={drift!r}: give Drift(…) or the name of a reaction.")
+
+
+def broken_promise(max_harm: float, n: int) -> str:
+    """An alarm of harm in words, but for the figure that raised it."""
+    return (
+        f"more accepted drafts are wrong than the {max_harm:.1%} of all requests that was "
+        f"promised: after {n:,} requests"
+    )

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cascade.evaluation.audit.drift import EscalationChart, HarmProcess, SignalDrift
-from cascade.oversight.alarms import Drift, Kind
+from cascade.oversight.alarms import Drift, Kind, broken_promise
 from cascade.state import Action
 
 if TYPE_CHECKING:
@@ -235,8 +235,7 @@ class HarmChart:
     def _found(self) -> Finding:
         process = self.process
         text = (
-            f"more accepted drafts are wrong than the {process.max_harm:.1%} of all requests that "
-            f"was promised: after {process.n:,} requests E = {math.exp(process.log_e):.0f} ≥ "
+            f"{broken_promise(process.max_harm, process.n)} E = {math.exp(process.log_e):.0f} ≥ "
             f"{1 / process.delta:.0f}"
         )
         return Finding("harm", "harm", text, {"log_e": process.log_e, **self.figures})

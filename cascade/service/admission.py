@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from decimal import Decimal
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -17,7 +16,7 @@ from cascade.service.faults import ServiceError
 from cascade.service.guesses import address_of
 from cascade.service.keys import KEY_TAG, RESERVED_TAG, Key
 from cascade.service.service import Service, service_of
-from cascade.service.serving import CALIBRATION_TAG, CASCADE_TAG
+from cascade.service.serving import CALIBRATION_TAG, CASCADE_TAG, Served
 from cascade.service.sizes import prompt_size
 
 
@@ -66,22 +65,8 @@ class Admitted:
         served = service.serving(model, self.key)
         self.tags = {**self.tags, CASCADE_TAG: served.tag}
         async with service.flights.under_way(served.name):
-            per_run = Decimal(0)
             if self.key is not None and self.key.budgeted:
-                per_run = estimate(
-                    served.cascade,
-                    service.config.budgets,
-                    prompt_chars=self._chars,
-                    max_tokens=max_tokens,
-                    answer_tokens=served.config.answer_tokens,
-                )
-            can_stay = any(tier.local for tier in served.cascade.tiers)
-            reserved = await service.budgets.reserve(self.key, per_run, runs, can_stay=can_stay)
-            self._reservation = reserved
-            self.local_only = reserved.local_only
-            if self.key is not None and self.key.budgeted:  # also over a tag of the client's
-                aside = {RESERVED_TAG: f"{reserved.per_run:f}"}
-                self.tags = {**self.tags, **aside, **reserved.tags}
+                await self._put_aside(self.key, served, max_tokens, runs)
             try:
                 async with served.gate.through(timeout_s), served.lease() as cascade:
                     version = served.version_of(cascade)
@@ -89,7 +74,7 @@ class Admitted:
                         self.tags = {**self.tags, CALIBRATION_TAG: version}
                     yield cascade
             finally:
-                reserved.close()
+                self._reservation.close()
 
     def settle(self) -> None:
         """A run within the slot has ended, also by failing; once for each run.
@@ -98,6 +83,20 @@ class Admitted:
         arose. What is never settled is released when the slot ends.
         """
         self._reservation.settle()
+
+    async def _put_aside(self, key: Key, served: Served, max_tokens: int | None, runs: int) -> None:
+        per_run = estimate(
+            served.cascade,
+            self.service.config.budgets,
+            prompt_chars=self._chars,
+            max_tokens=max_tokens,
+            answer_tokens=served.config.answer_tokens,
+        )
+        can_stay = any(tier.local for tier in served.cascade.tiers)
+        aside = await self.service.budgets.reserve(key, per_run, runs, can_stay=can_stay)
+        self._reservation, self.local_only = aside, aside.local_only
+        # Also over tags of the client's.
+        self.tags = {**self.tags, RESERVED_TAG: f"{aside.per_run:f}", **aside.tags}
 
 
 _BEARER = HTTPBearer(auto_error=False, description="`csk_…`, made by `cascade keys create`.")

@@ -29,6 +29,7 @@ __all__ = [
     "refusal_of",
     "start_of_day",
     "start_of_month",
+    "uncovered",
 ]
 
 CHARACTERS_PER_TOKEN = 3
@@ -156,12 +157,12 @@ class Budgets(Observer):
         return account
 
     async def reserve(
-        self, key: Key | None, per_run: Decimal, runs: int = 1, *, can_stay: bool
+        self, key: Key, per_run: Decimal, runs: int = 1, *, can_stay: bool
     ) -> Reservation:
         """Put dollars aside.
 
         Args:
-            key: whose; None where there are no keys.
+            key: whose; it has a budget.
             per_run: what a run of the request may cost.
             runs: how many there are.
             can_stay: whether a model on this machine could answer it.
@@ -171,16 +172,12 @@ class Budgets(Observer):
                 this machine.
             LedgerError: what was spent before cannot be read.
         """
-        if key is None or not key.budgeted:
-            return Reservation()
         account = await self.account(key)
         refusal = refusal_of(key, account, per_run * runs)
         if refusal is None:
             account.reserved_usd += per_run * runs
             return Reservation(account, per_run, runs)
-        if (key.exhausted or self._config.exhausted) == "local_only" and can_stay:
-            return Reservation(local_only=True)
-        raise refusal
+        return uncovered(key, self._config, refusal, can_stay=can_stay)
 
     async def _load(self, key: Key, account: Account) -> None:
         if self._store is None:
@@ -272,6 +269,20 @@ def refusal_of(key: Key, account: Account, amount: Decimal) -> ServiceError | No
                 "budget_exhausted",
             )
     return None
+
+
+def uncovered(
+    key: Key, config: BudgetConfig, refusal: ServiceError, *, can_stay: bool
+) -> Reservation:
+    """What becomes of a request that a budget does not cover: where it may and can, it stays on
+    this machine.
+
+    Raises:
+        ServiceError: it may or can not.
+    """
+    if (key.exhausted or config.exhausted) == "local_only" and can_stay:
+        return Reservation(local_only=True)
+    raise refusal
 
 
 def _next(period: str, day: datetime) -> datetime:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from cascade.service.keys import Keys
 from cascade.service.last_calls import LastCalls
 from cascade.service.lessons import keeper_of, memories_of
 from cascade.service.metrics import Metrics
+from cascade.service.reading import masked
 from cascade.service.recent import Recent
 from cascade.service.reload import Reloads
 from cascade.service.sections import QueueConfig, SheddingConfig
@@ -65,8 +65,6 @@ _SAME_NAME = (
     "signals",
 )
 """Options that a cascade takes as they stand in its configuration."""
-
-_PASSWORD = re.compile(r"(://[^/:@\s]*):[^@/\s]+@")
 
 
 def build_service(config: ServiceConfig, folder: Path | None = None) -> Service:
@@ -324,8 +322,7 @@ def open_ledger(config: LedgerConfig) -> Store:
             redact=mask_secrets if config.mask_secrets else None,
         )
     except ConfigurationError as error:  # it shows the address, with its password
-        words = _PASSWORD.sub(r"\1:***@", str(error))
-        raise type(error)(f"ledger.url: {words}") from None
+        raise type(error)(f"ledger.url: {masked(str(error))}") from None
 
 
 def _from_environment(name: str | None, what: str) -> str | None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cascade._printable import printable
 from cascade.agents.steps import STEP
-from cascade.integrations.chat_messages import metadata_of
+from cascade.integrations.chat_messages import dollars_or_none, metadata_of
 from cascade.ledger import LedgerView, weakest
 from cascade.result import CascadeResult
 from cascade.state import Action, Basis
@@ -69,9 +69,9 @@ def report_of(results: Sequence[CascadeResult]) -> dict[str, Any]:
         return reports[0]
     ledger = LedgerView(entry for result in results for entry in result.ledger)
     sums = {
-        "cost_usd": _dollars(ledger.cost_usd),
+        "cost_usd": dollars_or_none(ledger.cost_usd),
         "cost_basis": ledger.cost_basis,
-        "saved_usd": _dollars(ledger.saved_usd),
+        "saved_usd": dollars_or_none(ledger.saved_usd),
         "saved_basis": ledger.saved_basis,
         "basis": weakest((ledger.cost_basis, ledger.saved_basis)),
     }
@@ -144,10 +144,6 @@ def refusal_of(result: CascadeResult) -> str | None:
 def details_of(result: CascadeResult) -> Mapping[str, Any]:
     """`logprobs` and `thinking` of the answer, where its tier told them."""
     return result.message.response_metadata
-
-
-def _dollars(amount: Decimal | None) -> float | None:
-    return None if amount is None else float(amount)
 
 
 def _amount(amount: Decimal | None) -> str | None:

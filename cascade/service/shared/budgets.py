@@ -13,7 +13,7 @@ from decimal import Decimal
 from itertools import count
 
 from cascade.ledger.store import Store
-from cascade.service.budgets import Account, Reservation, refusal_of
+from cascade.service.budgets import Account, Reservation, refusal_of, uncovered
 from cascade.service.config import BudgetConfig
 from cascade.service.keys import RESERVATION_TAG, Key
 from cascade.service.shared.database import Row, SharedDatabase
@@ -114,7 +114,7 @@ class SharedBudgets:
         return _account(row)
 
     async def reserve(
-        self, key: Key | None, per_run: Decimal, runs: int = 1, *, can_stay: bool
+        self, key: Key, per_run: Decimal, runs: int = 1, *, can_stay: bool
     ) -> Reservation:
         """Put dollars aside, as `Budgets.reserve` does.
 
@@ -123,8 +123,6 @@ class SharedBudgets:
                 this machine.
             UnavailableError: the database cannot be reached; then nothing is spent on a budget.
         """
-        if key is None or not key.budgeted:
-            return Reservation()
         told = asyncio.get_running_loop().create_future()
         asked = _Asked(f"{self._replica.id}.{next(self._numbers):x}", key, per_run, runs, told)
         self._mine.add(asked.id)
@@ -143,11 +141,9 @@ class SharedBudgets:
                 id=asked.id, budgets=self,
             )  # fmt: skip
         self._mine.discard(asked.id)
-        if (key.exhausted or self._config.exhausted) == "local_only" and can_stay:
-            return Reservation(local_only=True)
         refusal = refusal_of(key, _account(row), per_run * runs)
         assert refusal is not None, row
-        raise refusal
+        return uncovered(key, self._config, refusal, can_stay=can_stay)
 
     def give_back(self, reservation: str, runs_left: int) -> None:
         """Release what is put aside but for so many runs, once entries so far are written."""

@@ -11,6 +11,7 @@ from itertools import count
 from weakref import WeakKeyDictionary
 
 from cascade.errors import LedgerError
+from cascade.oversight.alarms import broken_promise
 from cascade.oversight.drift import NEVER, DriftWatch, Evidence
 from cascade.service.serving import Served
 from cascade.service.shared.database import SharedDatabase
@@ -97,8 +98,7 @@ class SharedDrift:
         if log_e is None or log_e < -math.log(delta):
             return
         text = (
-            f"more accepted drafts are wrong than the {evidence.max_harm:.1%} of all requests that "
-            f"was promised: after {int(found['n']):,} requests of all replicas "
+            f"{broken_promise(evidence.max_harm, int(found['n']))} of all replicas "
             f"log E = {log_e:.1f} ≥ {-math.log(delta):.1f}"
         )
         figures = {"log_e": float(log_e), "n": float(found["n"]), "parts": float(found["parts"])}
