@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cascade._printable import printable
-from cascade.cli.console import err, print_json, reports_errors
+from cascade.cli.console import busy, err, fits, print_json, reports_errors, spending, watched
 from cascade.cli.pairing import EMBEDDED, Large, PriceOfError, Small, Threshold, pair
 from cascade.errors import InputError
 
 if TYPE_CHECKING:
+    from cascade.api import Cascade
     from cascade.result import CascadeResult
     from cascade.tiers import OpenTier
 
@@ -50,32 +52,56 @@ def ask(
         ),
     ] = None,
     table: Annotated[bool, typer.Option(help="Show what each node cost and saved.")] = True,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the answer, and nothing else.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Ask one question: the small model drafts, the large one answers if it has to."""
+    """Ask one question: the small model drafts, the large one answers if it has to.
+
+    A terminal shows the draft, its confidence and the decision as they come, on stderr.
+    """
     text = _read(question, file)
     messages = [("system", system), ("human", text)] if system else text
-    cascade = pair(
-        small,
-        large,
-        threshold=threshold,
-        price_of_error=price_of_error,
-        max_tokens=max_tokens,
-        local_only=local_only or False,
-    )
-    result = cascade.invoke(messages)
+    with nullcontext() if json or quiet else busy("getting ready"):
+        cascade = pair(
+            small,
+            large,
+            threshold=threshold,
+            price_of_error=price_of_error,
+            max_tokens=max_tokens,
+            local_only=local_only or False,
+        )
+    followed = watched() and not (json or quiet)
+    with spending():
+        result = _follow(cascade, messages) if followed else cascade.invoke(messages)
     if json:
         print_json(_document(result, cascade.tiers, local_only))
         return
+    _show(result, followed=followed, table=table and not quiet, quiet=quiet)
+
+
+def _follow(cascade: Cascade, messages: Any) -> CascadeResult:
+    from cascade.cli.live import follow  # noqa: PLC0415 - heavy
+
+    return follow(cascade, messages)
+
+
+def _show(result: CascadeResult, *, followed: bool, table: bool, quiet: bool) -> None:
+    if followed:
+        err.print()
     if not result.abstained:
         # Piped as it is; on a terminal a model could move the cursor and write to the clipboard.
         terminal = sys.stdout.isatty()
         answer = printable(result.answer, keep="\n\t") if terminal else result.answer
         sys.stdout.write(answer + "\n")
-    who = "no answer" if result.abstained else result.tier
-    err.print(f"\n{who}: {result.decision.reason}", style="dim", markup=False)
-    if table:
-        err.print(result.ledger.table(), style="dim", markup=False)
+        sys.stdout.flush()
+    if not (followed or quiet):
+        who = "no answer" if result.abstained else result.tier
+        err.print(f"\n{who}: {result.decision.reason}", style="dim", markup=False)
+    text = result.ledger.table()
+    if table and fits(text):
+        err.print("\n" * followed + text, style="dim", markup=False)
 
 
 def _document(

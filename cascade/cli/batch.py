@@ -25,7 +25,7 @@ from cascade.cli.by_batch import (
     said,
     tell_waiting,
 )
-from cascade.cli.console import err, fail, out, print_json, reports_errors
+from cascade.cli.console import err, fail, out, print_json, reports_errors, spending, watched
 from cascade.cli.pairing import EMBEDDED, Large, PriceOfError, Small, Threshold
 from cascade.cli.recipe import Recipe, refuse_unless
 from cascade.errors import ConfigurationError
@@ -170,11 +170,12 @@ def batch(  # noqa: PLR0913 - the options of a command
             answering = answering_by_batch(made, read, journal, output, rest_at_once=rest_at_once)
         budget = None if budget_usd is None else Decimal(str(budget_usd))
         answering = partial(answering, name=output.stem, concurrency=concurrency, budget_usd=budget)
-        done = _run(source, answering)
+        with spending():
+            done, code = _run(source, answering)
         written = write_output(
             output, read(), journal, prefix=prefix, run_ids=run_ids, planned=plan
         )
-    _tell(done, written, output, as_json=json)
+    _tell(done, written, output, code, as_json=json)
 
 
 def _refuse_ignored(context: typer.Context, recipe: Recipe) -> None:
@@ -229,17 +230,18 @@ def _asking(context: typer.Context, recipe: Recipe, made: Cascade) -> Callable[.
     return partial(run_job_on_ray, recipe, address=given["ray_address"], **options)
 
 
-def _run(source: Path, answering: Callable[..., Coroutine[Any, Any, Done]]) -> Done:
+def _run(source: Path, answering: Callable[..., Coroutine[Any, Any, Done]]) -> tuple[Done, int]:
+    """What was done, and the exit code if not all of it was."""
     from cascade.jobs import count_rows  # noqa: PLC0415 - heavy
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    shown = Progress(*columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal)
+    shown = Progress(*columns, TimeRemainingColumn(), console=err, disable=not watched())
 
-    async def run() -> Done:
+    async def run() -> tuple[Done, int]:
         stop = asyncio.Event()
         # Ray tells on stdout what has happened to its processes, where the answer is due.
-        with _interrupts(stop), shown, redirect_stdout(sys.stderr):
-            task = shown.add_task("rows", total=count_rows(source) if err.is_terminal else None)
+        with _interrupts(stop) as told, shown, redirect_stdout(sys.stderr):
+            task = shown.add_task("rows", total=count_rows(source) if watched() else None)
 
             def show(done: Done) -> None:
                 spent = done.before_usd + done.spent_usd
@@ -248,18 +250,24 @@ def _run(source: Path, answering: Callable[..., Coroutine[Any, Any, Done]]) -> D
                 words = said(done) or words
                 shown.update(task, completed=done.rows, description=f"{words}, ${spent:.4f} spent")
 
-            return await answering(progress=show, stop=stop)
+            done = await answering(progress=show, stop=stop)
+            return done, 128 + told[0] if told else 1
 
     return asyncio.run(run())
 
 
 @contextmanager
-def _interrupts(stop: asyncio.Event) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) lets what is under way end; the second one does not."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    told = (signal.SIGINT, signal.SIGTERM)
+def _interrupts(stop: asyncio.Event) -> Iterator[list[int]]:
+    """The first Ctrl-C (or SIGTERM) lets what is under way end; the second one does not.
 
-    def interrupted() -> None:
+    What was told is in the list.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    heard = (signal.SIGINT, signal.SIGTERM)
+    told: list[int] = []
+
+    def interrupted(number: int) -> None:
+        told.append(number)
         if stop.is_set() and task is not None:
             task.cancel()
             return
@@ -267,15 +275,15 @@ def _interrupts(stop: asyncio.Event) -> Iterator[None]:
         err.print("ending the rows that are under way; once more to leave them")
 
     try:
-        for number in told:
-            loop.add_signal_handler(number, interrupted)
+        for number in heard:
+            loop.add_signal_handler(number, interrupted, number)
     except (NotImplementedError, RuntimeError):  # Windows, or not in the main thread
-        yield
+        yield told
         return
     try:
-        yield
+        yield told
     finally:
-        for number in told:
+        for number in heard:
             loop.remove_signal_handler(number)
 
 
@@ -294,7 +302,7 @@ def _tell_plan(done: PlanDone) -> None:
         )
 
 
-def _tell(done: Done, written: int, output: Path, *, as_json: bool) -> None:
+def _tell(done: Done, written: int, output: Path, code: int, *, as_json: bool) -> None:
     from cascade.jobs.plan import PlanDone  # noqa: PLC0415 - heavy
 
     if as_json:
@@ -317,6 +325,6 @@ def _tell(done: Done, written: int, output: Path, *, as_json: bool) -> None:
         _tell_plan(done)
     tell_waiting(done)
     if done.stopped is not None:
-        fail(f"{done.stopped}. Run the same command again to go on.", 1)
+        fail(f"{done.stopped}. Run the same command again to go on.", code)
     if done.failed:
         fail(f"rows that failed: {done.failed}; see the column `error`. Run again to ask them.", 1)

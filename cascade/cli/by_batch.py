@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade.cli.console import err
+from cascade.cli.console import err, watched
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def answering_by_batch(
     from cascade.jobs.provider import Terms, run_by_batch  # noqa: PLC0415 - heavy
 
     async def answer(*, progress: Callable[[Done], None], **how: Any) -> Done:
-        told = err.is_terminal
+        told = watched()
 
         def show(done: Done) -> None:
             nonlocal told

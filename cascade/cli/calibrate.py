@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cascade.cli.console import err, fail, out, print_json, reports_errors
+from cascade.cli.console import err, fail, out, print_json, reports_errors, spending, watched
 from cascade.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def calibrate(  # noqa: PLR0913 - the options of a command
     if not recorded:
         asked, compare = read_examples(examples), get_scorer(scorer)
         _confirm(asked, cascade, path, compare, yes=yes)
-        collected = _collect(asked, cascade, path, compare, agree_with_large, concurrency)
+        with spending():
+            collected = _collect(asked, cascade, path, compare, agree_with_large, concurrency)
         _remark(collected)
     made = asyncio.run(_fit(cascade, path, asked, labels, max_harm or [], delta))
     made.calibration.save(to)
@@ -165,9 +166,7 @@ def _collect(
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (
-        Progress(
-            *columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal
-        ) as progress,
+        Progress(*columns, TimeRemainingColumn(), console=err, disable=not watched()) as progress,
         TranscriptWriter(path) as writer,
     ):
         task = progress.add_task("examples", total=len(examples))

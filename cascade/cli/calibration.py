@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from cascade.cli.console import out, print_json, reports_errors
-from cascade.cli.keys import Where, address_of, with_opened
+from cascade.cli.keys import Json, Where, address_of, with_opened
 
 if TYPE_CHECKING:
     from cascade.service.shared.calibrations import Calibrations, RolledOut
@@ -39,17 +39,17 @@ def push(
     *,
     note: Annotated[str, typer.Option(help="What people should know of it.")] = "",
     wait: Wait = 60.0,
+    json: Json = False,
 ) -> None:
     """Keep a calibration as the next version, and use it in all replicas, or in none."""
     from cascade.confidence.calibration import Calibration  # noqa: PLC0415 - heavy
 
     address = address_of(where, cascade=cascade)
     document = Calibration.load(file).model_dump_json()
-    _say(
-        _with_calibrations(
-            address, lambda found: found.push(cascade, document, note=note, wait_s=wait)
-        )
+    done = _with_calibrations(
+        address, lambda found: found.push(cascade, document, note=note, wait_s=wait)
     )
+    _say(done, json)
 
 
 @app.command()
@@ -63,19 +63,17 @@ def rollback(
         typer.Option(help="This version; 0: that of the configuration. [default: the one before]"),
     ] = None,
     wait: Wait = 60.0,
+    json: Json = False,
 ) -> None:
     """Use an older version again, in all replicas or in none."""
     address = address_of(where, cascade=cascade)
-    _say(_with_calibrations(address, lambda found: found.rollback(cascade, to=to, wait_s=wait)))
+    done = _with_calibrations(address, lambda found: found.rollback(cascade, to=to, wait_s=wait))
+    _say(done, json)
 
 
 @app.command()
 @reports_errors
-def status(
-    where: Where,
-    *,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
+def status(where: Where, *, json: Json = False) -> None:
     """Show which version of each cascade is in use, and by which replicas."""
     found = _with_calibrations(address_of(where), lambda calibrations: calibrations.status())
     if json:
@@ -92,7 +90,10 @@ def status(
             out.print(f"  {replica}  {'uses it' if uses_it else 'does not use it'}", markup=False)
 
 
-def _say(rolled_out: RolledOut) -> None:
+def _say(rolled_out: RolledOut, json: bool) -> None:
+    if json:
+        print_json(rolled_out)
+        return
     n = len(rolled_out.replicas)
     out.print(
         f"{rolled_out.cascade}: version {rolled_out.version} is in use; {n} "

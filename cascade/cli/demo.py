@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cascade.cli.console import err, out, print_json, reports_errors
+from cascade.cli.console import out, print_json, reports_errors, screen, spending, watched
 
 EXAMPLE = "Example: cascade demo --n 40 --large ollama:qwen2.5:3b"
 
@@ -58,7 +58,7 @@ def demo(
         large_price=large_price,
         out=to,
     )
-    with watching(err) as watcher:
+    with spending(), watching(screen(), live=watched()) as watcher:
         outcome = asyncio.run(run_demo(options, watcher))
     if json:
         print_json(outcome.figures())

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cascade.cli.console import PlainConsole, err, out, print_json, reports_errors
+from cascade.cli.console import PlainConsole, busy, out, print_json, reports_errors, spending
 
 if TYPE_CHECKING:
     from cascade.cli.checks import Check
@@ -30,7 +30,7 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Look for models, keys, prices and log-probs. Fails when a named model does not work."""
-    with err.status("looking around …"):
+    with spending(), busy("looking around …"):
         checks = asyncio.run(_look(model or []))
     if json:
         print_json(checks)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cascade.cli.console import err, out, reports_errors, write_json
+from cascade.cli.console import busy, err, out, reports_errors, write_json
 from cascade.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def evaluate(  # noqa: PLR0913 - every one is an option of the command
         max_harm=max_harm,
         delta=delta,
     )
-    with err.status(f"fitting and measuring on {len(recorded):,} rows"):
+    with busy(f"fitting and measuring on {len(recorded):,} rows"):
         found = evaluating.evaluate(recorded, options)
     if reuse is not None:
         _write(reuse, _evidence(found, file))
@@ -95,7 +95,7 @@ def _read(file: Path, small: str | None, large: str | None) -> Recorded:
     from cascade.evaluation.recorded import record_pair  # noqa: PLC0415 - heavy
     from cascade.evaluation.transcripts import read_transcripts  # noqa: PLC0415 - heavy
 
-    with err.status(f"reading {file}"):
+    with busy(f"reading {file}"):
         rows = list(read_transcripts(file))
     return record_pair(rows, *_pair(rows, small, large))
 

@@ -34,6 +34,8 @@ EXAMPLE = (
     "--tag team=search"
 )
 Where = Annotated[str, typer.Argument(help="The service's configuration, or its ledger's address.")]
+Which = Annotated[str, typer.Argument(help="Its id, or its name if only one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -62,6 +64,7 @@ def create(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of its entries; repeatable.")
     ] = None,
     admin: Annotated[bool, typer.Option("--admin", help="It opens /admin and the page.")] = False,
+    json: Json = False,
 ) -> None:
     """Make a key and print it. It is kept as a hash: nobody can print it again."""
     from cascade.cli.report import selection_of  # noqa: PLC0415 - heavy
@@ -79,7 +82,7 @@ def create(
         "admin": admin,
     }
     key, secret = _with_keys(address, lambda keys: keys.create(name, **settings))
-    _show_once(key, secret)
+    _show_once(key, secret, json)
 
 
 @app.command(name="list")
@@ -87,7 +90,7 @@ def create(
 def list_keys(
     where: Where,
     *,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Show all keys, without their secrets."""
     address = address_of(where)
@@ -111,26 +114,25 @@ def list_keys(
 
 @app.command()
 @reports_errors
-def revoke(
-    where: Where, key: Annotated[str, typer.Argument(help="Its id, or its name if only one.")]
-) -> None:
+def revoke(where: Where, key: Which, *, json: Json = False) -> None:
     """Revoke a key; a running service refuses it within seconds."""
     address = address_of(where)
     must_exist(address)
     gone = _with_keys(address, lambda keys: keys.revoke(key))
-    out.print(f"{gone.id} ({gone.name}) is revoked", markup=False)
+    if json:
+        print_json(_shown(gone))
+    else:
+        out.print(f"{gone.id} ({gone.name}) is revoked", markup=False)
 
 
 @app.command()
 @reports_errors
-def rotate(
-    where: Where, key: Annotated[str, typer.Argument(help="Its id, or its name if only one.")]
-) -> None:
+def rotate(where: Where, key: Which, *, json: Json = False) -> None:
     """Give a key a new secret and print it; the old one is refused within seconds."""
     address = address_of(where)
     must_exist(address)
     changed, secret = _with_keys(address, lambda keys: keys.rotate(key))
-    _show_once(changed, secret)
+    _show_once(changed, secret, json)
 
 
 def address_of(where: str, *, models: list[str] | None = None, cascade: str | None = None) -> str:
@@ -175,7 +177,10 @@ def _with_keys(address: str, work: Callable[[Keys], Awaitable[T]]) -> T:
     return with_opened(lambda: Keys(address), work)
 
 
-def _show_once(key: Key, secret: str) -> None:
+def _show_once(key: Key, secret: str, json: bool) -> None:
+    if json:
+        print_json({**_shown(key), "secret": secret})
+        return
     out.print(secret, markup=False)
     err.print(f"{key.id} ({key.name}): keep it; it is shown only now", markup=False)
 

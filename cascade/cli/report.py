@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cascade._masking import mask_keys
-from cascade.cli.console import err, out, reports_errors, write_json
+from cascade.cli.console import busy, err, out, reports_errors, write_json
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def report(
     selection = selection_of(since, until, days, tag or [])
     if html is not None and not html.parent.is_dir():
         raise ConfigurationError(f"{html} cannot be written: there is no folder {html.parent}.")
-    with err.status("reading the ledger"):
+    with busy("reading the ledger"):
         found = asyncio.run(_make(ledger, selection, by or list(TABLES), precision))
     if html is not None:
         write_page(html, found.html())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade.cli.console import err, out, print_json, reports_errors
+from cascade.cli.console import busy, out, print_json, reports_errors
 from cascade.cli.prices import list_price, price_of_large, tokens_price
 from cascade.cli.recipe import refuse_unless
 from cascade.cli.report import must_exist, selection_of
@@ -206,7 +206,7 @@ def _traffic(ledger: str, days: float | None, tags: list[str]) -> Traffic:
         async with open_store(ledger, read_only=True) as store:
             return await traffic_of(each.entry async for each in store.stored(selection))
 
-    with err.status("reading the ledger"):
+    with busy("reading the ledger"):
         return asyncio.run(read())
 
 
@@ -300,7 +300,7 @@ def _simulated(
             f"more than {MOST_SIMULATED:,}: give at most {MOST_SIMULATED / scenario.rate:.3g} "
             "seconds, or the rate of one part of the fleet."
         )
-    with err.status(f"simulating {scenario.rate:g} requests/s"):
+    with busy(f"simulating {scenario.rate:g} requests/s"):
         return simulate(scenario, seconds=seconds, seed=seed)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cascade.cli.console import err, fail, out, reports_errors, write_json
+from cascade.cli.console import busy, err, fail, out, reports_errors, write_json
 from cascade.cli.report import TIMES, must_exist, selection_of
 from cascade.errors import ConfigurationError
 
@@ -99,7 +99,7 @@ def shadow(  # noqa: PLR0913 - the options of a command
                 made_for=made_for,
             )
 
-    with err.status("reading the ledger"):
+    with busy("reading the ledger"):
         found = asyncio.run(judged())
     _show(found, to, json=json)
 

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from cascade._words import dollars, percent
 from cascade.demo.records import DemoOutcome, Facts, Findings, Step, Watcher
-from cascade.demo.report import Line, Share
+from cascade.demo.report import Line, Outcome, Share
 from cascade.demo.words import PER, interval, short_name
 
 FEW = 80
 """Below this many questions the examples of the prompts are a large part of what is computed."""
 
 
+LAST = 6
+"""Questions that are on the screen while others are asked."""
+
+NARROW = 70
+"""Columns of a terminal below which only the question and what became of it are shown."""
+
+BAR = 20
+"""Characters of a share of right answers."""
+
+_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+
+
 def announce(facts: Facts, console: Console) -> None:
     """Say what is going to run and what is assumed."""
-    source = f"{facts.large_source.upper()}: {escape('; '.join(facts.remarks))}"
-    console.print(f"small  [bold]{escape(facts.small)}[/], LIVE, in this process")
-    console.print(f"large  [bold]{escape(facts.large)}[/], {source}")
+    remarks = _DIGEST.sub(r"\1…", "; ".join(facts.remarks))  # the page has all of it
+    table = Table.grid(padding=(0, 2))
+    table.add_row("small", f"[bold]{escape(facts.small)}[/], LIVE, in this process")
+    large = f"[bold]{escape(facts.large)}[/], {facts.large_source.upper()}: {escape(remarks)}"
+    table.add_row("large", large)
     for assumption in facts.assumptions:
-        console.print(f"[dim]price  {escape(assumption)}[/]")
+        table.add_row("price", escape(assumption), style="dim")
+    console.print(table)
     if facts.large_source == "live" and facts.large_alone:
         console.print(
             f"[yellow]--compare asks {escape(facts.large)} all {facts.n} questions, also those "
@@ -37,39 +56,92 @@ def announce(facts: Facts, console: Console) -> None:
     )
 
 
+class _Screen:
+    """The last questions with what became of them, above a bar."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last: deque[Outcome] = deque(maxlen=LAST)
+        self._small = self._cascade = 0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(BAR),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[so_far]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("asking", total=None, start=False, so_far="")
+
+    def begins(self, facts: Facts) -> None:
+        announce(facts, self._console)
+        self._bar.update(self._task, total=facts.n)
+        self._bar.start_task(self._task)
+
+    def steps(self, step: Step) -> None:
+        if step.outcome is not None:
+            self._last.append(step.outcome)
+            self._small += step.outcome.small_correct
+            self._cascade += step.outcome.cascade_correct
+        right = f"right: small {percent(self._small / step.done, 0)}, cascade "
+        right += percent(self._cascade / step.done, 0)
+        so_far = f"{step.escalated} escalated; {right}"
+        narrow = self._console.width < NARROW
+        self._bar.update(self._task, completed=step.done, so_far="" if narrow else so_far)
+
+    def render(self) -> RenderableType:
+        table = Table.grid(padding=(0, 2), expand=True)
+        narrow = self._console.width < NARROW
+        for ratio in (None, 3, None) if narrow else (None, 3, None, None, 2):
+            table.add_column(no_wrap=True, overflow="ellipsis", ratio=ratio)
+        for outcome in self._last:
+            mark = Text("✓", "green") if outcome.cascade_correct else Text("✗", "red")
+            what = Text("escalated", "yellow") if outcome.escalated else Text("kept", "green")
+            question = Text(" ".join(outcome.question.split()), "dim")
+            known = outcome.confidence
+            sure = Text("–" if known is None else f"{known:.2f}")
+            more = [] if narrow else [sure, _answers(outcome)]
+            table.add_row(mark, question, what, *more)
+        return Group(table, self._bar)
+
+
+def _answers(outcome: Outcome) -> Text:
+    """The draft, and what replaced it."""
+    draft = " ".join(outcome.small_answer.split()) or "nothing"
+    if not outcome.escalated:
+        return Text(draft)
+    large = " ".join((outcome.large_answer or "").split())
+    return Text(draft, "dim strike").append(" ").append(large, "not dim not strike")
+
+
 @contextmanager
-def watching(console: Console) -> Iterator[Watcher]:
-    """A watcher that announces the run and then shows a progress bar."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[escalated]} escalated"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
+def watching(console: Console, *, live: bool = True) -> Iterator[Watcher]:
+    """A watcher that announces the run and then shows the last questions and a progress bar.
+
+    Args:
+        console: where; one that breaks lines itself.
+        live: whether somebody watches; else only the announcement is written.
+    """
+    screen = _Screen(console)
+    shown = Live(
+        console=console, get_renderable=screen.render, transient=True, redirect_stdout=False
     )
-    task = bar.add_task("asking", total=None, start=False, escalated=0)
 
     def begins(facts: Facts) -> None:
-        announce(facts, console)
-        bar.update(task, total=facts.n)
-        bar.start_task(task)
-        bar.start()
-
-    def steps(step: Step) -> None:
-        bar.update(task, completed=step.done, escalated=step.escalated)
+        screen.begins(facts)
+        if live:
+            shown.start()
 
     try:
-        yield Watcher(begins, steps)
+        yield Watcher(begins, screen.steps)
     finally:
-        bar.stop()
+        shown.stop()
 
 
 def show(outcome: DemoOutcome, console: Console) -> None:
     """Print what a run found out, and where it is drawn."""
     findings = outcome.findings
-    console.print(_accuracies(findings))
+    console.print(_accuracies(findings, bars=console.width >= NARROW))
     console.print(f"\n{_sentences(findings)}\n")
     console.print(_kinds(findings))
     console.print()
@@ -78,12 +150,13 @@ def show(outcome: DemoOutcome, console: Console) -> None:
     console.print(f"\npage     {escape(str(outcome.page))}")
     drawn = str(outcome.picture) if outcome.picture else "needs matplotlib: agent-cascade[plot]"
     console.print(f"picture  {escape(drawn)}")
+    console.print("\nYour own models: [bold]cascade doctor[/] shows which are within reach.")
 
 
-def _accuracies(findings: Findings) -> Table:
+def _accuracies(findings: Findings, *, bars: bool) -> Table:
     facts, overall = findings.facts, findings.report.overall
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for head in ("", "right", "95 % interval", "who"):
+    for head in ("", *[" "] * bars, "right", "95 % interval", "who"):
         table.add_column(head, justify="right" if head == "right" else "left")
     rows: list[tuple[str, Share | None, str]] = [
         ("small alone", overall.small, f"{short_name(facts.small)}, live"),
@@ -93,8 +166,14 @@ def _accuracies(findings: Findings) -> Table:
     for name, share, who in rows:
         figures = (percent(share.rate), interval(share)) if share else ("not known", "--compare")
         style = "bold" if name == "cascade" else None
-        table.add_row(name, *figures, escape(who), style=style)
+        bar = [_bar(share)] if bars else []
+        table.add_row(name, *bar, *figures, escape(who), style=style)
     return table
+
+
+def _bar(share: Share | None) -> Text:
+    full = round((share.rate if share else 0.0) * BAR)
+    return Text("█" * full, "green").append("░" * (BAR - full), "dim")
 
 
 def _sentences(findings: Findings) -> str:

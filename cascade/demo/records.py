@@ -142,11 +142,12 @@ class DemoOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a run is."""
+    """How far a run is; `outcome` is that of the question that was answered last."""
 
     done: int
     total: int
     escalated: int
+    outcome: Outcome | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

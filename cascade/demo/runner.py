@@ -129,7 +129,7 @@ class _Asking:
             outcome = await self._outcome(question)
         self._done += 1
         self._escalated += outcome.escalated
-        self._watcher.steps(Step(self._done, self._facts.n, self._escalated))
+        self._watcher.steps(Step(self._done, self._facts.n, self._escalated, outcome))
         return outcome
 
     async def _outcome(self, question: Question) -> Outcome:

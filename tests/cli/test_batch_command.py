@@ -110,8 +110,9 @@ def test_interrupted_at_random_points_it_ends_with_the_same_output_and_repeats_n
         wait_for(upstream, len(upstream.received) + rng.randint(3, 9) * (part > 0) + 1)
         process.send_signal(signal.SIGINT)
         code, _, complained = finished(process)
-        assert code == 1, complained
+        assert code == 130, complained
         assert "it was interrupted. Run the same command again to go on." in complained
+        assert complained.splitlines()[-1].startswith("next: cascade batch ")
     code, _, complained = finished(started(folder))
     assert code == 0, complained
     assert (folder / "out.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()

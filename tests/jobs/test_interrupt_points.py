@@ -125,7 +125,7 @@ def test_the_output_is_the_same_and_no_row_that_was_done_is_asked_again(
             until=lambda point=point: len(upstream.received) >= point,  # type: ignore[misc]
             told=told,
         )
-        assert code == (1 if told == signal.SIGINT else -told), forks.words()
+        assert code == (130 if told == signal.SIGINT else -told), forks.words()
         more = upstream.asked_live() - before
         assert not {question for _, question in more} & seen
         seen = written(folder / "out.jsonl.journal")
@@ -177,7 +177,7 @@ def test_interrupted_while_it_waits_it_ends_at_once_and_says_what_is_under_way(
     def waits() -> bool:
         return any(batch.looks for batch in upstream.remote.values())
 
-    assert forks.run(*command, until=waits, told=signal.SIGINT) == 1
+    assert forks.run(*command, until=waits, told=signal.SIGINT) == 130
     said = " ".join(forks.words().split())
     assert "at the provider: 0 of 3 rows answered in 1 batches, which may take 24 hours" in said
     assert "it was interrupted. Run the same command again to go on." in said
