@@ -11,13 +11,12 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from cascade.api import Cascade
-from cascade.service.budgets import Reservation, estimate
+from cascade.service.budgets import Reservation, estimate, prompt_size
 from cascade.service.faults import ServiceError
 from cascade.service.guesses import address_of
 from cascade.service.keys import KEY_TAG, RESERVED_TAG, Key
 from cascade.service.service import Service, service_of
 from cascade.service.serving import CALIBRATION_TAG, CASCADE_TAG, Served
-from cascade.service.sizes import prompt_size
 
 
 class Admitted:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from typing import Any
 
 from cascade.api import Cascade
 from cascade.ledger.amounts import Amounts
@@ -20,12 +21,13 @@ from cascade.state import LedgerEntry, Usage
 
 __all__ = [
     "CHARACTERS_PER_TOKEN",
-    "RESERVED_TAG",
+    "IMAGE_CHARACTERS",
     "TEMPLATE_TOKENS",
     "Account",
     "Budgets",
     "Reservation",
     "estimate",
+    "prompt_size",
     "refusal_of",
     "start_of_day",
     "start_of_month",
@@ -37,6 +39,13 @@ CHARACTERS_PER_TOKEN = 3
 
 TEMPLATE_TOKENS = 64
 """For what providers put around a prompt."""
+
+IMAGE_CHARACTERS = 4_500
+"""What an image, a sound or a file counts: 1,500 tokens, as much as providers charge for a large
+image. Its encoding may have millions of characters, none of which are read as text."""
+
+ENCODED = frozenset({"url", "image_url", "images", "data", "file_data"})
+"""Where OpenAI's and Ollama's protocols have encoded files."""
 
 
 @dataclass(slots=True)
@@ -240,6 +249,24 @@ def estimate(
         drafts = number < len(cascade.tiers) - 1
         calls = 1 + (sum(signal.calls for signal in cascade.signals) if drafts else 0)
         total += calls * (config.unknown_call_usd if cost is None else cost)
+    return total
+
+
+def prompt_size(body: Any) -> int:
+    """Characters of all text in the JSON of a request, tools and schemas among it."""
+    total, left = 0, [("", body)]
+    while left:  # not by recursion: how deep it is, the client says
+        name, value = left.pop()
+        if isinstance(value, str):
+            encoded = name in ENCODED and len(value) > IMAGE_CHARACTERS
+            total += IMAGE_CHARACTERS if encoded else len(value)
+        elif isinstance(value, dict):
+            total += sum(len(key) for key in value)
+            left += value.items()
+        elif isinstance(value, list):
+            left += [(name, item) for item in value]
+        else:
+            total += 4
     return total
 
 

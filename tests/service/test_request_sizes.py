@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cascade.service.sizes import IMAGE_CHARACTERS, prompt_size
+from cascade.service.budgets import IMAGE_CHARACTERS, prompt_size
 from tests.servers.fake import FakeServer
 from tests.service.gateway import configured, gateway
 
