@@ -25,7 +25,7 @@ SHOTS = [
 
 
 class Calculator(Model):
-    """Adds two numbers. Anything that answers can be a tier: implement these two methods."""
+    """Adds two numbers. Anything that answers can be a tier: implement `_complete`."""
 
     provider = "python"
     model = "calculator"
@@ -38,8 +38,10 @@ class Calculator(Model):
         return Completion(str(a + b), self.name, usage, finish_reason="stop")
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
+        """Only needed where an answer comes in pieces: here digit by digit."""
         completion = await self._complete(request)
-        yield Chunk(completion.text)
+        for digit in completion.text:
+            yield Chunk(digit)
         yield Chunk(completion=completion)
 
 

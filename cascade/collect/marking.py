@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from cascade.errors import InputError
 from cascade.evaluation.scorers import JudgeScorer, Scorer, TextScorer
 from cascade.evaluation.transcripts import Outcome, Transcript
 from cascade.ledger import Recorder
-from cascade.models import Chunk, Model, Request
+from cascade.models import Model, Request
 from cascade.state import CascadeState, Completion, Run
 from cascade.tiers import OpenTier, open_tier
 
@@ -115,9 +115,6 @@ class _Booked(Model):
 
     async def _complete(self, request: Request) -> Completion:
         return await Caller(Recorder()).ask(self._tier, request, "score", self._run)
-
-    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        yield Chunk(completion=await self._complete(request))
 
 
 def _check_cost(state: CascadeState) -> float | None:

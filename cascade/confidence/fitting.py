@@ -30,6 +30,8 @@ LABELS_PER_FEATURE = 20
 """Labels of the rarer class per column: half as many fit, and the Brier score got worse."""
 STEP_STANDARD_ERRORS = 1.5
 """How much better a step has to be, so that a score that is calibrated already is left alone."""
+PRIOR_ROWS = 4.0
+"""So many rows speak for the raw score as it is, against a slope and a shift of it."""
 TABULATED = 200
 """Scores at which a Venn–Abers band is kept."""
 
@@ -64,10 +66,10 @@ def fit_calibrator(features: Array, correct: Array) -> FittedCalibrator:
     return best(features, correct, columns)
 
 
-def cross_fitted(features: Array, correct: Array, *, folds: int = 5) -> Array:
+def cross_fitted(features: Array, correct: Array) -> Array:
     """P(correct) of each row by a calibrator that has not seen it, (n,)."""
     predicted = np.empty(len(correct))
-    fold = _folds(correct, min(folds, len(correct)))
+    fold = _folds(correct, min(5, len(correct)))
     for k in range(fold.max() + 1):
         held = fold == k
         predicted[held] = fit_calibrator(features[~held], correct[~held]).predict(features[held])
@@ -94,16 +96,16 @@ def _as_it_is(features: Array, correct: Array, columns: tuple[int, ...]) -> Temp
 
 
 def fit_temperature(
-    features: Array, correct: Array, columns: tuple[int, ...] = (0,), *, prior: float = 4.0
+    features: Array, correct: Array, columns: tuple[int, ...] = (0,)
 ) -> Temperature:
-    """Slope and shift on the raw logit, pulled to (1, 0) with the weight of `prior` rows."""
+    """Slope and shift on the raw logit, pulled to (1, 0) with the weight of `PRIOR_ROWS`."""
     from scipy.optimize import minimize  # noqa: PLC0415 - heavy, and only fitting needs it
 
     z = np.nan_to_num(features[:, columns[0]])
 
     def loss(w: Array) -> float:
         eta = w[0] * z + w[1]
-        penalty = prior * ((w[0] - 1) ** 2 + w[1] ** 2) / 2
+        penalty = PRIOR_ROWS * ((w[0] - 1) ** 2 + w[1] ** 2) / 2
         return float(np.sum(np.logaddexp(0, eta) - correct * eta) + penalty)
 
     bounds = [(0.0, 20.0), (-10.0, 10.0)]
@@ -111,10 +113,8 @@ def fit_temperature(
     return Temperature(column=columns[0], slope=float(slope), shift=float(shift))
 
 
-def fit_logistic(
-    features: Array, correct: Array, columns: tuple[int, ...], *, strength: float = 1.0
-) -> Logistic:
-    """L2 logistic regression (C = `strength`) on standardised columns."""
+def fit_logistic(features: Array, correct: Array, columns: tuple[int, ...]) -> Logistic:
+    """L2 logistic regression (C = 1) on standardised columns."""
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - heavy
 
     x = features[:, list(columns)]
@@ -124,7 +124,7 @@ def fit_logistic(
     spread = np.nanstd(x[:, seen], axis=0)
     scale[seen] = np.where(spread > 1e-9, spread, 1.0)
     z = np.nan_to_num((x - mean) / scale)
-    model = LogisticRegression(C=strength, max_iter=500).fit(z, correct > 0.5)
+    model = LogisticRegression(C=1.0, max_iter=500).fit(z, correct > 0.5)
     return Logistic(
         columns=columns,
         mean=tuple(mean.tolist()),
@@ -205,12 +205,10 @@ def _folds(correct: Array, folds: int) -> NDArray[np.int64]:
     return fold
 
 
-def _errors(
-    fitter: Fitter, features: Array, correct: Array, columns: tuple[int, ...], folds: int = 10
-) -> Array:
+def _errors(fitter: Fitter, features: Array, correct: Array, columns: tuple[int, ...]) -> Array:
     """Squared error of each row by a fit that has not seen it."""
     errors = np.empty(len(correct))
-    fold = _folds(correct, min(folds, len(correct)))
+    fold = _folds(correct, min(10, len(correct)))
     for k in range(fold.max() + 1):
         held = fold == k
         if len(np.unique(correct[~held] > 0.5)) < 2:

@@ -121,8 +121,6 @@ def fit_gain(
     large: Array,
     *,
     spread: Array | None = None,
-    strength: float = LOGISTIC_STRENGTH,
-    penalty: float = RIDGE_PENALTY,
     trees: bool = True,
 ) -> GainHead:
     """Fit on labelled rows; needs scikit-learn.
@@ -132,8 +130,6 @@ def fit_gain(
         small: (n,) correctness of the draft, 0 to 1.
         large: (n,) correctness of the large model's answer.
         spread: (d,) prior scale per column: 1 for signals, smaller for text.
-        strength: C of the logistic heads.
-        penalty: of the ridge regression.
         trees: whether many labels bring the boosted trees in, which take most of the time.
     """
     mean, deviation = _moments(features)
@@ -144,9 +140,9 @@ def fit_gain(
     return GainHead(
         mean=tuple(mean.tolist()),
         scale=tuple(scale.tolist()),
-        small=_fit_probability(z, small, strength),
-        large=_fit_probability(z, large, strength),
-        direct=_fit_direct(z, gain, penalty),
+        small=_fit_probability(z, small),
+        large=_fit_probability(z, large),
+        direct=_fit_direct(z, gain),
         trees=_fit_trees(features, gain) if trees and len(small) >= TREES_FROM else None,
         n=len(small),
     )
@@ -177,7 +173,7 @@ def _moments(features: Array) -> tuple[Array, Array]:
     return mean, deviation
 
 
-def _fit_probability(z: Array, correct: Array, strength: float) -> Linear:
+def _fit_probability(z: Array, correct: Array) -> Linear:
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - heavy
 
     labels = correct > 0.5
@@ -185,15 +181,15 @@ def _fit_probability(z: Array, correct: Array, strength: float) -> Linear:
         rate = (labels.sum() + 1.0) / (len(labels) + 2.0)
         flat = (0.0,) * z.shape[1]
         return Linear(weights=flat, intercept=float(np.log(rate / (1 - rate))), logistic=True)
-    model = LogisticRegression(C=strength, max_iter=300).fit(z, labels)
+    model = LogisticRegression(C=LOGISTIC_STRENGTH, max_iter=300).fit(z, labels)
     weights = tuple(model.coef_[0].tolist())
     return Linear(weights=weights, intercept=float(model.intercept_[0]), logistic=True)
 
 
-def _fit_direct(z: Array, gain: Array, penalty: float) -> Linear:
+def _fit_direct(z: Array, gain: Array) -> Linear:
     centre = z.mean(axis=0)
     centred = z - centre
-    gram = centred.T @ centred + penalty * np.eye(z.shape[1])
+    gram = centred.T @ centred + RIDGE_PENALTY * np.eye(z.shape[1])
     weights = np.linalg.solve(gram, centred.T @ (gain - gain.mean()))
     intercept = float(gain.mean() - centre @ weights)
     return Linear(weights=tuple(weights.tolist()), intercept=intercept, logistic=False)

@@ -39,13 +39,11 @@ def ece(probability: Array, correct: Array, bins: int = BINS) -> float:
     return float(np.abs(gaps).sum() / len(order))
 
 
-def ece_noise_floor(
-    probability: Array, bins: int = BINS, *, draws: int = 50, seed: int = 0
-) -> float:
+def ece_noise_floor(probability: Array, *, draws: int = 50) -> float:
     """The mean ECE that perfectly calibrated probabilities like these show on as many rows."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     draw = [(rng.random(len(probability)) < probability).astype(np.float64) for _ in range(draws)]
-    return float(np.mean([ece(probability, labels, bins) for labels in draw]))
+    return float(np.mean([ece(probability, labels) for labels in draw]))
 
 
 def brier(probability: Array, correct: Array) -> float:

@@ -58,7 +58,7 @@ def oracle_point(recorded: Recorded, rows: Rows) -> Point:
     )
 
 
-def reliability(probability: Array, correct: Array, bins: int = BINS) -> tuple[Bin, ...]:
+def reliability(probability: Array, correct: Array) -> tuple[Bin, ...]:
     """Mean confidence and share of right drafts per bin of equal mass."""
     order = np.argsort(probability, kind="stable")
     return tuple(
@@ -67,6 +67,6 @@ def reliability(probability: Array, correct: Array, bins: int = BINS) -> tuple[B
             correct=float(correct[part].mean()),
             n=len(part),
         )
-        for part in np.array_split(order, min(bins, len(order)))
+        for part in np.array_split(order, min(BINS, len(order)))
         if len(part)
     )

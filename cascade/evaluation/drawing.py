@@ -60,21 +60,21 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers between two values, about so many of them."""
-    rough = (high - low) / about
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two values, about five of them."""
+    rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def around(values: Iterable[float], *, floor: float = 0.0, ceiling: float = 100.0) -> Place:
-    """Round limits around values, with some air."""
+def around(values: Iterable[float]) -> Place:
+    """Round limits around values in percent, with some air."""
     known = list(values)
     air = max(1.0, 0.08 * (max(known) - min(known)))
     low, high = min(known) - air, max(known) + air
-    return max(floor, math.floor(low / 5) * 5.0), min(ceiling, math.ceil(high / 5) * 5.0)
+    return max(0.0, math.floor(low / 5) * 5.0), min(100.0, math.ceil(high / 5) * 5.0)
 
 
 def chart(

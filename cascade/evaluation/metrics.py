@@ -186,7 +186,6 @@ def bootstrap(
     statistics: Callable[[Rows, Array], Mapping[str, Array]],
     n: int,
     *,
-    draws: int | None = None,
     seed: int = 0,
 ) -> dict[str, Interval]:
     """95 % percentile intervals of figures over resampled rows, many draws at once.
@@ -196,15 +195,14 @@ def bootstrap(
     Args:
         statistics: (rows, their weights of shape (draws, rows)) → figures by name, (draws,) each.
         n: number of rows.
-        draws: of resampled sets of rows; by default as many as so many rows can pay for.
-        seed: of the draws.
+        seed: of the draws: as many as so many rows can pay for.
     """
     rng = np.random.default_rng(seed)
     every = np.arange(n)
     value = statistics(every, np.ones((1, n)))
     part = every if n <= MOST_RESAMPLED else rng.permutation(n)[:MOST_RESAMPLED]
     centre = value if n <= MOST_RESAMPLED else statistics(part, np.ones((1, len(part))))
-    times = max(200, min(1000, 2_000_000 // len(part))) if draws is None else draws
+    times = max(200, min(1000, 2_000_000 // len(part)))
     drawn = [statistics(part, weight) for weight in _resampled(len(part), times, rng)]
     return {
         name: _interval(

@@ -189,8 +189,12 @@ class Model(ABC):
     @abstractmethod
     async def _complete(self, request: Request) -> Completion: ...
 
-    @abstractmethod
-    def _stream(self, request: Request) -> AsyncGenerator[Chunk]: ...
+    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
+        """The answer in one piece, where an adapter has no smaller ones."""
+        completion = await self._complete(request)
+        if completion.text:
+            yield Chunk(completion.text)
+        yield Chunk(completion=completion)
 
     async def digest(self) -> str | None:
         """What identifies the weights: their SHA-256 or the server's own digest.

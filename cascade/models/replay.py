@@ -75,12 +75,6 @@ class ReplayModel(Model):
             await asyncio.sleep(answer.latency_ms / 1000)
         return answer
 
-    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        answer = await self._complete(request)
-        if answer.text:
-            yield Chunk(answer.text)
-        yield Chunk(completion=answer)
-
 
 class Recorder(Model):
     """A model that passes requests on to another and writes down each answer.

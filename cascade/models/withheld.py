@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from typing import NoReturn
 
 from cascade.errors import LocalOnlyError
-from cascade.models.base import Chunk, Model, Request
-from cascade.state import Completion
+from cascade.models.base import Model, Request
 
 
 class WithheldModel(Model):
@@ -25,14 +23,7 @@ class WithheldModel(Model):
         self.provider, self.model = model.provider, model.model
         self.returns_logprobs, self.forces_tools = model.returns_logprobs, model.forces_tools
 
-    async def _complete(self, request: Request) -> Completion:
-        del request
-        self._refuse()
-
-    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        yield Chunk(completion=await self._complete(request))
-
-    def _refuse(self) -> NoReturn:
+    async def _complete(self, request: Request) -> NoReturn:
         raise LocalOnlyError(
             f"{self.name} was not asked: it is not on this machine, and the cascade is local only.",
             model=self.name,

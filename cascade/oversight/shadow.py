@@ -7,7 +7,7 @@ what they decide is what they would have decided. Their entries go into the ledg
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -29,7 +29,7 @@ from cascade.ledger.draws import lot
 from cascade.ledger.store.base import new_id
 from cascade.ledger.tags import current_tags, tagged
 from cascade.ledger.texts import Texts
-from cascade.models import Chunk, Model, Request
+from cascade.models import Model, Request
 from cascade.models.withheld import WithheldModel
 from cascade.observing import Aside
 from cascade.oversight.comparisons import comparison
@@ -83,9 +83,6 @@ class _Reply(Model):
     async def _complete(self, request: Request) -> Completion:
         del request
         return _trial.get().answered.completion
-
-    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        yield Chunk(completion=await self._complete(request))
 
 
 class _Book(Recorder):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 
@@ -64,11 +63,6 @@ class JudgeScorer(Scorer):
     def spec(self) -> str:
         """`judge:` with the model."""
         return f"judge:{self.model.name}"
-
-    @property
-    def prompt_sha256(self) -> str:
-        """Identifies the wording of the judgement: scores by different wordings do not mix."""
-        return hashlib.sha256(f"{self.system}\0{self.task}".encode()).hexdigest()
 
     async def score(self, answer: str, reference: Reference, *, question: str = "") -> Score:
         """Ask the judge; the value is None when its reply holds no verdict.
