@@ -14,9 +14,10 @@ OUTSIDE = ("cascade.testing", "cascade.demo")
 
 
 def opening() -> str:
-    """What the README says before its first heading, below its title."""
+    """What the README says before its first heading, below its title; as a page of docs/ links."""
     text = (floors.ROOT / "README.md").read_text(encoding="utf-8")
-    return "\n" + text.partition("\n## ")[0].partition("\n")[2].strip() + "\n\n"
+    said = text.partition("\n## ")[0].partition("\n")[2].strip()
+    return "\n" + said.replace("](docs/", "](") + "\n\n"
 
 
 def papers() -> dict[str, list[str]]:

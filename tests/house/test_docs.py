@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import codeop
 import re
 import shlex
 from pathlib import Path
@@ -87,6 +89,9 @@ def test_a_command_of_a_document_exists(command: str) -> None:
             "ollama",
             "curl",
             "python",
+            "python3",
+            "export",
+            "scripts/setup.sh",
             ".venv/bin/cascade",
         }
 
@@ -108,6 +113,47 @@ def assert_current(path: Path) -> None:
     assert path.exists(), f"{name(path)} is missing: make docs writes it"
     text = path.read_text(encoding="utf-8")
     assert make_docs.same(make_docs.current(path), text), f"{name(path)} is outdated: run make docs"
+
+
+TUTORIAL = floors.ROOT / "docs" / "tutorial.md"
+SHOWS_NOTHING = {"print", "save", "aclose"}
+
+
+def test_the_tutorial_can_be_typed_into_a_python_that_knows_await() -> None:
+    """As `python -m asyncio` reads it: line by line, and what an expression is worth is shown."""
+    typed = codeop.CommandCompiler()
+    typed.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    for block in snippets.blocks(TUTORIAL.read_text(encoding="utf-8")):
+        if block.language != "python":
+            continue
+        lines: list[str] = []
+        for line in [*block.code.splitlines(), ""]:
+            lines.append(line)
+            if typed("\n".join(lines)) is not None:
+                lines.clear()
+        assert lines == [], f"line {block.line}: an empty line ends a block"
+        for shown in (n.value for n in ast.walk(ast.parse(block.code)) if isinstance(n, ast.Expr)):
+            call = shown.value if isinstance(shown, ast.Await) else shown
+            assert isinstance(call, ast.Call)
+            assert ast.unparse(call.func).rpartition(".")[2] in SHOWS_NOTHING, ast.unparse(call)
+
+
+SERVED = [
+    pytest.param(block.code, id=f"{path.name}:{block.line}")
+    for path in DOCUMENTS
+    for block in snippets.blocks(path.read_text(encoding="utf-8"))
+    if block.language == "yaml" and "tiers:" in block.code
+]
+
+
+@pytest.mark.parametrize("text", SERVED)
+def test_a_configuration_of_a_document_is_one(text: str, tmp_path: Path) -> None:
+    from cascade.service.reading import read_settings  # noqa: PLC0415 - as above
+
+    file = tmp_path / "cascade.yaml"
+    file.write_text(text)
+    settings = read_settings(str(file), {"OPENAI_API_KEY": "x"})
+    assert settings.config.cascades
 
 
 DOCUMENT = """
