@@ -36,6 +36,8 @@ def drafting(
         memory: shows the first tier examples; None for none.
     """
     v = verifier
+    if memory is not None:
+        memory.drafts(v.tiers[0].model.name)
     checker = SelfChecker(v.tiers, caller, v.task, v.signals, helpers, v.calibrators, v.pressure)
     foresee = partial(would_accept, checker, v)
     drafter = Drafter(v.tiers, caller, v.task, Stopper.of(v, abort), memory, foresee)

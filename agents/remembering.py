@@ -113,6 +113,11 @@ class Remembers(Observer, ABC):
         """Of all that may be shown now; a calibration notes it."""
 
     @abstractmethod
+    def drafts(self, model: str) -> None:
+        """Told before anything is asked which model drafts, as `provider:name`: what helps one may
+        harm another."""
+
+    @abstractmethod
     async def examples(
         self, run: Run, messages: Sequence[BaseMessage], again: Again
     ) -> Remembered | Unread | None:

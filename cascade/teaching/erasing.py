@@ -18,12 +18,9 @@ from cascade.ledger.store.opening import database_url
 from cascade.ledger.store.tables import attempts, entries, pending, texts
 from cascade.teaching.lessons import LessonSelection
 from cascade.teaching.schema import deleted, exported, exports, lessons, verdicts
-from cascade.teaching.writing import changed, where
+from cascade.teaching.writing import SOME, changed, forget_in_groups, where
 
 logger = logging.getLogger("cascade")
-
-SOME = 500
-"""Databases limit the parameters of a statement."""
 
 SCRUB_S = 5.0
 """How long to wait for readers that keep the journal open."""
@@ -52,6 +49,7 @@ def delete_from(
         _delete(connection, exported, exported.c.run_id.in_(some))
     n_verdicts += _delete_spoken(connection, selection)
     if run_ids:
+        forget_in_groups(connection, ids)
         now = datetime.now(UTC)
         connection.execute(insert(deleted), [{"run_id": i, "at": now} for i in run_ids])
     if n_lessons or n_verdicts:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -12,6 +14,7 @@ from cascade.ledger.store import Redact
 from cascade.ledger.store.redaction import redacted_strings
 from cascade.ledger.verdicts import Feedback
 from cascade.teaching.lessons import Lesson, digest_of
+from cascade.teaching.store import KeptGroup
 from cascade.teaching.terms import Terms
 
 KEPT_AS_THEY_ARE = frozenset({"role", "type", "id", "tool_call_id"})
@@ -108,6 +111,25 @@ def feedback_row(
 def feedback_of(row: Mapping[str, Any]) -> Feedback:
     """A verdict from `teaching_verdicts`."""
     return Feedback.model_validate_json(row["said"])
+
+
+def group_row(settings: str, group: KeptGroup) -> dict[str, Any]:
+    """A group for `teaching_groups`."""
+    fields = asdict(group)
+    return {
+        "settings": settings,
+        "leader": fields.pop("leader"),
+        "at": datetime.now(UTC),
+        "standing": fields.pop("standing"),
+        "evidence": _as_json(fields),
+    }
+
+
+def group_of(row: Mapping[str, Any]) -> KeptGroup:
+    """A group from `teaching_groups`."""
+    fields = json.loads(row["evidence"])
+    fields["pairs"] = {run_id: tuple(pair) for run_id, pair in fields["pairs"].items()}
+    return KeptGroup(leader=row["leader"], standing=row["standing"], **fields)
 
 
 def _as_json(value: object) -> str:

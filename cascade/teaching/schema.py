@@ -84,6 +84,16 @@ terms = Table(
     Column("stated", Words, nullable=False),
 )
 
+groups = Table(
+    "teaching_groups",
+    metadata,
+    Column("settings", Words, primary_key=True),
+    Column("leader", Words, primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("standing", Text, nullable=False),
+    Column("evidence", Words, nullable=False),
+)
+
 state = Table(
     "teaching_state",
     metadata,
@@ -163,6 +173,19 @@ TEACHING = Schema(
                     value {count} NOT NULL
                 )""",
                 "INSERT INTO teaching_state VALUES ('changes', 0)",
+            ),
+        ),
+        Migration(
+            "groups",
+            (
+                """CREATE TABLE teaching_groups (
+                    settings TEXT NOT NULL,
+                    leader TEXT NOT NULL,
+                    at {time} NOT NULL,
+                    standing TEXT NOT NULL,
+                    evidence TEXT NOT NULL,
+                    PRIMARY KEY (settings, leader)
+                )""",
             ),
         ),
     ),

@@ -26,11 +26,12 @@ from cascade.teaching import erasing, schema, writing
 from cascade.teaching.lessons import Lesson, LessonSelection
 from cascade.teaching.rows import (
     feedback_of,
+    group_of,
     lesson_of,
     redacted_feedback,
     redacted_lesson,
 )
-from cascade.teaching.store import EVERYTHING, Deleted, Export, Gone, LessonStore
+from cascade.teaching.store import EVERYTHING, Deleted, Export, Gone, KeptGroup, LessonStore
 from cascade.teaching.terms import Terms
 
 PAGE = 100
@@ -192,6 +193,21 @@ class SqlLessonStore(LessonStore):
         of_purpose = select(files.c.id).where(files.c.purpose == purpose)
         rows = await self._read(select(runs.c.run_id).where(runs.c.export_id.in_(of_purpose)))
         return {row["run_id"] for row in rows}
+
+    async def keep_groups(self, settings: str, groups: Sequence[KeptGroup]) -> None:
+        """Keep what is known of groups."""
+
+        def work(connection: Connection) -> None:
+            for group in groups:
+                writing.keep_group(connection, settings, group)
+
+        await self._change(work)
+
+    async def groups(self, settings: str) -> list[KeptGroup]:
+        """The groups that were kept."""
+        table = schema.groups
+        kept = select(table).where(table.c.settings == settings).order_by(table.c.leader)
+        return [group_of(row) for row in await self._read(kept)]
 
     async def aclose(self) -> None:
         """Close the connections; the store may be used again afterwards, but for `memory://`."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
@@ -63,6 +63,38 @@ class Export:
     at: datetime
     purpose: str
     lessons: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptGroup:
+    """What is known of a group of questions that are alike, in runs and numbers: no words.
+
+    Attributes:
+        leader: the run whose question the group is about; it has a lesson.
+        standing: of the group.
+        asked: how many questions there were.
+        unknown: of how many requests the gain is not known.
+        least_rate: the lowest chance with which one was to become known.
+        pairs: of each run with a known gain the chance that its right answer became known, the
+            gain, and the chance of its trial, oldest first.
+        score: of each lesson how often copies of it were right, less how often they were wrong.
+    """
+
+    leader: str
+    standing: str
+    asked: int
+    unknown: int = 0
+    least_rate: float = 1.0
+    pairs: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    score: Mapping[str, int] = field(default_factory=dict)
+
+    def without(self, run_ids: Collection[str]) -> KeptGroup:
+        """The same without these runs."""
+        return replace(
+            self,
+            pairs={key: pair for key, pair in self.pairs.items() if key not in run_ids},
+            score={key: score for key, score in self.score.items() if key not in run_ids},
+        )
 
 
 class Dependent(Protocol):
@@ -190,6 +222,21 @@ class LessonStore(Closing, ABC):
     @abstractmethod
     async def exported(self, purpose: str) -> set[str]:
         """The runs whose lessons are in a file of this purpose."""
+
+    @abstractmethod
+    async def keep_groups(self, settings: str, groups: Sequence[KeptGroup]) -> None:
+        """Keep what is known of groups, in place of what was kept of the same leaders.
+
+        What was deleted meanwhile is left out, and so is a group whose leader was.
+
+        Args:
+            settings: whose groups: what was found with other settings says nothing about these.
+            groups: to keep.
+        """
+
+    @abstractmethod
+    async def groups(self, settings: str) -> list[KeptGroup]:
+        """The groups that were kept for these settings, by their leaders."""
 
     async def catch_up(self, dependent: Dependent, after: int) -> int:
         """Let a dependent forget what was deleted since deletion number `after`.

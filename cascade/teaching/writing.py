@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -24,9 +24,13 @@ from sqlalchemy import (
 from cascade.errors import InputError
 from cascade.ledger.verdicts import MOST_SAID, Feedback
 from cascade.teaching.lessons import Lesson, LessonSelection, tenant_in, user_in
-from cascade.teaching.rows import feedback_of, feedback_row, lesson_row
-from cascade.teaching.schema import deleted, lessons, state, terms, verdicts
+from cascade.teaching.rows import feedback_of, feedback_row, group_of, group_row, lesson_row
+from cascade.teaching.schema import deleted, groups, lessons, state, terms, verdicts
+from cascade.teaching.store import KeptGroup
 from cascade.teaching.terms import Terms
+
+SOME = 500
+"""Databases limit the parameters of a statement."""
 
 OF_LESSONS = ("cascade", "task", "origin")
 """Conditions that only a lesson can fulfil."""
@@ -92,6 +96,31 @@ def state_terms(connection: Connection, model: str, stated: Terms) -> None:
     connection.execute(delete(terms).where(terms.c.model == model))
     connection.execute(insert(terms), {"model": model, "stated": stated.model_dump_json()})
     changed(connection)
+
+
+def keep_group(connection: Connection, settings: str, group: KeptGroup) -> None:
+    """Keep a group in place of what was kept of it, without what was deleted by now."""
+    ids = [group.leader, *group.pairs, *group.score]
+    gone: set[str] = set()
+    for start in range(0, len(ids), SOME):
+        some = deleted.c.run_id.in_(ids[start : start + SOME])
+        gone.update(connection.execute(select(deleted.c.run_id).where(some)).scalars())
+    same = and_(groups.c.settings == settings, groups.c.leader == group.leader)
+    connection.execute(delete(groups).where(same))
+    if group.leader not in gone:
+        connection.execute(insert(groups), group_row(settings, group.without(gone)))
+
+
+def forget_in_groups(connection: Connection, run_ids: Collection[str]) -> None:
+    """Take runs out of the groups, and those groups away whose leaders they are."""
+    for row in connection.execute(select(groups)).mappings().all():
+        group, settings = group_of(dict(row)), row["settings"]
+        less = group.without(run_ids)
+        if group.leader in run_ids or less != group:
+            same = and_(groups.c.settings == settings, groups.c.leader == group.leader)
+            connection.execute(delete(groups).where(same))
+            if group.leader not in run_ids:
+                connection.execute(insert(groups), group_row(settings, less))
 
 
 def changed(connection: Connection) -> None:

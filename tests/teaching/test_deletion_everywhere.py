@@ -66,6 +66,7 @@ async def lived(cascade: Cascade, lessons: Lessons, memory: Memory) -> None:
     await cascade.audits_done()
     await lessons.aclose()
     await memory.finish()
+    await memory.aclose()
 
 
 async def test_a_planted_string_is_nowhere_after_a_deletion(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ audit, so that the requests of a group are a population of which a sample is kno
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -75,13 +74,26 @@ class Evidence:
     Attributes:
         alpha: probability of a wrong admission of a group.
         doubt: how rarely one is dropped that does no harm.
+        worth: the mean gain above which there is hope for a group that is not shown: less would
+            not pay for its trials.
         standing: of the group.
     """
 
     alpha: float = 0.05
     doubt: float = 0.2
+    worth: float = 0.0
     standing: Standing = "candidate"
     _pairs: OrderedDict[str, Pair] = field(default_factory=OrderedDict)
+
+    @property
+    def pairs(self) -> dict[str, Pair]:
+        """The requests whose gain is known, oldest first."""
+        return {run_id: pair for run_id, pair in self._pairs.items() if pair.gain is not None}
+
+    @property
+    def least_rate(self) -> float:
+        """The lowest chance with which the right answer to a request was to become known."""
+        return min((pair.rate for pair in self._pairs.values()), default=1.0)
 
     def put(self, run_id: str, pair: Pair) -> Standing:
         """Take in a request, or what has become known of it; returns the standing after that."""
@@ -129,9 +141,9 @@ class Evidence:
     @property
     def trial(self) -> float:
         """The chance of a trial of the next request: 1, and less for a group that is not shown and
-        of which so many gains are known without any hope that it will ever be."""
+        of which so many gains are known without any hope."""
         known = self.known
-        if self.standing == "live" or known < TRIED_FIRST or self._hopes(known):
+        if self.standing == "live" or known < TRIED_FIRST or self._hopes():
             return 1.0
         return max(LEAST_TRIED, float(RARER) ** -(known // TRIED_FIRST))
 
@@ -147,18 +159,16 @@ class Evidence:
 
     def _won(self) -> bool:
         """Whether a mean gain of 0 or less is refuted."""
-        return self._wealth() >= -math.log(self.alpha)
-
-    def _hopes(self, known: int) -> bool:
-        """Whether it will be with as many known gains as are kept, should they go on like this."""
-        return self._wealth(REQUESTS_KEPT / known) >= -math.log(self.alpha)
-
-    def _wealth(self, times: float = 1.0) -> float:
-        """The logarithm of what the bet against a mean gain of 0 or less has won, or will have
-        when so many times as much is known."""
         z, top = self._weighted()
-        wealth = times * np.log1p(np.outer(BETS / top, z)).sum(1)
-        return float(np.logaddexp.reduce(wealth) - np.log(len(BETS)))
+        wealth = np.log1p(np.outer(BETS / top, z)).sum(1)
+        return bool(np.logaddexp.reduce(wealth) - np.log(len(BETS)) >= -np.log(self.alpha))
+
+    def _hopes(self) -> bool:
+        """Whether the gains that are known, each weighted by the inverse of its chance (Hájek,
+        1971), are worth more trials on average."""
+        known = [pair for pair in self._pairs.values() if pair.gain is not None]
+        weights = [1.0 / (pair.rate * pair.trial) for pair in known]
+        return float(np.average([pair.gain for pair in known], weights=weights)) > self.worth
 
     def _lost(self) -> bool:
         """Whether a mean gain of 0 or more is refuted, from some request on."""
@@ -171,4 +181,4 @@ class Evidence:
         """The known gains over their rates, and one over the lowest rate of all."""
         pairs = self._pairs.values()
         z = np.array([pair.gain / pair.rate for pair in pairs if pair.gain is not None])
-        return z, 1.0 / min(pair.rate for pair in pairs)
+        return z, 1.0 / self.least_rate

@@ -32,6 +32,8 @@ class Group:
         evidence: whether examples help there.
         leader: the run whose question that was, where it is known.
         asked: how many of them there were.
+        has_lesson: whether the leader's question is that of a lesson, as what is kept needs.
+        unsaved: whether anything has changed since it was kept.
         score: of each lesson how often a copy of its answer was right, less how often one was
             wrong. A right copy speaks for both lessons: the large model has said the same twice.
     """
@@ -43,6 +45,13 @@ class Group:
     leader: str = ""
     asked: int = 0
     score: dict[str, int] = field(default_factory=dict)
+    has_lesson: bool = False
+    unsaved: bool = False
+
+    def led_by(self, run_id: str, question: str) -> None:
+        """The group is about the question of this lesson from now on."""
+        self.name, self.words, self.leader = question[:60], _words(question), run_id
+        self.has_lesson = True
 
     def copied(self, run_ids: Collection[str], by: str, *, right: bool) -> bool:
         """Count that the answer to run `by` was a copy of these lessons; returns whether one of
@@ -74,9 +83,11 @@ class Groups:
 
     Attributes:
         alpha: probability of a wrong admission, of each group.
+        worth: the mean gain above which trials of a group go on.
     """
 
     alpha: float = 0.05
+    worth: float = 0.0
     _groups: dict[Place, list[Group]] = field(default_factory=dict)
 
     def of(self, place: Place, question: str, run_id: str = "") -> Group | None:
@@ -90,9 +101,14 @@ class Groups:
         found = self.find(place, question)
         there = self._groups.setdefault(place, [])
         if found is None and len(there) < MOST_GROUPS:
-            found = Group(question[:60], place, _words(question), Evidence(self.alpha), run_id)
+            evidence = Evidence(self.alpha, worth=self.worth)
+            found = Group(question[:60], place, _words(question), evidence, run_id)
             there.append(found)
         return found
+
+    def add(self, group: Group) -> None:
+        """Take in a group that was kept."""
+        self._groups.setdefault(group.place, []).append(group)
 
     def find(self, place: Place, question: str) -> Group | None:
         """The group that a question belongs to; None where it would begin one."""

@@ -29,6 +29,7 @@ from cascade.teaching.lessons import Lesson, tenant_in
 from cascade.teaching.memory.evidence import Pair
 from cascade.teaching.memory.groups import Group, Groups
 from cascade.teaching.memory.index import LessonIndex, Place, WordIndex
+from cascade.teaching.memory.restart import Keeper
 from cascade.teaching.memory.shelf import Shelf, place_of
 from cascade.teaching.memory.shelf import place as place_in
 from cascade.teaching.store import LessonStore
@@ -38,6 +39,10 @@ NEAR = 12
 
 MOST_ASKED = 5_000
 """Requests of which it is remembered what they were shown, until their right answer is known."""
+
+WORTH_TRYING = 0.15
+"""Escalations saved per request above which trials of a group go on. A trial costs about a tenth of
+an escalation, and examples make drafts longer."""
 
 UNTRIED = 3
 """The first requests of a group without a trial: what hardly repeats is not tried at all."""
@@ -131,7 +136,7 @@ class Memory(Remembers):
         self.store = store
         self._price = price_of_error
         self._patience_s, self._away_until = patience_s, 0.0
-        self.groups = Groups(alpha)
+        self.groups = Groups(alpha, WORTH_TRYING / (1.0 + price_of_error))
         self._examples = examples
         self._most_characters = most_characters
         self._shelf = Shelf(store, cascade, index or WordIndex())
@@ -139,8 +144,10 @@ class Memory(Remembers):
         self._asked: OrderedDict[str, _Asked] = OrderedDict()
         self._reading = OneAtATime()
         self._counting = Lock()
+        self._keeper = Keeper(store, self.groups, self._counting)
         self._background = Background()
         self._version: str | None = None
+        self._drafters: set[str] = set()
 
     @property
     def version(self) -> str:
@@ -192,11 +199,16 @@ class Memory(Remembers):
         """Return once all lessons that are there are read, and all trials are done."""
         async with self._reading:
             await self._read(now=True)
-        await self.aclose()
+        await self._background.finish()
 
     async def aclose(self) -> None:
-        """Return once all trials are done."""
+        """Return once all trials are done, and what they showed is kept."""
         await self._background.finish()
+        await self._keeper.save(now=True)
+
+    def drafts(self, model: str) -> None:
+        """What was found with another model says nothing about this one."""
+        self._drafters.add(model)
 
     def recorded(self, cascade: str, entry: LedgerEntry) -> None:
         """An accepted draft counts, by its chance of an audit, before anybody knows the audit."""
@@ -281,10 +293,23 @@ class Memory(Remembers):
     async def _read(self, *, now: bool = False) -> None:
         if await self._shelf.read(self, self._taken, now=now):
             self._version = None
+        if self._drafters and await self._keeper.restore(self._settings()):
+            self._version = None
+
+    def _settings(self) -> str:
+        """What evidence holds for: all that decides what is shown to whom, and what it is worth."""
+        same = f"{self._same.__module__}.{getattr(self._same, '__qualname__', '')}"
+        shelf = (self._shelf.cascade, type(self._shelf.index).__name__)
+        shown = (self._examples, self._most_characters, self._price, self.groups.alpha)
+        return hashlib.sha256(
+            repr((sorted(self._drafters), shelf, shown, same)).encode()
+        ).hexdigest()
 
     def _taken(self, lesson: Lesson) -> None:
         """What the small model says the other way round is asked for now, if chance says so."""
         asked = self._asked.pop(lesson.run_id, None)
+        if asked is not None and not asked.group.has_lesson:
+            asked.group.led_by(lesson.run_id, lesson.question)
         if asked is None or lesson.draft is None or asked.examples is None:
             return
         if not asked.is_tried:
@@ -312,11 +337,13 @@ class Memory(Remembers):
                 return  # it was accepted without a chance of an audit that anybody wrote down
             rate = known.rate
         self._put(asked.group, lesson.run_id, Pair(rate, gain, asked.trial))
+        await self._keeper.save()
 
     def _put(self, group: Group, run_id: str, pair: Pair) -> None:
         with self._counting:
             before = group.evidence.standing
             after = group.evidence.put(run_id, pair)
+            group.unsaved = True
         if before != after:
             self._version = None
             logger.info("memory: %r is %s now, %s before", group.name, after, before)
