@@ -117,7 +117,7 @@ async def authenticated(
     if not service.config.auth:
         return None
     secret = secret_in(request)
-    key = None if secret is None else await _found(request, service, secret)
+    key = None if secret is None else await find_key(request, service, secret)
     if key is None:
         raise ServiceError(
             401,
@@ -129,8 +129,13 @@ async def authenticated(
     return key
 
 
-async def _found(request: Request, service: Service, secret: str) -> Key | None:
-    """The key, unless its address has guessed too often: then nothing is looked up."""
+async def find_key(request: Request, service: Service, secret: str) -> Key | None:
+    """The key that this is, if it is one.
+
+    Raises:
+        ServiceError: 429, its address has guessed too often; nothing is looked up then.
+        UnavailableError: the keys' database cannot be reached.
+    """
     if not service.keys.is_guess(secret):
         return await service.keys.find(secret)
     address = address_of(request)

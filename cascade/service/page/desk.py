@@ -1,4 +1,4 @@
-"""What the page keeps of one service: sessions, tries, what was read of the ledger."""
+"""What the page keeps of one service: sessions, what was read of the ledger."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import Request
 
 from cascade.service.keys import KNOWN_FOR_S
 from cascade.service.page.reading import Shelf
-from cascade.service.page.sessions import Session, Sessions, Tries
+from cascade.service.page.sessions import Session, Sessions
 from cascade.service.service import Service, service_of
 
 
@@ -26,7 +26,6 @@ class Desk:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.sessions = Sessions()
-        self.tries = Tries()
         self.shelf = Shelf(service.store)
         self.anybody = Session(None, math.inf)
         self.epoch = secrets.token_hex(4)

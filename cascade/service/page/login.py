@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from html import escape
 from string import Template
 from urllib.parse import parse_qs
@@ -11,9 +11,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from cascade.errors import CascadeError
+from cascade.service.admission import find_key
 from cascade.service.faults import ServiceError
-from cascade.service.guesses import address_of
-from cascade.service.page.desk import Desk, desk_of
+from cascade.service.page.desk import desk_of
 from cascade.service.page.files import read_text
 from cascade.service.page.guard import PageRoute, cookie_name, same_site, signed_in
 from cascade.service.page.sessions import LASTS_S
@@ -43,28 +43,15 @@ async def login(request: Request) -> Response:
     same_site(request)
     if not service_of(request).config.auth:
         return RedirectResponse("/", 303)
-    desk = desk_of(request)
-    address = address_of(request)
-    secret = await _secret(request)
-    wait_s = desk.tries.wait_s(address)
-    if wait_s is not None:
-        wait = math.ceil(wait_s)
-        return _form(f"Too many wrong keys: wait {wait} seconds.", 429, {"Retry-After": str(wait)})
-    # Counted before it is looked at, and in one step with the look at the count before it: many
-    # at once are no way around.
-    desk.tries.failed(address)
-    return await _begin(request, desk, address, secret)
-
-
-async def _begin(request: Request, desk: Desk, address: str, secret: str) -> Response:
+    desk, secret = desk_of(request), await _secret(request)
     try:
-        key = await desk.service.keys.find(secret)
+        key = await find_key(request, desk.service, secret)
+    except ServiceError as error:
+        return _form(error.message, error.status, error.headers)
     except CascadeError:
-        desk.tries.forget(address)
         return _form("The keys cannot be read now: the service's log says why.", 503)
     if key is None:
         return _form("That is no valid key.", 401)
-    desk.tries.forget(address)
     if not key.admin:
         return _form("That key is valid, and no admin key: the page needs one.", 403)
     response = RedirectResponse("/", 303)
@@ -116,7 +103,7 @@ async def _secret(request: Request) -> str:
     return fields.get("key", [""])[0].strip()
 
 
-def _form(error: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _form(error: str = "", status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     said = f'<p class="error" role="alert" id="error">{escape(error)}</p>' if error else ""
     page = Template(read_text("login.html")).substitute(error=said)
     return HTMLResponse(page, status, headers)

@@ -1,4 +1,4 @@
-"""Who is logged in to the page: random tokens with an end, and how often somebody may try."""
+"""Who is logged in to the page: random tokens with an end."""
 
 from __future__ import annotations
 
@@ -16,14 +16,6 @@ LASTS_S = 12 * 3600.0
 
 MOST_SESSIONS = 1_000
 """The oldest one ends where there are more."""
-
-TRIES = 5
-"""Wrong keys that an address may send within `WINDOW_S`."""
-
-WINDOW_S = 300.0
-
-MOST_ADDRESSES = 10_000
-"""Addresses whose wrong keys are remembered; who tried longest ago is forgotten."""
 
 Clock = Callable[[], float]
 
@@ -74,33 +66,6 @@ class Sessions:
         session = self._open.pop(_hash(token), None)
         if session is not None:
             session.closed = True
-
-
-class Tries:
-    """Wrong keys per address: after `TRIES` of them one has to wait."""
-
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
-        self._failed: OrderedDict[str, list[float]] = OrderedDict()
-
-    def wait_s(self, address: str) -> float | None:
-        """Seconds until this address may try again; None where it may now."""
-        now = self._clock()
-        times = [at for at in self._failed.get(address, ()) if now - at < WINDOW_S]
-        if len(times) < TRIES:
-            return None
-        return times[-TRIES] + WINDOW_S - now
-
-    def failed(self, address: str) -> None:
-        """A wrong key came from there."""
-        times = self._failed.pop(address, [])
-        self._failed[address] = [*times[1 - TRIES :], self._clock()]
-        if len(self._failed) > MOST_ADDRESSES:
-            self._failed.popitem(last=False)
-
-    def forget(self, address: str) -> None:
-        """A right key came from there."""
-        self._failed.pop(address, None)
 
 
 def _hash(token: str) -> str:
