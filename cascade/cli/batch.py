@@ -25,6 +25,7 @@ from cascade.cli.by_batch import (
     said,
     tell_waiting,
 )
+from cascade.cli.completing import SCORERS, ledgers, one_of
 from cascade.cli.console import err, fail, out, print_json, reports_errors, spending, watched
 from cascade.cli.pairing import EMBEDDED, Large, PriceOfError, Small, Threshold
 from cascade.cli.recipe import Recipe, refuse_unless
@@ -120,12 +121,18 @@ def batch(  # noqa: PLR0913 - the options of a command
     ] = 0,
     scorer: Annotated[
         str,
-        typer.Option(help="With --sample: says whether both answers agree; exact, numeric, …"),
+        typer.Option(
+            help="With --sample: says whether both answers agree; exact, numeric, …",
+            autocompletion=one_of(SCORERS),
+        ),
     ] = "exact",
     large_batch: LargeBatch = False,
     rest_at_once: RestAtOnce = False,
     ledger: Annotated[
-        str | None, typer.Option(help="A ledger: sqlite:///ledger.db or postgresql://…")
+        str | None,
+        typer.Option(
+            help="A ledger: sqlite:///ledger.db or postgresql://…", autocompletion=ledgers
+        ),
     ] = None,
     prefix: Annotated[str, typer.Option(help="Before the names of the columns added.")] = "",
     run_ids: Annotated[

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cascade.cli.completing import SCORERS, SIGNALS, models, one_of
 from cascade.cli.console import err, fail, out, print_json, reports_errors, spending, watched
 from cascade.errors import ConfigurationError, MissingDependencyError
 
@@ -35,8 +36,13 @@ def calibrate(  # noqa: PLR0913 - the options of a command
         typer.Argument(help="JSON lines: question or messages, and reference, labels or neither."),
     ],
     *,
-    small: Annotated[str, typer.Option(envvar="CASCADE_SMALL", help="The model that drafts.")],
-    large: Annotated[str, typer.Option(envvar="CASCADE_LARGE", help="The large model.")],
+    small: Annotated[
+        str,
+        typer.Option(envvar="CASCADE_SMALL", help="The model that drafts.", autocompletion=models),
+    ],
+    large: Annotated[
+        str, typer.Option(envvar="CASCADE_LARGE", help="The large model.", autocompletion=models)
+    ],
     to: Annotated[Path, typer.Option("--out", help="The calibration to write.")] = Path(
         "calibration.json"
     ),
@@ -45,10 +51,15 @@ def calibrate(  # noqa: PLR0913 - the options of a command
         typer.Option(help="Transcripts, continued when they exist. [default: OUT.jsonl]"),
     ] = None,
     scorer: Annotated[
-        str, typer.Option(help="How answers are compared with references: see cascade evaluate.")
+        str,
+        typer.Option(
+            help="How answers are compared with references: see cascade evaluate.",
+            autocompletion=one_of(SCORERS),
+        ),
     ] = "exact",
     signals: Annotated[
-        list[str] | None, typer.Option(help="Take this signal; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Take this signal; may be repeated.", autocompletion=one_of(SIGNALS)),
     ] = None,
     agree_with_large: Annotated[
         bool, typer.Option(help="No references: the large model's answer counts as right.")

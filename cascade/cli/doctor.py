@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from cascade.cli.completing import models
 from cascade.cli.console import PlainConsole, busy, out, print_json, reports_errors, spending
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "missing": "[red]✗[
 def doctor(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Also ask this model one word, which may cost a fraction of a cent."),
+        typer.Option(
+            help="Also ask this model one word, which may cost a fraction of a cent.",
+            autocompletion=models,
+        ),
     ] = None,
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
 import typer
 
+from cascade.cli.completing import configurations
 from cascade.cli.console import err, fail, out, print_json, reports_errors
 from cascade.cli.report import must_exist
 from cascade.cli.serve import require_service
@@ -33,7 +34,12 @@ EXAMPLE = (
     "Example: cascade keys create cascade.yaml search-team --day-usd 5 --per-minute 120 "
     "--tag team=search"
 )
-Where = Annotated[str, typer.Argument(help="The service's configuration, or its ledger's address.")]
+Where = Annotated[
+    str,
+    typer.Argument(
+        help="The service's configuration, or its ledger's address.", autocompletion=configurations
+    ),
+]
 Which = Annotated[str, typer.Argument(help="Its id, or its name if only one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from cascade._words import counted
+from cascade.cli.completing import configurations
 from cascade.cli.console import err, out, print_json, reports_errors
 from cascade.cli.report import must_exist
 from cascade.cli.serve import require_service
@@ -24,7 +25,11 @@ T = TypeVar("T")
 
 EXAMPLE = "Example: cascade lessons delete cascade.yaml --user ada"
 Where = Annotated[
-    str, typer.Argument(help="The service's configuration, or the address of the lessons.")
+    str,
+    typer.Argument(
+        help="The service's configuration, or the address of the lessons.",
+        autocompletion=configurations,
+    ),
 ]
 User = Annotated[str | None, typer.Option(help="Of this user, the tag `user` of a run.")]
 Tenant = Annotated[

@@ -13,6 +13,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from cascade._printable import printable
 from cascade._words import dollars
 from cascade.cli.console import screen
 from cascade.events import Decided, Event, Provisional, Retracted, Token
@@ -53,12 +54,12 @@ class Way:
         """Go on with what has happened."""
         match event:
             case Provisional(text=text) | Token(text=text):
-                self._text += text
+                self._text += printable(text, keep="\n\t")
             case Decided(tier=tier, decision=decision, assessment=assessment):
                 self._decided(tier, decision, assessment)
             case Retracted(reason=reason):
                 if self._text:
-                    self._rows.append(("taken back", Text(reason)))
+                    self._rows.append(("taken back", Text(printable(reason))))
                 self._text = ""
             case CascadeResult():
                 self._ended(event)
@@ -74,7 +75,9 @@ class Way:
         self._rows.append(("draft", draft))
         self._rows.append(("confidence", _confidence(decision, assessment)))
         style = {"accept": "green", "escalate": "yellow"}.get(decision.action, "bold")
-        said = Text(decision.action, style=style).append(f": {decision.reason}", style="default")
+        said = Text(decision.action, style=style).append(
+            f": {printable(decision.reason)}", style="default"
+        )
         self._rows.append(("decision", said))
         self._waits_for = self._next(tier, decision) if rejected else ""
 
@@ -87,7 +90,7 @@ class Way:
         style = "bold yellow" if result.degraded or result.abstained else "bold"
         answered = Text(who, style=style)
         if result.degraded:
-            answered.append(f" ({result.decision.reason})", style="default")
+            answered.append(f" ({printable(result.decision.reason)})", style="default")
         self._rows.append(("answered by", answered))
         ledger = result.ledger
         self._rows.append(("cost", Text(_figure(ledger.cost_usd, ledger.cost_basis))))
@@ -121,7 +124,7 @@ class Way:
 
 def _confidence(decision: Decision, assessment: Assessment) -> Text:
     if assessment.objection is not None:
-        return Text(f"none: {assessment.objection}")
+        return Text(f"none: {printable(assessment.objection)}")
     known = assessment.confidence
     if known is None:
         return Text(f"none: {assessment.missing or 'it was not asked for'}")

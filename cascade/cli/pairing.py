@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cascade.cli.completing import models
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
 
-Small = Annotated[str, typer.Option(envvar="CASCADE_SMALL", help="The model that drafts.")]
+Small = Annotated[
+    str, typer.Option(envvar="CASCADE_SMALL", help="The model that drafts.", autocompletion=models)
+]
 Large = Annotated[
-    str | None, typer.Option(envvar="CASCADE_LARGE", help="The model for what is doubtful.")
+    str | None,
+    typer.Option(
+        envvar="CASCADE_LARGE", help="The model for what is doubtful.", autocompletion=models
+    ),
 ]
 Threshold = Annotated[
     float | None, typer.Option(help="Accept drafts at this confidence and above.")

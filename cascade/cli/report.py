@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cascade._masking import mask_keys
+from cascade.cli.completing import TABLES as BY
+from cascade.cli.completing import ledgers, one_of
 from cascade.cli.console import busy, err, out, reports_errors, write_json
 from cascade.errors import ConfigurationError
 
@@ -28,7 +30,9 @@ TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 
 @reports_errors
 def report(
-    ledger: Annotated[str, typer.Argument(help="sqlite:///ledger.db or postgresql://…")],
+    ledger: Annotated[
+        str, typer.Argument(help="sqlite:///ledger.db or postgresql://…", autocompletion=ledgers)
+    ],
     *,
     since: Annotated[
         datetime | None, typer.Option(formats=TIMES, help="From this time on, in UTC.")
@@ -46,7 +50,8 @@ def report(
         list[str] | None,
         typer.Option(
             help="Tables: node, tier, model, day, agent, tag:KEY; repeatable. All but tag:KEY if "
-            "not given."
+            "not given.",
+            autocompletion=one_of(BY),
         ),
     ] = None,
     precision: Annotated[

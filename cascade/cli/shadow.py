@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cascade.cli.completing import ledgers
 from cascade.cli.console import busy, err, fail, out, reports_errors, write_json
 from cascade.cli.report import TIMES, must_exist, selection_of
 from cascade.errors import ConfigurationError
@@ -26,7 +27,9 @@ COLOURS = {"ready": "bold green", "not worth it": "bold red", "too early": "bold
 
 @reports_errors
 def shadow(  # noqa: PLR0913 - the options of a command
-    ledger: Annotated[str, typer.Argument(help="sqlite:///ledger.db or postgresql://…")],
+    ledger: Annotated[
+        str, typer.Argument(help="sqlite:///ledger.db or postgresql://…", autocompletion=ledgers)
+    ],
     *,
     small: Annotated[str | None, typer.Option(help="Only runs with this small model.")] = None,
     large: Annotated[str | None, typer.Option(help="Only runs with this large model.")] = None,

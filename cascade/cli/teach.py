@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from cascade._masking import mask_keys
+from cascade.cli.completing import FORMS, SCORERS, one_of
 from cascade.cli.console import err, out, print_json, reports_errors
 from cascade.cli.evaluate import need_numbers
 from cascade.cli.lessons import Json, Where, addresses_of, with_store
@@ -52,7 +53,10 @@ def export(  # noqa: PLR0913 - the options of a command
     *,
     output: Annotated[Path, typer.Option(help="The training file; a card is written beside it.")],
     form: Annotated[
-        str, typer.Option(help="messages, prompt_completion or preference.")
+        str,
+        typer.Option(
+            help="messages, prompt_completion or preference.", autocompletion=one_of(FORMS)
+        ),
     ] = "messages",
     evaluation: Evaluation = None,
     task: Annotated[str | None, typer.Option(help="Lessons of this task alone.")] = None,
@@ -156,7 +160,10 @@ def evaluate(  # noqa: PLR0913 - the options of a command
     ] = None,
     task: Annotated[str | None, typer.Option(help="Lessons of this task alone.")] = None,
     scorer: Annotated[
-        str, typer.Option(help="How answers are compared: see cascade evaluate.")
+        str,
+        typer.Option(
+            help="How answers are compared: see cascade evaluate.", autocompletion=one_of(SCORERS)
+        ),
     ] = "exact",
     threshold: Annotated[
         float, typer.Option(help="Drafts are accepted at this confidence and above.")

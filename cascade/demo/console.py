@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from cascade._printable import printable
 from cascade._words import dollars, percent
 from cascade.demo.records import DemoOutcome, Facts, Findings, Step, Watcher
 from cascade.demo.report import Line, Outcome, Share
@@ -107,11 +108,16 @@ class _Screen:
 
 def _answers(outcome: Outcome) -> Text:
     """The draft, and what replaced it."""
-    draft = " ".join(outcome.small_answer.split()) or "nothing"
+    draft = _line(outcome.small_answer) or "nothing"
     if not outcome.escalated:
         return Text(draft)
-    large = " ".join((outcome.large_answer or "").split())
+    large = _line(outcome.large_answer or "")
     return Text(draft, "dim strike").append(" ").append(large, "not dim not strike")
+
+
+def _line(text: str) -> str:
+    """On one line, and as wide as it looks: what acts on a terminal has an escape."""
+    return printable(" ".join(text.split()))
 
 
 @contextmanager
