@@ -22,7 +22,7 @@ from cascade.service.admission import authenticated
 from cascade.service.bodies import Bounded
 from cascade.service.building import build_service
 from cascade.service.config import ServiceConfig
-from cascade.service.faults import ServiceError, fault_of, is_ollama
+from cascade.service.faults import ServiceError, fault_of
 from cascade.service.metrics import Measured
 from cascade.service.service import Service, service_of
 from cascade.service.straight import FAULTS, Straight, straight_paths
@@ -154,8 +154,7 @@ async def show_fault(request: Request, error: Exception) -> JSONResponse:
     fault = fault_of(error, request.url.path)
     if fault.status == 500:
         logger.error("%s: %s", request.url.path, type(error).__name__)
-    body = fault.ollama() if is_ollama(request.url.path) else fault.openai()
-    return JSONResponse(body, fault.status, fault.headers)
+    return JSONResponse(fault.body(request.url.path), fault.status, fault.headers)
 
 
 def _invalid(error: RequestValidationError) -> ServiceError:

@@ -55,6 +55,10 @@ class ServiceError(Exception):
         self.param = param
         self.headers: dict[str, str] = dict(headers or {})
 
+    def body(self, path: str) -> dict[str, Any]:
+        """The body in the shape of the protocol that is spoken at a path."""
+        return self.ollama() if path.startswith("/api/") else self.openai()
+
     def openai(self) -> dict[str, Any]:
         """The body in OpenAI's shape."""
         return {
@@ -108,8 +112,3 @@ def _retry_after(error: Exception) -> dict[str, str]:
         return {}
     wait_s = RETRY_AFTER_S if known_s is None else math.ceil(known_s)
     return {"Retry-After": str(max(RETRY_AFTER_S, wait_s))}
-
-
-def is_ollama(path: str) -> bool:
-    """Whether a path is one of Ollama's protocol, which has a shape of its own for errors."""
-    return path.startswith("/api/")

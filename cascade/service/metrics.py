@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cascade.integrations.prometheus import SECONDS, PrometheusMetrics
-from cascade.service.faults import fault_of, is_ollama
+from cascade.service.faults import fault_of
 
 if TYPE_CHECKING:
     from cascade.service.service import Service
@@ -179,8 +179,7 @@ class Measured:
             if status != "none":
                 raise RuntimeError("an answer broke off; the log says where") from None
             fault = fault_of(RuntimeError())
-            body = fault.ollama() if is_ollama(scope["path"]) else fault.openai()
-            await JSONResponse(body, fault.status)(scope, receive, sending)
+            await JSONResponse(fault.body(scope["path"]), fault.status)(scope, receive, sending)
         finally:
             self._metrics.open.dec()
             # A method is what the client says; only those that a route knows are labels.
