@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 from pydantic import Field
-from scipy import stats
+from scipy import special
 
 from cascade.errors import ConfigurationError
 from cascade.evaluation.shares import wilson
@@ -44,7 +44,7 @@ def ks_p(reference: Sequence[float], recent: Sequence[float], size: int | None =
     below = [np.searchsorted(part, at, side="right") / len(part) for part in (a, b)]
     distance = np.abs(below[0] - below[1]).max()
     n, m = size or len(a), len(b)
-    return float(stats.kstwobign.sf(distance * np.sqrt(n * m / (n + m))))
+    return float(special.kolmogorov(distance * np.sqrt(n * m / (n + m))))
 
 
 class SignalDrift(Record):
@@ -74,7 +74,7 @@ class SignalDrift(Record):
         )
         found = psi(before.tolist(), now.tolist())
         scale = 1.0 / len(self.reference) + 1.0 / len(recent)
-        chance = scale * float(stats.chi2.ppf(1 - self.alpha / 2, len(edges)))
+        chance = scale * float(special.chdtri(len(edges), self.alpha / 2))
         p = ks_p(self.reference, recent, self.size)
         shifted = self.size is None and found >= max(NOTABLE_PSI, chance)
         alarm = shifted or p < self.alpha / 2

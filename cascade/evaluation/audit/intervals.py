@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from cascade.confidence.metrics import Array
 from cascade.errors import ConfigurationError
@@ -101,7 +101,7 @@ def student(values: Array, sample: Sample, level: float = LEVEL, *, spread: floa
     w = sample.weights
     least = spread * float(np.sqrt(np.sum((1.0 - 1.0 / w) * w**2)) / w.sum())
     error = max(least, hajek_error(values, sample)) if sample.n > 1 else least
-    half = float(stats.t.ppf(0.5 + level / 2, degrees(sample))) * error
+    half = float(special.stdtrit(degrees(sample), 0.5 + level / 2)) * error
     middle = hajek_mean(values, sample)
     return middle - half, middle + half
 
@@ -118,7 +118,7 @@ def adjusted(values: Array, sample: Sample, limits: Range, level: float = LEVEL)
     y, weight = np.r_[values, limits], np.r_[w, pseudo]
     middle = float(np.average(y, weights=weight))
     variance = np.sum((1.0 - 1.0 / weight) * (weight * (y - middle)) ** 2) / weight.sum() ** 2
-    half = float(stats.t.ppf(0.5 + level / 2, degrees(sample) + 2) * np.sqrt(variance))
+    half = float(special.stdtrit(degrees(sample) + 2, 0.5 + level / 2) * np.sqrt(variance))
     ends = (max(a, middle - half), min(b, middle + half))
     if np.ptp(values) > 0:
         return ends
@@ -172,17 +172,19 @@ def exact_share(successes: int, n: int, population: int, level: float = LEVEL) -
     Clopper and Pearson's (1934) argument with the hypergeometric law; for audits of one rate,
     given their number.
     """
+    from scipy.stats import hypergeom  # noqa: PLC0415 - heavy
+
     tail = (1.0 - level) / 2
     least, most = successes, population - (n - successes)
     # The one probability grows with the count and the other falls: each has one edge.
     low = bisect_left(
         range(least, most),
         True,
-        key=lambda count: bool(stats.hypergeom.sf(successes - 1, population, count, n) > tail),
+        key=lambda count: bool(hypergeom.sf(successes - 1, population, count, n) > tail),
     )
     high = bisect_left(
         range(least + 1, most + 1),
         True,
-        key=lambda count: bool(stats.hypergeom.cdf(successes, population, count, n) <= tail),
+        key=lambda count: bool(hypergeom.cdf(successes, population, count, n) <= tail),
     )
     return (least + low) / population, (least + high) / population
