@@ -3,8 +3,8 @@
     <!-- generated: floors -->          begins a part, by its name in PARTS
     <!-- end of generated -->           ends it
 
-docs/cli.md is generated as a whole, and `<!-- output -->` blocks (scripts/snippets.py) are what
-their code prints. `python scripts/make_docs.py --check` writes nothing and fails on a difference.
+`<!-- output -->` blocks (scripts/snippets.py) are what their code prints.
+`python scripts/make_docs.py --check` writes nothing and fails on a difference.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ import sizes
 import snippets
 
 ROOT = floors.ROOT
-REFERENCE = ROOT / "docs" / "cli.md"
 PART = re.compile(
     r"(?P<head><!-- generated: (?P<name>\w+) -->\n).*?(?P<tail><!-- end of generated -->)",
     re.DOTALL,
 )
 SIZES = re.compile(r"(?<=<!-- generated: sizes -->\n).*?(?=<!-- end of generated -->)", re.DOTALL)
 MILLISECONDS = re.compile(r"[\d.,]+(?= ?m?s\b)")
-NOTE = "<!-- This page is generated from the program by `make docs`. -->\n\n"
 
 
 def floors_part() -> str:
@@ -50,7 +48,23 @@ def examples_part() -> str:
     return f"\n{examples_table.table()}\n"
 
 
+def commands_part() -> str:
+    """Every command with its options, as the program describes itself."""
+    import typer  # noqa: PLC0415 - only this part needs the program
+    from typer.cli import get_docs_for_click  # noqa: PLC0415
+    from typer.main import get_command  # noqa: PLC0415
+
+    from cascade.cli import app  # noqa: PLC0415
+
+    command = get_command(app)
+    context = typer.Context(command, info_name="cascade")
+    text = get_docs_for_click(obj=command, ctx=context, name="cascade", title="All commands")
+    # One level lower than on a page of their own.
+    return "\n" + re.sub(r"^#", "##", text.strip(), flags=re.MULTILINE) + "\n\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "commands": commands_part,
     "configuration": configuration_part,
     "examples": examples_part,
     "floors": floors_part,
@@ -75,24 +89,8 @@ def documents() -> list[Path]:
     ]
 
 
-def reference() -> str:
-    """Every command with its options, as the program describes itself."""
-    import typer  # noqa: PLC0415 - only this part needs the program
-    from typer.cli import get_docs_for_click  # noqa: PLC0415
-    from typer.main import get_command  # noqa: PLC0415
-
-    from cascade.cli import app  # noqa: PLC0415
-
-    command = get_command(app)
-    context = typer.Context(command, info_name="cascade")
-    text = get_docs_for_click(obj=command, ctx=context, name="cascade", title="The command line")
-    return NOTE + text.strip() + "\n"
-
-
 def current(path: Path) -> str:
     """The document as it should be now."""
-    if path == REFERENCE:
-        return reference()
     text = snippets.with_output(path)
     return PART.sub(lambda part: part["head"] + PARTS[part["name"]]() + part["tail"], text)
 
@@ -108,7 +106,7 @@ def same(left: str, right: str) -> bool:
 def main() -> int:
     """Write, or with `--check` compare."""
     outdated = []
-    for path in dict.fromkeys([*documents(), REFERENCE]):
+    for path in documents():
         now, before = current(path), path.read_text(encoding="utf-8") if path.exists() else ""
         if same(now, before):
             continue

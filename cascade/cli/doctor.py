@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cascade.cli.completing import models
-from cascade.cli.console import PlainConsole, busy, out, print_json, reports_errors, spending
+from cascade.cli.console import PlainConsole, busy, fail, out, print_json, reports_errors, spending
 
 if TYPE_CHECKING:
     from cascade.cli.checks import Check
@@ -43,8 +43,11 @@ def doctor(
     wanted = set(model or [])
     answering = [c for c in checks if c.status != "missing" and "answers" in c.found]
     broken = [check for check in checks if check.name in wanted and check.status == "missing"]
-    if broken or not answering:
-        raise typer.Exit(1)
+    for check in broken:
+        fail(f"{check.name} {check.found}: {check.to_do}", 1)
+    if not answering:
+        first = next((check for check in checks if check.status == "missing"), checks[0])
+        fail(f"no model answers yet; for {first.name}: {first.to_do}", 1)
 
 
 async def _look(models: list[str]) -> list[Check]:
@@ -71,5 +74,3 @@ def _print(checks: list[Check]) -> None:
         )
     wide = PlainConsole(highlight=False, emoji=False, width=PIPED_WIDTH)
     (out if out.is_terminal else wide).print(table)
-    if not any("answers" in check.found for check in checks):
-        out.print("\nNo model answers yet: install the embedded one or start Ollama.")

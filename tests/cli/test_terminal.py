@@ -6,12 +6,14 @@ import io
 import json
 import os
 import pty
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,18 @@ from cascade.cli.console import print_json
 from cascade.cli.live import Way
 from cascade.cli.program import _show_everything
 from cascade.confidence.signals import BUILT_IN
+from cascade.evaluation.plan import Plan
+from cascade.evaluation.report import Evaluation
 from cascade.evaluation.scorers import SCORERS
-from cascade.report import TABLES
+from cascade.jobs import Done
+from cascade.jobs.plan import PlanDone
+from cascade.oversight.readiness import Readiness
+from cascade.report import TABLES, Report
+from cascade.service.shared.calibrations import InUse, RolledOut
+from cascade.teaching import Lesson, Terms
+from cascade.teaching.clusters import Clusters
 from cascade.teaching.forms import ROWS
+from cascade.teaching.status import Status
 from cascade.testing import ScriptedModel, reply
 from tests.cli.conftest import Run
 
@@ -100,6 +111,10 @@ def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
         yield from _commands(one, (*path, name))
 
 
+def _names(record: Any) -> set[str]:
+    return set(getattr(record, "model_fields", ())) or {field.name for field in fields(record)}
+
+
 def test_every_command_can_answer_with_json() -> None:
     names = {
         path: {option for parameter in command.params for option in parameter.opts}
@@ -140,6 +155,40 @@ def test_keys_are_made_and_revoked_for_machines(run: Run) -> None:
     assert "secret" not in gone
 
 
+RECORDS = {
+    "batch": (Done, {"rows", "output", "written", *_names(PlanDone)}),
+    "calibration push": (RolledOut, set()),
+    "calibration status": (InUse, set()),
+    "evaluate": (Evaluation, set()),
+    "lessons list": (Lesson, set()),
+    "lessons terms": (Terms, set()),
+    "plan": (Plan, {"summary"}),
+    "report": (Report, set()),
+    "shadow": (Readiness, set()),
+    "teach report": (Clusters, set()),
+    "teach status": (Status, set()),
+}
+"""Commands that print a record, and what is beside it."""
+
+
+def test_the_manual_has_every_key_of_the_documents(run: Run, models: dict[str, Any]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "cli.md"
+    rows = re.findall(r"^\| (`[a-z].*?) \| (.*) \|$", page.read_text("utf-8"), re.MULTILINE)
+    said = {
+        command: set(re.findall(r"`(\w+)`", keys))
+        for commands, keys in rows
+        for command in re.findall(r"`([^`]+)`", commands)
+    }
+    told = {command: said[command] for command in RECORDS}
+    assert told == {name: _names(record) | more for name, (record, more) in RECORDS.items()}
+    models["ollama:a"] = ScriptedModel(["Canberra"], logprobs=0.99)
+    models["ollama:b"] = ScriptedModel(["x"])
+    asked = run("ask", "?", "--small", "ollama:a", "--large", "ollama:b", "--json")
+    assert said["ask"] == json.loads(asked.stdout).keys()
+    there = {" ".join(path) for path, _ in _commands(get_command(app))}
+    assert there == {command.removesuffix(" --check") for command in said}
+
+
 # Streams that cannot show everything
 
 
@@ -150,7 +199,7 @@ def test_a_terminal_of_ascii_gets_figures_and_whole_json(monkeypatch: pytest.Mon
     print("− $1 ≈ ✓ ─ … ß \ud83d")
     print_json({"said": "ß 🎉"})
     stream.flush()
-    line, _, document = stream.buffer.getvalue().decode("ascii").partition("\n")  # type: ignore[attr-defined]
+    line, _, document = stream.buffer.getvalue().decode("ascii").partition("\n")
     assert line == "- $1 ~ + - ... \\xdf \\ud83d"
     assert json.loads(document) == {"said": "ß 🎉"}
 

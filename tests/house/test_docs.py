@@ -96,7 +96,7 @@ def test_a_command_of_a_document_exists(command: str) -> None:
         }
 
 
-@pytest.mark.parametrize("path", dict.fromkeys([*DOCUMENTS, make_docs.REFERENCE]), ids=name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_the_generated_parts_of_a_document_are_current(path: Path) -> None:
     if path.exists() and needs_a_model(path):
         pytest.skip("its output is compared in the live test")
