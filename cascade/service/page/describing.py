@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cascade.api import Cascade
 from cascade.confidence.calibration import Calibration
 from cascade.policies import CertifiedPolicy, Policy, ThresholdPolicy
+from cascade.service.protocols.models import tiers_of
 
 
 def describe(name: str, cascade: Cascade) -> dict[str, Any]:
     """Its tiers, who decides, at which threshold, and how good its calibration is."""
     return {
         "name": name,
-        "tiers": _tiers(cascade),
+        "tiers": tiers_of(cascade),
         "policy": type(cascade.policy).__name__,
         "threshold": _threshold(cascade.policy),
         "calibration": _calibration(cascade.calibration),
     }
-
-
-def _tiers(cascade: Cascade) -> Sequence[Mapping[str, Any]]:
-    return [
-        {"name": tier.name, "model": tier.model.name, "local": tier.local} for tier in cascade.tiers
-    ]
 
 
 def _threshold(policy: Policy) -> float | None:

@@ -75,13 +75,17 @@ async def show_model(model: str, admitted: Admit) -> Response:
 
 def shape(name: str, cascade: Cascade) -> dict[str, Any]:
     """A cascade in the form of OpenAI's models."""
-    tiers = [
-        {"name": tier.name, "model": tier.model.name, "local": tier.local} for tier in cascade.tiers
-    ]
     made = {
-        "tiers": tiers,
+        "tiers": tiers_of(cascade),
         "policy": repr(cascade.policy),
         "calibrated": cascade.calibration is not None,
         "mode": cascade.mode,
     }
     return {"id": name, "object": "model", "created": 0, "owned_by": "cascade", "cascade": made}
+
+
+def tiers_of(cascade: Cascade) -> list[dict[str, Any]]:
+    """Its tiers, as a `TierShown` each."""
+    return [
+        {"name": tier.name, "model": tier.model.name, "local": tier.local} for tier in cascade.tiers
+    ]
