@@ -18,7 +18,7 @@ EVIDENCE = floors.ROOT / "docs" / "evidence.md"
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 TYPED = re.compile(r"`(python\s+benchmarks/[^`]+)`")
 ROW = re.compile(
-    r"^\| \[(?P<claim>[^]]+)\]\((?P<page>[\w.]+)(?:#[\w-]+)?\) \| `(?P<command>[^`]+)` "
+    r"^\| \[(?P<claim>[^]]+)\]\((?P<page>[\w.]+)(?:#[\w-]+)?\)[^|]* \| `(?P<command>[^`]+)` "
     r"\| (?P<date>[\d-]+) \| (?P<machine>[^|]+) \|$",
     re.MULTILINE,
 )
