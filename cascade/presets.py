@@ -29,6 +29,7 @@ from cascade.policies import (
     ThresholdPolicy,
     obstacle,
 )
+from cascade.policies.base import outright
 from cascade.policies.threshold import compare
 from cascade.state import Decision
 from cascade.tiers import ModelLike
@@ -116,12 +117,9 @@ class AcceptAll:
         """Accept, unless a fact speaks against the draft."""
         assessment = situation.assessment
         against = assessment.objection
-        return Decision(
-            action="accept" if against is None else "escalate",
-            reason=against or "all that is drafted is accepted",
-            confidence=assessment.confidence,
-            calibrated=assessment.calibrated,
-        )
+        if against is not None:
+            return outright("escalate", against, assessment)
+        return outright("accept", "all that is drafted is accepted", assessment)
 
 
 def automix(

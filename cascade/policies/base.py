@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol, runtime_checkable
 
-from cascade.state import Assessment, Decision
+from cascade.state import Action, Assessment, Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,16 @@ def tell_cost(policy: Policy, cost_usd: Decimal) -> None:
             paid(cost_usd)
             return
         inner = getattr(inner, "inner", None)
+
+
+def outright(action: Action, reason: str, assessment: Assessment) -> Decision:
+    """A decision for which the confidence was not compared with a threshold."""
+    return Decision(
+        action=action,
+        reason=reason,
+        confidence=assessment.confidence,
+        calibrated=assessment.calibrated,
+    )
 
 
 def obstacle(assessment: Assessment) -> Decision | None:

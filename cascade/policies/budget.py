@@ -8,7 +8,7 @@ from decimal import Decimal
 from threading import Lock
 
 from cascade.errors import ConfigurationError
-from cascade.policies.base import Situation, obstacle
+from cascade.policies.base import Situation, obstacle, outright
 from cascade.policies.rule import break_even
 from cascade.policies.threshold import compare
 from cascade.state import Decision
@@ -61,12 +61,8 @@ class DollarBudgetPolicy:
         if blocked is not None:
             return blocked
         if cost is None:
-            return Decision(
-                action="accept",
-                reason="the cost of escalating is unknown, and a budget has to be kept",
-                confidence=assessment.confidence,
-                calibrated=assessment.calibrated,
-            )
+            reason = "the cost of escalating is unknown, and a budget has to be kept"
+            return outright("accept", reason, assessment)
         p_large = self.p_large if assessment.p_large is None else assessment.p_large
         threshold = break_even(p_large, self.shadow_price * float(cost))
         return compare(assessment.confidence or 0.0, threshold, assessment.calibrated)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from cascade.errors import ConfigurationError
-from cascade.policies.base import NextSignal, Situation, obstacle
+from cascade.policies.base import NextSignal, Situation, obstacle, outright
 from cascade.policies.rule import break_even, dollars, value_of_information, with_observation
 from cascade.policies.threshold import compare
 from cascade.state import Decision
@@ -63,12 +63,8 @@ class EconomicPolicy:
         if blocked is not None:
             return blocked
         if cost is None:
-            return Decision(
-                action="escalate",
-                reason="the cost of escalating is unknown: set a price on the next tier",
-                confidence=assessment.confidence,
-                calibrated=assessment.calibrated,
-            )
+            reason = "the cost of escalating is unknown: set a price on the next tier"
+            return outright("escalate", reason, assessment)
         confidence = assessment.confidence or 0.0
         p_large = self.p_large if assessment.p_large is None else assessment.p_large
         threshold = self.threshold(cost, p_large, situation.escalation_s)

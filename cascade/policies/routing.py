@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from cascade.errors import ConfigurationError
-from cascade.policies.base import Situation, obstacle
+from cascade.policies.base import Situation, obstacle, outright
 from cascade.policies.threshold import compare
 from cascade.state import Decision
 
@@ -51,12 +51,7 @@ class CascadeRoutingPolicy:
         ]
         blocked = obstacle(assessment)
         if not sides:
-            return blocked or Decision(
-                action="escalate",
-                reason="no larger tier has a price",
-                confidence=assessment.confidence,
-                calibrated=assessment.calibrated,
-            )
+            return blocked or outright("escalate", "no larger tier has a price", assessment)
         expected, best = min(sides, key=lambda side: side[0])
         if blocked is not None:
             return blocked.model_copy(update={"tier": best.tier})
