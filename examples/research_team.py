@@ -36,7 +36,11 @@ def says(request: Request) -> Completion:
 
 
 small, large = yours(
-    Tier(ScriptedModel(says, returns_logprobs=True), price=Price(input=0.02, output=0.06)),
+    Tier(
+        ScriptedModel(says, returns_logprobs=True),
+        price=Price(input=0.02, output=0.06),
+        max_tokens=200,  # a small model may talk on
+    ),
     Tier(ScriptedModel(says), price=Price(input=1.25, output=10)),
 )
 ledgers = {name: MemoryLedger() for name in TEAM}
@@ -61,6 +65,6 @@ answers = team.invoke({"messages": [HumanMessage(question)]})["messages"][1:]
 for name, message in zip(TEAM, answers, strict=True):
     assert isinstance(message, AIMessage)
     view = LedgerView(ledgers[name].entries)
-    saved = "?" if view.saved_usd is None else f"${view.saved_usd:.6f}"
+    saved = "?" if view.saved_usd is None else f"{view.saved_usd:+.6f} dollars"
     print(f"{name:10} {message.response_metadata['tier']:6} saved {saved}\n   {message.text}")
 print(LedgerView(entry for ledger in ledgers.values() for entry in ledger.entries).table())

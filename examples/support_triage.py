@@ -45,7 +45,11 @@ def is_a_team(message: str, answer: str) -> bool:
 
 
 small, large = yours(
-    Tier(ScriptedModel(rules, returns_logprobs=True), price=Price(input=0.02, output=0.06)),
+    Tier(
+        ScriptedModel(rules, returns_logprobs=True),
+        price=Price(input=0.02, output=0.06),
+        max_tokens=24,  # a small model may talk on
+    ),
     Tier(ScriptedModel(MESSAGES), price=Price(input=1.25, output=10)),
 )
 cascade = Cascade(small, large, signals=["logprobs", is_a_team])

@@ -145,6 +145,11 @@ class LedgerView:
                 f"? the cost of {len(unknown):,} of {len(self):,} entries is unknown; "
                 + (counted if assumed else "budgets count nothing for it")
             )
+        if any(e.saved_usd is None and e.cost_usd is not None for e in self.entries):
+            notes.append(
+                "? saved: what the large model would have cost is unknown; "
+                "a price by tokens lets it be estimated, audits measure it"
+            )
         reasons = sorted({e.note for e in unknown if e.note})
         notes += [f"? unknown: {reason}" for reason in reasons]
         return notes

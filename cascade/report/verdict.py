@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cascade._words import dollars, percent
+from cascade._words import counted, dollars, percent
 from cascade.evaluation.audit.estimates import SavingReport
 from cascade.report.figures import accepted, can_be_audited
 from cascade.report.reading import Books, Row
@@ -138,7 +138,8 @@ def _audits_to_come(needed: Needed, audited: bool) -> str:
         return f"{wanted}: they are there."
     if needed.days is None or not audited:
         return f"{wanted}. Audit accepted drafts: Cascade(…, audit_rate=0.05)."
-    return f"{wanted}: {needed.missing:,} more, about {needed.days:,.0f} days at this rate."
+    days = counted(round(needed.days), "day")
+    return f"{wanted}: {needed.missing:,} more, about {days} at this rate."
 
 
 def remarks_of(

@@ -153,8 +153,8 @@ def test_the_examples_do_what_their_names_promise(run: Run) -> None:
     assert "It opens at 11 on Saturdays.  (large: uncalibrated score 0.000" in rag
     assert "Films may be kept for 7 days.  (small" in rag
     team = run(FOLDER / "research_team.py")
-    assert re.search(r"planner +large +saved \$-0", team)
-    assert re.search(r"writer +small +saved \$0", team)
+    assert re.search(r"planner +large +saved -0\.0", team)
+    assert re.search(r"writer +small +saved \+0\.0", team)
     assert "8 answered now, 0 before" in run(FOLDER / "classify_csv.py")
     again = run(FOLDER / "classify_csv.py")
     assert "0 answered now, 8 before" in again

@@ -187,6 +187,16 @@ def test_the_table_shows_what_is_unknown_and_why() -> None:
     assert note == "? unknown: m: price not set"
 
 
+def test_the_table_says_why_a_saving_is_unknown_where_the_cost_is_not() -> None:
+    drafted, accepted = entry("draft", "0.1", model="m"), entry("verify", "0")
+    assert "saved:" not in LedgerView([drafted, accepted]).table()
+    accepted = accepted.model_copy(update={"saved_usd": None, "baseline_usd": None})
+    assert LedgerView([drafted, accepted]).table().splitlines()[-1] == (
+        "? saved: what the large model would have cost is unknown; "
+        "a price by tokens lets it be estimated, audits measure it"
+    )
+
+
 def test_the_table_shows_what_budgets_count_for_unknown_costs() -> None:
     guessed = entry("draft", None, model="m").model_copy(update={"assumed_usd": Decimal("0.002")})
     known = entry("draft", "0.1", model="m").model_copy(update={"assumed_usd": Decimal(5)})
