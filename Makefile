@@ -30,8 +30,7 @@ test: $(TEST) ## all tests with coverage; ARGS='-k word' runs some, without the 
 lint: $(DEV) ## style, format, types (ruff, mypy, pyright)
 	@$(IN_VENV) -m ruff check .
 	@$(IN_VENV) -m ruff format --check .
-	@$(IN_VENV) -m mypy
-	@$(IN_VENV) -m mypy scripts benchmarks tests/conftest.py tests/house $(wildcard examples/*.py)
+	@$(IN_VENV) -m mypy cascade scripts benchmarks tests/conftest.py tests/house $(wildcard examples/*.py)
 	@$(IN_VENV) -m pyright
 
 format: $(DEV) ## mend style and format where a program can
