@@ -32,6 +32,9 @@ DEPLOY = ROOT / "deploy" / "ray"
 REPLICA = "ray::ServeReplica:cascade:Gateway"
 """How the name of a process begins that is one."""
 
+HEALTH_S = 2
+"""Between two looks at a replica; Ray's own 10 s would be waited for by tests."""
+
 PATIENCE_S = 300.0
 """To start: processes that import much, on a machine that may do other things as well."""
 
@@ -46,8 +49,8 @@ class Cluster:
         key: of a client.
         upstream: whom the replicas ask.
         ledger: address of the ledger.
-        log: what Ray and the replicas wrote.
-        folder: for files of the service.
+        log: what it wrote itself.
+        folder: for files of the service, and of Ray.
     """
 
     process: subprocess.Popen[bytes]
@@ -68,12 +71,23 @@ class Cluster:
         said = yaml.safe_load((DEPLOY / "serve.yaml").read_text())
         said["http_options"]["port"] = httpx.URL(self.url).port
         (application,) = said["applications"]
-        application["deployments"][0]["user_config"] = changes.pop("user_config", None)
+        gateway = application["deployments"][0]
+        gateway["user_config"] = changes.pop("user_config", None)
+        gateway["health_check_period_s"] = HEALTH_S
         application["args"] |= changes
         file = self.folder / f"serve-{secrets.token_hex(4)}.yaml"
         file.write_text(yaml.safe_dump(said))
         self.process.stdin.write(f"{file}\n".encode())
         self.process.stdin.flush()
+
+    def logs(self) -> str:
+        """All that Ray, its processes and the replicas wrote."""
+        written = [self.log, *(self.folder / "ray").glob("session_2*/logs/**/*")]
+        return "\n".join(
+            path.read_text(errors="replace")
+            for path in written
+            if path.is_file() and not path.is_symlink()
+        )
 
     def client(self, key: str | None = None) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {key or self.key}"}
@@ -118,7 +132,7 @@ def cluster(ledger: str, upstream: Upstream, **variables: str) -> Iterator[Clust
             url = f"http://127.0.0.1:{port}"
             made = Cluster(process, url, key, upstream, ledger, log, folder)
             made.deploy()
-            _wait_until(lambda: _answers(url) and len(made.replicas()) == 2, process, log)
+            _wait_until(lambda: _answers(url) and len(made.replicas()) == 2, made)
             yield made
         finally:
             end(process)
@@ -227,6 +241,7 @@ def _environment(ledger: str, upstream: Upstream, folder: Path) -> dict[str, str
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_enable_worker_prestart": "0",  # processes that nobody asks for
         "RAY_prestart_worker_first_driver": "0",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # one that starts slowly is not begun anew
         "OMP_NUM_THREADS": "1",
     }
 
@@ -245,15 +260,16 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until(condition: Callable[[], bool], cluster: Cluster) -> None:
     end_at = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end_at and process.poll() is None:
+    while time.monotonic() < end_at and cluster.process.poll() is None:
         if condition():
             return
-        if "failed with exception" in log.read_text(errors="replace"):
+        if "failed with exception" in cluster.logs():
             break
         time.sleep(0.3)
-    raise AssertionError(f"it does not start:\n{log.read_text()[-5000:]}")
+    said = cluster.log.read_text()[-3000:]
+    raise AssertionError(f"it does not start:\n{cluster.logs()[-5000:]}\n{said}")
 
 
 def _free_port() -> int:

@@ -222,6 +222,7 @@ async def test_it_ends_with_all_written_and_leaves_nothing(serving: Cluster) -> 
     assert len(descendants(serving.process.pid)) > 5
     assert await asyncio.to_thread(end, serving.process) == (0, [])
     await ledger_has(serving, len(serving.upstream.received))
-    log = serving.log.read_text()
-    assert serving.key not in log
-    assert "sk-of-the-" not in log
+    logs = serving.logs()
+    assert "Gateway" in logs
+    assert serving.key not in logs
+    assert "sk-of-the-" not in logs
