@@ -121,13 +121,13 @@ def longest() -> str:
 
 
 def near(left: str, right: str) -> bool:
-    """Whether two versions of these tables have the same rows, and sizes a tenth apart at most.
+    """Whether two versions of these tables have the same rows, and sizes a quarter apart at most.
 
     Every line that is written changes them, and no reader needs them to the line.
     """
     before, now = _rows(left), _rows(right)
     return before.keys() == now.keys() and all(
-        abs(a - b) <= max(SLACK, b // 10)
+        abs(a - b) <= max(SLACK, b // 4)
         for name, sizes in now.items()
         for a, b in zip(before[name], sizes, strict=True)
     )
