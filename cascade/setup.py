@@ -357,6 +357,7 @@ def check_calibration(
     tiers: Sequence[OpenTier],
     task: Task,
     small_digest: str | None = None,
+    large_digest: str | None = None,
 ) -> None:
     """Refuse a calibration that was made for something else.
 
@@ -364,7 +365,7 @@ def check_calibration(
         CalibrationMismatchError: with what differs.
     """
     small = ModelIdentity(name=tiers[0].model.name, digest=small_digest)
-    large = ModelIdentity(name=tiers[-1].model.name)
+    large = ModelIdentity(name=tiers[-1].model.name, digest=large_digest)
     calibration.check(small, large, task_hash(task, tiers[0]))
 
 
