@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar, get_args
 
+from cascade._closing import Closing
 from cascade.errors import ConfigurationError, LedgerError
 from cascade.ledger.amounts import Amounts, Total
 from cascade.ledger.store.at_once import AtOnce
@@ -51,7 +52,7 @@ EVERYTHING = Selection()
 T = TypeVar("T")
 
 
-class Store:
+class Store(Closing):
     """A ledger in a database, for `Cascade(ledger=…)`; made by `open_store`.
 
     Entries wait in a bounded queue and are written in batches by a thread of the store's own.
@@ -371,12 +372,6 @@ class Store:
     async def aclose(self) -> None:
         """`close`, without holding up the event loop."""
         await asyncio.to_thread(self._writer.close)
-
-    async def __aenter__(self) -> Store:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     def _pages(self, selection: Selection) -> AsyncGenerator[Sequence[Stored]]:
         return self._paged(lambda after: self._backend.page(selection, after, PAGE), PAGE)

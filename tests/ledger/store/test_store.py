@@ -73,9 +73,9 @@ def test_the_synchronous_cascade_does_too(sqlite_url: str) -> None:
     with tagged(user="42"):
         a_cascade(ledger).batch(["one", "two"])
     ledger.close()
-    again = open_store(sqlite_url)
-    again.append([entry("later")])
-    again.close()
+    with open_store(sqlite_url) as again:
+        again.append([entry("later")])
+    assert not again.waiting
     assert "aiosqlite" in repr(again._backend._url)  # type: ignore[attr-defined]
 
 
