@@ -18,19 +18,19 @@ from cascade.cli import (
     keys,
     lessons,
     plan,
+    program,
     report,
     scale,
     serve,
     shadow,
     teach,
 )
-from cascade.cli.program import Program
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="cascade",
-    cls=Program,
+    cls=program.Program,
     help="A small model drafts, its confidence is checked, a large model answers what is doubtful.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

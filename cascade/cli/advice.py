@@ -54,6 +54,11 @@ class Typed:
     command: str = "cascade"
     as_json: bool = False
 
+    @property
+    def name(self) -> str:
+        """The first word of the command; empty where there was none."""
+        return self.command.removeprefix("cascade").strip().partition(" ")[0]
+
     def again(self, wrong: str = "", right: str = "", more: str = "") -> str | None:
         """The same once more, with another argument; None where it should not be repeated."""
         if wrong and wrong not in self.arguments:
@@ -61,7 +66,8 @@ class Typed:
         given = [right if argument == wrong else argument for argument in self.arguments]
         line = f"cascade {shlex.join(given)}{more}"
         # Nobody copies a page, and no key belongs on a screen.
-        return line if len(line) <= LONGEST and mask_keys(line) == line else None
+        short = len(line) <= LONGEST and "\n" not in line
+        return line if short and mask_keys(line) == line else None
 
 
 TYPED: ContextVar[Typed] = ContextVar("typed", default=Typed())  # noqa: B039 - it is frozen
@@ -112,7 +118,7 @@ def _meant(message: str, typed: Typed) -> str | None:
     option = _OPTION.search(message)
     if option is not None:
         return typed.again(option["wrong"], option["right"])
-    found = _MEANT.search(message)
+    found = _MEANT.search(message) if "id you mean" in message else None
     if found is None:
         return None
     for wrong in (*re.findall(r"'([^']+)'", message), *re.findall(r"(\S+): ", message)):
@@ -128,15 +134,17 @@ def _missing_file(message: str, typed: Typed) -> str | None:
     if found is None:
         return None
     path = Path(found["file"] or found["there"])
-    folder = path.parent if path.parent.is_dir() else Path()
-    there = [file.stem for file in folder.iterdir() if file.suffix == path.suffix]
+    try:
+        folder = path.parent if path.parent.is_dir() else Path()
+        there = [file.stem for file in folder.iterdir() if file.suffix == path.suffix]
+    except OSError:  # a folder that may not be read, a name that is too long
+        return None
     for close in get_close_matches(path.stem, there, n=1, cutoff=CLOSE):
         for argument in typed.arguments:
             if argument.endswith(str(path)):
                 name = argument.removesuffix(path.name)
                 return typed.again(argument, f"{name}{close}{path.suffix}")
-    words = typed.command.split()
-    if words[1] in RUNS_A_SERVICE and (found["there"] or path.suffix in (".yaml", ".yml")):
+    if typed.name in RUNS_A_SERVICE and (found["there"] or path.suffix in (".yaml", ".yml")):
         return MAKES_A_CONFIGURATION
     if found["there"]:
         return MAKES_A_LEDGER
@@ -152,7 +160,7 @@ def _address(message: str, typed: Typed) -> str | None:
 def _configuration(message: str, typed: Typed) -> str | None:
     """A configuration is read again, once it is mended."""
     found = _LINE_OF.search(message)
-    if found is None or typed.command.split()[1] not in (*RUNS_A_SERVICE, "batch"):
+    if found is None or typed.name not in (*RUNS_A_SERVICE, "batch"):
         return None
     return f"cascade serve {shlex.quote(found['file'])} --check"
 

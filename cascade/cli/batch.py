@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cascade._words import counted
 from cascade.cli.by_batch import (
     LargeBatch,
     RestAtOnce,
@@ -325,7 +326,7 @@ def _tell(done: Done, written: int, output: Path, code: int, *, as_json: bool) -
         err.print(f"asked again because a replica ended while it had them under way: {done.lost}")
     spent = f"spent: ${done.spent_usd:.6f}"
     if done.unknown:
-        spent += f", and what {done.unknown} rows cost that nobody knows"
+        spent += f", and what {counted(done.unknown, 'row')} cost that nobody knows"
     saved = "unknown" if done.saved_usd is None else f"${done.saved_usd:.6f}"
     err.print(f"{spent}; saved against the large model alone: {saved}", markup=False)
     if isinstance(done, PlanDone) and done.stopped is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,7 +97,9 @@ def calibrate(  # noqa: PLR0913 - the options of a command
     asked: list[Example] = []
     if not recorded:
         asked, compare = read_examples(examples), get_scorer(scorer)
-        _confirm(asked, cascade, path, compare, yes=yes)
+        known = _known(path)
+        _check_number({example.id for example in asked} | known, max_harm or [])
+        _confirm(asked, cascade, path, known, compare, yes=yes)
         with spending():
             collected = _collect(asked, cascade, path, compare, agree_with_large, concurrency)
         _remark(collected)
@@ -125,14 +127,37 @@ def _check_before_spending(to: Path, max_harms: Sequence[float], delta: float) -
         raise ConfigurationError(f"--out {to}: a file in a folder that exists is needed.")
 
 
+def _known(work: Path) -> set[str]:
+    """The examples that an earlier run has written down."""
+    from cascade.evaluation.transcripts import read_transcripts  # noqa: PLC0415
+
+    return {record.id for record in read_transcripts(work, models=())} if work.exists() else set()
+
+
+def _check_number(ids: Collection[str], max_harms: Sequence[float]) -> None:
+    """Fewer examples than labels that are needed would be paid for in vain."""
+    from cascade.confidence.calibrating import LEAST_LABELS  # noqa: PLC0415
+
+    needed = 2 * LEAST_LABELS if max_harms else LEAST_LABELS
+    if len(ids) < needed:
+        halves = ": with --max-harm one half fits and the other proves" if max_harms else ""
+        raise ConfigurationError(
+            f"{len(ids)} examples, where {needed} or more are needed{halves}. Nothing was asked."
+        )
+
+
 def _confirm(
-    examples: Sequence[Example], cascade: Cascade, work: Path, scorer: Scorer, *, yes: bool
+    examples: Sequence[Example],
+    cascade: Cascade,
+    work: Path,
+    known: Collection[str],
+    scorer: Scorer,
+    *,
+    yes: bool,
 ) -> None:
     from cascade.collect import expected_cost  # noqa: PLC0415
     from cascade.evaluation.scorers import JudgeScorer  # noqa: PLC0415
-    from cascade.evaluation.transcripts import read_transcripts  # noqa: PLC0415
 
-    known = {record.id for record in read_transcripts(work, models=())} if work.exists() else set()
     left = [example for example in examples if example.id not in known]
     if not left:
         return

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from cascade.cli.advice import TYPED, Typed
-from cascade.cli.console import fail
+from cascade.cli.console import INTERRUPTED, fail
 
 __all__ = ["Program"]
 
@@ -89,11 +89,10 @@ def _without_tracebacks(run: Any) -> Any:
             if type(error).__name__ == "NoArgsIsHelpError":  # it has shown the help
                 return error.exit_code
             fail(error.format_message(), error.exit_code, kind="UsageError")
+        except typer.Abort:  # Ctrl-C at a question
+            fail("interrupted", INTERRUPTED, kind="Interrupted")
     except typer.Exit as left:
         return left.exit_code
-    except typer.Abort:
-        sys.stderr.write("left\n")
-        return 1
 
 
 def _show_everything() -> None:

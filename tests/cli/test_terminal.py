@@ -78,6 +78,8 @@ BATCH = "batch q.csv --output a.csv --large ollama:x"
         ("serve wrong.yaml", "cascade serve wrong.yaml --check"),
         ("keys list broken.yaml", "cascade serve broken.yaml --check"),
         ("plan", "cascade plan --help"),
+        ("there-is-no-file", "cascade --help"),
+        ("evaluate /root-of-nobody/x.jsonl", "ls"),
     ],
 )
 def test_an_error_ends_with_the_next_command_to_type(run: Run, typed: str, then: str) -> None:
