@@ -188,13 +188,17 @@ def test_agreement_with_the_large_model_needs_no_references(
     assert made["quality"]["accuracy_large"] == 1
 
 
-def test_too_few_labels_are_refused_with_the_number_needed(
-    run: Run, pair: Models, tmp_path: Path
+@pytest.mark.parametrize(
+    ("examples", "flags", "needed"),
+    [(19, [], "20 or more"), (39, ["--max-harm", 0.3], "40 or more")],
+)
+def test_too_few_examples_are_refused_before_anything_is_asked(
+    run: Run, pair: Models, tmp_path: Path, examples: int, flags: list[object], needed: str
 ) -> None:
-    options = ["--small", SMALL, "--large", LARGE, "--out", tmp_path / "c.json"]
-    result = run("calibrate", write(tmp_path, 12), *options, code=2)
-    assert "12 labelled drafts" in result.stderr
-    assert "20" in result.stderr
+    options = ["--small", SMALL, "--large", LARGE, "--out", tmp_path / "c.json", *flags]
+    result = run("calibrate", write(tmp_path, examples), *options, code=2)
+    assert f"{examples} examples, where {needed} are needed" in result.stderr
+    assert requests(pair, SMALL) == []
 
 
 def test_failures_are_named_and_tried_again(
