@@ -9,10 +9,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import floors
 import manual_parts
@@ -26,6 +30,8 @@ PART = re.compile(
     re.DOTALL,
 )
 SIZES = re.compile(r"(?<=<!-- generated: sizes -->\n).*?(?=<!-- end of generated -->)", re.DOTALL)
+LONGEST_SENTENCE = 300
+"""Of a command, in the list of commands: the program cuts it off where a terminal ends."""
 MILLISECONDS = re.compile(r"[\d.,]+(?= ?m?s\b)")
 
 
@@ -58,7 +64,10 @@ def commands_part() -> str:
 
     command = get_command(app)
     context = typer.Context(command, info_name="cascade")
-    text = get_docs_for_click(obj=command, ctx=context, name="cascade", title="All commands")
+    owner: Any = next(kind for kind in type(command).mro() if "get_short_help_str" in vars(kind))
+    whole = partialmethod(owner.get_short_help_str, limit=LONGEST_SENTENCE)
+    with mock.patch.object(owner, "get_short_help_str", whole):
+        text = get_docs_for_click(obj=command, ctx=context, name="cascade", title="All commands")
     # One level lower than on a page of their own.
     return "\n" + re.sub(r"^#", "##", text.strip(), flags=re.MULTILINE) + "\n\n"
 
@@ -105,6 +114,7 @@ def same(left: str, right: str) -> bool:
 
 def main() -> int:
     """Write, or with `--check` compare."""
+    logging.getLogger("cascade").addHandler(logging.NullHandler())  # what the pages' code remarks
     outdated = []
     for path in documents():
         now, before = current(path), path.read_text(encoding="utf-8") if path.exists() else ""
