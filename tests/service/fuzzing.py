@@ -25,7 +25,7 @@ from cascade.service.page import files, login, play, routes
 from tests.servers import replies
 
 SEED = 7
-EXAMPLES = int(os.environ.get("CASCADE_FUZZ_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("CASCADE_FUZZ_EXAMPLES", "6"))
 """Most cases of each operation and phase."""
 LONGEST_S = 60 * max(10, EXAMPLES)
 

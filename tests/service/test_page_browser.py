@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from cascade.ledger.store import open_store
 from cascade.models.base import guard
@@ -23,6 +24,8 @@ from tests.service.page_world import (
     running,
     settings,
 )
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # the browser is one for all
 
 EVIL = "<img src=x onerror=alert(1)><b>team</b>"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -41,13 +44,13 @@ def _the_models_are_a_server_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(guard, "forbidden", False)
 
 
-@pytest.fixture
-async def opened() -> AsyncGenerator[Any]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def opened(_a_browser: None) -> AsyncGenerator[Any]:
     async with browser() as found:
         yield found
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def visitor(opened: Any, world: World) -> AsyncGenerator[Visitor]:
     """Somebody who has logged in and sees figures; whatever the page did wrong fails the test."""
     async with visiting(opened, world.url) as made:
