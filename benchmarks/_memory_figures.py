@@ -14,7 +14,7 @@ Rows = list[dict[str, Any]]
 
 def show(rows: Rows) -> None:
     """Per stream and arm: over time, at the end, and the difference, by seed; where some seeds were
-    asked more, of all seeds what all were asked, and then of those the whole."""
+    asked more, first what all were asked, and then those."""
     if not rows:
         print("no rows")
         return
@@ -27,7 +27,7 @@ def show(rows: Rows) -> None:
     for name in dict.fromkeys(row["stream"] for row in rows):
         whole = _whole_seeds([row for row in rows if row["stream"] == name])
         blocks = Counter(row["seed"] for row in whole if row["memory"])
-        for least in sorted({min(blocks.values()), max(blocks.values())} if blocks else ()):
+        for least in sorted(set(blocks.values())):
             seeds = {seed for seed, n in blocks.items() if n >= least}
             first = sorted({row["from"] for row in whole})[:least]
             _section(name, [r for r in whole if r["seed"] in seeds and r["from"] in first])
