@@ -10,7 +10,7 @@ import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ pytest.importorskip("ray", reason="the extra ray is not installed")
 from cascade.jobs.ray_cluster import cluster
 from cascade.jobs.ray_crew import pids
 from cascade.jobs.ray_engine import run_job_on_ray
+from tests.servers.ray_node import sparing
 
 # Ray Data reads its own settings that it has set aside.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`\w+` is deprecated")
@@ -67,7 +68,11 @@ def _ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         environment.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         environment.delenv("RAY_ADDRESS", raising=False)
         environment.setenv(KEY, "k")  # replicas have the environment of their cluster
-        with cluster(None, REPLICAS):
+        # Ray ends its processes too hard for them to say what they have covered.
+        environment.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        with ExitStack() as opened:
+            with sparing():
+                opened.enter_context(cluster(None, REPLICAS))
             yield
         assert list(Path(os.environ["HOME"]).iterdir()) == []
 
