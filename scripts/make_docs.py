@@ -125,7 +125,8 @@ def main() -> int:
             path.write_text(now, encoding="utf-8")
     pictures = manual_pictures.outdated(write="--check" not in sys.argv)
     outdated += [str(path.relative_to(ROOT)) for path in pictures]
-    print(", ".join(outdated) or "all generated parts are up to date")
+    done = "outdated" if "--check" in sys.argv else "written"
+    print(f"{done}: {', '.join(outdated)}" if outdated else "all generated parts are up to date")
     return 1 if outdated and "--check" in sys.argv else 0
 
 
