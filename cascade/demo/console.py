@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ from cascade.demo.words import PER, interval, short_name
 FEW = 80
 """Below this many questions the examples of the prompts are a large part of what is computed."""
 
+
+BUSY = 2
+"""Load per core from which other programs slow the small model down; it alone makes about 1."""
 
 LAST = 6
 """Questions that are on the screen while others are asked."""
@@ -163,7 +167,8 @@ def _accuracies(findings: Findings, *, bars: bool) -> Table:
     facts, overall = findings.facts, findings.report.overall
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for head in ("", *[" "] * bars, "right", "95 % interval", "who"):
-        table.add_column(head, justify="right" if head == "right" else "left")
+        width = BAR if head == " " else None  # of the others "who" may have two lines
+        table.add_column(head, justify="right" if head == "right" else "left", min_width=width)
     rows: list[tuple[str, Share | None, str]] = [
         ("small alone", overall.small, f"{short_name(facts.small)}, live"),
         ("cascade", overall.cascade, f"{overall.escalated.count} of {facts.n} escalated"),
@@ -237,5 +242,17 @@ def _money(findings: Findings) -> str:
     return (
         f"Against the large model alone, on the tokens of its own answers: {word} "
         f"[bold]{percent(abs(report.saved_share))}[/] "
-        f"({each[0]} instead of {each[1]} per million questions).{spent}{few}"
+        f"({each[0]} instead of {each[1]} per million questions).{spent}{few}{_busy()}"
+    )
+
+
+def _busy() -> str:
+    """That the small model's time, and with it its price, is not what it would be alone."""
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load < BUSY * cores:
+        return ""
+    return (
+        f"\nThis machine is busy with other things (load {load:.0f} on {cores} cores): the small "
+        "model takes longer than it would alone, and costs by the hour."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from cascade.cli.console import print_json
 from cascade.demo import DemoOptions, DemoOutcome, run_demo
-from cascade.demo.console import show, watching
+from cascade.demo.console import BAR, show, watching
 from cascade.demo.questions import take
 from cascade.demo.records import SMALL, Facts, Step, Watcher
 from cascade.errors import ConfigurationError, ModelNotFoundError, ModelUnavailableError
@@ -144,6 +145,26 @@ async def test_the_terminal_says_what_runs_before_it_runs(tmp_path: Path) -> Non
     assert "LIVE" in text
     assert "costs money" in text
     assert "0.8 or more" in text
+
+
+async def test_bars_are_whole_in_eighty_columns(tmp_path: Path) -> None:
+    findings = (outcome := await run_demo(options(tmp_path, n=2))).findings
+    long = replace(findings, facts=replace(findings.facts, large="a-large-model-of-many-letters"))
+    console = Console(file=io.StringIO(), width=80)
+    show(replace(outcome, findings=long), console)
+    assert isinstance(console.file, io.StringIO)
+    bars = re.findall("[█░…]+", console.file.getvalue())
+    assert [len(bar) for bar in bars if bar != "…"] == [BAR] * 3
+
+
+@pytest.mark.parametrize(("load", "said"), [(0.5, False), (1000.0, True)])
+async def test_a_machine_that_is_busy_with_other_things_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: float, said: bool
+) -> None:
+    timed = ScriptedModel(lambda r: replace(drafts(r), busy_ms=9.0), returns_logprobs=True)
+    outcome = await run_demo(options(tmp_path, small=timed, large_price="1,1"))
+    monkeypatch.setattr("os.getloadavg", lambda: (load, load, load))
+    assert ("busy with other things (load 1000" in printed(outcome)) == said
 
 
 async def test_the_figures_are_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
