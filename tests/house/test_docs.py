@@ -91,6 +91,7 @@ def test_a_command_of_a_document_exists(command: str) -> None:
             "python",
             "python3",
             "export",
+            "mkdir",
             "scripts/setup.sh",
             ".venv/bin/cascade",
         }
