@@ -70,7 +70,8 @@ def large(request: Request) -> Completion:
 
 def remember(store: LessonStore, **options: Any) -> Memory:
     """A memory that waits, however busy the machine is."""
-    return Memory(store, **{"patience_s": 60.0} | options)
+    usual: dict[str, Any] = {"patience_s": 60.0}
+    return Memory(store, **usual | options)
 
 
 def cascade_of(

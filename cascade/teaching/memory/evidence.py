@@ -166,9 +166,10 @@ class Evidence:
     def _hopes(self) -> bool:
         """Whether the gains that are known, each weighted by the inverse of its chance (Hájek,
         1971), are worth more trials on average."""
-        known = [pair for pair in self._pairs.values() if pair.gain is not None]
-        weights = [1.0 / (pair.rate * pair.trial) for pair in known]
-        return float(np.average([pair.gain for pair in known], weights=weights)) > self.worth
+        known = self.pairs.values()
+        gains = np.array([pair.gain or 0.0 for pair in known])
+        weights = np.array([1.0 / (pair.rate * pair.trial) for pair in known])
+        return float(np.average(gains, weights=weights)) > self.worth
 
     def _lost(self) -> bool:
         """Whether a mean gain of 0 or more is refuted, from some request on."""
