@@ -47,9 +47,9 @@ small, large = yours(
     Tier(
         ScriptedModel(counts, returns_logprobs=True),
         price=Price(input=0.02, output=0.06),
-        max_tokens=24,  # a small model may talk on
+        max_tokens=24,  # live models may talk on
     ),
-    Tier(ScriptedModel(REVIEWS), price=Price(input=1.25, output=10)),
+    Tier(ScriptedModel(REVIEWS), price=Price(input=1.25, output=10), max_tokens=24),
 )
 source, output = Path("reviews.csv"), Path("answers.csv")
 with source.open("w", newline="", encoding="utf-8") as file:
@@ -67,4 +67,4 @@ with output.open(encoding="utf-8", newline="") as file:
     for row in csv.DictReader(file):
         print(f"{row['answer']:9} {row['tier']:6} {row['review']}")
 print(f"{done.answered} answered now, {done.resumed} before, {done.escalated} by the large model")
-print(f"spent ${done.spent_usd}, saved {'?' if done.saved_usd is None else f'${done.saved_usd}'}")
+print(f"spent ${done.spent_usd}, saved {'?' if done.saved_usd is None else f'{done.saved_usd:+f} dollars'}")

@@ -48,9 +48,9 @@ small, large = yours(
     Tier(
         ScriptedModel(rules, returns_logprobs=True),
         price=Price(input=0.02, output=0.06),
-        max_tokens=24,  # a small model may talk on
+        max_tokens=24,  # live models may talk on
     ),
-    Tier(ScriptedModel(MESSAGES), price=Price(input=1.25, output=10)),
+    Tier(ScriptedModel(MESSAGES), price=Price(input=1.25, output=10), max_tokens=24),
 )
 cascade = Cascade(small, large, signals=["logprobs", is_a_team])
 results = [cascade.invoke([("system", INSTRUCTION), ("human", text)]) for text in MESSAGES]
