@@ -67,4 +67,5 @@ with output.open(encoding="utf-8", newline="") as file:
     for row in csv.DictReader(file):
         print(f"{row['answer']:9} {row['tier']:6} {row['review']}")
 print(f"{done.answered} answered now, {done.resumed} before, {done.escalated} by the large model")
-print(f"spent ${done.spent_usd}, saved {'?' if done.saved_usd is None else f'{done.saved_usd:+f} dollars'}")
+saved = "?" if done.saved_usd is None else f"{done.saved_usd:+f} dollars"
+print(f"spent ${done.spent_usd}, saved {saved}")
