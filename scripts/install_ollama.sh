@@ -80,7 +80,8 @@ done
 export CGO_CFLAGS="${CGO_CFLAGS:-$native}" CGO_CXXFLAGS="${CGO_CXXFLAGS:-$native}"
 
 echo "ollama: building $version with $(go version | cut -d ' ' -f 3); this takes some minutes"
-export GOBIN="$target" CGO_ENABLED=1 CGO_CPPFLAGS="${CGO_CPPFLAGS:-} -I$headers"
+# By CPATH, which is no flag: what Go keeps of a build is good for every clone on this machine.
+export GOBIN="$target" CGO_ENABLED=1 CPATH="$headers${CPATH:+:$CPATH}"
 build() {
     go install -ldflags "-s -w -X github.com/ollama/ollama/version.Version=${version#v}" \
         "github.com/ollama/ollama@$version" >"$work/log" 2>&1
