@@ -361,7 +361,7 @@ async def test_nobody_waits_long_for_lessons_that_cannot_be_read(
             waited, at_once = [await cascade.ainvoke(question(n)) for n in (0, 1)]
             assert [waited.answer, at_once.answer] == [truth(question(0)), truth(question(1))]
             monkeypatch.undo()
-            memory._away_until = 0.0
+            memory._patience_s, memory._away_until = 60.0, 0.0
             again = await cascade.ainvoke(question(2))
         assert not again.escalated, "the memory is there again, and nobody holds its lock"
         notes = {e.run_id: e.note for e in ledger.entries if e.node == "no_memory"}
