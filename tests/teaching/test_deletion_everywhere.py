@@ -76,7 +76,7 @@ async def test_a_planted_string_is_nowhere_after_a_deletion(tmp_path: Path) -> N
     ledger_url, url = f"sqlite:///{kept}/ledger.db", f"sqlite:///{kept}/lessons.db"
     options = ExportOptions(near=1.0)
     async with open_store(ledger_url, texts="all") as ledger, open_lessons(url) as store:
-        lessons, memory = Lessons(store, terms=ALLOWED), Memory(store)
+        lessons, memory = Lessons(store, terms=ALLOWED), Memory(store, patience_s=60)
         async with cascade_of(lessons, memory, ledger) as cascade:
             await lived(cascade, lessons, memory)
             asked = question("ada", TOPICS[-1], 7)  # that bob asks nothing about
@@ -111,7 +111,7 @@ async def test_a_planted_string_is_nowhere_after_a_deletion(tmp_path: Path) -> N
 
 async def test_nothing_of_the_only_user_can_be_exported_any_more(tmp_path: Path) -> None:
     async with open_lessons("memory://") as store:
-        lessons, memory = Lessons(store, terms=ALLOWED), Memory(store)
+        lessons, memory = Lessons(store, terms=ALLOWED), Memory(store, patience_s=60)
         async with cascade_of(lessons, memory, MemoryLedger()) as cascade:
             with tagged(user="ada"):
                 await cascade.ainvoke(question("ada", "masts", 1))

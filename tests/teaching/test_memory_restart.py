@@ -88,7 +88,7 @@ async def test_evidence_goes_on_where_it_stopped(memory: LessonStore, standing: 
     evidence = Evidence(standing=standing)
     for number in range(20):
         evidence.put(str(number), Pair(0.2 if number % 4 else 1.0, 0.0 if number % 2 else None))
-    first = Memory(memory)
+    first = Memory(memory, patience_s=60)
     first.drafts("scripted:small")
     await first.finish()
     group = Group("", ("", ""), frozenset(), evidence, asked=30, unsaved=True)
@@ -96,7 +96,7 @@ async def test_evidence_goes_on_where_it_stopped(memory: LessonStore, standing: 
     first.groups.add(group)
     await first.aclose()
 
-    again = Memory(memory)
+    again = Memory(memory, patience_s=60)
     again.drafts("scripted:small")
     await again.finish()
     [found] = again.groups.all()
@@ -105,7 +105,7 @@ async def test_evidence_goes_on_where_it_stopped(memory: LessonStore, standing: 
     assert (found.evidence.standing, found.words) == (standing, group.words)
     assert found.evidence.least_rate == 0.2
 
-    another = Memory(memory)
+    another = Memory(memory, patience_s=60)
     another.drafts("scripted:another")
     await another.finish()
     assert another.groups.all() == [], "what is true of one small model is not of another"

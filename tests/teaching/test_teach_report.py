@@ -166,7 +166,7 @@ async def test_what_the_memory_saved_is_in_the_ledger(tmp_path: Path) -> None:
 
 async def test_groups_of_a_running_memory_are_shown_with_their_standing() -> None:
     async with open_lessons("memory://") as store:
-        memory = Memory(store)
+        memory = Memory(store, patience_s=60)
         group = memory.groups.of(("support", ""), ASKED[0])
         assert group is not None
         group.evidence.put("r", Pair(1.0, 1.0))
