@@ -21,7 +21,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -262,9 +262,9 @@ def count(counts: Counter[str], asked: Asked, result: Any) -> None:
     )
 
 
-def arms(seeds: int) -> Iterator[tuple[int, str, bool]]:
+def arms(seeds: Iterable[int]) -> Iterator[tuple[int, str, bool]]:
     """All arms of a seed before the next seed."""
-    for seed in range(seeds):
+    for seed in seeds:
         for name in STREAMS:
             for remembers in (False, True):
                 yield seed, name, remembers
@@ -282,7 +282,7 @@ async def measure(options: argparse.Namespace) -> None:
     accept = await threshold(model)
     print(f"threshold {accept:.4f}, {model.real_calls} real calls", flush=True)
     with options.out.open("a", encoding="utf-8") as out:
-        for key in arms(options.seeds):
+        for key in arms(options.only or range(options.seeds)):
             seed, name, remembers = key
             n = options.unrepeated if name == "unrepeated" else options.requests
             if done[key] >= n:
@@ -312,6 +312,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", type=int, nargs="*", help="these seeds instead of the first ones")
     parser.add_argument("--requests", type=int, default=1_000)
     parser.add_argument("--unrepeated", type=int, default=1_000, help="requests of that stream")
     parser.add_argument("--price-of-error", type=float, default=4.0, help="of the memory")
