@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,6 +36,7 @@ class FakeOllama:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> type[FakeOllama]:
+    import_module("cascade.models.ollama")  # it keeps the client that it finds when it is loaded
     monkeypatch.setattr(ollama, "AsyncClient", FakeOllama)
     monkeypatch.setattr(FakeOllama, "models", None)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
