@@ -192,7 +192,7 @@ COMPLETION = Completion(
 )
 RECORDS: dict[str, Any] = {
     "run": Run("r", "q", tier=1, begun_at=2.5, shadow=True, local_only="answer", asked=("small",)),
-    "draft": Draft("small", COMPLETION, stopped="it rambled", example_tokens=3),
+    "draft": Draft("small", COMPLETION, stopped="it rambled", example_tokens=3, doubt="a copy"),
     "assessment": Assessment(
         signals={"p_true": 0.2},
         confidence=0.2,

@@ -77,6 +77,17 @@ async def sideways(page: Any) -> int:
     )
 
 
+async def widest(page: Any) -> list[str]:
+    """What reaches beyond the right edge of the screen."""
+    return list(
+        await page.evaluate(
+            """[...document.querySelectorAll("body *")]
+            .filter(x => x.getBoundingClientRect().right > document.body.clientWidth)
+            .map(x => x.outerHTML.slice(0, 80) + " " + x.getBoundingClientRect().right)"""
+        )
+    )
+
+
 async def findings(page: Any) -> list[str]:
     """What axe-core finds serious or critical."""
     source = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
@@ -233,7 +244,7 @@ async def test_a_phone_does_not_scroll_sideways(opened: Any, world: World) -> No
         await page.locator("#list > li[data-run]").first.wait_for()
         for name in await page.locator("#by option").all_inner_texts():
             await page.locator("#by").select_option(label=name)
-            assert await sideways(page) == 0, name
+            assert await sideways(page) == 0, (name, await widest(page))
         await page.locator("#days-table summary").click()
         await visitor.ask("a hard question")
         await page.locator("#state", has_text="Done").wait_for()
