@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -80,6 +84,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return places.get(name, later)
 
     items.sort(key=place)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _python_is_parsed_undisturbed() -> Iterator[None]:
+    """Nothing is collected while a syntax tree is built: what a finalizer or another thread parses
+    meanwhile is counted to it, which ends it with a `SystemError` (python/cpython#106905)."""
+    parse = ast.parse
+
+    def undisturbed(*given: Any, **named: Any) -> Any:
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return parse(*given, **named)
+        finally:
+            if collecting:
+                gc.enable()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ast, "parse", undisturbed)
+        yield
 
 
 @pytest.fixture(autouse=True)

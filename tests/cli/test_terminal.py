@@ -250,6 +250,8 @@ def test_quiet_prints_the_answer_alone(run: Run, models: dict[str, Any]) -> None
 
 
 SLOW = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore it
 from cascade import tiers
 from cascade.testing import ScriptedModel
 tiers.open_model = lambda *_, **__: ScriptedModel(["late"], delay_s=60)
