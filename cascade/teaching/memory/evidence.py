@@ -128,13 +128,13 @@ class Evidence:
     @property
     def known(self) -> int:
         """Of how many of them the gain is known."""
-        return sum(pair.gain is not None for pair in self._pairs.values())
+        return len(self.pairs)
 
     @property
     def gain(self) -> float:
         """The mean gain, each known one weighted by the inverse of its chance (Horvitz and
         Thompson, 1952); 0 where nothing is known."""
-        known = (pair for pair in self._pairs.values() if pair.gain is not None)
+        known = self.pairs.values()
         total = sum((pair.gain or 0.0) / (pair.rate * pair.trial) for pair in known)
         return total / len(self._pairs) if self._pairs else 0.0
 
@@ -142,8 +142,10 @@ class Evidence:
     def trial(self) -> float:
         """The chance of a trial of the next request: 1, and less for a group that is not shown and
         of which so many gains are known without any hope."""
+        if self.standing == "live":
+            return 1.0
         known = self.known
-        if self.standing == "live" or known < TRIED_FIRST or self._hopes():
+        if known < TRIED_FIRST or self._hopes():
             return 1.0
         return max(LEAST_TRIED, float(RARER) ** -(known // TRIED_FIRST))
 

@@ -247,9 +247,10 @@ class Memory(Remembers):
         if group is None:
             return None
         group.asked += 1
-        live, trial = group.evidence.standing == "live", group.evidence.trial
+        live = group.evidence.standing == "live"
         if not live and group.asked <= UNTRIED:
             return None
+        trial = group.evidence.trial  # before anything is waited for: it is fixed beforehand
         chosen = await self._nearest(group, place, question)
         shown = bool(chosen) and live
         remembered = self._remembered(chosen, self.version if shown else "") if chosen else None
@@ -293,7 +294,7 @@ class Memory(Remembers):
     async def _read(self, *, now: bool = False) -> None:
         if await self._shelf.read(self, self._taken, now=now):
             self._version = None
-        if self._drafters and await self._keeper.restore(self._settings()):
+        if self._drafters and await self._keeper.restore(self._settings):
             self._version = None
 
     def _settings(self) -> str:

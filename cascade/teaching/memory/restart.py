@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 from typing import cast
@@ -37,11 +38,11 @@ class Keeper:
     _settings: str | None = None
     _again: float = 0.0
 
-    async def restore(self, settings: str) -> bool:
+    async def restore(self, settings_of: Callable[[], str]) -> bool:
         """Take in what was kept with these settings, once; returns whether it was now."""
         if self._settings is not None:
             return False
-        before: list[Group] = []
+        settings, before = settings_of(), list[Group]()
         for found in await self.store.groups(settings):
             leader = await self.store.get(found.leader)
             if leader is not None:
@@ -63,13 +64,17 @@ class Keeper:
             found = [kept(group) for group in changed]
             for group in changed:
                 group.unsaved = False
+        are_kept = False
         try:
             if found:
                 await self.store.keep_groups(self._settings, found)
+            are_kept = True
         except Exception:
             logger.exception("memory: what trials have shown could not be kept")
-            for group in changed:
-                group.unsaved = True
+        finally:  # also where nobody waits for it any more
+            if not are_kept:
+                for group in changed:
+                    group.unsaved = True
 
 
 def kept(group: Group) -> KeptGroup:
