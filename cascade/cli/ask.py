@@ -99,8 +99,7 @@ def _show(result: CascadeResult, *, followed: bool, table: bool, quiet: bool) ->
     if not (followed or quiet):
         who = "no answer" if result.abstained else result.tier
         err.print(f"\n{who}: {result.decision.reason}", style="dim", markup=False)
-    text = result.ledger.table()
-    if table and fits(text):
+    if table and fits(text := result.ledger.table()):
         err.print("\n" * followed + text, style="dim", markup=False)
 
 

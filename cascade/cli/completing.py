@@ -8,7 +8,6 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from urllib.request import urlopen
 
 __all__ = [
     "FORMS",
@@ -92,6 +91,8 @@ def _is_ledger(path: Path) -> bool:
 
 def _pulled() -> list[str]:
     """What Ollama has, where it answers at once."""
+    from urllib.request import urlopen  # noqa: PLC0415 - heavy
+
     host = os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434"
     address = host if host.startswith(("http://", "https://")) else f"http://{host}"
     try:
