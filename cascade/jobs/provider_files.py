@@ -200,7 +200,6 @@ class Requests:
 
     folder: Folder
     limits: Limits = field(default_factory=Limits)
-    batches: list[Batch] = field(default_factory=list)
     _file: BinaryIO | None = None
     _name: str = ""
     _rows: int = 0
@@ -244,7 +243,7 @@ class Requests:
             _draft(self.folder, self._name).replace(self.folder.requests(batch))
         except OSError as error:
             raise _unwritable(self.folder.path, error) from error
-        self.batches.append(self.folder.note(batch))
+        self.folder.note(batch)
         self._file, self._rows, self._size = None, 0, 0
 
     def _begin(self) -> None:

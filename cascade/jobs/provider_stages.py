@@ -176,7 +176,7 @@ async def write_requests(
     folder: Folder,
     limits: Limits,
     unsendable: Callable[[Row, Record, str], None],
-) -> list[Batch]:
+) -> None:
     """Write what rows that wait want to know into new batches; where the job is stopped, of some.
 
     Args:
@@ -210,7 +210,6 @@ async def write_requests(
             if not requests.add(_custom_id(record), missing.body):
                 unsendable(row, record, f"the question is larger than {limits.size:,} bytes")
     requests.end()
-    return requests.batches
 
 
 @dataclass(slots=True)
