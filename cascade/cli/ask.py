@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cascade._printable import printable
+from cascade.cli.completing import EMBEDDED
 from cascade.cli.console import busy, err, fits, print_json, reports_errors, spending, watched
-from cascade.cli.pairing import EMBEDDED, Large, PriceOfError, Small, Threshold, pair
+from cascade.cli.pairing import Large, PriceOfError, Small, Threshold, pair
 from cascade.errors import InputError
 
 if TYPE_CHECKING:

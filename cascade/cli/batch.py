@@ -26,9 +26,9 @@ from cascade.cli.by_batch import (
     said,
     tell_waiting,
 )
-from cascade.cli.completing import SCORERS, ledgers, one_of
+from cascade.cli.completing import EMBEDDED, SCORERS, ledgers, one_of
 from cascade.cli.console import err, fail, out, print_json, reports_errors, spending, watched
-from cascade.cli.pairing import EMBEDDED, Large, PriceOfError, Small, Threshold
+from cascade.cli.pairing import Large, PriceOfError, Small, Threshold
 from cascade.cli.recipe import Recipe, refuse_unless
 from cascade.errors import ConfigurationError
 

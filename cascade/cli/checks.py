@@ -10,12 +10,12 @@ from typing import Literal
 
 from langchain_core.messages import HumanMessage
 
+from cascade.cli.completing import EMBEDDED
 from cascade.errors import CascadeError
 from cascade.ledger import NoPrice
 from cascade.models import Model, Request
 from cascade.tiers import OpenTier, Tier
 
-EMBEDDED = "llamacpp:smollm2-135m"
 PROBE_TIMEOUT_S = 60.0
 LIST_TIMEOUT_S = 5.0
 FIRST_OLLAMA_WITH_LOGPROBS = (0, 12, 11)

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 __all__ = [
+    "EMBEDDED",
     "FORMS",
     "SCORERS",
     "SIGNALS",
@@ -33,6 +34,7 @@ SIGNALS = (
 TABLES = ("node", "tier", "model", "day", "agent", "tag:")
 FORMS = ("messages", "prompt_completion", "preference")
 EMBEDDED = "llamacpp:smollm2-135m"
+"""The model that drafts where none is named."""
 PROVIDERS = ("ollama:", "openai:", "anthropic:", "google_genai:", "mistralai:", "replay:")
 LIST_TIMEOUT_S = 0.5
 """For a server at home; a person waits for the <TAB>."""

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cascade.cli.completing import models
+from cascade.cli.completing import EMBEDDED, models
 from cascade.cli.console import PlainConsole, busy, fail, out, print_json, reports_errors, spending
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ async def _look(models: list[str]) -> list[Check]:
 
     found = [look.check_python()]
     absent = look.check_embedded_installed()
-    found += [absent] if absent else await look.check_model(look.EMBEDDED)
+    found += [absent] if absent else await look.check_model(EMBEDDED)
     found += await look.check_ollama()
     found += look.check_keys()
     for spec in models:

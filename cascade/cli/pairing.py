@@ -27,9 +27,6 @@ Threshold = Annotated[
 ]
 PriceOfError = Annotated[float | None, typer.Option(help="Dollars that a wrong answer costs you.")]
 
-EMBEDDED = "llamacpp:smollm2-135m"
-"""The model that drafts where none is named."""
-
 NO_LARGE = (
     "there is no large model: name it with --large, or once for all with "
     "`export CASCADE_LARGE=openai:gpt-5.1`; without one, --large ollama:qwen2.5:7b asks a local "

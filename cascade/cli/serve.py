@@ -64,6 +64,8 @@ def serve(
     SIGTERM finishes what runs and leaves; SIGHUP loads calibrations again.
     """
     if example:
+        if config is not None or check or json:
+            raise ConfigurationError("--example prints a configuration alone: leave the rest out.")
         out.print(STARTER, markup=False, end="")
         return
     if config is None:

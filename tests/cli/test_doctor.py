@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cascade.cli import checks
+from cascade.cli.completing import EMBEDDED
 from cascade.models.base import guard
 from cascade.testing import ScriptedModel, reply
 from tests.cli.conftest import NOBODY, Models, Run, Server
@@ -168,7 +169,7 @@ def test_an_installed_embedded_model_is_asked(
     run: Run, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lacks(monkeypatch)
-    models[checks.EMBEDDED] = ScriptedModel([reply("yes", probability=0.9)])
+    models[EMBEDDED] = ScriptedModel([reply("yes", probability=0.9)])
     text = run("doctor").stdout
     assert "answers in" in text
     assert "No model answers yet" not in text
@@ -184,7 +185,7 @@ def test_the_embedded_model_answers_with_logprobs(
 ) -> None:
     pytest.importorskip("xllamacpp")
     lacks(monkeypatch)
-    found = look(run, code=0)[checks.EMBEDDED]
+    found = look(run, code=0)[EMBEDDED]
     assert (found["status"], found["to_do"]) == ("ok", "")
     assert "with log-probs" in found["found"]
 

@@ -94,6 +94,7 @@ def test_no_password_is_repeated(run: Run) -> None:
 
 
 def test_the_example_of_a_configuration_is_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "leave the rest out" in run("serve", "--example", "--json", code=2).output
     Path("cascade.yaml").write_text(run("serve", "--example").stdout)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     found = json.loads(run("serve", "cascade.yaml", "--check", "--json").stdout)
