@@ -40,6 +40,7 @@ class Remote:
     output_file_id: str | None = None
     error_file_id: str | None = None
     errors: list[dict[str, Any]] = field(default_factory=list)
+    created_at: int = field(default_factory=lambda: int(time.time()))
 
 
 def usual(body: Mapping[str, Any]) -> Outcome:
@@ -197,7 +198,6 @@ class BatchServer(FakeServer):
         batch.error_file_id = self._keep("error.jsonl", _lines(error)) if error else None
 
     def _batch(self, batch: Remote) -> dict[str, Any]:
-        now = int(time.time())
         ended = batch.status not in ("in_progress",)
         return {
             "id": batch.id,
@@ -206,9 +206,9 @@ class BatchServer(FakeServer):
             "completion_window": "24h",
             "input_file_id": batch.input_file_id,
             "status": batch.status,
-            "created_at": now,
-            "expires_at": now + 86_400,
-            "completed_at": now + 60 if ended else None,
+            "created_at": batch.created_at,
+            "expires_at": batch.created_at + 86_400,
+            "completed_at": batch.created_at + 60 if ended else None,
             "metadata": dict(batch.metadata),
             "output_file_id": batch.output_file_id,
             "error_file_id": batch.error_file_id,
