@@ -1,4 +1,4 @@
-"""The state of the graph and the records that travel in it.
+"""Records that travel with a question: usage, completions, assessments, decisions, entries.
 
 Tokens: `input_tokens` includes `cached_tokens` and `cache_write_tokens`; `output_tokens` includes
 `reasoning_tokens`.
@@ -7,18 +7,19 @@ Money: US dollars as `Decimal`, or None where nobody knows. Unknown is not zero.
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, AnyMessage, ToolCall
-from langgraph.graph.message import add_messages
+from langchain_core.messages import AIMessage, ToolCall
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import core_schema
-from typing_extensions import TypedDict  # of typing's own, pydantic makes no schema in 3.11
 
 Basis = Literal["measured", "estimated", "unknown"]
 """Where a money figure comes from; on every one of them."""
@@ -27,9 +28,14 @@ Action = Literal["accept", "escalate", "observe", "abstain", "ask"]
 """What a deferral policy may say; `observe` takes one more signal, `ask` hands the draft to a
 person."""
 
-Stay = Literal["answer", "abstain"]
-"""What becomes of a question that has to stay on this machine where no tier on it is good enough:
-the draft is the answer all the same, marked as degraded, or there is none."""
+_counter = itertools.count()
+_process = os.urandom(6).hex()
+
+
+def new_id() -> str:
+    """A unique id; later ones sort after earlier ones of the same process."""
+    # The process id is there for a fork, which shares all the rest with its parent.
+    return f"{time.time_ns():016x}-{_process}{os.getpid():x}-{next(_counter):x}"
 
 
 class Record(BaseModel):
@@ -46,6 +52,9 @@ class Usage(Record):
     cached_tokens: int | None = Field(default=None, ge=0)
     reasoning_tokens: int | None = Field(default=None, ge=0)
     cache_write_tokens: int | None = Field(default=None, ge=0)
+    cache_write_1h_tokens: int | None = Field(default=None, ge=0)
+    """Of `cache_write_tokens`, those that are kept for an hour (Anthropic) at a price of their
+    own."""
 
     @property
     def known(self) -> bool:
@@ -91,11 +100,15 @@ class Completion:
             None when the provider returned none.
         call_logprobs: one per token of the names and argument values of its tool calls; None when
             the provider returned none, or they could not be told from other tokens.
-        finish_reason: `stop`, `length`, `tool_calls`, `content_filter` or the provider's word.
+        finish_reason: `stop`, `length`, `tool_calls`, `content_filter` or the provider's word;
+            `stopped` where it was stopped from this side before its end.
         latency_ms: wall time of the call.
         busy_ms: time in which the model computed, where the provider says (local models).
-        cached: whether it was taken from a cache of answers, so that nobody was asked; `usage` is
-            then that of the answer when it was made.
+        cached: whether it was taken from a cache of answers, so that no model was asked; `usage`
+            is then that of the answer when it was made.
+        tier: name of the tier that really answered; the kernel stamps it below all middleware.
+        added_tokens: of its prompt, those that middleware added (examples): the large model alone
+            would not read them.
     """
 
     text: str
@@ -109,6 +122,18 @@ class Completion:
     busy_ms: float | None = None
     cached: bool = False
     call_logprobs: tuple[TokenLogprob, ...] | None = None
+    tier: str = ""
+    added_tokens: int = 0
+
+    @property
+    def asked_usage(self) -> Usage:
+        """Its tokens without those that middleware added to the prompt."""
+        usage = self.usage
+        if not self.added_tokens or usage.input_tokens is None:
+            return usage
+        asked = max(0, usage.input_tokens - self.added_tokens)
+        cached = None if usage.cached_tokens is None else min(usage.cached_tokens, asked)
+        return usage.model_copy(update={"input_tokens": asked, "cached_tokens": cached})
 
     @property
     def decisive_logprobs(self) -> tuple[TokenLogprob, ...] | None:
@@ -153,34 +178,6 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """An answer from a tier that is not the last.
-
-    Attributes:
-        tier: that gave it.
-        completion: the answer.
-        stopped: why it was not written to its end, where it was stopped.
-        example_tokens: of its prompt, those of examples: the large model alone would read none.
-        doubt: why nothing is to rely on it, whatever its signals say."""
-
-    tier: str
-    completion: Completion
-    stopped: str | None = None
-    example_tokens: int = 0
-    doubt: str | None = None
-
-    @property
-    def usage(self) -> Usage:
-        """Its tokens without those of the examples."""
-        usage = self.completion.usage
-        if not self.example_tokens or usage.input_tokens is None:
-            return usage
-        asked = max(0, usage.input_tokens - self.example_tokens)
-        cached = None if usage.cached_tokens is None else min(usage.cached_tokens, asked)
-        return usage.model_copy(update={"input_tokens": asked, "cached_tokens": cached})
-
-
-@dataclass(frozen=True, slots=True)
 class Assessment:
     """What the self-check knows about a draft.
 
@@ -193,7 +190,6 @@ class Assessment:
         p_large: P(the large model is right) on this question, where a calibration knows it.
         interval: a range for the confidence as wide as the labels are few, where known.
         taken: names of the signals taken so far.
-        withheld: whether the objection is that its irreversible call was not accepted.
     """
 
     signals: Mapping[str, float] = field(default_factory=dict)
@@ -204,7 +200,6 @@ class Assessment:
     p_large: float | None = None
     interval: tuple[float, float] | None = None
     taken: tuple[str, ...] = ()
-    withheld: bool = False
 
 
 class Decision(Record):
@@ -213,7 +208,8 @@ class Decision(Record):
     `expected_cost_*_usd` are the two sides that the economic rule compares: dollars of money
     spent plus dollars of expected error. `tier` names where to escalate to, when that is not
     simply the next tier. One that is `once` holds for this run alone, as time was short or a person
-    said so: its answer is none for the next who asks.
+    said so: no cache may keep its answer. The verifier adds the `signals` that it rests on; the
+    audit middleware the `audit_rate`, the chance with which an accepted draft is audited.
     """
 
     action: Action
@@ -225,6 +221,8 @@ class Decision(Record):
     expected_cost_accept_usd: Decimal | None = None
     expected_cost_escalate_usd: Decimal | None = None
     once: bool = False
+    signals: Mapping[str, float] | None = None
+    audit_rate: float | None = None
 
 
 class Certificate(Record):
@@ -260,32 +258,38 @@ class Certificate(Record):
 
 
 class LedgerEntry(Record):
-    """What one node spent and saved in one run; a failed attempt is an entry of its own.
+    """Cost and saving of one node in one run; each attempt of a call has an entry of its own.
 
-    `saved_usd` follows DESIGN's node view: a node's cost counts against the saving, accepting
-    a draft earns the baseline, the large model's own answer is its own baseline (0; below it where
-    turns that it was not asked would have warmed its cache).
-    An answer of the large model that saw the draft (node `review`) earns an estimate as well; one
-    that was asked for beside a draft and is not used (node `hedge`) is pure cost. What
-    another large model in its place earns is an estimate in the entry of node `fallback`, whose
-    signal names the step; `outage` says that a tier that was to draft is down, `shed` what was left
-    out under pressure.
-    `baseline_usd` is the earned baseline before the node's own cost, None where unknown;
-    `baseline_low_usd` to `baseline_high_usd` is its 95 % range where it is an estimate.
-    `cost_basis` says how `cost_usd` is known; `basis` is the weakest of all figures here.
-    `outcome` says how the call ended: ok, failed, cancelled; `not_sent` is none, since its tier was
-    to be left alone: it has no `model` and cost nothing.
+    `saved_usd` of a node: its own cost counts against the saving, an accepted draft earns the
+    baseline (what the large model alone would have cost), the large model's answer is its own
+    baseline and saves 0. The sum over the entries of a run is the saving of the run.
 
-    Of a call: `price` says where its price came from; `marginal_usd` is its cost without the
-    hardware, where that differs; `assumed_usd` is what budgets count where `cost_usd` is unknown;
-    `attempt_id` is that of the call, where a crash-safe store knew of it before it was sent;
-    `prompt_hash` and `answer_hash` tell equal texts from others without keeping them.
-
-    Of a decision (nodes `verify`, `ask`, `shadow`): `action`, `confidence`, `calibrated`, the
-    `signals`, and `audit_rate`, the chance with which an accepted draft was to be audited.
-
-    Of a finished audit or shadow run: `large_usd` is what the large model alone costs for this
-    request, measured, and `loss` how much better its answer is than the draft, in [−1, 1].
+    Attributes:
+        run_id: of the run.
+        node: `router`, `draft`, `self_check`, `verify`, `person`, `expert`, `audit`, or the name
+            of the middleware that booked it, such as `cache`.
+        tier: name of the tier; None where no tier was involved.
+        model: `provider:name` that was asked; None where no model was.
+        input_tokens: includes `cached_tokens` and `cache_write_tokens`.
+        output_tokens: includes `reasoning_tokens`.
+        latency_ms: wall time of the call.
+        cost_usd: dollars; None where unknown.
+        cost_basis: how `cost_usd` is known.
+        saved_usd: dollars that this node saved, negative for a cost; None where unknown.
+        basis: the weakest basis of all figures of the entry.
+        baseline_usd: the earned baseline before the node's own cost; None where unknown.
+        baseline_range: its 95 % range, where it is an estimate with one.
+        assumed_usd: what budgets count where `cost_usd` is unknown.
+        price: where the price came from, in words.
+        outcome: how the call ended; `not_sent` means that its tier was left alone and no server
+            saw it, `begun` is an attempt that is under way or whose process died.
+        note: why, in words for a person.
+        decision: of a verifier, with signals and audit rate.
+        loss: of an audit or shadow run: how much better the large answer is than the draft, in
+            [−1, 1].
+        at: when the node did it (of a call: when it was sent), in UTC.
+        id: of the entry; an attempt has the same id before and after its call, so that it is in a
+            ledger once, however often it is written.
     """
 
     run_id: str
@@ -297,103 +301,18 @@ class LedgerEntry(Record):
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
     cache_write_tokens: int | None = None
-    tool_calls: int = 0
     latency_ms: float = 0.0
     cost_usd: Decimal | None = None
-    saved_usd: Decimal | None = None
-    baseline_usd: Decimal | None = Decimal(0)
     cost_basis: Basis = "measured"
+    saved_usd: Decimal | None = None
     basis: Basis = "measured"
-    outcome: Literal["ok", "failed", "cancelled", "not_sent"] = "ok"
-    note: str = ""
-    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    attempt_id: str | None = None
-    price: str | None = None
-    marginal_usd: Decimal | None = None
+    baseline_usd: Decimal | None = Decimal(0)
+    baseline_range: tuple[Decimal, Decimal] | None = None
     assumed_usd: Decimal | None = None
-    baseline_low_usd: Decimal | None = None
-    baseline_high_usd: Decimal | None = None
-    prompt_hash: str | None = None
-    answer_hash: str | None = None
-    action: Action | None = None
-    confidence: float | None = None
-    calibrated: bool = False
-    signals: Mapping[str, float] | None = None
-    audit_rate: float | None = None
-    large_usd: Decimal | None = None
+    price: str | None = None
+    outcome: Literal["ok", "failed", "cancelled", "not_sent", "begun"] = "ok"
+    note: str = ""
+    decision: Decision | None = None
     loss: float | None = Field(default=None, ge=-1, le=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One question on its way through the graph.
-
-    `question_id` is the id of the last message when the run began: a state whose last message
-    has another id holds a finished or abandoned run, and a new one begins.
-    `tier` is the index of the tier that answers next; `begun_at` is in seconds since 1970; in a
-    `shadow` run the large model answers first, and a draft is made beside it; one that is
-    `local_only` asks no model that is elsewhere. `asked` are the tiers that were asked before the
-    present one.
-    """
-
-    id: str
-    question_id: str
-    tier: int = 0
-    begun_at: float = 0.0
-    shadow: bool = False
-    local_only: Stay | None = None
-    asked: tuple[str, ...] = ()
-
-
-class CascadeInput(TypedDict):
-    """What the graph takes: a conversation."""
-
-    messages: Annotated[list[AnyMessage], add_messages]
-
-
-def append_entries(kept: list[LedgerEntry], new: list[LedgerEntry]) -> list[LedgerEntry]:
-    """One ledger after the other, with each entry once.
-
-    An entry can come a second time: a subgraph returns all that it was given, and a node that
-    LangGraph answers from its cache writes what it wrote when it was paid.
-    """
-    runs = {entry.run_id for entry in new}
-    known: dict[tuple[str, datetime], list[LedgerEntry]] = {}
-    for entry in kept:
-        if entry.run_id in runs:
-            known.setdefault((entry.run_id, entry.at), []).append(entry)
-    return kept + [e for e in new if e not in known.get((e.run_id, e.at), ())]
-
-
-class CascadeState(TypedDict):
-    """What the agents share. `messages` and `ledger` grow; the rest is replaced.
-
-    `proposal` is an answer that waits for a person, where one has to approve of it.
-    """
-
-    messages: Annotated[list[AnyMessage], add_messages]
-    run: Run
-    draft: Draft | None
-    assessment: Assessment | None
-    decision: Decision
-    degraded: bool
-    ledger: Annotated[list[LedgerEntry], append_entries]
-    proposal: NotRequired[AIMessage | None]
-
-
-StateUpdate = dict[str, Any]
-"""What a node returns: new values for some keys of `CascadeState`."""
-
-CHECKPOINT_TYPES: tuple[type, ...] = (
-    Run,
-    Draft,
-    Completion,
-    Usage,
-    TokenLogprob,
-    Assessment,
-    Decision,
-    LedgerEntry,
-)
-"""The records that a checkpoint may hold. LangGraph warns of types that a checkpointer was not
-told about: `InMemorySaver(serde=JsonPlusSerializer(allowed_msgpack_modules=CHECKPOINT_TYPES))`.
-"""
+    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    id: str = Field(default_factory=new_id)

@@ -1,0 +1,87 @@
+"""Middleware: an optional feature of a cascade, in four hooks.
+
+The kernel knows no feature by name. Middleware stands around each run, each call of a model and
+each decision; its slot says where, so that users need not know an order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import IntEnum
+
+from cascade.policies.base import Situation
+from cascade.run import Answer, Call, CascadeRuntime, Run
+from cascade.state import Completion, Decision
+
+Ask = Callable[[Call], Awaitable[Completion]]
+"""The next handler of a call."""
+
+Decide = Callable[[Situation], Decision]
+"""The next handler of a decision."""
+
+
+class Slot(IntEnum):
+    """Place of a middleware, from the outside to the wire.
+
+    Calls and `after_run` pass in this order. `before_run` and `wrap_decision` pass in reverse: what
+    stands next to the wire sees a question first, and has the last word on a decision.
+    """
+
+    ANSWERS = 1
+    """Answers without a model: caches."""
+    PROMPTS = 2
+    """Changes of what is asked: examples, masking."""
+    STREAMS = 3
+    """Readers of pieces: stopping a hopeless draft."""
+    TIME = 4
+    """Limits over all attempts: deadlines."""
+    SUBSTITUTES = 5
+    """Another tier in place of one that fails."""
+    ATTEMPTS = 6
+    """Repeated attempts."""
+    HEALTH = 7
+    """What each attempt passes: circuit breakers, rate limits."""
+    GUARDS = 8
+    """What must never happen: privacy, irreversible tools."""
+
+
+class CascadeMiddleware:
+    """An optional feature. Each hook may change, repeat or skip what comes next.
+
+    A middleware serves many runs at once, in several event loops and threads: what belongs to one
+    run is JSON in `run.notes[self.name]`, what belongs to a conversation is stamped on its
+    messages, and what is shared is behind a lock of `threading`.
+
+    Attributes:
+        name: unique in a cascade; by default the class's name in snake case.
+        slot: where it stands.
+    """
+
+    name: str = ""
+    slot: Slot = Slot.PROMPTS
+
+    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
+        """See a question first, or answer it at once; the kernel books the hit.
+
+        Called at least once for each run: again where a step is repeated after a crash.
+        """
+        del run, runtime
+        return None
+
+    async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
+        """Change, repeat or skip a call. Catch `ModelError` only: LangGraph's interrupts pass as
+        exceptions."""
+        return await handler(call)
+
+    def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
+        """Change a decision. Synchronous and pure, so that it can be replayed; called for the
+        answer of the last tier as well (`situation.last`)."""
+        del run
+        return handler(situation)
+
+    async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
+        """See what a run came to. Called at least once, never for a run that failed; an error here
+        is logged, and the answer stands."""
+
+    async def aclose(self) -> None:
+        """Finish what is under way and give back what is held; it may be used again."""

@@ -1,0 +1,272 @@
+"""Run: one question on its way. Plain data, JSON between steps, processes and days.
+
+Agents and middleware are functions of a `Run`; what this process adds (a way to ask models, a
+stream to emit to, the context of a graph around ours) comes beside it as a `CascadeRuntime`, which
+is made anew for each step and never stored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any, Literal, Protocol, TypedDict
+
+from langchain_core.messages import AnyMessage
+from pydantic import JsonValue, TypeAdapter
+
+from cascade.events import Event
+from cascade.ledger.ledger import Ledger
+from cascade.ledger.outlook import Outlook
+from cascade.models.base import Chunk, Request
+from cascade.policies.base import Situation
+from cascade.state import Assessment, Completion, Decision, LedgerEntry, new_id
+from cascade.tiers import OpenTier
+
+Kind = Literal["answer", "audit", "shadow"]
+"""What a run is for. Background runs (`audit`, `shadow`) earn no baseline and keep no deadline."""
+
+Step = Literal[
+    "begin", "router", "draft", "self_check", "verify", "person", "expert", "audit", "end"
+]
+"""The agent that acts next; `begin` and `end` are the ends of a run."""
+
+Show = Literal["verified", "optimistic", "final"]
+"""What a stream shows: no word before the decision; drafts at once, as `Provisional`; or the
+result alone."""
+
+
+class Settings(TypedDict, total=False):
+    """What one question is asked with; it travels with the run. JSON, and no keys.
+
+    `temperature`, `max_tokens` and `timeout_s` override those of the tiers.
+    """
+
+    tools: list[dict[str, Any]]
+    """Tools that the answer may call, in OpenAI format."""
+    tool_choice: str | None
+    """`auto`, `none`, `required` or a tool's name."""
+    schema: dict[str, Any] | None
+    """JSON schema that the answer must satisfy."""
+    stop: list[str]
+    temperature: float | None
+    max_tokens: int | None
+    timeout_s: float | None
+    """Seconds for each call."""
+    seed: int | None
+    top_logprobs: int | None
+    """Return log-probabilities of the answer's tokens, with so many alternatives to each."""
+    extra: dict[str, Any]
+    """Parameters that go to every provider as they are."""
+    deadline: float | None
+    """Seconds for the whole run."""
+    local_only: bool | Literal["answer", "abstain"]
+    """Whether no model elsewhere may be asked, and what becomes of the question then."""
+    tags: dict[str, str]
+    """Tags of every ledger entry of the run, such as `{"user": "42"}`."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One question on its way through the agents.
+
+    Attributes:
+        id: of the run; `LedgerEntry.run_id`.
+        question_id: id of the last message when the run began. A state whose last message has
+            another id, or whose step is `end`, holds a finished or abandoned run.
+        kind: what the run is for.
+        settings: what the question is asked with.
+        step: the agent that acts next.
+        tier: index of the tier that answers next.
+        begun_at: seconds since 1970; a person's waiting time is added, so that it is no model's.
+        paused_at: when it began to wait for a person, in seconds since 1970.
+        draft: the last answer; at the end, the answer of the run.
+        assessment: what the self-check knows about the draft.
+        decision: the last decision about a draft.
+        source: who gave the answer: a tier's name, `person`, or the name of a middleware.
+        degraded: whether the large model was needed and could not be had.
+        entries: ledger entries of this run, oldest first.
+        notes: what each middleware remembers between its hooks, JSON under its name.
+        messages: the conversation; no part of the JSON, since a graph keeps it in a channel of
+            its own.
+    """
+
+    id: str
+    question_id: str
+    kind: Kind = "answer"
+    settings: Settings = field(default_factory=Settings)
+    step: Step = "begin"
+    tier: int = 0
+    begun_at: float = field(default_factory=time.time)
+    paused_at: float | None = None
+    draft: Completion | None = None
+    assessment: Assessment | None = None
+    decision: Decision | None = None
+    source: str = ""
+    degraded: bool = False
+    entries: list[LedgerEntry] = field(default_factory=list)
+    notes: dict[str, JsonValue] = field(default_factory=dict)
+    messages: list[AnyMessage] = field(default_factory=list)
+
+    @classmethod
+    def begin(
+        cls, messages: list[AnyMessage], settings: Settings | None = None, kind: Kind = "answer"
+    ) -> Run:
+        """A new run about the last of the messages."""
+        return cls(
+            new_id(),
+            messages[-1].id or "",
+            kind=kind,
+            settings=Settings(**(settings or {})),
+            messages=list(messages),
+        )
+
+    @property
+    def question(self) -> str:
+        """Text of the last message."""
+        return str(self.messages[-1].text)
+
+    @property
+    def signals(self) -> Mapping[str, float]:
+        """Signals of the draft that were taken so far."""
+        return {} if self.assessment is None else self.assessment.signals
+
+    @property
+    def confidence(self) -> float | None:
+        """P(the draft is correct), or an uncalibrated score; see `assessment.calibrated`."""
+        return None if self.assessment is None else self.assessment.confidence
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The run without its messages, as JSON. Log-probabilities are left out once the features
+        were taken: 500 tokens of them are 7 kB in each checkpoint."""
+        draft = self.draft
+        if draft is not None and self.assessment is not None and self.step != "self_check":
+            draft = replace(draft, logprobs=None, call_logprobs=None)
+        kept: dict[str, JsonValue] = _RUN.dump_python(
+            replace(self, messages=[], draft=draft), mode="json", exclude_defaults=True
+        )
+        return kept
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, JsonValue], messages: list[AnyMessage]) -> Run:
+        """The run that was written down, with its messages."""
+        return replace(_RUN.validate_python(kept), messages=list(messages))
+
+    def copy(self, kind: Kind) -> Run:
+        """A run of another kind about the same question, which shares nothing mutable with this
+        one: background work may go on in another loop."""
+        return replace(
+            self,
+            kind=kind,
+            settings=Settings(**self.settings),
+            entries=[],
+            notes={},
+            messages=list(self.messages),
+        )
+
+
+_RUN = TypeAdapter(Run)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a run came to.
+
+    Attributes:
+        completion: the answer; None where the policy abstained.
+        decision: the last decision.
+        source: a tier's name, `person`, or the name of the middleware that answered.
+        degraded: whether the large model was needed and could not be had.
+    """
+
+    completion: Completion | None
+    decision: Decision | None
+    source: str
+    degraded: bool = False
+
+
+Hear = Callable[[Chunk], str | None]
+"""Takes a piece of a stream; a text that it returns is the reason to stop the stream."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One logical call of a model. Middleware may replace tier, request and on_chunk.
+
+    Attributes:
+        run: that asks.
+        runtime: of this process.
+        node: `draft`, `self_check`, `expert`, `audit`, or the name of a middleware that asks.
+        tier: that is asked.
+        request: what it is asked.
+        on_chunk: hears each piece of the answer as it comes; the first of each attempt has
+            `first`. Without it the answer may come in one piece.
+    """
+
+    run: Run
+    runtime: CascadeRuntime
+    node: str
+    tier: OpenTier
+    request: Request
+    on_chunk: Hear | None = None
+
+
+class Kernel(Protocol):
+    """What agents and middleware may ask of the kernel."""
+
+    tiers: tuple[OpenTier, ...]
+    ledger: Ledger
+    outlook: Outlook
+
+    async def ask(self, call: Call) -> Completion:
+        """Ask a model: through all middleware, then the ledger, then the wire.
+
+        Raises:
+            ModelError: the call failed; its attempts are in the ledger.
+        """
+        ...
+
+    def decide(
+        self, run: Run, situation: Situation, policy: Callable[[Situation], Decision]
+    ) -> Decision:
+        """The decision about a draft: the policy's, as middleware leaves it."""
+        ...
+
+    async def rehearse(self, run: Run, runtime: CascadeRuntime) -> Decision | None:
+        """What would be decided about a draft by the signals that cost nothing. Nothing is asked,
+        booked or shown; None where free signals give no decision."""
+        ...
+
+    async def answer(self, run: Run, runtime: CascadeRuntime) -> Answer:
+        """Take a run to its end, as the loop does."""
+        ...
+
+
+@dataclass(slots=True)
+class CascadeRuntime:
+    """What this process adds to a run; made by each driver for each step, never stored.
+
+    Attributes:
+        kernel: asks models and decides.
+        emit: takes events for whoever reads the stream.
+        show: what the reader of the stream is shown.
+        context: of the graph around ours (`Runtime.context`), for the user's own code.
+        store: of the graph around ours.
+        config: the `RunnableConfig` of the call.
+        said: what a person said of the draft, where one was asked.
+    """
+
+    kernel: Kernel
+    emit: Callable[[Event], None] = lambda event: None
+    show: Show = "verified"
+    context: Any = None
+    store: Any = None
+    config: Mapping[str, Any] | None = None
+    said: object = None
+
+
+def known_cost(entries: list[LedgerEntry]) -> Decimal:
+    """Dollars that entries cost; an unknown cost counts as what is assumed."""
+    costs = (e.assumed_usd if e.cost_usd is None else e.cost_usd for e in entries)
+    return sum((cost for cost in costs if cost is not None), Decimal(0))
