@@ -1,4 +1,4 @@
-"""Deferral policies: from a confidence and costs to accept, escalate, observe or abstain."""
+"""Deferral policies: from a confidence and costs to accept, escalate, observe, abstain or ask."""
 
 from cascade.policies.base import (
     LearnsCosts,
@@ -6,53 +6,43 @@ from cascade.policies.base import (
     Policy,
     Situation,
     TierOutlook,
-    obstacle,
+    break_even,
+    can_change,
+    compare,
+    dollars,
+    outright,
+    settled,
     tell_cost,
+    value_of_information,
+    with_observation,
 )
-from cascade.policies.budget import DollarBudget, DollarBudgetPolicy
-from cascade.policies.certified import CertifiedPolicy, promises
-from cascade.policies.economic import EconomicPolicy
-from cascade.policies.given import GivenPolicy, given
-from cascade.policies.guard import CAUTIONS, Caution, Guard, GuardedPolicy
-from cascade.policies.reuse import Reuse
-from cascade.policies.risk import RISKS, Risk, RiskPolicy, ToolRisks, hold, with_risks
-from cascade.policies.routing import CascadeRoutingPolicy
-from cascade.policies.rule import break_even, value_of_information
+from cascade.policies.budget import BudgetPolicy
+from cascade.policies.certified import CertifiedPolicy, Refusal, certify, promises
+from cascade.policies.economic import AbstainPolicy, EconomicPolicy
 from cascade.policies.threshold import DEFAULT_THRESHOLD, ThresholdPolicy
-from cascade.policies.wrappers import AbstainPolicy, DeadlinePolicy, UncalibratedPolicy
 
 __all__ = [
-    "CAUTIONS",
     "DEFAULT_THRESHOLD",
-    "RISKS",
     "AbstainPolicy",
-    "CascadeRoutingPolicy",
-    "Caution",
+    "BudgetPolicy",
     "CertifiedPolicy",
-    "DeadlinePolicy",
-    "DollarBudget",
-    "DollarBudgetPolicy",
     "EconomicPolicy",
-    "GivenPolicy",
-    "Guard",
-    "GuardedPolicy",
     "LearnsCosts",
     "NextSignal",
     "Policy",
-    "Reuse",
-    "Risk",
-    "RiskPolicy",
+    "Refusal",
     "Situation",
     "ThresholdPolicy",
     "TierOutlook",
-    "ToolRisks",
-    "UncalibratedPolicy",
     "break_even",
-    "given",
-    "hold",
-    "obstacle",
+    "can_change",
+    "certify",
+    "compare",
+    "dollars",
+    "outright",
     "promises",
+    "settled",
     "tell_cost",
     "value_of_information",
-    "with_risks",
+    "with_observation",
 ]

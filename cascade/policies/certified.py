@@ -1,28 +1,29 @@
-"""Accept under a certificate: P(accepted and wrong) ≤ α with confidence 1 − δ."""
+"""Certificates: P(accepted and wrong) ≤ α with confidence 1 − δ, proved and kept.
+
+Fixed-sequence testing from the strictest threshold down, with Clopper–Pearson bounds on the joint
+harm R(τ) = P(accept ∧ wrong), which is monotone in τ (arXiv 2101.02703, 2407.18370). Proving needs
+numpy and scipy (extra `calibrate`); deciding needs neither.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from cascade.errors import ConfigurationError
-from cascade.policies.base import Policy, Situation, obstacle
-from cascade.policies.rule import observe
-from cascade.policies.threshold import compare
-from cascade.state import Certificate, Decision
+from cascade.policies.base import Policy, Situation, compare, observe, outright, settled
+from cascade.state import Certificate, Decision, Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
 
 
-def promises(policy: Policy) -> bool:
-    """Whether what a policy accepts has a certificate, also one that others stand around."""
-    inner: object = policy
-    while inner is not None:
-        if isinstance(inner, CertifiedPolicy):
-            return True
-        inner = getattr(inner, "inner", None)
-    return False
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CertifiedPolicy:
     """Accept what the certificate covers; escalate the rest, and everything without it.
 
@@ -32,6 +33,9 @@ class CertifiedPolicy:
     Args:
         certificate: what was proved.
         now: the time at which it has to be valid; policies have no clock.
+
+    Raises:
+        ConfigurationError: the certificate has ended.
     """
 
     certificate: Certificate
@@ -44,22 +48,150 @@ class CertifiedPolicy:
                 "again on new examples."
             )
 
+    def __repr__(self) -> str:
+        promise = self.certificate
+        return (
+            f"CertifiedPolicy(harm ≤ {promise.max_harm:.4g} with {1 - promise.delta:.0%} "
+            f"confidence, threshold={promise.threshold:.4g})"
+        )
+
     def decide(self, situation: Situation) -> Decision:
         """Accept at the certified threshold and above."""
         assessment, certificate = situation.assessment, self.certificate
-        blocked = obstacle(assessment)
-        if blocked is not None:
-            return blocked.model_copy(update={"threshold": certificate.threshold})
-        if not assessment.calibrated:
-            return Decision(
-                action="escalate",
-                reason="the certificate covers calibrated confidences only",
-                threshold=certificate.threshold,
-                confidence=assessment.confidence,
-            )
-        decision = compare(assessment.confidence or 0.0, certificate.threshold, True)
+        decision = settled(situation)
+        if decision is None and not assessment.calibrated:
+            reason = "the certificate covers calibrated confidences only"
+            decision = outright("escalate", reason, assessment)
+        if decision is not None:
+            return decision.model_copy(update={"threshold": certificate.threshold})
+        decision = compare(assessment, certificate.threshold)
         if situation.next_signal is not None:
             # The promise was proved for the confidence from all signals, not from some of them.
             return observe(situation.next_signal, decision, "belongs to the certificate")
         promise = f"harm ≤ {certificate.max_harm:.1%} with {1 - certificate.delta:.0%} confidence"
         return decision.model_copy(update={"reason": f"{decision.reason} ({promise})"})
+
+
+def promises(policy: Policy) -> bool:
+    """Whether what a policy accepts has a certificate, also one inside another policy."""
+    inner: object = policy
+    while inner is not None:
+        if isinstance(inner, CertifiedPolicy):
+            return True
+        inner = getattr(inner, "inner", None)
+    return False
+
+
+class Refusal(Record):
+    """No threshold can be certified.
+
+    Attributes:
+        n: labelled drafts there are for the proof.
+        labels_needed: a lower limit of how many it would take, with hardly an error among them.
+        zero_error_bound: 1 − δ^(1/n), the least harm that n labels without any error certify.
+        halved: whether as many labels again have to fit the calibrator.
+        why: where labels are not what is missing, what is.
+    """
+
+    max_harm: float
+    delta: float
+    n: int
+    labels_needed: int
+    zero_error_bound: float
+    halved: bool = False
+    why: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """In words, with the way out."""
+        bring = f"bring {self.labels_needed} or more"
+        if self.halved:
+            bring = f"bring {2 * self.labels_needed} or more, half of which prove it"
+        if self.why is not None:
+            return f"harm ≤ {self.max_harm:.1%} is not certified: {self.why}"
+        return (
+            f"no threshold keeps harm at {self.max_harm:.1%} with {1 - self.delta:.0%} confidence "
+            f"on {self.n} labels (without a single error they certify "
+            f"{self.zero_error_bound:.1%}): {bring}, or allow more harm"
+        )
+
+
+def clopper_pearson_upper(errors: Array, n: int, delta: float) -> Array:
+    """BetaInv(1 − δ; k + 1, n − k) for each k; 1 where every row is an error."""
+    import numpy as np  # noqa: PLC0415 - heavy
+    from scipy.stats import beta  # noqa: PLC0415 - heavy
+
+    bounds = beta.ppf(1.0 - delta, errors + 1.0, np.maximum(n - errors, 1e-9))
+    return np.where(errors >= n, 1.0, bounds)
+
+
+def certify(
+    confidence: Array,
+    correct: Array,
+    *,
+    max_harm: float,
+    delta: float = 0.1,
+    valid_until: datetime | None = None,
+) -> Certificate | Refusal:
+    """The lowest τ such that for every τ' ≥ τ the bound on P(accept ∧ wrong) is at most α.
+
+    The result does not depend on the order of the rows.
+
+    Args:
+        confidence: (n,) of drafts that neither fitted nor chose the calibrator; NaN for a draft
+            without one, which is never accepted.
+        correct: (n,) whether each was right: above 0.5, as for calibrators. Drafts of equal
+            confidence are accepted together.
+        max_harm: α.
+        delta: δ, the chance that the promise does not hold.
+        valid_until: end of the promise.
+
+    Raises:
+        ConfigurationError: α or δ is not between 0 and 1, there is no row, not one label per
+            row, or a confidence outside of [0, 1].
+    """
+    import numpy as np  # noqa: PLC0415 - heavy
+
+    if not (0.0 < max_harm < 1.0 and 0.0 < delta < 1.0):
+        raise ConfigurationError(f"max_harm={max_harm}, delta={delta}: both are between 0 and 1.")
+    n = len(confidence)
+    if n == 0:
+        raise ConfigurationError("a certificate needs labelled drafts; there are none.")
+    if len(correct) != n:
+        raise ConfigurationError(f"{n} confidences, but {len(correct)} labels.")
+    judged = np.flatnonzero(~np.isnan(confidence))
+    if ((confidence[judged] < 0.0) | (confidence[judged] > 1.0)).any():
+        raise ConfigurationError("a confidence is between 0 and 1; here some are not.")
+    order = judged[np.argsort(-confidence[judged], kind="stable")]
+    ranked, wrong = confidence[order], np.cumsum(~(correct[order] > 0.5)).astype(np.float64)
+    ends = np.flatnonzero(np.diff(ranked, append=-1.0) < 0)
+    bounds = clopper_pearson_upper(wrong[ends], n, delta)
+    passing = np.flatnonzero(np.minimum.accumulate(bounds <= max_harm))
+    if not len(passing):
+        return Refusal(
+            max_harm=max_harm,
+            delta=delta,
+            n=n,
+            labels_needed=max(n + 1, labels_for_no_error(max_harm, delta)),
+            zero_error_bound=1.0 - delta ** (1.0 / n),
+        )
+    last = int(ends[passing[-1]])
+    return Certificate(
+        threshold=float(ranked[last]),
+        max_harm=max_harm,
+        delta=delta,
+        n=n,
+        errors=int(wrong[last]),
+        coverage=(last + 1) / n,
+        bound=float(bounds[passing[-1]]),
+        valid_until=valid_until,
+    )
+
+
+def labels_for_no_error(max_harm: float, delta: float) -> int:
+    """The smallest n with 1 − δ^(1/n) ≤ α: what a sample without any error needs."""
+    # One below where it may be: the ratio of logarithms is a little off where it should be whole.
+    n = max(1, math.ceil(math.log(delta) / math.log1p(-max_harm)) - 1)
+    while 1.0 - delta ** (1.0 / n) > max_harm:
+        n += 1
+    return n

@@ -1,4 +1,7 @@
-"""Escalate when the expected gain in quality is worth more than it costs."""
+"""Escalate when the expected gain in quality is worth more than it costs; abstain when neither is.
+
+With several larger tiers the best of them is compared: cascade routing (arXiv 2410.10347).
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,41 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from cascade.errors import ConfigurationError
-from cascade.policies.base import NextSignal, Situation, obstacle, outright
-from cascade.policies.rule import break_even, dollars, value_of_information, with_observation
-from cascade.policies.threshold import compare
+from cascade.policies.base import (
+    NextSignal,
+    Policy,
+    Situation,
+    TierOutlook,
+    break_even,
+    compare,
+    dollars,
+    outright,
+    settled,
+    value_of_information,
+    with_observation,
+)
 from cascade.state import Decision
 
 
 @dataclass(frozen=True, slots=True)
 class EconomicPolicy:
-    """Escalate ⇔ (p_L − p_S) > (c_L + λ_t·t_L) / λ, see `cascade.policies.rule`.
+    """Escalate ⇔ (p_L − p_S) > c_L / λ, see `cascade.policies.base`.
+
+    Of several larger tiers the one with the least c_k + λ·(1 − p_k) is compared, so that a middle
+    tier is skipped when it promises too little for its price. A signal is taken where its value
+    of information is above its cost.
 
     Args:
         price_of_error: λ, dollars that a wrong answer costs you.
-        p_large: p_L, the probability that the large model is right, where the calibration does
-            not know it per question. 1 until it is measured: the large model is then the
-            reference, which errs on the side of quality.
-        price_of_second: λ_t, dollars that a second of waiting costs you.
+        p_large: p_L where nothing is known per question. 1 until it is measured: the large model
+            is then the reference, which errs on the side of quality.
 
     Raises:
-        ConfigurationError: λ is not a positive number, p_L no probability, λ_t negative.
+        ConfigurationError: λ is not a positive number, or p_L no probability.
     """
 
     price_of_error: float
     p_large: float = 1.0
-    price_of_second: float = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.price_of_error) and self.price_of_error > 0):
@@ -40,44 +54,49 @@ class EconomicPolicy:
             )
         if not 0.0 <= self.p_large <= 1.0:
             raise ConfigurationError(f"p_large={self.p_large}: a probability is between 0 and 1.")
-        if not (math.isfinite(self.price_of_second) and self.price_of_second >= 0):
-            raise ConfigurationError(
-                f"price_of_second={self.price_of_second}: give dollars per second, 0 or more."
-            )
 
-    def threshold(
-        self,
-        escalation_cost_usd: Decimal,
-        p_large: float | None = None,
-        escalation_s: float | None = None,
-    ) -> float:
+    def threshold(self, escalation_cost_usd: Decimal, p_large: float | None = None) -> float:
         """The confidence from which on accepting is the cheaper side, clipped to [0, 1]."""
-        waiting = self.price_of_second * (escalation_s or 0.0)
-        cost = (float(escalation_cost_usd) + waiting) / self.price_of_error
+        cost = float(escalation_cost_usd) / self.price_of_error
         return break_even(self.p_large if p_large is None else p_large, cost)
 
     def decide(self, situation: Situation) -> Decision:
         """Accept, escalate or observe, whichever is cheapest in expectation."""
-        assessment, cost = situation.assessment, situation.escalation_cost_usd
-        blocked = obstacle(assessment)
-        if blocked is not None:
-            return blocked
-        if cost is None:
+        assessment, error = situation.assessment, Decimal(str(self.price_of_error))
+        best = self._best(situation)
+        tier = None if best is None or best.tier == _first(situation) else best.tier
+        decision = settled(situation)
+        if decision is not None:
+            return decision.model_copy(update={"tier": tier}) if tier else decision
+        if best is None or best.cost_usd is None:
             reason = "the cost of escalating is unknown: set a price on the next tier"
             return outright("escalate", reason, assessment)
-        confidence = assessment.confidence or 0.0
-        p_large = self.p_large if assessment.p_large is None else assessment.p_large
-        threshold = self.threshold(cost, p_large, situation.escalation_s)
-        decision = compare(confidence, threshold, assessment.calibrated)
-        error = Decimal(str(self.price_of_error))
-        waiting = Decimal(str(self.price_of_second * (situation.escalation_s or 0.0)))
+        decision = compare(assessment, self.threshold(best.cost_usd, best.p_correct))
+        escalated = best.cost_usd + error * (1 - Decimal(str(self._p(best))))
         decision = decision.model_copy(
             update={
-                "expected_cost_accept_usd": error * (1 - Decimal(str(confidence))),
-                "expected_cost_escalate_usd": cost + waiting + error * (1 - Decimal(str(p_large))),
+                "tier": tier if decision.action == "escalate" else None,
+                "expected_cost_accept_usd": error * (1 - Decimal(str(assessment.confidence))),
+                "expected_cost_escalate_usd": escalated,
             }
         )
         return with_observation(decision, situation.next_signal, self._worth)
+
+    def _best(self, situation: Situation) -> TierOutlook | None:
+        """The larger tier that is expected to be cheapest, of those with a price."""
+        above, known = situation.above, situation.assessment.p_large
+        if not above:
+            return TierOutlook("", known, situation.escalation_cost_usd)
+        error = Decimal(str(self.price_of_error))
+        priced = [
+            (tier.cost_usd + error * (1 - Decimal(str(self._p(tier)))), tier)
+            for tier in above
+            if tier.cost_usd is not None
+        ]
+        return min(priced, key=lambda side: side[0])[1] if priced else None
+
+    def _p(self, tier: TierOutlook) -> float:
+        return self.p_large if tier.p_correct is None else tier.p_correct
 
     def _worth(self, signal: NextSignal, confidence: float, threshold: float) -> str | None:
         del confidence
@@ -86,3 +105,42 @@ class EconomicPolicy:
             return None
         cost = "an unknown amount" if signal.cost_usd is None else dollars(signal.cost_usd)
         return f"is worth {dollars(worth)} and costs {cost}"
+
+
+def _first(situation: Situation) -> str:
+    return situation.above[0].tier if situation.above else ""
+
+
+@dataclass(frozen=True, slots=True)
+class AbstainPolicy:
+    """Give no answer where even the better side is expected to cost more (arXiv 2502.09054).
+
+    Args:
+        inner: decides everything else; must know expected costs, as `EconomicPolicy` does.
+        price_of_abstaining: λ_a, dollars that an unanswered question costs you.
+
+    Raises:
+        ConfigurationError: the price is negative or no number.
+    """
+
+    inner: Policy
+    price_of_abstaining: float
+
+    def __post_init__(self) -> None:
+        if not self.price_of_abstaining >= 0:
+            raise ConfigurationError(
+                f"price_of_abstaining={self.price_of_abstaining}: must not be negative."
+            )
+
+    def decide(self, situation: Situation) -> Decision:
+        """The inner decision, or abstain when that is cheaper."""
+        decision = self.inner.decide(situation)
+        sides = (decision.expected_cost_accept_usd, decision.expected_cost_escalate_usd)
+        known = [side for side in sides if side is not None]
+        if len(known) < 2 or min(known) <= self.price_of_abstaining:
+            return decision
+        reason = (
+            f"{decision.reason}; the better side is expected to cost {dollars(min(known))}, an "
+            f"unanswered question {dollars(self.price_of_abstaining)}"
+        )
+        return decision.model_copy(update={"action": "abstain", "tier": None, "reason": reason})

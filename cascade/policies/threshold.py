@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cascade.errors import ConfigurationError
-from cascade.policies.base import Situation, obstacle
-from cascade.policies.rule import can_change, with_observation
+from cascade.policies.base import Situation, can_change, compare, settled, with_observation
 from cascade.state import Decision
 
 DEFAULT_THRESHOLD = 0.8
@@ -20,21 +19,30 @@ class ThresholdPolicy:
 
     A paid signal is taken only where it led to the other side of the threshold before.
 
+    Args:
+        threshold: in [0, 1].
+        uncalibrated: threshold of raw scores, where they have one of their own.
+
     Raises:
-        ConfigurationError: the threshold is not in [0, 1].
+        ConfigurationError: a threshold is not in [0, 1].
     """
 
     threshold: float = DEFAULT_THRESHOLD
+    uncalibrated: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.threshold <= 1.0:
-            raise ConfigurationError(
-                f"ThresholdPolicy(threshold={self.threshold}): a threshold is between 0 and 1."
-            )
+        for name in ("threshold", "uncalibrated"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ConfigurationError(
+                    f"ThresholdPolicy({name}={value}): a threshold is between 0 and 1."
+                )
 
     @classmethod
     def at_rate(cls, confidences: Sequence[float], escalation_rate: float) -> ThresholdPolicy:
         """The threshold that escalates a given share: the ρ-quantile of the confidences.
+
+        Raw scores are on another scale, and have `DEFAULT_THRESHOLD`.
 
         Args:
             confidences: of drafts like those to come.
@@ -51,29 +59,16 @@ class ThresholdPolicy:
             raise ConfigurationError("an escalation budget needs confidences of earlier drafts.")
         ordered = sorted(confidences)
         escalated = round(escalation_rate * len(ordered))
-        return cls(1.0 if escalated == len(ordered) else ordered[escalated])
+        threshold = 1.0 if escalated == len(ordered) else ordered[escalated]
+        return cls(threshold, uncalibrated=DEFAULT_THRESHOLD)
 
     def decide(self, situation: Situation) -> Decision:
         """Accept or escalate by the threshold."""
-        assessment = situation.assessment
-        blocked = obstacle(assessment)
-        if blocked is not None:
-            return blocked.model_copy(update={"threshold": self.threshold})
-        decision = compare(assessment.confidence or 0.0, self.threshold, assessment.calibrated)
+        assessment, threshold = situation.assessment, self.threshold
+        if not assessment.calibrated and self.uncalibrated is not None:
+            threshold = self.uncalibrated
+        decision = settled(situation)
+        if decision is not None:
+            return decision.model_copy(update={"threshold": threshold})
+        decision = compare(assessment, threshold)
         return with_observation(decision, situation.next_signal, can_change)
-
-
-def compare(confidence: float, threshold: float, calibrated: bool) -> Decision:
-    """The decision of a confidence against a threshold, with the reason in words."""
-    accepted = confidence >= threshold
-    kind = "confidence" if calibrated else "uncalibrated score"
-    left, right = f"{confidence:.3f}", f"{threshold:.3f}"
-    if left == right and not accepted:
-        left, right = f"{confidence}", f"{threshold}"  # 0.800 < 0.800 would explain nothing
-    return Decision(
-        action="accept" if accepted else "escalate",
-        reason=f"{kind} {left} {'≥' if accepted else '<'} {right}",
-        threshold=threshold,
-        confidence=confidence,
-        calibrated=calibrated,
-    )
