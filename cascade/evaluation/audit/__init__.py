@@ -1,1 +1,0 @@
-"""What random audits of accepted drafts prove: saving, quality, drift, and how many it takes."""
