@@ -40,7 +40,8 @@ Role = Literal["cascade", "small", "large", "router", "other"]
 class Figure:
     """A number with its unit, its 95 % interval, and how it is known.
 
-    An estimate is shown behind `≈`, an unknown number as `?`.
+    An estimate is shown behind `≈`, an unknown number as `?`, and a sum of which a part is unknown
+    (`partial`) as `$1.20 + ?`.
     """
 
     value: Number | None
@@ -48,6 +49,7 @@ class Figure:
     low: Number | None = None
     high: Number | None = None
     basis: Basis = "measured"
+    partial: bool = False
 
 
 Cell = Figure | str | None
@@ -275,6 +277,8 @@ def words(cell: Cell, *, interval: bool = True) -> str:
         said = UNKNOWN
     elif cell.basis == "estimated":
         said = f"{ESTIMATED}{said}"
+    if cell.partial and said != UNKNOWN:
+        said = f"{said} + {UNKNOWN}"
     if not interval or (_known(cell.low) is None and _known(cell.high) is None):
         return said
     low, high = (write(end) for end in (cell.low, cell.high))
@@ -412,24 +416,27 @@ def to_data(value: object) -> JsonValue:
     Records become objects, also pydantic's; a `Decimal` becomes a string without an exponent, so
     that no digit is lost; a number that is not finite becomes null; dates are ISO 8601.
     """
-    if value is None or isinstance(value, bool | str):
-        return value.value if isinstance(value, Enum) else value
-    if isinstance(value, Decimal):
-        return f"{value:f}" if value.is_finite() else None
     if isinstance(value, Enum):
         return to_data(value.value)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float | Decimal):
+        written = f"{value:f}" if isinstance(value, Decimal) else float(value)
+        return written if math.isfinite(value) else None
     if isinstance(value, date):
         return value.isoformat()
+    return _nested(value)
+
+
+def _nested(value: object) -> JsonValue:
     if isinstance(value, BaseModel):
         return {name: to_data(getattr(value, name)) for name in type(value).model_fields}
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_data(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): to_data(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # numpy's
+        return to_data(value.tolist())
     if isinstance(value, Iterable):
         items = sorted(value, key=str) if isinstance(value, AbstractSet) else value
         return [to_data(item) for item in items]
