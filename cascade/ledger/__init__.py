@@ -1,6 +1,20 @@
 """The ledger: what each node spent and saved, with the basis of each figure."""
 
-from cascade.ledger.amounts import Amounts, Total
+from cascade.ledger.base import (
+    EVERYTHING,
+    Amounts,
+    Grouping,
+    Job,
+    LedgerStore,
+    MemoryLedger,
+    Selection,
+    Total,
+    UnavailableError,
+    current_tags,
+    tagged,
+)
+from cascade.ledger.feedback import Feedback
+from cascade.ledger.machine import BusyClock
 from cascade.ledger.prices import (
     DatedPrice,
     Dollars,
@@ -12,47 +26,34 @@ from cascade.ledger.prices import (
     find_pricing,
     load_prices,
 )
-from cascade.ledger.recorder import (
-    AuditStore,
-    LedgerStore,
-    MemoryLedger,
-    Recorder,
-    charging,
-    collect,
-    collecting,
-)
-from cascade.ledger.tags import tagged
-from cascade.ledger.texts import KeptTexts, Pending, Texts, texts_of
-from cascade.ledger.verdicts import Feedback, LessonKeeper
-from cascade.ledger.view import LedgerView, NodeTotal, weakest
+from cascade.ledger.store import SqlLedger, open_store
+from cascade.ledger.view import LedgerView, NodeTotal
 
 __all__ = [
+    "EVERYTHING",
     "Amounts",
-    "AuditStore",
+    "BusyClock",
     "DatedPrice",
     "Dollars",
     "Feedback",
-    "KeptTexts",
+    "Grouping",
+    "Job",
     "LedgerStore",
     "LedgerView",
-    "LessonKeeper",
     "ListPrice",
     "MemoryLedger",
     "NoPrice",
     "NodeTotal",
-    "Pending",
     "Price",
     "Prices",
     "Pricing",
-    "Recorder",
-    "Texts",
+    "Selection",
+    "SqlLedger",
     "Total",
-    "charging",
-    "collect",
-    "collecting",
+    "UnavailableError",
+    "current_tags",
     "find_pricing",
     "load_prices",
+    "open_store",
     "tagged",
-    "texts_of",
-    "weakest",
 ]

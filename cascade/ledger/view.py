@@ -5,29 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, cast
 
-from cascade.ledger.amounts import EXACT
+from pydantic import BaseModel, ConfigDict
+
+from cascade.ledger.base import Amounts
 from cascade.state import Basis, LedgerEntry
-
-_WEAKEST_FIRST: tuple[Basis, ...] = ("unknown", "estimated", "measured")
-
-
-def weakest(bases: Iterable[Basis]) -> Basis:
-    """The basis of a sum: that of its weakest part; measured when there is none."""
-    found = set(bases)
-    for basis in _WEAKEST_FIRST:
-        if basis in found:
-            return basis
-    return "measured"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeTotal:
-    """What one node spent and saved over the entries of a view.
+    """Cost and saving of one node over the entries of a view.
 
-    `cost_usd`, `saved_usd` and `baseline_usd` are None where a part is unknown; the `known_*`
-    figures sum the parts that are known.
+    `cost_usd`, `saved_usd` and `baseline_usd` are None where a part is unknown; `known_cost_usd`
+    and `known_saved_usd` sum the parts that are known.
     """
 
     node: str
@@ -42,184 +33,223 @@ class NodeTotal:
     latency_ms: float
 
 
-class LedgerView:
-    """A read-only view of ledger entries with their totals.
+class LedgerView(BaseModel):
+    """Read-only view of ledger entries with their totals.
 
-    Sums are exact decimals, and additive: the sum over nodes is the sum over entries. A total
-    with an unknown part is None and its basis `unknown`; `known_cost_usd` sums the rest.
+    Sums are exact, and additive: the sum over nodes is the sum over entries. A total with an
+    unknown part is None and its basis `unknown`; `cost`, `saved` and `baseline` keep the parts
+    apart by their basis.
     """
 
-    def __init__(self, entries: Iterable[LedgerEntry]) -> None:
-        self.entries: tuple[LedgerEntry, ...] = tuple(entries)
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    entries: tuple[LedgerEntry, ...] = ()
+
+    def __init__(self, entries: Iterable[LedgerEntry] = ()) -> None:
+        super().__init__(entries=tuple(entries))  # type: ignore[call-arg]
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __iter__(self) -> Iterator[LedgerEntry]:
+    def __iter__(self) -> Iterator[LedgerEntry]:  # type: ignore[override]
         return iter(self.entries)
 
     def __repr__(self) -> str:
-        return f"LedgerView({len(self)} entries, cost {_dollars(self.cost_usd, self.cost_basis)})"
+        return f"LedgerView({len(self)} entries, cost {_dollars(self.cost)})"
+
+    @property
+    def cost(self) -> Amounts:
+        """Dollars spent, by basis."""
+        return _sum(self.entries, "cost_usd", "cost_basis")
+
+    @property
+    def saved(self) -> Amounts:
+        """Dollars saved against the baseline, by basis; negative where money was lost."""
+        return _sum(self.entries, "saved_usd", "basis")
+
+    @property
+    def baseline(self) -> Amounts:
+        """What the large model alone would have cost on the same requests, by basis."""
+        total = Amounts()
+        for entry in self.entries:
+            # The entry's own basis is that of its weakest figure, which then is another one.
+            basis: Basis = "estimated" if entry.basis == "unknown" else entry.basis
+            total = total.plus(entry.baseline_usd, basis)
+        return total
 
     @property
     def cost_usd(self) -> Decimal | None:
-        """Dollars spent, or None when a part is unknown."""
-        return _total([entry.cost_usd for entry in self.entries])
+        """Dollars spent, or None where a part is unknown."""
+        return self.cost.total
 
     @property
     def cost_basis(self) -> Basis:
         """Basis of `cost_usd`."""
-        return weakest(entry.cost_basis for entry in self.entries)
+        return self.cost.basis
 
     @property
     def known_cost_usd(self) -> Decimal:
         """Dollars spent by the calls whose cost is known."""
-        return _sum(e.cost_usd for e in self.entries)
+        return self.cost.known
 
     @property
     def assumed_usd(self) -> Decimal:
-        """Dollars that budgets count for the calls whose cost is unknown, as far as anybody can
-        guess (see `LedgerEntry`)."""
-        return _sum(e.assumed_usd for e in self.entries if e.cost_usd is None)
+        """Dollars that budgets count for the calls whose cost is unknown."""
+        assumed = Amounts()
+        for entry in self.entries:
+            if entry.cost_usd is None and entry.assumed_usd is not None:
+                assumed = assumed.plus(entry.assumed_usd, "estimated")
+        return assumed.known
 
     @property
     def saved_usd(self) -> Decimal | None:
-        """Dollars saved against the baseline (negative: lost), or None when a part is unknown."""
-        return _total([entry.saved_usd for entry in self.entries])
+        """Dollars saved against the baseline, or None where a part is unknown."""
+        return self.saved.total
 
     @property
     def saved_basis(self) -> Basis:
         """Basis of `saved_usd`."""
-        return weakest(entry.basis for entry in self.entries if entry.saved_usd != 0)
+        return self.saved.basis
 
     @property
     def baseline_usd(self) -> Decimal | None:
-        """What the large model alone would have cost on the same requests."""
-        return _total([entry.baseline_usd for entry in self.entries])
+        """What the large model alone would have cost, or None where a part is unknown."""
+        return self.baseline.total
 
     @property
     def baseline_basis(self) -> Basis:
         """Basis of `baseline_usd`."""
-        return weakest(_baseline_basis(entry) for entry in self.entries if entry.baseline_usd != 0)
+        return self.baseline.basis
 
     @property
     def unknown(self) -> int:
-        """How many entries have an unknown cost."""
-        return sum(entry.cost_usd is None for entry in self.entries)
+        """Number of entries with an unknown cost."""
+        return self.cost.unknown
 
     def by_node(self) -> dict[str, NodeTotal]:
         """Totals per node, in the order in which the nodes first appear."""
-        groups: dict[str, list[LedgerEntry]] = {}
-        for entry in self.entries:
-            groups.setdefault(entry.node, []).append(entry)
-        return {node: _node_total(node, LedgerView(group)) for node, group in groups.items()}
+        return {node: _node_total(node, view) for node, view in self._nodes().items()}
 
     def table(self) -> str:
         """The totals per node as aligned text, with the basis of each figure."""
-        rows: list[tuple[str, ...]] = [
-            ("node", "entries", "tokens in", "tokens out", "seconds", "cost", "saved")
-        ]
-        for node, total in self.by_node().items():
-            view = LedgerView(entry for entry in self.entries if entry.node == node)
-            rows.append(_row(node, total.entries, view, total.latency_ms))
-        rows.append(
-            _row("run" if self._runs() == 1 else f"{self._runs()} runs", len(self), self, None)
-        )
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        rows = [("node", "entries", "tokens in", "tokens out", "seconds", "cost", "saved")]
+        rows += [_row(node, view) for node, view in self._nodes().items()]
+        runs = len({entry.run_id for entry in self.entries})
+        rows.append(_row("run" if runs == 1 else f"{runs:,} runs", self))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         rule = "  ".join("─" * width for width in widths)
         lines = [_line(row, widths) for row in rows]
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._footnotes()])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._footnotes(runs)])
 
-    def _runs(self) -> int:
-        return len({entry.run_id for entry in self.entries})
+    def _nodes(self) -> dict[str, LedgerView]:
+        groups: dict[str, list[LedgerEntry]] = {}
+        for entry in self.entries:
+            groups.setdefault(entry.node, []).append(entry)
+        return {node: LedgerView(group) for node, group in groups.items()}
 
-    def _footnotes(self) -> list[str]:
+    def _footnotes(self, runs: int) -> list[str]:
         notes = []
-        if any(entry.basis == "estimated" for entry in self.entries):
-            notes.append("≈ estimated: what the large model would have cost was not measured")
-        unknown = [e for e in self.entries if e.cost_usd is None]
+        if self.cost.estimated:
+            notes.append("≈ cost: the machine's or provider's own figures were not all known")
+        estimated = {entry.run_id for entry in self.entries if _is_estimate(entry)}
+        if estimated:
+            saved = f"{_plain(self.saved.estimated)} of it rests on estimates"
+            notes.append(f"≈ saved: {saved} of what the large model would have cost")
+            notes += self._audited(estimated, runs)
+        unknown = [entry for entry in self.entries if entry.cost_usd is None]
         if unknown:
-            assumed = sum(e.assumed_usd is not None for e in unknown)
-            counted = f"budgets count {_dollars(self.assumed_usd, 'estimated')} for {assumed:,}"
+            counted = sum(entry.assumed_usd is not None for entry in unknown)
+            assumed = f"budgets count {_plain(self.assumed_usd)} for {counted:,}"
             notes.append(
                 f"? the cost of {len(unknown):,} of {len(self):,} entries is unknown; "
-                + (counted if assumed else "budgets count nothing for it")
+                + (assumed if counted else "budgets count nothing for it")
             )
         if any(e.saved_usd is None and e.cost_usd is not None for e in self.entries):
             notes.append(
                 "? saved: what the large model would have cost is unknown; "
                 "a price by tokens lets it be estimated, audits measure it"
             )
-        reasons = sorted({e.note for e in unknown if e.note})
-        notes += [f"? unknown: {reason}" for reason in reasons]
-        return notes
+        reasons = sorted({entry.note for entry in unknown if entry.note})
+        return notes + [f"? unknown: {reason}" for reason in reasons]
+
+    def _audited(self, estimated: set[str], runs: int) -> list[str]:
+        audits = [
+            entry
+            for entry in self.entries
+            if entry.node == "audit" and entry.cost_usd is not None and entry.run_id in estimated
+        ]
+        if not audits:
+            return []
+        measured = _plain(_sum(audits, "cost_usd", "cost_basis").known)
+        audited = len({entry.run_id for entry in audits})
+        which = "this run" if runs == 1 else f"{audited:,} of {len(estimated):,} such runs"
+        return [f"  an audit measured it for {which}: {measured}"]
+
+
+def _is_estimate(entry: LedgerEntry) -> bool:
+    return entry.basis == "estimated" and bool(entry.baseline_usd)
 
 
 def _node_total(node: str, view: LedgerView) -> NodeTotal:
+    cost, saved = view.cost, view.saved
     return NodeTotal(
         node=node,
         entries=len(view),
-        cost_usd=view.cost_usd,
-        saved_usd=view.saved_usd,
+        cost_usd=cost.total,
+        saved_usd=saved.total,
         baseline_usd=view.baseline_usd,
-        known_cost_usd=view.known_cost_usd,
-        known_saved_usd=_sum(e.saved_usd for e in view.entries),
-        cost_basis=view.cost_basis,
-        saved_basis=view.saved_basis,
+        known_cost_usd=cost.known,
+        known_saved_usd=saved.known,
+        cost_basis=cost.basis,
+        saved_basis=saved.basis,
         latency_ms=sum(entry.latency_ms for entry in view.entries),
     )
 
 
-def _baseline_basis(entry: LedgerEntry) -> Basis:
-    if entry.baseline_usd is None:
-        return "unknown"
-    # The entry's own basis is that of its weakest figure, which then is another one.
-    return "estimated" if entry.basis == "unknown" else entry.basis
-
-
-def _total(amounts: Sequence[Decimal | None]) -> Decimal | None:
-    return None if None in amounts else _sum(amounts)
-
-
-def _sum(amounts: Iterable[Decimal | None]) -> Decimal:
-    total = Decimal(0)
-    for amount in amounts:
-        if amount is not None:
-            total = EXACT.add(total, amount)
+def _sum(
+    entries: Sequence[LedgerEntry],
+    amount: Literal["cost_usd", "saved_usd"],
+    basis: Literal["cost_basis", "basis"],
+) -> Amounts:
+    total = Amounts()
+    for entry in entries:
+        total = total.plus(getattr(entry, amount), cast(Basis, getattr(entry, basis)))
     return total
 
 
-def _count(view: LedgerView, field: Literal["input_tokens", "output_tokens"]) -> str:
-    counts = [getattr(entry, field) for entry in view.entries if entry.model is not None]
+def _count(view: LedgerView, name: Literal["input_tokens", "output_tokens"]) -> str:
+    counts = [getattr(entry, name) for entry in view.entries if entry.model is not None]
     if not counts:
         return "–"
     return f"{sum(c for c in counts if c is not None):,}" + ("+?" if None in counts else "")
 
 
-def _dollars(amount: Decimal | None, basis: Basis) -> str:
-    if amount is None:
-        return "?"
+def _plain(amount: Decimal) -> str:
     sign = "−" if amount < 0 else ""
     # Amounts below a hundred-thousandth keep two digits: little is not nothing.
     places = min(12, max(6, 1 - amount.adjusted())) if amount else 6
-    return f"{'≈ ' if basis == 'estimated' and amount else ''}{sign}${abs(amount):.{places}f}"
+    return f"{sign}${abs(amount):.{places}f}"
 
 
-def _row(name: str, entries: int, view: LedgerView, latency_ms: float | None) -> tuple[str, ...]:
+def _dollars(amounts: Amounts) -> str:
+    if amounts.total is None:
+        return "?"
+    return ("≈ " if amounts.basis == "estimated" else "") + _plain(amounts.total)
+
+
+def _row(name: str, view: LedgerView) -> tuple[str, ...]:
     return (
         name,
-        f"{entries:,}",
+        f"{len(view):,}",
         _count(view, "input_tokens"),
         _count(view, "output_tokens"),
-        "" if latency_ms is None else f"{latency_ms / 1000:.2f}",
-        _dollars(view.cost_usd, view.cost_basis),
-        _dollars(view.saved_usd, view.saved_basis),
+        f"{sum(entry.latency_ms for entry in view.entries) / 1000:.2f}",
+        _dollars(view.cost),
+        _dollars(view.saved),
     )
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = (
-        cell.ljust(width) if i == 0 else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    )
-    return "  ".join([first, *rest]).rstrip()
+    first, *rest = zip(row, widths, strict=True)
+    cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+    return "  ".join(cells).rstrip()

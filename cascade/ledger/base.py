@@ -1,0 +1,352 @@
+"""Stores of a ledger: their narrow interface, the one in memory, and what is selected and summed.
+
+A store of another kind is a `LedgerStore`; `cascade.testing.ledger_conformance` says whether it is
+sound.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Context, Decimal
+from threading import Lock
+from types import MappingProxyType
+from typing import Literal, Self
+
+from cascade.errors import ConfigurationError, LedgerError
+from cascade.state import Basis, LedgerEntry
+
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
+
+EXACT = Context(prec=200)
+"""Context for sums: the default one rounds to 28 digits, so that totals depended on grouping."""
+
+LEASE = timedelta(minutes=15)
+"""Time for which a claimed job belongs to its process; then another may claim it."""
+
+
+class UnavailableError(LedgerError):
+    """The database cannot be reached, is full or busy: the same write may succeed later."""
+
+
+_tags: ContextVar[Mapping[str, str]] = ContextVar("cascade_tags", default=NO_TAGS)
+
+
+@contextmanager
+def tagged(**tags: str) -> Iterator[None]:
+    """Tag every entry of the runs within: `with tagged(user="42"): ...`.
+
+    Tags within tags are added. Entries are selected, summed and deleted by them.
+
+    Raises:
+        ConfigurationError: a value is no text.
+    """
+    token = _tags.set({**_tags.get(), **checked_tags(tags, "tagged(…)")})
+    try:
+        yield
+    finally:
+        _tags.reset(token)
+
+
+def current_tags() -> Mapping[str, str]:
+    """The tags of this context."""
+    return _tags.get()
+
+
+def checked_tags(tags: Mapping[str, str], where: str) -> Mapping[str, str]:
+    """The tags, if names and values are text: 42 and "42" would be found and summed apart.
+
+    Raises:
+        ConfigurationError: they are not; the message says where they were given.
+    """
+    pairs = tags.items() if isinstance(tags, Mapping) else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(value, str) for name, value in pairs):
+        raise ConfigurationError(
+            f"tags of {where} are {tags!r}: give names and values as text, {{'user': '42'}}."
+        )
+    return tags
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Conditions on entries, joined by "and".
+
+    Attributes:
+        run_id: of this run.
+        node: of this node.
+        tier: of this tier.
+        since: at this time or later.
+        until: before this time.
+        tags: with each of these tags.
+    """
+
+    run_id: str | None = None
+    node: str | None = None
+    tier: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def everything(self) -> bool:
+        """Whether it excludes nothing."""
+        return self == EVERYTHING
+
+
+EVERYTHING = Selection()
+
+Grouping = Literal["node", "tier", "model", "run_id", "day"]
+"""What totals are taken by; days are in UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Sum of dollars whose parts are kept apart by their basis.
+
+    Attributes:
+        measured: sum of measured amounts.
+        estimated: sum of estimated amounts.
+        unknown: number of unknown amounts. They are not zero.
+    """
+
+    measured: Decimal = Decimal(0)
+    estimated: Decimal = Decimal(0)
+    unknown: int = 0
+
+    @property
+    def known(self) -> Decimal:
+        """Measured and estimated together."""
+        return EXACT.add(self.measured, self.estimated)
+
+    @property
+    def total(self) -> Decimal | None:
+        """The whole sum, or None where a part is unknown."""
+        return None if self.unknown else self.known
+
+    @property
+    def basis(self) -> Basis:
+        """Basis of the whole sum: that of its weakest part."""
+        if self.unknown:
+            return "unknown"
+        return "estimated" if self.estimated else "measured"
+
+    def plus(self, amount: Decimal | None, basis: Basis, times: int = 1) -> Amounts:
+        """The sum with one more amount, or so many that are equal."""
+        if amount is None:
+            return Amounts(self.measured, self.estimated, self.unknown + times)
+        if not amount:
+            return self
+        if times != 1:
+            amount = EXACT.multiply(amount, times)
+        if basis == "measured":
+            return Amounts(EXACT.add(self.measured, amount), self.estimated, self.unknown)
+        return Amounts(self.measured, EXACT.add(self.estimated, amount), self.unknown)
+
+    def plus_spend(
+        self, cost: Decimal | None, basis: Basis, assumed: Decimal | None, times: int = 1
+    ) -> Amounts:
+        """The sum with one more cost as budgets count it: an unknown one at what is assumed."""
+        if cost is None and assumed is not None:
+            return self.plus(assumed, "estimated", times)
+        return self.plus(cost, basis, times)
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Cost and saving of a group of entries, to the last digit."""
+
+    entries: int = 0
+    cost_usd: Amounts = Amounts()
+    saved_usd: Amounts = Amounts()
+    baseline_usd: Amounts = Amounts()
+
+    def plus(self, entry: LedgerEntry) -> Total:
+        """The total with one more entry."""
+        return Total(
+            self.entries + 1,
+            self.cost_usd.plus(entry.cost_usd, entry.cost_basis),
+            self.saved_usd.plus(entry.saved_usd, entry.basis),
+            self.baseline_usd.plus(entry.baseline_usd, entry.basis),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Background work that outlives its process, such as an audit that is drawn and not done.
+
+    Attributes:
+        kind: `audit`, `shadow`, …; a run has at most one job of a kind.
+        run_id: of the run that it is about.
+        payload: what the work needs, as JSON; only the worker reads it.
+        tags: of the run.
+        at: when it was put.
+    """
+
+    kind: str
+    run_id: str
+    payload: str = field(repr=False)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+class LedgerStore(ABC):
+    """Store of ledger entries, for `Cascade(ledger=…)`. A subclass has to give `append` alone.
+
+    Methods without `async` are called from event loops and must not block for long.
+    """
+
+    @abstractmethod
+    def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
+        """Keep entries with their tags.
+
+        An entry whose id is there already with the outcome `begun` is replaced; any other
+        repetition is left as it is.
+
+        Raises:
+            LedgerError: they cannot be kept.
+        """
+
+    async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
+        """Write down a call that is about to be sent; it is durable when this returns.
+
+        The entry has the outcome `begun`; `append` completes it under the same id. A store that is
+        not safe against crashes does nothing.
+
+        Raises:
+            LedgerError: it cannot be written within a second: the call must not be sent.
+        """
+        del entry, tags
+
+    def withdraw(self, entry_id: str) -> None:
+        """Forget a call that was begun and not sent."""
+        del entry_id
+
+    async def of_run(self, run_id: str) -> list[LedgerEntry]:
+        """The entries of a run, oldest first; empty where a store cannot read."""
+        del run_id
+        return []
+
+    async def spent(self, node: str, since: datetime) -> Amounts | None:
+        """Cost of a node's entries since a time, an unknown cost as what is assumed; None where a
+        store cannot say."""
+        del node, since
+        return None
+
+    def put_job(self, job: Job) -> None:
+        """Keep a job until it is dropped; a second one of the same run and kind changes nothing.
+        Does nothing where a store keeps no jobs."""
+        del job
+
+    async def claim_jobs(
+        self, kind: str, older_than: timedelta = timedelta(), *, lease: timedelta = LEASE
+    ) -> list[Job]:
+        """Take on jobs, oldest first; of several processes each gets others.
+
+        Args:
+            kind: of these.
+            older_than: that were put so long ago; longer than such a job usually waits.
+            lease: how long they belong to this process. Its death lets others claim them then.
+        """
+        del kind, older_than, lease
+        return []
+
+    def drop_job(self, kind: str, run_id: str) -> None:
+        """Forget a job: it is done, or never will be."""
+        del kind, run_id
+
+    async def ready(self) -> str | None:
+        """Why entries cannot be written now, in words; None where they can."""
+        return None
+
+    async def flush(self) -> None:
+        """Return once everything appended so far is durable.
+
+        Raises:
+            LedgerError: it cannot be made so.
+        """
+        return
+
+    def close(self) -> None:
+        """`aclose` for synchronous callers."""
+        return
+
+    async def aclose(self) -> None:
+        """Write what is left and give back what is held; it may be used again."""
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class MemoryLedger(LedgerStore):
+    """Store that keeps its entries in a list, for tests and short scripts.
+
+    Attributes:
+        entries: in the order in which they came.
+        tags: of each entry, by its id.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[LedgerEntry] = []
+        self.tags: dict[str, Mapping[str, str]] = {}
+        self._jobs: dict[tuple[str, str], tuple[Job, datetime | None]] = {}
+        self._lock = Lock()
+
+    def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
+        """Keep the entries in memory, each id once."""
+        with self._lock:
+            for entry in entries:
+                if entry.id not in self.tags:
+                    self.tags[entry.id] = tags
+                    self.entries.append(entry)
+
+    async def of_run(self, run_id: str) -> list[LedgerEntry]:
+        """The entries of a run."""
+        return [entry for entry in self.entries if entry.run_id == run_id]
+
+    async def spent(self, node: str, since: datetime) -> Amounts:
+        """Cost of a node's entries since a time."""
+        found = Amounts()
+        for entry in list(self.entries):
+            if entry.node == node and entry.at >= since:
+                found = found.plus_spend(entry.cost_usd, entry.cost_basis, entry.assumed_usd)
+        return found
+
+    def put_job(self, job: Job) -> None:
+        """Keep a job as long as the process lives."""
+        with self._lock:
+            self._jobs.setdefault((job.kind, job.run_id), (job, None))
+
+    async def claim_jobs(
+        self, kind: str, older_than: timedelta = timedelta(), *, lease: timedelta = LEASE
+    ) -> list[Job]:
+        """Take on jobs."""
+        now = datetime.now(UTC)
+        with self._lock:
+            found = [
+                job
+                for job, claimed in self._jobs.values()
+                if job.kind == kind
+                and job.at <= now - older_than
+                and (claimed is None or claimed <= now - lease)
+            ]
+            self._jobs |= {(kind, job.run_id): (job, now) for job in found}
+        return sorted(found, key=lambda job: (job.at, job.run_id))
+
+    def drop_job(self, kind: str, run_id: str) -> None:
+        """Forget a job."""
+        with self._lock:
+            self._jobs.pop((kind, run_id), None)

@@ -1,0 +1,353 @@
+"""Ledger: one entry for each attempt of a call, and for each node that asked no model.
+
+It stands below all middleware. A model call is made within `Ledger.attempt`: the entry is begun in
+the store before anything is sent and completed whichever way the call ends, so no failure, retry or
+cancellation loses what was spent. LangGraph writes no state for a failed attempt; entries are
+therefore kept here as well until their run takes them into its state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from threading import Lock
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+
+from cascade.errors import CascadeError, ConfigurationError, LedgerError, ModelError, NotSentError
+from cascade.ledger.base import LedgerStore
+from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, Outlook, PricedTier, characters
+from cascade.ledger.tags import current_tags
+from cascade.state import Basis, Completion, LedgerEntry, Usage, new_id
+
+logger = logging.getLogger("cascade")
+
+MAX_PENDING_RUNS = 10_000
+"""Runs whose entries are never taken (an abandoned graph) are forgotten here after so many others;
+the store has had their entries already."""
+
+NOTHING = Decimal(0)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A call that is under way.
+
+    Attributes:
+        run_id: of the run that asks.
+        node: of the entry.
+        tier: that is asked.
+        messages: that are sent.
+        max_tokens: limit of the answer, if any.
+        tags: of the entry.
+        completion: the answer, once it is there.
+        heard: characters of the answer that have arrived.
+        note: why the answer was stopped, if it was.
+    """
+
+    run_id: str
+    node: str
+    tier: PricedTier
+    messages: Sequence[BaseMessage]
+    max_tokens: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    completion: Completion | None = None
+    heard: int = 0
+    note: str = ""
+    id: str = field(default_factory=new_id)
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def latency_ms(self) -> float:
+        """Wall time of the call so far, or as the answer says."""
+        answered = self.completion.latency_ms if self.completion is not None else 0.0
+        return answered or (time.perf_counter() - self.started) * 1000
+
+
+class Ledger:
+    """Books what a cascade spends and saves.
+
+    Args:
+        store: keeps the entries; None keeps them in their runs alone.
+        outlook: knows what the large model alone would have cost.
+
+    Attributes:
+        listeners: are called with each entry the moment it arises.
+
+    Raises:
+        ConfigurationError: the store is none.
+    """
+
+    def __init__(self, store: LedgerStore | None, outlook: Outlook) -> None:
+        if store is not None and not isinstance(store, LedgerStore):
+            raise ConfigurationError(
+                f"ledger={store!r} is no store: give open_store('sqlite:///ledger.db') or "
+                "MemoryLedger()."
+            )
+        self.store = store
+        self.outlook = outlook
+        self.listeners: list[Callable[[LedgerEntry], None]] = []
+        self._pending: OrderedDict[str, list[LedgerEntry]] = OrderedDict()
+        self._usual: dict[tuple[str, str], tuple[int, float]] = {}
+        self._lock = Lock()
+
+    @asynccontextmanager
+    async def attempt(self, attempt: Attempt) -> AsyncIterator[Attempt]:
+        """Book a call that is made within; set `completion` when its answer is there.
+
+        Raises:
+            LedgerError: the store cannot write the attempt down, so that it must not be sent.
+        """
+        attempt.tags = tags = {**current_tags(), **attempt.tags} if attempt.tags else current_tags()
+        await self._begin(attempt, tags)
+        try:
+            yield attempt
+        except NotSentError:
+            self._withdraw(attempt)
+            raise
+        except ModelError as error:
+            self.record(self._failed(attempt, error), tags)
+            raise
+        except CascadeError:
+            # Nothing was sent: requests are forbidden, or a recording has no answer.
+            self._withdraw(attempt)
+            raise
+        except BaseException as error:
+            self.record(self._failed(attempt, error), tags)
+            raise
+        self.record(self._answered(attempt), tags)
+
+    def book(
+        self, run_id: str, node: str, *, tags: Mapping[str, str] | None = None, **fields: Any
+    ) -> LedgerEntry:
+        """Book a node that asked no model: it costs and saves nothing unless `fields` say so."""
+        fields = {"cost_usd": NOTHING, "saved_usd": NOTHING, **fields}
+        entry = LedgerEntry(run_id=run_id, node=node, **fields)
+        return self.record(entry, {**current_tags(), **(tags or {})})
+
+    def record(self, entry: LedgerEntry, tags: Mapping[str, str]) -> LedgerEntry:
+        """Hand an entry to the store at once, and keep it for `take`.
+
+        Where the store fails, the log has the entry instead: what was asked is paid for, so the
+        answer is given all the same, and a crash-safe store refuses the next call before it is
+        sent.
+        """
+        if self.store is not None:
+            try:
+                self.store.append([entry], tags)
+            except LedgerError as error:
+                lost = entry.model_dump_json(exclude_defaults=True, exclude={"note", "decision"})
+                logger.error("the ledger's store did not take an entry (%s): %s", error, lost)
+        for listener in self.listeners:
+            listener(entry)
+        with self._lock:
+            self._pending.setdefault(entry.run_id, []).append(entry)
+            while len(self._pending) > MAX_PENDING_RUNS:
+                self._pending.popitem(last=False)
+        return entry
+
+    def take(self, run_id: str) -> list[LedgerEntry]:
+        """The entries of a run that are not in its state yet, oldest first; also those of attempts
+        that failed."""
+        with self._lock:
+            return self._pending.pop(run_id, [])
+
+    async def _begin(self, attempt: Attempt, tags: Mapping[str, str]) -> None:
+        if self.store is None or not self.store.crash_safe:
+            return
+        begun = LedgerEntry(
+            id=attempt.id,
+            run_id=attempt.run_id,
+            node=attempt.node,
+            tier=attempt.tier.name,
+            model=attempt.tier.model.name,
+            basis="unknown",
+            cost_basis="unknown",
+            outcome="begun",
+            at=attempt.at,
+        )
+        beginning = asyncio.ensure_future(self.store.begin(begun, tags))
+        try:
+            # Shielded: cancelled while the row is written in a thread, it would stay begun.
+            await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            with suppress(Exception):
+                await beginning
+                self._withdraw(attempt)
+            raise
+
+    def _withdraw(self, attempt: Attempt) -> None:
+        if self.store is not None and self.store.crash_safe:
+            self.store.withdraw(attempt.id)
+
+    # --- the figures of an entry
+
+    def _answered(self, attempt: Attempt) -> LedgerEntry:
+        completion = attempt.completion
+        assert completion is not None, "an attempt that raised nothing has an answer"
+        usage = completion.usage
+        if completion.cached:
+            # The large model alone, behind the same cache, would have found its answer there too.
+            nothing = Usage(input_tokens=0, output_tokens=0)
+            note = "taken from the cache of its chat model"
+            return self._entry(attempt, nothing, NOTHING, "measured", note=note)
+        pricing = attempt.tier.pricing.at(attempt.at)
+        stopped = completion.finish_reason == "stopped"
+        busy_ms = completion.busy_ms
+        cost_basis: Basis = "measured"
+        if busy_ms is None and attempt.tier.model.local:
+            # A server that sends no timings, or no end of a stream that was stopped.
+            busy_ms, cost_basis = attempt.latency_ms, "estimated"
+        timed = pricing.cost(usage, None) is None
+        cost = pricing.cost(usage, busy_ms)
+        if stopped or not timed:
+            cost_basis = "estimated" if stopped else "measured"
+        note = attempt.note
+        if cost is None:
+            note = _why_unknown(attempt.tier, pricing.source, usage)
+        else:
+            self._learn(attempt, usage, cost)
+        entry: dict[str, Any] = {"note": note, "outcome": "cancelled" if stopped else "ok"}
+        if cost is None:
+            entry["assumed_usd"] = self._assumed(attempt, usage)
+        made = self._entry(attempt, usage, cost, cost_basis, **entry)
+        if attempt.node == "expert" and not stopped:
+            return self._as_baseline(attempt, completion, made)
+        return made
+
+    def _as_baseline(
+        self, attempt: Attempt, completion: Completion, entry: LedgerEntry
+    ) -> LedgerEntry:
+        """The entry of an answer of the large model, which is its own baseline, or of another one
+        in its place, which earns an estimate that is never above its own cost."""
+        cost = entry.cost_usd
+        if attempt.tier.name != self.outlook.tiers[-1].name:
+            found = self.outlook.baseline(completion, attempt.messages)
+            if found is None or cost is None:
+                return entry.model_copy(update={"baseline_usd": None, "basis": "unknown"})
+            baseline = min(found.usd, cost)
+            update = {"baseline_usd": baseline, "saved_usd": baseline - cost, "basis": "estimated"}
+            return entry.model_copy(update=update)
+        measured = self.outlook.measured(completion.usage, attempt.messages, completion.busy_ms)
+        measured = cost if measured is None else measured
+        if cost is None or measured is None:
+            return entry.model_copy(update={"baseline_usd": None, "saved_usd": None})
+        update = {"baseline_usd": measured, "saved_usd": measured - cost}
+        if measured != cost and completion.busy_ms is None:
+            note = "the large model alone would have found more of the prompt in its cache"
+            update |= {"basis": "estimated", "note": note}
+        elif measured != cost:
+            update = {"baseline_usd": cost, "saved_usd": NOTHING}
+        return entry.model_copy(update=update)
+
+    def _failed(self, attempt: Attempt, error: BaseException) -> LedgerEntry:
+        """The entry of a call that failed or was cancelled; a refusal is not billed."""
+        refused = isinstance(error, ModelError) and error.billed is False
+        cancelled = isinstance(error, asyncio.CancelledError | GeneratorExit)
+        note = str(error) if isinstance(error, ModelError) else repr(error)
+        note = "cancelled while it ran" if cancelled else note
+        if attempt.heard:
+            note = f"{note.rstrip('.')}; {attempt.heard:,} characters had arrived"
+        usage = Usage(input_tokens=0, output_tokens=0) if refused else Usage()
+        return self._entry(
+            attempt,
+            usage,
+            NOTHING if refused else None,
+            "measured",
+            note=note,
+            outcome="cancelled" if cancelled else "failed",
+            assumed_usd=None if refused else self._assumed(attempt, usage),
+        )
+
+    def _entry(
+        self,
+        attempt: Attempt,
+        usage: Usage,
+        cost: Decimal | None,
+        cost_basis: Basis,
+        **more: Any,
+    ) -> LedgerEntry:
+        basis: Basis = "unknown" if cost is None else cost_basis
+        return LedgerEntry(
+            id=attempt.id,
+            run_id=attempt.run_id,
+            node=attempt.node,
+            tier=attempt.tier.name,
+            model=attempt.tier.model.name,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            latency_ms=attempt.latency_ms,
+            cost_usd=cost,
+            cost_basis=basis,
+            saved_usd=None if cost is None else -cost,
+            basis=basis,
+            price=attempt.tier.pricing.at(attempt.at).source,
+            at=attempt.at,
+            **more,
+        )
+
+    # --- what an unknown cost is taken to be
+
+    def _assumed(self, attempt: Attempt, usage: Usage) -> Decimal | None:
+        """Dollars that a call of unknown cost is taken to have cost; None where nothing says.
+
+        The prompt by its characters, the answer as long as is known, or usual, or allowed, and at
+        least what had arrived; where that gives no cost (a price by the hour), what a call of this
+        tier costs on average.
+        """
+        tokens = usage.input_tokens
+        if tokens is None:
+            counted, written = self._mean(attempt, "input"), self._mean(attempt, "characters")
+            # A ratio of means: in a mean of ratios, short prompts would count as much as long ones.
+            ratio = counted / written if counted and written else 1 / CHARACTERS_PER_TOKEN
+            tokens = round(characters(attempt.messages) * ratio) + 1
+        output = usage.output_tokens
+        if output is None:
+            usual = self._mean(attempt, "output")
+            likely = attempt.max_tokens or 0 if usual is None else round(usual)
+            arrived = attempt.heard
+            if attempt.completion is not None:
+                arrived = max(arrived, len(attempt.completion.transcript))
+            output = max(likely, arrived // CHARACTERS_PER_TOKEN)
+        pricing = attempt.tier.pricing.at(attempt.at)
+        assumed = pricing.cost(Usage(input_tokens=tokens, output_tokens=output), None)
+        if assumed is not None:
+            return assumed
+        mean = self._mean(attempt, "dollars")
+        return None if mean is None else Decimal(str(mean))
+
+    def _learn(self, attempt: Attempt, usage: Usage, cost: Decimal) -> None:
+        seen = {
+            "output": usage.output_tokens,
+            "input": usage.input_tokens,
+            "characters": None if usage.input_tokens is None else characters(attempt.messages),
+            "dollars": float(cost),
+        }
+        for name, value in seen.items():
+            if value is not None:
+                n, mean = self._usual.get((attempt.tier.name, name), (0, 0.0))
+                self._usual[attempt.tier.name, name] = (n + 1, mean + (value - mean) / (n + 1))
+
+    def _mean(self, attempt: Attempt, name: str) -> float | None:
+        found = self._usual.get((attempt.tier.name, name))
+        return None if found is None else found[1]
+
+
+def _why_unknown(tier: PricedTier, source: str, usage: Usage) -> str:
+    """Why the cost of an answer is unknown: its price, or what the provider left out."""
+    if tier.pricing.cost(Usage(input_tokens=0, output_tokens=0), 0.0) is None:
+        return f"{tier.model.name}: {source}"
+    missing = "its usage" if not usage.known else "how long it was busy"
+    return f"{tier.model.name} did not report {missing}"

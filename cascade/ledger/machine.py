@@ -1,0 +1,99 @@
+"""Time of machines of one's own, shared among the calls that use them at the same moment.
+
+A machine costs per hour, however many calls it works on: eight calls at once that last ten seconds
+are ten seconds of it, not eighty.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock
+
+from cascade.state import Basis
+
+
+@dataclass(slots=True)
+class _Machine:
+    """`shares` grows by dt ÷ n while n calls are under way, `crowded` by dt while n > 1."""
+
+    calls: int = 0
+    last: float = 0.0
+    shares: float = 0.0
+    crowded: float = 0.0
+
+    def advance(self, now: float) -> None:
+        passed = max(0.0, now - self.last)
+        if self.calls:
+            self.shares += passed / self.calls
+        if self.calls > 1:
+            self.crowded += passed
+        self.last = now
+
+
+@dataclass(slots=True)
+class Use:
+    """One call on a machine, from `BusyClock.begin` on."""
+
+    _clock: BusyClock
+    _machine: _Machine
+    _shares: float
+    _crowded: float
+    _ended: bool = field(default=False)
+
+    def end(self, busy_ms: float | None = None) -> tuple[float, Basis]:
+        """The milliseconds of the machine that the call is charged, and their basis.
+
+        Alone on the machine, a call is charged what the server says; beside others, its share of
+        each moment. Without timings of the server, its own time is an estimate.
+
+        Args:
+            busy_ms: time in which the model computed, where the server says.
+        """
+        shares, crowded = self._clock.leave(self._machine, ended=self._ended)
+        self._ended = True
+        share_ms = 1000 * (shares - self._shares)
+        if busy_ms is None:
+            return share_ms, "estimated"
+        return (share_ms if crowded > self._crowded else min(busy_ms, share_ms)), "measured"
+
+
+class BusyClock:
+    """Clock of the machines that this process asks; safe to share between threads.
+
+    The sum of all that is charged is never above a machine's wall time. What other processes ask of
+    the same machine is not known here.
+
+    Args:
+        clock: seconds, for tests.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._machines: dict[str, _Machine] = {}
+        self._lock = Lock()
+
+    def begin(self, machine: str) -> Use:
+        """Begin a call, right before it is sent; `end` it in any case.
+
+        Args:
+            machine: name of the machine, such as the address of the model's server.
+        """
+        with self._lock:
+            used = self._machines.setdefault(machine, _Machine())
+            used.advance(self._clock())
+            used.calls += 1
+            return Use(self, used, used.shares, used.crowded)
+
+    def leave(self, machine: _Machine, *, ended: bool = False) -> tuple[float, float]:
+        """End a call; for `Use.end`."""
+        with self._lock:
+            machine.advance(self._clock())
+            if not ended:
+                machine.calls -= 1
+            return machine.shares, machine.crowded
+
+
+machines = BusyClock()
+"""Clock of this process: a machine is shared by all cascades in it."""
