@@ -1,93 +1,122 @@
-"""An evaluation as PNG: cost against quality, and reliability. Needs the extra `plot`."""
+"""The pictures of a document as a file, drawn with matplotlib. Needs the extra `plot`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cascade.errors import MissingDependencyError
-from cascade.evaluation.drawing import Axis, Mark, Series
-from cascade.evaluation.page import plane, reliability
-from cascade.evaluation.report import Evaluation
+from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.evaluation.page import span, tick, ticks
+from cascade.evaluation.render import Document, Picture, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = {
-    "small": "#d07a1f",
-    "large": "#3a67c8",
-    "cascade": "#0f8a63",
-    "router": "#8a3fa8",
-    "oracle": "#8a8f99",
-    "ink": "#22242a",
-    "faint": "#e4e6ea",
+    "small": "#a8590a",
+    "large": "#3560bd",
+    "cascade": "#0b7150",
+    "router": "#85389f",
+    "other": "#6b717b",
 }
-LINES = {
-    "curve": (COLOURS["cascade"], "-", "draft first, every threshold"),
-    "routed": (COLOURS["router"], "-", "router before the draft"),
-    "best": (COLOURS["oracle"], "-", "oracle"),
-    "mix": (COLOURS["oracle"], "--", "large model at random"),
-}
-RELIABILITY = {
-    "curve": (COLOURS["cascade"], "-", "calibrated confidence"),
-    "rough": (COLOURS["small"], "-", "raw score"),
-    "mix": (COLOURS["oracle"], "--", "as it should be"),
-}
+_INK, _FAINT = "#22242a", "#e4e6ea"
+
+FORMATS = ("png", "svg", "pdf")
 
 
-def draw(found: Evaluation, path: Path) -> None:
-    """Draw the picture.
+def save(document: Document, path: Path) -> None:
+    """Draw all pictures of a document side by side into one file.
+
+    Args:
+        document: with one picture or more.
+        path: its suffix says the format: `.png`, `.svg` or `.pdf`.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
+        ConfigurationError: another format, or a document without pictures.
     """
     if find_spec("matplotlib") is None:
         raise MissingDependencyError(
-            "a PNG is drawn with matplotlib: pip install 'agent-cascade[plot]', or take --html."
+            "pictures as files are drawn with matplotlib: install agent-cascade with the extra "
+            "`plot`, or write a page (HTML), which needs none."
         )
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise ConfigurationError(f"{path}: a picture is a file in {', '.join(FORMATS)}.")
+    if not document.pictures:
+        raise ConfigurationError(f"{document.title}: there is no picture to draw.")
     # The figure is made without pyplot, which would look for a screen and keep it in memory.
     from matplotlib.figure import Figure  # noqa: PLC0415 - heavy
 
-    count = 1 if found.confidence is None else 2
-    figure = Figure(figsize=(6.2 * count, 4.8), dpi=160, facecolor="white", layout="constrained")
-    axes = figure.subplots(1, count, squeeze=False)[0]
-    x_axis, y_axis, series, marks = plane(found)
-    _draw(axes[0], x_axis, y_axis, series, marks, LINES)
-    if found.confidence is not None:
-        _draw(axes[1], *reliability(found.confidence), (), RELIABILITY)
-    figure.suptitle(
-        f"{found.small} first, {found.large} when in doubt: {found.test_rows:,} test rows",
-        x=0.01,
-        ha="left",
-        fontsize=12,
-        color=COLOURS["ink"],
-    )
-    figure.savefig(path, format="png")
+    count = len(document.pictures)
+    figure = Figure(figsize=(6.2 * count, 5.0), dpi=160, facecolor="white", layout="constrained")
+    for axes, picture in zip(
+        figure.subplots(1, count, squeeze=False)[0], document.pictures, strict=True
+    ):
+        _draw(axes, picture)
+    figure.suptitle(document.title, x=0.01, ha="left", fontsize=12, color=_INK)
+    figure.savefig(path, format=kind)
 
 
-def _draw(
-    axes: Axes,
-    x_axis: Axis,
-    y_axis: Axis,
-    series: Sequence[Series],
-    marks: Sequence[Mark],
-    styles: dict[str, tuple[str, str, str]],
-) -> None:
-    for line in series:
-        colour, style, label = styles[line.css]
-        xs, ys = zip(*line.points, strict=True)
-        axes.plot(xs, ys, color=colour, linestyle=style, linewidth=1.8, label=label)
-    for mark in marks:
-        axes.scatter(*mark.at, s=60, color=COLOURS[mark.css], zorder=3, label=mark.name)
-    axes.set_xlim(x_axis.low, x_axis.high)
-    axes.set_ylim(y_axis.low, y_axis.high)
-    axes.set_xlabel(x_axis.title, color=COLOURS["ink"])
-    axes.set_title(y_axis.title, loc="left", fontsize=10, color=COLOURS["ink"])
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
-    axes.grid(axis="y", color=COLOURS["faint"], zorder=0)
+def _draw(axes: Axes, picture: Picture) -> None:
+    bars = [series for series in picture.series if series.kind == "bars"]
+    for series in picture.series:
+        if not series.points:
+            continue
+        if series.kind == "bars":
+            _bars(axes, series, bars.index(series), len(bars))
+        else:
+            _points(axes, series)
+    for mark in picture.marks:
+        axes.scatter(mark.x, mark.y, s=55, color=COLOURS[mark.role], zorder=3)
+        axes.annotate(
+            mark.name,
+            (mark.x, mark.y),
+            xytext=(6, 6),
+            textcoords="offset points",
+            fontsize=8,
+            color=COLOURS[mark.role],
+        )
+    for axis, way, shown in ((axes.xaxis, "x", picture.x), (axes.yaxis, "y", picture.y)):
+        ends = span(picture, way)
+        places = ticks(ends, shown.unit)
+        axis.set_ticks(places, [tick(place, shown.unit) for place in places])
+        (axes.set_xlim if way == "x" else axes.set_ylim)(*ends)
+    axes.set_xlabel(picture.x.title, color=_INK)
+    axes.set_ylabel(picture.y.title, color=_INK)
+    axes.set_title(picture.title, loc="left", fontsize=10, color=_INK)
+    if any(series.name for series in picture.series):
+        # Below the axes, so that it covers nothing.
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=8
+        )
+    axes.grid(axis="y", color=_FAINT, zorder=0)
     axes.set_axisbelow(True)
-    axes.tick_params(length=0, colors=COLOURS["ink"])
+    axes.tick_params(length=0, colors=_INK)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
+
+
+def _points(axes: Axes, series: Series) -> None:
+    xs, ys = zip(*series.points, strict=True)
+    colour = COLOURS[series.role]
+    if series.ranges:
+        lows, highs = zip(*series.ranges, strict=True)
+        axes.vlines(xs[: len(lows)], lows, highs, color=_INK, linewidth=0.8, zorder=2)
+    name = series.name or "_"  # matplotlib leaves names with an underscore out of the legend
+    if series.kind == "dots":
+        axes.scatter(xs, ys, s=28, color=colour, label=name, zorder=3)
+    else:
+        style = "--" if series.dashed else "-"
+        axes.plot(xs, ys, color=colour, linestyle=style, linewidth=1.8, label=name)
+
+
+def _bars(axes: Axes, series: Series, place: int, count: int) -> None:
+    xs, ys = zip(*series.points, strict=True)
+    ordered = sorted(set(xs))
+    gap = min((b - a for a, b in pairwise(ordered)), default=1.0)
+    wide = 0.76 * gap / count
+    left = [x + (place - (count - 1) / 2) * wide for x in xs]
+    axes.bar(left, ys, width=wide, color=COLOURS[series.role], label=series.name or "_", zorder=2)

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import date
@@ -257,7 +257,7 @@ def counted(n: int, what: str, plural: str | None = None) -> str:
     return f"{n:,} {what if n == 1 else plural or f'{what}s'}"
 
 
-_WORDS = {
+_WORDS: Mapping[str, Callable[[Number | None], str]] = {
     "usd": dollars,
     "share": percent,
     "points": points,
