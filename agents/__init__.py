@@ -1,30 +1,34 @@
-"""The agents of the cascade, one file each; each is a node of the graph.
+"""The agents of a cascade: one for each node of its graph.
 
-They stand at the top of the repository because they are what people come to read and change;
-they are imported as `cascade.agents`.
+An agent is a small class whose instances are called with a `Run` and a `CascadeRuntime`, change the
+run, and return the step that follows. It reads nothing ambient, so the loop and LangGraph drive the
+same agents.
+
+    router ─┬────────────→ drafter → self_checker → verifier ─┬→ end               (accept, abstain)
+            │                 ↑                               ├→ drafter           (escalate)
+            └→ expert ←───────┼───────────────────────────────┼→ expert → end      (last tier)
+                              └───────────────────────────────┼→ self_checker      (one more signal)
+                                                              └→ person            (ask)
 """
 
+from __future__ import annotations
+
 from cascade.agents.auditor import Auditor
-from cascade.agents.base import AgentRuntime, Caller, Task
 from cascade.agents.drafter import Drafter
 from cascade.agents.expert import Expert
 from cascade.agents.person import Person
 from cascade.agents.router import Route, Router
 from cascade.agents.self_checker import SelfChecker
-from cascade.agents.verifier import Judge, Verdict, Verifier
+from cascade.agents.verifier import Verdict, Verifier
 
 __all__ = [
-    "AgentRuntime",
     "Auditor",
-    "Caller",
     "Drafter",
     "Expert",
-    "Judge",
     "Person",
     "Route",
     "Router",
     "SelfChecker",
-    "Task",
     "Verdict",
     "Verifier",
 ]

@@ -1,139 +1,74 @@
-"""A person decides about a draft. The node does nothing else: an interrupt runs it twice."""
+"""Person: decides about a draft, or about an irreversible call of the large model.
+
+The step does nothing else: an interrupt of LangGraph runs its node twice.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from decimal import Decimal
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-from langgraph.config import get_config
-from langgraph.types import Command, interrupt
-from pydantic import ValidationError
-
-from cascade._clock import steady_time
-from cascade.agents.base import AgentRuntime
-from cascade.agents.border import may_ask, noted
-from cascade.agents.entries import free_entry
-from cascade.agents.moves import abstain, accept, escalate, within
-from cascade.agents.outlook import Outlook
-from cascade.agents.showing import shows_answers
 from cascade.errors import InputError
-from cascade.events import Token
-from cascade.ledger import Recorder
-from cascade.state import CascadeState, Completion, Decision, Draft, Record
-from cascade.tiers import OpenTier
-
-REPLIED = "cascade_replied"
-"""Key of a run's `config["configurable"]`: the index of a tier, and what a person said of its
-draft whom the graph around this one asked."""
-
-
-CAN_ASK = "cascade_can_ask"
-"""Key of a run's `config["configurable"]`: True where the graph around this one asks a person for
-it, and waits."""
-
-
-class OwnAnswer(Record):
-    """A person's own answer, in place of the draft."""
-
-    answer: str
-
-
-Reply = Literal["accept", "escalate"] | OwnAnswer
-"""What a person may say about a draft."""
-
-# Checked by the engine: what does not match is not saved, and the person can be asked again.
-_REPLY: Any = Reply
-
-
-def ask_person(question: str, draft: Draft, decision: Decision) -> Reply:
-    """Show a draft to a person, through the interrupt of the graph that this is called in.
-
-    Raises:
-        InputError: the answer of the person is none of the three.
-    """
-    shown = {
-        "question": question,
-        "draft": draft.completion.transcript,
-        "confidence": decision.confidence,
-        "reason": decision.reason,
-    }
-    reply: Reply = ask(shown, _REPLY, "'accept', 'escalate' or {'answer': '…'}")
-    return reply
-
-
-def ask(shown: Mapping[str, Any], replies: Any, allowed: str) -> Any:
-    """Interrupt the graph that this is called in, until somebody has replied to what is shown.
-
-    Args:
-        shown: what the person sees.
-        replies: the type of what may be said; what does not match it is not saved.
-        allowed: the same in words, for the error.
-
-    Raises:
-        InputError: the reply is none of them.
-    """
-    try:
-        return interrupt(shown, response_schema=replies)
-    except ValidationError as error:
-        said = error.errors()[0]["input"]
-        raise InputError(f"resumed with {said!r}: resume with {allowed}.") from error
+from cascade.events import Reader
+from cascade.run import CascadeRuntime, Run, Step
+from cascade.state import Completion
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Shows a draft to a person through LangGraph's interrupt.
+    """Carries out what a person said of a draft: `"accept"`, `"escalate"`, `"reject"`, or
+    `{"answer": "…"}`, their own answer."""
 
-    Resume with `Command(resume="accept")`, `"escalate"`, or `{"answer": "…"}`.
-    """
-
-    tiers: tuple[OpenTier, ...]
-    recorder: Recorder
-    outlook: Outlook
-
-    async def __call__(self, state: CascadeState, runtime: AgentRuntime) -> Command[str]:
-        """Wait for the person, then go to END or to the next tier.
+    async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
+        """End the run with the draft, with the person's answer or without one, or go on.
 
         Raises:
-            InputError: the answer of the person is none of the three.
+            InputError: the reply is none of the four.
         """
-        run, draft, decision = state["run"], state["draft"], state["decision"]
-        assert draft is not None, "there is a draft to ask about"
-        # What a person takes is no time of the run: its deadline begins anew.
-        run = replace(run, begun_at=steady_time())
-        tier, answer = get_config().get("configurable", {}).get(REPLIED, (None, "accept"))
-        if tier != run.tier:
-            answer = ask_person(str(state["messages"][-1].text), draft, decision)
-        said = "accept" if isinstance(answer, OwnAnswer) else answer
-        note = "a person answered" if isinstance(answer, OwnAnswer) else f"a person said {answer}"
-        once = said == "accept"
-        decided = decision.model_copy(update={"action": said, "reason": note, "once": once})
-        assessment = state.get("assessment")
-        usable = assessment is None or assessment.objection is None
-        # Asked because the large model is down: not asking it was no choice, and saves nothing.
-        down = state.get("degraded", False)
-        decided = within(run, self.tiers, decided, usable=usable)
-        earns = may_ask(run, self.tiers[-1])
-        note = decided.reason if earns else noted(decided.reason, self.tiers[-1])
-        entry = free_entry(run, "ask", draft.tier, note)
-        # Executed again after a crash, the same answer earns its baseline once.
-        mark = f"ask-{run.id}-{run.tier}"
-        entry = entry.model_copy(update={"action": decided.action, "attempt_id": mark})
-        if isinstance(answer, OwnAnswer):
+        said, kernel = runtime.said, runtime.kernel
+        assert run.draft is not None and run.decision is not None
+        # A person's time is no model's: the deadline goes on where it stood.
+        run.begun_at += time.time() - (run.paused_at or time.time())
+        run.paused_at = None
+        last = run.tier >= len(kernel.tiers) - 1
+        own = said["answer"] if isinstance(said, Mapping) and "answer" in said else None
+        allowed = ("accept", "reject") if last else ("accept", "escalate", "reject")
+        if not isinstance(own, str) and said not in allowed:
+            raise InputError(
+                f"resumed with {said!r}: resume with "
+                f"{', '.join(map(repr, allowed))} or {{'answer': '…'}}."
+            )
+        note = "a person answered" if own is not None else f"a person said {said}"
+        fields: dict[str, Any] = {"tier": run.draft.tier, "note": note}
+        update: dict[str, Any] = {"reason": f"{run.decision.reason}; {note}", "once": True}
+        step: Step = "end"
+        if own is not None:
             # A person's time has no price here, so an answer of theirs claims no saving.
-            draft = Draft("person", Completion(text=answer.answer, model="person"))
-            entry = entry.model_copy(update={"action": "ask"})
-        elif answer == "accept" and earns and not down:
-            baseline = self.outlook.earned(draft, Decimal(0), state["messages"])
-            entry = entry.model_copy(update=baseline)
-        self.recorder.record(entry)
-        entries = self.recorder.take(run.id)
-        if decided.action == "escalate":
-            return escalate(run, self.tiers, decided, ledger=entries)
-        update = abstain(run, decided)
-        if decided.action == "accept":
-            update = accept(run, draft, decided, degraded=down or said == "escalate")
-            if shows_answers():
-                runtime.stream_writer(Token(draft.completion.text, draft.tier))
-        return Command(goto="__end__", update=update | {"ledger": entries})
+            run.draft, run.source = Completion(text=own, model="person", tier="person"), "person"
+            fields["tier"] = "person"
+            update["action"] = "accept"
+            Reader(runtime.emit, "person").settle(own)
+        elif said == "accept":
+            run.source = run.draft.tier
+            update["action"] = "escalate" if last else "accept"
+            if not last and not run.degraded:
+                fields |= kernel.earned(run)
+            Reader(runtime.emit, run.draft.tier).settle(run.draft.text)
+        elif said == "reject":
+            update["action"] = "abstain"
+        else:
+            update |= {"action": "escalate", "once": False}
+            run.tier += 1
+            step = "draft" if run.tier < len(kernel.tiers) - 1 else "expert"
+        run.decision = run.decision.model_copy(update=update)
+        kernel.ledger.book(
+            run.id,
+            "person",
+            id=f"{run.id}-person-{run.tier}",  # executed again after a crash, it is one entry
+            decision=run.decision,
+            tags=run.settings.get("tags"),
+            **fields,
+        )
+        return step

@@ -25,6 +25,7 @@ CascadeError
 │   ├── StreamInterruptedError    the stream broke after it had begun
 │   ├── LocalOnlyError            the question has to stay on this machine: nothing was sent
 │   └── MalformedResponseError    an answer that cannot be read
+├── ExtensionError                middleware, a router or a policy of the user's raised
 ├── RecordingMissError            a replay has no answer for this request
 ├── RealRequestForbiddenError     `cascade.testing.forbid_real_requests` is on
 └── LedgerError                   an entry cannot be written
@@ -34,20 +35,18 @@ Messages say what was wrong, with which value, and what to do next.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from cascade.ledger.view import LedgerView
-    from cascade.state import CascadeState
+import sys
+from typing import Any
 
 
 class CascadeError(Exception):
     """Base of all errors of this package.
 
-    `ledger` holds what the failed run had spent so far, when the error left `Cascade`.
+    `ledger` is the `LedgerView` of what the failed run had spent so far, when the error left
+    `Cascade`.
     """
 
-    ledger: LedgerView | None = None
+    ledger: Any = None
 
 
 class ConfigurationError(CascadeError, ValueError):
@@ -67,14 +66,15 @@ class MissingKeyError(ConfigurationError):
 
 
 class PersonNeededError(ConfigurationError):
-    """The policy asked a person where no checkpointer can keep the run until the answer.
+    """The policy asked a person where no checkpointer keeps the run until the answer.
 
-    `state` is the run as it stands: with its draft, and what that has cost.
+    `run` is the `Run` as it stands, with its draft and its cost: `Cascade.resume(run, said)` goes
+    on with it.
     """
 
-    def __init__(self, message: str, state: CascadeState) -> None:
+    def __init__(self, message: str, run: Any) -> None:
         super().__init__(message)
-        self.state = state
+        self.run = run
 
 
 class CalibrationMismatchError(ConfigurationError):
@@ -107,10 +107,6 @@ class ModelError(CascadeError):
 
     retry_after: float | None = None
     """Seconds that the provider asks to wait (429, 503), if it was told."""
-
-    given_up: bool = False
-    """Whether it is not tried again, whatever a retry policy says: the retry budget is used up, or
-    the tier is left alone."""
 
     def __init__(
         self,
@@ -184,7 +180,6 @@ class NotSentError(ModelUnavailableError):
     """
 
     retryable = False
-    given_up = True
 
     def __init__(self, message: str, *, model: str, ready_in_s: float | None = None) -> None:
         super().__init__(message, model=model, billed=False)
@@ -231,6 +226,10 @@ class MalformedResponseError(ModelError):
     circumstantial = True
 
 
+class ExtensionError(CascadeError):
+    """Code of the user's that the cascade called has raised; `__cause__` is what it raised."""
+
+
 class RecordingMissError(CascadeError, LookupError):
     """A replayed model has no recorded answer for this request."""
 
@@ -241,3 +240,9 @@ class RealRequestForbiddenError(CascadeError):
 
 class LedgerError(CascadeError):
     """A ledger entry cannot be written or read."""
+
+
+def is_control_flow(error: Exception) -> bool:
+    """Whether an exception is LangGraph's way to interrupt or redirect a graph, not a failure."""
+    errors = sys.modules.get("langgraph.errors")  # never loaded for this: then it cannot be one
+    return errors is not None and isinstance(error, errors.GraphBubbleUp)

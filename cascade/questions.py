@@ -1,26 +1,24 @@
-"""What may be asked: the forms in which a question is given, and what is wrong with some."""
+"""Questions: the forms in which one is given, and what it is asked with."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeAlias, cast, get_type_hints, is_typeddict
 
-from langchain_core.messages import AnyMessage, HumanMessage, MessageLikeRepresentation
+from langchain_core.messages import AnyMessage, HumanMessage
 from langchain_core.messages.utils import convert_to_messages
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from cascade.agents import Task
 from cascade.confidence import check_schema
 from cascade.errors import ConfigurationError, InputError
-from cascade.policies import RISKS, Risk, ToolRisks
+from cascade.run import Settings
 
-Question = str | Sequence[MessageLikeRepresentation] | Mapping[str, Any]
+Question = str | Sequence[Any] | Mapping[str, Any]
 """A string, a list of messages, or `{"messages": [...]}`."""
 
-ResponseFormat = type[BaseModel] | Mapping[str, Any]
-"""A pydantic model, or a JSON schema as decoded JSON."""
+ResponseFormat: TypeAlias = type[Any] | Mapping[str, Any]
+"""A pydantic model, a TypedDict, a dataclass, or a JSON schema as decoded JSON."""
 
 RISK = "risk"
 """Key of a LangChain tool's `metadata` or `extras` that marks it `read`, `write` or
@@ -67,95 +65,106 @@ def to_messages(question: Question) -> list[AnyMessage]:
 
 def _check_text(text: str) -> None:
     if not text.strip():
-        raise InputError(f"the question is empty ({text!r}): ask something.")
+        raise InputError("the question is empty: ask something.")
     try:
-        text.encode("utf-8")
+        text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(
-            f"the question holds bytes that are not text (at character {error.start}): it was "
-            "probably read from a file that is not UTF-8; open the file with its right encoding."
-        ) from error
+        raise InputError(f"the question is no valid text: {error}") from error
 
 
-def to_task(
+def to_settings(
+    *,
     tools: Sequence[Any] = (),
     response_format: ResponseFormat | None = None,
-    tool_risks: ToolRisks | Mapping[str, Risk] | None = None,
-) -> Task:
-    """What every question has in common, from the user's tools and response format.
+    **given: Any,
+) -> Settings:
+    """What a question is asked with, as JSON.
+
+    Args:
+        tools: LangChain tools, functions, pydantic models, or dicts in OpenAI format.
+        response_format: what the answer must satisfy.
+        given: other keys of `Settings`.
 
     Raises:
-        ConfigurationError: a tool, its risk or the schema cannot be read.
+        ConfigurationError: a tool or a format cannot be read, or a key is none of `Settings`.
     """
-    schema: Mapping[str, Any] | None
-    if isinstance(response_format, type) and issubclass(response_format, BaseModel):
-        schema = response_format.model_json_schema()
-    elif response_format is None or isinstance(response_format, Mapping):
-        schema = response_format
+    unknown = sorted(given.keys() - get_type_hints(Settings).keys())
+    if unknown:
+        raise ConfigurationError(
+            f"{unknown[0]}={given[unknown[0]]!r}: a question is asked with "
+            f"{', '.join(sorted(get_type_hints(Settings)))}, response_format."
+        )
+    settings = Settings(**given)
+    if response_format is not None:
+        settings["schema"] = to_schema(response_format)
+    if tools:
+        settings["tools"] = [_to_tool(tool) for tool in tools]
+    try:
+        _SETTINGS.validate_python(settings)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigurationError(f"{first['loc'][0]}={first['input']!r}: {first['msg']}.") from error
+    for name in ("temperature", "deadline", "timeout_s", "max_tokens"):
+        value = settings.get(name)
+        if isinstance(value, int | float) and (value < 0 or (value == 0 and name != "temperature")):
+            raise ConfigurationError(f"{name}={value!r}: must be above 0.")
+    return settings
+
+
+_SETTINGS = TypeAdapter(Settings)
+
+
+def to_schema(response_format: ResponseFormat) -> dict[str, Any]:
+    """The JSON schema that a response format stands for.
+
+    Raises:
+        ConfigurationError: it is none of the formats, or the schema is not valid.
+    """
+    form: Any = response_format
+    if isinstance(form, Mapping):
+        schema = dict(form)
+    elif isinstance(form, type) and issubclass(form, BaseModel):
+        schema = form.model_json_schema()
+    elif isinstance(form, type) and (dataclasses.is_dataclass(form) or is_typeddict(form)):
+        schema = TypeAdapter(form).json_schema()
     else:
         raise ConfigurationError(
-            f"response_format={response_format!r}: give a pydantic model class or a JSON schema."
+            f"response_format={response_format!r}: give a pydantic model class, a TypedDict, a "
+            "dataclass or a JSON schema."
         )
-    if schema is not None:
-        check_schema(schema)
+    check_schema(schema)
+    return schema
+
+
+def parse(answer: str, response_format: ResponseFormat | None) -> Any:
+    """The answer by its format; None where it does not keep to it."""
+    if response_format is None or not answer:
+        return None
+    form: Any = dict[str, Any] if isinstance(response_format, Mapping) else response_format
     try:
-        read = tuple(convert_to_openai_tool(tool) for tool in tools)
+        return TypeAdapter(form).validate_json(answer)
+    except ValidationError:
+        if not isinstance(response_format, Mapping):
+            return None
+    try:
+        return TypeAdapter(Any).validate_json(answer)  # a schema may also mean a list or a number
+    except ValidationError:
+        return None
+
+
+def _to_tool(tool: Any) -> dict[str, Any]:
+    from langchain_core.utils.function_calling import convert_to_openai_tool  # noqa: PLC0415
+
+    try:
+        read = convert_to_openai_tool(tool)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"a tool cannot be read: {error}") from error
-    for tool in read:
-        if "function" not in tool:
-            raise ConfigurationError(
-                f"the tool {tool.get('type')!r} is one provider's own: the models of a cascade can "
-                "share tools with a name and parameters only."
-            )
-        function = tool["function"]
-        check_schema(function.get("parameters") or {}, f"the tool {function['name']}")
-    return Task(tools=read, schema=schema, risks=_risks(tools, read, tool_risks))
-
-
-def marks_of(tools: Sequence[Any]) -> dict[str, Risk]:
-    """The risks that LangChain tools are marked with, by their names.
-
-    Where a tool's `metadata` and `extras` differ, the greater risk holds.
-
-    Raises:
-        ConfigurationError: a mark is no risk.
-    """
-    marks: dict[str, Risk] = {}
-    for tool in (tool for tool in tools if isinstance(tool, BaseTool)):
-        places = (tool.metadata, tool.extras)
-        given = [place[RISK] for place in places if isinstance(place, Mapping) and RISK in place]
-        for mark in given:
-            if mark not in RISKS:
-                raise ConfigurationError(
-                    f"the tool {tool.name!r} is marked {RISK}={mark!r}; a tool is one of "
-                    f"{', '.join(RISKS)}."
-                )
-        if given:
-            marks[tool.name] = max(given, key=RISKS.index)
-    return marks
-
-
-def _risks(
-    tools: Sequence[Any],
-    read: Sequence[Mapping[str, Any]],
-    given: ToolRisks | Mapping[str, Risk] | None,
-) -> ToolRisks:
-    """The risks of tools: what is said of their names, then what they are marked with.
-
-    Raises:
-        ConfigurationError: a risk is none, or of a tool that there is not.
-    """
-    if given is not None and not isinstance(given, ToolRisks | Mapping):
+    if "function" not in read:
         raise ConfigurationError(
-            f"tool_risks={given!r}: give names and risks, {{'delete_file': 'irreversible'}}, or "
-            "ToolRisks(…)."
+            f"the tool {read.get('type')!r} is one provider's own: the models of a cascade can "
+            "share tools with a name and parameters only."
         )
-    risks = given if isinstance(given, ToolRisks) else ToolRisks(dict(given or {}))
-    names = {tool["function"]["name"] for tool in read}
-    unknown = sorted(risks.tools.keys() - names)
-    if names and unknown:
-        raise ConfigurationError(
-            f"tool_risks: there is no tool {unknown[0]!r}; there are: {', '.join(sorted(names))}."
-        )
-    return risks.besides(marks_of(tools))
+    check_schema(read["function"].get("parameters") or {}, f"the tool {read['function']['name']}")
+    places = (getattr(tool, "metadata", None), getattr(tool, "extras", None))
+    marks = [place[RISK] for place in places if isinstance(place, Mapping) and RISK in place]
+    return {**read, "metadata": {RISK: marks}} if marks else read

@@ -1,25 +1,19 @@
-"""What a user holds after asking."""
+"""Result: what a user holds after asking."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage
-from pydantic import BaseModel
 
-from cascade.agents.border import mark
-from cascade.agents.steps import told
-from cascade.ledger import LedgerView
-from cascade.ledger.runs import CACHE
-from cascade.observing import ending_of
-from cascade.questions import ResponseFormat
-from cascade.state import CascadeState, Decision
+from cascade.ledger.view import LedgerView
+from cascade.questions import ResponseFormat, parse
+from cascade.run import Run
+from cascade.state import Decision, Record
 
 
-@dataclass(frozen=True, slots=True)
-class CascadeResult:
+class CascadeResult(Record):
     """The answer, who gave it, how sure the cascade was, and what it cost.
 
     Attributes:
@@ -31,10 +25,10 @@ class CascadeResult:
         confidence: of the last draft that was judged; None where none could be.
         calibrated: whether `confidence` is a probability or a raw score.
         decision: the last decision, with its reason.
-        degraded: the large model was needed and could not be had; the answer is what the fallback
-            came to, as a rule the draft.
+        degraded: the large model was needed and could not be had; the answer is the draft.
         ledger: what each node cost and saved in this run.
         run_id: id of the run in the ledger.
+        cached: whether the answer is that of an earlier run.
     """
 
     answer: str
@@ -48,51 +42,44 @@ class CascadeResult:
     degraded: bool
     ledger: LedgerView
     run_id: str
+    cached: bool = False
 
     @property
     def abstained(self) -> bool:
         """Whether the policy gave no answer on purpose."""
         return self.decision.action == "abstain"
 
-    @property
-    def cached(self) -> bool:
-        """Whether the answer is that of an earlier run, taken from a cache."""
-        return any(entry.node == CACHE for entry in self.ledger)
 
-
-def read_result(
-    state: CascadeState, first_tier: str, response_format: ResponseFormat | None
+def result_of(
+    run: Run, message: AIMessage, tiers: Sequence[str], response_format: ResponseFormat | None = None
 ) -> CascadeResult:
-    """The result that a finished state holds."""
-    run, ending = state["run"], ending_of(state)
-    draft = state.get("draft")
-    asked = first_tier if draft is None else draft.tier
-    message = ending.answer or AIMessage(
-        "", response_metadata=mark(run) | told(run, asked, degraded=True)
-    )
+    """The result of a finished run.
+
+    Args:
+        run: that has come to its end.
+        message: the answer, empty where it abstained.
+        tiers: names from small to large.
+        response_format: to read the answer by.
+    """
+    decision = run.decision or Decision(action="accept", reason=f"answered by {run.source}")
+    tier = run.source or (run.draft.tier if run.draft else "") or tiers[0]
     answer = str(message.text)
+    judged = decision.confidence if run.assessment is None else run.assessment.confidence
+    calibrated = decision.calibrated if run.assessment is None else run.assessment.calibrated
+    from_tier = tier in tiers and not run.degraded
+    answered_here = any(e.outcome == "ok" and e.model for e in run.entries)
     return CascadeResult(
         answer=answer,
         message=message,
-        parsed=_parse(answer, response_format),
-        tier=ending.tier or first_tier,
-        escalated=ending.escalated,
-        confidence=ending.confidence,
-        calibrated=ending.calibrated,
-        decision=ending.decision,
-        degraded=state.get("degraded", False),
-        ledger=LedgerView(entry for entry in state["ledger"] if entry.run_id == run.id),
+        parsed=parse(answer, response_format),
+        tier=tier,
+        escalated=(from_tier and tier != tiers[0])
+        or (tier not in tiers and tier != "person" and decision.action == "escalate"),
+        confidence=judged,
+        calibrated=calibrated,
+        decision=decision,
+        degraded=run.degraded,
+        ledger=LedgerView(run.entries),
         run_id=run.id,
+        cached=not answered_here and tier in tiers,
     )
-
-
-def _parse(answer: str, response_format: ResponseFormat | None) -> Any:
-    """The answer by its format; None where the large model did not keep to it either."""
-    if response_format is None or not answer:
-        return None
-    try:
-        if isinstance(response_format, type) and issubclass(response_format, BaseModel):
-            return response_format.model_validate_json(answer)
-        return json.loads(answer)
-    except ValueError:
-        return None

@@ -8,19 +8,21 @@ is made anew for each step and never stored.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, Literal, Protocol, TypedDict
+from functools import cache
+from typing import Any, Literal, Protocol
 
-from langchain_core.messages import AnyMessage
+from langchain_core.messages import AnyMessage, BaseMessage
 from pydantic import JsonValue, TypeAdapter
+from typing_extensions import TypedDict  # of typing's own, pydantic makes no schema in 3.11
 
 from cascade.events import Event
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
 from cascade.models.base import Chunk, Request
-from cascade.policies.base import Situation
+from cascade.policies.base import Policy, Situation
 from cascade.state import Assessment, Completion, Decision, LedgerEntry, new_id
 from cascade.tiers import OpenTier
 
@@ -85,7 +87,10 @@ class Run:
         assessment: what the self-check knows about the draft.
         decision: the last decision about a draft.
         source: who gave the answer: a tier's name, `person`, or the name of a middleware.
+        stopped: why the draft was stopped while it was written, if it was.
         degraded: whether the large model was needed and could not be had.
+        has_baseline: whether the large model alone was a choice; else (a question that must stay on
+            this machine) nothing is earned by not asking it.
         entries: ledger entries of this run, oldest first.
         notes: what each middleware remembers between its hooks, JSON under its name.
         messages: the conversation; no part of the JSON, since a graph keeps it in a channel of
@@ -104,7 +109,9 @@ class Run:
     assessment: Assessment | None = None
     decision: Decision | None = None
     source: str = ""
+    stopped: str | None = None
     degraded: bool = False
+    has_baseline: bool = True
     entries: list[LedgerEntry] = field(default_factory=list)
     notes: dict[str, JsonValue] = field(default_factory=dict)
     messages: list[AnyMessage] = field(default_factory=list)
@@ -137,13 +144,27 @@ class Run:
         """P(the draft is correct), or an uncalibrated score; see `assessment.calibrated`."""
         return None if self.assessment is None else self.assessment.confidence
 
+    @property
+    def ruled_out(self) -> bool:
+        """Whether the draft can be no answer, whatever its confidence."""
+        return self.assessment is None or self.assessment.objection is not None
+
+    def stamps(self) -> dict[str, JsonValue]:
+        """What middleware stamps on the answer for the rest of the conversation: `stamps` of its
+        notes. They end in the message's `response_metadata`."""
+        made: dict[str, JsonValue] = {}
+        for note in self.notes.values():
+            stamps = note.get("stamps") if isinstance(note, dict) else None
+            made |= stamps if isinstance(stamps, dict) else {}
+        return made
+
     def to_json(self) -> dict[str, JsonValue]:
         """The run without its messages, as JSON. Log-probabilities are left out once the features
         were taken: 500 tokens of them are 7 kB in each checkpoint."""
         draft = self.draft
         if draft is not None and self.assessment is not None and self.step != "self_check":
             draft = replace(draft, logprobs=None, call_logprobs=None)
-        kept: dict[str, JsonValue] = _RUN.dump_python(
+        kept: dict[str, JsonValue] = _adapter().dump_python(
             replace(self, messages=[], draft=draft), mode="json", exclude_defaults=True
         )
         return kept
@@ -151,7 +172,7 @@ class Run:
     @classmethod
     def from_json(cls, kept: Mapping[str, JsonValue], messages: list[AnyMessage]) -> Run:
         """The run that was written down, with its messages."""
-        return replace(_RUN.validate_python(kept), messages=list(messages))
+        return replace(_adapter().validate_python(kept), messages=list(messages))
 
     def copy(self, kind: Kind) -> Run:
         """A run of another kind about the same question, which shares nothing mutable with this
@@ -166,7 +187,10 @@ class Run:
         )
 
 
-_RUN = TypeAdapter(Run)
+@cache
+def _adapter() -> TypeAdapter[Run]:
+    """Made when it is needed: the schema of all kinds of messages takes a while."""
+    return TypeAdapter(Run)
 
 
 @dataclass(slots=True)
@@ -216,6 +240,7 @@ class Kernel(Protocol):
     """What agents and middleware may ask of the kernel."""
 
     tiers: tuple[OpenTier, ...]
+    policy: Policy
     ledger: Ledger
     outlook: Outlook
 
@@ -238,6 +263,21 @@ class Kernel(Protocol):
         booked or shown; None where free signals give no decision."""
         ...
 
+    def calibrated(self, run: Run) -> bool:
+        """Whether the calibration was made for what this question is asked with."""
+        ...
+
+    def earned(self, run: Run, cost: Decimal | None = Decimal(0)) -> dict[str, Any]:
+        """Fields of the entry of a node that cost so much and makes the draft the answer: the
+        baseline that it earns, an estimate, since the large model was not asked."""
+        ...
+
+    def begin(
+        self, messages: Sequence[AnyMessage], settings: Settings | None = None, kind: Kind = "answer"
+    ) -> Run:
+        """A new run, with the settings of the cascade where the question has none of its own."""
+        ...
+
     async def answer(self, run: Run, runtime: CascadeRuntime) -> Answer:
         """Take a run to its end, as the loop does."""
         ...
@@ -251,6 +291,7 @@ class CascadeRuntime:
         kernel: asks models and decides.
         emit: takes events for whoever reads the stream.
         show: what the reader of the stream is shown.
+        streams: whether the answer is shown piece by piece; else as a whole.
         context: of the graph around ours (`Runtime.context`), for the user's own code.
         store: of the graph around ours.
         config: the `RunnableConfig` of the call.
@@ -260,10 +301,56 @@ class CascadeRuntime:
     kernel: Kernel
     emit: Callable[[Event], None] = lambda event: None
     show: Show = "verified"
+    streams: bool = False
     context: Any = None
     store: Any = None
     config: Mapping[str, Any] | None = None
     said: object = None
+
+
+def to_request(
+    tier: OpenTier, messages: Sequence[BaseMessage], settings: Settings, *, top_logprobs: int = 0
+) -> Request:
+    """The request that puts a conversation to a tier.
+
+    Args:
+        tier: whose model is asked.
+        messages: the conversation.
+        settings: of the question; they override those of the tier.
+        top_logprobs: ask for log-probabilities with so many alternatives, where the tier has them.
+    """
+    own, wanted = tier.settings, settings.get("top_logprobs")
+    logprobs = (top_logprobs > 0 or wanted is not None) and tier.model.returns_logprobs
+    temperature = settings.get("temperature")
+    tools, choice = _tools_for(tier, settings)
+    return Request(
+        messages=tuple(messages),
+        max_tokens=settings.get("max_tokens") or own.max_tokens,
+        temperature=own.temperature if temperature is None else temperature,
+        stop=tuple(settings.get("stop") or ()),
+        seed=settings.get("seed"),
+        logprobs=logprobs,
+        top_logprobs=max(top_logprobs, wanted or 0) if logprobs else 0,
+        tools=tools,
+        tool_choice=choice,
+        schema=settings.get("schema"),
+        timeout_s=settings.get("timeout_s") or own.timeout_s,
+        extra=settings.get("extra") or {},
+    )
+
+
+def _tools_for(
+    tier: OpenTier, settings: Settings
+) -> tuple[tuple[Mapping[str, Any], ...], str | None]:
+    """Tools and choice; a model that cannot be made to call one is offered that one alone, and
+    whether it called it is checked with the draft."""
+    given, choice = settings.get("tools") or (), settings.get("tool_choice")
+    if not given:
+        return (), choice
+    tools = tuple({"type": "function", "function": tool["function"]} for tool in given)
+    if tier.model.forces_tools or choice in (None, "auto", "none"):
+        return tools, choice
+    return tuple(t for t in tools if t["function"]["name"] == choice) or tools, None
 
 
 def known_cost(entries: list[LedgerEntry]) -> Decimal:

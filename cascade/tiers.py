@@ -1,21 +1,24 @@
-"""A tier: one model with its price and the parameters of its calls."""
+"""Tier: one model with its price and the parameters of its calls."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, Union
 
-from langchain_core.language_models import BaseChatModel
+from cascade.errors import ConfigurationError, LocalOnlyError
+from cascade.ledger.prices import DatedPrice, Price, Pricing, find_pricing
+from cascade.models import Model, Request, open_model
 
-from cascade.errors import ConfigurationError
-from cascade.ledger import DatedPrice, Price, Prices, Pricing, find_pricing
-from cascade.models import Model, open_model
-from cascade.models.withheld import WithheldModel
-from cascade.resilience import Door, Doors
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
 
 DEFAULT_TIMEOUT_S = 120.0
 """A local model may load for a minute before its first token; nothing should hang for longer."""
+
+ModelLike: TypeAlias = "Union[str, BaseChatModel, Model, Tier]"
+"""What a tier may be given as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +27,8 @@ class Tier:
 
     Args:
         model: `provider:name`, a LangChain chat model, or a `cascade.models.Model`.
-        name: how results and the ledger call this tier; `small` and `large` by default,
-            the model string in cascades of more tiers.
+        name: how results and the ledger call this tier; `small` and `large` by default, the model
+            string in cascades of more tiers.
         price: overrides the list price; local models have none until it is set. A `DatedPrice`
             changes with time; a table of `load_prices` is looked up by the model string, and
             leaves the list price of a model that is not in it.
@@ -41,12 +44,13 @@ class Tier:
             which does not tell its address; False of a proxy here that passes requests on.
 
     Raises:
-        ConfigurationError: a limit is not positive, or the temperature negative.
+        ConfigurationError: a value has the wrong type, a limit is not positive, or the temperature
+            is negative.
     """
 
     model: str | BaseChatModel | Model
     name: str | None = None
-    price: Price | DatedPrice | Prices | None = None
+    price: Price | DatedPrice | Mapping[str, Pricing] | None = None
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     max_tokens: int | None = None
@@ -56,6 +60,10 @@ class Tier:
     local: bool | None = None
 
     def __post_init__(self) -> None:
+        for name in ("max_tokens", "temperature", "timeout_s"):
+            value: object = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+                raise ConfigurationError(f"Tier({name}={value!r}): give a number.")
         for name in ("max_tokens", "timeout_s"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -67,10 +75,10 @@ class Tier:
             object.__setattr__(self, "temperature", float(self.temperature))
         if not isinstance(self.price, Price | DatedPrice | Mapping | None):
             raise ConfigurationError(
-                f"Tier(price={self.price!r}): give Price(input=…, output=…), a DatedPrice or the "
-                "table of load_prices(file)."
+                f"Tier(price={self.price!r}): give Price(input=…, output=…) or the table of "
+                "load_prices(file)."
             )
-        if self.name is not None and not self.name.strip():
+        if self.name is not None and not (isinstance(self.name, str) and self.name.strip()):
             raise ConfigurationError(f"Tier(name={self.name!r}): a name has letters.")
 
     def open(self, default_name: str | None = None) -> OpenTier:
@@ -87,7 +95,7 @@ class Tier:
         )
         own = self.price.get(model.name) if isinstance(self.price, Mapping) else self.price
         pricing: Pricing = own or find_pricing(
-            model.provider, model.model, local=model.local, base_url=self.base_url
+            model.provider, model.model, local=model.local, base_url=self.base_url or model.server
         )
         return OpenTier(self.name or default_name or model.name, model, pricing, self)
 
@@ -106,9 +114,33 @@ class OpenTier:
         """Whether questions that have to stay on this machine may go to it."""
         return self.model.local if self.settings.local is None else self.settings.local
 
+    @property
+    def max_tokens(self) -> int | None:
+        """Limit of output tokens per answer."""
+        return self.settings.max_tokens
 
-ModelLike: TypeAlias = str | BaseChatModel | Model | Tier
-"""What a tier may be given as."""
+
+class WithheldModel(Model):
+    """Placeholder of a model that requests must not reach: no address, no key.
+
+    Names and prices go on to mean the same, so that a decision to escalate is still explained.
+
+    Args:
+        model: whose name it bears; it is not kept.
+    """
+
+    real = False
+
+    def __init__(self, model: Model) -> None:
+        self.provider, self.model = model.provider, model.model
+        self.returns_logprobs, self.forces_tools = model.returns_logprobs, model.forces_tools
+
+    async def _complete(self, request: Request) -> NoReturn:
+        raise LocalOnlyError(
+            f"{self.name} was not asked: it is not on this machine, and the cascade is local only.",
+            model=self.name,
+            billed=False,
+        )
 
 
 def open_tier(model: ModelLike, default_name: str | None = None) -> OpenTier:
@@ -121,17 +153,24 @@ def open_tier(model: ModelLike, default_name: str | None = None) -> OpenTier:
 
 
 def open_tiers(
-    tiers: Sequence[ModelLike], names: Sequence[str | None] = ()
+    small: ModelLike | None, large: ModelLike | None, tiers: Sequence[ModelLike] = ()
 ) -> tuple[OpenTier, ...]:
-    """Open all tiers, smallest first.
+    """The tiers of a cascade, given as a pair or as a list, smallest first.
 
     Raises:
-        ConfigurationError: no tier, or two of the same name.
+        ConfigurationError: no tier, a pair and a list, or two tiers of the same name.
     """
+    names: Sequence[str | None] = [None] * len(tiers)
+    if tiers and (small is not None or large is not None):
+        raise ConfigurationError("give either small and large, or tiers, not both.")
     if not tiers:
-        raise ConfigurationError("a cascade needs at least one tier.")
-    defaults = [*names, *[None] * (len(tiers) - len(names))]
-    opened = tuple(open_tier(tier, name) for tier, name in zip(tiers, defaults, strict=True))
+        if small is None or large is None:
+            missing = "small" if small is None else "large"
+            raise ConfigurationError(
+                f"{missing} is missing: Cascade(small='ollama:qwen2.5:3b', large='openai:gpt-5.1')."
+            )
+        tiers, names = (small, large), ("small", "large")
+    opened = tuple(open_tier(tier, name) for tier, name in zip(tiers, names, strict=True))
     seen: dict[str, str] = {}
     for tier in opened:
         if tier.name in seen:
@@ -143,16 +182,11 @@ def open_tiers(
     return opened
 
 
-def door_to(doors: Doors, tier: OpenTier) -> Door:
-    """What each call to a tier passes."""
-    return doors.of(tier.name, tier.model, tier.settings.api_key)
-
-
 def keep_local(tiers: Sequence[OpenTier]) -> tuple[OpenTier, ...]:
     """The same tiers, with nothing but names and prices of those that are not on this machine.
 
     Raises:
-        ConfigurationError: none of them is.
+        ConfigurationError: none of them is on this machine.
     """
     if not any(tier.local for tier in tiers):
         there = ", ".join(f"{tier.name} ({tier.model.name})" for tier in tiers)

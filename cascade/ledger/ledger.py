@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 
 from cascade.errors import CascadeError, ConfigurationError, LedgerError, ModelError, NotSentError
-from cascade.ledger.base import LedgerStore
-from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, Outlook, PricedTier, characters
-from cascade.ledger.tags import current_tags
+from cascade.ledger.base import LedgerStore, current_tags
+from cascade.ledger.outlook import Outlook, Tier
 from cascade.state import Basis, Completion, LedgerEntry, Usage, new_id
 
 logger = logging.getLogger("cascade")
@@ -35,6 +34,43 @@ MAX_PENDING_RUNS = 10_000
 the store has had their entries already."""
 
 NOTHING = Decimal(0)
+
+CHARACTERS_PER_TOKEN = 4
+"""A usual text in a usual tokenizer; for guesses where nothing was counted."""
+
+
+class AskedModel(Protocol):
+    """What is known here of the model of a tier."""
+
+    @property
+    def name(self) -> str:
+        """`provider:name`."""
+        ...
+
+    @property
+    def local(self) -> bool:
+        """Whether it computes on this machine."""
+        ...
+
+
+class AskedTier(Tier, Protocol):
+    """What is known here of a tier: `cascade.tiers.OpenTier`."""
+
+    @property
+    def model(self) -> AskedModel:
+        """The model that is asked."""
+        ...
+
+
+def characters(messages: Sequence[BaseMessage]) -> int:
+    """Characters of a conversation, tool calls included."""
+    size = 0
+    for message in messages:
+        content = message.content
+        size += len(content) if isinstance(content, str) else len(str(content))
+        if isinstance(message, AIMessage) and message.tool_calls:
+            size += sum(len(call["name"]) + len(str(call["args"])) for call in message.tool_calls)
+    return size
 
 
 @dataclass(slots=True)
@@ -55,7 +91,7 @@ class Attempt:
 
     run_id: str
     node: str
-    tier: PricedTier
+    tier: AskedTier
     messages: Sequence[BaseMessage]
     max_tokens: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -94,6 +130,7 @@ class Ledger:
                 "MemoryLedger()."
             )
         self.store = store
+        self._crash_safe = store is not None and type(store).begin is not LedgerStore.begin
         self.outlook = outlook
         self.listeners: list[Callable[[LedgerEntry], None]] = []
         self._pending: OrderedDict[str, list[LedgerEntry]] = OrderedDict()
@@ -162,7 +199,7 @@ class Ledger:
             return self._pending.pop(run_id, [])
 
     async def _begin(self, attempt: Attempt, tags: Mapping[str, str]) -> None:
-        if self.store is None or not self.store.crash_safe:
+        if self.store is None or not self._crash_safe:
             return
         begun = LedgerEntry(
             id=attempt.id,
@@ -186,7 +223,7 @@ class Ledger:
             raise
 
     def _withdraw(self, attempt: Attempt) -> None:
-        if self.store is not None and self.store.crash_safe:
+        if self.store is not None and self._crash_safe:
             self.store.withdraw(attempt.id)
 
     # --- the figures of an entry
@@ -345,7 +382,7 @@ class Ledger:
         return None if found is None else found[1]
 
 
-def _why_unknown(tier: PricedTier, source: str, usage: Usage) -> str:
+def _why_unknown(tier: AskedTier, source: str, usage: Usage) -> str:
     """Why the cost of an answer is unknown: its price, or what the provider left out."""
     if tier.pricing.cost(Usage(input_tokens=0, output_tokens=0), 0.0) is None:
         return f"{tier.model.name}: {source}"

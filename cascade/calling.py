@@ -1,0 +1,104 @@
+"""The one function through which a model is asked: middleware, then the ledger, then the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+
+from langchain_core.messages import BaseMessage
+
+from cascade.errors import MalformedResponseError
+from cascade.ledger.ledger import Attempt, Ledger, characters
+from cascade.middleware.base import Ask, CascadeMiddleware
+from cascade.models.base import Chunk
+from cascade.run import Call
+from cascade.state import Completion, Usage
+
+Send = Callable[[Call, Attempt], Awaitable[Completion]]
+"""Puts a call on the wire."""
+
+
+def overriding(
+    middleware: Sequence[CascadeMiddleware], hook: str
+) -> list[CascadeMiddleware]:
+    """Those that have a hook of their own."""
+    plain = getattr(CascadeMiddleware, hook)
+    return [m for m in middleware if getattr(type(m), hook) is not plain]
+
+
+def chain(middleware: Sequence[CascadeMiddleware], last: Ask) -> Ask:
+    """The handler of calls that passes all middleware from outside to the wire."""
+    handler = last
+    for one in reversed(overriding(middleware, "wrap_model_call")):
+        handler = partial(one.wrap_model_call, handler=handler)
+    return handler
+
+
+async def send(call: Call, ledger: Ledger) -> Completion:
+    """One attempt of a call, which has one entry in the ledger however it ends.
+
+    Raises:
+        ModelError: the call failed.
+        LedgerError: the attempt cannot be written down, so nothing was sent.
+    """
+    attempt = Attempt(
+        call.run.id,
+        call.node if call.run.kind != "shadow" else "shadow",
+        call.tier,
+        call.request.messages,
+        call.request.max_tokens,
+        call.run.settings.get("tags") or {},
+    )
+    async with ledger.attempt(attempt):
+        if call.runtime.config is not None and call.runtime.config.get("callbacks"):
+            from cascade.tracing import traced  # noqa: PLC0415 - only where there is a tracer
+
+            completion = await traced(call, attempt, on_wire)
+        else:
+            completion = await on_wire(call, attempt)
+        added = _added(call.run.messages, call.request.messages, completion.usage.input_tokens)
+        completion = replace(completion, tier=call.tier.name, added_tokens=added)
+        attempt.completion = completion
+    return completion
+
+
+async def on_wire(call: Call, attempt: Attempt) -> Completion:
+    """The answer of the model, in pieces where there is a reader of them."""
+    model, hear = call.tier.model, call.on_chunk
+    if hear is None:
+        return await model.complete(call.request)
+    hear(Chunk(first=True))
+    texts: list[str] = []
+    tokens = 0
+    async with aclosing(model.stream(call.request)) as chunks:
+        async for chunk in chunks:
+            attempt.heard += len(chunk.text)
+            texts.append(chunk.text)
+            tokens += len(chunk.logprobs) or bool(chunk.text)
+            if chunk.completion is not None:
+                return chunk.completion
+            reason = hear(chunk)
+            if reason is not None:
+                call.run.stopped = attempt.note = reason
+                return Completion(
+                    text="".join(texts),
+                    model=model.model,
+                    usage=Usage(output_tokens=tokens),
+                    finish_reason="stopped",
+                )
+    raise MalformedResponseError(
+        f"{model.name} ended its stream without a completion.", model=model.name, billed=None
+    )
+
+
+def _added(
+    asked: Sequence[BaseMessage], sent: Sequence[BaseMessage], tokens: int | None
+) -> int:
+    """Tokens of a prompt that middleware put before or into the conversation: the large model alone
+    would not read them, so no baseline counts them."""
+    if not tokens or len(sent) <= len(asked):
+        return 0
+    size = characters(sent)
+    return round(tokens * max(0, size - characters(asked)) / size) if size else 0

@@ -1,0 +1,293 @@
+"""Kernel: takes a run one step further; both drivers call only `advance`.
+
+It holds the tiers, the agents, the stack of middleware and the ledger, and names no middleware.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from langchain_core.messages import AnyMessage
+
+from cascade.agents import (
+    Auditor,
+    Drafter,
+    Expert,
+    Person,
+    Route,
+    Router,
+    SelfChecker,
+    Verifier,
+)
+from cascade.agents.verifier import Judge
+from cascade.calling import chain, overriding, send
+from cascade.confidence import Calibrator
+from cascade.confidence.signals import Signal
+from cascade.context import InCopiedContext
+from cascade.errors import CascadeError, ConfigurationError, ExtensionError, is_control_flow
+from cascade.events import Reader
+from cascade.ledger.base import LedgerStore
+from cascade.ledger.ledger import Ledger
+from cascade.ledger.outlook import Outlook
+from cascade.ledger.view import LedgerView
+from cascade.middleware.base import CascadeMiddleware
+from cascade.policies import Policy, Situation, tell_cost
+from cascade.run import Answer, Call, CascadeRuntime, Kind, Run, Settings, Step, known_cost
+from cascade.state import Completion, Decision
+from cascade.tiers import OpenTier, open_tier
+
+logger = logging.getLogger("cascade")
+
+Agent = Callable[[Run, CascadeRuntime], Awaitable[Step]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a kernel is made of.
+
+    Attributes:
+        tiers: from small to large.
+        policy: decides about drafts.
+        signals: that the self-check takes; empty for the cheapest that a tier allows.
+        calibrators: by the tier's name.
+        judge: the user's verifier.
+        route: the user's router.
+        middleware: in any order.
+        store: of the ledger.
+        settings: of every question that has none of its own.
+        holds: whether the calibrators were made for what a question is asked with.
+    """
+
+    tiers: tuple[OpenTier, ...]
+    policy: Policy
+    signals: Sequence[Signal] = ()
+    calibrators: Mapping[str, Calibrator] | None = None
+    judge: Judge | None = None
+    route: Route | None = None
+    middleware: Sequence[CascadeMiddleware] = ()
+    store: LedgerStore | None = None
+    settings: Settings | None = None
+    holds: Callable[[Settings], bool] = lambda settings: True
+
+
+class Kernel:
+    """Takes runs from step to step.
+
+    Raises:
+        ConfigurationError: two middleware of one name, or something that is none.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.tiers, self.policy = parts.tiers, parts.policy
+        self.outlook = Outlook(parts.tiers)
+        self.ledger = Ledger(parts.store, self.outlook)
+        self.middleware = _in_order(parts.middleware)
+        calibrators = parts.calibrators or {}
+        helpers = {s.name: open_tier(s.model, s.name) for s in parts.signals if s.model is not None}
+        self.helpers = helpers
+        self._checker = SelfChecker(parts.signals, helpers, calibrators)
+        self._verifier = Verifier(parts.policy, parts.judge, parts.signals, calibrators)
+        self._agents: dict[str, Agent] = {
+            "router": Router(parts.route),
+            "draft": Drafter(),
+            "self_check": self._checker,
+            "verify": self._verifier,
+            "person": Person(),
+            "expert": Expert(),
+            "audit": Auditor(),
+        }
+        self._ask = chain(self.middleware, partial(send, ledger=self.ledger))
+        # Guards see a question first, and have the last word on a decision: they stand outermost.
+        self._before = overriding(self.middleware[::-1], "before_run")
+        self._decide = overriding(self.middleware, "wrap_decision")
+        self._after = overriding(self.middleware, "after_run")
+
+    # --- what agents and middleware ask for
+
+    def begin(
+        self, messages: Sequence[AnyMessage], settings: Settings | None = None, kind: Kind = "answer"
+    ) -> Run:
+        """A new run, with the settings of the cascade where the question has none of its own."""
+        merged = Settings(**{**(self.parts.settings or {}), **(settings or {})})
+        return Run.begin(list(messages), merged, kind)
+
+    async def ask(self, call: Call) -> Completion:
+        """Ask a model: through all middleware, then the ledger, then the wire.
+
+        Raises:
+            ModelError: the call failed; its attempts are in the ledger.
+        """
+        return await self._ask(call)
+
+    def decide(
+        self, run: Run, situation: Situation, policy: Callable[[Situation], Decision]
+    ) -> Decision:
+        """The decision about a draft: the policy's, as middleware leaves it."""
+        handler = policy
+        for one in self._decide:
+            handler = partial(one.wrap_decision, run, handler=handler)
+        return handler(situation)
+
+    def calibrated(self, run: Run) -> bool:
+        """Whether the calibration was made for what this question is asked with."""
+        draft = run.draft
+        return self.parts.holds(run.settings) and not (draft is not None and draft.added_tokens)
+
+    def earned(self, run: Run, cost: Decimal | None = Decimal(0)) -> dict[str, Any]:
+        """Fields of the entry of a node that cost so much and makes the draft the answer.
+
+        A draft from a cache earns nothing: the large model alone, behind the same cache, would have
+        had its answer there too.
+        """
+        if run.kind != "answer" or not run.has_baseline:
+            return {}
+        if run.draft is None or run.draft.cached:
+            return {}
+        return self.outlook.earned(run.draft, cost, run.messages)
+
+    async def rehearse(self, run: Run, runtime: CascadeRuntime) -> Decision | None:
+        """What would be decided about a draft by the signals that cost nothing. Nothing is asked,
+        booked or shown; None where free signals give no decision."""
+        trial = run.copy("shadow")
+        trial.assessment = await self._checker.glance(trial, runtime)
+        return None if trial.assessment is None else self._verifier.foresee(trial, runtime)
+
+    # --- one step
+
+    async def advance(self, run: Run, runtime: CascadeRuntime) -> None:
+        """Take a run one step further, in place.
+
+        Raises:
+            CascadeError: the step failed; `error.ledger` holds what the run has spent.
+        """
+        try:
+            if run.step == "begin":
+                await self._open(run, runtime)
+            elif run.step != "end":
+                run.step = await self._agents[run.step](run, runtime)
+            if run.step == "end":
+                await self._close(run, runtime)
+        except CascadeError as error:
+            self._merge(run)
+            error.ledger = LedgerView(run.entries)
+            tell_cost(self.parts.policy, known_cost(run.entries))
+            raise
+        self._merge(run)
+
+    async def answer(self, run: Run, runtime: CascadeRuntime) -> Answer:
+        """Take a run to its end, or to a person: the loop that drives without LangGraph.
+
+        Each step runs in a copied context, so that a variable which the user's code sets is seen
+        neither by the next step nor by the caller, as in LangGraph.
+
+        Raises:
+            CascadeError: the run failed; `error.ledger` holds what it has spent.
+        """
+        try:
+            while run.step != "end":
+                if run.step == "person" and runtime.said is None:
+                    break
+                await InCopiedContext(self.advance(run, runtime))
+                runtime.said = None
+        except CascadeError:
+            raise
+        except Exception as error:
+            if is_control_flow(error):
+                raise
+            raised = ExtensionError(f"{type(error).__name__} in code that the cascade calls: {error}")
+            self._merge(run)
+            raised.ledger = LedgerView(run.entries)
+            raise raised from error
+        except BaseException:
+            self._merge(run)
+            tell_cost(self.parts.policy, known_cost(run.entries))
+            raise
+        return self.answer_of(run)
+
+    def answer_of(self, run: Run) -> Answer:
+        """What a run has come to."""
+        abstains = run.decision is not None and run.decision.action == "abstain"
+        return Answer(None if abstains else run.draft, run.decision, run.source, run.degraded)
+
+    async def aclose(self) -> None:
+        """Let middleware finish what is under way, then close models and helpers."""
+        for one in self.middleware:
+            await one.aclose()
+        for tier in (*self.tiers, *self.helpers.values()):
+            await tier.model.aclose()
+
+    async def _open(self, run: Run, runtime: CascadeRuntime) -> None:
+        """The beginning of a run: middleware first, which may answer it, then the router."""
+        if run.kind == "audit":
+            run.step = "audit"
+            return
+        for one in self._before:
+            known = await one.before_run(run, runtime)
+            if known is not None:
+                self._answered_by(one, run, known, runtime)
+                return
+        run.step = await self._agents["router"](run, runtime)
+
+    def _answered_by(
+        self, one: CascadeMiddleware, run: Run, known: Answer, runtime: CascadeRuntime
+    ) -> None:
+        """A question that a middleware has answered; the large model alone, behind the same cache,
+        would have had its answer there too, so nothing is earned."""
+        run.draft, run.decision, run.degraded = known.completion, known.decision, known.degraded
+        run.source, run.step = known.source, "end"
+        tier = run.draft.tier if run.draft else None
+        self.ledger.book(
+            run.id,
+            one.name,
+            id=f"{run.id}-{one.name}",  # executed again after a crash, a hit counts once
+            tier=tier,
+            note=f"answered by {one.name}",
+            tags=run.settings.get("tags"),
+        )
+        if run.draft is not None:
+            Reader(runtime.emit, tier or one.name).settle(run.draft.text)
+
+    async def _close(self, run: Run, runtime: CascadeRuntime) -> None:
+        self._merge(run)
+        if run.kind == "answer":
+            tell_cost(self.parts.policy, known_cost(run.entries))
+        answer = self.answer_of(run)
+        for one in self._after:
+            try:
+                await one.after_run(run, answer, runtime)
+            except Exception as error:
+                if is_control_flow(error):
+                    raise
+                logger.exception("%s.after_run raised; the answer stands", one.name)
+
+    def _merge(self, run: Run) -> None:
+        """Entries that the run does not have yet, also of attempts whose state LangGraph discarded."""
+        known = {entry.id for entry in run.entries}
+        run.entries += [e for e in self.ledger.take(run.id) if e.id not in known]
+
+
+def _in_order(middleware: Sequence[CascadeMiddleware]) -> tuple[CascadeMiddleware, ...]:
+    for one in middleware:
+        if not isinstance(one, CascadeMiddleware):
+            raise ConfigurationError(
+                f"middleware={one!r}: give instances of CascadeMiddleware, such as Retries()."
+            )
+        one.name = one.name or _snake_case(type(one).__name__)
+    names = [one.name for one in middleware]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(
+                f"two middleware are called {name!r}: leave one out, or give it another name."
+            )
+    # By slot, then by name: a stack behaves alike in whichever order it was given.
+    return tuple(sorted(middleware, key=lambda one: (one.slot, one.name)))
+
+
+def _snake_case(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))

@@ -1,0 +1,219 @@
+"""Circuit breaker: a server that fails is left alone, and tried again with one call at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import Lock
+
+from cascade.errors import (
+    CircuitOpenError,
+    ConfigurationError,
+    DeadlineError,
+    MalformedResponseError,
+    ModelError,
+    ModelTimeoutError,
+    ModelUnavailableError,
+    NotSentError,
+    RateLimitError,
+    StreamInterruptedError,
+)
+from cascade.middleware.base import Ask, CascadeMiddleware, Slot
+from cascade.run import Call
+from cascade.state import Completion
+
+logger = logging.getLogger("cascade")
+
+_OUTAGES = (
+    ModelUnavailableError,
+    ModelTimeoutError,
+    StreamInterruptedError,
+    MalformedResponseError,
+)
+
+
+class Breaker(CascadeMiddleware):
+    """Leaves a server alone after failures, for longer each time one more call fails.
+
+        closed ──too many failures──→ open ──its time is over──→ half-open ──success──→ closed
+                                       ↑                             │
+                                       └──────────── failure ────────┘
+
+    Counted is what speaks of the server: no listener, 5xx, no answer in time, a broken connection,
+    an answer that cannot be read, 429 without `Retry-After`. A request that was refused shows that
+    the server is well. Where the breaker is open, nothing is sent: the draft goes to the next tier,
+    and the expert returns the draft, marked as degraded.
+
+    Args:
+        in_a_row: failures one after the other that open it.
+        rate: share of failures among the calls of the last `window_s` that opens it.
+        window_s: seconds over which the share is taken.
+        least_calls: in the window, below which a share says nothing.
+        open_s: seconds until one call tries the server again; doubled with each failure of such a
+            call.
+        most_open_s: most seconds between two of them.
+
+    Raises:
+        ConfigurationError: a value has no meaning.
+    """
+
+    slot = Slot.HEALTH
+
+    def __init__(
+        self,
+        in_a_row: int = 5,
+        *,
+        rate: float = 0.5,
+        window_s: float = 30.0,
+        least_calls: int = 20,
+        open_s: float = 2.0,
+        most_open_s: float = 15.0,
+        name: str = "breaker",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        counts = {"in_a_row": in_a_row, "least_calls": least_calls}
+        times = {"window_s": window_s, "open_s": open_s, "most_open_s": most_open_s}
+        for option, value in {**counts, **times}.items():
+            if isinstance(value, bool) or not value > 0:
+                raise ConfigurationError(f"Breaker({option}={value!r}): must be above 0.")
+        if not 0 < rate <= 1:
+            raise ConfigurationError(f"Breaker(rate={rate!r}): a share above 0, up to 1.")
+        if most_open_s < open_s:
+            raise ConfigurationError(
+                f"Breaker(most_open_s={most_open_s!r}): no less than open_s, which is {open_s}."
+            )
+        self.name = name
+        self.in_a_row, self.rate, self.least_calls = in_a_row, rate, least_calls
+        self.window_s, self.open_s, self.most_open_s = window_s, open_s, most_open_s
+        self._clock = clock
+        self._circuits: dict[str, Circuit] = {}
+
+    async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
+        """Pass the call on while its server is well.
+
+        Raises:
+            CircuitOpenError: the server is left alone for now; nothing was sent.
+        """
+        model = call.tier.model
+        server = model.server or model.name
+        circuit = self._circuits.get(server)
+        if circuit is None:
+            circuit = self._circuits.setdefault(server, Circuit(self, model.name, self._clock))
+        ticket = circuit.enter(call.request.timeout_s or self.most_open_s)
+        if ticket is None:
+            ready_s = circuit.ready_in_s
+            when = "one call tries it now" if ready_s is None else f"tried again in {ready_s:.1f} s"
+            raise CircuitOpenError(
+                f"{model.name} was not asked: it has failed too often and is left alone; {when}.",
+                model=model.name,
+                ready_in_s=ready_s,
+            )
+        failed: bool | None = None
+        try:
+            completion = await handler(call)
+            failed = False
+        except ModelError as error:
+            failed = _speaks_of_server(error)
+            raise
+        finally:
+            circuit.leave(ticket, failed=failed)
+        return completion
+
+    def state(self) -> dict[str, str]:
+        """`closed`, `open` or `half_open` for each server that was asked."""
+        return {server: circuit.state for server, circuit in self._circuits.items()}
+
+
+def _speaks_of_server(error: ModelError) -> bool | None:
+    """Whether a failure says that the server has failed; None where it says nothing."""
+    if isinstance(error, NotSentError | DeadlineError):
+        return None
+    if isinstance(error, RateLimitError):
+        return error.retry_after is None
+    return isinstance(error, _OUTAGES)
+
+
+class Circuit:
+    """Breaker of one server. Safe to use from any thread and event loop.
+
+    Each call that is let through gets a ticket, with which it tells how it ended. What was sent
+    before the state last changed says nothing about the server as it is now.
+    """
+
+    def __init__(self, settings: Breaker, server: str, clock: Callable[[], float]) -> None:
+        self._settings, self._server, self._clock = settings, server, clock
+        self._lock = Lock()
+        self.state = "closed"
+        self._ticket = 0
+        self._row = 0
+        self._calls: deque[tuple[float, bool]] = deque(maxlen=10_000)
+        self._openings = 0
+        self._closed_at = float("-inf")
+        self._until = 0.0
+
+    @property
+    def ready_in_s(self) -> float | None:
+        """Seconds until a call may be sent; None while one tries the server."""
+        return None if self.state == "half_open" else max(0.0, self._until - self._clock())
+
+    def enter(self, lasts_s: float) -> int | None:
+        """A ticket for a call that takes so long at most; None where it must not be sent."""
+        if self.state == "closed":  # the usual way takes no lock
+            return self._ticket
+        with self._lock:
+            now = self._clock()
+            if self.state == "closed":
+                return self._ticket
+            if now < self._until:
+                return None
+            # Where the call that tries it is not heard of for so long, another one may.
+            self.state, self._until = "half_open", now + lasts_s
+            self._ticket += 1
+            return self._ticket
+
+    def leave(self, ticket: int, *, failed: bool | None) -> None:
+        """How a call ended; None where that says nothing about the server."""
+        if failed is None and self.state == "closed":
+            return
+        with self._lock:
+            if ticket != self._ticket:
+                return
+            now = self._clock()
+            if self.state == "closed":
+                self._count(now, failed=bool(failed))
+            elif failed:
+                self._open(now, "the call that tried it failed")
+            elif failed is None:
+                self._until = now  # the next call may try it
+            else:
+                self.state, self._row, self._closed_at = "closed", 0, now
+                self._ticket += 1
+                self._calls.clear()
+                logger.info("%s answers again", self._server)
+
+    def _count(self, now: float, *, failed: bool) -> None:
+        given, calls = self._settings, self._calls
+        calls.append((now, failed))
+        if not failed:
+            self._row = 0
+            return
+        self._row += 1
+        while calls and calls[0][0] < now - given.window_s:
+            calls.popleft()
+        failures = sum(bad for _, bad in calls)
+        if self._row >= given.in_a_row:
+            self._open(now, f"{self._row} calls have failed one after the other")
+        elif len(calls) >= given.least_calls and failures >= given.rate * len(calls):
+            self._open(now, f"{failures} of {len(calls)} calls have failed")
+
+    def _open(self, now: float, why: str) -> None:
+        given = self._settings
+        if self.state == "closed" and now - self._closed_at > given.window_s:
+            self._openings = 0  # it was well for long enough: this is another failure
+        pause_s = min(given.most_open_s, given.open_s * 2.0 ** min(self._openings, 60))
+        self.state, self._until = "open", now + pause_s
+        self._ticket += 1
+        self._openings += 1
+        logger.warning("%s is left alone for %.1f s: %s", self._server, pause_s, why)

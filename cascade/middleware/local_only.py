@@ -1,0 +1,167 @@
+"""Local only: questions that must not leave this machine."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from cascade.errors import ConfigurationError, InputError, LocalOnlyError
+from cascade.middleware.base import Ask, CascadeMiddleware, Decide, Slot
+from cascade.policies import promises
+from cascade.policies.base import Situation
+from cascade.run import Answer, Call, CascadeRuntime, Run
+from cascade.state import Completion, Decision
+
+Stay = Literal["answer", "abstain"]
+"""What becomes of a question that has to stay on this machine where no tier on it is good enough:
+the draft is the answer all the same, marked as degraded, or there is none."""
+
+Private = Callable[[Sequence[BaseMessage]], "bool | Stay | Awaitable[bool | Stay]"]
+"""Takes the conversation and says whether it has to stay on this machine."""
+
+STAMP = "local_only"
+"""Key of an answer's `response_metadata`: its conversation stays on this machine from then on."""
+
+
+class LocalOnly(CascadeMiddleware):
+    """Keeps questions on this machine: all, those of a rule, or those whose settings say so.
+
+    No model elsewhere is asked about them, whatever the rest of the stack does. What would be
+    escalated goes to a larger tier on this machine, else the draft is the answer (`degraded`), or
+    there is none. A conversation stays once a question of it had to: its answers are stamped.
+    No baseline is earned where the large model was no choice.
+
+    Args:
+        always: True or `"answer"`, or `"abstain"`; False where some questions may leave.
+        private: your own rule for each question, such as `cascade.privacy.looks_personal`.
+
+    Raises:
+        ConfigurationError: a value has no meaning.
+    """
+
+    slot = Slot.GUARDS
+
+    def __init__(
+        self,
+        always: bool | str = False,
+        *,
+        private: Private | None = None,
+        name: str = "local_only",
+    ) -> None:
+        self.name = name
+        self.always = read_stay(always, "local_only")
+        if private is not None and not callable(private):
+            raise ConfigurationError(f"private={private!r}: give a function of the messages.")
+        self.private = private
+
+    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
+        """Decide whether the run stays here, and move it to a tier that may be asked.
+
+        Raises:
+            ConfigurationError: the rule said something without meaning, or no tier is here.
+            InputError: the settings of the question did.
+        """
+        stay = await self._stay(run)
+        if stay is None:
+            return None
+        tiers = runtime.kernel.tiers
+        allowed = [i for i, tier in enumerate(tiers) if tier.local]
+        if not allowed:
+            there = ", ".join(f"{tier.name} ({tier.model.name})" for tier in tiers)
+            raise ConfigurationError(
+                f"the question has to stay on this machine, but no tier is on it: {there}. Give a "
+                "tier that is, such as 'ollama:qwen2.5:3b', or say Tier(…, local=True)."
+            )
+        if promises(runtime.kernel.policy):
+            stay = "abstain"  # what a certificate does not cover is no answer
+        run.has_baseline = tiers[-1].local
+        run.tier = next((i for i in allowed if i >= run.tier), allowed[-1])
+        names = [tiers[i].name for i in allowed]
+        run.notes[self.name] = {"stay": stay, "tiers": list(names), "stamps": {STAMP: stay}}
+        return None
+
+    async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
+        """Let no question through that has to stay.
+
+        Raises:
+            LocalOnlyError: the model is elsewhere; nothing was sent.
+        """
+        if not call.tier.local and self._note(call.run) is not None:
+            name = call.tier.model.name
+            raise LocalOnlyError(
+                f"{name} was not asked: the question has to stay on this machine.", model=name
+            )
+        return await handler(call)
+
+    def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
+        """Escalate to a tier that is here; where there is none, accept or abstain."""
+        decision = handler(situation)
+        note = self._note(run)
+        if note is None or situation.last or decision.action != "escalate":
+            return decision
+        stay, tiers = note
+        names = [tier.tier for tier in situation.above]
+        first = 0 if decision.tier is None else names.index(decision.tier)
+        here = [name for name in names if name in tiers]
+        later = [name for name in names[first:] if name in tiers]
+        if here:
+            return decision.model_copy(update={"tier": later[0] if later else here[-1]})
+        usable = situation.assessment.objection is None
+        wanted = decision.tier or (names[0] if names else "a larger tier")
+        reason = f"{decision.reason}; but {wanted} must not be asked: the question has to stay here"
+        update = {
+            "action": "accept" if stay == "answer" and usable else "abstain",
+            "tier": None,
+            "once": True,
+            "reason": reason,
+        }
+        return decision.model_copy(update=update)
+
+    async def _stay(self, run: Run) -> Stay | None:
+        stays = [self.always, self._of(run.settings.get("local_only"))]
+        for message in run.messages:
+            stamp = message.response_metadata.get(STAMP) if isinstance(message, AIMessage) else None
+            stays.append(stamp if stamp in ("answer", "abstain") else None)
+        if not any(stays) and self.private is not None:
+            said = self.private(run.messages)
+            said = await said if inspect.isawaitable(said) else said
+            # Not the answer itself: it may quote the conversation.
+            stays.append(
+                read_stay(said, "what private=… returned", f"a value of type {type(said).__name__}")
+            )
+        if "abstain" in stays:
+            return "abstain"
+        return "answer" if "answer" in stays else None
+
+    @staticmethod
+    def _of(given: object) -> Stay | None:
+        try:
+            return read_stay(given, "local_only")
+        except ConfigurationError as error:
+            raise InputError(str(error)) from error
+
+    def _note(self, run: Run) -> tuple[str, list[str]] | None:
+        note = run.notes.get(self.name)
+        if not isinstance(note, dict):
+            return None
+        return str(note["stay"]), [str(name) for name in note["tiers"]]  # type: ignore[union-attr]
+
+
+def read_stay(given: object, what: str, shown: str = "") -> Stay | None:
+    """What becomes of a question that has to stay; None where it may leave.
+
+    Raises:
+        ConfigurationError: it is none of what may be said.
+    """
+    if given is None or given is False:
+        return None
+    if given is True or given == "answer":
+        return "answer"
+    if given == "abstain":
+        return "abstain"
+    raise ConfigurationError(
+        f"{what} is {shown or repr(given)}: give True, False, 'answer' or 'abstain'."
+    )

@@ -1,0 +1,146 @@
+"""Tool risks: what a draft has to show before it may call a tool that changes something.
+
+A wrong text can be read again; a deleted file is gone. So the demand does not follow from what an
+error costs on average: it stands beside the policy, and only ever makes it accept less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from cascade.errors import ConfigurationError
+from cascade.middleware.base import CascadeMiddleware, Decide, Slot
+from cascade.policies.base import Situation, can_change, with_observation
+from cascade.run import Run
+from cascade.state import Decision
+
+Risk = Literal["read", "write", "irreversible"]
+"""What a tool can do: `read` changes nothing, what a `write` changed can be changed back."""
+
+RISKS: tuple[Risk, ...] = get_args(Risk)
+
+UNMARKED: Risk = "write"
+"""What a tool counts as that is not marked, where others are: forgetting one must not be the
+careless side, and a forgotten one is seldom the worst."""
+
+
+class ToolRisks(CascadeMiddleware):
+    """Makes a draft that calls tools be surer than one that only says something.
+
+    What it accepts is a part of what the policy accepts, so a certificate, which bounds
+    P(accepted and wrong), holds on. Tools can also be marked themselves, by `risk` in the
+    `metadata` or `extras` of a LangChain tool.
+
+    Args:
+        tools: risks by the tools' names. While no tool is marked, there is no rule.
+        irreversible_confidence: from which on a draft may call an irreversible tool. It has to be a
+            probability: an uncalibrated score is never enough.
+        write_confidence: from which on it may call one that writes, by whatever number there is.
+        irreversible: `escalate` leaves the last word to the last tier; with `ask` a person has to
+            approve of irreversible calls, the last tier's too, which needs a checkpointer.
+
+    Raises:
+        ConfigurationError: a risk or a confidence has no meaning.
+    """
+
+    slot = Slot.GUARDS
+
+    def __init__(
+        self,
+        tools: Mapping[str, Risk] | None = None,
+        *,
+        irreversible_confidence: float = 0.99,
+        write_confidence: float = 0.9,
+        irreversible: Literal["escalate", "ask"] = "escalate",
+        name: str = "tool_risks",
+    ) -> None:
+        for tool, risk in (tools or {}).items():
+            if risk not in RISKS:
+                raise ConfigurationError(
+                    f"ToolRisks: {tool!r} is {risk!r}; a tool is one of {', '.join(RISKS)}."
+                )
+        if not 0.0 <= write_confidence <= irreversible_confidence <= 1.0:
+            raise ConfigurationError(
+                f"ToolRisks(write_confidence={write_confidence}, irreversible_confidence="
+                f"{irreversible_confidence}): both are between 0 and 1, and the second is not "
+                "below the first."
+            )
+        if irreversible not in ("escalate", "ask"):
+            raise ConfigurationError(
+                f"ToolRisks(irreversible={irreversible!r}): give 'escalate' or 'ask'."
+            )
+        self.name = name
+        self.tools = dict(tools or {})
+        self.irreversible_confidence = irreversible_confidence
+        self.write_confidence = write_confidence
+        self.irreversible = irreversible
+
+    def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
+        """Hold what is accepted against what the draft calls."""
+        decision = handler(situation)
+        risks = {**_marks(run.settings.get("tools") or ()), **self.tools}
+        if not risks or not situation.called:
+            return decision
+        tool, risk = worst(situation.called, risks)
+        if situation.last:
+            return self._last(decision, tool, risk)
+        if decision.action != "accept" or risk == "read":
+            return decision
+        final, p = risk == "irreversible", situation.assessment.confidence
+        demand = self.irreversible_confidence if final else self.write_confidence
+        marked = f"is {risk}" if tool in risks else f"has no mark and counts as {risk}"
+        kind = "a calibrated confidence" if final else "a confidence"
+        words = f"{tool} {marked}, which takes {kind} of {demand:g} or more"
+        enough = p is not None and p >= demand
+        if enough and (not final or situation.assessment.calibrated):
+            threshold = max(demand, decision.threshold or 0.0)
+            update: dict[str, Any] = {
+                "reason": f"{decision.reason}; {words}",
+                "threshold": threshold,
+            }
+            return decision.model_copy(update=update)
+        update = {
+            "action": "escalate",
+            "once": False,
+            "reason": f"{decision.reason}; but {words}",
+            "threshold": demand,
+            "confidence": p,
+            "tier": None,
+        }
+        refused = decision.model_copy(update=update)
+        return refused if enough else with_observation(refused, situation.next_signal, can_change)
+
+    def _last(self, decision: Decision, tool: str, risk: Risk) -> Decision:
+        """The last tier's call: a person approves of it, where that is wanted."""
+        if risk != "irreversible" or self.irreversible != "ask":
+            return decision
+        reason = f"{decision.reason}; {tool} is irreversible"
+        return decision.model_copy(update={"action": "ask", "reason": reason, "once": True})
+
+
+def worst(called: Sequence[str], risks: Mapping[str, Risk]) -> tuple[str, Risk]:
+    """The most dangerous of some tools, and its risk; the first of several."""
+    tool = max(called, key=lambda name: RISKS.index(risks.get(name, UNMARKED)))
+    return tool, risks.get(tool, UNMARKED)
+
+
+def _marks(tools: Sequence[Mapping[str, Any]]) -> dict[str, Risk]:
+    """What tools say of themselves; of several marks the greatest holds.
+
+    Raises:
+        ConfigurationError: a mark is no risk.
+    """
+    found: dict[str, Risk] = {}
+    for tool in tools:
+        marks = (tool.get("metadata") or {}).get("risk") or ()
+        for mark in marks:
+            if mark not in RISKS:
+                name = tool["function"]["name"]
+                raise ConfigurationError(
+                    f"the tool {name!r} is marked risk={mark!r}; a tool is one of "
+                    f"{', '.join(RISKS)}."
+                )
+        if marks:
+            found[tool["function"]["name"]] = max(marks, key=RISKS.index)
+    return found
