@@ -275,6 +275,11 @@ class Calibrator(Protocol):
         """Names of the signals it needs, in the order in which they are taken."""
         ...
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether the labels showed that the confidence from all signals is a probability."""
+        ...
+
     def mismatch(self, messages: Sequence[BaseMessage]) -> str | None:
         """Why this conversation is not of the kind it was fitted on, or None."""
         ...

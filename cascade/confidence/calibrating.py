@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from cascade._version import __version__
-from cascade.confidence.bindings import LabelledDraft, MadeFor
+from cascade.confidence.base import LabelledDraft, MadeFor
 from cascade.confidence.calibration import (
     Calibration,
     Quality,

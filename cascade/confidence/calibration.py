@@ -15,11 +15,10 @@ from typing import Annotated, Literal
 from langchain_core.messages import BaseMessage
 from pydantic import BeforeValidator, Field, ValidationError
 
-from cascade.confidence.bindings import Labels, ModelIdentity, digest, system_hash
+from cascade.confidence.base import Estimate, Labels, ModelIdentity, digest, system_hash
 from cascade.confidence.calibrators import FittedCalibrator, Numbers, VennAbersBand
 from cascade.confidence.columns import matrix, raw_score
 from cascade.confidence.early import EarlyRow
-from cascade.confidence.estimate import Estimate
 from cascade.confidence.gain import GainHead
 from cascade.confidence.sound import LARGEST, problem_of, unsound_number
 from cascade.errors import CalibrationMismatchError, ConfigurationError
@@ -113,6 +112,11 @@ class Calibration(Record):
     def signals(self) -> tuple[str, ...]:
         """All signals, in the order in which they are taken."""
         return self.stages[-1].signals
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the labels showed that the confidence from all signals is a probability."""
+        return True
 
     def save(self, path: str | Path) -> None:
         """Write the file."""

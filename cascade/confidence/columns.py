@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from cascade.confidence.metrics import Array
-from cascade.confidence.score import FEATURES, combine, score_of
+from cascade.confidence.base import FEATURES, combine, score_of
 
 RAW = "raw"
 """The raw score of a draft, always the first column."""

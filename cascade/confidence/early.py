@@ -1,9 +1,10 @@
-"""When a draft that is still being written can be given up.
+"""Early stop of a draft that is still being written.
 
-Two facts tell. A geometric mean over at most N tokens has a ceiling at every moment. And the
-worst stretch of an answer, once written, stays: the smallest mean over 16 tokens only falls while
-the answer grows, so that the final value of calibration drafts bounds the running one (early
-stopping as in DeepConf, arXiv 2508.15260, with a conformal bound in place of its percentile).
+Two facts tell that it cannot be accepted any more. A geometric mean over at most N tokens has a
+ceiling at every moment. And the worst stretch of an answer, once written, stays: the smallest mean
+over 16 tokens only falls while the answer grows, so that the final value of calibration drafts
+bounds the running one (early stopping as in DeepConf, arXiv 2508.15260, with a conformal bound in
+place of its percentile).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
-from cascade.confidence.logprobs import WINDOW, window_means
+from cascade.confidence.free import WINDOW, window_means
 
 EarlyRow = tuple[float, float]
 """Of a calibration draft: its confidence, and its `logprob_window_min`."""

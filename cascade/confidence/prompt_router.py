@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from cascade.confidence.gain import GainHead, cross_fitted_gain, fit_gain
 from cascade.confidence.metrics import Array
-from cascade.confidence.signals.free import prompt_features
+from cascade.confidence.free import prompt_features
 from cascade.confidence.text import TextEncoder, fit_text_encoder
 from cascade.errors import ConfigurationError
 from cascade.state import Record

@@ -3,16 +3,53 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from decimal import Context, Decimal
 from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage
 
-from cascade.confidence.answers import Normaliser, normalise
-from cascade.confidence.signals.base import Asked, Probe, Signal
+from cascade.confidence.base import Asked, Features, Probe, Signal
 from cascade.errors import ConfigurationError
 from cascade.state import Completion
+
+Normaliser = Callable[[str], str]
+"""Maps answers that mean the same to the same string."""
+
+_FINAL = re.compile(r"(?:final answer|answer)\s*(?:is|:|=)\s*(.+)", re.IGNORECASE)
+_NOISE = re.compile(r"[^\w\s.%+-]")
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,3})?")
+_ARTICLE = re.compile(r"\b(?:a|an|the)\b")
+
+
+def normalise(text: str) -> str:
+    """The answer without case, punctuation, articles and the words around it.
+
+    Takes what follows the last "answer is" or "answer:", else the whole text; a number loses its
+    thousands separators and trailing zeros. Made for short answers; longer ones need semantic
+    agreement.
+    """
+    stated = _FINAL.findall(text)
+    answer = (stated[-1] if stated else text).strip().casefold()
+    words = _NOISE.sub(" ", re.sub(r"(?<=\d),(?=\d{3}\b)", "", answer))
+    answer = _tidy(_ARTICLE.sub(" ", words)) or _tidy(words)  # "A" alone is an option
+    return _number(answer) or answer
+
+
+def _tidy(words: str) -> str:
+    return re.sub(r"^[. ]+(?!\d)", "", " ".join(words.split()).rstrip(". "))
+
+
+def _number(answer: str) -> str | None:
+    """A number with all its digits: two long ones that differ in the last are two answers."""
+    if not _NUMBER.fullmatch(answer):
+        return None
+    number = Decimal(answer)
+    # The default context would round it to 28 digits.
+    return f"{number.normalize(Context(prec=len(answer))):f}" if number else "0"
+
 
 Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 """Texts to vectors, as `Embeddings.embed_documents` of LangChain does."""
@@ -74,7 +111,7 @@ class SelfConsistency(Signal):
         )
         return (sample,) * min(self.at_once, remaining)
 
-    def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """`self_consistency`: weighted share of samples that give the draft's answer."""
         agreeing, total = self._votes(asked, replies)
         return {self.name: agreeing / total} if total else {}
@@ -119,7 +156,7 @@ class Agreement(Signal):
         """The same question to the other model."""
         return () if replies else (Probe(tuple(asked.messages), as_draft=True),)
 
-    def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """1.0 or 0.0 under the signal's name."""
         agrees = self.same(replies[0].transcript) == self.same(asked.draft.transcript)
         return {self.name: float(agrees)}
@@ -174,7 +211,7 @@ class PromptVotes(Signal):
             for _ in range(self.samples)
         )
 
-    def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """Share of votes for the draft's answer, and whether it is the most common one."""
         votes = Counter(self.same(reply.transcript) for reply in replies)
         draft = self.same(asked.draft.transcript)
@@ -211,7 +248,7 @@ class SemanticAgreement(Signal):
         sample = Probe(tuple(asked.messages), temperature=self.temperature, as_draft=True)
         return (sample,) * self.calls
 
-    def read(self, asked: Asked, replies: Sequence[Completion]) -> Mapping[str, float]:
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """Mean cosine similarity, clipped to [0, 1]."""
         draft, *samples = self.embed(
             [asked.draft.transcript, *(reply.transcript for reply in replies)]

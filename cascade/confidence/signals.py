@@ -1,54 +1,31 @@
-"""Signals about a draft, each with its price in calls."""
+"""Signals by name: what `signals=[…]` takes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cascade.confidence.score import FEATURES
-from cascade.confidence.signals.base import Ask, Asked, Check, Probe, Signal, UserSignal, take
-from cascade.confidence.signals.free import (
-    LogprobSignal,
-    PromptSignal,
-    TextSignal,
-    TokenQuantile,
-    prompt_features,
-)
-from cascade.confidence.signals.samples import (
-    Agreement,
-    PromptVotes,
-    SelfConsistency,
-    SemanticAgreement,
-)
-from cascade.confidence.signals.self_ask import PTrueSignal, VerbalisedSignal
+from cascade.confidence.base import FEATURES, Asked, Check, Probe, Signal, UserSignal, take
+from cascade.confidence.checks import PTrueSignal, VerbalisedSignal
+from cascade.confidence.free import LogprobSignal, PromptSignal, TextSignal, TokenQuantile
+from cascade.confidence.samples import SelfConsistency
 from cascade.errors import ConfigurationError
 
 __all__ = [
     "BUILT_IN",
-    "Agreement",
-    "Ask",
     "Asked",
-    "Check",
     "LogprobSignal",
     "PTrueSignal",
     "Probe",
-    "PromptSignal",
-    "PromptVotes",
-    "SelfConsistency",
-    "SemanticAgreement",
     "Signal",
     "SignalLike",
-    "TextSignal",
-    "TokenQuantile",
     "UserSignal",
-    "VerbalisedSignal",
-    "prompt_features",
     "take",
     "to_signals",
     "wordings",
 ]
 
 SignalLike = str | Signal | Check
-"""What `signals=[…]` takes: a name, a signal, or a function `(question, answer) → value`."""
+"""A name, a signal, or a function `(question, answer) → value`."""
 
 BUILT_IN: dict[str, type[Signal]] = {
     "logprobs": LogprobSignal,
@@ -67,10 +44,8 @@ def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
 
     Raises:
         ConfigurationError: an unknown name, two signals of one name, or a signal of the user's
-            that is called as one that is built in, or as one of its features.
+            with the name of a built-in signal or feature.
     """
-    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
-        raise ConfigurationError(f"signals={wanted!r}: give a list, such as ['logprobs'].")
     if isinstance(wanted, str) or not isinstance(wanted, Sequence):
         raise ConfigurationError(f"signals={wanted!r}: give a list, such as ['logprobs'].")
     signals = [_to_signal(item) for item in wanted]
@@ -100,9 +75,13 @@ def _to_signal(item: SignalLike) -> Signal:
         if item not in BUILT_IN:
             raise ConfigurationError(
                 f"there is no signal {item!r}; there are: {', '.join(BUILT_IN)}, the signals of "
-                "cascade.confidence.signals, and your own functions (question, answer) → value."
+                "cascade.confidence, and your own functions (question, answer) → value."
             )
         return BUILT_IN[item]()
+    if not callable(item):
+        raise ConfigurationError(
+            f"signals=[…, {item!r}]: give a name, a signal or a function (question, answer)."
+        )
     return UserSignal(item)
 
 
