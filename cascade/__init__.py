@@ -18,10 +18,6 @@ from typing import TYPE_CHECKING
 from cascade._version import __version__
 
 if TYPE_CHECKING:
-    from cascade.agents.fallback import Queue
-    from cascade.agents.latch import Latch
-    from cascade.agents.recall import Caching
-    from cascade.agents.shedding import Shedding
     from cascade.agents.verifier import Verdict
     from cascade.api import Cascade
     from cascade.errors import (
@@ -31,66 +27,58 @@ if TYPE_CHECKING:
         LedgerError,
         ModelError,
     )
-    from cascade.events import Decided, Retracted, Token
+    from cascade.events import Decided, Provisional, Retracted, Token
     from cascade.graph import build_graph
+    from cascade.ledger.base import LedgerStore, MemoryLedger, tagged
     from cascade.ledger.prices import Price
-    from cascade.ledger.recorder import LedgerStore, MemoryLedger
     from cascade.ledger.view import LedgerView
-    from cascade.oversight.audits import Audits
-    from cascade.policies.base import Policy, Situation
-    from cascade.policies.economic import EconomicPolicy
-    from cascade.policies.risk import ToolRisks
-    from cascade.policies.threshold import ThresholdPolicy
+    from cascade.middleware.base import CascadeMiddleware
+    from cascade.policies import EconomicPolicy, Policy, Situation, ThresholdPolicy
     from cascade.result import CascadeResult
-    from cascade.state import CascadeState, Decision, LedgerEntry
+    from cascade.run import Run
+    from cascade.state import Decision, LedgerEntry
     from cascade.tiers import Tier
 
 _HOMES = {
-    "Audits": "cascade.oversight.audits",
-    "Caching": "cascade.agents.recall",
-    "Cascade": "cascade.api",
-    "CascadeError": "cascade.errors",
-    "CascadeResult": "cascade.result",
-    "CascadeState": "cascade.state",
-    "ConfigurationError": "cascade.errors",
-    "Decided": "cascade.events",
-    "Decision": "cascade.state",
-    "EconomicPolicy": "cascade.policies.economic",
-    "InputError": "cascade.errors",
-    "Latch": "cascade.agents.latch",
-    "LedgerEntry": "cascade.state",
-    "LedgerError": "cascade.errors",
-    "LedgerStore": "cascade.ledger.recorder",
-    "LedgerView": "cascade.ledger.view",
-    "MemoryLedger": "cascade.ledger.recorder",
-    "ModelError": "cascade.errors",
-    "Policy": "cascade.policies.base",
-    "Price": "cascade.ledger.prices",
-    "Queue": "cascade.agents.fallback",
-    "Retracted": "cascade.events",
-    "Shedding": "cascade.agents.shedding",
-    "Situation": "cascade.policies.base",
-    "ThresholdPolicy": "cascade.policies.threshold",
-    "Tier": "cascade.tiers",
-    "ToolRisks": "cascade.policies.risk",
-    "Token": "cascade.events",
-    "Verdict": "cascade.agents.verifier",
-    "build_graph": "cascade.graph",
+    "Cascade": "api",
+    "CascadeError": "errors",
+    "CascadeMiddleware": "middleware.base",
+    "CascadeResult": "result",
+    "ConfigurationError": "errors",
+    "Decided": "events",
+    "Decision": "state",
+    "EconomicPolicy": "policies",
+    "InputError": "errors",
+    "LedgerEntry": "state",
+    "LedgerError": "errors",
+    "LedgerStore": "ledger.base",
+    "LedgerView": "ledger.view",
+    "MemoryLedger": "ledger.base",
+    "ModelError": "errors",
+    "Policy": "policies",
+    "Price": "ledger.prices",
+    "Provisional": "events",
+    "Retracted": "events",
+    "Run": "run",
+    "Situation": "policies",
+    "ThresholdPolicy": "policies",
+    "Tier": "tiers",
+    "Token": "events",
+    "Verdict": "agents.verifier",
+    "build_graph": "graph",
+    "tagged": "ledger.base",
 }
 
 __all__ = [
-    "Audits",
-    "Caching",
     "Cascade",
     "CascadeError",
+    "CascadeMiddleware",
     "CascadeResult",
-    "CascadeState",
     "ConfigurationError",
     "Decided",
     "Decision",
     "EconomicPolicy",
     "InputError",
-    "Latch",
     "LedgerEntry",
     "LedgerError",
     "LedgerStore",
@@ -99,24 +87,24 @@ __all__ = [
     "ModelError",
     "Policy",
     "Price",
-    "Queue",
+    "Provisional",
     "Retracted",
-    "Shedding",
+    "Run",
     "Situation",
     "ThresholdPolicy",
     "Tier",
     "Token",
-    "ToolRisks",
     "Verdict",
     "__version__",
     "build_graph",
+    "tagged",
 ]
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'cascade' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(f"cascade.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

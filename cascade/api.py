@@ -29,13 +29,13 @@ from cascade.errors import (
     PersonNeededError,
 )
 from cascade.events import Event
-from cascade.kernel import Kernel, Parts
+from cascade.kernel import Kernel
 from cascade.ledger.base import LedgerStore
 from cascade.middleware.base import CascadeMiddleware
 from cascade.policies import Policy
 from cascade.questions import Question, ResponseFormat, to_messages, to_settings
 from cascade.result import CascadeResult, result_of
-from cascade.run import CascadeRuntime, Run, Settings, Show
+from cascade.run import CascadeRuntime, Parts, Run, Settings, Show
 from cascade.setup import (
     check_calibration,
     choose_middleware,

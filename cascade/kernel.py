@@ -5,9 +5,9 @@ It holds the tiers, the agents, the stack of middleware and the ledger, and name
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -19,60 +19,36 @@ from cascade.agents import (
     Drafter,
     Expert,
     Person,
-    Route,
     Router,
     SelfChecker,
     Verifier,
 )
-from cascade.agents.verifier import Judge
 from cascade.calling import chain, overriding, send
-from cascade.confidence import Calibrator
-from cascade.confidence.signals import Signal
 from cascade.context import InCopiedContext
 from cascade.errors import CascadeError, ConfigurationError, ExtensionError, is_control_flow
 from cascade.events import Reader
-from cascade.ledger.base import LedgerStore
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
 from cascade.ledger.view import LedgerView
 from cascade.middleware.base import CascadeMiddleware
-from cascade.policies import Policy, Situation, tell_cost
-from cascade.run import Answer, Call, CascadeRuntime, Kind, Run, Settings, Step, known_cost
+from cascade.policies import Situation, tell_cost
+from cascade.run import (
+    Answer,
+    Call,
+    CascadeRuntime,
+    Kind,
+    Parts,
+    Run,
+    Settings,
+    Step,
+    known_cost,
+)
 from cascade.state import Completion, Decision
-from cascade.tiers import OpenTier, open_tier
+from cascade.tiers import open_tier
 
 logger = logging.getLogger("cascade")
 
 Agent = Callable[[Run, CascadeRuntime], Awaitable[Step]]
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a kernel is made of.
-
-    Attributes:
-        tiers: from small to large.
-        policy: decides about drafts.
-        signals: that the self-check takes; empty for the cheapest that a tier allows.
-        calibrators: by the tier's name.
-        judge: the user's verifier.
-        route: the user's router.
-        middleware: in any order.
-        store: of the ledger.
-        settings: of every question that has none of its own.
-        holds: whether the calibrators were made for what a question is asked with.
-    """
-
-    tiers: tuple[OpenTier, ...]
-    policy: Policy
-    signals: Sequence[Signal] = ()
-    calibrators: Mapping[str, Calibrator] | None = None
-    judge: Judge | None = None
-    route: Route | None = None
-    middleware: Sequence[CascadeMiddleware] = ()
-    store: LedgerStore | None = None
-    settings: Settings | None = None
-    holds: Callable[[Settings], bool] = lambda settings: True
 
 
 class Kernel:
@@ -171,13 +147,24 @@ class Kernel:
                 await self._open(run, runtime)
             elif run.step != "end":
                 run.step = await self._agents[run.step](run, runtime)
+            if run.step == "expert" and run.kind == "shadow":
+                run.step = "end"  # it shows what would be, and the large model has answered
             if run.step == "end":
                 await self._close(run, runtime)
         except CascadeError as error:
             self._merge(run)
             error.ledger = LedgerView(run.entries)
-            tell_cost(self.parts.policy, known_cost(run.entries))
+            tell_cost(self.policy, known_cost(run.entries))
             raise
+        except Exception as error:
+            if is_control_flow(error):
+                raise
+            self._merge(run)
+            said = f"{type(error).__name__} in code that the cascade calls: {error}"
+            raised = ExtensionError(said)
+            raised.ledger = LedgerView(run.entries)
+            tell_cost(self.policy, known_cost(run.entries))
+            raise raised from error
         self._merge(run)
 
     async def answer(self, run: Run, runtime: CascadeRuntime) -> Answer:
@@ -195,18 +182,9 @@ class Kernel:
                     break
                 await InCopiedContext(self.advance(run, runtime))
                 runtime.said = None
-        except CascadeError:
-            raise
-        except Exception as error:
-            if is_control_flow(error):
-                raise
-            raised = ExtensionError(f"{type(error).__name__} in code that the cascade calls: {error}")
+        except asyncio.CancelledError:
             self._merge(run)
-            raised.ledger = LedgerView(run.entries)
-            raise raised from error
-        except BaseException:
-            self._merge(run)
-            tell_cost(self.parts.policy, known_cost(run.entries))
+            tell_cost(self.policy, known_cost(run.entries))
             raise
         return self.answer_of(run)
 
@@ -256,7 +234,7 @@ class Kernel:
     async def _close(self, run: Run, runtime: CascadeRuntime) -> None:
         self._merge(run)
         if run.kind == "answer":
-            tell_cost(self.parts.policy, known_cost(run.entries))
+            tell_cost(self.policy, known_cost(run.entries))
         answer = self.answer_of(run)
         for one in self._after:
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache
@@ -18,7 +19,9 @@ from langchain_core.messages import AnyMessage, BaseMessage
 from pydantic import JsonValue, TypeAdapter
 from typing_extensions import TypedDict  # of typing's own, pydantic makes no schema in 3.11
 
+from cascade.confidence.base import Calibrator, Signal
 from cascade.events import Event
+from cascade.ledger.base import LedgerStore
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
 from cascade.models.base import Chunk, Request
@@ -176,13 +179,14 @@ class Run:
 
     def copy(self, kind: Kind) -> Run:
         """A run of another kind about the same question, which shares nothing mutable with this
-        one: background work may go on in another loop."""
+        one: background work may go on in another loop. It keeps the notes, by which middleware
+        knows, for example, that nothing may leave this machine."""
         return replace(
             self,
             kind=kind,
             settings=Settings(**self.settings),
             entries=[],
-            notes={},
+            notes=deepcopy(self.notes),
             messages=list(self.messages),
         )
 
@@ -236,9 +240,39 @@ class Call:
     on_chunk: Hear | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a kernel is made of.
+
+    Attributes:
+        tiers: from small to large.
+        policy: decides about drafts.
+        signals: that the self-check takes; empty for the cheapest that a tier allows.
+        calibrators: by the tier's name.
+        judge: the user's verifier, `cascade.agents.verifier.Judge`.
+        route: the user's router, `cascade.agents.Route`.
+        middleware: instances of `CascadeMiddleware`, in any order.
+        store: of the ledger.
+        settings: of every question that has none of its own.
+        holds: whether the calibrators were made for what a question is asked with.
+    """
+
+    tiers: tuple[OpenTier, ...]
+    policy: Policy
+    signals: Sequence[Signal] = ()
+    calibrators: Mapping[str, Calibrator] | None = None
+    judge: Callable[..., Any] | None = None
+    route: Callable[..., Any] | None = None
+    middleware: Sequence[Any] = ()
+    store: LedgerStore | None = None
+    settings: Settings | None = None
+    holds: Callable[[Settings], bool] = lambda settings: True
+
+
 class Kernel(Protocol):
     """What agents and middleware may ask of the kernel."""
 
+    parts: Parts
     tiers: tuple[OpenTier, ...]
     policy: Policy
     ledger: Ledger

@@ -16,45 +16,22 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("service", "jobs"),
-    ("integrations", "demo", "teaching"),
-    ("collect",),
+    ("service", "jobs", "teaching", "integrations", "demo"),
     ("api",),
-    ("batches", "judging", "pausing", "varying"),
-    ("result", "oversight", "report", "walking"),
-    ("graph", "questions", "setup", "presets", "privacy", "caching", "kinds", "fleet"),
-    ("agents", "evaluation", "testing"),
+    ("result", "setup"),
+    ("graph", "questions", "evaluation"),
+    ("kernel",),
+    ("calling", "agents", "testing"),
+    ("middleware", "tracing"),
+    ("run",),
     ("tiers",),
-    ("models", "ledger", "confidence", "policies", "resilience"),
-    (
-        "errors",
-        "state",
-        "events",
-        "observing",
-        "_background",
-        "_clock",
-        "_closing",
-        "_masking",
-        "_page",
-        "_patience",
-        "_portal",
-        "_printable",
-        "_together",
-        "_variants",
-        "_version",
-        "_words",
-    ),
+    ("models", "ledger", "confidence", "policies"),
+    ("errors", "state", "events", "context", "_portal", "_version"),
 )
 """Units of the package from top to bottom; imports run downwards only, never sideways.
 
 On the lowest floor, of plain records, neighbours may import each other, without rings.
 """
-
-UPWARD_FOR_TYPES = frozenset({("errors", "ledger")})
-"""Upward imports allowed under TYPE_CHECKING: an error carries the ledger of its failed run."""
-
-UPWARD_WHEN_CALLED = frozenset({("api", "integrations")})
-"""Upward imports allowed inside a function: users find the chat model on the cascade they hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +43,6 @@ class Import:
     path: Path
     line: int
     for_types: bool
-    when_called: bool = False
 
     @property
     def units(self) -> tuple[str, str]:
@@ -124,10 +100,6 @@ def forbidden(found: Import) -> str | None:
     if not upper or upper == lower:
         return None  # the package's own face may name anything; within a unit all is free
     lower = lower or "api"  # the face shows what a user holds: it is for those above only
-    if found.for_types and (upper, lower) in UPWARD_FOR_TYPES | UPWARD_WHEN_CALLED:
-        return None
-    if found.when_called and (upper, lower) in UPWARD_WHEN_CALLED:
-        return None
     if floor_of(upper) < floor_of(lower) or floor_of(upper) == len(FLOORS) - 1 == floor_of(lower):
         return None
     side = "sideways" if floor_of(upper) == floor_of(lower) else "upwards"
@@ -140,8 +112,7 @@ def cycles(found: Iterable[Import]) -> list[list[str]]:
     """Rings of modules that import each other when they run."""
     graph: dict[str, set[str]] = {}
     for item in found:
-        allowed = item.when_called and item.units in UPWARD_WHEN_CALLED
-        if not item.for_types and not allowed:
+        if not item.for_types:
             graph.setdefault(item.importer, set()).add(item.imported)
     rings: list[list[str]] = []
     done: set[str] = set()
@@ -197,28 +168,25 @@ def _row(unit: str, imported: set[str]) -> str:
 def _imports_of(module: str, path: Path, known: dict[str, Path], root: Path) -> Iterator[Import]:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     place = path.relative_to(root)
-    for node, for_types, when_called in _statements(ast.parse(path.read_text(encoding="utf-8"))):
+    for node, for_types in _statements(ast.parse(path.read_text(encoding="utf-8"))):
         for name in _targets(node, package):
             target = _nearest(name, known)
             if target is not None:
-                yield Import(module, target, place, node.lineno, for_types, when_called)
+                yield Import(module, target, place, node.lineno, for_types)
 
 
-def _statements(
-    tree: ast.AST, for_types: bool = False, when_called: bool = False
-) -> Iterator[tuple[ast.stmt, bool, bool]]:
-    """Import statements, and whether each is under `if TYPE_CHECKING:`, or in a function."""
+def _statements(tree: ast.AST, for_types: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
+    """Import statements, also those in functions, and whether each is under TYPE_CHECKING."""
     for node in ast.iter_child_nodes(tree):
-        inside = when_called or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node, for_types, when_called
+            yield node, for_types
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             for child in node.body:
-                yield from _statements(ast.Module([child], []), True, inside)
+                yield from _statements(ast.Module([child], []), True)
             for child in node.orelse:
-                yield from _statements(ast.Module([child], []), for_types, inside)
+                yield from _statements(ast.Module([child], []), for_types)
         else:
-            yield from _statements(node, for_types, inside)
+            yield from _statements(node, for_types)
 
 
 def _targets(node: ast.stmt, package: str) -> list[str]:

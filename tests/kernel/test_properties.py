@@ -1,0 +1,242 @@
+"""Laws of the kernel: whatever middleware does, money is booked once and the reader is not misled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cascade import CascadeError, CascadeMiddleware, MemoryLedger, Token
+from cascade.errors import ModelTimeoutError, ModelUnavailableError, RateLimitError
+from cascade.middleware import Slot
+from cascade.models import Request
+from cascade.run import Answer
+from cascade.state import Completion
+from cascade.testing import reply
+from tests.kernel.drivers import DRIVERS, Graph, Loop, cascade_of, scripted
+
+MANY = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+class Odd(CascadeMiddleware):
+    """A middleware that does one odd thing, now and then."""
+
+    def __init__(self, what: str, when: list[bool], slot: Slot, name: str) -> None:
+        self.what, self.slot, self.name = what, slot, name
+        self._when = when
+        self._turn = 0
+
+    def _now(self) -> bool:
+        self._turn += 1
+        return self._when[self._turn % len(self._when)]
+
+    async def before_run(self, run: Any, runtime: Any) -> Answer | None:
+        if self.what == "answers" and self._now():
+            return Answer(Completion("known", "m", tier="small"), None, "small")
+        if self.what == "raises at first" and self._now():
+            raise ModelUnavailableError("odd", model="odd")
+        return None
+
+    async def wrap_model_call(self, call: Any, handler: Any) -> Completion:
+        if self.what == "repeats" and self._now():
+            await handler(call)
+        if self.what == "retries":
+            try:
+                return await handler(call)
+            except ModelUnavailableError:
+                return await handler(call)
+        if self.what == "raises before" and self._now():
+            raise ModelUnavailableError("odd before", model="odd")
+        if self.what == "cancels" and self._now():
+            try:
+                async with asyncio.timeout(0):
+                    return await handler(call)
+            except TimeoutError:
+                raise ModelTimeoutError("odd", model="odd", billed=None) from None
+        completion: Completion = await handler(call)
+        if self.what == "raises after" and self._now():
+            raise ModelUnavailableError("odd after", model="odd")
+        if self.what == "bug" and self._now():
+            raise ZeroDivisionError("a bug of the user's")
+        return completion
+
+    def wrap_decision(self, run: Any, situation: Any, handler: Any) -> Any:
+        decision = handler(situation)
+        if self.what == "doubts" and not situation.last and self._now():
+            return decision.model_copy(update={"action": "escalate"})
+        return decision
+
+    async def after_run(self, run: Any, answer: Any, runtime: Any) -> None:
+        if self.what == "raises last" and self._now():
+            raise ValueError("odd at the end")
+
+
+WHAT = [
+    "answers",
+    "raises at first",
+    "repeats",
+    "retries",
+    "raises before",
+    "cancels",
+    "raises after",
+    "bug",
+    "doubts",
+    "raises last",
+]
+
+stacks = st.lists(
+    st.tuples(
+        st.sampled_from(WHAT),
+        st.lists(st.booleans(), min_size=1, max_size=4),
+        st.sampled_from(list(Slot)),
+    ),
+    max_size=4,
+)
+failures = st.lists(
+    st.sampled_from(
+        [
+            None,
+            ModelUnavailableError("503", model="x"),
+            RateLimitError("429", model="x"),
+            ModelTimeoutError("late", model="x", billed=None),
+        ]
+    ),
+    max_size=4,
+)
+
+
+def _stack(drawn: Any, order: Any = None) -> list[Odd]:
+    made = [Odd(what, when, slot, f"odd{i}") for i, (what, when, slot) in enumerate(drawn)]
+    return made if order is None else [made[i] for i in order]
+
+
+def _counting(answer: str, sure: float | None, fails: list[Any], name: str, seen: Counter[str]) -> Any:
+    left = list(fails)
+
+    def answers(request: Request) -> Any:
+        del request
+        seen[name] += 1
+        failure = left.pop(0) if left else None
+        return failure or reply(answer, probability=sure)
+
+    # It waits a moment after it has seen a request: what cancels at once, cancels it there.
+    return scripted(answers, name=name, returns_logprobs=True, delay_s=1e-6)
+
+
+async def _run(driver: Any, drawn: Any, small: Any, large: Any, sure: float, order: Any = None) -> Any:
+    seen: Counter[str] = Counter()
+    store = MemoryLedger()
+    cascade = cascade_of(
+        _counting("Sydney perhaps", sure, small, "s", seen),
+        _counting("Canberra it is", None, large, "l", seen),
+        _stack(drawn, order),
+        ledger=store,
+    )
+    driven = driver(cascade)
+    outcome, error = None, None
+    try:
+        outcome = await driven.ask()
+    except CascadeError as raised:
+        error = raised
+    return seen, store, outcome, error
+
+
+@given(st.sampled_from(DRIVERS), stacks, failures, failures, st.sampled_from([0.2, 0.95]))
+@MANY
+def test_each_attempt_that_a_server_saw_has_one_entry(
+    driver: Any, drawn: Any, small: Any, large: Any, sure: float
+) -> None:
+    seen, store, outcome, error = asyncio.run(_run(driver, drawn, small, large, sure))
+    booked = [e for e in store.entries if e.model and e.outcome != "begun"]
+    assert Counter(e.model.removeprefix("scripted:") for e in booked) == seen
+    assert len({e.id for e in store.entries}) == len(store.entries)
+    assert (outcome is None) != (error is None)
+    entries = list(error.ledger) if outcome is None else outcome.run.entries
+    known = [e.saved_usd for e in entries if e.saved_usd is not None]
+    view = outcome.result.ledger if outcome else error.ledger
+    if len(known) == len(entries):
+        assert view.saved_usd == sum(known, Decimal(0))
+    else:
+        assert view.saved_usd is None
+    if outcome is not None:
+        answer = outcome.run.draft.text if outcome.run.draft else ""
+        assert outcome.shown == answer, outcome.events
+
+
+@given(stacks, failures, failures, st.sampled_from([0.2, 0.95]))
+@MANY
+def test_loop_and_langgraph_come_to_the_same(
+    drawn: Any, small: Any, large: Any, sure: float
+) -> None:
+    looped = asyncio.run(_run(Loop, drawn, small, large, sure))
+    driven = asyncio.run(_run(Graph, drawn, small, large, sure))
+    assert looped[0] == driven[0]
+    assert type(looped[3]) is type(driven[3]), (looped[3], driven[3])
+    if looped[2] is not None:
+        one, other = looped[2], driven[2]
+        assert one.nodes == other.nodes
+        assert one.run.decision == other.run.decision
+        assert one.result.answer == other.result.answer
+        told = [[e for e in o.events if isinstance(e, Token)] for o in (one, other)]
+        assert told[0] == told[1]
+
+
+@given(stacks, st.randoms(use_true_random=False), st.sampled_from([0.2, 0.95]))
+@MANY
+def test_any_shuffle_of_a_stack_behaves_alike(drawn: Any, random: Any, sure: float) -> None:
+    order = list(range(len(drawn)))
+    random.shuffle(order)
+    first = asyncio.run(_run(Loop, drawn, [], [], sure))
+    again = asyncio.run(_run(Loop, drawn, [], [], sure, order))
+    assert first[0] == again[0] and type(first[3]) is type(again[3])
+    if first[2] is not None:
+        assert first[2].nodes == again[2].nodes
+
+
+@given(stacks, failures, st.sampled_from([0.2, 0.95]), st.sampled_from(DRIVERS))
+@MANY
+def test_nothing_leaves_while_local_only_whatever_the_stack(
+    drawn: Any, small: Any, sure: float, driver: Any
+) -> None:
+    seen: Counter[str] = Counter()
+
+    async def ask() -> None:
+        away = _counting("Canberra it is", None, [], "l", seen)
+        away.local = False
+        cascade = cascade_of(
+            _counting("Sydney perhaps", sure, small, "s", seen), away, _stack(drawn)
+        )
+        try:
+            await driver(cascade).ask(local_only=True)
+        except CascadeError:
+            pass
+
+    asyncio.run(ask())
+    assert seen["l"] == 0
+
+
+@given(stacks, failures, failures, st.sampled_from(["verified", "optimistic"]))
+@MANY
+def test_a_stream_has_shown_the_answer_and_nothing_else(
+    drawn: Any, small: Any, large: Any, show: str
+) -> None:
+    async def ask() -> Any:
+        cascade = cascade_of(
+            _counting("Sydney perhaps", 0.3, small, "s", Counter()),
+            _counting("Canberra it is", None, large, "l", Counter()),
+            _stack(drawn),
+        )
+        try:
+            return await Loop(cascade).ask(show=show)
+        except CascadeError:
+            return None
+
+    outcome = asyncio.run(ask())
+    if outcome is not None:
+        assert outcome.shown == outcome.run.draft.text
