@@ -5,7 +5,6 @@ It holds the tiers, the agents, the stack of middleware and the ledger, and name
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
@@ -154,17 +153,8 @@ class Kernel:
         except CascadeError as error:
             self._merge(run)
             error.ledger = LedgerView(run.entries)
-            tell_cost(self.policy, known_cost(run.entries))
+            tell_cost(self.parts.policy, known_cost(run.entries))
             raise
-        except Exception as error:
-            if is_control_flow(error):
-                raise
-            self._merge(run)
-            said = f"{type(error).__name__} in code that the cascade calls: {error}"
-            raised = ExtensionError(said)
-            raised.ledger = LedgerView(run.entries)
-            tell_cost(self.policy, known_cost(run.entries))
-            raise raised from error
         self._merge(run)
 
     async def answer(self, run: Run, runtime: CascadeRuntime) -> Answer:
@@ -182,9 +172,18 @@ class Kernel:
                     break
                 await InCopiedContext(self.advance(run, runtime))
                 runtime.said = None
-        except asyncio.CancelledError:
+        except CascadeError:
+            raise
+        except Exception as error:
+            if is_control_flow(error):
+                raise
+            raised = ExtensionError(f"{type(error).__name__} in code that the cascade calls: {error}")
             self._merge(run)
-            tell_cost(self.policy, known_cost(run.entries))
+            raised.ledger = LedgerView(run.entries)
+            raise raised from error
+        except BaseException:
+            self._merge(run)
+            tell_cost(self.parts.policy, known_cost(run.entries))
             raise
         return self.answer_of(run)
 
@@ -234,7 +233,7 @@ class Kernel:
     async def _close(self, run: Run, runtime: CascadeRuntime) -> None:
         self._merge(run)
         if run.kind == "answer":
-            tell_cost(self.policy, known_cost(run.entries))
+            tell_cost(self.parts.policy, known_cost(run.entries))
         answer = self.answer_of(run)
         for one in self._after:
             try:
