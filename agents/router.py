@@ -48,9 +48,10 @@ class Router:
                 run.tier = max(run.tier, names.index(named))
                 note = f"the router named {named}"
         name = tiers[run.tier].name
-        runtime.kernel.ledger.book(
-            run.id, "router", tier=name, note=note, tags=run.settings.get("tags")
-        )
+        if run.kind == "answer":
+            runtime.kernel.ledger.book(
+                run.id, "router", tier=name, note=note, tags=run.settings.get("tags")
+            )
         if run.tier < len(tiers) - 1:
             return "draft"
         if run.decision is None:

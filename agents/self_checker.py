@@ -49,7 +49,7 @@ class SelfChecker:
         if draft.finish_reason == "stopped":
             due = []  # half an answer tells nothing about whole ones
         features, lost = await self._take(due, run, runtime, before.signals)
-        if not any(signal.calls for signal in due):
+        if run.kind == "answer" and not any(signal.calls for signal in due):
             runtime.kernel.ledger.book(
                 run.id, NODE, tier=tier.name, tags=run.settings.get("tags")
             )

@@ -35,6 +35,10 @@ the store has had their entries already."""
 
 NOTHING = Decimal(0)
 
+BACKGROUND = ("audit", "shadow")
+"""Nodes of background runs. They come after the reply and bear the id of the run that was answered:
+its state takes their entries no more, and theirs must not take its own."""
+
 CHARACTERS_PER_TOKEN = 4
 """A usual text in a usual tokenizer; for guesses where nothing was counted."""
 
@@ -186,6 +190,8 @@ class Ledger:
                 logger.error("the ledger's store did not take an entry (%s): %s", error, lost)
         for listener in self.listeners:
             listener(entry)
+        if entry.node in BACKGROUND:
+            return entry
         with self._lock:
             self._pending.setdefault(entry.run_id, []).append(entry)
             while len(self._pending) > MAX_PENDING_RUNS:

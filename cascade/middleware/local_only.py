@@ -78,6 +78,7 @@ class LocalOnly(CascadeMiddleware):
         if promises(runtime.kernel.policy):
             stay = "abstain"  # what a certificate does not cover is no answer
         run.has_baseline = tiers[-1].local
+        run.settings["local_only"] = stay  # caches and other middleware ask for it
         run.tier = next((i for i in allowed if i >= run.tier), allowed[-1])
         names = [tiers[i].name for i in allowed]
         run.notes[self.name] = {"stay": stay, "tiers": list(names), "stamps": {STAMP: stay}}
