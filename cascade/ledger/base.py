@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from threading import Lock
 from types import MappingProxyType
-from typing import Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from cascade.errors import ConfigurationError, LedgerError
 from cascade.state import Basis, LedgerEntry
@@ -191,6 +191,17 @@ class Job:
     payload: str = field(repr=False)
     tags: Mapping[str, str] = field(default_factory=dict)
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+Kind = Literal["begin", "entry", "withdraw", "put", "drop"]
+
+
+class Write(NamedTuple):
+    """One change: a call that begins, an entry, a begun call to forget, a job to put or to drop."""
+
+    kind: Kind
+    what: Any
+    tags: Mapping[str, str] = NO_TAGS
 
 
 class LedgerStore(ABC):

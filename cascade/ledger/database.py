@@ -1,0 +1,502 @@
+"""Databases reached through SQLAlchemy Core: SQLite files and PostgreSQL servers.
+
+The ledger, budgets, keys and lessons keep their tables in one database, each with a schema of its
+own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from cascade.errors import ConfigurationError, LedgerError, MissingDependencyError
+from cascade.ledger.base import UnavailableError
+
+try:
+    from sqlalchemy import (
+        JSON,
+        Connection,
+        DateTime,
+        Engine,
+        MetaData,
+        Numeric,
+        Text,
+        create_engine,
+        event,
+        inspect,
+        text,
+    )
+    from sqlalchemy.dialects.postgresql import JSONB
+    from sqlalchemy.engine import Dialect
+    from sqlalchemy.exc import DBAPIError, StatementError
+    from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+    from sqlalchemy.pool import StaticPool
+    from sqlalchemy.types import TypeDecorator, TypeEngine
+except ImportError as error:
+    raise MissingDependencyError(
+        'a database needs SQLAlchemy: pip install "agent-cascade[store]", or [postgres].'
+    ) from error
+
+T = TypeVar("T")
+
+FORMS = "sqlite:///ledger.db (a file), postgresql://user:password@host/database or memory://"
+
+LOCK = 0x6361736361646500
+"""Key of PostgreSQL's advisory lock under which schemas are made."""
+
+BUSY_S = 0.75
+"""Longest wait for a lock of SQLite."""
+
+CONNECT_S, ANSWER_S = 5.0, 60.0
+"""Longest wait for a server: to connect, and for one statement."""
+
+REFUSED_VALUES = ("21", "22", "23", "54")
+"""Classes of SQLSTATE about values: cardinality, data, integrity, size."""
+
+
+def clean(words: str) -> str:
+    """Text that every database takes: no NUL and no half of a surrogate pair."""
+    if words.isascii() and "\0" not in words:
+        return words
+    return words.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+
+
+class Words(TypeDecorator[str]):
+    """Text, cleaned."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """To the database."""
+        return None if value is None else clean(value)
+
+
+class Money(TypeDecorator[Decimal]):
+    """Dollars to the last digit: NUMERIC where it is exact, else text."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The type in this database."""
+        exact = dialect.name == "postgresql"
+        return dialect.type_descriptor(Numeric() if exact else Text())
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+        """To the database."""
+        return value if value is None or dialect.name == "postgresql" else str(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        """From the database."""
+        return None if value is None else Decimal(value)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A time in UTC to the microsecond; as text it sorts as it should."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The type in this database."""
+        native = dialect.name == "postgresql"
+        return dialect.type_descriptor(DateTime(timezone=True) if native else Text())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """To the database; a time without a zone is taken for UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is not UTC:
+            value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        return value if dialect.name == "postgresql" else value.isoformat(timespec="microseconds")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """From the database."""
+        if value is None:
+            return None
+        return (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
+
+
+json_type = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+"""Type of JSON within a row."""
+
+
+def to_json(value: Any) -> str:
+    """JSON text that every database takes."""
+    written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    # A NUL is escaped in JSON, and still one to PostgreSQL.
+    return clean(json.dumps(_cleaned(value)) if "\\u0000" in written else written)
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    if isinstance(value, dict):
+        return {clean(name): _cleaned(item) for name, item in value.items()}
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Tables that belong together; several schemas may be in one database.
+
+    Attributes:
+        name: of the table that holds the version, and for messages.
+        metadata: the tables as they are now. A new database is made from them.
+        version: of the tables, the newest revision of the migrations: "1", "2", …
+        migrations: folder of alembic's scripts, which bring an older database up to date.
+    """
+
+    name: str
+    metadata: MetaData
+    version: str
+    migrations: Path | None = None
+
+
+def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], str]:
+    """The kind of a database, and its address for SQLAlchemy.
+
+    Raises:
+        ConfigurationError: it is no address of a database.
+        MissingDependencyError: its driver is not installed.
+    """
+    scheme, separator, rest = url.partition("://")
+    kind = {"postgres": "postgresql"}.get(scheme.partition("+")[0], scheme.partition("+")[0])
+    if separator and kind == "memory":
+        return "memory", "sqlite://"
+    if separator and kind == "postgresql":
+        if find_spec("asyncpg") is None or find_spec("greenlet") is None:
+            raise MissingDependencyError(
+                'PostgreSQL needs asyncpg: pip install "agent-cascade[postgres]".'
+            )
+        return "postgresql", f"postgresql+asyncpg://{rest}"
+    if not separator or kind != "sqlite":
+        shown = f"{scheme}://…" if separator else repr(url)
+        raise ConfigurationError(f"{shown} is no address of a database: give {FORMS}.")
+    if rest.lstrip("/").partition("?")[0] in ("", ":memory:"):
+        raise ConfigurationError(f"{url!r} names no file: give {FORMS}.")
+    if not rest.startswith("/"):
+        raise ConfigurationError(
+            f"{url!r} has a slash too few: give sqlite:///{rest}, or sqlite:////folder/ledger.db."
+        )
+    return "sqlite", f"sqlite:///{rest[1:]}"
+
+
+class Database:
+    """A database with one schema in it; it connects when it is first used.
+
+    One for PostgreSQL belongs to one event loop. A file of SQLite is made with mode 0600.
+
+    Args:
+        url: `sqlite:///ledger.db`, `postgresql://…`, or `memory://` for one that is gone with its
+            process.
+        schema: what is to be in it.
+        durable: each commit waits for the disk.
+        read_only: nothing is written, made or migrated.
+
+    Raises:
+        ConfigurationError: the address has none of these forms.
+        MissingDependencyError: the database's driver is not installed.
+    """
+
+    def __init__(
+        self, url: str, schema: Schema, *, durable: bool = False, read_only: bool = False
+    ) -> None:
+        self.kind, self._url = database_url(url)
+        self.path = None
+        if self.kind == "sqlite":
+            self.path = Path(self._url.removeprefix("sqlite:///").partition("?")[0])
+        self.schema = schema
+        self.durable = durable
+        self.read_only = read_only
+        self.place = f"{schema.name} in {self.path or 'its database'}"
+        self._engine: Any = None
+        self._file: tuple[int, int] | None = None
+        self._opening: asyncio.Lock | None = None
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Do something in a transaction that reads.
+
+        Raises:
+            UnavailableError: the database cannot be reached.
+        """
+        return await self._transact(work, reads=True)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Do something in a transaction, all of it or nothing. It may be done twice, where it is
+        not known whether the first time succeeded.
+
+        Raises:
+            UnavailableError: the database cannot be reached, is full or locked.
+            LedgerError: it is open for reading only.
+        """
+        if self.read_only:
+            raise LedgerError(f"{self.place} is open for reading only.")
+        return await self._transact(work, reads=False)
+
+    async def open(self) -> None:
+        """Connect, and make or migrate the schema.
+
+        Raises:
+            UnavailableError: the database cannot be reached.
+            LedgerError: there is none to read, or it is of a newer version of this package.
+        """
+        if self._opening is None:
+            self._opening = asyncio.Lock()
+        async with self._opening:
+            if self._engine is not None and self.present:
+                return
+            await self.aclose()
+            engine = self._make()
+            try:
+                await self._with(engine, self._check if self.read_only else self._make_schema)
+            except BaseException:
+                await self._dispose(engine)
+                raise
+            self._file = self._identity()
+            self._engine = engine
+
+    @property
+    def present(self) -> bool:
+        """Whether the file of SQLite is the one that was opened: what is written to one that was
+        deleted is lost."""
+        return self._file == self._identity()
+
+    async def aclose(self) -> None:
+        """Close the connections; it may be used again."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await self._dispose(engine)
+
+    @contextmanager
+    def told_apart(self) -> Iterator[None]:
+        """Tell what may succeed later from what never will.
+
+        Never is only what a database refuses for its values. All else may pass, if somebody mends
+        it: a server that restarts, a full disk, a password that was changed.
+        """
+        try:
+            yield
+        except (OSError, PoolTimeoutError) as error:
+            raise UnavailableError(f"{self.place}: {error or 'no answer in time'}") from error
+        except (sqlite3.Error, StatementError) as error:
+            cause = error.orig if isinstance(error, StatementError) and error.orig else error
+            if _refuses_values(cause):
+                raise
+            raise UnavailableError(f"{self.place}: {cause}") from error
+
+    async def _transact(self, work: Callable[[Connection], T], *, reads: bool) -> T:
+        while True:
+            if self._engine is None or not self.present:
+                await self.open()
+            done = await self._with(self._engine, work, reads=reads)
+            if self.present:
+                return done
+
+    async def _with(
+        self, engine: Any, work: Callable[[Connection], T], *, reads: bool = False
+    ) -> T:
+        with self.told_apart():
+            if self.kind == "postgresql":
+                async with engine.begin() as connection:
+                    return await connection.run_sync(work)
+            if self.kind == "memory":
+                return _in_sqlite(engine, work, reads=False)
+            return await asyncio.to_thread(_in_sqlite, engine, work, reads=reads)
+
+    async def _dispose(self, engine: Any) -> None:
+        if self.kind == "postgresql":
+            await engine.dispose()
+        else:
+            engine.dispose()
+
+    def _make(self) -> Any:
+        if self.kind == "postgresql":
+            from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - greenlet
+
+            settings = {"default_transaction_isolation": "read committed"}
+            settings |= {"synchronous_commit": "on"} if self.durable else {}
+            settings |= {"default_transaction_read_only": "on"} if self.read_only else {}
+            arguments = {
+                "server_settings": settings,
+                "timeout": CONNECT_S,
+                "command_timeout": ANSWER_S,
+            }
+            return create_async_engine(
+                self._url,
+                connect_args=arguments,
+                pool_size=3,
+                pool_pre_ping=True,
+                hide_parameters=True,
+                json_serializer=to_json,
+            )
+        url, arguments = self._url, {"timeout": 0.05, "check_same_thread": False}
+        if self.path is not None:
+            if self.read_only:
+                url = _read_only_url(self.path, self.place)
+            else:
+                _make_file(self.path, self.place)
+        pool: dict[str, Any] = {"poolclass": StaticPool} if self.kind == "memory" else {}
+        engine = create_engine(
+            url, connect_args=arguments, hide_parameters=True, json_serializer=to_json, **pool
+        )
+        event.listen(engine, "connect", partial(_set_up, self.durable, self.read_only))
+        event.listen(engine, "begin", _begin)
+        return engine
+
+    def _identity(self) -> tuple[int, int] | None:
+        if self.path is None:
+            return None
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _version(self, connection: Connection) -> str | None:
+        table = f"{self.schema.name}_version"
+        if not inspect(connection).has_table(table):
+            return None
+        found = connection.execute(text(f"SELECT version_num FROM {table}")).scalar()  # noqa: S608
+        if found is not None and int(found) > int(self.schema.version):
+            raise LedgerError(
+                f"{self.place} has version {found}, and this agent-cascade knows "
+                f"{self.schema.version}: use the version that wrote it, or a newer one."
+            )
+        return None if found is None else str(found)
+
+    def _check(self, connection: Connection) -> None:
+        version = self._version(connection)
+        if version is None:
+            raise LedgerError(f"there is no {self.place}.")
+        if version != self.schema.version:
+            raise LedgerError(
+                f"{self.place} has version {version}, and reading takes {self.schema.version}: "
+                "open it once with read_only=False, which brings it up to date."
+            )
+
+    def _make_schema(self, connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":  # one process at a time
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+        version, table = self._version(connection), f"{self.schema.name}_version"
+        if version is None:
+            self.schema.metadata.create_all(connection)
+            connection.execute(text(f"CREATE TABLE {table} (version_num VARCHAR(32) PRIMARY KEY)"))
+            stamp = text(f"INSERT INTO {table} VALUES (:version)")  # noqa: S608 - a constant
+            connection.execute(stamp, {"version": self.schema.version})
+        elif version != self.schema.version:
+            _migrate(connection, self.schema, table)
+
+
+def _migrate(connection: Connection, schema: Schema, table: str) -> None:
+    try:
+        from alembic import command  # noqa: PLC0415 - only where a database is older
+        from alembic.config import Config  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{schema.name} has an older version, and bringing it up to date needs alembic: "
+            'pip install "agent-cascade[store]".'
+        ) from error
+    config = Config()
+    config.set_main_option("script_location", str(schema.migrations).replace("%", "%%"))
+    config.attributes |= {"connection": connection, "version_table": table}
+    command.upgrade(config, "head")
+
+
+def _in_sqlite(engine: Engine, work: Callable[[Connection], T], *, reads: bool) -> T:
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            with engine.execution_options(reads=reads).begin() as connection:
+                return work(connection)
+        except (DBAPIError, sqlite3.OperationalError) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            if not is_locked(cause) or time.monotonic() > until:
+                raise
+            time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - so that two do not meet again
+
+
+def is_locked(error: object) -> bool:
+    """Whether another process holds SQLite's lock."""
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
+def _refuses_values(error: BaseException) -> bool:
+    if isinstance(error, sqlite3.DataError | sqlite3.IntegrityError | ValueError | TypeError):
+        return True
+    if isinstance(error, sqlite3.Error):
+        return "binding" in str(error)
+    # asyncpg calls a value that it cannot send an error of the interface, and of ValueError.
+    said = str(getattr(error, "sqlstate", None) or "")
+    return said[:2] in REFUSED_VALUES or isinstance(error.__cause__, ValueError | TypeError)
+
+
+def _make_file(path: Path, place: str) -> None:
+    """The file of a new database, which its owner alone may read. SQLite makes those beside it with
+    the same mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise UnavailableError(f"{place}: {error.strerror}.") from error
+
+
+def set_up_sqlite(connection: sqlite3.Connection, *, durable: bool) -> None:
+    """Settings of each connection that writes: deleted texts are overwritten, not only unlinked."""
+    connection.isolation_level = None  # `_begin` says when a transaction begins
+    connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}").close()
+    connection.execute("PRAGMA secure_delete = ON").close()
+
+
+def _set_up(durable: bool, read_only: bool, connection: Any, record: object) -> None:
+    del record
+    set_up_sqlite(connection, durable=durable)
+    if not read_only:
+        connection.execute("PRAGMA journal_mode = WAL").close()
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that reads first and writes later cannot wait for another writer.
+    reads = connection.get_execution_options().get("reads")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _read_only_url(path: Path, place: str) -> str:
+    """The address under which SQLite reads a file without writing anything.
+
+    In a folder that may not be written SQLite cannot make the files by which it shares a database
+    with a writer. Where nothing is left in its journal, it needs none.
+
+    Raises:
+        LedgerError: there is no such file, or it cannot be read from here.
+    """
+    if not path.exists():
+        raise LedgerError(f"there is no {place}.")
+    uri = path.absolute().as_uri()
+    try:
+        with closing(sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=BUSY_S)) as file:
+            file.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        wal = path.with_name(f"{path.name}-wal")
+        if wal.exists() and wal.stat().st_size:
+            raise LedgerError(
+                f"{place} cannot be read ({error}): its last entries are in {wal.name}. Copy both "
+                "files to a folder that may be written, or close the program that writes."
+            ) from error
+        return f"sqlite:///{uri}?immutable=1&uri=true"
+    return f"sqlite:///{uri}?mode=ro&uri=true"
