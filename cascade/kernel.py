@@ -5,7 +5,9 @@ It holds the tiers, the agents, the stack of middleware and the ledger, and name
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
 from functools import partial
@@ -148,13 +150,24 @@ class Kernel:
                 run.step = await self._agents[run.step](run, runtime)
             if run.step == "expert" and run.kind == "shadow":
                 run.step = "end"  # it shows what would be, and the large model has answered
+            if run.step == "person":
+                run.paused_at = time.time()
             if run.step == "end":
                 await self._close(run, runtime)
         except CascadeError as error:
             self._merge(run)
             error.ledger = LedgerView(run.entries)
-            tell_cost(self.parts.policy, known_cost(run.entries))
+            tell_cost(self.policy, known_cost(run.entries))
             raise
+        except Exception as error:
+            if is_control_flow(error):
+                raise
+            self._merge(run)
+            said = f"{type(error).__name__} in code that the cascade calls: {error}"
+            raised = ExtensionError(said)
+            raised.ledger = LedgerView(run.entries)
+            tell_cost(self.policy, known_cost(run.entries))
+            raise raised from error
         self._merge(run)
 
     async def answer(self, run: Run, runtime: CascadeRuntime) -> Answer:
@@ -172,18 +185,9 @@ class Kernel:
                     break
                 await InCopiedContext(self.advance(run, runtime))
                 runtime.said = None
-        except CascadeError:
-            raise
-        except Exception as error:
-            if is_control_flow(error):
-                raise
-            raised = ExtensionError(f"{type(error).__name__} in code that the cascade calls: {error}")
+        except asyncio.CancelledError:
             self._merge(run)
-            raised.ledger = LedgerView(run.entries)
-            raise raised from error
-        except BaseException:
-            self._merge(run)
-            tell_cost(self.parts.policy, known_cost(run.entries))
+            tell_cost(self.policy, known_cost(run.entries))
             raise
         return self.answer_of(run)
 
@@ -233,7 +237,7 @@ class Kernel:
     async def _close(self, run: Run, runtime: CascadeRuntime) -> None:
         self._merge(run)
         if run.kind == "answer":
-            tell_cost(self.parts.policy, known_cost(run.entries))
+            tell_cost(self.policy, known_cost(run.entries))
         answer = self.answer_of(run)
         for one in self._after:
             try:
