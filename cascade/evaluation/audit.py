@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.state import Basis, Record
@@ -33,7 +32,7 @@ Range = tuple[float, float]
 LEVEL = 0.95
 
 FEW = 5
-"""Below so many audits the interval of a bounded value is one that holds for any number."""
+"""Below so many audits the interval of a bounded value is all that is possible."""
 
 MANY = 100
 """From so many audits their own spread is trusted without a floor."""
@@ -49,7 +48,7 @@ class Estimate(Record):
     """A figure with its 95 % interval, which always holds the figure itself.
 
     Attributes:
-        audits: how many it rests on.
+        n: audits that it rests on.
         method: how the interval was made.
         note: what a reader must know about it.
     """
@@ -57,7 +56,7 @@ class Estimate(Record):
     value: float
     low: float
     high: float
-    audits: int
+    n: int
     basis: Basis
     method: str
     note: str = ""
@@ -158,25 +157,9 @@ class Baselines:
 # Estimates ------------------------------------------------------------------------------------
 
 
-def horvitz_thompson(values: Array, sample: Sample) -> float:
-    """(1/N) Σ A_i·y_i/π_i; `values` are those of the audited. Unbiased for any known rates."""
-    return float(np.sum(values * sample.weights)) / len(sample)
-
-
-def ppi(values: Array, proxy: Array, sample: Sample, kappa: float | None = None) -> float:
-    """PPI++: κ·mean f + (1/N) Σ A_i (y_i − κ f_i)/π_i (arXiv 2311.01453, eq. 4; 2605.31278).
-
-    `values` are those of the audited, `proxy` has one for every draft. Without `kappa` it is the
-    one of least variance; exactly unbiased when it was fixed beforehand.
-    """
-    if kappa is None:
-        kappa = power(values, proxy, sample)
-    rest = values - kappa * proxy[sample.audited]
-    return float(kappa * proxy.mean() + horvitz_thompson(rest, sample))
-
-
 def power(values: Array, proxy: Array, sample: Sample) -> float:
-    """κ = Cov(y, f)/Var(f), weighted by 1/π, within [0, 1]; 0 for a proxy that does not vary."""
+    """Weight of a proxy in PPI++: κ = Cov(y, f)/Var(f), weighted by 1/π, within [0, 1]; 0 for a
+    proxy that does not vary (arXiv 2311.01453, eq. 4; 2605.31278)."""
     f, w = proxy[sample.audited], sample.weights
     if len(f) < 2 or np.ptp(f) == 0:
         return 0.0
@@ -188,6 +171,9 @@ def quality_loss(
     loss: Array, sample: Sample, *, requests: int, proxy: Array | None = None
 ) -> Estimate:
     """q_L − q_cascade per request: Σ (q_L − q_S) over accepted drafts ÷ all requests.
+
+    Horvitz and Thompson's estimator in Hájek's form; with a proxy f, PPI++:
+    κ·mean f + Σ A_i (y_i − κ f_i)/π_i ÷ Σ A_i/π_i.
 
     Args:
         loss: q_L − q_S in [−1, 1] of the audited; an escalated request loses nothing.
@@ -290,8 +276,7 @@ def _bounded_mean(values: Array, sample: Sample, limits: Range) -> Estimate:
     if sample.complete:
         return _estimate(float(values.mean()), (math.inf, -math.inf), sample, "exact")
     if sample.n < FEW:
-        note = f"only {sample.n} audits: an interval that holds for any number"
-        return _estimate(middle, betting(values, sample, limits), sample, "betting", note)
+        return _estimate(middle, limits, sample, "all that is possible", f"only {sample.n} audits")
     return _estimate(middle, adjusted(values, sample, limits), sample, "adjusted t")
 
 
@@ -301,7 +286,7 @@ def _estimate(value: float, ends: Range, sample: Sample, method: str, note: str 
         # A bound never lies on the wrong side of what was measured.
         low=min(ends[0], value),
         high=max(ends[1], value),
-        audits=sample.n,
+        n=sample.n,
         basis="measured" if sample.n == len(sample) else "estimated",
         method=method,
         note=note,
@@ -316,9 +301,6 @@ def _bounded(values: Array, low: float, high: float) -> None:
 
 
 # Intervals ------------------------------------------------------------------------------------
-
-BETS = np.geomspace(0.01, 0.98, 12)
-"""Shares of the largest bet allowed: small ones for many audits, large ones for few."""
 
 
 def hajek_mean(values: Array, sample: Sample) -> float:
@@ -377,42 +359,17 @@ def adjusted(values: Array, sample: Sample, limits: Range, level: float = LEVEL)
     return min(low, only - unseen * (only - a)), max(high, only + unseen * (b - only))
 
 
-def betting(values: Array, sample: Sample, limits: Range, level: float = LEVEL) -> Range:
-    """The means that no mixture of fixed bets on Z_i = A_i·y_i/π_i refutes; never too narrow.
+def wilson(share: float, n: float, level: float = LEVEL) -> Range:
+    """Wilson's (1927) score interval of a share that was seen on n examples.
 
-    For a fixed bet λ and the true mean m, E Π(1 + λ(Z_i − m)) = Π(1 + λ(y_i − m)) ≤ 1, because a
-    geometric mean is at most the arithmetic one. So a mixture over λ exceeds 2/(1 − level) with
-    probability at most (1 − level)/2 on either side (Markov), for any values within the limits
-    and any known rates. The bets are those of Waudby-Smith and Ramdas (2010.09686), unadaptive.
+    With z the normal quantile: (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n); `n` may be an
+    effective number.
     """
-    a, b = limits
-    if not len(sample):
-        return limits
-    top = 1.0 / float(sample.rates.min())
-    z = values * sample.weights
-    z_low, z_high = min(a, a * top), max(b, b * top)
-
-    def log_wealth(m: float, bets: Array) -> float:
-        terms = np.log1p(bets[:, None] * (z[None, :] - m)).sum(1)
-        rest = (len(sample) - len(z)) * np.log1p(-bets * m)
-        return float(np.logaddexp.reduce(terms + rest) - np.log(len(bets)))
-
-    limit = float(np.log(2.0 / (1.0 - level)))
-    low = _edge(lambda m: log_wealth(m, BETS / (b - z_low)) - limit, limits)
-    high = _edge(lambda m: log_wealth(m, -BETS / (z_high - a)) - limit, limits)
-    return (a if low is None else low), (b if high is None else high)
-
-
-def _edge(excess: Callable[[float], float], limits: Range) -> float | None:
-    """Where the excess changes its sign between the limits, if it does."""
-    low, high = limits
-    rising = excess(high) > 0
-    if (excess(low) > 0) == rising:
-        return None
-    while high - low > 1e-9:
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if (excess(middle) > 0) == rising else (middle, high)
-    return 0.5 * (low + high)
+    z = float(special.ndtri((1.0 + level) / 2))
+    middle = share + z * z / (2 * n)
+    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return min(share, (middle - spread) / scale), max(share, (middle + spread) / scale)
 
 
 def exact_share(successes: int, n: int, population: int, level: float = LEVEL) -> Range:
@@ -421,22 +378,28 @@ def exact_share(successes: int, n: int, population: int, level: float = LEVEL) -
     Clopper and Pearson's (1934) argument with the hypergeometric law; for audits of one rate,
     given their number.
     """
-    from scipy.stats import hypergeom  # noqa: PLC0415 - heavy
-
     tail = (1.0 - level) / 2
+
+    def at_most(k: int, count: int) -> float:
+        """P(at most k successes in the draws), with so many of them in the population."""
+        at = np.arange(max(0, n - (population - count)), min(k, n, count) + 1, dtype=np.float64)
+        return float(np.exp(_choose(count, at) + _choose(population - count, n - at) - ways).sum())
+
+    ways = _choose(population, np.float64(n))
     least, most = successes, population - (n - successes)
     # The one probability grows with the count and the other falls: each has one edge.
     low = bisect_left(
-        range(least, most),
-        True,
-        key=lambda count: bool(hypergeom.sf(successes - 1, population, count, n) > tail),
+        range(least, most), True, key=lambda count: 1.0 - at_most(successes - 1, count) > tail
     )
     high = bisect_left(
-        range(least + 1, most + 1),
-        True,
-        key=lambda count: bool(hypergeom.cdf(successes, population, count, n) <= tail),
+        range(least + 1, most + 1), True, key=lambda count: at_most(successes, count) <= tail
     )
     return (least + low) / population, (least + high) / population
+
+
+def _choose(n: int, k: Any) -> Any:
+    """log of n over k."""
+    return special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
 
 
 # Design ---------------------------------------------------------------------------------------
@@ -458,167 +421,3 @@ def audits_needed(variance: float, half_width: float, population: int | None = N
     if population is not None:
         needed = needed / (1.0 + needed / population) if population else 0.0
     return math.ceil(needed - 1e-9)
-
-
-def optimal_rates(spread: Array, cost: Array, budget: float, *, floor: float = 0.01) -> Array:
-    """Rates π_i ∝ sd(d_i − f_i)/√c_i, within [floor, 1], that spend the budget on average.
-
-    Neyman's allocation for unequal costs; the floor keeps every draft in view, also those whose
-    spread was judged too small, and is kept even when it costs more than the budget.
-
-    Args:
-        spread: (N,) standard deviation of what the audit would find, given what is known.
-        cost: (N,) dollars of auditing each; above 0.
-        budget: dollars for all N together, for instance of a day.
-    """
-    if not 0 < floor <= 1 or np.any(cost <= 0):
-        raise ConfigurationError(f"floor={floor:g}, costs from {cost.min():g}: above 0, please.")
-    shape = spread / np.sqrt(cost)
-
-    def rates(scale: float) -> Array:
-        return np.asarray(np.clip(scale * shape, floor, 1.0))
-
-    low, high = 0.0, 1.0 / max(float(shape[shape > 0].min(initial=np.inf)), 1e-300)
-    high = high if math.isfinite(high) else 0.0
-    for _ in range(100):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if rates(middle) @ cost <= budget else (low, middle)
-    return rates(high if rates(high) @ cost <= budget else low)
-
-
-# Shadow start ---------------------------------------------------------------------------------
-
-LEAST = 30
-"""Fewer shadow rows are too early whatever they say."""
-
-_ENDLESS = 1e-9
-"""Shadow rows stand for requests to come: a sample from a population without end."""
-
-_CANDIDATES = 100
-_SURE = 2.0
-"""Half widths of an interval between a figure and its limit: as many other rows then confirm it
-with a probability of about 0.9."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShadowRows:
-    """Requests that both models answered; the threshold must have been chosen on other rows.
-
-    Attributes:
-        confidence: (n,) of the draft; below 0 where there is none.
-        draft_usd: (n,) of draft and checks.
-        large_usd: (n,) of the large model.
-        loss: (n,) q_L − q_S in [−1, 1]; without labels 1 where the draft disagrees, else 0.
-    """
-
-    confidence: Array
-    draft_usd: Array
-    large_usd: Array
-    loss: Array
-
-
-class Forecast(Record):
-    """Saving as a share of the large-only bill and quality loss per request, at a threshold.
-
-    Attributes:
-        more: how many more rows would probably decide it; 0 when it is decided.
-    """
-
-    threshold: float
-    escalation_rate: float
-    saving: Estimate
-    loss: Estimate
-    verdict: Literal["ready", "not worth it", "too early"]
-    more: int
-    reason: str
-
-
-def forecast(
-    rows: ShadowRows, threshold: float, *, max_loss: float, min_saving: float = 0.0
-) -> Forecast:
-    """What would be saved and lost if drafts of this confidence and above were accepted.
-
-    Ready when the saving's lower end is above `min_saving` and the loss's upper end at most
-    `max_loss`; not worth it when an interval rules that out; too early otherwise.
-    """
-    n = len(rows.confidence)
-    taken = rows.confidence >= threshold
-    saved, lost, variances = _figures(rows, taken)
-    verdict: Literal["ready", "not worth it", "too early"] = "too early"
-    reason, more = "the intervals still hold both answers", 0
-    if n < LEAST:
-        reason = f"{n} rows; nothing is said below {LEAST}"
-    elif saved.high <= min_saving:
-        verdict = "not worth it"
-        reason = f"saves at most {saved.high:.1%}, wanted is over {min_saving:.1%}"
-    elif lost.low > max_loss:
-        verdict = "not worth it"
-        reason = f"loses at least {lost.low:.1%}, allowed is {max_loss:.1%}"
-    elif saved.low > min_saving and lost.high <= max_loss:
-        verdict, reason = "ready", f"saves at least {saved.low:.1%}, loses at most {lost.high:.1%}"
-    if verdict == "too early":
-        gaps = (abs(saved.value - min_saving), abs(lost.value - max_loss))
-        pairs = zip(variances, gaps, strict=True)
-        wanted = max(audits_needed(variance, max(gap, 0.002)) for variance, gap in pairs)
-        more = max(1, LEAST - n, wanted - n)
-    return Forecast(
-        threshold=threshold,
-        escalation_rate=float(1.0 - taken.mean()) if n else 1.0,
-        saving=saved,
-        loss=lost,
-        verdict=verdict,
-        more=more,
-        reason=reason,
-    )
-
-
-def easiest_threshold(
-    rows: ShadowRows, *, max_loss: float, min_saving: float = 0.0
-) -> float | None:
-    """The threshold for a forecast on other rows; None where no draft has a confidence or the
-    large model costs nothing.
-
-    Of those that as many other rows will probably confirm, the one that saves most; where there is
-    none, the one that is nearest to it, measured in half widths of its intervals.
-    """
-    confidences = rows.confidence[rows.confidence >= 0]
-    if len(rows.confidence) < 2 or not len(confidences) or not rows.large_usd.sum() > 0:
-        return None
-    found = []
-    shares = np.linspace(0.0, 1.0, _CANDIDATES)
-    for threshold in np.unique(np.quantile(confidences, shares, method="higher")):
-        saved, lost, _ = _figures(rows, rows.confidence >= threshold)
-        room = min(
-            (saved.value - min_saving) / max(saved.value - saved.low, 1e-12),
-            (max_loss - lost.value) / max(lost.high - lost.value, 1e-12),
-        )
-        found.append((min(room, _SURE), saved.value, float(threshold)))
-    return max(found)[2]
-
-
-def _figures(
-    rows: ShadowRows, taken: NDArray[np.bool_]
-) -> tuple[Estimate, Estimate, tuple[float, float]]:
-    """Saving and loss when these drafts are accepted, and the variances of one row."""
-    n = len(taken)
-    saved = np.where(taken, rows.large_usd, 0.0) - rows.draft_usd
-    bill = float(rows.large_usd.sum())
-    share = float(saved.sum()) / bill if bill > 0 else 0.0
-    sample = Sample(np.full(n, _ENDLESS), np.ones(n, dtype=bool))
-
-    def figure(value: float, ends: Range) -> Estimate:
-        note = "" if n >= LEAST else "too few rows"
-        found = _estimate(value, ends, sample, "t", note)
-        return found.model_copy(update={"basis": "estimated"})
-
-    if n < 2 or not bill > 0:
-        return figure(share, (-math.inf, 1.0)), figure(0.0, (-1.0, 1.0)), (1.0, 1.0)
-    lost = np.where(taken, rows.loss, 0.0)
-    # The ratio's linearised values: their mean is 0, their spread that of the ratio.
-    off = (saved - share * rows.large_usd) / rows.large_usd.mean()
-    low, high = student(off, sample)
-    return (
-        figure(share, (share + low, share + high)),
-        figure(float(lost.mean()), adjusted(lost, sample, (-1.0, 1.0))),
-        (float(off.var()), float(lost.var())),
-    )

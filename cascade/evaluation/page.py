@@ -37,8 +37,6 @@ WIDTH, HEIGHT = 480, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 14, 50
 _LETTER, _LINE, _DOT = 7.6, 16, 5.5
 _STRONG = ' class="strong"'
-_SHOWN = 400
-"""Points of a picture up to which a page also gives them as a table."""
 
 Place = tuple[float, float]
 Span = tuple[float, float]
@@ -164,7 +162,7 @@ def _left(to_left: bool) -> str:
 def _pictures(pictures: Sequence[Picture]) -> str:
     drawn = "".join(
         f"<figure><figcaption>{escape(picture.title)}</figcaption>{_legend(picture)}"
-        f"{to_svg(picture)}{_note(picture.note)}{_values(picture)}</figure>"
+        f"{to_svg(picture)}{_note(picture.note)}</figure>"
         for picture in pictures
     )
     return f'<div class="pictures">{drawn}</div>' if drawn else ""
@@ -178,24 +176,6 @@ def _legend(picture: Picture) -> str:
         if series.name
     )
     return f'<ul class="legend">{items}</ul>' if items else ""
-
-
-def _values(picture: Picture) -> str:
-    """The values of a picture as a table, for those who cannot see it."""
-    rows = [
-        (series.name or picture.title, at, value)
-        for series in picture.series
-        for at, value in series.points
-    ] + [(mark.name, mark.x, mark.y) for mark in picture.marks]
-    if not 0 < len(rows) <= _SHOWN:
-        return ""
-    table = Table(
-        f"Values of {picture.title}",
-        ("", picture.x.title, picture.y.title),
-        tuple((name, _tick(x, picture.x), _tick(y, picture.y)) for name, x, y in rows),
-        folded=True,
-    )
-    return _table(table)
 
 
 def _marked(sentence: str) -> str:

@@ -279,7 +279,8 @@ def words(cell: Cell, *, interval: bool = True) -> str:
         said = f"{ESTIMATED}{said}"
     if cell.partial and said != UNKNOWN:
         said = f"{said} + {UNKNOWN}"
-    if not interval or (_known(cell.low) is None and _known(cell.high) is None):
+    known = {_known(end) for end in (cell.low, cell.high)} - {None}
+    if not interval or not known or known == {_known(cell.value)}:
         return said
     low, high = (write(end) for end in (cell.low, cell.high))
     if low.endswith(" %") and high.endswith(" %"):

@@ -1,230 +1,671 @@
-"""The records that `cascade evaluate` writes: what a cascade is worth on recorded rows."""
+"""The report of a ledger: what a cascade saved, how good its answers were, and how sure that is.
+
+report = await make_report(open_store("sqlite:///ledger.db"))
+print(to_text(report.document))
+
+The ledger is read once. Every figure is a sum over entries, except what accepted drafts would have
+cost with the large model: that is estimated from random audits.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal
 
-from pydantic import ConfigDict
+import numpy as np
 
-from cascade.evaluation.metrics import Interval
-from cascade.evaluation.study import FittedPolicy
-from cascade.policies.reuse import Reuse
-from cascade.state import Record
+from cascade.errors import ConfigurationError
+from cascade.evaluation.audit import Estimate, SavingReport
+from cascade.evaluation.books import Books, Key, Outcome, Readable, Sums, read, utc
+from cascade.evaluation.figures import (
+    Quality,
+    WhatIf,
+    account,
+    audits_to_come,
+    escalation,
+    quality_of,
+    reliability,
+    right,
+    what_if_of,
+)
+from cascade.evaluation.render import (
+    Axis,
+    Cell,
+    Document,
+    Fact,
+    Figure,
+    Picture,
+    Series,
+    Table,
+    Tone,
+    Unit,
+    counted,
+    dollars,
+    percent,
+    words,
+)
+from cascade.ledger.base import EVERYTHING, MemoryLedger, Selection
+from cascade.state import Basis
 
-EPSILON = 0.01
-"""What "within 1 point of the large model" means unless said otherwise."""
+Status = Literal["verified", "measured", "estimated", "unknown", "empty"]
+"""How far the saving can be claimed: `verified` by audits; `measured`, as every baseline is known;
+`estimated`, no audits yet; `unknown`, as there are calls without a price; `empty`."""
 
-Verdict = Literal["cascade", "router", "off"]
+Verdict = Literal["saves", "loses", "cannot tell yet"]
 
+TEAMS = ("team", "key", "cascade", "agent")
+"""Tags by which tables are made where entries have them."""
 
-class Options(Record):
-    """What was asked for.
+TABLES = ("tags", "model", "tier", "day", "node")
+"""The tables that are made where nothing else is asked for; `tags` are those of `TEAMS`."""
 
-    Attributes:
-        fit_share: of the rows for fitting; figures are of the others.
-        seed: of the split and the bootstrap.
-        epsilon: quality that may be lost against the large model.
-        caution: standard errors kept from `epsilon` when thresholds are chosen; with 0 about
-            every second choice loses a little more on other rows.
-        price_of_error: dollars of a wrong answer, for the economic policy.
-        max_harm: α, for the certified policy.
-        delta: δ of the certificate.
-    """
+NOTABLE = 5
+"""So many audits that are due come to nothing by chance in less than one case of a hundred."""
 
-    fit_share: float = 0.5
-    seed: int = 0
-    epsilon: float = EPSILON
-    caution: float = 1.0
-    price_of_error: float | None = None
-    max_harm: float | None = None
-    delta: float = 0.1
-
-
-class Point(Record):
-    """A place on a cost–quality curve; cost is relative to the large model alone."""
-
-    cost: float
-    quality: float
-    escalated: float
-
-
-class Ranking(Record):
-    """How well a score finds the rows to escalate, on the test part, with 95 % intervals.
-
-    `aurc`, `excess_aurc` and `auroc` are about the draft being right, `auroc_gain` about the
-    large model being right where the draft is wrong.
-    """
-
-    name: str
-    nauc: Interval
-    audc: Interval
-    apgr: Interval
-    cpt50: Interval
-    cpt80: Interval
-    aiq: Interval
-    auroc_gain: Interval
-    auroc: Interval | None = None
-    aurc: Interval | None = None
-    excess_aurc: Interval | None = None
+MOST_LINES = 30
+"""Lines of a table; the others are summed up in one."""
 
 
-class ShapeFigures(Record):
-    """A shape with thresholds from the fit part, unchanged on the test part.
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a cascade saved and lost in a period, with how sure that is; made by `make_report`.
 
     Attributes:
-        shape: what is decided where.
-        expected_cost: on the fit part, by which shapes are chosen.
-        cost: on the test part, relative to the large model alone.
-        quality: share of right answers.
-        change: quality minus the large model's.
-        escalated: share of rows that the large model answers.
-        delta_ibc: lift of quality per cost over the line from small to large.
-        off: no threshold saved money on the fit part, so the large model answers everything.
+        since, until: the period asked for; None where open. `first` and `last` are the times of
+            its first and last entry.
+        status: how far the saving can be claimed; `verified_usd` and `verified_share` (of the
+            large-only bill) only where it can: the lower end of the saving's interval.
+        unknown_baselines: accepted drafts for which neither an estimate nor audits stand.
+        quality: None where there are accepted drafts and none of them could be audited.
+        escalation: share of the decided requests that went to the large model.
+        right_usd: dollars per answer that is as good as the large model's, where quality is known.
+        trouble: what is wrong now, in sentences.
+        document: all of it for people, with tables and pictures.
     """
 
-    shape: str
-    helpers: tuple[str, ...]
-    expected_cost: float
-    cost: Interval
-    quality: Interval
-    change: Interval
-    escalated: Interval
-    delta_ibc: Interval
-    off: bool
-
-
-class Bin(Record):
-    """A bar of the reliability diagram: equal-mass bins of the confidence."""
-
-    confidence: float
-    correct: float
-    n: int
-
-
-class Confidence(Record):
-    """The calibrated confidence on rows that did not fit it, the raw score's figures beside."""
-
-    calibrator: str
-    labels: int
-    ece: Interval
-    ece_raw: Interval
-    ece_floor: float
-    brier: Interval
-    brier_raw: Interval
-    auroc: Interval
-    auroc_raw: Interval
-    reliability: tuple[Bin, ...]
-    reliability_raw: tuple[Bin, ...]
-
-
-class Economic(Record):
-    """`price_of_error`, by the policy's own decisions; totals are dollars per request.
-
-    A total is the money spent plus the price of the errors that are left; `advantage` is how
-    much lower the cascade's is than that of the better model alone.
-    """
-
-    price_of_error: float
-    escalated: float
-    quality: float
-    cost: float
-    total: Interval
-    small_total: float
-    large_total: float
-    advantage: Interval
-    best: Literal["cascade", "small alone", "large alone"]
-
-
-class Certified(Record):
-    """`max_harm`, by the policy's own decisions; half the fit part proved it.
-
-    Attributes:
-        threshold: None when nothing could be certified; `reason` says why.
-        bound: on the harm, as proved.
-        harm: P(accepted and wrong) on the test part.
-    """
-
-    max_harm: float
-    delta: float
-    labels: int
-    threshold: float | None
-    reason: str
-    bound: float | None = None
-    harm: Interval | None = None
-    accepted: float = 0.0
-    quality: float | None = None
-    cost: float = 1.0
-
-
-class Reviews(Record):
-    """Writing anew against approving or correcting, on the same questions.
-
-    Attributes:
-        n: questions that have all three outcomes with their costs.
-        escalated: whether they are those that the recommended cascade escalates; else all.
-        approved: share of them whose draft the large model let stand.
-        approved_right: share of the approved drafts that are right; None where there are none.
-        anew, with_draft: share of right answers.
-        quality: their difference.
-        cost: of the calls with the draft, as a share of those without.
-        evidence: for `Cascade(reuse=…)`.
-    """
-
-    n: int
-    escalated: bool
-    approved: Interval
-    approved_right: float | None
-    anew: Interval
-    with_draft: Interval
-    quality: Interval
-    cost: Interval
-    evidence: Reuse
-
-
-class Evaluation(Record):
-    """Everything that was found; money is dollars per request unless it is relative.
-
-    Attributes:
-        unit: `calls` where costs are unknown: a large answer counts 1, a draft nothing.
-        cost_ratio: r, a draft's cost relative to a large answer: a cascade saves only if more
-            than this share is accepted.
-        best: index into `shapes` of what is recommended.
-        router_minus_cascade: cost of the router minus that of the best shape with a draft.
-        reviews: what showing drafts to the large model is worth; None where it was not recorded.
-        remarks: in words, for people.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-    small: str
-    large: str
-    unit: Literal["dollars", "calls"]
-    options: Options
-    fit_rows: int
-    test_rows: int
-    left_out: int
-    accuracy_small: Interval
-    accuracy_large: Interval
-    accuracy_oracle: float
-    cost_small: float
-    cost_large: float
-    cost_ratio: float
-    oracle: Point
+    since: datetime | None
+    until: datetime | None
+    first: datetime | None
+    last: datetime | None
+    tags: Mapping[str, str]
+    requests: int
+    outcomes: Mapping[Outcome, int]
+    status: Status
+    verified_usd: float | None
+    verified_share: float | None
     verdict: Verdict
-    headline: str
-    remarks: tuple[str, ...]
-    best: int
-    shapes: tuple[ShapeFigures, ...]
-    router_minus_cascade: Interval | None
-    rankings: tuple[Ranking, ...]
-    confidence: Confidence | None
-    economic: Economic | None
-    certified: Certified | None
-    reviews: Reviews | None
-    curves: dict[str, tuple[Point, ...]]
-    policy: FittedPolicy
+    reason: str
+    advice: str
+    saving: SavingReport
+    unknown_baselines: int
+    quality: Quality | None
+    escalation: Estimate | None
+    right_usd: Estimate | None
+    trouble: tuple[str, ...]
+    what_if: WhatIf | None
+    document: Document
 
-    @property
-    def chosen(self) -> ShapeFigures:
-        """What is recommended."""
-        return self.shapes[self.best]
+
+async def make_report(
+    store: Readable | MemoryLedger,
+    selection: Selection = EVERYTHING,
+    *,
+    by: Sequence[str] = TABLES,
+    precision: float = 0.02,
+    compare: bool = True,
+) -> Report:
+    """What the ledger says about a period: verified saving, quality, costs, and a verdict.
+
+    A run belongs to the period in which it begins, with all its entries up to an hour beyond.
+
+    Args:
+        store: the ledger.
+        selection: by time, tag or run.
+        by: tables to make: `node`, `tier`, `model`, `day`, `tags` (those of `TEAMS`), `tag:KEY`.
+        precision: half width of the quality loss per request, for which the number of audits is
+            worked out.
+        compare: also read the period of the same length before, where the selection has a begin.
+
+    Raises:
+        ConfigurationError: the selection is of parts of runs, or an argument is wrong.
+        LedgerError: the ledger cannot be read.
+    """
+    if not 0 < precision < 1:
+        raise ConfigurationError(f"precision={precision:g}: a half width between 0 and 1.")
+    for name in by:
+        if name not in TABLES and not (name.startswith("tag:") and name != "tag:"):
+            raise ConfigurationError(f"by={name!r}: {', '.join(TABLES)}, or tag:KEY.")
+    keys = [name.removeprefix("tag:") for name in by if name.startswith("tag:")]
+    tags = list(dict.fromkeys([*(TEAMS if "tags" in by else ()), *keys]))
+    since = utc(selection.since) if compare else None
+    length = None if since is None else (utc(selection.until) or datetime.now(UTC)) - since
+    books, earlier = await read(store, selection, tags, before=length)
+    return report_of(books, selection, earlier, by=by, precision=precision)
+
+
+def report_of(
+    books: Books,
+    selection: Selection = EVERYTHING,
+    earlier: Books | None = None,
+    *,
+    by: Sequence[str] = TABLES,
+    precision: float = 0.02,
+) -> Report:
+    """The report of books that were read already; of tags, only tables that they were read for."""
+    runs, total = books.columns(), books.total
+    found, unknown, assumed = account(runs, float(total.spent))
+    quality = quality_of(runs)
+    status = _status(runs, total, found, unknown)
+    claimed = status in ("verified", "measured")
+    audits = books.summed(lambda key: key[0] == "audit").get(True, Sums())
+    verdict, reason = _verdict(runs, found, status, quality, float(audits.spent))
+    advice = _advice(books, runs, verdict, status, precision)
+    what_if = what_if_of(runs, float(total.spent))
+    facts, tables = _facts(books, runs, status), _lists(books, runs)
+    if what_if is not None:
+        tables.insert(0, _choices(what_if))
+    if books.groups:
+        shown = (*_breakdowns(books, by, found), _tokens(books), _calls(books))
+        tables = [_money(total, found, unknown), *shown, *tables]
+    if earlier is not None and earlier.runs:
+        tables.insert(1, _compared(facts, earlier))
+    sentence = f"{verdict[0].upper()}{verdict[1:]}: {reason}."
+    if quality is not None and quality.checked:
+        sentence = f"{sentence} {quality.sentence}"
+    tones: Mapping[Verdict, Tone] = {"saves": "good", "loses": "bad", "cannot tell yet": "open"}
+    return Report(
+        since=selection.since,
+        until=selection.until,
+        first=books.first,
+        last=books.last,
+        tags=dict(selection.tags),
+        requests=len(runs),
+        outcomes=Counter(run.outcome for run in books.runs.values()),
+        status=status,
+        verified_usd=found.verified_usd if claimed else None,
+        verified_share=found.share.low if claimed else None,
+        verdict=verdict,
+        reason=reason,
+        advice=advice,
+        saving=found,
+        unknown_baselines=unknown,
+        quality=quality,
+        escalation=escalation(runs),
+        right_usd=right(runs, float(total.spent), quality),
+        trouble=_trouble(books),
+        what_if=what_if,
+        document=Document(
+            title=_title(books, selection),
+            sentence=sentence,
+            facts=facts,
+            notes=tuple(filter(None, (advice, *_remarks(books, runs, assumed, quality)))),
+            tables=tuple(table for table in tables if table.rows),
+            pictures=(*_per_day(books, runs), *_by_confidence(runs, what_if)),
+            tone=tones[verdict],
+        ),
+    )
+
+
+# Verdict --------------------------------------------------------------------------------------
+
+
+def _status(runs: Any, total: Sums, found: SavingReport, unknown: int) -> Status:
+    if not len(runs):
+        return "empty"
+    if total.unpriced or unknown:
+        return "unknown"
+    if found.saving.basis == "measured":
+        return "measured"
+    return "verified" if found.saving.n else "estimated"
+
+
+def _verdict(
+    runs: Any, found: SavingReport, status: Status, quality: Quality | None, audits_usd: float
+) -> tuple[Verdict, str]:
+    low, high = found.saving.low, found.saving.high
+    of_bill = " of what the large model alone would have cost"
+    verdict: Verdict = "cannot tell yet"
+    reason = f"the saving is between {dollars(low)} and {dollars(high)}"
+    if status == "empty":
+        reason = "there are no requests in this period"
+    elif (runs.outcome == "shadow").all():
+        reason = "the large model answered everything: a shadow start saves nothing yet"
+    elif high <= 0 and low < 0 and high + audits_usd > 0:
+        reason = (
+            f"its audits cost {dollars(audits_usd)}, without which it would have saved up to "
+            f"{dollars(high + audits_usd)}: audit a smaller share"
+        )
+    elif high <= 0 and low < 0:
+        verdict, reason = "loses", f"at best it has lost {dollars(-high)}"
+        if found.baseline.value > 0:
+            reason += f", {percent(-found.share.high)}{of_bill}"
+    elif status in ("verified", "measured") and low > 0:
+        verdict = "saves"
+        reason = f"at least {dollars(low)} was saved, {percent(found.share.low)}{of_bill}"
+        if quality is not None and quality.loss.low > 0:
+            reason += f"; but it lost at least {percent(quality.loss.low)} of quality per request"
+    elif status == "unknown":
+        reason = "there are calls or baselines without a price"
+    elif status == "estimated" and not np.isnan(runs.loss).all():
+        reason = "what the large model costs is unknown, also from the audits"
+    elif status == "estimated":
+        reason = f"no accepted draft has been audited; by assumption, {reason}"
+    return verdict, reason
+
+
+def _advice(books: Books, runs: Any, verdict: Verdict, status: Status, precision: float) -> str:
+    """What to do next."""
+    audits, missing = audits_to_come(runs, precision)
+    seen = audits - missing
+    advice = f"±{100 * precision:g} points of quality loss take {audits:,} audits"
+    if status == "empty":
+        advice = (
+            "Look whether period and tags are what you mean, and whether the cascade writes into "
+            "this ledger: Cascade(…, ledger=open_store(URL))."
+        )
+    elif verdict == "loses":
+        advice = (
+            "Switch it off: ask the large model alone. A cheaper draft, a better calibration or a "
+            "lower threshold may turn it; `cascade evaluate` tells on recorded answers."
+        )
+    elif status == "unknown":
+        advice = (
+            "Give the models that are listed as unknown a price, Tier(…, price=Price(…)), and "
+            "count from then on (--since)."
+        )
+    elif not (runs.outcome == "accepted").any():
+        advice = ""
+    elif not missing:
+        advice += ": they are there."
+    elif not seen:
+        advice += " if one draft in ten differs. Audit some: Cascade(…, audit_rate=0.05)."
+    elif books.first is not None and books.last is not None:
+        days = max(1.0, (books.last - books.first) / timedelta(days=1))
+        until = counted(round(missing / seen * days), "day")
+        advice += f": {missing:,} more, about {until} at this rate."
+    return advice
+
+
+def _remarks(books: Books, runs: Any, assumed: float, quality: Quality | None) -> tuple[str, ...]:
+    """What a reader must know about the figures, beginning with what is wrong now."""
+    total, drafts = books.total, runs[runs.outcome == "accepted"]
+    remarks = list(_trouble(books))
+    if total.unknown:
+        nothing = f" For {total.unpriced:,} nothing can be assumed." if total.unpriced else ""
+        remarks.append(
+            f"Calls of unknown cost: {total.unknown:,}. {dollars(total.assumed)} is assumed for "
+            f"them and counted as spent.{nothing}"
+        )
+    if total.no_baseline:
+        remarks.append(
+            "Accepted drafts without a baseline, as their usage or the large model's price is "
+            f"unknown: {total.no_baseline:,}. They count as nothing saved unless audited."
+        )
+    blind = int((~(drafts.rate > 0) & np.isnan(drafts.large)).sum())
+    if blind:
+        remarks.append(
+            "Accepted drafts that could not be audited (auditing off, or its budget used up): "
+            f"{blind:,} of {len(drafts):,}. {dollars(assumed)} of the baseline rests on assumed "
+            "limits."
+        )
+    if quality is None:
+        return (*remarks, "Nothing is known about quality: no accepted draft could be audited.")
+    if quality.represented < 1:
+        stands = percent(quality.represented)
+        remarks.append(f"The quality figures stand for {stands} of the accepted drafts.")
+    if quality.finished < 1:
+        remarks.append(
+            f"Only {percent(quality.finished)} of the audits that were due have a result: these "
+            "are taken for a random part of them."
+        )
+    due = float(np.nansum(drafts.rate))
+    if not quality.checked and due > NOTABLE:
+        remarks.append(f"About {due:,.0f} audits were due and none has a result: see the log.")
+    return tuple(remarks)
+
+
+def _trouble(books: Books) -> tuple[str, ...]:
+    """What is wrong now."""
+    found = [
+        f"Wrong now: the last {n:,} calls of {tier or 'a tier'} failed, since {_minute(begin)} "
+        f"UTC: {note}"
+        for tier, health in books.health.items()
+        for begin, end, n, note in health.outages
+        if end is None
+    ]
+    if books.unfinished:
+        found.append(
+            f"Calls of unknown outcome: {len(books.unfinished):,}. Their process ended before they "
+            "did; if they were paid for, that is not in these figures."
+        )
+    return tuple(found)
+
+
+# The document ---------------------------------------------------------------------------------
+
+
+def figure(estimate: Estimate | None, unit: Unit) -> Figure:
+    """An estimate as it is shown."""
+    if estimate is None:
+        return Figure(None, unit)
+    return Figure(estimate.value, unit, estimate.low, estimate.high, estimate.basis)
+
+
+def _title(books: Books, selection: Selection) -> str:
+    first, last = selection.since or books.first, selection.until or books.last
+    tags = ", ".join(f"{key}={value}" for key, value in selection.tags.items())
+    period = f", {first:%Y-%m-%d} to {last:%Y-%m-%d}" if first and last else ""
+    return f"What the cascade saved{period}{f' ({tags})' if tags else ''}"
+
+
+def _facts(books: Books, runs: Any, status: Status) -> tuple[Fact, ...]:
+    """The figures of the first view, also those by which two periods are compared."""
+    total = books.total
+    if not books.groups:
+        return (Fact("requests", Figure(0, "count")),)
+    found, unknown, _ = account(runs, float(total.spent))
+    quality, spent = quality_of(runs), float(total.spent)
+    checked = quality is not None and quality.checked > 0
+    per_answer, bill = right(runs, spent, quality), found.baseline
+    failed = sum(health.ends["failed"] for health in books.health.values())
+    calls = failed + sum(health.ends["ok"] for health in books.health.values())
+    half, most = _took(runs.latency_s[runs.latency_s > 0], (0.5, 0.95))
+    saved, share = figure(found.saving, "usd"), figure(found.share, "share")
+    if unknown:
+        saved, share = (
+            Figure(None, kind.unit, kind.low, None, "unknown") for kind in (saved, share)
+        )
+    note = {"verified": "the lower end is what may be claimed", "estimated": "no audits yet"}
+    worse = "" if quality is None else f"{quality.worse:,} of {quality.checked:,}"
+    return (
+        Fact("requests", Figure(len(runs), "count")),
+        Fact("spent", _dollars(total.spent, total.unpriced), "audits included"),
+        Fact("saved", saved, note.get(status, "")),
+        Fact("of the large-only bill", share),
+        Fact(
+            "checked drafts that were worse",
+            worse if checked else "?",
+            f"at most {percent(quality.error_rate.high)} of the accepted, 95 %"
+            if quality is not None and checked
+            else "no accepted draft was checked",
+        ),
+        Fact("escalated", figure(escalation(runs), "share")),
+        Fact(
+            "cost per answer as good as the large model's",
+            figure(per_answer, "usd"),
+            "" if not len(runs) else f"large alone {dollars(bill.value / len(runs))}",
+        ),
+        Fact("95 % of requests took at most", most, f"half of them {words(half)}"),
+        Fact("calls that failed", Figure(failed / calls if calls else None, "share")),
+    )
+
+
+def _money(total: Sums, found: SavingReport, unknown: int) -> Table:
+    saved, estimated = figure(found.saving, "usd"), Figure(found.estimated_usd, "usd")
+    how = "; ".join(part for part in (found.saving.method, found.saving.note) if part)
+    rows: list[tuple[Cell, ...]] = [
+        ("large model alone", figure(found.baseline, "usd"), "with every request"),
+        ("spent", Figure(total.cost, "usd"), "known costs"),
+        ("spent, assumed", Figure(total.assumed, "usd"), f"{total.unknown:,} unknown costs"),
+        ("saved, measured", Figure(found.measured_usd, "usd"), "escalated and audited requests"),
+        ("saved, estimated", estimated, "accepted drafts that were not audited"),
+        ("saved, unknown", None, f"{unknown:,} accepted drafts without any baseline"),
+        ("net saving", saved, how),
+        ("as a share", figure(found.share, "share"), "of the large-only bill"),
+    ]
+    if unknown:
+        rows[0] = ("large model alone", None, f"at least {dollars(found.baseline.low)}")
+        rows[-2:] = [("net saving", None, f"at least {dollars(found.saving.low)}; {how}")]
+    elif found.estimated_usd:
+        rows[4] = (
+            "saved, estimated",
+            Figure(found.estimated_usd, "usd", basis="estimated"),
+            rows[4][2],
+        )
+    dropped = {"spent, assumed": total.unknown, "saved, unknown": unknown}
+    kept = tuple(row for row in rows if dropped.get(str(row[0]), True))
+    return Table("Money", ("", "dollars", "how"), kept)
+
+
+def _compared(now: Sequence[Fact], earlier: Books) -> Table:
+    runs = earlier.columns()
+    before = _facts(earlier, runs, "measured")
+    known = {fact.label: fact.figure for fact in now}
+    rows = ((fact.label, known.get(fact.label, ""), fact.figure) for fact in before)
+    return Table("Compared with the period before", ("", "this period", "before"), tuple(rows))
+
+
+_PLACES: Mapping[str, int] = {"node": 0, "tier": 1, "model": 2, "day": 3}
+_HEADS = ("requests", "calls", "cost", "saved, measured", "saved, estimated")
+
+
+def _breakdowns(books: Books, by: Sequence[str], found: SavingReport) -> list[Table]:
+    """Tables by node, tier, model, day or tag, of which every column adds up to the headline.
+
+    Estimated savings are those of the ledger, scaled to what the audits make of their sum.
+    """
+    total = float(books.total.estimated)
+    scale = found.estimated_usd / total if total else None
+    teams = tuple(f"tag:{tag}" for tag in TEAMS if tag in books.tags)
+    names = [tag for name in by for tag in (teams if name == "tags" else (name,))]
+    tables = [_breakdown(books, name, scale) for name in dict.fromkeys(names)]
+    # A tag that no entry has makes one line without a name, and the total.
+    return [
+        table for table in tables if len(table.rows) > 2 or table.rows[0][0] not in ("–", "total")
+    ]
+
+
+def _breakdown(books: Books, by: str, scale: float | None) -> Table:
+    """One line per group: days in order, other groups by what they cost."""
+    tag, place, requests = by.removeprefix("tag:"), _PLACES.get(by), Counter[Any]()
+    index = books.tags.index(tag) if place is None else 0
+    counts = place is None or by == "day"  # elsewhere a run has entries in several groups
+    if counts:
+        requests.update(
+            run.tags[index] if place is None else run.day for run in books.runs.values()
+        )
+
+    def name_of(key: Key) -> Any:
+        return key[4][index] if place is None else key[place]
+
+    groups = books.summed(name_of)
+    names = sorted(groups) if by == "day" else sorted(groups, key=lambda name: -groups[name].spent)
+    if len(names) > MOST_LINES:
+        cut = len(names) - MOST_LINES
+        others = names[:cut] if by == "day" else names[MOST_LINES:]
+        rest = f"({cut:,} {'earlier' if by == 'day' else 'others'})"
+        groups[rest], requests[rest] = Sums(), sum(requests[name] for name in others)
+        for name in others:
+            groups[rest].merge(groups[name])
+        names = [rest, *names[cut:]] if by == "day" else [*names[:MOST_LINES], rest]
+    groups["total"], requests["total"] = books.total, len(books.runs)
+    rows: list[tuple[Cell, ...]] = []
+    for name in (*names, "total"):
+        sums = groups[name]
+        label = date.fromordinal(name).isoformat() if isinstance(name, int) else name or "–"
+        guess = float(sums.estimated) * scale if scale is not None else None
+        basis: Basis = "estimated" if guess else "measured"
+        unknown = sums.no_baseline > 0
+        cells = (
+            Figure(sums.calls, "count"),
+            _dollars(sums.spent, sums.unpriced),
+            Figure(sums.saved, "usd"),
+            Figure(guess or (None if unknown else 0), "usd", basis=basis, partial=unknown),
+        )
+        if name or any(cell.value != 0 for cell in cells):
+            rows.append((label, *((Figure(requests[name], "count"),) if counts else ()), *cells))
+    heads = (tag, *(_HEADS if counts else _HEADS[1:]))
+    return Table(f"By {tag}", heads, tuple(rows), strong=len(rows) - 1)
+
+
+def _dollars(known: Decimal, unpriced: int) -> Figure:
+    """A sum of which so many parts are unknown."""
+    return Figure(known or (None if unpriced else 0), "usd", partial=unpriced > 0)
+
+
+def _tokens(books: Books) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for tier, sums in books.summed(lambda key: key[1]).items():
+        if sums.calls:
+            fresh = sums.input - sums.cached - sums.written
+            share = sums.cached / sums.input if sums.input else None
+            counts = (sums.calls, fresh, sums.cached, sums.written, sums.output)
+            open_ = sums.no_tokens > 0
+            cells = [Figure(n, "count", partial=open_ and n != sums.calls) for n in counts]
+            rows.append((tier, *cells, Figure(share, "share")))
+    heads = ("tier", "calls", "input, uncached", "cached", "cache writes", "output", "cached share")
+    return Table("Tokens by tier", heads, tuple(rows))
+
+
+def _calls(books: Books) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for tier, health in books.health.items():
+        ends = (health.ends[end] for end in ("ok", "failed", "not_sent", "cancelled"))
+        took = _took(np.array(health.seconds), (0.5, 0.95, 0.99))
+        rows.append((tier, *(Figure(n, "count") for n in ends), *took))
+    heads = ("tier", "answered", "failed", "not sent", "cancelled", "50 % took", "95 %", "99 %")
+    return Table("Calls by tier", heads, tuple(rows))
+
+
+def _took(times: Any, shares: Sequence[float]) -> list[Figure]:
+    """Within which times so many ended."""
+    found = np.quantile(times, shares).tolist() if len(times) else [None for _ in shares]
+    return [Figure(time, "seconds") for time in found]
+
+
+def _choices(found: WhatIf) -> Table:
+    last = len(found.choices) - 1
+    places = sorted({round(i * last / 8) for i in range(9)} | {found.start})
+    rows = []
+    for choice in (found.choices[place] for place in places):
+        worse = Figure(choice.worse, "share", choice.worse_low, choice.worse_high)
+        escalated = Figure(choice.escalated, "share")
+        saved = figure(choice.saving, "usd")
+        rows.append(
+            (f"{choice.threshold:.3f}", escalated, Figure(choice.cost_usd, "usd"), saved, worse)
+        )
+    heads = ("accept from", "large answers", "cost", "saved", "accepted and worse")
+    notes = [
+        f"On the latest {found.requests:,} decided requests, in the order of their confidence."
+    ]
+    if found.in_force is not None:
+        notes.append(f"The threshold in force is {found.in_force:.3f}.")
+    if found.calibrated < 1:
+        notes.append("Not all confidences are calibrated: those are scores and no probabilities.")
+    return Table(
+        "Other thresholds", heads, tuple(rows), tuple(notes), strong=places.index(found.start)
+    )
+
+
+def _lists(books: Books, runs: Any) -> list[Table]:
+    """What went wrong, what people said, what is not known, and where prices came from."""
+    outages = tuple(
+        (tier, _minute(begin), _minute(end) if end else "goes on", Figure(n, "count"), note)
+        for tier, health in books.health.items()
+        for begin, end, n, note in health.outages
+    )
+    said = []
+    for outcome, whose in (("accepted", "accepted drafts"), ("escalated", "large answers")):
+        judged = runs.wrong[(runs.outcome == outcome) & ~np.isnan(runs.wrong)]
+        if len(judged):
+            said.append((whose, Figure(len(judged), "count"), Figure(int(judged.sum()), "count")))
+    unknown = sorted(books.unknown.items(), key=lambda item: -item[1].entries)
+    return [
+        Table("Outages", ("tier", "since, UTC", "until", "calls", "why"), outages),
+        Table(
+            "Calls of unknown outcome",
+            ("begun, UTC", "node", "model", "run"),
+            tuple((_minute(e.at), e.node, e.model or "", e.run_id) for e in books.unfinished),
+            folded=True,
+        ),
+        Table(
+            "What people said",
+            ("", "verdicts", "wrong"),
+            tuple(said),
+            ("Those who say something are no random sample; audits are.",),
+        ),
+        Table(
+            "Unknown costs",
+            ("node", "model", "why", "entries", "assumed"),
+            tuple(
+                (
+                    *(node, model, note or "no reason given", Figure(sums.entries, "count")),
+                    _dollars(sums.assumed, sums.unpriced),
+                )
+                for (node, model, note), sums in unknown
+            ),
+        ),
+        Table(
+            "Where prices came from",
+            ("model", "price", "calls"),
+            tuple((*key, Figure(n, "count")) for key, n in books.prices.most_common()),
+            folded=True,
+        ),
+        Table(
+            "Events",
+            ("at, UTC", "what", "told"),
+            tuple((_minute(row.at), row.node, row.note) for row in books.events),
+            folded=True,
+        ),
+    ]
+
+
+def _minute(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M}"
+
+
+def _per_day(books: Books, runs: Any) -> list[Picture]:
+    """Saving and escalation of each day (UTC), by the beginning of runs."""
+    sums = books.summed(lambda key: key[3])
+    saved, escalated = [], []
+    for day in np.unique(runs.day).astype(int).tolist():
+        part = runs[runs.day == day]
+        saved.append((day, account(part, float(sums[day].spent))[0].saving))
+        if (rate := escalation(part)) is not None:
+            escalated.append((day, rate))
+    if len(saved) < 2:
+        return []
+    kinds: tuple[tuple[str, str, Unit, list[tuple[int, Estimate]]], ...] = (
+        ("Saving per day", "dollars saved", "usd", saved),
+        ("Escalation per day", "share of decided requests", "share", escalated),
+    )
+    return [
+        Picture(title, Axis("day, UTC", "days"), Axis(label, unit), (_spans(found),))
+        for title, label, unit, found in kinds
+    ]
+
+
+def _spans(found: Iterable[tuple[float, Estimate]]) -> Series:
+    """Estimates as dots with their intervals."""
+    known = list(found)
+    points = tuple((float(at), each.value) for at, each in known)
+    ranges = tuple((each.low, each.high) for _, each in known)
+    return Series("with its 95 % interval", points, "dots", ranges=ranges)
+
+
+def _by_confidence(runs: Any, what_if: WhatIf | None) -> list[Picture]:
+    pictures = []
+    groups = reliability(runs)
+    axis = Axis("confidence", "share", 0.0, 1.0)
+    if groups:
+        ideal = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other", dashed=True)
+        right = Axis("as good as the large answer", "share", 0.0, 1.02)
+        pictures.append(Picture("Confidence and correctness", axis, right, (ideal, _spans(groups))))
+    if what_if is not None:
+        middles = [(low + high) / 2 for low, high, _, _ in what_if.bins]
+        accepted = tuple(
+            (at, float(n)) for at, (_, _, n, _) in zip(middles, what_if.bins, strict=True)
+        )
+        large = tuple(
+            (at, float(n)) for at, (_, _, _, n) in zip(middles, what_if.bins, strict=True)
+        )
+        bars = (
+            Series("accepted", accepted, "bars"),
+            Series("large answer", large, "bars", role="large"),
+        )
+        pictures.append(Picture("Drafts by confidence", axis, Axis("drafts", "count"), bars))
+    return pictures
