@@ -2,7 +2,7 @@
 # `make` alone lists the commands.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench docs dist audit ollama clean
+.PHONY: help demo test test-all coverage lint format bench docs dist audit ollama clean
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
@@ -24,8 +24,16 @@ help: ## this list
 demo: $(DEMO) ## a real small model answers, checks itself, escalates; what that costs and saves
 	@.venv/bin/cascade demo $(ARGS)
 
-test: $(TEST) ## all tests with coverage; ARGS='-k word' runs some, without the coverage limit
-	@$(ONE_THREAD) $(IN_VENV) -m pytest $(or $(ARGS),--numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term)
+test: $(TEST) ## tests for people: a few minutes, nothing heavy; ARGS='-k word' runs some
+	@$(ONE_THREAD) $(IN_VENV) -m pytest -m "not heavy" $(or $(ARGS),--numprocesses 2 --dist loadfile)
+
+test-all: $(TEST) ## what starts clusters, browsers and servers as well
+	@$(ONE_THREAD) $(IN_VENV) -m pytest -m heavy $(or $(ARGS),--numprocesses 2 --dist loadfile)
+
+coverage: $(TEST) ## both, and how much of the lines and branches they reach
+	@$(MAKE) test ARGS="--numprocesses 2 --dist loadfile --cov --cov-report="
+	@$(MAKE) test-all ARGS="--numprocesses 2 --dist loadfile --cov --cov-append --cov-report="
+	@$(IN_VENV) -m coverage report
 
 lint: $(DEV) ## style, format, types (ruff, mypy, pyright)
 	@$(IN_VENV) -m ruff check .
