@@ -34,7 +34,7 @@ from cascade.evaluation.render import (
 )
 
 WIDTH, HEIGHT = 480, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 14, 50
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 24, 26, 50
 _LETTER, _LINE, _DOT = 7.6, 16, 5.5
 _STRONG = ' class="strong"'
 
@@ -215,7 +215,7 @@ def span(picture: Picture, way: str) -> Span:
     if has_bars and way == "y":
         found.append(0.0)
     low, high = min(found), max(found)
-    air = 0.06 * (high - low) or (0.5 if axis.unit == "days" else abs(high) * 0.1 or 1.0)
+    air = 0.6 if axis.unit == "days" else 0.06 * (high - low) or abs(high) * 0.1 or 1.0
     if has_bars and way == "x":
         air = max(air, 0.6 * _gap(found))
     first, last = low - air, high + air

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,14 @@ COLOURS = {
 }
 _INK, _FAINT = "#22242a", "#e4e6ea"
 
+_SHAPES = "osD^vPX"
+"""Of single places, which stand in the legend, so that no name covers another."""
+
 FORMATS = ("png", "svg", "pdf")
 
 
 def save(document: Document, path: Path) -> None:
-    """Draw all pictures of a document side by side into one file.
+    """Draw all pictures of a document into one file, two in a row.
 
     Args:
         document: with one picture or more.
@@ -51,10 +55,12 @@ def save(document: Document, path: Path) -> None:
     from matplotlib.figure import Figure  # noqa: PLC0415 - heavy
 
     count = len(document.pictures)
-    figure = Figure(figsize=(6.2 * count, 5.0), dpi=160, facecolor="white", layout="constrained")
-    for axes, picture in zip(
-        figure.subplots(1, count, squeeze=False)[0], document.pictures, strict=True
-    ):
+    wide, tall = min(2, count), math.ceil(count / 2)
+    figure = Figure((6.2 * wide, 4.8 * tall), dpi=160, facecolor="white", layout="constrained")
+    places = figure.subplots(tall, wide, squeeze=False).flat
+    for axes in places[count:]:
+        axes.set_axis_off()
+    for axes, picture in zip(places, document.pictures, strict=False):
         _draw(axes, picture)
     figure.suptitle(document.title, x=0.01, ha="left", fontsize=12, color=_INK)
     figure.savefig(path, format=kind)
@@ -69,15 +75,10 @@ def _draw(axes: Axes, picture: Picture) -> None:
             _bars(axes, series, bars.index(series), len(bars))
         else:
             _points(axes, series)
-    for mark in picture.marks:
-        axes.scatter(mark.x, mark.y, s=55, color=COLOURS[mark.role], zorder=3)
-        axes.annotate(
-            mark.name,
-            (mark.x, mark.y),
-            xytext=(6, 6),
-            textcoords="offset points",
-            fontsize=8,
-            color=COLOURS[mark.role],
+    for mark, shape in zip(picture.marks, cycle(_SHAPES)):
+        colour = COLOURS[mark.role]
+        axes.scatter(
+            mark.x, mark.y, 55, colour, marker=shape, label=mark.name, zorder=3, clip_on=False
         )
     for axis, way, shown in ((axes.xaxis, "x", picture.x), (axes.yaxis, "y", picture.y)):
         ends = span(picture, way)
@@ -87,10 +88,10 @@ def _draw(axes: Axes, picture: Picture) -> None:
     axes.set_xlabel(picture.x.title, color=_INK)
     axes.set_ylabel(picture.y.title, color=_INK)
     axes.set_title(picture.title, loc="left", fontsize=10, color=_INK)
-    if any(series.name for series in picture.series):
+    if picture.marks or any(series.name for series in picture.series):
         # Below the axes, so that it covers nothing.
         axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=8
+            loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False, fontsize=8
         )
     axes.grid(axis="y", color=_FAINT, zorder=0)
     axes.set_axisbelow(True)
