@@ -221,7 +221,9 @@ def seconds(time: Number | None) -> str:
     if value is None:
         return UNKNOWN
     size = abs(float(value))
-    sign = "−" if value < 0 and size >= 1e-5 else ""
+    if 0 < size < 1e-5:
+        return "<0.01 ms"
+    sign = "−" if value < 0 else ""
     if size < 0.9995:
         ms = size * 1000
         return f"{sign}{ms:.0f} ms" if ms >= 10 or not ms else f"{sign}{ms:.2g} ms"
@@ -337,7 +339,7 @@ _LONGEST = 44
 
 def to_text(document: Document, *, width: int = WIDTH) -> str:
     """A document for a terminal, without pictures."""
-    parts = [document.title, _wrapped(document.sentence, width)]
+    parts = [printable(document.title), _wrapped(document.sentence, width)]
     if document.facts:
         parts.append(_columns([_fact(fact) for fact in document.facts], frozenset({0, 2})))
     if document.notes:
@@ -363,7 +365,9 @@ def table_text(table: Table, *, width: int = WIDTH) -> str:
     }
     body = _columns([table.columns, *lines], left) if table.columns else ""
     notes = (_wrapped(note, width) for note in table.notes)
-    return "\n".join(part for part in (table.title, body if lines else "", *notes) if part)
+    return "\n".join(
+        part for part in (printable(table.title), body if lines else "", *notes) if part
+    )
 
 
 def _fact(fact: Fact) -> tuple[str, str, str]:
@@ -396,7 +400,7 @@ def _columns(lines: Iterable[Sequence[str]], left: AbstractSet[int]) -> str:
 
 
 def _lines(cell: str) -> list[str]:
-    text = printable(cell)
+    text = printable(cell.replace("\n", " "))
     if len(text) <= _LONGEST:
         return [text]
     indent = text[: len(text) - len(text.lstrip())]

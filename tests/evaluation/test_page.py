@@ -1,0 +1,263 @@
+"""The page of a document, and its pictures as files."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import re
+from datetime import date
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.evaluation.page import HEIGHT, WIDTH, span, tick, ticks, to_page, to_svg
+from cascade.evaluation.plots import save
+from cascade.evaluation.render import (
+    Axis,
+    Document,
+    Fact,
+    Figure,
+    Mark,
+    Picture,
+    Series,
+    Table,
+)
+
+DAY = float(date(2026, 3, 1).toordinal())
+
+PLANE = Picture(
+    "Cost and quality",
+    Axis("cost", "share", 0.0),
+    Axis("right answers", "share"),
+    (
+        Series("draft first", ((0.1, 0.6), (1.0, 0.7))),
+        Series("at random", ((0.0, 0.5), (1.0, 0.7)), role="other", dashed=True),
+        Series("", ((0.5, float("nan")),)),
+    ),
+    (Mark("small alone", 0.1, 0.6, "small"), Mark("small, sampled", 0.11, 0.601, "small")),
+    "A note on `it`.",
+)
+DAYS = Picture(
+    "Saving per day",
+    Axis("day", "days"),
+    Axis("dollars", "usd"),
+    (Series("saved", ((DAY, 1.0), (DAY + 1, -0.5)), "dots", ranges=((0.5, 1.5), (-1.0, 0.0))),),
+)
+BARS = Picture(
+    "Drafts",
+    Axis("confidence", "share"),
+    Axis("drafts", "count"),
+    (
+        Series("accepted", ((0.1, 3.0), (0.3, 0.0)), "bars"),
+        Series("large", ((0.1, 1.0), (0.3, 5.0)), "bars", role="large"),
+    ),
+)
+
+DOCUMENT = Document(
+    title="What <b>it</b> saved",
+    sentence="It saves: run `cascade plan`.",
+    tables=(
+        Table(
+            "By tier", ("tier", "cost", "why"), (("small", Figure(1, "usd", 0, 2), "a"),), ("n",)
+        ),
+        Table("More", ("a",), (("b",),), folded=True, strong=0),
+        Table("Nothing", ("a",), ()),
+    ),
+    pictures=(PLANE, DAYS, BARS),
+    facts=(
+        Fact("saved", Figure(1.2, "usd", 0.9, 1.5, "estimated"), "95 %"),
+        Fact("checked", "0 of 20"),
+    ),
+    notes=("one ` alone", "x" * 500),
+    tone="good",
+)
+
+
+class Reader(HTMLParser):
+    """Whether tags are closed, and what a browser would load."""
+
+    VOID = frozenset({"meta", "path", "circle", "rect", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.styled: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.styled += [tag for name, _ in attrs if name == "style" or name.startswith("on")]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in self.VOID, f"{tag} is closed at once"
+        self.styled += [tag for name, _ in attrs if name == "style"]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_a_page_is_well_formed_and_loads_nothing() -> None:
+    page, reader = to_page(DOCUMENT), Reader()
+    reader.feed(page)
+    assert (reader.open, reader.loads, reader.styled) == ([], [], [])
+    assert "<script" not in page
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_the_pages_own_policy_allows_its_style_sheet_alone() -> None:
+    page = to_page(DOCUMENT)
+    style = re.search(r"<style>(.*?)</style>", page, re.S)
+    assert style is not None
+    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'sha256-{digest}';" in page
+
+
+def test_words_of_others_are_escaped_and_code_is_marked() -> None:
+    page = to_page(DOCUMENT)
+    assert "<h1>What &lt;b&gt;it&lt;/b&gt; saved</h1>" in page
+    assert "<code>cascade plan</code>" in page
+    assert "one ` alone" in page
+
+
+def test_figures_stand_with_their_interval_beside_them() -> None:
+    page = to_page(DOCUMENT)
+    assert "<dd>≈ $1.20<small>$0.90 to $1.50; 95 %</small></dd>" in page
+    assert "<td>$1.00 <small>($0.00 to $2.00)</small></td>" in page
+    assert "<dd>0 of 20<small></small></dd>" in page
+
+
+def test_tables_have_heads_and_can_be_reached_by_keyboard() -> None:
+    page = to_page(DOCUMENT)
+    assert '<th scope="col">cost</th>' in page
+    assert '<th scope="row">small</th>' in page
+    assert 'role="region" tabindex="0" aria-label="By tier"' in page
+    assert "<details><summary>More</summary>" in page
+    assert '<tr class="strong">' in page
+
+
+def test_the_legend_stands_before_the_drawing_and_names_only_what_has_a_name() -> None:
+    page = to_page(Document("t", "s", pictures=(PLANE,)))
+    legend, drawing = page.index('<ul class="legend">'), page.index("<svg")
+    assert legend < drawing
+    assert page.count("<li class=") == 2
+    assert '<li class="line other dashed">at random</li>' in page
+    assert (
+        to_page(Document("t", "s", pictures=(Picture("p", Axis("x"), Axis("y")),))).count("<li")
+        == 0
+    )
+
+
+def _texts(svg: str) -> list[tuple[float, float, float]]:
+    """Left end, right end and line of each name."""
+    found = []
+    for x, y, anchor, name in re.findall(
+        r'<text class="name \w+" x="([\d.-]+)" y="([\d.-]+)" text-anchor="(\w+)">([^<]*)<', svg
+    ):
+        wide = 7.6 * len(name)
+        left = float(x) if anchor == "start" else float(x) - wide
+        found.append((left, left + wide, float(y)))
+    return found
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=5))
+def test_no_name_covers_another_and_all_stay_inside(places: list[tuple[float, float]]) -> None:
+    marks = tuple(Mark(f"model {i}", x, y) for i, (x, y) in enumerate(places))
+    svg = to_svg(Picture("p", Axis("x", "share", 0, 1), Axis("y", "share", 0, 1), marks=marks))
+    texts = _texts(svg)
+    assert len(texts) == len(marks)
+    for i, (left, right, line) in enumerate(texts):
+        assert left >= 0
+        assert right <= WIDTH
+        assert 0 < line < HEIGHT
+        for other_left, other_right, other in texts[:i]:
+            assert abs(line - other) >= 15.9 or right <= other_left or other_right <= left
+
+
+def test_what_is_no_number_is_left_out_of_a_drawing() -> None:
+    assert "nan" not in to_svg(PLANE)
+    odd = Series("s", ((0.0, 1.0),), "dots", ranges=((float("-inf"), 1.0),))
+    assert "inf" not in to_svg(Picture("p", Axis("x"), Axis("y"), (odd,)))
+    assert "inf" not in to_svg(
+        Picture("p", Axis("x"), Axis("y"), marks=(Mark("m", 0, float("inf")),))
+    )
+
+
+def test_bars_stand_on_zero_side_by_side() -> None:
+    rects = re.findall(r'<rect class="(\w+)" x="([\d.]+)".*?width="([\d.]+)"', to_svg(BARS))
+    assert [role for role, *_ in rects] == ["cascade", "large", "large"]
+    (_, first, wide), (_, second, _) = rects[:2]
+    assert float(second) == pytest.approx(float(first) + float(wide), abs=0.2)
+    assert span(BARS, "y")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("ends", "unit", "wanted"),
+    [
+        ((0.0, 1.0), "share", [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        ((0.0, 12.0), "count", [0.0, 2.5, 5.0, 7.5, 10.0]),
+        ((DAY - 0.5, DAY + 3.5), "days", [DAY, DAY + 1, DAY + 2, DAY + 3]),
+        ((DAY, DAY + 2000), "days", [DAY + 400 * i for i in range(6)]),
+    ],
+)
+def test_ticks_are_round(ends: tuple[float, float], unit: str, wanted: list[float]) -> None:
+    assert ticks(ends, unit) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "said"),
+    [
+        (0.25, "share", "25 %"),
+        (-0.012, "points", "−1.2"),
+        (2.0, "usd", "$2"),
+        (0.5, "seconds", "500 ms"),
+        (1500.0, "count", "1,500"),
+        (DAY, "days", "Mar 1"),
+        (float("nan"), "usd", "?"),
+    ],
+)
+def test_ticks_are_short(value: float, unit: str, said: str) -> None:
+    assert tick(value, unit) == said
+
+
+def test_an_axis_ends_where_it_is_told_or_around_its_values() -> None:
+    assert span(PLANE, "x") == (0.0, 1.0)
+    low, high = span(PLANE, "y")
+    assert low < 0.5
+    assert 0.7 < high < 1.0
+    alone = Picture("p", Axis("x"), Axis("y"), marks=(Mark("m", 5, 0),))
+    assert span(alone, "x")[0] < 5 < span(alone, "x")[1]
+    assert span(Picture("p", Axis("x", low=1, high=1), Axis("y")), "x") == (1, 2)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_pictures_are_drawn_into_files(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"picture.{kind}"
+    pictures = (PLANE, DAYS, BARS) if kind == "png" else (Picture("p", Axis("x"), Axis("y")),)
+    save(Document("t", "s", pictures=pictures), path)
+    begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind]
+    assert path.read_bytes().startswith(begins)
+
+
+def test_another_format_or_no_picture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="png, svg, pdf"):
+        save(DOCUMENT, tmp_path / "picture.bmp")
+    with pytest.raises(ConfigurationError, match="no picture"):
+        save(Document("t", "s"), tmp_path / "picture.png")
+
+
+def test_without_matplotlib_the_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("cascade.evaluation.plots.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="extra `plot`"):
+        save(DOCUMENT, tmp_path / "picture.png")
+    assert importlib.util.find_spec("matplotlib") is not None

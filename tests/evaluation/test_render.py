@@ -1,0 +1,230 @@
+"""How numbers, tables and documents are written."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cascade.evaluation.render import (
+    Axis,
+    Document,
+    Fact,
+    Figure,
+    Picture,
+    Table,
+    count,
+    counted,
+    dollars,
+    number,
+    percent,
+    points,
+    printable,
+    seconds,
+    table_text,
+    to_data,
+    to_json,
+    to_text,
+    words,
+)
+from cascade.state import Decision
+
+
+@pytest.mark.parametrize(
+    ("amount", "said"),
+    [
+        (None, "?"),
+        (math.nan, "?"),
+        (math.inf, "?"),
+        (0, "$0.00"),
+        (Decimal("0E-8"), "$0.00"),
+        (1234.5, "$1,234"),
+        (999.999, "$1,000.00"),
+        (12.3456, "$12.35"),
+        (0.5, "$0.50"),
+        (-0.0034, "−$0.0034"),
+        (0.0768123, "$0.0768"),
+        (0.000071, "$0.000071"),
+        (Decimal("0.0000007123"), "$0.00000071"),
+        (1e-12, "<$0.00000001"),
+        (-1e-17, "−$0.00"),
+    ],
+)
+def test_dollars_have_three_digits_and_never_twelve_zeros(amount: Any, said: str) -> None:
+    assert dollars(amount) == said
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_no_number_is_written_with_a_power_of_ten_or_a_long_tail(value: float) -> None:
+    for write in (dollars, percent, points, seconds, number, count):
+        said = write(value)
+        assert "e" not in said.replace("sec", "")
+        assert "E" not in said
+        assert len(said.partition(".")[2]) <= 10
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.738, "73.8 %"), (1, "100.0 %"), (0.0042, "0.42 %"), (1e-6, "<0.01 %"), (None, "?")],
+)
+def test_small_shares_keep_a_digit(share: float | None, said: str) -> None:
+    assert percent(share) == said
+
+
+def test_negative_numbers_have_a_real_minus_and_zero_has_none() -> None:
+    assert percent(-0.0123) == "−1.2 %"
+    assert percent(-1e-6) == "−0.01 %"
+    assert (points(0.004), points(-0.012), points(-0.0001), points(None)) == (
+        "+0.4",
+        "−1.2",
+        "0.0",
+        "?",
+    )
+    assert (number(-0.5), count(-1_000), number(0), count(None)) == ("−0.5", "−1,000", "0", "?")
+
+
+@pytest.mark.parametrize(
+    ("time", "said"),
+    [
+        (None, "?"),
+        (0, "0 ms"),
+        (0.0004, "0.4 ms"),
+        (0.9487667083740234, "949 ms"),
+        (1.44, "1.4 s"),
+        (59.4, "59 s"),
+        (125, "2 min 5 s"),
+        (11_520, "3 h 12 min"),
+        (-2, "−2.0 s"),
+    ],
+)
+def test_times_have_the_unit_that_fits(time: float | None, said: str) -> None:
+    assert seconds(time) == said
+
+
+def test_counted_things_have_their_plural() -> None:
+    assert counted(1, "audit") == "1 audit"
+    assert counted(2_000, "audit") == "2,000 audits"
+    assert counted(2, "entry", "entries") == "2 entries"
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        (None, "?"),
+        ("words", "words"),
+        (Figure(0.738, "share", 0.701, 0.769), "73.8 % (70.1 to 76.9)"),
+        (Figure(1.2, "usd", 0.9, 1.5, "estimated"), "≈ $1.20 ($0.90 to $1.50)"),
+        (Figure(1.2, "usd", basis="unknown"), "?"),
+        (Figure(None, "usd", 0.9, None), "? ($0.90 to ?)"),
+        (Figure(1.2, "usd", partial=True), "$1.20 + ?"),
+        (Figure(0.0, "share", 0.0, 0.0), "0.0 %"),
+        (Figure(3, "count"), "3"),
+    ],
+)
+def test_a_cell_says_how_sure_it_is(cell: Any, said: str) -> None:
+    assert words(cell) == said
+
+
+def test_an_interval_can_be_left_out() -> None:
+    assert words(Figure(1, "usd", 0, 2), interval=False) == "$1.00"
+
+
+TABLE = Table(
+    "By tier",
+    ("tier", "cost", "why"),
+    (("small", Figure(0.012, "usd"), "cheap"), ("large", None, "dear " * 20)),
+    notes=("A note.",),
+    strong=1,
+)
+
+
+def test_a_table_stands_in_columns_with_words_to_the_left() -> None:
+    lines = table_text(TABLE).splitlines()
+    assert lines[0] == "By tier"
+    assert lines[1].split() == ["tier", "cost", "why"]
+    assert lines[2].startswith("  small  $0.012  cheap")
+    assert lines[3].startswith("→ large       ?  dear")
+    assert lines[4].startswith(" " * 19 + "dear")  # long words go on in the next line
+    assert lines[-1] == "A note."
+
+
+def test_a_table_without_rows_is_its_title() -> None:
+    assert table_text(Table("Empty", ("a",), ())) == "Empty"
+
+
+def test_a_document_in_text_has_everything_but_its_pictures() -> None:
+    said = to_text(
+        Document(
+            title="Title",
+            sentence="It saves.",
+            tables=(TABLE,),
+            pictures=(Picture("Picture", Axis("x"), Axis("y")),),
+            facts=(Fact("saved", Figure(1, "usd"), "95 %"), Fact("escalated", "?")),
+            notes=("long " * 40,),
+        )
+    )
+    assert said.startswith(
+        "Title\n\nIt saves.\n\nsaved      $1.00  95 %\nescalated      ?\n\n- long"
+    )
+    assert "Picture" not in said
+    assert max(map(len, said.splitlines())) <= 100
+
+
+def test_what_steers_a_terminal_is_written_out() -> None:
+    assert printable("a\x1b[31mb\u202ec\n") == "a\\x1b[31mb\\u202ec\\n"
+    assert printable("ü\n", keep="\n") == "ü\n"
+    assert printable("plain") == "plain"
+    evil = "evil \x1b[2J"
+    said = to_text(
+        Document(evil, evil, (Table(evil, (evil,), ((evil,),), (evil,)),), notes=(evil,))
+    )
+    assert "\x1b" not in said
+    assert said.count("\\x1b") == 6
+
+
+def test_lines_of_an_error_become_one() -> None:
+    assert "- first second" in to_text(Document("t", "s", notes=("first\nsecond",)))
+    assert "first second" in table_text(Table("t", ("a",), (("first\nsecond",),)))
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+def test_json_holds_no_nan_and_every_digit_of_money() -> None:
+    data = {
+        "nan": math.nan,
+        "infinite": Decimal("Infinity"),
+        "money": Decimal("1E-15"),
+        "numpy": np.array([1.5, np.nan]),
+        "integer": np.int64(3),
+        "set": {"b", "a"},
+        "enum": Colour.RED,
+        "at": datetime(2026, 1, 1, tzinfo=UTC),
+        "day": date(2026, 1, 1),
+        "record": Decision(action="accept", reason="sure"),
+        "document": Document("t", "s", facts=(Fact("f", Figure(math.inf)),)),
+        1: (None, True),
+    }
+    found = json.loads(to_json(data))
+    assert found["nan"] is found["infinite"] is None
+    assert found["money"] == "0.000000000000001"
+    assert found["numpy"] == [1.5, None]
+    assert (found["integer"], found["set"], found["enum"]) == (3, ["a", "b"], "red")
+    assert (found["at"], found["day"]) == ("2026-01-01T00:00:00+00:00", "2026-01-01")
+    assert found["record"]["action"] == "accept"
+    assert found["document"]["facts"][0]["figure"]["value"] is None
+    assert found["1"] == [None, True]
+
+
+def test_what_has_no_form_in_json_is_named() -> None:
+    with pytest.raises(TypeError, match="a object has no form in JSON"):
+        to_data(object())
