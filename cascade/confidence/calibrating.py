@@ -1,7 +1,13 @@
-"""Makes a calibration from labelled drafts. Needs scikit-learn and scipy (extra `calibrate`)."""
+"""Makes a calibration from labelled drafts, and says what it is worth.
+
+Needs scikit-learn and scipy (extra `calibrate`). The result depends on the rows, and not on their
+order.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,26 +15,83 @@ from datetime import UTC, datetime
 import numpy as np
 
 from cascade._version import __version__
-from cascade.confidence.base import LabelledDraft, MadeFor
-from cascade.confidence.calibration import (
-    Calibration,
-    Quality,
-    Stage,
-)
-from cascade.confidence.columns import column_names, matrix, owner, raw_score, unbounded
+from cascade.confidence.base import LabelledDraft, MadeFor, digest
+from cascade.confidence.calibration import Calibration, Quality, Recommendation, Stage
+from cascade.confidence.calibrators import GainHead
+from cascade.confidence.columns import Columns, owner, raw_score
 from cascade.confidence.early import WORST, EarlyRow
-from cascade.confidence.fitting import cross_fitted, fit_calibrator, fit_venn_abers
-from cascade.confidence.gain import GainHead, cross_fitted_gain, fit_gain
-from cascade.confidence.metrics import Array, auroc, brier, ece
+from cascade.confidence.fitting import (
+    cross_fitted,
+    cross_fitted_gain,
+    fit_calibrator,
+    fit_gain,
+    fit_venn_abers,
+    step_share,
+)
+from cascade.confidence.metrics import Array, auroc, auroc_error, brier, ece, ece_noise
 from cascade.confidence.signals import wordings
 from cascade.errors import ConfigurationError
 
 LEAST_LABELS = 20
-"""Below, not even a temperature can be told from noise."""
+"""Below, not even a slope and a shift can be told from noise."""
+LABELS_TO_VERIFY = 200
+"""So many show that a raw score needs no calibration; fewer could not tell if it did."""
+STANDARD_ERRORS = 1.5
+"""How much better than the raw score a fit has to be, so that a calibrated score is left alone."""
+TOLERATED_ECE = 0.05
+"""Calibration error up to which a confidence counts as calibrated, or noise where that is more."""
+CHANCE_Z = 1.28
+"""The AUROC's lower 90 % bound has to lie above one half."""
 OUTLOOK_ROWS = 300
 EARLY_ROWS = 5_000
 """More would bound the share of lost drafts no better than needs be."""
 QUANTILES = 101
+
+
+def in_order(drafts: Sequence[LabelledDraft]) -> list[LabelledDraft]:
+    """The drafts by id, and by content where they have none.
+
+    Raises:
+        ConfigurationError: an id is there twice.
+    """
+    counts = Counter(draft.id for draft in drafts if draft.id is not None)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise ConfigurationError(
+            f"{len(twice)} examples are there more than once, such as {twice[0]!r}: copies would "
+            "pass for evidence. Leave them out, or give each its own id."
+        )
+    return sorted(drafts, key=lambda draft: (draft.id or "", _content(draft)))
+
+
+def _content(draft: LabelledDraft) -> str:
+    return digest([dict(draft.features), draft.correct, draft.large_correct])
+
+
+def halves(
+    drafts: Sequence[LabelledDraft], seed: int = 0
+) -> tuple[list[LabelledDraft], list[LabelledDraft]]:
+    """The drafts that fit a calibration and those that prove a certificate, the same for whichever
+    order they come in.
+
+    Raises:
+        ConfigurationError: an id is there twice, or each half has too few.
+    """
+    if len(drafts) < 2 * LEAST_LABELS:
+        raise ConfigurationError(
+            f"{len(drafts)} labelled drafts: with max_harm one half of them fits and the other "
+            f"proves, which needs {2 * LEAST_LABELS} or more."
+        )
+    ordered = in_order(drafts)
+    order = np.random.default_rng(seed).permutation(len(ordered))
+    half = len(ordered) // 2
+    return [ordered[i] for i in order[:half]], [ordered[i] for i in order[half:]]
+
+
+def confidences(calibration: Calibration, drafts: Sequence[LabelledDraft]) -> Array:
+    """The confidence of each draft with all signals, (n,); NaN where it has none."""
+    estimates = [calibration.estimate(draft.features, calibration.signals) for draft in drafts]
+    return np.array([math.nan if e is None else e.confidence for e in estimates])
 
 
 def calibrate(
@@ -44,27 +107,26 @@ def calibrate(
         made_for: what the calibration is bound to.
 
     Raises:
-        ConfigurationError: too few labelled drafts.
+        ConfigurationError: too few labelled drafts, or an id that is there twice.
     """
     names = [name for name, _ in signals]
-    usable = [draft for draft in drafts if raw_score(draft.features, names) is not None]
+    usable = [d for d in in_order(drafts) if raw_score(d.features, names) is not None]
     if len(usable) < LEAST_LABELS:
         raise ConfigurationError(
             f"{len(usable)} labelled drafts with signals: a calibration needs {LEAST_LABELS} or "
             "more, and a few hundred to be good."
         )
     correct = np.array([draft.correct for draft in usable])
-    taken = _stages_of(signals)
-    fitted = [_fit_stage(usable, correct, stage, names) for stage in taken]
+    fitted = [_fit_stage(usable, correct, stage, names) for stage in _stages_of(signals)]
     stages = tuple(
-        stage.model_copy(update={"outlook": _outlook(seen, fitted[i + 1][1])})
+        fit.stage.model_copy(update={"outlook": _outlook(fit.seen, fitted[i + 1].seen)})
         if i + 1 < len(fitted)
-        else stage
-        for i, (stage, seen) in enumerate(fitted)
+        else fit.stage
+        for i, fit in enumerate(fitted)
     )
-    last, confidence = fitted[-1]
-    table = matrix([draft.features for draft in usable], last.columns, last.signals, last.linear)
-    promise = _large(usable, table, correct, confidence)
+    last = fitted[-1]
+    promise = _large(usable, last, correct)
+    quality = _quality(last, correct, promise)
     return Calibration(
         created_at=datetime.now(UTC),
         library_version=__version__,
@@ -75,13 +137,29 @@ def calibrate(
         labels=made_for.labels,
         memory=made_for.memory,
         stages=stages,
-        quality=_quality(usable, correct, confidence, names, promise),
+        quality=quality,
+        recommendation=_recommend(last, correct, quality),
         p_large=promise.p_large,
         gain=promise.head,
-        confidences=tuple(np.quantile(confidence, np.linspace(0, 1, QUANTILES)).tolist()),
-        early=_early(usable, confidence),
+        gain_share=promise.share,
+        confidences=_quantiles(last.seen),
+        early=_early(usable, last.seen),
         wordings=wordings(names),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """A stage, its matrix, and the confidence of each row by a fit that has not seen it.
+
+    `more` is how many more labels it probably takes until the stage is calibrated.
+    """
+
+    stage: Stage
+    table: Array
+    seen: Array
+    raw: Array
+    more: int | None
 
 
 def _stages_of(signals: Sequence[tuple[str, int]]) -> list[tuple[str, ...]]:
@@ -97,25 +175,53 @@ def _stages_of(signals: Sequence[tuple[str, int]]) -> list[tuple[str, ...]]:
 
 def _fit_stage(
     drafts: Sequence[LabelledDraft], correct: Array, taken: tuple[str, ...], names: Sequence[str]
-) -> tuple[Stage, Array]:
-    """The stage, and the confidence of each row by a fit that has not seen it."""
+) -> _Fit:
     rows = [
         {name: value for name, value in draft.features.items() if owner(name, names) in taken}
         for draft in drafts
     ]
-    columns = column_names(rows, taken)
-    linear = unbounded(rows, columns)
-    table = matrix(rows, columns, taken, linear)
-    seen = cross_fitted(table, correct)
+    columns = Columns.of(rows, taken)
+    table = columns.matrix(rows)
+    scores = [raw_score(row, taken) for row in rows]
+    raw = np.array([math.nan if score is None else score for score in scores])
+    seen = np.clip(cross_fitted(table, correct), 0.0, 1.0)
+    calibrated, more = _evidence(raw, seen, correct)
     stage = Stage(
         signals=taken,
         columns=columns,
         calibrator=fit_calibrator(table, correct),
+        calibrated=calibrated,
         band=fit_venn_abers(seen, (correct > 0.5).astype(np.float64)),
-        linear=linear,
-        scored=any(raw_score(row, taken) is not None for row in rows),
+        scored=bool(np.isfinite(raw).any()),
     )
-    return stage, seen
+    return _Fit(stage, table, seen, raw, more)
+
+
+def _evidence(raw: Array, seen: Array, correct: Array) -> tuple[bool, int | None]:
+    """Whether the labels show that a confidence is a probability, and how many more it takes.
+
+    Either the fit is better than the raw score by more than its noise, on rows that it has not
+    seen; or there are labels enough to see that the raw score was calibrated already. In both
+    cases its calibration error has to be that of a calibrated one, up to noise.
+    """
+    n = len(correct)
+    noise = ece_noise(seen)
+    if ece(seen, correct) > max(TOLERATED_ECE, float(np.quantile(noise, 0.99))):
+        return False, None
+    known = np.isfinite(raw)
+    if not known.any():  # the base rate: as often as such drafts are right
+        return n >= LABELS_TO_VERIFY, max(0, LABELS_TO_VERIFY - n)
+    lower = (raw[known] - correct[known]) ** 2 - (seen[known] - correct[known]) ** 2
+    mean, spread = float(lower.mean()), float(lower.std())
+    if mean > STANDARD_ERRORS * spread / math.sqrt(len(lower)):
+        return True, 0
+    bound = float(np.quantile(ece_noise(raw[known]), 0.95))
+    if n >= LABELS_TO_VERIFY and ece(raw[known], correct[known]) <= max(TOLERATED_ECE, bound):
+        return True, 0
+    waits = [LABELS_TO_VERIFY - n] if n < LABELS_TO_VERIFY else []
+    if mean > 0:
+        waits.append(math.ceil((STANDARD_ERRORS * spread / mean) ** 2) - n)
+    return False, max(1, min(waits)) if waits else None
 
 
 def _early(drafts: Sequence[LabelledDraft], confidence: Array) -> tuple[EarlyRow, ...]:
@@ -130,55 +236,105 @@ def _outlook(here: Array, after: Array) -> tuple[tuple[float, float], ...]:
     return tuple((float(here[i]), float(after[i])) for i in kept)
 
 
+def _quantiles(confidence: Array) -> tuple[float, ...]:
+    quantiles = np.quantile(confidence, np.linspace(0, 1, QUANTILES))
+    return tuple(np.clip(quantiles, 0.0, 1.0).tolist())
+
+
 @dataclass(frozen=True, slots=True)
 class _Promise:
     """What is known of the large model: p_L, a gain head, and how well the gain is ranked."""
 
     p_large: float | None = None
     head: GainHead | None = None
+    share: float = 0.0
     auroc: float | None = None
 
 
-def _large(
-    drafts: Sequence[LabelledDraft], table: Array, correct: Array, confidence: Array
-) -> _Promise:
-    """p_L, and a gain head where it ranks the gain better than a constant p_L does."""
-    known = [draft.large_correct for draft in drafts if draft.large_correct is not None]
-    if not known:
-        return _Promise()
-    rate = float(np.mean(known))
-    if len(known) < len(drafts):
+def _large(drafts: Sequence[LabelledDraft], last: _Fit, correct: Array) -> _Promise:
+    """p_L, and a gain head as far as it predicts the gain better than a constant p_L does."""
+    known = [draft.large_correct for draft in drafts]
+    if any(value is None for value in known):
+        given = [value for value in known if value is not None]
+        return _Promise(float(np.mean(given)) if given else None)
+    large = np.array(known, dtype=np.float64)
+    rate, gain = float(large.mean()), large - correct
+    won = (gain > 0.5).astype(np.float64)
+    constant = rate - last.seen
+    if not 0 < won.sum() < len(won):
         return _Promise(rate)
-    large = np.array(known)
-    won = ((large > 0.5) & (correct <= 0.5)).astype(np.float64)
-    if len(np.unique(won)) < 2:
-        return _Promise(rate)
-    constant = auroc(-confidence, won)
-    ranked = auroc(cross_fitted_gain(table, correct, large), won)
-    if ranked <= constant:
-        return _Promise(rate, auroc=constant)
-    return _Promise(rate, fit_gain(table, correct, large), ranked)
+    scored = last.stage.scored
+    ranked = cross_fitted_gain(last.table, correct, large, scored=scored)
+    share = step_share(constant, ranked, gain)
+    area = auroc(constant + share * (ranked - constant), won)
+    if not share:
+        return _Promise(rate, auroc=area)
+    return _Promise(rate, fit_gain(last.table, correct, large, scored=scored), share, area)
 
 
-def _quality(
-    drafts: Sequence[LabelledDraft],
-    correct: Array,
-    confidence: Array,
-    signals: Sequence[str],
-    promise: _Promise,
-) -> Quality:
-    raw = np.array([raw_score(draft.features, signals) for draft in drafts], dtype=np.float64)
+def _quality(last: _Fit, correct: Array, promise: _Promise) -> Quality:
+    known = np.isfinite(last.raw)
+    area = auroc(last.seen, correct)
     return Quality(
-        n=len(drafts),
+        n=len(correct),
         accuracy_small=float(correct.mean()),
         accuracy_large=promise.p_large,
-        ece=ece(confidence, correct),
-        ece_raw=ece(raw, correct),
-        brier=brier(confidence, correct),
-        brier_raw=brier(raw, correct),
-        auroc=auroc(confidence, correct),
+        ece=ece(last.seen, correct),
+        ece_noise=float(ece_noise(last.seen).mean()),
+        ece_raw=ece(last.raw[known], correct[known]) if known.any() else None,
+        brier=brier(last.seen, correct),
+        brier_raw=brier(last.raw[known], correct[known]) if known.any() else None,
+        auroc=None if math.isnan(area) else area,
         auroc_gain=promise.auroc,
     )
 
 
-__all__ = ["LEAST_LABELS", "LabelledDraft", "MadeFor", "calibrate"]
+def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:
+    """Whether the figures speak for using it."""
+    area, n = quality.auroc, quality.n
+    chance = area is not None and area < 0.5 + CHANCE_Z * _error(area, correct)
+    known = np.isfinite(last.raw)
+    raw = auroc(last.raw[known], correct[known]) if known.any() else math.nan
+    if chance and raw < 0.5 - CHANCE_Z * _error(raw, correct[known]):
+        return Recommendation(
+            code="score is reversed",
+            text="do not use it: the higher the score, the more often the draft is wrong "
+            f"(AUROC {raw:.2f}). Look whether it means the opposite.",
+        )
+    if float(np.quantile(last.seen, 0.95)) < 0.5:
+        return Recommendation(
+            code="small model too weak",
+            text=f"do not use it: {quality.accuracy_small:.0%} of {n} drafts are right, and hardly "
+            "one is more likely right than wrong. Take another small model.",
+        )
+    if area is not None and chance:
+        more = _labels_to_tell(area, correct)
+        after = f"bring {more} more labels, or " if more else ""
+        return Recommendation(
+            code="no better than chance",
+            text=f"do not use it: on {n} labels the confidence tells right from wrong drafts no "
+            f"better than chance (AUROC {area:.2f}): {after}take other signals.",
+            more_labels=more,
+        )
+    if last.stage.calibrated:
+        return Recommendation(code="ok", text="the confidence is calibrated on these examples.")
+    after = f"it takes about {last.more} more labels." if last.more else "take other signals."
+    return Recommendation(
+        code="not calibrated",
+        text=f"{n} labels do not show that the confidence is a probability (ECE {quality.ece:.3f}, "
+        f"noise {quality.ece_noise:.3f}); it is a raw score, marked calibrated=False: {after}",
+        more_labels=last.more,
+    )
+
+
+def _error(area: float, correct: Array) -> float:
+    right = int((correct > 0.5).sum())
+    return auroc_error(area, right, len(correct) - right)
+
+
+def _labels_to_tell(area: float, correct: Array) -> int | None:
+    """How many more labels would show that an AUROC like this one is above one half."""
+    if area <= 0.5:
+        return None
+    n = len(correct)
+    return max(1, math.ceil(n * (CHANCE_Z * _error(area, correct) / (area - 0.5)) ** 2) - n)

@@ -1,171 +1,165 @@
-"""Fits calibrators to labelled drafts; needs scikit-learn and scipy (extra `calibrate`).
+"""Fits calibrators and gain heads to labelled drafts.
 
-A ladder from few to many parameters, raw score → temperature and shift → L2 logistic → beta,
-isotonic; a step is taken only where the labels pay for it, measured by cross-fitted Brier score.
+All fits are logistic regressions with a normal prior, and the prior's mean is the raw score as it
+is: few labels change little. A step from few parameters to many is taken as far as cross-fitting
+shows that it pays by more than its noise (`step_share`). Rows are taken in the order given; sort
+them by something that does not depend on how they came about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cascade.confidence.calibrators import (
-    Beta,
-    Constant,
     FittedCalibrator,
-    Isotonic,
-    Logistic,
-    Temperature,
+    GainHead,
+    Linear,
     VennAbersBand,
+    sigmoid,
 )
 from cascade.confidence.metrics import Array
 
-FEW_LABELS = 50
-"""Below, a logistic regression on several signals costs more in noise than it brings."""
-MANY_LABELS = 1000
-"""From here on isotonic and beta calibration are worth a try; isotonic overfits before."""
-LABELS_PER_FEATURE = 20
-"""Labels of the rarer class per column: half as many fit, and the Brier score got worse."""
-STEP_STANDARD_ERRORS = 1.5
-"""How much better a step has to be, so that a score that is calibrated already is left alone."""
+Rows = NDArray[np.intp]
+
+LABELS_PER_FEATURE = 10
+"""Labels of the rarer class per column of a calibrator (Peduzzi and others 1996)."""
 PRIOR_ROWS = 4.0
-"""So many rows speak for the raw score as it is, against a slope and a shift of it."""
+"""Precision of the priors of a calibrator: so many rows speak for the raw score as it is."""
+GAIN_STRENGTH = 0.2
+"""Prior deviation of a gain head's weights, on columns of unit deviation times their spread."""
+FLAT = 1e-3
+"""Precision of a prior that says next to nothing."""
 TABULATED = 200
 """Scores at which a Venn–Abers band is kept."""
-
-Fitter = Callable[[Array, Array, tuple[int, ...]], FittedCalibrator]
 
 
 def fit_calibrator(features: Array, correct: Array) -> FittedCalibrator:
     """The calibrator that these labels can pay for.
 
     Args:
-        features: (n, d), missing values NaN. Column 0 is the logit of the raw score, and the
-            others follow in the order in which they are trusted.
-        correct: (n,) labels, 1 for a correct draft.
-
-    Without any raw score the step to beat is the base rate.
+        features: (n, d), missing values NaN. Column 0 is the logit of the raw score (all NaN where
+            there is none), and the others follow in the order in which they are trusted.
+        correct: (n,) labels, 0 to 1.
     """
-    if not _minority(correct):
-        return _base_rate(features, correct, ())
-    scored = not np.isnan(features[:, 0]).all()
-    columns = _columns_allowed(correct, features.shape[1])
-    ladder: list[Fitter] = [_as_it_is, fit_temperature] if scored else [_base_rate]
-    if len(correct) >= FEW_LABELS:
-        ladder.append(fit_logistic)
-    if len(correct) >= MANY_LABELS and _minority(correct) >= LABELS_PER_FEATURE:
-        ladder += [fit_beta, fit_isotonic]
-    best, errors = ladder[0], _errors(ladder[0], features, correct, columns)
-    for step in ladder[1:]:
-        found = _errors(step, features, correct, columns)
-        lower = errors - found
-        if lower.mean() > STEP_STANDARD_ERRORS * lower.std() / np.sqrt(len(lower)):
-            best, errors = step, found
-    return best(features, correct, columns)
+    base = _fit_base(features, correct)
+    if len(_columns_allowed(features, correct)) == 0:
+        return FittedCalibrator(base=base)
+    known, wider = np.empty(len(correct)), np.empty(len(correct))
+    for fit, held in stratified_folds(correct, 10):
+        known[held] = _fit_base(features[fit], correct[fit]).predict(features[held])
+        wider[held] = _fit_full(features[fit], correct[fit]).predict(features[held])
+    share = step_share(known, wider, correct)
+    if not share:
+        return FittedCalibrator(base=base)
+    return FittedCalibrator(base=base, full=_fit_full(features, correct), share=share)
 
 
-def cross_fitted(features: Array, correct: Array) -> Array:
-    """P(correct) of each row by a calibrator that has not seen it, (n,)."""
+def cross_fitted(features: Array, correct: Array, *, folds: int = 5, seed: int = 0) -> Array:
+    """P(correct) of each row by a calibrator that has not seen it, (n,).
+
+    What is chosen within a fit is chosen anew in each fold.
+    """
     predicted = np.empty(len(correct))
-    fold = _folds(correct, min(5, len(correct)))
-    for k in range(fold.max() + 1):
-        held = fold == k
-        predicted[held] = fit_calibrator(features[~held], correct[~held]).predict(features[held])
+    for fit, held in stratified_folds(correct, folds, seed):
+        predicted[held] = fit_calibrator(features[fit], correct[fit]).predict(features[held])
     return predicted
 
 
-def _columns_allowed(correct: Array, available: int) -> tuple[int, ...]:
-    return tuple(range(max(1, min(available, _minority(correct) // LABELS_PER_FEATURE))))
+def fit_gain(
+    features: Array,
+    small: Array,
+    large: Array,
+    *,
+    scored: bool = True,
+    spread: Array | None = None,
+    strength: float = GAIN_STRENGTH,
+) -> GainHead:
+    """A gain head on labelled rows.
+
+    Args:
+        features: (n, d), NaN where missing.
+        small: (n,) correctness of the draft, 0 to 1.
+        large: (n,) correctness of the large model's answer.
+        scored: whether column 0 is the logit of the raw score, towards which p_S is shrunk.
+        spread: (d,) prior scale per column: 1 for signals, smaller for text; that of a raw score
+            is not used.
+        strength: deviation of a weight that is expected, times the column's spread.
+    """
+    columns = tuple(range(1 if scored else 0, features.shape[1]))
+    scales = np.ones(features.shape[1]) if spread is None else spread
+    scales = scales[list(columns)]
+    mean, scale = _moments(features, columns, scales)
+    weights = np.full(len(columns), 1.0 / strength**2)
+    first = (1.0, PRIOR_ROWS) if scored else None
+    flat = PRIOR_ROWS if scored else FLAT
+    return GainHead(
+        small=_fit(features, small, columns, mean, scale, weights, raw=first, flat=flat),
+        large=_fit(features, large, columns, mean, scale, weights, raw=None, flat=FLAT),
+        n=len(small),
+    )
 
 
-def _minority(correct: Array) -> int:
+def cross_fitted_gain(
+    features: Array,
+    small: Array,
+    large: Array,
+    *,
+    scored: bool = True,
+    spread: Array | None = None,
+    strength: float = GAIN_STRENGTH,
+    folds: int = 5,
+    seed: int = 0,
+) -> Array:
+    """Each row's gain by a head that has not seen it: what thresholds must be chosen on, (n,)."""
+    gain = np.empty(len(small))
+    for fit, held in stratified_folds(large - small, folds, seed):
+        head = fit_gain(
+            features[fit],
+            small[fit],
+            large[fit],
+            scored=scored,
+            spread=spread,
+            strength=strength,
+        )
+        gain[held] = head.predict(features[held])
+    return gain
+
+
+def step_share(before: Array, after: Array, actual: Array) -> float:
+    """θ in [0, 1]: how far to go from one prediction to a richer one, both cross-fitted.
+
+    The least-squares share less one standard error: 0 where the richer one does not pay by more
+    than its noise, near 1 where it clearly does.
+
+    Args:
+        before: (n,) predictions of few parameters.
+        after: (n,) predictions of many.
+        actual: (n,) what happened.
+    """
+    step, rest = after - before, actual - before
+    square = float(step @ step)
+    if square < 1e-12:
+        return 0.0
+    share = float(step @ rest) / square
+    error = float(np.sqrt((((rest - share * step) * step) ** 2).sum())) / square
+    return min(1.0, max(0.0, share - error))
+
+
+def stratified_folds(labels: Array, folds: int, seed: int = 0) -> Iterator[tuple[Rows, Rows]]:
+    """(rows that fit, rows held out) of each fold, each with about the same labels."""
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[shuffled[np.argsort(labels[shuffled], kind="stable")]] = np.arange(len(labels)) % folds
+    for k in range(min(folds, len(labels))):
+        yield np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+
+
+def minority(correct: Array) -> int:
+    """Labels of the rarer class."""
     return int(min((correct > 0.5).sum(), (correct <= 0.5).sum()))
-
-
-def _base_rate(features: Array, correct: Array, columns: tuple[int, ...]) -> Constant:
-    del features, columns
-    return Constant(value=float((correct.sum() + 1) / (len(correct) + 2)))
-
-
-def _as_it_is(features: Array, correct: Array, columns: tuple[int, ...]) -> Temperature:
-    """The raw score: the step to beat."""
-    del features, correct, columns
-    return Temperature(column=0, slope=1.0, shift=0.0)
-
-
-def fit_temperature(
-    features: Array, correct: Array, columns: tuple[int, ...] = (0,)
-) -> Temperature:
-    """Slope and shift on the raw logit, pulled to (1, 0) with the weight of `PRIOR_ROWS`."""
-    from scipy.optimize import minimize  # noqa: PLC0415 - heavy, and only fitting needs it
-
-    z = np.nan_to_num(features[:, columns[0]])
-
-    def loss(w: Array) -> float:
-        eta = w[0] * z + w[1]
-        penalty = PRIOR_ROWS * ((w[0] - 1) ** 2 + w[1] ** 2) / 2
-        return float(np.sum(np.logaddexp(0, eta) - correct * eta) + penalty)
-
-    bounds = [(0.0, 20.0), (-10.0, 10.0)]
-    slope, shift = minimize(loss, np.array([1.0, 0.0]), method="L-BFGS-B", bounds=bounds).x
-    return Temperature(column=columns[0], slope=float(slope), shift=float(shift))
-
-
-def fit_logistic(features: Array, correct: Array, columns: tuple[int, ...]) -> Logistic:
-    """L2 logistic regression (C = 1) on standardised columns."""
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - heavy
-
-    x = features[:, list(columns)]
-    seen = ~np.isnan(x).all(axis=0)
-    mean, scale = np.zeros(x.shape[1]), np.ones(x.shape[1])
-    mean[seen] = np.nanmean(x[:, seen], axis=0)
-    spread = np.nanstd(x[:, seen], axis=0)
-    scale[seen] = np.where(spread > 1e-9, spread, 1.0)
-    z = np.nan_to_num((x - mean) / scale)
-    model = LogisticRegression(C=1.0, max_iter=500).fit(z, correct > 0.5)
-    return Logistic(
-        columns=columns,
-        mean=tuple(mean.tolist()),
-        scale=tuple(scale.tolist()),
-        weights=tuple(model.coef_[0].tolist()),
-        intercept=float(model.intercept_[0]),
-    )
-
-
-def fit_beta(features: Array, correct: Array, columns: tuple[int, ...]) -> FittedCalibrator:
-    """The inner logistic on one half of the rows, the three parameters on the other."""
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - heavy
-
-    half = _halves(correct)
-    inner = fit_logistic(features[half], correct[half], columns)
-    p = np.clip(inner.predict(features[~half]), 1e-6, 1 - 1e-6)
-    x = np.column_stack([np.log(p), -np.log1p(-p)])
-    labels = correct[~half] > 0.5
-    keep = [0, 1]
-    model = LogisticRegression(C=100.0, max_iter=500).fit(x, labels)
-    if (model.coef_[0] < 0).any():
-        keep = [int(np.argmax(model.coef_[0]))]
-        model = LogisticRegression(C=100.0, max_iter=500).fit(x[:, keep], labels)
-    a_b = np.zeros(2)
-    a_b[keep] = model.coef_[0]
-    return Beta(inner=inner, a=float(a_b[0]), b=float(a_b[1]), c=float(model.intercept_[0]))
-
-
-def fit_isotonic(features: Array, correct: Array, columns: tuple[int, ...]) -> FittedCalibrator:
-    """The inner logistic on one half of the rows, the isotonic regression on the other."""
-    from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415 - heavy
-
-    half = _halves(correct)
-    inner = fit_logistic(features[half], correct[half], columns)
-    model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-    model.fit(inner.predict(features[~half]), correct[~half])
-    return Isotonic(
-        inner=inner,
-        knots=tuple(model.X_thresholds_.tolist()),
-        values=tuple(model.y_thresholds_.tolist()),
-    )
 
 
 def fit_venn_abers(scores: Array, correct: Array) -> VennAbersBand:
@@ -190,30 +184,118 @@ def _venn_abers(scores: Array, correct: Array, score: float, label: float) -> fl
     return float(fitted[np.searchsorted(known, score)])
 
 
-def _halves(correct: Array) -> NDArray[np.bool_]:
-    """Two halves with the same share of correct rows."""
-    return np.equal(_folds(correct, 2), 0)
+def _columns_allowed(features: Array, correct: Array) -> tuple[int, ...]:
+    """Columns beside the raw score, as many as there are labels for."""
+    scored = not np.isnan(features[:, 0]).all()
+    most = minority(correct) // LABELS_PER_FEATURE - int(scored)
+    return tuple(range(1, min(features.shape[1], 1 + max(0, most))))
 
 
-def _folds(correct: Array, folds: int) -> NDArray[np.int64]:
-    """A fold per row, each with the same share of correct rows; the same for the same labels."""
-    shuffled = np.random.default_rng(0).permutation(len(correct))
-    fold = np.empty(len(correct), dtype=np.int64)
-    fold[shuffled[np.argsort((correct > 0.5)[shuffled], kind="stable")]] = (
-        np.arange(len(correct)) % folds
+def _fit_base(features: Array, correct: Array) -> Linear:
+    """Slope and shift of the raw logit; the base rate where there is no raw score.
+
+    A slope below 0 becomes 0: a score that falls with the truth says nothing, or was mistaken for
+    its opposite, which is for a person to find out.
+    """
+    if np.isnan(features[:, 0]).all():
+        rate = (correct.sum() + 1) / (len(correct) + 2)
+        return Linear(intercept=float(np.log(rate / (1 - rate))))
+    none = np.empty(0)
+    found = _fit(features, correct, (), none, none, none, raw=(1.0, PRIOR_ROWS), flat=PRIOR_ROWS)
+    if found.raw >= 0:
+        return found
+    return _fit(features, correct, (), none, none, none, raw=None, flat=FLAT)
+
+
+def _fit_full(features: Array, correct: Array) -> Linear:
+    columns = _columns_allowed(features, correct)
+    mean, scale = _moments(features, columns, np.ones(len(columns)))
+    scored = not np.isnan(features[:, 0]).all()
+    return _fit(
+        features,
+        correct,
+        columns,
+        mean,
+        scale,
+        np.full(len(columns), PRIOR_ROWS),
+        raw=(1.0, PRIOR_ROWS) if scored else None,
+        flat=PRIOR_ROWS if scored else FLAT,
     )
-    return fold
 
 
-def _errors(fitter: Fitter, features: Array, correct: Array, columns: tuple[int, ...]) -> Array:
-    """Squared error of each row by a fit that has not seen it."""
-    errors = np.empty(len(correct))
-    fold = _folds(correct, min(10, len(correct)))
-    for k in range(fold.max() + 1):
-        held = fold == k
-        if len(np.unique(correct[~held] > 0.5)) < 2:
-            errors[held] = 1.0
-            continue
-        model = fitter(features[~held], correct[~held], columns)
-        errors[held] = (model.predict(features[held]) - correct[held]) ** 2
-    return errors
+def _moments(features: Array, columns: tuple[int, ...], spread: Array) -> tuple[Array, Array]:
+    """Mean and scale of columns; one that does not vary gets a scale that takes it out."""
+    x = features[:, list(columns)]
+    seen = ~np.isnan(x).all(axis=0)
+    mean, deviation = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    mean[seen] = np.nanmean(x[:, seen], axis=0)
+    deviation[seen] = np.nanstd(x[:, seen], axis=0)
+    return mean, np.where(deviation > 1e-9, deviation / spread, 1e9)
+
+
+def _fit(
+    features: Array,
+    labels: Array,
+    columns: tuple[int, ...],
+    mean: Array,
+    scale: Array,
+    precision: Array,
+    *,
+    raw: tuple[float, float] | None,
+    flat: float,
+) -> Linear:
+    """A logistic regression with a normal prior: of the weights around 0, of the raw logit's
+    slope around `raw` (mean, precision), of the intercept around 0 with precision `flat`."""
+    n = len(features)
+    parts, centre, precisions = [np.ones((n, 1))], [0.0], [flat]
+    if raw is not None:
+        parts.append(np.nan_to_num(features[:, :1]))
+        centre.append(raw[0])
+        precisions.append(raw[1])
+    parts.append(np.nan_to_num((features[:, list(columns)] - mean) / scale))
+    prior = np.concatenate([centre, np.zeros(len(columns))])
+    found = _newton(np.hstack(parts), labels, prior, np.concatenate([precisions, precision]))
+    rest = found[len(centre) :]
+    return Linear(
+        intercept=float(found[0]),
+        raw=0.0 if raw is None else float(found[1]),
+        columns=columns,
+        mean=tuple(mean.tolist()),
+        scale=tuple(scale.tolist()),
+        weights=tuple(rest.tolist()),
+    )
+
+
+def _newton(x: Array, labels: Array, prior: Array, precision: Array) -> Array:
+    """The weights that minimise log-loss plus the prior, by Newton's method with backtracking."""
+
+    def loss(w: Array) -> float:
+        eta = x @ w
+        penalty = float(precision @ (w - prior) ** 2) / 2
+        return float(np.sum(np.logaddexp(0.0, eta) - labels * eta)) + penalty
+
+    w, best = prior.copy(), loss(prior)
+    for _ in range(100):
+        p = sigmoid(x @ w)
+        gradient = x.T @ (p - labels) + precision * (w - prior)
+        curvature = (x * (p * (1.0 - p))[:, None]).T @ x + np.diag(precision)
+        step = np.asarray(np.linalg.solve(curvature, gradient), dtype=np.float64)
+        w, found = _backtracked(loss, w, best, step, float(gradient @ step))
+        if best - found < 1e-10 * (1.0 + abs(best)):
+            break
+        best = found
+    return w
+
+
+def _backtracked(
+    loss: Callable[[Array], float], w: Array, best: float, step: Array, slope: float
+) -> tuple[Array, float]:
+    """The next weights and their loss: half a step, and half of that, while it does not fall."""
+    length = 1.0
+    while length > 1e-8:
+        tried = w - length * step
+        found = loss(tried)
+        if found <= best - 1e-4 * length * slope:
+            return tried, found
+        length /= 2
+    return w, best
