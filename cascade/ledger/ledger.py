@@ -256,7 +256,8 @@ class Ledger:
             cost_basis = "estimated" if stopped else "measured"
         note = attempt.note
         if cost is None:
-            note = _why_unknown(attempt.tier, pricing.source, usage)
+            why = _why_unknown(attempt.tier, pricing.source, usage)
+            note = f"{note}; {why}" if note else why
         else:
             self._learn(attempt, usage, cost)
         entry: dict[str, Any] = {"note": note, "outcome": "cancelled" if stopped else "ok"}
