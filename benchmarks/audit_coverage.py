@@ -1,4 +1,4 @@
-"""Heavy: do the 95 % intervals of audited savings hold? Needs recordings with every answer known.
+"""Do the 95 % intervals of audited savings and losses hold? Every answer of the rows is known.
 
     python benchmarks/audit_coverage.py --data FOLDER [--runs 200] [--json]
 
@@ -9,50 +9,51 @@ the truth is in the rows. `peer` prices an avoided large call with the draft's t
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import sys
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cascade.confidence.metrics import Array
-from cascade.evaluation import Outcome, Transcript, read_transcripts
-from cascade.evaluation.audit.estimates import Baselines, Estimate, quality_loss, saving
-from cascade.evaluation.audit.intervals import Sample
-from cascade.evaluation.shares import wilson
-from cascade.ledger.baseline import WORDY
-from cascade.ledger.lengths import Lengths, fit_baseline
-from cascade.ledger.prices import Price
-from cascade.state import Usage
+from cascade.evaluation.audit import (
+    Array,
+    Baselines,
+    Sample,
+    accepted_error_rate,
+    quality_loss,
+    saving,
+    wilson,
+)
+from cascade.evaluation.figures import WORDY
+from cascade.evaluation.render import Figure, Table, percent, table_text, to_json
 
-RATES = (0.01, 0.02, 0.05, 0.1)
+RATES = (0.01, 0.05, 0.1, 0.5, 0.95)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Models of a set and the dollars per 1M tokens of the large one."""
+    """Models of a set and the dollars per 1M tokens of the large one, in and out."""
 
     set_name: str
     small: str
     helper: str
     large: str
-    price: Price
+    price: tuple[float, float]
 
 
 WIZARD, MIXTRAL = "WizardLM/WizardLM-13B-V1.2", "Mixtral-8x7B-Instruct-v0.1"
-TURBO = Price(input=10, output=30)
 PAIRS = (
-    Pair("routerbench_arc", "mistralai/mistral-7b-chat", WIZARD, "gpt-4-1106-preview", TURBO),
-    Pair("gsm8k_multi", "abel-7b", MIXTRAL, "gpt-4-1106-preview", TURBO),
-    Pair("gsm8k_multi", "abel-7b", MIXTRAL, "gpt-4-0613/greedy-cot1", Price(input=30, output=60)),
+    Pair("routerbench_arc", "mistralai/mistral-7b-chat", WIZARD, "gpt-4-1106-preview", (10, 30)),
+    Pair("gsm8k_multi", "abel-7b", MIXTRAL, "gpt-4-1106-preview", (10, 30)),
+    Pair("gsm8k_multi", "abel-7b", MIXTRAL, "gpt-4-0613/greedy-cot1", (30, 60)),
 )
 
 
 @dataclass(frozen=True)
-class Columns:
+class World:
     """A pair's rows as columns, all of them, and which drafts are accepted."""
 
     accepted: np.ndarray[tuple[int], np.dtype[np.bool_]]
@@ -63,89 +64,88 @@ class Columns:
     baselines: Baselines
 
 
-def answer(outcome: Outcome) -> str:
-    return (outcome.pred or outcome.output or "").strip()[:6]
+def world(rows: list[dict[str, Any]], pair: Pair) -> World:
+    """The columns of a pair; lengths are predicted from the escalated rows."""
+    small, helper, large = (
+        [row["models"][name] for row in rows] for name in (pair.small, pair.helper, pair.large)
+    )
+    accepted = np.array([_answer(a) == _answer(b) for a, b in zip(small, helper, strict=True)])
+    prompt, written = _column(large, "input_tokens"), _column(large, "output_tokens")
+    draft = _column(small, "output_tokens")
+    design = np.column_stack([np.ones(len(rows)), prompt, draft])
+    slopes = np.linalg.lstsq(design[~accepted], written[~accepted], rcond=None)[0]
 
+    def dollars(tokens: Array) -> Array:
+        return (prompt * pair.price[0] + tokens * pair.price[1]) / 1e6
 
-def columns(rows: list[Transcript], pair: Pair) -> Columns:
-    trios = [tuple(row.models[m] for m in (pair.small, pair.helper, pair.large)) for row in rows]
-    accepted = np.array([answer(small) == answer(helper) for small, helper, _ in trios])
-    prompt = np.array([large.input_tokens or 0 for _, _, large in trios], dtype=float)
-    draft = np.array([small.output_tokens or 0 for small, _, _ in trios], dtype=float)
-    written = np.array([large.output_tokens or 0 for _, _, large in trios], dtype=float)
-    cost = np.array([large.cost_usd for _, _, large in trios], dtype=float)
-
-    def price(tokens: Array) -> Array:
-        each = zip(prompt.tolist(), tokens.tolist(), strict=True)
-        used = [Usage(input_tokens=int(i), output_tokens=round(o)) for i, o in each]
-        return np.array([float(pair.price.cost(one) or Decimal(0)) for one in used])
-
-    hard = ~accepted
-    chosen = [column[hard].tolist() for column in (prompt, draft, written)]
-    escalated = Lengths(chosen[0], chosen[1], chosen[2], [1.0] * int(hard.sum()))
-    model = fit_baseline(Lengths([], [], [], []), escalated)
-    lengths = np.array([model.tokens(int(p), int(d)) for p, d in zip(prompt, draft, strict=True)])
-    predicted = price(lengths)
-    return Columns(
+    cost, predicted = _column(large, "cost_usd"), dollars(np.maximum(1, design @ slopes))
+    return World(
         accepted=accepted,
-        spent=np.array([(s.cost_usd or 0) + (h.cost_usd or 0) for s, h, _ in trios]),
+        spent=_column(small, "cost_usd") + _column(helper, "cost_usd"),
         large=cost,
-        loss=np.array([large.correct - small.correct for small, _, large in trios]),
-        peer=price(draft),
+        loss=_column(large, "correct") - _column(small, "correct"),
+        peer=dollars(draft),
         baselines=Baselines(
             predicted[accepted],
-            price(0 * draft)[accepted],
-            price(WORDY * draft)[accepted],
-            spread=float(np.std((cost - predicted)[hard])),
+            dollars(0 * draft)[accepted],
+            dollars(WORDY * draft)[accepted],
+            spread=float(np.std((cost - predicted)[~accepted])),
         ),
     )
 
 
-def one_run(c: Columns, rate: float, seed: int) -> tuple[Estimate, float, Estimate, float]:
-    """(saving, its truth, loss, its truth) of one draw of audits."""
-    n = int(c.accepted.sum())
-    audited = np.random.default_rng(seed).random(n) < rate
-    sample = Sample(np.full(n, rate), audited)
-    cost, loss = c.large[c.accepted], c.loss[c.accepted]
-    escalated = float(c.large[~c.accepted].sum())
-    spent = float(c.spent.sum()) + escalated + float(cost[audited].sum())
-    found = saving(
-        cost[audited], sample, c.baselines, escalated_usd=escalated, spent_usd=spent
-    ).saving
-    lost = quality_loss(loss[audited], sample, requests=len(c.large))
-    return found, float(c.large.sum()) - spent, lost, float(loss.sum()) / len(c.large)
+def _answer(outcome: dict[str, Any]) -> str:
+    return str(outcome.get("pred") or outcome.get("output") or "").strip()[:6]
 
 
-def measure(c: Columns, rate: float, runs: int) -> dict[str, float]:
-    drawn = [one_run(c, rate, seed) for seed in range(runs)]
-    bill = float(c.large.sum())
-    truth = bill - float(c.spent.sum() + c.large[~c.accepted].sum())
-    figures: dict[str, float] = {"audits": float(np.mean([run[0].audits for run in drawn]))}
-    for name, place, scale in (("saving", 0, bill), ("loss", 2, 1.0)):
-        pairs: list[tuple[Estimate, float]] = [(run[place], run[place + 1]) for run in drawn]  # type: ignore[misc]
-        inside = np.mean([e.low - 1e-9 <= t <= e.high + 1e-9 for e, t in pairs])
-        half = float(np.median([(e.high - e.low) / 2 for e, _ in pairs])) / scale
-        bias = float(np.mean([e.value - t for e, t in pairs])) / scale
-        figures |= {
-            f"{name} coverage": float(inside),
-            f"{name} coverage low": wilson(float(inside), runs)[0],
-            f"{name} half width": half,
-            f"{name} bias": bias,
-        }
-    peer = float((c.peer - c.large)[c.accepted].sum())
-    return {**figures, "true saving share": truth / bill, "peer bias": peer / truth}
+def _column(outcomes: list[dict[str, Any]], name: str) -> Array:
+    return np.array([float(outcome.get(name) or 0) for outcome in outcomes])
 
 
-def show(result: list[dict[str, Any]]) -> None:
-    heads = ("rows", "audit rate", "audits", "saving covered", "± of the bill", "loss covered")
-    print("| " + " | ".join((*heads, "± points", "peer's saving is off by")) + " |")
-    print("|" + "---|" * (len(heads) + 2))
-    for r in result:
-        cells = [r["pair"], f"{r['rate']:.0%}", f"{r['audits']:.0f}"]
-        for name in ("saving", "loss"):
-            covered, low = r[f"{name} coverage"], r[f"{name} coverage low"]
-            cells += [f"{covered:.1%} (≥ {low:.1%})", f"{r[f'{name} half width'] * 100:.2f}"]
-        print("| " + " | ".join([*cells, f"{r['peer bias']:+.1%}"]) + " |")
+def measure(w: World, rate: float, runs: int) -> dict[str, float]:
+    """How often the intervals held over so many draws of audits, and how wide they were."""
+    n, bill = int(w.accepted.sum()), float(w.large.sum())
+    cost, loss = w.large[w.accepted], w.loss[w.accepted]
+    wrong, escalated = np.maximum(loss, 0.0), float(w.large[~w.accepted].sum())
+    names = ("saving", "loss", "error rate")
+    held, widths, audits = dict.fromkeys(names, 0), {name: [] for name in names}, 0
+    for seed in range(runs):
+        sample = Sample(np.full(n, rate), np.random.default_rng(seed).random(n) < rate)
+        seen = sample.audited
+        spent = float(w.spent.sum()) + escalated + float(cost[seen].sum())
+        figures = (
+            saving(
+                cost[seen], sample, w.baselines, escalated_usd=escalated, spent_usd=spent
+            ).saving,
+            quality_loss(loss[seen], sample, requests=len(w.large)),
+            accepted_error_rate(wrong[seen], sample),
+        )
+        truths = (bill - spent, float(loss.sum()) / len(w.large), float(wrong.mean()))
+        audits += sample.n
+        for name, found, truth in zip(names, figures, truths, strict=True):
+            held[name] += found.low - 1e-9 <= truth <= found.high + 1e-9
+            widths[name].append((found.high - found.low) / 2 / (bill if name == "saving" else 1.0))
+    true_saving = bill - float(w.spent.sum()) - escalated
+    return {
+        "rate": rate,
+        "audits": audits / runs,
+        **{f"{name} covered": held[name] / runs for name in names},
+        **{f"{name} ±": float(np.median(widths[name])) for name in names},
+        "peer": float((w.peer - w.large)[w.accepted].sum()) / true_saving,
+    }
+
+
+def table(results: list[dict[str, Any]], runs: int) -> Table:
+    """The results for people."""
+    rows = []
+    for r in results:
+        cells: list[Figure | str] = [r["pair"], percent(r["rate"], 0), Figure(r["audits"], "count")]
+        for name in ("saving", "loss", "error rate"):
+            held = r[f"{name} covered"]
+            cells += [Figure(held, "share", *wilson(held, runs)), Figure(r[f"{name} ±"], "share")]
+        rows.append((*cells, Figure(r["peer"], "points")))
+    heads = ("rows", "rate", "audits", "saving covered", "±", "loss covered", "±", "errors covered")
+    return Table("Coverage of 95 % intervals", (*heads, "±", "peer, points"), tuple(rows))
 
 
 def main() -> None:
@@ -153,25 +153,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, metavar="FOLDER")
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    result: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for pair in PAIRS:
-        found = sorted(arguments.data.glob(f"{pair.set_name}.*")) if arguments.data else []
-        if not found:
-            print(f"no rows of {pair.set_name}: left out; give --data FOLDER", file=sys.stderr)
-            continue
-        wanted = (pair.small, pair.helper, pair.large)
-        rows = [row for path in found for row in read_transcripts(path, models=wanted)]
-        c = columns([row for row in rows if set(wanted) <= set(row.models)], pair)
-        name = f"{pair.set_name}, {pair.large.partition('/')[0]}"
-        result += [{"pair": name, "rate": r, **measure(c, r, arguments.runs)} for r in RATES]
+        paths = sorted(arguments.data.glob(f"{pair.set_name}.*.jsonl.gz"))
+        if not paths:
+            print(f"no rows of {pair.set_name}: left out", file=sys.stderr)
+        wanted, rows = {pair.small, pair.helper, pair.large}, []
+        for path in paths:
+            with gzip.open(path, "rt", encoding="utf-8") as lines:
+                rows += [row for row in map(json.loads, lines) if wanted <= set(row["models"])]
+        if rows:
+            w, name = world(rows, pair), f"{pair.set_name}, {pair.large.partition('/')[0]}"
+            results += [{"pair": name, **measure(w, rate, arguments.runs)} for rate in RATES]
     if arguments.json:
-        print(json.dumps({"benchmark": "audit_coverage", "runs": arguments.runs, "rows": result}))
-    elif result:
-        show(result)
+        print(to_json({"benchmark": "audit_coverage", "runs": arguments.runs, "rows": results}))
+    elif results:
+        print(table_text(table(results, arguments.runs), width=160))
 
 
 if __name__ == "__main__":

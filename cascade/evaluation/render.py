@@ -375,7 +375,8 @@ def _fact(fact: Fact) -> tuple[str, str, str]:
 
 
 def _wrapped(text: str, width: int, after: str = "") -> str:
-    return textwrap.fill(printable(text), width, subsequent_indent=after, break_on_hyphens=False)
+    line = printable(" ".join(text.split()))
+    return textwrap.fill(line, width, subsequent_indent=after, break_on_hyphens=False)
 
 
 def _item(text: str, width: int) -> str:

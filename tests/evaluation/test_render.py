@@ -187,7 +187,7 @@ def test_what_steers_a_terminal_is_written_out() -> None:
         Document(evil, evil, (Table(evil, (evil,), ((evil,),), (evil,)),), notes=(evil,))
     )
     assert "\x1b" not in said
-    assert said.count("\\x1b") == 6
+    assert said.count("\\x1b") == 7
 
 
 def test_lines_of_an_error_become_one() -> None:

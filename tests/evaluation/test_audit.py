@@ -1,0 +1,273 @@
+"""Estimators from audits: by hand, by coverage, and that no bound lies below what was measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import hypergeom
+
+from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.evaluation import audit
+from cascade.evaluation.audit import (
+    NO_AUDITS,
+    Baselines,
+    Sample,
+    accepted_error_rate,
+    adjusted,
+    audits_needed,
+    degrees,
+    exact_share,
+    hajek_error,
+    hajek_mean,
+    power,
+    quality_loss,
+    saving,
+    student,
+    wilson,
+)
+
+
+def sample(rate: float, audited: list[int]) -> Sample:
+    return Sample(np.full(len(audited), rate), np.array(audited, dtype=bool))
+
+
+def baselines(n: int, spread: float = 0.2) -> Baselines:
+    return Baselines(np.full(n, 1.0), np.full(n, 0.25), np.full(n, 4.0), spread)
+
+
+# By hand
+
+
+def test_the_hajek_mean_weighs_by_the_inverse_rate() -> None:
+    s = Sample(np.array([0.5, 0.25, 0.5]), np.array([True, True, False]))
+    assert hajek_mean(np.array([3.0, 0.0]), s) == pytest.approx(1.0)  # (2·3 + 4·0)/6
+    assert (s.n, s.constant, s.complete) == (2, False, False)
+    assert degrees(s) == pytest.approx(1.0)  # 36/20 − 1 is below one
+
+
+def test_the_error_by_hand() -> None:
+    # Values 0 and 2, weights 2: Σ (1 − π)(w·1)² = 4, over (Σw)² = 16, times 2/(2 − 1).
+    found = hajek_error(np.array([0.0, 2.0]), sample(0.5, [1, 1, 0, 0]))
+    assert found == pytest.approx(np.sqrt(4 / 16 * 2))
+
+
+def test_the_weight_of_a_proxy_by_hand() -> None:
+    proxy, s = np.array([1.0, 0.0, 1.0, 0.0]), sample(0.5, [1, 1, 0, 0])
+    assert power(np.array([1.0, 1.0]), proxy, s) == 0.0
+    assert power(np.array([1.0, 0.0]), proxy, s) == 1.0
+    assert power(np.array([1.0]), np.ones(1), sample(0.5, [1])) == 0.0
+
+
+def test_measured_and_estimated_parts_add_up_to_the_saving() -> None:
+    s = sample(0.5, [1, 1, 0, 0])
+    found = saving(np.array([2.0, 2.0]), s, baselines(4), escalated_usd=3.0, spent_usd=5.5)
+    assert found.measured_usd == 2.0 + 2.0 + 3.0 - 5.5
+    assert found.estimated_usd == pytest.approx(4.0)  # predictions 1 + 1, each 1 too low
+    assert found.saving.value == pytest.approx(5.5)
+    assert found.share.value == pytest.approx(0.5)
+    assert found.verified_usd == found.saving.low < 5.5
+    assert "2 audits" in found.saving.note
+
+
+def test_without_audits_the_saving_is_an_assumption() -> None:
+    found = saving(np.zeros(0), sample(0.1, [0, 0]), baselines(2), escalated_usd=0, spent_usd=1)
+    assert (found.saving.low, found.saving.value, found.saving.high) == (-0.5, 1.0, 7.0)
+    assert (found.saving.note, found.saving.basis) == (NO_AUDITS, "estimated")
+
+
+def test_no_bill_is_no_share() -> None:
+    nothing = Sample(np.zeros(0), np.zeros(0, dtype=bool))
+    found = saving(np.zeros(0), nothing, baselines(0), escalated_usd=0, spent_usd=0)
+    assert found.share.value == 0.0
+    assert not nothing.constant
+
+
+def test_the_loss_is_per_request_escalated_ones_included() -> None:
+    losses = np.array([1.0] * 2 + [0.0] * 8)
+    found = quality_loss(losses, sample(0.5, [1] * 10 + [0] * 10), requests=40)
+    assert found.value == pytest.approx(0.1)  # 0.2 of the accepted half
+    assert found.low < 0.1 < found.high
+    assert found.method == "adjusted t"
+
+
+def test_few_audits_claim_nothing_and_say_so() -> None:
+    found = quality_loss(np.zeros(2), sample(0.1, [1, 1, *[0] * 18]), requests=20)
+    assert (found.low, found.high, found.note) == (-1.0, 1.0, "only 2 audits")
+    nothing = quality_loss(np.zeros(0), sample(0.1, [0, 0]), requests=4)
+    assert (nothing.low, nothing.high, nothing.note) == (-0.5, 0.5, NO_AUDITS)
+
+
+def test_the_exact_share_is_that_of_the_hypergeometric_law() -> None:
+    assert exact_share(2, 4, 4) == (0.5, 0.5)
+    assert exact_share(0, 1, 2) == (0.0, 0.5)  # both wrong cannot show none wrong
+    low, high = exact_share(3, 40, 500)
+    assert (
+        hypergeom.sf(2, 500, round(500 * low), 40)
+        > 0.025
+        >= hypergeom.sf(2, 500, round(500 * low) - 1, 40)
+    )
+    assert (
+        hypergeom.cdf(3, 500, round(500 * high), 40)
+        > 0.025
+        >= hypergeom.cdf(3, 500, round(500 * high) + 1, 40)
+    )
+
+
+def test_the_error_rate_is_exact_for_one_rate() -> None:
+    found = accepted_error_rate(np.array([0.0, 1.0, 0.0, 0.0]), sample(0.5, [1] * 4 + [0] * 4))
+    assert (found.value, found.low, found.high) == (0.25, 0.125, 0.625)
+    graded = accepted_error_rate(np.full(6, 0.5), sample(0.5, [1] * 6 + [0] * 4))
+    assert graded.method == "adjusted t"
+
+
+def test_agreement_of_all_audits_is_no_proof() -> None:
+    s = sample(0.1, [1] * 10 + [0] * 90)
+    # (1 − 0.1)^K = 0.025: 35 losses among the 100 could have stayed unseen.
+    assert adjusted(np.zeros(10), s, (-1.0, 1.0))[1] == pytest.approx(0.35, abs=0.011)
+
+
+def test_a_known_spread_widens_the_interval_of_few() -> None:
+    s = sample(0.1, [1] * 3 + [0] * 37)
+    assert student(np.ones(3), s) == (1.0, 1.0)
+    low, high = student(np.ones(3), s, spread=1.0)
+    assert low < 1.0 < high
+    assert student(np.ones(1), sample(0.1, [1]), spread=1.0)[1] > 1.0
+
+
+def test_wilsons_interval_by_hand() -> None:
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert wilson(0.0, 10)[0] == 0.0
+    assert wilson(1.0, 10)[1] == 1.0
+
+
+def test_precision_has_its_price() -> None:
+    assert audits_needed(0.1, 0.02) == 961
+    assert audits_needed(0.1, 0.01) == 3842
+    assert audits_needed(0.1, 0.01, population=500) < 500
+    assert audits_needed(0.1, 0.01, population=0) == 0
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="belong in"):
+        quality_loss(np.array([2.0]), sample(0.5, [1]), requests=1)
+    with pytest.raises(ConfigurationError, match="escalated ones too"):
+        quality_loss(np.array([1.0]), sample(0.5, [1, 0]), requests=1)
+    with pytest.raises(ConfigurationError, match="half_width=0"):
+        audits_needed(0.1, 0.0)
+    for rate in (0.0, 1.5, float("nan")):
+        with pytest.raises(ConfigurationError, match="audit rate"):
+            sample(rate, [1])
+    with pytest.raises(ConfigurationError, match="one each"):
+        Sample(np.ones(2), np.array([True]))
+
+
+def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    spec = importlib.util.spec_from_file_location("audit_without_scipy", audit.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    with pytest.raises(MissingDependencyError, match="extra `calibrate`"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+# A bound never lies below what was measured
+
+
+def test_where_every_draft_was_audited_the_bound_is_what_was_measured() -> None:
+    losses = np.array([1.0] * 2 + [0.0] * 98)
+    lost = quality_loss(losses, sample(1.0, [1] * 100), requests=100)
+    wrong = accepted_error_rate(losses, sample(1.0, [1] * 100))
+    assert (lost.low, lost.value, lost.high) == pytest.approx((0.02, 0.02, 0.02))
+    assert (wrong.low, wrong.value, wrong.high) == (0.02, 0.02, 0.02)
+    assert {lost.basis, wrong.basis} == {"measured"}
+    found = saving(
+        np.array([1.0, 3.0]), sample(1.0, [1, 1]), baselines(2), escalated_usd=0, spent_usd=1
+    )
+    assert (found.saving.low, found.saving.value, found.saving.high) == (3.0, 3.0, 3.0)
+    assert (found.saving.basis, found.saving.note) == ("measured", "")
+
+
+@settings(max_examples=80)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), st.booleans()), min_size=1, max_size=60
+    ),
+    st.sampled_from([0.02, 0.5, 0.98, 1.0]),
+    st.booleans(),
+)
+def test_an_interval_holds_its_figure(
+    drafts: list[tuple[float, bool]], rate: float, with_proxy: bool
+) -> None:
+    values, seen = np.array([v for v, _ in drafts]), np.array([s for _, s in drafts])
+    s = Sample(np.full(len(drafts), rate), seen)
+    proxy = np.clip(values + 0.1, -1, 1) if with_proxy else None
+    lost = quality_loss(values[seen], s, requests=len(drafts) + 5, proxy=proxy)
+    wrong = accepted_error_rate(np.maximum(values[seen], 0), s)
+    saved = saving(2 + values[seen], s, baselines(len(drafts)), escalated_usd=1.0, spent_usd=2.0)
+    for figure in (lost, wrong, saved.saving, saved.share, saved.baseline):
+        assert figure.low <= figure.value <= figure.high
+    assert saved.measured_usd + saved.estimated_usd == pytest.approx(saved.saving.value)
+
+
+# Coverage
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.1, 0.5, 0.9, 0.98])
+def test_bounded_intervals_cover_the_truth(rate: float) -> None:
+    rng = np.random.default_rng(7)
+    values = rng.choice([-1.0, 0.0, 1.0], 300, p=[0.02, 0.86, 0.12])
+    wrong = np.maximum(values, 0.0)
+    held = np.zeros(2)
+    for _ in range(300):
+        s = Sample(np.full(300, rate), rng.random(300) < rate)
+        lost = quality_loss(values[s.audited], s, requests=300)
+        share = accepted_error_rate(wrong[s.audited], s)
+        held += (
+            lost.low - 1e-9 <= values.mean() <= lost.high + 1e-9,
+            share.low - 1e-9 <= wrong.mean() <= share.high + 1e-9,
+        )
+    assert held.min() / 300 >= 0.94  # as 95 % intervals do with all but certainty
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.1])
+def test_the_saving_of_heavy_tails_is_covered(rate: float) -> None:
+    rng = np.random.default_rng(11)
+    cost = rng.lognormal(0, 0.6, 600)
+    limits = Baselines(np.full(600, 1.3), np.zeros(600), np.full(600, 10.0), spread=1.0)
+    held = 0
+    for _ in range(300):
+        s = Sample(np.full(600, rate), rng.random(600) < rate)
+        found = saving(cost[s.audited], s, limits, escalated_usd=0, spent_usd=100).saving
+        held += found.low <= cost.sum() - 100 <= found.high
+    assert held / 300 >= 0.94
+
+
+def test_a_good_proxy_narrows_the_loss() -> None:
+    rng = np.random.default_rng(5)
+    truth = (rng.random(2000) < 0.2).astype(float)
+    proxy = np.clip(truth * 0.8 + rng.normal(0, 0.1, 2000), -1, 1)
+    s = Sample(np.full(2000, 0.1), rng.random(2000) < 0.1)
+    with_proxy, without = (
+        quality_loss(truth[s.audited], s, requests=2000, proxy=p) for p in (proxy, None)
+    )
+    assert with_proxy.method.startswith("PPI++")
+    assert with_proxy.high - with_proxy.low < without.high - without.low
+    assert with_proxy.low <= truth.mean() <= with_proxy.high
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_estimates_are_right_on_average_whatever_the_rates(proxied: bool) -> None:
+    rng = np.random.default_rng(3)
+    values = np.clip(rng.normal(0.2, 0.3, 400), -1, 1)
+    proxy = np.clip(values + rng.normal(0, 0.2, 400), -1, 1) if proxied else None
+    rates = rng.uniform(0.2, 0.6, 400)
+    found = []
+    for _ in range(400):
+        s = Sample(rates, rng.random(400) < rates)
+        found.append(quality_loss(values[s.audited], s, requests=400, proxy=proxy).value)
+    assert abs(np.mean(found) - values.mean()) < 4 * np.std(found) / 20
