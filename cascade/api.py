@@ -21,7 +21,6 @@ from cascade._portal import iterate_sync, run_sync
 from cascade.agents import Route
 from cascade.agents.verifier import Judge
 from cascade.confidence.signals import SignalLike
-from cascade.context import InCopiedContext
 from cascade.errors import (
     CalibrationMismatchError,
     ConfigurationError,
@@ -29,7 +28,7 @@ from cascade.errors import (
     PersonNeededError,
 )
 from cascade.events import Event
-from cascade.kernel import Kernel
+from cascade.kernel import InCopiedContext, Kernel
 from cascade.ledger.base import LedgerStore
 from cascade.middleware.base import CascadeMiddleware
 from cascade.policies import Policy
@@ -547,8 +546,8 @@ def _traces() -> bool:
     module = sys.modules.get("langsmith.utils")
     if module is not None:
         return bool(module.tracing_is_enabled())
-    names = ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2", "LANGSMITH_TRACING_V2")
-    return any(os.environ.get(name, "").lower() == "true" for name in names)
+    told = os.environ
+    return "true" in (told.get("LANGSMITH_TRACING"), told.get("LANGCHAIN_TRACING_V2"))
 
 
 def _context_of(config: RunnableConfig | None) -> Context | None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextvars import Context, copy_context
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from langchain_core.messages import AnyMessage
 
@@ -25,7 +26,6 @@ from cascade.agents import (
     Verifier,
 )
 from cascade.calling import chain, overriding, send
-from cascade.context import InCopiedContext
 from cascade.errors import CascadeError, ConfigurationError, ExtensionError, is_control_flow
 from cascade.events import Reader
 from cascade.ledger.ledger import Ledger
@@ -47,9 +47,50 @@ from cascade.run import (
 from cascade.state import Completion, Decision
 from cascade.tiers import open_tier
 
+T = TypeVar("T")
+
 logger = logging.getLogger("cascade")
 
 Agent = Callable[[Run, CascadeRuntime], Awaitable[Step]]
+
+
+class InCopiedContext(Generic[T]):
+    """A coroutine that runs in a context of its own, by default a copy of the present one, within
+    the same task.
+
+    A task of its own would do the same at fifty times the cost, and its cancellation would have to
+    be handed on.
+    """
+
+    __slots__ = ("_context", "_coroutine")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> None:
+        self._coroutine, self._context = coroutine, context
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        run, coroutine = (self._context or copy_context()).run, self._coroutine
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            while True:
+                try:
+                    if error is None:
+                        waits_for = run(coroutine.send, value)
+                    else:
+                        waits_for = run(coroutine.throw, error)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                value = error = None
+                try:
+                    value = yield waits_for
+                except GeneratorExit:
+                    run(coroutine.close)
+                    raise
+                except BaseException as thrown:  # noqa: BLE001 - it is the coroutine's to handle
+                    error = thrown
+        finally:
+            error = None  # else the frame and its traceback would keep each other
 
 
 class Kernel:
@@ -168,7 +209,8 @@ class Kernel:
             raised.ledger = LedgerView(run.entries)
             tell_cost(self.policy, known_cost(run.entries))
             raise raised from error
-        self._merge(run)
+        if run.step != "end":  # else it is done
+            self._merge(run)
 
     async def answer(self, run: Run, runtime: CascadeRuntime) -> Answer:
         """Take a run to its end, or to a person: the loop that drives without LangGraph.
@@ -249,8 +291,9 @@ class Kernel:
 
     def _merge(self, run: Run) -> None:
         """Entries that the run does not have yet, also of attempts whose state LangGraph discarded."""
-        known = {entry.id for entry in run.entries}
-        run.entries += [e for e in self.ledger.take(run.id) if e.id not in known]
+        if new := self.ledger.take(run.id):
+            known = {entry.id for entry in run.entries}
+            run.entries += [entry for entry in new if entry.id not in known]
 
 
 def _in_order(middleware: Sequence[CascadeMiddleware]) -> tuple[CascadeMiddleware, ...]:

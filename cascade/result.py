@@ -67,7 +67,7 @@ def result_of(
     judged = decision.confidence if run.assessment is None else run.assessment.confidence
     calibrated = decision.calibrated if run.assessment is None else run.assessment.calibrated
     from_tier = tier in tiers and not run.degraded
-    answered_here = any(e.outcome == "ok" and e.model for e in run.entries)
+    answered_here = [e for e in run.entries if e.model and e.outcome == "ok"]
     return CascadeResult(
         answer=answer,
         message=message,

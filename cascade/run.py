@@ -389,5 +389,7 @@ def _tools_for(
 
 def known_cost(entries: list[LedgerEntry]) -> Decimal:
     """Dollars that entries cost; an unknown cost counts as what is assumed."""
-    costs = (e.assumed_usd if e.cost_usd is None else e.cost_usd for e in entries)
-    return sum((cost for cost in costs if cost is not None), Decimal(0))
+    total = Decimal(0)
+    for entry in entries:
+        total += (entry.assumed_usd if entry.cost_usd is None else entry.cost_usd) or 0
+    return total

@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("run",),
     ("tiers",),
     ("models", "ledger", "confidence", "policies"),
-    ("errors", "state", "events", "context", "_portal", "_version"),
+    ("errors", "state", "events", "_portal", "_version"),
 )
 """Units of the package from top to bottom; imports run downwards only, never sideways.
 
