@@ -40,8 +40,10 @@ STANDARD_ERRORS = 1.5
 """How much better than the raw score a fit has to be, so that a calibrated score is left alone."""
 TOLERATED_ECE = 0.05
 """Calibration error up to which a confidence counts as calibrated, or noise where that is more."""
-CHANCE_Z = 1.28
-"""The AUROC's lower 90 % bound has to lie above one half."""
+CERTAIN = 0.005
+"""Probabilities nearer to 0 and 1 count as this far, so that one wrong draft does not decide."""
+CHANCE_Z, CHANCE_AREA = 1.64, 0.05
+"""The AUROC has to be above one half by more than its noise (lower 95 % bound), and by so much."""
 OUTLOOK_ROWS = 300
 EARLY_ROWS = 5_000
 """More would bound the share of lost drafts no better than needs be."""
@@ -207,11 +209,11 @@ def _evidence(raw: Array, seen: Array, correct: Array) -> tuple[bool, int | None
     n = len(correct)
     noise = ece_noise(seen)
     if ece(seen, correct) > max(TOLERATED_ECE, float(np.quantile(noise, 0.99))):
-        return False, None
+        return False, max(n, LABELS_TO_VERIFY - n)  # as many again
     known = np.isfinite(raw)
     if not known.any():  # the base rate: as often as such drafts are right
         return n >= LABELS_TO_VERIFY, max(0, LABELS_TO_VERIFY - n)
-    lower = (raw[known] - correct[known]) ** 2 - (seen[known] - correct[known]) ** 2
+    lower = _log_loss(raw[known], correct[known]) - _log_loss(seen[known], correct[known])
     mean, spread = float(lower.mean()), float(lower.std())
     if mean > STANDARD_ERRORS * spread / math.sqrt(len(lower)):
         return True, 0
@@ -222,6 +224,11 @@ def _evidence(raw: Array, seen: Array, correct: Array) -> tuple[bool, int | None
     if mean > 0:
         waits.append(math.ceil((STANDARD_ERRORS * spread / mean) ** 2) - n)
     return False, max(1, min(waits)) if waits else None
+
+
+def _log_loss(probability: Array, correct: Array) -> Array:
+    p = np.clip(probability, CERTAIN, 1.0 - CERTAIN)
+    return np.asarray(-correct * np.log(p) - (1.0 - correct) * np.log1p(-p), dtype=np.float64)
 
 
 def _early(drafts: Sequence[LabelledDraft], confidence: Array) -> tuple[EarlyRow, ...]:
@@ -292,10 +299,9 @@ def _quality(last: _Fit, correct: Array, promise: _Promise) -> Quality:
 def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:
     """Whether the figures speak for using it."""
     area, n = quality.auroc, quality.n
-    chance = area is not None and area < 0.5 + CHANCE_Z * _error(area, correct)
     known = np.isfinite(last.raw)
     raw = auroc(last.raw[known], correct[known]) if known.any() else math.nan
-    if chance and raw < 0.5 - CHANCE_Z * _error(raw, correct[known]):
+    if not math.isnan(raw) and raw < 0.5 - CHANCE_Z * _error(raw, correct[known]):
         return Recommendation(
             code="score is reversed",
             text="do not use it: the higher the score, the more often the draft is wrong "
@@ -307,7 +313,7 @@ def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:
             text=f"do not use it: {quality.accuracy_small:.0%} of {n} drafts are right, and hardly "
             "one is more likely right than wrong. Take another small model.",
         )
-    if area is not None and chance:
+    if area is not None and area < 0.5 + max(CHANCE_AREA, CHANCE_Z * _error(area, correct)):
         more = _labels_to_tell(area, correct)
         after = f"bring {more} more labels, or " if more else ""
         return Recommendation(
@@ -334,7 +340,7 @@ def _error(area: float, correct: Array) -> float:
 
 def _labels_to_tell(area: float, correct: Array) -> int | None:
     """How many more labels would show that an AUROC like this one is above one half."""
-    if area <= 0.5:
+    if area < 0.5 + CHANCE_AREA:
         return None
     n = len(correct)
     return max(1, math.ceil(n * (CHANCE_Z * _error(area, correct) / (area - 0.5)) ** 2) - n)

@@ -57,8 +57,10 @@ class Columns(Fitted):
         scores = [name for name in signals if name in found]
         text = [name for features in _ABOUT_TEXT for name in found if name in features]
         draft = [name for name in found if name not in scores and name not in text]
-        names = (RAW, *scores, *draft, *text)
-        values = {name: _values(rows, name, signals) for name in names}
+        values = {name: _values(rows, name, signals) for name in (RAW, *found)}
+        # The only score is the raw score already, but for what of it is clipped.
+        twice = [name for name in scores if np.array_equal(values[name], values[RAW])]
+        names = (RAW, *(name for name in scores if name not in twice), *draft, *text)
         return cls(
             names=names,
             signals=tuple(signals),
