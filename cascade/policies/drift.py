@@ -135,6 +135,64 @@ def _ratio(p: float, odds: float, happened: bool) -> float:
     return math.log(other / p) if happened else math.log((1 - other) / (1 - p))
 
 
+class SignalWatch:
+    """Windows of a signal, compared with its first values or with a given reference.
+
+    Args:
+        reference: values that become the reference, where none is given.
+        window: values that are compared with it at a time.
+        alpha: chance of a false alarm per window.
+        drift: with a reference that is known already.
+    """
+
+    def __init__(
+        self, reference: int, window: int, alpha: float, drift: SignalDrift | None = None
+    ) -> None:
+        self._reference, self._window, self._alpha = reference, window, alpha
+        self._drift = drift
+        self._values: list[float] = []
+
+    def add(self, value: float) -> SignalDrift | None:
+        """Take a value; the record of a window that it completes, if that gives an alarm."""
+        if not math.isfinite(value):
+            return None
+        self._values.append(value)
+        if len(self._values) < (self._reference if self._drift is None else self._window):
+            return None
+        values, self._values = self._values, []
+        if self._drift is None:
+            self._drift = SignalDrift(reference=tuple(values), alpha=self._alpha)
+            return None
+        found = self._drift.judge(values)
+        return found if found.alarm else None
+
+
+class RateWatch:
+    """Chart of the escalation rate that learns what is usual from its first decisions.
+
+    Args:
+        reference: decisions that are usual.
+        run_length: requests between false alarms, at least.
+    """
+
+    def __init__(self, reference: int, run_length: float) -> None:
+        self._reference, self._run_length = reference, run_length
+        self._chart: EscalationChart | None = None
+        self._escalated = self._n = 0
+
+    def add(self, escalated: bool) -> EscalationChart | None:
+        """Take a decision; the chart, if it gives an alarm."""
+        if self._chart is None:
+            self._n += 1
+            self._escalated += escalated
+            if self._n >= self._reference:
+                counts = (self._escalated, self._n)
+                self._chart = EscalationChart.start(*counts, run_length=self._run_length)
+            return None
+        self._chart = self._chart.update(escalated)
+        return self._chart if self._chart.alarm else None
+
+
 class HarmProcess(Record):
     """E_t = Π (1 + η(A·W/π − α)), mixed over bets η and over the time when harm set in.
 

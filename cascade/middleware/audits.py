@@ -1,0 +1,371 @@
+"""Audits: the large model is asked about a few accepted drafts as well, after the reply.
+
+What they find keeps the books honest: an estimated baseline becomes a measured one, the loss of
+accepting drafts is known by a random sample, and the length of the large model's answers is learned
+where the draw, not the difficulty, has chosen the questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from threading import Lock
+from weakref import WeakSet
+
+from cascade.errors import CascadeError, ConfigurationError, ModelError
+from cascade.ledger.base import LedgerStore
+from cascade.ledger.ledger import Ledger
+from cascade.ledger.outlook import visible
+from cascade.ledger.prices import Dollars
+from cascade.middleware.background import BackgroundRuns, lot
+from cascade.middleware.base import CascadeMiddleware, Decide, Slot
+from cascade.middleware.comparing import Comparer, Comparison, Loss
+from cascade.policies.base import Situation
+from cascade.run import Answer, CascadeRuntime, Kernel, Run
+from cascade.state import Completion, Decision, LedgerEntry, Usage
+from cascade.tiers import ModelLike
+
+logger = logging.getLogger("cascade")
+
+NODE = "audit"
+
+REFRESH_S = 15.0
+"""Age from which the sum that other processes have spent is read again."""
+
+PATIENCE_S = 2.0
+"""Seconds that a question waits for that sum, at most; without it nothing is audited."""
+
+PRIOR_S = 600.0
+"""The first draft of a day counts as one in ten minutes: a burst is no forecast of the day."""
+
+DAY_S = 86_400.0
+
+
+class Audits(CascadeMiddleware):
+    """Audits accepted drafts at random, and books how much better the large answer is (`loss`).
+
+    Each accepted draft is drawn by a hash of its run with the chance that its decision states
+    (`Decision.audit_rate`), so that sums weighted by 1/rate are unbiased. Drafts that were accepted
+    for want of a larger model, by a person, from a cache, or that must stay on this machine have no
+    chance. Audits go on in the background; `aclose` waits for them. One that a process leaves
+    behind is taken up by another, where the ledger's store keeps jobs (`open_store(…, jobs=True)`).
+    An audit that fails leaves no loss.
+
+    Args:
+        rate: share of accepted drafts, in [0, 1].
+        daily_usd: dollars per day of UTC for audits and their judge. The rate is lowered so that
+            they last. Needs a price of the large model, and of the judge.
+        compare: how a draft is compared with the large model's answer, see
+            `cascade.middleware.comparing.Comparer`.
+        judge: a model that compares long answers.
+        grace_s: seconds that `aclose` waits for audits; None waits for all.
+
+    Raises:
+        ConfigurationError: a value has no meaning.
+    """
+
+    slot = Slot.ANSWERS
+
+    def __init__(
+        self,
+        rate: float = 0.05,
+        *,
+        daily_usd: Dollars | None = None,
+        compare: str | Loss = "auto",
+        judge: ModelLike | None = None,
+        grace_s: float | None = None,
+        name: str = "audits",
+    ) -> None:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
+            raise ConfigurationError(f"audit_rate={rate!r}: a share of accepted drafts, 0 to 1.")
+        self.name, self.rate, self.grace_s = name, rate, grace_s
+        self.budget = None if daily_usd is None else DailyBudget(_dollars(daily_usd))
+        self._compare = Comparer(compare, judge)
+        self._runs = BackgroundRuns("audit", self._audit)
+        self._heard: WeakSet[Ledger] = WeakSet()
+
+    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
+        """Read the budget, and look for audits that other processes have left.
+
+        Raises:
+            ConfigurationError: with these tiers or without a ledger there is nothing to audit.
+        """
+        kernel = runtime.kernel
+        if run.kind != "answer":
+            return None
+        self._check(kernel)
+        if self.budget is not None:
+            await self.budget.refresh(kernel.ledger.store)
+        self._runs.look(kernel)
+        return None
+
+    def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
+        """State the chance with which an accepted draft is audited."""
+        decision = handler(situation)
+        draft = run.draft
+        fixed = decision.once or situation.last or draft is None or draft.cached
+        if decision.action != "accept" or run.kind != "answer" or fixed:
+            return decision
+        if run.settings.get("local_only") or self._runs.full:
+            return decision
+        rate = self.rate
+        if self.budget is not None:
+            rate = self.budget.rate(rate, situation.above[-1].cost_usd if situation.above else None)
+        return decision.model_copy(update={"audit_rate": rate}) if rate > 0 else decision
+
+    async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
+        """Draw, and leave the work to the background."""
+        decision, kernel = answer.decision, runtime.kernel
+        if run.kind != "answer" or decision is None or decision.action != "accept":
+            return
+        drafted = answer.source in [tier.name for tier in kernel.tiers[:-1]]
+        if not decision.audit_rate or answer.degraded or not drafted or run.draft is None:
+            return
+        if run.draft.cached:
+            return
+        if self.budget is not None:
+            self.budget.saw()
+        if lot(run.id, NODE) >= decision.audit_rate:
+            return
+        audit = run.copy("audit")
+        audit.step = "begin"
+        accepted = [e for e in run.entries if e.decision and e.decision.action == "accept"]
+        estimate = accepted[-1].baseline_usd if accepted else None
+        audit.notes[self.name] = {"estimate_usd": None if estimate is None else str(estimate)}
+        if self.budget is not None:
+            self.budget.reserve(run.id, _expected_usd(audit, kernel), drawn=True)
+        if not self._runs.start(audit, kernel) and self.budget is not None:
+            self.budget.release(run.id)
+
+    async def aclose(self) -> None:
+        """Finish the audits that are under way, and close the judge."""
+        await self._runs.finish(self.grace_s)
+        await self._compare.aclose()
+
+    def _check(self, kernel: Kernel) -> None:
+        if len(kernel.tiers) < 2:
+            raise ConfigurationError("audits: with a single tier there are no drafts to audit.")
+        if kernel.ledger.store is None:
+            raise ConfigurationError(
+                "audits need ledger=…: their results come after the reply. Give "
+                "open_store('sqlite:///ledger.db'), or MemoryLedger()."
+            )
+        if self.budget is None:
+            return
+        for tier in (kernel.tiers[-1], self._compare.judge):
+            if tier is not None and tier.pricing.cost(_PROBE, 1.0) is None:
+                raise ConfigurationError(
+                    f"Audits(daily_usd={self.budget.daily_usd}) cannot be kept: what {tier.name} "
+                    f"({tier.model.name}) costs is unknown ({tier.pricing.source})."
+                )
+        if kernel.ledger not in self._heard:
+            self._heard.add(kernel.ledger)
+            kernel.ledger.listeners.append(self.budget.heard)
+
+    async def _audit(self, audit: Run, kernel: Kernel) -> bool:
+        """Do one audit; False where it is to be tried again later."""
+        draft, budget = audit.draft, self.budget
+        assert draft is not None, "what is audited is a draft"
+        if budget is not None and not budget.reserve(audit.id, _expected_usd(audit, kernel)):
+            return False  # of another process, or of yesterday
+        runtime = CascadeRuntime(kernel, show="final")
+        try:
+            answer = await kernel.answer(audit, runtime)
+            large = answer.completion
+            assert large is not None, "the auditor answers or raises"
+            found = await self._compare(audit, draft, large, runtime)
+        except CascadeError as error:
+            kernel.ledger.book(
+                audit.id,
+                NODE,
+                tier=draft.tier,
+                outcome="failed",
+                note=f"not audited: {error}",
+                tags=audit.settings.get("tags"),
+            )
+            return not (isinstance(error, ModelError) and error.circumstantial)
+        finally:
+            if budget is not None:
+                budget.release(audit.id)
+        self._book(audit, draft, large, found, kernel)
+        _learn(audit, draft, large, kernel)
+        return True
+
+    def _book(
+        self, audit: Run, draft: Completion, large: Completion, found: Comparison, kernel: Kernel
+    ) -> None:
+        """The result. Its saving makes the estimated baseline of the draft the measured one."""
+        kept = audit.notes.get(self.name)
+        said = kept.get("estimate_usd") if isinstance(kept, dict) else None
+        measured = kernel.outlook.measured(large.usage, audit.messages, large.busy_ms)
+        correction, note = Decimal(0), found.note
+        if measured is None:
+            note += "; what the large model costs is unknown, so the estimate stands"
+        elif said is not None:
+            correction = measured - Decimal(str(said))
+        kernel.ledger.book(
+            audit.id,
+            NODE,
+            id=f"{audit.id}-{NODE}",  # of two processes at the same audit, one leaves a result
+            tier=draft.tier,
+            loss=found.loss,
+            note=note,
+            saved_usd=correction,
+            baseline_usd=correction,
+            basis="estimated" if correction else "measured",
+            tags=audit.settings.get("tags"),
+        )
+
+
+def _expected_usd(audit: Run, kernel: Kernel) -> Decimal | None:
+    assert audit.draft is not None
+    return kernel.outlook.cost(kernel.tiers[-1], audit.draft, audit.messages)
+
+
+def _learn(audit: Run, draft: Completion, large: Completion, kernel: Kernel) -> None:
+    """Teach the outlook how long the large model's answers are."""
+    used, written = draft.asked_usage, large.usage.output_tokens
+    read, seen = used.input_tokens, visible(used)
+    rate = audit.decision.audit_rate if audit.decision is not None else None
+    if read is not None and seen is not None and written is not None and rate:
+        kernel.outlook.learn(read, seen, written, 1 / rate)
+
+
+_PROBE = Usage(input_tokens=1, output_tokens=1)
+
+
+class DailyBudget:
+    """Dollars of a day of UTC for audits, and what they have cost. Safe to use from any thread.
+
+    The sum is read from the store, so that it survives restarts and other processes count; what
+    this process has spent since then is added. Audits under way count as estimated.
+
+    Args:
+        daily_usd: dollars per day.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, daily_usd: Decimal, clock: Callable[[], float] = time.time) -> None:
+        self.daily_usd, self._clock = daily_usd, clock
+        self._day: date | None = None
+        self._read_usd: Decimal | None = None
+        self._read_at = -math.inf
+        self._own_usd = Decimal(0)
+        self._reserved: dict[str, Decimal] = {}
+        self._costs: dict[str, Decimal] = {}
+        self._audits, self._mean_usd = 0, Decimal(0)
+        self._drafts, self._since = 0, 0.0
+        self._lock = Lock()
+
+    def rate(self, wanted: float, usd: Decimal | None) -> float:
+        """The wanted rate, or the lower one with which what is left lasts until midnight; 0 where
+        it is used up, or not known yet.
+
+        Args:
+            wanted: in [0, 1].
+            usd: what this audit would probably cost; None where that is unknown.
+        """
+        with self._lock:
+            now = self._roll()
+            left, each = self._left(), self._each(usd)
+            if left is None or each is None or left < each:
+                return 0.0
+            per_second = max(1, self._drafts) / (PRIOR_S + max(0.0, now - self._since))
+            drafts = max(1.0, per_second * (DAY_S - now % DAY_S))
+            return min(wanted, float(left) / (drafts * float(each))) if each else wanted
+
+    def saw(self) -> None:
+        """Count an accepted draft."""
+        with self._lock:
+            self._since = self._since if self._drafts else self._clock()
+            self._drafts += 1
+
+    def reserve(self, run_id: str, usd: Decimal | None, *, drawn: bool = False) -> bool:
+        """Keep back what an audit will cost; False where it is not there.
+
+        Args:
+            run_id: of the audited run.
+            usd: what it will probably cost.
+            drawn: whether it is drawn just now: to leave it out then would bias the sample.
+        """
+        with self._lock:
+            self._roll()
+            left, each = self._left(), self._each(usd) or Decimal(0)
+            if run_id not in self._reserved:
+                if not drawn and (left is None or left < each):
+                    return False
+                self._reserved[run_id] = each
+            return True
+
+    def release(self, run_id: str) -> None:
+        """An audit has ended; what it has cost is counted already."""
+        with self._lock:
+            self._reserved.pop(run_id, None)
+            cost = self._costs.pop(run_id, None)
+            if cost is not None:
+                self._audits += 1
+                self._mean_usd += (cost - self._mean_usd) / self._audits
+
+    def heard(self, entry: LedgerEntry) -> None:
+        """Count a call of an audit, as a listener of the ledger."""
+        if entry.node != NODE or entry.model is None:
+            return
+        cost = entry.assumed_usd if entry.cost_usd is None else entry.cost_usd
+        with self._lock:
+            self._roll()
+            self._own_usd += cost or 0
+            self._costs[entry.run_id] = self._costs.get(entry.run_id, Decimal(0)) + (cost or 0)
+
+    async def refresh(self, store: LedgerStore | None) -> None:
+        """Read what was spent today, where that was not done lately."""
+        with self._lock:
+            now = self._roll()
+            if store is None or abs(now - self._read_at) < REFRESH_S:
+                return
+            self._read_at, day, own = now, self._day, self._own_usd
+        midnight = datetime.fromtimestamp(now - now % DAY_S, UTC)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                spent = await store.spent(NODE, midnight)
+        except (CascadeError, TimeoutError) as error:
+            logger.warning("audits wait until the ledger can be read: %r", error)
+            return
+        with self._lock:
+            if self._roll() and self._day == day:
+                known = self._read_usd or Decimal(0)
+                self._read_usd = known if spent is None else spent.known
+                self._own_usd -= Decimal(0) if spent is None else own
+
+    def _roll(self) -> float:
+        now = self._clock()
+        today = datetime.fromtimestamp(now, UTC).date()
+        if today != self._day:
+            self._day, self._read_usd, self._read_at = today, None, -math.inf
+            self._own_usd, self._drafts, self._since = Decimal(0), 0, now
+        return now
+
+    def _left(self) -> Decimal | None:
+        if self._read_usd is None:
+            return None
+        reserved = sum(self._reserved.values(), Decimal(0))
+        return self.daily_usd - self._read_usd - self._own_usd - reserved
+
+    def _each(self, usd: Decimal | None) -> Decimal | None:
+        """The estimate, or what audits cost on average where that is more: judges cost, too."""
+        known = [usd, self._mean_usd if self._audits else None]
+        return max((amount for amount in known if amount is not None), default=None)
+
+
+def _dollars(amount: Dollars) -> Decimal:
+    try:
+        dollars = Decimal(str(amount))
+    except InvalidOperation:
+        dollars = Decimal("NaN")
+    if not (dollars.is_finite() and dollars > 0):
+        raise ConfigurationError(f"Audits(daily_usd={amount!r}): dollars, above 0.")
+    return dollars

@@ -1,0 +1,264 @@
+"""Background work of middleware: after the reply, in the home loop of the process.
+
+The loop of the caller may end with the reply, and its context holds the callbacks and the stream of
+the run that was answered; background work has neither. Work that must outlive the process is a job
+of the ledger's store as long as it is not done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextvars import Context
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from threading import Lock
+from typing import Any
+
+from langchain_core.messages import messages_from_dict, messages_to_dict
+
+from cascade._portal import portal_loop
+from cascade.errors import CascadeError
+from cascade.ledger.base import Job, current_tags
+from cascade.run import Kernel, Kind, Run
+
+logger = logging.getLogger("cascade")
+
+MOST_WAITING = 1_000
+"""Work that waits, at most; more is refused."""
+
+AT_ONCE = 8
+"""Work that is under way at the same time: it must not push requests aside."""
+
+REMEMBERED = 10_000
+"""Runs of this process whose work was begun: a step that is executed again begins none twice."""
+
+STALE = timedelta(minutes=10)
+"""A job that old belongs to a process that has died, or to one that is far behind."""
+
+GIVEN_UP = timedelta(days=1)
+"""A job that old is dropped: what it compares with has changed meanwhile."""
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+def lot(key: str, purpose: str) -> float:
+    """A number in [0, 1) that is uniform over keys, and always the same for one of them.
+
+    A step that is executed again, also in another process, draws the same; draws of different
+    purposes are independent.
+    """
+    digest = hashlib.blake2b(f"{purpose}\0{key}".encode(), digest_size=7).digest()
+    return (int.from_bytes(digest) >> 3) / 2**53
+
+
+class Background:
+    """Work after replies, some of it at once. Safe to use from any thread and event loop."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._waiting: deque[Work] = deque()
+        self._workers: dict[Future[None], asyncio.Task[None] | None] = {}  # end of each → itself
+
+    @property
+    def full(self) -> bool:
+        """Whether more work would be refused."""
+        return len(self._waiting) >= MOST_WAITING
+
+    def start(self, work: Work) -> bool:
+        """Do it when its turn comes; False where too much waits already."""
+        with self._lock:
+            if self._process != os.getpid():
+                self._begin()  # after a fork: that work is the parent's
+            if self.full:
+                return False
+            self._waiting.append(work)
+            if len(self._workers) < AT_ONCE:
+                ended: Future[None] = Future()
+                self._workers[ended] = None
+                # A context of its own: the caller's has the callbacks of a run that is over.
+                portal_loop().call_soon_threadsafe(self._hire, ended, context=Context())
+        return True
+
+    async def finish(self, grace_s: float | None = None) -> None:
+        """Return once all of it is done, or cancelled when it takes longer than this."""
+        limit = asyncio.timeout(grace_s)
+        try:
+            async with limit:
+                await self._ended()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            with self._lock:
+                n = len(self._waiting) + len(self._workers)
+                self._waiting.clear()
+            logger.warning("%d pieces of work after replies are cancelled after %s s", n, grace_s)
+            portal_loop().call_soon_threadsafe(self._cancel)
+            await self._ended()
+
+    def _hire(self, ended: Future[None]) -> None:
+        self._workers[ended] = worker = asyncio.create_task(self._work(ended))
+        worker.add_done_callback(lambda _: self._leave(ended))
+
+    async def _work(self, ended: Future[None]) -> None:
+        while (work := self._next(ended)) is not None:
+            try:
+                await work()
+            except Exception:
+                logger.exception("work after a reply has failed")
+
+    def _next(self, ended: Future[None]) -> Work | None:
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            # With the lock held: `start` counts on those that are there.
+            self._workers.pop(ended, None)
+            return None
+
+    def _leave(self, ended: Future[None]) -> None:
+        self._workers.pop(ended, None)
+        ended.set_result(None)
+
+    def _cancel(self) -> None:
+        for worker in list(self._workers.values()):
+            if worker is not None:
+                worker.cancel()
+
+    async def _ended(self) -> None:
+        while self._process == os.getpid() and (workers := list(self._workers)):
+            await asyncio.wait([asyncio.wrap_future(ended) for ended in workers])
+
+
+Do = Callable[[Run, Kernel], Coroutine[Any, Any, bool]]
+"""Does a background run; False where it is to be tried again later."""
+
+
+class BackgroundRuns:
+    """Background runs of one kind: each is begun once, and is a job of the store until it is done.
+
+    Args:
+        kind: of the runs.
+        do: does one.
+    """
+
+    def __init__(self, kind: Kind, do: Do) -> None:
+        self._kind, self._do = kind, do
+        self._background = Background()
+        self._begun: OrderedDict[str, None] = OrderedDict()
+        self._looked: dict[str, float] = {}
+        self._lock = Lock()
+
+    @property
+    def full(self) -> bool:
+        """Whether no more runs are taken on."""
+        return self._background.full
+
+    def start(self, run: Run, kernel: Kernel) -> bool:
+        """Do a run after the reply; False where too much waits already, or it was begun before.
+
+        Args:
+            run: of this kind, a copy of the one that was answered.
+            kernel: that does it.
+        """
+        # The context of the caller, which has tags as well, stays behind.
+        run.settings["tags"] = {**current_tags(), **(run.settings.get("tags") or {})}
+        store, kind = kernel.ledger.store, self._job_kind(kernel)
+        if store is not None and not self.full:
+            try:
+                store.put_job(Job(kind=kind, run_id=run.id, payload=_written(run)))
+            except (CascadeError, ValueError, TypeError) as error:
+                logger.warning("a background run would not survive a crash: %s", error)
+        return self._start(run, kernel)
+
+    def look(self, kernel: Kernel) -> None:
+        """Take on what other processes have left, now and then and without waiting for it."""
+        kind, now = self._job_kind(kernel), time.monotonic()
+        if now - self._looked.get(kind, -math.inf) >= STALE.total_seconds():
+            self._looked[kind] = now
+            if kernel.ledger.store is not None:
+                self._background.start(partial(self.resume, kernel))
+
+    async def resume(self, kernel: Kernel, older_than: timedelta = STALE) -> None:
+        """Take on what other processes have left.
+
+        Args:
+            kernel: that does it.
+            older_than: since it was left; nothing where no other process is at work.
+        """
+        store, kind = kernel.ledger.store, self._job_kind(kernel)
+        assert store is not None
+        for job in await store.claim_jobs(kind, older_than):
+            run = _read(job)
+            if run is None or datetime.now(UTC) - job.at > GIVEN_UP:
+                store.drop_job(kind, job.run_id)
+            else:
+                self._start(run, kernel)
+
+    async def finish(self, grace_s: float | None = None) -> None:
+        """Return once all of them are done; what takes longer than this stays a job."""
+        await self._background.finish(grace_s)
+
+    def _start(self, run: Run, kernel: Kernel) -> bool:
+        with self._lock:
+            if run.id in self._begun:
+                return False
+            self._begun[run.id] = None
+            if len(self._begun) > REMEMBERED:
+                self._begun.popitem(last=False)
+        started = self._background.start(partial(self._work, run, kernel))
+        if not started:
+            self._begun.pop(run.id, None)
+        return started
+
+    async def _work(self, run: Run, kernel: Kernel) -> None:
+        done = False
+        try:
+            done = await self._do(run, kernel)
+        except Exception:
+            logger.exception("a background run of kind %s has failed", self._kind)
+            done = True
+        finally:
+            if not done:
+                self._begun.pop(run.id, None)
+        store = kernel.ledger.store
+        if done and store is not None:
+            store.drop_job(self._job_kind(kernel), run.id)
+
+    def _job_kind(self, kernel: Kernel) -> str:
+        """The kind of its jobs: cascades of other models that share a store leave them alone."""
+        return f"{self._kind}-{fingerprint(kernel)}"
+
+
+def fingerprint(kernel: Kernel) -> str:
+    """What tells a cascade from those of other models that share a store."""
+    models = [(tier.name, tier.model.name) for tier in kernel.tiers]
+    return hashlib.blake2b(repr(models).encode(), digest_size=4).hexdigest()
+
+
+def _written(run: Run) -> str:
+    """A run as JSON. What is none, such as a tool's artifact, is not sent to models either."""
+    kept = {"run": run.to_json(), "messages": messages_to_dict(run.messages)}
+    return json.dumps(kept, default=str, skipkeys=True)
+
+
+def _read(job: Job) -> Run | None:
+    try:
+        kept = json.loads(job.payload)
+        messages: Any = messages_from_dict(kept["messages"])
+        return Run.from_json(kept["run"], messages)
+    except (KeyError, TypeError, ValueError) as error:
+        # Without the words of the error, which quote the conversation.
+        logger.warning("the job of run %s cannot be read: %s", job.run_id, type(error).__name__)
+        return None

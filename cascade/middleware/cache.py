@@ -1,0 +1,244 @@
+"""Cache: the answer of an earlier run to the same question, under the same set-up.
+
+A middleware that answers without a model does so in `before_run`; the kernel books the hit, which
+costs and earns nothing, and shows the answer to the reader of a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache as once
+from functools import partial
+from types import CellType, CodeType
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from cascade.errors import ConfigurationError
+from cascade.middleware.base import CascadeMiddleware, Slot
+from cascade.policies.base import Situation
+from cascade.run import Answer, CascadeRuntime, Kernel, Run
+from cascade.state import Assessment, Completion, Decision
+
+if TYPE_CHECKING:
+    from langgraph.cache.base import BaseCache, FullKey
+
+logger = logging.getLogger("cascade")
+
+NAMESPACE = ("cascade", "answers")
+"""Place of answers in a cache: `cache.clear([NAMESPACE])` forgets them, and nothing else."""
+
+PATIENCE_S = 2.0
+"""A cache that takes longer has failed: the question is asked."""
+
+_NOT_DECIDING = frozenset({"tags", "deadline", "timeout_s", "local_only"})
+"""Settings on which an answer that is kept does not depend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer in a cache."""
+
+    run_id: str
+    completion: Completion
+    decision: Decision
+    source: str
+
+
+class Cache(CascadeMiddleware):
+    """Gives the answer that a model gave before to the same conversation with the same settings.
+
+    What an answer depends on besides is a part of its key: tiers, policy, signals, calibration,
+    verifier, router, and middleware that changes calls or decisions. Functions count by their code
+    and the plain values that they hold on to. Not kept are answers that hold for one run alone
+    (degraded, `Decision.once`, a person's), none at all, and those of another cache; a kept draft
+    is given only while the stack would still accept it.
+
+    Args:
+        cache: `InMemoryCache`, `SqliteCache` or `RedisCache` of LangGraph, or your own.
+        ttl_s: seconds for which an answer is kept; None for good.
+        local: whether it may keep conversations that must stay on this machine. None: only where it
+            is the memory of this process.
+
+    Raises:
+        ConfigurationError: it is no cache of LangGraph's, or the time no whole number above 0.
+    """
+
+    slot = Slot.ANSWERS
+
+    def __init__(
+        self,
+        cache: BaseCache[Any],
+        ttl_s: int | None = None,
+        *,
+        local: bool | None = None,
+        name: str = "cache",
+    ) -> None:
+        from langgraph.cache.base import BaseCache  # noqa: PLC0415 - LangGraph takes a second
+        from langgraph.cache.memory import InMemoryCache  # noqa: PLC0415
+
+        if not isinstance(cache, BaseCache):
+            raise ConfigurationError(
+                f"Cache({cache!r}): give langgraph.cache.memory.InMemoryCache() or another "
+                "langgraph.cache.base.BaseCache."
+            )
+        if ttl_s is not None and (type(ttl_s) is not int or ttl_s < 1):
+            raise ConfigurationError(f"Cache(ttl_s={ttl_s!r}): whole seconds, 1 or more.")
+        self.name, self.ttl_s = name, ttl_s
+        self.local = isinstance(cache, InMemoryCache) if local is None else local
+        self._cache = cache
+        self._identities: WeakKeyDictionary[Kernel, str] = WeakKeyDictionary()
+
+    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
+        """The answer of an earlier run, if there is one."""
+        if not self._may_hold(run):
+            return None
+        kernel, key = runtime.kernel, self._key(run, runtime.kernel)
+        kept = await self._get(key)
+        if kept is None or not _stands(kept, run, kernel):
+            return None
+        reason = f"{kept.decision.reason}; the answer of run {kept.run_id} from the cache"
+        decision = kept.decision.model_copy(update={"reason": reason})
+        return Answer(replace(kept.completion, cached=True), decision, kept.source)
+
+    async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
+        """Keep an answer that may be given again."""
+        decision, completion, kernel = answer.decision, answer.completion, runtime.kernel
+        if not self._may_hold(run) or decision is None or completion is None:
+            return
+        from_model = answer.source in [tier.name for tier in kernel.tiers]
+        if completion.cached or completion.finish_reason == "stopped" or not from_model:
+            return
+        empty = not (completion.text.strip() or completion.tool_calls)
+        if answer.degraded or decision.once or empty:
+            return
+        if run.settings.get("top_logprobs") is None:
+            completion = replace(completion, logprobs=None, call_logprobs=None)
+        # What came from a cache is audited no more.
+        decision = decision.model_copy(update={"audit_rate": None})
+        kept = Kept(run.id, completion, decision, answer.source)
+        value = (_adapter().dump_python(kept, mode="json"), self.ttl_s)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._cache.aset({self._key(run, kernel): value})
+        except Exception as error:  # noqa: BLE001 - the answer is paid for, and must arrive
+            logger.warning("the cache did not take an answer: %r", error)
+
+    def _may_hold(self, run: Run) -> bool:
+        return run.kind == "answer" and (self.local or not run.settings.get("local_only"))
+
+    async def _get(self, key: FullKey) -> Kept | None:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                found = await self._cache.aget([key])
+            return _adapter().validate_python(found[key]) if key in found else None
+        except ValidationError as error:
+            logger.warning("an answer in the cache cannot be read: %d errors", error.error_count())
+        except Exception as error:  # noqa: BLE001 - without a cache the question can be asked
+            logger.warning("the cache cannot be read: %r", error)
+        return None
+
+    def _key(self, run: Run, kernel: Kernel) -> FullKey:
+        if kernel not in self._identities:
+            self._identities[kernel] = identity(kernel)
+        settings = {k: v for k, v in run.settings.items() if k not in _NOT_DECIDING}
+        said = [_said(message) for message in run.messages]
+        text = json.dumps([self._identities[kernel], settings, said], sort_keys=True, default=str)
+        return NAMESPACE, hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@once
+def _adapter() -> TypeAdapter[Kept]:
+    return TypeAdapter(Kept)
+
+
+def _stands(kept: Kept, run: Run, kernel: Kernel) -> bool:
+    """Whether the stack would decide about a kept answer as it did: it may be stricter now."""
+    decided = kept.decision
+    seen = Assessment(
+        signals=decided.signals or {}, confidence=decided.confidence, calibrated=decided.calibrated
+    )
+    called, last = kept.completion.called, kept.source == kernel.tiers[-1].name
+    situation = Situation(seen, called=called, last=last)
+    return kernel.decide(run, situation, lambda _: decided).action == decided.action
+
+
+def _said(message: BaseMessage) -> list[Any]:
+    """What a model gets to see of a message: no ids, no metadata."""
+    calls = message.tool_calls if isinstance(message, AIMessage) else []
+    answers = message.tool_call_id if isinstance(message, ToolMessage) else None
+    return [message.type, message.content, message.name, calls, answers]
+
+
+def identity(kernel: Kernel) -> str:
+    """What answers depend on besides the question and its settings, the same in every process."""
+    parts = kernel.parts
+    asked = [
+        (tier.name, tier.model.name, tier.settings.base_url, tier.settings.options)
+        for tier in kernel.tiers
+    ]
+    limits = [(tier.max_tokens, tier.settings.temperature) for tier in kernel.tiers]
+    signals = [(signal.name, signal.wording) for signal in parts.signals]
+    changing = [
+        (type(one).__qualname__, {k: v for k, v in vars(one).items() if not k.startswith("_")})
+        for one in sorted(parts.middleware, key=lambda one: str(one.name))
+        if _changes(one)
+    ]
+    held = [asked, limits, signals, parts.policy, parts.calibrators, parts.judge, parts.route]
+    text = json.dumps(_content([*held, changing]), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _changes(one: CascadeMiddleware) -> bool:
+    hooks = ("wrap_model_call", "wrap_decision")
+    return any(getattr(type(one), hook) is not getattr(CascadeMiddleware, hook) for hook in hooks)
+
+
+def _content(value: Any) -> Any:
+    """A value as JSON: of records the fields, of functions the code, of other objects the type."""
+    found: Any = value
+    if isinstance(value, BaseModel):
+        found = [type(value).__qualname__, value.model_dump_json()]
+    elif is_dataclass(value) and not isinstance(value, type):
+        held = {field.name: _content(getattr(value, field.name)) for field in fields(value)}
+        found = [type(value).__qualname__, held]
+    elif isinstance(value, Mapping):
+        found = {str(key): _content(each) for key, each in value.items()}
+    elif isinstance(value, partial):
+        found = [_content(each) for each in (value.func, value.args, value.keywords)]
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        found = [_content(each) for each in value]
+    elif not _is_plain(value):
+        named: Any = value if hasattr(value, "__qualname__") else type(value)
+        code = getattr(value, "__code__", None)
+        found = [f"{named.__module__}.{named.__qualname__}"]
+        found += [_code(code), *_held(value)] if isinstance(code, CodeType) else []
+    return found
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _code(code: CodeType) -> list[Any]:
+    """What a function does: two lambdas of one module have the same name."""
+    constants = [
+        _code(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset)
+        else repr(c) for c in code.co_consts
+    ]  # fmt: skip
+    return [code.co_code.hex(), list(code.co_names), constants]
+
+
+def _held(function: Any) -> list[Any]:
+    """The plain values that a function was made with, and the object whose method it is."""
+    cells = function.__closure__ or ()
+    given = [*(function.__defaults__ or ()), *(c.cell_contents for c in cells if c != CellType())]
+    plain = [each if _is_plain(each) else type(each).__name__ for each in given]
+    return [plain, _content(getattr(function, "__self__", None))]

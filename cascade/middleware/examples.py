@@ -1,0 +1,74 @@
+"""Examples: a draft is made with worked answers before its conversation.
+
+The shortest middleware that changes what is asked: it wraps one call and replaces its request. The
+kernel sees that more was sent than the user asked: no baseline counts those tokens, and a
+calibration that was made without examples does not judge such a draft.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+from langchain_core.messages.utils import convert_to_messages
+
+from cascade.errors import CascadeError, ConfigurationError, is_control_flow
+from cascade.middleware.base import Ask, CascadeMiddleware, Slot
+from cascade.run import Call
+from cascade.state import Completion
+
+logger = logging.getLogger("cascade")
+
+Choose = Callable[[Sequence[BaseMessage]], "Sequence[Any] | Awaitable[Sequence[Any]]"]
+"""Takes the conversation; returns examples, as messages or what LangChain reads as such, such as
+`[("human", "2 + 2"), ("ai", "4")]`, and nothing where none fits."""
+
+
+class Examples(CascadeMiddleware):
+    """Shows the first tier examples: after system messages, before the conversation.
+
+    A choice that fails loses no question: it is logged, and the draft is made without examples.
+    For a choice that needs more than the conversation, override `chosen`.
+
+    Args:
+        choose: chooses them for each question; it may be async.
+
+    Raises:
+        ConfigurationError: it is no function.
+    """
+
+    slot = Slot.PROMPTS
+
+    def __init__(self, choose: Choose, *, name: str = "examples") -> None:
+        if not callable(choose):
+            raise ConfigurationError(f"Examples({choose!r}): give a function of the messages.")
+        self.name, self.choose = name, choose
+
+    async def chosen(self, call: Call) -> Sequence[BaseMessage]:
+        """Examples for a call, oldest first."""
+        found = self.choose(call.run.messages)
+        return convert_to_messages(await found if inspect.isawaitable(found) else found)
+
+    async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
+        """Put examples into the request of a draft of the first tier."""
+        if call.node != "draft" or call.run.tier:
+            return await handler(call)
+        try:
+            shown = await self.chosen(call)
+        except CascadeError:
+            raise
+        except Exception as error:
+            if is_control_flow(error):
+                raise
+            logger.exception("%s: a draft is made without examples", self.name)
+            shown = ()
+        if not shown:
+            return await handler(call)
+        asked = call.request.messages
+        start = next((i for i, m in enumerate(asked) if m.type != "system"), len(asked))
+        messages = (*asked[:start], *shown, *asked[start:])
+        return await handler(replace(call, request=replace(call.request, messages=messages)))

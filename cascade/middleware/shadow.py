@@ -1,0 +1,138 @@
+"""Shadow: the large model answers, and the small one drafts beside it, after the reply.
+
+A shadow run is the same question taken by the same agents once more, with its kind: what they
+decide is what they would have decided, its calls and its decision are booked under node `shadow`,
+and the large model is not asked again.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from cascade.errors import CascadeError, ConfigurationError
+from cascade.middleware.background import BackgroundRuns, lot
+from cascade.middleware.base import CascadeMiddleware, Slot
+from cascade.middleware.comparing import Comparer, Loss
+from cascade.run import Answer, CascadeRuntime, Kernel, Run
+from cascade.state import Completion, Decision
+from cascade.tiers import ModelLike, WithheldModel
+
+logger = logging.getLogger("cascade")
+
+NODE = "shadow"
+
+
+class Shadow(CascadeMiddleware):
+    """Starts a cascade in the shadow: the large model answers, drafts show what they would save.
+
+    Each draft is compared with the large answer (`loss` of its entry). With a `live_share` it is a
+    canary: that share of conversations, by a hash of the thread's id or else of the run's, goes the
+    usual way; when the share grows, those that were live stay so. Drafts are made in the background
+    and are costs; `aclose` waits for them.
+
+    Args:
+        live_share: share that is live, in [0, 1]. It may be changed while the cascade runs.
+        compare, judge: how a draft is compared, see `cascade.middleware.comparing.Comparer`.
+        grace_s: seconds that `aclose` waits for drafts; None waits for all.
+
+    Raises:
+        ConfigurationError: a value has no meaning; with the first question: nothing is drafted
+            here, or the large model may not be asked.
+    """
+
+    slot = Slot.TIME
+
+    def __init__(
+        self,
+        live_share: float = 0.0,
+        *,
+        compare: str | Loss = "auto",
+        judge: ModelLike | None = None,
+        grace_s: float | None = None,
+        name: str = "shadow",
+    ) -> None:
+        self.name, self.grace_s = name, grace_s
+        self.live_share = live_share
+        self._compare = Comparer(compare, judge)
+        self._runs = BackgroundRuns("shadow", self._draft)
+
+    @property
+    def live_share(self) -> float:
+        """Share of conversations in which the small model answers first."""
+        return self._live_share
+
+    @live_share.setter
+    def live_share(self, share: float) -> None:
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ConfigurationError(f"Shadow(live_share={share!r}): a share, from 0 to 1.")
+        self._live_share = share
+        logger.info("%s: %.1f %% of conversations are live", self.name, 100 * share)
+
+    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
+        """Hand a question that is not live to the large model.
+
+        Raises:
+            ConfigurationError: nothing is drafted here, or the large model may not be asked.
+        """
+        tiers = runtime.kernel.tiers
+        if len(tiers) < 2 or isinstance(tiers[-1].model, WithheldModel):
+            raise ConfigurationError(
+                "Shadow lets the large model answer while a smaller one drafts: it needs two "
+                f"tiers that may be asked; here are {', '.join(tier.model.name for tier in tiers)}."
+            )
+        if run.kind != "answer":
+            return None
+        self._runs.look(runtime.kernel)
+        shut = run.settings.get("local_only") and not tiers[-1].local
+        configurable = (runtime.config or {}).get("configurable") or {}
+        thread = configurable.get("thread_id") or run.id
+        if not shut and lot(str(thread), "canary") >= self.live_share:
+            run.notes[self.name] = True
+            run.tier = len(tiers) - 1
+            run.decision = Decision(action="escalate", reason="shadow: the large model answers")
+        return None
+
+    async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
+        """Draft after the reply."""
+        completion, last = answer.completion, runtime.kernel.tiers[-1].name
+        if run.kind != "answer" or not run.notes.get(self.name) or completion is None:
+            return
+        if answer.source == last and not completion.cached:
+            shadow = run.copy("shadow")
+            shadow.step = "begin"
+            self._runs.start(shadow, runtime.kernel)
+
+    async def aclose(self) -> None:
+        """Finish the drafts that are under way, and close the judge."""
+        await self._runs.finish(self.grace_s)
+        await self._compare.aclose()
+
+    async def _draft(self, shadow: Run, kernel: Kernel) -> bool:
+        """Draft beside the large answer, which is the run's draft so far."""
+        large = shadow.draft
+        assert large is not None, "the large model has answered"
+        shadow.tier, shadow.assessment, shadow.decision = 0, None, None
+        shadow.draft = _no_draft()
+        runtime = CascadeRuntime(kernel, show="final")
+        try:
+            await kernel.answer(shadow, runtime)
+        except CascadeError as error:
+            logger.warning("a shadow draft has failed: %s", error)
+            return True
+        draft = shadow.draft
+        if draft is not None:
+            found = await self._compare(shadow, draft, large, runtime)
+            kernel.ledger.book(
+                shadow.id,
+                NODE,
+                id=f"{shadow.id}-{NODE}",
+                tier=draft.tier,
+                loss=found.loss,
+                note=found.note,
+                tags=shadow.settings.get("tags"),
+            )
+        return True
+
+
+def _no_draft() -> Completion | None:
+    return None

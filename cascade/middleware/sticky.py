@@ -1,0 +1,174 @@
+"""Sticky: a conversation stays with its tier while the prompt cache there is worth it.
+
+A middleware that knows a conversation keeps nothing itself: it stamps the answers (`stamps` of its
+notes), and reads the stamps of earlier answers, also after a restart or in another process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import Lock
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+
+from cascade.errors import ConfigurationError
+from cascade.ledger.prompt_cache import (
+    CHARACTERS_PER_TOKEN,
+    TTL_S,
+    can_be_cached,
+    characters,
+    in_steps,
+)
+from cascade.middleware.base import CascadeMiddleware, Slot
+from cascade.policies import dollars
+from cascade.run import Answer, CascadeRuntime, Run
+from cascade.state import Decision, Usage
+from cascade.tiers import OpenTier
+
+PRIOR = 2
+"""So many drafts of a conversation count as much as the rest of the traffic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An earlier answer of a conversation, by its stamp.
+
+    Attributes:
+        place: of the answer among the messages.
+        tier: that answered.
+        asked: tiers that were, in order.
+        at: when, in seconds since 1970.
+        tokens: of the prompt, and of the answer.
+    """
+
+    place: int
+    tier: str
+    asked: tuple[str, ...]
+    at: float
+    tokens: tuple[int, int]
+
+
+class Sticky(CascadeMiddleware):
+    """Keeps a conversation with the larger tier that answered last, while going back costs more.
+
+    A provider reads the beginning of a prompt that it saw minutes ago at a fraction of the price.
+    With p the chance that a draft of the first tier is escalated, going back saves
+    (1 − p)·c_stay − c_draft on average, and p·(c_cold − c_stay) of what the cache of the larger
+    tier is worth is thrown away; the conversation goes back when it saves more. p follows from the
+    drafts of the conversation and of all traffic. A price by the hour counts as free, in favour of
+    going back; where the larger tier has no price, nothing is kept.
+
+    Args:
+        ttl_s: seconds for which providers keep a prompt that is not used.
+
+    Raises:
+        ConfigurationError: the seconds are not above 0.
+    """
+
+    slot = Slot.TIME
+
+    def __init__(self, ttl_s: float = TTL_S, *, name: str = "sticky") -> None:
+        if not ttl_s > 0:
+            raise ConfigurationError(f"Sticky(ttl_s={ttl_s!r}): seconds, above 0.")
+        self.name, self.ttl_s = name, ttl_s
+        self._drafted = self._escalated = 0
+        self._lock = Lock()
+
+    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
+        """Move the question to the tier of the conversation, where that is worth it."""
+        tiers = runtime.kernel.tiers
+        names = [tier.name for tier in tiers]
+        turns = [turn for turn in self._turns(run.messages) if turn.tier in names]
+        if run.kind != "answer" or not turns:
+            return None
+        place = names.index(turns[-1].tier)
+        must_stay = run.settings.get("local_only") and not tiers[place].local
+        if place <= run.tier or must_stay:
+            return None
+        reason = self._why(run, turns, tiers[0], tiers[place])
+        if reason is not None:
+            run.tier = place
+            if place == len(tiers) - 1:
+                run.decision = Decision(action="escalate", reason=reason)
+        return None
+
+    async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
+        """Stamp the answer."""
+        completion, first = answer.completion, runtime.kernel.tiers[0].name
+        if run.kind != "answer" or completion is None or completion.cached:
+            return
+        calls = [e for e in run.entries if e.node in ("draft", "expert") and e.outcome == "ok"]
+        asked = list(dict.fromkeys(entry.tier for entry in calls))
+        if asked and asked[0] == first:
+            with self._lock:
+                self._drafted += 1
+                self._escalated += answer.source != first
+        usage = completion.usage
+        if usage.known and answer.source in asked:
+            stamp: Any = {
+                "asked": asked,
+                "at": int(time.time()),
+                "tokens": [usage.input_tokens, usage.output_tokens],
+            }
+            run.notes[self.name] = {"stamps": {self.name: stamp}}
+
+    def _turns(self, messages: Sequence[BaseMessage]) -> list[Turn]:
+        turns = (self._read(place, message) for place, message in enumerate(messages))
+        return [turn for turn in turns if turn is not None]
+
+    def _read(self, place: int, message: BaseMessage) -> Turn | None:
+        told = message.response_metadata
+        try:
+            stamp = told[self.name]
+            asked, (read, written) = tuple(stamp["asked"]), stamp["tokens"]
+            return Turn(place, told["tier"], asked, stamp["at"], (read, written))
+        except (KeyError, TypeError, ValueError):
+            return None  # another message, or another version of this
+
+    def _why(self, run: Run, turns: Sequence[Turn], first: OpenTier, tier: OpenTier) -> str | None:
+        """Why to stay with a tier; None where there is no reason."""
+        last = turns[-1]
+        new = characters(run.messages[last.place + 1 :]) // CHARACTERS_PER_TOKEN
+        tokens, output = sum(last.tokens) + new, last.tokens[1]
+        held = self._held(run, turns, tier)
+        if not held:
+            return None
+        stay, cold = _usd(tier, tokens, held, output), _usd(tier, tokens, 0, output)
+        if stay is None or cold is None:
+            return None
+        draft = _usd(first, tokens, self._held(run, turns, first), output) or 0.0
+        p = self._chance(turns, first)
+        saving, thrown = (1 - p) * stay - draft, p * (cold - stay)
+        if saving > thrown:
+            return None
+        return (
+            f"stays with {tier.name}, whose provider holds {held:,} tokens of the conversation: a "
+            f"draft would save {dollars(saving)} on average, and {dollars(thrown)} of the cache "
+            "would be lost"
+        )
+
+    def _held(self, run: Run, turns: Sequence[Turn], tier: OpenTier) -> int:
+        """Tokens of the conversation in the prompt cache of a tier."""
+        turn = next((turn for turn in reversed(turns) if tier.name in turn.asked), None)
+        if turn is None or time.time() - turn.at > self.ttl_s:
+            return 0
+        kept = can_be_cached(tier.model.name, run.messages, turn.tokens[0])
+        return in_steps(1.0, turn.tokens[0]) if kept else 0
+
+    def _chance(self, turns: Sequence[Turn], first: OpenTier) -> float:
+        """P(a draft of the first tier is escalated)."""
+        drafted = [turn for turn in turns if turn.asked[0] == first.name]
+        escalated = sum(turn.tier != first.name for turn in drafted)
+        overall = (self._escalated + 1) / (self._drafted + 2)
+        return (escalated + PRIOR * overall) / (len(drafted) + PRIOR)
+
+
+def _usd(tier: OpenTier, tokens: int, cached: int, output: int) -> float | None:
+    """Dollars of a call with so much of its prompt in the cache; None without a price by tokens."""
+    usage = Usage(input_tokens=tokens, cached_tokens=cached, output_tokens=output)
+    cost = tier.pricing.at(datetime.now(UTC)).cost(usage)
+    return None if cost is None else float(cost)

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage
+
+from cascade import Cascade, ConfigurationError, Tier
+from cascade.errors import StreamInterruptedError
+from cascade.events import Provisional, Retracted
+from cascade.kernel import Kernel
+from cascade.middleware import Abort, Deadline, Retries
+from cascade.policies import ThresholdPolicy
+from cascade.run import CascadeRuntime, Parts, Run
+from cascade.state import TokenLogprob
+from cascade.testing import ScriptedModel
+from cascade.testing.scripted import reply
+from cascade.tiers import open_tiers
+from tests.middleware.cascades import PRICE, ask, both_drivers, large, pair, small
+
+Q = "Capital of Australia?"
+TOOL: Any = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+
+
+def writer(*probabilities: float, **options: Any) -> ScriptedModel:
+    """Writes so many words."""
+    text = " ".join(f"w{i}" for i in range(len(probabilities)))
+    return ScriptedModel([reply(text, probability=probabilities)], name="small", **options)
+
+
+def stopping(model: Any, max_tokens: int | None = 10, **options: Any) -> Cascade:
+    tier = Tier(model, price=PRICE, max_tokens=max_tokens)
+    options.setdefault("middleware", [Abort()])
+    return Cascade(tier, Tier(large(), price=PRICE), **options)
+
+
+# --- what provably cannot be accepted
+
+
+@both_drivers
+async def test_a_hopeless_draft_is_stopped_booked_and_escalated(driver: str) -> None:
+    # After two tokens of 0.2, eight more of 1 reach 0.2^(2/10) = 0.72 at most, below 0.8.
+    result = await ask(stopping(writer(*[0.2] * 8)), Q, driver)
+    assert (result.tier, result.escalated, result.answer) == ("large", True, "Canberra")
+    (draft,) = [entry for entry in result.ledger if entry.node == "draft"]
+    assert draft.outcome == "cancelled"
+    assert draft.output_tokens == 2
+    assert "stopped after 2 tokens" in draft.note
+    assert "0.725 at most" in draft.note
+
+
+@both_drivers
+async def test_a_draft_that_can_still_be_accepted_is_written_to_its_end(driver: str) -> None:
+    # 0.3 · 1⁷ has a geometric mean of 0.86 over eight tokens.
+    result = await ask(stopping(writer(0.3, *[1.0] * 7)), Q, driver)
+    assert (result.tier, len(result.answer.split())) == ("small", 8)
+
+
+async def test_a_draft_is_stopped_also_while_it_is_shown() -> None:
+    made = stopping(writer(*[0.2] * 8))
+    events: list[Any] = [event async for event in made.astream(Q, show="optimistic")]
+    shown = "".join(event.text for event in events if isinstance(event, Provisional))
+    assert shown == "w0 w1"
+    assert any(isinstance(event, Retracted) for event in events)
+    assert events[-1].answer == "Canberra"
+
+
+async def test_white_space_before_the_answer_is_no_reason_to_stop() -> None:
+    answer = reply("w0 w1", probability=1.0)
+    assert answer.logprobs is not None
+    space = TokenLogprob(" ", -9.0)
+    spaced = replace(answer, text=" w0 w1", logprobs=(space, *answer.logprobs))
+    made = stopping(ScriptedModel([spaced], name="small"), signals=["text", "logprobs"])
+    draft = next(e for e in (await ask(made, Q)).ledger if e.node == "draft")
+    assert draft.outcome == "ok"
+
+
+async def test_an_attempt_that_begins_anew_is_heard_anew() -> None:
+    class Breaking(ScriptedModel):
+        async def _stream(self, request: Any) -> Any:
+            first = len(self.requests) == 0
+            async for chunk in super()._stream(request):
+                yield chunk
+                if first:  # one bad token of the first attempt; two would stop it
+                    raise StreamInterruptedError("broken", model=self.name)
+
+    bad = reply("w0 w1", probability=[0.25, 1.0])
+    good = reply("v0 v1 v2", probability=[0.4, 1.0, 1.0])
+    model = Breaking([bad, good], name="small")
+    made = stopping(model, threshold=0.7, middleware=[Abort(), Retries(attempts=2, base_s=0.0)])
+    assert (await ask(made, Q)).answer == "v0 v1 v2"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"tools": [TOOL]}, {"extra": {"max_completion_tokens": 5}}], ids=["tools", "limit"]
+)
+async def test_what_a_question_brings_along_may_forbid_it(settings: Any) -> None:
+    result = await ask(stopping(writer(*[0.2] * 8)), Q, **settings)
+    assert [e.outcome for e in result.ledger if e.node == "draft"] == ["ok"]
+
+
+async def test_a_tier_without_a_limit_is_let_alone_where_another_has_one() -> None:
+    free = ScriptedModel([reply("a b", probability=0.1)], name="free")
+    second = ScriptedModel([reply("c d e", probability=0.1)], name="second")
+    tiers = [Tier(free), Tier(second, max_tokens=5), Tier(large())]
+    result = await ask(Cascade(tiers=tiers, middleware=[Abort()]), Q)
+    assert [(e.tier, e.outcome) for e in result.ledger if e.node == "draft"] == [
+        ("scripted:free", "ok"),
+        ("scripted:second", "cancelled"),
+    ]
+
+
+async def test_where_time_is_over_the_draft_is_kept() -> None:
+    slow = Deadline(0.2)
+    slow._seen_s["large"] = 60.0  # the large model is known to take a minute
+    made = stopping(writer(*[0.2] * 8), middleware=[Abort(), slow])
+    result = await ask(made, Q)
+    assert (result.tier, result.decision.once) == ("small", True)
+
+
+# --- with a calibration
+
+
+class Calibrated:
+    """A calibrator whose drafts of a confidence of 0.5 and more had these worst windows."""
+
+    signals = ("logprobs",)
+    calibrated = True
+    confidences = ()
+
+    def __init__(self, windows: list[float], mismatch: str | None = None) -> None:
+        self.early = tuple((0.9, window) for window in sorted(windows))
+        self._mismatch = mismatch
+
+    def mismatch(self, messages: Any) -> str | None:
+        del messages
+        return self._mismatch
+
+    def estimate(self, features: Any, taken: Any) -> Any:
+        del features, taken
+
+    def outlook(self, confidence: float, taken: Any) -> tuple[float, ...]:
+        del confidence, taken
+        return ()
+
+
+async def draft(calibrator: Any, *probabilities: float, middleware: Any = (), **parts: Any) -> Run:
+    tiers = open_tiers(writer(*probabilities), large())
+    stack = middleware or [Abort(0.1)]
+    kernel = Kernel(
+        Parts(
+            tiers,
+            ThresholdPolicy(),
+            calibrators={"small": calibrator},
+            middleware=stack,
+            **parts,
+        )
+    )
+    run = kernel.begin([HumanMessage(Q)])
+    await kernel.answer(run, CascadeRuntime(kernel))
+    return run
+
+
+WINDOWS = [-0.5 - i / 100 for i in range(30)]
+
+
+async def test_a_stretch_that_few_acceptable_drafts_had_stops_it() -> None:
+    run = await draft(Calibrated(WINDOWS), *[0.4] * 20)  # ln 0.4 = −0.92
+    assert run.stopped is not None
+    assert "stopped after 16 tokens: the last 16 have a mean log-prob of -0.92" in run.stopped
+    assert "10.00% of the drafts" in run.stopped
+
+
+async def test_a_stretch_that_they_had_too_stops_nothing() -> None:
+    assert (await draft(Calibrated(WINDOWS), *[0.55] * 20)).stopped is None
+
+
+async def test_fewer_tokens_than_a_window_stop_nothing() -> None:
+    assert (await draft(Calibrated(WINDOWS), *[0.1] * 15)).stopped is None
+
+
+async def test_too_few_acceptable_drafts_bound_no_loss() -> None:
+    low = Calibrated(WINDOWS)
+    low.early = tuple((0.3, window) for _, window in low.early)  # none would be accepted
+    assert (await draft(low, *[0.1] * 20)).stopped is None
+
+
+async def test_another_conversation_than_that_of_the_calibration_is_let_alone() -> None:
+    assert (await draft(Calibrated(WINDOWS, "another prompt"), *[0.1] * 20)).stopped is None
+
+
+async def test_where_the_calibration_does_not_hold_the_limit_of_tokens_counts() -> None:
+    run = await draft(Calibrated(WINDOWS), *[0.1] * 20, holds=lambda settings: False)
+    assert run.stopped is None  # there is no limit
+
+
+# --- set-ups that tell nothing
+
+
+@pytest.mark.parametrize("loss", [0, 1, 0.0, 1.5, "1%", True])
+def test_a_share_without_meaning_is_refused(loss: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Abort\("):
+        Abort(loss)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"verifier": lambda _q, _a: True}, "judges whole drafts"),
+        ({"tools": [TOOL]}, "may call tools"),
+        ({"signals": ["p_true"]}, "needs the signal logprobs"),
+        ({"middleware": [Abort(0.05)]}, "needs calibrator"),
+        ({"max_tokens": None}, "max_tokens"),
+    ],
+)
+async def test_a_cascade_in_which_nothing_tells_when_to_stop_is_refused(
+    options: Any, words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        await ask(stopping(small(), **options), Q)
+
+
+async def test_a_small_model_without_log_probs_is_refused() -> None:
+    made = pair(ScriptedModel("x", name="small"), middleware=[Abort()])
+    with pytest.raises(ConfigurationError, match="stream has log-probs"):
+        await ask(made, Q)
+
+
+async def test_a_calibration_on_too_few_drafts_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="log-probs of 5 drafts, and 9"):
+        await draft(Calibrated(WINDOWS[:5]), 1.0)

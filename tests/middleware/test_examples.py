@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage, SystemMessage
+from langgraph.errors import GraphInterrupt
+
+from cascade import Cascade, ConfigurationError, InputError
+from cascade.middleware import Examples
+from cascade.testing import ScriptedModel
+from tests.middleware.cascades import ask, both_drivers, large, pair, small
+
+SHOWN = [("human", "Capital of Italy?"), ("ai", "Rome")]
+Q = "Capital of Australia?"
+
+
+def texts(model: Any) -> list[str]:
+    return [str(message.text) for message in model.requests[-1].messages]
+
+
+@both_drivers
+async def test_examples_stand_between_the_system_message_and_the_conversation(
+    driver: str,
+) -> None:
+    model = small()
+    made = pair(model, middleware=[Examples(lambda messages: SHOWN)])
+    await ask(made, [SystemMessage("Be short."), HumanMessage(Q)], driver)
+    assert texts(model) == ["Be short.", "Capital of Italy?", "Rome", Q]
+
+
+async def test_the_choice_may_be_async_and_sees_the_conversation() -> None:
+    async def choose(messages: Any) -> Any:
+        return [("human", f"like {messages[-1].text}"), ("ai", "so")]
+
+    model = small()
+    await ask(pair(model, middleware=[Examples(choose)]), Q)
+    assert texts(model) == [f"like {Q}", "so", Q]
+
+
+async def test_the_large_model_and_checks_are_shown_none() -> None:
+    drafts, answers = small(p=0.3), large()
+    made = pair(drafts, answers, signals=["p_true"], middleware=[Examples(lambda _: SHOWN)])
+    await ask(made, Q)
+    draft, check = ([str(m.text) for m in request.messages] for request in drafts.requests)
+    assert "Rome" in draft
+    assert "Rome" not in " ".join(check)
+    assert texts(answers) == [Q]
+
+
+async def test_a_middle_tier_is_shown_none() -> None:
+    first, last = small(p=0.3), large()
+    middle = ScriptedModel("Sydney", name="middle", logprobs=0.95)
+    made = Cascade(tiers=[first, middle, last], middleware=[Examples(lambda _: SHOWN)])
+    await ask(made, Q)
+    assert (len(texts(first)), texts(middle)) == (3, [Q])
+
+
+async def test_nothing_chosen_changes_nothing() -> None:
+    model = small()
+    await ask(pair(model, middleware=[Examples(lambda _: [])]), Q)
+    assert texts(model) == [Q]
+
+
+async def test_no_baseline_counts_examples() -> None:
+    long = [("human", "word " * 200), ("ai", "so")]
+    plain = await ask(pair(small()), Q)
+    shown = await ask(pair(small(), middleware=[Examples(lambda _: long)]), Q)
+    # Both drafts count ten tokens of prompt; most of the second's are those of examples.
+    assert shown.ledger.baseline_usd < plain.ledger.baseline_usd
+
+
+async def test_a_choice_that_fails_loses_no_question(caplog: pytest.LogCaptureFixture) -> None:
+    def choose(_: Any) -> Any:
+        raise KeyError("no examples today")
+
+    model = small()
+    with caplog.at_level(logging.ERROR):
+        assert (await ask(pair(model, middleware=[Examples(choose)]), Q)).answer == "Canberra"
+    assert texts(model) == [Q]
+    assert "without examples" in caplog.text
+
+
+@pytest.mark.parametrize("error", [InputError("not this"), GraphInterrupt()])
+async def test_errors_of_the_cascade_and_interrupts_pass(error: Exception) -> None:
+    def choose(_: Any) -> Any:
+        raise error
+
+    with pytest.raises(type(error)):
+        await ask(pair(middleware=[Examples(choose)]), Q)
+
+
+def test_what_is_no_function_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="give a function"):
+        Examples(SHOWN)  # type: ignore[arg-type]
