@@ -277,10 +277,10 @@ def test_an_audit_without_the_large_models_cost_counts_for_quality_alone() -> No
 
 
 def test_where_audits_do_not_know_the_cost_the_reason_says_so() -> None:
-    report = reported(
-        [Story().draft().accept(rate=0.5).audit(None, assumed) for assumed in (0.0,) * 9]
-    )
-    assert report.verdict == "cannot tell yet"
+    story = Story().draft().accept(rate=0.5)
+    story.call("audit", None, assumed_usd=usd("0.01")).tell("audit", loss=0.0)
+    report = reported([story])
+    assert report.reason == "what the large model costs is unknown, also from the audits"
 
 
 def test_a_judge_is_spend_and_no_price_of_the_large_model() -> None:
