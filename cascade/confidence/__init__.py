@@ -38,7 +38,6 @@ from cascade.confidence.free import (
     LogprobSignal,
     PromptSignal,
     TextSignal,
-    TokenQuantile,
     logprob_features,
     prompt_features,
 )
@@ -77,7 +76,6 @@ __all__ = [
     "Signal",
     "SignalLike",
     "TextSignal",
-    "TokenQuantile",
     "UserSignal",
     "VerbalisedSignal",
     "as_data",

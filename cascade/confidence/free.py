@@ -12,7 +12,6 @@ import re
 from collections.abc import Sequence
 
 from cascade.confidence.base import Asked, Features, Signal
-from cascade.errors import ConfigurationError
 from cascade.state import Completion, TokenLogprob
 
 WINDOW = 16
@@ -98,33 +97,6 @@ class LogprobSignal(Signal):
         """Features of the draft's own tokens; none where the provider's do not show them."""
         del replies
         return logprob_features(asked.draft.decisive_logprobs)
-
-
-class TokenQuantile(Signal):
-    """A quantile of the token log-probabilities; its score is e^quantile (arXiv 2404.10136).
-
-    Args:
-        q: which quantile, between 0 (the worst token) and 1.
-
-    Raises:
-        ConfigurationError: q is not between 0 and 1.
-    """
-
-    name = "token_quantile"
-    needs_logprobs = True
-
-    def __init__(self, q: float = 0.1) -> None:
-        if not 0.0 <= q <= 1.0:
-            raise ConfigurationError(f"TokenQuantile({q}): a quantile is between 0 and 1.")
-        self.q = q
-
-    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
-        """`token_quantile` in (0, 1], absent without log-probabilities."""
-        del replies
-        logprobs = asked.draft.decisive_logprobs
-        if not logprobs:
-            return {}
-        return {self.name: math.exp(quantile([token.logprob for token in logprobs], self.q))}
 
 
 class TextSignal(Signal):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from cascade.confidence.base import FEATURES, Asked, Check, Probe, Signal, UserSignal, take
 from cascade.confidence.checks import PTrueSignal, VerbalisedSignal
-from cascade.confidence.free import LogprobSignal, PromptSignal, TextSignal, TokenQuantile
+from cascade.confidence.free import LogprobSignal, PromptSignal, TextSignal
 from cascade.confidence.samples import SelfConsistency
 from cascade.errors import ConfigurationError
 
@@ -31,7 +31,6 @@ BUILT_IN: dict[str, type[Signal]] = {
     "logprobs": LogprobSignal,
     "text": TextSignal,
     "prompt": PromptSignal,
-    "token_quantile": TokenQuantile,
     "p_true": PTrueSignal,
     "verbalised": VerbalisedSignal,
     "self_consistency": SelfConsistency,

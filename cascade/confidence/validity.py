@@ -188,28 +188,12 @@ _REFERENCES = frozenset(("$ref", "$dynamicRef", "$recursiveRef"))
 _TYPES = frozenset(("array", "boolean", "integer", "null", "number", "object", "string"))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+def _is(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kinds)
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int | float) and value >= 0
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
+def _lists(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(isinstance(v, kind) for v in value)
 
 
 def _are_types(value: Any) -> bool:
@@ -217,21 +201,19 @@ def _are_types(value: Any) -> bool:
     return bool(kinds) and all(isinstance(kind, str) and kind in _TYPES for kind in kinds)
 
 
+_NUMBERS = """exclusiveMaximum exclusiveMinimum maxContains maximum maxItems maxLength maxProperties
+    minContains minimum minItems minLength minProperties""".split()  # noqa: SIM905
 _FORMS: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(_NAMED, _is_mapping),
-    **dict.fromkeys(_LISTS, lambda value: isinstance(value, list) and bool(value)),
-    **dict.fromkeys(("maximum", "minimum", "exclusiveMaximum", "exclusiveMinimum"), _is_number),
-    **dict.fromkeys(("maxContains", "maxItems", "maxLength", "maxProperties"), _is_size),
-    **dict.fromkeys(("minContains", "minItems", "minLength", "minProperties"), _is_size),
-    **dict.fromkeys(("$schema", "pattern"), _is_text),
-    **dict.fromkeys(_REFERENCES, lambda value: _is_text(value) and f"{value}/".startswith("#/")),
-    "multipleOf": lambda value: _is_number(value) and value > 0,
-    "prefixItems": _is_list,
-    "enum": _is_list,
-    "required": _are_texts,
+    **dict.fromkeys(_NAMED, _is(dict)),
+    **dict.fromkeys((*_LISTS, "enum"), _is(list)),
+    **dict.fromkeys(_NUMBERS, _is(int, float)),
+    **dict.fromkeys(("$schema", "pattern"), _is(str)),
+    **dict.fromkeys(_REFERENCES, lambda value: f"{value}/".startswith("#/")),
+    "dependentRequired": _is(dict),
+    "multipleOf": lambda value: isinstance(value, int | float) and value > 0,
+    "required": _lists(str),
     "type": _are_types,
-    "uniqueItems": lambda value: isinstance(value, bool),
-    "dependentRequired": lambda value: _is_mapping(value) and all(map(_are_texts, value.values())),
+    "uniqueItems": _is(bool),
 }
 """What the value of a keyword has to be: where it is something else, a check would fail."""
 
