@@ -1,0 +1,387 @@
+"""Policies by table, and the laws that all of them keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from cascade.errors import ConfigurationError
+from cascade.policies import (
+    DEFAULT_THRESHOLD,
+    AbstainPolicy,
+    BudgetPolicy,
+    CertifiedPolicy,
+    EconomicPolicy,
+    LearnsCosts,
+    NextSignal,
+    Policy,
+    Situation,
+    ThresholdPolicy,
+    TierOutlook,
+    can_change,
+    dollars,
+    promises,
+    tell_cost,
+    value_of_information,
+    with_observation,
+)
+from cascade.state import Assessment, Certificate, Decision
+
+CERTIFICATE = Certificate(
+    threshold=0.6, max_harm=0.05, delta=0.1, n=100, errors=1, coverage=0.5, bound=0.04
+)
+POLICIES: dict[str, Policy] = {
+    "threshold": ThresholdPolicy(0.7),
+    "economic": EconomicPolicy(0.05, 0.95),
+    "certified": CertifiedPolicy(CERTIFICATE),
+    "budget": BudgetPolicy(0.004, shadow_price=20.0),
+    "abstain": AbstainPolicy(EconomicPolicy(0.05, 0.95), 1.0),
+}
+COST = Decimal("0.01")
+chances = st.floats(0, 1)
+outlooks = st.lists(chances, min_size=1, max_size=30).map(tuple)
+every = pytest.mark.parametrize("name", POLICIES)
+
+
+def judged(confidence: float | None, *, last: bool = False, **known: object) -> Situation:
+    assessment = Assessment(**{"confidence": confidence, "calibrated": True, **known})  # type: ignore[arg-type]
+    return Situation(assessment, COST, above=(TierOutlook("large", None, COST),), last=last)
+
+
+@every
+def test_a_decision_is_monotone_in_confidence(name: str) -> None:
+    decisions = [POLICIES[name].decide(judged(i / 200)) for i in range(201)]
+    accepted = [decision.action == "accept" for decision in decisions]
+    assert all(later or not earlier for earlier, later in pairwise(accepted))
+    assert accepted[-1]
+    assert not accepted[0]
+
+
+@every
+def test_an_objection_comes_before_everything(name: str) -> None:
+    decision = POLICIES[name].decide(judged(1.0, objection="the answer is empty"))
+    assert (decision.action, decision.reason) == ("escalate", "the answer is empty")
+
+
+@every
+def test_a_missing_confidence_is_escalated_with_its_reason(name: str) -> None:
+    decision = POLICIES[name].decide(judged(None, missing="p_true did not come back"))
+    assert decision.action == "escalate"
+    assert decision.reason == "no confidence: p_true did not come back"
+    assert POLICIES[name].decide(judged(None)).reason == "no confidence: no signal was taken"
+
+
+@every
+def test_the_answer_of_the_last_tier_is_accepted(name: str) -> None:
+    decision = POLICIES[name].decide(judged(0.0, last=True, objection="the answer is empty"))
+    assert (decision.action, decision.reason) == ("accept", "the answer of the last tier")
+
+
+@every
+def test_nothing_is_observed_when_nothing_is_left_to_observe(name: str) -> None:
+    assert all(POLICIES[name].decide(judged(i / 50)).action != "observe" for i in range(51))
+
+
+@every
+def test_a_policy_says_what_it_is(name: str) -> None:
+    assert repr(POLICIES[name]).startswith(type(POLICIES[name]).__name__)
+    assert "0x" not in repr(POLICIES[name])
+
+
+@pytest.mark.parametrize("name", ["threshold", "economic"])
+def test_without_an_outlook_a_signal_is_not_paid_for(name: str) -> None:
+    assessment = Assessment(confidence=0.5, calibrated=True)
+    situation = Situation(assessment, COST, NextSignal("p_true", (), Decimal(0)))
+    assert POLICIES[name].decide(situation).action == "escalate"
+
+
+def test_a_decision_without_figures_is_not_put_off() -> None:
+    decision = Decision(action="escalate", reason="because")
+    signal = NextSignal("p_true", (0.1, 0.9), Decimal(0))
+    assert with_observation(decision, signal, can_change) is decision
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ThresholdPolicy(1.1),
+        lambda: ThresholdPolicy(float("nan")),
+        lambda: ThresholdPolicy(0.5, uncalibrated=-0.1),
+        lambda: EconomicPolicy(0.0),
+        lambda: EconomicPolicy(float("inf")),
+        lambda: EconomicPolicy(1.0, p_large=-0.1),
+        lambda: BudgetPolicy(0.0),
+        lambda: BudgetPolicy(float("inf")),
+        lambda: BudgetPolicy(1.0, shadow_price=float("nan")),
+        lambda: BudgetPolicy(1.0, step=0.0),
+        lambda: BudgetPolicy(1.0, p_large=1.5),
+        lambda: AbstainPolicy(ThresholdPolicy(), -1.0),
+        lambda: AbstainPolicy(ThresholdPolicy(), float("nan")),
+    ],
+)
+def test_amounts_that_mean_nothing_are_refused(make: Callable[[], Policy]) -> None:
+    with pytest.raises(ConfigurationError):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        ("0", "$0.00"),
+        ("1234.5", "$1,234.50"),
+        ("0.25", "$0.250"),
+        ("0.0123456", "$0.0123"),
+        ("0.0000004567", "$0.000000457"),
+    ],
+)
+def test_amounts_are_rounded_for_people(amount: str, text: str) -> None:
+    assert dollars(Decimal(amount)) == text
+
+
+# --- threshold
+
+
+@pytest.mark.parametrize(
+    ("confidence", "threshold", "action"),
+    [(0.80, 0.8, "accept"), (0.79, 0.8, "escalate"), (0.999, 1.0, "escalate"), (0, 0, "accept")],
+)
+def test_at_the_threshold_and_above_a_draft_is_accepted(
+    confidence: float, threshold: float, action: str
+) -> None:
+    decision = ThresholdPolicy(threshold).decide(judged(confidence))
+    assert (decision.action, decision.threshold) == (action, threshold)
+    assert decision.confidence == confidence
+
+
+def test_the_default_is_a_policy_with_the_documented_threshold() -> None:
+    assert isinstance(ThresholdPolicy(), Policy)
+    assert ThresholdPolicy().threshold == DEFAULT_THRESHOLD == 0.8
+
+
+def test_the_reason_says_whether_the_number_is_calibrated() -> None:
+    raw = ThresholdPolicy().decide(judged(0.9, calibrated=False))
+    assert raw.reason == "uncalibrated score 0.900 ≥ 0.800"
+    calibrated = ThresholdPolicy().decide(judged(0.9))
+    assert calibrated.reason == "confidence 0.900 ≥ 0.800"
+    assert (raw.calibrated, calibrated.calibrated) == (False, True)
+
+
+def test_the_reason_never_shows_a_rounded_contradiction() -> None:
+    assert ThresholdPolicy(0.8).decide(judged(0.79999)).reason == "confidence 0.79999 < 0.8"
+
+
+def test_raw_scores_may_have_a_threshold_of_their_own() -> None:
+    policy = ThresholdPolicy(0.2, uncalibrated=0.9)
+    assert policy.decide(judged(0.5)).threshold == 0.2
+    assert policy.decide(judged(0.5, calibrated=False)).threshold == 0.9
+    assert policy.decide(judged(None, calibrated=False)).threshold == 0.9
+
+
+@given(st.lists(st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9]), min_size=1, max_size=60), chances)
+def test_an_escalation_budget_is_used_up_but_for_ties(
+    confidences: list[float], rate: float
+) -> None:
+    policy = ThresholdPolicy.at_rate(confidences, rate)
+    allowed = round(rate * len(confidences))
+    escalated = sum(c < policy.threshold for c in confidences)
+    assert escalated <= allowed
+    if allowed < len(confidences):
+        assert escalated + confidences.count(policy.threshold) > allowed
+    assert policy.uncalibrated == DEFAULT_THRESHOLD
+
+
+@pytest.mark.parametrize(
+    ("confidences", "rate"), [([], 0.5), ([0.5], -0.1), ([0.5], 1.1), ([0.5], float("nan"))]
+)
+def test_an_escalation_budget_that_is_none_is_refused(
+    confidences: list[float], rate: float
+) -> None:
+    with pytest.raises(ConfigurationError, match="escalation"):
+        ThresholdPolicy.at_rate(confidences, rate)
+
+
+# --- economic
+
+error_prices = st.floats(0.01, 5)
+
+
+@given(error_prices, chances, chances, st.one_of(st.none(), chances))
+def test_the_cheaper_side_wins_also_with_p_large_per_question(
+    error: float, confidence: float, p_large: float, known: float | None
+) -> None:
+    assessment = Assessment(confidence=confidence, p_large=known)
+    decision = EconomicPolicy(error, p_large).decide(Situation(assessment, COST))
+    accept = error * (1 - confidence)
+    escalate = float(COST) + error * (1 - (p_large if known is None else known))
+    assume(abs(accept - escalate) > 1e-9 * (1 + error))
+    assert decision.action == ("accept" if accept < escalate else "escalate")
+    assert float(decision.expected_cost_accept_usd or 0) == pytest.approx(accept)
+    assert float(decision.expected_cost_escalate_usd or 0) == pytest.approx(escalate)
+    assert decision.tier is None
+
+
+tiers = st.lists(
+    st.tuples(st.one_of(st.none(), st.decimals(0, 1, places=3)), st.one_of(st.none(), chances)),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(tiers, chances, error_prices)
+def test_of_several_larger_tiers_the_one_that_is_expected_to_be_cheapest_is_compared(
+    above: list[tuple[Decimal | None, float | None]], confidence: float, error: float
+) -> None:
+    outlook = tuple(TierOutlook(f"t{i}", p, cost) for i, (cost, p) in enumerate(above))
+    situation = Situation(Assessment(confidence=confidence), outlook[0].cost_usd, above=outlook)
+    decision = EconomicPolicy(error, 0.9).decide(situation)
+    sides = {
+        t.tier: float(t.cost_usd) + error * (1 - (0.9 if t.p_correct is None else t.p_correct))
+        for t in outlook
+        if t.cost_usd is not None
+    }
+    if not sides:
+        assert (decision.action, decision.confidence) == ("escalate", confidence)
+        assert "the cost of escalating is unknown" in decision.reason
+        return
+    sides["draft"] = error * (1 - confidence)
+    chosen = "draft" if decision.action == "accept" else decision.tier or "t0"
+    assert sides[chosen] <= min(sides.values()) + 1e-9 * (1 + error)
+
+
+def test_a_middle_tier_that_promises_too_little_is_skipped_also_by_what_is_ruled_out() -> None:
+    above = (
+        TierOutlook("middle", 0.5, Decimal("0.005")),
+        TierOutlook("large", 0.95, Decimal("0.01")),
+    )
+    for assessment in (Assessment(confidence=0.4), Assessment(objection="the answer is empty")):
+        assert EconomicPolicy(0.05).decide(Situation(assessment, above=above)).tier == "large"
+
+
+def test_an_unknown_cost_of_escalating_is_no_reason_to_accept() -> None:
+    decision = EconomicPolicy(1.0).decide(Situation(Assessment(confidence=0.99)))
+    assert decision.action == "escalate"
+    assert "set a price on the next tier" in decision.reason
+
+
+# --- another signal
+
+
+@given(outlooks, chances, st.floats(0.001, 100))
+def test_information_is_never_worth_less_than_nothing(
+    outlook: tuple[float, ...], threshold: float, error: float
+) -> None:
+    worth = value_of_information(NextSignal("s", outlook), threshold, error)
+    gaps = np.array([threshold - p for p in outlook])
+    brute = error * (min(0.0, gaps.mean()) - np.minimum(0.0, gaps).mean())
+    assert worth >= 0
+    assert worth == pytest.approx(brute, abs=1e-9 * error)
+
+
+@given(st.lists(st.floats(0.5, 1), max_size=30))
+def test_a_signal_that_never_changes_the_decision_is_worth_exactly_nothing(
+    outlook: list[float],
+) -> None:
+    assert value_of_information(NextSignal("s", tuple(outlook)), 0.5, 3.0) == 0.0
+    assert value_of_information(NextSignal("s", tuple(1 - p for p in outlook)), 0.5, 3.0) == 0.0
+
+
+def looking(outlook: tuple[float, ...], cost: str | None) -> Situation:
+    signal = NextSignal("p_true", outlook, None if cost is None else Decimal(cost))
+    return Situation(Assessment(confidence=0.7, calibrated=True), COST, signal)
+
+
+@pytest.mark.parametrize(
+    ("outlook", "cost", "action"),
+    [
+        ((0.2, 1.0), "0.001", "observe"),
+        ((0.2, 1.0), "0.02", "escalate"),
+        ((0.7, 0.71), "0", "escalate"),
+        ((0.2, 1.0), None, "observe"),
+    ],
+)
+def test_a_signal_is_taken_when_it_is_worth_more_than_it_costs(
+    outlook: tuple[float, ...], cost: str | None, action: str
+) -> None:
+    decision = EconomicPolicy(0.05).decide(looking(outlook, cost))
+    assert decision.action == action
+    if cost is None:
+        assert decision.reason.endswith("is worth $0.00500 and costs an unknown amount")
+
+
+@pytest.mark.parametrize(
+    ("outlook", "action"),
+    [((0.2, 0.9), "observe"), ((0.2, 0.7), "escalate"), ((0.8,), "observe")],
+)
+def test_a_threshold_takes_a_signal_that_may_change_the_decision(
+    outlook: tuple[float, ...], action: str
+) -> None:
+    assert ThresholdPolicy(0.8).decide(looking(outlook, "9")).action == action
+
+
+# --- dollar budgets
+
+
+@pytest.mark.parametrize("budget", [0.002, 0.005, 0.008])
+def test_a_dollar_budget_is_kept_on_average(budget: float) -> None:
+    """Drafts cost $0.0005, escalations $0.01 more, and the confidences drift half-way."""
+    rng = np.random.default_rng(3)
+    keeper = BudgetPolicy(budget)
+    assert isinstance(keeper, LearnsCosts)
+    costs = []
+    for i in range(6000):
+        confidence = float(rng.beta(6, 2) if i < 3000 else rng.beta(4, 3))
+        escalated = keeper.decide(judged(confidence)).action == "escalate"
+        costs.append(0.0005 + 0.01 * escalated)
+        keeper.paid(Decimal(str(costs[-1])))
+    assert np.mean(costs) == pytest.approx(budget, rel=0.05)
+
+
+def test_a_higher_shadow_price_never_escalates_more() -> None:
+    for i in range(21):
+        actions = [
+            BudgetPolicy(0.01, shadow_price=price).decide(judged(i / 20)).action
+            for price in (0.0, 10.0, 50.0, 200.0)
+        ]
+        assert actions == sorted(actions, reverse=True)  # escalate …, then accept …
+
+
+def test_a_budget_cannot_spend_what_it_does_not_know() -> None:
+    decision = BudgetPolicy(0.01).decide(Situation(Assessment(confidence=0.1)))
+    assert decision.action == "accept"
+    assert "unknown" in decision.reason
+
+
+def test_a_budget_learns_what_requests_cost_from_within_other_policies() -> None:
+    keeper = BudgetPolicy(0.001)
+    tell_cost(AbstainPolicy(keeper, 1.0), Decimal("0.1"))
+    assert keeper.shadow_price > 0
+    tell_cost(ThresholdPolicy(), Decimal("0.1"))  # has no use for it
+
+
+# --- abstaining
+
+
+@pytest.mark.parametrize(
+    ("confidence", "price", "action"),
+    [(0.5, 0.001, "abstain"), (0.5, 0.1, "escalate"), (0.99, 0.001, "accept")],
+)
+def test_abstaining_is_chosen_when_it_is_the_cheapest(
+    confidence: float, price: float, action: str
+) -> None:
+    decision = AbstainPolicy(EconomicPolicy(0.05), price).decide(judged(confidence))
+    assert decision.action == action
+
+
+def test_abstaining_needs_both_sides_in_dollars() -> None:
+    assert AbstainPolicy(ThresholdPolicy(), 0.0).decide(judged(0.1)).action == "escalate"
+
+
+def test_a_promise_is_seen_through_other_policies() -> None:
+    assert promises(AbstainPolicy(CertifiedPolicy(CERTIFICATE), 1.0))
+    assert not promises(AbstainPolicy(ThresholdPolicy(), 1.0))
