@@ -312,8 +312,9 @@ class Run:
             (self.action == "ask" or self.answered_by_person, "person"),
             (self.action == "accept", "accepted"),
             (self.action == "abstain", "abstained"),
+            (True, "unfinished"),
         )
-        return next((outcome for so, outcome in ways if so), "unfinished")
+        return next(outcome for so, outcome in ways if so)
 
 
 @dataclass(slots=True)

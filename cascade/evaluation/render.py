@@ -169,6 +169,8 @@ class Document:
 
 UNKNOWN = "?"
 ESTIMATED = "≈ "
+_NOISE = Decimal("1e-12")
+"""Less than this is the rounding of floats."""
 _TINY_USD = Decimal("1e-8")
 _TINY_SHARE = Decimal("1e-4")
 
@@ -294,7 +296,9 @@ def _known(value: Number | None) -> Decimal | None:
     if value is None:
         return None
     exact = value if isinstance(value, Decimal) else Decimal(str(value))
-    return exact if exact.is_finite() else None
+    if not exact.is_finite():
+        return None
+    return exact if abs(exact) >= _NOISE else Decimal(0)
 
 
 def _signed(value: Decimal, places: int, group: str = "") -> str:
@@ -441,8 +445,8 @@ def _nested(value: object) -> JsonValue:
         return {field.name: to_data(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): to_data(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):  # numpy's
-        return to_data(value.tolist())
+    if to_list := getattr(value, "tolist", None):  # numpy's
+        return to_data(to_list())
     if isinstance(value, Iterable):
         items = sorted(value, key=str) if isinstance(value, AbstractSet) else value
         return [to_data(item) for item in items]

@@ -162,9 +162,9 @@ def report_of(
     status = _status(runs, total, found, unknown)
     claimed = status in ("verified", "measured")
     audits = books.summed(lambda key: key[0] == "audit").get(True, Sums())
-    verdict, reason = _verdict(runs, found, status, quality, float(audits.spent))
-    advice = _advice(books, runs, verdict, status, precision)
     what_if = what_if_of(runs, float(total.spent))
+    verdict, reason = _verdict(runs, found, status, quality, float(audits.spent), what_if)
+    advice = _advice(books, runs, verdict, status, precision)
     facts, tables = _facts(books, runs, status), _lists(books, runs)
     if what_if is not None:
         tables.insert(0, _choices(what_if))
@@ -195,7 +195,7 @@ def report_of(
         unknown_baselines=unknown,
         quality=quality,
         escalation=escalation(runs),
-        right_usd=right(runs, float(total.spent), quality),
+        right_usd=None if total.unpriced else right(runs, float(total.spent), quality),
         trouble=_trouble(books),
         what_if=what_if,
         document=Document(
@@ -224,7 +224,12 @@ def _status(runs: Any, total: Sums, found: SavingReport, unknown: int) -> Status
 
 
 def _verdict(
-    runs: Any, found: SavingReport, status: Status, quality: Quality | None, audits_usd: float
+    runs: Any,
+    found: SavingReport,
+    status: Status,
+    quality: Quality | None,
+    audits_usd: float,
+    what_if: WhatIf | None,
 ) -> tuple[Verdict, str]:
     low, high = found.saving.low, found.saving.high
     of_bill = " of what the large model alone would have cost"
@@ -234,6 +239,13 @@ def _verdict(
         reason = "there are no requests in this period"
     elif (runs.outcome == "shadow").all():
         reason = "the large model answered everything: a shadow start saves nothing yet"
+        if what_if is not None and what_if.in_force is not None:
+            live = what_if.choices[what_if.start]
+            reason += (
+                f"; live at {live.threshold:.3f} it would have saved {dollars(live.saving.value)} "
+                f"({percent(live.share.value)}), with {percent(live.worse)} of the requests "
+                f"accepted and worse, at most {percent(live.worse_high)}"
+            )
     elif high <= 0 and low < 0 and high + audits_usd > 0:
         reason = (
             f"its audits cost {dollars(audits_usd)}, without which it would have saved up to "
@@ -370,15 +382,11 @@ def _facts(books: Books, runs: Any, status: Status) -> tuple[Fact, ...]:
     found, unknown, _ = account(runs, float(total.spent))
     quality, spent = quality_of(runs), float(total.spent)
     checked = quality is not None and quality.checked > 0
-    per_answer, bill = right(runs, spent, quality), found.baseline
+    per_answer = None if total.unpriced else right(runs, spent, quality)
     failed = sum(health.ends["failed"] for health in books.health.values())
     calls = failed + sum(health.ends["ok"] for health in books.health.values())
     half, most = _took(runs.latency_s[runs.latency_s > 0], (0.5, 0.95))
-    saved, share = figure(found.saving, "usd"), figure(found.share, "share")
-    if unknown:
-        saved, share = (
-            Figure(None, kind.unit, kind.low, None, "unknown") for kind in (saved, share)
-        )
+    bill, saved, share = _shown(total, found, unknown)
     note = {"verified": "the lower end is what may be claimed", "estimated": "no audits yet"}
     worse = "" if quality is None else f"{quality.worse:,} of {quality.checked:,}"
     return (
@@ -397,38 +405,49 @@ def _facts(books: Books, runs: Any, status: Status) -> tuple[Fact, ...]:
         Fact(
             "cost per answer as good as the large model's",
             figure(per_answer, "usd"),
-            "" if not len(runs) else f"large alone {dollars(bill.value / len(runs))}",
+            "large alone "
+            + dollars(None if bill.value is None or not len(runs) else bill.value / len(runs)),
         ),
         Fact("95 % of requests took at most", most, f"half of them {words(half)}"),
         Fact("calls that failed", Figure(failed / calls if calls else None, "share")),
     )
 
 
+def _shown(total: Sums, found: SavingReport, unknown: int) -> tuple[Figure, Figure, Figure]:
+    """Large-only bill, saving and its share, as far as they are known: a cost without a price
+    leaves a saving no lower end, a draft without a baseline leaves it no upper one."""
+
+    def shown(estimate: Estimate, unit: Unit, unpriced: int) -> Figure:
+        value = None if unknown or unpriced else estimate.value
+        low, high = None if unpriced else estimate.low, None if unknown else estimate.high
+        return Figure(value, unit, low, high, estimate.basis)
+
+    return (
+        shown(found.baseline, "usd", 0),
+        shown(found.saving, "usd", total.unpriced),
+        shown(found.share, "share", total.unpriced),
+    )
+
+
 def _money(total: Sums, found: SavingReport, unknown: int) -> Table:
-    saved, estimated = figure(found.saving, "usd"), Figure(found.estimated_usd, "usd")
+    bill, saved, share = _shown(total, found, unknown)
     how = "; ".join(part for part in (found.saving.method, found.saving.note) if part)
-    rows: list[tuple[Cell, ...]] = [
-        ("large model alone", figure(found.baseline, "usd"), "with every request"),
-        ("spent", Figure(total.cost, "usd"), "known costs"),
-        ("spent, assumed", Figure(total.assumed, "usd"), f"{total.unknown:,} unknown costs"),
-        ("saved, measured", Figure(found.measured_usd, "usd"), "escalated and audited requests"),
-        ("saved, estimated", estimated, "accepted drafts that were not audited"),
-        ("saved, unknown", None, f"{unknown:,} accepted drafts without any baseline"),
-        ("net saving", saved, how),
-        ("as a share", figure(found.share, "share"), "of the large-only bill"),
-    ]
-    if unknown:
-        rows[0] = ("large model alone", None, f"at least {dollars(found.baseline.low)}")
-        rows[-2:] = [("net saving", None, f"at least {dollars(found.saving.low)}; {how}")]
-    elif found.estimated_usd:
-        rows[4] = (
-            "saved, estimated",
-            Figure(found.estimated_usd, "usd", basis="estimated"),
-            rows[4][2],
-        )
-    dropped = {"spent, assumed": total.unknown, "saved, unknown": unknown}
-    kept = tuple(row for row in rows if dropped.get(str(row[0]), True))
-    return Table("Money", ("", "dollars", "how"), kept)
+    guess: Basis = "estimated" if found.estimated_usd else "measured"
+    estimated = Figure(found.estimated_usd, "usd", basis=guess)
+    rows: tuple[tuple[bool, tuple[Cell, ...]], ...] = (
+        (True, ("large model alone", bill, "with every request")),
+        (True, ("spent", _dollars(total.cost, total.unpriced), "known costs")),
+        (
+            total.unknown > 0,
+            ("spent, assumed", Figure(total.assumed, "usd"), f"{total.unknown:,} unknown costs"),
+        ),
+        (True, ("saved, measured", Figure(found.measured_usd, "usd"), "escalated and audited")),
+        (True, ("saved, estimated", estimated, "accepted drafts that were not audited")),
+        (unknown > 0, ("saved, unknown", None, f"{unknown:,} accepted drafts without a baseline")),
+        (True, ("net saving", saved, how)),
+        (True, ("as a share", share, "of the large-only bill")),
+    )
+    return Table("Money", ("", "dollars", "how"), tuple(row for kept, row in rows if kept))
 
 
 def _compared(now: Sequence[Fact], earlier: Books) -> Table:
@@ -454,9 +473,7 @@ def _breakdowns(books: Books, by: Sequence[str], found: SavingReport) -> list[Ta
     names = [tag for name in by for tag in (teams if name == "tags" else (name,))]
     tables = [_breakdown(books, name, scale) for name in dict.fromkeys(names)]
     # A tag that no entry has makes one line without a name, and the total.
-    return [
-        table for table in tables if len(table.rows) > 2 or table.rows[0][0] not in ("–", "total")
-    ]
+    return [table for table in tables if len(table.rows) > 2 or table.rows[0][:1] != ("–",)]
 
 
 def _breakdown(books: Books, by: str, scale: float | None) -> Table:
@@ -493,7 +510,7 @@ def _breakdown(books: Books, by: str, scale: float | None) -> Table:
         cells = (
             Figure(sums.calls, "count"),
             _dollars(sums.spent, sums.unpriced),
-            Figure(sums.saved, "usd"),
+            Figure(sums.saved, "usd", partial=sums.unpriced > 0),
             Figure(guess or (None if unknown else 0), "usd", basis=basis, partial=unknown),
         )
         if name or any(cell.value != 0 for cell in cells):

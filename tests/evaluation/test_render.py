@@ -54,8 +54,9 @@ from cascade.state import Decision
         (0.0768123, "$0.0768"),
         (0.000071, "$0.000071"),
         (Decimal("0.0000007123"), "$0.00000071"),
-        (1e-12, "<$0.00000001"),
-        (-1e-17, "−$0.00"),
+        (1e-11, "<$0.00000001"),
+        (-1e-11, "−$0.00"),
+        (-1e-17, "$0.00"),
     ],
 )
 def test_dollars_have_three_digits_and_never_twelve_zeros(amount: Any, said: str) -> None:

@@ -126,6 +126,9 @@ def test_calls_without_a_price_leave_nothing_verified() -> None:
     assert cells_of(report, "Unknown costs", "draft")[1:] == ["price not set", "3", "?"]
     assert "Tier(…, price=Price(…))" in report.advice
     assert "For 3 nothing can be assumed" in text_of(report)
+    # A cost that is missing may be anything: there is an upper end of the saving alone.
+    assert cells_of(report, "Money", "net saving")[0] == "? (? to $0.00)"
+    assert report.right_usd is None
 
 
 def test_an_unpriced_large_model_is_unknown_and_never_zero() -> None:
@@ -136,7 +139,7 @@ def test_an_unpriced_large_model_is_unknown_and_never_zero() -> None:
     assert words(report.document.facts[2].figure, interval=False) == "?"
     assert cells_of(report, "By tier", "small")[-1] == "?"
     assert "≈ $0.00" not in text
-    assert "3 accepted drafts without any baseline" in text
+    assert "3 accepted drafts without a baseline" in text
     assert report.verdict == "cannot tell yet"
 
 
@@ -563,6 +566,11 @@ def test_shadow_runs_say_what_going_live_would_give() -> None:
     assert (live.escalated, none.escalated) == (0.0, 1.0)
     assert live.worse == pytest.approx(0.1)
     assert live.saving.value == pytest.approx(10 * (0.01 - 0.0001))
+    assert "live at" not in reported(told).reason
+    set_up = [Story().shadow(loss=0.0, confidence=0.9, threshold=0.5) for _ in range(10)]
+    assert (
+        "live at 0.500 it would have saved $0.099 (99.0 %), with 0.0 %" in reported(set_up).reason
+    )
 
 
 def test_only_the_latest_requests_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
