@@ -1,0 +1,403 @@
+"""Row 1: a graph of agents on LangGraph, at home in the graphs, threads and streams of others."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import signal
+import sqlite3
+from collections.abc import Iterator
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langchain_core.messages import AIMessage, AnyMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.types import Command, Send, interrupt
+
+from cascade import Cascade, Decision, MemoryLedger, Situation
+from cascade.events import Decided
+from tests.acceptance.edition import (
+    calls_of,
+    entries_of,
+    fails_on_first,
+    node_name,
+    open_ledger,
+    pair,
+    start,
+    stored,
+    unfinished,
+    with_own_end,
+)
+from tests.acceptance.upstream import Answer, Held, Upstream
+
+THREAD: Any = {"configurable": {"thread_id": "t"}}
+Q = "Capital of Australia?"
+AGENTS = ("router", "draft", "self_check", "verify", "person", "expert")
+
+
+def asking(text: str = Q) -> Any:
+    return {"messages": [("human", text)]}
+
+
+def texts(state: Any) -> list[str]:
+    return [message.text for message in state["messages"]]
+
+
+def around(graph: Any, saver: Any = None, **more: Any) -> Any:
+    """A graph of somebody else's with the cascade as one of its nodes."""
+    builder = StateGraph(MessagesState)
+    builder.add_node("cascade", graph)
+    builder.add_node("after", lambda _: {"messages": [AIMessage("done")]})
+    builder.add_edge(START, "cascade")
+    builder.add_edge("cascade", "after")
+    builder.add_edge("after", END)
+    return builder.compile(checkpointer=saver, **more)
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[SqliteSaver]:
+    with sqlite3.connect(tmp_path / "threads.db", check_same_thread=False) as connection:
+        yield SqliteSaver(connection)
+
+
+# --- a part of other graphs
+
+
+def test_the_agents_are_the_nodes_of_the_graph(upstream: Upstream) -> None:
+    drawn = pair(upstream, router=lambda _: None).graph.get_graph()
+    assert {node_name(agent) for agent in AGENTS} <= set(drawn.nodes)
+    assert node_name("draft") in drawn.draw_mermaid()
+
+
+@pytest.mark.parametrize("p", [0.95, 0.3])
+def test_the_graph_answers_by_itself_and_keeps_the_messages(upstream: Upstream, p: float) -> None:
+    state = pair(upstream, p).graph.invoke(asking())
+    tier = "small" if p > 0.8 else "large"
+    assert texts(state) == [Q, f"{tier}: {Q}"]
+    assert state["messages"][-1].response_metadata["tier"] == tier
+
+
+def test_it_is_a_subgraph_with_the_checkpointer_of_the_graph_around_it(
+    upstream: Upstream, sqlite: SqliteSaver
+) -> None:
+    graph = around(pair(upstream, 0.3).graph, sqlite)
+    assert texts(graph.invoke(asking(), THREAD)) == [Q, f"large: {Q}", "done"]
+    assert texts(graph.get_state(THREAD).values) == [Q, f"large: {Q}", "done"]
+
+
+async def test_it_is_a_subgraph_with_an_asynchronous_checkpointer(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "threads.db")) as saver:
+        graph = around(pair(upstream, 0.3).graph, saver)
+        assert texts(await graph.ainvoke(asking(), THREAD)) == [Q, f"large: {Q}", "done"]
+
+
+async def test_a_node_may_call_the_graph(upstream: Upstream) -> None:
+    inner = pair(upstream).graph
+
+    async def node(state: MessagesState) -> Any:
+        return {"messages": (await inner.ainvoke({"messages": state["messages"]}))["messages"][-1:]}
+
+    assert texts(await around(node).ainvoke(asking())) == [Q, f"small: {Q}", "done"]
+
+
+def test_each_turn_of_a_thread_is_a_run_of_its_own(upstream: Upstream, sqlite: SqliteSaver) -> None:
+    store = MemoryLedger()
+    graph = around(pair(upstream, 0.3, ledger=store).graph, sqlite)
+    graph.invoke(asking("one"), THREAD)
+    assert texts(graph.invoke(asking("two"), THREAD))[-2:] == ["large: two", "done"]
+    assert calls_of(store) == [("draft", "ok"), ("expert", "ok")] * 2
+    assert len({entry.run_id for entry in entries_of(store)}) == 2
+    assert upstream.asked("small")[1].texts == ["one", "large: one", "done", "two"]
+
+
+async def test_20_questions_that_are_sent_to_it_at_once_get_their_own_answers(
+    upstream: Upstream,
+) -> None:
+    class State(TypedDict):
+        messages: Annotated[list[AnyMessage], lambda old, new: [*old, *new]]
+
+    builder = StateGraph(State)
+    builder.add_node("cascade", pair(upstream).graph)
+    sends = [Send("cascade", asking(f"question {n}")) for n in range(20)]
+    builder.add_conditional_edges(START, lambda _: sends, ["cascade"])
+    state = await builder.compile(checkpointer=InMemorySaver()).ainvoke({"messages": []}, THREAD)
+    answers = [text for text in texts(state) if text.startswith("small: ")]
+    assert answers == [f"small: question {n}" for n in range(20)]
+
+
+# --- streams of graphs
+
+
+MODES = ["values", "updates", "messages", "custom", "debug", "tasks", "checkpoints"]
+
+
+@pytest.mark.parametrize("p", [0.95, 0.3])
+@pytest.mark.parametrize("how", ["sync", "async"])
+async def test_every_stream_mode_works_and_shows_the_answer_alone(
+    upstream: Upstream, how: str, p: float
+) -> None:
+    tier = "small" if p > 0.8 else "large"
+    graph = around(pair(upstream, p).graph, InMemorySaver())
+    if how == "sync":
+        given = await asyncio.to_thread(
+            lambda: list(graph.stream(asking(), THREAD, stream_mode=MODES, subgraphs=True))
+        )
+    else:
+        stream = graph.astream(asking(), THREAD, stream_mode=MODES, subgraphs=True)
+        given = [event async for event in stream]
+    seen = {mode: [event for _, m, event in given if m == mode] for mode in MODES}
+    assert all(seen.values()), {mode: len(events) for mode, events in seen.items()}
+    assert texts(seen["values"][-1]) == [Q, f"{tier}: {Q}", "done"]
+    steps = [step for event in seen["updates"] for step in event]
+    assert [each for each in steps if each in ("cascade", "after")] == ["cascade", "after"]
+    decided = [event for event in seen["custom"] if isinstance(event, Decided)]
+    assert [event.decision.action for event in decided] == [
+        "accept" if tier == "small" else "escalate"
+    ]
+    shown = [message.text for message, _ in seen["messages"] if message.type != "human"]
+    assert "small" not in "".join(shown) or tier == "small"
+    assert "".join(shown).replace("done", "") == f"{tier}: {Q}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_each_stream_mode_works_alone(upstream: Upstream, mode: Any) -> None:
+    graph = pair(upstream, 0.3).build_graph().compile(checkpointer=InMemorySaver())
+    assert [event async for event in graph.astream(asking(), THREAD, stream_mode=mode)]
+
+
+# --- interrupts
+
+
+class AskPerson:
+    """A policy that leaves every draft to a person."""
+
+    def decide(self, situation: Situation) -> Decision:
+        score = situation.assessment.confidence
+        return Decision(action="ask", reason="better ask", confidence=score)
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "tier"),
+    [
+        ("accept", f"small: {Q}", "small"),
+        ("escalate", f"large: {Q}", "large"),
+        ({"answer": "Canberra"}, "Canberra", "person"),
+    ],
+    ids=["accept", "escalate", "answer"],
+)
+def test_a_person_decides_after_an_interrupt_and_nothing_is_paid_twice(
+    upstream: Upstream, sqlite: SqliteSaver, said: Any, answer: str, tier: str
+) -> None:
+    store = MemoryLedger()
+    graph = around(pair(upstream, 0.5, policy=AskPerson(), ledger=store).graph, sqlite)
+    (asked,) = graph.invoke(asking(), THREAD)["__interrupt__"]
+    assert asked.value["draft"] == f"small: {Q}"
+    assert asked.value["reason"] == "better ask"
+    state = graph.invoke(Command(resume=said), THREAD)
+    assert texts(state) == [Q, answer, "done"]
+    assert state["messages"][1].response_metadata["tier"] == tier
+    assert upstream.models() == ["small", *(["large"] if tier == "large" else [])]
+    nodes = ["draft", "verify", "person", *(["expert"] if tier == "large" else [])]
+    assert [entry.node for entry in entries_of(store) if entry.node != "self_check"] == nodes
+
+
+async def test_another_process_can_resume_a_run(upstream: Upstream, tmp_path: Path) -> None:
+    for given in (asking(), Command(resume="escalate")):
+        async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "threads.db")) as saver:
+            cascade = pair(upstream, 0.5, policy=AskPerson())  # a new one, as a new process has
+            state = await cascade.build_graph().compile(checkpointer=saver).ainvoke(given, THREAD)
+    assert texts(state) == [Q, f"large: {Q}"]
+    assert upstream.models() == ["small", "large"]
+
+
+@pytest.mark.parametrize("node", ["draft", "self_check", "verify"])
+async def test_a_run_that_stops_after_any_node_goes_on_without_paying_again(
+    upstream: Upstream, node: str
+) -> None:
+    saver, cascade = InMemorySaver(), pair(upstream, 0.3)
+    stops = cascade.build_graph().compile(checkpointer=saver, interrupt_after=[node_name(node)])
+    await stops.ainvoke(asking(), THREAD)
+    assert upstream.models() == ["small"]
+    state = await cascade.build_graph().compile(checkpointer=saver).ainvoke(None, THREAD)
+    assert texts(state)[-1] == f"large: {Q}"
+    assert upstream.models() == ["small", "large"]
+
+
+# --- kills
+
+
+ASKS = """
+import sys
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import START, MessagesState, StateGraph
+from cascade import Cascade, Tier
+from tests.acceptance.edition import open_ledger
+
+url, folder, question = sys.argv[1:]
+tiers = [Tier(f"openai:{name}", base_url=url, api_key="k") for name in ("small", "large")]
+ledger = open_ledger(f"sqlite:///{folder}/ledger.db")
+cascade = Cascade(*tiers, ledger=ledger)
+builder = StateGraph(MessagesState)
+builder.add_node("cascade", cascade.graph)
+builder.add_edge(START, "cascade")
+with SqliteSaver.from_conn_string(f"{folder}/threads.db") as saver:
+    graph = builder.compile(checkpointer=saver)
+    given = {"messages": [("human", question)]} if question else None
+    thread = {"configurable": {"thread_id": "t"}}
+    print(graph.invoke(given, thread, durability="sync")["messages"][-1].text)
+cascade.close()
+"""
+
+
+async def test_a_run_that_is_killed_in_the_large_call_pays_its_draft_once(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.echoes("small", 0.3)
+    upstream.next("large", Answer("never", held=Held()))
+    killed = start(ASKS, upstream.openai_url, str(tmp_path), Q)
+    await upstream.has_asked(1, "large")
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    resumed = start(ASKS, upstream.openai_url, str(tmp_path), "")
+    printed, complaints = await asyncio.to_thread(resumed.communicate, timeout=60)
+    assert printed.strip() == f"large: {Q}", complaints[-2000:]
+    assert upstream.models() == ["small", "large", "large"]
+    async with open_ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+        entries, begun = await stored(ledger), await unfinished(ledger)
+    assert calls_of(entries) == [("draft", "ok"), ("expert", "ok")]
+    assert [node for _, node in begun] == ["expert"]
+    assert {run for run, _ in begun} == {entry.run_id for entry in entries}
+
+
+# --- an own node
+
+
+@fails_on_first("build_graph() gives the cascade's own builder, of no type")
+def test_the_builder_is_fresh_and_typed_each_time(upstream: Upstream) -> None:
+    cascade = pair(upstream)
+    builder = cascade.build_graph()
+    assert isinstance(builder, StateGraph)
+    assert "StateGraph" in str(signature(Cascade.build_graph).return_annotation)
+    before = set(cascade.build_graph().nodes)
+    builder.add_node("mine", lambda _: {})
+    assert set(cascade.build_graph().nodes) == before
+    assert "mine" not in cascade.graph.get_graph().nodes
+
+
+@fails_on_first("there is no way to put it there")
+async def test_an_own_node_stands_between_the_verifier_and_the_end(upstream: Upstream) -> None:
+    seen = []
+
+    def mine(state: Any) -> Any:
+        seen.append(texts(state)[-1])
+        return {"messages": [AIMessage("checked")]}
+
+    graph = with_own_end(pair(upstream), mine).compile()
+    assert texts(await graph.ainvoke(asking())) == [Q, f"small: {Q}", "checked"]
+    assert seen == [f"small: {Q}"]
+
+
+# --- calls inside of nodes: no question ever gets another's answer
+
+
+class Notes(TypedDict):
+    answers: Annotated[list[str], operator.add]
+
+
+def one_node(node: Any) -> Any:
+    builder = StateGraph(Notes)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    return builder.compile(checkpointer=InMemorySaver())
+
+
+async def test_calls_before_an_interrupt_are_not_paid_again_after_it(upstream: Upstream) -> None:
+    cascade = pair(upstream)
+
+    async def node(_: Notes) -> Any:
+        answer = (await cascade.ainvoke("one")).answer
+        return {"answers": [answer, interrupt("may I?")]}
+
+    graph = one_node(node)
+    await graph.ainvoke({"answers": []}, THREAD)
+    state = await graph.ainvoke(Command(resume="yes"), THREAD)
+    assert state["answers"] == ["small: one", "yes"]
+    assert len(upstream.seen) == 1
+
+
+@fails_on_first("calls inside of a node are stored by their position")
+async def test_gathered_calls_keep_their_answers_when_their_order_changes(
+    upstream: Upstream,
+) -> None:
+    cascade = pair(upstream)
+    order = iter([("one", "two"), ("two", "one")])
+
+    async def node(_: Notes) -> Any:
+        first, _second = next(order)
+        begun = asyncio.Event()
+
+        async def ask(question: str) -> str:
+            if question != first:
+                await begun.wait()
+            asking = asyncio.ensure_future(cascade.ainvoke(question))
+            await asyncio.sleep(0)  # it has begun, and has its place
+            begun.set()
+            return (await asking).answer
+
+        answers = await asyncio.gather(ask("one"), ask("two"))
+        interrupt("may I?")
+        return {"answers": answers}
+
+    graph = one_node(node)
+    await graph.ainvoke({"answers": []}, THREAD)
+    state = await graph.ainvoke(Command(resume="yes"), THREAD)
+    assert state["answers"] == ["small: one", "small: two"]
+
+
+@fails_on_first("calls inside of a node are stored by their position")
+async def test_after_an_error_the_second_question_does_not_get_the_firsts_answer(
+    upstream: Upstream,
+) -> None:
+    cascade = pair(upstream)
+    todo = ["one", "two"]
+
+    async def node(_: Notes) -> Any:
+        answers = []
+        while todo:
+            answers.append((await cascade.ainvoke(todo[0])).answer)
+            if todo.pop(0) == "one":
+                raise OSError("the disk is full")
+        return {"answers": answers}
+
+    graph = one_node(node)
+    with pytest.raises(OSError, match="disk"):
+        await graph.ainvoke({"answers": []}, THREAD)
+    state = await graph.ainvoke(None, THREAD)
+    assert state["answers"] == ["small: two"]
+
+
+@fails_on_first("calls inside of a node are stored by their position")
+async def test_a_cascade_never_returns_the_answer_of_another_cascade(upstream: Upstream) -> None:
+    tiers = {
+        name: Cascade(upstream.tier(f"{name}-small"), upstream.tier(f"{name}-large"))
+        for name in ("legal", "medical")
+    }
+    todo = ["legal", "medical"]
+
+    async def node(_: Notes) -> Any:
+        answer = (await tiers[todo[0]].ainvoke("Is it safe?")).answer
+        if todo.pop(0) == "legal":
+            interrupt("may I?")
+        return {"answers": [answer]}
+
+    graph = one_node(node)
+    await graph.ainvoke({"answers": []}, THREAD)
+    state = await graph.ainvoke(Command(resume="yes"), THREAD)
+    assert state["answers"] == ["medical-small: Is it safe?"]

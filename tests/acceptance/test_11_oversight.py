@@ -1,0 +1,257 @@
+"""Row 11: audits, drift, shadow start, canary."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from cascade import Cascade, ConfigurationError, MemoryLedger, Price
+from tests.acceptance import edition
+from tests.acceptance.commands import chance
+from tests.acceptance.edition import Entry
+from tests.acceptance.upstream import Answer, Held, Seen, Upstream, failure
+
+PRICE = Price(input=1, output=1)
+
+
+@pytest.fixture
+def ledger() -> MemoryLedger:
+    return MemoryLedger()
+
+
+def pair(upstream: Upstream, ledger: Any, **options: Any) -> Cascade:
+    upstream.says("small", Answer("Canberra", p=0.95, tokens=(10, 1)))
+    upstream.says("large", Answer("Canberra", tokens=(10, 1)))
+    small, large = (upstream.tier(name, price=PRICE) for name in ("small", "large"))
+    return edition.cascade(small, large, ledger=ledger, **options)
+
+
+def of(ledger: MemoryLedger, node: str) -> list[Entry]:
+    return [entry for entry in edition.entries_of(ledger) if entry.node == node]
+
+
+def losses(ledger: MemoryLedger, node: str = "audit") -> list[float]:
+    return [entry.loss for entry in of(ledger, node) if entry.loss is not None]
+
+
+# --- audits
+
+
+def test_an_audit_comes_after_the_reply(upstream: Upstream, ledger: MemoryLedger) -> None:
+    held = Held()
+    with pair(upstream, ledger, audit_rate=1.0) as cascade:
+        upstream.says("large", Answer("Canberra", held=held))
+        result = cascade.invoke("Capital of Australia?")
+        assert (result.answer, result.tier) == ("Canberra", "small")
+        upstream.wait_for(1, "large")
+        assert of(ledger, "audit") == []
+        held.release()
+    assert losses(ledger) == [0.0]
+    assert upstream.asked("large")[0].last == "Capital of Australia?"
+
+
+@pytest.mark.parametrize(
+    ("large", "loss"), [("Canberra", 0.0), ("canberra.", 0.0), ("Sydney", 1.0)]
+)
+def test_the_loss_is_how_much_better_the_large_answer_is(
+    upstream: Upstream, ledger: MemoryLedger, large: str, loss: float
+) -> None:
+    with pair(upstream, ledger, audits={"rate": 1.0, "compare": "exact"}) as cascade:
+        upstream.says("large", large)
+        cascade.invoke("?")
+    assert losses(ledger) == [loss]
+
+
+def test_a_function_of_the_users_compares(upstream: Upstream, ledger: MemoryLedger) -> None:
+    def compare(question: str, draft: str, large: str) -> float:
+        assert (question, draft, large) == ("?", "Canberra", "Sydney")
+        return -0.5
+
+    with pair(upstream, ledger, audits={"rate": 1.0, "compare": compare}) as cascade:
+        upstream.says("large", "Sydney")
+        cascade.invoke("?")
+    assert losses(ledger) == [-0.5]
+
+
+def test_what_an_audit_costs_counts_against_the_saving(
+    upstream: Upstream, ledger: MemoryLedger
+) -> None:
+    with pair(upstream, ledger, audit_rate=1.0) as cascade:
+        cascade.invoke("?")
+    paid = [entry for entry in of(ledger, "audit") if entry.model]
+    assert [entry.cost_usd for entry in paid] == [Decimal("0.000011")]
+    # The baseline is measured now: 11 tokens, less as many for the draft and for the audit.
+    assert edition.total(edition.entries_of(ledger), "saved_usd") == Decimal("-0.000011")
+
+
+def test_a_share_of_the_accepted_drafts_is_drawn_and_each_knows_its_chance(
+    upstream: Upstream, ledger: MemoryLedger
+) -> None:
+    with pair(upstream, ledger, audit_rate=0.25) as cascade:
+        cascade.batch([f"question {i}" for i in range(200)])
+    chances = {e.decision.audit_rate for e in of(ledger, "verify") if e.decision}
+    assert chances == {0.25}
+    assert 25 <= len(losses(ledger)) <= 78  # 50 are expected, with a standard deviation of 6
+    assert len(upstream.asked("large")) == len(losses(ledger))
+
+
+def test_only_accepted_drafts_are_audited(upstream: Upstream, ledger: MemoryLedger) -> None:
+    with pair(upstream, ledger, audit_rate=1.0) as cascade:
+        upstream.says("small", Answer("Sydney", p=0.2))
+        cascade.invoke("?")
+    assert len(upstream.asked("large")) == 1
+    assert of(ledger, "audit") == []
+
+
+def test_a_day_of_audits_has_a_budget(upstream: Upstream, ledger: MemoryLedger) -> None:
+    with pair(upstream, ledger, audits={"rate": 1.0, "daily_usd": 0.00006}) as cascade:
+        for i in range(60):
+            cascade.invoke(f"question {i}")
+    spent = edition.total([e for e in of(ledger, "audit") if e.model], "cost_usd")
+    assert spent <= Decimal("0.00008")  # what is under way may come on top of it
+    assert len(upstream.asked("small")) == 60
+
+
+def test_an_audit_that_fails_harms_nobody(upstream: Upstream, ledger: MemoryLedger) -> None:
+    with pair(upstream, ledger, audit_rate=1.0, retries=1) as cascade:
+        upstream.says("large", failure(400))
+        assert cascade.invoke("?").answer == "Canberra"
+    assert losses(ledger) == []
+    assert [e.outcome for e in of(ledger, "audit") if e.model] == ["failed"]
+
+
+def test_audits_need_a_ledger_that_keeps_them(upstream: Upstream) -> None:
+    with pytest.raises(ConfigurationError, match="ledger"):
+        pair(upstream, None, audit_rate=0.1)
+
+
+def test_long_answers_are_compared_by_a_judge_that_is_paid(
+    upstream: Upstream, ledger: MemoryLedger
+) -> None:
+    upstream.says("judge", Answer("EQUAL", tokens=(50, 1)))
+    audits = {"rate": 1.0, "judge": upstream.tier("judge", price=PRICE), "judge_repeat": 0.0}
+    with pair(upstream, ledger, audits=audits) as cascade:
+        upstream.says("small", Answer("It is Canberra, a city that was planned as one.", p=0.95))
+        upstream.says("large", "Canberra, which was planned as the capital, is the one you mean.")
+        cascade.invoke("Capital of Australia?")
+    assert losses(ledger) == [0.0]
+    asked = " ".join(upstream.asked("judge")[0].texts)
+    assert "planned as one" in asked
+    assert "which was planned" in asked
+    assert Decimal("0.000051") in [entry.cost_usd for entry in of(ledger, "audit")]
+
+
+# --- drift
+
+
+def alarms_of(upstream: Upstream, ledger: MemoryLedger, later: float, **options: Any) -> list[Any]:
+    """Alarms of 60 usual drafts, and of 60 more that are less sure."""
+    told: list[Any] = []
+
+    def drafts(seen: Seen) -> Answer:
+        i = int(seen.last.split()[1])
+        return Answer("a draft", p=(0.85 if i < 60 else later) + 0.14 * chance(i))
+
+    drift = {"reference": 50, "window": 20, "on_alarm": told.append, **options}
+    with pair(upstream, ledger, drift=drift) as cascade:
+        upstream.says("small", drafts)
+        for i in range(120):
+            cascade.invoke(f"question {i}")
+    return told
+
+
+def test_more_escalations_than_usual_are_an_alarm(upstream: Upstream, ledger: MemoryLedger) -> None:
+    told = alarms_of(upstream, ledger, 0.5, escalations="warn")
+    assert "escalations" in {alarm.kind for alarm in told}
+    (first, *_) = of(ledger, "drift")
+    assert (first.cost_usd, first.saved_usd, bool(first.note)) == (0, 0, True)
+
+
+def test_signals_that_move_are_an_alarm(upstream: Upstream, ledger: MemoryLedger) -> None:
+    told = alarms_of(upstream, ledger, 0.5, signals="warn")
+    assert "signals" in {alarm.kind for alarm in told}
+
+
+def test_where_nothing_moves_there_is_no_alarm(upstream: Upstream, ledger: MemoryLedger) -> None:
+    told = alarms_of(upstream, ledger, 0.85, escalations="warn", signals="warn")
+    assert "escalations" not in {alarm.kind for alarm in told}
+
+
+def test_an_alarm_may_hand_all_questions_to_the_large_model(
+    upstream: Upstream, ledger: MemoryLedger
+) -> None:
+    alarms_of(upstream, ledger, 0.5, escalations="large_only")
+    drafted = {seen.last for seen in upstream.asked("small")}
+    assert "question 59" in drafted
+    assert "question 119" not in drafted
+    assert "question 119" in {seen.last for seen in upstream.asked("large")}
+
+
+# --- shadow and canary
+
+
+def test_in_shadow_the_large_model_answers_and_a_draft_is_made_after_the_reply(
+    upstream: Upstream, ledger: MemoryLedger
+) -> None:
+    held = Held()
+    with pair(upstream, ledger, shadow=True) as cascade:
+        upstream.says("small", Answer("Canberra", p=0.95, held=held))
+        result = cascade.invoke("?")
+        assert (result.answer, result.tier) == ("Canberra", "large")
+        upstream.wait_for(1, "small")
+        held.release()
+    assert upstream.models() == ["large", "small"]
+
+
+@pytest.mark.parametrize(("p", "action"), [(0.95, "accept"), (0.3, "escalate")])
+def test_a_shadow_draft_says_what_would_have_been_decided(
+    upstream: Upstream, ledger: MemoryLedger, p: float, action: str
+) -> None:
+    with pair(upstream, ledger, shadow=True) as cascade:
+        upstream.says("small", Answer("Sydney", p=p))
+        cascade.invoke("?")
+    decided = [e.decision.action for e in of(ledger, "shadow") if e.decision]
+    assert decided == [action]
+    assert losses(ledger, "shadow") == [1.0]
+
+
+def test_a_shadow_draft_is_a_cost_and_earns_nothing(
+    upstream: Upstream, ledger: MemoryLedger
+) -> None:
+    with pair(upstream, ledger, shadow=True) as cascade:
+        cascade.invoke("?")
+    assert edition.total(edition.entries_of(ledger), "saved_usd") == Decimal("-0.000011")
+
+
+def test_a_shadow_draft_that_fails_harms_nobody(upstream: Upstream, ledger: MemoryLedger) -> None:
+    with pair(upstream, ledger, shadow=True, retries=1) as cascade:
+        upstream.says("small", failure(400))
+        assert cascade.invoke("?").answer == "Canberra"
+    assert losses(ledger, "shadow") == []
+
+
+def test_in_a_canary_a_share_of_the_questions_is_live(
+    upstream: Upstream, ledger: MemoryLedger
+) -> None:
+    with pair(upstream, ledger, canary=0.25) as cascade:
+        results = cascade.batch([f"question {i}" for i in range(200)])
+    live = [result for result in results if result.tier == "small"]
+    assert 25 <= len(live) <= 78
+    assert {result.tier for result in results} == {"small", "large"}
+
+
+def test_in_a_canary_a_conversation_stays_where_it_is(
+    upstream: Upstream, ledger: MemoryLedger
+) -> None:
+    with pair(upstream, ledger, canary=0.5) as cascade:
+        tiers = [
+            {
+                cascade.invoke(f"question {turn}", {"configurable": {"thread_id": thread}}).tier
+                for turn in range(4)
+            }
+            for thread in map(str, range(12))
+        ]
+    assert {len(each) for each in tiers} == {1}
+    assert set.union(*tiers) == {"small", "large"}

@@ -1,0 +1,457 @@
+"""Row 13: the chat model: LangChain's suite, agents, tools, structured output, risks of tools."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
+from langchain_core.callbacks import get_usage_metadata_callback
+from langchain_core.exceptions import OutputParserException
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
+from langchain_core.tools import tool
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
+from pydantic import BaseModel, Field, TypeAdapter
+from typing_extensions import TypedDict
+
+from cascade import Cascade, MemoryLedger, Verdict
+from cascade.errors import ConfigurationError
+from cascade.events import Decided
+from tests.acceptance.edition import (
+    agent_middleware,
+    calls_of,
+    cascade,
+    entries_of,
+    fails_on_first,
+    pair,
+)
+from tests.acceptance.langchain_model import OpenAIChat
+from tests.acceptance.obliging import obliging
+from tests.acceptance.upstream import Answer, Seen, Upstream
+
+Q = "How many people live in Canberra?"
+ASKED: Any = {"messages": [("human", Q)]}
+THREAD: Any = {"configurable": {"thread_id": "t"}}
+
+
+class TestStandard(ChatModelIntegrationTests):
+    """LangChain's own suite, with a small model that doubts every second of its answers."""
+
+    @pytest.fixture
+    def model(self, upstream: Upstream) -> Iterator[Any]:
+        upstream.says("small", obliging(unsure=True))
+        upstream.says("large", obliging())
+        with Cascade(upstream.tier("small"), upstream.tier("large")) as made:
+            yield made.as_chat_model()
+
+    @pytest.fixture
+    def benchmark(self) -> Any:
+        return lambda function: function()  # what it would time has to run, no more
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return type(Cascade(tiers=[OpenAIChat(base_url="http://127.0.0.1:9/v1")]).as_chat_model())
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_model_override(self) -> bool:
+        return False  # a cascade asks its own models
+
+    @pytest.mark.xfail(reason="it makes the class anew, whose arguments are nobody's promise")
+    def test_stop_sequence(self, model: BaseChatModel) -> None:
+        """`test_settings_of_a_call_reach_the_models` keeps the promise."""
+        super().test_stop_sequence(model)
+
+
+# --- answers
+
+
+@pytest.mark.parametrize("p", [0.95, 0.3])
+@pytest.mark.parametrize("how", ["invoke", "ainvoke"])
+async def test_an_answer_says_who_gave_it_and_how_sure_the_cascade_was(
+    upstream: Upstream, how: str, p: float
+) -> None:
+    model = pair(upstream, p).as_chat_model()
+    message = model.invoke(Q) if how == "invoke" else await model.ainvoke(Q)
+    tier = "small" if p > 0.8 else "large"
+    said = message.response_metadata
+    assert (message.text, said["tier"]) == (f"{tier}: {Q}", tier)
+    assert (said["confidence"], said["calibrated"]) == (pytest.approx(p), False)
+
+
+@pytest.mark.parametrize("p", [0.95, 0.3])
+async def test_usage_is_the_sum_over_all_calls(upstream: Upstream, p: float) -> None:
+    message = await pair(upstream, p).as_chat_model().ainvoke(Q)
+    n = len(upstream.seen)
+    assert n == (1 if p > 0.8 else 2)
+    assert message.usage_metadata is not None
+    assert message.usage_metadata["input_tokens"] == 6 * n
+    assert message.usage_metadata["output_tokens"] == 7 * n
+
+
+TWICE = fails_on_first("the calls of its tiers are counted below it again")
+
+
+@pytest.mark.parametrize("tiers", [pytest.param("own", marks=TWICE), "langchain"])
+@pytest.mark.parametrize("how", ["invoke", "stream"])
+@pytest.mark.parametrize("p", [0.95, 0.3])
+async def test_a_usage_callback_counts_each_token_once(
+    upstream: Upstream, p: float, how: str, tiers: str
+) -> None:
+    made = pair(upstream, p)
+    if tiers == "langchain":
+        models = [OpenAIChat(base_url=upstream.openai_url, model=n) for n in ("small", "large")]
+        made = Cascade(*models, verifier=lambda _q, _a: p > 0.8)
+    with get_usage_metadata_callback() as counted:
+        if how == "invoke":
+            await made.as_chat_model().ainvoke(Q)
+        else:
+            [chunk async for chunk in made.as_chat_model().astream(Q)]
+    total = sum(usage["total_tokens"] for usage in counted.usage_metadata.values())
+    assert total == sum(sum(seen.usage or ()) for seen in upstream.seen)
+
+
+async def test_settings_of_a_call_reach_the_models(upstream: Upstream) -> None:
+    await pair(upstream, 0.3).as_chat_model().ainvoke(Q, temperature=0.25, stop=["\n\n"])
+    for seen in upstream.seen:
+        assert seen.body["temperature"] == 0.25
+        assert seen.body["stop"] == ["\n\n"]
+
+
+# --- tools and agents
+
+
+@tool
+def population(city: str) -> int:
+    """How many people live in a city."""
+    return 460_000
+
+
+def steps(call: Any, then: Answer) -> Any:
+    """A model of an agent: it calls a tool, and answers once it has been told."""
+
+    def say(seen: Seen) -> Answer:
+        if seen.is_check:
+            return Answer("True", p=0.95)
+        told = any(message["role"] == "tool" for message in seen.body["messages"])
+        return then if told else Answer("", calls=(call,))
+
+    return say
+
+
+CALL = ("population", {"city": "Canberra"})
+UNSURE = Answer("There are five.", p=0.3)
+
+
+def in_agent(upstream: Upstream, then: Answer = UNSURE) -> Cascade:
+    """A small model that calls the right tool and is not sure of what to make of its result."""
+    upstream.says("small", steps(CALL, then))
+    upstream.says("large", steps(CALL, Answer("460,000 people.")))
+    return cascade(upstream.tier("small"), upstream.tier("large"))
+
+
+def tiers(state: Any) -> list[str]:
+    messages = (m for m in state["messages"] if isinstance(m, AIMessage))
+    return [message.response_metadata["tier"] for message in messages]
+
+
+@pytest.mark.parametrize("how", ["invoke", "ainvoke"])
+async def test_one_step_of_an_agent_is_drafted_and_the_next_escalated(
+    upstream: Upstream, how: str
+) -> None:
+    agent: Any = create_agent(in_agent(upstream).as_chat_model(), [population])
+    if how == "invoke":
+        state = await asyncio.to_thread(agent.invoke, ASKED)
+    else:
+        state = await agent.ainvoke(ASKED)
+    assert tiers(state) == ["small", "large"]
+    assert state["messages"][-1].text == "460,000 people."
+    (told,) = (m for m in state["messages"] if isinstance(m, ToolMessage))
+    assert told.content == "460000"
+
+
+async def test_a_stream_of_the_agent_shows_no_rejected_draft(upstream: Upstream) -> None:
+    agent: Any = create_agent(in_agent(upstream).as_chat_model(), [population])
+    modes = ["messages", "custom", "updates"]
+    events = [event async for event in agent.astream(ASKED, stream_mode=modes)]
+    assert "five" not in str(events)
+    shown = "".join(e[0].text for mode, e in events if mode == "messages")
+    assert shown == "460000" + "460,000 people."
+    decided = [e.decision.action for mode, e in events if mode == "custom" and type(e) is Decided]
+    assert decided == ["accept", "escalate"]
+
+
+async def test_a_thread_of_the_agent_goes_on_and_pays_no_step_twice(upstream: Upstream) -> None:
+    model = in_agent(upstream, Answer("460,000 it is", p=0.95)).as_chat_model()
+    agent: Any = create_agent(
+        model, [population], checkpointer=InMemorySaver(), interrupt_before=["tools"]
+    )
+    await agent.ainvoke(ASKED, THREAD)
+    asked = len(upstream.seen)
+    state = await agent.ainvoke(None, THREAD)
+    assert state["messages"][-1].text == "460,000 it is"
+    assert len(upstream.seen) == asked + 1
+
+
+@pytest.mark.parametrize("show", ["invoke", "stream"])
+async def test_a_cascade_stands_in_the_middleware_of_an_agent_with_a_model_of_its_own(
+    upstream: Upstream, show: str
+) -> None:
+    upstream.says("small", "There are five.", p=0.3)
+    own = OpenAIChat(base_url=upstream.openai_url, model="own")
+    agent: Any = create_agent(own, [], middleware=[agent_middleware(upstream.tier("small"))])
+    if show == "invoke":
+        state = await agent.ainvoke(ASKED)
+        assert (tiers(state), state["messages"][-1].text) == (["large"], f"own: {Q}")
+    else:
+        stream = agent.astream(ASKED, stream_mode="messages")
+        parts = [m.text async for m, _ in stream if isinstance(m, AIMessageChunk)]
+        assert "".join(parts) == f"own: {Q}"
+    assert upstream.models() == ["small", "own"]
+
+
+@pytest.mark.parametrize(
+    ("draft", "why"),
+    [
+        (Answer("Let me think", p=0.99), "does not call a tool"),
+        (Answer("", calls=(("population", {"town": "Canberra"}),)), "does not match its schema"),
+        (Answer("", calls=(("populations", {"city": "a"}),)), "a tool that does not exist"),
+    ],
+    ids=["no call", "wrong arguments", "no such tool"],
+)
+async def test_a_draft_that_misuses_its_tools_is_escalated(
+    upstream: Upstream, draft: Answer, why: str
+) -> None:
+    upstream.says("small", draft)
+    upstream.says("large", Answer("", calls=(CALL,)))
+    model = pair_as_said(upstream).as_chat_model().bind_tools([population], tool_choice="any")
+    message = await model.ainvoke(Q)
+    assert message.response_metadata["tier"] == "large"
+    assert why in message.response_metadata["reason"]
+    assert message.tool_calls[0]["args"] == {"city": "Canberra"}
+
+
+def pair_as_said(upstream: Upstream, **options: Any) -> Cascade:
+    return cascade(upstream.tier("small"), upstream.tier("large"), **options)
+
+
+# --- structured output
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str = Field(description="its name")
+    people: int
+
+
+class CityDict(TypedDict):
+    """A city."""
+
+    name: Annotated[str, ..., "its name"]
+    people: int
+
+
+@dataclass
+class CityData:
+    """A city."""
+
+    name: str
+    people: int
+
+
+RIGHT, WRONG = {"name": "Canberra", "people": 460_000}, {"name": "Canberra", "people": "many"}
+SCHEMAS = {"pydantic": City, "TypedDict": CityDict, "JSON schema": City.model_json_schema()}
+METHODS = ["json_schema", "function_calling", "json_mode"]
+
+
+def says(upstream: Upstream, model: str, facts: Any, method: str, schema: Any = City) -> None:
+    name = getattr(schema, "__name__", "City")
+    if method == "function_calling":
+        upstream.says(model, lambda s: "True" if s.is_check else Answer("", calls=((name, facts),)))
+    else:
+        upstream.says(model, json.dumps(facts), p=0.99)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+async def test_structured_output_is_drafted_and_read(
+    upstream: Upstream, schema: Any, method: Any
+) -> None:
+    says(upstream, "small", RIGHT, method, schema)
+    model = pair_as_said(upstream).as_chat_model()
+    read = await model.with_structured_output(schema, method=method).ainvoke(Q)
+    assert read == (City(**RIGHT) if schema is City else RIGHT)
+    assert "large" not in upstream.models()
+
+
+async def test_structured_output_may_be_a_dataclass(upstream: Upstream) -> None:
+    upstream.says("small", json.dumps(RIGHT), p=0.99)
+    read = await pair_as_said(upstream).as_chat_model().with_structured_output(CityData).ainvoke(Q)
+    assert read in (RIGHT, CityData(**RIGHT))
+
+
+JSON_MODE = pytest.param("json_mode", marks=fails_on_first("json_mode checks for any JSON object"))
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", JSON_MODE])
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+async def test_a_draft_that_breaks_the_schema_is_escalated(
+    upstream: Upstream, schema: Any, method: Any
+) -> None:
+    says(upstream, "small", WRONG, method, schema)
+    says(upstream, "large", RIGHT, method, schema)
+    model = pair_as_said(upstream).as_chat_model()
+    read: Any = await model.with_structured_output(schema, method=method, include_raw=True).ainvoke(
+        Q
+    )
+    assert read["raw"].response_metadata["tier"] == "large"
+    assert read["parsing_error"] is None
+    assert read["parsed"] == (City(**RIGHT) if schema is City else RIGHT)
+
+
+async def test_what_the_large_model_breaks_is_an_error(upstream: Upstream) -> None:
+    upstream.says("small", "no", p=0.99)
+    upstream.says("large", "{nothing")
+    model = pair_as_said(upstream).as_chat_model()
+    with pytest.raises(OutputParserException):
+        await model.with_structured_output(City).ainvoke(Q)
+
+
+@pytest.mark.parametrize("strategy", [ToolStrategy(City), ProviderStrategy(City)])
+async def test_an_agent_gives_a_structured_answer_although_the_draft_breaks_it(
+    upstream: Upstream, strategy: Any
+) -> None:
+    method = "function_calling" if isinstance(strategy, ToolStrategy) else "json_schema"
+    says(upstream, "small", WRONG, method)
+    says(upstream, "large", RIGHT, method)
+    model = pair_as_said(upstream).as_chat_model()
+    agent: Any = create_agent(model, [], response_format=strategy)
+    assert (await agent.ainvoke(ASKED))["structured_response"] == City(**RIGHT)
+    assert upstream.models() == ["small", "large"]
+
+
+FORMATS = [
+    City,
+    City.model_json_schema(),
+    pytest.param(CityDict, marks=fails_on_first("it takes no TypedDict")),
+    pytest.param(CityData, marks=fails_on_first("it takes no dataclass")),
+]
+
+
+@pytest.mark.parametrize("schema", FORMATS, ids=["pydantic", "JSON schema", "TypedDict", "data"])
+@pytest.mark.parametrize("draft", [RIGHT, WRONG], ids=["right", "wrong"])
+async def test_a_response_format_holds_for_every_question(
+    upstream: Upstream, schema: Any, draft: Any
+) -> None:
+    upstream.says("small", json.dumps(draft), p=0.99)
+    upstream.says("large", json.dumps(RIGHT))
+    result = await pair_as_said(upstream, response_format=schema).ainvoke(Q)
+    assert result.tier == ("small" if draft == RIGHT else "large")
+    parsed: Any = result.parsed
+    if schema in (City, CityData):
+        assert type(parsed) is schema
+        parsed = asdict(parsed) if schema is CityData else parsed.model_dump()
+    assert parsed == RIGHT == json.loads(result.answer)
+    sent = upstream.seen[0].body["response_format"]["json_schema"]["schema"]
+    assert TypeAdapter(City).json_schema()["properties"].keys() == sent["properties"].keys()
+
+
+# --- irreversible tools
+
+
+DELETED: list[str] = []
+
+
+@tool(extras={"risk": "irreversible"})
+def delete_file(path: str) -> str:
+    """Delete a file."""
+    DELETED.append(path)
+    return f"{path} is gone"
+
+
+PLAIN = delete_file.model_copy(update={"extras": None})
+RISK = {"delete_file": "irreversible"}
+
+
+def deleting(upstream: Upstream, **options: Any) -> Cascade:
+    """A small model that would delete the wrong file, as sure as can be."""
+    DELETED.clear()
+    gone = Answer("It is gone.", p=0.95)
+    upstream.says("small", steps(("delete_file", {"path": "new.txt"}), gone))
+    upstream.says("large", steps(("delete_file", {"path": "old.txt"}), gone))
+    return pair_as_said(upstream, **options)
+
+
+@pytest.mark.parametrize("marked", ["by itself", "by name"])
+async def test_a_draft_does_not_call_an_irreversible_tool(upstream: Upstream, marked: str) -> None:
+    risks = {} if marked == "by itself" else {"tool_risks": RISK}
+    model = deleting(upstream, **risks).as_chat_model()
+    agent: Any = create_agent(model, [delete_file if marked == "by itself" else PLAIN])
+    state = await agent.ainvoke(ASKED)
+    assert DELETED == ["old.txt"]
+    assert tiers(state)[0] == "large"
+    first = next(m for m in state["messages"] if isinstance(m, AIMessage))
+    assert "delete_file is irreversible" in first.response_metadata["reason"]
+    assert "risk" not in str([seen.body for seen in upstream.seen])
+
+
+async def test_a_tool_without_a_mark_is_called_by_the_draft(upstream: Upstream) -> None:
+    agent: Any = create_agent(deleting(upstream).as_chat_model(), [PLAIN])
+    await agent.ainvoke(ASKED)
+    assert DELETED == ["new.txt"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "tier"),
+    [
+        (Verdict(confidence=0.995, calibrated=True), "small"),
+        (Verdict(confidence=0.995), "large"),
+        (Verdict(confidence=0.98, calibrated=True), "large"),
+        (Verdict(accept=True), "large"),
+    ],
+)
+async def test_only_a_calibrated_confidence_lets_a_draft_call_it(
+    upstream: Upstream, verdict: Verdict, tier: str
+) -> None:
+    made = deleting(upstream, tools=[PLAIN], tool_risks=RISK, verifier=lambda _q, _a: verdict)
+    result = await made.ainvoke(Q)
+    assert result.tier == tier
+    assert result.message.tool_calls[0]["name"] == "delete_file"
+
+
+@pytest.mark.parametrize("said", ["accept", {"answer": "Better not."}], ids=["accept", "answer"])
+async def test_a_person_approves_of_what_the_large_model_calls(
+    upstream: Upstream, said: Any
+) -> None:
+    store = MemoryLedger()
+    made = deleting(upstream, tools=[PLAIN], tool_risks=RISK, approve=True, ledger=store)
+    graph = made.build_graph().compile(checkpointer=InMemorySaver())
+    paused = await graph.ainvoke(ASKED, THREAD)
+    assert paused["__interrupt__"]
+    assert not [m for m in paused["messages"] if getattr(m, "tool_calls", ())]
+    state = await graph.ainvoke(Command(resume=said), THREAD)
+    last = state["messages"][-1]
+    if said == "accept":
+        assert last.tool_calls[0]["args"] == {"path": "old.txt"}
+    else:
+        assert (last.text, last.tool_calls) == ("Better not.", [])
+    assert [seen.model for seen in upstream.seen if not seen.is_check] == ["small", "large"]
+    assert ("expert", "ok") in calls_of(store)
+    assert len({entry.run_id for entry in entries_of(store)}) == 1
+
+
+def test_a_risk_that_there_is_not_is_refused(upstream: Upstream) -> None:
+    with pytest.raises(ConfigurationError, match=r"delete_file.*dangerous.*irreversible"):
+        deleting(upstream, tools=[PLAIN], tool_risks={"delete_file": "dangerous"})
