@@ -216,7 +216,8 @@ class Run:
             that of an answer from another large model.
         unpriced: node, tier and model of its large answer, where that has no price.
         expert_usd, expert_tokens: the large model's own cost and prompt.
-        large: what an audit of it cost: the large model's price for this request.
+        large: what the large model alone would have cost, as an audit of it found: the cost of the
+            audit's call, or what that `corrected` the prediction by, where a cache made it cheaper.
         loss: of its audit; `beside`, of a draft that was made beside the large model's answer.
         wrong: what people say of its answer.
     """
@@ -244,6 +245,7 @@ class Run:
     assumed_high: Decimal = NOTHING
     unpriced: tuple[str, str, str] | None = None
     large: Decimal | None = None
+    corrected: Decimal | None = None
     loss: float | None = None
     beside: float | None = None
     draft_tokens: int | None = None
@@ -259,7 +261,9 @@ class Run:
         self.paid_usd += row.cost_usd or row.assumed_usd or NOTHING
         if node == "audit":
             self.loss = self.loss if row.loss is None else row.loss
-            if self.large is None and ok and row.model is not None:
+            if row.model is None:
+                self.corrected = row.baseline_usd or None
+            elif self.large is None and ok:
                 self.large = row.cost_usd  # a judge, if there is one, is asked afterwards
             return
         if node != "shadow":
@@ -423,6 +427,8 @@ class Books:
         for run in self.runs.values():
             if run.unpriced in means:
                 run.measured += means[run.unpriced]
+            if run.corrected is not None and run.predicted is not None:
+                run.large = run.predicted + run.corrected
             if run.large is not None and run.earned_in is not None:
                 run.earned_in.no_baseline -= run.predicted is None
                 run.earned_in.estimated -= run.predicted or NOTHING

@@ -71,9 +71,11 @@ class Quality:
         """What was seen, then the bounds."""
         if not self.checked:
             return "No accepted draft has been checked: nothing is known about quality."
+        seen = f"{self.worse:,} of {self.checked:,} checked drafts were worse than the large answer"
+        if self.loss.basis == "measured":
+            return f"{seen}: {percent(self.loss.value)} is lost per request, as all were checked."
         return (
-            f"{self.worse:,} of {self.checked:,} checked drafts were worse than the large model's "
-            f"answer: at most {percent(self.error_rate.high)} of the accepted drafts are, at most "
+            f"{seen}: at most {percent(self.error_rate.high)} of the accepted drafts are, at most "
             f"{percent(self.loss.high)} is lost per request (95 %)."
         )
 
@@ -293,6 +295,8 @@ def audits_to_come(runs: Any, precision: float) -> tuple[int, int]:
         spread = float(np.average((seen.loss - mean) ** 2, weights=1.0 / seen.rate))
         variance = max(spread, 1.0 / len(seen))  # all may agree, and there be something to find
     audits = audits_needed(variance, precision / (share or 1.0))
+    if 0 < len(seen) == len(rated):
+        audits = min(audits, len(seen))  # there is nothing more to know of these requests
     return audits, max(0, audits - len(seen))
 
 

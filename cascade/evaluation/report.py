@@ -397,9 +397,11 @@ def _facts(books: Books, runs: Any, status: Status) -> tuple[Fact, ...]:
         Fact(
             "checked drafts that were worse",
             worse if checked else "?",
-            f"at most {percent(quality.error_rate.high)} of the accepted, 95 %"
-            if quality is not None and checked
-            else "no accepted draft was checked",
+            "no accepted draft was checked"
+            if quality is None or not checked
+            else "all were checked"
+            if quality.error_rate.basis == "measured"
+            else f"at most {percent(quality.error_rate.high)} of the accepted, 95 %",
         ),
         Fact("escalated", figure(escalation(runs), "share")),
         Fact(
@@ -473,7 +475,7 @@ def _breakdowns(books: Books, by: Sequence[str], found: SavingReport) -> list[Ta
     names = [tag for name in by for tag in (teams if name == "tags" else (name,))]
     tables = [_breakdown(books, name, scale) for name in dict.fromkeys(names)]
     # A tag that no entry has makes one line without a name, and the total.
-    return [table for table in tables if len(table.rows) > 2 or table.rows[0][:1] != ("–",)]
+    return [table for table in tables if [row[0] for row in table.rows] != ["–", "total"]]
 
 
 def _breakdown(books: Books, by: str, scale: float | None) -> Table:

@@ -24,6 +24,7 @@ from cascade.ledger.feedback import Feedback
 from cascade.ledger.store import open_store
 from cascade.state import LedgerEntry
 from tests.evaluation.ledgers import (
+    CENT,
     HOUR,
     NOON,
     Story,
@@ -68,6 +69,8 @@ def test_with_every_draft_audited_the_bound_is_what_was_measured() -> None:
     assert report.quality.loss.value == pytest.approx(0.02)
     assert report.quality.loss.high == report.quality.error_rate.high == pytest.approx(0.02)
     assert report.status == "measured"
+    assert "2.0 % is lost per request, as all were checked" in report.quality.sentence
+    assert "take 100 audits: they are there" in report.advice
 
 
 def test_before_any_audit_the_saving_is_estimated_within_assumed_limits() -> None:
@@ -286,6 +289,13 @@ def test_where_audits_do_not_know_the_cost_the_reason_says_so() -> None:
     assert report.reason == "what the large model costs is unknown, also from the audits"
 
 
+def test_an_audit_whose_call_was_cheaper_by_a_cache_corrects_the_prediction() -> None:
+    story = Story().draft().accept(CENT, rate=1.0).call("audit", usd("0.004"))
+    report = reported([story.tell("audit", loss=0.0, baseline_usd=usd("-0.002"))])
+    assert report.saving.baseline.value == pytest.approx(0.008)
+    assert report.saving.saving.value == pytest.approx(0.008 - 0.004 - 0.0001)
+
+
 def test_a_judge_is_spend_and_no_price_of_the_large_model() -> None:
     report = reported([Story().draft().accept(rate=1.0).audit(judge=usd("0.5"))])
     assert report.saving.baseline.value == pytest.approx(0.012)
@@ -381,7 +391,7 @@ def test_an_interval_that_holds_both_answers_is_open() -> None:
 
 
 def test_the_number_of_audits_for_a_precision_is_said() -> None:
-    told = audited(20)
+    told = [*audited(20), *accepted(20, rate=0.5)]
     assert "they are there" in reported(told, precision=0.2).advice
     assert "more, about" in reported(told, precision=0.02).advice
     assert reported([Story().draft().decide("abstain").expert()]).advice != ""
