@@ -49,6 +49,7 @@ from cascade.confidence.samples import (
     normalise,
 )
 from cascade.confidence.signals import BUILT_IN, SignalLike, to_signals, wordings
+from cascade.confidence.trajectory import TrajectorySignal
 from cascade.confidence.validity import check_schema, check_tools, objection, repetition
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "Signal",
     "SignalLike",
     "TextSignal",
+    "TrajectorySignal",
     "UserSignal",
     "VerbalisedSignal",
     "as_data",

@@ -8,6 +8,7 @@ from cascade.confidence.base import FEATURES, Asked, Check, Probe, Signal, UserS
 from cascade.confidence.checks import PTrueSignal, VerbalisedSignal
 from cascade.confidence.free import LogprobSignal, PromptSignal, TextSignal
 from cascade.confidence.samples import SelfConsistency
+from cascade.confidence.trajectory import TrajectorySignal
 from cascade.errors import ConfigurationError
 
 __all__ = [
@@ -31,6 +32,7 @@ BUILT_IN: dict[str, type[Signal]] = {
     "logprobs": LogprobSignal,
     "text": TextSignal,
     "prompt": PromptSignal,
+    "trajectory": TrajectorySignal,
     "p_true": PTrueSignal,
     "verbalised": VerbalisedSignal,
     "self_consistency": SelfConsistency,

@@ -1,0 +1,124 @@
+"""Signals of a trajectory: how an agent's run went, step by step.
+
+Pure features of the steps so far: the same for a run that is recorded and for one that is under
+way, where the first k steps decide whether to let it go on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+from cascade.confidence.base import Asked, Features, Signal
+from cascade.state import Completion
+
+Kind = Literal["tool", "submit", "invalid", "end_of_turn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One action of an agent, and what came back.
+
+    Attributes:
+        action: what it did, as text: the calls with their arguments, or its words.
+        observation: what came back; None where nothing did.
+        is_error: whether that was an error.
+        kind: `submit` proposes the answer, `invalid` could not be read by the environment,
+            `end_of_turn` hands back to the user.
+    """
+
+    action: str
+    observation: str | None = None
+    is_error: bool = False
+    kind: Kind = "tool"
+
+
+def recorded_steps(steps: Sequence[Mapping[str, Any]]) -> list[Step]:
+    """The steps of a recording: mappings with `action`, `observation`, `is_error` and `kind`."""
+    return [
+        Step(
+            str(step["action"]),
+            None if step.get("observation") is None else str(step["observation"]),
+            bool(step.get("is_error", False)),
+            step.get("kind", "tool"),
+        )
+        for step in steps
+    ]
+
+
+def message_steps(messages: Sequence[BaseMessage]) -> list[Step]:
+    """The steps of an agent's messages: each of its calls with its result, and its answers."""
+    results = {m.tool_call_id: m for m in messages if isinstance(m, ToolMessage)}
+    steps = []
+    for message in messages:
+        if not isinstance(message, AIMessage):
+            continue
+        for call in message.tool_calls:
+            action = f"{call['name']}({json.dumps(call['args'], sort_keys=True, default=str)})"
+            result = results.get(call["id"] or "")
+            if result is None:
+                steps.append(Step(action))
+            else:
+                steps.append(Step(action, str(result.text), result.status == "error"))
+        steps += [
+            Step(f"{call['name']}({call['args']})", is_error=True, kind="invalid")
+            for call in message.invalid_tool_calls
+        ]
+        if not message.tool_calls and not message.invalid_tool_calls:
+            steps.append(Step(str(message.text), kind="submit"))
+    return steps
+
+
+def trajectory_features(steps: Sequence[Step], *, limit: int | None = None) -> dict[str, float]:
+    """Features of the steps so far; none without a step.
+
+    Args:
+        steps: in order.
+        limit: steps that the agent may take, where there is a limit.
+
+    Returns:
+        `trajectory_steps`; `trajectory_errors` and their share; `trajectory_repeats`, actions that
+        were taken before; `trajectory_same`, observations that were seen before;
+        `trajectory_failing`, whether the last step was an error; `trajectory_answered`, whether
+        it proposed an answer; and `trajectory_limit`, whether its steps were used up.
+    """
+    if not steps:
+        return {}
+    errors = sum(step.is_error for step in steps)
+    seen = Counter(step.observation for step in steps if step.observation)
+    features = {
+        "steps": float(len(steps)),
+        "errors": float(errors),
+        "error_share": errors / len(steps),
+        "repeats": float(len(steps) - len({step.action for step in steps})),
+        "same": float(seen.total() - len(seen)),
+        "failing": float(steps[-1].is_error),
+        "answered": float(any(step.kind == "submit" for step in steps)),
+    }
+    if limit is not None:
+        features["limit"] = float(len(steps) >= limit)
+    return {f"trajectory_{name}": value for name, value in features.items()}
+
+
+class TrajectorySignal(Signal):
+    """The features of an agent's run; no score by themselves, and missing where a model drafts.
+
+    Args:
+        limit: steps that the agent may take, where there is a limit.
+    """
+
+    name = "trajectory"
+    is_score = False
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
+        """See `trajectory_features`."""
+        del replies
+        return trajectory_features(message_steps(asked.trajectory), limit=self.limit)
