@@ -17,6 +17,8 @@ from threading import Lock
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
+from typing_extensions import override
+
 from cascade.errors import ConfigurationError, LedgerError
 from cascade.state import Basis, LedgerEntry
 
@@ -164,13 +166,20 @@ class Total:
     saved_usd: Amounts = Amounts()
     baseline_usd: Amounts = Amounts()
 
-    def plus(self, entry: LedgerEntry) -> Total:
-        """The total with one more entry."""
+    def plus(
+        self,
+        cost: Decimal | None,
+        cost_basis: Basis,
+        saved: Decimal | None,
+        basis: Basis,
+        baseline: Decimal | None,
+    ) -> Total:
+        """The total with the amounts of one more entry."""
         return Total(
             self.entries + 1,
-            self.cost_usd.plus(entry.cost_usd, entry.cost_basis),
-            self.saved_usd.plus(entry.saved_usd, entry.basis),
-            self.baseline_usd.plus(entry.baseline_usd, entry.basis),
+            self.cost_usd.plus(cost, cost_basis),
+            self.saved_usd.plus(saved, basis),
+            self.baseline_usd.plus(baseline, basis),
         )
 
 
@@ -313,51 +322,24 @@ class MemoryLedger(LedgerStore):
     def __init__(self) -> None:
         self.entries: list[LedgerEntry] = []
         self.tags: dict[str, Mapping[str, str]] = {}
-        self._jobs: dict[tuple[str, str], tuple[Job, datetime | None]] = {}
         self._lock = Lock()
 
+    @override
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
-        """Keep the entries in memory, each id once."""
         with self._lock:
             for entry in entries:
                 if entry.id not in self.tags:
                     self.tags[entry.id] = tags
                     self.entries.append(entry)
 
+    @override
     async def of_run(self, run_id: str) -> list[LedgerEntry]:
-        """The entries of a run."""
         return [entry for entry in self.entries if entry.run_id == run_id]
 
+    @override
     async def spent(self, node: str, since: datetime) -> Amounts:
-        """Cost of a node's entries since a time."""
         found = Amounts()
         for entry in list(self.entries):
             if entry.node == node and entry.at >= since:
                 found = found.plus_spend(entry.cost_usd, entry.cost_basis, entry.assumed_usd)
         return found
-
-    def put_job(self, job: Job) -> None:
-        """Keep a job as long as the process lives."""
-        with self._lock:
-            self._jobs.setdefault((job.kind, job.run_id), (job, None))
-
-    async def claim_jobs(
-        self, kind: str, older_than: timedelta = timedelta(), *, lease: timedelta = LEASE
-    ) -> list[Job]:
-        """Take on jobs."""
-        now = datetime.now(UTC)
-        with self._lock:
-            found = [
-                job
-                for job, claimed in self._jobs.values()
-                if job.kind == kind
-                and job.at <= now - older_than
-                and (claimed is None or claimed <= now - lease)
-            ]
-            self._jobs |= {(kind, job.run_id): (job, now) for job in found}
-        return sorted(found, key=lambda job: (job.at, job.run_id))
-
-    def drop_job(self, kind: str, run_id: str) -> None:
-        """Forget a job."""
-        with self._lock:
-            self._jobs.pop((kind, run_id), None)

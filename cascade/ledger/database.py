@@ -1,7 +1,6 @@
 """Databases reached through SQLAlchemy Core: SQLite files and PostgreSQL servers.
 
-The ledger, budgets, keys and lessons keep their tables in one database, each with a schema of its
-own.
+The ledger, budgets, keys and lessons may share one database, each with a schema of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +17,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+from typing_extensions import override
 
 from cascade.errors import ConfigurationError, LedgerError, MissingDependencyError
 from cascade.ledger.base import UnavailableError
@@ -30,7 +31,6 @@ try:
         JSON,
         Connection,
         DateTime,
-        Engine,
         MetaData,
         Numeric,
         Text,
@@ -41,7 +41,7 @@ try:
     )
     from sqlalchemy.dialects.postgresql import JSONB
     from sqlalchemy.engine import Dialect
-    from sqlalchemy.exc import DBAPIError, StatementError
+    from sqlalchemy.exc import StatementError
     from sqlalchemy.exc import TimeoutError as PoolTimeoutError
     from sqlalchemy.pool import StaticPool
     from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -66,6 +66,8 @@ CONNECT_S, ANSWER_S = 5.0, 60.0
 REFUSED_VALUES = ("21", "22", "23", "54")
 """Classes of SQLSTATE about values: cardinality, data, integrity, size."""
 
+_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
 
 def clean(words: str) -> str:
     """Text that every database takes: no NUL and no half of a surrogate pair."""
@@ -74,14 +76,20 @@ def clean(words: str) -> str:
     return words.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
+def to_json(value: Any) -> str:
+    """JSON text that every database takes."""
+    written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return clean(_ESCAPED_NUL.sub(r"\1\\ufffd", written) if "\\u0000" in written else written)
+
+
 class Words(TypeDecorator[str]):
     """Text, cleaned."""
 
     impl = Text
     cache_ok = True
 
+    @override
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """To the database."""
         return None if value is None else clean(value)
 
 
@@ -91,17 +99,17 @@ class Money(TypeDecorator[Decimal]):
     impl = Text
     cache_ok = True
 
+    @override
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """The type in this database."""
         exact = dialect.name == "postgresql"
         return dialect.type_descriptor(Numeric() if exact else Text())
 
+    @override
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
-        """To the database."""
         return value if value is None or dialect.name == "postgresql" else str(value)
 
+    @override
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
-        """From the database."""
         return None if value is None else Decimal(value)
 
 
@@ -111,21 +119,21 @@ class UtcTime(TypeDecorator[datetime]):
     impl = Text
     cache_ok = True
 
+    @override
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """The type in this database."""
         native = dialect.name == "postgresql"
         return dialect.type_descriptor(DateTime(timezone=True) if native else Text())
 
+    @override
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        """To the database; a time without a zone is taken for UTC."""
         if value is None:
             return None
-        if value.tzinfo is not UTC:
+        if value.tzinfo is not UTC:  # a time without a zone is taken for UTC
             value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
         return value if dialect.name == "postgresql" else value.isoformat(timespec="microseconds")
 
+    @override
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """From the database."""
         if value is None:
             return None
         return (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
@@ -135,29 +143,12 @@ json_type = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "post
 """Type of JSON within a row."""
 
 
-def to_json(value: Any) -> str:
-    """JSON text that every database takes."""
-    written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    # A NUL is escaped in JSON, and still one to PostgreSQL.
-    return clean(json.dumps(_cleaned(value)) if "\\u0000" in written else written)
-
-
-def _cleaned(value: Any) -> Any:
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, list):
-        return [_cleaned(item) for item in value]
-    if isinstance(value, dict):
-        return {clean(name): _cleaned(item) for name, item in value.items()}
-    return value
-
-
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Tables that belong together; several schemas may be in one database.
+    """Tables that belong together.
 
     Attributes:
-        name: of the table that holds the version, and for messages.
+        name: for messages, and of the table that holds the version: `<name>_version`.
         metadata: the tables as they are now. A new database is made from them.
         version: of the tables, the newest revision of the migrations: "1", "2", …
         migrations: folder of alembic's scripts, which bring an older database up to date.
@@ -177,23 +168,22 @@ def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], s
         MissingDependencyError: its driver is not installed.
     """
     scheme, separator, rest = url.partition("://")
-    kind = {"postgres": "postgresql"}.get(scheme.partition("+")[0], scheme.partition("+")[0])
+    kind = scheme.partition("+")[0]
     if separator and kind == "memory":
         return "memory", "sqlite://"
-    if separator and kind == "postgresql":
+    if separator and kind in ("postgresql", "postgres"):
         if find_spec("asyncpg") is None or find_spec("greenlet") is None:
             raise MissingDependencyError(
                 'PostgreSQL needs asyncpg: pip install "agent-cascade[postgres]".'
             )
         return "postgresql", f"postgresql+asyncpg://{rest}"
-    if not separator or kind != "sqlite":
+    if not separator or kind != "sqlite":  # it may hold a password
         shown = f"{scheme}://…" if separator else repr(url)
         raise ConfigurationError(f"{shown} is no address of a database: give {FORMS}.")
-    if rest.lstrip("/").partition("?")[0] in ("", ":memory:"):
-        raise ConfigurationError(f"{url!r} names no file: give {FORMS}.")
-    if not rest.startswith("/"):
+    if rest.lstrip("/").partition("?")[0] in ("", ":memory:") or not rest.startswith("/"):
         raise ConfigurationError(
-            f"{url!r} has a slash too few: give sqlite:///{rest}, or sqlite:////folder/ledger.db."
+            f"{url!r} names no file: give sqlite:///ledger.db, with three slashes, "
+            "sqlite:////folder/ledger.db, or memory://."
         )
     return "sqlite", f"sqlite:///{rest[1:]}"
 
@@ -201,7 +191,7 @@ def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], s
 class Database:
     """A database with one schema in it; it connects when it is first used.
 
-    One for PostgreSQL belongs to one event loop. A file of SQLite is made with mode 0600.
+    One in PostgreSQL belongs to one event loop. A file of SQLite is made with mode 0600.
 
     Args:
         url: `sqlite:///ledger.db`, `postgresql://…`, or `memory://` for one that is gone with its
@@ -209,6 +199,8 @@ class Database:
         schema: what is to be in it.
         durable: each commit waits for the disk.
         read_only: nothing is written, made or migrated.
+        may_block: whether writes to SQLite may hold up the event loop: that of a thread of its
+            own, which has to write at exit as well, when there are no other threads any more.
 
     Raises:
         ConfigurationError: the address has none of these forms.
@@ -216,19 +208,29 @@ class Database:
     """
 
     def __init__(
-        self, url: str, schema: Schema, *, durable: bool = False, read_only: bool = False
+        self,
+        url: str,
+        schema: Schema,
+        *,
+        durable: bool = False,
+        read_only: bool = False,
+        may_block: bool = False,
     ) -> None:
         self.kind, self._url = database_url(url)
-        self.path = None
-        if self.kind == "sqlite":
-            self.path = Path(self._url.removeprefix("sqlite:///").partition("?")[0])
-        self.schema = schema
-        self.durable = durable
-        self.read_only = read_only
+        file = self._url.removeprefix("sqlite:///").partition("?")[0]
+        self.path = Path(file) if self.kind == "sqlite" else None
+        self.schema, self.durable, self.read_only = schema, durable, read_only
+        self._may_block = may_block
         self.place = f"{schema.name} in {self.path or 'its database'}"
         self._engine: Any = None
         self._file: tuple[int, int] | None = None
-        self._opening: asyncio.Lock | None = None
+        self._opening = asyncio.Lock()
+
+    @property
+    def present(self) -> bool:
+        """Whether the file of SQLite is the one that was opened: what is written to one that was
+        deleted is lost."""
+        return self._file == self._identity()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Do something in a transaction that reads.
@@ -239,8 +241,7 @@ class Database:
         return await self._transact(work, reads=True)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Do something in a transaction, all of it or nothing. It may be done twice, where it is
-        not known whether the first time succeeded.
+        """Do something in a transaction, all of it or nothing.
 
         Raises:
             UnavailableError: the database cannot be reached, is full or locked.
@@ -257,29 +258,23 @@ class Database:
             UnavailableError: the database cannot be reached.
             LedgerError: there is none to read, or it is of a newer version of this package.
         """
-        if self._opening is None:
-            self._opening = asyncio.Lock()
         async with self._opening:
-            if self._engine is not None and self.present:
-                return
-            await self.aclose()
-            engine = self._make()
-            try:
-                await self._with(engine, self._check if self.read_only else self._make_schema)
-            except BaseException:
-                await self._dispose(engine)
-                raise
-            self._file = self._identity()
-            self._engine = engine
-
-    @property
-    def present(self) -> bool:
-        """Whether the file of SQLite is the one that was opened: what is written to one that was
-        deleted is lost."""
-        return self._file == self._identity()
+            if self._engine is None or not self.present:
+                await self._close()
+                engine = self._make()
+                try:
+                    await self._with(engine, self._bring_up_to_date, reads=self.read_only)
+                except BaseException:
+                    await self._dispose(engine)
+                    raise
+                self._file, self._engine = self._identity(), engine
 
     async def aclose(self) -> None:
-        """Close the connections; it may be used again."""
+        """Close the connections; it may be used again, also in another event loop."""
+        self._opening = asyncio.Lock()
+        await self._close()
+
+    async def _close(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
             await self._dispose(engine)
@@ -299,109 +294,100 @@ class Database:
             cause = error.orig if isinstance(error, StatementError) and error.orig else error
             if _refuses_values(cause):
                 raise
-            raise UnavailableError(f"{self.place}: {cause}") from error
+            raise UnavailableError(f"{self.place}: {cause}") from cause
 
     async def _transact(self, work: Callable[[Connection], T], *, reads: bool) -> T:
         while True:
-            if self._engine is None or not self.present:
-                await self.open()
+            await self.open()
             done = await self._with(self._engine, work, reads=reads)
             if self.present:
                 return done
 
-    async def _with(
-        self, engine: Any, work: Callable[[Connection], T], *, reads: bool = False
-    ) -> T:
+    async def _with(self, engine: Any, work: Callable[[Connection], T], *, reads: bool) -> T:
         with self.told_apart():
             if self.kind == "postgresql":
                 async with engine.begin() as connection:
-                    return await connection.run_sync(work)
-            if self.kind == "memory":
-                return _in_sqlite(engine, work, reads=False)
+                    done: T = await connection.run_sync(work)
+                    return done
+            if self.kind == "memory" or (self._may_block and not reads):
+                return _in_sqlite(engine, work, reads=reads)
             return await asyncio.to_thread(_in_sqlite, engine, work, reads=reads)
 
     async def _dispose(self, engine: Any) -> None:
-        if self.kind == "postgresql":
-            await engine.dispose()
-        else:
-            engine.dispose()
+        disposed = engine.dispose()
+        if disposed is not None:
+            await disposed
 
     def _make(self) -> Any:
+        common: dict[str, Any] = {"hide_parameters": True, "json_serializer": to_json}
         if self.kind == "postgresql":
             from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - greenlet
 
             settings = {"default_transaction_isolation": "read committed"}
             settings |= {"synchronous_commit": "on"} if self.durable else {}
             settings |= {"default_transaction_read_only": "on"} if self.read_only else {}
-            arguments = {
-                "server_settings": settings,
-                "timeout": CONNECT_S,
-                "command_timeout": ANSWER_S,
-            }
-            return create_async_engine(
-                self._url,
-                connect_args=arguments,
-                pool_size=3,
-                pool_pre_ping=True,
-                hide_parameters=True,
-                json_serializer=to_json,
-            )
-        url, arguments = self._url, {"timeout": 0.05, "check_same_thread": False}
-        if self.path is not None:
-            if self.read_only:
-                url = _read_only_url(self.path, self.place)
-            else:
-                _make_file(self.path, self.place)
-        pool: dict[str, Any] = {"poolclass": StaticPool} if self.kind == "memory" else {}
-        engine = create_engine(
-            url, connect_args=arguments, hide_parameters=True, json_serializer=to_json, **pool
-        )
-        event.listen(engine, "connect", partial(_set_up, self.durable, self.read_only))
+            times = {"timeout": CONNECT_S, "command_timeout": ANSWER_S}
+            arguments = {"server_settings": settings, **times}
+            common |= {"pool_size": 3, "pool_pre_ping": True, "connect_args": arguments}
+            return create_async_engine(self._url, **common)
+        url = self._url
+        if self.path is None:
+            common["poolclass"] = StaticPool
+        elif self.read_only:
+            url = _read_only_url(self.path, self.place)
+        else:
+            with self.told_apart():  # SQLite makes the files beside it with the same mode
+                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        arguments = {"timeout": 0.05, "check_same_thread": False}
+        engine = create_engine(url, connect_args=arguments, **common)
+
+        def set_up(connection: sqlite3.Connection, record: object) -> None:
+            del record
+            set_up_sqlite(connection, durable=self.durable)
+            if not self.read_only:
+                connection.execute("PRAGMA journal_mode = WAL").close()
+
+        event.listen(engine, "connect", set_up)
         event.listen(engine, "begin", _begin)
         return engine
 
     def _identity(self) -> tuple[int, int] | None:
-        if self.path is None:
-            return None
         try:
-            found = self.path.stat()
+            found = self.path.stat() if self.path is not None else None
         except OSError:
             return None
-        return found.st_dev, found.st_ino
+        return None if found is None else (found.st_dev, found.st_ino)
 
-    def _version(self, connection: Connection) -> str | None:
-        table = f"{self.schema.name}_version"
-        if not inspect(connection).has_table(table):
-            return None
-        found = connection.execute(text(f"SELECT version_num FROM {table}")).scalar()  # noqa: S608
-        if found is not None and int(found) > int(self.schema.version):
-            raise LedgerError(
-                f"{self.place} has version {found}, and this agent-cascade knows "
-                f"{self.schema.version}: use the version that wrote it, or a newer one."
-            )
-        return None if found is None else str(found)
-
-    def _check(self, connection: Connection) -> None:
-        version = self._version(connection)
-        if version is None:
-            raise LedgerError(f"there is no {self.place}.")
-        if version != self.schema.version:
-            raise LedgerError(
-                f"{self.place} has version {version}, and reading takes {self.schema.version}: "
-                "open it once with read_only=False, which brings it up to date."
-            )
-
-    def _make_schema(self, connection: Connection) -> None:
-        if connection.dialect.name == "postgresql":  # one process at a time
+    def _bring_up_to_date(self, connection: Connection) -> None:
+        """Make the tables where there are none, and migrate older ones."""
+        if connection.dialect.name == "postgresql" and not self.read_only:
+            # One process at a time; in SQLite the transaction sees to that.
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
-        version, table = self._version(connection), f"{self.schema.name}_version"
-        if version is None:
-            self.schema.metadata.create_all(connection)
-            connection.execute(text(f"CREATE TABLE {table} (version_num VARCHAR(32) PRIMARY KEY)"))
-            stamp = text(f"INSERT INTO {table} VALUES (:version)")  # noqa: S608 - a constant
-            connection.execute(stamp, {"version": self.schema.version})
-        elif version != self.schema.version:
+        newest, table = self.schema.version, f"{self.schema.name}_version"
+        version = None
+        if inspect(connection).has_table(table):
+            version = connection.execute(text(f"SELECT version_num FROM {table}")).scalar_one()  # noqa: S608
+        if version == newest:
+            return
+        if version is not None and int(version) > int(newest):
+            raise LedgerError(
+                f"{self.place} has version {version}, and this agent-cascade knows {newest}: use "
+                "the version that wrote it, or a newer one."
+            )
+        if self.read_only:
+            raise LedgerError(
+                f"there is no {self.place}."
+                if version is None
+                else f"{self.place} has version {version}, and reading takes {newest}: open it "
+                "once with read_only=False, which brings it up to date."
+            )
+        if version is not None:
             _migrate(connection, self.schema, table)
+            return
+        self.schema.metadata.create_all(connection)
+        connection.execute(text(f"CREATE TABLE {table} (version_num VARCHAR(32) PRIMARY KEY)"))
+        stamp = text(f"INSERT INTO {table} VALUES (:version)")  # noqa: S608 - a constant
+        connection.execute(stamp, {"version": newest})
 
 
 def _migrate(connection: Connection, schema: Schema, table: str) -> None:
@@ -415,18 +401,18 @@ def _migrate(connection: Connection, schema: Schema, table: str) -> None:
         ) from error
     config = Config()
     config.set_main_option("script_location", str(schema.migrations).replace("%", "%%"))
-    config.attributes |= {"connection": connection, "version_table": table}
+    config.attributes.update(connection=connection, version_table=table)
     command.upgrade(config, "head")
 
 
-def _in_sqlite(engine: Engine, work: Callable[[Connection], T], *, reads: bool) -> T:
+def _in_sqlite(engine: Any, work: Callable[[Connection], T], *, reads: bool) -> T:
     until = time.monotonic() + BUSY_S
     while True:
         try:
             with engine.execution_options(reads=reads).begin() as connection:
                 return work(connection)
-        except (DBAPIError, sqlite3.OperationalError) as error:
-            cause = error.orig if isinstance(error, DBAPIError) else error
+        except (StatementError, sqlite3.OperationalError) as error:
+            cause = error.orig if isinstance(error, StatementError) else error
             if not is_locked(cause) or time.monotonic() > until:
                 raise
             time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - so that two do not meet again
@@ -447,27 +433,11 @@ def _refuses_values(error: BaseException) -> bool:
     return said[:2] in REFUSED_VALUES or isinstance(error.__cause__, ValueError | TypeError)
 
 
-def _make_file(path: Path, place: str) -> None:
-    """The file of a new database, which its owner alone may read. SQLite makes those beside it with
-    the same mode."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise UnavailableError(f"{place}: {error.strerror}.") from error
-
-
 def set_up_sqlite(connection: sqlite3.Connection, *, durable: bool) -> None:
-    """Settings of each connection that writes: deleted texts are overwritten, not only unlinked."""
+    """Settings of a connection: deleted texts are overwritten, not only unlinked."""
     connection.isolation_level = None  # `_begin` says when a transaction begins
     connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}").close()
     connection.execute("PRAGMA secure_delete = ON").close()
-
-
-def _set_up(durable: bool, read_only: bool, connection: Any, record: object) -> None:
-    del record
-    set_up_sqlite(connection, durable=durable)
-    if not read_only:
-        connection.execute("PRAGMA journal_mode = WAL").close()
 
 
 def _begin(connection: Connection) -> None:
@@ -487,16 +457,15 @@ def _read_only_url(path: Path, place: str) -> str:
     """
     if not path.exists():
         raise LedgerError(f"there is no {place}.")
-    uri = path.absolute().as_uri()
+    uri, how = path.absolute().as_uri(), "mode=ro"
     try:
-        with closing(sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=BUSY_S)) as file:
+        with closing(sqlite3.connect(f"{uri}?{how}", uri=True, timeout=BUSY_S)) as file:
             file.execute("SELECT 1 FROM sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
-        wal = path.with_name(f"{path.name}-wal")
+        wal, how = path.with_name(f"{path.name}-wal"), "immutable=1"
         if wal.exists() and wal.stat().st_size:
             raise LedgerError(
                 f"{place} cannot be read ({error}): its last entries are in {wal.name}. Copy both "
                 "files to a folder that may be written, or close the program that writes."
             ) from error
-        return f"sqlite:///{uri}?immutable=1&uri=true"
-    return f"sqlite:///{uri}?mode=ro&uri=true"
+    return f"sqlite:///{uri}?{how}&uri=true"

@@ -114,16 +114,7 @@ class Price(Record):
         batch_share: Dollars | None = None,
         source: str = "set by you",
     ) -> None:
-        given: dict[str, Any] = {
-            "input": input,
-            "output": output,
-            "cached_input": cached_input,
-            "cache_write": cache_write,
-            "cache_write_1h": cache_write_1h,
-            "per_hour": per_hour,
-            "batch_share": batch_share,
-            "source": source,
-        }
+        given = {name: value for name, value in locals().items() if name in Price.model_fields}
         try:
             super().__init__(**given)
         except ValidationError as error:
@@ -161,12 +152,7 @@ class Price(Record):
             ConfigurationError: an amount is negative or not a number, the utilisation not in
                 (0, 1], kw without kwh, or nothing is priced.
         """
-        given: dict[str, Any] = {
-            "hardware_per_hour": hardware_per_hour,
-            "utilisation": utilisation,
-            "kw": kw,
-            "kwh": kwh,
-        }
+        given = {name: value for name, value in locals().items() if name in _MACHINE}
         try:
             machine = _Machine.model_validate(given)
         except ValidationError as error:
@@ -229,6 +215,9 @@ class _Machine(Record):
     utilisation: Share
     kw: Amount
     kwh: Amount
+
+
+_MACHINE = frozenset(_Machine.model_fields)
 
 
 def _refusal(owner: str, given: Mapping[str, Any], error: ValidationError) -> ConfigurationError:
@@ -466,7 +455,6 @@ Prices = Mapping[str, Price | DatedPrice]
 """Model string (`provider:name`) → its price: what `Tier(price=…)` takes for many models."""
 
 _TOKENS = frozenset(Price.model_fields) - {"source"}
-_MACHINE = frozenset(_Machine.model_fields)
 
 
 def load_prices(path: str | Path) -> dict[str, Price | DatedPrice]:

@@ -44,7 +44,7 @@ def prefixes_of(messages: Sequence[BaseMessage]) -> Prefixes:
     found = []
     key, size = b"", 0
     for message in messages:
-        plain = [message.type, message.content]
+        plain: list[object] = [message.type, message.content]
         if isinstance(message, AIMessage):
             plain.append([[call["name"], call["args"]] for call in message.tool_calls])
         if isinstance(message, ToolMessage):

@@ -12,34 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import csv
 import json
 import logging
 import os
-import re
 import threading
 import time
 from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    Awaitable,
-    Callable,
-    Collection,
-    Generator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
-from importlib.util import find_spec
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from cascade.errors import CascadeError, ConfigurationError, LedgerError, MissingDependencyError
+from typing_extensions import override
+
+from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.ledger.base import (
     EVERYTHING,
     LEASE,
@@ -54,16 +45,34 @@ from cascade.ledger.base import (
     Write,
     checked_tags,
 )
-from cascade.state import LedgerEntry, new_id
+from cascade.ledger.database import Database
+from cascade.ledger.export import flat_row, open_export
+from cascade.ledger.sql import COLUMNS, JOB, LEDGER, BatchWriter, begun, entries, entry_of, job_of
+from cascade.ledger.sql import jobs as jobs_table
+from cascade.state import Decision, LedgerEntry, new_id
 
-if TYPE_CHECKING:
-    from cascade.ledger.sql import LedgerSql
+# Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
+from sqlalchemy import (  # isort: skip
+    ColumnElement,
+    Connection,
+    Table,
+    delete,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
 
 __all__ = ["Selection", "SqlLedger", "UnavailableError", "open_store"]
 
 logger = logging.getLogger("cascade")
 
 T = TypeVar("T")
+F = TypeVar("F", asyncio.Future[None], Future[None])
 
 Tagged = tuple[LedgerEntry, Mapping[str, str]]
 """An entry with its tags."""
@@ -77,11 +86,8 @@ Redact = Callable[[str], str]
 QUEUE = 10_000
 """Changes that may wait to be written; when there is no room, `append` waits for a second."""
 
-BATCH = 1_000
-"""Changes of one transaction at most."""
-
-MOST_AT_ONCE = 128
-"""Changes that an event loop writes itself; more are for the thread."""
+BATCH, MOST_AT_ONCE = 1_000, 128
+"""Changes of one transaction at most: of the thread, and of an event loop."""
 
 LINGER_S = 0.05
 """Time that changes wait for others, unless somebody waits for them."""
@@ -94,6 +100,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25
 
 MOST_TOLD = 100
 """Entries that were refused last, of which a flush tells; all are logged."""
+
+PROBE = text("UPDATE ledger_version SET version_num = version_num")
 
 
 def open_store(
@@ -126,24 +134,14 @@ def open_store(
         ConfigurationError: the address has none of these forms, or a tag is no text.
         MissingDependencyError: the database's driver is not installed.
     """
-    # They need SQLAlchemy, and take 0.2 s to load.
-    from cascade.ledger.database import Database  # noqa: PLC0415
-    from cascade.ledger.sql import LEDGER, LedgerSql  # noqa: PLC0415
-
-    database = Database(url, LEDGER, durable=durable, read_only=read_only)
-    return SqlLedger(
-        LedgerSql(database), crash_safe=crash_safe, keeps_jobs=jobs, redact=redact, tags=tags
-    )
+    database = Database(url, LEDGER, durable=durable, read_only=read_only, may_block=True)
+    tags = checked_tags(tags, "the store")
+    return SqlLedger(database, crash_safe=crash_safe, keeps_jobs=jobs, redact=redact, tags=tags)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Item:
-    """A place in the queue.
-
-    Attributes:
-        write: what is to be written; None is nothing but a mark.
-        done: what a caller waits for.
-    """
+    """A place in the queue: a change, or a mark without one; and what a caller waits for."""
 
     write: Write | None
     done: Done | None = None
@@ -160,29 +158,20 @@ class SqlLedger(LedgerStore):
     What is read has in it all that was appended before. Where the database is away, entries wait
     and are written when it is back; `begin`, `flush` and whatever reads raise `LedgerError` within
     a second. The queue is flushed by `close`, `aclose`, and at exit.
-
-    Args:
-        sql: the database.
-        crash_safe: write each call down before it is sent.
-        keeps_jobs: keep background jobs.
-        redact: takes out of notes what must not be stored.
-        tags: of every entry.
     """
 
     def __init__(
         self,
-        sql: LedgerSql,
+        database: Database,
         *,
-        crash_safe: bool = True,
-        keeps_jobs: bool = False,
-        redact: Redact | None = None,
-        tags: Mapping[str, str] = NO_TAGS,
+        crash_safe: bool,
+        keeps_jobs: bool,
+        redact: Redact | None,
+        tags: Mapping[str, str],
     ) -> None:
-        self._sql = sql
-        self._crash_safe = crash_safe
-        self._keeps_jobs = keeps_jobs
-        self._redact = redact
-        self._tags = checked_tags(tags, "the store")
+        self._database, self._writer = database, BatchWriter(database)
+        self._crash_safe, self._keeps_jobs = crash_safe, keeps_jobs
+        self._redact, self._tags = redact, tags
         self._items: deque[_Item] = deque()
         self._writing: Sequence[_Item] = ()
         self._room = threading.Condition()
@@ -201,166 +190,71 @@ class SqlLedger(LedgerStore):
         with self._room:
             return sum(item.write is not None for item in (*self._writing, *self._items))
 
-    def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
-        """Hand over entries, to be written soon.
+    # --- what is written
 
-        Raises:
-            LedgerError: there is no room for them, as the database is away; or the store is open
-                for reading only.
-        """
+    @override
+    def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
         tags = {**self._tags, **tags} if tags else self._tags
         self._put([Write("entry", self._redacted(entry), tags) for entry in entries])
 
+    @override
     async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
-        """Write down a call that is about to be sent; returns once it is in the database, and what
-        came before it in its run as well.
-
-        Raises:
-            LedgerError: it cannot be written down within a second; the call must not be sent.
-        """
         if not self._crash_safe:
             return
         loop = asyncio.get_running_loop()
         tags = {**self._tags, **tags} if tags else self._tags
-        item = _Item(Write("begin", entry, tags), loop.create_future())
+        done = loop.create_future()
+        item = _Item(Write("begin", entry, tags), done)
         group = self._groups.get(loop)
         if group is None:  # what begins in one round of an event loop is written together
             group = self._groups[loop] = []
             loop.call_soon(self._write_group, loop)
         group.append(item)
+        # Where it is known that nothing can be written, one more try is enough.
+        patience_s = PATIENCE_S if self._problem is None else 2 * LONGEST_PAUSE_S
         try:
-            await self._told(item)
-        except BaseException:
-            with self._room:
-                skipped = any(each is item for each in self._items)
-            if not skipped:  # it may have been written in the same moment
-                with suppress(LedgerError):
-                    self.withdraw(entry.id)
+            async with asyncio.timeout(patience_s):
+                await done
+        except TimeoutError as error:
+            raise self._unwritable("nothing was sent") from error
+        except asyncio.CancelledError:
+            if not done.cancelled():  # it was written in the same moment
+                self.withdraw(entry.id)
             raise
 
+    @override
     def withdraw(self, entry_id: str) -> None:
-        """Forget a call that was begun and not sent."""
         if self._crash_safe:
             self._put([Write("withdraw", entry_id)])
 
-    async def of_run(self, run_id: str) -> list[LedgerEntry]:
-        """The entries of a run, oldest first."""
-        return await self.entries(Selection(run_id=run_id))
-
-    async def entries(
-        self, selection: Selection = EVERYTHING, *, limit: int | None = None
-    ) -> list[LedgerEntry]:
-        """Entries ordered by time, then id; the oldest `limit` of them. Calls that were begun and
-        not completed are not among them, see `unfinished`."""
-        await self.flush()
-        found = await self._call(lambda: self._sql.page(selection, None, limit))
-        return [entry for entry, _ in found]
-
-    async def pages(
-        self, selection: Selection = EVERYTHING, *, size: int = 1_000
-    ) -> AsyncGenerator[list[Tagged]]:
-        """Entries with their tags, so many at a time: a million of them with flat memory."""
-        await self.flush()
-        place: tuple[datetime, str] | None = None
-        while True:
-            after = place
-            page = await self._call(lambda: self._sql.page(selection, after, size))  # noqa: B023
-            if page:
-                yield page
-            if len(page) < size:
-                return
-            place = (page[-1][0].at, page[-1][0].id)
-
-    async def rows(
-        self,
-        selection: Selection = EVERYTHING,
-        columns: Sequence[str] = ("run_id", "node", "cost_usd"),
-        *,
-        limit: int | None = None,
-    ) -> list[tuple[Any, ...]]:
-        """Columns of entries as plain tuples, ordered by time: for reports over many entries.
-
-        Args:
-            selection: which entries.
-            columns: names of fields of `LedgerEntry` (the range of a baseline is
-                `baseline_low_usd` and `baseline_high_usd`), `tags`, a tag as `tags.user`, or a
-                field of the decision as `decision.action`, `decision.confidence`, ….
-            limit: the oldest so many.
-
-        Raises:
-            ConfigurationError: there is no such column.
-        """
-        await self.flush()
-        return await self._call(lambda: self._sql.rows(selection, columns, limit))
-
-    async def unfinished(
-        self, selection: Selection = EVERYTHING, *, older_than: timedelta = timedelta()
-    ) -> list[LedgerEntry]:
-        """Calls with an unknown outcome: begun, and never completed.
-
-        Their process was killed, or is still at it; with `older_than` longer than any call takes,
-        only the killed ones are left. What they cost is unknown.
-        """
-        await self.flush()
-        latest = datetime.now(UTC) - older_than
-        found = await self._call(lambda: self._sql.unfinished(selection))
-        return [entry for entry in found if entry.at <= latest]
-
-    async def totals(
-        self, selection: Selection = EVERYTHING, *, by: Grouping = "node"
-    ) -> dict[str, Total]:
-        """Cost and saving of groups, to the last digit, in the order of their first entries; an
-        entry without a tier or model is in the group `""`."""
-        amounts = ("cost_usd", "cost_basis", "saved_usd", "basis", "baseline_usd")
-        totals: dict[str, Total] = {}
-        for group, *row in await self.rows(selection, ["at" if by == "day" else by, *amounts]):
-            name = group.date().isoformat() if by == "day" else group or ""
-            cost, cost_basis, saved, basis, baseline = row
-            so_far = totals.get(name, Total())
-            totals[name] = Total(
-                so_far.entries + 1,
-                so_far.cost_usd.plus(cost, cost_basis),
-                so_far.saved_usd.plus(saved, basis),
-                so_far.baseline_usd.plus(baseline, basis),
-            )
-        return totals
-
-    async def spent(self, node: str, since: datetime) -> Amounts:
-        """Cost of a node's entries since a time, an unknown cost as what is assumed."""
-        return await self.cost(Selection(node=node, since=since))
-
-    async def cost(self, selection: Selection = EVERYTHING) -> Amounts:
-        """Cost of entries; an unknown one counts among the estimated at what is assumed, and stays
-        unknown where nothing is."""
-        await self.flush()
-        return await self._call(lambda: self._sql.spent(selection))
-
+    @override
     def put_job(self, job: Job) -> None:
-        """Keep a job until it is dropped, where the store keeps jobs."""
-        if self._keeps_jobs and _may_be_kept(job, self._redact):
+        if self._keeps_jobs and self._may_keep(job):
             self._put([Write("put", job)])
 
+    @override
     def drop_job(self, kind: str, run_id: str) -> None:
-        """Forget a job: it is done, or never will be."""
         if self._keeps_jobs:
             self._put([Write("drop", (kind, run_id))])
 
-    async def jobs(self, selection: Selection = EVERYTHING) -> list[Job]:
-        """The jobs that are not done, claimed or not, oldest first."""
-        await self.flush()
-        return await self._call(lambda: self._sql.jobs(selection))
-
+    @override
     async def claim_jobs(
         self, kind: str, older_than: timedelta = timedelta(), *, lease: timedelta = LEASE
     ) -> list[Job]:
-        """Take on jobs; of several processes each gets others. Their clocks should agree within
-        seconds."""
         if not self._keeps_jobs:
             return []
-        await self.flush()
-        now = datetime.now(UTC)
-        span = (now, now - older_than, now - lease)
-        return await self._call(lambda: self._sql.claim(kind, new_id(), *span))
+        now, by, table = datetime.now(UTC), new_id(), jobs_table.c
+        free = or_(table.claimed_at.is_(None), table.claimed_at <= now - lease)
+        old = (table.kind == kind, table.at <= now - older_than, free)
+        # Of several who claim in PostgreSQL at once, none waits for what another is about to get.
+        chosen = select(table.run_id).where(*old).with_for_update(skip_locked=True)
+        mark = update(jobs_table).where(table.kind == kind, table.run_id.in_(chosen))
+
+        def claim(connection: Connection) -> list[Job]:
+            connection.execute(mark.values(claimed_by=by, claimed_at=now))
+            return _jobs(connection, table.kind == kind, table.claimed_by == by)
+
+        return await self._change(claim)
 
     async def delete(
         self,
@@ -391,8 +285,109 @@ class SqlLedger(LedgerStore):
             raise ConfigurationError(
                 "this would delete the whole ledger: give a selection, or everything=True."
             )
-        await self.flush()
-        return await self._call(lambda: self._sql.delete(chosen))
+
+        def change(connection: Connection) -> int:
+            tables = (jobs_table, begun, entries)
+            statements = [delete(table).where(*_where(table, chosen)) for table in tables]
+            return [connection.execute(statement).rowcount for statement in statements][-1]
+
+        deleted = await self._change(change)
+        await self._call(self._writer.tidy(now=True))  # what was deleted is still in the journal
+        return deleted
+
+    # --- what is read
+
+    @override
+    async def of_run(self, run_id: str) -> list[LedgerEntry]:
+        return await self.entries(Selection(run_id=run_id))
+
+    async def entries(
+        self, selection: Selection = EVERYTHING, *, limit: int | None = None
+    ) -> list[LedgerEntry]:
+        """Entries ordered by time, then id; the oldest `limit` of them. Calls that were begun and
+        not completed are not among them, see `unfinished`."""
+        return [entry for entry, _ in await self._entries(entries, selection, limit=limit)]
+
+    async def pages(
+        self, selection: Selection = EVERYTHING, *, size: int = 1_000
+    ) -> AsyncGenerator[list[Tagged]]:
+        """Entries with their tags, so many at a time: a million of them with flat memory."""
+        after: list[ColumnElement[bool]] = []
+        while True:
+            page = await self._entries(entries, selection, *after, limit=size)
+            if page:
+                yield page
+            if len(page) < size:
+                return
+            at, key, last = entries.c.at, entries.c.id, page[-1][0]
+            place = tuple_(literal(last.at, at.type), literal(last.id, key.type))
+            after = [tuple_(at, key) > place]
+
+    async def rows(
+        self,
+        selection: Selection = EVERYTHING,
+        columns: Sequence[str] = ("run_id", "node", "cost_usd"),
+        *,
+        limit: int | None = None,
+    ) -> list[tuple[Any, ...]]:
+        """Columns of entries as plain tuples, ordered by time: for reports over many entries.
+
+        Args:
+            selection: which entries.
+            columns: names of fields of `LedgerEntry` (the range of a baseline is
+                `baseline_low_usd` and `baseline_high_usd`), `tags`, a tag as `tags.user`, or a
+                field of the decision as `decision.action`, `decision.confidence`, ….
+            limit: the oldest so many.
+
+        Raises:
+            ConfigurationError: there is no such column.
+        """
+        statement = select(*map(_column, columns)).where(*_where(entries, selection))
+        statement = statement.order_by(entries.c.at, entries.c.id).limit(limit)
+        return await self._read(lambda c: [tuple(row) for row in c.execute(statement)])
+
+    async def unfinished(
+        self, selection: Selection = EVERYTHING, *, older_than: timedelta = timedelta()
+    ) -> list[LedgerEntry]:
+        """Calls with an unknown outcome: begun, and never completed.
+
+        Their process was killed, or is still at it; with `older_than` longer than any call takes,
+        only the killed ones are left. What they cost is unknown.
+        """
+        old = begun.c.at <= datetime.now(UTC) - older_than
+        return [entry for entry, _ in await self._entries(begun, selection, old)]
+
+    async def totals(
+        self, selection: Selection = EVERYTHING, *, by: Grouping = "node"
+    ) -> dict[str, Total]:
+        """Cost and saving of groups, to the last digit, in the order of their first entries; an
+        entry without a tier or model is in the group `""`."""
+        amounts = ("cost_usd", "cost_basis", "saved_usd", "basis", "baseline_usd")
+        totals: dict[str, Total] = {}
+        for group, *row in await self.rows(selection, ["at" if by == "day" else by, *amounts]):
+            name = group.date().isoformat() if by == "day" else group or ""
+            totals[name] = totals.get(name, Total()).plus(*row)
+        return totals
+
+    @override
+    async def spent(self, node: str, since: datetime) -> Amounts:
+        return await self.cost(Selection(node=node, since=since))
+
+    async def cost(self, selection: Selection = EVERYTHING) -> Amounts:
+        """Cost of entries; an unknown one counts among the estimated at what is assumed, and stays
+        unknown where nothing is."""
+        # Added up here, as SQLite cannot add exactly, but equal costs at once.
+        columns = (entries.c.cost_usd, entries.c.cost_basis, entries.c.assumed_usd)
+        statement = select(*columns, func.count()).where(*_where(entries, selection))
+        sum_of = Amounts()
+        for row in await self._read(lambda c: c.execute(statement.group_by(*columns)).all()):
+            sum_of = sum_of.plus_spend(*row)
+        return sum_of
+
+    async def jobs(self, selection: Selection = EVERYTHING) -> list[Job]:
+        """The jobs that are not done, claimed or not, oldest first. They have no node and no tier:
+        a selection of either means none of them."""
+        return await self._read(lambda c: _jobs(c, *_where(jobs_table, selection)))
 
     async def export(
         self, path: str | Path, selection: Selection = EVERYTHING, *, notes: bool = False
@@ -411,56 +406,48 @@ class SqlLedger(LedgerStore):
             MissingDependencyError: Parquet without pyarrow.
         """
         n = 0
-        with _exporting(Path(path)) as add:
+        with open_export(Path(path)) as add:
             async with aclosing(self.pages(selection)) as pages:
                 async for page in pages:
-                    rows = [_exported(entry, tags, notes=notes) for entry, tags in page]
+                    rows = [flat_row(entry, tags, notes=notes) for entry, tags in page]
                     await asyncio.to_thread(add, rows)
                     n += len(page)
         return n
 
+    @override
     async def ready(self) -> str | None:
-        """Why entries cannot be written now, in words; None where they can."""
         try:
             async with asyncio.timeout(PATIENCE_S):
-                await self._call(self._sql.probe)
+                await self._call(self._database.write(lambda c: c.execute(PROBE).rowcount))
         except TimeoutError:
-            return f"{self._sql.database.place} has not answered for {PATIENCE_S} s."
+            return f"{self._database.place} has not answered for {PATIENCE_S} s."
         except LedgerError as error:
             return str(error)
         return None
 
+    # --- the queue, and the thread that empties it
+
+    @override
     async def flush(self) -> None:
-        """Return once everything appended so far is in the database.
-
-        Raises:
-            LedgerError: the database is away, or refused an entry.
-        """
-        item = _Item(None, asyncio.get_running_loop().create_future())
-        if self._sql.database.read_only:
+        if self._database.read_only:
             return
-        self._put([], item)
-        while not item.done.done():
-            await asyncio.wait([item.done], timeout=PATIENCE_S)
-            self._give_up_on(item)
-        item.done.result()
+        mark, done = self._mark(asyncio.get_running_loop().create_future())
+        while not done.done():
+            await asyncio.wait([done], timeout=PATIENCE_S)
+            self._give_up_on(mark)
+        done.result()
 
+    @override
     def close(self) -> None:
-        """Write what is left, disconnect, and end the thread. The store may be used again.
-
-        Raises:
-            LedgerError: something could not be written; it is still in the queue.
-        """
         if self._thread is None or self._pid != os.getpid():
             return
         if self.waiting or self._refused:  # else the database need not be within reach
-            item = _Item(None, Future())
-            self._put([], item)
-            while not item.done.done():
+            mark, done = self._mark(Future())
+            while not done.done():
                 with suppress(TimeoutError):
-                    item.done.exception(timeout=PATIENCE_S)
-                self._give_up_on(item)
-            item.done.result()
+                    done.exception(timeout=PATIENCE_S)
+                self._give_up_on(mark)
+            done.result()
         with self._room:
             thread = self._thread
             if thread is None or self._stopping:  # another caller closes it
@@ -474,60 +461,42 @@ class SqlLedger(LedgerStore):
             self._room.notify_all()
         atexit.unregister(self._at_exit)
 
+    @override
     async def aclose(self) -> None:
-        """`close`, without holding up the event loop."""
         await asyncio.to_thread(self.close)
 
-    def _redacted(self, entry: LedgerEntry) -> LedgerEntry:
-        """The entry as it may be stored. Its note may repeat what a provider quoted."""
-        if self._redact is None or not entry.note:
-            return entry
-        try:
-            note = self._redact(entry.note)
-        except Exception:
-            logger.exception("redaction failed: an entry is stored without its note")
-            note = "[redaction failed]"
-        return entry.model_copy(update={"note": note})
-
-    def _put(self, writes: Sequence[Write], *marks: _Item) -> None:
+    def _put(self, writes: Sequence[Write], marks: Sequence[_Item] = ()) -> None:
         """Put changes in the queue, all of them or none.
 
         Raises:
             LedgerError: there is no room, or the store is open for reading only.
         """
-        if self._sql.database.read_only:
-            raise LedgerError(f"{self._sql.database.place} is open for reading only.")
+        if self._database.read_only:
+            raise LedgerError(f"{self._database.place} is open for reading only.")
         with self._room:
             self._run()
             if writes and len(self._items) >= QUEUE:
                 self._room.wait_for(lambda: len(self._items) < QUEUE or self._problem, timeout=1.0)
                 if len(self._items) >= QUEUE:
-                    raise LedgerError(
-                        f"{self._sql.database.place}: {QUEUE:,} entries wait to be written"
-                        f"{self._because()}."
-                    )
+                    raise self._unwritable(f"{QUEUE:,} changes wait for it")
             self._items.extend(map(_Item, writes))
             self._items.extend(marks)
             self._wake(urgent=bool(marks) or len(self._items) >= BATCH)
 
-    def _because(self) -> str:
-        return f" ({self._problem.rstrip('.')})" if self._problem else ""
+    def _mark(self, done: F) -> tuple[_Item, F]:
+        mark = _Item(None, done)
+        self._put([], [mark])
+        return mark, done
 
-    async def _told(self, item: _Item) -> None:
-        """Wait until a call is written down, for a second at most.
+    def _unwritable(self, and_so: str) -> LedgerError:
+        why = f": {self._problem.rstrip('.')}" if self._problem else " now"
+        return LedgerError(f"{self._database.place} cannot be written{why}; {and_so}.")
 
-        Raises:
-            LedgerError: it is not.
-        """
-        # Where it is known that nothing can be written, one more try is enough.
-        patience_s = PATIENCE_S if self._problem is None else 2 * LONGEST_PAUSE_S
-        try:
-            async with asyncio.timeout(patience_s):
-                await item.done
-        except TimeoutError as error:
-            raise LedgerError(
-                f"{self._sql.database.place} cannot be written{self._because()}; nothing was sent."
-            ) from error
+    def _give_up_on(self, mark: _Item) -> None:
+        """Tell who flushes that the database is away."""
+        hangs = bool(self._writing) and time.monotonic() - self._began > 2 * PATIENCE_S
+        if self._problem is not None or hangs:
+            _tell(mark.done, self._unwritable(f"{self.waiting:,} changes wait for it"))
 
     def _write_group(self, loop: asyncio.AbstractEventLoop) -> None:
         """Write down the calls that begin in this round of an event loop."""
@@ -536,11 +505,13 @@ class SqlLedger(LedgerStore):
             return
         try:
             if self._write_at_once(group):
-                self._finish(group, at_once=True)
+                for item in group:
+                    _tell(item.done, None)
             else:
-                self._put([], *group)
+                self._put([], group)
         except LedgerError as error:
-            _settle({item.done: error for item in group if item.done is not None})
+            for item in group:
+                _tell(item.done, error)
 
     def _write_at_once(self, group: Sequence[_Item]) -> bool:
         """Write calls in the thread that asks, with what waits: once a call is sent, what came
@@ -560,27 +531,46 @@ class SqlLedger(LedgerStore):
                 if _are_of(runs, items):
                     return False
                 items = []
-            writes = _writes([*items, *group])
-            if not self._sql.write_now(writes):
+            wanted = _wanted([*items, *group])
+            if not self._writer.write_now([item.write for item in wanted if item.write]):
                 return False
             if items:
                 self._items.clear()
                 self._room.notify_all()
-            if self._sql.untidy:
+            if self._writer.untidy:
                 self._wake(urgent=False)
-        self._finish(items)
+        self._finish(items, wanted)
         return True
 
-    async def _call(self, action: Callable[[], Awaitable[T]]) -> T:
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        await self.flush()
+        return await self._call(self._database.read(work))
+
+    async def _change(self, work: Callable[[Connection], T]) -> T:
+        await self.flush()
+        return await self._call(self._database.write(work))
+
+    async def _call(self, asked: Coroutine[Any, Any, T]) -> T:
         """Run something of the database's in the thread's event loop."""
-
-        async def run() -> T:
-            return await action()
-
-        with self._room:
-            self._run()
-            future = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        try:
+            with self._room:
+                self._run()
+                future = asyncio.run_coroutine_threadsafe(asked, self._loop)
+        except LedgerError:
+            asked.close()
+            raise
         return await asyncio.wrap_future(future)
+
+    async def _entries(
+        self,
+        table: Table,
+        selection: Selection,
+        *more: ColumnElement[bool],
+        limit: int | None = None,
+    ) -> list[Tagged]:
+        statement = select(table).where(*_where(table, selection), *more)
+        statement = statement.order_by(table.c.at, table.c.id).limit(limit)
+        return await self._read(lambda c: [entry_of(row) for row in c.execute(statement)])
 
     def _run(self) -> None:
         if self._thread is not None and self._pid != os.getpid():
@@ -605,9 +595,10 @@ class SqlLedger(LedgerStore):
             self.close()
         except LedgerError as error:
             logger.error("the ledger could not be closed at exit: %s", error)
-            for write in _writes([*self._writing, *self._items]):
-                if write.kind == "entry":
-                    logger.error("the process ends before an entry was written: %s", _said(write))
+            for item in (*self._writing, *self._items):
+                if item.write is not None and item.write.kind == "entry":
+                    said = _said(item.write)
+                    logger.error("the process ends before an entry was written: %s", said)
 
     def _wake(self, *, urgent: bool) -> None:
         # Waking the other thread costs a system call: only where it may be asleep.
@@ -626,7 +617,7 @@ class SqlLedger(LedgerStore):
         self._something, self._urgent = asyncio.Event(), asyncio.Event()
         ready.set()
         with suppress(Exception):  # the first write tells it
-            await self._sql.open()
+            await self._writer.open()
         while self._items or not self._stopping:
             await self._something.wait()
             # Not wait_for: in Python 3.11 it may let its own cancellation out, which ends the loop.
@@ -635,12 +626,12 @@ class SqlLedger(LedgerStore):
             timer.cancel()
             await self._write(self._take())
             self._writing = ()
-            await self._sql.tidy()
+            await self._writer.tidy()
         await asyncio.sleep(0)  # what was asked a moment ago is a task after that
         reads = asyncio.all_tasks() - {asyncio.current_task()}
         if reads:
             await asyncio.wait(reads, timeout=30)
-        await self._sql.aclose()
+        await self._writer.aclose()
 
     def _take(self) -> list[_Item]:
         with self._room:
@@ -658,10 +649,10 @@ class SqlLedger(LedgerStore):
         """Write them, and try again for as long as it takes."""
         pause_s = FIRST_PAUSE_S
         while True:
+            wanted = _wanted(items)
             try:
-                writes = _writes(items)
-                if writes:
-                    await self._sql.write(writes)
+                if wanted:
+                    await self._writer.write([item.write for item in wanted if item.write])
             except CascadeError as error:
                 if self._problem is None:
                     logger.warning("the ledger cannot be written, trying again: %s", error)
@@ -676,53 +667,60 @@ class SqlLedger(LedgerStore):
                     await self._write([item])
                 return
             else:
-                if self._problem is not None:
+                if wanted and self._problem is not None:
                     logger.warning("the ledger is written again")
                     self._problem = None
-                self._finish(items)
+                self._finish(items, wanted)
                 return
 
     def _refuse(self, item: _Item, error: Exception) -> None:
-        """Something that can never be written: it is named, and the rest is written."""
-        said = repr(item.write and item.write.what)
-        if item.write is not None and item.write.kind == "entry":
-            said = _said(item.write)
+        """Name something that can never be written; the rest is written."""
+        said = "nothing" if item.write is None else _said(item.write)
         logger.error("the ledger's database refused an entry: %s: %s", error, said)
         self._refused = [*self._refused, f"{said} ({error})"][-MOST_TOLD:]
-        if item.done is not None:
-            _settle({item.done: LedgerError(f"the ledger cannot keep {said}: {error}")})
+        _settle({item.done: LedgerError(f"the ledger cannot keep {said}: {error}")})
 
-    def _finish(self, items: Sequence[_Item], *, at_once: bool = False) -> None:
-        outcomes: dict[Done, LedgerError | None] = {}
+    def _finish(self, items: Sequence[_Item], written: Sequence[_Item]) -> None:
+        # Who gave up while it was written sends nothing.
+        late = [item.write for item in written if item.given_up and item.write is not None]
+        if late:
+            with self._room:
+                self._items.extend(_Item(Write("withdraw", write.what.id)) for write in late)
+                self._wake(urgent=False)
+        outcomes: dict[Done | None, LedgerError | None] = {}
         for item in items:
-            if item.done is not None:
-                outcomes[item.done] = None
-                if item.write is None and self._refused:
-                    refused = "; ".join(self._refused)
-                    outcomes[item.done] = LedgerError(f"the database refused entries: {refused}")
-                    self._refused = []
-        if at_once:
-            for done in outcomes:
-                _tell(done, None)
-        else:
-            _settle(outcomes)
+            outcomes[item.done] = None
+            if item.write is None and self._refused:
+                refused = "; ".join(self._refused)
+                outcomes[item.done] = LedgerError(f"the database refused entries: {refused}")
+                self._refused = []
+        _settle(outcomes)
 
-    def _give_up_on(self, mark: _Item) -> None:
-        """Tell who flushes that the database is away."""
-        hangs = bool(self._writing) and time.monotonic() - self._began > 2 * PATIENCE_S
-        if (self._problem is not None or hangs) and mark.done is not None:
-            why = self._because() or " (it does not answer)"
-            error = LedgerError(
-                f"{self._sql.database.place} cannot be written{why}; {self.waiting:,} entries wait."
-            )
-            _tell(mark.done, error)
+    def _redacted(self, entry: LedgerEntry) -> LedgerEntry:
+        """The entry as it may be stored. Its note may repeat what a provider quoted."""
+        if self._redact is None or not entry.note:
+            return entry
+        try:
+            note = self._redact(entry.note)
+        except Exception:
+            logger.exception("redaction failed: an entry is stored without its note")
+            note = "[redaction failed]"
+        return entry.model_copy(update={"note": note})
+
+    def _may_keep(self, job: Job) -> bool:
+        """Whether redaction leaves a job as it is: else it would measure something else."""
+        try:
+            return self._redact is None or self._redact(job.payload) == job.payload
+        except Exception:
+            logger.exception("redaction failed: a job is not stored")
+            return False
 
 
-def _writes(items: Sequence[_Item]) -> list[Write]:
-    return [item.write for item in items if item.write is not None and not item.given_up]
+def _wanted(items: Sequence[_Item]) -> list[_Item]:
+    return [item for item in items if item.write is not None and not item.given_up]
 
 
-def _are_of(runs: Collection[str], items: Sequence[_Item]) -> bool:
+def _are_of(runs: set[str], items: Sequence[_Item]) -> bool:
     """Whether there are entries of these runs among them."""
     return any(
         item.write is not None and item.write.kind == "entry" and item.write.what.run_id in runs
@@ -731,126 +729,74 @@ def _are_of(runs: Collection[str], items: Sequence[_Item]) -> bool:
 
 
 def _said(write: Write) -> str:
-    """An entry for the log, without its free texts."""
+    """A change for the log, without free texts."""
+    if not isinstance(write.what, LedgerEntry):
+        return f"{write.kind} {write.what!r}"
     entry = write.what.model_dump(mode="json", exclude_defaults=True, exclude={"note", "decision"})
     return json.dumps({**entry, "tags": dict(write.tags)})
 
 
-def _settle(outcomes: Mapping[Done, LedgerError | None]) -> None:
+def _settle(outcomes: Mapping[Done | None, LedgerError | None]) -> None:
     """Tell all who wait how it ended; those of one event loop together, which wakes it once."""
-    loops: dict[asyncio.AbstractEventLoop, list[Done]] = {}
+    loops: dict[asyncio.AbstractEventLoop, dict[Done, LedgerError | None]] = {}
     for done, error in outcomes.items():
         if isinstance(done, asyncio.Future):
-            loops.setdefault(done.get_loop(), []).append(done)
+            loops.setdefault(done.get_loop(), {})[done] = error
         else:
             _tell(done, error)
     for loop, waiting in loops.items():
         with suppress(RuntimeError):  # the loop was closed, and nothing waits there any more
-            loop.call_soon_threadsafe(_tell_all, waiting, outcomes)
+            loop.call_soon_threadsafe(_tell_all, waiting)
 
 
-def _tell_all(waiting: Sequence[Done], outcomes: Mapping[Done, LedgerError | None]) -> None:
-    for done in waiting:
-        _tell(done, outcomes[done])
+def _tell_all(outcomes: Mapping[Done, LedgerError | None]) -> None:
+    for done, error in outcomes.items():
+        _tell(done, error)
 
 
-def _tell(done: Done, error: LedgerError | None) -> None:
+def _tell(done: Done | None, error: LedgerError | None) -> None:
     with suppress(asyncio.InvalidStateError, InvalidStateError):  # it was told, or gave up
-        if error is None:
-            done.set_result(None)
-        else:
+        if done is not None and error is not None:
             done.set_exception(error)
+        elif done is not None:
+            done.set_result(None)
 
 
-def _may_be_kept(job: Job, redact: Redact | None) -> bool:
-    """Whether redaction would leave a job as it is: else it would measure something else."""
-    if redact is None:
-        return True
-    try:
-        return redact(job.payload) == job.payload
-    except Exception:
-        logger.exception("redaction failed: a job is not stored")
-        return False
+def _jobs(connection: Connection, *where: ColumnElement[bool]) -> list[Job]:
+    statement = select(*(jobs_table.c[name] for name in JOB)).where(*where)
+    ordered = statement.order_by(jobs_table.c.at, jobs_table.c.run_id)
+    return [job_of(row) for row in connection.execute(ordered)]
 
 
-COUNTS = (
-    "input_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "reasoning_tokens",
-    "cache_write_tokens",
-)
-NUMBERS = ("latency_ms", "loss", "confidence", "audit_rate")
-DECISION = ("action", "confidence", "calibrated", "audit_rate", "signals")
-"""Of the decision, in columns of their own."""
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
-_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
+def _where(table: Table, selection: Selection) -> Iterator[ColumnElement[bool]]:
+    for name in ("run_id", "node", "tier"):
+        value = getattr(selection, name)
+        if value is not None:
+            yield table.c[name] == value if name in table.c else false()
+    if selection.since is not None:
+        yield table.c.at >= selection.since
+    if selection.until is not None:
+        yield table.c.at < selection.until
+    for key, value in selection.tags.items():
+        yield table.c.tags[key].as_string() == value
 
 
-def _exported(entry: LedgerEntry, tags: Mapping[str, str], *, notes: bool) -> dict[str, Any]:
-    """An entry for another program: flat, but for signals and tags."""
-    row = entry.model_dump(mode="json", exclude={"decision", "baseline_range"})
-    if not notes and entry.outcome not in ("ok", "not_sent"):
-        row["note"] = ""
-    low, high = entry.baseline_range or (None, None)
-    row["baseline_low_usd"] = None if low is None else str(low)
-    row["baseline_high_usd"] = None if high is None else str(high)
-    decision = {} if entry.decision is None else entry.decision.model_dump(mode="json")
-    return {**row, **{name: decision.get(name) for name in DECISION}, "tags": dict(tags)}
-
-
-@contextmanager
-def _exporting(path: Path) -> Generator[Callable[[Sequence[dict[str, Any]]], object]]:
-    """A function that adds rows to a new file; the ending names the format."""
-    columns = list(_exported(LedgerEntry(run_id="", node=""), {}, notes=False))
-    if path.suffix == ".jsonl":
-        with path.open("w", encoding="utf-8") as file:
-            yield lambda rows: file.writelines(
-                json.dumps(row, ensure_ascii=False) + "\n" for row in rows
-            )
-    elif path.suffix == ".csv":
-        with path.open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, columns)
-            table.writeheader()
-            yield lambda rows: table.writerows(
-                {name: _cell(value) for name, value in row.items()} for row in rows
-            )
-    elif path.suffix == ".parquet":
-        if find_spec("pyarrow") is None:
-            raise MissingDependencyError(
-                f'{path}: Parquet needs pyarrow: pip install "agent-cascade[parquet]", or export '
-                "to .csv or .jsonl."
-            )
-        pa: Any = import_module("pyarrow")
-        types = dict.fromkeys(columns, pa.string())
-        types |= dict.fromkeys(COUNTS, pa.int64()) | dict.fromkeys(NUMBERS, pa.float64())
-        types |= {"calibrated": pa.bool_(), "at": pa.timestamp("us", tz="UTC")}
-        schema = pa.schema(list(types.items()))
-        with import_module("pyarrow.parquet").ParquetWriter(path, schema) as file:
-            yield lambda rows: file.write_table(
-                pa.Table.from_pylist([_flat(row) for row in rows], schema)
-            )
-    else:
-        raise ConfigurationError(
-            f"{path}: the ending names the format; give one of .jsonl, .csv, .parquet."
-        )
-
-
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {
-        name: json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
-        for name, value in row.items()
-    }
-    return kept | {"at": datetime.fromisoformat(row["at"])}
-
-
-def _cell(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula, with the apostrophe that makes it text:
-    models name tools, clients name tags, and opening a file must not run what they say.
-    """
-    if isinstance(value, dict):
-        value = json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str) and value[:1] in _FORMULA and not _NUMBER.fullmatch(value):
-        return f"'{value}"
-    return value
+@lru_cache(maxsize=256)
+def _column(name: str) -> Any:
+    """The column that `SqlLedger.rows` calls so."""
+    of, _, part = name.partition(".")
+    if not part and of in entries.c:
+        return entries.c[of]
+    if part and of == "tags":
+        return entries.c.tags[part].as_string()
+    if of == "decision" and part in Decision.model_fields:
+        found = entries.c.decision[part]
+        if part == "signals":
+            return found.as_json()
+        if part in ("confidence", "threshold", "audit_rate"):
+            return found.as_float()
+        return found.as_boolean() if part in ("calibrated", "once") else found.as_string()
+    raise ConfigurationError(
+        f"{name!r} is no column of a ledger: give one of {', '.join(COLUMNS)}, a tag as "
+        f"tags.user, or {', '.join(f'decision.{part}' for part in Decision.model_fields)}."
+    )

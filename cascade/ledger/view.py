@@ -3,34 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal, cast
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from cascade.ledger.base import Amounts
 from cascade.state import Basis, LedgerEntry
-
-
-@dataclass(frozen=True, slots=True)
-class NodeTotal:
-    """Cost and saving of one node over the entries of a view.
-
-    `cost_usd`, `saved_usd` and `baseline_usd` are None where a part is unknown; `known_cost_usd`
-    and `known_saved_usd` sum the parts that are known.
-    """
-
-    node: str
-    entries: int
-    cost_usd: Decimal | None
-    saved_usd: Decimal | None
-    baseline_usd: Decimal | None
-    known_cost_usd: Decimal
-    known_saved_usd: Decimal
-    cost_basis: Basis
-    saved_basis: Basis
-    latency_ms: float
 
 
 class LedgerView(BaseModel):
@@ -46,7 +25,7 @@ class LedgerView(BaseModel):
     entries: tuple[LedgerEntry, ...] = ()
 
     def __init__(self, entries: Iterable[LedgerEntry] = ()) -> None:
-        super().__init__(entries=tuple(entries))  # type: ignore[call-arg]
+        super().__init__(entries=tuple(entries))
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -60,12 +39,18 @@ class LedgerView(BaseModel):
     @property
     def cost(self) -> Amounts:
         """Dollars spent, by basis."""
-        return _sum(self.entries, "cost_usd", "cost_basis")
+        total = Amounts()
+        for entry in self.entries:
+            total = total.plus(entry.cost_usd, entry.cost_basis)
+        return total
 
     @property
     def saved(self) -> Amounts:
         """Dollars saved against the baseline, by basis; negative where money was lost."""
-        return _sum(self.entries, "saved_usd", "basis")
+        total = Amounts()
+        for entry in self.entries:
+            total = total.plus(entry.saved_usd, entry.basis)
+        return total
 
     @property
     def baseline(self) -> Amounts:
@@ -88,20 +73,6 @@ class LedgerView(BaseModel):
         return self.cost.basis
 
     @property
-    def known_cost_usd(self) -> Decimal:
-        """Dollars spent by the calls whose cost is known."""
-        return self.cost.known
-
-    @property
-    def assumed_usd(self) -> Decimal:
-        """Dollars that budgets count for the calls whose cost is unknown."""
-        assumed = Amounts()
-        for entry in self.entries:
-            if entry.cost_usd is None and entry.assumed_usd is not None:
-                assumed = assumed.plus(entry.assumed_usd, "estimated")
-        return assumed.known
-
-    @property
     def saved_usd(self) -> Decimal | None:
         """Dollars saved against the baseline, or None where a part is unknown."""
         return self.saved.total
@@ -122,40 +93,57 @@ class LedgerView(BaseModel):
         return self.baseline.basis
 
     @property
-    def unknown(self) -> int:
-        """Number of entries with an unknown cost."""
-        return self.cost.unknown
+    def known_cost_usd(self) -> Decimal:
+        """Dollars spent by the calls whose cost is known."""
+        return self.cost.known
 
-    def by_node(self) -> dict[str, NodeTotal]:
-        """Totals per node, in the order in which the nodes first appear."""
-        return {node: _node_total(node, view) for node, view in self._nodes().items()}
+    @property
+    def assumed_usd(self) -> Decimal:
+        """Dollars that budgets count for the calls whose cost is unknown."""
+        assumed = Amounts()
+        for entry in self.entries:
+            if entry.cost_usd is None and entry.assumed_usd is not None:
+                assumed = assumed.plus(entry.assumed_usd, "estimated")
+        return assumed.known
+
+    @property
+    def latency_ms(self) -> float:
+        """Wall time of the calls, added up."""
+        return sum(entry.latency_ms for entry in self.entries)
+
+    def by_node(self) -> dict[str, LedgerView]:
+        """The entries of each node, in the order in which the nodes first appear."""
+        groups: dict[str, list[LedgerEntry]] = {}
+        for entry in self.entries:
+            groups.setdefault(entry.node, []).append(entry)
+        return {node: LedgerView(group) for node, group in groups.items()}
 
     def table(self) -> str:
         """The totals per node as aligned text, with the basis of each figure."""
-        rows = [("node", "entries", "tokens in", "tokens out", "seconds", "cost", "saved")]
-        rows += [_row(node, view) for node, view in self._nodes().items()]
         runs = len({entry.run_id for entry in self.entries})
+        head = ("node", "entries", "tokens in", "tokens out", "seconds", "cost", "saved")
+        rows: list[tuple[str, ...]] = [head]
+        rows += [_row(node, view) for node, view in self.by_node().items()]
         rows.append(_row("run" if runs == 1 else f"{runs:,} runs", self))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         rule = "  ".join("─" * width for width in widths)
         lines = [_line(row, widths) for row in rows]
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._footnotes(runs)])
 
-    def _nodes(self) -> dict[str, LedgerView]:
-        groups: dict[str, list[LedgerEntry]] = {}
-        for entry in self.entries:
-            groups.setdefault(entry.node, []).append(entry)
-        return {node: LedgerView(group) for node, group in groups.items()}
-
     def _footnotes(self, runs: int) -> list[str]:
         notes = []
         if self.cost.estimated:
-            notes.append("≈ cost: the machine's or provider's own figures were not all known")
-        estimated = {entry.run_id for entry in self.entries if _is_estimate(entry)}
-        if estimated:
-            saved = f"{_plain(self.saved.estimated)} of it rests on estimates"
-            notes.append(f"≈ saved: {saved} of what the large model would have cost")
-            notes += self._audited(estimated, runs)
+            notes.append("≈ cost: not all of what it rests on was told by the servers")
+        guessed = {e.run_id for e in self.entries if e.basis == "estimated" and e.baseline_usd}
+        if guessed:
+            part = _plain(self.saved.estimated)
+            notes.append(f"≈ saved: {part} rests on estimates of what the large model costs")
+        audits = [e for e in self.entries if e.node == "audit" and e.run_id in guessed]
+        measured = LedgerView(entry for entry in audits if entry.cost_usd is not None)
+        if measured.entries:
+            audited = len({entry.run_id for entry in measured})
+            which = "this run" if runs == 1 else f"{audited:,} of {len(guessed):,} such runs"
+            notes.append(f"  an audit measured it for {which}: {_plain(measured.cost.known)}")
         unknown = [entry for entry in self.entries if entry.cost_usd is None]
         if unknown:
             counted = sum(entry.assumed_usd is not None for entry in unknown)
@@ -171,50 +159,6 @@ class LedgerView(BaseModel):
             )
         reasons = sorted({entry.note for entry in unknown if entry.note})
         return notes + [f"? unknown: {reason}" for reason in reasons]
-
-    def _audited(self, estimated: set[str], runs: int) -> list[str]:
-        audits = [
-            entry
-            for entry in self.entries
-            if entry.node == "audit" and entry.cost_usd is not None and entry.run_id in estimated
-        ]
-        if not audits:
-            return []
-        measured = _plain(_sum(audits, "cost_usd", "cost_basis").known)
-        audited = len({entry.run_id for entry in audits})
-        which = "this run" if runs == 1 else f"{audited:,} of {len(estimated):,} such runs"
-        return [f"  an audit measured it for {which}: {measured}"]
-
-
-def _is_estimate(entry: LedgerEntry) -> bool:
-    return entry.basis == "estimated" and bool(entry.baseline_usd)
-
-
-def _node_total(node: str, view: LedgerView) -> NodeTotal:
-    cost, saved = view.cost, view.saved
-    return NodeTotal(
-        node=node,
-        entries=len(view),
-        cost_usd=cost.total,
-        saved_usd=saved.total,
-        baseline_usd=view.baseline_usd,
-        known_cost_usd=cost.known,
-        known_saved_usd=saved.known,
-        cost_basis=cost.basis,
-        saved_basis=saved.basis,
-        latency_ms=sum(entry.latency_ms for entry in view.entries),
-    )
-
-
-def _sum(
-    entries: Sequence[LedgerEntry],
-    amount: Literal["cost_usd", "saved_usd"],
-    basis: Literal["cost_basis", "basis"],
-) -> Amounts:
-    total = Amounts()
-    for entry in entries:
-        total = total.plus(getattr(entry, amount), cast(Basis, getattr(entry, basis)))
-    return total
 
 
 def _count(view: LedgerView, name: Literal["input_tokens", "output_tokens"]) -> str:
@@ -238,15 +182,9 @@ def _dollars(amounts: Amounts) -> str:
 
 
 def _row(name: str, view: LedgerView) -> tuple[str, ...]:
-    return (
-        name,
-        f"{len(view):,}",
-        _count(view, "input_tokens"),
-        _count(view, "output_tokens"),
-        f"{sum(entry.latency_ms for entry in view.entries) / 1000:.2f}",
-        _dollars(view.cost),
-        _dollars(view.saved),
-    )
+    tokens = _count(view, "input_tokens"), _count(view, "output_tokens")
+    seconds = f"{view.latency_ms / 1000:.2f}"
+    return (name, f"{len(view):,}", *tokens, seconds, _dollars(view.cost), _dollars(view.saved))
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:

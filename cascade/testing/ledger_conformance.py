@@ -1,366 +1,379 @@
-"""What every backend of the ledger has to do, as tests that any backend can run.
+"""Conformance suite of ledger stores, for ours and for those of others.
 
-class TestMine(LedgerConformance):
-    @pytest.fixture
-    def make_backend(self, tmp_path):
-        return lambda: MyBackend(tmp_path / "ledger")
+    report = asyncio.run(check_store(lambda: MyStore("ledger"), capabilities={"append", "begin"}))
+    print(report)
+    assert report.passed
 
-`make_backend` gives a new `Backend` each time, for the same database, which is empty when a test
-begins and outlives its backends where `durable` is True. Needs pytest and pytest-asyncio.
+`make` gives a new store each time, for the same database where it is durable, which is empty
+before each check. In pytest, `@pytest.mark.parametrize("check", checks_of(capabilities))` makes
+each check a test of its own. No test framework is needed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from datetime import datetime, timedelta
+import traceback
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any, Literal, get_args
 
-from cascade.ledger import Amounts, Pending, Texts
-from cascade.ledger.store import Backend, Batch, Claim, Dropped, Selection, Stored, Withdrawn
-from cascade.state import LedgerEntry
-from cascade.testing.ledger_samples import (
-    NOON,
-    SECOND,
-    begun,
-    drawn,
-    everything,
-    made,
-    opened,
-    said,
+from cascade.ledger.base import Amounts, Job, LedgerStore, Selection
+from cascade.state import Decision, LedgerEntry
+
+Capability = Literal["append", "begin", "spent", "jobs", "read", "delete", "durable"]
+"""What a store can do: keep entries and tell those of a run (`append`), write down calls before
+they are sent (`begin`), say what a node has spent, keep jobs, and, as `SqlLedger` does, read by
+selections and delete. What is `durable` is there for a second store."""
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+AMOUNTS = (
+    "0.1000000000000000000000000001",
+    "-1E-30",
+    "12345678901234567890.123456789",
+    "0",
+    "1E+3",
 )
-
-EXACT = ("0.1000000000000000000000000001", "-1E-30", "12345678901234567890.123456789", "0", "1E+3")
 """Amounts that a floating-point column would change."""
 
+Make = Callable[[], LedgerStore]
 
-class LedgerConformance:
-    """Inherit from it, and give the fixture `make_backend`."""
 
-    durable = True
-    """Whether a second backend finds what a first one wrote."""
+def made(number: int, **fields: Any) -> LedgerEntry:
+    """A sample entry, so many seconds after noon."""
+    given = {"run_id": "run", "node": "draft", "at": NOON + number * SECOND}
+    return LedgerEntry(**{"id": f"id-{number:06}", **given, **fields})
 
-    async def test_what_is_written_is_read_back_unchanged(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """Each field comes back as it was, and unknown stays unknown."""
-        # bare is first: columns that are set only later in a batch are kept, too
-        full = made(
-            1,
-            tier="small",
-            model="ollama:qwen",
-            input_tokens=2**40,
-            output_tokens=0,
-            cached_tokens=3,
-            reasoning_tokens=4,
-            latency_ms=12.5,
-            cost_usd=Decimal("0.25"),
-            saved_usd=Decimal("-0.25"),
-            baseline_usd=None,
-            cost_basis="estimated",
-            basis="unknown",
-            outcome="failed",
-            note="Größe ≠ 0 — 'quoted' \"twice\"\n🙂",
-            attempt_id="id-000001",
-            price="set by you",
-            marginal_usd=Decimal("0.125"),
-            assumed_usd=Decimal("1E-30"),
-            baseline_low_usd=Decimal("-0.1"),
-            baseline_high_usd=Decimal("0.10"),
-            prompt_hash="0f" * 16,
-            answer_hash="f0" * 16,
+
+def full(number: int, **fields: Any) -> LedgerEntry:
+    """A sample entry with every field set."""
+    given: dict[str, Any] = {
+        "tier": "small",
+        "model": "ollama:qwen",
+        "input_tokens": 2**40,
+        "output_tokens": 0,
+        "cached_tokens": 3,
+        "reasoning_tokens": 4,
+        "cache_write_tokens": 2**40,
+        "latency_ms": 12.5,
+        "cost_usd": Decimal("0.25"),
+        "cost_basis": "estimated",
+        "saved_usd": Decimal("-0.25"),
+        "basis": "unknown",
+        "baseline_usd": None,
+        "baseline_range": (Decimal("-0.1"), Decimal("0.10")),
+        "assumed_usd": Decimal("1E-30"),
+        "price": "set by you",
+        "outcome": "failed",
+        "note": "Größe ≠ 0 — 'quoted' \"twice\"\n🙂",
+        "decision": Decision(
             action="escalate",
+            reason="0.3 < 0.8",
+            threshold=0.8,
             confidence=0.1 + 0.2,
             calibrated=True,
+            tier="large",
+            expected_cost_accept_usd=Decimal("0.012345678901234567890123456789"),
+            expected_cost_escalate_usd=Decimal("1E-9"),
+            once=True,
             signals={"mean_logprob": -1e-300, "größe": 0.1},
             audit_rate=0.05,
-            large_usd=Decimal("0.3"),
-            loss=-1.0,
-            cache_write_tokens=2**40,
-            tool_calls=2,
-            tags={"user": "42", "größe": "'; --"},
-        )
-        bare = made(0, baseline_usd=None)
-        assert full.entry.model_fields_set == set(LedgerEntry.model_fields)
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(entries=[bare, full]))
-            assert await everything(backend) == [bare, full]
+        ),
+        "loss": -1.0,
+    }
+    return made(number, **{**given, **fields})
 
-    async def test_amounts_keep_every_digit(self, make_backend: Callable[[], Backend]) -> None:
-        """An amount is never rounded."""
-        kept = [made(i, cost_usd=Decimal(amount)) for i, amount in enumerate(EXACT)]
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(entries=kept))
-            found = [stored.entry.cost_usd for stored in await everything(backend)]
-        assert found == [Decimal(amount) for amount in EXACT]
 
-    async def test_times_are_kept_in_utc_to_the_microsecond(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """Entries of other time zones are ordered by the moment they mean."""
-        east = datetime.fromisoformat("2026-03-01T14:00:00.000001+05:00")
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(entries=[made(1), made(2, at=east)]))
-            found = [stored.entry.at for stored in await everything(backend)]
-        assert found == [east, NOON + timedelta(seconds=1)]
-        assert {at.utcoffset() for at in found} == {timedelta()}
+async def comes_back_unchanged(make: Make) -> None:
+    """Each field comes back as it was, and unknown stays unknown."""
+    # The bare one is first: columns that are set only later in a batch are kept, too.
+    entries = [made(0, baseline_usd=None), full(1)]
+    assert full(1).model_fields_set == set(LedgerEntry.model_fields), "the sample has every field"
+    async with make() as store:
+        store.append(entries, {"user": "42", "größe": "'; --"})
+        assert await _of_run(store) == entries
 
-    async def test_text_that_databases_dislike_does_no_harm(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """NUL and halves of surrogate pairs may be replaced, but the entry is kept."""
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(entries=[made(1, note="a\0b"), made(2, note="a\ud800b")]))
-            notes = [stored.entry.note for stored in await everything(backend)]
-        assert [note[0] + note[-1] for note in notes] == ["ab", "ab"]
 
-    async def test_a_batch_that_comes_twice_is_kept_once(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """It comes twice when a connection broke before the answer to its commit."""
-        batch = Batch(attempts=[begun("a")], entries=[made(1), made(2)])
-        async with opened(make_backend) as backend:
-            await backend.write(batch)
-            await backend.write(batch)
-            assert len(await everything(backend)) == 2
-            assert len(await backend.unfinished(Selection())) == 1
+async def keeps_every_digit(make: Make) -> None:
+    """An amount is never rounded."""
+    async with make() as store:
+        store.append([made(i, cost_usd=Decimal(usd)) for i, usd in enumerate(AMOUNTS)])
+        found = [entry.cost_usd for entry in await _of_run(store)]
+        assert found == [Decimal(usd) for usd in AMOUNTS], found
 
-    async def test_an_attempt_is_unfinished_until_its_entry_comes(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """Attempts that were withdrawn are forgotten."""
-        attempts = [begun("a", tier="large", model="m", tags={"user": "1"}), begun("b"), begun("c")]
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(attempts=attempts))
-            assert list(await backend.unfinished(Selection())) == attempts
-            await backend.write(
-                Batch(entries=[made(1, attempt_id="b")], withdrawn=[Withdrawn("c")])
-            )
-            assert list(await backend.unfinished(Selection())) == attempts[:1]
-            assert list(await backend.unfinished(Selection(run_id="other"))) == []
 
-    async def test_an_attempt_that_is_kept_at_once_is_like_any_other(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """A backend may decline; either way, writing it afterwards keeps it once."""
-        async with opened(make_backend) as backend:
-            kept = backend.write_now(Batch(attempts=[begun("a"), begun("b")]))
-            found = list(await backend.unfinished(Selection()))
-            assert found == ([begun("a"), begun("b")] if kept else [])
-            await backend.write(Batch(attempts=[begun("a"), begun("b")]))
-            assert list(await backend.unfinished(Selection())) == [begun("a"), begun("b")]
-            await backend.write(Batch(entries=[made(1, attempt_id="a")]))
-            assert list(await backend.unfinished(Selection())) == [begun("b")]
-
-    async def test_a_selection_means_what_it_says(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """Conditions are joined by and; the end of a span of time is not in it."""
-        entries = [
-            made(0, run_id="r", tier="small", tags={"user": "1", "app": "x"}),
-            made(1, run_id="r", node="expert", tier="large", tags={"user": "1"}),
-            made(2, tier="large", tags={"user": "2"}),
-            made(3),
+async def keeps_an_id_once(make: Make) -> None:
+    """A repetition is left as the first one was."""
+    async with make() as store:
+        store.append([made(0, note="first"), made(1)])
+        store.append([made(0, note="second")])
+        found = await _of_run(store)
+        assert [(entry.id, entry.note) for entry in found] == [
+            ("id-000000", "first"),
+            ("id-000001", ""),
         ]
-        second = timedelta(seconds=1)
-        cases = [
-            (Selection(), [0, 1, 2, 3]),
-            (Selection(run_id="r"), [0, 1]),
-            (Selection(node="expert"), [1]),
-            (Selection(tier="large"), [1, 2]),
-            (Selection(since=NOON + second), [1, 2, 3]),
-            (Selection(until=NOON + 2 * second), [0, 1]),
-            (Selection(since=NOON + second, until=NOON + 3 * second), [1, 2]),
-            (Selection(run_id="r", tier="large"), [1]),
-            (Selection(run_id="none"), []),
-            (Selection(tags={"user": "1"}), [0, 1]),
-            (Selection(tags={"user": "1", "app": "x"}), [0]),
-            (Selection(tags={"no": "1"}), []),
-        ]
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(entries=entries))
-            for selection, which in cases:
-                found = await everything(backend, selection)
-                assert found == [entries[i] for i in which], selection
 
-    async def test_pages_follow_one_another_without_gaps(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """Also where many entries have the same time."""
-        entries = [made(i, at=NOON + timedelta(seconds=i // 4)) for i in range(10)]
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(entries=entries[::-1]))
-            found: list[Stored] = []
-            while page := await backend.page(Selection(), found[-1] if found else None, 3):
-                assert len(page) <= 3
-                found += page
-        assert found == entries
 
-    async def test_what_is_deleted_is_gone_and_the_rest_stays(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """By run, by tag and by age, attempts included."""
-        late = NOON + timedelta(days=1)
-        entries = [made(0, run_id="r"), made(1, tags={"user": "1"}), made(2), made(3, at=late)]
-        attempts = [begun("a", run_id="r"), begun("b", tags={"user": "1"}), begun("c")]
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(attempts=attempts, entries=entries))
-            assert await backend.delete(Selection(run_id="r")) == 1
-            assert await backend.delete(Selection(tags={"user": "1"})) == 1
-            assert [a.attempt_id for a in await backend.unfinished(Selection())] == ["c"]
-            assert await backend.delete(Selection(until=late)) == 1
-            assert await everything(backend) == entries[3:]
-            assert await backend.unfinished(Selection()) == []
-            assert await backend.delete(Selection()) == 1
+async def keeps_times_in_utc(make: Make) -> None:
+    """To the microsecond, whatever zone they came in."""
+    east = datetime.fromisoformat("2026-03-01T14:00:00.000001+05:00")
+    async with make() as store:
+        store.append([made(1), made(2, at=east)])
+        found = sorted(entry.at for entry in await _of_run(store))
+        assert found == [east, NOON + SECOND], found
 
-    async def test_texts_are_read_back_unchanged_and_in_pages(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """An answer that never came stays None; a selection means texts as it does entries."""
-        kept = [said(i, tier="small", tags={"n": str(i)}) for i in range(3)]
-        kept.append(said(3, texts=Texts("[]", None), node="expert"))
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(texts=kept))
-            await backend.write(Batch(texts=kept[:1]))
-            first = list(await backend.texts(Selection(), None, 3))
-            assert first + list(await backend.texts(Selection(), first[-1], 3)) == kept
-            for selection in (Selection(node="expert"), Selection(since=NOON + 3 * SECOND)):
-                assert list(await backend.texts(selection, None, 9)) == kept[3:]
-            assert list(await backend.texts(Selection(tags={"n": "1"}), None, 9)) == kept[1:2]
 
-    async def test_a_pending_audit_stays_until_it_is_dropped(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """A run has one; a second one of the same run changes nothing."""
-        audits = [drawn(0, tags={"user": "1"}), drawn(1), drawn(2)]
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(pending=[*audits, drawn(1, payload="other")]))
-            assert list(await backend.pending(Selection())) == audits
-            assert list(await backend.pending(Selection(tags={"user": "1"}))) == audits[:1]
-            assert list(await backend.pending(Selection(node="draft"))) == []
-            await backend.write(Batch(pending=[drawn(3)], dropped=[Dropped("run-3")]))
-            await backend.write(Batch(dropped=[Dropped("run-1"), Dropped("none")]))
-            assert list(await backend.pending(Selection())) == [audits[0], audits[2]]
+async def takes_any_text(make: Make) -> None:
+    """NUL and halves of surrogate pairs may be replaced, but the entry is kept."""
+    bad = Decision(action="accept", reason="a\0b\ud800")
+    async with make() as store:
+        store.append([made(1, note="a\0b", decision=bad), made(2, note="a\ud800b")], {"t": "\0"})
+        found = [entry.note for entry in await _of_run(store)]
+        assert [note[0] + note[-1] for note in found] == ["ab", "ab"], found
 
-    async def test_a_claimed_audit_is_nobody_elses_until_its_lease_ends(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """Only those that were drawn long enough ago can be claimed."""
-        audits = [drawn(0), drawn(1), drawn(2)]
 
-        def claim(by: str, at: datetime) -> Claim:
-            return Claim(by=by, at=at, drawn_until=NOON + SECOND, lapsed=at - 60 * SECOND)
+async def a_begun_call_is_no_entry_until_it_is_completed(make: Make) -> None:
+    """`append` with the same id completes it, once."""
+    async with make() as store:
+        call = made(0, outcome="begun", tier="large", model="m")
+        await store.begin(call, {"user": "1"})
+        assert await _of_run(store) == []
+        done = made(0, tier="large", model="m", cost_usd=Decimal(1))
+        store.append([done], {"user": "1"})
+        store.append([done], {"user": "1"})
+        assert await _of_run(store) == [done]
 
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(pending=audits))
-            now = NOON + 10 * SECOND
-            assert list(await backend.claim(claim("a", now))) == audits[:2]
-            assert list(await backend.claim(claim("b", now + SECOND))) == []
-            assert list(await backend.pending(Selection())) == audits
-            await backend.write(Batch(dropped=[Dropped("run-0")]))
-            assert list(await backend.claim(claim("b", now + 60 * SECOND))) == audits[1:2]
-            assert list(await backend.claim(claim("a", now + 61 * SECOND))) == []
 
-    async def test_of_those_who_claim_at_once_each_gets_others(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """No audit is done twice, and none is left out."""
-        if not self.durable:
-            return
-        audits = [drawn(i) for i in range(20)]
+async def spending_counts_unknown_costs_at_what_is_assumed(make: Make) -> None:
+    """To the last digit, and where nothing is assumed, unknown stays unknown."""
+    entries = [
+        made(0, node="audit", cost_usd=Decimal("12345678901234567890.123456789")),
+        made(1, node="audit", cost_usd=Decimal("1E-30")),
+        made(2, node="audit", cost_usd=Decimal("0.5"), cost_basis="estimated"),
+        made(3, node="audit", assumed_usd=Decimal("0.25"), cost_basis="unknown"),
+        made(4, node="audit", cost_basis="unknown"),
+        made(5, cost_usd=Decimal(7)),
+    ]
+    exact = Decimal("12345678901234567890.123456789000000000000000000001")
+    async with make() as store:
+        store.append(entries)
+        found = await store.spent("audit", NOON)
+        assert found == Amounts(measured=exact, estimated=Decimal("0.75"), unknown=1), found
+        since = await store.spent("audit", NOON + 3 * SECOND)
+        assert since == Amounts(estimated=Decimal("0.25"), unknown=1), since
+        assert await store.spent("none", NOON) == Amounts()
 
-        async def claim(by: str) -> list[Pending]:
-            async with opened(make_backend) as backend:
-                now = NOON + 60 * SECOND
-                mine = Claim(by=by, at=now, drawn_until=now, lapsed=now - 60 * SECOND)
-                return list(await backend.claim(mine))
 
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(pending=audits))
-            claimed = [p for found in await asyncio.gather(*map(claim, "abcd")) for p in found]
-        assert sorted(claimed, key=lambda pending: pending.at) == audits
+async def a_job_is_claimed_once_until_its_lease_ends(make: Make) -> None:
+    """Only those that were put long enough ago can be claimed; a run has one of a kind."""
+    now = datetime.now(UTC)
+    put = [Job(kind="audit", run_id=str(i), payload="{}", at=now - i * SECOND) for i in (60, 30, 0)]
+    async with make() as store:
+        for job in put:
+            store.put_job(job)
+        store.put_job(Job(kind="audit", run_id="60", payload="other"))
+        store.put_job(Job(kind="shadow", run_id="60", payload="{}"))
+        store.drop_job("audit", "none")
+        assert await store.claim_jobs("audit", 20 * SECOND) == put[:2]
+        assert await store.claim_jobs("audit", 20 * SECOND) == []
+        store.drop_job("audit", "60")
+        assert await store.claim_jobs("audit", 20 * SECOND, lease=timedelta()) == put[1:2]
+        assert [job.run_id for job in await store.claim_jobs("shadow")] == ["60"]
 
-    async def test_spending_counts_unknown_costs_at_what_is_assumed(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """To the last digit, and where nothing is assumed, unknown stays unknown."""
-        entries = [
-            made(0, node="audit", cost_usd=Decimal("12345678901234567890.123456789")),
-            made(1, node="audit", cost_usd=Decimal("1E-30")),
-            made(2, node="audit", cost_usd=Decimal("0.5"), cost_basis="estimated"),
-            made(3, node="audit", assumed_usd=Decimal("0.25"), cost_basis="unknown"),
-            made(4, node="audit", cost_basis="unknown"),
-            made(5, cost_usd=Decimal(7)),
-        ]
-        exact = Decimal("12345678901234567890.123456789000000000000000000001")
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(entries=entries))
-            assert await backend.spent(Selection(node="audit")) == Amounts(
-                measured=exact, estimated=Decimal("0.75"), unknown=1
-            )
-            since = Selection(node="audit", since=NOON + 3 * SECOND)
-            assert await backend.spent(since) == Amounts(estimated=Decimal("0.25"), unknown=1)
-            assert await backend.spent(Selection(node="none")) == Amounts()
 
-    async def test_texts_and_pending_audits_go_with_their_entries(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """By run, tag, age and node; pending audits have no node."""
-        user = {"user": "1"}
-        audits = [drawn(0), drawn(1, tags=user), drawn(2), drawn(3)]
-        texts = [said(0), said(1, tags=user), said(2), said(3, node="expert"), said(4)]
-        cases = [
-            (Selection(run_id="run-0"), [1, 2, 3, 4], [1, 2, 3]),
-            (Selection(tags=user), [2, 3, 4], [2, 3]),
-            (Selection(until=NOON + 3 * SECOND), [3, 4], [3]),
-            (Selection(node="expert"), [4], [3]),
-            (Selection(), [], []),
-        ]
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(texts=texts, pending=audits))
-            for selection, kept, open_audits in cases:
-                assert await backend.delete(selection) == 0
-                found = await backend.texts(Selection(), None, 9)
-                assert list(found) == [texts[i] for i in kept], selection
-                assert list(await backend.pending(Selection())) == [audits[i] for i in open_audits]
+async def a_selection_means_what_it_says(make: Any) -> None:
+    """Conditions are joined by and; the end of a span of time is not in it."""
+    given: list[tuple[LedgerEntry, dict[str, str]]] = [
+        (made(0, run_id="r", tier="small"), {"user": "1", "app": "x"}),
+        (made(1, run_id="r", node="expert", tier="large"), {"user": "1"}),
+        (made(2, tier="large"), {"user": "2"}),
+        (made(3), {}),
+    ]
+    cases: list[tuple[Selection, list[int]]] = [
+        (Selection(), [0, 1, 2, 3]),
+        (Selection(run_id="r"), [0, 1]),
+        (Selection(node="expert"), [1]),
+        (Selection(tier="large"), [1, 2]),
+        (Selection(since=NOON + SECOND), [1, 2, 3]),
+        (Selection(until=NOON + 2 * SECOND), [0, 1]),
+        (Selection(since=NOON + SECOND, until=NOON + 3 * SECOND), [1, 2]),
+        (Selection(run_id="r", tier="large"), [1]),
+        (Selection(run_id="none"), []),
+        (Selection(tags={"user": "1"}), [0, 1]),
+        (Selection(tags={"user": "1", "app": "x"}), [0]),
+        (Selection(tags={"no": "1"}), []),
+    ]
+    async with make() as store:
+        for entry, tags in given[::-1]:
+            store.append([entry], tags)
+        for selection, which in cases:
+            found = await store.entries(selection)
+            assert found == [given[i][0] for i in which], (selection, found)
+        pages = [page async for page in store.pages(size=3)]
+        assert [pair for page in pages for pair in page] == given
+        assert await store.entries(limit=2) == [entry for entry, _ in given[:2]]
 
-    async def test_texts_can_be_deleted_before_their_entries(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """They may have a shorter life than figures; pending audits are texts, too."""
-        attempts, entries = [begun("a")], [made(0), made(1)]
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(attempts=attempts, entries=entries, texts=[said(0), said(1)]))
-            await backend.write(Batch(pending=[drawn(0), drawn(1)]))
-            assert await backend.delete_texts(Selection(until=NOON + SECOND)) == 2
-            assert list(await backend.texts(Selection(), None, 9)) == [said(1)]
-            assert list(await backend.pending(Selection())) == [drawn(1)]
-            assert await everything(backend) == entries
-            assert list(await backend.unfinished(Selection())) == attempts
 
-    async def test_a_second_backend_finds_what_a_first_one_wrote(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """Opening a ledger that is there already changes nothing in it."""
-        if not self.durable:
-            return
-        async with opened(make_backend) as backend:
-            await backend.write(Batch(entries=[made(1)]))
-        async with opened(make_backend) as backend:
-            assert await everything(backend) == [made(1)]
+async def rows_are_columns_of_entries(make: Any) -> None:
+    """Also tags and parts of the decision."""
+    columns = ("id", "cost_usd", "at", "baseline_high_usd", "tags", "tags.user", "decision.action")
+    parts = (
+        "decision.confidence",
+        "decision.calibrated",
+        "decision.audit_rate",
+        "decision.signals",
+    )
+    sample = full(0)
+    assert sample.decision is not None
+    assert sample.baseline_range is not None
+    async with make() as store:
+        store.append([sample], {"user": "1"})
+        store.append([made(1)])
+        first, second = await store.rows(columns=[*columns, *parts])
+        assert first == (
+            sample.id, sample.cost_usd, NOON, sample.baseline_range[1], {"user": "1"}, "1",
+            "escalate", 0.1 + 0.2, True, 0.05, sample.decision.signals,
+        ), first  # fmt: skip
+        assert second == (made(1).id, None, NOON + SECOND, *[None] * 8), second
 
-    async def test_many_may_open_and_write_at_once(
-        self, make_backend: Callable[[], Backend]
-    ) -> None:
-        """Whoever comes first makes the schema; nobody sees an error."""
-        if not self.durable:
-            return
 
-        async def write(number: int) -> None:
-            async with opened(make_backend) as backend:
-                for i in range(10):
-                    await backend.write(Batch(entries=[made(number * 10 + i)]))
+async def calls_that_were_never_completed_are_listed(make: Any) -> None:
+    """Those that were withdrawn are forgotten."""
+    calls = [made(i, id=name, outcome="begun", run_id=name) for i, name in enumerate("abc")]
+    async with make() as store:
+        for call in calls:
+            await store.begin(call, {"user": call.run_id})
+        store.append([made(0, id="b", run_id="b")])
+        store.withdraw("c")
+        assert await store.unfinished() == calls[:1]
+        assert await store.unfinished(Selection(tags={"user": "a"})) == calls[:1]
+        assert await store.unfinished(Selection(run_id="b")) == []
+        assert await store.unfinished(older_than=timedelta(days=36_500)) == []
 
-        await asyncio.gather(*map(write, range(5)))
-        async with opened(make_backend) as backend:
-            assert await everything(backend) == [made(i) for i in range(50)]
+
+async def what_is_deleted_is_gone_and_the_rest_stays(make: Any) -> None:
+    """By run, by tag and by age, with begun calls and jobs."""
+    late = NOON + timedelta(days=1)
+    async with make() as store:
+        store.append([made(0, run_id="r"), made(2), made(3, at=late)])
+        store.append([made(1)], {"user": "1"})
+        await store.begin(made(4, run_id="r", outcome="begun"))
+        store.put_job(Job(kind="audit", run_id="r", payload="{}", at=NOON))
+        store.put_job(Job(kind="audit", run_id="s", payload="{}", at=NOON, tags={"user": "1"}))
+        assert await store.delete(Selection(run_id="r")) == 1
+        assert await store.unfinished() == []
+        assert [job.run_id for job in await store.jobs()] in (["s"], [])
+        assert await store.delete(Selection(tags={"user": "1"})) == 1
+        assert await store.jobs() == []
+        assert await store.delete(Selection(until=late)) == 1
+        assert await store.entries() == [made(3, at=late)]
+        assert await store.delete(everything=True) == 1
+
+
+async def a_second_store_finds_what_the_first_wrote(make: Any) -> None:
+    """And of those that write and claim at once, nothing is lost or done twice."""
+
+    async def work(name: str) -> list[Job]:
+        async with make() as store:
+            for i in range(50):
+                entry = made(i, id=f"{name}-{i}", run_id="run")
+                await store.begin(entry.model_copy(update={"outcome": "begun"}))
+                store.append([entry])
+            return list(await store.claim_jobs("audit"))
+
+    async with make() as store:
+        for i in range(20):
+            store.put_job(Job(kind="audit", run_id=str(i), payload="{}", at=NOON))
+        await store.flush()
+        claimed = [job.run_id for jobs in await asyncio.gather(*map(work, "abcd")) for job in jobs]
+        assert sorted(set(claimed)) == sorted(claimed), claimed
+        found = await store.of_run("run")
+        assert {e.id for e in found} == {f"{name}-{i}" for name in "abcd" for i in range(50)}
+        assert len(found) == 200
+
+
+async def _of_run(store: LedgerStore) -> Sequence[LedgerEntry]:
+    await store.flush()
+    return await store.of_run("run")
+
+
+Check = Callable[[Make], Awaitable[None]]
+
+CHECKS: dict[Capability, tuple[Check, ...]] = {
+    "append": (
+        comes_back_unchanged,
+        keeps_every_digit,
+        keeps_an_id_once,
+        keeps_times_in_utc,
+        takes_any_text,
+    ),
+    "begin": (a_begun_call_is_no_entry_until_it_is_completed,),
+    "spent": (spending_counts_unknown_costs_at_what_is_assumed,),
+    "jobs": (a_job_is_claimed_once_until_its_lease_ends,),
+    "read": (
+        a_selection_means_what_it_says,
+        rows_are_columns_of_entries,
+        calls_that_were_never_completed_are_listed,
+    ),
+    "delete": (what_is_deleted_is_gone_and_the_rest_stays,),
+    "durable": (a_second_store_finds_what_the_first_wrote,),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Outcome of a store's checks.
+
+    Attributes:
+        failures: name of each check that failed, with what was wrong.
+        checks: how many were made.
+        left_out: capabilities that were not asked for.
+    """
+
+    failures: dict[str, str]
+    checks: int
+    left_out: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check held."""
+        return not self.failures
+
+    def __str__(self) -> str:
+        lines = [f"{self.checks - len(self.failures)} of {self.checks} checks hold"]
+        lines += [f"left out: {', '.join(self.left_out)}"] if self.left_out else []
+        return "\n".join([*lines, *(f"{name}: {why}" for name, why in self.failures.items())])
+
+
+def checks_of(capabilities: Collection[str]) -> list[Check]:
+    """The checks that a store with these capabilities has to hold."""
+    return [check for name, checks in CHECKS.items() if name in capabilities for check in checks]
+
+
+async def check_store(
+    make: Make,
+    capabilities: Collection[str] = get_args(Capability),
+    *,
+    empty: Callable[[], Awaitable[None]] | None = None,
+) -> Report:
+    """Hold a store to the checks of its capabilities.
+
+    Args:
+        make: makes a store.
+        capabilities: of `Capability`.
+        empty: empties its database, before each check; not needed where it is not durable.
+    """
+    checks, failures = checks_of(capabilities), {}
+    for check in checks:
+        if empty is not None:
+            await empty()
+        try:
+            await check(make)
+        except Exception as error:  # noqa: BLE001 - it is reported
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            failures[check.__name__] = f"{error!r} in {last.name}, line {last.lineno}"
+    left_out = tuple(name for name in get_args(Capability) if name not in capabilities)
+    return Report(failures, len(checks), left_out)

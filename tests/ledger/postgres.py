@@ -14,8 +14,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.debian import found_or_installed
-
 SETTINGS = "-c fsync=on -c max_connections=40 -c shared_buffers=32MB"
 
 
@@ -23,19 +21,14 @@ class NoPostgresError(Exception):
     """PostgreSQL cannot be had here; the message says why."""
 
 
-def binaries() -> Path:
-    """The folder of the server's programs; it is installed where this is CI and we may."""
-    found, why = found_or_installed(_find, "postgresql", timeout=300)
-    if found is None:
-        raise NoPostgresError(f"no PostgreSQL server here: apt install postgresql{why}")
-    return found
-
-
-def _find() -> Path | None:
+def _programs() -> Path:
     on_path = shutil.which("postgres")
     folders = [Path(on_path).resolve().parent] if on_path else []
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((folder for folder in folders if (folder / "initdb").exists()), None)
+    for folder in folders:
+        if (folder / "initdb").exists():
+            return folder
+    raise NoPostgresError("no PostgreSQL server here: apt install postgresql")
 
 
 @dataclass(frozen=True)
@@ -49,10 +42,6 @@ class Server:
     @property
     def url(self) -> str:
         return f"postgresql://cascade@127.0.0.1:{self.port}/postgres"
-
-    @property
-    def _data(self) -> Path:
-        return self.folder / "data"
 
     def make(self) -> None:
         self._run("initdb", "--auth=trust", "--username=cascade", "--encoding=UTF8", "--no-sync")
@@ -68,8 +57,9 @@ class Server:
     @contextmanager
     def held(self) -> Iterator[None]:
         """It stands still meanwhile: its connections stay open, and nothing is answered."""
-        first = int((self._data / "postmaster.pid").read_text().split()[0])
-        processes = [first, *_children(first)]
+        first = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        processes = [first, *map(int, children)]
         for process in processes:
             os.kill(process, signal.SIGSTOP)
         try:
@@ -82,7 +72,7 @@ class Server:
     def _run(self, program: str, *arguments: str) -> None:
         # The server refuses to run as root.
         user = pwd.getpwnam("postgres").pw_name if os.geteuid() == 0 else None
-        command = [str(self.programs / program), "-D", str(self._data), *arguments]
+        command = [str(self.programs / program), "-D", str(self.folder / "data"), *arguments]
         done = subprocess.run(
             command,
             user=user,
@@ -99,35 +89,20 @@ class Server:
 @contextmanager
 def running() -> Iterator[Server]:
     """Start one, with a folder of its own."""
+    programs = _programs()
     folder = Path(tempfile.mkdtemp(prefix="cascade-postgres-"))
-    server = Server(binaries(), folder, _free_port())
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = Server(programs, folder, listener.getsockname()[1])
     try:
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres")
         server.make()
         server.start()
         try:
             yield server
         finally:
-            server.stop("immediate")
+            with suppress(NoPostgresError):
+                server.stop("immediate")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def server() -> Iterator[str]:
-    """Start one; gives its address, `postgresql://…/postgres`."""
-    with running() as started:
-        yield started.url
-
-
-def _children(process: int) -> list[int]:
-    path = Path(f"/proc/{process}/task/{process}/children")
-    return [int(child) for child in path.read_text().split()]
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

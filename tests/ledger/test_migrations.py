@@ -1,0 +1,93 @@
+"""A database of an older version is brought up to date by the one that opens it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Column, Connection, MetaData, Table, Text, select
+
+from cascade.errors import LedgerError, MissingDependencyError
+from cascade.ledger.database import Database, Schema
+from cascade.ledger.sql import LEDGER
+
+SECOND = """
+from alembic import op
+from sqlalchemy import Column, Text
+
+revision, down_revision = "2", "1"
+
+
+def upgrade():
+    op.add_column("notes", Column("mood", Text))
+"""
+
+
+def notes(*columns: str) -> tuple[MetaData, Table]:
+    metadata = MetaData()
+    table = Table("notes", metadata, *(Column(name, Text) for name in ("word", *columns)))
+    return metadata, table
+
+
+@pytest.fixture
+async def old(url: str) -> str:
+    metadata, table = notes()
+    database = Database(url, Schema("notes", metadata, "1"))
+    await database.write(lambda c: c.execute(table.insert(), {"word": "kept"}).rowcount)
+    await database.aclose()
+    return url
+
+
+@pytest.fixture
+def newer(tmp_path: Path) -> tuple[Schema, Table]:
+    metadata, table = notes("mood")
+    assert LEDGER.migrations is not None
+    folder = tmp_path / "migrations"
+    (folder / "versions").mkdir(parents=True)
+    for name in ("env.py", "versions/0001_first.py"):
+        (folder / name).write_text((LEDGER.migrations / name).read_text())
+    (folder / "versions" / "0002_mood.py").write_text(SECOND)
+    return Schema("notes", metadata, "2", folder), table
+
+
+async def test_an_older_database_is_migrated_once_and_keeps_what_is_in_it(
+    old: str, newer: tuple[Schema, Table]
+) -> None:
+    pytest.importorskip("alembic")
+    schema, table = newer
+
+    def read(connection: Connection) -> list[tuple[str, str | None]]:
+        return [tuple(row) for row in connection.execute(select(table.c.word, table.c.mood))]
+
+    for _ in range(2):
+        database = Database(old, schema)
+        assert await database.write(read) == [("kept", None)]
+        await database.aclose()
+
+
+async def test_an_older_database_is_not_changed_by_who_reads(
+    old: str, newer: tuple[Schema, Table]
+) -> None:
+    database = Database(old, newer[0], read_only=True)
+    with pytest.raises(LedgerError, match=r"version 1, and reading takes 2"):
+        await database.read(lambda connection: None)
+
+
+async def test_without_alembic_an_older_database_says_what_to_install(
+    old: str, newer: tuple[Schema, Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "alembic", None)
+    with pytest.raises(MissingDependencyError, match=r"agent-cascade\[store\]"):
+        await Database(old, newer[0]).read(lambda connection: None)
+
+
+async def test_several_schemas_share_one_database(url: str) -> None:
+    metadata, table = notes()
+    for schema in (LEDGER, Schema("notes", metadata, "1")):
+        database = Database(url, schema)
+        await database.write(lambda connection: None)
+        await database.aclose()
+    database = Database(url, Schema("notes", metadata, "1"))
+    assert await database.read(lambda c: c.execute(select(table)).all()) == []
+    await database.aclose()

@@ -1,0 +1,637 @@
+"""The store in a database: nothing is lost, nothing is doubled, and what fails says so in time."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import logging
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import reduce
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cascade.errors import ConfigurationError, LedgerError, MissingDependencyError
+from cascade.ledger import Job, LedgerView, Selection, open_store, tagged
+from cascade.ledger import database as databases
+from cascade.ledger import store as stores
+from cascade.ledger.base import EXACT, current_tags
+from cascade.state import LedgerEntry
+from tests.ledger.conftest import call, decided, entry
+from tests.ledger.processes import ROOT, kill_in_the_middle, write_together
+
+DAY = timedelta(days=1)
+MARCH = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def rows(path: Path, table: str = "ledger_entries") -> list[str]:
+    """Runs in the file, for whoever opens it now."""
+    with closing(sqlite3.connect(path)) as file:
+        return [run for (run,) in file.execute(f"SELECT run_id FROM {table} ORDER BY id")]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another process writes, and does not end."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("COMMIT")
+
+
+@contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """No file may grow beyond what the ledger's files have now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sizes = [file.stat().st_size for file in path.parent.glob(f"{path.name}*")]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(sizes), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# --- calls that are about to be sent
+
+
+async def test_a_call_is_in_the_file_before_it_is_sent_with_what_came_before_it(
+    url: str, path: Path
+) -> None:
+    async with open_store(url) as store:
+        await store.flush()
+        first, second = call("a"), call("a")
+        await store.begin(first)
+        assert rows(path, "ledger_begun") == ["a"]
+        store.append([entry("a", id=first.id)])
+        await store.begin(second)
+        assert (rows(path), rows(path, "ledger_begun")) == (["a"], ["a"])
+        assert store.waiting == 0
+
+
+async def test_calls_that_begin_in_one_round_of_the_loop_are_written_together(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(url) as store:
+        await store.flush()
+        sizes: list[int] = []
+        write_now = stores.BatchWriter.write_now
+
+        def count(self: Any, writes: Any) -> bool:
+            sizes.append(len(writes))
+            return write_now(self, writes)
+
+        monkeypatch.setattr(stores.BatchWriter, "write_now", count)
+        await asyncio.gather(*(store.begin(call(name)) for name in "abc"))
+        await store.begin(call("d"))
+        assert sizes == [3, 1]
+
+
+async def test_more_than_a_loop_should_write_is_left_to_the_thread(
+    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "MOST_AT_ONCE", 2)
+    monkeypatch.setattr(stores, "LINGER_S", 60)
+    async with open_store(url) as store:
+        await store.flush()
+        store.append([entry("a") for _ in range(3)])
+        await store.begin(call("b"))
+        assert (rows(path), rows(path, "ledger_begun")) == ([], ["b"])
+        await store.begin(call("a"))
+        assert rows(path) == ["a"] * 3, "its own entries come first"
+
+
+async def test_who_gives_up_before_it_is_written_leaves_nothing(url: str, path: Path) -> None:
+    async with open_store(url) as store:
+        await store.flush()
+        beginning = [asyncio.create_task(store.begin(call(name))) for name in "ab"]
+        await asyncio.sleep(0)
+        beginning[0].cancel()
+        await asyncio.gather(*beginning, return_exceptions=True)
+        await store.flush()
+        assert rows(path, "ledger_begun") == ["b"]
+
+
+async def test_while_another_process_writes_a_call_waits_its_turn(url: str, path: Path) -> None:
+    async with open_store(url) as store:
+        await store.flush()
+        with locked(path):
+            beginning = asyncio.create_task(store.begin(call("a")))
+            await asyncio.sleep(0.05)
+            assert not beginning.done()
+        await beginning
+        assert rows(path, "ledger_begun") == ["a"]
+
+
+async def test_a_durable_ledger_leaves_its_calls_to_the_thread(url: str, path: Path) -> None:
+    async with open_store(url, durable=True) as store:
+        await store.begin(call("a"))
+        assert rows(path, "ledger_begun") == ["a"]
+
+
+async def test_without_crash_safety_nothing_is_written_ahead(url: str) -> None:
+    async with open_store(url, crash_safe=False) as store:
+        await store.begin(call())
+        store.withdraw("none")
+        assert await store.unfinished() == []
+
+
+def test_event_loops_of_many_threads_lose_nothing(url: str, path: Path) -> None:
+    store = open_store(url)
+
+    async def work(name: str) -> None:
+        for i in range(50):
+            await store.begin(call(f"{name}{i:02}"))
+
+    threads = [threading.Thread(target=lambda n=n: asyncio.run(work(n))) for n in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store.close()
+    assert sorted(rows(path, "ledger_begun")) == [f"{n}{i:02}" for n in "abcd" for i in range(50)]
+
+
+# --- crashes
+
+
+def test_after_kill_9_each_call_is_in_the_ledger_once_or_listed_as_unknown(
+    url: str, tmp_path: Path
+) -> None:
+    left = kill_in_the_middle(url, tmp_path / "provider", after=300)
+    assert left.lost == left.doubled == []
+    assert left.kept.total() > 100
+    assert 0 < left.unknown.total() <= 2 * 32
+
+
+async def test_two_processes_write_at_once_without_a_loss(url: str) -> None:
+    write_together(url, processes=2, entries=500)
+    async with open_store(url) as store:
+        found = [e.run_id for e in await store.entries()]
+    assert sorted(found) == sorted(f"{name}-{i}" for name in range(2) for i in range(500))
+
+
+LEAVING = """
+import sys
+from cascade.ledger import open_store
+from tests.ledger.conftest import entry
+store = open_store(sys.argv[1])
+store.append([entry(str(i)) for i in range(500)])
+{}
+"""
+
+
+@pytest.mark.parametrize("ending", ["", "raise KeyError"])
+def test_a_program_that_ends_has_written_all(url: str, path: Path, ending: str) -> None:
+    command = [sys.executable, "-c", LEAVING.format(ending), url]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert len(rows(path)) == 500
+
+
+def test_a_program_that_ends_while_the_database_is_away_logs_what_it_had(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LEAVING.format(""), f"sqlite:///{tmp_path}/none/ledger.db"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
+    assert done.stderr.count('"run_id"') == 500
+
+
+def test_a_store_that_was_in_use_is_refused_after_a_fork(url: str, path: Path) -> None:
+    store = open_store(url)
+    asyncio.run(store.begin(call("parent")))
+    child = os.fork()
+    if child == 0:
+        refused = 0
+        for use in (lambda: asyncio.run(store.begin(call("child"))), lambda: store.append([])):
+            try:
+                use()
+            except LedgerError as error:
+                refused += "forked" in str(error)
+        os._exit(refused)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    store.close()
+    assert rows(path, "ledger_begun") == ["parent"]
+
+
+# --- a database that is away
+
+
+async def test_on_a_full_disk_calls_fail_within_a_second_and_recovery_is_seen(
+    url: str, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(url)
+    await store.begin(call("before"))
+    assert await store.ready() is None
+    with full_disk(path):
+        for run in ("a", "b"):
+            began = time.monotonic()
+            with pytest.raises(LedgerError, match="nothing was sent"):
+                await store.begin(call(run))
+            assert time.monotonic() - began < 1.5
+        store.append([entry("paid")])
+        with pytest.raises(LedgerError, match="1 changes wait"):
+            await store.flush()
+        assert "ledger" in (await store.ready() or "")
+    await store.begin(call("after"))
+    assert await store.ready() is None
+    await store.aclose()
+    assert rows(path) == ["paid"]
+    assert sorted(rows(path, "ledger_begun")) == ["after", "before"]
+    told = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert ["trying again" in told[0], told[1]] == [True, "the ledger is written again"]
+
+
+async def test_a_folder_that_is_missing_is_told_and_seen_when_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "PATIENCE_S", 0.2)
+    store = open_store(f"sqlite:///{tmp_path}/later/ledger.db")
+    with pytest.raises(LedgerError, match="No such file"):
+        await store.begin(call("a"))
+    store.append([entry("a")])
+    with pytest.raises(LedgerError, match="1 changes wait"):
+        await asyncio.to_thread(store.close)
+    (tmp_path / "later").mkdir()
+    await store.aclose()
+    assert rows(tmp_path / "later" / "ledger.db") == ["a"]
+
+
+async def test_a_full_queue_refuses_entries_while_the_database_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "QUEUE", 3)
+    monkeypatch.setattr(stores, "PATIENCE_S", 0.2)
+    store = open_store(f"sqlite:///{tmp_path}/none/ledger.db")
+    with pytest.raises(LedgerError):
+        await store.begin(call())
+    with suppress(LedgerError):
+        for _ in range(5):
+            store.append([entry()])
+    with pytest.raises(LedgerError, match="3 changes wait"):
+        store.append([entry()])
+    (tmp_path / "none").mkdir()
+    await store.aclose()
+
+
+async def test_a_file_that_was_deleted_is_made_anew_and_nothing_more_is_lost(
+    url: str, path: Path
+) -> None:
+    async with open_store(url) as store:
+        await store.begin(call("a"))
+        for file in path.parent.glob("ledger.db*"):
+            file.unlink()
+        await store.begin(call("b"))
+        store.append([entry("c")])
+        assert [e.run_id for e in await store.entries()] == ["c"]
+        assert rows(path, "ledger_begun") == ["b"]
+
+
+async def test_an_entry_that_no_database_can_keep_is_named_and_the_others_are_written(
+    url: str, path: Path
+) -> None:
+    async with open_store(url) as store:
+        store.append([entry("a"), entry("bad", input_tokens=2**80), entry("b")])
+        with pytest.raises(LedgerError, match=r"refused entries.*bad"):
+            await store.flush()
+        assert rows(path) == ["a", "b"]
+        with pytest.raises(LedgerError, match="cannot keep"):
+            await store.begin(call("worse", input_tokens=2**80))
+        with pytest.raises(LedgerError, match="worse"):
+            await store.flush()
+
+
+async def test_a_store_that_was_closed_writes_again(url: str, path: Path) -> None:
+    store = open_store(url)
+    for name in "ab":
+        await store.begin(call(name))
+        store.append([entry(name)])
+        await store.aclose()
+    store.close()
+    assert (rows(path), len(rows(path, "ledger_begun"))) == (["a", "b"], 2)
+
+
+async def test_what_comes_while_the_thread_ends_is_for_the_next_one(url: str, path: Path) -> None:
+    store = open_store(url)
+    for i in range(20):
+        store.append([entry(f"{i:02}")])
+        closing_ = [asyncio.create_task(store.aclose()) for _ in range(2)]
+        await asyncio.to_thread(store.append, [entry(f"{i:02}")])
+        await asyncio.gather(*closing_)
+    await store.aclose()
+    assert rows(path).count("07") == 2
+    assert len(rows(path)) == 40
+
+
+async def test_the_journal_is_moved_into_the_database(
+    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cascade.ledger.sql.LONG_JOURNAL", 200_000)
+    monkeypatch.setattr("cascade.ledger.sql.TIDY_EVERY", 20)
+    monkeypatch.setattr(stores, "LINGER_S", 0)
+    wal = path.with_name("ledger.db-wal")
+    async with open_store(url) as store:
+        longest = 0
+        for i in range(400):
+            await store.begin(call(str(i)))
+            await asyncio.sleep(0)
+            if i % 20 == 0:
+                await store.flush()
+            longest = max(longest, wal.stat().st_size)
+        assert 200_000 < longest < 1_200_000
+
+
+# --- opening
+
+
+async def test_a_new_file_may_be_read_by_its_owner_alone(url: str, path: Path) -> None:
+    async with open_store(url) as store:
+        await store.begin(call())
+        modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.glob("ledger.db*")}
+    assert modes == {"ledger.db": 0o600, "ledger.db-wal": 0o600, "ledger.db-shm": 0o600}
+
+
+async def test_opening_waits_until_another_process_lets_go_of_a_new_file(
+    url: str, path: Path
+) -> None:
+    store = open_store(url)
+    with locked(path):
+        beginning = asyncio.create_task(store.begin(call("a")))
+        await asyncio.sleep(0.1)
+        assert not beginning.done()
+    await beginning
+    await store.aclose()
+
+
+async def test_read_only_changes_nothing_and_makes_no_file(url: str, path: Path) -> None:
+    with pytest.raises(LedgerError, match="there is no ledger"):
+        await open_store(url, read_only=True).entries()
+    assert not [file.name for file in path.parent.iterdir()]
+    path.write_bytes(b"")  # noqa: ASYNC240
+    with pytest.raises(LedgerError, match="there is no ledger"):
+        await open_store(url, read_only=True).entries()
+    async with open_store(url) as store:
+        store.append([entry("a")])
+        await store.flush()
+        reader = open_store(url, read_only=True)
+        assert [e.run_id for e in await reader.entries()] == ["a"]
+        store.append([entry("b")])
+        await store.flush()
+        assert len(await reader.rows()) == 2
+        for write in (lambda: reader.append([entry()]), lambda: reader.withdraw("a")):
+            with pytest.raises(LedgerError, match="reading only"):
+                write()
+        with pytest.raises(LedgerError, match="reading only"):
+            await reader.delete(everything=True)
+        with pytest.raises(LedgerError, match="reading only"):
+            await reader.begin(call())
+        assert "reading only" in (await reader.ready() or "")
+        await reader.aclose()
+
+
+async def test_a_ledger_in_a_folder_that_cannot_be_written_can_be_read(
+    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(url) as store:
+        store.append([entry("a")])
+    connect = sqlite3.connect
+
+    def refuse(name: str, **options: Any) -> sqlite3.Connection:
+        if "mode=ro" in name:
+            raise sqlite3.OperationalError("unable to open database file")
+        return connect(name, **options)
+
+    monkeypatch.setattr(databases.sqlite3, "connect", refuse)
+    async with open_store(url, read_only=True) as reader:
+        assert len(await reader.entries()) == 1
+    path.with_name("ledger.db-wal").write_text("entries that were not moved")
+    with pytest.raises(LedgerError, match=r"last entries are in ledger.db-wal"):
+        await open_store(url, read_only=True).entries()
+
+
+async def test_a_ledger_of_a_newer_version_is_left_alone(
+    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "PATIENCE_S", 0.2)
+    async with open_store(url) as store:
+        store.append([entry()])
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("UPDATE ledger_version SET version_num = '99'")
+        file.commit()
+    with pytest.raises(LedgerError, match=r"version 99.*knows 1"):
+        await open_store(url, read_only=True).entries()
+    store = open_store(url)
+    with pytest.raises(LedgerError, match="version 99"):
+        await store.begin(call())
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("ledger.db", "no address of a database"),
+        ("mysql://root:secret@host/db", "no address of a database"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("sqlite://ledger.db", "three slashes"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_without_its_password(address: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said) as told:
+        open_store(address)
+    assert "secret" not in str(told.value)
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(databases, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"agent-cascade\[postgres\]"):
+        open_store("postgres://host/db")
+    command = [
+        sys.executable, "-c",
+        "import sys; sys.modules['sqlalchemy'] = None\n"
+        "from cascade.ledger import open_store",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
+    assert "agent-cascade[store]" in done.stderr
+
+
+# --- reading
+
+
+amounts = st.none() | st.decimals(allow_nan=False, allow_infinity=False, places=15)
+bases = st.sampled_from(["measured", "estimated", "unknown"])
+entries = st.builds(
+    LedgerEntry,
+    run_id=st.sampled_from("abc"),
+    node=st.sampled_from(["draft", "verify", "expert"]),
+    cost_usd=amounts,
+    saved_usd=amounts,
+    baseline_usd=amounts,
+    cost_basis=bases,
+    basis=bases,
+)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(entries, max_size=12))
+async def test_sums_over_nodes_over_runs_and_over_entries_are_equal_to_the_last_digit(
+    recorded: list[LedgerEntry],
+) -> None:
+    async with open_store("memory://") as store:
+        store.append(recorded)
+        kept = await store.entries()
+        by_node, by_run = await store.totals(by="node"), await store.totals(by="run_id")
+    assert sorted(map(repr, kept)) == sorted(map(repr, recorded))
+    view = LedgerView(kept)
+    for groups in (by_node, by_run, view.by_node()):
+        costs = [g.cost if isinstance(g, LedgerView) else g.cost_usd for g in groups.values()]
+        assert reduce(EXACT.add, (c.known for c in costs), Decimal(0)) == view.cost.known
+        assert sum(c.unknown for c in costs) == view.cost.unknown
+
+
+async def test_totals_keep_measured_and_estimated_apart_and_unknown_is_not_zero() -> None:
+    async with open_store("memory://") as store:
+        store.append(
+            [
+                entry(cost_usd=Decimal("0.1"), saved_usd=Decimal(1)),
+                entry(cost_usd=Decimal("0.2"), cost_basis="estimated"),
+                entry(at=MARCH),
+            ]
+        )
+        days, tiers = await store.totals(by="day"), await store.totals(by="tier")
+        cost = await store.cost(Selection(since=MARCH + DAY))
+    assert next(iter(days)) == "2026-03-01"
+    unknown, known = days.values()
+    assert (unknown.cost_usd.total, unknown.cost_usd.basis) == (None, "unknown")
+    assert (known.cost_usd.measured, known.cost_usd.estimated) == (Decimal("0.1"), Decimal("0.2"))
+    assert (known.cost_usd.total, known.cost_usd.basis) == (Decimal("0.3"), "estimated")
+    assert (known.saved_usd.total, known.saved_usd.unknown) == (None, 1)
+    assert {name: total.entries for name, total in tiers.items()} == {"": 3}
+    assert cost == known.cost_usd
+
+
+async def test_a_column_that_is_none_is_named() -> None:
+    async with open_store("memory://") as store:
+        for name in ("price_usd", "decision.none", "node.x"):
+            with pytest.raises(ConfigurationError, match="no column of a ledger"):
+                await store.rows(columns=[name])
+        store.append([decided("a")])
+        assert await store.rows(columns=["decision.reason", "decision.threshold"]) == [
+            ("P(correct) 0.93 is above 0.80", None)
+        ]
+
+
+async def test_tags_of_store_context_and_call_are_together(url: str) -> None:
+    async with open_store(url, tags={"app": "x"}) as store:
+        with tagged(user="1"), tagged(team="t"):
+            store.append([entry("a")], current_tags())
+        store.append([entry("b")])
+        assert await store.rows(columns=["run_id", "tags"]) == [
+            ("a", {"app": "x", "user": "1", "team": "t"}),
+            ("b", {"app": "x"}),
+        ]
+    assert current_tags() == {}
+
+
+@pytest.mark.parametrize("tags", [{"user": 42}, {1: "a"}, "user"])
+def test_a_tag_that_is_no_text_is_refused(tags: Any, url: str) -> None:
+    with pytest.raises(ConfigurationError, match="give names and values as text"):
+        open_store(url, tags=tags)
+    with pytest.raises(ConfigurationError, match="tagged"):
+        tagged(user=42).__enter__()  # type: ignore[arg-type]
+
+
+# --- what must not stay
+
+
+async def test_deletion_has_to_be_told_what_and_overwrites_it(url: str, path: Path) -> None:
+    async with open_store(url, jobs=True) as store:
+        store.append([entry("old", at=MARCH, note="remember me"), entry("new")])
+        store.put_job(Job(kind="audit", run_id="old", payload='"remember me"', at=MARCH))
+        with pytest.raises(ConfigurationError, match="the whole ledger"):
+            await store.delete()
+        with pytest.raises(ConfigurationError, match="not both"):
+            await store.delete(Selection(node="draft"), older_than=DAY)
+        assert await store.delete(older_than=DAY) == 1
+        assert rows(path) == ["new"]
+        files = b"".join(file.read_bytes() for file in path.parent.glob("ledger.db*"))
+        assert b"remember me" not in files
+
+
+async def test_jobs_are_kept_only_where_that_is_asked_for(url: str) -> None:
+    async with open_store(url) as store:
+        store.put_job(Job(kind="audit", run_id="a", payload="{}"))
+        store.drop_job("audit", "a")
+        assert await store.jobs() == await store.claim_jobs("audit") == []
+
+
+async def test_redaction_changes_notes_and_keeps_no_job_that_it_would_change(url: str) -> None:
+    def redact(text: str) -> str:
+        if "trouble" in text:
+            raise ValueError
+        return text.replace("sk-123", "[…]")
+
+    async with open_store(url, redact=redact, jobs=True) as store:
+        store.append([entry(note=note) for note in ("", "key sk-123", "trouble")])
+        for payload in ("fine", "sk-123", "trouble"):
+            store.put_job(Job(kind="audit", run_id=payload, payload=payload))
+        notes = [e.note for e in await store.entries()]
+        assert notes == ["", "key […]", "[redaction failed]"]
+        assert [job.payload for job in await store.jobs()] == ["fine"]
+
+
+# --- export
+
+
+async def test_an_export_has_every_entry_and_no_words_of_servers(url: str, tmp_path: Path) -> None:
+    failed = entry(
+        "b",
+        at=datetime.now(UTC) + DAY,
+        node="=cmd()",
+        outcome="failed",
+        note="http://10.0.0.1 said no",
+    )
+    async with open_store(url) as store:
+        store.append([decided("a"), failed], {"user": "1"})
+        for name in ("e.jsonl", "e.csv", "e.parquet"):
+            assert await store.export(tmp_path / name) == 2
+        assert await store.export(tmp_path / "notes.jsonl", notes=True) == 2
+        with pytest.raises(ConfigurationError, match="ending"):
+            await store.export(tmp_path / "e.xlsx")
+    lines = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
+    assert [line["note"] for line in lines] == ["", ""]
+    by_run = {line["run_id"]: line for line in lines}
+    assert by_run["a"]["baseline_low_usd"] == "0.000617283945"
+    assert (by_run["a"]["action"], by_run["a"]["confidence"]) == ("accept", 0.93)
+    assert by_run["b"]["cost_usd"] is None
+    assert "said no" in (tmp_path / "notes.jsonl").read_text()
+    with (tmp_path / "e.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert (table[1]["node"], table[1]["cost_usd"]) == ("'=cmd()", "")
+    assert json.loads(table[0]["signals"])["length"] == 100
+    assert table[0]["saved_usd"] == "-0.000123456789"
+    kept = import_module("pyarrow.parquet").read_table(tmp_path / "e.parquet").to_pylist()
+    assert kept[0]["input_tokens"] == 200
+    assert kept[0]["calibrated"] is True
+    assert json.loads(kept[0]["tags"]) == {"user": "1"}
+    assert kept[0]["at"].tzinfo is not None
+
+
+async def test_parquet_without_its_package_says_what_to_install(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cascade.ledger.export.find_spec", lambda name: None)
+    async with open_store(url) as store:
+        with pytest.raises(MissingDependencyError, match=r"agent-cascade\[parquet\]"):
+            await store.export(tmp_path / "e.parquet")
