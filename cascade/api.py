@@ -174,6 +174,7 @@ class Cascade:
                 store=ledger,
                 settings=self.settings,
                 holds=self._holds,
+                name=name,
             )
         )
 
@@ -339,6 +340,18 @@ class Cascade:
         """
         runtime = self._runtime(None, show="final")
         runtime.said = said
+        return await self.adrive(run, runtime)
+
+    async def adrive(self, run: Run, runtime: CascadeRuntime) -> CascadeResult:
+        """Take a run to its end in this process, without LangGraph: for integrations that make the
+        run (`kernel.begin`) and its runtime themselves.
+
+        Raises:
+            ModelError: no tier could answer; `error.ledger` holds what was spent.
+            PersonNeededError: the run waits for a person.
+        """
+        if self.calibration is not None:
+            await self._check_weights(self.calibration)
         await self.kernel.answer(run, runtime)
         return self._result(run, self._response_format)
 

@@ -125,6 +125,8 @@ class Kernel:
         self._before = overriding(self.middleware[::-1], "before_run")
         self._decide = overriding(self.middleware, "wrap_decision")
         self._after = overriding(self.middleware, "after_run")
+        for one in reversed(overriding(self.middleware, "wrap_step")):
+            self.advance = partial(one.wrap_step, handler=self.advance)  # type: ignore[method-assign]
 
     # --- what agents and middleware ask for
 

@@ -255,6 +255,7 @@ class Parts:
         store: of the ledger.
         settings: of every question that has none of its own.
         holds: whether the calibrators were made for what a question is asked with.
+        name: of the cascade, for traces and metrics.
     """
 
     tiers: tuple[OpenTier, ...]
@@ -267,6 +268,7 @@ class Parts:
     store: LedgerStore | None = None
     settings: Settings | None = None
     holds: Callable[[Settings], bool] = lambda settings: True
+    name: str = "cascade"
 
 
 class Kernel(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from cascade.middleware.base import Ask, CascadeMiddleware, Decide, Slot
+from cascade.middleware.base import Advance, Ask, CascadeMiddleware, Decide, Slot
 
 if TYPE_CHECKING:
     from cascade.middleware.abort import Abort
@@ -45,6 +45,7 @@ _HOMES = {
 
 __all__ = [
     "Abort",
+    "Advance",
     "Ask",
     "Audits",
     "Breaker",

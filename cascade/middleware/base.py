@@ -1,4 +1,4 @@
-"""Middleware: an optional feature of a cascade, in four hooks.
+"""Middleware: an optional feature of a cascade, in four hooks, and one to look on.
 
 The kernel knows no feature by name. Middleware stands around each run, each call of a model and
 each decision; its slot says where, so that users need not know an order.
@@ -18,6 +18,9 @@ Ask = Callable[[Call], Awaitable[Completion]]
 
 Decide = Callable[[Situation], Decision]
 """The next handler of a decision."""
+
+Advance = Callable[[Run, CascadeRuntime], Awaitable[None]]
+"""The next handler of a step."""
 
 
 class Slot(IntEnum):
@@ -82,6 +85,15 @@ class CascadeMiddleware:
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
         """See what a run came to. Called at least once, never for a run that failed; an error here
         is logged, and the answer stands."""
+
+    async def wrap_step(self, run: Run, runtime: CascadeRuntime, handler: Advance) -> None:
+        """Look on while one agent works (`run.step`), for traces and metrics: a run that fails,
+        waits or is cancelled is seen here alone.
+
+        Call the handler once, let pass what it raises, and raise nothing else. Afterwards `run.step`
+        is the next one, `person` where the run waits, or `end`.
+        """
+        await handler(run, runtime)
 
     async def aclose(self) -> None:
         """Finish what is under way and give back what is held; it may be used again."""
