@@ -1,17 +1,26 @@
-"""Recorded outcomes, the scorers that judge them, and what a cascade is worth on them."""
+"""What a cascade is worth on recorded answers, and what a ledger says it was worth.
 
-from cascade.evaluation.transcripts import (
+`recordings` reads transcripts and examples, `scorers` judge answers, `verdict.evaluate` says what
+a cascade would have cost, `collecting` records both models, `plan` needs no answers at all, and
+`report` reads a ledger. Needs the extra `calibrate`, except for recordings and scorers.
+"""
+
+from cascade.evaluation.recordings import (
+    Example,
     Outcome,
     Transcript,
     TranscriptWriter,
+    read_examples,
     read_transcripts,
     rows_of_pair,
 )
 
 __all__ = [
+    "Example",
     "Outcome",
     "Transcript",
     "TranscriptWriter",
+    "read_examples",
     "read_transcripts",
     "rows_of_pair",
 ]

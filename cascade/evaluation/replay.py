@@ -1,4 +1,4 @@
-"""Recorded rows through the deciding code that runs online, one by one or all at once.
+"""The policies that decide online, over recorded rows: one by one, or all at once on columns.
 
 `replay` calls `policy.decide` on a `Situation` per row. `accepts` works out the same decisions
 on columns, by the same rule; a test holds the two together. `sweep` tries many thresholds.
@@ -12,25 +12,15 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cascade.confidence.metrics import Array
 from cascade.errors import ConfigurationError
-from cascade.policies import (
-    CertifiedPolicy,
-    DollarBudgetPolicy,
-    EconomicPolicy,
-    Policy,
-    Situation,
-    ThresholdPolicy,
-)
+from cascade.evaluation.metrics import Array, Mask
+from cascade.policies import CertifiedPolicy, EconomicPolicy, Policy, Situation, ThresholdPolicy
 from cascade.state import Assessment, Decision
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Rows:
+class Drafts:
     """What a policy may look at, (n,) each; NaN where unknown.
 
     Attributes:
@@ -38,82 +28,66 @@ class Rows:
         calibrated: whether it is a probability.
         escalation_cost: dollars of asking the large model.
         p_large: P(the large model is right) on each question.
-        escalation_s: seconds that escalating takes.
     """
 
     confidence: Array
     calibrated: bool = True
     escalation_cost: Array | None = None
     p_large: Array | None = None
-    escalation_s: Array | None = None
-
-    def __len__(self) -> int:
-        return len(self.confidence)
 
     def column(self, values: Array | None) -> Array:
         """A column, all NaN where nothing is known."""
-        return np.full(len(self), np.nan) if values is None else values
+        return np.full(len(self.confidence), np.nan) if values is None else values
 
 
-def situations(rows: Rows) -> list[Situation]:
-    """Each row as what a policy sees online."""
-    cost, p_large = rows.column(rows.escalation_cost), rows.column(rows.p_large)
-    seconds = rows.column(rows.escalation_s)
+def replay(policy: Policy, drafts: Drafts) -> list[Decision]:
+    """The decision on each row, by the policy itself."""
+    columns = (
+        drafts.confidence,
+        drafts.column(drafts.escalation_cost),
+        drafts.column(drafts.p_large),
+    )
     return [
-        Situation(
-            assessment=Assessment(
-                confidence=_known(confidence),
-                calibrated=rows.calibrated,
-                missing="not in the recording" if math.isnan(confidence) else None,
-                p_large=_known(large),
-            ),
-            escalation_cost_usd=None if math.isnan(dollars) else Decimal(str(dollars)),
-            escalation_s=_known(wait),
+        policy.decide(
+            Situation(
+                Assessment(
+                    confidence=_known(confidence),
+                    calibrated=drafts.calibrated,
+                    missing="not in the recording" if math.isnan(confidence) else None,
+                    p_large=_known(p_large),
+                ),
+                escalation_cost_usd=None if math.isnan(dollars) else Decimal(str(dollars)),
+            )
         )
-        for confidence, dollars, large, wait in zip(
-            rows.confidence.tolist(), cost.tolist(), p_large.tolist(), seconds.tolist(), strict=True
-        )
+        for confidence, dollars, p_large in zip(*(c.tolist() for c in columns), strict=True)
     ]
 
 
-def replay(policy: Policy, rows: Rows) -> list[Decision]:
-    """The decision on each row, by the policy itself."""
-    return [policy.decide(situation) for situation in situations(rows)]
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
-def accepts(policy: Policy, rows: Rows) -> Mask:
+def accepts(policy: Policy, drafts: Drafts) -> Mask:
     """Which rows the policy accepts, all at once.
 
     Raises:
         ConfigurationError: a policy whose rule is not known here; `replay` takes any.
     """
-    known = np.isfinite(rows.confidence)
-    confidence = np.nan_to_num(rows.confidence)
-    match policy:
-        case ThresholdPolicy():
-            return np.asarray(known & (confidence >= policy.threshold))
-        case CertifiedPolicy():
-            above = known & (confidence >= policy.certificate.threshold)
-            return np.asarray(above & rows.calibrated)
-        case EconomicPolicy():
-            wait = policy.price_of_second * np.nan_to_num(rows.column(rows.escalation_s))
-            cost = rows.column(rows.escalation_cost)
-            cut = _break_even(policy.p_large, rows, (cost + wait) / policy.price_of_error)
-            return np.asarray(known & np.isfinite(cost) & (confidence >= cut))
-        case DollarBudgetPolicy():
-            cost = rows.column(rows.escalation_cost)
-            cut = _break_even(policy.p_large, rows, policy.shadow_price * cost)
-            return np.asarray(known & (np.isnan(cost) | (confidence >= cut)))
+    known = np.isfinite(drafts.confidence)
+    confidence = np.nan_to_num(drafts.confidence)
+    if isinstance(policy, ThresholdPolicy):
+        raw = None if drafts.calibrated else policy.uncalibrated
+        return known & (confidence >= (policy.threshold if raw is None else raw))
+    if isinstance(policy, CertifiedPolicy):
+        return known & (confidence >= policy.certificate.threshold) & drafts.calibrated
+    if isinstance(policy, EconomicPolicy):
+        cost, each = drafts.column(drafts.escalation_cost), drafts.column(drafts.p_large)
+        p_large = np.where(np.isnan(each), policy.p_large, each)
+        cut = np.clip(p_large - cost / policy.price_of_error, 0.0, 1.0)
+        return known & np.isfinite(cost) & (confidence >= cut)
     raise ConfigurationError(
         f"{type(policy).__name__} cannot be replayed on columns: use `replay`, row by row."
     )
-
-
-def _break_even(p_large: float, rows: Rows, cost_per_error: Array) -> Array:
-    """`cascade.policies.rule.break_even` on columns."""
-    each = rows.column(rows.p_large)
-    known = np.where(np.isnan(each), p_large, each)
-    return np.clip(known - cost_per_error, 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +136,3 @@ def sweep(
         cost=small_cost.sum() + up_to(large_cost),
         harm=(wrong.sum() - up_to(wrong)) / n,
     )
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value

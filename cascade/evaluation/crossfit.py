@@ -1,0 +1,531 @@
+"""Figures of a choice on rows that had no part in it.
+
+The whole choice, ladder and all, is made again and again on a part of the rows and played on the
+others (repeated cross-fitting), so that a figure and its interval cover the choice as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from scipy.stats import norm
+
+from cascade.confidence.metrics import auroc, brier, ece
+from cascade.errors import ConfigurationError
+from cascade.evaluation.features import Pair, Rows
+from cascade.evaluation.ladder import (
+    PRICES,
+    Ladder,
+    Played,
+    Shape,
+    climb,
+    fit_shapes,
+)
+from cascade.evaluation.metrics import (
+    Array,
+    Curve,
+    Interval,
+    aiq,
+    apgr,
+    audc,
+    aurc,
+    bootstrap,
+    cpt,
+    deferral_curve,
+    excess_aurc,
+    nauc,
+)
+from cascade.policies import Refusal, certify
+from cascade.state import Record
+
+LEAST_ROWS = 40
+
+OPTIMISM = 0.25
+"""Share of a standard error that is added to an expected loss, because the cheapest of many
+policies was chosen on the same rows. Without it three in five lose more than expected."""
+
+MISTAKES = 5
+
+Verdict = Literal["cascade", "router", "small", "off", "unclear", "unpriced"]
+
+Choice = Callable[[Pair, Rows], Ladder]
+"""Fits shapes to some rows of a pair and says which of them the labels pay for."""
+
+
+class Options(Record):
+    """What was asked for.
+
+    Attributes:
+        within: quality that may be lost against the large model, as a share of the questions.
+        menu: losses for which the menu says what they save.
+        caution: standard errors that an expected loss has to stay below what may be lost.
+        price_of_error: dollars of a wrong answer; it recommends the point instead of `within`.
+        max_harm: α, a bound on P(accepted and wrong), to be certified.
+        delta: δ of the certificate.
+        folds: parts of the rows, each left out once.
+        repeats: of the cross-fitting; None for as many as so many rows need.
+        seed: of the splits and the intervals.
+    """
+
+    within: float = 0.01
+    menu: tuple[float, ...] = (0.0, 0.01, 0.02, 0.05)
+    caution: float = 0.0
+    price_of_error: float | None = None
+    max_harm: float | None = None
+    delta: float = 0.1
+    folds: int = 5
+    repeats: int | None = None
+    seed: int = 0
+
+
+class Point(Record):
+    """A policy of the frontier.
+
+    Attributes:
+        within: the loss that was allowed; None for a point at a price of an error.
+        cost: of the large model's alone, as a share; its interval covers the choice.
+        loss: expected loss of right answers against the large model, as a share of the questions.
+        escalated: share of questions that the large model answers.
+        cost_usd: dollars per question; None where unknown.
+        per_right_usd: dollars per right answer; None where unknown.
+        price_of_error_usd: dollars of an error at which this is the best policy of its shape: for
+            `Cascade(price_of_error=…)`; None where unknown, or for the large model alone.
+        chance_above: that the true loss is above `within`.
+        off: whether this is the large model alone.
+    """
+
+    within: float | None
+    cost: Interval
+    loss: Interval
+    escalated: float
+    cost_usd: float | None
+    per_right_usd: float | None
+    price_of_error_usd: float | None
+    chance_above: float
+    off: bool = False
+
+
+class Alone(Record):
+    """A model that answers everything, or the oracle that knows where the large one helps."""
+
+    name: str
+    quality: Interval
+    cost: float
+    cost_usd: float | None
+    per_right_usd: float | None
+
+
+class Step(Record):
+    """A rung of the ladder; `value` and `better` are right answers per question, costs priced."""
+
+    shape: str
+    helper: str | None
+    value: float
+    better: float
+    error: float
+    taken: bool
+
+
+class Ranking(Record):
+    """How well a score finds the rows to escalate, on rows that had no part in its fit."""
+
+    name: str
+    nauc: Interval
+    audc: Interval
+    apgr: Interval
+    cpt50: Interval
+    cpt80: Interval
+    aiq: Interval
+    auroc_gain: Interval
+
+
+class Confidence(Record):
+    """P(draft is right) on rows that had no part in its fit, beside the raw score."""
+
+    ece: Interval
+    ece_raw: Interval
+    brier: Interval
+    brier_raw: Interval
+    auroc: Interval
+    auroc_raw: Interval
+    aurc: Interval
+    excess_aurc: Interval
+    reliability: tuple[tuple[float, float, int], ...]
+
+
+class Certified(Record):
+    """A bound on harm: one half of the rows fits the confidence, the other proves a threshold.
+
+    Attributes:
+        threshold: None when nothing could be certified; `reason` says why.
+        harm: P(accepted and wrong) on the test rows, where there are some.
+    """
+
+    max_harm: float
+    delta: float
+    labels: int
+    threshold: float | None
+    reason: str
+    bound: float | None = None
+    accepted: float | None = None
+    harm: Interval | None = None
+
+
+class Mistake(Record):
+    """A draft that was kept though it was wrong and the large model was right."""
+
+    id: str
+    question: str
+    draft: str | None
+    reference: str | None
+    confidence: float
+
+
+# Cross-fitting --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What the policies of all `PRICES` did on rows that had no part in their choice, (prices, n).
+
+    Attributes:
+        splits: mean cost share and mean right answers, (2, repeats, prices), as they differ by
+            the split; no repeats where nothing was chosen anew.
+        folds: fits behind each of these means.
+        steady: whether expected losses count beside those that were seen.
+        chosen: how often each shape was chosen.
+        gains: expected gain of escalating by shape, (n,).
+        confidence: P(the draft is right), (n,); NaN where no shape looks at drafts.
+    """
+
+    pair: Pair
+    right: Array
+    cost: Array
+    expected_loss: Array
+    escalated: Array
+    splits: Array
+    folds: int
+    steady: bool
+    chosen: Counter[str]
+    gains: Mapping[str, Array]
+    confidence: Array
+
+    @cached_property
+    def share(self) -> Array:
+        """(prices,) cost relative to the large model alone."""
+        return np.asarray(self.cost.sum(axis=1) / self.pair.large_cost.sum())
+
+    @cached_property
+    def errors(self) -> tuple[Array, Array]:
+        """Standard errors of cost share and loss, (prices,) each: of rows and choice together."""
+        n, unit = len(self.pair), self.pair.large_cost.mean()
+        spent = self.cost - self.share[:, None] * self.pair.large_cost
+        lost = self.pair.large_correct - self.right
+        rows = spent.var(axis=1) / unit**2, np.maximum(lost.var(axis=1), 1 / n)
+        choice = np.zeros((2, len(self.share)))
+        if self.splits.shape[1] > 1:
+            choice = self.splits.var(axis=1, ddof=1) * self.folds
+        cost, loss = (np.sqrt(r / n + c) for r, c in zip(rows, choice, strict=True))
+        return cost, loss
+
+    @cached_property
+    def loss(self) -> Array:
+        """(prices,) expected loss of right answers against the large model.
+
+        The mean of what was seen and of what the heads expect, which is steadier, and a part of
+        the standard error for having chosen; on rows that chose nothing, what was seen.
+        """
+        seen = (self.pair.large_correct - self.right).mean(axis=1)
+        if not self.steady:
+            return np.asarray(seen)
+        expected = self.expected_loss.mean(axis=1)
+        return np.asarray((seen + expected) / 2 + OPTIMISM * self.errors[1])
+
+
+def cross_fit(pair: Pair, options: Options, choose: Choice) -> Sheet:
+    """Choose on all folds but one and play on that one, for each fold; again with other folds."""
+    n = len(pair)
+    folds = options.folds if n < 2000 else min(3, options.folds)
+    repeats = options.repeats or int(np.clip(1500 // n, 1, 10))
+    rng = np.random.default_rng(options.seed)
+    right, cost, loss, asked = (np.zeros((len(PRICES), n)) for _ in range(4))
+    splits = np.zeros((2, repeats, len(PRICES)))
+    gains: dict[str, Array] = {}
+    chosen: Counter[str] = Counter()
+    confidence = np.zeros(n)
+    for r in range(repeats):
+        fold = rng.permutation(n) % folds
+        for k in range(folds):
+            held = np.flatnonzero(fold == k)
+            ladder = choose(pair, np.flatnonzero(fold != k))
+            best = ladder.shape
+            chosen["off" if best is None else best.name] += 1
+            played = _play(best, pair, held)
+            right[:, held] += played.right / repeats
+            cost[:, held] += played.cost / repeats
+            loss[:, held] += played.expected_loss / repeats
+            asked[:, held] += (played.stage < 0) / repeats
+            splits[0, r] += played.cost.sum(axis=1) / pair.large_cost.sum()
+            splits[1, r] += played.right.sum(axis=1) / n
+            for name, shape in ladder.by_name.items():
+                last = shape.here.stages[-1]
+                gains.setdefault(name, np.zeros(n))[held] += (last.large - last.kept)[
+                    held
+                ] / repeats
+            confidence[held] += ladder.confidence[held] / repeats
+    whole = {name: g for name, g in gains.items() if np.all(g != 0)}
+    return Sheet(pair, right, cost, loss, asked, splits, folds, True, chosen, whole, confidence)
+
+
+def play_on(ladder: Ladder, test: Pair) -> Sheet:
+    """What a ladder that is fitted already does on other rows."""
+    best, n = ladder.shape, len(test)
+    played = _alone(test, np.arange(n)) if best is None else best.play(best.plan_of(test), PRICES)
+    gains = {}
+    for name, shape in ladder.by_name.items():
+        last = shape.plan_of(test).stages[-1]
+        gains[name] = last.large - last.kept
+    return Sheet(
+        test,
+        played.right,
+        played.cost,
+        played.expected_loss,
+        (played.stage < 0).astype(np.float64),
+        np.zeros((2, 0, len(PRICES))),
+        1,
+        False,
+        Counter({"off" if best is None else best.name: 1}),
+        gains,
+        ladder.confidence_on(test),
+    )
+
+
+def _play(shape: Shape | None, pair: Pair, rows: Rows) -> Played:
+    return _alone(pair, rows) if shape is None else shape.play(shape.here.take(rows), PRICES)
+
+
+def _alone(pair: Pair, rows: Rows) -> Played:
+    """The large model answers everything, at every price."""
+    each = (len(PRICES), 1)
+    right, cost = (np.tile(a[rows], each) for a in (pair.large_correct, pair.large_cost))
+    return Played(np.full(right.shape, -1), right, cost, np.zeros(right.shape))
+
+
+# Figures --------------------------------------------------------------------------------------
+
+
+def check(pair: Pair, options: Options) -> None:
+    """Refuse what cannot be evaluated.
+
+    Raises:
+        ConfigurationError: too few rows, a share that is none, or a price without costs.
+    """
+    if len(pair) < LEAST_ROWS:
+        raise ConfigurationError(
+            f"{len(pair)} rows with both models and their costs: an evaluation needs {LEAST_ROWS} "
+            f"at least, {LEAST_ROWS - len(pair)} more, and a few hundred to say much."
+        )
+    for name, share in [("within", options.within), *(("menu", loss) for loss in options.menu)]:
+        if not 0 <= share < 1:
+            raise ConfigurationError(
+                f"{name}={share:g}: the share of questions that may be lost, such as 0.01 for one "
+                "point of a hundred."
+            )
+    if options.price_of_error is not None and not pair.priced:
+        raise ConfigurationError(
+            "price_of_error weighs dollars, and the recording knows no costs: record `cost_usd`."
+        )
+
+
+def cheapest_within(sheet: Sheet, within: float, options: Options) -> int | None:
+    """The cheapest policy of all those up to the first that loses too much; None for none that is
+    cheaper than the large model alone."""
+    lost = np.maximum.accumulate(sheet.loss + options.caution * sheet.errors[1])
+    allowed = np.flatnonzero(lost <= within)
+    if not len(allowed):
+        return None
+    at = int(allowed[np.argmin(sheet.share[allowed])])
+    return at if sheet.share[at] < 1 else None
+
+
+def recommend(sheet: Sheet, options: Options) -> int | None:
+    """The point that is recommended: at the price of an error, or the cheapest within the loss."""
+    if options.price_of_error is None:
+        return cheapest_within(sheet, options.within, options)
+    price = float(sheet.pair.large_cost.mean()) / options.price_of_error
+    at = int(np.argmin(np.abs(PRICES - min(price, PRICES[-1]))))
+    better = sheet.loss[at] * options.price_of_error < (1 - sheet.share[at]) * float(
+        sheet.pair.large_cost.mean()
+    )
+    return at if better else None
+
+
+def point_of(sheet: Sheet, at: int | None, within: float | None, options: Options) -> Point:
+    """A point of the frontier with its figures; without an index, the large model alone."""
+    pair, unit = sheet.pair, float(sheet.pair.large_cost.mean())
+    goal = options.within if within is None else within
+    if at is None:
+        right = float(pair.large_correct.mean())
+        share, loss, errors, asked, price = 1.0, 0.0, (0.0, 0.0), 1.0, 0.0
+    else:
+        right = float(sheet.right[at].mean())
+        share, loss = float(sheet.share[at]), float(sheet.loss[at])
+        errors = float(sheet.errors[0][at]), float(sheet.errors[1][at])
+        asked, price = float(sheet.escalated[at].mean()), float(PRICES[at])
+    dollars = share * unit if pair.priced else None
+    above = float(norm.sf((goal - loss) / errors[1])) if errors[1] else 0.0
+    return Point(
+        within=within,
+        cost=interval(share, errors[0]),
+        loss=interval(loss, errors[1]),
+        escalated=asked,
+        cost_usd=dollars,
+        per_right_usd=dollars / right if dollars is not None and right > 0 else None,
+        price_of_error_usd=unit / price if pair.priced and price > 0 else None,
+        chance_above=above,
+        off=at is None,
+    )
+
+
+def interval(value: float, error: float) -> Interval:
+    """The 95 % interval of a figure with this standard error."""
+    return Interval(value, value - 1.96 * error, value + 1.96 * error)
+
+
+def baselines(pair: Pair) -> tuple[Alone, ...]:
+    """Small model, large model and oracle."""
+    best = np.maximum(pair.small_correct, pair.large_correct)
+    helped = pair.large_correct > pair.small_correct
+    cheap, dear = pair.small_cost, pair.large_cost
+    both = np.where(helped, dear, cheap)
+    rows = (
+        (pair.small, pair.small_correct, cheap),
+        (pair.large, pair.large_correct, dear),
+        ("an oracle that asks only where it helps", best, both),
+    )
+    made = []
+    for name, right, cost in rows:
+        mean = float(cost.mean()) if pair.priced else None
+        quality = float(right.mean())
+        made.append(
+            Alone(
+                name=name,
+                quality=interval(quality, float(right.std()) / math.sqrt(len(right))),
+                cost=float(cost.sum() / dear.sum()),
+                cost_usd=mean,
+                per_right_usd=mean / quality if mean is not None and quality else None,
+            )
+        )
+    return tuple(made)
+
+
+def ranking_of(sheet: Sheet, name: str, seed: int) -> Ranking:
+    """How well the gain that a shape expects orders the rows."""
+    pair, score = sheet.pair, sheet.gains[name]
+    won = ((pair.large_correct > 0.5) & (pair.small_correct <= 0.5)).astype(np.float64)
+    before = name == "router"
+    dear = pair.large_cost if before else pair.small_cost + pair.large_cost
+
+    def figures(rows: Rows) -> dict[str, float]:
+        columns = score[rows], pair.small_correct[rows], pair.large_correct[rows]
+        curve: Curve = deferral_curve(*columns, pair.small_cost[rows], dear[rows])
+        return {
+            "nauc": nauc(*columns),
+            "audc": audc(curve),
+            "apgr": apgr(curve),
+            "cpt50": cpt(curve, 0.5),
+            "cpt80": cpt(curve, 0.8),
+            "aiq": aiq(curve),
+            "auroc_gain": auroc(score[rows], won[rows]),
+        }
+
+    return Ranking(name=name, **bootstrap(figures, len(pair), seed=seed))
+
+
+def confidence_of(sheet: Sheet, seed: int) -> Confidence | None:
+    """How good the confidence is; None where drafts have no score of their own."""
+    p, raw, right = sheet.confidence, sheet.pair.raw, sheet.pair.small_correct
+    if not np.isfinite(p).all() or not np.isfinite(raw).any():
+        return None
+    raw = np.nan_to_num(raw)
+
+    def figures(rows: Rows) -> dict[str, float]:
+        found = {
+            "aurc": aurc(p[rows], right[rows]),
+            "excess_aurc": excess_aurc(p[rows], right[rows]),
+        }
+        for suffix, score in (("", p[rows]), ("_raw", raw[rows])):
+            found[f"ece{suffix}"] = ece(score, right[rows])
+            found[f"brier{suffix}"] = brier(score, right[rows])
+            found[f"auroc{suffix}"] = auroc(score, right[rows])
+        return found
+
+    order = np.argsort(p, kind="stable")
+    bins = tuple(
+        (float(p[part].mean()), float(right[part].mean()), len(part))
+        for part in np.array_split(order, min(10, len(order)))
+    )
+    return Confidence(reliability=bins, **bootstrap(figures, len(p), seed=seed))
+
+
+def certify_half(pair: Pair, options: Options, test: Pair | None) -> Certified | None:
+    """The certificate that these rows give, if one was asked for.
+
+    Raises:
+        ConfigurationError: the drafts have no signal.
+    """
+    if options.max_harm is None:
+        return None
+    order = np.random.default_rng(options.seed).permutation(len(pair))
+    fit, proof = np.sort(order[: len(pair) // 2]), np.sort(order[len(pair) // 2 :])
+    ladder = climb(fit_shapes(pair, fit))
+    confidence = ladder.confidence[proof]
+    if not np.isfinite(confidence).all():
+        raise ConfigurationError(
+            f"max_harm needs a confidence, and the recorded drafts of {pair.small} have no signal: "
+            "record `features`, `confidence` or `signals`."
+        )
+    correct = pair.small_correct[proof]
+    found = certify(confidence, correct, max_harm=options.max_harm, delta=options.delta)
+    given = {"max_harm": options.max_harm, "delta": options.delta, "labels": len(proof)}
+    if isinstance(found, Refusal):
+        return Certified(threshold=None, reason=found.reason, **given)
+    harm = None
+    if test is not None:
+        kept = ladder.confidence_on(test) >= found.threshold
+        harmed = np.where(kept, 1 - test.small_correct, 0.0)
+        harm = interval(float(harmed.mean()), float(harmed.std()) / math.sqrt(len(test)))
+    return Certified(
+        threshold=found.threshold,
+        reason=f"{found.errors} of {found.n} labelled drafts were accepted and wrong",
+        bound=found.bound,
+        accepted=found.coverage,
+        harm=harm,
+        **given,
+    )
+
+
+def worst_mistakes(sheet: Sheet, at: int | None) -> tuple[Mistake, ...]:
+    """The answers that were kept most surely though the large model was right."""
+    if at is None:
+        return ()
+    pair = sheet.pair
+    lost = (pair.large_correct - sheet.right[at]) * (1 - sheet.escalated[at])
+    order = np.lexsort((-np.nan_to_num(sheet.confidence), -lost))[:MISTAKES]
+    return tuple(
+        Mistake(
+            id=pair.rows[i].id,
+            question=pair.rows[i].prompt,
+            draft=pair.rows[i].models[pair.small].output or pair.rows[i].models[pair.small].pred,
+            reference=None if pair.rows[i].reference is None else str(pair.rows[i].reference),
+            confidence=float(np.nan_to_num(sheet.confidence[i])),
+        )
+        for i in order
+        if lost[i] > 0.5
+    )
