@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
@@ -18,6 +18,9 @@ from cascade.state import LedgerEntry
 
 SLACK = timedelta(hours=1)
 """A run belongs to the period in which it begins; its later entries are read for so long."""
+
+WINDOW = timedelta(days=7)
+"""So much of a ledger is read at a time."""
 
 LONGEST_CALL = timedelta(minutes=15)
 """A call that began longer ago and has no entry is not under way any more."""
@@ -96,8 +99,10 @@ def row_of(entry: LedgerEntry, tags: Iterable[str]) -> Row:
 class Readable(Protocol):
     """What a report reads: `cascade.ledger.open_store` makes one."""
 
-    async def rows(self, selection: Selection, columns: Sequence[str]) -> Sequence[tuple[Any, ...]]:
-        """Columns of entries as plain tuples, ordered by time."""
+    async def rows(
+        self, selection: Selection, columns: Sequence[str], *, limit: int | None = None
+    ) -> Sequence[tuple[Any, ...]]:
+        """Columns of entries as plain tuples, ordered by time; the oldest `limit`."""
         ...
 
     async def unfinished(
@@ -497,21 +502,36 @@ async def read(
         since=begin and begin - SLACK,
         until=until and until + SLACK,
     )
+    reading = _Reading((earlier, since, until), tags)
     if isinstance(store, MemoryLedger):
-        return books_of(_in_memory(store, wider, tags), (earlier, since, until), tags)
-    n, columns = len(COLUMNS), (*COLUMNS, *(f"tags.{tag}" for tag in tags))
-    found = await store.rows(wider, columns)
-    rows = (Row._make((*row[:n], tuple([tag or "" for tag in row[n:]]))) for row in found)
-    books = books_of(rows, (earlier, since, until), tags)
+        reading.add(_in_memory(store, wider, tags))
+        return reading.close()
+    async for rows in _windows(store, wider, tags):
+        reading.add(rows)
+    books = reading.close()
     period = replace(selection, since=since, until=until)
     books[0].unfinished = await store.unfinished(period, older_than=LONGEST_CALL)
     return books
 
 
+async def _windows(
+    store: Readable, selection: Selection, tags: Sequence[str]
+) -> AsyncIterator[Iterable[Row]]:
+    """Rows by windows of time, so that a large ledger is never in memory as a whole."""
+    n, columns = len(COLUMNS), (*COLUMNS, *(f"tags.{tag}" for tag in tags))
+    first = await store.rows(selection, ("at",), limit=1)
+    since = first[0][0] if first else None
+    while since is not None:
+        end = since + WINDOW
+        last = end >= (selection.until or datetime.now(UTC))
+        part = replace(selection, since=since, until=selection.until if last else end)
+        found = await store.rows(part, columns)
+        yield (Row._make((*row[:n], tuple([tag or "" for tag in row[n:]]))) for row in found)
+        since = None if last else end
+
+
 def books_of(
-    rows: Iterable[Row],
-    ends: Ends = (None, None, None),
-    tags: Sequence[str] = (),
+    rows: Iterable[Row], ends: Ends = (None, None, None), tags: Sequence[str] = ()
 ) -> tuple[Books, Books]:
     """The books of a period and of the one before, from rows in the order of their times.
 
@@ -520,44 +540,60 @@ def books_of(
         ends: of the periods.
         tags: names of the tags whose values the rows have.
     """
-    books, earlier = Books(tuple(tags)), Books(tuple(tags))
-    homes: dict[str, tuple[Books | None, Run | None]] = {}
-    said: dict[str, list[LedgerEntry]] = {}
-    with localcontext(EXACT):
-        for row in rows:
-            if row.outcome == "begun":
-                continue
-            if row.node == FEEDBACK:
-                entry = LedgerEntry(
-                    run_id=row.run_id, node=row.node, loss=row.loss, at=row.at, id=row.id
-                )
-                said.setdefault(row.run_id, []).append(entry)
-                continue
-            home, run = homes.get(row.run_id, (None, None))
-            if row.run_id not in homes or row.node in EVENTS:
-                home, run = _home(row.at, ends, books, earlier), None
-                # An audit of a run of an earlier period belongs to none: its cost counts now.
-                if row.node != "audit" and row.node not in EVENTS:
-                    run = None if home is None else home.begin(row)
-                    homes[row.run_id] = home, run
-            if home is not None:
-                home.add(row, run)
-        for run_id, entries in said.items():
-            _, run = homes.get(run_id, (None, None))
+    reading = _Reading(ends, tags)
+    reading.add(rows)
+    return reading.close()
+
+
+class _Reading:
+    """Puts rows into the books of the period in which their run begins."""
+
+    def __init__(self, ends: Ends, tags: Sequence[str]) -> None:
+        self._ends = ends
+        self._books, self._earlier = Books(tuple(tags)), Books(tuple(tags))
+        self._homes: dict[str, tuple[Books | None, Run | None]] = {}
+        self._said: dict[str, list[LedgerEntry]] = {}
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """More rows, in the order of their times."""
+        homes = self._homes
+        with localcontext(EXACT):
+            for row in rows:
+                if row.outcome == "begun":
+                    continue
+                if row.node == FEEDBACK:
+                    told = {"run_id": row.run_id, "loss": row.loss, "at": row.at, "id": row.id}
+                    entry = LedgerEntry(node=row.node, **told)
+                    self._said.setdefault(row.run_id, []).append(entry)
+                    continue
+                home, run = homes.get(row.run_id, (None, None))
+                if row.run_id not in homes or row.node in EVENTS:
+                    home, run = self._home(row.at), None
+                    # An audit of a run of an earlier period belongs to none: its cost counts now.
+                    if row.node != "audit" and row.node not in EVENTS:
+                        run = None if home is None else home.begin(row)
+                        homes[row.run_id] = home, run
+                if home is not None:
+                    home.add(row, run)
+
+    def _home(self, at: datetime) -> Books | None:
+        begin, since, until = self._ends
+        if until is not None and at >= until:
+            return None
+        if since is None or at >= since:
+            return self._books
+        return self._earlier if begin is not None and at >= begin else None
+
+    def close(self) -> tuple[Books, Books]:
+        """There are no more rows."""
+        for run_id, entries in self._said.items():
+            _, run = self._homes.get(run_id, (None, None))
             if run is not None:
                 run.wrong = said_wrong(entries)
-        books.settle()
-        earlier.settle()
-    return books, earlier
-
-
-def _home(at: datetime, ends: Ends, books: Books, earlier: Books) -> Books | None:
-    begin, since, until = ends
-    if until is not None and at >= until:
-        return None
-    if since is None or at >= since:
-        return books
-    return earlier if begin is not None and at >= begin else None
+        with localcontext(EXACT):
+            self._books.settle()
+            self._earlier.settle()
+        return self._books, self._earlier
 
 
 def _in_memory(store: MemoryLedger, selection: Selection, tags: Sequence[str]) -> list[Row]:

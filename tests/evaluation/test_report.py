@@ -660,12 +660,20 @@ def test_a_wrong_use_is_named(selection: Selection, options: Any, message: str) 
 
 async def test_a_database_gives_the_same_report_as_memory(tmp_path: Path) -> None:
     told, _ = World(80, 3).stories(0.3, 4)
-    told.append(Story().draft(None, note="no price").accept())
+    told.append(Story(NOON + 8 * DAY).draft(None, note="no price").accept())
+    told.append(Story(NOON + 30 * DAY).escalated())
     async with open_store(f"sqlite:///{tmp_path}/ledger.db") as store:
         for story in told:
             store.append(story.entries, {"team": "search"})
         report = await make_report(store)
+        week = await make_report(store, Selection(until=NOON + 9 * DAY))
+    assert week.requests == report.requests - 1
     assert to_json(report) == to_json(await make_report(ledger_of(told, {"team": "search"})))
+
+
+async def test_an_empty_database_has_an_empty_report() -> None:
+    async with open_store("memory://") as store:
+        assert (await make_report(store)).status == "empty"
 
 
 def test_json_holds_every_figure_and_no_nan() -> None:
