@@ -173,11 +173,12 @@ class BackgroundRuns:
             kernel: that does it.
         """
         # The context of the caller, which has tags as well, stays behind.
-        run.settings["tags"] = {**current_tags(), **(run.settings.get("tags") or {})}
+        tags = run.settings["tags"] = {**current_tags(), **(run.settings.get("tags") or {})}
         store, kind = kernel.ledger.store, self._job_kind(kernel)
         if store is not None and not self.full:
             try:
-                store.put_job(Job(kind=kind, run_id=run.id, payload=_written(run)))
+                job = Job(kind=kind, run_id=run.id, payload=_written(run), tags=tags)
+                store.put_job(job)
             except (CascadeError, ValueError, TypeError) as error:
                 logger.warning("a background run would not survive a crash: %s", error)
         return self._start(run, kernel)

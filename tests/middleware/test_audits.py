@@ -1,0 +1,429 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from cascade import Cascade, ConfigurationError, Decision, LedgerView, MemoryLedger, Price, Tier
+from cascade.errors import BadRequestError, LedgerError, ModelUnavailableError
+from cascade.ledger import open_store, tagged
+from cascade.ledger.base import Amounts
+from cascade.middleware import Audits, Deadline, LocalOnly, Retries
+from cascade.middleware.audits import DailyBudget
+from cascade.run import CascadeRuntime
+from cascade.state import LedgerEntry
+from cascade.testing import ScriptedModel
+from cascade.testing.scripted import reply
+from tests.middleware.cascades import (
+    PRICE,
+    Held,
+    Keeping,
+    ask,
+    both_drivers,
+    large,
+    losses,
+    of,
+    pair,
+    small,
+)
+
+Q = "Capital of Australia?"
+
+
+async def audited(*given: Any, audits: Audits | None = None, **options: Any) -> MemoryLedger:
+    """The ledger of one question whose accepted draft is audited."""
+    ledger = options.setdefault("ledger", MemoryLedger())
+    stack = [audits or Audits(1.0), Retries(attempts=1), *options.pop("middleware", ())]
+    made = pair(*given, middleware=stack, **options)
+    await ask(made, Q)
+    await made.aclose()
+    return ledger
+
+
+# --- what an audit books
+
+
+@both_drivers
+async def test_an_audit_comes_after_the_reply(driver: str) -> None:
+    ledger, answers = MemoryLedger(), Held("Canberra", name="large")
+    made = pair(small(), answers, ledger=ledger, audit_rate=1.0)
+    result = await ask(made, Q, driver)
+    assert (result.answer, result.tier) == ("Canberra", "small")
+    await asyncio.to_thread(answers.asked.wait, 30)
+    assert losses(ledger) == []
+    answers.release.set()
+    await made.aclose()
+    assert losses(ledger) == [0.0]
+    assert [e.node for e in result.ledger if e.node == "audit"] == []
+
+
+@both_drivers
+@pytest.mark.parametrize(("answer", "loss"), [("canberra.", 0.0), ("Sydney", 1.0)])
+async def test_the_loss_is_how_much_better_the_large_answer_is(
+    driver: str, answer: str, loss: float
+) -> None:
+    ledger = MemoryLedger()
+    made = pair(small(), large(answer), ledger=ledger, audit_rate=1.0)
+    await ask(made, Q, driver)
+    await made.aclose()
+    assert losses(ledger) == [loss]
+    (decided,) = of(ledger, "verify")
+    assert decided.decision.audit_rate == 1.0
+
+
+async def test_the_saving_of_an_audited_run_is_measured_to_the_last_digit() -> None:
+    dear = reply("Canberra it is", input_tokens=14, output_tokens=30)
+    ledger = await audited(small(), ScriptedModel([dear], name="large"))
+    view = LedgerView(ledger.entries)
+    draft, large_usd = Decimal("0.000011"), Decimal("0.000044")
+    # Alone the large model would have cost what the audit has cost.
+    assert (view.cost_usd, view.saved_usd) == (draft + large_usd, -draft)
+    assert view.baseline_usd == large_usd
+
+
+async def test_where_the_large_models_cost_is_unknown_the_estimate_stands() -> None:
+    answer = reply("Canberra", input_tokens=None)
+    ledger = await audited(small(), ScriptedModel([answer], name="large"))
+    (result,) = [entry for entry in of(ledger, "audit") if entry.model is None]
+    assert (result.saved_usd, result.loss) == (0, 0.0)
+    assert "the estimate stands" in result.note
+
+
+async def test_an_audit_teaches_how_long_the_large_answers_are() -> None:
+    ledger = MemoryLedger()
+    long = reply("Canberra " * 20)
+    made = pair(small(), ScriptedModel([long], name="large"), ledger=ledger, audit_rate=1.0)
+    before = (await ask(made, Q)).ledger.baseline_usd
+    await made.aclose()
+    assert (await ask(made, Q)).ledger.baseline_usd > before
+    await made.aclose()
+
+
+async def test_entries_bear_the_tags_of_the_run() -> None:
+    ledger = MemoryLedger()
+    made = pair(ledger=ledger, audit_rate=1.0)
+    with tagged(team="a"):
+        await ask(made, Q, tags={"user": "42"})
+    await made.aclose()
+    tags = [dict(ledger.tags[entry.id]) for entry in of(ledger, "audit")]
+    assert tags == [{"team": "a", "user": "42"}] * 2
+
+
+async def test_a_run_is_audited_once_however_often_its_end_is_executed() -> None:
+    audits, ledger, answers = Audits(1.0), MemoryLedger(), large()
+    made = pair(small(), answers, ledger=ledger, middleware=[audits])
+    run = made.kernel.begin([HumanMessage(Q)])
+    answer = await made.kernel.answer(run, CascadeRuntime(made.kernel))
+    await audits.after_run(run, answer, CascadeRuntime(made.kernel))
+    await made.aclose()
+    assert len(answers.requests) == 1
+
+
+# --- which drafts are audited
+
+
+async def test_a_share_is_drawn_and_each_knows_its_chance() -> None:
+    ledger = MemoryLedger()
+    made = pair(ledger=ledger, audit_rate=0.25)
+    await made.abatch([f"question {i}" for i in range(200)])
+    await made.aclose()
+    assert {entry.decision.audit_rate for entry in of(ledger, "verify")} == {0.25}
+    assert 25 <= len(losses(ledger)) <= 78  # 50 are expected, with a standard deviation of 6
+
+
+async def test_a_rate_of_0_audits_nothing_and_1_all() -> None:
+    ledger = await audited(audits=Audits(0.0))
+    assert of(ledger, "verify")[0].decision.audit_rate is None
+    assert of(ledger, "audit") == []
+
+
+@pytest.mark.parametrize("case", ["escalated", "degraded", "abstained", "late", "private"])
+async def test_what_is_no_accepted_draft_has_no_chance(case: str) -> None:
+    class Abstains:
+        def decide(self, situation: Any) -> Any:
+            return Decision(action="abstain", reason="no")
+
+    down = ModelUnavailableError("down", model="scripted:large")
+    slow = Deadline(0.2)
+    slow._seen_s["large"] = 60.0
+    given: dict[str, Any] = {
+        "escalated": {"drafts": small(p=0.3)},
+        "degraded": {"drafts": small(p=0.3), "answers": large(failures=[down, down])},
+        "abstained": {"policy": Abstains()},
+        "late": {"drafts": small(p=0.3), "middleware": [slow]},
+        "private": {"middleware": [LocalOnly(True)]},
+    }[case]
+    drafts, answers = given.pop("drafts", None), given.pop("answers", None)
+    ledger = await audited(drafts, answers, **given)
+    assert of(ledger, "audit") == []
+    assert {entry.decision.audit_rate for entry in of(ledger, "verify")} == {None}
+
+
+async def test_the_answer_of_a_chat_models_cache_is_not_audited() -> None:
+    hit = replace(reply("Canberra", probability=0.9), cached=True)
+    ledger = await audited(ScriptedModel([hit], name="small"))
+    assert of(ledger, "audit") == []
+
+
+async def test_where_too_much_waits_a_draft_has_no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cascade.middleware.background.MOST_WAITING", 0)
+    ledger = await audited()
+    assert of(ledger, "verify")[0].decision.audit_rate is None
+
+
+# --- failures
+
+
+@both_drivers
+async def test_an_audit_that_fails_leaves_no_loss(driver: str) -> None:
+    ledger = MemoryLedger()
+    refused = BadRequestError("no", model="scripted:large")
+    made = pair(small(), large(failures=[refused]), ledger=ledger, audit_rate=1.0)
+    assert (await ask(made, Q, driver)).answer == "Canberra"
+    await made.aclose()
+    assert losses(ledger) == [None]
+    (call, result) = of(ledger, "audit")
+    assert (call.outcome, result.outcome) == ("failed", "failed")
+    assert result.note == "not audited: no"
+
+
+async def test_a_comparison_that_fails_leaves_no_loss() -> None:
+    ledger = await audited(audits=Audits(1.0, compare=lambda *_: 1 / 0))
+    assert losses(ledger) == [None]
+
+
+async def test_while_the_large_model_is_down_an_audit_waits_for_another_try() -> None:
+    ledger, down = Keeping(), ModelUnavailableError("down", model="scripted:large")
+    await audited(small(), large(failures=[down]), ledger=ledger)
+    (job,) = ledger.jobs.values()
+    ledger.changed(job.run_id, at=datetime.now(UTC) - timedelta(hours=1))
+    # Another process, with another draft to accept, takes it on with its first question.
+    made = pair(ledger=ledger, middleware=[Audits(1.0), Retries(attempts=1)])
+    await ask(made, Q)
+    await made.aclose()
+    assert losses(ledger) == [None, 0.0, 0.0]
+    assert ledger.jobs == {}
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_audits_that_a_process_leaves_are_taken_up_by_the_next(
+    kind: str, tmp_path: Any
+) -> None:
+    def store() -> Any:
+        url = f"sqlite:///{tmp_path / 'ledger.db'}"
+        return open_store(url, jobs=True) if kind == "sqlite" else shared
+
+    shared = Keeping()
+    answers, audits = Held("Canberra", name="large"), Audits(1.0, grace_s=0.0)
+    first = store()
+    made = pair(small(), answers, ledger=first, middleware=[audits])
+    await ask(made, Q)
+    await asyncio.to_thread(answers.asked.wait, 30)
+    await made.aclose()  # which does not wait for it
+    answers.release.set()
+    await first.aclose()
+
+    second, again = store(), Audits(1.0)
+    made = pair(ledger=second, middleware=[again])
+    await ask(made, "the first question of another process", tags={"of": "another"})
+    await again._runs.resume(made.kernel, timedelta())
+    await made.aclose()
+    if kind == "sqlite":
+        assert await second.claim_jobs("audit", timedelta()) == []
+        found = [e for e in await second.entries() if e.node == "audit" and not e.model]
+        await second.aclose()
+    else:
+        assert second.jobs == {}
+        found = [entry for entry in of(second, "audit") if entry.model is None]
+    assert [entry.loss for entry in found] == [0.0, 0.0]
+
+
+# --- a budget
+
+
+async def test_a_day_of_audits_has_a_budget() -> None:
+    ledger = MemoryLedger()
+    made = pair(ledger=ledger, middleware=[Audits(1.0, daily_usd="0.00006")])
+    for i in range(60):
+        await ask(made, f"question {i}")
+    await made.aclose()
+    spent = sum(entry.cost_usd for entry in of(ledger, "audit") if entry.model)
+    assert spent <= Decimal("0.00006")
+
+
+async def test_the_budget_is_that_of_the_day_whoever_spent_it() -> None:
+    ledger = MemoryLedger()
+    entry = LedgerEntry(run_id="other", node="audit", model="m", cost_usd=Decimal(5))
+    ledger.append([entry])
+    await audited(ledger=ledger, audits=Audits(1.0, daily_usd=5))
+    assert of(ledger, "verify")[0].decision.audit_rate is None
+
+
+async def test_while_the_ledger_cannot_be_read_nothing_is_audited(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(MemoryLedger):
+        async def spent(self, node: str, since: datetime) -> Any:
+            raise LedgerError("no database")
+
+    with caplog.at_level(logging.WARNING):
+        ledger = await audited(ledger=Broken(), audits=Audits(1.0, daily_usd=5))
+    assert of(ledger, "audit") == []
+    assert "audits wait" in caplog.text
+
+
+async def test_a_store_that_cannot_tell_leaves_the_budget_to_the_process() -> None:
+    class Silent(MemoryLedger):
+        async def spent(self, node: str, since: datetime) -> Any:
+            return None
+
+    assert losses(await audited(ledger=Silent(), audits=Audits(1.0, daily_usd=5))) == [0.0]
+
+
+async def test_a_large_model_or_judge_without_a_price_can_have_no_budget() -> None:
+    with pytest.raises(ConfigurationError, match=r"large .* is unknown"):
+        await audited(price=None, audits=Audits(1.0, daily_usd=5))
+    with pytest.raises(ConfigurationError, match=r"judge .* is unknown"):
+        await audited(audits=Audits(1.0, daily_usd=5, judge=ScriptedModel("A", name="judge")))
+
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
+
+
+class Clock:
+    def __init__(self, now: float = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Spent(MemoryLedger):
+    def __init__(self, dollars: str) -> None:
+        super().__init__()
+        self.dollars, self.read = Decimal(dollars), 0
+
+    async def spent(self, node: str, since: datetime) -> Amounts:
+        assert (node, since.hour) == ("audit", 0)
+        self.read += 1
+        return Amounts(measured=self.dollars)
+
+
+def call(dollars: str | None, run_id: str = "run") -> LedgerEntry:
+    cost = None if dollars is None else Decimal(dollars)
+    assumed = Decimal(2) if dollars is None else None
+    return LedgerEntry(run_id=run_id, node="audit", model="m", cost_usd=cost, assumed_usd=assumed)
+
+
+async def test_a_rate_is_lowered_so_that_the_rest_of_the_day_has_its_part() -> None:
+    clock = Clock()
+    budget = DailyBudget(Decimal(60), clock)
+    assert budget.rate(1.0, Decimal(1)) == 0.0  # what was spent is not known yet
+    await budget.refresh(Spent("10"))
+    for _ in range(100):
+        budget.saw()
+    clock.now += 3_600  # 100 drafts in 70 minutes are 943 until midnight; 50 dollars pay for 5.3 %
+    assert budget.rate(1.0, Decimal(1)) == pytest.approx(50 / (100 / 4200 * 39_600))
+    assert budget.rate(0.01, Decimal(1)) == 0.01
+    assert budget.rate(1.0, Decimal(51)) == 0.0
+    assert budget.rate(1.0, None) == 0.0
+    assert budget.rate(0.3, Decimal(0)) == 0.3
+
+
+async def test_what_is_under_way_and_what_was_spent_since_the_reading_count() -> None:
+    clock, store = Clock(), Spent("0")
+    budget = DailyBudget(Decimal(10), clock)
+    await budget.refresh(store)
+    budget.heard(call("6"))
+    budget.heard(call(None, "other"))  # counts as assumed, 2
+    assert budget.reserve("third", Decimal(1), drawn=True)
+    assert not budget.reserve("fourth", Decimal(2))
+    assert budget.reserve("fourth", Decimal(1))
+    assert budget.reserve("fourth", Decimal(1))  # it has its part already
+    budget.release("third")
+    budget.release("fourth")
+    assert budget.reserve("fifth", Decimal(2))
+
+
+async def test_the_sum_is_read_now_and_then_and_has_in_it_what_was_heard() -> None:
+    clock, store = Clock(), Spent("0")
+    budget = DailyBudget(Decimal(10), clock)
+    await budget.refresh(store)
+    budget.heard(call("6"))
+    await budget.refresh(store)
+    store.dollars = Decimal(6)
+    clock.now += 20
+    await budget.refresh(store)
+    assert store.read == 2
+    assert budget.reserve("a", Decimal(4))
+
+
+async def test_audits_that_cost_more_than_expected_are_expected_to() -> None:
+    budget = DailyBudget(Decimal(10), Clock())
+    await budget.refresh(Spent("0"))
+    budget.heard(call("4"))
+    budget.heard(call("1"))  # of a judge
+    budget.release("run")
+    assert budget.rate(1.0, Decimal(1)) > 0
+    budget.heard(call("1", "other"))
+    assert budget.rate(1.0, Decimal(1)) == 0.0  # 4 are left, and one costs 5 on average
+
+
+async def test_midnight_begins_a_new_day() -> None:
+    clock, store = Clock(), Spent("10")
+    budget = DailyBudget(Decimal(10), clock)
+    await budget.refresh(store)
+    assert budget.rate(1.0, Decimal(1)) == 0.0
+    clock.now += 43_200
+    store.dollars = Decimal(0)
+    await budget.refresh(store)
+    assert budget.rate(1.0, Decimal(1)) > 0.0
+
+
+# --- set-up
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, True, "5%"])
+def test_a_rate_that_is_no_share_is_refused(rate: Any) -> None:
+    with pytest.raises(ConfigurationError, match="0 to 1"):
+        Audits(rate)
+
+
+@pytest.mark.parametrize("amount", [0, -1, "a lot", "NaN"])
+def test_a_budget_that_is_no_amount_is_refused(amount: Any) -> None:
+    with pytest.raises(ConfigurationError, match="above 0"):
+        Audits(daily_usd=amount)
+
+
+async def test_audits_need_a_ledger_and_drafts() -> None:
+    with pytest.raises(ConfigurationError, match="ledger"):
+        await ask(pair(middleware=[Audits()]), Q)
+    alone = Cascade(tiers=[Tier(large(), price=PRICE)], ledger=MemoryLedger(),
+                    middleware=[Audits()])  # fmt: skip
+    with pytest.raises(ConfigurationError, match="single tier"):
+        await ask(alone, Q)
+
+
+async def test_long_answers_are_compared_by_a_judge_that_is_paid() -> None:
+    judge = Tier(ScriptedModel("EQUAL", name="judge"), price=Price(input=1, output=1))
+    ledger = await audited(
+        small("It is Canberra, a city that was planned as one."),
+        large("Canberra, which was planned as the capital, is the one you mean."),
+        audits=Audits(1.0, judge=judge),
+    )
+    assert losses(ledger) == [0.0]
+    assert [entry.tier for entry in of(ledger, "audit")] == ["large", "judge", "small"]
+
+
+async def test_audits_ask_about_the_whole_conversation() -> None:
+    answers = large()
+    made = pair(small(), answers, ledger=MemoryLedger(), audit_rate=1.0)
+    await ask(made, [("human", "Hello"), AIMessage("Hello"), ("human", Q)])
+    await made.aclose()
+    assert [str(m.text) for m in answers.requests[0].messages] == ["Hello", "Hello", Q]

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage
+
+from cascade import Cascade, ConfigurationError, MemoryLedger, Tier
+from cascade.errors import ModelUnavailableError
+from cascade.middleware import Retries
+from cascade.middleware.comparing import Comparer, Comparison, preferred
+from cascade.run import CascadeRuntime, Settings
+from cascade.testing import ScriptedModel
+from cascade.testing.scripted import reply
+from tests.middleware.cascades import PRICE, large, of, pair
+
+Q = "Capital of Australia?"
+LONG_DRAFT = "It is Canberra, a city that was planned as one."
+LONG_LARGE = "Canberra, which was planned as the capital, is the one you mean."
+
+
+async def compare(
+    draft: Any,
+    answer: Any,
+    comparer: Comparer | None = None,
+    *,
+    question: Any = Q,
+    cascade: Cascade | None = None,
+    **settings: Any,
+) -> Comparison:
+    kernel = (cascade or pair()).kernel
+    run = kernel.begin([HumanMessage(question)], Settings(**settings), "audit")
+    given = [reply(text) if isinstance(text, str) else text for text in (draft, answer)]
+    return await (comparer or Comparer())(run, *given, CascadeRuntime(kernel))
+
+
+@pytest.mark.parametrize(
+    ("draft", "answer", "loss"),
+    [
+        ("Canberra", "Canberra", 0.0),
+        ("canberra.", "The Canberra", 0.0),
+        ("The answer is Canberra", "Canberra", 0.0),
+        ("Sydney", "Canberra", 1.0),
+        ("1,000", "1000.0", 0.0),
+        ("12", "13", 1.0),
+        ("123456789012345678", "123456789012345679", 1.0),
+        ("B", "(B) Canberra", 0.0),
+        ("A. Sydney", "B", 1.0),
+        ("in Canberra", "Canberra", None),
+        (LONG_DRAFT, LONG_DRAFT, 0.0),
+        (LONG_DRAFT, LONG_LARGE, None),
+        ("Canberra", " ", None),
+        ("", "Canberra", 1.0),
+    ],
+)
+async def test_texts_are_compared_by_wording_where_that_can_tell(
+    draft: str, answer: str, loss: float | None
+) -> None:
+    found = await compare(draft, answer)
+    assert found.loss == loss
+    assert found.note
+
+
+@pytest.mark.parametrize(
+    ("draft", "answer", "loss"),
+    [
+        ("so it costs $1,250.00", "1250", 0.0),
+        ("1.0000001", "1", 0.0),
+        ("first 3, then 4", "it is 3", 1.0),
+        ("no idea", "3", 1.0),
+        ("3", "no idea", None),
+    ],
+)
+async def test_by_number_the_last_ones_count(draft: str, answer: str, loss: float | None) -> None:
+    assert (await compare(draft, answer, Comparer("numeric"))).loss == loss
+
+
+async def test_by_wording_alone_long_answers_differ_too() -> None:
+    assert (await compare(LONG_DRAFT, LONG_LARGE, Comparer("exact"))).loss == 1.0
+
+
+@pytest.mark.parametrize(
+    ("draft", "answer", "loss"),
+    [
+        ('{"a": 1, "b": 2}', '{"b": 2.0, "a": 1}', 0.0),
+        ('{"a": 1}', '{"a": 1, "b": 2}', 1.0),
+        ("a is 1", '{"a": 1}', 1.0),
+        ('{"a": 1}', "a is 1", None),
+    ],
+)
+async def test_with_a_schema_fields_are_compared(
+    draft: str, answer: str, loss: float | None
+) -> None:
+    assert (await compare(draft, answer, schema={"type": "object"})).loss == loss
+
+
+@pytest.mark.parametrize(("city", "loss"), [("Canberra", 0.0), ("Sydney", 1.0)])
+async def test_tool_calls_are_compared_by_names_and_arguments(city: str, loss: float) -> None:
+    def call(place: str, at: str) -> Any:
+        args = {"city": place, "days": 2}
+        return reply("", tool_calls=[{"name": "weather", "args": args, "id": at}])
+
+    found = await compare(call("Canberra", "1"), call(city, "2"), Comparer("exact"))
+    assert found.loss == loss
+
+
+# --- a function of the user's
+
+
+async def test_a_function_may_be_async_and_sees_the_question_and_both_answers() -> None:
+    async def half(question: str, draft: str, answer: str) -> float:
+        assert (question, draft, answer) == (Q, "a", "b")
+        return -0.5
+
+    assert await compare("a", "b", Comparer(half)) == (-0.5, "compared by your function")
+    assert (await compare("a", "b", Comparer(lambda _q, _d, _l: 1))).loss == 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [(lambda *_: 2, "a loss is from -1 to 1"), (lambda *_: 1 / 0, "ZeroDiv")]
+)
+async def test_a_function_that_fails_gives_no_loss(given: Any, words: str) -> None:
+    found = await compare("secret", "b", Comparer(given))
+    assert found.loss is None
+    assert words in found.note
+    assert "secret" not in found.note
+
+
+# --- a judge
+
+
+def judging(says: Any, **options: Any) -> tuple[ScriptedModel, Comparer]:
+    model = ScriptedModel(says, name="judge", **options)
+    return model, Comparer(judge=Tier(model, price=PRICE))
+
+
+@pytest.mark.parametrize(("says", "losses"), [("A", {1.0, -1.0}), ("EQUAL", {0.0}), ("hm", {None})])
+async def test_a_judge_compares_what_wording_cannot_in_random_order(
+    says: str, losses: set[float | None]
+) -> None:
+    model, comparer = judging(says)
+    ledger = MemoryLedger()
+    cascade = pair(ledger=ledger)
+    found = {
+        (await compare(LONG_DRAFT, LONG_LARGE, comparer, cascade=cascade)).loss for _ in range(40)
+    }
+    assert found == losses
+    asked = str(model.requests[0].messages[-1].text)
+    assert all(text in asked for text in (Q, LONG_DRAFT, LONG_LARGE))
+    paid = of(ledger, "audit")
+    assert len(paid) == len(model.requests) == 40
+    assert all(entry.cost_usd > Decimal(0) for entry in paid)
+
+
+async def test_a_verdict_means_the_answer_that_was_shown_in_that_place() -> None:
+    def prefer_large(request: Any) -> str:
+        text = str(request.messages[-1].text)
+        return "A" if text.index(LONG_LARGE) < text.index(LONG_DRAFT) else "B"
+
+    _, comparer = judging(prefer_large)
+    found = {(await compare(LONG_DRAFT, LONG_LARGE, comparer)).loss for _ in range(20)}
+    assert found == {1.0}
+
+
+async def test_a_judge_may_call_short_answers_equal_and_is_not_asked_about_equal_ones() -> None:
+    model, comparer = judging("EQUAL")
+    assert (await compare("Canberra", "Canberra", comparer)).loss == 0.0
+    assert model.requests == []
+    assert (await compare("Oz's capital", "Canberra", comparer)).loss == 0.0
+
+
+async def test_a_judge_sees_the_conversation_and_nothing_but_text() -> None:
+    model, comparer = judging("EQUAL")
+    picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]
+    found = await compare(LONG_DRAFT, LONG_LARGE, comparer, question=picture)
+    assert (found.loss, model.requests) == (None, [])
+    run = pair().kernel.begin([HumanMessage("Hello"), HumanMessage(Q)], kind="audit")
+    runtime = CascadeRuntime(pair().kernel)
+    await comparer(run, reply(LONG_DRAFT), reply(LONG_LARGE), runtime)
+    assert "human: Hello\n\nhuman: Capital" in str(model.requests[0].messages[-1].text)
+
+
+async def test_a_judge_that_is_down_gives_no_loss() -> None:
+    down = ModelUnavailableError("down", model="scripted:judge")
+    _, comparer = judging("A", failures=[down])
+    cascade = pair(middleware=[Retries(attempts=1)])
+    found = await compare(LONG_DRAFT, LONG_LARGE, comparer, cascade=cascade)
+    assert found == (None, "the comparison failed: down")
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("B", "B"),
+        ("**A**", "A"),
+        ("equal.", "EQUAL"),
+        ("First, …\nBoth name it.\nVerdict: A", "A"),
+        ("Answer B is better", "B"),
+        ("I would say A or B", None),
+        ("", None),
+    ],
+)
+def test_a_verdict_stands_alone_on_a_line(text: str, verdict: str | None) -> None:
+    assert preferred(text) == verdict
+
+
+# --- set-up
+
+
+@pytest.mark.parametrize("given", ["semantic", None, 3])
+def test_an_unknown_comparison_is_refused(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match="compare="):
+        Comparer(given)
+
+
+def test_a_judge_that_would_never_be_asked_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="asks no judge"):
+        Comparer("exact", judge=large())
+
+
+async def test_the_judge_is_closed() -> None:
+    closed: list[str] = []
+
+    class Closing(ScriptedModel):
+        async def aclose(self) -> None:
+            closed.append(self.name)
+
+    await Comparer(judge=Closing("A", name="judge")).aclose()
+    await Comparer().aclose()
+    assert closed == ["scripted:judge"]

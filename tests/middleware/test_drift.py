@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage
+
+from cascade import ConfigurationError, Decision, MemoryLedger
+from cascade.errors import LedgerError, MissingDependencyError, ModelUnavailableError
+from cascade.kernel import Kernel
+from cascade.middleware import Audits, Deadline, Drift, Retries
+from cascade.middleware.background import lot
+from cascade.policies import CertifiedPolicy, NextSignal, Situation, ThresholdPolicy
+from cascade.run import CascadeRuntime, Parts
+from cascade.state import Assessment, Certificate
+from cascade.testing import ScriptedModel
+from cascade.testing.scripted import reply
+from cascade.tiers import open_tiers
+from tests.middleware.cascades import ask, both_drivers, large, of, pair, questions, small
+
+Q = "Capital of Australia?"
+
+
+def drafts(later: float, usual: int = 60) -> ScriptedModel:
+    """Drafts that are less sure from some question on."""
+    draw = random.Random(7)
+
+    def draft(request: Any) -> Any:
+        i = int(str(request.messages[-1].text).split()[1])
+        p = (0.85 if i < usual else later) + 0.14 * draw.random()
+        return reply("a draft", probability=p)
+
+    return ScriptedModel(draft, name="small", returns_logprobs=True)
+
+
+async def asked(drift: Drift, later: float, n: int = 120, **options: Any) -> MemoryLedger:
+    """The ledger of 60 usual drafts, and of more that are less sure."""
+    ledger = options.setdefault("ledger", MemoryLedger())
+    stack = [drift, *options.pop("middleware", ())]
+    made = pair(options.pop("drafts", drafts(later)), middleware=stack, **options)
+    for i in range(n):
+        await ask(made, f"question {i}")
+    await made.aclose()
+    return ledger
+
+
+def short(reaction: Any = "warn", **options: Any) -> Drift:
+    return Drift(reaction, reference=50, window=20, **options)
+
+
+# --- alarms
+
+
+async def test_what_moves_is_an_alarm_in_the_log_the_ledger_and_a_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[Any] = []
+    drift = short(on_alarm=told.append)
+    with caplog.at_level(logging.WARNING):
+        ledger = await asked(drift, 0.5)
+    kinds = {alarm.kind for alarm in drift.alarms}
+    assert kinds == {"signals", "escalations"}
+    assert {alarm.chart for alarm in drift.alarms} >= {"score", "logprob_mean", "escalation rate"}
+    assert [alarm.text for alarm in told] == [alarm.text for alarm in drift.alarms]
+    events = of(ledger, "drift")
+    assert len(events) == len(drift.alarms)
+    assert all(event.cost_usd == event.saved_usd == 0 for event in events)
+    assert any("the escalation rate rose: usual are" in event.note for event in events)
+    assert "logprob_mean moved: PSI" in caplog.text
+    assert drift.caution == "normal"  # it was to warn
+
+
+async def test_where_nothing_moves_there_is_no_alarm() -> None:
+    drift = short()
+    await asked(drift, 0.85, n=200)
+    assert drift.alarms == ()
+
+
+async def test_fewer_escalations_than_usual_are_an_alarm_too() -> None:
+    drift = short()
+    sure = ScriptedModel(
+        lambda request: reply("x", probability=0.5 if _number(request) < 60 else 0.9),
+        name="small",
+        returns_logprobs=True,
+    )
+    await asked(drift, 0.85, drafts=sure, n=140)
+    assert "the escalation rate fell" in " ".join(alarm.text for alarm in drift.alarms)
+
+
+def _number(request: Any) -> int:
+    return int(str(request.messages[-1].text).split()[1])
+
+
+async def test_a_chart_gives_one_alarm_until_the_watch_is_reset() -> None:
+    drift = short("audit")
+    made = pair(drafts(0.5, usual=60), middleware=[drift], ledger=MemoryLedger())
+    for i in range(300):
+        await ask(made, f"question {i}")
+    charts = [alarm.chart for alarm in drift.alarms]
+    assert len(charts) == len(set(charts))
+    assert drift.caution == "audit"
+    drift.reset()
+    assert (drift.alarms, drift.caution) == ((), "normal")
+    for i in range(300, 500):
+        await ask(made, f"question {i}")
+    assert drift.alarms == ()  # what came since is usual now
+    await made.aclose()
+
+
+async def test_a_callback_that_fails_or_is_async_is_called_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[Any] = []
+
+    async def tell(alarm: Any) -> None:
+        told.append(alarm)
+        raise ValueError("no mail today")
+
+    with caplog.at_level(logging.ERROR):
+        await asked(short(on_alarm=tell), 0.5)
+    assert told
+    assert "has failed" in caplog.text
+
+
+async def test_what_cannot_be_drawn_harms_no_run(caplog: pytest.LogCaptureFixture) -> None:
+    drift = short()
+    made = pair(middleware=[drift])
+    await ask(made, Q)
+    drift._charts = None  # type: ignore[assignment]
+    with caplog.at_level(logging.ERROR):
+        assert (await ask(made, Q)).answer == "Canberra"
+    assert "could not be drawn" in caplog.text
+
+
+async def test_the_confidence_is_compared_with_that_of_the_calibration() -> None:
+    calibrator = SimpleNamespace(
+        confidences=tuple(0.8 + i / 1_000 for i in range(100)),
+        stages=(None,),
+        quality=SimpleNamespace(n=400),
+    )
+    drift = short()
+    kernel = kernel_with(drift, calibrators={"small": calibrator})
+    await drift.before_run(kernel.begin([HumanMessage(Q)]), CascadeRuntime(kernel))
+    for i in range(40):
+        verified(kernel, f"run {i}", confidence=0.3 + i / 1_000, calibrated=True)
+    (alarm,) = drift.alarms
+    assert alarm.chart == "confidence against its calibration"
+
+
+# --- reactions
+
+
+@both_drivers
+async def test_large_only_drafts_nothing_and_asks_the_large_model(driver: str) -> None:
+    drift, model, answers = short("large_only"), small(), large()
+    made = pair(model, answers, middleware=[drift])
+    drift._caution = "large_only"
+    result = await ask(made, Q, driver)
+    assert (result.tier, model.requests, questions(answers)) == ("large", [], [Q])
+    assert "after an alarm" in result.decision.reason
+
+
+async def test_an_alarm_ends_in_the_reaction_to_its_kind() -> None:
+    drift, model = short(escalations="large_only"), drafts(0.5)
+    await asked(drift, 0.5, drafts=model)
+    asked_about = questions(model)
+    assert "question 59" in asked_about
+    assert "question 119" not in asked_about
+
+
+async def test_a_question_that_must_stay_here_is_drafted_and_not_accepted() -> None:
+    drift, answers = short("large_only"), large(local=False)
+    made = pair(small(), answers, middleware=[drift])
+    drift._caution = "large_only"
+    result = await ask(made, Q, local_only=True)
+    assert (result.tier, result.decision.once) == ("small", True)  # as there is nothing better
+    assert answers.requests == []
+
+
+@pytest.mark.parametrize(("p", "tier"), [(0.85, "large"), (0.95, "small")])
+async def test_tighten_accepts_a_part_of_what_was_accepted(p: float, tier: str) -> None:
+    drift = short("tighten")
+    made = pair(small(p=p), middleware=[drift])
+    assert (await ask(made, Q)).tier == "small"
+    drift._caution = "tighten"
+    result = await ask(made, Q)
+    assert result.tier == tier
+    assert result.decision.confidence == pytest.approx(p)  # its own, not the doubted one
+    assert "odds of an error count 2-fold" in result.decision.reason
+
+
+async def test_tighten_doubts_intervals_and_the_outlook_of_signals() -> None:
+    drift, seen = short("tighten"), []
+    drift._caution = "tighten"
+    given = Situation(
+        Assessment(confidence=0.9, interval=(0.8, 1.0)), next_signal=NextSignal("x", (0.5,))
+    )
+
+    def policy(situation: Situation) -> Decision:
+        seen.append(situation)
+        return Decision(action="observe", reason="more", threshold=0.5)
+
+    run = pair().kernel.begin([HumanMessage(Q)])
+    assert drift.wrap_decision(run, given, policy).action == "observe"
+    assert seen[0].assessment.interval == (pytest.approx(2 / 3), 1.0)
+    assert seen[0].next_signal.outlook == (pytest.approx(1 / 3),)
+    blind = replace(given, assessment=Assessment(), next_signal=None)
+    assert drift.wrap_decision(run, blind, policy).reason == "more"
+
+
+async def test_while_the_large_model_is_down_its_lack_decides() -> None:
+    down = [ModelUnavailableError("down", model="scripted:large")] * 2
+    slow = Deadline(0.2)
+    slow._seen_s["large"] = 60.0
+    drift = short("tighten")
+    drift._caution = "tighten"
+    made = pair(small(p=0.85), large(failures=down), middleware=[drift, slow, Retries(attempts=1)])
+    result = await ask(made, Q)
+    assert (result.tier, result.decision.once) == ("small", True)
+
+
+async def test_audits_are_more_frequent_from_audit_on() -> None:
+    drift, ledger = short("audit"), MemoryLedger()
+    made = pair(ledger=ledger, middleware=[drift, Audits(0.1)])
+    for caution in ("normal", "audit", "tighten"):
+        drift._caution = caution  # type: ignore[assignment]
+        await ask(made, Q)
+    await made.aclose()
+    rates = [entry.decision.audit_rate for entry in of(ledger, "verify")]
+    assert rates == [0.1, pytest.approx(0.4), pytest.approx(0.4)]
+
+
+# --- harm
+
+
+def kernel_with(drift: Drift, policy: Any = None, **parts: Any) -> Kernel:
+    tiers = open_tiers(small(), large())
+    middleware = [drift]
+    return Kernel(Parts(tiers, policy or ThresholdPolicy(), middleware=middleware, **parts))
+
+
+def verified(
+    kernel: Kernel,
+    run_id: str,
+    action: Any = "accept",
+    rate: float | None = None,
+    tier: str = "small",
+    **fields: Any,
+) -> None:
+    decision = Decision(action=action, reason="", audit_rate=rate, **fields)
+    kernel.ledger.book(run_id, "verify", tier=tier, decision=decision)
+
+
+async def watching(drift: Drift, **parts: Any) -> Kernel:
+    kernel = kernel_with(drift, **parts)
+    await drift.before_run(kernel.begin([HumanMessage(Q)]), CascadeRuntime(kernel))
+    return kernel
+
+
+@pytest.mark.parametrize(("wrong", "alarms"), [(0.5, 1), (0.02, 0)])
+async def test_more_harm_than_promised_is_an_alarm(wrong: float, alarms: int) -> None:
+    drift = short(max_harm=0.05)
+    kernel = await watching(drift)
+    draw = random.Random(3)
+    for i in range(200):
+        verified(kernel, f"run {i}", rate=1.0)
+        loss = float(draw.random() < wrong)
+        kernel.ledger.book(f"run {i}", "audit", tier="small", loss=loss)
+    assert [alarm.kind for alarm in drift.alarms] == ["harm"] * alarms
+    if alarms:
+        assert "than the 5.0% of all requests that was promised" in drift.alarms[0].text
+
+
+async def test_the_promise_is_that_of_a_certificate_also_inside_another_policy() -> None:
+    certificate = Certificate(
+        threshold=0.9, max_harm=0.1, delta=0.1, n=100, errors=1, coverage=0.5, bound=0.05
+    )
+    drift = short()
+    outer = SimpleNamespace(inner=CertifiedPolicy(certificate))
+    kernel = await watching(drift, policy=outer)
+    for i in range(100):
+        verified(kernel, f"run {i}", rate=1.0)
+        kernel.ledger.book(f"run {i}", "audit", tier="small", loss=1.0)
+    assert [alarm.kind for alarm in drift.alarms] == ["harm"]
+
+
+async def test_results_wait_for_those_before_them_and_failed_audits_hold_up_nothing() -> None:
+    drift = short(max_harm=0.05)
+    kernel = await watching(drift)
+    harm = drift._charts._harm
+    assert harm is not None
+    drawn = next(f"run {i}" for i in range(99) if lot(f"run {i}", "audit") < 0.5)
+    passed = next(f"run {i}" for i in range(99) if lot(f"run {i}", "audit") >= 0.5)
+    verified(kernel, drawn, rate=0.5)
+    verified(kernel, passed, rate=0.5)  # not drawn: nothing is to come
+    verified(kernel, "escalated", action="escalate")
+    verified(kernel, "not to be audited")
+    verified(kernel, "once more", action="observe")
+    assert harm.process.n == 0
+    kernel.ledger.book(drawn, "audit", tier="small", outcome="failed")
+    assert harm.process.n == 3
+
+
+async def test_with_more_tiers_a_request_counts_once() -> None:
+    tiers = open_tiers(None, None, [ScriptedModel(n, name=n) for n in ("a", "b", "c")])
+    drift = short(max_harm=0.05)
+    kernel = Kernel(Parts(tiers, ThresholdPolicy(), middleware=[drift]))
+    await drift.before_run(kernel.begin([HumanMessage(Q)]), CascadeRuntime(kernel))
+    for tier in ("scripted:a", "scripted:b"):
+        verified(kernel, "escalated twice", action="escalate", tier=tier)
+    harm = drift._charts._harm
+    assert harm is not None
+    assert harm.process.n == 1
+
+
+async def test_audits_of_a_real_run_reach_the_watch() -> None:
+    drift, ledger = short(max_harm=0.1), MemoryLedger()
+    made = pair(small(), large("Sydney"), ledger=ledger, middleware=[drift, Audits(1.0)])
+    for i in range(60):
+        await ask(made, f"question {i}")
+    await made.aclose()
+    assert [alarm.kind for alarm in drift.alarms] == ["harm"]
+
+
+# --- restarts
+
+
+async def test_the_caution_survives_a_restart_and_a_reset_ends_it() -> None:
+    ledger = MemoryLedger()
+    first = short("tighten")
+    await asked(first, 0.5, ledger=ledger)
+    assert first.caution == "tighten"
+    second = short("tighten")
+    made = pair(middleware=[second], ledger=ledger)
+    await ask(made, Q)
+    assert second.caution == "tighten"
+    second.reset()
+    third = short("tighten")
+    await ask(pair(middleware=[third], ledger=ledger), Q)
+    assert third.caution == "normal"
+
+
+async def test_the_caution_of_another_cascade_is_not_ours() -> None:
+    ledger, other = MemoryLedger(), short("tighten")
+    await asked(short("tighten"), 0.5, ledger=ledger)
+    made = pair(ScriptedModel("x", name="another", logprobs=0.9), middleware=[other], ledger=ledger)
+    await ask(made, Q)
+    assert other.caution == "normal"
+
+
+async def test_a_ledger_that_cannot_be_read_is_asked_again_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(MemoryLedger):
+        broken = True
+        read = 0
+
+        async def of_run(self, run_id: str) -> Any:
+            self.read += 1
+            if self.broken:
+                raise LedgerError("no database")
+            return await super().of_run(run_id)
+
+    ledger = Broken()
+    await asked(short("audit"), 0.5, ledger=ledger)
+    reads, drift = ledger.read, short("audit")
+    made = pair(middleware=[drift], ledger=ledger)
+    with caplog.at_level(logging.WARNING):
+        await ask(made, Q)
+        await ask(made, Q)
+    assert ledger.read == reads + 1
+    assert "cannot be read" in caplog.text
+    monkeypatch.setattr("cascade.middleware.drift.RETRY_S", 0.0)
+    ledger.broken = False
+    await ask(made, Q)
+    assert drift.caution == "audit"
+
+
+async def test_all_questions_together_wait_so_long_for_a_ledger_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Hanging(MemoryLedger):
+        async def of_run(self, run_id: str) -> Any:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("cascade.middleware.drift.PATIENCE_S", 0.01)
+    made = pair(middleware=[short()], ledger=Hanging())
+    for _ in range(2):
+        assert (await ask(made, Q)).answer == "Canberra"
+
+
+def test_a_watch_may_be_reset_before_the_first_question() -> None:
+    drift = short()
+    drift.reset()
+    assert drift.caution == "normal"
+
+
+# --- set-up
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"reaction": "panic"}, "give one of"),
+        ({"harm": "panic"}, "give one of"),
+        ({"max_harm": 1.5}, "between 0 and 1"),
+        ({"reference": 10}, "from 50 and 20"),
+        ({"window": 5}, "from 50 and 20"),
+    ],
+)
+def test_values_without_meaning_are_refused(options: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        Drift(**options)
+
+
+async def test_one_watch_is_for_one_cascade() -> None:
+    drift = short()
+    await ask(pair(middleware=[drift]), Q)
+    with pytest.raises(ConfigurationError, match="another cascade"):
+        await ask(pair(middleware=[drift]), Q)
+
+
+def test_without_scipy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cascade.middleware.drift.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="calibrate"):
+        Drift()

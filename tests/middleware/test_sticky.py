@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from cascade import Cascade, ConfigurationError, Price, Tier
+from cascade.middleware import Sticky
+from cascade.models.base import Request
+from cascade.state import Completion, Usage
+from cascade.testing import ScriptedModel
+from cascade.testing.scripted import reply
+from tests.middleware.cascades import ask, both_drivers
+
+LONG = "word " * 4_000
+"""A question of some 5,000 tokens."""
+
+LARGE = Price(input=10, output=10, cached_input=1)
+
+
+def says(p: float, *, input_tokens: int = 5_000) -> Any:
+    def answer(request: Request) -> Completion:
+        doubts = "hard" in str(request.messages[-1].text)
+        found = reply("Canberra", probability=0.3 if doubts else p)
+        usage = Usage(input_tokens=input_tokens, output_tokens=1)
+        return Completion(**{**{f: getattr(found, f) for f in found.__slots__}, "usage": usage})
+
+    return answer
+
+
+def made(
+    small_price: Price | None = None,
+    large_price: Price = LARGE,
+    name: str = "large",
+    sticky: Sticky | None = None,
+    **given: Any,
+) -> tuple[Cascade, ScriptedModel, ScriptedModel]:
+    drafts = ScriptedModel(says(0.95, **given), name="small", returns_logprobs=True)
+    answers = ScriptedModel(says(0.95, **given), name=name)
+    small, large = Tier(drafts, price=small_price), Tier(answers, price=large_price)
+    return Cascade(small, large, middleware=[sticky or Sticky()]), drafts, answers
+
+
+async def talk(cascade: Cascade, *turns: str, driver: str = "loop") -> list[Any]:
+    messages: list[Any] = []
+    results = []
+    for turn in turns:
+        messages = [*messages, HumanMessage(turn)]
+        results.append(await ask(cascade, messages, driver))
+        messages = [*messages, results[-1].message]
+    return results
+
+
+@both_drivers
+async def test_a_conversation_stays_where_its_prompt_cache_is_worth_more(driver: str) -> None:
+    cascade, drafts, answers = made()
+    results = await talk(cascade, f"hard {LONG}", "easy", driver=driver)
+    assert [result.tier for result in results] == ["large", "large"]
+    assert (len(drafts.requests), len(answers.requests)) == (1, 2)
+    assert "stays with large, whose provider holds 4,992 tokens" in results[1].decision.reason
+
+
+async def test_it_goes_back_where_drafts_are_accepted_as_a_rule() -> None:
+    cascade, _, _ = made()
+    for _ in range(60):
+        await ask(cascade, "easy")
+    # One draft in thirteen was escalated: going back saves more than the cache is worth.
+    results = await talk(cascade, *["easy"] * 12, f"hard {LONG}", "easy")
+    assert [result.tier for result in results][-2:] == ["large", "small"]
+
+
+async def test_a_dear_draft_from_a_cold_cache_is_no_saving() -> None:
+    sticky = Sticky()
+    cascade, _, _ = made(Price(input=2, output=2), sticky=sticky)
+    for _ in range(60):
+        await ask(cascade, "easy")
+    turns = await talk(cascade, f"hard {LONG}", "easy")
+    # The small model's prompt is in its cache as well; at its price without a discount it costs
+    # more than the large one's, which has one.
+    assert turns[1].tier == "large"
+
+
+async def test_a_conversation_with_the_small_model_goes_on_as_usual() -> None:
+    cascade, drafts, _ = made()
+    results = await talk(cascade, LONG, "easy")
+    assert [result.tier for result in results] == ["small", "small"]
+    assert len(drafts.requests) == 2
+
+
+async def test_a_short_conversation_has_no_cache() -> None:
+    cascade, _, _ = made(input_tokens=500)
+    assert (await talk(cascade, f"hard {LONG}", "easy"))[1].tier == "small"
+
+
+async def test_a_provider_that_caches_when_asked_holds_what_is_marked() -> None:
+    cascade, _, _ = made(name="claude")
+    assert (await talk(cascade, f"hard {LONG}", "easy"))[1].tier == "small"
+
+
+async def test_after_some_minutes_the_cache_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    cascade, _, _ = made()
+    (first,) = await talk(cascade, f"hard {LONG}")
+    later = time.time() + 301
+    monkeypatch.setattr("cascade.middleware.sticky.time.time", lambda: later)
+    messages = [HumanMessage(f"hard {LONG}"), first.message, HumanMessage("easy")]
+    assert (await ask(cascade, messages)).tier == "small"
+
+
+async def test_without_a_price_of_the_large_model_nothing_is_kept() -> None:
+    cascade, _, _ = made(large_price=Price(per_hour=1))
+    assert (await talk(cascade, f"hard {LONG}", "easy"))[1].tier == "small"
+
+
+async def test_another_process_knows_by_the_answers() -> None:
+    (first,) = await talk(made()[0], f"hard {LONG}")
+    messages = [HumanMessage(f"hard {LONG}"), first.message, HumanMessage("easy")]
+    cascade, drafts, _ = made()
+    assert (await ask(cascade, messages)).tier == "large"
+    assert drafts.requests == []
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"tier": "elsewhere", "sticky": {"asked": ["elsewhere"], "at": 1, "tokens": [1, 1]}},
+        {"tier": "large", "sticky": {"at": 1}},
+        {"tier": "large", "sticky": "yes"},
+        {},
+    ],
+)
+async def test_answers_of_others_say_nothing(told: Any) -> None:
+    answer = AIMessage("Canberra", response_metadata=told)
+    cascade, _, _ = made()
+    assert (await ask(cascade, [HumanMessage(LONG), answer, HumanMessage("easy")])).tier == "small"
+
+
+async def test_a_question_that_must_stay_here_goes_to_no_model_elsewhere() -> None:
+    cascade, _, answers = made()
+    answers.local = False
+    (first,) = await talk(cascade, f"hard {LONG}")
+    messages = [HumanMessage(f"hard {LONG}"), first.message, HumanMessage("easy")]
+    assert (await ask(cascade, messages, local_only=True)).tier == "small"
+
+
+async def test_a_middle_tier_drafts_where_it_answered_last() -> None:
+    models = [
+        ScriptedModel(says(p), name=name, returns_logprobs=True)
+        for name, p in (("a", 0.5), ("b", 0.95), ("c", 0.95))
+    ]
+    prices = (None, LARGE, LARGE)
+    tiers = [Tier(m, price=price) for m, price in zip(models, prices, strict=True)]
+    cascade = Cascade(tiers=tiers, middleware=[Sticky()])
+    results = await talk(cascade, LONG, "easy")
+    assert [result.tier for result in results] == ["scripted:b", "scripted:b"]
+    assert len(models[0].requests) == 1
+
+
+async def test_an_answer_of_unknown_usage_bears_no_stamp() -> None:
+    model = ScriptedModel([reply("x", probability=0.9, input_tokens=None)], name="small")
+    cascade = Cascade(model, ScriptedModel("y", name="large"), middleware=[Sticky()])
+    assert "sticky" not in (await ask(cascade, "?")).message.response_metadata
+
+
+def test_seconds_without_meaning_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="above 0"):
+        Sticky(0)
