@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from enum import IntEnum
 
 from cascade.policies.base import Situation
-from cascade.run import Answer, Call, CascadeRuntime, Run
+from cascade.run import Answer, Call, CascadeRuntime, Parts, Run
 from cascade.state import Completion, Decision
 
 Ask = Callable[[Call], Awaitable[Completion]]
@@ -63,6 +63,13 @@ class CascadeMiddleware:
     name: str = ""
     slot: Slot = Slot.PROMPTS
 
+    def check(self, parts: Parts) -> None:
+        """Refuse a cascade in which this cannot work, before its first question.
+
+        Raises:
+            ConfigurationError: with what is in the way.
+        """
+
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
         """See a question first, or answer it at once; the kernel books the hit.
 
@@ -90,8 +97,8 @@ class CascadeMiddleware:
         """Look on while one agent works (`run.step`), for traces and metrics: a run that fails,
         waits or is cancelled is seen here alone.
 
-        Call the handler once, let pass what it raises, and raise nothing else. Afterwards `run.step`
-        is the next one, `person` where the run waits, or `end`.
+        Call the handler once, let pass what it raises, and raise nothing else. Then `run.step` is
+        the next one, `person` where the run waits, or `end`.
         """
         await handler(run, runtime)
 
