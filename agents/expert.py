@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cascade.errors import DeadlineError, ModelError
+from cascade.errors import ModelError
 from cascade.events import Reader
 from cascade.policies.base import Situation
 from cascade.run import Call, CascadeRuntime, Run, Step, to_request
@@ -34,6 +34,7 @@ class Expert:
             return self._degrade(run, runtime, error)
         run.tier = len(kernel.tiers) - 1
         run.draft, run.source = answer, answer.tier
+        run.degraded = answer.tier != tier.name  # a middleware has asked another in its place
         decided = run.decision or Decision(action="escalate", reason="there is only one tier")
         situation = Situation(Assessment(), called=answer.called, last=True)
         last = kernel.decide(run, situation, lambda _: decided)
@@ -54,8 +55,7 @@ class Expert:
             ModelError: there is none, or it is ruled out.
         """
         draft, decided = run.draft, run.decision
-        down = error.circumstantial or isinstance(error, DeadlineError)
-        if draft is None or decided is None or run.ruled_out or not down:
+        if draft is None or decided is None or run.ruled_out:
             raise error
         kernel = runtime.kernel
         reason = f"{decided.reason}; but {kernel.tiers[-1].name} could not be had: {error}"

@@ -48,7 +48,7 @@ class Router:
                 run.tier = max(run.tier, names.index(named))
                 note = f"the router named {named}"
         name = tiers[run.tier].name
-        if run.kind == "answer":
+        if note and run.kind == "answer":  # without a rule, no step has cost or saved anything
             runtime.kernel.ledger.book(
                 run.id, "router", tier=name, note=note, tags=run.settings.get("tags")
             )

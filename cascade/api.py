@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 import os
 import sys
@@ -27,7 +29,7 @@ from cascade.errors import (
     ModelError,
     PersonNeededError,
 )
-from cascade.events import Event
+from cascade.events import Event, Reader
 from cascade.kernel import InCopiedContext, Kernel
 from cascade.ledger.base import LedgerStore
 from cascade.middleware.base import CascadeMiddleware
@@ -161,6 +163,7 @@ class Cascade:
         self._checked_at: float | None = None
         self._told = False
         self._compiled: Any = None
+        self._detached: Any = None
         calibrated = self.calibration
         self.kernel = Kernel(
             Parts(
@@ -219,7 +222,7 @@ class Cascade:
         """
         if show not in ("verified", "optimistic", "final"):
             raise ConfigurationError(
-                f"show={show!r}: give one of 'verified', 'optimistic', 'final'."
+                f"show={show!r}: give one of verified, optimistic, final."
             )
         run, form = await self._begin(question, settings)
         events: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -455,27 +458,43 @@ class Cascade:
     ) -> None:
         """The run driven by LangGraph, which reports it to callbacks and tracers.
 
-        Without a checkpointer, also that of a graph around it: LangGraph keeps nested runs by the
-        position of their call, and would give a question the answer of another.
+        In a node of a graph with a checkpointer, LangGraph keeps nested runs by the position of
+        their call: what was paid before an interrupt is not paid again, but the second question may
+        find the first one's answer, or that of another cascade. What was kept for another question
+        is left alone, and this one is asked.
         """
-        graph = self.build_graph().compile(name=self.name, checkpointer=False)
         given: Any = dict(config or {})
         given["configurable"] = {**(given.get("configurable") or {}), "show": runtime.show}
-        state: Any = None
-        steps = graph.astream(
-            {"messages": run.messages, "settings": run.settings},
-            given,
-            stream_mode=["custom", "values"],
-        )
-        async with aclosing(steps) as pieces:
-            async for mode, value in pieces:
-                if mode == "custom":
-                    runtime.emit(value)
-                else:
-                    state = value
-        done = Run.from_json(state["run"], state["messages"])
+        asked = {"messages": run.messages, "settings": {**run.settings, "of": self._identity(run)}}
+        if _keeps_nested_runs():
+            state = await self.graph.ainvoke(asked, given)
+            done = Run.from_json(state["run"], state["messages"])
+            if done.settings.get("of") != self._identity(run):
+                await self.kernel.answer(run, runtime)
+                return
+            Reader(runtime.emit, done.source).settle(done.draft.text if done.draft else "")
+        else:
+            if self._detached is None:
+                self._detached = self.build_graph().compile(name=self.name, checkpointer=False)
+            state = None
+            steps = self._detached.astream(asked, given, stream_mode=["custom", "values"])
+            async with aclosing(steps) as pieces:
+                async for mode, value in pieces:
+                    if mode == "custom":
+                        runtime.emit(value)
+                    else:
+                        state = value
+            done = Run.from_json(state["run"], state["messages"])
         for field in fields(Run):
             setattr(run, field.name, getattr(done, field.name))
+
+    def _identity(self, run: Run) -> str:
+        """What tells a question to this cascade from others."""
+        texts = [[message.type, message.content] for message in run.messages]
+        chain = [f"{tier.name}={tier.model.name}@{tier.model.server}" for tier in self.tiers]
+        plain = {k: v for k, v in run.settings.items() if k != "of"}
+        held = json.dumps([self.name, chain, texts, plain], sort_keys=True, default=repr)
+        return hashlib.sha256(held.encode()).hexdigest()
 
     def _result(self, run: Run, form: ResponseFormat | None) -> CascadeResult:
         if run.step == "person":
@@ -504,7 +523,7 @@ class Cascade:
         """Whether the calibration was made for what a question is asked with."""
         if self.calibration is None or self._void is not None:
             return False
-        plain = {k: v for k, v in settings.items() if k not in ("tags", "deadline", "local_only")}
+        plain = {k: v for k, v in settings.items() if k not in ("tags", "deadline", "local_only", "of")}
         if plain == self.settings:
             return True
         try:
@@ -550,7 +569,20 @@ def _asks_for_langgraph(config: RunnableConfig | None) -> bool:
         return _traces()
     callbacks = module.ensure_config().get("callbacks")
     handlers = getattr(callbacks, "handlers", callbacks)
-    return bool(handlers) or _traces()
+    return bool(handlers) or _keeps_nested_runs() or _traces()
+
+
+def _keeps_nested_runs() -> bool:
+    """Whether this is a node of a graph with a checkpointer: those have threads."""
+    module = sys.modules.get("langgraph.runtime")
+    if module is None:
+        return False
+    try:
+        runtime = module.get_runtime()
+    except (RuntimeError, KeyError):
+        return False
+    info = None if runtime is None else runtime.execution_info
+    return info is not None and info.thread_id is not None
 
 
 def _traces() -> bool:

@@ -26,7 +26,13 @@ from cascade.agents import (
     Verifier,
 )
 from cascade.calling import chain, overriding, send
-from cascade.errors import CascadeError, ConfigurationError, ExtensionError, is_control_flow
+from cascade.errors import (
+    CascadeError,
+    ConfigurationError,
+    ExtensionError,
+    NotSentError,
+    is_control_flow,
+)
 from cascade.events import Reader
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
@@ -106,6 +112,8 @@ class Kernel:
         self.outlook = Outlook(parts.tiers)
         self.ledger = Ledger(parts.store, self.outlook)
         self.middleware = _in_order(parts.middleware)
+        for one in self.middleware:
+            one.check(parts)
         calibrators = parts.calibrators or {}
         helpers = {s.name: open_tier(s.model, s.name) for s in parts.signals if s.model is not None}
         self.helpers = helpers
@@ -143,7 +151,18 @@ class Kernel:
         Raises:
             ModelError: the call failed; its attempts are in the ledger.
         """
-        return await self._ask(call)
+        try:
+            return await self._ask(call)
+        except NotSentError as error:
+            self.ledger.book(
+                call.run.id,
+                call.node,
+                tier=call.tier.name,
+                outcome="not_sent",
+                note=str(error),
+                tags=call.run.settings.get("tags"),
+            )
+            raise
 
     def decide(
         self, run: Run, situation: Situation, policy: Callable[[Situation], Decision]

@@ -66,15 +66,13 @@ def result_of(
     answer = str(message.text)
     judged = decision.confidence if run.assessment is None else run.assessment.confidence
     calibrated = decision.calibrated if run.assessment is None else run.assessment.calibrated
-    from_tier = tier in tiers and not run.degraded
     answered_here = [e for e in run.entries if e.model and e.outcome == "ok"]
     return CascadeResult(
         answer=answer,
         message=message,
         parsed=parse(answer, response_format),
         tier=tier,
-        escalated=(from_tier and tier != tiers[0])
-        or (tier not in tiers and tier != "person" and decision.action == "escalate"),
+        escalated=tier not in (tiers[0], "person"),
         confidence=judged,
         calibrated=calibrated,
         decision=decision,

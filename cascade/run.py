@@ -68,6 +68,8 @@ class Settings(TypedDict, total=False):
     """Seconds for the whole run."""
     local_only: bool | Literal["answer", "abstain"]
     """Whether no model elsewhere may be asked, and what becomes of the question then."""
+    of: str
+    """Identity of the question and its cascade, where a graph around ours keeps the run."""
     tags: dict[str, str]
     """Tags of every ledger entry of the run, such as `{"user": "42"}`."""
 

@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from langchain_core.messages import AIMessage, BaseMessage
 
 from cascade.errors import CascadeError, ConfigurationError, LedgerError, ModelError, NotSentError
 from cascade.ledger.base import LedgerStore, current_tags
+from cascade.ledger.machine import Use, machines
 from cascade.ledger.outlook import Outlook, Tier
 from cascade.state import Basis, Completion, LedgerEntry, Usage, new_id
 
@@ -54,6 +55,11 @@ class AskedModel(Protocol):
     @property
     def local(self) -> bool:
         """Whether it computes on this machine."""
+        ...
+
+    @property
+    def server(self) -> str | None:
+        """Address of its server, where there is one."""
         ...
 
 
@@ -91,6 +97,7 @@ class Attempt:
         completion: the answer, once it is there.
         heard: characters of the answer that have arrived.
         note: why the answer was stopped, if it was.
+        use: of this machine, whose time is shared among the calls of the same moment.
     """
 
     run_id: str
@@ -102,6 +109,7 @@ class Attempt:
     completion: Completion | None = None
     heard: int = 0
     note: str = ""
+    use: Use | None = None
     id: str = field(default_factory=new_id)
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: float = field(default_factory=time.perf_counter)
@@ -150,6 +158,8 @@ class Ledger:
         """
         attempt.tags = tags = {**current_tags(), **attempt.tags} if attempt.tags else current_tags()
         await self._begin(attempt, tags)
+        if attempt.tier.model.local:
+            attempt.use = machines.begin(attempt.tier.model.server or "this machine")
         try:
             yield attempt
         except NotSentError:
@@ -165,7 +175,11 @@ class Ledger:
         except BaseException as error:
             self.record(self._failed(attempt, error), tags)
             raise
-        self.record(self._answered(attempt), tags)
+        else:
+            self.record(self._answered(attempt), tags)
+        finally:
+            if attempt.use is not None:
+                attempt.use.end()
 
     def book(
         self, run_id: str, node: str, *, tags: Mapping[str, str] | None = None, **fields: Any
@@ -245,15 +259,12 @@ class Ledger:
             return self._entry(attempt, nothing, NOTHING, "measured", note=note)
         pricing = attempt.tier.pricing.at(attempt.at)
         stopped = completion.finish_reason == "stopped"
-        busy_ms = completion.busy_ms
-        cost_basis: Basis = "measured"
-        if busy_ms is None and attempt.tier.model.local:
-            # A server that sends no timings, or no end of a stream that was stopped.
-            busy_ms, cost_basis = attempt.latency_ms, "estimated"
-        timed = pricing.cost(usage, None) is None
-        cost = pricing.cost(usage, busy_ms)
-        if stopped or not timed:
-            cost_basis = "estimated" if stopped else "measured"
+        cost, cost_basis = pricing.cost(usage, None), cast("Basis", "measured")
+        if cost is None and attempt.use is not None:  # a price by the hour
+            busy_ms, cost_basis = attempt.use.end(completion.busy_ms)
+            cost = pricing.cost(usage, busy_ms)
+        if stopped:
+            cost_basis = "estimated"
         note = attempt.note
         if cost is None:
             why = _why_unknown(attempt.tier, pricing.source, usage)

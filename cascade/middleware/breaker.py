@@ -21,6 +21,7 @@ from cascade.errors import (
     StreamInterruptedError,
 )
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot
+from cascade.middleware.retries import key_of
 from cascade.run import Call
 from cascade.state import Completion
 
@@ -97,10 +98,10 @@ class Breaker(CascadeMiddleware):
             CircuitOpenError: the server is left alone for now; nothing was sent.
         """
         model = call.tier.model
-        server = model.server or model.name
-        circuit = self._circuits.get(server)
+        key = key_of(call)
+        circuit = self._circuits.get(key)
         if circuit is None:
-            circuit = self._circuits.setdefault(server, Circuit(self, model.name, self._clock))
+            circuit = self._circuits.setdefault(key, Circuit(self, model.name, self._clock))
         ticket = circuit.enter(call.request.timeout_s or self.most_open_s)
         if ticket is None:
             ready_s = circuit.ready_in_s
@@ -122,8 +123,8 @@ class Breaker(CascadeMiddleware):
         return completion
 
     def state(self) -> dict[str, str]:
-        """`closed`, `open` or `half_open` for each server that was asked."""
-        return {server: circuit.state for server, circuit in self._circuits.items()}
+        """`closed`, `open` or `half_open` for each model that was asked."""
+        return {key: circuit.state for key, circuit in self._circuits.items()}
 
 
 def _speaks_of_server(error: ModelError) -> bool | None:

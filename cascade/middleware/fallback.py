@@ -14,7 +14,7 @@ from cascade.tiers import ModelLike, open_tier
 class Fallback(CascadeMiddleware):
     """Asks another model in place of the last tier when that fails for good.
 
-    Its answer is not degraded. Its entry names the model that answered, and earns at most its own
+    The result is marked as degraded. Its entry names the model that answered, and earns at most its own
     cost, as an estimate: an owner of that model would have it without a cascade, too.
 
     Args:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage
 
@@ -36,7 +38,7 @@ class LocalOnly(CascadeMiddleware):
 
     Args:
         always: True or `"answer"`, or `"abstain"`; False where some questions may leave.
-        private: your own rule for each question, such as `cascade.privacy.looks_personal`.
+        private: your own rule for each question, such as `looks_personal`.
 
     Raises:
         ConfigurationError: a value has no meaning.
@@ -112,7 +114,8 @@ class LocalOnly(CascadeMiddleware):
             return decision.model_copy(update={"tier": later[0] if later else here[-1]})
         usable = situation.assessment.objection is None
         wanted = decision.tier or (names[0] if names else "a larger tier")
-        reason = f"{decision.reason}; but {wanted} must not be asked: the question has to stay here"
+        stays = "the question has to stay on this machine"
+        reason = f"{decision.reason}; but {wanted} must not be asked: {stays}"
         update = {
             "action": "accept" if stay == "answer" and usable else "abstain",
             "tier": None,
@@ -149,6 +152,46 @@ class LocalOnly(CascadeMiddleware):
         if not isinstance(note, dict):
             return None
         return str(note["stay"]), [str(name) for name in note["tiers"]]  # type: ignore[union-attr]
+
+
+SECRETS = re.compile(
+    # E-mail addresses, looked for at the beginnings of words alone: else the time that a long word
+    # takes grows with the square of its length.
+    r"(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.-]+"
+    r"|\b(?:sk|pk|gsk|hf|xai|ghp)[-_][\w-]{8,}"  # keys by their usual prefixes
+    r"|\bBearer\s+\S+"
+    # Telephone, card and account numbers, but no dates and no parts of 1.
+    r"|(?<!\d)(?<!\b0\.)(?!\d{4}-\d\d-\d\d(?![\d-]))\d[\d -]{7,}\d"
+)
+
+
+def looks_personal(messages: Sequence[BaseMessage]) -> bool:
+    """Whether there is an e-mail address, a key, or a telephone, card or account number in a
+    conversation: `LocalOnly(private=looks_personal)`.
+
+    Tool calls are read, too. What is no text, such as an image, counts as personal, since it cannot
+    be read here. Names and addresses are not recognised: give a rule of your own, such as one that
+    asks Presidio's `AnalyzerEngine`.
+    """
+    for message in messages:
+        content = message.content
+        blocks = [content] if isinstance(content, str) else content
+        calls = message.tool_calls if isinstance(message, AIMessage) else []
+        texts = [_text(block) for block in blocks]
+        texts += [json.dumps(call["args"], default=str) for call in calls]
+        if any(text is None or SECRETS.search(text) for text in texts):
+            return True
+    return False
+
+
+def _text(block: Any) -> str | None:
+    """The text of a block of a message; None where it has none."""
+    if isinstance(block, str):
+        return block
+    if block.get("type") in ("reasoning", "thinking", "tool_call", "tool_use"):
+        return json.dumps(block, default=str)
+    text = block.get("text")
+    return text if isinstance(text, str) else None
 
 
 def read_stay(given: object, what: str, shown: str = "") -> Stay | None:

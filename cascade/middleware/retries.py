@@ -26,7 +26,7 @@ class Retries(CascadeMiddleware):
     """Repeats what may succeed when it is sent again: a server that fails, a rate limit.
 
     The wait before attempt n + 1 is drawn from [0, min(cap_s, base_s·2ⁿ⁻¹)] ("full jitter"), on top
-    of what the provider asks for by `Retry-After`. A budget for each server keeps one that is down
+    of what the provider asks for by `Retry-After`. A budget for each model at its server keeps one that is down
     from being hammered: in t seconds with n calls there are at most share·n + reserve·(1 + t/60)
     retries. Each attempt has its entry in the ledger.
 
@@ -69,11 +69,10 @@ class Retries(CascadeMiddleware):
         """Send the call again while that is worth it."""
         if self.attempts == 1:
             return await handler(call)
-        model = call.tier.model
-        server = model.server or model.name
-        budget = self._budgets.get(server)
+        key = key_of(call)
+        budget = self._budgets.get(key)
         if budget is None:
-            budget = self._budgets.setdefault(server, RetryBudget(self.share, self.reserve))
+            budget = self._budgets.setdefault(key, RetryBudget(self.share, self.reserve))
         budget.deposit()
         for attempt in range(1, self.attempts + 1):
             try:
@@ -101,6 +100,12 @@ class Retries(CascadeMiddleware):
         # 2.0 ** 1024 is no float any more.
         most_s = min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 60))
         return asked_s + random.uniform(0, most_s)  # noqa: S311 - no secret
+
+
+def key_of(call: Call) -> str:
+    """A model at its address: what is shared by the calls that fail together."""
+    model = call.tier.model
+    return f"{model.name} {model.server or ''}"
 
 
 class RetryBudget:

@@ -160,7 +160,7 @@ def _second(given: dict[str, Any], wanted: Mapping[str, Any]) -> None:
     if wanted["fallback"] is not None:
         stack.append(ready.Fallback(wanted["fallback"]))
     if wanted["shadow"] or wanted["canary"] is not None:
-        stack.append(ready.Shadow(live=wanted["canary"] or 0.0))
+        stack.append(ready.Shadow(live_share=wanted["canary"] or 0.0))
     if wanted["audits"] is not None:
         stack.append(ready.Audits(**wanted["audits"]))
     if wanted["drift"] is not None:

@@ -209,11 +209,11 @@ def test_a_model_of_ones_own_without_a_price_costs_an_unknown_amount(upstream: U
 
 
 def test_a_machine_with_a_price_costs_its_busy_time(upstream: Upstream) -> None:
-    upstream.says("small", "Canberra")  # 1 ms to read, 1 ms to write
+    upstream.says("small", Answer("Canberra", busy_s=0.0001))  # no more than the call took
     small = upstream.tier("small", provider="ollama", price=Price(per_hour=36))
     with Cascade(small, upstream.tier("large", price=DEAR)) as cascade:
         (draft, *_) = edition.entries_of(cascade.invoke("?"))
-    assert draft.cost_usd == pytest.approx(Decimal("0.00002"))
+    assert draft.cost_usd == pytest.approx(Decimal("0.000001"))
 
 
 def test_an_unpriced_large_model_leaves_the_saving_unknown(upstream: Upstream) -> None:

@@ -238,7 +238,7 @@ async def test_callbacks_see_each_call_and_change_nothing(driver: Any) -> None:
     cascade = cascade_of(scripted(sure=0.2))
     result = await cascade.ainvoke("?", {"callbacks": [handler]})
     assert handler.names == ["draft", "expert"] and result.tier == "large"
-    assert [e.node for e in result.ledger] == ["router", "draft", "self_check", "verify", "expert"]
+    assert [e.node for e in result.ledger] == ["draft", "self_check", "verify", "expert"]
     events = [e async for e in cascade.astream("?", {"callbacks": [handler]})]
     assert events[-1].answer == "Canberra it is"
 
