@@ -406,9 +406,12 @@ def test_an_outage_is_told_from_its_first_call_to_the_next_success() -> None:
     row = cells_of(over, "Outages", "small")
     assert row == ["2026-03-01 12:00", "2026-03-01 16:00", "3", "the server is down"]
     assert over.trouble == ()
+    assert over.document.facts[-1].figure == "nothing"
     now = reported(down)
     assert "the last 3 calls of small failed, since 2026-03-01 12:00 UTC" in now.trouble[0]
     assert cells_of(now, "Outages", "small")[1] == "goes on"
+    assert now.document.facts[-1].figure == "1 thing"
+    assert now.document.notes[0] == now.trouble[0]
 
 
 def test_calls_are_counted_by_how_they_ended_and_how_long_they_took() -> None:
@@ -423,7 +426,7 @@ def test_calls_are_counted_by_how_they_ended_and_how_long_they_took() -> None:
         *("3", "1", "1", "1"),
         *("200 ms", "290 ms", "298 ms"),
     ]
-    assert words(report.document.facts[-1].figure) == "25.0 %"
+    assert words(report.document.facts[-2].figure) == "25.0 %"
 
 
 async def test_a_call_whose_process_died_is_listed(tmp_path: Path) -> None:
