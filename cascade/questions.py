@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, cast, get_type_hints, is_typeddict
+from typing import Any, TypeAlias, cast, get_type_hints
 
 from langchain_core.messages import AnyMessage, HumanMessage
 from langchain_core.messages.utils import convert_to_messages
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from typing_extensions import is_typeddict  # also for those of typing_extensions
 
 from cascade.confidence import check_schema
 from cascade.errors import ConfigurationError, InputError

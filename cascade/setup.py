@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from cascade.confidence import ModelIdentity, digest
 from cascade.confidence.signals import Signal, SignalLike, to_signals, wordings
 from cascade.errors import CalibrationMismatchError, ConfigurationError, MissingDependencyError
-from cascade.middleware import Breaker, CascadeMiddleware, Deadline, LocalOnly, Retries
+from cascade.middleware import (
+    Breaker,
+    CascadeMiddleware,
+    Deadline,
+    LocalOnly,
+    Retries,
+    ToolRisks,
+)
 from cascade.policies import CertifiedPolicy, EconomicPolicy, Policy, ThresholdPolicy
 from cascade.run import Settings, to_request
 from cascade.state import Usage
@@ -172,7 +179,8 @@ def choose_middleware(
     given: Sequence[CascadeMiddleware], options: Mapping[str, Any]
 ) -> tuple[CascadeMiddleware, ...]:
     """The user's middleware, that of the contract's options, and the usual: retries, a circuit
-    breaker, a deadline and a border that questions may name.
+    breaker, a deadline and a border that questions may name, and the risks that tools are marked
+    with.
 
     Raises:
         ConfigurationError: an option and a middleware say the same thing twice.
@@ -198,6 +206,7 @@ def choose_middleware(
     add(Breaker, None)
     add(Deadline, "deadline")
     add(LocalOnly, "local_only")
+    add(ToolRisks, None)
     if options.get("audit_rate") is not None:
         from cascade.middleware import Audits  # noqa: PLC0415 - only where it is asked for
 
