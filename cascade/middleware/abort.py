@@ -24,7 +24,7 @@ from cascade.ledger.prompt_cache import CHARACTERS_PER_TOKEN, characters
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot
 from cascade.models.base import Chunk
 from cascade.policies.base import Situation, TierOutlook
-from cascade.run import Answer, Call, CascadeRuntime, Kernel, Run
+from cascade.run import Call, Parts
 from cascade.state import Assessment, Completion, Usage
 
 LOSS = 0.01
@@ -50,8 +50,7 @@ class Abort(CascadeMiddleware):
         loss: share of the acceptable drafts that may be lost; 0.01 by default. Needs a calibration.
 
     Raises:
-        ConfigurationError: the share has no meaning; with the first question: this cascade gives no
-            way to tell when to stop.
+        ConfigurationError: the share has no meaning.
     """
 
     slot = Slot.STREAMS
@@ -63,31 +62,13 @@ class Abort(CascadeMiddleware):
             )
         self.name, self.loss = name, loss
 
-    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
+    def check(self, parts: Parts) -> None:
         """Refuse a cascade in which nothing tells when to stop.
 
         Raises:
             ConfigurationError: with what is in the way.
         """
-        del run
-        self._check(runtime.kernel)
-        return None
-
-    async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
-        """Listen to a draft while it is written."""
-        rule = self._rule(call) if call.node == "draft" and call.run.kind == "answer" else None
-        if rule is None:
-            return await handler(call)
-        listener, outer = Listener(rule), call.on_chunk
-
-        def hear(chunk: Chunk) -> str | None:
-            reason = outer(chunk) if outer is not None else None
-            return reason or listener.hear(chunk)
-
-        return await handler(replace(call, on_chunk=hear))
-
-    def _check(self, kernel: Kernel) -> None:
-        parts, drafting = kernel.parts, kernel.tiers[:-1]
+        drafting, calibrators = parts.tiers[:-1], (parts.calibrators or {}).values()
         if parts.judge is not None:
             raise ConfigurationError(
                 f"Abort stops what log-probs rule out; verifier={parts.judge!r} judges whole "
@@ -104,32 +85,38 @@ class Abort(CascadeMiddleware):
                 f"Abort needs a draft whose stream has log-probs, which {names} does not give. "
                 "Models of openai:, ollama: and llamacpp: do."
             )
-        calibrators = (parts.calibrators or {}).values()
-        for rows in (getattr(calibrator, "early", ()) for calibrator in calibrators):
-            share = self.loss or LOSS
-            if len(rows) < drafts_needed(share):
+        for calibrator in calibrators:
+            rows, needed = getattr(calibrator, "early", ()), drafts_needed(self.loss or LOSS)
+            if len(rows) < needed:
                 raise ConfigurationError(
-                    f"Abort({share}): the calibration knows the log-probs of {len(rows)} drafts, "
-                    f"and {drafts_needed(share)} that would be accepted bound a loss of "
-                    f"{share:.2%}. Calibrate on more, with the signal logprobs, or allow more."
+                    f"Abort({self.loss or LOSS}): the calibration knows the log-probs of "
+                    f"{len(rows)} drafts, and {needed} that would be accepted bound such a loss. "
+                    "Calibrate on more, with the signal logprobs, or allow more."
                 )
-        if calibrators:
-            return
-        if self.loss is not None:
+        if self.loss is not None and not calibrators:
             raise ConfigurationError(
                 f"Abort({self.loss}): a share of lost drafts needs calibrator=…, made by "
                 "`calibrate`. Abort() stops what provably cannot be accepted."
             )
-        if not any(tier.max_tokens for tier in drafting):
+        bounded = any(tier.max_tokens for tier in drafting) and _scores_logprobs(parts)
+        if not calibrators and not bounded:
             raise ConfigurationError(
-                "Abort() without a calibration needs to know how long a draft may become: set "
-                f"Tier({drafting[0].model.name!r}, max_tokens=…), or give calibrator=…."
+                "Abort() without a calibration needs the signal logprobs, and to know how long a "
+                f"draft may become: set Tier({drafting[0].model.name!r}, max_tokens=…)."
             )
-        if not _scores_logprobs(kernel):
-            given = ", ".join(signal.name for signal in parts.signals)
-            raise ConfigurationError(
-                f"Abort() without a calibration needs the signal logprobs; signals are {given}."
-            )
+
+    async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
+        """Listen to a draft while it is written."""
+        rule = self._rule(call) if call.node == "draft" and call.run.kind == "answer" else None
+        if rule is None:
+            return await handler(call)
+        listener, outer = Listener(rule), call.on_chunk
+
+        def hear(chunk: Chunk) -> str | None:
+            reason = outer(chunk) if outer is not None else None
+            return reason or listener.hear(chunk)
+
+        return await handler(replace(call, on_chunk=hear))
 
     def _rule(self, call: Call) -> Rule | None:
         """When to stop a draft; None where it is not to be stopped."""
@@ -144,14 +131,13 @@ class Abort(CascadeMiddleware):
                 return None
             return unlikely(rows, _accepts(call, calibrated=True), self.loss or LOSS)
         limit = request.max_tokens
-        if limit is None or LIMITS & request.extra.keys() or not _scores_logprobs(kernel):
+        if limit is None or LIMITS & request.extra.keys() or not _scores_logprobs(kernel.parts):
             return None
         return impossible(limit, _accepts(call, calibrated=False))
 
 
-def _scores_logprobs(kernel: Kernel) -> bool:
-    signals = kernel.parts.signals
-    return not signals or any(signal.name == "logprobs" for signal in signals)
+def _scores_logprobs(parts: Parts) -> bool:
+    return not parts.signals or any(signal.name == "logprobs" for signal in parts.signals)
 
 
 def _accepts(call: Call, *, calibrated: bool) -> Callable[[float], bool]:

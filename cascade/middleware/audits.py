@@ -18,7 +18,6 @@ from threading import Lock
 from weakref import WeakSet
 
 from cascade.errors import CascadeError, ConfigurationError, ModelError
-from cascade.ledger.base import LedgerStore
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import visible
 from cascade.ledger.prices import Dollars
@@ -26,7 +25,7 @@ from cascade.middleware.background import BackgroundRuns, lot
 from cascade.middleware.base import CascadeMiddleware, Decide, Slot
 from cascade.middleware.comparing import Comparer, Comparison, Loss
 from cascade.policies.base import Situation
-from cascade.run import Answer, CascadeRuntime, Kernel, Run
+from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run
 from cascade.state import Completion, Decision, LedgerEntry, Usage
 from cascade.tiers import ModelLike
 
@@ -87,21 +86,34 @@ class Audits(CascadeMiddleware):
         self.budget = None if daily_usd is None else DailyBudget(_dollars(daily_usd))
         self._compare = Comparer(compare, judge)
         self._runs = BackgroundRuns("audit", self._audit)
-        self._heard: WeakSet[Ledger] = WeakSet()
 
-    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
-        """Read the budget, and look for audits that other processes have left.
+    def check(self, parts: Parts) -> None:
+        """Refuse a cascade without drafts, without a ledger, or without prices for the budget.
 
         Raises:
-            ConfigurationError: with these tiers or without a ledger there is nothing to audit.
+            ConfigurationError: with what is in the way.
         """
-        kernel = runtime.kernel
-        if run.kind != "answer":
-            return None
-        self._check(kernel)
-        if self.budget is not None:
-            await self.budget.refresh(kernel.ledger.store)
-        self._runs.look(kernel)
+        if len(parts.tiers) < 2:
+            raise ConfigurationError("audits: with a single tier there are no drafts to audit.")
+        if parts.store is None:
+            raise ConfigurationError(
+                "audits need ledger=…: their results come after the reply. Give "
+                "open_store('sqlite:///ledger.db'), or MemoryLedger()."
+            )
+        for tier in (parts.tiers[-1], self._compare.judge):
+            unknown = tier is not None and tier.pricing.cost(_PROBE, 1.0) is None
+            if self.budget is not None and tier is not None and unknown:
+                raise ConfigurationError(
+                    f"Audits(daily_usd={self.budget.daily_usd}) cannot be kept: what {tier.name} "
+                    f"({tier.model.name}) costs is unknown ({tier.pricing.source})."
+                )
+
+    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
+        """Read the budget, and look for audits that other processes have left."""
+        if run.kind == "answer":
+            if self.budget is not None:
+                await self.budget.refresh(runtime.kernel.ledger)
+            self._runs.look(runtime.kernel)
         return None
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
@@ -146,26 +158,6 @@ class Audits(CascadeMiddleware):
         """Finish the audits that are under way, and close the judge."""
         await self._runs.finish(self.grace_s)
         await self._compare.aclose()
-
-    def _check(self, kernel: Kernel) -> None:
-        if len(kernel.tiers) < 2:
-            raise ConfigurationError("audits: with a single tier there are no drafts to audit.")
-        if kernel.ledger.store is None:
-            raise ConfigurationError(
-                "audits need ledger=…: their results come after the reply. Give "
-                "open_store('sqlite:///ledger.db'), or MemoryLedger()."
-            )
-        if self.budget is None:
-            return
-        for tier in (kernel.tiers[-1], self._compare.judge):
-            if tier is not None and tier.pricing.cost(_PROBE, 1.0) is None:
-                raise ConfigurationError(
-                    f"Audits(daily_usd={self.budget.daily_usd}) cannot be kept: what {tier.name} "
-                    f"({tier.model.name}) costs is unknown ({tier.pricing.source})."
-                )
-        if kernel.ledger not in self._heard:
-            self._heard.add(kernel.ledger)
-            kernel.ledger.listeners.append(self.budget.heard)
 
     async def _audit(self, audit: Run, kernel: Kernel) -> bool:
         """Do one audit; False where it is to be tried again later."""
@@ -257,9 +249,8 @@ class DailyBudget:
         self._read_at = -math.inf
         self._own_usd = Decimal(0)
         self._reserved: dict[str, Decimal] = {}
-        self._costs: dict[str, Decimal] = {}
-        self._audits, self._mean_usd = 0, Decimal(0)
         self._drafts, self._since = 0, 0.0
+        self._heard: WeakSet[Ledger] = WeakSet()
         self._lock = Lock()
 
     def rate(self, wanted: float, usd: Decimal | None) -> float:
@@ -271,13 +262,12 @@ class DailyBudget:
             usd: what this audit would probably cost; None where that is unknown.
         """
         with self._lock:
-            now = self._roll()
-            left, each = self._left(), self._each(usd)
-            if left is None or each is None or left < each:
+            now, left = self._roll(), self._left()
+            if left is None or usd is None or left < usd:
                 return 0.0
             per_second = max(1, self._drafts) / (PRIOR_S + max(0.0, now - self._since))
             drafts = max(1.0, per_second * (DAY_S - now % DAY_S))
-            return min(wanted, float(left) / (drafts * float(each))) if each else wanted
+            return min(wanted, float(left) / (drafts * float(usd))) if usd else wanted
 
     def saw(self) -> None:
         """Count an accepted draft."""
@@ -295,36 +285,24 @@ class DailyBudget:
         """
         with self._lock:
             self._roll()
-            left, each = self._left(), self._each(usd) or Decimal(0)
-            if run_id not in self._reserved:
-                if not drawn and (left is None or left < each):
-                    return False
-                self._reserved[run_id] = each
-            return True
+            left, each = self._left(), usd or Decimal(0)
+            there = run_id in self._reserved or drawn or (left is not None and left >= each)
+            if there:
+                self._reserved.setdefault(run_id, each)
+            return there
 
     def release(self, run_id: str) -> None:
-        """An audit has ended; what it has cost is counted already."""
+        """An audit has ended; what it has cost was heard."""
         with self._lock:
             self._reserved.pop(run_id, None)
-            cost = self._costs.pop(run_id, None)
-            if cost is not None:
-                self._audits += 1
-                self._mean_usd += (cost - self._mean_usd) / self._audits
 
-    def heard(self, entry: LedgerEntry) -> None:
-        """Count a call of an audit, as a listener of the ledger."""
-        if entry.node != NODE or entry.model is None:
-            return
-        cost = entry.assumed_usd if entry.cost_usd is None else entry.cost_usd
+    async def refresh(self, ledger: Ledger) -> None:
+        """Listen to a ledger, and read what was spent today where that was not done lately."""
         with self._lock:
-            self._roll()
-            self._own_usd += cost or 0
-            self._costs[entry.run_id] = self._costs.get(entry.run_id, Decimal(0)) + (cost or 0)
-
-    async def refresh(self, store: LedgerStore | None) -> None:
-        """Read what was spent today, where that was not done lately."""
-        with self._lock:
-            now = self._roll()
+            if ledger not in self._heard:
+                self._heard.add(ledger)
+                ledger.listeners.append(self._hear)
+            now, store = self._roll(), ledger.store
             if store is None or abs(now - self._read_at) < REFRESH_S:
                 return
             self._read_at, day, own = now, self._day, self._own_usd
@@ -336,10 +314,19 @@ class DailyBudget:
             logger.warning("audits wait until the ledger can be read: %r", error)
             return
         with self._lock:
-            if self._roll() and self._day == day:
-                known = self._read_usd or Decimal(0)
-                self._read_usd = known if spent is None else spent.known
-                self._own_usd -= Decimal(0) if spent is None else own
+            self._roll()
+            if self._day == day and spent is not None:
+                self._read_usd, self._own_usd = spent.known, self._own_usd - own
+            elif self._day == day:
+                self._read_usd = Decimal(0)  # the store cannot tell: the budget is the process's
+
+    def _hear(self, entry: LedgerEntry) -> None:
+        """Count a call of an audit."""
+        if entry.node == NODE and entry.model is not None:
+            cost = entry.assumed_usd if entry.cost_usd is None else entry.cost_usd
+            with self._lock:
+                self._roll()
+                self._own_usd += cost or 0
 
     def _roll(self) -> float:
         now = self._clock()
@@ -354,11 +341,6 @@ class DailyBudget:
             return None
         reserved = sum(self._reserved.values(), Decimal(0))
         return self.daily_usd - self._read_usd - self._own_usd - reserved
-
-    def _each(self, usd: Decimal | None) -> Decimal | None:
-        """The estimate, or what audits cost on average where that is more: judges cost, too."""
-        known = [usd, self._mean_usd if self._audits else None]
-        return max((amount for amount in known if amount is not None), default=None)
 
 
 def _dollars(amount: Dollars) -> Decimal:

@@ -12,11 +12,9 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -25,7 +23,7 @@ from typing import Any
 
 from langchain_core.messages import messages_from_dict, messages_to_dict
 
-from cascade._portal import portal_loop
+from cascade._portal import on_portal, portal_loop, running_loop
 from cascade.errors import CascadeError
 from cascade.ledger.base import Job, current_tags
 from cascade.run import Kernel, Kind, Run
@@ -61,84 +59,57 @@ def lot(key: str, purpose: str) -> float:
 
 
 class Background:
-    """Work after replies, some of it at once. Safe to use from any thread and event loop."""
+    """Work after replies, some of it at once. May be started from any thread and event loop."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
-        self._begin()
-
-    def _begin(self) -> None:
-        self._process = os.getpid()
-        self._waiting: deque[Work] = deque()
-        self._workers: dict[Future[None], asyncio.Task[None] | None] = {}  # end of each → itself
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._places = asyncio.Semaphore(AT_ONCE)
 
     @property
     def full(self) -> bool:
         """Whether more work would be refused."""
-        return len(self._waiting) >= MOST_WAITING
+        return len(self._tasks) >= MOST_WAITING
 
     def start(self, work: Work) -> bool:
         """Do it when its turn comes; False where too much waits already."""
-        with self._lock:
-            if self._process != os.getpid():
-                self._begin()  # after a fork: that work is the parent's
-            if self.full:
-                return False
-            self._waiting.append(work)
-            if len(self._workers) < AT_ONCE:
-                ended: Future[None] = Future()
-                self._workers[ended] = None
-                # A context of its own: the caller's has the callbacks of a run that is over.
-                portal_loop().call_soon_threadsafe(self._hire, ended, context=Context())
+        if self.full:
+            return False
+        loop = portal_loop()
+        if running_loop() is loop:
+            self._begin(work)
+        else:
+            loop.call_soon_threadsafe(self._begin, work)
         return True
 
     async def finish(self, grace_s: float | None = None) -> None:
         """Return once all of it is done, or cancelled when it takes longer than this."""
-        limit = asyncio.timeout(grace_s)
-        try:
-            async with limit:
-                await self._ended()
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            with self._lock:
-                n = len(self._waiting) + len(self._workers)
-                self._waiting.clear()
-            logger.warning("%d pieces of work after replies are cancelled after %s s", n, grace_s)
-            portal_loop().call_soon_threadsafe(self._cancel)
-            await self._ended()
+        await on_portal(self._finish(grace_s))
 
-    def _hire(self, ended: Future[None]) -> None:
-        self._workers[ended] = worker = asyncio.create_task(self._work(ended))
-        worker.add_done_callback(lambda _: self._leave(ended))
+    def _begin(self, work: Work) -> None:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # the first work of this process, or since it was forked
+            self._loop, self._places, self._tasks = loop, asyncio.Semaphore(AT_ONCE), set()
+        # A context of its own: the caller's has the callbacks of a run that is over.
+        task = loop.create_task(self._work(work), context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _work(self, ended: Future[None]) -> None:
-        while (work := self._next(ended)) is not None:
+    async def _work(self, work: Work) -> None:
+        async with self._places:
             try:
                 await work()
             except Exception:
                 logger.exception("work after a reply has failed")
 
-    def _next(self, ended: Future[None]) -> Work | None:
-        with self._lock:
-            if self._waiting:
-                return self._waiting.popleft()
-            # With the lock held: `start` counts on those that are there.
-            self._workers.pop(ended, None)
-            return None
-
-    def _leave(self, ended: Future[None]) -> None:
-        self._workers.pop(ended, None)
-        ended.set_result(None)
-
-    def _cancel(self) -> None:
-        for worker in list(self._workers.values()):
-            if worker is not None:
-                worker.cancel()
-
-    async def _ended(self) -> None:
-        while self._process == os.getpid() and (workers := list(self._workers)):
-            await asyncio.wait([asyncio.wrap_future(ended) for ended in workers])
+    async def _finish(self, grace_s: float | None) -> None:
+        while self._tasks and self._loop is asyncio.get_running_loop():
+            _, late = await asyncio.wait(self._tasks, timeout=grace_s)
+            for task in late:
+                task.cancel()
+            if late:
+                logger.warning("%d pieces of work after replies are cancelled", len(late))
+                await asyncio.wait(late)
 
 
 Do = Callable[[Run, Kernel], Coroutine[Any, Any, bool]]
@@ -238,14 +209,14 @@ class BackgroundRuns:
             store.drop_job(self._job_kind(kernel), run.id)
 
     def _job_kind(self, kernel: Kernel) -> str:
-        """The kind of its jobs: cascades of other models that share a store leave them alone."""
+        """The kind of its jobs: other cascades that share a store leave them alone."""
         return f"{self._kind}-{fingerprint(kernel)}"
 
 
 def fingerprint(kernel: Kernel) -> str:
-    """What tells a cascade from those of other models that share a store."""
-    models = [(tier.name, tier.model.name) for tier in kernel.tiers]
-    return hashlib.blake2b(repr(models).encode(), digest_size=4).hexdigest()
+    """What tells a cascade from those of another name or with other models that share a store."""
+    told = [kernel.parts.name, *((tier.name, tier.model.name) for tier in kernel.tiers)]
+    return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
 
 
 def _written(run: Run) -> str:

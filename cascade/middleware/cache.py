@@ -38,7 +38,7 @@ NAMESPACE = ("cascade", "answers")
 PATIENCE_S = 2.0
 """A cache that takes longer has failed: the question is asked."""
 
-_NOT_DECIDING = frozenset({"tags", "deadline", "timeout_s", "local_only"})
+_NOT_DECIDING = frozenset({"tags", "deadline", "timeout_s", "local_only", "of"})
 """Settings on which an answer that is kept does not depend."""
 
 

@@ -12,7 +12,6 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field
 
-from cascade._portal import portal_loop
 from cascade.errors import CascadeError, ConfigurationError, MissingDependencyError
 from cascade.middleware.background import Background, fingerprint, lot
 from cascade.middleware.base import CascadeMiddleware, Decide, Slot
@@ -51,7 +49,7 @@ wrong than was promised."""
 NODE = "drift"
 
 PATIENCE_S = 2.0
-"""Seconds that questions wait, all together, to know the caution before a restart."""
+"""Seconds that a question waits to know the caution before a restart."""
 
 RETRY_S = 15.0
 """Seconds until a ledger that could not be read is asked again."""
@@ -153,8 +151,7 @@ class Drift(CascadeMiddleware):
         self._lock = RLock()
         self._background = Background()
         self._kernel: Kernel | None = None
-        self._reading: Future[None] | None = None
-        self._restored, self._since = False, 0.0
+        self._restored, self._retry_at = False, 0.0
         self._caution: Caution = "normal"
         self._alarms: list[Alarm] = []
 
@@ -233,12 +230,8 @@ class Drift(CascadeMiddleware):
     def _doubted(self, situation: Situation) -> Situation:
         seen, signal = situation.assessment, situation.next_signal
         assert seen.confidence is not None
-        seen = replace(
-            seen,
-            confidence=self._doubt(seen.confidence),
-            interval=seen.interval
-            and (self._doubt(seen.interval[0]), self._doubt(seen.interval[1])),
-        )
+        ends = seen.interval and (self._doubt(seen.interval[0]), self._doubt(seen.interval[1]))
+        seen = replace(seen, confidence=self._doubt(seen.confidence), interval=ends)
         if signal is not None:
             signal = replace(signal, outlook=tuple(map(self._doubt, signal.outlook)))
         return replace(situation, assessment=seen, next_signal=signal)
@@ -249,8 +242,7 @@ class Drift(CascadeMiddleware):
         with self._lock:
             if self._kernel is not None:
                 raise ConfigurationError(
-                    "this Drift watches another cascade already, whose drafts are not these: give "
-                    "each of them one of its own."
+                    "this Drift watches another cascade: give each of them one of its own."
                 )
             self._kernel, self._charts = kernel, Charts(self, kernel)
             kernel.ledger.listeners.append(self._hear)
@@ -286,30 +278,23 @@ class Drift(CascadeMiddleware):
         return f"{self.name}:{fingerprint(kernel)}"
 
     async def _restore(self, kernel: Kernel) -> None:
-        """Wait for the caution before the restart."""
-        with self._lock:
-            now = time.monotonic()
-            if self._reading is None or (self._reading.done() and now - self._since > RETRY_S):
-                self._since = now
-                self._reading = asyncio.run_coroutine_threadsafe(self._read(kernel), portal_loop())
-        left = self._since + PATIENCE_S - now
-        if left > 0:
-            await asyncio.wait([asyncio.wrap_future(self._reading)], timeout=left)
-
-    async def _read(self, kernel: Kernel) -> None:
+        """Learn how careful the cascade was before a restart."""
         store = kernel.ledger.store
+        if time.monotonic() < self._retry_at:
+            return
         try:
-            events = [] if store is None else await store.of_run(self._run_id(kernel))
-        except CascadeError as error:
-            logger.warning("%s: the ledger cannot be read: %s", self.name, error)
+            async with asyncio.timeout(PATIENCE_S):
+                events = [] if store is None else await store.of_run(self._run_id(kernel))
+        except (CascadeError, TimeoutError) as error:
+            self._retry_at = time.monotonic() + RETRY_S
+            logger.warning("%s: the ledger cannot be read: %r", self.name, error)
             return
         word: Any = events[-1].note.partition(":")[0] if events else "normal"
         with self._lock:
-            if not self._restored and word in CAUTIONS:
+            if not self._restored and word in CAUTIONS[1:]:
                 self._caution = max(self._caution, word, key=CAUTIONS.index)
+                logger.warning("%s: still at %s; reset() ends it", self.name, self._caution)
             self._restored = True
-        if self._caution != "normal":
-            logger.warning("%s: still at %s; reset() ends it", self.name, self._caution)
 
 
 async def _call(told: Callable[[Alarm], Awaitable[None] | None], alarm: Alarm) -> None:
@@ -363,7 +348,7 @@ class Charts:
         decision = entry.decision
         if entry.node == "audit" and entry.model is None:
             # A failed one counts as no harm, which may hide some and never invents it.
-            yield from self._audited(entry.run_id, None if entry.loss is None else entry.loss)
+            yield from self._audited(entry.run_id, entry.loss)
         if entry.node != "verify" or decision is None or decision.action == "observe":
             return
         yield from self._harmed(entry, decision)
@@ -390,11 +375,8 @@ class Charts:
         for name, value, watch in watched:
             found = watch.add(value)
             if found is not None:
-                yield (
-                    "signals",
-                    name,
-                    f"{name} moved: PSI {found.psi:.2f}, Kolmogorov–Smirnov p = {found.ks_p:.1g}",
-                )
+                how = f"PSI {found.psi:.2f}, Kolmogorov–Smirnov p = {found.ks_p:.1g}"
+                yield "signals", name, f"{name} moved: {how}"
 
     def _harmed(self, entry: LedgerEntry, decision: Decision) -> Iterator[Finding]:
         """A request was decided; one that cannot be audited says nothing, and is left out."""
@@ -413,14 +395,12 @@ class Charts:
 
     @staticmethod
     def _broken(harm: HarmQueue) -> Finding:
-        process = harm.process
-        return (
-            "harm",
-            "harm",
+        e, process = math.exp(harm.process.log_e), harm.process
+        text = (
             f"more accepted drafts are wrong than the {process.max_harm:.1%} of all requests that "
-            f"was promised: after {process.n:,} requests E = {math.exp(process.log_e):.0f} ≥ "
-            f"{1 / process.delta:.0f}",
+            f"was promised: after {process.n:,} requests E = {e:.0f} ≥ {1 / process.delta:.0f}"
         )
+        return "harm", "harm", text
 
 
 def _promised(policy: Policy) -> float | None:

@@ -13,7 +13,7 @@ from cascade.errors import CascadeError, ConfigurationError
 from cascade.middleware.background import BackgroundRuns, lot
 from cascade.middleware.base import CascadeMiddleware, Slot
 from cascade.middleware.comparing import Comparer, Loss
-from cascade.run import Answer, CascadeRuntime, Kernel, Run
+from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run
 from cascade.state import Completion, Decision
 from cascade.tiers import ModelLike, WithheldModel
 
@@ -36,8 +36,7 @@ class Shadow(CascadeMiddleware):
         grace_s: seconds that `aclose` waits for drafts; None waits for all.
 
     Raises:
-        ConfigurationError: a value has no meaning; with the first question: nothing is drafted
-            here, or the large model may not be asked.
+        ConfigurationError: a value has no meaning.
     """
 
     slot = Slot.TIME
@@ -68,18 +67,22 @@ class Shadow(CascadeMiddleware):
         self._live_share = share
         logger.info("%s: %.1f %% of conversations are live", self.name, 100 * share)
 
-    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
-        """Hand a question that is not live to the large model.
+    def check(self, parts: Parts) -> None:
+        """Refuse a cascade in which nothing is drafted, or the large model may not be asked.
 
         Raises:
-            ConfigurationError: nothing is drafted here, or the large model may not be asked.
+            ConfigurationError: with what is in the way.
         """
-        tiers = runtime.kernel.tiers
-        if len(tiers) < 2 or isinstance(tiers[-1].model, WithheldModel):
+        if len(parts.tiers) < 2 or isinstance(parts.tiers[-1].model, WithheldModel):
+            names = ", ".join(tier.model.name for tier in parts.tiers)
             raise ConfigurationError(
                 "Shadow lets the large model answer while a smaller one drafts: it needs two "
-                f"tiers that may be asked; here are {', '.join(tier.model.name for tier in tiers)}."
+                f"tiers that may be asked; here are {names}."
             )
+
+    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
+        """Hand a question that is not live to the large model."""
+        tiers = runtime.kernel.tiers
         if run.kind != "answer":
             return None
         self._runs.look(runtime.kernel)

@@ -214,17 +214,14 @@ def test_a_share_without_meaning_is_refused(loss: Any) -> None:
         ({"max_tokens": None}, "max_tokens"),
     ],
 )
-async def test_a_cascade_in_which_nothing_tells_when_to_stop_is_refused(
-    options: Any, words: str
-) -> None:
+def test_a_cascade_in_which_nothing_tells_when_to_stop_is_refused(options: Any, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        await ask(stopping(small(), **options), Q)
+        stopping(small(), **options)
 
 
-async def test_a_small_model_without_log_probs_is_refused() -> None:
-    made = pair(ScriptedModel("x", name="small"), middleware=[Abort()])
+def test_a_small_model_without_log_probs_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="stream has log-probs"):
-        await ask(made, Q)
+        pair(ScriptedModel("x", name="small"), middleware=[Abort()])
 
 
 async def test_a_calibration_on_too_few_drafts_is_refused() -> None:

@@ -21,7 +21,6 @@ from cascade.state import LedgerEntry
 from cascade.testing import ScriptedModel
 from cascade.testing.scripted import reply
 from tests.middleware.cascades import (
-    PRICE,
     Held,
     Keeping,
     ask,
@@ -315,6 +314,12 @@ class Spent(MemoryLedger):
         return Amounts(measured=self.dollars)
 
 
+def with_budget(spent: str = "0", daily: int = 10) -> tuple[DailyBudget, Any, Clock]:
+    clock = Clock()
+    ledger = pair(ledger=Spent(spent)).kernel.ledger
+    return DailyBudget(Decimal(daily), clock), ledger, clock
+
+
 def call(dollars: str | None, run_id: str = "run") -> LedgerEntry:
     cost = None if dollars is None else Decimal(dollars)
     assumed = Decimal(2) if dollars is None else None
@@ -322,10 +327,9 @@ def call(dollars: str | None, run_id: str = "run") -> LedgerEntry:
 
 
 async def test_a_rate_is_lowered_so_that_the_rest_of_the_day_has_its_part() -> None:
-    clock = Clock()
-    budget = DailyBudget(Decimal(60), clock)
+    budget, ledger, clock = with_budget("10", 60)
     assert budget.rate(1.0, Decimal(1)) == 0.0  # what was spent is not known yet
-    await budget.refresh(Spent("10"))
+    await budget.refresh(ledger)
     for _ in range(100):
         budget.saw()
     clock.now += 3_600  # 100 drafts in 70 minutes are 943 until midnight; 50 dollars pay for 5.3 %
@@ -337,11 +341,10 @@ async def test_a_rate_is_lowered_so_that_the_rest_of_the_day_has_its_part() -> N
 
 
 async def test_what_is_under_way_and_what_was_spent_since_the_reading_count() -> None:
-    clock, store = Clock(), Spent("0")
-    budget = DailyBudget(Decimal(10), clock)
-    await budget.refresh(store)
-    budget.heard(call("6"))
-    budget.heard(call(None, "other"))  # counts as assumed, 2
+    budget, ledger, _ = with_budget()
+    await budget.refresh(ledger)
+    ledger.record(call("6"), {})
+    ledger.record(call(None, "other"), {})  # counts as assumed, 2
     assert budget.reserve("third", Decimal(1), drawn=True)
     assert not budget.reserve("fourth", Decimal(2))
     assert budget.reserve("fourth", Decimal(1))
@@ -352,37 +355,24 @@ async def test_what_is_under_way_and_what_was_spent_since_the_reading_count() ->
 
 
 async def test_the_sum_is_read_now_and_then_and_has_in_it_what_was_heard() -> None:
-    clock, store = Clock(), Spent("0")
-    budget = DailyBudget(Decimal(10), clock)
-    await budget.refresh(store)
-    budget.heard(call("6"))
-    await budget.refresh(store)
-    store.dollars = Decimal(6)
+    budget, ledger, clock = with_budget()
+    await budget.refresh(ledger)
+    ledger.record(call("6"), {})
+    await budget.refresh(ledger)
+    ledger.store.dollars = Decimal(6)
     clock.now += 20
-    await budget.refresh(store)
-    assert store.read == 2
+    await budget.refresh(ledger)
+    assert ledger.store.read == 2
     assert budget.reserve("a", Decimal(4))
 
 
-async def test_audits_that_cost_more_than_expected_are_expected_to() -> None:
-    budget = DailyBudget(Decimal(10), Clock())
-    await budget.refresh(Spent("0"))
-    budget.heard(call("4"))
-    budget.heard(call("1"))  # of a judge
-    budget.release("run")
-    assert budget.rate(1.0, Decimal(1)) > 0
-    budget.heard(call("1", "other"))
-    assert budget.rate(1.0, Decimal(1)) == 0.0  # 4 are left, and one costs 5 on average
-
-
 async def test_midnight_begins_a_new_day() -> None:
-    clock, store = Clock(), Spent("10")
-    budget = DailyBudget(Decimal(10), clock)
-    await budget.refresh(store)
+    budget, ledger, clock = with_budget("10")
+    await budget.refresh(ledger)
     assert budget.rate(1.0, Decimal(1)) == 0.0
     clock.now += 43_200
-    store.dollars = Decimal(0)
-    await budget.refresh(store)
+    ledger.store.dollars = Decimal(0)
+    await budget.refresh(ledger)
     assert budget.rate(1.0, Decimal(1)) > 0.0
 
 
@@ -401,13 +391,11 @@ def test_a_budget_that_is_no_amount_is_refused(amount: Any) -> None:
         Audits(daily_usd=amount)
 
 
-async def test_audits_need_a_ledger_and_drafts() -> None:
+def test_audits_need_a_ledger_and_drafts() -> None:
     with pytest.raises(ConfigurationError, match="ledger"):
-        await ask(pair(middleware=[Audits()]), Q)
-    alone = Cascade(tiers=[Tier(large(), price=PRICE)], ledger=MemoryLedger(),
-                    middleware=[Audits()])  # fmt: skip
+        pair(middleware=[Audits()])
     with pytest.raises(ConfigurationError, match="single tier"):
-        await ask(alone, Q)
+        Cascade(tiers=[large()], ledger=MemoryLedger(), middleware=[Audits()])
 
 
 async def test_long_answers_are_compared_by_a_judge_that_is_paid() -> None:

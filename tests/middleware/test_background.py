@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import os
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -85,14 +84,23 @@ async def test_so_much_is_under_way_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_more_than_may_wait_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "AT_ONCE", 0)
     monkeypatch.setattr(background, "MOST_WAITING", 2)
+    work, go, asked = Background(), threading.Event(), threading.Event()
 
-    async def nothing() -> None: ...
+    async def wait() -> None:
+        asked.set()
+        await asyncio.to_thread(go.wait, 30)
 
-    work = Background()
-    assert [work.start(nothing) for _ in range(3)] == [True, True, False]
+    for _ in range(2):
+        assert work.start(wait)
+        await asyncio.to_thread(asked.wait, 30)
+        asked.clear()
     assert work.full
+    assert not work.start(wait)
+    go.set()
+    await work.finish()
+    assert work.start(wait)
+    await work.finish()
 
 
 async def test_a_failure_is_logged_and_the_next_goes_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -147,21 +155,23 @@ async def test_a_timeout_around_it_is_no_grace() -> None:
     await work.finish()
 
 
-def test_after_a_fork_the_work_is_the_parents(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[int] = []
+def test_after_a_fork_the_work_is_the_parents() -> None:
+    work = Background()
+    held: list[bool] = []
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
 
     async def note() -> None:
-        done.append(os.getpid())
+        held.append(True)
 
-    work = Background()
-    monkeypatch.setattr(background, "AT_ONCE", 0)
-    work.start(note)
-    monkeypatch.setattr(background, "AT_ONCE", 8)
-    monkeypatch.setattr(os, "getpid", lambda: 1)
-    asyncio.run(work.finish())  # of another process: nothing to wait for
+    work.start(wait)
+    work._loop = asyncio.new_event_loop()  # as if the loop were that of the parent
+    asyncio.run(work.finish())
+    work._loop.close()
     work.start(note)
     asyncio.run(work.finish())
-    assert done == [1]
+    assert held == [True]
 
 
 # --- runs
