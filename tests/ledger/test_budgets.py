@@ -1,0 +1,241 @@
+"""Budgets: never overspent, whatever runs at once, and whoever dies."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cascade.ledger.base import UnavailableError
+from cascade.ledger.shared import Budgets, Refusal, Reservation, Window
+from tests.ledger.processes import start
+
+CENT = Decimal("0.01")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 31, 23, 50, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+async def granted(budgets: Budgets, usd: Decimal, **limits: Decimal) -> Reservation:
+    found = await budgets.reserve("key", usd, limits)  # type: ignore[arg-type]
+    assert isinstance(found, Reservation), found
+    return found
+
+
+async def refused(budgets: Budgets, usd: Decimal, **limits: Decimal) -> Refusal:
+    found = await budgets.reserve("key", usd, limits)  # type: ignore[arg-type]
+    assert isinstance(found, Refusal), found
+    return found
+
+
+async def test_a_request_is_put_aside_then_counted_at_what_it_cost(url: str) -> None:
+    budgets = Budgets(url)
+    one = await granted(budgets, CENT, day=3 * CENT)
+    assert (await budgets.account("key")).put_aside_usd == CENT
+    for _ in range(2):  # once more changes nothing
+        await budgets.settle(one, CENT / 4)
+    await budgets.charge("key", CENT / 2)
+    await budgets.aclose()
+    account = await budgets.account("key")
+    assert (account.day_usd, account.month_usd) == (CENT * 3 / 4, CENT * 3 / 4)
+    assert account.put_aside_usd == (await budgets.account("other")).day_usd == 0
+    await budgets.aclose()
+
+
+async def test_a_refusal_tells_what_is_spent_from_what_is_only_put_aside(clock: Clock) -> None:
+    budgets = Budgets("memory://", clock=clock)
+    one = await granted(budgets, 2 * CENT, day=3 * CENT)
+    waits = await refused(budgets, 2 * CENT, day=3 * CENT)
+    assert (waits.why, waits.window, waits.account.put_aside_usd) == ("put_aside", "day", 2 * CENT)
+    await budgets.settle(one, 2 * CENT)
+    over = await refused(budgets, 2 * CENT, day=3 * CENT, month=CENT)
+    assert (over.why, over.limit_usd) == ("spent", 3 * CENT)
+    assert over.renews_at == datetime(2026, 2, 1, tzinfo=UTC)
+    assert over.account.renews_at("month") == datetime(2026, 2, 1, tzinfo=UTC)
+    await granted(budgets, CENT, day=3 * CENT)
+
+
+async def test_each_window_begins_anew_and_none_when_the_clock_is_set_back(clock: Clock) -> None:
+    budgets = Budgets("memory://", clock=clock)
+    clock.now = datetime(2026, 1, 30, 12, tzinfo=UTC)
+    await budgets.charge("key", CENT)
+    clock.now += timedelta(days=1)
+    await budgets.charge("key", CENT)
+    account = await budgets.account("key")
+    assert (account.day_usd, account.month_usd) == (CENT, 2 * CENT)
+    clock.now -= timedelta(days=1)
+    assert (await budgets.account("key")).day_usd == CENT
+    clock.now += timedelta(days=2)
+    account = await budgets.account("key")
+    assert (account.day_usd, account.month_usd) == (0, 0)
+
+
+async def test_what_a_dead_process_put_aside_counts_as_spent_once_its_lease_ends(
+    url: str, clock: Clock
+) -> None:
+    dead, alive = Budgets(url, lease_s=60, clock=clock), Budgets(url, lease_s=60, clock=clock)
+    lost = await granted(dead, 2 * CENT, day=3 * CENT)
+    clock.now += timedelta(seconds=59)
+    assert (await refused(alive, 2 * CENT, day=3 * CENT)).why == "put_aside"
+    clock.now += timedelta(seconds=6)
+    over = await refused(alive, 2 * CENT, day=3 * CENT)
+    assert (over.why, over.account.day_usd) == ("spent", 2 * CENT)
+    await dead.settle(lost, CENT)  # it was only slow
+    account = await alive.account("key")
+    assert (account.day_usd, account.put_aside_usd) == (CENT, 0)
+    forgotten = await granted(dead, CENT, day=3 * CENT)
+    clock.now += timedelta(days=2)
+    await alive.account("key")
+    clock.now += timedelta(days=2)
+    await alive.account("key")
+    await dead.settle(forgotten, Decimal(0))
+    assert (await alive.account("key")).day_usd == 0
+    for budgets in (dead, alive):
+        await budgets.aclose()
+
+
+async def test_fifty_in_parallel_in_four_replicas_never_overspend(url: str) -> None:
+    replicas = [Budgets(url) for _ in range(4)]
+    limit, spent, rng = Decimal("0.5"), Decimal(0), random.Random(0)
+
+    async def ask(number: int) -> None:
+        nonlocal spent
+        budgets = replicas[number % 4]
+        one = await budgets.reserve("key", CENT, {"day": limit})
+        if isinstance(one, Reservation):
+            await asyncio.sleep(0)
+            cost = Decimal(rng.randint(1, 10)) / 1000
+            spent += cost
+            await budgets.settle(one, cost)
+
+    for _ in range(6):
+        await asyncio.gather(*map(ask, range(50)))
+    account = await replicas[0].account("key")
+    assert limit - CENT < account.day_usd == spent <= limit
+    assert account.put_aside_usd == 0
+    for budgets in replicas:
+        await budgets.aclose()
+
+
+def test_of_four_replicas_on_one_file_one_may_be_killed(url: str, tmp_path: Path) -> None:
+    spend_with_a_kill(url, tmp_path / "paid", limit=Decimal("0.30"))
+
+
+def spend_with_a_kill(url: str, paid: Path, limit: Decimal) -> None:
+    """Four processes with 50 requests each spend one budget; one is killed in the midst."""
+    paid.write_text("")
+    replicas = [start("spend", url, str(limit), str(paid)) for _ in range(4)]
+    for replica in replicas:
+        assert replica.stdout is not None
+        assert replica.stdout.readline() == "ready\n"
+
+    def wait_for(what: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 120
+        while not what():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    wait_for(lambda: paid.read_text().count("\n") >= 5)
+    replicas[0].kill()
+
+    async def account() -> Any:
+        budgets = Budgets(url, lease_s=2.0)
+        try:
+            return await budgets.account("key")
+        finally:
+            await budgets.aclose()
+
+    # What the dead one had put aside counts when its lease has ended; the others spend the rest.
+    wait_for(lambda: (a := asyncio.run(account())).day_usd > limit - CENT and not a.put_aside_usd)
+    for replica in replicas:
+        replica.kill()
+        replica.communicate()
+    spent = sum(map(Decimal, paid.read_text().split()))
+    counted = asyncio.run(account())
+    assert spent <= counted.day_usd <= limit
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["reserve", "settle", "charge", "wait"]), st.integers(1, 30)),
+    max_size=30,
+)
+
+
+@settings(max_examples=30)
+@given(steps=steps, limit=st.integers(20, 100))
+async def test_spent_and_put_aside_are_never_above_a_limit_but_for_what_is_charged(
+    steps: list[tuple[str, int]], limit: int
+) -> None:
+    clock, charged = Clock(), Decimal(0)
+    budgets = Budgets("memory://", lease_s=600, clock=clock)
+    limits: dict[Window, Decimal] = {"month": Decimal(limit)}
+    held: list[Reservation] = []
+    for what, number in steps:
+        if what == "reserve":
+            found = await budgets.reserve("key", Decimal(number), limits)
+            held += [found] if isinstance(found, Reservation) else []
+        elif what == "settle" and held:
+            one = held.pop(number % len(held))
+            await budgets.settle(one, one.usd * number / 30)
+        elif what == "charge":
+            charged += number
+            await budgets.charge("key", Decimal(number))
+        else:
+            clock.now += timedelta(seconds=60 * number)
+        account = await budgets.account("key")
+        assert account.month_usd + account.put_aside_usd <= limit + charged
+        assert account.put_aside_usd <= sum(one.usd for one in held)
+
+
+async def test_who_gives_up_before_the_answer_has_nothing_put_aside(url: str) -> None:
+    budgets = Budgets(url)
+    await budgets.account("key")
+    for _ in range(5):
+        asking = asyncio.create_task(budgets.reserve("key", CENT, {"day": CENT}))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    assert (await budgets.account("key")).put_aside_usd == 0
+    await budgets.aclose()
+
+
+async def test_while_the_database_is_away_nothing_is_granted_and_nothing_forgotten(
+    tmp_path: Path,
+) -> None:
+    budgets = Budgets(f"sqlite:///{tmp_path}/later/ledger.db")
+    settling = asyncio.create_task(budgets.charge("key", CENT))
+    with pytest.raises(UnavailableError):
+        await budgets.reserve("key", CENT, {"day": CENT})
+    assert not settling.done()
+    (tmp_path / "later").mkdir()
+    await settling
+    assert (await budgets.account("key")).day_usd == CENT
+    await budgets.aclose()
+
+
+async def test_closing_does_not_wait_for_a_database_that_stays_away(tmp_path: Path) -> None:
+    budgets = Budgets(f"sqlite:///{tmp_path}/none/ledger.db")
+    settling = asyncio.create_task(budgets.charge("key", CENT))
+    await asyncio.sleep(0)
+    await budgets.aclose()
+    with pytest.raises(UnavailableError):
+        await settling

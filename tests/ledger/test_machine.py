@@ -1,0 +1,82 @@
+"""A machine's time is shared among the calls that use it at the same moment."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cascade.ledger.machine import BusyClock
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_alone_a_call_is_charged_what_the_server_says() -> None:
+    clock = Clock()
+    busy = BusyClock(clock)
+    for told, charged in ((800.0, (800.0, "measured")), (None, (1000.0, "estimated"))):
+        use = busy.begin("here")
+        clock.now += 1
+        assert use.end(told) == charged
+    assert use.end(None)[0] == pytest.approx(1000), "ended twice, it is charged no more"
+
+
+def test_eight_at_once_cost_no_more_than_one_after_the_other() -> None:
+    clock = Clock()
+    busy = BusyClock(clock)
+    uses = [busy.begin("here") for _ in range(8)]
+    clock.now += 10
+    charged = [use.end(9_500.0) for use in uses]
+    assert charged == [(pytest.approx(1250), "measured")] * 8
+
+
+def test_where_calls_wait_in_line_the_machine_is_paid_for_once() -> None:
+    clock = Clock()
+    busy = BusyClock(clock)
+    first, second = busy.begin("here"), busy.begin("here")
+    clock.now = 1.0
+    one, _ = first.end(1000.0)
+    clock.now = 2.0
+    other, _ = second.end(1000.0)
+    assert one + other == pytest.approx(2000)
+
+
+def test_two_machines_are_two() -> None:
+    clock = Clock()
+    busy = BusyClock(clock)
+    uses = [busy.begin("here"), busy.begin("there")]
+    clock.now = 1.0
+    assert [use.end(1000.0) for use in uses] == [(1000.0, "measured")] * 2
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 10), st.floats(0, 10), st.none() | st.floats(0, 2)), max_size=12
+    )
+)
+def test_the_sum_is_never_above_the_time_in_which_the_machine_was_used(
+    calls: list[tuple[float, float, float | None]],
+) -> None:
+    clock = Clock()
+    busy = BusyClock(clock)
+    moments = sorted(
+        [(begin, 1, i) for i, (begin, _, _) in enumerate(calls)]
+        + [(begin + length, 0, i) for i, (begin, length, _) in enumerate(calls)],
+        key=lambda moment: (moment[0], -moment[1]),
+    )
+    uses, total, used, under_way, last = {}, 0.0, 0.0, 0, 0.0
+    for at, begins, i in moments:
+        used += at - last if under_way else 0
+        clock.now = last = at
+        under_way += 1 if begins else -1
+        if begins:
+            uses[i] = busy.begin("here")
+        else:
+            _, length, share = calls[i]
+            total += uses[i].end(None if share is None else 1000 * length * share)[0]
+    assert total <= 1000 * used + 1e-6

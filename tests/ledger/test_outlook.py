@@ -1,0 +1,276 @@
+"""What larger tiers are expected to cost, and what the large model alone would have."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
+
+from cascade.ledger.outlook import Answer, Lengths, Outlook, fit_lengths
+from cascade.ledger.prices import NoPrice, Price, Pricing
+from cascade.ledger.prompt_cache import PromptCache, characters
+from cascade.state import Completion, Usage
+
+SMALL = Price(input=1, output=1)
+LARGE = Price(input=1, output=10, cached_input="0.1", cache_write=2)
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    name: str = "openai:large"
+
+
+@dataclass(frozen=True)
+class FakeTier:
+    name: str
+    pricing: Pricing
+    model: FakeModel = FakeModel()
+    max_tokens: int | None = None
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def outlook(clock: Clock | None = None, **large: Any) -> Outlook:
+    tiers = FakeTier("small", SMALL), FakeTier(**{"name": "large", "pricing": LARGE, **large})
+    return Outlook(tiers, clock=clock or Clock())
+
+
+def draft(prompt: int | None = 1_000, output: int | None = 100, **more: Any) -> Completion:
+    usage = Usage(input_tokens=prompt, output_tokens=output, **more.pop("usage", {}))
+    return Completion("Paris", "m", usage=usage, **more)
+
+
+def question(text: str = "Capital of France?", name: str | None = "q") -> list[AnyMessage]:
+    return [HumanMessage(text, id=name)]
+
+
+LONG = [SystemMessage("rules " * 2_000), *question()]
+"""12,018 characters."""
+
+
+# --- lengths
+
+
+def test_before_anything_is_learned_the_large_model_writes_what_a_reader_sees_of_the_draft() -> (
+    None
+):
+    thinking = draft(output=2_000, usage={"reasoning_tokens": 1_990})
+    baseline = outlook().baseline(thinking, question())
+    assert baseline is not None
+    assert (baseline.output_tokens, baseline.basis) == (10, "estimated")
+    assert baseline.usd == Decimal("0.0011")
+    assert baseline.low_usd == Decimal("0.001")
+    assert baseline.high_usd >= Decimal("0.001") + 10 * Decimal("0.00012"), "120 tokens are likely"
+    assert "nothing learned" in baseline.note
+
+
+def test_twelve_escalations_teach_how_long_the_large_models_answers_are() -> None:
+    taught = outlook()
+    for i in range(12):
+        taught.learn(1_000, 10 + i % 3, 118 + i % 5, audit=False)
+    baseline = taught.baseline(draft(output=10), question())
+    assert baseline is not None
+    assert 100 < baseline.output_tokens < 135
+    assert baseline.low_usd < Decimal("0.001") + 10 * Decimal("0.00012") < baseline.high_usd
+    assert "8 escalations" in baseline.note
+
+
+def test_audits_outweigh_escalations_which_are_longer() -> None:
+    audits = [Answer(100, 50, 40 + i % 20, 20.0) for i in range(60)]
+    escalated = [Answer(100, 50, 400, audit=False) for _ in range(60)]
+    both = fit_lengths([*audits, *escalated])
+    (expected, low, high), alone = both.predict(100, 50), fit_lengths(escalated).predict(100, 50)
+    assert expected < 65
+    assert alone[0] > 350
+    assert low < 40
+    assert high < 130
+    assert both.note == ""
+
+
+def test_a_range_from_audits_covers_what_it_says() -> None:
+    rng = random.Random(0)
+
+    def drawn() -> Answer:
+        words = rng.randint(5, 300)
+        return Answer(500, words, max(1, round(words * rng.lognormvariate(0.5, 0.7))), 10.0)
+
+    covered, total = 0, 0
+    for _ in range(30):
+        known = fit_lengths([drawn() for _ in range(80)])
+        for _ in range(100):
+            one = drawn()
+            _, low, high = known.predict(one.prompt, one.draft)
+            covered += low <= one.large <= high
+            total += 1
+    assert covered / total >= 0.95
+
+
+def test_weights_of_audits_count() -> None:
+    rare = [Answer(100, 10, 1_000, 50.0)] * 10
+    often = [Answer(100, 10, 10, 1.0)] * 10
+    assert fit_lengths([*rare, *often]).predict(100, 10)[0] > 500
+    assert fit_lengths(often).predict(100, 10)[0] == pytest.approx(10)
+
+
+def test_one_heavy_audit_leaves_the_range_open() -> None:
+    answers = [Answer(100, 10, 10, 1.0)] * 40 + [Answer(100, 10, 90, 1e6)]
+    assert fit_lengths(answers).factors is None
+    assert fit_lengths([]) == Lengths()
+
+
+def test_an_answer_is_never_longer_than_it_may_be() -> None:
+    baseline = outlook(max_tokens=50).baseline(draft(output=100), question())
+    assert baseline is not None
+    assert (baseline.output_tokens, baseline.usd) == (50, baseline.high_usd)
+
+
+def test_lengths_are_learned_now_and_then() -> None:
+    taught = outlook()
+    for _ in range(300):
+        taught.learn(1, 1, 1)
+    assert taught.lengths.audits == 300
+    assert "learned from 4 audits" in fit_lengths([Answer(1, 1, 1)] * 4).note
+
+
+# --- costs
+
+
+def test_a_tier_costs_its_prompt_and_an_answer_as_long_as_the_draft() -> None:
+    ahead = outlook()
+    large = ahead.tiers[-1]
+    assert ahead.cost(large, draft(), question()) == Decimal("0.002")
+    assert ahead.cost(large, draft()) == Decimal("0.002")
+    for unknown in (draft(prompt=None), draft(output=None)):
+        assert ahead.cost(large, unknown, question()) is None
+        assert ahead.baseline(unknown, question()) is None
+    free = outlook(pricing=NoPrice(reason="?"))
+    assert free.cost(free.tiers[-1], draft(), question()) is None
+    assert free.baseline(draft(), question()) is None
+
+
+def test_what_middleware_added_to_the_prompt_is_no_part_of_the_baseline() -> None:
+    baseline = outlook().baseline(draft(added_tokens=600), question())
+    assert baseline is not None
+    assert baseline.usd == Decimal("0.0014")
+
+
+def test_an_accepted_draft_earns_the_baseline_with_its_range() -> None:
+    earned = outlook().earned(draft(), Decimal("0.0005"), question())
+    assert earned["baseline_usd"] == Decimal("0.002")
+    assert earned["saved_usd"] == Decimal("0.0015")
+    assert earned["baseline_range"][0] < Decimal("0.002") < earned["baseline_range"][1]
+    assert earned["basis"] == "estimated"
+    unknown = outlook().earned(draft(), None, question())
+    assert (unknown["saved_usd"], unknown["basis"]) == (None, "unknown")
+    nothing = outlook(pricing=NoPrice(reason="?")).earned(draft(), Decimal(0), question())
+    assert nothing == {"baseline_usd": None, "saved_usd": None, "basis": "unknown"}
+    assert outlook().earned(draft(cached=True), Decimal(0), question()) == {}
+
+
+# --- prompt caches
+
+
+def test_the_large_model_alone_would_have_found_earlier_turns_in_its_cache(clock: Clock) -> None:
+    ahead = outlook(clock)
+    first = ahead.baseline(draft(prompt=3_000), LONG)
+    later = [*LONG, AIMessage("Paris"), *question("And of Italy?", "q2")]
+    second = ahead.baseline(draft(prompt=3_000), later)
+    assert first is not None
+    assert second is not None
+    assert first.usd == Decimal("0.004")
+    assert second.usd == Decimal("0.001") + Decimal("0.0030") - Decimal("0.0000009") * 2_944
+    again = ahead.baseline(draft(prompt=3_000), later)
+    assert again == second, "a question is looked up once"
+    clock.now += 400
+    cold = ahead.baseline(draft(prompt=3_000), [*later, *question("Spain?", "q3")])
+    assert cold is not None
+    assert cold.usd == first.usd
+
+
+def test_a_measured_request_is_charged_as_if_all_turns_had_gone_to_the_large_model() -> None:
+    ahead = outlook()
+    used = Usage(input_tokens=3_000, output_tokens=100)
+    ahead.asked(LONG)  # drafted by the small model
+    later = [*LONG, AIMessage("Paris"), *question("And of Italy?", "q2")]
+    plain = LARGE.cost(used)
+    found = ahead.measured(used, later)
+    assert plain is not None
+    assert found is not None
+    assert found < plain
+    even_later = [*later, AIMessage("Rome"), *question("And of Spain?", "q3")]
+    assert ahead.measured(used, even_later) == plain, "its usage says what it really found"
+    assert ahead.measured(used, question("short", "q4")) == plain
+
+
+def test_a_tier_that_was_sent_the_conversation_reads_it_from_its_cache() -> None:
+    ahead = outlook()
+    small, large = ahead.tiers
+    assert ahead.cached(large, LONG, 3_000) == (0, 2_944)
+    cold = ahead.cost(large, draft(prompt=3_000), LONG)
+    ahead.sent(large, LONG)
+    assert ahead.cached(large, LONG) == (2_944, 0)
+    assert ahead.cached(small, LONG) == (0, 2_944)
+    warm = ahead.cost(large, draft(prompt=3_000), LONG)
+    assert cold is not None
+    assert warm is not None
+    assert cold - warm == Decimal("0.0000019") * 2_944
+    stranger = FakeTier("other", LARGE)
+    ahead.sent(stranger, LONG)
+    assert ahead.cached(stranger, LONG) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "marked", "cached"),
+    [("openai:gpt", False, True), ("anthropic:claude", False, False), ("x:claude", True, True)],
+)
+def test_some_providers_cache_only_what_is_marked(model: str, marked: bool, cached: bool) -> None:
+    text: dict[str, Any] = {"type": "text", "text": "rules " * 2_000}
+    if marked:
+        text["cache_control"] = {"type": "ephemeral"}
+    messages = [SystemMessage([text]), *question()]
+    ahead = outlook(model=FakeModel(model))
+    ahead.sent(ahead.tiers[-1], messages)
+    assert bool(ahead.cached(ahead.tiers[-1], messages)[0]) is cached
+
+
+def test_a_prompt_is_as_long_as_its_text_its_calls_and_its_files() -> None:
+    call = {"name": "find", "args": {"q": "x"}, "id": "1"}
+    messages = [
+        HumanMessage(
+            ["ab", {"type": "text", "text": "cd"}, {"type": "image_url", "image_url": {}}]
+        ),
+        AIMessage("", tool_calls=[call]),  # type: ignore[list-item]
+        ToolMessage("found", tool_call_id="1", name="find"),
+    ]
+    assert characters(messages) == 4 + 4_000 + 4 + len('{"q": "x"}') + 5
+    ahead = outlook()
+    ahead.asked([*LONG, *messages])
+    assert ahead.baseline(draft(prompt=4_000), [*LONG, *messages, *question("?", "z")]) is not None
+
+
+def test_only_so_many_prompts_and_questions_are_remembered(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = PromptCache(most=2, clock=clock)
+    for name in (b"a", b"b", b"c"):
+        cache.keep([(name, 1)])
+    assert [cache.share([(name, 1)]) for name in (b"a", b"b", b"c")] == [0, 1, 1]
+    monkeypatch.setattr("cascade.ledger.outlook.QUESTIONS", 1)
+    ahead = outlook(clock)
+    for i in range(3):
+        ahead.asked([*LONG[:1], *question("?", str(i))])
+    ahead.asked([*LONG[:1], *question("?", None)])

@@ -1,0 +1,177 @@
+"""The same promises on a real PostgreSQL server, which is restarted, held still and crashed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from cascade.errors import LedgerError
+from cascade.ledger import Selection, UnavailableError, open_store
+from cascade.ledger.shared import Budgets, Reservation
+from cascade.testing.ledger_conformance import Capability, Check, checks_of
+from tests.ledger import postgres
+from tests.ledger.conftest import call, entry
+from tests.ledger.processes import kill_in_the_middle, write_together
+from tests.ledger.test_budgets import CENT, spend_with_a_kill
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgres.Server]:
+    try:
+        with postgres.running() as started:
+            yield started
+    except postgres.NoPostgresError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+async def url(server: postgres.Server) -> str:
+    async with open_store(server.url) as store:
+        await store.delete(everything=True)
+    return server.url
+
+
+@pytest.mark.parametrize("check", checks_of(get_args(Capability)))
+async def test_postgresql_does_everything(check: Check, url: str) -> None:
+    await check(lambda: open_store(url, jobs=True))
+
+
+async def test_a_durable_ledger_and_a_reader_connect_as_well(url: str) -> None:
+    async with open_store(url, durable=True) as store:
+        store.append([entry("a")])
+        await store.flush()
+        async with open_store(url, read_only=True) as reader:
+            assert len(await reader.entries()) == 1
+            with pytest.raises(LedgerError, match="reading only"):
+                reader.append([entry()])
+
+
+async def test_a_number_that_no_database_can_keep_is_refused_by_name(url: str) -> None:
+    async with open_store(url) as store:
+        store.append([entry("a"), entry("bad", input_tokens=2**80), entry("b")])
+        with pytest.raises(LedgerError, match=r"refused entries.*bad"):
+            await store.flush()
+        assert sorted(e.run_id for e in await store.entries()) == ["a", "b"]
+
+
+async def test_a_server_that_is_not_there_is_told_within_a_second() -> None:
+    store = open_store("postgresql://nobody@127.0.0.1:9/x")
+    began = time.monotonic()
+    with pytest.raises(LedgerError, match="nothing was sent"):
+        await store.begin(call())
+    assert time.monotonic() - began < 2
+    assert await store.ready() is not None
+    await store.aclose()
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+async def test_over_a_restart_nothing_is_lost_or_doubled(
+    server: postgres.Server, url: str, mode: str
+) -> None:
+    sent, ids = 0, [f"{i:04}" for i in range(600)]
+    async with open_store(url) as store:
+
+        async def work(name: str) -> None:
+            nonlocal sent
+            try:
+                await store.begin(call(name, id=name))
+            except LedgerError:  # it is not sent
+                return
+            sent += 1
+            await asyncio.sleep(0.01)
+            store.append([entry(name, id=name)])
+
+        async def restart() -> None:
+            await asyncio.to_thread(server.stop, mode)
+            await asyncio.to_thread(server.start)
+
+        restarting = asyncio.create_task(restart())
+        for name in ids:
+            asyncio.create_task(work(name))  # noqa: RUF006
+            await asyncio.sleep(0.002)
+        await restarting
+        while await store.ready() is not None:  # noqa: ASYNC110 - it is in another process
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*(t for t in asyncio.all_tasks() if t is not asyncio.current_task()))
+        found = [e.id for e in await store.entries()]
+        assert sorted(found) == sorted(set(found))
+        assert len(found) == sent > 0
+        assert await store.unfinished() == []
+
+
+async def test_a_server_that_stands_still_holds_up_no_call_for_longer_than_a_second(
+    server: postgres.Server, url: str
+) -> None:
+    async with open_store(url) as store:
+        await store.begin(call("before"))
+        with server.held():
+            began = time.monotonic()
+            with pytest.raises(LedgerError, match="nothing was sent"):
+                await store.begin(call("a"))
+            with pytest.raises(LedgerError, match="nothing was sent"):
+                await store.begin(call("b"))
+            assert "has not answered" in (await store.ready() or "")
+            assert time.monotonic() - began < 5
+            store.append([entry("paid")])
+            with pytest.raises(LedgerError, match="cannot be written"):
+                await store.flush()
+        await store.begin(call("after"))
+        assert [e.run_id for e in await store.entries()] == ["paid"]
+        assert {e.run_id for e in await store.unfinished()} == {"before", "after"}
+
+
+def test_after_kill_9_each_call_is_in_the_ledger_once_or_listed_as_unknown(
+    url: str, tmp_path: Path
+) -> None:
+    for after in (150, 700):
+        left = kill_in_the_middle(url, tmp_path / "provider", after=after)
+        assert left.lost == left.doubled == []
+        assert left.kept.total() > after / 4
+
+
+def test_kills_on_sqlite_ten_times(tmp_path: Path) -> None:
+    for after in range(100, 1_100, 100):
+        address = f"sqlite:///{tmp_path}/ledger.db"
+        left = kill_in_the_middle(address, tmp_path / "provider", after=after)
+        assert left.lost == left.doubled == []
+
+
+async def test_four_processes_write_at_once_without_a_loss(url: str, tmp_path: Path) -> None:
+    for address in (url, f"sqlite:///{tmp_path}/ledger.db"):
+        await asyncio.to_thread(write_together, address, 4, 1_000)
+        async with open_store(address) as store:
+            found = [e.run_id for e in await store.entries()]
+            assert await store.entries(Selection(run_id="3-999"), limit=1)
+        assert sorted(found) == sorted(f"{name}-{i}" for name in range(4) for i in range(1_000))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_four_replicas_with_50_requests_each_spend_a_budget_and_one_is_killed(
+    kind: str, url: str, tmp_path: Path
+) -> None:
+    address = url if kind == "postgresql" else f"sqlite:///{tmp_path}/ledger.db"
+    spend_with_a_kill(address, tmp_path / "paid", limit=Decimal(3))
+
+
+async def test_budgets_come_back_with_the_server(server: postgres.Server, url: str) -> None:
+    budgets = Budgets(url)
+    limits = {"day": Decimal(10)}
+    one = await budgets.reserve("restarted", CENT, limits)  # type: ignore[arg-type]
+    assert isinstance(one, Reservation)
+    await asyncio.to_thread(server.stop)
+    settling = asyncio.create_task(budgets.settle(one, CENT / 2))
+    with pytest.raises(UnavailableError):
+        await budgets.reserve("restarted", CENT, limits)  # type: ignore[arg-type]
+    await asyncio.to_thread(server.start)
+    await settling
+    account = await budgets.account("restarted")
+    assert (account.day_usd, account.put_aside_usd) == (CENT / 2, 0)
+    await budgets.aclose()

@@ -1,0 +1,131 @@
+"""Totals of entries with their basis, and the table."""
+
+from __future__ import annotations
+
+import pickle
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cascade.ledger.base import EXACT, Amounts
+from cascade.ledger.view import LedgerView
+from cascade.state import LedgerEntry
+from tests.ledger.conftest import entry
+
+
+def usd(amount: str) -> Decimal:
+    return Decimal(amount)
+
+
+def accepted(**more: Any) -> list[LedgerEntry]:
+    """A run whose draft was accepted."""
+    draft = entry(
+        model="ollama:q", input_tokens=1_200, output_tokens=80, latency_ms=1500,
+        cost_usd=usd("0.0002"), saved_usd=usd("-0.0002"),
+    )  # fmt: skip
+    verify = entry(
+        node="verify", cost_usd=usd("0"), saved_usd=usd("0.004"), baseline_usd=usd("0.004"),
+        baseline_range=(usd("0.001"), usd("0.02")), basis="estimated", **more,
+    )  # fmt: skip
+    return [draft, verify]
+
+
+def audit(usd: Decimal | None = Decimal("0.0012"), **fields: Any) -> LedgerEntry:
+    saved = None if usd is None else -usd
+    return entry(node="audit", model="openai:g", cost_usd=usd, saved_usd=saved, **fields)
+
+
+def test_totals_are_those_of_the_entries_with_the_weakest_basis() -> None:
+    view = LedgerView(accepted())
+    assert (view.cost_usd, view.cost_basis) == (usd("0.0002"), "measured")
+    assert (view.saved_usd, view.saved_basis) == (usd("0.0038"), "estimated")
+    assert (view.baseline_usd, view.baseline_basis) == (usd("0.004"), "estimated")
+    assert view.saved == Amounts(measured=usd("-0.0002"), estimated=usd("0.004"))
+    assert list(view.by_node()) == ["draft", "verify"]
+    assert view.by_node()["verify"].saved_usd == usd("0.004")
+    assert len(view) == len(list(view)) == 2
+
+
+def test_an_unknown_part_makes_the_whole_unknown_and_the_rest_is_still_known() -> None:
+    unknown = entry(node="expert", outcome="failed", note="timed out", basis="unknown",
+                    cost_basis="unknown", assumed_usd=usd("0.01"))  # fmt: skip
+    view = LedgerView([*accepted(), unknown])
+    assert (view.cost_usd, view.cost_basis, view.known_cost_usd) == (None, "unknown", usd("0.0002"))
+    assert (view.saved_usd, view.assumed_usd) == (None, usd("0.01"))
+    table = view.table()
+    assert "? the cost of 1 of 3 entries is unknown; budgets count $0.010000 for 1" in table
+    assert "? unknown: timed out" in table
+
+
+def test_the_table_of_an_accepted_draft_says_what_is_estimated() -> None:
+    assert LedgerView(accepted()).table().splitlines() == [
+        "node    entries  tokens in  tokens out  seconds       cost        saved",
+        "──────  ───────  ─────────  ──────────  ───────  ─────────  ───────────",
+        "draft         1      1,200          80     1.50  $0.000200   −$0.000200",
+        "verify        1          –           –     0.00  $0.000000  ≈ $0.004000",
+        "──────  ───────  ─────────  ──────────  ───────  ─────────  ───────────",
+        "run           2      1,200          80     1.50  $0.000200  ≈ $0.003800",
+        "≈ saved: $0.004000 rests on estimates of what the large model costs",
+    ]
+
+
+def test_the_table_of_an_audited_run_says_what_was_measured() -> None:
+    table = LedgerView([*accepted(), audit()]).table()
+    assert "an audit measured it for this run: $0.001200" in table
+    assert "not measured" not in table
+    other = [e.model_copy(update={"run_id": "s"}) for e in accepted()]
+    table = LedgerView([*accepted(), *other, audit()]).table()
+    assert "2 runs" in table
+    assert "an audit measured it for 1 of 2 such runs: $0.001200" in table
+    assert "an audit" not in LedgerView([*accepted(), audit(None)]).table()
+
+
+def test_the_table_tells_missing_usage_and_missing_prices_of_the_large_model() -> None:
+    unpriced = entry(node="verify", cost_usd=usd("0"), baseline_usd=None, basis="unknown")
+    half = entry(
+        node="expert", model="m", cost_usd=usd("0.1"), cost_basis="estimated",
+        saved_usd=usd("-0.1"), basis="estimated",
+    )  # fmt: skip
+    table = LedgerView([unpriced, half, entry(model="m", input_tokens=5)]).table()
+    assert "5+?" in table
+    assert "≈ $0.100000" in table
+    assert "≈ cost: not all" in table
+    assert "? saved: what the large model would have cost is unknown" in table
+    assert "budgets count nothing for it" in table
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [("0", "$0.000000"), ("0.00000012", "$0.00000012"), ("-1234.5", "−$1234.500000")],
+)
+def test_little_money_keeps_two_digits(amount: str, shown: str) -> None:
+    assert f"cost {shown}" in repr(LedgerView([entry(cost_usd=usd(amount))]))
+
+
+def test_a_view_is_equal_after_pickling_and_as_json() -> None:
+    view = LedgerView([*accepted(), audit()])
+    assert pickle.loads(pickle.dumps(view)) == view
+    assert LedgerView.model_validate_json(view.model_dump_json()) == view
+    assert LedgerView() == LedgerView([]) != view
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"),
+            st.none() | st.decimals(allow_nan=False, allow_infinity=False, places=18),
+        )
+    )
+)
+def test_the_sum_over_nodes_is_the_sum_over_entries_to_the_last_digit(
+    parts: list[tuple[str, Decimal | None]],
+) -> None:
+    view = LedgerView(entry(node=node, cost_usd=cost, saved_usd=cost) for node, cost in parts)
+    total = Decimal(0)
+    for node in view.by_node().values():
+        total = EXACT.add(total, node.known_cost_usd)
+    assert total == view.known_cost_usd
+    assert (view.cost_usd is None) == any(cost is None for _, cost in parts)
