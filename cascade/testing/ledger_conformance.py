@@ -1,12 +1,20 @@
 """Conformance suite of ledger stores, for ours and for those of others.
 
-    report = asyncio.run(check_store(lambda: MyStore("ledger"), capabilities={"append", "begin"}))
+    report = asyncio.run(check_store(MyStore, {"append", "begin"}))
     print(report)
     assert report.passed
 
-`make` gives a new store each time, for the same database where it is durable, which is empty
-before each check. In pytest, `@pytest.mark.parametrize("check", checks_of(capabilities))` makes
-each check a test of its own. No test framework is needed.
+No test framework is needed. With pytest (and pytest-asyncio) each check may be a test:
+
+    class TestMine(LedgerConformance):
+        capabilities = ("append", "begin")
+
+        @pytest.fixture
+        def make_store(self, tmp_path):
+            return lambda: MyStore(tmp_path / "ledger")
+
+A store is made anew each time, for the same database where it is durable, which is empty before
+each check.
 """
 
 from __future__ import annotations
@@ -351,6 +359,33 @@ class Report:
 def checks_of(capabilities: Collection[str]) -> list[Check]:
     """The checks that a store with these capabilities has to hold."""
     return [check for name, checks in CHECKS.items() if name in capabilities for check in checks]
+
+
+class LedgerConformance:
+    """The checks as tests of pytest; give the fixture `make_store`.
+
+    Attributes:
+        capabilities: of the store; the other checks are left out. Jobs are kept only where a store
+            is asked to.
+        durable: whether a second store finds what a first one wrote.
+    """
+
+    capabilities: Collection[str] = tuple(set(get_args(Capability)) - {"jobs"})
+    durable: bool = True
+
+
+def _as_test(capability: str, check: Check) -> Callable[[LedgerConformance, Make], Awaitable[None]]:
+    async def test(self: LedgerConformance, make_store: Make) -> None:
+        if capability in self.capabilities and (capability != "durable" or self.durable):
+            await check(make_store)
+
+    test.__doc__ = check.__doc__
+    return test
+
+
+for _name, _checks in CHECKS.items():
+    for _check in _checks:
+        setattr(LedgerConformance, f"test_{_check.__name__}", _as_test(_name, _check))
 
 
 async def check_store(
