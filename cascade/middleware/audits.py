@@ -118,27 +118,23 @@ class Audits(CascadeMiddleware):
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
         """State the chance with which an accepted draft is audited."""
-        decision = handler(situation)
-        draft = run.draft
-        fixed = decision.once or situation.last or draft is None or draft.cached
-        if decision.action != "accept" or run.kind != "answer" or fixed:
+        decision, rate = handler(situation), self.rate
+        accepted = decision.action == "accept" and not decision.once and not situation.last
+        drafted = run.kind == "answer" and run.draft is not None and not run.draft.cached
+        if not (accepted and drafted) or run.settings.get("local_only") or self._runs.full:
             return decision
-        if run.settings.get("local_only") or self._runs.full:
-            return decision
-        rate = self.rate
         if self.budget is not None:
             rate = self.budget.rate(rate, situation.above[-1].cost_usd if situation.above else None)
         return decision.model_copy(update={"audit_rate": rate}) if rate > 0 else decision
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
         """Draw, and leave the work to the background."""
-        decision, kernel = answer.decision, runtime.kernel
-        if run.kind != "answer" or decision is None or decision.action != "accept":
+        decision, draft, kernel = answer.decision, answer.completion, runtime.kernel
+        if run.kind != "answer" or decision is None or draft is None or draft.cached:
             return
         drafted = answer.source in [tier.name for tier in kernel.tiers[:-1]]
-        if not decision.audit_rate or answer.degraded or not drafted or run.draft is None:
-            return
-        if run.draft.cached:
+        stands = decision.action == "accept" and not decision.once and not answer.degraded
+        if not (drafted and stands and decision.audit_rate):
             return
         if self.budget is not None:
             self.budget.saw()

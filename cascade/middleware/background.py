@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from langchain_core.messages import messages_from_dict, messages_to_dict
 
@@ -62,6 +63,7 @@ class Background:
     """Work after replies, some of it at once. May be started from any thread and event loop."""
 
     def __init__(self) -> None:
+        self._used = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(AT_ONCE)
@@ -75,7 +77,7 @@ class Background:
         """Do it when its turn comes; False where too much waits already."""
         if self.full:
             return False
-        loop = portal_loop()
+        loop, self._used = portal_loop(), True
         if running_loop() is loop:
             self._begin(work)
         else:
@@ -84,7 +86,8 @@ class Background:
 
     async def finish(self, grace_s: float | None = None) -> None:
         """Return once all of it is done, or cancelled when it takes longer than this."""
-        await on_portal(self._finish(grace_s))
+        if self._used:
+            await on_portal(self._finish(grace_s))
 
     def _begin(self, work: Work) -> None:
         loop = asyncio.get_running_loop()
@@ -128,7 +131,7 @@ class BackgroundRuns:
         self._kind, self._do = kind, do
         self._background = Background()
         self._begun: OrderedDict[str, None] = OrderedDict()
-        self._looked: dict[str, float] = {}
+        self._looked: WeakKeyDictionary[Kernel, float] = WeakKeyDictionary()
         self._lock = Lock()
 
     @property
@@ -137,7 +140,7 @@ class BackgroundRuns:
         return self._background.full
 
     def start(self, run: Run, kernel: Kernel) -> bool:
-        """Do a run after the reply; False where too much waits already, or it was begun before.
+        """Do a run after the reply, unless it was begun before; False where too much waits.
 
         Args:
             run: of this kind, a copy of the one that was answered.
@@ -156,9 +159,9 @@ class BackgroundRuns:
 
     def look(self, kernel: Kernel) -> None:
         """Take on what other processes have left, now and then and without waiting for it."""
-        kind, now = self._job_kind(kernel), time.monotonic()
-        if now - self._looked.get(kind, -math.inf) >= STALE.total_seconds():
-            self._looked[kind] = now
+        now = time.monotonic()
+        if now - self._looked.get(kernel, -math.inf) >= STALE.total_seconds():
+            self._looked[kernel] = now
             if kernel.ledger.store is not None:
                 self._background.start(partial(self.resume, kernel))
 
@@ -185,7 +188,7 @@ class BackgroundRuns:
     def _start(self, run: Run, kernel: Kernel) -> bool:
         with self._lock:
             if run.id in self._begun:
-                return False
+                return True
             self._begun[run.id] = None
             if len(self._begun) > REMEMBERED:
                 self._begun.popitem(last=False)

@@ -10,7 +10,6 @@ import asyncio
 import inspect
 import json
 import logging
-import math
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,9 +29,6 @@ logger = logging.getLogger("cascade")
 SHORT = 8
 """Words up to which the wording of answers is compared; longer ones say the same in many ways."""
 
-TOLERANCE = 1e-6
-"""Share by which numbers may differ under `numeric`."""
-
 SYSTEM = (
     "You compare two answers to the same question. Better is the one that is right where the other "
     "is wrong, or that answers what was asked where the other does not. Wording, length, style and "
@@ -47,7 +43,6 @@ _VERDICT = re.compile(
     re.IGNORECASE,
 )
 _OPTION = re.compile(r"\W*([A-Za-z])(?:\W*$|[).:\]]+\s)")
-_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
 
 Loss = Callable[[str, str, str], float | Awaitable[float]]
 """A comparison of the user's: (question, draft, large model's answer) → loss in [−1, 1]; it may be
@@ -76,8 +71,8 @@ class Comparer:
     which one holds the other, a judge can tell.
 
     Args:
-        compare: `auto`, as above; `exact`, by wording however long; `numeric`, by the last number;
-            or your own (question, draft, large model's answer) → loss in [−1, 1].
+        compare: `auto`, as above; `exact`, by wording however long; or your own (question, draft,
+            large model's answer) → loss in [−1, 1].
         judge: a model that compares what nothing else can. It sees the two in random order, and
             not whose they are.
 
@@ -86,10 +81,10 @@ class Comparer:
     """
 
     def __init__(self, compare: str | Loss = "auto", judge: ModelLike | None = None) -> None:
-        if not callable(compare) and compare not in ("auto", "exact", "numeric"):
+        if not callable(compare) and compare not in ("auto", "exact"):
             raise ConfigurationError(
-                f"compare={compare!r}: give 'auto', 'exact', 'numeric', or a function (question, "
-                "draft, large) → loss between -1 and 1."
+                f"compare={compare!r}: give 'auto', 'exact', or a function (question, draft, "
+                "large) → loss between -1 and 1."
             )
         if judge is not None and compare != "auto":
             raise ConfigurationError(
@@ -193,8 +188,6 @@ def _computed(
         return _found(_calls(draft) == _calls(large), "by tool calls")
     if not large.text.strip():
         return Comparison(None, "the large model's answer is empty")
-    if how == "numeric":
-        return _numbers(draft.text, large.text)
     if run.settings.get("schema") is not None:
         return _fields(draft.text, large.text)
     found = _wording(draft.text, large.text)
@@ -227,16 +220,6 @@ def _calls(answer: Completion) -> Counter[tuple[str, str]]:
         (call["name"], json.dumps(call["args"], sort_keys=True, default=str))
         for call in answer.tool_calls
     )
-
-
-def _numbers(draft: str, large: str) -> Comparison:
-    found = [_NUMBER.findall(text) for text in (draft, large)]
-    if not found[1]:
-        return Comparison(None, "there is no number in the large model's answer")
-    if not found[0]:
-        return _found(False, "by number")
-    left, right = (float(numbers[-1].replace(",", "")) for numbers in found)
-    return _found(math.isclose(left, right, rel_tol=TOLERANCE), "by number")
 
 
 def _fields(draft: str, large: str) -> Comparison:

@@ -175,11 +175,7 @@ class Drift(CascadeMiddleware):
         self._tell(f"reset from {before}")
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
-        """Begin to listen, and under `large_only` go straight to the large model.
-
-        Raises:
-            ConfigurationError: it watches another cascade already.
-        """
+        """Begin to listen, and under `large_only` go straight to the large model."""
         kernel = runtime.kernel
         if kernel is not self._kernel:
             self._watch(kernel)
@@ -209,7 +205,8 @@ class Drift(CascadeMiddleware):
             decision = handler(situation)
         if decision.once:
             return decision  # for want of time, or of a larger model
-        if why and decision.action in ("accept", "observe"):
+        last_word = decision.action == "accept" or caution == "large_only"
+        if why and last_word and decision.action in ("accept", "observe"):
             reason = f"{decision.reason}; but after an alarm {why}"
             update = {"action": "escalate", "tier": None, "audit_rate": None, "reason": reason}
             return decision.model_copy(update=update)
@@ -240,12 +237,13 @@ class Drift(CascadeMiddleware):
 
     def _watch(self, kernel: Kernel) -> None:
         with self._lock:
-            if self._kernel is not None:
+            if self._kernel is None:
+                self._kernel, self._charts = kernel, Charts(self, kernel)
+                kernel.ledger.listeners.append(self._hear)
+            elif self._kernel is not kernel:
                 raise ConfigurationError(
                     "this Drift watches another cascade: give each of them one of its own."
                 )
-            self._kernel, self._charts = kernel, Charts(self, kernel)
-            kernel.ledger.listeners.append(self._hear)
 
     def _hear(self, entry: LedgerEntry) -> None:
         """Draw an entry into the charts; what fails here must not fail the run."""

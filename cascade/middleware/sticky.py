@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 
@@ -33,17 +32,9 @@ PRIOR = 2
 """So many drafts of a conversation count as much as the rest of the traffic."""
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """An earlier answer of a conversation, by its stamp.
-
-    Attributes:
-        place: of the answer among the messages.
-        tier: that answered.
-        asked: tiers that were, in order.
-        at: when, in seconds since 1970.
-        tokens: of the prompt, and of the answer.
-    """
+class Turn(NamedTuple):
+    """An earlier answer of a conversation, by its stamp: its place among the messages, the tier
+    that answered, those that were asked, when, and the tokens of prompt and answer."""
 
     place: int
     tier: str
