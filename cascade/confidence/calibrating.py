@@ -161,7 +161,7 @@ class _Fit:
     table: Array
     seen: Array
     raw: Array
-    more: int | None
+    more: int
 
 
 def _stages_of(signals: Sequence[tuple[str, int]]) -> list[tuple[str, ...]]:
@@ -199,7 +199,7 @@ def _fit_stage(
     return _Fit(stage, table, seen, raw, more)
 
 
-def _evidence(raw: Array, seen: Array, correct: Array) -> tuple[bool, int | None]:
+def _evidence(raw: Array, seen: Array, correct: Array) -> tuple[bool, int]:
     """Whether the labels show that a confidence is a probability, and how many more it takes.
 
     Either the fit is better than the raw score by more than its noise, on rows that it has not
@@ -217,13 +217,13 @@ def _evidence(raw: Array, seen: Array, correct: Array) -> tuple[bool, int | None
     mean, spread = float(lower.mean()), float(lower.std())
     if mean > STANDARD_ERRORS * spread / math.sqrt(len(lower)):
         return True, 0
-    bound = float(np.quantile(ece_noise(raw[known]), 0.95))
+    bound = float(np.quantile(ece_noise(raw[known]), 0.99))
     if n >= LABELS_TO_VERIFY and ece(raw[known], correct[known]) <= max(TOLERATED_ECE, bound):
         return True, 0
     waits = [LABELS_TO_VERIFY - n] if n < LABELS_TO_VERIFY else []
     if mean > 0:
         waits.append(math.ceil((STANDARD_ERRORS * spread / mean) ** 2) - n)
-    return False, max(1, min(waits)) if waits else None
+    return False, max(1, min(waits, default=n))
 
 
 def _log_loss(probability: Array, correct: Array) -> Array:
@@ -324,11 +324,11 @@ def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:
         )
     if last.stage.calibrated:
         return Recommendation(code="ok", text="the confidence is calibrated on these examples.")
-    after = f"it takes about {last.more} more labels." if last.more else "take other signals."
     return Recommendation(
         code="not calibrated",
         text=f"{n} labels do not show that the confidence is a probability (ECE {quality.ece:.3f}, "
-        f"noise {quality.ece_noise:.3f}); it is a raw score, marked calibrated=False: {after}",
+        f"noise {quality.ece_noise:.3f}); it is a raw score, marked calibrated=False: to tell, it "
+        f"takes about {last.more} more labels.",
         more_labels=last.more,
     )
 

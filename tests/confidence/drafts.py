@@ -1,0 +1,96 @@
+"""Completions with log-probs, labelled drafts with a known truth, and calibrations of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from langchain_core.messages import ToolCall
+from numpy.typing import NDArray
+
+from cascade.confidence import LabelledDraft, MadeFor, ModelIdentity
+from cascade.confidence.calibrating import calibrate
+from cascade.confidence.calibration import Calibration
+from cascade.state import Completion, TokenLogprob
+
+Array = NDArray[np.float64]
+
+SMALL = ModelIdentity(name="scripted:small", digest="s" * 20)
+LARGE = ModelIdentity(name="scripted:large", digest="l" * 20)
+MADE_FOR = MadeFor(SMALL, LARGE, "task", None, "references")
+SIGNALS = (("logprobs", 0), ("text", 0), ("p_true", 1))
+NAMES = tuple(name for name, _ in SIGNALS)
+
+
+def tokens(*chances: float) -> tuple[TokenLogprob, ...]:
+    """Tokens of these probabilities."""
+    return tuple(TokenLogprob("x", math.log(chance)) for chance in chances)
+
+
+def token(*alternatives: tuple[str, float]) -> TokenLogprob:
+    """A token whose alternatives have these probabilities; the first one is sampled."""
+    top = tuple((text, math.log(chance)) for text, chance in alternatives)
+    return TokenLogprob(top[0][0], top[0][1], top)
+
+
+def said(
+    text: str,
+    *chances: float,
+    calls: Sequence[ToolCall] = (),
+    of_calls: Sequence[float] = (),
+    finish_reason: str = "stop",
+) -> Completion:
+    """An answer whose tokens have these probabilities."""
+    return Completion(
+        text,
+        "m",
+        logprobs=tokens(*chances) or None,
+        tool_calls=tuple(calls),
+        call_logprobs=tokens(*of_calls) or None,
+        finish_reason=finish_reason,
+    )
+
+
+def drafts(n: int, *, seed: int = 0, large: float | None = 0.95) -> list[LabelledDraft]:
+    """Drafts whose log-probs tell a little and whose self-check tells more."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(n):
+        ease = float(rng.normal())
+        right = float(rng.random() < 1 / (1 + math.exp(-0.3 - 1.5 * ease)))
+        mean = -abs(float(rng.normal(0.5 - 0.2 * ease, 0.3)))
+        features = {
+            "logprob_mean": mean,
+            "logprob_min": 3 * mean,
+            "token_count": float(rng.integers(1, 60)),
+            "answer_words": float(rng.integers(1, 60)),
+            "p_true": 1 / (1 + math.exp(-1.5 * ease - float(rng.normal(0, 0.7)))),
+        }
+        better = None if large is None else float(rng.random() < large)
+        found.append(LabelledDraft(features, right, better, f"{seed}-{number:05d}"))
+    return found
+
+
+def scored(n: int, chance: str = "s", *, seed: int = 0) -> list[LabelledDraft]:
+    """Drafts with one score s, even in (0, 1), that are right with a probability of `chance`."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(n):
+        s = float(rng.random())
+        p = {"s": s, "reversed": 1 - s, "luck": 0.6, "hopeless": 0.04, "always": 1.0}[chance]
+        found.append(LabelledDraft({"s": s}, float(rng.random() < p), id=f"{number:05d}"))
+    return found
+
+
+def made(
+    labelled: Sequence[LabelledDraft], signals: Sequence[tuple[str, int]] = SIGNALS
+) -> Calibration:
+    return calibrate(labelled, signals, MADE_FOR)
+
+
+@lru_cache
+def usual() -> Calibration:
+    """A calibration of 300 drafts, made once."""
+    return made(drafts(300))

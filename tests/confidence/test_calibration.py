@@ -1,0 +1,420 @@
+"""Calibrations: made from labelled drafts, judged, kept in files, refused where they do not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from langchain_core.messages import HumanMessage, SystemMessage
+
+from cascade.confidence import Calibrator, LabelledDraft, ModelIdentity, system_hash
+from cascade.confidence.calibrating import confidences, halves, in_order
+from cascade.confidence.calibration import NEIGHBOURS, Calibration
+from cascade.errors import CalibrationMismatchError, ConfigurationError
+from cascade.state import Certificate
+from tests.confidence.drafts import LARGE, NAMES, SMALL, drafts, made, scored, usual
+
+FREE = ("logprobs", "text")
+SCORE = [("s", 0)]
+
+
+def estimates(
+    calibration: Calibration, rows: Sequence[LabelledDraft], taken: tuple[str, ...]
+) -> list[float]:
+    found = [calibration.estimate(row.features, taken) for row in rows]
+    return [-1.0 if e is None else e.confidence for e in found]
+
+
+# --- made
+
+
+def test_free_signals_make_the_first_stage_and_each_paid_one_another() -> None:
+    calibration = made(drafts(60), [("logprobs", 0), ("p_true", 1), ("text", 0), ("votes", 3)])
+    assert [stage.signals for stage in calibration.stages] == [
+        ("logprobs", "text"),
+        ("logprobs", "text", "p_true"),
+        ("logprobs", "text", "p_true", "votes"),
+    ]
+    as_the_agents_see_it: Calibrator = calibration
+    assert as_the_agents_see_it.signals == ("logprobs", "text", "p_true", "votes")
+
+
+def test_each_stage_has_the_columns_of_its_own_signals() -> None:
+    first, second = usual().stages
+    free = {"raw", "logprob_mean", "logprob_min", "token_count", "answer_words"}
+    assert set(first.columns.names) == free
+    assert set(second.columns.names) == {*free, "p_true"}
+
+
+def test_the_paid_signal_makes_the_confidence_better() -> None:
+    calibration, unseen = made(drafts(600)), drafts(1500, seed=9)
+    labels = np.array([row.correct for row in unseen])
+    errors = [
+        float(np.mean((np.array(estimates(calibration, unseen, taken)) - labels) ** 2))
+        for taken in (FREE, NAMES)
+    ]
+    assert errors[1] < 0.85 * errors[0]
+    quality = calibration.quality
+    assert quality.brier == pytest.approx(errors[1], abs=0.03)
+    assert quality.ece < (quality.ece_raw or 0)
+    assert confidences(calibration, unseen).tolist() == estimates(calibration, unseen, NAMES)
+
+
+def test_the_result_does_not_depend_on_the_order_of_the_drafts() -> None:
+    rows = drafts(120)
+    shuffled = [rows[i] for i in np.random.default_rng(5).permutation(120)]
+    nameless = [replace(row, id=None) for row in rows]
+    turned = [replace(row, id=None) for row in shuffled]
+    for one, other in ((rows, shuffled), (nameless, turned)):
+        first, second = made(one), made(other)
+        assert second.model_copy(update={"created_at": first.created_at}) == first
+        assert halves(one) == halves(other)
+
+
+def test_an_example_that_is_there_twice_is_refused() -> None:
+    rows = drafts(30)
+    with pytest.raises(ConfigurationError, match="1 examples are there more than once, such as"):
+        made([*rows, rows[3]])
+    nameless = replace(rows[3], id=None)
+    assert len(in_order([*rows, nameless, nameless])) == 32, "what has no id may be there twice"
+
+
+def test_halves_are_disjoint_and_too_few_drafts_make_none() -> None:
+    fitting, proving = halves(drafts(101))
+    assert (len(fitting), len(proving)) == (50, 51)
+    assert not {row.id for row in fitting} & {row.id for row in proving}
+    assert halves(drafts(101), seed=1) != (fitting, proving)
+    with pytest.raises(ConfigurationError, match="which needs 40 or more"):
+        halves(drafts(39))
+
+
+def test_drafts_without_any_score_are_left_out_and_too_few_are_refused() -> None:
+    blind = LabelledDraft({"answer_words": 3.0}, 1.0)
+    assert made([*drafts(30), blind]).quality.n == 30
+    with pytest.raises(ConfigurationError, match="19 labelled drafts with signals"):
+        made([*drafts(19), blind, blind])
+    with pytest.raises(ConfigurationError, match="0 labelled drafts"):
+        made(drafts(30), [("text", 0)])
+
+
+def test_gaps_everywhere_still_make_a_calibration() -> None:
+    rng = np.random.default_rng(0)
+
+    def torn(row: LabelledDraft) -> LabelledDraft:
+        kept = {n: v for n, v in row.features.items() if rng.random() < 0.8}
+        return replace(
+            row, features={n: np.nan if rng.random() < 0.2 else v for n, v in kept.items()}
+        )
+
+    rows = [torn(row) for row in drafts(200)]
+    calibration = made(rows)
+    assert all(-1 <= p <= 1 and np.isfinite(p) for p in estimates(calibration, rows, NAMES))
+
+
+def test_before_any_score_there_is_the_base_rate_and_an_outlook() -> None:
+    """Otherwise a draft whose free signals are no scores would never be asked about."""
+    calibration = made(drafts(100), [("text", 0), ("p_true", 1)])
+    first = calibration.estimate({"answer_words": 3.0}, ("text",))
+    assert first is not None
+    assert first.confidence == pytest.approx(calibration.quality.accuracy_small, abs=0.02)
+    assert not first.calibrated, "a hundred labels do not show a base rate"
+    outlook = calibration.outlook(first.confidence, ("text",))
+    assert max(outlook) - min(outlook) > 0.3
+
+
+# --- the large model
+
+
+def test_p_large_is_the_share_of_its_right_answers() -> None:
+    p_large = usual().p_large
+    assert p_large == usual().quality.accuracy_large == pytest.approx(0.95, abs=0.04)
+
+
+def test_without_the_large_models_answers_p_large_is_unknown() -> None:
+    calibration = made(drafts(60, large=None))
+    assert calibration.p_large is calibration.gain is calibration.quality.accuracy_large is None
+    estimate = calibration.estimate(drafts(1)[0].features, NAMES)
+    assert estimate is not None
+    assert estimate.p_large is None
+
+
+def test_some_answers_of_the_large_model_give_a_rate_but_no_head() -> None:
+    calibration = made([*drafts(40), *drafts(20, seed=1, large=None)])
+    assert calibration.p_large == pytest.approx(0.95, abs=0.06)
+    assert calibration.gain is calibration.quality.auroc_gain is None
+
+
+def uneven(n: int) -> list[LabelledDraft]:
+    """The large model is right on long drafts only, which says nothing about the small one."""
+    return [
+        replace(row, large_correct=float(row.features["token_count"] > 30)) for row in drafts(n)
+    ]
+
+
+def test_a_gain_head_is_kept_where_it_predicts_better_and_gives_p_large_per_question() -> None:
+    calibration = made(uneven(400))
+    assert calibration.gain is not None
+    assert calibration.gain_share > 0.5
+    base = drafts(1)[0].features
+    short, long = (calibration.estimate({**base, "token_count": n}, NAMES) for n in (2.0, 55.0))
+    assert short is not None
+    assert long is not None
+    assert 0 <= (short.p_large or 0) < (long.p_large or 0) <= 1
+    early = calibration.estimate(base, FREE)
+    assert early is not None
+    assert early.p_large == calibration.p_large
+
+
+def test_a_gain_head_that_would_predict_no_better_is_left_out() -> None:
+    calibration = made([replace(row, large_correct=1.0) for row in drafts(60)])
+    assert calibration.gain_share < 0.9
+    assert calibration.quality.auroc_gain is not None
+    never = made([replace(row, large_correct=0.0) for row in drafts(60)])
+    assert (never.p_large, never.gain, never.quality.auroc_gain) == (0.0, None, None)
+
+
+# --- judged
+
+
+@pytest.mark.parametrize(
+    ("chance", "n", "code", "calibrated"),
+    [
+        ("s", 60, "not calibrated", False),
+        ("s", 400, "ok", True),
+        ("reversed", 60, "score is reversed", None),
+        ("luck", 400, "no better than chance", None),
+        ("hopeless", 100, "small model too weak", None),
+        ("always", 60, "ok", True),
+    ],
+)
+def test_a_calibration_says_whether_to_use_it(
+    chance: str, n: int, code: str, calibrated: bool | None
+) -> None:
+    calibration = made(scored(n, chance, seed=2), SCORE)
+    said = calibration.recommendation
+    assert said.code == code
+    assert said.use == (code in ("ok", "not calibrated"))
+    assert said.text.startswith("do not use it") != said.use
+    if calibrated is not None:
+        assert calibration.calibrated == calibrated
+
+
+def test_a_score_to_which_nothing_was_fitted_is_not_called_calibrated() -> None:
+    few = made(scored(60), SCORE)
+    said = few.recommendation
+    assert said.more_labels == 140
+    assert "it takes about 140 more labels" in said.text
+    estimate = few.estimate({"s": 0.5}, ("s",))
+    assert estimate is not None
+    assert not estimate.calibrated
+    enough = made(scored(60 + 140), SCORE)
+    assert enough.calibrated, "so many show that the score was calibrated already"
+
+
+def test_an_overconfident_score_is_calibrated_by_labels_that_show_it() -> None:
+    rows = [replace(r, features={"s": 1 - (1 - r.features["s"]) ** 4}) for r in scored(200)]
+    calibration = made(rows, SCORE)
+    assert calibration.recommendation.code == "ok"
+    assert calibration.quality.ece < 0.6 * (calibration.quality.ece_raw or 0)
+
+
+def test_a_confidence_that_is_off_on_unseen_rows_is_not_called_calibrated() -> None:
+    """Right at the top and wrong below it: no slope and shift make a jump."""
+    rng = np.random.default_rng(0)
+    rows = [
+        replace(row, correct=float(rng.random() < (0.95 if row.features["s"] > 0.9 else 0.35)))
+        for row in scored(4000)
+    ]
+    calibration = made(rows, SCORE)
+    assert calibration.quality.ece > 0.05
+    assert not calibration.calibrated
+    assert calibration.recommendation.code == "not calibrated"
+
+
+def test_a_weak_signal_is_told_how_many_labels_would_show_it() -> None:
+    rng = np.random.default_rng(1)
+    rows = [
+        replace(row, correct=float(rng.random() < 0.4 + 0.3 * row.features["s"]))
+        for row in scored(60, seed=3)
+    ]
+    said = made(rows, SCORE).recommendation
+    assert said.code == "no better than chance"
+    assert f"bring {said.more_labels} more labels" in said.text
+
+
+# --- used
+
+
+def test_an_estimate_uses_the_last_stage_whose_signals_were_taken() -> None:
+    row = {**drafts(1)[0].features, "p_true": 0.05}
+    free, all_of_them = usual().estimate(row, FREE), usual().estimate(row, NAMES)
+    assert free is not None
+    assert all_of_them is not None
+    assert all_of_them.confidence < free.confidence
+    low, high = all_of_them.interval or (1.0, 0.0)
+    assert 0 <= low <= high <= 1
+
+
+def test_there_is_no_estimate_before_the_free_signals_or_without_a_score() -> None:
+    row = drafts(1)[0].features
+    assert usual().estimate(row, ()) is None
+    assert usual().estimate(row, ("logprobs",)) is None
+    assert usual().estimate({"answer_words": 3.0}, NAMES) is None
+    assert usual().estimate({"logprob_mean": float("nan")}, FREE) is None
+    assert np.isnan(confidences(usual(), [LabelledDraft({}, 1.0)])).all()
+
+
+def test_a_taken_signal_that_did_not_come_back_leaves_an_estimate_from_the_others() -> None:
+    row = {k: v for k, v in drafts(1)[0].features.items() if k != "p_true"}
+    assert usual().estimate(row, NAMES) is not None
+
+
+def test_the_outlook_is_where_the_next_signal_led_from_here() -> None:
+    low, high = (float(np.mean(usual().outlook(at, FREE))) for at in (0.05, 0.95))
+    assert low < high
+    assert len(usual().outlook(0.5, FREE)) == NEIGHBOURS
+    assert usual().outlook(0.5, NAMES) == usual().outlook(0.5, ()) == ()
+
+
+def test_an_outlook_from_a_tie_is_taken_from_its_middle() -> None:
+    pairs = tuple((0.1, 0.0) for _ in range(50)) + tuple((0.5, 1.0) for _ in range(100))
+    stage = usual().stages[0].model_copy(update={"outlook": pairs})
+    calibration = usual().model_copy(update={"stages": (stage,)})
+    assert set(calibration.outlook(0.5, FREE)) == {1.0}
+
+
+# --- kept in a file
+
+
+def test_a_calibration_read_from_its_file_is_the_same(tmp_path: Path) -> None:
+    for calibration in (usual(), made(uneven(400)), made(scored(60, "always"), SCORE)):
+        calibration.save(tmp_path / "c.json")
+        read = Calibration.load(tmp_path / "c.json")
+        assert read == calibration
+        assert estimates(read, drafts(9), NAMES) == estimates(calibration, drafts(9), NAMES)
+
+
+CERTIFICATE = Certificate(
+    threshold=0.6, max_harm=0.05, delta=0.1, n=100, errors=1, coverage=0.5, bound=0.04
+)
+
+Change = Callable[[dict[str, Any]], None]
+BROKEN: dict[str, tuple[Change, str]] = {
+    "another format": (lambda doc: doc.update(format=2), "format"),
+    "no task": (lambda doc: doc.pop("task_hash"), "task_hash"),
+    "a stranger's field": (lambda doc: doc.update(extra=1), "extra"),
+    "a column that is not there": (
+        lambda doc: doc["stages"][0]["calibrator"]["base"].update(
+            columns=[99], mean=[0.0], scale=[1.0], weights=[1.0]
+        ),
+        "columns that are not there",
+    ),
+    "a scale of zero": (
+        lambda doc: doc["stages"][0]["calibrator"]["base"].update(
+            columns=[1], mean=[0.0], scale=[0.0], weights=[1.0]
+        ),
+        "scale",
+    ),
+    "an outlook out of order": (
+        lambda doc: doc["stages"][0].update(outlook=[[0.9, 0.5], [0.1, 0.5]]),
+        "not sorted",
+    ),
+    "an outlook beyond one": (lambda doc: doc["stages"][0].update(outlook=[[0.1, 1.5]]), "outlook"),
+    "confidences beyond one": (lambda doc: doc.update(confidences=[2.0]), "confidences"),
+    "a certificate of more errors than drafts": (
+        lambda doc: doc["certificates"][0].update(errors=101),
+        "figures of a certificate",
+    ),
+    "a certificate of a raw score": (
+        lambda doc: doc["stages"][-1].update(calibrated=False),
+        "not calibrated",
+    ),
+    "a gain of another width": (
+        lambda doc: doc["gain"]["small"].update(
+            columns=[99], mean=[0.0], scale=[1.0], weights=[1.0]
+        ),
+        "gain head reads columns",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_file_that_cannot_be_computed_with_is_refused_with_the_place(
+    what: str, tmp_path: Path
+) -> None:
+    calibration = made(uneven(400)).model_copy(update={"certificates": (CERTIFICATE,)})
+    document = json.loads(calibration.model_dump_json())
+    assert Calibration.model_validate(document) == calibration
+    change, complaint = BROKEN[what]
+    change(document)
+    (tmp_path / "c.json").write_text(json.dumps(document))
+    with pytest.raises(ConfigurationError, match=complaint):
+        Calibration.load(tmp_path / "c.json")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_is_none_is_refused(number: str, tmp_path: Path) -> None:
+    document = json.loads(usual().model_dump_json())
+    document["stages"][0]["calibrator"]["base"]["intercept"] = "HERE"
+    (tmp_path / "c.json").write_text(json.dumps(document).replace('"HERE"', number))
+    with pytest.raises(ConfigurationError, match="finite number"):
+        Calibration.load(tmp_path / "c.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"\xff\xfe\x00binary", "not text"),
+        (b"", "the file: Invalid JSON"),
+        (b"[]", "the file"),
+        (b"{}", "created_at: Field required"),
+    ],
+)
+def test_a_file_that_is_no_calibration_is_refused(
+    content: bytes, complaint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "c.json").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=complaint):
+        Calibration.load(tmp_path / "c.json")
+    with pytest.raises(ConfigurationError, match="No such file"):
+        Calibration.load(tmp_path / "none.json")
+
+
+# --- made for something else
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "task", "complaint"),
+    [
+        (ModelIdentity(name="other"), LARGE, "task", "small model scripted:small, not for other"),
+        (SMALL, ModelIdentity(name="other"), "task", "large model scripted:large, not for other"),
+        (ModelIdentity(name=SMALL.name, digest="x"), LARGE, "task", "weights of scripted:small"),
+        (SMALL, ModelIdentity(name=LARGE.name, digest="x"), "task", "weights of scripted:large"),
+        (SMALL, LARGE, "else", "other tools"),
+    ],
+)
+def test_another_model_or_task_is_refused_with_the_difference(
+    small: ModelIdentity, large: ModelIdentity, task: str, complaint: str
+) -> None:
+    with pytest.raises(CalibrationMismatchError, match=complaint):
+        usual().check(small, large, task)
+
+
+def test_the_same_models_pass_also_where_a_digest_is_not_to_be_had() -> None:
+    usual().check(SMALL, LARGE, "task")
+    usual().check(ModelIdentity(name=SMALL.name), ModelIdentity(name=LARGE.name), "task")
+    usual().model_copy(update={"large": None}).check(SMALL, ModelIdentity(name="any"), "task")
+
+
+def test_another_system_message_is_a_mismatch_unless_there_were_several() -> None:
+    short, long = ([SystemMessage(text), HumanMessage("?")] for text in ("Short.", "Long."))
+    bound = usual().model_copy(update={"system_hash": system_hash(short)})
+    assert bound.mismatch(short) is None
+    assert "another system message" in (bound.mismatch(long) or "")
+    assert "another system message" in (bound.mismatch([HumanMessage("?")]) or "")
+    assert usual().mismatch(long) is None

@@ -1,0 +1,501 @@
+"""Signals with scripted replies: what they ask, when they stop, and what they read."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolCall, ToolMessage
+
+from cascade.confidence import (
+    BUILT_IN,
+    Agreement,
+    Asked,
+    LogprobSignal,
+    PrefillScore,
+    Probe,
+    PromptVotes,
+    PTrueSignal,
+    SelfConsistency,
+    SemanticAgreement,
+    Signal,
+    SignalLike,
+    TrajectorySignal,
+    UserSignal,
+    VerbalisedSignal,
+    combine,
+    logprob_features,
+    normalise,
+    prompt_features,
+    take,
+    to_signals,
+    wordings,
+)
+from cascade.confidence.free import WINDOW, quantile
+from cascade.confidence.trajectory import recorded_steps, trajectory_features
+from cascade.errors import ConfigurationError
+from cascade.state import Completion, TokenLogprob
+from tests.confidence.drafts import said, token
+
+MESSAGES = (SystemMessage("Be short."), HumanMessage("6 times 7?"))
+ASKED = Asked(MESSAGES, said("42"))
+CALL = ToolCall(name="search", args={"q": "cheap flights"}, id="1", type="tool_call")
+
+
+async def taken(
+    signal: Signal, replies: Sequence[Completion | str] = (), answer: Completion | str = "42"
+) -> tuple[Mapping[str, float], list[Probe]]:
+    """The features of a signal whose calls are answered one after the other."""
+    probes: list[Probe] = []
+
+    async def ask(_: Signal, probe: Probe) -> Completion:
+        probes.append(probe)
+        reply = replies[len(probes) - 1]
+        return said(reply) if isinstance(reply, str) else reply
+
+    draft = said(answer) if isinstance(answer, str) else answer
+    return await take(signal, Asked(MESSAGES, draft), ask), probes
+
+
+# --- log-probabilities of the draft
+
+
+def test_log_probability_features_are_those_computed_by_hand() -> None:
+    features = logprob_features([TokenLogprob("x", v) for v in (-0.1, -0.2, -2.0, -0.5)])
+    expected = {"logprob_mean": -0.7, "logprob_min": -2.0, "logprob_window_min": -0.7}
+    # sorted −2, −0.5, …: 0.1 · 3 = 0.3 of the way from the first to the second
+    assert features == pytest.approx(expected | {"logprob_q10": -1.55, "token_count": 4.0})
+
+
+def test_the_window_finds_the_worst_stretch_of_a_long_answer() -> None:
+    good, bad = [-0.1] * 20, [-1.0] * WINDOW
+    features = logprob_features([TokenLogprob("x", v) for v in (*good, *bad, *good)])
+    assert features["logprob_window_min"] == pytest.approx(-1.0)
+
+
+def test_the_margin_is_that_of_the_two_most_likely_tokens_in_any_order() -> None:
+    first = TokenLogprob("a", -0.3, (("b", -1.3), ("a", -0.3), ("c", -5.0)))
+    second = TokenLogprob("a", -0.2, (("a", -0.2), ("b", -2.2)))
+    assert logprob_features([first, second])["margin_mean"] == pytest.approx(1.5)
+    assert "margin_mean" not in logprob_features([TokenLogprob("a", -0.1, (("a", -0.1),))])
+
+
+@pytest.mark.parametrize("missing", [None, (), []])
+def test_without_log_probabilities_there_are_no_features(missing: list[TokenLogprob]) -> None:
+    assert logprob_features(missing) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "q", "expected"),
+    [([5.0], 0.1, 5.0), ([1.0, 2.0], 0.5, 1.5), ([3.0, 1.0, 2.0], 0.0, 1.0), ([1, 4], 1.0, 4)],
+)
+def test_quantiles_lie_between_order_statistics(
+    values: list[float], q: float, expected: float
+) -> None:
+    assert quantile(values, q) == pytest.approx(expected)
+
+
+@given(st.lists(st.floats(-100, 0), min_size=1, max_size=80))
+def test_log_probability_features_keep_their_order(logprobs: list[float]) -> None:
+    features = logprob_features([TokenLogprob("x", value) for value in logprobs])
+    slack = 1e-9
+    assert features["logprob_min"] <= features["logprob_window_min"] + slack <= 2 * slack
+    assert features["logprob_min"] <= features["logprob_q10"] + slack
+
+
+async def test_a_tool_call_is_scored_by_its_name_and_values_and_not_by_the_text_around() -> None:
+    called = said("Hm.", 0.1, calls=[CALL], of_calls=[0.9, 0.5, 0.8])
+    features, _ = await taken(LogprobSignal(), [], called)
+    assert features["token_count"] == 3
+    score = LogprobSignal().score(features)
+    assert score == pytest.approx((0.9 * 0.5 * 0.8) ** (1 / 3))
+    assert (await taken(LogprobSignal(), [], said("Hm.", 0.5, calls=[CALL])))[0] == {}
+
+
+# --- text and question
+
+
+async def test_markers_of_the_text_are_found_also_with_curly_apostrophes() -> None:
+    text = BUILT_IN["text"]()
+    for words in ("I can't say.", "I can’t say.", "I’m sorry.", "As an AI model"):
+        assert (await taken(text, [], words))[0]["answer_refuses"] == 1.0
+    features, _ = await taken(text, [], said("Perhaps Rome", finish_reason="length"))
+    markers = {"answer_truncated": 1.0, "answer_refuses": 0.0, "answer_hedges": 1.0}
+    assert features == {"answer_words": 2.0} | markers
+
+
+async def test_the_question_alone_is_described() -> None:
+    features, _ = await taken(BUILT_IN["prompt"]())
+    assert features == prompt_features("6 times 7?")
+    assert (features["prompt_numbers"], features["prompt_symbols"]) == (2.0, 1.0)
+
+
+# --- trajectories
+
+
+def test_a_recorded_trajectory_has_features_at_every_step() -> None:
+    recorded = [
+        {"action": "ls", "observation": "a.txt", "is_error": False, "kind": "tool"},
+        {"action": "cat b.txt", "observation": "no such file", "is_error": True, "kind": "tool"},
+        {"action": "ls", "observation": "a.txt", "is_error": False, "kind": "tool"},
+        {"action": "42", "observation": None, "kind": "submit"},
+    ]
+    steps = recorded_steps(recorded)
+    features = trajectory_features(steps, limit=4)
+    names = ("steps", "errors", "error_share", "repeats", "same", "failing", "answered", "limit")
+    expected = (4.0, 1.0, 0.25, 1.0, 1.0, 0.0, 1.0, 1.0)
+    assert features == {f"trajectory_{n}": v for n, v in zip(names, expected, strict=True)}
+    under_way = trajectory_features(steps[:2])
+    assert (under_way["trajectory_failing"], under_way["trajectory_answered"]) == (1.0, 0.0)
+    assert trajectory_features([]) == {}
+
+
+async def test_the_messages_of_an_agents_run_are_its_trajectory() -> None:
+    again = ToolCall(name="search", args={"q": "cheap flights"}, id="2", type="tool_call")
+    lost = ToolCall(name="book", args={}, id="3", type="tool_call")
+    broken = {"name": "pay", "args": "{", "id": "4", "error": "", "type": "invalid_tool_call"}
+    run = [
+        HumanMessage("Find a flight."),
+        AIMessage("", tool_calls=[CALL]),
+        ToolMessage("timeout", tool_call_id="1", status="error"),
+        AIMessage("", tool_calls=[again, lost], invalid_tool_calls=[broken]),
+        ToolMessage("timeout", tool_call_id="2", status="error"),
+        AIMessage("There is none."),
+    ]
+
+    async def ask(signal: Signal, probe: Probe) -> Completion:
+        raise AssertionError(probe)
+
+    features = await take(
+        TrajectorySignal(limit=9), Asked(MESSAGES, said("x"), trajectory=run), ask
+    )
+    assert features["trajectory_steps"] == 5
+    assert features["trajectory_errors"] == 3
+    assert features["trajectory_repeats"] == features["trajectory_same"] == 1
+    assert (features["trajectory_answered"], features["trajectory_limit"]) == (1.0, 0.0)
+    assert (await taken(TrajectorySignal()))[0] == {}
+
+
+# --- self-consistency
+
+
+async def test_samples_are_weighted_by_their_own_confidence_as_in_cisc() -> None:
+    samples = [said("42", 0.9), said("41", 0.4), said("42", 0.5)]
+    features, _ = await taken(SelfConsistency(3, at_once=3, sharpness=2.0), samples)
+    right = math.exp(2 * 0.9) + math.exp(2 * 0.5)
+    assert features == {"self_consistency": pytest.approx(right / (right + math.exp(2 * 0.4)))}
+
+
+async def test_without_sharpness_or_log_probabilities_votes_are_counted() -> None:
+    unweighted = SelfConsistency(3, at_once=3, sharpness=0.0)
+    features, probes = await taken(unweighted, ["42", said("41", 0.9), "42."])
+    assert features["self_consistency"] == pytest.approx(2 / 3)
+    assert {probe.top_logprobs for probe in probes} == {0}
+    features, probes = await taken(SelfConsistency(3, at_once=3), ["42", "41", "42."])
+    assert features["self_consistency"] == pytest.approx(2 / 3)
+    assert {probe.top_logprobs for probe in probes} == {1}
+
+
+async def test_sampling_stops_as_soon_as_the_vote_is_decided() -> None:
+    signal = SelfConsistency(5, at_once=1, sharpness=0.0)
+    assert len((await taken(signal, ["42"] * 5))[1]) == 3
+    assert len((await taken(signal, ["41"] * 5))[1]) == 3
+    assert len((await taken(signal, ["41", "42", "41", "42", "42"]))[1]) == 5
+
+
+async def test_a_sample_is_another_draft_at_its_own_temperature() -> None:
+    _, probes = await taken(SelfConsistency(1, temperature=0.7), ["42"])
+    assert probes == [Probe(MESSAGES, temperature=0.7, top_logprobs=1, as_draft=True)]
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.floats(0.01, 1)), min_size=1, max_size=9),
+    st.sampled_from([0.0, 1.0, 5.0]),
+    st.integers(1, 4),
+)
+def test_a_decided_vote_stands_on_the_side_of_the_full_vote(
+    votes: list[tuple[bool, float]], sharpness: float, at_once: int
+) -> None:
+    replies = [said("42" if right else "41", p) for right, p in votes]
+    signal = SelfConsistency(len(votes), sharpness=sharpness, at_once=at_once)
+    got: list[Completion] = []
+    while probes := signal.probes(ASKED, got):
+        got += replies[len(got) : len(got) + len(probes)]
+    early = signal.read(ASKED, got)["self_consistency"]
+    full = signal.read(ASKED, replies)["self_consistency"]
+    if len(got) < len(replies):
+        assert (early > 0.5) == (full > 0.5)
+        assert full != 0.5
+    assert len(got) <= signal.calls
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"k": 0}, {"at_once": 0}, {"temperature": 0.0}, {"sharpness": -1.0}, {"sharpness": math.nan}],
+)
+def test_a_vote_that_cannot_be_held_is_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match="SelfConsistency"):
+        SelfConsistency(**options)  # type: ignore[arg-type]
+
+
+def test_no_samples_are_no_vote() -> None:
+    assert SelfConsistency().read(ASKED, []) == {}
+
+
+async def test_samples_that_call_tools_weigh_by_their_calls() -> None:
+    same = said("", calls=[CALL], of_calls=[1.0])
+    features, _ = await taken(SelfConsistency(2), [same, said("no", 0.5)], same)
+    agreeing, against = math.exp(1.0), math.exp(0.5)
+    assert features["self_consistency"] == pytest.approx(agreeing / (agreeing + against))
+
+
+# --- other askers
+
+
+@pytest.mark.parametrize(("reply", "value"), [("The answer is 42.", 1.0), ("41", 0.0)])
+async def test_agreement_is_whether_the_other_model_says_the_same(reply: str, value: float) -> None:
+    features, probes = await taken(Agreement("ollama:other", name="second"), [reply])
+    assert features == {"second": value}
+    assert probes == [Probe(MESSAGES, as_draft=True)]
+
+
+async def test_prompt_votes_put_the_question_in_other_words() -> None:
+    signal = PromptVotes(["Think: {question}", "{question} Step by step."], samples=2)
+    features, probes = await taken(signal, ["42", "41", "42", "40"])
+    assert features == {"prompt_votes": 0.5, "prompt_votes_top": 1.0}
+    assert [str(p.messages[-1].text) for p in probes[1:3]] == [
+        "Think: 6 times 7?",
+        "6 times 7? Step by step.",
+    ]
+    assert probes[0].messages[0] is MESSAGES[0]
+    outvoted, _ = await taken(PromptVotes(["{question}"] * 3), ["41", "41", "42"])
+    assert outvoted == {"prompt_votes": pytest.approx(1 / 3), "prompt_votes_top": 0.0}
+
+
+@pytest.mark.parametrize("prompts", [[], ["no question here"]])
+def test_prompts_without_the_question_are_refused(prompts: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match="PromptVotes"):
+        PromptVotes(prompts)
+
+
+def embed(texts: Sequence[str]) -> list[list[float]]:
+    """Direction by first letter: a → x, b → y, z → nowhere, anything else → −x."""
+    known = {"a": [1.0, 0.0], "b": [0.0, 2.0], "z": [0.0, 0.0]}
+    return [known.get(text[0], [-1.0, 0.0]) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [(["a", "aa"], 1.0), (["a", "b"], 0.5), (["z", "z"], 0.0), (["minus", "minus"], 0.0)],
+)
+async def test_semantic_agreement_is_the_mean_cosine_clipped(
+    samples: list[str], expected: float
+) -> None:
+    features, probes = await taken(SemanticAgreement(embed, k=2), samples, "a draft")
+    assert features == {"semantic_agreement": pytest.approx(expected)}
+    assert all(probe.as_draft for probe in probes)
+    with pytest.raises(ConfigurationError, match="k=0"):
+        SemanticAgreement(embed, k=0)
+
+
+async def test_p_true_asks_once_about_the_draft() -> None:
+    told = Completion("True", "m", logprobs=(token(("True", 0.8), ("False", 0.2)),))
+    features, probes = await taken(PTrueSignal(), [told])
+    assert features == {"p_true": pytest.approx(0.8)}
+    assert isinstance(probes[0].messages[-2], AIMessage)
+    assert (await taken(PTrueSignal(), ["Perhaps"]))[0] == {}
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("85", 0.85),
+        ("7.5 %", 0.075),
+        ("90/100", 0.9),
+        ("About 7", None),
+        ("0", 0.0),
+        ("100.", 1.0),
+        ("250", None),
+        ("no", None),
+    ],
+)
+async def test_verbalised_confidence_is_the_number_it_names(
+    reply: str, expected: float | None
+) -> None:
+    features, _ = await taken(VerbalisedSignal(), [reply])
+    assert features == ({} if expected is None else {"verbalised": pytest.approx(expected)})
+
+
+async def test_another_model_reads_the_draft_without_writing() -> None:
+    read = said("42", 0.5, 0.25)
+    features, probes = await taken(PrefillScore("llamacpp:other"), [read], said("42", 0.9, 0.8))
+    assert probes == [Probe(MESSAGES, scored="42")]
+    assert features["prefill"] == pytest.approx(math.sqrt(0.5 * 0.25))
+    assert features["prefill_min"] == pytest.approx(math.log(0.25))
+    own, other = (0.5 * math.log(a * b) for a, b in ((0.9, 0.8), (0.5, 0.25)))
+    assert features["prefill_gap"] == pytest.approx(own - other)
+    assert PrefillScore("m").score(features) == features["prefill"]
+
+
+async def test_a_draft_that_cannot_be_read_has_no_prefill_score() -> None:
+    assert (await taken(PrefillScore("m"), ["no log-probs"]))[0] == {}
+    assert await taken(PrefillScore("m"), [], "") == ({}, [])
+    assert "prefill_gap" not in (await taken(PrefillScore("m"), [said("42", 0.5)]))[0]
+
+
+# --- functions of the user's
+
+
+@pytest.mark.parametrize(
+    ("value", "features", "score"),
+    [
+        (True, {"mine": 1.0}, 1.0),
+        (0.25, {"mine": 0.25}, 0.25),
+        (37, {"mine": 37.0}, None),
+        (None, {}, None),
+        (math.nan, {}, None),
+        (math.inf, {}, None),
+    ],
+)
+async def test_a_function_of_the_users_is_a_signal(
+    value: float | None, features: dict[str, float], score: float | None
+) -> None:
+    def mine(question: str, answer: str) -> float | None:
+        assert (question, answer) == ("6 times 7?", "42")
+        return value
+
+    [signal] = to_signals([mine])
+    assert (await taken(signal))[0] == features
+    assert signal.score(features) == score
+
+
+async def test_a_users_signal_may_be_async_and_take_the_runtime() -> None:
+    async def longer(question: str, answer: str, context: object) -> float:
+        await asyncio.sleep(0)
+        return 1.0 if context == "runtime" else 0.0
+
+    def optional(question: str, answer: str, runtime: object = None) -> bool:
+        return runtime == "runtime"
+
+    def strict(question: str, answer: str, strict: bool = False) -> bool:
+        return strict
+
+    async def ask(signal: Signal, probe: Probe) -> Completion:
+        raise AssertionError(probe)
+
+    asked = Asked(MESSAGES, said("42"), runtime="runtime")
+    found = [await take(signal, asked, ask) for signal in to_signals([longer, optional, strict])]
+    assert found == [{"longer": 1.0}, {"optional": 1.0}, {"strict": 0.0}]
+
+
+async def test_callables_without_a_signature_take_question_and_answer() -> None:
+    class Same:
+        def __call__(self, *given: str) -> bool:
+            return len(given) == 2
+
+    assert (await taken(UserSignal(Same())))[0] == {"Same": 1.0}
+    assert not UserSignal(max, "built_in").takes_runtime
+
+
+async def test_the_error_of_a_users_signal_passes_as_it_is() -> None:
+    def broken(question: str, answer: str) -> float:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await taken(UserSignal(broken))
+
+
+async def test_a_signal_that_returns_no_number_is_told_what_to_return() -> None:
+    with pytest.raises(ConfigurationError, match="returned 'yes': return a number"):
+        await taken(UserSignal(lambda q, a: "yes", "mine"))  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("check", [lambda q: 1.0, lambda a, b, c, d: 1.0])
+def test_a_signal_that_takes_something_else_is_refused(check: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"\(question, answer\)"):
+        UserSignal(check)  # type: ignore[arg-type]
+
+
+async def test_the_first_call_that_fails_ends_the_others() -> None:
+    ended = []
+
+    async def ask(signal: Signal, probe: Probe) -> Completion:
+        if not ended:
+            ended.append("failed")
+            await asyncio.sleep(0)
+            raise TimeoutError
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+        raise AssertionError(probe)
+
+    with pytest.raises(TimeoutError):
+        await take(SelfConsistency(2), ASKED, ask)
+    assert ended == ["failed", "cancelled"]
+
+
+# --- names
+
+
+def test_signals_are_taken_cheapest_first() -> None:
+    names = [signal.name for signal in to_signals(["self_consistency", "p_true", "logprobs"])]
+    assert names == ["logprobs", "p_true", "self_consistency"]
+
+
+def token_count(question: str, answer: str) -> float:
+    return 1.0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "complaint"),
+    [
+        ("logprobs", "give a list"),
+        (["luck"], "no signal 'luck'"),
+        ([3], "give a name, a signal or a function"),
+        (["p_true", PTrueSignal()], "two signals are called 'p_true'"),
+        ([token_count], "'token_count', which is built in"),
+        ([UserSignal(lambda q, a: 1.0, "raw")], "'raw', which is built in"),
+    ],
+)
+def test_names_that_are_unknown_or_taken_are_refused(
+    wanted: list[SignalLike], complaint: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        to_signals(wanted)
+
+
+def test_checks_have_a_digest_of_their_words() -> None:
+    assert set(wordings(["logprobs", "p_true", "mine"])) == {"p_true"}
+    assert len(set(wordings(["p_true", "verbalised"]).values())) == 2
+
+
+def test_the_most_doubtful_score_is_the_raw_score() -> None:
+    assert combine({"a": math.nan, "b": 0.4, "c": 0.9}) == 0.4
+    assert combine({"a": 3.0}) == 1.0
+    assert combine({"a": math.nan}) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("The answer is 1,000.", "1000.0", True),
+        ("1234567", "1234568", False),
+        (".5", "0.50", True),
+        (".5", "5", False),
+        ("-0", "0", True),
+        ("1e3", "1000", True),
+        ("A", "B", False),
+        ("(A)", "a.", True),
+        ("A", "", False),
+        ("The cat", "a Cat!", True),
+        ("Answer: Rome", "it is not so; the answer is rome", True),
+        ("50%", "50", False),
+    ],
+)
+def test_answers_that_mean_the_same_are_the_same(one: str, other: str, same: bool) -> None:
+    assert (normalise(one) == normalise(other)) is same
