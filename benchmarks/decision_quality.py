@@ -1,12 +1,12 @@
 """Heavy: how good the decisions are on recorded answers of real models; needs the recordings.
 
-    python benchmarks/decision_quality.py --data FOLDER [--splits 20] [--json]
+    python benchmarks/decision_quality.py --data FOLDER [--splits 20] [--only TABLES] [--json]
     python benchmarks/decision_quality.py --fit FOLDER --test FOLDER [--json]
 
-Everything is fitted on one part of the rows and applied unchanged to the other: random halves of
-the rows of `--data`, or all rows of one folder and all of another, files being paired by what
-stands before the first dot of their names. Figures are medians over the splits unless said
-otherwise. `--only gain,cost,calibration,certificates,mixture,speed` chooses tables.
+Everything is fitted on some labelled rows and applied unchanged to rows that nothing has seen:
+random parts of the rows of `--data`, or all rows of one folder and all of another, files being
+paired by what stands before the first dot of their names. Tables: cost, gain, coverage,
+certificates, mixture, priors, speed.
 """
 
 from __future__ import annotations
@@ -15,249 +15,469 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import _pairs as pairs
-import _tables
-import decision_speed
 import numpy as np
-from _naive import lowest_threshold, single_signals
 
-from cascade.confidence.calibrators import sigmoid
-from cascade.confidence.fitting import fit_calibrator, fit_logistic
-from cascade.confidence.metrics import Array, auroc, brier, ece, ece_noise_floor
-from cascade.confidence.text import fit_text_encoder
-from cascade.evaluation.metrics import nauc
-from cascade.evaluation.recorded import Recorded, Rows, confidence_features
-from cascade.evaluation.staged import Rule, Stage, StagedPolicy, choose_policy, replay_staged
-from cascade.evaluation.study import best_policy, fit_stage, shapes
-from cascade.policies.certify import Refusal, certify
+from cascade.evaluation import Outcome, Transcript, read_transcripts
+from cascade.evaluation import ladder as ladders
+from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on
+from cascade.evaluation.features import Pair, comparable, pair_of
+from cascade.evaluation.ladder import climb, fit_shapes, value_of
+from cascade.evaluation.metrics import Array, nauc
+from cascade.evaluation.replay import Drafts, accepts, replay, sweep
+from cascade.policies import EconomicPolicy, Refusal, certify
 
-TABLES = ("gain", "cost", "calibration", "certificates", "mixture", "speed")
-LABELS = (50, 100, 300, 1000)
-CERTIFIED = ("Yi-34B", "Mistral-7B-v0.1", "Llama-2-13b-hf", "gpt-3.5-turbo/pot1")
-RULES = {"point": 0.0, "guarded": 1.0}
+GPT4, SC3, MIXTURE = "gpt-4-1106-preview", "gpt-4/cot1-sc3", "mixture-of-thought"
+VOTES_PER_PROMPT = int((20 - 8 * 0.75) / 2)
+MIXTURES = {
+    "mot_date_gpt35": ("gpt-3.5-turbo/cot1", "gpt-3.5-turbo/pot1"),
+    "mot_date_llama2": ("llama-2-13b/cot2", "llama-2-13b/pot2"),
+}
+LABELS = (100, 200, 400, 0)
+"""Labels that fit; 0 for half of the rows."""
+CERTIFIED = ("Yi-34B", "Mistral-7B-v0.1", "Llama-2-13b-hf", "gpt-4o-mini")
 DELTA = 0.1
-LABELS_PER_FEATURE = 20
+OPTIONS = Options()
 
-Figures = dict[str, float]
-
-
-@dataclass
-class Part:
-    """One pair on one split."""
-
-    pair: pairs.Pair
-    recorded: Recorded
-    text: Array
-    fit: Rows
-    test: Rows
-    seed: int
-    small: Array = field(init=False)
-    large: Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.small, self.large = self.recorded.small_correct, self.recorded.large_correct
+Figures = dict[str, Any]
 
 
-def gain_figures(part: Part) -> Figures:
-    """nAUC of the raw signal, of the gain head, and of heads that ask other cheap models too."""
-    r, fit, test = part.recorded, part.fit, part.test
+@dataclass(frozen=True)
+class Case:
+    """A pair of a set. `plain` is the raw signal that a fixed threshold is set on, the best known
+    one: `raw`, `short` questions, or `agree:MODEL`."""
 
-    def on_test(score: Array) -> float:
-        return float(nauc(score[test], part.small[test], part.large[test]))
+    set_name: str
+    small: str
+    large: str
+    plain: str = "raw"
 
-    found = {"raw": on_test(-part.pair.raw_score(r, fit))}
-    free = {k: s for k, (s, cost, _) in single_signals(r).items() if not cost.any()}
-    best = max(free, key=lambda k: float(nauc(free[k][fit], part.small[fit], part.large[fit])))
-    found["best free"] = on_test(free[best])
-    few = np.random.default_rng(1000 + part.seed).choice(fit, min(300, len(fit)), replace=False)
-    helpers = r.helpers(fit, 3)
-    for rows, label in ((fit, ""), (few, " 300")):
-        for name, count in (("router", 0), ("gain", 0), ("gain+1", 1), ("gain+3", 3)):
-            level: Any = "prompt" if name == "router" else "panel" if count else "draft"
-            if count and not helpers:
-                found[name + label] = found["gain" + label]
-                continue
-            stage = fit_stage(r, part.text, rows, level, helpers[:count])
-            gain = stage.gain(r, part.text)
-            found[name + label] = on_test(gain)
-            if name + label == "gain":
-                won = (part.large > part.small).astype(np.float64)
-                found["auroc of gain"] = auroc(gain[test], won[test])
+    @property
+    def name(self) -> str:
+        return f"{self.set_name} {self.small.split('/')[-1]} > {self.large.split('/')[0]}"
+
+
+def _cases() -> Iterator[Case]:
+    for small, large in (
+        ("Yi-34B", GPT4),
+        ("Llama-2-13b-hf", GPT4),
+        ("Mistral-7B-v0.1", "Yi-34B"),
+        ("Yi-6B", "Yi-34B"),
+        ("Qwen-14B", "Qwen-72B"),
+        ("Qwen-1_8B", "Qwen-72B"),
+    ):
+        yield Case("lub_mmlu", small, large)
+    yield Case("mot_date_gpt35", "gpt-3.5-turbo/pot1", SC3)
+    yield Case("mot_date_gpt35", MIXTURE, SC3)
+    yield Case("mot_date_llama2", MIXTURE, SC3)
+    yield Case("mot_gsm8k_llama2", "llama-2-13b/pot2", SC3)
+    mixtral, wizard = "Mixtral-8x7B-Instruct-v0.1", "WizardLM/WizardLM-13B-V1.2"
+    yield Case("gsm8k_multi", "abel-7b", "gpt-4-0613/greedy-cot1", f"agree:{mixtral}")
+    llama, phi = "Meta-Llama-3_1-8B-Instruct", "Phi-3-mini-4k-instruct"
+    yield Case("mmlu_pro", llama, "gemini-1.5-pro-002", f"agree:{phi}")
+    yield Case("routellm_mmlu", mixtral, GPT4, "short")
+    yield Case("routerbench_arc", "mistralai/mistral-7b-chat", GPT4, f"agree:{wizard}")
+    for name in ("ea_medmcqa", "ea_truthfulqa"):
+        for small in ("llama3.2-3b", "llama3.1-8b", "llama3.1-70b"):
+            yield Case(name, small, "llama3.1-405b")
+        yield Case(name, "gpt-4o-mini", "gpt-4o")
+        yield Case(name, "gpt-4o-mini", "qwen2.5-72b-instruct")
+    for small, large, helper in (
+        ("gpt-4o-mini", "claude-3.5-sonnet", "gemini-1.5-flash"),
+        ("claude-3-haiku", "claude-3.5-sonnet", "gpt-4o-mini"),
+        ("xLAM-1b", "claude-3.5-sonnet", "Llama-3-8B"),
+        ("gpt-3.5-turbo-FC", "gpt-4-0125", "gpt-4o-mini"),
+        ("gemini-1.5-flash", "gpt-4-0125", "gpt-4o-mini"),
+        ("Llama-3-8B", "gpt-4-0125", "xLAM-1b"),
+    ):
+        yield Case("bfcl_calls", small, large, f"agree:{helper}")
+    for small, large in (
+        ("Meta-Llama-3-70B-Instruct", "gpt-4-0613"),
+        ("gpt-3.5-turbo-0613", "gpt-4-0613"),
+    ):
+        yield Case("mint_agents", small, large)
+
+
+# Rows -----------------------------------------------------------------------------------------
+
+
+def set_files(folder: Path) -> dict[str, list[Path]]:
+    """Files by the set's name, which is what stands before the first dot."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.jsonl*")):
+        found.setdefault(path.name.split(".")[0], []).append(path)
     return found
 
 
-def measured(accepted: Any, cost: Array, part: Part) -> Figures:
-    """Cost relative to the large model alone, quality minus the large model's."""
-    change = np.where(accepted, (part.small - part.large)[part.test], 0.0)
-    relative = cost.sum() / part.recorded.large_cost[part.test].sum()
-    return {"cost": float(relative), "change": float(change.mean())}
+def read_rows(name: str, paths: list[Path]) -> list[Transcript]:
+    rows = [row for path in paths for row in read_transcripts(path)]
+    if name == "mint_agents":  # in `alfworld` the world says whether the goal was reached
+        rows = [row for row in rows if (row.model_extra or {}).get("task") != "alfworld"]
+    prompts = MIXTURES.get(name)
+    return [with_mixture(row, prompts) for row in rows] if prompts else rows
 
 
-def cost_figures(part: Part) -> dict[str, Any]:
-    """Realised cost and quality of ours and of the best single signal, chosen on `fit`."""
-    r = part.recorded
-    found: dict[str, Any] = {}
-    tried = shapes(r, part.text, part.fit)
-    for label, caution in RULES.items():
-        rule = Rule(caution=caution)
-        chosen = {name: shape.choose(r, part.fit, rule) for name, shape in tried.items()}
-        for name, shape in tried.items():
-            found[f"{label} {name}"] = measured(*shape.replay(chosen[name], r, part.test), part)
-        best = best_policy(chosen)
-        off = best.policy.off
-        found[label] = {
-            **found[f"{label} {best.shape}"],
-            "shape": "off" if off else best.shape,
-            "estimate": best.policy.cost,
-        }
-        found[f"{label} single"] = single_signal_figures(part, rule)
-        without_verdict = Rule(caution=caution, margin=0.0, ceiling=np.inf)
-        found[f"{label} single, no verdict"] = single_signal_figures(part, without_verdict)
-    return found
+def with_mixture(row: Transcript, prompts: tuple[str, str]) -> Transcript:
+    """The row with the mixture-of-thought draft as one more model (2310.03094, MoT-1D).
 
-
-def single_signal_figures(part: Part, rule: Rule) -> dict[str, Any]:
-    """A threshold on each raw signal; the one that is cheapest on the fitting part."""
-    r, fit, test = part.recorded, part.fit, part.test
-    tried: list[tuple[StagedPolicy, str, Stage]] = []
-    for name, (score, extra, before) in single_signals(r, r.helpers(fit, 99)).items():
-        free = np.zeros(len(r))
-        stage = Stage(score, free, r.small_cost) if before else None
-        stage = stage or Stage(score, extra + r.small_cost, free)
-        outcome = part.small[fit], part.large[fit], r.large_cost[fit]
-        tried.append((choose_policy([stage.take(fit)], *outcome, rule), name, stage))
-    policy, name, stage = min(tried, key=lambda item: item[0].cost)
-    accepted, cost = replay_staged(policy, [stage.take(test)], r.large_cost[test])
-    return {**measured(accepted, cost, part), "shape": "off" if policy.off else name}
-
-
-def calibration_figures(part: Part) -> Figures:
-    """ECE and Brier of calibrated and raw confidence; the floor is ECE's noise on these rows."""
-    r, fit, correct = part.recorded, part.fit, part.small[part.test]
-    raw = part.pair.raw_score(r, fit)
-    x = confidence_features(r, r.helpers(fit, 3), raw)
-    raw = raw[part.test]
-    found = {"raw ece": ece(raw, correct), "raw brier": brier(raw, correct)}
-    order = np.random.default_rng(2000 + part.seed).permutation(fit)
-    for n in (*LABELS, len(fit)):
-        rows, label = order[:n], "all" if n == len(fit) else str(n)
-        p = fit_calibrator(x[rows], part.small[rows]).predict(x[part.test])
-        found[f"ece {label}"] = ece(p, correct)
-        found[f"brier {label}"] = brier(p, correct)
-        found[f"auroc {label}"] = auroc(p, correct)
-        if n == 300:
-            found["floor"] = ece_noise_floor(p, draws=20)
-    return found
-
-
-def certificate_figures(
-    pair: pairs.Pair, r: Recorded, alpha: float, n: int, resamples: int
-) -> Figures:
-    """Resamples of n labels, all rows being the truth: violations and coverage.
-
-    Beside them a threshold tuned naively on all n labels, and the oracle's.
+    The first samples of two prompts vote together; its price is both prompts once and the
+    output of the samples used.
     """
-    x = confidence_features(r, (), pair.raw_score(r, np.arange(len(r))))
-    correct, out = r.small_correct, []
-    for i in range(resamples):
-        rows = np.random.default_rng(3000 + i).integers(0, len(r), n)
-        p = ranking(x, correct, rows[: n // 2])
-        prove = rows[n // 2 :]
-        got = certify(p[prove], correct[prove], max_harm=alpha, delta=DELTA)
+    votes: list[Any] = []
+    cost = 0.0
+    for prompt in prompts:
+        outcome = row.models[prompt]
+        recorded = outcome.signals["votes"]
+        votes += recorded[:VOTES_PER_PROMPT] if isinstance(recorded, list) else []
+        first, all_of_them = outcome.cost_usd_single or 0.0, outcome.cost_usd or 0.0
+        others = max(float(str(outcome.signals["n_samples"])) - 1, 1)
+        cost += first + (VOTES_PER_PROMPT - 1) * (all_of_them - first) / others
+    answer = Counter(map(str, votes)).most_common(1)[0][0] if votes else None
+    draft = Outcome(
+        pred=answer,
+        correct=float(comparable(answer) == comparable(row.reference)),
+        cost_usd=cost,
+        signals={"votes": votes, "n_samples": VOTES_PER_PROMPT * len(prompts)},
+    )
+    return row.model_copy(update={"models": {**row.models, MIXTURE: draft}})
+
+
+def load(arguments: argparse.Namespace) -> Iterator[tuple[Case, Pair, Pair | None]]:
+    """Each case with its rows, and with other rows for the figures where there are some."""
+    first = set_files(arguments.data or arguments.fit)
+    second = set_files(arguments.test) if arguments.test else {}
+    rows: dict[str, list[Transcript]] = {}
+    for case in _cases():
+        if arguments.sets and case.set_name not in arguments.sets.split(","):
+            continue
+        if case.set_name not in rows:
+            rows.clear()
+            for key, files in (("", first), (" test", second)):
+                if case.set_name in files:
+                    rows[case.set_name + key] = read_rows(case.set_name, files[case.set_name])
+        if case.set_name not in rows or (second and f"{case.set_name} test" not in rows):
+            print(f"no rows of {case.set_name}: left out", file=sys.stderr)
+            continue
+        models = case.small, case.large
+        pair = pair_of(rows[case.set_name], *models)
+        for helper in pair.candidates:
+            pair.view(helper)
+        yield case, pair, pair_of(rows[f"{case.set_name} test"], *models) if second else None
+
+
+def splits(pair: Pair, other: Pair | None, labels: int, count: int) -> Iterator[tuple[Pair, Pair]]:
+    """(rows that fit, rows that nothing has seen)."""
+    n = len(pair)
+    size = labels or (n if other is not None else n // 2)
+    if size > (n if other is not None else n // 2 + 1):
+        return
+    for seed in range(1 if other is not None and size == n else count):
+        order = np.random.default_rng(seed).permutation(n)
+        fit = pair.take(np.sort(order[:size]))
+        yield fit, pair.take(np.sort(order[size:])) if other is None else other
+
+
+# Tables ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A fixed threshold on one raw signal: what a user without labels to spare would set."""
+
+    doubt: Array
+    kept: Array
+    escalated: Array
+    gain: Array
+    whole: float
+
+    @classmethod
+    def of(cls, pair: Pair, plain: str) -> Threshold:
+        kept = pair.small_cost
+        before = 0.0 * kept if plain == "short" else kept
+        doubt = -np.nan_to_num(pair.raw)
+        if plain == "short":
+            doubt = pair.characters
+        elif plain.startswith("agree:"):
+            view = pair.view(plain.removeprefix("agree:"))
+            doubt = -view.block.select(["same"])[:, 0]
+            kept = before = kept + view.cost
+        gain = pair.large_correct - pair.small_correct
+        return cls(doubt, kept, before + pair.large_cost, gain, float(pair.large_cost.sum()))
+
+    def curve(self) -> tuple[Array, Array, Array]:
+        """(threshold, cost share, loss) from escalating all to keeping all."""
+        order = np.argsort(self.doubt, kind="stable")
+        ranked = self.doubt[order]
+        ends = np.concatenate([[True], np.diff(ranked) > 0, [True]])
+        cost = self.escalated.sum() + np.append(0, np.cumsum((self.kept - self.escalated)[order]))
+        loss = np.append(0, np.cumsum(self.gain[order])) / len(order)
+        cuts = np.append(-np.inf, ranked)
+        return cuts[ends], (cost / self.whole)[ends], loss[ends]
+
+    def choose(self, within: float) -> float:
+        """The cheapest within a loss on these very rows; −∞ to switch off."""
+        cuts, cost, loss = self.curve()
+        allowed = np.flatnonzero(loss <= within + 1e-12)
+        at = allowed[np.argmin(cost[allowed])]
+        return float(cuts[at]) if cost[at] < 1 else -np.inf
+
+    def apply(self, cut: float) -> tuple[float, float]:
+        """(cost share, loss) of a threshold."""
+        if cut == -np.inf:
+            return 1.0, 0.0
+        kept = self.doubt <= cut
+        cost = np.where(kept, self.kept, self.escalated).sum() / self.whole
+        return float(cost), float(np.where(kept, self.gain, 0.0).mean())
+
+
+def at_equal(x: Array, y: Array, target: float) -> float:
+    """y where x is the target; x rises with noise, so it is the mean of its two envelopes."""
+    up, down = np.maximum.accumulate(x), np.minimum.accumulate(x[::-1])[::-1]
+    return float(np.interp(target, (up + down) / 2 + 1e-12 * np.arange(len(x)), y))
+
+
+def cost_figures(case: Case, fit: Pair, test: Pair) -> Figures:
+    """Within one point of the large model: our choice and a fixed threshold, and both curves."""
+    own = cross_fit(fit, OPTIONS, lambda pair, rows: climb(fit_shapes(pair, rows)))
+    ladder = climb(fit_shapes(fit, np.arange(len(fit))))
+    sheet = play_on(ladder, test)
+    at = None if ladder.shape is None else cheapest_within(own, OPTIONS.within, OPTIONS)
+    ours = (1.0, 0.0) if at is None else (float(sheet.share[at]), float(sheet.loss[at]))
+    cut = Threshold.of(fit, case.plain).choose(OPTIONS.within)
+    threshold = Threshold.of(test, case.plain)
+    plain = threshold.apply(cut)
+    share, loss = np.append(1.0, sheet.share), np.append(0.0, sheet.loss)
+    if ladder.shape is None:
+        share, loss = np.ones(2), np.zeros(2)
+    _, their_share, their_loss = threshold.curve()
+    equal, their_equal = min(1.0, at_equal(loss, share, plain[1])), 1.0
+    loss_at = their_loss_at = 0.0
+    if cut > -np.inf:
+        their_equal = min(1.0, at_equal(their_loss, their_share, plain[1]))
+        loss_at = at_equal(-share, loss, -plain[0])
+        their_loss_at = at_equal(-their_share, their_loss, -plain[0])
+    return {
+        "cost": ours[0],
+        "loss": ours[1],
+        "plain cost": plain[0],
+        "plain loss": plain[1],
+        "cheaper at equal loss": their_equal - equal,
+        "share at equal loss": equal / their_equal,
+        "less lost at equal cost": their_loss_at - loss_at,
+        "shape": "off" if at is None or ladder.shape is None else ladder.shape.name,
+        "covered loss": None if at is None else covered(own, sheet, at, 1),
+        "covered cost": None if at is None else covered(own, sheet, at, 0),
+    }
+
+
+def covered(own: Any, sheet: Any, at: int, which: int) -> bool:
+    """Whether what unseen rows show is in the 95 % interval, given that they are few as well."""
+    said, seen = ((s.share, s.loss)[which][at] for s in (own, sheet))
+    error = np.hypot(own.errors[which][at], sheet.errors[which][at])
+    return bool(abs(said - seen) <= 1.96 * error)
+
+
+def gain_figures(case: Case, fit: Pair, test: Pair) -> Figures:
+    """nAUC on unseen rows: the raw signal, heads without and with a helper."""
+    right = test.small_correct, test.large_correct
+    found = {"raw": nauc(Threshold.of(test, case.plain).doubt, *right)}
+    for shape in fit_shapes(fit, np.arange(len(fit))):
+        if shape.skips or shape.name in found or shape.name == "known":
+            continue
+        last = shape.plan_of(test).stages[-1]
+        found[shape.name] = nauc(last.large - last.kept, *right)
+    found.setdefault("helper", found.get("gain", found["router"]))
+    return found
+
+
+def certificate_figures(pair: Pair, alpha: float, n: int, resamples: int) -> Figures:
+    """Resamples of n labels, half of them for the fit, all rows being the truth."""
+    correct, out = pair.small_correct, []
+    for seed in range(resamples):
+        rows = np.random.default_rng(3000 + seed).permutation(len(pair))[:n]
+        confidence = climb(fit_shapes(pair, np.sort(rows[: n // 2]))).confidence
+        proof = rows[n // 2 :]
+        got = certify(confidence[proof], correct[proof], max_harm=alpha, delta=DELTA)
         cut = np.inf if isinstance(got, Refusal) else got.threshold
-        naive = ranking(x, correct, rows)
-        tuned = lowest_threshold(naive[rows], correct[rows], alpha)
+        unseen = np.setdiff1d(np.arange(len(pair)), rows[: n // 2])
+        kept = confidence[unseen] >= cut
         out.append(
             {
-                "violation": float(np.mean((p >= cut) & (correct < 0.5)) > alpha),
-                "coverage": float(np.mean(p >= cut)),
-                "oracle": float(np.mean(p >= lowest_threshold(p, correct, alpha))),
+                "violated": float(np.mean(kept & (correct[unseen] < 0.5)) > alpha),
+                "accepted": float(kept.mean()),
                 "refused": float(isinstance(got, Refusal)),
-                "naive violation": float(np.mean((naive >= tuned) & (correct < 0.5)) > alpha),
-                "naive coverage": float(np.mean(naive >= tuned)),
             }
         )
     return {key: float(np.mean([one[key] for one in out])) for key in out[0]}
 
 
-def ranking(x: Array, correct: Array, rows: Rows) -> Array:
-    """Confidence by the plain logistic: a certificate holds for any ranking; this one is quick."""
-    labels = correct[rows]
-    rarer = int(min((labels > 0.5).sum(), (labels <= 0.5).sum()))
-    if not rarer:
-        return sigmoid(x[:, 0])
-    columns = tuple(range(max(1, min(x.shape[1], rarer // LABELS_PER_FEATURE))))
-    return fit_logistic(x[rows], labels, columns).predict(x)
-
-
-def mixture_figures(r: Recorded) -> list[Figures]:
+def mixture_figures(pair: Pair) -> list[Figures]:
     """The published vote thresholds on all rows."""
     found = []
-    for tau in (0.5, 0.6, 0.65, 0.7, 0.8):
-        accepted = r.raw_score() >= tau
-        cost = (r.small_cost + np.where(accepted, 0.0, r.large_cost)).mean()
-        right = np.where(accepted, r.small_correct, r.large_correct).mean()
-        relative = float(cost / r.large_cost.mean())
-        large = float(r.large_correct.mean())
-        found.append({"tau": tau, "accuracy": float(right), "cost": relative, "large": large})
+    for tau in (0.6, 0.65, 0.8):
+        kept = pair.raw >= tau
+        cost = (pair.small_cost + np.where(kept, 0.0, pair.large_cost)).mean()
+        right = np.where(kept, pair.small_correct, pair.large_correct).mean()
+        relative = float(cost / pair.large_cost.mean())
+        large = float(pair.large_correct.mean())
+        found.append({"tau": tau, "right": float(right), "cost": relative, "large": large})
     return found
 
 
-WORK = {"gain": gain_figures, "cost": cost_figures, "calibration": calibration_figures}
+PRIORS_TRIED = {
+    "as they are": {},
+    "signals twice as free": {"draft": 0.2, "view": 0.4},
+    "signals half as free": {"draft": 0.05, "view": 0.1},
+    "text twice as free": {"prompt": 0.14, "topics": 0.06},
+    "text half as free": {"prompt": 0.035, "topics": 0.015},
+}
 
 
-def sets(arguments: argparse.Namespace) -> Iterator[tuple[pairs.OneSet, list[pairs.Split]]]:
-    """Each set with its splits; what is not there is named and left out."""
-    first = pairs.set_files(arguments.data or arguments.fit)
-    second = pairs.set_files(arguments.test) if arguments.test else {}
-    for name in dict.fromkeys(pair.set_name for pair in pairs.PAIRS):
-        if name not in first or (arguments.test and name not in second):
-            print(f"no rows of {name}: left out", file=sys.stderr)
+def prior_figures(case: Case, fit: Pair, test: Pair) -> Figures:
+    """Worth on unseen rows under other priors."""
+    found = {}
+    usual = dict(ladders.PRIORS)
+    for name, changes in PRIORS_TRIED.items():
+        wide = {kind: ((0.0, sd), (0.0, sd)) for kind, sd in changes.items()}
+        ladders.PRIORS = {**usual, **wide}
+        try:
+            shape = climb(fit_shapes(fit, np.arange(len(fit)))).shape
+        finally:
+            ladders.PRIORS = usual
+        if shape is None:
+            found[name] = 0.0
             continue
-        rows = pairs.read_rows(name, first[name])
-        cut = len(rows)
-        rows += pairs.read_rows(name, second.get(name, []))
-        splits = list(pairs.random_splits(cut, arguments.splits))
-        if arguments.test:
-            splits = [pairs.Split(np.arange(cut), np.arange(cut, len(rows)), 0)]
-        yield pairs.load_set(name, rows), splits
+        found[name] = float(value_of(shape, shape.plan_of(test)).mean())
+    return found
 
 
-def run(arguments: argparse.Namespace, only: set[str]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for one, splits in sets(arguments):
+def speed_figures() -> Figures:
+    """Replay on synthetic rows, one core."""
+    rng = np.random.default_rng(0)
+    confidence = rng.random(100_000)
+    small = (rng.random(100_000) < confidence).astype(np.float64)
+    costs = rng.random(100_000) * 1e-5, 1e-3 * (1 + rng.random(100_000))
+    policy, grid = EconomicPolicy(price_of_error=0.01), np.linspace(0, 1, 100)
+    some, many = (
+        Drafts(rng.random(n), escalation_cost=1e-3 * (1 + rng.random(n)), p_large=np.full(n, 0.9))
+        for n in (20_000, 1_000_000)
+    )
+
+    def seconds(work: Any) -> float:
         began = time.perf_counter()
-        for split in splits if only & WORK.keys() else []:
-            text = np.zeros((len(one.rows), 0))
-            if only & {"gain", "cost"}:
-                prompts = [row.prompt for row in one.rows]
-                text = fit_text_encoder([prompts[i] for i in split.fit]).transform(prompts)
-            for pair, recorded in one.pairs:
-                fit, test = one.positions(pair, split.fit), one.positions(pair, split.test)
-                part = Part(pair, recorded, text[one.places[pair.name]], fit, test, split.seed)
-                for table in WORK.keys() & only:
-                    figures: Any = WORK[table](part)
-                    result.setdefault(table, {}).setdefault(pair.name, []).append(figures)
-        # Certificates and votes fit nothing beforehand: with --test they see its rows alone.
-        population = pairs.load_set(one.name, [one.rows[i] for i in splits[0].test])
-        for pair, recorded in (population if arguments.test else one).pairs:
-            if "certificates" in only and pair.small in CERTIFIED:
-                for alpha, n in ((a, n) for a in (0.05, 0.1) for n in (100, 300, 1000)):
-                    row = certificate_figures(pair, recorded, alpha, n, arguments.resamples)
-                    label = f"{pair.name} α={alpha} n={n}"
-                    result.setdefault("certificates", {})[label] = row
-            if "mixture" in only and pair.small == pairs.MIXTURE:
-                result.setdefault("mixture", {})[pair.name] = mixture_figures(recorded)
-        print(f"{one.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-    return result
+        work()
+        return time.perf_counter() - began
+
+    sweeping = seconds(lambda: sweep(grid, confidence, small, 1 - small, *costs))
+    return {
+        "100,000 rows at 100 thresholds, s": sweeping,
+        "decisions per second, in batch": 1_000_000 / seconds(lambda: accepts(policy, many)),
+        "decisions per second, by decide": 20_000 / seconds(lambda: replay(policy, some)),
+    }
 
 
-def main() -> None:
+# Printing -------------------------------------------------------------------------------------
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half of its 95 % interval. Splits share rows, so that the spread of one split
+    counts beside that of their mean (Nadeau and Bengio 2003, for halves)."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return float(np.mean(values)), 1.96 * spread * np.sqrt(1 / len(values) + 1)
+
+
+def show_cost(labels: str, runs: dict[str, list[Figures]]) -> None:
+    print(f"\nwithin 1 point of the large model, {labels} labels; losses in points")
+    print(
+        f"{'':52}{'cost':>6}{'lost':>6}{'plain':>7}{'lost':>6}"
+        f"{'cheaper at equal loss':>24}{'less lost at equal cost':>25}  shapes"
+    )
+    worse, saved, lost, shares = [], [], [], []
+    for name, made in runs.items():
+        mean = {
+            key: float(np.mean([run[key] for run in made]))
+            for key in ("cost", "loss", "plain cost", "plain loss")
+        }
+        cheaper, noise = interval([run["cheaper at equal loss"] for run in made])
+        less, other = interval([run["less lost at equal cost"] for run in made])
+        shapes = Counter(run["shape"] for run in made).most_common(3)
+        print(
+            f"{name[:52]:52}{mean['cost']:6.3f}{100 * mean['loss']:6.2f}{mean['plain cost']:7.3f}"
+            f"{100 * mean['plain loss']:6.2f}{cheaper:+12.3f} ± {noise:.3f}"
+            f"{100 * less:+15.2f} ± {100 * other:.2f}  {shapes}"
+        )
+        saved.append(cheaper)
+        lost.append(less)
+        shares.append(np.mean([run["share at equal loss"] for run in made]))
+        if cheaper < -noise or less < -other:
+            worse.append(name)
+
+    def mean_of(key: str) -> float:
+        return float(np.mean([np.mean([run[key] for run in made]) for made in runs.values()]))
+
+    print(
+        f"mean: cost {mean_of('cost'):.3f} at {100 * mean_of('loss'):.2f}, plain "
+        f"{mean_of('plain cost'):.3f} at {100 * mean_of('plain loss'):.2f}; at equal loss "
+        f"{1 - np.mean(shares):.1%} cheaper, at equal cost {100 * np.mean(lost):+.2f} points; "
+        f"worse beyond noise on {worse or 'none'}; below 0 on {sum(s < 0 for s in saved)} of "
+        f"{len(saved)}"
+    )
+    for key in ("covered loss", "covered cost"):
+        known = [run[key] for made in runs.values() for run in made if run[key] is not None]
+        print(f"{key}: {np.mean(known):.3f} of {len(known)}")
+
+
+def show_gain(labels: str, runs: dict[str, list[Figures]]) -> None:
+    columns = ("raw", "score", "gain", "helper", "router")
+    print(
+        f"\nnAUC, median over splits, {labels} labels\n{'':52}"
+        + "".join(f"{c:>9}" for c in columns)
+    )
+    medians = {
+        name: [float(np.median([run.get(c, np.nan) for run in made])) for c in columns]
+        for name, made in runs.items()
+    }
+    for name, row in medians.items():
+        print(f"{name[:52]:52}" + "".join(f"{value:9.3f}" for value in row))
+    for title, chosen in (
+        ("mean over lub_mmlu", [row for name, row in medians.items() if name.startswith("lub_")]),
+        ("mean over all", list(medians.values())),
+    ):
+        if chosen:
+            print(f"{title:52}" + "".join(f"{v:9.3f}" for v in np.nanmean(chosen, axis=0)))
+
+
+def show_priors(runs: dict[str, list[Figures]], sets: dict[str, str]) -> None:
+    """Each set under the priors that are best on the others."""
+    means = {
+        name: {k: np.mean([r[k] for r in made]) for k in PRIORS_TRIED}
+        for name, made in runs.items()
+    }
+    print("\npriors, worth in points; chosen on the other sets, judged on the one left out")
+    totals = []
+    for left_out in dict.fromkeys(sets.values()):
+        others = [m for name, m in means.items() if sets[name] != left_out]
+        own = [m for name, m in means.items() if sets[name] == left_out]
+        best = (
+            max(PRIORS_TRIED, key=lambda k: np.mean([m[k] for m in others]))
+            if others
+            else "as they are"
+        )
+        judged, usual = (100 * np.mean([m[k] for m in own]) for k in (best, "as they are"))
+        totals.append((judged, usual))
+        print(f"{left_out:24}{best:26}{judged:8.2f}   as they are {usual:8.2f}")
+    print("mean", np.mean(totals, axis=0).round(3))
+
+
+TABLES = ("cost", "gain", "certificates", "mixture", "priors", "speed")
+
+
+def main() -> None:  # noqa: PLR0912 - one table after the other
     """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -266,30 +486,59 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, metavar="FOLDER")
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--resamples", type=int, default=200, help="per certificate")
+    parser.add_argument("--labels", default=",".join(map(str, LABELS)), help="0 for half")
+    parser.add_argument("--sets", default="", help="these sets alone")
     parser.add_argument("--only", default=",".join(TABLES), help="tables, with commas between")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    only = set(arguments.only.split(","))
+    only, folders = set(arguments.only.split(",")), (arguments.data, arguments.fit, arguments.test)
     if only - set(TABLES):
         parser.error(f"--only {arguments.only}: tables are {', '.join(TABLES)}")
     if bool(arguments.fit) != bool(arguments.test) or (arguments.data and arguments.fit):
         parser.error("give --data FOLDER, or both --fit FOLDER and --test FOLDER")
-    folders = [f for f in (arguments.data, arguments.fit, arguments.test) if f]
-    missing = [str(folder) for folder in folders if not folder.is_dir()]
-    if missing or not folders:
-        what = f"there is no folder {', '.join(missing)}" if missing else "no folder was given"
-        print(
-            f"{what}: the tables on recorded answers are left out. Give --data a folder of "
-            "transcripts (docs/evaluation.md says which).",
-            file=sys.stderr,
-        )
-    result = {} if missing or not folders else run(arguments, only)
+    result: dict[str, Any] = {}
+    if only == {"speed"} or not any(folders) or not all(f.is_dir() for f in folders if f):
+        print("without a folder of transcripts (--data), only speed is measured", file=sys.stderr)
+        only &= {"speed"}
+    work = {"cost": cost_figures, "gain": gain_figures, "priors": prior_figures}
+    sets: dict[str, str] = {}
+    for case, pair, other in load(arguments) if only - {"speed"} else ():
+        began = time.perf_counter()
+        sets[case.name] = case.set_name
+        for labels in map(int, arguments.labels.split(",")):
+            count = (
+                arguments.splits if labels or len(pair) < 2000 else max(4, arguments.splits // 4)
+            )
+            for fit, test in splits(pair, other, labels, count) if only & work.keys() else ():
+                for table in work.keys() & only:
+                    made = work[table](case, fit, test)
+                    runs = result.setdefault(f"{table} {labels or 'all'}", {})
+                    runs.setdefault(case.name, []).append(made)
+        if "certificates" in only and case.small in CERTIFIED:
+            for alpha, n in ((a, n) for a in (0.05, 0.1) for n in (100, 300, 1000)):
+                if n <= len(pair) // 2:
+                    row = certificate_figures(pair, alpha, n, arguments.resamples)
+                    result.setdefault("certificates", {})[f"{case.name} α={alpha} n={n}"] = row
+        if "mixture" in only and case.small == MIXTURE:
+            result.setdefault("mixture", {})[case.name] = mixture_figures(pair)
+        print(f"{case.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     if "speed" in only:
-        result["speed"] = decision_speed.measure()
+        result["speed"] = speed_figures()
     if arguments.json:
         print(json.dumps({"benchmark": "decision_quality", **result}))
-    else:
-        _tables.show(result)
+        return
+    for title, found in result.items():
+        table, _, labels = title.partition(" ")
+        if table == "cost":
+            show_cost(labels, found)
+        elif table == "gain":
+            show_gain(labels, found)
+        elif table == "priors":
+            show_priors(found, sets)
+        else:
+            print(f"\n{table}")
+            for name, row in found.items():
+                print(f"  {name:60} {row}")
 
 
 if __name__ == "__main__":

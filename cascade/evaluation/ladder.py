@@ -650,9 +650,10 @@ def climb(shapes: Sequence[Shape]) -> Ladder:
     return Ladder(tuple(rungs))
 
 
-def value_of(shape: Shape) -> Array:
-    """What a shape is worth on each row that fitted it, in right answers."""
-    plan = shape.learned
+def value_of(shape: Shape, plan: Plan | None = None) -> Array:
+    """What a shape is worth on each row of a plan, in right answers; by default of the rows that
+    fitted it."""
+    plan = plan or shape.learned
     played = shape.play(plan, JUDGED)
     saved = (plan.large_paid - played.cost) / shape.unit
     worth = played.right - plan.large_right + np.array(JUDGED)[:, None] * saved
