@@ -1,14 +1,26 @@
-"""LangChain's chat model and middleware, and standard outlets: OpenTelemetry, Prometheus, logs.
+"""A cascade in what others have built: LangChain's models and agents, and the outlets of operators.
 
-    from cascade.integrations.chat_model import CascadeChatModel
-    from cascade.integrations.middleware import CascadeMiddleware
-
-    from cascade.integrations.opentelemetry import Telemetry
-    from cascade.integrations.prometheus import PrometheusMetrics
-    from cascade.integrations.logs import JsonFormatter, RunLog
-
-    cascade = Cascade("ollama:qwen2.5:3b", "openai:gpt-5.1", observers=[Telemetry()])
-
-Each is a module of its own, and none is imported unless asked for. LangSmith needs none of them:
-it sees a cascade through LangChain's callbacks.
+Names load on first use, with the packages that they need: `langchain`, `opentelemetry-api` or
+`prometheus-client`.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_HOMES = {
+    "AgentTier": "agent_tier",
+    "CascadeChatModel": "chat_model",
+    "CascadeDecisionModel": "decisions",
+    "DecisionSignal": "decisions",
+    "DecisionVerifier": "decisions",
+    "PrometheusMetrics": "prometheus",
+    "RunLog": "logs",
+    "Telemetry": "opentelemetry",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cascade.integrations' has no attribute {name!r}")
+    return getattr(import_module(f"cascade.integrations.{_HOMES[name]}"), name)

@@ -1,189 +1,99 @@
 """A cascade as a LangChain chat model: for every app that takes a `BaseChatModel`.
 
-    from cascade import Cascade
-
     model = Cascade(small="ollama:qwen2.5:3b", large="openai:gpt-5.1").as_chat_model()
     agent = create_agent(model, tools=[…])
 
-A rejected draft is never shown: a stream begins after the decision. To the app a call of the
-cascade is one call of a model; tracers see the calls of its tiers below it.
+To the app a call of the cascade is one call of one model. A rejected draft is never shown, tokens
+are counted once, and only tracers see the calls of the tiers below it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import json
+import re
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
-from typing import Any, cast, get_args
-from uuid import uuid4
+from contextvars import Context
+from decimal import Decimal
+from operator import itemgetter
+from typing import Any, Literal, cast, get_args, get_type_hints
 
-from langchain_core.callbacks import CallbackManagerForLLMRun
-from langchain_core.language_models import LanguageModelInput
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForLLMRun,
+    BaseCallbackHandler,
+    CallbackManagerForLLMRun,
+)
+from langchain_core.exceptions import OutputParserException
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
-from langchain_core.utils import secret_from_env
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation, ValidationError
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables.config import ensure_config, set_config_context
+from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
+from langchain_core.tracers.log_stream import LogStreamCallbackHandler
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError
 
 from cascade._portal import iterate_sync, run_sync
-from cascade.agents.border import LOCAL_ONLY
 from cascade.api import Cascade
-from cascade.errors import ConfigurationError
+from cascade.errors import ConfigurationError, PersonNeededError, StreamInterruptedError
 from cascade.events import Decided, Event, Retracted, Token
-from cascade.integrations.chat_cache import answer_cache
-from cascade.integrations.chat_messages import answer_message, last_chunk
-from cascade.integrations.chat_output import (
-    Method,
-    response_format,
-    text_parser,
-    tool_parser,
-    with_raw,
-)
-from cascade.integrations.chat_person import surroundings, with_person
-from cascade.integrations.chat_privacy import LocalOnlyCalls
-from cascade.integrations.chat_recipe import check_options, read_tier, recipe_of
-from cascade.integrations.chat_run import (
-    RunManager,
-    inner_config,
-    steady,
-    stream_writer,
-)
-from cascade.integrations.chat_settings import (
-    TOOL_RISKS,
-    call_task,
-    check_alone,
-    read_tool_choice,
-    read_tools,
-)
-from cascade.questions import marks_of
-from cascade.resilience import OFF, Resilience
+from cascade.kernel import InCopiedContext
+from cascade.ledger.view import LedgerView
+from cascade.questions import to_schema, to_settings
 from cascade.result import CascadeResult
+from cascade.run import CascadeRuntime, Run, Settings
+from cascade.state import LedgerEntry
 
-_WAIT_FOR_ALL = "ask again, or set disable_streaming=True, which waits for the whole answer."
+RunManager = AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun
 
-_MADE = ("small", "large", "tiers", "options")
-"""Fields of which a cascade is made."""
+Method = Literal["json_schema", "function_calling", "json_mode"]
+"""How a structured output is asked for."""
 
 
-class CascadeChatModel(LocalOnlyCalls):
-    """A cascade behind LangChain's chat-model interface.
-
-    Made by `cascade.as_chat_model()`, or from the options of a cascade:
-    `CascadeChatModel(small="ollama:qwen2.5:3b", large="openai:gpt-5.1")`.
+class CascadeChatModel(BaseChatModel):
+    """A cascade behind LangChain's chat-model interface; made by `cascade.as_chat_model()`.
 
     Every answer's `response_metadata` says who gave it (`tier`), how sure the cascade was
     (`confidence`, `calibrated`), why (`reason`), what it cost and saved, the usage per tier, and
     the `run_id` of its ledger entries. `usage_metadata` is the sum over all calls.
 
+    A call may bring `stop`, `temperature`, `max_tokens`, `seed`, `timeout` (seconds per call of a
+    tier), `tools`, `tool_choice`, `response_format`, `logprobs`, `top_logprobs`, `deadline`,
+    `local_only` and `tags`; what else there is goes to every provider as it is. In a graph,
+    decisions go to its `custom` stream, and verifiers and signals see its `context` and store.
+
     Streams show nothing before the decision: an accepted draft then comes word by word, the large
-    model's answer as it arrives. With `disable_streaming=True` the answer comes in one piece.
-    Should the large model's stream break after a part was shown, `StreamInterruptedError` is
-    raised, since a chat model cannot take back what it has shown.
+    model's answer as it arrives. Should that stream break after a part was shown,
+    `StreamInterruptedError` is raised, since a chat model cannot take back what it has shown.
+
+    LangChain's cache cannot know which answers the cascade stands for and is not asked; give the
+    cascade `middleware=[Cache(…)]`.
 
     Args:
-        cascade: the cascade; or, to make one,
-        small: the model that drafts,
-        large: the model that answers what is doubtful,
-        tiers: more than two, from small to large,
-        options: other options of `Cascade`, by name.
-        temperature, max_tokens, stop, timeout: for every call, instead of the tiers' own;
-            `timeout` is in seconds per call of a tier. Calls may bring their own.
-        max_retries: of a failed call, where the cascade is made here.
-        api_key: of the tiers that are made here as `openai:…`.
+        cascade: that answers.
+        temperature, max_tokens, stop, timeout: for every call that has none of its own.
         streaming: stream also where the whole answer is asked for.
-
-    Raises:
-        ConfigurationError: the cascade cannot be made.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    cascade: SkipValidation[Cascade] = Field(default=cast("Cascade", None), exclude=True)
-    small: Any = None
-    large: Any = None
-    tiers: list[Any] = Field(default_factory=list)
-    options: dict[str, Any] = Field(default_factory=dict)
+    cascade: SkipValidation[Cascade]
     temperature: float | None = None
     max_tokens: int | None = None
     stop: list[str] | None = None
     timeout: float | None = None
-    max_retries: int | None = None
-    api_key: SecretStr | None = Field(
-        default_factory=secret_from_env("OPENAI_API_KEY", default=None)
-    )
     streaming: bool = False
-    _instance: str = PrivateAttr(default_factory=lambda: uuid4().hex)
-
-    def __init__(self, **settings: Any) -> None:
-        try:
-            super().__init__(**settings)
-        except ValidationError as error:
-            wrong = (
-                ": ".join(
-                    [".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, ")]
-                ).removeprefix(": ")
-                for each in error.errors(include_input=False)
-            )
-            raise ConfigurationError("; ".join(wrong)) from error
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Make the cascade, or remember how the given one was made."""
-        super().model_post_init(context)
-        given = cast("Cascade | None", self.cascade)
-        if given is None:
-            self.cascade = self._make()
-        # What is kept, shown and written is the form without keys.
-        recipe = dict(self._recipe() or {})
-        made: dict[str, Any] = {name: recipe.pop(name, None) for name in ("small", "large")}
-        made |= {"tiers": recipe.pop("tiers", []), "options": recipe}
-        if given is not None:
-            self._refuse_others_than(made)
-        for name in _MADE:
-            setattr(self, name, made[name])
-        check_alone(self.cascade.task)
-        self.cache = answer_cache(self.cache, self.cascade)
-
-    def _refuse_others_than(self, made: Mapping[str, Any]) -> None:
-        """Refuse options that a given cascade was not made with."""
-        policy, doors = self.cascade.options["retry_policy"], self.cascade.doors
-        retries = (doors.settings.attempts if policy is None else policy.max_attempts) - 1
-        keys = [tier.settings.api_key for tier in self.cascade.tiers]
-        brought = {name: getattr(self, name) for name in self.model_fields_set}
-        others = [
-            name
-            for name, value in {**made, "max_retries": retries}.items()
-            if brought.get(name) not in (None, [], {}, value)
-        ]
-        key = brought.get("api_key")
-        if key is not None and key.get_secret_value() not in keys:
-            others.append("api_key")
-        if others:
-            raise ConfigurationError(
-                f"{', '.join(others)} cannot be given with a cascade, which is made already."
-            )
-        self.api_key = key
-
-    def _make(self) -> Cascade:
-        options = dict(check_options(self.options))
-        if self.max_retries is not None:
-            given = options.get("resilience", Resilience()) or OFF
-            options["resilience"] = given.with_attempts(self.max_retries + 1)
-            options["retry_policy"] = None
-        key = self.api_key.get_secret_value() if self.api_key else None
-        return Cascade(
-            read_tier(self.small, key),
-            read_tier(self.large, key),
-            tiers=[read_tier(tier, key) for tier in self.tiers],
-            **options,
-        )
-
-    def _recipe(self) -> dict[str, Any] | None:
-        """How the cascade was made, but for what has a field of its own."""
-        written_as_retries = () if self.max_retries is None else ("resilience",)
-        return recipe_of(self.cascade, leave_out=written_as_retries)
+    cache: Literal[False] = False
 
     # --- asking
 
@@ -194,11 +104,15 @@ class CascadeChatModel(LocalOnlyCalls):
         run_manager: RunManager | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        events = self._events(messages, stop, run_manager, kwargs, streams=False)
-        async with aclosing(events):
-            *_, result = [event async for event in events]
-        assert isinstance(result, CascadeResult), "it comes last"
-        return ChatResult(generations=[ChatGeneration(message=answer_message(result))])
+        run, runtime, context = self._prepared(messages, stop, run_manager, kwargs)
+        result = await InCopiedContext(self._answer(run, runtime), context)
+        message = AIMessage(
+            content=result.answer,
+            tool_calls=list(result.message.tool_calls),
+            response_metadata=_metadata_of(result, run),
+            usage_metadata=usage_of(result.ledger),
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def _astream(
         self,
@@ -207,15 +121,41 @@ class CascadeChatModel(LocalOnlyCalls):
         run_manager: RunManager | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
+        run, runtime, context = self._prepared(messages, stop, run_manager, kwargs)
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+        tell, runtime.streams = runtime.emit, True
+
+        def emit(event: Event) -> None:
+            tell(event)
+            events.put_nowait(event)
+
+        async def answer() -> CascadeResult:
+            try:
+                return await self._answer(run, runtime)
+            finally:
+                events.put_nowait(None)
+
+        runtime.emit = emit
+        answering = asyncio.get_running_loop().create_task(answer(), context=context)
         shown = ""
-        events = self._events(messages, stop, run_manager, kwargs, streams=True)
-        async with aclosing(events):
-            async for event in steady(events, _WAIT_FOR_ALL):
+        try:
+            while (event := await events.get()) is not None:
                 if isinstance(event, Token):
                     shown += event.text
-                    yield ChatGenerationChunk(message=AIMessageChunk(content=event.text))
-                elif isinstance(event, CascadeResult):
-                    yield ChatGenerationChunk(message=last_chunk(event, shown))
+                    for word in re.findall(r"\s*\S+|\s+$", event.text):
+                        yield ChatGenerationChunk(message=AIMessageChunk(content=word))
+                elif isinstance(event, Retracted) and shown:
+                    raise StreamInterruptedError(
+                        f"{event.reason}. A part of the answer was shown already: ask again, or "
+                        "set disable_streaming=True, which waits for the whole answer.",
+                        model="cascade",
+                        billed=None,
+                    )
+            yield ChatGenerationChunk(message=_last_chunk(await answering, run, shown))
+        finally:
+            if not answering.done():
+                answering.cancel()
+                await asyncio.wait([answering])
 
     def _generate(
         self,
@@ -236,39 +176,41 @@ class CascadeChatModel(LocalOnlyCalls):
         chunks = self._astream(messages, stop, run_manager, **kwargs)
         yield from iterate_sync(cast("AsyncGenerator[ChatGenerationChunk]", chunks))
 
-    async def _events(
+    def _prepared(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None,
         run_manager: RunManager | None,
-        settings: Mapping[str, Any],
-        *,
-        streams: bool,
-    ) -> AsyncGenerator[Event | CascadeResult]:
-        """The events of a run of its own: to the graph around it this is one model call.
+        given: Mapping[str, Any],
+    ) -> tuple[Run, CascadeRuntime, Context]:
+        """The run of a call, what this process adds to it, and the context in which it runs."""
+        own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "timeout")}
+        own["stop"] = self.stop if stop is None else stop
+        brought = {name: value for name, value in given.items() if value is not None}
+        settings = read_settings({**own, **brought}, self.cascade.settings)
+        agent = run_manager.metadata.get("lc_agent_name") if run_manager else None
+        if agent:
+            settings["tags"] = {"agent": str(agent), **settings.get("tags", {})}
+        kernel = self.cascade.kernel
+        run = kernel.begin(cast("list[Any]", messages), settings)
+        config, context = _surroundings(run_manager)
+        runtime = CascadeRuntime(kernel, config=config)
+        around = _graph_around()
+        if around is not None:
+            runtime.context, runtime.store = around.context, around.store
+            runtime.emit = _decisions_to(around.stream_writer)
+        return run, runtime, context
 
-        Its decisions go to the `custom` stream of that graph, though.
-        """
-        own = {
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            "timeout": self.timeout,
-            "stop": stop if stop is not None else self.stop,
-        }
-        given = {name: value for name, value in settings.items() if value is not None}
-        local_only = given.pop(LOCAL_ONLY, False)
-        cascade = self.cascade.with_task(call_task(self.cascade.task, {**own, **given}))
-        tell = stream_writer()
-        details = cascade.task.top_logprobs is not None
-        config = inner_config(run_manager, streams=streams, local_only=local_only, details=details)
-        # LangGraph takes two messages of one id for one message, and keeps the later.
-        asked = [message.model_copy(update={"id": None}) for message in messages]
-        person = surroundings(run_manager, cascade, asked[-1])
-        async with aclosing(with_person(cascade, asked, config, person)) as events:
-            async for event in events:
-                if tell is not None and isinstance(event, Decided | Retracted):
-                    tell(event)
-                yield event
+    async def _answer(self, run: Run, runtime: CascadeRuntime) -> CascadeResult:
+        try:
+            return await self.cascade.adrive(run, runtime)
+        except PersonNeededError as error:
+            raise PersonNeededError(
+                "a person is asked, and a chat model cannot wait for one: use cascade.graph as a "
+                "node of a graph with a checkpointer, or let the app ask before it runs a tool "
+                "(LangChain's HumanInTheLoopMiddleware).",
+                error.run,
+            ) from None
 
     # --- tools and structured output
 
@@ -293,11 +235,11 @@ class CascadeChatModel(LocalOnlyCalls):
         Raises:
             ConfigurationError: a tool cannot be read, or there is none to be chosen.
         """
-        read = read_tools(tools, strict=strict)
-        if marks := marks_of(tools):  # OpenAI's format has no place for them
-            kwargs[TOOL_RISKS] = {**marks, **kwargs.get(TOOL_RISKS, {})}
+        read = to_settings(tools=tools).get("tools", [])
+        if strict is not None:
+            read = [t | convert_to_openai_tool(t["function"], strict=strict) for t in read]
         if tool_choice is not None:
-            kwargs["tool_choice"] = read_tool_choice(tool_choice, read)
+            kwargs["tool_choice"] = _read_choice(tool_choice, read)
         return self.bind(tools=read, **kwargs)
 
     def with_structured_output(
@@ -312,33 +254,42 @@ class CascadeChatModel(LocalOnlyCalls):
         """The model with answers of a form: a draft that has not this form is escalated.
 
         Args:
-            schema: a pydantic model, a TypedDict or a JSON schema.
+            schema: a pydantic model, a TypedDict, a dataclass or a JSON schema.
             include_raw: give `{"raw": message, "parsed": …, "parsing_error": …}`.
-            method: `json_schema` holds the text of the answer to the schema, and keeps the free
-                log-probs as signal; `function_calling` asks for a tool call; `json_mode` for any
-                JSON object, so that the prompt has to say what is in it.
+            method: `json_schema` and `json_mode` hold the text of the answer to the schema, and
+                keep the free log-probs as signal; `function_calling` asks for a tool call.
             strict: use OpenAI's strict form of the schema.
+            kwargs: other settings of each call.
 
         Raises:
             ConfigurationError: the schema cannot be read, or the method is unknown.
         """
-        if kwargs:
-            raise ConfigurationError(f"with_structured_output has no {', '.join(sorted(kwargs))}.")
         if method not in get_args(Method):
             raise ConfigurationError(f"method={method!r}: there are {', '.join(get_args(Method))}.")
-        described = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+        function = _as_function(schema, strict=strict)
+        name = function["name"]
+        about = {k: v for k, v in function.items() if k == "description"}
+        form = {"title": name, **about, **function["parameters"]}
+        traced = {"kwargs": {"method": method, "strict": strict}, "schema": form}
+        parser: Runnable[Any, Any]
         if method == "function_calling":
-            (tool,) = read_tools([schema], strict=strict)
-            name = tool["function"]["name"]
-            llm = self.bind_tools([tool], tool_choice=name, ls_structured_output_format=described)
-            parser = tool_parser(schema, name)
-        else:
-            llm = self.bind(
-                response_format=response_format(method, schema, strict=strict),
-                ls_structured_output_format=described,
+            llm = self.bind_tools(
+                [{"type": "function", "function": function}],
+                tool_choice=name,
+                ls_structured_output_format=traced,
+                **kwargs,
             )
-            parser = text_parser(schema)
-        return with_raw(llm, parser) if include_raw else llm | parser
+            parser = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+            if isinstance(schema, type) and is_basemodel_subclass(schema):
+                parser = PydanticToolsParser(tools=[schema], first_tool_only=True)
+        else:
+            llm = self.bind(response_format=form, ls_structured_output_format=traced, **kwargs)
+            parser = JsonOutputParser()
+            if isinstance(schema, type) and is_basemodel_subclass(schema):
+                parser = PydanticOutputParser(pydantic_object=schema)
+        if dataclasses.is_dataclass(schema):
+            parser = parser | _to_instance(schema)
+        return _with_raw(llm, parser) if include_raw else llm | parser
 
     # --- what others want to know about it
 
@@ -348,46 +299,304 @@ class CascadeChatModel(LocalOnlyCalls):
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        return {
-            "tiers": {tier.name: tier.model.name for tier in self.cascade.tiers},
-            "policy": repr(self.cascade.policy),
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            "stop": self.stop,
-        }
+        own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "stop")}
+        return {"cascade": repr(self.cascade), **own}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
         params["ls_provider"] = "cascade"
-        chain = " → ".join(tier.model.name for tier in self.cascade.tiers)
-        params.setdefault("ls_model_name", chain)
+        params["ls_model_name"] = " → ".join(tier.model.name for tier in self.cascade.tiers)
         return params
 
-    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        """The key of LangChain's model cache beside the messages.
 
-        Two cascades that cannot be written down look alike there, and must not share answers.
-        """
-        key = super()._get_llm_string(stop, **kwargs)
-        if self._recipe() is not None:
-            return key
-        return f"{self._instance}---{dict(self._identifying_params)}---{key}"
+# --- what a call brings along
 
-    @property
-    def lc_secrets(self) -> dict[str, str]:
-        """Fields that are written down as the name of an environment variable."""
-        return {"api_key": "OPENAI_API_KEY"}
+_FORCED = {"any": "required", "required": "required", "auto": "auto", "none": "none"}
+"""LangChain's and OpenAI's words for whether a tool is called → the cascade's."""
 
-    @classmethod
-    def is_lc_serializable(cls) -> bool:
-        """It is, where the cascade was made from model strings and plain values."""
-        return True
+_IGNORED = {"stream", "strict"}
+"""`stream` chose the method that is running; `strict` went into tools and schemas already."""
 
-    def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
-        """The options that it was made with; without them where one has no place in JSON."""
-        if self._recipe() is None:
-            return self.to_json_not_implemented()
-        written = super().to_json()
-        if written["type"] == "constructor" and not self.tiers:
-            written["kwargs"].pop("tiers", None)
-        return written
+
+def read_settings(given: Mapping[str, Any], before: Settings | None = None) -> Settings:
+    """What a call in LangChain's and OpenAI's words means for a run.
+
+    Args:
+        given: `tools`, `tool_choice`, `response_format`, `stop`, `timeout`, `logprobs`,
+            `top_logprobs`, and keys of `Settings`; what else there is goes to every provider.
+        before: settings of the cascade, to which `tool_choice` and `extra` may refer.
+
+    Raises:
+        ConfigurationError: one of them cannot be read, or names a model.
+    """
+    named = {name: v for name, v in given.items() if v is not None and name not in _IGNORED}
+    before = before or Settings()
+    if "model" in named:
+        raise ConfigurationError(
+            f"model={named['model']!r}: a cascade asks its own models; make another one for other "
+            "models."
+        )
+    tools, form = named.pop("tools", None), named.pop("response_format", None)
+    choice, wanted = named.pop("tool_choice", None), named.pop("logprobs", None)
+    if "timeout" in named:
+        named["timeout_s"] = named.pop("timeout")
+    if isinstance(named.get("stop"), str):
+        named["stop"] = [named["stop"]]
+    if wanted is not None:
+        n = named.pop("top_logprobs", 0)
+        if not isinstance(wanted, bool) or (n and not wanted):
+            raise ConfigurationError(
+                f"logprobs={wanted!r}, top_logprobs={n!r}: give True, and a number."
+            )
+        if wanted:
+            named["top_logprobs"] = n
+    extra = {name: named.pop(name) for name in named.keys() - get_type_hints(Settings).keys()}
+    settings = to_settings(**named)
+    if extra:
+        settings["extra"] = {**before.get("extra", {}), **settings.get("extra", {}), **extra}
+    if tools is not None:
+        settings["tools"] = to_settings(tools=tools).get("tools", [])
+    if form is not None:
+        settings["schema"] = _read_format(form)
+    if choice is not None:
+        there = settings.get("tools", before.get("tools", []))
+        settings["tool_choice"] = _read_choice(choice, there)
+    return settings
+
+
+def _read_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
+    """`auto`, `none`, `required` or the name of a tool."""
+    names = [tool["function"]["name"] for tool in tools]
+    wanted = choice
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        wanted = (function if isinstance(function, Mapping) else choice).get("name")
+        wanted = wanted or choice.get("type")
+    elif isinstance(choice, bool):
+        wanted = "required" if choice else "auto"
+    if wanted in names:
+        return str(wanted)
+    if wanted not in _FORCED or (_FORCED[wanted] == "required" and not names):
+        raise ConfigurationError(
+            f"tool_choice={choice!r}: give 'any', 'auto', 'none' or the name of a tool; tools "
+            f"there are: {', '.join(names) or 'none'}."
+        )
+    return _FORCED[wanted]
+
+
+def _read_format(given: Any) -> dict[str, Any] | None:
+    """The JSON schema of a class, a schema, or OpenAI's forms of it."""
+    kind = given.get("type") if isinstance(given, Mapping) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    if kind != "json_schema":
+        return to_schema(given)
+    described = given.get("json_schema")
+    schema = described.get("schema") if isinstance(described, Mapping) else None
+    if not isinstance(schema, Mapping):
+        raise ConfigurationError(
+            f"response_format={dict(given)!r}: give {{'type': 'json_schema', 'json_schema': "
+            "{'name': …, 'schema': {…}}}."
+        )
+    return to_schema({"title": described.get("name") or "answer", **schema})
+
+
+def _as_function(schema: Any, *, strict: bool | None) -> dict[str, Any]:
+    """A form of an answer as a function in OpenAI's format."""
+    if isinstance(schema, Mapping) and "title" not in schema and "type" in schema:
+        schema = {**schema, "title": "answer"}
+    elif dataclasses.is_dataclass(schema):
+        schema = to_schema(cast("type", schema))
+    try:
+        function = convert_to_openai_tool(schema, strict=strict)["function"]
+        return {"parameters": {"type": "object"}, **function}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigurationError(
+            f"{schema!r} is no schema of an answer: give a pydantic model, a TypedDict, a "
+            f"dataclass or a JSON schema ({error})."
+        ) from error
+
+
+def _to_instance(schema: Any) -> Callable[[Any], Any]:
+    read = TypeAdapter(schema).validate_python
+
+    def parse(facts: Any) -> Any:
+        try:
+            return read(facts)
+        except ValidationError as error:
+            raise OutputParserException(f"{facts!r} is no {schema.__name__}: {error}") from error
+
+    return parse
+
+
+def _with_raw(llm: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    """The message beside what was read from it; what cannot be read is no error."""
+    parsed = RunnablePassthrough.assign(
+        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
+    )
+    failed = RunnablePassthrough.assign(parsed=lambda _: None)
+    return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
+
+# --- what is around a call
+
+
+def _graph_around() -> Any:
+    """LangGraph's `Runtime` of the node in which this is called; None outside of all graphs."""
+    module = sys.modules.get("langgraph.runtime")
+    if module is None:
+        return None  # never loaded, so no node is at work
+    try:
+        return module.get_runtime()
+    except (RuntimeError, KeyError):
+        return None
+
+
+def _decisions_to(write: Callable[[Any], None]) -> Callable[[Event], None]:
+    """What goes to the custom stream of the graph around; the answer goes the way of messages."""
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Decided | Retracted):
+            write(event)
+
+    return emit
+
+
+def _surroundings(run_manager: RunManager | None) -> tuple[Mapping[str, Any], Context]:
+    """Configuration and context of the cascade's own run: those around it, in which tracers look
+    on alone. Whatever counts tokens or shows them would do so twice, also with rejected drafts."""
+    config = ensure_config()
+    tracers = [h for h in (run_manager.inheritable_handlers if run_manager else ()) if _looks_on(h)]
+    config["callbacks"] = None
+    if run_manager is not None:
+        config["metadata"] = {**config["metadata"], **run_manager.metadata}
+        if tracers:
+            config["callbacks"] = AsyncCallbackManager(
+                tracers, inheritable_handlers=tracers, parent_run_id=run_manager.run_id
+            )
+    with set_config_context(config) as entered:
+        context = entered.copy()
+    for variable, value in context.items():
+        # `get_usage_metadata_callback` and its like stand in variables of their own.
+        if isinstance(value, BaseCallbackHandler) and not _looks_on(value):
+            context.run(variable.set, None)
+    return config, context
+
+
+def _looks_on(handler: BaseCallbackHandler) -> bool:
+    tracer = isinstance(handler, BaseTracer | AsyncBaseTracer)
+    return tracer and not isinstance(handler, LogStreamCallbackHandler)
+
+
+# --- what an answer says
+
+
+def _last_chunk(result: CascadeResult, run: Run, shown: str) -> AIMessageChunk:
+    """What a stream that has shown a part of the answer ends with."""
+    return AIMessageChunk(
+        content=result.answer[len(shown) :],
+        tool_call_chunks=[
+            tool_call_chunk(
+                name=call["name"],
+                args=json.dumps(call["args"], ensure_ascii=False),
+                id=call["id"],
+                index=index,
+            )
+            for index, call in enumerate(result.message.tool_calls)
+        ],
+        response_metadata=_metadata_of(result, run),
+        usage_metadata=usage_of(result.ledger),
+        chunk_position="last",
+    )
+
+
+def _metadata_of(result: CascadeResult, run: Run) -> dict[str, Any]:
+    """Who answered, how sure the cascade was, and what it cost; plain JSON.
+
+    Dollars are floats, for reading; the exact ones are in the ledger under `run_id`.
+    """
+    ledger, answered = result.ledger, result.message.response_metadata
+    metadata = {
+        "finish_reason": None,
+        **answered,  # with what middleware has stamped for the rest of the conversation
+        "model_name": answered.get("model_name") or result.tier,
+        "tier": result.tier,
+        "escalated": result.escalated,
+        "degraded": result.degraded,
+        "abstained": result.abstained,
+        "cached": result.cached,
+        "confidence": result.confidence,
+        "calibrated": result.calibrated,
+        "action": result.decision.action,
+        "reason": result.decision.reason,
+        "cost_usd": _dollars(ledger.cost_usd),
+        "cost_basis": ledger.cost_basis,
+        "saved_usd": _dollars(ledger.saved_usd),
+        "saved_basis": ledger.saved_basis,
+        "tiers": _by_tier(ledger),
+        "unknown_usage": sum(not _is_known(entry) for entry in ledger if entry.model),
+    }
+    if run.settings.get("top_logprobs") is not None and run.draft and run.draft.logprobs:
+        tokens = [
+            {**_token(t.token, t.logprob), "top_logprobs": [_token(*other) for other in t.top]}
+            for t in run.draft.logprobs
+        ]
+        metadata["logprobs"] = {"content": tokens}
+    return metadata
+
+
+def usage_of(entries: LedgerView) -> UsageMetadata | None:
+    """The tokens of all calls whose usage is known; None when it is of none."""
+    known = [entry for entry in entries if entry.model and _is_known(entry)]
+    if not known:
+        return None
+    read, written = _sum(known, "input_tokens") or 0, _sum(known, "output_tokens") or 0
+    usage = UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
+    inputs = InputTokenDetails()
+    cached, kept = _sum(known, "cached_tokens"), _sum(known, "cache_write_tokens")
+    if cached is not None:
+        inputs["cache_read"] = cached
+    if kept is not None:
+        inputs["cache_creation"] = kept
+    if inputs:
+        usage["input_token_details"] = inputs
+    if (thought := _sum(known, "reasoning_tokens")) is not None:
+        usage["output_token_details"] = OutputTokenDetails(reasoning=thought)
+    return usage
+
+
+def _by_tier(ledger: LedgerView) -> dict[str, dict[str, Any]]:
+    tiers: dict[str, list[LedgerEntry]] = {}
+    for entry in ledger:
+        if entry.model:
+            tiers.setdefault(entry.tier or "", []).append(entry)
+    return {
+        tier: {
+            "model": entries[-1].model,
+            "calls": len(entries),
+            "usage": usage_of(LedgerView(entries)),
+            "cost_usd": _dollars(LedgerView(entries).cost_usd),
+        }
+        for tier, entries in tiers.items()
+    }
+
+
+def _is_known(entry: LedgerEntry) -> bool:
+    return entry.input_tokens is not None and entry.output_tokens is not None
+
+
+def _sum(entries: Sequence[LedgerEntry], field: str) -> int | None:
+    """A sum of counts that not every provider reports; None when none did."""
+    counts = [count for entry in entries if (count := getattr(entry, field)) is not None]
+    return sum(counts) if counts else None
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    """A token in OpenAI's form."""
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "replace"))}
+
+
+def _dollars(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)

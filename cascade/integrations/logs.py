@@ -1,94 +1,179 @@
-"""Structured logs: one record per run, and a formatter that writes records as JSON lines.
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
-    logging.getLogger("cascade").addHandler(handler)
-    logging.getLogger("cascade").setLevel(logging.INFO)
-    cascade = Cascade(…, observers=[RunLog()])
-
-No question, answer or error message is in the records of `RunLog`.
-"""
+"""Records of runs, for whatever looks on, and a log of them: one line of JSON for each run."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from datetime import UTC, datetime
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import Literal
+from weakref import WeakSet
 
-from cascade._printable import printable
-from cascade.integrations.totals import run_facts
-from cascade.observing import ObservedRun, Observer
+from langchain_core.messages import AIMessage
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""What every record has; the rest came with `extra`."""
+from cascade.errors import is_control_flow
+from cascade.ledger.view import LedgerView
+from cascade.middleware import Advance, CascadeMiddleware, Slot
+from cascade.result import result_of
+from cascade.run import CascadeRuntime, Kernel, Run
+from cascade.state import Basis, LedgerEntry
+
+logger = logging.getLogger("cascade")
+
+Outcome = Literal[
+    "accepted",
+    "escalated",
+    "degraded",
+    "abstained",
+    "cached",
+    "interrupted",
+    "failed",
+    "cancelled",
+]
+"""How a run ended: the first tier's answer stood, or a larger one's; the draft was returned as the
+large model could not be had; no answer on purpose; the answer of an earlier run was taken; a person
+was asked, so that it may go on; an error; the caller gave up."""
+
+WEAKEST: tuple[Basis, ...] = ("measured", "estimated", "unknown")
 
 
-class RunLog(Observer):
-    """Logs each run when it ends: INFO, or WARNING where it failed or was degraded.
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run in figures; None where there is nothing to say, or where nothing is known.
 
-    The record's `extra` fields: `cascade`, `run_id`, `outcome`, `tier`, `escalated`,
-    `confidence`, `calibrated`, `cost_usd`, `saved_usd`, `basis`, `latency_ms`, `tags`,
-    `error_type`; None where there is nothing to say or nobody knows. Money is `Decimal`.
+    Attributes:
+        tier: that answered.
+        basis: the weakest of cost and saving.
+        latency_ms: since the run began, without the time in which it waited for a person.
+        error_type: class of the error that it failed with.
+    """
+
+    cascade: str
+    run_id: str
+    outcome: Outcome
+    tier: str | None
+    escalated: bool | None
+    confidence: float | None
+    calibrated: bool | None
+    cost_usd: Decimal | None
+    saved_usd: Decimal | None
+    basis: Basis
+    latency_ms: float
+    error_type: str | None
+
+
+def record_of(run: Run, kernel: Kernel, error: BaseException | None = None) -> RunRecord:
+    """The record of a run that has ended, waits for a person, or failed."""
+    seen = result_of(run, AIMessage(""), [tier.name for tier in kernel.tiers])
+    outcome: Outcome = "escalated" if run.tier > 0 else "accepted"
+    ledger, over = seen.ledger, error is None and run.step == "end"
+    if error is not None:
+        # A cancelled run takes its entries later.
+        ledger = getattr(error, "ledger", None) or LedgerView()
+        gone = isinstance(error, asyncio.CancelledError | GeneratorExit)
+        outcome = "cancelled" if gone else "failed"
+    elif not over:
+        outcome = "interrupted"
+    elif seen.abstained:
+        outcome = "abstained"
+    elif seen.degraded:
+        outcome = "degraded"
+    elif run.draft is not None and run.draft.cached:
+        outcome = "cached"
+    told = outcome != "cancelled"
+    answered = over and not seen.abstained
+    return RunRecord(
+        cascade=kernel.parts.name,
+        run_id=run.id,
+        outcome=outcome,
+        tier=seen.tier if answered else None,
+        escalated=run.tier > 0 if over else None,
+        confidence=seen.confidence if over else None,
+        calibrated=seen.calibrated if over else None,
+        cost_usd=ledger.cost_usd if told else None,
+        saved_usd=ledger.saved_usd if told else None,
+        basis=max(ledger.cost_basis, ledger.saved_basis, key=WEAKEST.index) if told else "unknown",
+        latency_ms=max(0.0, time.time() - run.begun_at) * 1000,
+        error_type=None if error is None else type(error).__name__,
+    )
+
+
+class RunObserver(CascadeMiddleware):
+    """Base of middleware that looks on: override what you want to see. What it raises is logged,
+    and harms no run.
+
+    A run that waits for a person and is resumed later is seen twice, with the same id; so is one
+    that failed and is resumed from a checkpoint.
+    """
+
+    slot = Slot.GUARDS  # next to the wire it sees each attempt, and only what is really sent
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self._heard: WeakSet[Kernel] = WeakSet()
+
+    async def wrap_step(self, run: Run, runtime: CascadeRuntime, handler: Advance) -> None:
+        """See each step, and how the run ends."""
+        kernel = runtime.kernel
+        if kernel not in self._heard:
+            self._heard.add(kernel)
+            kernel.ledger.listeners.append(partial(self._hear, kernel.parts.name))
+        failure: BaseException | None = None
+        try:
+            await handler(run, runtime)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            passes = isinstance(failure, Exception) and is_control_flow(failure)
+            ended = failure is not None or run.step in ("person", "end")
+            if run.kind == "answer" and ended and not passes:
+                with harmless():
+                    self.ended(record_of(run, kernel, failure), run, failure)
+
+    def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
+        """A run has ended, waits for a person, or failed."""
+
+    def recorded(self, cascade: str, entry: LedgerEntry) -> None:
+        """An entry is in the ledger of that cascade; also after the reply."""
+
+    def _hear(self, cascade: str, entry: LedgerEntry) -> None:
+        with harmless():
+            self.recorded(cascade, entry)
+
+
+@contextmanager
+def harmless() -> Iterator[None]:
+    """Errors of what looks on go to the log."""
+    try:
+        yield
+    except Exception:
+        logger.exception("an observer of runs has failed; the runs go on")
+
+
+class RunLog(RunObserver):
+    """Logs each run when it ends as a line of JSON: INFO, or WARNING where it failed or was
+    degraded.
+
+    The fields are those of `RunRecord` and `tags`, also as attributes of the log record. No
+    question, answer or error message is among them. In the line, dollars are texts.
 
     Args:
-        logger: where to; by default the logger `cascade`.
+        log: where to; by default the logger `cascade.runs`.
     """
 
-    def __init__(self, logger: logging.Logger | None = None) -> None:
-        self._logger = logger or logging.getLogger("cascade")
+    def __init__(self, log: logging.Logger | None = None, *, name: str = "run_log") -> None:
+        super().__init__(name)
+        self._log = log or logging.getLogger("cascade.runs")
 
-    def run_ended(self, run: ObservedRun) -> None:
+    def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
         """Log the run."""
-        bad = run.outcome in ("failed", "degraded")
-        level = logging.WARNING if bad else logging.INFO
-        if not self._logger.isEnabledFor(level):
-            return
-        facts: dict[str, Any] = dict(run_facts(run))
-        facts["tags"] = dict(run.tags)
-        by = f" by {facts['tier']}" if facts["tier"] else ""
-        self._logger.log(
-            level, "%s: run %s %s%s", run.cascade, run.id, run.outcome, by, extra=facts
-        )
-
-
-class TextFormatter(logging.Formatter):
-    """Writes each record as text that begins at the edge, and all its further lines set in: what
-    others have named or said forges no record, and moves no cursor.
-    """
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as text."""
-        return printable(super().format(record), keep="\n").replace("\n", "\n    ")
-
-
-class JsonFormatter(logging.Formatter):
-    """Writes each record as one JSON object: `time`, `level`, `logger`, `message`, its `extra`
-    fields, and `exception` with the traceback where there is one.
-
-    `time` is UTC in ISO 8601. Decimals become numbers; what JSON has no form for, text.
-    """
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as a line of JSON."""
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        line |= {key: value for key, value in vars(record).items() if _is_extra(key)}
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        # JSON escapes what ends a line or begins a sequence for a terminal, but for a few.
-        return printable(json.dumps(line, default=_plain, ensure_ascii=False), form="json")
-
-
-def _is_extra(key: str) -> bool:
-    # Libraries mark the records of all with names of their own (Ray: `_ray_timestamp_ns`).
-    return key not in _STANDARD and not key.startswith("_")
-
-
-def _plain(value: object) -> float | str:
-    return float(value) if isinstance(value, Decimal) else str(value)
+        level = logging.WARNING if record.outcome in ("failed", "degraded") else logging.INFO
+        if self._log.isEnabledFor(level):
+            fields = {**asdict(record), "tags": dict(run.settings.get("tags", {}))}
+            self._log.log(level, "%s", json.dumps(fields, default=str), extra=fields)

@@ -1,7 +1,4 @@
-"""A cascade inside an agent of `langchain.agents.create_agent`, as middleware.
-
-    from langchain.agents import create_agent
-    from cascade.integrations.middleware import CascadeMiddleware
+"""A cascade inside an agent of `langchain.agents.create_agent`, as middleware of the agent.
 
     cascade = CascadeMiddleware("ollama:qwen2.5:3b")
     agent = create_agent("openai:gpt-5.1", tools, middleware=[cascade])
@@ -20,7 +17,7 @@ from langchain_core.language_models import BaseChatModel
 from cascade.api import Cascade
 from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.integrations.chat_model import CascadeChatModel
-from cascade.ledger import Price
+from cascade.ledger.prices import Price
 from cascade.tiers import ModelLike, Tier
 
 try:
@@ -64,19 +61,17 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
                 "a cascade."
             )
         if cascade is not None and (options or large_price is not None):
-            names = [*options, "large_price"] if large_price is not None else [*options]
+            names = [*options, *(["large_price"] if large_price is not None else [])]
             raise ConfigurationError(
                 f"{', '.join(names)} cannot be given with a cascade, which is made already."
             )
-        self._small = small
-        self._large_price = large_price
-        self._options = options
-        self._given = cascade.as_chat_model() if cascade is not None else None
+        self._small, self._large_price, self._options = small, large_price, options
+        self._given = None if cascade is None else CascadeChatModel(cascade=cascade)
         self._made: list[tuple[BaseChatModel, CascadeChatModel]] = []
         self._lock = threading.Lock()
 
     def chat_model(self, large: BaseChatModel) -> CascadeChatModel:
-        """The cascade that answers where the agent would ask this model.
+        """The cascade that answers where the agent would ask this model; the same each time.
 
         Raises:
             ConfigurationError: it cannot be made, or the model is a cascade itself.
@@ -87,18 +82,15 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
             for known, made in self._made:
                 if known is large:
                     return made
-            made = self._make(large)
+            if isinstance(large, CascadeChatModel):
+                raise ConfigurationError(
+                    "the agent's model is a cascade already: leave CascadeMiddleware out, or give "
+                    "the agent its large model."
+                )
+            tier = Tier(large, price=self._large_price)
+            made = CascadeChatModel(cascade=Cascade(self._small, tier, **self._options))
             self._made.append((large, made))
             return made
-
-    def _make(self, large: BaseChatModel) -> CascadeChatModel:
-        if isinstance(large, CascadeChatModel):
-            raise ConfigurationError(
-                "the agent's model is a cascade already: leave CascadeMiddleware out, or give the "
-                "agent its large model."
-            )
-        tier = Tier(large, price=self._large_price)
-        return Cascade(self._small, tier, **self._options).as_chat_model()
 
     def wrap_model_call(
         self,

@@ -1,44 +1,44 @@
 """Traces and metrics through OpenTelemetry (`pip install agent-cascade[otel]`).
 
-    cascade = Cascade(…, observers=[Telemetry()])
+    cascade = Cascade(…, middleware=[Telemetry()])
 
     invoke_agent cascade            one span per run
-    ├─ draft                        one per node and attempt
-    │  └─ chat qwen2.5:3b           one per model call, kind CLIENT
+    ├─ draft                        one per step
+    │  └─ chat qwen2.5:3b           one per attempt of a call, kind CLIENT
     ├─ self_check
     ├─ verify
     └─ expert
        └─ chat gpt-5.1
 
-Only the API is needed here; which SDK and exporter receive the data is the application's choice.
+Names follow the semantic conventions for generative AI, version 1.41 (spans, agent spans,
+metrics), https://opentelemetry.io/docs/specs/semconv/gen-ai/. Only the API is needed here; which
+SDK and exporter receive the data is the application's choice.
 """
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
-from contextvars import Token
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from decimal import Decimal
+from functools import partial
 from typing import Any
 
-from cascade.errors import MissingDependencyError
-from cascade.integrations.genai import (
-    answered_attributes,
-    call_attributes,
-    ended_attributes,
-    known,
-    messages_json,
-    metric_attributes,
-    money_attributes,
-    node_attributes,
-    run_attributes,
-)
-from cascade.integrations.totals import run_facts
-from cascade.observing import ObservedCall, ObservedNode, ObservedRun, Observer, TierEvent
-from cascade.state import LedgerEntry
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+from cascade.errors import MissingDependencyError, is_control_flow
+from cascade.integrations.logs import WEAKEST, RunObserver, RunRecord, harmless
+from cascade.ledger.view import LedgerView
+from cascade.middleware import Advance, Ask
+from cascade.run import Call, CascadeRuntime, Run
+from cascade.state import Completion, LedgerEntry
 
 try:
     from opentelemetry import context as contexts
     from opentelemetry import metrics, trace
-    from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+    from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind, StatusCode
 except ModuleNotFoundError as error:
     raise MissingDependencyError(
         "Telemetry needs opentelemetry-api: pip install 'agent-cascade[otel]'."
@@ -51,17 +51,29 @@ TOKEN_BUCKETS = [float(4**power) for power in range(14)]
 DURATION_BUCKETS = [0.01 * 2**power for power in range(14)]
 """Both as the conventions advise."""
 
+_PROVIDERS = {
+    "azure_openai": "azure.ai.openai",
+    "bedrock": "aws.bedrock",
+    "bedrock_converse": "aws.bedrock",
+    "google_genai": "gcp.gemini",
+    "google_vertexai": "gcp.vertex_ai",
+    "mistralai": "mistral_ai",
+    "xai": "x_ai",
+}
+"""Our prefixes → the well-known values of `gen_ai.provider.name`, where they differ."""
 
-class Telemetry(Observer):
-    """Makes spans of runs, nodes and model calls, and metrics of tokens, time and money.
+_ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
+
+_entries: ContextVar[list[LedgerEntry] | None] = ContextVar("entries_of_a_call", default=None)
+
+
+class Telemetry(RunObserver):
+    """Makes spans of runs, steps and model calls, and metrics of tokens, time and money.
 
     Metrics: `gen_ai.client.token.usage`, `gen_ai.client.operation.duration`, and, in US dollars by
     `cascade.name`, `cascade.tier`, `cascade.node` and `cascade.basis`, `cascade.cost` and
     `cascade.saved` (which can fall); `cascade.unknown_cost_entries`, and `cascade.requests` by
     `cascade.outcome`. Unknown figures are left out, never written as zero.
-
-    What a circuit breaker, a bulkhead or a retry budget did is an event of the node's span,
-    `cascade.tier.breaker_opened` and so on.
 
     Work after the reply (audits) is a trace of its own, linked to the span of its run.
 
@@ -81,12 +93,13 @@ class Telemetry(Observer):
         tracer_provider: trace.TracerProvider | None = None,
         meter_provider: metrics.MeterProvider | None = None,
         capture_content: bool = False,
+        name: str = "telemetry",
     ) -> None:
+        super().__init__(name)
         self._tracer = trace.get_tracer("agent-cascade", tracer_provider=tracer_provider)
         self._capture_content = capture_content
-        self._spans: dict[ObservedRun | ObservedNode | ObservedCall, Span] = {}
-        self._attached: dict[ObservedNode | ObservedCall, Token[contexts.Context]] = {}
-        self._runs: OrderedDict[str, SpanContext] = OrderedDict()
+        self._open: OrderedDict[str, Span] = OrderedDict()
+        self._past: OrderedDict[str, SpanContext] = OrderedDict()
         meter = metrics.get_meter("agent-cascade", meter_provider=meter_provider)
         self._tokens = meter.create_histogram(
             "gen_ai.client.token.usage",
@@ -109,95 +122,107 @@ class Telemetry(Observer):
             "cascade.unknown_cost_entries", "{entry}", "Ledger entries of unknown cost."
         )
 
-    def run_began(self, run: ObservedRun) -> None:
-        """Start the run's span, below the caller's."""
-        attributes = run_attributes(run)
+    # --- runs and their steps
+
+    async def wrap_step(self, run: Run, runtime: CascadeRuntime, handler: Advance) -> None:
+        """A span for the step, below that of its run."""
+
+        async def within(run: Run, runtime: CascadeRuntime) -> None:
+            step = "router" if run.step == "begin" else run.step
+            with self._in_span(partial(self._step, step, run, runtime)) as span:
+                await handler(run, runtime)
+                if step == "verify" and run.decision is not None:
+                    span.set_attributes(_decided(run))
+
+        await super().wrap_step(run, runtime, within)
+
+    def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
+        """End the run's span, and count the run."""
+        span = self._open.pop(run.id, INVALID_SPAN)
+        calls = [entry for entry in run.entries if entry.model is not None]
+        span.set_attributes(
+            _known(
+                {
+                    "gen_ai.usage.input_tokens": _total([call.input_tokens for call in calls]),
+                    "gen_ai.usage.output_tokens": _total([call.output_tokens for call in calls]),
+                    "cascade.outcome": record.outcome,
+                    "cascade.tier": record.tier,
+                    "cascade.escalated": record.escalated,
+                    "cascade.cost_usd": record.cost_usd,
+                    "cascade.saved_usd": record.saved_usd,
+                    "cascade.basis": record.basis,
+                }
+            )
+        )
+        if run.decision is not None:
+            span.set_attributes(_decided(run))
+        if self._capture_content and run.step == "end" and run.draft is not None:
+            _say(span, run.draft)
+        _fail(span, error)
+        span.end()
+        where = {"cascade.name": record.cascade, "cascade.outcome": record.outcome}
+        self._requests.add(1, _known({**where, "cascade.tier": record.tier}))
+
+    def _step(self, step: str, run: Run, runtime: CascadeRuntime) -> Span:
+        attributes = {"cascade.run_id": run.id, "cascade.node": step}
+        if run.kind != "answer":
+            links = [Link(self._past[run.id])] if run.id in self._past else []
+            nowhere = contexts.Context()
+            return self._tracer.start_span(step, nowhere, attributes=attributes, links=links)
+        if run.id not in self._open:
+            self._begin(run, runtime)
+        parent = trace.set_span_in_context(self._open[run.id])
+        return self._tracer.start_span(step, parent, attributes=attributes)
+
+    def _begin(self, run: Run, runtime: CascadeRuntime) -> None:
+        name = runtime.kernel.parts.name
+        configurable = (runtime.config or {}).get("configurable") or {}
+        attributes = _known(
+            {
+                "gen_ai.operation.name": "invoke_agent",
+                "gen_ai.provider.name": "agent-cascade",
+                "gen_ai.agent.name": name,
+                "gen_ai.conversation.id": configurable.get("thread_id"),
+                "cascade.run_id": run.id,
+                **{f"cascade.tag.{k}": v for k, v in run.settings.get("tags", {}).items()},
+            }
+        )
         if self._capture_content:
             attributes["gen_ai.input.messages"] = messages_json(run.messages)
-        span = self._tracer.start_span(f"invoke_agent {run.cascade}", attributes=attributes)
-        self._spans[run] = span
-        self._runs[run.id] = span.get_span_context()
-        while len(self._runs) > MOST_REMEMBERED:
-            self._runs.popitem(last=False)
+        span = self._tracer.start_span(f"invoke_agent {name}", attributes=attributes)
+        self._open[run.id], self._past[run.id] = span, span.get_span_context()
+        if len(self._past) > MOST_REMEMBERED:
+            self._past.popitem(last=False)
+        if len(self._open) > MOST_REMEMBERED:  # a graph that was left between two nodes
+            self._open.popitem(last=False)[1].end()
 
-    def run_ended(self, run: ObservedRun) -> None:
-        """End the run's span, and count the run."""
-        facts = run_facts(run)
-        span = self._spans.pop(run)
-        span.set_attributes(ended_attributes(run, facts))
-        if self._capture_content and run.ending and run.ending.answer is not None:
-            answer = run.ending.answer
-            reason = answer.response_metadata.get("finish_reason") or "stop"
-            span.set_attribute("gen_ai.output.messages", messages_json([answer], reason))
-        _end(span, run.error)
-        counted = {
-            "cascade.name": run.cascade,
-            "cascade.outcome": facts["outcome"],
-            "cascade.tier": facts["tier"],
-        }
-        self._requests.add(1, known(counted))
+    # --- calls
 
-    def node_began(self, node: ObservedNode) -> None:
-        """Start the node's span and make it the current one."""
-        attributes = known({"cascade.run_id": node.run_id, "cascade.node": node.name})
-        if node.run is None:
-            span = self._start_after(node.name, node.run_id, attributes=attributes)
-        else:
-            parent = trace.set_span_in_context(self._spans[node.run])
-            span = self._tracer.start_span(node.name, parent, attributes=attributes)
-        self._spans[node] = span
-        self._attached[node] = contexts.attach(trace.set_span_in_context(span))
-
-    def node_ended(self, node: ObservedNode) -> None:
-        """End the node's span."""
-        contexts.detach(self._attached.pop(node))
-        span = self._spans.pop(node)
-        span.set_attributes(node_attributes(node))
-        if node.retried:
-            span.set_attribute("cascade.retried", True)
-        if node.interrupted:
-            span.set_attribute("cascade.interrupted", True)
-        _end(span, node.error)
-
-    def call_began(self, call: ObservedCall) -> None:
-        """Start the call's span and make it the current one."""
-        attributes = call_attributes(call)
-        if self._capture_content:
-            attributes["gen_ai.input.messages"] = messages_json(call.messages)
-        name, asked = f"chat {call.model}", SpanKind.CLIENT
-        if call.within is not None:
-            span = self._tracer.start_span(name, kind=asked, attributes=attributes)
-        else:
-            span = self._start_after(name, call.run_id, kind=asked, attributes=attributes)
-        self._spans[call] = span
-        self._attached[call] = contexts.attach(trace.set_span_in_context(span))
-
-    def call_ended(self, call: ObservedCall) -> None:
-        """End the call's span; count tokens and time."""
-        contexts.detach(self._attached.pop(call))
-        span, completion = self._spans.pop(call), call.completion
-        if call.entry is not None:
-            span.set_attributes(money_attributes(call.entry))
-        counted = metric_attributes(call)
-        if completion is not None:
-            span.set_attributes(answered_attributes(completion))
-            counted["gen_ai.response.model"] = completion.model
-            if self._capture_content:
-                answer = completion.to_message(call.tier)
-                reason = completion.finish_reason or "stop"
-                span.set_attribute("gen_ai.output.messages", messages_json([answer], reason))
-            usage = completion.usage
-            for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
-                if tokens is not None:
-                    self._tokens.record(tokens, {**counted, "gen_ai.token.type": kind})
-        _end(span, call.error)
-        if call.entry is not None:
-            if call.error is not None:
-                counted["error.type"] = type(call.error).__name__
-            self._duration.record(call.seconds, counted)
+    async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
+        """A span for the attempt, with what its ledger entries say."""
+        entries: list[LedgerEntry] = []
+        token = _entries.set(entries)
+        try:
+            with self._in_span(partial(self._call, call)) as span:
+                failure: BaseException | None = None
+                completion: Completion | None = None
+                try:
+                    completion = await handler(call)
+                except BaseException as error:
+                    failure = error
+                    raise
+                finally:
+                    with harmless():
+                        self._called(call, span, entries, completion, failure)
+        finally:
+            _entries.reset(token)
+        return completion
 
     def recorded(self, cascade: str, entry: LedgerEntry) -> None:
-        """Count the money of an entry."""
+        """Count the money of an entry, and keep it for the span of its call."""
+        asking = _entries.get()
+        if asking is not None and entry.model is not None:
+            asking.append(entry)
         where = {
             "cascade.name": cascade,
             "cascade.node": entry.node,
@@ -210,26 +235,147 @@ class Telemetry(Observer):
         if entry.saved_usd:
             self._saved.add(float(entry.saved_usd), {**where, "cascade.basis": entry.basis})
 
-    def tier_event(self, event: TierEvent) -> None:
-        """Add an event to the span of the node in which it happened."""
-        span = None if event.within is None else self._spans.get(event.within)
-        if span is not None and event.why:
-            attributes = {
-                "cascade.tier": event.tier,
-                "gen_ai.request.model": event.model.partition(":")[2],
-                "cascade.reason": event.why,
+    def _call(self, call: Call) -> Span:
+        request = call.request
+        attributes = _known(
+            {
+                **_labels(call),
+                "gen_ai.request.max_tokens": request.max_tokens,
+                "gen_ai.request.temperature": request.temperature,
+                "cascade.run_id": call.run.id,
+                "cascade.node": call.node,
+                "cascade.tier": call.tier.name,
             }
-            span.add_event(f"cascade.tier.{event.kind}", attributes)
+        )
+        if self._capture_content:
+            attributes["gen_ai.input.messages"] = messages_json(request.messages)
+        name = f"chat {call.tier.model.model}"
+        return self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
 
-    def _start_after(self, name: str, run_id: str, **kwargs: Any) -> Span:
-        """A span of a trace of its own, linked to that of its run."""
-        run_span = self._runs.get(run_id)
-        links = [] if run_span is None else [Link(run_span)]
-        return self._tracer.start_span(name, contexts.Context(), links=links, **kwargs)
+    def _called(
+        self,
+        call: Call,
+        span: Span,
+        entries: Sequence[LedgerEntry],
+        completion: Completion | None,
+        error: BaseException | None,
+    ) -> None:
+        labels = _labels(call)
+        if entries:
+            ledger = LedgerView(entries)
+            basis = max((entry.basis for entry in entries), key=WEAKEST.index)
+            money = {"cascade.cost_usd": ledger.cost_usd, "cascade.saved_usd": ledger.saved_usd}
+            span.set_attributes(_known({**money, "cascade.basis": basis}))
+        if completion is not None:
+            usage, reason = completion.usage, completion.finish_reason
+            span.set_attributes(
+                _known(
+                    {
+                        "gen_ai.response.model": completion.model,
+                        "gen_ai.response.finish_reasons": None if reason is None else [reason],
+                        "gen_ai.usage.input_tokens": usage.input_tokens,
+                        "gen_ai.usage.output_tokens": usage.output_tokens,
+                        "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
+                        "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
+                        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
+                    }
+                )
+            )
+            if self._capture_content:
+                _say(span, completion)
+            labels["gen_ai.response.model"] = completion.model
+            for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
+                if tokens is not None:
+                    self._tokens.record(tokens, {**labels, "gen_ai.token.type": kind})
+        if error is not None:
+            labels["error.type"] = type(error).__name__
+        for entry in entries:
+            self._duration.record(entry.latency_ms / 1000, labels)
+
+    @contextmanager
+    def _in_span(self, start: Callable[[], Span]) -> Iterator[Span]:
+        """A span that is the current one; one that goes nowhere where it cannot be started."""
+        span: Span = INVALID_SPAN
+        with harmless():
+            span = start()
+        plain = {"record_exception": False, "set_status_on_exception": False}
+        with trace.use_span(span, end_on_exit=True, **plain):
+            try:
+                yield span
+            except BaseException as error:
+                _fail(span, error)
+                raise
 
 
-def _end(span: Span, error: BaseException | None) -> None:
-    if error is not None:
+# --- attributes; OpenTelemetry has no decimals, so money is a float in them
+
+Attributes = dict[str, str | bool | int | float | Sequence[str]]
+
+
+def _known(values: Mapping[str, Any]) -> Attributes:
+    """The attributes that have a value; unknown ones are left out, not written as zero."""
+    return {
+        key: float(value) if isinstance(value, Decimal) else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def _labels(call: Call) -> Attributes:
+    """Of a call, in metrics: only what has few values."""
+    model = call.tier.model
+    return {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": _PROVIDERS.get(model.provider, model.provider),
+        "gen_ai.request.model": model.model,
+    }
+
+
+def _decided(run: Run) -> Attributes:
+    decision = run.decision
+    assert decision is not None
+    judged = run.assessment or decision
+    return _known(
+        {
+            "cascade.action": decision.action,
+            "cascade.reason": decision.reason,
+            "cascade.confidence": judged.confidence,
+            "cascade.calibrated": None if judged.confidence is None else judged.calibrated,
+        }
+    )
+
+
+def _fail(span: Span, error: BaseException | None) -> None:
+    if error is not None and not (isinstance(error, Exception) and is_control_flow(error)):
         span.set_attribute("error.type", type(error).__name__)
-        span.set_status(Status(StatusCode.ERROR, str(error)))
-    span.end()
+        span.set_status(StatusCode.ERROR, str(error))
+
+
+def _say(span: Span, completion: Completion) -> None:
+    message = completion.to_message(completion.tier)
+    reason = completion.finish_reason or "stop"
+    span.set_attribute("gen_ai.output.messages", messages_json([message], reason))
+
+
+def messages_json(messages: Sequence[BaseMessage], finish_reason: str | None = None) -> str:
+    """Messages in the form of `gen_ai.input.messages` and `gen_ai.output.messages`."""
+    written = []
+    for message in messages:
+        text = str(message.text)
+        parts: list[dict[str, Any]] = [{"type": "text", "content": text}] if text else []
+        if isinstance(message, ToolMessage):
+            kind = "tool_call_response"
+            parts = [{"type": kind, "id": message.tool_call_id, "response": text}]
+        elif isinstance(message, AIMessage):
+            parts += [
+                {"type": "tool_call", "id": c["id"], "name": c["name"], "arguments": c["args"]}
+                for c in message.tool_calls
+            ]
+        one: dict[str, Any] = {"role": _ROLES.get(message.type, message.type), "parts": parts}
+        written.append(one | ({} if finish_reason is None else {"finish_reason": finish_reason}))
+    return json.dumps(written, ensure_ascii=False)
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known and len(known) == len(counts) else None

@@ -1,24 +1,25 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from cascade.models.base import guard
-from tests.servers.obliging import ObligingServer
+from cascade import Cascade, Price, Tier
+from cascade.testing import ScriptedModel
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    """LangChain's suites mark tests for plugins that are switched off, or not needed, here."""
-    for marker in ("benchmark", "vcr"):
-        config.addinivalue_line("markers", f"{marker}: of langchain-tests")
+PRICE = Price(input=1, output=2)
 
 
 @pytest.fixture
-def obliging(
-    _real_requests_only_when_live: None, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ObligingServer]:
-    """A server of the test's own, which the real adapters may call."""
-    monkeypatch.setattr(guard, "forbidden", False)
-    with ObligingServer() as running:
-        yield running
+def pair() -> Callable[..., Cascade]:
+    """Makes a cascade of two priced models that say what the test gives them."""
+
+    def make(draft: Any, large: Any = "Canberra", **options: Any) -> Cascade:
+        models = (given if isinstance(given, ScriptedModel) else ScriptedModel(
+            given if callable(given) else [given], name=name
+        ) for name, given in (("small", draft), ("large", large)))  # fmt: skip
+        small, large = (Tier(model, price=PRICE) for model in models)
+        return Cascade(small, large, **options)
+
+    return make
