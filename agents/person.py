@@ -28,7 +28,8 @@ class Person:
             InputError: the reply is none of the four.
         """
         said, kernel = runtime.said, runtime.kernel
-        assert run.draft is not None and run.decision is not None
+        assert run.draft is not None
+        assert run.decision is not None
         # A person's time is no model's: the deadline goes on where it stood.
         run.begun_at += time.time() - (run.paused_at or time.time())
         run.paused_at = None

@@ -50,9 +50,7 @@ class SelfChecker:
             due = []  # half an answer tells nothing about whole ones
         features, lost = await self._take(due, run, runtime, before.signals)
         if run.kind == "answer" and not any(signal.calls for signal in due):
-            runtime.kernel.ledger.book(
-                run.id, NODE, tier=tier.name, tags=run.settings.get("tags")
-            )
+            runtime.kernel.ledger.book(run.id, NODE, tier=tier.name, tags=run.settings.get("tags"))
         taken = (*before.taken, *(signal.name for signal in due))
         assessment = Assessment(signals=features, taken=taken, objection=against)
         if lost is None:

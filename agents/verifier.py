@@ -17,7 +17,7 @@ from cascade.errors import CascadeError, ConfigurationError, is_control_flow
 from cascade.events import Decided, Reader
 from cascade.policies import NextSignal, Policy, Situation, TierOutlook
 from cascade.run import CascadeRuntime, Run, Step
-from cascade.state import Assessment, Decision, Record
+from cascade.state import Decision, Record
 
 logger = logging.getLogger("cascade")
 
@@ -66,7 +66,8 @@ class Verifier:
             ConfigurationError: the policy or the verifier returned something without meaning.
         """
         kernel, draft, tier = runtime.kernel, run.draft, runtime.kernel.tiers[run.tier]
-        assert draft is not None and run.assessment is not None
+        assert draft is not None
+        assert run.assessment is not None
         verdict = await self._verdict(run, runtime)
         said: list[Decision] = []
 
@@ -116,7 +117,8 @@ class Verifier:
 
         One that raises loses no request that is paid for: the question escalates.
         """
-        assert run.draft is not None and run.assessment is not None
+        assert run.draft is not None
+        assert run.assessment is not None
         if self.judge is None or run.assessment.objection is not None:
             return Verdict()
         try:
@@ -163,7 +165,8 @@ class Verifier:
 
     def _situation(self, run: Run, runtime: CascadeRuntime, *, judged: bool) -> Situation:
         kernel, draft = runtime.kernel, run.draft
-        assert draft is not None and run.assessment is not None
+        assert draft is not None
+        assert run.assessment is not None
         above = kernel.tiers[run.tier + 1 :]
         costs = [kernel.outlook.cost(tier, draft, run.messages) for tier in above]
         p_large = run.assessment.p_large
@@ -182,7 +185,8 @@ class Verifier:
     def _next_signal(self, run: Run, runtime: CascadeRuntime) -> NextSignal | None:
         tier, assessment = runtime.kernel.tiers[run.tier], run.assessment
         calibrator = self.calibrators.get(tier.name)
-        assert run.draft is not None and assessment is not None
+        assert run.draft is not None
+        assert assessment is not None
         due = self._due(run)
         if calibrator is None or assessment.confidence is None or not due:
             return None
@@ -198,7 +202,8 @@ class Verifier:
     def _book(self, run: Run, runtime: CascadeRuntime, verdict: Verdict) -> None:
         """The verifier's entry: its own cost, and the baseline where it accepts."""
         decision, cost = run.decision, verdict.cost_usd
-        assert decision is not None and run.assessment is not None
+        assert decision is not None
+        assert run.assessment is not None
         fields: dict[str, Any] = {
             "cost_usd": cost,
             "saved_usd": None if cost is None else -cost,
@@ -257,4 +262,3 @@ def _read(judgement: object) -> Verdict:
         f"the verifier returned {judgement!r}: return True or False, a confidence between 0 and "
         "1, or a Verdict with either of them."
     )
-

@@ -162,7 +162,7 @@ class Cascade:
         self._void: str | None = None
         self._checked_at: float | None = None
         self._told = False
-        self._compiled: Any = None
+        self._compiled: CompiledStateGraph[Any, Any, Any, Any] | None = None
         self._detached: Any = None
         calibrated = self.calibration
         self.kernel = Kernel(
@@ -221,9 +221,7 @@ class Cascade:
         `ainvoke` does.
         """
         if show not in ("verified", "optimistic", "final"):
-            raise ConfigurationError(
-                f"show={show!r}: give one of verified, optimistic, final."
-            )
+            raise ConfigurationError(f"show={show!r}: give one of verified, optimistic, final.")
         run, form = await self._begin(question, settings)
         events: asyncio.Queue[Event | None] = asyncio.Queue()
         runtime = self._runtime(config, show=show)
@@ -484,6 +482,7 @@ class Cascade:
                         runtime.emit(value)
                     else:
                         state = value
+            assert state is not None, "a graph ends with its values"
             done = Run.from_json(state["run"], state["messages"])
         for field in fields(Run):
             setattr(run, field.name, getattr(done, field.name))
@@ -499,8 +498,9 @@ class Cascade:
     def _result(self, run: Run, form: ResponseFormat | None) -> CascadeResult:
         if run.step == "person":
             raise PersonNeededError(
-                "a person is asked, and no checkpointer keeps the run: resume(error.run, …) goes on "
-                "with it, or use cascade.build_graph().compile(checkpointer=…) and Command(resume=…)",
+                "a person is asked, and no checkpointer keeps the run: resume(error.run, …) goes "
+                "on with it, or use cascade.graph in a graph with a checkpointer, or "
+                "cascade.build_graph().compile(checkpointer=…), and Command(resume=…).",
                 run,
             )
         if run.draft is None or (run.decision is not None and run.decision.action == "abstain"):
@@ -523,7 +523,9 @@ class Cascade:
         """Whether the calibration was made for what a question is asked with."""
         if self.calibration is None or self._void is not None:
             return False
-        plain = {k: v for k, v in settings.items() if k not in ("tags", "deadline", "local_only", "of")}
+        plain = {
+            k: v for k, v in settings.items() if k not in ("tags", "deadline", "local_only", "of")
+        }
         if plain == self.settings:
             return True
         try:

@@ -20,9 +20,7 @@ Send = Callable[[Call, Attempt], Awaitable[Completion]]
 """Puts a call on the wire."""
 
 
-def overriding(
-    middleware: Sequence[CascadeMiddleware], hook: str
-) -> list[CascadeMiddleware]:
+def overriding(middleware: Sequence[CascadeMiddleware], hook: str) -> list[CascadeMiddleware]:
     """Those that have a hook of their own."""
     plain = getattr(CascadeMiddleware, hook)
     return [m for m in middleware if getattr(type(m), hook) is not plain]
@@ -93,9 +91,7 @@ async def on_wire(call: Call, attempt: Attempt) -> Completion:
     )
 
 
-def _added(
-    asked: Sequence[BaseMessage], sent: Sequence[BaseMessage], tokens: int | None
-) -> int:
+def _added(asked: Sequence[BaseMessage], sent: Sequence[BaseMessage], tokens: int | None) -> int:
     """Tokens of a prompt that middleware put before or into the conversation: the large model alone
     would not read them, so no baseline counts them."""
     if not tokens or len(sent) <= len(asked):

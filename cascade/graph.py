@@ -175,7 +175,8 @@ def _ask_person(run: Run) -> object:
         InputError: the reply has no meaning.
     """
     draft, decision = run.draft, run.decision
-    assert draft is not None and decision is not None
+    assert draft is not None
+    assert decision is not None
     shown = {
         "question": run.question,
         "draft": draft.transcript,

@@ -139,7 +139,10 @@ class Kernel:
     # --- what agents and middleware ask for
 
     def begin(
-        self, messages: Sequence[AnyMessage], settings: Settings | None = None, kind: Kind = "answer"
+        self,
+        messages: Sequence[AnyMessage],
+        settings: Settings | None = None,
+        kind: Kind = "answer",
     ) -> Run:
         """A new run, with the settings of the cascade where the question has none of its own."""
         merged = Settings(**{**(self.parts.settings or {}), **(settings or {})})
@@ -311,7 +314,8 @@ class Kernel:
                 logger.exception("%s.after_run raised; the answer stands", one.name)
 
     def _merge(self, run: Run) -> None:
-        """Entries that the run does not have yet, also of attempts whose state LangGraph discarded."""
+        """Take entries that the run does not have yet, also of attempts whose state LangGraph has
+        discarded."""
         if new := self.ledger.take(run.id):
             known = {entry.id for entry in run.entries}
             run.entries += [entry for entry in new if entry.id not in known]

@@ -95,7 +95,7 @@ def to_settings(
             f"{unknown[0]}={given[unknown[0]]!r}: a question is asked with "
             f"{', '.join(sorted(get_type_hints(Settings)))}, response_format."
         )
-    settings = Settings(**given)
+    settings: Settings = {**given}  # type: ignore[typeddict-item]
     if response_format is not None:
         settings["schema"] = to_schema(response_format)
     if tools:
@@ -104,7 +104,9 @@ def to_settings(
         _SETTINGS.validate_python(settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ConfigurationError(f"{first['loc'][0]}={first['input']!r}: {first['msg']}.") from error
+        raise ConfigurationError(
+            f"{first['loc'][0]}={first['input']!r}: {first['msg']}."
+        ) from error
     for name in ("temperature", "deadline", "timeout_s", "max_tokens"):
         value = settings.get(name)
         if isinstance(value, int | float) and (value < 0 or (value == 0 and name != "temperature")):

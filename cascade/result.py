@@ -51,7 +51,10 @@ class CascadeResult(Record):
 
 
 def result_of(
-    run: Run, message: AIMessage, tiers: Sequence[str], response_format: ResponseFormat | None = None
+    run: Run,
+    message: AIMessage,
+    tiers: Sequence[str],
+    response_format: ResponseFormat | None = None,
 ) -> CascadeResult:
     """The result of a finished run.
 

@@ -311,7 +311,10 @@ class Kernel(Protocol):
         ...
 
     def begin(
-        self, messages: Sequence[AnyMessage], settings: Settings | None = None, kind: Kind = "answer"
+        self,
+        messages: Sequence[AnyMessage],
+        settings: Settings | None = None,
+        kind: Kind = "answer",
     ) -> Run:
         """A new run, with the settings of the cascade where the question has none of its own."""
         ...

@@ -134,7 +134,9 @@ def to_number(name: str, value: object) -> float:
         ConfigurationError: it is none.
     """
     try:
-        if isinstance(value, bool) or not (isinstance(value, Real | str) or hasattr(value, "is_nan")):
+        if isinstance(value, bool) or not (
+            isinstance(value, Real | str) or hasattr(value, "is_nan")
+        ):
             raise ValueError(value)
         number = float(value)  # type: ignore[arg-type]
         if number != number:  # noqa: PLR0124 - NaN
@@ -190,7 +192,7 @@ def choose_middleware(
     kinds = {type(one) for one in given}
     stack = list(given)
 
-    def add(kind: type[CascadeMiddleware], option: str | None, *values: Any) -> None:
+    def add(kind: Any, option: str | None) -> None:
         value = options.get(option) if option else None
         asked = value is not None and value is not False
         if any(issubclass(one, kind) for one in kinds):
@@ -200,7 +202,7 @@ def choose_middleware(
                     "leave one of them out."
                 )
             return
-        stack.append(kind(value, *values) if asked else kind())
+        stack.append(kind(value) if asked else kind())
 
     add(Retries, None)
     add(Breaker, None)

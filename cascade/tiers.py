@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from cascade.errors import ConfigurationError, LocalOnlyError
 from cascade.ledger.prices import DatedPrice, Price, Pricing, find_pricing
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_S = 120.0
 """A local model may load for a minute before its first token; nothing should hang for longer."""
 
-ModelLike: TypeAlias = "Union[str, BaseChatModel, Model, Tier]"
+ModelLike: TypeAlias = "str | BaseChatModel | Model | Tier"
 """What a tier may be given as."""
 
 
@@ -65,9 +65,9 @@ class Tier:
             if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
                 raise ConfigurationError(f"Tier({name}={value!r}): give a number.")
         for name in ("max_tokens", "timeout_s"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigurationError(f"Tier({name}={value}): must be above 0.")
+            limit: float | None = getattr(self, name)
+            if limit is not None and limit <= 0:
+                raise ConfigurationError(f"Tier({name}={limit}): must be above 0.")
         if self.temperature is not None and self.temperature < 0:
             raise ConfigurationError(f"Tier(temperature={self.temperature}): must not be negative.")
         if self.temperature is not None:

@@ -67,9 +67,7 @@ async def traced(
         generated = ChatGenerationChunk(message=AIMessageChunk(content=piece))
         await reported.on_llm_new_token(piece, chunk=generated)
     info = {"finish_reason": completion.finish_reason, "model_name": completion.model}
-    generation = ChatGeneration(
-        message=completion.to_message(call.tier.name), generation_info=info
-    )
+    generation = ChatGeneration(message=completion.to_message(call.tier.name), generation_info=info)
     await reported.on_llm_end(LLMResult(generations=[[generation]], llm_output=info))
     return completion
 

@@ -26,9 +26,9 @@ class Retries(CascadeMiddleware):
     """Repeats what may succeed when it is sent again: a server that fails, a rate limit.
 
     The wait before attempt n + 1 is drawn from [0, min(cap_s, base_s·2ⁿ⁻¹)] ("full jitter"), on top
-    of what the provider asks for by `Retry-After`. A budget for each model at its server keeps one that is down
-    from being hammered: in t seconds with n calls there are at most share·n + reserve·(1 + t/60)
-    retries. Each attempt has its entry in the ledger.
+    of what the provider asks for by `Retry-After`. A budget for each model at its server keeps one
+    that is down from being hammered: in t seconds with n calls there are at most
+    share·n + reserve·(1 + t/60) retries. Each attempt has its entry in the ledger.
 
     Args:
         attempts: of each call, the first included.
@@ -58,7 +58,7 @@ class Retries(CascadeMiddleware):
         for option, value in (("base_s", base_s), ("cap_s", cap_s), ("share", share)):
             if not 0 <= value < math.inf:
                 raise ConfigurationError(f"Retries({option}={value!r}): a number, 0 or more.")
-        if not 0 <= reserve:
+        if reserve < 0:
             raise ConfigurationError(f"Retries(reserve={reserve!r}): a count, 0 or more.")
         self.name = name
         self.attempts, self.base_s, self.cap_s = attempts, base_s, cap_s

@@ -82,7 +82,9 @@ class Loop:
         self.cascade = cascade
         self._run: Run | None = None
 
-    async def ask(self, question: Any = QUESTION, *, show: Any = "verified", **settings: Any) -> Outcome:
+    async def ask(
+        self, question: Any = QUESTION, *, show: Any = "verified", **settings: Any
+    ) -> Outcome:
         events: list[Any] = []
         messages = [HumanMessage(question)] if isinstance(question, str) else question
         run = self.cascade.kernel.begin(messages, settings)  # type: ignore[arg-type]
@@ -93,9 +95,7 @@ class Loop:
         kept = json.loads(json.dumps(self._run.to_json()))
         return await self._drive(Run.from_json(kept, self._run.messages), [], "verified", said)
 
-    async def _drive(
-        self, run: Run, events: list[Any], show: Any, said: object = None
-    ) -> Outcome:
+    async def _drive(self, run: Run, events: list[Any], show: Any, said: object = None) -> Outcome:
         self._run = run
         runtime = CascadeRuntime(
             self.cascade.kernel, events.append, show=show, streams=True, said=said
@@ -114,7 +114,9 @@ class Graph:
         self.graph = cascade.build_graph().compile(**{"checkpointer": InMemorySaver(), **compiled})
         self._thread = ""
 
-    async def ask(self, question: Any = QUESTION, *, show: Any = "verified", **settings: Any) -> Outcome:
+    async def ask(
+        self, question: Any = QUESTION, *, show: Any = "verified", **settings: Any
+    ) -> Outcome:
         self._thread = uuid.uuid4().hex
         messages = [HumanMessage(question)] if isinstance(question, str) else question
         given: dict[str, Any] = {"messages": messages}

@@ -65,12 +65,14 @@ async def test_a_sure_draft_is_the_answer_and_earns_the_baseline(driver: Any) ->
     assert outcome.result.answer == "Sydney perhaps"
     assert outcome.nodes == ["draft", "self_check", "verify"]
     assert outcome.shown == outcome.result.answer
-    assert outcome.result.ledger.saved_usd is not None and outcome.result.ledger.saved_usd > 0
+    assert outcome.result.ledger.saved_usd is not None
+    assert outcome.result.ledger.saved_usd > 0
 
 
 async def test_an_unsure_draft_goes_to_the_large_model(driver: Any) -> None:
     outcome = await driver(cascade_of(scripted(sure=0.2))).ask()
-    assert outcome.result.tier == "large" and outcome.result.escalated
+    assert outcome.result.tier == "large"
+    assert outcome.result.escalated
     assert outcome.nodes == ["draft", "self_check", "verify", "expert"]
     assert outcome.shown == "Canberra it is"
     assert outcome.result.ledger.saved_usd == -sum(
@@ -101,7 +103,8 @@ async def test_middle_tiers_draft_in_their_turn(driver: Any) -> None:
     ]
     cascade = type(cascade)(tiers=tiers)
     outcome = await driver(cascade).ask()
-    assert outcome.result.tier == "middle" and outcome.result.escalated
+    assert outcome.result.tier == "middle"
+    assert outcome.result.escalated
     assert [e.tier for e in outcome.run.entries if e.node == "draft"] == ["small", "middle"]
 
 
@@ -123,8 +126,10 @@ async def test_a_wrong_key_is_raised_and_not_hidden_by_the_large_model() -> None
 async def test_without_the_large_model_the_draft_is_the_degraded_answer(driver: Any) -> None:
     cascade = cascade_of(scripted(sure=0.2), scripted([DOWN]))
     outcome = await driver(cascade).ask()
-    assert outcome.result.degraded and outcome.result.tier == "small"
-    assert outcome.result.decision.action == "accept" and outcome.result.decision.once
+    assert outcome.result.degraded
+    assert outcome.result.tier == "small"
+    assert outcome.result.decision.action == "accept"
+    assert outcome.result.decision.once
     assert outcome.shown == outcome.result.answer == "Sydney perhaps"
     assert len([e for e in outcome.run.entries if e.node == "expert"]) == 3  # attempts
 
@@ -142,7 +147,8 @@ async def test_another_large_model_answers_in_its_place(driver: Any) -> None:
         scripted(sure=0.2), scripted([DOWN]), middleware=[Fallback(other), Retries(2, base_s=0)]
     )
     outcome = await driver(cascade).ask()
-    assert outcome.result.tier == "fallback" and outcome.result.degraded
+    assert outcome.result.tier == "fallback"
+    assert outcome.result.degraded
     assert outcome.result.escalated
     asked = [e.tier for e in outcome.run.entries if e.model]
     assert asked == ["small", "large", "large", "fallback"]
@@ -154,17 +160,21 @@ async def test_one_more_signal_is_taken_when_the_policy_wants_it(driver: Any) ->
     parts = replace(cascade.kernel.parts, calibrators={"small": _Calibrator()})
     cascade.kernel = Kernel(parts)
     outcome = await driver(cascade).ask()
-    assert outcome.nodes.count("self_check") == 2 and outcome.nodes.count("verify") == 2
+    assert outcome.nodes.count("self_check") == 2
+    assert outcome.nodes.count("verify") == 2
     assert outcome.run.assessment.taken == ("free", "paid")
 
 
 async def test_a_person_may_accept_a_draft(driver: Any) -> None:
     driven = driver(cascade_of(policy=Asking()))
     paused = await driven.ask()
-    assert paused.run.step == "person" and paused.shown == "" and paused.result is None
+    assert paused.run.step == "person"
+    assert paused.shown == ""
+    assert paused.result is None
     outcome = await driven.resume("accept")
     assert outcome.result.answer == "Sydney perhaps" == outcome.shown
-    assert outcome.nodes.count("draft") == 1 and "person" in outcome.nodes
+    assert outcome.nodes.count("draft") == 1
+    assert "person" in outcome.nodes
     assert outcome.run.entries[-1].baseline_usd
 
 
@@ -187,7 +197,8 @@ async def test_an_irreversible_call_of_the_large_model_waits_for_a_person(driver
     risks = ToolRisks({"delete": "irreversible"}, irreversible="ask")
     driven = driver(cascade_of(scripted(sure=0.1), large, middleware=[risks], tools=tools))
     paused = await driven.ask()
-    assert paused.run.step == "person" and paused.shown == ""
+    assert paused.run.step == "person"
+    assert paused.shown == ""
     outcome = await driven.resume("accept")
     assert outcome.result.message.tool_calls[0]["name"] == "delete"
     assert len(large.requests) == 1
@@ -210,8 +221,10 @@ async def test_a_middleware_may_answer_and_the_hit_is_booked(driver: Any) -> Non
 
     small = scripted()
     outcome = await driver(cascade_of(small, middleware=[Known()])).ask()
-    assert outcome.result.answer == outcome.shown == "known" and outcome.result.cached
-    assert not small.requests and outcome.nodes == ["known"]
+    assert outcome.result.answer == outcome.shown == "known"
+    assert outcome.result.cached
+    assert not small.requests
+    assert outcome.nodes == ["known"]
     assert outcome.result.ledger.saved_usd == 0
 
 
@@ -285,7 +298,8 @@ async def test_a_second_turn_on_a_thread_is_a_new_run() -> None:
     second = await graph.ainvoke({"messages": [HumanMessage("2")]}, config)
     assert [m.text for m in second["messages"]] == ["1", "one", "2", "two"]
     assert first["run"]["id"] != second["run"]["id"]
-    assert small.requests[0].seed == 3 and small.requests[1].seed is None
+    assert small.requests[0].seed == 3
+    assert small.requests[1].seed is None
     assert isinstance(second["messages"][-1], AIMessage)
 
 

@@ -1,8 +1,9 @@
-"""Laws of the kernel: whatever middleware does, money is booked once and the reader is not misled."""
+"""Laws of the kernel: whatever middleware does, money is booked once, readers are not misled."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from decimal import Decimal
 from typing import Any
@@ -19,9 +20,7 @@ from cascade.state import Completion
 from cascade.testing import reply
 from tests.kernel.drivers import DRIVERS, Graph, Loop, cascade_of, scripted
 
-MANY = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+MANY = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Odd(CascadeMiddleware):
@@ -116,7 +115,9 @@ def _stack(drawn: Any, order: Any = None) -> list[Odd]:
     return made if order is None else [made[i] for i in order]
 
 
-def _counting(answer: str, sure: float | None, fails: list[Any], name: str, seen: Counter[str]) -> Any:
+def _counting(
+    answer: str, sure: float | None, fails: list[Any], name: str, seen: Counter[str]
+) -> Any:
     left = list(fails)
 
     def answers(request: Request) -> Any:
@@ -129,7 +130,9 @@ def _counting(answer: str, sure: float | None, fails: list[Any], name: str, seen
     return scripted(answers, name=name, returns_logprobs=True, delay_s=1e-6)
 
 
-async def _run(driver: Any, drawn: Any, small: Any, large: Any, sure: float, order: Any = None) -> Any:
+async def _run(
+    driver: Any, drawn: Any, small: Any, large: Any, sure: float, order: Any = None
+) -> Any:
     seen: Counter[str] = Counter()
     store = MemoryLedger()
     cascade = cascade_of(
@@ -194,7 +197,8 @@ def test_any_shuffle_of_a_stack_behaves_alike(drawn: Any, random: Any, sure: flo
     random.shuffle(order)
     first = asyncio.run(_run(Loop, drawn, [], [], sure))
     again = asyncio.run(_run(Loop, drawn, [], [], sure, order))
-    assert first[0] == again[0] and type(first[3]) is type(again[3])
+    assert first[0] == again[0]
+    assert type(first[3]) is type(again[3])
     if first[2] is not None:
         assert first[2].nodes == again[2].nodes
 
@@ -212,10 +216,8 @@ def test_nothing_leaves_while_local_only_whatever_the_stack(
         cascade = cascade_of(
             _counting("Sydney perhaps", sure, small, "s", seen), away, _stack(drawn)
         )
-        try:
+        with contextlib.suppress(CascadeError):
             await driver(cascade).ask(local_only=True)
-        except CascadeError:
-            pass
 
     asyncio.run(ask())
     assert seen["l"] == 0

@@ -50,7 +50,8 @@ async def test_before_run_sees_one_run_however_often_its_node_is_tried() -> None
     compiled = graph.compile(checkpointer=InMemorySaver())
     config: Any = {"configurable": {"thread_id": "1"}}
     await compiled.ainvoke({"messages": [HumanMessage("?")]}, config)
-    assert len(seen) == 3 and len(set(seen)) == 1
+    assert len(seen) == 3
+    assert len(set(seen)) == 1
 
 
 async def test_the_baseline_does_not_count_examples_of_a_middleware() -> None:
@@ -58,7 +59,8 @@ async def test_the_baseline_does_not_count_examples_of_a_middleware() -> None:
     plain = await cascade_of().ainvoke("?" * 40)
     with_examples = await cascade_of(middleware=[Examples(lambda m: shown)]).ainvoke("?" * 40)
     baseline = plain.ledger.baseline_usd
-    assert baseline is not None and with_examples.ledger.baseline_usd is not None
+    assert baseline is not None
+    assert with_examples.ledger.baseline_usd is not None
     assert with_examples.ledger.baseline_usd < baseline
 
 
@@ -133,7 +135,8 @@ async def test_cancelled_while_an_attempt_is_begun_nothing_stays_begun() -> None
     store.free.set()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    assert not store.begun and not small.requests
+    assert not store.begun
+    assert not small.requests
 
 
 async def test_a_variable_that_a_signal_sets_is_seen_by_nothing_after_it(driver: Any) -> None:
@@ -148,7 +151,8 @@ async def test_a_variable_that_a_signal_sets_is_seen_by_nothing_after_it(driver:
         return 0.9
 
     await driver(cascade_of(signals=[signal], verifier=verifier)).ask()
-    assert seen == ["unset"] and VARIABLE.get() == "unset"
+    assert seen == ["unset"]
+    assert VARIABLE.get() == "unset"
 
 
 async def test_the_users_code_finds_the_configuration_of_the_call() -> None:
@@ -229,7 +233,8 @@ async def test_callbacks_see_each_call_and_change_nothing(driver: Any) -> None:
     from langchain_core.callbacks import AsyncCallbackHandler  # noqa: PLC0415
 
     class Seeing(AsyncCallbackHandler):
-        names: list[str] = []
+        def __init__(self) -> None:
+            self.names: list[str] = []
 
         async def on_chat_model_start(self, serialized: Any, messages: Any, **more: Any) -> None:
             self.names.append(more["metadata"]["cascade_node"])
@@ -237,7 +242,8 @@ async def test_callbacks_see_each_call_and_change_nothing(driver: Any) -> None:
     handler = Seeing()
     cascade = cascade_of(scripted(sure=0.2))
     result = await cascade.ainvoke("?", {"callbacks": [handler]})
-    assert handler.names == ["draft", "expert"] and result.tier == "large"
+    assert handler.names == ["draft", "expert"]
+    assert result.tier == "large"
     assert [e.node for e in result.ledger] == ["draft", "self_check", "verify", "expert"]
     events = [e async for e in cascade.astream("?", {"callbacks": [handler]})]
     assert events[-1].answer == "Canberra it is"
