@@ -27,7 +27,7 @@ from cascade.middleware.comparing import Comparer, Comparison, Loss
 from cascade.policies.base import Situation
 from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run
 from cascade.state import Completion, Decision, LedgerEntry, Usage
-from cascade.tiers import ModelLike
+from cascade.tiers import ModelLike, WithheldModel
 
 logger = logging.getLogger("cascade")
 
@@ -93,8 +93,11 @@ class Audits(CascadeMiddleware):
         Raises:
             ConfigurationError: with what is in the way.
         """
-        if len(parts.tiers) < 2:
-            raise ConfigurationError("audits: with a single tier there are no drafts to audit.")
+        if len(parts.tiers) < 2 or isinstance(parts.tiers[-1].model, WithheldModel):
+            raise ConfigurationError(
+                "audits ask a larger tier about accepted drafts: there is only one here, or "
+                "local_only keeps it from being asked."
+            )
         if parts.store is None:
             raise ConfigurationError(
                 "audits need ledger=…: their results come after the reply. Give "

@@ -74,10 +74,9 @@ class Shadow(CascadeMiddleware):
             ConfigurationError: with what is in the way.
         """
         if len(parts.tiers) < 2 or isinstance(parts.tiers[-1].model, WithheldModel):
-            names = ", ".join(tier.model.name for tier in parts.tiers)
             raise ConfigurationError(
-                "Shadow lets the large model answer while a smaller one drafts: it needs two "
-                f"tiers that may be asked; here are {names}."
+                "Shadow lets the large model answer while a smaller one drafts: there is only one "
+                "here, or local_only keeps it from being asked."
             )
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:

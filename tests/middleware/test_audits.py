@@ -394,7 +394,7 @@ def test_a_budget_that_is_no_amount_is_refused(amount: Any) -> None:
 def test_audits_need_a_ledger_and_drafts() -> None:
     with pytest.raises(ConfigurationError, match="ledger"):
         pair(middleware=[Audits()])
-    with pytest.raises(ConfigurationError, match="single tier"):
+    with pytest.raises(ConfigurationError, match="only one here, or local_only"):
         Cascade(tiers=[large()], ledger=MemoryLedger(), middleware=[Audits()])
 
 

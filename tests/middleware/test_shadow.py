@@ -194,5 +194,5 @@ def test_a_share_without_meaning_is_refused(share: Any) -> None:
 def test_a_cascade_in_which_nothing_may_be_drafted_or_answered_is_refused() -> None:
     far = ScriptedModel("x", name="large", local=False)
     for options in ({"tiers": [large()]}, {"small": small(), "large": far, "local_only": True}):
-        with pytest.raises(ConfigurationError, match="two tiers that may be asked"):
+        with pytest.raises(ConfigurationError, match="only one here, or local_only"):
             Cascade(**options, middleware=[Shadow()])
