@@ -1,29 +1,34 @@
-"""The one narrow interface through which every model is reached.
+"""The interface through which every model is reached.
 
-An adapter implements `_complete` and `_stream`; everything else of the cascade sees only
-`Model`, `Request`, `Chunk` and the errors of `cascade.errors.ModelError`. The time limit, the
-clock and the guard against real requests are here, once for all adapters.
+An adapter implements `_complete` and, where it can, `_stream`; all else of the cascade sees only
+`Model`, `Request`, `Chunk` and the errors below `cascade.errors.ModelError`. Time limits, the
+clock, the guard against real requests and the cleaning of errors are here, once for all adapters.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from cascade.errors import ModelError, ModelTimeoutError, RealRequestForbiddenError
-from cascade.models.withholding import withhold
+from cascade.errors import (
+    BadRequestError,
+    ModelError,
+    ModelTimeoutError,
+    RealRequestForbiddenError,
+    UnsupportedContentError,
+)
+from cascade.models.failures import conceal
+from cascade.models.loops import close_from_sync
 from cascade.state import Completion, TokenLogprob
 
 JsonSchema = Mapping[str, Any]
@@ -45,6 +50,7 @@ class Request:
         schema: JSON schema that the answer must satisfy.
         timeout_s: give up after this many seconds.
         extra: parameters passed to the provider as they are (`think`, `keep_alive`, …).
+        answer: an answer to score instead of writing one (`Model.score`).
     """
 
     messages: tuple[BaseMessage, ...]
@@ -59,32 +65,25 @@ class Request:
     schema: JsonSchema | None = None
     timeout_s: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    answer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a streamed answer; the last one carries the whole `completion`.
 
-    `logprobs` are of the tokens that spell this piece and those before it that had none yet. They
-    are there where the model has `streams_logprobs` and the request asks for them.
+    Attributes:
+        text: the piece.
+        completion: the whole answer, in the last chunk.
+        logprobs: of the tokens that spell this piece and those before it that had none yet; where
+            the model has `streams_logprobs` and the request asks for them.
+        first: whether an attempt begins: what was heard before belongs to another one.
     """
 
     text: str = ""
     completion: Completion | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A call that was sent before, by another way or another process.
-
-    Attributes:
-        attempt_id: its one entry in the ledger has it, however often its answer is taken.
-        at: when it was sent; it costs what was valid then.
-    """
-
-    attempt_id: str
-    at: datetime
+    first: bool = False
 
 
 class _RequestGuard:
@@ -117,6 +116,7 @@ class Model(ABC):
         local: whether requests stay on this machine.
         returns_logprobs: whether answers carry log-probabilities when asked for.
         streams_logprobs: whether the pieces of a stream carry them already.
+        scores: whether `score` may work.
         forces_tools: whether it can be made to call a tool (`tool_choice`).
         real: whether a call reaches a real model (False for fakes and recordings).
         traces_itself: whether LangChain's callbacks see its calls without our help.
@@ -129,6 +129,7 @@ class Model(ABC):
     local: bool = False
     returns_logprobs: bool = False
     streams_logprobs: bool = False
+    scores: bool = False
     forces_tools: bool = True
     real: bool = True
     traces_itself: bool = False
@@ -145,11 +146,6 @@ class Model(ABC):
         """The model string, `provider:name`."""
         return f"{self.provider}:{self.model}"
 
-    @property
-    def sent(self) -> Sent | None:
-        """The call whose answer the next `complete` of this task gives; None where it sends one."""
-        return None
-
     async def complete(self, request: Request) -> Completion:
         """Answer in one piece.
 
@@ -157,10 +153,13 @@ class Model(ABC):
             ModelError: the call failed; the subclass says how.
             RealRequestForbiddenError: real requests are switched off for tests.
         """
-        self._check_allowed()
+        self._check_allowed(request)
         started = time.perf_counter()
-        async with self._until(_deadline(request), request):
-            completion = await self._complete(request)
+        async with self._until(request, _deadline(request)):
+            try:
+                completion = await self._complete(request)
+            except BadRequestError as error:
+                completion = await self._complete(self._without_logprobs(request, error))
         return _timed(completion, started, real=self.real)
 
     async def stream(self, request: Request) -> AsyncGenerator[Chunk]:
@@ -170,21 +169,38 @@ class Model(ABC):
             ModelError: the call failed; `StreamInterruptedError` once pieces had arrived.
             RealRequestForbiddenError: real requests are switched off for tests.
         """
-        self._check_allowed()
+        self._check_allowed(request)
         started = time.perf_counter()
         deadline = _deadline(request)
-        async with aclosing(self._stream(request)) as chunks:
-            while True:
-                # The limit is set around each step, not around the yield: a timeout belongs to
-                # the task that waits, and a consumer may take every piece in another task.
-                async with self._until(deadline, request):
-                    chunk = await anext(chunks, None)
-                if chunk is None:
-                    return
-                if chunk.completion is not None:
-                    timed = _timed(chunk.completion, started, real=self.real)
-                    chunk = dataclasses.replace(chunk, completion=timed)
-                yield chunk
+        while True:
+            try:
+                async with aclosing(self._stream(request)) as chunks:
+                    while True:
+                        # The limit is set around each step, not around the yield: a timeout belongs
+                        # to the task that waits, and a consumer may take pieces in several tasks.
+                        async with self._until(request, deadline):
+                            chunk = await anext(chunks, None)
+                        if chunk is None:
+                            return
+                        if chunk.completion is not None:
+                            timed = _timed(chunk.completion, started, real=self.real)
+                            chunk = replace(chunk, completion=timed)
+                        yield chunk
+            except BadRequestError as error:  # before the first piece: a later one interrupts
+                request = self._without_logprobs(request, error)
+
+    async def score(self, request: Request, answer: str) -> tuple[TokenLogprob, ...] | None:
+        """Log-probabilities of the tokens of a given answer; None where they cannot be had.
+
+        It is `complete` of a request with that `answer`, whose completion also says what it cost.
+
+        Raises:
+            ModelError: the call failed.
+        """
+        try:
+            return (await self.complete(replace(request, answer=answer, logprobs=True))).logprobs
+        except UnsupportedContentError:
+            return None
 
     @abstractmethod
     async def _complete(self, request: Request) -> Completion: ...
@@ -199,7 +215,7 @@ class Model(ABC):
     async def digest(self) -> str | None:
         """What identifies the weights: their SHA-256 or the server's own digest.
 
-        None where nobody can say, as with hosted models.
+        None where it is not known, as with hosted models.
 
         Raises:
             ModelError: the server that knows cannot be asked.
@@ -207,7 +223,7 @@ class Model(ABC):
         return None if self.weights_path is None else file_sha256(self.weights_path)
 
     async def warm(self) -> None:  # noqa: B027 - most adapters have nothing to make ready
-        """Open a connection, or load the weights. Nobody is asked and nothing is spent.
+        """Open a connection, or load the weights. No question is asked and nothing is spent.
 
         Raises:
             ModelError: the server or the weights cannot be had.
@@ -215,17 +231,44 @@ class Model(ABC):
         """
 
     async def aclose(self) -> None:  # noqa: B027 - most adapters hold nothing
-        """Give back connections and memory; the model may be used again afterwards."""
+        """Give back connections and memory; the model may be used again afterwards.
 
-    def _check_allowed(self) -> None:
+        Callable from any event loop: what belongs to another one is closed there.
+        """
+
+    def close(self) -> None:
+        """`aclose` for synchronous callers.
+
+        Inside a running event loop it is scheduled there, and not waited for.
+        """
+        close_from_sync(self.aclose)
+
+    def _check_allowed(self, request: Request | None = None) -> None:
         if guard.forbidden and self.real:
             raise RealRequestForbiddenError(
                 f"a request to {self.name} was stopped: real model requests are forbidden here. "
                 "Use cascade.testing.ScriptedModel or a replay: model, or allow real requests."
             )
+        if request is not None and request.answer is not None and not self.scores:
+            raise UnsupportedContentError(
+                f"{self.name} cannot score a given answer: its server returns no "
+                "log-probabilities of a prompt. Use a llamacpp: model, or a server such as vLLM.",
+                model=self.name,
+            )
+
+    def _without_logprobs(self, request: Request, error: BadRequestError) -> Request:
+        """The request again, where the server refused it for the log-probabilities alone.
+
+        Raises:
+            BadRequestError: it was refused for something else.
+        """
+        if not request.logprobs or request.answer is not None or "logprob" not in str(error):
+            raise error
+        self.returns_logprobs = self.streams_logprobs = False
+        return replace(request, logprobs=False, top_logprobs=0)
 
     @asynccontextmanager
-    async def _until(self, deadline: float | None, request: Request) -> AsyncIterator[None]:
+    async def _until(self, request: Request, deadline: float | None) -> AsyncIterator[None]:
         limit = asyncio.timeout_at(deadline)
         try:
             async with limit:
@@ -233,18 +276,15 @@ class Model(ABC):
         except TimeoutError:
             if not limit.expired():
                 raise
-            self._raise_timeout(request.timeout_s)
+            raise ModelTimeoutError(
+                f"{self.name} gave no answer within {request.timeout_s} s. "
+                "Give it more time, ask for fewer tokens, or use a faster model.",
+                model=self.name,
+                billed=None,
+            ) from None
         except ModelError as error:
-            withhold(error, request.messages, self.secrets)
+            conceal(error, [str(message.text) for message in request.messages], self.secrets)
             raise
-
-    def _raise_timeout(self, timeout_s: float | None) -> NoReturn:
-        raise ModelTimeoutError(
-            f"{self.name} gave no answer within {timeout_s} s. "
-            "Give it more time, ask for fewer tokens, or use a faster model.",
-            model=self.name,
-            billed=None,
-        ) from None
 
 
 def _deadline(request: Request) -> float | None:
@@ -254,19 +294,16 @@ def _deadline(request: Request) -> float | None:
 
 
 CLOCKS_MS = 1000.0
-"""So much longer than the wait for it may a server say that it computed: clocks differ."""
+"""Allowance for clocks that differ: a server that says it computed for longer than the wait for
+it, and this, has not measured it, and the time would be paid by the hour."""
 
 
 def _timed(completion: Completion, started: float, *, real: bool) -> Completion:
-    """The completion with its wall time, unless it brings one along (a recording).
-
-    Who computed longer than was waited for has not measured it: that time would be paid by the
-    hour.
-    """
+    """The completion with its wall time, unless it brings one along (a recording)."""
     if completion.latency_ms:
         return completion
     elapsed_ms = (time.perf_counter() - started) * 1000
     busy_ms = completion.busy_ms
     if real and busy_ms is not None and busy_ms > elapsed_ms + CLOCKS_MS:
         busy_ms = None
-    return dataclasses.replace(completion, latency_ms=elapsed_ms, busy_ms=busy_ms)
+    return replace(completion, latency_ms=elapsed_ms, busy_ms=busy_ms)

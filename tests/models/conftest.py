@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from cascade.models.base import Model, guard
+from cascade.models import Model, http
+from cascade.models.base import guard
 from cascade.models.ollama import OllamaModel
 from cascade.models.openai import OpenAIModel
 from tests.servers.fake import FakeServer
+
+KINDS = ["openai", "openai without aiohttp", "ollama", "ollama without aiohttp"]
 
 
 @pytest.fixture(autouse=True)
@@ -16,32 +19,55 @@ def _servers_of_the_test_may_be_called(
 ) -> None:
     """The adapters here are real, and the servers behind them are the tests' own."""
     monkeypatch.setattr(guard, "forbidden", False)
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OLLAMA_HOST"):
+        monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
+@pytest.fixture(scope="module")
+def running_server() -> Iterator[FakeServer]:
     with FakeServer() as running:
         yield running
 
 
 @pytest.fixture
-async def openai_model(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[OpenAIModel]:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    model = OpenAIModel("small-1", base_url=server.openai_url)
-    yield model
-    await model.aclose()
+def server(running_server: FakeServer) -> FakeServer:
+    running_server.forget()
+    return running_server
+
+
+@pytest.fixture
+def opened(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Model]:
+    """Opens a model of one of `KINDS`."""
+
+    def open_one(kind: str) -> Model:
+        if kind.endswith("without aiohttp"):
+            monkeypatch.setattr(http, "find_spec", lambda _: None)
+        if kind.startswith("ollama"):
+            return OllamaModel("qwen2.5:3b", base_url=server.url, api_key="sk-secret-key")
+        return OpenAIModel("small-1", base_url=server.openai_url, api_key="sk-secret-key")
+
+    return open_one
+
+
+@pytest.fixture(params=KINDS)
+async def model(
+    request: pytest.FixtureRequest, opened: Callable[[str], Model]
+) -> AsyncIterator[Model]:
+    """A model behind the server, by each protocol and HTTP client."""
+    one = opened(request.param)
+    yield one
+    await one.aclose()
+
+
+@pytest.fixture
+async def openai_model(server: FakeServer) -> AsyncIterator[OpenAIModel]:
+    one = OpenAIModel("small-1", base_url=server.openai_url)
+    yield one
+    await one.aclose()
 
 
 @pytest.fixture
 async def ollama_model(server: FakeServer) -> AsyncIterator[OllamaModel]:
-    model = OllamaModel("qwen2.5:3b", base_url=server.url)
-    yield model
-    await model.aclose()
-
-
-@pytest.fixture(params=["openai", "ollama"])
-def either_model(request: pytest.FixtureRequest) -> Model:
-    model: Model = request.getfixturevalue(f"{request.param}_model")
-    return model
+    one = OllamaModel("qwen2.5:3b", base_url=server.url)
+    yield one
+    await one.aclose()

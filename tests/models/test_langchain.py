@@ -1,8 +1,11 @@
-"""LangChain chat models as models of the cascade."""
+"""LangChain chat models as models of the cascade; those of real packages are tested beside."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -11,8 +14,9 @@ from langchain_core.language_models import BaseChatModel, FakeListChatModel, Gen
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from pydantic import PrivateAttr
+from pydantic import PrivateAttr, SecretStr
 
+from cascade._portal import portal_loop
 from cascade.errors import (
     AuthenticationError,
     BadRequestError,
@@ -27,14 +31,15 @@ from cascade.errors import (
 from cascade.models import open_model
 from cascade.models.langchain import LangChainModel
 from cascade.state import TokenLogprob, Usage
-from tests.models.asking import ask, ask_in_pieces
+from tests.models.asking import ask, stream
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {}}}
 CALL = {"name": "weather", "args": {"city": "Paris"}, "id": "c1", "type": "tool_call"}
+USAGE = {"input_tokens": 9, "output_tokens": 5, "total_tokens": 14}
 
 
 class StrangerChat(BaseChatModel):
-    """A chat model of an SDK that nobody here knows."""
+    """A chat model of an SDK that is not known here."""
 
     temperature: float | None = None
     num_predict: int | None = None
@@ -44,22 +49,28 @@ class StrangerChat(BaseChatModel):
     failure: Any = None
     pieces: Sequence[AIMessageChunk] = ()
     _calls: list[dict[str, Any]] = PrivateAttr(default_factory=list)
+    _loops: list[asyncio.AbstractEventLoop] = PrivateAttr(default_factory=list)
 
     @property
     def _llm_type(self) -> str:
         return "stranger"
 
     def _remember(self, messages: list[BaseMessage], stop: Any, kwargs: dict[str, Any]) -> None:
-        fields = {n: getattr(self, n) for n in ("temperature", "num_predict", "top_logprobs")}
+        names = ("temperature", "num_predict", "logprobs", "top_logprobs")
+        fields = {n: getattr(self, n) for n in names}
         self._calls.append({"messages": messages, "stop": stop, **fields, **kwargs})
 
-    def _generate(
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:
+        raise NotImplementedError
+
+    async def _agenerate(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
+        self._loops.append(asyncio.get_running_loop())
         self._remember(messages, stop, kwargs)
         if self.failure is not None:
             raise self.failure
@@ -89,82 +100,82 @@ class BaseChatOpenAI(StrangerChat):
 class ChatOllama(StrangerChat):
     """The name by which Ollama's chat model is told."""
 
+    base_url: str | None = None
+
 
 async def test_a_fake_of_langchain_answers_and_is_not_real() -> None:
     model = open_model(FakeListChatModel(responses=["Paris"]))
     answer = await ask(model)
-    assert answer.text == "Paris"
-    assert answer.usage == Usage()
-    assert answer.latency_ms > 0
+    assert (answer.text, answer.usage) == ("Paris", Usage())
     assert not model.real
     assert not model.returns_logprobs
+    assert model.traces_itself
 
 
-async def test_a_stream() -> None:
+async def test_a_stream_comes_in_pieces() -> None:
     chat = GenericFakeChatModel(messages=iter([AIMessage("the city of Paris")]))
-    pieces, answer = await ask_in_pieces(open_model(chat))
-    assert "".join(pieces) == "the city of Paris"
+    pieces, answer = await stream(open_model(chat))
+    assert "".join(pieces) == answer.text == "the city of Paris"
     assert len(pieces) > 1
-    assert answer is not None
-    assert answer.text == "the city of Paris"
 
 
-@pytest.mark.parametrize(
-    ("details", "written"),
-    [
-        ({"cache_read": 4, "cache_creation": 100}, 100),
-        # langchain-anthropic: by how long they are kept, so that nothing is counted twice
-        (
-            {
-                "cache_read": 4,
-                "cache_creation": 0,
-                "ephemeral_5m_input_tokens": 70,
-                "ephemeral_1h_input_tokens": 30,
-            },
-            100,
-        ),
-        ({"cache_read": 4, "cache_creation": 0}, 0),
-        ({"cache_read": 4}, None),
-    ],
-)
-async def test_tokens_written_to_the_cache_are_read(
-    details: dict[str, int], written: int | None
-) -> None:
-    message = AIMessage(
-        "Paris",
-        usage_metadata={
-            "input_tokens": 900,
-            "output_tokens": 5,
-            "total_tokens": 905,
-            "input_token_details": details,  # type: ignore[typeddict-item]
-        },
-    )
-    answer = await ask(LangChainModel(StrangerChat(answer=message)))
-    assert (answer.usage.cached_tokens, answer.usage.cache_write_tokens) == (4, written)
+async def test_every_loop_asks_on_the_background_loop() -> None:
+    chat = StrangerChat()
+    model = LangChainModel(chat)
+    await ask(model)
+    await asyncio.to_thread(lambda: asyncio.run(ask(model)))
+    assert chat._loops == [portal_loop()] * 2
 
 
 async def test_everything_that_came_along_is_read() -> None:
     message = AIMessage(
         [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "Paris"}],
         usage_metadata={
-            "input_tokens": 9,
-            "output_tokens": 5,
-            "total_tokens": 14,
+            **USAGE,  # type: ignore[typeddict-item]
             "input_token_details": {"cache_read": 4},
             "output_token_details": {"reasoning": 3},
         },
         response_metadata={"model_name": "served", "stop_reason": "end_turn"},
         tool_calls=[CALL],
     )
-    model = LangChainModel(StrangerChat(answer=message))
-    answer = await ask(model)
-    assert (answer.text, answer.thinking) == ("Paris", "hm")
-    assert answer.model == "served"
-    assert answer.finish_reason == "stop"
-    assert answer.tool_calls == (CALL,)
+    answer = await ask(LangChainModel(StrangerChat(answer=message)))
+    assert (answer.text, answer.thinking, answer.model) == ("Paris", "hm", "served")
+    assert (answer.finish_reason, answer.tool_calls) == ("stop", (CALL,))
     assert answer.usage == Usage(
         input_tokens=9, output_tokens=5, cached_tokens=4, reasoning_tokens=3
     )
+
+
+@pytest.mark.parametrize(
+    ("details", "written", "hour"),
+    [
+        ({"cache_creation": 5}, 5, None),
+        # langchain-anthropic: by how long they are kept, so that nothing is counted twice
+        (
+            {
+                "cache_creation": 0,
+                "ephemeral_5m_input_tokens": 4,
+                "ephemeral_1h_input_tokens": 3,
+            },
+            7,
+            3,
+        ),
+        ({"cache_creation": 0}, 0, None),
+        ({}, None, None),
+    ],
+)
+async def test_tokens_written_to_the_cache_are_read(
+    details: dict[str, int], written: int | None, hour: int | None
+) -> None:
+    usage = {**USAGE, "input_token_details": details}
+    message = AIMessage("Paris", usage_metadata=usage)  # type: ignore[arg-type]
+    read = (await ask(LangChainModel(StrangerChat(answer=message)))).usage
+    assert (read.cache_write_tokens, read.cache_write_1h_tokens) == (written, hour)
+
+
+async def test_an_answer_of_langchains_cache_is_cached() -> None:
+    message = AIMessage("Paris", usage_metadata={**USAGE, "total_cost": 0})  # type: ignore[typeddict-item]
+    assert (await ask(LangChainModel(StrangerChat(answer=message)))).cached
 
 
 @pytest.mark.parametrize(
@@ -174,13 +185,20 @@ async def test_everything_that_came_along_is_read() -> None:
 )
 async def test_logprobs_in_either_shape(logprobs: object) -> None:
     message = AIMessage("Paris", response_metadata={"logprobs": logprobs})
-    model = LangChainModel(StrangerChat(answer=message, logprobs=True))
-    assert model.returns_logprobs
+    model = LangChainModel(StrangerChat(answer=message))
     assert (await ask(model, logprobs=True)).logprobs == (TokenLogprob("Paris", -0.5),)
 
 
-async def test_settings_become_fields_of_the_model_or_go_with_the_call() -> None:
-    chat = StrangerChat(logprobs=True)
+async def test_log_probabilities_of_calls_are_read() -> None:
+    written = ('{"name": "', "weather", '", "arguments": {"city": "', "Paris", '"}}')
+    sent = [{"token": token, "logprob": -0.5} for token in written]
+    message = AIMessage("", tool_calls=[CALL], response_metadata={"logprobs": sent})
+    answer = await ask(LangChainModel(StrangerChat(answer=message)))
+    assert [token.token for token in answer.call_logprobs or ()] == ["weather", "Paris"]
+
+
+async def test_settings_become_fields_of_a_copy_or_go_with_the_call() -> None:
+    chat = StrangerChat()
     await ask(
         LangChainModel(chat),
         max_tokens=5,
@@ -198,43 +216,33 @@ async def test_settings_become_fields_of_the_model_or_go_with_the_call() -> None
         "stop": ["x"],
         "temperature": 0.5,
         "num_predict": 5,
+        "logprobs": True,
         "top_logprobs": 4,
         "seed": 3,
         "user": "u",
     }
 
 
-async def test_tools_are_bound() -> None:
+@pytest.mark.parametrize(("choice", "bound"), [("weather", "weather"), ("required", "any")])
+async def test_tools_are_bound(choice: str, bound: str) -> None:
     chat = StrangerChat()
-    await ask(LangChainModel(chat), tools=(WEATHER,), tool_choice="weather", seed=1)
+    await ask(LangChainModel(chat), tools=(WEATHER,), tool_choice=choice, seed=1)
     (call,) = chat._calls
-    assert call["tools"] == [WEATHER]
-    assert call["tool_choice"] == "weather"
-    assert call["seed"] == 1
+    assert (call["tools"], call["tool_choice"], call["seed"]) == ([WEATHER], bound, 1)
 
 
-async def test_tools_for_a_model_without() -> None:
+async def test_tools_for_a_model_without_are_refused() -> None:
     with pytest.raises(UnsupportedContentError, match="cannot use tools"):
         await ask(open_model(FakeListChatModel(responses=["x"])), tools=(WEATHER,))
 
 
 SCHEMA = {"type": "object"}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
 
 
 @pytest.mark.parametrize(
     ("kind", "parameter"),
-    [
-        (
-            BaseChatOpenAI,
-            {
-                "response_format": {
-                    "type": "json_schema",
-                    "json_schema": {"name": "answer", "schema": SCHEMA},
-                }
-            },
-        ),
-        (ChatOllama, {"format": SCHEMA}),
-    ],
+    [(BaseChatOpenAI, {"response_format": FORMAT}), (ChatOllama, {"format": SCHEMA})],
 )
 async def test_a_schema_where_the_model_has_a_parameter_for_it(
     kind: type[StrangerChat], parameter: dict[str, Any]
@@ -263,22 +271,34 @@ class NestedStatusError(Exception):
     response = type("Response", (), {"status_code": 401})()
 
 
-class GoogleResourceExhausted(Exception):  # noqa: N818
+class ResourceExhausted(Exception):  # noqa: N818 - Google's name
     pass
 
 
-class ReadTimeout(Exception):  # noqa: N818
+class ReadTimeout(Exception):  # noqa: N818 - httpx's name
     pass
+
+
+class APIConnectionError(Exception):
+    pass
+
+
+def connecting() -> Exception:
+    error = APIConnectionError("Connection error.")
+    error.__cause__ = type("ConnectError", (Exception,), {})("refused")
+    return error
 
 
 FAILURES: list[tuple[Exception, type[ModelError], bool | None]] = [
     (StatusError("slow"), RateLimitError, False),
     (NestedStatusError("key"), AuthenticationError, False),
-    (GoogleResourceExhausted("quota"), RateLimitError, False),
+    (ResourceExhausted("quota"), RateLimitError, False),
     (type("BadRequestError", (Exception,), {})("bad"), BadRequestError, False),
     (ReadTimeout(), ModelTimeoutError, None),
     (TimeoutError("slow"), ModelTimeoutError, None),
     (ConnectionRefusedError("no"), ModelUnavailableError, False),
+    (connecting(), ModelUnavailableError, False),
+    (APIConnectionError("Connection error."), ModelUnavailableError, None),
     (KeyError("bug"), ModelError, None),
     (UnsupportedContentError("passed on", model="m"), UnsupportedContentError, False),
 ]
@@ -294,7 +314,6 @@ async def test_failures_of_a_strange_sdk_are_named(
         await ask(LangChainModel(StrangerChat(failure=failure)))
     assert type(caught.value) is error
     assert caught.value.billed is billed
-    assert caught.value.retryable is error.retryable
 
 
 async def test_the_time_to_wait_is_read() -> None:
@@ -303,38 +322,96 @@ async def test_the_time_to_wait_is_read() -> None:
     assert caught.value.retry_after == 3
 
 
-async def test_a_stream_that_breaks() -> None:
-    chat = StrangerChat(pieces=[AIMessageChunk("Pa")], failure=ConnectionResetError("gone"))
+@pytest.mark.parametrize("failure", [ConnectionResetError("gone"), StatusError("gone")])
+async def test_a_stream_that_breaks_is_interrupted(failure: Exception) -> None:
+    chat = StrangerChat(pieces=[AIMessageChunk("Pa")], failure=failure)
     with pytest.raises(StreamInterruptedError, match="gone"):
-        await ask_in_pieces(LangChainModel(chat))
+        await stream(LangChainModel(chat))
 
 
-async def test_a_stream_without_any_piece() -> None:
+async def test_a_stream_without_any_piece_fails() -> None:
     with pytest.raises(ModelError) as caught:
-        await ask_in_pieces(LangChainModel(StrangerChat()))
+        await stream(LangChainModel(StrangerChat()))
     assert caught.value.billed is None
 
 
-async def test_a_stream_of_pieces_without_text() -> None:
+async def test_pieces_without_text_are_not_shown() -> None:
     chat = StrangerChat(pieces=[AIMessageChunk(""), AIMessageChunk("Paris")])
-    pieces, answer = await ask_in_pieces(LangChainModel(chat))
-    assert pieces == ["Paris"]
-    assert answer is not None
-    assert answer.text == "Paris"
+    pieces, answer = await stream(LangChainModel(chat))
+    assert (pieces, answer.text) == (["Paris"], "Paris")
 
 
-async def test_a_tool_call_that_cannot_be_read() -> None:
+async def test_a_tool_call_that_cannot_be_read_is_malformed() -> None:
     broken = {"name": "f", "args": "{", "id": "1", "error": "bad JSON", "type": "invalid_tool_call"}
     message = AIMessage("", invalid_tool_calls=[broken])
     with pytest.raises(MalformedResponseError, match="bad JSON"):
         await ask(LangChainModel(StrangerChat(answer=message)))
 
 
-def test_the_name_says_whose_model_it_is() -> None:
-    class Described(StrangerChat):
-        def _get_ls_params(self, stop: Any = None, **kwargs: Any) -> Any:
-            return {"ls_provider": "anthropic", "ls_model_name": "claude"}
+# Who it is, where it is, and how often it sends
 
-    assert LangChainModel(Described()).name == "anthropic:claude"
-    assert LangChainModel(StrangerChat()).real
+
+class Described(StrangerChat):
+    model_name: str = "models/gemini"
+    base_url: str = "https://example.com/v1"
+    api_key: SecretStr = SecretStr("hidden-key")
+
+
+Described.__module__ = "langchain_google_genai.chat_models"
+
+
+def test_the_name_says_whose_model_it_is() -> None:
+    model = LangChainModel(Described())
+    assert (model.name, model.server, model.local) == (
+        "google_genai:gemini",
+        "https://example.com/v1",
+        False,
+    )
+    assert model.secrets == ("hidden-key",)
+    stranger = LangChainModel(StrangerChat())
+    assert (stranger.name, stranger.server) == ("strangerchat:StrangerChat", None)
+    assert stranger.real
     assert LangChainModel(StrangerChat(), provider="a", model="b").name == "a:b"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "server"),
+    [(None, "http://127.0.0.1:11434"), ("box:1", "http://box:1"), ("ftp://box", None)],
+)
+def test_the_address_of_chat_ollama_is_known(base_url: str | None, server: str | None) -> None:
+    model = LangChainModel(ChatOllama(base_url=base_url))
+    assert (model.provider, model.server, model.local) == ("ollama", server, base_url is None)
+
+
+class Retrying(StrangerChat):
+    max_retries: int = 6
+    client: Any = None
+
+    @cached_property
+    def remembered(self) -> int:
+        return self.max_retries
+
+
+class RetryingByItself(Retrying):
+    """Its client was made with a number of retries that cannot be changed."""
+
+    client: Any = "made with six retries"
+
+
+def test_retries_are_switched_off_on_a_copy(caplog: pytest.LogCaptureFixture) -> None:
+    chat = Retrying()
+    assert chat.remembered == 6
+    copy: Any = LangChainModel(chat).chat
+    assert (chat.max_retries, copy.max_retries, copy.remembered) == (6, 0, 0)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(("retries", "known"), [(6, False), (0, True)])
+async def test_usage_is_unknown_where_requests_may_have_been_sent_again(
+    retries: int, known: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    message = AIMessage("Paris", usage_metadata=USAGE)  # type: ignore[arg-type]
+    with caplog.at_level(logging.WARNING, "cascade"):
+        model = LangChainModel(RetryingByItself(max_retries=retries, answer=message))
+    assert (await ask(model)).usage.known is known
+    assert ("max_retries=0" in caplog.text) is not known

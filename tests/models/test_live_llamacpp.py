@@ -1,4 +1,4 @@
-"""The embedded model, live in this process."""
+"""The embedded model, live in this process and behind llama.cpp's own HTTP server."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from cascade.errors import (
+    AuthenticationError,
     BadRequestError,
     ContextLengthError,
     ModelError,
@@ -22,10 +24,11 @@ from cascade.errors import (
     ModelTimeoutError,
     UnsupportedContentError,
 )
-from cascade.models import Request, open_model
-from cascade.models import llamacpp_engine as engine
+from cascade.models import Model, Request, llamacpp, open_model
 from cascade.models.llamacpp import LlamaCppModel, find_weights
-from tests.models.asking import ask, ask_in_pieces
+from cascade.models.openai import OpenAIModel
+from tests.models.asking import ASKING, ask, question, stream
+from tests.servers.llamacpp import HERMES, LlamaCppServer
 
 pytest.importorskip("xllamacpp", reason='pip install "agent-cascade[llamacpp]"')
 try:
@@ -40,96 +43,154 @@ CITY = {
     "properties": {"city": {"type": "string", "maxLength": 12}},
     "required": ["city"],
 }
+SEARCH: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "search",
+        "description": "search for something",
+        "parameters": {
+            "type": "object",
+            "properties": {"q": {"type": "string"}, "n": {"type": "integer"}},
+            "required": ["q", "n"],
+        },
+    },
+}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+LONG: dict[str, Any] = {"max_tokens": 1500, "temperature": 0, "extra": {"ignore_eos": True}}
+SHORT: dict[str, Any] = {"max_tokens": 8, "temperature": 0}
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[LlamaCppModel]:
-    embedded = open_model("llamacpp:smollm2-135m")
-    assert isinstance(embedded, LlamaCppModel)
-    yield embedded
-    asyncio.run(embedded.aclose())
+def embedded() -> Iterator[LlamaCppModel]:
+    model = open_model("llamacpp:smollm2-135m", options={"n_parallel": 2})
+    assert isinstance(model, LlamaCppModel)
+    yield model
+    model.close()
 
 
-async def test_a_plain_answer(model: LlamaCppModel) -> None:
-    answer = await ask(model, "What is the capital of France?", max_tokens=8, temperature=0)
-    assert answer.text
-    assert answer.finish_reason in ("stop", "length")
-    assert answer.usage.input_tokens
-    assert answer.usage.output_tokens == 8
-    assert answer.busy_ms
-    assert 0 < answer.busy_ms <= answer.latency_ms
-    assert answer.logprobs is None
+@pytest.fixture(scope="module")
+def server() -> LlamaCppServer:  # type: ignore[override]
+    return LlamaCppServer(WEIGHTS, chat_template=HERMES)
 
 
-async def test_logprobs_spell_the_answer(model: LlamaCppModel) -> None:
-    answer = await ask(model, max_tokens=8, temperature=0, logprobs=True, top_logprobs=3)
+@pytest.fixture
+async def over_http(server: LlamaCppServer) -> AsyncIterator[OpenAIModel]:
+    model = OpenAIModel("any", base_url=server.openai_url, api_key=server.api_key)
+    yield model
+    await model.aclose()
+
+
+@pytest.fixture(params=["in process", "over HTTP"])
+def model(request: pytest.FixtureRequest, embedded: LlamaCppModel, over_http: OpenAIModel) -> Model:
+    return embedded if request.param == "in process" else over_http
+
+
+async def test_logprobs_spell_the_answer(model: Model) -> None:
+    answer = await ask(model, logprobs=True, top_logprobs=3, **SHORT)
     assert answer.logprobs is not None
     assert "".join(token.token for token in answer.logprobs).strip() == answer.text.strip()
     assert all(len(token.top) == 3 and token.logprob <= 0 for token in answer.logprobs)
+    assert answer.usage.output_tokens == 8
+    assert answer.busy_ms is not None
+    assert 0 < answer.busy_ms <= answer.latency_ms
 
 
-async def test_a_stream_equals_the_plain_answer(model: LlamaCppModel) -> None:
-    settings = {"max_tokens": 12, "temperature": 0, "logprobs": True}
-    plain = await ask(model, "Say hello.", **settings)
-    pieces, streamed = await ask_in_pieces(model, "Say hello.", **settings)
-    assert streamed is not None
+async def test_a_stream_equals_the_plain_answer(model: Model) -> None:
+    plain = await ask(model, "Say hello.", logprobs=True, **SHORT)
+    pieces, streamed = await stream(model, "Say hello.", logprobs=True, **SHORT)
     assert "".join(pieces) == streamed.text == plain.text
     assert len(pieces) > 1
     assert [t.token for t in streamed.logprobs or ()] == [t.token for t in plain.logprobs or ()]
 
 
-async def test_a_schema_is_kept(model: LlamaCppModel) -> None:
+async def test_a_schema_is_kept(model: Model) -> None:
     answer = await ask(model, "A city as JSON.", schema=CITY, max_tokens=40, temperature=0)
     assert set(json.loads(answer.text)) == {"city"}
 
 
+@pytest.mark.parametrize("asking", ASKING)
+async def test_a_prompt_that_is_too_long(asking: Any, model: Model) -> None:
+    with pytest.raises(ContextLengthError) as caught:
+        await asking(model, "word " * 3000)
+    assert caught.value.billed is False
+
+
+async def test_what_the_model_cannot_do(model: Model) -> None:
+    with pytest.raises(UnsupportedContentError, match="image"):
+        await model.complete(Request((HumanMessage([IMAGE]),)))
+    with pytest.raises(BadRequestError, match="nonsense"):
+        await ask(model, schema={"type": "nonsense"})
+
+
+async def test_16_requests_at_once(model: Model) -> None:
+    answers = await asyncio.gather(*(ask(model, f"Say {i}", max_tokens=1) for i in range(16)))
+    assert all(answer.usage.output_tokens == 1 for answer in answers)
+
+
+@pytest.mark.parametrize("text", ["London", "It is Paris.", '42 été "x"\n y'])
+async def test_a_given_answer_is_scored_token_by_token(text: str, embedded: LlamaCppModel) -> None:
+    score = await embedded.score(question(), text)
+    assert score is not None
+    assert "".join(token.token for token in score) == text
+
+
+async def test_the_score_of_its_own_answer_is_what_it_was_written_with(
+    embedded: LlamaCppModel,
+) -> None:
+    answer = await ask(embedded, logprobs=True, **SHORT)
+    score = await embedded.score(question(), answer.text)
+    assert [t.logprob for t in score or ()] == pytest.approx(
+        [t.logprob for t in answer.logprobs or ()], abs=0.05
+    )
+
+
+@pytest.mark.parametrize("text", ["", "🏛"], ids=["empty", "a character of several tokens"])
+async def test_what_cannot_be_scored_has_no_score(text: str, embedded: LlamaCppModel) -> None:
+    assert await embedded.score(question(), text) is None
+
+
 async def test_an_answer_has_logprobs_also_where_tools_could_be_called(
-    model: LlamaCppModel,
+    embedded: LlamaCppModel,
 ) -> None:
     """llama.cpp refuses log-probs in a stream with tools."""
-    function = {"name": "weather", "parameters": CITY}
-    tool = {"type": "function", "function": function}
-    question = (HumanMessage("Say hello."),)
-    request = Request(question, max_tokens=8, temperature=0, logprobs=True, tools=(tool,))
-    answer = await model.complete(request)
+    answer = await ask(embedded, "Say hello.", logprobs=True, tools=(SEARCH,), **SHORT)
     assert answer.logprobs is not None
-    assert "".join(token.token for token in answer.logprobs) == answer.text
     assert answer.usage.known
 
 
-async def test_a_prompt_that_is_too_long(model: LlamaCppModel) -> None:
-    for asking in (ask, ask_in_pieces):
-        with pytest.raises(ContextLengthError, match=r"2048.*n_ctx") as caught:
-            await asking(model, "word " * 3000)
-        assert caught.value.billed is False
+async def test_a_forced_call_is_made_and_found(embedded: LlamaCppModel) -> None:
+    settings = {"tools": (SEARCH,), "tool_choice": "required", "logprobs": True}
+    answer = await ask(embedded, "search for Köln", max_tokens=60, temperature=0, **settings)
+    (call,) = answer.tool_calls
+    assert call["name"] == "search"
+    spelled = "".join(token.token for token in answer.call_logprobs or ())
+    assert spelled.startswith("search")
+    assert str(call["args"]["n"]) in spelled
 
 
-async def test_what_the_model_cannot_do(model: LlamaCppModel) -> None:
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
-    with pytest.raises(UnsupportedContentError, match="image"):
-        await model.complete(Request((HumanMessage([image]),)))
-    with pytest.raises(BadRequestError, match="nonsense"):
-        await ask(model, schema={"type": "nonsense"})
-    with pytest.raises(BadRequestError, match="must be number"):
-        await ask(model, extra={"max_tokens": "many"})
+async def test_name_and_values_of_a_real_call_are_found(over_http: OpenAIModel) -> None:
+    shown: list[BaseMessage] = []
+    for q in ("Rome", "Oslo", "Lima"):
+        made = {"name": "search", "args": {"q": q, "n": 3}, "id": q, "type": "tool_call"}
+        shown += [HumanMessage(f"search for {q}"), AIMessage("", tool_calls=[made])]
+    asked = (*shown, HumanMessage("search for Paris"))
+    settings: dict[str, Any] = {"max_tokens": 60, "temperature": 0, "logprobs": True}
+    answer = await over_http.complete(Request(asked, tools=(SEARCH,), **settings))
+    (call,) = answer.tool_calls
+    spelled = "".join(token.token for token in answer.call_logprobs or ())
+    assert spelled.replace(" ", "") == f"search{call['args']['q']}{call['args']['n']}"
+    assert answer.logprobs is None, "the answer has no text"
 
 
-async def test_64_requests_at_once_are_not_mixed_up(model: LlamaCppModel) -> None:
-    cities = ("Rome", "Paris", "Cairo", "Lima")
-    prompts = [f"Repeat the word {cities[i % 4]}: {cities[i % 4]}" for i in range(64)]
-    answers = await asyncio.gather(
-        *(ask(model, prompt, max_tokens=2, temperature=0) for prompt in prompts)
-    )
-    assert len({id(answer) for answer in answers}) == 64
-    assert all(answer.usage.output_tokens in (1, 2) for answer in answers)
-    for i, city in enumerate(cities):
-        alone = await ask(model, f"Repeat the word {city}: {city}", max_tokens=2, temperature=0)
-        assert alone.text in {answer.text for answer in answers[i::4]}
+async def test_a_wrong_key_is_refused(server: LlamaCppServer) -> None:
+    model = OpenAIModel("any", base_url=server.openai_url, api_key="wrong")
+    with pytest.raises(AuthenticationError):
+        await ask(model)
+    await model.aclose()
 
 
-async def test_the_loopback_listener_demands_the_key(model: LlamaCppModel) -> None:
-    address = await model.listening_address()
-    assert address.startswith("http://127.0.0.1:")
+async def test_the_loopback_listener_demands_the_key(embedded: LlamaCppModel) -> None:
+    address = await embedded.engine.load()
 
     def status(path: str, data: bytes | None = None) -> int:
         try:
@@ -142,73 +203,83 @@ async def test_the_loopback_listener_demands_the_key(model: LlamaCppModel) -> No
     assert await asyncio.to_thread(status, "/v1/chat/completions", b'{"messages": []}') == 401
 
 
-LONG = {"max_tokens": 1500, "temperature": 0, "extra": {"ignore_eos": True}}
+# Leaving
 
 
-async def test_cancelling_stops_the_computation(model: LlamaCppModel) -> None:
-    tasks = [asyncio.create_task(ask(model, f"Count, {i}", **LONG)) for i in range(8)]
-    await asyncio.sleep(0.5)
+async def test_cancelling_stops_the_computation(embedded: LlamaCppModel) -> None:
+    begun = asyncio.Semaphore(0)
+
+    async def count() -> None:
+        async for _ in embedded.stream(question("Count", **LONG)):
+            begun.release()
+
+    tasks = [asyncio.create_task(count()) for _ in range(2)]
+    started = time.perf_counter()
+    for _ in range(50):
+        await begun.acquire()
+    fifty_tokens_s = time.perf_counter() - started
     for task in tasks:
         task.cancel()
-    assert all(
-        isinstance(result, asyncio.CancelledError)
-        for result in await asyncio.gather(*tasks, return_exceptions=True)
-    )
+    await asyncio.wait(tasks)
+    assert all(task.cancelled() for task in tasks)
     started = time.perf_counter()
-    await ask(model, "hi", max_tokens=1)
-    assert time.perf_counter() - started < 10, "the slots are still computing"
+    await ask(embedded, "hi", max_tokens=1)
+    assert time.perf_counter() - started < 20 * fifty_tokens_s, "the slots are still computing"
 
 
-async def test_a_timeout_stops_the_computation(model: LlamaCppModel) -> None:
+async def test_a_timeout_stops_the_computation(embedded: LlamaCppModel) -> None:
     with pytest.raises(ModelTimeoutError):
-        await ask(model, "Count", timeout_s=0.3, **LONG)
+        await ask(embedded, "Count", timeout_s=0.2, **LONG)
 
 
-async def test_leaving_a_stream_stops_the_computation(model: LlamaCppModel) -> None:
-    stream = model.stream(Request((HumanMessage("Count"),), **LONG))
-    async for _ in stream:
-        break
-    await stream.aclose()
-    assert (await ask(model, "hi", max_tokens=1)).usage.output_tokens == 1
+async def test_leaving_a_stream_stops_the_computation(embedded: LlamaCppModel) -> None:
+    answering = embedded.stream(question("Count", **LONG))
+    assert await anext(answering)
+    await answering.aclose()
+    assert (await ask(embedded, "hi", max_tokens=1)).usage.output_tokens == 1
 
 
-def test_a_loop_that_ends_with_a_request_in_flight_does_no_harm(model: LlamaCppModel) -> None:
+def test_a_loop_that_ends_with_a_request_in_flight_does_no_harm(embedded: LlamaCppModel) -> None:
     async def begin() -> None:
-        task = asyncio.create_task(ask(model, "Count", **LONG))
-        await asyncio.sleep(0.3)
-        del task
+        answering = embedded.stream(question("Count", **LONG))
+        await anext(answering)
 
-    asyncio.run(begin())
-    assert asyncio.run(ask(model, "hi", max_tokens=1)).usage.output_tokens == 1
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+    assert asyncio.run(ask(embedded, "hi", max_tokens=1)).usage.output_tokens == 1
 
 
-def test_models_of_the_same_file_and_options_share_one_engine(model: LlamaCppModel) -> None:
-    asyncio.run(ask(model, "hi", max_tokens=1))
-    same = LlamaCppModel(str(WEIGHTS))
+# Sharing
+
+
+async def test_models_of_the_same_file_and_options_share_one_engine(
+    embedded: LlamaCppModel,
+) -> None:
+    same = LlamaCppModel(str(WEIGHTS), options={"n_parallel": 2})
     other = LlamaCppModel("smollm2-135m", options={"n_ctx": 256, "n_parallel": 1})
-    assert same._shared_engine() is model._shared_engine()
-    assert other._shared_engine() is not model._shared_engine()
+    await embedded.warm()
+    assert same.engine is embedded.engine
+    assert other.engine is not embedded.engine
 
 
-def test_an_engine_that_nobody_holds_gives_its_memory_back() -> None:
-    model = LlamaCppModel("smollm2-135m", options={"n_ctx": 128, "n_parallel": 1})
-    asyncio.run(ask(model, "hi", max_tokens=1))
-    options = model._load_options
-    assert options in engine._engines
-    asyncio.run(model.aclose())
-    gc.collect()
-    assert options not in engine._engines
-    assert asyncio.run(ask(model, "hi", max_tokens=1)).text is not None
-
-
-def test_options_of_the_request_come_from_the_options_of_the_model() -> None:
-    options = {"n_ctx": 256, "n_parallel": 1, "n_threads": 1, "n_gpu_layers": 0, "max_tokens": 3}
+def test_an_engine_that_is_not_used_gives_its_memory_back() -> None:
+    options = {"n_ctx": 128, "n_parallel": 1, "n_threads": 1, "n_gpu_layers": 0, "max_tokens": 3}
     model = LlamaCppModel("smollm2-135m", options=options)
     answer = asyncio.run(ask(model, "Count", extra={"ignore_eos": True}))
-    assert answer.usage.output_tokens == 3
+    assert answer.usage.output_tokens == 3, "options that do not load go with each request"
+    assert model._loading in llamacpp._engines
+    model.close()
+    gc.collect()
+    assert model._loading not in llamacpp._engines
 
 
-def test_a_gguf_file_that_llamacpp_cannot_load(tmp_path: Path) -> None:
+async def test_the_digest_is_that_of_the_weights(embedded: LlamaCppModel) -> None:
+    sha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    assert await embedded.digest() == sha256
+
+
+def test_a_file_that_llamacpp_cannot_load(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     with WEIGHTS.open("rb") as whole:
         broken.write_bytes(whole.read(3_000_000))

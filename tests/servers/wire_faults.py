@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import lru_cache, partial
 
-from cascade.models import bounds
+from cascade.models import http
 from tests.servers import replies
 from tests.servers.fault import Fault
 from tests.servers.replies import Reply
@@ -143,7 +143,7 @@ def _bombed(asked: Asked, said: Said) -> Reply:
     given = reply(asked, said)
     begin = b"data: " if given.content_type == "text/event-stream" else b'{"a": "'
     return replace(
-        given, parts=(_bomb(begin, bounds.LARGEST_REPLY),), headers={"content-encoding": "gzip"}
+        given, parts=(_bomb(begin, http.LARGEST_REPLY),), headers={"content-encoding": "gzip"}
     )
 
 

@@ -1,0 +1,329 @@
+"""HTTP to one model server: JSON is posted, JSON or lines are read, and every failure is named.
+
+aiohttp is asked directly where the extra is installed, httpx2 elsewhere and behind a proxy: a
+provider's own client spends more on options, headers and typed replies than all else here costs.
+Nothing is sent twice, since the ledger books every attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
+from functools import partial
+from importlib.util import find_spec
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies
+
+from pydantic_core import from_json, to_json
+
+from cascade.errors import ConfigurationError, InputError, ModelError
+from cascade.models.failures import Caller, retry_after_seconds
+from cascade.models.loops import PerLoop, Pool
+
+if TYPE_CHECKING:
+    import ssl
+
+LARGEST_REPLY = 64 * 2**20
+"""Bytes of a reply after decompression. An answer of 100,000 tokens with two alternatives each is
+far below; more would fill the memory."""
+
+CONNECT_S, READ_S = 10.0, 600.0
+"""How long a server may take to accept a connection, and to send something."""
+
+DRAIN_S = 0.1
+"""How long the end of a reply is waited for whose answer is complete: only then its connection
+serves again."""
+
+_CONNECTIONS = 1000
+_LARGE_BODY = 2**20
+
+
+def check_address(url: str, example: str) -> None:
+    """Whether an address can be one.
+
+    Raises:
+        ConfigurationError: it is none; the message says what to write.
+    """
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        bare = url.strip().rstrip("/") if "://" not in url else ""
+        meant = f"http://{bare}{urlsplit(example).path}" if bare else example
+        raise ConfigurationError(
+            f"base_url={url!r} is no address: it begins with http:// or https://. Write {meant!r}."
+        )
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a server is on this machine, so that what is sent does not leave it."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    # 0.0.0.0 is how OLLAMA_HOST is often set; a client that connects to it stays here.
+    return address.is_loopback or address.is_unspecified
+
+
+def stays_here(url: str, model: str) -> bool:
+    """Whether what is sent to a model of this name at this address stays on this machine.
+
+    Ollama passes models whose tag ends in `cloud` on to its own servers.
+    """
+    return is_loopback(url) and not model.endswith((":cloud", "-cloud"))
+
+
+Headers = Mapping[str, str]
+
+
+class _Client(Pool, Protocol):
+    def exchange(self, method: str, url: str, body: bytes, headers: Headers) -> AsyncGenerator[Any]:
+        """Status and headers of the reply, then its parts."""
+
+
+class Connection:
+    """The connections to one server, a pool of them for each event loop.
+
+    Args:
+        base_url: address that paths are appended to; a user and password in it are sent along.
+        headers: of every request.
+        caller: names errors.
+    """
+
+    def __init__(self, base_url: str, headers: Headers, caller: Caller) -> None:
+        parts = urlsplit(base_url)
+        user, at, host = parts.netloc.rpartition("@")
+        self._address = parts._replace(netloc=host, path=parts.path.rstrip("/"))
+        self._headers = {"content-type": "application/json", **headers}
+        if at and "authorization" not in headers:
+            basic = base64.b64encode(unquote(user).encode()).decode()
+            self._headers["authorization"] = f"Basic {basic}"
+        self._caller = caller
+        # A proxy of the environment has no business between two ends on one machine.
+        here = is_loopback(base_url)
+        direct = find_spec("aiohttp") is not None and (here or not getproxies())
+        self._clients: PerLoop[_Client] = PerLoop(
+            partial(_Aiohttp, parts.scheme == "https") if direct else partial(_Httpx, not here)
+        )
+
+    async def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The JSON of the reply to JSON, or to nothing.
+
+        Raises:
+            ModelError: the server refused, the connection failed, or the reply cannot be read.
+        """
+        raw = b"".join([part async for part in self._exchange(path, body)])
+        with self._named():
+            return read_json(raw)
+
+    async def lines(
+        self, path: str, body: Mapping[str, Any], begun: Callable[[], bool]
+    ) -> AsyncGenerator[bytes]:
+        """The lines of a streamed reply; leaving early closes the connection.
+
+        Raises:
+            ModelError: as in `request`; `StreamInterruptedError` where a part of the answer had
+                `begun`.
+        """
+        held = bytearray()
+        async with aclosing(self._exchange(path, body, begun)) as parts:
+            async for part in parts:
+                first, *others = part.split(b"\n")
+                held += first
+                for other in others:
+                    yield bytes(held).rstrip(b"\r")
+                    held = bytearray(other)
+        if held:
+            yield bytes(held)
+
+    async def aclose(self) -> None:
+        """Close the connections of all loops; they are opened again when needed."""
+        await self._clients.aclose()
+
+    async def _exchange(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        begun: Callable[[], bool] = lambda: False,
+    ) -> AsyncGenerator[bytes]:
+        url = self._address._replace(path=self._address.path + path).geturl()
+        method, data = ("GET", b"") if body is None else ("POST", _json(body))
+        client = await self._clients.get()
+        left = LARGEST_REPLY
+        with self._named(begun):
+            async with aclosing(client.exchange(method, url, data, self._headers)) as parts:
+                status, headers = await anext(parts)
+                if status >= 300:
+                    await self._refuse(status, headers, parts)
+                async for part in parts:
+                    left -= len(part)
+                    if left < 0:
+                        most = LARGEST_REPLY >> 20
+                        raise self._caller.malformed(f"more than {most} MiB in one reply")
+                    yield part
+
+    async def _refuse(self, status: int, headers: Headers, parts: AsyncIterable[bytes]) -> None:
+        if status < 400:
+            raise self._caller.moved(status, headers.get("location", ""))
+        raw = b""
+        async for part in parts:
+            raw += part
+            if len(raw) > _LARGE_BODY:
+                break
+        wait = retry_after_seconds(headers)
+        raise self._caller.refused(status, _reason(raw), retry_after=wait)
+
+    @contextmanager
+    def _named(self, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        try:
+            yield
+        except ModelError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise self._caller.malformed(str(error)) from error
+        except Exception as error:
+            named = self._caller.failed(error, begun=begun())
+            if named is None:
+                raise
+            raise named from error
+
+
+class _Aiohttp:
+    """aiohttp, the faster of the two."""
+
+    def __init__(self, encrypted: bool) -> None:
+        import aiohttp  # noqa: PLC0415 - an extra
+
+        class Connector(aiohttp.TCPConnector):
+            def __del__(self, *_: Any) -> None:
+                """Silence where the process ends before the loop could close it."""
+
+        certificates: ssl.SSLContext | bool = True
+        if encrypted:
+            import httpx2  # noqa: PLC0415 - for its certificates: Python may have none
+
+            certificates = httpx2.create_ssl_context()
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
+        self._connector = Connector(limit=_CONNECTIONS, ssl=certificates)
+        self._session = aiohttp.ClientSession(connector=self._connector, timeout=timeout)
+
+    async def exchange(
+        self, method: str, url: str, body: bytes, headers: Headers
+    ) -> AsyncGenerator[Any]:
+        # A large body goes piece by piece, so that other requests have their turn.
+        data = (body or None) if len(body) < _LARGE_BODY else io.BytesIO(body)
+        async with self._session.request(
+            method, url, data=data, headers=headers, allow_redirects=False
+        ) as reply:
+            yield reply.status, reply.headers
+            async for part in reply.content.iter_any():
+                yield part
+
+    async def aclose(self) -> None:
+        await self._session.close()
+        await self._connector.close()
+
+    def abandon(self) -> None:
+        self._session.detach()
+
+
+class _Httpx:
+    """httpx2, which comes with the OpenAI client and knows proxies."""
+
+    def __init__(self, proxies: bool) -> None:
+        import httpx2  # noqa: PLC0415 - where it is needed
+
+        self._client = httpx2.AsyncClient(
+            timeout=httpx2.Timeout(READ_S, connect=CONNECT_S),
+            limits=httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=100),
+            trust_env=proxies,
+        )
+
+    async def exchange(
+        self, method: str, url: str, body: bytes, headers: Headers
+    ) -> AsyncGenerator[Any]:
+        async with self._client.stream(method, url, content=body, headers=headers) as reply:
+            yield reply.status_code, reply.headers
+            async for part in reply.aiter_bytes():
+                yield part
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    def abandon(self) -> None:
+        """Nothing: a forgotten client says nothing."""
+
+
+async def events(lines: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+    """The data of server-sent events (WHATWG HTML, 9.2.6), without one that is cut off.
+
+    Plain JSON in their place is data as well: servers send errors so, and those that cannot stream
+    a whole reply.
+    """
+    data: list[bytes] = []
+    async for line in lines:
+        if line.startswith(b"data:"):
+            data.append(line[5:].removeprefix(b" "))
+        elif line.startswith(b"{"):
+            yield line
+        elif not line and data:
+            yield b"\n".join(data)
+            data = []
+
+
+async def drain(lines: AsyncIterable[bytes]) -> None:
+    """Read the end of a reply whose answer is complete, for a moment."""
+    with suppress(TimeoutError, ModelError):
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in lines:
+                pass
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    try:
+        return to_json(body)
+    except ValueError as error:
+        raise InputError(f"the request holds what is no JSON: {error}") from error
+
+
+def read_json(raw: bytes) -> Any:
+    """Decoded JSON, in a third of the time of `json.loads`.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    try:
+        return from_json(raw)
+    except ValueError:
+        # Halves of surrogate pairs, other encodings and deep nesting are read by `json` alone.
+        return json.loads(raw)
+
+
+def read_error(error: object) -> tuple[int, str]:
+    """Status and reason of an error object; its code may be the only word on a long prompt."""
+    if not isinstance(error, Mapping):
+        return 500, str(error)
+    code = str(error.get("code") or error.get("type") or "")
+    reason = str(error.get("message") or dict(error))
+    if code.isdecimal() and 400 <= int(code) < 600:
+        return int(code), reason
+    return 500, reason if code in reason else f"{reason} [{code}]"
+
+
+def _reason(raw: bytes) -> str:
+    try:
+        body = read_json(raw)
+    except (ValueError, RecursionError):
+        return raw[:1000].decode(errors="replace")
+    if isinstance(body, Mapping):
+        body = body.get("error") or body.get("detail") or body
+    return read_error(body)[1]

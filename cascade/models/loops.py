@@ -1,0 +1,179 @@
+"""Event loops: connections belong to the one that opened them.
+
+A pool of connections of our own is made once for each loop. A client whose inside is not known,
+such as LangChain's, has one home: the background loop, on which callers of all loops wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from cascade._portal import portal_loop, run_sync, running_loop
+
+T = TypeVar("T")
+
+PATIENCE_S = 2.0
+"""How long the closing of a pool in another loop is waited for. That loop may be held up by the
+very caller that waits; it then closes the pool when it goes on."""
+
+DELAY_S = 1.0
+"""How long after its owner a forgotten pool is closed. A loop that ends sooner closes it itself,
+and would be ended in the midst of a task that closes it."""
+
+
+class Pool(Protocol):
+    """Connections of one event loop."""
+
+    async def aclose(self) -> None:
+        """Close them, inside their loop."""
+
+    def abandon(self) -> None:
+        """See to it that nothing is printed when they are collected; from any thread."""
+
+
+P = TypeVar("P", bound=Pool)
+
+
+class PerLoop(Generic[P]):
+    """One pool for each event loop, made in it and closed in it.
+
+    Args:
+        make: makes one, inside the loop. It must not know the owner of this, which would never be
+            forgotten then.
+    """
+
+    def __init__(self, make: Callable[[], P]) -> None:
+        self._make = make
+        self._kept: dict[asyncio.AbstractEventLoop, tuple[P, AsyncGenerator[None]]] = {}
+        self._lock = threading.Lock()
+
+    async def get(self) -> P:
+        """The pool of the running loop."""
+        loop = asyncio.get_running_loop()
+        kept = self._kept.get(loop)
+        if kept is not None:
+            return kept[0]
+        pool, key = self._make(), object()
+        guardian = _guard(pool, key)
+        finalizer = weakref.finalize(self, _forget, loop, pool, guardian)
+        with self._lock:
+            for other in [other for other in self._kept if other.is_closed()]:
+                del self._kept[other]
+            self._kept[loop] = pool, guardian
+        _forget_closed()
+        _guardians[key] = loop, guardian, finalizer
+        await anext(guardian)
+        return pool
+
+    async def aclose(self) -> None:
+        """Close all pools, each in its loop, from any loop.
+
+        It lets go of a pool whose loop runs no more, and waits for none that is held up.
+        """
+        with self._lock:
+            all_kept, self._kept = self._kept, {}
+        here = asyncio.get_running_loop()
+        for loop, (pool, guardian) in all_kept.items():
+            if loop is here:
+                await guardian.aclose()
+                continue
+            closing = _close(guardian)
+            try:
+                if not loop.is_running():
+                    raise RuntimeError
+                done = asyncio.run_coroutine_threadsafe(closing, loop)
+            except RuntimeError:
+                closing.close()
+                pool.abandon()
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
+                    await asyncio.wrap_future(done)
+
+
+_Guardian = tuple[asyncio.AbstractEventLoop, AsyncGenerator[None], Any]
+_guardians: dict[object, _Guardian] = {}
+"""A loop refers weakly to the generators that it closes before it ends (`asyncio.run` does)."""
+
+
+async def _guard(pool: Pool, key: object) -> AsyncGenerator[None]:
+    """Closes its pool when it is closed."""
+    try:
+        yield
+    finally:
+        if (known := _guardians.pop(key, None)) is not None:
+            known[2].detach()
+        await pool.aclose()
+
+
+def _forget_closed() -> None:
+    for key, (loop, _, finalizer) in list(_guardians.items()):
+        if loop.is_closed():
+            _guardians.pop(key, None)
+            finalizer()
+
+
+async def _close(guardian: AsyncGenerator[None]) -> None:
+    with suppress(RuntimeError):  # the loop is ending, and closes the generator itself
+        await guardian.aclose()
+
+
+def _forget(loop: asyncio.AbstractEventLoop, pool: Pool, guardian: AsyncGenerator[None]) -> None:
+    """The owner of a pool was collected, or the process ends."""
+    pool.abandon()
+    if loop.is_running():
+        with suppress(RuntimeError):  # it was closed this moment
+            later = partial(close_from_sync, partial(_close, guardian))
+            loop.call_soon_threadsafe(loop.call_later, DELAY_S, later)
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+def close_from_sync(aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run an `aclose` for a synchronous caller: never waits for the event loop of its own thread.
+
+    Inside a running loop it is scheduled there; elsewhere it has been done when this returns.
+    """
+    loop = running_loop()
+    if loop is None:
+        run_sync(aclose())
+        return
+    task = loop.create_task(aclose())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
+async def stream_at_home(items: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    """Read a generator on the background loop, from any loop; closing this closes it there."""
+    here, home = asyncio.get_running_loop(), portal_loop()
+    arrived: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
+
+    def tell(item: tuple[T] | BaseException | None) -> None:
+        with suppress(RuntimeError):  # the loop of the reader is closed
+            here.call_soon_threadsafe(arrived.put_nowait, item)
+
+    async def pump() -> None:
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    tell((item,))
+        except BaseException as error:
+            tell(error)
+            raise
+        tell(None)
+
+    pumping = asyncio.run_coroutine_threadsafe(pump(), home)
+    try:
+        while (arrival := await arrived.get()) is not None:
+            if isinstance(arrival, BaseException):
+                raise arrival
+            yield arrival[0]
+    finally:
+        pumping.cancel()

@@ -1,0 +1,335 @@
+"""OpenAI's chat-completions format: requests as JSON, replies and stream chunks as completions.
+
+The one wire of `openai:` and `llamacpp:` models; replies of Ollama are put into this form.
+Counts and times that cannot be true are unknown: a wrong one would become a wrong figure of money.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.messages import BaseMessage, ToolCall, convert_to_openai_messages
+
+from cascade.errors import InputError
+from cascade.models.base import JsonSchema, Request
+from cascade.models.logprobs import Growing, answer_logprobs, call_logprobs
+from cascade.state import Completion, TokenLogprob, Usage
+
+FINISH_REASONS = {
+    "end_turn": "stop",
+    "eos": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_length": "length",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "safety": "content_filter",
+    "refusal": "content_filter",
+}
+"""Other providers' words for why a model stopped → the words of `Completion`."""
+
+MOST_TOKENS = 20_000_000
+"""Of one call: twice the longest context there is."""
+
+
+def chat_payload(request: Request, *, limit_field: str = "max_tokens") -> dict[str, Any]:
+    """The JSON body of a request, without the model's name.
+
+    Raises:
+        InputError: the conversation has a part that this form has no place for.
+    """
+    choice = request.tool_choice
+    if choice not in (None, "auto", "none", "required"):
+        choice = {"type": "function", "function": {"name": choice}}  # type: ignore[assignment]
+    payload: dict[str, Any] = {
+        "messages": sendable(request.messages),
+        limit_field: request.max_tokens,
+        "temperature": request.temperature,
+        "stop": list(request.stop) or None,
+        "seed": request.seed,
+        "tools": list(request.tools) or None,
+        "tool_choice": choice,
+        "response_format": response_format(request.schema) if request.schema else None,
+        "logprobs": request.logprobs or None,
+        "top_logprobs": request.top_logprobs or None if request.logprobs else None,
+        **request.extra,
+    }
+    return {name: value for name, value in payload.items() if value is not None}
+
+
+def sendable(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """The messages in OpenAI's form, of whole characters.
+
+    Raises:
+        InputError: there is something in them that this form has no place for.
+    """
+    try:
+        sent: list[dict[str, Any]] = whole(convert_to_openai_messages(list(messages)))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"the conversation has a part that no model can be sent: {error}. Give text, "
+            "images, audio and files as LangChain's content blocks, tool calls in answers alone."
+        ) from error
+    return sent
+
+
+def whole(value: Any) -> Any:
+    """The same JSON with halves of surrogate pairs put together, and U+FFFD for lone ones.
+
+    Such a half comes of an emoji that a model cut in two. UTF-8 has no place for it, and one in a
+    conversation would make every later step of it fail.
+    """
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    elif isinstance(value, list):
+        return [whole(item) for item in value]
+    elif isinstance(value, dict):
+        return {key: whole(item) for key, item in value.items()}
+    return value
+
+
+def response_format(schema: JsonSchema) -> dict[str, Any]:
+    """The `response_format` that holds the answer to a schema."""
+    name = re.sub(r"[^\w-]", "_", str(schema.get("title") or "answer"))[:64]
+    described: dict[str, Any] = {"name": name, "schema": dict(schema)}
+    if _is_strict(schema):
+        described["strict"] = True
+    return {"type": "json_schema", "json_schema": described}
+
+
+def _is_strict(schema: object) -> bool:
+    """Whether OpenAI's strict mode takes a schema: it refuses open and optional properties."""
+    if isinstance(schema, Mapping):
+        closed = schema.get("additionalProperties") is False
+        optional = set(schema.get("properties") or ()) != set(schema.get("required") or ())
+        if schema.get("type") == "object" and (not closed or optional):
+            return False
+        return all(_is_strict(part) for part in schema.values())
+    return not isinstance(schema, list) or all(_is_strict(part) for part in schema)
+
+
+def finish_reason(word: object) -> str | None:
+    """The reason in the words of `Completion`, or the provider's own."""
+    if not isinstance(word, str) or not word:
+        return None
+    return FINISH_REASONS.get(word.lower(), word.lower())
+
+
+def count(value: object) -> int | None:
+    """A number of tokens; None for what cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_TOKENS:
+        return None
+    return value
+
+
+def read_counts(
+    told: Mapping[str, object], *, wrote: bool, total: object = None, writes: object = None
+) -> Usage:
+    """The usage of a call, where its counts can be true together.
+
+    No prompt has no tokens, and no answer: some servers send zeros where they have not counted.
+    Parts are no more than their whole: some count what they read from their cache beside the
+    input. Where the reasoning stands beside the output (xAI, Gemini), the total shows it.
+
+    Args:
+        told: counts by the names of `Usage`.
+        wrote: whether there is an answer.
+        total: all tokens together.
+        writes: of the tokens written to a cache, those that are kept for an hour.
+    """
+    counts = {name: count(value) for name, value in told.items()}
+    given, made = counts.get("input_tokens") or None, counts.get("output_tokens")
+    thought = counts.get("reasoning_tokens") or 0
+    made = None if made == 0 and wrote else made
+    if (counts.get("cached_tokens") or 0) + (counts.get("cache_write_tokens") or 0) > (given or 0):
+        given = None
+    if made is not None and thought and count(total) == (given or 0) + made + thought:
+        made += thought
+    if made is not None and thought > made:
+        made = None
+    counts |= {"input_tokens": given, "output_tokens": made, "cache_write_1h_tokens": count(writes)}
+    return Usage(**counts)
+
+
+def read_usage(usage: object, *, wrote: bool) -> Usage:
+    """The token counts of a reply; what is missing or impossible stays unknown.
+
+    Tokens written to the cache: OpenAI and OpenRouter count them in the details of the prompt,
+    LiteLLM there under another name.
+    """
+    if not isinstance(usage, Mapping):
+        return Usage()
+    prompt, answer = (
+        details if isinstance(details := usage.get(f"{kind}_tokens_details"), Mapping) else {}
+        for kind in ("prompt", "completion")
+    )
+    told = {
+        "input_tokens": usage.get("prompt_tokens"),
+        "output_tokens": usage.get("completion_tokens"),
+        "cached_tokens": prompt.get("cached_tokens"),
+        "cache_write_tokens": prompt.get("cache_write_tokens", prompt.get("cache_creation_tokens")),
+        "reasoning_tokens": answer.get("reasoning_tokens"),
+    }
+    return read_counts(told, wrote=wrote, total=usage.get("total_tokens"))
+
+
+def _busy_ms(timings: object) -> float | None:
+    """llama.cpp's own clock: reading the prompt plus writing the answer. None where the server
+    tells no times, or some that cannot be true."""
+    if not isinstance(timings, Mapping):
+        return None
+    parts = [timings.get(name) for name in ("prompt_ms", "predicted_ms")]
+    times = [part for part in parts if part is not None]
+    if any(isinstance(t, bool) or not isinstance(t, int | float) or t < 0 for t in times):
+        return None
+    busy = float(sum(times))
+    return busy if 0 < busy < float("inf") else None
+
+
+def read_tool_call(name: object, arguments: object, call_id: object = None) -> ToolCall:
+    """One tool call; its arguments may come as an object or as JSON text.
+
+    Raises:
+        ValueError: the arguments are not a JSON object, or there is no name.
+    """
+    try:
+        decoded = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
+        json.dumps(decoded, allow_nan=False)  # a tool, and the next request, are sent JSON
+    except (ValueError, RecursionError, TypeError) as error:
+        raise ValueError(f"not a tool call: {name!r} with arguments that are no JSON") from error
+    if not isinstance(decoded, Mapping) or not isinstance(name, str) or not name:
+        raise ValueError(f"not a tool call: {name!r} with arguments {arguments!r}")
+    return ToolCall(
+        name=name, args=dict(decoded), id=str(call_id or f"call_{uuid4().hex}"), type="tool_call"
+    )
+
+
+def checked(value: object, kind: type, what: str) -> Any:
+    """A part of a reply, if it has the right type.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if not isinstance(value, kind):
+        raise ValueError(f"not {what}: {str(value)[:80]!r}")
+    return value
+
+
+class Answer:
+    """An answer that grows by stream chunks; a whole reply is one large chunk.
+
+    Args:
+        grows: whether `tokens` are wanted as they arrive.
+    """
+
+    def __init__(self, *, grows: bool = True) -> None:
+        self.finish_reason: str | None = None
+        self.tokens: tuple[TokenLogprob, ...] = ()
+        """Log-probabilities that the last chunk completed."""
+        self._growing = Growing() if grows else None
+        self._text: list[str] = []
+        self._thinking: list[str] = []
+        self._logprobs: list[object] = []
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._usage: object = None
+        self._model: str | None = None
+        self._busy_ms: float | None = None
+        self._answered = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether a part of the answer has arrived."""
+        return bool(self._text or self._calls)
+
+    @property
+    def n_calls(self) -> int:
+        """How many tool calls have arrived."""
+        return len(self._calls)
+
+    def add(self, chunk: object) -> str:
+        """Take a chunk (or a whole reply) in, and return its piece of text.
+
+        Raises:
+            ValueError: it is not what the format says.
+        """
+        reply = checked(chunk, Mapping, "a JSON object")
+        model = reply.get("model")
+        self._model = model if isinstance(model, str) and model else self._model
+        self._usage = reply.get("usage") or self._usage
+        self._busy_ms = _busy_ms(reply.get("timings")) or self._busy_ms
+        self.tokens = ()
+        choices = reply.get("choices")
+        if choices is None and "usage" in reply:
+            return ""
+        # One answer was asked for, the first: pieces of another one beside it are not its own.
+        for choice in checked(choices, list, "a list of choices"):
+            checked(choice, Mapping, "a choice")
+            if choice.get("index") in (0, None) or "message" in choice:
+                self._answered = True
+                return self._add_choice(choice)
+        return ""
+
+    def _add_choice(self, choice: Mapping[str, Any]) -> str:
+        part = checked(choice.get("message") or choice.get("delta") or {}, Mapping, "a message")
+        self.finish_reason = finish_reason(choice.get("finish_reason")) or self.finish_reason
+        text: str = checked(part.get("content") or part.get("refusal") or "", str, "text")
+        if text:
+            self._text.append(text)
+        thinking = part.get("reasoning_content") or part.get("reasoning")
+        if isinstance(thinking, str):
+            self._thinking.append(thinking)
+        logprobs = choice.get("logprobs")
+        items = logprobs.get("content") if isinstance(logprobs, Mapping) else None
+        self._logprobs.extend(items if isinstance(items, list) else ())
+        calls = checked(part.get("tool_calls") or [], list, "a list of tool calls")
+        for position, call in enumerate(calls):
+            self._add_call(position, checked(call, Mapping, "a tool call"))
+        if self._growing is not None:
+            plain = not (calls or thinking or part.get("refusal"))
+            self.tokens = self._growing.add(items, text, plain=plain)
+        return text
+
+    def _add_call(self, position: int, call: Mapping[str, Any]) -> None:
+        function = checked(call.get("function"), Mapping, "a tool call")
+        index = call.get("index")
+        known = self._calls.setdefault(index if isinstance(index, int) else position, {})
+        known["id"] = call.get("id") or known.get("id")
+        known["name"] = function.get("name") or known.get("name")
+        arguments = function.get("arguments")
+        if isinstance(arguments, str) and isinstance(known.get("arguments", ""), str):
+            known["arguments"] = known.get("arguments", "") + arguments
+        elif arguments is not None:
+            known["arguments"] = arguments
+
+    def completion(self, *, asked_for: str) -> Completion:
+        """The whole answer; `asked_for` names the model where the reply does not.
+
+        Raises:
+            ValueError: there is none, or a tool call's arguments cannot be read.
+        """
+        if not self._answered:
+            raise ValueError("no choices in the reply")
+        text, thinking = "".join(self._text), "".join(self._thinking) or None
+        calls = tuple(
+            read_tool_call(call["name"], call.get("arguments"), call["id"])
+            for call in self._calls.values()
+        )
+        reason = self.finish_reason
+        return Completion(
+            text=text,
+            model=self._model or asked_for,
+            usage=read_usage(self._usage, wrote=bool(text or calls)),
+            logprobs=answer_logprobs(self._logprobs, text, thinking, tool_calls=bool(calls)),
+            call_logprobs=call_logprobs(self._logprobs, calls, thinking),
+            tool_calls=calls,
+            finish_reason="tool_calls" if calls and reason == "stop" else reason,
+            thinking=thinking,
+            busy_ms=self._busy_ms,
+        )

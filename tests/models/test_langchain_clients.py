@@ -1,0 +1,195 @@
+"""LangChain's own clients against real HTTP servers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage, SystemMessage
+from langgraph.graph import START, MessagesState, StateGraph
+
+from cascade._portal import run_sync
+from cascade.errors import ModelUnavailableError, RateLimitError
+from cascade.models import Model, Request, open_model
+from cascade.models.langchain import LangChainModel
+from cascade.state import TokenLogprob, Usage
+from tests.models.asking import ask, ask_by_stream, stream
+from tests.servers import replies
+from tests.servers.fake import FakeServer
+
+openai = pytest.importorskip("langchain_openai", reason="pip install langchain-openai")
+anthropic = pytest.importorskip("langchain_anthropic", reason="pip install langchain-anthropic")
+
+# Its clients hold connections of the background loop until the process ends.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
+def chat_openai(server: FakeServer, **settings: Any) -> Any:
+    return openai.ChatOpenAI(model="small-1", base_url=server.openai_url, api_key="k", **settings)
+
+
+def chat_anthropic(server: FakeServer, **settings: Any) -> Any:
+    return anthropic.ChatAnthropic(model="claude", base_url=server.url, api_key="k", **settings)
+
+
+@pytest.fixture(params=["openai", "anthropic"])
+def either(request: pytest.FixtureRequest, server: FakeServer) -> Model:
+    return open_model({"openai": chat_openai, "anthropic": chat_anthropic}[request.param](server))
+
+
+def test_one_run_of_asyncio_follows_another(either: Model) -> None:
+    for i in range(3):
+        assert asyncio.run(ask(either, f"loop {i}")).text == f"LOOP {i}"
+
+
+async def test_synchronous_and_asynchronous_calls_mix(either: Model) -> None:
+    for i in range(2):
+        assert (await ask(either, f"here {i}")).text == f"HERE {i}"
+        assert run_sync(ask(either, f"there {i}")).text == f"THERE {i}"
+
+
+async def test_closing_inside_its_loop_does_not_wait(either: Model) -> None:
+    await ask(either)
+    either.close()
+    await either.aclose()
+
+
+async def test_a_request_is_sent_once(either: Model, server: FakeServer) -> None:
+    server.will(*[replies.error(500, "broken")] * 3)
+    with pytest.raises(ModelUnavailableError) as caught:
+        await ask(either)
+    assert caught.value.billed is None
+    assert len(server.received) == 1
+
+
+async def test_the_users_own_chat_model_goes_on_to_retry(server: FakeServer) -> None:
+    chat = chat_openai(server)
+    open_model(chat)
+    server.will(replies.error(500, "broken", headers={"retry-after-ms": "1"}))
+    assert (await chat.ainvoke("hi")).text == "HI"
+    assert len(server.received) == 2
+
+
+async def test_the_time_to_wait_is_read(either: Model, server: FakeServer) -> None:
+    server.will(replies.error(429, "slow down", headers={"retry-after": "3"}))
+    with pytest.raises(RateLimitError) as caught:
+        await ask(either)
+    assert (caught.value.retry_after, caught.value.billed) == (3, False)
+
+
+async def test_a_server_that_does_not_run_is_named(server: FakeServer) -> None:
+    chat = openai.ChatOpenAI(model="m", base_url="http://127.0.0.1:9/v1", api_key="k")
+    with pytest.raises(ModelUnavailableError, match="no server listens") as caught:
+        await ask(open_model(chat))
+    assert caught.value.billed is False
+
+
+async def test_chat_openai_is_asked_for_log_probabilities(server: FakeServer) -> None:
+    model = open_model(chat_openai(server))
+    assert model.returns_logprobs
+    tokens = [{"token": "Paris", "logprob": -0.5, "bytes": None, "top_logprobs": []}]
+    server.will(replies.openai_reply("Paris", logprobs=tokens))
+    answer = await ask(model, logprobs=True, top_logprobs=2)
+    assert answer.logprobs == (TokenLogprob("Paris", -0.5),)
+    assert (server.last.body["logprobs"], server.last.body["top_logprobs"]) == (True, 2)
+    await ask(model)
+    assert not server.last.body.get("logprobs")
+
+
+@pytest.mark.parametrize(
+    ("settings", "returns"),
+    [({}, True), ({"logprobs": True}, True), ({"logprobs": False}, False)],
+)
+def test_what_the_user_says_of_log_probabilities_holds(
+    settings: dict[str, Any], returns: bool, server: FakeServer
+) -> None:
+    assert open_model(chat_openai(server, **settings)).returns_logprobs is returns
+
+
+@pytest.mark.parametrize("settings", [{"model": "gpt-5.1"}, {"use_responses_api": True}])
+def test_log_probabilities_are_not_expected_where_there_are_none(settings: dict[str, Any]) -> None:
+    chat = openai.ChatOpenAI(**{"model": "m", "api_key": "k", **settings})
+    assert not open_model(chat).returns_logprobs
+
+
+async def test_a_streamed_answer_has_usage_and_log_probabilities(server: FakeServer) -> None:
+    server.will(replies.openai_stream("Paris"))
+    pieces, answer = await stream(open_model(chat_openai(server)), logprobs=True)
+    assert pieces == ["Par", "is"]
+    assert answer.usage == Usage(input_tokens=10, output_tokens=2, cached_tokens=None)
+    assert answer.logprobs == (TokenLogprob("Par", -0.1), TokenLogprob("is", -0.1))
+
+
+async def test_cache_control_reaches_anthropic_and_cache_writes_are_read(
+    server: FakeServer,
+) -> None:
+    usage = {
+        "input_tokens": 10,
+        "cache_read_input_tokens": 4,
+        "cache_creation_input_tokens": 100,
+        "cache_creation": {"ephemeral_5m_input_tokens": 70, "ephemeral_1h_input_tokens": 30},
+    }
+    server.will(replies.json_reply(replies.anthropic_body("Paris", **usage)))
+    text = {"type": "text", "text": "Long.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    request = Request((SystemMessage([text]), HumanMessage("?")))
+    answer = await open_model(chat_anthropic(server)).complete(request)
+    assert server.last.body["system"] == [text]
+    assert answer.usage == Usage(
+        input_tokens=114,
+        output_tokens=2,
+        cached_tokens=4,
+        cache_write_tokens=100,
+        cache_write_1h_tokens=30,
+    )
+
+
+def test_the_address_of_a_chat_model_is_known(server: FakeServer) -> None:
+    ours, theirs = open_model(chat_openai(server)), open_model(openai.ChatOpenAI(api_key="k"))
+    assert (ours.provider, ours.local) == ("openai", True)
+    assert str(ours.server).rstrip("/") == server.openai_url
+    assert (str(theirs.server), theirs.local) == ("https://api.openai.com/v1/", False)
+    assert open_model(chat_anthropic(server)).local
+    claude = open_model(anthropic.ChatAnthropic(model="claude-sonnet-4-5", api_key="k"))
+    assert (claude.name, claude.local) == ("anthropic:claude-sonnet-4-5", False)
+    assert claude.server == "https://api.anthropic.com"
+
+
+def test_the_address_of_the_environment_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1234/v1")
+    assert open_model(openai.ChatOpenAI(api_key="k")).local
+
+
+def test_a_key_is_a_secret(server: FakeServer) -> None:
+    assert open_model(chat_openai(server)).secrets == ("k",)
+
+
+def test_init_chat_model_opens_other_providers(server: FakeServer) -> None:
+    model = open_model("anthropic:claude-x", base_url=server.url, api_key="k")
+    assert isinstance(model, LangChainModel)
+    assert (model.name, model.chat.max_retries) == ("anthropic:claude-x", 0)  # type: ignore[attr-defined]
+    assert asyncio.run(ask(model, "hi")).text == "HI"
+
+
+@pytest.fixture
+def quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    with caplog.at_level(logging.WARNING, "cascade"):
+        yield caplog
+
+
+async def test_nothing_of_a_draft_streams_into_the_messages_of_a_graph_around(
+    server: FakeServer, quiet_log: pytest.LogCaptureFixture
+) -> None:
+    model = open_model(chat_openai(server))
+
+    async def node(state: MessagesState) -> dict[str, Any]:
+        for asking in (ask, ask_by_stream):
+            await asking(model)
+        return {}
+
+    graph = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node").compile()
+    told = [part async for part in graph.astream({"messages": ["hi"]}, stream_mode="messages")]
+    assert [message for message, _ in told if message.type == "AIMessageChunk"] == []
+    assert quiet_log.records == []
