@@ -1,12 +1,13 @@
-"""The ledger's store: throughput, added latency, four processes, and `kill -9` ten times.
+"""The ledger's store: throughput, added latency, reading, four processes, budgets, and `kill -9`.
 
-    python benchmarks/ledger_store.py [--entries 10000] [--kills 10] [--json]
+    python benchmarks/ledger_store.py [--entries 100000] [--kills 10] [--json]
 
 On SQLite and, where a server can be had, on PostgreSQL. `added` is the time that a call waits
 until it is written down, before it is sent: one call after the other, 32 loops that do nothing
 but begin calls (the store at its limit), and 500 calls a second that arrive one by one. `append`
 is the time in which an entry is handed over; an entry of the benchmark has every field set.
-`texts` is the CPU time for the hashes of a call's prompt and answer.
+`rows` reads twelve columns of all entries and adds them up, as a report does. `budget` puts money
+aside and settles it, one request after the other and 500 at once.
 """
 
 from __future__ import annotations
@@ -21,22 +22,24 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from langchain_core.messages import HumanMessage
-
-from cascade.ledger import texts_of
-from cascade.ledger.store import Store, open_store
-from cascade.ledger.texts import with_hashes
-from cascade.state import Completion
-from tests.ledger.store import postgres
-from tests.ledger.store.crashing import RUNS, kill_in_the_middle
-from tests.ledger.store.writing import entry, write_together
+from cascade.ledger import Amounts, Budgets, SqlLedger, open_store
+from cascade.ledger.shared import Reservation
+from tests.ledger import postgres
+from tests.ledger.processes import RUNS, kill_in_the_middle, write_together
+from tests.ledger.samples import call, decided
 
 Figures = dict[str, float | str]
 PROCESSES, BEGUN, PER_SECOND = 4, 1_920, 500
+
+COLUMNS = (
+    "run_id", "node", "tier", "model", "cost_usd", "cost_basis", "saved_usd", "basis",
+    "at", "decision.action", "decision.confidence", "tags",
+)  # fmt: skip
 
 
 def percentiles(name: str, seconds: list[float]) -> Figures:
@@ -51,7 +54,7 @@ async def one_process(url: str, entries: int) -> Figures:
         await store.flush()
         taken, began, cpu = [], time.perf_counter(), time.process_time()
         for i in range(entries):
-            one = entry(str(i))
+            one = decided(str(i))
             start = time.perf_counter()
             store.append([one])
             taken.append(time.perf_counter() - start)
@@ -61,20 +64,37 @@ async def one_process(url: str, entries: int) -> Figures:
             "entries per second": entries / wall,
             "CPU per entry, ms": 1000 * cpu / entries,
             **percentiles("append", taken),
+            **await reading(store),
         }
         await added(store, figures)
         await store.delete(everything=True)
     return figures
 
 
-async def added(store: Store, figures: Figures) -> None:
+async def reading(store: SqlLedger) -> Figures:
+    """Seconds in which a report has read and added up all entries."""
+    began = time.perf_counter()
+    cost, saved = Amounts(), Amounts()
+    for row in await store.rows(columns=COLUMNS):
+        cost, saved = cost.plus(row[4], row[5]), saved.plus(row[6], row[7])
+    rows = time.perf_counter() - began
+    began = time.perf_counter()
+    n = len(await store.entries())
+    return {
+        "rows, seconds for 100,000": rows / n * 100_000,
+        "entries, seconds for 100,000": (time.perf_counter() - began) / n * 100_000,
+    }
+
+
+async def added(store: SqlLedger, figures: Figures) -> None:
     """What calls wait for before they are sent."""
     waited: list[float] = []
 
     async def begin(n: int) -> None:
         for _ in range(n):
+            one = call()
             start = time.perf_counter()
-            await store.begin(run_id="r", node="draft")
+            await store.begin(one)
             waited.append(time.perf_counter() - start)
 
     for at_once in (1, 32):
@@ -90,55 +110,62 @@ async def added(store: Store, figures: Figures) -> None:
     figures |= percentiles(f"added, {PER_SECOND} a second", waited)
 
 
-def hashing() -> Figures:
-    """What the hashes of a call cost."""
-    figures: Figures = {}
-    for name, characters, times in (("short", 60, 2_000), ("100 kB", 100_000, 200)):
-        messages = [HumanMessage(("What is the capital of Australia? " * 3_000)[:characters])]
-        completion, cpu = Completion("Canberra", "m"), time.process_time()
-        for _ in range(times):
-            with_hashes(entry("r"), texts_of(messages, completion))
-        figures[f"texts, {name} prompt, ms"] = 1000 * (time.process_time() - cpu) / times
-    return figures
-
-
 async def four_processes(url: str, entries: int) -> Figures:
     """Four processes write at once; each entry must be there."""
-    seconds, complaints = write_together(url, processes=PROCESSES, entries=entries)
+    seconds = write_together(url, processes=PROCESSES, entries=entries)
     expected = {f"{name}-{i}" for name in range(PROCESSES) for i in range(entries)}
     async with open_store(url) as store:
-        found = [e.run_id for e in await store.query()]
+        found = [run_id for (run_id,) in await store.rows(columns=["run_id"])]
         await store.delete(everything=True)
     return {
         "four processes, entries per second": PROCESSES * entries / seconds,
         "four processes, lost": len(expected - set(found)),
         "four processes, doubled": len(found) - len(set(found)),
-        "four processes, errors shown": len(complaints.splitlines()),
     }
 
 
+async def budgets(url: str) -> Figures:
+    """What a request waits for its money, and what that takes of CPU."""
+    spending, day = Budgets(url), {"day": Decimal(10**6)}
+    waited: list[float] = []
+
+    async def one(number: int) -> None:
+        start = time.perf_counter()
+        granted = await spending.reserve(f"key-{number % 7}", Decimal("0.01"), day)  # type: ignore[arg-type]
+        waited.append(time.perf_counter() - start)
+        assert isinstance(granted, Reservation)
+        await spending.settle(granted, Decimal("0.002"))
+
+    figures: Figures = {}
+    for i in range(300):
+        await one(i)
+    figures |= percentiles("budget, one by one", waited)
+    began, cpu = time.perf_counter(), time.process_time()
+    await asyncio.gather(*map(one, range(500)))
+    figures["budget, 500 at once, requests per second"] = 500 / (time.perf_counter() - began)
+    figures["budget, 500 at once, CPU ms each"] = 2 * (time.process_time() - cpu)
+    await spending.aclose()
+    return figures
+
+
 def kills(url: str, times: int) -> Figures:
-    """Kill a process with 32 calls under way; the server's log says what it was paid for."""
-    rng, seen, unknown, lost, doubled = random.Random(0), 0, 0, 0, 0
-    for _ in range(times):
-        left = kill_in_the_middle(url, after=rng.randint(100, RUNS))
-        seen += left.seen.total()
-        unknown += left.unknown.total()
-        lost += len(left.lost)
-        doubled += len(left.doubled)
-        asyncio.run(_empty(url))
+    """Kill a process with 32 runs under way; the provider's log says what was sent."""
+    rng, sent, unknown, lost, doubled = random.Random(0), 0, 0, 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(times):
+            after = rng.randint(100, RUNS)
+            left = kill_in_the_middle(url, Path(folder) / "provider", after=after)
+            sent += left.sent.total()
+            unknown += left.unknown.total()
+            lost += len(left.lost)
+            doubled += len(left.doubled)
     return {
         "kills": times,
-        "kills, requests seen": seen,
+        "kills, calls sent": sent,
         "kills, listed as unknown": unknown,
         "kills, lost": lost,
         "kills, doubled": doubled,
     }
-
-
-async def _empty(url: str) -> None:
-    async with open_store(url) as store:
-        await store.delete(everything=True)
 
 
 @contextmanager
@@ -147,8 +174,8 @@ def databases() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         found = {"SQLite": f"sqlite:///{folder}/ledger.db"}
         try:
-            with postgres.server() as url:
-                yield {**found, "PostgreSQL": url}
+            with postgres.running() as server:
+                yield {**found, "PostgreSQL": server.url}
         except postgres.NoPostgresError as reason:
             print(f"PostgreSQL is left out: {reason}", file=sys.stderr)
             yield found
@@ -157,22 +184,22 @@ def databases() -> Iterator[dict[str, str]]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--entries", type=int, default=10_000)
+    parser.add_argument("--entries", type=int, default=100_000)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with databases() as urls:
         for name, url in urls.items():
             figures = asyncio.run(one_process(url, arguments.entries))
-            figures |= hashing()
-            figures |= asyncio.run(four_processes(url, arguments.entries))
+            figures |= asyncio.run(four_processes(url, arguments.entries // 10))
+            figures |= asyncio.run(budgets(url))
             figures |= kills(url, arguments.kills)
             if arguments.json:
                 print(json.dumps({"benchmark": "ledger_store", "database": name, **figures}))
                 continue
             print(name)
             for figure, value in figures.items():
-                print(f"  {figure:<40} {value:12,.3f}")
+                print(f"  {figure:<42} {value:12,.3f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The ledger: what each node spent and saved, with the basis of each figure."""
+"""The ledger: what each node spent and saved, with the basis of each figure.
+
+Names load on first use: the store needs SQLAlchemy, which takes 0.2 s.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cascade.ledger.base import (
-        EVERYTHING,
-        Amounts,
-        Grouping,
-        Job,
-        LedgerStore,
-        MemoryLedger,
-        Selection,
-        Total,
-        UnavailableError,
-        current_tags,
-        tagged,
-    )
+    from cascade.ledger.base import Amounts, Job, LedgerStore, MemoryLedger, Selection, tagged
     from cascade.ledger.feedback import Feedback
-    from cascade.ledger.machine import BusyClock
     from cascade.ledger.prices import (
         DatedPrice,
-        Dollars,
         ListPrice,
         NoPrice,
         Price,
-        Prices,
         Pricing,
         find_pricing,
         load_prices,
@@ -36,31 +24,13 @@ if TYPE_CHECKING:
     from cascade.ledger.store import SqlLedger, open_store
     from cascade.ledger.view import LedgerView
 
-_HOMES = {
-    "base": (
-        "EVERYTHING Amounts Grouping Job LedgerStore MemoryLedger Selection Total "
-        "UnavailableError current_tags tagged"
-    ),
-    "feedback": "Feedback",
-    "machine": "BusyClock",
-    "prices": (
-        "DatedPrice Dollars ListPrice NoPrice Price Prices Pricing find_pricing load_prices"
-    ),
-    "shared": "Budgets",
-    "store": "SqlLedger open_store",
-    "view": "LedgerView",
-}
-_MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}
+_MODULES = ("base", "prices", "view", "feedback", "shared", "store")
 
 __all__ = [
-    "EVERYTHING",
     "Amounts",
     "Budgets",
-    "BusyClock",
     "DatedPrice",
-    "Dollars",
     "Feedback",
-    "Grouping",
     "Job",
     "LedgerStore",
     "LedgerView",
@@ -68,13 +38,9 @@ __all__ = [
     "MemoryLedger",
     "NoPrice",
     "Price",
-    "Prices",
     "Pricing",
     "Selection",
     "SqlLedger",
-    "Total",
-    "UnavailableError",
-    "current_tags",
     "find_pricing",
     "load_prices",
     "open_store",
@@ -83,7 +49,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # Names load on first use: the store needs SQLAlchemy, which takes 0.2 s.
-    if name not in _MODULES:
-        raise AttributeError(f"module 'cascade.ledger' has no attribute {name!r}")
-    return getattr(import_module(f"cascade.ledger.{_MODULES[name]}"), name)
+    for module in _MODULES if name in __all__ else ():
+        found = import_module(f"cascade.ledger.{module}")
+        if hasattr(found, name):
+            return getattr(found, name)
+    raise AttributeError(f"module 'cascade.ledger' has no attribute {name!r}")

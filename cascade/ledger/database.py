@@ -57,7 +57,7 @@ FORMS = "sqlite:///ledger.db (a file), postgresql://user:password@host/database 
 LOCK = 0x6361736361646500
 """Key of PostgreSQL's advisory lock under which schemas are made."""
 
-BUSY_S = 0.75
+BUSY_S = 0.9
 """Longest wait for a lock of SQLite."""
 
 CONNECT_S, ANSWER_S = 5.0, 60.0
@@ -415,7 +415,7 @@ def _in_sqlite(engine: Any, work: Callable[[Connection], T], *, reads: bool) -> 
             cause = error.orig if isinstance(error, StatementError) else error
             if not is_locked(cause) or time.monotonic() > until:
                 raise
-            time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - so that two do not meet again
+            time.sleep(random.uniform(0.0005, 0.01))  # noqa: S311 - so that two do not meet again
 
 
 def is_locked(error: object) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Lock
 
 from cascade.state import Basis
@@ -23,14 +23,6 @@ class _Machine:
     shares: float = 0.0
     crowded: float = 0.0
 
-    def advance(self, now: float) -> None:
-        passed = max(0.0, now - self.last)
-        if self.calls:
-            self.shares += passed / self.calls
-        if self.calls > 1:
-            self.crowded += passed
-        self.last = now
-
 
 @dataclass(slots=True)
 class Use:
@@ -40,7 +32,7 @@ class Use:
     _machine: _Machine
     _shares: float
     _crowded: float
-    _ended: bool = field(default=False)
+    _calls: int = -1
 
     def end(self, busy_ms: float | None = None) -> tuple[float, Basis]:
         """The milliseconds of the machine that the call is charged, and their basis.
@@ -51,8 +43,8 @@ class Use:
         Args:
             busy_ms: time in which the model computed, where the server says.
         """
-        shares, crowded = self._clock.leave(self._machine, ended=self._ended)
-        self._ended = True
+        shares, crowded = self._clock.advance(self._machine, self._calls)
+        self._calls = 0  # ended twice, it is still one call
         share_ms = 1000 * (shares - self._shares)
         if busy_ms is None:
             return share_ms, "estimated"
@@ -80,18 +72,20 @@ class BusyClock:
         Args:
             machine: name of the machine, such as the address of the model's server.
         """
-        with self._lock:
-            used = self._machines.setdefault(machine, _Machine())
-            used.advance(self._clock())
-            used.calls += 1
-            return Use(self, used, used.shares, used.crowded)
+        used = self._machines.setdefault(machine, _Machine())
+        return Use(self, used, *self.advance(used, 1))
 
-    def leave(self, machine: _Machine, *, ended: bool = False) -> tuple[float, float]:
-        """End a call; for `Use.end`."""
+    def advance(self, machine: _Machine, calls: int) -> tuple[float, float]:
+        """Let so many more calls be under way on a machine from now on; for `Use`."""
         with self._lock:
-            machine.advance(self._clock())
-            if not ended:
-                machine.calls -= 1
+            now = self._clock()
+            passed = max(0.0, now - machine.last)
+            if machine.calls:
+                machine.shares += passed / machine.calls
+            if machine.calls > 1:
+                machine.crowded += passed
+            machine.last = now
+            machine.calls += calls
             return machine.shares, machine.crowded
 
 

@@ -430,8 +430,8 @@ def find_pricing(
         return NoPrice(reason="price not set: give the tier Price(per_hour=…) or Price.local(…)")
     if local:
         return NoPrice(
-            reason="price not set: give the tier Price(input=…, output=…) if its server bills "
-            "tokens, or Price(per_hour=…) for a machine of your own"
+            reason="price not set: give the tier Price(input=…, output=…) where its server bills "
+            "tokens, or Price.local(…) for a machine of your own"
         )
     from genai_prices import Usage as PricedUsage  # noqa: PLC0415 - heavy, and only here
     from genai_prices import calc_price  # noqa: PLC0415

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -32,7 +32,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from cascade.ledger.base import NO_TAGS, Job, UnavailableError, Write
 from cascade.ledger.database import (
-    BUSY_S,
     Database,
     Money,
     Schema,
@@ -44,6 +43,9 @@ from cascade.ledger.database import (
     to_json,
 )
 from cascade.state import Decision, LedgerEntry
+
+LOCKED_S = 5.0
+"""Longest wait for SQLite while other processes write; who waits for a call hears of it sooner."""
 
 TIDY_EVERY, LONG_JOURNAL = 1_000, 4_096 * 1_000
 """Changes after which SQLite's journal is looked at, and bytes from which on it is moved into the
@@ -337,7 +339,7 @@ class BatchWriter:
             Exception: a value is refused.
         """
         ready: Prepared | None = None
-        until = time.monotonic() + BUSY_S
+        until = time.monotonic() + LOCKED_S
         while True:
             await self.open()
             if self._raw is None:
@@ -350,7 +352,7 @@ class BatchWriter:
             except UnavailableError as error:
                 if not is_locked(error.__cause__) or time.monotonic() > until:
                     raise
-                await asyncio.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - not a secret
+                await asyncio.sleep(random.uniform(0.0005, 0.01))  # noqa: S311 - not a secret
             else:
                 self._untidy += len(writes)
                 if self._database.present:
@@ -384,15 +386,22 @@ class BatchWriter:
     async def tidy(self, *, now: bool = False) -> None:
         """Move SQLite's journal into the database once it is long, or now with all of it.
 
-        Meanwhile nothing is written: SQLite begins its journal anew only when all of it has been
-        moved, so that otherwise it would grow for ever.
+        Most of it is moved while calls are written. The rest is moved while nothing is: SQLite
+        begins its journal anew only when all of it has been moved, and else it grew for ever.
         """
         path = self._database.path
         if self._raw is None or path is None or not (now or self.untidy):
             return
         self._untidy = 0
-        with suppress(OSError, sqlite3.Error):
+        # At exit there are no other threads.
+        with suppress(OSError, sqlite3.Error, RuntimeError):
             if now or path.with_name(f"{path.name}-wal").stat().st_size > LONG_JOURNAL:
+                await asyncio.to_thread(_move_journal, path)
                 with self._lock:
                     how = "TRUNCATE" if now else "PASSIVE"
                     self._raw.execute(f"PRAGMA wal_checkpoint({how})").close()
+
+
+def _move_journal(path: Path) -> None:
+    with closing(sqlite3.connect(path, timeout=0)) as file:
+        file.execute("PRAGMA wal_checkpoint(PASSIVE)").close()

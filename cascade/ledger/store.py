@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -72,7 +72,6 @@ __all__ = ["Selection", "SqlLedger", "UnavailableError", "open_store"]
 logger = logging.getLogger("cascade")
 
 T = TypeVar("T")
-F = TypeVar("F", asyncio.Future[None], Future[None])
 
 Tagged = tuple[LedgerEntry, Mapping[str, str]]
 """An entry with its tags."""
@@ -229,7 +228,8 @@ class SqlLedger(LedgerStore):
 
     @override
     def put_job(self, job: Job) -> None:
-        if self._keeps_jobs and self._may_keep(job):
+        # One that redaction changes would measure something else.
+        if self._keeps_jobs and self._safe(job.payload) == job.payload:
             self._put([Write("put", job)])
 
     @override
@@ -431,10 +431,10 @@ class SqlLedger(LedgerStore):
     async def flush(self) -> None:
         if self._database.read_only:
             return
-        mark, done = self._mark(asyncio.get_running_loop().create_future())
+        done = self._mark()
         while not done.done():
-            await asyncio.wait([done], timeout=PATIENCE_S)
-            self._give_up_on(mark)
+            await asyncio.wait([asyncio.wrap_future(done)], timeout=PATIENCE_S)
+            self._give_up_on(done)
         done.result()
 
     @override
@@ -442,11 +442,10 @@ class SqlLedger(LedgerStore):
         if self._thread is None or self._pid != os.getpid():
             return
         if self.waiting or self._refused:  # else the database need not be within reach
-            mark, done = self._mark(Future())
+            done = self._mark()
             while not done.done():
-                with suppress(TimeoutError):
-                    done.exception(timeout=PATIENCE_S)
-                self._give_up_on(mark)
+                wait([done], timeout=PATIENCE_S)
+                self._give_up_on(done)
             done.result()
         with self._room:
             thread = self._thread
@@ -483,20 +482,21 @@ class SqlLedger(LedgerStore):
             self._items.extend(marks)
             self._wake(urgent=bool(marks) or len(self._items) >= BATCH)
 
-    def _mark(self, done: F) -> tuple[_Item, F]:
-        mark = _Item(None, done)
-        self._put([], [mark])
-        return mark, done
+    def _mark(self) -> Future[None]:
+        """Done when everything that was handed over so far is written."""
+        done: Future[None] = Future()
+        self._put([], [_Item(None, done)])
+        return done
 
     def _unwritable(self, and_so: str) -> LedgerError:
         why = f": {self._problem.rstrip('.')}" if self._problem else " now"
         return LedgerError(f"{self._database.place} cannot be written{why}; {and_so}.")
 
-    def _give_up_on(self, mark: _Item) -> None:
+    def _give_up_on(self, mark: Future[None]) -> None:
         """Tell who flushes that the database is away."""
         hangs = bool(self._writing) and time.monotonic() - self._began > 2 * PATIENCE_S
         if self._problem is not None or hangs:
-            _tell(mark.done, self._unwritable(f"{self.waiting:,} changes wait for it"))
+            _tell(mark, self._unwritable(f"{self.waiting:,} changes wait for it"))
 
     def _write_group(self, loop: asyncio.AbstractEventLoop) -> None:
         """Write down the calls that begin in this round of an event loop."""
@@ -678,7 +678,7 @@ class SqlLedger(LedgerStore):
         said = "nothing" if item.write is None else _said(item.write)
         logger.error("the ledger's database refused an entry: %s: %s", error, said)
         self._refused = [*self._refused, f"{said} ({error})"][-MOST_TOLD:]
-        _settle({item.done: LedgerError(f"the ledger cannot keep {said}: {error}")})
+        _settle(item.done, LedgerError(f"the ledger cannot keep {said}: {error}"))
 
     def _finish(self, items: Sequence[_Item], written: Sequence[_Item]) -> None:
         # Who gave up while it was written sends nothing.
@@ -687,33 +687,27 @@ class SqlLedger(LedgerStore):
             with self._room:
                 self._items.extend(_Item(Write("withdraw", write.what.id)) for write in late)
                 self._wake(urgent=False)
-        outcomes: dict[Done | None, LedgerError | None] = {}
         for item in items:
-            outcomes[item.done] = None
+            error = None
             if item.write is None and self._refused:
-                refused = "; ".join(self._refused)
-                outcomes[item.done] = LedgerError(f"the database refused entries: {refused}")
-                self._refused = []
-        _settle(outcomes)
+                refused, self._refused = "; ".join(self._refused), []
+                error = LedgerError(f"the database refused entries: {refused}")
+            _settle(item.done, error)
 
     def _redacted(self, entry: LedgerEntry) -> LedgerEntry:
         """The entry as it may be stored. Its note may repeat what a provider quoted."""
         if self._redact is None or not entry.note:
             return entry
-        try:
-            note = self._redact(entry.note)
-        except Exception:
-            logger.exception("redaction failed: an entry is stored without its note")
-            note = "[redaction failed]"
-        return entry.model_copy(update={"note": note})
+        note = self._safe(entry.note)
+        return entry.model_copy(update={"note": "[redaction failed]" if note is None else note})
 
-    def _may_keep(self, job: Job) -> bool:
-        """Whether redaction leaves a job as it is: else it would measure something else."""
+    def _safe(self, words: str) -> str | None:
+        """What redaction leaves of a text; None where it fails."""
         try:
-            return self._redact is None or self._redact(job.payload) == job.payload
+            return words if self._redact is None else self._redact(words)
         except Exception:
-            logger.exception("redaction failed: a job is not stored")
-            return False
+            logger.exception("redaction failed: a text is not stored")
+            return None
 
 
 def _wanted(items: Sequence[_Item]) -> list[_Item]:
@@ -736,21 +730,12 @@ def _said(write: Write) -> str:
     return json.dumps({**entry, "tags": dict(write.tags)})
 
 
-def _settle(outcomes: Mapping[Done | None, LedgerError | None]) -> None:
-    """Tell all who wait how it ended; those of one event loop together, which wakes it once."""
-    loops: dict[asyncio.AbstractEventLoop, dict[Done, LedgerError | None]] = {}
-    for done, error in outcomes.items():
-        if isinstance(done, asyncio.Future):
-            loops.setdefault(done.get_loop(), {})[done] = error
-        else:
-            _tell(done, error)
-    for loop, waiting in loops.items():
-        with suppress(RuntimeError):  # the loop was closed, and nothing waits there any more
-            loop.call_soon_threadsafe(_tell_all, waiting)
-
-
-def _tell_all(outcomes: Mapping[Done, LedgerError | None]) -> None:
-    for done, error in outcomes.items():
+def _settle(done: Done | None, error: LedgerError | None) -> None:
+    """Tell who waits how it ended, from another thread."""
+    if isinstance(done, asyncio.Future):
+        with suppress(RuntimeError):  # its loop was closed, and nothing waits there any more
+            done.get_loop().call_soon_threadsafe(_tell, done, error)
+    else:
         _tell(done, error)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cascade.ledger import Budgets, open_store
 from cascade.ledger.shared import Reservation
-from tests.ledger.conftest import call, decided
+from tests.ledger.samples import call, decided
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,12 +12,13 @@ from typing import get_args
 import pytest
 
 from cascade.errors import LedgerError
-from cascade.ledger import Selection, UnavailableError, open_store
+from cascade.ledger import Selection, open_store
+from cascade.ledger.base import UnavailableError
 from cascade.ledger.shared import Budgets, Reservation
 from cascade.testing.ledger_conformance import Capability, Check, checks_of
 from tests.ledger import postgres
-from tests.ledger.conftest import call, entry
 from tests.ledger.processes import kill_in_the_middle, write_together
+from tests.ledger.samples import call, entry
 from tests.ledger.test_budgets import CENT, spend_with_a_kill
 
 pytestmark = pytest.mark.heavy

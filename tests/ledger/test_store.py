@@ -32,8 +32,8 @@ from cascade.ledger import database as databases
 from cascade.ledger import store as stores
 from cascade.ledger.base import EXACT, current_tags
 from cascade.state import LedgerEntry
-from tests.ledger.conftest import call, decided, entry
 from tests.ledger.processes import ROOT, kill_in_the_middle, write_together
+from tests.ledger.samples import call, decided, entry
 
 DAY = timedelta(days=1)
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
@@ -126,7 +126,10 @@ async def test_who_gives_up_before_it_is_written_leaves_nothing(url: str, path: 
         assert rows(path, "ledger_begun") == ["b"]
 
 
-async def test_while_another_process_writes_a_call_waits_its_turn(url: str, path: Path) -> None:
+async def test_while_another_process_writes_a_call_waits_its_turn(
+    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "PATIENCE_S", 60)
     async with open_store(url) as store:
         await store.flush()
         with locked(path):
@@ -188,7 +191,7 @@ async def test_two_processes_write_at_once_without_a_loss(url: str) -> None:
 LEAVING = """
 import sys
 from cascade.ledger import open_store
-from tests.ledger.conftest import entry
+from tests.ledger.samples import entry
 store = open_store(sys.argv[1])
 store.append([entry(str(i)) for i in range(500)])
 {}
@@ -363,8 +366,9 @@ async def test_a_new_file_may_be_read_by_its_owner_alone(url: str, path: Path) -
 
 
 async def test_opening_waits_until_another_process_lets_go_of_a_new_file(
-    url: str, path: Path
+    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stores, "PATIENCE_S", 60)
     store = open_store(url)
     with locked(path):
         beginning = asyncio.create_task(store.begin(call("a")))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cascade.ledger.base import EXACT, Amounts
 from cascade.ledger.view import LedgerView
 from cascade.state import LedgerEntry
-from tests.ledger.conftest import entry
+from tests.ledger.samples import entry
 
 
 def usd(amount: str) -> Decimal:
