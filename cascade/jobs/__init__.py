@@ -1,21 +1,22 @@
-"""Files of questions: answered within a budget, gone on with after an interrupt, in order."""
+"""Jobs: the rows of a file, answered by a cascade, with a journal that outlives the process."""
 
-from cascade.jobs.journal import Journal, Record, Status
-from cascade.jobs.output import write_output
-from cascade.jobs.ray_engine import run_job_on_ray
-from cascade.jobs.rows import Row, count_rows, read_rows
-from cascade.jobs.running import Done, made_with, run_job
+from __future__ import annotations
+
+from cascade.jobs.engine import Done, made_with, run_job
+from cascade.jobs.journal import Journal, Record
+from cascade.jobs.output import check_columns, write_output
+from cascade.jobs.rows import Row, count_rows, first_row, read_rows
 
 __all__ = [
     "Done",
     "Journal",
     "Record",
     "Row",
-    "Status",
+    "check_columns",
     "count_rows",
+    "first_row",
     "made_with",
     "read_rows",
     "run_job",
-    "run_job_on_ray",
     "write_output",
 ]

@@ -1,4 +1,4 @@
-"""What a job has done so far: one line per row, appended when the row is done.
+"""Journal of a job: one line per row, appended when the row is done.
 
 A process that is killed leaves at most half a line, which the next one cuts off. A row that is
 there with an answer is never asked again.
@@ -6,19 +6,77 @@ there with an answer is never asked again.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from array import array
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from cascade.errors import ConfigurationError, LedgerError
-from cascade.jobs.parts import left_over, lock
-from cascade.jobs.records import Record, Status, from_content, to_line
 
-__all__ = ["Journal", "Record", "Status"]
+Status = Literal["ok", "error", "waiting"]
+
+MONEY = ("cost_usd", "counted_usd", "saved_usd", "expected_usd")
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What became of a row.
+
+    Attributes:
+        number: of the row.
+        key: of the row's question.
+        status: `ok`, or `error` and why; `waiting` for an answer that comes later.
+        answer: None where there is none.
+        tier: that answered.
+        confidence: of the last draft; None where none could be judged.
+        calibrated: whether that is a probability.
+        escalated: whether a tier above the first was needed.
+        degraded: the large model was needed and could not be had.
+        cost_usd: dollars; None where unknown.
+        counted_usd: what budgets count: the cost, or what is assumed of an unknown one.
+        saved_usd: dollars against the large model alone; None where unknown.
+        saved_basis: measured, estimated or unknown.
+        run_id: of the row's run in the ledger.
+        error: kind of the error and its message.
+        run: of a row that waits, as JSON (`Run.to_json`); with it nothing is paid for twice.
+        expected_usd: what the answer that it waits for may cost.
+    """
+
+    number: int
+    key: str
+    status: Status
+    answer: str | None = None
+    tier: str | None = None
+    confidence: float | None = None
+    calibrated: bool | None = None
+    escalated: bool | None = None
+    degraded: bool | None = None
+    cost_usd: Decimal | None = None
+    counted_usd: Decimal | None = None
+    saved_usd: Decimal | None = None
+    saved_basis: str | None = None
+    run_id: str | None = None
+    error: str | None = None
+    run: Mapping[str, Any] | None = None
+    expected_usd: Decimal | None = None
+
+
+def to_line(record: Record) -> bytes:
+    """A record as a line of JSON, without the line's end."""
+    kept = {f.name: v for f in fields(record) if (v := getattr(record, f.name)) is not None}
+    content = {k: format(v, "f") if isinstance(v, Decimal) else v for k, v in kept.items()}
+    return json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def from_content(content: Mapping[str, Any]) -> Record:
+    """The record of a line that was decoded."""
+    money = {k: Decimal(content[k]) for k in MONEY if k in content}
+    return Record(**{**content, **money})
+
 
 FORMAT = 1
 
@@ -48,12 +106,10 @@ class Journal:
         try:
             self._lock()
             self._places = array("Q")
-            self._waited = array("Q")
             self.spent_usd = Decimal(0)
             """Dollars of all attempts, also of rows that were asked again."""
             depends = json.loads(json.dumps(dict(made_with)))
             self._read(depends)
-            self._take_up(depends)
         except BaseException:
             self._file.close()
             raise
@@ -63,21 +119,6 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-    @property
-    def answered(self) -> int:
-        """Rows with an answer."""
-        return self._count("ok")
-
-    @property
-    def failed(self) -> int:
-        """Rows with an error."""
-        return self._count("error")
-
-    @property
-    def waiting(self) -> int:
-        """Rows that wait for an answer."""
-        return self._count("waiting")
 
     def add(self, record: Record) -> None:
         """Write what became of a row; it survives the end of the process.
@@ -98,14 +139,8 @@ class Journal:
         self._note(record, place)
 
     def find(self, number: int) -> Record | None:
-        """What became of a row, None where nothing has yet."""
-        return self._at(self._places, number)
-
-    def find_waiting(self, number: int) -> Record | None:
-        """A row as it waited last, whatever became of it since; None where it never has."""
-        return self._at(self._waited, number)
-
-    def _at(self, places: array[int], number: int) -> Record | None:
+        """The record of a row, None where there is none yet."""
+        places = self._places
         place = places[number] if number < len(places) else NONE
         if place == NONE:
             return None
@@ -114,22 +149,15 @@ class Journal:
 
     def _note(self, record: Record, place: int) -> None:
         _put(self._places, record.number, place)
-        if record.status == "waiting":
-            _put(self._waited, record.number, place)
         self.spent_usd += record.counted_usd or Decimal(0)
 
     def _lock(self) -> None:
-        if not lock(self._file):
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
             raise ConfigurationError(
                 f"another process is at {self.path}: wait for it, or give another output."
-            )
-
-    def _take_up(self, made_with: Mapping[str, Any]) -> None:
-        """What replicas of a job that was killed have done, and could not tell it any more."""
-        for record in left_over(self.path, made_with):
-            before = self.find(record.number)
-            if before is None or _attempt(before) != _attempt(record):
-                self.add(record)
+            ) from None
 
     def _read(self, made_with: Mapping[str, Any]) -> None:
         self._file.seek(0)
@@ -148,10 +176,6 @@ class Journal:
                 self._file.truncate(place)
                 return
             self._note(from_content(self._json(line)), place)
-
-    def _count(self, status: Status) -> int:
-        found = map(self.find, range(len(self._places)))
-        return sum(record is not None and record.status == status for record in found)
 
     def _check(self, head: bytes, made_with: Mapping[str, Any]) -> None:
         kept = self._json(head)
@@ -182,7 +206,3 @@ def _put(places: array[int], number: int, place: int) -> None:
         places.extend([NONE] * missing)
     places[number] = place
 
-
-def _attempt(record: Record) -> tuple[str | None, ...]:
-    """Tells one attempt at a row from another."""
-    return record.key, record.status, record.run_id, record.error

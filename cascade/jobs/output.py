@@ -15,8 +15,6 @@ from cascade.errors import ConfigurationError, LedgerError
 from cascade.jobs.journal import Journal, Record
 from cascade.jobs.rows import Row, arrow, kind_of
 
-__all__ = ["COLUMNS", "check_columns", "write_output"]
-
 COLUMNS = (
     "answer",
     "tier",
@@ -31,9 +29,6 @@ COLUMNS = (
 )
 """What is put beside a row."""
 
-PLAN_COLUMNS = ("rank", "gain", "expected_usd", "reason")
-"""What a plan puts beside it as well."""
-
 PARQUET_ROWS = 4096
 
 Put = Callable[[Mapping[str, Any]], None]
@@ -46,7 +41,6 @@ def write_output(
     *,
     prefix: str = "",
     run_ids: bool = False,
-    planned: bool = False,
 ) -> int:
     """Write the rows that are done, whole or not at all.
 
@@ -56,7 +50,6 @@ def write_output(
         journal: what became of them.
         prefix: before the names of the columns that are added.
         run_ids: add `run_id`, by which a row's entries are found in the ledger.
-        planned: add why a row was escalated, or was not.
 
     Returns:
         How many rows were written. A row that was not asked, or waits, is left out.
@@ -65,7 +58,7 @@ def write_output(
         ConfigurationError: the input has a column of the same name.
         LedgerError: it cannot be written.
     """
-    added = [*COLUMNS, *(PLAN_COLUMNS if planned else ()), *(("run_id",) if run_ids else ())]
+    added = [*COLUMNS, *(("run_id",) if run_ids else ())]
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     written = 0
     try:
@@ -74,7 +67,7 @@ def write_output(
                 record = journal.find(row.number)
                 if record is None or record.key != row.key or record.status == "waiting":
                     continue
-                check_columns(row.columns, prefix, planned=planned)
+                check_columns(row.columns, prefix)
                 put({**row.columns, **_beside(record, added, prefix)})
                 written += 1
         draft.replace(path)
@@ -88,13 +81,13 @@ def write_output(
     return written
 
 
-def check_columns(columns: Mapping[str, Any], prefix: str = "", *, planned: bool = False) -> None:
+def check_columns(columns: Mapping[str, Any], prefix: str = "") -> None:
     """Refuse an input whose columns would be overwritten.
 
     Raises:
         ConfigurationError: it has one of these names.
     """
-    for name in (*COLUMNS, *(PLAN_COLUMNS if planned else ())):
+    for name in COLUMNS:
         if prefix + name in columns:
             raise ConfigurationError(
                 f"the input has a column {prefix + name!r} already: give the new ones another "
@@ -170,8 +163,7 @@ def _schema(pa: Any, found: Any) -> Any:
         if pa.types.is_null(column.type):
             name = column.name
             kind = pa.bool_() if name.endswith(truths) else pa.string()
-            kind = pa.float64() if name.endswith(("confidence", "gain")) else kind
-            kind = pa.int64() if name.endswith("rank") else kind
+            kind = pa.float64() if name.endswith("confidence") else kind
             found = found.set(number, pa.field(name, kind))
     return found
 

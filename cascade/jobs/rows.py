@@ -15,17 +15,6 @@ from typing import Any
 from cascade.errors import CascadeError, ConfigurationError, InputError, MissingDependencyError
 from cascade.questions import Question, to_messages
 
-__all__ = [
-    "QUESTION_COLUMNS",
-    "Row",
-    "arrow",
-    "count_rows",
-    "files_of",
-    "first_row",
-    "kind_of",
-    "read_rows",
-]
-
 QUESTION_COLUMNS = ("messages", "question", "prompt")
 """Where a question is looked for, in this order."""
 
@@ -37,12 +26,12 @@ KINDS: Mapping[str, str] = {
 }
 
 PARQUET_ROWS = 1024
-"""Read at once: a file of any size takes the memory of so many rows."""
+"""Rows read at once: a file of any size takes the memory of so many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the input.
+    """Row of the input.
 
     Attributes:
         number: its place, from 0, over all files.
@@ -230,7 +219,7 @@ def arrow(path: Path) -> tuple[Any, Any]:
     """
     if find_spec("pyarrow") is None:
         raise MissingDependencyError(
-            f'{path}: Parquet needs pyarrow: pip install "agent-cascade[parquet]", or use .jsonl.'
+            f"{path}: Parquet needs pyarrow: install the extra `parquet`, or use .jsonl."
         )
     return import_module("pyarrow"), import_module("pyarrow.parquet")
 

@@ -1,0 +1,355 @@
+"""Local engine of a job: so many rows at once, within a budget, until all are done."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from cascade.api import Cascade
+from cascade.errors import CascadeError, ConfigurationError
+from cascade.jobs.journal import Journal, Record
+from cascade.jobs.rows import Row
+from cascade.ledger.prompt_cache import CHARACTERS_PER_TOKEN, characters
+from cascade.ledger.view import LedgerView
+from cascade.questions import to_messages
+from cascade.result import CascadeResult
+from cascade.state import Usage
+from cascade.tiers import OpenTier
+
+GIVE_UP_AFTER = 50
+"""Rows that fail one after the other, with no answer between: something is wrong with all."""
+
+CONCURRENCY = 16
+
+BREATH = 1000
+"""Rows of a loop that asks no model, between two turns of other tasks."""
+
+ANSWER_TOKENS = 256
+"""Length of an answer that a guess takes, where a tier has no `max_tokens`."""
+
+
+@dataclass(slots=True)
+class Done:
+    """Progress of a job.
+
+    Attributes:
+        resumed: rows that an earlier run of the job has answered.
+        answered: rows with an answer, of this run.
+        failed: rows with an error, of this run.
+        waiting: rows that wait for a provider's batch.
+        escalated: answered by a tier above the first, in this run.
+        spent_usd: what this run spent, as far as it is known or assumed.
+        before_usd: what earlier runs spent.
+        saved_usd: against the large model alone, in this run; None where a row's is unknown.
+        estimated: whether a part of the saving is an estimate.
+        unknown: rows of this run whose cost is unknown.
+        stopped: why rows were left; None where all were asked.
+    """
+
+    resumed: int = 0
+    answered: int = 0
+    failed: int = 0
+    waiting: int = 0
+    escalated: int = 0
+    spent_usd: Decimal = Decimal(0)
+    before_usd: Decimal = Decimal(0)
+    saved_usd: Decimal | None = Decimal(0)
+    estimated: bool = False
+    unknown: int = 0
+    stopped: str | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows that were looked at."""
+        return self.resumed + self.answered + self.failed + self.waiting
+
+    def count(self, record: Record) -> None:
+        """Add what became of a row."""
+        self.spent_usd += record.counted_usd or Decimal(0)
+        if record.status == "error":
+            self.failed += 1
+        elif record.status == "waiting":
+            self.waiting += 1
+        else:
+            self.answered += 1
+            self.escalated += bool(record.escalated)
+            self.unknown += record.cost_usd is None
+            self.estimated |= record.saved_basis == "estimated"
+            saved = record.saved_usd
+            if self.saved_usd is not None:
+                self.saved_usd = None if saved is None else self.saved_usd + saved
+
+
+Answer = Callable[[Row], Any]
+"""Answers a row that can be read: a coroutine function that gives its `Record`."""
+
+
+async def run_job(
+    cascade: Cascade,
+    rows: Iterable[Row],
+    journal: Journal,
+    *,
+    name: str = "batch",
+    concurrency: int = CONCURRENCY,
+    budget_usd: Decimal | None = None,
+    progress: Callable[[Done], None] = lambda _: None,
+    stop: asyncio.Event | None = None,
+    answer: Answer | None = None,
+) -> Done:
+    """Answer all rows that the journal has no answer to.
+
+    Rows of an earlier run that failed, or whose question has changed, are asked again.
+
+    Args:
+        cascade: that is asked.
+        rows: what to ask; read as they are needed.
+        journal: knows what is done, and is told.
+        name: tags the ledger's entries as `job`, with the number of the row as `row`.
+        concurrency: rows under way at once.
+        budget_usd: dollars of the whole job, with what earlier runs spent. A row is begun only if
+            what it may cost fits beside what the others under way may cost.
+        progress: called after each row.
+        stop: set it to begin no more rows; those under way are ended.
+        answer: in place of asking the cascade for the whole answer.
+
+    Raises:
+        ConfigurationError: the concurrency is below 1, or a budget is given and a tier has no
+            price.
+        LedgerError: the journal cannot be written.
+    """
+    if concurrency < 1:
+        raise ConfigurationError(f"concurrency={concurrency}: must be 1 or more.")
+
+    async def ask_cascade(row: Row) -> Record:
+        return await ask(cascade, row, name)
+
+    job = _Job(
+        cascade,
+        iter(rows),
+        journal,
+        Purse(budget_usd, journal.spent_usd),
+        progress,
+        stop or asyncio.Event(),
+        Done(before_usd=journal.spent_usd),
+        answer or ask_cascade,
+    )
+    async with asyncio.TaskGroup() as group:
+        for _ in range(concurrency):
+            group.create_task(job.work())
+    return job.done
+
+
+def made_with(cascade: Cascade, **more: Any) -> dict[str, Any]:
+    """What the answers of a cascade depend on besides the questions, for a journal."""
+    parts = cascade.kernel.parts
+    tiers = [
+        [t.name, t.model.name, t.settings.max_tokens, t.settings.temperature]
+        for t in cascade.tiers
+    ]
+    stack = [[one.name, type(one).__name__] for one in cascade.kernel.middleware]
+    calibration = cascade.calibration
+    held = [
+        tiers,
+        repr(parts.policy),
+        [signal.name for signal in parts.signals],
+        cascade.settings,
+        stack,
+        None if calibration is None else calibration.model_dump_json(),
+        more,
+    ]
+    digest = hashlib.sha256(json.dumps(held, default=repr, sort_keys=True).encode()).hexdigest()
+    return {"models": [tier.model.name for tier in cascade.tiers], "settings": digest[:16]}
+
+
+@dataclass(slots=True)
+class Purse:
+    """Budget of a job: what was spent, and what is put aside for rows that are under way.
+
+    A row puts aside the largest cost of a row so far, or its guess if that is more: what is
+    overspent is what rows cost above that.
+    """
+
+    budget_usd: Decimal | None
+    spent_usd: Decimal
+    aside_usd: Decimal = Decimal(0)
+    largest_usd: Decimal = Decimal(0)
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def take(self, guess_usd: Decimal) -> Decimal | None:
+        """Put aside what a row may cost; None if that does not fit, whatever the others cost."""
+        if self.budget_usd is None:
+            return Decimal(0)
+        async with self._changed:
+            while True:
+                wanted = max(guess_usd, self.largest_usd)
+                if self.spent_usd + self.aside_usd + wanted <= self.budget_usd:
+                    self.aside_usd += wanted
+                    return wanted
+                if not self.aside_usd:
+                    return None
+                await self._changed.wait()
+
+    async def settle(self, aside_usd: Decimal, cost_usd: Decimal) -> None:
+        """End a row that has cost so much."""
+        async with self._changed:
+            self.aside_usd -= aside_usd
+            self.spent_usd += cost_usd
+            self.largest_usd = max(self.largest_usd, cost_usd)
+            self._changed.notify_all()
+
+
+@dataclass(slots=True)
+class _Job:
+    cascade: Cascade
+    rows: Iterator[Row]
+    journal: Journal
+    purse: Purse
+    progress: Callable[[Done], None]
+    stop: asyncio.Event
+    done: Done
+    answer: Answer
+    in_a_row: int = 0
+
+    async def work(self) -> None:
+        """Ask row after row, until there is none or the job is stopped."""
+        passed = 0
+        while self.done.stopped is None:
+            if self.stop.is_set():
+                self.done.stopped = "it was interrupted"
+                return
+            row = next(self.rows, None)
+            if row is None:
+                return
+            if self._is_done(row):
+                passed += 1
+                self.progress(self.done)
+                if passed % BREATH == 0:  # else a million rows would hold the event loop
+                    await asyncio.sleep(0)
+                continue
+            await self._ask(row)
+            self.progress(self.done)
+            # Models that never wait would hold the loop: no signal would be heard.
+            await asyncio.sleep(0)
+
+    def _is_done(self, row: Row) -> bool:
+        before = self.journal.find(row.number)
+        if before is None or before.key != row.key or before.status == "error":
+            return False
+        if before.status == "waiting":
+            self.done.waiting += 1
+        else:
+            self.done.resumed += 1
+        return True
+
+    async def _ask(self, row: Row) -> None:
+        aside: Decimal | None = Decimal(0)
+        readable = row.problem is None and row.question is not None
+        if readable and self.purse.budget_usd is not None:
+            aside = await self.purse.take(guessed(row, self.cascade.tiers))
+        if aside is None:
+            self.done.stopped = self.done.stopped or (
+                f"the budget of ${self.purse.budget_usd} does not cover another row: "
+                f"${self.purse.spent_usd:.6f} are spent"
+            )
+            return
+        cost = aside
+        try:
+            if self.stop.is_set():  # while it waited for its part of the budget
+                cost = Decimal(0)
+                return
+            record = await self.answer(row) if readable else unreadable(row)
+            cost = record.counted_usd or Decimal(0)
+            self.journal.add(record)
+        finally:
+            await self.purse.settle(aside, cost)
+        self.done.count(record)
+        if record.status == "error":
+            # A row that cannot be read is its own; others may say that something is wrong with all.
+            self.in_a_row += record.counted_usd is not None
+            if self.in_a_row >= GIVE_UP_AFTER:
+                last = f"the last one by {record.error}"
+                self.done.stopped = f"{self.in_a_row} rows in a row failed, {last}"
+        else:
+            self.in_a_row = 0
+
+
+async def ask(cascade: Cascade, row: Row, job: str) -> Record:
+    """Ask a row that can be read; its entries in the ledger have the tags `job` and `row`."""
+    assert row.question is not None, "a row that cannot be read is not asked"
+    try:
+        result = await cascade.ainvoke(row.question, tags={"job": job, "row": str(row.number)})
+    except CascadeError as error:
+        return failed(row, error)
+    return record_of(row, result)
+
+
+def guessed(row: Row, tiers: tuple[OpenTier, ...]) -> Decimal:
+    """Dollars that asking these tiers may cost, by the row's length and their prices.
+
+    Raises:
+        ConfigurationError: one of them has no price.
+    """
+    assert row.question is not None, "a row that cannot be read costs nothing"
+    tokens = characters(to_messages(row.question)) // CHARACTERS_PER_TOKEN + 1
+    total = Decimal(0)
+    for tier in tiers:
+        usage = Usage(input_tokens=tokens, output_tokens=tier.max_tokens or ANSWER_TOKENS)
+        cost = tier.pricing.cost(usage, 1000.0)
+        if cost is None:
+            raise ConfigurationError(
+                f"a budget needs the price of every tier, and {tier.name} has none: "
+                f"{tier.pricing.source}."
+            )
+        total += cost
+    return total
+
+
+def unreadable(row: Row) -> Record:
+    """Record of a row that cannot be asked."""
+    return Record(row.number, row.key, "error", error=f"InputError: {row.problem}")
+
+
+def failed(row: Row, error: CascadeError) -> Record:
+    """Record of a row whose run failed."""
+    ledger: LedgerView = error.ledger or LedgerView(())
+    return Record(
+        row.number,
+        row.key,
+        "error",
+        cost_usd=ledger.cost_usd,
+        counted_usd=counted(ledger),
+        run_id=ledger.entries[0].run_id if ledger.entries else None,
+        error=f"{type(error).__name__}: {error}",
+    )
+
+
+def record_of(row: Row, result: CascadeResult) -> Record:
+    """Record of a row that was answered."""
+    ledger = result.ledger
+    return Record(
+        row.number,
+        row.key,
+        "ok",
+        answer=result.answer,
+        tier=result.tier,
+        confidence=result.confidence,
+        calibrated=result.calibrated,
+        escalated=result.escalated,
+        degraded=result.degraded,
+        cost_usd=ledger.cost_usd,
+        counted_usd=counted(ledger),
+        saved_usd=ledger.saved_usd,
+        saved_basis=ledger.saved_basis,
+        run_id=result.run_id,
+    )
+
+
+def counted(ledger: LedgerView) -> Decimal:
+    """What a budget counts: the cost, or what an unknown one is assumed to be."""
+    costs = (e.assumed_usd if e.cost_usd is None else e.cost_usd for e in ledger)
+    return sum((cost for cost in costs if cost is not None), Decimal(0))
