@@ -75,8 +75,8 @@ class Probe:
         top_logprobs: alternatives per token; 0 asks for no log-probabilities.
         as_draft: ask with the tools and the schema of the draft (another sample of it), or
             as a plain question.
-        scored: a text whose log-probabilities after `messages` are wanted, instead of a reply:
-            one pass over the prompt (`Model.score`); the reply's `logprobs` are the text's.
+        answer: an answer to score instead of writing one (`Request.answer`): one pass over it;
+            the reply's `logprobs` are those of its tokens.
     """
 
     messages: tuple[BaseMessage, ...]
@@ -84,7 +84,7 @@ class Probe:
     temperature: float | None = None
     top_logprobs: int = 0
     as_draft: bool = False
-    scored: str | None = None
+    answer: str | None = None
 
 
 Features = Mapping[str, float]

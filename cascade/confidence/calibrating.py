@@ -34,12 +34,13 @@ from cascade.errors import ConfigurationError
 
 LEAST_LABELS = 20
 """Below, not even a slope and a shift can be told from noise."""
-LABELS_TO_VERIFY = 200
+LABELS_TO_VERIFY = 100
 """So many show that a raw score needs no calibration; fewer could not tell if it did."""
 STANDARD_ERRORS = 1.5
 """How much better than the raw score a fit has to be, so that a calibrated score is left alone."""
-TOLERATED_ECE = 0.05
-"""Calibration error up to which a confidence counts as calibrated, or noise where that is more."""
+TOLERATED_ECE, ECE_SLACK = 0.05, 1.2
+"""A confidence counts as calibrated up to this calibration error, or up to the largest that perfect
+ones show on so few rows (99 % quantile), with a slack for the noise that cross-fitting adds."""
 CERTAIN = 0.005
 """Probabilities nearer to 0 and 1 count as this far, so that one wrong draft does not decide."""
 CHANCE_Z, CHANCE_AREA = 1.64, 0.05
@@ -207,8 +208,7 @@ def _evidence(raw: Array, seen: Array, correct: Array) -> tuple[bool, int]:
     cases its calibration error has to be that of a calibrated one, up to noise.
     """
     n = len(correct)
-    noise = ece_noise(seen)
-    if ece(seen, correct) > max(TOLERATED_ECE, float(np.quantile(noise, 0.99))):
+    if not _looks_calibrated(seen, correct):
         return False, max(n, LABELS_TO_VERIFY - n)  # as many again
     known = np.isfinite(raw)
     if not known.any():  # the base rate: as often as such drafts are right
@@ -217,13 +217,17 @@ def _evidence(raw: Array, seen: Array, correct: Array) -> tuple[bool, int]:
     mean, spread = float(lower.mean()), float(lower.std())
     if mean > STANDARD_ERRORS * spread / math.sqrt(len(lower)):
         return True, 0
-    bound = float(np.quantile(ece_noise(raw[known]), 0.99))
-    if n >= LABELS_TO_VERIFY and ece(raw[known], correct[known]) <= max(TOLERATED_ECE, bound):
+    if n >= LABELS_TO_VERIFY and _looks_calibrated(raw[known], correct[known]):
         return True, 0
     waits = [LABELS_TO_VERIFY - n] if n < LABELS_TO_VERIFY else []
     if mean > 0:
         waits.append(math.ceil((STANDARD_ERRORS * spread / mean) ** 2) - n)
     return False, max(1, min(waits, default=n))
+
+
+def _looks_calibrated(probability: Array, correct: Array) -> bool:
+    bound = ECE_SLACK * float(np.quantile(ece_noise(probability), 0.99))
+    return ece(probability, correct) <= max(TOLERATED_ECE, bound)
 
 
 def _log_loss(probability: Array, correct: Array) -> Array:

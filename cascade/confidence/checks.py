@@ -266,7 +266,7 @@ class PrefillScore(Signal):
         """The draft after the question, to be read."""
         if replies or not asked.draft.transcript:
             return ()
-        return (Probe(tuple(asked.messages), scored=asked.draft.transcript),)
+        return (Probe(tuple(asked.messages), answer=asked.draft.transcript),)
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """The geometric mean probability of the draft's tokens under the signal's name; and its

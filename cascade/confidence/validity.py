@@ -376,9 +376,10 @@ class _Schema:
         """
         from jsonschema.exceptions import best_match  # noqa: PLC0415
 
+        validator = self.validator  # made before the clock is set
         token = _until.set(time.thread_time() + seconds)
         try:
-            return best_match(self.validator.iter_errors(value))
+            return best_match(validator.iter_errors(value))
         finally:
             _until.reset(token)
 

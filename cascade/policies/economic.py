@@ -47,6 +47,7 @@ class EconomicPolicy:
     p_large: float = 1.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "price_of_error", float(self.price_of_error))  # also a Decimal
         if not (math.isfinite(self.price_of_error) and self.price_of_error > 0):
             raise ConfigurationError(
                 f"price_of_error={self.price_of_error}: give the dollars that one wrong answer "

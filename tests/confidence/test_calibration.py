@@ -118,11 +118,11 @@ def test_gaps_everywhere_still_make_a_calibration() -> None:
 
 def test_before_any_score_there_is_the_base_rate_and_an_outlook() -> None:
     """Otherwise a draft whose free signals are no scores would never be asked about."""
-    calibration = made(drafts(100), [("text", 0), ("p_true", 1)])
+    calibration = made(drafts(80), [("text", 0), ("p_true", 1)])
     first = calibration.estimate({"answer_words": 3.0}, ("text",))
     assert first is not None
     assert first.confidence == pytest.approx(calibration.quality.accuracy_small, abs=0.02)
-    assert not first.calibrated, "a hundred labels do not show a base rate"
+    assert not first.calibrated, "eighty labels do not show a base rate"
     outlook = calibration.outlook(first.confidence, ("text",))
     assert max(outlook) - min(outlook) > 0.3
 
@@ -207,12 +207,12 @@ def test_a_calibration_says_whether_to_use_it(
 def test_a_score_to_which_nothing_was_fitted_is_not_called_calibrated() -> None:
     few = made(scored(60), SCORE)
     said = few.recommendation
-    assert said.more_labels == 140
-    assert "it takes about 140 more labels" in said.text
+    assert said.more_labels == 40
+    assert "it takes about 40 more labels" in said.text
     estimate = few.estimate({"s": 0.5}, ("s",))
     assert estimate is not None
     assert not estimate.calibrated
-    enough = made(scored(60 + 140), SCORE)
+    enough = made(scored(60 + 40), SCORE)
     assert enough.calibrated, "so many show that the score was calibrated already"
 
 

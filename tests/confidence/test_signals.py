@@ -333,7 +333,7 @@ async def test_verbalised_confidence_is_the_number_it_names(
 async def test_another_model_reads_the_draft_without_writing() -> None:
     read = said("42", 0.5, 0.25)
     features, probes = await taken(PrefillScore("llamacpp:other"), [read], said("42", 0.9, 0.8))
-    assert probes == [Probe(MESSAGES, scored="42")]
+    assert probes == [Probe(MESSAGES, answer="42")]
     assert features["prefill"] == pytest.approx(math.sqrt(0.5 * 0.25))
     assert features["prefill_min"] == pytest.approx(math.log(0.25))
     own, other = (0.5 * math.log(a * b) for a, b in ((0.9, 0.8), (0.5, 0.25)))
