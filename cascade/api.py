@@ -360,6 +360,34 @@ class Cascade:
         """`aresume` for synchronous callers."""
         return run_sync(self.aresume(run, said))
 
+    async def afeedback(self, run_id: str, **said: Any) -> bool:
+        """Say what the answer of a run was worth; `result.run_id` names the run.
+
+        The same again changes nothing, and another verdict of the same `key` and `by` replaces the
+        earlier one. Its figures go to the ledger, its words to `cascade.teaching.Lessons`.
+
+        Args:
+            run_id: of the run.
+            said: `correct`, `score`, `value`, `comment`, `correction`, `key`, `by`, as in
+                `cascade.ledger.feedback.Feedback`.
+
+        Returns:
+            whether anything changed.
+
+        Raises:
+            UnknownRunError: neither the ledger nor the lessons know such a run.
+            InputError: it says nothing, or something that has no meaning.
+            ConfigurationError: there is no place for it.
+        """
+        from cascade.feedback import keep_feedback, to_feedback  # noqa: PLC0415 - seldom needed
+
+        feedback = to_feedback({**said, "run_id": run_id})
+        return await keep_feedback(feedback, self.kernel.ledger.store, self.kernel.middleware)
+
+    def feedback(self, run_id: str, **said: Any) -> bool:
+        """`afeedback` for synchronous callers."""
+        return run_sync(self.afeedback(run_id, **said))
+
     # --- the graph
 
     @property

@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("service", "jobs", "teaching", "integrations", "demo"),
     ("api",),
     ("result", "setup"),
-    ("graph", "questions", "evaluation"),
+    ("graph", "questions", "evaluation", "feedback"),
     ("kernel",),
     ("calling", "agents", "testing"),
     ("middleware", "tracing"),
