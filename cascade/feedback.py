@@ -99,4 +99,5 @@ async def _entries(
     read: Any = getattr(store, "entries", None)
     if read is None or not callable(read):
         return await store.of_run(run_id)
-    return [entry async for entry in read(Selection(run_id=run_id, tags=dict(within)))]
+    found: Sequence[Any] = await read(Selection(run_id=run_id, tags=dict(within)))
+    return found
