@@ -292,10 +292,9 @@ def draft_features(outcome: Outcome) -> dict[str, float]:
 
 
 def _option_shares(logprobs: JsonValue) -> Array:
-    values = np.array([number(v) for v in logprobs] if isinstance(logprobs, list) else [0.0])
-    values[(values > 0) | (values < -100) | ~np.isfinite(values)] = -100.0
-    shares = np.exp(values)
-    return np.asarray(shares / shares.sum(), dtype=np.float64)
+    values = [number(v) for v in logprobs] if isinstance(logprobs, list) else [0.0]
+    shares = [math.exp(v) if -100 <= v <= 0 else 1e-40 for v in values]
+    return np.array(shares, dtype=np.float64) / sum(shares)
 
 
 def _option_features(shares: Array) -> dict[str, float]:

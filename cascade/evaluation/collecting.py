@@ -1,0 +1,553 @@
+"""From labelled examples to a verdict: record both models, fit, print the menu, write artefacts.
+
+Models are asked through a callable (`Ask`), so that nothing here knows the kernel. Recordings go
+on after an interrupt: what was recorded is never asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from pydantic import JsonValue
+
+from cascade.errors import CascadeError, ConfigurationError, InputError
+from cascade.evaluation.recordings import (
+    Example,
+    Outcome,
+    Transcript,
+    TranscriptWriter,
+    read_transcripts,
+)
+from cascade.evaluation.scorers import Scorer, TextScorer
+from cascade.ledger.prices import Pricing
+from cascade.state import Completion, Usage
+
+if TYPE_CHECKING:
+    from cascade.confidence import MadeFor
+    from cascade.confidence.calibration import Calibration
+    from cascade.evaluation.crossfit import Options, Point
+    from cascade.evaluation.verdict import Evaluation
+    from cascade.policies import Refusal
+
+GIVE_UP_AFTER = 20
+"""Failures without one success: the set-up is wrong, and each further question costs money."""
+
+CHARACTERS_PER_TOKEN = 4
+ASSUMED_OUTPUT_TOKENS = 200
+"""For the cost shown beforehand, where a tier has no `max_tokens`."""
+
+MOST_LABELS, SHORT = 30, 40
+"""So many different answers of so many characters are labels to choose from."""
+
+VALID_DAYS = 90
+"""Traffic drifts: a promise older than a quarter should be proved again."""
+
+MADE_WITH = "made_with"
+"""Key of a transcript: the settings, so that answers of different ones are never mixed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A model's answer to an example.
+
+    Attributes:
+        completion: the answer.
+        cost_usd: dollars of it; None where unknown.
+        features: of a draft: what its signals gave.
+        confidence: of a draft: as it was said.
+        check_cost_usd: of a draft: dollars of the signals that asked a model; None where unknown.
+    """
+
+    completion: Completion
+    cost_usd: Decimal | None
+    features: Mapping[str, float] = field(default_factory=dict)
+    confidence: float | None = None
+    check_cost_usd: Decimal | None = Decimal(0)
+
+
+Ask = Callable[[Example], Awaitable[tuple[Answered, Answered]]]
+"""Asks both models: (draft, large answer). A `CascadeError` is a failure of this example."""
+
+
+@dataclass(slots=True)
+class Collected:
+    """How far collecting is.
+
+    Attributes:
+        total: examples, those that were recorded before among them.
+        skipped: recorded before.
+        written: recorded now.
+        unlabelled: left out, since nothing says whether an answer is right.
+        failures: id → why; the next run tries them again.
+        spent_usd: on what was recorded now, judges included; None where a part is unknown.
+        seconds: since it began.
+    """
+
+    total: int
+    skipped: int = 0
+    written: int = 0
+    unlabelled: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    spent_usd: Decimal | None = Decimal(0)
+    seconds: float = 0.0
+
+    @property
+    def left(self) -> int:
+        """Examples that are not done."""
+        return self.total - self.skipped - self.written - self.unlabelled - len(self.failures)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that the rest takes at this pace; None before the first is there."""
+        return self.seconds / self.written * self.left if self.written else None
+
+    @property
+    def left_usd(self) -> Decimal | None:
+        """Dollars that the rest costs at this pace; None where unknown."""
+        if not self.written or self.spent_usd is None:
+            return None
+        return self.spent_usd / self.written * self.left
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What is recorded, and how.
+
+    Attributes:
+        small, large: names of the models.
+        scorer: compares answers with references.
+        made_with: the settings of both models and the signals, as JSON.
+        dataset: name of the set.
+        agree_with_large: without references: the large model's answer counts as right, and what
+            is certified is the loss relative to it.
+        judge_usd: prices the calls of a judge.
+    """
+
+    small: str
+    large: str
+    scorer: Scorer
+    made_with: Mapping[str, JsonValue]
+    dataset: str = "examples"
+    agree_with_large: bool = False
+    judge_usd: Callable[[Completion], Decimal | None] = lambda completion: None
+
+    def labelled(self, example: Example) -> bool:
+        """Whether anything says which answers are right."""
+        return self.agree_with_large or bool(example.labels) or example.reference is not None
+
+    async def transcript(
+        self, example: Example, draft: Answered, large: Answered
+    ) -> tuple[Transcript | None, Decimal | None]:
+        """The record of an example, and dollars of judging it; no record without a verdict."""
+        reference = large.completion.text if self.agree_with_large else example.reference
+        models: dict[str, Outcome] = {}
+        spent: Decimal | None = Decimal(0)
+        for name, answered in ((self.small, draft), (self.large, large)):
+            own = self.agree_with_large and name == self.large
+            correct, cost = await self._worth(example, answered.completion.text, reference, own)
+            spent = None if spent is None or cost is None else spent + cost
+            if correct is None:
+                return None, spent
+            models[name] = _outcome(answered, correct)
+        extra: dict[str, Any] = {"features": dict(draft.features), "confidence": draft.confidence}
+        extra["check_cost_usd"] = _number(draft.check_cost_usd)
+        models[self.small] = models[self.small].model_copy(update=extra)
+        record = Transcript(
+            dataset=self.dataset,
+            id=example.id,
+            prompt=example.question,
+            reference=reference,
+            models=models,
+        )
+        return record.model_copy(update={MADE_WITH: self.settings_of(example)}), spent
+
+    def settings_of(self, example: Example) -> dict[str, JsonValue]:
+        """The settings that an example's answers were made with, its system message among them."""
+        system = [str(m.text) for m in example.messages if m.type == "system"]
+        told = hashlib.sha256(json.dumps(system).encode()).hexdigest()[:16]
+        scored = f"{self.scorer.spec}{', agreement with large' * self.agree_with_large}"
+        return {**self.made_with, "system": told, "scorer": scored}
+
+    async def _worth(
+        self, example: Example, answer: str, reference: JsonValue, own: bool
+    ) -> tuple[float | None, Decimal | None]:
+        """(score, dollars) of an answer; no score where nobody can say."""
+        if answer.strip() in example.labels:
+            return float(example.labels[answer.strip()]), Decimal(0)
+        if own or (self.agree_with_large and not str(reference).strip()):
+            return (1.0 if str(reference).strip() else None), Decimal(0)
+        if reference is None:
+            return None, Decimal(0)
+        score = await self.scorer.score(answer, reference, question=example.question)
+        cost = Decimal(0) if score.completion is None else self.judge_usd(score.completion)
+        return score.value, cost
+
+
+def _outcome(answered: Answered, correct: float) -> Outcome:
+    usage = answered.completion.usage
+    return Outcome(
+        correct=correct,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost_usd=_number(answered.cost_usd),
+        output=answered.completion.transcript,
+        latency_ms=answered.completion.latency_ms,
+    )
+
+
+def _number(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)
+
+
+async def collect(
+    examples: Sequence[Example],
+    ask: Ask,
+    recording: Recording,
+    writer: TranscriptWriter,
+    *,
+    concurrency: int = 8,
+    progress: Callable[[Collected], None] = lambda done: None,
+) -> Collected:
+    """Answer examples with both models and write their transcripts.
+
+    Args:
+        examples: what to ask.
+        ask: asks both models.
+        recording: what is recorded, and how.
+        writer: knows which examples are done.
+        concurrency: examples under way at once.
+        progress: called after each example.
+
+    Raises:
+        ConfigurationError: the models are one, the concurrency is below 1, a reference cannot be
+            read, or the file holds answers to other questions, or of other models or settings.
+        CascadeError: nothing but failures: `GIVE_UP_AFTER` of them and no success.
+    """
+    if concurrency < 1:
+        raise ConfigurationError(f"concurrency={concurrency}: must be 1 or more.")
+    if recording.small == recording.large:
+        raise ConfigurationError(
+            f"small and large are both {recording.small}: transcripts tell answers apart by the "
+            "model's name, so two different ones are needed."
+        )
+    _check_references(examples, recording)
+    _check_resumable(examples, recording, writer)
+    done = Collected(len(examples), skipped=sum(e.id in writer.ids for e in examples))
+    began, queue = time.monotonic(), [e for e in examples if e.id not in writer.ids]
+
+    async def one(example: Example) -> None:
+        if not recording.labelled(example):
+            done.unlabelled += 1
+            return
+        try:
+            draft, large = await ask(example)
+            record, judged = await recording.transcript(example, draft, large)
+        except CascadeError as error:
+            done.failures[example.id] = str(error)
+            return
+        if record is None:
+            done.unlabelled += 1
+            return
+        writer.write(record)
+        done.written += 1
+        costs = (draft.cost_usd, draft.check_cost_usd, large.cost_usd, judged, done.spent_usd)
+        known = [cost for cost in costs if cost is not None]
+        done.spent_usd = sum(known, Decimal(0)) if len(known) == len(costs) else None
+
+    async def work() -> None:
+        while queue:
+            await one(queue.pop(0))
+            done.seconds = time.monotonic() - began
+            progress(done)
+            _check_hope(done)
+
+    workers = [asyncio.ensure_future(work()) for _ in range(min(concurrency, len(queue)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    return done
+
+
+def _check_references(examples: Sequence[Example], recording: Recording) -> None:
+    """A reference that the scorer cannot read is found before anything is paid."""
+    if recording.agree_with_large or not isinstance(recording.scorer, TextScorer):
+        return
+    for example in examples:
+        if example.reference is None:
+            continue
+        try:
+            recording.scorer("", example.reference, example.question)
+        except InputError as error:
+            raise ConfigurationError(f"example {example.id!r}: {error}") from error
+
+
+def _check_resumable(
+    examples: Sequence[Example], recording: Recording, writer: TranscriptWriter
+) -> None:
+    asked = {example.id: example for example in examples if example.id in writer.ids}
+    for record in read_transcripts(writer.path) if asked else ():
+        if record.id not in asked:
+            continue
+        wanted = recording.settings_of(asked[record.id])
+        made = (record.model_extra or {}).get(MADE_WITH, wanted)
+        other = [name for name, value in wanted.items() if made.get(name, value) != value]
+        if {recording.small, recording.large} - set(record.models):
+            why = f"is of {' and '.join(record.models)}"
+        elif record.prompt != asked[record.id].question:
+            why = f"answers another question, {record.prompt[:60]!r}"
+        elif other:
+            why = f"was made with another setting ({', '.join(other)})"
+        else:
+            continue
+        raise ConfigurationError(
+            f"{writer.path} cannot be continued: its example {record.id!r} {why}. Delete it, or "
+            "record to another file."
+        )
+
+
+def _check_hope(done: Collected) -> None:
+    if done.written or done.skipped or len(done.failures) < GIVE_UP_AFTER:
+        return
+    *_, last = done.failures.values()
+    raise CascadeError(
+        f"the first {len(done.failures)} examples all failed, and no more are asked. The last "
+        f"one: {last}"
+    )
+
+
+# Before anything is asked ---------------------------------------------------------------------
+
+
+def expected_usd(
+    examples: Sequence[Example], pricing: Pricing, *, max_tokens: int | None = None, calls: int = 1
+) -> Decimal | None:
+    """A rough guess of what asking a model costs at most, from text length and `max_tokens`.
+
+    Args:
+        examples: what to ask.
+        pricing: of the model.
+        max_tokens: limit of its answers.
+        calls: how many calls an example takes, with those of its signals.
+
+    Returns:
+        Dollars; None when the model has no token price.
+    """
+    total = Decimal(0)
+    for example in examples:
+        text = sum(len(str(message.text)) for message in example.messages)
+        usage = Usage(
+            input_tokens=text // CHARACTERS_PER_TOKEN + 16,
+            output_tokens=max_tokens or ASSUMED_OUTPUT_TOKENS,
+        )
+        cost = pricing.cost(usage, None)
+        if cost is None:
+            return None
+        total += cost * calls
+    return total
+
+
+def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The answers to choose from, where the references are a few short texts that come again:
+    they want temperature 0 and to be named in the system message."""
+    counts = Counter(e.reference for e in examples if isinstance(e.reference, str))
+    if not counts or counts.total() < 2 * len(counts) or len(counts) > MOST_LABELS:
+        return ()
+    if max(len(label) for label in counts) > SHORT:
+        return ()
+    return tuple(sorted(counts))
+
+
+def with_shots(examples: Sequence[Example], shots: int) -> list[Example]:
+    """The other examples, each with `shots` of them before its question, as many of each answer
+    as there are.
+
+    Raises:
+        ConfigurationError: fewer examples with a reference than shots.
+    """
+    waiting: dict[str, list[Example]] = {}
+    for example in examples:
+        if example.reference is not None:
+            waiting.setdefault(str(example.reference), []).append(example)
+    chosen: list[Example] = []
+    while len(chosen) < shots and any(waiting.values()):
+        for same in waiting.values():
+            if same and len(chosen) < shots:
+                chosen.append(same.pop(0))
+    if len(chosen) < shots:
+        raise ConfigurationError(
+            f"shots={shots}: only {len(chosen)} examples have a reference to show."
+        )
+    shown: list[AnyMessage] = []
+    for example in chosen:
+        shown += [HumanMessage(example.question), AIMessage(str(example.reference))]
+    ids = {example.id for example in chosen}
+
+    def put(messages: tuple[AnyMessage, ...]) -> tuple[AnyMessage, ...]:
+        first = 1 if messages[0].type == "system" else 0
+        return (*messages[:first], *shown, *messages[first:])
+
+    return [replace(e, messages=put(e.messages)) for e in examples if e.id not in ids]
+
+
+# Fitting --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A calibration with what it is worth.
+
+    Attributes:
+        calibration: as it decides online, with the certificates that could be given.
+        refusals: the certificates that could not.
+        evaluation: menu and verdict of this way of calibrating, on rows left out of it.
+    """
+
+    calibration: Calibration
+    refusals: tuple[Refusal, ...]
+    evaluation: Evaluation
+
+
+def fit(
+    records: Sequence[Transcript],
+    made_for: MadeFor,
+    signals: Sequence[tuple[str, int]],
+    options: Options | None = None,
+    *,
+    max_harms: Sequence[float] = (),
+    delta: float = 0.1,
+) -> Fitted:
+    """Calibrate on recorded answers, and say what that is worth.
+
+    Args:
+        records: with both models of `made_for`.
+        made_for: what the calibration is bound to.
+        signals: (name, calls) of every signal, cheapest first.
+        options: of the evaluation.
+        max_harms: bounds on P(accepted and wrong) to certify: one half of the rows then fits the
+            calibration, the other proves it.
+        delta: the chance that a certificate does not hold.
+
+    Raises:
+        ConfigurationError: no row has both models, too few rows, or a bound that is none.
+    """
+    from cascade.confidence import LabelledDraft  # noqa: PLC0415 - numpy and scikit-learn
+    from cascade.confidence.calibrating import (  # noqa: PLC0415
+        calibrate,
+        confidences,
+        halves,
+    )
+    from cascade.evaluation.features import Pair, Rows, pair_of  # noqa: PLC0415
+    from cascade.evaluation.ladder import Ladder, climb, shape_of_calibration  # noqa: PLC0415
+    from cascade.evaluation.verdict import evaluate  # noqa: PLC0415
+    from cascade.policies import Refusal, certify  # noqa: PLC0415
+
+    large = made_for.large.name if made_for.large is not None else ""
+    pair = pair_of(records, made_for.small.name, large)
+
+    def drafts_of(part: Pair, rows: Rows) -> list[LabelledDraft]:
+        return [
+            LabelledDraft(
+                part.rows[i].models[part.small].features,
+                float(part.small_correct[i]),
+                float(part.large_correct[i]),
+                part.rows[i].id,
+            )
+            for i in rows
+        ]
+
+    def choose(part: Pair, rows: Rows) -> Ladder:
+        made = calibrate(drafts_of(part, rows), signals, made_for)
+        return climb([shape_of_calibration(made, part, rows)])
+
+    drafts = drafts_of(pair, list(range(len(pair))))
+    evaluation = evaluate(pair, options, choose=choose)
+    if not max_harms:
+        return Fitted(calibrate(drafts, signals, made_for), (), evaluation)
+    fitting, proving = halves(drafts)
+    calibration = calibrate(fitting, signals, made_for)
+    correct = [draft.correct for draft in proving]
+    until = datetime.now(UTC) + timedelta(days=VALID_DAYS)
+    found = [
+        certify(
+            confidences(calibration, proving),
+            correct,
+            max_harm=harm,
+            delta=delta,
+            valid_until=until,
+        )
+        for harm in max_harms
+    ]
+    proved = tuple(c for c in found if not isinstance(c, Refusal))
+    refused = (r.model_copy(update={"halved": True}) for r in found if isinstance(r, Refusal))
+    calibration = calibration.model_copy(update={"certificates": proved})
+    return Fitted(calibration, tuple(refused), evaluation)
+
+
+def write_artefacts(
+    folder: Path, fitted: Fitted, tiers: Sequence[Mapping[str, JsonValue]], name: str = "tried"
+) -> dict[str, Path]:
+    """Write the calibration, a page, and a `cascade.yaml` that `cascade serve` takes.
+
+    Args:
+        folder: made where it is not there.
+        fitted: what was found.
+        tiers: of the service's configuration, small to large: `model`, `price`, `temperature`, …
+        name: of the cascade.
+
+    Returns:
+        the files, by what they are.
+
+    Raises:
+        ConfigurationError: the folder cannot be written.
+    """
+    from cascade.evaluation.page import to_page  # noqa: PLC0415 - only where it is written
+    from cascade.evaluation.verdict import to_document  # noqa: PLC0415
+
+    found = fitted.evaluation
+    files = {
+        "calibration": folder / "calibration.json",
+        "page": folder / "verdict.html",
+        "configuration": folder / "cascade.yaml",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fitted.calibration.save(files["calibration"])
+        files["page"].write_text(to_page(to_document(found)), encoding="utf-8")
+        text = _configuration(name, tiers, files["calibration"], found.recommended)
+        files["configuration"].write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be written ({error.strerror}).") from error
+    return files
+
+
+def _configuration(
+    name: str, tiers: Sequence[Mapping[str, JsonValue]], calibration: Path, point: Point
+) -> str:
+    """The service's configuration; what is JSON is YAML too."""
+    decided = (
+        "    # Nothing was shown to save money: the large model answers, and the small one is\n"
+        "    # measured beside it.\n    mode: shadow\n"
+        if point.off or point.price_of_error_usd is None
+        else f"    price_of_error: {point.price_of_error_usd:.6g}\n"
+    )
+    listed = "".join(f"      - {json.dumps(dict(tier))}\n" for tier in tiers)
+    return (
+        "# Made by `cascade try`; `cascade serve cascade.yaml` runs it.\n"
+        f"cascades:\n  {name}:\n    tiers:\n{listed}"
+        f"    calibrator: {json.dumps(str(calibration))}\n"
+        f"{decided}    audit_rate: 0.05\n"
+    )

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.evaluation import (
+    Outcome,
+    Transcript,
+    TranscriptWriter,
+    read_examples,
+    read_transcripts,
+    rows_of_pair,
+)
+from cascade.evaluation.recordings import Step, name_pair, read_table
+
+
+def record(name: str = "1", **models: Outcome) -> Transcript:
+    return Transcript(dataset="set", id=name, prompt="Where?", models=models)
+
+
+def written(path: Path, *records: Transcript) -> Path:
+    path.write_text("".join(one.to_line() for one in records), encoding="utf-8")
+    return path
+
+
+RIGHT = Outcome(correct=1, cost_usd=0.5)
+
+
+def test_what_is_written_is_read_again_with_keys_of_others(tmp_path: Path) -> None:
+    outcome = Outcome(
+        correct=0.5,
+        features={"a": 1.0, "b": float("nan")},
+        steps=(Step(action="look", is_error=True),),
+    )
+    line = {**json.loads(record(small=outcome).to_line()), "subject": "law"}
+    path = tmp_path / "t.jsonl"
+    path.write_text("\ufeff" + json.dumps(line) + "\n\n", encoding="utf-8")
+    (read,) = read_transcripts(path)
+    assert read.model_extra == {"subject": "law"}
+    assert read.models["small"].features == {"a": 1.0}
+    assert read.models["small"].steps[0].action == "look"
+    assert read.models["small"].cost_usd is None
+    assert "subject" in read.to_line()
+
+
+def test_a_gzip_file_is_known_by_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(gzip.compress(record().to_line().encode()))
+    assert [row.id for row in read_transcripts(path)] == ["1"]
+
+
+def test_only_the_models_that_are_asked_for_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        '{"dataset": "d", "id": "1", "prompt": "p", '
+        '"models": {"a": {"correct": 1}, "b": {"correct": 7}}}\n'
+    )
+    assert list(next(read_transcripts(path, models=["a"])).models) == ["a"]
+    with pytest.raises(ConfigurationError, match=r"t\.jsonl:1: models\.b\.correct: .*not 7"):
+        list(read_transcripts(path))
+
+
+def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.jsonl", record("1"), record("2"), record("1"))
+    with pytest.raises(ConfigurationError, match=r"t\.jsonl:3: the id '1' is in line 1 already"):
+        list(read_transcripts(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{]\n", "not JSON"),
+        (b'{"dataset": "d"}\n', "id: Field required"),
+        (b"[1]\n", "the line: "),
+    ],
+)
+def test_a_line_that_is_no_record_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=message):
+        list(read_transcripts(path))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.jsonl cannot be read"):
+        list(read_transcripts(tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_what_was_cut_off_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, compressed: bool
+) -> None:
+    path = tmp_path / "t.jsonl"
+    whole = "".join(record(str(i)).to_line() for i in range(500)).encode()
+    path.write_bytes(gzip.compress(whole)[:-400] if compressed else whole[:-9])
+    with caplog.at_level(logging.WARNING, "cascade"):
+        read = list(read_transcripts(path))
+    assert 0 < len(read) < 500
+    assert "left out" in caplog.text
+
+
+def test_a_recording_is_continued_behind_what_a_crash_left(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.jsonl", record("1"))
+    with path.open("ab") as file:
+        file.write(b'{"dataset": "s')
+    with TranscriptWriter(path) as writer:
+        assert writer.ids == {"1"}
+        writer.write(record("2"))
+        with pytest.raises(ConfigurationError, match="already has a record with the id '2'"):
+            writer.write(record("2"))
+    assert [row.id for row in read_transcripts(path)] == ["1", "2"]
+
+
+def test_a_whole_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(record("1").to_line().rstrip("\n"))
+    with TranscriptWriter(path) as writer:
+        writer.write(record("2"))
+    assert [row.id for row in read_transcripts(path)] == ["1", "2"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="gzip file cannot be appended"):
+        TranscriptWriter(tmp_path / "t.jsonl.gz")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        TranscriptWriter(tmp_path / "file" / "t.jsonl")
+
+
+def test_the_rows_of_a_pair_are_in_the_order_of_their_ids() -> None:
+    rows = [record("b", s=RIGHT, l=RIGHT), record("a", s=RIGHT, l=RIGHT), record("c", s=RIGHT)]
+    assert [row.id for row in rows_of_pair(rows, "s", "l")] == ["a", "b"]
+    with pytest.raises(ConfigurationError, match=r"no row has both 's' and 'x'.*s \(3\), l \(2\)"):
+        rows_of_pair(rows, "s", "x")
+
+
+def test_of_two_models_the_cheaper_is_the_small_one() -> None:
+    dear = Outcome(correct=1, cost_usd=2.0)
+    rows = [record("1", a=dear, b=RIGHT)]
+    assert name_pair(rows) == ("b", "a")
+    assert name_pair(rows, small="a") == ("a", "b")
+    assert name_pair(rows, large="b") == ("a", "b")
+    assert name_pair(rows, "a", "b") == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("models", "given", "message"),
+    [
+        ({"a": RIGHT, "b": RIGHT}, {"small": "c"}, r"small=c: .* a \(1\), b \(1\)"),
+        ({"a": RIGHT, "b": RIGHT}, {"small": "a", "large": "a"}, "are both a"),
+        ({"a": RIGHT}, {}, "which two models"),
+        ({"a": RIGHT, "b": Outcome(correct=1)}, {}, "costs of b are unknown"),
+    ],
+)
+def test_a_pair_that_cannot_be_told_is_an_error(
+    models: dict[str, Outcome], given: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        name_pair([record("1", **models)], **given)
+
+
+# Examples -------------------------------------------------------------------------------------
+
+ROWS: list[dict[str, Any]] = [
+    {"id": "x", "text": "Good, really?", "category": "positive"},
+    {"id": "y", "text": "Bad", "category": ""},
+]
+
+
+def table(folder: Path, kind: str) -> Path:
+    path = folder / f"rows{kind}"
+    if kind == ".csv":
+        path.write_text('id,text,category\nx,"Good, really?",positive\n\ny,Bad,\n', "utf-8-sig")
+    elif kind == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, ROWS)))
+    else:
+        arrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet  # noqa: PLC0415 - only where it is installed
+
+        parquet.write_table(arrow.Table.from_pylist(ROWS), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet"])
+def test_examples_are_read_from_columns_that_are_named(tmp_path: Path, kind: str) -> None:
+    found = read_examples(
+        table(tmp_path, kind), question="text", label="category", system="Be brief"
+    )
+    assert [(e.id, e.question, e.reference) for e in found] == [
+        ("x", "Good, really?", "positive"),
+        ("y", "Bad", None),
+    ]
+    assert [m.type for m in found[0].messages] == ["system", "human"]
+
+
+def test_columns_have_usual_names_and_ids_may_be_numbers_of_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        json.dumps({"messages": [["system", "s"], ["human", "q"]], "labels": {" a ": True}})
+        + "\n"
+        + json.dumps({"messages": "plain", "answer": 7})
+    )
+    one, other = read_examples(path, system="not twice")
+    assert (one.id, one.messages[0].text, one.labels) == ("1", "s", {"a": True})
+    assert (other.id, other.question, other.messages[0].text) == ("2", "plain", "not twice")
+    assert other.reference == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "message"),
+    [
+        ("r.csv", "a,a\n1,2\n", {}, "has the column 'a' more than once"),
+        ("r.csv", "question\n1,2\n", {}, r"r\.csv:2: 2 fields under 1 names"),
+        ("r.csv", "", {}, "has no examples"),
+        ("r.csv", "text\nhello\n", {}, "no column of questions; it has text"),
+        ("r.csv", "question\nhello\n", {"label": "x"}, "no column 'x'; it has question"),
+        ("r.csv", "id,question\n1,a\n1,b\n", {}, "rows 1 and 2 have the id '1'"),
+        ("r.jsonl", '{"question": " "}', {}, "row 1: the question is empty"),
+        ("r.jsonl", '{"messages": [{"x": 1}]}', {}, "row 1"),
+        ("r.jsonl", '{"question": "q", "labels": {"a": 1}}', {}, "row 1: labels maps"),
+        ("r.jsonl", "[1]", {}, r"r\.jsonl:1: not a JSON object"),
+        ("r.jsonl", "{", {}, r"r\.jsonl:1: not JSON"),
+        ("r.txt", "", {}, "ends with"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_named(
+    tmp_path: Path, name: str, content: str, options: dict[str, str], message: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match=message):
+        read_examples(path, **options)
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_bytes("question\nünlaut\n".encode("latin-1"))
+    with pytest.raises(ConfigurationError, match="is not UTF-8"):
+        read_examples(path)
+
+
+@pytest.mark.parametrize("kind", [".csv", ".parquet"])
+def test_a_table_that_is_not_there_is_named(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        list(read_table(tmp_path / f"none{kind}"))
+
+
+def test_parquet_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(MissingDependencyError, match=r"agent-cascade\[parquet\]"):
+        list(read_table(tmp_path / "r.parquet"))
