@@ -170,8 +170,6 @@ class Calibration(Fitted):
             shares = all(0 <= share <= 1 for share in (*figures, promise.threshold))
             if not shares or not 0 <= promise.errors <= promise.n:
                 raise ValueError("the figures of a certificate are none")
-        if self.certificates and not self.calibrated:
-            raise ValueError("there are certificates for a confidence that is not calibrated")
         return self
 
     @property

@@ -132,6 +132,7 @@ def certify(
     max_harm: float,
     delta: float = 0.1,
     valid_until: datetime | None = None,
+    calibrated: bool = True,
 ) -> Certificate | Refusal:
     """The lowest τ such that for every τ' ≥ τ the bound on P(accept ∧ wrong) is at most α.
 
@@ -145,6 +146,8 @@ def certify(
         max_harm: α.
         delta: δ, the chance that the promise does not hold.
         valid_until: end of the promise.
+        calibrated: whether the confidence is calibrated; a raw score gets no certificate, since
+            `CertifiedPolicy` accepts nothing by it.
 
     Raises:
         ConfigurationError: α or δ is not between 0 and 1, there is no row, not one label per
@@ -152,6 +155,7 @@ def certify(
     """
     import numpy as np  # noqa: PLC0415 - heavy
 
+    confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
     if not (0.0 < max_harm < 1.0 and 0.0 < delta < 1.0):
         raise ConfigurationError(f"max_harm={max_harm}, delta={delta}: both are between 0 and 1.")
     n = len(confidence)
@@ -167,13 +171,14 @@ def certify(
     ends = np.flatnonzero(np.diff(ranked, append=-1.0) < 0)
     bounds = clopper_pearson_upper(wrong[ends], n, delta)
     passing = np.flatnonzero(np.minimum.accumulate(bounds <= max_harm))
-    if not len(passing):
+    if not calibrated or not len(passing):
         return Refusal(
             max_harm=max_harm,
             delta=delta,
             n=n,
             labels_needed=max(n + 1, labels_for_no_error(max_harm, delta)),
             zero_error_bound=1.0 - delta ** (1.0 / n),
+            why=None if calibrated else "the confidence is not calibrated on so few labels",
         )
     last = int(ends[passing[-1]])
     return Certificate(

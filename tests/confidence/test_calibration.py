@@ -330,10 +330,6 @@ BROKEN: dict[str, tuple[Change, str]] = {
         lambda doc: doc["certificates"][0].update(errors=101),
         "figures of a certificate",
     ),
-    "a certificate of a raw score": (
-        lambda doc: doc["stages"][-1].update(calibrated=False),
-        "not calibrated",
-    ),
     "a gain of another width": (
         lambda doc: doc["gain"]["small"].update(
             columns=[99], mean=[0.0], scale=[1.0], weights=[1.0]

@@ -112,8 +112,12 @@ def test_a_refusal_names_labels_that_suffice_without_an_error() -> None:
     assert isinstance(certify(np.linspace(0, 1, fewer), np.ones(fewer), max_harm=0.05), Refusal)
     halved = refused.model_copy(update={"halved": True})
     assert f"bring {2 * needed} or more, half of which prove it" in halved.reason
-    other = refused.model_copy(update={"why": "the confidence is not calibrated"})
-    assert other.reason == "harm ≤ 5.0% is not certified: the confidence is not calibrated"
+
+
+def test_a_raw_score_gets_no_certificate() -> None:
+    refused = certify(np.ones(500), np.ones(500), max_harm=0.05, calibrated=False)
+    assert isinstance(refused, Refusal)
+    assert refused.reason.startswith("harm ≤ 5.0% is not certified: the confidence is not calib")
 
 
 def test_a_refusal_of_many_labels_asks_for_more_than_there_are() -> None:
