@@ -20,6 +20,7 @@ from decimal import Decimal
 from operator import itemgetter
 from typing import Any, Literal, cast, get_args, get_type_hints
 
+from langchain_core.caches import BaseCache
 from langchain_core.callbacks import (
     AsyncCallbackManager,
     AsyncCallbackManagerForLLMRun,
@@ -35,13 +36,13 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
 from langchain_core.runnables.config import ensure_config, set_config_context
 from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langchain_core.tracers.log_stream import LogStreamCallbackHandler
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError
+from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError, field_validator
 
 from cascade._portal import iterate_sync, run_sync
 from cascade.api import Cascade
@@ -68,9 +69,10 @@ class CascadeChatModel(BaseChatModel):
     the `run_id` of its ledger entries. `usage_metadata` is the sum over all calls.
 
     A call may bring `stop`, `temperature`, `max_tokens`, `seed`, `timeout` (seconds per call of a
-    tier), `tools`, `tool_choice`, `response_format`, `logprobs`, `top_logprobs`, `deadline`,
-    `local_only` and `tags`; what else there is goes to every provider as it is. In a graph,
-    decisions go to its `custom` stream, and verifiers and signals see its `context` and store.
+    tier), `tools`, `tool_choice`, `response_format`, `logprobs`, `top_logprobs`, `deadline` and
+    `local_only`; what else there is goes to every provider as it is. `with cascade.tagged(…)`
+    around it tags its ledger entries. In a graph, decisions go to its `custom` stream, and
+    verifiers and signals see its `context` and store.
 
     Streams show nothing before the decision: an accepted draft then comes word by word, the large
     model's answer as it arrives. Should that stream break after a part was shown,
@@ -93,7 +95,14 @@ class CascadeChatModel(BaseChatModel):
     stop: list[str] | None = None
     timeout: float | None = None
     streaming: bool = False
-    cache: Literal[False] = False
+    cache: BaseCache | bool | None = False
+
+    @field_validator("cache")
+    @classmethod
+    def _without_a_cache(cls, given: object) -> bool:
+        if given:
+            raise ValueError("a cascade has Cache(…) among its middleware instead")
+        return False
 
     # --- asking
 
@@ -190,7 +199,7 @@ class CascadeChatModel(BaseChatModel):
         settings = read_settings({**own, **brought}, self.cascade.settings)
         agent = run_manager.metadata.get("lc_agent_name") if run_manager else None
         if agent:
-            settings["tags"] = {"agent": str(agent), **settings.get("tags", {})}
+            settings["tags"] = {"agent": str(agent)}
         kernel = self.cascade.kernel
         run = kernel.begin(cast("list[Any]", messages), settings)
         config, context = _surroundings(run_manager)
@@ -395,7 +404,7 @@ def _read_format(given: Any) -> dict[str, Any] | None:
         return to_schema(given)
     described = given.get("json_schema")
     schema = described.get("schema") if isinstance(described, Mapping) else None
-    if not isinstance(schema, Mapping):
+    if not isinstance(described, Mapping) or not isinstance(schema, Mapping):
         raise ConfigurationError(
             f"response_format={dict(given)!r}: give {{'type': 'json_schema', 'json_schema': "
             "{'name': …, 'schema': {…}}}."
@@ -467,7 +476,7 @@ def _decisions_to(write: Callable[[Any], None]) -> Callable[[Event], None]:
 def _surroundings(run_manager: RunManager | None) -> tuple[Mapping[str, Any], Context]:
     """Configuration and context of the cascade's own run: those around it, in which tracers look
     on alone. Whatever counts tokens or shows them would do so twice, also with rejected drafts."""
-    config = ensure_config()
+    config: dict[str, Any] = dict(ensure_config())
     tracers = [h for h in (run_manager.inheritable_handlers if run_manager else ()) if _looks_on(h)]
     config["callbacks"] = None
     if run_manager is not None:
@@ -476,7 +485,7 @@ def _surroundings(run_manager: RunManager | None) -> tuple[Mapping[str, Any], Co
             config["callbacks"] = AsyncCallbackManager(
                 tracers, inheritable_handlers=tracers, parent_run_id=run_manager.run_id
             )
-    with set_config_context(config) as entered:
+    with set_config_context(cast("RunnableConfig", config)) as entered:
         context = entered.copy()
     for variable, value in context.items():
         # `get_usage_metadata_callback` and its like stand in variables of their own.

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -39,7 +39,11 @@ Outcome = Literal[
 large model could not be had; no answer on purpose; the answer of an earlier run was taken; a person
 was asked, so that it may go on; an error; the caller gave up."""
 
-WEAKEST: tuple[Basis, ...] = ("measured", "estimated", "unknown")
+
+def weakest(bases: Iterable[Basis]) -> Basis:
+    """The basis of a sum of figures: unknown, else estimated, else measured."""
+    given = set(bases)
+    return "unknown" if "unknown" in given else "estimated" if "estimated" in given else "measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,8 @@ def record_of(run: Run, kernel: Kernel, error: BaseException | None = None) -> R
     """The record of a run that has ended, waits for a person, or failed."""
     seen = result_of(run, AIMessage(""), [tier.name for tier in kernel.tiers])
     outcome: Outcome = "escalated" if run.tier > 0 else "accepted"
-    ledger, over = seen.ledger, error is None and run.step == "end"
+    ledger: LedgerView = seen.ledger
+    over = error is None and run.step == "end"
     if error is not None:
         # A cancelled run takes its entries later.
         ledger = getattr(error, "ledger", None) or LedgerView()
@@ -85,7 +90,7 @@ def record_of(run: Run, kernel: Kernel, error: BaseException | None = None) -> R
         outcome = "degraded"
     elif run.draft is not None and run.draft.cached:
         outcome = "cached"
-    told = outcome != "cancelled"
+    told, bases = outcome != "cancelled", [ledger.cost_basis, ledger.saved_basis]
     answered = over and not seen.abstained
     return RunRecord(
         cascade=kernel.parts.name,
@@ -97,7 +102,7 @@ def record_of(run: Run, kernel: Kernel, error: BaseException | None = None) -> R
         calibrated=seen.calibrated if over else None,
         cost_usd=ledger.cost_usd if told else None,
         saved_usd=ledger.saved_usd if told else None,
-        basis=max(ledger.cost_basis, ledger.saved_basis, key=WEAKEST.index) if told else "unknown",
+        basis=weakest(bases) if told else "unknown",
         latency_ms=max(0.0, time.time() - run.begun_at) * 1000,
         error_type=None if error is None else type(error).__name__,
     )

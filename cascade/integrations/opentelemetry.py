@@ -29,7 +29,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from cascade.errors import MissingDependencyError, is_control_flow
-from cascade.integrations.logs import WEAKEST, RunObserver, RunRecord, harmless
+from cascade.integrations.logs import RunObserver, RunRecord, harmless, weakest
 from cascade.ledger.view import LedgerView
 from cascade.middleware import Advance, Ask
 from cascade.run import Call, CascadeRuntime, Run
@@ -208,6 +208,7 @@ class Telemetry(RunObserver):
                 completion: Completion | None = None
                 try:
                     completion = await handler(call)
+                    return completion
                 except BaseException as error:
                     failure = error
                     raise
@@ -216,7 +217,6 @@ class Telemetry(RunObserver):
                         self._called(call, span, entries, completion, failure)
         finally:
             _entries.reset(token)
-        return completion
 
     def recorded(self, cascade: str, entry: LedgerEntry) -> None:
         """Count the money of an entry, and keep it for the span of its call."""
@@ -263,7 +263,7 @@ class Telemetry(RunObserver):
         labels = _labels(call)
         if entries:
             ledger = LedgerView(entries)
-            basis = max((entry.basis for entry in entries), key=WEAKEST.index)
+            basis = weakest(entry.basis for entry in entries)
             money = {"cascade.cost_usd": ledger.cost_usd, "cascade.saved_usd": ledger.saved_usd}
             span.set_attributes(_known({**money, "cascade.basis": basis}))
         if completion is not None:

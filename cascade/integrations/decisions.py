@@ -1,0 +1,251 @@
+"""LangChain's decision models: as signals and verifiers of a cascade, and a cascade as one of them.
+
+judge = DecisionSignal(model, Noul(instructions="Is the last answer correct?"))
+cascade = Cascade(small, large, signals=["logprobs", judge])
+
+classifier = CascadeDecisionModel(cascade=cascade)
+ModelRouterMiddleware(choices={…}, instructions="…", classifier=classifier)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.decisions import (
+    Answer,
+    BaseDecisionModel,
+    Choice,
+    ChoiceAnswer,
+    ClassifierResponse,
+    Noul,
+    NoulAnswer,
+    Question,
+    Score,
+    State,
+)
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages.utils import convert_to_messages
+from langchain_core.runnables import RunnableConfig
+from pydantic import ConfigDict, PrivateAttr, SkipValidation, TypeAdapter
+
+from cascade._portal import on_portal, run_sync
+from cascade.agents import Verdict
+from cascade.api import Cascade
+from cascade.confidence.signals import Asked, Probe, Signal, take
+from cascade.errors import ConfigurationError, LocalOnlyError, ModelError, ModelUnavailableError
+from cascade.integrations.chat_model import usage_of
+from cascade.ledger.prices import Price
+from cascade.ledger.view import LedgerView
+from cascade.models import Model, Request
+from cascade.run import Call, CascadeRuntime, Run, Settings, to_request
+from cascade.state import Completion, LedgerEntry, Usage
+from cascade.tiers import Tier, open_tier
+
+CORRECT = Noul(instructions="Is the last answer in this conversation correct and complete?")
+
+_QUIET = RunnableConfig(tags=["nostream"])
+_ANSWER: TypeAdapter[Any] = TypeAdapter(Answer)
+
+
+class AskedDecisionModel(Model):
+    """A decision model with one question, as a model that cascades ask and pay for; its completions
+    are the JSON of the answer."""
+
+    def __init__(self, decides: BaseDecisionModel, question: Question, *, local: bool) -> None:
+        self.decides, self.question, self.local = decides, question, local
+        package = type(decides).__module__.partition(".")[0]
+        self.provider, self.model = package.removeprefix("langchain_"), decides.model
+
+    async def _complete(self, request: Request) -> Completion:
+        asked: Any = {"state": list(request.messages), "questions": {"answer": self.question}}
+        try:
+            # Its clients have one home, as those of chat models.
+            response = await on_portal(self.decides.ainvoke(asked, _QUIET))
+        except Exception as error:
+            said = f"{self.name} failed with {type(error).__name__}: {error}"
+            raise ModelUnavailableError(said, model=self.name, billed=None) from error
+        told: Any = response.usage or {}
+        tokens = {name: told.get(name) for name in ("input_tokens", "output_tokens")}
+        text = response.answers["answer"].model_dump_json()
+        return Completion(text, response.model, Usage(**tokens), finish_reason="stop")
+
+
+class DecisionSignal(Signal):
+    """What a decision model says about a draft, as a signal: a probability in [0, 1].
+
+    It reads the conversation with the draft as its last message. Each question is a ledger entry.
+
+    Args:
+        model: that is asked.
+        question: `Noul` gives the probability of yes, `Choice` that of the label `correct`, and
+            `Score` its level as a share of the highest.
+        correct: label of a `Choice` that stands for a correct draft.
+        price: per token, where list prices do not know the model.
+        local: whether questions that must stay on this machine may go to it.
+        name: of the signal.
+
+    Raises:
+        ConfigurationError: the question gives no probability.
+    """
+
+    calls = 1
+
+    def __init__(
+        self,
+        model: BaseDecisionModel,
+        question: Noul | Choice | Score = CORRECT,
+        *,
+        correct: str | None = None,
+        price: Price | None = None,
+        local: bool = False,
+        name: str = "decision",
+    ) -> None:
+        labels = question.criteria if isinstance(question, Choice) else {correct: None}
+        if not isinstance(question, Noul | Choice | Score) or correct not in labels:
+            raise ConfigurationError(
+                f"question={question!r}, correct={correct!r}: give a Noul, a Score, or a Choice "
+                "with the label that stands for a correct draft."
+            )
+        self.name, self._correct = name, correct
+        self.model = Tier(AskedDecisionModel(model, question, local=local), price=price)
+
+    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
+        """The conversation with the draft."""
+        return () if replies else (Probe((*asked.messages, AIMessage(asked.draft.transcript))),)
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> dict[str, float]:
+        """The probability under the signal's name."""
+        del asked
+        answer = _ANSWER.validate_json(replies[0].text)
+        match answer.type:
+            case "noul":
+                p = answer.noul
+            case "choice":
+                p = answer.probabilities[self._correct]
+            case _:
+                p = answer.score / (len(answer.legend) - 1)
+        return {self.name: min(1.0, max(0.0, p))}
+
+
+class DecisionVerifier:
+    """A decision model as the verifier of a cascade: the policy decides by its probability.
+
+    Where it cannot be had, the question escalates. Its arguments are those of `DecisionSignal`.
+    """
+
+    def __init__(self, model: BaseDecisionModel, question: Any = CORRECT, **options: Any) -> None:
+        self._signal = DecisionSignal(model, question, **options)
+        self._tier = open_tier(self._signal.model, self._signal.name)
+
+    async def __call__(
+        self, question: str, answer: str, runtime: CascadeRuntime, *, run: Run
+    ) -> Verdict:
+        """What it says about the draft; its call is an entry of the ledger."""
+        del question, answer
+        assert run.draft is not None
+
+        async def ask(signal: Signal, probe: Probe) -> Completion:
+            del signal
+            request = to_request(self._tier, probe.messages, Settings())
+            return await runtime.kernel.ask(Call(run, runtime, "verify", self._tier, request))
+
+        try:
+            found = await take(self._signal, Asked(run.messages, run.draft, runtime), ask)
+        except ModelError as error:
+            if not (error.circumstantial or isinstance(error, LocalOnlyError)):
+                raise
+            return Verdict(accept=False, reason=f"the verifier could not be asked: {error}")
+        return Verdict(confidence=found[self._signal.name])
+
+
+class CascadeDecisionModel(BaseDecisionModel):
+    """The calibrated verifier of a cascade as a decision model.
+
+    The first tier drafts an answer to the state, and the confidence in it is the answer: of a
+    `Noul` the probability that the draft is correct; of a `Choice`, whose labels stand for the
+    tiers from small to large, the tier that the policy would let answer. The large model is not
+    asked. What it costs is in the ledger under the node `shadow`, and in `usage`.
+
+    Args:
+        cascade: whose verifier it is.
+        model: name in traces.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    cascade: SkipValidation[Cascade]
+    model: str = "cascade"
+    _entries: dict[str, list[LedgerEntry]] = PrivateAttr(default_factory=dict)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Hear what the drafts cost."""
+        super().model_post_init(context)
+        self.cascade.kernel.ledger.listeners.append(self._hear)
+
+    def _hear(self, entry: LedgerEntry) -> None:
+        if (entries := self._entries.get(entry.run_id)) is not None:
+            entries.append(entry)
+
+    @property
+    def _provider(self) -> str:
+        return "cascade"
+
+    def _classify(self, state: State, questions: dict[str, Question]) -> ClassifierResponse:
+        return run_sync(self._aclassify(state, questions))
+
+    async def _aclassify(self, state: State, questions: dict[str, Question]) -> ClassifierResponse:
+        kernel = self.cascade.kernel
+        tiers = [tier.name for tier in kernel.tiers]
+        for name, question in questions.items():
+            fits = isinstance(question, Choice) and len(question.criteria) == len(tiers)
+            if not (fits or isinstance(question, Noul)):
+                raise ConfigurationError(
+                    f"the question {name!r}: a cascade answers a Noul, or a Choice with a label "
+                    f"for each tier, from small to large ({', '.join(tiers)})."
+                )
+        run, runtime = kernel.begin(_messages(state), kind="shadow"), CascadeRuntime(kernel)
+        entries = self._entries[run.id] = []
+        try:
+            await kernel.answer(run, runtime)
+            while run.decision is not None and run.decision.action == "observe":
+                run.step = "self_check"
+                await kernel.answer(run, runtime)
+        finally:
+            del self._entries[run.id]
+        p, chosen = self._judged(run, tiers)
+        answers: dict[str, Answer] = {n: _answer(q, p, chosen) for n, q in questions.items()}
+        usage = usage_of(LedgerView(entries))
+        return ClassifierResponse(model=self.model, answers=answers, usage=usage, request_id=run.id)
+
+    def _judged(self, run: Run, tiers: Sequence[str]) -> tuple[float, int]:
+        """P(the draft is correct), and the index of the tier that should answer."""
+        decision, seen = run.decision, run.assessment
+        assert decision is not None
+        p = None if seen is None else 0.0 if seen.objection else seen.confidence
+        if p is None:
+            why = (seen and seen.missing) or decision.reason
+            raise ModelError(f"there is no confidence in a draft: {why}", model=self.model)
+        if decision.action == "accept":
+            return p, 0
+        return p, tiers.index(decision.tier) if decision.tier else 1
+
+
+def _answer(question: Question, p: float, chosen: int) -> NoulAnswer | ChoiceAnswer:
+    if not isinstance(question, Choice):
+        return NoulAnswer(type="noul", noul=p)
+    labels = list(question.criteria)
+    shares = dict.fromkeys(labels, 0.0) | {labels[0]: p, labels[chosen or 1]: 1.0 - p}
+    choice = labels[chosen]
+    return ChoiceAnswer(
+        type="choice", choice=choice, probabilities=shares, confidence=shares[choice]
+    )
+
+
+def _messages(state: State) -> list[Any]:
+    """The question that a state stands for: messages, a text, or its JSON."""
+    given: Any = [state] if isinstance(state, str | BaseMessage) else state
+    if isinstance(given, Sequence) and all(isinstance(each, str | BaseMessage) for each in given):
+        return convert_to_messages(given)
+    return [HumanMessage(json.dumps(given, default=str))]

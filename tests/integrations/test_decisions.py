@@ -1,0 +1,240 @@
+"""Decision models as signals and verifiers, and a cascade as a decision model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import ModelChoice, ModelRouterMiddleware
+from langchain_core.decisions import (
+    BaseDecisionModel,
+    Box,
+    Choice,
+    ChoiceAnswer,
+    ClassifierResponse,
+    Noul,
+    NoulAnswer,
+    Score,
+    ScoreAnswer,
+)
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from pydantic import Field
+
+from cascade import Cascade, Price, ThresholdPolicy
+from cascade.confidence import Estimate
+from cascade.errors import ConfigurationError, ModelError
+from cascade.integrations.decisions import CascadeDecisionModel, DecisionSignal, DecisionVerifier
+from cascade.models.base import guard
+from cascade.testing import reply
+
+Q = "What is the capital of Australia?"
+Pair = Callable[..., Cascade]
+PRICE = Price(input=1, output=2)
+WHICH = Choice(instructions="Which model?", criteria={"fast": None, "powerful": None})
+
+
+@pytest.fixture(autouse=True)
+def _decisions_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "forbidden", False)
+
+
+class Fake(BaseDecisionModel):
+    """A decision model that is so sure."""
+
+    model: str = "fake"
+    p: float = 0.9
+    broken: bool = False
+    seen: list[Any] = Field(default_factory=list)
+
+    @property
+    def _provider(self) -> str:
+        return "fake"
+
+    def _classify(self, state: Any, questions: Any) -> ClassifierResponse:
+        self.seen.append(state)
+        if self.broken:
+            raise ConnectionError("no way")
+        answers: dict[str, Any] = {}
+        for name, question in questions.items():
+            if isinstance(question, Noul):
+                answers[name] = NoulAnswer(type="noul", noul=self.p)
+            elif isinstance(question, Choice):
+                shares = {"good": self.p, "bad": 1 - self.p}
+                answers[name] = ChoiceAnswer(
+                    type="choice", choice="good", probabilities=shares, confidence=self.p
+                )
+            else:
+                answers[name] = ScoreAnswer(
+                    type="score",
+                    score=2 * self.p,
+                    legend=dict(enumerate(question.criteria)),
+                    probabilities={},
+                    confidence=0.5,
+                )
+        usage: Any = {"input_tokens": 30, "output_tokens": 1}
+        return ClassifierResponse(model="fake", answers=answers, usage=usage)
+
+
+QUESTIONS: list[tuple[Any, str | None]] = [
+    (Noul(instructions="Is it right?"), None),
+    (Choice(instructions="Is it?", criteria={"good": None, "bad": None}), "good"),
+    (Score(instructions="How good?", criteria=["bad", "so so", "good"]), None),
+]
+
+
+@pytest.mark.parametrize(("question", "correct"), QUESTIONS)
+def test_its_answer_is_a_signal_whose_call_is_paid_for(
+    pair: Pair, question: Any, correct: str | None
+) -> None:
+    signal = DecisionSignal(Fake(p=0.25), question, correct=correct, price=PRICE)
+    result = pair("Sydney", signals=[signal]).invoke(Q)
+    assert result.tier == "large"
+    assert result.confidence == pytest.approx(0.25)
+    (entry,) = (e for e in result.ledger if e.node == "self_check")
+    assert str(entry.model).endswith(":fake")
+    assert (entry.input_tokens, entry.cost_usd) == (30, PRICE_OF_ONE)
+
+
+PRICE_OF_ONE = (30 * PRICE.input + 1 * PRICE.output) / 1_000_000  # type: ignore[operator]
+
+
+def test_it_reads_the_conversation_with_the_draft(pair: Pair) -> None:
+    fake = Fake(seen=[])
+    pair("Canberra", signals=[DecisionSignal(fake)]).invoke(Q)
+    assert [str(message.text) for message in fake.seen[0]] == [Q, "Canberra"]
+
+
+@pytest.mark.parametrize("p", [0.9, 0.2])
+def test_it_is_a_verifier_by_whose_probability_the_policy_decides(pair: Pair, p: float) -> None:
+    draft = reply("Sydney", probability=0.5)
+    result = pair(draft, verifier=DecisionVerifier(Fake(p=p), price=PRICE)).invoke(Q)
+    assert result.tier == ("small" if p > 0.8 else "large")
+    assert (result.confidence, result.calibrated) == (pytest.approx(p), False)
+    calls = [(e.node, e.cost_usd) for e in result.ledger if str(e.model).endswith(":fake")]
+    assert calls == [("verify", PRICE_OF_ONE)]
+
+
+@pytest.mark.parametrize("as_signal", [True, False])
+def test_one_that_is_down_loses_no_question(pair: Pair, as_signal: bool) -> None:
+    fake: Any = Fake(broken=True)
+    given = (
+        {"signals": [DecisionSignal(fake)]} if as_signal else {"verifier": DecisionVerifier(fake)}
+    )
+    result = pair(reply("Sydney", probability=0.9), **given).invoke(Q)
+    assert (result.tier, result.decision.action) == ("large", "escalate")
+    assert "fake failed with ConnectionError: no way" in result.decision.reason
+
+
+def test_a_wrong_key_of_the_verifier_is_raised(pair: Pair) -> None:
+    async def denied(*_: Any) -> Any:
+        raise ModelError("no key", model="m")
+
+    verifier = DecisionVerifier(Fake())
+    verifier._tier.model._complete = denied  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match="no key"):
+        pair(reply("Sydney", probability=0.9), verifier=verifier).invoke(Q)
+
+
+@pytest.mark.parametrize("question", [Box(instructions="Where?"), QUESTIONS[1][0]])
+def test_a_question_without_a_probability_is_refused(question: Any) -> None:
+    with pytest.raises(ConfigurationError, match="label that stands for a correct draft"):
+        DecisionSignal(Fake(), question, correct="best")
+
+
+# --- a cascade as a decision model
+
+
+STATES: list[Any] = [Q, HumanMessage(Q), [HumanMessage(Q)], [{"role": "user"}], {"question": Q}]
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("how", ["invoke", "ainvoke"])
+async def test_its_confidence_in_a_draft_is_the_answer(pair: Pair, state: Any, how: str) -> None:
+    model = CascadeDecisionModel(cascade=pair(reply("Sydney", probability=0.3)))
+    asked: Any = {"state": state, "questions": {"right": Noul(instructions="?"), "who": WHICH}}
+    response = model.invoke(asked) if how == "invoke" else await model.ainvoke(asked)
+    assert response.nouls["right"].noul == pytest.approx(0.3)
+    who = response.choices["who"]
+    assert (who.choice, who.confidence) == ("powerful", pytest.approx(0.7))
+    assert response.usage == {"input_tokens": 10, "output_tokens": 1, "total_tokens": 11}
+    large = model.cascade.tiers[-1].model
+    assert large.requests == []  # type: ignore[attr-defined]
+
+
+def test_an_accepted_draft_chooses_the_small_one(pair: Pair) -> None:
+    model = CascadeDecisionModel(cascade=pair(reply("Canberra", probability=0.9)))
+    who = model.invoke({"state": Q, "questions": {"who": WHICH}}).choices["who"]
+    assert (who.choice, who.probabilities["powerful"]) == ("fast", pytest.approx(0.1))
+
+
+def test_a_draft_that_is_ruled_out_has_no_chance(pair: Pair) -> None:
+    model = CascadeDecisionModel(cascade=pair(""))
+    response = model.invoke({"state": Q, "questions": {"right": Noul(instructions="?")}})
+    assert response.nouls["right"].noul == 0.0
+
+
+def test_what_has_no_confidence_is_an_error(pair: Pair) -> None:
+    cascade = pair(reply("Canberra", probability=None), signals=["logprobs"])
+    with pytest.raises(ModelError, match="no confidence in a draft: logprobs did not come back"):
+        CascadeDecisionModel(cascade=cascade).invoke({"state": Q, "questions": {"who": WHICH}})
+
+
+def test_more_signals_are_taken_where_the_policy_wants_them(pair: Pair) -> None:
+    class Curious(ThresholdPolicy):
+        def decide(self, situation: Any) -> Any:
+            decision = super().decide(situation)
+            taken = situation.assessment.taken
+            return (
+                decision if "p_true" in taken else decision.model_copy(update={"action": "observe"})
+            )
+
+    class Steps:
+        """A calibrator by name: paid signals are taken one by one."""
+
+        calibrated = True
+
+        def mismatch(self, messages: Any) -> None:
+            return None
+
+        def estimate(self, signals: Any, taken: Any) -> Any:
+            return Estimate(0.6)
+
+        def outlook(self, confidence: float, taken: Any) -> tuple[float, ...]:
+            return (0.1, 0.9)
+
+    draft = reply("Sydney", probability=0.5, top=[("True", 0.9)])
+    cascade = pair(draft, policy=Curious(), signals=["logprobs", "p_true"])
+    kernel: Any = cascade.kernel
+    for agent in (kernel._checker, kernel._verifier):
+        agent.calibrators["small"] = Steps()
+    response = CascadeDecisionModel(cascade=cascade).invoke({"state": Q, "questions": {"w": WHICH}})
+    assert response.choices["w"].choice == "powerful"
+    assert len(cascade.tiers[0].model.requests) == 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "question", [Box(instructions="?"), Choice(instructions="?", criteria={"one": None})]
+)
+def test_other_questions_are_refused(pair: Pair, question: Any) -> None:
+    model = CascadeDecisionModel(cascade=pair("Canberra"))
+    with pytest.raises(ConfigurationError, match=r"a label for each tier.*small, large"):
+        model.invoke({"state": Q, "questions": {"q": question}})
+
+
+def test_langchains_router_chooses_by_it(pair: Pair) -> None:
+    def says(text: str) -> Any:
+        return GenericFakeChatModel(messages=iter([AIMessage(text)]))
+
+    choices = {
+        "fast": ModelChoice(says("fast"), None),
+        "powerful": ModelChoice(says("strong"), None),
+    }
+    classifier = CascadeDecisionModel(cascade=pair(reply("Sydney", probability=0.3)))
+    with pytest.warns(Warning, match="ModelRouterMiddleware"):
+        router = ModelRouterMiddleware(choices=choices, instructions="?", classifier=classifier)
+    agent: Any = create_agent(says("none"), middleware=[router])
+    last: BaseMessage = agent.invoke({"messages": [HumanMessage(Q)]})["messages"][-1]
+    assert last.text == "strong"

@@ -1,0 +1,404 @@
+"""What looks on: records of runs, the log, OpenTelemetry, Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langgraph.cache.memory import InMemoryCache
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command, interrupt
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+from prometheus_client import CollectorRegistry
+
+import cascade.integrations
+from cascade import Cascade, MemoryLedger, tagged
+from cascade.errors import BadRequestError, ConfigurationError, ModelUnavailableError
+from cascade.integrations import opentelemetry
+from cascade.integrations.logs import RunLog, RunObserver, RunRecord
+from cascade.integrations.opentelemetry import Telemetry, messages_json
+from cascade.integrations.prometheus import PrometheusMetrics
+from cascade.middleware import Audits, Cache, Retries, ToolRisks
+from cascade.testing import ScriptedModel, reply
+
+Q = "What is the capital of Australia?"
+ASKED: Any = {"messages": [HumanMessage(Q)]}
+THREAD: Any = {"configurable": {"thread_id": "t"}}
+Pair = Callable[..., Cascade]
+SURE, UNSURE = reply("Canberra", probability=0.95), reply("Sydney", probability=0.3)
+REFUSED = BadRequestError("no", model="scripted:small")
+DOWN = ModelUnavailableError("down", model="scripted:large")
+CALL: Any = {"name": "delete", "args": {"path": "a"}, "id": "1"}
+
+
+class Watching(RunObserver):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[RunRecord] = []
+
+    def ended(self, record: RunRecord, run: Any, error: BaseException | None) -> None:
+        self.records.append(record)
+
+
+# --- records
+
+
+@pytest.mark.parametrize(
+    ("draft", "large", "options", "outcome", "tier"),
+    [
+        (SURE, "Canberra", {}, "accepted", "small"),
+        (UNSURE, "Canberra", {}, "escalated", "large"),
+        (UNSURE, ScriptedModel(["x"], failures=[DOWN] * 9), {}, "degraded", "small"),
+        (UNSURE, ScriptedModel("x", local=False), {"local_only": "abstain"}, "abstained", None),
+    ],
+)
+def test_a_record_says_how_a_run_ended(
+    pair: Pair, draft: Any, large: Any, options: Any, outcome: str, tier: str | None
+) -> None:
+    watching = Watching()
+    cascade = pair(draft, large, middleware=[watching, Retries(attempts=1)], name="it", **options)
+    result = cascade.invoke(Q)
+    (record,) = watching.records
+    assert (record.cascade, record.run_id) == ("it", result.run_id)
+    assert (record.outcome, record.tier) == (outcome, tier)
+    assert (record.cost_usd, record.saved_usd) == (result.ledger.cost_usd, result.ledger.saved_usd)
+    assert (record.confidence, record.calibrated) == (result.confidence, False)
+    assert record.error_type is None
+
+
+def test_a_failed_run_has_a_record_with_what_it_has_spent(pair: Pair) -> None:
+    watching = Watching()
+    large = ScriptedModel(["x"], failures=[REFUSED], name="large")
+    with pytest.raises(BadRequestError):
+        pair("", large, middleware=[watching]).invoke(Q)
+    (record,) = watching.records
+    assert (record.outcome, record.error_type) == ("failed", "BadRequestError")
+    assert record.cost_usd == Decimal("0.00001")
+    assert record.tier is record.confidence is record.escalated is None
+
+
+async def test_a_cancelled_run_has_a_record_of_unknown_cost(pair: Pair) -> None:
+    watching = Watching()
+    large = ScriptedModel("x", delay_s=60)
+    asking = asyncio.create_task(pair(UNSURE, large, middleware=[watching]).ainvoke(Q))
+    while not large.requests:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    (record,) = watching.records
+    assert (record.outcome, record.cost_usd, record.basis) == ("cancelled", None, "unknown")
+
+
+def test_a_hit_of_the_cache_is_seen_as_one(pair: Pair) -> None:
+    watching = Watching()
+    cascade = pair(SURE, middleware=[watching, Cache(InMemoryCache())])
+    cascade.batch([Q])
+    cascade.invoke(Q)
+    assert [record.outcome for record in watching.records] == ["accepted", "cached"]
+
+
+async def test_a_run_that_waits_for_a_person_is_seen_twice(pair: Pair) -> None:
+    watching, call = Watching(), reply("", tool_calls=[CALL])
+    risks = ToolRisks({"delete": "irreversible"}, irreversible="ask")
+    tool: Any = {"type": "function", "function": {"name": "delete", "parameters": {}}}
+    cascade = pair(call, call, middleware=[watching, risks], tools=[tool])
+    graph = cascade.build_graph().compile(checkpointer=InMemorySaver())
+    await graph.ainvoke(ASKED, THREAD)
+    assert [record.outcome for record in watching.records] == ["interrupted"]
+    await graph.ainvoke(Command(resume="accept"), THREAD)
+    assert [record.outcome for record in watching.records] == ["interrupted", "escalated"]
+    assert len({record.run_id for record in watching.records}) == 1
+
+
+async def test_an_interrupt_of_the_users_is_no_end(pair: Pair) -> None:
+    watching = Watching()
+
+    def verifier(question: str, answer: str) -> bool:
+        return bool(interrupt("right?"))
+
+    cascade = pair(SURE, verifier=verifier, middleware=[watching])
+    graph = cascade.build_graph().compile(checkpointer=InMemorySaver())
+    await graph.ainvoke(ASKED, THREAD)
+    assert watching.records == []
+    await graph.ainvoke(Command(resume=True), THREAD)
+    assert [record.outcome for record in watching.records] == ["accepted"]
+
+
+def test_an_observer_that_raises_harms_no_run(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(RunObserver):
+        def ended(self, record: Any, run: Any, error: Any) -> None:
+            raise ZeroDivisionError
+
+        def recorded(self, cascade: str, entry: Any) -> None:
+            raise ZeroDivisionError
+
+    assert pair(SURE, middleware=[Broken()]).invoke(Q).answer == "Canberra"
+    assert "an observer of runs has failed" in caplog.text
+
+
+def test_what_looks_on_by_default_sees_all_and_does_nothing(pair: Pair) -> None:
+    assert pair(SURE, middleware=[RunObserver("plain")]).invoke(Q).answer == "Canberra"
+
+
+# --- the log
+
+
+def test_the_log_has_a_line_of_json_for_each_run(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "cascade.runs"):
+        result = pair(UNSURE, middleware=[RunLog()]).invoke(Q, tags={"user": "eva"})
+    (record,) = caplog.records
+    line = json.loads(record.getMessage())
+    assert (line["run_id"], line["tags"]) == (result.run_id, {"user": "eva"})
+    assert Decimal(line["cost_usd"]) == result.ledger.cost_usd == vars(record)["cost_usd"]
+    assert record.levelno == logging.INFO
+    assert "Australia" not in record.getMessage()
+
+
+def test_a_failure_is_a_warning_and_a_log_that_is_off_says_nothing(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("mine")
+    cascade = pair(ScriptedModel([SURE], failures=[REFUSED]), middleware=[RunLog(log)])
+    with caplog.at_level(logging.WARNING, "mine"), pytest.raises(BadRequestError):
+        cascade.invoke(Q)
+    assert [(r.levelname, vars(r)["outcome"]) for r in caplog.records] == [("WARNING", "failed")]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "mine"):
+        cascade.invoke(Q)
+    assert caplog.records == []
+
+
+# --- OpenTelemetry
+
+
+class Traced:
+    """Telemetry with an exporter of the test's own."""
+
+    def __init__(self, **options: Any) -> None:
+        self.exporter, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
+        self.tracers = TracerProvider()
+        self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        meters = MeterProvider([self.reader])
+        self.telemetry = Telemetry(tracer_provider=self.tracers, meter_provider=meters, **options)
+
+    def spans(self, name: str = "") -> list[ReadableSpan]:
+        found = sorted(self.exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
+        return [span for span in found if span.name.startswith(name)]
+
+    def tree(self) -> dict[str, str | None]:
+        names = {span.context.span_id: span.name for span in self.spans() if span.context}
+        return {s.name: s.parent and names[s.parent.span_id] for s in self.spans()}
+
+    def points(self, name: str) -> list[Any]:
+        data: Any = self.reader.get_metrics_data()
+        metrics = data.resource_metrics[0].scope_metrics[0].metrics
+        return [p for metric in metrics if metric.name == name for p in metric.data.data_points]
+
+
+@pytest.mark.parametrize("how", ["loop", "graph"])
+async def test_a_run_is_a_tree_of_its_steps_and_calls(pair: Pair, how: str) -> None:
+    traced = Traced()
+    cascade = pair(UNSURE, middleware=[traced.telemetry], name="it")
+    if how == "loop":
+        await cascade.ainvoke(Q)
+    else:
+        await cascade.graph.ainvoke(ASKED)
+    steps = dict.fromkeys(["router", "draft", "self_check", "verify", "expert"], "invoke_agent it")
+    calls = {"chat small": "draft", "chat large": "expert"}
+    assert traced.tree() == {"invoke_agent it": None, **steps, **calls}
+
+
+def test_spans_say_what_was_decided_and_what_it_cost(pair: Pair) -> None:
+    traced = Traced()
+    cached = SURE.usage.model_copy(update={"cached_tokens": 3})
+    draft = ScriptedModel([SURE], usage=cached, name="small")
+    with tagged(user="eva"):
+        pair(draft, middleware=[traced.telemetry]).invoke(
+            Q, THREAD, tags={"team": "a"}, max_tokens=5, temperature=0.5
+        )
+    root = dict(traced.spans("invoke_agent")[0].attributes or {})
+    assert (root["cascade.outcome"], root["cascade.tier"]) == ("accepted", "small")
+    assert (root["cascade.basis"], root["cascade.escalated"]) == ("estimated", False)
+    assert (root["gen_ai.conversation.id"], root["cascade.tag.team"]) == ("t", "a")
+    assert (root["gen_ai.usage.input_tokens"], root["gen_ai.usage.output_tokens"]) == (10, 1)
+    verify = dict(traced.spans("verify")[0].attributes or {})
+    assert (verify["cascade.action"], verify["cascade.calibrated"]) == ("accept", False)
+    call = dict(traced.spans("chat")[0].attributes or {})
+    assert call["gen_ai.request.max_tokens"] == 5
+    assert call["gen_ai.request.temperature"] == 0.5
+    assert call["gen_ai.provider.name"] == "scripted"
+    assert call["gen_ai.response.finish_reasons"] == ("stop",)
+    assert call["cascade.cost_usd"] == pytest.approx(12e-6)
+
+
+def test_each_attempt_is_a_span_and_a_failure_its_error(pair: Pair) -> None:
+    traced = Traced()
+    large = ScriptedModel(["x"], failures=[DOWN], name="large")
+    retries = Retries(attempts=2, base_s=0)
+    pair(UNSURE, large, middleware=[traced.telemetry, retries]).invoke(Q)
+    failed, answered = traced.spans("chat large")
+    assert failed.status.status_code is StatusCode.ERROR
+    assert dict(failed.attributes or {})["error.type"] == "ModelUnavailableError"
+    assert answered.status.status_code is StatusCode.UNSET
+    seconds = traced.points("gen_ai.client.operation.duration")
+    assert sum(point.count for point in seconds) == 3
+    assert [p.count for p in seconds if "error.type" in p.attributes] == [1]
+
+
+def test_a_failed_run_is_an_error_of_its_span(pair: Pair) -> None:
+    traced = Traced()
+    with pytest.raises(BadRequestError):
+        pair(ScriptedModel([SURE], failures=[REFUSED]), middleware=[traced.telemetry]).invoke(Q)
+    (root,) = traced.spans("invoke_agent")
+    assert root.status.status_code is StatusCode.ERROR
+    (requests,) = traced.points("cascade.requests")
+    assert requests.attributes["cascade.outcome"] == "failed"
+
+
+def test_unknown_figures_are_left_out(pair: Pair) -> None:
+    traced = Traced()
+    silent = reply("Canberra", probability=0.95, input_tokens=None, output_tokens=None)
+    pair(silent, middleware=[traced.telemetry]).invoke(Q)
+    for span in [*traced.spans("chat"), *traced.spans("invoke_agent")]:
+        assert not {"cascade.cost_usd", "gen_ai.usage.input_tokens"} & set(span.attributes or {})
+    assert sum(point.value for point in traced.points("cascade.unknown_cost_entries")) == 1
+
+
+def test_content_is_recorded_only_where_it_is_wanted(pair: Pair) -> None:
+    for wanted in (False, True):
+        traced = Traced(capture_content=wanted)
+        pair(UNSURE, middleware=[traced.telemetry]).invoke(Q)
+        said = str([dict(span.attributes or {}) for span in traced.spans()])
+        assert ("Australia" in said, "Canberra" in said) == (wanted, wanted)
+
+
+def test_messages_are_written_in_the_form_of_the_conventions() -> None:
+    messages = [
+        HumanMessage("hi"),
+        AIMessage("", tool_calls=[CALL]),
+        ToolMessage("3", tool_call_id="1"),
+    ]
+    assert json.loads(messages_json(messages, "stop")) == [
+        {"role": "user", "parts": [{"type": "text", "content": "hi"}], "finish_reason": "stop"},
+        {
+            "role": "assistant",
+            "parts": [
+                {"type": "tool_call", "id": "1", "name": "delete", "arguments": {"path": "a"}}
+            ],
+            "finish_reason": "stop",
+        },
+        {
+            "role": "tool",
+            "parts": [{"type": "tool_call_response", "id": "1", "response": "3"}],
+            "finish_reason": "stop",
+        },
+    ]
+
+
+async def test_an_audit_is_a_trace_of_its_own_linked_to_its_run(pair: Pair) -> None:
+    traced = Traced()
+    audits = Audits(1.0)
+    cascade = pair(SURE, middleware=[traced.telemetry, audits], ledger=MemoryLedger())
+    await cascade.ainvoke(Q)
+    await cascade.aclose()
+    (root,) = traced.spans("invoke_agent")
+    (audit,) = traced.spans("audit")
+    assert root.context is not None
+    assert (audit.parent, [link.context for link in audit.links]) == (None, [root.context])
+    assert traced.tree()["chat large"] == "audit"
+
+
+async def test_a_run_that_was_left_between_two_nodes_is_ended(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opentelemetry, "MOST_REMEMBERED", 1)
+    traced = Traced()
+    graph = pair(SURE, middleware=[traced.telemetry]).graph
+    for _ in range(2):
+        stream: Any = graph.astream(ASKED)
+        async for _node in stream:
+            break
+        await stream.aclose()
+    assert len(traced.spans("invoke_agent")) == 1
+
+
+def test_a_tracer_that_cannot_start_spans_harms_no_run(pair: Pair) -> None:
+    traced = Traced()
+    traced.telemetry._tracer = None  # type: ignore[assignment]
+    assert pair(UNSURE, middleware=[traced.telemetry]).invoke(Q).answer == "Canberra"
+
+
+# --- Prometheus
+
+
+def test_prometheus_counts_runs_calls_tokens_and_money(pair: Pair) -> None:
+    registry = CollectorRegistry()
+    metrics = PrometheusMetrics(registry)
+    result = pair(UNSURE, middleware=[metrics], name="it").invoke(Q)
+    silent = reply("Canberra", probability=0.95, input_tokens=None)
+    pair(silent, middleware=[metrics], name="other").invoke(Q)
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"cascade_{name}", labels)
+
+    assert value("requests_total", cascade="it", outcome="escalated", tier="large") == 1
+    assert value("confidence_sum", cascade="it", calibrated="false") == pytest.approx(0.3)
+    call = {"cascade": "it", "node": "expert", "tier": "large", "outcome": "ok"}
+    assert value("call_seconds_count", **call) == value("entries_total", **call) == 1
+    assert value("tokens_total", cascade="it", tier="small", kind="input") == 10
+    draft = {"cascade": "it", "node": "draft", "tier": "small", "basis": "measured"}
+    cost = value("cost_usd_total", **draft)
+    assert cost == value("lost_usd_total", **draft) == pytest.approx(12e-6)
+    assert result.ledger.cost_usd is not None
+    unknown = {"cascade": "other", "node": "draft", "tier": "small"}
+    assert value("unknown_cost_entries_total", **unknown) == 1
+
+
+def test_prometheus_counts_what_was_gained(pair: Pair) -> None:
+    registry = CollectorRegistry()
+    result = pair(SURE, middleware=[PrometheusMetrics(registry)]).invoke(Q)
+    gained = sum(
+        sample.value
+        for metric in registry.collect()
+        for sample in metric.samples
+        if sample.name == "cascade_gained_usd_total"
+    )
+    verify = next(entry for entry in result.ledger if entry.node == "verify")
+    assert gained == pytest.approx(float(verify.saved_usd or 0))
+
+
+def test_a_registry_takes_the_metrics_once() -> None:
+    registry = CollectorRegistry()
+    PrometheusMetrics(registry)
+    with pytest.raises(ConfigurationError, match="same PrometheusMetrics"):
+        PrometheusMetrics(registry)
+
+
+# --- the package
+
+
+def test_names_load_on_first_use() -> None:
+    assert cascade.integrations.RunLog is RunLog
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = cascade.integrations.Nothing
+
+
+def test_a_record_is_plain(pair: Pair) -> None:
+    watching = Watching()
+    pair(SURE, middleware=[watching]).invoke(Q)
+    assert json.dumps(asdict(watching.records[0]), default=str)
