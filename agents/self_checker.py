@@ -158,7 +158,7 @@ class SelfChecker:
             confidence=estimate.confidence,
             interval=estimate.interval,
             p_large=estimate.p_large,
-            calibrated=calibrator.calibrated,
+            calibrated=estimate.calibrated,
         )
 
     def _taken(self, assessment: Assessment) -> list[Signal]:
@@ -174,6 +174,8 @@ def _call(run: Run, runtime: CascadeRuntime, tier: OpenTier, probe: Probe) -> Ca
         request,
         max_tokens=probe.max_tokens or request.max_tokens,
         temperature=request.temperature if probe.temperature is None else probe.temperature,
+        answer=probe.answer,
+        logprobs=request.logprobs or probe.answer is not None,
     )
     return Call(run, runtime, NODE, tier, request)
 

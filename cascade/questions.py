@@ -11,7 +11,7 @@ from langchain_core.messages.utils import convert_to_messages
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict  # also for those of typing_extensions
 
-from cascade.confidence import check_schema
+from cascade.confidence import check_schema, check_tools
 from cascade.errors import ConfigurationError, InputError
 from cascade.run import Settings
 
@@ -100,6 +100,7 @@ def to_settings(
         settings["schema"] = to_schema(response_format)
     if tools:
         settings["tools"] = [_to_tool(tool) for tool in tools]
+        check_tools(settings["tools"])
     try:
         _SETTINGS.validate_python(settings)
     except ValidationError as error:
@@ -167,7 +168,6 @@ def _to_tool(tool: Any) -> dict[str, Any]:
             f"the tool {read.get('type')!r} is one provider's own: the models of a cascade can "
             "share tools with a name and parameters only."
         )
-    check_schema(read["function"].get("parameters") or {}, f"the tool {read['function']['name']}")
     places = (getattr(tool, "metadata", None), getattr(tool, "extras", None))
     marks = [place[RISK] for place in places if isinstance(place, Mapping) and RISK in place]
     return {**read, "metadata": {RISK: marks}} if marks else read
