@@ -8,7 +8,7 @@ own channel, so the graph fits into any LangGraph app.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 from langchain_core.messages import AIMessage, AnyMessage
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -17,6 +17,7 @@ from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime, get_runtime
 from langgraph.types import Command, interrupt
 from pydantic import JsonValue, ValidationError
+from typing_extensions import TypedDict  # of typing's own, servers make no schema in 3.11
 
 from cascade._portal import run_sync
 from cascade.errors import InputError
