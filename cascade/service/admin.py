@@ -1,39 +1,29 @@
-"""`/admin`: keys, budgets, calibrations, modes and the report, behind a key of its own."""
+"""`/admin` (keys, budgets, reload, report), behind an admin key, and `/v1/feedback`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, ValidationError
+from pydantic_core import to_jsonable_python
+from starlette.requests import Request
+from starlette.responses import Response
 
 from cascade.errors import ConfigurationError
-from cascade.ledger.store import Selection
-from cascade.oversight.shadow import Mode
-from cascade.report import make_report
-from cascade.service.admission import authenticated
-from cascade.service.config import Exhausted
+from cascade.ledger.base import Selection
+from cascade.ledger.feedback import Feedback
+from cascade.ledger.store import SqlLedger
 from cascade.service.faults import ServiceError
-from cascade.service.keys import Key
-from cascade.service.protocols.chat_wire import ERRORS
-from cascade.service.service import Service, service_of
+from cascade.service.gateway import Gateway
+from cascade.service.keys import KEY_TAG
+from cascade.service.reports import report_of_period
+from cascade.service.wire import invalid, json_response, read_body
 
-Dollars = Annotated[
-    Decimal,
-    Field(gt=0, allow_inf_nan=False),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0},
-                {"type": "string", "pattern": r"^(?=.*[1-9])[0-9]{1,12}([.][0-9]{1,12})?$"},
-            ]
-        }
-    ),
-]
-"""A budget, as a number or exactly as text."""
+Dollars = Annotated[Decimal, Field(gt=0, allow_inf_nan=False, max_digits=24)]
+Text = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class NewKey(BaseModel):
@@ -41,217 +31,206 @@ class NewKey(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(min_length=1, max_length=200)
+    name: Text
     models: tuple[str, ...] = ()
     per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     day_usd: Dollars | None = None
     month_usd: Dollars | None = None
-    exhausted: Exhausted | None = None
-    tags: Mapping[str, str] = Field(default_factory=dict)
+    exhausted: Literal["refuse", "local_only"] | None = None
+    tags: Mapping[Text, Text] = Field(default_factory=dict, max_length=20)
     admin: StrictBool = False
 
 
-class KeyInfo(BaseModel):
-    """A key without its secret, which nobody has."""
-
-    id: str
-    name: str
-    models: tuple[str, ...]
-    per_minute: float | None
-    day_usd: Decimal | None
-    month_usd: Decimal | None
-    exhausted: Exhausted | None
-    tags: Mapping[str, str]
-    admin: bool
-    made_at: datetime
-    revoked_at: datetime | None
+def _said(content: Any) -> Response:
+    return json_response(to_jsonable_python(content))
 
 
-class MadeKey(BaseModel):
-    """A new key; its secret is shown here and never again."""
-
-    key: KeyInfo
-    secret: str
-
-
-class BudgetInfo(BaseModel):
-    """What a key has spent, in dollars, by days and months of UTC."""
-
-    key: str
-    name: str
-    day_usd: Decimal | None
-    day_spent_usd: Decimal
-    month_usd: Decimal | None
-    month_spent_usd: Decimal
-    reserved_usd: Decimal
-
-
-class LoadedInfo(BaseModel):
-    """How loading a calibration went; `problem` says why the one before goes on."""
-
-    cascade: str
-    at: datetime
-    problem: str | None
-
-
-class CascadeInfo(BaseModel):
-    """A cascade as it runs."""
-
-    name: str
-    tiers: tuple[str, ...]
-    mode: Mode
-    canary_share: float
-    calibrated: bool
-
-
-class NewMode(BaseModel):
-    """Who answers first."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    mode: Literal["live", "shadow", "canary"]
-
-
-async def admin_key(key: Annotated[Key | None, Depends(authenticated)]) -> Key | None:
-    """The admin key of a request; None with `--no-auth`.
-
-    Raises:
-        ServiceError: 401, no valid key; 403, it is no admin key.
-    """
-    if key is not None and not key.admin:
+def _with_keys(gateway: Gateway) -> None:
+    if not gateway.config.auth:
         raise ServiceError(
-            403,
-            "this needs an admin key: `cascade keys create … --admin` makes one.",
-            "permission_error",
-            "admin_key_needed",
+            409, "this service asks for no keys (--no-auth), so there are none to make.", "no_keys"
         )
-    return key
 
 
-_REFUSED: dict[int | str, dict[str, Any]] = {
-    **{status: ERRORS[status] for status in (400, 401, 403, 404, 503)},
-    409: {**ERRORS[400], "description": "It cannot be done with this configuration."},
-}
-
-router = APIRouter(
-    prefix="/admin", tags=["admin"], dependencies=[Depends(admin_key)], responses=_REFUSED
-)
-Served = Annotated[Service, Depends(service_of)]
+async def list_keys(request: Request, gateway: Gateway) -> Response:
+    """List all keys, revoked ones too, without their secrets."""
+    await gateway.admin(request)
+    return _said([key.shown() for key in await gateway.keys.list()])
 
 
-@router.get("/keys")
-async def list_keys(service: Served) -> Sequence[KeyInfo]:
-    """All keys, revoked ones too."""
-    return [_info(key) for key in await service.keys.list()]
-
-
-@router.post("/keys", status_code=201)
-async def create_key(new: NewKey, service: Served) -> MadeKey:
-    """Make a key."""
-    unknown = [model for model in new.models if model not in service.served]
+async def create_key(request: Request, gateway: Gateway) -> Response:
+    """Make a key; its secret is in this answer and in no other."""
+    await gateway.admin(request)
+    _with_keys(gateway)
+    new, _ = await read_body(request, NewKey)
+    unknown = [model for model in new.models if model not in gateway.served]
     if unknown:
-        raise ServiceError(
-            400,
-            f"models: there is no {', '.join(unknown)}; there are {', '.join(service.served)}.",
-            code="model_not_found",
-            param="models",
-        )
-    try:
-        key, secret = await service.keys.create(**dict(new))
-    except ConfigurationError as error:
-        raise ServiceError(400, str(error), code="invalid_value") from error
-    return MadeKey(key=_info(key), secret=secret)
+        said = f"models: there is no {', '.join(unknown)}; there are {', '.join(gateway.served)}."
+        raise ServiceError(400, said, "model_not_found", param="models")
+    key, secret = await gateway.keys.create(**dict(new))
+    made = _said({"key": key.shown(), "secret": secret})
+    made.status_code = 201
+    return made
 
 
-@router.delete("/keys/{key_id}")
-async def revoke_key(key_id: str, service: Served) -> KeyInfo:
+async def revoke_key(request: Request, gateway: Gateway) -> Response:
     """Revoke a key, at once in this process."""
+    await gateway.admin(request)
     try:
-        return _info(await service.keys.revoke(key_id))
+        gone = await gateway.keys.revoke(request.path_params["name"])
     except ConfigurationError as error:
-        raise ServiceError(404, str(error), code="key_not_found") from error
+        raise ServiceError(404, str(error), "key_not_found") from error
+    return _said(gone.shown())
 
 
-@router.post("/keys/{key_id}/rotate")
-async def rotate_key(key_id: str, service: Served) -> MadeKey:
-    """Give a key a new secret, at once; its budgets and tags stay."""
+async def rotate_key(request: Request, gateway: Gateway) -> Response:
+    """Give a key a new secret; its budgets and tags stay."""
+    await gateway.admin(request)
     try:
-        key, secret = await service.keys.rotate(key_id)
+        key, secret = await gateway.keys.rotate(request.path_params["name"])
     except ConfigurationError as error:
-        raise ServiceError(404, str(error), code="key_not_found") from error
-    return MadeKey(key=_info(key), secret=secret)
+        raise ServiceError(404, str(error), "key_not_found") from error
+    return _said({"key": key.shown(), "secret": secret})
 
 
-@router.get("/budgets")
-async def budgets(service: Served) -> Sequence[BudgetInfo]:
-    """What each valid key with a budget has spent."""
+async def budgets(request: Request, gateway: Gateway) -> Response:
+    """Show what each valid key with a budget has spent."""
+    await gateway.admin(request)
+    return _said(await budgets_of(gateway))
+
+
+async def budgets_of(gateway: Gateway) -> list[dict[str, Any]]:
+    """Budgets of the valid keys, with what is spent and put aside."""
     found = []
-    for key in await service.keys.list():
-        if key.revoked_at is None and key.budgeted:
-            account = await service.budgets.account(key)
+    for key in await gateway.keys.list():
+        if key.revoked_at is None and key.limits:
+            account = (await gateway.money.account(key.id)).on(datetime.now(UTC).date())
             found.append(
-                BudgetInfo(
-                    key=key.id,
-                    name=key.name,
-                    day_usd=key.day_usd,
-                    day_spent_usd=account.day_usd,
-                    month_usd=key.month_usd,
-                    month_spent_usd=account.month_usd,
-                    reserved_usd=account.reserved_usd,
-                )
+                {
+                    "key": key.id,
+                    "name": key.name,
+                    "day_usd": key.day_usd,
+                    "day_spent_usd": account.day_usd,
+                    "month_usd": key.month_usd,
+                    "month_spent_usd": account.month_usd,
+                    "put_aside_usd": account.put_aside_usd,
+                }
             )
     return found
 
 
-@router.post("/reload")
-async def reload(service: Served) -> Sequence[LoadedInfo]:
-    """Load every calibration again; what cannot be loaded changes nothing."""
-    return [
-        LoadedInfo(cascade=loaded.cascade, at=loaded.at, problem=loaded.problem)
-        for loaded in await service.reloads.load_all()
-    ]
+async def reload(request: Request, gateway: Gateway) -> Response:
+    """Read the configuration again: says what changed, and which keys need a restart."""
+    await gateway.admin(request)
+    return _said(await gateway.reload())
 
 
-@router.get("/cascades")
-async def cascades(service: Served) -> Sequence[CascadeInfo]:
-    """The cascades as they run."""
-    return [_cascade(service, name) for name in service.config.cascades]
-
-
-@router.put("/cascades/{name}/mode")
-async def set_mode(name: str, new: NewMode, service: Served) -> CascadeInfo:
-    """Say who answers first, from the next request on. A restart goes by the configuration."""
-    if name not in service.config.cascades:
-        raise ServiceError(404, f"there is no cascade {name!r}.", code="cascade_not_found")
-    try:
-        service.served[name].cascade.mode = new.mode
-    except ConfigurationError as error:
-        raise ServiceError(409, str(error), code="mode_not_possible") from error
-    return _cascade(service, name)
-
-
-@router.get("/report")
-async def report(
-    service: Served, days: Annotated[float, Query(gt=0, le=3660)] = 30.0
-) -> dict[str, Any]:
-    """What the ledger says was saved, as `cascade report --json` prints it."""
-    if service.store is None:
-        raise ServiceError(409, "there is no ledger: set `ledger`.", code="no_ledger")
-    since = datetime.now(UTC) - timedelta(days=days)
-    found = await make_report(service.store, Selection(since=since))
-    return found.model_dump(mode="json")
-
-
-def _info(key: Key) -> KeyInfo:
-    return KeyInfo.model_validate({name: getattr(key, name) for name in KeyInfo.model_fields})
-
-
-def _cascade(service: Service, name: str) -> CascadeInfo:
-    cascade = service.served[name].cascade
-    return CascadeInfo(
-        name=name,
-        tiers=tuple(tier.name for tier in cascade.tiers),
-        mode=cascade.mode,
-        canary_share=cascade.canary_share,
-        calibrated=cascade.calibration is not None,
+async def cascades(request: Request, gateway: Gateway) -> Response:
+    """Show the cascades as they run."""
+    await gateway.admin(request)
+    return _said(
+        [
+            {
+                "name": served.name,
+                "tiers": [tier.name for tier in served.cascade.tiers],
+                "policy": repr(served.cascade.policy),
+                "mode": served.config.mode,
+                "calibrated": served.cascade.calibration is not None,
+                "running": served.gate.running,
+                "waiting": served.gate.waiting,
+            }
+            for served in gateway.served.values()
+        ]
     )
+
+
+async def report(request: Request, gateway: Gateway) -> Response:
+    """Show what the ledger says was saved, as `cascade report --json` does."""
+    await gateway.admin(request)
+    given = request.query_params.get("days", "30")
+    try:
+        days = float(given)
+        if not 0 < days <= 3660:
+            raise ValueError
+    except ValueError:
+        raise ServiceError(
+            400, f"days: {given!r:.40} is none of 0 to 3660.", param="days"
+        ) from None
+    since = datetime.now(UTC) - timedelta(days=days)
+    made = await report_of_period(ledger_of(gateway), Selection(since=since))
+    from cascade.evaluation.render import to_json  # noqa: PLC0415 - numpy
+
+    return Response(to_json(made.document), media_type="application/json")
+
+
+def ledger_of(gateway: Gateway) -> SqlLedger:
+    """The ledger of the service.
+
+    Raises:
+        ServiceError: 409, there is none.
+    """
+    if gateway.store is None:
+        raise ServiceError(409, "there is no ledger: set `ledger`.", "no_ledger")
+    return gateway.store
+
+
+class FeedbackRequest(BaseModel):
+    """Verdict about the answer of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: str = Field(description="`cascade.run_id` of an answer.")
+    key: str = Field(default="correct", description="`correct`; other aspects are not kept here.")
+    correct: StrictBool | None = Field(default=None, description="Whether the answer is right.")
+    score: float | None = Field(default=None, description="From 0, wrong, to 1, right.")
+    value: JsonValue = None
+    comment: str | None = None
+    correction: JsonValue = None
+    by: str | None = Field(default=None, description="Who judges.")
+
+
+async def feedback(request: Request, gateway: Gateway) -> Response:
+    """Judge the answer of a run that was asked with the same key. The same again changes nothing;
+    another verdict of the same judge replaces it."""
+    key = await gateway.key_of(request)
+    body, _ = await read_body(request, FeedbackRequest)
+    given = body.model_dump(exclude_none=True)
+    for name in ("value", "comment", "correction"):
+        if name in given:
+            said = f"{name}: the ledger keeps no words; give correct or score."
+            raise ServiceError(400, said, "feedback_not_kept", param=name)
+    try:
+        verdict = Feedback(**given)
+    except ValidationError as error:
+        raise invalid(error) from None
+    store = ledger_of(gateway)
+    own = {} if key is None else {KEY_TAG: key.id}
+    rows = await store.rows(Selection(run_id=verdict.run_id, tags=own), ["tags"], limit=1)
+    if not rows:
+        said = f"there is no run {verdict.run_id[:100]!r} of this key."
+        raise ServiceError(404, said, "run_not_found", param="run_id")
+    entry = verdict.entry(await store.of_run(verdict.run_id))
+    if entry is not None:
+        store.append([entry], rows[0][0] or {})
+        await store.flush()
+    return _said(
+        {
+            "run_id": verdict.run_id,
+            "key": verdict.key,
+            "by": verdict.by,
+            "changed": entry is not None,
+        }
+    )
+
+
+ENDPOINTS = (
+    ("GET", "/admin/keys", list_keys, "admin"),
+    ("POST", "/admin/keys", create_key, "admin", NewKey),
+    ("DELETE", "/admin/keys/{name}", revoke_key, "admin"),
+    ("POST", "/admin/keys/{name}/rotate", rotate_key, "admin"),
+    ("GET", "/admin/budgets", budgets, "admin"),
+    ("POST", "/admin/reload", reload, "admin"),
+    ("GET", "/admin/cascades", cascades, "admin"),
+    ("GET", "/admin/report", report, "admin"),
+    ("POST", "/v1/feedback", feedback, "feedback", FeedbackRequest),
+)

@@ -1,36 +1,55 @@
-"""What a service is told to run. `docs/service.md` has each key with its meaning, from here."""
+"""Configuration of a service: `cascade.yaml`, with the environment over it.
+
+Errors name the file, the line and the key. Secrets are references (`${NAME}`, `api_key_env`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from ipaddress import ip_network
-from typing import Annotated, Any, Literal
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource
+from pydantic_settings.exceptions import SettingsError
 
-from cascade.agents.audit_rates import Allocation
-from cascade.ledger.texts import KeptTexts
-from cascade.oversight.alarms import Reaction
-from cascade.oversight.audits import Comparing
-from cascade.oversight.shadow import Mode
-from cascade.policies.risk import Risk
-from cascade.service.sections import (
-    Count,
-    LessonsConfig,
-    QueueConfig,
-    Seconds,
-    Section,
-    Share,
-    SheddingConfig,
-)
+from cascade.errors import ConfigurationError
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Chance = Annotated[float, Field(gt=0, le=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
 Dollars = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
-Patience = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
-Exhausted = Literal["refuse", "local_only"]
+Reaction = Literal["warn", "audit", "tighten", "large_only"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Hosts on which a service without keys may listen, and by which it may be asked."""
+
+PREFIX = "CASCADE__"
+"""Of environment variables that go over the file: `CASCADE__LISTEN__PORT=9000`."""
+
+RESTART = ("listen", "ledger", "auth")
+"""Keys that a running service does not change."""
+
+MOST_PLACES = 20_000
+"""Values of a file: references to references multiply, so that a short text could mean more than
+any memory holds."""
+
+
+class Section(BaseModel):
+    """Base of the parts of a configuration: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ListenConfig(Section):
@@ -43,7 +62,7 @@ class ListenConfig(Section):
     proxies: tuple[str, ...] = LOOPBACK[:2]
     """Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are true."""
     connections: Count = 4096
-    """Connections at once; one more gets 503. Fewer where the system allows fewer open files."""
+    """Connections at once; one more gets 503."""
     arrive_s: Seconds = 60.0
     """Seconds in which a request has to arrive whole, and a client may leave an answer unread."""
 
@@ -56,24 +75,20 @@ class ListenConfig(Section):
 
 
 class LedgerConfig(Section):
-    """Where the ledger and the keys are kept."""
+    """Where the ledger, keys and budgets are kept."""
 
     url: str = Field(repr=False)
     """`sqlite:///ledger.db`, `postgresql://…`, or `memory://` to keep nothing."""
-    texts: KeptTexts = "none"
-    """Which prompts and answers are kept: `none`, `pending` (of audits not done yet), `all`."""
     crash_safe: bool = True
     """Write each call down before it is sent, so that a killed process leaves a trace."""
     durable: bool = False
     """Survive a loss of power: each commit waits for the disk."""
-    hash_key_env: str | None = None
-    """Environment variable with a secret for the hashes of prompts and answers."""
-    mask_secrets: bool = True
-    """Take keys, addresses and numbers out of what is kept as text."""
+    jobs: bool = False
+    """Keep audits that are not done yet, with their prompts, for after a restart."""
 
 
 class PriceConfig(Section):
-    """A price in US dollars; tokens are per million."""
+    """Price in US dollars; tokens are per million."""
 
     input: Dollars | None = None
     """Per 1M input tokens."""
@@ -83,14 +98,10 @@ class PriceConfig(Section):
     """Per 1M input tokens read from the provider's cache."""
     cache_write: Dollars | None = None
     """Per 1M input tokens written to the provider's cache."""
-    per_tool_call: Dollars | None = None
-    """Per tool call in an answer."""
+    cache_write_1h: Dollars | None = None
+    """The same for tokens that are kept for an hour."""
     per_hour: Dollars | None = None
     """Per hour in which a local model computes."""
-    power_per_hour: Dollars | None = None
-    """The part of `per_hour` that is power."""
-    batch_share: Dollars | None = None
-    """The part of the price that a call by the provider's batch API costs: 0.5 is half."""
 
 
 class TierConfig(Section):
@@ -123,116 +134,40 @@ class TierConfig(Section):
 class AuditConfig(Section):
     """How accepted drafts are audited."""
 
-    rate: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """Share of accepted drafts, on average."""
-    floor: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """Least chance of each where the allocation is `optimal`."""
-    allocation: Allocation = "constant"
-    """`constant`, the same chance for all, or `optimal`, more for doubtful and cheap ones."""
+    rate: Chance = 0.05
+    """Share of accepted drafts."""
     daily_usd: Annotated[Decimal, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Dollars per day of UTC for audits and their judge; the rate is lowered so that it lasts."""
-    judge: TierConfig | None = None
-    """A model that compares long answers without knowing whose they are."""
-    judge_repeat: Share = 0.1
-    """Share of its comparisons that it makes twice, in either order."""
-    judge_planted: Share = 0.0
-    """Share after which it is shown the draft beside itself."""
-    compare: Comparing = "auto"
+    """Dollars per day of UTC for audits; the rate is lowered so that they last."""
+    compare: str = "auto"
     """How a draft is compared with the large model's answer."""
-    seed: str = ""
-    """Of the draws."""
-
-
-class DriftConfig(Section):
-    """What drift is watched for; a reaction is `warn`, `audit`, `tighten` or `large_only`."""
-
-    signals: Reaction = "audit"
-    """Where a signal or the confidence has moved."""
-    escalations: Reaction = "audit"
-    """Where the escalation rate has."""
-    harm: Reaction = "large_only"
-    """Where more accepted drafts are wrong than was promised."""
-    calibration: Reaction = "warn"
-    """Where the calibration is void."""
-    window: Annotated[int, Field(ge=20)] = 200
-    """Values of a signal that are compared with the reference at a time."""
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.001
-    """Chance of a false alarm of one signal in one window."""
-    run_length: Annotated[float, Field(ge=3)] = 100_000.0
-    """Requests between false alarms of the escalation rate."""
-    max_harm: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Harm of which audits must not show more; by default that of the certificate."""
-    delta: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Chance that a harm within the bound is ever called more."""
-    reference: Annotated[int, Field(ge=50)] = 500
-    """Decisions from which is learned what is usual."""
-    error_odds: Annotated[float, Field(ge=1)] = 2.0
-    """At `tighten` the odds of an error count so many times as high."""
-    audit_factor: Annotated[float, Field(ge=1)] = 4.0
-    """From `audit` on, audits are so many times as frequent."""
+    judge: TierConfig | None = None
+    """A model that compares long answers."""
 
 
 class RetriesConfig(Section):
-    """When a failed call is sent again, with full jitter, and within a budget."""
+    """When a failed call is sent again."""
 
     attempts: Count = 3
     """Attempts of one call, with the first."""
-    base_s: Patience = 0.5
+    base_s: Annotated[float, Field(ge=0)] = 0.5
     """Most seconds before the second attempt; twice as many before the third, and so on."""
-    cap_s: Patience = 8.0
+    cap_s: Annotated[float, Field(ge=0)] = 8.0
     """Most seconds before any."""
-    share: Patience = 0.2
-    """Retries per call that a tier is allowed."""
-    reserve: int = Field(default=10, ge=0)
-    """Retries a minute that it is allowed besides."""
 
 
 class BreakerConfig(Section):
-    """When a tier that fails is left alone, and for how long."""
+    """When a server that fails is left alone."""
 
-    in_a_row: Count | Literal[False] = 5
-    """Failures one after the other that open it; `false` for no such limit."""
-    rate: Annotated[float, Field(gt=0, le=1)] | Literal[False] = 0.5
-    """Share of failures in the window that opens it; `false` for no such limit."""
+    in_a_row: Count = 5
+    """Failures one after the other that open it."""
+    rate: Chance = 0.5
+    """Share of failures in the window that opens it."""
     window_s: Seconds = 30.0
     """Seconds over which the share is taken."""
-    least_calls: Count = 20
-    """Calls in the window below which a share says nothing."""
     open_s: Seconds = 2.0
-    """Seconds until one call tries the server again."""
-    growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
-    """Factor of this with each such call that fails."""
+    """Seconds until one call tries the server again; doubled with each that fails."""
     most_open_s: Seconds = 15.0
     """Most seconds between two of them."""
-
-
-class BulkheadConfig(Section):
-    """How many calls to a tier may be under way."""
-
-    most: Count = 256
-    """Calls at the same time."""
-    waiting: int = Field(default=10_000, ge=0)
-    """Calls that may wait for a place; one more fails at once."""
-    wait_s: Seconds = 60.0
-    """Most seconds that one waits."""
-
-
-class TierResilience(Section):
-    """The same for one tier, in place of all of it."""
-
-    retries: RetriesConfig | Literal[False] = RetriesConfig()
-    """When a failed call is sent again; `false` for never."""
-    breaker: BreakerConfig | Literal[False] = BreakerConfig()
-    """When a tier is left alone; `false` for never."""
-    bulkhead: BulkheadConfig | Literal[False] = BulkheadConfig()
-    """How many calls may be under way; `false` for any number."""
-
-
-class ResilienceConfig(TierResilience):
-    """What stands around each call to a model."""
-
-    tiers: Mapping[str, TierResilience] = Field(default_factory=dict)
-    """Other settings for some tiers, by their names."""
 
 
 class CascadeConfig(Section):
@@ -256,46 +191,33 @@ class CascadeConfig(Section):
     """Seconds for a whole run; a request may ask for less."""
     abort: bool | Annotated[float, Field(gt=0, lt=1)] = False
     """Stop a draft that cannot be accepted any more; or the share that may be lost by it."""
-    hedge: bool | Annotated[float, Field(gt=0)] = False
-    """Ask the large model beside the draft where a deadline leaves no time to ask it after; or the
-    seconds it is taken to need."""
-    reuse: str | None = Field(default=None, min_length=1)
-    """Show the large model the escalated draft: `correct`, or a file of `cascade evaluate`."""
-    latch: bool = False
-    """After repeated trouble in a conversation, ask the large model at once for a while."""
+    sticky: bool = False
+    """Keep a conversation with the tier that answered it while its prompt cache is worth more."""
     response_format: Mapping[str, Any] | None = None
     """JSON schema; a draft that breaks it is escalated. A request may bring another."""
-    tool_risks: Mapping[str, Risk] | None = None
+    tool_risks: Mapping[str, Literal["read", "write", "irreversible"]] | None = None
     """Tools by name as `read`, `write` or `irreversible`."""
-    audit_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of accepted drafts that the large model is asked about as well."""
     audits: AuditConfig | None = None
-    """The same, with how they are compared and what a day of them may cost."""
-    mode: Mode = "live"
-    """`live`, `shadow` or `canary`."""
+    """Ask the large model about a share of accepted drafts as well; a number is its `rate`."""
+    mode: Literal["live", "shadow", "canary"] = "live"
+    """`shadow`: the large model answers, and drafts are made beside it; `canary`: a share is
+    live."""
     canary_share: Share = 0.1
     """Share of requests that is live in the mode `canary`."""
-    drift: Reaction | DriftConfig | None = None
-    """Watch for drift: one reaction to every alarm (`warn`, `audit`, `tighten`, `large_only`), or
-    one for each kind."""
+    drift: Reaction | None = None
+    """Watch for drift, and react to every alarm like this."""
     local_only: bool | Literal["answer", "abstain"] = False
     """Keep every question on this machine; and what becomes of those too hard for it."""
     private: Literal["looks_personal"] | None = None
     """Keep questions that look personal on this machine."""
     tags: Mapping[str, str] = Field(default_factory=dict)
     """Of every ledger entry."""
-    lessons: bool = True
-    """Keep its lessons, where the service keeps any."""
-    memory: bool = False
-    """Show its small model lessons as examples, where they are known to help. It needs lessons and
-    audits."""
-    resilience: ResilienceConfig = ResilienceConfig()
-    """What stands around each call to a model."""
-    fallback: tuple[Literal["draft", "queue", "fail"] | QueueConfig | TierConfig, ...] | None = None
-    """What follows where the large model cannot be had, in order: another model; `draft`; `queue`,
-    bounded by the deadline, or with bounds of its own; `fail`. By default the draft, if usable."""
-    shedding: bool | SheddingConfig = False
-    """Under pressure leave out audits first, then shadow drafts, then paid signals."""
+    retries: RetriesConfig = RetriesConfig()
+    """When a failed call is sent again."""
+    breaker: BreakerConfig = BreakerConfig()
+    """When a server that fails is left alone."""
+    fallback: TierConfig | None = None
+    """Another model where the large one cannot be had; by default the draft is the answer."""
     concurrency: Count = 64
     """Requests that run at once; the next ones wait in the queue."""
     queue: int = Field(default=256, ge=0)
@@ -303,17 +225,13 @@ class CascadeConfig(Section):
     queue_timeout_s: Seconds = 30.0
     """Longest wait in the queue, then 429."""
     answer_tokens: Count = 1024
-    """Tokens of an answer that a budget puts aside where nobody says how long it may become."""
+    """Tokens of an answer that a budget puts aside where nothing says how long it may become."""
 
-    @field_validator("fallback", mode="before")
+    @field_validator("audits", mode="before")
     @classmethod
-    def _nobody_is_there(cls, given: object) -> object:
-        if given == "ask" or (isinstance(given, list | tuple) and "ask" in given):
-            raise ValueError(
-                "'ask' waits for a person, and a request has nobody to ask: leave it out, or use "
-                "the cascade in a graph with a checkpointer"
-            )
-        return given
+    def _a_rate(cls, given: object) -> object:
+        number = isinstance(given, int | float) and not isinstance(given, bool)
+        return {"rate": given} if number else given
 
     @model_validator(mode="after")
     def _one_policy(self) -> CascadeConfig:
@@ -321,25 +239,21 @@ class CascadeConfig(Section):
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)}: each decides alone; give one")
-        if self.audit_rate is not None and self.audits is not None:
-            raise ValueError("audit_rate and audits: give one; audits has a rate of its own")
         return self
 
 
 class BudgetConfig(Section):
     """What happens when a key's money is used up."""
 
-    exhausted: Exhausted = "refuse"
+    exhausted: Literal["refuse", "local_only"] = "refuse"
     """`refuse` answers 402; `local_only` keeps the question on this machine."""
     unknown_call_usd: Dollars = Decimal("0.01")
-    """What a call counts whose cost nobody knows, such as one of a tier without a price."""
-
-
-class ReplicasConfig(Section):
-    """How several processes share a ledger in PostgreSQL."""
-
-    lease_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
-    """Seconds after which one that says nothing is dead, and what it put aside is released."""
+    """What a call counts whose cost is unknown, such as one of a tier without a price."""
+    wait_s: Annotated[float, Field(ge=0)] = 10.0
+    """Longest wait for money that requests under way have put aside; then 429."""
+    lease_s: Seconds = 900.0
+    """Longest time that a request takes; what a killed process has put aside counts as spent
+    after it."""
 
 
 class LogConfig(Section):
@@ -358,23 +272,17 @@ class ServiceConfig(Section):
 
     cascades: Mapping[Name, CascadeConfig] = Field(min_length=1)
     """By the name that clients call as their model."""
-    allow_tiers: bool = False
-    """Show single tiers as models too, named `cascade/tier`."""
     ledger: LedgerConfig | None = None
     """Where entries and keys are kept; an address alone is its `url`."""
-    lessons: LessonsConfig | None = None
-    """Keep what larger models answered for smaller ones, as lessons; none unless this is given."""
     listen: ListenConfig = ListenConfig()
     """Where it listens."""
     budgets: BudgetConfig = BudgetConfig()
     """What happens when a key's money is used up."""
-    replicas: ReplicasConfig = ReplicasConfig()
-    """How several processes share a ledger in PostgreSQL."""
     log: LogConfig = LogConfig()
     """What is written to standard error."""
     auth: bool = True
     """Ask for a key; without, it may listen on this machine's loopback only."""
-    max_body_mib: Annotated[float, Field(gt=0, le=1024)] = 32.0
+    max_body_mib: Annotated[float, Field(gt=0, le=64)] = 32.0
     """Longest body of a request; a longer one gets 413."""
     recent: Count = 500
     """Finished requests that the page can show."""
@@ -395,4 +303,268 @@ class ServiceConfig(Section):
                 f"without keys it may listen on loopback only, not on {self.listen.host}: "
                 "set listen.host to 127.0.0.1, or let it ask for keys"
             )
+        if self.auth and (self.ledger is None or self.ledger.url.startswith("memory:")):
+            raise ValueError(
+                "keys are kept in the ledger's database: set ledger, such as "
+                "sqlite:///ledger.db; or start with --no-auth on this machine's loopback"
+            )
         return self
+
+
+# --- reading a file
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """A configuration with where it came from.
+
+    Attributes:
+        config: what is run.
+        path: its file.
+        overrides: what went over the file, such as options of a command.
+    """
+
+    config: ServiceConfig
+    path: Path
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """What paths of calibrations are relative to."""
+        return self.path.parent
+
+    def again(self) -> Configured:
+        """The same file as it is now.
+
+        Raises:
+            ConfigurationError: it cannot be read any more.
+        """
+        return read_config(self.path, overrides=self.overrides)
+
+
+Place = tuple[str | int, ...]
+"""The way to a value: names of keys, and numbers in lists."""
+
+
+class _Environment(ServiceConfig, BaseSettings):
+    """The configuration as pydantic-settings sees it, for the names of its variables."""
+
+    model_config = BaseSettings.model_config | {"env_prefix": PREFIX, "env_nested_delimiter": "__"}
+
+
+def read_config(
+    path: str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Configured:
+    """The configuration in a YAML file.
+
+    Args:
+        path: of the file. Calibrations, and a ledger of SQLite, are relative to its folder.
+        overrides: go over the file and the environment.
+        environment: instead of the process's own. `CASCADE__…` go over the file's values;
+            `${NAME}` in a value is replaced by a variable.
+
+    Raises:
+        ConfigurationError: with a line for each thing that is wrong.
+    """
+    path = Path(path)
+    variables = os.environ if environment is None else environment
+    document, lines = _parsed(path)
+    said = _said_by(variables)
+    written = _merged(_merged(document, said), overrides or {})
+    where = _Where(path, lines, said)
+    problems: list[str] = []
+    resolved = _resolved(written, (), variables, where, problems)
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    try:
+        config = ServiceConfig.model_validate(resolved)
+    except ValidationError as error:
+        found = [_problem(each, resolved, written, where) for each in error.errors()]
+        raise ConfigurationError("\n".join(dict.fromkeys(filter(None, found)))) from None
+    return Configured(_beside(config, path.parent), path, overrides or {})
+
+
+def _beside(config: ServiceConfig, folder: Path) -> ServiceConfig:
+    """A ledger's relative file lies beside the configuration, from wherever it is started."""
+    if config.ledger is None:
+        return config
+    scheme, separator, rest = config.ledger.url.partition(":///")
+    if scheme != "sqlite" or not separator or not rest or rest.startswith("/"):
+        return config
+    ledger = config.ledger.model_copy(update={"url": f"{scheme}:///{folder / rest}"})
+    return config.model_copy(update={"ledger": ledger})
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    path: Path
+    lines: Mapping[Place, int]
+    said: Mapping[str, Any]
+
+    def told(self, place: Place, words: str) -> str:
+        """A problem with its place."""
+        if place and _at(self.said, place) is not None:
+            variable = PREFIX + "__".join(str(part).upper() for part in place)
+            return f"{variable}: {words}"
+        near = place
+        while near and near not in self.lines:
+            near = near[:-1]
+        start = f"{self.path}:{self.lines[near]}" if near else str(self.path)
+        shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+        return f"{start}: {shown.removeprefix('.')}: {words}" if place else f"{start}: {words}"
+
+
+def _parsed(path: Path) -> tuple[dict[str, Any], Mapping[Place, int]]:
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise ConfigurationError(f"{path}: a configuration ends in .yaml or .yml.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        places = [] if root is None else list(islice(_walk(root, (), path), MOST_PLACES + 1))
+        if len(places) > MOST_PLACES:
+            raise ConfigurationError(f"{path}: it has more than {MOST_PLACES:,} values.")
+        document = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
+        raise ConfigurationError(f"{path}{line}: {error.problem or error}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"{path}: it cannot be read as YAML: {error}.") from error
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"{path}: it needs keys, and `cascades` among them.")
+    return document, dict(places)
+
+
+def _walk(node: yaml.Node, place: Place, path: Path) -> Iterator[tuple[Place, int]]:
+    """The line of each key, counted from 1."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in seen:  # the second would silently win
+                raise ConfigurationError(f"{path}:{line}: {name}: it stands here a second time.")
+            seen.add(name)
+            yield (*place, name), line
+            yield from _walk(value, (*place, name), path)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            yield (*place, number), value.start_mark.line + 1
+            yield from _walk(value, (*place, number), path)
+
+
+def _said_by(variables: Mapping[str, str]) -> Mapping[str, Any]:
+    """What the environment says, as nested values."""
+    mine = {name: value for name, value in variables.items() if name.startswith(PREFIX)}
+    for name in mine:
+        first = name.removeprefix(PREFIX).partition("__")[0].lower()
+        if first not in ServiceConfig.model_fields:
+            hint = _nearest(first, list(ServiceConfig.model_fields))
+            raise ConfigurationError(f"{name}: there is no key {first!r}{hint}.")
+    if not mine:
+        return {}
+    source = EnvSettingsSource(_Environment, env_prefix=PREFIX, env_nested_delimiter="__")
+    source.env_vars = {name.lower(): value for name, value in mine.items()}
+    try:
+        return source()
+    except SettingsError as error:
+        raise ConfigurationError(
+            f"{PREFIX}…: {error}: write lists and mappings as JSON."
+        ) from error
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = dict(under)
+    for key, value in over.items():
+        below = both.get(key)
+        if key == "ledger" and isinstance(below, str) and isinstance(value, Mapping):
+            below = {"url": below}
+        nested = isinstance(below, Mapping) and isinstance(value, Mapping)
+        both[key] = _merged(below, value) if nested else value  # type: ignore[arg-type]
+    return both
+
+
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def _resolved(
+    value: Any, place: Place, variables: Mapping[str, str], where: _Where, problems: list[str]
+) -> Any:
+    """The value with each `${NAME}` replaced."""
+    if isinstance(value, Mapping):
+        items = value.items()
+        return {k: _resolved(v, (*place, str(k)), variables, where, problems) for k, v in items}
+    if isinstance(value, list):
+        return [_resolved(v, (*place, n), variables, where, problems) for n, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    if place[-1:] == ("api_key",) and not _REFERENCE.fullmatch(value):
+        problems.append(
+            where.told(place, "a key in clear text: write api_key_env: NAME, or ${NAME}.")
+        )
+    problems += [
+        where.told(place, f"the environment variable {name} is not set.")
+        for name in _REFERENCE.findall(value)
+        if not variables.get(name)
+    ]
+    return _REFERENCE.sub(lambda found: variables.get(found[1], ""), value)
+
+
+def _at(data: Any, place: Place) -> Any:
+    for part in place:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
+
+
+def _problem(error: ErrorDetails, resolved: Any, written: Any, where: _Where) -> str:
+    """One error with its place; empty for one that only follows from those within."""
+    place: Place = ()
+    for position, part in enumerate(error["loc"]):  # pydantic puts names of types between
+        last, inside = position == len(error["loc"]) - 1, _at(resolved, place)
+        exists = _at(resolved, (*place, part)) is not None
+        if exists or (last and isinstance(inside, Mapping) and "[" not in str(part)):
+            place = (*place, part)
+    if error["type"] == "too_short" and _at(resolved, place):
+        return ""
+    secret = "${" in str(_at(written, place))  # what came from a variable may be one
+    return where.told(place, _words(error, show=not secret))
+
+
+def _words(error: ErrorDetails, *, show: bool) -> str:
+    kind, given = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        model: type[BaseModel] = ServiceConfig
+        for part in error["loc"][:-1]:
+            if isinstance(part, str) and part in model.model_fields:
+                model = next(_models_in(model.model_fields[part].annotation), model)
+        return f"there is no such key{_nearest(str(error['loc'][-1]), list(model.model_fields))}"
+    fixed = {
+        "missing": "it is missing",
+        "too_short": "it is empty; give at least one",
+        "string_pattern_mismatch": "a name has letters, digits and . _ : -",
+    }
+    if kind in fixed:
+        return fixed[kind]
+    words = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    short = show and isinstance(given, str | int | float | bool) and kind != "value_error"
+    return f"{words}, not {given!r}" if short else words
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, 1, 0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"

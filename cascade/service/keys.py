@@ -1,66 +1,64 @@
-"""Who may ask: API keys, kept as hashes beside the ledger."""
+"""API keys: kept as hashes in the ledger's database, and a back-off for wrong ones."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import hmac
-import math
 import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
-from typing import Any
-
-from sqlalchemy import func, insert, select, update
+from functools import cache
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import TYPE_CHECKING, Any, Literal
 
 from cascade.errors import ConfigurationError
-from cascade.ledger.store.engines import READS, make_engine, told_apart
-from cascade.ledger.store.migrations import MigratedEngine
-from cascade.ledger.store.opening import database_url
-from cascade.ledger.store.tables import keys as table
-from cascade.service.config import Exhausted
+from cascade.ledger.base import checked_tags
+
+if TYPE_CHECKING:
+    from sqlalchemy import Table
+
+    from cascade.ledger.database import Schema
 
 PREFIX = "csk_"
 """By which a leaked key is found in logs and repositories."""
 
-KNOWN_FOR_S = 2.0
-"""A key that was found is not looked up again for so long: a revoked one lives on for it."""
+KEY_TAG, CASCADE_TAG = "key", "cascade"
+"""Tags of ledger entries: the id of the key, and the name of the cascade."""
 
-WRONG_FOR_S = 10.0
-"""Nor is one that is none: a client with an old key sends it again and again."""
-
-CHANNEL = "cascade_keys"
-"""Of PostgreSQL's notifications: the digest of a key that was revoked or has another secret."""
+KNOWN_FOR_S, WRONG_FOR_S = 2.0, 10.0
+"""Seconds for which a key that was found, and one that was not, is not looked up again; a revoked
+key lives on for as long."""
 
 MOST_REMEMBERED = 10_000
-"""Digests of right and of wrong keys that are remembered; the oldest is forgotten."""
 
 _FORM = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
-"""Of a secret: 32 bytes in base64 behind the prefix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """An API key as it is kept: what it may do, and the hash of its secret.
+    """API key: what it may do, and the hash of its secret.
 
     Attributes:
         id: names it in tags, on the page and on the command line; no secret.
-        name: what its owner calls it.
-        digest: SHA-256 of the key. 256 random bits cannot be guessed, so that a slow hash with a
-            salt, as passwords need it, would add nothing but time to each request.
+        name: what its owner calls it, such as a team.
+        digest: SHA-256 of the secret. 256 random bits cannot be guessed: a slow hash with a salt,
+            as passwords need it, would add nothing but time to each request.
         models: those it may ask for; empty: all.
-        per_minute: requests per minute; None: as many as it likes.
+        per_minute: requests per minute; None: any number.
         day_usd, month_usd: its budgets, by days and months of UTC; None: no bound.
         exhausted: what happens when a budget is used up; None: as the service is configured.
         tags: of the ledger entries of its requests.
         admin: whether it opens `/admin` and the page.
         revoked_at: when it was revoked.
+
+    Raises:
+        ConfigurationError: a value has no meaning.
     """
 
     id: str
@@ -70,78 +68,91 @@ class Key:
     per_minute: float | None = None
     day_usd: Decimal | None = None
     month_usd: Decimal | None = None
-    exhausted: Exhausted | None = None
+    exhausted: Literal["refuse", "local_only"] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     admin: bool = False
     made_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     revoked_at: datetime | None = None
 
     def __post_init__(self) -> None:
-        if not self.name.strip():
-            raise ConfigurationError("a key needs a name, such as the team's that uses it.")
-        if self.per_minute is not None and not self.per_minute > 0:
+        if not self.name.strip() or not self.name.isprintable():
+            raise ConfigurationError(f"a key's name is {self.name!r}: give a team's, on one line.")
+        if self.per_minute is not None and not 0 < self.per_minute < float("inf"):
             raise ConfigurationError(f"per_minute={self.per_minute:g}: requests, above 0.")
         for name in ("day_usd", "month_usd"):
             amount = getattr(self, name)
             if amount is not None and not (amount.is_finite() and amount > 0):
                 raise ConfigurationError(f"{name}={amount}: dollars, above 0.")
-        for name in (KEY_TAG, RESERVED_TAG, RESERVATION_TAG):
+        if self.exhausted not in (None, "refuse", "local_only"):
+            raise ConfigurationError(f"exhausted={self.exhausted!r}: refuse or local_only.")
+        checked_tags(self.tags, "a key")
+        for name in (KEY_TAG, CASCADE_TAG):
             if name in self.tags:
-                raise ConfigurationError(f"the tag {name!r} is the key's own: choose another name.")
+                raise ConfigurationError(f"the tag {name!r} is set by the service: take another.")
 
     @property
-    def budgeted(self) -> bool:
-        """Whether it has a budget."""
-        return self.day_usd is not None or self.month_usd is not None
+    def limits(self) -> dict[Literal["day", "month"], Decimal]:
+        """Its budgets, by window."""
+        day: Literal["day"] = "day"
+        given = {day: self.day_usd, "month": self.month_usd}
+        return {window: usd for window, usd in given.items() if usd is not None}  # type: ignore[misc]
 
     def may_use(self, model: str) -> bool:
         """Whether it may ask for this model."""
         return not self.models or model in self.models
 
-
-KEY_TAG = "key"
-"""The tag of ledger entries that names the API key of a request by its id."""
-
-RESERVED_TAG = "reserved_usd"
-"""The tag that says what a budget had put aside for the request of an entry or attempt. A call
-that was begun and never ended, because its process was killed, counts at that."""
-
-RESERVATION_TAG = "reservation"
-"""The tag by which an entry or attempt is found that belongs to what a replica has put aside."""
+    def shown(self) -> dict[str, Any]:
+        """The key for people and machines, without its hash."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "digest"}
 
 
 def digest_of(secret: str) -> str:
-    """What is kept of a key."""
+    """The hash of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def make_key(name: str, **settings: Any) -> tuple[Key, str]:
-    """A new key and its secret: 256 random bits behind a prefix.
+@cache
+def _schema() -> tuple[Schema, Table]:
+    from sqlalchemy import Boolean, Column, Double, MetaData, Table, Text  # noqa: PLC0415 - 0.2 s
 
-    Raises:
-        ConfigurationError: a setting of `Key` has a value that cannot work.
-    """
-    secret = PREFIX + secrets.token_urlsafe(32)
-    key = Key(id=f"key_{secrets.token_hex(6)}", name=name, digest=digest_of(secret), **settings)
-    return key, secret
+    from cascade.ledger.database import Money, Schema, UtcTime, Words, json_type  # noqa: PLC0415
+
+    metadata = MetaData()
+    table = Table(
+        "service_keys",
+        metadata,
+        Column("id", Text, primary_key=True),
+        Column("name", Words, nullable=False),
+        Column("digest", Text, nullable=False, unique=True),
+        Column("models", json_type, nullable=False),
+        Column("per_minute", Double),
+        Column("day_usd", Money),
+        Column("month_usd", Money),
+        Column("exhausted", Text),
+        Column("tags", json_type, nullable=False),
+        Column("admin", Boolean, nullable=False),
+        Column("made_at", UtcTime, nullable=False),
+        Column("revoked_at", UtcTime),
+    )
+    return Schema("service", metadata, "1"), table
 
 
 class Keys:
-    """The keys of a service, in the ledger's database.
+    """The keys of a service, in the ledger's database, shared by all its processes.
 
     Args:
-        url: of the ledger; None keeps them in memory, where nothing else can make or revoke any.
+        url: of the ledger, as for `open_store`.
+        clock: seconds, for tests.
     """
 
-    def __init__(self, url: str | None = None) -> None:
-        self._engine = (
-            None if url is None else MigratedEngine(partial(make_engine, database_url(url)))
-        )
-        self._kept: dict[str, Key] = {}
-        self._known: dict[str, tuple[Key, float]] = {}
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        from cascade.ledger.database import Database  # noqa: PLC0415 - SQLAlchemy, 0.2 s
+
+        schema, self._table = _schema()
+        self._database = Database(url, schema)
+        self._clock = clock
+        self._known: OrderedDict[str, tuple[Key | None, float]] = OrderedDict()
         self._asked: dict[str, asyncio.Task[Key | None]] = {}
-        self._right: OrderedDict[str, float] = OrderedDict()
-        self._wrong: OrderedDict[str, float] = OrderedDict()
 
     async def create(self, name: str, **settings: Any) -> tuple[Key, str]:
         """Make a key; its secret is returned here and never again.
@@ -150,14 +161,11 @@ class Keys:
             ConfigurationError: a setting cannot work.
             UnavailableError: the database cannot be reached.
         """
-        key, secret = make_key(name, **settings)
-        if self._engine is None:
-            self._kept[key.id] = key
-            return key, secret
-        engine = await self._engine.get()
-        with told_apart():
-            async with engine.begin() as connection:
-                await connection.execute(insert(table).values(_row(key)))
+        secret = PREFIX + secrets.token_urlsafe(32)
+        key = Key(id=f"key_{secrets.token_hex(6)}", name=name, digest=digest_of(secret), **settings)
+        row = {column.name: getattr(key, column.name) for column in self._table.columns}
+        row |= {"models": list(key.models), "tags": dict(key.tags)}
+        await self._database.write(lambda c: c.execute(self._table.insert(), row))
         return key, secret
 
     async def list(self) -> Sequence[Key]:
@@ -166,18 +174,61 @@ class Keys:
         Raises:
             UnavailableError: the database cannot be reached.
         """
-        if self._engine is None:
-            return list(self._kept.values())
-        return await self._select(select(table).order_by(table.c.made_at, table.c.id))
+        return await self._select()
+
+    async def get(self, key_id: str) -> Key | None:
+        """The key with this id, revoked or not."""
+        return next(iter(await self._select(self._table.c.id == key_id)), None)
 
     async def revoke(self, which: str) -> Key:
         """Revoke a key by its id, or by its name where only one that is valid has it.
 
         Raises:
-            ConfigurationError: there is no such key, or several.
+            ConfigurationError: there is no such valid key, or several.
             UnavailableError: the database cannot be reached.
         """
         return await self._change(await self._valid(which), revoked_at=datetime.now(UTC))
+
+    async def rotate(self, which: str) -> tuple[Key, str]:
+        """Give a key a new secret; the old one is refused as that of a revoked key.
+
+        Raises:
+            ConfigurationError: there is no such valid key, or several.
+            UnavailableError: the database cannot be reached.
+        """
+        secret = PREFIX + secrets.token_urlsafe(32)
+        return await self._change(await self._valid(which), digest=digest_of(secret)), secret
+
+    async def find(self, secret: str) -> Key | None:
+        """The valid key with this secret.
+
+        Raises:
+            UnavailableError: the database cannot be reached.
+        """
+        if not _FORM.fullmatch(secret):
+            return None
+        digest = digest_of(secret)
+        known = self._known.get(digest)
+        if known is None:
+            return await asyncio.shield(self._asking(digest))
+        key, at = known
+        age_s = self._clock() - at
+        if age_s >= (WRONG_FOR_S if key is None else KNOWN_FOR_S):
+            return await asyncio.shield(self._asking(digest))
+        if key is not None and age_s >= KNOWN_FOR_S / 2:  # a busy key never waits for the database
+            self._asking(digest)
+        return key
+
+    def is_guess(self, secret: str) -> bool:
+        """Whether it would have to be looked up and is not known as a key, as a guess is."""
+        if not _FORM.fullmatch(secret):
+            return False
+        digest = digest_of(secret)
+        return digest not in self._known and digest not in self._asked
+
+    async def aclose(self) -> None:
+        """Close the connections; the keys may be used again."""
+        await self._database.aclose()
 
     async def _valid(self, which: str) -> Key:
         found = [key for key in await self.list() if which in (key.id, key.name)]
@@ -190,150 +241,96 @@ class Keys:
             raise ConfigurationError(f"{which}: several keys are called so: give one of {ids}.")
         return valid[0]
 
-    async def rotate(self, which: str) -> tuple[Key, str]:
-        """Give a key a new secret; the old one is refused from then on, as that of a revoked key.
-
-        It stays the same key: its budgets, what it has spent, and its tags.
-
-        Raises:
-            ConfigurationError: there is no such valid key, or several.
-            UnavailableError: the database cannot be reached.
-        """
-        secret = PREFIX + secrets.token_urlsafe(32)
-        return await self._change(await self._valid(which), digest=digest_of(secret)), secret
-
     async def _change(self, key: Key, **to: Any) -> Key:
-        """Change a key, in the database too, and tell the other processes that share it."""
-        changed = replace(key, **to)
-        if self._engine is None:
-            self._kept[key.id] = changed
-        else:
-            engine = await self._engine.get()
-            with told_apart():
-                async with engine.begin() as connection:
-                    await connection.execute(update(table).where(table.c.id == key.id).values(to))
-                    if engine.dialect.name == "postgresql":
-                        await connection.execute(select(func.pg_notify(CHANNEL, key.digest)))
-        self.forget(key.digest)
-        return changed
+        change = self._table.update().where(self._table.c.id == key.id).values(to)
+        await self._database.write(lambda c: c.execute(change))
+        self._known.pop(key.digest, None)
+        self._asked.pop(key.digest, None)
+        return replace(key, **to)
 
-    async def find(self, secret: str) -> Key | None:
-        """The key with this secret, if it is one and was not revoked.
-
-        Raises:
-            UnavailableError: the database cannot be reached.
-        """
-        if not _FORM.fullmatch(secret):
-            return None  # nothing has to be looked up
-        digest = digest_of(secret)
-        if self._is_wrong(digest):
-            return None
-        key, at = self._known.get(digest, (None, -math.inf))
-        age_s = time.monotonic() - at
-        if age_s >= KNOWN_FOR_S:
-            return await asyncio.shield(self._asking(digest))
-        if age_s >= KNOWN_FOR_S / 2:  # so that a busy key never waits for the database
-            self._asking(digest)
-        return key
-
-    def is_guess(self, secret: str) -> bool:
-        """Whether it would have to be looked up and was never a key before, as a guess is."""
-        if not _FORM.fullmatch(secret):
-            return False
-        digest = digest_of(secret)
-        known = digest in self._right or digest in self._asked
-        return not (known or self._is_wrong(digest))
-
-    def _is_wrong(self, digest: str) -> bool:
-        return time.monotonic() - self._wrong.get(digest, -math.inf) < WRONG_FOR_S
-
-    def forget(self, digest: str) -> None:
-        """What was read before this is not true any more, nor is what is being read."""
-        self._known.pop(digest, None)
-        self._asked.pop(digest, None)
+    async def _select(self, *where: Any) -> list[Key]:
+        table = self._table
+        statement = table.select().where(*where).order_by(table.c.made_at, table.c.id)
+        rows = await self._database.read(lambda c: c.execute(statement).mappings().all())
+        return [Key(**{**row, "models": tuple(row["models"]), "tags": row["tags"]}) for row in rows]
 
     def _asking(self, digest: str) -> asyncio.Task[Key | None]:
         """The look-up that is under way, or a new one: a hundred requests need one answer."""
         task = self._asked.get(digest)
-        if task is None or task.get_loop() is not asyncio.get_running_loop():
-            task = self._asked[digest] = asyncio.create_task(self._found(digest))
-            task.add_done_callback(lambda done: self._told(digest, done))
+        if task is None:
+            task = self._asked[digest] = asyncio.create_task(self._looked_up(digest))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
-    def _told(self, digest: str, done: asyncio.Task[Key | None]) -> None:
-        if self._asked.get(digest) is done:
-            del self._asked[digest]
-        if not done.cancelled():
-            done.exception()  # whoever waits is told; a key that is known is asked for again
-
-    async def _found(self, digest: str) -> Key | None:
-        asked_at = time.monotonic()
-        key = await self._look_up(digest)
-        # Found by its hash, of which nobody can choose a part; compared in constant time anyhow.
-        if key is None or key.revoked_at is not None or not hmac.compare_digest(key.digest, digest):
-            self._known.pop(digest, None)
-            self._right.pop(digest, None)
-            _remember(self._wrong, digest, asked_at)
-            return None
-        _remember(self._right, digest, asked_at)
-        if self._asked.get(digest) is asyncio.current_task():  # else it was revoked meanwhile
-            self._known[digest] = (key, asked_at)
+    async def _looked_up(self, digest: str) -> Key | None:
+        me, at = asyncio.current_task(), self._clock()
+        try:
+            found = await self._select(self._table.c.digest == digest)
+        finally:
+            current = self._asked.get(digest) is me  # else it was revoked meanwhile
+            if current:
+                del self._asked[digest]
+        key = found[0] if found else None
+        if key is None or key.revoked_at or not hmac.compare_digest(key.digest, digest):
+            key = None
+        if current:
+            self._known[digest] = (key, at)
+            self._known.move_to_end(digest)
+            while len(self._known) > MOST_REMEMBERED:
+                self._known.popitem(last=False)
         return key
 
-    async def get(self, key_id: str) -> Key | None:
-        """The key with this id, revoked or not.
 
-        Raises:
-            UnavailableError: the database cannot be reached.
-        """
-        if self._engine is None:
-            return self._kept.get(key_id)
-        found = await self._select(select(table).where(table.c.id == key_id))
-        return found[0] if found else None
-
-    async def reach(self) -> bool:
-        """Whether there is a database, after it has answered.
-
-        Raises:
-            UnavailableError: it does not.
-        """
-        if self._engine is None:
-            return False
-        await self._select(select(table).limit(1))
-        return True
-
-    async def aclose(self) -> None:
-        """Close the connections; the keys may be used again afterwards."""
-        if self._engine is not None:
-            await self._engine.aclose()
-
-    async def _look_up(self, digest: str) -> Key | None:
-        if self._engine is None:
-            found = [key for key in self._kept.values() if key.digest == digest]
-        else:
-            found = list(await self._select(select(table).where(table.c.digest == digest)))
-        return found[0] if found else None
-
-    async def _select(self, statement: Any) -> Sequence[Key]:
-        assert self._engine is not None
-        engine = (await self._engine.get()).execution_options(**{READS: True})
-        with told_apart():
-            async with engine.connect() as connection:
-                rows = (await connection.execute(statement)).mappings()
-                return [_key(dict(row)) for row in rows]
+FREE, LONGEST_S, FORGOTTEN_S, MOST_ADDRESSES = 20, 300.0, 900.0, 10_000
+"""Wrong keys of an address that cost it nothing, as a team behind one address mistypes some; the
+longest delay, which doubles from a second; after so long without one, an address begins anew; and
+addresses that are remembered."""
 
 
-def _remember(among: OrderedDict[str, float], digest: str, at: float) -> None:
-    among[digest] = at
-    among.move_to_end(digest)
-    if len(among) > MOST_REMEMBERED:
-        among.popitem(last=False)
+class Backoff:
+    """Waits after wrong keys, by address. A key that was right before is never held up, so that
+    others behind the same proxy cannot be locked out.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._tried: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def wait_s(self, address: str) -> float | None:
+        """Seconds until a new key from this address is looked at; None where it is now."""
+        wrong, at = self._tried.get(address, (0, 0.0))
+        passed_s = self._clock() - at
+        if wrong <= FREE or passed_s >= FORGOTTEN_S:
+            return None
+        left_s = min(LONGEST_S, 2.0 ** min(wrong - FREE - 1, 20)) - passed_s
+        return left_s if left_s > 0 else None
+
+    def count(self, address: str) -> None:
+        """Count a try before it is looked up: many at once are no way around."""
+        now = self._clock()
+        wrong, at = self._tried.pop(address, (0, now))
+        self._tried[address] = (1 if now - at >= FORGOTTEN_S else wrong + 1, now)
+        if len(self._tried) > MOST_ADDRESSES:
+            self._tried.popitem(last=False)
+
+    def take_back(self, address: str) -> None:
+        """Take one try back that was right, or was not looked up. Those before it stay counted:
+        else one right key would let others be tried between its requests."""
+        wrong, at = self._tried.pop(address, (0, 0.0))
+        if wrong > 1:
+            self._tried[address] = (wrong - 1, at)
 
 
-def _row(key: Key) -> dict[str, Any]:
-    row = {column.name: getattr(key, column.name) for column in table.columns}
-    return row | {"models": list(key.models), "tags": dict(key.tags)}
-
-
-def _key(row: dict[str, Any]) -> Key:
-    return Key(**row | {"models": tuple(row["models"] or ()), "tags": row["tags"] or {}})
+def address_of(host: str) -> str:
+    """The address that counts for a client: of IPv6 its network, since one line has 2⁶⁴ of them."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host[:64]
+    if isinstance(address, IPv6Address):
+        mapped = address.ipv4_mapped
+        return str(mapped) if mapped else str(ip_network((address, 64), strict=False))
+    return str(address)

@@ -1,17 +1,35 @@
-"""How often a key may ask: a token bucket for each."""
+"""Limits of requests: per minute, at once, and in dollars."""
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from decimal import Decimal
 
+from cascade.api import Cascade
+from cascade.errors import CascadeError
+from cascade.ledger.shared import Account, Budgets, Refusal, Reservation
+from cascade.service.config import BudgetConfig
+from cascade.service.faults import ServiceError
 from cascade.service.keys import Key
+from cascade.state import Usage
+
+CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS, FILE_CHARACTERS = 3, 64, 4_500
+"""Fewer characters than in usual text, what providers put around a prompt, and what an image or a
+file counts, so that more is put aside than is spent."""
+
+POLL_S = 0.5
+"""Seconds between two looks for money that other processes may have released."""
+
+MOST_RATES = 10_000
 
 
-class Limits:
-    """Requests per minute and key: a bucket that holds a minute's worth and refills evenly.
-
-    Each process counts for itself; a new one begins with full buckets.
+class Rates:
+    """Requests per minute by key, as buckets that fill evenly; each process counts for itself.
 
     Args:
         clock: seconds.
@@ -19,16 +37,202 @@ class Limits:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, key: Key) -> float | None:
-        """Take one request out of the bucket; else the seconds until there is one again."""
+    def take(self, key: Key) -> None:
+        """Count a request.
+
+        Raises:
+            ServiceError: 429, there were too many.
+        """
         if key.per_minute is None:
-            return None
-        now, per_second = self._clock(), key.per_minute / 60
-        size = max(1.0, key.per_minute)
-        level, at = self._buckets.get(key.id, (size, now))
-        level = min(size, level + (now - at) * per_second)
-        taken = level >= 1
-        self._buckets[key.id] = (level - taken, now)
-        return None if taken else (1 - level) / per_second
+            return
+        now, most = self._clock(), max(1.0, key.per_minute)
+        left, at = self._left.pop(key.id, (most, now))
+        left = min(most, left + (now - at) * key.per_minute / 60)
+        taken = left >= 1
+        self._left[key.id] = (left - taken, now)
+        if len(self._left) > MOST_RATES:
+            self._left.popitem(last=False)
+        if not taken:
+            wait_s = math.ceil((1 - left) * 60 / key.per_minute)
+            raise ServiceError(
+                429,
+                f"this key may ask {key.per_minute:g} times a minute: wait {wait_s} s.",
+                "rate_limit_exceeded",
+                headers={"Retry-After": str(wait_s)},
+            )
+
+
+class Gate:
+    """Places of one cascade: so many requests run at once, so many wait, for so long."""
+
+    def __init__(self, name: str, concurrency: int, queue: int, timeout_s: float) -> None:
+        self.name, self.queue, self.timeout_s = name, queue, timeout_s
+        self.running = self.waiting = 0
+        self._places = asyncio.Semaphore(concurrency)
+
+    @asynccontextmanager
+    async def place(self, patience_s: float | None = None) -> AsyncIterator[None]:
+        """A place, after a wait.
+
+        Raises:
+            ServiceError: 429, the queue is full or the wait was too long.
+        """
+        if self._places.locked():
+            if self.waiting >= self.queue:
+                raise self._full(f"{self.waiting} requests wait for it already")
+            timeout_s = min(self.timeout_s, patience_s or math.inf)
+            self.waiting += 1
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._places.acquire()
+            except TimeoutError:
+                raise self._full(f"no place became free in {timeout_s:g} s") from None
+            finally:
+                self.waiting -= 1
+        else:
+            await self._places.acquire()
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+            self._places.release()
+
+    def _full(self, why: str) -> ServiceError:
+        said = f"{self.name} is busy: {why}; try again."
+        return ServiceError(429, said, "too_many_requests", headers={"Retry-After": "1"})
+
+
+class Money:
+    """Dollars of keys: put aside before a request runs, counted when it has ended.
+
+    Args:
+        url: of the ledger's database, which all processes of the service share.
+        config: of the service.
+    """
+
+    def __init__(self, url: str, config: BudgetConfig) -> None:
+        self._budgets = Budgets(url, lease_s=config.lease_s)
+        self._released: dict[str, asyncio.Event] = {}
+        self._settling: set[asyncio.Task[None]] = set()
+
+    async def put_aside(self, key: Key, usd: Decimal, wait_s: float) -> Reservation | ServiceError:
+        """Put dollars aside; waits for those that requests under way have put aside.
+
+        Returns:
+            the reservation, or why the budget does not cover it: 402 where it is spent, 429 where
+            it is only put aside.
+
+        Raises:
+            LedgerError: the database cannot be reached; then nothing may be spent.
+        """
+        until = time.monotonic() + wait_s
+        while True:
+            released = self._released.setdefault(key.id, asyncio.Event())
+            answer = await self._budgets.reserve(key.id, usd, key.limits)
+            if not isinstance(answer, Refusal):
+                return answer
+            left_s = until - time.monotonic()
+            if answer.why == "spent" or left_s <= 0:
+                return _refused(answer)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left_s, POLL_S)):
+                    await released.wait()
+
+    def settle(self, reservation: Reservation, usd: Decimal) -> None:
+        """Count what a request has cost and release the rest, without a wait: the answer may
+        go out while the database is away."""
+
+        async def settling() -> None:
+            await self._budgets.settle(reservation, usd)
+            released = self._released.pop(reservation.key, None)
+            if released is not None:
+                released.set()
+
+        self._start(settling())
+
+    def charge(self, key_id: str, usd: Decimal) -> None:
+        """Count dollars of background work, such as an audit, without a wait."""
+        if usd > 0:
+            self._start(self._budgets.charge(key_id, usd))
+
+    async def account(self, key_id: str) -> Account:
+        """What a key has spent, and what is put aside for it."""
+        return await self._budgets.account(key_id)
+
+    async def aclose(self) -> None:
+        """Count what is left to be counted, and disconnect."""
+        if self._settling:
+            await asyncio.wait(self._settling, timeout=2.0)
+        await self._budgets.aclose()
+
+    def _start(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._settling.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._settling.discard(task)
+        if not task.cancelled() and isinstance(error := task.exception(), CascadeError):
+            _log(error)
+
+
+def _log(error: CascadeError) -> None:
+    import logging  # noqa: PLC0415
+
+    logging.getLogger("cascade").error("a budget could not be counted: %s", error)
+
+
+def _refused(refusal: Refusal) -> ServiceError:
+    account, window = refusal.account, refusal.window
+    spent, aside = account.spent_usd(window), account.put_aside_usd
+    said = (
+        f"of ${refusal.limit_usd:f} for the {window}, ${short(spent)} is spent and "
+        f"${short(aside)} put aside for requests under way; this one may cost ${short(refusal.usd)}"
+    )
+    if refusal.why == "put_aside":
+        return ServiceError(
+            429,
+            f"the budget of this key is put aside: {said}. Try again in a moment.",
+            "budget_put_aside",
+            headers={"Retry-After": "1"},
+        )
+    return ServiceError(
+        402,
+        f"the budget of this key does not cover the request: {said}. The next {window} begins at "
+        f"{refusal.renews_at:%Y-%m-%d} 00:00 UTC.",
+        "budget_exhausted",
+    )
+
+
+def short(usd: Decimal) -> str:
+    """An amount for people: no more than two digits beyond the leading zeros."""
+    if usd == 0:
+        return "0"
+    places = 2 if abs(usd) >= 1 else max(2, 1 - usd.adjusted())
+    return f"{round(usd, places):f}".rstrip("0").rstrip(".")
+
+
+def estimate(
+    cascade: Cascade, config: BudgetConfig, size: int, max_tokens: int | None, answer_tokens: int
+) -> Decimal:
+    """Dollars that one run may cost: every tier is asked, and every signal taken.
+
+    Args:
+        cascade: that runs.
+        config: with the cost of a call whose cost is unknown.
+        size: characters of the prompt, with tools and schema.
+        max_tokens: limit of the answer, where the request has one.
+        answer_tokens: tokens of an answer without a limit.
+    """
+    tokens = size // CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
+    total = Decimal(0)
+    for number, tier in enumerate(cascade.tiers):
+        most = max_tokens or tier.max_tokens or answer_tokens
+        cost = tier.pricing.cost(Usage(input_tokens=tokens, output_tokens=most))
+        drafts = number < len(cascade.tiers) - 1
+        calls = 1 + (sum(signal.calls for signal in cascade.kernel.parts.signals) if drafts else 0)
+        total += calls * (config.unknown_call_usd if cost is None else cost)
+    return total
