@@ -18,7 +18,15 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -144,6 +152,7 @@ class _Item:
 
     write: Write | None
     done: Done | None = None
+    written: bool = False
 
     @property
     def given_up(self) -> bool:
@@ -179,6 +188,7 @@ class SqlLedger(LedgerStore):
         self._stopping = False
         self._problem: str | None = None
         self._refused: list[str] = []
+        self._doubtful: set[_Item] = set()
         self._groups: WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Item]] = (
             WeakKeyDictionary()
         )
@@ -215,9 +225,10 @@ class SqlLedger(LedgerStore):
             async with asyncio.timeout(patience_s):
                 await done
         except TimeoutError as error:
-            raise self._unwritable("nothing was sent") from error
+            if not self._is_written(item):
+                raise self._unwritable("nothing was sent") from error
         except asyncio.CancelledError:
-            if not done.cancelled():  # it was written in the same moment
+            if self._is_written(item):
                 self.withdraw(entry.id)
             raise
 
@@ -498,6 +509,11 @@ class SqlLedger(LedgerStore):
         if self._problem is not None or hangs:
             _tell(mark, self._unwritable(f"{self.waiting:,} changes wait for it"))
 
+    def _is_written(self, item: _Item) -> bool:
+        """Whether a call was written before its caller gave up; else it is taken back."""
+        with self._room:
+            return item.written
+
     def _write_group(self, loop: asyncio.AbstractEventLoop) -> None:
         """Write down the calls that begin in this round of an event loop."""
         group = [item for item in self._groups.pop(loop) if not item.given_up]
@@ -532,7 +548,7 @@ class SqlLedger(LedgerStore):
                     return False
                 items = []
             wanted = _wanted([*items, *group])
-            if not self._writer.write_now([item.write for item in wanted if item.write]):
+            if not self._writer.write_now(_changes(wanted)):
                 return False
             if items:
                 self._items.clear()
@@ -650,13 +666,16 @@ class SqlLedger(LedgerStore):
         pause_s = FIRST_PAUSE_S
         while True:
             wanted = _wanted(items)
+            writes = [*_changes(wanted), *_withdrawn(self._doubtful)]
             try:
                 if wanted:
-                    await self._writer.write([item.write for item in wanted if item.write])
+                    await self._writer.write(writes)
             except CascadeError as error:
                 if self._problem is None:
                     logger.warning("the ledger cannot be written, trying again: %s", error)
                 self._problem = str(error)
+                # It may have been kept all the same, where the answer of the database was lost.
+                self._doubtful.update(item for item in wanted if item.done is not None)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             except Exception as error:  # noqa: BLE001 - it is told to who waits, or flushes
@@ -667,8 +686,10 @@ class SqlLedger(LedgerStore):
                     await self._write([item])
                 return
             else:
-                if wanted and self._problem is not None:
-                    logger.warning("the ledger is written again")
+                if wanted:
+                    self._doubtful.clear()
+                    if self._problem is not None:
+                        logger.warning("the ledger is written again")
                     self._problem = None
                 self._finish(items, wanted)
                 return
@@ -681,11 +702,12 @@ class SqlLedger(LedgerStore):
         _settle(item.done, LedgerError(f"the ledger cannot keep {said}: {error}"))
 
     def _finish(self, items: Sequence[_Item], written: Sequence[_Item]) -> None:
-        # Who gave up while it was written sends nothing.
-        late = [item.write for item in written if item.given_up and item.write is not None]
-        if late:
-            with self._room:
-                self._items.extend(_Item(Write("withdraw", write.what.id)) for write in late)
+        with self._room:
+            late = _withdrawn(written)  # gave up while it was written
+            for item in written:
+                item.written = not item.given_up
+            if late:
+                self._items.extend(map(_Item, late))
                 self._wake(urgent=False)
         for item in items:
             error = None
@@ -712,6 +734,15 @@ class SqlLedger(LedgerStore):
 
 def _wanted(items: Sequence[_Item]) -> list[_Item]:
     return [item for item in items if item.write is not None and not item.given_up]
+
+
+def _changes(items: Iterable[_Item]) -> list[Write]:
+    return [item.write for item in items if item.write is not None]
+
+
+def _withdrawn(items: Iterable[_Item]) -> list[Write]:
+    """Calls whose caller gave up: they are not sent."""
+    return [Write("withdraw", w.what.id) for w in _changes(i for i in items if i.given_up)]
 
 
 def _are_of(runs: set[str], items: Sequence[_Item]) -> bool:

@@ -77,34 +77,34 @@ async def test_a_server_that_is_not_there_is_told_within_a_second() -> None:
 async def test_over_a_restart_nothing_is_lost_or_doubled(
     server: postgres.Server, url: str, mode: str
 ) -> None:
-    sent, ids = 0, [f"{i:04}" for i in range(600)]
+    sent: list[str] = []
     async with open_store(url) as store:
 
-        async def work(name: str) -> None:
-            nonlocal sent
+        async def work() -> None:
+            name = f"{len(asyncio.all_tasks())}-{time.monotonic_ns()}"
             try:
                 await store.begin(call(name, id=name))
             except LedgerError:  # it is not sent
                 return
-            sent += 1
+            sent.append(name)
             await asyncio.sleep(0.01)
             store.append([entry(name, id=name)])
 
-        async def restart() -> None:
-            await asyncio.to_thread(server.stop, mode)
-            await asyncio.to_thread(server.start)
+        def restart() -> None:
+            server.stop(mode)
+            server.start()
 
-        restarting = asyncio.create_task(restart())
-        for name in ids:
-            asyncio.create_task(work(name))  # noqa: RUF006
+        await asyncio.gather(*(work() for _ in range(20)))
+        assert sent
+        restarting, working = asyncio.create_task(asyncio.to_thread(restart)), set()
+        while not restarting.done():
+            working.add(asyncio.create_task(work()))
             await asyncio.sleep(0.002)
-        await restarting
+        await asyncio.gather(restarting, *working)
         while await store.ready() is not None:  # noqa: ASYNC110 - it is in another process
             await asyncio.sleep(0.05)
-        await asyncio.gather(*(t for t in asyncio.all_tasks() if t is not asyncio.current_task()))
-        found = [e.id for e in await store.entries()]
-        assert sorted(found) == sorted(set(found))
-        assert len(found) == sent > 0
+        await asyncio.gather(*(work() for _ in range(20)))
+        assert sorted(e.id for e in await store.entries()) == sorted(sent)
         assert await store.unfinished() == []
 
 
