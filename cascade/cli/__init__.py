@@ -2,35 +2,95 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from cascade._version import __version__
-from cascade.cli import (
-    ask,
-    batch,
-    calibrate,
-    calibration,
-    demo,
-    doctor,
-    evaluate,
-    keys,
-    lessons,
-    plan,
-    program,
-    report,
-    scale,
-    serve,
-    shadow,
-    teach,
-)
+from cascade.cli.console import AS_JSON, COMMAND, INTERRUPTED, fail
 
-__all__ = ["app", "main"]
+COMMANDS = {
+    "ask": "ask",
+    "batch": "batch",
+    "calibrate": "judge",
+    "demo": "judge",
+    "doctor": "doctor",
+    "evaluate": "judge",
+    "keys": "serve",
+    "lessons": "teach",
+    "plan": "judge",
+    "report": "report",
+    "serve": "serve",
+    "teach": "teach",
+    "try": "judge",
+}
+"""The commands and the modules that have them: only the module of what was typed is loaded."""
+
+
+class Program(TyperGroup):
+    """The commands, loaded when they are typed, with errors that end with what to type next."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of all commands."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name; None where there is none."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"cascade.cli.{COMMANDS[cmd_name]}")
+        found = typer.Typer(
+            pretty_exceptions_enable=False,
+            context_settings={"help_option_names": ["-h", "--help"]},
+        )
+        command = getattr(module, f"{cmd_name}_" if cmd_name == "try" else cmd_name)
+        if isinstance(command, typer.Typer):
+            made: Any = typer.main.get_group(command)
+        else:
+            epilog = getattr(module, "EXAMPLES", {}).get(cmd_name) or module.EXAMPLE
+            found.command(name=cmd_name, epilog=epilog)(command)
+            made = typer.main.get_command(found)
+        made.name = cmd_name
+        return made
+
+    def main(self, args: Any = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run what was typed, and leave with the command's exit code."""
+        given = list(sys.argv[1:] if args is None else args)
+        end = given.index("--") if "--" in given else len(given)
+        AS_JSON.set("--json" in given[:end])
+        words = [word for word in given[:1] if word in COMMANDS]
+        COMMAND.set(" ".join(["cascade", *words]))
+        code = _without_tracebacks(
+            lambda: super(Program, self).main(given, *rest, standalone_mode=False, **extra)
+        )
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
+def _without_tracebacks(run: Any) -> Any:
+    """The exit code; what is wrong with what was typed is said as every other error."""
+    try:
+        try:
+            return run() or 0
+        except typer.TyperException as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # it has shown the help
+                return error.exit_code
+            fail(error.format_message(), error.exit_code, kind="UsageError")
+        except typer.Abort:  # Ctrl-C at a question
+            fail("interrupted", INTERRUPTED, kind="Interrupted")
+    except typer.Exit as left:
+        return left.exit_code
+
 
 app = typer.Typer(
     name="cascade",
-    cls=program.Program,
+    cls=Program,
     help="A small model drafts, its confidence is checked, a large model answers what is doubtful.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -54,23 +114,6 @@ def _root(
     ] = False,
 ) -> None:
     del version  # its callback has done the work
-
-
-app.command(epilog=ask.EXAMPLE)(ask.ask)
-app.command(epilog=batch.EXAMPLE)(batch.batch)
-app.command(epilog=calibrate.EXAMPLE)(calibrate.calibrate)
-app.command(epilog=demo.EXAMPLE)(demo.demo)
-app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
-app.command(epilog=evaluate.EXAMPLE)(evaluate.evaluate)
-app.command(epilog=plan.EXAMPLE)(plan.plan)
-app.command(epilog=report.EXAMPLE)(report.report)
-app.command(epilog=scale.EXAMPLE)(scale.scale)
-app.command(epilog=serve.EXAMPLE)(serve.serve)
-app.command(epilog=shadow.EXAMPLE)(shadow.shadow)
-app.add_typer(calibration.app, name="calibration")
-app.add_typer(keys.app, name="keys")
-app.add_typer(lessons.app, name="lessons")
-app.add_typer(teach.app, name="teach")
 
 
 def main() -> None:

@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cascade._printable import printable
-from cascade.cli.completing import EMBEDDED
-from cascade.cli.console import busy, err, fits, print_json, reports_errors, spending, watched
-from cascade.cli.pairing import Large, PriceOfError, Small, Threshold, pair
+from cascade.cli.console import (
+    busy,
+    print_json,
+    printable,
+    reports_errors,
+    say,
+    spending,
+    streams,
+    watched,
+)
+from cascade.cli.options import (
+    EMBEDDED,
+    Calibration,
+    Json,
+    Large,
+    MaxTokens,
+    PriceOfError,
+    Prices,
+    Small,
+    System,
+    Temperature,
+    Threshold,
+    pair,
+)
 from cascade.errors import InputError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
     from cascade.result import CascadeResult
-    from cascade.tiers import OpenTier
-
-Stays = Literal["answer", "abstain"]
-"""`cascade.state.Stay`, whose module is heavy: `--help` stays fast."""
 
 EXAMPLE = (
     "Example: cascade ask 'What is the capital of Australia?' "
@@ -41,73 +56,92 @@ def ask(
     ] = None,
     small: Small = EMBEDDED,
     large: Large = None,
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    system: System = None,
     threshold: Threshold = None,
     price_of_error: PriceOfError = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Limit of the answer's length.")] = None,
+    calibration: Calibration = None,
+    prices: Prices = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
     local_only: Annotated[
-        Stays | None,
+        Literal["answer", "abstain"] | None,
         typer.Option(
             help="Ask no model that is not on this machine. A draft that is not good enough is the "
             "answer all the same, or with 'abstain' there is none."
         ),
     ] = None,
-    table: Annotated[bool, typer.Option(help="Show what each node cost and saved.")] = True,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print the answer, and nothing else.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Ask one question: the small model drafts, the large one answers if it has to.
 
-    A terminal shows the draft, its confidence and the decision as they come, on stderr.
+    A terminal shows the draft, its confidence and the decision as they come, on standard error.
     """
     text = _read(question, file)
-    messages = [("system", system), ("human", text)] if system else text
-    with nullcontext() if json or quiet else busy("getting ready"):
-        cascade = pair(
-            small,
-            large,
-            threshold=threshold,
-            price_of_error=price_of_error,
-            max_tokens=max_tokens,
-            local_only=local_only or False,
-        )
-    followed = watched() and not (json or quiet)
-    with spending():
-        result = _follow(cascade, messages) if followed else cascade.invoke(messages)
-    if json:
-        print_json(_document(result, cascade.tiers, local_only))
-        return
-    _show(result, followed=followed, table=table and not quiet, quiet=quiet)
+    messages: Any = [("system", system), ("human", text)] if system else text
+    with ExitStack() as opened:
+        with nullcontext() if json or quiet else busy("getting ready"):
+            cascade = pair(
+                opened,
+                small,
+                large,
+                prices=prices,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                calibrator=calibration,
+                threshold=threshold,
+                price_of_error=price_of_error,
+                local_only=local_only or False,
+            )
+        with spending(cascade):
+            followed = watched() and not (json or quiet)
+            result = _follow(cascade, messages) if followed else cascade.invoke(messages)
+        if json:
+            print_json(_document(result, cascade, local_only))
+            return
+        _show(result, quiet=quiet)
 
 
 def _follow(cascade: Cascade, messages: Any) -> CascadeResult:
-    from cascade.cli.live import follow  # noqa: PLC0415 - heavy
+    """Show drafts and decisions while they come."""
+    from cascade.events import Decided, Provisional, Retracted, Token  # noqa: PLC0415
+    from cascade.result import CascadeResult  # noqa: PLC0415
 
-    return follow(cascade, messages)
+    err, told = streams.err, ""
+    for event in cascade.stream(messages, show="optimistic"):
+        match event:
+            case Provisional() | Token():
+                if event.tier != told:
+                    err.print(f"\n{event.tier}: ", style="bold", end="", markup=False)
+                    told = event.tier
+                err.print(printable(event.text), style="dim", end="", markup=False)
+            case Decided():
+                said = f"{event.decision.action}: {event.decision.reason}"
+                err.print(f"\n{said}", style="cyan", markup=False)
+            case Retracted():
+                told = ""
+            case CascadeResult():
+                err.print()
+                return event
+    raise AssertionError("a stream ends with its result")
 
 
-def _show(result: CascadeResult, *, followed: bool, table: bool, quiet: bool) -> None:
-    if followed:
-        err.print()
+def _show(result: CascadeResult, *, quiet: bool) -> None:
     if not result.abstained:
-        # Piped as it is; on a terminal a model could move the cursor and write to the clipboard.
-        terminal = sys.stdout.isatty()
-        answer = printable(result.answer, keep="\n\t") if terminal else result.answer
+        # Piped as it is; on a terminal a model could act on it.
+        answer = printable(result.answer) if sys.stdout.isatty() else result.answer
         sys.stdout.write(answer + "\n")
         sys.stdout.flush()
-    if not (followed or quiet):
-        who = "no answer" if result.abstained else result.tier
-        err.print(f"\n{who}: {result.decision.reason}", style="dim", markup=False)
-    if table and fits(text := result.ledger.table()):
-        err.print("\n" * followed + text, style="dim", markup=False)
+    if not quiet:
+        source = "no answer" if result.abstained else result.tier
+        say(f"\n{source}: {result.decision.reason}\n{result.ledger.table()}", style="dim")
 
 
-def _document(
-    result: CascadeResult, tiers: Sequence[OpenTier], local_only: Stays | None
-) -> dict[str, Any]:
-    here = {tier.name: "here" if tier.local else "elsewhere" for tier in tiers}
+def _document(result: CascadeResult, cascade: Cascade, local_only: str | None) -> dict[str, Any]:
+    here = {tier.name: "here" if tier.local else "elsewhere" for tier in cascade.tiers}
+    ledger = result.ledger
     return {
         "answer": result.answer,
         "tier": result.tier,
@@ -117,14 +151,14 @@ def _document(
         "degraded": result.degraded,
         "abstained": result.abstained,
         "local_only": local_only,
-        "answered": None if result.abstained else here[result.tier],
+        "answered": None if result.abstained else here.get(result.tier),
         "decision": result.decision,
-        "cost_usd": result.ledger.cost_usd,
-        "cost_basis": result.ledger.cost_basis,
-        "saved_usd": result.ledger.saved_usd,
-        "saved_basis": result.ledger.saved_basis,
+        "cost_usd": ledger.cost_usd,
+        "cost_basis": ledger.cost_basis,
+        "saved_usd": ledger.saved_usd,
+        "saved_basis": ledger.saved_basis,
         "run_id": result.run_id,
-        "ledger": list(result.ledger),
+        "ledger": list(ledger),
     }
 
 

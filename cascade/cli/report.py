@@ -1,154 +1,96 @@
-"""`cascade report`: what a ledger says was saved, how sure that is, and whether it pays."""
+"""`cascade report`: what a ledger says was spent and saved."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from cascade._masking import mask_keys
-from cascade.cli.completing import TABLES as BY
-from cascade.cli.completing import ledgers, one_of
-from cascade.cli.console import busy, err, out, reports_errors, write_json
+from cascade.cli.console import busy, reports_errors, say, show
+from cascade.cli.options import Html, Json
 from cascade.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from cascade.ledger.store import Selection
-    from cascade.report import Report
-
-EXAMPLE = (
-    "Example: cascade report sqlite:///ledger.db --days 30 --by node --by tag:team --html r.html"
-)
-COLOURS = {"saves": "bold green", "loses": "bold red", "cannot tell yet": "bold yellow"}
-TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
+EXAMPLE = "Example: cascade report sqlite:///ledger.db --since 7d --tag team=search --html r.html"
 
 
 @reports_errors
 def report(
-    ledger: Annotated[
-        str, typer.Argument(help="sqlite:///ledger.db or postgresql://…", autocompletion=ledgers)
-    ],
+    ledger: Annotated[str, typer.Argument(help="Address: sqlite:///ledger.db, postgresql://…")],
     *,
     since: Annotated[
-        datetime | None, typer.Option(formats=TIMES, help="From this time on, in UTC.")
+        str | None, typer.Option(help="From then on: a date, or so long ago: 24h, 7d.")
     ] = None,
-    until: Annotated[
-        datetime | None, typer.Option(formats=TIMES, help="Before this time, in UTC.")
-    ] = None,
-    days: Annotated[
-        float | None, typer.Option(min=0.001, help="The last so many days, instead of --since.")
-    ] = None,
+    until: Annotated[str | None, typer.Option(help="Before then.")] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only with this tag; repeatable.")
+        list[str] | None, typer.Option(help="Only runs with this tag, name=value.")
     ] = None,
-    by: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Tables: node, tier, model, day, agent, tag:KEY; repeatable. All but tag:KEY if "
-            "not given.",
-            autocompletion=one_of(BY),
-        ),
+    by: Annotated[str | None, typer.Option(help="Break down by this tag as well.")] = None,
+    compare: Annotated[
+        bool, typer.Option(help="Compare with the period of the same length before.")
+    ] = False,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", help="Write the pictures: .png, .svg, .pdf.")
     ] = None,
-    precision: Annotated[
-        float, typer.Option(help="Wanted half width of the quality loss: how many audits it takes.")
-    ] = 0.02,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
+    html: Html = None,
+    json: Json = False,
 ) -> None:
-    """Say what was saved, verified by audits, at which quality, and whether the cascade pays."""
-    from cascade.report import TABLES  # noqa: PLC0415 - heavy, and needs an extra
+    """Say what was spent, what was saved for certain, and what that cost in quality."""
+    from cascade.evaluation.page import to_page  # noqa: PLC0415 - heavy, keeps --help fast
+    from cascade.evaluation.render import to_json, to_text  # noqa: PLC0415
 
-    selection = selection_of(since, until, days, tag or [])
-    if html is not None and not html.parent.is_dir():
-        raise ConfigurationError(f"{html} cannot be written: there is no folder {html.parent}.")
+    selection = {"since": _time(since), "until": _time(until), "tags": _tags(tag)}
     with busy("reading the ledger"):
-        found = asyncio.run(_make(ledger, selection, by or list(TABLES), precision))
+        made = asyncio.run(_make(ledger, selection, by, compare))
     if html is not None:
-        write_page(html, found.html())
-    if json:
-        write_json(found.model_dump_json(indent=2))
-        return
-    verdict, rest = found.text().split("\n", 1)
-    out.print(verdict, style=COLOURS[found.verdict], markup=False)
-    out.print(rest, markup=False)
-    if html is not None:
-        err.print(f"written: {html}", markup=False)
+        html.write_text(to_page(made.document), encoding="utf-8")
+        say(f"wrote {html}")
+    if figures is not None:
+        from cascade.evaluation.plots import save  # noqa: PLC0415 - matplotlib
+
+        save(made.document, figures)
+        say(f"wrote {figures}")
+    show(to_json(made) if json else to_text(made.document))
 
 
-async def _make(ledger: str, selection: Selection, by: list[str], precision: float) -> Report:
-    from cascade.ledger.store import open_store  # noqa: PLC0415 - heavy
-    from cascade.report import make_report  # noqa: PLC0415 - heavy
+async def _make(url: str, selection: dict[str, Any], by: str | None, compare: bool) -> Any:
+    from cascade.evaluation.report import TABLES, make_report  # noqa: PLC0415 - heavy
+    from cascade.ledger import Selection, open_store  # noqa: PLC0415
 
-    must_exist(ledger)
-    async with open_store(ledger, read_only=True) as store:
-        return await make_report(store, selection, by=by, precision=precision)
-
-
-def must_exist(ledger: str, what: str = "ledger", schema: str = "ledger_schema") -> None:
-    """Refuse a file that is no ledger: reading it would make an empty one of it.
-
-    Args:
-        ledger: its address.
-        what: what it should be, if not a ledger.
-        schema: the table by which that is known.
-
-    Raises:
-        ConfigurationError: there is no such file, or there is something else in it.
-    """
-    scheme, _, rest = ledger.partition("://")
-    path = rest.partition("?")[0].removeprefix("/")
-    if scheme.partition("+")[0] != "sqlite" or not path:
-        return
-    if not Path(path).exists():
-        shown = path.rpartition("@")[2]  # some write a password there, which SQLite has not
-        raise ConfigurationError(f"{mask_keys(ledger)}: there is no file {shown}.")
-    with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as file:
-        try:
-            found = file.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (schema,))
-            is_there = found.fetchone() is not None
-        except sqlite3.OperationalError:
-            return  # locked, or its folder cannot be written: the store tells which
-        except sqlite3.DatabaseError as error:
-            raise ConfigurationError(f"{ledger}: {path} is no SQLite file: {error}.") from error
-    if not is_there:
-        raise ConfigurationError(f"{ledger}: there is no {what} in {path}.")
+    async with open_store(url, read_only=True) as store:
+        tables = TABLES if by is None else (*TABLES, f"tag:{by}")
+        return await make_report(store, Selection(**selection), by=tables, compare=compare)
 
 
-def selection_of(
-    since: datetime | None, until: datetime | None, days: float | None, tags: list[str]
-) -> Selection:
-    """The entries that the options of a command mean.
-
-    Raises:
-        ConfigurationError: two that exclude each other, or a tag that is none.
-    """
-    from cascade.ledger.store import Selection  # noqa: PLC0415 - heavy
-
-    if days is not None:
-        if since is not None:
-            raise ConfigurationError("give --days or --since, not both.")
-        since = (until or datetime.now(UTC)) - timedelta(days=days)
-    pairs = {}
-    for text in tags:
-        key, separator, value = text.partition("=")
-        if not (key and separator):
-            raise ConfigurationError(f"--tag {text!r}: write KEY=VALUE, for instance team=search.")
-        pairs[key] = value
-    return Selection(since=since, until=until, tags=pairs)
+def _tags(given: list[str] | None) -> dict[str, str]:
+    tags = {}
+    for pair in given or ():
+        name, separator, value = pair.partition("=")
+        if not (name and separator):
+            raise ConfigurationError(f"--tag {pair!r}: write name=value.")
+        tags[name] = value
+    return tags
 
 
-def write_page(path: Path, page: str) -> None:
-    """Write a page.
+_UNITS: dict[str, Literal["minutes", "hours", "days"]] = {
+    "m": "minutes",
+    "h": "hours",
+    "d": "days",
+}
 
-    Raises:
-        ConfigurationError: the file cannot be written.
-    """
+
+def _time(given: str | None) -> datetime | None:
+    if given is None:
+        return None
+    unit = _UNITS.get(given[-1:])
+    if unit is not None and given[:-1].isdigit():
+        return datetime.now(UTC) - timedelta(**{unit: int(given[:-1])})
     try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be written: {error.strerror}.") from error
+        found = datetime.fromisoformat(given)
+    except ValueError:
+        raise ConfigurationError(
+            f"{given!r} is no time: write a date (2026-11-28), or so long ago (24h, 7d)."
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
