@@ -84,7 +84,7 @@ class SelfChecker:
         """The features, and why there are not all of them. A check that cannot be made leaves the
         draft without a confidence, and loses no draft that is paid for."""
         assert run.draft is not None
-        asked = Asked(run.messages, run.draft, runtime)
+        asked = Asked(run.messages, run.draft, runtime, run.draft.trajectory)
         features = dict(before)
         for signal in signals:
             tier = self.helpers.get(signal.name, runtime.kernel.tiers[run.tier])

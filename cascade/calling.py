@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -12,12 +13,25 @@ from langchain_core.messages import BaseMessage
 from cascade.errors import MalformedResponseError
 from cascade.ledger.ledger import Attempt, Ledger, characters
 from cascade.middleware.base import Ask, CascadeMiddleware
-from cascade.models.base import Chunk
+from cascade.models.base import Chunk, Model
 from cascade.run import Call
 from cascade.state import Completion, Usage
 
 Send = Callable[[Call, Attempt], Awaitable[Completion]]
 """Puts a call on the wire."""
+
+
+class CompositeModel(Model):
+    """A model that asks other models, such as an agent: each of their calls is an attempt of its
+    own, which it books itself."""
+
+    @abstractmethod
+    async def answer(self, call: Call, ledger: Ledger) -> Completion:
+        """The answer to a call, whose inner calls are made within `ledger.attempt`.
+
+        Raises:
+            ModelError: the call failed.
+        """
 
 
 def overriding(middleware: Sequence[CascadeMiddleware], hook: str) -> list[CascadeMiddleware]:
@@ -41,6 +55,8 @@ async def send(call: Call, ledger: Ledger) -> Completion:
         ModelError: the call failed.
         LedgerError: the attempt cannot be written down, so nothing was sent.
     """
+    if isinstance(call.tier.model, CompositeModel):
+        return replace(await call.tier.model.answer(call, ledger), tier=call.tier.name)
     attempt = Attempt(
         call.run.id,
         call.node if call.run.kind != "shadow" else "shadow",

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, ToolCall
+from langchain_core.messages import AIMessage, AnyMessage, ToolCall
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import core_schema
 
@@ -109,6 +109,7 @@ class Completion:
         tier: name of the tier that really answered; the kernel stamps it below all middleware.
         added_tokens: of its prompt, those that middleware added (examples): the large model alone
             would not read them.
+        trajectory: where the tier is an agent, the messages of its run: calls, results, answer.
     """
 
     text: str
@@ -124,6 +125,7 @@ class Completion:
     call_logprobs: tuple[TokenLogprob, ...] | None = None
     tier: str = ""
     added_tokens: int = 0
+    trajectory: tuple[AnyMessage, ...] = ()
 
     @property
     def asked_usage(self) -> Usage:
