@@ -158,14 +158,17 @@ async def test_a_timeout_around_it_is_no_grace() -> None:
 def test_after_a_fork_the_work_is_the_parents() -> None:
     work = Background()
     held: list[bool] = []
+    begun = threading.Event()
 
     async def wait() -> None:
+        begun.set()
         await asyncio.Event().wait()
 
     async def note() -> None:
         held.append(True)
 
     work.start(wait)
+    begun.wait(30)
     work._loop = asyncio.new_event_loop()  # as if the loop were that of the parent
     asyncio.run(work.finish())
     work._loop.close()
