@@ -1,35 +1,36 @@
-"""Looks on while a cascade runs, and keeps what the large model answered for the small one."""
+"""Lessons: keeps what the large model answered in the small one's place, after the reply."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import Lock
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakSet
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 
-from cascade._background import LOOK_S, Background
-from cascade.agents.border import LOCAL_ONLY
-from cascade.agents.gate import FIRST
 from cascade.errors import ConfigurationError
-from cascade.ledger.runs import ANSWERING
-from cascade.ledger.store import UnavailableError
-from cascade.ledger.verdicts import Feedback, LessonKeeper
-from cascade.models.characters import sendable
-from cascade.observing import ObservedCall, ObservedRun
-from cascade.state import Completion, LedgerEntry
-from cascade.teaching.lessons import Lesson, Origin, digest_of, tenant_in, user_in
+from cascade.ledger.base import UnavailableError, current_tags
+from cascade.ledger.feedback import Feedback
+from cascade.ledger.ledger import Ledger
+from cascade.middleware.background import Background
+from cascade.middleware.base import Advance, CascadeMiddleware, Slot
+from cascade.middleware.shadow import Shadow
+from cascade.models.wire import sendable
+from cascade.run import Answer, CascadeRuntime, Kernel, Run
+from cascade.state import LedgerEntry
+from cascade.teaching.lessons import Lesson, Origin, Terms, digest_of, tenant_in, terms_of
 from cascade.teaching.store import LessonStore
-from cascade.teaching.terms import Terms, terms_of
 
-MOST_SEEN = 1_000
-"""Runs that are under way, or wait for their audit, of which the answers are remembered."""
+logger = logging.getLogger("cascade")
+
+OPT_OUT = ("lessons", "no")
+"""Tag of a run that is not to be kept: `tagged(lessons="no")`."""
 
 ATTEMPTS_S = (0.1, 1.0, 5.0)
 """Seconds between attempts to keep a lesson while the database is away."""
@@ -37,66 +38,34 @@ ATTEMPTS_S = (0.1, 1.0, 5.0)
 MOST_CHARACTERS = 100_000
 """Of a conversation and its answer; a longer one is neither an example nor one to train on."""
 
-OPT_OUT = ("lessons", "no")
-"""The tag of a run that is not to be kept: `tagged(lessons="no")`."""
+MOST_REMEMBERED = 10_000
+"""Runs whose tags are remembered for feedback, and audits whose comparison is waited for."""
 
-CUT_OFF = frozenset({"length", "content_filter"})
+CUT_OFF = frozenset({"length", "content_filter", "stopped"})
 """Reasons for which an answer ended before its end."""
 
-Keep = Callable[[ObservedRun], bool]
-"""Whether the question of a run may be kept. Called from the event loop: must not block."""
-
-logger = logging.getLogger("cascade")
+Keep = Callable[[Run], bool]
+"""Whether the question of a run may be kept. It must not block."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What a model said to a run."""
+class Lessons(CascadeMiddleware):
+    """Keeps a lesson of each run that a tier above the first answered, and of each audited draft.
 
-    tier: str
-    model: str
-    completion: Completion
-    confidence: float | None = None
-    calibrated: bool = False
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What is known of a run so far."""
-
-    drafts: dict[str, _Answer] = field(default_factory=dict)
-    large: _Answer | None = None
-    audit: _Answer | None = None
-    loss: float | None = None
-    audited: bool = False
-    may_be_audited: bool = False
-    run: ObservedRun | None = None
-
-
-class Lessons(LessonKeeper):
-    """Keeps lessons of a cascade, or of several: `Cascade(lessons=Lessons(store))`.
-
-    A lesson is made of each run whose draft was rejected or not made, and that the large model, or
-    another above the first, answered; and of each accepted draft that was audited. **None is made**
-    of a run that has to stay on this machine, or any of whose earlier turns had to; of one that is
-    tagged `lessons="no"`; of an answer that was cut off, came from a cache, from a model in
-    another's place, or from a person; of runs in shadow; and of what is no text, or longer than
-    `MOST_CHARACTERS`.
-
-    Lessons are written after the reply. Where the database is away they are tried again for a few
-    seconds, and then `lost`: the ledger of the run has all that it cost in any case.
+    **None is kept** of a run that must stay on this machine, that is tagged `lessons="no"` or ran
+    in the shadow; of an answer that is degraded, cached, cut off, or a person's; and of what is no
+    text, or longer than `MOST_CHARACTERS`. Lessons are written in the background, after the reply;
+    `aclose` waits for them. Where the database is away they are tried again for a few seconds.
 
     Args:
-        store: where they are kept; whoever opened it closes it.
+        store: of the lessons. Close it yourself.
         terms: what may be done with the answers of each model, by `provider:name` or `provider:*`.
-        keep: whether the question of a run may be kept; all of them unless it is given. What it
-            raises counts as no.
+        keep: whether the question of a run may be kept, by default all; an error counts as no.
 
-    Attributes:
-        kept: how many lessons were written.
-        lost: how many could not be.
-        skipped: how many runs were not kept, by the reason.
+    Raises:
+        ConfigurationError: the store is none.
     """
+
+    slot = Slot.PROMPTS
 
     def __init__(
         self,
@@ -104,214 +73,185 @@ class Lessons(LessonKeeper):
         *,
         terms: Mapping[str, Terms] = MappingProxyType({}),
         keep: Keep | None = None,
+        name: str = "lessons",
     ) -> None:
         if not isinstance(store, LessonStore):
             raise ConfigurationError(
                 f"Lessons({store!r}): give a store, open_lessons('sqlite:///lessons.db')."
             )
-        self.store = store
-        self.terms = dict(terms)
-        self.kept = 0
-        self.lost = 0
-        self.skipped: Counter[str] = Counter()
-        self._keep = keep
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()
-        self._background = Background()
-        self._unwritten: set[str] = set()
+        self.name, self.store, self.terms = name, store, dict(terms)
+        self._keep, self._background = keep, Background()
+        self._counts: Counter[str] = Counter()
+        self._waiting: OrderedDict[str, Lesson] = OrderedDict()
+        self._tags: OrderedDict[str, Mapping[str, str]] = OrderedDict()
+        self._heard: WeakSet[Ledger] = WeakSet()
+        self._lock = Lock()
 
-    def call_ended(self, call: ObservedCall) -> None:
-        """Remember what a model answered."""
-        entry, completion = call.entry, call.completion
-        if entry is None or completion is None:
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Numbers of lessons that were `kept` and `lost`, and of runs that made none, by reason."""
+        return dict(self._counts)
+
+    async def wrap_step(self, run: Run, runtime: CascadeRuntime, handler: Advance) -> None:
+        """Note the first tier's draft: the large model's answer takes its place."""
+        step, first = run.step, runtime.kernel.tiers[0]
+
+        def note() -> None:
+            draft, decided = run.draft, run.decision
+            if draft is None or draft.tier != first.name or draft.finish_reason in CUT_OFF:
+                return
+            run.notes[self.name] = {
+                "draft": draft.transcript,
+                "model": first.model.name,
+                "confidence": None if decided is None else decided.confidence,
+                "calibrated": decided is not None and decided.calibrated,
+            }
+
+        if step == "audit":
+            note()
+        await handler(run, runtime)
+        if step == "verify" and run.kind == "answer":
+            note()
+
+    async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
+        """Make a lesson of an answer; that of an audit waits for the comparison."""
+        kernel, tags = runtime.kernel, {**current_tags(), **(run.settings.get("tags") or {})}
+        if run.kind == "shadow":
             return
-        answer = _Answer(call.tier, f"{call.provider}:{call.model}", completion)
-        if entry.node == "draft":
-            self._of(entry.run_id).drafts.setdefault(call.tier, answer)
-        elif entry.node in ANSWERING:
-            self._of(entry.run_id).large = answer
-        elif entry.node == "audit" and entry.run_id in self._seen:
-            seen = self._seen[entry.run_id]
-            seen.audit = seen.audit or answer  # a judge's calls come afterwards
+        if run.kind == "answer":
+            if not self._private(run, tags):
+                self._remember(run.id, tags)
+            if answer.source == kernel.tiers[0].name:
+                return  # an accepted draft: an audit may make a lesson of it
+        origin: Origin = "escalated" if run.kind == "answer" else "audited"
+        if origin == "audited" and self.name not in run.notes:
+            return  # the draft of another tier: the run has a lesson
+        lesson = self._lesson(run, answer, kernel, tags, origin)
+        if isinstance(lesson, str):
+            self._counts[lesson] += 1
+        elif origin == "escalated":
+            self._start(lesson)
+        else:
+            self._wait_for(lesson, kernel.ledger)
 
-    def recorded(self, cascade: str, entry: LedgerEntry) -> None:
-        """Remember what was decided of a draft, and what an audit found."""
-        del cascade
-        seen = self._seen.get(entry.run_id)
-        if seen is None:
-            return
-        if entry.node == "verify" and entry.tier in seen.drafts:
-            judged = replace(
-                seen.drafts[entry.tier], confidence=entry.confidence, calibrated=entry.calibrated
-            )
-            seen.drafts[entry.tier] = judged
-            seen.may_be_audited = bool(entry.audit_rate)
-        elif entry.node == "audit" and (entry.large_usd is not None or entry.loss is not None):
-            seen.loss, seen.audited = entry.loss, True
-            self._audited(entry.run_id, seen)
-
-    def run_ended(self, run: ObservedRun) -> None:
-        """Make a lesson of it, or wait for its audit, or forget it."""
-        if run.outcome == "interrupted":  # and goes on later
-            return
-        seen = self._seen.get(run.id) or _Seen()
-        if run.outcome == "accepted" and seen.may_be_audited:
-            seen.run = run
-            self._audited(run.id, seen)
-            return
-        self._seen.pop(run.id, None)
-        if run.outcome == "escalated":
-            self._learn(run, seen, "escalated", _answering(run, seen))
-        elif run.outcome == "degraded":
-            self.skipped["the large model could not be had"] += 1
-
-    async def judge(self, feedback: Feedback, tags: Mapping[str, str] | None) -> bool:
-        """Keep a verdict."""
-        return await self.store.judge(feedback, tags=tags)
-
-    async def tags_of(self, run_id: str) -> Mapping[str, str] | None:
-        """The tags of a run with a lesson, once that is written."""
-        while run_id in self._unwritten:  # noqa: ASYNC110 - it is written in another loop
-            await asyncio.sleep(LOOK_S)
-        lesson = await self.store.get(run_id)
-        return None if lesson is None else lesson.tags
+    async def keep_feedback(self, feedback: Feedback) -> bool | None:
+        """Keep a verdict, also about a recent run of this process that made no lesson."""
+        return await self.store.judge(feedback, self._tags.get(feedback.run_id))
 
     async def aclose(self) -> None:
-        """Return once all that was seen is kept, or lost."""
+        """Return once all lessons are written, or lost."""
         await self._background.finish()
 
-    def _of(self, run_id: str) -> _Seen:
-        seen = self._seen.get(run_id)
-        if seen is None:
-            seen = self._seen[run_id] = _Seen()
-            while len(self._seen) > MOST_SEEN:
-                self._seen.popitem(last=False)
-        return seen
+    # --- what makes a lesson
 
-    def _audited(self, run_id: str, seen: _Seen) -> None:
-        """Make a lesson of an audit, once both the run and the audit have ended."""
-        if seen.run is None or not seen.audited:
-            return
-        self._seen.pop(run_id, None)
-        self._learn(seen.run, seen, "audited", seen.audit)
+    def _private(self, run: Run, tags: Mapping[str, str]) -> bool:
+        return bool(run.settings.get("local_only")) or tags.get(OPT_OUT[0]) == OPT_OUT[1]
 
-    def _learn(self, run: ObservedRun, seen: _Seen, origin: Origin, answer: _Answer | None) -> None:
-        why = self._forbidden(run, answer)
-        if why or answer is None:
-            self.skipped[why] += 1
-            return
-        drafted = next(iter(seen.drafts.values()), None)
-        spoken = run.ending.answer if origin == "escalated" and run.ending else None
-        made = _Made(origin, drafted, answer, spoken, seen.loss)
-        self._unwritten.add(run.id)
-        if not self._background.start(partial(self._write, run, made, tuple(run.messages))):
-            self._unwritten.discard(run.id)
-            self.lost += 1
-            logger.warning("too many lessons wait to be written: that of run %s is lost", run.id)
-
-    def _forbidden(self, run: ObservedRun, answer: _Answer | None) -> str:
-        """Why no lesson may be made of it; empty where one may."""
-        ending, said = run.ending, [*run.messages]
-        if ending is not None and ending.answer is not None:
-            said.append(ending.answer)
-        completion = None if answer is None else answer.completion
+    def _lesson(
+        self, run: Run, answer: Answer, kernel: Kernel, tags: dict[str, str], origin: Origin
+    ) -> Lesson | str:
+        """The lesson, or why there is none."""
+        completion = answer.completion
+        tier = next((tier for tier in kernel.tiers if tier.name == answer.source), None)
+        shadows = [one.name for one in kernel.parts.middleware if isinstance(one, Shadow)]
         reasons = {
-            "it has to stay on this machine": any(LOCAL_ONLY in m.response_metadata for m in said),
-            "it is tagged so": run.tags.get(OPT_OUT[0]) == OPT_OUT[1],
-            "it ran in shadow": ending is not None and ending.decision.reason == FIRST,
-            "no model above the first answered": completion is None,
-            "it came from a cache": completion is not None and completion.cached,
-            "it was cut off": completion is not None and completion.finish_reason in CUT_OFF,
+            "it has to stay on this machine": bool(run.settings.get("local_only")),
+            "it is tagged so": self._private(run, tags),
+            "it ran in the shadow": any(run.notes.get(name) is True for name in shadows),
+            "no larger model of the cascade answered": completion is None or tier is None,
+            "the answer is degraded": answer.degraded,
         }
-        why = next((reason for reason, holds in reasons.items() if holds), "")
-        return why or ("" if self._may_be_kept(run) else "keep=… says so")
+        why = next((reason for reason, holds in reasons.items() if holds), None)
+        if why or completion is None or tier is None:
+            return why or ""
+        if completion.cached or completion.finish_reason in CUT_OFF:
+            return "it came from a cache" if completion.cached else "it was cut off"
+        if not self._may_be_kept(run):
+            return "keep=… says so"
+        asked, answered = plain(run.messages), plain([completion.to_message(tier.name)])
+        if not asked or not answered:
+            return "it is not all text"
+        if sum(len(str(message)) for message in (*asked, *answered)) > MOST_CHARACTERS:
+            return "it is too long"
+        noted = run.notes.get(self.name)
+        drafted: Mapping[str, Any] = noted if isinstance(noted, dict) else {}
+        return Lesson(
+            run_id=run.id,
+            origin=origin,
+            cascade=kernel.parts.name,
+            task=tags.get("task", kernel.parts.name),
+            tenant=tenant_in(tags),
+            user=tags.get("user"),
+            messages=tuple(asked),
+            draft=drafted.get("draft"),
+            draft_model=drafted.get("model"),
+            confidence=drafted.get("confidence"),
+            calibrated=bool(drafted.get("calibrated")),
+            answer=str(answered[0].get("content") or ""),
+            tool_calls=tuple(answered[0].get("tool_calls") or ()),
+            answer_model=tier.model.name,
+            answer_tier=tier.name,
+            terms=terms_of(tier.model.name, self.terms),
+            tags=tags,
+            digest=digest_of(asked),
+        )
 
-    def _may_be_kept(self, run: ObservedRun) -> bool:
-        if self._keep is None:
-            return True
+    def _may_be_kept(self, run: Run) -> bool:
         try:
-            return bool(self._keep(run))
+            return self._keep is None or bool(self._keep(run))
         except Exception:
             logger.exception("keep=… failed: run %s is not kept", run.id)
             return False
 
-    async def _write(self, run: ObservedRun, made: _Made, messages: Sequence[BaseMessage]) -> None:
-        try:
-            lesson = made.lesson(run, messages, self.terms)
-            if isinstance(lesson, str):
-                self.skipped[lesson] += 1
-            else:
-                await self._put(lesson)
-        except Exception:
-            self.lost += 1
-            logger.exception("the lesson of run %s is lost", run.id)
-        finally:
-            self._unwritten.discard(run.id)
+    def _remember(self, run_id: str, tags: Mapping[str, str]) -> None:
+        with self._lock:
+            self._tags[run_id] = tags
+            if len(self._tags) > MOST_REMEMBERED:
+                self._tags.popitem(last=False)
 
-    async def _put(self, lesson: Lesson) -> None:
-        for pause_s in (*ATTEMPTS_S, math.inf):
+    # --- audits: their answer comes first, what it says of the draft is booked afterwards
+
+    def _wait_for(self, lesson: Lesson, ledger: Ledger) -> None:
+        with self._lock:
+            if ledger not in self._heard:
+                self._heard.add(ledger)
+                ledger.listeners.append(self._hear)
+            self._waiting[lesson.run_id] = lesson
+            if len(self._waiting) > MOST_REMEMBERED:
+                self._waiting.popitem(last=False)
+
+    def _hear(self, entry: LedgerEntry) -> None:
+        if entry.node != "audit" or entry.model is not None:
+            return
+        with self._lock:
+            lesson = self._waiting.pop(entry.run_id, None)
+        if lesson is not None and entry.outcome == "ok":
+            self._start(lesson.model_copy(update={"loss": entry.loss}))
+
+    # --- writing
+
+    def _start(self, lesson: Lesson) -> None:
+        if not self._background.start(partial(self._write, lesson)):
+            self._counts["lost"] += 1
+            logger.warning("too many lessons wait: that of run %s is lost", lesson.run_id)
+
+    async def _write(self, lesson: Lesson) -> None:
+        for pause_s in (*ATTEMPTS_S, None):
             try:
-                new = await self.store.put(lesson)
+                self._counts["kept"] += await self.store.put(lesson)
             except UnavailableError as error:
-                if math.isinf(pause_s):
-                    self.lost += 1
+                if pause_s is None:
+                    self._counts["lost"] += 1
                     logger.error("the lesson of run %s is lost: %s", lesson.run_id, error)
                     return
                 await asyncio.sleep(pause_s)
             else:
-                self.kept += new  # after the wait: others count meanwhile
                 return
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """What a lesson is made of, beside its run."""
-
-    origin: Origin
-    draft: _Answer | None
-    answer: _Answer
-    spoken: AIMessage | None
-    loss: float | None
-
-    def lesson(
-        self, run: ObservedRun, messages: Sequence[BaseMessage], stated: Mapping[str, Terms]
-    ) -> Lesson | str:
-        """The lesson, or why there is none."""
-        asked = plain(messages)
-        spoken = self.spoken or self.answer.completion.to_message(self.answer.tier)
-        answered = plain([spoken])
-        if asked is None or answered is None:
-            return "it is not all text"
-        if sum(len(str(message)) for message in (*asked, *answered)) > MOST_CHARACTERS:
-            return "it is too long"
-        draft, answer, tags = self.draft, self.answer, run.tags
-        return Lesson(
-            id=f"lesson-{run.id}",
-            run_id=run.id,
-            origin=self.origin,
-            cascade=run.cascade,
-            task=tags.get("task", run.cascade),
-            tenant=tenant_in(tags),
-            user=user_in(tags),
-            messages=tuple(asked),
-            draft=None if draft is None else draft.completion.transcript,
-            draft_model=None if draft is None else draft.model,
-            confidence=None if draft is None else draft.confidence,
-            calibrated=draft is not None and draft.calibrated,
-            answer=str(answered[0].get("content") or ""),
-            tool_calls=tuple(answered[0].get("tool_calls") or ()),
-            answer_model=answer.model,
-            answer_tier=answer.tier,
-            loss=self.loss,
-            terms=terms_of(answer.model, stated),
-            tags=dict(tags),
-            digest=digest_of(asked),
-        )
-
-
 def plain(messages: Sequence[BaseMessage]) -> list[dict[str, Any]] | None:
-    """Messages in OpenAI's form; None where there is more in them than text, as no redaction can
-    look into an image.
-    """
+    """Messages in OpenAI's form; None where they hold more than text, into which no redaction can
+    look."""
     sent = sendable(messages)
     for message in sent:
         content = message.get("content")
@@ -323,10 +263,4 @@ def plain(messages: Sequence[BaseMessage]) -> list[dict[str, Any]] | None:
     return sent
 
 
-def _answering(run: ObservedRun, seen: _Seen) -> _Answer | None:
-    """Who gave the answer of an escalated run; None where it was no model's above the first."""
-    tier = None if run.ending is None else run.ending.tier
-    if seen.large is not None and seen.large.tier == tier:
-        return seen.large
-    above = list(seen.drafts.values())[1:]
-    return next((draft for draft in above if draft.tier == tier), None)
+__all__ = ["OPT_OUT", "Keep", "Lessons", "plain"]

@@ -1,58 +1,103 @@
-"""A lesson: a question that the small model could not do, and what the large one answered."""
+"""Lesson: a question that the small model could not do, with the large model's answer."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Literal
 
 from pydantic import Field
 
-from cascade.ledger.verdicts import Feedback, agreed
+from cascade.ledger.feedback import Feedback
 from cascade.state import Record
-from cascade.teaching.terms import UNSTATED, Terms
 
 Origin = Literal["escalated", "audited"]
-"""How the large model came to answer: the draft was rejected, or accepted and audited."""
+"""How the large model came to answer: the draft was not accepted, or was accepted and audited."""
 
 ChatMessage = Mapping[str, Any]
-"""A message in OpenAI's form: `role`, `content`, `tool_calls` and the like, where it has them."""
+"""A message in OpenAI's form: `role`, `content`, `tool_calls` and the like."""
+
+
+class Terms(Record):
+    """What the terms of use or the licence of a model allow with its answers.
+
+    Nothing is assumed about any vendor: terms differ by contract, and change. Users state them,
+    with the place where they are written.
+
+    Attributes:
+        may_train: whether another model may be trained on the answers. None is not stated; then
+            they are not exported for training.
+        may_remember: whether they may be shown to another model as examples, which changes no
+            model; allowed unless it is stated that it is not.
+        source: where it is written, as a rule an address.
+        as_of: the day on which it was read there.
+        note: anything to remember, such as a contract's number.
+    """
+
+    may_train: bool | None = None
+    may_remember: bool = True
+    source: str = ""
+    as_of: date | None = None
+    note: str = Field(default="", max_length=2_000)
+
+    def within(self, other: Terms) -> Terms:
+        """These terms and others at once: what either forbids is forbidden. An answer was given
+        under the terms of its day, and is used under those of today."""
+        trains = (self.may_train, other.may_train)
+        update = {
+            "may_train": False if False in trains else True if True in trains else None,
+            "may_remember": self.may_remember and other.may_remember,
+        }
+        return self.model_copy(update=update)
+
+
+UNSTATED = Terms()
+"""Terms of a model of which nothing was stated: its answers are not exported for training."""
+
+
+def terms_of(model: str | None, stated: Mapping[str, Terms]) -> Terms:
+    """The terms of a model by its name (`openai:gpt-5.1`), else by the longest prefix of it that
+    ends in `*` (`openai:*`); `UNSTATED` where there are none."""
+    if model is None:
+        return UNSTATED
+    if model in stated:
+        return stated[model]
+    fitting = [name for name in stated if name.endswith("*") and model.startswith(name[:-1])]
+    return stated[max(fitting, key=len)] if fitting else UNSTATED
 
 
 class Lesson(Record):
     """One question with the small model's draft and the large model's answer.
 
     Attributes:
-        id: of the lesson; a run has one at most.
-        run_id: of the run in the ledger.
+        run_id: of the run in the ledger; a run has one lesson at most.
         at: when the large model had answered.
-        origin: whether the draft was rejected, or was accepted and audited.
+        origin: whether the draft was not accepted, or was accepted and audited.
         cascade: name of the cascade.
-        task: what kind of question it is: the tag `task` of the run, else the cascade's name.
-        tenant: whose key or customer it was, the tag `tenant`, else `key`; None where none.
+        task: kind of question: the tag `task` of the run, else the cascade's name.
+        tenant: customer, the tag `tenant`, else `key`; None where there is none.
         user: who asked, the tag `user`; None where none was named.
         messages: the conversation up to the question, in OpenAI's form, text alone.
-        draft: what the small model had answered; None where it was not asked.
-        draft_model: who drafted, as `provider:name`; None without a draft.
+        draft: the small model's answer; None where it gave no whole one.
+        draft_model: as `provider:name`; None without a draft.
         confidence: in the draft; None where there was none.
         calibrated: whether it is a probability.
         answer: of the large model, as text; empty where it only calls tools.
         tool_calls: of the answer, in OpenAI's form.
-        answer_model: who answered, as `provider:name`.
+        answer_model: as `provider:name`.
         answer_tier: the tier's name.
         loss: how much better the answer is than the draft, in [−1, 1], where an audit compared
-            them; it is a random sample, other than `verdicts`.
-        verdicts: what users said of the run's answer: of the draft where `origin` is `audited`,
-            else of the large model's. Whoever says something is no random sample.
-        terms: what may be done with the answer, as stated when it was given.
+            them. It is of a random sample, other than `verdicts`.
+        verdicts: what people said of the answer that they saw: of the draft where `origin` is
+            `audited`, else of the large model's.
+        terms: of the answer's model, as stated when it was given.
         tags: of the run.
-        digest: the same for equal questions, whatever their spacing and capitals; see `digest_of`.
+        digest: the same for equal questions, see `digest_of`.
     """
 
-    id: str
     run_id: str
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     origin: Origin = "escalated"
@@ -66,7 +111,7 @@ class Lesson(Record):
     confidence: float | None = None
     calibrated: bool = False
     answer: str
-    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    tool_calls: tuple[ChatMessage, ...] = ()
     answer_model: str
     answer_tier: str
     loss: float | None = Field(default=None, ge=-1, le=1)
@@ -77,34 +122,31 @@ class Lesson(Record):
 
     @property
     def question(self) -> str:
-        """The text of the last message."""
+        """Text of the last message."""
         content = self.messages[-1].get("content")
         return content if isinstance(content, str) else ""
 
     @property
     def answer_is_wrong(self) -> bool | None:
-        """What users say of the large model's answer; None where nobody judged it, or they differ.
-
-        Where the draft was the answer that they saw, they did not judge this one.
-        """
-        return (
-            None if self.origin == "audited" else agreed(verdict.wrong for verdict in self.verdicts)
-        )
+        """What people say of the large model's answer; None where none judged it, or they differ.
+        Where they saw the draft, they did not judge this one."""
+        return None if self.origin == "audited" else agreed(v.wrong for v in self.verdicts)
 
     @property
     def draft_is_wrong(self) -> bool | None:
-        """Whether the draft is known to be wrong: an audit says so, or users who saw it; None where
-        nobody has compared it."""
+        """Whether the draft is known to be wrong, by an audit or by people who saw it."""
         if self.loss is not None:
             return self.loss > 0
-        return (
-            agreed(verdict.wrong for verdict in self.verdicts) if self.origin == "audited" else None
-        )
+        return agreed(v.wrong for v in self.verdicts) if self.origin == "audited" else None
+
+    def may(self, stated: Mapping[str, Terms]) -> Terms:
+        """What may be done with the answer: by the terms under which it was given, and today's."""
+        return self.terms.within(terms_of(self.answer_model, stated))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LessonSelection:
-    """Which lessons are meant: all that satisfy every given condition.
+    """Conditions on lessons and verdicts, joined by "and".
 
     Attributes:
         run_id: of this run.
@@ -131,27 +173,29 @@ class LessonSelection:
     @property
     def everything(self) -> bool:
         """Whether it excludes nothing."""
-        return self == LessonSelection()
+        return self == EVERYTHING
+
+
+EVERYTHING = LessonSelection()
 
 
 def digest_of(messages: Sequence[ChatMessage]) -> str:
-    """What tells equal questions: SHA-256 of roles and contents, 32 hexadecimal digits.
-
-    Spacing and capitals make no difference, so that a question that was typed anew is the same.
-    """
+    """Digest that equal questions share: SHA-256 of roles and contents, 32 hexadecimal digits.
+    Spacing and capitals make no difference."""
     parts = [[m.get("role"), _folded(m.get("content")), m.get("tool_calls")] for m in messages]
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def user_in(tags: Mapping[str, str]) -> str | None:
-    """Who asked, by the tags of a run."""
-    return tags.get("user")
-
-
 def tenant_in(tags: Mapping[str, str]) -> str | None:
-    """Whose key or customer it was, by the tags of a run."""
+    """The customer of a run, by its tags."""
     return tags.get("tenant", tags.get("key"))
+
+
+def agreed(said: Iterable[bool | None]) -> bool | None:
+    """What all say who say something; None where they differ, or say nothing."""
+    found = set(said) - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def _folded(content: object) -> object:
