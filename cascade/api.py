@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import Context
-from dataclasses import fields
+from dataclasses import fields, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -387,6 +387,50 @@ class Cascade:
     def feedback(self, run_id: str, **said: Any) -> bool:
         """`afeedback` for synchronous callers."""
         return run_sync(self.afeedback(run_id, **said))
+
+    async def acalibrate(
+        self, examples: Sequence[Any], *, scorer: Any = "exact", **options: Any
+    ) -> Calibration:
+        """A calibration of this cascade on labelled examples: `Cascade(…, calibrator=…)` takes it,
+        `save(path)` keeps it. Both models are asked about each example.
+
+        Args:
+            examples: `(question, reference)` pairs, 100 to 300 of them.
+            scorer: compares answers with references: `exact`, `choice`, `numeric`, … or a function.
+            options: `max_harms=[0.05]` to certify.
+
+        Raises:
+            ConfigurationError: too few examples.
+            ModelError: the models cannot be asked.
+        """
+        from cascade.calibrate import (  # noqa: PLC0415 - numpy and scikit-learn
+            SIGNALS,
+            AlwaysEscalate,
+            calibrate_examples,
+            to_examples,
+        )
+        from cascade.confidence.signals import to_signals  # noqa: PLC0415
+        from cascade.evaluation.scorers import as_scorer  # noqa: PLC0415
+
+        parts = self.kernel.parts
+        recording = Kernel(
+            replace(
+                parts,
+                policy=AlwaysEscalate(),
+                signals=parts.signals or to_signals(SIGNALS),
+                calibrators=None,
+                judge=None,
+                middleware=(),
+            )
+        )
+        made = await calibrate_examples(
+            recording, to_examples(examples), as_scorer(scorer), **options
+        )
+        return made.fitted.calibration
+
+    def calibrate(self, examples: Sequence[Any], **options: Any) -> Calibration:
+        """`acalibrate` for synchronous callers."""
+        return run_sync(self.acalibrate(examples, **options))
 
     # --- the graph
 

@@ -52,7 +52,7 @@ def test_the_verified_saving_is_the_lower_end_of_the_interval() -> None:
     assert report.verified_usd == report.saving.saving.low
     assert report.verified_share == report.saving.share.low
     assert report.document.tone == "good"
-    assert "Saves: at least $" in text_of(report)
+    assert "Saves: a verified net saving of at least $" in text_of(report)
 
 
 def test_what_was_checked_comes_first_and_the_bound_after_it() -> None:
