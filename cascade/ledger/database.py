@@ -13,7 +13,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -336,8 +336,11 @@ class Database:
         elif self.read_only:
             url = _read_only_url(self.path, self.place)
         else:
-            with self.told_apart():  # SQLite makes the files beside it with the same mode
-                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+            # SQLite makes the files beside it with the same mode. A file that is there is not opened:
+            # to close it would drop the locks that this process holds on it for its other databases,
+            # and the next process that leaves would delete the journal under them (POSIX).
+            with self.told_apart(), suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         arguments = {"timeout": 0.05, "check_same_thread": False}
         engine = create_engine(url, connect_args=arguments, **common)
 
@@ -401,6 +404,7 @@ def _migrate(connection: Connection, schema: Schema, table: str) -> None:
         ) from error
     config = Config()
     config.set_main_option("script_location", str(schema.migrations).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
     config.attributes.update(connection=connection, version_table=table)
     command.upgrade(config, "head")
 
