@@ -21,7 +21,7 @@ COMMANDS = {
     "evaluate": "judge",
     "keys": "serve",
     "lessons": "teach",
-    "plan": "judge",
+    "plan": "plan",
     "report": "report",
     "serve": "serve",
     "teach": "teach",

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage (a wrong option, question, or set-up
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -92,7 +93,7 @@ def print_json(value: Any) -> None:
 
 def _without_nan(value: Any) -> Any:
     match value:
-        case float() if value != value or value in (float("inf"), float("-inf")):
+        case float() if not math.isfinite(value):
             return None
         case dict():
             return {name: _without_nan(item) for name, item in value.items()}

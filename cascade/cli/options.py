@@ -39,9 +39,7 @@ System = Annotated[str | None, typer.Option(help="System message before each que
 Prices = Annotated[
     Path | None, typer.Option(help="File of prices (TOML), by model string; see docs/prices.md.")
 ]
-Calibration = Annotated[
-    Path | None, typer.Option(help="File that `cascade calibrate` has made.")
-]
+Calibration = Annotated[Path | None, typer.Option(help="File that `cascade calibrate` has made.")]
 LedgerUrl = Annotated[
     str | None,
     typer.Option("--ledger", help="Ledger to write to: sqlite:///ledger.db, postgresql://…"),
@@ -93,9 +91,7 @@ def pair(opened: ExitStack, small: str, large: str | None, **options: Any) -> Ca
     """
     from cascade.api import Cascade  # noqa: PLC0415 - heavy, keeps --help fast
 
-    of_tiers = {
-        name: options.pop(name, None) for name in ("prices", "max_tokens", "temperature")
-    }
+    of_tiers = {name: options.pop(name, None) for name in ("prices", "max_tokens", "temperature")}
     url = options.pop("ledger", None)
     pair_of_tiers = tiers(small, large, **of_tiers)
     store: Any = None

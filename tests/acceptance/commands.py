@@ -1,4 +1,4 @@
-"""The command `cascade`, as it is installed: in this process, or in one of its own."""
+"""The command `cascade` as it is installed, and worlds whose truth is known."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from cascade import Price
+from cascade import Cascade, Price
 from tests.acceptance import edition
 from tests.acceptance.upstream import Answer, Seen, Upstream
 
 MAIN = "import sys; from cascade.cli import main; sys.argv[0] = 'cascade'; main()"
+MODELS = ("--small", "ollama:small", "--large", "ollama:large")
+CHEAP, DEAR = Price(input="0.1", output="0.4"), Price(input="1.25", output=10)
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,6 @@ class Done:
             raise AssertionError(f"{constant} is no JSON")
 
         return json.loads(self.out, parse_constant=refuse)
-
-    @property
-    def error(self) -> Any:
-        """The error that `--json` makes the last line of standard error."""
-        return json.loads(self.err.strip().splitlines()[-1])["error"]
 
 
 def cascade(*arguments: object, code: int | None = 0, stdin: str = "", **env: str) -> Done:
@@ -67,13 +64,26 @@ def cascade(*arguments: object, code: int | None = 0, stdin: str = "", **env: st
 
 def start(*arguments: object, **env: str) -> subprocess.Popen[str]:
     """The command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", MAIN, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=edition.environment(**env),
-    )
+    command, pipe = [sys.executable, "-c", MAIN, *map(str, arguments)], subprocess.PIPE
+    env = edition.environment(**env)
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env)
+
+
+def pair(
+    upstream: Upstream,
+    p: float = 0.95,
+    *,
+    says: tuple[str, str] = ("Canberra", "It is Canberra"),
+    tokens: tuple[int, int] | None = None,
+    remote: bool = False,
+    **options: Any,
+) -> Cascade:
+    """A cascade of two priced models, of which the small one is so sure of its drafts; the large
+    one may pass for one that is not on this machine."""
+    upstream.says("small", Answer(says[0], p=p, tokens=tokens))
+    upstream.says("large", Answer(says[1], tokens=tokens))
+    large = upstream.tier("large", price=DEAR, **({"local": False} if remote else {}))
+    return edition.cascade(upstream.tier("small", price=CHEAP), large, **options)
 
 
 # --- a world whose truth is known
@@ -88,12 +98,12 @@ class World:
     calibration: Path
     made: Done
 
-    def tiers(self, **options: Any) -> tuple[Any, Any]:
+    def tiers(self, **changes: Any) -> tuple[Any, Any]:
+        price = Price(input=1, output=1)
         small, large = (
-            self.upstream.tier(name, provider="ollama", price=Price(input=1, output=1))
-            for name in ("small", "large")
+            self.upstream.tier(name, provider="ollama", price=price) for name in ("small", "large")
         )
-        return (replace(small, **options), large)
+        return replace(small, **changes), large
 
 
 def chance(i: int, salt: str = "") -> float:
@@ -126,9 +136,25 @@ def play(upstream: Upstream) -> None:
     upstream.says("large", lambda seen: f"city {seen.last.split()[1].rstrip('?')}")
 
 
-def write_examples(path: Path, numbers: Iterable[int], **more: Any) -> Path:
+def questions(path: Path, numbers: Iterable[int], **more: Any) -> Path:
+    """A file of questions with their right answers."""
     rows = [{"id": f"q{i}", "question": f"Capital {i}?", "reference": f"city {i}"} for i in numbers]
     path.write_text("".join(json.dumps(row | more) + "\n" for row in rows))
+    return path
+
+
+def outcomes(path: Path, rows: Iterable[tuple[float, bool]], **large: Any) -> Path:
+    """Recorded answers: of each row the draft's probability, and whether it is right."""
+    written = []
+    for i, (p, right) in enumerate(rows):
+        usage = {"input_tokens": 20, "output_tokens": 2}
+        draft = {**usage, "correct": float(right), "cost_usd": 0.00001, "confidence": p}
+        draft |= {"features": {"logprob_mean": p - 1}, "output": "a"}
+        answer = {**usage, "correct": 1.0, "cost_usd": 0.0001, "output": "b", **large}
+        models = {"ollama:small": draft, "ollama:large": answer}
+        row = {"dataset": "made", "id": f"q{i}", "prompt": f"question {i}", "models": models}
+        written.append(json.dumps(row) + "\n")
+    path.write_text("".join(written))
     return path
 
 
@@ -137,8 +163,6 @@ def calibrated(folder: Path, n: int, *options: object) -> Iterator[World]:
     """A world with a calibration made of `n` examples by `cascade calibrate`."""
     with Upstream() as upstream:
         play(upstream)
-        examples = write_examples(folder / "examples.jsonl", range(n))
-        out = folder / "calibration.json"
-        models = ("--small", "ollama:small", "--large", "ollama:large", "--out", out)
-        made = cascade("calibrate", examples, *models, *options, "--json", OLLAMA_HOST=upstream.url)
-        yield World(upstream, examples, out, made)
+        examples, out = questions(folder / "e.jsonl", range(n)), folder / "calibration.json"
+        given = ("calibrate", examples, *MODELS, "--out", out, *options, "--json")
+        yield World(upstream, examples, out, cascade(*given, OLLAMA_HOST=upstream.url))

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
 from langchain_core.language_models import FakeListChatModel
 from pydantic import BaseModel
 
-from cascade import Cascade, CascadeResult, ConfigurationError, Price
+from cascade import Cascade, CascadeResult
 from tests.acceptance import edition
-from tests.acceptance.upstream import Answer, Seen, Upstream
+from tests.acceptance.commands import CHEAP
+from tests.acceptance.upstream import Answer, Upstream, failure
 
 QUESTION = "What is the capital of Australia?"
-FREE = Price(input=1, output=1)
 
 
-def ask(upstream: Upstream, question: str = QUESTION, **options: Any) -> CascadeResult:
-    with edition.cascade(
-        upstream.tier("small", price=FREE), upstream.tier("large"), **options
-    ) as c:
-        return c.invoke(question)
+def ask(upstream: Upstream, **options: Any) -> CascadeResult:
+    small = upstream.tier("small", price=CHEAP)
+    with edition.cascade(small, upstream.tier("large"), **options) as cascade:
+        return cascade.invoke(QUESTION)
 
 
 def signals_of(result: CascadeResult) -> dict[str, float]:
@@ -33,41 +31,17 @@ def signals_of(result: CascadeResult) -> dict[str, float]:
 # --- log-probs
 
 
-def test_the_raw_score_is_the_geometric_mean_probability_of_the_tokens(upstream: Upstream) -> None:
-    upstream.says("small", "It is Canberra", p=0.9)
-    result = ask(upstream)
-    assert result.confidence == pytest.approx(0.9)
-    assert result.calibrated is False
-    assert "0.900" in result.decision.reason
-    assert signals_of(result)["logprob_mean"] == pytest.approx(math.log(0.9))
-
-
 @pytest.mark.parametrize(("p", "tier"), [(0.801, "small"), (0.799, "large")])
-def test_by_default_a_score_of_eight_tenths_and_above_is_accepted(
+def test_by_default_a_geometric_mean_of_eight_tenths_and_above_is_accepted_for_no_call(
     upstream: Upstream, p: float, tier: str
 ) -> None:
-    upstream.says("small", "Canberra", p=p)
-    assert ask(upstream).tier == tier
-
-
-def test_log_probs_cost_no_call(upstream: Upstream) -> None:
-    upstream.says("small", "Canberra", p=0.9)
-    checks = [e for e in edition.entries_of(ask(upstream)) if e.node == "self_check"]
-    assert [(e.cost_usd, e.model) for e in checks] in ([], [(0, None)])
-    assert upstream.models() == ["small"]
-
-
-@pytest.mark.parametrize("value", [0.5, -9999.0, None])
-def test_a_log_prob_that_cannot_be_one_is_missing(upstream: Upstream, value: Any) -> None:
-    """vLLM writes −9999 where it has none; a missing score is never a low or a high one."""
-    body = f"""{{"model": "small", "choices": [{{"index": 0, "finish_reason": "stop",
-        "message": {{"role": "assistant", "content": "Canberra"}}, "logprobs": {{"content":
-        [{{"token": "Canberra", "logprob": {"null" if value is None else value}}}]}}}}],
-        "usage": {{"prompt_tokens": 5, "completion_tokens": 1}}}}"""
-    upstream.next("small", Answer(raw=body))
-    upstream.says("small", "True", p=0.99)
-    result = ask(upstream, signals=["logprobs"])
-    assert (result.confidence, result.tier) == (None, "large")
+    upstream.says("small", Answer("It is Canberra", p=p))
+    result = ask(upstream)
+    assert (result.tier, result.calibrated) == (tier, False)
+    assert result.confidence == pytest.approx(p)
+    assert f"{p:.3f}" in result.decision.reason
+    assert len(upstream.asked("small")) == 1
+    assert sum(e.cost_usd or 0 for e in edition.entries_of(result) if e.node == "self_check") == 0
 
 
 # --- P(True) and words
@@ -77,61 +51,46 @@ def test_a_log_prob_that_cannot_be_one_is_missing(upstream: Upstream, value: Any
 def test_a_model_without_log_probs_is_asked_once_whether_its_draft_is_true(
     upstream: Upstream, verdict: str, tier: str
 ) -> None:
-    model = FakeListChatModel(responses=["Canberra", verdict])
-    with Cascade(model, upstream.tier("large")) as cascade:
-        result = cascade.invoke(QUESTION)
+    with Cascade(FakeListChatModel(responses=["Canberra", verdict]), upstream.tier("large")) as c:
+        result = c.invoke(QUESTION)
     assert (result.tier, result.calibrated) == (tier, False)
-    calls = [e.node for e in edition.entries_of(result) if e.model]
-    assert calls == ["draft", "self_check", "expert"][: 2 if tier == "small" else 3]
+    calls = [entry.node for entry in edition.entries_of(result) if entry.model]
+    assert calls == ["draft", "self_check", "expert"][: 2 + result.escalated]
 
 
-@pytest.mark.parametrize(("says", "p"), [("True", 0.7), ("False", 0.3)])
+@pytest.mark.parametrize(("says", "p", "p_true"), [("True", 0.7, 0.7), ("False", 0.7, 0.3)])
 def test_p_true_is_the_mass_on_true_not_the_word_that_was_drawn(
-    upstream: Upstream, says: str, p: float
+    upstream: Upstream, says: str, p: float, p_true: float
 ) -> None:
-    upstream.says(
-        "small",
-        lambda seen: (
-            Answer(says, p=p if says == "True" else 1 - p)
-            if seen.is_check
-            else Answer("Canberra", p=0.9)
-        ),
-    )
+    upstream.next("small", "Canberra", Answer(says, p=p, tokens=(40, 1)))
     result = ask(upstream, signals=["p_true"])
-    assert result.confidence == pytest.approx(p, abs=0.01)
-
-
-def test_a_check_is_paid_and_booked(upstream: Upstream) -> None:
-    upstream.says("small", Answer("True", p=0.9, tokens=(40, 1)))
-    result = ask(upstream, signals=["p_true"])
+    assert result.confidence == pytest.approx(p_true, abs=0.01)
+    assert upstream.asked("small")[1].is_check
+    assert "Canberra" in "".join(upstream.asked("small")[1].texts)
     (check,) = [e for e in edition.entries_of(result) if e.node == "self_check" and e.model]
-    assert (str(check.cost_usd), str(check.saved_usd)) == ("0.000041", "-0.000041")
+    assert str(check.saved_usd) == "-0.0000044"
 
 
-def test_a_percentage_that_the_model_names_is_a_score(upstream: Upstream) -> None:
-    upstream.next("small", "Canberra", "85%")
+@pytest.mark.parametrize(("says", "score"), [("85%", 0.85), ("I would rather not say", None)])
+def test_a_percentage_that_the_model_names_is_a_score(
+    upstream: Upstream, says: str, score: float | None
+) -> None:
+    upstream.next("small", "Canberra", says)
     result = ask(upstream, signals=["verbalised"])
-    assert (result.confidence, result.tier) == (pytest.approx(0.85), "small")
-
-
-def test_a_percentage_that_cannot_be_read_is_missing_and_escalates(upstream: Upstream) -> None:
-    upstream.next("small", "Canberra", "I would rather not say")
-    result = ask(upstream, signals=["verbalised"])
-    assert (result.confidence, result.tier) == (None, "large")
+    assert (result.confidence, result.escalated) == (score, score is None)
 
 
 # --- samples
 
 
 @pytest.mark.parametrize(
-    ("others", "tier"), [(["Canberra"] * 4, "small"), (["Sydney", "Perth", "Sydney"], "large")]
+    ("others", "tier"), [(["Canberra"], "small"), (["Sydney", "Perth", "Sydney"], "large")]
 )
 def test_samples_that_agree_are_a_score(upstream: Upstream, others: list[str], tier: str) -> None:
     upstream.next("small", *[Answer(text, p=None) for text in ["Canberra", *others]])
-    upstream.says("small", others[-1], p=None)
-    result = ask(upstream, signals=["self_consistency"], threshold=0.6)
-    assert result.tier == tier
-    assert len(upstream.asked("small")) <= 6
+    upstream.says("small", Answer(others[-1], p=None))
+    assert ask(upstream, signals=["self_consistency"], threshold=0.6).tier == tier
+    assert 2 < len(upstream.asked("small")) <= 6
 
 
 @pytest.mark.parametrize(("other", "tier"), [("It is CANBERRA.", "small"), ("Sydney", "large")])
@@ -140,16 +99,9 @@ def test_another_cheap_model_that_agrees_is_a_score(
 ) -> None:
     upstream.says("small", "It is Canberra")
     upstream.says("other", other)
-    agreement = edition.signal("Agreement", upstream.tier("other", price=FREE))
+    agreement = edition.signal("Agreement", upstream.tier("other", price=CHEAP))
     result = ask(upstream, signals=[agreement])
-    assert (result.tier, result.confidence) == (tier, 1.0 if tier == "small" else 0.0)
-    assert len(upstream.asked("other")) == 1
-
-
-def test_a_paid_signal_is_taken_only_where_asked_for(upstream: Upstream) -> None:
-    upstream.says("small", "Canberra", p=0.85)
-    ask(upstream)
-    assert upstream.models() == ["small"]
+    assert (result.tier, result.confidence) == (tier, float(tier == "small"))
 
 
 # --- facts: schema and tests
@@ -160,17 +112,17 @@ class City(BaseModel):
     people: int
 
 
-def test_a_draft_that_breaks_the_schema_is_escalated_however_sure(upstream: Upstream) -> None:
-    upstream.says("small", '{"name": "Canberra"}', p=0.999)
-    upstream.says("large", '{"name": "Canberra", "people": 450000}')
+@pytest.mark.parametrize(
+    ("draft", "tier"),
+    [('{"name": "C", "people": 450000}', "small"), ('{"name": "C"}', "large"), ("{", "large")],
+)
+def test_a_draft_that_breaks_the_schema_is_escalated_however_sure(
+    upstream: Upstream, draft: str, tier: str
+) -> None:
+    upstream.says("small", Answer(draft, p=0.999))
+    upstream.says("large", '{"name": "C", "people": 450000}')
     result = ask(upstream, response_format=City)
-    assert (result.tier, result.parsed) == ("large", City(name="Canberra", people=450_000))
-
-
-def test_a_draft_that_keeps_the_schema_is_accepted_and_parsed(upstream: Upstream) -> None:
-    upstream.says("small", '{"name": "Canberra", "people": 450000}', p=0.99)
-    result = ask(upstream, response_format=City)
-    assert (result.tier, result.parsed) == ("small", City(name="Canberra", people=450_000))
+    assert (result.tier, result.parsed) == (tier, City(name="C", people=450_000))
 
 
 def test_an_empty_draft_is_escalated_however_sure(upstream: Upstream) -> None:
@@ -178,49 +130,24 @@ def test_an_empty_draft_is_escalated_however_sure(upstream: Upstream) -> None:
     assert ask(upstream).tier == "large"
 
 
-@pytest.mark.parametrize(("value", "tier"), [(0.9, "small"), (0.1, "large"), (True, "small")])
-def test_a_function_of_the_users_is_a_signal(
-    upstream: Upstream, value: float | bool, tier: str
-) -> None:
+@pytest.mark.parametrize(
+    ("value", "tier"), [(0.9, "small"), (0.1, "large"), (True, "small"), (None, "large")]
+)
+def test_a_function_of_the_users_is_a_signal(upstream: Upstream, value: Any, tier: str) -> None:
     heard: list[tuple[str, str]] = []
 
-    def knows_cities(question: str, answer: str) -> float | bool:
+    def knows_cities(question: str, answer: str) -> Any:
         heard.append((question, answer))
         return value
 
-    upstream.says("small", "Canberra", p=None)
+    upstream.says("small", Answer("Canberra", p=None))
     result = ask(upstream, signals=[knows_cities])
-    assert (result.tier, result.confidence) == (tier, float(value))
+    expected = None if value is None else float(value)
+    assert (result.tier, result.confidence) == (tier, expected)
+    assert signals_of(result).get("knows_cities") == expected
     assert heard == [(QUESTION, "Canberra")]
-    assert signals_of(result)["knows_cities"] == float(value)
-
-
-def test_a_signal_that_says_none_is_missing(upstream: Upstream) -> None:
-    def silent(question: str, answer: str) -> None:
-        del question, answer
-
-    upstream.says("small", "Canberra", p=None)
-    result = ask(upstream, signals=[silent])
-    assert (result.confidence, result.tier) == (None, "large")
-    assert "silent" not in signals_of(result)
-
-
-def test_free_signals_stand_beside_each_other(upstream: Upstream) -> None:
-    upstream.says("small", "I am not sure, perhaps Canberra", p=0.9)
-    found = signals_of(ask(upstream, signals=["logprobs", "text", "prompt"]))
-    assert {"logprob_mean", "logprob_min", "prompt_words"} <= set(found)
-    assert upstream.models() in (["small"], ["small", "large"])
-
-
-def test_an_unknown_signal_is_refused_by_name(upstream: Upstream) -> None:
-    with pytest.raises(ConfigurationError, match="luck"):
-        Cascade(upstream.tier("small"), upstream.tier("large"), signals=["luck"])
 
 
 def test_a_check_that_fails_leaves_a_question_with_an_answer(upstream: Upstream) -> None:
-    def says(seen: Seen) -> Answer:
-        return Answer("no", status=400) if seen.is_check else Answer("Canberra", p=None)
-
-    upstream.says("small", says)
-    upstream.says("large", "Canberra it is")
-    assert ask(upstream).answer == "Canberra it is"
+    upstream.next("small", "Canberra", failure(503))
+    assert ask(upstream, signals=["p_true"], retries=1).tier == "large"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Callable
@@ -13,15 +12,13 @@ from typing import Any
 
 import pytest
 
-from cascade import Cascade, MemoryLedger, Price, Tier
+from cascade import Cascade, LedgerView, MemoryLedger, Price, Tier
 from tests.acceptance import commands, edition
-from tests.acceptance.commands import Done
+from tests.acceptance.commands import CHEAP, DEAR, MODELS, Done, outcomes, pair
 from tests.acceptance.langchain_model import OpenAIChat
 from tests.acceptance.upstream import Answer, Upstream
 
 wrong = edition.fails_on_first
-CHEAP, DEAR = Price(input="0.1", output="0.4"), Price(input="1.25", output=10)
-MODELS = ("--small", "ollama:small", "--large", "ollama:large")
 
 
 # --- what a run costs and saves
@@ -102,35 +99,13 @@ def test_a_server_that_counts_tokens_is_not_asked_for_a_price_by_the_hour(
 def test_the_table_of_an_audited_run_does_not_say_that_nothing_was_measured(
     upstream: Upstream,
 ) -> None:
-    from cascade import LedgerView  # noqa: PLC0415 - of this test alone
-
     ledger = MemoryLedger()
-    small, large = upstream.tier("small", price=CHEAP), upstream.tier("large", price=DEAR)
-    with Cascade(small, large, audit_rate=1.0, ledger=ledger) as cascade:
+    with pair(upstream, audit_rate=1.0, ledger=ledger) as cascade:
         cascade.invoke("?")
     assert "was not measured" not in LedgerView(ledger.entries).table()
 
 
 # --- recordings: calibrate and evaluate
-
-
-def record(
-    path: Path, n: int, row: Callable[[int], tuple[float, bool]], *, order: int | None = None
-) -> Path:
-    """Recorded answers: of each row the draft's probability, and whether it is right."""
-    rows = []
-    for i in range(n):
-        p, right = row(i)
-        usage = {"input_tokens": 20, "output_tokens": 2}
-        draft = {**usage, "correct": float(right), "cost_usd": 0.00001, "confidence": p}
-        draft |= {"features": {"logprob_mean": p - 1}, "output": "a"}
-        answer = {**usage, "correct": 1.0, "cost_usd": 0.0001, "output": "b"}
-        models = {"ollama:small": draft, "ollama:large": answer}
-        rows.append({"dataset": "made", "id": f"q{i}", "prompt": f"question {i}", "models": models})
-    if order is not None:
-        random.Random(order).shuffle(rows)
-    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
-    return path
 
 
 def usual(i: int) -> tuple[float, bool]:
@@ -145,6 +120,10 @@ def noise(i: int) -> tuple[float, bool]:
 def backwards(i: int) -> tuple[float, bool]:
     """Hardly ever right, and least sure where it is."""
     return 0.5 + 0.004 * i, i < 4
+
+
+def record(path: Path, n: int, row: Callable[[int], tuple[float, bool]] = usual) -> Path:
+    return outcomes(path, map(row, range(n)))
 
 
 def calibrate(file: Path, upstream: Upstream, *options: object) -> Done:
@@ -179,7 +158,10 @@ def test_a_certificate_does_not_depend_on_the_order_of_the_rows(
 ) -> None:
     thresholds = set()
     for order in range(4):
-        file = record(tmp_path / f"{order}.jsonl", 240, usual, order=order)
+        file = record(tmp_path / f"{order}.jsonl", 240)
+        rows = file.read_text().splitlines(keepends=True)
+        random.Random(order).shuffle(rows)
+        file.write_text("".join(rows))
         made = calibrate(file, upstream, "--max-harm", "0.2").json["certificates"]
         thresholds.add(tuple(round(each["threshold"], 9) for each in made))
     assert len(thresholds) == 1
@@ -190,7 +172,7 @@ def test_a_certificate_does_not_depend_on_the_order_of_the_rows(
 def test_rows_that_are_there_twice_are_refused(
     upstream: Upstream, tmp_path: Path, command: str
 ) -> None:
-    file = record(tmp_path / "double.jsonl", 100, usual)
+    file = record(tmp_path / "double.jsonl", 100)
     file.write_text(file.read_text() * 2)
     if command == "evaluate":
         done = commands.cascade("evaluate", file, *MODELS, code=None)
@@ -210,7 +192,7 @@ def test_json_has_no_nan(upstream: Upstream, tmp_path: Path) -> None:
 
 @wrong("5 is taken for 500 points")
 def test_a_loss_of_more_than_all_is_wrong_usage(tmp_path: Path) -> None:
-    file = record(tmp_path / "usual.jsonl", 100, usual)
+    file = record(tmp_path / "usual.jsonl", 100)
     assert "--within" in commands.cascade("evaluate", file, *MODELS, "--within", "5", code=2).err
 
 
@@ -220,11 +202,8 @@ def test_a_loss_of_more_than_all_is_wrong_usage(tmp_path: Path) -> None:
 @wrong("the bound comes from a draw of which nothing is left to draw")
 def test_a_bound_never_lies_below_what_was_measured(upstream: Upstream, sqlite_url: str) -> None:
     store = edition.open_ledger(sqlite_url)
-    small, large = upstream.tier("small", price=CHEAP), upstream.tier("large", price=DEAR)
-    upstream.says("small", "Canberra")
-    upstream.says("large", "Canberra")
-    upstream.next("large", "Sydney")
-    with Cascade(small, large, ledger=store, audit_rate=1.0) as cascade:
+    with pair(upstream, says=("Canberra", "Canberra"), ledger=store, audit_rate=1.0) as cascade:
+        upstream.next("large", "Sydney")
         for i in range(50):
             cascade.invoke(f"question {i}")
     store.close()
@@ -240,8 +219,7 @@ def test_a_large_model_without_a_price_is_not_reported_as_free(
     store = edition.open_ledger(sqlite_url)
     small = upstream.tier("small", price=CHEAP)
     with Cascade(small, upstream.tier("large"), ledger=store) as cascade:
-        for i in range(5):
-            cascade.invoke(f"question {i}")
+        cascade.batch([f"question {i}" for i in range(5)])
     store.close()
     lines = commands.cascade("report", sqlite_url).out.splitlines()
     (alone,) = [line for line in lines if line.startswith("large model alone")]
@@ -251,8 +229,8 @@ def test_a_large_model_without_a_price_is_not_reported_as_free(
 @wrong("an estimate is printed as if it had been measured")
 def test_batch_marks_an_estimated_saving(upstream: Upstream, tmp_path: Path) -> None:
     prices, rows = tmp_path / "prices.toml", tmp_path / "in.jsonl"
-    prices.write_text('["ollama:small"]\ninput = 1\noutput = 1\n["ollama:large"]\ninput = 9\n')
-    prices.write_text(prices.read_text() + "output = 9\n")
+    of_one = '["ollama:{}"]\ninput = {}\noutput = 1\n'.format
+    prices.write_text(of_one("small", 1) + of_one("large", 9))
     rows.write_text('{"question": "?"}\n')
     given = ("batch", rows, "--output", tmp_path / "out.jsonl", *MODELS, "--prices", prices)
     done = commands.cascade(*given, OLLAMA_HOST=upstream.url)

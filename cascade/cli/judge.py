@@ -1,0 +1,537 @@
+"""`cascade evaluate`, `calibrate`, `try`, `demo`: is it worth it, and from which confidence on?"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cascade.cli.console import busy, fail, print_json, reports_errors, say, show, streams, watched
+from cascade.cli.options import (
+    EMBEDDED,
+    Calibration,
+    Html,
+    Json,
+    Large,
+    MaxTokens,
+    PriceOfError,
+    Prices,
+    Small,
+    System,
+    Temperature,
+    pair,
+)
+from cascade.errors import ConfigurationError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from cascade.api import Cascade
+    from cascade.evaluation.collecting import Collected
+    from cascade.evaluation.crossfit import Options
+    from cascade.evaluation.recordings import Example
+    from cascade.evaluation.verdict import Evaluation
+
+EXAMPLES = {
+    "evaluate": (
+        "Example: cascade evaluate answers.jsonl --small ollama:qwen2.5:3b --large openai:gpt-5.1 "
+        "--price-of-error 0.05 --html report.html"
+    ),
+    "calibrate": (
+        "Example: cascade calibrate examples.jsonl --small ollama:qwen2.5:3b "
+        "--large openai:gpt-5.1 --scorer exact --max-harm 0.05 --out calibration.json"
+    ),
+    "try": (
+        "Example: cascade try tickets.csv --question text --label category "
+        "--small ollama:qwen2.5:3b --large openai:gpt-5.1"
+    ),
+    "demo": "Example: cascade demo --n 20",
+}
+
+Within = Annotated[
+    float, typer.Option(help="Quality that may be lost, as a share: 0.01 is one point.")
+]
+Caution = Annotated[
+    float, typer.Option(help="Standard errors that the expected loss has to stay below that.")
+]
+Scorer = Annotated[
+    str, typer.Option(help="How answers are compared: exact, contains, choice, numeric, json, …")
+]
+MaxHarm = Annotated[
+    list[float] | None,
+    typer.Option(help="Certify P(accepted and wrong) at most this; may be repeated."),
+]
+Delta = Annotated[float, typer.Option(help="Chance that a certificate does not hold.")]
+Concurrency = Annotated[int, typer.Option(help="Examples under way at once.")]
+Signals = Annotated[list[str] | None, typer.Option(help="Take this signal; may be repeated.")]
+
+
+def need_numbers() -> None:
+    """Refuse to compute where numpy, scipy or scikit-learn is not installed.
+
+    Raises:
+        MissingDependencyError: the message names the extra.
+    """
+    missing = [name for name in ("numpy", "scipy", "sklearn") if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"{' and '.join(missing)} not installed: install the extra `calibrate`."
+        )
+
+
+@reports_errors
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="Transcripts: JSON lines, plain or gzip.")],
+    *,
+    small: Annotated[str | None, typer.Option(help="Model that drafts, by its name.")] = None,
+    large: Annotated[str | None, typer.Option(help="Model that is asked in doubt.")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Other transcripts, for the figures alone.")
+    ] = None,
+    calibration: Calibration = None,
+    price_of_error: PriceOfError = None,
+    max_harm: Annotated[
+        float | None, typer.Option(help="Bound on P(accepted and wrong), to be certified.")
+    ] = None,
+    delta: Delta = 0.1,
+    within: Within = 0.01,
+    caution: Caution = 0.0,
+    seed: Annotated[int, typer.Option(help="Of splits and intervals.")] = 0,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", help="Write the pictures: .png, .svg, .pdf.")
+    ] = None,
+    html: Html = None,
+    json: Json = False,
+) -> None:
+    """Replay recorded answers: what would a cascade have cost, and how right would it have been?"""
+    need_numbers()
+    from cascade.confidence.calibration import Calibration as Made  # noqa: PLC0415 - heavy
+    from cascade.evaluation.features import pair_of  # noqa: PLC0415
+    from cascade.evaluation.recordings import name_pair, read_transcripts  # noqa: PLC0415
+    from cascade.evaluation.verdict import evaluate as work  # noqa: PLC0415
+
+    options = _options(within, caution, price_of_error, max_harm, delta, seed)
+    with busy(f"reading {file}"):
+        rows = list(read_transcripts(file))
+        names = name_pair(rows, small, large)
+        fitted = pair_of(rows, *names)
+        tested = None if test is None else pair_of(read_transcripts(test), *names)
+    with busy(f"fitting and measuring on {len(rows):,} rows"):
+        given = None if calibration is None else Made.load(calibration)
+        found = work(fitted, options, test=tested, calibration=given)
+    _show(found, html=html, figures=figures, as_json=json)
+
+
+def _options(
+    within: float,
+    caution: float,
+    price_of_error: float | None,
+    max_harm: float | None = None,
+    delta: float = 0.1,
+    seed: int = 0,
+) -> Options:
+    from cascade.evaluation.crossfit import Options  # noqa: PLC0415 - heavy
+
+    if not 0 <= within < 1:
+        raise ConfigurationError(
+            f"--within {within:g}: a share of the questions, from 0 to below 1; one point is 0.01."
+        )
+    return Options(
+        within=within,
+        caution=caution,
+        price_of_error=price_of_error,
+        max_harm=max_harm,
+        delta=delta,
+        seed=seed,
+    )
+
+
+def _show(found: Evaluation, *, html: Path | None, figures: Path | None, as_json: bool) -> None:
+    from cascade.evaluation.page import to_page  # noqa: PLC0415 - heavy
+    from cascade.evaluation.render import to_data, to_text  # noqa: PLC0415
+    from cascade.evaluation.verdict import to_document  # noqa: PLC0415
+
+    document = to_document(found)
+    if html is not None:
+        html.write_text(to_page(document), encoding="utf-8")
+        say(f"wrote {html}")
+    if figures is not None:
+        from cascade.evaluation.plots import save  # noqa: PLC0415 - matplotlib
+
+        save(document, figures)
+        say(f"wrote {figures}")
+    if as_json:
+        print_json({"headline": found.sentence, **to_data(found)})
+    else:
+        show(to_text(document))
+
+
+@reports_errors
+def calibrate(
+    examples: Annotated[
+        Path, typer.Argument(help="CSV, JSONL or Parquet: question and reference, or labels.")
+    ],
+    *,
+    small: Small,
+    large: Large = None,
+    to: Annotated[Path, typer.Option("--out", help="The calibration to write.")] = Path(
+        "calibration.json"
+    ),
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Transcripts, continued when they exist. [default: OUT.jsonl]"),
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="Column of the questions.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the right answers.")] = None,
+    scorer: Scorer = "exact",
+    signals: Signals = None,
+    agree_with_large: Annotated[
+        bool, typer.Option(help="No references: the large model's answer counts as right.")
+    ] = False,
+    max_harm: MaxHarm = None,
+    delta: Delta = 0.1,
+    system: System = None,
+    prices: Prices = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    concurrency: Concurrency = 8,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="EXAMPLES are transcripts: ask no model.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before money is spent.")] = False,
+    json: Json = False,
+) -> None:
+    """Fit a calibration to your examples, and prove what can be promised with it.
+
+    Ends with 1 where no certificate could be given that was asked for, or where the confidence is
+    of no use.
+    """
+    need_numbers()
+    harms = max_harm or []
+    _check_before_spending(to, harms, delta)
+    from cascade.calibrate import LEAST_LABELS  # noqa: PLC0415 - heavy
+    from cascade.calibrate import calibrate as fit  # noqa: PLC0415
+    from cascade.evaluation.recordings import read_examples  # noqa: PLC0415
+
+    path = examples if recorded else work or to.with_suffix(".jsonl")
+    asked = (
+        [] if recorded else read_examples(examples, question=question, label=label, system=system)
+    )
+    needed = LEAST_LABELS * (2 if harms else 1)
+    if not recorded and len(asked) < needed:
+        halves = ": with --max-harm one half fits and the other proves" if harms else ""
+        raise ConfigurationError(
+            f"{len(asked)} examples, where {needed} or more are needed{halves}. Nothing was asked."
+        )
+    with ExitStack() as opened:
+        cascade = _recording(
+            opened,
+            small,
+            large,
+            signals,
+            prices=prices,
+            max_tokens=max_tokens,
+            temperature=temperature,
+        )
+        collected = None
+        if not recorded:
+            limit = None if yes else 0.0
+            collected = _record(cascade, asked, path, scorer, agree_with_large, concurrency, limit)
+        labels = "agreement with the large model" if agree_with_large else "references"
+        fitted = asyncio.run(
+            fit(cascade.kernel, path, asked, labels=labels, max_harms=harms, delta=delta)
+        )
+    made = fitted.calibration
+    made.save(to)
+    advice = made.recommendation
+    if json:
+        print_json(
+            {
+                "calibration": str(to),
+                "calibrated": made.calibrated,
+                "recommendation": advice,
+                "quality": made.quality,
+                "certificates": list(made.certificates),
+                "refusals": [refusal.reason for refusal in fitted.refusals],
+                "signals": list(made.signals),
+                "p_large": made.p_large,
+                "headline": fitted.evaluation.sentence,
+                "collected": _counts(collected),
+            }
+        )
+    else:
+        _print_calibration(made, fitted, to)
+    if not advice.use:
+        fail(f"do not use it: {advice.text}", 1)
+    if fitted.refusals and not made.certificates:
+        fail("no certificate could be given; the calibration was written all the same", 1)
+
+
+def _print_calibration(made: Any, fitted: Any, to: Path) -> None:
+    q = made.quality
+    lines = [f"{to}: {q.n} labelled drafts, {q.accuracy_small:.1%} of them right"]
+    if q.accuracy_large is not None:
+        lines.append(f"  the large model is right on {q.accuracy_large:.1%}")
+    lines += [
+        f"  calibration error (ECE)  {q.ece:.3f}   raw score {q.ece_raw:.3f}",
+        f"  Brier score              {q.brier:.3f}   raw score {q.brier_raw:.3f}",
+        f"  AUROC of correctness     {q.auroc:.3f}",
+    ]
+    for certificate in made.certificates:
+        lines.append(
+            f"  certified: P(accepted and wrong) ≤ {certificate.max_harm:.1%} with "
+            f"{1 - certificate.delta:.0%} confidence, at confidence ≥ "
+            f"{certificate.threshold:.3f}; accepts {certificate.coverage:.0%}"
+        )
+    lines += [f"  not certified: {refusal.reason}" for refusal in fitted.refusals]
+    lines += ["", fitted.evaluation.sentence, made.recommendation.text]
+    if made.recommendation.use:
+        lines.append(f"\nUse it: Cascade(…, calibrator='{to}')")
+    show("\n".join(lines))
+
+
+def _check_before_spending(to: Path, max_harms: Sequence[float], delta: float) -> None:
+    """What would only be found out when everything has been paid for."""
+    wrong = [f"--max-harm {harm}" for harm in max_harms if not 0 < harm < 1]
+    wrong += [] if 0 < delta < 1 else [f"--delta {delta}"]
+    if wrong:
+        raise ConfigurationError(f"{' and '.join(wrong)}: a probability is between 0 and 1.")
+    if to.is_dir() or not to.absolute().parent.is_dir():
+        raise ConfigurationError(f"--out {to}: a file in a folder that exists is needed.")
+
+
+def _recording(
+    opened: ExitStack, small: str, large: str | None, signals: list[str] | None, **options: Any
+) -> Cascade:
+    from cascade.calibrate import SIGNALS, AlwaysEscalate  # noqa: PLC0415 - heavy
+
+    taken = signals or list(SIGNALS)
+    return pair(opened, small, large, policy=AlwaysEscalate(), signals=taken, **options)
+
+
+def _record(
+    cascade: Cascade,
+    examples: Sequence[Example],
+    path: Path,
+    scorer: str,
+    agree_with_large: bool,
+    concurrency: int,
+    yes_up_to: float | None,
+) -> Collected:
+    """Ask both models, after asking the person where it costs more than that."""
+    from cascade.calibrate import record  # noqa: PLC0415 - heavy
+    from cascade.evaluation.scorers import get_scorer  # noqa: PLC0415
+
+    compare = get_scorer(scorer)
+    _confirm(cascade, examples, path, yes_up_to)
+    status = streams.err.status("") if watched() else None
+
+    def progress(done: Collected) -> None:
+        if status is not None:
+            spent = "?" if done.spent_usd is None else f"${done.spent_usd:.4f}"
+            left = "" if done.left_s is None else f", {done.left_s:.0f} s left"
+            status.update(f"{done.total - done.left} of {done.total}, {spent} spent{left}")
+
+    if status is not None:
+        status.start()
+    try:
+        done = asyncio.run(
+            record(
+                cascade.kernel,
+                examples,
+                path,
+                compare,
+                agree_with_large=agree_with_large,
+                concurrency=concurrency,
+                progress=progress,
+            )
+        )
+    finally:
+        if status is not None:
+            status.stop()
+    for name, why in list(done.failures.items())[:5]:
+        say(f"example {name} failed: {why}", style="yellow")
+    if done.failures:
+        say(f"failed examples: {len(done.failures)}; the next run tries them again")
+    if done.unlabelled:
+        say(f"examples left out, since nothing says which answer is right: {done.unlabelled}")
+    return done
+
+
+def _confirm(
+    cascade: Cascade, examples: Sequence[Example], path: Path, yes_up_to: float | None
+) -> None:
+    from cascade.evaluation.collecting import expected_usd  # noqa: PLC0415 - heavy
+    from cascade.evaluation.recordings import read_transcripts  # noqa: PLC0415
+
+    known = {r.id for r in read_transcripts(path, models=())} if path.exists() else set()
+    left = [example for example in examples if example.id not in known]
+    if not left or yes_up_to is None:
+        return
+    checks = sum(signal.calls for signal in cascade.kernel.parts.signals)
+    costs = {
+        tier.name: expected_usd(left, tier.pricing, max_tokens=tier.max_tokens, calls=calls)
+        for tier, calls in zip(cascade.tiers, (1 + checks, 1), strict=True)
+    }
+    prices = [
+        f"{name} has no price set" if cost is None else f"{name} about ${cost:.4f}"
+        for name, cost in costs.items()
+    ]
+    done = f" ({len(known)} are in {path} already)" if known else ""
+    say(f"{len(left)} examples to be asked of both models{done}: {', '.join(prices)}")
+    elsewhere = [tier for tier in cascade.tiers if not tier.local]
+    expected = [costs[tier.name] for tier in elsewhere]
+    if all(cost is not None and cost <= yes_up_to for cost in expected):
+        return
+    if not sys.stdin.isatty():
+        raise ConfigurationError(
+            f"say --yes to spend this ({', '.join(prices)}); no person is there to be asked."
+        )
+    if not typer.confirm("Go on?", err=True):
+        raise typer.Exit(1)
+
+
+def _counts(done: Collected | None) -> dict[str, Any] | None:
+    if done is None:
+        return None
+    fields = ("written", "skipped", "unlabelled", "failures", "spent_usd")
+    return {name: getattr(done, name) for name in fields}
+
+
+@reports_errors
+def try_(
+    examples: Annotated[Path, typer.Argument(help="Labelled rows: CSV, JSONL or Parquet.")],
+    *,
+    small: Small = EMBEDDED,
+    large: Large = None,
+    question: Annotated[str | None, typer.Option(help="Column of the questions.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the right answers.")] = None,
+    scorer: Scorer = "exact",
+    shots: Annotated[int, typer.Option(help="Examples of the file that every prompt shows.")] = 0,
+    signals: Signals = None,
+    within: Within = 0.01,
+    caution: Caution = 0.0,
+    price_of_error: PriceOfError = None,
+    max_harm: MaxHarm = None,
+    system: System = None,
+    prices: Prices = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    concurrency: Concurrency = 8,
+    to: Annotated[Path, typer.Option("--out", help="Folder for all that is written.")] = Path(
+        "cascade-try"
+    ),
+    yes_up_to: Annotated[
+        float, typer.Option(help="Dollars that may be spent without asking.")
+    ] = 0.0,
+    json: Json = False,
+) -> None:
+    """From labelled rows to an answer: is a cascade worth it here, and how is it set up?
+
+    Records both models, fits, and prints a menu of points, a verdict, and the next command.
+    Interrupted, the same command goes on where it was.
+    """
+    need_numbers()
+    from cascade.calibrate import calibrate as fit  # noqa: PLC0415 - heavy
+    from cascade.evaluation.collecting import (  # noqa: PLC0415
+        labels_of,
+        with_shots,
+        write_artefacts,
+    )
+    from cascade.evaluation.recordings import read_examples  # noqa: PLC0415
+    from cascade.evaluation.render import to_data  # noqa: PLC0415
+
+    rows = read_examples(examples, question=question, label=label)
+    choices = labels_of(rows)
+    if choices and system is None:
+        # Short labels want to be named, and no chance: 11 points of accuracy on a set of ours.
+        system = f"Answer with one of these words alone: {', '.join(choices)}."
+        temperature = 0.0 if temperature is None else temperature
+    rows = read_examples(examples, question=question, label=label, system=system)
+    if shots:
+        rows = with_shots(rows, shots)
+    to.mkdir(parents=True, exist_ok=True)
+    path = to / "transcripts.jsonl"
+    options = _options(within, caution, price_of_error)
+    with ExitStack() as opened:
+        cascade = _recording(
+            opened,
+            small,
+            large,
+            signals,
+            prices=prices,
+            max_tokens=max_tokens,
+            temperature=temperature,
+        )
+        collected = _record(cascade, rows, path, scorer, False, concurrency, yes_up_to)
+        fitted = asyncio.run(
+            fit(cascade.kernel, path, rows, max_harms=max_harm or [], options=options)
+        )
+        tiers = [
+            {
+                "name": tier.name,
+                "model": tier.model.name,
+                **({"temperature": temperature} if temperature is not None else {}),
+                **({"max_tokens": max_tokens} if max_tokens is not None else {}),
+            }
+            for tier in cascade.tiers
+        ]
+    files = write_artefacts(to, fitted, tiers)
+    follow = f"cascade serve {files['configuration']}"
+    if json:
+        print_json(
+            {
+                "headline": fitted.evaluation.sentence,
+                **to_data(fitted.evaluation),
+                "recommendation": fitted.calibration.recommendation,
+                "files": {name: str(file) for name, file in files.items()},
+                "collected": _counts(collected),
+                "next": follow,
+            }
+        )
+        return
+    _show(fitted.evaluation, html=None, figures=None, as_json=False)
+    say(f"wrote {', '.join(str(file) for file in files.values())}\nnext: {follow}")
+
+
+@reports_errors
+def demo(
+    *,
+    n: Annotated[int, typer.Option("--n", help="Questions to ask.")] = 40,
+    small: Small = EMBEDDED,
+    to: Annotated[Path, typer.Option("--out", help="Folder for all that is written.")] = Path(
+        "demo-output"
+    ),
+    json: Json = False,
+) -> None:
+    """A real small model answers, checks itself and escalates; what that costs and saves.
+
+    The large model is a stand-in that knows the answers of the questions that come with the
+    package, at the list price of a hosted model.
+    """
+    from cascade.demo import run_demo  # noqa: PLC0415 - heavy
+
+    status = streams.err.status("") if watched() else None
+    if status is not None:
+        status.start()
+
+    def progress(done: int, total: int) -> None:
+        if status is not None:
+            status.update(f"{done} of {total} questions")
+        elif done % 10 == 0:
+            say(f"{done} of {total} questions")
+
+    try:
+        made = asyncio.run(run_demo(small, n, to, progress=progress))
+    finally:
+        if status is not None:
+            status.stop()
+    if json:
+        print_json(made.data)
+    else:
+        show(made.text)
+        say(f"wrote {made.page}")
