@@ -66,9 +66,14 @@ class Examples(CascadeMiddleware):
                 raise
             logger.exception("%s: a draft is made without examples", self.name)
             shown = ()
-        if not shown:
-            return await handler(call)
-        asked = call.request.messages
-        start = next((i for i, m in enumerate(asked) if m.type != "system"), len(asked))
-        messages = (*asked[:start], *shown, *asked[start:])
-        return await handler(replace(call, request=replace(call.request, messages=messages)))
+        return await handler(with_examples(call, shown))
+
+
+def with_examples(call: Call, shown: Sequence[BaseMessage]) -> Call:
+    """The call with examples after its system messages, before the conversation."""
+    if not shown:
+        return call
+    asked = call.request.messages
+    start = next((i for i, m in enumerate(asked) if m.type != "system"), len(asked))
+    messages = (*asked[:start], *shown, *asked[start:])
+    return replace(call, request=replace(call.request, messages=messages))
