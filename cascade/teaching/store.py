@@ -430,7 +430,7 @@ class LessonStore:
         but its journal has the pages as they were; PostgreSQL keeps dead rows until a vacuum."""
         path = self._database.path
         if self._database.kind == "postgresql":
-            import asyncpg  # noqa: PLC0415 - the driver of this database alone
+            import asyncpg  # type: ignore[import-untyped]  # noqa: PLC0415 - this driver alone
 
             address = database_url(self._url)[1].replace("+asyncpg", "", 1)
             vacuum: Any = await asyncpg.connect(address)
