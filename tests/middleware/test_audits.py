@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import HumanMessage
 
 from cascade import Cascade, ConfigurationError, Decision, LedgerView, MemoryLedger, Price, Tier
 from cascade.errors import BadRequestError, LedgerError, ModelUnavailableError
@@ -264,6 +264,29 @@ async def test_the_budget_is_that_of_the_day_whoever_spent_it() -> None:
     assert of(ledger, "verify")[0].decision.audit_rate is None
 
 
+@pytest.mark.parametrize("tells", [True, False])
+async def test_what_the_budget_allows_is_audited_also_where_the_store_cannot_tell(
+    tells: bool,
+) -> None:
+    class Silent(MemoryLedger):
+        async def spent(self, node: str, since: datetime) -> Any:
+            return await super().spent(node, since) if tells else None
+
+    assert losses(await audited(ledger=Silent(), audits=Audits(1.0, daily_usd=5))) == [0.0]
+
+
+async def test_an_audit_of_another_process_waits_for_a_day_that_can_pay_for_it() -> None:
+    ledger, down = Keeping(), ModelUnavailableError("down", model="scripted:large")
+    await audited(small(), large(failures=[down]), ledger=ledger)
+    audits = Audits(1.0, daily_usd="0.000001")
+    made = pair(ledger=ledger, middleware=[audits])
+    await ask(made, Q)
+    await audits._runs.resume(made.kernel, timedelta())
+    await made.aclose()
+    assert losses(ledger) == [None]
+    assert len(ledger.jobs) == 1
+
+
 async def test_while_the_ledger_cannot_be_read_nothing_is_audited(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -275,14 +298,6 @@ async def test_while_the_ledger_cannot_be_read_nothing_is_audited(
         ledger = await audited(ledger=Broken(), audits=Audits(1.0, daily_usd=5))
     assert of(ledger, "audit") == []
     assert "audits wait" in caplog.text
-
-
-async def test_a_store_that_cannot_tell_leaves_the_budget_to_the_process() -> None:
-    class Silent(MemoryLedger):
-        async def spent(self, node: str, since: datetime) -> Any:
-            return None
-
-    assert losses(await audited(ledger=Silent(), audits=Audits(1.0, daily_usd=5))) == [0.0]
 
 
 async def test_a_large_model_or_judge_without_a_price_can_have_no_budget() -> None:
@@ -407,11 +422,3 @@ async def test_long_answers_are_compared_by_a_judge_that_is_paid() -> None:
     )
     assert losses(ledger) == [0.0]
     assert [entry.tier for entry in of(ledger, "audit")] == ["large", "judge", "small"]
-
-
-async def test_audits_ask_about_the_whole_conversation() -> None:
-    answers = large()
-    made = pair(small(), answers, ledger=MemoryLedger(), audit_rate=1.0)
-    await ask(made, [("human", "Hello"), AIMessage("Hello"), ("human", Q)])
-    await made.aclose()
-    assert [str(m.text) for m in answers.requests[0].messages] == ["Hello", "Hello", Q]

@@ -141,20 +141,6 @@ async def test_what_takes_longer_than_the_grace_is_cancelled() -> None:
     await work.finish()
 
 
-async def test_a_timeout_around_it_is_no_grace() -> None:
-    work, go = Background(), threading.Event()
-
-    async def long() -> None:
-        await asyncio.to_thread(go.wait, 30)
-
-    work.start(long)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
-            await work.finish()
-    go.set()
-    await work.finish()
-
-
 def test_after_a_fork_the_work_is_the_parents() -> None:
     work = Background()
     held: list[bool] = []
@@ -339,13 +325,4 @@ async def test_where_too_much_waits_a_run_is_refused_and_may_come_again(
     assert not store.jobs
     monkeypatch.setattr(background, "MOST_WAITING", 10)
     assert runs.start(run, kernel)
-    await runs.finish()
-
-
-async def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "REMEMBERED", 1)
-    kernel, runs = kernel_with(None), BackgroundRuns("audit", Doing())
-    runs.look(kernel)  # without a store there is nothing to look for
-    first, second = begun(kernel), begun(kernel)
-    assert [runs.start(run, kernel) for run in (first, second, first)] == [True, True, True]
     await runs.finish()

@@ -11,7 +11,7 @@ from langgraph.cache.memory import InMemoryCache
 
 from cascade import Cascade, ConfigurationError, MemoryLedger, Tier, Verdict
 from cascade.errors import ModelUnavailableError, PersonNeededError
-from cascade.middleware import Abort, Cache, Deadline, Drift, LocalOnly, Retries, ToolRisks
+from cascade.middleware import Abort, Cache, Deadline, Drift, Retries, ToolRisks
 from cascade.middleware.cache import NAMESPACE, identity
 from cascade.policies import EconomicPolicy, ThresholdPolicy
 from cascade.run import CascadeRuntime, Settings
@@ -55,13 +55,6 @@ async def test_a_hit_is_shown_to_the_reader_of_a_stream(store: Any) -> None:
     await ask(made, Q)
     *events, result = [event async for event in made.astream(Q)]
     assert "".join(getattr(event, "text", "") for event in events) == result.answer == "Canberra"
-
-
-async def test_another_process_with_the_same_set_up_finds_the_answer(store: Any) -> None:
-    answers = large()
-    await ask(pair(small(p=0.3), answers, middleware=[Cache(store)]), Q)
-    await ask(pair(small(p=0.3), answers, middleware=[Cache(store)]), Q)
-    assert len(answers.requests) == 1
 
 
 async def test_log_probs_are_kept_where_they_were_asked_for(store: Any) -> None:
@@ -213,18 +206,6 @@ async def test_a_persons_answer_is_not_kept(store: Any) -> None:
     assert len(model.requests) == 2
 
 
-async def test_no_answer_is_kept_of_a_policy_that_abstains(store: Any) -> None:
-    class Abstains:
-        def decide(self, situation: Any) -> Any:
-            return ThresholdPolicy().decide(situation).model_copy(update={"action": "abstain"})
-
-    model = small()
-    made = pair(model, policy=Abstains(), middleware=[Cache(store)])
-    for _ in range(2):
-        assert (await ask(made, Q)).abstained
-    assert len(model.requests) == 2
-
-
 # --- privacy
 
 
@@ -342,7 +323,3 @@ async def test_a_stopped_draft_is_not_kept(store: Any) -> None:
     with pytest.raises(ModelUnavailableError):
         await ask(made, Q)
     assert (await ask(made, Q)).tier == "large"
-
-
-def test_local_only_with_a_cache_stands_beside_others() -> None:
-    assert identity(pair(middleware=[LocalOnly()]).kernel) == identity(pair().kernel)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +14,9 @@ from cascade.errors import LedgerError, MissingDependencyError, ModelUnavailable
 from cascade.kernel import Kernel
 from cascade.middleware import Audits, Deadline, Drift, Retries
 from cascade.middleware.background import lot
-from cascade.policies import CertifiedPolicy, NextSignal, Situation, ThresholdPolicy
+from cascade.policies import CertifiedPolicy, ThresholdPolicy
 from cascade.run import CascadeRuntime, Parts
-from cascade.state import Assessment, Certificate
+from cascade.state import Certificate
 from cascade.testing import ScriptedModel
 from cascade.testing.scripted import reply
 from cascade.tiers import open_tiers
@@ -192,25 +191,6 @@ async def test_tighten_accepts_a_part_of_what_was_accepted(p: float, tier: str) 
     assert result.tier == tier
     assert result.decision.confidence == pytest.approx(p)  # its own, not the doubted one
     assert "odds of an error count 2-fold" in result.decision.reason
-
-
-async def test_tighten_doubts_intervals_and_the_outlook_of_signals() -> None:
-    drift, seen = short("tighten"), []
-    drift._caution = "tighten"
-    given = Situation(
-        Assessment(confidence=0.9, interval=(0.8, 1.0)), next_signal=NextSignal("x", (0.5,))
-    )
-
-    def policy(situation: Situation) -> Decision:
-        seen.append(situation)
-        return Decision(action="observe", reason="more", threshold=0.5)
-
-    run = pair().kernel.begin([HumanMessage(Q)])
-    assert drift.wrap_decision(run, given, policy).action == "observe"
-    assert seen[0].assessment.interval == (pytest.approx(2 / 3), 1.0)
-    assert seen[0].next_signal.outlook == (pytest.approx(1 / 3),)
-    blind = replace(given, assessment=Assessment(), next_signal=None)
-    assert drift.wrap_decision(run, blind, policy).reason == "more"
 
 
 async def test_while_the_large_model_is_down_its_lack_decides() -> None:
@@ -391,12 +371,6 @@ async def test_a_ledger_that_hangs_holds_up_one_question_so_long(
     made = pair(middleware=[short()], ledger=Hanging())
     for _ in range(2):
         assert (await ask(made, Q)).answer == "Canberra"
-
-
-def test_a_watch_may_be_reset_before_the_first_question() -> None:
-    drift = short()
-    drift.reset()
-    assert drift.caution == "normal"
 
 
 # --- set-up
