@@ -40,6 +40,9 @@ NOISE = 1.0
 MOST_FIT = 10_000
 """More labels take time and hardly change a fit."""
 
+FREE_FROM = 300
+"""Labels from which on columns may also count three times as much as expected, if they do."""
+
 Prior = tuple[tuple[float, float], tuple[float, float]]
 """(mean, deviation) of the weight of a column, for p_S and for p_L."""
 
@@ -160,7 +163,12 @@ def _columns(pair: Pair, scales: Sequence[_Scale]) -> Array:
 
 
 def fit_head(
-    pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None = None
+    pair: Pair,
+    fit: Rows,
+    sources: Sequence[str],
+    helper: str | None = None,
+    *,
+    freedom: float = 1.0,
 ) -> tuple[Head, Estimates]:
     """A head, and its estimates for all rows: leave-one-out where the row fitted it.
 
@@ -169,6 +177,7 @@ def fit_head(
         fit: which of them have labels that may be seen.
         sources: `raw`, `draft`, `prompt`, `topics`, and `view:NAME` of another model.
         helper: a model whose own correctness is estimated too.
+        freedom: times as wide are the priors of all columns but the raw score.
     """
     scales = tuple(_scale(pair, fit, source) for source in sources)
     x = _columns(pair, scales)
@@ -177,6 +186,7 @@ def fit_head(
         kind = scale.source.partition(":")[0]
         priors += [PRIORS["same" if name == "same" else kind] for name in scale.names]
     table = np.array(priors)
+    table[1 + ("raw" in sources) :, :, 1] *= freedom
     targets = [(pair.small_correct, table[:, 0]), (pair.large_correct, table[:, 1])]
     if helper is not None:
         targets.append((pair.view(helper).correct, table[:, 1]))
@@ -217,9 +227,9 @@ def _mixed(one: Estimates, other: Estimates, share: float) -> Estimates:
     return tuple((1 - share) * a + share * b for a, b in zip(one, other, strict=True))
 
 
-def _trust(new: Estimates, old: Estimates, gain: Array, fit: Rows) -> float:
-    """Share of a head with more columns beside one with fewer: Φ(t + ½), t being how many standard
-    errors better it orders the fitting rows by their gain."""
+def _trust(new: Estimates, old: Estimates, gain: Array, fit: Rows, lean: float) -> float:
+    """Share of a richer head beside a simpler one: Φ(t + lean), t being how many standard errors
+    better it orders the fitting rows by their gain."""
 
     def earned(estimates: Estimates) -> Array:
         doubt = -(estimates[1] - estimates[0])[fit]
@@ -229,7 +239,7 @@ def _trust(new: Estimates, old: Estimates, gain: Array, fit: Rows) -> float:
 
     better = earned(new) - earned(old)
     error = better.std() / np.sqrt(len(fit))
-    return float(norm.cdf(better.mean() / error + 0.5)) if error > 0 else 0.5
+    return float(norm.cdf(better.mean() / error + lean)) if error > 0 else 0.5
 
 
 Estimator = Callable[[Pair], Estimates]
@@ -238,13 +248,17 @@ Estimator = Callable[[Pair], Estimates]
 def _fit_blend(
     pair: Pair, fit: Rows, steps: Sequence[Sequence[str]]
 ) -> tuple[Estimator, Estimates]:
-    """A head that grows by sources, each step as far as it is trusted."""
+    """A head that grows by sources, and with many labels by freedom, each step as far as it is
+    trusted."""
     gain = pair.large_correct - pair.small_correct
     head, estimates = fit_head(pair, fit, steps[0])
     heads, shares = [head], [1.0]
-    for sources in steps[1:]:
-        head, found = fit_head(pair, fit, sources)
-        share = _trust(found, estimates, gain, fit)
+    richer = [(sources, 1.0, 0.5) for sources in steps[1:]]
+    if len(fit) >= FREE_FROM:
+        richer.append((steps[-1], 3.0, -1.0))
+    for sources, freedom, lean in richer:
+        head, found = fit_head(pair, fit, sources, freedom=freedom)
+        share = _trust(found, estimates, gain, fit, lean)
         estimates = _mixed(estimates, found, share)
         heads.append(head)
         shares = [*(s * (1 - share) for s in shares), share]

@@ -130,8 +130,10 @@ class PlanInputs(Record):
             "maintenance_hours": "hour_usd",
             "standby_kw": "kwh_usd",
         }
+        priced = ("hour_usd", "kwh_usd")
         for given, needed in together.items():
-            if getattr(self, given) and getattr(self, needed) in (None, 0):
+            has = getattr(self, needed) if needed in priced else getattr(self, needed) is not None
+            if getattr(self, given) and not has:
                 raise ValueError(f"{given}={getattr(self, given)} needs {needed} too")
         if self.busy_s is not None and self.tokens_per_s is not None:
             raise ValueError(

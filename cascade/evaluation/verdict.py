@@ -59,6 +59,9 @@ Verdict = Literal["cascade", "router", "small", "off", "unclear", "unpriced"]
 CLEARLY = 0.02
 """A share of right answers that is higher by this is no accident of a few hundred rows."""
 
+WORTHWHILE = 0.05
+"""A share of the cost that is worth more rows to find out about."""
+
 SHAPES: Mapping[str, str] = {
     "score": "the draft's own score decides",
     "gain": "the draft's signals and the question decide",
@@ -231,11 +234,12 @@ class _Judge:
     @property
     def _hidden_by_noise(self) -> bool:
         """Whether nothing is recommended only because so few rows leave the loss open."""
-        if self.ladder.shape is None or self.options.price_of_error is not None:
+        if self.options.price_of_error is not None:
             return False
-        optimistic = self.own.loss - self.own.errors[1]
-        cheap = self.own.share < 1 - 2 * self.own.errors[0]
-        return bool(np.any((optimistic <= self.options.within) & cheap))
+        cost, loss = self.own.errors
+        saves = self.own.share < 1 - np.maximum(1.96 * cost, WORTHWHILE)
+        may_lose = self.own.loss - 1.96 * loss <= self.options.within
+        return bool(np.any(saves & may_lose))
 
     @property
     def sentence(self) -> str:
@@ -250,7 +254,7 @@ class _Judge:
                     f"answers cost: record `cost_usd` of {self.small} and {large}."
                 )
             case "off":
-                why = f"none of {len(self.own.share)} policies saves money"
+                why = f"no cascade with {self.small} saves money"
                 if self.cost_ratio >= 1:
                     why = f"a draft costs {percent(self.cost_ratio)} of a large answer"
                 return f"Switch it off and let {large} answer everything: {why} {self._goal}."

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cascade.errors import ConfigurationError
+from cascade.evaluation import Outcome, Transcript
+from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on
+from cascade.evaluation.features import Pair
+from cascade.evaluation.ladder import Ladder, climb, fit_shapes, shape_of_calibration
+from cascade.evaluation.render import to_text
+from cascade.evaluation.verdict import Evaluation, evaluate, to_document
+from tests.evaluation.synthetic import CHEAP, DEAR, pair, recording
+from tests.evaluation.test_ladder import MADE_FOR, collected
+
+
+def found(rows: list[Transcript] | None = None, **options: Any) -> Evaluation:
+    return evaluate(pair(rows), Options(**{"repeats": 1, **options}))
+
+
+@pytest.fixture(scope="module")
+def good() -> Evaluation:
+    """A confidence that is a probability, before a large model that is right nine times of ten."""
+    return evaluate(pair(recording(600)), Options(repeats=2, within=0.05))
+
+
+def text(of: Evaluation) -> str:
+    return to_text(to_document(of), width=400)
+
+
+def test_a_useful_draft_is_a_cascade_that_says_what_it_costs_and_loses(good: Evaluation) -> None:
+    assert good.verdict == "cascade"
+    assert good.sentence.startswith("Use the cascade: it costs ")
+    assert "of large alone and is expected to give" in good.sentence
+    point = good.recommended
+    assert point.cost.low < point.cost.value < point.cost.high < 1
+    assert point.loss.value <= 0.05
+    assert 0 < point.chance_above < 1
+    assert any(note.startswith("How: the draft's own score decides") for note in good.notes)
+    assert any("It acts as if an error costs $" in note for note in good.notes)
+
+
+def test_the_menu_is_cheaper_the_more_may_be_lost(good: Evaluation) -> None:
+    costs = [point.cost.value for point in good.points]
+    assert costs == sorted(costs, reverse=True)
+    assert [point.within for point in good.points] == [0.0, 0.01, 0.02, 0.05]
+    priced = [p.price_of_error_usd for p in good.points if p.price_of_error_usd is not None]
+    assert priced == sorted(priced, reverse=True)
+
+
+def test_figures_are_those_of_rows_that_were_left_out(good: Evaluation) -> None:
+    fresh = pair(recording(4000, seed=9))
+    whole = pair(recording(600))
+    sheet = cross_fit(whole, Options(repeats=2), _ladder)
+    at = cheapest_within(sheet, 0.05, Options())
+    assert at is not None
+    seen = play_on(_ladder(whole, np.arange(600)), fresh)
+    assert good.recommended.cost.low < seen.share[at] < good.recommended.cost.high
+    assert good.recommended.loss.low < seen.loss[at] < good.recommended.loss.high
+
+
+def _ladder(of: Pair, rows: Any) -> Ladder:
+    return climb(fit_shapes(of, rows))
+
+
+def test_cost_per_right_answer_is_told_beside_cost(good: Evaluation) -> None:
+    small, large, oracle = good.alone
+    assert small.per_right_usd == pytest.approx(CHEAP / small.quality.value)
+    assert large.per_right_usd == pytest.approx(DEAR / large.quality.value)
+    assert oracle.cost < 1
+    assert good.recommended.per_right_usd is not None
+    assert good.recommended.per_right_usd < large.per_right_usd
+
+
+def test_everything_is_one_json_document_without_nan(good: Evaluation) -> None:
+    document = json.loads(good.model_dump_json())
+    assert "NaN" not in good.model_dump_json()
+    assert document["recommended"]["cost"][0] == good.recommended.cost.value
+    assert {ranking["name"] for ranking in document["rankings"]} == {"score", "gain", "router"}
+
+
+def test_the_document_has_menu_baselines_ladder_and_pictures(good: Evaluation) -> None:
+    document = to_document(good)
+    assert [table.title for table in document.tables] == [
+        "What you may lose, and what you pay",
+        "Without a cascade",
+        "Shapes, from the simplest up",
+        "Who is escalated first",
+        "Confidence in the draft",
+        "Kept with the most confidence, and wrong",
+    ]
+    assert document.tables[0].strong == 3
+    assert [picture.title for picture in document.pictures] == [
+        "Right answers over cost",
+        "Is the confidence what it says?",
+    ]
+    assert "lose 5 points" in text(good)
+
+
+def test_a_confidence_that_says_nothing_is_switched_off() -> None:
+    off = found(recording(400, informative=False, cheap=0.5 * DEAR, large_right=1.0))
+    assert off.verdict == "off"
+    assert off.sentence.startswith("Switch it off and let large answer everything")
+    assert (off.recommended.off, off.shape) == (True, "off")
+    assert "off" in text(off)
+
+
+def test_a_draft_as_dear_as_the_large_answer_never_saves() -> None:
+    dear = found(recording(200, cheap=2 * DEAR, large_right=1.0))
+    assert "a draft costs 200.0 % of a large answer" in dear.sentence
+    assert any("no cascade of these two can save money" in note for note in dear.notes)
+
+
+def test_few_rows_tell_nothing_and_say_how_many_would() -> None:
+    few = found(recording(60), within=0.005)
+    assert few.verdict == "unclear"
+    assert few.sentence.startswith("Too few rows to tell: with 60 a saving within 0.5 points")
+    assert f"About {few.rows_to_tell - 60:,} more would tell" in few.sentence
+    assert few.rows_to_tell > 1000
+
+
+def test_a_small_model_that_is_as_good_answers_everything() -> None:
+    rows = recording(400, informative=False)
+    for i, row in enumerate(rows):
+        right = {name: o.model_copy(update={"correct": 1.0}) for name, o in row.models.items()}
+        rows[i] = row.model_copy(update={"models": right})
+    small = found(rows)
+    assert small.verdict == "small"
+    assert small.sentence.startswith("Let small answer everything: it costs 10.0 %")
+    assert "0.1 points fewer right answers (0.6 fewer to 0.4 more)" in small.sentence
+
+
+def test_where_the_question_alone_tells_a_router_is_the_answer() -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(400):
+        hard = bool(rng.random() < 0.5)
+        models = {
+            "small": Outcome(correct=float(not hard), cost_usd=0.5 * DEAR, confidence=0.5),
+            "large": Outcome(correct=1.0, cost_usd=DEAR),
+        }
+        prompt = f"{'Why not? ' * 9 if hard else 'Say'} {i}"
+        rows.append(Transcript(dataset="d", id=f"{i:03}", prompt=prompt, models=models))
+    router = found(rows)
+    assert router.verdict == "router"
+    assert router.sentence.startswith("Use a router that reads the question alone: it costs")
+
+
+def test_unknown_costs_give_no_headline() -> None:
+    unknown = found(recording(200, cheap=None))
+    assert unknown.verdict == "unpriced"
+    assert "record `cost_usd` of small and large" in unknown.sentence
+    assert unknown.recommended.cost_usd is None
+    assert all(one.cost_usd is None for one in unknown.alone)
+    assert "?" in text(unknown)
+
+
+@pytest.mark.parametrize(
+    ("price", "verdict", "said"),
+    [(100.0, "off", "at $100.00 an error"), (0.0003, "cascade", "")],
+)
+def test_the_price_of_an_error_recommends_its_own_point(
+    price: float, verdict: str, said: str
+) -> None:
+    one = found(recording(400, large_right=1.0), price_of_error=price)
+    assert one.verdict == verdict
+    assert said in one.sentence
+    assert "an error" in text(one)
+    if not one.recommended.off:
+        assert one.recommended.price_of_error_usd == pytest.approx(price, rel=0.1)
+
+
+def test_caution_keeps_further_from_what_may_be_lost() -> None:
+    bold, careful = (found(recording(400), within=0.05, caution=z) for z in (0.0, 1.0))
+    assert careful.recommended.cost.value > bold.recommended.cost.value
+
+
+def test_other_rows_give_the_figures_where_there_are_some() -> None:
+    other = evaluate(
+        pair(recording(300)), Options(repeats=1, within=0.05), test=pair(recording(500, seed=5))
+    )
+    assert (other.rows, other.test_rows) == (300, 500)
+    assert "on 500 other rows" in text(other)
+
+
+def test_an_existing_calibration_is_judged_as_it_decides() -> None:
+    from cascade.confidence import LabelledDraft  # noqa: PLC0415 - beside its use
+    from cascade.confidence.calibrating import calibrate  # noqa: PLC0415
+
+    rows = collected(300)
+    drafts = [
+        LabelledDraft(row.models["small"].features, float(s), float(large))
+        for row, s, large in zip(rows.rows, rows.small_correct, rows.large_correct, strict=True)
+    ]
+    calibration = calibrate(drafts, [("p_true", 0)], MADE_FOR)
+    judged = evaluate(collected(250), Options(within=0.05), calibration=calibration)
+    assert judged.shape == "calibration"
+    assert judged.confidence is not None
+    assert any("as it does online" in note for note in judged.notes)
+    assert shape_of_calibration(calibration, rows).name == "calibration"
+
+
+def test_a_bound_on_harm_is_proved_on_half_of_the_rows() -> None:
+    proved = evaluate(
+        pair(recording(600)),
+        Options(repeats=1, max_harm=0.15),
+        test=pair(recording(300, seed=3)),
+    )
+    assert proved.certified is not None
+    assert proved.certified.labels == 300
+    assert proved.certified.bound is not None
+    assert proved.certified.bound <= 0.15
+    assert proved.certified.harm is not None
+    assert "Certificate: harm ≤ 15.0 % with 90 % confidence" in text(proved)
+    refused = found(recording(60), max_harm=0.001)
+    assert refused.certified is not None
+    assert refused.certified.threshold is None
+    assert "Refused: no threshold keeps harm at 0.1%" in text(refused)
+
+
+def silent(n: int) -> list[Transcript]:
+    return [
+        row.model_copy(
+            update={
+                "models": {
+                    **row.models,
+                    "small": Outcome(correct=row.models["small"].correct, cost_usd=CHEAP),
+                }
+            }
+        )
+        for row in recording(n)
+    ]
+
+
+def test_drafts_that_say_nothing_have_no_confidence() -> None:
+    quiet = found(silent(100))
+    assert quiet.confidence is None
+    assert any("have no score of their own" in note for note in quiet.notes)
+    with pytest.raises(ConfigurationError, match="max_harm needs a confidence"):
+        found(silent(100), max_harm=0.1)
+
+
+def test_a_cheap_model_that_is_better_should_draft_itself() -> None:
+    helped = found(recording(200, helper="oracle"))
+    assert helped.helper == "helper"
+    assert any(
+        note.startswith("helper is cheap too and right more often than small")
+        for note in helped.notes
+    )
+
+
+def test_rows_left_out_and_choices_that_change_are_told() -> None:
+    rows = [*recording(50), recording(51)[-1].model_copy(update={"models": {}})]
+    told = found(rows, within=0.05, repeats=3)
+    assert any("1 row without one of the models" in note for note in told.notes)
+    assert sum(told.chosen.values()) == 15
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (recording(39), {}, r"39 rows .* needs 40 at least, 1 more"),
+        (recording(40), {"within": 5.0}, r"within=5: the share of questions"),
+        (recording(40), {"menu": (2.0,)}, r"menu=2: the share of questions"),
+        (recording(40, cheap=None), {"price_of_error": 1.0}, "the recording knows no costs"),
+    ],
+)
+def test_what_cannot_be_evaluated_says_why(
+    rows: list[Transcript], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        found(rows, **options)
+
+
+def test_the_same_rows_in_another_order_give_the_same_verdict() -> None:
+    rows = recording(80)
+    assert found(rows).model_dump() == found(rows[::-1]).model_dump()
