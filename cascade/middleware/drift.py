@@ -257,7 +257,7 @@ class Drift(CascadeMiddleware):
     def _alarm(self, kind: Kind, chart: str, text: str) -> None:
         reaction = self.reactions[kind]
         if reaction != "warn":
-            self._caution = max(self._caution, reaction, key=CAUTIONS.index)
+            self._caution = _stricter(self._caution, reaction)
         alarm = Alarm(kind=kind, chart=chart, text=text, caution=self._caution)
         self._alarms.append(alarm)
         self._tell(text)
@@ -290,9 +290,13 @@ class Drift(CascadeMiddleware):
         word: Any = events[-1].note.partition(":")[0] if events else "normal"
         with self._lock:
             if not self._restored and word in CAUTIONS[1:]:
-                self._caution = max(self._caution, word, key=CAUTIONS.index)
+                self._caution = _stricter(self._caution, word)
                 logger.warning("%s: still at %s; reset() ends it", self.name, self._caution)
             self._restored = True
+
+
+def _stricter(a: Caution, b: Caution) -> Caution:
+    return CAUTIONS[max(CAUTIONS.index(a), CAUTIONS.index(b))]
 
 
 async def _call(told: Callable[[Alarm], Awaitable[None] | None], alarm: Alarm) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Lock
 from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 
-from cascade.errors import ConfigurationError
+from cascade.errors import ConfigurationError, ModelError
 from cascade.ledger.prompt_cache import (
     CHARACTERS_PER_TOKEN,
     TTL_S,
@@ -22,10 +23,10 @@ from cascade.ledger.prompt_cache import (
     characters,
     in_steps,
 )
-from cascade.middleware.base import CascadeMiddleware, Slot
+from cascade.middleware.base import Ask, CascadeMiddleware, Slot
 from cascade.policies import dollars
-from cascade.run import Answer, CascadeRuntime, Run
-from cascade.state import Decision, Usage
+from cascade.run import Answer, Call, CascadeRuntime, Run, to_request
+from cascade.state import Completion, Decision, Usage
 from cascade.tiers import OpenTier
 
 PRIOR = 2
@@ -82,10 +83,22 @@ class Sticky(CascadeMiddleware):
             return None
         reason = self._why(run, turns, tiers[0], tiers[place])
         if reason is not None:
-            run.tier = place
+            run.tier, run.notes[self.name] = place, {"stays": True}
             if place == len(tiers) - 1:
                 run.decision = Decision(action="escalate", reason=reason)
         return None
+
+    async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
+        """Where the larger tier cannot be had, let the first answer, as it would without this."""
+        try:
+            return await handler(call)
+        except ModelError as error:
+            moved = call.node == "expert" and self.name in call.run.notes
+            if not (moved and error.circumstantial):
+                raise
+        first = call.runtime.kernel.tiers[0]
+        request = to_request(first, call.request.messages, call.run.settings)
+        return await handler(replace(call, tier=first, request=request))
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
         """Stamp the answer."""

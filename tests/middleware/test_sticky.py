@@ -7,7 +7,8 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from cascade import Cascade, ConfigurationError, Price, Tier
-from cascade.middleware import Sticky
+from cascade.errors import BadRequestError, ModelUnavailableError
+from cascade.middleware import Retries, Sticky
 from cascade.models.base import Request
 from cascade.state import Completion, Usage
 from cascade.testing import ScriptedModel
@@ -40,7 +41,8 @@ def made(
     drafts = ScriptedModel(says(0.95, **given), name="small", returns_logprobs=True)
     answers = ScriptedModel(says(0.95, **given), name=name)
     small, large = Tier(drafts, price=small_price), Tier(answers, price=large_price)
-    return Cascade(small, large, middleware=[sticky or Sticky()]), drafts, answers
+    stack = [sticky or Sticky(), Retries(base_s=0.0)]
+    return Cascade(small, large, middleware=stack), drafts, answers
 
 
 async def talk(cascade: Cascade, *turns: str, driver: str = "loop") -> list[Any]:
@@ -142,6 +144,21 @@ async def test_a_question_that_must_stay_here_goes_to_no_model_elsewhere() -> No
     (first,) = await talk(cascade, f"hard {LONG}")
     messages = [HumanMessage(f"hard {LONG}"), first.message, HumanMessage("easy")]
     assert (await ask(cascade, messages, local_only=True)).tier == "small"
+
+
+@both_drivers
+async def test_while_the_large_model_is_down_the_small_one_answers(driver: str) -> None:
+    cascade, drafts, answers = made(sticky=Sticky())
+    (first,) = await talk(cascade, f"hard {LONG}", driver=driver)
+    down = ModelUnavailableError("down", model=answers.name)
+    answers._failures += [down] * 3
+    messages = [HumanMessage(f"hard {LONG}"), first.message, HumanMessage("easy")]
+    result = await ask(cascade, messages, driver)
+    assert (result.tier, result.degraded, len(drafts.requests)) == ("small", True, 2)
+    assert [entry.outcome for entry in result.ledger if entry.model][-1] == "ok"
+    answers._failures.append(BadRequestError("no", model=answers.name))
+    with pytest.raises(BadRequestError):
+        await ask(cascade, messages, driver)
 
 
 async def test_a_middle_tier_drafts_where_it_answered_last() -> None:
