@@ -15,10 +15,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from langchain_core.messages import AIMessage, AnyMessage, ToolCall
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    ToolCall,
+    messages_from_dict,
+    messages_to_dict,
+)
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PlainSerializer,
+)
 from pydantic_core import core_schema
 
 Basis = Literal["measured", "estimated", "unknown"]
@@ -89,6 +102,19 @@ class TokenLogprob:
         )
 
 
+def _read_messages(kept: Any) -> Any:
+    written = bool(kept) and isinstance(kept[0], dict)
+    return messages_from_dict(kept) if written else kept
+
+
+Trajectory = Annotated[
+    tuple[AnyMessage, ...],
+    BeforeValidator(_read_messages),
+    PlainSerializer(messages_to_dict),
+]
+"""Messages of an agent's run; in JSON as LangChain writes them down."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What a model answered to one request.
@@ -125,7 +151,7 @@ class Completion:
     call_logprobs: tuple[TokenLogprob, ...] | None = None
     tier: str = ""
     added_tokens: int = 0
-    trajectory: tuple[AnyMessage, ...] = ()
+    trajectory: Trajectory = ()
 
     @property
     def asked_usage(self) -> Usage:

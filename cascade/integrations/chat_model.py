@@ -477,10 +477,10 @@ def _surroundings(run_manager: RunManager | None) -> tuple[Mapping[str, Any], Co
     """Configuration and context of the cascade's own run: those around it, in which tracers look
     on alone. Whatever counts tokens or shows them would do so twice, also with rejected drafts."""
     config: dict[str, Any] = dict(ensure_config())
-    tracers = [h for h in (run_manager.inheritable_handlers if run_manager else ()) if _looks_on(h)]
     config["callbacks"] = None
     if run_manager is not None:
         config["metadata"] = {**config["metadata"], **run_manager.metadata}
+        tracers = [h for h in run_manager.inheritable_handlers if _looks_on(h)]
         if tracers:
             config["callbacks"] = AsyncCallbackManager(
                 tracers, inheritable_handlers=tracers, parent_run_id=run_manager.run_id
@@ -492,6 +492,17 @@ def _surroundings(run_manager: RunManager | None) -> tuple[Mapping[str, Any], Co
         if isinstance(value, BaseCallbackHandler) and not _looks_on(value):
             context.run(variable.set, None)
     return config, context
+
+
+def tracers_below(
+    config: Mapping[str, Any] | None, handler: BaseCallbackHandler
+) -> AsyncCallbackManager:
+    """A handler, and the tracers of a configuration, for what runs below it; no others of its
+    callbacks, which would count or show what is counted and shown already."""
+    around = (config or {}).get("callbacks")
+    handlers = [handler, *(h for h in getattr(around, "handlers", around) or () if _looks_on(h))]
+    above = getattr(around, "parent_run_id", None)
+    return AsyncCallbackManager(handlers, inheritable_handlers=handlers, parent_run_id=above)
 
 
 def _looks_on(handler: BaseCallbackHandler) -> bool:

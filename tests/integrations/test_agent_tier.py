@@ -1,0 +1,534 @@
+"""Agents as tiers: booking of what happens inside, and who goes on from what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain.agents import create_agent
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
+from langchain_core.tracers.base import BaseTracer
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import interrupt
+
+from cascade import Cascade, MemoryLedger, Price, Tier
+from cascade.confidence.trajectory import TrajectorySignal
+from cascade.errors import (
+    CascadeError,
+    ConfigurationError,
+    LedgerError,
+    MalformedResponseError,
+    ModelTimeoutError,
+    RealRequestForbiddenError,
+    UnsupportedContentError,
+)
+from cascade.integrations import AgentTier
+from cascade.middleware import Retries
+from cascade.models.base import Request, guard
+from cascade.run import CascadeRuntime, Run
+from cascade.testing import ScriptedModel, reply
+
+Q = "How many people live in Canberra?"
+PRICES = {"fake:cheap": Price(input=1, output=2), "fake:dear": Price(input=10, output=20)}
+CALL: Any = {"name": "population", "args": {"city": "Canberra"}, "id": "1"}
+
+
+class FakeChat(BaseChatModel):
+    """A chat model with a script: messages, texts, or failures."""
+
+    script: list[Any]
+    model: str = "cheap"
+    seen: list[list[BaseMessage]] = []  # noqa: RUF012 - pydantic copies it
+
+    @property
+    def _llm_type(self) -> str:
+        return "fake"
+
+    def _get_ls_params(self, stop: Any = None, **kwargs: Any) -> LangSmithParams:
+        return LangSmithParams(ls_provider="fake", ls_model_name=self.model)
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+        return self
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        self.seen.append(messages)
+        said = self.script[min(len(self.seen), len(self.script)) - 1]
+        if isinstance(said, BaseException):
+            raise said
+        message = AIMessage(said) if isinstance(said, str) else said.model_copy()
+        usage: Any = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+        message.usage_metadata = usage if message.usage_metadata is None else None
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+class FakeWaiting(FakeChat):
+    """Never answers."""
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        self.seen.append(messages)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@tool
+def population(city: str) -> str:
+    """How many people live in a city."""
+    return "460,000"
+
+
+@tool("population", extras={"risk": "write"})
+def writing(city: str) -> str:
+    """How many people live in a city; it is written down."""
+    return "460,000"
+
+
+def chat(*script: Any, model: str = "cheap") -> FakeChat:
+    return FakeChat(script=list(script), model=model, seen=[])
+
+
+CALLS = AIMessage("", tool_calls=[CALL])
+
+
+def looks_up(answer: Any = "460,000 people.", model: str = "cheap", **options: Any) -> Any:
+    """An agent that calls its tool, and answers."""
+    options = {"tools": [population], **options}
+    return create_agent(chat(CALLS, answer, model=model), **options)
+
+
+def pair(small: Any, large: Any = None, **options: Any) -> Cascade:
+    given = {"signals": [TrajectorySignal()], "verifier": lambda _q, a: "460" in a, **options}
+    return Cascade(small, large or ScriptedModel("About 460,000."), **given)
+
+
+def agent(made: Any = None, **options: Any) -> AgentTier:
+    return AgentTier(made or looks_up(), **{"prices": PRICES, **options})
+
+
+def drafts_of(result: Any) -> int:
+    return sum(entry.node == "draft" for entry in result.ledger)
+
+
+# --- what is booked
+
+
+async def test_each_call_inside_an_agent_is_an_entry_priced_by_its_model() -> None:
+    store = MemoryLedger()
+    result = await pair(agent(), ledger=store).ainvoke(Q)
+    assert (result.answer, result.tier) == ("460,000 people.", "small")
+    drafts = [entry for entry in result.ledger if entry.node == "draft"]
+    assert [(e.tier, e.model, e.outcome) for e in drafts] == [("small", "fake:cheap", "ok")] * 2
+    assert [e.cost_usd for e in drafts] == [Decimal("0.00002")] * 2
+    assert [e.id for e in store.entries if e.node == "draft"] == [e.id for e in drafts]
+
+
+async def test_the_draft_is_the_whole_run(driver: Any) -> None:
+    result, run = await driver(pair(agent()))
+    assert result == "460,000 people."
+    kinds = [type(message) for message in run.draft.trajectory]
+    assert kinds == [AIMessage, ToolMessage, AIMessage]
+    assert (run.draft.usage.input_tokens, run.draft.usage.output_tokens) == (20, 10)
+    assert run.signals["trajectory_steps"] == 2
+
+
+@pytest.fixture(params=["loop", "graph"])
+def driver(request: pytest.FixtureRequest) -> Any:
+    async def loop(cascade: Cascade) -> tuple[str, Run]:
+        run = cascade.kernel.begin([HumanMessage(Q)])
+        return (await cascade.adrive(run, CascadeRuntime(cascade.kernel))).answer, run
+
+    async def graph(cascade: Cascade) -> tuple[str, Run]:
+        state = await cascade.graph.ainvoke({"messages": [HumanMessage(Q)]})
+        return cascade.read(state).answer, Run.from_json(state["run"], state["messages"])
+
+    return {"loop": loop, "graph": graph}[request.param]
+
+
+def test_a_synchronous_agent_is_booked_too() -> None:
+    def node(state: MessagesState) -> Any:
+        return {"messages": [chat("460").invoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    result = pair(agent(builder.compile())).invoke(Q)
+    assert [e.model for e in result.ledger if e.node == "draft"] == ["fake:cheap"]
+
+
+RUNNABLES: list[Any] = [
+    chat("460"),
+    RunnableLambda(lambda messages: chat("460").invoke(messages)),
+]
+
+
+@pytest.mark.parametrize("made", RUNNABLES)
+async def test_any_runnable_of_messages_is_an_agent(made: Any) -> None:
+    result = await pair(agent(made)).ainvoke(Q)
+    assert (result.answer, result.ledger.cost_usd) == ("460", Decimal("0.00002"))
+
+
+async def test_a_coroutine_function_is_an_agent_whose_reported_calls_are_booked() -> None:
+    async def work(messages: list[BaseMessage]) -> BaseMessage:
+        return await chat("460").ainvoke(messages)
+
+    result = await pair(agent(work)).ainvoke(Q)
+    assert [e.model for e in result.ledger if e.node == "draft"] == ["fake:cheap"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_calls_that_nothing_reports_are_one_entry_and_unknown_is_not_free(
+    known: bool,
+) -> None:
+    usage: Any = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+
+    async def work(messages: list[BaseMessage]) -> Any:
+        return AIMessage("460", usage_metadata=usage) if known else "460"
+
+    small = Tier(AgentTier(work, name="mine"), price=Price(input=1, output=2))
+    result = await pair(small).ainvoke(Q)
+    (entry,) = (e for e in result.ledger if e.node == "draft")
+    assert (entry.model, entry.cost_usd) == ("agent:mine", Decimal("0.00002") if known else None)
+
+
+async def test_a_price_of_the_tier_holds_for_all_calls_and_foresees_the_baseline() -> None:
+    dear = Tier(agent(looks_up(model="dear")), price=Price(input=100, output=100))
+    result = await pair(agent(), dear).ainvoke(Q)
+    assert result.ledger.saved_usd is not None
+    escalated = await pair(agent(looks_up("no")), dear).ainvoke(Q)
+    experts = [e for e in escalated.ledger if e.node == "expert"]
+    assert [e.cost_usd for e in experts] == [Decimal("0.0015")] * 2
+    assert {e.saved_usd for e in experts} == {Decimal(0)}
+
+
+async def test_usage_that_a_model_does_not_report_stays_unknown() -> None:
+    silent = AIMessage(
+        "460", usage_metadata={"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+    )
+    result = await pair(agent(looks_up(silent))).ainvoke(Q)
+    assert [e.cost_usd for e in result.ledger if e.node == "draft"] == [Decimal("0.00002"), None]
+
+
+async def test_tracers_see_the_calls_and_counters_of_the_graph_around_do_not() -> None:
+    class Tracing(BaseTracer):
+        names: list[str] = []  # noqa: RUF012
+
+        def _persist_run(self, run: Any) -> None:
+            def walk(each: Any) -> None:
+                self.names.append(each.name)
+                for child in each.child_runs:
+                    walk(child)
+
+            walk(run)
+
+    tracing = Tracing()
+    await pair(agent()).ainvoke(Q, {"callbacks": [tracing]})
+    assert tracing.names.count("FakeChat") == 2
+
+
+async def test_a_rejected_run_is_not_shown_in_the_stream_around_it() -> None:
+    cascade = pair(agent(looks_up("five")), agent(looks_up("460")), name="it")
+    builder = StateGraph(MessagesState)
+    builder.add_node("it", cascade.graph)
+    builder.add_edge(START, "it")
+    asked: Any = {"messages": [HumanMessage(Q)]}
+    stream = builder.compile().astream(asked, stream_mode="messages", subgraphs=True)
+    texts = [part[1][0].text async for part in stream]
+    assert "five" not in texts
+    assert texts[-1] == "460"
+
+
+# --- failures
+
+
+async def test_a_failing_run_is_booked_and_another_tier_answers() -> None:
+    failing = looks_up(ConnectionError("reset"))
+    result = await pair(agent(failing), middleware=[Retries(1)]).ainvoke(Q)
+    assert result.tier == "large"
+    drafts = [(e.outcome, e.cost_usd) for e in result.ledger if e.node == "draft"]
+    assert drafts == [("ok", Decimal("0.00002")), ("failed", None)]
+
+
+async def test_a_tool_that_breaks_is_a_failure_with_its_name() -> None:
+    @tool
+    def population(city: str) -> str:
+        """Broken."""
+        raise ZeroDivisionError("oh")
+
+    broken = create_agent(chat(CALLS, "x"), [population])
+    with pytest.raises(
+        MalformedResponseError, match="agent:mine failed with ZeroDivisionError: oh"
+    ):
+        await Cascade(tiers=[agent(broken, name="mine")], middleware=[Retries(1)]).ainvoke(Q)
+
+
+async def test_a_cancelled_run_closes_what_was_begun() -> None:
+    store = MemoryLedger()
+    waiting = FakeWaiting(script=[], seen=[])
+    asking = asyncio.create_task(pair(agent(waiting), ledger=store).ainvoke(Q))
+    while not waiting.seen:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert [(e.node, e.outcome) for e in store.entries if e.model] == [("draft", "cancelled")]
+
+
+async def test_a_run_out_of_time_is_a_timeout() -> None:
+    small = Tier(agent(FakeWaiting(script=[], seen=[])), timeout_s=0.05)
+    result = await pair(small, middleware=[Retries(1)]).ainvoke(Q)
+    assert "did not come to an end within 0.05 s" in result.decision.reason
+    assert [e.outcome for e in result.ledger if e.node == "draft"] == ["cancelled"]
+    with pytest.raises(ModelTimeoutError):
+        await Cascade(tiers=[small], middleware=[Retries(1)]).ainvoke(Q)
+
+
+async def test_a_call_that_cannot_be_written_down_is_not_sent() -> None:
+    class Full(MemoryLedger):
+        async def begin(self, entry: Any, tags: Any = None) -> None:
+            raise LedgerError("disk full")
+
+    model = chat("460")
+    with pytest.raises(LedgerError, match="disk full"):
+        await pair(agent(create_agent(model)), ledger=Full()).ainvoke(Q)
+    assert model.seen == []
+
+
+async def test_steps_that_are_used_up_are_no_answer() -> None:
+    endless = create_agent(chat(CALLS), [population])
+    result = await pair(agent(endless, max_steps=4)).ainvoke(Q)
+    assert (result.tier, drafts_of(result)) == ("large", 2)
+    with pytest.raises(MalformedResponseError, match="used up its steps"):
+        cascade = Cascade(tiers=[agent(endless, max_steps=4)], middleware=[Retries(1)])
+        await cascade.ainvoke(Q)
+
+
+async def test_a_hopeless_run_is_stopped() -> None:
+    def stop(messages: Any) -> str | None:
+        return "too many steps" if len(messages) > 1 else None
+
+    result = await pair(agent(stop=stop)).ainvoke(Q)
+    assert (result.tier, drafts_of(result)) == ("large", 1)
+    assert "too many steps" in result.decision.reason
+
+
+async def test_real_requests_may_be_forbidden() -> None:
+    class Real(FakeChat):
+        def _get_ls_params(self, stop: Any = None, **kwargs: Any) -> LangSmithParams:
+            return LangSmithParams(ls_provider="openai", ls_model_name="gpt")
+
+        @classmethod
+        def lc_id(cls) -> list[str]:
+            return ["openai"]
+
+        @classmethod
+        def is_lc_serializable(cls) -> bool:
+            return True
+
+        def to_json(self) -> Any:
+            return {"lc": 1, "type": "not_implemented", "id": ["openai"]}
+
+    assert guard.forbidden
+    with pytest.raises(RealRequestForbiddenError):
+        await pair(agent(Real(script=["460"], seen=[]))).ainvoke(Q)
+
+
+async def test_what_an_agent_cannot_do_in_a_tier_is_said() -> None:
+    async def silent(messages: Any) -> list[Any]:
+        return []
+
+    def asks(state: MessagesState) -> Any:
+        return interrupt("may I?")
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("asks", asks)
+    builder.add_edge(START, "asks")
+    waits = builder.compile(checkpointer=InMemorySaver())
+    for made, said in ((silent, "no message"), (waits, "waits for a person")):
+        with pytest.raises(CascadeError, match=said):
+            await Cascade(tiers=[agent(made)], middleware=[Retries(1)]).ainvoke(Q)
+    with pytest.raises(UnsupportedContentError, match="tools of its own"):
+        await Cascade(tiers=[agent()]).ainvoke(Q, tools=[population])
+    with pytest.raises(UnsupportedContentError, match="asked through a cascade"):
+        await agent().complete(Request((HumanMessage(Q),)))
+    with pytest.raises(ConfigurationError, match="give a graph"):
+        AgentTier("agent")
+    with pytest.raises(ConfigurationError, match="takes_over='over'"):
+        agent(takes_over="over")
+
+
+# --- escalation
+
+
+@pytest.mark.parametrize("takes_over", ["restart", "hand_over", "repair"])
+async def test_the_next_agent_sees_what_it_is_to_see(takes_over: Any, driver: Any) -> None:
+    model = chat("460,000", model="dear")
+    large = agent(create_agent(model), takes_over=takes_over)
+    answer, run = await driver(pair(agent(looks_up("five")), large))
+    assert (answer, run.source) == ("460,000", "large")
+    kinds = [message.type for message in model.seen[0]]
+    text = str(model.seen[0][-1].text)
+    if takes_over == "restart":
+        assert kinds == ["human"]
+    elif takes_over == "hand_over":
+        assert kinds == ["human", "human"]
+        assert 'population({"city": "Canberra"}) → 460,000\nfive' in text
+        assert "not verified" in text
+    else:
+        assert kinds == ["human", "ai", "tool", "ai", "human"]
+        assert "Check it" in text
+
+
+async def test_what_a_failed_agent_has_done_is_handed_over() -> None:
+    model = chat("460,000", model="dear")
+    small = agent(create_agent(chat(CALLS, ConnectionError("reset")), [writing]))
+    large = agent(create_agent(model), takes_over="repair")
+    result = await pair(small, large).ainvoke(Q)
+    assert result.answer == "460,000"
+    assert [m.type for m in model.seen[0]] == ["human", "ai", "tool", "human"]
+
+
+async def test_calls_without_a_result_get_one() -> None:
+    @tool
+    def population(city: str) -> str:
+        """Broken."""
+        raise ZeroDivisionError("oh")
+
+    model = chat("460,000", model="dear")
+    small = agent(create_agent(chat(CALLS), [population]))
+    result = await pair(small, agent(create_agent(model), takes_over="repair")).ainvoke(Q)
+    assert result.answer == "460,000"
+    assert "whether it was carried out is not known" in str(model.seen[0][2].text)
+
+
+def writes(answer: str = "460", **options: Any) -> AgentTier:
+    return agent(looks_up(answer, tools=[writing]), **options)
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({}, "would begin the task again"),
+    ({"large": agent()}, "would begin the task again"),
+    ({"large": agent(takes_over="repair"), "signals": []}, "checker="),
+    ({"large": agent(takes_over="repair"), "signals": ["p_true"]}, "checker="),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), MISTAKES)
+async def test_an_agent_whose_tools_write_is_never_run_again(
+    options: dict[str, Any], said: str
+) -> None:
+    store = MemoryLedger()
+    cascade = pair(writes(), options.pop("large", None), ledger=store, **options)
+    with pytest.raises(ConfigurationError, match=said):
+        await cascade.ainvoke(Q)
+    assert [entry for entry in store.entries if entry.model] == []
+
+
+async def test_nor_for_audits_and_retries() -> None:
+    store = MemoryLedger()
+    large = writes(takes_over="hand_over")
+    cascade = pair(agent(), large, ledger=store, audit_rate=1.0)
+    await cascade.ainvoke(Q)
+    await cascade.aclose()
+    (audit,) = (e for e in store.entries if e.node == "audit")
+    assert "its tools write" in audit.note
+    model = chat(ConnectionError("reset"))
+    failing = agent(create_agent(model), writes=True)
+    with pytest.raises(CascadeError):
+        await Cascade(tiers=[failing], middleware=[Retries(3, base_s=0)]).ainvoke(Q)
+    assert len(model.seen) == 1
+
+
+async def test_a_checker_is_asked_instead_of_the_agent() -> None:
+    checker = ScriptedModel([reply("True", probability=0.95, top=[("True", 0.95)])], name="checker")
+    tier = writes("five", checker=checker)
+    large = agent(takes_over="hand_over")
+    result = await Cascade(tier, large, signals=["p_true"]).ainvoke(Q)
+    assert (result.answer, result.tier) == ("five", "small")
+    assert [e.model for e in result.ledger if e.node == "self_check"] == ["scripted:checker"]
+    await tier.aclose()
+
+
+async def test_each_attempt_of_a_fresh_agent_has_its_own() -> None:
+    made: list[str] = []
+
+    @asynccontextmanager
+    async def folder() -> AsyncIterator[Any]:
+        made.append("begun")
+        yield looks_up("five", tools=[writing])
+        made.append("gone")
+
+    async def later() -> Any:
+        return looks_up(tools=[writing])
+
+    factories: list[Callable[[], Any]] = [later, lambda: looks_up(tools=[writing])]
+    for factory in factories:
+        result = await pair(agent(folder, fresh=True), agent(factory, fresh=True)).ainvoke(Q)
+        assert result.tier == "large"
+    assert made == ["begun", "gone"] * 2
+
+
+async def test_an_agent_with_a_checkpointer_goes_on_where_it_was_interrupted() -> None:
+    model = chat(CALLS, ConnectionError("killed"), "460")
+    saver = InMemorySaver()
+    tier = agent(create_agent(model, [population], checkpointer=saver))
+    cascade = pair(tier, middleware=[Retries(2, base_s=0)])
+    result = await cascade.ainvoke(Q)
+    assert (result.answer, len(model.seen)) == ("460", 3)
+    run = cascade.kernel.begin([HumanMessage(Q)])
+    run.id = result.run_id
+    again = await cascade.adrive(run, CascadeRuntime(cascade.kernel))
+    assert (again.answer, len(model.seen)) == ("460", 3)
+
+
+# --- the law
+
+
+class Killed(Exception):  # noqa: N818
+    """Thrown in the midst of a run."""
+
+
+STEPS = st.lists(st.sampled_from(["call", "fail", "kill", "answer"]), min_size=1, max_size=5)
+
+
+@given(STEPS, st.booleans())
+def test_each_call_that_a_model_saw_is_in_the_ledger_once(
+    steps: list[str], escalates: bool
+) -> None:
+    said = {
+        "call": CALLS,
+        "fail": ConnectionError("reset"),
+        "kill": Killed("here"),
+        "answer": "five" if escalates else "460",
+    }
+    models = [chat(*(said[step] for step in steps), "460"), chat("460", model="dear")]
+    agents = [agent(create_agent(m, [population]), max_steps=20) for m in models]
+    store = MemoryLedger()
+    result = pair(*agents, ledger=store, middleware=[Retries(1)]).invoke(Q)
+    entries = [entry for entry in store.entries if entry.model]
+    assert len(entries) == len({e.id for e in entries}) == sum(len(m.seen) for m in models)
+    assert all(e.outcome in ("ok", "failed") for e in entries)
+    assert [e.id for e in result.ledger if e.model] == [e.id for e in entries]
