@@ -336,9 +336,9 @@ class Database:
         elif self.read_only:
             url = _read_only_url(self.path, self.place)
         else:
-            # SQLite makes the files beside it with the same mode. A file that is there is not opened:
-            # to close it would drop the locks that this process holds on it for its other databases,
-            # and the next process that leaves would delete the journal under them (POSIX).
+            # SQLite makes the files beside it with the same mode. A file that is there is not
+            # opened: to close it would drop the locks that this process holds on it for its other
+            # databases, and the next process that leaves would delete the journal under them.
             with self.told_apart(), suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         arguments = {"timeout": 0.05, "check_same_thread": False}

@@ -259,7 +259,7 @@ class Outlook:
     lengths: Lengths = field(default_factory=Lengths)
     clock: Callable[[], float] = time.monotonic
     _alone: PromptCache = field(init=False, repr=False)
-    _sent: dict[str, PromptCache] = field(init=False, repr=False)
+    _really: PromptCache = field(init=False, repr=False)
     _found: OrderedDict[tuple[str, bytes], float] = field(
         default_factory=OrderedDict, init=False, repr=False
     )
@@ -272,7 +272,7 @@ class Outlook:
     def __post_init__(self) -> None:
         self.tiers = tuple(self.tiers)
         self._alone = PromptCache(clock=self.clock)
-        self._sent = {tier.name: PromptCache(clock=self.clock) for tier in self.tiers}
+        self._really = PromptCache(clock=self.clock)
 
     def cost(
         self, tier: Tier, completion: Completion, messages: Sequence[BaseMessage] = ()
@@ -282,38 +282,17 @@ class Outlook:
         Args:
             tier: that would be asked.
             completion: the draft of the question.
-            messages: the conversation, its last message being the question. What the tier was sent
-                of it before is read at the price of `cached_input`, the rest written at
+            messages: the conversation, its last message being the question. What the large model
+                was sent of it before is read at the price of `cached_input`, the rest written at
                 `cache_write`, where these have a price.
         """
-        tokens = completion.usage.input_tokens
-        cached, written = self.cached(tier, messages, tokens) if messages and tokens else (0, 0)
+        tokens, cached, written = completion.usage.input_tokens, 0, 0
+        if messages and tokens and can_be_cached(tier.model.name, messages, tokens):
+            if tier.name == self.tiers[-1].name:
+                cached = in_steps(self._really.share(prefixes_of(messages)), tokens)
+            written = in_steps(1.0, tokens) - cached
         used = self._used(tier, completion, completion.usage, cached, written)
         return None if used is None else tier.pricing.cost(used[0])
-
-    def cached(
-        self, tier: Tier, messages: Sequence[BaseMessage], tokens: int | None = None
-    ) -> tuple[int, int]:
-        """Tokens of a prompt that a tier's provider has in its cache, and would write there.
-
-        Args:
-            tier: that would be asked.
-            messages: the conversation, its last message being the question.
-            tokens: of the whole prompt, where they were counted.
-        """
-        tokens = _tokens(messages, tokens)
-        if tier.name not in self._sent or not can_be_cached(tier.model.name, messages, tokens):
-            return 0, 0
-        share = self._sent[tier.name].share(prefixes_of(messages))
-        cached = in_steps(share, tokens)
-        return cached, in_steps(1.0, tokens) - cached
-
-    def sent(self, tier: Tier, messages: Sequence[BaseMessage]) -> None:
-        """Note that a tier was really sent a prompt, after its answer."""
-        if tier.name in self._sent and can_be_cached(
-            tier.model.name, messages, _tokens(messages, None)
-        ):
-            self._sent[tier.name].keep(prefixes_of(messages))
 
     def baseline(self, completion: Completion, messages: Sequence[BaseMessage]) -> Baseline | None:
         """What the large model alone would have cost for a drafted question, with a range.
@@ -376,18 +355,15 @@ class Outlook:
             messages: the conversation, its last message being the question.
             busy_ms: time of its machine, where its price is by the hour.
         """
-        large = self.tiers[-1]
         share, tokens = self._alone_share(messages, usage.input_tokens)
-        if share:
-            really = self._sent[large.name].share(prefixes_of(messages))
-            self.sent(large, messages)
+        if messages and can_be_cached(self.tiers[-1].model.name, messages, tokens):
+            prefixes = prefixes_of(messages)
             # Where it was sent as long a beginning, its usage says what the provider found.
-            cached = in_steps(share, tokens) if share > really else 0
+            cached = in_steps(share, tokens) if share > self._really.share(prefixes) else 0
+            self._really.keep(prefixes)
             if cached > (usage.cached_tokens or 0):
                 usage = usage.model_copy(update={"cached_tokens": cached})
-        else:
-            self.sent(large, messages)
-        return large.pricing.cost(usage, busy_ms)
+        return self.tiers[-1].pricing.cost(usage, busy_ms)
 
     def asked(self, messages: Sequence[BaseMessage]) -> None:
         """Note that the large model alone would have been asked this, whoever answers it here."""

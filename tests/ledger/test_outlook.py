@@ -216,21 +216,16 @@ def test_a_measured_request_is_charged_as_if_all_turns_had_gone_to_the_large_mod
     assert ahead.measured(used, question("short", "q4")) == plain
 
 
-def test_a_tier_that_was_sent_the_conversation_reads_it_from_its_cache() -> None:
+def test_a_large_model_that_was_sent_the_conversation_reads_it_from_its_cache() -> None:
     ahead = outlook()
     small, large = ahead.tiers
-    assert ahead.cached(large, LONG, 3_000) == (0, 2_944)
     cold = ahead.cost(large, draft(prompt=3_000), LONG)
-    ahead.sent(large, LONG)
-    assert ahead.cached(large, LONG) == (2_944, 0)
-    assert ahead.cached(small, LONG) == (0, 2_944)
+    ahead.measured(Usage(input_tokens=3_000, output_tokens=100), LONG)
     warm = ahead.cost(large, draft(prompt=3_000), LONG)
     assert cold is not None
     assert warm is not None
     assert cold - warm == Decimal("0.0000019") * 2_944
-    stranger = FakeTier("other", LARGE)
-    ahead.sent(stranger, LONG)
-    assert ahead.cached(stranger, LONG) == (0, 0)
+    assert ahead.cost(small, draft(prompt=3_000), LONG) == Decimal("0.0031")
 
 
 @pytest.mark.parametrize(
@@ -243,8 +238,10 @@ def test_some_providers_cache_only_what_is_marked(model: str, marked: bool, cach
         text["cache_control"] = {"type": "ephemeral"}
     messages = [SystemMessage([text]), *question()]
     ahead = outlook(model=FakeModel(model))
-    ahead.sent(ahead.tiers[-1], messages)
-    assert bool(ahead.cached(ahead.tiers[-1], messages)[0]) is cached
+    used = Usage(input_tokens=3_000, output_tokens=100)
+    ahead.asked(messages)
+    found = ahead.measured(used, [*messages, AIMessage("Paris"), *question("More?", "q2")])
+    assert (found != LARGE.cost(used)) is cached
 
 
 def test_a_prompt_is_as_long_as_its_text_its_calls_and_its_files() -> None:
