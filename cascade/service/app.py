@@ -130,6 +130,7 @@ def create_app(configured: Configured) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         gateway.loop = asyncio.get_running_loop()
+        await gateway.open()
         await _look_for_keys(gateway)
         tasks = [asyncio.create_task(gateway.watch()), asyncio.create_task(gateway.warm())]
         try:

@@ -447,6 +447,12 @@ class Gateway:
 
     # --- life
 
+    async def open(self) -> None:
+        """Connect to the ledger before the first requests need it; it may also come later."""
+        why = None if self.store is None else await self.store.ready()
+        if why is not None:
+            logger.error("the ledger cannot be written yet: %s", why)
+
     async def warm(self) -> None:
         """Open connections and load weights before the first requests need them."""
         for name, served in list(self.served.items()):

@@ -315,6 +315,10 @@ def asked(
     wishes = read_wishes(request, extension)
     if not messages:
         raise ServiceError(400, "messages: there are none: ask something.", param="messages")
+    last = messages[-1]
+    if last.type == "human" and isinstance(last.content, str) and not last.content.strip():
+        said = "messages: the last one is empty: ask something."
+        raise ServiceError(400, said, param="messages")
     decide = {kind: v for kind in KINDS if (v := getattr(wishes, kind)) is not None}
     if len(decide) > 1:
         said = f"{' and '.join(decide)}: each decides alone; give one."

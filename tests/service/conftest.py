@@ -1,0 +1,150 @@
+"""A gateway in front of scripted models, in this process; and one in a thread, on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from cascade.models.base import guard
+from cascade.service import create_app, read_config
+from cascade.service.gateway import Gateway
+from cascade.service.serving import GatewayServer
+from tests.acceptance.upstream import Answer, Upstream
+
+ASKED: Any = [{"role": "user", "content": "What is the capital of Australia?"}]
+
+
+@pytest.fixture(autouse=True)
+def _real_requests_only_when_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models of `upstream` are real ones to the gateway."""
+    monkeypatch.setattr(guard, "forbidden", False)
+    monkeypatch.setenv("UPSTREAM_KEY", "sk-upstream-secret")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def _upstream() -> Iterator[Upstream]:
+    with Upstream() as running:
+        yield running
+
+
+@pytest.fixture
+def upstream(_upstream: Upstream) -> Upstream:
+    """Models that say Canberra: the small one is sure of it."""
+    _upstream.seen.clear()
+    _upstream.says("small", Answer("Canberra", p=0.95, tokens=(100, 10)))
+    _upstream.says("large", Answer("It is Canberra", tokens=(100, 10)))
+    return _upstream
+
+
+def write(folder: Path, upstream: Upstream, more: str = "", top: str = "") -> Path:
+    """A configuration of one cascade, `support`; `more` goes to it, `top` to the service."""
+    tiers = "".join(
+        f"      - {{model: 'openai:{name}', base_url: '{upstream.openai_url}', api_key_env: "
+        f"UPSTREAM_KEY, max_tokens: 100, price: {{input: {usd}, output: {usd}}}}}\n"
+        for name, usd in (("small", 1), ("large", 10))
+    )
+    path = folder / "cascade.yaml"
+    path.write_text(
+        f"ledger: sqlite:///ledger.db\nlisten: {{port: 0}}\n{top}cascades:\n  support:\n"
+        f"    threshold: 0.8\n    retries: {{attempts: 1}}\n{more}    tiers:\n{tiers}"
+    )
+    return path
+
+
+@dataclass
+class Served:
+    """A gateway with a client that has a key."""
+
+    app: FastAPI
+    client: httpx.AsyncClient
+    secret: str
+
+    @property
+    def gateway(self) -> Gateway:
+        found: Gateway = self.app.state.gateway
+        return found
+
+    async def key(self, name: str = "team", **settings: Any) -> str:
+        _, secret = await self.gateway.keys.create(name, **settings)
+        return secret
+
+    async def ask(self, headers: Any = None, **body: Any) -> httpx.Response:
+        asked = {"model": "support", "messages": ASKED, **body}
+        return await self.client.post("/v1/chat/completions", json=asked, headers=headers)
+
+    def as_key(self, secret: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {secret}"}
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@pytest.fixture
+def serve(tmp_path: Path, upstream: Upstream) -> Serve:
+    """Runs a gateway: `async with serve() as served`."""
+
+    @asynccontextmanager
+    async def running(more: str = "", top: str = "", **overrides: Any) -> AsyncIterator[Served]:
+        path = write(tmp_path, upstream, more, top)
+        app = create_app(read_config(path, overrides=overrides))
+        async with app.router.lifespan_context(app):
+            secret = ""
+            if app.state.gateway.config.auth:
+                _, secret = await app.state.gateway.keys.create("owner", admin=True)
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://127.0.0.1", headers=headers
+            ) as client:
+                yield Served(app, client, secret)
+
+    return running
+
+
+@dataclass
+class Live:
+    """A gateway on a real socket, in a thread."""
+
+    url: str
+    secret: str
+    app: FastAPI
+    server: GatewayServer
+
+
+@contextmanager
+def live(path: Path, **overrides: Any) -> Iterator[Live]:
+    configured = read_config(path, overrides=overrides)
+    app = create_app(configured)
+    server = GatewayServer(app, configured.config.listen)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    end = time.monotonic() + 30
+    while not server.started:
+        assert thread.is_alive()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    loop = app.state.gateway.loop
+    secret = ""
+    if configured.config.auth:
+        made = asyncio.run_coroutine_threadsafe(
+            app.state.gateway.keys.create("owner", admin=True), loop
+        )
+        secret = made.result(10)[1]
+    try:
+        yield Live(f"http://127.0.0.1:{port}", secret, app, server)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()

@@ -1,0 +1,352 @@
+"""Keys, rates, budgets and places."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cascade.errors import ConfigurationError
+from cascade.service import create_app, read_config
+from cascade.service.keys import FORGOTTEN_S, FREE, Backoff, Keys, address_of, digest_of
+from cascade.service.limits import Gate, Rates, short
+from tests.acceptance.upstream import Answer, Held, Upstream
+from tests.service.conftest import Serve, write
+
+COST = Decimal("0.00121")
+"""Of an escalated question."""
+
+
+# --- keys
+
+
+async def test_a_key_is_kept_as_a_hash_in_a_file_that_others_cannot_read(tmp_path: Path) -> None:
+    keys = Keys(f"sqlite:///{tmp_path}/ledger.db")
+    key, secret = await keys.create("team", day_usd=Decimal("5.10"), tags={"team": "search"})
+    found = await keys.find(secret)
+    await keys.aclose()
+    assert found == key
+    assert (key.day_usd, key.tags) == (Decimal("5.10"), {"team": "search"})
+    assert secret.encode() not in (tmp_path / "ledger.db").read_bytes()
+    assert digest_of(secret) == key.digest not in str(key)
+    assert os.stat(tmp_path / "ledger.db").st_mode & 0o777 == 0o600
+    assert "digest" not in key.shown()
+
+
+async def test_a_revoked_key_and_an_old_secret_are_refused_at_once_where_it_was_done(
+    tmp_path: Path,
+) -> None:
+    keys = Keys(f"sqlite:///{tmp_path}/ledger.db")
+    key, secret = await keys.create("team")
+    assert await keys.find(secret)
+    _, fresh = await keys.rotate("team")
+    assert await keys.find(secret) is None
+    assert await keys.find(fresh)
+    await keys.revoke(key.id)
+    assert await keys.find(fresh) is None
+    with pytest.raises(ConfigurationError, match="revoked already"):
+        await keys.revoke("team")
+    with pytest.raises(ConfigurationError, match="no such key"):
+        await keys.rotate("nobody")
+    await keys.aclose()
+
+
+async def test_another_process_sees_that_a_key_is_revoked_within_seconds(tmp_path: Path) -> None:
+    now = 0.0
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    here, there = Keys(url, clock=lambda: now), Keys(url)
+    key, secret = await there.create("team")
+    assert await here.find(secret)
+    await there.revoke(key.id)
+    assert await here.find(secret)  # it is remembered
+    now = 1.5
+    assert await here.find(secret)  # and looked up meanwhile
+    now = 4.0
+    assert await here.find(secret) is None
+    assert await here.find("csk_" + "x" * 43) is None
+    for keys in (here, there):
+        await keys.aclose()
+
+
+async def test_two_valid_keys_of_one_name_are_told_apart_by_their_ids(tmp_path: Path) -> None:
+    keys = Keys(f"sqlite:///{tmp_path}/ledger.db")
+    await keys.create("team")
+    await keys.create("team")
+    with pytest.raises(ConfigurationError, match="give one of key_"):
+        await keys.revoke("team")
+    assert len(await keys.list()) == 2
+    await keys.aclose()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": " "},
+        {"name": "two\nlines"},
+        {"per_minute": 0.0},
+        {"day_usd": Decimal("NaN")},
+        {"month_usd": Decimal(-1)},
+        {"exhausted": "perhaps"},
+        {"tags": {"key": "x"}},
+        {"tags": {"user": 1}},
+    ],
+)
+async def test_a_key_with_a_meaningless_setting_is_not_made(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    keys = Keys(f"sqlite:///{tmp_path}/ledger.db")
+    with pytest.raises(ConfigurationError):
+        await keys.create(**{"name": "team", **settings})
+
+
+async def test_a_file_with_several_databases_is_whole_after_another_process_leaves(
+    tmp_path: Path,
+) -> None:
+    """To close a file drops a process's locks on it; then the next process deletes its journal."""
+    from cascade.ledger import open_store  # noqa: PLC0415
+
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    here, store = Keys(url), open_store(url)
+    await here.list()
+    assert await store.ready() is None
+    code = (
+        "import asyncio, sys; from cascade.service import Keys\n"
+        "async def go():\n"
+        "    keys = Keys(sys.argv[1]); _, s = await keys.create('x'); await keys.aclose(); print(s)\n"
+        "asyncio.run(go())"
+    )
+    import sys  # noqa: PLC0415
+
+    for _ in range(2):
+        done = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, url, stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await done.communicate()
+        assert await here.find(out.decode().strip())
+    await store.aclose()
+    await here.aclose()
+
+
+# --- wrong keys
+
+
+def test_wrong_keys_of_an_address_cost_it_longer_and_longer() -> None:
+    now = 0.0
+    backoff = Backoff(lambda: now)
+    for _ in range(FREE + 1):
+        backoff.count("a")
+    assert backoff.wait_s("a") == 1.0
+    backoff.count("a")
+    assert backoff.wait_s("a") == 2.0
+    assert backoff.wait_s("b") is None
+    now = FORGOTTEN_S
+    assert backoff.wait_s("a") is None
+
+
+def test_a_right_key_takes_back_its_own_try_alone() -> None:
+    backoff = Backoff(lambda: 0.0)
+    for _ in range(FREE + 2):
+        backoff.count("a")
+    backoff.take_back("a")
+    assert backoff.wait_s("a") == 1.0
+    backoff.count("b")
+    backoff.take_back("b")
+    assert backoff.wait_s("b") is None
+
+
+def test_of_an_address_its_network_counts_where_it_has_many() -> None:
+    assert address_of("2001:db8::1") == address_of("2001:db8::2") == "2001:db8::/64"
+    assert address_of("::ffff:10.0.0.1") == "10.0.0.1"
+    assert address_of("testclient") == "testclient"
+
+
+async def test_who_guesses_keys_has_to_wait_and_a_known_key_has_not(serve: Serve) -> None:
+    async with serve() as served:
+        statuses = []
+        for n in range(FREE + 3):
+            wrong = served.as_key(f"csk_{n:043d}")
+            statuses.append((await served.client.get("/v1/models", headers=wrong)).status_code)
+        right = await served.client.get("/v1/models")
+    assert statuses == [401] * FREE + [429] * 3
+    assert right.status_code == 200
+
+
+# --- rates and places
+
+
+async def test_requests_a_minute_are_refused_with_the_time_to_wait(serve: Serve) -> None:
+    async with serve() as served:
+        key = served.as_key(await served.key("slow", per_minute=2.0))
+        answers = [await served.ask(key) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert 0 < int(answers[2].headers["retry-after"]) <= 30
+
+
+def test_a_rate_fills_evenly(make_key: Any) -> None:
+    now, key = 0.0, make_key(per_minute=60.0)
+    rates = Rates(lambda: now)
+    for _ in range(60):
+        rates.take(key)
+    with pytest.raises(Exception, match="60 times a minute"):
+        rates.take(key)
+    now = 1.0
+    rates.take(key)
+
+
+@pytest.fixture
+def make_key() -> Any:
+    from cascade.service.keys import Key  # noqa: PLC0415
+
+    return lambda **settings: Key(id="k", name="k", digest="d", **settings)
+
+
+async def test_a_full_queue_and_a_long_wait_are_429() -> None:
+    gate = Gate("support", 1, 1, 0.01)
+    async with gate.place():
+        with pytest.raises(Exception, match="no place became free"):
+            async with gate.place():
+                raise AssertionError
+        waiting = asyncio.create_task(_through(Gate("x", 1, 0, 1.0)))
+        await waiting
+    full = Gate("support", 1, 0, 1.0)
+    async with full.place():
+        with pytest.raises(Exception, match="0 requests wait for it already"):
+            async with full.place():
+                raise AssertionError
+    assert (gate.running, gate.waiting) == (0, 0)
+
+
+async def _through(gate: Gate) -> None:
+    async with gate.place():
+        pass
+
+
+async def test_a_deadline_counts_from_the_arrival(serve: Serve, upstream: Upstream) -> None:
+    held = Held()
+    upstream.says("small", Answer("x", held=held))
+    async with serve("    concurrency: 1\n") as served:
+        first = asyncio.create_task(served.ask())
+        await upstream.has_asked(1, "small")
+        late = await served.ask(cascade={"deadline": 0.05})
+        held.release()
+        await first
+    assert late.status_code in (429, 504)
+
+
+# --- budgets
+
+
+async def test_fifty_at_once_never_overspend_and_say_402_once_it_is_spent(
+    serve: Serve, upstream: Upstream
+) -> None:
+    upstream.says("small", Answer("draft", p=0.3, tokens=(100, 10)))
+    async with serve(top="budgets: {wait_s: 60}\n") as served:
+        key, secret = await served.gateway.keys.create("spender", day_usd=Decimal("0.01"))
+        answers = await asyncio.gather(*(served.ask(served.as_key(secret)) for _ in range(50)))
+        told = (await served.client.get("/admin/budgets")).json()
+    done = [answer.status_code for answer in answers]
+    assert set(done) == {200, 402}
+    assert done.count(200) * COST <= Decimal("0.01")
+    assert Decimal(told[0]["day_spent_usd"]) == done.count(200) * COST
+    assert Decimal(told[0]["put_aside_usd"]) == 0
+    refused = next(answer for answer in answers if answer.status_code == 402)
+    assert "E-" not in refused.text
+    assert "does not cover the request" in refused.json()["error"]["message"]
+
+
+async def test_money_that_is_only_put_aside_is_429_with_a_time_to_wait(
+    serve: Serve, upstream: Upstream
+) -> None:
+    held = Held()
+    upstream.says("small", Answer("Canberra", held=held, tokens=(100, 10)))
+    async with serve(top="budgets: {wait_s: 0}\n") as served:
+        key = served.as_key(await served.key("small", day_usd=Decimal("0.003")))
+        first = asyncio.create_task(served.ask(key))
+        await upstream.has_asked(1, "small")
+        second = await served.ask(key)
+        held.release()
+        assert (await first).status_code == 200
+    assert second.status_code == 429
+    assert second.headers["retry-after"] == "1"
+    assert second.json()["error"]["code"] == "budget_put_aside"
+
+
+async def test_two_services_on_one_file_do_not_overspend_together(
+    tmp_path: Path, serve: Serve, upstream: Upstream
+) -> None:
+    upstream.says("small", Answer("draft", p=0.3, tokens=(100, 10)))
+    top = "budgets: {wait_s: 60}\n"
+    async with serve(top=top) as one:
+        other = create_app(read_config(tmp_path / "cascade.yaml"))
+        async with other.router.lifespan_context(other):
+            key = one.as_key(await one.key("spender", month_usd=Decimal("0.006")))
+            import httpx  # noqa: PLC0415
+
+            transport = httpx.ASGITransport(other)
+            async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+                body = {"model": "support", "messages": [{"role": "user", "content": "Capital?"}]}
+                asking = [one.ask(key) for _ in range(10)]
+                asking += [
+                    client.post("/v1/chat/completions", json=body, headers=key) for _ in range(10)
+                ]
+                answers = await asyncio.gather(*asking)
+    done = [answer.status_code for answer in answers]
+    assert set(done) == {200, 402}
+    assert 0 < done.count(200) * COST <= Decimal("0.006")
+
+
+async def test_a_key_whose_money_is_spent_may_stay_on_this_machine(
+    serve: Serve, upstream: Upstream
+) -> None:
+    upstream.says("small", Answer("draft", p=0.3, tokens=(100, 10)))
+    async with serve() as served:
+        key = await served.key("thrifty", day_usd=Decimal("0.0001"), exhausted="local_only")
+        answer = await served.ask(served.as_key(key))
+    assert answer.status_code == 200  # both tiers are servers of this machine here
+    assert answer.headers["x-cascade-tier"] == "large"
+
+
+async def test_a_failed_request_gives_back_what_was_put_aside(
+    serve: Serve, upstream: Upstream
+) -> None:
+    from tests.acceptance.upstream import failure  # noqa: PLC0415
+
+    upstream.says("small", failure(400))
+    upstream.says("large", failure(400))
+    async with serve() as served:
+        key, secret = await served.gateway.keys.create("team", day_usd=Decimal(1))
+        answer = await served.ask(served.as_key(secret))
+        await served.gateway.money.aclose()
+        account = await served.gateway.money.account(key.id)
+    assert answer.status_code == 400
+    assert (account.day_usd, account.put_aside_usd) == (0, 0)
+
+
+async def test_what_audits_cost_is_charged_to_the_key(serve: Serve, upstream: Upstream) -> None:
+    async with serve("    audits: 1.0\n") as served:
+        key, secret = await served.gateway.keys.create("team", day_usd=Decimal(1))
+        await served.ask(served.as_key(secret))
+        await served.gateway.served["support"].cascade.aclose()
+        await asyncio.sleep(0)
+        await served.gateway.money.aclose()
+        account = await served.gateway.money.account(key.id)
+    assert account.day_usd == Decimal("0.00011") + Decimal("0.0011")
+
+
+@pytest.mark.parametrize(
+    ("usd", "said"),
+    [("0E-8", "0"), ("0.00120999999", "0.0012"), ("12.3456", "12.35"), ("0.5", "0.5")],
+)
+def test_amounts_are_rounded_for_people(usd: str, said: str) -> None:
+    assert short(Decimal(usd)) == said
+
+
+def test_the_ledger_of_a_service_is_its_owners_alone(tmp_path: Path, upstream: Upstream) -> None:
+    read_config(write(tmp_path, upstream))
+    connection = sqlite3.connect(":memory:")
+    connection.close()

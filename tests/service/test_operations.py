@@ -1,0 +1,472 @@
+"""What operators and attackers see: configuration, health, admin, foreign hosts, long work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cascade.errors import ConfigurationError
+from cascade.service import describe, read_config
+from cascade.service.serving import Lines, set_up_logs
+from tests.acceptance.upstream import Answer, Held, Upstream
+from tests.service.conftest import ASKED, Live, Serve, live, write
+
+# --- configuration
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("threshold", "threshhold", ":5: cascades.support.threshhold: there is no such key; did"),
+        ("threshold: 0.8", "threshold: 8", "threshold: should be less than or equal to 1, not 8"),
+        ("threshold: 0.8", "threshold: 0.8\n    max_harm: 0.1", "each decides alone"),
+        ("api_key_env: UPSTREAM_KEY", "api_key: sk-clear-text", "a key in clear text"),
+        ("api_key_env: UPSTREAM_KEY", "api_key: '${NOT_SET}'", "NOT_SET is not set"),
+        ("listen:", "ledger: x\nlisten:", ":2: ledger: it stands here a second time"),
+        ("  support:", "  su pport:", "a name has letters"),
+        ("ledger: sqlite:///ledger.db", "", "keys are kept in the ledger's database"),
+        ("port: 0", "port: 0, proxies: [nowhere]", "proxies"),
+        ("{port: 0}", "{port: 0", "cascade.yaml:"),
+    ],
+)
+def test_a_wrong_configuration_names_file_line_and_key(
+    tmp_path: Path, upstream: Upstream, old: str, new: str, said: str
+) -> None:
+    path = write(tmp_path, upstream)
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ConfigurationError) as raised:
+        read_config(path)
+    assert said in str(raised.value)
+    assert "sk-clear-text" not in str(raised.value)
+
+
+def test_the_environment_goes_over_the_file_and_options_over_both(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    path = write(tmp_path, upstream)
+    variables = {"CASCADE__LISTEN__PORT": "9000", "CASCADE__RECENT": "7", "UPSTREAM_KEY": "k"}
+    read = read_config(path, environment=variables, overrides={"recent": 8})
+    assert (read.config.listen.port, read.config.recent) == (9000, 8)
+    with pytest.raises(ConfigurationError, match="CASCADE__PORT: there is no key 'port'"):
+        read_config(path, environment={"CASCADE__PORT": "1"})
+    with pytest.raises(ConfigurationError, match="CASCADE__RECENT: should be"):
+        read_config(path, environment={"CASCADE__RECENT": "0"})
+
+
+def test_a_file_that_is_none_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("[]")
+    for path in (tmp_path / "a.yaml", tmp_path / "gone.yaml", tmp_path / "a.toml"):
+        with pytest.raises(ConfigurationError):
+            read_config(path)
+
+
+def test_a_ledger_lies_beside_its_configuration(tmp_path: Path, upstream: Upstream) -> None:
+    read = read_config(write(tmp_path, upstream)).config
+    assert read.ledger
+    assert read.ledger.url == f"sqlite:///{tmp_path}/ledger.db"
+
+
+def test_what_would_run_is_described_without_asking(tmp_path: Path, upstream: Upstream) -> None:
+    more = (
+        "    audits: {rate: 0.1, daily_usd: 1}\n    sticky: true\n    abort: true\n    mode: canary\n"
+        "    private: looks_personal\n    tool_risks: {pay: irreversible}\n    drift: warn\n"
+        "    fallback: {model: 'ollama:x'}\n    signals: [p_true]\n"
+    )
+    lines = describe(read_config(write(tmp_path, upstream, more)))
+    assert any("support: Threshold" in line for line in lines)
+    assert any("small: openai:small (this machine)" in line for line in lines)
+    assert upstream.seen == []
+
+
+def test_all_cascades_that_cannot_work_are_named(tmp_path: Path, upstream: Upstream) -> None:
+    path = write(tmp_path, upstream, "    calibrator: gone.json\n")
+    with pytest.raises(ConfigurationError, match=r"cascades\.support: "):
+        describe(read_config(path))
+
+
+async def test_a_reload_says_what_changed_and_what_needs_a_restart(
+    tmp_path: Path, serve: Serve, upstream: Upstream
+) -> None:
+    upstream.says("small", Answer("Canberra", p=0.7))
+    async with serve(top="watch_s: 3600\n") as served:
+        before = (await served.ask()).headers["x-cascade-tier"]
+        path = tmp_path / "cascade.yaml"
+        text = path.read_text().replace("threshold: 0.8", "threshold: 0.6")
+        path.write_text(text.replace("port: 0", "port: 9") + "recent: 5\n")
+        said = (await served.client.post("/admin/reload")).json()
+        after = (await served.ask()).headers["x-cascade-tier"]
+        path.write_text("cascades: {}\n")
+        broken = (await served.client.post("/admin/reload")).json()
+        still = await served.ask()
+    assert (before, after) == ("large", "small")
+    assert said == {
+        "changed": ["cascades.support", "recent"],
+        "needs_restart": ["listen"],
+        "problems": [],
+    }
+    assert "it is empty" in broken["problems"][0]
+    assert still.status_code == 200
+
+
+async def test_a_changed_file_is_loaded_again_by_itself(
+    tmp_path: Path, serve: Serve, upstream: Upstream
+) -> None:
+    async with serve(top="watch_s: 0.01\n") as served:
+        path = tmp_path / "cascade.yaml"
+        text = path.read_text().replace("threshold: 0.8", "threshold: 0.99")
+        path.write_text(text)
+        os.utime(path, (1, 1))
+        async with asyncio.timeout(30):
+            while served.gateway.config.cascades["support"].threshold != 0.99:
+                await asyncio.sleep(0.01)
+        assert (await served.ask()).headers["x-cascade-tier"] == "large"
+
+
+# --- admin and health
+
+
+async def test_admin_routes_make_list_rotate_and_revoke_keys(serve: Serve) -> None:
+    async with serve() as served:
+        made = await served.client.post("/admin/keys", json={"name": "a", "day_usd": "1.50"})
+        key, secret = made.json()["key"], made.json()["secret"]
+        plain = served.as_key(secret)
+        refused = await served.client.get("/admin/keys", headers=plain)
+        wrong = await served.client.post("/admin/keys", json={"name": "b", "models": ["x"]})
+        rotated = await served.client.post(f"/admin/keys/{key['id']}/rotate")
+        gone = await served.client.delete(f"/admin/keys/{key['id']}")
+        twice = await served.client.delete(f"/admin/keys/{key['id']}")
+        listed = (await served.client.get("/admin/keys")).json()
+        cascades = (await served.client.get("/admin/cascades")).json()
+    assert (made.status_code, key["day_usd"]) == (201, "1.50")
+    assert (refused.status_code, wrong.status_code, twice.status_code) == (403, 400, 404)
+    assert rotated.json()["secret"] != secret
+    assert gone.json()["revoked_at"]
+    assert "digest" not in json.dumps(listed)
+    assert cascades[0]["tiers"] == ["small", "large"]
+
+
+async def test_feedback_is_an_entry_of_the_run_of_the_same_key(serve: Serve) -> None:
+    async with serve() as served:
+        run_id = (await served.ask()).json()["cascade"]["run_id"]
+        body = {"run_id": run_id, "correct": False, "by": "ada"}
+        first = (await served.client.post("/v1/feedback", json=body)).json()
+        again = (await served.client.post("/v1/feedback", json=body)).json()
+        other = served.as_key(await served.key("other"))
+        foreign = await served.client.post("/v1/feedback", json=body, headers=other)
+        words = await served.client.post("/v1/feedback", json=body | {"comment": "x"})
+        empty = await served.client.post("/v1/feedback", json={"run_id": run_id})
+        report = await served.client.get("/admin/report", params={"days": 1})
+        bad = await served.client.get("/admin/report", params={"days": "many"})
+    assert (first["changed"], again["changed"]) == (True, False)
+    assert (foreign.status_code, words.status_code, empty.status_code) == (404, 400, 400)
+    assert report.json()["title"]
+    assert bad.status_code == 400
+
+
+async def test_health_metrics_and_the_openapi_document_are_there(serve: Serve) -> None:
+    async with serve() as served:
+        await served.ask()
+        assert (await served.client.get("/healthz")).json() == {"status": "ok"}
+        assert (await served.client.get("/readyz")).status_code == 200
+        metrics = (await served.client.get("/metrics")).text
+        nobody = await served.client.get("/metrics", headers={"Authorization": ""})
+        document = (await served.client.get("/openapi.json")).json()
+    assert 'path="/v1/chat/completions",status="200"' in metrics
+    assert 'cascade_requests_total{cascade="support"' in metrics
+    assert nobody.status_code == 401
+    assert {"/v1/chat/completions", "/v1/messages", "/api/chat"} <= set(document["paths"])
+    refs = set(json.dumps(document).split('"$ref": "#/components/schemas/')[1:])
+    assert {ref.partition('"')[0] for ref in refs} <= set(document["components"]["schemas"])
+
+
+async def test_a_ledger_that_cannot_be_written_is_not_ready_and_costs_nothing(
+    tmp_path: Path, serve: Serve, upstream: Upstream
+) -> None:
+    async with serve() as served:
+        assert (await served.ask()).status_code == 200
+        asked = len(upstream.seen)
+        import sqlite3  # noqa: PLC0415
+
+        with sqlite3.connect(tmp_path / "ledger.db", isolation_level=None) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            begun = time.monotonic()
+            answer, ready = await asyncio.gather(served.ask(), served.client.get("/readyz"))
+            took_s = time.monotonic() - begun
+            other.execute("ROLLBACK")
+        async with asyncio.timeout(30):
+            while (await served.client.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.05)
+    assert ready.status_code == 503
+    assert ready.json()["reason"] == "the ledger cannot be written"
+    assert answer.status_code == 503
+    assert len(upstream.seen) == asked
+    assert took_s < 10
+
+
+async def test_a_service_that_ends_refuses_new_requests_and_finishes_old_ones(
+    serve: Serve, upstream: Upstream
+) -> None:
+    held = Held()
+    upstream.says("small", Answer("Canberra", held=held))
+    async with serve() as served:
+        running = asyncio.create_task(served.ask())
+        await upstream.has_asked(1, "small")
+        draining = asyncio.create_task(served.gateway.drain(30))
+        await asyncio.sleep(0)
+        refused, ready = await served.ask(), await served.client.get("/readyz")
+        held.release()
+        assert (await running).status_code == 200
+        await draining
+    assert (refused.status_code, ready.status_code) == (503, 503)
+    assert ready.json()["reason"] == "shutting down"
+
+
+async def test_what_takes_longer_than_the_grace_is_cancelled(
+    serve: Serve, upstream: Upstream
+) -> None:
+    upstream.says("small", Answer("x", held=Held()))
+    async with serve() as served:
+        running = asyncio.create_task(served.ask())
+        seen = await upstream.has_asked(1, "small")
+        await served.gateway.drain(0.01)
+        await asyncio.wait([running])
+    assert seen.left.wait(30)
+
+
+# --- without keys
+
+
+NO_AUTH = {"auth": False}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/admin/keys"),
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/messages"),
+        ("POST", "/api/chat"),
+        ("GET", "/api/tags"),
+        ("GET", "/"),
+        ("GET", "/healthz"),
+        ("GET", "/metrics"),
+        ("GET", "/nothing"),
+    ],
+)
+async def test_without_keys_no_foreign_page_reaches_any_route(
+    serve: Serve, upstream: Upstream, headers: dict[str, str], method: str, path: str
+) -> None:
+    async with serve(**NO_AUTH) as served:
+        answer = await served.client.request(method, path, headers=headers, json={"name": "x"})
+    assert answer.status_code == 403
+    assert upstream.seen == []
+
+
+async def test_without_keys_there_are_none_to_make_and_this_machine_may_ask(serve: Serve) -> None:
+    async with serve(**NO_AUTH) as served:
+        made = await served.client.post("/admin/keys", json={"name": "x"})
+        own = {"Host": "localhost:8080", "Origin": "http://localhost:8080"}
+        asked = await served.ask(own)
+    assert (made.status_code, asked.status_code) == (409, 200)
+
+
+def test_without_keys_it_listens_on_loopback_only(tmp_path: Path, upstream: Upstream) -> None:
+    path = write(tmp_path, upstream)
+    with pytest.raises(ConfigurationError, match="loopback only"):
+        read_config(path, overrides={"auth": False, "listen": {"host": "0.0.0.0"}})  # noqa: S104
+
+
+# --- bodies
+
+
+async def test_long_and_packed_bodies_are_refused(serve: Serve) -> None:
+    async with serve(top="max_body_mib: 0.5\n") as served:
+        long = await served.ask(messages=[{"role": "user", "content": "x" * 600_000}])
+        packed = await served.ask({"Content-Encoding": "gzip"})
+        many = await served.ask(messages=[{"role": "user", "content": "," * 200_000}])
+        form = await served.client.post("/admin/keys", json={"name": "x" * 300_000})
+
+        async def pieces() -> Any:
+            for _ in range(20):
+                yield b"x" * 50_000
+
+        chunked = await served.client.post("/v1/chat/completions", content=pieces())
+    statuses = [each.status_code for each in (long, packed, many, form, chunked)]
+    assert statuses == [413, 415, 413, 413, 413]
+
+
+WORST: dict[str, Any] = {
+    "tools": {
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": f"f{n}",
+                    "parameters": {
+                        "type": "object",
+                        "properties": {f"p{k}": {"type": "string"} for k in range(20)},
+                    },
+                },
+            }
+            for n in range(500)
+        ]
+    },
+    "too many tools": {
+        "tools": [{"type": "function", "function": {"name": f"f{n}"}} for n in range(1000)]
+    },
+    "alternatives": {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {
+                "name": "x",
+                "schema": {"anyOf": [{"const": n, "type": "integer"} for n in range(5_000)]},
+            },
+        }
+    },
+    "patterns": {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "x", "schema": {"pattern": "^(a+)+$", "type": "string"}},
+        }
+    },
+    "values": {"stop": ["x"] * 90_000},
+    "depth": {"metadata": json.loads("[" * 90 + "]" * 90)},
+}
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, _upstream: Upstream
+) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UPSTREAM_KEY", "k")
+        path = write(tmp_path_factory.mktemp("live"), _upstream, top="log: {level: error}\n")
+        with live(path, auth=False, listen={"arrive_s": 1.0}) as made:
+            yield made
+
+
+@pytest.mark.parametrize("kind", WORST)
+def test_no_request_holds_up_the_others(running: Live, upstream: Upstream, kind: str) -> None:
+    """The longest time on the event loop's thread that the worst request of a kind takes at once,
+    by that thread's own CPU clock, so that other processes make no difference."""
+    upstream.says("small", Answer("1" if kind == "alternatives" else "a" * 30 + "b"))
+    upstream.says("large", Answer("4999"))
+    loop = running.app.state.gateway.loop
+    longest, last, stop = 0.0, None, threading.Event()
+
+    def tick() -> None:
+        nonlocal longest, last
+        now = time.thread_time()
+        if last is not None:
+            longest = max(longest, now - last)
+        last = now
+        if not stop.is_set():
+            loop.call_soon(tick)
+
+    body = json.dumps({"model": "support", "messages": ASKED, **WORST[kind]})
+    httpx.get(f"{running.url}/healthz")
+    loop.call_soon_threadsafe(tick)
+    try:
+        with httpx.Client(trust_env=False, timeout=60) as client:
+            answer = client.post(f"{running.url}/v1/chat/completions", content=body)
+    finally:
+        stop.set()
+    assert answer.status_code in (200, 400, 413), answer.text[:300]
+    assert longest < 0.05 * SLOW, f"{longest:.3f} s"
+
+
+SLOW = 3 if os.environ.get("COVERAGE_RUN") or sys.gettrace() else 1
+
+
+def test_a_client_that_leaves_ends_the_call(running: Live, upstream: Upstream) -> None:
+    upstream.says("small", Answer("x", held=Held()))
+    for stream in (False, True):
+        before = len(upstream.asked("small"))
+        with httpx.Client(trust_env=False) as client, pytest.raises(httpx.ReadTimeout):
+            body = {"model": "support", "messages": ASKED, "stream": stream}
+            client.post(f"{running.url}/v1/chat/completions", json=body, timeout=0.3)
+        upstream.wait_for(before + 1, "small")
+        assert upstream.asked("small")[before].left.wait(30)
+
+
+def _raw(running: Live, sent: bytes) -> bytes:
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(sent)
+        received = b""
+        while piece := connection.recv(65536):
+            received += piece
+            if b"\r\n\r\n" in received and b"408" not in received[:20]:
+                break
+        return received
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"408"),  # it never ends
+        (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{", b"408"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, b"431"),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", b"431"),
+        (b"nonsense\r\n\r\n", b"400"),
+    ],
+)
+def test_slow_and_endless_requests_are_cut_off(running: Live, sent: bytes, status: bytes) -> None:
+    assert _raw(running, sent).split(b" ", 2)[1] == status
+
+
+def test_a_server_drains_on_a_signal_and_reloads_on_another(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    with live(write(tmp_path, upstream)) as made:
+        loop = made.app.state.gateway.loop
+        loop.call_soon_threadsafe(made.server.reload)
+        made.server.handle_exit(signal.SIGTERM, None)
+        end = time.monotonic() + 30
+        while not made.server.should_exit:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert made.app.state.gateway.draining
+
+
+def test_a_log_line_is_one_line_whatever_is_in_it() -> None:
+    record = logging.makeLogRecord({"msg": "a\nb\x1b[2J", "levelname": "INFO", "run_id": "r"})
+    text = Lines(as_json=False).format(record)
+    assert text.splitlines()[1] == "    b\\x1b[2J"
+    said = json.loads(Lines(as_json=True).format(record))
+    assert (said["message"], said["run_id"]) == ("a\nb\x1b[2J", "r")
+
+
+def test_logs_go_to_standard_error_and_no_client_of_a_provider_writes_there(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    before = logging.root.handlers[:], logging.root.level, logging.getLogger("cascade").level
+    try:
+        set_up_logs(read_config(write(tmp_path, upstream)).config.log)
+        assert logging.getLogger("httpx").getEffectiveLevel() == logging.WARNING
+        assert logging.getLogger("cascade").isEnabledFor(logging.INFO)
+    finally:
+        logging.root.handlers[:] = before[0]
+        logging.root.setLevel(before[1])
+        logging.getLogger("cascade").setLevel(before[2])

@@ -1,0 +1,653 @@
+"""The three protocols, with their official clients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import httpx2
+import ollama
+import openai
+import pytest
+
+from tests.acceptance.upstream import Answer, Upstream, failure
+from tests.service.conftest import ASKED, Serve, Served, live, write
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}
+CALL = Answer("", calls=(("weather", {"city": "Canberra"}),), tokens=(100, 10))
+
+
+def openai_of(served: Served) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(
+        base_url="http://127.0.0.1/v1",
+        api_key=served.secret,
+        http_client=httpx.AsyncClient(transport=httpx.ASGITransport(served.app)),
+        max_retries=0,
+    )
+
+
+def anthropic_of(served: Served) -> anthropic.AsyncAnthropic:
+    return anthropic.AsyncAnthropic(
+        base_url="http://127.0.0.1",
+        api_key=served.secret,
+        http_client=httpx2.AsyncClient(transport=httpx2.ASGITransport(served.app)),
+        max_retries=0,
+    )
+
+
+# --- OpenAI
+
+
+async def test_an_answer_says_why_which_model_gave_it_in_headers_and_in_its_extension(
+    serve: Serve, upstream: Upstream
+) -> None:
+    async with serve() as served:
+        answer = await served.ask()
+    assert answer.status_code == 200
+    body, told = answer.json(), answer.headers
+    assert body["choices"][0]["message"]["content"] == "Canberra"
+    assert (told["x-cascade-tier"], told["x-cascade-escalated"]) == ("small", "false")
+    assert told["x-cascade-reason"].startswith("uncalibrated score 0.95")
+    assert told["x-cascade-cost-usd"] == "0.00011"
+    assert told["x-cascade-run-id"] == body["cascade"]["run_id"]
+    assert "≥" in body["cascade"]["reason"]
+
+
+async def test_a_stream_has_the_same_headers_once_it_is_decided(
+    serve: Serve, upstream: Upstream
+) -> None:
+    upstream.says("small", Answer("draft", p=0.3))
+    async with serve() as served:
+        answer = await served.ask(stream=True, stream_options={"include_usage": True})
+    assert answer.headers["x-cascade-tier"] == "large"
+    assert answer.headers["x-cascade-escalated"] == "true"
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    text = "".join(e["choices"][0]["delta"].get("content") or "" for e in events if e["choices"])
+    assert text == "It is Canberra"
+    assert events[-1]["usage"]["completion_tokens"] == 10
+    assert events[-2]["cascade"]["tier"] == "large"
+
+
+async def test_several_answers_are_several_runs_that_are_paid(serve: Serve) -> None:
+    async with serve() as served:
+        answer = await openai_of(served).chat.completions.create(
+            model="support", messages=ASKED, n=2
+        )
+    assert [choice.message.content for choice in answer.choices] == ["Canberra", "Canberra"]
+    assert answer.cascade["cost_usd"] == pytest.approx(0.00022)  # type: ignore[attr-defined]
+    assert len(answer.cascade["runs"]) == 2  # type: ignore[attr-defined]
+
+
+async def test_log_probs_and_alternatives_come_back(serve: Serve) -> None:
+    async with serve() as served:
+        answer = await openai_of(served).chat.completions.create(
+            model="support", messages=ASKED, logprobs=True, top_logprobs=1
+        )
+    content = answer.choices[0].logprobs and answer.choices[0].logprobs.content
+    assert content
+    assert content[0].logprob == pytest.approx(-0.0513, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"type": "json_object"},
+        {
+            "type": "json_schema",
+            "json_schema": {
+                "name": "town",
+                "description": "A town.",
+                "strict": True,
+                "schema": {**SCHEMA, "required": []},
+            },
+        },
+    ],
+)
+async def test_a_response_format_goes_on_as_it_came(
+    serve: Serve, upstream: Upstream, form: dict[str, Any]
+) -> None:
+    upstream.says("small", Answer('{"city": "Canberra"}', p=0.95))
+    async with serve() as served:
+        answer = await served.ask(response_format=form)
+    assert answer.status_code == 200
+    assert upstream.asked("small")[0].body["response_format"] == form
+
+
+async def test_json_that_is_no_object_is_escalated_where_an_object_was_asked_for(
+    serve: Serve, upstream: Upstream
+) -> None:
+    upstream.says("small", Answer("[1]", p=0.99))
+    upstream.says("large", Answer('{"city": 1}'))
+    async with serve() as served:
+        answer = await served.ask(response_format={"type": "json_object"})
+    assert answer.headers["x-cascade-tier"] == "large"
+
+
+async def test_a_strict_tool_arrives_unchanged_and_its_call_comes_back(
+    serve: Serve, upstream: Upstream
+) -> None:
+    upstream.says("small", CALL)
+    upstream.says("large", CALL)
+    tool = {"type": "function", "function": {**TOOL["function"], "strict": True}}
+    async with serve() as served:
+        whole = await served.ask(tools=[tool], tool_choice="required")
+        streamed = await served.ask(tools=[tool], stream=True)
+    assert upstream.asked("small")[0].body["tools"] == [tool]
+    (call,) = whole.json()["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"city": "Canberra"}
+    assert whole.json()["choices"][0]["finish_reason"] == "tool_calls"
+    assert '"finish_reason":"tool_calls"' in streamed.text
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "tool_call_id"),
+        ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "a part is of type"),
+        ({"messages": [{"role": "user", "content": "  "}]}, "empty"),
+        ({"n": 99}, "n"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"base_url": "http://evil"}, "base_url: not supported"),
+        ({"functions": []}, "give tools"),
+        ({"keep_alive": 5}, "has no such parameter"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
+        ({"cascade": {"deadline": "soon"}}, "cascade.deadline"),
+        ({"cascade": {"price_of_error": 1, "max_harm": 0.1}}, "each decides alone"),
+        ({"cascade": {"max_harm": 0.1}}, "max_harm"),
+        ({"cascade": {"colour": 1}}, "colour"),
+    ],
+)
+async def test_what_cannot_be_obeyed_is_refused_with_its_name(
+    serve: Serve, upstream: Upstream, body: dict[str, Any], said: str
+) -> None:
+    async with serve() as served:
+        answer = await served.ask(**body)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]["message"]
+    assert upstream.seen == []
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"model": NaN}', b'{"model": "\\ud800"}', b'{"x": 1e999}'])
+async def test_a_body_that_is_no_json_object_is_refused(serve: Serve, raw: bytes) -> None:
+    async with serve() as served:
+        answer = await served.client.post("/v1/chat/completions", content=raw)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_wishes_may_come_as_headers_but_not_twice(serve: Serve, upstream: Upstream) -> None:
+    async with serve() as served:
+        headers = {"X-Cascade-Price-Of-Error": "10", "X-Cascade-Tags": "user=ada"}
+        answer = await served.ask(headers, cascade={})
+        twice = await served.ask(headers, cascade={"price_of_error": 1})
+        bad = await served.ask({"X-Cascade-Tags": "ada"})
+        entries = await _tags(served)
+    assert answer.headers["x-cascade-tier"] == "large"
+    assert (twice.status_code, bad.status_code) == (400, 400)
+    assert entries[0]["user"] == "ada"
+
+
+async def test_a_request_id_comes_back_and_is_a_tag(serve: Serve) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with serve() as served:
+        answer = await served.ask({"X-Request-Id": "r-1", "traceparent": trace})
+        bad = await served.ask({"X-Request-Id": "a b"})
+        tags = (await _tags(served))[0]
+    assert answer.headers["x-request-id"] == "r-1"
+    assert (tags["request_id"], tags["trace_id"]) == ("r-1", trace[3:35])
+    assert bad.status_code == 400
+
+
+async def _tags(served: Served) -> list[dict[str, str]]:
+    assert served.gateway.store is not None
+    rows = await served.gateway.store.rows(columns=["tags"])
+    return [row[0] for row in rows]
+
+
+async def test_models_are_listed_and_shown(serve: Serve) -> None:
+    async with serve() as served:
+        client = openai_of(served)
+        assert [model.id async for model in client.models.list()] == ["support"]
+        assert (await client.models.retrieve("support")).owned_by == "cascade"
+        with pytest.raises(openai.NotFoundError):
+            await client.models.retrieve("gpt-9/x")
+
+
+# --- OpenAI's responses
+
+
+async def test_a_response_is_answered_and_goes_on_from_a_stored_one(
+    serve: Serve, upstream: Upstream
+) -> None:
+    async with serve() as served:
+        client = openai_of(served)
+        first = await client.responses.create(
+            model="support", input="Capital?", instructions="Be short."
+        )
+        await client.responses.create(
+            model="support", input="Sure?", previous_response_id=first.id, store=False
+        )
+        shown = await client.responses.retrieve(first.id)
+        await client.responses.delete(first.id)
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve(first.id)
+    assert first.output_text == shown.output_text == "Canberra"
+    assert first.usage is not None
+    assert first.usage.total_tokens == 110
+    assert upstream.asked("small")[1].texts == ["Capital?", "Canberra", "Sure?"]
+
+
+async def test_a_stored_response_belongs_to_its_key(serve: Serve) -> None:
+    async with serve() as served:
+        first = await openai_of(served).responses.create(model="support", input="Capital?")
+        other = served.as_key(await served.key("other"))
+        body = {"model": "support", "input": "x", "previous_response_id": first.id}
+        answer = await served.client.post("/v1/responses", json=body, headers=other)
+        shown = await served.client.get(f"/v1/responses/{first.id}", headers=other)
+    assert (answer.status_code, shown.status_code) == (400, 404)
+
+
+async def test_items_of_an_agents_loop_are_read_in_their_order(
+    serve: Serve, upstream: Upstream
+) -> None:
+    items: Any = [
+        {"role": "user", "content": [{"type": "input_text", "text": "Weather?"}]},
+        {"type": "reasoning", "summary": []},
+        {"type": "function_call", "call_id": "a", "name": "weather", "arguments": "{}"},
+        {"type": "function_call", "call_id": "b", "name": "weather", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "a", "output": "sun"},
+        {"type": "function_call_output", "call_id": "b", "output": "rain"},
+        {
+            "role": "user",
+            "content": [{"type": "input_image", "image_url": "data:image/png;base64,aaaa"}],
+        },
+    ]
+    tool: Any = {"type": "function", "name": "weather", "parameters": SCHEMA, "strict": False}
+    async with serve() as served:
+        await openai_of(served).responses.create(model="support", input=items, tools=[tool])
+    sent = upstream.asked("small")[0].body["messages"]
+    assert [message["role"] for message in sent] == ["user", "assistant", "tool", "tool", "user"]
+    assert len(sent[1]["tool_calls"]) == 2
+    assert sent[4]["content"][0]["type"] == "image_url"
+
+
+async def test_a_responses_stream_has_its_events_in_order(
+    serve: Serve, upstream: Upstream
+) -> None:
+    upstream.says("small", CALL)
+    upstream.says("large", CALL)
+    tool: Any = {"type": "function", "name": "weather", "parameters": SCHEMA, "strict": True}
+    async with serve() as served:
+        stream = await openai_of(served).responses.create(
+            model="support", input="Weather?", tools=[tool], stream=True
+        )
+        events = [event async for event in stream]
+        plain = await openai_of(served).responses.create(
+            model="support", input="x", tools=[], stream=True
+        )
+        kinds = [event.type async for event in plain]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[-1].type == "response.completed"
+    assert events[-1].response.output[0].name == "weather"  # type: ignore[union-attr]
+    assert kinds[-1] == "response.completed"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"input": [{"type": "file_search_call"}]}, "file_search_call"),
+        ({"input": [{"role": "user"}]}, "input.0"),
+        ({"input": [{"role": "user", "content": [{"type": "audio"}]}]}, "audio"),
+        ({"background": True}, "background"),
+        ({"conversation": "c"}, "previous_response_id"),
+        ({"text": {"format": {"type": "json_schema"}}}, "response_format"),
+    ],
+)
+async def test_responses_refuse_what_they_cannot_obey(
+    serve: Serve, body: dict[str, Any], said: str
+) -> None:
+    async with serve() as served:
+        asked = {"model": "support", "input": "x", **body}
+        answer = await served.client.post("/v1/responses", json=asked)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]["message"]
+
+
+async def test_a_responses_schema_goes_on_as_chat_completions_have_it(
+    serve: Serve, upstream: Upstream
+) -> None:
+    upstream.says("small", Answer('{"city": "Canberra"}'))
+    form: Any = {"type": "json_schema", "name": "town", "schema": SCHEMA, "strict": False}
+    async with serve() as served:
+        await openai_of(served).responses.create(
+            model="support", input="x", text={"format": form}, top_logprobs=1
+        )
+    told = upstream.asked("small")[0].body["response_format"]["json_schema"]
+    assert told == {"name": "town", "schema": SCHEMA, "strict": False}
+
+
+# --- Anthropic
+
+
+async def test_a_message_is_answered_with_its_usage(serve: Serve, upstream: Upstream) -> None:
+    cached = {"prompt_tokens_details": {"cached_tokens": 40, "cache_write_tokens": 20}}
+    upstream.says("small", Answer("Canberra", p=0.95, tokens=(100, 10), details=cached))
+    async with serve() as served:
+        answer = await anthropic_of(served).messages.create(
+            model="support", max_tokens=50, messages=ASKED, system="Be short."
+        )
+    assert answer.content[0].text == "Canberra"  # type: ignore[union-attr]
+    usage = answer.usage
+    assert (usage.input_tokens, usage.output_tokens) == (40, 10)
+    assert (usage.cache_read_input_tokens, usage.cache_creation_input_tokens) == (40, 20)
+    assert answer.stop_reason == "end_turn"
+    sent = upstream.asked("small")[0].body
+    assert sent["max_tokens"] == 50
+    assert sent["messages"][0] == {"role": "system", "content": "Be short."}
+
+
+async def test_a_message_streams_as_anthropics_client_reads_it(
+    serve: Serve, upstream: Upstream
+) -> None:
+    upstream.says("small", Answer("a draft", p=0.2))
+    async with serve() as served:
+        client = anthropic_of(served)
+        async with client.messages.stream(
+            model="support", max_tokens=50, messages=ASKED
+        ) as stream:
+            text = "".join([piece async for piece in stream.text_stream])
+            final = await stream.get_final_message()
+    assert text == final.content[0].text == "It is Canberra"  # type: ignore[union-attr]
+    assert (final.usage.input_tokens, final.usage.output_tokens) == (100, 10)
+
+
+async def test_a_coding_agents_loop_of_twenty_calls_goes_through(
+    serve: Serve, upstream: Upstream
+) -> None:
+    tool: Any = {
+        "name": "weather",
+        "description": "The weather.",
+        "input_schema": SCHEMA,
+        "cache_control": {"type": "ephemeral"},
+    }
+    system: Any = [
+        {"type": "text", "text": "You help. " * 50},
+        {"type": "text", "text": "Rules.", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+    ]
+    two = (("weather", {"city": "Perth"}), ("weather", {"city": "Sydney"}))
+    messages: Any = list(ASKED)
+    async with serve() as served:
+        client = anthropic_of(served)
+        for turn in range(10):
+            upstream.says("small", Answer("", calls=two))
+            upstream.says("large", Answer("", calls=two))
+            async with client.messages.stream(
+                model="support",
+                max_tokens=50,
+                system=system,
+                tools=[tool],
+                messages=messages,
+                thinking={"type": "enabled", "budget_tokens": 1024},
+                metadata={"user_id": "u"},
+            ) as stream:
+                answer = await stream.get_final_message()
+            assert answer.stop_reason == "tool_use"
+            calls = [block for block in answer.content if block.type == "tool_use"]
+            assert [call.input for call in calls] == [{"city": "Perth"}, {"city": "Sydney"}]
+            results = [
+                {"type": "tool_result", "tool_use_id": c.id, "content": f"sun {turn}"} for c in calls
+            ]
+            messages.append({"role": "assistant", "content": answer.content})
+            messages.append({"role": "user", "content": results})
+    sent = upstream.asked("large")[-1].body["messages"]
+    assert [m["role"] for m in sent[:5]] == ["system", "user", "assistant", "tool", "tool"]
+    assert sent[3]["tool_call_id"] == sent[2]["tool_calls"][0]["id"]
+
+
+def test_cache_control_stays_on_the_blocks_that_have_it() -> None:
+    from cascade.service.anthropic import CountRequest, conversation  # noqa: PLC0415
+
+    mark = {"cache_control": {"type": "ephemeral"}}
+    body = CountRequest.model_validate(
+        {
+            "model": "x",
+            "system": [{"type": "text", "text": "s", **mark}],
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "u", **mark}]},
+            ],
+        }
+    )
+    assert [m.content[0].get("cache_control") for m in conversation(body)] == [  # type: ignore[union-attr]
+        {"type": "ephemeral"}
+    ] * 2
+
+
+async def test_images_documents_and_failed_tools_are_read(
+    serve: Serve, upstream: Upstream
+) -> None:
+    data = {"type": "base64", "media_type": "image/png", "data": "aaaa"}
+    text = {"type": "text", "media_type": "text/plain", "data": "a page"}
+    messages: Any = [
+        {"role": "user", "content": [{"type": "image", "source": data}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "…", "signature": "s"},
+                {"type": "text", "text": "Let me see."},
+                {"type": "tool_use", "id": "t", "name": "weather", "input": {"city": "x"}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "t", "content": "no", "is_error": True},
+                {"type": "document", "source": text},
+            ],
+        },
+    ]
+    async with serve() as served:
+        await anthropic_of(served).messages.create(
+            model="support", max_tokens=5, messages=messages, stop_sequences=["END"],
+            extra_body={"top_p": 0.5},
+        )
+    sent = upstream.asked("small")[0].body
+    assert sent["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+    assert sent["messages"][1]["content"] == "Let me see."
+    assert sent["messages"][2]["content"] == "Error: no"
+    assert sent["messages"][3]["content"] == "a page"
+    assert (sent["stop"], sent["top_p"]) == (["END"], 0.5)
+
+
+async def test_tokens_are_counted_roughly_and_say_so(serve: Serve, upstream: Upstream) -> None:
+    async with serve() as served:
+        counted = await anthropic_of(served).messages.count_tokens(model="support", messages=ASKED)
+    assert 5 < counted.input_tokens < 40
+    assert upstream.seen == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        ({"model": "gone"}, 404, "not_found_error"),
+        ({"max_tokens": None}, 400, "invalid_request_error"),
+        ({"messages": [{"role": "user", "content": [{"type": "x"}]}]}, 400, "invalid_request_error"),
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, 400, "invalid_request_error"),
+    ],
+)
+async def test_errors_have_anthropics_form(
+    serve: Serve, body: dict[str, Any], status: int, kind: str
+) -> None:
+    async with serve() as served:
+        asked = {"model": "support", "max_tokens": 5, "messages": ASKED, **body}
+        answer = await served.client.post("/v1/messages", json=asked)
+        other = await served.client.post("/v1/messages", json={}, headers={"Authorization": "x"})
+    assert answer.status_code == status
+    assert answer.json()["error"]["type"] == kind
+    assert other.json()["error"]["type"] == "authentication_error"
+
+
+async def test_a_key_may_be_anthropics_header(serve: Serve) -> None:
+    async with serve() as served:
+        headers = {"x-api-key": served.secret, "Authorization": ""}
+        asked = {"model": "support", "max_tokens": 5, "messages": ASKED}
+        answer = await served.client.post("/v1/messages", json=asked, headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["x-cascade-tier"] == "small"
+
+
+# --- Ollama
+
+
+def test_ollamas_client_chats_generates_lists_and_shows(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    upstream.says("small", CALL)
+    upstream.says("large", CALL)
+    with live(write(tmp_path, upstream)) as running:
+        client = ollama.Client(running.url, headers={"Authorization": f"Bearer {running.secret}"})
+        called = client.chat("support:latest", ASKED, tools=[TOOL])
+        assert called.message.tool_calls
+        assert called.message.tool_calls[0].function.arguments == {"city": "Canberra"}
+        upstream.says("small", Answer("Canberra", p=0.95))
+        pieces = list(client.generate("support", "Capital?", stream=True, system="Be short."))
+        assert "".join(piece.response for piece in pieces) == "Canberra"
+        assert pieces[-1].done_reason == "stop"
+        assert [model.model for model in client.list().models] == ["support"]
+        assert client.show("support").capabilities == ["completion", "tools"]
+
+
+async def test_a_body_without_a_content_type_is_json(serve: Serve) -> None:
+    raw = json.dumps({"model": "support", "messages": ASKED, "stream": False}).encode()
+    async with serve() as served:
+        answer = await served.client.post("/api/chat", content=raw)
+        version = await served.client.get("/api/version")
+    assert answer.json()["message"]["content"] == "Canberra"
+    assert tuple(map(int, version.json()["version"].split("."))) >= (0, 5, 0)
+
+
+async def test_options_of_ollama_become_settings(serve: Serve, upstream: Upstream) -> None:
+    options = {"num_predict": 7, "temperature": 0.5, "seed": 3, "stop": ["END"], "top_p": 0.9}
+    upstream.says("small", Answer('{"city": "Canberra"}'))
+    async with serve() as served:
+        body = {"model": "support", "messages": ASKED, "options": options, "format": SCHEMA}
+        answer = await served.client.post("/api/chat", json=body | {"stream": False})
+        load = await served.client.post("/api/chat", json={"model": "support"})
+        bad = await served.client.post("/api/chat", json=body | {"options": {"num_predict": "x"}})
+        raw = await served.client.post("/api/generate", json={"model": "support", "raw": True})
+        gone = await served.client.post("/api/show", json={})
+    sent = upstream.asked("small")[0].body
+    assert answer.status_code == 200
+    assert [sent[n] for n in ("max_tokens", "temperature", "seed", "stop", "top_p")] == [
+        7, 0.5, 3, ["END"], 0.9,
+    ]  # fmt: skip
+    assert load.json()["done_reason"] == "load"
+    assert (bad.status_code, raw.status_code, gone.status_code) == (400, 400, 400)
+
+
+async def test_results_of_tools_find_their_calls(serve: Serve, upstream: Upstream) -> None:
+    call = {"function": {"name": "weather", "arguments": {"city": "Perth"}}}
+    messages = [
+        *ASKED,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_name": "weather", "content": "sun"},
+        {"role": "user", "content": "And this?", "images": ["/9j/aaaa"]},
+    ]
+    async with serve() as served:
+        body = {"model": "support", "messages": messages, "stream": False}
+        answer = await served.client.post("/api/chat", json=body)
+        lost = await served.client.post(
+            "/api/chat", json=body | {"messages": [{"role": "tool", "content": "x"}]}
+        )
+    sent = upstream.asked("small")[0].body["messages"]
+    assert answer.status_code == 200
+    assert sent[2]["tool_call_id"] == sent[1]["tool_calls"][0]["id"]
+    assert sent[3]["content"][1]["image_url"]["url"].startswith("data:image/jpeg;base64,")
+    assert "has no call before it" in lost.json()["error"]
+
+
+# --- failures
+
+
+async def test_a_reason_names_the_tier_and_the_kind_of_failure_only(
+    serve: Serve, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "org-acme at http://10.1.2.3:99/v1/models of /home/acme failed"  # noqa: S105
+    upstream.says("small", failure(503, secret))
+    async with serve() as served:
+        answer = await served.ask()
+    assert answer.status_code == 200
+    told = answer.headers["x-cascade-reason"]
+    assert told == answer.json()["cascade"]["reason"] == "small: unavailable"
+    assert not any(word in answer.text for word in ("acme", "10.1.2.3", "/v1/models", "127.0.0.1"))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "form"),
+    [
+        ("/v1/chat/completions", {}, lambda said: said["error"]["message"]),
+        ("/v1/messages", {"max_tokens": 5}, lambda said: said["error"]["message"]),
+        ("/api/chat", {}, lambda said: said["error"]),
+    ],
+)
+async def test_where_no_model_answers_each_protocol_has_an_error_of_its_own(
+    serve: Serve, upstream: Upstream, path: str, body: dict[str, Any], form: Any
+) -> None:
+    for name in ("small", "large"):
+        upstream.says(name, failure(503, "http://10.1.2.3/secret"))
+    async with serve() as served:
+        for stream in (False, True):
+            asked = {"model": "support", "messages": ASKED, "stream": stream, **body}
+            answer = await served.client.post(path, json=asked)
+            assert answer.status_code == 502
+            assert "unavailable" in form(answer.json())
+            assert "10.1.2.3" not in answer.text
+
+
+async def test_a_large_model_that_dies_in_mid_stream_is_counted_and_told(
+    serve: Serve, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream.says("small", Answer("draft", p=0.1))
+    upstream.says("large", Answer("one two three four", broken_after=2))
+    async with serve() as served:
+        answer = await served.ask(stream=True)
+        metrics = (await served.client.get("/metrics")).text
+        page = served.gateway.ways[-1]
+        assert served.gateway.store is not None
+        entries = await served.gateway.store.entries()
+    assert answer.status_code == 200
+    assert '"error"' in answer.text or "draft" in answer.text
+    assert [entry.outcome for entry in entries if entry.node == "expert"] == ["failed"]
+    assert 'cascade_requests_total{cascade="support"' in metrics
+    assert page.run_id == entries[0].run_id
+    assert any(page.run_id in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/embeddings", "/v1/images/generations", "/v1/files", "/v1/completions", "/api/ps",
+     "/api/pull", "/v1/messages/batches", "/nothing"],
+)  # fmt: skip
+async def test_what_is_not_served_says_what_is_in_its_protocols_form(
+    serve: Serve, path: str
+) -> None:
+    async with serve() as served:
+        answer = await served.client.post(path, json={})
+    assert answer.status_code == 404
+    said = answer.json()["error"]
+    message = said if isinstance(said, str) else said["message"]
+    assert "is not served here; there are" in message
+    assert ("/api/chat" if path.startswith("/api") else "/v1/chat/completions") in message
+
+
+async def test_another_method_says_which_there_is(serve: Serve) -> None:
+    async with serve() as served:
+        answer = await served.client.get("/v1/chat/completions")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
