@@ -32,10 +32,6 @@ BOILERPLATE = 10
 """A row of words that is in more lessons than this is a form, and no evaluation question (as in
 Brown et al., 2020, arXiv 2005.14165, appendix C)."""
 
-SHORT, SHORT_ALIKE = 8, 0.7
-"""Questions of fewer words are compared by their sets of words as well, and are the same from this
-Jaccard index on."""
-
 LINKED = 0.5
 """Jaccard index of two questions from which both go to the same file."""
 
@@ -145,9 +141,7 @@ async def export(
     Raises:
         ConfigurationError: nothing is left to write, or a file cannot be written.
     """
-    options, place = options or ExportOptions(), Path(path).absolute()
-    if not place.parent.is_dir() or place.is_dir():
-        raise ConfigurationError(f"{place}: a file in a folder that exists is needed.")
+    options, place = options or ExportOptions(), _absolute(path)
     before, _ = await store.gone()
     done = await choose(store, options, evaluation)
     if not done.training:
@@ -300,16 +294,10 @@ def _in_evaluation(
     tests = [words for words in map(_words, questions) if words]
     asked = [_words(lesson.question) for lesson in lessons]
     found = [False] * len(lessons)
-    n = len(tests)
-
-    def mark(sets: list[Shingles], alike: float) -> None:
-        for a, b in near_pairs(sets, alike):
-            if a < n <= b:
-                found[b - n] = True
-
-    mark([_shingles(words) for words in (*tests, *asked)], options.alike)
-    short = [words if len(words) < SHORT else () for words in (*tests, *asked)]
-    mark([frozenset((word,) for word in words) for words in short], SHORT_ALIKE)
+    n, sets = len(tests), [_shingles(words) for words in (*tests, *asked)]
+    for a, b in near_pairs(sets, options.alike):
+        if a < n <= b:
+            found[b - n] = True
     for size in {min(options.ngram, len(words)) for words in tests if len(words) >= 4}:
         fitting = [w for w in tests if len(w) == size or len(w) > size == options.ngram]
         rows = frozenset(row for words in fitting for row in _shingles(words, size))
@@ -358,6 +346,13 @@ def _split(lessons: list[Lesson], options: ExportOptions, done: Exported) -> Non
             drawn.update(unit)
     done.training = [lesson for place, lesson in enumerate(ordered) if place not in drawn]
     done.validation = [ordered[place] for place in sorted(drawn)]
+
+
+def _absolute(path: str | Path) -> Path:
+    place = Path(path).absolute()
+    if not place.parent.is_dir() or place.is_dir():
+        raise ConfigurationError(f"{place}: a file in a folder that exists is needed.")
+    return place
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
