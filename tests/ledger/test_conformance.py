@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import get_args
 
 import pytest
 
-from cascade.ledger.base import NO_TAGS, LedgerStore, MemoryLedger
+from cascade import ledger
+from cascade.ledger.base import NO_TAGS, Job, LedgerStore, MemoryLedger
 from cascade.ledger.store import open_store
 from cascade.state import LedgerEntry
 from cascade.testing.ledger_conformance import Capability, Check, check_store, checks_of
+from tests.ledger.samples import call, entry
 
 IN_MEMORY = {"append", "begin", "spent"}
 EVERYTHING = set(get_args(Capability))
@@ -58,3 +61,25 @@ async def test_a_strangers_store_is_told_what_it_does_wrong() -> None:
     assert len(emptied) == report.checks
     assert "left out: begin" in str(report)
     assert (await check_store(MemoryLedger, IN_MEMORY)).passed
+
+
+async def test_a_store_that_only_appends_says_of_the_rest_that_it_cannot() -> None:
+    with Rounding() as store:
+        store.append([entry()])
+    async with Rounding() as store:
+        await store.begin(call())
+        store.withdraw("none")
+        store.put_job(Job(kind="audit", run_id="r", payload="{}"))
+        store.drop_job("audit", "r")
+        await store.flush()
+        assert await store.claim_jobs("audit") == []
+        assert await store.spent("draft", datetime.now(UTC)) is None
+        assert await LedgerStore.of_run(store, "r") == []
+        assert await store.ready() is None
+
+
+def test_names_of_the_ledger_load_when_they_are_asked_for() -> None:
+    for name in ledger.__all__:
+        assert getattr(ledger, name).__module__.startswith("cascade.ledger")
+    with pytest.raises(AttributeError, match="no attribute 'none'"):
+        _ = ledger.none  # type: ignore[attr-defined]
