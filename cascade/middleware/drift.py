@@ -15,16 +15,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib.util import find_spec
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field
 
-from cascade.errors import CascadeError, ConfigurationError, MissingDependencyError
+from cascade.errors import CascadeError, ConfigurationError
 from cascade.middleware.background import Background, fingerprint, lot
 from cascade.middleware.base import CascadeMiddleware, Decide, Slot
-from cascade.policies.base import Policy, Situation
+from cascade.policies.base import Situation
+from cascade.policies.certified import promises
 from cascade.run import Answer, CascadeRuntime, Kernel, Run
 from cascade.state import Decision, LedgerEntry, Record
 
@@ -126,10 +126,8 @@ class Drift(CascadeMiddleware):
         on_alarm: Callable[[Alarm], Awaitable[None] | None] | None = None,
         name: str = "drift",
     ) -> None:
-        if find_spec("numpy") is None or find_spec("scipy") is None:
-            raise MissingDependencyError(
-                "Drift needs numpy and scipy: install agent-cascade with the extra `calibrate`."
-            )
+        import cascade.policies.drift  # noqa: F401, PLC0415 - says where scipy is missing
+
         self.reactions: dict[Kind, Reaction] = {
             "signals": signals or reaction,
             "escalations": escalations or reaction,
@@ -326,7 +324,7 @@ class Charts:
         self._signals: dict[str, SignalWatch] = {}
         self._rate = RateWatch(options.reference, options.run_length)
         self._alarmed: set[str] = set()
-        max_harm = options.max_harm or _promised(kernel.policy)
+        max_harm = options.max_harm or promises(kernel.policy)
         self._harm: HarmQueue | None = None
         if max_harm is not None:
             self._harm = HarmQueue(HarmProcess(max_harm=max_harm, delta=options.delta))
@@ -403,13 +401,3 @@ class Charts:
             f"was promised: after {process.n:,} requests E = {e:.0f} ≥ {1 / process.delta:.0f}"
         )
         return "harm", "harm", text
-
-
-def _promised(policy: Policy) -> float | None:
-    """α of the certificate of a policy, also of one inside another; None without one."""
-    inner: Any = policy
-    while inner is not None:
-        if (certificate := getattr(inner, "certificate", None)) is not None:
-            return float(certificate.max_harm)
-        inner = getattr(inner, "inner", None)
-    return None

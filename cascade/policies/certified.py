@@ -72,14 +72,14 @@ class CertifiedPolicy:
         return decision.model_copy(update={"reason": f"{decision.reason} ({promise})"})
 
 
-def promises(policy: Policy) -> bool:
-    """Whether what a policy accepts has a certificate, also one inside another policy."""
+def promises(policy: Policy) -> float | None:
+    """α of the certificate of a policy, also of one inside another; None without a promise."""
     inner: object = policy
     while inner is not None:
         if isinstance(inner, CertifiedPolicy):
-            return True
+            return inner.certificate.max_harm
         inner = getattr(inner, "inner", None)
-    return False
+    return None
 
 
 class Refusal(Record):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -399,6 +400,7 @@ async def test_one_watch_is_for_one_cascade() -> None:
 
 
 def test_without_scipy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cascade.middleware.drift.find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "cascade.policies.drift", raising=False)
+    monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(MissingDependencyError, match="calibrate"):
         Drift()
