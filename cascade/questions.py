@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, cast, get_type_hints
+from typing import Any, TypeAlias, cast
 
 from langchain_core.messages import AnyMessage, HumanMessage
 from langchain_core.messages.utils import convert_to_messages
@@ -89,11 +89,11 @@ def to_settings(
     Raises:
         ConfigurationError: a tool or a format cannot be read, or a key is none of `Settings`.
     """
-    unknown = sorted(given.keys() - get_type_hints(Settings).keys())
+    unknown = sorted(given.keys() - Settings.__annotations__.keys())
     if unknown:
         raise ConfigurationError(
             f"{unknown[0]}={given[unknown[0]]!r}: a question is asked with "
-            f"{', '.join(sorted(get_type_hints(Settings)))}, response_format."
+            f"{', '.join(sorted(Settings.__annotations__))}, response_format."
         )
     settings: Settings = {**given}  # type: ignore[typeddict-item]
     if response_format is not None:
