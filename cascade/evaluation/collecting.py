@@ -7,7 +7,6 @@ on after an interrupt: what was recorded is never asked again.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
 
+from cascade.confidence import system_hash
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.evaluation.recordings import (
     Example,
@@ -174,8 +174,7 @@ class Recording:
 
     def settings_of(self, example: Example) -> dict[str, JsonValue]:
         """The settings that an example's answers were made with, its system message among them."""
-        system = [str(m.text) for m in example.messages if m.type == "system"]
-        told = hashlib.sha256(json.dumps(system).encode()).hexdigest()[:16]
+        told = system_hash(example.messages)
         scored = f"{self.scorer.spec}{', agreement with large' * self.agree_with_large}"
         return {**self.made_with, "system": told, "scorer": scored}
 
@@ -444,7 +443,9 @@ def fit(
     Raises:
         ConfigurationError: no row has both models, too few rows, or a bound that is none.
     """
-    from cascade.confidence import LabelledDraft  # noqa: PLC0415 - numpy and scikit-learn
+    import numpy as np  # noqa: PLC0415 - heavy, as all that is imported here
+
+    from cascade.confidence import LabelledDraft  # noqa: PLC0415
     from cascade.confidence.calibrating import (  # noqa: PLC0415
         calibrate,
         confidences,
@@ -479,7 +480,7 @@ def fit(
         return Fitted(calibrate(drafts, signals, made_for), (), evaluation)
     fitting, proving = halves(drafts)
     calibration = calibrate(fitting, signals, made_for)
-    correct = [draft.correct for draft in proving]
+    correct = np.array([draft.correct for draft in proving])
     until = datetime.now(UTC) + timedelta(days=VALID_DAYS)
     found = [
         certify(
