@@ -41,9 +41,9 @@ class Rounding(LedgerStore):
         self.kept: list[LedgerEntry] = []
 
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
-        for entry in entries:
-            cost = None if entry.cost_usd is None else type(entry.cost_usd)(float(entry.cost_usd))
-            self.kept.append(entry.model_copy(update={"cost_usd": cost}))
+        for one in entries:
+            cost = None if one.cost_usd is None else type(one.cost_usd)(float(one.cost_usd))
+            self.kept.append(one.model_copy(update={"cost_usd": cost}))
 
     async def of_run(self, run_id: str) -> list[LedgerEntry]:
         return [entry for entry in self.kept if entry.run_id == run_id]
