@@ -19,11 +19,8 @@ from pathlib import Path
 from typing import get_args
 
 from cascade import Cascade
-from cascade.policies import ThresholdPolicy
 from cascade.teaching import Lessons, Terms, open_lessons
-from cascade.teaching.card import card_of
-from cascade.teaching.exporting import ExportOptions, export
-from cascade.teaching.forms import Form
+from cascade.teaching.exporting import ExportOptions, Form, export
 from cascade.testing import ScriptedModel, reply
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,18 +66,15 @@ async def write(folder: Path, form: Form) -> Path:
     store = open_lessons(f"sqlite:///{folder / form}.db")
     terms = Terms(may_train=True, source="our own model")
     await store.state_terms("scripted:*", terms)
-    drafts = ScriptedModel(lambda _: reply("7 days", probability=0.3), returns_logprobs=True)
-    lessons = Lessons(store, terms={"scripted:*": terms})
+    small = ScriptedModel(lambda _: reply("7 days", probability=0.3), returns_logprobs=True)
     large = ScriptedModel(lambda _: reply("60 days"))
-    cascade = Cascade(drafts, large, lessons=lessons, policy=ThresholdPolicy(0.8))
-    for question in QUESTIONS:
-        await cascade.ainvoke(question)
-    await cascade.aclose()
-    await lessons.aclose()
-    options = ExportOptions(form=form, validation=0)
-    _, files = await export(store, folder / f"{form}.jsonl", options, [], card=card_of)
-    store.close()
-    return files["training"]
+    lessons = Lessons(store, terms={"scripted:*": terms})
+    async with Cascade(small, large, threshold=0.8, middleware=[lessons]) as cascade:
+        for question in QUESTIONS:
+            await cascade.ainvoke(question)
+    done = await export(store, folder / f"{form}.jsonl", ExportOptions(form=form, validation=0))
+    await store.aclose()
+    return done.files["training"]
 
 
 def main() -> None:
