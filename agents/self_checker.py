@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 from cascade.confidence import Calibrator, combine, objection, repetition, speaks_of_grading
 from cascade.confidence.signals import Asked, LogprobSignal, Probe, PTrueSignal, Signal, take
@@ -16,6 +19,10 @@ from cascade.tiers import OpenTier
 logger = logging.getLogger("cascade")
 
 NODE = "self_check"
+
+CHECKED_AT_ONCE = 8_192
+"""Size of an answer and its schema up to which one is checked against the other in the event loop;
+that takes a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ class SelfChecker:
         assert draft is not None, "the drafter comes before the self-checker"
         tier = runtime.kernel.tiers[run.tier]
         before = run.assessment or Assessment()
-        against, doubt = _objection(run), _doubt(draft)
+        against, doubt = await _objection(run), _doubt(draft)
         due = self._due(tier, draft, before.taken, free=against is not None or doubt is not None)
         if draft.finish_reason == "stopped":
             due = []  # half an answer tells nothing about whole ones
@@ -70,7 +77,7 @@ class SelfChecker:
         if lost is not None:
             return None
         taken = tuple(signal.name for signal in free)
-        assessment = Assessment(signals=features, taken=taken, objection=_objection(run))
+        assessment = Assessment(signals=features, taken=taken, objection=await _objection(run))
         judged = self._judge(run, runtime, assessment, free, _doubt(run.draft))
         return judged if free or judged.objection else None
 
@@ -180,19 +187,36 @@ def _call(run: Run, runtime: CascadeRuntime, tier: OpenTier, probe: Probe) -> Ca
     return Call(run, runtime, NODE, tier, request)
 
 
-def _objection(run: Run) -> str | None:
-    """What rules the draft out, if anything does."""
+async def _objection(run: Run) -> str | None:
+    """What rules the draft out, if anything does. A large answer, or one with a large schema, is
+    checked in a thread: all other runs of the event loop would wait for it."""
     draft, settings = run.draft, run.settings
     assert draft is not None
     if draft.finish_reason == "stopped":
         return run.stopped or "the draft was stopped before its end"
-    wrong = objection(
-        draft,
-        schema=settings.get("schema"),
-        tools=settings.get("tools") or (),
-        tool_choice=settings.get("tool_choice"),
+    schema, tools = settings.get("schema"), settings.get("tools") or ()
+    check = partial(
+        objection, draft, schema=schema, tools=tools, tool_choice=settings.get("tool_choice")
     )
+    checked = [] if schema is None else [schema, draft.text]
+    checked += [tool for tool in tools if tool["function"]["name"] in draft.called]
+    checked += [call["args"] for call in draft.tool_calls]
+    large = checked and _size(checked) > CHECKED_AT_ONCE
+    wrong = await asyncio.to_thread(check) if large else check()
     return wrong or repetition(run.messages, draft)
+
+
+def _size(parts: list[Any]) -> int:
+    """Values and characters in JSON, counted until they are too many."""
+    size, left = 0, list(parts)
+    while left and size <= CHECKED_AT_ONCE:
+        part = left.pop()
+        size += 8 + (len(part) if isinstance(part, str) else 0)
+        if isinstance(part, Mapping):
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
+    return size
 
 
 def _doubt(draft: Completion) -> str | None:
