@@ -168,6 +168,7 @@ def _add(app: FastAPI, gateway: Gateway, endpoint: Endpoint) -> None:
     async def answer(request: Request) -> Response:
         return await endpoint.work(request, gateway)
 
+    answer.__name__ = getattr(endpoint.work, "func", endpoint.work).__name__
     content = {}
     if endpoint.body is not None:
         ref = {"$ref": f"#/components/schemas/{endpoint.body.__name__}"}
@@ -182,7 +183,7 @@ def _add(app: FastAPI, gateway: Gateway, endpoint: Endpoint) -> None:
     app.add_api_route(
         endpoint.path,
         answer,
-        methods=[endpoint.method, *(["HEAD"] if endpoint.tag == "health" else [])],
+        methods=[endpoint.method],
         tags=[endpoint.tag],
         summary=(getattr(endpoint.work, "func", endpoint.work).__doc__ or "").split("\n")[0],
         response_model=None,
@@ -193,6 +194,8 @@ def _add(app: FastAPI, gateway: Gateway, endpoint: Endpoint) -> None:
         openapi_extra=content | ({"parameters": parameters} if parameters else {}),
         operation_id=f"{endpoint.method.lower()}{endpoint.path}",
     )
+    if endpoint.tag == "health":
+        app.add_api_route(endpoint.path, answer, methods=["HEAD"], include_in_schema=False)
 
 
 def _document(app: FastAPI, endpoints: list[Endpoint]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 from urllib.parse import quote
 
+import jsonschema.validators  # noqa: F401 - a second to load, which no request should wait for
+import referencing.jsonschema  # noqa: F401 - the same
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 from pydantic import (
     BaseModel,

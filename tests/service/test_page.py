@@ -88,7 +88,7 @@ async def test_first_sight_says_what_was_saved_how_good_it_was_and_what_is_wrong
         alarmed = (await served.client.get("/?days=1")).text
     assert "Nothing is wrong now." in calm
     first = calm.partition("<h2>")[0]
-    assert "0 of 5 checked were worse" in first
+    assert "0 of 5 checked drafts were worse than the large answer" in first
     assert "Wrong now" in alarmed
     assert "1 of 6 requests failed in 15 minutes: unavailable." in alarmed
     assert "00000000" not in calm.replace("run", "")[:2000]
@@ -134,7 +134,7 @@ async def test_a_period_is_chosen_by_days_and_exported(serve: Serve) -> None:
         gone = await served.client.get("/export/ledger.xlsx")
     assert "no requests in this period" in past
     assert bad.status_code == 400
-    assert csv.text.splitlines()[0].startswith("id,")
+    assert csv.text.splitlines()[0].startswith("run_id,")
     assert "127.0.0.1" not in csv.text
     assert lines.text == ""
     assert gone.status_code == 404
