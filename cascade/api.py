@@ -669,6 +669,10 @@ def _traces() -> bool:
     return "true" in (told.get("LANGSMITH_TRACING"), told.get("LANGCHAIN_TRACING_V2"))
 
 
+_ALSO_METADATA = ("thread_id", "checkpoint_id", "checkpoint_ns", "run_id", "assistant_id", "graph_id")
+"""What LangGraph copies from `configurable` into the metadata that the user's code finds."""
+
+
 def _context_of(config: RunnableConfig | None) -> Context | None:
     """A context in which the user's code finds this configuration; None for the present one."""
     if not config:
@@ -678,5 +682,8 @@ def _context_of(config: RunnableConfig | None) -> Context | None:
         set_config_context,
     )
 
-    with set_config_context(ensure_config(config)) as context:
+    config = ensure_config(config)
+    known = {name: config["configurable"].get(name) for name in _ALSO_METADATA}
+    config["metadata"] = {k: v for k, v in known.items() if v} | config["metadata"]
+    with set_config_context(config) as context:
         return context.copy()

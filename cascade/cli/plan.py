@@ -158,7 +158,13 @@ def plan(
     )
     found = work.plan(inputs)
     if json:
-        print_json({"summary": found.sentence, **found.model_dump()})
+        print_json(
+            {
+                "summary": found.sentence,
+                "break_even_accept_rate": found.cost_ratio,
+                **found.model_dump(),
+            }
+        )
     else:
         show(to_text(work.to_document(found)))
 

@@ -104,7 +104,7 @@ def test_a_sample_without_an_error_proves_no_less_than_its_size_allows(
 def test_a_smaller_chance_of_failing_takes_a_higher_threshold(world: World, tmp_path: Path) -> None:
     thresholds = []
     for delta in ("0.2", "0.01"):
-        done = recorded(world, tmp_path, 400, 100, "--max-harm", "0.1", "--delta", delta)
+        done = recorded(world, tmp_path, 240, 60, "--max-harm", "0.1", "--delta", delta)
         thresholds += [made["threshold"] for made in done.json["certificates"]]
     assert thresholds == sorted(set(thresholds))
     assert len(thresholds) == 2

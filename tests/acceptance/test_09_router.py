@@ -119,4 +119,4 @@ def test_a_plan_says_whether_it_pays_before_anything_is_recorded() -> None:
     dear = ("--small-price", "8,16", "--large-price", "10,20", "--accept", "0.3")
     assert "Switch it off" in commands.cascade("plan", *tokens, *dear).out
     cheap = ("--small-price", "0.1,0.2", "--large-price", "10,20", "--accept", "0.6")
-    assert commands.cascade("plan", *tokens, *cheap).out.strip().startswith("It saves")
+    assert "It saves" in commands.cascade("plan", *tokens, *cheap).out

@@ -30,7 +30,7 @@ def of(result: Any, node: str) -> list[str]:
 
 
 def test_a_large_model_that_hangs_does_not_hold_up_an_answer(upstream: Upstream) -> None:
-    with pair(upstream, 0.3, deadline=0.8) as cascade:
+    with pair(upstream, 0.3, deadline=2) as cascade:
         upstream.says("large", Answer("x", held=Held()))
         result = cascade.invoke("?")
     assert (result.answer, result.tier, result.degraded) == (DRAFT, "small", True)
@@ -48,7 +48,7 @@ def test_a_small_model_that_hangs_ends_with_the_deadline(upstream: Upstream) -> 
 
 
 def test_a_failure_is_not_tried_again_when_it_would_be_too_late(upstream: Upstream) -> None:
-    with pair(upstream, 0.3, deadline=2) as cascade:
+    with pair(upstream, 0.3, deadline=5) as cascade:
         upstream.says("large", failure(503, "come back later", **{"retry-after": "30"}))
         began = time.monotonic()
         result = cascade.invoke("?")
