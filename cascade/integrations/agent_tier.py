@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -33,7 +33,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphRecursionError
 from langgraph.pregel.protocol import PregelProtocol
 
-from cascade._portal import on_portal, run_sync
+from cascade._portal import on_portal, run_sync, running_loop
 from cascade.calling import CompositeModel, send
 from cascade.confidence.trajectory import message_steps
 from cascade.errors import (
@@ -165,7 +165,7 @@ class AgentTier(CompositeModel):
         except Exception as error:
             if is_control_flow(error):
                 raise
-            run.notes[UNFINISHED] = messages_to_dict(booking.trajectory)  # type: ignore[assignment]
+            run.notes[UNFINISHED] = cast("Any", messages_to_dict(booking.trajectory))
             raise self._named(error, request) from error
         finally:
             await booking.close()
@@ -262,7 +262,7 @@ class AgentTier(CompositeModel):
         if isinstance(said, str):
             said = AIMessage(said)
         said = [said] if isinstance(said, BaseMessage) else list(said)
-        added = [message for message in said if message.id not in booking.known]
+        added: list[Any] = [message for message in said if message.id not in booking.known]
         if not added:
             raise self._caller.malformed("it returned no message")
         return added
@@ -297,17 +297,14 @@ class AgentTier(CompositeModel):
     def _task(self, call: Call) -> list[AnyMessage]:
         """The task, with what the tier before has done, as far as this one is to see it."""
         messages: list[Any] = list(call.request.messages)
-        kept, draft = call.run.notes.get(UNFINISHED), call.run.draft
-        done: Iterable[BaseMessage] = ()
-        if kept:
-            done = messages_from_dict(kept)  # type: ignore[arg-type]
-        elif draft is not None and draft.tier != call.tier.name:
-            done = draft.trajectory
-        done = _closed(list(done))
-        if not done or self.takes_over == "restart" or call.run.kind != "answer":
+        kept: Any = call.run.notes.get(UNFINISHED)
+        draft = call.run.draft
+        if self.takes_over == "restart" or not (kept or draft) or call.run.kind != "answer":
             return messages
-        if self.takes_over == "repair":
-            return [*messages, *done, HumanMessage(TO_REPAIR)]
+        before: Any = messages_from_dict(kept) if kept else draft and draft.trajectory
+        done: list[Any] = _closed(before)
+        if self.takes_over == "repair" or not done:
+            return [*messages, *done, *([HumanMessage(TO_REPAIR)] if done else ())]
         lines = [f"{step.action} → {step.observation}" if step.observation else step.action
                  for step in message_steps(done)]  # fmt: skip
         return [*messages, HumanMessage(HANDED_OVER + "\n".join(lines))]
@@ -363,13 +360,12 @@ class _InnerModel(Model):
 
 
 class _Booking(BaseCallbackHandler):
-    """Books each model call inside an agent's run: begun before it is sent, ended once.
-
-    Its methods are called in threads of LangChain's, also where the agent is asynchronous, and wait
-    there for the ledger.
-    """
+    """Books each model call inside an agent's run: begun before it is sent, ended once."""
 
     raise_error = True  # else LangChain logs what fails here, and sends the call unbooked
+    on_chat_model_start: Any = property(lambda self: _edge(self._begun))
+    on_llm_end: Any = property(lambda self: _edge(self._ended))
+    on_llm_error: Any = property(lambda self: _edge(self._failed))
 
     def __init__(
         self,
@@ -397,22 +393,15 @@ class _Booking(BaseCallbackHandler):
                 fields[name] = sum(counts)
         return Usage(**fields)
 
-    def on_chat_model_start(
+    async def _begun(
         self,
-        serialized: dict[str, Any],
+        serialized: Any,
         messages: list[list[BaseMessage]],
         *,
         run_id: UUID,
         metadata: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **_: Any,
     ) -> None:
-        """Begin an attempt.
-
-        Raises:
-            LedgerError: it cannot be written down, so the call is not sent.
-            RealRequestForbiddenError: real requests are switched off for tests.
-        """
-        del kwargs
         if guard.forbidden and "fake" not in str(serialized).lower():
             raise RealRequestForbiddenError(
                 f"a request of {self._call.tier.model.name} was stopped: real model requests are "
@@ -428,13 +417,11 @@ class _Booking(BaseCallbackHandler):
         tier, run = self._tier(metadata or {}), self._call.run
         attempt = Attempt(run.id, self.node, tier, sent, tags=self.tags)
         held = self._ledger.attempt(attempt)
-        run_sync(_enter(held))
+        await held.__aenter__()
         self.calls += 1
         self._open[run_id] = held, attempt
 
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        """End the attempt with the answer."""
-        del kwargs
+    async def _ended(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         held, attempt = self._open.pop(run_id, (None, None))
         if held is None or attempt is None:
             return
@@ -451,23 +438,23 @@ class _Booking(BaseCallbackHandler):
             # What LangChain's cache writes into each answer that is taken from it.
             cached=dict(message.usage_metadata or ()).get("total_cost") == 0,
         )
-        run_sync(_leave(held, None))
+        await held.__aexit__(None, None, None)
 
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """End the attempt with the failure."""
-        del kwargs
+    async def _failed(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         held, attempt = self._open.pop(run_id, (None, None))
         if held is not None and attempt is not None:
             caller = Caller(attempt.tier.model.name, "its server")
             named = caller.failed(error) if isinstance(error, Exception) else None
-            run_sync(_leave(held, named or error))
+            failure = named or error
+            await held.__aexit__(type(failure), failure, None)
 
     async def close(self) -> None:
         """End what was cancelled between its start and its end."""
         while self._open:
-            with suppress(KeyError):
+            with suppress(KeyError):  # it has ended meanwhile
                 held, _ = self._open.popitem()[1]
-                await _leave(held, asyncio.CancelledError())
+                gone = asyncio.CancelledError()
+                await held.__aexit__(type(gone), gone, None)
 
     def _tier(self, metadata: Mapping[str, Any]) -> OpenTier:
         """The tier of a call, with the model that really answers and its price."""
@@ -484,12 +471,12 @@ class _Booking(BaseCallbackHandler):
         return replace(outer, model=model, pricing=pricing)
 
 
-async def _enter(held: AbstractAsyncContextManager[Attempt]) -> None:
-    await held.__aenter__()
-
-
-async def _leave(held: AbstractAsyncContextManager[Attempt], error: BaseException | None) -> None:
-    await held.__aexit__(type(error) if error else None, error, None)
+def _edge(work: Callable[..., Any]) -> Callable[..., Any]:
+    """A method for LangChain's callbacks, which await it where the model call is asynchronous. Of a
+    synchronous call in a thread it is waited for here: LangChain would swallow what it raises."""
+    if running_loop() is not None:
+        return work
+    return lambda *given, **named: run_sync(work(*given, **named))
 
 
 def usage_of_message(message: AIMessage) -> Usage:

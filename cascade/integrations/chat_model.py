@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextvars import Context
 from decimal import Decimal
 from operator import itemgetter
-from typing import Any, Literal, cast, get_args, get_type_hints
+from typing import Any, Literal, cast, get_args
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import (
@@ -359,7 +359,7 @@ def read_settings(given: Mapping[str, Any], before: Settings | None = None) -> S
             )
         if wanted:
             named["top_logprobs"] = n
-    extra = {name: named.pop(name) for name in named.keys() - get_type_hints(Settings).keys()}
+    extra = {name: named.pop(name) for name in named.keys() - Settings.__annotations__.keys()}
     settings = to_settings(**named)
     if extra:
         settings["extra"] = {**before.get("extra", {}), **settings.get("extra", {}), **extra}

@@ -90,7 +90,7 @@ def record_of(run: Run, kernel: Kernel, error: BaseException | None = None) -> R
         outcome = "degraded"
     elif run.draft is not None and run.draft.cached:
         outcome = "cached"
-    told, bases = outcome != "cancelled", [ledger.cost_basis, ledger.saved_basis]
+    told = outcome != "cancelled"
     answered = over and not seen.abstained
     return RunRecord(
         cascade=kernel.parts.name,
@@ -102,7 +102,7 @@ def record_of(run: Run, kernel: Kernel, error: BaseException | None = None) -> R
         calibrated=seen.calibrated if over else None,
         cost_usd=ledger.cost_usd if told else None,
         saved_usd=ledger.saved_usd if told else None,
-        basis=weakest(bases) if told else "unknown",
+        basis=weakest((ledger.cost_basis, ledger.saved_basis)) if told else "unknown",
         latency_ms=max(0.0, time.time() - run.begun_at) * 1000,
         error_type=None if error is None else type(error).__name__,
     )

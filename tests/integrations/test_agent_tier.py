@@ -321,9 +321,9 @@ async def test_steps_that_are_used_up_are_no_answer() -> None:
     endless = create_agent(chat(CALLS), [population])
     result = await pair(agent(endless, max_steps=4)).ainvoke(Q)
     assert (result.tier, drafts_of(result)) == ("large", 2)
+    alone = Cascade(tiers=[agent(endless, max_steps=4)], middleware=[Retries(1)])
     with pytest.raises(MalformedResponseError, match="used up its steps"):
-        cascade = Cascade(tiers=[agent(endless, max_steps=4)], middleware=[Retries(1)])
-        await cascade.ainvoke(Q)
+        await alone.ainvoke(Q)
 
 
 async def test_a_hopeless_run_is_stopped() -> None:
