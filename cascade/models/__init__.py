@@ -6,9 +6,13 @@ are imported when a model of theirs is opened, not before.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from cascade.models.base import Chunk, JsonSchema, Model, Request
-from cascade.models.recording import Recorder, ReplayModel, request_key
 from cascade.models.registry import open_model
+
+if TYPE_CHECKING:
+    from cascade.models.recording import Recorder, ReplayModel, request_key
 
 __all__ = [
     "Chunk",
@@ -20,3 +24,11 @@ __all__ = [
     "open_model",
     "request_key",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cascade.models import recording  # noqa: PLC0415 - few need it
+
+    return getattr(recording, name)

@@ -40,6 +40,10 @@ DRAIN_S = 0.1
 """How long the end of a reply is waited for whose answer is complete: only then its connection
 serves again."""
 
+KEEPALIVE_S = 4.0
+"""How long an idle connection is kept: less than the 5 s of uvicorn, Node.js and llama.cpp, whose
+end of it could cross a request."""
+
 _CONNECTIONS = 1000
 _LARGE_BODY = 2**20
 
@@ -88,6 +92,7 @@ Headers = Mapping[str, str]
 class _Client(Pool, Protocol):
     def exchange(self, method: str, url: str, body: bytes, headers: Headers) -> AsyncGenerator[Any]:
         """Status and headers of the reply, then its parts."""
+        ...
 
 
 class Connection:
@@ -213,7 +218,9 @@ class _Aiohttp:
 
             certificates = httpx2.create_ssl_context()
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
-        self._connector = Connector(limit=_CONNECTIONS, ssl=certificates)
+        self._connector = Connector(
+            limit=_CONNECTIONS, keepalive_timeout=KEEPALIVE_S, ssl=certificates
+        )
         self._session = aiohttp.ClientSession(connector=self._connector, timeout=timeout)
 
     async def exchange(
@@ -244,7 +251,7 @@ class _Httpx:
 
         self._client = httpx2.AsyncClient(
             timeout=httpx2.Timeout(READ_S, connect=CONNECT_S),
-            limits=httpx2.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=100),
+            limits=httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=KEEPALIVE_S),
             trust_env=proxies,
         )
 

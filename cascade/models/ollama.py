@@ -78,18 +78,23 @@ class OllamaModel(ServedModel):
         start = "Is Ollama running? Start it with `ollama serve`, or set OLLAMA_HOST."
         advice = {ModelNotFoundError: f"Get it with `ollama pull {model}`."}
         caller = Caller(self.name, without_secrets(self.base_url), start=start, advice=advice)
-        super().__init__(caller, api_key or "", {})
+        super().__init__(caller, api_key or "")
+
+    async def _address(self) -> str:
+        return self.base_url
 
     async def digest(self) -> str | None:
         """The server's own digest of the model, None when it has no model of that name."""
-        listed = await self._connection.request("/api/tags")
+        listed = await (await self._connected()).request("/api/tags")
         known = {model.get("model"): model.get("digest") for model in listed.get("models") or ()}
         return known.get(self.model) or known.get(f"{self.model}:latest")
 
     async def warm(self) -> None:
         """Have the server load the model: that is what a request without messages does."""
         self._check_allowed()
-        await self._connection.request(self.path, await self._payload(Request(()), stream=False))
+        await (await self._connected()).request(
+            self.path, await self._payload(Request(()), stream=False)
+        )
 
     async def _payload(self, request: Request, *, stream: bool) -> dict[str, Any]:
         if request.tool_choice not in (None, "auto", "none"):
@@ -152,7 +157,7 @@ class OllamaModel(ServedModel):
     async def _check_that_it_sees(self) -> None:
         """Ollama leaves images out for a model that cannot see, and says nothing."""
         if self._sees is None:
-            shown = await self._connection.request("/api/show", {"model": self.model})
+            shown = await (await self._connected()).request("/api/show", {"model": self.model})
             capabilities = shown.get("capabilities")  # older servers do not say
             self._sees = capabilities is None or "vision" in capabilities
         if not self._sees:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cascade.errors import MissingKeyError
 from cascade.models.base import Request
 from cascade.models.failures import Caller, without_secrets
-from cascade.models.http import check_address, events, is_loopback, stays_here
+from cascade.models.http import check_address, is_loopback, stays_here
 from cascade.models.logprobs import answer_logprobs
 from cascade.models.served import ServedModel
 from cascade.models.wire import chat_payload
@@ -74,6 +74,9 @@ class OpenAIModel(ServedModel):
         caller = Caller(self.name, address, start="Is the server running? Check base_url.")
         super().__init__(caller, key, {name: value for name, value in headers.items() if value})
 
+    async def _address(self) -> str:
+        return self.base_url
+
     def payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request."""
         limit_field = "max_completion_tokens" if reasons(self.model) else "max_tokens"
@@ -86,12 +89,6 @@ class OpenAIModel(ServedModel):
     async def _payload(self, request: Request, *, stream: bool) -> dict[str, Any]:
         usage = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
         return self.payload(request) | usage
-
-    async def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
-        async for data in events(lines):
-            if data.startswith(b"[DONE]"):
-                return
-            yield data
 
     async def _complete(self, request: Request) -> Completion:
         if request.answer is None:
@@ -112,7 +109,7 @@ class OpenAIModel(ServedModel):
             "continue_final_message": True,
             "prompt_logprobs": 0,
         }
-        reply = await self._connection.request(self.path, asked)
+        reply = await (await self._connected()).request(self.path, asked)
         completion = self.read(reply)
         places = reply.get("prompt_logprobs")
         tokens = [

@@ -113,42 +113,36 @@ def read_recording(path: Path) -> Recording:
     try:
         # Whatever follows the last line break was being written when the recorder ended.
         lines = path.read_bytes().decode().split("\n")[:-1]
+        recording = Recording(Header.model_validate_json(lines[0] if lines else ""))
     except OSError as error:
         raise ConfigurationError(
             f"the recording {path} cannot be read ({error.strerror}). Give the path of a JSONL "
             "file that cascade.models.Recorder wrote."
         ) from error
-    except UnicodeDecodeError as error:
-        raise _no_recording(path, f"byte {error.start} is not UTF-8 text") from error
-    if not lines:
-        raise _no_recording(path, "it has no header line")
-    try:
-        recording = Recording(Header.model_validate_json(lines[0]))
-    except ValidationError as error:
-        reason = f"its first line is not a header ({_first(error)})"
-        raise _no_recording(path, reason) from error
+    except ValueError as error:
+        reason = _first(error) if isinstance(error, ValidationError) else str(error)
+        raise ConfigurationError(
+            f"{path} is not a recording: its first line is no header ({reason})"
+        ) from error
     if recording.header.version != VERSION:
         raise ConfigurationError(
             f"{path} is a recording of version {recording.header.version} and this program reads "
             f"version {VERSION}: record it again, or use the program that wrote it"
         )
     for number, line in enumerate(lines[1:], start=2):
-        if line.strip():
-            try:
-                decoded: Mapping[str, Any] = json.loads(line)
-                answer = _COMPLETION.validate_python(decoded["answer"])
-                recording.answers.setdefault(decoded["key"], []).append(answer)
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                reason = _first(error) if isinstance(error, ValidationError) else repr(error)
-                raise ConfigurationError(
-                    f"line {number} of the recording {path} cannot be read ({reason}): "
-                    f"{line[:80]!r}. Delete the line, or record again."
-                ) from error
+        if not line.strip():
+            continue
+        try:
+            decoded: Mapping[str, Any] = json.loads(line)
+            answer = _COMPLETION.validate_python(decoded["answer"])
+            recording.answers.setdefault(decoded["key"], []).append(answer)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = _first(error) if isinstance(error, ValidationError) else repr(error)
+            raise ConfigurationError(
+                f"line {number} of the recording {path} cannot be read ({reason}): "
+                f"{line[:80]!r}. Delete the line, or record again."
+            ) from error
     return recording
-
-
-def _no_recording(path: Path, reason: str) -> ConfigurationError:
-    return ConfigurationError(f"{path} is not a recording: {reason}")
 
 
 def _first(error: ValidationError) -> str:

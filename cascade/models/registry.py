@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cascade.errors import ConfigurationError, MissingDependencyError, UnknownProviderError
@@ -18,6 +19,12 @@ _EXAMPLES = {
     "ollama": "ollama:qwen2.5:3b",
     "openai": "openai:gpt-5.1",
     "replay": "replay:/path/to/recording.jsonl",
+}
+_ADAPTERS = {
+    "llamacpp": ("llamacpp", "LlamaCppModel"),
+    "ollama": ("ollama", "OllamaModel"),
+    "openai": ("openai", "OpenAIModel"),
+    "replay": ("recording", "ReplayModel"),
 }
 _BEGINNINGS = {"gpt": "openai", "claude": "anthropic", "gemini": "google_genai"}
 _ENDINGS = {".gguf": "llamacpp", ".jsonl": "replay"}
@@ -54,29 +61,17 @@ def open_model(
     provider, _, name = spec.partition(":")
     if not provider or not name.strip():
         raise UnknownProviderError(_no_model_string(spec))
+    if provider not in _ADAPTERS:
+        return _through_langchain(spec, base_url, api_key, dict(options or {}))
+    if provider in ("llamacpp", "replay"):
+        _refuse(spec, base_url=given.pop("base_url"), api_key=given.pop("api_key"))
+    if provider == "replay":
+        given = dict(given["options"] or {})
+        _refuse(spec, **{f"option {name}": name for name in given if name != "pace"})
     # Imported here, so that a cascade loads only the adapters that it uses.
-    match provider:
-        case "openai":
-            from cascade.models.openai import OpenAIModel  # noqa: PLC0415
-
-            return OpenAIModel(name, **given)
-        case "ollama":
-            from cascade.models.ollama import OllamaModel  # noqa: PLC0415
-
-            return OllamaModel(name, **given)
-        case "llamacpp":
-            from cascade.models.llamacpp import LlamaCppModel  # noqa: PLC0415
-
-            _refuse(spec, base_url=base_url, api_key=api_key)
-            return LlamaCppModel(name, options=options)
-        case "replay":
-            from cascade.models.recording import ReplayModel  # noqa: PLC0415
-
-            pace = dict(options or {}).pop("pace", False)
-            unknown = sorted(set(options or {}) - {"pace"})
-            _refuse(spec, base_url=base_url, api_key=api_key, **{f"option {n}": n for n in unknown})
-            return ReplayModel(name, pace=bool(pace))
-    return _through_langchain(spec, base_url, api_key, dict(options or {}))
+    module, kind = _ADAPTERS[provider]
+    model: Model = getattr(import_module(f"cascade.models.{module}"), kind)(name, **given)
+    return model
 
 
 def _wrapped(chat: object) -> Model:

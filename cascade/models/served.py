@@ -17,7 +17,7 @@ from cascade.errors import (
 )
 from cascade.models.base import Chunk, Model, Request
 from cascade.models.failures import Caller
-from cascade.models.http import CONNECT_S, Connection, drain, read_error, read_json
+from cascade.models.http import CONNECT_S, Connection, drain, events, read_error, read_json
 from cascade.models.wire import Answer
 from cascade.state import Completion
 
@@ -27,32 +27,45 @@ class ServedModel(Model):
 
     Attributes:
         path: to which requests are posted.
-        base_url: address of the server.
         ends_with_reason: whether nothing comes in a stream after the reason why the answer ends.
     """
 
     path: ClassVar[str]
     ends_with_reason: ClassVar[bool] = False
-    base_url: str
 
-    def __init__(self, caller: Caller, api_key: str, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, caller: Caller, api_key: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         self._caller = caller
         self._key = api_key
         bearer = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._connection = Connection(self.base_url, {**bearer, **headers}, caller)
+        self._headers = {**bearer, **(headers or {})}
+        self._connection: Connection | None = None
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """The key, where there is one."""
         return (self._key,)
 
+    async def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = Connection(await self._address(), self._headers, self._caller)
+        return self._connection
+
+    @abstractmethod
+    async def _address(self) -> str:
+        """The address of the server."""
+
     @abstractmethod
     async def _payload(self, request: Request, *, stream: bool) -> dict[str, Any]:
         """The JSON body of a request."""
 
-    def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
-        """The parts of a stream, each of them JSON."""
-        return lines
+    async def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+        """The parts of a stream, each of them JSON; in OpenAI's API server-sent events."""
+        async for data in events(lines):
+            if data.startswith(b"[DONE]"):
+                return
+            yield data
 
     def _chunk(self, part: Any, answer: Answer) -> Any:
         """A part of a reply in OpenAI's form."""
@@ -60,8 +73,9 @@ class ServedModel(Model):
         return part
 
     async def _complete(self, request: Request) -> Completion:
+        connection = await self._connected()
         payload = await self._payload(request, stream=False)
-        return self.read(await self._connection.request(self.path, payload))
+        return self.read(await connection.request(self.path, payload))
 
     def read(self, reply: object) -> Completion:
         """The answer in a reply, as decoded JSON.
@@ -74,9 +88,10 @@ class ServedModel(Model):
         return self._completion(answer)
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
+        connection = await self._connected()
         payload = await self._payload(request, stream=True)
         answer = Answer()
-        lines = self._connection.lines(self.path, payload, lambda: answer.begun)
+        lines = connection.lines(self.path, payload, lambda: answer.begun)
         try:
             async with aclosing(lines):
                 async for data in self._frames(lines):
@@ -117,11 +132,12 @@ class ServedModel(Model):
         until = asyncio.get_running_loop().time() + CONNECT_S
         async with self._until(Request((), timeout_s=CONNECT_S), until):
             try:
-                await self._connection.request("/models")
+                await (await self._connected()).request("/models")
             except ModelError as error:
                 if error.status is None and not isinstance(error, MalformedResponseError):
                     raise
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._connection.aclose()
+        if self._connection is not None:
+            await self._connection.aclose()

@@ -129,9 +129,7 @@ def count(value: object) -> int | None:
     return value
 
 
-def read_counts(
-    told: Mapping[str, object], *, wrote: bool, total: object = None, writes: object = None
-) -> Usage:
+def read_counts(counts: Mapping[str, object], *, wrote: bool, total: object = None) -> Usage:
     """The usage of a call, where its counts can be true together.
 
     No prompt has no tokens, and no answer: some servers send zeros where they have not counted.
@@ -139,45 +137,38 @@ def read_counts(
     input. Where the reasoning stands beside the output (xAI, Gemini), the total shows it.
 
     Args:
-        told: counts by the names of `Usage`.
+        counts: by the names of `Usage`.
         wrote: whether there is an answer.
         total: all tokens together.
-        writes: of the tokens written to a cache, those that are kept for an hour.
     """
-    counts = {name: count(value) for name, value in told.items()}
-    given, made = counts.get("input_tokens") or None, counts.get("output_tokens")
-    thought = counts.get("reasoning_tokens") or 0
-    made = None if made == 0 and wrote else made
-    if (counts.get("cached_tokens") or 0) + (counts.get("cache_write_tokens") or 0) > (given or 0):
+    read = {name: count(value) for name, value in counts.items()}
+    given, made = read.get("input_tokens") or None, read.get("output_tokens")
+    thought = read.get("reasoning_tokens") or 0
+    if (read.get("cached_tokens") or 0) + (read.get("cache_write_tokens") or 0) > (given or 0):
         given = None
     if made is not None and thought and count(total) == (given or 0) + made + thought:
         made += thought
-    if made is not None and thought > made:
+    if made is not None and (thought > made or (made == 0 and wrote)):
         made = None
-    counts |= {"input_tokens": given, "output_tokens": made, "cache_write_1h_tokens": count(writes)}
-    return Usage(**counts)
+    return Usage(**{**read, "input_tokens": given, "output_tokens": made})
 
 
-def read_usage(usage: object, *, wrote: bool) -> Usage:
-    """The token counts of a reply; what is missing or impossible stays unknown.
-
-    Tokens written to the cache: OpenAI and OpenRouter count them in the details of the prompt,
-    LiteLLM there under another name.
-    """
+def _read_usage(usage: object, *, wrote: bool) -> Usage:
     if not isinstance(usage, Mapping):
         return Usage()
     prompt, answer = (
         details if isinstance(details := usage.get(f"{kind}_tokens_details"), Mapping) else {}
         for kind in ("prompt", "completion")
     )
-    told = {
+    counts = {
         "input_tokens": usage.get("prompt_tokens"),
         "output_tokens": usage.get("completion_tokens"),
         "cached_tokens": prompt.get("cached_tokens"),
+        # OpenAI and OpenRouter; LiteLLM
         "cache_write_tokens": prompt.get("cache_write_tokens", prompt.get("cache_creation_tokens")),
         "reasoning_tokens": answer.get("reasoning_tokens"),
     }
-    return read_counts(told, wrote=wrote, total=usage.get("total_tokens"))
+    return read_counts(counts, wrote=wrote, total=usage.get("total_tokens"))
 
 
 def _busy_ms(timings: object) -> float | None:
@@ -325,7 +316,7 @@ class Answer:
         return Completion(
             text=text,
             model=self._model or asked_for,
-            usage=read_usage(self._usage, wrote=bool(text or calls)),
+            usage=_read_usage(self._usage, wrote=bool(text or calls)),
             logprobs=answer_logprobs(self._logprobs, text, thinking, tool_calls=bool(calls)),
             call_logprobs=call_logprobs(self._logprobs, calls, thinking),
             tool_calls=calls,

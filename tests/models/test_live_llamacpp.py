@@ -241,13 +241,33 @@ async def test_leaving_a_stream_stops_the_computation(embedded: LlamaCppModel) -
 
 def test_a_loop_that_ends_with_a_request_in_flight_does_no_harm(embedded: LlamaCppModel) -> None:
     async def begin() -> None:
-        answering = embedded.stream(question("Count", **LONG))
-        await anext(answering)
+        begun = asyncio.Event()
 
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(begin())
-    loop.close()
+        async def count() -> None:
+            async for _ in embedded.stream(question("Count", **LONG)):
+                begun.set()
+
+        task = asyncio.create_task(count())
+        await begun.wait()
+        del task
+
+    asyncio.run(begin())
     assert asyncio.run(ask(embedded, "hi", max_tokens=1)).usage.output_tokens == 1
+
+
+def test_a_model_that_is_closed_with_a_request_in_flight_holds_nothing_up() -> None:
+    model = LlamaCppModel("smollm2-135m", options={"n_ctx": 2048, "n_parallel": 1})
+
+    async def begin() -> float:
+        answering = model.stream(question("Count", **LONG))
+        for _ in range(20):
+            await anext(answering)
+        model.close()
+        started = time.perf_counter()
+        await asyncio.sleep(0.01)
+        return time.perf_counter() - started
+
+    assert asyncio.run(begin()) < 5
 
 
 # Sharing

@@ -1,29 +1,27 @@
-"""What `llamacpp:` models make of what the engine says; the live tests ask the engine."""
+"""What `llamacpp:` models ask of the engine and make of its answers; live tests ask a real one."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import re
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from aiohttp import web
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from cascade.errors import (
-    BadRequestError,
     ConfigurationError,
     ContextLengthError,
-    MalformedResponseError,
     MissingDependencyError,
-    ModelError,
     ModelNotFoundError,
-    ModelUnavailableError,
-    StreamInterruptedError,
 )
 from cascade.models.llamacpp import Engine, LlamaCppModel, call_schema, read_calls, told
 from cascade.state import Usage
-from tests.models.asking import ask, stream
+from tests.models.asking import ASKING, ask, question, stream
 from tests.servers import replies
+from tests.servers.fake import FakeServer
 
 WEATHER = {
     "type": "function",
@@ -41,23 +39,35 @@ CALL = '{"name": "weather", "arguments": {"city": "Rome"}}'
 MADE = {"name": "weather", "args": {"city": "Rome"}, "id": "1", "type": "tool_call"}
 
 
-class SaidEngine:
-    """An engine that says what the test tells it."""
+class LlamaServer(FakeServer):
+    """What xllamacpp listens with, where the test says what the model writes."""
 
-    def __init__(self, *said: Any, knows_tools: bool = True) -> None:
-        self.said = said
-        self.sent: dict[str, Any] = {}
-        self._knows_tools = knows_tools
+    knows_tools = True
 
-    async def knows_tools(self) -> bool:
-        return self._knows_tools
+    def _add_routes(self, router: web.UrlDispatcher) -> None:
+        super()._add_routes(router)
+        router.add_get("/props", self._props)
+        router.add_post("/tokenize", self._tokens)
 
-    async def chunks(self, payload: dict[str, Any], answer: str | None) -> AsyncGenerator[Any]:
-        self.sent = payload | ({} if answer is None else {"answer": answer})
-        for item in self.said:
-            if isinstance(item, Exception):
-                raise item
-            yield item
+    async def _props(self, _: web.Request) -> web.Response:
+        return web.json_response({"chat_template_caps": {"supports_tools": self.knows_tools}})
+
+    async def _tokens(self, request: web.Request) -> web.Response:
+        words = re.findall(r"\S+|\s+", (await request.json())["content"])
+        pieces = [[0xF0] if word == "🏛" else word for word in words]
+        tokens = [{"id": n, "piece": piece} for n, piece in enumerate(pieces)]
+        return web.json_response({"tokens": tokens})
+
+    async def load(self) -> str:
+        return self.url
+
+    key = "the-key"
+
+
+@pytest.fixture(scope="module")
+def running_server() -> Iterator[FakeServer]:  # type: ignore[override]
+    with LlamaServer() as running:
+        yield running
 
 
 @pytest.fixture
@@ -68,72 +78,77 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def model(weights: Path) -> LlamaCppModel:
-    return LlamaCppModel(str(weights), options={"top_k": 1})
+async def model(weights: Path, server: FakeServer) -> AsyncIterator[LlamaCppModel]:
+    one = LlamaCppModel(str(weights), options={"top_k": 1})
+    one._engine = cast("Engine", server)
+    yield one
+    await one.aclose()
 
 
-def says(model: LlamaCppModel, *said: Any, knows_tools: bool = True) -> SaidEngine:
-    engine = SaidEngine(*said, knows_tools=knows_tools)
-    model._engine = cast("Engine", engine)
-    return engine
-
-
-def in_pieces(answer: str, size: int = 9) -> list[dict[str, Any]]:
+def in_pieces(answer: str, size: int = 9) -> replies.Reply:
     pieces = [answer[i : i + size] for i in range(0, len(answer), size)]
-    return [*(replies.openai_delta(content=p) for p in pieces), replies.openai_delta("stop")]
+    deltas = [replies.openai_delta(content=piece) for piece in pieces]
+    return replies.sse([*deltas, replies.openai_delta("stop")])
 
 
-async def test_an_answer_in_pieces(model: LlamaCppModel) -> None:
-    engine = says(model, *replies.openai_chunks("Paris"))
-    pieces, answer = await stream(model, max_tokens=4)
-    assert pieces == ["Par", "is"]
+async def test_a_request_reaches_the_engine_with_its_key(
+    model: LlamaCppModel, server: FakeServer
+) -> None:
+    pieces, answer = await stream(model, "Paris", max_tokens=4)
+    assert pieces == ["PAR", "IS"]
     assert answer.usage == Usage(input_tokens=10, output_tokens=2)
-    sent = {name: engine.sent[name] for name in ("top_k", "max_tokens", "stream")}
+    assert server.last.headers["authorization"] == "Bearer the-key"
+    sent = {name: server.last.body[name] for name in ("top_k", "max_tokens", "stream")}
     assert sent == {"top_k": 1, "max_tokens": 4, "stream": True}
 
 
-@pytest.mark.parametrize(
-    ("said", "error"),
-    [
-        ({"error": {"code": 400, "type": "exceed_context_size_error"}}, ContextLengthError),
-        ({"error": {"code": 400, "message": "no"}}, BadRequestError),
-        ({"error": {"message": "crashed"}}, ModelUnavailableError),
-        (RuntimeError("bad template"), BadRequestError),
-        (replies.openai_delta(content="Par"), StreamInterruptedError),
-        (
-            replies.openai_delta(
-                "stop", tool_calls=[{"function": {"name": "f", "arguments": "{"}}]
-            ),
-            MalformedResponseError,
-        ),
-    ],
-)
-async def test_what_goes_wrong_is_named(
-    said: Any, error: type[ModelError], model: LlamaCppModel
+async def test_a_prompt_that_is_too_long_is_refused_with_the_way_out(
+    model: LlamaCppModel, server: FakeServer
 ) -> None:
-    says(model, said)
-    with pytest.raises(error, match=r"tiny\.gguf") as caught:
+    server.will(replies.error(400, "the request exceeds the available context size"))
+    with pytest.raises(ContextLengthError, match=r"tiny\.gguf.*larger n_ctx"):
         await ask(model)
-    assert type(caught.value) is error
+
+
+async def test_an_answer_is_scored_by_holding_the_model_to_its_tokens(
+    model: LlamaCppModel, server: FakeServer
+) -> None:
+    said = [{"token": "It", "logprob": -0.5}, {"token": " is", "logprob": -0.1}]
+    server.will(replies.openai_reply("It is", logprobs=said))
+    score = await model.score(question(temperature=0.7, max_tokens=99), "It is")
+    assert [token.logprob for token in score or ()] == [-0.5, -0.1]
+    assert server.last.body["grammar"] == "root ::= <[0]> <[1]> <[2]>"
+    assert (server.last.body["temperature"], server.last.body["max_tokens"]) == (0, 3)
+
+
+@pytest.mark.parametrize("answer", ["🏛", ""])
+async def test_what_no_grammar_holds_to_has_no_score(answer: str, model: LlamaCppModel) -> None:
+    assert await model.score(question(), answer) is None
 
 
 # Tools
 
 
-async def test_a_call_that_is_written_as_text_is_a_call(model: LlamaCppModel) -> None:
-    says(model, *in_pieces(CALL))
+async def test_a_call_that_is_written_as_text_is_a_call(
+    model: LlamaCppModel, server: FakeServer
+) -> None:
+    server.will(replies.openai_reply(CALL))
     answer = await ask(model, tools=(WEATHER,))
     (call,) = answer.tool_calls
     assert (call["name"], call["args"]) == ("weather", {"city": "Rome"})
     assert (answer.text, answer.finish_reason, answer.logprobs) == ("", "tool_calls", None)
 
 
-async def test_its_log_probs_are_those_of_a_call(model: LlamaCppModel) -> None:
+@pytest.mark.parametrize("asking", ASKING)
+async def test_its_log_probs_are_those_of_a_call(
+    asking: Any, model: LlamaCppModel, server: FakeServer
+) -> None:
     tokens = ['{"name": "', "weather", '", "arguments": {"city": "', "Rome", '"}}']
     items = [{"token": token, "logprob": -0.1} for token in tokens]
-    says(model, replies.openai_body("".join(tokens), logprobs=items))
-    answer = await ask(model, tools=(WEATHER,), logprobs=True)
+    server.will(replies.openai_reply("".join(tokens), logprobs=items))
+    answer = await asking(model, tools=(WEATHER,), logprobs=True)
     assert [token.token for token in answer.call_logprobs or ()] == ["weather", "Rome"]
+    assert "stream" not in server.last.body, "llama.cpp has no log-probs in a stream with tools"
 
 
 @pytest.mark.parametrize(
@@ -146,9 +161,9 @@ async def test_its_log_probs_are_those_of_a_call(model: LlamaCppModel) -> None:
     ],
 )
 async def test_no_piece_of_a_call_is_streamed_as_text(
-    said: str, shown: list[str], model: LlamaCppModel
+    said: str, shown: list[str], model: LlamaCppModel, server: FakeServer
 ) -> None:
-    says(model, *in_pieces(said))
+    server.will(in_pieces(said))
     pieces, answer = await stream(model, tools=(WEATHER,))
     assert pieces == shown
     assert bool(answer.tool_calls) == (not shown)
@@ -156,9 +171,9 @@ async def test_no_piece_of_a_call_is_streamed_as_text(
 
 @pytest.mark.parametrize("settings", [{}, {"tools": (WEATHER,), "tool_choice": "none"}])
 async def test_where_nothing_may_be_called_a_call_is_a_text(
-    settings: dict[str, Any], model: LlamaCppModel
+    settings: dict[str, Any], model: LlamaCppModel, server: FakeServer
 ) -> None:
-    says(model, *in_pieces(CALL))
+    server.will(replies.openai_reply(CALL))
     answer = await ask(model, **settings)
     assert (answer.text, answer.tool_calls) == (CALL, ())
 
@@ -187,20 +202,23 @@ def test_a_text_is_calls_where_it_consists_of_them_alone(text: str, n: int) -> N
     assert len(read_calls(text, (WEATHER,))) == n
 
 
-async def test_a_template_that_knows_tools_gets_them(model: LlamaCppModel) -> None:
-    engine = says(model, *in_pieces("Hello"))
+async def test_a_template_that_knows_tools_gets_them(
+    model: LlamaCppModel, server: FakeServer
+) -> None:
     await ask(model, tools=(WEATHER,))
-    assert engine.sent["tools"] == [WEATHER]
-    assert [message["role"] for message in engine.sent["messages"]] == ["user"]
+    assert server.last.body["tools"] == [WEATHER]
+    assert [message["role"] for message in server.last.body["messages"]] == ["user"]
 
 
-async def test_a_template_that_knows_no_tools_gets_them_as_text(model: LlamaCppModel) -> None:
-    engine = says(model, *in_pieces("Hello"), knows_tools=False)
+async def test_a_template_that_knows_no_tools_gets_them_as_text(
+    model: LlamaCppModel, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlamaServer, "knows_tools", False)
     await ask(model, tools=(WEATHER,))
-    assert "tools" not in engine.sent
-    assert '"name": "weather"' in engine.sent["messages"][0]["content"]
+    assert "tools" not in server.last.body
+    assert '"name": "weather"' in server.last.body["messages"][0]["content"]
     await ask(model, tools=(WEATHER,), tool_choice="none")
-    assert [message["role"] for message in engine.sent["messages"]] == ["user"]
+    assert [message["role"] for message in server.last.body["messages"]] == ["user"]
 
 
 def test_calls_and_their_results_are_told_as_text() -> None:
@@ -221,18 +239,18 @@ def test_calls_and_their_results_are_told_as_text() -> None:
     assert results.text.count("<tool_response>") == 2
 
 
-async def test_a_forced_call_is_held_to_its_form(model: LlamaCppModel) -> None:
-    engine = says(model, *in_pieces(CALL))
+async def test_a_forced_call_is_held_to_its_form(model: LlamaCppModel, server: FakeServer) -> None:
     await ask(model, tools=(WEATHER, NOW), tool_choice="weather")
-    (form,) = engine.sent["response_format"]["json_schema"]["schema"]["anyOf"]
+    (form,) = server.last.body["response_format"]["json_schema"]["schema"]["anyOf"]
     assert form["properties"]["name"] == {"const": "weather"}
-    assert "tool_choice" not in engine.sent
+    assert "tool_choice" not in server.last.body
 
 
-async def test_a_forced_call_beside_a_schema_is_left_to_llamacpp(model: LlamaCppModel) -> None:
-    engine = says(model, *in_pieces("{}"))
+async def test_a_forced_call_beside_a_schema_is_left_to_llamacpp(
+    model: LlamaCppModel, server: FakeServer
+) -> None:
     await ask(model, tools=(WEATHER,), tool_choice="required", schema={"type": "object"})
-    assert engine.sent["tool_choice"] == "required"
+    assert server.last.body["tool_choice"] == "required"
 
 
 def with_definition(name: str, definition: object) -> dict[str, Any]:

@@ -188,11 +188,11 @@ HEADER = '{"version":1,"model":"m","recorded_at":"2026-01-01T00:00:00Z"}\n'
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "no header"),
-        (b"hello\n", "not a header"),
+        (b"", "no header \\("),
+        (b"hello\n", "no header \\("),
         (b'{"version":1}\n', "model"),
         (HEADER.replace("1,", "9,").encode(), "version 9"),
-        (b"\xff\xfe\n", "not UTF-8"),
+        (b"\xff\xfe\n", "utf-8"),
         (f"{HEADER}[1]\n".encode(), "line 2"),
         (f'{HEADER}{{"answer":{{"text":"a","model":"m"}}}}\n'.encode(), "line 2.*key"),
         (f"{HEADER}\n{{broken\n".encode(), "line 3"),

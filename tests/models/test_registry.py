@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from langchain_core.language_models import FakeListChatModel
 
+import cascade.models
 from cascade.errors import (
     ConfigurationError,
     MissingDependencyError,
@@ -155,10 +157,20 @@ heavy = ("openai", "ollama", "httpx", "httpx2", "aiohttp", "xllamacpp", "langcha
 def loaded():
     chat = "langchain_core.language_models.chat_models"
     return [m for m in (*heavy, chat) if m in sys.modules]
+print([m for m in sys.modules if m.startswith("cascade.models.")])
 print(loaded())
 cascade.models.open_model("openai:m", base_url="http://localhost:1/v1")
 cascade.models.open_model("ollama:m")
 print(loaded())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["[]", "[]"]
+    modules, *clients = done.stdout.splitlines()
+    names = re.findall(r"cascade\.models\.(\w+)", modules)
+    assert sorted(names) == ["base", "failures", "loops", "registry"]
+    assert clients == ["[]", "[]"]
+
+
+def test_names_that_are_loaded_when_they_are_needed_are_there() -> None:
+    assert all(hasattr(cascade.models, name) for name in cascade.models.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = cascade.models.nothing

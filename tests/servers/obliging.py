@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cascade.confidence.p_true import QUESTION
+from cascade.confidence.checks import QUESTION
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 

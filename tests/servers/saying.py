@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
-from cascade.confidence.p_true import QUESTION
+from cascade.confidence.checks import QUESTION
 from tests.servers import replies
 
 Protocol = Literal["openai", "ollama"]

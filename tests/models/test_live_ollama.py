@@ -1,0 +1,105 @@
+"""The official Ollama server, with models made of the embedded weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+
+from cascade.errors import (
+    ContextLengthError,
+    ModelNotFoundError,
+    ModelTimeoutError,
+    UnsupportedContentError,
+)
+from cascade.models import Request
+from cascade.models.llamacpp import find_weights
+from cascade.models.ollama import OllamaModel
+from tests.models.asking import ask, stream
+from tests.models.test_live_llamacpp import CITY, IMAGE, SEARCH
+from tests.servers import ollama
+
+pytestmark = [pytest.mark.live, pytest.mark.heavy]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    binary = ollama.find_ollama()
+    if binary is None:
+        pytest.skip(ollama.MISSING)
+    home = tmp_path_factory.mktemp("ollama")
+    with ollama.running_ollama(binary, find_weights("smollm2-135m"), home) as address:
+        yield address
+
+
+@pytest.fixture
+async def model(url: str) -> AsyncIterator[OllamaModel]:
+    one = OllamaModel(ollama.MODEL, base_url=url)
+    yield one
+    await one.aclose()
+
+
+async def test_logprobs_spell_the_answer(model: OllamaModel) -> None:
+    answer = await ask(model, max_tokens=8, temperature=0, logprobs=True, top_logprobs=2)
+    assert answer.logprobs is not None
+    assert "".join(token.token for token in answer.logprobs).strip() == answer.text.strip()
+    assert all(len(token.top) == 2 for token in answer.logprobs)
+    assert answer.usage.known
+    assert answer.busy_ms is not None
+    assert answer.busy_ms <= answer.latency_ms
+
+
+async def test_a_stream_equals_the_plain_answer(model: OllamaModel) -> None:
+    plain = await ask(model, max_tokens=8, temperature=0)
+    pieces, streamed = await stream(model, max_tokens=8, temperature=0)
+    assert "".join(pieces) == streamed.text == plain.text
+    assert streamed.usage.output_tokens == plain.usage.output_tokens
+
+
+async def test_a_schema_is_kept(model: OllamaModel) -> None:
+    answer = await ask(model, "A city as JSON.", schema=CITY, max_tokens=40, temperature=0)
+    assert set(json.loads(answer.text)) == {"city"}
+
+
+async def test_what_the_model_cannot_do(model: OllamaModel) -> None:
+    with pytest.raises(ContextLengthError):
+        await ask(model, "word " * 3000, max_tokens=1)
+    with pytest.raises(UnsupportedContentError, match="cannot see"):
+        await model.complete(Request((HumanMessage([IMAGE]),), max_tokens=1))
+    with pytest.raises(UnsupportedContentError, match="does not support tools"):
+        await ask(model, tools=(SEARCH,))
+    with pytest.raises(UnsupportedContentError, match="thinking"):
+        await ask(model, extra={"think": True})
+
+
+async def test_a_timeout_and_the_next_request(model: OllamaModel) -> None:
+    with pytest.raises(ModelTimeoutError):
+        await ask(model, "Count to 500.", timeout_s=0.3, max_tokens=900)
+    assert (await ask(model, max_tokens=1, extra={"keep_alive": 0})).usage.output_tokens == 1
+
+
+async def test_a_model_that_was_not_pulled(url: str) -> None:
+    model = OllamaModel("no-such-model:1b", base_url=url)
+    with pytest.raises(ModelNotFoundError, match="ollama pull no-such-model:1b"):
+        await ask(model)
+    await model.aclose()
+
+
+async def test_a_conversation_with_tools(url: str) -> None:
+    model = OllamaModel(ollama.TOOL_MODEL, base_url=url)
+    call = {"name": "search", "args": {"q": "Paris", "n": 1}, "id": "c1", "type": "tool_call"}
+    said = (
+        HumanMessage("Search for Paris."),
+        AIMessage("", tool_calls=[call]),
+        ToolMessage("a city", tool_call_id="c1", name="search"),
+    )
+    answer = await model.complete(Request(said, tools=(SEARCH,), max_tokens=5))
+    assert answer.text or answer.tool_calls
+    await model.aclose()
+
+
+async def test_the_digest_is_the_servers(model: OllamaModel) -> None:
+    assert len(await model.digest() or "") == 64
+    assert await OllamaModel("no-such-model", base_url=model.server).digest() is None
