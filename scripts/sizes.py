@@ -10,6 +10,7 @@ import ast
 import asyncio
 import dataclasses
 import inspect
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -125,7 +126,7 @@ def entered() -> tuple[int, int, int]:
             sys.setprofile(None)
 
     asyncio.run(ask())
-    moves = sum(one != other for one, other in zip(seen, seen[1:], strict=False))
+    moves = sum(one != other for one, other in itertools.pairwise(seen))
     return len(seen), len(set(seen)), moves
 
 
