@@ -102,7 +102,7 @@ class Lessons(CascadeMiddleware):
                 return
             run.notes[self.name] = {
                 "draft": draft.transcript,
-                "model": first.model.name,
+                "draft_model": first.model.name,
                 "confidence": None if decided is None else decided.confidence,
                 "calibrated": decided is not None and decided.calibrated,
             }
@@ -174,7 +174,7 @@ class Lessons(CascadeMiddleware):
         if sum(len(str(message)) for message in (*asked, *answered)) > MOST_CHARACTERS:
             return "it is too long"
         noted = run.notes.get(self.name)
-        drafted: Mapping[str, Any] = noted if isinstance(noted, dict) else {}
+        drafted: dict[str, Any] = noted if isinstance(noted, dict) else {}
         return Lesson(
             run_id=run.id,
             origin=origin,
@@ -183,10 +183,6 @@ class Lessons(CascadeMiddleware):
             tenant=tenant_in(tags),
             user=tags.get("user"),
             messages=tuple(asked),
-            draft=drafted.get("draft"),
-            draft_model=drafted.get("model"),
-            confidence=drafted.get("confidence"),
-            calibrated=bool(drafted.get("calibrated")),
             answer=str(answered[0].get("content") or ""),
             tool_calls=tuple(answered[0].get("tool_calls") or ()),
             answer_model=tier.model.name,
@@ -194,6 +190,7 @@ class Lessons(CascadeMiddleware):
             terms=terms_of(tier.model.name, self.terms),
             tags=tags,
             digest=digest_of(asked),
+            **drafted,
         )
 
     def _may_be_kept(self, run: Run) -> bool:

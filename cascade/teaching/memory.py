@@ -146,7 +146,8 @@ class Memory(Examples):
         self.store, self.cascade, self.same = store, cascade, same
         self.examples, self.most_characters = examples, most_characters
         self.price_of_error, self.patience_s = price_of_error, patience_s
-        self.groups = Groups(alpha, WORTH_TRYING / (1.0 + price_of_error))
+        self.alpha = alpha
+        self._groups = Groups(alpha, WORTH_TRYING / (1.0 + price_of_error))
         self._index, self._lessons = WordIndex(), dict[str, Lesson]()
         self._asked: OrderedDict[str, _Asked] = OrderedDict()
         self._drafters: set[str] = set()
@@ -155,6 +156,11 @@ class Memory(Examples):
         self._stated: Mapping[str, Terms] = {}
         self._newest: datetime | None = None
         self._settings: str | None = None
+
+    @property
+    def groups(self) -> list[Group]:
+        """Groups of alike questions, with what is known of each."""
+        return self._groups.all()
 
     def check(self, parts: Parts) -> None:
         """Note who drafts: evidence of another model says nothing about this one."""
@@ -230,7 +236,7 @@ class Memory(Examples):
         place = (tags.get("task", ""), tenant_in(tags) or "")
         await self._read()
         with self._counting:
-            group = self.groups.of(place, question, run.id)
+            group = self._groups.of(place, question, run.id)
             if group is None:
                 return ()
             group.asked += 1
@@ -292,8 +298,9 @@ class Memory(Examples):
         run_id, late = lesson.run_id, lesson.at - LATE
         self._newest = late if self._newest is None else max(self._newest, late)
         if lesson.may(self._stated).may_remember and _may_be_shown(lesson):
+            if run_id not in self._lessons:
+                self._index.add(_place_of(lesson), run_id, lesson.question)
             self._lessons[run_id] = lesson
-            self._index.add(_place_of(lesson), run_id, lesson.question)
         elif self._lessons.pop(run_id, None) is not None:
             self._index.remove([run_id])
         asked = self._asked.pop(run_id, None)
@@ -316,7 +323,7 @@ class Memory(Examples):
                 self._lessons.pop(run_id, None)
                 self._asked.pop(run_id, None)
             with self._counting:
-                self.groups.forget(frozenset(run_ids))
+                self._groups.forget(frozenset(run_ids))
 
     # --- trials
 
@@ -394,14 +401,14 @@ class Memory(Examples):
         if self._settings is not None:
             return
         same = f"{self.same.__module__}.{getattr(self.same, '__qualname__', '')}"
-        shown = (self.examples, self.most_characters, self.price_of_error, self.groups.alpha)
+        shown = (self.examples, self.most_characters, self.price_of_error, self.alpha)
         holds_for = repr((sorted(self._drafters), self.cascade, shown, same))
         settings = hashlib.sha256(holds_for.encode()).hexdigest()
         for leader, kept in (await self.store.groups(settings)).items():
             lesson = self._lessons.get(leader) or await self.store.get(leader)
             if lesson is not None:
                 with self._counting:
-                    self.groups.restore(_place_of(lesson), lesson.question, leader, kept)
+                    self._groups.restore(_place_of(lesson), lesson.question, leader, kept)
         self._settings = settings
 
     async def _save(self, *, now: bool = False) -> None:
@@ -409,7 +416,7 @@ class Memory(Examples):
         if self._settings is None or not (now or time.monotonic() >= self._save_again):
             return
         self._save_again = time.monotonic() + SAVE_EVERY_S
-        for group in [group for group in self.groups.all() if group.unsaved]:
+        for group in [group for group in self._groups.all() if group.unsaved]:
             with self._counting:
                 group.unsaved, kept = False, group.to_json()
             try:
@@ -434,8 +441,7 @@ class WordIndex:
         )
 
     def add(self, place: Place, run_id: str, question: str) -> None:
-        """Take in a question; again for the same run replaces it."""
-        self.remove([run_id])
+        """Take in a question."""
         with self._lock:
             row = (run_id, _mark(place), question)
             self._file.execute("INSERT INTO questions VALUES (?, ?, ?)", row)

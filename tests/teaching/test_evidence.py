@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -10,7 +11,7 @@ from cascade.teaching.evidence import Evidence, Group, Groups, Pair, jaccard
 PLACE = ("", "")
 
 
-def fed(gains: list[float | None], rate: float = 1.0, trial: float = 1.0) -> Evidence:
+def fed(gains: Sequence[float | None], rate: float = 1.0, trial: float = 1.0) -> Evidence:
     evidence = Evidence()
     for i, gain in enumerate(gains):
         evidence.put(f"r{i}", Pair(rate, gain, trial))
@@ -43,11 +44,9 @@ def test_a_live_group_that_harms_is_dropped_and_comes_back_by_new_evidence() -> 
     evidence = fed([0.2] * 60)
     evidence.pairs.clear()
     changes = [evidence.put(f"bad {i}", Pair(1.0, -0.8)) for i in range(10)]
-    assert evidence.standing == "dropped"
     assert sum(changes) == 1
-    for i in range(80):
-        evidence.put(f"good {i}", Pair(1.0, 0.2))
-    assert evidence.standing == "live"
+    assert evidence.standing == "dropped"
+    assert any(evidence.put(f"good {i}", Pair(1.0, 0.2)) for i in range(80))
 
 
 def test_what_changed_begins_anew() -> None:

@@ -58,7 +58,7 @@ class House:
 
     def live(self) -> None:
         """As if trials had shown that examples help in each group."""
-        for group in self.memory.groups.all():
+        for group in self.memory.groups:
             group.evidence.standing = "live"
 
 
@@ -72,7 +72,7 @@ async def test_examples_are_shown_once_trials_have_shown_that_they_help(
     assert (results[-1].tier, results[-1].answer) == ("small", "60 days")
     assert len(house.nodes("trial")) >= 5
     assert {entry.note for entry in house.nodes("memory")} == {"2 examples"}
-    (group,) = house.memory.groups.all()
+    (group,) = house.memory.groups
     assert group.live
 
 
@@ -87,7 +87,7 @@ async def test_examples_that_do_harm_are_shown_no_more(store: LessonStore) -> No
         await house.ask(4)
         house.live()
         await house.ask(10, first=4)
-    (group,) = house.memory.groups.all()
+    (group,) = house.memory.groups
     assert group.evidence.standing == "dropped"
 
 
@@ -95,7 +95,7 @@ async def test_trials_that_change_nothing_leave_a_group_as_it_is(store: LessonSt
     house = House(store, draft="no idea", p=0.3)
     async with house.cascade:
         await house.ask(12)
-    (group,) = house.memory.groups.all()
+    (group,) = house.memory.groups
     assert group.evidence.standing == "candidate"
     assert group.evidence.gain == 0
     assert house.nodes("memory") == []
@@ -106,7 +106,7 @@ async def test_what_was_learned_outlives_a_restart(path: Path) -> None:
         first = House(store, price_of_error=1.0)
         async with first.cascade:
             await first.ask(25)
-        (kept,) = first.memory.groups.all()
+        (kept,) = first.memory.groups
         again = House(store, price_of_error=1.0)
         async with again.cascade:
             (result,) = await again.ask(1, first=99)
@@ -123,7 +123,7 @@ async def test_a_copy_of_an_example_that_is_not_proven_is_escalated(store: Lesso
     async with house.cascade:
         await house.ask(4)
         house.live()
-        for group in house.memory.groups.all():
+        for group in house.memory.groups:
             group.scores.clear()
         first, *_, last = await house.ask(3, first=4)
     assert (first.tier, last.tier) == ("large", "small")
@@ -140,7 +140,7 @@ async def test_a_wrong_copy_that_was_accepted_makes_its_lesson_unproven(
         await house.ask(4)
         house.live()
         await house.ask(2, first=4)
-        (group,) = house.memory.groups.all()
+        (group,) = house.memory.groups
         assert max(group.scores.values()) > 0
         await house.ask(3, first=6)
     assert max(group.scores.values()) <= 0
@@ -153,7 +153,7 @@ async def shown(house: House, question: str = ASKED.format(9), **tags: str) -> l
     """Texts of the examples for a question, once its group is live."""
     await house.memory.finish()
     place = (tags.get("task", ""), tags.get("tenant", ""))
-    group = house.memory.groups.of(place, question, "r0")
+    group = house.memory._groups.of(place, question, "r0")
     assert group
     group.evidence.standing = "live"
     small: Any = house.cascade.tiers[0].model
@@ -208,7 +208,7 @@ async def test_what_is_said_or_stated_or_deleted_later_counts_at_once(store: Les
     assert await shown(house) == [ASKED.format(2), "2 days"]
     await store.state_terms("scripted:*", Terms(may_remember=False))
     assert await shown(house) == []
-    assert house.memory.groups.all() != []
+    assert house.memory.groups != []
 
 
 async def test_a_verdict_on_a_lesson_that_was_read_long_ago_is_seen(store: LessonStore) -> None:
@@ -226,7 +226,7 @@ async def test_a_later_turn_is_no_question_by_itself(store: LessonStore) -> None
     house = House(store)
     async with house.cascade:
         await house.cascade.ainvoke([HumanMessage("Hi"), AIMessage("Hello"), HumanMessage("Why?")])
-    assert house.memory.groups.all() == []
+    assert house.memory.groups == []
 
 
 async def test_what_belongs_to_no_group_gets_no_examples(
@@ -274,7 +274,7 @@ async def test_a_trial_that_fails_or_is_made_by_another_model_says_nothing(
     house = House(store, draft=fails)
     async with house.cascade:
         await house.ask(5)
-    (group,) = house.memory.groups.all()
+    (group,) = house.memory.groups
     assert set(group.evidence.pairs.values()) == {Pair(1.0)}
 
 
@@ -290,7 +290,7 @@ async def test_trials_without_room_or_by_lot_are_left_out(
         monkeypatch.setattr(module, "lot", lambda key, purpose: 1.0)
         await house.ask(1, first=4)
     assert "too many trials wait" in caplog.text
-    (group,) = house.memory.groups.all()
+    (group,) = house.memory.groups
     assert list(group.evidence.pairs.values()) == [Pair(1.0)]
     assert house.nodes("trial") == []
 
@@ -306,8 +306,8 @@ async def test_evidence_that_cannot_be_kept_is_tried_again(
         with monkeypatch.context() as patch:
             patch.setattr(store, "keep_group", away)
             await house.ask(5)
-            assert house.memory.groups.all()[0].unsaved
-    assert not house.memory.groups.all()[0].unsaved
+            assert house.memory.groups[0].unsaved
+    assert not house.memory.groups[0].unsaved
 
 
 async def test_requests_are_remembered_up_to_a_number(

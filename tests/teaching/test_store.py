@@ -17,7 +17,7 @@ from cascade.teaching.lessons import UNSTATED, terms_of
 from tests.ledger.postgres import NoPostgresError, running
 from tests.teaching.conftest import DAY, all_of, lesson
 
-ADA = {"user": "ada", "tags": {"user": "ada"}}
+ADA: dict[str, Any] = {"user": "ada", "tags": {"user": "ada"}}
 
 
 async def test_a_lesson_comes_back_as_it_was_put(store: LessonStore) -> None:
