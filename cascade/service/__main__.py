@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from cascade.errors import CascadeError, ConfigurationError
 
@@ -19,7 +20,7 @@ def main() -> None:
     given = parser.parse_args()
     from cascade.service import describe, read_config, serve  # noqa: PLC0415 - heavy
 
-    overrides = {"auth": False} if given.no_auth else {}
+    overrides: dict[str, Any] = {"auth": False} if given.no_auth else {}
     if given.port is not None:
         overrides["listen"] = {"port": given.port}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any, Literal
 from uuid import uuid4
@@ -12,6 +13,7 @@ from langchain_core.messages import AnyMessage, SystemMessage
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 from starlette.requests import Request
 from starlette.responses import Response
+from typing_extensions import override
 
 from cascade.events import Event, Token
 from cascade.run import Settings
@@ -27,7 +29,6 @@ from cascade.service.wire import (
     json_bytes,
     json_response,
     message_of,
-    now,
     plain,
     read_body,
     refusal,
@@ -113,7 +114,7 @@ class MessagesRequest(CountRequest):
 
 async def messages(request: Request, gateway: Gateway) -> Response:
     """Answer a conversation."""
-    began = now()
+    began = time.monotonic()
     key = await gateway.key_of(request)
     body, size = await read_body(request, MessagesRequest)
     served = gateway.model(body.model, key)
@@ -315,13 +316,16 @@ class Events(Rendering):
         )
         return made | {"cascade": report(outcomes)}
 
+    @override
     def begin(self) -> bytes:
         return self._say("message_start", message=self._message(usage=_usage(Usage()))) + self.ping
 
+    @override
     def event(self, number: int, event: Event) -> bytes:
         del number
         return self._text(event.text) if isinstance(event, Token) and event.text else b""
 
+    @override
     def end(self, outcomes: list[Outcome]) -> bytes:
         (outcome,) = outcomes
         text, pieces = refusal(outcome) or outcome.result.answer, list[bytes]()
@@ -337,10 +341,11 @@ class Events(Rendering):
                 self._say("content_block_delta", index=index, delta=delta),
                 self._say("content_block_stop", index=index),
             ]
-        delta = {"stop_reason": _stop_reason(outcome), "stop_sequence": None}
-        last = {"delta": delta, "usage": _usage(outcome.usage), "cascade": report(outcomes)}
+        ended = {"stop_reason": _stop_reason(outcome), "stop_sequence": None}
+        last = {"delta": ended, "usage": _usage(outcome.usage), "cascade": report(outcomes)}
         return b"".join([*pieces, self._say("message_delta", **last), self._say("message_stop")])
 
+    @override
     def failed(self, fault: ServiceError) -> bytes:
         return b"event: error\ndata: " + json_bytes(fault.body("anthropic")) + b"\n\n"
 
@@ -352,7 +357,8 @@ class Events(Rendering):
         ]
 
     def _message(self, **more: Any) -> dict[str, Any]:
-        body = {"id": self._id, "type": "message", "role": "assistant", "model": self._model}
+        body: dict[str, Any] = {"id": self._id, "type": "message", "role": "assistant"}
+        body["model"] = self._model
         body |= {"content": [], "stop_reason": None, "stop_sequence": None}
         made = Message.model_validate(body | more)
         return made.model_dump(mode="json", exclude_unset=True)

@@ -817,9 +817,9 @@ def _middleware(config: CascadeConfig, store: LedgerStore | None) -> list[Cascad
     if (audits := config.audits) is not None:
         if store is None:
             raise ConfigurationError("audits need a ledger, their place: set ledger.")
-        judge = audits.judge and open_config(audits.judge, (audits.judge,), 0)
-        options = {"daily_usd": audits.daily_usd, "compare": audits.compare, "judge": judge}
-        stack.append(ready.Audits(audits.rate, **options))
+        judge = None if audits.judge is None else open_config(audits.judge, (audits.judge,), 0)
+        daily_usd, compare = audits.daily_usd, audits.compare
+        stack.append(ready.Audits(audits.rate, daily_usd=daily_usd, compare=compare, judge=judge))
     return stack
 
 

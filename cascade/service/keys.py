@@ -248,7 +248,7 @@ class Keys:
         self._asked.pop(key.digest, None)
         return replace(key, **to)
 
-    async def _select(self, *where: Any) -> list[Key]:
+    async def _select(self, *where: Any) -> Sequence[Key]:
         table = self._table
         statement = table.select().where(*where).order_by(table.c.made_at, table.c.id)
         rows = await self._database.read(lambda c: c.execute(statement).mappings().all())

@@ -10,6 +10,7 @@ from langchain_core.messages import AnyMessage
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from starlette.requests import Request
 from starlette.responses import Response
+from typing_extensions import override
 
 from cascade._version import __version__
 from cascade.events import Event, Token
@@ -26,7 +27,6 @@ from cascade.service.wire import (
     json_bytes,
     json_response,
     message_of,
-    now,
     plain,
     read_body,
     refusal,
@@ -105,7 +105,7 @@ class ShowRequest(_Wire):
 
 async def chat(request: Request, gateway: Gateway) -> Response:
     """Answer a conversation."""
-    began, key = now(), await gateway.key_of(request)
+    began, key = time.monotonic(), await gateway.key_of(request)
     body, size = await read_body(request, OllamaChatRequest)
     served = gateway.model(body.model, key)
     settings = _settings(body, served)
@@ -120,7 +120,7 @@ async def chat(request: Request, gateway: Gateway) -> Response:
 
 async def generate(request: Request, gateway: Gateway) -> Response:
     """Answer a prompt."""
-    began, key = now(), await gateway.key_of(request)
+    began, key = time.monotonic(), await gateway.key_of(request)
     body, size = await read_body(request, OllamaGenerateRequest)
     served = gateway.model(body.model, key)
     for name in ("suffix", "template", "context", "raw"):
@@ -196,7 +196,7 @@ def _messages(given: list[InputMessage]) -> list[AnyMessage]:
     """The conversation; calls without ids get some, and results find them."""
     found, left = list[AnyMessage](), list[tuple[str, str]]()
     for position, message in enumerate(given):
-        calls = [
+        calls: list[dict[str, Any]] = [
             {
                 "id": f"call_{position}_{index}",
                 "name": call.function.name,
@@ -272,6 +272,7 @@ class Lines(Rendering):
         text = refusal(outcome) or outcome.result.answer
         return self.line(text, done=True, **self._said(outcome)) | self._counts(outcome)
 
+    @override
     def event(self, number: int, event: Event) -> bytes:
         del number
         if not isinstance(event, Token) or not event.text:
@@ -279,6 +280,7 @@ class Lines(Rendering):
         self._shown += len(event.text)
         return json_bytes(self.line(event.text, done=False)) + b"\n"
 
+    @override
     def end(self, outcomes: list[Outcome]) -> bytes:
         (outcome,) = outcomes
         rest = (refusal(outcome) or outcome.result.answer)[self._shown :]
@@ -288,6 +290,7 @@ class Lines(Rendering):
         last = self.line("", done=True) | self._counts(outcome)
         return b"".join([*pieces, json_bytes(last), b"\n"])
 
+    @override
     def failed(self, fault: ServiceError) -> bytes:
         return json_bytes(fault.body("ollama")) + b"\n"
 

@@ -13,11 +13,11 @@ from uuid import uuid4
 from langchain_core.messages import AIMessage, AnyMessage, SystemMessage
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
-from openai.types.responses import Response as OpenAIResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, field_validator
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
+from typing_extensions import override
 
 from cascade.events import Event, Token
 from cascade.run import Settings
@@ -32,7 +32,6 @@ from cascade.service.wire import (
     json_bytes,
     json_response,
     message_of,
-    now,
     plain,
     read_body,
     refusal,
@@ -280,7 +279,7 @@ class ChatRequest(Numbers):
 
 async def chat(request: Request, gateway: Gateway) -> Response:
     """Answer a conversation."""
-    began = now()
+    began = time.monotonic()
     key = await gateway.key_of(request)
     body, size = await read_body(request, ChatRequest)
     served = gateway.model(body.model, key)
@@ -449,16 +448,19 @@ class Chat(Rendering):
         made = ChatCompletion.model_validate(body | {"cascade": report(outcomes)})
         return made.model_dump(mode="json", exclude_unset=True)
 
+    @override
     def begin(self) -> bytes:
         role = {"role": "assistant", "content": ""}
         return b"".join(self._chunk(index, role) for index in range(self._runs))
 
+    @override
     def event(self, number: int, event: Event) -> bytes:
         if not isinstance(event, Token) or not event.text:
             return b""
         self._shown[number] += len(event.text)
         return self._token % (number, json_bytes(event.text))
 
+    @override
     def end(self, outcomes: list[Outcome]) -> bytes:
         pieces = []
         for number, outcome in enumerate(outcomes):
@@ -483,6 +485,7 @@ class Chat(Rendering):
             pieces.append(_data(ChatCompletionChunk.model_validate(last)))
         return b"".join([*pieces, b"data: [DONE]\n\n"])
 
+    @override
     def failed(self, fault: ServiceError) -> bytes:
         return b"data: " + json_bytes(fault.body("openai")) + b"\n\n"
 
@@ -622,7 +625,9 @@ class Responses:
         self, name: str, key: Key | None, messages: list[AnyMessage], body: Any, n: int
     ) -> None:
         """Keep one; the oldest are forgotten."""
-        stored = _Stored(key.id if key else "", messages, body, n, now() + LONGEST_STORED_S)
+        stored = _Stored(
+            key.id if key else "", messages, body, n, time.monotonic() + LONGEST_STORED_S
+        )
         self._kept[name] = stored
         self._size += n
         while len(self._kept) > MOST_STORED or self._size > MOST_CHARACTERS:
@@ -636,7 +641,11 @@ class Responses:
             ServiceError: there is none.
         """
         found = self._kept.get(name)
-        if found is None or found.key_id != (key.id if key else "") or found.until < now():
+        if (
+            found is None
+            or found.key_id != (key.id if key else "")
+            or found.until < time.monotonic()
+        ):
             raise ServiceError(
                 status,
                 f"there is no response {name[:100]!r} here: it is forgotten after an hour, or was "
@@ -658,7 +667,7 @@ class Responses:
 
 async def responses(request: Request, gateway: Gateway, stored: Responses) -> Response:
     """Answer, with what was said before where it is named."""
-    began = now()
+    began = time.monotonic()
     key = await gateway.key_of(request)
     body, size = await read_body(request, ResponseRequest)
     served = gateway.model(body.model, key)
@@ -830,15 +839,18 @@ class Answered(Rendering):
         self.keep(outcome, made)
         return made
 
+    @override
     def begin(self) -> bytes:
         response = self._response("in_progress")
         created = self._say("response.created", response=response)
         return created + self._say("response.in_progress", response=response)
 
+    @override
     def event(self, number: int, event: Event) -> bytes:
         del number
         return self._delta(event.text) if isinstance(event, Token) and event.text else b""
 
+    @override
     def end(self, outcomes: list[Outcome]) -> bytes:
         body, pieces = self.whole(outcomes), list[bytes]()
         for index, item in enumerate(body["output"]):
@@ -859,6 +871,7 @@ class Answered(Rendering):
         kind = "response.incomplete" if body["status"] == "incomplete" else "response.completed"
         return b"".join([*pieces, self._say(kind, response=body)])
 
+    @override
     def failed(self, fault: ServiceError) -> bytes:
         error = {"code": fault.code, "message": fault.message}
         body = self._response("failed") | {"error": error}
@@ -869,7 +882,7 @@ class Answered(Rendering):
         body = self._body
         choice = body.tool_choice
         form = (body.text.format if body.text else None) or {"type": "text"}
-        response = {
+        response: dict[str, Any] = {
             "id": self.id,
             "object": "response",
             "created_at": self._made,
@@ -898,8 +911,7 @@ class Answered(Rendering):
             "truncation": "disabled",
             "usage": None,
         }
-        made = OpenAIResponse.model_construct(**response | more)
-        return made.model_dump(mode="json", exclude_unset=True, warnings=False)
+        return response | more
 
     def _usage(self, outcome: Outcome) -> dict[str, Any] | None:
         usage = outcome.usage

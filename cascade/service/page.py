@@ -33,11 +33,10 @@ from cascade.evaluation.page import to_svg
 from cascade.evaluation.render import Cell, Fact, Figure, Picture, Table, words
 from cascade.evaluation.report import Report
 from cascade.ledger.base import Selection
-from cascade.service.admin import budgets_of, ledger_of
+from cascade.service.admin import Reports, budgets_of, ledger_of
 from cascade.service.faults import ServiceError, fault_of
 from cascade.service.gateway import Gateway, Way
 from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key
-from cascade.service.reports import Reports
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self' data:; "
@@ -219,7 +218,8 @@ class Desk:
             '<form method="post" action="/login" class="login"><label for="key">Admin key</label>'
             '<input id="key" name="key" type="password" autocomplete="current-password" required>'
             "<button>Log in</button></form>"
-            "<p class=soft><code>cascade keys create cascade.yaml NAME --admin</code> makes one.</p>"
+            '<p class="soft"><code>cascade keys create cascade.yaml NAME --admin</code> makes '
+            "one.</p>"
         )
         return HTMLResponse(_frame("Log in", body), status)
 

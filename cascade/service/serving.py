@@ -369,7 +369,9 @@ def _places(wanted: int) -> int:
     return wanted if soft == unlimited else max(1, min(wanted, (soft - SPARE_FILES) // 2))
 
 
-_ACTING = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_ACTING = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 """Characters that end a line, move a cursor or turn text around."""
 
 
@@ -432,17 +434,16 @@ def describe(configured: Configured) -> list[str]:
                 usd = config.budgets.unknown_call_usd
                 lines.append(f"  remark: it has no price; each call counts ${usd:f} for budgets")
     if config.ledger is not None:
-        asyncio.run(_reach(config.ledger.url))
+        _reach(config.ledger.url)
     return lines
 
 
-async def _reach(url: str) -> None:
+def _reach(url: str) -> None:
     folder = Path(url.partition(":///")[2].partition("?")[0]).absolute().parent
     if url.startswith("sqlite:") and not folder.is_dir():
         raise LedgerError(f"ledger.url: there is no folder {folder}: make it.")
     if url.startswith("postgres"):
-        store = open_store(url)
-        why = await store.ready()
-        await store.aclose()
+        with open_store(url) as store:
+            why = asyncio.run(store.ready())
         if why is not None:
             raise LedgerError(f"ledger.url: {why}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
@@ -26,13 +25,14 @@ from pydantic_core import PydanticCustomError, from_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from typing_extensions import override
 
 from cascade.confidence.validity import check_schema, check_tools
 from cascade.events import Event
 from cascade.models.wire import read_tool_call
 from cascade.run import Settings
 from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of
-from cascade.service.gateway import KINDS, Gateway, Outcome, Question, Served, Way, header
+from cascade.service.gateway import KINDS, Gateway, Outcome, Question, Way, header
 from cascade.service.keys import Key
 from cascade.service.limits import FILE_CHARACTERS
 
@@ -597,6 +597,7 @@ class Streamed(Response):
         del self.headers["content-length"]
         self._feed, self._first, self._rendering = feed, first, rendering
 
+    @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
         try:
@@ -626,16 +627,6 @@ class Streamed(Response):
         if isinstance(item, Exception):
             return self._rendering.failed(fault_of(item, "a stream"))
         return self._rendering.event(item[0], item[1])
-
-
-def now() -> float:
-    """When a request arrives."""
-    return time.monotonic()
-
-
-def served_by(gateway: Gateway, question_model: str, key: Key | None) -> Served:
-    """The cascade of a name, as the protocols look it up."""
-    return gateway.model(question_model, key)
 
 
 def data_url(kind: str, data: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from cascade.service import create_app, read_config
 from cascade.service.keys import FORGOTTEN_S, FREE, Backoff, Keys, address_of, digest_of
 from cascade.service.limits import Gate, Rates, short
 from tests.acceptance.upstream import Answer, Held, Upstream
-from tests.service.conftest import Serve, write
+from tests.service.conftest import Serve
 
 COST = Decimal("0.00121")
 """Of an escalated question."""
@@ -33,7 +32,7 @@ async def test_a_key_is_kept_as_a_hash_in_a_file_that_others_cannot_read(tmp_pat
     assert (key.day_usd, key.tags) == (Decimal("5.10"), {"team": "search"})
     assert secret.encode() not in (tmp_path / "ledger.db").read_bytes()
     assert digest_of(secret) == key.digest not in str(key)
-    assert os.stat(tmp_path / "ledger.db").st_mode & 0o777 == 0o600
+    assert (tmp_path / "ledger.db").stat().st_mode & 0o777 == 0o600
     assert "digest" not in key.shown()
 
 
@@ -116,7 +115,9 @@ async def test_a_file_with_several_databases_is_whole_after_another_process_leav
     code = (
         "import asyncio, sys; from cascade.service import Keys\n"
         "async def go():\n"
-        "    keys = Keys(sys.argv[1]); _, s = await keys.create('x'); await keys.aclose(); print(s)\n"
+        "    keys = Keys(sys.argv[1])\n"
+        "    print((await keys.create('x'))[1])\n"
+        "    await keys.aclose()\n"
         "asyncio.run(go())"
     )
     import sys  # noqa: PLC0415
@@ -246,7 +247,7 @@ async def test_fifty_at_once_never_overspend_and_say_402_once_it_is_spent(
 ) -> None:
     upstream.says("small", Answer("draft", p=0.3, tokens=(100, 10)))
     async with serve(top="budgets: {wait_s: 60}\n") as served:
-        key, secret = await served.gateway.keys.create("spender", day_usd=Decimal("0.01"))
+        secret = await served.key("spender", day_usd=Decimal("0.01"))
         answers = await asyncio.gather(*(served.ask(served.as_key(secret)) for _ in range(50)))
         told = (await served.client.get("/admin/budgets")).json()
     done = [answer.status_code for answer in answers]

@@ -129,7 +129,7 @@ async def test_a_changed_file_is_loaded_again_by_itself(
         path.write_text(text)
         os.utime(path, (1, 1))
         async with asyncio.timeout(30):
-            while served.gateway.config.cascades["support"].threshold != 0.99:
+            while served.gateway.config.cascades["support"].threshold != 0.99:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert (await served.ask()).headers["x-cascade-tier"] == "large"
 
@@ -206,7 +206,7 @@ async def test_a_ledger_that_cannot_be_written_is_not_ready_and_costs_nothing(
             took_s = time.monotonic() - begun
             other.execute("ROLLBACK")
         async with asyncio.timeout(30):
-            while (await served.client.get("/readyz")).status_code != 200:
+            while (await served.client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     assert ready.status_code == 503
     assert ready.json()["reason"] == "the ledger cannot be written"
@@ -294,7 +294,7 @@ async def test_without_keys_there_are_none_to_make_and_this_machine_may_ask(serv
 def test_without_keys_it_listens_on_loopback_only(tmp_path: Path, upstream: Upstream) -> None:
     path = write(tmp_path, upstream)
     with pytest.raises(ConfigurationError, match="loopback only"):
-        read_config(path, overrides={"auth": False, "listen": {"host": "0.0.0.0"}})  # noqa: S104
+        read_config(path, overrides={"auth": False, "listen": {"host": "0.0.0.0"}})
 
 
 # --- bodies
@@ -356,9 +356,7 @@ WORST: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def running(
-    tmp_path_factory: pytest.TempPathFactory, _upstream: Upstream
-) -> Any:
+def running(tmp_path_factory: pytest.TempPathFactory, _upstream: Upstream) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UPSTREAM_KEY", "k")
         path = write(tmp_path_factory.mktemp("live"), _upstream, top="log: {level: error}\n")
@@ -403,9 +401,9 @@ def test_a_client_that_leaves_ends_the_call(running: Live, upstream: Upstream) -
     upstream.says("small", Answer("x", held=Held()))
     for stream in (False, True):
         before = len(upstream.asked("small"))
-        with httpx.Client(trust_env=False) as client, pytest.raises(httpx.ReadTimeout):
-            body = {"model": "support", "messages": ASKED, "stream": stream}
-            client.post(f"{running.url}/v1/chat/completions", json=body, timeout=0.3)
+        body = {"model": "support", "messages": ASKED, "stream": stream}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{running.url}/v1/chat/completions", json=body, timeout=0.3)
         upstream.wait_for(before + 1, "small")
         assert upstream.asked("small")[before].left.wait(30)
 

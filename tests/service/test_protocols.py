@@ -65,7 +65,9 @@ async def test_a_stream_has_the_same_headers_once_it_is_decided(
         answer = await served.ask(stream=True, stream_options={"include_usage": True})
     assert answer.headers["x-cascade-tier"] == "large"
     assert answer.headers["x-cascade-escalated"] == "true"
-    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    events = [
+        json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")
+    ]
     text = "".join(e["choices"][0]["delta"].get("content") or "" for e in events if e["choices"])
     assert text == "It is Canberra"
     assert events[-1]["usage"]["completion_tokens"] == 10
@@ -175,7 +177,9 @@ async def test_what_cannot_be_obeyed_is_refused_with_its_name(
     assert upstream.seen == []
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"model": NaN}', b'{"model": "\\ud800"}', b'{"x": 1e999}'])
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[]", b'{"model": NaN}', b'{"model": "\\ud800"}', b'{"x": 1e999}']
+)
 async def test_a_body_that_is_no_json_object_is_refused(serve: Serve, raw: bytes) -> None:
     async with serve() as served:
         answer = await served.client.post("/v1/chat/completions", content=raw)
@@ -279,9 +283,7 @@ async def test_items_of_an_agents_loop_are_read_in_their_order(
     assert sent[4]["content"][0]["type"] == "image_url"
 
 
-async def test_a_responses_stream_has_its_events_in_order(
-    serve: Serve, upstream: Upstream
-) -> None:
+async def test_a_responses_stream_has_its_events_in_order(serve: Serve, upstream: Upstream) -> None:
     upstream.says("small", CALL)
     upstream.says("large", CALL)
     tool: Any = {"type": "function", "name": "weather", "parameters": SCHEMA, "strict": True}
@@ -360,9 +362,7 @@ async def test_a_message_streams_as_anthropics_client_reads_it(
     upstream.says("small", Answer("a draft", p=0.2))
     async with serve() as served:
         client = anthropic_of(served)
-        async with client.messages.stream(
-            model="support", max_tokens=50, messages=ASKED
-        ) as stream:
+        async with client.messages.stream(model="support", max_tokens=50, messages=ASKED) as stream:
             text = "".join([piece async for piece in stream.text_stream])
             final = await stream.get_final_message()
     assert text == final.content[0].text == "It is Canberra"  # type: ignore[union-attr]
@@ -403,7 +403,8 @@ async def test_a_coding_agents_loop_of_twenty_calls_goes_through(
             calls = [block for block in answer.content if block.type == "tool_use"]
             assert [call.input for call in calls] == [{"city": "Perth"}, {"city": "Sydney"}]
             results = [
-                {"type": "tool_result", "tool_use_id": c.id, "content": f"sun {turn}"} for c in calls
+                {"type": "tool_result", "tool_use_id": c.id, "content": f"sun {turn}"}
+                for c in calls
             ]
             messages.append({"role": "assistant", "content": answer.content})
             messages.append({"role": "user", "content": results})
@@ -430,9 +431,7 @@ def test_cache_control_stays_on_the_blocks_that_have_it() -> None:
     ] * 2
 
 
-async def test_images_documents_and_failed_tools_are_read(
-    serve: Serve, upstream: Upstream
-) -> None:
+async def test_images_documents_and_failed_tools_are_read(serve: Serve, upstream: Upstream) -> None:
     data = {"type": "base64", "media_type": "image/png", "data": "aaaa"}
     text = {"type": "text", "media_type": "text/plain", "data": "a page"}
     messages: Any = [
@@ -455,11 +454,16 @@ async def test_images_documents_and_failed_tools_are_read(
     ]
     async with serve() as served:
         await anthropic_of(served).messages.create(
-            model="support", max_tokens=5, messages=messages, stop_sequences=["END"],
+            model="support",
+            max_tokens=5,
+            messages=messages,
+            stop_sequences=["END"],
             extra_body={"top_p": 0.5},
         )
     sent = upstream.asked("small")[0].body
-    assert sent["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+    assert sent["messages"][0]["content"][0]["image_url"]["url"].startswith(
+        "data:image/png;base64,"
+    )
     assert sent["messages"][1]["content"] == "Let me see."
     assert sent["messages"][2]["content"] == "Error: no"
     assert sent["messages"][3]["content"] == "a page"
@@ -478,7 +482,11 @@ async def test_tokens_are_counted_roughly_and_say_so(serve: Serve, upstream: Ups
     [
         ({"model": "gone"}, 404, "not_found_error"),
         ({"max_tokens": None}, 400, "invalid_request_error"),
-        ({"messages": [{"role": "user", "content": [{"type": "x"}]}]}, 400, "invalid_request_error"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "x"}]}]},
+            400,
+            "invalid_request_error",
+        ),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, 400, "invalid_request_error"),
     ],
 )
@@ -506,9 +514,7 @@ async def test_a_key_may_be_anthropics_header(serve: Serve) -> None:
 # --- Ollama
 
 
-def test_ollamas_client_chats_generates_lists_and_shows(
-    tmp_path: Path, upstream: Upstream
-) -> None:
+def test_ollamas_client_chats_generates_lists_and_shows(tmp_path: Path, upstream: Upstream) -> None:
     upstream.says("small", CALL)
     upstream.says("large", CALL)
     with live(write(tmp_path, upstream)) as running:
@@ -579,7 +585,7 @@ async def test_results_of_tools_find_their_calls(serve: Serve, upstream: Upstrea
 async def test_a_reason_names_the_tier_and_the_kind_of_failure_only(
     serve: Serve, upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    secret = "org-acme at http://10.1.2.3:99/v1/models of /home/acme failed"  # noqa: S105
+    secret = "org-acme at http://10.1.2.3:99/v1/models of /home/acme failed"
     upstream.says("small", failure(503, secret))
     async with serve() as served:
         answer = await served.ask()
