@@ -165,7 +165,8 @@ class AgentTier(CompositeModel):
         except Exception as error:
             if is_control_flow(error):
                 raise
-            run.notes[UNFINISHED] = cast("Any", messages_to_dict(booking.trajectory))
+            kept = messages_to_dict(_plain(booking.trajectory))
+            run.notes[UNFINISHED] = cast("Any", kept)
             raise self._named(error, request) from error
         finally:
             await booking.close()
@@ -323,7 +324,7 @@ class AgentTier(CompositeModel):
             usage=usage,
             tool_calls=calls,
             finish_reason=reason or ("tool_calls" if calls else "stop"),
-            trajectory=tuple(trajectory),
+            trajectory=tuple(_plain(trajectory)),
         )
 
     def _named(self, error: Exception, request: Request) -> CascadeError:
@@ -518,6 +519,14 @@ def _with_ids(messages: Sequence[AnyMessage], run: Run) -> list[AnyMessage]:
     return [
         message if message.id else message.model_copy(update={"id": f"{run.id}-{number}"})
         for number, message in enumerate(messages)
+    ]
+
+
+def _plain(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
+    """Messages as JSON can hold them: artifacts of tools may be anything."""
+    return [
+        m.model_copy(update={"artifact": None}) if isinstance(m, ToolMessage) else m
+        for m in messages
     ]
 
 

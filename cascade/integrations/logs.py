@@ -162,8 +162,7 @@ def harmless() -> Iterator[None]:
 
 
 class RunLog(RunObserver):
-    """Logs each run when it ends as a line of JSON: INFO, or WARNING where it failed or was
-    degraded.
+    """Log of runs: a line of JSON when one ends, INFO, or WARNING where it failed or was degraded.
 
     The fields are those of `RunRecord` and `tags`, also as attributes of the log record. No
     question, answer or error message is among them. In the line, dollars are texts.

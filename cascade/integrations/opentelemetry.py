@@ -68,7 +68,7 @@ _entries: ContextVar[list[LedgerEntry] | None] = ContextVar("entries_of_a_call",
 
 
 class Telemetry(RunObserver):
-    """Makes spans of runs, steps and model calls, and metrics of tokens, time and money.
+    """Spans of runs, steps and model calls, and metrics of tokens, time and money.
 
     Metrics: `gen_ai.client.token.usage`, `gen_ai.client.operation.duration`, and, in US dollars by
     `cascade.name`, `cascade.tier`, `cascade.node` and `cascade.basis`, `cascade.cost` and

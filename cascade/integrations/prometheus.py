@@ -38,7 +38,7 @@ _TOKENS = {
 
 
 class PrometheusMetrics(RunObserver):
-    """Counts what cascades do; one object serves any number of them.
+    """Counters and histograms of what cascades do; one object serves any number of them.
 
     - `cascade_requests_total{cascade,outcome,tier}` and `cascade_request_seconds{cascade,outcome}`
     - `cascade_confidence{cascade,calibrated}`: of the last judged draft of each request

@@ -146,8 +146,14 @@ async def test_each_call_inside_an_agent_is_an_entry_priced_by_its_model() -> No
     assert [e.id for e in store.entries if e.node == "draft"] == [e.id for e in drafts]
 
 
+@tool("population", response_format="content_and_artifact")
+def with_artifact(city: str) -> tuple[str, object]:
+    """How many people live in a city."""
+    return "460,000", object()
+
+
 async def test_the_draft_is_the_whole_run(driver: Any) -> None:
-    result, run = await driver(pair(agent()))
+    result, run = await driver(pair(agent(looks_up(tools=[with_artifact]))))
     assert result == "460,000 people."
     kinds = [type(message) for message in run.draft.trajectory]
     assert kinds == [AIMessage, ToolMessage, AIMessage]
