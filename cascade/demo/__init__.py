@@ -1,11 +1,175 @@
-"""`cascade demo`: a real small model and a larger one on questions with known answers.
+"""A recorded evaluation on packaged questions: a real small model drafts on this machine.
 
-`run_demo(DemoOptions(...))` runs it and writes its page and picture.
+The questions are of eight kinds with known answers, and each is asked after some examples of its
+kind, since a model of 135M parameters continues patterns and follows no instructions. The large
+model's answers were recorded once, of a real model too, and are replayed; any live model can take
+its place. Everything else is what `cascade try` does: record both models, calibrate, say what a
+cascade of them is worth.
 """
 
 from __future__ import annotations
 
-from cascade.demo.records import DemoOptions, DemoOutcome
-from cascade.demo.runner import run_demo
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from importlib.resources import files
+from itertools import zip_longest
+from pathlib import Path
 
-__all__ = ["DemoOptions", "DemoOutcome", "run_demo"]
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from pydantic import JsonValue
+
+from cascade.api import Cascade
+from cascade.calibrate import SIGNALS, AlwaysEscalate, calibrate, record
+from cascade.errors import ConfigurationError
+from cascade.evaluation.collecting import Collected, Fitted, write_artefacts
+from cascade.evaluation.crossfit import LEAST_ROWS
+from cascade.evaluation.recordings import Example
+from cascade.evaluation.scorers import get_scorer
+from cascade.ledger.prices import Price, find_pricing
+from cascade.models import ReplayModel
+from cascade.state import Usage
+from cascade.tiers import ModelLike, Tier
+
+SMALL = "llamacpp:smollm2-135m"
+
+PER_HOUR = Decimal("0.05")
+"""Assumed dollars per hour in which the small model computes: about what a cloud asks for two
+shared cores."""
+
+PRICED_AS = ("together", "Qwen/Qwen1.5-0.5B")
+"""The hosted model at whose list price recorded answers are counted: same family, same size.
+The recorded model itself is hosted by nobody."""
+
+RECORDED = Path(str(files("cascade.demo").joinpath("recorded.jsonl")))
+
+MAX_TOKENS = 24
+"""Enough for every answer of the examples' form, and little lost when a model rambles."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What a run of the demo found.
+
+    Attributes:
+        fitted: the calibration and what it is worth, on questions left out of it.
+        collected: how recording went, and what it cost.
+        files: transcripts, calibration, page and configuration.
+        assumptions: prices that were not measured, in words.
+    """
+
+    fitted: Fitted
+    collected: Collected
+    files: dict[str, Path]
+    assumptions: tuple[str, ...]
+
+
+def questions(n: int | None = None) -> list[Example]:
+    """The first `n` questions in turn over the kinds, sorted by kind; all of them without `n`.
+
+    Neighbours share their examples, which llama.cpp then reads once.
+
+    Raises:
+        ConfigurationError: `n` is too few to say anything, or more than there are.
+    """
+    place = files("cascade.demo")
+    shown = json.loads(place.joinpath("examples.json").read_text(encoding="utf-8"))
+    lines = place.joinpath("questions.jsonl").read_text(encoding="utf-8").splitlines()
+    kinds: dict[str, list[Example]] = {}
+    for row in map(json.loads, lines):
+        messages: list[AnyMessage] = []
+        for asked, answered in shown[row["kind"]]:
+            messages += [HumanMessage(asked), AIMessage(answered)]
+        messages.append(HumanMessage(row["question"]))
+        right: JsonValue = [row["answer"], *row["accepted"]]
+        kinds.setdefault(row["kind"], []).append(Example(row["id"], tuple(messages), right))
+    everything = [e for one_of_each in zip_longest(*kinds.values()) for e in one_of_each if e]
+    if n is not None and not LEAST_ROWS <= n <= len(everything):
+        raise ConfigurationError(
+            f"n={n}: the demo has {len(everything)} questions and needs {LEAST_ROWS} of them."
+        )
+    return sorted(everything[:n], key=lambda example: example.id)
+
+
+def recorded_large() -> Tier:
+    """The large model's recorded answers, at an assumed price."""
+    model = ReplayModel(RECORDED)
+    model.model = Path(model.header.model).stem  # who answered, instead of where it was written
+    listed = find_pricing(*PRICED_AS)
+    asked, written = (
+        listed.cost(Usage(input_tokens=i, output_tokens=o), None)
+        for i, o in ((1_000_000, 0), (0, 1_000_000))
+    )
+    price = None if asked is None or written is None else Price(input=asked, output=written)
+    return Tier(model, name="large", price=price, max_tokens=MAX_TOKENS, temperature=0.0)
+
+
+def _small(model: ModelLike, per_hour: Decimal) -> Tier:
+    if isinstance(model, Tier):
+        return model
+    # One at a time, so that a draft's busy time is its own.
+    own = {"n_parallel": 1} if isinstance(model, str) and model.startswith("llamacpp:") else {}
+    return Tier(
+        model,
+        name="small",
+        price=Price(per_hour=per_hour),
+        max_tokens=MAX_TOKENS,
+        temperature=0.0,
+        options=own,
+    )
+
+
+async def run_demo(
+    folder: Path,
+    *,
+    n: int | None = None,
+    small: ModelLike = SMALL,
+    large: ModelLike | None = None,
+    per_hour: Decimal = PER_HOUR,
+    signals: Sequence[str] = SIGNALS,
+    progress: Callable[[Collected], None] = lambda done: None,
+) -> Demo:
+    """Record both models on the questions, calibrate, and write what was found.
+
+    Args:
+        folder: of the transcripts, the calibration, the page and the configuration; what was
+            recorded there is not asked again.
+        n: how many questions, spread over the kinds; None for all.
+        small: the model that drafts.
+        large: the large model; None for the recorded answers.
+        per_hour: dollars per hour in which the small model computes.
+        signals: that the self-check takes.
+        progress: called after each question.
+
+    Raises:
+        ConfigurationError: an option cannot work, or a package is missing.
+        CascadeError: nothing but failures.
+    """
+    drafter, expert = _small(small, per_hour), large or recorded_large()
+    cascade = Cascade(drafter, expert, policy=AlwaysEscalate(), signals=signals)
+    asked, path = questions(n), folder / "demo.jsonl"
+    try:
+        scorer = get_scorer("contains")
+        collected = await record(
+            cascade.kernel, asked, path, scorer, concurrency=2, progress=progress
+        )
+        fitted = await calibrate(cascade.kernel, path, asked)
+    finally:
+        await cascade.aclose()
+    first, last = cascade.tiers[0], cascade.tiers[-1]
+    tiers: list[dict[str, JsonValue]] = [
+        {"model": first.model.name, "price": {"per_hour": float(per_hour)}, "temperature": 0},
+        {"model": f"replay:{RECORDED}" if large is None else last.model.name},
+    ]
+    return Demo(
+        fitted,
+        collected,
+        {"transcripts": path, **write_artefacts(folder, fitted, tiers, "demo")},
+        (
+            f"{first.model.name} costs ${per_hour:f} per hour in which it computes (an assumption "
+            "for hardware and power; its time is measured)",
+            f"{last.model.name}: {last.pricing.source}"
+            + (f", as {PRICED_AS[1]} (an assumption)" if large is None else ""),
+        ),
+    )

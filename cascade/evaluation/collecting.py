@@ -50,6 +50,9 @@ ASSUMED_OUTPUT_TOKENS = 200
 MOST_LABELS, SHORT = 30, 40
 """So many different answers of so many characters are labels to choose from."""
 
+REPEATS = 3
+"""Of the cross-fitting of a calibration."""
+
 VALID_DAYS = 90
 """Traffic drifts: a promise older than a quarter should be proved again."""
 
@@ -412,12 +415,27 @@ class Fitted:
     Attributes:
         calibration: as it decides online, with the certificates that could be given.
         refusals: the certificates that could not.
-        evaluation: menu and verdict of this way of calibrating, on rows left out of it.
+        evaluated: menu and verdict of this way of calibrating, on rows left out of it; None where
+            there are too few rows for one.
     """
 
     calibration: Calibration
     refusals: tuple[Refusal, ...]
-    evaluation: Evaluation
+    evaluated: Evaluation | None
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """What it is worth.
+
+        Raises:
+            ConfigurationError: there are too few rows to say.
+        """
+        if self.evaluated is None:
+            raise ConfigurationError(
+                f"{self.calibration.quality.n} labelled drafts with both models calibrate, but are "
+                "too few to say what a cascade is worth: 40 or more are needed."
+            )
+        return self.evaluated
 
 
 def fit(
@@ -451,6 +469,8 @@ def fit(
         confidences,
         halves,
     )
+    from cascade.evaluation.crossfit import LEAST_ROWS  # noqa: PLC0415
+    from cascade.evaluation.crossfit import Options  # noqa: PLC0415
     from cascade.evaluation.features import Pair, Rows, pair_of  # noqa: PLC0415
     from cascade.evaluation.ladder import Ladder, climb, shape_of_calibration  # noqa: PLC0415
     from cascade.evaluation.verdict import evaluate  # noqa: PLC0415
@@ -475,7 +495,8 @@ def fit(
         return climb([shape_of_calibration(made, part, rows)])
 
     drafts = drafts_of(pair, list(range(len(pair))))
-    evaluation = evaluate(pair, options, choose=choose)
+    enough = len(pair) >= LEAST_ROWS
+    evaluation = evaluate(pair, options, choose=choose) if enough else None
     if not max_harms:
         return Fitted(calibrate(drafts, signals, made_for), (), evaluation)
     fitting, proving = halves(drafts)
