@@ -67,6 +67,7 @@ from sqlalchemy import (  # isort: skip
 logger = logging.getLogger("cascade")
 
 T = TypeVar("T")
+R = TypeVar("R", Lesson, Feedback)
 
 Redact = Callable[[str], str]
 """Takes out of a text what must not be stored."""
@@ -210,12 +211,10 @@ class LessonStore:
     async def put(self, lesson: Lesson) -> bool:
         """Keep a lesson; whether it is new. A run's first lesson stays, and a run whose lesson was
         deleted gets none any more."""
-        try:
-            kept = lesson if self._redact is None else _redacted(lesson, self._redact)
-        except Exception:
-            logger.exception("redaction failed: the lesson of a run is not stored")
+        kept = self._redacted(lesson, "messages", "draft", "answer", "tool_calls")
+        if kept is None:
             return False
-        row = _row(kept)
+        row = _row(kept.model_copy(update={"digest": digest_of(kept.messages)}))
 
         def work(connection: Connection) -> bool:
             if any(_there(connection, t, kept.run_id) for t in (lessons_table, deleted_table)):
@@ -261,12 +260,8 @@ class LessonStore:
         Raises:
             InputError: the run was judged `MOST_SAID` times.
         """
-        try:
-            kept = feedback if self._redact is None else _redacted_words(feedback, self._redact)
-        except Exception:
-            logger.exception("redaction failed: a verdict is not stored")
-            return False
-        return await self._write(lambda connection: _judge(connection, kept, tags))
+        kept = self._redacted(feedback, "comment", "value", "correction")
+        return kept is not None and await self._write(lambda c: _judge(c, kept, tags))
 
     async def verdicts(self, selection: LessonSelection = EVERYTHING) -> list[Feedback]:
         """Verdicts, oldest first, also those about runs without a lesson."""
@@ -390,6 +385,17 @@ class LessonStore:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    def _redacted(self, record: R, *texts: str) -> R | None:
+        """The record as it may be stored; None where the redaction fails."""
+        if self._redact is None:
+            return record
+        try:
+            update = {name: _redacted_part(getattr(record, name), self._redact) for name in texts}
+        except Exception:
+            logger.exception("redaction failed: a %s is not stored", type(record).__name__)
+            return None
+        return record.model_copy(update=update)
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         await self._retain()
@@ -599,29 +605,11 @@ def _row(lesson: Lesson) -> dict[str, Any]:
     return row | {"user_name": lesson.user, "tags": dict(lesson.tags), "lesson": to_json(kept)}
 
 
-def _redacted(lesson: Lesson, redact: Redact) -> Lesson:
-    messages = tuple(_redacted_part(message, redact) for message in lesson.messages)
-    update = {
-        "messages": messages,
-        "draft": None if lesson.draft is None else redact(lesson.draft),
-        "answer": redact(lesson.answer),
-        "tool_calls": tuple(_redacted_part(call, redact) for call in lesson.tool_calls),
-        "digest": digest_of(messages),
-    }
-    return lesson.model_copy(update=update)
-
-
-def _redacted_words(feedback: Feedback, redact: Redact) -> Feedback:
-    words = ("comment", "value", "correction")
-    update = {name: _redacted_part(getattr(feedback, name), redact) for name in words}
-    return feedback.model_copy(update=update)
-
-
 def _redacted_part(value: Any, redact: Redact) -> Any:
     if isinstance(value, Mapping):
         return {k: v if k in NO_TEXTS else _redacted_part(v, redact) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_redacted_part(item, redact) for item in value]
+        return type(value)(_redacted_part(item, redact) for item in value)
     return redact(value) if isinstance(value, str) else value
 
 
