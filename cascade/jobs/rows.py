@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -181,6 +181,7 @@ def _csv(path: Path) -> Iterator[dict[str, Any] | str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
+            _check_names(path, reader.fieldnames or ())
             for row in reader:
                 if None in row or None in row.values():
                     names = len(reader.fieldnames or ())
@@ -195,6 +196,15 @@ def _csv(path: Path) -> Iterator[dict[str, Any] | str]:
         ) from error
     except csv.Error as error:
         raise ConfigurationError(f"{path} is no CSV: {error}.") from error
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigurationError(
+            f"{path} has the column {', '.join(twice)} more than once: of the cells of a row only "
+            "the last would be kept. Give each column a name of its own."
+        )
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any] | str]:
