@@ -351,10 +351,19 @@ class Cascade:
             ModelError: no tier could answer; `error.ledger` holds what was spent.
             PersonNeededError: the run waits for a person.
         """
-        if self.calibration is not None:
-            await self._check_weights(self.calibration)
+        await self.acheck()
         await self.kernel.answer(run, runtime)
         return self._result(run, self._response_format)
+
+    async def acheck(self) -> None:
+        """The check of the calibration against the models that are served now, as before each
+        question: for integrations that drive runs themselves.
+
+        Raises:
+            CalibrationMismatchError: it was made for other weights, and no question was asked yet.
+        """
+        if self.calibration is not None:
+            await self._check_weights(self.calibration)
 
     def resume(self, run: Run, said: object) -> CascadeResult:
         """`aresume` for synchronous callers."""
@@ -507,8 +516,7 @@ class Cascade:
         messages = to_messages(question)
         form = settings.get("response_format", self._response_format)
         run = self.kernel.begin(messages, to_settings(**settings) if settings else None)
-        if self.calibration is not None:
-            await self._check_weights(self.calibration)
+        await self.acheck()
         return run, form
 
     def _runtime(self, config: RunnableConfig | None, *, show: Show) -> CascadeRuntime:
