@@ -2,7 +2,7 @@
 # `make` alone lists the commands.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all coverage lint format bench docs dist audit ollama clean
+.PHONY: help demo test test-all coverage lint format bench dist ollama clean
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
@@ -48,15 +48,8 @@ format: $(DEV) ## mend style and format where a program can
 bench: $(TEST) ## run every benchmark; ARGS='--json' prints JSON lines
 	@$(IN_VENV) scripts/bench.py $(ARGS)
 
-docs: $(TEST) ## write the generated parts of README.md and docs/, and the manual into site/; ARGS=--serve
-	@$(IN_VENV) scripts/make_docs.py
-	@$(IN_VENV) scripts/manual.py $(ARGS)
-
 dist: $(TEST) ## wheel and source distribution, tried on every Python there is; ARGS=--extras: all of it
 	@$(IN_VENV) scripts/dist.py $(ARGS)
-
-audit: $(DEV) ## write the SBOM (dist/), and look its packages up among known vulnerabilities
-	@scripts/audit.sh $(ARGS)
 
 ollama: ## the official Ollama server into .tools/ollama, for the live tests (needs Go)
 	@scripts/install_ollama.sh

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -259,14 +259,14 @@ def calibrate(
                 "refusals": [refusal.reason for refusal in fitted.refusals],
                 "signals": list(made.signals),
                 "p_large": made.p_large,
-                "headline": fitted.evaluation.sentence,
+                "headline": fitted.evaluated.sentence if fitted.evaluated else None,
                 "collected": _counts(collected),
             }
         )
     else:
         _print_calibration(made, fitted, to)
     if not advice.use:
-        fail(f"do not use it: {advice.text}", 1)
+        fail(advice.text, 1)
     if fitted.refusals and not made.certificates:
         fail("no certificate could be given; the calibration was written all the same", 1)
 
@@ -288,9 +288,9 @@ def _print_calibration(made: Any, fitted: Any, to: Path) -> None:
             f"{certificate.threshold:.3f}; accepts {certificate.coverage:.0%}"
         )
     lines += [f"  not certified: {refusal.reason}" for refusal in fitted.refusals]
-    lines += ["", fitted.evaluation.sentence, made.recommendation.text]
+    lines += ["", fitted.evaluated.sentence] if fitted.evaluated else [""]
     if made.recommendation.use:
-        lines.append(f"\nUse it: Cascade(…, calibrator='{to}')")
+        lines += [made.recommendation.text, f"\nUse it: Cascade(…, calibrator='{to}')"]
     show("\n".join(lines))
 
 
@@ -328,17 +328,7 @@ def _record(
 
     compare = get_scorer(scorer)
     _confirm(cascade, examples, path, yes_up_to)
-    status = streams.err.status("") if watched() else None
-
-    def progress(done: Collected) -> None:
-        if status is not None:
-            spent = "?" if done.spent_usd is None else f"${done.spent_usd:.4f}"
-            left = "" if done.left_s is None else f", {done.left_s:.0f} s left"
-            status.update(f"{done.total - done.left} of {done.total}, {spent} spent{left}")
-
-    if status is not None:
-        status.start()
-    try:
+    with _progress() as progress:
         done = asyncio.run(
             record(
                 cascade.kernel,
@@ -350,9 +340,6 @@ def _record(
                 progress=progress,
             )
         )
-    finally:
-        if status is not None:
-            status.stop()
     for name, why in list(done.failures.items())[:5]:
         say(f"example {name} failed: {why}", style="yellow")
     if done.failures:
@@ -510,28 +497,39 @@ def demo(
 ) -> None:
     """A real small model answers, checks itself and escalates; what that costs and saves.
 
-    The large model is a stand-in that knows the answers of the questions that come with the
-    package, at the list price of a hosted model.
+    The large model's answers come with the package: a real model's, recorded once, at the list
+    price of a hosted model of its size.
     """
+    need_numbers()
     from cascade.demo import run_demo  # noqa: PLC0415 - heavy
+    from cascade.evaluation.render import to_data  # noqa: PLC0415
 
-    status = streams.err.status("") if watched() else None
-    if status is not None:
-        status.start()
-
-    def progress(done: int, total: int) -> None:
-        if status is not None:
-            status.update(f"{done} of {total} questions")
-        elif done % 10 == 0:
-            say(f"{done} of {total} questions")
-
-    try:
-        made = asyncio.run(run_demo(small, n, to, progress=progress))
-    finally:
-        if status is not None:
-            status.stop()
+    with _progress() as progress:
+        made = asyncio.run(run_demo(to, n=n, small=small, progress=progress))
+    files = {name: str(file) for name, file in made.files.items()}
+    found = made.fitted.evaluation
     if json:
-        print_json(made.data)
-    else:
-        show(made.text)
-        say(f"wrote {made.page}")
+        assumed = list(made.assumptions)
+        print_json(
+            {"headline": found.sentence, **to_data(found), "files": files, "assumed": assumed}
+        )
+        return
+    _show(found, html=None, figures=None, as_json=False)
+    show("\n".join(f"Assumed: {said}." for said in made.assumptions))
+    say(f"wrote {', '.join(files.values())}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Collected], None]]:
+    """What shows a person how far collecting is."""
+    if not watched():
+        yield lambda done: None
+        return
+    with streams.err.status("") as status:
+
+        def progress(done: Collected) -> None:
+            spent = "?" if done.spent_usd is None else f"${done.spent_usd:.4f}"
+            left = "" if done.left_s is None else f", {done.left_s:.0f} s left"
+            status.update(f"{done.total - done.left} of {done.total}, {spent} spent{left}")
+
+        yield progress

@@ -469,8 +469,7 @@ def fit(
         confidences,
         halves,
     )
-    from cascade.evaluation.crossfit import LEAST_ROWS  # noqa: PLC0415
-    from cascade.evaluation.crossfit import Options  # noqa: PLC0415
+    from cascade.evaluation.crossfit import LEAST_ROWS, Options  # noqa: PLC0415
     from cascade.evaluation.features import Pair, Rows, pair_of  # noqa: PLC0415
     from cascade.evaluation.ladder import Ladder, climb, shape_of_calibration  # noqa: PLC0415
     from cascade.evaluation.verdict import evaluate  # noqa: PLC0415
@@ -494,7 +493,10 @@ def fit(
         made = calibrate(drafts_of(part, rows), signals, made_for)
         return climb([shape_of_calibration(made, part, rows)])
 
-    drafts = drafts_of(pair, list(range(len(pair))))
+    options = options or Options()
+    # A calibration takes a tenth of a second, of which each repeat makes five.
+    options = options.model_copy(update={"repeats": options.repeats or REPEATS})
+    drafts = drafts_of(pair, np.arange(len(pair)))
     enough = len(pair) >= LEAST_ROWS
     evaluation = evaluate(pair, options, choose=choose) if enough else None
     if not max_harms:

@@ -211,7 +211,7 @@ def test_doctor_says_what_is_within_reach_and_what_to_do(host: Upstream) -> None
 
 def test_demo_lets_the_embedded_model_work(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
-    document = commands.cascade("demo", "--n", 3, "--json", "--out", tmp_path / "demo").json
+    document = commands.cascade("demo", "--n", 40, "--json", "--out", tmp_path / "demo").json
     assert "smollm2" in json.dumps(document)
 
 
