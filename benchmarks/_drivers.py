@@ -1,23 +1,37 @@
-"""The drivers of `overhead`: one way each to answer a question, small model first.
+"""Drivers of `overhead` and `guard`: one way each to answer a question, small model first.
 
 A driver takes the upstream's address and a folder of its own, and gives a function that answers a
-question and says which tier did. What a driver needs is imported in it: each runs in a process of
-its own, with no other's modules in memory.
+question and says which tier did. It imports what it needs, so that each can run in a process of
+its own with no other's modules in memory.
 """
 
 # ruff: noqa: PLC0415 - the imports of one driver are no other's
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 from uuid import uuid4
 
+from _upstream import child_process
+
 Ask = Callable[[str], Awaitable[str]]
 Driver = Callable[[str, Path], AbstractAsyncContextManager[Ask]]
+PROGRAM = str(Path(sys.executable).parent / "cascade")
+TICKS = os.sysconf("SC_CLK_TCK")
 THRESHOLD = -1.0
 """Mean log-prob below which those by hand escalate: the upstream's drafts have -0.02 or -2.3."""
 
@@ -26,8 +40,7 @@ def cascade(address: str, **options: Any) -> Any:
     """The cascade of all drivers: two tiers at the upstream, with prices."""
     from cascade import Cascade, Price, Tier
 
-    small = Price(input=0.1, output=0.4)
-    large = Price(input=1, output=4)
+    small, large = Price(input=0.1, output=0.4), Price(input=1, output=4)
     return Cascade(
         Tier("openai:small", base_url=address, api_key="x", price=small),
         Tier("openai:large", base_url=address, api_key="x", price=large),
@@ -35,110 +48,73 @@ def cascade(address: str, **options: Any) -> Any:
     )
 
 
-def tier(name: str) -> str:
-    """Who answered, without what stands before its name."""
-    return name.rpartition(":")[2]
+def _tier(name: object) -> str:
+    """The name of a tier without its provider."""
+    return str(name).rpartition(":")[2]
 
 
-@asynccontextmanager
-async def ours(address: str, folder: Path) -> AsyncGenerator[Ask]:
-    """`Cascade.ainvoke`, its ledger in SQLite."""
-    from cascade.ledger.store import open_store
+def _ours(how: Callable[[Any], Ask], *, stored: bool = False) -> Driver:
+    @asynccontextmanager
+    async def driver(address: str, folder: Path) -> AsyncGenerator[Ask]:
+        from cascade.ledger import open_store
 
-    async with _store(open_store(f"sqlite:///{folder / 'ledger.db'}")) as store:
+        store = open_store(f"sqlite:///{folder / 'ledger.db'}") if stored else None
         made = cascade(address, ledger=store)
-        yield _by_ainvoke(made)
+        yield how(made)
         await made.aclose()
+        if store is not None:
+            await store.aclose()
 
-
-@asynccontextmanager
-async def _store(store: Any) -> AsyncGenerator[Any]:
-    try:
-        yield store
-    finally:
-        await store.aclose()
+    return driver
 
 
 def _by_ainvoke(made: Any) -> Ask:
     async def ask(question: str) -> str:
-        return tier((await made.ainvoke(question)).tier)
+        return _tier((await made.ainvoke(question)).tier)
 
     return ask
 
 
-@asynccontextmanager
-async def ours_in_memory(address: str, folder: Path) -> AsyncGenerator[Ask]:
-    """`Cascade.ainvoke`, its ledger in the result alone."""
-    del folder
-    made = cascade(address)
-    yield _by_ainvoke(made)
-    await made.aclose()
-
-
-@asynccontextmanager
-async def ours_graph(address: str, folder: Path) -> AsyncGenerator[Ask]:
-    """`Cascade.graph`, as a part of a user's graph has it."""
-    del folder
-    made = cascade(address)
-
-    async def ask(question: str) -> str:
-        state = await made.graph.ainvoke({"messages": [("user", question)]})
-        return tier(str(state["messages"][-1].response_metadata["tier"]))
-
-    yield ask
-    await made.aclose()
-
-
-@asynccontextmanager
-async def ours_checkpointed(address: str, folder: Path) -> AsyncGenerator[Ask]:
-    """The same graph with LangGraph's checkpointer in memory, a thread for each question."""
-    del folder
-    from langgraph.checkpoint.memory import InMemorySaver
-    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-
-    from cascade.state import CHECKPOINT_TYPES
-
-    saver = InMemorySaver(serde=JsonPlusSerializer(allowed_msgpack_modules=CHECKPOINT_TYPES))
-    made = cascade(address)
-    graph = made.build_graph().compile(checkpointer=saver)
-
-    async def ask(question: str) -> str:
-        config = {"configurable": {"thread_id": uuid4().hex}}
-        state = await graph.ainvoke({"messages": [("user", question)]}, config)
-        return tier(str(state["messages"][-1].response_metadata["tier"]))
-
-    yield ask
-    await made.aclose()
-
-
-@asynccontextmanager
-async def ours_streamed(address: str, folder: Path) -> AsyncGenerator[Ask]:
-    """`Cascade.astream`, token by token after the decision."""
-    del folder
-    made = cascade(address)
-
+def _by_astream(made: Any) -> Ask:
     async def ask(question: str) -> str:
         result: Any = None
         async for event in made.astream(question):
             result = event
-        return tier(result.tier)
+        return _tier(result.tier)
 
-    yield ask
-    await made.aclose()
+    return ask
 
 
-@asynccontextmanager
-async def ours_chat_model(address: str, folder: Path) -> AsyncGenerator[Ask]:
-    """`as_chat_model().ainvoke`."""
-    del folder
-    made = cascade(address)
+def _by_graph(made: Any) -> Ask:
+    graph = made.graph
+
+    async def ask(question: str) -> str:
+        state = await graph.ainvoke({"messages": [("user", question)]})
+        return _tier(state["messages"][-1].response_metadata["tier"])
+
+    return ask
+
+
+def _with_checkpoints(made: Any) -> Ask:
+    from langgraph.checkpoint.memory import InMemorySaver
+
+    graph = made.build_graph().compile(checkpointer=InMemorySaver())
+
+    async def ask(question: str) -> str:
+        config = {"configurable": {"thread_id": uuid4().hex}}
+        state = await graph.ainvoke({"messages": [("user", question)]}, config)
+        return _tier(state["messages"][-1].response_metadata["tier"])
+
+    return ask
+
+
+def _by_chat_model(made: Any) -> Ask:
     model = made.as_chat_model()
 
     async def ask(question: str) -> str:
-        return tier(str((await model.ainvoke(question)).response_metadata["tier"]))
+        return _tier((await model.ainvoke(question)).response_metadata["tier"])
 
-    yield ask
-    await made.aclose()
+    return ask
 
 
 def asked(question: str) -> list[Any]:
@@ -146,37 +122,28 @@ def asked(question: str) -> list[Any]:
     return [{"role": "user", "content": question}]
 
 
-def _client(transport: Callable[[], Any] | None) -> Driver:
-    @asynccontextmanager
-    async def driver(address: str, folder: Path) -> AsyncGenerator[Ask]:
-        del folder
-        import openai
-
-        http = None if transport is None else transport()
-        async with openai.AsyncOpenAI(base_url=address, api_key="x", http_client=http) as client:
-            create: Any = client.chat.completions.create
-
-            async def ask(question: str) -> str:
-                draft = await create(model="small", messages=asked(question), logprobs=True)
-                tokens = draft.choices[0].logprobs.content
-                if sum(token.logprob for token in tokens) / len(tokens) >= THRESHOLD:
-                    return "small" if draft.choices[0].message.content else "none"
-                answer = await create(model="large", messages=asked(question))
-                return "large" if answer.choices[0].message.content else "none"
-
-            yield ask
-
-    return driver
-
-
-def _aiohttp_transport() -> Any:
+@asynccontextmanager
+async def client(address: str, folder: Path) -> AsyncGenerator[Ask]:
+    """A cascade by hand on the bare `AsyncOpenAI`."""
+    del folder
     import openai
 
-    return openai.DefaultAioHttpClient()
+    async with openai.AsyncOpenAI(base_url=address, api_key="x") as bare:
+        create: Any = bare.chat.completions.create
+
+        async def ask(question: str) -> str:
+            draft = await create(model="small", messages=asked(question), logprobs=True)
+            tokens = draft.choices[0].logprobs.content
+            if sum(token.logprob for token in tokens) / len(tokens) >= THRESHOLD:
+                return "small" if draft.choices[0].message.content else "none"
+            answer = await create(model="large", messages=asked(question))
+            return "large" if answer.choices[0].message.content else "none"
+
+        yield ask
 
 
 class _Asked(TypedDict):
-    """The state of a cascade that is written by hand."""
+    """The state of a graph that is written by hand."""
 
     prompt: str
     answer: str
@@ -186,40 +153,41 @@ class _Asked(TypedDict):
 
 @asynccontextmanager
 async def langgraph(address: str, folder: Path) -> AsyncGenerator[Ask]:
-    """What a competent developer writes: a StateGraph, two ChatOpenAI, a conditional edge."""
+    """What a competent developer writes: a StateGraph, the bare client, a conditional edge."""
     del folder
-    from langchain_openai import ChatOpenAI  # type: ignore[import-not-found, unused-ignore]
+    import openai
     from langgraph.graph import END, START, StateGraph
 
-    small = ChatOpenAI(model="small", base_url=address, api_key="x", logprobs=True)
-    large = ChatOpenAI(model="large", base_url=address, api_key="x")
+    async with openai.AsyncOpenAI(base_url=address, api_key="x") as bare:
+        create: Any = bare.chat.completions.create
 
-    async def draft(state: _Asked) -> dict[str, Any]:
-        answer = await small.ainvoke(state["prompt"])
-        tokens = answer.response_metadata["logprobs"]["content"]
-        mean = sum(token["logprob"] for token in tokens) / len(tokens)
-        return {"answer": str(answer.content), "confidence": mean, "model": "small"}
+        async def draft(state: _Asked) -> dict[str, Any]:
+            said = await create(model="small", messages=asked(state["prompt"]), logprobs=True)
+            tokens = said.choices[0].logprobs.content
+            mean = sum(token.logprob for token in tokens) / len(tokens)
+            text = said.choices[0].message.content
+            return {"answer": text, "confidence": mean, "model": "small"}
 
-    async def expert(state: _Asked) -> dict[str, Any]:
-        answer = await large.ainvoke(state["prompt"])
-        return {"answer": str(answer.content), "model": "large"}
+        async def expert(state: _Asked) -> dict[str, Any]:
+            said = await create(model="large", messages=asked(state["prompt"]))
+            return {"answer": said.choices[0].message.content, "model": "large"}
 
-    def way(state: _Asked) -> str:
-        return END if state["confidence"] >= THRESHOLD else "expert"
+        def way(state: _Asked) -> str:
+            return END if state["confidence"] >= THRESHOLD else "expert"
 
-    builder = StateGraph(_Asked)
-    builder.add_node("draft", draft)
-    builder.add_node("expert", expert)
-    builder.add_edge(START, "draft")
-    builder.add_conditional_edges("draft", way, {END: END, "expert": "expert"})
-    builder.add_edge("expert", END)
-    graph = builder.compile()
+        builder = StateGraph(_Asked)
+        builder.add_node("draft", draft)
+        builder.add_node("expert", expert)
+        builder.add_edge(START, "draft")
+        builder.add_conditional_edges("draft", way, {END: END, "expert": "expert"})
+        builder.add_edge("expert", END)
+        graph = builder.compile()
 
-    async def ask(question: str) -> str:
-        asked: Any = {"prompt": question}
-        return str((await graph.ainvoke(asked))["model"])
+        async def ask(question: str) -> str:
+            state: Any = {"prompt": question}
+            return str((await graph.ainvoke(state))["model"])
 
-    yield ask
+        yield ask
 
 
 @asynccontextmanager
@@ -247,16 +215,116 @@ async def floor(address: str, folder: Path) -> AsyncGenerator[Ask]:
         yield ask
 
 
+def cpu_of(process: int) -> float:
+    """Seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+class Elsewhere:
+    """A driver that has another process work for it, whose CPU counts."""
+
+    def __init__(self, ask: Ask, process: int) -> None:
+        self._ask, self.process = ask, process
+
+    def __call__(self, question: str) -> Awaitable[str]:
+        """Ask."""
+        return self._ask(question)
+
+
+@contextmanager
+def serving(address: str, folder: Path) -> Iterator[tuple[str, str, int]]:
+    """`cascade serve` with a key that has a budget and a ledger in SQLite: URL, key, process."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    common = {"api_key_env": "UPSTREAM_KEY", "price": {"input": 0.1, "output": 0.4}}
+    tiers = [{"model": f"openai:{n}", "base_url": address, **common} for n in ("small", "large")]
+    config = {
+        "listen": {"port": port},
+        "ledger": "sqlite:///ledger.db",
+        "cascades": {"assistant": {"tiers": tiers, "queue": 4096, "concurrency": 512}},
+    }
+    (folder / "cascade.yaml").write_text(json.dumps(config), encoding="utf-8")
+    told: dict[str, Any] = {"cwd": folder, "env": {**os.environ, "UPSTREAM_KEY": "none"}}
+    new_key = [PROGRAM, "keys", "create", "cascade.yaml", "bench", "--day-usd", "1000"]
+    made = subprocess.run(new_key, check=True, capture_output=True, text=True, **told)
+    key = re.findall(r"csk_\S+", made.stdout)[0]
+    with (folder / "log").open("w", encoding="utf-8") as log:
+        told |= {"stdout": log, "stderr": log}
+        with child_process([PROGRAM, "serve", "cascade.yaml"], **told) as process:
+            until = time.monotonic() + 90
+            while not _ready(port):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise SystemExit((folder / "log").read_text(encoding="utf-8")[-2000:])
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{port}/v1", key, process.pid
+
+
+def _ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+@asynccontextmanager
+async def ours_gateway(address: str, folder: Path) -> AsyncGenerator[Ask]:
+    """The bare client, which asks the gateway instead; the gateway's CPU counts as well."""
+    import openai
+
+    with ExitStack() as stack:
+        url, key, process = stack.enter_context(serving(address, folder))
+        async with openai.AsyncOpenAI(base_url=url, api_key=key) as bare:
+            create: Any = bare.chat.completions.with_raw_response.create
+
+            async def ask(question: str) -> str:
+                raw = await create(model="assistant", messages=asked(question))
+                return _tier(raw.headers["x-cascade-tier"]) if raw.parse().choices else "none"
+
+            yield Elsewhere(ask, process)
+
+
 DRIVERS: dict[str, Driver] = {
-    "client": _client(None),
-    "client_aiohttp": _client(_aiohttp_transport),
-    "ours": ours,
-    "ours_in_memory": ours_in_memory,
-    "ours_graph": ours_graph,
-    "ours_checkpointed": ours_checkpointed,
-    "ours_streamed": ours_streamed,
-    "ours_chat_model": ours_chat_model,
+    "client": client,
+    "ours": _ours(_by_ainvoke, stored=True),
+    "ours_in_memory": _ours(_by_ainvoke),
+    "ours_streamed": _ours(_by_astream),
+    "ours_graph": _ours(_by_graph),
+    "ours_checkpointed": _ours(_with_checkpoints),
+    "ours_chat_model": _ours(_by_chat_model),
+    "ours_gateway": ours_gateway,
     "langgraph": langgraph,
     "floor": floor,
 }
 """By name, the reference first."""
+
+
+async def phase(ask: Ask, requests: int, concurrency: int) -> dict[str, float]:
+    """Figures of so many questions, so many at a time."""
+    numbers, taken, escalated = iter(range(requests)), list[float](), 0
+
+    async def worker() -> None:
+        nonlocal escalated
+        for number in numbers:
+            begun = time.perf_counter()
+            escalated += await ask(f"Question {number}: which city is it?") == "large"
+            taken.append(1000 * (time.perf_counter() - begun))
+
+    def cpu_s() -> float:
+        more = cpu_of(ask.process) if isinstance(ask, Elsewhere) else 0.0
+        return time.process_time() + more
+
+    gc.collect()
+    cpu, begun = cpu_s(), time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(concurrency)))
+    seconds, cpu = time.perf_counter() - begun, cpu_s() - cpu
+    cuts = statistics.quantiles(taken, n=100, method="inclusive")
+    return {
+        "per_s": requests / seconds,
+        "cpu_ms": 1000 * cpu / requests,
+        "p50_ms": cuts[49],
+        "p99_ms": cuts[98],
+        "escalated": escalated / requests,
+    }

@@ -1,4 +1,4 @@
-"""A fast, deterministic model server on loopback, so that a benchmark measures what asks it.
+"""Fast, deterministic model server on loopback, so that a benchmark measures what asks it.
 
     python benchmarks/_upstream.py [--port 0] [--seconds 3600] [--late-ms 0]
 
@@ -16,6 +16,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +26,6 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import uvloop
-from _children import child_process
 
 UNSURE_PERCENT = 30
 TEXT = (
@@ -87,7 +87,7 @@ def _streamed(model: str, low: bool, top: int | None, usage: bool) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """One client's; subclasses deliver their answers in another way."""
+    """Connection of one client."""
 
     counts: ClassVar[Counter[str]] = Counter()
     late_s: ClassVar[float] = 0.0
@@ -106,17 +106,15 @@ class Connection(asyncio.Protocol):
                 return
             body = self._buffer[end + 4 : end + 4 + length]
             self._buffer = self._buffer[end + 4 + length :]
-            self._deliver(head, body, self._answer(head, body))
+            self._deliver(head, self._answer(head, body))
 
-    def _deliver(self, head: bytes, body: bytes, answer: bytes) -> None:
-        del body  # for whom it is of interest
+    def _deliver(self, head: bytes, answer: bytes) -> None:
         if self.late_s and not head.startswith(b"get "):
-            asyncio.get_running_loop().call_later(self.late_s, self.late, answer)
+            asyncio.get_running_loop().call_later(self.late_s, self._late, answer)
         else:
             self._transport.write(answer)
 
-    def late(self, answer: bytes) -> None:
-        """Write an answer, if somebody is still there."""
+    def _late(self, answer: bytes) -> None:
         if not self._transport.is_closing():
             self._transport.write(answer)
 
@@ -137,6 +135,23 @@ class Connection(asyncio.Protocol):
 
 
 @contextmanager
+def child_process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends with this, also when this one is told to end by SIGTERM."""
+    if threading.current_thread() is threading.main_thread():
+        # By itself SIGTERM ends a process at once, without a `finally`.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    with subprocess.Popen(command, text=True, **options) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@contextmanager
 def upstream(late_ms: int = 0) -> Iterator[int]:
     """A server in a process of its own, which thinks for so long; gives its port."""
     command = [sys.executable, str(Path(__file__).resolve()), "--port", "0"]
@@ -146,13 +161,13 @@ def upstream(late_ms: int = 0) -> Iterator[int]:
         yield int(process.stdout.readline().split()[1])
 
 
-async def serve(port: int, seconds: float, connection: type[Connection] = Connection) -> None:
+async def serve(port: int, seconds: float) -> None:
     """Answer until a signal comes or the time is over."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = await loop.create_server(connection, "127.0.0.1", port, backlog=1024)
+    server = await loop.create_server(Connection, "127.0.0.1", port, backlog=1024)
     print(f"READY {server.sockets[0].getsockname()[1]}", flush=True)
     with suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
