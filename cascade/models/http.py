@@ -108,6 +108,7 @@ class Connection:
         parts = urlsplit(base_url)
         user, at, host = parts.netloc.rpartition("@")
         self._address = parts._replace(netloc=host, path=parts.path.rstrip("/"))
+        self._urls: dict[str, str] = {}
         self._headers = {"content-type": "application/json", **headers}
         if at and "authorization" not in headers:
             basic = base64.b64encode(unquote(user).encode()).decode()
@@ -126,9 +127,18 @@ class Connection:
         Raises:
             ModelError: the server refused, the connection failed, or the reply cannot be read.
         """
-        raw = b"".join([part async for part in self._exchange(path, body)])
+        client, url, method, data = await self._prepared(path, body)
         with self._named():
-            return read_json(raw)
+            async with aclosing(client.exchange(method, url, data, self._headers)) as parts:
+                status, headers = await anext(parts)
+                if status >= 300:
+                    await self._refuse(status, headers, parts)
+                read, left = [], LARGEST_REPLY
+                async for part in parts:
+                    left -= len(part)
+                    self._check_size(left)
+                    read.append(part)
+            return read_json(read[0] if len(read) == 1 else b"".join(read))
 
     async def lines(
         self, path: str, body: Mapping[str, Any], begun: Callable[[], bool]
@@ -139,31 +149,8 @@ class Connection:
             ModelError: as in `request`; `StreamInterruptedError` where a part of the answer had
                 `begun`.
         """
-        held = bytearray()
-        async with aclosing(self._exchange(path, body, begun)) as parts:
-            async for part in parts:
-                first, *others = part.split(b"\n")
-                held += first
-                for other in others:
-                    yield bytes(held).rstrip(b"\r")
-                    held = bytearray(other)
-        if held:
-            yield bytes(held)
-
-    async def aclose(self) -> None:
-        """Close the connections of all loops; they are opened again when needed."""
-        await self._clients.aclose()
-
-    async def _exchange(
-        self,
-        path: str,
-        body: Mapping[str, Any] | None,
-        begun: Callable[[], bool] = lambda: False,
-    ) -> AsyncGenerator[bytes]:
-        url = self._address._replace(path=self._address.path + path).geturl()
-        method, data = ("GET", b"") if body is None else ("POST", _json(body))
-        client = await self._clients.get()
-        left = LARGEST_REPLY
+        client, url, method, data = await self._prepared(path, body)
+        held, left = bytearray(), LARGEST_REPLY
         with self._named(begun):
             async with aclosing(client.exchange(method, url, data, self._headers)) as parts:
                 status, headers = await anext(parts)
@@ -171,10 +158,32 @@ class Connection:
                     await self._refuse(status, headers, parts)
                 async for part in parts:
                     left -= len(part)
-                    if left < 0:
-                        most = LARGEST_REPLY >> 20
-                        raise self._caller.malformed(f"more than {most} MiB in one reply")
-                    yield part
+                    self._check_size(left)
+                    first, *others = part.split(b"\n")
+                    held += first
+                    for other in others:
+                        yield bytes(held).rstrip(b"\r")
+                        held = bytearray(other)
+        if held:
+            yield bytes(held)
+
+    async def aclose(self) -> None:
+        """Close the connections of all loops; they are opened again when needed."""
+        await self._clients.aclose()
+
+    async def _prepared(
+        self, path: str, body: Mapping[str, Any] | None
+    ) -> tuple[_Client, str, str, bytes]:
+        url = self._urls.get(path)
+        if url is None:
+            url = self._address._replace(path=self._address.path + path).geturl()
+            self._urls[path] = url
+        method, data = ("GET", b"") if body is None else ("POST", _json(body))
+        return await self._clients.get(), url, method, data
+
+    def _check_size(self, left: int) -> None:
+        if left < 0:
+            raise self._caller.malformed(f"more than {LARGEST_REPLY >> 20} MiB in one reply")
 
     async def _refuse(self, status: int, headers: Headers, parts: AsyncIterable[bytes]) -> None:
         if status < 400:

@@ -52,17 +52,19 @@ def read_logprob(value: object) -> float | None:
 
 def read_token(token: Token) -> TokenLogprob | None:
     """A token with its value and its alternatives; None where the value is none."""
-    value = token.get("logprob")
+    value, others = token.get("logprob"), token.get("top_logprobs")
     if type(value) is not float or not LOWEST <= value <= 0.0:  # nearly all are: no call for them
         value = read_logprob(value)
         if value is None:
             return None
-    top = tuple(
-        (str(other.get("token", "")), chance)
-        for other in _listed(token.get("top_logprobs"))
-        if (chance := read_logprob(other.get("logprob"))) is not None
-    )
-    return TokenLogprob(str(token.get("token", "")), value, top)
+    top: list[tuple[str, float]] = []
+    for other in others if isinstance(others, list) else ():
+        chance = other.get("logprob") if isinstance(other, dict) else None
+        if type(chance) is not float or not LOWEST <= chance <= 0.0:
+            chance = read_logprob(chance)
+        if chance is not None:
+            top.append((str(other.get("token", "")), chance))
+    return TokenLogprob(str(token.get("token", "")), value, tuple(top))
 
 
 def _all(tokens: Iterable[Token]) -> Logprobs | None:
@@ -235,7 +237,9 @@ def call_logprobs(
         None where there are no calls, where not every one of them is found in one way, or where a
         token has no value.
     """
-    tokens = _listed(items) if calls else []
+    if not calls:
+        return None
+    tokens = _listed(items)
     spellings = [_spelling(token) for token in tokens]
     return _all(tokens[place] for place in _called(spellings, calls, thinking))
 
