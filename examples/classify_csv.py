@@ -1,19 +1,15 @@
-"""Batch classification of a CSV file: every row answered, within a budget, and gone on with later.
+"""Classification of a CSV file: every row answered, within a budget, and gone on with later.
 
     python examples/classify_csv.py
-    python examples/classify_csv.py --live --small ollama:qwen2.5:3b --large openai:gpt-5.1
 
-Needs: pip install agent-cascade. Offline both models are scripted. It writes reviews.csv,
-answers.csv and answers.csv.journal; run again it asks nothing again. As a command it
-is `cascade batch` (docs/batch.md).
+It writes reviews.csv, answers.csv and answers.csv.journal; run again it asks nothing again. As a
+command it is `cascade batch` (docs/batch.md).
 """
 
 import asyncio
 import csv
 from decimal import Decimal
 from pathlib import Path
-
-from _live import yours
 
 from cascade import Cascade, Price, Tier
 from cascade.jobs import Journal, made_with, read_rows, run_job, write_output
@@ -25,17 +21,14 @@ GOOD, BAD = ("best", "love", "happy", "easy"), ("broke", "late", "refund", "wron
 REVIEWS = {
     "The best lamp that I ever had.": "positive",
     "It broke after a day.": "negative",
-    "My kids love it.": "positive",
     "Came late, but we are happy with it.": "positive",
     "Not what I expected.": "negative",
-    "The wrong colour, twice.": "negative",
     "Easy to put together.": "positive",
-    "I want a refund.": "negative",
 }
 INSTRUCTION = "Is this review positive or negative? One word."
 
 
-def counts(request: Request) -> Completion:
+def count(request: Request) -> Completion:
     """Stands in for a small model: sure where only good or only bad words occur."""
     text = request.messages[-1].text.lower()
     good, bad = (sum(word in text for word in words) for words in (GOOD, BAD))
@@ -43,29 +36,21 @@ def counts(request: Request) -> Completion:
     return reply("positive" if good > bad else "negative", probability=sure, input_tokens=30)
 
 
-small, large = yours(
-    Tier(
-        ScriptedModel(counts, returns_logprobs=True),
-        price=Price(input=0.02, output=0.06),
-        max_tokens=24,  # live models may talk on
-    ),
-    Tier(ScriptedModel(REVIEWS), price=Price(input=1.25, output=10), max_tokens=24),
-)
+small = Tier(ScriptedModel(count, returns_logprobs=True), price=Price(input=0.02, output=0.06))
+large = Tier(ScriptedModel(REVIEWS), price=Price(input=1.25, output=10))
 source, output = Path("reviews.csv"), Path("answers.csv")
 with source.open("w", newline="", encoding="utf-8") as file:
     csv.writer(file).writerows([["id", "review"], *enumerate(REVIEWS, 1)])
 
 with (
     Cascade(small, large) as cascade,
-    Journal(Path("answers.csv.journal"), made_with(cascade)) as job,
+    Journal(Path("answers.csv.journal"), made_with(cascade, system=INSTRUCTION)) as journal,
 ):
     rows = read_rows(source, column="review", system=INSTRUCTION)
-    done = asyncio.run(run_job(cascade, rows, job, budget_usd=Decimal("0.50")))
-    write_output(output, read_rows(source, column="review", system=INSTRUCTION), job)
+    done = asyncio.run(run_job(cascade, rows, journal, budget_usd=Decimal("0.50")))
+    write_output(output, read_rows(source, column="review", system=INSTRUCTION), journal)
 
 with output.open(encoding="utf-8", newline="") as file:
     for row in csv.DictReader(file):
         print(f"{row['answer']:9} {row['tier']:6} {row['review']}")
-print(f"{done.answered} answered now, {done.resumed} before, {done.escalated} by the large model")
-saved = "?" if done.saved_usd is None else f"{done.saved_usd:+f} dollars"
-print(f"spent ${done.spent_usd}, saved {saved}")
+print(f"{done.answered} answered, {done.escalated} by the large model, ${done.spent_usd} spent")

