@@ -97,10 +97,10 @@ def _scale(pair: Pair, fit: Rows, source: str) -> _Scale:
         return _Scale(source, ("raw",), known=np.sort(raw[np.isfinite(raw)]))
     encoder = pair.encoder if source == "topics" else None
     block = _block(pair, source, encoder).take(fit)
-    kinds = tuple(_kind(column) for column in block.values.T)
+    kinds: tuple[Kind, ...] = tuple(_kind(column) for column in block.values.T)
     values = _read(block.values, kinds)
-    seen = np.isfinite(values).any(axis=0)
-    mean, deviation = np.zeros(len(seen)), np.full(len(seen), np.inf)
+    seen = np.asarray(np.isfinite(values).any(axis=0))
+    mean, deviation = np.zeros(values.shape[1]), np.full(values.shape[1], np.inf)
     mean[seen] = np.nanmean(values[:, seen], axis=0)
     spread = np.nanstd(values[:, seen], axis=0)
     deviation[seen] = np.where(spread > 1e-9, spread, np.inf)
@@ -209,15 +209,16 @@ def _fit_logistic(x: Array, y: Array, prior: Array, precision: Array) -> tuple[A
     w = prior.copy()
     rate = np.clip(y.mean(), 0.02, 0.98)
     w[0] = np.log(rate / (1 - rate))
+    largest, hessian = np.inf, np.diag(precision)
     for _ in range(15):
+        if largest < 1e-3:
+            break
         p = sigmoid(x @ w)
         hessian = (x * (p * (1 - p))[:, None]).T @ x
         hessian[np.diag_indices_from(hessian)] += precision
         step = np.linalg.solve(hessian, x.T @ (y - p) - precision * (w - prior))
         largest = float(np.abs(step).max())
         w += step * min(1.0, 2.0 / max(largest, 1e-12))
-        if largest < 1e-3:
-            break
     p = sigmoid(x @ w)
     leverage = np.einsum("ij,ji->i", x, np.linalg.solve(hessian, x.T))
     return w, sigmoid(x @ w - (y - p) * leverage / np.maximum(1 - p * (1 - p) * leverage, 1e-3))
@@ -297,8 +298,15 @@ class Stage:
 
     def take(self, rows: Rows) -> Stage:
         """The stage on some of the rows."""
-        arrays = (self.kept, self.large, self.right, self.paid, self.expected, self.on_keeping)
-        return Stage(*(a[rows] for a in arrays), self.may_keep)
+        return Stage(
+            self.kept[rows],
+            self.large[rows],
+            self.right[rows],
+            self.paid[rows],
+            self.expected[rows],
+            self.on_keeping[rows],
+            self.may_keep,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,21 +461,20 @@ class _Maker:
         own = ["raw"] * has_score + ["draft"] * bool(pair.draft.names)
         text = ["prompt", "topics"]
         before = _fit_blend(pair, self.fit, [text])
+        draft, unread = self.draft(*before), self.unread(*before)
         found: list[Shape] = []
         if has_score:
             found.append(self.shape("score", [self.draft(*_fit_blend(pair, self.fit, [["raw"]]))]))
         if own:
-            steps = [own[:1], own, [*own, *text]] if len(own) > 1 else [own, [*own, *text]]
+            steps = [own[:1], *([own] if len(own) > 1 else []), [*own, *text]]
             draft = self.draft(*_fit_blend(pair, self.fit, steps))
             found.append(self.shape("gain", [draft]))
-            found.append(self.shape("skip", [self.unread(*before), draft]))
+            found.append(self.shape("skip", [unread, draft]))
         found.append(self.shape("router", [self.router(*before)]))
-        if not own:
-            return found
         for name in pair.helpers(self.fit):
             for stage, shape in self.helped(name, [*own, *text, f"view:{name}"]):
                 found.append(self.shape(shape, [draft, stage], name))
-                found.append(self.shape(shape, [self.unread(*before), draft, stage], name))
+                found.append(self.shape(shape, [unread, draft, stage], name))
         return found
 
     def shape(self, name: ShapeName, stages: Sequence[_Part], helper: str | None = None) -> Shape:
