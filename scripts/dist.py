@@ -26,11 +26,9 @@ ROOT = floors.ROOT
 DIST = ROOT / "dist"
 UV = str(ROOT / "scripts" / "uv.sh")
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
-TOO_HEAVY = ("pii", "ray", "ray-serve")
-"""Extras that are hundreds of megabytes: their own tests install them."""
-EXTRAS = (
-    "aiohttp,calibrate,fleet,langchain,llamacpp,otel,parquet,plot,postgres,prometheus,service,store"
-)
+TOO_HEAVY = ("ray",)
+"""Extras that are hundreds of megabytes."""
+EXTRAS = "aiohttp,calibrate,langchain,llamacpp,otel,parquet,plot,postgres,prometheus,service,store"
 
 BASE = """
 import importlib.metadata, sys, cascade, cascade.agents
@@ -50,12 +48,12 @@ from cascade.integrations.middleware import CascadeMiddleware
 from cascade.integrations.opentelemetry import Telemetry
 from cascade.integrations.prometheus import PrometheusMetrics
 from cascade.ledger.store import open_store
-from cascade.policies.certify import certify
+from cascade.policies import certify
 from cascade.service import ServiceConfig, create_app
 open_store("sqlite:///ledger.db").close()
 """
-EXAMPLES = ("support_triage", "rag_grounded", "research_team", "classify_csv")
-EXAMPLES_WITH_EXTRAS = ("sql_agent", "file_agent", "fastapi_app", "report")
+EXAMPLES = ("quickstart", "own_model", "langgraph_app", "classify_csv")
+EXAMPLES_WITH_EXTRAS = ("sql_agent", "fastapi_app")
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -26,7 +26,7 @@ HOSTS = [
 FORBIDDEN = {
     "the host of a package registry": re.compile("|".join(map(re.escape, HOSTS))),
     "an absolute path of a machine": re.compile(
-        r"(?<![\w.~$}])/(?:root|home|Users|work|opt|mnt)/[\w.]{2,}"
+        r"(?<![\w.~$}])/(?:root|home|Users|work|opt|mnt)/(?!acme)[\w.]{2,}"
     ),
     "a secret": re.compile(
         r"\bsk-(?!abcdefghij)(?:proj-|ant-)?[A-Za-z0-9_-]{24,}|\bhf_[A-Za-z0-9]{24,}|\bAKIA[A-Z0-9]{16}"
