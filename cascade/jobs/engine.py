@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from cascade.api import Cascade
-from cascade.errors import CascadeError, ConfigurationError
+from cascade.errors import CascadeError, ConfigurationError, PersonNeededError
 from cascade.jobs.journal import Journal, Record
 from cascade.jobs.rows import Row
 from cascade.ledger.prompt_cache import CHARACTERS_PER_TOKEN, characters
@@ -100,6 +100,7 @@ async def run_job(
     progress: Callable[[Done], None] = lambda _: None,
     stop: asyncio.Event | None = None,
     answer: Answer | None = None,
+    tiers: tuple[OpenTier, ...] = (),
 ) -> Done:
     """Answer all rows that the journal has no answer to.
 
@@ -112,10 +113,11 @@ async def run_job(
         name: tags the ledger's entries as `job`, with the number of the row as `row`.
         concurrency: rows under way at once.
         budget_usd: dollars of the whole job, with what earlier runs spent. A row is begun only if
-            what it may cost fits beside what the others under way may cost.
+            what it may cost fits beside what the others under way, or those that wait, may cost.
         progress: called after each row.
         stop: set it to begin no more rows; those under way are ended.
         answer: in place of asking the cascade for the whole answer.
+        tiers: by whose prices a budget guesses; by default those of the cascade.
 
     Raises:
         ConfigurationError: the concurrency is below 1, or a budget is given and a tier has no
@@ -129,18 +131,22 @@ async def run_job(
         return await ask(cascade, row, name)
 
     job = _Job(
-        cascade,
+        tiers or cascade.tiers,
         iter(rows),
         journal,
-        Purse(budget_usd, journal.spent_usd),
+        Purse(budget_usd, journal.spent_usd + journal.expected_usd),
         progress,
         stop or asyncio.Event(),
         Done(before_usd=journal.spent_usd),
         answer or ask_cascade,
     )
-    async with asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(job.work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(concurrency):
+                group.create_task(job.work())
+    except ExceptionGroup as failures:
+        first = failures.exceptions[0]
+        raise first from first.__cause__  # one is told, and most often all are the same
     return job.done
 
 
@@ -148,8 +154,7 @@ def made_with(cascade: Cascade, **more: Any) -> dict[str, Any]:
     """What the answers of a cascade depend on besides the questions, for a journal."""
     parts = cascade.kernel.parts
     tiers = [
-        [t.name, t.model.name, t.settings.max_tokens, t.settings.temperature]
-        for t in cascade.tiers
+        [t.name, t.model.name, t.settings.max_tokens, t.settings.temperature] for t in cascade.tiers
     ]
     stack = [[one.name, type(one).__name__] for one in cascade.kernel.middleware]
     calibration = cascade.calibration
@@ -205,7 +210,7 @@ class Purse:
 
 @dataclass(slots=True)
 class _Job:
-    cascade: Cascade
+    tiers: tuple[OpenTier, ...]
     rows: Iterator[Row]
     journal: Journal
     purse: Purse
@@ -225,7 +230,7 @@ class _Job:
             row = next(self.rows, None)
             if row is None:
                 return
-            if self._is_done(row):
+            if is_done(row, self.journal, self.done):
                 passed += 1
                 self.progress(self.done)
                 if passed % BREATH == 0:  # else a million rows would hold the event loop
@@ -236,21 +241,11 @@ class _Job:
             # Models that never wait would hold the loop: no signal would be heard.
             await asyncio.sleep(0)
 
-    def _is_done(self, row: Row) -> bool:
-        before = self.journal.find(row.number)
-        if before is None or before.key != row.key or before.status == "error":
-            return False
-        if before.status == "waiting":
-            self.done.waiting += 1
-        else:
-            self.done.resumed += 1
-        return True
-
     async def _ask(self, row: Row) -> None:
         aside: Decimal | None = Decimal(0)
         readable = row.problem is None and row.question is not None
         if readable and self.purse.budget_usd is not None:
-            aside = await self.purse.take(guessed(row, self.cascade.tiers))
+            aside = await self.purse.take(guessed(row, self.tiers))
         if aside is None:
             self.done.stopped = self.done.stopped or (
                 f"the budget of ${self.purse.budget_usd} does not cover another row: "
@@ -263,7 +258,7 @@ class _Job:
                 cost = Decimal(0)
                 return
             record = await self.answer(row) if readable else unreadable(row)
-            cost = record.counted_usd or Decimal(0)
+            cost = (record.counted_usd or Decimal(0)) + (record.expected_usd or Decimal(0))
             self.journal.add(record)
         finally:
             await self.purse.settle(aside, cost)
@@ -276,6 +271,18 @@ class _Job:
                 self.done.stopped = f"{self.in_a_row} rows in a row failed, {last}"
         else:
             self.in_a_row = 0
+
+
+def is_done(row: Row, journal: Journal, done: Done) -> bool:
+    """Whether a row has an answer, or waits for one, which is counted."""
+    before = journal.find(row.number)
+    if before is None or before.key != row.key or before.status == "error":
+        return False
+    if before.status == "waiting":
+        done.waiting += 1
+    else:
+        done.resumed += 1
+    return True
 
 
 async def ask(cascade: Cascade, row: Row, job: str) -> Record:
@@ -317,6 +324,8 @@ def unreadable(row: Row) -> Record:
 def failed(row: Row, error: CascadeError) -> Record:
     """Record of a row whose run failed."""
     ledger: LedgerView = error.ledger or LedgerView(())
+    if isinstance(error, PersonNeededError):
+        ledger = LedgerView(error.run.entries)
     return Record(
         row.number,
         row.key,

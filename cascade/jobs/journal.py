@@ -1,4 +1,4 @@
-"""Journal of a job: one line per row, appended when the row is done.
+"""Journal of a job: one line per row, appended when the row is done, and notes beside them.
 
 A process that is killed leaves at most half a line, which the next one cuts off. A row that is
 there with an answer is never asked again.
@@ -22,6 +22,7 @@ Status = Literal["ok", "error", "waiting"]
 
 MONEY = ("cost_usd", "counted_usd", "saved_usd", "expected_usd")
 
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """What became of a row.
@@ -42,7 +43,8 @@ class Record:
         saved_basis: measured, estimated or unknown.
         run_id: of the row's run in the ledger.
         error: kind of the error and its message.
-        run: of a row that waits, as JSON (`Run.to_json`); with it nothing is paid for twice.
+        run: of a row that waits, or has waited in vain, as JSON (`Run.to_json`); with it nothing is
+            paid for twice.
         expected_usd: what the answer that it waits for may cost.
     """
 
@@ -92,6 +94,10 @@ class Journal:
         made_with: what the answers depend on besides the questions. A journal of another set-up
             is refused.
 
+    Attributes:
+        spent_usd: dollars of all attempts, also of rows that were asked again.
+        notes: what was written down of things that are no rows, by their names.
+
     Raises:
         ConfigurationError: it is of another set-up, is no journal, or another process is at it.
         LedgerError: it cannot be written.
@@ -107,7 +113,8 @@ class Journal:
             self._lock()
             self._places = array("Q")
             self.spent_usd = Decimal(0)
-            """Dollars of all attempts, also of rows that were asked again."""
+            self.notes: dict[str, dict[str, Any]] = {}
+            self._expected: dict[int, Decimal] = {}
             depends = json.loads(json.dumps(dict(made_with)))
             self._read(depends)
         except BaseException:
@@ -120,23 +127,28 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    @property
+    def expected_usd(self) -> Decimal:
+        """Dollars that the answers which rows wait for may cost, as far as that is known."""
+        return sum(self._expected.values(), Decimal(0))
+
     def add(self, record: Record) -> None:
         """Write what became of a row; it survives the end of the process.
 
         Raises:
             LedgerError: it cannot be written.
         """
-        line = to_line(record)
-        place = self._file.seek(0, os.SEEK_END)
-        try:
-            self._file.write(line + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise LedgerError(
-                f"{self.path} cannot be written: {error.strerror}. What is in it is kept: run the "
-                "same command again when there is room."
-            ) from error
-        self._note(record, place)
+        self._keep(record, self._append(to_line(record)))
+
+    def note(self, name: str, **facts: Any) -> None:
+        """Write down facts of something that is no row, such as a provider's batch, beside those
+        that were written down before; they survive the end of the process.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
+        self._append(json.dumps({"note": name, "facts": facts}).encode())
+        self.notes.setdefault(name, {}).update(facts)
 
     def find(self, number: int) -> Record | None:
         """The record of a row, None where there is none yet."""
@@ -147,9 +159,25 @@ class Journal:
         self._file.seek(place)
         return from_content(json.loads(self._file.readline()))
 
-    def _note(self, record: Record, place: int) -> None:
+    def _append(self, line: bytes) -> int:
+        """The place of a line that is written now."""
+        place = self._file.seek(0, os.SEEK_END)
+        try:
+            self._file.write(line + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise LedgerError(
+                f"{self.path} cannot be written: {error.strerror}. What is in it is kept: run the "
+                "same command again when there is room."
+            ) from error
+        return place
+
+    def _keep(self, record: Record, place: int) -> None:
         _put(self._places, record.number, place)
         self.spent_usd += record.counted_usd or Decimal(0)
+        self._expected.pop(record.number, None)
+        if record.status == "waiting" and record.expected_usd is not None:
+            self._expected[record.number] = record.expected_usd
 
     def _lock(self) -> None:
         try:
@@ -175,7 +203,17 @@ class Journal:
             if not line.endswith(b"\n"):
                 self._file.truncate(place)
                 return
-            self._note(from_content(self._json(line)), place)
+            self._take(self._json(line), place)
+
+    def _take(self, content: Any, place: int) -> None:
+        """Know what a line says."""
+        try:
+            if "note" in content:
+                self.notes.setdefault(content["note"], {}).update(content["facts"])
+            else:
+                self._keep(from_content(content), place)
+        except (TypeError, KeyError) as error:
+            raise self._foreign() from error
 
     def _check(self, head: bytes, made_with: Mapping[str, Any]) -> None:
         kept = self._json(head)
@@ -205,4 +243,3 @@ def _put(places: array[int], number: int, place: int) -> None:
     if missing > 0:
         places.extend([NONE] * missing)
     places[number] = place
-

@@ -1,0 +1,242 @@
+"""Jobs: every row once, in its place, within the budget, and gone on with where they stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from cascade import Cascade, Price, Tier
+from cascade.errors import ConfigurationError, ModelUnavailableError
+from cascade.jobs import Done, Journal, Row, made_with, run_job, write_output
+from cascade.jobs.engine import GIVE_UP_AFTER
+from cascade.ledger import MemoryLedger
+from cascade.middleware import Retries
+from cascade.testing import ScriptedModel, reply
+
+PRICE = Price(input=1, output=1)
+
+
+def rows(n: int) -> list[Row]:
+    return [Row(i, {"id": i}, f"question {i}") for i in range(n)]
+
+
+def pair(small: Any = None, **options: Any) -> Cascade:
+    small = small or scripted(lambda request: reply(answer(request), probability=0.95))
+    large = ScriptedModel("from the large model", name="large")
+    return Cascade(
+        Tier(small, price=PRICE, max_tokens=10), Tier(large, price=PRICE, max_tokens=10), **options
+    )
+
+
+def scripted(says: Any, **how: Any) -> ScriptedModel:
+    return ScriptedModel(says, returns_logprobs=True, **how)
+
+
+def answer(request: Any) -> str:
+    return str(request.messages[-1].text).upper()
+
+
+async def run(cascade: Cascade, given: list[Row], path: Path, **options: Any) -> Done:
+    with Journal(path, made_with(cascade)) as journal:
+        return await run_job(cascade, given, journal, **options)
+
+
+async def test_each_row_is_answered_once_and_a_second_run_asks_nobody(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def small(request: Any) -> Any:
+        asked.append(answer(request))
+        return reply(answer(request), probability=0.95 if "3" not in answer(request) else 0.2)
+
+    done = await run(pair(scripted(small)), rows(40), tmp_path / "j", concurrency=7)
+    assert (done.rows, done.answered, done.failed, done.escalated) == (40, 40, 0, 13)
+    assert done.stopped is None
+    assert sorted(asked) == sorted(f"QUESTION {n}" for n in range(40))
+    again = await run(pair(scripted(small)), rows(40), tmp_path / "j")
+    assert (again.resumed, again.answered, len(asked)) == (40, 0, 40)
+    assert again.before_usd == done.spent_usd > 0
+
+
+async def test_the_sums_are_those_of_the_ledger_and_its_entries_carry_the_rows(
+    tmp_path: Path,
+) -> None:
+    store = MemoryLedger()
+    done = await run(pair(ledger=store), rows(5), tmp_path / "j", name="night")
+    cost = sum((entry.cost_usd or Decimal(0) for entry in store.entries), Decimal(0))
+    saved = sum((entry.saved_usd or Decimal(0) for entry in store.entries), Decimal(0))
+    assert (done.spent_usd, done.saved_usd) == (cost, saved)
+    assert {tags["job"] for tags in store.tags.values()} == {"night"}
+    assert {tags["row"] for tags in store.tags.values()} == {"0", "1", "2", "3", "4"}
+
+
+async def test_a_row_that_fails_is_told_beside_it_and_asked_again_by_the_next_run(
+    tmp_path: Path,
+) -> None:
+    broken = True
+
+    def small(request: Any) -> Any:
+        if broken and answer(request).endswith("2"):
+            raise ModelUnavailableError("down", model="small")
+        return reply(answer(request), probability=0.95)
+
+    def large(request: Any) -> Any:
+        raise ModelUnavailableError("down too", model="large")
+
+    both = Tier(scripted(small), price=PRICE), Tier(ScriptedModel(large), price=PRICE)
+    cascade = Cascade(*both, middleware=[Retries(1)])
+    done = await run(cascade, rows(4), tmp_path / "j")
+    assert (done.answered, done.failed) == (3, 1)
+    with Journal(tmp_path / "j", made_with(cascade)) as journal:
+        failed = journal.find(2)
+        assert failed is not None
+        assert str(failed.error).startswith("ModelUnavailableError: ")
+    broken = False
+    again = await run(cascade, rows(4), tmp_path / "j")
+    assert (again.answered, again.resumed, again.failed) == (1, 3, 0)
+
+
+async def test_a_row_with_another_question_than_before_is_asked_again(tmp_path: Path) -> None:
+    await run(pair(), rows(3), tmp_path / "j")
+    changed = [*rows(2), Row(2, {}, "another one")]
+    again = await run(pair(), changed, tmp_path / "j")
+    assert (again.resumed, again.answered) == (2, 1)
+
+
+async def test_a_budget_is_kept_with_rows_under_way_and_a_larger_one_goes_on(
+    tmp_path: Path,
+) -> None:
+    costs: list[Decimal] = []
+    await run(pair(), rows(30), tmp_path / "free", progress=lambda d: costs.append(d.spent_usd))
+    one = max(b - a for a, b in zip([Decimal(0), *costs], costs, strict=False))
+    guess = one * 12  # rows put aside more than they cost: both tiers, ten tokens each
+    done = await run(pair(), rows(30), tmp_path / "j", budget_usd=guess * 2, concurrency=8)
+    assert 0 < done.answered < 30
+    assert done.spent_usd <= guess * 2
+    assert "the budget of $" in str(done.stopped)
+    rest = await run(pair(), rows(30), tmp_path / "j", budget_usd=guess * 90, concurrency=8)
+    assert rest.stopped is None
+    assert rest.resumed == done.answered
+    assert rest.answered == 30 - done.answered
+
+
+async def test_a_budget_without_prices_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    small = ScriptedModel("x")
+    cascade = Cascade(small, ScriptedModel("y", name="large"))
+    with pytest.raises(ConfigurationError, match="a budget needs the price of every tier"):
+        await run(cascade, rows(3), tmp_path / "j", budget_usd=Decimal(1))
+    assert small.requests == []
+
+
+async def test_rows_that_all_fail_end_the_job_and_rows_that_cannot_be_read_do_not(
+    tmp_path: Path,
+) -> None:
+    def down(request: Any) -> Any:
+        raise ModelUnavailableError("down", model="m")
+
+    tiers = [Tier(ScriptedModel(down)), Tier(ScriptedModel(down, name="large"))]
+    dead = Cascade(tiers=tiers, middleware=[Retries(1)])
+    unread = [Row(n, {}, problem="no JSON") for n in range(2 * GIVE_UP_AFTER)]
+    done = await run(dead, unread, tmp_path / "unread")
+    assert (done.failed, done.stopped) == (2 * GIVE_UP_AFTER, None)
+    done = await run(dead, rows(500), tmp_path / "j", concurrency=4)
+    assert "rows in a row failed" in str(done.stopped)
+    assert GIVE_UP_AFTER <= done.failed < GIVE_UP_AFTER + 4
+
+
+async def test_told_to_stop_it_ends_what_is_under_way_and_begins_nothing(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+    small = scripted(lambda r: reply(answer(r), probability=0.95), delay_s=0.01)
+
+    def show(done: Done) -> None:
+        if done.answered == 6:
+            stop.set()
+
+    done = await run(pair(small), rows(50), tmp_path / "j", concurrency=4, progress=show, stop=stop)
+    assert done.stopped == "it was interrupted"
+    assert 6 <= done.answered <= 10
+    assert len(small.requests) == done.answered
+    rest = await run(pair(small), rows(50), tmp_path / "j", concurrency=4)
+    assert (rest.resumed, rest.answered) == (done.answered, 50 - done.answered)
+    assert len(small.requests) == 50
+
+
+async def test_a_job_of_models_that_never_wait_hears_a_stop_all_the_same(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_soon(stop.set)
+    done = await run(pair(), rows(200), tmp_path / "j", concurrency=4, stop=stop)
+    assert done.stopped == "it was interrupted"
+    assert done.answered <= 4
+
+
+async def test_a_row_that_waits_for_its_part_of_the_budget_is_not_begun_after_a_stop(
+    tmp_path: Path,
+) -> None:
+    stop = asyncio.Event()
+
+    def slow(request: Any) -> Any:
+        stop.set()
+        return reply("x", probability=0.95)
+
+    cascade = pair(scripted(slow, delay_s=0.05))
+    for_one = Decimal("0.00008")  # two tiers, 18 tokens in and 10 out for $1 per million each
+    done = await run(cascade, rows(9), tmp_path / "j", budget_usd=for_one, concurrency=3, stop=stop)
+    assert (done.answered, done.stopped) == (1, "it was interrupted")
+
+
+async def test_another_cascade_does_not_go_on_with_the_answers_of_this_one(tmp_path: Path) -> None:
+    await run(pair(), rows(1), tmp_path / "j")
+    with pytest.raises(ConfigurationError, match="begun with another settings"):
+        await run(pair(price_of_error=0.5), rows(1), tmp_path / "j")
+
+
+async def test_a_concurrency_below_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="concurrency=0"):
+        await run(pair(), rows(1), tmp_path / "j", concurrency=0)
+
+
+@pytest.mark.parametrize("end", [".jsonl", ".csv", ".parquet"])
+async def test_the_output_has_the_order_and_the_columns_of_the_input(
+    end: str, tmp_path: Path
+) -> None:
+    cascade = pair(scripted(lambda r: reply(answer(r), probability=0.95), delay_s=0.002))
+    given = [*rows(20), Row(20, {"id": 20}, problem="no question")]
+    path = tmp_path / f"out{end}"
+    with Journal(tmp_path / "j", made_with(cascade)) as journal:
+        await run_job(cascade, given, journal, concurrency=5)
+        assert write_output(path, given, journal, prefix="c_", run_ids=True) == 21
+    found = read_back(path)
+    assert [int(row["id"]) for row in found] == list(range(21))
+    assert found[3]["c_answer"] == "QUESTION 3"
+    assert found[3]["c_tier"] == cascade.tiers[0].name
+    assert Decimal(found[3]["c_cost_usd"]) > 0
+    assert found[20]["c_error"] == "InputError: no question"
+    assert found[3]["c_run_id"]
+    assert sorted(os.listdir(tmp_path)) == ["j", path.name]  # noqa: PTH208
+
+
+def read_back(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+    return list(pq.read_table(path).to_pylist())
+
+
+async def test_a_column_of_the_same_name_is_not_overwritten(tmp_path: Path) -> None:
+    cascade = pair()
+    given = [Row(0, {"question": "x", "answer": "mine"}, "x")]
+    with Journal(tmp_path / "j", made_with(cascade)) as journal:
+        await run_job(cascade, given, journal)
+        with pytest.raises(ConfigurationError, match="column 'answer' already"):
+            write_output(tmp_path / "o.jsonl", given, journal)
+        assert not (tmp_path / "o.jsonl").exists()
+        assert write_output(tmp_path / "o.jsonl", given, journal, prefix="cascade_") == 1
