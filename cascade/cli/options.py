@@ -136,3 +136,17 @@ def list_price(model: str, option: str) -> Any:
     if isinstance(found, ListPrice):
         return found
     raise ConfigurationError(f"there is no list price of {model}: give {option} IN,OUT.")
+
+
+def must_exist(url: str) -> None:
+    """Refuse an address at which there is nothing: to open a database makes it.
+
+    Raises:
+        ConfigurationError: it is no address, or its file is not there.
+    """
+    from cascade.ledger.database import database_url  # noqa: PLC0415 - SQLAlchemy
+
+    kind, address = database_url(url)
+    path = Path(address.removeprefix("sqlite:///").partition("?")[0])
+    if kind == "memory" or (kind == "sqlite" and not path.is_file()):
+        raise ConfigurationError(f"{url}: there is no such database; nothing was made.")

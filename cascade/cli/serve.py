@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from decimal import Decimal, InvalidOperation
@@ -195,6 +197,8 @@ def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]]) -> T:
     from cascade.service.keys import Keys  # noqa: PLC0415 - heavy
 
     url = where if "://" in where else _ledger_of(Path(where))
+    if url.startswith("memory:"):
+        raise ConfigurationError(f"{where}: keys in memory are gone at once: give a database.")
 
     async def run() -> T:
         kept = Keys(url)
@@ -207,11 +211,17 @@ def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]]) -> T:
 
 
 def _ledger_of(path: Path) -> str:
+    """The ledger's address in a configuration; it needs none of the models' secrets."""
     from cascade.service.config import read_config  # noqa: PLC0415 - heavy
 
-    ledger = read_config(path, secrets=False).config.ledger
+    text = path.read_text(encoding="utf-8", errors="replace")
+    unset = {name: f"${{{name}}}" for name in re.findall(r"\$\{(\w+)\}", text)}
+    known = {name: value for name, value in os.environ.items() if value}
+    ledger = read_config(path, environment=unset | known).config.ledger
     if ledger is None:
         raise ConfigurationError(f"{path} has no ledger: keys are kept beside it.")
+    if "${" in ledger.url:
+        raise ConfigurationError(f"{path}: ledger {ledger.url}: that variable is not set.")
     return ledger.url
 
 

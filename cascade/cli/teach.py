@@ -1,0 +1,171 @@
+"""`cascade lessons` and `cascade teach`: the large model's answers, kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+
+from cascade.cli.console import print_json, reports_errors, say, show
+from cascade.cli.options import Json, must_exist
+from cascade.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from cascade.teaching import LessonStore
+
+T = TypeVar("T")
+
+LESSONS_EXAMPLE = "Example: cascade lessons delete sqlite:///lessons.db --user ada"
+TEACH_EXAMPLE = "Example: cascade teach export sqlite:///lessons.db --output train.jsonl"
+
+Where = Annotated[str, typer.Argument(help="Address: sqlite:///lessons.db, postgresql://…")]
+
+lessons, teach = (
+    typer.Typer(no_args_is_help=True, help=about, epilog=example, pretty_exceptions_enable=False)
+    for about, example in (
+        ("Delete lessons, and state what may be done with answers.", LESSONS_EXAMPLE),
+        ("Write training files from lessons, and say what there is to train on.", TEACH_EXAMPLE),
+    )
+)
+
+
+@lessons.command(epilog=LESSONS_EXAMPLE)
+@reports_errors
+def delete(
+    where: Where,
+    *,
+    user: Annotated[str | None, typer.Option(help="Of this user, by the tag `user`.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Of this tenant, by tag or key.")] = None,
+    run: Annotated[str | None, typer.Option(help="Of this run.")] = None,
+    older_than: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="Older than so many days.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All lessons there are.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete lessons and verdicts for good, also from the database's own files."""
+    from cascade.teaching import LessonSelection  # noqa: PLC0415 - SQLAlchemy
+
+    selection = LessonSelection(user=user, tenant=tenant, run_id=run)
+    if (not selection.everything) + (older_than is not None) + everything != 1:
+        raise ConfigurationError(
+            "say what to delete: --user, --tenant, --run, together or alone; --older-than; --all."
+        )
+    age = None if older_than is None else timedelta(days=older_than)
+    what = {"older_than": age} if age else {"selection": selection, "everything": everything}
+    gone = _with_lessons(where, lambda store: store.delete(**what))
+    if json:
+        print_json(asdict(gone))
+    else:
+        show(f"deleted: {gone.lessons:,} lessons, {gone.verdicts:,} verdicts")
+    for path in gone.exports:
+        say(f"still in a file that was exported before: {path}")
+    if not gone.scrubbed:
+        say("the database's files may still hold it, as another process reads: delete it again.")
+
+
+@lessons.command(
+    epilog="Example: cascade lessons terms sqlite:///lessons.db 'ollama:*' --may-train "
+    "--source https://ollama.com/library/qwen2.5"
+)
+@reports_errors
+def terms(
+    where: Where,
+    model: Annotated[str | None, typer.Argument(help="provider:name, or provider:*.")] = None,
+    *,
+    may_train: Annotated[
+        bool | None, typer.Option("--may-train/--no-train", help="Whether to train on answers.")
+    ] = None,
+    may_remember: Annotated[
+        bool, typer.Option("--may-remember/--no-remember", help="Whether to show them as examples.")
+    ] = True,
+    source: Annotated[str, typer.Option(help="Where that is written.")] = "",
+    json: Json = False,
+) -> None:
+    """Show what was stated of models, or state it of one, as of today."""
+    from cascade.teaching import Terms  # noqa: PLC0415 - SQLAlchemy
+
+    async def work(store: LessonStore) -> dict[str, Terms]:
+        if model is not None:
+            of_today = {"source": source, "as_of": date.today()}  # noqa: DTZ011 - the user's day
+            stated: dict[str, Any] = {"may_train": may_train, "may_remember": may_remember}
+            await store.state_terms(model, Terms(**stated, **of_today))
+        return await store.terms()
+
+    found = _with_lessons(where, work)
+    if json:
+        print_json({name: each.model_dump(mode="json") for name, each in found.items()})
+        return
+    words = {None: "not stated", True: "allowed", False: "forbidden"}
+    for name, each in found.items():
+        said = f"training {words[each.may_train]}, examples {words[each.may_remember]}"
+        show("; ".join(filter(None, [f"{name}: {said}", each.source, f"as of {each.as_of}"])))
+
+
+@teach.command(epilog=TEACH_EXAMPLE)
+@reports_errors
+def export(
+    where: Where,
+    *,
+    output: Annotated[Path, typer.Option(help="The training file, JSON lines.")],
+    form: Annotated[
+        Literal["messages", "prompt_completion", "preference"], typer.Option(help="Its columns.")
+    ] = "messages",
+    evaluation: Annotated[
+        list[Path] | None, typer.Option(help="Questions not to be trained on; repeatable.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Of this task.")] = None,
+    validation: Annotated[float, typer.Option(help="Share that a second file gets.")] = 0.1,
+    json: Json = False,
+) -> None:
+    """Write lessons whose terms permit it as chats, without duplicates and evaluation questions."""
+    from cascade.teaching import LessonSelection, exporting  # noqa: PLC0415 - heavy
+
+    of_task = LessonSelection(task=task)
+    options = exporting.ExportOptions(form=form, validation=validation, selection=of_task)
+    asked = exporting.evaluation_questions(evaluation or ())
+    done = _with_lessons(where, lambda kept: exporting.export(kept, output, options, asked))
+    counts = {"training": len(done.training), "validation": len(done.validation)}
+    of_all = {"lessons": done.lessons, "removed": done.removed, "files": done.files}
+    if json:
+        print_json({**counts, **of_all})
+    else:
+        for name, path in done.files.items():
+            show(f"{path}: {counts[name]:,} rows for {name}")
+        for why, n in done.removed.most_common():
+            say(f"left out: {n:,}, {why}")
+    if not asked:
+        say("no --evaluation was given: what you evaluate on may be in the file.")
+
+
+@teach.command(epilog="Example: cascade teach status sqlite:///lessons.db")
+@reports_errors
+def status(where: Where, *, json: Json = False) -> None:
+    """Say what lessons there are, and what may be done with them."""
+    from cascade.teaching.exporting import status_of  # noqa: PLC0415 - heavy
+
+    found = _with_lessons(where, status_of)
+    if json:
+        print_json(found)
+        return
+    show(f"{found.lessons:,} lessons; said right {found.said_right:,}, wrong {found.said_wrong:,}")
+    for model, counts in found.models.items():
+        show(f"{model}: " + ", ".join(f"{what} {n:,}" for what, n in counts.items()))
+
+
+def _with_lessons(where: str, work: Callable[[LessonStore], Awaitable[T]]) -> T:
+    """What some work on a store of lessons gives, if there is one."""
+    from cascade.teaching import open_lessons  # noqa: PLC0415 - SQLAlchemy
+
+    must_exist(where)
+
+    async def run() -> T:
+        async with open_lessons(where) as store:
+            return await work(store)
+
+    return asyncio.run(run())
