@@ -247,7 +247,7 @@ def serving(address: str, folder: Path) -> Iterator[tuple[str, str, int]]:
     }
     (folder / "cascade.yaml").write_text(json.dumps(config), encoding="utf-8")
     told: dict[str, Any] = {"cwd": folder, "env": {**os.environ, "UPSTREAM_KEY": "none"}}
-    new_key = [PROGRAM, "keys", "create", "cascade.yaml", "bench", "--day-usd", "1000"]
+    new_key = [PROGRAM, "keys", "create", "sqlite:///ledger.db", "bench", "--day-usd", "1000"]
     made = subprocess.run(new_key, check=True, capture_output=True, text=True, **told)
     key = re.findall(r"csk_\S+", made.stdout)[0]
     with (folder / "log").open("w", encoding="utf-8") as log:

@@ -25,14 +25,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import import_time
-from _drivers import DRIVERS
+from _drivers import DRIVERS, PROGRAM, serving
 from _upstream import upstream
-from gateway import configured, free_port, serving
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = str(ROOT / "scripts" / "uv.sh")
 EXTRAS = "aiohttp,calibrate,langchain,llamacpp,otel,plot,prometheus,store,postgres,service"
-PROGRAM = str(Path(sys.executable).parent / "cascade")
 UNDER_WAY = 512
 MEGABYTE = 1_000_000
 Figures = dict[str, dict[str, float]]
@@ -50,8 +48,8 @@ def _median_ms(runs: int, action: Callable[[], None]) -> float:
 
 def starts(runs: int) -> Figures:
     """Milliseconds until a fresh process is of use."""
-    found = {name: {"ms": row["median_ms"]} for name, row in import_time.measure(runs).items()}
-    with ExitStack() as stack:
+    found = {name: {"ms": row["ms"]} for name, row in import_time.measure(runs).items()}
+    with import_time.with_bytecode(), ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = stack.enter_context(upstream())
         variables = {
@@ -66,23 +64,14 @@ def starts(runs: int) -> Figures:
             subprocess.run(command, check=True, cwd=folder, env=variables, capture_output=True)
 
         found["cascade ask, answered"] = {"ms": _median_ms(runs, ask)}
-        listening = free_port()
-        configured(folder, port, listening)
-        ready = [_ready_ms(folder, listening) for _ in range(runs + 1)]
-    found["cascade serve, ready"] = {"ms": statistics.median(ready[1:])}
+        address = f"http://127.0.0.1:{port}/v1"
+
+        def serve() -> None:
+            with serving(address, folder):
+                pass
+
+        found["cascade serve, ready and ended"] = {"ms": _median_ms(runs, serve)}
     return found
-
-
-def starts_with_bytecode(runs: int) -> Figures:
-    """`starts` as it is where the package is installed."""
-    with import_time.with_bytecode():
-        return starts(runs)
-
-
-def _ready_ms(folder: Path, port: int) -> float:
-    begun = time.perf_counter()
-    with serving(folder, port):
-        return 1000 * (time.perf_counter() - begun)
 
 
 def _installed(folder: Path, wheel: Path, extra: str) -> dict[str, float]:
@@ -157,7 +146,7 @@ def main() -> None:
         print(json.dumps(asyncio.run(_under_way(given.under_way))))
         return
     parts: dict[str, Callable[[], Figures]] = {
-        "starts": lambda: starts_with_bytecode(given.runs),
+        "starts": lambda: starts(given.runs),
         "sizes": lambda: sizes([extra for extra in given.extras.split(",") if extra]),
         "memory": memory,
     }

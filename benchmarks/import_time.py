@@ -2,8 +2,8 @@
 
     python benchmarks/import_time.py [--runs 15] [--json]
 
-The time of an empty interpreter is measured the same way, in turns, and taken off. Bytecode is
-there, as it is where a package is installed, also where this environment writes none.
+The time of an empty interpreter is measured in turns with it and taken off. Bytecode is there, as
+where a package is installed. `modules` are those of the package that are loaded.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STATEMENTS = {
-    "import cascade": "import cascade",
-    "from cascade import Cascade": "from cascade import Cascade",
-}
+STATEMENTS = (
+    "import cascade",
+    "from cascade import Cascade",
+    "from cascade import build_graph",
+    "from langchain_core import messages",
+)
+COUNT = "import sys; print(sum(name.split('.')[0] == 'cascade' for name in sys.modules))"
 
 
 @contextmanager
@@ -47,22 +50,21 @@ def milliseconds(statement: str) -> float:
 
 
 def measure(runs: int) -> dict[str, dict[str, float]]:
-    """Median and quartiles per statement, without the interpreter's own start."""
-    for statement in STATEMENTS.values():
-        milliseconds(statement)  # bytecode and the disk's cache are warm afterwards
-    taken: dict[str, list[float]] = {name: [] for name in STATEMENTS}
-    for _ in range(runs):
-        empty = milliseconds("pass")
-        for name, statement in STATEMENTS.items():
-            taken[name].append(milliseconds(statement) - empty)
+    """Median, quartiles and modules per statement."""
+    taken: dict[str, list[float]] = {statement: [] for statement in STATEMENTS}
+    with with_bytecode():
+        for statement in STATEMENTS:
+            milliseconds(statement)  # bytecode and the disk's cache are warm afterwards
+        for _ in range(runs):
+            empty = milliseconds("pass")
+            for statement, times in taken.items():
+                times.append(milliseconds(statement) - empty)
     figures = {}
-    for name, values in taken.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        figures[name] = {
-            "median_ms": round(median, 1),
-            "q1_ms": round(low, 1),
-            "q3_ms": round(high, 1),
-        }
+    for statement, times in taken.items():
+        low, median, high = statistics.quantiles(times, n=4)
+        command = [sys.executable, "-c", f"{statement}; {COUNT}"]
+        modules = int(subprocess.run(command, check=True, capture_output=True).stdout)
+        figures[statement] = {"ms": median, "q1_ms": low, "q3_ms": high, "modules": modules}
     return figures
 
 
@@ -71,14 +73,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    with with_bytecode():
-        figures = measure(arguments.runs)
-    if arguments.json:
-        print(json.dumps({"benchmark": "import_time", "runs": arguments.runs, **figures}))
+    given = parser.parse_args()
+    figures = measure(given.runs)
+    if given.json:
+        print(json.dumps({"benchmark": "import_time", "runs": given.runs, **figures}))
         return
     for name, row in figures.items():
-        print(f"{name:<30} {row['median_ms']:7.1f} ms   ({row['q1_ms']} to {row['q3_ms']})")
+        quartiles = f"({row['q1_ms']:.0f} to {row['q3_ms']:.0f})"
+        print(f"{name:<36}{row['ms']:8.1f} ms {quartiles:<16}{row['modules']:4.0f} modules")
 
 
 if __name__ == "__main__":
