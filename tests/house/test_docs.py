@@ -6,6 +6,7 @@ import ast
 import asyncio
 import contextlib
 import dataclasses
+import importlib.util
 import inspect
 import re
 import shlex
@@ -128,8 +129,9 @@ def test_a_command_of_a_document_exists(command: str) -> None:
     if program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
         assert set(arguments[:1]) <= set(targets)
-    elif program == "python":
-        assert (ROOT / arguments[0]).is_file()
+    elif program in ("python", ".venv/bin/python"):
+        module = arguments[1] if arguments[0] == "-m" else ""
+        assert importlib.util.find_spec(module) if module else (ROOT / arguments[0]).is_file()
     elif program == "cascade":
         stop = next((n for n, word in enumerate(arguments) if word in ("|", ">", "&&")), None)
         done = CliRunner().invoke(app, [*arguments[:stop], "--help"])
