@@ -83,8 +83,11 @@ def _work(configured: Configured, made: socket.socket) -> None:
 def _watch(others: list[Any]) -> None:
     """Hand signals on, and leave with the first that leaves on its own."""
 
+    told = set[int]()
+
     def hand_on(number: int, frame: FrameType | None) -> None:
         del frame
+        told.add(-number)
         for one in others:
             if one.is_alive() and one.pid:
                 with suppress(ProcessLookupError):
@@ -94,11 +97,13 @@ def _watch(others: list[Any]) -> None:
         signal.signal(number, hand_on)
     while all(one.is_alive() for one in others):
         multiprocessing.connection.wait([one.sentinel for one in others])
-    failed = [one.exitcode for one in others if one.exitcode]
-    if failed:
-        hand_on(signal.SIGTERM, None)
+    for one in others:
+        if one.exitcode and one.exitcode not in told:  # the others would not be restarted either
+            hand_on(signal.SIGTERM, None)
     for one in others:
         one.join()
+    # One that was told to stop before it had started knows no better end.
+    failed = [one.exitcode for one in others if one.exitcode and one.exitcode not in told]
     if failed:
         raise ConfigurationError(f"a worker ended with {failed[0]}: its log says why.")
 

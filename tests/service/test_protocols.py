@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import ollama
 import openai
 import pytest
 
-from tests.acceptance.upstream import Answer, Upstream, failure
+from tests.acceptance.upstream import Answer, Held, Upstream, failure
 from tests.service.conftest import ASKED, Serve, Served, live, write
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -657,3 +658,248 @@ async def test_another_method_says_which_there_is(serve: Serve) -> None:
     async with serve() as served:
         answer = await served.client.get("/v1/chat/completions")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+# --- no answer on purpose, half an answer, and several at once
+
+
+def _large_is_elsewhere(served: Served, tmp_path: Path) -> None:
+    path = tmp_path / "cascade.yaml"
+    text = path.read_text()
+    head, tail = text.split("openai:large", 1)
+    path.write_text(
+        f"{head}openai:large{tail.replace('max_tokens', 'local: false, max_tokens', 1)}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        ("/v1/chat/completions", {"messages": ASKED}, '"refusal":"No answer: '),
+        ("/v1/responses", {"input": "Capital?"}, '"type":"refusal","refusal":"No answer: '),
+        ("/v1/messages", {"messages": ASKED, "max_tokens": 9}, '"stop_reason":"refusal"'),
+        ("/api/chat", {"messages": ASKED}, '"content":"No answer: '),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_where_there_is_no_answer_on_purpose_each_protocol_says_so(
+    serve: Serve,
+    upstream: Upstream,
+    tmp_path: Path,
+    path: str,
+    body: dict[str, Any],
+    told: str,
+    stream: bool,
+) -> None:
+    upstream.says("small", Answer("draft", p=0.3))
+    async with serve() as served:
+        _large_is_elsewhere(served, tmp_path)
+        assert (await served.gateway.reload())["problems"] == []
+        asked = {"model": "support", "stream": stream, **body}
+        asked["cascade"] = {"local_only": "abstain"}
+        answer = await served.client.post(path, json=asked)
+    assert answer.status_code == 200
+    assert told in answer.text
+    assert "draft" not in answer.text.replace("drafts", "").partition('"cascade"')[0]
+    assert upstream.asked("large") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        ("/v1/chat/completions", {"messages": ASKED}, '"finish_reason":"length"'),
+        ("/v1/responses", {"input": "Capital?"}, '"reason":"max_output_tokens"'),
+        ("/v1/messages", {"messages": ASKED, "max_tokens": 9}, '"stop_reason":"max_tokens"'),
+        ("/api/generate", {"prompt": "Capital?"}, '"done_reason":"length"'),
+    ],
+)
+async def test_an_answer_that_was_cut_short_says_so(
+    serve: Serve, upstream: Upstream, path: str, body: dict[str, Any], told: str
+) -> None:
+    upstream.says("small", Answer("Canb", p=0.99, finish="length"))
+    upstream.says("large", Answer("Canb", p=0.99, finish="length"))
+    async with serve() as served:
+        for stream in (False, True):
+            asked = {"model": "support", "stream": stream, **body}
+            assert told in (await served.client.post(path, json=asked)).text
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        ("/v1/responses", {"input": "Capital?"}, "event: response.failed"),
+        ("/v1/messages", {"messages": ASKED, "max_tokens": 9}, "event: error"),
+        ("/api/chat", {"messages": ASKED}, '{"error":"'),
+        ("/v1/chat/completions", {"messages": ASKED}, 'data: {"error":'),
+    ],
+)
+async def test_a_stream_that_fails_after_its_first_words_ends_in_its_protocols_error(
+    serve: Serve, upstream: Upstream, path: str, body: dict[str, Any], told: str
+) -> None:
+    held = Held()
+    upstream.says("small", failure(503))
+    upstream.says("large", Answer("one two three four", held=held, first=2, broken_after=3))
+    async with serve() as served:
+        asking = asyncio.create_task(
+            served.client.post(path, json={"model": "support", "stream": True, **body})
+        )
+        await upstream.has_asked(1, "large")
+        await asyncio.sleep(0.05)
+        held.release()
+        answer = await asking
+        (way,) = served.gateway.ways
+    assert answer.status_code == 200
+    assert told in answer.text
+    assert "127.0.0.1" not in answer.text
+    assert way.error in ("broke off", "unavailable")
+
+
+async def test_where_one_of_several_answers_fails_they_fail_together(
+    serve: Serve, upstream: Upstream
+) -> None:
+    upstream.next("small", "Canberra", failure(400))
+    upstream.says("large", failure(400))
+    async with serve() as served:
+        answer = await served.ask(n=3)
+    assert answer.status_code == 400
+
+
+async def test_several_streamed_answers_share_one_stream(serve: Serve) -> None:
+    async with serve() as served:
+        answer = await served.ask(n=2, stream=True, logprobs=True)
+    events = [json.loads(x[6:]) for x in answer.text.splitlines() if x.startswith("data: {")]
+    assert {event["choices"][0]["index"] for event in events} == {0, 1}
+    assert sum(bool(event["choices"][0]["logprobs"]) for event in events) == 2
+
+
+async def test_a_stream_may_show_its_answer_as_a_whole(serve: Serve) -> None:
+    async with serve() as served:
+        answer = await served.ask(stream=True, cascade={"show": "final"})
+    assert '"content":"Canberra"' in answer.text
+
+
+async def test_a_stream_that_waits_says_that_it_lives(
+    serve: Serve, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cascade.service.wire.PING_S", 0.02)
+    held = Held()
+    upstream.says("small", Answer("Canberra", held=held))
+    async with serve() as served:
+        asking = asyncio.create_task(served.ask(stream=True))
+        await upstream.has_asked(1, "small")
+        await asyncio.sleep(0.1)
+        held.release()
+        answer = await asking
+    assert answer.text.startswith('data: {"id"')
+    assert ": waiting for the decision" in answer.text
+    assert "[DONE]" in answer.text
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "document", "source": {"type": "file", "file_id": "x"}},
+        {"type": "image", "source": {"type": "file", "file_id": "x"}},
+        {"type": "tool_result", "tool_use_id": "t", "content": [1]},
+        {"type": "tool_result", "tool_use_id": "t", "content": 5},
+    ],
+)
+async def test_blocks_that_cannot_be_read_are_named(serve: Serve, block: dict[str, Any]) -> None:
+    messages = [{"role": "user", "content": [block]}]
+    async with serve() as served:
+        body = {"model": "support", "max_tokens": 5, "messages": messages}
+        answer = await served.client.post("/v1/messages", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith("messages.0.content")
+
+
+async def test_settings_of_messages_become_those_of_the_tiers(
+    serve: Serve, upstream: Upstream
+) -> None:
+    upstream.says("small", CALL)
+    upstream.says("large", CALL)
+    results = [
+        {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "sun"}]},
+        {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}},
+        {
+            "type": "document",
+            "title": "a.pdf",
+            "source": {"type": "base64", "media_type": "application/pdf", "data": "aaaa"},
+        },
+    ]
+    call = {"type": "tool_use", "id": "t", "name": "weather", "input": {}}
+    messages = [
+        *ASKED,
+        {"role": "assistant", "content": "Let me see."},
+        {"role": "user", "content": "Do."},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": results},
+    ]
+    tool = {"name": "weather", "input_schema": SCHEMA}
+    body = {"max_tokens": 5, "messages": messages, "tools": [tool], "temperature": 0.5}
+    body["tool_choice"] = {"type": "tool", "name": "weather"}
+    async with serve() as served:
+        answer = await served.client.post("/v1/messages", json={"model": "support", **body})
+        body["tool_choice"] = {"type": "any"}
+        await served.client.post("/v1/messages", json={"model": "support", **body})
+    assert answer.json()["stop_reason"] == "tool_use"
+    first, last = (s.body for s in upstream.asked("small") if "tool_choice" in s.body)
+    assert first["tool_choice"]["function"]["name"] == "weather"
+    assert (first["temperature"], last["tool_choice"]) == (0.5, "required")
+    assert [part["type"] for part in first["messages"][-1]["content"]] == ["image_url", "file"]
+
+
+async def test_the_rest_of_a_chats_parameters_goes_on(serve: Serve, upstream: Upstream) -> None:
+    upstream.says("small", CALL)
+    upstream.says("large", CALL)
+    messages = [
+        {"role": "developer", "content": "Be short."},
+        {"role": "user", "content": [{"type": "text", "text": "Weather?"}], "name": "ada"},
+        {"role": "assistant", "content": None, "refusal": "No."},
+        {"role": "user", "content": [{"type": "refusal", "refusal": "Why?"}]},
+    ]
+    choice = {"type": "function", "function": {"name": "weather"}}
+    async with serve() as served:
+        await served.ask(
+            messages=messages,
+            tools=[TOOL],
+            tool_choice=choice,
+            stop="END",
+            seed=7,
+            temperature=0.1,
+            top_p=0.2,
+            frequency_penalty=0.5,
+            user="ada",
+        )
+        await served.client.post(
+            "/v1/responses",
+            json={
+                "model": "support",
+                "input": "x",
+                "tools": [{"type": "function", "name": "weather", "parameters": SCHEMA}],
+                "tool_choice": {"type": "function", "name": "weather"},
+                "reasoning": {"effort": "low"},
+                "max_output_tokens": 9,
+                "temperature": 0.3,
+            },
+        )
+    chat, response = (s.body for s in upstream.asked("small") if "tool_choice" in s.body)
+    assert [chat[n] for n in ("seed", "temperature", "top_p", "frequency_penalty")] == [
+        7, 0.1, 0.2, 0.5,
+    ]  # fmt: skip
+    assert "user" not in chat
+    assert chat["tool_choice"] == response["tool_choice"] == choice
+    assert (response["reasoning_effort"], response["max_tokens"]) == ("low", 9)
+
+
+async def test_no_more_responses_are_stored_than_there_is_room(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cascade.service.openai.MOST_STORED", 1)
+    async with serve() as served:
+        client = openai_of(served)
+        first = await client.responses.create(model="support", input="a")
+        second = await client.responses.create(model="support", input="b")
+        assert (await client.responses.retrieve(second.id)).id == second.id
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve(first.id)
