@@ -677,7 +677,14 @@ def _traces() -> bool:
     return "true" in (told.get("LANGSMITH_TRACING"), told.get("LANGCHAIN_TRACING_V2"))
 
 
-_ALSO_METADATA = ("thread_id", "checkpoint_id", "checkpoint_ns", "run_id", "assistant_id", "graph_id")
+_ALSO_METADATA = (
+    "thread_id",
+    "checkpoint_id",
+    "checkpoint_ns",
+    "run_id",
+    "assistant_id",
+    "graph_id",
+)
 """What LangGraph copies from `configurable` into the metadata that the user's code finds."""
 
 

@@ -145,7 +145,7 @@ class Kernel:
         kind: Kind = "answer",
     ) -> Run:
         """A new run, with the settings of the cascade where the question has none of its own."""
-        merged = Settings(**{**(self.parts.settings or {}), **(settings or {})})
+        merged: Settings = {**(self.parts.settings or {}), **(settings or {})}
         return Run.begin(list(messages), merged, kind)
 
     async def ask(self, call: Call) -> Completion:

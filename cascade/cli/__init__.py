@@ -58,17 +58,16 @@ class Program(TyperGroup):
         made.name = cmd_name
         return made
 
-    def main(self, args: Any = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, args: Any = None, prog_name: str | None = None, *_: Any, **options: Any) -> Any:
         """Run what was typed, and leave with the command's exit code."""
         given = list(sys.argv[1:] if args is None else args)
         end = given.index("--") if "--" in given else len(given)
         AS_JSON.set("--json" in given[:end])
         words = [word for word in given[:1] if word in COMMANDS]
         COMMAND.set(" ".join(["cascade", *words]))
-        code = _without_tracebacks(
-            lambda: super(Program, self).main(given, *rest, standalone_mode=False, **extra)
-        )
-        if standalone_mode:
+        plain = {**options, "standalone_mode": False}
+        code = _without_tracebacks(lambda: super(Program, self).main(given, prog_name, **plain))
+        if options.get("standalone_mode", True):
             sys.exit(code)
         return code
 

@@ -30,6 +30,8 @@ from cascade.cli.options import (
 from cascade.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from cascade.api import Cascade
     from cascade.evaluation.collecting import Collected
     from cascade.evaluation.crossfit import Options
@@ -150,9 +152,16 @@ def _options(
     )
 
 
+def _data(found: Evaluation) -> dict[str, Any]:
+    from cascade.evaluation.render import to_data  # noqa: PLC0415 - heavy
+
+    data = to_data(found)
+    return {"headline": found.sentence, **(data if isinstance(data, dict) else {})}
+
+
 def _show(found: Evaluation, *, html: Path | None, figures: Path | None, as_json: bool) -> None:
     from cascade.evaluation.page import to_page  # noqa: PLC0415 - heavy
-    from cascade.evaluation.render import to_data, to_text  # noqa: PLC0415
+    from cascade.evaluation.render import to_text  # noqa: PLC0415
     from cascade.evaluation.verdict import to_document  # noqa: PLC0415
 
     document = to_document(found)
@@ -165,7 +174,7 @@ def _show(found: Evaluation, *, html: Path | None, figures: Path | None, as_json
         save(document, figures)
         say(f"wrote {figures}")
     if as_json:
-        print_json({"headline": found.sentence, **to_data(found)})
+        print_json(_data(found))
     else:
         show(to_text(document))
 
@@ -430,7 +439,6 @@ def try_(
         write_artefacts,
     )
     from cascade.evaluation.recordings import read_examples  # noqa: PLC0415
-    from cascade.evaluation.render import to_data  # noqa: PLC0415
 
     rows = read_examples(examples, question=question, label=label)
     choices = labels_of(rows)
@@ -458,7 +466,7 @@ def try_(
         fitted = asyncio.run(
             fit(cascade.kernel, path, rows, max_harms=max_harm or [], options=options)
         )
-        tiers = [
+        tiers: list[dict[str, JsonValue]] = [
             {
                 "name": tier.name,
                 "model": tier.model.name,
@@ -472,8 +480,7 @@ def try_(
     if json:
         print_json(
             {
-                "headline": fitted.evaluation.sentence,
-                **to_data(fitted.evaluation),
+                **_data(fitted.evaluation),
                 "recommendation": fitted.calibration.recommendation,
                 "files": {name: str(file) for name, file in files.items()},
                 "collected": _counts(collected),
@@ -502,17 +509,13 @@ def demo(
     """
     need_numbers()
     from cascade.demo import run_demo  # noqa: PLC0415 - heavy
-    from cascade.evaluation.render import to_data  # noqa: PLC0415
 
     with _progress() as progress:
         made = asyncio.run(run_demo(to, n=n, small=small, progress=progress))
     files = {name: str(file) for name, file in made.files.items()}
     found = made.fitted.evaluation
     if json:
-        assumed = list(made.assumptions)
-        print_json(
-            {"headline": found.sentence, **to_data(found), "files": files, "assumed": assumed}
-        )
+        print_json({"files": files, "assumed": list(made.assumptions), **_data(found)})
         return
     _show(found, html=None, figures=None, as_json=False)
     show("\n".join(f"Assumed: {said}." for said in made.assumptions))

@@ -286,8 +286,8 @@ def words(cell: Cell, *, interval: bool = True) -> str:
     known = {_known(end) for end in (cell.low, cell.high)} - {None}
     if not interval or not known or known == {_known(cell.value)}:
         return said
-    if said == UNKNOWN and None in (_known(cell.low), _known(cell.high)):
-        return said
+    if said == UNKNOWN and _known(cell.low) == 0 and cell.high is None:
+        return said  # at least nothing
     low, high = (write(end) for end in (cell.low, cell.high))
     if low.endswith(" %") and high.endswith(" %"):
         low, high = low.removesuffix(" %"), high.removesuffix(" %")

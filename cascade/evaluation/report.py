@@ -262,7 +262,8 @@ def _verdict(
             reason += f", {percent(-found.share.high)}{of_bill}"
     elif status in ("verified", "measured") and low > 0:
         verdict = "saves"
-        reason = f"a verified net saving of at least {dollars(low)}, {percent(found.share.low)}{of_bill}"
+        share = f"{percent(found.share.low)}{of_bill}"
+        reason = f"a verified net saving of at least {dollars(low)}, {share}"
         if quality is not None and quality.loss.low > 0:
             reason += f"; but it lost at least {percent(quality.loss.low)} of quality per request"
     elif status == "unknown":

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from threading import Lock
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from langchain_core.messages import AIMessage, BaseMessage
 
@@ -259,7 +259,8 @@ class Ledger:
             return self._entry(attempt, nothing, NOTHING, "measured", note=note)
         pricing = attempt.tier.pricing.at(attempt.at)
         stopped = completion.finish_reason == "stopped"
-        cost, cost_basis = pricing.cost(usage, None), cast("Basis", "measured")
+        cost_basis: Basis = "measured"
+        cost = pricing.cost(usage, None)
         if cost is None and attempt.use is not None:  # a price by the hour
             busy_ms, cost_basis = attempt.use.end(completion.busy_ms)
             cost = pricing.cost(usage, busy_ms)

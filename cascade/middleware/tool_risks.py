@@ -79,7 +79,7 @@ class ToolRisks(CascadeMiddleware):
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
         """Hold what is accepted against what the draft calls."""
         decision = handler(situation)
-        risks = {**_marks(run.settings.get("tools") or ()), **self.tools}
+        risks: dict[str, Risk] = {**_marks(run.settings.get("tools") or ()), **self.tools}
         if not risks or not situation.called:
             return decision
         tool, risk = worst(situation.called, risks)
