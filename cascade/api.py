@@ -698,7 +698,8 @@ def _context_of(config: RunnableConfig | None) -> Context | None:
     )
 
     config = ensure_config(config)
-    known = {name: config["configurable"].get(name) for name in _ALSO_METADATA}
-    config["metadata"] = {k: v for k, v in known.items() if v} | config["metadata"]
+    given = config.get("configurable", {})
+    known = {name: given[name] for name in _ALSO_METADATA if given.get(name)}
+    config["metadata"] = known | config.get("metadata", {})
     with set_config_context(config) as context:
         return context.copy()

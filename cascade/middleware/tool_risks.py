@@ -71,7 +71,7 @@ class ToolRisks(CascadeMiddleware):
                 f"ToolRisks(irreversible={irreversible!r}): give 'escalate' or 'ask'."
             )
         self.name = name
-        self.tools = dict(tools or {})
+        self.tools: dict[str, Risk] = dict(tools or {})
         self.irreversible_confidence = irreversible_confidence
         self.write_confidence = write_confidence
         self.irreversible = irreversible
