@@ -12,7 +12,7 @@ from cascade.calling import CompositeModel
 from cascade.errors import CascadeError, ConfigurationError, ModelError
 from cascade.kernel import Kernel
 from cascade.ledger.ledger import Attempt, Ledger
-from cascade.middleware import Audits, Deadline, Shadow
+from cascade.middleware import Audits, CascadeMiddleware, Deadline, Shadow
 from cascade.models.base import Request
 from cascade.models.openai import OpenAIModel
 from cascade.run import Call
@@ -20,14 +20,6 @@ from cascade.state import Completion
 
 if TYPE_CHECKING:
     from openai.types import Batch
-
-
-AT_ONCE_ONLY = {
-    Deadline: "a batch takes up to a day",
-    Audits: "audits ask the large model at once",
-    Shadow: "shadow runs ask the large model at once",
-}
-"""Middleware that needs the answer of the large model at once, and why."""
 
 
 class NotDeliveredError(CascadeError):
@@ -121,7 +113,7 @@ def batched(cascade: Cascade) -> Kernel:
             "asked, on a server with OpenAI's Batch API (/v1/files, /v1/batches)."
         )
     for one in cascade.kernel.middleware:
-        why = next((why for kind, why in AT_ONCE_ONLY.items() if isinstance(one, kind)), None)
+        why = _needs_it_at_once(one)
         if why is not None:
             raise ConfigurationError(
                 f"{one.name} and a large model by batch exclude each other: {why}. Leave one of "
@@ -129,3 +121,12 @@ def batched(cascade: Cascade) -> Kernel:
             )
     tier = replace(last, model=ByBatch(last.model), pricing=last.pricing.by_batch())
     return Kernel(replace(parts, tiers=(*parts.tiers[:-1], tier)))
+
+
+def _needs_it_at_once(one: CascadeMiddleware) -> str | None:
+    """Why a middleware needs the answer of the large model at once; None where it does not."""
+    if isinstance(one, Deadline) and one.seconds is not None:
+        return "a batch takes up to a day"
+    if isinstance(one, Audits | Shadow):
+        return "it asks the large model at once"
+    return None

@@ -256,11 +256,14 @@ class _BatchJob:
     async def _write(self) -> str | None:
         """Write a batch of what is in none yet; None where there is nothing, or it is stopped."""
         sent = {one for name in self._open() for one in self.journal.notes[name]["ids"]}
+        new = [one for one in self.waiting if one not in sent]
+        if not new:
+            return None
         ids: list[str] = []
         size = 0
         try:
             with self._requests().open("wb") as file:
-                for one in [one for one in self.waiting if one not in sent]:
+                for one in new:
                     line = await self._line(one)
                     if self.stop.is_set():
                         return None
@@ -277,6 +280,7 @@ class _BatchJob:
                 "provider is lost: run the same command again when there is room."
             ) from error
         if not ids:
+            self._requests().unlink()
             return None
         name = uuid4().hex
         self.journal.note(name, ids=ids)
