@@ -210,7 +210,7 @@ class Recorder(Model):
     Failures are not recorded.
 
     Args:
-        model: who is asked.
+        model: the model that is asked.
         path: the JSONL file; an existing recording of the same model is continued.
         settings: whatever else decides the answers, for the header.
 

@@ -19,7 +19,7 @@ async def ask(model: Model, text: str = "Capital of France?", **settings: Any) -
     return await model.complete(question(text, **settings))
 
 
-async def stream(
+async def ask_in_pieces(
     model: Model, text: str = "Capital of France?", **settings: Any
 ) -> tuple[list[str], Completion]:
     """The pieces that were streamed, and the completion of the last chunk."""
@@ -36,7 +36,7 @@ async def stream(
 async def ask_by_stream(
     model: Model, text: str = "Capital of France?", **settings: Any
 ) -> Completion:
-    return (await stream(model, text, **settings))[1]
+    return (await ask_in_pieces(model, text, **settings))[1]
 
 
 ASKING = [ask, ask_by_stream]

@@ -10,7 +10,7 @@ import pytest
 from cascade.errors import UnsupportedContentError
 from cascade.models import Chunk, Model, Request
 from cascade.state import Completion
-from tests.models.asking import ask, question, stream
+from tests.models.asking import ask, ask_in_pieces, question
 
 
 class Made(Model):
@@ -28,7 +28,7 @@ class Made(Model):
 async def test_a_model_needs_no_more_than_a_way_to_answer() -> None:
     model = Made()
     assert (await ask(model)).text == "Paris"
-    pieces, answer = await stream(model)
+    pieces, answer = await ask_in_pieces(model)
     assert (pieces, answer.text) == (["Paris"], "Paris")
     assert (model.name, model.secrets, await model.digest()) == ("made:here", (), None)
     await model.warm()

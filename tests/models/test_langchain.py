@@ -31,7 +31,7 @@ from cascade.errors import (
 from cascade.models import open_model
 from cascade.models.langchain import LangChainModel
 from cascade.state import TokenLogprob, Usage
-from tests.models.asking import ask, stream
+from tests.models.asking import ask, ask_in_pieces
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {}}}
 CALL = {"name": "weather", "args": {"city": "Paris"}, "id": "c1", "type": "tool_call"}
@@ -114,7 +114,7 @@ async def test_a_fake_of_langchain_answers_and_is_not_real() -> None:
 
 async def test_a_stream_comes_in_pieces() -> None:
     chat = GenericFakeChatModel(messages=iter([AIMessage("the city of Paris")]))
-    pieces, answer = await stream(open_model(chat))
+    pieces, answer = await ask_in_pieces(open_model(chat))
     assert "".join(pieces) == answer.text == "the city of Paris"
     assert len(pieces) > 1
 
@@ -326,18 +326,18 @@ async def test_the_time_to_wait_is_read() -> None:
 async def test_a_stream_that_breaks_is_interrupted(failure: Exception) -> None:
     chat = StrangerChat(pieces=[AIMessageChunk("Pa")], failure=failure)
     with pytest.raises(StreamInterruptedError, match="gone"):
-        await stream(LangChainModel(chat))
+        await ask_in_pieces(LangChainModel(chat))
 
 
 async def test_a_stream_without_any_piece_fails() -> None:
     with pytest.raises(ModelError) as caught:
-        await stream(LangChainModel(StrangerChat()))
+        await ask_in_pieces(LangChainModel(StrangerChat()))
     assert caught.value.billed is None
 
 
 async def test_pieces_without_text_are_not_shown() -> None:
     chat = StrangerChat(pieces=[AIMessageChunk(""), AIMessageChunk("Paris")])
-    pieces, answer = await stream(LangChainModel(chat))
+    pieces, answer = await ask_in_pieces(LangChainModel(chat))
     assert (pieces, answer.text) == (["Paris"], "Paris")
 
 

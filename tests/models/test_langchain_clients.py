@@ -16,7 +16,7 @@ from cascade.errors import ModelUnavailableError, RateLimitError
 from cascade.models import Model, Request, open_model
 from cascade.models.langchain import LangChainModel
 from cascade.state import TokenLogprob, Usage
-from tests.models.asking import ask, ask_by_stream, stream
+from tests.models.asking import ask, ask_by_stream, ask_in_pieces
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 
@@ -117,7 +117,7 @@ def test_log_probabilities_are_not_expected_where_there_are_none(settings: dict[
 
 async def test_a_streamed_answer_has_usage_and_log_probabilities(server: FakeServer) -> None:
     server.will(replies.openai_stream("Paris"))
-    pieces, answer = await stream(open_model(chat_openai(server)), logprobs=True)
+    pieces, answer = await ask_in_pieces(open_model(chat_openai(server)), logprobs=True)
     assert pieces == ["Par", "is"]
     assert answer.usage == Usage(input_tokens=10, output_tokens=2, cached_tokens=None)
     assert answer.logprobs == (TokenLogprob("Par", -0.1), TokenLogprob("is", -0.1))

@@ -27,7 +27,7 @@ from cascade.errors import (
 from cascade.models import Model, Request, llamacpp, open_model
 from cascade.models.llamacpp import LlamaCppModel, find_weights
 from cascade.models.openai import OpenAIModel
-from tests.models.asking import ASKING, ask, question, stream
+from tests.models.asking import ASKING, ask, ask_in_pieces, question
 from tests.servers.llamacpp import HERMES, LlamaCppServer
 
 pytest.importorskip("xllamacpp", reason='pip install "agent-cascade[llamacpp]"')
@@ -97,7 +97,7 @@ async def test_logprobs_spell_the_answer(model: Model) -> None:
 
 async def test_a_stream_equals_the_plain_answer(model: Model) -> None:
     plain = await ask(model, "Say hello.", logprobs=True, **SHORT)
-    pieces, streamed = await stream(model, "Say hello.", logprobs=True, **SHORT)
+    pieces, streamed = await ask_in_pieces(model, "Say hello.", logprobs=True, **SHORT)
     assert "".join(pieces) == streamed.text == plain.text
     assert len(pieces) > 1
     assert [t.token for t in streamed.logprobs or ()] == [t.token for t in plain.logprobs or ()]

@@ -17,7 +17,7 @@ from cascade.errors import (
 from cascade.models import Request
 from cascade.models.llamacpp import find_weights
 from cascade.models.ollama import OllamaModel
-from tests.models.asking import ask, stream
+from tests.models.asking import ask, ask_in_pieces
 from tests.models.test_live_llamacpp import CITY, IMAGE, SEARCH
 from tests.servers import ollama
 
@@ -53,7 +53,7 @@ async def test_logprobs_spell_the_answer(model: OllamaModel) -> None:
 
 async def test_a_stream_equals_the_plain_answer(model: OllamaModel) -> None:
     plain = await ask(model, max_tokens=8, temperature=0)
-    pieces, streamed = await stream(model, max_tokens=8, temperature=0)
+    pieces, streamed = await ask_in_pieces(model, max_tokens=8, temperature=0)
     assert "".join(pieces) == streamed.text == plain.text
     assert streamed.usage.output_tokens == plain.usage.output_tokens
 

@@ -19,7 +19,7 @@ from cascade.errors import (
 )
 from cascade.models.llamacpp import Engine, LlamaCppModel, call_schema, read_calls, told
 from cascade.state import Usage
-from tests.models.asking import ASKING, ask, question, stream
+from tests.models.asking import ASKING, ask, ask_in_pieces, question
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 
@@ -94,7 +94,7 @@ def in_pieces(answer: str, size: int = 9) -> replies.Reply:
 async def test_a_request_reaches_the_engine_with_its_key(
     model: LlamaCppModel, server: FakeServer
 ) -> None:
-    pieces, answer = await stream(model, "Paris", max_tokens=4)
+    pieces, answer = await ask_in_pieces(model, "Paris", max_tokens=4)
     assert pieces == ["PAR", "IS"]
     assert answer.usage == Usage(input_tokens=10, output_tokens=2)
     assert server.last.headers["authorization"] == "Bearer the-key"
@@ -164,7 +164,7 @@ async def test_no_piece_of_a_call_is_streamed_as_text(
     said: str, shown: list[str], model: LlamaCppModel, server: FakeServer
 ) -> None:
     server.will(in_pieces(said))
-    pieces, answer = await stream(model, tools=(WEATHER,))
+    pieces, answer = await ask_in_pieces(model, tools=(WEATHER,))
     assert pieces == shown
     assert bool(answer.tool_calls) == (not shown)
 

@@ -15,7 +15,7 @@ import pytest
 from cascade._portal import portal_loop, run_sync
 from cascade.models import Model, Request, loops
 from cascade.models.loops import stream_at_home
-from tests.models.asking import ask, ask_by_stream, question, stream
+from tests.models.asking import ask, ask_by_stream, ask_in_pieces, question
 from tests.models.conftest import KINDS
 from tests.servers import replies
 from tests.servers.fake import FakeServer
@@ -199,7 +199,7 @@ def test_models_that_are_dropped_unclosed_print_nothing(server: FakeServer) -> N
 # Leaving
 
 
-@pytest.mark.parametrize("asking", [ask, stream])
+@pytest.mark.parametrize("asking", [ask, ask_in_pieces])
 async def test_cancelling_closes_the_connection(
     asking: Callable[..., object], model: Model, server: FakeServer
 ) -> None:

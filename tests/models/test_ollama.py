@@ -11,7 +11,7 @@ from cascade.errors import ConfigurationError, UnsupportedContentError
 from cascade.models import Request
 from cascade.models.ollama import OllamaModel
 from cascade.state import TokenLogprob, Usage
-from tests.models.asking import ask, question, stream
+from tests.models.asking import ask, ask_in_pieces, question
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 
@@ -151,7 +151,7 @@ async def test_a_stream_carries_the_whole_completion_at_its_end(
 ) -> None:
     thought = replies.ollama_body("", done=False, thinking="hm")
     server.will(replies.ndjson([thought, *replies.ollama_chunks("Paris")]))
-    pieces, answer = await stream(ollama_model)
+    pieces, answer = await ask_in_pieces(ollama_model)
     assert (pieces, answer.text, answer.thinking) == (["Par", "is"], "Paris", "hm")
     assert answer.usage == Usage(input_tokens=10, output_tokens=2)
     assert answer.busy_ms == 5.0
@@ -166,7 +166,7 @@ async def test_tool_calls_in_several_parts_get_ids(
         replies.ollama_body(""),
     ]
     server.will(replies.ndjson(parts))
-    _, answer = await stream(ollama_model, tools=(WEATHER,))
+    _, answer = await ask_in_pieces(ollama_model, tools=(WEATHER,))
     assert [call["args"] for call in answer.tool_calls] == [{"city": "Paris"}] * 3
     assert len({call["id"] for call in answer.tool_calls}) == 3
     assert answer.finish_reason == "tool_calls"

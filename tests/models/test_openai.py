@@ -23,7 +23,7 @@ from cascade.models import Request
 from cascade.models.base import guard
 from cascade.models.openai import OpenAIModel
 from cascade.state import TokenLogprob, Usage
-from tests.models.asking import ask, question, stream
+from tests.models.asking import ask, ask_in_pieces, question
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 
@@ -205,7 +205,7 @@ async def test_a_stream_carries_the_whole_completion_at_its_end(
     openai_model: OpenAIModel, server: FakeServer
 ) -> None:
     server.will(replies.openai_stream("Paris"))
-    pieces, answer = await stream(openai_model, logprobs=True)
+    pieces, answer = await ask_in_pieces(openai_model, logprobs=True)
     assert pieces == ["Par", "is"]
     assert answer.text == "Paris"
     assert answer.usage == Usage(input_tokens=10, output_tokens=2)
@@ -306,7 +306,7 @@ async def test_tool_calls_in_pieces_are_read(openai_model: OpenAIModel, server: 
         part(1, name="now"),
     ]
     server.will(replies.sse([*chunks, replies.openai_delta("tool_calls")]))
-    pieces, answer = await stream(openai_model)
+    pieces, answer = await ask_in_pieces(openai_model)
     assert pieces == []
     assert [(c["name"], c["args"]) for c in answer.tool_calls] == [
         ("weather", {"city": "Paris"}),
@@ -324,7 +324,7 @@ async def test_the_pieces_of_a_second_choice_are_not_the_answers(
 
     mixed = [piece("Lon", 1), piece("Pa", 0), piece("don", 1), piece("ris", 0)]
     server.will(replies.sse([*mixed, replies.openai_delta("stop")]))
-    pieces, answer = await stream(openai_model)
+    pieces, answer = await ask_in_pieces(openai_model)
     assert (pieces, answer.text) == (["Pa", "ris"], "Paris")
 
 
@@ -336,7 +336,7 @@ async def test_events_over_several_lines_and_comments_are_read(
     for size in (1, 7, 1000):
         pieces = tuple(raw.encode()[at : at + size] for at in range(0, len(raw), size))
         server.will(replies.Reply(pieces, content_type="text/event-stream"))
-        assert (await stream(openai_model))[0] == ["Paris"]
+        assert (await ask_in_pieces(openai_model))[0] == ["Paris"]
 
 
 async def test_json_that_is_not_declared_as_json_is_read(
@@ -352,14 +352,14 @@ async def test_a_connection_that_breaks_after_the_end_of_the_answer_is_no_failur
 ) -> None:
     chunks = [replies.openai_delta(content="Paris"), replies.openai_delta("stop")]
     server.will(replies.sse(chunks, done=False, ending="drop", pause_s=0.02))
-    assert (await stream(openai_model))[1].text == "Paris"
+    assert (await ask_in_pieces(openai_model))[1].text == "Paris"
 
 
 async def test_a_server_that_cannot_stream_may_answer_in_one_piece(
     openai_model: OpenAIModel, server: FakeServer
 ) -> None:
     server.will(replies.openai_reply("Paris"))
-    assert (await stream(openai_model))[0] == ["Paris"]
+    assert (await ask_in_pieces(openai_model))[0] == ["Paris"]
 
 
 # Addresses and keys

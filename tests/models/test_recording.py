@@ -15,7 +15,7 @@ from cascade.errors import ConfigurationError, RateLimitError, RecordingMissErro
 from cascade.models import Chunk, Model, Recorder, ReplayModel, Request, open_model, request_key
 from cascade.models import recording as module
 from cascade.state import Completion, TokenLogprob, Usage
-from tests.models.asking import ask, question, stream
+from tests.models.asking import ask, ask_in_pieces, question
 
 FULL = Completion(
     text="Paris",
@@ -86,15 +86,15 @@ async def test_what_was_recorded_comes_back_whole(path: Path) -> None:
 
 
 async def test_a_stream_is_recorded_and_replayed(path: Path) -> None:
-    assert (await stream(Recorder(Scripted(), path), "to be"))[0] == ["to", "be"]
+    assert (await ask_in_pieces(Recorder(Scripted(), path), "to be"))[0] == ["to", "be"]
     replayed = ReplayModel(path)
     assert not replayed.returns_logprobs
-    assert (await stream(replayed, "to be"))[0] == ["to be"]
+    assert (await ask_in_pieces(replayed, "to be"))[0] == ["to be"]
 
 
 async def test_an_empty_answer_streams_as_no_piece(path: Path) -> None:
     await ask(Recorder(Scripted(Completion("", "m")), path))
-    assert (await stream(ReplayModel(path)))[0] == []
+    assert (await ask_in_pieces(ReplayModel(path)))[0] == []
 
 
 async def test_a_miss_says_what_is_missing_and_where(path: Path) -> None:
