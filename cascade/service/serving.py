@@ -77,6 +77,14 @@ def serve(configured: Configured, *, workers: int = 1) -> None:
 
 
 def _work(configured: Configured, made: socket.socket) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "it is a worker"
+
+    def leave_with_parent() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     _run(configured.again(), made)
 
 
