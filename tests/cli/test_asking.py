@@ -1,0 +1,205 @@
+"""`cascade ask`, the program around all commands, and how errors are said."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from cascade import Cascade
+from cascade.cli import console
+from tests.acceptance import commands
+from tests.acceptance.commands import MODELS
+from tests.acceptance.upstream import Answer, Upstream
+from tests.cli import terminal
+
+QUESTION = "What is the capital of Australia?"
+
+# --- the program
+
+
+def test_without_a_command_all_commands_are_shown() -> None:
+    done = commands.cascade(code=2)
+    for name in ("ask", "try", "keys", "lessons", "teach"):
+        assert name in done.out + done.err
+
+
+def test_the_version_is_printed() -> None:
+    assert commands.cascade("--version").out.startswith("cascade ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said", "then"),
+    [
+        (("nonsense",), "nonsense", "cascade --help"),
+        (("keys", "nonsense"), "nonsense", "cascade keys --help"),
+        (("plan", "--accept", "0.5"), "--input-tokens", "cascade plan --help"),
+        (("plan", "--accept", "half"), "half", "cascade plan --help"),
+        (("ask", QUESTION), "no large model", "cascade doctor"),
+    ],
+)
+def test_wrong_usage_ends_with_what_to_type_next(
+    typed: tuple[str, ...], said: str, then: str
+) -> None:
+    done = commands.cascade(*typed, code=2)
+    assert (done.out, said in done.err) == ("", True)
+    assert done.err.strip().splitlines()[-1] == f"next: {then}"
+    done = commands.cascade(*typed, "--json", code=2)
+    error = json.loads(done.err)["error"]
+    assert (error["next"], error["exit_code"], said in error["message"]) == (then, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("group", "command"),
+    [
+        ("keys", "create"),
+        ("keys", "list"),
+        ("lessons", "delete"),
+        ("lessons", "terms"),
+        ("teach", "export"),
+        ("teach", "status"),
+    ],
+)
+def test_commands_of_groups_have_json_and_their_groups_an_example(group: str, command: str) -> None:
+    assert f"Example: cascade {group}" in commands.cascade(group, "--help").out
+    assert "--json" in commands.cascade(group, command, "--help").out
+
+
+# --- ask
+
+
+def test_a_terminal_shows_drafts_and_decisions_as_they_come(host: Upstream) -> None:
+    host.says("small", Answer("Sydney", p=0.3))
+    host.says("large", "Canberra\x1b[2J")
+    done = terminal.cascade("ask", QUESTION, *MODELS)
+    assert done.out == "Canberra\ufffd[2J\n"
+    shown = done.err
+    assert shown.index("small: ") < shown.index("Sydney") < shown.index("escalate: ")
+    assert shown.index("escalate: ") < shown.index("large: ")
+
+
+def test_the_question_comes_from_a_file_and_the_answer_alone_goes_out(
+    host: Upstream, tmp_path: Path
+) -> None:
+    host.says("small", "Canberra")
+    file = tmp_path / "question.txt"
+    file.write_text(f"\ufeff{QUESTION}", encoding="utf-8")
+    given = ("--system", "Be brief.", "--quiet")
+    done = commands.cascade("ask", "--file", file, *MODELS, *given)
+    assert (done.out, done.err) == ("Canberra\n", "")
+    assert host.asked("small")[0].texts == ["Be brief.", QUESTION]
+
+
+def test_what_may_not_leave_this_machine_may_have_no_answer(host: Upstream) -> None:
+    host.says("small", Answer("Sydney", p=0.3))
+    remote = ("--small", "ollama:small", "--large", "openai:gpt-5.1", "--local-only", "abstain")
+    given = (QUESTION, *remote)
+    done = commands.cascade("ask", *given, OPENAI_API_KEY="k")
+    assert (done.out, "no answer" in done.err) == ("", True)
+    document = commands.cascade("ask", *given, "--json", OPENAI_API_KEY="k").json
+    assert (document["abstained"], document["answered"]) == (True, None)
+    assert document["local_only"] == "abstain"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("caf\xe9".encode("latin1"), "is not UTF-8"), (None, "cannot be read")]
+)
+def test_a_question_that_cannot_be_read_is_named(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    file = tmp_path / "question.txt"
+    if content is not None:
+        file.write_bytes(content)
+    done = commands.cascade("ask", "--file", file, *MODELS, code=2)
+    assert f"{file} {said}" in done.err
+
+
+@pytest.mark.parametrize("given", [(), (QUESTION, "--file", "question.txt")])
+def test_there_is_one_question(given: tuple[str, ...]) -> None:
+    assert "not both" in commands.cascade("ask", *given, *MODELS, code=2).err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_ctrl_c_says_what_was_spent(host: Upstream, as_json: bool) -> None:
+    host.says("small", Answer("Sydney", p=0.3))
+    host.says("large", terminal.ctrl_c)
+    done = commands.cascade("ask", QUESTION, *MODELS, *["--json"] * as_json, code=130)
+    if as_json:
+        error = json.loads(done.err)["error"]
+        assert (error["type"], error["exit_code"], "cost_usd" in error) == ("Interrupted", 130, 1)
+    else:
+        assert "what it cost all the same" in done.err
+        assert done.err.strip().splitlines()[-1] == "interrupted"
+
+
+def test_ctrl_c_before_anything_is_spent_is_an_interruption(
+    host: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Cascade, "__init__", interrupted)
+    assert "interrupted" in commands.cascade("ask", QUESTION, *MODELS, code=130).err
+    assert host.seen == []
+
+
+# --- how things are said
+
+
+def test_json_has_exact_money_and_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_json({"usd": Decimal("1e-7"), "path": Path("a"), "n": [float("nan"), 1.5]})
+    said = {"usd": "0.0000001", "path": "a", "n": [None, 1.5]}
+    assert json.loads(capsys.readouterr().out) == said
+    with pytest.raises(TypeError, match="object"):
+        console.print_json(object())
+
+
+def test_a_page_that_cannot_be_written_is_a_failure_with_its_name(tmp_path: Path) -> None:
+    file = commands.outcomes(tmp_path / "a.jsonl", [(0.9, True), (0.3, False)] * 30)
+    page = tmp_path / "nowhere" / "page.html"
+    done = commands.cascade("evaluate", file, *MODELS, "--html", page, code=1)
+    assert str(page) in done.err
+
+
+# --- plan
+
+TOKENS = ("plan", "--input-tokens", "400", "--output-tokens", "100")
+LARGE = ("--large-price", "1,10")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--small-price", "1", *LARGE), "--small-price '1'"),
+        (("--small-price", "a,b", *LARGE), "--small-price 'a,b'"),
+        (LARGE, "--small-price IN,OUT"),
+        (("--small-price", "1,1"), "--large-price"),
+        (("--small-price", "1,1", *LARGE, "--kwh-price", "0.3"), "--kw"),
+        (("--hourly", "1", "--utilisation", "2", *LARGE), "--utilisation 2"),
+        (("--small", "openai:gpt-5.1", "--hourly", "1", *LARGE), "--small openai:gpt-5.1"),
+        (("--small", "gpt-5.1", *LARGE), "'gpt-5.1' is no model string"),
+        (("--small", "ollama:unheard-of", *LARGE), "ollama:unheard-of"),
+        (("--small-price", "1,1", *LARGE, "--accept", "1.5"), "1.5"),
+        (("--small-price", "1,1", *LARGE, "--accept", "most"), "'most' is not a number"),
+    ],
+)
+def test_a_plan_without_its_figures_says_which(given: tuple[str, ...], said: str) -> None:
+    assert said in commands.cascade(*TOKENS, *given, code=2).err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--small", "openai:gpt-5-nano", "--large", "openai:gpt-5.1"),
+        ("--small-price", "0.1,0.4", "--hourly", "1", "--busy-s", "0.1", *LARGE),
+        ("--kw", "0.3", "--kwh-price", "0.4", "--busy-s", "0.1", *LARGE),
+    ],
+)
+def test_a_plan_takes_prices_in_several_ways(given: tuple[str, ...]) -> None:
+    document = commands.cascade(*TOKENS, *given, "--accept", "0.9", "--json").json
+    assert 0 < Decimal(document["cost_ratio"]) < 1
+    assert document["summary"] in " ".join(
+        commands.cascade(*TOKENS, *given, "--accept", "0.9").out.split()
+    )
