@@ -411,9 +411,10 @@ async def test_a_stop_is_heard_while_the_provider_is_asked_and_nothing_is_sent_t
             await asyncio.sleep(0.001)
         stop.set()
 
-    stopping = asyncio.ensure_future(stops())
-    done = await run(cascade, tmp_path, stop=stop)
-    await stopping
+    async with asyncio.TaskGroup() as both:
+        stopping = both.create_task(stops())
+        done = await run(cascade, tmp_path, stop=stop)
+        stopping.cancel()
     assert (done.stopped, done.waiting) == ("it was interrupted", HARD)
     rest = await run(cascade, tmp_path)
     assert (rest.answered, rest.waiting) == (HARD, 0)

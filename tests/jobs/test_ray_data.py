@@ -1,0 +1,156 @@
+"""Ray engine: the records of the local one, from replicas on a real cluster."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cascade._portal import run_sync
+from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.jobs import Journal, Row, made_with, ray_data
+from cascade.jobs.ray_data import Replica, Work, cascade_of, run_on_ray
+from cascade.ledger import open_store
+from cascade.models.base import guard
+from tests.servers import replies
+from tests.servers.fake import FakeServer
+
+PRICES = '["openai:small"]\ninput = 1\noutput = 1\n["openai:large"]\ninput = 10\noutput = 10\n'
+
+
+class Upstream(FakeServer):
+    async def _openai(self, request: Any) -> Any:
+        return await self._answer(request, answer)
+
+
+def answer(body: Mapping[str, Any]) -> replies.Reply:
+    question = str(body["messages"][-1]["content"])
+    doubtful = int(question.rsplit(maxsplit=1)[-1]) % 4 == 0
+    text = f"{body['model']} on {question}"
+    told = [{"token": text, "logprob": math.log(0.3 if doubtful else 0.97), "top_logprobs": []}]
+    given = told if body.get("logprobs") else None
+    return replies.json_reply(replies.openai_body(text, logprobs=given))
+
+
+@pytest.fixture
+def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstream]:
+    monkeypatch.setattr(guard, "forbidden", False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prices.toml").write_text(PRICES)
+    with Upstream() as running:
+        monkeypatch.setenv("OPENAI_BASE_URL", running.openai_url)
+        yield running
+
+
+RECIPE = {
+    "small": "openai:small",
+    "large": "openai:large",
+    "ledger": "sqlite:///ledger.db",
+    "prices": Path("prices.toml"),
+    "max_tokens": 20,
+    "temperature": None,
+    "threshold": 0.8,
+}
+
+
+def rows(n: int) -> list[Row]:
+    return [*(Row(i, {"id": i}, f"question {i}") for i in range(n)), Row(n, {}, problem="no JSON")]
+
+
+def said_by(replica: Replica, given: list[Row]) -> list[dict[str, Any]]:
+    pa = pytest.importorskip("pyarrow")
+    table = replica(pa.table({"row": [pickle.dumps(row) for row in given]}))
+    return [json.loads(line) for line in table["said"].to_pylist()]
+
+
+def test_a_replica_answers_a_block_in_its_order_and_its_ledger_is_written(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    with ExitStack() as opened:
+        made = made_with(cascade_of(RECIPE, opened))
+    replica = Replica(Work(RECIPE, made, "night", tmp_path))
+    found = said_by(replica, rows(5)[:-1])
+    assert [(record["number"], record["tier"]) for record in found] == [
+        (n, "large" if n % 4 == 0 else "small") for n in range(5)
+    ]
+    replica.close()
+    with open_store("sqlite:///ledger.db") as store:
+        booked = run_sync(store.entries())
+    assert sum(entry.model is not None for entry in booked) == 5 + 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threshold": 0.5}, "not those of the job"),
+        ({"prices": Path("none.toml")}, "none.toml"),
+    ],
+)
+def test_a_replica_with_another_set_up_says_so_and_asks_nothing(
+    change: dict[str, Any], message: str, upstream: Upstream, tmp_path: Path
+) -> None:
+    with ExitStack() as opened:
+        made = made_with(cascade_of(RECIPE, opened))
+    replica = Replica(Work({**RECIPE, **change}, made, "night", tmp_path))
+    (found,) = said_by(replica, rows(3)[:-1])
+    assert message in found["problem"]
+    assert upstream.received == []
+
+
+def test_a_number_below_one_is_refused(upstream: Upstream, tmp_path: Path) -> None:
+    with ExitStack() as opened:
+        cascade = cascade_of(RECIPE, opened)
+        journal = opened.enter_context(Journal(tmp_path / "j", made_with(cascade)))
+        with pytest.raises(ConfigurationError, match="replicas=0"):
+            run_on_ray(RECIPE, cascade, rows(1), journal, replicas=0)
+
+
+def test_without_ray_the_extra_is_named(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_data, "find_spec", lambda name: None)
+    with ExitStack() as opened:
+        cascade = cascade_of(RECIPE, opened)
+        journal = opened.enter_context(Journal(tmp_path / "j", made_with(cascade)))
+        with pytest.raises(MissingDependencyError, match="the extra `ray`"):
+            run_on_ray(RECIPE, cascade, rows(1), journal)
+
+
+def test_where_all_is_done_no_cluster_is_begun(upstream: Upstream, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    with ExitStack() as opened:
+        cascade = cascade_of(RECIPE, opened)
+        journal = opened.enter_context(Journal(tmp_path / "j", made_with(cascade)))
+        done = run_on_ray(RECIPE, cascade, rows(0), journal)
+    assert (done.failed, done.answered) == (1, 0)
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings(r"ignore")  # of Ray's own settings
+def test_a_cluster_answers_every_row_once_and_a_second_job_asks_nothing(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+    with ExitStack() as opened:
+        cascade = cascade_of(RECIPE, opened)
+        journal = opened.enter_context(Journal(tmp_path / "j", made_with(cascade)))
+        done = run_on_ray(RECIPE, cascade, rows(40), journal, concurrency=4, replicas=2)
+        assert (done.answered, done.failed, done.escalated) == (40, 1, 10)
+        assert journal.spent_usd == done.spent_usd > Decimal(0)
+        found = [journal.find(n) for n in range(40)]
+        assert [record and record.answer for record in found] == [
+            f"{'large' if n % 4 == 0 else 'small'} on question {n}" for n in range(40)
+        ]
+        asked = len(upstream.received)
+        assert asked == 50
+        again = run_on_ray(RECIPE, cascade, rows(40), journal)
+        assert (again.resumed, again.answered, len(upstream.received)) == (40, 0, asked)
