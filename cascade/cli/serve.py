@@ -40,7 +40,7 @@ cascades:
       - {name: small, model: "ollama:qwen2.5:3b"}
       - {name: large, model: "openai:gpt-5.1", api_key: "${OPENAI_API_KEY}"}
     threshold: 0.8
-    audit_rate: 0.05
+    audits: {rate: 0.05}
 """
 
 

