@@ -22,17 +22,20 @@ class BudgetPerUser(CascadeMiddleware):
         self.spent: defaultdict[str, Decimal] = defaultdict(Decimal)
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> None:
-        user = run.settings.get("tags", {}).get("user", "")
-        run.notes[self.name] = {"user": user, "broke": self.spent[user] >= self.dollars}
+        run.notes[self.name] = self.spent[user_of(run)] >= self.dollars
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
-        decision, note = handler(situation), run.notes[self.name]
-        if decision.action != "escalate" or run.ruled_out or not note["broke"]:
+        decision = handler(situation)
+        if decision.action != "escalate" or run.ruled_out or not run.notes[self.name]:
             return decision
-        return Decision(action="accept", reason=f"{note['user']} has no money left", once=True)
+        return Decision(action="accept", reason=f"{user_of(run)} has no money left", once=True)
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
-        self.spent[run.notes[self.name]["user"]] += known_cost(run.entries)
+        self.spent[user_of(run)] += known_cost(run.entries)
+
+
+def user_of(run: Run) -> str:
+    return run.settings.get("tags", {}).get("user", "")
 
 
 small = Tier(ScriptedModel("Perhaps.", logprobs=0.4), price=Price(input=0.02, output=0.06))
