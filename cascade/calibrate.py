@@ -67,6 +67,8 @@ def asks_both(kernel: Kernel) -> Ask:
         before = len(run.entries)
         while run.step != "end":
             await kernel.advance(run, runtime)
+        if run.degraded:  # what would be recorded as its answer is the draft
+            raise ConfigurationError("the large model gave no answer to be recorded.")
         return draft, _answered(run, run.entries[before:])
 
     return ask
@@ -231,4 +233,3 @@ def to_examples(given: Sequence[Any]) -> list[Example]:
             "usual. Nothing was asked."
         )
     return examples
-
