@@ -205,9 +205,8 @@ def plain_reason(reason: str, failures: Iterable[str]) -> str:
         reason: of the decision; it may end in the words of an error, which quote a server.
         failures: the tiers that failed, with the kind of each failure.
     """
-    kept = reason
-    if found := _FAILED.search(reason):
-        kept = "; ".join(failures) or reason[: found.start()].rstrip()
-        if " could" in reason[: found.end()] and (said := reason.partition("; but ")[0]) != reason:
-            kept = f"{said}; {kept}"
+    kept, found = reason, _FAILED.search(reason)
+    if found is not None:
+        decided = reason[: found.start()].rpartition("; but ")[0]
+        kept = "; ".join([*filter(None, [decided]), *(list(failures) or ["a tier failed"])])
     return without_places(kept)[:300]

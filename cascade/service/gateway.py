@@ -23,7 +23,7 @@ from starlette.requests import Request
 from typing_extensions import override
 
 from cascade.api import Cascade
-from cascade.errors import CascadeError, ConfigurationError, InputError, LedgerError
+from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.events import Decided, Event
 from cascade.ledger.base import LedgerStore
 from cascade.ledger.prices import Price
@@ -617,10 +617,7 @@ class Asking:
         """
         cascade, question = self._cascade, self._question
         reservation = self._held.pop() if self._held else None
-        try:
-            run = cascade.kernel.begin(question.messages, self._settings)
-        except (TypeError, IndexError) as error:
-            raise InputError("the list of messages is empty: ask something.") from error
+        run = cascade.kernel.begin(question.messages, self._settings)
         if self._choice is not None:
             run.notes[AskedPolicy.name] = list(self._choice)
         way = Way(run.id, self._served.name, self._key.name if self._key else "")

@@ -66,17 +66,22 @@ def serve(configured: Configured, *, workers: int = 1) -> None:
         if workers == 1:
             _run(configured, made)
             return
-        context = multiprocessing.get_context("spawn")
-        others = [
-            context.Process(target=_work, args=(configured, made), daemon=True)
-            for _ in range(workers)
-        ]
-        for one in others:
-            one.start()
-        _watch(others)
+        _start(configured, made, workers)
 
 
-def _work(configured: Configured, made: socket.socket) -> None:
+def _start(  # pragma: no cover - heavy tests start workers
+    configured: Configured, made: socket.socket, workers: int
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    others = [
+        context.Process(target=_work, args=(configured, made), daemon=True) for _ in range(workers)
+    ]
+    for one in others:
+        one.start()
+    _watch(others)
+
+
+def _work(configured: Configured, made: socket.socket) -> None:  # pragma: no cover - a worker's
     parent = multiprocessing.parent_process()
     assert parent is not None, "it is a worker"
 
@@ -88,9 +93,8 @@ def _work(configured: Configured, made: socket.socket) -> None:
     _run(configured.again(), made)
 
 
-def _watch(others: list[Any]) -> None:
+def _watch(others: list[Any]) -> None:  # pragma: no cover - of workers, which heavy tests start
     """Hand signals on, and leave with the first that leaves on its own."""
-
     told = set[int]()
 
     def hand_on(number: int, frame: FrameType | None) -> None:

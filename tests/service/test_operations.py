@@ -468,3 +468,145 @@ def test_logs_go_to_standard_error_and_no_client_of_a_provider_writes_there(
         logging.root.handlers[:] = before[0]
         logging.root.setLevel(before[1])
         logging.getLogger("cascade").setLevel(before[2])
+
+
+# --- more of what may go wrong
+
+
+async def test_a_key_may_ask_for_its_models_alone(serve: Serve) -> None:
+    async with serve() as served:
+        key = served.as_key(await served.key("narrow", models=("sales",)))
+        other = await served.ask(key)
+        gone = await served.ask(model="gpt-9")
+        listed = await served.client.get("/v1/models", headers=key)
+    assert (other.status_code, gone.status_code) == (403, 404)
+    assert listed.json()["data"] == []
+
+
+async def test_a_request_may_ask_for_less_time_than_its_cascade_has(
+    serve: Serve, upstream: Upstream
+) -> None:
+    upstream.says("small", Answer("x", held=Held()))
+    upstream.says("large", Answer("x", held=Held()))
+    async with serve("    deadline: 60\n") as served:
+        answer = await served.ask(cascade={"deadline": 0.3})
+    assert answer.status_code == 504
+
+
+async def test_a_cascade_that_is_taken_out_finishes_what_it_runs(
+    tmp_path: Path, serve: Serve, upstream: Upstream
+) -> None:
+    held = Held()
+    upstream.says("small", Answer("Canberra", held=held))
+    async with serve(top="watch_s: 3600\n") as served:
+        running = asyncio.create_task(served.ask())
+        await upstream.has_asked(1, "small")
+        path = tmp_path / "cascade.yaml"
+        path.write_text(path.read_text().replace("  support:", "  sales:"))
+        said = (await served.client.post("/admin/reload")).json()
+        gone = await served.ask()
+        held.release()
+        assert (await running).status_code == 200
+    assert said["changed"] == ["cascades.sales", "cascades.support"]
+    assert gone.status_code == 404
+
+
+async def test_a_service_starts_while_its_database_is_away(
+    tmp_path: Path, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve(ledger=f"sqlite:///{tmp_path}/gone/ledger.db", auth=False) as served:
+        ready = await served.client.get("/readyz")
+        answer = await served.ask()
+    assert (ready.status_code, answer.status_code) == (503, 503)
+    assert "the ledger cannot be written yet" in caplog.text
+
+
+def test_audits_need_a_ledger(tmp_path: Path, upstream: Upstream) -> None:
+    path = write(tmp_path, upstream, "    audits: 0.1\n")
+    with pytest.raises(ConfigurationError, match="audits need a ledger"):
+        describe(read_config(path, overrides={"auth": False, "ledger": None}))
+
+
+def test_a_key_of_a_provider_that_is_not_there_is_named(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, upstream, "    abort: 0.01\n")
+    monkeypatch.delenv("UPSTREAM_KEY")
+    with pytest.raises(ConfigurationError, match="UPSTREAM_KEY is not set"):
+        describe(read_config(path))
+
+
+async def test_a_tier_that_is_left_alone_is_named_with_the_kind(
+    serve: Serve, upstream: Upstream
+) -> None:
+    from tests.acceptance.upstream import failure  # noqa: PLC0415
+
+    upstream.says("small", failure(503))
+    async with serve("    breaker: {in_a_row: 1, open_s: 60, most_open_s: 60}\n") as served:
+        first, second = await served.ask(), await served.ask()
+    assert first.headers["x-cascade-reason"] == "small: unavailable"
+    assert second.headers["x-cascade-reason"] == "small: left alone after failures"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, "rate limited"), (401, "refused the key"), (404, "not found")]
+)
+def test_kinds_of_failures_are_told_from_notes(status: int, kind: str) -> None:
+    from cascade.service.gateway import _kind_in  # noqa: PLC0415
+    from cascade.state import LedgerEntry  # noqa: PLC0415
+
+    note = f"openai:x at http://10.0.0.1 failed ({status}): no"
+    assert _kind_in(LedgerEntry(run_id="r", node="draft", outcome="failed", note=note)) == kind
+
+
+def test_an_unexpected_error_tells_nothing_but_that_there_was_one() -> None:
+    from cascade.errors import CascadeError, CircuitOpenError, RateLimitError  # noqa: PLC0415
+    from cascade.service.faults import fault_of, kind_of, plain_reason  # noqa: PLC0415
+
+    assert fault_of(KeyError("secret")).message == "the service failed; its log says more."
+    assert "CascadeError" in fault_of(CascadeError("secret")).message
+    late = fault_of(RateLimitError("no", model="openai:x", retry_after=2.4))
+    assert (late.status, late.headers) == (429, {"Retry-After": "3"})
+    away = fault_of(CircuitOpenError("no", model="openai:x"))
+    assert (away.status, away.headers) == (503, {"Retry-After": "1"})
+    assert kind_of(KeyError()) == "failed"
+    reason = "score 0.1 < 0.8; but large could not be had: http://10.0.0.1/v1 said no"
+    assert plain_reason(reason, ["large: unavailable"]) == "score 0.1 < 0.8; large: unavailable"
+    assert plain_reason("small failed: http://10.0.0.1", []) == "a tier failed"
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"X-Cascade-Local-Only": "perhaps"}, "cascade.local_only"),
+        ({"X-Cascade-Colour": "red"}, "there are deadline"),
+    ],
+)
+async def test_headers_without_a_meaning_are_refused(
+    serve: Serve, headers: dict[str, str], said: str
+) -> None:
+    async with serve() as served:
+        answer = await served.ask(headers)
+        kind = await served.ask(cascade={"local_only": 1})
+    assert answer.status_code == kind.status_code == 400
+    assert said in answer.json()["error"]["message"]
+
+
+async def test_arguments_of_a_call_that_are_no_json_are_refused(serve: Serve) -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{"}}
+    messages = [*ASKED, {"role": "assistant", "tool_calls": [call]}]
+    async with serve() as served:
+        answer = await served.ask(messages=messages)
+    assert answer.status_code == 400
+    assert "arguments that are no JSON" in answer.json()["error"]["message"]
+
+
+def test_more_connections_than_there_are_places_are_refused(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    with live(write(tmp_path, upstream), auth=False, listen={"connections": 1}) as made:
+        host, port = made.url.removeprefix("http://").split(":")
+        place = (host, int(port))
+        with socket.create_connection(place, 30), socket.create_connection(place, 30) as second:
+            said = second.recv(1000)
+    assert said.startswith(b"HTTP/1.1 503")
