@@ -89,6 +89,11 @@ def batch(
     budget = _dollars(budget_usd)
     if provider_batch and engine == "ray":
         raise ConfigurationError("--provider-batch and --engine ray: give one of them.")
+    if budget is not None and engine == "ray":
+        raise ConfigurationError(
+            f"--budget-usd {budget_usd} is kept by the local engine alone: leave it or --engine "
+            "ray out."
+        )
     path = output.with_name(f"{output.name}.journal")
     if fresh:
         path.unlink(missing_ok=True)

@@ -187,8 +187,7 @@ class Purse:
 
     async def take(self, guess_usd: Decimal) -> Decimal | None:
         """Put aside what a row may cost; None if that does not fit, whatever the others cost."""
-        if self.budget_usd is None:
-            return Decimal(0)
+        assert self.budget_usd is not None, "without a budget nothing is put aside"
         async with self._changed:
             while True:
                 wanted = max(guess_usd, self.largest_usd)

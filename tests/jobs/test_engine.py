@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade import Cascade, Price, Tier
-from cascade.errors import ConfigurationError, ModelUnavailableError
-from cascade.jobs import Done, Journal, Row, made_with, run_job, write_output
+from cascade.errors import ConfigurationError, LedgerError, ModelUnavailableError
+from cascade.jobs import Done, Journal, Row, engine, made_with, run_job, write_output
 from cascade.jobs.engine import GIVE_UP_AFTER
 from cascade.ledger import MemoryLedger
 from cascade.middleware import Retries
+from cascade.policies import Situation, ThresholdPolicy
+from cascade.state import Decision
 from cascade.testing import ScriptedModel, reply
 
 PRICE = Price(input=1, output=1)
@@ -182,13 +184,55 @@ async def test_a_row_that_waits_for_its_part_of_the_budget_is_not_begun_after_a_
     stop = asyncio.Event()
 
     def slow(request: Any) -> Any:
-        stop.set()
+        asyncio.get_running_loop().call_soon(stop.set)  # when the others wait already
         return reply("x", probability=0.95)
 
     cascade = pair(scripted(slow, delay_s=0.05))
-    for_one = Decimal("0.00008")  # two tiers, 18 tokens in and 10 out for $1 per million each
-    done = await run(cascade, rows(9), tmp_path / "j", budget_usd=for_one, concurrency=3, stop=stop)
+    given = rows(9)
+    for_one = engine.guessed(given[0], cascade.tiers) * Decimal("1.5")
+    done = await run(cascade, given, tmp_path / "j", budget_usd=for_one, concurrency=3, stop=stop)
     assert (done.answered, done.stopped) == (1, "it was interrupted")
+
+
+async def test_a_person_who_is_needed_is_an_error_that_tells_what_the_draft_has_cost(
+    tmp_path: Path,
+) -> None:
+    class Asks(ThresholdPolicy):
+        def decide(self, situation: Situation) -> Decision:
+            return Decision(action="ask", reason="a person is to say")
+
+    done = await run(pair(policy=Asks(0.8)), rows(1), tmp_path / "j")
+    with Journal(tmp_path / "j", made_with(pair(policy=Asks(0.8)))) as journal:
+        record = journal.find(0)
+    assert record is not None
+    assert str(record.error).startswith("PersonNeededError")
+    assert record.cost_usd == done.spent_usd > 0
+
+
+async def test_rows_that_are_done_already_do_not_hold_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run(pair(), rows(20), tmp_path / "j")
+    monkeypatch.setattr(engine, "BREATH", 5)
+    stop = asyncio.Event()
+
+    def show(done: Done) -> None:
+        if done.resumed == 3:
+            asyncio.get_running_loop().call_soon(stop.set)
+
+    done = await run(pair(), rows(20), tmp_path / "j", concurrency=1, progress=show, stop=stop)
+    assert (done.resumed, done.stopped) == (5, "it was interrupted")
+
+
+async def test_a_journal_that_cannot_be_written_ends_the_job_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(journal: Journal, record: Any) -> None:
+        raise LedgerError("no room")
+
+    monkeypatch.setattr(Journal, "add", full)
+    with pytest.raises(LedgerError, match="no room"):
+        await run(pair(), rows(9), tmp_path / "j", concurrency=3)
 
 
 async def test_another_cascade_does_not_go_on_with_the_answers_of_this_one(tmp_path: Path) -> None:

@@ -123,3 +123,19 @@ def test_two_processes_do_not_work_on_one_journal(tmp_path: Path) -> None:
 def test_where_it_cannot_be_written_the_error_says_so(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="cannot be written: No such file"):
         Journal(tmp_path / "no" / "j", MADE)
+
+
+def test_where_there_is_no_room_the_error_says_that_what_is_there_is_kept(tmp_path: Path) -> None:
+    class Full:
+        def seek(self, *where: int) -> int:
+            return 0
+
+        def write(self, line: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+    with Journal(tmp_path / "j", MADE) as journal:
+        file, journal._file = journal._file, Full()  # type: ignore[assignment]
+        with pytest.raises(LedgerError, match=r"No space left on device\. What is in it is kept"):
+            journal.add(record(0))
+        journal._file = file
+        assert journal.find(0) is None

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from cascade import Cascade, Price, Tier
+from cascade.confidence.checks import PTrueSignal
 from cascade.errors import (
     BadRequestError,
     CalibrationMismatchError,
@@ -21,7 +23,7 @@ from cascade.errors import (
     LedgerError,
     ModelUnavailableError,
 )
-from cascade.jobs import Done, Journal, Row, made_with, provider, write_output
+from cascade.jobs import Done, Journal, Row, made_with, openai_batches, provider, write_output
 from cascade.jobs.by_batch import NotDeliveredError, batched
 from cascade.jobs.provider import run_by_batch
 from cascade.ledger import MemoryLedger
@@ -255,6 +257,38 @@ async def test_an_answer_that_cannot_be_read_to_a_row_without_a_draft_is_asked_f
     assert output(tmp_path)[0]["cost_usd"] is None  # of the first answer it stays unknown
 
 
+async def test_answers_are_written_down_in_portions(
+    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "AT_ONCE", 3)
+    told: list[int] = []
+    done = await run(
+        pair(server, ledger=MemoryLedger()), tmp_path, progress=lambda d: told.append(d.waiting)
+    )
+    assert done.answered == ROWS
+    assert told[-HARD:] == [3, 2, 1, 0]
+
+
+async def test_what_came_back_and_cannot_be_written_is_kept_by_the_provider() -> None:
+    class Full(BytesIO):
+        def write(self, part: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(LedgerError, match="The provider keeps it"):
+        openai_batches._write(Full(), b"x")
+
+
+async def test_signals_with_models_of_their_own_work_beside_a_batch(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    judge = ScriptedModel("True", name="judge", logprobs=0.9)
+    signal = PTrueSignal()
+    signal.model = judge
+    cascade = pair(server, signals=[signal])
+    assert (await run(cascade, tmp_path)).answered == ROWS
+    assert judge.requests
+
+
 async def test_lines_that_are_no_replies_are_passed_over(
     server: BatchServer, tmp_path: Path
 ) -> None:
@@ -467,10 +501,7 @@ async def test_killed_at_any_line_of_the_journal_each_question_is_in_one_batch_a
         lines += 1
         if lines == ROWS + point:
             raise Killed
-        place = append(journal, line)
-        if lines + 1 == ROWS + point and b"creating" in line:
-            server.fails("create", "drop_after")
-        return place
+        return append(journal, line)
 
     store = MemoryLedger()
     cascade = pair(server, ledger=store)

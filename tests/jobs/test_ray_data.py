@@ -8,14 +8,17 @@ import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from decimal import Decimal
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from cascade._portal import run_sync
-from cascade.errors import ConfigurationError, MissingDependencyError
-from cascade.jobs import Journal, Row, made_with, ray_data
+from cascade.errors import ConfigurationError, MissingDependencyError, ModelUnavailableError
+from cascade.jobs import Done, Journal, Row, made_with, ray_data
 from cascade.jobs.ray_data import Replica, Work, cascade_of, run_on_ray
 from cascade.ledger import open_store
 from cascade.models.base import guard
@@ -65,7 +68,6 @@ def rows(n: int) -> list[Row]:
 
 
 def said_by(replica: Replica, given: list[Row]) -> list[dict[str, Any]]:
-    pa = pytest.importorskip("pyarrow")
     table = replica(pa.table({"row": [pickle.dumps(row) for row in given]}))
     return [json.loads(line) for line in table["said"].to_pylist()]
 
@@ -130,6 +132,91 @@ def test_where_all_is_done_no_cluster_is_begun(upstream: Upstream, tmp_path: Pat
         journal = opened.enter_context(Journal(tmp_path / "j", made_with(cascade)))
         done = run_on_ray(RECIPE, cascade, rows(0), journal)
     assert (done.failed, done.answered) == (1, 0)
+
+
+class FailedError(Exception):
+    """As Ray's own errors."""
+
+
+class Ray:
+    """Ray and Ray Data in this process: each block goes to one replica."""
+
+    exceptions: Any = SimpleNamespace(RayError=FailedError)
+    DataContext: Any = SimpleNamespace(get_current=SimpleNamespace)
+
+    def __init__(self, *, fails: bool = False, running: bool = False) -> None:
+        self.fails, self.running = fails, running
+        self.calls: list[str] = []
+        self.replicas = 0
+
+    def is_initialized(self) -> bool:
+        return self.running
+
+    def init(self, **how: Any) -> None:
+        self.calls.append("init")
+        if self.fails:
+            raise ConnectionError("nobody listens")
+
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def from_items(self, items: list[Any], override_num_blocks: int) -> Ray:
+        size = -(-len(items) // override_num_blocks)
+        self.blocks = [items[n : n + size] for n in range(0, len(items), size)]
+        return self
+
+    def ActorPoolStrategy(self, size: int) -> None:  # noqa: N802 - Ray's name
+        self.replicas = size
+
+    def map_batches(self, kind: Any, *, fn_constructor_args: Any, **how: Any) -> Ray:
+        self.replica = kind(*fn_constructor_args)
+        return self
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        for block in self.blocks:
+            if self.fails:
+                raise FailedError("a node has died")
+            told = self.replica(pa.Table.from_pylist(block))
+            yield from told.to_pylist()
+
+
+def run(fake: Ray, n: int, path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Done:
+    """A job on such a cluster; modules that are no part of Ray are the real ones."""
+
+    def module(name: str) -> Any:
+        return fake if name.startswith("ray") else import_module(name)
+
+    monkeypatch.setattr(ray_data, "import_module", module)
+    with ExitStack() as opened:
+        cascade = cascade_of(RECIPE, opened)
+        journal = opened.enter_context(Journal(path, made_with(cascade)))
+        return run_on_ray({**RECIPE, **options}, cascade, rows(n), journal, concurrency=4)
+
+
+def test_every_row_is_answered_once_and_told_as_the_local_engine_does(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Ray()
+    done = run(fake, 10, tmp_path / "j", monkeypatch)
+    assert (done.answered, done.failed, done.escalated) == (10, 1, 3)
+    assert (fake.replicas, fake.calls) == (2, ["init", "shutdown"])
+    again = run(fake, 10, tmp_path / "j", monkeypatch)
+    assert (again.resumed, again.answered, again.before_usd) == (10, 0, done.spent_usd)
+    assert len(upstream.received) == 13
+
+
+def test_what_is_wrong_with_a_replica_or_with_ray_is_told_by_name(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigurationError, match="a replica cannot begin"):
+        run(Ray(running=True), 3, tmp_path / "j", monkeypatch, threshold=0.5)
+    with pytest.raises(ModelUnavailableError, match="a node has died"):
+        run(Ray(running=True, fails=True), 3, tmp_path / "j", monkeypatch)
+    with pytest.raises(ConfigurationError, match="cannot be reached: nobody listens"):
+        run(Ray(fails=True), 3, tmp_path / "j", monkeypatch)
 
 
 @pytest.mark.heavy

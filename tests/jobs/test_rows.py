@@ -143,3 +143,21 @@ def test_the_first_row_that_can_be_read_shows_whether_there_are_questions(tmp_pa
     path.write_text("broken\n\n")
     with pytest.raises(ConfigurationError, match="has no row that can be read"):
         first_row(path)
+
+
+def test_a_csv_file_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id,question,id\n1,x,2\n")
+    with pytest.raises(ConfigurationError, match="the column id more than once"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_file_that_goes_away_meanwhile_is_told(kind: str, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.{kind}").write_text('question\n{"question": "x"}\n')
+    reading = read_rows(tmp_path)
+    next(reading)
+    (tmp_path / f"b.{kind}").unlink()
+    with pytest.raises(ConfigurationError, match=f"b.{kind} cannot be read"):
+        list(reading)
