@@ -8,13 +8,15 @@ https://platform.openai.com/docs/guides/batch
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from cascade.errors import LedgerError
+from cascade.errors import LedgerError, ModelError
 from cascade.jobs.journal import Journal
 from cascade.models.openai import OpenAIModel
 
@@ -30,6 +32,12 @@ NAME = "cascade_batch"
 """Key of a batch's metadata under which its name is, by which it is found again."""
 
 CHUNK = 2**20
+
+FIRST_WAIT_S, LONGER, LONGEST_WAIT_S = 5.0, 1.5, 60.0
+"""Seconds until the provider is asked how far it is; each wait is so much longer than the last."""
+
+TROUBLES = 30
+"""So often in a row the provider may fail before the job ends; the next run goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +159,44 @@ class Batches:
                 metadata={NAME: name},
             )
         return made.id
+
+
+@dataclass(slots=True)
+class Patience:
+    """Waits of one job, which end when it is to stop."""
+
+    stop: asyncio.Event
+    _waits: int = 0
+
+    async def ask(self, what: Callable[[], Awaitable[None]]) -> None:
+        """Ask the provider, and again after a wait while it fails; nothing where it is stopped.
+
+        Raises:
+            ModelError: it refuses, or has failed too often.
+        """
+        for trouble in range(TROUBLES):
+            if self.stop.is_set():
+                return
+            try:
+                await what()
+            except ModelError as error:
+                if not error.retryable or trouble == TROUBLES - 1:
+                    raise
+                wait_s = error.retry_after or FIRST_WAIT_S
+            else:
+                return
+            await self._sleep(wait_s)
+
+    async def wait(self) -> None:
+        """Wait until it is time to look again."""
+        seconds = FIRST_WAIT_S * LONGER ** min(self._waits, 60)
+        self._waits += 1
+        await self._sleep(min(LONGEST_WAIT_S, seconds))
+
+    async def _sleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.stop.wait()
 
 
 def _is_lost(note: Mapping[str, Any], requests: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -20,7 +20,7 @@ from uuid import uuid4
 from langchain_core.messages import AnyMessage
 
 from cascade.api import Cascade
-from cascade.errors import CascadeError, ConfigurationError, LedgerError, ModelError
+from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.jobs.by_batch import ByBatch, Delivery, NotDeliveredError, batched
 from cascade.jobs.engine import (
     BREATH,
@@ -33,7 +33,7 @@ from cascade.jobs.engine import (
     run_job,
 )
 from cascade.jobs.journal import Journal, Record
-from cascade.jobs.openai_batches import Batches, read_reply, request_line
+from cascade.jobs.openai_batches import Batches, Patience, read_reply, request_line
 from cascade.jobs.rows import Row
 from cascade.kernel import InCopiedContext, Kernel
 from cascade.ledger.view import LedgerView
@@ -46,12 +46,6 @@ if TYPE_CHECKING:
 MOST_REQUESTS = 50_000
 MOST_BYTES = 200_000_000
 """Limits of one batch, OpenAI's."""
-
-FIRST_WAIT_S, LONGER, LONGEST_WAIT_S = 5.0, 1.5, 60.0
-"""Seconds until the provider is asked how far it is; each wait is so much longer than the last."""
-
-TROUBLES = 30
-"""So often in a row the provider may fail before the job ends; the next run goes on."""
 
 AT_ONCE = 200
 """Answers that are taken in between two looks at whether the ledger has them."""
@@ -215,14 +209,11 @@ class _BatchJob:
                 await self._send(batches, name)
             if self._covered(budget_usd):
                 await self._send_new(batches)
-            wait_s = FIRST_WAIT_S
-            while not self.stop.is_set():
+            patience = Patience(self.stop)
+            while self._open() and not self.stop.is_set():
+                await patience.wait()
                 for name in self._open():
-                    await self._patiently(partial(self._look, batches, name))
-                if not self._open():
-                    return
-                await self._sleep(wait_s)
-                wait_s = min(LONGEST_WAIT_S, wait_s * LONGER)
+                    await patience.ask(partial(self._look, batches, name))
 
     async def _send_new(self, batches: Batches) -> None:
         """Send what is in no batch yet."""
@@ -233,7 +224,7 @@ class _BatchJob:
             await self._send(batches, name)
 
     async def _send(self, batches: Batches, name: str) -> None:
-        await self._patiently(partial(batches.send, name, self._requests()))
+        await Patience(self.stop).ask(partial(batches.send, name, self._requests()))
         if not self.stop.is_set():
             self._requests().unlink(missing_ok=True)
 
@@ -392,32 +383,6 @@ class _BatchJob:
         assert before is not None, "what waits is in the journal"
         assert before.run is not None, "what waits has a run"
         return Run.from_json(before.run, _messages(row))
-
-    # --- patience
-
-    async def _patiently(self, ask: Callable[[], Awaitable[None]]) -> None:
-        """Ask the provider, and again after a wait while it fails; nothing where it is stopped.
-
-        Raises:
-            ModelError: it refuses, or has failed too often.
-        """
-        for trouble in range(TROUBLES):
-            if self.stop.is_set():
-                return
-            try:
-                await ask()
-            except ModelError as error:
-                if not error.retryable or trouble == TROUBLES - 1:
-                    raise
-                wait_s = error.retry_after or FIRST_WAIT_S
-            else:
-                return
-            await self._sleep(wait_s)
-
-    async def _sleep(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.stop.wait()
 
 
 def _messages(row: Row) -> list[AnyMessage]:

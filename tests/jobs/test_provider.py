@@ -45,8 +45,8 @@ BODY_USD = Decimal("0.0006")
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchServer]:
     monkeypatch.setattr(guard, "forbidden", False)
-    monkeypatch.setattr(provider, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(provider, "LONGEST_WAIT_S", 0.02)
+    monkeypatch.setattr(openai_batches, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(openai_batches, "LONGEST_WAIT_S", 0.02)
     with BatchServer() as running:
         yield running
 
@@ -344,7 +344,7 @@ async def test_a_refusal_ends_the_job_and_the_next_run_goes_on(
 async def test_a_provider_that_stays_away_ends_the_job(
     server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provider, "TROUBLES", 3)
+    monkeypatch.setattr(openai_batches, "TROUBLES", 3)
     server.fails("retrieve", "busy", "busy", "busy")
     cascade = pair(server)
     with pytest.raises(ModelUnavailableError, match="busy"):
@@ -435,7 +435,7 @@ async def test_interrupted_before_anything_is_sent_the_next_run_sends_it(
 async def test_a_stop_is_heard_while_the_provider_is_asked_and_nothing_is_sent_twice(
     step: Step, server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provider, "FIRST_WAIT_S", 600.0)
+    monkeypatch.setattr(openai_batches, "FIRST_WAIT_S", 600.0)
     server.fails(step, "busy")
     server.looks = 0
     stop, cascade = asyncio.Event(), pair(server)
