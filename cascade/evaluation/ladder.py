@@ -34,6 +34,9 @@ PRICES = np.concatenate([[0.0], np.geomspace(0.003, 1.5, 40)])
 JUDGED = (0.02, 0.05, 0.1, 0.2)
 """Prices over which the value of a shape is averaged when shapes are compared."""
 
+LENIENT = 0.5
+"""A price for those who may lose much: a large answer costs half of what an error does."""
+
 NOISE = 1.0
 """A step up has to pay by more than so many standard errors of what it pays."""
 
@@ -624,9 +627,13 @@ class Ladder:
 
     @cached_property
     def shape(self) -> Shape | None:
-        """The highest rung that was taken; None where the large model alone is worth more."""
-        taken = [rung for rung in self.rungs if rung.taken]
-        return taken[-1].shape if taken and taken[-1].value > 0 else None
+        """The highest rung that was taken; None where the large model alone is worth more, at any
+        price of an error."""
+        taken = [rung.shape for rung in self.rungs if rung.taken]
+        if not taken:
+            return None
+        worth = values_of(taken[-1], taken[-1].learned, (*JUDGED, LENIENT)).mean(axis=1)
+        return taken[-1] if worth.max() > 0 else None
 
     @cached_property
     def by_name(self) -> dict[str, Shape]:
@@ -675,7 +682,12 @@ def value_of(shape: Shape, plan: Plan | None = None) -> Array:
     """What a shape is worth on each row of a plan, in right answers; by default of the rows that
     fitted it."""
     plan = plan or shape.learned
-    played = shape.play(plan, JUDGED)
+    return np.asarray(values_of(shape, plan, JUDGED).mean(axis=0), dtype=np.float64)
+
+
+def values_of(shape: Shape, plan: Plan, prices: Sequence[float]) -> Array:
+    """The same at each of some prices: (prices, rows)."""
+    played = shape.play(plan, prices)
     saved = (plan.large_paid - played.cost) / shape.unit
-    worth = played.right - plan.large_right + np.array(JUDGED)[:, None] * saved
-    return np.asarray(worth.mean(axis=0), dtype=np.float64)
+    worth = played.right - plan.large_right + np.array(prices)[:, None] * saved
+    return np.asarray(worth, dtype=np.float64)

@@ -145,27 +145,6 @@ def _below(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float
     return (b[1] - a[1]) * (c[0] - a[0]) <= (c[1] - a[1]) * (b[0] - a[0])
 
 
-def delta_ibc(
-    cost: float, quality: float, small: tuple[float, float], large: tuple[float, float]
-) -> float:
-    """ΔIBC: lift of the quality gained per dollar over the line from small to large, relative.
-
-    0 is on the line, 1 twice the gain for the money; NaN where there is no line to compare with
-    or nothing was spent (AutoMix, 2310.12963).
-
-    Args:
-        cost: of the cascade.
-        quality: of the cascade.
-        small: (cost, quality) of the small model alone.
-        large: (cost, quality) of the large model alone.
-    """
-    run, rise = large[0] - small[0], large[1] - small[1]
-    if abs(run) < TINY or abs(rise) < TINY or abs(cost - small[0]) < TINY:
-        return np.nan
-    base = rise / run
-    return ((quality - small[1]) / (cost - small[0]) - base) / base
-
-
 def aurc(confidence: Array, correct: Array) -> float:
     """Mean over all coverages of the error among the accepted; lower is better."""
     order = np.argsort(-confidence, kind="stable")

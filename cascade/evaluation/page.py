@@ -329,7 +329,7 @@ def _names(places: Sequence[tuple[Mark, float, float]]) -> Iterable[str]:
         sides = [("start", px + 10, px + 10), ("end", px - 10, px - 10 - wide)]
         if px + 10 + wide > WIDTH:
             sides.reverse()
-        shifts = [0, _LINE, -_LINE, 2 * _LINE, -2 * _LINE, 3 * _LINE, -3 * _LINE]
+        shifts = sorted((n * _LINE // 2 for n in range(-42, 43)), key=abs)
         options = [
             (anchor, at, left, py + 4 + shift) for shift in shifts for anchor, at, left in sides
         ]
