@@ -24,7 +24,7 @@ from cascade.ledger.store import SqlLedger
 from cascade.service.faults import ServiceError
 from cascade.service.gateway import Gateway
 from cascade.service.keys import KEY_TAG
-from cascade.service.wire import invalid, json_response, read_body
+from cascade.service.wire import Endpoint, invalid, json_response, read_body
 
 Dollars = Annotated[Decimal, Field(gt=0, allow_inf_nan=False, max_digits=24)]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
@@ -265,13 +265,13 @@ def _failed(task: asyncio.Task[Report]) -> bool:
 
 
 ENDPOINTS = (
-    ("GET", "/admin/keys", list_keys, "admin"),
-    ("POST", "/admin/keys", create_key, "admin", NewKey),
-    ("DELETE", "/admin/keys/{name}", revoke_key, "admin"),
-    ("POST", "/admin/keys/{name}/rotate", rotate_key, "admin"),
-    ("GET", "/admin/budgets", budgets, "admin"),
-    ("POST", "/admin/reload", reload, "admin"),
-    ("GET", "/admin/cascades", cascades, "admin"),
-    ("GET", "/admin/report", report, "admin"),
-    ("POST", "/v1/feedback", feedback, "feedback", FeedbackRequest),
+    Endpoint("GET", "/admin/keys", list_keys, "admin"),
+    Endpoint("POST", "/admin/keys", create_key, "admin", NewKey),
+    Endpoint("DELETE", "/admin/keys/{name}", revoke_key, "admin"),
+    Endpoint("POST", "/admin/keys/{name}/rotate", rotate_key, "admin"),
+    Endpoint("GET", "/admin/budgets", budgets, "admin"),
+    Endpoint("POST", "/admin/reload", reload, "admin"),
+    Endpoint("GET", "/admin/cascades", cascades, "admin"),
+    Endpoint("GET", "/admin/report", report, "admin"),
+    Endpoint("POST", "/v1/feedback", feedback, "feedback", FeedbackRequest),
 )

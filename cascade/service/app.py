@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +14,6 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI
 from openai.types.chat import ChatCompletion
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -29,6 +27,7 @@ from cascade.service import admin, anthropic, ollama, openai, page
 from cascade.service.config import LOOPBACK, Configured
 from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of, protocol_of
 from cascade.service.gateway import Gateway
+from cascade.service.wire import Endpoint
 
 logger = logging.getLogger("cascade")
 
@@ -38,31 +37,6 @@ SMALL = 256 * 1024
 START_PATIENCE_S = 5.0
 
 ABOUT = "OpenAI's, Anthropic's and Ollama's protocols in front of cascades."
-
-Handler = Callable[[Request, Gateway], Awaitable[Response]]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One thing that is served.
-
-    Attributes:
-        method: of HTTP.
-        path: with parameters in braces.
-        work: makes the answer.
-        tag: of the OpenAPI document.
-        body: model of the request's body.
-        answer: model of the answer.
-        long: whether its body may be as long as the configuration says.
-    """
-
-    method: str
-    path: str
-    work: Handler
-    tag: str
-    body: type[BaseModel] | None = None
-    answer: type[BaseModel] | None = None
-    long: bool = False
 
 
 def _endpoints(stored: openai.Responses) -> list[Endpoint]:
@@ -107,7 +81,7 @@ def _endpoints(stored: openai.Responses) -> list[Endpoint]:
         Endpoint("GET", "/api/tags", ollama.tags, "Ollama"),
         Endpoint("POST", "/api/show", ollama.show, "Ollama", ollama.ShowRequest),
         Endpoint("GET", "/api/version", ollama.version, "Ollama"),
-        *(Endpoint(*given) for given in admin.ENDPOINTS),
+        *admin.ENDPOINTS,
         Endpoint("GET", "/healthz", _alive, "health"),
         Endpoint("GET", "/readyz", _ready, "health"),
         Endpoint("GET", "/metrics", _metrics, "health"),
@@ -200,7 +174,8 @@ def _add(app: FastAPI, gateway: Gateway, endpoint: Endpoint) -> None:
 
 def _document(app: FastAPI, endpoints: list[Endpoint]) -> dict[str, Any]:
     """The OpenAPI document, with the schemas of the bodies that endpoints read themselves."""
-    if not app.openapi_schema:
+    made = app.openapi_schema
+    if not made:
         made = FastAPI.openapi(app)
         bodies = [(e.body, "validation") for e in endpoints if e.body is not None]
         template = "#/components/schemas/{model}"
@@ -211,7 +186,7 @@ def _document(app: FastAPI, endpoints: list[Endpoint]) -> dict[str, Any]:
         security = {"type": "http", "scheme": "bearer"}
         made["components"]["securitySchemes"] = {"key": security}
         made["security"] = [{"key": []}]
-    return app.openapi_schema or made
+    return made
 
 
 async def _look_for_keys(gateway: Gateway) -> None:

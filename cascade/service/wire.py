@@ -7,6 +7,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 from urllib.parse import quote
 
@@ -56,6 +57,32 @@ NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+Handler = Callable[[Request, Gateway], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One thing that is served.
+
+    Attributes:
+        method: of HTTP.
+        path: with parameters in braces.
+        work: makes the answer.
+        tag: of the OpenAPI document.
+        body: model of the request's body.
+        answer: model of the answer.
+        long: whether its body may be as long as the configuration says.
+    """
+
+    method: str
+    path: str
+    work: Handler
+    tag: str
+    body: type[BaseModel] | None = None
+    answer: type[BaseModel] | None = None
+    long: bool = False
 
 
 # --- bodies
