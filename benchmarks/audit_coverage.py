@@ -108,7 +108,8 @@ def measure(w: World, rate: float, runs: int) -> dict[str, float]:
     cost, loss = w.large[w.accepted], w.loss[w.accepted]
     wrong, escalated = np.maximum(loss, 0.0), float(w.large[~w.accepted].sum())
     names = ("saving", "loss", "error rate")
-    held, widths, audits = dict.fromkeys(names, 0), {name: [] for name in names}, 0
+    held, audits = dict.fromkeys(names, 0), 0
+    widths: dict[str, list[float]] = {name: [] for name in names}
     for seed in range(runs):
         sample = Sample(np.full(n, rate), np.random.default_rng(seed).random(n) < rate)
         seen = sample.audited
