@@ -528,11 +528,11 @@ def main() -> None:  # noqa: PLR0912 - one table after the other
         print(json.dumps({"benchmark": "decision_quality", **result}))
         return
     for title, found in result.items():
-        table, _, labels = title.partition(" ")
+        table, _, count = title.partition(" ")
         if table == "cost":
-            show_cost(labels, found)
+            show_cost(count, found)
         elif table == "gain":
-            show_gain(labels, found)
+            show_gain(count, found)
         elif table == "priors":
             show_priors(found, sets)
         else:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from pydantic import ValidationError
 
 from cascade.errors import ConfigurationError, InputError, UnknownRunError
-from cascade.ledger.base import LedgerStore, Selection
+from cascade.ledger.base import LedgerStore, MemoryLedger, Selection
 from cascade.ledger.feedback import CORRECT, FEEDBACK, Feedback
 
 MOST_SAID = 100
@@ -97,7 +97,6 @@ async def _entries(
     if not within:
         return await store.of_run(run_id)
     read: Any = getattr(store, "entries", None)
-    if read is None or not callable(read):
+    if isinstance(store, MemoryLedger) or read is None:
         return await store.of_run(run_id)
-    found: Sequence[Any] = await read(Selection(run_id=run_id, tags=dict(within)))
-    return found
+    return list(await read(Selection(run_id=run_id, tags=dict(within))))

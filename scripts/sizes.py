@@ -21,8 +21,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 KERNEL = ("run.py", "calling.py", "kernel.py", "graph.py", "tracing.py", "_portal.py")
-HOLDING = ("api.py", "setup.py", "questions.py", "state.py", "errors.py", "events.py", "result.py")
-HOLDING += ("tiers.py", "__init__.py")
+HOLDING = (
+    "api.py",
+    "setup.py",
+    "questions.py",
+    "state.py",
+    "errors.py",
+    "events.py",
+    "result.py",
+    "tiers.py",
+    "__init__.py",
+)
 
 AIMS: dict[str, int] = {
     "kernel with agents": 2_500,

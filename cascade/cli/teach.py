@@ -57,7 +57,9 @@ def delete(
             "say what to delete: --user, --tenant, --run, together or alone; --older-than; --all."
         )
     age = None if older_than is None else timedelta(days=older_than)
-    what = {"older_than": age} if age else {"selection": selection, "everything": everything}
+    what: dict[str, Any] = {"older_than": age}
+    if age is None:
+        what = {"selection": selection, "everything": everything}
     gone = _with_lessons(where, lambda store: store.delete(**what))
     if json:
         print_json(asdict(gone))
