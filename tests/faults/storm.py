@@ -21,6 +21,7 @@ from cascade.errors import CascadeError
 from cascade.ledger import open_store
 from cascade.middleware import Breaker, Retries
 from cascade.models import http
+from cascade.state import Usage
 from tests.servers.faults import Fault
 from tests.servers.faulty import Call, FaultyServer
 from tests.servers.saying import Asked, Form, Protocol, Said
@@ -138,9 +139,8 @@ def _set_up_is_wrong(q: Question) -> bool:
     return q.place == "small" and fault.startswith(SET_UP)
 
 
-def _price(tier: str, tokens: int, output: Any) -> Decimal:
-    price = PRICES[tier]
-    return (Decimal(price.input) * tokens + Decimal(price.output) * output) / 1_000_000
+def _price(tier: str, tokens: int, output: Any) -> Decimal | None:
+    return PRICES[tier].cost(Usage(input_tokens=tokens, output_tokens=output))
 
 
 def storm(questions: Sequence[Question], folder: Path) -> World:
