@@ -50,6 +50,10 @@ OPTIMISM = 0.25
 """Share of a standard error that is added to an expected loss, because the cheapest of many
 policies was chosen on the same rows. Without it three in five lose more than expected."""
 
+HEADS_ERROR = 0.02
+"""Error that is expected of a loss by the heads alone, however many the rows: with few rows it is
+the smaller one."""
+
 MISTAKES = 5
 
 Verdict = Literal["cascade", "router", "small", "off", "unclear", "unpriced"]
@@ -238,14 +242,16 @@ class Sheet:
     def loss(self) -> Array:
         """(prices,) expected loss of right answers against the large model.
 
-        The mean of what was seen and of what the heads expect, which is steadier, and a part of
-        the standard error for having chosen; on rows that chose nothing, what was seen.
+        What was seen and what the heads expect, by their precision, and a part of the standard
+        error for having chosen; on rows that chose nothing, what was seen.
         """
         seen = (self.pair.large_correct - self.right).mean(axis=1)
         if not self.steady:
             return np.asarray(seen)
+        error = self.errors[1]
+        share = HEADS_ERROR**2 / (HEADS_ERROR**2 + error**2)
         expected = self.expected_loss.mean(axis=1)
-        return np.asarray((seen + expected) / 2 + OPTIMISM * self.errors[1])
+        return np.asarray(share * seen + (1 - share) * expected + OPTIMISM * error)
 
 
 def cross_fit(pair: Pair, options: Options, choose: Choice) -> Sheet:

@@ -21,7 +21,6 @@ from cascade.errors import (
     StreamInterruptedError,
 )
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot
-from cascade.middleware.retries import key_of
 from cascade.run import Call
 from cascade.state import Completion
 
@@ -98,7 +97,7 @@ class Breaker(CascadeMiddleware):
             CircuitOpenError: the server is left alone for now; nothing was sent.
         """
         model = call.tier.model
-        key = key_of(call)
+        key = call.tier.model.place
         circuit = self._circuits.get(key)
         if circuit is None:
             circuit = self._circuits.setdefault(key, Circuit(self, model.name, self._clock))

@@ -69,7 +69,7 @@ class Retries(CascadeMiddleware):
         """Send the call again while that is worth it."""
         if self.attempts == 1:
             return await handler(call)
-        key = key_of(call)
+        key = call.tier.model.place
         budget = self._budgets.get(key)
         if budget is None:
             budget = self._budgets.setdefault(key, RetryBudget(self.share, self.reserve))
@@ -100,12 +100,6 @@ class Retries(CascadeMiddleware):
         # 2.0 ** 1024 is no float any more.
         most_s = min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 60))
         return asked_s + random.uniform(0, most_s)  # noqa: S311 - no secret
-
-
-def key_of(call: Call) -> str:
-    """A model at its address: what is shared by the calls that fail together."""
-    model = call.tier.model
-    return f"{model.name} {model.server or ''}"
 
 
 class RetryBudget:

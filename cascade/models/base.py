@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +141,15 @@ class Model(ABC):
         """Keys that are sent along; no error repeats them."""
         return ()
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The model string, `provider:name`."""
         return f"{self.provider}:{self.model}"
+
+    @cached_property
+    def place(self) -> str:
+        """The model at its address: what is shared by the calls that fail together."""
+        return f"{self.name} {self.server or ''}"
 
     async def complete(self, request: Request) -> Completion:
         """Answer in one piece.
