@@ -507,7 +507,7 @@ def main() -> None:  # noqa: PLR0912 - one table after the other
         sets[case.name] = case.set_name
         for labels in map(int, arguments.labels.split(",")):
             count = (
-                arguments.splits if labels or len(pair) < 2000 else max(4, arguments.splits // 4)
+                arguments.splits if labels or len(pair) < 2000 else max(4, arguments.splits // 2)
             )
             for fit, test in splits(pair, other, labels, count) if only & work.keys() else ():
                 for table in work.keys() & only:

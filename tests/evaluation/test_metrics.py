@@ -15,7 +15,6 @@ from cascade.evaluation.metrics import (
     bootstrap,
     cpt,
     deferral_curve,
-    delta_ibc,
     excess_aurc,
     nauc,
 )
@@ -63,13 +62,6 @@ def test_without_a_gap_nothing_can_be_recovered() -> None:
 def test_the_hull_takes_no_point_below_a_chord() -> None:
     curve = deferral_curve(-PERFECT, SMALL, LARGE, np.zeros(4), np.ones(4))
     assert aiq(curve) == pytest.approx(0.75)
-
-
-def test_the_lift_over_the_line_from_small_to_large() -> None:
-    assert delta_ibc(0.5, 0.75, (0, 0.5), (1, 1)) == pytest.approx(0)
-    assert delta_ibc(0.5, 1.0, (0, 0.5), (1, 1)) == pytest.approx(1)
-    assert np.isnan(delta_ibc(0, 0.5, (0, 0.5), (1, 1)))
-    assert np.isnan(delta_ibc(0.5, 0.5, (0, 0.5), (1, 0.5)))
 
 
 def test_risk_over_coverage_of_a_perfect_and_a_useless_confidence() -> None:
