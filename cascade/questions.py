@@ -110,6 +110,8 @@ def to_settings(
         ) from error
     for name in ("temperature", "deadline", "timeout_s", "max_tokens"):
         value = settings.get(name)
+        if isinstance(value, int | float) and value != value:  # noqa: PLR0124 - not a number
+            raise ConfigurationError(f"{name}={value!r}: give a number.")
         if isinstance(value, int | float) and (value < 0 or (value == 0 and name != "temperature")):
             raise ConfigurationError(f"{name}={value!r}: must be above 0.")
     return settings

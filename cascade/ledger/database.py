@@ -472,4 +472,6 @@ def _read_only_url(path: Path, place: str) -> str:
                 f"{place} cannot be read ({error}): its last entries are in {wal.name}. Copy both "
                 "files to a folder that may be written, or close the program that writes."
             ) from error
+    except sqlite3.DatabaseError as error:
+        raise LedgerError(f"{place} cannot be read: {error}.") from error
     return f"sqlite:///{uri}?{how}&uri=true"

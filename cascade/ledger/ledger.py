@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from inspect import iscoroutinefunction
 from threading import Lock
 from typing import Any, Protocol
 
@@ -140,6 +141,11 @@ class Ledger:
             raise ConfigurationError(
                 f"ledger={store!r} is no store: give open_store('sqlite:///ledger.db') or "
                 "MemoryLedger()."
+            )
+        if store is not None and iscoroutinefunction(store.append):
+            raise ConfigurationError(
+                f"append of {type(store).__name__} is async: nothing would await it and every "
+                "entry would be lost. Write `def append(self, entries, tags)`."
             )
         self.store = store
         self._crash_safe = store is not None and type(store).begin is not LedgerStore.begin

@@ -363,11 +363,21 @@ def test_options_without_meaning_are_named(options: Any, words: str) -> None:
         ({"temprature": 1}, "temprature=1"),
         ({"temperature": "hot"}, "temperature='hot'"),
         ({"deadline": 0}, "deadline=0"),
+        ({"deadline": float("nan")}, "deadline=nan: give a number"),
     ],
 )
 async def test_settings_without_meaning_are_named(settings: Any, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         await cascade_of().ainvoke("?", **settings)
+
+
+def test_a_store_whose_append_is_async_would_lose_every_entry() -> None:
+    class Later(LedgerStore):
+        async def append(self, entries: Any, tags: Any = None) -> None:
+            raise AssertionError
+
+    with pytest.raises(ConfigurationError, match="append of Later is async"):
+        cascade_of(ledger=Later())
 
 
 def test_repr_says_the_chain() -> None:

@@ -382,6 +382,12 @@ async def test_opening_waits_until_another_process_lets_go_of_a_new_file(
     await store.aclose()
 
 
+async def test_a_file_that_is_no_database_is_named(url: str, path: Path) -> None:
+    path.write_text("question,label\n" * 100)  # noqa: ASYNC240
+    with pytest.raises(LedgerError, match=rf"{path.name} cannot be read: file is not a database"):
+        await open_store(url, read_only=True).entries()
+
+
 async def test_read_only_changes_nothing_and_makes_no_file(url: str, path: Path) -> None:
     with pytest.raises(LedgerError, match="there is no ledger"):
         await open_store(url, read_only=True).entries()
