@@ -571,7 +571,8 @@ def _configuration(
     listed = "".join(f"      - {json.dumps(dict(tier))}\n" for tier in tiers)
     return (
         "# Made by `cascade try`; `cascade serve cascade.yaml` runs it.\n"
+        "ledger: sqlite:///ledger.db\n"
         f"cascades:\n  {name}:\n    tiers:\n{listed}"
-        f"    calibrator: {json.dumps(str(calibration))}\n"
-        f"{decided}    audit_rate: 0.05\n"
+        f"    calibrator: {json.dumps(calibration.name)}\n"
+        f"{decided}    audits: 0.05\n"
     )

@@ -29,6 +29,7 @@ from cascade.evaluation.collecting import (
 from cascade.evaluation.crossfit import Options
 from cascade.evaluation.scorers import Score, Scorer, get_scorer
 from cascade.ledger.prices import Price
+from cascade.service.config import read_config
 from cascade.state import Completion, Usage
 from tests.evaluation.synthetic import recording
 from tests.evaluation.test_ladder import MADE_FOR
@@ -283,7 +284,10 @@ def test_a_fit_gives_a_calibration_and_what_it_is_worth(tmp_path: Path) -> None:
     files = write_artefacts(tmp_path / "out", found, tiers)
     written = yaml.safe_load(files["configuration"].read_text())["cascades"]["tried"]
     assert written["tiers"] == tiers
-    assert written["calibrator"] == str(files["calibration"])
+    assert written["calibrator"] == files["calibration"].name
+    config = read_config(files["configuration"]).config
+    assert config.cascades["tried"].audits is not None
+    assert config.ledger is not None
     assert written["price_of_error"] == pytest.approx(
         found.evaluation.recommended.price_of_error_usd, rel=1e-5
     )
