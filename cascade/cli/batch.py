@@ -180,6 +180,7 @@ class _Progress:
 
 def _report(done: Done, output: Path, written: int, *, as_json: bool) -> None:
     stopped = done.stopped is not None
+    spent = None if done.unknown and not done.spent_usd else done.spent_usd
     if as_json:
         fields = (
             "resumed",
@@ -193,15 +194,17 @@ def _report(done: Done, output: Path, written: int, *, as_json: bool) -> None:
             "unknown",
             "stopped",
         )
-        print_json({**{name: getattr(done, name) for name in fields}, "written": written})
+        told = {name: getattr(done, name) for name in fields}
+        print_json({**told, "spent_usd": spent, "written": written})
     else:
         known = "" if not done.unknown else f", {done.unknown:,} at an unknown cost"
+        paid = "an unknown amount" if spent is None else f"${spent:.6f}"
         sign = "≈ " if done.estimated else ""
         saved = "unknown" if done.saved_usd is None else f"{sign}${done.saved_usd:.6f}"
         say(
             f"{output}: {written:,} rows; {done.answered:,} answered now, {done.resumed:,} before, "
             f"{done.escalated:,} escalated, {done.failed:,} failed\n"
-            f"spent ${done.spent_usd:.6f}{known}; saved {saved}"
+            f"spent {paid}{known}; saved {saved}"
         )
         if done.waiting:
             say(f"{done.waiting:,} rows wait for their provider: run the same command again later.")
@@ -217,6 +220,6 @@ def _dollars(text: str | None) -> Decimal | None:
         amount = None if text is None else Decimal(text)
     except InvalidOperation:
         raise ConfigurationError(f"--budget-usd {text!r}: give dollars, such as 5.") from None
-    if amount is not None and not amount > 0:
+    if amount is not None and not (amount.is_finite() and amount > 0):
         raise ConfigurationError(f"--budget-usd {text}: dollars, above 0.")
     return amount

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -142,6 +143,12 @@ def _options(
         raise ConfigurationError(
             f"--within {within:g}: a share of the questions, from 0 to below 1; one point is 0.01."
         )
+    if price_of_error is not None and not 0 < price_of_error < math.inf:
+        raise ConfigurationError(f"--price-of-error {price_of_error:g}: dollars, above 0.")
+    wrong = [f"--delta {delta:g}"] if not 0 < delta < 1 else []
+    wrong += [f"--max-harm {max_harm:g}"] if max_harm is not None and not 0 < max_harm < 1 else []
+    if wrong:
+        raise ConfigurationError(f"{' and '.join(wrong)}: a probability is between 0 and 1.")
     return Options(
         within=within,
         caution=caution,

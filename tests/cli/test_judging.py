@@ -48,6 +48,9 @@ def play(host: Upstream) -> None:
     ("command", "given", "said"),
     [
         ("evaluate", ("--within", "1"), "--within 1"),
+        ("evaluate", ("--price-of-error", "nan"), "--price-of-error nan"),
+        ("evaluate", ("--delta", "2"), "--delta 2"),
+        ("evaluate", ("--max-harm", "-1"), "--max-harm -1"),
         ("calibrate", ("--max-harm", "1.5"), "--max-harm 1.5"),
         ("calibrate", ("--delta", "0"), "--delta 0"),
         ("calibrate", ("--out", "nowhere/c.json"), "--out nowhere/c.json"),

@@ -35,6 +35,7 @@ def rows(tmp_path: Path) -> Path:
     [
         (("--budget-usd", "five"), "--budget-usd 'five'"),
         (("--budget-usd", "-1"), "--budget-usd -1"),
+        (("--budget-usd", "nan"), "--budget-usd nan"),
         (("--provider-batch", "--engine", "ray"), "give one of them"),
         (("--provider-batch",), "ollama:large cannot be asked by batch"),
         (("--column", "words"), "words"),
