@@ -209,9 +209,13 @@ class _Judge:
 
     @property
     def rows_to_tell(self) -> int:
-        """Rows at which the interval of the loss is as wide as what may be lost, on each side."""
-        goal = max(self.options.within, 0.005)
-        return math.ceil(len(self.own.pair) * (1.96 * self._loss_error / goal) ** 2)
+        """Rows at which the interval of the loss is as wide as what may be lost, on each side, and
+        that of the cost ends below the large model's."""
+        goal, cost = max(self.options.within, 0.005), self.point.cost
+        widths = [1.96 * self._loss_error / goal]
+        if cost.value < 1 <= cost.high:
+            widths.append((cost.high - cost.value) / (1 - cost.value))
+        return math.ceil(len(self.own.pair) * max(widths) ** 2)
 
     @property
     def _loss_error(self) -> float:
@@ -226,7 +230,8 @@ class _Judge:
         if self.point.off:
             return "unclear" if self._hidden_by_noise else "off"
         if self.point.cost.high >= 1:
-            return "unclear"
+            worth_more_rows = self.point.cost.value < 1 - WORTHWHILE or self._hidden_by_noise
+            return "unclear" if worth_more_rows else "off"
         if self.point.escalated < CLEARLY / 2 and self.shape not in ("helper", "known"):
             return "small"
         return "router" if self.shape == "router" else "cascade"
@@ -281,7 +286,7 @@ class _Judge:
         """What to know besides."""
         found = [
             *self._about_the_point(),
-            self._better_drafters(),
+            self._better_drafter(),
             self._unstable(),
             self._ratio(),
         ]
@@ -314,19 +319,13 @@ class _Judge:
             found.append(f"It acts as if an error costs {each}: price_of_error={each[1:]}.")
         return found
 
-    def _better_drafters(self) -> str:
+    def _better_drafter(self) -> str:
         pair = self.sheet.pair
-        rows = np.arange(len(pair))
-        better = [
-            name
-            for name in pair.helpers(rows)
-            if pair.view(name).correct.mean() > pair.small_correct.mean() + CLEARLY
-        ]
-        if not better:
+        best = next(iter(pair.helpers(np.arange(len(pair)))), None)
+        if best is None or pair.view(best).correct.mean() <= pair.small_correct.mean() + CLEARLY:
             return ""
         return (
-            f"{' and '.join(better)} {'are' if len(better) > 1 else 'is'} cheap too and right more "
-            f"often than {self.small}: let {'one of them' if len(better) > 1 else 'it'} draft, and "
+            f"{best} is cheap too and right more often than {self.small}: let it draft, and "
             "evaluate that."
         )
 
