@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -121,6 +123,15 @@ def test_there_is_one_question(given: tuple[str, ...]) -> None:
     assert "not both" in commands.cascade("ask", *given, *MODELS, code=2).err
 
 
+@pytest.fixture
+def _keyboard() -> Iterator[None]:
+    """Ctrl-C means what it means at a terminal, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_keyboard")
 @pytest.mark.parametrize("as_json", [True, False])
 def test_ctrl_c_says_what_was_spent(host: Upstream, as_json: bool) -> None:
     host.says("small", Answer("Sydney", p=0.3))

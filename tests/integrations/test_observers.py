@@ -161,7 +161,7 @@ def test_the_log_has_a_line_of_json_for_each_run(
 ) -> None:
     with caplog.at_level(logging.INFO, "cascade.runs"):
         result = pair(UNSURE, middleware=[RunLog()]).invoke(Q, tags={"user": "eva"})
-    (record,) = caplog.records
+    (record,) = [record for record in caplog.records if record.name == "cascade.runs"]
     line = json.loads(record.getMessage())
     assert (line["run_id"], line["tags"]) == (result.run_id, {"user": "eva"})
     assert Decimal(line["cost_usd"]) == result.ledger.cost_usd == vars(record)["cost_usd"]
