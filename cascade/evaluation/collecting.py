@@ -36,7 +36,7 @@ from cascade.state import Completion, Usage
 if TYPE_CHECKING:
     from cascade.confidence import MadeFor
     from cascade.confidence.calibration import Calibration
-    from cascade.evaluation.crossfit import Options, Point
+    from cascade.evaluation.crossfit import Options
     from cascade.evaluation.verdict import Evaluation
     from cascade.policies import Refusal
 
@@ -551,7 +551,7 @@ def write_artefacts(
         folder.mkdir(parents=True, exist_ok=True)
         fitted.calibration.save(files["calibration"])
         files["page"].write_text(to_page(to_document(found)), encoding="utf-8")
-        text = _configuration(name, tiers, files["calibration"], found.recommended)
+        text = _configuration(name, tiers, files["calibration"], found)
         files["configuration"].write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{folder} cannot be written ({error.strerror}).") from error
@@ -559,14 +559,15 @@ def write_artefacts(
 
 
 def _configuration(
-    name: str, tiers: Sequence[Mapping[str, JsonValue]], calibration: Path, point: Point
+    name: str, tiers: Sequence[Mapping[str, JsonValue]], calibration: Path, found: Evaluation
 ) -> str:
     """The service's configuration; what is JSON is YAML too."""
+    price, shown = found.recommended.price_of_error_usd, ("cascade", "router", "small")
     decided = (
-        "    # Nothing was shown to save money: the large model answers, and the small one is\n"
-        "    # measured beside it.\n    mode: shadow\n"
-        if point.off or point.price_of_error_usd is None
-        else f"    price_of_error: {point.price_of_error_usd:.6g}\n"
+        f"    price_of_error: {price:.6g}\n"
+        if found.verdict in shown and price is not None
+        else "    # No saving was shown: the large model answers, the small one is measured beside it.\n"
+        "    mode: shadow\n"
     )
     listed = "".join(f"      - {json.dumps(dict(tier))}\n" for tier in tiers)
     return (

@@ -62,6 +62,9 @@ CLEARLY = 0.02
 WORTHWHILE = 0.05
 """A share of the cost that is worth more rows to find out about."""
 
+UNCERTAIN = 0.05
+"""So much more than what may be lost is too much not to know."""
+
 SHAPES: Mapping[str, str] = {
     "score": "the draft's own score decides",
     "gain": "the draft's signals and the question decide",
@@ -232,6 +235,9 @@ class _Judge:
         if self.point.cost.high >= 1:
             worth_more_rows = self.point.cost.value < 1 - WORTHWHILE or self._hidden_by_noise
             return "unclear" if worth_more_rows else "off"
+        weighed = self.options.price_of_error is not None
+        if not weighed and self.point.loss.high > self.options.within + UNCERTAIN:
+            return "unclear"
         if self.point.escalated < CLEARLY / 2 and self.shape not in ("helper", "known"):
             return "small"
         return "router" if self.shape == "router" else "cascade"
@@ -249,31 +255,33 @@ class _Judge:
     @property
     def sentence(self) -> str:
         """For a manager."""
-        point, large = self.point, self.large
-        pays = f"costs {_span(point.cost)} of {large} alone"
-        gives = f"is expected to give {_lost(point.loss.value)} ({_lost_between(point.loss)})"
-        match self.verdict:
-            case "unpriced":
-                return (
-                    "What a cascade saves is unknown, since the recording does not say what the "
-                    f"answers cost: record `cost_usd` of {self.small} and {large}."
-                )
-            case "off":
-                why = f"no cascade with {self.small} saves money"
-                if self.cost_ratio >= 1:
-                    why = f"a draft costs {percent(self.cost_ratio)} of a large answer"
-                return f"Switch it off and let {large} answer everything: {why} {self._goal}."
-            case "unclear":
-                return (
-                    f"Too few rows to tell: with {len(self.own.pair):,} a saving {self._goal} is "
-                    f"not shown. About {max(self.rows_to_tell - len(self.own.pair), 1):,} more "
-                    "would tell."
-                )
-            case "small":
-                return f"Let {self.small} answer everything: it {pays} and {gives}."
-            case "router":
-                return f"Use a router that reads the question alone: it {pays} and {gives}."
-        return f"Use the cascade: it {pays} and {gives}."
+        large, verdict = self.large, self.verdict
+        pays = f"costs {_span(self.point.cost)} of {large} alone"
+        gives = f"is expected to give {_lost(self.point.loss.value)}"
+        gives += f" ({_lost_between(self.point.loss)})"
+        why = f"no cascade with {self.small} saves money"
+        if self.cost_ratio >= 1:
+            why = f"a draft costs {percent(self.cost_ratio)} of a large answer"
+        return {
+            "unpriced": "What a cascade saves is unknown, since the recording does not say what "
+            f"the answers cost: record `cost_usd` of {self.small} and {large}.",
+            "off": f"Switch it off and let {large} answer everything: {why} {self._goal}.",
+            "unclear": self._open(pays),
+            "small": f"Let {self.small} answer everything: it {pays} and {gives}.",
+            "router": f"Use a router that reads the question alone: it {pays} and {gives}.",
+            "cascade": f"Use the cascade: it {pays} and {gives}.",
+        }[verdict]
+
+    def _open(self, pays: str) -> str:
+        rows, point = len(self.own.pair), self.point
+        seems = f"a saving {self._goal} is not shown"
+        if not point.off and point.cost.high < 1:
+            seems = (
+                f"it seems that a cascade {pays} and gives {_lost(point.loss.value)}, but it may "
+                f"give {100 * point.loss.high:.1f} points fewer"
+            )
+        more = max(self.rows_to_tell - rows, 1)
+        return f"Too few rows to tell: with {rows:,} {seems}. About {more:,} more would tell."
 
     @property
     def _goal(self) -> str:

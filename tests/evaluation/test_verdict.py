@@ -122,6 +122,13 @@ def test_few_rows_tell_nothing_and_say_how_many_would() -> None:
     assert few.rows_to_tell > 1000
 
 
+def test_what_seems_to_save_may_still_lose_too_much_to_be_recommended() -> None:
+    few = found(recording(45, large_right=0.7), within=0.02)
+    assert few.verdict == "unclear"
+    assert "it seems that a cascade costs" in few.sentence
+    assert f"but it may give {100 * few.recommended.loss.high:.1f} points fewer" in few.sentence
+
+
 def test_a_small_model_that_is_as_good_answers_everything() -> None:
     rows = recording(400, informative=False)
     for i, row in enumerate(rows):
