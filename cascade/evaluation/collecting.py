@@ -566,7 +566,7 @@ def _configuration(
     decided = (
         f"    price_of_error: {price:.6g}\n"
         if found.verdict in shown and price is not None
-        else "    # No saving was shown: the large model answers, the small one is measured beside it.\n"
+        else "    # No saving was shown: the small model is measured beside the large one.\n"
         "    mode: shadow\n"
     )
     listed = "".join(f"      - {json.dumps(dict(tier))}\n" for tier in tiers)
