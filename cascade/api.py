@@ -276,8 +276,10 @@ class Cascade:
                 f"batch of {type(questions).__name__}: give a list of questions, batch([…]); "
                 "invoke(…) asks one."
             )
-        if max_concurrency < 1:
-            raise ConfigurationError(f"max_concurrency={max_concurrency}: must be 1 or more.")
+        if not isinstance(max_concurrency, int) or max_concurrency < 1:
+            raise ConfigurationError(
+                f"max_concurrency={max_concurrency!r}: a whole number, 1 or more."
+            )
         free = asyncio.Semaphore(max_concurrency)
 
         async def ask(question: Question) -> CascadeResult:

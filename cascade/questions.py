@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 from langchain_core.messages import AnyMessage, HumanMessage
@@ -98,6 +98,8 @@ def to_settings(
     settings: Settings = {**given}  # type: ignore[typeddict-item]
     if response_format is not None:
         settings["schema"] = to_schema(response_format)
+    if isinstance(tools, str | Mapping) or not isinstance(tools, Iterable | None):
+        raise ConfigurationError(f"tools={tools!r}: give a list of tools.")
     if tools:
         settings["tools"] = [_to_tool(tool) for tool in tools]
         check_tools(settings["tools"])

@@ -62,7 +62,8 @@ class Tier:
     def __post_init__(self) -> None:
         for name in ("max_tokens", "temperature", "timeout_s"):
             value: object = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            a_number = isinstance(value, Real) and not isinstance(value, bool)
+            if value is not None and not (a_number and value == value):  # noqa: PLR0124 - NaN
                 raise ConfigurationError(f"Tier({name}={value!r}): give a number.")
         for name in ("max_tokens", "timeout_s"):
             limit: float | None = getattr(self, name)

@@ -167,6 +167,8 @@ def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], s
         ConfigurationError: it is no address of a database.
         MissingDependencyError: its driver is not installed.
     """
+    if not isinstance(url, str):
+        raise ConfigurationError(f"{url!r} is no address: write sqlite:///ledger.db.")
     scheme, separator, rest = url.partition("://")
     kind = scheme.partition("+")[0]
     if separator and kind == "memory":

@@ -15,8 +15,9 @@ import pytest
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from cascade import Cascade, CascadeMiddleware, LedgerEntry, LedgerStore, MemoryLedger
+from cascade import Cascade, CascadeMiddleware, LedgerEntry, LedgerStore, MemoryLedger, Tier
 from cascade.errors import ConfigurationError, InputError, ModelUnavailableError, PersonNeededError
+from cascade.ledger.store import open_store
 from cascade.middleware import Deadline, Examples, Retries
 from cascade.run import Run
 from cascade.testing import reply
@@ -364,11 +365,21 @@ def test_options_without_meaning_are_named(options: Any, words: str) -> None:
         ({"temperature": "hot"}, "temperature='hot'"),
         ({"deadline": 0}, "deadline=0"),
         ({"deadline": float("nan")}, "deadline=nan: give a number"),
+        ({"tools": 1}, "tools=1: give a list"),
     ],
 )
 async def test_settings_without_meaning_are_named(settings: Any, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         await cascade_of().ainvoke("?", **settings)
+
+
+def test_numbers_that_are_none_are_named_before_anything_is_asked() -> None:
+    with pytest.raises(ConfigurationError, match=r"Tier\(max_tokens=nan"):
+        Tier("ollama:a", max_tokens=float("nan"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="max_concurrency='3'"):
+        cascade_of().batch(["?"], max_concurrency="3")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="None is no address"):
+        open_store(None)  # type: ignore[arg-type]
 
 
 def test_a_store_whose_append_is_async_would_lose_every_entry() -> None:
