@@ -437,7 +437,7 @@ async def test_a_ledger_in_a_folder_that_cannot_be_written_can_be_read(
 async def test_a_ledger_of_a_newer_version_is_left_alone(
     url: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stores, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(stores, "PATIENCE_S", 5.0)
     async with open_store(url) as store:
         store.append([entry()])
     with closing(sqlite3.connect(path)) as file:
