@@ -29,7 +29,7 @@ from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, pla
 from cascade.evaluation.features import Pair, comparable, pair_of
 from cascade.evaluation.ladder import climb, fit_shapes, value_of
 from cascade.evaluation.metrics import Array, nauc
-from cascade.evaluation.replay import Drafts, accepts, replay, sweep
+from cascade.evaluation.replay import Drafts, accepts, replay
 from cascade.policies import EconomicPolicy, Refusal, certify
 
 GPT4, SC3, MIXTURE = "gpt-4-1106-preview", "gpt-4/cot1-sc3", "mixture-of-thought"
@@ -359,10 +359,7 @@ def prior_figures(case: Case, fit: Pair, test: Pair) -> Figures:
 def speed_figures() -> Figures:
     """Replay on synthetic rows, one core."""
     rng = np.random.default_rng(0)
-    confidence = rng.random(100_000)
-    small = (rng.random(100_000) < confidence).astype(np.float64)
-    costs = rng.random(100_000) * 1e-5, 1e-3 * (1 + rng.random(100_000))
-    policy, grid = EconomicPolicy(price_of_error=0.01), np.linspace(0, 1, 100)
+    policy = EconomicPolicy(price_of_error=0.01)
     some, many = (
         Drafts(rng.random(n), escalation_cost=1e-3 * (1 + rng.random(n)), p_large=np.full(n, 0.9))
         for n in (20_000, 1_000_000)
@@ -373,9 +370,7 @@ def speed_figures() -> Figures:
         work()
         return time.perf_counter() - began
 
-    sweeping = seconds(lambda: sweep(grid, confidence, small, 1 - small, *costs))
     return {
-        "100,000 rows at 100 thresholds, s": sweeping,
         "decisions per second, in batch": 1_000_000 / seconds(lambda: accepts(policy, many)),
         "decisions per second, by decide": 20_000 / seconds(lambda: replay(policy, some)),
     }

@@ -137,29 +137,23 @@ class Step(Record):
 
 
 class Ranking(Record):
-    """How well a score finds the rows to escalate, on rows that had no part in its fit."""
+    """How well a score finds the rows to escalate, on rows that had no part in its fit.
+
+    `figures`: nauc, audc, apgr, cpt50, cpt80, aiq, and auroc_gain (large right, draft wrong).
+    """
 
     name: str
-    nauc: Interval
-    audc: Interval
-    apgr: Interval
-    cpt50: Interval
-    cpt80: Interval
-    aiq: Interval
-    auroc_gain: Interval
+    figures: Mapping[str, Interval]
 
 
 class Confidence(Record):
-    """P(draft is right) on rows that had no part in its fit, beside the raw score."""
+    """P(draft is right) on rows that had no part in its fit, beside the raw score.
 
-    ece: Interval
-    ece_raw: Interval
-    brier: Interval
-    brier_raw: Interval
-    auroc: Interval
-    auroc_raw: Interval
-    aurc: Interval
-    excess_aurc: Interval
+    `figures`: ece, brier, auroc, each also with `_raw`, aurc and excess_aurc. `reliability`: mean
+    confidence, share of right drafts and rows of ten parts.
+    """
+
+    figures: Mapping[str, Interval]
     reliability: tuple[tuple[float, float, int], ...]
 
 
@@ -451,7 +445,7 @@ def ranking_of(sheet: Sheet, name: str, seed: int) -> Ranking:
             "auroc_gain": auroc(score[rows], won[rows]),
         }
 
-    return Ranking(name=name, **bootstrap(figures, len(pair), seed=seed))
+    return Ranking(name=name, figures=bootstrap(figures, len(pair), seed=seed))
 
 
 def confidence_of(sheet: Sheet, seed: int) -> Confidence | None:
@@ -477,7 +471,7 @@ def confidence_of(sheet: Sheet, seed: int) -> Confidence | None:
         (float(p[part].mean()), float(right[part].mean()), len(part))
         for part in np.array_split(order, min(10, len(order)))
     )
-    return Confidence(reliability=bins, **bootstrap(figures, len(p), seed=seed))
+    return Confidence(reliability=bins, figures=bootstrap(figures, len(p), seed=seed))
 
 
 def certify_half(pair: Pair, options: Options, test: Pair | None) -> Certified | None:

@@ -1,13 +1,12 @@
 """The policies that decide online, over recorded rows: one by one, or all at once on columns.
 
 `replay` calls `policy.decide` on a `Situation` per row. `accepts` works out the same decisions
-on columns, by the same rule; a test holds the two together. `sweep` tries many thresholds.
+on columns, by the same rule; a test holds the two together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -87,52 +86,4 @@ def accepts(policy: Policy, drafts: Drafts) -> Mask:
         return known & np.isfinite(cost) & (confidence >= cut)
     raise ConfigurationError(
         f"{type(policy).__name__} cannot be replayed on columns: use `replay`, row by row."
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """What each threshold would have given, (k,) each; costs are sums over the rows."""
-
-    thresholds: Array
-    accepted: Array
-    quality: Array
-    cost: Array
-    harm: Array
-
-
-def sweep(
-    thresholds: Sequence[float] | Array,
-    confidence: Array,
-    small: Array,
-    large: Array,
-    small_cost: Array,
-    large_cost: Array,
-) -> Sweep:
-    """Many thresholds on one confidence: sorted once, then a look-up each.
-
-    Args:
-        thresholds: accepted is what has a confidence of this or more; NaN never is.
-        confidence: (n,).
-        small: (n,) correctness of the draft.
-        large: (n,) correctness of the large model's answer.
-        small_cost: (n,) dollars of the draft and its signals, paid for every row.
-        large_cost: (n,) dollars of the large model's answer.
-    """
-    cuts, n = np.asarray(thresholds, dtype=np.float64), len(confidence)
-    unknown = np.isnan(confidence)
-    order = np.argsort(np.where(unknown, -np.inf, confidence), kind="stable")
-    ranked = np.where(unknown, -np.inf, confidence)[order]
-    escalated = np.maximum(np.searchsorted(ranked, cuts, side="left"), int(unknown.sum()))
-
-    def up_to(values: Array) -> Array:
-        return np.concatenate([[0.0], np.cumsum(values[order])])[escalated]
-
-    wrong = 1.0 - small
-    return Sweep(
-        thresholds=cuts,
-        accepted=1.0 - escalated / n,
-        quality=(small.sum() + up_to(large - small)) / n,
-        cost=small_cost.sum() + up_to(large_cost),
-        harm=(wrong.sum() - up_to(wrong)) / n,
     )

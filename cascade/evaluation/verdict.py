@@ -518,23 +518,32 @@ def _ladder(found: Evaluation) -> Table:
     )
 
 
+_RANKED = {
+    "nauc": "nAUC",
+    "audc": "AUDC",
+    "apgr": "APGR",
+    "cpt50": "CPT 50",
+    "cpt80": "CPT 80",
+    "aiq": "AIQ",
+    "auroc_gain": "AUROC of gain",
+}
+
+
 def _rankings(found: Evaluation) -> Table | None:
     if not found.rankings:
         return None
-    names = ("nauc", "audc", "apgr", "cpt50", "cpt80", "aiq", "auroc_gain")
-    shares = {"cpt50", "cpt80"}
     return Table(
         "Who is escalated first",
-        ("", "nAUC", "AUDC", "APGR", "CPT 50", "CPT 80", "AIQ", "AUROC of gain"),
+        ("", *_RANKED.values()),
         tuple(
             (
-                ranking.name,
+                one.name,
                 *(
-                    _figure(getattr(ranking, name), "share" if name in shares else "number")
-                    for name in names
+                    _figure(one.figures[name], "share" if name.startswith("cpt") else "number")
+                    for name in _RANKED
                 ),
             )
-            for ranking in found.rankings
+            for one in found.rankings
         ),
         notes=("nAUC: 0 is a random mix, 1 the oracle.",),
         folded=True,
@@ -542,30 +551,19 @@ def _rankings(found: Evaluation) -> Table | None:
 
 
 def _confidence(found: Evaluation) -> Table | None:
-    known = found.confidence
-    if known is None:
+    if found.confidence is None:
         return None
+    names = {"ece": "ECE", "brier": "Brier", "auroc": "AUROC", "aurc": "AURC"}
+    known = found.confidence.figures
+
+    def row(title: str, suffix: str) -> tuple[Cell, ...]:
+        figures = (known.get(f"{name}{suffix}") for name in names)
+        return (title, *("" if figure is None else _figure(figure) for figure in figures))
+
     return Table(
         "Confidence in the draft",
-        ("", "ECE", "Brier", "AUROC", "AURC", "excess AURC"),
-        (
-            (
-                "fitted, on rows left out",
-                _figure(known.ece),
-                _figure(known.brier),
-                _figure(known.auroc),
-                _figure(known.aurc),
-                _figure(known.excess_aurc),
-            ),
-            (
-                "raw score",
-                _figure(known.ece_raw),
-                _figure(known.brier_raw),
-                _figure(known.auroc_raw),
-                "",
-                "",
-            ),
-        ),
+        ("", *names.values()),
+        (row("fitted, on rows left out", ""), row("raw score", "_raw")),
         folded=True,
     )
 

@@ -18,7 +18,7 @@ from cascade.evaluation.metrics import (
     excess_aurc,
     nauc,
 )
-from cascade.evaluation.replay import Drafts, accepts, replay, sweep
+from cascade.evaluation.replay import Drafts, accepts, replay
 from cascade.policies import CertifiedPolicy, EconomicPolicy, Policy, ThresholdPolicy
 from cascade.state import Certificate
 
@@ -124,12 +124,3 @@ def test_a_policy_of_others_is_replayed_row_by_row_alone() -> None:
     assert replay(Mine(), drafts)[0].action == "accept"
     with pytest.raises(ConfigurationError, match="Mine cannot be replayed on columns"):
         accepts(Mine(), drafts)
-
-
-def test_a_sweep_is_each_threshold_by_itself() -> None:
-    confidence = np.array([0.9, 0.2, np.nan, 0.5])
-    found = sweep([0.0, 0.5, 1.0], confidence, SMALL, LARGE, 0.1 * LARGE, LARGE)
-    assert found.accepted.tolist() == [0.75, 0.5, 0]
-    assert found.quality.tolist() == [0.75, 0.75, 1]
-    assert found.cost == pytest.approx([1.4, 2.4, 4.4])
-    assert found.harm.tolist() == [0.25, 0.25, 0]
