@@ -220,22 +220,6 @@ class Range(Record):
         return Range(value=function(self.value), low=low, high=high)
 
 
-class Harm(Record):
-    """What a bound α on harm, P(accepted and wrong), leaves possible when a share μ is wrong.
-
-    Attributes:
-        forced: μ − α: even perfect confidence has to escalate this share.
-        forced_conditional: (μ − α)/(1 − α): the share if α is to bound the errors among the
-            accepted answers (arXiv 2606.29054), which is stricter.
-        labels_needed: the fewest labelled examples that can certify α with 90 % confidence:
-            those without one error, n ≥ ln 0.1 / ln(1 − α).
-    """
-
-    forced: Decimal
-    forced_conditional: Decimal
-    labels_needed: int
-
-
 class Plan(Record):
     """What a cascade would cost and save; dollars per request where nothing else is said.
 
@@ -252,6 +236,9 @@ class Plan(Record):
         fixed_usd: what a month costs before the first request.
         from_requests: requests a month from which on that is paid for; None if never.
         monthly_usd: (large model alone, cascade with all costs) for `requests_per_month`.
+        forced: with a bound α on harm, P(accepted and wrong), and a share μ of wrong drafts: the
+            share μ − α that even perfect confidence has to escalate; (μ − α)/(1 − α) of it where
+            α is to bound the errors among the accepted (arXiv 2606.29054).
         verdict: in one word; fixed cost and bound on harm count as far as they are given.
         sentence: for people.
     """
@@ -269,7 +256,7 @@ class Plan(Record):
     fixed_usd: Decimal
     from_requests: Range | None
     monthly_usd: tuple[Decimal, Decimal | None] | None
-    harm: Harm | None
+    forced: Decimal | None
     verdict: Verdict
     sentence: str = ""
 
@@ -308,7 +295,7 @@ def plan(inputs: PlanInputs) -> Plan:
         fixed_usd=fixed,
         from_requests=_from_requests(fixed, saved),
         monthly_usd=monthly,
-        harm=_harm(inputs),
+        forced=_forced(inputs),
         verdict="open",
     )
     found = found.model_copy(update={"verdict": _verdict(found)})
@@ -338,21 +325,14 @@ def _from_requests(fixed: Decimal, saved: Range | None) -> Range | None:
     )
 
 
-def _harm(inputs: PlanInputs) -> Harm | None:
-    wrong, bound = inputs.draft_error, inputs.max_harm
-    if wrong is None or bound is None:
+def _forced(inputs: PlanInputs) -> Decimal | None:
+    if inputs.draft_error is None or inputs.max_harm is None:
         return None
-    forced = max(Decimal(0), wrong - bound)
-    return Harm(
-        forced=forced,
-        forced_conditional=forced / (1 - bound),
-        labels_needed=math.ceil(math.log(0.1) / math.log1p(-float(bound))),
-    )
+    return max(Decimal(0), inputs.draft_error - inputs.max_harm)
 
 
 def _verdict(found: Plan) -> Verdict:
-    most = Decimal(1) if found.harm is None else 1 - found.harm.forced
-    if found.cost_ratio >= most:
+    if found.cost_ratio >= 1 - (found.forced or 0):
         return "never"
     saved = found.saved_per_1000_usd
     if saved is None:
@@ -388,8 +368,8 @@ def _sentences(found: Plan) -> list[str]:
             "examples.",
         }[found.verdict]
     ]
-    if found.verdict == "never" and found.harm is not None and found.cost_ratio < 1:
-        most = percent(1 - found.harm.forced)
+    if found.verdict == "never" and found.forced is not None and found.cost_ratio < 1:
+        most = percent(1 - found.forced)
         said = [
             f"Never under this bound: at a harm of at most {bound} even perfect confidence "
             f"accepts no more than {most}, and the cascade saves only above {ratio}."
@@ -403,9 +383,9 @@ def _sentences(found: Plan) -> list[str]:
         else:
             needed = _shown(found.from_requests, "count")
             said.append(f"With {a_month} of fixed cost it saves from {needed} requests a month on.")
-    if found.harm is not None and found.harm.forced > 0:
+    if found.forced:
         said.append(
-            f"A harm of at most {bound} forces at least {percent(found.harm.forced)} of the "
+            f"A harm of at most {bound} forces at least {percent(found.forced)} of the "
             "requests to escalate, whatever the confidence."
         )
     return said
@@ -452,17 +432,19 @@ def to_document(found: Plan) -> Document:
             ("large model alone", Figure(alone, "usd"), requests),
             ("cascade, all costs", Figure(spent, "usd"), "a month"),
         ]
-    if found.harm is not None:
+    if found.forced is not None and given.max_harm is not None:
+        among = percent(found.forced / (1 - given.max_harm))
+        labels = math.ceil(math.log(0.1) / math.log1p(-float(given.max_harm)))
         rows += [
             (
                 "escalations forced by the bound",
-                Figure(found.harm.forced, "share"),
-                f"{percent(found.harm.forced_conditional)} if it is to hold among the accepted",
+                Figure(found.forced, "share"),
+                f"{among} if it is to hold among the accepted",
             ),
             (
                 "labels that can certify it",
-                Figure(found.harm.labels_needed, "count"),
-                "at least, without one error",
+                Figure(labels, "count"),
+                "at least, without one error, with 90 % confidence",
             ),
         ]
     tones: Mapping[Verdict, Tone] = {"saves": "good", "loses": "bad", "never": "bad"}
