@@ -141,7 +141,7 @@ class Model(ABC):
         """Keys that are sent along; no error repeats them."""
         return ()
 
-    @cached_property
+    @property
     def name(self) -> str:
         """The model string, `provider:name`."""
         return f"{self.provider}:{self.model}"
