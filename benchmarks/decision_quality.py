@@ -5,8 +5,8 @@
 
 Everything is fitted on some labelled rows and applied unchanged to rows that nothing has seen:
 random parts of the rows of `--data`, or all rows of one folder and all of another, files being
-paired by what stands before the first dot of their names. Tables: cost, gain, coverage,
-certificates, mixture, priors, speed.
+paired by what stands before the first dot of their names. Tables: cost, gain,
+certificates, mixture, tuned, speed.
 """
 
 from __future__ import annotations
@@ -329,30 +329,31 @@ def mixture_figures(pair: Pair) -> list[Figures]:
     return found
 
 
-PRIORS_TRIED = {
-    "as they are": {},
-    "signals twice as free": {"draft": 0.2, "view": 0.4},
-    "signals half as free": {"draft": 0.05, "view": 0.1},
+TUNED: dict[str, dict[str, float]] = {
+    "as it is": {},
+    "signals twice as free": {"draft": 0.2, "view": 0.6},
+    "signals half as free": {"draft": 0.05, "view": 0.15},
     "text twice as free": {"prompt": 0.14, "topics": 0.06},
     "text half as free": {"prompt": 0.035, "topics": 0.015},
+    "steps without noise": {"NOISE": 0.0},
+    "steps by 1.5 noises": {"NOISE": 1.5},
 }
+"""What was tuned, and what else it could be."""
 
 
-def prior_figures(case: Case, fit: Pair, test: Pair) -> Figures:
-    """Worth on unseen rows under other priors."""
+def tuned_figures(case: Case, fit: Pair, test: Pair) -> Figures:
+    """Worth on unseen rows with other settings."""
     found = {}
-    usual = dict(ladders.PRIORS)
-    for name, changes in PRIORS_TRIED.items():
-        wide = {kind: ((0.0, sd), (0.0, sd)) for kind, sd in changes.items()}
-        ladders.PRIORS = {**usual, **wide}
+    usual, noise = dict(ladders.PRIORS), ladders.NOISE
+    for name, changes in TUNED.items():
+        wide = {k: ((0.0, sd), (0.0, sd)) for k, sd in changes.items() if k != "NOISE"}
+        ladders.PRIORS, ladders.NOISE = {**usual, **wide}, changes.get("NOISE", noise)
         try:
             shape = climb(fit_shapes(fit, np.arange(len(fit)))).shape
         finally:
-            ladders.PRIORS = usual
-        if shape is None:
-            found[name] = 0.0
-            continue
-        found[name] = float(value_of(shape, shape.plan_of(test)).mean())
+            ladders.PRIORS, ladders.NOISE = usual, noise
+        worth = 0.0 if shape is None else value_of(shape, shape.plan_of(test)).mean()
+        found[name] = float(worth)
     return found
 
 
@@ -447,29 +448,27 @@ def show_gain(labels: str, runs: dict[str, list[Figures]]) -> None:
             print(f"{title:52}" + "".join(f"{v:9.3f}" for v in np.nanmean(chosen, axis=0)))
 
 
-def show_priors(runs: dict[str, list[Figures]], sets: dict[str, str]) -> None:
-    """Each set under the priors that are best on the others."""
-    means = {
-        name: {k: np.mean([r[k] for r in made]) for k in PRIORS_TRIED}
-        for name, made in runs.items()
-    }
-    print("\npriors, worth in points; chosen on the other sets, judged on the one left out")
+def show_tuned(labels: str, runs: dict[str, list[Figures]]) -> None:
+    """Each set with the settings that are best on the others."""
+    means: dict[str, dict[str, list[float]]] = {}
+    for name, made in runs.items():
+        own = means.setdefault(name.partition(" ")[0], {})
+        for key in TUNED:
+            own.setdefault(key, []).append(float(np.mean([run[key] for run in made])))
+    print(f"\nsettings chosen on the other sets, {labels} labels; worth in points")
     totals = []
-    for left_out in dict.fromkeys(sets.values()):
-        others = [m for name, m in means.items() if sets[name] != left_out]
-        own = [m for name, m in means.items() if sets[name] == left_out]
-        best = (
-            max(PRIORS_TRIED, key=lambda k: np.mean([m[k] for m in others]))
-            if others
-            else "as they are"
-        )
-        judged, usual = (100 * np.mean([m[k] for m in own]) for k in (best, "as they are"))
+    for left_out, own in means.items():
+        others = [m for name, m in means.items() if name != left_out] or [own]
+        best = max(TUNED, key=lambda k: np.mean([np.mean(m[k]) for m in others]))
+        judged, usual = (100 * float(np.mean(own[k])) for k in (best, "as it is"))
         totals.append((judged, usual))
-        print(f"{left_out:24}{best:26}{judged:8.2f}   as they are {usual:8.2f}")
+        print(f"{left_out:24}{best:26}{judged:8.2f}   as it is {usual:8.2f}")
     print("mean", np.mean(totals, axis=0).round(3))
+    for key in TUNED:
+        print(f"  {key:26}{100 * np.mean([np.mean(m[key]) for m in means.values()]):8.3f}")
 
 
-TABLES = ("cost", "gain", "certificates", "mixture", "priors", "speed")
+TABLES = ("cost", "gain", "certificates", "mixture", "tuned", "speed")
 
 
 def main() -> None:  # noqa: PLR0912 - one table after the other
@@ -495,11 +494,9 @@ def main() -> None:  # noqa: PLR0912 - one table after the other
     if only == {"speed"} or not any(folders) or not all(f.is_dir() for f in folders if f):
         print("without a folder of transcripts (--data), only speed is measured", file=sys.stderr)
         only &= {"speed"}
-    work = {"cost": cost_figures, "gain": gain_figures, "priors": prior_figures}
-    sets: dict[str, str] = {}
+    work = {"cost": cost_figures, "gain": gain_figures, "tuned": tuned_figures}
     for case, pair, other in load(arguments) if only - {"speed"} else ():
         began = time.perf_counter()
-        sets[case.name] = case.set_name
         for labels in map(int, arguments.labels.split(",")):
             count = (
                 arguments.splits if labels or len(pair) < 2000 else max(4, arguments.splits // 2)
@@ -528,8 +525,8 @@ def main() -> None:  # noqa: PLR0912 - one table after the other
             show_cost(count, found)
         elif table == "gain":
             show_gain(count, found)
-        elif table == "priors":
-            show_priors(found, sets)
+        elif table == "tuned":
+            show_tuned(count, found)
         else:
             print(f"\n{table}")
             for name, row in found.items():

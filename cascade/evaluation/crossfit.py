@@ -344,14 +344,14 @@ def check(pair: Pair, options: Options) -> None:
 
 
 def cheapest_within(sheet: Sheet, within: float, options: Options) -> int | None:
-    """The cheapest policy of all those up to the first that loses too much; None for none that is
-    cheaper than the large model alone."""
+    """The cheapest policy of all those up to the first that loses too much; None where it saves
+    less than a standard error."""
     lost = np.maximum.accumulate(sheet.loss + options.caution * sheet.errors[1])
     allowed = np.flatnonzero(lost <= within)
     if not len(allowed):
         return None
     at = int(allowed[np.argmin(sheet.share[allowed])])
-    return at if sheet.share[at] < 1 else None
+    return at if sheet.share[at] + sheet.errors[0][at] < 1 else None
 
 
 def recommend(sheet: Sheet, options: Options) -> int | None:

@@ -58,7 +58,7 @@ PRIORS: Mapping[str, Prior] = {
     "view": ((0.0, 0.3), (0.0, 0.3)),
 }
 """What is expected of standardised columns before any label is seen. Tuned with each set left out
-in turn: `benchmarks/decision_quality.py --only priors`."""
+in turn: `benchmarks/decision_quality.py --only tuned`."""
 
 
 # Heads ----------------------------------------------------------------------------------------
