@@ -7,6 +7,8 @@ the code to them, and the drawing in docs/architecture.md to the code.
 from __future__ import annotations
 
 import ast
+import functools
+import gc
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -162,10 +164,26 @@ def _row(unit: str, imported: set[str]) -> str:
     return textwrap.fill(row.rstrip(), 78, subsequent_indent=" " * 16)
 
 
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    """The syntax tree of a file.
+
+    Nothing may be collected meanwhile: before 3.11.8 a parser counts its depth wrongly where a
+    finalizer that runs within it prints a traceback, which parses as well (CPython gh-106905).
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    finally:
+        if collects:
+            gc.enable()
+
+
 def _imports_of(module: str, path: Path, known: dict[str, Path], root: Path) -> Iterator[Import]:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     place = path.relative_to(root)
-    for node, for_types in _statements(ast.parse(path.read_text(encoding="utf-8"))):
+    for node, for_types in _statements(tree(path)):
         for name in _targets(node, package):
             target = _nearest(name, known)
             if target is not None:

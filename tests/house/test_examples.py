@@ -29,7 +29,7 @@ def test_an_example_runs(
 
 @pytest.mark.parametrize("name", MIDDLEWARE)
 def test_a_middleware_of_your_own_is_short(name: str) -> None:
-    tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+    tree = floors.tree(FOLDER / f"{name}.py")
     (made,) = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     assert made.end_lineno is not None
     assert made.end_lineno - made.lineno < SHORTER_THAN
