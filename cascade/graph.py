@@ -65,12 +65,13 @@ WAYS = {
     "person": ("draft", "expert", END),
     "audit": (END,),
 }
-"""Where each node may go."""
+"""Where each node may go. Without a rule there is no router: the draft is where a run begins."""
 
 
 def build_graph(kernel: Kernel) -> StateGraph[CascadeState, Any, CascadeInput, CascadeState]:
     """A fresh, uncompiled graph of a cascade, to be rewired or compiled with a checkpointer."""
     builder = StateGraph(CascadeState, input_schema=CascadeInput)
+    first = "draft" if kernel.parts.route is None else "router"
 
     async def drive(
         run: Run, runtime: Runtime[Any], config: RunnableConfig, said: object = None
@@ -87,7 +88,10 @@ def build_graph(kernel: Kernel) -> StateGraph[CascadeState, Any, CascadeInput, C
             config=config,
             said=said,
         )
+        begins = run.step == "begin"
         await kernel.advance(run, around)
+        if begins and first == run.step == "draft":  # without a rule, routing is no step of its own
+            await kernel.advance(run, around)
         update: dict[str, Any] = {"run": run.to_json(), "settings": None}
         if run.step == "end":
             update["messages"] = answer_messages(run, details=bool(configurable.get(DETAILS)))
@@ -102,12 +106,14 @@ def build_graph(kernel: Kernel) -> StateGraph[CascadeState, Any, CascadeInput, C
 
     # A cascade that keeps to this machine has no way out of it, also not by mistake.
     shut = isinstance(kernel.tiers[-1].model, WithheldModel)
-    left_out = ("expert", "audit") if shut else ()
+    left_out = {"router"} - {first} | ({"expert", "audit"} if shut else set())
     for name, ways in WAYS.items():
         if name not in left_out:
             node = _Node(person if name == "person" else work)
-            builder.add_node(name, node, destinations=tuple(w for w in ways if w not in left_out))
-    builder.add_edge(START, "router")
+            begins = WAYS["router"] if name == first else ()
+            to = tuple(dict.fromkeys(w for w in (*ways, *begins) if w not in left_out))
+            builder.add_node(name, node, destinations=to)
+    builder.add_edge(START, first)
     return builder
 
 

@@ -45,7 +45,7 @@ async def test_before_run_sees_one_run_however_often_its_node_is_tried() -> None
                 raise ModelUnavailableError("not yet", model="m")
 
     graph = cascade_of(middleware=[Fails()]).build_graph()
-    graph.nodes["router"].retry_policy = RetryPolicy(
+    graph.nodes["draft"].retry_policy = RetryPolicy(
         initial_interval=0.001, jitter=False, max_attempts=3, retry_on=ModelUnavailableError
     )
     compiled = graph.compile(checkpointer=InMemorySaver())
