@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
-import os
-import sys
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import aclosing
-from contextvars import Context
-from dataclasses import fields, replace
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.messages import AIMessage
 
+from cascade._numbers import to_number
 from cascade._portal import iterate_sync, run_sync
 from cascade.agents import Route
 from cascade.agents.verifier import Judge
 from cascade.confidence.signals import SignalLike
+from cascade.driving import Driver
 from cascade.errors import (
     CalibrationMismatchError,
     ConfigurationError,
     ModelError,
     PersonNeededError,
 )
-from cascade.events import Event, Reader
-from cascade.kernel import InCopiedContext, Kernel
+from cascade.events import Event
+from cascade.kernel import Kernel
 from cascade.ledger.base import LedgerStore
 from cascade.middleware.base import CascadeMiddleware
 from cascade.policies import Policy
@@ -43,7 +39,6 @@ from cascade.setup import (
     choose_policy,
     choose_signals,
     load_calibration,
-    to_number,
 )
 from cascade.tiers import ModelLike, keep_local, open_tiers
 
@@ -132,6 +127,8 @@ class Cascade:
                 raise ConfigurationError(f"{option}={value!r}: give a function.")
         if not isinstance(name, str) or not name.strip():
             raise ConfigurationError(f"name={name!r}: give a text.")
+        if not isinstance(tiers, Sequence) or isinstance(tiers, str):
+            raise ConfigurationError(f"tiers={tiers!r}: give a list of models.")
         if audit_rate is not None and ledger is None:
             raise ConfigurationError(f"audit_rate={audit_rate}: audits need ledger=…, their place.")
         self.name = name
@@ -162,8 +159,6 @@ class Cascade:
         self._void: str | None = None
         self._checked_at: float | None = None
         self._told = False
-        self._compiled: CompiledStateGraph[Any, Any, Any, Any] | None = None
-        self._detached: Any = None
         calibrated = self.calibration
         self.kernel = Kernel(
             Parts(
@@ -180,6 +175,7 @@ class Cascade:
                 name=name,
             )
         )
+        self._driver = Driver(self.kernel)
 
     # --- asking
 
@@ -199,11 +195,7 @@ class Cascade:
             ModelError: no tier could answer; `error.ledger` holds what was spent.
         """
         run, form = await self._begin(question, settings)
-        runtime = self._runtime(config, show="final")
-        if _asks_for_langgraph(config):
-            await self._by_graph(run, runtime, config)
-        else:
-            await InCopiedContext(self.kernel.answer(run, runtime), _context_of(config))
+        await self._driver.drive(run, self._driver.runtime(config, "final"))
         return self._result(run, form)
 
     async def astream(
@@ -224,21 +216,17 @@ class Cascade:
             raise ConfigurationError(f"show={show!r}: give one of verified, optimistic, final.")
         run, form = await self._begin(question, settings)
         events: asyncio.Queue[Event | None] = asyncio.Queue()
-        runtime = self._runtime(config, show=show)
+        runtime = self._driver.runtime(config, show)
         if show != "final":
             runtime.emit, runtime.streams = events.put_nowait, True
 
         async def answer() -> None:
             try:
-                if _asks_for_langgraph(config):
-                    await self._by_graph(run, runtime, config)
-                else:
-                    await self.kernel.answer(run, runtime)
+                await self._driver.drive(run, runtime)
             finally:
                 events.put_nowait(None)
 
-        loop, context = asyncio.get_running_loop(), _context_of(config)
-        answering = loop.create_task(answer(), context=context)
+        answering = asyncio.create_task(answer())
         try:
             while (event := await events.get()) is not None:
                 yield event
@@ -341,7 +329,7 @@ class Cascade:
         Raises:
             InputError: it is none of them.
         """
-        runtime = self._runtime(None, show="final")
+        runtime = self._driver.runtime(None, "final")
         runtime.said = said
         return await self.adrive(run, runtime)
 
@@ -449,15 +437,11 @@ class Cascade:
     def graph(self) -> CompiledStateGraph[Any, Any, Any, Any]:
         """The compiled graph, usable as a node or subgraph of another graph, whose checkpointer it
         inherits."""
-        if self._compiled is None:
-            self._compiled = self.build_graph().compile(name=self.name)
-        return self._compiled
+        return self._driver.graph
 
     def build_graph(self) -> StateGraph[Any, Any, Any, Any]:
         """A fresh, uncompiled graph, to be rewired or compiled with a checkpointer."""
-        from cascade.graph import build_graph  # noqa: PLC0415 - LangGraph takes a second to load
-
-        return build_graph(self.kernel)
+        return self._driver.build_graph()
 
     def read(self, state: Mapping[str, Any]) -> CascadeResult:
         """The result that the output of `graph` holds.
@@ -520,62 +504,6 @@ class Cascade:
         run = self.kernel.begin(messages, to_settings(**settings) if settings else None)
         await self.acheck()
         return run, form
-
-    def _runtime(self, config: RunnableConfig | None, *, show: Show) -> CascadeRuntime:
-        runtime = CascadeRuntime(self.kernel, show=show, config=config)
-        module = sys.modules.get("langgraph.runtime")
-        if module is not None:
-            try:
-                around = module.get_runtime()
-            except (RuntimeError, KeyError):
-                return runtime  # not inside a graph
-            if around is not None:
-                runtime.context, runtime.store = around.context, around.store
-        return runtime
-
-    async def _by_graph(
-        self, run: Run, runtime: CascadeRuntime, config: RunnableConfig | None
-    ) -> None:
-        """The run driven by LangGraph, which reports it to callbacks and tracers.
-
-        In a node of a graph with a checkpointer, LangGraph keeps nested runs by the position of
-        their call: what was paid before an interrupt is not paid again, but the second question may
-        find the first one's answer, or that of another cascade. What was kept for another question
-        is left alone, and this one is asked.
-        """
-        given: Any = dict(config or {})
-        given["configurable"] = {**(given.get("configurable") or {}), "show": runtime.show}
-        asked = {"messages": run.messages, "settings": {**run.settings, "of": self._identity(run)}}
-        if _keeps_nested_runs():
-            state = await self.graph.ainvoke(asked, given)
-            done = Run.from_json(state["run"], state["messages"])
-            if done.settings.get("of") != self._identity(run):
-                await self.kernel.answer(run, runtime)
-                return
-            Reader(runtime.emit, done.source).settle(done.draft.text if done.draft else "")
-        else:
-            if self._detached is None:
-                self._detached = self.build_graph().compile(name=self.name, checkpointer=False)
-            state = None
-            steps = self._detached.astream(asked, given, stream_mode=["custom", "values"])
-            async with aclosing(steps) as pieces:
-                async for mode, value in pieces:
-                    if mode == "custom":
-                        runtime.emit(value)
-                    else:
-                        state = value
-            assert state is not None, "a graph ends with its values"
-            done = Run.from_json(state["run"], state["messages"])
-        for field in fields(Run):
-            setattr(run, field.name, getattr(done, field.name))
-
-    def _identity(self, run: Run) -> str:
-        """What tells a question to this cascade from others."""
-        texts = [[message.type, message.content] for message in run.messages]
-        chain = [f"{tier.name}={tier.model.name}@{tier.model.server}" for tier in self.tiers]
-        plain = {k: v for k, v in run.settings.items() if k != "of"}
-        held = json.dumps([self.name, chain, texts, plain], sort_keys=True, default=repr)
-        return hashlib.sha256(held.encode()).hexdigest()
 
     def _result(self, run: Run, form: ResponseFormat | None) -> CascadeResult:
         if run.step == "person":
@@ -642,66 +570,3 @@ class Cascade:
         else:
             self._void = None
         self._checked_at = now
-
-
-def _asks_for_langgraph(config: RunnableConfig | None) -> bool:
-    """Whether callbacks or a tracer want to see the run, also those of a graph around it."""
-    if config is not None and config.get("callbacks"):
-        return True
-    module = sys.modules.get("langchain_core.runnables.config")
-    if module is None:
-        return _traces()
-    callbacks = module.ensure_config().get("callbacks")
-    handlers = getattr(callbacks, "handlers", callbacks)
-    return bool(handlers) or _keeps_nested_runs() or _traces()
-
-
-def _keeps_nested_runs() -> bool:
-    """Whether this is a node of a graph with a checkpointer: those have threads."""
-    module = sys.modules.get("langgraph.runtime")
-    if module is None:
-        return False
-    try:
-        runtime = module.get_runtime()
-    except (RuntimeError, KeyError):
-        return False
-    info = None if runtime is None else runtime.execution_info
-    return info is not None and info.thread_id is not None
-
-
-def _traces() -> bool:
-    """Whether LangSmith's tracing is on, by its own word or, before it is loaded, by the variables
-    that switch it on."""
-    module = sys.modules.get("langsmith.utils")
-    if module is not None:
-        return bool(module.tracing_is_enabled())
-    told = os.environ
-    return "true" in (told.get("LANGSMITH_TRACING"), told.get("LANGCHAIN_TRACING_V2"))
-
-
-_ALSO_METADATA = (
-    "thread_id",
-    "checkpoint_id",
-    "checkpoint_ns",
-    "run_id",
-    "assistant_id",
-    "graph_id",
-)
-"""What LangGraph copies from `configurable` into the metadata that the user's code finds."""
-
-
-def _context_of(config: RunnableConfig | None) -> Context | None:
-    """A context in which the user's code finds this configuration; None for the present one."""
-    if not config:
-        return None
-    from langchain_core.runnables.config import (  # noqa: PLC0415 - a second to load
-        ensure_config,
-        set_config_context,
-    )
-
-    config = ensure_config(config)
-    given = config.get("configurable", {})
-    known = {name: given[name] for name in _ALSO_METADATA if given.get(name)}
-    config["metadata"] = known | config.get("metadata", {})
-    with set_config_context(config) as context:
-        return context.copy()

@@ -11,6 +11,7 @@ from langchain_core.messages.utils import convert_to_messages
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict  # also for those of typing_extensions
 
+from cascade._numbers import to_number
 from cascade.confidence import check_schema, check_tools
 from cascade.errors import ConfigurationError, InputError
 from cascade.run import Settings
@@ -110,12 +111,11 @@ def to_settings(
         raise ConfigurationError(
             f"{first['loc'][0]}={first['input']!r}: {first['msg']}."
         ) from error
-    for name in ("temperature", "deadline", "timeout_s", "max_tokens"):
-        value = settings.get(name)
-        if isinstance(value, int | float) and value != value:  # noqa: PLR0124 - not a number
-            raise ConfigurationError(f"{name}={value!r}: give a number.")
-        if isinstance(value, int | float) and (value < 0 or (value == 0 and name != "temperature")):
-            raise ConfigurationError(f"{name}={value!r}: must be above 0.")
+    if settings.get("temperature") is not None:
+        to_number("temperature", settings["temperature"], least=0)
+    for name in ("deadline", "timeout_s", "max_tokens"):
+        if settings.get(name) is not None:
+            to_number(name, settings[name], above=0)  # type: ignore[literal-required]
     return settings
 
 

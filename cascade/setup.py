@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cascade._numbers import to_number
 from cascade.confidence import ModelIdentity, digest
 from cascade.confidence.signals import Signal, SignalLike, to_signals, wordings
 from cascade.errors import CalibrationMismatchError, ConfigurationError, MissingDependencyError
@@ -127,25 +127,6 @@ def choose_policy(
     return ThresholdPolicy.at_rate(calibration.confidences, number)
 
 
-def to_number(name: str, value: object) -> float:
-    """The value of an option that is a number, also as a `Decimal` or text, as prices may be.
-
-    Raises:
-        ConfigurationError: it is none.
-    """
-    try:
-        if isinstance(value, bool) or not (
-            isinstance(value, Real | str) or hasattr(value, "is_nan")
-        ):
-            raise ValueError(value)
-        number = float(value)  # type: ignore[arg-type]
-        if number != number:  # noqa: PLR0124 - NaN
-            raise ValueError(value)
-    except (ValueError, TypeError):
-        raise ConfigurationError(f"{name}={value!r}: give a number.") from None
-    return number
-
-
 def _economic(
     price_of_error: float, tiers: Sequence[OpenTier], calibration: Calibration | None
 ) -> EconomicPolicy:
@@ -161,10 +142,7 @@ def _economic(
 
 
 def _certified(max_harm: float, calibration: Calibration | None) -> CertifiedPolicy:
-    if not 0.0 < max_harm < 1.0:
-        raise ConfigurationError(
-            f"max_harm={max_harm}: a share of requests is between 0 and 1, such as 0.05."
-        )
+    to_number("max_harm", max_harm, above=0, most=0.999)
     how = f"make one with `cascade calibrate … --max-harm {max_harm}`."
     if calibration is None:
         raise ConfigurationError(f"max_harm={max_harm} needs calibrator=…: {how}")

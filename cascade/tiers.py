@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Real
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+from cascade._numbers import to_count, to_number
 from cascade.errors import ConfigurationError, LocalOnlyError
-from cascade.ledger.prices import DatedPrice, Price, Pricing, find_pricing
+from cascade.ledger.prices import Price, Pricing, find_pricing
 from cascade.models import Model, Request, open_model
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ class Tier:
         model: `provider:name`, a LangChain chat model, or a `cascade.models.Model`.
         name: how results and the ledger call this tier; `small` and `large` by default, the model
             string in cascades of more tiers.
-        price: overrides the list price; local models have none until it is set. A `DatedPrice`
-            changes with time; a table of `load_prices` is looked up by the model string, and
-            leaves the list price of a model that is not in it.
+        price: overrides the list price; local models have none until it is set. A table of
+            `load_prices` is looked up by the model string, and leaves the list price of a model
+            that is not in it.
         base_url: address of an OpenAI-compatible or Ollama server.
         api_key: overrides the provider's environment variable. Never shown.
         max_tokens: limit of output tokens per answer.
@@ -50,7 +50,7 @@ class Tier:
 
     model: str | BaseChatModel | Model
     name: str | None = None
-    price: Price | DatedPrice | Mapping[str, Pricing] | None = None
+    price: Price | Mapping[str, Price] | None = None
     base_url: str | None = None
     api_key: str | None = field(default=None, repr=False)
     max_tokens: int | None = None
@@ -60,21 +60,14 @@ class Tier:
     local: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "temperature", "timeout_s"):
-            value: object = getattr(self, name)
-            a_number = isinstance(value, Real) and not isinstance(value, bool)
-            if value is not None and not (a_number and value == value):  # noqa: PLR0124 - NaN
-                raise ConfigurationError(f"Tier({name}={value!r}): give a number.")
-        for name in ("max_tokens", "timeout_s"):
-            limit: float | None = getattr(self, name)
-            if limit is not None and limit <= 0:
-                raise ConfigurationError(f"Tier({name}={limit}): must be above 0.")
-        if self.temperature is not None and self.temperature < 0:
-            raise ConfigurationError(f"Tier(temperature={self.temperature}): must not be negative.")
+        if self.max_tokens is not None:
+            to_count("Tier.max_tokens", self.max_tokens)
+        to_number("Tier.timeout_s", self.timeout_s, above=0)
         if self.temperature is not None:
             # 0 and 0.0 are one temperature; as JSON, in keys and hashes, they would be two.
-            object.__setattr__(self, "temperature", float(self.temperature))
-        if not isinstance(self.price, Price | DatedPrice | Mapping | None):
+            temperature = to_number("Tier.temperature", self.temperature, least=0)
+            object.__setattr__(self, "temperature", temperature)
+        if not isinstance(self.price, Price | Mapping | None):
             raise ConfigurationError(
                 f"Tier(price={self.price!r}): give Price(input=…, output=…) or the table of "
                 "load_prices(file)."

@@ -20,7 +20,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-KERNEL = ("run.py", "calling.py", "kernel.py", "graph.py", "tracing.py", "_portal.py")
+KERNEL = (
+    "run.py",
+    "calling.py",
+    "kernel.py",
+    "graph.py",
+    "driving.py",
+    "tracing.py",
+    "_portal.py",
+)
 HOLDING = (
     "api.py",
     "setup.py",
@@ -30,6 +38,9 @@ HOLDING = (
     "events.py",
     "result.py",
     "tiers.py",
+    "calibrate.py",
+    "feedback.py",
+    "_numbers.py",
     "__init__.py",
 )
 

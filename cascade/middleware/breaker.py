@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from threading import Lock
 
+from cascade._numbers import to_count, to_number
 from cascade.errors import (
     CircuitOpenError,
-    ConfigurationError,
     DeadlineError,
     MalformedResponseError,
     ModelError,
@@ -73,20 +73,13 @@ class Breaker(CascadeMiddleware):
         name: str = "breaker",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        counts = {"in_a_row": in_a_row, "least_calls": least_calls}
-        times = {"window_s": window_s, "open_s": open_s, "most_open_s": most_open_s}
-        for option, value in {**counts, **times}.items():
-            if isinstance(value, bool) or not value > 0:
-                raise ConfigurationError(f"Breaker({option}={value!r}): must be above 0.")
-        if not 0 < rate <= 1:
-            raise ConfigurationError(f"Breaker(rate={rate!r}): a share above 0, up to 1.")
-        if most_open_s < open_s:
-            raise ConfigurationError(
-                f"Breaker(most_open_s={most_open_s!r}): no less than open_s, which is {open_s}."
-            )
         self.name = name
-        self.in_a_row, self.rate, self.least_calls = in_a_row, rate, least_calls
-        self.window_s, self.open_s, self.most_open_s = window_s, open_s, most_open_s
+        self.in_a_row = to_count("Breaker.in_a_row", in_a_row)
+        self.rate = to_number("Breaker.rate", rate, above=0, most=1)
+        self.window_s = to_number("Breaker.window_s", window_s, above=0)
+        self.least_calls = to_count("Breaker.least_calls", least_calls)
+        self.open_s = to_number("Breaker.open_s", open_s, above=0)
+        self.most_open_s = to_number("Breaker.most_open_s", most_open_s, least=self.open_s)
         self._clock = clock
         self._circuits: dict[str, Circuit] = {}
 

@@ -6,7 +6,8 @@ import asyncio
 import time
 from dataclasses import replace
 
-from cascade.errors import ConfigurationError, DeadlineError
+from cascade._numbers import to_number
+from cascade.errors import DeadlineError
 from cascade.middleware.base import Ask, CascadeMiddleware, Decide, Slot
 from cascade.policies.base import Situation
 from cascade.run import Call, Run
@@ -37,10 +38,8 @@ class Deadline(CascadeMiddleware):
     slot = Slot.TIME
 
     def __init__(self, seconds: float | None = None, *, name: str = "deadline") -> None:
-        if seconds is not None and not seconds > 0:
-            raise ConfigurationError(f"deadline={seconds}: seconds, above 0.")
         self.name = name
-        self.seconds = seconds
+        self.seconds = None if seconds is None else to_number("deadline", seconds, above=0)
         self._seen_s: dict[str, float] = {}
 
     def left_s(self, run: Run) -> float | None:
@@ -57,9 +56,18 @@ class Deadline(CascadeMiddleware):
         Raises:
             DeadlineError: there is none, or it was not enough.
         """
-        left = self.left_s(call.run)
+        started, left = time.perf_counter(), self.left_s(call.run)
         if left is None:
-            return await self._timed(call, handler)
+            completion = await handler(call)
+        else:
+            completion = await self._within(left, call, handler)
+        if call.node in ("draft", "expert") and not completion.cached:
+            took, name = time.perf_counter() - started, call.tier.name
+            before = self._seen_s.get(name, took)
+            self._seen_s[name] = before + LATENCY_WEIGHT * (took - before)
+        return completion
+
+    async def _within(self, left: float, call: Call, handler: Ask) -> Completion:
         model = call.tier.model.name
         if left <= 0:
             raise DeadlineError(
@@ -72,7 +80,7 @@ class Deadline(CascadeMiddleware):
         limit = asyncio.timeout(left)
         try:
             async with limit:
-                return await self._timed(call, handler)
+                return await handler(call)
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -98,12 +106,3 @@ class Deadline(CascadeMiddleware):
             reason += f" and escalating takes {needed:.2f} s"
         update = {"action": "accept", "tier": None, "once": True, "reason": reason}
         return decision.model_copy(update=update)
-
-    async def _timed(self, call: Call, handler: Ask) -> Completion:
-        started = time.perf_counter()
-        completion = await handler(call)
-        if call.node in ("draft", "expert") and not completion.cached:
-            took, name = time.perf_counter() - started, call.tier.name
-            before = self._seen_s.get(name, took)
-            self._seen_s[name] = before + LATENCY_WEIGHT * (took - before)
-        return completion

@@ -92,7 +92,7 @@ class LocalOnly(CascadeMiddleware):
         Raises:
             LocalOnlyError: the model is elsewhere; nothing was sent.
         """
-        if not call.tier.local and self._note(call.run) is not None:
+        if self.name in call.run.notes and not call.tier.local:
             name = call.tier.model.name
             raise LocalOnlyError(
                 f"{name} was not asked: the question has to stay on this machine.", model=name
@@ -102,10 +102,10 @@ class LocalOnly(CascadeMiddleware):
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
         """Escalate to a tier that is here; where there is none, accept or abstain."""
         decision = handler(situation)
-        note = self._note(run)
+        note: Any = run.notes.get(self.name)
         if note is None or situation.last or decision.action != "escalate":
             return decision
-        stay, tiers = note
+        stay, tiers = note["stay"], note["tiers"]
         names = [tier.tier for tier in situation.above]
         first = 0 if decision.tier is None else names.index(decision.tier)
         here = [name for name in names if name in tiers]
@@ -125,7 +125,8 @@ class LocalOnly(CascadeMiddleware):
         return decision.model_copy(update=update)
 
     async def _stay(self, run: Run) -> Stay | None:
-        stays = [self.always, self._of(run.settings.get("local_only"))]
+        given = run.settings.get("local_only")
+        stays = [self.always, self._of(given) if given else None]
         for message in run.messages:
             stamp = message.response_metadata.get(STAMP) if isinstance(message, AIMessage) else None
             stays.append(stamp if stamp in ("answer", "abstain") else None)
@@ -146,12 +147,6 @@ class LocalOnly(CascadeMiddleware):
             return read_stay(given, "local_only")
         except ConfigurationError as error:
             raise InputError(str(error)) from error
-
-    def _note(self, run: Run) -> tuple[str, list[str]] | None:
-        note = run.notes.get(self.name)
-        if not isinstance(note, dict):
-            return None
-        return str(note["stay"]), [str(name) for name in note["tiers"]]  # type: ignore[union-attr]
 
 
 SECRETS = re.compile(

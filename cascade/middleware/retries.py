@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from threading import Lock
 
-from cascade.errors import ConfigurationError, ModelError
+from cascade._numbers import to_count, to_number
+from cascade.errors import ModelError
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot
 from cascade.run import Call
 from cascade.state import Completion
@@ -53,16 +54,12 @@ class Retries(CascadeMiddleware):
         reserve: int = 10,
         name: str = "retries",
     ) -> None:
-        if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
-            raise ConfigurationError(f"Retries(attempts={attempts!r}): a count, 1 or more.")
-        for option, value in (("base_s", base_s), ("cap_s", cap_s), ("share", share)):
-            if not 0 <= value < math.inf:
-                raise ConfigurationError(f"Retries({option}={value!r}): a number, 0 or more.")
-        if reserve < 0:
-            raise ConfigurationError(f"Retries(reserve={reserve!r}): a count, 0 or more.")
         self.name = name
-        self.attempts, self.base_s, self.cap_s = attempts, base_s, cap_s
-        self.share, self.reserve = share, reserve
+        self.attempts = to_count("Retries.attempts", attempts)
+        self.base_s = to_number("Retries.base_s", base_s, least=0)
+        self.cap_s = to_number("Retries.cap_s", cap_s, least=0)
+        self.share = to_number("Retries.share", share, least=0)
+        self.reserve = to_count("Retries.reserve", reserve, least=0)
         self._budgets: dict[str, RetryBudget] = {}
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:

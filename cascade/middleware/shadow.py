@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 
+from cascade._numbers import to_number
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.middleware.background import BackgroundRuns, lot
 from cascade.middleware.base import CascadeMiddleware, Slot
@@ -62,9 +63,7 @@ class Shadow(CascadeMiddleware):
 
     @live_share.setter
     def live_share(self, share: float) -> None:
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise ConfigurationError(f"Shadow(live_share={share!r}): a share, from 0 to 1.")
-        self._live_share = share
+        self._live_share = to_number("Shadow.live_share", share, least=0, most=1)
         logger.info("%s: %.1f %% of conversations are live", self.name, 100 * share)
 
     def check(self, parts: Parts) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from threading import Lock
 from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 
-from cascade.errors import ConfigurationError, ModelError
+from cascade._numbers import to_number
+from cascade.errors import ModelError
 from cascade.ledger.prompt_cache import (
     CHARACTERS_PER_TOKEN,
     TTL_S,
@@ -64,9 +64,7 @@ class Sticky(CascadeMiddleware):
     slot = Slot.TIME
 
     def __init__(self, ttl_s: float = TTL_S, *, name: str = "sticky") -> None:
-        if not ttl_s > 0:
-            raise ConfigurationError(f"Sticky(ttl_s={ttl_s!r}): seconds, above 0.")
-        self.name, self.ttl_s = name, ttl_s
+        self.name, self.ttl_s = name, to_number("Sticky.ttl_s", ttl_s, above=0)
         self._drafted = self._escalated = 0
         self._lock = Lock()
 
@@ -174,5 +172,5 @@ class Sticky(CascadeMiddleware):
 def _usd(tier: OpenTier, tokens: int, cached: int, output: int) -> float | None:
     """Dollars of a call with so much of its prompt in the cache; None without a price by tokens."""
     usage = Usage(input_tokens=tokens, cached_tokens=cached, output_tokens=output)
-    cost = tier.pricing.at(datetime.now(UTC)).cost(usage)
+    cost = tier.pricing.cost(usage)
     return None if cost is None else float(cost)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from cascade._numbers import to_number
 from cascade.errors import ConfigurationError
 from cascade.middleware.base import CascadeMiddleware, Decide, Slot
 from cascade.policies.base import Situation, can_change, with_observation
@@ -55,32 +56,37 @@ class ToolRisks(CascadeMiddleware):
         irreversible: Literal["escalate", "ask"] = "escalate",
         name: str = "tool_risks",
     ) -> None:
+        if not isinstance(tools, Mapping | None):
+            raise ConfigurationError(f"ToolRisks({tools!r}): give {{'a tool': 'read', …}}.")
         for tool, risk in (tools or {}).items():
             if risk not in RISKS:
                 raise ConfigurationError(
                     f"ToolRisks: {tool!r} is {risk!r}; a tool is one of {', '.join(RISKS)}."
                 )
-        if not 0.0 <= write_confidence <= irreversible_confidence <= 1.0:
-            raise ConfigurationError(
-                f"ToolRisks(write_confidence={write_confidence}, irreversible_confidence="
-                f"{irreversible_confidence}): both are between 0 and 1, and the second is not "
-                "below the first."
-            )
         if irreversible not in ("escalate", "ask"):
             raise ConfigurationError(
                 f"ToolRisks(irreversible={irreversible!r}): give 'escalate' or 'ask'."
             )
         self.name = name
         self.tools: dict[str, Risk] = dict(tools or {})
-        self.irreversible_confidence = irreversible_confidence
-        self.write_confidence = write_confidence
+        self.write_confidence = to_number(
+            "ToolRisks.write_confidence", write_confidence, least=0, most=1
+        )
+        self.irreversible_confidence = to_number(
+            "ToolRisks.irreversible_confidence",
+            irreversible_confidence,
+            least=self.write_confidence,
+            most=1,
+        )
         self.irreversible = irreversible
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
         """Hold what is accepted against what the draft calls."""
         decision = handler(situation)
+        if not situation.called:
+            return decision
         risks: dict[str, Risk] = {**_marks(run.settings.get("tools") or ()), **self.tools}
-        if not risks or not situation.called:
+        if not risks:
             return decision
         tool, risk = worst(situation.called, risks)
         if situation.last:

@@ -18,7 +18,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from cascade import Cascade, CascadeMiddleware, LedgerEntry, LedgerStore, MemoryLedger, Tier
 from cascade.errors import ConfigurationError, InputError, ModelUnavailableError, PersonNeededError
 from cascade.ledger.store import open_store
-from cascade.middleware import Deadline, Examples, Retries
+from cascade.middleware import Breaker, Deadline, Examples, Retries, Sticky, ToolRisks
 from cascade.run import Run
 from cascade.testing import reply
 from tests.kernel.drivers import Graph, cascade_of, scripted
@@ -376,6 +376,15 @@ async def test_settings_without_meaning_are_named(settings: Any, words: str) -> 
 def test_numbers_that_are_none_are_named_before_anything_is_asked() -> None:
     with pytest.raises(ConfigurationError, match=r"Tier\(max_tokens=nan"):
         Tier("ollama:a", max_tokens=float("nan"))  # type: ignore[arg-type]
+    for bad in (Breaker, Deadline, Sticky, ToolRisks):
+        with pytest.raises(ConfigurationError, match="'x'"):
+            bad("x")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"Breaker\(rate=1.5\): give a number above 0"):
+        Breaker(rate=1.5)
+    with pytest.raises(ConfigurationError, match="tiers=None: give a list"):
+        Cascade(tiers=None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="config='x'"):
+        cascade_of().invoke("?", "x")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="max_concurrency='3'"):
         cascade_of().batch(["?"], max_concurrency="3")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="None is no address"):
