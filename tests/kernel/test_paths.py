@@ -12,6 +12,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from cascade import Decision, Situation, Tier, Verdict
 from cascade.confidence import Estimate
 from cascade.confidence.signals import Probe, Signal
+from cascade.driving import Driver
 from cascade.errors import AuthenticationError, ConfigurationError, ModelUnavailableError
 from cascade.kernel import Kernel
 from cascade.middleware import CascadeMiddleware, Fallback, Retries, ToolRisks
@@ -159,6 +160,7 @@ async def test_one_more_signal_is_taken_when_the_policy_wants_it(driver: Any) ->
     cascade = cascade_of(signals=[Free(), Paid()], policy=Observing())
     parts = replace(cascade.kernel.parts, calibrators={"small": _Calibrator()})
     cascade.kernel = Kernel(parts)
+    cascade._driver = Driver(cascade.kernel)
     outcome = await driver(cascade).ask()
     assert outcome.nodes.count("self_check") == 2
     assert outcome.nodes.count("verify") == 2
