@@ -194,6 +194,8 @@ async def _objection(run: Run) -> str | None:
     assert draft is not None
     if draft.finish_reason == "stopped":
         return run.stopped or "the draft was stopped before its end"
+    if draft.trajectory and draft.tool_calls:
+        return None  # an agent's tools are its own
     schema, tools = settings.get("schema"), settings.get("tools") or ()
     check = partial(
         objection, draft, schema=schema, tools=tools, tool_choice=settings.get("tool_choice")

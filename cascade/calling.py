@@ -11,10 +11,11 @@ from functools import partial
 from langchain_core.messages import BaseMessage
 
 from cascade.errors import MalformedResponseError
-from cascade.ledger.ledger import Attempt, Ledger, characters
+from cascade.ledger.ledger import Attempt, Ledger
+from cascade.ledger.prompt_cache import characters
 from cascade.middleware.base import Ask, CascadeMiddleware
 from cascade.models.base import Chunk, Model
-from cascade.run import Call
+from cascade.run import Call, Parts
 from cascade.state import Completion, Usage
 
 Send = Callable[[Call, Attempt], Awaitable[Completion]]
@@ -24,6 +25,13 @@ Send = Callable[[Call, Attempt], Awaitable[Completion]]
 class CompositeModel(Model):
     """A model that asks other models, such as an agent: each of their calls is an attempt of its
     own, which it books itself."""
+
+    def check(self, parts: Parts) -> None:  # noqa: B027 - most have nothing against any
+        """Refuse a cascade in which it must not stand.
+
+        Raises:
+            ConfigurationError: with the way out.
+        """
 
     @abstractmethod
     async def answer(self, call: Call, ledger: Ledger) -> Completion:

@@ -26,7 +26,7 @@ from cascade.agents import (
     SelfChecker,
     Verifier,
 )
-from cascade.calling import chain, overriding, send
+from cascade.calling import CompositeModel, chain, overriding, send
 from cascade.errors import (
     CascadeError,
     ConfigurationError,
@@ -117,6 +117,9 @@ class Kernel:
         self.middleware = _in_order(parts.middleware)
         for one in self.middleware:
             one.check(parts)
+        for tier in parts.tiers:
+            if isinstance(tier.model, CompositeModel):
+                tier.model.check(parts)
         calibrators = parts.calibrators or {}
         helpers = {s.name: open_tier(s.model, s.name) for s in parts.signals if s.model is not None}
         self.helpers = helpers

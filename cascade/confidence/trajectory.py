@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -119,6 +120,11 @@ class TrajectorySignal(Signal):
         self.limit = limit
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
-        """See `trajectory_features`."""
+        """See `trajectory_features`; `trajectory_call_logprob` is the mean log-probability of the
+        names and arguments of all calls, where it is known."""
         del replies
-        return trajectory_features(message_steps(asked.trajectory), limit=self.limit)
+        features = trajectory_features(message_steps(asked.trajectory), limit=self.limit)
+        tokens = asked.draft.call_logprobs
+        if features and tokens:
+            features["trajectory_call_logprob"] = fmean(token.logprob for token in tokens)
+        return features

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import (
     AIMessage,
-    AnyMessage,
     BaseMessage,
     HumanMessage,
     ToolMessage,
@@ -48,18 +47,24 @@ from cascade.errors import (
 from cascade.integrations.chat_model import tracers_below
 from cascade.kernel import InCopiedContext
 from cascade.ledger.ledger import Attempt, Ledger
-from cascade.ledger.prices import DatedPrice, Price, Pricing, find_pricing
-from cascade.models import Model, Request
+from cascade.ledger.prices import Price, find_pricing
+from cascade.models import Request
 from cascade.models.base import guard
 from cascade.models.failures import Caller
+from cascade.models.logprobs import answer_logprobs, call_logprobs
+from cascade.models.wire import read_counts
 from cascade.questions import RISK
-from cascade.run import Call, Run
-from cascade.state import Completion, Usage
+from cascade.run import Call, Parts
+from cascade.state import Completion, TokenLogprob, Usage
 from cascade.tiers import ModelLike, OpenTier, open_tier
 
 TakesOver = Literal["restart", "hand_over", "repair"]
 """What an agent sees of the run of the tier before it: nothing; what was done, as a text; or the
 messages themselves, from which it goes on."""
+
+Stop = Callable[[Sequence[BaseMessage], Sequence[BaseMessage]], str | None]
+"""Takes the task and the run so far, and returns why to stop the run, or None to let it go on;
+`cascade.evaluation.trajectories.EarlyStop` is one."""
 
 UNFINISHED = "unfinished_agent"
 """Key of the run's notes: messages of an agent that failed, for the one that takes over."""
@@ -82,7 +87,9 @@ class AgentTier(CompositeModel):
 
     What an agent has written stays written. One whose tools write is therefore never simply
     repeated: it is made afresh for each attempt (`fresh`), or the next tier takes over from it, and
-    neither audits, retries nor checks start it again.
+    neither audits, retries nor checks start it again. A call of an irreversible tool is not carried
+    out: it ends the run and is the draft, about which the cascade decides; the answer that is
+    accepted has it among its `tool_calls`, for the app to carry out.
 
     Args:
         agent: the agent; with `fresh`, a function that makes one for each attempt, or an
@@ -91,11 +98,11 @@ class AgentTier(CompositeModel):
         fresh: whether `agent` makes agents.
         writes: whether its tools change anything; None: as its tools are marked (`risk` in their
             `metadata` or `extras`, see `ToolRisks`).
+        irreversible: names of irreversible tools, beside those that are marked.
         takes_over: what it sees of the run of the tier before it.
         checker: the model that checks about its answers are put to (`p_true`, …); by default the
             agent itself, as another task.
-        stop: takes the messages so far before each model call, and returns why to stop the run, or
-            None to let it go on.
+        stop: is asked before each model call of a draft whether to give it up.
         max_steps: of a LangGraph graph (`recursion_limit`).
         prices: by model string (`provider:name`), where list prices do not know a model. A price of
             the tier, `Tier(AgentTier(…), price=…)`, holds for all of its calls, and lets its cost
@@ -103,7 +110,8 @@ class AgentTier(CompositeModel):
         local: whether all its models are on this machine.
 
     Raises:
-        ConfigurationError: it is no agent, or a value has no meaning.
+        ConfigurationError: it is no agent, or a value has no meaning; and from `Cascade`, where an
+            agent would be run again on what it, or another, has written.
     """
 
     provider = "agent"
@@ -117,14 +125,17 @@ class AgentTier(CompositeModel):
         name: str = "agent",
         fresh: bool = False,
         writes: bool | None = None,
+        irreversible: Collection[str] = (),
         takes_over: TakesOver = "restart",
         checker: ModelLike | None = None,
-        stop: Callable[[Sequence[BaseMessage]], str | None] | None = None,
+        stop: Stop | None = None,
         max_steps: int | None = None,
-        prices: Mapping[str, Price | DatedPrice] | None = None,
+        prices: Mapping[str, Price] | None = None,
         local: bool = False,
     ) -> None:
-        if not (callable(agent) if fresh else _is_agent(agent)):
+        call = getattr(agent, "__call__", None)  # noqa: B004 - whose kind is asked
+        coroutine = inspect.iscoroutinefunction(agent) or inspect.iscoroutinefunction(call)
+        if not (callable(agent) if fresh else hasattr(agent, "ainvoke") or coroutine):
             raise ConfigurationError(
                 f"AgentTier({agent!r}): give a graph, an agent, a Runnable or a coroutine function "
                 "of messages; with fresh=True, a function that makes one."
@@ -133,45 +144,80 @@ class AgentTier(CompositeModel):
             there = ", ".join(get_args(TakesOver))
             raise ConfigurationError(f"AgentTier(takes_over={takes_over!r}): there are {there}.")
         self.model, self.local, self.takes_over = name, local, takes_over
-        self.writes = _marked_as_writing(agent) if writes is None else writes
+        marked = bool({"write", "irreversible"} & set(risks_of(agent).values()))
+        self.writes = marked or bool(irreversible) if writes is None else writes
         self.repeatable = fresh or not self.writes
         self.checker = None if checker is None else open_tier(checker, name)
+        self.irreversible = frozenset(irreversible)
         self._agent, self._fresh, self._stop = agent, fresh, stop
         self._max_steps, self._prices = max_steps, dict(prices or {})
         self._caller = Caller(self.name, name)
+
+    def check(self, parts: Parts) -> None:
+        """Refuse a cascade that would run an agent on what it, or another, has written.
+
+        Raises:
+            ConfigurationError: with the ways out.
+        """
+        place = next((i for i, t in enumerate(parts.tiers[:-1]) if t.model is self), None)
+        if self.repeatable or place is None:
+            return
+        above = parts.tiers[place + 1]
+        if getattr(above.model, "takes_over", "restart") == "restart":
+            raise ConfigurationError(
+                f"the tools of {self.name} write, and {above.name} would begin the task again on "
+                f"what they leave: let it take over, AgentTier(…, takes_over='hand_over'), {_WAYS}."
+            )
+        checks = [s.name for s in parts.signals if s.calls and s.model is None]
+        if self.checker is None and (checks or not parts.signals):
+            raise ConfigurationError(
+                f"the tools of {self.name} write, and {checks or ['p_true']} would run it again: "
+                f"give it a checker=…, the cascade signals=[TrajectorySignal()]; {_WAYS}."
+            )
 
     async def answer(self, call: Call, ledger: Ledger) -> Completion:
         """Run the agent.
 
         Raises:
-            ConfigurationError: its tools write, and the cascade would run it, or the next tier,
-                again on what it has left.
+            UnsupportedContentError: the question has tools, or asks for a second run of an agent
+                whose tools write.
             ModelError: it failed.
         """
-        if call.node == "self_check" and self.checker is not None:
+        run, request, check = call.run, call.request, call.node == "self_check"
+        if check and self.checker is not None:
             return await send(replace(call, tier=self.checker), ledger)
-        self._check(call)
-        run, request = call.run, call.request
-        booking = _Booking(call, ledger, self._prices, self._stop)
+        if request.tools:
+            raise UnsupportedContentError(
+                f"{self.name} has tools of its own: give those of the question to the agent.",
+                model=self.name,
+            )
+        if not self.repeatable and (check or run.kind != "answer"):
+            raise UnsupportedContentError(
+                f"{self.name} is not run again for {call.node!r}: its tools write. Give it a "
+                f"checker=… for checks; {_WAYS}.",
+                model=self.name,
+            )
+        stop = self._stop if call.node == "draft" else None
+        booking = _Booking(call, ledger, self._prices, stop, set(self.irreversible))
         whole = Attempt(run.id, booking.node, call.tier, request.messages, tags=booking.tags)
+        reason: str | None = None
         try:
-            said, reason = await self._work(call, booking), None
-        except _Stopped:
-            said, reason = None, "stopped"
+            trajectory = await self._work(call, booking)
+        except _Stopped as stopped:
+            run.stopped = stopped.reason or run.stopped
+            trajectory, reason = booking.trajectory, stopped.reason and "stopped"
         except GraphRecursionError as error:
             if call.node != "draft":
                 raise self._caller.malformed(f"it has used up its steps: {error}") from error
-            said, reason = None, "length"
+            trajectory, reason = booking.trajectory, "length"
         except Exception as error:
             if is_control_flow(error):
                 raise
-            kept = messages_to_dict(_plain(booking.trajectory))
-            run.notes[UNFINISHED] = cast("Any", kept)
+            run.notes[UNFINISHED] = cast("Any", messages_to_dict(_plain(booking.trajectory)))
             raise self._named(error, request) from error
         finally:
             await booking.close()
         run.notes.pop(UNFINISHED, None)
-        trajectory = booking.trajectory if said is None else said
         completion = self._completion(trajectory, booking, reason)
         if not booking.calls:  # models that report nothing to callbacks
             async with ledger.attempt(whole):
@@ -189,54 +235,18 @@ class AgentTier(CompositeModel):
         if self.checker is not None:
             await self.checker.model.aclose()
 
-    # --- what must not be
-
-    def _check(self, call: Call) -> None:
-        """Refuse, before anything is sent, what would run an agent on what another has written."""
-        if call.request.tools:
-            raise UnsupportedContentError(
-                f"{self.name} has tools of its own: give those of the question to the agent.",
-                model=self.name,
-            )
-        if self.repeatable:
-            return
-        kernel = call.runtime.kernel
-        ways = (
-            "make it afresh for each attempt, AgentTier(make_agent, fresh=True), or say "
-            "writes=False of tools that only read"
-        )
-        if call.node == "self_check" or call.run.kind != "answer":
-            raise UnsupportedContentError(
-                f"{self.name} is not run again for {call.node!r}: its tools write. Give it a "
-                f"checker=… for checks; {ways}.",
-                model=self.name,
-            )
-        place = next((i for i, t in enumerate(kernel.tiers[:-1]) if t.model is self), None)
-        if place is None:
-            return
-        above: Any = kernel.tiers[place + 1]
-        if getattr(above.model, "takes_over", "restart") == "restart":
-            raise ConfigurationError(
-                f"the tools of {self.name} write, and {above.name} would begin the task again on "
-                f"what they leave: let it take over, AgentTier(…, takes_over='hand_over'), {ways}."
-            )
-        checks = [s.name for s in kernel.parts.signals if s.calls and s.model is None]
-        if self.checker is None and (checks or not kernel.parts.signals):
-            raise ConfigurationError(
-                f"the tools of {self.name} write, and {checks or ['p_true']} would run it again: "
-                f"give it a checker=…, the cascade signals=[TrajectorySignal()]; {ways}."
-            )
-
     # --- one run
 
-    async def _work(self, call: Call, booking: _Booking) -> list[AnyMessage]:
+    async def _work(self, call: Call, booking: _Booking) -> list[Any]:
         """The messages that the agent adds to the task.
 
         It runs in the background loop, where its clients keep their connections, and apart from the
         graph around it, by whose checkpoints a question might get another's answer.
         """
-        sent = _with_ids(self._task(call), call.run)
-        booking.known = {message.id or "" for message in sent}
+        booking.task = [  # known from those which it adds, and the same ones after a crash
+            m if m.id else m.model_copy(update={"id": f"{call.run.id}-{number}"})
+            for number, m in enumerate(self._task(call))
+        ]
         manager = tracers_below(call.runtime.config, booking)
         config = RunnableConfig(callbacks=manager, tags=["nostream"], configurable={})
         if self._max_steps is not None:
@@ -246,7 +256,9 @@ class AgentTier(CompositeModel):
 
         async def run() -> Any:
             async with asyncio.timeout(call.request.timeout_s), self._made() as agent:
-                return await self._asked(agent, sent, config, call)
+                risks = risks_of(agent).items()
+                booking.irreversible |= {name for name, risk in risks if risk == "irreversible"}
+                return await self._asked(agent, booking, config, call)
 
         async def within() -> Any:
             return await InCopiedContext(run(), context)
@@ -260,10 +272,8 @@ class AgentTier(CompositeModel):
                     model=self.name,
                 )
             said = said.get("messages", ())
-        if isinstance(said, str):
-            said = AIMessage(said)
-        said = [said] if isinstance(said, BaseMessage) else list(said)
-        added: list[Any] = [message for message in said if message.id not in booking.known]
+        said = AIMessage(said) if isinstance(said, str) else said
+        added = booking.added([said] if isinstance(said, BaseMessage) else list(said))
         if not added:
             raise self._caller.malformed("it returned no message")
         return added
@@ -277,14 +287,12 @@ class AgentTier(CompositeModel):
         else:
             yield await made if self._fresh and inspect.isawaitable(made) else made
 
-    async def _asked(
-        self, agent: Any, sent: list[AnyMessage], config: RunnableConfig, call: Call
-    ) -> Any:
+    async def _asked(self, agent: Any, booking: _Booking, config: Any, call: Call) -> Any:
         if not hasattr(agent, "ainvoke"):
-            return await agent(sent)
+            return await agent(booking.task)
         if not isinstance(agent, PregelProtocol):
-            return await agent.ainvoke(sent, config)
-        asked: Any = {"messages": sent}
+            return await agent.ainvoke(booking.task, config)
+        asked: Any = {"messages": booking.task}
         if isinstance(getattr(agent, "checkpointer", None), BaseCheckpointSaver):
             answers = call.node in ("draft", "expert") and call.run.kind == "answer"
             thread = f"{call.run.id}-{call.tier.name}" if answers else str(uuid4())
@@ -292,10 +300,11 @@ class AgentTier(CompositeModel):
             kept = await agent.aget_state(config)
             if kept.values and not kept.next:
                 return kept.values  # it had ended when the process died
+            booking.trajectory = booking.added(kept.values.get("messages", ()))
             asked = None if kept.next else asked
         return await agent.ainvoke(asked, config)
 
-    def _task(self, call: Call) -> list[AnyMessage]:
+    def _task(self, call: Call) -> list[Any]:
         """The task, with what the tier before has done, as far as this one is to see it."""
         messages: list[Any] = list(call.request.messages)
         kept: Any = call.run.notes.get(UNFINISHED)
@@ -311,17 +320,20 @@ class AgentTier(CompositeModel):
         return [*messages, HumanMessage(HANDED_OVER + "\n".join(lines))]
 
     def _completion(
-        self, trajectory: Sequence[AnyMessage], booking: _Booking, reason: str | None
+        self, trajectory: Sequence[Any], booking: _Booking, reason: str | None
     ) -> Completion:
-        last = trajectory[-1] if trajectory and reason is None else None
-        calls = tuple(last.tool_calls) if isinstance(last, AIMessage) else ()
+        last = trajectory[-1] if trajectory and reason is None else AIMessage("")
+        text, calls = str(last.text), tuple(getattr(last, "tool_calls", ()))
         usage = booking.usage
         if not booking.calls and isinstance(last, AIMessage):
             usage = usage_of_message(last)
+        made = [token for m in trajectory if isinstance(m, AIMessage) for token in _of_calls(m)]
         return Completion(
-            text="" if last is None else str(last.text),
+            text=text,
             model=booking.model or self.name,
             usage=usage,
+            logprobs=answer_logprobs(_tokens(last), text, None, tool_calls=bool(calls)),
+            call_logprobs=tuple(made) or None,
             tool_calls=calls,
             finish_reason=reason or ("tool_calls" if calls else "stop"),
             trajectory=tuple(_plain(trajectory)),
@@ -343,27 +355,38 @@ class AgentTier(CompositeModel):
         return named
 
 
+_WAYS = (
+    "make it afresh for each attempt, AgentTier(make_agent, fresh=True), or say writes=False of "
+    "tools that only read"
+)
+
+
 # --- booking
 
 
 class _Stopped(BaseException):
-    """The run was stopped; no `except Exception` of an agent takes it for a failure."""
+    """The run was stopped, or ends in an irreversible call; no `except Exception` of an agent takes
+    it for a failure."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        self.reason = reason
 
 
-class _InnerModel(Model):
-    """Name of a model inside an agent."""
+@dataclass(frozen=True)
+class _Named:
+    """What the ledger has to know of a model inside an agent."""
 
-    def __init__(self, provider: str, model: str, *, local: bool) -> None:
-        self.provider, self.model, self.local = provider, model, local
-
-    async def _complete(self, request: Request) -> Completion:
-        raise NotImplementedError
+    name: str
+    local: bool
+    server: str | None = None
 
 
 class _Booking(BaseCallbackHandler):
-    """Books each model call inside an agent's run: begun before it is sent, ended once."""
+    """Books each model call inside an agent's run: begun before it is sent, ended once. Stops the
+    run before a call that it must not make."""
 
     raise_error = True  # else LangChain logs what fails here, and sends the call unbooked
+    run_inline = True
     on_chat_model_start: Any = property(lambda self: _edge(self._begun))
     on_llm_end: Any = property(lambda self: _edge(self._ended))
     on_llm_error: Any = property(lambda self: _edge(self._failed))
@@ -372,14 +395,16 @@ class _Booking(BaseCallbackHandler):
         self,
         call: Call,
         ledger: Ledger,
-        prices: Mapping[str, Price | DatedPrice],
-        stop: Callable[[Sequence[BaseMessage]], str | None] | None,
+        prices: Mapping[str, Price],
+        stop: Stop | None,
+        irreversible: set[str],
     ) -> None:
         self.node = call.node if call.run.kind != "shadow" else "shadow"
         self.tags = call.run.settings.get("tags") or {}
         self.calls, self.model = 0, ""
-        self.known: set[str] = set()
-        self.trajectory: list[AnyMessage] = []
+        self.task: list[Any] = []
+        self.trajectory: list[Any] = []
+        self.irreversible = irreversible
         self._call, self._ledger, self._prices, self._stop = call, ledger, prices, stop
         self._open: dict[UUID, tuple[AbstractAsyncContextManager[Attempt], Attempt]] = {}
         self._usages: list[Usage] = []
@@ -394,6 +419,11 @@ class _Booking(BaseCallbackHandler):
                 fields[name] = sum(counts)
         return Usage(**fields)
 
+    def added(self, messages: Sequence[Any]) -> list[Any]:
+        """Those that are not of the task."""
+        known = {message.id for message in self.task}
+        return [message for message in messages if message.id not in known]
+
     async def _begun(
         self,
         serialized: Any,
@@ -403,19 +433,18 @@ class _Booking(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
+        tier, run = self._tier(metadata or {}), self._call.run
         if guard.forbidden and "fake" not in str(serialized).lower():
             raise RealRequestForbiddenError(
                 f"a request of {self._call.tier.model.name} was stopped: real model requests are "
                 "forbidden here."
             )
         (sent,) = messages
-        new: list[Any] = [m for m in sent if m.id not in self.known and m.type != "system"]
-        self.trajectory = new
-        reason = self._stop(new) if self._stop is not None and new else None
-        if reason is not None:
-            self._call.run.stopped = reason
-            raise _Stopped
-        tier, run = self._tier(metadata or {}), self._call.run
+        self.trajectory = [m for m in self.added(sent) if m.type != "system"]
+        if self._stop is not None and self.trajectory:
+            reason = self._stop(self.task, self.trajectory)
+            if reason is not None:
+                raise _Stopped(reason)
         attempt = Attempt(run.id, self.node, tier, sent, tags=self.tags)
         held = self._ledger.attempt(attempt)
         await held.__aenter__()
@@ -440,6 +469,8 @@ class _Booking(BaseCallbackHandler):
             cached=dict(message.usage_metadata or ()).get("total_cost") == 0,
         )
         await held.__aexit__(None, None, None)
+        if self.irreversible & {call["name"] for call in message.tool_calls}:
+            raise _Stopped
 
     async def _failed(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         held, attempt = self._open.pop(run_id, (None, None))
@@ -448,6 +479,14 @@ class _Booking(BaseCallbackHandler):
             named = caller.failed(error) if isinstance(error, Exception) else None
             failure = named or error
             await held.__aexit__(type(failure), failure, None)
+
+    def on_tool_start(
+        self, serialized: Any, input_str: str, *, metadata: Any = None, **_: Any
+    ) -> None:
+        """Stop the run before a tool that is marked irreversible where no graph shows its tools."""
+        name = (serialized or {}).get("name")
+        if name in self.irreversible or (metadata or {}).get(RISK) == "irreversible":
+            raise _Stopped
 
     async def close(self) -> None:
         """End what was cancelled between its start and its end."""
@@ -460,15 +499,14 @@ class _Booking(BaseCallbackHandler):
     def _tier(self, metadata: Mapping[str, Any]) -> OpenTier:
         """The tier of a call, with the model that really answers and its price."""
         outer = self._call.tier
-        named = (
+        provider, name = (
             str(metadata.get(f"ls_{kind}") or "unknown") for kind in ("provider", "model_name")
         )
-        model = _InnerModel(*named, local=outer.local)
-        pricing: Pricing | None = self._prices.get(model.name)
+        model: Any = _Named(f"{provider}:{name}", outer.local)
         if outer.settings.price is not None:
-            pricing = outer.pricing
-        elif pricing is None:
-            pricing = find_pricing(model.provider, model.model, local=outer.local)
+            return replace(outer, model=model)
+        known = self._prices.get(model.name)
+        pricing = known or find_pricing(provider, name, local=outer.local)
         return replace(outer, model=model, pricing=pricing)
 
 
@@ -480,54 +518,55 @@ def _edge(work: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *given, **named: run_sync(work(*given, **named))
 
 
+# --- messages and tools
+
+
 def usage_of_message(message: AIMessage) -> Usage:
-    """The usage that a message reports."""
+    """The usage that a message reports, where its counts can be true."""
     told: Any = message.usage_metadata or {}
     inputs, outputs = told.get("input_token_details", {}), told.get("output_token_details", {})
-    return Usage(
-        input_tokens=told.get("input_tokens"),
-        output_tokens=told.get("output_tokens"),
-        cached_tokens=inputs.get("cache_read"),
-        cache_write_tokens=inputs.get("cache_creation"),
-        reasoning_tokens=outputs.get("reasoning"),
-    )
+    counts = {
+        "input_tokens": told.get("input_tokens"),
+        "output_tokens": told.get("output_tokens"),
+        "cached_tokens": inputs.get("cache_read"),
+        "cache_write_tokens": inputs.get("cache_creation"),
+        "reasoning_tokens": outputs.get("reasoning"),
+    }
+    wrote = bool(message.text or message.tool_calls)
+    return read_counts(counts, wrote=wrote, total=told.get("total_tokens"))
 
 
-# --- agents and messages
+def risks_of(agent: Any) -> dict[str, str]:
+    """Tools in the nodes of a graph that are marked with a risk, by name."""
+    found: dict[str, str] = {}
+    for node in (getattr(agent, "nodes", None) or {}).values():
+        for name, tool in getattr(getattr(node, "bound", None), "tools_by_name", {}).items():
+            marks = [(place or {}).get(RISK) for place in (tool.metadata, tool.extras)]
+            for mark in filter(None, marks):
+                found[name] = "irreversible" if found.get(name) == "irreversible" else mark
+    return found
 
 
-def _is_agent(agent: Any) -> bool:
-    call = getattr(agent, "__call__", None)  # noqa: B004 - whose kind is asked
-    coroutine = inspect.iscoroutinefunction(agent) or inspect.iscoroutinefunction(call)
-    return hasattr(agent, "ainvoke") or coroutine
+def _tokens(message: Any) -> Any:
+    told = getattr(message, "response_metadata", {}).get("logprobs")
+    return told.get("content") if isinstance(told, Mapping) else told
 
 
-def _marked_as_writing(agent: Any) -> bool:
-    """Whether a tool in the nodes of a graph is marked `write` or `irreversible`."""
-    nodes: Mapping[str, Any] = getattr(agent, "nodes", None) or {}
-    for node in nodes.values():
-        tools: Mapping[str, Any] = getattr(getattr(node, "bound", None), "tools_by_name", {})
-        for tool in tools.values():
-            for place in (tool.metadata, tool.extras):
-                if (place or {}).get(RISK) in ("write", "irreversible"):
-                    return True
-    return False
+def _of_calls(message: AIMessage) -> Sequence[TokenLogprob]:
+    return call_logprobs(_tokens(message), message.tool_calls, None) or ()
 
 
-def _with_ids(messages: Sequence[AnyMessage], run: Run) -> list[AnyMessage]:
-    """Messages that can be told from those which the agent adds; the same ones after a crash."""
-    return [
-        message if message.id else message.model_copy(update={"id": f"{run.id}-{number}"})
-        for number, message in enumerate(messages)
-    ]
+def _plain(messages: Sequence[Any]) -> list[Any]:
+    """Messages as a checkpoint can hold them: artifacts of tools may be anything, and the features
+    of log-probabilities are taken."""
 
+    def plain(message: Any) -> Any:
+        if isinstance(message, ToolMessage):
+            return message.model_copy(update={"artifact": None})
+        told = {k: v for k, v in message.response_metadata.items() if k != "logprobs"}
+        return message.model_copy(update={"response_metadata": told})
 
-def _plain(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
-    """Messages as JSON can hold them: artifacts of tools may be anything."""
-    return [
-        m.model_copy(update={"artifact": None}) if isinstance(m, ToolMessage) else m
-        for m in messages
-    ]
+    return [plain(message) for message in messages]
 
 
 def _closed(messages: Sequence[BaseMessage]) -> list[BaseMessage]:

@@ -333,8 +333,9 @@ async def test_steps_that_are_used_up_are_no_answer() -> None:
 
 
 async def test_a_hopeless_run_is_stopped() -> None:
-    def stop(messages: Any) -> str | None:
-        return "too many steps" if len(messages) > 1 else None
+    def stop(task: Any, run: Any) -> str | None:
+        assert [message.text for message in task] == [Q]
+        return "too many steps" if len(run) > 1 else None
 
     result = await pair(agent(stop=stop)).ainvoke(Q)
     assert (result.tier, drafts_of(result)) == ("large", 1)
@@ -443,14 +444,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "said"), MISTAKES)
-async def test_an_agent_whose_tools_write_is_never_run_again(
-    options: dict[str, Any], said: str
-) -> None:
-    store = MemoryLedger()
-    cascade = pair(writes(), options.pop("large", None), ledger=store, **options)
+def test_an_agent_whose_tools_write_is_never_run_again(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        await cascade.ainvoke(Q)
-    assert [entry for entry in store.entries if entry.model] == []
+        pair(writes(), **options)
 
 
 async def test_nor_for_audits_and_retries() -> None:
@@ -510,6 +506,79 @@ async def test_an_agent_with_a_checkpointer_goes_on_where_it_was_interrupted() -
     assert (again.answer, len(model.seen)) == ("460", 3)
 
 
+# --- irreversible tools
+
+RAN: list[str] = []
+
+
+@tool("delete", extras={"risk": "irreversible"})
+def delete(path: str) -> str:
+    """Delete a file."""
+    RAN.append(path)
+    return "deleted"
+
+
+hidden = delete.model_copy(update={"extras": None, "metadata": {"risk": "irreversible"}})
+
+DELETE: Any = {"name": "delete", "args": {"path": "a"}, "id": "2"}
+DELETES = AIMessage("", tool_calls=[DELETE])
+
+
+async def in_a_function(messages: Any) -> Any:
+    said = await chat(DELETES).ainvoke(messages)
+    return [said, await hidden.ainvoke(said.tool_calls[0])]
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: create_agent(chat(CALLS, DELETES, "done"), [population, delete]),
+        lambda: create_agent(chat(DELETES, "x", "460"), [hidden], checkpointer=InMemorySaver()),
+        lambda: in_a_function,
+    ],
+)
+async def test_an_irreversible_call_is_the_draft_and_is_not_carried_out(
+    made: Any, accepts: bool
+) -> None:
+    RAN.clear()
+    tiers = [agent(made, fresh=True), agent(looks_up(), takes_over="hand_over")]
+    result = await Cascade(*tiers, verifier=lambda _q, _a: accepts).ainvoke(Q)
+    assert RAN == []
+    assert result.tier == ("small" if accepts else "large")
+    called = [(call["name"], call["args"]) for call in result.message.tool_calls]
+    assert called == ([("delete", {"path": "a"})] if accepts else [])
+
+
+async def test_nor_is_that_of_the_last_tier(driver: Any) -> None:
+    RAN.clear()
+    large = agent(create_agent(chat(DELETES, "x"), [delete]), takes_over="hand_over")
+    _, run = await driver(pair(agent(looks_up("no")), large))
+    assert (RAN, run.source, run.draft.called) == ([], "large", ("delete",))
+
+
+async def test_tools_are_irreversible_also_by_name() -> None:
+    made = create_agent(chat(CALLS, "x"), [population])
+    small = agent(made, irreversible=["population"])
+    assert small.writes
+    result = await pair(small, agent(takes_over="repair"), verifier=lambda _q, _a: True).ainvoke(Q)
+    assert result.message.tool_calls[0]["name"] == "population"
+
+
+def test_log_probs_of_the_answer_and_of_calls_are_signals() -> None:
+    def told(message: AIMessage, *tokens: str) -> AIMessage:
+        content = [{"token": token, "logprob": -0.5} for token in tokens]
+        return message.model_copy(update={"response_metadata": {"logprobs": {"content": content}}})
+
+    raw = ['{"name": "', "population", '", "arguments": {"city": "', "Canberra", '"}}']
+    script = told(CALLS, *raw), told(AIMessage("460"), "460")
+    small = agent(create_agent(chat(*script), [population]))
+    result = pair(small, signals=["logprobs", "trajectory"]).invoke(Q)
+    assert result.decision.signals is not None
+    assert result.decision.signals["logprob_mean"] == -0.5
+    assert result.decision.signals["trajectory_call_logprob"] == -0.5
+
+
 # --- the law
 
 
@@ -517,24 +586,33 @@ class Killed(Exception):  # noqa: N818
     """Thrown in the midst of a run."""
 
 
-STEPS = st.lists(st.sampled_from(["call", "fail", "kill", "answer"]), min_size=1, max_size=5)
+STEPS = st.lists(
+    st.sampled_from(["call", "fail", "kill", "answer", "delete"]), min_size=1, max_size=5
+)
 
 
-@given(STEPS, st.booleans())
-def test_each_call_that_a_model_saw_is_in_the_ledger_once(
-    steps: list[str], escalates: bool
+@given(STEPS, st.booleans(), st.integers(0, 6))
+def test_each_call_that_a_model_saw_is_in_the_ledger_once_and_nothing_irreversible_ran(
+    steps: list[str], escalates: bool, cut: int
 ) -> None:
     said = {
         "call": CALLS,
+        "delete": DELETES,
         "fail": ConnectionError("reset"),
         "kill": Killed("here"),
         "answer": "five" if escalates else "460",
     }
+    RAN.clear()
     models = [chat(*(said[step] for step in steps), "460"), chat("460", model="dear")]
-    agents = [agent(create_agent(m, [population]), max_steps=20) for m in models]
+    small, large = [create_agent(m, [population, delete]) for m in models]
+    tiers = [
+        agent(small, max_steps=20, stop=lambda _t, run: "cut" if len(run) >= 2 * cut else None),
+        agent(large, takes_over="hand_over"),
+    ]
     store = MemoryLedger()
-    result = pair(*agents, ledger=store, middleware=[Retries(1)]).invoke(Q)
+    result = pair(*tiers, ledger=store, middleware=[Retries(1)]).invoke(Q)
     entries = [entry for entry in store.entries if entry.model]
     assert len(entries) == len({e.id for e in entries}) == sum(len(m.seen) for m in models)
     assert all(e.outcome in ("ok", "failed") for e in entries)
     assert [e.id for e in result.ledger if e.model] == [e.id for e in entries]
+    assert RAN == []
