@@ -1,4 +1,4 @@
-"""Records of runs, for whatever looks on, and a log of them: one line of JSON for each run."""
+"""Records of runs, for middleware that looks on, and a log of them: one line of JSON per run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -14,36 +14,19 @@ from functools import partial
 from typing import Literal
 from weakref import WeakSet
 
-from langchain_core.messages import AIMessage
-
 from cascade.errors import is_control_flow
 from cascade.ledger.view import LedgerView
 from cascade.middleware import Advance, CascadeMiddleware, Slot
-from cascade.result import result_of
 from cascade.run import CascadeRuntime, Kernel, Run
 from cascade.state import Basis, LedgerEntry
 
 logger = logging.getLogger("cascade")
 
-Outcome = Literal[
-    "accepted",
-    "escalated",
-    "degraded",
-    "abstained",
-    "cached",
-    "interrupted",
-    "failed",
-    "cancelled",
-]
+Outcome = Literal["accepted", "escalated", "degraded", "abstained", "cached", "interrupted",
+                  "failed", "cancelled"]  # fmt: skip
 """How a run ended: the first tier's answer stood, or a larger one's; the draft was returned as the
 large model could not be had; no answer on purpose; the answer of an earlier run was taken; a person
 was asked, so that it may go on; an error; the caller gave up."""
-
-
-def weakest(bases: Iterable[Basis]) -> Basis:
-    """The basis of a sum of figures: unknown, else estimated, else measured."""
-    given = set(bases)
-    return "unknown" if "unknown" in given else "estimated" if "estimated" in given else "measured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,39 +56,42 @@ class RunRecord:
 
 def record_of(run: Run, kernel: Kernel, error: BaseException | None = None) -> RunRecord:
     """The record of a run that has ended, waits for a person, or failed."""
-    seen = result_of(run, AIMessage(""), [tier.name for tier in kernel.tiers])
-    outcome: Outcome = "escalated" if run.tier > 0 else "accepted"
-    ledger: LedgerView = seen.ledger
-    over = error is None and run.step == "end"
-    if error is not None:
-        # A cancelled run takes its entries later.
-        ledger = getattr(error, "ledger", None) or LedgerView()
-        gone = isinstance(error, asyncio.CancelledError | GeneratorExit)
-        outcome = "cancelled" if gone else "failed"
-    elif not over:
-        outcome = "interrupted"
-    elif seen.abstained:
-        outcome = "abstained"
-    elif seen.degraded:
-        outcome = "degraded"
-    elif run.draft is not None and run.draft.cached:
-        outcome = "cached"
+    over, outcome = error is None and run.step == "end", _outcome_of(run, error)
+    judged = (run.assessment or run.decision) if over else None
+    # A cancelled run takes its entries later: what it has spent is not known here.
+    ledger = LedgerView(run.entries) if error is None else getattr(error, "ledger", LedgerView())
     told = outcome != "cancelled"
-    answered = over and not seen.abstained
+    bases = {ledger.cost_basis, ledger.saved_basis}
+    order: tuple[Basis, ...] = ("unknown", "estimated", "measured")
     return RunRecord(
         cascade=kernel.parts.name,
         run_id=run.id,
         outcome=outcome,
-        tier=seen.tier if answered else None,
+        tier=run.source if over and outcome != "abstained" else None,
         escalated=run.tier > 0 if over else None,
-        confidence=seen.confidence if over else None,
-        calibrated=seen.calibrated if over else None,
+        confidence=None if judged is None else judged.confidence,
+        calibrated=None if judged is None else judged.calibrated,
         cost_usd=ledger.cost_usd if told else None,
         saved_usd=ledger.saved_usd if told else None,
-        basis=weakest((ledger.cost_basis, ledger.saved_basis)) if told else "unknown",
+        basis=next(basis for basis in order if basis in bases) if told else "unknown",
         latency_ms=max(0.0, time.time() - run.begun_at) * 1000,
         error_type=None if error is None else type(error).__name__,
     )
+
+
+def _outcome_of(run: Run, error: BaseException | None) -> Outcome:
+    if error is not None:
+        gone = isinstance(error, asyncio.CancelledError | GeneratorExit)
+        return "cancelled" if gone else "failed"
+    if run.step != "end":
+        return "interrupted"
+    if run.decision is not None and run.decision.action == "abstain":
+        return "abstained"
+    if run.degraded:
+        return "degraded"
+    if run.draft is not None and run.draft.cached:
+        return "cached"
+    return "escalated" if run.tier > 0 else "accepted"
 
 
 class RunObserver(CascadeMiddleware):

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from decimal import Decimal
@@ -29,7 +29,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from cascade.errors import MissingDependencyError, is_control_flow
-from cascade.integrations.logs import RunObserver, RunRecord, harmless, weakest
+from cascade.integrations.logs import RunObserver, RunRecord, harmless
 from cascade.ledger.view import LedgerView
 from cascade.middleware import Advance, Ask
 from cascade.run import Call, CascadeRuntime, Run
@@ -47,10 +47,6 @@ except ModuleNotFoundError as error:
 MOST_REMEMBERED = 10_000
 """Runs whose spans later work, such as an audit, can still be linked to."""
 
-TOKEN_BUCKETS = [float(4**power) for power in range(14)]
-DURATION_BUCKETS = [0.01 * 2**power for power in range(14)]
-"""Both as the conventions advise."""
-
 _PROVIDERS = {
     "azure_openai": "azure.ai.openai",
     "bedrock": "aws.bedrock",
@@ -62,7 +58,7 @@ _PROVIDERS = {
 }
 """Our prefixes → the well-known values of `gen_ai.provider.name`, where they differ."""
 
-_ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
+_ROLES = {"human": "user", "ai": "assistant"}
 
 _entries: ContextVar[list[LedgerEntry] | None] = ContextVar("entries_of_a_call", default=None)
 
@@ -101,26 +97,25 @@ class Telemetry(RunObserver):
         self._open: OrderedDict[str, Span] = OrderedDict()
         self._past: OrderedDict[str, SpanContext] = OrderedDict()
         meter = metrics.get_meter("agent-cascade", meter_provider=meter_provider)
+        buckets = "explicit_bucket_boundaries_advisory"  # as the conventions advise
         self._tokens = meter.create_histogram(
             "gen_ai.client.token.usage",
             "{token}",
             "Number of input and output tokens used.",
-            explicit_bucket_boundaries_advisory=TOKEN_BUCKETS,
+            **{buckets: [float(4**power) for power in range(14)]},
         )
         self._duration = meter.create_histogram(
             "gen_ai.client.operation.duration",
             "s",
             "GenAI operation duration.",
-            explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
+            **{buckets: [0.01 * 2**power for power in range(14)]},
         )
         self._requests = meter.create_counter("cascade.requests", "{request}", "Finished runs.")
         self._cost = meter.create_counter("cascade.cost", "{USD}", "Dollars spent.")
-        self._saved = meter.create_up_down_counter(
-            "cascade.saved", "{USD}", "Dollars saved against the large model alone."
-        )
-        self._unknown = meter.create_counter(
-            "cascade.unknown_cost_entries", "{entry}", "Ledger entries of unknown cost."
-        )
+        about = "Dollars saved against the large model alone."
+        self._saved = meter.create_up_down_counter("cascade.saved", "{USD}", about)
+        about = "Ledger entries of unknown cost."
+        self._unknown = meter.create_counter("cascade.unknown_cost_entries", "{entry}", about)
 
     # --- runs and their steps
 
@@ -131,7 +126,7 @@ class Telemetry(RunObserver):
             step = "router" if run.step == "begin" else run.step
             with self._in_span(partial(self._step, step, run, runtime)) as span:
                 await handler(run, runtime)
-                if step == "verify" and run.decision is not None:
+                if step == "verify":
                     span.set_attributes(_decided(run))
 
         await super().wrap_step(run, runtime, within)
@@ -139,23 +134,13 @@ class Telemetry(RunObserver):
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
         """End the run's span, and count the run."""
         span = self._open.pop(run.id, INVALID_SPAN)
-        calls = [entry for entry in run.entries if entry.model is not None]
-        span.set_attributes(
-            _known(
-                {
-                    "gen_ai.usage.input_tokens": _total([call.input_tokens for call in calls]),
-                    "gen_ai.usage.output_tokens": _total([call.output_tokens for call in calls]),
-                    "cascade.outcome": record.outcome,
-                    "cascade.tier": record.tier,
-                    "cascade.escalated": record.escalated,
-                    "cascade.cost_usd": record.cost_usd,
-                    "cascade.saved_usd": record.saved_usd,
-                    "cascade.basis": record.basis,
-                }
-            )
-        )
-        if run.decision is not None:
-            span.set_attributes(_decided(run))
+        told = ("outcome", "tier", "escalated", "cost_usd", "saved_usd", "basis")
+        span.set_attributes(_known({f"cascade.{name}": getattr(record, name) for name in told}))
+        for name in ("input_tokens", "output_tokens"):
+            counts = [getattr(entry, name) for entry in run.entries if entry.model is not None]
+            if counts and None not in counts:
+                span.set_attribute(f"gen_ai.usage.{name}", sum(counts))
+        span.set_attributes(_decided(run))
         if self._capture_content and run.step == "end" and run.draft is not None:
             _say(span, run.draft)
         _fail(span, error)
@@ -177,19 +162,17 @@ class Telemetry(RunObserver):
     def _begin(self, run: Run, runtime: CascadeRuntime) -> None:
         name = runtime.kernel.parts.name
         configurable = (runtime.config or {}).get("configurable") or {}
-        attributes = _known(
-            {
-                "gen_ai.operation.name": "invoke_agent",
-                "gen_ai.provider.name": "agent-cascade",
-                "gen_ai.agent.name": name,
-                "gen_ai.conversation.id": configurable.get("thread_id"),
-                "cascade.run_id": run.id,
-                **{f"cascade.tag.{k}": v for k, v in run.settings.get("tags", {}).items()},
-            }
-        )
+        attributes = {
+            "gen_ai.operation.name": "invoke_agent",
+            "gen_ai.provider.name": "agent-cascade",
+            "gen_ai.agent.name": name,
+            "gen_ai.conversation.id": configurable.get("thread_id"),
+            "cascade.run_id": run.id,
+            **{f"cascade.tag.{key}": value for key, value in run.settings.get("tags", {}).items()},
+        }
         if self._capture_content:
             attributes["gen_ai.input.messages"] = messages_json(run.messages)
-        span = self._tracer.start_span(f"invoke_agent {name}", attributes=attributes)
+        span = self._tracer.start_span(f"invoke_agent {name}", attributes=_known(attributes))
         self._open[run.id], self._past[run.id] = span, span.get_span_context()
         if len(self._past) > MOST_REMEMBERED:
             self._past.popitem(last=False)
@@ -202,10 +185,10 @@ class Telemetry(RunObserver):
         """A span for the attempt, with what its ledger entries say."""
         entries: list[LedgerEntry] = []
         token = _entries.set(entries)
+        failure: BaseException | None = None
+        completion: Completion | None = None
         try:
             with self._in_span(partial(self._call, call)) as span:
-                failure: BaseException | None = None
-                completion: Completion | None = None
                 try:
                     completion = await handler(call)
                     return completion
@@ -237,20 +220,18 @@ class Telemetry(RunObserver):
 
     def _call(self, call: Call) -> Span:
         request = call.request
-        attributes = _known(
-            {
-                **_labels(call),
-                "gen_ai.request.max_tokens": request.max_tokens,
-                "gen_ai.request.temperature": request.temperature,
-                "cascade.run_id": call.run.id,
-                "cascade.node": call.node,
-                "cascade.tier": call.tier.name,
-            }
-        )
+        attributes = {
+            **_labels(call),
+            "gen_ai.request.max_tokens": request.max_tokens,
+            "gen_ai.request.temperature": request.temperature,
+            "cascade.run_id": call.run.id,
+            "cascade.node": call.node,
+            "cascade.tier": call.tier.name,
+        }
         if self._capture_content:
             attributes["gen_ai.input.messages"] = messages_json(request.messages)
         name = f"chat {call.tier.model.model}"
-        return self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
+        return self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=_known(attributes))
 
     def _called(
         self,
@@ -260,27 +241,22 @@ class Telemetry(RunObserver):
         completion: Completion | None,
         error: BaseException | None,
     ) -> None:
-        labels = _labels(call)
+        labels, ledger = _labels(call), LedgerView(entries)
         if entries:
-            ledger = LedgerView(entries)
-            basis = weakest(entry.basis for entry in entries)
             money = {"cascade.cost_usd": ledger.cost_usd, "cascade.saved_usd": ledger.saved_usd}
-            span.set_attributes(_known({**money, "cascade.basis": basis}))
+            span.set_attributes(_known({**money, "cascade.basis": ledger.saved_basis}))
         if completion is not None:
             usage, reason = completion.usage, completion.finish_reason
-            span.set_attributes(
-                _known(
-                    {
-                        "gen_ai.response.model": completion.model,
-                        "gen_ai.response.finish_reasons": None if reason is None else [reason],
-                        "gen_ai.usage.input_tokens": usage.input_tokens,
-                        "gen_ai.usage.output_tokens": usage.output_tokens,
-                        "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
-                        "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
-                        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
-                    }
-                )
-            )
+            said = {
+                "gen_ai.response.model": completion.model,
+                "gen_ai.response.finish_reasons": None if reason is None else [reason],
+                "gen_ai.usage.input_tokens": usage.input_tokens,
+                "gen_ai.usage.output_tokens": usage.output_tokens,
+                "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
+                "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
+                "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
+            }
+            span.set_attributes(_known(said))
             if self._capture_content:
                 _say(span, completion)
             labels["gen_ai.response.model"] = completion.model
@@ -309,19 +285,14 @@ class Telemetry(RunObserver):
 
 # --- attributes; OpenTelemetry has no decimals, so money is a float in them
 
-Attributes = dict[str, str | bool | int | float | Sequence[str]]
 
-
-def _known(values: Mapping[str, Any]) -> Attributes:
+def _known(values: dict[str, Any]) -> dict[str, Any]:
     """The attributes that have a value; unknown ones are left out, not written as zero."""
-    return {
-        key: float(value) if isinstance(value, Decimal) else value
-        for key, value in values.items()
-        if value is not None
-    }
+    known = {key: value for key, value in values.items() if value is not None}
+    return {key: float(v) if isinstance(v, Decimal) else v for key, v in known.items()}
 
 
-def _labels(call: Call) -> Attributes:
+def _labels(call: Call) -> dict[str, Any]:
     """Of a call, in metrics: only what has few values."""
     model = call.tier.model
     return {
@@ -331,18 +302,15 @@ def _labels(call: Call) -> Attributes:
     }
 
 
-def _decided(run: Run) -> Attributes:
+def _decided(run: Run) -> dict[str, Any]:
     decision = run.decision
-    assert decision is not None
+    if decision is None:
+        return {}
     judged = run.assessment or decision
-    return _known(
-        {
-            "cascade.action": decision.action,
-            "cascade.reason": decision.reason,
-            "cascade.confidence": judged.confidence,
-            "cascade.calibrated": None if judged.confidence is None else judged.calibrated,
-        }
-    )
+    told: dict[str, Any] = {"action": decision.action, "reason": decision.reason}
+    if judged.confidence is not None:
+        told |= {"confidence": judged.confidence, "calibrated": judged.calibrated}
+    return {f"cascade.{name}": value for name, value in told.items()}
 
 
 def _fail(span: Span, error: BaseException | None) -> None:
@@ -352,8 +320,7 @@ def _fail(span: Span, error: BaseException | None) -> None:
 
 
 def _say(span: Span, completion: Completion) -> None:
-    message = completion.to_message(completion.tier)
-    reason = completion.finish_reason or "stop"
+    message, reason = completion.to_message(completion.tier), completion.finish_reason or "stop"
     span.set_attribute("gen_ai.output.messages", messages_json([message], reason))
 
 
@@ -366,16 +333,9 @@ def messages_json(messages: Sequence[BaseMessage], finish_reason: str | None = N
         if isinstance(message, ToolMessage):
             kind = "tool_call_response"
             parts = [{"type": kind, "id": message.tool_call_id, "response": text}]
-        elif isinstance(message, AIMessage):
-            parts += [
-                {"type": "tool_call", "id": c["id"], "name": c["name"], "arguments": c["args"]}
-                for c in message.tool_calls
-            ]
+        for call in message.tool_calls if isinstance(message, AIMessage) else ():
+            named = {"id": call["id"], "name": call["name"], "arguments": call["args"]}
+            parts.append({"type": "tool_call", **named})
         one: dict[str, Any] = {"role": _ROLES.get(message.type, message.type), "parts": parts}
         written.append(one | ({} if finish_reason is None else {"finish_reason": finish_reason}))
     return json.dumps(written, ensure_ascii=False)
-
-
-def _total(counts: Sequence[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if known and len(known) == len(counts) else None
