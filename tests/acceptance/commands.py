@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 from cascade import Cascade, Price
-from tests.acceptance import edition
+from tests.acceptance import setups
 from tests.acceptance.upstream import Answer, Seen, Upstream
 
 MAIN = "import sys; from cascade.cli import main; sys.argv[0] = 'cascade'; main()"
@@ -65,7 +65,7 @@ def cascade(*arguments: object, code: int | None = 0, stdin: str = "", **env: st
 def start(*arguments: object, **env: str) -> subprocess.Popen[str]:
     """The command in a process of its own."""
     command, pipe = [sys.executable, "-c", MAIN, *map(str, arguments)], subprocess.PIPE
-    env = edition.environment(**env)
+    env = setups.environment(**env)
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env)
 
 
@@ -83,7 +83,7 @@ def pair(
     upstream.says("small", Answer(says[0], p=p, tokens=tokens))
     upstream.says("large", Answer(says[1], tokens=tokens))
     large = upstream.tier("large", price=DEAR, **({"local": False} if remote else {}))
-    return edition.cascade(upstream.tier("small", price=CHEAP), large, **options)
+    return setups.cascade(upstream.tier("small", price=CHEAP), large, **options)
 
 
 # --- a world whose truth is known

@@ -36,9 +36,7 @@ def upstream() -> Iterator[Upstream]:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[commands.World]:
     """Two models, 200 examples, and the calibration that `cascade calibrate` made of them."""
-    # One after the other: the first edition splits the rows by the order in which they end.
     certified = ("--max-harm", "0.2", "--max-harm", "0.15", "--signals", "logprobs")
-    certified += ("--concurrency", "1")
     with commands.calibrated(tmp_path_factory.mktemp("world"), 200, *certified) as made:
         yield made
 

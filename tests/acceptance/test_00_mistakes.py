@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from cascade import Cascade, Price, Tier
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.result import CascadeResult
-from tests.acceptance.edition import ROOT, calls_of, cascade, fails_on_first, pair, run
+from tests.acceptance.setups import ROOT, calls_of, cascade, pair, run
 from tests.acceptance.upstream import Upstream, failure
 
 Q = "Capital of Australia?"
@@ -82,7 +82,6 @@ def test_what_is_wrong_is_said(fails: Fails, kind: type[Exception], says: str) -
         fails()
 
 
-@fails_on_first("the error is another library's, or none")
 @pytest.mark.parametrize(("fails", "kind", "says"), SUBTLE.values(), ids=SUBTLE)
 def test_a_mistake_that_looks_right_is_named(
     fails: Fails, kind: type[Exception], says: str
@@ -102,7 +101,6 @@ async def broken_later(*_: Any) -> Any:
     raise OSError("the disk is full")
 
 
-@fails_on_first("the user's exception leaves the graph")
 @pytest.mark.parametrize("how", ["ainvoke", "graph"])
 @pytest.mark.parametrize(
     "options",
@@ -158,7 +156,6 @@ async def test_a_result_is_what_the_contract_says(upstream: Upstream) -> None:
     assert "expert" in result.ledger.table()
 
 
-@fails_on_first("it is a dataclass with a view in it")
 @pytest.mark.parametrize("p", [0.95, 0.3])
 @pytest.mark.parametrize("how", ["dump", "fastapi"])
 async def test_a_result_is_written_as_json(upstream: Upstream, how: str, p: float) -> None:
@@ -179,7 +176,6 @@ async def test_a_result_is_written_as_json(upstream: Upstream, how: str, p: floa
     assert "draft" in json.dumps(document["ledger"])
 
 
-@fails_on_first("its ledger equals no other")
 async def test_a_result_is_equal_after_pickling(upstream: Upstream) -> None:
     one, another = [await pair(upstream, 0.3).ainvoke(Q) for _ in range(2)]
     assert pickle.loads(pickle.dumps(one)) == one
@@ -206,7 +202,6 @@ print(sorted({"torch", "langgraph", "openai", "numpy", "sqlalchemy"} & set(sys.m
     assert run(code) == "[]"
 
 
-@fails_on_first("it loads LangGraph and chat models with it")
 def test_the_class_loads_without_langgraph_and_clients() -> None:
     heavy = '{"torch", "langgraph", "openai", "numpy", "sqlalchemy"}'
     heavy = f"import sys; from cascade import Cascade; print(sorted({heavy} & set(sys.modules)))"

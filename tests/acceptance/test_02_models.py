@@ -17,7 +17,8 @@ from cascade.errors import (
     RateLimitError,
     UnknownProviderError,
 )
-from tests.acceptance import edition
+from cascade.models import Recorder, open_model
+from tests.acceptance import setups
 from tests.acceptance.langchain_model import OpenAIChat
 from tests.acceptance.upstream import Answer, Upstream, failure
 
@@ -38,7 +39,7 @@ def test_a_server_drafts_and_says_how_sure_it_is(
     assert (result.tier, result.escalated) == (tier, tier == "large")
     assert result.confidence == pytest.approx(p)
     assert upstream.models() == ["small", "large"][: 1 + result.escalated]
-    (draft,) = [entry for entry in edition.entries_of(result) if entry.node == "draft"]
+    (draft,) = [entry for entry in setups.entries_of(result) if entry.node == "draft"]
     assert (draft.input_tokens, draft.output_tokens, str(draft.cost_usd)) == (17, 3, "0.000047")
 
 
@@ -89,10 +90,10 @@ def test_each_failure_of_a_server_has_an_error_of_its_own(
 ) -> None:
     upstream.says("only", refusal)
     tiers = [upstream.tier("only", provider=provider, price=PRICE)]
-    with edition.cascade(tiers=tiers, retries=1) as cascade, pytest.raises(error) as raised:
+    with setups.cascade(tiers=tiers, retries=1) as cascade, pytest.raises(error) as raised:
         cascade.invoke(QUESTION)
     assert raised.value.model == f"{provider}:only"
-    (entry,) = edition.entries_of(raised.value)
+    (entry,) = setups.entries_of(raised.value)
     known = error in (AuthenticationError, ModelNotFoundError, BadRequestError, RateLimitError)
     assert (entry.outcome, entry.cost_usd == 0) == ("failed", known)
 
@@ -100,12 +101,12 @@ def test_each_failure_of_a_server_has_an_error_of_its_own(
 def test_the_embedded_model_drafts_in_this_process(upstream: Upstream) -> None:
     pytest.importorskip("xllamacpp")
     small = Tier("llamacpp:smollm2-135m", max_tokens=8, temperature=0)
-    with edition.cascade(small, upstream.tier("large"), threshold=0) as cascade:
+    with setups.cascade(small, upstream.tier("large"), threshold=0) as cascade:
         first, second = (cascade.invoke("The capital of France is") for _ in range(2))
     assert first.answer == second.answer != ""
     assert (first.tier, upstream.seen) == ("small", [])
     assert 0 < (first.confidence or 0) < 1
-    (draft,) = [entry for entry in edition.entries_of(first) if entry.node == "draft"]
+    (draft,) = [entry for entry in setups.entries_of(first) if entry.node == "draft"]
     assert 0 < (draft.output_tokens or 0) <= 8
 
 
@@ -115,7 +116,7 @@ def test_any_langchain_chat_model_drafts(upstream: Upstream) -> None:
     with Cascade(chat, upstream.tier("large")) as cascade:
         result = cascade.invoke(QUESTION)
     assert (result.answer, result.tier, result.calibrated) == ("Canberra", "small", False)
-    assert [entry.node for entry in edition.entries_of(result) if entry.cost_usd] == [
+    assert [entry.node for entry in setups.entries_of(result) if entry.cost_usd] == [
         "draft",
         "self_check",
     ]
@@ -124,7 +125,7 @@ def test_any_langchain_chat_model_drafts(upstream: Upstream) -> None:
 def test_recorded_answers_are_a_model(tmp_path: Path, upstream: Upstream) -> None:
     upstream.says("small", Answer("Canberra", p=0.9))
     path, where = tmp_path / "answers.jsonl", {"base_url": upstream.openai_url, "api_key": "k"}
-    recorded, large = edition.recorder("openai:small", path, **where), upstream.tier("large")
+    recorded, large = Recorder(open_model("openai:small", **where), path), upstream.tier("large")
     with Cascade(recorded, large) as cascade:
         cascade.invoke(QUESTION)
     with Cascade(f"replay:{path}", large) as cascade:

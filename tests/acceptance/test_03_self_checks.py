@@ -9,7 +9,8 @@ from langchain_core.language_models import FakeListChatModel
 from pydantic import BaseModel
 
 from cascade import Cascade, CascadeResult
-from tests.acceptance import edition
+from cascade.confidence import Agreement
+from tests.acceptance import setups
 from tests.acceptance.commands import CHEAP
 from tests.acceptance.upstream import Answer, Upstream, failure
 
@@ -18,14 +19,14 @@ QUESTION = "What is the capital of Australia?"
 
 def ask(upstream: Upstream, **options: Any) -> CascadeResult:
     small = upstream.tier("small", price=CHEAP)
-    with edition.cascade(small, upstream.tier("large"), **options) as cascade:
+    with setups.cascade(small, upstream.tier("large"), **options) as cascade:
         return cascade.invoke(QUESTION)
 
 
 def signals_of(result: CascadeResult) -> dict[str, float]:
-    (decided,) = [e.decision for e in edition.entries_of(result) if e.node == "verify"]
+    (decided,) = [e.decision for e in setups.entries_of(result) if e.node == "verify"]
     assert decided is not None
-    return dict(decided.signals)
+    return dict(decided.signals or {})
 
 
 # --- log-probs
@@ -41,7 +42,7 @@ def test_by_default_a_geometric_mean_of_eight_tenths_and_above_is_accepted_for_n
     assert result.confidence == pytest.approx(p)
     assert f"{p:.3f}" in result.decision.reason
     assert len(upstream.asked("small")) == 1
-    assert sum(e.cost_usd or 0 for e in edition.entries_of(result) if e.node == "self_check") == 0
+    assert sum(e.cost_usd or 0 for e in setups.entries_of(result) if e.node == "self_check") == 0
 
 
 # --- P(True) and words
@@ -54,7 +55,7 @@ def test_a_model_without_log_probs_is_asked_once_whether_its_draft_is_true(
     with Cascade(FakeListChatModel(responses=["Canberra", verdict]), upstream.tier("large")) as c:
         result = c.invoke(QUESTION)
     assert (result.tier, result.calibrated) == (tier, False)
-    calls = [entry.node for entry in edition.entries_of(result) if entry.model]
+    calls = [entry.node for entry in setups.entries_of(result) if entry.model]
     assert calls == ["draft", "self_check", "expert"][: 2 + result.escalated]
 
 
@@ -67,7 +68,7 @@ def test_p_true_is_the_mass_on_true_not_the_word_that_was_drawn(
     assert result.confidence == pytest.approx(p_true, abs=0.01)
     assert upstream.asked("small")[1].is_check
     assert "Canberra" in "".join(upstream.asked("small")[1].texts)
-    (check,) = [e for e in edition.entries_of(result) if e.node == "self_check" and e.model]
+    (check,) = [e for e in setups.entries_of(result) if e.node == "self_check" and e.model]
     assert str(check.saved_usd) == "-0.0000044"
 
 
@@ -99,7 +100,7 @@ def test_another_cheap_model_that_agrees_is_a_score(
 ) -> None:
     upstream.says("small", "It is Canberra")
     upstream.says("other", other)
-    agreement = edition.signal("Agreement", upstream.tier("other", price=CHEAP))
+    agreement = Agreement(upstream.tier("other", price=CHEAP))
     result = ask(upstream, signals=[agreement])
     assert (result.tier, result.confidence) == (tier, float(tier == "small"))
 

@@ -10,7 +10,7 @@ import pytest
 from cascade import Cascade, Decision, Price, Situation
 from cascade.events import Decided, Token
 from cascade.result import CascadeResult
-from tests.acceptance.edition import calls_of, cascade, entries_of, total
+from tests.acceptance.setups import calls_of, cascade, entries_of, total
 from tests.acceptance.upstream import Upstream, failure
 
 NAMES = ("small", "medium", "large")

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from cascade import Cascade
 from cascade.errors import CalibrationMismatchError
-from tests.acceptance import commands, edition
+from tests.acceptance import commands, setups
 from tests.acceptance.commands import MODELS, World, questions, says, sure
 from tests.acceptance.upstream import failure
 
@@ -25,7 +25,7 @@ def test_a_calibrated_confidence_is_a_probability(world: World) -> None:
     assert all(result.calibrated and result.decision.calibrated for result in results)
     off = [abs((r.confidence or 0) - sure(i)) for r, i in zip(results, UNSEEN, strict=True)]
     assert mean(off) < mean(abs(says(i) - sure(i)) for i in UNSEEN) / 2
-    entries = [entry for result in results for entry in edition.entries_of(result)]
+    entries = [entry for result in results for entry in setups.entries_of(result)]
     assert {entry.decision.calibrated for entry in entries if entry.decision} == {True}
 
 
@@ -130,7 +130,6 @@ def test_a_second_run_asks_again_only_what_failed(world: World, tmp_path: Path) 
     assert len(world.upstream.asked("small")) == asked + 1
 
 
-@edition.fails_on_first("there is no such method")
 def test_a_cascade_is_calibrated_in_one_line(world: World) -> None:
     rows = [json.loads(line) for line in world.examples.read_text().splitlines()[:60]]
     with Cascade(*world.tiers()) as cascade:

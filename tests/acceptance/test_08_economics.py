@@ -7,7 +7,8 @@ from statistics import mean
 import pytest
 
 from cascade import Cascade, ConfigurationError, EconomicPolicy
-from tests.acceptance import commands, edition
+from cascade.policies import BudgetPolicy
+from tests.acceptance import commands
 from tests.acceptance.commands import World, pair
 from tests.acceptance.upstream import Answer, Seen, Upstream
 
@@ -62,7 +63,7 @@ def test_a_budget_in_dollars_is_kept_on_average(upstream: Upstream, budget_usd: 
     def drafts(seen: Seen) -> Answer:
         return Answer("a draft", p=0.5 + 0.49 * commands.chance(int(seen.last)), tokens=ASKED)
 
-    with pair(upstream, tokens=ASKED, policy=edition.budget(budget_usd)) as cascade:
+    with pair(upstream, tokens=ASKED, policy=BudgetPolicy(budget_usd)) as cascade:
         upstream.says("small", drafts)
         later = [cascade.invoke(str(i)) for i in range(260)][100:]
     assert mean(float(r.ledger.cost_usd or 0) for r in later) == pytest.approx(budget_usd, rel=0.2)
@@ -72,7 +73,6 @@ def test_a_budget_in_dollars_is_kept_on_average(upstream: Upstream, budget_usd: 
     assert kept > gone
 
 
-@edition.fails_on_first("there is no such keyword")
 @pytest.mark.parametrize(("threshold", "tier"), [(0.6, "small"), (0.95, "large")])
 def test_a_threshold_is_a_keyword(upstream: Upstream, threshold: float, tier: str) -> None:
     small, large = upstream.tier("small"), upstream.tier("large")

@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage
 
 from cascade.errors import ConfigurationError
 from tests.acceptance import commands
-from tests.acceptance.edition import calls_of, cascade, entries_of, pair
+from tests.acceptance.setups import calls_of, cascade, entries_of, pair
 from tests.acceptance.upstream import Upstream
 
 Q = "Capital of Australia?"

@@ -10,7 +10,7 @@ import pytest
 from langgraph.cache.memory import InMemoryCache
 
 from cascade import Cascade, CascadeError, CascadeResult, MemoryLedger, Price, Verdict
-from tests.acceptance import edition
+from tests.acceptance import setups
 from tests.acceptance.upstream import Answer, Upstream, failure
 
 CHEAP, DEAR = Price(input="0.13", output="0.57"), Price(input="1.25", output="10.03")
@@ -22,13 +22,13 @@ def pair(upstream: Upstream, p: float, **options: Any) -> Cascade:
     upstream.says("small", Answer("Canberra", p=p, tokens=(100, 10)))
     upstream.says("large", Answer("Canberra it is", tokens=(100, 10)))
     small, large = upstream.tier("small", price=CHEAP), upstream.tier("large", price=DEAR)
-    return edition.cascade(small, large, **options)
+    return setups.cascade(small, large, **options)
 
 
 def by_node(result: Any) -> dict[str, tuple[Decimal | None, Decimal | None, str]]:
     """(cost, saved, basis) of each node that has any."""
     found = {
-        edition.node_of(node): (total.cost_usd, total.saved_usd, total.saved_basis)
+        node: (total.cost_usd, total.saved_usd, total.saved_basis)
         for node, total in result.ledger.by_node().items()
     }
     return {node: figures for node, figures in found.items() if figures[:2] != (0, 0)}
@@ -36,7 +36,7 @@ def by_node(result: Any) -> dict[str, tuple[Decimal | None, Decimal | None, str]
 
 def check_sums(ledger: Any) -> None:
     """The sum over nodes is the sum over entries, to the last digit, for what is known."""
-    entries = edition.entries_of(ledger)
+    entries = setups.entries_of(ledger)
     totals = ledger.by_node().values()
     for field in ("cost_usd", "saved_usd", "baseline_usd"):
         amounts = [getattr(entry, field) for entry in entries]
@@ -107,7 +107,7 @@ def test_each_attempt_is_an_entry_and_a_refused_one_costs_nothing(
         for model in models:
             upstream.next(model, failure(429), failure(429))
         result = cascade.invoke("?")
-    outcomes = edition.calls_of(result)
+    outcomes = setups.calls_of(result)
     for model in models:
         node = "draft" if model == "small" else "expert"
         assert [o for n, o in outcomes if n == node] == ["failed", "failed", "ok"]
@@ -121,7 +121,7 @@ def test_what_a_server_charges_that_failed_is_unknown(upstream: Upstream, end: A
     with pair(upstream, 0.3, retries=2) as cascade:
         upstream.next("large", end)
         (result,) = [e for e in cascade.stream("?") if isinstance(e, CascadeResult)]
-    assert [o for n, o in edition.calls_of(result) if n == "expert"] == ["failed", "ok"]
+    assert [o for n, o in setups.calls_of(result) if n == "expert"] == ["failed", "ok"]
     assert result.ledger.cost_usd is None
     assert result.ledger.known_cost_usd == DRAFT + ANSWER
     check_sums(result.ledger)
@@ -152,9 +152,9 @@ def test_a_draft_that_is_stopped_costs_what_was_written(upstream: Upstream) -> N
     upstream.says("large", Answer("Canberra", tokens=(100, 10)))
     small = upstream.tier("small", price=CHEAP, max_tokens=60)
     large = upstream.tier("large", price=DEAR)
-    with edition.cascade(small, large, abort=True) as cascade:
+    with setups.cascade(small, large, abort=True) as cascade:
         (result,) = [e for e in cascade.stream("?") if isinstance(e, CascadeResult)]
-    (draft,) = [entry for entry in edition.entries_of(result) if entry.node == "draft"]
+    (draft,) = [entry for entry in setups.entries_of(result) if entry.node == "draft"]
     assert draft.cost_basis in ("estimated", "unknown")
     assert draft.cost_usd is None or draft.cost_usd > 0
     assert result.ledger.cost_basis == draft.cost_basis
@@ -167,17 +167,17 @@ def test_an_audited_run_adds_up_to_what_the_large_model_really_costs(upstream: U
     with pair(upstream, 0.9, audit_rate=1.0, ledger=ledger) as cascade:
         upstream.says("large", Answer("Canberra", tokens=(100, 30)))
         cascade.invoke("?")
-    entries = edition.entries_of(ledger)
+    entries = setups.entries_of(ledger)
     real = Decimal("0.0004259")  # 100 in, 30 out
-    assert edition.total([e for e in entries if e.node == "audit"], "cost_usd") == real
-    assert edition.total(entries, "saved_usd") == real - DRAFT - real
+    assert setups.total([e for e in entries if e.node == "audit"], "cost_usd") == real
+    assert setups.total(entries, "saved_usd") == real - DRAFT - real
 
 
 def test_a_cache_hit_costs_nothing_and_saves_nothing(upstream: Upstream) -> None:
     with pair(upstream, 0.9, cache=InMemoryCache()) as cascade:
         cascade.invoke("?")
         hit = cascade.invoke("?")
-    assert [entry.node for entry in edition.entries_of(hit)] == ["cache"]
+    assert [entry.node for entry in setups.entries_of(hit)] == ["cache"]
     assert (hit.ledger.cost_usd, hit.ledger.saved_usd) == (0, 0)
     assert upstream.models() == ["small"]
 
@@ -188,7 +188,7 @@ def test_tokens_from_the_providers_cache_have_their_own_price(upstream: Upstream
     upstream.says("only", Answer("x", tokens=(100, 10), details=details))
     with Cascade(tiers=[upstream.tier("only", price=price)]) as cascade:
         result = cascade.invoke("?")
-    (entry,) = [e for e in edition.entries_of(result) if e.model]
+    (entry,) = [e for e in setups.entries_of(result) if e.model]
     assert (entry.input_tokens, entry.cached_tokens) == (100, 80)
     assert entry.cost_usd == Decimal("0.000038")
 
@@ -212,7 +212,7 @@ def test_a_machine_with_a_price_costs_its_busy_time(upstream: Upstream) -> None:
     upstream.says("small", Answer("Canberra", busy_s=0.0001))  # no more than the call took
     small = upstream.tier("small", provider="ollama", price=Price(per_hour=36))
     with Cascade(small, upstream.tier("large", price=DEAR)) as cascade:
-        (draft, *_) = edition.entries_of(cascade.invoke("?"))
+        (draft, *_) = setups.entries_of(cascade.invoke("?"))
     assert draft.cost_usd == pytest.approx(Decimal("0.000001"))
 
 
@@ -249,7 +249,7 @@ async def test_sums_hold_whatever_happens(upstream: Upstream, seed: int) -> None
     if draw.random() < 0.3:
         options["signals"] = ["logprobs", "p_true"]
     seen: list[Any] = []
-    async with edition.cascade(tiers=tiers, retries=draw.randint(1, 3), **options) as cascade:
+    async with setups.cascade(tiers=tiers, retries=draw.randint(1, 3), **options) as cascade:
         for number in range(12):
             for name in names:
                 for _ in range(draw.randint(0, 2)):
@@ -262,7 +262,7 @@ async def test_sums_hold_whatever_happens(upstream: Upstream, seed: int) -> None
                 seen.append(error.ledger)
     for each in seen:
         check_sums(each)
-    kept = edition.entries_of(ledger)
+    kept = setups.entries_of(ledger)
     assert len([entry for entry in kept if entry.model]) == len(upstream.seen)
     ids = [entry.id for entry in kept if entry.id is not None]
     assert len(ids) == len(set(ids))

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from cascade import Cascade, ConfigurationError, MemoryLedger, Price
-from tests.acceptance import edition
+from cascade import Cascade, ConfigurationError, LedgerEntry, MemoryLedger, Price
+from tests.acceptance import setups
 from tests.acceptance.commands import chance
-from tests.acceptance.edition import Entry
 from tests.acceptance.upstream import Answer, Held, Seen, Upstream, failure
 
 PRICE = Price(input=1, output=1)
@@ -25,11 +24,11 @@ def pair(upstream: Upstream, ledger: Any, **options: Any) -> Cascade:
     upstream.says("small", Answer("Canberra", p=0.95, tokens=(10, 1)))
     upstream.says("large", Answer("Canberra", tokens=(10, 1)))
     small, large = (upstream.tier(name, price=PRICE) for name in ("small", "large"))
-    return edition.cascade(small, large, ledger=ledger, **options)
+    return setups.cascade(small, large, ledger=ledger, **options)
 
 
-def of(ledger: MemoryLedger, node: str) -> list[Entry]:
-    return [entry for entry in edition.entries_of(ledger) if entry.node == node]
+def of(ledger: MemoryLedger, node: str) -> list[LedgerEntry]:
+    return [entry for entry in setups.entries_of(ledger) if entry.node == node]
 
 
 def losses(ledger: MemoryLedger, node: str = "audit") -> list[float]:
@@ -83,7 +82,7 @@ def test_what_an_audit_costs_counts_against_the_saving(
     paid = [entry for entry in of(ledger, "audit") if entry.model]
     assert [entry.cost_usd for entry in paid] == [Decimal("0.000011")]
     # The baseline is measured now: 11 tokens, less as many for the draft and for the audit.
-    assert edition.total(edition.entries_of(ledger), "saved_usd") == Decimal("-0.000011")
+    assert setups.total(setups.entries_of(ledger), "saved_usd") == Decimal("-0.000011")
 
 
 def test_a_share_of_the_accepted_drafts_is_drawn_and_each_knows_its_chance(
@@ -109,7 +108,7 @@ def test_a_day_of_audits_has_a_budget(upstream: Upstream, ledger: MemoryLedger) 
     with pair(upstream, ledger, audits={"rate": 1.0, "daily_usd": 0.00006}) as cascade:
         for i in range(60):
             cascade.invoke(f"question {i}")
-    spent = edition.total([e for e in of(ledger, "audit") if e.model], "cost_usd")
+    spent = setups.total([e for e in of(ledger, "audit") if e.model], "cost_usd")
     assert spent <= Decimal("0.00008")  # what is under way may come on top of it
     assert len(upstream.asked("small")) == 60
 
@@ -131,7 +130,7 @@ def test_long_answers_are_compared_by_a_judge_that_is_paid(
     upstream: Upstream, ledger: MemoryLedger
 ) -> None:
     upstream.says("judge", Answer("EQUAL", tokens=(50, 1)))
-    audits = {"rate": 1.0, "judge": upstream.tier("judge", price=PRICE), "judge_repeat": 0.0}
+    audits = {"rate": 1.0, "judge": upstream.tier("judge", price=PRICE)}
     with pair(upstream, ledger, audits=audits) as cascade:
         upstream.says("small", Answer("It is Canberra, a city that was planned as one.", p=0.95))
         upstream.says("large", "Canberra, which was planned as the capital, is the one you mean.")
@@ -222,7 +221,7 @@ def test_a_shadow_draft_is_a_cost_and_earns_nothing(
 ) -> None:
     with pair(upstream, ledger, shadow=True) as cascade:
         cascade.invoke("?")
-    assert edition.total(edition.entries_of(ledger), "saved_usd") == Decimal("-0.000011")
+    assert setups.total(setups.entries_of(ledger), "saved_usd") == Decimal("-0.000011")
 
 
 def test_a_shadow_draft_that_fails_harms_nobody(upstream: Upstream, ledger: MemoryLedger) -> None:

@@ -14,12 +14,14 @@ import pytest
 
 from cascade import Cascade, CascadeError, ConfigurationError, LedgerEntry
 from cascade.ledger import tagged
-from tests.acceptance import edition
+from cascade.ledger.base import Selection
+from cascade.ledger.store import open_store
+from tests.acceptance import setups
 from tests.acceptance.commands import CHEAP, pair
 from tests.acceptance.upstream import Answer, Held, Upstream
 
-TestSQLite = edition.conformance("sqlite_url")
-TestPostgreSQL = pytest.mark.heavy(edition.conformance("postgres_url"))
+TestSQLite = setups.conformance("sqlite_url")
+TestPostgreSQL = pytest.mark.heavy(setups.conformance("postgres_url"))
 
 
 def made(run: str, node: str = "draft", **fields: Any) -> LedgerEntry:
@@ -30,22 +32,22 @@ def made(run: str, node: str = "draft", **fields: Any) -> LedgerEntry:
 
 
 async def test_a_run_is_in_the_ledger_as_its_result_tells_it(upstream: Upstream, url: str) -> None:
-    async with edition.open_ledger(url) as ledger, pair(upstream, 0.3, ledger=ledger) as cascade:
+    async with open_store(url) as ledger, pair(upstream, 0.3, ledger=ledger) as cascade:
         result = await cascade.ainvoke("Capital of Australia?")
-        assert await edition.unfinished(ledger) == []
-    async with edition.open_ledger(url) as again:  # it outlives the one that wrote it
-        kept = await edition.stored(again)
+        assert await setups.unfinished(ledger) == []
+    async with open_store(url) as again:  # it outlives the one that wrote it
+        kept = await setups.stored(again)
     fields = ("run_id", "node", "tier", "model", "cost_usd", "saved_usd", "basis", "outcome", "at")
     told, found = (
         Counter(tuple(getattr(entry, field) for field in fields) for entry in entries)
-        for entries in (edition.entries_of(result), kept)
+        for entries in (setups.entries_of(result), kept)
     )
     assert found == told
 
 
 async def test_totals_are_exact_and_keep_measured_estimated_and_unknown_apart(url: str) -> None:
     tiny = Decimal("0.1000000000000000000000000001")
-    async with edition.open_ledger(url) as ledger:
+    async with open_store(url) as ledger:
         ledger.append(
             [
                 made("r", cost_usd=tiny, saved_usd=None),
@@ -54,7 +56,7 @@ async def test_totals_are_exact_and_keep_measured_estimated_and_unknown_apart(ur
             ]
         )
         totals = await ledger.totals(by="node")
-        kept = await edition.stored(ledger)
+        kept = await setups.stored(ledger)
     assert [entry.cost_usd for entry in kept] == [tiny, Decimal("0.2"), None]
     draft, expert = totals["draft"].cost_usd, totals["expert"].cost_usd
     assert (draft.measured, draft.estimated) == (tiny, Decimal("0.2"))
@@ -66,23 +68,23 @@ async def test_tags_and_ages_find_what_is_deleted_and_never_all_by_accident(
     upstream: Upstream, url: str
 ) -> None:
     old = datetime.now(UTC) - timedelta(days=90)
-    async with edition.open_ledger(url) as ledger, pair(upstream, ledger=ledger) as cascade:
+    async with open_store(url) as ledger, pair(upstream, ledger=ledger) as cascade:
         with tagged(user="ada"):
             await cascade.ainvoke("hers")
         result = await cascade.ainvoke("another's")
         ledger.append([made("old", at=old)])
-        await edition.stored(ledger)
-        assert await ledger.delete(edition.selection(tags={"user": "ada"})) >= 2
+        await setups.stored(ledger)
+        assert await ledger.delete(Selection(tags={"user": "ada"})) >= 2
         assert await ledger.delete(older_than=timedelta(days=30)) == 1
         with pytest.raises(ConfigurationError):
             await ledger.delete()
-        assert {e.run_id for e in await edition.stored(ledger)} == {result.run_id}
+        assert {e.run_id for e in await setups.stored(ledger)} == {result.run_id}
 
 
 def test_an_export_is_a_table_and_no_prompt_is_kept_unasked(
     upstream: Upstream, sqlite_url: str, tmp_path: Path
 ) -> None:
-    with edition.open_ledger(sqlite_url) as ledger, pair(upstream, ledger=ledger) as cascade:
+    with open_store(sqlite_url) as ledger, pair(upstream, ledger=ledger) as cascade:
         cascade.invoke("a very secret question")
         written = asyncio.run(ledger.export(tmp_path / "ledger.csv"))
     rows = list(csv.DictReader((tmp_path / "ledger.csv").read_text().splitlines()))
@@ -99,58 +101,58 @@ def test_an_export_is_a_table_and_no_prompt_is_kept_unasked(
 async def test_a_call_is_written_down_before_it_is_sent(upstream: Upstream, url: str) -> None:
     held = Held()
     upstream.says("only", Answer("x", held=held))
-    async with edition.open_ledger(url) as ledger, edition.open_ledger(url) as another:
+    async with open_store(url) as ledger, open_store(url) as another:
         cascade = Cascade(tiers=[upstream.tier("only", price=CHEAP)], ledger=ledger)
-        asking = edition.spawn(cascade.ainvoke("?"))
+        asking = setups.spawn(cascade.ainvoke("?"))
         await upstream.has_asked(1)
-        assert [node for _, node in await edition.unfinished(another)] == ["expert"]
+        assert [node for _, node in await setups.unfinished(another)] == ["expert"]
         held.release()
         result = await asking
-        await edition.stored(ledger)
-        assert await edition.unfinished(another) == []
-        kept = [entry for entry in await edition.stored(another) if entry.model]
+        await setups.stored(ledger)
+        assert await setups.unfinished(another) == []
+        kept = [entry for entry in await setups.stored(another) if entry.model]
         assert [(entry.run_id, entry.outcome) for entry in kept] == [(result.run_id, "ok")]
         await cascade.aclose()
 
 
 async def test_a_cancelled_question_leaves_no_call_open(upstream: Upstream, url: str) -> None:
     upstream.says("only", Answer("x", held=Held()))
-    async with edition.open_ledger(url) as ledger:
+    async with open_store(url) as ledger:
         cascade = Cascade(tiers=[upstream.tier("only", price=CHEAP)], ledger=ledger)
-        asking = edition.spawn(cascade.ainvoke("?"))
+        asking = setups.spawn(cascade.ainvoke("?"))
         await upstream.has_asked(1)
         asking.cancel()
-        await edition.settled(asking)
-        (kept,) = await edition.stored(ledger)
+        await setups.settled(asking)
+        (kept,) = await setups.stored(ledger)
         assert (kept.node, kept.outcome, kept.cost_usd) == ("expert", "cancelled", None)
-        assert await edition.unfinished(ledger) == []
+        assert await setups.unfinished(ledger) == []
         await cascade.aclose()
 
 
 def test_a_ledger_that_cannot_be_written_stops_a_question_before_it_costs_anything(
     upstream: Upstream, tmp_path: Path
 ) -> None:
-    ledger = edition.open_ledger(f"sqlite:///{tmp_path}/no/such/folder/ledger.db")
+    ledger = open_store(f"sqlite:///{tmp_path}/no/such/folder/ledger.db")
     with pair(upstream, ledger=ledger) as cascade, pytest.raises(CascadeError):
         cascade.invoke("?")
     assert upstream.seen == []
 
 
 def test_readers_change_nothing(sqlite_url: str, tmp_path: Path) -> None:
-    with edition.open_ledger(sqlite_url, read_only=True) as ledger, pytest.raises(CascadeError):
-        asyncio.run(edition.stored(ledger))
+    with open_store(sqlite_url, read_only=True) as ledger, pytest.raises(CascadeError):
+        asyncio.run(setups.stored(ledger))
     assert list(tmp_path.iterdir()) == []
 
 
 ASKS = """
 import asyncio, sys
 from cascade import Cascade, Price, Tier
-from tests.acceptance import edition
+from cascade.ledger.store import open_store
 
 async def main(url, server):
     tiers = [Tier(f"openai:{name}", name=name, base_url=server, api_key="k",
                   price=Price(input=1, output=2)) for name in ("small", "large")]
-    cascade, free = Cascade(tiers=tiers, ledger=edition.open_ledger(url)), asyncio.Semaphore(16)
+    cascade, free = Cascade(tiers=tiers, ledger=open_store(url)), asyncio.Semaphore(16)
     async def ask(i):
         async with free:
             await cascade.ainvoke(f"question-{i}")
@@ -166,15 +168,15 @@ async def test_after_kill_9_each_request_is_in_the_ledger_once_or_listed_as_unkn
 ) -> None:
     upstream.says("small", lambda seen: Answer("x", p=0.3 + 0.6 * (seen.number % 2), delay_s=0.005))
     upstream.says("large", lambda seen: Answer("y", delay_s=0.005))
-    victim = edition.start(ASKS, url, upstream.openai_url)
+    victim = setups.start(ASKS, url, upstream.openai_url)
     await upstream.has_asked(after)
     victim.kill()
     _, complaints = victim.communicate()
     assert victim.returncode == -9, complaints
     seen = upstream.models()
-    async with edition.open_ledger(url) as ledger:
-        kept = [entry for entry in await edition.stored(ledger) if entry.model]
-        unknown = await edition.unfinished(ledger)
+    async with open_store(url) as ledger:
+        kept = [entry for entry in await setups.stored(ledger) if entry.model]
+        unknown = await setups.unfinished(ledger)
     assert len({entry.id for entry in kept}) == len(kept)
     for node, model in (("draft", "small"), ("expert", "large")):
         ended = sum(entry.node == node for entry in kept)
@@ -186,16 +188,16 @@ async def test_after_kill_9_each_request_is_in_the_ledger_once_or_listed_as_unkn
 WRITES = """
 import sys
 from cascade import LedgerEntry
-from tests.acceptance import edition
-store = edition.open_ledger(sys.argv[1])
+from cascade.ledger.store import open_store
+store = open_store(sys.argv[1])
 store.append([LedgerEntry(run_id=f"{sys.argv[2]}-{i}", node="draft") for i in range(300)])
 """
 
 
 async def test_processes_that_write_at_once_and_just_end_lose_nothing(url: str) -> None:
-    writers = [edition.start(WRITES, url, str(name)) for name in range(2)]
+    writers = [setups.start(WRITES, url, str(name)) for name in range(2)]
     ends = [writer.communicate(timeout=120) for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0], ends
-    async with edition.open_ledger(url) as ledger:
-        runs = Counter(entry.run_id for entry in await edition.stored(ledger))
+    async with open_store(url) as ledger:
+        runs = Counter(entry.run_id for entry in await setups.stored(ledger))
     assert runs == Counter(f"{name}-{i}" for name in range(2) for i in range(300))

@@ -25,16 +25,15 @@ from typing_extensions import TypedDict
 from cascade import Cascade, MemoryLedger, Verdict
 from cascade.errors import ConfigurationError
 from cascade.events import Decided
-from tests.acceptance.edition import (
-    agent_middleware,
+from cascade.integrations.middleware import CascadeMiddleware
+from tests.acceptance.langchain_model import OpenAIChat
+from tests.acceptance.obliging import obliging
+from tests.acceptance.setups import (
     calls_of,
     cascade,
     entries_of,
-    fails_on_first,
     pair,
 )
-from tests.acceptance.langchain_model import OpenAIChat
-from tests.acceptance.obliging import obliging
 from tests.acceptance.upstream import Answer, Seen, Upstream
 
 Q = "How many people live in Canberra?"
@@ -100,10 +99,7 @@ async def test_usage_is_the_sum_over_all_calls(upstream: Upstream, p: float) -> 
     assert message.usage_metadata["output_tokens"] == 7 * n
 
 
-TWICE = fails_on_first("the calls of its tiers are counted below it again")
-
-
-@pytest.mark.parametrize("tiers", [pytest.param("own", marks=TWICE), "langchain"])
+@pytest.mark.parametrize("tiers", ["own", "langchain"])
 @pytest.mark.parametrize("how", ["invoke", "stream"])
 @pytest.mark.parametrize("p", [0.95, 0.3])
 async def test_a_usage_callback_counts_each_token_once(
@@ -210,7 +206,7 @@ async def test_a_cascade_stands_in_the_middleware_of_an_agent_with_a_model_of_it
 ) -> None:
     upstream.says("small", "There are five.", p=0.3)
     own = OpenAIChat(base_url=upstream.openai_url, model="own")
-    agent: Any = create_agent(own, [], middleware=[agent_middleware(upstream.tier("small"))])
+    agent: Any = create_agent(own, [], middleware=[CascadeMiddleware(upstream.tier("small"))])
     if show == "invoke":
         state = await agent.ainvoke(ASKED)
         assert (tiers(state), state["messages"][-1].text) == (["large"], f"own: {Q}")
@@ -302,10 +298,7 @@ async def test_structured_output_may_be_a_dataclass(upstream: Upstream) -> None:
     assert read in (RIGHT, CityData(**RIGHT))
 
 
-JSON_MODE = pytest.param("json_mode", marks=fails_on_first("json_mode checks for any JSON object"))
-
-
-@pytest.mark.parametrize("method", ["json_schema", "function_calling", JSON_MODE])
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 async def test_a_draft_that_breaks_the_schema_is_escalated(
     upstream: Upstream, schema: Any, method: Any
@@ -342,12 +335,7 @@ async def test_an_agent_gives_a_structured_answer_although_the_draft_breaks_it(
     assert upstream.models() == ["small", "large"]
 
 
-FORMATS = [
-    City,
-    City.model_json_schema(),
-    pytest.param(CityDict, marks=fails_on_first("it takes no TypedDict")),
-    pytest.param(CityData, marks=fails_on_first("it takes no dataclass")),
-]
+FORMATS = [City, City.model_json_schema(), CityDict, CityData]
 
 
 @pytest.mark.parametrize("schema", FORMATS, ids=["pydantic", "JSON schema", "TypedDict", "data"])

@@ -14,8 +14,8 @@ from cascade import Cascade, Price
 from cascade.errors import ModelError
 from cascade.events import Decided, Provisional, Retracted, Token
 from cascade.result import CascadeResult
-from tests.acceptance.edition import calls_of, cascade, entries_of, pair
 from tests.acceptance.langchain_model import OpenAIChat
+from tests.acceptance.setups import calls_of, cascade, entries_of, pair
 from tests.acceptance.upstream import Answer, Held, Upstream
 
 Q = "Capital of Australia?"

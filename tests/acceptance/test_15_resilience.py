@@ -10,7 +10,7 @@ import pytest
 
 from cascade import ModelError, Tier
 from cascade.errors import CircuitOpenError, DeadlineError
-from tests.acceptance import edition
+from tests.acceptance import setups
 from tests.acceptance.commands import CHEAP, DEAR, pair
 from tests.acceptance.upstream import Answer, Held, Upstream, failure
 
@@ -23,7 +23,7 @@ SHUT = {"open_s": 600, "most_open_s": 600}
 
 def of(result: Any, node: str) -> list[str]:
     """Outcomes of the calls of a node."""
-    return [entry.outcome for entry in edition.entries_of(result) if entry.node == node]
+    return [entry.outcome for entry in setups.entries_of(result) if entry.node == node]
 
 
 # --- deadlines
@@ -65,7 +65,7 @@ def test_where_nobody_listens_the_draft_is_the_answer_and_says_so(upstream: Upst
         probe.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
     large = Tier("openai:large", base_url=nobody, api_key="k", price=DEAR)
-    with edition.cascade(upstream.tier("small", price=CHEAP), large, retries=2) as cascade:
+    with setups.cascade(upstream.tier("small", price=CHEAP), large, retries=2) as cascade:
         result = cascade.invoke("?")
     assert (result.answer, result.degraded) == ("a draft", True)
     assert "large" in result.decision.reason
@@ -90,7 +90,7 @@ def test_without_a_usable_draft_the_error_is_that_of_the_large_model(upstream: U
         with pytest.raises(ModelError) as raised:
             cascade.invoke("?")
     assert raised.value.model == "openai:large"
-    assert edition.calls_of(raised.value) == [("draft", "ok"), ("expert", "failed")]
+    assert setups.calls_of(raised.value) == [("draft", "ok"), ("expert", "failed")]
 
 
 def test_where_the_small_model_is_down_the_large_one_answers(upstream: Upstream) -> None:
@@ -129,7 +129,7 @@ def test_retries_have_a_budget(upstream: Upstream) -> None:
         results = cascade.batch([f"question {i}" for i in range(100)])
     assert all(result.degraded for result in results)
     assert 100 < len(upstream.asked("large")) <= 100 + 20 + 10 + 5
-    calls = [call for result in results for call in edition.calls_of(result)]
+    calls = [call for result in results for call in setups.calls_of(result)]
     assert len(calls) == len(upstream.seen)
 
 
@@ -142,14 +142,14 @@ def test_a_model_that_fails_again_and_again_is_left_alone(upstream: Upstream) ->
         results = [cascade.invoke(f"question {i}") for i in range(6)]
     assert all((result.answer, result.degraded) == (DRAFT, True) for result in results)
     assert len(upstream.asked("large")) == 3
-    (last,) = [e for e in edition.entries_of(results[-1]) if e.node == "expert"]
+    (last,) = [e for e in setups.entries_of(results[-1]) if e.node == "expert"]
     assert (last.outcome, last.cost_usd) == ("not_sent", 0)
 
 
 def test_a_question_without_a_draft_is_told_when_it_may_come_again(upstream: Upstream) -> None:
     upstream.says("only", failure(503))
     tiers, breaker = [upstream.tier("only")], {"in_a_row": 1, **SHUT}
-    with edition.cascade(tiers=tiers, retries=1, breaker=breaker) as cascade:
+    with setups.cascade(tiers=tiers, retries=1, breaker=breaker) as cascade:
         with pytest.raises(ModelError):
             cascade.invoke("?")
         with pytest.raises(CircuitOpenError) as raised:

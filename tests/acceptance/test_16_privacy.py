@@ -12,7 +12,9 @@ from langchain_core.messages import BaseMessage
 from langgraph.cache.sqlite import SqliteCache
 
 from cascade import Cascade, CascadeError, ConfigurationError, MemoryLedger
-from tests.acceptance import commands, edition
+from cascade.confidence import Agreement
+from cascade.middleware.local_only import looks_personal
+from tests.acceptance import commands, setups
 from tests.acceptance.commands import CHEAP
 from tests.acceptance.upstream import Answer, Upstream, failure
 
@@ -85,10 +87,10 @@ def test_a_model_that_ollama_passes_on_to_its_own_servers_is_elsewhere(upstream:
 
 def test_one_question_may_stay(upstream: Upstream) -> None:
     with pair(upstream) as cascade:
-        kept = cascade.invoke("?", **edition.settings(local_only=True))
-        (*_, none) = cascade.stream("?", **edition.settings(local_only="abstain"))
+        kept = cascade.invoke("?", local_only=True)
+        (*_, none) = cascade.stream("?", local_only="abstain")
         with pytest.raises(CascadeError, match="perhaps"):
-            cascade.invoke("?", **edition.settings(local_only="perhaps"))
+            cascade.invoke("?", local_only="perhaps")
         assert upstream.models() == ["small", "small"]
         assert cascade.invoke("?").tier == "large"
     assert (kept.degraded, none.decision.action) == (True, "abstain")  # type: ignore[union-attr]
@@ -127,7 +129,7 @@ def test_a_rule_that_raises_lets_nothing_out(upstream: Upstream) -> None:
 def test_a_rule_for_personal_data_comes_with_it(
     upstream: Upstream, question: str, tier: str
 ) -> None:
-    with pair(upstream, private=edition.looks_personal()) as cascade:
+    with pair(upstream, private=looks_personal) as cascade:
         assert cascade.invoke(question).tier == tier
 
 
@@ -151,12 +153,12 @@ def test_whatever_stands_around_it_nothing_leaves(upstream: Upstream, around: st
         "retries": {"retries": 3},
         "fallback": {"fallback": elsewhere},
         "router": {"router": lambda messages: "large"},
-        "signal": {"signals": ["logprobs", edition.signal("Agreement", elsewhere)]},
+        "signal": {"signals": ["logprobs", Agreement(elsewhere)]},
         "abort": {"abort": True},
     }[around]
     small = upstream.tier("small", price=CHEAP, max_tokens=50)
     large = upstream.tier("large", price=CHEAP, local=False)
-    with edition.cascade(small, large, private=secret, **options) as cascade:
+    with setups.cascade(small, large, private=secret, **options) as cascade:
         for said in (Answer("Canberra", p=SURE), Answer("Sydney", p=DOUBTFUL), failure(400)):
             upstream.says("small", said)
             for ask in (cascade.invoke, lambda text: list(cascade.stream(text))):

@@ -10,7 +10,7 @@ from langgraph.cache.memory import InMemoryCache
 from langgraph.cache.sqlite import SqliteCache
 
 from cascade import CascadeResult, MemoryLedger, Token
-from tests.acceptance import edition
+from tests.acceptance import setups
 from tests.acceptance.commands import CHEAP, pair
 from tests.acceptance.upstream import Upstream, failure
 
@@ -19,7 +19,7 @@ QUESTION = "What is the capital of Australia?"
 
 def nodes(result: Any) -> list[str]:
     assert isinstance(result, CascadeResult)
-    return [entry.node for entry in edition.entries_of(result)]
+    return [entry.node for entry in setups.entries_of(result)]
 
 
 @pytest.mark.parametrize(("p", "tier"), [(0.95, "small"), (0.3, "large")])
@@ -62,7 +62,7 @@ def test_no_cascade_gets_the_answer_of_another_that_is_set_up_differently(
         cascade.invoke(QUESTION)
     name, heat = other.pop("model", "small"), other.pop("heat", None)
     small = upstream.tier(name, price=CHEAP, temperature=heat)
-    with edition.cascade(small, upstream.tier("large"), cache=cache, **other) as cascade:
+    with setups.cascade(small, upstream.tier("large"), cache=cache, **other) as cascade:
         assert "cache" not in nodes(cascade.invoke(QUESTION))
 
 

@@ -13,7 +13,8 @@ import pytest
 from cascade import ConfigurationError, MemoryLedger
 from cascade.errors import UnknownRunError
 from cascade.ledger import tagged
-from tests.acceptance import commands, edition
+from cascade.ledger.store import open_store
+from tests.acceptance import commands, setups
 from tests.acceptance.commands import pair
 from tests.acceptance.upstream import Answer, Seen, Upstream
 
@@ -27,15 +28,15 @@ def address(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def lessons(address: str) -> edition.Taught:
-    return edition.lessons(address, may_train=True)
+def lessons(address: str) -> setups.Taught:
+    return setups.lessons(address, may_train=True)
 
 
 # --- lessons
 
 
 async def test_what_the_large_model_answered_in_the_small_ones_place_is_a_lesson(
-    upstream: Upstream, lessons: edition.Taught
+    upstream: Upstream, lessons: setups.Taught
 ) -> None:
     async with pair(upstream, 0.3, says=SAYS, lessons=lessons.keeper) as cascade:
         with tagged(user="ada", task="capitals"):
@@ -50,7 +51,7 @@ async def test_what_the_large_model_answered_in_the_small_ones_place_is_a_lesson
 
 @pytest.mark.parametrize("audit_rate", [1.0, None])
 async def test_an_accepted_draft_is_one_only_once_it_was_audited(
-    upstream: Upstream, lessons: edition.Taught, audit_rate: float | None
+    upstream: Upstream, lessons: setups.Taught, audit_rate: float | None
 ) -> None:
     options: dict[str, Any] = {"audit_rate": audit_rate, "ledger": MemoryLedger()}
     async with pair(upstream, says=SAYS, lessons=lessons.keeper, **options) as cascade:
@@ -60,7 +61,7 @@ async def test_an_accepted_draft_is_one_only_once_it_was_audited(
 
 
 async def test_what_stays_on_this_machine_is_none(
-    upstream: Upstream, lessons: edition.Taught
+    upstream: Upstream, lessons: setups.Taught
 ) -> None:
     private = {"private": lambda messages: True, "lessons": lessons.keeper}
     async with pair(upstream, 0.3, **private) as cascade:
@@ -69,7 +70,7 @@ async def test_what_stays_on_this_machine_is_none(
 
 
 def test_deleting_a_users_lessons_leaves_nothing_in_the_file(
-    upstream: Upstream, lessons: edition.Taught, address: str, tmp_path: Path
+    upstream: Upstream, lessons: setups.Taught, address: str, tmp_path: Path
 ) -> None:
     with pair(upstream, 0.3, says=SAYS, lessons=lessons.keeper) as cascade:
         for user, question in (("ada", "hers: zanzibar"), ("bob", "his: timbuktu")):
@@ -86,7 +87,7 @@ def test_deleting_a_users_lessons_leaves_nothing_in_the_file(
 def test_lessons_are_exported_as_chats_where_their_terms_permit_it(
     upstream: Upstream, address: str, tmp_path: Path, may_train: bool | None
 ) -> None:
-    lessons, out = edition.lessons(address, may_train=may_train), tmp_path / "train.jsonl"
+    lessons, out = setups.lessons(address, may_train=may_train), tmp_path / "train.jsonl"
     with pair(upstream, 0.3, says=SAYS, lessons=lessons.keeper) as cascade:
         for topic in ("zanzibar", "timbuktu", "ouagadougou"):
             cascade.invoke(f"Where in the whole wide world is {topic}?")
@@ -105,7 +106,7 @@ def test_lessons_are_exported_as_chats_where_their_terms_permit_it(
 
 
 async def test_what_a_user_says_of_an_answer_is_kept_with_its_lesson(
-    upstream: Upstream, lessons: edition.Taught
+    upstream: Upstream, lessons: setups.Taught
 ) -> None:
     ledger = MemoryLedger()
     async with pair(upstream, 0.3, lessons=lessons.keeper, ledger=ledger) as cascade:
@@ -114,12 +115,12 @@ async def test_what_a_user_says_of_an_answer_is_kept_with_its_lesson(
             await cascade.afeedback(result.run_id, correct=False, comment="No!", by="ada")
     ((verdict,),) = [lesson.verdicts for lesson in await lessons.all()]
     assert (verdict.comment, verdict.by) == ("No!", "ada")
-    (entry,) = [e for e in edition.entries_of(ledger) if e.node == "feedback"]
+    (entry,) = [e for e in setups.entries_of(ledger) if e.node == "feedback"]
     assert (entry.run_id, entry.cost_usd) == (result.run_id, Decimal(0))
 
 
 def test_a_ledger_alone_takes_verdicts_and_no_words(upstream: Upstream, sqlite_url: str) -> None:
-    with edition.open_ledger(sqlite_url) as ledger, pair(upstream, ledger=ledger) as cascade:
+    with open_store(sqlite_url) as ledger, pair(upstream, ledger=ledger) as cascade:
         result = cascade.invoke(QUESTION)
         cascade.feedback(result.run_id, correct=True)
         with pytest.raises(ConfigurationError):
@@ -132,7 +133,7 @@ def test_a_ledger_alone_takes_verdicts_and_no_words(upstream: Upstream, sqlite_u
 
 
 async def test_a_memory_shows_what_it_learned_once_that_is_known_to_help(
-    upstream: Upstream, lessons: edition.Taught
+    upstream: Upstream, lessons: setups.Taught
 ) -> None:
     """The small model knows no house rule, and finds it in an example."""
 
@@ -155,4 +156,4 @@ async def test_a_memory_shows_what_it_learned_once_that_is_known_to_help(
     # The large model alone would have read no examples: 14 words, and 2 words of an answer.
     large = Decimal("0.0000375")
     assert large * Decimal("0.7") < (last.ledger.baseline_usd or 0) < large * Decimal("1.5")
-    assert "trial" in {entry.node for entry in edition.entries_of(options["ledger"])}
+    assert "trial" in {entry.node for entry in setups.entries_of(options["ledger"])}

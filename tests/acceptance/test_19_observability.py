@@ -16,7 +16,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import CollectorRegistry
 
 from cascade import Cascade, CascadeError
-from tests.acceptance import commands, edition
+from cascade.integrations.logs import RunLog
+from cascade.integrations.opentelemetry import Telemetry
+from cascade.integrations.prometheus import PrometheusMetrics
+from tests.acceptance import commands, setups
 from tests.acceptance.upstream import Upstream, failure
 
 QUESTION = "What is the capital of Australia?"
@@ -36,7 +39,7 @@ class Traced:
         self.provider, meters = TracerProvider(), MeterProvider([self.reader])
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         providers = {"tracer_provider": self.provider, "meter_provider": meters}
-        self.observer = edition.integration("Telemetry")(**providers, **options)
+        self.observer = Telemetry(**providers, **options)
 
     def spans(self, name: str = "") -> list[ReadableSpan]:
         found = sorted(self.exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
@@ -85,7 +88,7 @@ def test_the_span_of_a_call_follows_the_conventions_for_generative_ai(upstream: 
 def test_what_nobody_knows_is_left_out_and_never_zero(upstream: Upstream) -> None:
     traced = Traced()
     small, large = upstream.tier("small"), upstream.tier("large")
-    with edition.cascade(small, large, observers=[traced.observer]) as cascade:
+    with setups.cascade(small, large, observers=[traced.observer]) as cascade:
         cascade.invoke(QUESTION)
     for span in [*traced.spans("invoke_agent"), *traced.spans("chat")]:
         assert "cascade.cost_usd" not in (span.attributes or {})
@@ -156,7 +159,7 @@ def test_an_observer_that_raises_harms_nobody(upstream: Upstream) -> None:
         def get_tracer(self, *given: Any, **more: Any) -> Any:
             return object()  # which starts no span
 
-    observer = edition.integration("Telemetry")(tracer_provider=Broken())
+    observer = Telemetry(tracer_provider=Broken())
     with pair(upstream, observer, 0.95) as cascade:
         assert cascade.invoke(QUESTION).answer == "Canberra"
 
@@ -168,7 +171,7 @@ def test_prometheus_counts_what_is_in_the_ledger_and_makes_no_series_of_users(
     upstream: Upstream,
 ) -> None:
     registry = CollectorRegistry()
-    observer = edition.integration("PrometheusMetrics")(registry)
+    observer = PrometheusMetrics(registry)
 
     def samples() -> dict[tuple[Any, ...], float]:
         every = [sample for metric in registry.collect() for sample in metric.samples]
@@ -193,7 +196,7 @@ def test_prometheus_counts_what_is_in_the_ledger_and_makes_no_series_of_users(
 def test_a_run_is_one_record_of_the_log_without_a_word_of_it(
     upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    observer = edition.integration("RunLog")(logging.getLogger("cascade.runs"))
+    observer = RunLog(logging.getLogger("cascade.runs"))
     with caplog.at_level(logging.INFO, "cascade.runs"), pair(upstream, observer) as cascade:
         cascade.invoke(QUESTION)
     (record,) = [vars(each) for each in caplog.records if each.name == "cascade.runs"]

@@ -19,12 +19,11 @@ from langgraph.store.memory import InMemoryStore
 
 from cascade import Cascade, Price
 from cascade.errors import CascadeError, InputError
+from cascade.ledger.store import open_store
 from cascade.result import CascadeResult
-from tests.acceptance.edition import (
+from tests.acceptance.setups import (
     cascade,
     entries_of,
-    fails_on_first,
-    open_ledger,
     pair,
     run,
     start,
@@ -66,7 +65,7 @@ def check(number: int, result: CascadeResult) -> None:
 
 
 async def test_64_questions_at_once_are_not_mixed_up(upstream: Upstream, tmp_path: Any) -> None:
-    async with open_ledger(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+    async with open_store(f"sqlite:///{tmp_path}/ledger.db") as ledger:
         made = numbered(upstream, ledger=ledger)
         results = await asyncio.gather(*(made.ainvoke(str(n)) for n in range(64)))
         for number, result in enumerate(results):
@@ -115,7 +114,6 @@ async def test_errors_of_a_batch_stand_in_their_places_where_asked_for(upstream:
     assert [type(result) for result in results] == [CascadeResult, InputError, CascadeResult]
 
 
-@fails_on_first("a text is taken for a list of questions, each of one letter")
 @pytest.mark.parametrize("how", ["batch", "abatch"])
 async def test_a_text_is_no_batch(upstream: Upstream, how: str) -> None:
     made = pair(upstream)
@@ -201,7 +199,6 @@ else:
 """
 
 
-@fails_on_first("the client of a LangChain model is used in several loops")
 @pytest.mark.parametrize(
     ("how", "printed"),
     [
@@ -287,7 +284,6 @@ def closing() -> Iterator[dict[tuple[str, str], subprocess.Popen[str]]]:
             process.communicate()
 
 
-@fails_on_first("close() waits in the loop for what that loop has to do")
 @pytest.mark.parametrize(("kind", "way"), CLOSING)
 def test_a_cascade_can_be_closed_in_the_loop_that_has_awaited_it(
     closing: dict[tuple[str, str], subprocess.Popen[str]], kind: str, way: str
@@ -318,7 +314,6 @@ print("end")
 """
 
 
-@fails_on_first("connections complain that nobody closed them", strict=False)  # as they end
 @pytest.mark.parametrize("how", ["invoke", "ainvoke"])
 def test_a_cascade_that_is_dropped_unclosed_prints_nothing(upstream: Upstream, how: str) -> None:
     assert run(DROPS, upstream.openai_url, how, within_s=60) == "end"
@@ -365,12 +360,7 @@ async def test_context_variables_of_the_caller_are_seen(upstream: Upstream, how:
     assert seen == ["me"]
 
 
-LEAKS = fails_on_first("the loop that stands in for LangGraph runs in the caller's context")
-
-
-@pytest.mark.parametrize(
-    "how", [how if "graph" in how else pytest.param(how, marks=LEAKS) for how in WAYS]
-)
+@pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("setter", ["signal", "verifier"])
 async def test_a_context_variable_that_is_set_within_is_seen_by_none_without(
     upstream: Upstream, how: str, setter: str
@@ -410,15 +400,7 @@ def looks(seen: list[Any]) -> Any:
     return verifier
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        "node",
-        "ainvoke",
-        "graph",
-        pytest.param("chat model", marks=fails_on_first("it is cut off from the graph around it")),
-    ],
-)
+@pytest.mark.parametrize("how", ["node", "ainvoke", "graph", "chat model"])
 async def test_the_context_and_the_store_of_the_graph_around_it_are_seen(
     upstream: Upstream, how: str
 ) -> None:
@@ -439,13 +421,7 @@ async def test_the_context_and_the_store_of_the_graph_around_it_are_seen(
     assert seen == [("eva", "Canberra")]
 
 
-CUT_OFF = fails_on_first("the loop that stands in for LangGraph makes another one")
-
-
-@pytest.mark.parametrize(
-    "how",
-    ["graph", *(pytest.param(how, marks=CUT_OFF) for how in ("invoke", "ainvoke", "stream"))],
-)
+@pytest.mark.parametrize("how", ["graph", "invoke", "ainvoke", "stream"])
 async def test_the_configuration_of_a_call_is_the_same_whichever_way(
     upstream: Upstream, how: str
 ) -> None:

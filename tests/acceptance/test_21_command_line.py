@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance import commands, edition
+from cascade.ledger.store import open_store
+from tests.acceptance import commands
 from tests.acceptance.commands import MODELS, outcomes, right, sure
 from tests.acceptance.upstream import Answer, Seen, Upstream, failure
 
@@ -176,7 +177,7 @@ def test_plan_saves_only_above_the_share_that_a_draft_costs(
 def test_report_says_what_was_saved_for_certain(
     upstream: Upstream, sqlite_url: str, tmp_path: Path
 ) -> None:
-    page, store = tmp_path / "report.html", edition.open_ledger(sqlite_url)
+    page, store = tmp_path / "report.html", open_store(sqlite_url)
     given: dict[str, Any] = {"ledger": store, "audit_rate": 0.5, "tags": {"team": "a"}}
     with commands.pair(upstream, tokens=(100, 20), **given) as cascade:
         for i in range(50):

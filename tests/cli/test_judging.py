@@ -15,7 +15,8 @@ from cascade.demo import questions, run_demo
 from cascade.errors import InputError
 from cascade.evaluation.recordings import Example
 from cascade.feedback import MOST_SAID, keep_feedback, to_feedback
-from tests.acceptance import commands, edition
+from cascade.ledger.store import open_store
+from tests.acceptance import commands
 from tests.acceptance.commands import MODELS, outcomes, pair
 from tests.acceptance.upstream import Answer, Seen, Upstream, failure
 from tests.cli import terminal
@@ -279,7 +280,7 @@ async def test_a_run_is_judged_by_its_own_team_and_not_for_ever(
     from cascade.errors import UnknownRunError  # noqa: PLC0415
     from cascade.ledger import tagged  # noqa: PLC0415
 
-    store: Any = edition.open_ledger(f"sqlite:///{tmp_path}/l.db") if stored else MemoryLedger()
+    store: Any = open_store(f"sqlite:///{tmp_path}/l.db") if stored else MemoryLedger()
     async with pair(host, ledger=store) as cascade:
         with tagged(team="a"):
             run = (await cascade.ainvoke("question")).run_id

@@ -14,8 +14,8 @@ import pytest
 
 from cascade.cli import doctor as doctor_module
 from cascade.ledger import tagged
-from cascade.teaching import open_lessons
-from tests.acceptance import commands, edition
+from cascade.ledger.store import open_store
+from tests.acceptance import commands, setups
 from tests.acceptance.commands import MODELS, pair
 from tests.acceptance.upstream import Answer, Upstream, failure
 from tests.cli import terminal
@@ -167,7 +167,7 @@ def test_doctor_finds_keys_and_never_shows_them(host: Upstream, without: Any) ->
 def ledger(host: Upstream, tmp_path: Path) -> str:
     """The address of a ledger with four runs of two teams."""
     url = f"sqlite:///{tmp_path}/ledger.db"
-    with edition.open_ledger(url) as store, pair(host, ledger=store, audit_rate=1.0) as cascade:
+    with open_store(url) as store, pair(host, ledger=store, audit_rate=1.0) as cascade:
         for i in range(4):
             with tagged(team="ab"[i % 2]):
                 cascade.invoke(f"question {i}")
@@ -318,7 +318,7 @@ ASKED = (
 def kept(host: Upstream, tmp_path: Path) -> str:
     """The address of lessons: two of Ada, one of Bob; terms were not stated."""
     url = f"sqlite:///{tmp_path}/lessons.db"
-    keeper = edition.lessons(url).keeper
+    keeper = setups.lessons(url).keeper
     with pair(host, 0.3, says=("Sydney", "Canberra"), lessons=keeper) as cascade:
         for user, asked in ASKED:
             with tagged(user=user, tenant="acme"):
@@ -339,22 +339,21 @@ def test_terms_are_stated_before_answers_are_trained_on(kept: str, tmp_path: Pat
             "may_remember": True,
             "source": "our contract",
             "as_of": f"{datetime.now().astimezone():%Y-%m-%d}",
-            "note": "",
         }
     }
     shown = commands.cascade("lessons", "terms", kept).out
     assert "openai:*: training allowed, examples allowed; our contract" in shown
     row = {"question": ASKED[0][1], "reference": "Africa"}
     tests.write_text(json.dumps(row))
-    done = commands.cascade(*given, "--validation", "0.5", "--evaluation", tests)
+    done = commands.cascade(*given, "--validation", "0", "--evaluation", tests)
     assert "left out: 1, in the evaluation" in done.err
-    assert f"{output}: 1 rows for training" in done.out
+    assert f"{output}: 2 rows" in done.out
     whole = commands.cascade("teach", "status", kept).out
     assert "3 lessons; said right 0, wrong 0" in whole
     assert "openai:large: lessons 3, may_train 3" in whole
     assert commands.cascade("teach", "status", kept, "--json").json["lessons"] == 3
     gone = commands.cascade("lessons", "delete", kept, "--tenant", "acme")
-    assert "deleted: 3 lessons, 0 verdicts" in gone.out
+    assert "deleted: 3 lessons" in gone.out
     assert f"still in a file that was exported before: {output}" in gone.err
 
 
@@ -363,14 +362,14 @@ def test_terms_are_stated_before_answers_are_trained_on(kept: str, tmp_path: Pat
     [
         (("--user", "ada"), 1),
         (("--user", "bob", "--tenant", "acme"), 2),
-        (("--older-than", "1"), 3),
+        (("--user", "ada", "--older-than", "1"), 3),
         (("--all",), 0),
     ],
 )
 def test_what_is_deleted_is_what_was_said(kept: str, given: tuple[str, ...], left: int) -> None:
     gone = commands.cascade("lessons", "delete", kept, *given, "--json").json
     assert (gone["lessons"], gone["scrubbed"]) == (3 - left, True)
-    assert asyncio.run(open_lessons(kept).count()) == left
+    assert commands.cascade("teach", "status", kept, "--json").json["lessons"] == left
 
 
 @pytest.mark.parametrize("given", [(), ("--all", "--user", "ada"), ("--all", "--older-than", "1")])
@@ -378,7 +377,7 @@ def test_a_deletion_that_does_not_say_of_what_deletes_nothing(
     kept: str, given: tuple[str, ...]
 ) -> None:
     assert "say what to delete" in commands.cascade("lessons", "delete", kept, *given, code=2).err
-    assert asyncio.run(open_lessons(kept).count()) == 3
+    assert commands.cascade("teach", "status", kept, "--json").json["lessons"] == 3
 
 
 def test_a_file_that_another_process_reads_may_still_hold_what_was_deleted(
@@ -387,7 +386,7 @@ def test_a_file_that_another_process_reads_may_still_hold_what_was_deleted(
     from cascade.teaching import Deleted, LessonStore  # noqa: PLC0415
 
     async def delete(*args: object, **options: object) -> Deleted:
-        return Deleted(lessons=1, verdicts=0, scrubbed=False)
+        return Deleted(lessons=1, scrubbed=False)
 
     monkeypatch.setattr(LessonStore, "delete", delete)
     assert "delete it again" in commands.cascade("lessons", "delete", kept, "--all").err
