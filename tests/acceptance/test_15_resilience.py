@@ -40,7 +40,7 @@ def test_a_large_model_that_hangs_does_not_hold_up_an_answer(upstream: Upstream)
 
 
 def test_a_small_model_that_hangs_ends_with_the_deadline(upstream: Upstream) -> None:
-    with pair(upstream, deadline=0.5) as cascade:
+    with pair(upstream, deadline=2) as cascade:
         upstream.says("small", Answer("x", held=Held()))
         with pytest.raises(DeadlineError):
             cascade.invoke("?")
