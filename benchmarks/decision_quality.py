@@ -6,7 +6,7 @@
 Everything is fitted on some labelled rows and applied unchanged to rows that nothing has seen:
 random parts of the rows of `--data`, or all rows of one folder and all of another, files being
 paired by what stands before the first dot of their names. Tables: cost, gain,
-certificates, mixture, tuned, speed.
+certificates, mixture, tuned.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ from cascade.evaluation import Outcome, Transcript, read_transcripts
 from cascade.evaluation import ladder as ladders
 from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on
 from cascade.evaluation.features import Pair, comparable, pair_of
-from cascade.evaluation.ladder import climb, fit_shapes, value_of
+from cascade.evaluation.ladder import fit_head, fit_ladder, value_of
 from cascade.evaluation.metrics import Array, nauc
-from cascade.evaluation.replay import Drafts, accepts, replay
-from cascade.policies import EconomicPolicy, Refusal, certify
+from cascade.policies import Refusal, certify
 
 GPT4, SC3, MIXTURE = "gpt-4-1106-preview", "gpt-4/cot1-sc3", "mixture-of-thought"
 VOTES_PER_PROMPT = int((20 - 8 * 0.75) / 2)
@@ -165,8 +164,6 @@ def load(arguments: argparse.Namespace) -> Iterator[tuple[Case, Pair, Pair | Non
             continue
         models = case.small, case.large
         pair = pair_of(rows[case.set_name], *models)
-        for helper in pair.candidates:
-            pair.view(helper)
         yield case, pair, pair_of(rows[f"{case.set_name} test"], *models) if second else None
 
 
@@ -243,8 +240,7 @@ def at_equal(x: Array, y: Array, target: float) -> float:
 
 def cost_figures(case: Case, fit: Pair, test: Pair) -> Figures:
     """Within one point of the large model: our choice and a fixed threshold, and both curves."""
-    own = cross_fit(fit, OPTIONS, lambda pair, rows: climb(fit_shapes(pair, rows)))
-    ladder = climb(fit_shapes(fit, np.arange(len(fit))))
+    own, ladder = cross_fit(fit, OPTIONS), fit_ladder(fit, np.arange(len(fit)))
     sheet = play_on(ladder, test)
     at = None if ladder.shape is None else cheapest_within(own, OPTIONS.within, OPTIONS)
     ours = (1.0, 0.0) if at is None else (float(sheet.share[at]), float(sheet.loss[at]))
@@ -284,14 +280,16 @@ def covered(own: Any, sheet: Any, at: int, which: int) -> bool:
 
 def gain_figures(case: Case, fit: Pair, test: Pair) -> Figures:
     """nAUC on unseen rows: the raw signal, heads without and with a helper."""
-    right = test.small_correct, test.large_correct
+    right, rows = (test.small_correct, test.large_correct), np.arange(len(fit))
     found = {"raw": nauc(Threshold.of(test, case.plain).doubt, *right)}
-    for shape in fit_shapes(fit, np.arange(len(fit))):
-        if shape.skips or shape.name in found or shape.name == "known":
-            continue
-        last = shape.plan_of(test).stages[-1]
-        found[shape.name] = nauc(last.large - last.kept, *right)
-    found.setdefault("helper", found.get("gain", found["router"]))
+    for name, gain in fit_ladder(fit, rows).gains(test).items():
+        found[name] = nauc(gain, *right)
+    found["helper"] = found.get("gain", found["router"])
+    for helper in fit.helpers(rows)[:1]:
+        own = ["raw"] * bool(np.isfinite(fit.raw).any()) + ["draft"] * bool(fit.draft.names)
+        head, _ = fit_head(fit, rows, [*own, "prompt", "topics", f"view:{helper}"])
+        small, large = head(test)
+        found["helper"] = nauc(large - small, *right)
     return found
 
 
@@ -300,7 +298,7 @@ def certificate_figures(pair: Pair, alpha: float, n: int, resamples: int) -> Fig
     correct, out = pair.small_correct, []
     for seed in range(resamples):
         rows = np.random.default_rng(3000 + seed).permutation(len(pair))[:n]
-        confidence = climb(fit_shapes(pair, np.sort(rows[: n // 2]))).confidence
+        confidence = fit_ladder(pair, np.sort(rows[: n // 2])).confidence(pair)
         proof = rows[n // 2 :]
         got = certify(confidence[proof], correct[proof], max_harm=alpha, delta=DELTA)
         cut = np.inf if isinstance(got, Refusal) else got.threshold
@@ -349,32 +347,12 @@ def tuned_figures(case: Case, fit: Pair, test: Pair) -> Figures:
         wide = {k: ((0.0, sd), (0.0, sd)) for k, sd in changes.items() if k != "NOISE"}
         ladders.PRIORS, ladders.NOISE = {**usual, **wide}, changes.get("NOISE", noise)
         try:
-            shape = climb(fit_shapes(fit, np.arange(len(fit)))).shape
+            shape = fit_ladder(fit, np.arange(len(fit))).shape
         finally:
             ladders.PRIORS, ladders.NOISE = usual, noise
         worth = 0.0 if shape is None else value_of(shape, shape.plan_of(test)).mean()
         found[name] = float(worth)
     return found
-
-
-def speed_figures() -> Figures:
-    """Replay on synthetic rows, one core."""
-    rng = np.random.default_rng(0)
-    policy = EconomicPolicy(price_of_error=0.01)
-    some, many = (
-        Drafts(rng.random(n), escalation_cost=1e-3 * (1 + rng.random(n)), p_large=np.full(n, 0.9))
-        for n in (20_000, 1_000_000)
-    )
-
-    def seconds(work: Any) -> float:
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
-
-    return {
-        "decisions per second, in batch": 1_000_000 / seconds(lambda: accepts(policy, many)),
-        "decisions per second, by decide": 20_000 / seconds(lambda: replay(policy, some)),
-    }
 
 
 # Printing -------------------------------------------------------------------------------------
@@ -468,7 +446,7 @@ def show_tuned(labels: str, runs: dict[str, list[Figures]]) -> None:
         print(f"  {key:26}{100 * np.mean([np.mean(m[key]) for m in means.values()]):8.3f}")
 
 
-TABLES = ("cost", "gain", "certificates", "mixture", "tuned", "speed")
+TABLES = ("cost", "gain", "certificates", "mixture", "tuned")
 
 
 def main() -> None:  # noqa: PLR0912 - one table after the other
@@ -491,11 +469,10 @@ def main() -> None:  # noqa: PLR0912 - one table after the other
     if bool(arguments.fit) != bool(arguments.test) or (arguments.data and arguments.fit):
         parser.error("give --data FOLDER, or both --fit FOLDER and --test FOLDER")
     result: dict[str, Any] = {}
-    if only == {"speed"} or not any(folders) or not all(f.is_dir() for f in folders if f):
-        print("without a folder of transcripts (--data), only speed is measured", file=sys.stderr)
-        only &= {"speed"}
+    if not any(folders) or not all(f.is_dir() for f in folders if f):
+        parser.error("give a folder of transcripts that exists: --data FOLDER")
     work = {"cost": cost_figures, "gain": gain_figures, "tuned": tuned_figures}
-    for case, pair, other in load(arguments) if only - {"speed"} else ():
+    for case, pair, other in load(arguments):
         began = time.perf_counter()
         for labels in map(int, arguments.labels.split(",")):
             count = (
@@ -514,8 +491,6 @@ def main() -> None:  # noqa: PLR0912 - one table after the other
         if "mixture" in only and case.small == MIXTURE:
             result.setdefault("mixture", {})[case.name] = mixture_figures(pair)
         print(f"{case.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-    if "speed" in only:
-        result["speed"] = speed_figures()
     if arguments.json:
         print(json.dumps({"benchmark": "decision_quality", **result}))
         return

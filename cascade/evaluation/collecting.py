@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
@@ -29,7 +30,7 @@ from cascade.evaluation.recordings import (
     TranscriptWriter,
     read_transcripts,
 )
-from cascade.evaluation.scorers import Scorer, TextScorer
+from cascade.evaluation.scorers import Score, Scorer
 from cascade.ledger.prices import Pricing
 from cascade.state import Completion, Usage
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from cascade.confidence import MadeFor
     from cascade.confidence.calibration import Calibration
     from cascade.evaluation.crossfit import Options
+    from cascade.evaluation.features import Pair
+    from cascade.evaluation.ladder import Ladder
+    from cascade.evaluation.metrics import Rows
     from cascade.evaluation.verdict import Evaluation
     from cascade.policies import Refusal
 
@@ -77,6 +81,29 @@ class Answered:
     features: Mapping[str, float] = field(default_factory=dict)
     confidence: float | None = None
     check_cost_usd: Decimal | None = Decimal(0)
+
+    def outcome(self, correct: float, *, drafted: bool) -> Outcome:
+        """As it is recorded."""
+        usage, kept = self.completion.usage, {}
+        if drafted:
+            kept = {
+                "features": dict(self.features),
+                "confidence": self.confidence,
+                "check_cost_usd": _number(self.check_cost_usd),
+            }
+        return Outcome(
+            correct=correct,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cost_usd=_number(self.cost_usd),
+            output=self.completion.transcript,
+            latency_ms=self.completion.latency_ms,
+            **kept,
+        )
+
+
+def _number(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)
 
 
 Ask = Callable[[Example], Awaitable[tuple[Answered, Answered]]]
@@ -134,7 +161,6 @@ class Recording:
         dataset: name of the set.
         agree_with_large: without references: the large model's answer counts as right, and what
             is certified is the loss relative to it.
-        judge_usd: prices the calls of a judge.
     """
 
     small: str
@@ -143,7 +169,6 @@ class Recording:
     made_with: Mapping[str, JsonValue]
     dataset: str = "examples"
     agree_with_large: bool = False
-    judge_usd: Callable[[Completion], Decimal | None] = lambda completion: None
 
     def labelled(self, example: Example) -> bool:
         """Whether anything says which answers are right."""
@@ -151,21 +176,19 @@ class Recording:
 
     async def transcript(
         self, example: Example, draft: Answered, large: Answered
-    ) -> tuple[Transcript | None, Decimal | None]:
-        """The record of an example, and dollars of judging it; no record without a verdict."""
-        reference = large.completion.text if self.agree_with_large else example.reference
-        models: dict[str, Outcome] = {}
-        spent: Decimal | None = Decimal(0)
-        for name, answered in ((self.small, draft), (self.large, large)):
-            own = self.agree_with_large and name == self.large
-            correct, cost = await self._worth(example, answered.completion.text, reference, own)
-            spent = None if spent is None or cost is None else spent + cost
-            if correct is None:
-                return None, spent
-            models[name] = _outcome(answered, correct)
-        extra: dict[str, Any] = {"features": dict(draft.features), "confidence": draft.confidence}
-        extra["check_cost_usd"] = _number(draft.check_cost_usd)
-        models[self.small] = models[self.small].model_copy(update=extra)
+    ) -> tuple[Transcript | None, bool]:
+        """The record of an example, none without a verdict, and whether a judge was asked."""
+        best = large.completion.text
+        reference = best if self.agree_with_large else example.reference
+        found = await self._score(example, draft.completion.text, reference)
+        other = await self._score(example, best, reference)
+        judged = found.completion is not None or other.completion is not None
+        if found.value is None or other.value is None:
+            return None, judged
+        models = {
+            self.small: draft.outcome(found.value, drafted=True),
+            self.large: large.outcome(other.value, drafted=False),
+        }
         record = Transcript(
             dataset=self.dataset,
             id=example.id,
@@ -173,7 +196,7 @@ class Recording:
             reference=reference,
             models=models,
         )
-        return record.model_copy(update={MADE_WITH: self.settings_of(example)}), spent
+        return record.model_copy(update={MADE_WITH: self.settings_of(example)}), judged
 
     def settings_of(self, example: Example) -> dict[str, JsonValue]:
         """The settings that an example's answers were made with, its system message among them."""
@@ -181,35 +204,14 @@ class Recording:
         scored = f"{self.scorer.spec}{', agreement with large' * self.agree_with_large}"
         return {**self.made_with, "system": told, "scorer": scored}
 
-    async def _worth(
-        self, example: Example, answer: str, reference: JsonValue, own: bool
-    ) -> tuple[float | None, Decimal | None]:
-        """(score, dollars) of an answer; no score where nobody can say."""
+    async def _score(self, example: Example, answer: str, reference: JsonValue) -> Score:
         if answer.strip() in example.labels:
-            return float(example.labels[answer.strip()]), Decimal(0)
-        if own or (self.agree_with_large and not str(reference).strip()):
-            return (1.0 if str(reference).strip() else None), Decimal(0)
-        if reference is None:
-            return None, Decimal(0)
-        score = await self.scorer.score(answer, reference, question=example.question)
-        cost = Decimal(0) if score.completion is None else self.judge_usd(score.completion)
-        return score.value, cost
-
-
-def _outcome(answered: Answered, correct: float) -> Outcome:
-    usage = answered.completion.usage
-    return Outcome(
-        correct=correct,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cost_usd=_number(answered.cost_usd),
-        output=answered.completion.transcript,
-        latency_ms=answered.completion.latency_ms,
-    )
-
-
-def _number(amount: Decimal | None) -> float | None:
-    return None if amount is None else float(amount)
+            return Score(float(example.labels[answer.strip()]))
+        if reference is None or (self.agree_with_large and not str(reference).strip()):
+            return Score(None)
+        if self.agree_with_large and answer == reference:
+            return Score(1.0)
+        return await self.scorer.score(answer, reference, question=example.question)
 
 
 async def collect(
@@ -243,7 +245,7 @@ async def collect(
             f"small and large are both {recording.small}: transcripts tell answers apart by the "
             "model's name, so two different ones are needed."
         )
-    _check_references(examples, recording)
+    await _check_references(examples, recording)
     _check_resumable(examples, recording, writer)
     done = Collected(len(examples), skipped=sum(e.id in writer.ids for e in examples))
     began, queue = time.monotonic(), [e for e in examples if e.id not in writer.ids]
@@ -263,9 +265,10 @@ async def collect(
             return
         writer.write(record)
         done.written += 1
-        costs = (draft.cost_usd, draft.check_cost_usd, large.cost_usd, judged, done.spent_usd)
+        costs = [done.spent_usd, draft.cost_usd, draft.check_cost_usd, large.cost_usd]
         known = [cost for cost in costs if cost is not None]
-        done.spent_usd = sum(known, Decimal(0)) if len(known) == len(costs) else None
+        complete = len(known) == len(costs) and not judged
+        done.spent_usd = sum(known, Decimal(0)) if complete else None
 
     async def work() -> None:
         while queue:
@@ -284,15 +287,15 @@ async def collect(
     return done
 
 
-def _check_references(examples: Sequence[Example], recording: Recording) -> None:
+async def _check_references(examples: Sequence[Example], recording: Recording) -> None:
     """A reference that the scorer cannot read is found before anything is paid."""
-    if recording.agree_with_large or not isinstance(recording.scorer, TextScorer):
+    if recording.agree_with_large or not recording.scorer.computes:
         return
     for example in examples:
         if example.reference is None:
             continue
         try:
-            recording.scorer("", example.reference, example.question)
+            await recording.scorer.score("", example.reference, question=example.question)
         except InputError as error:
             raise ConfigurationError(f"example {example.id!r}: {error}") from error
 
@@ -366,9 +369,8 @@ def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
     """The answers to choose from, where the references are a few short texts that come again:
     they want temperature 0 and to be named in the system message."""
     counts = Counter(e.reference for e in examples if isinstance(e.reference, str))
-    if not counts or counts.total() < 2 * len(counts) or len(counts) > MOST_LABELS:
-        return ()
-    if max(len(label) for label in counts) > SHORT:
+    few = 0 < len(counts) <= MOST_LABELS and counts.total() >= 2 * len(counts)
+    if not few or max(map(len, counts)) > SHORT:
         return ()
     return tuple(sorted(counts))
 
@@ -380,23 +382,19 @@ def with_shots(examples: Sequence[Example], shots: int) -> list[Example]:
     Raises:
         ConfigurationError: fewer examples with a reference than shots.
     """
-    waiting: dict[str, list[Example]] = {}
+    same: dict[str, list[Example]] = {}
     for example in examples:
         if example.reference is not None:
-            waiting.setdefault(str(example.reference), []).append(example)
-    chosen: list[Example] = []
-    while len(chosen) < shots and any(waiting.values()):
-        for same in waiting.values():
-            if same and len(chosen) < shots:
-                chosen.append(same.pop(0))
-    if len(chosen) < shots:
+            same.setdefault(str(example.reference), []).append(example)
+    in_turn = [e for one_of_each in zip_longest(*same.values()) for e in one_of_each if e]
+    if len(in_turn) < shots:
         raise ConfigurationError(
-            f"shots={shots}: only {len(chosen)} examples have a reference to show."
+            f"shots={shots}: only {len(in_turn)} examples have a reference to show."
         )
     shown: list[AnyMessage] = []
-    for example in chosen:
+    for example in in_turn[:shots]:
         shown += [HumanMessage(example.question), AIMessage(str(example.reference))]
-    ids = {example.id for example in chosen}
+    ids = {example.id for example in in_turn[:shots]}
 
     def put(messages: tuple[AnyMessage, ...]) -> tuple[AnyMessage, ...]:
         first = 1 if messages[0].type == "system" else 0
@@ -433,7 +431,8 @@ class Fitted:
         if self.evaluated is None:
             raise ConfigurationError(
                 f"{self.calibration.quality.n} labelled drafts with both models calibrate, but are "
-                "too few to say what a cascade is worth: 40 or more are needed."
+                "too few to say what a cascade is worth: 40 or more are needed, 200 for a fair "
+                "test."
             )
         return self.evaluated
 
@@ -464,39 +463,28 @@ def fit(
     import numpy as np  # noqa: PLC0415 - heavy, as all that is imported here
 
     from cascade.confidence import LabelledDraft  # noqa: PLC0415
-    from cascade.confidence.calibrating import (  # noqa: PLC0415
-        calibrate,
-        confidences,
-        halves,
-    )
+    from cascade.confidence.calibrating import calibrate, confidences, halves  # noqa: PLC0415
     from cascade.evaluation.crossfit import LEAST_ROWS, Options  # noqa: PLC0415
-    from cascade.evaluation.features import Pair, Rows, pair_of  # noqa: PLC0415
-    from cascade.evaluation.ladder import Ladder, climb, shape_of_calibration  # noqa: PLC0415
+    from cascade.evaluation.features import pair_of  # noqa: PLC0415
+    from cascade.evaluation.ladder import climb, shape_of_calibration  # noqa: PLC0415
     from cascade.evaluation.verdict import evaluate  # noqa: PLC0415
     from cascade.policies import Refusal, certify  # noqa: PLC0415
 
     large = made_for.large.name if made_for.large is not None else ""
     pair = pair_of(records, made_for.small.name, large)
-
-    def drafts_of(part: Pair, rows: Rows) -> list[LabelledDraft]:
-        return [
-            LabelledDraft(
-                part.rows[i].models[part.small].features,
-                float(part.small_correct[i]),
-                float(part.large_correct[i]),
-                part.rows[i].id,
-            )
-            for i in rows
-        ]
+    outcomes, ids = pair.outcomes(pair.small), [row.id for row in pair.rows]
+    labels = zip(
+        outcomes, pair.small_correct.tolist(), pair.large_correct.tolist(), ids, strict=True
+    )
+    drafts = [LabelledDraft(o.features, right, best, name) for o, right, best, name in labels]
 
     def choose(part: Pair, rows: Rows) -> Ladder:
-        made = calibrate(drafts_of(part, rows), signals, made_for)
-        return climb([shape_of_calibration(made, part, rows)])
+        made = calibrate([drafts[i] for i in rows], signals, made_for)
+        return climb(part, [shape_of_calibration(made, part, rows)])
 
     options = options or Options()
     # A calibration takes a tenth of a second, of which each repeat makes five.
     options = options.model_copy(update={"repeats": options.repeats or REPEATS})
-    drafts = drafts_of(pair, np.arange(len(pair)))
     enough = len(pair) >= LEAST_ROWS
     evaluation = evaluate(pair, options, choose=choose) if enough else None
     if not max_harms:
@@ -505,16 +493,8 @@ def fit(
     calibration = calibrate(fitting, signals, made_for)
     correct = np.array([draft.correct for draft in proving])
     until = datetime.now(UTC) + timedelta(days=VALID_DAYS)
-    found = [
-        certify(
-            confidences(calibration, proving),
-            correct,
-            max_harm=harm,
-            delta=delta,
-            valid_until=until,
-        )
-        for harm in max_harms
-    ]
+    said = confidences(calibration, proving)
+    found = [certify(said, correct, max_harm=h, delta=delta, valid_until=until) for h in max_harms]
     proved = tuple(c for c in found if not isinstance(c, Refusal))
     refused = (r.model_copy(update={"halved": True}) for r in found if isinstance(r, Refusal))
     calibration = calibration.model_copy(update={"certificates": proved})

@@ -6,31 +6,23 @@ others (repeated cross-fitting), so that a figure and its interval cover the cho
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from scipy.stats import norm
 
 from cascade.confidence.metrics import auroc, brier, ece
 from cascade.errors import ConfigurationError
-from cascade.evaluation.features import Pair, Rows
-from cascade.evaluation.ladder import (
-    PRICES,
-    Ladder,
-    Played,
-    Shape,
-    climb,
-    fit_shapes,
-)
+from cascade.evaluation.audit import wilson
+from cascade.evaluation.features import Pair
+from cascade.evaluation.ladder import PRICES, Ladder, Played, fit_ladder
 from cascade.evaluation.metrics import (
     Array,
-    Curve,
     Interval,
+    Rows,
     aiq,
     apgr,
     audc,
@@ -38,7 +30,7 @@ from cascade.evaluation.metrics import (
     bootstrap,
     cpt,
     deferral_curve,
-    excess_aurc,
+    delta_ibc,
     nauc,
 )
 from cascade.policies import Refusal, certify
@@ -55,8 +47,6 @@ HEADS_ERROR = 0.02
 the smaller one."""
 
 MISTAKES = 5
-
-Verdict = Literal["cascade", "router", "small", "off", "unclear", "unpriced"]
 
 Choice = Callable[[Pair, Rows], Ladder]
 """Fits shapes to some rows of a pair and says which of them the labels pay for."""
@@ -125,21 +115,11 @@ class Alone(Record):
     per_right_usd: float | None
 
 
-class Step(Record):
-    """A rung of the ladder; `value` and `better` are right answers per question, costs priced."""
-
-    shape: str
-    helper: str | None
-    value: float
-    better: float
-    error: float
-    taken: bool
-
-
 class Ranking(Record):
     """How well a score finds the rows to escalate, on rows that had no part in its fit.
 
-    `figures`: nauc, audc, apgr, cpt50, cpt80, aiq, and auroc_gain (large right, draft wrong).
+    `figures`: nauc, audc, apgr, cpt50, cpt80, aiq, delta_ibc, and auroc_gain (large right, draft
+    wrong).
     """
 
     name: str
@@ -149,8 +129,8 @@ class Ranking(Record):
 class Confidence(Record):
     """P(draft is right) on rows that had no part in its fit, beside the raw score.
 
-    `figures`: ece, brier, auroc, each also with `_raw`, aurc and excess_aurc. `reliability`: mean
-    confidence, share of right drafts and rows of ten parts.
+    `figures`: ece, brier, auroc and aurc, each also with `_raw`. `reliability`: mean confidence,
+    share of right drafts and rows of ten parts.
     """
 
     figures: Mapping[str, Interval]
@@ -190,26 +170,22 @@ class Mistake(Record):
 
 @dataclass(frozen=True)
 class Sheet:
-    """What the policies of all `PRICES` did on rows that had no part in their choice, (prices, n).
+    """What the policies of all `PRICES` did on rows that had no part in their choice.
 
     Attributes:
+        played: (prices, n) each; means over the repeats.
         splits: mean cost share and mean right answers, (2, repeats, prices), as they differ by
             the split; no repeats where nothing was chosen anew.
         folds: fits behind each of these means.
-        steady: whether expected losses count beside those that were seen.
         chosen: how often each shape was chosen.
         gains: expected gain of escalating by shape, (n,).
         confidence: P(the draft is right), (n,); NaN where no shape looks at drafts.
     """
 
     pair: Pair
-    right: Array
-    cost: Array
-    expected_loss: Array
-    escalated: Array
+    played: Played
     splits: Array
     folds: int
-    steady: bool
     chosen: Counter[str]
     gains: Mapping[str, Array]
     confidence: Array
@@ -217,14 +193,14 @@ class Sheet:
     @cached_property
     def share(self) -> Array:
         """(prices,) cost relative to the large model alone."""
-        return np.asarray(self.cost.sum(axis=1) / self.pair.large_cost.sum())
+        return np.asarray(self.played.cost.sum(axis=1) / self.pair.large_cost.sum())
 
     @cached_property
     def errors(self) -> tuple[Array, Array]:
         """Standard errors of cost share and loss, (prices,) each: of rows and choice together."""
         n, unit = len(self.pair), self.pair.large_cost.mean()
-        spent = self.cost - self.share[:, None] * self.pair.large_cost
-        lost = self.pair.large_correct - self.right
+        spent = self.played.cost - self.share[:, None] * self.pair.large_cost
+        lost = self.pair.large_correct - self.played.right
         rows = spent.var(axis=1) / unit**2, np.maximum(lost.var(axis=1), 1 / n)
         choice = np.zeros((2, len(self.share)))
         if self.splits.shape[1] > 1:
@@ -239,22 +215,22 @@ class Sheet:
         What was seen and what the heads expect, by their precision, and a part of the standard
         error for having chosen; on rows that chose nothing, what was seen.
         """
-        seen = (self.pair.large_correct - self.right).mean(axis=1)
-        if not self.steady:
+        seen = (self.pair.large_correct - self.played.right).mean(axis=1)
+        if not self.splits.shape[1]:
             return np.asarray(seen)
         error = self.errors[1]
         share = HEADS_ERROR**2 / (HEADS_ERROR**2 + error**2)
-        expected = self.expected_loss.mean(axis=1)
+        expected = self.played.expected_loss.mean(axis=1)
         return np.asarray(share * seen + (1 - share) * expected + OPTIMISM * error)
 
 
-def cross_fit(pair: Pair, options: Options, choose: Choice) -> Sheet:
+def cross_fit(pair: Pair, options: Options, choose: Choice = fit_ladder) -> Sheet:
     """Choose on all folds but one and play on that one, for each fold; again with other folds."""
     n = len(pair)
     folds = options.folds if n < 2000 else min(3, options.folds)
     repeats = options.repeats or int(np.clip(1500 // n, 1, 10))
     rng = np.random.default_rng(options.seed)
-    right, cost, loss, asked = (np.zeros((len(PRICES), n)) for _ in range(4))
+    played = Played(*(np.zeros((len(PRICES), n)) for _ in Played._fields))
     splits = np.zeros((2, repeats, len(PRICES)))
     gains: dict[str, Array] = {}
     chosen: Counter[str] = Counter()
@@ -264,57 +240,39 @@ def cross_fit(pair: Pair, options: Options, choose: Choice) -> Sheet:
         for k in range(folds):
             held = np.flatnonzero(fold == k)
             ladder = choose(pair, np.flatnonzero(fold != k))
-            best = ladder.shape
-            chosen["off" if best is None else best.name] += 1
-            played = _play(best, pair, held)
-            right[:, held] += played.right / repeats
-            cost[:, held] += played.cost / repeats
-            loss[:, held] += played.expected_loss / repeats
-            asked[:, held] += (played.stage < 0) / repeats
-            splits[0, r] += played.cost.sum(axis=1) / pair.large_cost.sum()
-            splits[1, r] += played.right.sum(axis=1) / n
-            for name, shape in ladder.by_name.items():
-                last = shape.here.stages[-1]
-                gains.setdefault(name, np.zeros(n))[held] += (last.large - last.kept)[
-                    held
-                ] / repeats
-            confidence[held] += ladder.confidence[held] / repeats
-    whole = {name: g for name, g in gains.items() if np.all(g != 0)}
-    return Sheet(pair, right, cost, loss, asked, splits, folds, True, chosen, whole, confidence)
+            chosen[ladder.name] += 1
+            part = _play(ladder, pair, held)
+            for total, seen in zip(played, part, strict=True):
+                total[:, held] += seen / repeats
+            splits[0, r] += part.cost.sum(axis=1) / pair.large_cost.sum()
+            splits[1, r] += part.right.sum(axis=1) / n
+            for name, gain in ladder.gains(pair).items():
+                gains.setdefault(name, np.zeros(n))[held] += gain[held] / repeats
+            confidence[held] += ladder.confidence(pair)[held] / repeats
+    whole = {name: gain for name, gain in gains.items() if np.all(gain != 0)}
+    return Sheet(pair, played, splits, folds, chosen, whole, confidence)
 
 
 def play_on(ladder: Ladder, test: Pair) -> Sheet:
     """What a ladder that is fitted already does on other rows."""
-    best, n = ladder.shape, len(test)
-    played = _alone(test, np.arange(n)) if best is None else best.play(best.plan_of(test), PRICES)
-    gains = {}
-    for name, shape in ladder.by_name.items():
-        last = shape.plan_of(test).stages[-1]
-        gains[name] = last.large - last.kept
     return Sheet(
         test,
-        played.right,
-        played.cost,
-        played.expected_loss,
-        (played.stage < 0).astype(np.float64),
+        _play(ladder, test, np.arange(len(test))),
         np.zeros((2, 0, len(PRICES))),
         1,
-        False,
-        Counter({"off" if best is None else best.name: 1}),
-        gains,
-        ladder.confidence_on(test),
+        Counter([ladder.name]),
+        ladder.gains(test),
+        ladder.confidence(test),
     )
 
 
-def _play(shape: Shape | None, pair: Pair, rows: Rows) -> Played:
-    return _alone(pair, rows) if shape is None else shape.play(shape.here.take(rows), PRICES)
-
-
-def _alone(pair: Pair, rows: Rows) -> Played:
-    """The large model answers everything, at every price."""
+def _play(ladder: Ladder, pair: Pair, rows: Rows) -> Played:
+    """What the chosen shape does; without one the large model answers everything, at any price."""
+    if ladder.shape is not None:
+        return ladder.shape.play(ladder.plan(ladder.shape, pair).take(rows), PRICES)
     each = (len(PRICES), 1)
     right, cost = (np.tile(a[rows], each) for a in (pair.large_correct, pair.large_cost))
-    return Played(np.full(right.shape, -1), right, cost, np.zeros(right.shape))
+    return Played(np.ones(right.shape), right, cost, np.zeros(right.shape))
 
 
 # Figures --------------------------------------------------------------------------------------
@@ -358,68 +316,64 @@ def recommend(sheet: Sheet, options: Options) -> int | None:
     """The point that is recommended: at the price of an error, or the cheapest within the loss."""
     if options.price_of_error is None:
         return cheapest_within(sheet, options.within, options)
-    price = float(sheet.pair.large_cost.mean()) / options.price_of_error
-    at = int(np.argmin(np.abs(PRICES - min(price, PRICES[-1]))))
-    better = sheet.loss[at] * options.price_of_error < (1 - sheet.share[at]) * float(
-        sheet.pair.large_cost.mean()
-    )
-    return at if better else None
+    unit = float(sheet.pair.large_cost.mean())
+    price = min(unit / options.price_of_error, PRICES[-1])
+    at = int(np.argmin(np.abs(PRICES - price)))
+    pays = sheet.loss[at] * options.price_of_error < (1 - sheet.share[at]) * unit
+    return at if pays else None
 
 
 def point_of(sheet: Sheet, at: int | None, within: float | None, options: Options) -> Point:
     """A point of the frontier with its figures; without an index, the large model alone."""
     pair, unit = sheet.pair, float(sheet.pair.large_cost.mean())
     goal = options.within if within is None else within
-    if at is None:
-        right = float(pair.large_correct.mean())
-        share, loss, errors, asked, price = 1.0, 0.0, (0.0, 0.0), 1.0, 0.0
-    else:
-        right = float(sheet.right[at].mean())
-        share, loss = float(sheet.share[at]), float(sheet.loss[at])
-        errors = float(sheet.errors[0][at]), float(sheet.errors[1][at])
-        asked, price = float(sheet.escalated[at].mean()), float(PRICES[at])
+    right, share, loss, errors = float(pair.large_correct.mean()), 1.0, 0.0, (0.0, 0.0)
+    asked = 1.0
+    if at is not None:
+        right, share = float(sheet.played.right[at].mean()), float(sheet.share[at])
+        loss, errors = float(sheet.loss[at]), (sheet.errors[0][at], sheet.errors[1][at])
+        asked = float(sheet.played.escalated[at].mean())
     dollars = share * unit if pair.priced else None
-    above = float(norm.sf((goal - loss) / errors[1])) if errors[1] else 0.0
+    price = 0.0 if at is None else float(PRICES[at])
     return Point(
         within=within,
-        cost=interval(share, errors[0]),
-        loss=interval(loss, errors[1]),
+        cost=Interval(share, max(share - 1.96 * errors[0], 0.0), share + 1.96 * errors[0]),
+        loss=Interval(loss, max(loss - 1.96 * errors[1], -1.0), min(loss + 1.96 * errors[1], 1.0)),
         escalated=asked,
         cost_usd=dollars,
         per_right_usd=dollars / right if dollars is not None and right > 0 else None,
         price_of_error_usd=unit / price if pair.priced and price > 0 else None,
-        chance_above=above,
+        chance_above=float(norm.sf((goal - loss) / errors[1])) if errors[1] else 0.0,
         off=at is None,
     )
 
 
-def interval(value: float, error: float) -> Interval:
-    """The 95 % interval of a figure with this standard error."""
-    return Interval(value, value - 1.96 * error, value + 1.96 * error)
+def share_of(correct: Array) -> Interval:
+    """A mean of rows that are right or wrong, with Wilson's 95 % interval."""
+    share = float(correct.mean())
+    return Interval(share, *wilson(share, len(correct)))
 
 
 def baselines(pair: Pair) -> tuple[Alone, ...]:
     """Small model, large model and oracle."""
-    best = np.maximum(pair.small_correct, pair.large_correct)
-    helped = pair.large_correct > pair.small_correct
     cheap, dear = pair.small_cost, pair.large_cost
-    both = np.where(helped, dear, cheap)
-    rows = (
+    helped = pair.large_correct > pair.small_correct
+    best = np.maximum(pair.small_correct, pair.large_correct)
+    made = []
+    for name, right, cost in (
         (pair.small, pair.small_correct, cheap),
         (pair.large, pair.large_correct, dear),
-        ("an oracle that asks only where it helps", best, both),
-    )
-    made = []
-    for name, right, cost in rows:
+        ("an oracle that asks only where it helps", best, np.where(helped, dear, cheap)),
+    ):
         mean = float(cost.mean()) if pair.priced else None
-        quality = float(right.mean())
+        quality = share_of(right)
         made.append(
             Alone(
                 name=name,
-                quality=interval(quality, float(right.std()) / math.sqrt(len(right))),
+                quality=quality,
                 cost=float(cost.sum() / dear.sum()),
                 cost_usd=mean,
-                per_right_usd=mean / quality if mean is not None and quality else None,
+                per_right_usd=mean / quality.value if mean is not None and quality.value else None,
             )
         )
     return tuple(made)
@@ -429,12 +383,11 @@ def ranking_of(sheet: Sheet, name: str, seed: int) -> Ranking:
     """How well the gain that a shape expects orders the rows."""
     pair, score = sheet.pair, sheet.gains[name]
     won = ((pair.large_correct > 0.5) & (pair.small_correct <= 0.5)).astype(np.float64)
-    before = name == "router"
-    dear = pair.large_cost if before else pair.small_cost + pair.large_cost
+    dear = pair.large_cost if name == "router" else pair.small_cost + pair.large_cost
 
     def figures(rows: Rows) -> dict[str, float]:
         columns = score[rows], pair.small_correct[rows], pair.large_correct[rows]
-        curve: Curve = deferral_curve(*columns, pair.small_cost[rows], dear[rows])
+        curve = deferral_curve(*columns, pair.small_cost[rows], dear[rows])
         return {
             "nauc": nauc(*columns),
             "audc": audc(curve),
@@ -442,6 +395,7 @@ def ranking_of(sheet: Sheet, name: str, seed: int) -> Ranking:
             "cpt50": cpt(curve, 0.5),
             "cpt80": cpt(curve, 0.8),
             "aiq": aiq(curve),
+            "delta_ibc": delta_ibc(curve),
             "auroc_gain": auroc(score[rows], won[rows]),
         }
 
@@ -453,23 +407,20 @@ def confidence_of(sheet: Sheet, seed: int) -> Confidence | None:
     p, raw, right = sheet.confidence, sheet.pair.raw, sheet.pair.small_correct
     if not np.isfinite(p).all() or not np.isfinite(raw).any():
         return None
-    raw = np.nan_to_num(raw)
+    scores = {"": p, "_raw": np.nan_to_num(raw)}
+    measures = {"ece": ece, "brier": brier, "auroc": auroc, "aurc": aurc}
 
     def figures(rows: Rows) -> dict[str, float]:
-        found = {
-            "aurc": aurc(p[rows], right[rows]),
-            "excess_aurc": excess_aurc(p[rows], right[rows]),
+        return {
+            f"{name}{suffix}": measure(score[rows], right[rows])
+            for suffix, score in scores.items()
+            for name, measure in measures.items()
         }
-        for suffix, score in (("", p[rows]), ("_raw", raw[rows])):
-            found[f"ece{suffix}"] = ece(score, right[rows])
-            found[f"brier{suffix}"] = brier(score, right[rows])
-            found[f"auroc{suffix}"] = auroc(score, right[rows])
-        return found
 
     order = np.argsort(p, kind="stable")
     bins = tuple(
         (float(p[part].mean()), float(right[part].mean()), len(part))
-        for part in np.array_split(order, min(10, len(order)))
+        for part in np.array_split(order, 10)
     )
     return Confidence(reliability=bins, figures=bootstrap(figures, len(p), seed=seed))
 
@@ -484,8 +435,8 @@ def certify_half(pair: Pair, options: Options, test: Pair | None) -> Certified |
         return None
     order = np.random.default_rng(options.seed).permutation(len(pair))
     fit, proof = np.sort(order[: len(pair) // 2]), np.sort(order[len(pair) // 2 :])
-    ladder = climb(fit_shapes(pair, fit))
-    confidence = ladder.confidence[proof]
+    ladder = fit_ladder(pair, fit)
+    confidence = ladder.confidence(pair)[proof]
     if not np.isfinite(confidence).all():
         raise ConfigurationError(
             f"max_harm needs a confidence, and the recorded drafts of {pair.small} have no signal: "
@@ -498,9 +449,8 @@ def certify_half(pair: Pair, options: Options, test: Pair | None) -> Certified |
         return Certified(threshold=None, reason=found.reason, **given)
     harm = None
     if test is not None:
-        kept = ladder.confidence_on(test) >= found.threshold
-        harmed = np.where(kept, 1 - test.small_correct, 0.0)
-        harm = interval(float(harmed.mean()), float(harmed.std()) / math.sqrt(len(test)))
+        kept = ladder.confidence(test) >= found.threshold
+        harm = share_of(np.where(kept, 1 - test.small_correct, 0.0))
     return Certified(
         threshold=found.threshold,
         reason=f"{found.errors} of {found.n} labelled drafts were accepted and wrong",
@@ -515,17 +465,19 @@ def worst_mistakes(sheet: Sheet, at: int | None) -> tuple[Mistake, ...]:
     """The answers that were kept most surely though the large model was right."""
     if at is None:
         return ()
-    pair = sheet.pair
-    lost = (pair.large_correct - sheet.right[at]) * (1 - sheet.escalated[at])
-    order = np.lexsort((-np.nan_to_num(sheet.confidence), -lost))[:MISTAKES]
-    return tuple(
-        Mistake(
-            id=pair.rows[i].id,
-            question=pair.rows[i].prompt,
-            draft=pair.rows[i].models[pair.small].output or pair.rows[i].models[pair.small].pred,
-            reference=None if pair.rows[i].reference is None else str(pair.rows[i].reference),
-            confidence=float(np.nan_to_num(sheet.confidence[i])),
-        )
-        for i in order
-        if lost[i] > 0.5
+    pair, sure = sheet.pair, np.nan_to_num(sheet.confidence)
+    lost = (pair.large_correct - sheet.played.right[at]) * (1 - sheet.played.escalated[at])
+    worst = [int(i) for i in np.lexsort((-sure, -lost))[:MISTAKES] if lost[i] > 0.5]
+    return tuple(_mistake(pair, i, float(sure[i])) for i in worst)
+
+
+def _mistake(pair: Pair, i: int, confidence: float) -> Mistake:
+    row = pair.rows[i]
+    draft = row.models[pair.small]
+    return Mistake(
+        id=row.id,
+        question=row.prompt,
+        draft=draft.output or draft.pred,
+        reference=None if row.reference is None else str(row.reference),
+        confidence=confidence,
     )

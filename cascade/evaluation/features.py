@@ -14,16 +14,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from cascade.confidence import combine, score_of
 from cascade.confidence.text import TextEncoder, fit_text_encoder
 from cascade.errors import ConfigurationError
-from cascade.evaluation.metrics import Array
+from cascade.evaluation.metrics import Array, Rows
 from cascade.evaluation.recordings import Outcome, Transcript, rows_of_pair
-
-Rows = NDArray[np.intp]
 
 LONGEST_PROMPT = 6000
 """Characters from the end: of prompts with worked examples the question is what counts."""
@@ -42,17 +39,19 @@ class Block:
     names: tuple[str, ...]
     values: Array
 
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, float]]) -> Block:
+        """Columns in the order of first appearance."""
+        names = tuple(dict.fromkeys(name for row in rows for name in row))
+        values = np.array([[row.get(name, np.nan) for name in names] for row in rows], np.float64)
+        return cls(names, values.reshape(len(rows), len(names)))
+
     def select(self, names: Sequence[str]) -> Array:
         """Columns by name; NaN for those that are not here."""
-        found = np.full((len(self.values), len(names)), np.nan)
-        for at, name in enumerate(names):
-            if name in self.names:
-                found[:, at] = self.values[:, self.names.index(name)]
-        return found
-
-    def take(self, rows: Rows) -> Block:
-        """Some of the rows."""
-        return Block(self.names, self.values[rows])
+        missing = np.full(len(self.values), np.nan)
+        known = dict(zip(self.names, self.values.T, strict=True))
+        columns = [known.get(name, missing) for name in names]
+        return np.array(columns).reshape(len(names), len(self.values)).T
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +68,6 @@ class View:
     correct: Array
     cost: Array
 
-    def take(self, rows: Rows) -> View:
-        """Some of the rows."""
-        return View(self.block.take(rows), self.correct[rows], self.cost[rows])
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -83,6 +78,7 @@ class Pair:
         small_cost, large_cost: (n,) dollars; where `priced` is False, 0 and 1: large answers.
         priced: whether the dollars of both models are known.
         left_out: rows without one of the models, or without its cost.
+        candidates: models that could help: every row has an answer of theirs, with its cost.
     """
 
     small: str
@@ -94,8 +90,8 @@ class Pair:
     large_cost: Array
     priced: bool
     left_out: int
-    _views: dict[str, View] = field(default_factory=dict, repr=False)
-    _topics: dict[int, tuple[Block, TextEncoder]] = field(default_factory=dict, repr=False)
+    candidates: tuple[str, ...]
+    _views: dict[str, View] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -123,12 +119,12 @@ class Pair:
     @cached_property
     def draft(self) -> Block:
         """What comes with the drafts, besides the raw score."""
-        return _block([draft_features(outcome) for outcome in self.outcomes(self.small)])
+        return Block.of([draft_features(outcome) for outcome in self.outcomes(self.small)])
 
     @cached_property
     def prompt(self) -> Block:
         """Marks of difficulty in the questions."""
-        return _block([prompt_marks(prompt) for prompt in self.prompts])
+        return Block.of([prompt_marks(prompt) for prompt in self.prompts])
 
     @cached_property
     def encoder(self) -> TextEncoder:
@@ -137,63 +133,48 @@ class Pair:
 
     def topics(self, encoder: TextEncoder) -> Block:
         """The questions in a space of topics."""
-        if id(encoder) not in self._topics:
-            values = encoder.transform(self.prompts)
-            names = tuple(f"topic{i}" for i in range(values.shape[1]))
-            # The encoder is kept beside, so that its id stays its own.
-            self._topics[id(encoder)] = Block(names, values), encoder
-        return self._topics[id(encoder)][0]
+        return self._topics if encoder is self.encoder else self._encoded(encoder)
+
+    @cached_property
+    def _topics(self) -> Block:
+        return self._encoded(self.encoder)
+
+    def _encoded(self, encoder: TextEncoder) -> Block:
+        values = encoder.transform(self.prompts)
+        return Block(tuple(f"topic{i}" for i in range(values.shape[1])), values)
 
     def view(self, helper: str) -> View:
         """Another model on these rows."""
         if helper not in self._views:
             drafts, others = self.outcomes(self.small), self.outcomes(helper)
             self._views[helper] = View(
-                block=_block([_view(d, o) for d, o in zip(drafts, others, strict=True)]),
-                correct=np.array([o.correct for o in others]),
-                cost=np.array([np.nan if o.cost_usd is None else o.cost_usd for o in others]),
+                Block.of([_view(d, o) for d, o in zip(drafts, others, strict=True)]),
+                np.array([o.correct for o in others]),
+                np.array([o.cost_usd for o in others], dtype=np.float64),
             )
         return self._views[helper]
 
     def take(self, rows: Rows) -> Pair:
-        """Some of the rows, with what was worked out about them."""
-        taken = replace(
+        """Some of the rows."""
+        return replace(
             self,
             rows=[self.rows[i] for i in rows],
             small_correct=self.small_correct[rows],
             large_correct=self.large_correct[rows],
             small_cost=self.small_cost[rows],
             large_cost=self.large_cost[rows],
-            _views={name: view.take(rows) for name, view in self._views.items()},
-            _topics={},
         )
-        for name in ("raw", "characters"):
-            taken.__dict__[name] = getattr(self, name)[rows]
-        for name in ("draft", "prompt"):
-            taken.__dict__[name] = getattr(self, name).take(rows)
-        taken.__dict__["candidates"] = self.candidates
-        return taken
-
-    @cached_property
-    def candidates(self) -> tuple[str, ...]:
-        """Models that could help: every row has an answer of theirs, with its cost."""
-        if not self.priced:
-            return ()
-        names = [name for name in self.rows[0].models if name not in (self.small, self.large)]
-        return tuple(name for name in names if all(_answered(row, name) for row in self.rows))
 
     def helpers(self, fit: Rows) -> tuple[str, ...]:
         """The most accurate cheap candidates on the fitting rows."""
         most = max(1.001 * self.small_cost[fit].mean(), CHEAP * self.large_cost[fit].mean())
-
-        def known(name: str) -> tuple[float, float]:
-            outcomes = [self.rows[i].models[name] for i in fit]
-            costs = [outcome.cost_usd or 0.0 for outcome in outcomes]
-            return float(np.mean([o.correct for o in outcomes])), float(np.mean(costs))
-
-        figures = {name: known(name) for name in self.candidates}
-        cheap = [name for name, (_, cost) in figures.items() if cost <= most]
-        return tuple(sorted(cheap, key=lambda name: -figures[name][0])[:MOST_HELPERS])
+        cheap: list[tuple[float, str]] = []
+        for name in self.candidates:
+            found = [self.rows[i].models[name] for i in fit]
+            if np.mean([outcome.cost_usd for outcome in found]) <= most:
+                cheap.append((-float(np.mean([outcome.correct for outcome in found])), name))
+        best = sorted(cheap, key=lambda known: known[0])[:MOST_HELPERS]
+        return tuple(name for _, name in best)
 
 
 def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
@@ -215,17 +196,18 @@ def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
         raise ConfigurationError(
             f"the answers of {large} cost $0: there is nothing to save. Record `cost_usd`."
         )
-    ones = np.ones(len(rows))
+    others = [name for name in rows[0].models if priced and name not in (small, large)]
     return Pair(
         small=small,
         large=large,
         rows=rows,
         small_correct=np.array([row.models[small].correct for row in rows]),
         large_correct=np.array([row.models[large].correct for row in rows]),
-        small_cost=known[:, 0] if priced else 0.0 * ones,
-        large_cost=known[:, 1] if priced else ones,
+        small_cost=known[:, 0] if priced else np.zeros(len(rows)),
+        large_cost=known[:, 1] if priced else np.ones(len(rows)),
         priced=bool(priced),
         left_out=len(everything) - len(rows),
+        candidates=tuple(n for n in others if all(_answered(row, n) for row in rows)),
     )
 
 
@@ -281,7 +263,7 @@ def draft_features(outcome: Outcome) -> dict[str, float]:
         counts, total, _ = _votes(outcome)
         shares = np.array(sorted(counts.values(), reverse=True) or [0]) / total
         found["margin"] = float(shares[0] - (shares[1] if len(shares) > 1 else 0.0))
-        found["entropy"] = float(-(shares * np.log(shares + 1e-12)).sum())
+        found["entropy"] = _entropy(shares)
         found["distinct"] = len(counts) / total
         found["voted"] = sum(counts.values()) / total
     if outcome.output_tokens is not None and outcome.output_tokens > 1:
@@ -302,11 +284,15 @@ def _option_features(shares: Array) -> dict[str, float]:
     second = float(ranked[1]) if len(ranked) > 1 else 0.0
     found = {
         "margin": float(np.log(ranked[0]) - np.log(second + 1e-9)),
-        "entropy": float(-(shares * np.log(shares + 1e-12)).sum()),
+        "entropy": _entropy(shares),
     }
     found |= {f"rank{i}": float(np.log(ranked[i] + 1e-6)) for i in range(1, len(ranked))}
     found |= {f"mass{i}": float(np.log(shares[i] + 1e-6)) for i in range(4, len(shares))}
     return found | {f"is{i}": float(best == i) for i in range(min(4, len(shares)))}
+
+
+def _entropy(shares: Array) -> float:
+    return float(-(shares * np.log(shares + 1e-12)).sum())
 
 
 def _votes(outcome: Outcome) -> tuple[Counter[str], int, str]:
@@ -342,23 +328,15 @@ def _view(draft: Outcome, other: Outcome) -> dict[str, float]:
         others = _option_shares(shares)
         found["p_draft"] = float(np.log(others[int(np.argmax(_option_shares(mine)))] + 1e-6))
         found["p_top"] = float(np.log(others.max()))
-        found["entropy"] = float(-(others * np.log(others + 1e-12)).sum())
+        found["entropy"] = _entropy(others)
     elif (score := raw_score(other)) is not None:
         found["score"] = score
         found["score_of_other"] = (1.0 - found["same"]) * score
     return found
 
 
-def _block(rows: Sequence[Mapping[str, float]]) -> Block:
-    """Columns in the order of first appearance."""
-    names = tuple(dict.fromkeys(name for row in rows for name in row))
-    values = np.array([[row.get(name, np.nan) for name in names] for row in rows], np.float64)
-    return Block(names, values.reshape(len(rows), len(names)))
-
-
 _OPTION = re.compile(r"(?:^|\n)\(?([A-J])[.)] ")
 _NEGATION = re.compile(r"\b(not|except|least|never|false|incorrect)\b", re.IGNORECASE)
-_ROMAN = re.compile(r"\bI{2,3}\b")
 _SYMBOL = re.compile(r"[=^$\\+*/∀∃⊃<>]")
 _WORD = re.compile(r"\w+")
 _DIGIT = re.compile(r"\d")
@@ -370,25 +348,19 @@ def prompt_marks(prompt: str) -> dict[str, float]:
     parts = _OPTION.split(text)
     question, options = parts[0], parts[2::2]
     lengths = np.array([len(option) for option in options] or [0])
-    words = _WORD.findall(question)
-    numeric = sum(bool(_DIGIT.search(option)) for option in options)
+    words = _WORD.findall(question) or [""]
     return {
         "characters": len(text),
         "question": len(question),
         "option": float(lengths.mean()),
         "option_spread": float(lengths.std()),
         "digits": sum(c.isdigit() for c in question),
-        "numeric_options": numeric / len(options) if options else 0.0,
+        "numeric_options": sum(bool(_DIGIT.search(o)) for o in options) / max(len(options), 1),
         "negation": float(bool(_NEGATION.search(question))),
-        "all_of_above": float("of the above" in text.lower()),
-        "blank": float("__" in question),
-        "question_mark": float("?" in question),
-        "statements": float("statement 1" in text.lower()),
-        "roman": float(bool(_ROMAN.search(text))),
         "symbols": len(_SYMBOL.findall(text)),
         "sentences": question.count("."),
-        "word_length": sum(map(len, words)) / len(words) if words else 0.0,
-        "capitals": sum(word[0].isupper() for word in words) / len(words) if words else 0.0,
+        "word_length": sum(map(len, words)) / len(words),
+        "capitals": sum(word[:1].isupper() for word in words) / len(words),
     }
 
 

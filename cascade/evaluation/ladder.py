@@ -2,8 +2,8 @@
 
 A large answer is worth asking for where the expected gain p_L − p_S is above its price in errors,
 c_L/λ (λ: dollars per error). One such price turns every shape into a policy, by backward induction
-over its points of decision: before the draft, after it, after a helper. c_L grows with the length
-of the question, so that long questions need more doubt to be escalated.
+over its points of decision: the question or the draft, and a helper. c_L grows with the length of
+the question, so that long questions need more doubt to be escalated.
 
 p_S and p_L are logistic regressions with normal priors: the raw score is expected to count, all
 else to count little, so that with few labels a head *is* the raw score. Their estimates for rows
@@ -15,18 +15,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+from scipy.special import expit
 from scipy.stats import norm
 
 from cascade.confidence.calibration import Calibration
 from cascade.confidence.text import TextEncoder
 from cascade.errors import ConfigurationError
-from cascade.evaluation.features import Block, Pair, Rows
-from cascade.evaluation.metrics import Array
+from cascade.evaluation.features import Block, Pair
+from cascade.evaluation.metrics import Array, Rows
 
-ShapeName = Literal["score", "gain", "skip", "router", "helper", "known", "calibration"]
+ShapeName = Literal["score", "gain", "router", "known", "calibration", "stop"]
 
 PRICES = np.concatenate([[0.0], np.geomspace(0.003, 1.5, 40)])
 """Prices of a large answer, in errors, at which policies are worked out."""
@@ -42,9 +43,6 @@ NOISE = 1.0
 
 MOST_FIT = 10_000
 """More labels take time and hardly change a fit."""
-
-FREE_FROM = 300
-"""Labels from which on columns may also count three times as much as expected, if they do."""
 
 Prior = tuple[tuple[float, float], tuple[float, float]]
 """(mean, deviation) of the weight of a column, for p_S and for p_L."""
@@ -63,13 +61,10 @@ in turn: `benchmarks/decision_quality.py --only tuned`."""
 
 # Heads ----------------------------------------------------------------------------------------
 
-
-def sigmoid(z: Array) -> Array:
-    """1 / (1 + e^−z), without overflow."""
-    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -30, 30))), dtype=np.float64)
-
-
 Kind = Literal["plain", "logit", "log"]
+
+Estimates = tuple[Array, ...]
+"""(p_S, p_L) per row, or (p_S, p_L, p_H) where a helper answers too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +94,9 @@ def _scale(pair: Pair, fit: Rows, source: str) -> _Scale:
         raw = pair.raw[fit]
         return _Scale(source, ("raw",), known=np.sort(raw[np.isfinite(raw)]))
     encoder = pair.encoder if source == "topics" else None
-    block = _block(pair, source, encoder).take(fit)
-    kinds: tuple[Kind, ...] = tuple(_kind(column) for column in block.values.T)
-    values = _read(block.values, kinds)
+    block = _block(pair, source, encoder)
+    kinds = tuple(_kind(column) for column in block.values[fit].T)
+    values = _read(block.values[fit], kinds)
     seen = np.asarray(np.isfinite(values).any(axis=0))
     mean, deviation = np.zeros(values.shape[1]), np.full(values.shape[1], np.inf)
     mean[seen] = np.nanmean(values[:, seen], axis=0)
@@ -144,10 +139,6 @@ def _normal_scores(raw: Array, known: Array) -> Array:
     return np.where(np.isfinite(raw), norm.ppf(rank), 0.0)
 
 
-Estimates = tuple[Array, ...]
-"""(p_S, p_L) per row, or (p_S, p_L, p_H) where a helper answers too."""
-
-
 @dataclass(frozen=True, slots=True)
 class Head:
     """Logistic regressions of who is right, on the same columns."""
@@ -158,7 +149,7 @@ class Head:
     def __call__(self, pair: Pair) -> Estimates:
         """Estimates for each row of any recording of the same models."""
         x = _columns(pair, self.scales)
-        return tuple(sigmoid(x @ w) for w in self.weights)
+        return tuple(expit(x @ w) for w in self.weights)
 
 
 def _columns(pair: Pair, scales: Sequence[_Scale]) -> Array:
@@ -166,12 +157,7 @@ def _columns(pair: Pair, scales: Sequence[_Scale]) -> Array:
 
 
 def fit_head(
-    pair: Pair,
-    fit: Rows,
-    sources: Sequence[str],
-    helper: str | None = None,
-    *,
-    freedom: float = 1.0,
+    pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None = None
 ) -> tuple[Head, Estimates]:
     """A head, and its estimates for all rows: leave-one-out where the row fitted it.
 
@@ -180,23 +166,21 @@ def fit_head(
         fit: which of them have labels that may be seen.
         sources: `raw`, `draft`, `prompt`, `topics`, and `view:NAME` of another model.
         helper: a model whose own correctness is estimated too.
-        freedom: times as wide are the priors of all columns but the raw score.
     """
     scales = tuple(_scale(pair, fit, source) for source in sources)
     x = _columns(pair, scales)
     priors: list[Prior] = [((0.0, 30.0), (0.0, 30.0))]
     for scale in scales:
-        kind = scale.source.partition(":")[0]
-        priors += [PRIORS["same" if name == "same" else kind] for name in scale.names]
+        source = scale.source.partition(":")[0]
+        priors += [PRIORS["same" if name == "same" else source] for name in scale.names]
     table = np.array(priors)
-    table[1 + ("raw" in sources) :, :, 1] *= freedom
     targets = [(pair.small_correct, table[:, 0]), (pair.large_correct, table[:, 1])]
     if helper is not None:
         targets.append((pair.view(helper).correct, table[:, 1]))
     weights, estimates = [], []
     for correct, prior in targets:
         w, left_out = _fit_logistic(x[fit], correct[fit], prior[:, 0], prior[:, 1] ** -2)
-        estimate = sigmoid(x @ w)
+        estimate = expit(x @ w)
         estimate[fit] = left_out
         weights.append(w)
         estimates.append(estimate)
@@ -216,69 +200,21 @@ def _fit_logistic(x: Array, y: Array, prior: Array, precision: Array) -> tuple[A
     for _ in range(15):
         if largest < 1e-3:
             break
-        p = sigmoid(x @ w)
+        p = expit(x @ w)
         hessian = (x * (p * (1 - p))[:, None]).T @ x
         hessian[np.diag_indices_from(hessian)] += precision
         step = np.linalg.solve(hessian, x.T @ (y - p) - precision * (w - prior))
         largest = float(np.abs(step).max())
         w += step * min(1.0, 2.0 / max(largest, 1e-12))
-    p = sigmoid(x @ w)
+    p = expit(x @ w)
     leverage = np.einsum("ij,ji->i", x, np.linalg.solve(hessian, x.T))
-    return w, sigmoid(x @ w - (y - p) * leverage / np.maximum(1 - p * (1 - p) * leverage, 1e-3))
-
-
-def _mixed(one: Estimates, other: Estimates, share: float) -> Estimates:
-    return tuple((1 - share) * a + share * b for a, b in zip(one, other, strict=True))
-
-
-def _trust(new: Estimates, old: Estimates, gain: Array, fit: Rows, lean: float) -> float:
-    """Share of a richer head beside a simpler one: Φ(t + lean), t being how many standard errors
-    better it orders the fitting rows by their gain."""
-
-    def earned(estimates: Estimates) -> Array:
-        doubt = -(estimates[1] - estimates[0])[fit]
-        ranked = np.sort(doubt)
-        at = np.searchsorted(ranked, doubt, "left") + np.searchsorted(ranked, doubt, "right")
-        return np.asarray(gain[fit] * (1 - at / (2 * len(fit))))
-
-    better = earned(new) - earned(old)
-    error = better.std() / np.sqrt(len(fit))
-    return float(norm.cdf(better.mean() / error + lean)) if error > 0 else 0.5
-
-
-Estimator = Callable[[Pair], Estimates]
-
-
-def _fit_blend(
-    pair: Pair, fit: Rows, steps: Sequence[Sequence[str]]
-) -> tuple[Estimator, Estimates]:
-    """A head that grows by sources, and with many labels by freedom, each step as far as it is
-    trusted."""
-    gain = pair.large_correct - pair.small_correct
-    head, estimates = fit_head(pair, fit, steps[0])
-    heads, shares = [head], [1.0]
-    richer = [(sources, 1.0, 0.5) for sources in steps[1:]]
-    if len(fit) >= FREE_FROM:
-        richer.append((steps[-1], 3.0, -1.0))
-    for sources, freedom, lean in richer:
-        head, found = fit_head(pair, fit, sources, freedom=freedom)
-        share = _trust(found, estimates, gain, fit, lean)
-        estimates = _mixed(estimates, found, share)
-        heads.append(head)
-        shares = [*(s * (1 - share) for s in shares), share]
-
-    def estimate(other: Pair) -> Estimates:
-        parts = [[s * e for e in head(other)] for head, s in zip(heads, shares, strict=True)]
-        return tuple(np.sum(part, axis=0) for part in zip(*parts, strict=True))
-
-    return estimate, estimates
+    return w, expit(x @ w - (y - p) * leverage / np.maximum(1 - p * (1 - p) * leverage, 1e-3))
 
 
 # Shapes ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(NamedTuple):
     """A point of decision, (n,) each.
 
     Attributes:
@@ -287,8 +223,8 @@ class Stage:
         right: whether the answer kept here is right.
         paid: dollars to get here from the point before.
         expected: the same, as known beforehand.
-        on_keeping: dollars that are paid only if the answer is kept: an unread draft.
-        may_keep: whether there is an answer to keep.
+        on_keeping: dollars that are paid only if the answer is kept: a draft that was not needed
+            to decide.
     """
 
     kept: Array
@@ -297,23 +233,9 @@ class Stage:
     paid: Array
     expected: Array
     on_keeping: Array
-    may_keep: bool = True
-
-    def take(self, rows: Rows) -> Stage:
-        """The stage on some of the rows."""
-        return Stage(
-            self.kept[rows],
-            self.large[rows],
-            self.right[rows],
-            self.paid[rows],
-            self.expected[rows],
-            self.on_keeping[rows],
-            self.may_keep,
-        )
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """Rows with their points of decision.
 
     Attributes:
@@ -330,19 +252,14 @@ class Plan:
 
     def take(self, rows: Rows) -> Plan:
         """Some of the rows."""
-        return Plan(
-            tuple(stage.take(rows) for stage in self.stages),
-            self.large_right[rows],
-            self.large_paid[rows],
-            self.large_expected[rows],
-        )
+        stages = tuple(Stage(*(column[rows] for column in stage)) for stage in self.stages)
+        return Plan(stages, *(column[rows] for column in self[1:]))
 
 
-@dataclass(frozen=True, slots=True)
-class Played:
-    """What a policy did, (prices, n) each; `stage` is −1 where the large model answered."""
+class Played(NamedTuple):
+    """What a policy did, (prices, n) each."""
 
-    stage: Array
+    escalated: Array
     right: Array
     cost: Array
     expected_loss: Array
@@ -353,14 +270,13 @@ class Shape:
     """A shape with its heads: a policy for every price of a large answer.
 
     Attributes:
-        name: what is decided where.
-        skips: whether the draft is left out where the question alone says so.
-        helper: the other model that is asked, if any.
+        name: what decides.
         plan_of: the points of decision on the rows of any recording of the same models.
         here: those of the recording that it was fitted on, with leave-one-out estimates for the
             rows that fitted it.
         fit: those rows.
         unit: mean dollars of a large answer.
+        helper: the other model that is asked, if any.
     """
 
     name: ShapeName
@@ -368,14 +284,8 @@ class Shape:
     here: Plan
     fit: Rows
     unit: float
-    skips: bool = False
     helper: str | None = None
     _tables: dict[float, list[tuple[Array, Array]]] = field(default_factory=dict, repr=False)
-
-    @property
-    def label(self) -> str:
-        """The name, and whether drafts are left out."""
-        return f"{self.name}, drafts skipped" if self.skips and self.name != "skip" else self.name
 
     @cached_property
     def learned(self) -> Plan:
@@ -384,55 +294,45 @@ class Shape:
 
     def play(self, plan: Plan, prices: Sequence[float] | Array) -> Played:
         """The policies of these prices on the rows of a plan."""
-        n, shape = len(plan.large_right), (len(prices), len(plan.large_right))
-        stage, cost = np.full(shape, -1), np.zeros(shape)
-        right, loss = np.tile(plan.large_right, (len(prices), 1)), np.zeros(shape)
-        for k, price in enumerate(prices):
-            tables = self._continuations(float(price))
+        n = len(plan.large_right)
+        escalated, cost, loss = (np.zeros((len(prices), n)) for _ in range(3))
+        right = np.tile(plan.large_right, (len(prices), 1))
+        for k, price in enumerate(map(float, prices)):
             going = np.ones(n, bool)
-            for i, here in enumerate(plan.stages):
-                cost[k] += np.where(going, here.paid, 0.0)
-                keep, ask = self._sides(here, plan, float(price))
-                on = going & (_look_up(tables[i], ask - keep) + keep > np.maximum(keep, ask))
+            tables = self._continuations(price)
+            for here, table in zip(plan.stages, tables, strict=True):
+                cost[k, going] += here.paid[going]
+                keep, ask = self._sides(here, plan, price)
+                on = going & (_look_up(table, ask - keep) + keep > np.maximum(keep, ask))
                 kept = going & ~on & (keep >= ask)
-                stage[k, kept], right[k, kept] = i, here.right[kept]
+                right[k, kept] = here.right[kept]
                 loss[k, kept] = (here.large - here.kept)[kept]
-                cost[k] += np.where(kept, here.on_keeping, 0.0)
+                cost[k, kept] += here.on_keeping[kept]
+                escalated[k, going & ~on & ~kept] = 1.0
                 going = on
-            cost[k] += np.where(stage[k] < 0, plan.large_paid, 0.0)
-        return Played(stage, right, cost, loss)
+            cost[k] += escalated[k] * plan.large_paid
+        return Played(escalated, right, cost, loss)
 
     def _sides(self, stage: Stage, plan: Plan, price: float) -> tuple[Array, Array]:
         """Value of keeping and of escalating, in right answers less their price."""
         each = price / self.unit
-        keep = (
-            stage.kept - each * stage.on_keeping
-            if stage.may_keep
-            else np.full_like(stage.kept, -9.0)
-        )
-        return keep, stage.large - each * plan.large_expected
+        return stage.kept - each * stage.on_keeping, stage.large - each * plan.large_expected
 
     def _continuations(self, price: float) -> list[tuple[Array, Array]]:
         """Per stage: what going on was worth more than keeping, by how doubtful a row was.
 
         Averages over the nearest fitting rows; the last stage cannot go on.
         """
-        if price in self._tables:
-            return self._tables[price]
-        plan, each = self.learned, price / self.unit
-        tables: list[tuple[Array, Array]] = []
-        after: Array | None = None
-        for i in reversed(range(len(plan.stages))):
-            here = plan.stages[i]
-            keep, ask = self._sides(here, plan, price)
-            if after is None:
-                tables.append((np.zeros(1), np.full(1, -99.0)))
-                after = np.maximum(keep, ask)
-                continue
-            worth = after - each * plan.stages[i + 1].expected - keep
-            tables.append(_smooth(ask - keep, worth))
-            after = np.maximum(np.maximum(keep, ask), keep + _look_up(tables[-1], ask - keep))
-        self._tables[price] = tables[::-1]
+        if price not in self._tables:
+            plan, tables = self.learned, [(np.zeros(1), np.full(1, -99.0))]
+            after = np.maximum(*self._sides(plan.stages[-1], plan, price))
+            for i in reversed(range(len(plan.stages) - 1)):
+                keep, ask = self._sides(plan.stages[i], plan, price)
+                worth = after - price / self.unit * plan.stages[i + 1].expected - keep
+                tables.insert(0, _smooth(ask - keep, worth))
+                on = keep + _look_up(tables[0], ask - keep)
+                after = np.maximum(np.maximum(keep, ask), on)
+            self._tables[price] = tables
         return self._tables[price]
 
 
@@ -450,111 +350,84 @@ def _look_up(table: tuple[Array, Array], x: Array) -> Array:
     return np.asarray(np.interp(x, *table), dtype=np.float64)
 
 
-@dataclass(frozen=True)
-class _Maker:
-    """Makes the shapes of a recording on its fitting rows."""
-
-    pair: Pair
-    fit: Rows
-
-    def shapes(self) -> list[Shape]:
-        """From the simplest up."""
-        pair = self.pair
-        has_score = bool(np.isfinite(pair.raw[self.fit]).any())
-        own = ["raw"] * has_score + ["draft"] * bool(pair.draft.names)
-        text = ["prompt", "topics"]
-        before = _fit_blend(pair, self.fit, [text])
-        draft, unread = self.draft(*before), self.unread(*before)
-        found: list[Shape] = []
-        if has_score:
-            found.append(self.shape("score", [self.draft(*_fit_blend(pair, self.fit, [["raw"]]))]))
-        if own:
-            steps = [own[:1], *([own] if len(own) > 1 else []), [*own, *text]]
-            draft = self.draft(*_fit_blend(pair, self.fit, steps))
-            found.append(self.shape("gain", [draft]))
-            found.append(self.shape("skip", [unread, draft]))
-        found.append(self.shape("router", [self.router(*before)]))
-        for name in pair.helpers(self.fit):
-            for stage, shape in self.helped(name, [*own, *text, f"view:{name}"]):
-                found.append(self.shape(shape, [draft, stage], name))
-                found.append(self.shape(shape, [unread, draft, stage], name))
-        return found
-
-    def shape(self, name: ShapeName, stages: Sequence[_Part], helper: str | None = None) -> Shape:
-        """A shape from its points of decision."""
-        pair, dear = self.pair, self._line(self.pair.large_cost)
-
-        def plan_of(other: Pair) -> Plan:
-            made = tuple(make(other, estimate(other)) for make, estimate, _ in stages)
-            return Plan(made, other.large_correct, other.large_cost, dear(other))
-
-        made = tuple(make(pair, left_out) for make, _, left_out in stages)
-        here = Plan(made, pair.large_correct, pair.large_cost, dear(pair))
-        unit = float(pair.large_cost[self.fit].mean())
-        skips = len(stages) > 1 and not made[0].may_keep
-        return Shape(name, plan_of, here, self.fit, unit, skips, helper)
-
-    def draft(self, estimate: Estimator, left_out: Estimates) -> _Part:
-        """The point after the draft."""
-        line = self._line(self.pair.small_cost)
-
-        def make(pair: Pair, p: Estimates) -> Stage:
-            free = np.zeros(len(pair))
-            return Stage(p[0], p[1], pair.small_correct, pair.small_cost, line(pair), free)
-
-        return make, estimate, left_out
-
-    def router(self, estimate: Estimator, left_out: Estimates) -> _Part:
-        """The question alone; what is drafted is kept."""
-
-        def make(pair: Pair, p: Estimates) -> Stage:
-            free = np.zeros(len(pair))
-            return Stage(p[0], p[1], pair.small_correct, free, free, pair.small_cost)
-
-        return make, estimate, left_out
-
-    def unread(self, estimate: Estimator, left_out: Estimates) -> _Part:
-        """The question alone; on to the draft, or to the large model at once."""
-
-        def make(pair: Pair, p: Estimates) -> Stage:
-            free = np.zeros(len(pair))
-            return Stage(p[0], p[1], pair.small_correct, free, free, free, may_keep=False)
-
-        return make, estimate, left_out
-
-    def helped(self, name: str, sources: list[str]) -> list[tuple[_Part, ShapeName]]:
-        """The point after a helper: the draft is kept, or what is known to be likelier."""
-        head, left_out = fit_head(self.pair, self.fit, sources, name)
-        line = self._line(self.pair.view(name).cost)
-
-        def drafted(pair: Pair, p: Estimates) -> Stage:
-            free, spent = np.zeros(len(pair)), pair.view(name).cost
-            return Stage(p[0], p[1], pair.small_correct, spent, line(pair), free)
-
-        def known(pair: Pair, p: Estimates) -> Stage:
-            free, view = np.zeros(len(pair)), pair.view(name)
-            right = np.where(p[2] > p[0], view.correct, pair.small_correct)
-            return Stage(np.maximum(p[0], p[2]), p[1], right, view.cost, line(pair), free)
-
-        return [((drafted, head, left_out), "helper"), ((known, head, left_out), "known")]
-
-    def _line(self, cost: Array) -> Callable[[Pair], Array]:
-        """Dollars as known beforehand: a straight line over the length of the question."""
-        x, y = self.pair.characters[self.fit], cost[self.fit]
-        spread = float(x.var())
-        slope = float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread > 0 else 0.0
-        middle, mean = float(x.mean()), float(y.mean())
-        return lambda pair: np.maximum(mean + slope * (pair.characters - middle), 0.1 * mean)
-
-
-_Part = tuple[Callable[[Pair, Estimates], Stage], Estimator, Estimates]
+_Estimator = Callable[[Pair], Estimates]
+_Part = tuple[Callable[[Pair, Estimates], Stage], _Estimator, Estimates]
+"""A point of decision: how it is made of estimates, their estimator, and those at hand."""
 
 
 def fit_shapes(pair: Pair, fit: Rows) -> list[Shape]:
     """All shapes that a recording allows, fitted to some of its rows, from the simplest up."""
     if len(fit) > MOST_FIT:
         fit = np.random.default_rng(0).choice(fit, MOST_FIT, replace=False)
-    return _Maker(pair, fit).shapes()
+    has_score = bool(np.isfinite(pair.raw[fit]).any())
+    own = ["raw"] * has_score + ["draft"] * bool(pair.draft.names)
+    text = ["prompt", "topics"]
+    found: list[Shape] = []
+    if has_score:
+        found.append(_shape("score", pair, fit, [_drafted(pair, fit, ["raw"])]))
+    drafted = _drafted(pair, fit, [*own, *text])
+    if own:
+        found.append(_shape("gain", pair, fit, [drafted]))
+    found.append(_shape("router", pair, fit, [(_unread, *fit_head(pair, fit, text))]))
+    for name in pair.helpers(fit):
+        helped = _helped(pair, fit, name, [*own, *text, f"view:{name}"])
+        found.append(_shape("known", pair, fit, [drafted, helped], name))
+    return found
+
+
+def _shape(
+    name: ShapeName, pair: Pair, fit: Rows, parts: Sequence[_Part], helper: str | None = None
+) -> Shape:
+    dear = _line(pair, fit, pair.large_cost)
+
+    def plan_of(other: Pair, at_hand: bool = False) -> Plan:
+        stages = (make(other, p if at_hand else estimate(other)) for make, estimate, p in parts)
+        return Plan(tuple(stages), other.large_correct, other.large_cost, dear(other))
+
+    unit = float(pair.large_cost[fit].mean())
+    return Shape(name, plan_of, plan_of(pair, at_hand=True), fit, unit, helper)
+
+
+def _drafted(pair: Pair, fit: Rows, sources: Sequence[str]) -> _Part:
+    """The point after the draft."""
+    return _after_draft(pair, fit), *fit_head(pair, fit, sources)
+
+
+def _after_draft(pair: Pair, fit: Rows) -> Callable[[Pair, Estimates], Stage]:
+    line = _line(pair, fit, pair.small_cost)
+
+    def make(other: Pair, p: Estimates) -> Stage:
+        free = np.zeros(len(other))
+        return Stage(p[0], p[1], other.small_correct, other.small_cost, line(other), free)
+
+    return make
+
+
+def _unread(pair: Pair, p: Estimates) -> Stage:
+    """The point of a router: the question alone; what is drafted is kept."""
+    free = np.zeros(len(pair))
+    return Stage(p[0], p[1], pair.small_correct, free, free, pair.small_cost)
+
+
+def _helped(pair: Pair, fit: Rows, name: str, sources: Sequence[str]) -> _Part:
+    """The point after a helper: the answer is kept that is known to be likelier."""
+    line = _line(pair, fit, pair.view(name).cost)
+
+    def make(other: Pair, p: Estimates) -> Stage:
+        free, view = np.zeros(len(other)), other.view(name)
+        right = np.where(p[2] > p[0], view.correct, other.small_correct)
+        return Stage(np.maximum(p[0], p[2]), p[1], right, view.cost, line(other), free)
+
+    return make, *fit_head(pair, fit, sources, name)
+
+
+def _line(pair: Pair, fit: Rows, cost: Array) -> Callable[[Pair], Array]:
+    """Dollars as known beforehand: a straight line over the length of the question."""
+    x, y = pair.characters[fit], cost[fit]
+    spread = float(x.var())
+    slope = float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread > 0 else 0.0
+    middle, mean = float(x.mean()), float(y.mean())
+    return lambda other: np.maximum(mean + slope * (other.characters - middle), 0.1 * mean)
 
 
 def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None = None) -> Shape:
@@ -573,9 +446,8 @@ def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None 
     def estimate(other: Pair) -> Estimates:
         return _estimates(calibration, other)
 
-    maker = _Maker(pair, rows)
-    part = maker.draft(estimate, estimate(pair))
-    return maker.shape("calibration", [part])
+    part = _after_draft(pair, rows), estimate, estimate(pair)
+    return _shape("calibration", pair, rows, [part])
 
 
 def _estimates(calibration: Calibration, pair: Pair) -> Estimates:
@@ -583,8 +455,7 @@ def _estimates(calibration: Calibration, pair: Pair) -> Estimates:
         calibration.estimate(outcome.features, calibration.signals)
         for outcome in pair.outcomes(pair.small)
     ]
-    known = [estimate for estimate in found if estimate is not None]
-    if not known:
+    if all(estimate is None for estimate in found):
         raise ConfigurationError(
             f"no draft of {pair.small} has the features that the calibration reads "
             f"({', '.join(calibration.signals)}): record them (`cascade calibrate` does)."
@@ -621,8 +492,14 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """The rungs that were tried, and the shape that the labels pay for."""
+    """The rungs that were tried, and the shape that the labels pay for.
 
+    Attributes:
+        pair: the recording that the shapes were fitted on.
+        rungs: from the simplest up.
+    """
+
+    pair: Pair
     rungs: tuple[Rung, ...]
 
     @cached_property
@@ -630,58 +507,53 @@ class Ladder:
         """The highest rung that was taken; None where the large model alone is worth more, at any
         price of an error."""
         taken = [rung.shape for rung in self.rungs if rung.taken]
-        if not taken:
-            return None
         worth = values_of(taken[-1], taken[-1].learned, (*JUDGED, LENIENT)).mean(axis=1)
         return taken[-1] if worth.max() > 0 else None
 
-    @cached_property
-    def by_name(self) -> dict[str, Shape]:
-        """The first shape of each name, without those that only leave drafts out."""
-        first: dict[str, Shape] = {}
+    @property
+    def name(self) -> str:
+        """Of that shape; `off` for the large model alone."""
+        return "off" if self.shape is None else self.shape.name
+
+    def plan(self, shape: Shape, pair: Pair) -> Plan:
+        """The points of decision on these rows; leave-one-out on those that fitted it."""
+        return shape.here if pair is self.pair else shape.plan_of(pair)
+
+    def gains(self, pair: Pair) -> dict[str, Array]:
+        """Expected gain of escalating on these rows, of each shape without a helper."""
+        alone = (rung.shape for rung in self.rungs if rung.shape.helper is None)
+        stages = {shape.name: self.plan(shape, pair).stages[0] for shape in alone}
+        return {name: stage.large - stage.kept for name, stage in stages.items()}
+
+    def confidence(self, pair: Pair) -> Array:
+        """P(the draft is right) on these rows; NaN where no shape looks at drafts."""
         for rung in self.rungs:
-            if not rung.shape.skips:
-                first.setdefault(rung.shape.name, rung.shape)
-        return {name: shape for name, shape in first.items() if name != "known"}
-
-    @property
-    def _reads_drafts(self) -> Shape | None:
-        return self.by_name.get("gain") or self.by_name.get("calibration")
-
-    @property
-    def confidence(self) -> Array:
-        """P(draft is right) on the rows of the recording it was fitted on; NaN where no shape
-        looks at drafts."""
-        shape = self._reads_drafts
-        if shape is None:
-            n = len(self.rungs[0].shape.here.large_right)
-            return np.full(n, np.nan)
-        return shape.here.stages[0].kept
-
-    def confidence_on(self, pair: Pair) -> Array:
-        """The same on other rows."""
-        shape = self._reads_drafts
-        return np.full(len(pair), np.nan) if shape is None else shape.plan_of(pair).stages[0].kept
+            if rung.shape.name in ("gain", "calibration"):
+                return self.plan(rung.shape, pair).stages[0].kept
+        return np.full(len(pair), np.nan)
 
 
-def climb(shapes: Sequence[Shape]) -> Ladder:
+def climb(pair: Pair, shapes: Sequence[Shape]) -> Ladder:
     """Step up only where leave-one-out rows show that it pays by more than its noise."""
     rungs: list[Rung] = []
     below: Array | None = None
     for shape in shapes:
-        worth = value_of(shape)
+        worth = value_of(shape, shape.learned)
         better = worth if below is None else worth - below
         error = float(better.std() / np.sqrt(len(better)))
         taken = below is None or bool(better.mean() > NOISE * error)
         rungs.append(Rung(shape, float(worth.mean()), float(better.mean()), error, taken))
         below = worth if taken else below
-    return Ladder(tuple(rungs))
+    return Ladder(pair, tuple(rungs))
 
 
-def value_of(shape: Shape, plan: Plan | None = None) -> Array:
-    """What a shape is worth on each row of a plan, in right answers; by default of the rows that
-    fitted it."""
-    plan = plan or shape.learned
+def fit_ladder(pair: Pair, fit: Rows) -> Ladder:
+    """The ladder of all shapes, fitted to some rows of a recording."""
+    return climb(pair, fit_shapes(pair, fit))
+
+
+def value_of(shape: Shape, plan: Plan) -> Array:
+    """What a shape is worth on each row of a plan, in right answers, over the prices `JUDGED`."""
     return np.asarray(values_of(shape, plan, JUDGED).mean(axis=0), dtype=np.float64)
 
 

@@ -15,15 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+Rows = NDArray[np.intp]
 
 TINY = 1e-12
 """Differences below are noise of the arithmetic."""
 
 AIQ_STEPS = 101
-
-MOST_RESAMPLED = 4000
-"""Of more rows a part is resampled; the spread of the whole follows, since it falls as 1/√n."""
 
 
 class Interval(NamedTuple):
@@ -114,10 +111,22 @@ def cpt(curve: Curve, recovered: float) -> float:
     if last - first <= TINY:
         return np.nan
     target = first + recovered * (last - first)
-    at = int(np.argmax(curve.quality >= target - TINY))
-    if at == 0:
-        return 0.0
+    at = max(int(np.argmax(curve.quality >= target - TINY)), 1)
     return float(np.interp(target, curve.quality[at - 1 : at + 1], curve.share[at - 1 : at + 1]))
+
+
+def delta_ibc(curve: Curve) -> float:
+    """Incremental benefit per cost over that of the large model, less 1 (AutoMix, 2310.12963).
+
+    IBC is (q − q_S)/(c − c_S), averaged over ten equal steps of cost: 0 is a random mix. NaN where
+    the large model is not better, or no dearer.
+    """
+    quality, cost = curve.quality - curve.quality[0], curve.cost - curve.cost[0]
+    if quality[-1] <= TINY or cost[-1] <= TINY:
+        return np.nan
+    steps = np.linspace(0.1, 1, 10)
+    better = np.interp(steps, cost / cost[-1], quality / quality[-1]) / steps
+    return float(better.mean() - 1)
 
 
 def aiq(curve: Curve) -> float:
@@ -153,19 +162,13 @@ def aurc(confidence: Array, correct: Array) -> float:
     return float(np.mean(np.cumsum(wrong) / np.arange(1, len(wrong) + 1)))
 
 
-def excess_aurc(confidence: Array, correct: Array) -> float:
-    """AURC above that of an order which knows the labels."""
-    return aurc(confidence, correct) - aurc(correct, correct)
-
-
 def bootstrap(
-    statistics: Callable[[NDArray[np.intp]], Mapping[str, float]],
-    n: int,
-    *,
-    draws: int = 100,
-    seed: int = 0,
+    statistics: Callable[[Rows], Mapping[str, float]], n: int, *, draws: int = 100, seed: int = 0
 ) -> dict[str, Interval]:
-    """95 % percentile intervals of figures over resampled rows.
+    """95 % intervals of figures over resampled rows.
+
+    An interval is the spread of the draws around the figure itself, since resampling moves some
+    figures to one side (the ECE grows). What is a share in all draws has ends that are shares.
 
     Args:
         statistics: rows → figures by name.
@@ -175,14 +178,14 @@ def bootstrap(
     """
     rng = np.random.default_rng(seed)
     value = statistics(np.arange(n))
-    part = np.arange(n) if n <= MOST_RESAMPLED else rng.permutation(n)[:MOST_RESAMPLED]
-    centre = value if n <= MOST_RESAMPLED else statistics(part)
-    drawn = [statistics(part[rng.integers(0, len(part), len(part))]) for _ in range(draws)]
+    drawn = [statistics(rng.integers(0, n, n)) for _ in range(draws)]
     found = {}
     for name, figure in value.items():
-        deviations = np.array([draw[name] for draw in drawn]) - centre[name]
-        known = deviations[np.isfinite(deviations)]
-        ends = np.quantile(known, [0.025, 0.975]) if len(known) else np.array([np.nan, np.nan])
-        low, high = figure + np.sqrt(len(part) / n) * ends
+        known = np.array([draw[name] for draw in drawn if np.isfinite(draw[name])])
+        low = high = np.nan
+        if len(known):
+            low, high = figure + np.quantile(known - known.mean(), [0.025, 0.975])
+            if min(figure, known.min()) >= 0 and max(figure, known.max()) <= 1:
+                low, high = max(low, 0.0), min(high, 1.0)
         found[name] = Interval(float(figure), float(low), float(high))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,6 @@ from cascade.evaluation.crossfit import (
     Point,
     Ranking,
     Sheet,
-    Step,
     baselines,
     certify_half,
     cheapest_within,
@@ -34,7 +34,7 @@ from cascade.evaluation.crossfit import (
     worst_mistakes,
 )
 from cascade.evaluation.features import Pair
-from cascade.evaluation.ladder import Ladder, climb, fit_shapes, shape_of_calibration
+from cascade.evaluation.ladder import climb, fit_ladder, shape_of_calibration
 from cascade.evaluation.metrics import Interval
 from cascade.evaluation.render import (
     Axis,
@@ -65,17 +65,30 @@ WORTHWHILE = 0.05
 UNCERTAIN = 0.05
 """So much more than what may be lost is too much not to know."""
 
+FAIR_TEST = 200
+"""With fewer rows a cascade that does not save has not had a fair test."""
+
 SHAPES: Mapping[str, str] = {
     "score": "the draft's own score decides",
     "gain": "the draft's signals and the question decide",
-    "skip": "the question alone sends some straight to the large model; the draft decides the rest",
     "router": "the question alone decides",
-    "helper": "where the draft leaves it open, another cheap model is asked too",
     "known": "where the draft leaves it open, another cheap model is asked too, and the likelier "
     "of the two answers is given",
     "calibration": "the calibrated confidence decides, as it does online",
+    "stop": "hopeless runs are given up early; of the others the run and the question decide",
     "off": "the large model answers everything",
 }
+
+
+class Step(Record):
+    """A rung of the ladder; `value` and `better` are right answers per question, costs priced."""
+
+    shape: str
+    helper: str | None
+    value: float
+    better: float
+    error: float
+    taken: bool
 
 
 class Evaluation(Record):
@@ -104,8 +117,8 @@ class Evaluation(Record):
     priced: bool
     cost_ratio: float
     verdict: Verdict
-    sentence: str
-    notes: tuple[str, ...]
+    sentence: str = ""
+    notes: tuple[str, ...] = ()
     points: tuple[Point, ...]
     recommended: Point
     shape: str
@@ -127,7 +140,7 @@ def evaluate(
     *,
     test: Pair | None = None,
     calibration: Calibration | None = None,
-    choose: Choice | None = None,
+    choose: Choice = fit_ladder,
 ) -> Evaluation:
     """What a cascade of a pair is worth.
 
@@ -143,18 +156,19 @@ def evaluate(
     """
     options = options or Options()
     check(pair, options)
+    if test is not None:  # a helper has to be there on both
+        both = tuple(name for name in pair.candidates if name in test.candidates)
+        pair = replace(pair, candidates=both)
     if calibration is not None:
-        ladder = climb([shape_of_calibration(calibration, pair)])
-        own = sheet = play_on(ladder, pair if test is None else test)
+        ladder = climb(pair, [shape_of_calibration(calibration, pair)])
+        own = play_on(ladder, pair)
     else:
-        choose = choose or (lambda part, fit: climb(fit_shapes(part, fit)))
-        own = sheet = cross_fit(pair, options, choose)
-        ladder = choose(pair, np.arange(len(pair)))
-        sheet = own if test is None else play_on(ladder, test)
+        own, ladder = cross_fit(pair, options, choose), choose(pair, np.arange(len(pair)))
+    sheet = own if test is None else play_on(ladder, test)
     at = recommend(own, options) if ladder.shape is not None else None
-    within = None if options.price_of_error else options.within
-    judge = _Judge(sheet, own, ladder, options, point_of(sheet, at, within, options))
-    return Evaluation(
+    point = point_of(sheet, at, None if options.price_of_error else options.within, options)
+    shape = "off" if at is None else ladder.name
+    found = Evaluation(
         small=pair.small,
         large=pair.large,
         options=options,
@@ -162,21 +176,19 @@ def evaluate(
         test_rows=0 if test is None else len(test),
         left_out=sheet.pair.left_out,
         priced=pair.priced,
-        cost_ratio=judge.cost_ratio,
-        verdict=judge.verdict,
-        sentence=judge.sentence,
-        notes=judge.notes,
+        cost_ratio=float(sheet.pair.small_cost.sum() / sheet.pair.large_cost.sum()),
+        verdict=_verdict(own, point, shape, options),
         points=tuple(
             point_of(sheet, cheapest_within(own, loss, options), loss, options)
             for loss in options.menu
         ),
-        recommended=judge.point,
-        shape=judge.shape,
+        recommended=point,
+        shape=shape,
         helper=None if ladder.shape is None else ladder.shape.helper,
-        chosen=dict(own.chosen),
+        chosen=dict(own.chosen.most_common()),
         rungs=tuple(
             Step(
-                shape=rung.shape.label,
+                shape=rung.shape.name,
                 helper=rung.shape.helper,
                 value=rung.value,
                 better=rung.better,
@@ -186,173 +198,149 @@ def evaluate(
             for rung in ladder.rungs
         ),
         alone=baselines(sheet.pair),
-        frontier=tuple(zip(sheet.share.tolist(), sheet.right.mean(axis=1).tolist(), strict=True)),
+        frontier=tuple(
+            zip(sheet.share.tolist(), sheet.played.right.mean(axis=1).tolist(), strict=True)
+        ),
         rankings=tuple(ranking_of(sheet, name, options.seed) for name in sheet.gains),
         confidence=confidence_of(sheet, options.seed),
         certified=certify_half(pair, options, test),
         mistakes=worst_mistakes(sheet, at),
-        rows_to_tell=judge.rows_to_tell,
+        rows_to_tell=_rows_to_tell(own, point, options),
     )
+    notes = _notes(found, sheet.pair)
+    return found.model_copy(update={"sentence": _sentence(found), "notes": notes})
+
+
+def _verdict(own: Sheet, point: Point, shape: str, options: Options) -> Verdict:
+    weighed = options.price_of_error is not None
+    if not own.pair.priced:
+        return "unpriced"
+    if point.off or point.cost.high >= 1:
+        seems = not point.off and point.cost.value < 1 - WORTHWHILE
+        hidden = not weighed and _hidden_by_noise(own, options)
+        return "unclear" if seems or hidden else "off"
+    if not weighed and point.loss.high > options.within + UNCERTAIN:
+        return "unclear"
+    if point.escalated < CLEARLY / 2 and shape != "known":
+        return "small"
+    return "router" if shape == "router" else "cascade"
+
+
+def _hidden_by_noise(own: Sheet, options: Options) -> bool:
+    """Whether nothing is recommended only because so few rows leave the loss open."""
+    cost, loss = own.errors
+    saves = own.share < 1 - np.maximum(1.96 * cost, WORTHWHILE)
+    return bool(np.any(saves & (own.loss - 1.96 * loss <= options.within)))
+
+
+def _rows_to_tell(own: Sheet, point: Point, options: Options) -> int:
+    """Rows at which the interval of the loss is as wide as what may be lost, on each side, and
+    that of the cost ends below the large model's."""
+    cost, error = point.cost, (point.loss.high - point.loss.low) / 3.92
+    error = error or float(own.errors[1][int(np.argmin(own.loss))])
+    widths = [1.96 * error / max(options.within, 0.005)]
+    if cost.value < 1 <= cost.high:
+        widths.append((cost.high - cost.value) / (1 - cost.value))
+    return math.ceil(len(own.pair) * max(widths) ** 2)
 
 
 # Words ----------------------------------------------------------------------------------------
 
 
-class _Judge:
-    """What the figures mean."""
+def _sentence(found: Evaluation) -> str:
+    """For a manager."""
+    small, large, point = found.small, found.large, found.recommended
+    pays = f"costs {_span(point.cost)} of {large} alone"
+    gives = f"is expected to give {_lost(point.loss.value)} ({_lost_between(point.loss)})"
+    return {
+        "unpriced": "What a cascade saves is unknown, since the recording does not say what the "
+        f"answers cost: record `cost_usd` of {small} and {large}.",
+        "off": _off(found),
+        "unclear": _open(found, pays),
+        "small": f"Let {small} answer everything: it {pays} and {gives}.",
+        "router": f"Use a router that reads the question alone: it {pays} and {gives}.",
+        "cascade": f"Use the cascade: it {pays} and {gives}.",
+    }[found.verdict]
 
-    def __init__(
-        self, sheet: Sheet, own: Sheet, ladder: Ladder, options: Options, point: Point
-    ) -> None:
-        self.sheet, self.own, self.options, self.point = sheet, own, options, point
-        self.small, self.large = sheet.pair.small, sheet.pair.large
-        self.ladder = ladder
-        self.shape = "off" if point.off or ladder.shape is None else ladder.shape.name
-        self.cost_ratio = float(sheet.pair.small_cost.sum() / sheet.pair.large_cost.sum())
 
-    @property
-    def rows_to_tell(self) -> int:
-        """Rows at which the interval of the loss is as wide as what may be lost, on each side, and
-        that of the cost ends below the large model's."""
-        goal, cost = max(self.options.within, 0.005), self.point.cost
-        widths = [1.96 * self._loss_error / goal]
-        if cost.value < 1 <= cost.high:
-            widths.append((cost.high - cost.value) / (1 - cost.value))
-        return math.ceil(len(self.own.pair) * max(widths) ** 2)
-
-    @property
-    def _loss_error(self) -> float:
-        half = (self.point.loss.high - self.point.loss.low) / 3.92
-        return half or float(self.own.errors[1][int(np.argmin(self.own.loss))])
-
-    @property
-    def verdict(self) -> Verdict:
-        """In one word."""
-        if not self.sheet.pair.priced:
-            return "unpriced"
-        if self.point.off:
-            return "unclear" if self._hidden_by_noise else "off"
-        if self.point.cost.high >= 1:
-            worth_more_rows = self.point.cost.value < 1 - WORTHWHILE or self._hidden_by_noise
-            return "unclear" if worth_more_rows else "off"
-        weighed = self.options.price_of_error is not None
-        if not weighed and self.point.loss.high > self.options.within + UNCERTAIN:
-            return "unclear"
-        if self.point.escalated < CLEARLY / 2 and self.shape not in ("helper", "known"):
-            return "small"
-        return "router" if self.shape == "router" else "cascade"
-
-    @property
-    def _hidden_by_noise(self) -> bool:
-        """Whether nothing is recommended only because so few rows leave the loss open."""
-        if self.options.price_of_error is not None:
-            return False
-        cost, loss = self.own.errors
-        saves = self.own.share < 1 - np.maximum(1.96 * cost, WORTHWHILE)
-        may_lose = self.own.loss - 1.96 * loss <= self.options.within
-        return bool(np.any(saves & may_lose))
-
-    @property
-    def sentence(self) -> str:
-        """For a manager."""
-        large, verdict = self.large, self.verdict
-        pays = f"costs {_span(self.point.cost)} of {large} alone"
-        gives = f"is expected to give {_lost(self.point.loss.value)}"
-        gives += f" ({_lost_between(self.point.loss)})"
-        why = f"no cascade with {self.small} saves money"
-        if self.cost_ratio >= 1:
-            why = f"a draft costs {percent(self.cost_ratio)} of a large answer"
-        return {
-            "unpriced": "What a cascade saves is unknown, since the recording does not say what "
-            f"the answers cost: record `cost_usd` of {self.small} and {large}.",
-            "off": f"Switch it off and let {large} answer everything: {why} {self._goal}.",
-            "unclear": self._open(pays),
-            "small": f"Let {self.small} answer everything: it {pays} and {gives}.",
-            "router": f"Use a router that reads the question alone: it {pays} and {gives}.",
-            "cascade": f"Use the cascade: it {pays} and {gives}.",
-        }[verdict]
-
-    def _open(self, pays: str) -> str:
-        rows, point = len(self.own.pair), self.point
-        seems = f"a saving {self._goal} is not shown"
-        if not point.off and point.cost.high < 1:
-            seems = (
-                f"it seems that a cascade {pays} and gives {_lost(point.loss.value)}, but it may "
-                f"give {100 * point.loss.high:.1f} points fewer"
-            )
-        more = max(self.rows_to_tell - rows, 1)
-        return f"Too few rows to tell: with {rows:,} {seems}. About {more:,} more would tell."
-
-    @property
-    def _goal(self) -> str:
-        if self.options.price_of_error is not None:
-            return f"at {dollars(self.options.price_of_error)} an error"
-        return f"within {_points(self.options.within)} of {self.large}"
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What to know besides."""
-        found = [
-            *self._about_the_point(),
-            self._better_drafter(),
-            self._unstable(),
-            self._ratio(),
-        ]
-        if not np.isfinite(self.sheet.pair.raw).any():
-            found.append(
-                f"The drafts of {self.small} have no score of their own: record `confidence`, "
-                "`features` or `signals`."
-            )
-        if self.sheet.pair.left_out:
-            found.append(
-                f"{counted(self.sheet.pair.left_out, 'row')} without one of the models, or "
-                "without its cost, left out."
-            )
-        return tuple(note for note in found if note)
-
-    def _about_the_point(self) -> list[str]:
-        point, own = self.point, len(self.own.pair)
-        if self.verdict in ("off", "unclear"):
-            return []
-        helper = self.ladder.shape.helper if self.ladder.shape else None
-        asked = f" ({helper})" if helper else ""
-        found = [f"How: {SHAPES[self.shape]}{asked}; {percent(point.escalated)} are escalated."]
-        chance = f"The chance that it loses more than {_points(self.options.within)} is "
-        chance += f"{percent(point.chance_above, 0)}"
-        if self.rows_to_tell > own:
-            chance += f"; {self.rows_to_tell - own:,} rows more would tell to within that"
-        found.append(f"{chance}.")
-        if point.price_of_error_usd is not None:
-            each = dollars(point.price_of_error_usd)
-            found.append(f"It acts as if an error costs {each}: price_of_error={each[1:]}.")
-        return found
-
-    def _better_drafter(self) -> str:
-        pair = self.sheet.pair
-        best = next(iter(pair.helpers(np.arange(len(pair)))), None)
-        if best is None or pair.view(best).correct.mean() <= pair.small_correct.mean() + CLEARLY:
-            return ""
+def _off(found: Evaluation) -> str:
+    why = f"no cascade with {found.small} saves money"
+    if found.cost_ratio >= 1:
+        why = f"a draft costs {percent(found.cost_ratio)} of a large answer"
+    elif found.rows < FAIR_TEST:
+        more = max(FAIR_TEST, found.rows_to_tell) - found.rows
         return (
-            f"{best} is cheap too and right more often than {self.small}: let it draft, and "
+            f"Leave it off for now and let {found.large} answer everything: {why} {_goal(found)} "
+            f"on these {found.rows} rows, which are too few to be sure. About {more:,} more would "
+            "tell."
+        )
+    return f"Switch it off and let {found.large} answer everything: {why} {_goal(found)}."
+
+
+def _open(found: Evaluation, pays: str) -> str:
+    point = found.recommended
+    seems = f"a saving {_goal(found)} is not shown"
+    if not point.off and point.cost.high < 1:
+        seems = (
+            f"it seems that a cascade {pays} and gives {_lost(point.loss.value)}, but it may give "
+            f"{100 * point.loss.high:.1f} points fewer"
+        )
+    more = max(found.rows_to_tell - found.rows, 1)
+    return f"Too few rows to tell: with {found.rows:,} {seems}. About {more:,} more would tell."
+
+
+def _goal(found: Evaluation) -> str:
+    if found.options.price_of_error is not None:
+        return f"at {dollars(found.options.price_of_error)} an error"
+    return f"within {_points(found.options.within)} of {found.large}"
+
+
+def _notes(found: Evaluation, pair: Pair) -> tuple[str, ...]:
+    """What to know besides."""
+    notes = [] if found.verdict in ("off", "unclear") else _about_the_point(found)
+    best = next(iter(pair.helpers(np.arange(len(pair)))), None)
+    if best and pair.view(best).correct.mean() > pair.small_correct.mean() + CLEARLY:
+        notes.append(
+            f"{best} is cheap too and right more often than {found.small}: let it draft, and "
             "evaluate that."
         )
+    most, total = max(found.chosen.values()), sum(found.chosen.values())
+    if most < 0.6 * total and found.verdict not in ("off", "unpriced"):
+        others = ", ".join(f"{shape} {n}" for shape, n in found.chosen.items())
+        notes.append(f"On parts of the rows other shapes were chosen ({others}): bring more rows.")
+    if found.priced:
+        saves = "a cascade saves only where more than that share of the drafts is kept"
+        if found.cost_ratio >= 1:
+            saves = "no cascade of these two can save money"
+        notes.append(f"A draft costs {percent(found.cost_ratio)} of a large answer: {saves}.")
+    if not np.isfinite(pair.raw).any():
+        notes.append(
+            f"The drafts of {found.small} have no score of their own: record `confidence`, "
+            "`features` or `signals`."
+        )
+    if found.left_out:
+        rows = counted(found.left_out, "row")
+        notes.append(f"{rows} without one of the models, or without its cost, left out.")
+    return tuple(notes)
 
-    def _unstable(self) -> str:
-        (name, most), *_ = self.own.chosen.most_common(1)
-        total = self.own.chosen.total()
-        if most >= 0.6 * total or self.verdict in ("off", "unpriced"):
-            return ""
-        others = ", ".join(f"{shape} {n}" for shape, n in self.own.chosen.most_common())
-        del name
-        return f"On parts of the rows other shapes were chosen ({others}): bring more rows."
 
-    def _ratio(self) -> str:
-        if not self.sheet.pair.priced:
-            return ""
-        said = f"A draft costs {percent(self.cost_ratio)} of a large answer: "
-        if self.cost_ratio >= 1:
-            return f"{said}no cascade of these two can save money."
-        return f"{said}a cascade saves only where more than that share of the drafts is kept."
+def _about_the_point(found: Evaluation) -> list[str]:
+    point, within = found.recommended, _points(found.options.within)
+    asked = f" ({found.helper})" if found.helper else ""
+    chance = f"The chance that it loses more than {within} is {percent(point.chance_above, 0)}"
+    if found.rows_to_tell > found.rows:
+        more = found.rows_to_tell - found.rows
+        chance += f"; {more:,} rows more would tell to within that"
+    notes = [
+        f"How: {SHAPES[found.shape]}{asked}; {percent(point.escalated)} are escalated.",
+        f"{chance}.",
+    ]
+    if point.price_of_error_usd is not None:
+        each = dollars(point.price_of_error_usd)
+        notes.append(
+            f"It acts as if an error costs {each}: price_of_error={each[1:].replace(',', '')}."
+        )
+    return notes
 
 
 def _points(share: float) -> str:
@@ -361,7 +349,7 @@ def _points(share: float) -> str:
 
 
 def _span(interval: Interval) -> str:
-    low, high = (percent(max(end, 0.0)).removesuffix(" %") for end in interval[1:])
+    low, high = (percent(end).removesuffix(" %") for end in interval[1:])
     return f"{percent(interval.value)} ({low} to {high})"
 
 
@@ -378,42 +366,51 @@ def _lost_between(loss: Interval) -> str:
 
 # Document -------------------------------------------------------------------------------------
 
+_TONES: Mapping[Verdict, Tone] = {
+    "cascade": "good",
+    "router": "good",
+    "small": "good",
+    "off": "bad",
+}
+
+_RANKED = {
+    "nauc": "nAUC",
+    "audc": "AUDC",
+    "apgr": "APGR",
+    "cpt50": "CPT 50",
+    "cpt80": "CPT 80",
+    "aiq": "AIQ",
+    "delta_ibc": "ΔIBC",
+    "auroc_gain": "AUROC of gain",
+}
+
+_MEASURES = {"ece": "ECE", "brier": "Brier", "auroc": "AUROC", "aurc": "AURC"}
+
 
 def to_document(found: Evaluation) -> Document:
     """The evaluation as tables and pictures."""
-    tones: dict[Verdict, Tone] = {
-        "cascade": "good",
-        "router": "good",
-        "small": "good",
-        "off": "bad",
-    }
+    tables = [_menu(found), _alone(found), _ladder(found)]
+    tables += [_rankings(found)] if found.rankings else []
+    tables += [_confidence(found.confidence)] if found.confidence else []
+    tables += [_certificate(found.certified)] if found.certified else []
+    tables += [_wrong(found)] if found.mistakes else []
     return Document(
         title=f"{found.small} before {found.large}",
         sentence=found.sentence,
-        tables=tuple(
-            table
-            for table in (
-                _menu(found),
-                _alone(found),
-                _ladder(found),
-                _rankings(found),
-                _confidence(found),
-                _certificate(found),
-                _wrong(found),
-            )
-            if table is not None
-        ),
+        tables=tuple(tables),
         pictures=_pictures(found),
         facts=_facts(found),
         notes=found.notes,
-        tone=tones.get(found.verdict, "open"),
+        tone=_TONES.get(found.verdict, "open"),
     )
 
 
-def _figure(interval: Interval | None, unit: Unit = "number") -> Figure:
-    if interval is None:
-        return Figure(None, unit)
+def _figure(interval: Interval, unit: Unit = "number") -> Figure:
     return Figure(interval.value, unit, interval.low, interval.high)
+
+
+def _cost(found: Evaluation, point: Point) -> Figure:
+    return _figure(point.cost, "share") if found.priced else Figure(None, "share")
 
 
 def _change(point: Point) -> Figure:
@@ -424,39 +421,30 @@ def _change(point: Point) -> Figure:
 def _facts(found: Evaluation) -> tuple[Fact, ...]:
     point = found.recommended
     rows = f"{found.test_rows:,} other rows" if found.test_rows else f"{found.rows:,} rows"
-    cost = _figure(point.cost, "share") if found.priced else Figure(None, "share")
-    return (
-        Fact("cost of the large model's alone", cost, f"on {rows}"),
-        Fact("right answers against it", _change(point), "points; 95 % interval"),
+    facts = [
+        Fact("cost of the large model's alone", _cost(found, point), f"on {rows}"),
         Fact("cost per right answer", Figure(point.per_right_usd, "usd")),
-    )
+    ]
+    if not point.off:
+        change = Fact("right answers against it", _change(point), "points; 95 % interval")
+        facts.insert(1, change)
+    return tuple(facts)
 
 
 def _menu(found: Evaluation) -> Table:
-    points = list(found.points)
-    strong = next((i for i, p in enumerate(points) if p == found.recommended), None)
-    if strong is None:
-        points.append(found.recommended)
-        strong = len(points) - 1
+    points, strong = list(found.points), found.recommended
+    if strong not in points:
+        points.append(strong)
 
     def row(point: Point) -> tuple[Cell, ...]:
-        goal = (
-            f"at {dollars(found.options.price_of_error)} an error"
-            if point.within is None
-            else f"lose {_points(point.within)}"
-            if point.within
-            else "lose nothing"
-        )
+        goal = f"lose {_points(point.within) if point.within else 'nothing'}"
+        if point.within is None and found.options.price_of_error is not None:
+            goal = f"at {dollars(found.options.price_of_error)} an error"
+        right = Figure(point.per_right_usd, "usd")
         if point.off:
-            return (goal, "off", "", "", Figure(point.per_right_usd, "usd"), "")
-        return (
-            goal,
-            _figure(point.cost, "share") if found.priced else None,
-            _change(point),
-            Figure(point.escalated, "share"),
-            Figure(point.per_right_usd, "usd"),
-            Figure(point.price_of_error_usd, "usd"),
-        )
+            return goal, "off", "", "", right, ""
+        asked, price = Figure(point.escalated, "share"), Figure(point.price_of_error_usd, "usd")
+        return goal, _cost(found, point), _change(point), asked, right, price
 
     return Table(
         "What you may lose, and what you pay",
@@ -468,12 +456,12 @@ def _menu(found: Evaluation) -> Table:
             "per right answer",
             "price of error",
         ),
-        tuple(row(point) for point in points),
+        tuple(map(row, points)),
         notes=(
             f"Cost is relative to {found.large} alone. Price of error: for Cascade(price_of_error="
             "…), which then decides so.",
         ),
-        strong=strong,
+        strong=points.index(strong),
     )
 
 
@@ -485,7 +473,7 @@ def _alone(found: Evaluation) -> Table:
             (
                 one.name,
                 _figure(one.quality, "share"),
-                Figure(one.cost, "share") if found.priced else None,
+                Figure(one.cost if found.priced else None, "share"),
                 Figure(one.cost_usd, "usd"),
                 Figure(one.per_right_usd, "usd"),
             )
@@ -497,18 +485,13 @@ def _alone(found: Evaluation) -> Table:
 def _ladder(found: Evaluation) -> Table:
     def row(step: Step) -> tuple[Cell, ...]:
         ends = step.better - 1.96 * step.error, step.better + 1.96 * step.error
-        return (
-            step.shape,
-            step.helper or "",
-            Figure(step.value, "points"),
-            Figure(step.better, "points", *ends),
-            "yes" if step.taken else "no",
-        )
+        better, taken = Figure(step.better, "points", *ends), "yes" if step.taken else "no"
+        return step.shape, step.helper or "", Figure(step.value, "points"), better, taken
 
     return Table(
         "Shapes, from the simplest up",
         ("", "asks", "worth, points", "more than below", "taken"),
-        tuple(row(step) for step in found.rungs),
+        tuple(map(row, found.rungs)),
         notes=(
             "Worth: right answers per hundred beyond the large model alone, with costs priced in "
             "errors. A shape is taken where it is worth more than the one below by more than a "
@@ -518,94 +501,62 @@ def _ladder(found: Evaluation) -> Table:
     )
 
 
-_RANKED = {
-    "nauc": "nAUC",
-    "audc": "AUDC",
-    "apgr": "APGR",
-    "cpt50": "CPT 50",
-    "cpt80": "CPT 80",
-    "aiq": "AIQ",
-    "auroc_gain": "AUROC of gain",
-}
+def _rankings(found: Evaluation) -> Table:
+    def row(one: Ranking) -> tuple[Cell, ...]:
+        return one.name, *(
+            _figure(one.figures[name], "share" if name.startswith("cpt") else "number")
+            for name in _RANKED
+        )
 
-
-def _rankings(found: Evaluation) -> Table | None:
-    if not found.rankings:
-        return None
     return Table(
         "Who is escalated first",
         ("", *_RANKED.values()),
-        tuple(
-            (
-                one.name,
-                *(
-                    _figure(one.figures[name], "share" if name.startswith("cpt") else "number")
-                    for name in _RANKED
-                ),
-            )
-            for one in found.rankings
-        ),
-        notes=("nAUC: 0 is a random mix, 1 the oracle.",),
+        tuple(map(row, found.rankings)),
+        notes=("nAUC and ΔIBC: 0 is a random mix; nAUC: 1 is the oracle.",),
         folded=True,
     )
 
 
-def _confidence(found: Evaluation) -> Table | None:
-    if found.confidence is None:
-        return None
-    names = {"ece": "ECE", "brier": "Brier", "auroc": "AUROC", "aurc": "AURC"}
-    known = found.confidence.figures
-
-    def row(title: str, suffix: str) -> tuple[Cell, ...]:
-        figures = (known.get(f"{name}{suffix}") for name in names)
-        return (title, *("" if figure is None else _figure(figure) for figure in figures))
-
+def _confidence(known: Confidence) -> Table:
+    rows = (("fitted, on rows left out", ""), ("raw score", "_raw"))
     return Table(
         "Confidence in the draft",
-        ("", *names.values()),
-        (row("fitted, on rows left out", ""), row("raw score", "_raw")),
+        ("", *_MEASURES.values()),
+        tuple(
+            (title, *(_figure(known.figures[f"{name}{suffix}"]) for name in _MEASURES))
+            for title, suffix in rows
+        ),
         folded=True,
     )
 
 
-def _certificate(found: Evaluation) -> Table | None:
-    known = found.certified
-    if known is None:
-        return None
+def _certificate(known: Certified) -> Table:
     promise = f"harm ≤ {percent(known.max_harm)} with {percent(1 - known.delta, 0)} confidence"
     if known.threshold is None:
         return Table(f"Certificate: {promise}", (), (), notes=(f"Refused: {known.reason}.",))
+    figures: tuple[Cell, ...] = (
+        Figure(known.threshold),
+        Figure(known.accepted, "share"),
+        Figure(known.bound, "share"),
+        "" if known.harm is None else _figure(known.harm, "share"),
+    )
     return Table(
         f"Certificate: {promise}",
         ("threshold", "accepted", "proved harm", "harm on other rows"),
-        (
-            (
-                Figure(known.threshold),
-                Figure(known.accepted, "share"),
-                Figure(known.bound, "share"),
-                "" if known.harm is None else _figure(known.harm, "share"),
-            ),
-        ),
+        (figures,),
         notes=(f"{known.reason}; as many rows fitted the confidence.",),
     )
 
 
-def _wrong(found: Evaluation) -> Table | None:
-    if not found.mistakes:
-        return None
+def _wrong(found: Evaluation) -> Table:
+    def row(one: Mistake) -> tuple[Cell, ...]:
+        said, right = (one.draft or "")[:60], (one.reference or "")[:60]
+        return one.id, Figure(one.confidence, "share"), one.question[-120:], said, right
+
     return Table(
         "Kept with the most confidence, and wrong",
         ("id", "confidence", "question", "draft", "right answer"),
-        tuple(
-            (
-                one.id,
-                Figure(one.confidence, "share"),
-                one.question[-120:],
-                (one.draft or "")[:60],
-                (one.reference or "")[:60],
-            )
-            for one in found.mistakes
-        ),
+        tuple(map(row, found.mistakes)),
         folded=True,
     )
 

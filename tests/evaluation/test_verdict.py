@@ -9,8 +9,7 @@ import pytest
 from cascade.errors import ConfigurationError
 from cascade.evaluation import Outcome, Transcript
 from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on
-from cascade.evaluation.features import Pair
-from cascade.evaluation.ladder import Ladder, climb, fit_shapes, shape_of_calibration
+from cascade.evaluation.ladder import fit_ladder
 from cascade.evaluation.render import to_text
 from cascade.evaluation.verdict import Evaluation, evaluate, to_document
 from tests.evaluation.synthetic import CHEAP, DEAR, pair, recording
@@ -54,16 +53,12 @@ def test_the_menu_is_cheaper_the_more_may_be_lost(good: Evaluation) -> None:
 def test_figures_are_those_of_rows_that_were_left_out(good: Evaluation) -> None:
     fresh = pair(recording(4000, seed=9))
     whole = pair(recording(600))
-    sheet = cross_fit(whole, Options(repeats=2), _ladder)
+    sheet = cross_fit(whole, Options(repeats=2))
     at = cheapest_within(sheet, 0.05, Options())
     assert at is not None
-    seen = play_on(_ladder(whole, np.arange(600)), fresh)
+    seen = play_on(fit_ladder(whole, np.arange(600)), fresh)
     assert good.recommended.cost.low < seen.share[at] < good.recommended.cost.high
     assert good.recommended.loss.low < seen.loss[at] < good.recommended.loss.high
-
-
-def _ladder(of: Pair, rows: Any) -> Ladder:
-    return climb(fit_shapes(of, rows))
 
 
 def test_cost_per_right_answer_is_told_beside_cost(good: Evaluation) -> None:
@@ -207,7 +202,6 @@ def test_an_existing_calibration_is_judged_as_it_decides() -> None:
     assert judged.shape == "calibration"
     assert judged.confidence is not None
     assert any("as it does online" in note for note in judged.notes)
-    assert shape_of_calibration(calibration, rows).name == "calibration"
 
 
 def test_a_bound_on_harm_is_proved_on_half_of_the_rows() -> None:
