@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -48,27 +48,27 @@ def delete(
     everything: Annotated[bool, typer.Option("--all", help="All lessons there are.")] = False,
     json: Json = False,
 ) -> None:
-    """Delete lessons and verdicts for good, also from the database's own files."""
+    """Delete lessons and verdicts for good, also from SQLite's own files."""
     from cascade.teaching import LessonSelection  # noqa: PLC0415 - SQLAlchemy
 
-    selection = LessonSelection(user=user, tenant=tenant, run_id=run)
-    if (not selection.everything) + (older_than is not None) + everything != 1:
+    until = None if older_than is None else datetime.now(UTC) - timedelta(days=older_than)
+    meant = LessonSelection(user=user, tenant=tenant, run_id=run, until=until)
+    if (meant == LessonSelection()) is not everything:
         raise ConfigurationError(
-            "say what to delete: --user, --tenant, --run, together or alone; --older-than; --all."
+            "say what to delete: --user, --tenant, --run, --older-than, together or alone; --all."
         )
-    age = None if older_than is None else timedelta(days=older_than)
-    what: dict[str, Any] = {"older_than": age}
-    if age is None:
-        what = {"selection": selection, "everything": everything}
-    gone = _with_lessons(where, lambda store: store.delete(**what))
+    gone = _with_lessons(where, lambda store: store.delete(meant, everything=everything))
     if json:
         print_json(asdict(gone))
     else:
-        show(f"deleted: {gone.lessons:,} lessons, {gone.verdicts:,} verdicts")
+        show(f"deleted: {gone.lessons:,} lessons")
     for path in gone.exports:
         say(f"still in a file that was exported before: {path}")
     if not gone.scrubbed:
-        say("the database's files may still hold it, as another process reads: delete it again.")
+        say(
+            "the database's files may still hold it: PostgreSQL's until the next vacuum, SQLite's "
+            "where another process reads; then delete it again."
+        )
 
 
 @lessons.command(
@@ -94,9 +94,11 @@ def terms(
 
     async def work(store: LessonStore) -> dict[str, Terms]:
         if model is not None:
-            of_today = {"source": source, "as_of": date.today()}  # noqa: DTZ011 - the user's day
-            stated: dict[str, Any] = {"may_train": may_train, "may_remember": may_remember}
-            await store.state_terms(model, Terms(**stated, **of_today))
+            today = date.today()  # noqa: DTZ011 - the user's day
+            stated = Terms(
+                may_train=may_train, may_remember=may_remember, source=source, as_of=today
+            )
+            await store.state_terms(model, stated)
         return await store.terms()
 
     found = _with_lessons(where, work)
@@ -128,17 +130,24 @@ def export(
     """Write lessons whose terms permit it as chats, without duplicates and evaluation questions."""
     from cascade.teaching import LessonSelection, exporting  # noqa: PLC0415 - heavy
 
-    of_task = LessonSelection(task=task)
-    options = exporting.ExportOptions(form=form, validation=validation, selection=of_task)
     asked = exporting.evaluation_questions(evaluation or ())
-    done = _with_lessons(where, lambda kept: exporting.export(kept, output, options, asked))
-    counts = {"training": len(done.training), "validation": len(done.validation)}
-    of_all = {"lessons": done.lessons, "removed": done.removed, "files": done.files}
+    done = _with_lessons(
+        where,
+        lambda store: exporting.export(
+            store,
+            output,
+            form=form,
+            validation=validation,
+            selection=LessonSelection(task=task),
+            evaluation=asked,
+        ),
+    )
     if json:
-        print_json({**counts, **of_all})
+        rows = {str(path): n for path, n in done.rows.items()}
+        print_json({"lessons": done.lessons, "rows": rows, "removed": done.removed})
     else:
-        for name, path in done.files.items():
-            show(f"{path}: {counts[name]:,} rows for {name}")
+        for path, n in done.rows.items():
+            show(f"{path}: {n:,} rows")
         for why, n in done.removed.most_common():
             say(f"left out: {n:,}, {why}")
     if not asked:

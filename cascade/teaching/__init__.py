@@ -7,21 +7,19 @@ Nothing is kept unless this is asked for. Export is `cascade.teaching.exporting`
 """
 
 from cascade.teaching.keeping import Lessons
-from cascade.teaching.lessons import UNSTATED, Lesson, LessonSelection, Terms, digest_of, terms_of
+from cascade.teaching.lessons import UNSTATED, Lesson, LessonSelection, Terms, terms_of
 from cascade.teaching.memory import Memory
-from cascade.teaching.store import Deleted, Export, LessonStore, open_lessons
+from cascade.teaching.store import Deleted, LessonStore, open_lessons
 
 __all__ = [
     "UNSTATED",
     "Deleted",
-    "Export",
     "Lesson",
     "LessonSelection",
     "LessonStore",
     "Lessons",
     "Memory",
     "Terms",
-    "digest_of",
     "open_lessons",
     "terms_of",
 ]

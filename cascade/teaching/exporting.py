@@ -8,35 +8,30 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from fractions import Fraction
-from math import ceil
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from cascade.confidence import as_data, normalise, speaks_of_grading
 from cascade.errors import ConfigurationError
 from cascade.evaluation.recordings import read_examples, read_transcripts
 from cascade.middleware.background import lot
-from cascade.teaching.evidence import jaccard
 from cascade.teaching.lessons import EVERYTHING, Lesson, LessonSelection, Terms, terms_of
-from cascade.teaching.store import Export, LessonStore
+from cascade.teaching.store import LessonStore
 
 Form = Literal["messages", "prompt_completion", "preference"]
 """Columns of a training file."""
 
-BOILERPLATE = 10
-"""A row of words that is in more lessons than this is a form, and no evaluation question (as in
-Brown et al., 2020, arXiv 2005.14165, appendix C)."""
+START = 8
+"""Words by which the questions of an evaluation are found in a text."""
 
-LINKED = 0.5
-"""Jaccard index of two questions from which both go to the same file."""
+LEAST_WORDS = 4
+"""Of a question that is looked for within a text: a shorter one stands in many by chance."""
 
-_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+?(?=[\u3040-\u9fff]|\b)")
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+?(?=[\u3040-\u9fff]|\b)")
 _SECRET = re.compile(
     r"\b(?:sk|pk|rk|gsk|hf|xai|gh[pos]|glpat|xox[abprs])[-_][\w-]{8,}|\bgithub_pat_\w{8,}"
     r"|\bAKIA[A-Z0-9]{12,}|\bAIza[\w-]{20,}|\beyJ[\w-]{8,2000}\.[\w-]{8,2000}\.[\w-]*"
@@ -45,48 +40,6 @@ _SECRET = re.compile(
 )
 MASK = "[…]"
 
-Shingles = frozenset[tuple[str, ...]]
-"""Rows of words of a text (Broder, 1997)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportOptions:
-    """What is written, and how.
-
-    Attributes:
-        form: columns of the file.
-        validation: share of the rows for the validation file; 0 for none.
-        near: Jaccard index of three-word rows of question and answer from which two lessons are
-            duplicates.
-        ngram: words in a row that a lesson may not share with the evaluation.
-        alike: Jaccard index from which a question is one of the evaluation.
-        seed: of the split.
-        selection: which lessons are looked at.
-
-    Raises:
-        ConfigurationError: a value is out of its range.
-    """
-
-    form: Form = "messages"
-    validation: float = 0.1
-    near: float = 0.8
-    ngram: int = 8
-    alike: float = 0.5
-    seed: int = 0
-    selection: LessonSelection = EVERYTHING
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "form": (self.form in get_args(Form), f"one of {', '.join(get_args(Form))}"),
-            "validation": (0 <= self.validation < 1, "a share from 0 to below 1"),
-            "near": (0 < self.near <= 1, "above 0, at most 1"),
-            "alike": (0 < self.alike <= 1, "above 0, at most 1"),
-            "ngram": (self.ngram >= 4, "4 or more; 8 to 13 are usual"),
-        }
-        for name, (holds, wanted) in ranges.items():
-            if not holds:
-                raise ConfigurationError(f"{name}={getattr(self, name)!r}: {wanted}.")
-
 
 @dataclass(slots=True)
 class Exported:
@@ -94,16 +47,13 @@ class Exported:
 
     Attributes:
         lessons: number that was looked at.
-        training, validation: lessons in the files.
-        removed: number of lessons in neither, by reason.
-        files: by `training` and `validation`.
+        rows: numbers of rows by file, that of training first.
+        removed: number of lessons that were left out, by reason.
     """
 
     lessons: int = 0
-    training: list[Lesson] = field(default_factory=list)
-    validation: list[Lesson] = field(default_factory=list)
+    rows: dict[Path, int] = field(default_factory=dict)
     removed: Counter[str] = field(default_factory=Counter)
-    files: dict[str, Path] = field(default_factory=dict)
 
 
 def evaluation_questions(paths: Iterable[str | Path]) -> list[str]:
@@ -124,7 +74,10 @@ def evaluation_questions(paths: Iterable[str | Path]) -> list[str]:
 async def export(
     store: LessonStore,
     path: str | Path,
-    options: ExportOptions | None = None,
+    *,
+    form: Form = "messages",
+    validation: float = 0.1,
+    selection: LessonSelection = EVERYTHING,
     evaluation: Sequence[str] = (),
 ) -> Exported:
     """Write lessons whose terms permit it to a training file, without duplicates and without what
@@ -136,63 +89,50 @@ async def export(
     Args:
         store: of the lessons.
         path: of the training file; that of validation has `.validation` before its ending.
-        options: what and how.
-        evaluation: questions that no row may hold.
+        form: columns of the file.
+        validation: share of the lessons for the validation file, drawn by their questions; 0 for
+            no such file.
+        selection: which lessons are looked at.
+        evaluation: questions that no row may hold, word for word.
 
     Raises:
-        ConfigurationError: nothing is left to write, or a file cannot be written.
+        ConfigurationError: a value is out of its range, nothing is left to write, or a file cannot
+            be written.
     """
-    options, place = options or ExportOptions(), _absolute(path)
-    before, _ = await store.gone()
-    done = await choose(store, options, evaluation)
-    if not done.training:
+    if not 0 <= validation < 1:
+        raise ConfigurationError(f"validation={validation}: a share from 0 to below 1.")
+    place, done, chosen = _absolute(path), Exported(), dict[str, Lesson]()
+    stated, is_asked = await store.terms(), _in_evaluation(evaluation)
+    async for lesson in store.lessons(selection):
+        done.lessons += 1
+        why = _unfit(lesson, form, stated) or ("in the evaluation" if is_asked(lesson) else None)
+        if why is not None:
+            done.removed[why] += 1
+            continue
+        earlier = chosen.get(lesson.digest)
+        done.removed["duplicate"] += earlier is not None
+        if earlier is None or earlier.answer_is_wrong is not False:  # the newest, else the best
+            chosen[lesson.digest] = lesson
+    done.removed = +done.removed
+    drawn = {digest for digest in chosen if lot(digest, "validation") < validation}
+    parts = {"training": [one for digest, one in chosen.items() if digest not in drawn]}
+    if not parts["training"]:
         why = "; ".join(f"{reason}: {n:,}" for reason, n in done.removed.most_common())
         raise ConfigurationError(
             f"of {done.lessons:,} lessons none is left to train on ({why or 'there are none'}). "
             "Where terms are missing, state them: store.state_terms(model, Terms(may_train=True, "
             "source=…)), or `cascade lessons terms`."
         )
-    beside = place.with_name(f"{place.stem}.validation{place.suffix}")
-    parts = {"training": (place, done.training), "validation": (beside, done.validation)}
-    for purpose, (file, lessons) in parts.items():
-        ids = [lesson.run_id for lesson in lessons]
-        await store.note_export(str(file), ids, purpose=purpose)
-    _, gone = await store.gone(before)
-    for purpose, (file, lessons) in parts.items():
-        kept = [lesson for lesson in lessons if lesson.run_id not in gone]
-        done.removed["deleted meanwhile"] += len(lessons) - len(kept)
-        lessons[:] = kept
-        if kept or purpose == "training":
-            _write(file, [row_of(lesson, options.form) for lesson in kept])
-            done.files[purpose] = file
-        else:
-            beside.unlink(missing_ok=True)  # of an earlier export
-    done.removed = +done.removed
-    return done
-
-
-async def choose(
-    store: LessonStore, options: ExportOptions, evaluation: Sequence[str] = ()
-) -> Exported:
-    """The lessons for training and validation; nothing is written.
-
-    Raises:
-        UnavailableError: the store cannot be reached.
-    """
-    done, stated, found = Exported(), await store.terms(), list[Lesson]()
-    async for lesson in store.lessons(options.selection):
-        done.lessons += 1
-        why = _unfit(lesson, options.form, stated)
-        if why is None:
-            found.append(lesson)
-        else:
-            done.removed[why] += 1
-    asked = _in_evaluation(found, options, evaluation)
-    clean = [lesson for lesson, is_asked in zip(found, asked, strict=True) if not is_asked]
-    done.removed["in the evaluation"] += len(found) - len(clean)
-    kept = _distinct(clean, options.near)
-    done.removed["duplicate"] += len(clean) - len(kept)
-    _split(kept, options, done)
+    parts["validation"] = [chosen[digest] for digest in drawn]
+    for purpose, lessons in parts.items():
+        end = "" if purpose == "training" else f".{purpose}"
+        file = place.with_name(f"{place.stem}{end}{place.suffix}")
+        there = await store.note_export(str(file), [lesson.run_id for lesson in lessons])
+        rows = [row_of(lesson, form) for lesson in lessons if lesson.run_id in there]
+        done.removed["deleted meanwhile"] += len(lessons) - len(rows)
+        _write(file, rows)
+        if rows:
+            done.rows[file] = len(rows)
     done.removed = +done.removed
     return done
 
@@ -253,100 +193,32 @@ def _unfit(lesson: Lesson, form: Form, stated: Mapping[str, Terms]) -> str | Non
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-# --- duplicates, evaluation, split
+def _in_evaluation(questions: Iterable[str]) -> Callable[[Lesson], bool]:
+    """What tells whether a lesson holds a question of an evaluation: as its own question, or
+    anywhere in its texts, in the same words."""
+    asked = {_words(question) for question in questions} - {()}
+    starts = defaultdict[tuple[str, ...], set[tuple[str, ...]]](set)
+    for words in asked:
+        if len(words) >= LEAST_WORDS:
+            starts[words[:START]].add(words)
+    sizes = {len(start) for start in starts}
+
+    def is_asked(lesson: Lesson) -> bool:
+        texts = [str(message.get("content") or "") for message in lesson.messages]
+        said = _words("\n".join([*texts, lesson.answer, lesson.draft or ""]))
+        return _words(lesson.question) in asked or any(
+            said[place : place + len(words)] == words
+            for size in sizes
+            for place in range(len(said))
+            for words in starts.get(said[place : place + size], ())
+        )
+
+    return is_asked
 
 
 def _words(text: str) -> tuple[str, ...]:
     """Words without case and punctuation; a character each where there are no spaces between."""
-    return tuple(_WORDS.findall(unicodedata.normalize("NFKC", text).casefold()))
-
-
-def _shingles(words: Sequence[str], n: int = 3) -> Shingles:
-    if len(words) <= n:
-        return frozenset([tuple(words)]) if words else frozenset()
-    return frozenset(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
-
-
-def near_pairs(sets: Sequence[Shingles], alike: float) -> Iterator[tuple[int, int]]:
-    """All pairs (earlier, later) of sets with a Jaccard index of at least `alike`.
-
-    Exact, without comparing all: of two such sets the rarest |x| − ⌈alike·|x|⌉ + 1 members of each
-    have one in common (prefix filter; Bayardo, Ma and Srikant, "Scaling up all pairs similarity
-    search", 2007).
-    """
-    counts = Counter(member for one in sets for member in one)
-    seen: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-    share = Fraction(alike).limit_denominator(1_000)
-    for place, one in enumerate(sets):
-        ranked = sorted(one, key=lambda member: (counts[member], member))
-        prefix = ranked[: len(one) - ceil(share * len(one)) + 1]
-        for other in sorted({other for member in prefix for other in seen[member]}):
-            if jaccard(sets[other], one) >= alike:
-                yield other, place
-        for member in prefix:
-            seen[member].append(place)
-
-
-def _in_evaluation(
-    lessons: Sequence[Lesson], options: ExportOptions, questions: Sequence[str]
-) -> list[bool]:
-    """Whether each lesson holds a question of the evaluation: nearly the same words, or the same
-    words in a row."""
-    tests = [words for words in map(_words, questions) if words]
-    asked = [_words(lesson.question) for lesson in lessons]
-    found = [False] * len(lessons)
-    n, sets = len(tests), [_shingles(words) for words in (*tests, *asked)]
-    for a, b in near_pairs(sets, options.alike):
-        if a < n <= b:
-            found[b - n] = True
-    for size in {min(options.ngram, len(words)) for words in tests if len(words) >= 4}:
-        fitting = [w for w in tests if len(w) == size or len(w) > size == options.ngram]
-        rows = frozenset(row for words in fitting for row in _shingles(words, size))
-        shared = [rows & _shingles(_words(_said(lesson)), size) for lesson in lessons]
-        often = Counter(row for each in shared for row in each)
-        for place, each in enumerate(shared):
-            found[place] |= any(often[row] <= BOILERPLATE for row in each)
-    return found
-
-
-def _said(lesson: Lesson) -> str:
-    texts = [str(message.get("content") or "") for message in lesson.messages]
-    return "\n".join([*texts, lesson.answer, lesson.draft or ""])
-
-
-def _distinct(lessons: list[Lesson], near: float) -> list[Lesson]:
-    """One of each set of duplicates: one that people say is right, else the newest."""
-    ranked = sorted(lessons, key=lambda x: (x.answer_is_wrong is False, x.at, x.run_id))[::-1]
-    first: dict[str, Lesson] = {}
-    for lesson in ranked:
-        first.setdefault(lesson.digest, lesson)
-    kept = list(first.values())
-    sets = [_shingles(_words(f"{lesson.question}\n{lesson.answer}")) for lesson in kept]
-    gone: set[int] = set()
-    for earlier, later in near_pairs(sets, near):
-        if earlier not in gone:
-            gone.add(later)
-    return [lesson for place, lesson in enumerate(kept) if place not in gone]
-
-
-def _split(lessons: list[Lesson], options: ExportOptions, done: Exported) -> None:
-    """Questions that are alike go to the same file, drawn as if at random."""
-    ordered = sorted(lessons, key=lambda lesson: (lesson.at, lesson.run_id))
-    sets = [_shingles(_words(lesson.question)) for lesson in ordered]
-    units = {place: [place] for place in range(len(ordered))}
-    for a, b in near_pairs(sets, LINKED):
-        if units[a] is not units[b]:
-            units[a] += units[b]
-            units |= dict.fromkeys(units[b], units[a])
-    room = round(options.validation * len(ordered))
-    drawn: set[int] = set()
-    different = {id(unit): unit for unit in units.values()}.values()
-    purpose = f"split {options.seed}"
-    for unit in sorted(different, key=lambda u: lot(ordered[min(u)].digest, purpose)):
-        if len(unit) <= room - len(drawn):
-            drawn.update(unit)
-    done.training = [lesson for place, lesson in enumerate(ordered) if place not in drawn]
-    done.validation = [ordered[place] for place in sorted(drawn)]
+    return tuple(_WORD.findall(text.casefold()))
 
 
 def _absolute(path: str | Path) -> Path:
@@ -357,9 +229,13 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """All of it or nothing: a trainer must not read half a file."""
+    """Write all of it or nothing: a trainer must not read half a file. Without rows there is none,
+    also of an earlier export."""
     temporary = path.with_name(f".{path.name}.part")
     try:
+        if not rows:
+            path.unlink(missing_ok=True)
+            return
         text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
@@ -369,55 +245,40 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-# --- status
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Status:
     """What a store holds, and what may be done with it.
 
     Attributes:
         lessons: their number.
-        by_task, by_origin: the same by task and by origin.
         said_right, said_wrong: lessons whose answer people judged.
+        by_task: number of lessons.
         models: by large model, the number of `lessons`, and of those that `may_train`, whose terms
             are `not_stated`, and that `may_remember`, by the terms of today.
-        exports: files that were made of lessons.
     """
 
     lessons: int
-    by_task: Mapping[str, int]
-    by_origin: Mapping[str, int]
     said_right: int
     said_wrong: int
+    by_task: Mapping[str, int]
     models: Mapping[str, Mapping[str, int]]
-    exports: Sequence[Export]
 
 
-async def status_of(store: LessonStore, selection: LessonSelection = EVERYTHING) -> Status:
+async def status_of(store: LessonStore) -> Status:
     """The status of a store.
 
     Raises:
         UnavailableError: it cannot be reached.
     """
-    stated, judged = await store.terms(), Counter[bool | None]()
-    tasks, origins = Counter[str](), Counter[str]()
-    models: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    async for lesson in store.lessons(selection):
+    stated, judged, tasks = await store.terms(), Counter[bool | None](), Counter[str]()
+    models = defaultdict[str, Counter[str]](Counter)
+    async for lesson in store.lessons():
         tasks[lesson.task] += 1
-        origins[lesson.origin] += 1
         judged[lesson.answer_is_wrong] += 1
         may, counts = lesson.may(stated), models[lesson.answer_model]
         counts["lessons"] += 1
         counts["may_train"] += may.may_train is True
         counts["not_stated"] += may.may_train is None
         counts["may_remember"] += may.may_remember
-    return Status(
-        lessons=tasks.total(),
-        by_task=dict(tasks.most_common()),
-        by_origin=dict(origins.most_common()),
-        said_right=judged[False],
-        said_wrong=judged[True],
-        models={model: dict(counts) for model, counts in models.items()},
-        exports=await store.exports(),
-    )
+    counted = {model: dict(counts) for model, counts in models.items()}
+    return Status(tasks.total(), judged[False], judged[True], dict(tasks), counted)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Literal
 
@@ -34,14 +34,12 @@ class Terms(Record):
             model; allowed unless it is stated that it is not.
         source: where it is written, as a rule an address.
         as_of: the day on which it was read there.
-        note: anything to remember, such as a contract's number.
     """
 
     may_train: bool | None = None
     may_remember: bool = True
     source: str = ""
     as_of: date | None = None
-    note: str = Field(default="", max_length=2_000)
 
     def within(self, other: Terms) -> Terms:
         """These terms and others at once: what either forbids is forbidden. An answer was given
@@ -76,49 +74,37 @@ class Lesson(Record):
         run_id: of the run in the ledger; a run has one lesson at most.
         at: when the large model had answered.
         origin: whether the draft was not accepted, or was accepted and audited.
-        cascade: name of the cascade.
         task: kind of question: the tag `task` of the run, else the cascade's name.
         tenant: customer, the tag `tenant`, else `key`; None where there is none.
         user: who asked, the tag `user`; None where none was named.
         messages: the conversation up to the question, in OpenAI's form, text alone.
         draft: the small model's answer; None where it gave no whole one.
         draft_model: as `provider:name`; None without a draft.
-        confidence: in the draft; None where there was none.
-        calibrated: whether it is a probability.
         answer: of the large model, as text; empty where it only calls tools.
         tool_calls: of the answer, in OpenAI's form.
         answer_model: as `provider:name`.
-        answer_tier: the tier's name.
         loss: how much better the answer is than the draft, in [−1, 1], where an audit compared
             them. It is of a random sample, other than `verdicts`.
         verdicts: what people said of the answer that they saw: of the draft where `origin` is
             `audited`, else of the large model's.
         terms: of the answer's model, as stated when it was given.
-        tags: of the run.
-        digest: the same for equal questions, see `digest_of`.
     """
 
     run_id: str
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     origin: Origin = "escalated"
-    cascade: str = "cascade"
     task: str = "cascade"
     tenant: str | None = None
     user: str | None = None
     messages: tuple[ChatMessage, ...] = Field(min_length=1)
     draft: str | None = None
     draft_model: str | None = None
-    confidence: float | None = None
-    calibrated: bool = False
     answer: str
     tool_calls: tuple[ChatMessage, ...] = ()
     answer_model: str
-    answer_tier: str
     loss: float | None = Field(default=None, ge=-1, le=1)
     verdicts: tuple[Feedback, ...] = ()
     terms: Terms = UNSTATED
-    tags: Mapping[str, str] = Field(default_factory=dict)
-    digest: str
 
     @property
     def question(self) -> str:
@@ -127,17 +113,20 @@ class Lesson(Record):
         return content if isinstance(content, str) else ""
 
     @property
+    def digest(self) -> str:
+        """What equal conversations share: SHA-256 of roles and contents, whatever their spacing and
+        capitals."""
+        parts = [
+            [m.get("role"), _folded(m.get("content")), m.get("tool_calls")] for m in self.messages
+        ]
+        text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @property
     def answer_is_wrong(self) -> bool | None:
         """What people say of the large model's answer; None where none judged it, or they differ.
         Where they saw the draft, they did not judge this one."""
-        return None if self.origin == "audited" else agreed(v.wrong for v in self.verdicts)
-
-    @property
-    def draft_is_wrong(self) -> bool | None:
-        """Whether the draft is known to be wrong, by an audit or by people who saw it."""
-        if self.loss is not None:
-            return self.loss > 0
-        return agreed(v.wrong for v in self.verdicts) if self.origin == "audited" else None
+        return None if self.origin == "audited" else _agreed(v.wrong for v in self.verdicts)
 
     def may(self, stated: Mapping[str, Terms]) -> Terms:
         """What may be done with the answer: by the terms under which it was given, and today's."""
@@ -146,54 +135,26 @@ class Lesson(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LessonSelection:
-    """Conditions on lessons and verdicts, joined by "and".
-
-    Attributes:
-        run_id: of this run.
-        user: of this user.
-        tenant: of this tenant.
-        cascade: of this cascade.
-        task: of this task.
-        origin: of this origin.
-        since: at this time or later.
-        until: before this time.
-        tags: with each of these tags.
-    """
+    """Conditions on lessons, joined by "and": of this run, user, tenant or task, at `since` or
+    later, before `until`."""
 
     run_id: str | None = None
     user: str | None = None
     tenant: str | None = None
-    cascade: str | None = None
     task: str | None = None
-    origin: Origin | None = None
     since: datetime | None = None
     until: datetime | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def everything(self) -> bool:
-        """Whether it excludes nothing."""
-        return self == EVERYTHING
 
 
 EVERYTHING = LessonSelection()
 
 
-def digest_of(messages: Sequence[ChatMessage]) -> str:
-    """Digest that equal questions share: SHA-256 of roles and contents, 32 hexadecimal digits.
-    Spacing and capitals make no difference."""
-    parts = [[m.get("role"), _folded(m.get("content")), m.get("tool_calls")] for m in messages]
-    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def place_of(tags: Mapping[str, str], cascade: str) -> tuple[str, str | None]:
+    """Task and tenant of a run, by its tags and the name of its cascade."""
+    return tags.get("task", cascade), tags.get("tenant", tags.get("key"))
 
 
-def tenant_in(tags: Mapping[str, str]) -> str | None:
-    """The customer of a run, by its tags."""
-    return tags.get("tenant", tags.get("key"))
-
-
-def agreed(said: Iterable[bool | None]) -> bool | None:
-    """What all say who say something; None where they differ, or say nothing."""
+def _agreed(said: Iterable[bool | None]) -> bool | None:
     found = set(said) - {None}
     return found.pop() if len(found) == 1 else None
 

@@ -11,7 +11,7 @@ import pytest
 
 from cascade import Cascade, MemoryLedger, Price, Tier
 from cascade.middleware import Retries
-from cascade.teaching import Lesson, LessonStore, Terms, digest_of, open_lessons
+from cascade.teaching import Lesson, LessonStore, Terms, open_lessons
 from cascade.testing import ScriptedModel
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
@@ -20,18 +20,16 @@ QUESTION = "What is the capital of Australia?"
 
 
 def lesson(run_id: str = "r1", question: str = "2 + 2?", **fields: Any) -> Lesson:
-    messages = fields.pop("messages", ({"role": "user", "content": question},))
     given: dict[str, Any] = {
         "at": DAY,
+        "messages": ({"role": "user", "content": question},),
         "draft": "5",
         "draft_model": "scripted:small",
         "answer": "4",
         "answer_model": "scripted:large",
-        "answer_tier": "large",
         "terms": FREE["scripted:*"],
     }
-    digest = digest_of(messages)
-    return Lesson(run_id=run_id, messages=messages, digest=digest, **{**given, **fields})
+    return Lesson(run_id=run_id, **{**given, **fields})
 
 
 def pair(

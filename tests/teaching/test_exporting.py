@@ -7,23 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.feedback import Feedback
 from cascade.teaching import Lesson, LessonSelection, LessonStore, Terms
-from cascade.teaching.evidence import jaccard
-from cascade.teaching.exporting import (
-    ExportOptions,
-    Form,
-    choose,
-    evaluation_questions,
-    export,
-    near_pairs,
-    row_of,
-    status_of,
-)
+from cascade.teaching.exporting import Form, evaluation_questions, export, row_of, status_of
 from tests.teaching.conftest import DAY, FREE, lesson
 
 TOPICS = ("zanzibar", "timbuktu", "ouagadougou", "antananarivo", "ulaanbaatar", "reykjavik")
@@ -37,10 +25,11 @@ async def fill(store: LessonStore, lessons: Sequence[Lesson]) -> None:
 
 
 async def removed(
-    store: LessonStore, *lessons: Lesson, evaluation: Sequence[str] = (), **options: Any
+    store: LessonStore, tmp_path: Path, *lessons: Lesson, **options: Any
 ) -> dict[str, int]:
-    await fill(store, lessons)
-    done = await choose(store, ExportOptions(validation=0, **options), evaluation)
+    """Why lessons are left out, beside one that is not."""
+    await fill(store, [*lessons, lesson("fine", "Is it?", answer="It is.", draft="No.")])
+    done = await export(store, tmp_path / "a.jsonl", validation=0, **options)
     return dict(done.removed)
 
 
@@ -66,8 +55,9 @@ async def test_a_lesson_is_a_row_of_each_form(
     store: LessonStore, tmp_path: Path, form: Form, row: dict[str, Any]
 ) -> None:
     await fill(store, [lesson()])
-    done = await export(store, tmp_path / "a.jsonl", ExportOptions(form=form, validation=0))
-    (found,) = rows(done.files["training"])
+    done = await export(store, tmp_path / "a.jsonl", form=form, validation=0)
+    assert done.rows == {tmp_path / "a.jsonl": 1}
+    (found,) = rows(tmp_path / "a.jsonl")
     said = {
         part: [" ".join([m["role"], m["content"]]).replace("user 2 + 2?", "user") for m in messages]
         for part, messages in found.items()
@@ -124,28 +114,29 @@ def test_secrets_of_a_question_are_masked_and_tool_calls_stay() -> None:
     ],
 )
 async def test_a_lesson_that_must_not_be_trained_on_is_left_out(
-    store: LessonStore, form: Form, fields: dict[str, Any], reason: str
+    store: LessonStore, tmp_path: Path, form: Form, fields: dict[str, Any], reason: str
 ) -> None:
-    assert await removed(store, lesson(**fields), form=form) == {reason: 1}
+    assert await removed(store, tmp_path, lesson(**fields), form=form) == {reason: 1}
 
 
-async def test_an_answer_that_people_call_wrong_is_left_out(store: LessonStore) -> None:
+async def test_an_answer_that_people_call_wrong_is_left_out(
+    store: LessonStore, tmp_path: Path
+) -> None:
     await fill(store, [lesson()])
     await store.judge(Feedback(run_id="r1", correct=False))
-    assert await removed(store) == {"people say that the answer is wrong": 1}
+    assert await removed(store, tmp_path) == {"people say that the answer is wrong": 1}
 
 
 async def test_of_duplicates_one_is_left_that_people_call_right_else_the_newest(
-    store: LessonStore,
+    store: LessonStore, tmp_path: Path
 ) -> None:
-    words = " ".join(TOPICS)
-    asked = {"r1": "2 + 2?", "r2": " 2 +  2?", "r3": f"{words} one", "r4": f"{words} One!"}
-    later = {run_id: DAY + timedelta(hours=i) for i, run_id in enumerate(asked)}
-    await fill(store, [lesson(run_id, q, at=later[run_id]) for run_id, q in asked.items()])
+    asked = {"r1": "2 + 2?", "r2": " 2 +  2?", "r3": "ONE?", "r4": "one?"}
+    for i, (run_id, question) in enumerate(asked.items()):
+        await store.put(lesson(run_id, question, at=DAY + timedelta(hours=i), answer=run_id))
     await store.judge(Feedback(run_id="r1", correct=True))
-    done = await choose(store, ExportOptions(validation=0))
-    assert [each.run_id for each in done.training] == ["r1", "r4"]
-    assert done.removed == {"duplicate": 2}
+    done = await export(store, tmp_path / "a.jsonl", validation=0)
+    answers = [row["messages"][-1]["content"] for row in rows(tmp_path / "a.jsonl")]
+    assert (answers, done.removed) == (["r1", "r4"], {"duplicate": 2})
 
 
 @pytest.mark.parametrize(
@@ -153,72 +144,36 @@ async def test_of_duplicates_one_is_left_that_people_call_right_else_the_newest(
     [
         ("Where is Timbuktu?", "where is timbuktu", True),
         ("Say: where on earth is Timbuktu? Now!", "Where on earth is Timbuktu", True),
-        (
-            "Where in the whole wide world is Timbuktu now",
-            "in the whole wide world is it now",
-            True,
-        ),
+        ("Where in the whole wide world of ours is it", "in the whole wide world of ours is", True),
+        ("Where in the whole wide world of ours is it", "in the whole wide world of yours", False),
         ("Where is Timbuktu?", "Where is Zanzibar?", False),
+        ("Where is Timbuktu?", "is Timbuktu", False),
         ("Where is Timbuktu?", "?!", False),
     ],
 )
 async def test_what_an_evaluation_asks_is_left_out(
-    store: LessonStore, asked: str, evaluation: str, found: bool
+    store: LessonStore, tmp_path: Path, asked: str, evaluation: str, found: bool
 ) -> None:
-    options = {"ngram": 4} if "whole" in asked else {}
-    left = await removed(store, lesson(question=asked), evaluation=[evaluation], **options)
+    left = await removed(store, tmp_path, lesson(question=asked), evaluation=[evaluation])
     assert left == ({"in the evaluation": 1} if found else {})
-
-
-async def test_words_that_stand_in_many_lessons_are_a_form_and_no_question(
-    store: LessonStore,
-) -> None:
-    form = "Please answer the following question about our own club as briefly as you can"
-    asked = [
-        f"{form}: {w} {w[::-1]} {w}{w} {w}x {w}y {w}z {w}a {w}b {w}c {w}d {w}e {w}f {w}g {w}h"
-        for w in (*TOPICS, *(t[::-1] for t in TOPICS))
-    ]
-    lessons = [lesson(f"r{i}", q) for i, q in enumerate(asked)]
-    assert await removed(store, *lessons, evaluation=[f"{form}: who?"]) == {}
-
-
-@given(
-    sets=st.lists(st.frozensets(st.tuples(st.integers(0, 6).map(str)), max_size=6), max_size=8),
-    alike=st.sampled_from([0.3, 0.5, 0.8, 1.0]),
-)
-def test_near_pairs_are_exact(sets: list[frozenset[tuple[str, ...]]], alike: float) -> None:
-    slow = {
-        (a, b) for b in range(len(sets)) for a in range(b) if jaccard(sets[a], sets[b]) >= alike
-    }
-    assert set(near_pairs(sets, alike)) == slow
 
 
 # --- files
 
 
-async def test_questions_that_are_alike_go_to_the_same_file(
+async def test_a_share_of_the_questions_goes_to_a_second_file_always_the_same(
     store: LessonStore, tmp_path: Path
 ) -> None:
-    asked = [
-        f"Where in the whole wide world is {topic} ({side})?"
-        for topic in TOPICS
-        for side in ("its north", "the harbour of it")
-    ]
-    alone = [f"{topic} {topic[::-1]}?" for topic in TOPICS]
-    await fill(store, [lesson(f"r{i}", q) for i, q in enumerate((*asked, *alone))])
-    options = ExportOptions(validation=0.2, near=1.0)
-    first = await export(store, tmp_path / "a.jsonl", options)
-    again = await choose(store, options)
-    assert [x.run_id for x in again.validation] == [x.run_id for x in first.validation]
-    assert (len(first.training), len(first.validation)) == (14, 4)
-    assert first.files["validation"] == tmp_path / "a.validation.jsonl"
-    assert all("whole wide world" not in x.question for x in first.validation)
-    assert {each.purpose: each.lessons for each in await store.exports()} == {
-        "training": 14,
-        "validation": 4,
-    }
-    await export(store, tmp_path / "a.jsonl", ExportOptions(validation=0))
-    assert not (tmp_path / "a.validation.jsonl").exists()
+    await fill(store, [lesson(f"r{i}", f"{topic}?") for i, topic in enumerate(TOPICS)])
+    files = [tmp_path / "a.jsonl", tmp_path / "a.validation.jsonl"]
+    done = await export(store, files[0], validation=0.5)
+    assert list(done.rows) == files
+    assert sum(done.rows.values()) == len(TOPICS)
+    before = [file.read_text() for file in files]
+    await export(store, files[0], validation=0.5)
+    assert [file.read_text() for file in files] == before
+    await export(store, files[0], validation=0)
+    assert not files[1].exists()
 
 
 async def test_what_is_deleted_meanwhile_is_not_written(
@@ -227,12 +182,12 @@ async def test_what_is_deleted_meanwhile_is_not_written(
     await fill(store, [lesson(topic, topic) for topic in TOPICS])
     note = store.note_export
 
-    async def deleting(path: str, run_ids: Sequence[str], *, purpose: str) -> None:
-        await note(path, run_ids, purpose=purpose)
+    async def deleting(path: str, run_ids: Sequence[str]) -> set[str]:
         await store.delete(LessonSelection(run_id="zanzibar"))
+        return await note(path, run_ids)
 
     monkeypatch.setattr(store, "note_export", deleting)
-    done = await export(store, tmp_path / "a.jsonl", ExportOptions(validation=0))
+    done = await export(store, tmp_path / "a.jsonl", validation=0)
     assert done.removed == {"deleted meanwhile": 1}
     assert "zanzibar" not in (tmp_path / "a.jsonl").read_text()
     assert len(rows(tmp_path / "a.jsonl")) == 5
@@ -246,7 +201,7 @@ async def test_where_nothing_may_be_trained_on_no_file_is_written(
     await store.put(lesson(terms=Terms()))
     with pytest.raises(ConfigurationError, match=r"not stated: 1.*may_train=True"):
         await export(store, tmp_path / "a.jsonl")
-    assert await store.exports() == []
+    assert [file.name for file in tmp_path.iterdir()] == ["db"]  # noqa: ASYNC240 - a few files
 
 
 async def test_a_file_that_cannot_be_written_is_told(store: LessonStore, tmp_path: Path) -> None:
@@ -255,15 +210,12 @@ async def test_a_file_that_cannot_be_written_is_told(store: LessonStore, tmp_pat
         with pytest.raises(ConfigurationError, match="a file in a folder"):
             await export(store, path)
     with pytest.raises(ConfigurationError, match="cannot be written"):
-        await export(store, tmp_path / f"{'x' * 244}.jsonl", ExportOptions(validation=0))
+        await export(store, tmp_path / f"{'x' * 244}.jsonl", validation=0)
 
 
-@pytest.mark.parametrize(
-    "options", [{"form": "csv"}, {"validation": 1}, {"near": 0}, {"alike": 2}, {"ngram": 3}]
-)
-def test_values_without_meaning_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match=next(iter(options))):
-        ExportOptions(**options)
+async def test_a_share_above_one_is_refused(store: LessonStore, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="validation=1"):
+        await export(store, tmp_path / "a.jsonl", validation=1)
 
 
 def test_questions_of_an_evaluation_are_read_from_transcripts_and_examples(tmp_path: Path) -> None:
@@ -273,20 +225,15 @@ def test_questions_of_an_evaluation_are_read_from_transcripts_and_examples(tmp_p
     assert evaluation_questions([transcripts, examples]) == ["Why?", "Who?"]
 
 
-async def test_a_status_counts_what_may_be_done_with_lessons(
-    store: LessonStore, tmp_path: Path
-) -> None:
+async def test_a_status_counts_what_may_be_done_with_lessons(store: LessonStore) -> None:
     await fill(store, [lesson("r1", task="sums"), lesson("r2", "3?", origin="audited")])
     await store.put(lesson("r3", "4?", answer_model="x:y", terms=Terms(may_remember=False)))
     await store.judge(Feedback(run_id="r1", correct=True))
     await store.judge(Feedback(run_id="r3", correct=False))
-    await export(store, tmp_path / "a.jsonl", ExportOptions(validation=0))
     found = await status_of(store)
     assert (found.lessons, found.said_right, found.said_wrong) == (3, 1, 1)
     assert found.by_task == {"cascade": 2, "sums": 1}
-    assert found.by_origin == {"escalated": 2, "audited": 1}
     assert found.models == {
         "scripted:large": {"lessons": 2, "may_train": 2, "not_stated": 0, "may_remember": 2},
         "x:y": {"lessons": 1, "may_train": 0, "not_stated": 1, "may_remember": 0},
     }
-    assert [each.lessons for each in found.exports] == [2]
