@@ -229,6 +229,8 @@ class Verifier:
 def _checked(decision: object) -> Decision:
     if isinstance(decision, Decision):
         return decision
+    if inspect.iscoroutine(decision):
+        decision.close()  # an async decide: nothing waits for it
     raise ConfigurationError(
         f"the policy returned {decision!r}: decide(situation) returns a cascade.Decision, such as "
         "Decision(action='accept', reason='…')."

@@ -38,7 +38,7 @@ from cascade.events import Reader
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
 from cascade.ledger.view import LedgerView
-from cascade.middleware.base import CascadeMiddleware
+from cascade.middleware.base import Advance, CascadeMiddleware
 from cascade.policies import Situation, tell_cost
 from cascade.run import (
     Answer,
@@ -139,8 +139,9 @@ class Kernel:
         self._before = overriding(self.middleware[::-1], "before_run")
         self._decide = overriding(self.middleware, "wrap_decision")
         self._after = overriding(self.middleware, "after_run")
+        self._step: Advance = self._act
         for one in reversed(overriding(self.middleware, "wrap_step")):
-            self.advance = partial(one.wrap_step, handler=self.advance)  # type: ignore[method-assign]
+            self._step = partial(one.wrap_step, handler=self._step)
 
     # --- what agents and middleware ask for
 
@@ -215,6 +216,17 @@ class Kernel:
             CascadeError: the step failed; `error.ledger` holds what the run has spent.
         """
         try:
+            await self._step(run, runtime)
+        except CascadeError:
+            raise
+        except Exception as error:
+            if is_control_flow(error):
+                raise
+            raise self._failed(run, error) from error
+
+    async def _act(self, run: Run, runtime: CascadeRuntime) -> None:
+        """The agent whose turn it is, with what comes before the first and after the last."""
+        try:
             if run.step == "begin":
                 await self._open(run, runtime)
             elif run.step != "end":
@@ -225,22 +237,25 @@ class Kernel:
                 run.paused_at = time.time()
             if run.step == "end":
                 await self._close(run, runtime)
+            else:
+                self._merge(run)
         except CascadeError as error:
-            self._merge(run)
-            error.ledger = LedgerView(run.entries)
-            tell_cost(self.policy, known_cost(run.entries))
+            self._failed(run, error)
             raise
         except Exception as error:
             if is_control_flow(error):
                 raise
-            self._merge(run)
+            raise self._failed(run, error) from error
+
+    def _failed(self, run: Run, error: Exception) -> CascadeError:
+        """What a step raised, with what the run has spent."""
+        self._merge(run)
+        tell_cost(self.policy, known_cost(run.entries))
+        if not isinstance(error, CascadeError):
             said = f"{type(error).__name__} in code that the cascade calls: {error}"
-            raised = ExtensionError(said)
-            raised.ledger = LedgerView(run.entries)
-            tell_cost(self.policy, known_cost(run.entries))
-            raise raised from error
-        if run.step != "end":  # else it is done
-            self._merge(run)
+            error = ExtensionError(said)
+        error.ledger = LedgerView(run.entries)
+        return error
 
     async def answer(self, run: Run, runtime: CascadeRuntime) -> Answer:
         """Take a run to its end, or to a person: the loop that drives without LangGraph.

@@ -16,7 +16,13 @@ from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from cascade import Cascade, CascadeMiddleware, LedgerEntry, LedgerStore, MemoryLedger, Tier
-from cascade.errors import ConfigurationError, InputError, ModelUnavailableError, PersonNeededError
+from cascade.errors import (
+    ConfigurationError,
+    ExtensionError,
+    InputError,
+    ModelUnavailableError,
+    PersonNeededError,
+)
 from cascade.ledger.store import open_store
 from cascade.middleware import Breaker, Deadline, Examples, Retries, Sticky, ToolRisks
 from cascade.run import Run
@@ -403,3 +409,26 @@ def test_a_store_whose_append_is_async_would_lose_every_entry() -> None:
 def test_repr_says_the_chain() -> None:
     assert repr(cascade_of()).startswith("Cascade(small (scripted:s) → large (scripted:l)")
     assert isinstance(cascade_of(), Cascade)
+
+
+async def test_an_observer_that_raises_is_an_error_with_what_was_spent(driver: Any) -> None:
+    class Broken(CascadeMiddleware):
+        async def wrap_step(self, run: Any, runtime: Any, handler: Any) -> None:
+            await handler(run, runtime)
+            if run.step == "verify":
+                raise KeyError("no such gauge")
+
+    with pytest.raises(ExtensionError, match="KeyError in code that the cascade calls") as raised:
+        await driver(cascade_of(middleware=[Broken()])).ask()
+    assert [entry.node for entry in raised.value.ledger.entries] == ["draft", "self_check"]
+
+
+@pytest.mark.filterwarnings("error")
+async def test_a_policy_that_is_async_is_told_so_and_never_awaited() -> None:
+    class Later:
+        async def decide(self, situation: Any) -> Any:
+            raise AssertionError
+
+    with pytest.raises(ConfigurationError, match="the policy returned <coroutine"):
+        await cascade_of(policy=Later()).ainvoke("?")
+    gc.collect()
