@@ -80,12 +80,6 @@ def plan(
     busy_s: Annotated[
         Decimal | None, _option("Or: seconds that it computes for a draft.", SPEED)
     ] = None,
-    small_s: Annotated[
-        Decimal | None, _option("Seconds until a draft is there and checked.", SPEED)
-    ] = None,
-    large_s: Annotated[
-        Decimal | None, _option("Seconds until a large answer is there.", SPEED)
-    ] = None,
     check_calls: Annotated[
         int,
         typer.Option(
@@ -104,12 +98,6 @@ def plan(
             help="On how many examples that was seen: gives intervals.", rich_help_panel=ACCEPTING
         ),
     ] = None,
-    draft_error: Annotated[
-        Decimal | None, _option("Share of the drafts that is wrong.", ACCEPTING)
-    ] = None,
-    max_harm: Annotated[
-        Decimal | None, _option("Bound on drafts accepted and wrong.", ACCEPTING)
-    ] = None,
     requests: Annotated[Decimal | None, _option("Requests per month.", OWNING)] = None,
     purchase: Annotated[
         Decimal, _option("Dollars paid once: machine, training, set-up.", OWNING)
@@ -118,17 +106,14 @@ def plan(
         Decimal, _option("Over which the purchase is written off.", OWNING)
     ] = Decimal(36),
     maintenance_hours: Annotated[Decimal, _option("Of a person, per month.", OWNING)] = Decimal(0),
-    hour_price: Annotated[Decimal, _option("Dollars of such an hour.", OWNING)] = Decimal(0),
-    standby_kw: Annotated[
-        Decimal, _option("Kilowatts that the machine draws all month.", OWNING)
-    ] = Decimal(0),
+    hour_price: Annotated[Decimal | None, _option("Dollars of such an hour.", OWNING)] = None,
     json: Json = False,
 ) -> None:
     """Work out from which accept rate a cascade saves money, how much, or that it never does."""
     from cascade.evaluation import plan as work  # noqa: PLC0415 - heavy, keeps --help fast
     from cascade.evaluation.render import to_text  # noqa: PLC0415
 
-    if kwh_price is not None and not (kw or standby_kw):
+    if kwh_price is not None and not kw:
         raise ConfigurationError(f"--kwh-price {kwh_price} prices nothing: give --kw.")
     by_hour = _by_hour(hourly, utilisation, kw, kwh_price)
     inputs = work.PlanInputs(
@@ -144,17 +129,11 @@ def plan(
         check_usd=check_usd,
         accept_rate=accept,
         accept_n=accept_n,
-        small_s=small_s,
-        large_s=large_s,
         requests_per_month=requests,
         purchase_usd=purchase,
         months=months,
         maintenance_hours=maintenance_hours,
         hour_usd=hour_price,
-        standby_kw=standby_kw,
-        kwh_usd=kwh_price or Decimal(0),
-        draft_error=draft_error,
-        max_harm=max_harm,
     )
     found = work.plan(inputs)
     if json:

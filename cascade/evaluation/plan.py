@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -22,7 +22,6 @@ from cascade.evaluation.render import (
     Document,
     Fact,
     Figure,
-    Number,
     Table,
     Tone,
     Unit,
@@ -42,15 +41,18 @@ CHECK_ANSWER_TOKENS = 4
 READS_FASTER = 5
 """A machine reads a prompt so many times faster than it writes, where nothing else is said."""
 
-HOURS_PER_MONTH = Decimal(730)
-
 Amount = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[Decimal, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[Decimal, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
 Verdict = Literal["saves", "loses", "uncertain", "open", "never"]
 """`open`: it depends on an accept rate that was not given. `uncertain`: its interval says both."""
+
+_TOGETHER: Mapping[str, str] = {
+    "accept_n": "accept_rate",
+    "prompt_tokens_per_s": "tokens_per_s",
+    "maintenance_hours": "hour_usd",
+}
 
 
 class PlanInputs(Record):
@@ -69,17 +71,11 @@ class PlanInputs(Record):
         check_usd: dollars of the self-check per draft, instead of pricing its calls.
         accept_rate: expected share of accepted drafts, a.
         accept_n: on how many examples it was seen; gives every figure its interval.
-        small_s: seconds until a draft is there and checked; its busy time when not given.
-        large_s: seconds until a large answer is there.
         requests_per_month: for the bill.
         purchase_usd: machine, training and set-up, paid once.
         months: over which the purchase is written off.
         maintenance_hours: of a person, per month.
         hour_usd: what such an hour costs.
-        standby_kw: what the machine draws all month long, used or not.
-        kwh_usd: price of power.
-        draft_error: share of drafts that are wrong, μ.
-        max_harm: bound on P(accepted and wrong), α.
 
     Raises:
         ConfigurationError: a value is out of range, or does not go with another; it is named.
@@ -95,19 +91,13 @@ class PlanInputs(Record):
     prompt_tokens_per_s: Positive | None = None
     check_calls: Count = 0
     check_usd: Amount | None = None
-    accept_rate: Share | None = None
+    accept_rate: Annotated[Decimal, Field(ge=0, le=1)] | None = None
     accept_n: Annotated[int, Field(ge=1)] | None = None
-    small_s: Amount | None = None
-    large_s: Positive | None = None
     requests_per_month: Amount | None = None
     purchase_usd: Amount = Decimal(0)
     months: Positive = Decimal(36)
     maintenance_hours: Amount = Decimal(0)
-    hour_usd: Amount = Decimal(0)
-    standby_kw: Amount = Decimal(0)
-    kwh_usd: Amount = Decimal(0)
-    draft_error: Share | None = None
-    max_harm: Annotated[Decimal, Field(gt=0, lt=1)] | None = None
+    hour_usd: Amount | None = None
 
     if not TYPE_CHECKING:  # type checkers know the fields from their annotations
 
@@ -122,18 +112,8 @@ class PlanInputs(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> PlanInputs:
-        together: Mapping[str, str] = {
-            "accept_n": "accept_rate",
-            "prompt_tokens_per_s": "tokens_per_s",
-            "draft_error": "max_harm",
-            "max_harm": "draft_error",
-            "maintenance_hours": "hour_usd",
-            "standby_kw": "kwh_usd",
-        }
-        priced = ("hour_usd", "kwh_usd")
-        for given, needed in together.items():
-            has = getattr(self, needed) if needed in priced else getattr(self, needed) is not None
-            if getattr(self, given) and not has:
+        for given, needed in _TOGETHER.items():
+            if getattr(self, given) and getattr(self, needed) is None:
                 raise ValueError(f"{given}={getattr(self, given)} needs {needed} too")
         if self.busy_s is not None and self.tokens_per_s is not None:
             raise ValueError(
@@ -142,10 +122,11 @@ class PlanInputs(Record):
             )
         return self
 
+    @property
     def fixed_usd(self) -> Decimal:
-        """Dollars a month before the first request: purchase ÷ months + hours × rate + power."""
-        power = self.standby_kw * HOURS_PER_MONTH * self.kwh_usd
-        return self.purchase_usd / self.months + self.maintenance_hours * self.hour_usd + power
+        """Dollars a month before the first request: purchase ÷ months + hours × rate."""
+        hours = self.maintenance_hours * (self.hour_usd or Decimal(0))
+        return self.purchase_usd / self.months + hours
 
     def small_usd(self, input_tokens: int, output_tokens: int) -> Decimal:
         """Dollars of a call of the small model.
@@ -153,7 +134,10 @@ class PlanInputs(Record):
         Raises:
             ConfigurationError: the price is by the hour and no speed is given.
         """
-        busy = self.busy(input_tokens, output_tokens)
+        busy = self.busy_s
+        if self.tokens_per_s is not None:
+            reads = self.prompt_tokens_per_s or READS_FASTER * self.tokens_per_s
+            busy = output_tokens / self.tokens_per_s + input_tokens / reads
         usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
         cost = self.small.cost(usage, None if busy is None else float(busy * 1000))
         if cost is None:
@@ -163,6 +147,7 @@ class PlanInputs(Record):
             )
         return cost
 
+    @property
     def large_usd(self) -> Decimal:
         """c_L: dollars of a large answer.
 
@@ -182,27 +167,6 @@ class PlanInputs(Record):
                 "the large model costs $0 per request: there is nothing to save. Set its price."
             )
         return cost
-
-    def busy(self, input_tokens: int, output_tokens: int) -> Decimal | None:
-        """Seconds that the small model reads and writes; None where no speed is known."""
-        if self.tokens_per_s is None:
-            return self.busy_s
-        reads = self.prompt_tokens_per_s or READS_FASTER * self.tokens_per_s
-        return output_tokens / self.tokens_per_s + input_tokens / reads
-
-    def check_tokens(self) -> tuple[int, int]:
-        """Read and written by a call of the self-check: question and draft, and one word."""
-        return self.input_tokens + self.output_tokens + CHECK_QUESTION_TOKENS, CHECK_ANSWER_TOKENS
-
-    def small_seconds(self) -> Decimal | None:
-        """t_S: seconds until a draft is there and checked; None where nobody knows."""
-        draft, check = (
-            self.busy(self.input_tokens, self.output_tokens),
-            self.busy(*self.check_tokens()),
-        )
-        if self.small_s is not None or draft is None or check is None:
-            return self.small_s
-        return draft + self.check_calls * check
 
 
 class Range(Record):
@@ -231,15 +195,10 @@ class Plan(Record):
         accept_rate: a, with its Wilson interval.
         relative_cost: r + (1 − a), the cost as a share of the large model alone.
         saved_per_1000_usd: 1000·(a·c_L − c_S − c_V), fixed cost not counted.
-        wait_escalated_s, wait_accepted_s: seconds longer than with the large model alone;
-            negative for shorter. None where no time is known.
         fixed_usd: what a month costs before the first request.
         from_requests: requests a month from which on that is paid for; None if never.
         monthly_usd: (large model alone, cascade with all costs) for `requests_per_month`.
-        forced: with a bound α on harm, P(accepted and wrong), and a share μ of wrong drafts: the
-            share μ − α that even perfect confidence has to escalate; (μ − α)/(1 − α) of it where
-            α is to bound the errors among the accepted (arXiv 2606.29054).
-        verdict: in one word; fixed cost and bound on harm count as far as they are given.
+        verdict: in one word; fixed cost counts where the requests are given.
         sentence: for people.
     """
 
@@ -248,16 +207,13 @@ class Plan(Record):
     check_usd: Decimal
     large_usd: Decimal
     cost_ratio: Decimal
-    accept_rate: Range | None
-    relative_cost: Range | None
-    saved_per_1000_usd: Range | None
-    wait_escalated_s: Decimal | None
-    wait_accepted_s: Decimal | None
+    accept_rate: Range | None = None
+    relative_cost: Range | None = None
+    saved_per_1000_usd: Range | None = None
     fixed_usd: Decimal
-    from_requests: Range | None
-    monthly_usd: tuple[Decimal, Decimal | None] | None
-    forced: Decimal | None
-    verdict: Verdict
+    from_requests: int | None = None
+    monthly_usd: tuple[Decimal, Decimal | None] | None = None
+    verdict: Verdict = "open"
     sentence: str = ""
 
 
@@ -268,38 +224,38 @@ def plan(inputs: PlanInputs) -> Plan:
         ConfigurationError: a price is unknown, or the large model costs nothing.
     """
     draft = inputs.small_usd(inputs.input_tokens, inputs.output_tokens)
-    check, large = inputs.check_usd, inputs.large_usd()
+    check, large = inputs.check_usd, inputs.large_usd
     if check is None:
-        each = inputs.small_usd(*inputs.check_tokens()) if inputs.check_calls else Decimal(0)
+        # It reads the question and the draft, and writes one word.
+        read = inputs.input_tokens + inputs.output_tokens + CHECK_QUESTION_TOKENS
+        each = inputs.small_usd(read, CHECK_ANSWER_TOKENS) if inputs.check_calls else Decimal(0)
         check = inputs.check_calls * each
-    ratio = (draft + check) / large
-    accept = _accept_rate(inputs)
-    saved = None if accept is None else accept.map(lambda a: a * large - draft - check)
-    wait, fixed, requests = inputs.small_seconds(), inputs.fixed_usd(), inputs.requests_per_month
-    timed = wait is not None and inputs.large_s is not None
-    monthly = None
+    ratio, fixed, requests = (draft + check) / large, inputs.fixed_usd, inputs.requests_per_month
+    known: dict[str, object] = {}
     if requests is not None:
-        spent = None if saved is None else requests * (large - saved.value) + fixed
-        monthly = requests * large, spent
+        known["monthly_usd"] = requests * large, None
+    accept = _accept_rate(inputs)
+    if accept is not None:
+        saved = accept.map(lambda a: a * large - draft - check)
+        known |= {
+            "accept_rate": accept,
+            "relative_cost": accept.map(lambda a: ratio + 1 - a),
+            "saved_per_1000_usd": saved.map(lambda usd: 1000 * usd),
+        }
+        if saved.value > 0:
+            known["from_requests"] = math.ceil(fixed / saved.value)
+        if requests is not None:
+            known["monthly_usd"] = requests * large, requests * (large - saved.value) + fixed
     found = Plan(
         inputs=inputs,
         draft_usd=draft,
         check_usd=check,
         large_usd=large,
         cost_ratio=ratio,
-        accept_rate=accept,
-        relative_cost=None if accept is None else accept.map(lambda a: ratio + 1 - a),
-        saved_per_1000_usd=None if saved is None else saved.map(lambda usd: 1000 * usd),
-        wait_escalated_s=wait if timed else None,
-        wait_accepted_s=wait - inputs.large_s if wait is not None and inputs.large_s else None,
         fixed_usd=fixed,
-        from_requests=_from_requests(fixed, saved),
-        monthly_usd=monthly,
-        forced=_forced(inputs),
-        verdict="open",
-    )
+    ).model_copy(update=known)
     found = found.model_copy(update={"verdict": _verdict(found)})
-    return found.model_copy(update={"sentence": " ".join(_sentences(found))})
+    return found.model_copy(update={"sentence": _sentence(found)})
 
 
 def _accept_rate(inputs: PlanInputs) -> Range | None:
@@ -309,40 +265,15 @@ def _accept_rate(inputs: PlanInputs) -> Range | None:
     return Range(value=inputs.accept_rate, low=Decimal(str(low)), high=Decimal(str(high)))
 
 
-def _from_requests(fixed: Decimal, saved: Range | None) -> Range | None:
-    if saved is None or saved.value <= 0:
-        return None
-
-    def needed(each: Decimal | None) -> Decimal | None:
-        if each is None or each <= 0:
-            return None
-        return (fixed / each).to_integral_value(ROUND_CEILING)
-
-    return Range(
-        value=(fixed / saved.value).to_integral_value(ROUND_CEILING),
-        low=needed(saved.high),
-        high=needed(saved.low),
-    )
-
-
-def _forced(inputs: PlanInputs) -> Decimal | None:
-    if inputs.draft_error is None or inputs.max_harm is None:
-        return None
-    return max(Decimal(0), inputs.draft_error - inputs.max_harm)
-
-
 def _verdict(found: Plan) -> Verdict:
-    if found.cost_ratio >= 1 - (found.forced or 0):
+    if found.cost_ratio >= 1:
         return "never"
-    saved = found.saved_per_1000_usd
+    saved, requests = found.saved_per_1000_usd, found.inputs.requests_per_month
     if saved is None:
         return "open"
-    scale, fixed = Decimal(1), Decimal(0)
-    if found.inputs.requests_per_month is not None:
-        scale, fixed = found.inputs.requests_per_month / 1000, found.fixed_usd
-    low, high = (
-        (saved.value if end is None else end) * scale - fixed for end in (saved.low, saved.high)
-    )
+    if requests is not None:
+        saved = saved.map(lambda usd: usd * requests / 1000 - found.fixed_usd)
+    low, high = (saved.value if end is None else end for end in (saved.low, saved.high))
     if high <= 0:
         return "loses"
     return "saves" if low > 0 else "uncertain"
@@ -351,44 +282,31 @@ def _verdict(found: Plan) -> Verdict:
 # Words ----------------------------------------------------------------------------------------
 
 
-def _sentences(found: Plan) -> list[str]:
-    ratio, bound = percent(found.cost_ratio), percent(found.inputs.max_harm)
+def _sentence(found: Plan) -> str:
+    ratio, fixed = percent(found.cost_ratio), f"{dollars(found.fixed_usd)} a month"
     accept, saved = _shown(found.accept_rate, "share"), _shown(found.saved_per_1000_usd, "usd")
-    said = [
-        {
-            "never": f"Never: draft and check cost {ratio} of a large answer, so a cascade loses "
-            "money at every accept rate. Use the large model alone, or a cheaper small one.",
-            "open": f"It saves from an accept rate of {ratio} on; below, switch it off.",
-            "saves": f"It saves {saved} per 1,000 requests: an accept rate of {accept} is above "
-            f"the {ratio} that draft and check cost of a large answer.",
-            "loses": f"It loses money: an accept rate of {accept} is not above the {ratio} from "
-            "which it saves. Switch it off.",
-            "uncertain": f"It cannot be told yet: {saved} per 1,000 requests, and the interval, "
-            "all costs counted, holds both a saving and a loss. Measure the accept rate on more "
-            "examples.",
-        }[found.verdict]
-    ]
-    if found.verdict == "never" and found.forced is not None and found.cost_ratio < 1:
-        most = percent(1 - found.forced)
-        said = [
-            f"Never under this bound: at a harm of at most {bound} even perfect confidence "
-            f"accepts no more than {most}, and the cascade saves only above {ratio}."
-        ]
-    if found.verdict == "loses" and found.from_requests is not None:
-        said = [f"It loses money: {saved} saved per 1,000 requests do not pay for the fixed cost."]
-    if found.fixed_usd and found.accept_rate is not None:
-        a_month = f"{dollars(found.fixed_usd)} a month"
-        if found.from_requests is None:
-            said.append(f"No number of requests pays for its {a_month}.")
-        else:
-            needed = _shown(found.from_requests, "count")
-            said.append(f"With {a_month} of fixed cost it saves from {needed} requests a month on.")
-    if found.forced:
-        said.append(
-            f"A harm of at most {bound} forces at least {percent(found.forced)} of the "
-            "requests to escalate, whatever the confidence."
-        )
-    return said
+    loses = (
+        f"It loses money: an accept rate of {accept} is not above the {ratio} from which it saves. "
+        "Switch it off."
+    )
+    if found.from_requests is not None:
+        loses = f"It loses money: {saved} saved per 1,000 requests do not pay for the fixed cost."
+    said = {
+        "never": f"Never: draft and check cost {ratio} of a large answer, so a cascade loses money "
+        "at every accept rate. Use the large model alone, or a cheaper small one.",
+        "open": f"It saves from an accept rate of {ratio} on; below, switch it off.",
+        "saves": f"It saves {saved} per 1,000 requests: an accept rate of {accept} is above the "
+        f"{ratio} that draft and check cost of a large answer.",
+        "loses": loses,
+        "uncertain": f"It cannot be told yet: {saved} per 1,000 requests, and the interval, all "
+        "costs counted, holds both a saving and a loss. Measure the accept rate on more examples.",
+    }[found.verdict]
+    if not found.fixed_usd or found.accept_rate is None:
+        return said
+    if found.from_requests is None:
+        return f"{said} No number of requests pays for its {fixed}."
+    needed = f"{found.from_requests:,} requests a month"
+    return f"{said} With {fixed} of fixed cost it saves from {needed} on."
 
 
 def _figure(found: Range | None, unit: Unit) -> Figure:
@@ -397,10 +315,6 @@ def _figure(found: Range | None, unit: Unit) -> Figure:
 
 def _shown(found: Range | None, unit: Unit) -> str:
     return words(_figure(found, unit))
-
-
-def _longer(seconds: Number) -> Cell:
-    return f"{abs(seconds):.2f} s {'longer' if seconds > 0 else 'shorter'}"
 
 
 def to_document(found: Plan) -> Document:
@@ -418,11 +332,6 @@ def to_document(found: Plan) -> Document:
             ("cost", _figure(found.relative_cost, "share"), "of the large model alone"),
             ("saved per 1,000 requests", _figure(found.saved_per_1000_usd, "usd"), ""),
         ]
-    if found.wait_escalated_s is not None and found.wait_accepted_s is not None:
-        rows += [
-            ("wait when escalated", _longer(found.wait_escalated_s), ""),
-            ("wait when accepted", _longer(found.wait_accepted_s), ""),
-        ]
     if found.fixed_usd:
         rows.append(("fixed cost", Figure(found.fixed_usd, "usd"), "a month"))
     if found.monthly_usd is not None:
@@ -432,33 +341,17 @@ def to_document(found: Plan) -> Document:
             ("large model alone", Figure(alone, "usd"), requests),
             ("cascade, all costs", Figure(spent, "usd"), "a month"),
         ]
-    if found.forced is not None and given.max_harm is not None:
-        among = percent(found.forced / (1 - given.max_harm))
-        labels = math.ceil(math.log(0.1) / math.log1p(-float(given.max_harm)))
-        rows += [
-            (
-                "escalations forced by the bound",
-                Figure(found.forced, "share"),
-                f"{among} if it is to hold among the accepted",
-            ),
-            (
-                "labels that can certify it",
-                Figure(labels, "count"),
-                "at least, without one error, with 90 % confidence",
-            ),
-        ]
     tones: Mapping[Verdict, Tone] = {"saves": "good", "loses": "bad", "never": "bad"}
-    notes = []
-    if given.tokens_per_s is not None and given.prompt_tokens_per_s is None:
-        notes.append(
-            f"Assumed: the small model reads {READS_FASTER} times faster than it writes. Give "
-            "prompt_tokens_per_s to plan with its own speed."
-        )
+    assumed = (
+        f"Assumed: the small model reads {READS_FASTER} times faster than it writes. Give "
+        "prompt_tokens_per_s to plan with its own speed."
+    )
+    guessed = given.tokens_per_s is not None and given.prompt_tokens_per_s is None
     return Document(
         title="Whether a cascade can pay",
         sentence=found.sentence,
         tables=(Table("Per request", ("", "", ""), tuple(rows)),),
         facts=(Fact("saves from an accept rate of", Figure(found.cost_ratio, "share")),),
-        notes=tuple(notes),
+        notes=(assumed,) if guessed else (),
         tone=tones.get(found.verdict, "open"),
     )

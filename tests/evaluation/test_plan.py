@@ -91,12 +91,9 @@ def test_an_accept_rate_seen_on_few_examples_may_leave_it_open() -> None:
 def test_busy_seconds_come_from_reading_and_writing() -> None:
     priced = {"small": Price(per_hour=3600), "large": Price(input=10**9, output=0)}
     # 500 ÷ 50 + 1000 ÷ 500 seconds at a dollar each; the check reads 1530 and writes 4 tokens
-    found = planned(**priced, tokens_per_s=50, prompt_tokens_per_s=500, check_calls=1, large_s=20)
+    found = planned(**priced, tokens_per_s=50, prompt_tokens_per_s=500, check_calls=1)
     assert found.draft_usd == 12
     assert found.check_usd == Decimal("3.14")
-    assert found.wait_escalated_s == Decimal("15.14")
-    assert "15.14 s longer" in text(found)
-    assert "4.86 s shorter" in text(found)
 
 
 def test_reading_is_never_free() -> None:
@@ -108,43 +105,19 @@ def test_reading_is_never_free() -> None:
 
 def test_seconds_of_a_draft_may_be_given() -> None:
     assert planned(small=Price(per_hour=3600), busy_s=36).draft_usd == 36
-    assert planned(small_s=2, large_s=1).wait_accepted_s == 1
 
 
 def test_the_month_has_its_fixed_cost() -> None:
-    owned = {
-        "purchase_usd": 360,
-        "maintenance_hours": 1,
-        "hour_usd": 60,
-        "standby_kw": "0.1",
-        "kwh_usd": "0.4",
-    }
+    owned = {"purchase_usd": 360, "maintenance_hours": 1, "hour_usd": 60}
     found = planned(accept_rate=0.6, requests_per_month=20_000, **owned)
-    assert found.fixed_usd == Decimal("99.2")  # 360 ÷ 36 + 60 + 0.1 · 730 · 0.4
-    assert found.from_requests == Range(value=Decimal(9920))
-    assert found.monthly_usd == (Decimal(400), Decimal("299.2"))
-    assert "saves from 9,920 requests a month on" in text(found)
+    assert found.fixed_usd == 70  # 360 ÷ 36 + 60
+    assert found.from_requests == 7000
+    assert found.monthly_usd == (Decimal(400), Decimal(270))
+    assert "saves from 7,000 requests a month on" in text(found)
     few = planned(accept_rate=0.6, requests_per_month=100, **owned)
     assert few.verdict == "loses"
     assert "do not pay for the fixed cost" in few.sentence
     assert "No number of requests pays" in planned(accept_rate=0.05, **owned).sentence
-
-
-def test_an_interval_of_the_accept_rate_may_reach_to_where_nothing_is_paid_for() -> None:
-    found = planned(accept_rate=0.15, accept_n=40, purchase_usd=36)
-    assert found.from_requests is not None
-    assert found.from_requests.high is None
-
-
-def test_a_bound_on_harm_forces_escalations() -> None:
-    found = planned(draft_error=0.3, max_harm=0.05, accept_rate=0.5)
-    assert found.forced == Decimal("0.25")
-    assert "26.3 % if it is to hold among the accepted" in text(found)
-    assert "labels that can certify it" in text(found)
-    assert "forces at least 25.0 %" in text(found)
-    never = planned(draft_error=0.99, max_harm=0.05)
-    assert never.verdict == "never"
-    assert never.sentence.startswith("Never under this bound: at a harm of at most 5.0 %")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +126,6 @@ def test_a_bound_on_harm_forces_escalations() -> None:
         ({"accept_rate": 1.5}, "accept_rate=1.5: "),
         ({"accept_n": 10}, "accept_n=10 needs accept_rate too"),
         ({"prompt_tokens_per_s": 10}, "needs tokens_per_s too"),
-        ({"max_harm": 0.1}, "needs draft_error too"),
         ({"maintenance_hours": 1}, "needs hour_usd too"),
         ({"busy_s": 1, "tokens_per_s": 1}, "say the same twice"),
         ({"small": Price(per_hour=1)}, "give busy_s"),
@@ -168,20 +140,11 @@ def test_figures_that_cannot_be_planned_with_are_named(
         planned(**changes)
 
 
-@given(
-    ratio=st.integers(1, 99),
-    accept=st.floats(0, 1),
-    n=st.integers(1, 10_000),
-    wrong=st.floats(0, 1),
-)
+@given(ratio=st.integers(1, 99), accept=st.floats(0, 1))
 def test_a_cascade_saves_exactly_where_more_is_accepted_than_drafts_cost(
-    ratio: int, accept: float, n: int, wrong: float
+    ratio: int, accept: float
 ) -> None:
     assume(abs(accept - ratio / 100) > 1e-6)
     large = Price(input=100, output=100)
     found = planned(small=Price(input=ratio, output=ratio), large=large, accept_rate=accept)
     assert found.verdict == ("saves" if accept > ratio / 100 else "loses")
-    bounded = planned(accept_rate=accept, accept_n=n, draft_error=wrong, max_harm=0.5)
-    assert bounded.accept_rate is not None
-    assert bounded.accept_rate.low is not None
-    assert bounded.accept_rate.low <= bounded.accept_rate.value
