@@ -60,7 +60,8 @@ async def _make(url: str, selection: dict[str, Any], by: str | None, compare: bo
     from cascade.ledger import Selection, open_store  # noqa: PLC0415
 
     async with open_store(url, read_only=True) as store:
-        tables = TABLES if by is None else (*TABLES, f"tag:{by}")
+        asked = () if by is None else (by if by in TABLES else f"tag:{by}",)
+        tables = (*TABLES, *asked)
         return await make_report(store, Selection(**selection), by=tables, compare=compare)
 
 

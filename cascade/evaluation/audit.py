@@ -9,9 +9,7 @@ records out.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any
 
 from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.state import Basis, Record
@@ -46,6 +44,7 @@ TUNED = 50
 it is 1 throughout, the difference estimator."""
 
 NO_AUDITS = "estimated, no audits yet"
+_ASSUMED = "assumed limits"
 
 
 class Estimate(Record):
@@ -70,10 +69,9 @@ class SavingReport(Record):
     """What was saved against the large model alone, in dollars, audits paid for.
 
     Attributes:
-        measured_usd: of escalated and audited requests, whose baseline is known, less all costs
-            of the cascade.
-        estimated_usd: the baseline of accepted drafts that were not audited.
-        saving: their sum.
+        measured_usd: of requests whose baseline is known, less all costs of the cascade.
+        estimated_usd: the baseline of the others.
+        saving: their sum; its lower end is the verified net saving, which may be claimed.
         share: the saving as a share of the large-only bill.
         baseline: the large-only bill.
     """
@@ -83,11 +81,6 @@ class SavingReport(Record):
     saving: Estimate
     share: Estimate
     baseline: Estimate
-
-    @property
-    def verified_usd(self) -> float:
-        """Verified net saving: the lower end of the interval, which is what may be claimed."""
-        return self.saving.low
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +124,14 @@ class Sample:
         return np.asarray(1.0 / self.rates[self.audited])
 
     @property
+    def size(self) -> float:
+        """Kish's effective number of audits, (Σw)²/Σw²."""
+        return float(self.weights.sum() ** 2 / np.sum(self.weights**2))
+
+    @property
     def complete(self) -> bool:
         """Whether every draft was audited: the figures are then measured."""
         return 0 < self.n == len(self)
-
-    @property
-    def constant(self) -> bool:
-        """Whether all rates are equal: given their number, the audits are a simple sample."""
-        return len(self) > 0 and bool(np.ptp(self.rates) <= 1e-12 * self.rates[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,16 +154,6 @@ class Baselines:
 # Estimates ------------------------------------------------------------------------------------
 
 
-def power(values: Array, proxy: Array, sample: Sample) -> float:
-    """Weight of a proxy in PPI++: κ = Cov(y, f)/Var(f), weighted by 1/π, within [0, 1]; 0 for a
-    proxy that does not vary (arXiv 2311.01453, eq. 4; 2605.31278)."""
-    f, w = proxy[sample.audited], sample.weights
-    if len(f) < 2 or np.ptp(f) == 0:
-        return 0.0
-    f_off, y_off = f - np.average(f, weights=w), values - np.average(values, weights=w)
-    return float(np.clip(np.sum(w * f_off * y_off) / np.sum(w * f_off**2), 0.0, 1.0))
-
-
 def quality_loss(
     loss: Array, sample: Sample, *, requests: int, proxy: Array | None = None
 ) -> Estimate:
@@ -188,15 +171,18 @@ def quality_loss(
     Raises:
         ConfigurationError: a loss is outside [−1, 1], or fewer requests than drafts.
     """
-    _bounded(loss, -1.0, 1.0)
+    if len(loss) and not np.all(np.abs(loss) <= 1):
+        raise ConfigurationError(
+            f"losses from {loss.min():g} to {loss.max():g}; they belong in [-1, 1]."
+        )
     if requests < max(1, len(sample)):
         raise ConfigurationError(
             f"{requests} requests with {len(sample)} accepted drafts: count the escalated ones too."
         )
-    kappa = 0.0
+    fitted, kappa = np.zeros(len(sample)), 0.0
     if proxy is not None and sample.n >= TUNED:
         kappa = power(loss, proxy, sample)
-    fitted = kappa * (np.zeros(len(sample)) if proxy is None else proxy)
+        fitted = kappa * proxy
     found = _bounded_mean(loss - fitted[sample.audited], sample, (-1.0 - kappa, 1.0 + kappa))
     shift = float(fitted.mean()) if len(fitted) else 0.0
     share = len(sample) / requests
@@ -207,13 +193,19 @@ def quality_loss(
     return found.model_copy(update={"value": value, "low": low, "high": high, "method": method})
 
 
+def power(values: Array, proxy: Array, sample: Sample) -> float:
+    """Weight of a proxy in PPI++: κ = Cov(y, f)/Var(f), weighted by 1/π, within [0, 1]; 0 for a
+    proxy that does not vary (arXiv 2311.01453, eq. 4; 2605.31278)."""
+    f, w = proxy[sample.audited], sample.weights
+    if len(f) < 2 or np.ptp(f) == 0:
+        return 0.0
+    f_off, y_off = f - np.average(f, weights=w), values - np.average(values, weights=w)
+    return float(np.clip(np.sum(w * f_off * y_off) / np.sum(w * f_off**2), 0.0, 1.0))
+
+
 def accepted_error_rate(wrong: Array, sample: Sample) -> Estimate:
     """P(wrong | accepted); `wrong` is 0 or 1, or between, for the audited."""
-    _bounded(wrong, 0.0, 1.0)
-    if not sample.n or not sample.constant or not np.isin(wrong, (0.0, 1.0)).all():
-        return _bounded_mean(wrong, sample, (0.0, 1.0))
-    ends = exact_share(int(wrong.sum()), sample.n, len(sample))
-    return _estimate(float(wrong.mean()), ends, sample, "exact, hypergeometric")
+    return _bounded_mean(wrong, sample, (0.0, 1.0))
 
 
 def saving(
@@ -223,6 +215,7 @@ def saving(
     *,
     escalated_usd: float,
     spent_usd: float,
+    assumed: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> SavingReport:
     """The saving of all requests.
 
@@ -232,18 +225,22 @@ def saving(
         baselines: predictions for the accepted drafts.
         escalated_usd: what it cost for the escalated requests, where it is its own baseline.
         spent_usd: everything that the cascade spent: drafts, checks, escalations, audits.
+        assumed: further baselines that no audit stands for: value, least and most.
     """
-    known = float(large_cost.sum())
-    rest, note, method = _unaudited(large_cost, sample, baselines)
-    measured = known + escalated_usd - spent_usd
-    bill = [part + known + escalated_usd for part in rest]
+    known = float(large_cost.sum()) + escalated_usd
+    audited, method, note = _unaudited(large_cost, sample, baselines)
+    if any(assumed):
+        method = _ASSUMED if method == "exact" else f"{method}; {_ASSUMED}"
+    rest = [part + more for part, more in zip(audited, assumed, strict=True)]
+    bill = [part + known for part in rest]
+    net = [part - spent_usd for part in bill]
     shares = [1.0 - spent_usd / part if part > 0 else 0.0 for part in bill]
     saved, share, baseline = (
-        _estimate(value, (low, high), sample, method, note)
-        for value, low, high in ([part + measured for part in rest], shares, bill)
+        _estimate(value, (low, high), sample, method, note, guessed=any(assumed))
+        for value, low, high in (net, shares, bill)
     )
     return SavingReport(
-        measured_usd=measured,
+        measured_usd=known - spent_usd,
         estimated_usd=rest[0],
         saving=saved,
         share=share,
@@ -254,14 +251,14 @@ def saving(
 def _unaudited(
     cost: Array, sample: Sample, baselines: Baselines
 ) -> tuple[tuple[float, float, float], str, str]:
-    """Baseline of the drafts that were not audited: value, low, high; a note; the method."""
+    """Baseline of the drafts that were not audited: value, low, high; the method; a note."""
     if sample.complete or not len(sample):
-        return (0.0, 0.0, 0.0), "", "exact"
+        return (0.0, 0.0, 0.0), "exact", ""
     open_ = ~sample.audited
-    least, most = float(baselines.least[open_].sum()), float(baselines.most[open_].sum())
-    predicted = float(baselines.predicted[open_].sum())
+    least = float(baselines.least[open_].sum())
     if not sample.n:
-        return (predicted, least, most), NO_AUDITS, "assumed limits"
+        value, most = float(baselines.predicted.sum()), float(baselines.most.sum())
+        return (value, least, most), _ASSUMED, NO_AUDITS
     residuals = cost - baselines.predicted[sample.audited]
     everything = float(baselines.predicted.sum()) - float(cost.sum())
     few = sample.n < MANY
@@ -270,12 +267,12 @@ def _unaudited(
         max(least, everything + len(sample) * end) for end in (hajek_mean(residuals, sample), *ends)
     )
     note = f"{sample.n} audits: wider than their own spread asks for" if few else ""
-    return (middle, low, high), note, "difference estimator, t"
+    return (middle, low, high), "difference estimator, t", note
 
 
 def _bounded_mean(values: Array, sample: Sample, limits: Range) -> Estimate:
     if not sample.n:
-        return _estimate(0.0, limits, sample, "assumed limits", NO_AUDITS)
+        return _estimate(0.0, limits, sample, _ASSUMED, NO_AUDITS)
     middle = hajek_mean(values, sample)
     if sample.complete:
         return _estimate(float(values.mean()), (math.inf, -math.inf), sample, "exact")
@@ -284,24 +281,25 @@ def _bounded_mean(values: Array, sample: Sample, limits: Range) -> Estimate:
     return _estimate(middle, adjusted(values, sample, limits), sample, "adjusted t")
 
 
-def _estimate(value: float, ends: Range, sample: Sample, method: str, note: str = "") -> Estimate:
+def _estimate(
+    value: float,
+    ends: Range,
+    sample: Sample,
+    method: str,
+    note: str = "",
+    *,
+    guessed: bool = False,
+) -> Estimate:
     return Estimate(
         value=value,
         # A bound never lies on the wrong side of what was measured.
         low=min(ends[0], value),
         high=max(ends[1], value),
         n=sample.n,
-        basis="measured" if sample.n == len(sample) else "estimated",
+        basis="estimated" if guessed or sample.n < len(sample) else "measured",
         method=method,
         note=note,
     )
-
-
-def _bounded(values: Array, low: float, high: float) -> None:
-    if len(values) and not (values.min() >= low and values.max() <= high):
-        raise ConfigurationError(
-            f"values from {values.min():g} to {values.max():g}; they belong in [{low:g}, {high:g}]."
-        )
 
 
 # Intervals ------------------------------------------------------------------------------------
@@ -312,31 +310,21 @@ def hajek_mean(values: Array, sample: Sample) -> float:
     return float(np.average(values, weights=sample.weights))
 
 
-def hajek_error(values: Array, sample: Sample) -> float:
-    """Standard error of the Hájek mean under Poisson sampling, finite population included."""
-    w, n = sample.weights, sample.n
-    off = values - np.average(values, weights=w)
-    variance = np.sum((1.0 - 1.0 / w) * (w * off) ** 2) / w.sum() ** 2
-    return float(np.sqrt(variance * n / (n - 1)))
-
-
-def degrees(sample: Sample) -> float:
-    """Kish's effective number of audits, (Σw)²/Σw², less one; at least one."""
-    w = sample.weights
-    return max(1.0, float(w.sum() ** 2 / np.sum(w**2)) - 1.0)
-
-
 def student(values: Array, sample: Sample, level: float = LEVEL, *, spread: float = 0.0) -> Range:
     """Hájek mean ± Student's t; for values with a mass at one point it is too narrow.
 
-    `spread` is a standard deviation known from elsewhere, a floor for that of a few audits; with
-    one audit it is all there is.
+    The standard error is that under Poisson sampling, finite population included. `spread` is a
+    standard deviation known from elsewhere, a floor for that of a few audits; with one audit it is
+    all there is.
     """
-    w = sample.weights
-    least = spread * float(np.sqrt(np.sum((1.0 - 1.0 / w) * w**2)) / w.sum())
-    error = max(least, hajek_error(values, sample)) if sample.n > 1 else least
-    half = float(special.stdtrit(degrees(sample), 0.5 + level / 2)) * error
+    w, n = sample.weights, sample.n
     middle = hajek_mean(values, sample)
+    open_ = (1.0 - 1.0 / w) * w**2
+    variance = spread**2 * np.sum(open_)
+    if n > 1:
+        variance = max(variance, np.sum(open_ * (values - middle) ** 2) * n / (n - 1))
+    error = float(np.sqrt(variance)) / w.sum()
+    half = float(special.stdtrit(max(1.0, sample.size - 1.0), 0.5 + level / 2)) * error
     return middle - half, middle + half
 
 
@@ -349,16 +337,17 @@ def adjusted(values: Array, sample: Sample, limits: Range, level: float = LEVEL)
     are audited, what the few others are is a whole number of drafts: hence the continuity.
     """
     w, (a, b) = sample.weights, limits
+    degrees = max(1.0, sample.size - 1.0)
     y, weight = np.r_[values, limits], np.r_[w, np.full(2, w.mean())]
     middle = float(np.average(y, weights=weight))
     variance = np.sum((1.0 - 1.0 / weight) * (weight * (y - middle)) ** 2) / weight.sum() ** 2
-    half = float(special.stdtrit(degrees(sample) + 2, 0.5 + level / 2) * np.sqrt(variance))
+    half = float(special.stdtrit(degrees + 2, 0.5 + level / 2) * np.sqrt(variance))
     half += (b - a) / (2 * len(sample))
     low, high = max(a, middle - half), min(b, middle + half)
     if np.ptp(values) > 0:
         return low, high
     only = float(values[0])
-    missed = -np.log1p(-min(1.0 / float(w.mean()), 1.0 - 1e-12)) * (degrees(sample) + 1) * w.mean()
+    missed = -np.log1p(-min(1.0 / float(w.mean()), 1.0 - 1e-12)) * (degrees + 1) * w.mean()
     unseen = min(1.0, float(np.log(2.0 / (1.0 - level)) / missed))
     return min(low, only - unseen * (only - a)), max(high, only + unseen * (b - only))
 
@@ -373,55 +362,5 @@ def wilson(share: float, n: float, level: float = LEVEL) -> Range:
     middle = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return min(share, (middle - spread) / scale), max(share, (middle + spread) / scale)
-
-
-def exact_share(successes: int, n: int, population: int, level: float = LEVEL) -> Range:
-    """Shares of a population of N that n draws without replacement do not refute.
-
-    Clopper and Pearson's (1934) argument with the hypergeometric law; for audits of one rate,
-    given their number.
-    """
-    tail = (1.0 - level) / 2
-
-    def at_most(k: int, count: int) -> float:
-        """P(at most k successes in the draws), with so many of them in the population."""
-        at = np.arange(max(0, n - (population - count)), min(k, n, count) + 1, dtype=np.float64)
-        return float(np.exp(_choose(count, at) + _choose(population - count, n - at) - ways).sum())
-
-    ways = _choose(population, np.float64(n))
-    least, most = successes, population - (n - successes)
-    # The one probability grows with the count and the other falls: each has one edge.
-    low = bisect_left(
-        range(least, most), True, key=lambda count: 1.0 - at_most(successes - 1, count) > tail
-    )
-    high = bisect_left(
-        range(least + 1, most + 1), True, key=lambda count: at_most(successes, count) <= tail
-    )
-    return (least + low) / population, (least + high) / population
-
-
-def _choose(n: int, k: Any) -> Any:
-    """log of n over k."""
-    return special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
-
-
-# Design ---------------------------------------------------------------------------------------
-
-_Z2 = 1.959963984540054**2
-
-
-def audits_needed(variance: float, half_width: float, population: int | None = None) -> int:
-    """Audits for a 95 % interval of ± half_width: 3.84·Var(d)/h², less where N is small.
-
-    With disagreement in 10 % of drafts Var(d) ≈ 0.1: ±2 points take 961, ±1 point 3,842.
-    """
-    if half_width <= 0 or variance < 0:
-        raise ConfigurationError(
-            f"half_width={half_width:g}, variance={variance:g}: the width is above 0, the variance "
-            "not below."
-        )
-    needed = _Z2 * variance / half_width**2
-    if population is not None:
-        needed = needed / (1.0 + needed / population) if population else 0.0
-    return math.ceil(needed - 1e-9)
+    low, high = (middle - spread) / scale, (middle + spread) / scale
+    return max(0.0, min(share, low)), min(1.0, max(share, high))

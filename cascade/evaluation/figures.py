@@ -5,20 +5,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from operator import add
 from typing import Any
 
 import numpy as np
 
 from cascade.evaluation.audit import (
-    FEW,
     Array,
     Baselines,
     Estimate,
     Sample,
     SavingReport,
     accepted_error_rate,
-    audits_needed,
     hajek_mean,
     quality_loss,
     saving,
@@ -30,18 +31,10 @@ WORDY = 8.0
 """Where a prediction has no range, the large model is taken to cost at most so many times it."""
 
 ENOUGH_ESCALATED = 10
-"""From so many escalated requests they say how far a prediction of the large model's cost is off;
-before that, the ranges of the predictions do."""
+"""From so many escalated requests they say how much the large model's cost varies; before that,
+the ranges of the predictions do."""
 
-ASSUMED_VARIANCE = 0.1
-"""Variance of the loss before audits say more: drafts disagree with the large model in 10 %."""
-
-LATEST = 3_000
-"""Decided requests that thresholds are tried on, the latest ones."""
-
-_Z_95 = 1.96
-_GROUP, _MOST_GROUPS = 20, 10
-_STEPS, _BINS = 51, 20
+_GROUP, _MOST_GROUPS, _STEPS = 20, 10, 8
 _LARGE_ANSWERED = ("escalated", "shadow")
 
 
@@ -82,49 +75,26 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a threshold would have given.
+    """What a threshold would have given on the decided requests.
 
     Attributes:
         threshold: accepted is what has this confidence or more.
+        in_force: whether it is the threshold of the latest decision.
         escalated: share of the requests that would have gone to the large model.
         cost_usd: all spent; where the large model was not asked, what it is predicted to cost.
         worse: P(accepted and worse than the large answer) per request: from audits, and for drafts
             that they do not stand for from 1 − calibrated confidence; None where neither is known.
             Its interval takes drafts that were not compared to be all right, or all wrong.
-        unjudged: share of the requests that would be accepted and for which no audit stands.
     """
 
     threshold: float
+    in_force: bool
     escalated: float
     cost_usd: float
     saving: Estimate
-    share: Estimate
     worse: float | None
     worse_low: float
     worse_high: float
-    unjudged: float
-
-
-@dataclass(frozen=True, slots=True)
-class WhatIf:
-    """What every threshold would have given on the latest decided requests of a ledger.
-
-    Attributes:
-        in_force: the threshold of the latest decision; None where it had none.
-        start: place of the choice that is nearest to it.
-        requests: that were looked at; `left_out` earlier ones were not.
-        calibrated: share of the confidences that are probabilities.
-        choices: by rising threshold.
-        bins: (from, to, accepted, escalated) drafts by confidence.
-    """
-
-    in_force: float | None
-    start: int
-    requests: int
-    left_out: int
-    calibrated: float
-    choices: tuple[Choice, ...]
-    bins: tuple[tuple[float, float, int, int], ...]
 
 
 # Money ----------------------------------------------------------------------------------------
@@ -137,50 +107,24 @@ def account(runs: Any, spent: float) -> tuple[SavingReport, int, float]:
     Baselines of drafts that could not be audited, or in whose place another large model answered,
     enter with the limits that the ledger has for them: audits of others do not stand for them.
     """
-    drafts = runs[runs.outcome == "accepted"]
-    rated, others = drafts[drafts.rate > 0], drafts[~(drafts.rate > 0)]
-    seen, blind = others[~np.isnan(others.large)], others[np.isnan(others.large)]
+    accepted, audited = runs.outcome == "accepted", ~np.isnan(runs.large)
+    rated = runs[accepted & (runs.rate > 0)]
+    blind = runs[(accepted & ~(runs.rate > 0) & ~audited) | (~accepted & (runs.predicted > 0))]
+    seen = runs[accepted & ~(runs.rate > 0) & audited]
     sample, _ = _thinned(rated.rate, ~np.isnan(rated.large))
+    limits = _baselines(blind, limited=True)
+    unknown = int(np.isnan(blind.predicted).sum())
+    unknown += 0 if sample.n else int(np.isnan(rated.predicted).sum())
+    value, most = float(limits.predicted.sum()), float(limits.most.sum())
     found = saving(
         rated.large[sample.audited],
         sample,
-        _baselines(rated, _spread(runs, rated), limited=sample.n == 0),
+        _baselines(rated, limited=sample.n == 0, spread=_spread(runs, rated)),
         escalated_usd=float(runs.measured.sum() + seen.large.sum()),
         spent_usd=spent,
+        assumed=(value, float(limits.least.sum()), np.inf if unknown else most),
     )
-    limits = _baselines(blind, 0.0, limited=True)
-    value = float(limits.predicted.sum() + runs.assumed.sum())
-    low = float(limits.least.sum() + runs.assumed_low.sum())
-    high = float(limits.most.sum() + runs.assumed_high.sum())
-    unknown = int(np.isnan(blind.predicted).sum())
-    unknown += 0 if sample.n else int(np.isnan(rated.predicted).sum())
-    return _with(found, (value, low, np.inf if unknown else high), spent), unknown, value
-
-
-def _with(found: SavingReport, more: tuple[float, float, float], spent: float) -> SavingReport:
-    """With more baselines: their value and its limits."""
-    if not any(more):
-        return found
-
-    def moved(figure: Estimate) -> Estimate:
-        ends = [
-            end + m for end, m in zip((figure.value, figure.low, figure.high), more, strict=True)
-        ]
-        how = "assumed limits" if figure.method == "exact" else f"{figure.method}; assumed limits"
-        update = dict(zip(("value", "low", "high"), ends, strict=True))
-        return figure.model_copy(update={**update, "basis": "estimated", "method": how})
-
-    bill = moved(found.baseline)
-    shares = [1.0 - spent / end if end > 0 else 0.0 for end in (bill.value, bill.low, bill.high)]
-    share = dict(zip(("value", "low", "high"), shares, strict=True))
-    return found.model_copy(
-        update={
-            "estimated_usd": found.estimated_usd + more[0],
-            "saving": moved(found.saving),
-            "baseline": bill,
-            "share": found.share.model_copy(update={**share, "basis": "estimated"}),
-        }
-    )
+    return found, unknown, value
 
 
 def _thinned(rates: Array, came: Any) -> tuple[Sample, float]:
@@ -196,7 +140,7 @@ def _thinned(rates: Array, came: Any) -> tuple[Sample, float]:
     return Sample(rates * share, came), share
 
 
-def _baselines(drafts: Any, spread: float, *, limited: bool) -> Baselines:
+def _baselines(drafts: Any, *, limited: bool, spread: float = 0.0) -> Baselines:
     """Predictions of accepted drafts; an unknown one is taken for nothing.
 
     `limited`: the limits are those of the ledger. Beside audits the least is nothing, as the
@@ -209,27 +153,20 @@ def _baselines(drafts: Any, spread: float, *, limited: bool) -> Baselines:
 
 
 def _spread(runs: Any, rated: Any) -> float:
-    """How far a prediction of the large model's cost is off, as a standard deviation.
-
-    On escalated requests, which vary more than accepted ones: about a plane over prompt and
-    draft length. With too few of them, from the ranges of the predictions.
-    """
-    hard = runs[(runs.outcome == "escalated") & ~np.isnan(runs.expert_usd + runs.draft_tokens)]
-    hard = hard[~np.isnan(hard.expert_tokens)]
-    if len(hard) >= ENOUGH_ESCALATED:
-        design = np.column_stack([np.ones(len(hard)), hard.expert_tokens, hard.draft_tokens])
-        slopes = np.linalg.lstsq(design, hard.expert_usd, rcond=None)[0]
-        off = hard.expert_usd - design @ slopes
-        return float(np.sqrt(np.sum(off**2) / (len(hard) - 3)))
+    """How far a prediction of the large model's cost may be off, as a standard deviation: as much
+    as its costs vary on escalated requests, or as the ranges of the predictions say."""
+    costs = runs.large_usd[(runs.outcome == "escalated") & ~np.isnan(runs.large_usd)]
+    if len(costs) >= ENOUGH_ESCALATED:
+        return float(np.std(costs, ddof=1))
     widths = (rated.high - rated.low)[~np.isnan(rated.high - rated.low)]
-    return float(np.sqrt(np.mean(widths**2))) / (2 * _Z_95) if len(widths) else 0.0
+    return float(np.sqrt(np.mean(widths**2))) / (2 * 1.96) if len(widths) else 0.0
 
 
 # Quality --------------------------------------------------------------------------------------
 
 
 def quality_of(runs: Any) -> Quality | None:
-    """Loss and errors of the accepted drafts that could be audited.
+    """Loss and errors of the accepted drafts; None where none of them could be audited.
 
     Each request counts whose loss is known to be none, as the large model answered, or for which
     audits stand.
@@ -238,37 +175,41 @@ def quality_of(runs: Any) -> Quality | None:
     rated = drafts[drafts.rate > 0]
     if len(drafts) and not len(rated):
         return None
-    found = ~np.isnan(rated.loss)
-    sample, finished = _thinned(rated.rate, found)
-    loss = rated.loss[found]
-    safe = int(np.isin(runs.outcome, _LARGE_ANSWERED).sum())
-    proxy = 1.0 - rated.confidence
+    sample, finished = _thinned(rated.rate, ~np.isnan(rated.loss))
+    loss, proxy = rated.loss[sample.audited], 1.0 - rated.confidence
     lost = quality_loss(
         loss,
         sample,
-        requests=max(1, safe + len(rated)),
+        requests=max(1, _large_answers(runs) + len(rated)),
         proxy=None if np.isnan(proxy).any() else proxy,
     )
     wrong = accepted_error_rate(np.maximum(loss, 0.0), sample)
     if not len(drafts):
-        nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "note": "", "basis": "measured"}
-        lost, wrong = (figure.model_copy(update=nothing) for figure in (lost, wrong))
+        nothing = {"note": "", "basis": "measured"}
+        lost, wrong = (
+            _moved(figure, lambda _: 0.0).model_copy(update=nothing) for figure in (lost, wrong)
+        )
     represented = len(rated) / len(drafts) if len(drafts) else 1.0
     return Quality(len(loss), int((loss > 0).sum()), lost, wrong, represented, finished)
+
+
+def _large_answers(runs: Any) -> int:
+    return int(np.isin(runs.outcome, _LARGE_ANSWERED).sum())
 
 
 def right(runs: Any, spent: float, quality: Quality | None) -> Estimate | None:
     """Dollars per answer that is as good as the large model's; its interval is that of quality."""
     accepted = int((runs.outcome == "accepted").sum())
-    answers = accepted + int(np.isin(runs.outcome, _LARGE_ANSWERED).sum())
+    answers = accepted + _large_answers(runs)
     if quality is None or not answers or (accepted and not quality.checked):
         return None
-    wrong = quality.error_rate
-    value, low, high = (
-        spent / max(answers - accepted * share, 1e-9)
-        for share in (wrong.value, wrong.low, wrong.high)
-    )
-    return wrong.model_copy(update={"value": value, "low": low, "high": high})
+    return _moved(quality.error_rate, lambda share: spent / max(answers - accepted * share, 1e-9))
+
+
+def _moved(figure: Estimate, change: Callable[[float], float]) -> Estimate:
+    """An estimate whose value and ends are changed alike."""
+    ends = {name: change(getattr(figure, name)) for name in ("value", "low", "high")}
+    return figure.model_copy(update=ends)
 
 
 def escalation(runs: Any) -> Estimate | None:
@@ -283,115 +224,70 @@ def _share(value: float, effective: float, n: int) -> Estimate:
     return Estimate(value=value, low=low, high=high, n=n, basis="measured", method="Wilson")
 
 
-def audits_to_come(runs: Any, precision: float) -> tuple[int, int]:
-    """Audits that a half width of `precision` of the loss per request takes, at the spread of those
-    at hand; and how many of them are still missing."""
-    rated = runs[(runs.outcome == "accepted") & (runs.rate > 0)]
-    seen = rated[~np.isnan(rated.loss)]
-    share = len(rated) / max(1, int(np.isin(runs.outcome, _LARGE_ANSWERED).sum()) + len(rated))
-    variance = ASSUMED_VARIANCE
-    if len(seen) >= FEW:
-        mean = np.average(seen.loss, weights=1.0 / seen.rate)
-        spread = float(np.average((seen.loss - mean) ** 2, weights=1.0 / seen.rate))
-        variance = max(spread, 1.0 / len(seen))  # all may agree, and there be something to find
-    audits = audits_needed(variance, precision / (share or 1.0))
-    if 0 < len(seen) == len(rated):
-        audits = min(audits, len(seen))  # there is nothing more to know of these requests
-    return audits, max(0, audits - len(seen))
+def reliability(runs: Any) -> list[tuple[float, Estimate]]:
+    """Confidence against correctness on audited drafts, each weighted by 1/π, in groups of about
+    equal size. A draft is correct as far as the large model's answer is not better."""
+    judged = runs[(runs.outcome == "accepted") & (runs.rate > 0)]
+    judged = judged[~np.isnan(judged.loss + judged.confidence)]
+    judged = judged[np.argsort(judged.confidence, kind="stable")]
+    count, groups = min(_MOST_GROUPS, max(1, len(judged) // _GROUP)), []
+    for places in np.array_split(np.arange(len(judged)), count) if len(judged) else ():
+        part = judged[places]
+        sample = Sample(part.rate, np.ones(len(part), dtype=bool))
+        correct = hajek_mean(1.0 - np.maximum(part.loss, 0.0), sample)
+        groups.append(
+            (hajek_mean(part.confidence, sample), _share(correct, sample.size, len(part)))
+        )
+    return groups
 
 
 # Thresholds -----------------------------------------------------------------------------------
 
 
-def what_if_of(runs: Any, spent: float) -> WhatIf | None:
-    """What every threshold would have given; None where no draft was decided about.
+def choices_of(runs: Any, spent: float, bill: Estimate) -> tuple[Choice, ...]:
+    """What other thresholds would have given on the same requests, by rising threshold; none where
+    no draft was decided about.
 
-    Every threshold goes through the estimators of the report, on the same requests: those whose
-    answer would have come from the other model are moved, all others stay as they were.
+    Args:
+        runs: of the report.
+        spent: by all of them.
+        bill: of the large model alone, which does not depend on thresholds.
     """
     decided = runs[np.isin(runs.outcome, ("accepted", *_LARGE_ANSWERED))]
-    latest = decided[-LATEST:]
-    spent = spent if len(latest) == len(decided) else float(latest.paid_usd.sum())
-    known = np.where(np.isnan(latest.large), latest.predicted, latest.large)
-    large = np.where(latest.outcome == "accepted", known, latest.measured)
-    movable = ~np.isnan(latest.confidence + large)
+    was = decided.outcome == "accepted"
+    measured = np.where(decided.measured > 0, decided.measured, np.nan)
+    known = np.where(np.isnan(decided.large), decided.predicted, decided.large)
+    large = np.where(was, known, measured)
+    movable = ~np.isnan(decided.confidence + large)
     if not movable.any():
-        return None
-    sure, taken = latest.confidence[movable], latest.outcome[movable] == "accepted"
-    thresholds = latest.threshold[movable & ~np.isnan(latest.threshold)]
-    in_force = float(thresholds[-1]) if len(thresholds) else None
-    ends = np.quantile(sure, np.linspace(0.0, 1.0, _STEPS), method="lower")
-    cuts = {0.0, 1.0, *np.clip([*ends, *thresholds[-1:]], 0.0, 1.0).tolist()}
-    choices = tuple(_choice(latest, movable, large, cut, spent) for cut in sorted(cuts))
-    gaps = [abs(choice.threshold - (in_force or 0.0)) for choice in choices]
-    edges = np.linspace(0.0, 1.0, _BINS + 1)
-    counts = (np.histogram(np.clip(sure[part], 0, 1), edges)[0] for part in (taken, ~taken))
-    bins = zip(edges[:-1].tolist(), edges[1:].tolist(), *(c.tolist() for c in counts), strict=True)
-    return WhatIf(
-        in_force=in_force,
-        start=gaps.index(min(gaps)),
-        requests=len(latest),
-        left_out=len(decided) - len(latest),
-        calibrated=float(latest.calibrated[movable].mean()),
-        choices=choices,
-        bins=tuple(bins),
-    )
-
-
-def _choice(runs: Any, movable: Any, large: Array, threshold: float, spent: float) -> Choice:
-    was = runs.outcome == "accepted"
-    taken = np.where(movable, runs.confidence >= threshold, was)
-    down, up = taken & ~was, was & ~taken
-    # The call of an audit becomes that of the escalation: it is paid already.
-    spent += float(large[up & np.isnan(runs.large)].sum() - large[down].sum())
-    moved = runs.copy()
-    moved.outcome[down], moved.outcome[up] = "accepted", "escalated"
-    moved.measured[down] -= large[down]
-    moved.measured[up] += large[up]
-    for name in ("large", "predicted", "loss", "rate"):
-        moved[name][up] = np.nan
-    moved.large[down] = moved.predicted[down] = large[down]
+        return ()
     # A draft beside the large model's answer was compared whatever it was like.
-    moved.loss[down] = runs.beside[down]
-    moved.rate[down] = np.where(np.isnan(runs.beside[down]), np.nan, 1.0)
-    moved.expert_usd[down | up] = np.nan
-    found, _, _ = account(moved, spent)
-    quality = quality_of(moved)
-    drafts = moved[moved.outcome == "accepted"]
-    errors = quality.error_rate if quality is not None and quality.checked else None
-    blind = drafts if errors is None else drafts[~(drafts.rate > 0)]
-    seen, unjudged = (len(drafts) - len(blind)) / len(runs), len(blind) / len(runs)
-    value, low, high = (errors.value, errors.low, errors.high) if errors else (0.0, 0.0, 0.0)
-    guess = float((1.0 - blind.confidence).sum()) / len(runs)
-    return Choice(
-        threshold=threshold,
-        escalated=float((moved.outcome != "accepted").mean()),
-        cost_usd=spent,
-        saving=found.saving,
-        share=found.share,
-        worse=value * seen + guess if bool((blind.calibrated > 0).all()) else None,
-        worse_low=low * seen,
-        worse_high=min(1.0, high * seen + unjudged),
-        unjudged=unjudged,
-    )
-
-
-def reliability(runs: Any) -> list[tuple[float, Estimate]]:
-    """Confidence against correctness on audited drafts, each weighted by 1/π, in groups of equal
-    weight. A draft is correct as far as the large model's answer is not better."""
-    judged = runs[(runs.outcome == "accepted") & (runs.rate > 0)]
-    judged = judged[~np.isnan(judged.loss + judged.confidence)]
-    judged = judged[np.argsort(judged.confidence, kind="stable")]
-    count = min(_MOST_GROUPS, max(1, len(judged) // _GROUP))
-    reached = np.cumsum(1.0 / judged.rate)
-    place = np.minimum((reached / reached[-1:] * count - 1e-9).astype(int), count - 1)
-    groups = []
-    for part in (judged[place == i] for i in range(count)):
-        if len(part):
-            sample = Sample(part.rate, np.ones(len(part), dtype=bool))
-            effective = float(sample.weights.sum() ** 2 / np.sum(sample.weights**2))
-            correct = hajek_mean(1.0 - np.maximum(part.loss, 0.0), sample)
-            groups.append(
-                (hajek_mean(part.confidence, sample), _share(correct, effective, len(part)))
+    loss = np.where(np.isnan(decided.beside), decided.loss, decided.beside)
+    rate = np.where(np.isnan(decided.beside), decided.rate, 1.0)
+    ends = np.quantile(decided.confidence[movable], np.linspace(0, 1, _STEPS), method="lower")
+    given = decided.threshold[movable & ~np.isnan(decided.threshold)][-1:].tolist()
+    choices = []
+    for cut in sorted({0.0, 1.0, *np.clip([*ends, *given], 0.0, 1.0).tolist()}):
+        taken = np.where(movable, decided.confidence >= cut, was)
+        # The call of an audit becomes that of the escalation: it is paid already.
+        called, saved = was & ~taken & np.isnan(decided.large), taken & ~was
+        cost = spent + float(large[called].sum() - large[saved].sum())
+        n, rated = len(decided), taken & (rate > 0)
+        sample, _ = _thinned(rate[rated], ~np.isnan(loss[rated]))
+        errors = accepted_error_rate(np.maximum(loss[rated][sample.audited], 0.0), sample)
+        blind = decided[taken & ~rated] if sample.n else decided[taken]
+        judged = (int(taken.sum()) - len(blind)) / n
+        guess = float((1.0 - blind.confidence).sum()) / n
+        choices.append(
+            Choice(
+                threshold=cut,
+                in_force=cut in given,
+                escalated=1.0 - float(taken.mean()),
+                cost_usd=cost,
+                saving=_moved(bill, partial(add, -cost)),
+                worse=errors.value * judged + guess if (blind.calibrated > 0).all() else None,
+                worse_low=errors.low * judged,
+                worse_high=errors.high * judged + len(blind) / n,
             )
-    return groups
+        )
+    return tuple(choices)

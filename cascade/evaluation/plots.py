@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from importlib.util import find_spec
-from itertools import cycle, pairwise
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.evaluation.page import span, tick, ticks
-from cascade.evaluation.render import Document, Picture, Series
+from cascade.evaluation.render import Document, Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,57 +67,35 @@ def save(document: Document, path: Path) -> None:
 
 
 def _draw(axes: Axes, picture: Picture) -> None:
-    bars = [series for series in picture.series if series.kind == "bars"]
     for series in picture.series:
-        if not series.points:
-            continue
-        if series.kind == "bars":
-            _bars(axes, series, bars.index(series), len(bars))
-        else:
-            _points(axes, series)
+        xs, ys = [x for x, _ in series.points], [y for _, y in series.points]
+        dots = series.kind == "dots"
+        axes.plot(
+            xs,
+            ys,
+            marker="o" if dots else "",
+            linestyle="" if dots else "--" if series.dashed else "-",
+            color=COLOURS[series.role],
+            label=series.name or "_",  # matplotlib leaves such names out of the legend
+        )
+        for x, (low, high) in zip(xs, series.ranges, strict=False):
+            axes.vlines(x, low, high, color=_INK, linewidth=0.8)
     for mark, shape in zip(picture.marks, cycle(_SHAPES)):
         colour = COLOURS[mark.role]
-        axes.scatter(
-            mark.x, mark.y, 55, colour, marker=shape, label=mark.name, zorder=3, clip_on=False
-        )
+        axes.scatter(mark.x, mark.y, 55, colour, marker=shape, label=mark.name, clip_on=False)
     for axis, way, shown in ((axes.xaxis, "x", picture.x), (axes.yaxis, "y", picture.y)):
         ends = span(picture, way)
-        places = ticks(ends, shown.unit)
-        axis.set_ticks(places, [tick(place, shown.unit) for place in places])
+        at = ticks(ends, shown.unit)
+        axis.set_ticks(at, [tick(place, shown.unit) for place in at])
+        axis.set_label_text(shown.title, color=_INK)
         (axes.set_xlim if way == "x" else axes.set_ylim)(*ends)
-    axes.set_xlabel(picture.x.title, color=_INK)
-    axes.set_ylabel(picture.y.title, color=_INK)
     axes.set_title(picture.title, loc="left", fontsize=10, color=_INK)
-    if picture.marks or any(series.name for series in picture.series):
+    if axes.get_legend_handles_labels()[0]:
         # Below the axes, so that it covers nothing.
         axes.legend(
             loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False, fontsize=8
         )
-    axes.grid(axis="y", color=_FAINT, zorder=0)
+    axes.grid(axis="y", color=_FAINT)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, colors=_INK)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-
-
-def _points(axes: Axes, series: Series) -> None:
-    xs, ys = zip(*series.points, strict=True)
-    colour = COLOURS[series.role]
-    if series.ranges:
-        lows, highs = zip(*series.ranges, strict=True)
-        axes.vlines(xs[: len(lows)], lows, highs, color=_INK, linewidth=0.8, zorder=2)
-    name = series.name or "_"  # matplotlib leaves names with an underscore out of the legend
-    if series.kind == "dots":
-        axes.scatter(xs, ys, s=28, color=colour, label=name, zorder=3)
-    else:
-        style = "--" if series.dashed else "-"
-        axes.plot(xs, ys, color=colour, linestyle=style, linewidth=1.8, label=name)
-
-
-def _bars(axes: Axes, series: Series, place: int, count: int) -> None:
-    xs, ys = zip(*series.points, strict=True)
-    ordered = sorted(set(xs))
-    gap = min((b - a for a, b in pairwise(ordered)), default=1.0)
-    wide = 0.76 * gap / count
-    left = [x + (place - (count - 1) / 2) * wide for x in xs]
-    axes.bar(left, ys, width=wide, color=COLOURS[series.role], label=series.name or "_", zorder=2)
+    axes.spines[["top", "right", "left"]].set_visible(False)

@@ -7,19 +7,14 @@ given once, as a `Figure` with its unit, and rounded only where it is shown.
 
 from __future__ import annotations
 
-import json
-import math
-import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, fields, is_dataclass
-from datetime import date
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
-from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, JsonValue
+import pydantic_core
+from pydantic import JsonValue
 
 from cascade.state import Basis
 
@@ -33,7 +28,7 @@ Tone = Literal["good", "bad", "open"]
 """Whether the sentence of a document is good news, bad news, or neither."""
 
 Role = Literal["cascade", "small", "large", "router", "other"]
-"""What a line, dot or bar stands for; it has the same colour in every picture."""
+"""What a line or dot stands for; it has the same colour in every picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +62,9 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells under column heads.
+    """Rows of as many cells as there are columns, with sentences below them.
 
     Attributes:
-        title: what it is about.
-        columns: heads; the first may be empty.
-        rows: as many cells each as there are columns.
-        notes: sentences below the table.
         strong: index of the row that stands out, such as a total or a recommendation.
         folded: whether a page shows it only when it is opened.
     """
@@ -101,20 +92,17 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Named values of one kind in a picture.
+    """Values of one kind in a picture, as (x, y) in the units of the axes.
 
     Attributes:
         name: in the legend; a series without a name is not in it.
-        points: (x, y) in the units of the axes.
-        kind: a line, dots, or bars that stand on 0.
-        role: decides the colour.
         dashed: whether a line is broken: references such as a random mix.
         ranges: (low, high) of each point, drawn as an upright line.
     """
 
     name: str
     points: tuple[tuple[float, float], ...]
-    kind: Literal["line", "dots", "bars"] = "line"
+    kind: Literal["line", "dots"] = "line"
     role: Role = "cascade"
     dashed: bool = False
     ranges: tuple[tuple[float, float], ...] = ()
@@ -147,13 +135,11 @@ class Document:
     """What a command or a report has to say.
 
     Attributes:
-        title: a few words.
-        sentence: the answer in one sentence.
+        sentence: the answer in one sentence; `tone` is whether it is good news.
         tables: in order of weight.
         pictures: shown on a page and by a plotter, not in text.
         facts: the figures of the first view.
         notes: sentences that a reader must know besides.
-        tone: whether the sentence is good news.
     """
 
     title: str
@@ -171,8 +157,6 @@ UNKNOWN = "?"
 ESTIMATED = "≈ "
 _NOISE = Decimal("1e-12")
 """Less than this is the rounding of floats."""
-_TINY_USD = Decimal("1e-8")
-_TINY_SHARE = Decimal("1e-4")
 
 
 def dollars(amount: Number | None) -> str:
@@ -183,18 +167,15 @@ def dollars(amount: Number | None) -> str:
     value = _known(amount)
     if value is None:
         return UNKNOWN
-    size = abs(value)
-    if not size:
-        return "$0.00"
-    if size < _TINY_USD:
-        return "<$0.00000001" if value > 0 else "−$0.00"
-    sign = "−" if value < 0 else ""
+    size, sign = abs(value), "−" if value < 0 else ""
+    if 0 < size < Decimal("1e-8"):
+        return "−$0.00" if sign else "<$0.00000001"
     if size >= 1000:
         return f"{sign}${size:,.0f}"
-    digits = 3 if size >= Decimal("1e-4") else 2
-    places = max(2, min(8, digits - 1 - size.adjusted()))
-    whole, _, cents = f"{size:,.{places}f}".partition(".")
-    return f"{sign}${whole}.{cents[:2]}{cents[2:].rstrip('0')}"
+    digits = 2 if size >= Decimal("1e-4") else 1
+    places = max(2, min(8, digits - size.adjusted())) if size else 2
+    whole, _, cents = f"{size:.{places}f}".partition(".")
+    return f"{sign}${int(whole):,}.{cents[:2]}{cents[2:].rstrip('0')}"
 
 
 def percent(share: Number | None, digits: int | None = None) -> str:
@@ -202,10 +183,10 @@ def percent(share: Number | None, digits: int | None = None) -> str:
     value = _known(share)
     if value is None:
         return UNKNOWN
-    if digits is None and 0 < abs(value) < _TINY_SHARE:
+    if digits is None and 0 < abs(value) < Decimal("1e-4"):
         return "<0.01 %" if value > 0 else "−0.01 %"
-    places = digits if digits is not None else 2 if 0 < abs(value) < Decimal("0.01") else 1
-    return f"{_signed(100 * value, places)} %"
+    usual = 2 if 0 < abs(value) < Decimal("0.01") else 1
+    return f"{_signed(100 * value, usual if digits is None else digits)} %"
 
 
 def points(change: Number | None, digits: int = 1) -> str:
@@ -213,8 +194,8 @@ def points(change: Number | None, digits: int = 1) -> str:
     value = _known(change)
     if value is None:
         return UNKNOWN
-    words = _signed(100 * value, digits)
-    return words if words.startswith("−") or not value or not float(words) else f"+{words}"
+    said = _signed(100 * value, digits)
+    return f"+{said}" if value > 0 and said.strip("0.") else said
 
 
 def seconds(time: Number | None) -> str:
@@ -222,19 +203,17 @@ def seconds(time: Number | None) -> str:
     value = _known(time)
     if value is None:
         return UNKNOWN
-    size = abs(float(value))
+    size, sign = abs(float(value)), "−" if value < 0 else ""
     if 0 < size < 1e-5:
         return "<0.01 ms"
-    sign = "−" if value < 0 else ""
     if size < 0.9995:
         ms = size * 1000
         return f"{sign}{ms:.0f} ms" if ms >= 10 or not ms else f"{sign}{ms:.2g} ms"
     if size < 99.5:
-        return f"{sign}{size:.1f} s" if size < 9.95 else f"{sign}{size:.0f} s"
-    whole = round(size)
+        return f"{sign}{size:.{int(size < 9.95)}f} s"
+    whole, minutes = round(size), round(size / 60)
     if whole < 3600:
         return f"{sign}{whole // 60} min {whole % 60} s"
-    minutes = round(size / 60)
     return f"{sign}{minutes // 60:,} h {minutes % 60} min"
 
 
@@ -243,17 +222,14 @@ def number(value: Number | None) -> str:
     known = _known(value)
     if known is None:
         return UNKNOWN
-    if not known:
-        return "0"
-    places = max(0, min(6, 2 - known.adjusted()))
-    words = _signed(known, places, ",")
-    return words.rstrip("0").rstrip(".") if "." in words else words
+    said = _signed(known, max(0, min(6, 2 - known.adjusted())) if known else 0)
+    return said.rstrip("0").rstrip(".") if "." in said else said
 
 
 def count(n: Number | None) -> str:
     """`1,234`; `?` where unknown."""
     value = _known(n)
-    return UNKNOWN if value is None else _signed(value, 0, ",")
+    return UNKNOWN if value is None else _signed(value, 0)
 
 
 def counted(n: int, what: str, plural: str | None = None) -> str:
@@ -276,22 +252,26 @@ def words(cell: Cell, *, interval: bool = True) -> str:
     if not isinstance(cell, Figure):
         return UNKNOWN if cell is None else cell
     write = _WORDS[cell.unit]
-    said = write(cell.value)
-    if said == UNKNOWN or cell.basis == "unknown":
-        said = UNKNOWN
-    elif cell.basis == "estimated":
-        said = f"{ESTIMATED}{said}"
-    if cell.partial and said != UNKNOWN:
-        said = f"{said} + {UNKNOWN}"
-    known = {_known(end) for end in (cell.low, cell.high)} - {None}
-    if not interval or not known or known == {_known(cell.value)}:
-        return said
-    if said == UNKNOWN and _known(cell.low) == 0 and cell.high is None:
-        return said  # at least nothing
-    low, high = (write(end) for end in (cell.low, cell.high))
+    said = UNKNOWN if cell.basis == "unknown" else write(cell.value)
+    if said != UNKNOWN:
+        said = f"{ESTIMATED if cell.basis == 'estimated' else ''}{said}"
+        said = f"{said} + {UNKNOWN}" if cell.partial else said
+    between = interval_of(cell) if interval else ""
+    return f"{said} ({between})" if between else said
+
+
+def interval_of(cell: Cell) -> str:
+    """The interval of a figure as people read it; "" where it has none, or it says nothing."""
+    if not isinstance(cell, Figure):
+        return ""
+    value, ends = _known(cell.value), (_known(cell.low), _known(cell.high))
+    at_least_nothing = value is None and ends[0] == 0 and ends[1] is None
+    if at_least_nothing or ends in ((None, None), (value, value)):
+        return ""
+    low, high = map(_WORDS[cell.unit], ends)
     if low.endswith(" %") and high.endswith(" %"):
         low, high = low.removesuffix(" %"), high.removesuffix(" %")
-    return f"{said} ({low} to {high})"
+    return f"{low} to {high}"
 
 
 def _known(value: Number | None) -> Decimal | None:
@@ -303,34 +283,17 @@ def _known(value: Number | None) -> Decimal | None:
     return exact if abs(exact) >= _NOISE else Decimal(0)
 
 
-def _signed(value: Decimal, places: int, group: str = "") -> str:
-    said = f"{abs(value):{group}.{places}f}"
-    return f"−{said}" if value < 0 and said.strip("0.,") else said
+def _signed(value: Decimal, places: int) -> str:
+    said = f"{abs(value):,.{places}f}"
+    return f"−{said}" if value < 0 and said.strip("0.") else said
 
 
-_ACTING = re.compile(
-    "[\x00-\x1f\x7f-\x9f"  # control characters, ESC and the one-character CSI among them
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks of direction
-    "\u2028\u2029"  # what some programs take for the end of a line
-    "\ufff9-\ufffb\U000e0000-\U000e007f"  # invisible letters
-    "\ud800-\udfff]"  # halves of characters, which no file takes
-)
-
-
-def printable(text: str, keep: str = "") -> str:
-    r"""The text of others as it may stand on a terminal: `\x1b` instead of what acts.
-
-    Args:
-        text: from anywhere.
-        keep: acting characters that stay, such as line breaks.
-    """
-    if text.isascii() and text.isprintable():
+def printable(text: str) -> str:
+    r"""The text of others as it may stand on a terminal: `\x1b` instead of what acts."""
+    if text.isprintable():
         return text
-    return _ACTING.sub(
-        lambda found: (
-            found[0] if found[0] in keep else found[0].encode("unicode_escape").decode("ascii")
-        ),
-        text,
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
     )
 
 
@@ -345,39 +308,35 @@ _LONGEST = 44
 
 def to_text(document: Document, *, width: int = WIDTH) -> str:
     """A document for a terminal, without pictures."""
-    parts = [printable(document.title), _wrapped(document.sentence, width)]
-    if document.facts:
-        parts.append(_columns([_fact(fact) for fact in document.facts], frozenset({0, 2})))
-    if document.notes:
-        parts.append("\n".join(_item(note, width) for note in document.notes))
-    parts += [table_text(table, width=width) for table in document.tables]
-    return "\n\n".join(part for part in parts if part)
+    facts = [(fact.label, words(fact.figure), fact.note) for fact in document.facts]
+    notes = (_wrapped(f"- {note}", width, "  ") for note in document.notes)
+    parts = [
+        printable(document.title),
+        _wrapped(document.sentence, width),
+        _columns(facts, (0, 2)) if facts else "",
+        "\n".join(notes),
+        *(table_text(table, width=width) for table in document.tables),
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
 def table_text(table: Table, *, width: int = WIDTH) -> str:
     """A table in columns: figures to the right, words to the left."""
-    marked = table.strong is not None
-    lines = [
-        (
-            f"{'→ ' if marked and i == table.strong else '  ' if marked else ''}{words(row[0])}",
-            *(words(cell) for cell in row[1:]),
-        )
-        for i, row in enumerate(table.rows)
-    ]
-    left = {
+    lines = [table.columns]
+    for i, row in enumerate(table.rows):
+        mark = "" if table.strong is None else "→ " if i == table.strong else "  "
+        lines.append((f"{mark}{words(row[0])}", *map(words, row[1:])))
+    parts = [printable(table.title), _columns(lines, left_columns(table)) if table.rows else ""]
+    return "\n".join(filter(None, [*parts, *(_wrapped(note, width) for note in table.notes)]))
+
+
+def left_columns(table: Table) -> set[int]:
+    """Indices of the columns of words, which stand to the left."""
+    return {
         i
         for i in range(len(table.columns))
-        if i == 0 or (table.rows and all(isinstance(row[i], str) for row in table.rows))
+        if i == 0 or all(isinstance(row[i], str) for row in table.rows)
     }
-    body = _columns([table.columns, *lines], left) if table.columns else ""
-    notes = (_wrapped(note, width) for note in table.notes)
-    return "\n".join(
-        part for part in (printable(table.title), body if lines else "", *notes) if part
-    )
-
-
-def _fact(fact: Fact) -> tuple[str, str, str]:
-    return fact.label, words(fact.figure), fact.note
 
 
 def _wrapped(text: str, width: int, after: str = "") -> str:
@@ -385,24 +344,19 @@ def _wrapped(text: str, width: int, after: str = "") -> str:
     return textwrap.fill(line, width, subsequent_indent=after, break_on_hyphens=False)
 
 
-def _item(text: str, width: int) -> str:
-    return _wrapped(f"- {text}", width, "  ")
-
-
-def _columns(lines: Iterable[Sequence[str]], left: AbstractSet[int]) -> str:
+def _columns(lines: Iterable[Sequence[str]], left: Collection[int]) -> str:
     """Cells in columns as wide as they must be; long words in several lines."""
     cells = [[_lines(cell) for cell in line] for line in lines]
     wide = [max(len(part) for line in cells for part in line[i]) for i in range(len(cells[0]))]
     shown = []
     for line in cells:
-        for part in range(max(len(cell) for cell in line)):
+        for part in range(max(map(len, line))):
             pieces = [cell[part] if part < len(cell) else "" for cell in line]
-            shown.append(
-                "  ".join(
-                    piece.ljust(size) if i in left else piece.rjust(size)
-                    for i, (piece, size) in enumerate(zip(pieces, wide, strict=True))
-                ).rstrip()
+            padded = (
+                piece.ljust(size) if i in left else piece.rjust(size)
+                for i, (piece, size) in enumerate(zip(pieces, wide, strict=True))
             )
+            shown.append("  ".join(padded).rstrip())
     return "\n".join(shown)
 
 
@@ -410,8 +364,8 @@ def _lines(cell: str) -> list[str]:
     text = printable(cell.replace("\n", " "))
     if len(text) <= _LONGEST:
         return [text]
-    indent = text[: len(text) - len(text.lstrip())]
-    return textwrap.wrap(text, _LONGEST, subsequent_indent=f"{indent}  ") or [""]
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    return textwrap.wrap(text, _LONGEST, subsequent_indent=indent) or [""]
 
 
 # JSON -----------------------------------------------------------------------------------------
@@ -419,37 +373,24 @@ def _lines(cell: str) -> list[str]:
 
 def to_json(value: object, *, indent: int | None = 2) -> str:
     """A document, or any record, as JSON: see `to_data`."""
-    return json.dumps(to_data(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return pydantic_core.to_json(
+        value, indent=indent, inf_nan_mode="null", fallback=_of_numpy
+    ).decode()
 
 
 def to_data(value: object) -> JsonValue:
     """What `json.dumps` takes.
 
-    Records become objects, also pydantic's; a `Decimal` becomes a string without an exponent, so
-    that no digit is lost; a number that is not finite becomes null; dates are ISO 8601.
+    Records become objects; a `Decimal` becomes a string, so that no digit is lost; a number that
+    is not finite becomes null; dates are ISO 8601.
     """
-    if isinstance(value, Enum):
-        return to_data(value.value)
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float | Decimal):
-        written = f"{value:f}" if isinstance(value, Decimal) else float(value)
-        return written if math.isfinite(value) else None
-    if isinstance(value, date):
-        return value.isoformat()
-    return _nested(value)
+    made: JsonValue = pydantic_core.to_jsonable_python(
+        value, inf_nan_mode="null", fallback=_of_numpy
+    )
+    return made
 
 
-def _nested(value: object) -> JsonValue:
-    if isinstance(value, BaseModel):
-        return {name: to_data(getattr(value, name)) for name in type(value).model_fields}
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_data(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_data(item) for key, item in value.items()}
-    if to_list := getattr(value, "tolist", None):  # numpy's
-        return to_data(to_list())
-    if isinstance(value, Iterable):
-        items = sorted(value, key=str) if isinstance(value, AbstractSet) else value
-        return [to_data(item) for item in items]
-    raise TypeError(f"a {type(value).__name__} has no form in JSON")
+def _of_numpy(value: Any) -> Any:
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"a {type(value).__name__} has no form in JSON")
+    return value.tolist()

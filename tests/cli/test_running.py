@@ -191,6 +191,7 @@ def test_a_report_is_of_what_is_selected(
 def test_a_report_has_pictures_and_a_breakdown(ledger: str, tmp_path: Path) -> None:
     done = commands.cascade("report", ledger, "--by", "team", "--figures", tmp_path / "r.svg")
     assert "team" in done.out
+    assert "a tag 'user'" in commands.cascade("report", ledger, "--by", "user", code=2).err
     assert list(tmp_path.glob("*.svg"))
 
 

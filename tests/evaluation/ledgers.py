@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cascade.evaluation.books import Books, Row
 from cascade.evaluation.render import Table, to_text, words
 from cascade.evaluation.report import Report, make_report
 from cascade.ledger.base import EVERYTHING, MemoryLedger, Selection
@@ -124,6 +125,14 @@ def audited(
 ) -> list[Story]:
     stories = accepted(n, rate=rate)
     return [story.audit(usd(large), loss) for story in stories]
+
+
+def books_of(rows: Iterable[Row]) -> Books:
+    """The books of entries that were read."""
+    books = Books()
+    books.read(rows)
+    books.settle()
+    return books
 
 
 def ledger_of(told: Iterable[Story | LedgerEntry], tags: Mapping[str, str]) -> MemoryLedger:

@@ -48,16 +48,6 @@ DAYS = Picture(
     Axis("dollars", "usd"),
     (Series("saved", ((DAY, 1.0), (DAY + 1, -0.5)), "dots", ranges=((0.5, 1.5), (-1.0, 0.0))),),
 )
-BARS = Picture(
-    "Drafts",
-    Axis("confidence", "share"),
-    Axis("drafts", "count"),
-    (
-        Series("accepted", ((0.1, 3.0), (0.3, 0.0)), "bars"),
-        Series("large", ((0.1, 1.0), (0.3, 5.0)), "bars", role="large"),
-    ),
-)
-
 DOCUMENT = Document(
     title="What <b>it</b> saved",
     sentence="It saves: run `cascade plan`.",
@@ -68,7 +58,7 @@ DOCUMENT = Document(
         Table("More", ("a",), (("b",),), folded=True, strong=0),
         Table("Nothing", ("a",), ()),
     ),
-    pictures=(PLANE, DAYS, BARS),
+    pictures=(PLANE, DAYS),
     facts=(
         Fact("saved", Figure(1.2, "usd", 0.9, 1.5, "estimated"), "95 %"),
         Fact("checked", "0 of 20"),
@@ -191,14 +181,6 @@ def test_what_is_no_number_is_left_out_of_a_drawing() -> None:
     )
 
 
-def test_bars_stand_on_zero_side_by_side() -> None:
-    rects = re.findall(r'<rect class="(\w+)" x="([\d.]+)".*?width="([\d.]+)"', to_svg(BARS))
-    assert [role for role, *_ in rects] == ["cascade", "large", "large"]
-    (_, first, wide), (_, second, _) = rects[:2]
-    assert float(second) == pytest.approx(float(first) + float(wide), abs=0.2)
-    assert span(BARS, "y")[0] == 0
-
-
 @pytest.mark.parametrize(
     ("ends", "unit", "wanted"),
     [
@@ -241,7 +223,7 @@ def test_an_axis_ends_where_it_is_told_or_around_its_values() -> None:
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_pictures_are_drawn_into_files(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"picture.{kind}"
-    pictures = (PLANE, DAYS, BARS) if kind == "png" else (Picture("p", Axis("x"), Axis("y")),)
+    pictures = (PLANE, DAYS) if kind == "png" else (Picture("p", Axis("x"), Axis("y")),)
     save(Document("t", "s", pictures=pictures), path)
     begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind]
     assert path.read_bytes().startswith(begins)
