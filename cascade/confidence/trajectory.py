@@ -86,12 +86,15 @@ def trajectory_features(steps: Sequence[Step], *, limit: int | None = None) -> d
         `trajectory_steps`; `trajectory_errors` and their share; `trajectory_repeats`, actions that
         were taken before; `trajectory_same`, observations that were seen before;
         `trajectory_failing`, whether the last step was an error; `trajectory_answered`, whether
-        it proposed an answer; and `trajectory_limit`, whether its steps were used up.
+        it proposed an answer; words that were written in all steps, in the last one, and read
+        (`trajectory_words`, `trajectory_last`, `trajectory_read`); and `trajectory_limit`, whether
+        its steps were used up.
     """
     if not steps:
         return {}
     errors = sum(step.is_error for step in steps)
     seen = Counter(step.observation for step in steps if step.observation)
+    written = [len(step.action.split()) for step in steps]
     features = {
         "steps": float(len(steps)),
         "errors": float(errors),
@@ -100,6 +103,9 @@ def trajectory_features(steps: Sequence[Step], *, limit: int | None = None) -> d
         "same": float(seen.total() - len(seen)),
         "failing": float(steps[-1].is_error),
         "answered": float(any(step.kind == "submit" for step in steps)),
+        "words": float(sum(written)),
+        "last": float(written[-1]),
+        "read": float(sum(len((step.observation or "").split()) for step in steps)),
     }
     if limit is not None:
         features["limit"] = float(len(steps) >= limit)

@@ -1,0 +1,353 @@
+"""Recorded runs of agents: what a cascade of whole agents is worth, and when to give up a run.
+
+A recording has the steps of each run (`Outcome.steps`). What can be replayed exactly is the
+restart: the small agent's run, or its first steps, then the large agent's whole run. Where nothing
+shows whether a task was solved, the run and the question decide (`fit_agents`). Where tests, a
+schema or the environment show it, the large agent begins where that check fails (`check_runs`). In
+both, hopeless runs can be given up early (`EarlyStop`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from langchain_core.messages import BaseMessage
+from pydantic import ValidationError
+
+from cascade.confidence.calibrators import Fitted, GainHead, Linear, Share
+from cascade.confidence.early import lowest_kept
+from cascade.confidence.fitting import fit_gain, stratified_folds
+from cascade.confidence.text import TextEncoder
+from cascade.confidence.trajectory import Step, message_steps, recorded_steps, trajectory_features
+from cascade.errors import ConfigurationError
+from cascade.evaluation.crossfit import Options, check
+from cascade.evaluation.features import Pair
+from cascade.evaluation.ladder import Ladder, Plan, Shape, Stage, climb
+from cascade.evaluation.metrics import Array, Interval, Rows, bootstrap
+from cascade.evaluation.recordings import Outcome, Transcript
+from cascade.evaluation.render import percent
+from cascade.state import Record
+
+POINTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
+"""Steps after which a run may be given up."""
+
+LEAST_RUNS = 10
+"""Successes and failures that the chance of success after some steps is fitted to."""
+
+LOST = 0.05
+"""Share of the successes that an early stop may lose, where nothing else is said."""
+
+STRENGTH = 0.3
+"""Prior deviation of a weight: signals of runs and topics of questions may say much."""
+
+READ = ("steps", "errors", "error_share", "repeats", "same", "failing", "answered", "words", "last",
+        "read")  # fmt: skip
+"""Features of a trajectory that heads read, as logarithms."""
+
+
+def steps_of(outcome: Outcome) -> list[Step]:
+    """The steps of a recorded run."""
+    return recorded_steps([step.model_dump() for step in outcome.steps])
+
+
+def with_features(rows: Sequence[Transcript]) -> list[Transcript]:
+    """Recordings whose runs have the features that `TrajectorySignal` takes of an agent's."""
+
+    def told(outcome: Outcome) -> Outcome:
+        features = {**outcome.features, **trajectory_features(steps_of(outcome))}
+        return outcome.model_copy(update={"features": features})
+
+    return [
+        row.model_copy(update={"models": {name: told(one) for name, one in row.models.items()}})
+        for row in rows
+    ]
+
+
+def _table(runs: Sequence[Sequence[Step]], topics: Array) -> Array:
+    """What heads read: no raw score, the features of runs, the topics of their questions."""
+    found = [trajectory_features(run) for run in runs]
+    rows = [[features.get(f"trajectory_{name}", 0.0) for name in READ] for features in found]
+    nothing = np.full((len(rows), 1), np.nan)
+    return np.hstack([nothing, np.log1p(np.array(rows).reshape(-1, len(READ))), topics])
+
+
+def _fit(table: Array, small: Array, large: Array, fit: Rows) -> tuple[GainHead, Array]:
+    """Heads of who succeeds, and (p_S, p_L) of all rows, by heads that have not seen the row."""
+
+    def head(rows: Rows) -> GainHead:
+        some = table[rows], small[rows], large[rows]
+        return fit_gain(*some, scored=False, strength=STRENGTH)
+
+    whole = head(fit)
+    p = np.array([whole.small.predict(table), whole.large.predict(table)])
+    for part, held in stratified_folds(large[fit] - small[fit] + 2 * small[fit], 10):
+        other, rows = head(fit[part]), fit[held]
+        p[:, rows] = other.small.predict(table[rows]), other.large.predict(table[rows])
+    return whole, p
+
+
+# Early stop -----------------------------------------------------------------------------------
+
+
+class StopPoint(Fitted):
+    """P(success) of runs that go on after so many steps."""
+
+    after: int
+    chance: Linear
+
+
+class EarlyStop(Fitted):
+    """Gives up a run whose chance of success is too low: for `AgentTier(stop=…)`.
+
+    Attributes:
+        points: where the chance is looked at.
+        text: topics of questions, which tell much of what an agent can do.
+        below: a run with a lower chance is given up; 0 gives up none.
+        share: of the successes that is lost at most, of runs like those that were seen.
+    """
+
+    points: tuple[StopPoint, ...]
+    text: TextEncoder
+    below: Share
+    share: Share
+
+    def after(self, question: str, run: Sequence[Step]) -> int:
+        """After how many of its steps the run is given up; 0 lets it go on."""
+        topics = self.text.transform([question])
+        for point in self.points:
+            table = _table([run[: point.after]], topics)
+            if len(run) >= point.after and point.chance.predict(table)[0] < self.below:
+                return point.after
+        return 0
+
+    def __call__(self, task: Sequence[BaseMessage], run: Sequence[BaseMessage]) -> str | None:
+        """Why to stop a run that is under way, or None to let it go on."""
+        after = self.after(str(task[-1].text), message_steps(run))
+        chance = f"after {after} steps its chance of success is below {self.below:.2f}"
+        return chance if after else None
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON."""
+        Path(path).write_text(self.model_dump_json() + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> EarlyStop:
+        """Read it.
+
+        Raises:
+            ConfigurationError: there is no such file, or it is no early stop.
+        """
+        try:
+            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValidationError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path} is no early stop of this version.") from error
+
+
+def fit_early_stop(
+    pair: Pair, fit: Rows | None = None, *, share: float = LOST
+) -> tuple[EarlyStop, Array]:
+    """An early stop, and after how many steps it ends each run (0: never), by heads that have not
+    seen the run.
+
+    A run is given up once its chance is below a bound: at most the r-th smallest of the lowest
+    chances of n successes, r = ⌊share·(n + 1)⌋, so that a further success is lost with probability
+    r/(n + 1) at most (`lowest_kept`). Of these bounds it is the one that saves most, where a lost
+    success costs a run of the large agent; none, where that is not more than its noise.
+
+    Args:
+        pair: recorded runs.
+        fit: rows that fit; by default all.
+        share: of the successes, at most lost.
+    """
+    fit = np.arange(len(pair)) if fit is None else fit
+    runs, right = [steps_of(outcome) for outcome in pair.outcomes(pair.small)], pair.small_correct
+    topics, length = pair.topics(pair.encoder).values, np.array([len(run) for run in runs])
+    chances, points = np.full((len(POINTS), len(pair)), np.inf), []
+    for number, after in enumerate(POINTS):
+        at, labels = np.flatnonzero(length > after), right[fit[length[fit] > after]] > 0.5
+        if min(labels.sum(), (~labels).sum()) < LEAST_RUNS:
+            continue
+        table = _table([runs[i][:after] for i in at], topics[at])
+        head, p = _fit(table, right[at], right[at], np.flatnonzero(np.isin(at, fit)))
+        chances[number, at] = p[0]
+        points.append(StopPoint(after=after, chance=head.small))
+
+    def ends(below: float) -> Array:
+        low = chances < below
+        return np.where(low.any(axis=0), np.array(POINTS)[np.argmax(low, axis=0)], 0)
+
+    lowest = np.minimum(chances.min(axis=0), 1.0)
+    scored = sorted(zip(right[fit].tolist(), lowest[fit].tolist(), strict=True))
+    most = lowest_kept(scored, lambda correct: correct > 0.5, share) or 0.0
+    below, best = 0.0, 0.0
+    for bound in np.unique(lowest[fit][lowest[fit] < most]) + 1e-9:
+        ended = ends(bound)
+        left = pair.small_cost - spent_until(pair, ended)
+        chance = np.where(ended > 0, np.max(chances, axis=0, initial=0.0, where=chances < bound), 0)
+        expected, seen = (
+            ((ended > 0) * (left - p * pair.large_cost))[fit] for p in (chance, right)
+        )
+        worth = min(expected.sum(), seen.sum()) - np.linalg.norm(seen)
+        if worth > best:
+            below, best = float(bound), float(worth)
+    stop = EarlyStop(points=tuple(points), text=pair.encoder, below=below, share=share)
+    return stop, ends(below)
+
+
+def ends_of(stop: EarlyStop | None, pair: Pair) -> Array:
+    """After how many steps an early stop ends the runs of other rows; 0 for those that go on."""
+    if stop is None:
+        return np.zeros(len(pair))
+    outcomes = zip(pair.prompts, pair.outcomes(pair.small), strict=True)
+    # After its last step a run has ended by itself.
+    return np.array(
+        [stop.after(question, steps_of(outcome)[:-1]) for question, outcome in outcomes]
+    )
+
+
+def spent_until(pair: Pair, after: Array) -> Array:
+    """Dollars of runs that are given up after so many steps; of the whole run where that is 0."""
+    spent = pair.small_cost.copy()
+    for i in np.flatnonzero(after > 0).tolist():
+        steps = pair.rows[i].models[pair.small].steps
+        known = [step.cost_usd for step in steps if step.cost_usd is not None]
+        share = sum(known[: int(after[i])]) / sum(known) if len(known) == len(steps) else None
+        spent[i] *= after[i] / len(steps) if share is None else share
+    return spent
+
+
+# Without a check ------------------------------------------------------------------------------
+
+
+def fit_agents(pair: Pair, fit: Rows, *, share: float = LOST) -> Ladder:
+    """The ladder of whole runs: the run and the question decide; hopeless runs are given up."""
+    encoder = pair.encoder
+    runs, topics = map(steps_of, pair.outcomes(pair.small)), pair.topics(encoder).values
+    head, p = _fit(_table(list(runs), topics), pair.small_correct, pair.large_correct, fit)
+    cheap, dear = float(pair.small_cost[fit].mean()), float(pair.large_cost[fit].mean())
+
+    def plan(rows: Pair, p: Array, after: Array) -> Plan:
+        going, each = after == 0, np.ones(len(rows))
+        kept, right = np.where(going, p[0], 0.0), np.where(going, rows.small_correct, 0.0)
+        stage = Stage(kept, p[1], right, spent_until(rows, after), cheap * each, 0 * each)
+        return Plan((stage,), rows.large_correct, rows.large_cost, dear * each)
+
+    def plan_of(rows: Pair, stop: EarlyStop | None = None) -> Plan:
+        runs = [steps_of(outcome) for outcome in rows.outcomes(rows.small)]
+        table = _table(runs, encoder.transform(rows.prompts))
+        p = np.array([head.small.predict(table), head.large.predict(table)])
+        return plan(rows, p, ends_of(stop, rows))
+
+    shapes = [Shape("gain", plan_of, plan(pair, p, np.zeros(len(pair))), fit, dear)]
+    stop, after = fit_early_stop(pair, fit, share=share)
+    if stop.below > 0:
+        here = plan(pair, p, after)
+        shapes.append(Shape("stop", lambda rows: plan_of(rows, stop), here, fit, dear))
+    return climb(pair, shapes)
+
+
+# With a check ---------------------------------------------------------------------------------
+
+Worth = Literal["cheaper and better", "cheaper", "dearer and better", "off", "unclear"]
+
+
+class Checked(Record):
+    """A cascade of agents whose tasks are checked, beside the large agent alone.
+
+    Attributes:
+        worth: which of the two the user gets; `cheaper`: at as many solved tasks.
+        sentence: the same for people.
+        stopped: share of runs that are given up early.
+        lost: share of the small agent's successes among them.
+        figures: `cost`, of the large agent's alone; `solved`, share of the tasks; `gained`, solved
+            tasks more than by the large agent, paired; the same as `whole_…` without an early stop;
+            `small_solved` and `large_solved`, each agent alone.
+    """
+
+    small: str
+    large: str
+    rows: int
+    worth: Worth
+    sentence: str
+    stopped: float
+    lost: float
+    figures: Mapping[str, Interval]
+
+
+def check_runs(
+    pair: Pair, options: Options | None = None, *, test: Pair | None = None, share: float = LOST
+) -> Checked:
+    """What it is worth to check each run, and to restart with the large agent where that fails.
+
+    Args:
+        pair: recorded runs, whose `correct` is what the check shows; without `test` each is given
+            up by an early stop that has not seen it.
+        options: folds and seed, and what may be lost.
+        test: other runs, for the figures alone.
+        share: of the small agent's successes, at most lost by the early stop.
+
+    Raises:
+        ConfigurationError: too few rows, or costs are unknown.
+    """
+    options = options or Options()
+    check(pair, options)
+    if not pair.priced:
+        raise ConfigurationError("what a check saves is unknown: record `cost_usd` of both agents.")
+    rows, after = pair if test is None else test, np.zeros(len(pair))
+    if test is not None:
+        after = ends_of(fit_early_stop(pair, share=share)[0], test)
+    order = np.random.default_rng(options.seed).permutation(len(pair))
+    for held in np.array_split(order, options.folds) if test is None else ():
+        _, ends = fit_early_stop(pair, np.setdiff1d(order, held), share=share)
+        after[held] = ends[held]
+    small, large, spent = rows.small_correct, rows.large_correct, spent_until(rows, after)
+    passed = np.where(after > 0, 0.0, small)
+
+    def figures(at: Rows) -> dict[str, float]:
+        found = {"small_solved": float(small[at].mean()), "large_solved": float(large[at].mean())}
+        for name, ok, paid in (("", passed, spent), ("whole_", small, rows.small_cost)):
+            cost, solved = (paid + (1 - ok) * rows.large_cost)[at], np.maximum(ok, large)[at]
+            found[f"{name}cost"] = float(cost.sum() / rows.large_cost[at].sum())
+            found[f"{name}solved"] = float(solved.mean())
+            found[f"{name}gained"] = float((solved - large[at]).mean())
+        return found
+
+    known = bootstrap(figures, len(rows), draws=400, seed=options.seed)
+    worth = _worth(known["cost"], known["gained"], options.within)
+    return Checked(
+        small=pair.small,
+        large=pair.large,
+        rows=len(rows),
+        worth=worth,
+        sentence=_sentence(pair.large, worth, known["cost"], known["gained"]),
+        stopped=float((after > 0).mean()),
+        lost=float(small[after > 0].sum() / max(small.sum(), 1.0)),
+        figures=known,
+    )
+
+
+def _worth(cost: Interval, gained: Interval, within: float) -> Worth:
+    if cost.high < 1 and gained.low >= -within:
+        return "cheaper and better" if gained.low > 0 else "cheaper"
+    if cost.value >= 1 and gained.low > 0:
+        return "dearer and better"
+    return "off" if cost.low >= 1 else "unclear"
+
+
+def _sentence(large: str, worth: Worth, cost: Interval, gained: Interval) -> str:
+    pays = f"costs {percent(cost.value)} of {large} alone ({percent(cost.low)} to "
+    pays += f"{percent(cost.high)})"
+    solves = (
+        f"solves {abs(100 * gained.value):.1f} points {'fewer' if gained.value < 0 else 'more'}"
+    )
+    solves += f" ({100 * gained.low:+.1f} to {100 * gained.high:+.1f})"
+    return {
+        "cheaper and better": f"Use it: it {pays}, and {solves}.",
+        "cheaper": f"Use it: it {pays}, and solves as much ({solves}).",
+        "dearer and better": f"It saves no money and does better: it {pays}, and {solves}.",
+        "off": f"Switch it off and let {large} do everything: it {pays}.",
+        "unclear": f"Too few tasks to tell: it {pays}, and {solves}.",
+    }[worth]
