@@ -157,7 +157,7 @@ async def made_for(kernel: Kernel, path: Path, examples: Sequence[Example], labe
     task = task_hash(kernel.parts.settings or {}, small)
     systems: set[str | None] = {system_hash(example.messages) for example in examples}
     if not examples:
-        for row in read_transcripts(path, models=()):
+        for row in read_transcripts(path):
             made_with = (row.model_extra or {}).get("made_with", {})
             if made_with.get("small", task) != task:
                 raise ConfigurationError(

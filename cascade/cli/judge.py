@@ -371,7 +371,7 @@ def _confirm(
     from cascade.evaluation.collecting import expected_usd  # noqa: PLC0415 - heavy
     from cascade.evaluation.recordings import read_transcripts  # noqa: PLC0415
 
-    known = {r.id for r in read_transcripts(path, models=())} if path.exists() else set()
+    known = {r.id for r in read_transcripts(path)} if path.exists() else set()
     left = [example for example in examples if example.id not in known]
     if not left or yes_up_to is None:
         return

@@ -12,7 +12,7 @@ import logging
 import math
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -131,60 +131,66 @@ class Transcript(_Recorded):
 # Transcripts ----------------------------------------------------------------------------------
 
 
-def read_transcripts(
-    path: str | Path, *, models: Collection[str] | None = None
-) -> Iterator[Transcript]:
-    """The records of a file, one by one.
+def read_transcripts(path: str | Path) -> Iterator[Transcript]:
+    """The records of a JSONL file, plain or gzip, one by one; the content tells, not the name.
 
     A last line that was cut off while it was written is left out with a warning.
-
-    Args:
-        path: a JSONL file, plain or gzip; the content tells, not the name.
-        models: keep and check the outcomes of these alone, which is faster.
 
     Raises:
         ConfigurationError: there is no such file, a line is not a record, or two have the same
             id; the message names file, line and field.
     """
     path = Path(path)
-    seen: dict[str, int] = {}
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
+    once = _Once(path, "line")
+    for number, row in _json_lines(path, may_be_cut=True):
         try:
-            row = from_json(line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line)
-        except ValueError as error:
-            if not line.endswith(b"\n"):
-                logger.warning("%s:%d was cut off while it was written: left out", path, number)
-                return
-            raise _unreadable(path, number, f"not JSON ({error})", line) from error
-        try:
-            record = _record(row, models)
+            record = Transcript.model_validate(row)
         except ValidationError as error:
-            raise _unreadable(path, number, first_problem(error), line) from error
-        if record.id in seen:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the line"
             raise ConfigurationError(
-                f"{path}:{number}: the id {record.id!r} is in line {seen[record.id]} already. A "
-                "question may count once: delete one of the two."
-            )
-        seen[record.id] = number
+                f"{path}:{number}: {place}: {first['msg']}, not {first['input']!r:.60}. Mend or "
+                "delete the line; docs/transcripts.md has the fields."
+            ) from error
+        once.see(record.id, number)
         yield record
 
 
-def _record(row: object, models: Collection[str] | None) -> Transcript:
-    if models is not None and isinstance(row, dict) and isinstance(row.get("models"), dict):
-        kept = {name: row["models"][name] for name in models if name in row["models"]}
-        row = {**row, "models": kept}
-    return Transcript.model_validate(row)
+class _Once:
+    """Ids of a file, each of which may be there once."""
+
+    def __init__(self, path: Path, unit: str) -> None:
+        self.path, self.unit = path, unit
+        self._seen: dict[str, int] = {}
+
+    def see(self, name: str, number: int) -> None:
+        first = self._seen.setdefault(name, number)
+        if first != number:
+            raise ConfigurationError(
+                f"{self.path}:{number}: the id {name!r} is in {self.unit} {first} already. A "
+                "question may count once: delete one of the two."
+            )
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _json_lines(path: Path, *, may_be_cut: bool = False) -> Iterator[tuple[int, Any]]:
+    """The values of a file of JSON lines, plain or gzip, with the numbers of their lines."""
     try:
         with _open(path) as file:
-            yield from file
-    except EOFError:
-        logger.warning("%s ends in the middle of its compressed data: the rest is left out", path)
-    except (OSError, zlib.error) as error:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = from_json(line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line)
+                except ValueError as error:
+                    if may_be_cut and not line.endswith(b"\n"):
+                        logger.warning("%s:%d was cut off: left out", path, number)
+                        return
+                    shown = line[:80].decode(errors="replace").strip()
+                    raise ConfigurationError(
+                        f"{path}:{number}: not JSON ({error}): {shown!r}."
+                    ) from error
+                yield number, row
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(
             f"{path} cannot be read ({reason}). Give a file of JSON lines, plain or gzip."
@@ -197,22 +203,6 @@ def _open(path: Path) -> BinaryIO:
         return file
     file.close()
     return cast(BinaryIO, gzip.open(path, "rb"))
-
-
-def _unreadable(path: Path, number: int, reason: str, line: bytes) -> ConfigurationError:
-    shown = line[:80].decode(errors="replace").strip()
-    return ConfigurationError(
-        f"{path}:{number}: {reason}: {shown!r}. Mend or delete the line; docs/transcripts.md has "
-        "the fields."
-    )
-
-
-def first_problem(error: ValidationError) -> str:
-    """Place, reason and value of the first thing that a record got wrong."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"])) or "the line"
-    given = "" if first["type"] == "missing" else f", not {first['input']!r:.60}"
-    return f"{place}: {first['msg']}{given}"
 
 
 class TranscriptWriter:
@@ -242,7 +232,7 @@ class TranscriptWriter:
             )
         self.ids: set[str] = set()
         if self.path.exists():
-            self.ids = {record.id for record in read_transcripts(self.path, models=())}
+            self.ids = {record.id for record in read_transcripts(self.path)}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab")
@@ -267,25 +257,21 @@ class TranscriptWriter:
         self._file.flush()
         self.ids.add(record.id)
 
-    def close(self) -> None:
-        """Close the file; nothing can be written afterwards."""
-        self._file.close()
-
     def __enter__(self) -> TranscriptWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._file.close()
 
     def _end_last_line(self) -> None:
         written = self.path.read_bytes()
-        whole = written.rfind(b"\n") + 1
-        if whole == len(written):
+        last = written[written.rfind(b"\n") + 1 :]
+        if not last:
             return
         try:
-            from_json(written[whole:])
+            from_json(last)
         except ValueError:
-            self._file.truncate(whole)
+            self._file.truncate(len(written) - len(last))
         else:
             self._file.write(b"\n")
             self._file.flush()
@@ -297,19 +283,20 @@ def rows_of_pair(records: Iterable[Transcript], small: str, large: str) -> list[
     Raises:
         ConfigurationError: none has; the message lists the models there are.
     """
-    seen: Counter[str] = Counter()
-    found = []
-    for record in records:
-        seen.update(list(record.models))
-        if small in record.models and large in record.models:
-            found.append(record)
-    if found:
-        # What is drawn at random must not depend on the order in which answers were recorded.
-        return sorted(found, key=lambda record: record.id)
-    known = ", ".join(f"{name} ({count:,})" for name, count in seen.most_common()) or "none"
-    raise ConfigurationError(
-        f"no row has both {small!r} and {large!r}. Models with their number of rows: {known}."
-    )
+    rows = list(records)
+    found = [row for row in rows if small in row.models and large in row.models]
+    if not found:
+        raise ConfigurationError(
+            f"no row has both {small!r} and {large!r}. Models with their number of rows: "
+            f"{_models_of(rows)}."
+        )
+    # What is drawn at random must not depend on the order in which answers were recorded.
+    return sorted(found, key=lambda record: record.id)
+
+
+def _models_of(rows: Iterable[Transcript]) -> str:
+    counts = Counter(name for row in rows for name in row.models)
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common()) or "none"
 
 
 def name_pair(
@@ -320,50 +307,36 @@ def name_pair(
     Raises:
         ConfigurationError: a name that the recording does not have, or no way to tell.
     """
-    counts = Counter(name for row in records for name in row.models)
-    listed = ", ".join(f"{name} ({n:,})" for name, n in sorted(counts.items())) or "none"
-    for option, given in (("small", small), ("large", large)):
-        if given is not None and given not in counts:
-            raise ConfigurationError(
-                f"{option}={given}: the recording has no such model. Models with their number of "
-                f"rows: {listed}."
-            )
-    if small is not None and small == large:
+    rows = list(records)
+    names = sorted({name for row in rows for name in row.models})
+    given = [name for name in (small, large) if name is not None]
+    others = [name for name in names if name not in given]
+    if len(given) == 2 and small == large:
         raise ConfigurationError(f"small and large are both {small}: name two models.")
-    if small is not None and large is not None:
-        return small, large
-    if len(counts) != 2:
+    if not set(given) <= set(names) or (len(given) < 2 and len(names) != 2):
         raise ConfigurationError(
-            f"which two models? Name small and large. Models with their number of rows: {listed}."
+            f"which two models? {' and '.join(given) or 'No name'} does not tell: name small and "
+            f"large. Models with their number of rows: {_models_of(rows)}."
         )
-    if small is not None or large is not None:
-        other = next(name for name in counts if name not in (small, large))
-        return small or other, large or other
-    cheap, dear = sorted(counts, key=lambda name: _mean_cost(records, name))
+    if given:
+        return small or others[0], large or others[0]
+    costs = {
+        name: [row.models[name].cost_usd for row in rows if name in row.models] for name in names
+    }
+    known = {name: [cost for cost in seen if cost is not None] for name, seen in costs.items()}
+    unknown = [name for name, seen in known.items() if not seen]
+    if unknown:
+        raise ConfigurationError(
+            f"which is the small one? The costs of {unknown[0]} are unknown: name small and large."
+        )
+    cheap, dear = sorted(names, key=lambda name: sum(known[name]) / len(known[name]))
     return cheap, dear
-
-
-def _mean_cost(records: Iterable[Transcript], model: str) -> float:
-    costs = [row.models[model].cost_usd for row in records if model in row.models]
-    known = [cost for cost in costs if cost is not None]
-    if not known:
-        raise ConfigurationError(
-            f"which is the small one? The costs of {model} are unknown: name small and large."
-        )
-    return sum(known) / len(known)
 
 
 # Tables and labelled examples -----------------------------------------------------------------
 
-KINDS: Mapping[str, str] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".parquet": "parquet",
-}
-
 QUESTIONS = ("messages", "question", "prompt")
-REFERENCES = ("reference", "answer", "label")
+"""Columns in which a question is looked for, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,59 +361,45 @@ class Example:
         return str(self.messages[-1].text)
 
 
-def read_table(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of a `.jsonl`, `.csv` or `.parquet` file, one by one.
+def read_table(path: str | Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a `.jsonl`, `.ndjson`, `.csv` or `.parquet` file, one by one.
 
     Raises:
         ConfigurationError: the file cannot be read, or two of its columns have one name.
         MissingDependencyError: Parquet without pyarrow.
     """
     path = Path(path)
-    kind = KINDS.get(path.suffix.casefold())
-    if kind is None:
+    reader = KINDS.get(path.suffix.casefold())
+    if reader is None:
         raise ConfigurationError(f"{path.name}: a file of rows ends with {', '.join(KINDS)}.")
-    if kind == "parquet":
-        yield from _parquet(path)
-    elif kind == "csv":
-        yield from _csv(path)
-    else:
-        for number, line in enumerate(_lines(path), start=1):
-            if line.strip():
-                yield _json_row(path, number, line)
+    return reader(path)
 
 
-def _json_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        row = from_json(line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line)
-    except ValueError as error:
-        raise ConfigurationError(f"{path}:{number}: not JSON ({error}).") from error
-    if not isinstance(row, dict):
-        raise ConfigurationError(f"{path}:{number}: not a JSON object: {row!r:.60}.")
-    return row
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    for number, row in _json_lines(path):
+        if not isinstance(row, dict):
+            raise ConfigurationError(f"{path}:{number}: not a JSON object: {row!r:.60}.")
+        yield row
 
 
-def _csv(path: Path) -> Iterator[dict[str, Any]]:
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(2**30)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file)
-            names = next(rows, [])
-            _check_names(path, names)
+            rows = csv.DictReader(file)
+            _check_names(path, rows.fieldnames or ())
             for row in rows:
-                if len(row) > len(names):
+                if None in row:  # what stands under no name
                     raise ConfigurationError(
-                        f"{path}:{rows.line_num}: {len(row)} fields under {len(names)} names. Put "
-                        "a field that has commas in it between quotes."
+                        f"{path}:{rows.line_num}: more fields than names. Put a field that has "
+                        "commas in it between quotes."
                     )
-                if row:
-                    yield dict(zip(names, row, strict=False))
-    except (OSError, csv.Error) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path} is not UTF-8 (byte {error.start}).") from error
+                yield row
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read as UTF-8 CSV: {error}.") from error
 
 
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         # By name, since it has no types.
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
@@ -457,6 +416,15 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
         raise ConfigurationError(f"{path} cannot be read: {error}.") from error
 
 
+KINDS: Mapping[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
+    ".jsonl": _json_rows,
+    ".ndjson": _json_rows,
+    ".csv": _csv_rows,
+    ".parquet": _parquet_rows,
+}
+"""What a file's name ends with → how its rows are read."""
+
+
 def _check_names(path: Path, names: Iterable[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -470,17 +438,17 @@ def read_examples(
     *,
     question: str | None = None,
     label: str | None = None,
-    id_column: str | None = None,
     system: str | None = None,
 ) -> list[Example]:
     """Labelled examples from a table; one without a label has no reference.
 
+    The column `id` names them, or the row's number; a column `labels` may map answers to true or
+    false.
+
     Args:
         path: JSON lines, CSV or Parquet.
         question: column of the questions; by default `messages`, `question` or `prompt`.
-        label: column of the right answers; by default `reference`, `answer` or `label`. A column
-            `labels` may map answers to true or false.
-        id_column: column of the ids; by default `id`, or the row's number.
+        label: column of the right answers; by default `reference`, `answer` or `label`.
         system: a system message before each question that has none.
 
     Raises:
@@ -488,35 +456,26 @@ def read_examples(
     """
     path = Path(path)
     rows = list(read_table(path))
+    names = list(dict.fromkeys(name for row in rows for name in row))
     if not rows:
         raise ConfigurationError(f"{path} has no examples in it.")
-    names = list(dict.fromkeys(name for row in rows for name in row))
     asked = _column(path, names, question, QUESTIONS)
+    known = _column(path, names, label, ("reference", "answer", "label"))
     if asked is None:
         raise ConfigurationError(
             f"{path} has no column of questions; it has {', '.join(names)}. Name the column."
         )
-    known = _column(path, names, label, REFERENCES)
-    named = _column(path, names, id_column, ("id",))
-    examples: list[Example] = []
-    seen: dict[str, int] = {}
+    once, examples = _Once(path, "row"), []
     for number, row in enumerate(rows, start=1):
-        given = row.get(named) if named else None
-        key = str(number if given is None or given == "" else given)
-        if key in seen:
-            raise ConfigurationError(
-                f"{path}: rows {seen[key]} and {number} have the id {key!r}. A question may count "
-                "once: delete one of the two."
-            )
-        seen[key] = number
-        examples.append(
-            Example(
-                id=key,
-                messages=_messages(path, number, row.get(asked), system),
-                reference=_reference(row.get(known)) if known else None,
-                labels=_labels(path, number, row.get("labels")),
-            )
-        )
+        given, said = row.get("id"), row.get(known) if known else None
+        name = str(number if given is None or given == "" else given)
+        once.see(name, number)
+        try:
+            messages, labels = _messages(row.get(asked), system), _labels(row.get("labels"))
+        except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+            raise ConfigurationError(f"{path}, row {number}: {error}.") from error
+        reference = None if isinstance(said, str) and not said.strip() else said
+        examples.append(Example(name, messages, reference, labels))
     return examples
 
 
@@ -528,28 +487,17 @@ def _column(
     return given or next((name for name in usual if name in names), None)
 
 
-def _messages(path: Path, number: int, given: Any, system: str | None) -> tuple[AnyMessage, ...]:
-    try:
-        messages = (
-            [HumanMessage(given)] if isinstance(given, str) else convert_to_messages(given or [])
-        )
-        if not messages or not str(messages[-1].text).strip():
-            raise ValueError("the question is empty")
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise ConfigurationError(f"{path}, row {number}: {error}.") from error
+def _messages(given: Any, system: str | None) -> tuple[AnyMessage, ...]:
+    messages = convert_to_messages([HumanMessage(given)] if isinstance(given, str) else given or [])
+    if not messages or not str(messages[-1].text).strip():
+        raise ValueError("the question is empty")
     if system is not None and messages[0].type != "system":
         messages = [SystemMessage(system), *messages]
     return tuple(cast("list[AnyMessage]", messages))
 
 
-def _reference(given: Any) -> JsonValue:
-    return None if isinstance(given, str) and not given.strip() else given
-
-
-def _labels(path: Path, number: int, given: Any) -> dict[str, bool]:
+def _labels(given: Any) -> dict[str, bool]:
     judged = {} if given is None else given
     if not isinstance(judged, dict) or not all(isinstance(v, bool) for v in judged.values()):
-        raise ConfigurationError(
-            f"{path}, row {number}: labels maps answers to true or false, not {given!r:.60}."
-        )
+        raise ValueError(f"labels maps answers to true or false, not {given!r:.60}")
     return {str(answer).strip(): right for answer, right in judged.items()}

@@ -65,7 +65,7 @@ def evaluation_questions(paths: Iterable[str | Path]) -> list[str]:
     found: list[str] = []
     for path in paths:
         try:
-            found += [row.prompt for row in read_transcripts(path, models=())]
+            found += [row.prompt for row in read_transcripts(path)]
         except ConfigurationError:
             found += [example.question for example in read_examples(path)]
     return found

@@ -55,17 +55,6 @@ def test_a_gzip_file_is_known_by_its_content(tmp_path: Path) -> None:
     assert [row.id for row in read_transcripts(path)] == ["1"]
 
 
-def test_only_the_models_that_are_asked_for_are_checked(tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    path.write_text(
-        '{"dataset": "d", "id": "1", "prompt": "p", '
-        '"models": {"a": {"correct": 1}, "b": {"correct": 7}}}\n'
-    )
-    assert list(next(read_transcripts(path, models=["a"])).models) == ["a"]
-    with pytest.raises(ConfigurationError, match=r"t\.jsonl:1: models\.b\.correct: .*not 7"):
-        list(read_transcripts(path))
-
-
 def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "t.jsonl", record("1"), record("2"), record("1"))
     with pytest.raises(ConfigurationError, match=r"t\.jsonl:3: the id '1' is in line 1 already"):
@@ -78,6 +67,10 @@ def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
         (b"{]\n", "not JSON"),
         (b'{"dataset": "d"}\n', "id: Field required"),
         (b"[1]\n", "the line: "),
+        (
+            b'{"dataset": "d", "id": "1", "prompt": "p", "models": {"b": {"correct": 7}}}\n',
+            r"t\.jsonl:1: models\.b\.correct: .*not 7",
+        ),
     ],
 )
 def test_a_line_that_is_no_record_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -92,16 +85,13 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         list(read_transcripts(tmp_path / "none.jsonl"))
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-def test_what_was_cut_off_is_left_out_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, compressed: bool
+def test_a_line_that_was_cut_off_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "t.jsonl"
-    whole = "".join(record(str(i)).to_line() for i in range(500)).encode()
-    path.write_bytes(gzip.compress(whole)[:-400] if compressed else whole[:-9])
+    path = written(tmp_path / "t.jsonl", record("1"), record("2"))
+    path.write_bytes(path.read_bytes()[:-9])
     with caplog.at_level(logging.WARNING, "cascade"):
-        read = list(read_transcripts(path))
-    assert 0 < len(read) < 500
+        assert [row.id for row in read_transcripts(path)] == ["1"]
     assert "left out" in caplog.text
 
 
@@ -152,7 +142,7 @@ def test_of_two_models_the_cheaper_is_the_small_one() -> None:
 @pytest.mark.parametrize(
     ("models", "given", "message"),
     [
-        ({"a": RIGHT, "b": RIGHT}, {"small": "c"}, r"small=c: .* a \(1\), b \(1\)"),
+        ({"a": RIGHT, "b": RIGHT}, {"small": "c"}, r"c does not tell.* a \(1\), b \(1\)"),
         ({"a": RIGHT, "b": RIGHT}, {"small": "a", "large": "a"}, "are both a"),
         ({"a": RIGHT}, {}, "which two models"),
         ({"a": RIGHT, "b": Outcome(correct=1)}, {}, "costs of b are unknown"),
@@ -216,11 +206,11 @@ def test_columns_have_usual_names_and_ids_may_be_numbers_of_rows(tmp_path: Path)
     ("name", "content", "options", "message"),
     [
         ("r.csv", "a,a\n1,2\n", {}, "has the column 'a' more than once"),
-        ("r.csv", "question\n1,2\n", {}, r"r\.csv:2: 2 fields under 1 names"),
+        ("r.csv", "question\n1,2\n", {}, r"r\.csv:2: more fields than names"),
         ("r.csv", "", {}, "has no examples"),
         ("r.csv", "text\nhello\n", {}, "no column of questions; it has text"),
         ("r.csv", "question\nhello\n", {"label": "x"}, "no column 'x'; it has question"),
-        ("r.csv", "id,question\n1,a\n1,b\n", {}, "rows 1 and 2 have the id '1'"),
+        ("r.csv", "id,question\n1,a\n1,b\n", {}, "the id '1' is in row 1 already"),
         ("r.jsonl", '{"question": " "}', {}, "row 1: the question is empty"),
         ("r.jsonl", '{"messages": [{"x": 1}]}', {}, "row 1"),
         ("r.jsonl", '{"question": "q", "labels": {"a": 1}}', {}, "row 1: labels maps"),
@@ -241,7 +231,7 @@ def test_a_table_that_cannot_be_read_is_named(
 def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     path.write_bytes("question\nünlaut\n".encode("latin-1"))
-    with pytest.raises(ConfigurationError, match="is not UTF-8"):
+    with pytest.raises(ConfigurationError, match="cannot be read as UTF-8"):
         read_examples(path)
 
 
