@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cascade.ledger.base import Amounts, Job, LedgerStore, MemoryLedger, Selection, tagged
     from cascade.ledger.feedback import Feedback
-    from cascade.ledger.prices import (
-        DatedPrice,
-        ListPrice,
-        NoPrice,
-        Price,
-        Pricing,
-        find_pricing,
-        load_prices,
-    )
+    from cascade.ledger.prices import Price, load_prices
     from cascade.ledger.shared import Budgets
     from cascade.ledger.store import SqlLedger, open_store
     from cascade.ledger.view import LedgerView
@@ -29,19 +21,14 @@ _MODULES = ("base", "prices", "view", "feedback", "shared", "store")
 __all__ = [
     "Amounts",
     "Budgets",
-    "DatedPrice",
     "Feedback",
     "Job",
     "LedgerStore",
     "LedgerView",
-    "ListPrice",
     "MemoryLedger",
-    "NoPrice",
     "Price",
-    "Pricing",
     "Selection",
     "SqlLedger",
-    "find_pricing",
     "load_prices",
     "open_store",
     "tagged",

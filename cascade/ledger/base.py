@@ -7,7 +7,7 @@ sound.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -37,6 +37,9 @@ class UnavailableError(LedgerError):
 
 _tags: ContextVar[Mapping[str, str]] = ContextVar("cascade_tags", default=NO_TAGS)
 
+current_tags: Callable[[], Mapping[str, str]] = _tags.get
+"""The tags of this context."""
+
 
 @contextmanager
 def tagged(**tags: str) -> Iterator[None]:
@@ -52,11 +55,6 @@ def tagged(**tags: str) -> Iterator[None]:
         yield
     finally:
         _tags.reset(token)
-
-
-def current_tags() -> Mapping[str, str]:
-    """The tags of this context."""
-    return _tags.get()
 
 
 def checked_tags(tags: Mapping[str, str], where: str) -> Mapping[str, str]:
@@ -93,16 +91,8 @@ class Selection:
     until: datetime | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def everything(self) -> bool:
-        """Whether it excludes nothing."""
-        return self == EVERYTHING
-
 
 EVERYTHING = Selection()
-
-Grouping = Literal["node", "tier", "model", "run_id", "day"]
-"""What totals are taken by; days are in UTC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +132,7 @@ class Amounts:
             return Amounts(self.measured, self.estimated, self.unknown + times)
         if not amount:
             return self
-        if times != 1:
-            amount = EXACT.multiply(amount, times)
+        amount = amount if times == 1 else EXACT.multiply(amount, times)
         if basis == "measured":
             return Amounts(EXACT.add(self.measured, amount), self.estimated, self.unknown)
         return Amounts(self.measured, EXACT.add(self.estimated, amount), self.unknown)
@@ -157,7 +146,7 @@ class Amounts:
         return self.plus(cost, basis, times)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Total:
     """Cost and saving of a group of entries, to the last digit."""
 
@@ -165,22 +154,6 @@ class Total:
     cost_usd: Amounts = Amounts()
     saved_usd: Amounts = Amounts()
     baseline_usd: Amounts = Amounts()
-
-    def plus(
-        self,
-        cost: Decimal | None,
-        cost_basis: Basis,
-        saved: Decimal | None,
-        basis: Basis,
-        baseline: Decimal | None,
-    ) -> Total:
-        """The total with the amounts of one more entry."""
-        return Total(
-            self.entries + 1,
-            self.cost_usd.plus(cost, cost_basis),
-            self.saved_usd.plus(saved, basis),
-            self.baseline_usd.plus(baseline, basis),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,13 +175,10 @@ class Job:
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
-Kind = Literal["begin", "entry", "withdraw", "put", "drop"]
-
-
 class Write(NamedTuple):
     """One change: a call that begins, an entry, a begun call to forget, a job to put or to drop."""
 
-    kind: Kind
+    kind: Literal["begin", "entry", "withdraw", "put", "drop"]
     what: Any
     tags: Mapping[str, str] = NO_TAGS
 

@@ -13,7 +13,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,6 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 from typing_extensions import override
 
 from cascade.errors import ConfigurationError, LedgerError, MissingDependencyError
@@ -77,8 +79,14 @@ def clean(words: str) -> str:
 
 
 def to_json(value: Any) -> str:
-    """JSON text that every database takes."""
-    written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """JSON text that every database takes, also of a record."""
+    try:
+        if isinstance(value, BaseModel):
+            written = value.model_dump_json(exclude_none=True)
+        else:
+            written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except PydanticSerializationError:  # half of a surrogate pair
+        return to_json(value.model_dump(mode="json", exclude_none=True))
     return clean(_ESCAPED_NUL.sub(r"\1\\ufffd", written) if "\\u0000" in written else written)
 
 
@@ -225,14 +233,7 @@ class Database:
         self._may_block = may_block
         self.place = f"{schema.name} in {self.path or 'its database'}"
         self._engine: Any = None
-        self._file: tuple[int, int] | None = None
         self._opening = asyncio.Lock()
-
-    @property
-    def present(self) -> bool:
-        """Whether the file of SQLite is the one that was opened: what is written to one that was
-        deleted is lost."""
-        return self._file == self._identity()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Do something in a transaction that reads.
@@ -240,7 +241,8 @@ class Database:
         Raises:
             UnavailableError: the database cannot be reached.
         """
-        return await self._transact(work, reads=True)
+        await self.open()
+        return await self._transact(self._engine, work, reads=True)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Do something in a transaction, all of it or nothing.
@@ -251,7 +253,8 @@ class Database:
         """
         if self.read_only:
             raise LedgerError(f"{self.place} is open for reading only.")
-        return await self._transact(work, reads=False)
+        await self.open()
+        return await self._transact(self._engine, work, reads=False)
 
     async def open(self) -> None:
         """Connect, and make or migrate the schema.
@@ -261,25 +264,21 @@ class Database:
             LedgerError: there is none to read, or it is of a newer version of this package.
         """
         async with self._opening:
-            if self._engine is None or not self.present:
-                await self._close()
-                engine = self._make()
+            if self._engine is None:
+                engine = self._connect()
                 try:
-                    await self._with(engine, self._bring_up_to_date, reads=self.read_only)
+                    await self._transact(engine, self._bring_up_to_date, reads=self.read_only)
                 except BaseException:
-                    await self._dispose(engine)
+                    await _dispose(engine)
                     raise
-                self._file, self._engine = self._identity(), engine
+                self._engine = engine
 
     async def aclose(self) -> None:
         """Close the connections; it may be used again, also in another event loop."""
         self._opening = asyncio.Lock()
-        await self._close()
-
-    async def _close(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
-            await self._dispose(engine)
+            await _dispose(engine)
 
     @contextmanager
     def told_apart(self) -> Iterator[None]:
@@ -298,29 +297,21 @@ class Database:
                 raise
             raise UnavailableError(f"{self.place}: {cause}") from cause
 
-    async def _transact(self, work: Callable[[Connection], T], *, reads: bool) -> T:
-        while True:
-            await self.open()
-            done = await self._with(self._engine, work, reads=reads)
-            if self.present:
-                return done
+    async def _transact(self, engine: Any, work: Callable[[Connection], T], *, reads: bool) -> T:
+        def transaction() -> T:
+            with engine.execution_options(reads=reads).begin() as connection:
+                return work(connection)
 
-    async def _with(self, engine: Any, work: Callable[[Connection], T], *, reads: bool) -> T:
         with self.told_apart():
             if self.kind == "postgresql":
                 async with engine.begin() as connection:
                     done: T = await connection.run_sync(work)
                     return done
             if self.kind == "memory" or (self._may_block and not reads):
-                return _in_sqlite(engine, work, reads=reads)
-            return await asyncio.to_thread(_in_sqlite, engine, work, reads=reads)
+                return patiently(transaction)
+            return await asyncio.to_thread(patiently, transaction)
 
-    async def _dispose(self, engine: Any) -> None:
-        disposed = engine.dispose()
-        if disposed is not None:
-            await disposed
-
-    def _make(self) -> Any:
+    def _connect(self) -> Any:
         common: dict[str, Any] = {"hide_parameters": True, "json_serializer": to_json}
         if self.kind == "postgresql":
             from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - greenlet
@@ -336,7 +327,9 @@ class Database:
         if self.path is None:
             common["poolclass"] = StaticPool
         elif self.read_only:
-            url = _read_only_url(self.path, self.place)
+            if not self.path.exists():
+                raise LedgerError(f"there is no {self.place}.")
+            url = f"sqlite:///{self.path.absolute().as_uri()}?mode=ro&uri=true"
         else:
             # SQLite makes the files beside it with the same mode. A file that is there is not
             # opened: to close it would drop the locks that this process holds on it for its other
@@ -355,13 +348,6 @@ class Database:
         event.listen(engine, "connect", set_up)
         event.listen(engine, "begin", _begin)
         return engine
-
-    def _identity(self) -> tuple[int, int] | None:
-        try:
-            found = self.path.stat() if self.path is not None else None
-        except OSError:
-            return None
-        return None if found is None else (found.st_dev, found.st_ino)
 
     def _bring_up_to_date(self, connection: Connection) -> None:
         """Make the tables where there are none, and migrate older ones."""
@@ -395,6 +381,38 @@ class Database:
         connection.execute(stamp, {"version": newest})
 
 
+def patiently(work: Callable[[], T]) -> T:
+    """The result of work in SQLite, which is tried again while another process writes."""
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return work()
+        except (StatementError, sqlite3.OperationalError) as error:
+            cause = error.orig if isinstance(error, StatementError) else error
+            if "locked" not in str(cause) or time.monotonic() > until:
+                raise
+            time.sleep(random.uniform(0.0005, 0.01))  # noqa: S311 - so that two do not meet again
+
+
+def set_up_sqlite(connection: sqlite3.Connection, *, durable: bool) -> None:
+    """Settings of a connection: deleted texts are overwritten, not only unlinked."""
+    connection.isolation_level = None  # `_begin` says when a transaction begins
+    connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}").close()
+    connection.execute("PRAGMA secure_delete = ON").close()
+
+
+async def _dispose(engine: Any) -> None:
+    disposed = engine.dispose()
+    if disposed is not None:
+        await disposed
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that reads first and writes later cannot wait for another writer.
+    reads = connection.get_execution_options().get("reads")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
 def _migrate(connection: Connection, schema: Schema, table: str) -> None:
     try:
         from alembic import command  # noqa: PLC0415 - only where a database is older
@@ -411,24 +429,6 @@ def _migrate(connection: Connection, schema: Schema, table: str) -> None:
     command.upgrade(config, "head")
 
 
-def _in_sqlite(engine: Any, work: Callable[[Connection], T], *, reads: bool) -> T:
-    until = time.monotonic() + BUSY_S
-    while True:
-        try:
-            with engine.execution_options(reads=reads).begin() as connection:
-                return work(connection)
-        except (StatementError, sqlite3.OperationalError) as error:
-            cause = error.orig if isinstance(error, StatementError) else error
-            if not is_locked(cause) or time.monotonic() > until:
-                raise
-            time.sleep(random.uniform(0.0005, 0.01))  # noqa: S311 - so that two do not meet again
-
-
-def is_locked(error: object) -> bool:
-    """Whether another process holds SQLite's lock."""
-    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
-
-
 def _refuses_values(error: BaseException) -> bool:
     if isinstance(error, sqlite3.DataError | sqlite3.IntegrityError | ValueError | TypeError):
         return True
@@ -437,43 +437,3 @@ def _refuses_values(error: BaseException) -> bool:
     # asyncpg calls a value that it cannot send an error of the interface, and of ValueError.
     said = str(getattr(error, "sqlstate", None) or "")
     return said[:2] in REFUSED_VALUES or isinstance(error.__cause__, ValueError | TypeError)
-
-
-def set_up_sqlite(connection: sqlite3.Connection, *, durable: bool) -> None:
-    """Settings of a connection: deleted texts are overwritten, not only unlinked."""
-    connection.isolation_level = None  # `_begin` says when a transaction begins
-    connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}").close()
-    connection.execute("PRAGMA secure_delete = ON").close()
-
-
-def _begin(connection: Connection) -> None:
-    # A transaction that reads first and writes later cannot wait for another writer.
-    reads = connection.get_execution_options().get("reads")
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-
-def _read_only_url(path: Path, place: str) -> str:
-    """The address under which SQLite reads a file without writing anything.
-
-    In a folder that may not be written SQLite cannot make the files by which it shares a database
-    with a writer. Where nothing is left in its journal, it needs none.
-
-    Raises:
-        LedgerError: there is no such file, or it cannot be read from here.
-    """
-    if not path.exists():
-        raise LedgerError(f"there is no {place}.")
-    uri, how = path.absolute().as_uri(), "mode=ro"
-    try:
-        with closing(sqlite3.connect(f"{uri}?{how}", uri=True, timeout=BUSY_S)) as file:
-            file.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError as error:
-        wal, how = path.with_name(f"{path.name}-wal"), "immutable=1"
-        if wal.exists() and wal.stat().st_size:
-            raise LedgerError(
-                f"{place} cannot be read ({error}): its last entries are in {wal.name}. Copy both "
-                "files to a folder that may be written, or close the program that writes."
-            ) from error
-    except sqlite3.DatabaseError as error:
-        raise LedgerError(f"{place} cannot be read: {error}.") from error
-    return f"sqlite:///{uri}?{how}&uri=true"

@@ -1,19 +1,16 @@
-"""Files of ledger entries for other programs: JSON lines, CSV, Parquet."""
+"""Files of ledger entries for other programs: JSON lines and CSV."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.errors import ConfigurationError
 from cascade.state import LedgerEntry
 
 DECISION = ("action", "confidence", "calibrated", "audit_rate", "signals")
@@ -21,9 +18,6 @@ DECISION = ("action", "confidence", "calibrated", "audit_rate", "signals")
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
-
-Add = Callable[[Sequence[dict[str, Any]]], object]
-"""Adds rows to a file."""
 
 
 def flat_row(entry: LedgerEntry, tags: Mapping[str, str], *, notes: bool) -> dict[str, Any]:
@@ -43,74 +37,30 @@ def flat_row(entry: LedgerEntry, tags: Mapping[str, str], *, notes: bool) -> dic
 
 
 @contextmanager
-def open_export(path: Path) -> Generator[Add]:
-    """A function that adds rows to a new file; the ending names the format.
+def open_export(path: Path) -> Generator[Callable[[Mapping[str, Any]], object]]:
+    """A function that adds a row to a new file; the ending names the format.
 
     Raises:
-        ConfigurationError: the name has none of these endings.
-        MissingDependencyError: Parquet without pyarrow.
+        ConfigurationError: the name ends otherwise than in `.jsonl` or `.csv`.
     """
-    formats = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-    if path.suffix not in formats:
-        raise ConfigurationError(
-            f"{path}: the ending names the format; give one of {', '.join(formats)}."
-        )
-    columns = list(flat_row(LedgerEntry(run_id="", node=""), {}, notes=False))
-    with formats[path.suffix](path, columns) as add:
-        yield add
-
-
-@contextmanager
-def _jsonl(path: Path, columns: Sequence[str]) -> Generator[Add]:
-    del columns
-    with path.open("w", encoding="utf-8") as file:
-        yield lambda rows: file.writelines(
-            json.dumps(row, ensure_ascii=False) + "\n" for row in rows
-        )
-
-
-@contextmanager
-def _csv(path: Path, columns: Sequence[str]) -> Generator[Add]:
+    if path.suffix not in (".jsonl", ".csv"):
+        raise ConfigurationError(f"{path}: the ending names the format; give one of .jsonl, .csv.")
     with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, columns)
+        if path.suffix == ".jsonl":
+            yield lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            return
+        table = csv.DictWriter(
+            file, list(flat_row(LedgerEntry(run_id="", node=""), {}, notes=True))
+        )
         table.writeheader()
-        yield lambda rows: table.writerows(
-            {name: _cell(value) for name, value in _texts(row).items()} for row in rows
-        )
-
-
-@contextmanager
-def _parquet(path: Path, columns: Sequence[str]) -> Generator[Add]:
-    if find_spec("pyarrow") is None:
-        raise MissingDependencyError(
-            f'{path}: Parquet needs pyarrow: pip install "agent-cascade[parquet]", or export to '
-            ".csv or .jsonl."
-        )
-    pa: Any = import_module("pyarrow")  # without types
-    types = {name: pa.int64() if "_tokens" in name else pa.string() for name in columns}
-    numbers = ("latency_ms", "loss", "confidence", "audit_rate")
-    types |= dict.fromkeys(numbers, pa.float64()) | {"calibrated": pa.bool_()}
-    schema = pa.schema(list((types | {"at": pa.timestamp("us", tz="UTC")}).items()))
-
-    def row_of(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {**_texts(row), "at": datetime.fromisoformat(row["at"])}
-
-    with import_module("pyarrow.parquet").ParquetWriter(path, schema) as file:
-        yield lambda rows: file.write_table(pa.Table.from_pylist(list(map(row_of, rows)), schema))
-
-
-def _texts(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with its mappings as JSON text."""
-    return {
-        name: json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
-        for name, value in row.items()
-    }
+        yield lambda row: table.writerow({name: _cell(value) for name, value in row.items()})
 
 
 def _cell(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula, with the apostrophe that makes it text:
-    models name tools, clients name tags, and opening a file must not run what they say.
-    """
+    """A value of CSV; a text that a spreadsheet would take for a formula has the apostrophe that
+    makes it text: models name tools, and opening a file must not run what they say."""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, str) and value[:1] in _FORMULA and not _NUMBER.fullmatch(value):
         return f"'{value}"
     return value

@@ -17,16 +17,18 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from inspect import iscoroutinefunction
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 
 from cascade.errors import CascadeError, ConfigurationError, LedgerError, ModelError, NotSentError
 from cascade.ledger.base import LedgerStore, current_tags
 from cascade.ledger.machine import Use, machines
 from cascade.ledger.outlook import Outlook, Tier
+from cascade.ledger.prompt_cache import CHARACTERS_PER_TOKEN, characters
 from cascade.state import Basis, Completion, LedgerEntry, Usage, new_id
 
 logger = logging.getLogger("cascade")
@@ -37,51 +39,11 @@ the store has had their entries already."""
 
 NOTHING = Decimal(0)
 
+NO_TOKENS = Usage(input_tokens=0, output_tokens=0)
+
 BACKGROUND = ("audit", "shadow")
 """Nodes of background runs. They come after the reply and bear the id of the run that was answered:
 its state takes their entries no more, and theirs must not take its own."""
-
-CHARACTERS_PER_TOKEN = 4
-"""A usual text in a usual tokenizer; for guesses where nothing was counted."""
-
-
-class AskedModel(Protocol):
-    """What is known here of the model of a tier."""
-
-    @property
-    def name(self) -> str:
-        """`provider:name`."""
-        ...
-
-    @property
-    def local(self) -> bool:
-        """Whether it computes on this machine."""
-        ...
-
-    @property
-    def server(self) -> str | None:
-        """Address of its server, where there is one."""
-        ...
-
-
-class AskedTier(Tier, Protocol):
-    """What is known here of a tier: `cascade.tiers.OpenTier`."""
-
-    @property
-    def model(self) -> AskedModel:
-        """The model that is asked."""
-        ...
-
-
-def characters(messages: Sequence[BaseMessage]) -> int:
-    """Characters of a conversation, tool calls included."""
-    size = 0
-    for message in messages:
-        content = message.content
-        size += len(content) if isinstance(content, str) else len(str(content))
-        if isinstance(message, AIMessage) and message.tool_calls:
-            size += sum(len(call["name"]) + len(str(call["args"])) for call in message.tool_calls)
-    return size
 
 
 @dataclass(slots=True)
@@ -98,12 +60,12 @@ class Attempt:
         completion: the answer, once it is there.
         heard: characters of the answer that have arrived.
         note: why the answer was stopped, if it was.
-        use: of this machine, whose time is shared among the calls of the same moment.
+        use: of a machine that is paid by the hour, whose time the calls of one moment share.
     """
 
     run_id: str
     node: str
-    tier: AskedTier
+    tier: Tier
     messages: Sequence[BaseMessage]
     max_tokens: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -112,14 +74,8 @@ class Attempt:
     note: str = ""
     use: Use | None = None
     id: str = field(default_factory=new_id)
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    at: datetime = field(default_factory=partial(datetime.now, UTC))
     started: float = field(default_factory=time.perf_counter)
-
-    @property
-    def latency_ms(self) -> float:
-        """Wall time of the call so far, or as the answer says."""
-        answered = self.completion.latency_ms if self.completion is not None else 0.0
-        return answered or (time.perf_counter() - self.started) * 1000
 
 
 class Ledger:
@@ -152,7 +108,7 @@ class Ledger:
         self.outlook = outlook
         self.listeners: list[Callable[[LedgerEntry], None]] = []
         self._pending: OrderedDict[str, list[LedgerEntry]] = OrderedDict()
-        self._usual: dict[tuple[str, str], tuple[int, float]] = {}
+        self._usual: dict[str, tuple[int, float, float]] = {}  # tier → answers, tokens, dollars
         self._lock = Lock()
 
     @asynccontextmanager
@@ -163,20 +119,18 @@ class Ledger:
             LedgerError: the store cannot write the attempt down, so that it must not be sent.
         """
         attempt.tags = tags = {**current_tags(), **attempt.tags} if attempt.tags else current_tags()
-        await self._begin(attempt, tags)
-        if attempt.tier.model.local:
+        if self._crash_safe:
+            await self._begin(attempt, tags)
+        if attempt.tier.pricing.per_hour is not None:
             attempt.use = machines.begin(attempt.tier.model.server or "this machine")
         try:
             yield attempt
-        except NotSentError:
-            self._withdraw(attempt)
-            raise
-        except ModelError as error:
-            self.record(self._failed(attempt, error), tags)
-            raise
-        except CascadeError:
-            # Nothing was sent: requests are forbidden, or a recording has no answer.
-            self._withdraw(attempt)
+        except CascadeError as error:
+            if isinstance(error, ModelError) and not isinstance(error, NotSentError):
+                self.record(self._failed(attempt, error), tags)
+            elif self._crash_safe and self.store is not None:
+                # Nothing was sent: requests are forbidden, or a recording has no answer.
+                self.store.withdraw(attempt.id)
             raise
         except BaseException as error:
             self.record(self._failed(attempt, error), tags)
@@ -225,8 +179,7 @@ class Ledger:
             return self._pending.pop(run_id, [])
 
     async def _begin(self, attempt: Attempt, tags: Mapping[str, str]) -> None:
-        if self.store is None or not self._crash_safe:
-            return
+        assert self.store is not None, "one that can begin"
         begun = LedgerEntry(
             id=attempt.id,
             run_id=attempt.run_id,
@@ -245,46 +198,38 @@ class Ledger:
         except asyncio.CancelledError:
             with suppress(Exception):
                 await beginning
-                self._withdraw(attempt)
+                self.store.withdraw(attempt.id)
             raise
-
-    def _withdraw(self, attempt: Attempt) -> None:
-        if self.store is not None and self._crash_safe:
-            self.store.withdraw(attempt.id)
 
     # --- the figures of an entry
 
     def _answered(self, attempt: Attempt) -> LedgerEntry:
-        completion = attempt.completion
+        completion, pricing = attempt.completion, attempt.tier.pricing
         assert completion is not None, "an attempt that raised nothing has an answer"
-        usage = completion.usage
+        usage, note = completion.usage, attempt.note
         if completion.cached:
             # The large model alone, behind the same cache, would have found its answer there too.
-            nothing = Usage(input_tokens=0, output_tokens=0)
             note = "taken from the cache of its chat model"
-            return self._entry(attempt, nothing, NOTHING, "measured", note=note)
-        pricing = attempt.tier.pricing.at(attempt.at)
+            return self._entry(attempt, NO_TOKENS, NOTHING, "measured", note=note)
         stopped = completion.finish_reason == "stopped"
+        busy_ms: float | None = None
         cost_basis: Basis = "measured"
-        cost = pricing.cost(usage, None)
-        if cost is None and attempt.use is not None:  # a price by the hour
+        if attempt.use is not None:
             busy_ms, cost_basis = attempt.use.end(completion.busy_ms)
-            cost = pricing.cost(usage, busy_ms)
-        if stopped:
-            cost_basis = "estimated"
-        note = attempt.note
+        cost = pricing.cost(usage, busy_ms, attempt.at)
+        more: dict[str, Any] = {"note": note, "outcome": "cancelled" if stopped else "ok"}
         if cost is None:
-            why = _why_unknown(attempt.tier, pricing.source, usage)
-            note = f"{note}; {why}" if note else why
+            why = _why_unknown(attempt.tier, usage)
+            more["note"] = f"{note}; {why}" if note else why
+            more["assumed_usd"] = self._assumed(attempt, usage)
         else:
-            self._learn(attempt, usage, cost)
-        entry: dict[str, Any] = {"note": note, "outcome": "cancelled" if stopped else "ok"}
-        if cost is None:
-            entry["assumed_usd"] = self._assumed(attempt, usage)
-        made = self._entry(attempt, usage, cost, cost_basis, **entry)
+            n, tokens, dollars = self._usual.get(attempt.tier.name, (0, 0.0, 0.0))
+            tokens += usage.output_tokens or 0
+            self._usual[attempt.tier.name] = n + 1, tokens, dollars + float(cost)
+        entry = self._entry(attempt, usage, cost, "estimated" if stopped else cost_basis, **more)
         if attempt.node == "expert" and not stopped:
-            return self._as_baseline(attempt, completion, made)
-        return made
+            return self._as_baseline(attempt, completion, entry)
+        return entry
 
     def _as_baseline(
         self, attempt: Attempt, completion: Completion, entry: LedgerEntry
@@ -299,17 +244,16 @@ class Ledger:
             baseline = min(found.usd, cost)
             update = {"baseline_usd": baseline, "saved_usd": baseline - cost, "basis": "estimated"}
             return entry.model_copy(update=update)
-        measured = self.outlook.measured(completion.usage, attempt.messages, completion.busy_ms)
-        measured = cost if measured is None else measured
-        if cost is None or measured is None:
+        if cost is None:
             return entry.model_copy(update={"baseline_usd": None, "saved_usd": None})
+        if attempt.use is not None:
+            return entry.model_copy(update={"baseline_usd": cost, "saved_usd": NOTHING})
+        measured = self.outlook.measured(completion.usage, attempt.messages)
+        if measured is None or measured == cost:
+            return entry.model_copy(update={"baseline_usd": cost, "saved_usd": NOTHING})
+        note = "the large model alone would have found more of the prompt in its cache"
         update = {"baseline_usd": measured, "saved_usd": measured - cost}
-        if measured != cost and completion.busy_ms is None:
-            note = "the large model alone would have found more of the prompt in its cache"
-            update |= {"basis": "estimated", "note": note}
-        elif measured != cost:
-            update = {"baseline_usd": cost, "saved_usd": NOTHING}
-        return entry.model_copy(update=update)
+        return entry.model_copy(update={**update, "basis": "estimated", "note": note})
 
     def _failed(self, attempt: Attempt, error: BaseException) -> LedgerEntry:
         """The entry of a call that failed or was cancelled; a refusal is not billed."""
@@ -319,26 +263,16 @@ class Ledger:
         note = "cancelled while it ran" if cancelled else note
         if attempt.heard:
             note = f"{note.rstrip('.')}; {attempt.heard:,} characters had arrived"
-        usage = Usage(input_tokens=0, output_tokens=0) if refused else Usage()
-        return self._entry(
-            attempt,
-            usage,
-            NOTHING if refused else None,
-            "measured",
-            note=note,
-            outcome="cancelled" if cancelled else "failed",
-            assumed_usd=None if refused else self._assumed(attempt, usage),
-        )
+        more = {"note": note, "outcome": "cancelled" if cancelled else "failed"}
+        if refused:
+            return self._entry(attempt, NO_TOKENS, NOTHING, "measured", **more)
+        assumed = self._assumed(attempt, Usage())
+        return self._entry(attempt, Usage(), None, "unknown", assumed_usd=assumed, **more)
 
     def _entry(
-        self,
-        attempt: Attempt,
-        usage: Usage,
-        cost: Decimal | None,
-        cost_basis: Basis,
-        **more: Any,
+        self, attempt: Attempt, usage: Usage, cost: Decimal | None, basis: Basis, **more: Any
     ) -> LedgerEntry:
-        basis: Basis = "unknown" if cost is None else cost_basis
+        answered_ms = 0.0 if attempt.completion is None else attempt.completion.latency_ms
         return LedgerEntry(
             id=attempt.id,
             run_id=attempt.run_id,
@@ -350,17 +284,15 @@ class Ledger:
             cached_tokens=usage.cached_tokens,
             reasoning_tokens=usage.reasoning_tokens,
             cache_write_tokens=usage.cache_write_tokens,
-            latency_ms=attempt.latency_ms,
+            latency_ms=answered_ms or (time.perf_counter() - attempt.started) * 1000,
             cost_usd=cost,
-            cost_basis=basis,
+            cost_basis="unknown" if cost is None else basis,
             saved_usd=None if cost is None else -cost,
-            basis=basis,
-            price=attempt.tier.pricing.at(attempt.at).source,
+            basis="unknown" if cost is None else basis,
+            price=attempt.tier.pricing.source,
             at=attempt.at,
             **more,
         )
-
-    # --- what an unknown cost is taken to be
 
     def _assumed(self, attempt: Attempt, usage: Usage) -> Decimal | None:
         """Dollars that a call of unknown cost is taken to have cost; None where nothing says.
@@ -369,47 +301,27 @@ class Ledger:
         least what had arrived; where that gives no cost (a price by the hour), what a call of this
         tier costs on average.
         """
-        tokens = usage.input_tokens
-        if tokens is None:
-            counted, written = self._mean(attempt, "input"), self._mean(attempt, "characters")
-            # A ratio of means: in a mean of ratios, short prompts would count as much as long ones.
-            ratio = counted / written if counted and written else 1 / CHARACTERS_PER_TOKEN
-            tokens = round(characters(attempt.messages) * ratio) + 1
+        n, tokens, dollars = self._usual.get(attempt.tier.name, (0, 0.0, 0.0))
+        sent = usage.input_tokens
+        if sent is None:
+            sent = characters(attempt.messages) // CHARACTERS_PER_TOKEN + 1
         output = usage.output_tokens
         if output is None:
-            usual = self._mean(attempt, "output")
-            likely = attempt.max_tokens or 0 if usual is None else round(usual)
             arrived = attempt.heard
             if attempt.completion is not None:
                 arrived = max(arrived, len(attempt.completion.transcript))
+            likely = round(tokens / n) if n else attempt.max_tokens or 0
             output = max(likely, arrived // CHARACTERS_PER_TOKEN)
-        pricing = attempt.tier.pricing.at(attempt.at)
-        assumed = pricing.cost(Usage(input_tokens=tokens, output_tokens=output), None)
-        if assumed is not None:
-            return assumed
-        mean = self._mean(attempt, "dollars")
-        return None if mean is None else Decimal(str(mean))
-
-    def _learn(self, attempt: Attempt, usage: Usage, cost: Decimal) -> None:
-        seen = {
-            "output": usage.output_tokens,
-            "input": usage.input_tokens,
-            "characters": None if usage.input_tokens is None else characters(attempt.messages),
-            "dollars": float(cost),
-        }
-        for name, value in seen.items():
-            if value is not None:
-                n, mean = self._usual.get((attempt.tier.name, name), (0, 0.0))
-                self._usual[attempt.tier.name, name] = (n + 1, mean + (value - mean) / (n + 1))
-
-    def _mean(self, attempt: Attempt, name: str) -> float | None:
-        found = self._usual.get((attempt.tier.name, name))
-        return None if found is None else found[1]
+        used = Usage(input_tokens=sent, output_tokens=output)
+        assumed = attempt.tier.pricing.cost(used, None, attempt.at)
+        if assumed is None and n:
+            return Decimal(str(dollars / n))
+        return assumed
 
 
-def _why_unknown(tier: AskedTier, source: str, usage: Usage) -> str:
+def _why_unknown(tier: Tier, usage: Usage) -> str:
     """Why the cost of an answer is unknown: its price, or what the provider left out."""
-    if tier.pricing.cost(Usage(input_tokens=0, output_tokens=0), 0.0) is None:
-        return f"{tier.model.name}: {source}"
+    if tier.pricing.cost(NO_TOKENS, 0.0) is None:
+        return f"{tier.model.name}: {tier.pricing.source}"
     missing = "its usage" if not usage.known else "how long it was busy"
     return f"{tier.model.name} did not report {missing}"

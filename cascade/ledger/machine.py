@@ -24,15 +24,12 @@ class _Machine:
     crowded: float = 0.0
 
 
-@dataclass(slots=True)
 class Use:
     """One call on a machine, from `BusyClock.begin` on."""
 
-    _clock: BusyClock
-    _machine: _Machine
-    _shares: float
-    _crowded: float
-    _calls: int = -1
+    def __init__(self, clock: BusyClock, machine: _Machine) -> None:
+        self._clock, self._machine, self._calls = clock, machine, 1
+        self._shares, self._crowded = clock.advance(machine, 1)
 
     def end(self, busy_ms: float | None = None) -> tuple[float, Basis]:
         """The milliseconds of the machine that the call is charged, and their basis.
@@ -43,7 +40,7 @@ class Use:
         Args:
             busy_ms: time in which the model computed, where the server says.
         """
-        shares, crowded = self._clock.advance(self._machine, self._calls)
+        shares, crowded = self._clock.advance(self._machine, -self._calls)
         self._calls = 0  # ended twice, it is still one call
         share_ms = 1000 * (shares - self._shares)
         if busy_ms is None:
@@ -67,13 +64,8 @@ class BusyClock:
         self._lock = Lock()
 
     def begin(self, machine: str) -> Use:
-        """Begin a call, right before it is sent; `end` it in any case.
-
-        Args:
-            machine: name of the machine, such as the address of the model's server.
-        """
-        used = self._machines.setdefault(machine, _Machine())
-        return Use(self, used, *self.advance(used, 1))
+        """Begin a call on a machine, right before it is sent; `end` it in any case."""
+        return Use(self, self._machines.setdefault(machine, _Machine()))
 
     def advance(self, machine: _Machine, calls: int) -> tuple[float, float]:
         """Let so many more calls be under way on a machine from now on; for `Use`."""

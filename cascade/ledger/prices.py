@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -28,36 +28,6 @@ MS_PER_HOUR = Decimal(3_600_000)
 
 Dollars = Decimal | float | int | str
 """An amount in US dollars; floats are read by their decimal digits."""
-
-
-class Pricing(Protocol):
-    """Price of the calls of one model."""
-
-    @property
-    def source(self) -> str:
-        """Where the price comes from, in words."""
-        ...
-
-    def at(self, when: datetime) -> Pricing:
-        """The price that is valid at a time; itself where it does not change."""
-        ...
-
-    def by_batch(self) -> Pricing:
-        """The price of calls by the provider's batch API.
-
-        Raises:
-            ConfigurationError: it is not known.
-        """
-        ...
-
-    def cost(self, usage: Usage, busy_ms: float | None = None) -> Decimal | None:
-        """Dollars of one call; None where the usage or the price is unknown.
-
-        Args:
-            usage: tokens of the call.
-            busy_ms: time of the machine, for a price per hour; see `BusyClock`.
-        """
-        ...
 
 
 def _refuse_bool(value: object) -> object:
@@ -152,7 +122,7 @@ class Price(Record):
             ConfigurationError: an amount is negative or not a number, the utilisation not in
                 (0, 1], kw without kwh, or nothing is priced.
         """
-        given = {name: value for name, value in locals().items() if name in _MACHINE}
+        given = {name: value for name, value in locals().items() if name in _Machine.model_fields}
         try:
             machine = _Machine.model_validate(given)
         except ValidationError as error:
@@ -166,11 +136,6 @@ class Price(Record):
                 "is free."
             )
         return cls(per_hour=hour)
-
-    def at(self, when: datetime) -> Price:
-        """Itself: it has no dates."""
-        del when
-        return self
 
     def by_batch(self) -> Price:
         """The price of calls by the provider's batch API.
@@ -188,26 +153,36 @@ class Price(Record):
         parts = {name: usd * share for name, usd in amounts.items()}
         return Price(**parts, source=f"{self.source}, by batch × {share}")
 
-    def cost(self, usage: Usage, busy_ms: float | None = None) -> Decimal | None:
-        """Dollars of one call; None where the usage that is priced is unknown."""
+    def cost(
+        self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None
+    ) -> Decimal | None:
+        """Dollars of one call; None where the usage that is priced is unknown.
+
+        Args:
+            usage: tokens of the call.
+            busy_ms: time of the machine, for a price per hour; see `BusyClock`.
+            at: time of the call; this price has no dates.
+        """
+        del at
         total = Decimal(0)
         if self.input is not None and self.output is not None:
             if usage.input_tokens is None or usage.output_tokens is None:
                 return None
-            read, short, long = _cached(usage, usage.input_tokens)
-            tokens = self.input * (usage.input_tokens - read - short - long)
-            tokens += self.output * usage.output_tokens
-            if read:
-                tokens += _first(self.cached_input, self.input) * read
-            if short or long:
-                write = _first(self.cache_write, self.input)
-                tokens += write * short + _first(self.cache_write_1h, write) * long
-            total += tokens / MILLION
+            total += self.output * usage.output_tokens
+            if usage.cached_tokens or usage.cache_write_tokens:
+                plain, read, short, long = _parts(usage, usage.input_tokens)
+                write = self.input if self.cache_write is None else self.cache_write
+                total += self.input * plain + write * short
+                total += read * (self.input if self.cached_input is None else self.cached_input)
+                total += long * (write if self.cache_write_1h is None else self.cache_write_1h)
+            else:
+                total += self.input * usage.input_tokens
+            total /= MILLION
         if self.per_hour is not None:
             if busy_ms is None:
                 return None
-            total += self.per_hour * Decimal(str(busy_ms)) / MS_PER_HOUR
-        return _to_finest(total)
+            total += _to_finest(self.per_hour * Decimal(str(busy_ms)) / MS_PER_HOUR)
+        return total
 
 
 class _Machine(Record):
@@ -215,9 +190,6 @@ class _Machine(Record):
     utilisation: Share
     kw: Amount
     kwh: Amount
-
-
-_MACHINE = frozenset(_Machine.model_fields)
 
 
 def _refusal(owner: str, given: Mapping[str, Any], error: ValidationError) -> ConfigurationError:
@@ -229,93 +201,35 @@ def _refusal(owner: str, given: Mapping[str, Any], error: ValidationError) -> Co
     )
 
 
-def _first(amount: Decimal | None, otherwise: Decimal) -> Decimal:
-    return otherwise if amount is None else amount
-
-
 def _to_finest(amount: Decimal) -> Decimal:
     exponent = amount.as_tuple().exponent
     return amount.quantize(FINEST) if isinstance(exponent, int) and exponent < -15 else amount
 
 
-def _cached(usage: Usage, input_tokens: int) -> tuple[int, int, int]:
-    """Of the input tokens: read from the cache, written for 5 minutes, written for an hour."""
+def _parts(usage: Usage, input_tokens: int) -> tuple[int, int, int, int]:
+    """Input tokens: plain, read from the cache, written for 5 minutes, written for an hour."""
     read = min(usage.cached_tokens or 0, input_tokens)
     written = min(usage.cache_write_tokens or 0, input_tokens - read)
     long = min(usage.cache_write_1h_tokens or 0, written)
-    return read, written - long, long
-
-
-class DatedPrice:
-    """Prices of the user's own that change with time.
-
-    Args:
-        prices: first day (UTC; a `date` or ISO text such as `2026-07-01`) → price. Before the
-            first of them the cost is unknown.
-
-    Raises:
-        ConfigurationError: there is no price, a day is no date, or a price is none.
-    """
-
-    def __init__(self, prices: Mapping[date | str, Price]) -> None:
-        series: dict[date, Price] = {}
-        for given, price in prices.items():
-            try:
-                day = date.fromisoformat(given[:10]) if isinstance(given, str) else given
-            except ValueError:
-                day = None
-            if not isinstance(day, date) or not isinstance(price, Price) or day in series:
-                raise ConfigurationError(
-                    f"DatedPrice({{{given!r}: {price!r}}}): give one Price(…) for each first day, "
-                    "such as 2026-07-01."
-                )
-            series[day] = price.model_copy(update={"source": f"{price.source}, from {day}"})
-        if not series:
-            raise ConfigurationError("DatedPrice({}) prices nothing: give {day: Price(…)}.")
-        self.prices = dict(sorted(series.items()))
-
-    @property
-    def source(self) -> str:
-        """Of the price that is valid now."""
-        return self.at(datetime.now(UTC)).source
-
-    def at(self, when: datetime) -> Price | NoPrice:
-        """The price that is valid at a time (naive times are UTC)."""
-        day = (when if when.tzinfo is None else when.astimezone(UTC)).date()
-        valid = [price for first, price in self.prices.items() if first <= day]
-        none = NoPrice(reason=f"price not set before {next(iter(self.prices))}: give one")
-        return valid[-1] if valid else none
-
-    def by_batch(self) -> DatedPrice:
-        """The prices of calls by the provider's batch API."""
-        return DatedPrice({day: price.by_batch() for day, price in self.prices.items()})
-
-    def cost(self, usage: Usage, busy_ms: float | None = None) -> Decimal | None:
-        """Dollars of one call made now; for another time ask `at(time)`."""
-        return self.at(datetime.now(UTC)).cost(usage, busy_ms)
+    return input_tokens - read - written, read, written - long, long
 
 
 class ListPrice(Record):
     """A provider's list price from genai-prices: dated, offline, kept by the pydantic team.
 
     Attributes:
-        when: calls are priced as of this time; None for the time at which the cost is asked for.
         batch: whether calls are made by the provider's batch API.
     """
 
     provider: str
     model: str
-    when: datetime | None = None
     batch: bool = False
+    per_hour: ClassVar[None] = None
 
     @property
     def source(self) -> str:
         """Package and version of the table."""
         return f"{_table()}, by batch" if self.batch else _table()
-
-    def at(self, when: datetime) -> ListPrice:
-        """The list price that was valid at a time."""
-        return self.model_copy(update={"when": when})
 
     def by_batch(self) -> ListPrice:
         """The list price of calls by the provider's batch API.
@@ -332,46 +246,31 @@ class ListPrice(Record):
             )
         return batch
 
-    def cost(self, usage: Usage, busy_ms: float | None = None) -> Decimal | None:
-        """Dollars of one call; None where the usage is unknown."""
+    def cost(
+        self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None
+    ) -> Decimal | None:
+        """Dollars of one call at a time, by default now; None where the usage is unknown."""
         del busy_ms
         if usage.input_tokens is None or usage.output_tokens is None:
             return None
-        read, short, long = _cached(usage, usage.input_tokens)
-        tokens = (usage.input_tokens, read, short + long, long, usage.output_tokens)
-        # Prices change at whole minutes, so that a second has one price.
-        second = (self.when or datetime.now(UTC)).replace(microsecond=0)
-        return _listed(self.provider, self.model, second, self.batch, tokens)
+        from genai_prices import Usage as PricedUsage  # noqa: PLC0415 - heavy, and only here
+        from genai_prices import calc_price  # noqa: PLC0415
 
-
-@lru_cache(maxsize=1024)
-def _listed(
-    provider: str,
-    model: str,
-    second: datetime,
-    batch: bool,
-    tokens: tuple[int, int, int, int, int],
-) -> Decimal:
-    """Cost of (input, read, written, written for an hour, output) tokens, from the table."""
-    from genai_prices import Usage as PricedUsage  # noqa: PLC0415 - heavy, and only here
-    from genai_prices import calc_price  # noqa: PLC0415
-
-    whole, read, written, long, output = tokens
-    used = PricedUsage(
-        input_tokens=whole,
-        cache_read_tokens=read,
-        cache_write_tokens=written,
-        cache_write_1h_tokens=long,
-        output_tokens=output,
-    )
-    found = calc_price(
-        used,
-        model,
-        provider_id=provider,
-        genai_request_timestamp=second,
-        price_context={"processing": "batch"} if batch else None,
-    )
-    return _to_finest(found.total_price)
+        _, read, short, long = _parts(usage, usage.input_tokens)
+        found = calc_price(
+            PricedUsage(
+                input_tokens=usage.input_tokens,
+                cache_read_tokens=read,
+                cache_write_tokens=short + long,
+                cache_write_1h_tokens=long,
+                output_tokens=usage.output_tokens,
+            ),
+            self.model,
+            provider_id=self.provider,
+            genai_request_timestamp=at or datetime.now(UTC),
+            price_context={"processing": "batch"} if self.batch else None,
+        )
+        return _to_finest(found.total_price)
 
 
 @lru_cache(maxsize=1)
@@ -382,35 +281,32 @@ def _table() -> str:
 
 
 class NoPrice(Record):
-    """An unknown price: no cost is known."""
+    """An unknown price: no cost is known.
 
-    reason: str
+    Attributes:
+        source: why there is none, and how to set one.
+    """
 
-    @property
-    def source(self) -> str:
-        """Why there is no price and how to set one."""
-        return self.reason
-
-    def at(self, when: datetime) -> NoPrice:
-        """Itself."""
-        del when
-        return self
+    source: str
+    per_hour: ClassVar[None] = None
 
     def by_batch(self) -> NoPrice:
         """Itself."""
         return self
 
-    def cost(self, usage: Usage, busy_ms: float | None = None) -> Decimal | None:
+    def cost(
+        self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None
+    ) -> Decimal | None:
         """Always unknown."""
-        del usage, busy_ms
+        del usage, busy_ms, at
         return None
 
 
+Pricing = Price | ListPrice | NoPrice
+"""Price of the calls of one model."""
+
 _PROVIDER_IDS = {"google_genai": "google", "google_vertexai": "google", "mistralai": "mistral"}
 """LangChain's provider names where genai-prices uses another."""
-
-_MACHINES = ("ollama", "llamacpp")
-"""Providers that bill no tokens: their price is that of the machine."""
 
 
 @lru_cache(maxsize=256)
@@ -426,11 +322,11 @@ def find_pricing(
         base_url: address that the client asks, whoever made it; None for the provider's own. At an
             address that is not a provider's, no list price holds.
     """
-    if provider in _MACHINES:
-        return NoPrice(reason="price not set: give the tier Price(per_hour=…) or Price.local(…)")
+    if provider in ("ollama", "llamacpp"):
+        return NoPrice(source="price not set: give the tier Price(per_hour=…) or Price.local(…)")
     if local:
         return NoPrice(
-            reason="price not set: give the tier Price(input=…, output=…) where its server bills "
+            source="price not set: give the tier Price(input=…, output=…) where its server bills "
             "tokens, or Price.local(…) for a machine of your own"
         )
     from genai_prices import Usage as PricedUsage  # noqa: PLC0415 - heavy, and only here
@@ -443,31 +339,20 @@ def find_pricing(
         else:
             found = calc_price(probe, model, provider_api_url=base_url)
     except LookupError:
-        where = "" if base_url is None else " at that address"
+        at = "" if base_url is None else " at that address"
         return NoPrice(
-            reason=f"no list price of {provider}:{model}{where}: give the tier "
+            source=f"no list price of {provider}:{model}{at}: give the tier "
             "Price(input=…, output=…)"
         )
     return ListPrice(provider=found.provider.id, model=model)
 
 
-Prices = Mapping[str, Price | DatedPrice]
-"""Model string (`provider:name`) → its price: what `Tier(price=…)` takes for many models."""
-
-_TOKENS = frozenset(Price.model_fields) - {"source"}
-
-
-def load_prices(path: str | Path) -> dict[str, Price | DatedPrice]:
+def load_prices(path: str | Path) -> dict[str, Price]:
     """Prices of many models from a TOML file, or a JSON file (`.json`).
 
         ["openai:gpt-5.1"]               # the parameters of Price
         input = "1.10"
         output = "8.80"
-
-        [["openai:gpt-5.6-sol"]]         # or several prices, each from a day on
-        from = 2026-01-01
-        input = 5
-        output = 30
 
         ["ollama:qwen2.5:3b"]            # or those of Price.local
         hardware_per_hour = "0.40"
@@ -478,52 +363,28 @@ def load_prices(path: str | Path) -> dict[str, Price | DatedPrice]:
             names file and model.
     """
     path = Path(path)
+    read: Any = json.loads if path.suffix == ".json" else tomllib.loads
     try:
-        text = path.read_text(encoding="utf-8")
-        read: Any = json.loads if path.suffix == ".json" else tomllib.loads
-        found = read(text, parse_float=Decimal)
-    except OSError as error:
-        raise ConfigurationError(f"prices in {path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+        found = read(path.read_text(encoding="utf-8"), parse_float=Decimal)
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"prices in {path} cannot be read: {error}. Write TOML, or JSON into a .json file."
         ) from error
     if not isinstance(found, dict) or not found:
         raise ConfigurationError(f'{path} holds no prices: give ["provider:model"] and its price.')
-    prices = {}
-    for model, entry in found.items():
-        try:
-            prices[model] = _of_model(path.name, entry)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{path}, {model!r}: {error}") from error
-    return prices
+    return {model: _of_table(path, model, entry) for model, entry in found.items()}
 
 
-def _of_model(source: str, entry: object) -> Price | DatedPrice:
-    if not isinstance(entry, list):
-        return _of_table(source, entry)
-    series: dict[date | str, Price] = {}
-    for each in entry:
-        if not isinstance(each, dict) or str(each.get("from")) in series:
-            raise ConfigurationError("several prices of a model are tables, each with its `from`.")
-        rest = {name: value for name, value in each.items() if name != "from"}
-        series[str(each.get("from"))] = _of_table(source, rest)
-    return DatedPrice(series)
-
-
-def _of_table(source: str, entry: object) -> Price:
+def _of_table(path: Path, model: str, entry: object) -> Price:
     if not isinstance(entry, dict) or not entry:
-        raise ConfigurationError(f"{entry!r} is no price: give input and output.")
-    unknown = sorted(entry.keys() - _TOKENS - _MACHINE)
-    if unknown:
         raise ConfigurationError(
-            f"{unknown[0]!r} has no price here. There are "
-            f"{', '.join(sorted(_TOKENS | _MACHINE))}, and from."
+            f"{path}, {model!r}: {entry!r} is no price: give input and output."
         )
-    machine = {name: value for name, value in entry.items() if name in _MACHINE}
-    others = {name: value for name, value in entry.items() if name not in _MACHINE}
-    if machine and "per_hour" in others:
-        raise ConfigurationError(f"per_hour and {min(machine)} say the same twice: give one.")
-    if machine:
-        others["per_hour"] = Price.local(**machine).per_hour
-    return Price(**others, source=source)
+    try:
+        if not entry.keys() <= _Machine.model_fields.keys():
+            return Price(**{**entry, "source": path.name})
+        return Price.local(**entry).model_copy(update={"source": path.name})
+    except (ConfigurationError, TypeError) as error:  # a name that is none is a TypeError
+        raise ConfigurationError(
+            f"{path}, {model!r}: {error} A table has the parameters of Price or of Price.local."
+        ) from error

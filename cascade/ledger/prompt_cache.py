@@ -18,7 +18,7 @@ from threading import Lock
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly; only the proportions of a prompt's parts rest on it."""
+"""Of English text, roughly; for guesses where nothing was counted."""
 
 OTHER_BLOCK = 4_000
 """Characters that an image or a file counts for: about a thousand tokens."""
@@ -36,7 +36,19 @@ Prefixes = Sequence[tuple[bytes, int]]
 
 def characters(messages: Sequence[BaseMessage]) -> int:
     """Length of a prompt: its text, its tool calls, and a lump for each other block."""
-    return sum(map(_size, messages))
+    size = 0
+    for message in messages:
+        content = message.content
+        size += len(content) if isinstance(content, str) else sum(map(_of_block, content))
+        if isinstance(message, AIMessage):
+            for call in message.tool_calls:
+                size += len(call["name"]) + len(json.dumps(call["args"], default=str))
+    return size
+
+
+def _of_block(block: object) -> int:
+    text = block.get("text") if isinstance(block, Mapping) else block
+    return len(text) if isinstance(text, str) else OTHER_BLOCK
 
 
 def prefixes_of(messages: Sequence[BaseMessage]) -> Prefixes:
@@ -51,7 +63,7 @@ def prefixes_of(messages: Sequence[BaseMessage]) -> Prefixes:
             plain.append(message.name)
         text = json.dumps(plain, sort_keys=True, default=repr)
         key = hashlib.sha256(key + text.encode()).digest()[:16]
-        size += _size(message)
+        size += characters([message])
         found.append((key, size))
     return found
 
@@ -111,21 +123,3 @@ class PromptCache:
                 self._kept.move_to_end(key)
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
-
-
-def _size(message: BaseMessage) -> int:
-    content = message.content
-    size = len(content) if isinstance(content, str) else sum(map(_of_block, content))
-    if isinstance(message, AIMessage):
-        size += sum(
-            len(call["name"]) + len(json.dumps(call["args"], default=str))
-            for call in message.tool_calls
-        )
-    return size
-
-
-def _of_block(block: object) -> int:
-    if isinstance(block, str):
-        return len(block)
-    text = block.get("text") if isinstance(block, Mapping) else None
-    return len(text) if isinstance(text, str) else OTHER_BLOCK

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from itertools import groupby
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +28,19 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from cascade.ledger.base import NO_TAGS, Job, UnavailableError, Write
+from cascade.ledger.base import NO_TAGS, Job, Write
 from cascade.ledger.database import (
     Database,
     Money,
     Schema,
     UtcTime,
     Words,
-    is_locked,
     json_type,
+    patiently,
     set_up_sqlite,
     to_json,
 )
-from cascade.state import Decision, LedgerEntry
-
-LOCKED_S = 5.0
-"""Longest wait for SQLite while other processes write; who waits for a call hears of it sooner."""
+from cascade.state import LedgerEntry
 
 TIDY_EVERY, LONG_JOURNAL = 1_000, 4_096 * 1_000
 """Changes after which SQLite's journal is looked at, and bytes from which on it is moved into the
@@ -153,59 +148,48 @@ def job_of(row: Any) -> Job:
     return Job(**{**fields, "tags": fields["tags"] or NO_TAGS})
 
 
-def _statements(dialect: Any) -> dict[str, Any]:
-    def insert(table: Table) -> Any:
-        return dialect.insert(table).on_conflict_do_nothing()
-
-    key = (jobs.c.kind == bindparam("job_kind"), jobs.c.run_id == bindparam("job_run"))
-    return {
-        "begin": insert(begun),
-        "entry": insert(entries),
-        "withdraw": delete(begun).where(begun.c.id == bindparam("gone")),
-        "put": insert(jobs),
-        "drop": delete(jobs).where(*key),
-    }
-
-
 def _values(write: Write) -> dict[str, Any]:
     """Values of a change, by column or parameter."""
-    if write.kind in ("begin", "entry"):
-        entry: LedgerEntry = write.what
-        low, high = entry.baseline_range or (None, None)
-        more = {"baseline_low_usd": low, "baseline_high_usd": high, "tags": write.tags}
-        return {**entry.__dict__, **more}
-    if write.kind == "put":
-        return {name: getattr(write.what, name) for name in JOB}
+    what = write.what
+    if write.kind == "withdraw":
+        return {"gone": what}
     if write.kind == "drop":
-        return {"job_kind": write.what[0], "job_run": write.what[1]}
-    return {"gone": write.what}
+        return {"job_kind": what[0], "job_run": what[1]}
+    if write.kind == "put":
+        return {**{name: getattr(what, name) for name in JOB}, "tags": dict(what.tags) or None}
+    low, high = what.baseline_range or (None, None)
+    more = {"baseline_low_usd": low, "baseline_high_usd": high, "tags": dict(write.tags) or None}
+    return {**what.__dict__, **more}
 
 
-def _in_order(writes: Sequence[Write]) -> Iterator[tuple[str, list[Write]]]:
-    """Changes of one kind that follow one another; an entry completes its begun call."""
+def _in_order(writes: Sequence[Write]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Values of changes of one kind that follow one another; an entry completes its begun call."""
     for kind, group in groupby(writes, key=attrgetter("kind")):
-        found = list(group)
+        found = [_values(write) for write in group]
         yield kind, found
         if kind == "entry":
-            yield "withdraw", [Write("withdraw", write.what.id) for write in found]
+            yield "withdraw", [{"gone": values["id"]} for values in found]
+
+
+def _statements(dialect: Any) -> dict[str, Any]:
+    key = jobs.c.kind == bindparam("job_kind"), jobs.c.run_id == bindparam("job_run")
+    return {
+        "begin": dialect.insert(begun).on_conflict_do_nothing(),
+        "entry": dialect.insert(entries).on_conflict_do_nothing(),
+        "withdraw": delete(begun).where(begun.c.id == bindparam("gone")),
+        "put": dialect.insert(jobs).on_conflict_do_nothing().values(dict.fromkeys(JOB)),
+        "drop": delete(jobs).where(*key),
+    }
 
 
 _CORE = _statements(postgresql)
 
 
 def _write(connection: Connection, writes: Sequence[Write]) -> None:
-    for kind, group in _in_order(writes):
-        connection.execute(_CORE[kind], [_core_values(write) for write in group])
-
-
-def _core_values(write: Write) -> dict[str, Any]:
-    values = _values(write)
-    values.pop("baseline_range", None)
-    if values.get("decision") is not None:
-        values["decision"] = values["decision"].model_dump(mode="json", exclude_none=True)
-    if "tags" in values:
-        values["tags"] = dict(values["tags"]) or None
-    return values
+    for kind, values in _in_order(writes):
+        for each in values:
+            each.pop("baseline_range", None)
+        connection.execute(_CORE[kind], values)
 
 
 class _Raw:
@@ -214,53 +198,25 @@ class _Raw:
     Its text and the forms of its values are SQLAlchemy's.
     """
 
-    def __init__(self, statement: Any, table: Table, *names: str) -> None:
-        compiled = statement.compile(dialect=_DIALECT, column_keys=names or None)
-        order = compiled.positiontup
-        self.text = str(compiled)
-        self._take = itemgetter(*order, order[0])  # of one name it would give no tuple
-        made = [_form(name, table.c[name].type if name in table.c else Words()) for name in order]
-        self._forms = [(at, form) for at, form in enumerate(made) if form is not None]
+    dialect = sqlite.dialect(json_serializer=to_json)
 
-    def values(self, write: Write) -> list[Any]:
-        """The parameters of a change."""
-        values = list(self._take(_values(write)))[:-1]
+    def __init__(self, statement: Any) -> None:
+        compiled = statement.compile(dialect=self.dialect)
+        self.text, self._names = str(compiled), compiled.positiontup
+        types = [compiled.binds[name].type.dialect_impl(self.dialect) for name in self._names]
+        forms = [kind.bind_processor(self.dialect) for kind in types]
+        self._forms = [(at, form) for at, form in enumerate(forms) if form is not None]
+
+    def parameters(self, values: Mapping[str, Any]) -> list[Any]:
+        """The parameters of one execution."""
+        found = [values[name] for name in self._names]
         for at, form in self._forms:
-            if values[at] is not None:
-                values[at] = form(values[at])
-        return values
+            if found[at] is not None:
+                found[at] = form(found[at])
+        return found
 
 
-_DIALECT = sqlite.dialect()
-
-
-def _form(name: str, kind: Any) -> Callable[[Any], Any] | None:
-    """What makes a value of a column one of SQLite's; None where it is one."""
-    if name == "decision":
-        return _decision_text
-    if name == "tags":
-        return lambda tags: to_json(dict(tags)) if tags else None
-    own = getattr(kind, "process_bind_param", None)
-    return None if own is None else lambda value: own(value, _DIALECT)
-
-
-def _decision_text(decision: Decision) -> str:
-    try:
-        return decision.model_dump_json(exclude_none=True)
-    except ValueError:  # half of a surrogate pair
-        return to_json(decision.model_dump(mode="json", exclude_none=True))
-
-
-def _raw_statements() -> dict[str, _Raw]:
-    tables = {"begin": (begun, COLUMNS), "entry": (entries, COLUMNS), "put": (jobs, JOB)}
-    found = {}
-    for kind, statement in _statements(sqlite).items():
-        table, names = tables.get(kind, (begun, ()))
-        found[kind] = _Raw(statement, table, *names)
-    return found
-
-
-_SQLITE = _raw_statements()
+_SQLITE = {kind: _Raw(statement) for kind, statement in _statements(sqlite).items()}
 
 Prepared = list[tuple[str, list[list[Any]]]]
 """Statements for SQLite, each with the parameters of its executions."""
@@ -268,27 +224,12 @@ Prepared = list[tuple[str, list[list[Any]]]]
 
 def _prepared(writes: Sequence[Write]) -> Prepared:
     return [
-        (_SQLITE[kind].text, [_SQLITE[kind].values(write) for write in group])
-        for kind, group in _in_order(writes)
+        (_SQLITE[kind].text, [_SQLITE[kind].parameters(each) for each in values])
+        for kind, values in _in_order(writes)
     ]
 
 
-def _write_raw(connection: sqlite3.Connection, ready: Prepared) -> None:
-    if len(ready) == 1 and len(ready[0][1]) == 1:  # a transaction of its own
-        connection.execute(ready[0][0], ready[0][1][0]).close()
-        return
-    connection.execute("BEGIN IMMEDIATE").close()
-    try:
-        for statement, parameters in ready:
-            connection.executemany(statement, parameters).close()
-        connection.execute("COMMIT").close()
-    except BaseException:
-        if connection.in_transaction:  # a full disk ends it by itself
-            connection.execute("ROLLBACK").close()
-        raise
-
-
-class BatchWriter:
+class Writer:
     """Writes changes in batches; in SQLite also from threads that cannot wait.
 
     It belongs to the event loop of its store's thread, but for `write_now`.
@@ -301,7 +242,6 @@ class BatchWriter:
         self._database = database
         self._raw: sqlite3.Connection | None = None
         self._lock = threading.Lock()
-        self._pid = 0
         self._untidy = 0
 
     @property
@@ -311,8 +251,6 @@ class BatchWriter:
 
     async def open(self) -> None:
         """Connect, and make or migrate what is there."""
-        if not self._database.present:
-            await self.aclose()
         await self._database.open()
         path = self._database.path
         if self._raw is None and path is not None and not self._database.read_only:
@@ -320,8 +258,7 @@ class BatchWriter:
             set_up_sqlite(raw, durable=self._database.durable)
             # What the journal has collected is moved by `tidy`, which waits for the disk.
             raw.execute("PRAGMA wal_autocheckpoint = 0").close()
-            with self._lock:
-                self._raw, self._pid = raw, os.getpid()
+            self._raw = raw
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -338,25 +275,13 @@ class BatchWriter:
             UnavailableError: it may succeed later.
             Exception: a value is refused.
         """
-        ready: Prepared | None = None
-        until = time.monotonic() + LOCKED_S
-        while True:
-            await self.open()
-            if self._raw is None:
-                await self._database.write(lambda connection: _write(connection, writes))
-                return
-            ready = ready or _prepared(writes)
-            try:
-                with self._database.told_apart(), self._lock:
-                    _write_raw(self._raw, ready)
-            except UnavailableError as error:
-                if not is_locked(error.__cause__) or time.monotonic() > until:
-                    raise
-                await asyncio.sleep(random.uniform(0.0005, 0.01))  # noqa: S311 - not a secret
-            else:
-                self._untidy += len(writes)
-                if self._database.present:
-                    return
+        await self.open()
+        if self._raw is None:
+            await self._database.write(partial(_write, writes=writes))
+            return
+        ready = _prepared(writes)
+        with self._database.told_apart():
+            patiently(partial(self._execute, ready, wait=True))
 
     def write_now(self, writes: Sequence[Write]) -> bool:
         """Keep a small batch in the thread that calls, which waits neither for a lock nor a disk.
@@ -366,25 +291,36 @@ class BatchWriter:
         Returns:
             whether it is kept.
         """
-        if self._raw is None or self._database.durable or not self._database.present:
-            return False
-        if not self._lock.acquire(blocking=False):
+        if self._raw is None or self._database.durable:
             return False
         try:
-            # Closed a moment ago; or the process forked, and the connection is its parent's.
-            if self._raw is None or self._pid != os.getpid():
-                return False
-            _write_raw(self._raw, _prepared(writes))
+            return self._execute(_prepared(writes), wait=False)
         except Exception:  # noqa: BLE001 - `write` tells it
             return False
-        else:
-            self._untidy += len(writes)
-            return self._database.present
+
+    def _execute(self, ready: Prepared, *, wait: bool) -> bool:
+        if not self._lock.acquire(blocking=wait):
+            return False
+        try:
+            connection = self._raw
+            if connection is None:  # closed a moment ago
+                return False
+            connection.execute("BEGIN IMMEDIATE").close()
+            try:
+                for statement, parameters in ready:
+                    connection.executemany(statement, parameters).close()
+                    self._untidy += len(parameters)
+                connection.execute("COMMIT").close()
+            except BaseException:
+                if connection.in_transaction:  # a full disk ends it by itself
+                    connection.execute("ROLLBACK").close()
+                raise
+            return True
         finally:
             self._lock.release()
 
     async def tidy(self, *, now: bool = False) -> None:
-        """Move SQLite's journal into the database once it is long, or now with all of it.
+        """Move SQLite's journal into the database once it is long, or now.
 
         Most of it is moved while calls are written. The rest is moved while nothing is: SQLite
         begins its journal anew only when all of it has been moved, and else it grew for ever.
@@ -396,12 +332,10 @@ class BatchWriter:
         # At exit there are no other threads.
         with suppress(OSError, sqlite3.Error, RuntimeError):
             if now or path.with_name(f"{path.name}-wal").stat().st_size > LONG_JOURNAL:
-                await asyncio.to_thread(_move_journal, path)
-                with self._lock:
-                    how = "TRUNCATE" if now else "PASSIVE"
-                    self._raw.execute(f"PRAGMA wal_checkpoint({how})").close()
+                await asyncio.to_thread(self._move_journal, path)
 
-
-def _move_journal(path: Path) -> None:
-    with closing(sqlite3.connect(path, timeout=0)) as file:
-        file.execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+    def _move_journal(self, path: Path) -> None:
+        with closing(sqlite3.connect(path, timeout=0)) as file:
+            file.execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+            with self._lock:
+                file.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()

@@ -18,22 +18,14 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    Callable,
-    Coroutine,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 from typing_extensions import override
@@ -44,19 +36,16 @@ from cascade.ledger.base import (
     LEASE,
     NO_TAGS,
     Amounts,
-    Grouping,
     Job,
     LedgerStore,
     Selection,
     Total,
     UnavailableError,
     Write,
-    checked_tags,
 )
 from cascade.ledger.database import Database
 from cascade.ledger.export import flat_row, open_export
-from cascade.ledger.sql import COLUMNS, JOB, LEDGER, BatchWriter, begun, entries, entry_of, job_of
-from cascade.ledger.sql import jobs as jobs_table
+from cascade.ledger.sql import COLUMNS, JOB, LEDGER, Writer, begun, entries, entry_of, job_of, jobs
 from cascade.state import Decision, LedgerEntry, new_id
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
@@ -84,9 +73,6 @@ T = TypeVar("T")
 Tagged = tuple[LedgerEntry, Mapping[str, str]]
 """An entry with its tags."""
 
-Done = asyncio.Future[None] | Future[None]
-"""What a caller waits for, in an event loop or a thread."""
-
 Redact = Callable[[str], str]
 """Takes out of a text what must not be stored."""
 
@@ -105,9 +91,6 @@ PATIENCE_S = 0.9
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25
 """Between two tries to write; each pause is twice the one before."""
 
-MOST_TOLD = 100
-"""Entries that were refused last, of which a flush tells; all are logged."""
-
 PROBE = text("UPDATE ledger_version SET version_num = version_num")
 
 
@@ -119,15 +102,14 @@ def open_store(
     durable: bool = False,
     jobs: bool = False,
     redact: Redact | None = None,
-    tags: Mapping[str, str] = NO_TAGS,
 ) -> SqlLedger:
     """A store for `Cascade(ledger=…)`. It connects with its first entry, not here.
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://…`, or `memory://`
             for one that is gone with its process. A file is made with mode 0600.
-        read_only: read what is there, and change nothing: no file is made, and SQLite's may be in
-            a folder that cannot be written. Whatever would write raises `LedgerError`.
+        read_only: read what is there, and change nothing: no file is made. Whatever would write
+            raises `LedgerError`.
         crash_safe: write down each call before it is sent, so that a killed process leaves a list
             of the calls whose outcome is unknown.
         durable: survive a loss of power: each commit waits for the disk (SQLite: `synchronous =
@@ -135,29 +117,22 @@ def open_store(
         jobs: keep background jobs, such as audits that are drawn and not done, so that a restart
             loses none. They hold prompts and answers.
         redact: takes out of notes what must not be stored; a job that it would change is not kept.
-        tags: of every entry of this store.
 
     Raises:
-        ConfigurationError: the address has none of these forms, or a tag is no text.
+        ConfigurationError: the address has none of these forms.
         MissingDependencyError: the database's driver is not installed.
     """
     database = Database(url, LEDGER, durable=durable, read_only=read_only, may_block=True)
-    tags = checked_tags(tags, "the store")
-    return SqlLedger(database, crash_safe=crash_safe, keeps_jobs=jobs, redact=redact, tags=tags)
+    return SqlLedger(database, crash_safe=crash_safe, keeps_jobs=jobs, redact=redact)
 
 
 @dataclass(slots=True, eq=False)
 class _Item:
-    """A place in the queue: a change, or a mark without one; and what a caller waits for."""
+    """A place in the queue: a change, or a mark without one; and what a caller waits for, in an
+    event loop or a thread."""
 
     write: Write | None
-    done: Done | None = None
-    written: bool = False
-
-    @property
-    def given_up(self) -> bool:
-        """Whether its caller waits no more: a call that is not sent needs no entry."""
-        return self.done is not None and self.done.cancelled()
+    done: asyncio.Future[None] | Future[None] | None = None
 
 
 class SqlLedger(LedgerStore):
@@ -169,49 +144,40 @@ class SqlLedger(LedgerStore):
     """
 
     def __init__(
-        self,
-        database: Database,
-        *,
-        crash_safe: bool,
-        keeps_jobs: bool,
-        redact: Redact | None,
-        tags: Mapping[str, str],
+        self, database: Database, *, crash_safe: bool, keeps_jobs: bool, redact: Redact | None
     ) -> None:
-        self._database, self._writer = database, BatchWriter(database)
-        self._crash_safe, self._keeps_jobs = crash_safe, keeps_jobs
-        self._redact, self._tags = redact, tags
+        self._database, self._writer = database, Writer(database)
+        self._crash_safe, self._keeps_jobs, self._redact = crash_safe, keeps_jobs, redact
         self._items: deque[_Item] = deque()
         self._writing: Sequence[_Item] = ()
         self._room = threading.Condition()
         self._thread: threading.Thread | None = None
         self._pid = 0
-        self._stopping = False
+        self._closing, self._stopping = threading.Lock(), False
         self._problem: str | None = None
-        self._refused: list[str] = []
-        self._doubtful: set[_Item] = set()
+        self._refused: deque[str] = deque(maxlen=100)
         self._groups: WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Item]] = (
             WeakKeyDictionary()
         )
 
     @property
     def waiting(self) -> int:
-        """Changes that were handed over and are not written yet."""
+        """Entries and jobs that were handed over and are not written yet."""
         with self._room:
-            return sum(item.write is not None for item in (*self._writing, *self._items))
+            writes = _writes((*self._writing, *self._items))
+        return sum(write.kind not in ("begin", "withdraw") for write in writes)
 
     # --- what is written
 
     @override
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
-        tags = {**self._tags, **tags} if tags else self._tags
-        self._put([Write("entry", self._redacted(entry), tags) for entry in entries])
+        self._put([_Item(Write("entry", self._redacted(entry), tags)) for entry in entries])
 
     @override
     async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
         if not self._crash_safe:
             return
         loop = asyncio.get_running_loop()
-        tags = {**self._tags, **tags} if tags else self._tags
         done = loop.create_future()
         item = _Item(Write("begin", entry, tags), done)
         group = self._groups.get(loop)
@@ -224,29 +190,27 @@ class SqlLedger(LedgerStore):
         try:
             async with asyncio.timeout(patience_s):
                 await done
-        except TimeoutError as error:
-            if not self._is_written(item):
+        except (TimeoutError, asyncio.CancelledError) as error:
+            self._take_back(item, entry.id)
+            if isinstance(error, TimeoutError):
                 raise self._unwritable("nothing was sent") from error
-        except asyncio.CancelledError:
-            if self._is_written(item):
-                self.withdraw(entry.id)
             raise
 
     @override
     def withdraw(self, entry_id: str) -> None:
         if self._crash_safe:
-            self._put([Write("withdraw", entry_id)])
+            self._put([_Item(Write("withdraw", entry_id))])
 
     @override
     def put_job(self, job: Job) -> None:
         # One that redaction changes would measure something else.
         if self._keeps_jobs and self._safe(job.payload) == job.payload:
-            self._put([Write("put", job)])
+            self._put([_Item(Write("put", job))])
 
     @override
     def drop_job(self, kind: str, run_id: str) -> None:
         if self._keeps_jobs:
-            self._put([Write("drop", (kind, run_id))])
+            self._put([_Item(Write("drop", (kind, run_id)))])
 
     @override
     async def claim_jobs(
@@ -254,18 +218,23 @@ class SqlLedger(LedgerStore):
     ) -> list[Job]:
         if not self._keeps_jobs:
             return []
-        now, by, table = datetime.now(UTC), new_id(), jobs_table.c
+        now, by, table = datetime.now(UTC), new_id(), jobs.c
         free = or_(table.claimed_at.is_(None), table.claimed_at <= now - lease)
         old = (table.kind == kind, table.at <= now - older_than, free)
         # Of several who claim in PostgreSQL at once, none waits for what another is about to get.
         chosen = select(table.run_id).where(*old).with_for_update(skip_locked=True)
-        mark = update(jobs_table).where(table.kind == kind, table.run_id.in_(chosen))
+        mark = update(jobs).where(table.kind == kind, table.run_id.in_(chosen))
+        mine = select(*(table[name] for name in JOB)).where(
+            table.kind == kind, table.claimed_by == by
+        )
 
         def claim(connection: Connection) -> list[Job]:
             connection.execute(mark.values(claimed_by=by, claimed_at=now))
-            return _jobs(connection, table.kind == kind, table.claimed_by == by)
+            found = connection.execute(mine.order_by(table.at, table.run_id))
+            return [job_of(row) for row in found]
 
-        return await self._change(claim)
+        await self.flush()
+        return await self._call(self._database.write(claim))
 
     async def delete(
         self,
@@ -292,17 +261,19 @@ class SqlLedger(LedgerStore):
         if older_than is not None:
             selection = Selection(until=datetime.now(UTC) - older_than)
         chosen = selection or EVERYTHING
-        if chosen.everything and not everything:
+        if chosen == EVERYTHING and not everything:
             raise ConfigurationError(
                 "this would delete the whole ledger: give a selection, or everything=True."
             )
 
         def change(connection: Connection) -> int:
-            tables = (jobs_table, begun, entries)
-            statements = [delete(table).where(*_where(table, chosen)) for table in tables]
-            return [connection.execute(statement).rowcount for statement in statements][-1]
+            statements = [delete(each).where(*_where(each, chosen)) for each in (jobs, begun)]
+            for statement in statements:
+                connection.execute(statement)
+            return connection.execute(delete(entries).where(*_where(entries, chosen))).rowcount
 
-        deleted = await self._change(change)
+        await self.flush()
+        deleted = await self._call(self._database.write(change))
         await self._call(self._writer.tidy(now=True))  # what was deleted is still in the journal
         return deleted
 
@@ -369,41 +340,40 @@ class SqlLedger(LedgerStore):
         return [entry for entry, _ in await self._entries(begun, selection, old)]
 
     async def totals(
-        self, selection: Selection = EVERYTHING, *, by: Grouping = "node"
+        self,
+        selection: Selection = EVERYTHING,
+        *,
+        by: Literal["node", "tier", "model", "run_id"] = "node",
     ) -> dict[str, Total]:
         """Cost and saving of groups, to the last digit, in the order of their first entries; an
         entry without a tier or model is in the group `""`."""
         amounts = ("cost_usd", "cost_basis", "saved_usd", "basis", "baseline_usd")
         totals: dict[str, Total] = {}
-        for group, *row in await self.rows(selection, ["at" if by == "day" else by, *amounts]):
-            name = group.date().isoformat() if by == "day" else group or ""
-            totals[name] = totals.get(name, Total()).plus(*row)
+        for group, cost, cost_basis, saved, basis, baseline in await self.rows(
+            selection, [by, *amounts]
+        ):
+            total = totals.setdefault(group or "", Total())
+            total.entries += 1
+            total.cost_usd = total.cost_usd.plus(cost, cost_basis)
+            total.saved_usd = total.saved_usd.plus(saved, basis)
+            total.baseline_usd = total.baseline_usd.plus(baseline, basis)
         return totals
 
     @override
     async def spent(self, node: str, since: datetime) -> Amounts:
-        return await self.cost(Selection(node=node, since=since))
-
-    async def cost(self, selection: Selection = EVERYTHING) -> Amounts:
-        """Cost of entries; an unknown one counts among the estimated at what is assumed, and stays
-        unknown where nothing is."""
         # Added up here, as SQLite cannot add exactly, but equal costs at once.
         columns = (entries.c.cost_usd, entries.c.cost_basis, entries.c.assumed_usd)
-        statement = select(*columns, func.count()).where(*_where(entries, selection))
+        chosen = _where(entries, Selection(node=node, since=since))
+        statement = select(*columns, func.count()).where(*chosen).group_by(*columns)
         sum_of = Amounts()
-        for row in await self._read(lambda c: c.execute(statement.group_by(*columns)).all()):
+        for row in await self._read(lambda c: c.execute(statement).all()):
             sum_of = sum_of.plus_spend(*row)
         return sum_of
-
-    async def jobs(self, selection: Selection = EVERYTHING) -> list[Job]:
-        """The jobs that are not done, claimed or not, oldest first. They have no node and no tier:
-        a selection of either means none of them."""
-        return await self._read(lambda c: _jobs(c, *_where(jobs_table, selection)))
 
     async def export(
         self, path: str | Path, selection: Selection = EVERYTHING, *, notes: bool = False
     ) -> int:
-        """Write entries to a file: `.jsonl`, `.csv` or `.parquet`; returns how many.
+        """Write entries to a file: `.jsonl` or `.csv`; returns how many.
 
         Amounts are decimal text, times UTC, and what is unknown is null (empty in CSV).
 
@@ -414,14 +384,17 @@ class SqlLedger(LedgerStore):
 
         Raises:
             ConfigurationError: the name has none of these endings.
-            MissingDependencyError: Parquet without pyarrow.
         """
         n = 0
         with open_export(Path(path)) as add:
+
+            def write(page: Sequence[Tagged]) -> None:
+                for entry, tags in page:
+                    add(flat_row(entry, tags, notes=notes))
+
             async with aclosing(self.pages(selection)) as pages:
                 async for page in pages:
-                    rows = [flat_row(entry, tags, notes=notes) for entry, tags in page]
-                    await asyncio.to_thread(add, rows)
+                    await asyncio.to_thread(write, page)
                     n += len(page)
         return n
 
@@ -436,46 +409,59 @@ class SqlLedger(LedgerStore):
             return str(error)
         return None
 
-    # --- the queue, and the thread that empties it
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        await self.flush()
+        return await self._call(self._database.read(work))
+
+    async def _entries(
+        self,
+        table: Table,
+        selection: Selection,
+        *more: ColumnElement[bool],
+        limit: int | None = None,
+    ) -> list[Tagged]:
+        statement = select(table).where(*_where(table, selection), *more)
+        statement = statement.order_by(table.c.at, table.c.id).limit(limit)
+        return await self._read(lambda c: [entry_of(row) for row in c.execute(statement)])
+
+    # --- the queue
 
     @override
     async def flush(self) -> None:
         if self._database.read_only:
             return
-        done = self._mark()
-        while not done.done():
-            await asyncio.wait([asyncio.wrap_future(done)], timeout=PATIENCE_S)
-            self._give_up_on(done)
-        done.result()
+        mark = self._mark()
+        while not mark.done():
+            await asyncio.wait([asyncio.wrap_future(mark)], timeout=PATIENCE_S)
+            self._give_up_on(mark)
+        mark.result()
 
     @override
     def close(self) -> None:
-        if self._thread is None or self._pid != os.getpid():
-            return
-        if self.waiting or self._refused:  # else the database need not be within reach
-            done = self._mark()
-            while not done.done():
-                wait([done], timeout=PATIENCE_S)
-                self._give_up_on(done)
-            done.result()
-        with self._room:
+        with self._closing:
             thread = self._thread
-            if thread is None or self._stopping:  # another caller closes it
-                self._room.wait_for(lambda: not self._stopping)
+            if thread is None or self._pid != os.getpid():
                 return
-            self._stopping = True
-            self._wake(urgent=True)
-        thread.join()
-        with self._room:
-            self._thread, self._stopping = None, False
-            self._room.notify_all()
-        atexit.unregister(self._at_exit)
+            if self.waiting or self._refused:  # else the database need not be within reach
+                mark = self._mark()
+                while not mark.done():
+                    wait([mark], timeout=PATIENCE_S)
+                    self._give_up_on(mark)
+                mark.result()
+            with self._room:
+                self._stopping = True
+                self._wake(urgent=True)
+            thread.join()
+            with self._room:
+                self._thread, self._stopping = None, False
+                self._room.notify_all()
+            atexit.unregister(self._at_exit)
 
     @override
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
 
-    def _put(self, writes: Sequence[Write], marks: Sequence[_Item] = ()) -> None:
+    def _put(self, items: Sequence[_Item]) -> None:
         """Put changes in the queue, all of them or none.
 
         Raises:
@@ -483,20 +469,29 @@ class SqlLedger(LedgerStore):
         """
         if self._database.read_only:
             raise LedgerError(f"{self._database.place} is open for reading only.")
+        urgent = any(item.done is not None for item in items)
         with self._room:
             self._run()
-            if writes and len(self._items) >= QUEUE:
+            if not urgent and len(self._items) >= QUEUE:
                 self._room.wait_for(lambda: len(self._items) < QUEUE or self._problem, timeout=1.0)
                 if len(self._items) >= QUEUE:
                     raise self._unwritable(f"{QUEUE:,} changes wait for it")
-            self._items.extend(map(_Item, writes))
-            self._items.extend(marks)
-            self._wake(urgent=bool(marks) or len(self._items) >= BATCH)
+            self._items.extend(items)
+            self._wake(urgent=urgent or len(self._items) >= BATCH)
+
+    def _take_back(self, item: _Item, entry_id: str) -> None:
+        """Forget a call whose caller waits no more: it is not sent."""
+        with self._room:
+            if item in self._items:
+                self._items.remove(item)
+            elif self._thread is not None:  # it may have been written
+                self._items.append(_Item(Write("withdraw", entry_id)))
+                self._wake(urgent=False)
 
     def _mark(self) -> Future[None]:
         """Done when everything that was handed over so far is written."""
         done: Future[None] = Future()
-        self._put([], [_Item(None, done)])
+        self._put([_Item(None, done)])
         return done
 
     def _unwritable(self, and_so: str) -> LedgerError:
@@ -509,62 +504,66 @@ class SqlLedger(LedgerStore):
         if self._problem is not None or hangs:
             _tell(mark, self._unwritable(f"{self.waiting:,} changes wait for it"))
 
-    def _is_written(self, item: _Item) -> bool:
-        """Whether a call was written before its caller gave up; else it is taken back."""
-        with self._room:
-            return item.written
-
     def _write_group(self, loop: asyncio.AbstractEventLoop) -> None:
         """Write down the calls that begin in this round of an event loop."""
-        group = [item for item in self._groups.pop(loop) if not item.given_up]
-        if not group:
-            return
+        group = [item for item in self._groups.pop(loop) if item.done and not item.done.cancelled()]
+        error = None
         try:
-            if self._write_at_once(group):
-                for item in group:
-                    _tell(item.done, None)
-            else:
-                self._put([], group)
-        except LedgerError as error:
-            for item in group:
-                _tell(item.done, error)
+            if not group or not self._write_at_once(group):
+                self._put(group)
+                return
+        except LedgerError as raised:
+            error = raised
+        for item in group:
+            _tell(item.done, error)
 
     def _write_at_once(self, group: Sequence[_Item]) -> bool:
         """Write calls in the thread that asks, with what waits: once a call is sent, what came
         before it in its run is in the database.
 
         Returns:
-            whether that was done. Not while the thread writes entries of these runs, or more of
-            them wait than an event loop should write.
+            whether that was done. Not while the thread writes, or more wait than an event loop
+            should write.
         """
-        runs = {item.write.what.run_id for item in group if item.write is not None}
         with self._room:
             self._run()
-            if self._problem is not None or _are_of(runs, self._writing):
+            if self._problem is not None or self._writing or len(self._items) > MOST_AT_ONCE:
                 return False
-            items = list(self._items)
-            if len(items) > MOST_AT_ONCE:
-                if _are_of(runs, items):
-                    return False
-                items = []
-            wanted = _wanted([*items, *group])
-            if not self._writer.write_now(_changes(wanted)):
+            waited = list(self._items)
+            if not self._writer.write_now(_writes([*waited, *group])):
                 return False
-            if items:
-                self._items.clear()
-                self._room.notify_all()
+            self._items.clear()
+            self._room.notify_all()
             if self._writer.untidy:
                 self._wake(urgent=False)
-        self._finish(items, wanted)
+        self._finish(waited)
         return True
 
-    async def _read(self, work: Callable[[Connection], T]) -> T:
-        await self.flush()
-        return await self._call(self._database.read(work))
+    def _finish(self, items: Sequence[_Item]) -> None:
+        """Tell who waits that it is written; who flushes, also what was refused."""
+        for item in items:
+            error = None
+            if item.write is None and self._refused:
+                error = LedgerError(f"the database refused entries: {'; '.join(self._refused)}")
+                self._refused.clear()
+            _settle(item.done, error)
 
-    async def _change(self, work: Callable[[Connection], T]) -> T:
-        await self.flush()
-        return await self._call(self._database.write(work))
+    def _redacted(self, entry: LedgerEntry) -> LedgerEntry:
+        """The entry as it may be stored. Its note may repeat what a provider quoted."""
+        if self._redact is None or not entry.note:
+            return entry
+        note = self._safe(entry.note)
+        return entry.model_copy(update={"note": "[redaction failed]" if note is None else note})
+
+    def _safe(self, words: str) -> str | None:
+        """What redaction leaves of a text; None where it fails."""
+        try:
+            return words if self._redact is None else self._redact(words)
+        except Exception:
+            logger.exception("redaction failed: a text is not stored")
+            return None
+
+    # --- the thread that empties the queue
 
     async def _call(self, asked: Coroutine[Any, Any, T]) -> T:
         """Run something of the database's in the thread's event loop."""
@@ -576,17 +575,6 @@ class SqlLedger(LedgerStore):
             asked.close()
             raise
         return await asyncio.wrap_future(future)
-
-    async def _entries(
-        self,
-        table: Table,
-        selection: Selection,
-        *more: ColumnElement[bool],
-        limit: int | None = None,
-    ) -> list[Tagged]:
-        statement = select(table).where(*_where(table, selection), *more)
-        statement = statement.order_by(table.c.at, table.c.id).limit(limit)
-        return await self._read(lambda c: [entry_of(row) for row in c.execute(statement)])
 
     def _run(self) -> None:
         if self._thread is not None and self._pid != os.getpid():
@@ -611,9 +599,9 @@ class SqlLedger(LedgerStore):
             self.close()
         except LedgerError as error:
             logger.error("the ledger could not be closed at exit: %s", error)
-            for item in (*self._writing, *self._items):
-                if item.write is not None and item.write.kind == "entry":
-                    said = _said(item.write)
+            for write in _writes((*self._writing, *self._items)):
+                if write.kind == "entry":
+                    said = _said(write)
                     logger.error("the process ends before an entry was written: %s", said)
 
     def _wake(self, *, urgent: bool) -> None:
@@ -640,8 +628,11 @@ class SqlLedger(LedgerStore):
             timer = self._loop.call_later(LINGER_S, self._urgent.set)
             await self._urgent.wait()
             timer.cancel()
-            await self._write(self._take())
+            items = self._take()
+            written = await self._write(items)
             self._writing = ()
+            if written:
+                self._finish(items)
             await self._writer.tidy()
         await asyncio.sleep(0)  # what was asked a moment ago is a task after that
         reads = asyncio.all_tasks() - {asyncio.current_task()}
@@ -661,96 +652,44 @@ class SqlLedger(LedgerStore):
             self._room.notify_all()
             return taken
 
-    async def _write(self, items: Sequence[_Item]) -> None:
-        """Write them, and try again for as long as it takes."""
-        pause_s = FIRST_PAUSE_S
-        while True:
-            wanted = _wanted(items)
-            writes = [*_changes(wanted), *_withdrawn(self._doubtful)]
+    async def _write(self, items: Sequence[_Item]) -> bool:
+        """Write them, and try again for as long as it takes, or until the store is closed."""
+        pause_s, writes = FIRST_PAUSE_S, _writes(items)
+        while writes:
             try:
-                if wanted:
-                    await self._writer.write(writes)
+                await self._writer.write(writes)
             except CascadeError as error:
                 if self._problem is None:
                     logger.warning("the ledger cannot be written, trying again: %s", error)
                 self._problem = str(error)
-                # It may have been kept all the same, where the answer of the database was lost.
-                self._doubtful.update(item for item in wanted if item.done is not None)
+                if self._stopping:  # no entry waits, see `close`
+                    return False
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             except Exception as error:  # noqa: BLE001 - it is told to who waits, or flushes
                 if len(items) == 1:
                     self._refuse(items[0], error)
-                    return
-                for item in items:
-                    await self._write([item])
-                return
+                else:
+                    for item in items:
+                        await self._write([item])
+                return True
             else:
-                if wanted:
-                    self._doubtful.clear()
-                    if self._problem is not None:
-                        logger.warning("the ledger is written again")
-                    self._problem = None
-                self._finish(items, wanted)
-                return
+                if self._problem is not None:
+                    logger.warning("the ledger is written again")
+                self._problem = None
+                break
+        return True
 
     def _refuse(self, item: _Item, error: Exception) -> None:
         """Name something that can never be written; the rest is written."""
         said = "nothing" if item.write is None else _said(item.write)
         logger.error("the ledger's database refused an entry: %s: %s", error, said)
-        self._refused = [*self._refused, f"{said} ({error})"][-MOST_TOLD:]
+        self._refused.append(f"{said} ({error})")
         _settle(item.done, LedgerError(f"the ledger cannot keep {said}: {error}"))
 
-    def _finish(self, items: Sequence[_Item], written: Sequence[_Item]) -> None:
-        with self._room:
-            late = _withdrawn(written)  # gave up while it was written
-            for item in written:
-                item.written = not item.given_up
-            if late:
-                self._items.extend(map(_Item, late))
-                self._wake(urgent=False)
-        for item in items:
-            error = None
-            if item.write is None and self._refused:
-                refused, self._refused = "; ".join(self._refused), []
-                error = LedgerError(f"the database refused entries: {refused}")
-            _settle(item.done, error)
 
-    def _redacted(self, entry: LedgerEntry) -> LedgerEntry:
-        """The entry as it may be stored. Its note may repeat what a provider quoted."""
-        if self._redact is None or not entry.note:
-            return entry
-        note = self._safe(entry.note)
-        return entry.model_copy(update={"note": "[redaction failed]" if note is None else note})
-
-    def _safe(self, words: str) -> str | None:
-        """What redaction leaves of a text; None where it fails."""
-        try:
-            return words if self._redact is None else self._redact(words)
-        except Exception:
-            logger.exception("redaction failed: a text is not stored")
-            return None
-
-
-def _wanted(items: Sequence[_Item]) -> list[_Item]:
-    return [item for item in items if item.write is not None and not item.given_up]
-
-
-def _changes(items: Iterable[_Item]) -> list[Write]:
+def _writes(items: Sequence[_Item]) -> list[Write]:
     return [item.write for item in items if item.write is not None]
-
-
-def _withdrawn(items: Iterable[_Item]) -> list[Write]:
-    """Calls whose caller gave up: they are not sent."""
-    return [Write("withdraw", w.what.id) for w in _changes(i for i in items if i.given_up)]
-
-
-def _are_of(runs: set[str], items: Sequence[_Item]) -> bool:
-    """Whether there are entries of these runs among them."""
-    return any(
-        item.write is not None and item.write.kind == "entry" and item.write.what.run_id in runs
-        for item in items
-    )
 
 
 def _said(write: Write) -> str:
@@ -761,7 +700,7 @@ def _said(write: Write) -> str:
     return json.dumps({**entry, "tags": dict(write.tags)})
 
 
-def _settle(done: Done | None, error: LedgerError | None) -> None:
+def _settle(done: asyncio.Future[None] | Future[None] | None, error: LedgerError | None) -> None:
     """Tell who waits how it ended, from another thread."""
     if isinstance(done, asyncio.Future):
         with suppress(RuntimeError):  # its loop was closed, and nothing waits there any more
@@ -770,7 +709,7 @@ def _settle(done: Done | None, error: LedgerError | None) -> None:
         _tell(done, error)
 
 
-def _tell(done: Done | None, error: LedgerError | None) -> None:
+def _tell(done: asyncio.Future[None] | Future[None] | None, error: LedgerError | None) -> None:
     with suppress(asyncio.InvalidStateError, InvalidStateError):  # it was told, or gave up
         if done is not None and error is not None:
             done.set_exception(error)
@@ -778,16 +717,10 @@ def _tell(done: Done | None, error: LedgerError | None) -> None:
             done.set_result(None)
 
 
-def _jobs(connection: Connection, *where: ColumnElement[bool]) -> list[Job]:
-    statement = select(*(jobs_table.c[name] for name in JOB)).where(*where)
-    ordered = statement.order_by(jobs_table.c.at, jobs_table.c.run_id)
-    return [job_of(row) for row in connection.execute(ordered)]
-
-
 def _where(table: Table, selection: Selection) -> Iterator[ColumnElement[bool]]:
     for name in ("run_id", "node", "tier"):
         value = getattr(selection, name)
-        if value is not None:
+        if value is not None:  # jobs have no node and no tier
             yield table.c[name] == value if name in table.c else false()
     if selection.since is not None:
         yield table.c.at >= selection.since

@@ -273,9 +273,8 @@ async def what_is_deleted_is_gone_and_the_rest_stays(make: Any) -> None:
         store.put_job(Job(kind="audit", run_id="s", payload="{}", at=NOON, tags={"user": "1"}))
         assert await store.delete(Selection(run_id="r")) == 1
         assert await store.unfinished() == []
-        assert [job.run_id for job in await store.jobs()] in (["s"], [])
         assert await store.delete(Selection(tags={"user": "1"})) == 1
-        assert await store.jobs() == []
+        assert await store.claim_jobs("audit") == []
         assert await store.delete(Selection(until=late)) == 1
         assert await store.entries() == [made(3, at=late)]
         assert await store.delete(everything=True) == 1

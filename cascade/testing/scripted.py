@@ -160,7 +160,7 @@ class ScriptedModel(Model):
     async def _complete(self, request: Request) -> Completion:
         with self._lock:
             self.requests.append(request)
-            answer = self._failures.pop(0) if self._failures else self._next(request)
+            answer = self._failures.pop(0) if self._failures else self._answer_to(request)
         if self._delay_s:
             await asyncio.sleep(self._delay_s)
         if isinstance(answer, Exception):
@@ -182,7 +182,7 @@ class ScriptedModel(Model):
             await asyncio.sleep(0)
         yield Chunk(completion=completion)
 
-    def _next(self, request: Request) -> Answer:
+    def _answer_to(self, request: Request) -> Answer:
         if callable(self._answers):
             return self._answers(request)
         if isinstance(self._answers, Mapping):
