@@ -11,11 +11,12 @@ import asyncio
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from langchain_core.messages import BaseMessage
@@ -34,6 +35,10 @@ from cascade.state import Completion, TokenLogprob
 JsonSchema = Mapping[str, Any]
 """A JSON schema as decoded JSON."""
 
+CLOCKS_MS = 1000.0
+"""Allowance for clocks that differ: a server that says it computed for longer than the wait for
+it, and this, has not measured it, and the time would be paid by the hour."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -50,7 +55,8 @@ class Request:
         schema: JSON schema that the answer must satisfy.
         timeout_s: give up after this many seconds.
         extra: parameters passed to the provider as they are (`think`, `keep_alive`, …).
-        answer: an answer to score instead of writing one (`Model.score`).
+        answer: an answer to score instead of writing one: it comes back with its log-probabilities,
+            None where they cannot be had, and with what that cost.
     """
 
     messages: tuple[BaseMessage, ...]
@@ -75,8 +81,8 @@ class Chunk:
     Attributes:
         text: the piece.
         completion: the whole answer, in the last chunk.
-        logprobs: of the tokens that spell this piece and those before it that had none yet; where
-            the model has `streams_logprobs` and the request asks for them.
+        logprobs: of the tokens that spell this piece, where the model has `streams_logprobs` and
+            the request asks for them.
         first: whether an attempt begins: what was heard before belongs to another one.
     """
 
@@ -86,13 +92,8 @@ class Chunk:
     first: bool = False
 
 
-class _RequestGuard:
-    """Process-wide switch of `cascade.testing.forbid_real_requests`."""
-
-    forbidden: bool = False
-
-
-guard = _RequestGuard()
+guard = SimpleNamespace(forbidden=False)
+"""Process-wide switch of `cascade.testing.forbid_real_requests`."""
 
 
 @lru_cache(maxsize=16)
@@ -113,19 +114,23 @@ class Model(ABC):
     Attributes:
         provider: the prefix of the model string, `openai` in `openai:gpt-5.1`.
         model: the name after the prefix.
+        name: the model string, `provider:name`.
         local: whether requests stay on this machine.
         returns_logprobs: whether answers carry log-probabilities when asked for.
         streams_logprobs: whether the pieces of a stream carry them already.
-        scores: whether `score` may work.
+        scores: whether a given `answer` may have a score.
         forces_tools: whether it can be made to call a tool (`tool_choice`).
         real: whether a call reaches a real model (False for fakes and recordings).
         traces_itself: whether LangChain's callbacks see its calls without our help.
         weights_path: the file with the weights, where there is one on this machine.
         server: the address of its server, where there is one and it is known; not to be shown.
+        secrets: keys that are sent along; no error repeats them.
     """
 
     provider: str
     model: str
+    # Made at its first use and plain then: one question asks for it nine times.
+    name: str = cached_property(lambda self: f"{self.provider}:{self.model}")  # type: ignore[assignment]
     local: bool = False
     returns_logprobs: bool = False
     streams_logprobs: bool = False
@@ -135,16 +140,7 @@ class Model(ABC):
     traces_itself: bool = False
     weights_path: Path | None = None
     server: str | None = None
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """Keys that are sent along; no error repeats them."""
-        return ()
-
-    @property
-    def name(self) -> str:
-        """The model string, `provider:name`."""
-        return f"{self.provider}:{self.model}"
+    secrets: tuple[str, ...] = ()
 
     @cached_property
     def place(self) -> str:
@@ -159,12 +155,15 @@ class Model(ABC):
             RealRequestForbiddenError: real requests are switched off for tests.
         """
         self._check_allowed(request)
-        started = time.perf_counter()
-        async with self._until(request, _deadline(request)):
-            try:
-                completion = await self._complete(request)
-            except BadRequestError as error:
-                completion = await self._complete(self._without_logprobs(request, error))
+        started, limit = time.perf_counter(), asyncio.timeout(request.timeout_s)
+        try:
+            async with limit:
+                try:
+                    completion = await self._complete(request)
+                except BadRequestError as error:
+                    completion = await self._complete(self._without_logprobs(request, error))
+        except (TimeoutError, ModelError) as error:
+            raise self._failure(error, request, late=limit.expired()) from error.__cause__
         return _timed(completion, started, real=self.real)
 
     async def stream(self, request: Request) -> AsyncGenerator[Chunk]:
@@ -175,37 +174,19 @@ class Model(ABC):
             RealRequestForbiddenError: real requests are switched off for tests.
         """
         self._check_allowed(request)
-        started = time.perf_counter()
-        deadline = _deadline(request)
+        started, now = time.perf_counter(), asyncio.get_running_loop().time()
+        deadline = None if request.timeout_s is None else now + request.timeout_s
         while True:
             try:
                 async with aclosing(self._stream(request)) as chunks:
-                    while True:
-                        # The limit is set around each step, not around the yield: a timeout belongs
-                        # to the task that waits, and a consumer may take pieces in several tasks.
-                        async with self._until(request, deadline):
-                            chunk = await anext(chunks, None)
-                        if chunk is None:
-                            return
+                    while (chunk := await self._next(chunks, request, deadline)) is not None:
                         if chunk.completion is not None:
                             timed = _timed(chunk.completion, started, real=self.real)
                             chunk = replace(chunk, completion=timed)
                         yield chunk
+                    return
             except BadRequestError as error:  # before the first piece: a later one interrupts
                 request = self._without_logprobs(request, error)
-
-    async def score(self, request: Request, answer: str) -> tuple[TokenLogprob, ...] | None:
-        """Log-probabilities of the tokens of a given answer; None where they cannot be had.
-
-        It is `complete` of a request with that `answer`, whose completion also says what it cost.
-
-        Raises:
-            ModelError: the call failed.
-        """
-        try:
-            return (await self.complete(replace(request, answer=answer, logprobs=True))).logprobs
-        except UnsupportedContentError:
-            return None
 
     @abstractmethod
     async def _complete(self, request: Request) -> Completion: ...
@@ -262,45 +243,37 @@ class Model(ABC):
             )
 
     def _without_logprobs(self, request: Request, error: BadRequestError) -> Request:
-        """The request again, where the server refused it for the log-probabilities alone.
-
-        Raises:
-            BadRequestError: it was refused for something else.
-        """
+        """The request again, where the server refused it for the log-probabilities alone."""
         if not request.logprobs or request.answer is not None or "logprob" not in str(error):
             raise error
         self.returns_logprobs = self.streams_logprobs = False
         return replace(request, logprobs=False, top_logprobs=0)
 
-    @asynccontextmanager
-    async def _until(self, request: Request, deadline: float | None) -> AsyncIterator[None]:
+    async def _next(
+        self, chunks: AsyncGenerator[Chunk], request: Request, deadline: float | None
+    ) -> Chunk | None:
+        """The next piece within the time limit, which is set around each: a timeout belongs to the
+        task that waits, and a consumer may take pieces in several tasks."""
         limit = asyncio.timeout_at(deadline)
         try:
             async with limit:
-                yield
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise ModelTimeoutError(
-                f"{self.name} gave no answer within {request.timeout_s} s. "
-                "Give it more time, ask for fewer tokens, or use a faster model.",
-                model=self.name,
-                billed=None,
-            ) from None
-        except ModelError as error:
+                return await anext(chunks, None)
+        except (TimeoutError, ModelError) as error:
+            raise self._failure(error, request, late=limit.expired()) from error.__cause__
+
+    def _failure(self, error: Exception, request: Request, *, late: bool) -> Exception:
+        """What a caller is told: nothing of the question, and no key."""
+        if isinstance(error, ModelError):
             conceal(error, [str(message.text) for message in request.messages], self.secrets)
-            raise
-
-
-def _deadline(request: Request) -> float | None:
-    if request.timeout_s is None:
-        return None
-    return asyncio.get_running_loop().time() + request.timeout_s
-
-
-CLOCKS_MS = 1000.0
-"""Allowance for clocks that differ: a server that says it computed for longer than the wait for
-it, and this, has not measured it, and the time would be paid by the hour."""
+        if isinstance(error, ModelError) or not late:
+            return error
+        error.__cause__ = None
+        return ModelTimeoutError(
+            f"{self.name} gave no answer within {request.timeout_s} s. "
+            "Give it more time, ask for fewer tokens, or use a faster model.",
+            model=self.name,
+            billed=None,
+        )
 
 
 def _timed(completion: Completion, started: float, *, real: bool) -> Completion:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from cascade.errors import (
     AuthenticationError,
     BadRequestError,
+    CascadeError,
     ContextLengthError,
     MalformedResponseError,
     ModelError,
@@ -61,18 +61,8 @@ _BY_STATUS: dict[int, type[ModelError]] = {
     413: ContextLengthError,
     429: RateLimitError,
 }
-_STATUS_BY_NAME = {
-    "RateLimitError": 429,
-    "ResourceExhausted": 429,
-    "AuthenticationError": 401,
-    "PermissionDenied": 403,
-    "NotFoundError": 404,
-    "BadRequestError": 400,
-    "InvalidArgument": 400,
-    "ServiceUnavailable": 503,
-}
-"""Exceptions of SDKs that carry no status."""
 
+# Exceptions of HTTP clients and SDKs are told by the names of their classes.
 _NEVER_CONNECTED = {
     *("ClientConnectorError", "ConnectionTimeoutError"),  # aiohttp
     *("ConnectError", "ConnectTimeout"),  # httpx
@@ -93,12 +83,7 @@ class Caller:
     """
 
     def __init__(
-        self,
-        name: str,
-        address: str,
-        *,
-        start: str = "",
-        advice: Mapping[Any, str] | None = None,
+        self, name: str, address: str, *, start: str = "", advice: Mapping[Any, str] | None = None
     ) -> None:
         self.name = name
         self.address = address
@@ -125,8 +110,8 @@ class Caller:
     def moved(self, status: int, location: str) -> ModelError:
         """A redirect. It is not followed: question and key would go to wherever a reply says."""
         to = shorten(without_secrets(location)) or "elsewhere"
-        said = f"sends the request on to {to} ({status}), and it was not sent there"
-        way_out = "If that is the right place, give its address as base_url."
+        said = f"sends the request on to {to} ({status})"
+        way_out = "It was not sent there. If that is the right place, give it as base_url."
         return self._error(ModelNotFoundError, said, False, status, way_out)
 
     def interrupted(self, reason: str) -> ModelError:
@@ -138,12 +123,15 @@ class Caller:
         said = f"sent something that cannot be read ({shorten(reason)})"
         return self._error(MalformedResponseError, said)
 
+    def late(self, reason: str) -> ModelError:
+        """A call that took too long."""
+        return self._error(ModelTimeoutError, f"gave no answer in time ({shorten(reason)})")
+
     def failed(  # noqa: PLR0911 - one kind after the other
         self, error: Exception, *, begun: bool = False
     ) -> ModelError | None:
         """The named error for an exception of an HTTP client or a provider's SDK.
 
-        It is told by its status and the names of its classes, so that no SDK has to be imported.
         None where it says nothing of a server: it is a bug, here or in the SDK.
 
         Args:
@@ -155,9 +143,8 @@ class Caller:
         if names & _NEVER_CONNECTED:
             said = f"does not answer: no server listens there ({shorten(reason)})"
             return self._error(ModelUnavailableError, said, False, way_out=self._start)
-        found = (code for name, code in _STATUS_BY_NAME.items() if name in names)
         # What is no HTTP at all has a status of 400 in aiohttp.
-        status = None if "ClientError" in names else _status(error) or next(found, None)
+        status = None if "ClientError" in names else _status(error)
         late = any("Timeout" in name for name in names)
         if begun and (status or late or names & _BROKE_OFF):
             return self.interrupted(reason)
@@ -168,11 +155,24 @@ class Caller:
         if names & _UNREADABLE:
             return self.malformed(reason)
         if late:
-            return self._error(ModelTimeoutError, f"gave no answer in time ({shorten(reason)})")
+            return self.late(reason)
         if names & _BROKE_OFF:
             said = f"lost the connection before an answer came ({shorten(reason)})"
             return self._error(ModelUnavailableError, said)
         return None
+
+    @contextmanager
+    def named(self, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Raise what is raised within under its name, as `failed` has it."""
+        try:
+            yield
+        except CascadeError:
+            raise
+        except Exception as error:
+            named = self.failed(error, begun=begun())
+            if named is None:
+                raise
+            raise named from error
 
     def _error(
         self,
@@ -188,14 +188,11 @@ class Caller:
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status that an exception carries, under the names that SDKs use."""
+    """The HTTP status of an exception, by the attributes that SDKs use."""
     response = getattr(error, "response", None)
-    places = (
-        (error, ("status_code", "http_status", "code")),
-        (response, ("status_code", "status")),
-    )
-    found = (getattr(place, name, None) for place, names in places for name in names)
-    return next((code for code in found if isinstance(code, int) and 400 <= code < 600), None)
+    places = ((error, "status_code"), (error, "code"), (response, "status_code"))
+    codes = [getattr(place, name, None) for place, name in places]
+    return next((code for code in codes if isinstance(code, int) and 400 <= code < 600), None)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -208,18 +205,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """How long a server asks to wait (RFC 9110, 10.2.3), in seconds."""
+    """How long a server asks to wait, in seconds; None where it gives no number."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
             wait = float(headers.get(name) or "")
         except ValueError:
             continue
         return wait / unit if 0 <= wait < float("inf") else None
-    try:
-        when = parsedate_to_datetime(headers.get("retry-after") or "").astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    return None
 
 
 GAP = "[…]"

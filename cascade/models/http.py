@@ -7,24 +7,22 @@ Nothing is sent twice, since the ledger books every attempt.
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import io
 import json
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from importlib.util import find_spec
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from pydantic_core import from_json, to_json
 
 from cascade.errors import ConfigurationError, InputError, ModelError
 from cascade.models.failures import Caller, retry_after_seconds
-from cascade.models.loops import PerLoop, Pool
+from cascade.models.loops import PerLoop
 
 if TYPE_CHECKING:
     import ssl
@@ -36,16 +34,14 @@ far below; more would fill the memory."""
 CONNECT_S, READ_S = 10.0, 600.0
 """How long a server may take to accept a connection, and to send something."""
 
-DRAIN_S = 0.1
-"""How long the end of a reply is waited for whose answer is complete: only then its connection
-serves again."""
-
 KEEPALIVE_S = 4.0
 """How long an idle connection is kept: less than the 5 s of uvicorn, Node.js and llama.cpp, whose
 end of it could cross a request."""
 
 _CONNECTIONS = 1000
 _LARGE_BODY = 2**20
+
+Headers = Mapping[str, str]
 
 
 def check_address(url: str, example: str) -> None:
@@ -86,15 +82,6 @@ def stays_here(url: str, model: str) -> bool:
     return is_loopback(url) and not model.endswith((":cloud", "-cloud"))
 
 
-Headers = Mapping[str, str]
-
-
-class _Client(Pool, Protocol):
-    def exchange(self, method: str, url: str, body: bytes, headers: Headers) -> AsyncGenerator[Any]:
-        """Status and headers of the reply, then its parts."""
-        ...
-
-
 class Connection:
     """The connections to one server, a pool of them for each event loop.
 
@@ -105,20 +92,15 @@ class Connection:
     """
 
     def __init__(self, base_url: str, headers: Headers, caller: Caller) -> None:
-        parts = urlsplit(base_url)
-        user, at, host = parts.netloc.rpartition("@")
-        self._address = parts._replace(netloc=host, path=parts.path.rstrip("/"))
-        self._urls: dict[str, str] = {}
+        self._address = urlsplit(base_url)
         self._headers = {"content-type": "application/json", **headers}
-        if at and "authorization" not in headers:
-            basic = base64.b64encode(unquote(user).encode()).decode()
-            self._headers["authorization"] = f"Basic {basic}"
         self._caller = caller
         # A proxy of the environment has no business between two ends on one machine.
         here = is_loopback(base_url)
         direct = find_spec("aiohttp") is not None and (here or not getproxies())
+        encrypted = self._address.scheme == "https"
         self._clients: PerLoop[_Client] = PerLoop(
-            partial(_Aiohttp, parts.scheme == "https") if direct else partial(_Httpx, not here)
+            partial(_Aiohttp, encrypted) if direct else partial(_Httpx, not here)
         )
 
     async def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -127,18 +109,8 @@ class Connection:
         Raises:
             ModelError: the server refused, the connection failed, or the reply cannot be read.
         """
-        client, url, method, data = await self._prepared(path, body)
-        with self._named():
-            async with aclosing(client.exchange(method, url, data, self._headers)) as parts:
-                status, headers = await anext(parts)
-                if status >= 300:
-                    await self._refuse(status, headers, parts)
-                read, left = [], LARGEST_REPLY
-                async for part in parts:
-                    left -= len(part)
-                    self._check_size(left)
-                    read.append(part)
-            return read_json(read[0] if len(read) == 1 else b"".join(read))
+        async with self._reply(path, body) as parts:
+            return read_json(b"".join([part async for part in parts]))
 
     async def lines(
         self, path: str, body: Mapping[str, Any], begun: Callable[[], bool]
@@ -149,21 +121,14 @@ class Connection:
             ModelError: as in `request`; `StreamInterruptedError` where a part of the answer had
                 `begun`.
         """
-        client, url, method, data = await self._prepared(path, body)
-        held, left = bytearray(), LARGEST_REPLY
-        with self._named(begun):
-            async with aclosing(client.exchange(method, url, data, self._headers)) as parts:
-                status, headers = await anext(parts)
-                if status >= 300:
-                    await self._refuse(status, headers, parts)
-                async for part in parts:
-                    left -= len(part)
-                    self._check_size(left)
-                    first, *others = part.split(b"\n")
-                    held += first
-                    for other in others:
-                        yield bytes(held).rstrip(b"\r")
-                        held = bytearray(other)
+        held = bytearray()
+        async with self._reply(path, body, begun) as parts:
+            async for part in parts:
+                first, *others = part.split(b"\n")
+                held += first
+                for other in others:
+                    yield bytes(held).rstrip(b"\r")
+                    held = bytearray(other)
         if held:
             yield bytes(held)
 
@@ -171,44 +136,47 @@ class Connection:
         """Close the connections of all loops; they are opened again when needed."""
         await self._clients.aclose()
 
-    async def _prepared(
-        self, path: str, body: Mapping[str, Any] | None
-    ) -> tuple[_Client, str, str, bytes]:
-        url = self._urls.get(path)
-        if url is None:
-            url = self._address._replace(path=self._address.path + path).geturl()
-            self._urls[path] = url
+    @asynccontextmanager
+    async def _reply(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        begun: Callable[[], bool] = lambda: False,
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The parts of a reply that is no refusal."""
+        url = self._address._replace(path=self._address.path.rstrip("/") + path).geturl()
         method, data = ("GET", b"") if body is None else ("POST", _json(body))
-        return await self._clients.get(), url, method, data
+        client = await self._clients.get()
+        with self._caller.named(begun):
+            async with aclosing(client.exchange(method, url, data, self._headers)) as parts:
+                status, headers = await anext(parts)
+                if status >= 300:
+                    raise await self._refusal(status, headers, parts)
+                try:
+                    yield self._bounded(parts)
+                except (ValueError, RecursionError) as error:
+                    raise self._caller.malformed(str(error)) from error
 
-    def _check_size(self, left: int) -> None:
-        if left < 0:
-            raise self._caller.malformed(f"more than {LARGEST_REPLY >> 20} MiB in one reply")
+    async def _bounded(self, parts: AsyncGenerator[Any]) -> AsyncIterator[bytes]:
+        left = LARGEST_REPLY
+        async for part in parts:
+            left -= len(part)
+            if left < 0:
+                raise self._caller.malformed(f"more than {LARGEST_REPLY >> 20} MiB in one reply")
+            yield part
 
-    async def _refuse(self, status: int, headers: Headers, parts: AsyncIterable[bytes]) -> None:
+    async def _refusal(
+        self, status: int, headers: Headers, parts: AsyncIterator[Any]
+    ) -> ModelError:
         if status < 400:
-            raise self._caller.moved(status, headers.get("location", ""))
+            return self._caller.moved(status, headers.get("location", ""))
         raw = b""
         async for part in parts:
             raw += part
             if len(raw) > _LARGE_BODY:
                 break
         wait = retry_after_seconds(headers)
-        raise self._caller.refused(status, _reason(raw), retry_after=wait)
-
-    @contextmanager
-    def _named(self, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        try:
-            yield
-        except ModelError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise self._caller.malformed(str(error)) from error
-        except Exception as error:
-            named = self._caller.failed(error, begun=begun())
-            if named is None:
-                raise
-            raise named from error
+        return self._caller.refused(status, _reason(raw), retry_after=wait)
 
 
 class _Aiohttp:
@@ -235,6 +203,7 @@ class _Aiohttp:
     async def exchange(
         self, method: str, url: str, body: bytes, headers: Headers
     ) -> AsyncGenerator[Any]:
+        """Status and headers of the reply, then its parts."""
         # A large body goes piece by piece, so that other requests have their turn.
         data = (body or None) if len(body) < _LARGE_BODY else io.BytesIO(body)
         async with self._session.request(
@@ -267,6 +236,7 @@ class _Httpx:
     async def exchange(
         self, method: str, url: str, body: bytes, headers: Headers
     ) -> AsyncGenerator[Any]:
+        """Status and headers of the reply, then its parts."""
         async with self._client.stream(method, url, content=body, headers=headers) as reply:
             yield reply.status_code, reply.headers
             async for part in reply.aiter_bytes():
@@ -279,29 +249,7 @@ class _Httpx:
         """Nothing: a forgotten client says nothing."""
 
 
-async def events(lines: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
-    """The data of server-sent events (WHATWG HTML, 9.2.6), without one that is cut off.
-
-    Plain JSON in their place is data as well: servers send errors so, and those that cannot stream
-    a whole reply.
-    """
-    data: list[bytes] = []
-    async for line in lines:
-        if line.startswith(b"data:"):
-            data.append(line[5:].removeprefix(b" "))
-        elif line.startswith(b"{"):
-            yield line
-        elif not line and data:
-            yield b"\n".join(data)
-            data = []
-
-
-async def drain(lines: AsyncIterable[bytes]) -> None:
-    """Read the end of a reply whose answer is complete, for a moment."""
-    with suppress(TimeoutError, ModelError):
-        async with asyncio.timeout(DRAIN_S):
-            async for _ in lines:
-                pass
+_Client: TypeAlias = _Aiohttp | _Httpx
 
 
 def _json(body: Mapping[str, Any]) -> bytes:

@@ -10,9 +10,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from functools import cached_property
 from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -24,7 +23,6 @@ from cascade._portal import on_portal
 from cascade.errors import (
     CascadeError,
     ConfigurationError,
-    MalformedResponseError,
     ModelError,
     UnsupportedContentError,
 )
@@ -45,12 +43,9 @@ _Runnable = Runnable[LanguageModelInput, AIMessage]
 _QUIET = RunnableConfig(tags=["nostream"])
 """LangGraph's tag: a rejected draft must not appear in the `messages` stream of a graph around."""
 
-_SETTINGS: dict[str, tuple[str, ...]] = {
+_FIELDS = {
     "max_tokens": ("max_tokens", "max_output_tokens", "num_predict", "max_new_tokens"),
-    "temperature": ("temperature",),
-    "seed": ("seed",),
-    "logprobs": ("logprobs",),
-    "top_logprobs": ("top_logprobs",),
+    **{name: (name,) for name in ("temperature", "seed", "logprobs", "top_logprobs")},
 }
 """What a request may set → the fields that LangChain's models have for it. A field is set on a
 copy of the model; a model without one gets the parameter with the call."""
@@ -90,6 +85,8 @@ class LangChainModel(Model):
             kind.__module__.startswith("langchain_core.language_models.fake")
             for kind in type(chat).__mro__
         )
+        kept = (getattr(chat, name, None) for name in type(chat).model_fields)
+        self.secrets = tuple(key.get_secret_value() for key in kept if isinstance(key, SecretStr))
         self._caller = Caller(self.name, type(chat).__name__)
         if not self._sends_once:
             logger.warning(
@@ -98,73 +95,54 @@ class LangChainModel(Model):
                 self.name,
             )
 
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """Keys that the chat model keeps as such."""
-        kept = (getattr(self.chat, name, None) for name in type(self.chat).model_fields)
-        return tuple(value.get_secret_value() for value in kept if isinstance(value, SecretStr))
-
     async def _complete(self, request: Request) -> Completion:
-        with self._named_errors():
-            runnable, messages, stop = self._prepared(request)
-            asked = runnable.ainvoke(messages, _QUIET, stop=stop)
+        with self._named_errors([]):
+            runnable, messages = self._prepared(request)
+            asked = runnable.ainvoke(messages, _QUIET, stop=list(request.stop) or None)
             return self._completion(await on_portal(asked))
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        whole: AIMessageChunk | None = None
-        with self._named_errors(begun := list[bool]()):
-            runnable, messages, stop = self._prepared(request)
+        heard: list[AIMessageChunk] = []
+        with self._named_errors(heard):
+            runnable, messages = self._prepared(request)
             # astream is declared as an iterator and is a generator, which has to be closed.
-            parts = runnable.astream(messages, _QUIET, stop=stop)
-            async with aclosing(
-                stream_at_home(cast("AsyncGenerator[AIMessageChunk]", parts))
-            ) as stream:
-                async for part in stream:
-                    begun.append(True)
-                    whole = part if whole is None else whole + part
+            parts = runnable.astream(messages, _QUIET, stop=list(request.stop) or None)
+            here = stream_at_home(cast("AsyncGenerator[AIMessageChunk]", parts))
+            async with aclosing(here):
+                async for part in here:
+                    heard.append(part)
                     if part.text:
                         yield Chunk(str(part.text))
-            if whole is None:
+            if not heard:
                 raise self._caller.interrupted("it ended without a message")
-            completion = self._completion(whole)
+            completion = self._completion(sum(heard[1:], heard[0]))
         yield Chunk(completion=completion)
 
-    def _prepared(self, request: Request) -> tuple[_Runnable, list[BaseMessage], list[str] | None]:
-        messages = list(request.messages)
-        chat, kwargs = self._with_settings(request)
-        if request.schema is not None:
-            kinds = {kind.__name__ for kind in type(chat).__mro__}
-            if "BaseChatOpenAI" in kinds:
-                kwargs["response_format"] = response_format(request.schema)
-            elif "ChatOllama" in kinds:
-                kwargs["format"] = dict(request.schema)
-            else:
-                form = f"satisfies this JSON schema:\n{json.dumps(dict(request.schema))}"
-                text = f"Answer with JSON only, without any other text, that {form}"
-                messages.insert(0, SystemMessage(text))
-        runnable: _Runnable = self._with_tools(chat, request) if request.tools else chat
-        return runnable.bind(**kwargs) if kwargs else runnable, messages, list(request.stop) or None
-
-    def _with_settings(self, request: Request) -> tuple[BaseChatModel, dict[str, Any]]:
-        """The chat model with what the request sets, and what has to go with the call."""
-        logprobs = request.logprobs and self.returns_logprobs
-        wanted = {
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "seed": request.seed,
-            "logprobs": logprobs or None,
-            "top_logprobs": (logprobs and request.top_logprobs) or None,
-        }
+    def _prepared(self, request: Request) -> tuple[_Runnable, list[BaseMessage]]:
+        """The chat model with what the request sets, and the messages."""
+        messages, kwargs = list(request.messages), dict(request.extra)
         fields: dict[str, Any] = {}
-        kwargs = dict(request.extra)
-        known = type(self.chat).model_fields
-        for setting, value in wanted.items():
-            name = next((name for name in _SETTINGS[setting] if name in known), None)
+        kinds = {kind.__name__ for kind in type(self.chat).__mro__}
+        for setting, names in _FIELDS.items():
+            value = getattr(request, setting)
+            if setting.endswith("logprobs"):
+                value = (request.logprobs and self.returns_logprobs and value) or None
             if value is not None:
-                (kwargs if name is None else fields)[name or setting] = value
+                field = next((name for name in names if name in type(self.chat).model_fields), None)
+                (fields if field else kwargs)[field or setting] = value
         if request.temperature and self.chat.cache is not False:
             fields["cache"] = False  # a sample is asked for because it may differ from the last
-        return self.chat.model_copy(update=fields) if fields else self.chat, kwargs
+        if request.schema is not None and "BaseChatOpenAI" in kinds:
+            kwargs["response_format"] = response_format(request.schema)
+        elif request.schema is not None and "ChatOllama" in kinds:
+            kwargs["format"] = dict(request.schema)
+        elif request.schema is not None:
+            schema = json.dumps(dict(request.schema))
+            text = "Answer with JSON only, without any other text, that satisfies this JSON schema"
+            messages.insert(0, SystemMessage(f"{text}:\n{schema}"))
+        chat = self.chat.model_copy(update=fields) if fields else self.chat
+        runnable: _Runnable = self._with_tools(chat, request) if request.tools else chat
+        return runnable.bind(**kwargs) if kwargs else runnable, messages
 
     def _with_tools(self, chat: BaseChatModel, request: Request) -> _Runnable:
         choice = "any" if request.tool_choice == "required" else request.tool_choice
@@ -180,11 +158,7 @@ class LangChainModel(Model):
     def _completion(self, message: AIMessage) -> Completion:
         if message.invalid_tool_calls:
             call = message.invalid_tool_calls[0]
-            raise MalformedResponseError(
-                f"{self.name} made a tool call that cannot be read: {call.get('error') or call}",
-                model=self.name,
-                billed=None,
-            )
+            raise self._caller.malformed(f"a tool call: {call.get('error') or call}")
         text, calls, metadata = str(message.text), message.tool_calls, message.response_metadata
         blocks = [b for b in message.content_blocks if b["type"] == "reasoning"]
         thinking = "".join(str(block.get("reasoning", "")) for block in blocks) or None
@@ -205,13 +179,13 @@ class LangChainModel(Model):
         )
 
     @contextmanager
-    def _named_errors(self, begun: list[bool] | None = None) -> Iterator[None]:
+    def _named_errors(self, heard: Sequence[object]) -> Iterator[None]:
         try:
             yield
         except CascadeError:
             raise
         except Exception as error:
-            named = self._caller.failed(error, begun=bool(begun)) or ModelError(
+            named = self._caller.failed(error, begun=bool(heard)) or ModelError(
                 f"{self.name} failed with {type(error).__name__}: {error}",
                 model=self.name,
                 billed=None,
@@ -227,35 +201,26 @@ def _of_our_own(chat: BaseChatModel) -> tuple[BaseChatModel, bool]:
     which are used in other event loops as well.
     """
     known = type(chat).model_fields
-    fields: dict[str, Any] = {}
-    if "stream_usage" in known and getattr(chat, "stream_usage", True) is None:
+    retries = getattr(chat, "max_retries", 0) != 0
+    fields: dict[str, Any] = {"max_retries": 0} if "max_retries" in known else {}
+    if getattr(chat, "stream_usage", True) is None:
         fields["stream_usage"] = True  # a streamed answer without usage could not be priced
-    retries = "max_retries" in known and getattr(chat, "max_retries", None) != 0
-    if retries:
-        fields["max_retries"] = 0
     copy = chat.model_copy(update=fields)
     for name in vars(copy).keys() - known.keys():
         del vars(copy)[name]  # cached properties, which remember the number
-    names = [name for name in known if "client" in name and not name.startswith("http")]
-    kinds = (vars(kind).items() for kind in type(chat).__mro__)
-    cached = [name for kind in kinds for name, it in kind if isinstance(it, cached_property)]
-    lazy = [name for name in cached if "async_client" in name]
-    made = {name: _made_anew(getattr(copy, name), chat) for name in [*names, *lazy]}
-    vars(copy).update({name: client for name, client in made.items() if client is not None})
-    if (root := made.get("root_async_client")) is not None:
-        vars(copy)["async_client"] = root.chat.completions
-    kept = [name for name in names if getattr(copy, name) is not None]
-    return copy, not retries or not kept or root is not None
-
-
-def _made_anew(client: Any, chat: BaseChatModel) -> Any:
-    """A client of OpenAI's or Anthropic's SDK without retries; None for others."""
-    sdk = sys.modules.get(type(client).__module__.partition(".")[0])
-    kind = getattr(sdk, "DefaultAsyncHttpxClient", None)
-    if kind is None or not type(client).__name__.startswith("Async") or not hasattr(client, "copy"):
-        return None
-    options = {} if getattr(chat, "http_async_client", None) else {"http_client": kind()}
-    return client.copy(max_retries=0, **options)
+    names = ("root_async_client", "_async_client")
+    ours = [name for name in names if hasattr(getattr(copy, name, None), "with_options")]
+    for name in ours:
+        client = getattr(copy, name)
+        sdk = sys.modules[type(client).__module__.partition(".")[0]]
+        given = getattr(chat, "http_async_client", None)
+        pool = {} if given else {"http_client": sdk.DefaultAsyncHttpxClient()}
+        vars(copy)[name] = client.with_options(max_retries=0, **pool)
+    if "root_async_client" in ours:
+        vars(copy)["async_client"] = vars(copy)["root_async_client"].chat.completions
+    kept = [name for name in known if "client" in name and not name.startswith("http")]
+    unsure = retries and not ours and any(getattr(copy, name) is not None for name in kept)
+    return copy, not unsure
 
 
 def _provider(kind: type) -> str:

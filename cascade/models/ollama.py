@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,8 +16,8 @@ from cascade.errors import ModelNotFoundError, UnsupportedContentError
 from cascade.models.base import Request
 from cascade.models.failures import Caller, without_secrets
 from cascade.models.http import check_address, stays_here
-from cascade.models.served import ServedModel
-from cascade.models.wire import Answer, checked, sendable
+from cascade.models.openai import ServedModel
+from cascade.models.wire import Answer, chat_payload
 
 _TOP_LEVEL = ("think", "keep_alive", "format", "truncate", "shift")
 """Parameters that stand beside `options` in the API; every other one belongs inside."""
@@ -78,10 +77,7 @@ class OllamaModel(ServedModel):
         start = "Is Ollama running? Start it with `ollama serve`, or set OLLAMA_HOST."
         advice = {ModelNotFoundError: f"Get it with `ollama pull {model}`."}
         caller = Caller(self.name, without_secrets(self.base_url), start=start, advice=advice)
-        super().__init__(caller, api_key or "")
-
-    async def _address(self) -> str:
-        return self.base_url
+        super().__init__(caller, self.base_url, api_key or "")
 
     async def digest(self) -> str | None:
         """The server's own digest of the model, None when it has no model of that name."""
@@ -92,37 +88,32 @@ class OllamaModel(ServedModel):
     async def warm(self) -> None:
         """Have the server load the model: that is what a request without messages does."""
         self._check_allowed()
-        await (await self._connected()).request(
-            self.path, await self._payload(Request(()), stream=False)
-        )
+        asked = await self._payload(Request(()), stream=False)
+        await (await self._connected()).request(self.path, asked)
 
     async def _payload(self, request: Request, *, stream: bool) -> dict[str, Any]:
-        if request.tool_choice not in (None, "auto", "none"):
-            raise self._unsupported(
-                f"Ollama cannot be made to call a tool (tool_choice={request.tool_choice!r}). "
-                "Use tool_choice 'auto', or another provider."
-            )
-        extra = {**self._defaults, **request.extra}
-        options = {
+        asked = chat_payload(request)
+        options: dict[str, Any] = {
             "num_predict": request.max_tokens,
-            "temperature": request.temperature,
-            "stop": list(request.stop) or None,
-            "seed": request.seed,
-            **dict(extra.pop("options", {})),
+            **{name: asked[name] for name in ("temperature", "stop", "seed") if name in asked},
         }
-        payload = {
+        payload: dict[str, Any] = {
             "model": self.model,
             "stream": stream,
-            "messages": [self._message(message) for message in sendable(request.messages)],
-            "tools": (request.tool_choice != "none" and list(request.tools)) or None,
-            "format": dict(request.schema) if request.schema else None,
-            "logprobs": request.logprobs or None,
-            "top_logprobs": (request.logprobs and request.top_logprobs) or None,
+            "messages": [self._message(message) for message in asked["messages"]],
+            "tools": None if request.tool_choice == "none" else asked.get("tools"),
+            "format": request.schema and dict(request.schema),
+            "logprobs": asked.get("logprobs"),
+            "top_logprobs": asked.get("top_logprobs"),
             # Ollama would drop the beginning of a prompt that is too long, and say nothing.
             "truncate": False,
-            **{name: extra.pop(name) for name in _TOP_LEVEL if name in extra},
         }
-        payload["options"] = {k: v for k, v in {**options, **extra}.items() if v is not None}
+        for name, value in {**self._defaults, **request.extra}.items():
+            if name == "options":
+                options |= value
+            else:
+                (payload if name in _TOP_LEVEL else options)[name] = value
+        payload["options"] = {name: value for name, value in options.items() if value is not None}
         if any("images" in message for message in payload["messages"]):
             await self._check_that_it_sees()
         return {name: value for name, value in payload.items() if value is not None}
@@ -130,26 +121,29 @@ class OllamaModel(ServedModel):
     def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = message.get("content") or ""
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        calls = [call["function"] for call in message.get("tool_calls", ())]
         parts = {
             "role": message["role"],
             "content": "\n".join(block["text"] for block in blocks if block.get("type") == "text"),
             "images": [self._image(block) for block in blocks if block.get("type") != "text"],
-            "tool_calls": [_call(call["function"]) for call in message.get("tool_calls", ())],
+            "tool_calls": [
+                {"function": {"name": call["name"], "arguments": json.loads(call["arguments"])}}
+                for call in calls
+            ],
             "tool_name": message.get("name") if message["role"] == "tool" else None,
         }
         return {name: part for name, part in parts.items() if part or name == "content"}
 
     def _image(self, block: Mapping[str, Any]) -> str:
         """The base64 data of an image: Ollama takes no addresses."""
-        image = block.get("image_url", {})
-        url = str(image.get("url", "") if isinstance(image, Mapping) else image)
-        data = re.match(r"data:image/[\w.+-]+;base64,(.+)", url, re.DOTALL)
-        if data is None:
+        url = str((block.get("image_url") or {}).get("url", ""))
+        kind, _, data = url.partition(";base64,")
+        if not kind.startswith("data:image/") or not data:
             raise self._unsupported(
                 f"Ollama reads text and images given as base64 data, not {block.get('type')} "
                 f"{url[:60]!r}. Put the image itself into the message."
             )
-        return data[1]
+        return data
 
     def _unsupported(self, reason: str) -> UnsupportedContentError:
         return UnsupportedContentError(f"{self.name}: {reason}", model=self.name)
@@ -171,40 +165,27 @@ class OllamaModel(ServedModel):
                 yield line
 
     def _chunk(self, part: Any, answer: Answer) -> Any:
-        reply = checked(part, Mapping, "a JSON object")
-        message = checked(reply.get("message"), Mapping, "a message")
-        calls = checked(message.get("tool_calls") or [], list, "a list of tool calls")
+        message = part["message"]
         delta = {
             "content": message.get("content"),
             "reasoning_content": message.get("thinking"),
             # Each call comes whole, in whichever part.
             "tool_calls": [
-                {**checked(call, Mapping, "a tool call"), "index": answer.n_calls + place}
-                for place, call in enumerate(calls)
+                {**call, "index": answer.n_calls + place}
+                for place, call in enumerate(message.get("tool_calls") or ())
             ],
         }
         choice = {
             "delta": delta,
-            "logprobs": {"content": reply.get("logprobs")},
-            "finish_reason": (reply.get("done_reason") or "stop") if reply.get("done") else None,
+            "logprobs": {"content": part.get("logprobs")},
+            "finish_reason": (part.get("done_reason") or "stop") if part.get("done") else None,
         }
-        counts = {"prompt_tokens": "prompt_eval_count", "completion_tokens": "eval_count"}
-        # Loading the model is not computing, so the total duration is not asked.
-        times = {"prompt_ms": "prompt_eval_duration", "predicted_ms": "eval_duration"}
         return {
-            "model": reply.get("model"),
+            "model": part.get("model"),
             "choices": [choice],
-            "usage": {name: reply.get(told) for name, told in counts.items()},
-            "timings": {name: _ms(reply.get(told)) for name, told in times.items()},
+            "usage": {
+                "prompt_tokens": part.get("prompt_eval_count"),
+                "completion_tokens": part.get("eval_count"),
+            },
+            "timings": part,
         }
-
-
-def _call(function: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = json.loads(function["arguments"])
-    return {"function": {"name": function["name"], "arguments": arguments}}
-
-
-def _ms(nanoseconds: object) -> object:
-    if isinstance(nanoseconds, bool) or not isinstance(nanoseconds, int | float):
-        return nanoseconds
-    return nanoseconds / 1e6

@@ -1,26 +1,176 @@
-"""`openai:` models: OpenAI itself and, with `base_url`, every server that speaks its API."""
+"""Models behind an HTTP server, in OpenAI's form; `openai:` models among them: OpenAI itself and,
+with `base_url`, every server that speaks its API."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import AbstractContextManager, aclosing, contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from cascade.errors import MissingKeyError
-from cascade.models.base import Request
+from cascade.errors import (
+    MalformedResponseError,
+    MissingKeyError,
+    ModelError,
+    ModelTimeoutError,
+    ModelUnavailableError,
+    StreamInterruptedError,
+)
+from cascade.models.base import Chunk, Model, Request
 from cascade.models.failures import Caller, without_secrets
-from cascade.models.http import check_address, is_loopback, stays_here
+from cascade.models.http import (
+    CONNECT_S,
+    Connection,
+    check_address,
+    is_loopback,
+    read_error,
+    read_json,
+    stays_here,
+)
 from cascade.models.logprobs import answer_logprobs
-from cascade.models.served import ServedModel
-from cascade.models.wire import chat_payload
+from cascade.models.wire import Answer, chat_payload
 from cascade.state import Completion
 
 if TYPE_CHECKING:
     import openai
 
 OPENAI_URL = "https://api.openai.com/v1"
+
+DRAIN_S = 0.1
+"""How long the end of a reply is waited for whose answer is complete: only then its connection
+serves again."""
+
+
+class ServedModel(Model):
+    """A model behind an HTTP server.
+
+    Attributes:
+        path: to which requests are posted.
+        ends_with_reason: whether nothing comes in a stream after the reason why the answer ends.
+    """
+
+    path: ClassVar[str] = "/chat/completions"
+    ends_with_reason: ClassVar[bool] = False
+
+    def __init__(
+        self, caller: Caller, base_url: str, key: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._caller = caller
+        self.secrets = (key,)
+        # A user in the address stands for a key; no request has both.
+        bearer = {"authorization": f"Bearer {key}"} if key and "@" not in base_url else {}
+        self._connection: Connection | None = Connection(
+            base_url, {**bearer, **(headers or {})}, caller
+        )
+
+    async def _connected(self) -> Connection:
+        assert self._connection is not None
+        return self._connection
+
+    @abstractmethod
+    async def _payload(self, request: Request, *, stream: bool) -> dict[str, Any]:
+        """The JSON body of a request."""
+
+    async def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+        """The JSON parts of a stream: the data of server-sent events (WHATWG HTML, 9.2.6), without
+        one that is cut off, or plain JSON: errors, and whole replies of servers that cannot stream.
+        """
+        data: list[bytes] = []
+        async for line in lines:
+            if line.startswith(b"data:"):
+                data.append(line[5:].removeprefix(b" "))
+            elif line.startswith(b"{"):
+                yield line
+            elif not line and data:
+                if data[0].startswith(b"[DONE]"):
+                    return
+                yield b"\n".join(data)
+                data = []
+
+    def _chunk(self, part: Any, answer: Answer) -> Any:
+        """A part of a reply in OpenAI's form."""
+        del answer
+        return part
+
+    async def _complete(self, request: Request) -> Completion:
+        connection = await self._connected()
+        payload = await self._payload(request, stream=False)
+        return self.read(await connection.request(self.path, payload))
+
+    def read(self, reply: object) -> Completion:
+        """The answer in a reply, as decoded JSON.
+
+        Raises:
+            ModelError: it is an error, or no reply.
+        """
+        answer = Answer(grows=False)
+        self._add(reply, answer)
+        return self._completion(answer)
+
+    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
+        connection = await self._connected()
+        payload = await self._payload(request, stream=True)
+        answer = Answer()
+        lines = connection.lines(self.path, payload, lambda: answer.begun)
+        try:
+            async with aclosing(lines):
+                async for data in self._frames(lines):
+                    if piece := self._add(data, answer):
+                        yield Chunk(piece, logprobs=answer.tokens)
+                    if self.ends_with_reason and answer.finish_reason is not None:
+                        break
+                with suppress(TimeoutError, ModelError):
+                    async with asyncio.timeout(DRAIN_S):
+                        async for _ in lines:
+                            pass
+        except (ModelUnavailableError, ModelTimeoutError, StreamInterruptedError):
+            # A connection that breaks after the reason why the answer ends is no failure: all is
+            # there, but for the counts perhaps.
+            if answer.finish_reason is None:
+                raise
+        if answer.finish_reason is None:
+            raise self._caller.interrupted("it ended without a finish reason")
+        yield Chunk(completion=self._completion(answer))
+
+    def _add(self, part: object, answer: Answer) -> str:
+        with self._readable():
+            reply = read_json(part) if isinstance(part, bytes) else part
+            if isinstance(reply, Mapping) and (error := reply.get("error")):
+                status, reason = read_error(error)
+                interrupted = self._caller.interrupted(reason)
+                raise interrupted if answer.begun else self._caller.refused(status, reason)
+            return answer.add(self._chunk(reply, answer))
+
+    def _completion(self, answer: Answer) -> Completion:
+        with self._readable():
+            return answer.completion(asked_for=self.model)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise self._caller.malformed(f"{type(error).__name__}: {error}") from error
+
+    async def warm(self) -> None:
+        """Open a connection, whatever the server says to that."""
+        self._check_allowed()
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await (await self._connected()).request("/models")
+        except TimeoutError as error:
+            raise self._caller.late(str(error)) from error
+        except ModelError as error:
+            if error.status is None and not isinstance(error, MalformedResponseError):
+                raise
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._connection is not None:
+            await self._connection.aclose()
 
 
 def reasons(model: str) -> bool:
@@ -43,7 +193,6 @@ class OpenAIModel(ServedModel):
     """
 
     provider = "openai"
-    path = "/chat/completions"
 
     def __init__(
         self,
@@ -61,9 +210,9 @@ class OpenAIModel(ServedModel):
         self.returns_logprobs = self.streams_logprobs = not reasons(model)
         self.scores = not self.base_url.startswith("https://api.openai.com/")
         self._defaults = dict(options or {})
-        key = api_key or os.environ.get("OPENAI_API_KEY") or ""
+        self._key = api_key or os.environ.get("OPENAI_API_KEY") or ""
         address = without_secrets(self.base_url)
-        if not key and not is_loopback(self.base_url) and "@" not in self.base_url:
+        if not self._key and not is_loopback(self.base_url) and "@" not in self.base_url:
             raise MissingKeyError(
                 f"{self.name} at {address} needs an API key: set OPENAI_API_KEY or give api_key."
             )
@@ -72,19 +221,15 @@ class OpenAIModel(ServedModel):
             "openai-project": os.environ.get("OPENAI_PROJECT_ID"),
         }
         caller = Caller(self.name, address, start="Is the server running? Check base_url.")
-        super().__init__(caller, key, {name: value for name, value in headers.items() if value})
-
-    async def _address(self) -> str:
-        return self.base_url
+        named = {name: value for name, value in headers.items() if value}
+        super().__init__(caller, self.base_url, self._key, named)
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request."""
-        limit_field = "max_completion_tokens" if reasons(self.model) else "max_tokens"
-        payload = {**self._defaults, **chat_payload(request, limit_field=limit_field)}
-        if not self.returns_logprobs:
-            payload.pop("logprobs", None)
-            payload.pop("top_logprobs", None)
-        return {"model": self.model, **payload}
+        payload = {"model": self.model, **self._defaults, **chat_payload(request)}
+        if reasons(self.model) and "max_tokens" in payload:
+            payload["max_completion_tokens"] = payload.pop("max_tokens")
+        return payload
 
     async def _payload(self, request: Request, *, stream: bool) -> dict[str, Any]:
         usage = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
@@ -111,13 +256,12 @@ class OpenAIModel(ServedModel):
         }
         reply = await (await self._connected()).request(self.path, asked)
         completion = self.read(reply)
-        places = reply.get("prompt_logprobs")
-        tokens = [
-            {"token": token.get("decoded_token"), "logprob": token.get("logprob")}
-            for place in (places if isinstance(places, list) else ())
-            for token in ([*place.values()][:1] if isinstance(place, dict) else ())
-            if isinstance(token, dict)
-        ]
+        with self._readable():
+            places = [list(place.values()) for place in reply.get("prompt_logprobs") or () if place]
+            tokens = [
+                {"token": token.get("decoded_token"), "logprob": token.get("logprob")}
+                for token, *_ in places
+            ]
         logprobs = answer_logprobs(tokens, answer)
         return replace(completion, text=answer, logprobs=logprobs, finish_reason="stop")
 
@@ -141,13 +285,6 @@ class OpenAIModel(ServedModel):
             http_client=http_client,
         )
 
-    @contextmanager
-    def named_errors(self) -> Iterator[None]:
-        """Raise what the official client raises within under its name in `cascade.errors`."""
-        try:
-            yield
-        except Exception as error:
-            named = self._caller.failed(error)
-            if named is None:
-                raise
-            raise named from error
+    def named_errors(self) -> AbstractContextManager[None]:
+        """Raises what the official client raises within under its name in `cascade.errors`."""
+        return self._caller.named()

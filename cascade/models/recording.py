@@ -11,13 +11,12 @@ import json
 import threading
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from pydantic import Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from cascade.errors import ConfigurationError, RecordingMissError
 from cascade.models.base import Chunk, Model, Request, file_sha256
@@ -25,7 +24,6 @@ from cascade.models.wire import sendable, whole
 from cascade.state import Completion, Record
 
 VERSION = 1
-_COMPLETION = TypeAdapter(Completion)
 
 
 class Header(Record):
@@ -46,12 +44,15 @@ class Header(Record):
     settings: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Recording:
-    """A recording in memory; `answers` are in the order in which they were given."""
+class Line(Record):
+    """One answer, with the key of its request and the beginning of the question for people."""
 
-    header: Header
-    answers: dict[str, list[Completion]] = field(default_factory=dict)
+    key: str
+    question: str = ""
+    answer: Completion
+
+
+R = TypeVar("R", bound=Record)
 
 
 def request_key(request: Request) -> str:
@@ -86,68 +87,47 @@ def request_key(request: Request) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def question_of(request: Request) -> str:
-    """The beginning of the last message, for people who read a recording."""
+def _question(request: Request) -> str:
     text = request.messages[-1].text if request.messages else ""
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def answer_line(request: Request, completion: Completion) -> str:
-    """One answer as a line of the file."""
-    answer = _COMPLETION.dump_python(completion, mode="json", exclude_defaults=True)
-    line = {"key": request_key(request), "question": question_of(request), "answer": answer}
-    return str(whole(json.dumps(line, ensure_ascii=False, separators=(",", ":")))) + "\n"
-
-
-def header_line(header: Header) -> str:
-    """The header as the first line of the file."""
-    return header.model_dump_json() + "\n"
-
-
-def read_recording(path: Path) -> Recording:
-    """Read a recording.
+def _read(path: Path) -> tuple[Header, dict[str, list[Completion]]]:
+    """The header of a recording, and its answers in the order in which they were given.
 
     Raises:
         ConfigurationError: there is no such file, it is not UTF-8 or not in this format.
     """
     try:
         # Whatever follows the last line break was being written when the recorder ended.
-        lines = path.read_bytes().decode().split("\n")[:-1]
-        recording = Recording(Header.model_validate_json(lines[0] if lines else ""))
-    except OSError as error:
+        lines = path.read_bytes().decode().split("\n")[:-1] or [""]
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"the recording {path} cannot be read ({error.strerror}). Give the path of a JSONL "
-            "file that cascade.models.Recorder wrote."
+            f"the recording {path} cannot be read ({error}). Give the path of a JSONL file that "
+            "cascade.models.Recorder wrote."
         ) from error
-    except ValueError as error:
-        reason = _first(error) if isinstance(error, ValidationError) else str(error)
+    header = _parsed(Header, lines[0], f"{path} is not a recording: its first line is no header")
+    if header.version != VERSION:
         raise ConfigurationError(
-            f"{path} is not a recording: its first line is no header ({reason})"
-        ) from error
-    if recording.header.version != VERSION:
-        raise ConfigurationError(
-            f"{path} is a recording of version {recording.header.version} and this program reads "
+            f"{path} is a recording of version {header.version} and this program reads "
             f"version {VERSION}: record it again, or use the program that wrote it"
         )
+    answers: dict[str, list[Completion]] = {}
     for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
-        try:
-            decoded: Mapping[str, Any] = json.loads(line)
-            answer = _COMPLETION.validate_python(decoded["answer"])
-            recording.answers.setdefault(decoded["key"], []).append(answer)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            reason = _first(error) if isinstance(error, ValidationError) else repr(error)
-            raise ConfigurationError(
-                f"line {number} of the recording {path} cannot be read ({reason}): "
-                f"{line[:80]!r}. Delete the line, or record again."
-            ) from error
-    return recording
+        if line.strip():
+            wrong = f"line {number} of the recording {path} cannot be read; delete it"
+            read = _parsed(Line, line, wrong)
+            answers.setdefault(read.key, []).append(read.answer)
+    return header, answers
 
 
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+def _parsed(kind: type[R], line: str, wrong: str) -> R:
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigurationError(f"{wrong} ({place}: {first['msg']}): {line[:80]!r}") from error
 
 
 class ReplayModel(Model):
@@ -176,14 +156,10 @@ class ReplayModel(Model):
         self.model = str(path)
         self._path = Path(path).expanduser()
         self._pace = pace
-        recording = read_recording(self._path)
-        self.header: Header = recording.header
-        self.returns_logprobs = any(
-            answer.logprobs or answer.call_logprobs
-            for answers in recording.answers.values()
-            for answer in answers
-        )
-        self._answers = {key: cycle(answers) for key, answers in recording.answers.items()}
+        self.header, answers = _read(self._path)
+        every = [answer for given in answers.values() for answer in given]
+        self.returns_logprobs = any(answer.logprobs or answer.call_logprobs for answer in every)
+        self._answers = {key: cycle(given) for key, given in answers.items()}
 
     async def digest(self) -> str | None:
         """That of the weights which gave the answers."""
@@ -194,7 +170,7 @@ class ReplayModel(Model):
         if key not in self._answers:
             raise RecordingMissError(
                 f"{self._path} has no recorded answer of {self.header.model} with the key {key} "
-                f"for {question_of(request)!r}. Prompt and settings have to be the recorded ones; "
+                f"for {_question(request)!r}. Prompt and settings have to be the recorded ones; "
                 "to add this one, ask through Recorder(model, path)."
             )
         answer = next(self._answers[key])
@@ -220,7 +196,7 @@ class Recorder(Model):
 
     _SAME = (
         *("provider", "model", "local", "returns_logprobs", "streams_logprobs", "scores"),
-        *("forces_tools", "real", "traces_itself", "weights_path", "server"),
+        *("forces_tools", "real", "traces_itself", "weights_path", "server", "secrets"),
     )
 
     def __init__(
@@ -235,9 +211,9 @@ class Recorder(Model):
         header = Header(model=model.name, weights_sha256=sha256, settings=dict(settings or {}))
         if not self._path.exists() or not self._path.stat().st_size:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text(header_line(header), encoding="utf-8")
+            self._append(header.model_dump_json())
             return
-        known = read_recording(self._path).header
+        known, _ = _read(self._path)
         if (known.model, known.weights_sha256) != (header.model, sha256):
             raise ConfigurationError(
                 f"{self._path} is a recording of {known.model} (weights {known.weights_sha256}) "
@@ -247,11 +223,6 @@ class Recorder(Model):
         written = self._path.read_bytes()
         with self._path.open("r+b") as file:  # a line that was cut off must not join the next
             file.truncate(written.rfind(b"\n") + 1)
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """Those of the recorded model."""
-        return self.recorded.secrets
 
     async def digest(self) -> str | None:
         """That of the recorded model."""
@@ -270,9 +241,14 @@ class Recorder(Model):
                 yield chunk
 
     def _write(self, request: Request, completion: Completion) -> None:
-        line = answer_line(request, completion)
+        question = whole(_question(request))
+        line = Line(key=request_key(request), question=question, answer=completion)
+        told = line.model_dump(mode="json", exclude_defaults=True)
+        self._append(whole(json.dumps(told, ensure_ascii=False, separators=(",", ":"))))
+
+    def _append(self, line: str) -> None:
         with self._lock, self._path.open("a", encoding="utf-8") as file:
-            file.write(line)
+            file.write(line + "\n")
 
     async def warm(self) -> None:
         """Make the recorded model ready."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Mapping
 from importlib import import_module
@@ -14,20 +13,16 @@ from cascade.models.base import Model
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
-_EXAMPLES = {
-    "llamacpp": "llamacpp:smollm2-135m or llamacpp:/path/to/model.gguf",
-    "ollama": "ollama:qwen2.5:3b",
-    "openai": "openai:gpt-5.1",
-    "replay": "replay:/path/to/recording.jsonl",
-}
 _ADAPTERS = {
     "llamacpp": ("llamacpp", "LlamaCppModel"),
     "ollama": ("ollama", "OllamaModel"),
     "openai": ("openai", "OpenAIModel"),
     "replay": ("recording", "ReplayModel"),
 }
-_BEGINNINGS = {"gpt": "openai", "claude": "anthropic", "gemini": "google_genai"}
-_ENDINGS = {".gguf": "llamacpp", ".jsonl": "replay"}
+_EXAMPLES = (
+    "ollama:qwen2.5:3b, openai:gpt-5.1, llamacpp:smollm2-135m, llamacpp:/path/to/model.gguf, "
+    "replay:/path/to/recording.jsonl"
+)
 
 
 def open_model(
@@ -60,13 +55,15 @@ def open_model(
         return spec if isinstance(spec, Model) else _wrapped(spec)
     provider, _, name = spec.partition(":")
     if not provider or not name.strip():
-        raise UnknownProviderError(_no_model_string(spec))
+        raise UnknownProviderError(
+            f"{spec!r} names no model: a model is written 'provider:name', such as {_EXAMPLES}."
+        )
     if provider not in _ADAPTERS:
         return _through_langchain(spec, base_url, api_key, dict(options or {}))
     if provider in ("llamacpp", "replay"):
         _refuse(spec, base_url=given.pop("base_url"), api_key=given.pop("api_key"))
     if provider == "replay":
-        given = dict(given["options"] or {})
+        given = dict(options or {})
         _refuse(spec, **{f"option {name}": name for name in given if name != "pace"})
     # Imported here, so that a cascade loads only the adapters that it uses.
     module, kind = _ADAPTERS[provider]
@@ -95,28 +92,15 @@ def _refuse(what: str, **given: object) -> None:
             )
 
 
-def _no_model_string(spec: str) -> str:
-    provider = spec.partition(":")[0]
-    if provider in _EXAMPLES:
-        return f"{spec!r} names no model: write {_EXAMPLES[provider]}"
-    begun = (meant for start, meant in _BEGINNINGS.items() if spec.lower().startswith(start))
-    ended = (meant for end, meant in _ENDINGS.items() if spec.endswith(end))
-    near = f"{next(ended, next(begun, 'ollama'))}:{spec.strip(':') or 'qwen2.5:3b'}"
-    return f"{spec!r} has no provider: a model is written 'provider:name'. Did you mean {near!r}?"
-
-
 def _through_langchain(
     spec: str, base_url: str | None, api_key: str | None, settings: dict[str, Any]
 ) -> Model:
     provider, _, name = spec.partition(":")
-    near = difflib.get_close_matches(provider, _EXAMPLES, n=1)
     # What stands before the colon may be no provider but a name whose tag follows: qwen2.5:3b.
     unknown = (
-        f"unknown provider {provider!r} in {spec!r}. "
-        f"Did you mean {f'{near[0]}:{name}' if near else f'ollama:{spec}'!r}? "
-        f"Built in: {', '.join(f'{built_in}:' for built_in in _EXAMPLES)}. Other providers come "
-        'with LangChain: pip install "agent-cascade[langchain]" and the package of the provider, '
-        "such as langchain-anthropic."
+        f"unknown provider {provider!r} in {spec!r}. Did you mean 'ollama:{spec}'? Built in: "
+        f"{_EXAMPLES}. Other providers come with LangChain: pip install "
+        '"agent-cascade[langchain]" and the package of the provider, such as langchain-anthropic.'
     )
     if importlib.util.find_spec("langchain") is None:
         raise UnknownProviderError(unknown)

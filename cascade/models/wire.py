@@ -32,11 +32,17 @@ FINISH_REASONS = {
 }
 """Other providers' words for why a model stopped → the words of `Completion`."""
 
+_CLOCKS = {
+    **dict.fromkeys(("prompt_ms", "predicted_ms"), 1.0),
+    **dict.fromkeys(("prompt_eval_duration", "eval_duration"), 1e-6),
+}
+"""Times that llama.cpp and Ollama tell → milliseconds of their units."""
+
 MOST_TOKENS = 20_000_000
 """Of one call: twice the longest context there is."""
 
 
-def chat_payload(request: Request, *, limit_field: str = "max_tokens") -> dict[str, Any]:
+def chat_payload(request: Request) -> dict[str, Any]:
     """The JSON body of a request, without the model's name.
 
     Raises:
@@ -47,7 +53,7 @@ def chat_payload(request: Request, *, limit_field: str = "max_tokens") -> dict[s
         choice = {"type": "function", "function": {"name": choice}}  # type: ignore[assignment]
     payload: dict[str, Any] = {
         "messages": sendable(request.messages),
-        limit_field: request.max_tokens,
+        "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "stop": list(request.stop) or None,
         "seed": request.seed,
@@ -172,15 +178,14 @@ def _read_usage(usage: object, *, wrote: bool) -> Usage:
 
 
 def _busy_ms(timings: object) -> float | None:
-    """llama.cpp's own clock: reading the prompt plus writing the answer. None where the server
-    tells no times, or some that cannot be true."""
+    """Reading the prompt and writing the answer, by the clock of llama.cpp or Ollama: loading a
+    model is not computing. None where the server tells no times, or some that cannot be true."""
     if not isinstance(timings, Mapping):
         return None
-    parts = [timings.get(name) for name in ("prompt_ms", "predicted_ms")]
-    times = [part for part in parts if part is not None]
-    if any(isinstance(t, bool) or not isinstance(t, int | float) or t < 0 for t in times):
+    told = [(timings[name], unit) for name, unit in _CLOCKS.items() if timings.get(name)]
+    if any(isinstance(t, bool) or not isinstance(t, int | float) or t < 0 for t, _ in told):
         return None
-    busy = float(sum(times))
+    busy = float(sum(time * unit for time, unit in told))
     return busy if 0 < busy < float("inf") else None
 
 
@@ -202,19 +207,10 @@ def read_tool_call(name: object, arguments: object, call_id: object = None) -> T
     )
 
 
-def checked(value: object, kind: type, what: str) -> Any:
-    """A part of a reply, if it has the right type.
-
-    Raises:
-        ValueError: it has not.
-    """
-    if not isinstance(value, kind):
-        raise ValueError(f"not {what}: {str(value)[:80]!r}")
-    return value
-
-
 class Answer:
     """An answer that grows by stream chunks; a whole reply is one large chunk.
+
+    What is not as the format says raises ValueError, TypeError, KeyError or AttributeError.
 
     Args:
         grows: whether `tokens` are wanted as they arrive.
@@ -244,33 +240,28 @@ class Answer:
         """How many tool calls have arrived."""
         return len(self._calls)
 
-    def add(self, chunk: object) -> str:
-        """Take a chunk (or a whole reply) in, and return its piece of text.
-
-        Raises:
-            ValueError: it is not what the format says.
-        """
-        reply = checked(chunk, Mapping, "a JSON object")
+    def add(self, reply: Any) -> str:
+        """Take a chunk (or a whole reply) in, and return its piece of text."""
         model = reply.get("model")
         self._model = model if isinstance(model, str) and model else self._model
         self._usage = reply.get("usage") or self._usage
         self._busy_ms = _busy_ms(reply.get("timings")) or self._busy_ms
         self.tokens = ()
-        choices = reply.get("choices")
-        if choices is None and "usage" in reply:
+        if "usage" in reply and reply.get("choices") is None:
             return ""
         # One answer was asked for, the first: pieces of another one beside it are not its own.
-        for choice in checked(choices, list, "a list of choices"):
-            checked(choice, Mapping, "a choice")
+        for choice in reply["choices"]:
             if choice.get("index") in (0, None) or "message" in choice:
                 self._answered = True
                 return self._add_choice(choice)
         return ""
 
     def _add_choice(self, choice: Mapping[str, Any]) -> str:
-        part = checked(choice.get("message") or choice.get("delta") or {}, Mapping, "a message")
+        part = choice.get("message") or choice.get("delta") or {}
         self.finish_reason = finish_reason(choice.get("finish_reason")) or self.finish_reason
-        text: str = checked(part.get("content") or part.get("refusal") or "", str, "text")
+        text = part.get("content") or part.get("refusal") or ""
+        if not isinstance(text, str):
+            raise TypeError(f"not text: {str(text)[:80]!r}")
         if text:
             self._text.append(text)
         thinking = part.get("reasoning_content") or part.get("reasoning")
@@ -279,37 +270,32 @@ class Answer:
         logprobs = choice.get("logprobs")
         items = logprobs.get("content") if isinstance(logprobs, Mapping) else None
         self._logprobs.extend(items if isinstance(items, list) else ())
-        calls = checked(part.get("tool_calls") or [], list, "a list of tool calls")
+        calls = part.get("tool_calls") or []
         for position, call in enumerate(calls):
-            self._add_call(position, checked(call, Mapping, "a tool call"))
+            self._add_call(call.get("index", position), call)
         if self._growing is not None:
             plain = not (calls or thinking or part.get("refusal"))
             self.tokens = self._growing.add(items, text, plain=plain)
         return text
 
-    def _add_call(self, position: int, call: Mapping[str, Any]) -> None:
-        function = checked(call.get("function"), Mapping, "a tool call")
-        index = call.get("index")
-        known = self._calls.setdefault(index if isinstance(index, int) else position, {})
-        known["id"] = call.get("id") or known.get("id")
-        known["name"] = function.get("name") or known.get("name")
+    def _add_call(self, index: int, call: Mapping[str, Any]) -> None:
+        function = call["function"]
+        known = self._calls.setdefault(index, {"id": None, "name": None, "arguments": ""})
+        known["id"] = call.get("id") or known["id"]
+        known["name"] = function.get("name") or known["name"]
         arguments = function.get("arguments")
-        if isinstance(arguments, str) and isinstance(known.get("arguments", ""), str):
-            known["arguments"] = known.get("arguments", "") + arguments
+        if isinstance(arguments, str) and isinstance(known["arguments"], str):
+            known["arguments"] += arguments
         elif arguments is not None:
             known["arguments"] = arguments
 
     def completion(self, *, asked_for: str) -> Completion:
-        """The whole answer; `asked_for` names the model where the reply does not.
-
-        Raises:
-            ValueError: there is none, or a tool call's arguments cannot be read.
-        """
+        """The whole answer; `asked_for` names the model where the reply does not."""
         if not self._answered:
             raise ValueError("no choices in the reply")
         text, thinking = "".join(self._text), "".join(self._thinking) or None
         calls = tuple(
-            read_tool_call(call["name"], call.get("arguments"), call["id"])
+            read_tool_call(call["name"], call["arguments"], call["id"])
             for call in self._calls.values()
         )
         reason = self.finish_reason

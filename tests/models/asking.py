@@ -39,5 +39,14 @@ async def ask_by_stream(
     return (await ask_in_pieces(model, text, **settings))[1]
 
 
+async def score(
+    model: Model, answer: str, text: str = "Capital of France?", **settings: Any
+) -> list[tuple[str, float]] | None:
+    """The tokens of a given answer with their log-probabilities."""
+    scored = await ask(model, text, answer=answer, logprobs=True, **settings)
+    tokens = scored.logprobs
+    return None if tokens is None else [(token.token, token.logprob) for token in tokens]
+
+
 ASKING = [ask, ask_by_stream]
 """Both ways to ask."""

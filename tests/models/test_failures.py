@@ -1,16 +1,18 @@
-"""Everything that can go wrong on the way, by both protocols and both HTTP clients."""
+"""What can go wrong on the way, by both protocols and both HTTP clients.
+
+`tests/faults` sends every fault of a server through whole cascades; here are the names that errors
+get, and what they say.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage
 
 from cascade.errors import (
     AuthenticationError,
@@ -26,7 +28,7 @@ from cascade.errors import (
     StreamInterruptedError,
     UnsupportedContentError,
 )
-from cascade.models import Model, Request, http, served
+from cascade.models import Model, http, openai
 from cascade.models.base import guard
 from cascade.models.failures import Caller, conceal
 from cascade.models.ollama import OllamaModel
@@ -36,39 +38,22 @@ from tests.servers import replies
 from tests.servers.fake import FakeServer
 from tests.servers.replies import Reply
 
-Case = tuple[Reply, type[ModelError], bool | None]
-
-REFUSALS: dict[str, Case] = {
+REFUSALS: dict[str, tuple[Reply, type[ModelError], bool | None]] = {
     "400": (replies.error(400, "bad"), BadRequestError, False),
     "401": (replies.error(401, "bad key sk-abcdef123456"), AuthenticationError, False),
-    "403": (replies.error(403, "no"), AuthenticationError, False),
     "404": (replies.error(404, "no such model"), ModelNotFoundError, False),
     "408": (replies.error(408, "late"), ModelTimeoutError, None),
     "409": (replies.error(409, "conflict"), ModelUnavailableError, False),
     "413": (replies.error(413, "large"), ContextLengthError, False),
-    "422": (replies.error(422, "bad"), BadRequestError, False),
     "429": (replies.error(429, "slow"), RateLimitError, False),
-    "500": (replies.error(500, "oops"), ModelUnavailableError, None),
     "503": (replies.error(503, "busy"), ModelUnavailableError, None),
-    "504": (replies.error(504, "gateway"), ModelTimeoutError, None),
-    "529": (replies.error(529, "overloaded"), ModelUnavailableError, None),
     "a prompt too long, by its code": (
         replies.error(400, "too big", code="context_length_exceeded"),
         ContextLengthError,
         False,
     ),
-    "a prompt too long, with 500": (
-        replies.ollama_error(500, "the input length exceeds the context length"),
-        ContextLengthError,
-        False,
-    ),
-    "no images": (
+    "no images, with 500": (
         replies.error(500, "image input is not supported"),
-        UnsupportedContentError,
-        False,
-    ),
-    "no tools": (
-        replies.ollama_error(400, "m does not support tools"),
         UnsupportedContentError,
         False,
     ),
@@ -88,9 +73,7 @@ REFUSALS: dict[str, Case] = {
         ModelUnavailableError,
         None,
     ),
-    "html": (replies.HTML, MalformedResponseError, None),
     "dropped": (replies.DROP, ModelUnavailableError, None),
-    "reset": (Reply(ending="reset"), ModelUnavailableError, None),
     "no HTTP": (Reply((b"hello?\r\n\r\n",), raw=True), ModelUnavailableError, None),
 }
 
@@ -98,11 +81,9 @@ REFUSALS: dict[str, Case] = {
 @pytest.mark.parametrize("asking", ASKING)
 @pytest.mark.parametrize("case", REFUSALS.values(), ids=REFUSALS)
 async def test_a_refusal_is_a_named_error(
-    case: Case, asking: Callable[..., Any], model: Model, server: FakeServer
+    case: Any, asking: Callable[..., Any], model: Model, server: FakeServer
 ) -> None:
     behaviour, kind, billed = case
-    if behaviour is replies.HTML and asking is ask_by_stream:
-        kind = StreamInterruptedError if model.provider == "openai" else MalformedResponseError
     server.will(behaviour)
     with pytest.raises(kind) as caught:
         await asking(model)
@@ -114,116 +95,90 @@ async def test_a_refusal_is_a_named_error(
     assert (await ask(model, "next")).text == "NEXT"
 
 
-def with_call(**function: Any) -> list[Any]:
+def calling(**function: Any) -> list[Any]:
     return [{"function": function}]
 
 
-OPENAI_UNREADABLE: dict[str, object] = {
-    "cut JSON": None,
-    "no choices": {"hello": 1},
-    "empty choices": {"choices": [], "usage": {}},
-    "list": [1],
-    "odd choices": {"choices": [1]},
-    "odd message": {"choices": [{"message": "Paris"}]},
-    "odd content": replies.openai_body(7),  # type: ignore[arg-type]
-    "cut arguments": replies.openai_body(None, tool_calls=with_call(name="f", arguments="{")),
-    "no name": replies.openai_body(None, tool_calls=with_call(arguments="{}")),
-    "arguments without end": replies.openai_body(
-        None, tool_calls=with_call(name="f", arguments="[" * 100_000)
-    ),
-    "odd tool call": replies.openai_body(None, tool_calls=[3]),
-    "odd tool calls": replies.openai_body(None, tool_calls=3),
-    "odd function": replies.openai_body(None, tool_calls=[{"function": 3}]),
-}
-OLLAMA_UNREADABLE: dict[str, object] = {
-    "no message": {"hello": 1},
-    "list": [1],
-    "odd content": replies.ollama_body(7),  # type: ignore[arg-type]
-    "no name": replies.ollama_body("", tool_calls=with_call(name="", arguments={})),
-    "odd tool call": replies.ollama_body("", tool_calls=[3]),
-    "odd tool calls": replies.ollama_body("", tool_calls=3),
+def openai_body(**message: Any) -> Any:
+    return replies.openai_body(None, **message)
+
+
+UNREADABLE: dict[str, tuple[str, object]] = {
+    "cut JSON": ("openai", None),
+    "no choices": ("openai", {"hello": 1}),
+    "empty choices": ("openai", {"choices": [], "usage": {}}),
+    "a list": ("openai", [1]),
+    "odd choices": ("openai", {"choices": [1]}),
+    "odd message": ("openai", {"choices": [{"message": "Paris"}]}),
+    "odd content": ("openai", replies.openai_body(7)),  # type: ignore[arg-type]
+    "cut arguments": ("openai", openai_body(tool_calls=calling(name="f", arguments="{"))),
+    "no name": ("openai", openai_body(tool_calls=calling(arguments="{}"))),
+    "nested": ("openai", openai_body(tool_calls=calling(name="f", arguments="[" * 100_000))),
+    "odd tool calls": ("openai", openai_body(tool_calls=3)),
+    "odd function": ("openai", openai_body(tool_calls=[{"function": 3}])),
+    "no message": ("ollama", {"hello": 1}),
+    "Ollama's odd content": ("ollama", replies.ollama_body(7)),  # type: ignore[arg-type]
+    "Ollama's odd tool call": ("ollama", replies.ollama_body("", tool_calls=[3])),
 }
 
 
-def unreadable(body: object) -> Reply:
-    return replies.text_reply('{"choices": [') if body is None else replies.json_reply(body)
-
-
-@pytest.mark.parametrize("body", OPENAI_UNREADABLE.values(), ids=OPENAI_UNREADABLE)
+@pytest.mark.parametrize("case", UNREADABLE.values(), ids=UNREADABLE)
 async def test_a_reply_that_cannot_be_read_is_malformed(
-    body: object, openai_model: OpenAIModel, server: FakeServer
+    case: tuple[str, object], opened: Callable[[str], Model], server: FakeServer
 ) -> None:
-    server.will(unreadable(body))
+    provider, body = case
+    model = opened(provider)
+    server.will(replies.text_reply('{"ch') if body is None else replies.json_reply(body))
     with pytest.raises(MalformedResponseError) as caught:
-        await ask(openai_model)
+        await ask(model)
     assert caught.value.billed is None
+    await model.aclose()
 
 
-@pytest.mark.parametrize("body", OLLAMA_UNREADABLE.values(), ids=OLLAMA_UNREADABLE)
-async def test_a_reply_of_ollama_that_cannot_be_read_is_malformed(
-    body: object, ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    server.will(unreadable(body))
-    with pytest.raises(MalformedResponseError):
-        await ask(ollama_model)
-
-
-OPENAI_BROKEN: dict[str, tuple[Reply, type[ModelError]]] = {
+CHUNKS = replies.openai_chunks("Paris")
+LINES = replies.ollama_chunks("Paris")
+BROKEN: dict[str, tuple[str, Reply, type[ModelError]]] = {
     "dropped after a piece": (
-        replies.sse(replies.openai_chunks("Paris")[:2], done=False, ending="drop", pause_s=0.02),
+        "openai",
+        replies.sse(CHUNKS[:2], done=False, ending="drop", pause_s=0.02),
         StreamInterruptedError,
     ),
-    "no end": (replies.sse(replies.openai_chunks("Paris")[:3], done=False), StreamInterruptedError),
+    "no end": ("openai", replies.sse(CHUNKS[:3], done=False), StreamInterruptedError),
     "an error later": (
-        replies.sse([*replies.openai_chunks("Paris")[:2], {"error": {"message": "boom"}}]),
+        "openai",
+        replies.sse([*CHUNKS[:2], {"error": {"message": "boom"}}]),
         StreamInterruptedError,
     ),
     "an error first": (
+        "openai",
         replies.sse([{"error": {"message": "prompt is too long", "code": 400}}]),
         ContextLengthError,
     ),
-    "no JSON": (
-        Reply((b"data: {]\n\n",), content_type="text/event-stream"),
-        MalformedResponseError,
-    ),
-    "a call that cannot be read": (
-        replies.sse([replies.openai_delta("stop", tool_calls=with_call(name="f", arguments="{"))]),
-        MalformedResponseError,
-    ),
-}
-OLLAMA_BROKEN: dict[str, tuple[Reply, type[ModelError]]] = {
-    "dropped after a piece": (
-        replies.ndjson(replies.ollama_chunks("Paris")[:1] * 2, ending="drop", pause_s=0.02),
+    "no JSON": ("openai", Reply((b"data: {]\n\n",)), MalformedResponseError),
+    "Ollama's, no end": ("ollama", replies.ndjson(LINES[:2]), StreamInterruptedError),
+    "Ollama's, an error later": (
+        "ollama",
+        replies.ndjson([LINES[0], {"error": "boom"}]),
         StreamInterruptedError,
     ),
-    "no end": (replies.ndjson(replies.ollama_chunks("Paris")[:2]), StreamInterruptedError),
-    "an error later": (
-        replies.ndjson([replies.ollama_chunks("Paris")[0], {"error": "boom"}]),
-        StreamInterruptedError,
-    ),
-    "an error first": (replies.ndjson([{"error": "boom"}]), ModelUnavailableError),
-    "no JSON": (Reply((b"{]\n",)), MalformedResponseError),
+    "Ollama's, no JSON": ("ollama", Reply((b"{]\n",)), MalformedResponseError),
 }
 
 
-@pytest.mark.parametrize(("reply", "kind"), OPENAI_BROKEN.values(), ids=OPENAI_BROKEN)
+@pytest.mark.parametrize(("provider", "reply", "kind"), BROKEN.values(), ids=BROKEN)
 async def test_a_stream_that_breaks_is_a_named_error(
-    reply: Reply, kind: type[ModelError], openai_model: OpenAIModel, server: FakeServer
+    provider: str,
+    reply: Reply,
+    kind: type[ModelError],
+    opened: Callable[[str], Model],
+    server: FakeServer,
 ) -> None:
+    model = opened(provider)
     server.will(reply)
     with pytest.raises(kind) as caught:
-        await ask_by_stream(openai_model)
+        await ask_by_stream(model)
     assert type(caught.value) is kind
-
-
-@pytest.mark.parametrize(("reply", "kind"), OLLAMA_BROKEN.values(), ids=OLLAMA_BROKEN)
-async def test_a_stream_of_ollama_that_breaks_is_a_named_error(
-    reply: Reply, kind: type[ModelError], ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    server.will(reply)
-    with pytest.raises(kind) as caught:
-        await ask_by_stream(ollama_model)
-    assert type(caught.value) is kind
+    await model.aclose()
 
 
 # Time
@@ -236,7 +191,7 @@ async def test_a_server_that_never_answers_times_out(
     server.will(replies.HANG)
     with pytest.raises(ModelTimeoutError, match=r"0\.2 s") as caught:
         await asking(model, timeout_s=0.2)
-    assert caught.value.billed is None
+    assert (caught.value.billed, caught.value.__cause__) == (None, None)
     for received in server.received:
         assert await asyncio.to_thread(received.left.wait, 5), "the connection was not closed"
 
@@ -253,14 +208,6 @@ async def test_a_client_does_not_wait_for_ever(
         await model.aclose()
 
 
-async def test_a_stream_that_stalls_times_out(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    server.will(replies.sse(replies.openai_chunks("Paris")[:2], done=False, ending="hang"))
-    with pytest.raises(ModelTimeoutError):
-        await ask_by_stream(openai_model, timeout_s=0.2)
-
-
 async def test_a_complete_stream_is_not_waited_for(model: Model, server: FakeServer) -> None:
     whole = replies.openai_stream() if model.provider == "openai" else replies.ollama_stream()
     server.will(replace(whole, ending="hang"))
@@ -272,10 +219,8 @@ async def test_a_complete_stream_is_not_waited_for(model: Model, server: FakeSer
     [
         ({"retry-after": "7"}, 7),
         ({"retry-after-ms": "250"}, 0.25),
-        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
         ({"retry-after": "-5"}, None),
         ({"retry-after": "soon"}, None),
-        ({}, None),
     ],
 )
 async def test_a_refusal_carries_how_long_to_wait(
@@ -290,7 +235,7 @@ async def test_a_refusal_carries_how_long_to_wait(
 # Places
 
 
-@pytest.mark.parametrize("asking", ASKING)
+@pytest.mark.parametrize("asking", [*ASKING, lambda model: model.warm()])
 @pytest.mark.parametrize(
     ("model", "says"),
     [
@@ -323,63 +268,38 @@ async def test_a_server_under_tls_is_checked(server: FakeServer) -> None:
     await model.aclose()
 
 
-@pytest.mark.parametrize("asking", ASKING)
-@pytest.mark.parametrize("status", [301, 307])
-async def test_a_redirect_is_not_followed(
-    asking: Callable[..., Any], status: int, model: Model, server: FakeServer
-) -> None:
+async def test_a_redirect_is_not_followed(model: Model, server: FakeServer) -> None:
     to = f"http://user:password@localhost:{server.port}/v1/chat/completions?key=1"
-    server.will(Reply((b"",), status=status, headers={"location": to}))
+    server.will(Reply((b"",), status=307, headers={"location": to}))
     with pytest.raises(ModelNotFoundError, match=r"localhost.*base_url") as caught:
-        await asking(model)
+        await ask(model)
     assert caught.value.billed is False
     assert not {"password", "key=1"} & set(str(caught.value).replace("@", " ").split())
     assert len(server.received) == 1
 
 
-async def test_a_proxy_of_the_environment_is_not_asked_for_a_server_on_this_machine(
-    opened: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
+async def test_a_proxy_of_the_environment_is_asked_for_servers_elsewhere_alone(
+    opened: Callable[[str], Model], server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    elsewhere = OpenAIModel("m", base_url="http://model.example/v1", api_key="k")
+    assert (await ask(elsewhere, "hi")).text == "HI"
+    assert server.last.headers["host"] == "model.example"
+    await elsewhere.aclose()
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     for kind in ("openai", "openai without aiohttp"):
         model = opened(kind)
         assert (await ask(model, "hi")).text == "HI"
         await model.aclose()
 
 
-async def test_a_proxy_of_the_environment_is_asked_for_a_server_elsewhere(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("http_proxy", server.url)
-    monkeypatch.delenv("no_proxy", raising=False)
-    model = OpenAIModel("m", base_url="http://model.example/v1", api_key="k")
-    assert (await ask(model, "hi")).text == "HI"
-    assert server.last.headers["host"] == "model.example"
-    await model.aclose()
-
-
-# Sizes
-
-
 @pytest.mark.parametrize("asking", ASKING)
-@pytest.mark.parametrize("packed", [False, True])
 async def test_a_reply_that_is_too_large_is_given_up(
-    packed: bool,
-    asking: Callable[..., Any],
-    model: Model,
-    server: FakeServer,
-    monkeypatch: pytest.MonkeyPatch,
+    asking: Callable[..., Any], model: Model, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit = 200_000
-    monkeypatch.setattr(http, "LARGEST_REPLY", limit)
-    body = json.dumps({"message": {"content": "a" * limit}}).encode()
-    if packed:
-        server.will(Reply((gzip.compress(body),), headers={"content-encoding": "gzip"}))
-    else:
-        server.will(Reply((body[:1000],), endless=b"a" * 50_000))
+    monkeypatch.setattr(http, "LARGEST_REPLY", 200_000)
+    server.will(Reply((b'{"message": "',), endless=b"a" * 50_000))
     with pytest.raises(MalformedResponseError, match="in one reply"):
         await asking(model)
 
@@ -391,13 +311,6 @@ async def test_a_refusal_without_end_is_given_up(model: Model, server: FakeServe
     assert len(str(caught.value)) < 600
 
 
-async def test_a_packed_reply_is_read(model: Model, server: FakeServer) -> None:
-    whole = replies.openai_reply() if model.provider == "openai" else replies.ollama_reply()
-    packed = gzip.compress(b"".join(whole.parts))
-    server.will(Reply((packed,), headers={"content-encoding": "gzip"}))
-    assert (await ask(model)).text == "Paris"
-
-
 @pytest.mark.parametrize("asking", ASKING)
 async def test_what_cannot_be_unpacked_is_malformed(
     asking: Callable[..., Any], model: Model, server: FakeServer
@@ -407,30 +320,21 @@ async def test_what_cannot_be_unpacked_is_malformed(
         await asking(model)
 
 
-# Log-probabilities
+# Log-probabilities, making ready, and where requests are forbidden
 
 
 @pytest.mark.parametrize("asking", ASKING)
 async def test_a_server_that_refuses_log_probabilities_is_asked_without(
     asking: Callable[..., Any], model: Model, server: FakeServer
 ) -> None:
-    server.will(replies.error(400, "logprobs is not supported with this model"))
-    assert (await asking(model, "hi", logprobs=True)).text == "HI"
-    assert not model.returns_logprobs
-    assert [bool(r.body.get("logprobs")) for r in server.received] == [True, False]
-
-
-@pytest.mark.parametrize("asking", ASKING)
-async def test_what_is_refused_for_something_else_is_not_sent_again(
-    asking: Callable[..., Any], model: Model, server: FakeServer
-) -> None:
     server.will(replies.error(400, "bad"))
     with pytest.raises(BadRequestError):
         await asking(model, "hi", logprobs=True)
-    assert len(server.received) == 1
-
-
-# Making ready
+    assert len(server.received) == 1, "refused for something else"
+    server.will(replies.error(400, "logprobs is not supported with this model"))
+    assert (await asking(model, "hi", logprobs=True)).text == "HI"
+    assert not model.returns_logprobs
+    assert [bool(r.body.get("logprobs")) for r in server.received] == [True, True, False]
 
 
 async def test_a_connection_is_there_for_the_first_request(
@@ -442,31 +346,15 @@ async def test_a_connection_is_there_for_the_first_request(
     assert server.received[0].body.get("messages", []) == []
 
 
-async def test_any_word_of_the_server_is_enough(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    server.will(replies.error(401, "no"), replies.HTML)
-    await openai_model.warm()
-    await openai_model.warm()
-
-
-async def test_a_server_that_says_nothing_to_that_is_not_waited_for(
+async def test_any_word_of_the_server_is_enough_and_silence_is_not_waited_for(
     openai_model: OpenAIModel, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served, "CONNECT_S", 0.05)
-    server.will(replies.HANG)
+    server.will(replies.error(401, "no"), replies.HTML, replies.HANG)
+    await openai_model.warm()
+    await openai_model.warm()
+    monkeypatch.setattr(openai, "CONNECT_S", 0.05)
     with pytest.raises(ModelTimeoutError):
         await openai_model.warm()
-
-
-async def test_a_server_that_does_not_run_is_no_ready_one() -> None:
-    for model in (
-        OpenAIModel("m", base_url="http://127.0.0.1:9/v1"),
-        OllamaModel("m", base_url=":9"),
-    ):
-        with pytest.raises(ModelUnavailableError):
-            await model.warm()
-        await model.aclose()
 
 
 async def test_no_real_server_is_called_where_that_is_forbidden(
@@ -480,7 +368,6 @@ async def test_no_real_server_is_called_where_that_is_forbidden(
 
 
 # What errors say
-
 
 QUESTION = 'My name is "Anna Örtli"\nand I live in Zürich.'
 
@@ -496,10 +383,8 @@ async def test_no_error_repeats_the_question_or_the_key(
     with pytest.raises(BadRequestError) as caught:
         await asking(model, QUESTION)
     said = "".join(str(e) for e in (caught.value, caught.value.__cause__, caught.value.__context__))
-    assert not {"Anna", "rtli", "secret", "\x1b", "\u202e"} & {w for w in said.split() if w}
-    assert "name is" not in said
-    assert "secret-key" not in said
-    assert "\x1b" not in said
+    for word in ("Anna", "rtli", "name is", "secret-key", "\x1b", "\u202e"):
+        assert word not in said
     assert "refused" in said
 
 
@@ -513,13 +398,8 @@ def test_a_cause_that_repeats_the_question_is_dropped() -> None:
     assert error.__cause__ is harmless
 
 
-def test_a_long_reason_is_cut() -> None:
+def test_a_long_reason_is_cut_and_words_that_both_have_are_no_quote() -> None:
     assert len(str(Caller("m", "here").refused(400, "x" * 10_000))) < 500
-
-
-async def test_a_question_that_the_error_has_words_of_is_no_quote(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    server.will(replies.error(400, "the model is busy"))
-    with pytest.raises(BadRequestError, match="the model is busy"):
-        await openai_model.complete(Request((HumanMessage("Is the model big?"),)))
+    error = Caller("m", "here").refused(400, "the model is busy")
+    conceal(error, ["Is the model big?"], ())
+    assert "the model is busy" in str(error)

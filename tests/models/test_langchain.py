@@ -272,7 +272,7 @@ class NestedStatusError(Exception):
 
 
 class ResourceExhausted(Exception):  # noqa: N818 - Google's name
-    pass
+    code = 429
 
 
 class ReadTimeout(Exception):  # noqa: N818 - httpx's name
@@ -293,7 +293,7 @@ FAILURES: list[tuple[Exception, type[ModelError], bool | None]] = [
     (StatusError("slow"), RateLimitError, False),
     (NestedStatusError("key"), AuthenticationError, False),
     (ResourceExhausted("quota"), RateLimitError, False),
-    (type("BadRequestError", (Exception,), {})("bad"), BadRequestError, False),
+    (type("BadRequestError", (Exception,), {"status_code": 400})("bad"), BadRequestError, False),
     (ReadTimeout(), ModelTimeoutError, None),
     (TimeoutError("slow"), ModelTimeoutError, None),
     (ConnectionRefusedError("no"), ModelUnavailableError, False),

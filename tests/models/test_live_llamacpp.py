@@ -27,7 +27,7 @@ from cascade.errors import (
 from cascade.models import Model, Request, llamacpp, open_model
 from cascade.models.llamacpp import LlamaCppModel, find_weights
 from cascade.models.openai import OpenAIModel
-from tests.models.asking import ASKING, ask, ask_in_pieces, question
+from tests.models.asking import ASKING, ask, ask_in_pieces, question, score
 from tests.servers.llamacpp import HERMES, LlamaCppServer
 
 pytest.importorskip("xllamacpp", reason='pip install "agent-cascade[llamacpp]"')
@@ -129,24 +129,23 @@ async def test_16_requests_at_once(model: Model) -> None:
 
 @pytest.mark.parametrize("text", ["London", "It is Paris.", '42 été "x"\n y'])
 async def test_a_given_answer_is_scored_token_by_token(text: str, embedded: LlamaCppModel) -> None:
-    score = await embedded.score(question(), text)
-    assert score is not None
-    assert "".join(token.token for token in score) == text
+    assert "".join(token for token, _ in await score(embedded, text) or ()) == text
 
 
 async def test_the_score_of_its_own_answer_is_what_it_was_written_with(
     embedded: LlamaCppModel,
 ) -> None:
     answer = await ask(embedded, logprobs=True, **SHORT)
-    score = await embedded.score(question(), answer.text)
-    assert [t.logprob for t in score or ()] == pytest.approx(
+    scored = await score(embedded, answer.text)
+    assert [logprob for _, logprob in scored or ()] == pytest.approx(
         [t.logprob for t in answer.logprobs or ()], abs=0.05
     )
 
 
-@pytest.mark.parametrize("text", ["", "🏛"], ids=["empty", "a character of several tokens"])
-async def test_what_cannot_be_scored_has_no_score(text: str, embedded: LlamaCppModel) -> None:
-    assert await embedded.score(question(), text) is None
+async def test_what_cannot_be_scored_has_no_score(embedded: LlamaCppModel) -> None:
+    assert await score(embedded, "") is None
+    with pytest.raises(UnsupportedContentError, match="several tokens"):
+        await score(embedded, "🏛")
 
 
 async def test_an_answer_has_logprobs_also_where_tools_could_be_called(
@@ -156,16 +155,6 @@ async def test_an_answer_has_logprobs_also_where_tools_could_be_called(
     answer = await ask(embedded, "Say hello.", logprobs=True, tools=(SEARCH,), **SHORT)
     assert answer.logprobs is not None
     assert answer.usage.known
-
-
-async def test_a_forced_call_is_made_and_found(embedded: LlamaCppModel) -> None:
-    settings = {"tools": (SEARCH,), "tool_choice": "required", "logprobs": True}
-    answer = await ask(embedded, "search for Köln", max_tokens=60, temperature=0, **settings)
-    (call,) = answer.tool_calls
-    assert call["name"] == "search"
-    spelled = "".join(token.token for token in answer.call_logprobs or ())
-    assert spelled.startswith("search")
-    assert str(call["args"]["n"]) in spelled
 
 
 async def test_name_and_values_of_a_real_call_are_found(over_http: OpenAIModel) -> None:

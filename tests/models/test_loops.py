@@ -104,7 +104,6 @@ async def test_aclose_closes_the_connections_of_another_loop_there(
 async def test_aclose_does_not_wait_for_a_loop_that_waits_for_it(
     model: Model, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loops, "PATIENCE_S", 0.05)
     await ask(model)
     run_sync(model.aclose())  # holds up this loop, in which the connections are
     await server.has_closed_connections()

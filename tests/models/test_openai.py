@@ -23,7 +23,7 @@ from cascade.models import Request
 from cascade.models.base import guard
 from cascade.models.openai import OpenAIModel
 from cascade.state import TokenLogprob, Usage
-from tests.models.asking import ask, ask_in_pieces, question
+from tests.models.asking import ask, ask_in_pieces, question, score
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 
@@ -103,7 +103,7 @@ async def test_an_open_schema_is_not_sent_as_strict(
 async def test_a_reasoning_model_has_another_limit_and_no_logprobs(server: FakeServer) -> None:
     model = OpenAIModel("org/gpt-5.1", base_url=server.openai_url, api_key="k")
     assert not model.returns_logprobs
-    await ask(model, max_tokens=7, logprobs=True, top_logprobs=2)
+    await ask(model, max_tokens=7)
     assert set(server.last.body) == {"model", "messages", "max_completion_tokens"}
     await model.aclose()
 
@@ -451,8 +451,8 @@ async def test_a_given_answer_is_scored_in_one_pass(
     openai_model: OpenAIModel, server: FakeServer
 ) -> None:
     server.will(vllm_reply(("Paris?", -9.0), ("<end>", -1.0), ("Par", -0.5), ("is", -0.25)))
-    score = await openai_model.score(question("Paris?", max_tokens=9, logprobs=True), "Paris")
-    assert score == (TokenLogprob("Par", -0.5), TokenLogprob("is", -0.25))
+    scored = await score(openai_model, "Paris", "Paris?", max_tokens=9)
+    assert scored == [("Par", -0.5), ("is", -0.25)]
     sent = server.last.body
     assert sent["messages"][-1] == {"role": "assistant", "content": "Paris"}
     assert (sent["prompt_logprobs"], sent["max_tokens"]) == (0, 1)
@@ -471,12 +471,11 @@ async def test_a_server_without_log_probabilities_of_prompts_gives_no_score(
     openai_model: OpenAIModel, server: FakeServer
 ) -> None:
     server.will(replies.openai_reply("!"))
-    assert await openai_model.score(question(), "Paris") is None
+    assert await score(openai_model, "Paris") is None
 
 
 async def test_openai_itself_is_not_asked_for_a_score() -> None:
     model = OpenAIModel("m", api_key="k")
-    assert await model.score(question(), "Paris") is None
     with pytest.raises(UnsupportedContentError, match="cannot score"):
         await model.complete(question(answer="Paris"))
 
