@@ -27,7 +27,7 @@ from cascade.evaluation import Outcome, Transcript, read_transcripts
 from cascade.evaluation import ladder as ladders
 from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on
 from cascade.evaluation.features import Pair, comparable, pair_of
-from cascade.evaluation.ladder import fit_head, fit_ladder, value_of
+from cascade.evaluation.ladder import fit_head, fit_ladder
 from cascade.evaluation.metrics import Array, nauc
 from cascade.policies import Refusal, certify
 
@@ -350,7 +350,7 @@ def tuned_figures(case: Case, fit: Pair, test: Pair) -> Figures:
             shape = fit_ladder(fit, np.arange(len(fit))).shape
         finally:
             ladders.PRIORS, ladders.NOISE = usual, noise
-        worth = 0.0 if shape is None else value_of(shape, shape.plan_of(test)).mean()
+        worth = 0.0 if shape is None else shape.value(shape.plan(test)).mean()
         found[name] = float(worth)
     return found
 

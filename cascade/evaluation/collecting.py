@@ -480,7 +480,7 @@ def fit(
 
     def choose(part: Pair, rows: Rows) -> Ladder:
         made = calibrate([drafts[i] for i in rows], signals, made_for)
-        return climb(part, [shape_of_calibration(made, part, rows)])
+        return climb([shape_of_calibration(made, part, rows)])
 
     options = options or Options()
     # A calibration takes a tenth of a second, of which each repeat makes five.

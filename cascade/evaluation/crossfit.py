@@ -6,7 +6,6 @@ others (repeated cross-fitting), so that a figure and its interval cover the cho
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,23 +15,11 @@ from scipy.stats import norm
 
 from cascade.confidence.metrics import auroc, brier, ece
 from cascade.errors import ConfigurationError
+from cascade.evaluation import metrics
 from cascade.evaluation.audit import wilson
 from cascade.evaluation.features import Pair
 from cascade.evaluation.ladder import PRICES, Ladder, Played, fit_ladder
-from cascade.evaluation.metrics import (
-    Array,
-    Interval,
-    Rows,
-    aiq,
-    apgr,
-    audc,
-    aurc,
-    bootstrap,
-    cpt,
-    deferral_curve,
-    delta_ibc,
-    nauc,
-)
+from cascade.evaluation.metrics import Array, Interval, Rows
 from cascade.policies import Refusal, certify
 from cascade.state import Record
 
@@ -129,12 +116,10 @@ class Ranking(Record):
 class Confidence(Record):
     """P(draft is right) on rows that had no part in its fit, beside the raw score.
 
-    `figures`: ece, brier, auroc and aurc, each also with `_raw`. `reliability`: mean confidence,
-    share of right drafts and rows of ten parts.
+    `figures`: ece, brier, auroc and aurc, each also with `_raw`.
     """
 
     figures: Mapping[str, Interval]
-    reliability: tuple[tuple[float, float, int], ...]
 
 
 class Certified(Record):
@@ -177,7 +162,6 @@ class Sheet:
         splits: mean cost share and mean right answers, (2, repeats, prices), as they differ by
             the split; no repeats where nothing was chosen anew.
         folds: fits behind each of these means.
-        chosen: how often each shape was chosen.
         gains: expected gain of escalating by shape, (n,).
         confidence: P(the draft is right), (n,); NaN where no shape looks at drafts.
     """
@@ -186,7 +170,6 @@ class Sheet:
     played: Played
     splits: Array
     folds: int
-    chosen: Counter[str]
     gains: Mapping[str, Array]
     confidence: Array
 
@@ -231,17 +214,14 @@ def cross_fit(pair: Pair, options: Options, choose: Choice = fit_ladder) -> Shee
     repeats = options.repeats or int(np.clip(1500 // n, 1, 10))
     rng = np.random.default_rng(options.seed)
     played = Played(*(np.zeros((len(PRICES), n)) for _ in Played._fields))
-    splits = np.zeros((2, repeats, len(PRICES)))
+    splits, confidence = np.zeros((2, repeats, len(PRICES))), np.zeros(n)
     gains: dict[str, Array] = {}
-    chosen: Counter[str] = Counter()
-    confidence = np.zeros(n)
     for r in range(repeats):
         fold = rng.permutation(n) % folds
         for k in range(folds):
             held = np.flatnonzero(fold == k)
             ladder = choose(pair, np.flatnonzero(fold != k))
-            chosen[ladder.name] += 1
-            part = _play(ladder, pair, held)
+            part = ladder.play(pair, held)
             for total, seen in zip(played, part, strict=True):
                 total[:, held] += seen / repeats
             splits[0, r] += part.cost.sum(axis=1) / pair.large_cost.sum()
@@ -250,29 +230,13 @@ def cross_fit(pair: Pair, options: Options, choose: Choice = fit_ladder) -> Shee
                 gains.setdefault(name, np.zeros(n))[held] += gain[held] / repeats
             confidence[held] += ladder.confidence(pair)[held] / repeats
     whole = {name: gain for name, gain in gains.items() if np.all(gain != 0)}
-    return Sheet(pair, played, splits, folds, chosen, whole, confidence)
+    return Sheet(pair, played, splits, folds, whole, confidence)
 
 
 def play_on(ladder: Ladder, test: Pair) -> Sheet:
     """What a ladder that is fitted already does on other rows."""
-    return Sheet(
-        test,
-        _play(ladder, test, np.arange(len(test))),
-        np.zeros((2, 0, len(PRICES))),
-        1,
-        Counter([ladder.name]),
-        ladder.gains(test),
-        ladder.confidence(test),
-    )
-
-
-def _play(ladder: Ladder, pair: Pair, rows: Rows) -> Played:
-    """What the chosen shape does; without one the large model answers everything, at any price."""
-    if ladder.shape is not None:
-        return ladder.shape.play(ladder.plan(ladder.shape, pair).take(rows), PRICES)
-    each = (len(PRICES), 1)
-    right, cost = (np.tile(a[rows], each) for a in (pair.large_correct, pair.large_cost))
-    return Played(np.ones(right.shape), right, cost, np.zeros(right.shape))
+    played, splits = ladder.play(test, np.arange(len(test))), np.zeros((2, 0, len(PRICES)))
+    return Sheet(test, played, splits, 1, ladder.gains(test), ladder.confidence(test))
 
 
 # Figures --------------------------------------------------------------------------------------
@@ -387,19 +351,19 @@ def ranking_of(sheet: Sheet, name: str, seed: int) -> Ranking:
 
     def figures(rows: Rows) -> dict[str, float]:
         columns = score[rows], pair.small_correct[rows], pair.large_correct[rows]
-        curve = deferral_curve(*columns, pair.small_cost[rows], dear[rows])
+        curve = metrics.deferral_curve(*columns, pair.small_cost[rows], dear[rows])
         return {
-            "nauc": nauc(*columns),
-            "audc": audc(curve),
-            "apgr": apgr(curve),
-            "cpt50": cpt(curve, 0.5),
-            "cpt80": cpt(curve, 0.8),
-            "aiq": aiq(curve),
-            "delta_ibc": delta_ibc(curve),
+            "nauc": metrics.nauc(*columns),
+            "audc": metrics.audc(curve),
+            "apgr": metrics.apgr(curve),
+            "cpt50": metrics.cpt(curve, 0.5),
+            "cpt80": metrics.cpt(curve, 0.8),
+            "aiq": metrics.aiq(curve),
+            "delta_ibc": metrics.delta_ibc(curve),
             "auroc_gain": auroc(score[rows], won[rows]),
         }
 
-    return Ranking(name=name, figures=bootstrap(figures, len(pair), seed=seed))
+    return Ranking(name=name, figures=metrics.bootstrap(figures, len(pair), seed=seed))
 
 
 def confidence_of(sheet: Sheet, seed: int) -> Confidence | None:
@@ -408,7 +372,7 @@ def confidence_of(sheet: Sheet, seed: int) -> Confidence | None:
     if not np.isfinite(p).all() or not np.isfinite(raw).any():
         return None
     scores = {"": p, "_raw": np.nan_to_num(raw)}
-    measures = {"ece": ece, "brier": brier, "auroc": auroc, "aurc": aurc}
+    measures = {"ece": ece, "brier": brier, "auroc": auroc, "aurc": metrics.aurc}
 
     def figures(rows: Rows) -> dict[str, float]:
         return {
@@ -417,12 +381,7 @@ def confidence_of(sheet: Sheet, seed: int) -> Confidence | None:
             for name, measure in measures.items()
         }
 
-    order = np.argsort(p, kind="stable")
-    bins = tuple(
-        (float(p[part].mean()), float(right[part].mean()), len(part))
-        for part in np.array_split(order, 10)
-    )
-    return Confidence(reliability=bins, figures=bootstrap(figures, len(p), seed=seed))
+    return Confidence(figures=metrics.bootstrap(figures, len(p), seed=seed))
 
 
 def certify_half(pair: Pair, options: Options, test: Pair | None) -> Certified | None:

@@ -26,6 +26,7 @@ from cascade.confidence.text import TextEncoder
 from cascade.errors import ConfigurationError
 from cascade.evaluation.features import Block, Pair
 from cascade.evaluation.metrics import Array, Rows
+from cascade.state import Record
 
 ShapeName = Literal["score", "gain", "router", "known", "calibration", "stop"]
 
@@ -236,19 +237,12 @@ class Stage(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Rows with their points of decision.
-
-    Attributes:
-        stages: in order.
-        large_right: (n,) whether the large answer is right.
-        large_paid: (n,) dollars of it.
-        large_expected: the same, as known beforehand.
-    """
+    """Rows with their points of decision; the last three columns are those of a large answer."""
 
     stages: tuple[Stage, ...]
-    large_right: Array
-    large_paid: Array
-    large_expected: Array
+    right: Array
+    paid: Array
+    expected: Array
 
     def take(self, rows: Rows) -> Plan:
         """Some of the rows."""
@@ -265,58 +259,98 @@ class Played(NamedTuple):
     expected_loss: Array
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a point of decision is made of.
+
+    Attributes:
+        after: `question`, `draft`, or the name of a helper.
+        head: estimates for any recording of the same models.
+        at_hand: those of the recording that it was fitted on.
+        dollars: of what it asks, as known beforehand.
+    """
+
+    after: str
+    head: Callable[[Pair], Estimates]
+    at_hand: Estimates
+    dollars: Callable[[Pair], Array]
+
+    def stage(self, pair: Pair, p: Estimates) -> Stage:
+        """The point on these rows."""
+        free = np.zeros(len(pair))
+        if self.after == "question":  # what is drafted is kept
+            return Stage(p[0], p[1], pair.small_correct, free, free, pair.small_cost)
+        expected = self.dollars(pair)
+        if self.after == "draft":
+            return Stage(p[0], p[1], pair.small_correct, pair.small_cost, expected, free)
+        helper = pair.view(self.after)
+        right = np.where(p[2] > p[0], helper.correct, pair.small_correct)
+        return Stage(np.maximum(p[0], p[2]), p[1], right, helper.cost, expected, free)
+
+
 @dataclass(frozen=True)
 class Shape:
     """A shape with its heads: a policy for every price of a large answer.
 
     Attributes:
         name: what decides.
-        plan_of: the points of decision on the rows of any recording of the same models.
-        here: those of the recording that it was fitted on, with leave-one-out estimates for the
-            rows that fitted it.
-        fit: those rows.
-        unit: mean dollars of a large answer.
+        pair: the recording that it was fitted on.
+        fit: the rows that fitted it.
+        parts: its points of decision, in order.
         helper: the other model that is asked, if any.
     """
 
     name: ShapeName
-    plan_of: Callable[[Pair], Plan]
-    here: Plan
+    pair: Pair
     fit: Rows
-    unit: float
+    parts: tuple[Part, ...]
     helper: str | None = None
     _tables: dict[float, list[tuple[Array, Array]]] = field(default_factory=dict, repr=False)
+
+    def plan(self, pair: Pair) -> Plan:
+        """The points of decision on these rows; leave-one-out on those that fitted it."""
+        own = pair is self.pair
+        stages = (part.stage(pair, part.at_hand if own else part.head(pair)) for part in self.parts)
+        return Plan(tuple(stages), pair.large_correct, pair.large_cost, self._dear(pair))
 
     @cached_property
     def learned(self) -> Plan:
         """The points of decision on the rows that fitted it."""
-        return self.here.take(self.fit)
+        return self.plan(self.pair).take(self.fit)
+
+    @cached_property
+    def unit(self) -> float:
+        """Mean dollars of a large answer."""
+        return float(self.pair.large_cost[self.fit].mean())
+
+    @cached_property
+    def _dear(self) -> Callable[[Pair], Array]:
+        return _line(self.pair, self.fit, self.pair.large_cost)
 
     def play(self, plan: Plan, prices: Sequence[float] | Array) -> Played:
         """The policies of these prices on the rows of a plan."""
-        n = len(plan.large_right)
+        n = len(plan.right)
         escalated, cost, loss = (np.zeros((len(prices), n)) for _ in range(3))
-        right = np.tile(plan.large_right, (len(prices), 1))
+        right = np.tile(plan.right, (len(prices), 1))
         for k, price in enumerate(map(float, prices)):
             going = np.ones(n, bool)
-            tables = self._continuations(price)
-            for here, table in zip(plan.stages, tables, strict=True):
+            for here, table in zip(plan.stages, self._continuations(price), strict=True):
                 cost[k, going] += here.paid[going]
                 keep, ask = self._sides(here, plan, price)
-                on = going & (_look_up(table, ask - keep) + keep > np.maximum(keep, ask))
+                on = going & (np.interp(ask - keep, *table) + keep > np.maximum(keep, ask))
                 kept = going & ~on & (keep >= ask)
                 right[k, kept] = here.right[kept]
                 loss[k, kept] = (here.large - here.kept)[kept]
                 cost[k, kept] += here.on_keeping[kept]
                 escalated[k, going & ~on & ~kept] = 1.0
                 going = on
-            cost[k] += escalated[k] * plan.large_paid
+            cost[k] += escalated[k] * plan.paid
         return Played(escalated, right, cost, loss)
 
     def _sides(self, stage: Stage, plan: Plan, price: float) -> tuple[Array, Array]:
         """Value of keeping and of escalating, in right answers less their price."""
         each = price / self.unit
-        return stage.kept - each * stage.on_keeping, stage.large - each * plan.large_expected
+        return stage.kept - each * stage.on_keeping, stage.large - each * plan.expected
 
     def _continuations(self, price: float) -> list[tuple[Array, Array]]:
         """Per stage: what going on was worth more than keeping, by how doubtful a row was.
@@ -330,10 +364,18 @@ class Shape:
                 keep, ask = self._sides(plan.stages[i], plan, price)
                 worth = after - price / self.unit * plan.stages[i + 1].expected - keep
                 tables.insert(0, _smooth(ask - keep, worth))
-                on = keep + _look_up(tables[0], ask - keep)
+                on = keep + np.interp(ask - keep, *tables[0])
                 after = np.maximum(np.maximum(keep, ask), on)
             self._tables[price] = tables
         return self._tables[price]
+
+    def value(self, plan: Plan, prices: Sequence[float] = JUDGED) -> Array:
+        """What it is worth at each price, in right answers, (prices, n): those that it gives more
+        than the large model alone, and what it saves, priced in errors."""
+        played = self.play(plan, prices)
+        saved = (plan.paid - played.cost) / self.unit
+        worth = played.right - plan.right + np.array(prices)[:, None] * saved
+        return np.asarray(worth, dtype=np.float64)
 
 
 def _smooth(x: Array, y: Array) -> tuple[Array, Array]:
@@ -346,13 +388,13 @@ def _smooth(x: Array, y: Array) -> tuple[Array, Array]:
     return x[order], (total[first + width] - total[first]) / width
 
 
-def _look_up(table: tuple[Array, Array], x: Array) -> Array:
-    return np.asarray(np.interp(x, *table), dtype=np.float64)
-
-
-_Estimator = Callable[[Pair], Estimates]
-_Part = tuple[Callable[[Pair, Estimates], Stage], _Estimator, Estimates]
-"""A point of decision: how it is made of estimates, their estimator, and those at hand."""
+def _line(pair: Pair, fit: Rows, cost: Array) -> Callable[[Pair], Array]:
+    """Dollars as known beforehand: a straight line over the length of the question."""
+    x, y = pair.characters[fit], cost[fit]
+    slope, middle, mean = 0.0, float(x.mean()), float(y.mean())
+    if x.var() > 0:
+        slope = float(np.mean((x - middle) * (y - mean)) / x.var())
+    return lambda other: np.maximum(mean + slope * (other.characters - middle), 0.1 * mean)
 
 
 def fit_shapes(pair: Pair, fit: Rows) -> list[Shape]:
@@ -361,73 +403,21 @@ def fit_shapes(pair: Pair, fit: Rows) -> list[Shape]:
         fit = np.random.default_rng(0).choice(fit, MOST_FIT, replace=False)
     has_score = bool(np.isfinite(pair.raw[fit]).any())
     own = ["raw"] * has_score + ["draft"] * bool(pair.draft.names)
-    text = ["prompt", "topics"]
+    text, line = ["prompt", "topics"], _line(pair, fit, pair.small_cost)
     found: list[Shape] = []
     if has_score:
-        found.append(_shape("score", pair, fit, [_drafted(pair, fit, ["raw"])]))
-    drafted = _drafted(pair, fit, [*own, *text])
+        part = Part("draft", *fit_head(pair, fit, ["raw"]), line)
+        found.append(Shape("score", pair, fit, (part,)))
+    drafted = Part("draft", *fit_head(pair, fit, [*own, *text]), line)
     if own:
-        found.append(_shape("gain", pair, fit, [drafted]))
-    found.append(_shape("router", pair, fit, [(_unread, *fit_head(pair, fit, text))]))
+        found.append(Shape("gain", pair, fit, (drafted,)))
+    part = Part("question", *fit_head(pair, fit, text), line)
+    found.append(Shape("router", pair, fit, (part,)))
     for name in pair.helpers(fit):
-        helped = _helped(pair, fit, name, [*own, *text, f"view:{name}"])
-        found.append(_shape("known", pair, fit, [drafted, helped], name))
+        head = fit_head(pair, fit, [*own, *text, f"view:{name}"], name)
+        helped = Part(name, *head, _line(pair, fit, pair.view(name).cost))
+        found.append(Shape("known", pair, fit, (drafted, helped), name))
     return found
-
-
-def _shape(
-    name: ShapeName, pair: Pair, fit: Rows, parts: Sequence[_Part], helper: str | None = None
-) -> Shape:
-    dear = _line(pair, fit, pair.large_cost)
-
-    def plan_of(other: Pair, at_hand: bool = False) -> Plan:
-        stages = (make(other, p if at_hand else estimate(other)) for make, estimate, p in parts)
-        return Plan(tuple(stages), other.large_correct, other.large_cost, dear(other))
-
-    unit = float(pair.large_cost[fit].mean())
-    return Shape(name, plan_of, plan_of(pair, at_hand=True), fit, unit, helper)
-
-
-def _drafted(pair: Pair, fit: Rows, sources: Sequence[str]) -> _Part:
-    """The point after the draft."""
-    return _after_draft(pair, fit), *fit_head(pair, fit, sources)
-
-
-def _after_draft(pair: Pair, fit: Rows) -> Callable[[Pair, Estimates], Stage]:
-    line = _line(pair, fit, pair.small_cost)
-
-    def make(other: Pair, p: Estimates) -> Stage:
-        free = np.zeros(len(other))
-        return Stage(p[0], p[1], other.small_correct, other.small_cost, line(other), free)
-
-    return make
-
-
-def _unread(pair: Pair, p: Estimates) -> Stage:
-    """The point of a router: the question alone; what is drafted is kept."""
-    free = np.zeros(len(pair))
-    return Stage(p[0], p[1], pair.small_correct, free, free, pair.small_cost)
-
-
-def _helped(pair: Pair, fit: Rows, name: str, sources: Sequence[str]) -> _Part:
-    """The point after a helper: the answer is kept that is known to be likelier."""
-    line = _line(pair, fit, pair.view(name).cost)
-
-    def make(other: Pair, p: Estimates) -> Stage:
-        free, view = np.zeros(len(other)), other.view(name)
-        right = np.where(p[2] > p[0], view.correct, other.small_correct)
-        return Stage(np.maximum(p[0], p[2]), p[1], right, view.cost, line(other), free)
-
-    return make, *fit_head(pair, fit, sources, name)
-
-
-def _line(pair: Pair, fit: Rows, cost: Array) -> Callable[[Pair], Array]:
-    """Dollars as known beforehand: a straight line over the length of the question."""
-    x, y = pair.characters[fit], cost[fit]
-    spread = float(x.var())
-    slope = float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread > 0 else 0.0
-    middle, mean = float(x.mean()), float(y.mean())
-    return lambda other: np.maximum(mean + slope * (other.characters - middle), 0.1 * mean)
 
 
 def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None = None) -> Shape:
@@ -443,39 +433,31 @@ def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None 
     """
     rows = np.arange(len(pair)) if fit is None else fit
 
-    def estimate(other: Pair) -> Estimates:
-        return _estimates(calibration, other)
+    def head(other: Pair) -> Estimates:
+        drafts = other.outcomes(other.small)
+        found = [calibration.estimate(draft.features, calibration.signals) for draft in drafts]
+        if all(estimate is None for estimate in found):
+            raise ConfigurationError(
+                f"no draft of {other.small} has the features that the calibration reads "
+                f"({', '.join(calibration.signals)}): record them (`cascade calibrate` does)."
+            )
+        large = float(other.large_correct.mean())
+        p_large = [large if e is None or e.p_large is None else e.p_large for e in found]
+        return np.array([0.0 if e is None else e.confidence for e in found]), np.array(p_large)
 
-    part = _after_draft(pair, rows), estimate, estimate(pair)
-    return _shape("calibration", pair, rows, [part])
-
-
-def _estimates(calibration: Calibration, pair: Pair) -> Estimates:
-    found = [
-        calibration.estimate(outcome.features, calibration.signals)
-        for outcome in pair.outcomes(pair.small)
-    ]
-    if all(estimate is None for estimate in found):
-        raise ConfigurationError(
-            f"no draft of {pair.small} has the features that the calibration reads "
-            f"({', '.join(calibration.signals)}): record them (`cascade calibrate` does)."
-        )
-    large = float(pair.large_correct.mean())
-    return (
-        np.array([0.0 if e is None else e.confidence for e in found]),
-        np.array([large if e is None or e.p_large is None else e.p_large for e in found]),
-    )
+    part = Part("draft", head, head(pair), _line(pair, rows, pair.small_cost))
+    return Shape("calibration", pair, rows, (part,))
 
 
 # The ladder -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Rung:
+class Rung(Record):
     """A shape beside the best one below it.
 
     Attributes:
-        shape: that was tried.
+        shape: its name.
+        helper: the other model that it asks, if any.
         value: right answers per question that it is worth more than the large model alone, costs
             priced in errors and averaged over `JUDGED`, on rows left out of its fit.
         better: how much more than the shape below.
@@ -483,83 +465,79 @@ class Rung:
         taken: whether it replaces the one below.
     """
 
-    shape: Shape
+    shape: ShapeName
+    helper: str | None
     value: float
     better: float
     error: float
     taken: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ladder:
-    """The rungs that were tried, and the shape that the labels pay for.
+    """The shapes that were tried, from the simplest up.
 
     Attributes:
-        pair: the recording that the shapes were fitted on.
-        rungs: from the simplest up.
+        shapes: all of them.
+        rungs: what each is worth.
+        shape: the highest that was taken; None where the large model alone is worth more, at any
+            price of an error.
     """
 
-    pair: Pair
+    shapes: tuple[Shape, ...]
     rungs: tuple[Rung, ...]
-
-    @cached_property
-    def shape(self) -> Shape | None:
-        """The highest rung that was taken; None where the large model alone is worth more, at any
-        price of an error."""
-        taken = [rung.shape for rung in self.rungs if rung.taken]
-        worth = values_of(taken[-1], taken[-1].learned, (*JUDGED, LENIENT)).mean(axis=1)
-        return taken[-1] if worth.max() > 0 else None
+    shape: Shape | None
 
     @property
     def name(self) -> str:
-        """Of that shape; `off` for the large model alone."""
+        """Of the shape that was taken; `off` for the large model alone."""
         return "off" if self.shape is None else self.shape.name
 
-    def plan(self, shape: Shape, pair: Pair) -> Plan:
-        """The points of decision on these rows; leave-one-out on those that fitted it."""
-        return shape.here if pair is self.pair else shape.plan_of(pair)
+    def play(self, pair: Pair, rows: Rows) -> Played:
+        """What the shape does at all `PRICES`; without one the large model answers everything."""
+        if self.shape is not None:
+            return self.shape.play(self.shape.plan(pair).take(rows), PRICES)
+        each = (len(PRICES), 1)
+        right, cost = (np.tile(a[rows], each) for a in (pair.large_correct, pair.large_cost))
+        return Played(np.ones(right.shape), right, cost, np.zeros(right.shape))
 
     def gains(self, pair: Pair) -> dict[str, Array]:
         """Expected gain of escalating on these rows, of each shape without a helper."""
-        alone = (rung.shape for rung in self.rungs if rung.shape.helper is None)
-        stages = {shape.name: self.plan(shape, pair).stages[0] for shape in alone}
-        return {name: stage.large - stage.kept for name, stage in stages.items()}
+        alone = {shape.name: shape.plan(pair) for shape in self.shapes if shape.helper is None}
+        return {name: plan.stages[0].large - plan.stages[0].kept for name, plan in alone.items()}
 
     def confidence(self, pair: Pair) -> Array:
         """P(the draft is right) on these rows; NaN where no shape looks at drafts."""
-        for rung in self.rungs:
-            if rung.shape.name in ("gain", "calibration"):
-                return self.plan(rung.shape, pair).stages[0].kept
+        for shape in self.shapes:
+            if shape.name in ("gain", "calibration"):
+                return shape.plan(pair).stages[0].kept
         return np.full(len(pair), np.nan)
 
 
-def climb(pair: Pair, shapes: Sequence[Shape]) -> Ladder:
+def climb(shapes: Sequence[Shape]) -> Ladder:
     """Step up only where leave-one-out rows show that it pays by more than its noise."""
     rungs: list[Rung] = []
-    below: Array | None = None
+    best, below = shapes[0], np.zeros(0)
     for shape in shapes:
-        worth = value_of(shape, shape.learned)
-        better = worth if below is None else worth - below
+        worth = shape.value(shape.learned).mean(axis=0)
+        better = worth - below if rungs else worth
         error = float(better.std() / np.sqrt(len(better)))
-        taken = below is None or bool(better.mean() > NOISE * error)
-        rungs.append(Rung(shape, float(worth.mean()), float(better.mean()), error, taken))
-        below = worth if taken else below
-    return Ladder(pair, tuple(rungs))
+        taken = not rungs or bool(better.mean() > NOISE * error)
+        rungs.append(
+            Rung(
+                shape=shape.name,
+                helper=shape.helper,
+                value=float(worth.mean()),
+                better=float(better.mean()),
+                error=error,
+                taken=taken,
+            )
+        )
+        best, below = (shape, worth) if taken else (best, below)
+    worth = best.value(best.learned, (*JUDGED, LENIENT)).mean(axis=1)
+    return Ladder(tuple(shapes), tuple(rungs), best if worth.max() > 0 else None)
 
 
 def fit_ladder(pair: Pair, fit: Rows) -> Ladder:
     """The ladder of all shapes, fitted to some rows of a recording."""
-    return climb(pair, fit_shapes(pair, fit))
-
-
-def value_of(shape: Shape, plan: Plan) -> Array:
-    """What a shape is worth on each row of a plan, in right answers, over the prices `JUDGED`."""
-    return np.asarray(values_of(shape, plan, JUDGED).mean(axis=0), dtype=np.float64)
-
-
-def values_of(shape: Shape, plan: Plan, prices: Sequence[float]) -> Array:
-    """The same at each of some prices: (prices, rows)."""
-    played = shape.play(plan, prices)
-    saved = (plan.large_paid - played.cost) / shape.unit
-    worth = played.right - plan.large_right + np.array(prices)[:, None] * saved
-    return np.asarray(worth, dtype=np.float64)
+    return climb(fit_shapes(pair, fit))

@@ -34,7 +34,7 @@ from cascade.evaluation.crossfit import (
     worst_mistakes,
 )
 from cascade.evaluation.features import Pair
-from cascade.evaluation.ladder import climb, fit_ladder, shape_of_calibration
+from cascade.evaluation.ladder import Rung, climb, fit_ladder, shape_of_calibration
 from cascade.evaluation.metrics import Interval
 from cascade.evaluation.render import (
     Axis,
@@ -80,17 +80,6 @@ SHAPES: Mapping[str, str] = {
 }
 
 
-class Step(Record):
-    """A rung of the ladder; `value` and `better` are right answers per question, costs priced."""
-
-    shape: str
-    helper: str | None
-    value: float
-    better: float
-    error: float
-    taken: bool
-
-
 class Evaluation(Record):
     """Everything that was found; quality and costs are of questions like the recorded ones.
 
@@ -100,7 +89,6 @@ class Evaluation(Record):
         recommended: the point that the verdict is about.
         shape: what is recommended, fitted to all rows; `off` for the large model alone.
         helper: another model that it asks.
-        chosen: how often each shape was chosen in the folds.
         frontier: (cost share, right answers) of the policies at all prices.
         rows_to_tell: rows that would tell the loss to within what may be lost.
         notes: in words, for people.
@@ -123,8 +111,7 @@ class Evaluation(Record):
     recommended: Point
     shape: str
     helper: str | None
-    chosen: Mapping[str, int]
-    rungs: tuple[Step, ...]
+    rungs: tuple[Rung, ...]
     alone: tuple[Alone, ...]
     frontier: tuple[tuple[float, float], ...]
     rankings: tuple[Ranking, ...]
@@ -160,7 +147,7 @@ def evaluate(
         both = tuple(name for name in pair.candidates if name in test.candidates)
         pair = replace(pair, candidates=both)
     if calibration is not None:
-        ladder = climb(pair, [shape_of_calibration(calibration, pair)])
+        ladder = climb([shape_of_calibration(calibration, pair)])
         own = play_on(ladder, pair)
     else:
         own, ladder = cross_fit(pair, options, choose), choose(pair, np.arange(len(pair)))
@@ -185,18 +172,7 @@ def evaluate(
         recommended=point,
         shape=shape,
         helper=None if ladder.shape is None else ladder.shape.helper,
-        chosen=dict(own.chosen.most_common()),
-        rungs=tuple(
-            Step(
-                shape=rung.shape.name,
-                helper=rung.shape.helper,
-                value=rung.value,
-                better=rung.better,
-                error=rung.error,
-                taken=rung.taken,
-            )
-            for rung in ladder.rungs
-        ),
+        rungs=ladder.rungs,
         alone=baselines(sheet.pair),
         frontier=tuple(
             zip(sheet.share.tolist(), sheet.played.right.mean(axis=1).tolist(), strict=True)
@@ -304,10 +280,6 @@ def _notes(found: Evaluation, pair: Pair) -> tuple[str, ...]:
             f"{best} is cheap too and right more often than {found.small}: let it draft, and "
             "evaluate that."
         )
-    most, total = max(found.chosen.values()), sum(found.chosen.values())
-    if most < 0.6 * total and found.verdict not in ("off", "unpriced"):
-        others = ", ".join(f"{shape} {n}" for shape, n in found.chosen.items())
-        notes.append(f"On parts of the rows other shapes were chosen ({others}): bring more rows.")
     if found.priced:
         saves = "a cascade saves only where more than that share of the drafts is kept"
         if found.cost_ratio >= 1:
@@ -389,7 +361,7 @@ _MEASURES = {"ece": "ECE", "brier": "Brier", "auroc": "AUROC", "aurc": "AURC"}
 
 def to_document(found: Evaluation) -> Document:
     """The evaluation as tables and pictures."""
-    tables = [_menu(found), _alone(found), _ladder(found)]
+    tables = [_menu(found), _alone(found)]
     tables += [_rankings(found)] if found.rankings else []
     tables += [_confidence(found.confidence)] if found.confidence else []
     tables += [_certificate(found.certified)] if found.certified else []
@@ -398,7 +370,7 @@ def to_document(found: Evaluation) -> Document:
         title=f"{found.small} before {found.large}",
         sentence=found.sentence,
         tables=tuple(tables),
-        pictures=_pictures(found),
+        pictures=(_picture(found),),
         facts=_facts(found),
         notes=found.notes,
         tone=_TONES.get(found.verdict, "open"),
@@ -482,25 +454,6 @@ def _alone(found: Evaluation) -> Table:
     )
 
 
-def _ladder(found: Evaluation) -> Table:
-    def row(step: Step) -> tuple[Cell, ...]:
-        ends = step.better - 1.96 * step.error, step.better + 1.96 * step.error
-        better, taken = Figure(step.better, "points", *ends), "yes" if step.taken else "no"
-        return step.shape, step.helper or "", Figure(step.value, "points"), better, taken
-
-    return Table(
-        "Shapes, from the simplest up",
-        ("", "asks", "worth, points", "more than below", "taken"),
-        tuple(map(row, found.rungs)),
-        notes=(
-            "Worth: right answers per hundred beyond the large model alone, with costs priced in "
-            "errors. A shape is taken where it is worth more than the one below by more than a "
-            "standard error.",
-        ),
-        folded=True,
-    )
-
-
 def _rankings(found: Evaluation) -> Table:
     def row(one: Ranking) -> tuple[Cell, ...]:
         return one.name, *(
@@ -561,7 +514,7 @@ def _wrong(found: Evaluation) -> Table:
     )
 
 
-def _pictures(found: Evaluation) -> tuple[Picture, ...]:
+def _picture(found: Evaluation) -> Picture:
     small, large, oracle = found.alone
     point, best = found.recommended, large.quality.value
     marks = [
@@ -572,29 +525,13 @@ def _pictures(found: Evaluation) -> tuple[Picture, ...]:
     if not point.off:
         marks.append(Mark("recommended", point.cost.value, best - point.loss.value, "cascade"))
     mix = ((small.cost, small.quality.value), (1.0, best))
-    pictures = [
-        Picture(
-            "Right answers over cost",
-            Axis(f"cost, of {found.large} alone", "share"),
-            Axis("right answers", "share"),
-            (
-                Series("cascade, on rows left out", tuple(sorted(found.frontier))),
-                Series("random mix", mix, role="other", dashed=True),
-            ),
-            tuple(marks),
-        )
-    ]
-    if found.confidence is not None:
-        bins = tuple((p, right) for p, right, _ in found.confidence.reliability)
-        pictures.append(
-            Picture(
-                "Is the confidence what it says?",
-                Axis("confidence", "share", 0, 1),
-                Axis("right drafts", "share", 0, 1),
-                (
-                    Series("drafts in ten parts", bins, kind="dots"),
-                    Series("perfect", ((0, 0), (1, 1)), role="other", dashed=True),
-                ),
-            )
-        )
-    return tuple(pictures)
+    return Picture(
+        "Right answers over cost",
+        Axis(f"cost, of {found.large} alone", "share"),
+        Axis("right answers", "share"),
+        (
+            Series("cascade, on rows left out", tuple(sorted(found.frontier))),
+            Series("random mix", mix, role="other", dashed=True),
+        ),
+        tuple(marks),
+    )

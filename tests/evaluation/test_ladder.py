@@ -165,7 +165,7 @@ def test_what_is_played_is_booked_and_a_router_drafts_only_what_it_keeps() -> No
         played = found[name].play(plan, [0.1])
         kept = played.escalated[0] == 0
         assert played.cost[0] == pytest.approx(np.where(kept, CHEAP, escalated))
-        right = np.where(kept, plan.stages[0].right, plan.large_right)
+        right = np.where(kept, plan.stages[0].right, plan.right)
         assert played.right[0].tolist() == right.tolist()
 
 
@@ -207,9 +207,12 @@ def test_without_signals_only_the_router_is_there() -> None:
 
 def test_a_shape_does_the_same_on_the_same_rows_read_again() -> None:
     shape = shapes(pair(recording(helper="oracle")), range(100))["known"]
-    again = shape.play(shape.plan_of(pair(recording(helper="oracle"))), [0.1])
+    again = shape.play(shape.plan(pair(recording(helper="oracle"))), [0.1])
     unseen = np.arange(100, 200)
-    assert again.cost[0][unseen].tolist() == shape.play(shape.here, [0.1]).cost[0][unseen].tolist()
+    assert (
+        again.cost[0][unseen].tolist()
+        == shape.play(shape.plan(shape.pair), [0.1]).cost[0][unseen].tolist()
+    )
 
 
 # The ladder -----------------------------------------------------------------------------------
@@ -260,9 +263,10 @@ def test_a_calibration_decides_over_recordings_as_its_policy_does_online() -> No
         for outcome, (right, large) in zip(found.outcomes("small"), rights, strict=True)
     ]
     shape = shape_of_calibration(calibrate(drafts, [("p_true", 0)], MADE_FOR), found)
-    kept = shape.play(shape.here, [price]).escalated[0] == 0
+    plan = shape.plan(found)
+    kept = shape.play(plan, [price]).escalated[0] == 0
     policy = EconomicPolicy(price_of_error=shape.unit / price)
-    stage, costs = shape.here.stages[0], shape.here.large_expected
+    stage, costs = plan.stages[0], plan.expected
     for p, p_large, cost, accepted in zip(stage.kept, stage.large, costs, kept, strict=True):
         known = Assessment(confidence=float(p), calibrated=True, p_large=float(p_large))
         online = policy.decide(Situation(known, escalation_cost_usd=Decimal(str(cost))))

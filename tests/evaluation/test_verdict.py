@@ -82,16 +82,12 @@ def test_the_document_has_menu_baselines_ladder_and_pictures(good: Evaluation) -
     assert [table.title for table in document.tables] == [
         "What you may lose, and what you pay",
         "Without a cascade",
-        "Shapes, from the simplest up",
         "Who is escalated first",
         "Confidence in the draft",
         "Kept with the most confidence, and wrong",
     ]
     assert document.tables[0].strong == 3
-    assert [picture.title for picture in document.pictures] == [
-        "Right answers over cost",
-        "Is the confidence what it says?",
-    ]
+    assert [picture.title for picture in document.pictures] == ["Right answers over cost"]
     assert "lose 5 points" in text(good)
 
 
@@ -253,11 +249,9 @@ def test_a_cheap_model_that_is_better_should_draft_itself() -> None:
     )
 
 
-def test_rows_left_out_and_choices_that_change_are_told() -> None:
-    rows = [*recording(50), recording(51)[-1].model_copy(update={"models": {}})]
-    told = found(rows, within=0.05, repeats=3)
+def test_rows_left_out_are_told() -> None:
+    told = found([*recording(50), recording(51)[-1].model_copy(update={"models": {}})])
     assert any("1 row without one of the models" in note for note in told.notes)
-    assert sum(told.chosen.values()) == 15
 
 
 @pytest.mark.parametrize(
