@@ -12,11 +12,12 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from datetime import UTC, datetime
+from decimal import Decimal
 from threading import Lock
 from weakref import WeakSet
 
+from cascade._numbers import to_number
 from cascade.errors import CascadeError, ConfigurationError, ModelError
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import visible
@@ -25,7 +26,7 @@ from cascade.middleware.background import BackgroundRuns, lot
 from cascade.middleware.base import CascadeMiddleware, Decide, Slot
 from cascade.middleware.comparing import Comparer, Comparison, Loss
 from cascade.policies.base import Situation
-from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run
+from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run, known_cost
 from cascade.state import Completion, Decision, LedgerEntry, Usage
 from cascade.tiers import ModelLike, WithheldModel
 
@@ -51,17 +52,14 @@ class Audits(CascadeMiddleware):
     Each accepted draft is drawn by a hash of its run with the chance that its decision states
     (`Decision.audit_rate`), so that sums weighted by 1/rate are unbiased. Drafts that were accepted
     for want of a larger model, by a person, from a cache, or that must stay on this machine have no
-    chance. Audits go on in the background; `aclose` waits for them. One that a process leaves
-    behind is taken up by another, where the ledger's store keeps jobs (`open_store(…, jobs=True)`).
-    An audit that fails leaves no loss.
+    chance. Audits that a process leaves behind are taken up by another, where the ledger's store
+    keeps jobs (`open_store(…, jobs=True)`). An audit that fails leaves no loss.
 
     Args:
         rate: share of accepted drafts, in [0, 1].
         daily_usd: dollars per day of UTC for audits and their judge. The rate is lowered so that
             they last. Needs a price of the large model, and of the judge.
-        compare: how a draft is compared with the large model's answer, see
-            `cascade.middleware.comparing.Comparer`.
-        judge: a model that compares long answers.
+        compare, judge: how a draft is compared, see `cascade.middleware.comparing.Comparer`.
         grace_s: seconds that `aclose` waits for audits; None waits for all.
 
     Raises:
@@ -80,10 +78,12 @@ class Audits(CascadeMiddleware):
         grace_s: float | None = None,
         name: str = "audits",
     ) -> None:
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
-            raise ConfigurationError(f"audit_rate={rate!r}: a share of accepted drafts, 0 to 1.")
-        self.name, self.rate, self.grace_s = name, rate, grace_s
-        self.budget = None if daily_usd is None else DailyBudget(_dollars(daily_usd))
+        self.name, self.grace_s = name, grace_s
+        self.rate = to_number("audit_rate", rate, least=0, most=1)
+        self.budget: DailyBudget | None = None
+        if daily_usd is not None:
+            to_number("Audits.daily_usd", daily_usd, above=0)
+            self.budget = DailyBudget(Decimal(str(daily_usd)))
         self._compare = Comparer(compare, judge)
         self._runs = BackgroundRuns("audit", self._audit)
 
@@ -103,12 +103,12 @@ class Audits(CascadeMiddleware):
                 "audits need ledger=…: their results come after the reply. Give "
                 "open_store('sqlite:///ledger.db'), or MemoryLedger()."
             )
-        for tier in (parts.tiers[-1], self._compare.judge):
-            unknown = tier is not None and tier.pricing.cost(_PROBE, 1.0) is None
-            if self.budget is not None and tier is not None and unknown:
+        paid = (parts.tiers[-1], self._compare.judge) if self.budget is not None else ()
+        for tier in filter(None, paid):
+            if tier.pricing.cost(Usage(input_tokens=1, output_tokens=1), 1.0) is None:
                 raise ConfigurationError(
-                    f"Audits(daily_usd={self.budget.daily_usd}) cannot be kept: what {tier.name} "
-                    f"({tier.model.name}) costs is unknown ({tier.pricing.source})."
+                    f"the daily_usd of audits cannot be kept: what {tier.name} ({tier.model.name}) "
+                    f"costs is unknown ({tier.pricing.source})."
                 )
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
@@ -132,26 +132,24 @@ class Audits(CascadeMiddleware):
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
         """Draw, and leave the work to the background."""
-        decision, draft, kernel = answer.decision, answer.completion, runtime.kernel
-        if run.kind != "answer" or decision is None or draft is None or draft.cached:
+        decision, kernel, budget = answer.decision, runtime.kernel, self.budget
+        rate = decision.audit_rate if decision and decision.action == "accept" else None
+        drafted = answer.source in [tier.name for tier in kernel.tiers[:-1]] and not answer.degraded
+        if run.kind != "answer" or not drafted or not rate:
             return
-        drafted = answer.source in [tier.name for tier in kernel.tiers[:-1]]
-        stands = decision.action == "accept" and not decision.once and not answer.degraded
-        if not (drafted and stands and decision.audit_rate):
-            return
-        if self.budget is not None:
-            self.budget.saw()
-        if lot(run.id, NODE) >= decision.audit_rate:
+        if budget is not None:
+            budget.saw()
+        if lot(run.id, NODE) >= rate:
             return
         audit = run.copy("audit")
         audit.step = "begin"
         accepted = [e for e in run.entries if e.decision and e.decision.action == "accept"]
         estimate = accepted[-1].baseline_usd if accepted else None
         audit.notes[self.name] = {"estimate_usd": None if estimate is None else str(estimate)}
-        if self.budget is not None:
-            self.budget.reserve(run.id, _expected_usd(audit, kernel), drawn=True)
-        if not self._runs.start(audit, kernel) and self.budget is not None:
-            self.budget.release(run.id)
+        if budget is not None:
+            budget.reserve(run.id, _expected_usd(audit, kernel), drawn=True)
+        if not self._runs.take(audit, kernel) and budget is not None:
+            budget.release(run.id)
 
     async def aclose(self) -> None:
         """Finish the audits that are under way, and close the judge."""
@@ -227,25 +225,17 @@ def _learn(audit: Run, draft: Completion, large: Completion, kernel: Kernel) -> 
         kernel.outlook.learn(read, seen, written, 1 / rate)
 
 
-_PROBE = Usage(input_tokens=1, output_tokens=1)
-
-
 class DailyBudget:
     """Dollars of a day of UTC for audits, and what they have cost. Safe to use from any thread.
 
     The sum is read from the store, so that it survives restarts and other processes count; what
     this process has spent since then is added. Audits under way count as estimated.
-
-    Args:
-        daily_usd: dollars per day.
-        clock: seconds since 1970.
     """
 
     def __init__(self, daily_usd: Decimal, clock: Callable[[], float] = time.time) -> None:
         self.daily_usd, self._clock = daily_usd, clock
-        self._day: date | None = None
+        self._midnight, self._read_at = -1.0, -math.inf
         self._read_usd: Decimal | None = None
-        self._read_at = -math.inf
         self._own_usd = Decimal(0)
         self._reserved: dict[str, Decimal] = {}
         self._drafts, self._since = 0, 0.0
@@ -253,19 +243,14 @@ class DailyBudget:
         self._lock = Lock()
 
     def rate(self, wanted: float, usd: Decimal | None) -> float:
-        """The wanted rate, or the lower one with which what is left lasts until midnight; 0 where
-        it is used up, or not known yet.
-
-        Args:
-            wanted: in [0, 1].
-            usd: what this audit would probably cost; None where that is unknown.
-        """
+        """The wanted rate, or the lower one with which what is left lasts until midnight, at what
+        an audit would probably cost; 0 where it is used up, or something is not known."""
         with self._lock:
             now, left = self._roll(), self._left()
             if left is None or usd is None or left < usd:
                 return 0.0
             per_second = max(1, self._drafts) / (PRIOR_S + max(0.0, now - self._since))
-            drafts = max(1.0, per_second * (DAY_S - now % DAY_S))
+            drafts = max(1.0, per_second * (self._midnight + DAY_S - now))
             return min(wanted, float(left) / (drafts * float(usd))) if usd else wanted
 
     def saw(self) -> None:
@@ -275,13 +260,8 @@ class DailyBudget:
             self._drafts += 1
 
     def reserve(self, run_id: str, usd: Decimal | None, *, drawn: bool = False) -> bool:
-        """Keep back what an audit will cost; False where it is not there.
-
-        Args:
-            run_id: of the audited run.
-            usd: what it will probably cost.
-            drawn: whether it is drawn just now: to leave it out then would bias the sample.
-        """
+        """Keep back what the audit of a run will probably cost; False where it is not there. One
+        that is `drawn` just now is always paid: to leave it out would bias the sample."""
         with self._lock:
             self._roll()
             left, each = self._left(), usd or Decimal(0)
@@ -304,34 +284,32 @@ class DailyBudget:
             now, store = self._roll(), ledger.store
             if store is None or abs(now - self._read_at) < REFRESH_S:
                 return
-            self._read_at, day, own = now, self._day, self._own_usd
-        midnight = datetime.fromtimestamp(now - now % DAY_S, UTC)
+            self._read_at, midnight, own = now, self._midnight, self._own_usd
         try:
             async with asyncio.timeout(PATIENCE_S):
-                spent = await store.spent(NODE, midnight)
+                spent = await store.spent(NODE, datetime.fromtimestamp(midnight, UTC))
         except (CascadeError, TimeoutError) as error:
             logger.warning("audits wait until the ledger can be read: %r", error)
             return
         with self._lock:
             self._roll()
-            if self._day == day and spent is not None:
+            if self._midnight == midnight and spent is not None:
                 self._read_usd, self._own_usd = spent.known, self._own_usd - own
-            elif self._day == day:
+            elif self._midnight == midnight:
                 self._read_usd = Decimal(0)  # the store cannot tell: the budget is the process's
 
     def _hear(self, entry: LedgerEntry) -> None:
         """Count a call of an audit."""
         if entry.node == NODE and entry.model is not None:
-            cost = entry.assumed_usd if entry.cost_usd is None else entry.cost_usd
             with self._lock:
                 self._roll()
-                self._own_usd += cost or 0
+                self._own_usd += known_cost([entry])
 
     def _roll(self) -> float:
+        """The time; at midnight a new day begins."""
         now = self._clock()
-        today = datetime.fromtimestamp(now, UTC).date()
-        if today != self._day:
-            self._day, self._read_usd, self._read_at = today, None, -math.inf
+        if now - now % DAY_S != self._midnight:
+            self._midnight, self._read_usd, self._read_at = now - now % DAY_S, None, -math.inf
             self._own_usd, self._drafts, self._since = Decimal(0), 0, now
         return now
 
@@ -340,13 +318,3 @@ class DailyBudget:
             return None
         reserved = sum(self._reserved.values(), Decimal(0))
         return self.daily_usd - self._read_usd - self._own_usd - reserved
-
-
-def _dollars(amount: Dollars) -> Decimal:
-    try:
-        dollars = Decimal(str(amount))
-    except InvalidOperation:
-        dollars = Decimal("NaN")
-    if not (dollars.is_finite() and dollars > 0):
-        raise ConfigurationError(f"Audits(daily_usd={amount!r}): dollars, above 0.")
-    return dollars

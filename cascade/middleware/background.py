@@ -119,43 +119,35 @@ Do = Callable[[Run, Kernel], Coroutine[Any, Any, bool]]
 """Does a background run; False where it is to be tried again later."""
 
 
-class BackgroundRuns:
+class BackgroundRuns(Background):
     """Background runs of one kind: each is begun once, and is a job of the store until it is done.
 
-    Args:
-        kind: of the runs.
-        do: does one.
+    What takes longer than `finish` may wait stays a job.
     """
 
     def __init__(self, kind: Kind, do: Do) -> None:
+        super().__init__()
         self._kind, self._do = kind, do
-        self._background = Background()
         self._begun: OrderedDict[str, None] = OrderedDict()
         self._looked: WeakKeyDictionary[Kernel, float] = WeakKeyDictionary()
         self._lock = Lock()
 
-    @property
-    def full(self) -> bool:
-        """Whether no more runs are taken on."""
-        return self._background.full
-
-    def start(self, run: Run, kernel: Kernel) -> bool:
-        """Do a run after the reply, unless it was begun before; False where too much waits.
-
-        Args:
-            run: of this kind, a copy of the one that was answered.
-            kernel: that does it.
-        """
+    def take(self, run: Run, kernel: Kernel) -> bool:
+        """Do a run of this kind after the reply, unless it was begun before; False where too much
+        waits."""
         # The context of the caller, which has tags as well, stays behind.
         tags = run.settings["tags"] = {**current_tags(), **(run.settings.get("tags") or {})}
-        store, kind = kernel.ledger.store, self._job_kind(kernel)
+        store = kernel.ledger.store
         if store is not None and not self.full:
             try:
-                job = Job(kind=kind, run_id=run.id, payload=_written(run), tags=tags)
-                store.put_job(job)
+                kept = {"run": run.to_json(), "messages": messages_to_dict(run.messages)}
+                # What is no JSON, such as a tool's artifact, is not sent to models either.
+                payload = json.dumps(kept, default=str, skipkeys=True)
+                kind = self._job_kind(kernel)
+                store.put_job(Job(kind=kind, run_id=run.id, payload=payload, tags=tags))
             except (CascadeError, ValueError, TypeError) as error:
                 logger.warning("a background run would not survive a crash: %s", error)
-        return self._start(run, kernel)
+        return self._begin_once(run, kernel)
 
     def look(self, kernel: Kernel) -> None:
         """Take on what other processes have left, now and then and without waiting for it."""
@@ -163,15 +155,10 @@ class BackgroundRuns:
         if now - self._looked.get(kernel, -math.inf) >= STALE.total_seconds():
             self._looked[kernel] = now
             if kernel.ledger.store is not None:
-                self._background.start(partial(self.resume, kernel))
+                self.start(partial(self.resume, kernel))
 
     async def resume(self, kernel: Kernel, older_than: timedelta = STALE) -> None:
-        """Take on what other processes have left.
-
-        Args:
-            kernel: that does it.
-            older_than: since it was left; nothing where no other process is at work.
-        """
+        """Take on what other processes have left so long ago; nothing, where none is at work."""
         store, kind = kernel.ledger.store, self._job_kind(kernel)
         assert store is not None
         for job in await store.claim_jobs(kind, older_than):
@@ -179,25 +166,21 @@ class BackgroundRuns:
             if run is None or datetime.now(UTC) - job.at > GIVEN_UP:
                 store.drop_job(kind, job.run_id)
             else:
-                self._start(run, kernel)
+                self._begin_once(run, kernel)
 
-    async def finish(self, grace_s: float | None = None) -> None:
-        """Return once all of them are done; what takes longer than this stays a job."""
-        await self._background.finish(grace_s)
-
-    def _start(self, run: Run, kernel: Kernel) -> bool:
+    def _begin_once(self, run: Run, kernel: Kernel) -> bool:
         with self._lock:
             if run.id in self._begun:
                 return True
             self._begun[run.id] = None
             if len(self._begun) > REMEMBERED:
                 self._begun.popitem(last=False)
-        started = self._background.start(partial(self._work, run, kernel))
+        started = self.start(partial(self._do_one, run, kernel))
         if not started:
             self._begun.pop(run.id, None)
         return started
 
-    async def _work(self, run: Run, kernel: Kernel) -> None:
+    async def _do_one(self, run: Run, kernel: Kernel) -> None:
         done = False
         try:
             done = await self._do(run, kernel)
@@ -207,9 +190,8 @@ class BackgroundRuns:
         finally:
             if not done:
                 self._begun.pop(run.id, None)
-        store = kernel.ledger.store
-        if done and store is not None:
-            store.drop_job(self._job_kind(kernel), run.id)
+        if done and kernel.ledger.store is not None:
+            kernel.ledger.store.drop_job(self._job_kind(kernel), run.id)
 
     def _job_kind(self, kernel: Kernel) -> str:
         """The kind of its jobs: other cascades that share a store leave them alone."""
@@ -220,12 +202,6 @@ def fingerprint(kernel: Kernel) -> str:
     """What tells a cascade from those of another name or with other models that share a store."""
     told = [kernel.parts.name, *((tier.name, tier.model.name) for tier in kernel.tiers)]
     return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
-
-
-def _written(run: Run) -> str:
-    """A run as JSON. What is none, such as a tool's artifact, is not sent to models either."""
-    kept = {"run": run.to_json(), "messages": messages_to_dict(run.messages)}
-    return json.dumps(kept, default=str, skipkeys=True)
 
 
 def _read(job: Job) -> Run | None:

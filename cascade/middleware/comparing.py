@@ -12,10 +12,10 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import HumanMessage, SystemMessage
 
 from cascade.confidence import as_data, normalise
 from cascade.errors import CascadeError, ConfigurationError
@@ -52,10 +52,9 @@ async."""
 class Comparison(NamedTuple):
     """How much better the large model's answer is.
 
-    Attributes:
-        loss: 1 where only the large answer is right, −1 where only the draft is, 0 where they are
-            equally good, or between; None where that cannot be told.
-        note: how it was found, or why there is none. It quotes neither answer.
+    `loss` is 1 where only the large answer is right, −1 where only the draft is, 0 where they are
+    equally good, or between; None where that cannot be told. `note` is how it was found, or why
+    there is none; it quotes neither answer.
     """
 
     loss: float | None
@@ -71,8 +70,7 @@ class Comparer:
     which one holds the other, a judge can tell.
 
     Args:
-        compare: `auto`, as above; `exact`, by wording however long; or your own (question, draft,
-            large model's answer) → loss in [−1, 1].
+        compare: `auto`, as above; `exact`, by wording however long; or your own.
         judge: a model that compares what nothing else can. It sees the two in random order, and
             not whose they are.
 
@@ -103,16 +101,12 @@ class Comparer:
             # In a thread: answers may be long, and others wait for the event loop.
             judged = self.judge is not None
             found = await asyncio.to_thread(_computed, self.compare, run, draft, large, judged)
-            if found is not None:
-                return found
-            if self.judge is not None:
-                return await self._judged(run, draft, large, runtime)
+            return found or await self._judged(run, draft, large, runtime)
         except CascadeError as error:
             return Comparison(None, f"the comparison failed: {error}")
         except Exception as error:
             logger.exception("a comparison has failed")
             return Comparison(None, f"the comparison raised {type(error).__name__}")
-        return Comparison(None, "such answers are compared by a judge: give judge=…, a model")
 
     async def aclose(self) -> None:
         """Close the judge."""
@@ -125,31 +119,28 @@ class Comparer:
         given = (run.question, draft.transcript, large.transcript)
         loss: Any = await asyncio.to_thread(compare, *given)  # it may take its time
         loss = await loss if inspect.isawaitable(loss) else loss
-        if not (isinstance(loss, int | float) and -1 <= loss <= 1):
-            return Comparison(
-                None, f"compare=… returned a {type(loss).__name__}: a loss is from -1 to 1"
-            )
-        return Comparison(float(loss), "compared by your function")
+        if isinstance(loss, int | float) and -1 <= loss <= 1:
+            return Comparison(float(loss), "compared by your function")
+        said = f"compare=… returned a {type(loss).__name__}: a loss is from -1 to 1"
+        return Comparison(None, said)
 
     async def _judged(
         self, run: Run, draft: Completion, large: Completion, runtime: CascadeRuntime
     ) -> Comparison:
-        assert self.judge is not None
+        if self.judge is None:
+            return Comparison(None, "such answers are compared by a judge: give judge=…, a model")
         if not all(isinstance(message.content, str) for message in run.messages):
             return Comparison(None, "there is more than text in the question: no judge was asked")
-        name = self.judge.model.name
         swapped = lot(run.id, "order") < 0.5
         pair = (draft.transcript, large.transcript)
-        a, b = reversed(pair) if swapped else pair
-        messages = (SystemMessage(SYSTEM), HumanMessage(_task(run, a, b)))
-        request = to_request(self.judge, messages, Settings())
+        task = HumanMessage(_task(run, *(reversed(pair) if swapped else pair)))
+        request = to_request(self.judge, (SystemMessage(SYSTEM), task), Settings())
         reply = await runtime.kernel.ask(Call(run, runtime, "audit", self.judge, request))
-        verdict = preferred(reply.text)
+        verdict, name = preferred(reply.text), self.judge.model.name
         if verdict is None:
             return Comparison(None, f"{name} gave no verdict")
-        if verdict == "EQUAL":
-            return Comparison(0.0, f"judged by {name}")
-        return Comparison(1.0 if (verdict == "A") == swapped else -1.0, f"judged by {name}")
+        loss = 0.0 if verdict == "EQUAL" else 1.0 if (verdict == "A") == swapped else -1.0
+        return Comparison(loss, f"judged by {name}")
 
 
 def preferred(reply: str) -> str | None:
@@ -167,17 +158,13 @@ def preferred(reply: str) -> str | None:
 
 
 def _task(run: Run, a: str, b: str) -> str:
+    asked = [f"{message.type}: {message.text}" for message in run.messages]
+    question = "\n\n".join(asked) if len(asked) > 1 else str(run.messages[0].text)
     # No answer can close a tag whose name it could not know.
     mark = f"{int(lot(run.id, 'mark') * 16**8):08x}"
-    parts = {"question": _written(run.messages), "answer_a": a, "answer_b": b}
+    parts = {"question": question, "answer_a": a, "answer_b": b}
     tagged = (f"<{name}-{mark}>\n{as_data(text)}\n</{name}-{mark}>" for name, text in parts.items())
     return "\n\n".join([*tagged, "Which answer is better: A, B or EQUAL?"])
-
-
-def _written(messages: Sequence[BaseMessage]) -> str:
-    if len(messages) == 1:
-        return str(messages[0].text)
-    return "\n\n".join(f"{message.type}: {message.text}" for message in messages)
 
 
 def _computed(
@@ -190,25 +177,15 @@ def _computed(
         return Comparison(None, "the large model's answer is empty")
     if run.settings.get("schema") is not None:
         return _fields(draft.text, large.text)
-    found = _wording(draft.text, large.text)
-    if how == "auto" and found.loss and (judged or not _tells(draft.text, large.text)):
-        return None
-    return found
-
-
-def _wording(draft: str, large: str) -> Comparison:
-    options = [_OPTION.match(text) for text in (draft, large)]
+    options = [_OPTION.match(text) for text in (draft.text, large.text)]
+    left, right = (f" {normalise(text)} " for text in (draft.text, large.text))
+    same, by = left == right, "by wording"
     if options[0] and options[1]:
-        return _found(options[0][1].upper() == options[1][1].upper(), "by option")
-    return _found(normalise(draft) == normalise(large), "by wording")
-
-
-def _tells(draft: str, large: str) -> bool:
-    """Whether answers that are worded differently are two answers."""
-    if max(len(draft.split()), len(large.split())) > SHORT:
-        return False
-    left, right = (f" {normalise(text)} " for text in (draft, large))
-    return left not in right and right not in left  # "in Canberra" may be the same as "Canberra"
+        same, by = options[0][1].upper() == options[1][1].upper(), "by option"
+    # Short answers of other wording are two, but "in Canberra" may be the same as "Canberra".
+    short = max(len(draft.text.split()), len(large.text.split())) <= SHORT
+    told = short and left not in right and right not in left
+    return _found(same, by) if same or how == "exact" or (told and not judged) else None
 
 
 def _found(same: bool, how: str) -> Comparison:
@@ -228,7 +205,6 @@ def _fields(draft: str, large: str) -> Comparison:
     except ValueError:
         return Comparison(None, "the large model's answer is no JSON")
     try:
-        left = json.loads(draft)
+        return _found(json.loads(draft) == right, "by fields")
     except ValueError:
         return Comparison(1.0, "the draft is no JSON")
-    return _found(left == right, "by fields")

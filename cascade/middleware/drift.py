@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field
 
+from cascade._numbers import to_count, to_number
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.middleware.background import Background, fingerprint, lot
 from cascade.middleware.base import CascadeMiddleware, Decide, Slot
@@ -29,13 +30,15 @@ from cascade.run import Answer, CascadeRuntime, Kernel, Run
 from cascade.state import Decision, LedgerEntry, Record
 
 if TYPE_CHECKING:
-    from cascade.policies.drift import HarmQueue
+    from cascade.policies.drift import HarmProcess, HarmQueue, SignalWatch
 
 logger = logging.getLogger("cascade")
 
 Reaction = Literal["warn", "audit", "tighten", "large_only"]
 """What is done at an alarm: tell; audit more accepted drafts; accept less as well; accept nothing,
 so that nothing is drafted either."""
+
+REACTIONS: tuple[Reaction, ...] = get_args(Reaction)
 
 Caution = Literal["normal", "audit", "tighten", "large_only"]
 """How careful the cascade is: the strictest reaction since the last reset."""
@@ -47,6 +50,8 @@ Kind = Literal["signals", "escalations", "harm"]
 wrong than was promised."""
 
 NODE = "drift"
+
+CALIBRATED = "confidence against its calibration"
 
 PATIENCE_S = 2.0
 """Seconds that a question waits to know the caution before a restart."""
@@ -75,13 +80,12 @@ class Alarm(Record):
 class Drift(CascadeMiddleware):
     """Watches whether questions and drafts still are what they were, and reacts where not.
 
-    Signals and confidence are compared window by window with the first decisions, and with the
-    calibration's (PSI and Kolmogorov–Smirnov); the escalation rate runs through a CUSUM; audits,
-    where there are any, through an e-process against `max_harm` (`cascade.policies.drift`). Each
-    chart gives one alarm until `reset`: a warning in the log, an entry of node `drift` in the
-    ledger, an item of `alarms`, and a call of `on_alarm`. What `tighten` accepts is a part of what
-    was accepted before, so a certificate holds on. The caution survives a restart where the ledger
-    can be read; charts begin anew.
+    Signals and confidence are compared window by window with the first decisions and with the
+    calibration's, the escalation rate runs through a CUSUM, and audits through an e-process against
+    `max_harm` (`cascade.policies.drift`). Each chart gives one alarm until `reset`: a warning in
+    the log, an entry of node `drift` in the ledger, and a call of `on_alarm`. What `tighten`
+    accepts was accepted before, so a certificate holds on. The caution survives a restart where the
+    ledger can be read; charts begin anew.
 
     Args:
         reaction: to every kind of alarm that has none of its own.
@@ -93,6 +97,8 @@ class Drift(CascadeMiddleware):
         on_alarm: is called with each alarm, after the reply; it may be async.
 
     Attributes:
+        caution: how careful the cascade is at present.
+        alarms: those of this process since the last reset, oldest first.
         alpha: chance of a false alarm of one signal in one window.
         run_length: requests between false alarms of the escalation rate, on average, at least.
         delta: chance that a harm of `max_harm` or less is ever called more.
@@ -128,46 +134,29 @@ class Drift(CascadeMiddleware):
     ) -> None:
         import cascade.policies.drift  # noqa: F401, PLC0415 - says where scipy is missing
 
-        self.reactions: dict[Kind, Reaction] = {
-            "signals": signals or reaction,
-            "escalations": escalations or reaction,
-            "harm": harm or reaction,
-        }
+        given = {"signals": signals, "escalations": escalations, "harm": harm}
+        self.reactions = {kind: own or reaction for kind, own in given.items()}
         for value in self.reactions.values():
-            if value not in get_args(Reaction):
-                words = ", ".join(map(repr, get_args(Reaction)))
-                raise ConfigurationError(f"Drift({value!r}): give one of {words}.")
-        if max_harm is not None and not 0 < max_harm < 1:
-            raise ConfigurationError(f"Drift(max_harm={max_harm!r}): a number between 0 and 1.")
-        if reference < 50 or window < 20:
-            raise ConfigurationError(
-                f"Drift(reference={reference!r}, window={window!r}): chance and change are told "
-                "apart from 50 and 20 values on."
-            )
+            if value not in REACTIONS:
+                raise ConfigurationError(f"Drift({value!r}): give one of {', '.join(REACTIONS)}.")
+        if max_harm is not None:
+            to_number("Drift.max_harm", max_harm, above=0, most=1)
+        # Below, chance and change are not told apart.
+        self.reference = to_count("Drift.reference", reference, least=50)
+        self.window = to_count("Drift.window", window, least=20)
         self.name, self.max_harm, self.on_alarm = name, max_harm, on_alarm
-        self.reference, self.window = reference, window
         self._lock = RLock()
         self._background = Background()
         self._kernel: Kernel | None = None
         self._restored, self._retry_at = False, 0.0
-        self._caution: Caution = "normal"
-        self._alarms: list[Alarm] = []
-
-    @property
-    def caution(self) -> Caution:
-        """How careful the cascade is at present."""
-        return self._caution
-
-    @property
-    def alarms(self) -> tuple[Alarm, ...]:
-        """The alarms of this process since the last reset, oldest first."""
-        return tuple(self._alarms)
+        self.caution: Caution = "normal"
+        self.alarms: tuple[Alarm, ...] = ()
 
     def reset(self) -> None:
         """Back to normal: all charts begin anew, and what comes now is usual."""
         with self._lock:
-            before, self._caution, self._restored = self._caution, "normal", True
-            self._alarms.clear()
+            before, self.caution, self._restored = self.caution, "normal", True
+            self.alarms = ()
             if self._kernel is not None:
                 self._charts = Charts(self, self._kernel)
         self._tell(f"reset from {before}")
@@ -180,7 +169,7 @@ class Drift(CascadeMiddleware):
         if not self._restored:
             await self._restore(kernel)
         shut = run.settings.get("local_only") and not kernel.tiers[-1].local
-        if self._caution == "large_only" and run.kind == "answer" and not shut:
+        if self.caution == "large_only" and run.kind == "answer" and not shut:
             run.tier = len(kernel.tiers) - 1
             reason = "after an alarm of drift only the large model answers"
             run.decision = Decision(action="escalate", reason=reason)
@@ -188,7 +177,7 @@ class Drift(CascadeMiddleware):
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
         """Decide as carefully as the alarms demand."""
-        caution, confidence = self._caution, situation.assessment.confidence
+        caution, confidence = self.caution, situation.assessment.confidence
         if caution == "normal" or situation.last:
             return handler(situation)
         why = "only the large model answers" if caution == "large_only" else ""
@@ -201,16 +190,14 @@ class Drift(CascadeMiddleware):
             why = odds if self._doubt(confidence) < (decision.threshold or 0.0) else ""
         else:
             decision = handler(situation)
+        stopped = ("accept", "observe") if caution == "large_only" else ("accept",)
         if decision.once:
             return decision  # for want of time, or of a larger model
-        last_word = decision.action == "accept" or caution == "large_only"
-        if why and last_word and decision.action in ("accept", "observe"):
+        if why and decision.action in stopped:
             reason = f"{decision.reason}; but after an alarm {why}"
             update = {"action": "escalate", "tier": None, "audit_rate": None, "reason": reason}
             return decision.model_copy(update=update)
-        if decision.audit_rate is None:
-            return decision
-        rate = min(1.0, decision.audit_rate * self.audit_factor)
+        rate = decision.audit_rate and min(1.0, decision.audit_rate * self.audit_factor)
         return decision.model_copy(update={"audit_rate": rate})
 
     async def aclose(self) -> None:
@@ -235,35 +222,33 @@ class Drift(CascadeMiddleware):
 
     def _watch(self, kernel: Kernel) -> None:
         with self._lock:
-            if self._kernel is None:
-                self._kernel, self._charts = kernel, Charts(self, kernel)
-                kernel.ledger.listeners.append(self._hear)
-            elif self._kernel is not kernel:
+            if self._kernel not in (None, kernel):
                 raise ConfigurationError(
                     "this Drift watches another cascade: give each of them one of its own."
                 )
+            if self._kernel is None:
+                self._kernel, self._charts = kernel, Charts(self, kernel)
+                kernel.ledger.listeners.append(self._hear)
 
     def _hear(self, entry: LedgerEntry) -> None:
         """Draw an entry into the charts; what fails here must not fail the run."""
         try:
             with self._lock:
-                for kind, chart, text in self._charts.draw(entry, self._caution):
+                for kind, chart, text in self._charts.draw(entry, self.caution):
                     self._alarm(kind, chart, text)
         except Exception:
             logger.exception("%s: an entry could not be drawn", self.name)
 
     def _alarm(self, kind: Kind, chart: str, text: str) -> None:
-        reaction = self.reactions[kind]
-        if reaction != "warn":
-            self._caution = _stricter(self._caution, reaction)
-        alarm = Alarm(kind=kind, chart=chart, text=text, caution=self._caution)
-        self._alarms.append(alarm)
+        self.caution = _stricter(self.caution, self.reactions[kind])
+        alarm = Alarm(kind=kind, chart=chart, text=text, caution=self.caution)
+        self.alarms += (alarm,)
         self._tell(text)
         if self.on_alarm is not None:
             self._background.start(partial(_call, self.on_alarm, alarm))
 
     def _tell(self, text: str) -> None:
-        note = f"{self._caution}: {text}"  # its first word is what a restart reads
+        note = f"{self.caution}: {text}"  # its first word is what a restart reads
         logger.warning("%s: %s", self.name, note)
         if self._kernel is not None:
             ledger, run_id = self._kernel.ledger, self._run_id(self._kernel)
@@ -285,16 +270,17 @@ class Drift(CascadeMiddleware):
             self._retry_at = time.monotonic() + RETRY_S
             logger.warning("%s: the ledger cannot be read: %r", self.name, error)
             return
-        word: Any = events[-1].note.partition(":")[0] if events else "normal"
         with self._lock:
-            if not self._restored and word in CAUTIONS[1:]:
-                self._caution = _stricter(self._caution, word)
-                logger.warning("%s: still at %s; reset() ends it", self.name, self._caution)
+            if not self._restored and events:
+                self.caution = _stricter(self.caution, events[-1].note.partition(":")[0])
+            if not self._restored and self.caution != "normal":
+                logger.warning("%s: still at %s; reset() ends it", self.name, self.caution)
             self._restored = True
 
 
-def _stricter(a: Caution, b: Caution) -> Caution:
-    return CAUTIONS[max(CAUTIONS.index(a), CAUTIONS.index(b))]
+def _stricter(caution: Caution, word: str) -> Caution:
+    """The stricter of the two, where the word is a caution."""
+    return max((caution, *(c for c in CAUTIONS if c == word)), key=CAUTIONS.index)
 
 
 async def _call(told: Callable[[Alarm], Awaitable[None] | None], alarm: Alarm) -> None:
@@ -311,93 +297,78 @@ class Charts:
     """Charts of one cascade, drawn from its ledger entries; each gives one alarm."""
 
     def __init__(self, options: Drift, kernel: Kernel) -> None:
-        from cascade.policies.drift import (  # noqa: PLC0415 - needs numpy and scipy
-            HarmProcess,
-            HarmQueue,
-            RateWatch,
-            SignalDrift,
-            SignalWatch,
-        )
+        import cascade.policies.drift as charts  # noqa: PLC0415 - needs numpy and scipy
 
         self._first, self._last = kernel.tiers[0].name, kernel.tiers[-2:][0].name
-        self._watch = partial(SignalWatch, options.reference, options.window, options.alpha)
+        self._watch = partial(charts.SignalWatch, options.reference, options.window, options.alpha)
         self._signals: dict[str, SignalWatch] = {}
-        self._rate = RateWatch(options.reference, options.run_length)
+        self._rate = charts.RateWatch(options.reference, options.run_length)
         self._alarmed: set[str] = set()
         max_harm = options.max_harm or promises(kernel.policy)
         self._harm: HarmQueue | None = None
         if max_harm is not None:
-            self._harm = HarmQueue(HarmProcess(max_harm=max_harm, delta=options.delta))
+            self._harm = charts.HarmQueue(
+                charts.HarmProcess(max_harm=max_harm, delta=options.delta)
+            )
         calibrator: Any = (kernel.parts.calibrators or {}).get(self._first)
         known = getattr(calibrator, "confidences", ())
-        self._calibrated: SignalWatch | None = None
         # Where paid signals are taken for some drafts only, the confidence at the decision has
         # another distribution than on calibration rows, which had all of them.
         if len(known) > 1 and len(calibrator.stages) == 1:
             size = min(calibrator.quality.n, len(known))
-            usual = SignalDrift(reference=tuple(known), size=size, alpha=options.alpha)
-            self._calibrated = self._watch(usual)
+            usual = charts.SignalDrift(reference=tuple(known), size=size, alpha=options.alpha)
+            self._signals[CALIBRATED] = self._watch(usual)
 
     def draw(self, entry: LedgerEntry, caution: Caution) -> list[Finding]:
         """Take in an entry; what that shows for the first time."""
-        fresh = [one for one in self._found(entry, caution) if one[1] not in self._alarmed]
+        decision, found = entry.decision, []
+        if self._harm is not None and entry.node == "audit" and entry.model is None:
+            # A failed one counts as no harm, which may hide some and never invents it.
+            loss = None if entry.loss is None else max(0.0, entry.loss)
+            self._harm.audited(entry.run_id, loss)
+        if entry.node == "verify" and decision is not None and decision.action != "observe":
+            if self._harm is not None:
+                self._decided(self._harm, entry, decision)
+            if entry.tier == self._first:
+                found += [*self._escalated(decision, caution), *self._moved(decision)]
+        if self._harm is not None and self._harm.process.alarm:
+            found.append(("harm", "harm", _broken(self._harm.process)))
+        fresh = [one for one in found if one[1] not in self._alarmed]
         self._alarmed |= {chart for _, chart, _ in fresh}
         return fresh
 
-    def _found(self, entry: LedgerEntry, caution: Caution) -> Iterator[Finding]:
-        decision = entry.decision
-        if entry.node == "audit" and entry.model is None:
-            # A failed one counts as no harm, which may hide some and never invents it.
-            yield from self._audited(entry.run_id, entry.loss)
-        if entry.node != "verify" or decision is None or decision.action == "observe":
+    def _decided(self, harm: HarmQueue, entry: LedgerEntry, decision: Decision) -> None:
+        """A request was decided; one that cannot be audited says nothing, and is left out."""
+        accepted, rate = decision.action == "accept", decision.audit_rate
+        if not rate if accepted else entry.tier != self._last:
             return
-        yield from self._harmed(entry, decision)
-        if entry.tier != self._first:
-            return
+        harm.decided(entry.run_id, rate if accepted else None)
+        if accepted and lot(entry.run_id, "audit") >= (rate or 0.0):
+            harm.audited(entry.run_id, None)  # it was not drawn
+
+    def _escalated(self, decision: Decision, caution: Caution) -> Iterator[Finding]:
         # Under a stricter reaction the rate is what that makes of it.
-        if caution in ("normal", "audit"):
-            rate = self._rate.add(decision.action != "accept")
-            if rate is not None:
-                word = "rose" if rate.up > rate.down else "fell"
-                usual = f"usual are {rate.usual_low:.1%} to {rate.usual_high:.1%}"
-                yield "escalations", "escalation rate", f"the escalation rate {word}: {usual}"
-        yield from self._moved(decision)
+        normal = caution in ("normal", "audit")
+        rate = self._rate.add(decision.action != "accept") if normal else None
+        if rate is not None:
+            word = "rose" if rate.up > rate.down else "fell"
+            usual = f"usual are {rate.usual_low:.1%} to {rate.usual_high:.1%}"
+            yield "escalations", "escalation rate", f"the escalation rate {word}: {usual}"
 
     def _moved(self, decision: Decision) -> Iterator[Finding]:
         kind, p = "confidence" if decision.calibrated else "score", decision.confidence
         values = {**(decision.signals or {}), **({} if p is None else {kind: p})}
-        watched = [
-            (name, value, self._signals.setdefault(name, self._watch()))
-            for name, value in values.items()
-        ]
-        if decision.calibrated and p is not None and self._calibrated is not None:
-            watched.append(("confidence against its calibration", p, self._calibrated))
-        for name, value, watch in watched:
-            found = watch.add(value)
+        if decision.calibrated and p is not None and CALIBRATED in self._signals:
+            values[CALIBRATED] = p
+        for name, value in values.items():
+            found = self._signals.setdefault(name, self._watch()).add(value)
             if found is not None:
                 how = f"PSI {found.psi:.2f}, Kolmogorov–Smirnov p = {found.ks_p:.1g}"
                 yield "signals", name, f"{name} moved: {how}"
 
-    def _harmed(self, entry: LedgerEntry, decision: Decision) -> Iterator[Finding]:
-        """A request was decided; one that cannot be audited says nothing, and is left out."""
-        accepted, rate = decision.action == "accept", decision.audit_rate
-        if self._harm is None or (not rate if accepted else entry.tier != self._last):
-            return
-        if self._harm.decided(entry.run_id, rate if accepted else None):
-            yield self._broken(self._harm)
-        elif accepted and lot(entry.run_id, "audit") >= (rate or 0.0):
-            yield from self._audited(entry.run_id, None)  # it was not drawn
 
-    def _audited(self, run_id: str, loss: float | None) -> Iterator[Finding]:
-        harm = None if loss is None else max(0.0, loss)
-        if self._harm is not None and self._harm.audited(run_id, harm):
-            yield self._broken(self._harm)
-
-    @staticmethod
-    def _broken(harm: HarmQueue) -> Finding:
-        e, process = math.exp(harm.process.log_e), harm.process
-        text = (
-            f"more accepted drafts are wrong than the {process.max_harm:.1%} of all requests that "
-            f"was promised: after {process.n:,} requests E = {e:.0f} ≥ {1 / process.delta:.0f}"
-        )
-        return "harm", "harm", text
+def _broken(harm: HarmProcess) -> str:
+    return (
+        f"more accepted drafts are wrong than the {harm.max_harm:.1%} of all requests that was "
+        f"promised: after {harm.n:,} requests E = {math.exp(harm.log_e):.0f} ≥ {1 / harm.delta:.0f}"
+    )

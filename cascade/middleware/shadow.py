@@ -101,7 +101,7 @@ class Shadow(CascadeMiddleware):
         if answer.source == last and not completion.cached:
             shadow = run.copy("shadow")
             shadow.step = "begin"
-            self._runs.start(shadow, runtime.kernel)
+            self._runs.take(shadow, runtime.kernel)
 
     async def aclose(self) -> None:
         """Finish the drafts that are under way, and close the judge."""

@@ -199,7 +199,7 @@ async def test_a_run_is_a_job_until_it_is_done() -> None:
     store, do = Keeping(), Doing(False)
     kernel, runs = kernel_with(store), BackgroundRuns("audit", do)
     run = begun(kernel)
-    runs.start(run, kernel)
+    runs.take(run, kernel)
     await runs.finish()
     assert list(store.jobs) == [run.id]  # it is to be tried again
     await runs.resume(kernel, timedelta())
@@ -214,7 +214,7 @@ async def test_a_run_is_begun_once() -> None:
     do = Doing()
     kernel, runs = kernel_with(None), BackgroundRuns("audit", do)
     run = begun(kernel)
-    assert [runs.start(run, kernel) for _ in range(2)] == [True, True]
+    assert [runs.take(run, kernel) for _ in range(2)] == [True, True]
     await runs.finish()
     assert len(do.runs) == 1
 
@@ -223,7 +223,7 @@ async def test_a_failure_is_not_tried_again(caplog: pytest.LogCaptureFixture) ->
     store = Keeping()
     kernel, runs = kernel_with(store), BackgroundRuns("audit", Doing(ValueError("oh")))
     with caplog.at_level(logging.ERROR):
-        runs.start(begun(kernel), kernel)
+        runs.take(begun(kernel), kernel)
         await runs.finish()
     assert not store.jobs
     assert "has failed" in caplog.text
@@ -239,7 +239,7 @@ async def test_what_is_cancelled_at_the_end_stays_a_job() -> None:
 
     kernel, runs = kernel_with(store), BackgroundRuns("audit", hang)
     run = begun(kernel)
-    runs.start(run, kernel)
+    runs.take(run, kernel)
     await asyncio.to_thread(asked.wait, 30)
     await runs.finish(0.01)
     assert list(store.jobs) == [run.id]
@@ -250,7 +250,7 @@ async def test_what_another_process_has_left_is_taken_up_with_its_tags() -> None
     kernel = kernel_with(store)
     with tagged(user="42"):
         left = BackgroundRuns("audit", first)
-        left.start(begun(kernel), kernel)
+        left.take(begun(kernel), kernel)
     await left.finish()
     (run_id,) = store.jobs
     assert store.jobs[run_id].tags == {"user": "42"}  # by which it is deleted
@@ -268,7 +268,7 @@ async def test_jobs_of_other_cascades_are_left_alone() -> None:
     kernel, other = kernel_with(store), pair(small(), small(), ledger=store).kernel
     assert fingerprint(kernel) != fingerprint(other)
     runs = BackgroundRuns("audit", Doing(False))
-    runs.start(begun(kernel), kernel)
+    runs.take(begun(kernel), kernel)
     await runs.finish()
     do = Doing()
     await BackgroundRuns("audit", do).resume(other, timedelta())
@@ -284,7 +284,7 @@ async def test_jobs_that_cannot_be_read_or_are_old_are_dropped(
 ) -> None:
     store, do = Keeping(), Doing(False)
     kernel, runs = kernel_with(store), BackgroundRuns("audit", do)
-    runs.start(begun(kernel), kernel)
+    runs.take(begun(kernel), kernel)
     await runs.finish()
     (run_id,) = store.jobs
     changed = {} if payload is None else {"payload": payload}
@@ -307,7 +307,7 @@ async def test_where_the_store_takes_no_job_the_run_is_done_all_the_same(
     do = Doing()
     kernel, runs = kernel_with(Refusing()), BackgroundRuns("audit", do)
     with caplog.at_level(logging.WARNING):
-        runs.start(begun(kernel), kernel)
+        runs.take(begun(kernel), kernel)
         await runs.finish()
     assert len(do.runs) == 1
     assert "would not survive" in caplog.text
@@ -321,8 +321,8 @@ async def test_where_too_much_waits_a_run_is_refused_and_may_come_again(
     run = begun(kernel)
     monkeypatch.setattr(background, "MOST_WAITING", 0)
     assert runs.full
-    assert not runs.start(run, kernel)
+    assert not runs.take(run, kernel)
     assert not store.jobs
     monkeypatch.setattr(background, "MOST_WAITING", 10)
-    assert runs.start(run, kernel)
+    assert runs.take(run, kernel)
     await runs.finish()

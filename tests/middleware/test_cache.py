@@ -231,7 +231,7 @@ async def test_a_kept_draft_is_given_only_while_the_stack_would_accept_it(store:
     drift = Drift("large_only")
     made = pair(model, answers, middleware=[Cache(store), drift])
     assert (await ask(made, Q)).tier == "small"
-    drift._caution = "large_only"
+    drift.caution = "large_only"
     assert (await ask(made, Q)).tier == "large"
     assert (await ask(made, Q)).cached  # the large answer stands
 
@@ -240,7 +240,7 @@ async def test_under_tighten_a_kept_draft_needs_the_higher_confidence(store: Any
     drift = Drift("tighten")
     made = pair(small(p=0.85), middleware=[Cache(store), drift])
     assert (await ask(made, Q)).tier == "small"
-    drift._caution = "tighten"  # 0.85 counts as 0.74
+    drift.caution = "tighten"  # 0.85 counts as 0.74
     assert (await ask(made, Q)).tier == "large"
 
 

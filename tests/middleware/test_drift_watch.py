@@ -159,7 +159,7 @@ async def test_the_confidence_is_compared_with_that_of_the_calibration() -> None
 async def test_large_only_drafts_nothing_and_asks_the_large_model(driver: str) -> None:
     drift, model, answers = short("large_only"), small(), large()
     made = pair(model, answers, middleware=[drift])
-    drift._caution = "large_only"
+    drift.caution = "large_only"
     result = await ask(made, Q, driver)
     assert (result.tier, model.requests, questions(answers)) == ("large", [], [Q])
     assert "after an alarm" in result.decision.reason
@@ -176,7 +176,7 @@ async def test_an_alarm_ends_in_the_reaction_to_its_kind() -> None:
 async def test_a_question_that_must_stay_here_is_drafted_and_not_accepted() -> None:
     drift, answers = short("large_only"), large(local=False)
     made = pair(small(), answers, middleware=[drift])
-    drift._caution = "large_only"
+    drift.caution = "large_only"
     result = await ask(made, Q, local_only=True)
     assert (result.tier, result.decision.once) == ("small", True)  # as there is nothing better
     assert answers.requests == []
@@ -187,7 +187,7 @@ async def test_tighten_accepts_a_part_of_what_was_accepted(p: float, tier: str) 
     drift = short("tighten")
     made = pair(small(p=p), middleware=[drift])
     assert (await ask(made, Q)).tier == "small"
-    drift._caution = "tighten"
+    drift.caution = "tighten"
     result = await ask(made, Q)
     assert result.tier == tier
     assert result.decision.confidence == pytest.approx(p)  # its own, not the doubted one
@@ -199,7 +199,7 @@ async def test_while_the_large_model_is_down_its_lack_decides() -> None:
     slow = Deadline(0.2)
     slow._seen_s["large"] = 60.0
     drift = short("tighten")
-    drift._caution = "tighten"
+    drift.caution = "tighten"
     made = pair(small(p=0.85), large(failures=down), middleware=[drift, slow, Retries(attempts=1)])
     result = await ask(made, Q)
     assert (result.tier, result.decision.once) == ("small", True)
@@ -209,7 +209,7 @@ async def test_audits_are_more_frequent_from_audit_on() -> None:
     drift, ledger = short("audit"), MemoryLedger()
     made = pair(ledger=ledger, middleware=[drift, Audits(0.1)])
     for caution in ("normal", "audit", "tighten"):
-        drift._caution = caution  # type: ignore[assignment]
+        drift.caution = caution  # type: ignore[assignment]
         await ask(made, Q)
     await made.aclose()
     rates = [entry.decision.audit_rate for entry in of(ledger, "verify")]
@@ -382,9 +382,9 @@ async def test_a_ledger_that_hangs_holds_up_one_question_so_long(
     [
         ({"reaction": "panic"}, "give one of"),
         ({"harm": "panic"}, "give one of"),
-        ({"max_harm": 1.5}, "between 0 and 1"),
-        ({"reference": 10}, "from 50 and 20"),
-        ({"window": 5}, "from 50 and 20"),
+        ({"max_harm": 1.5}, "above 0, up to 1"),
+        ({"reference": 10}, "50 or more"),
+        ({"window": 5}, "20 or more"),
     ],
 )
 def test_values_without_meaning_are_refused(options: Any, words: str) -> None:
