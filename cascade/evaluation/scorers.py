@@ -27,26 +27,24 @@ from cascade.state import Completion
 Reference = JsonValue
 """The right answer, in the form that the scorer takes: mostly text, or a list of such texts."""
 
+ScoreFunction = Callable[[str, Reference], float | Awaitable[float]]
+"""A user's own scorer: (answer, reference) → a number in [0, 1]; it may be async."""
+
+Judgement = Callable[[str, Reference, str], Any]
+"""(answer, reference, question) → a number in [0, 1] or a `Score`; it may be async."""
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """What a scorer found.
 
     Attributes:
-        value: from 0 (wrong) to 1 (right); None where a judge gave no verdict: leave the row
-            out and count it.
-        completion: the call that the score took, so that its cost can be booked.
+        value: from 0 (wrong) to 1 (right); None where a judge gave no verdict.
+        completion: the call that the score took.
     """
 
     value: float | None
     completion: Completion | None = None
-
-
-ScoreFunction = Callable[[str, Reference], float | Awaitable[float]]
-"""A user's own scorer: (answer, reference) → a number in [0, 1]; it may be async."""
-
-Judgement = Callable[[str, Reference, str], Any]
-"""(answer, reference, question) → a number in [0, 1] or a `Score`; it may be async."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +62,7 @@ class Scorer:
     computes: bool = False
 
     async def score(self, answer: str, reference: Reference, *, question: str = "") -> Score:
-        """Compare an answer with the reference.
-
-        Args:
-            answer: as the model gave it, with all that it says around the result.
-            reference: the right answer.
-            question: the prompt; multiple choice takes the options from it, a judge reads it.
+        """Compare an answer, with all that it says around the result, with the right one.
 
         Raises:
             InputError: the reference is not in the form that this scorer takes.
@@ -88,12 +81,8 @@ class Scorer:
         return Score(float(found))
 
 
-def texts_of(reference: Reference, scorer: str) -> list[str]:
-    """The accepted answers as text: one, or the items of a list.
-
-    Raises:
-        InputError: there is none.
-    """
+def _texts(reference: Reference, scorer: str) -> list[str]:
+    """The accepted answers as text: one, or the items of a list."""
     given = reference if isinstance(reference, list) else [reference]
     texts = [
         f"{item:.0f}" if isinstance(item, float) and item.is_integer() else str(item)
@@ -117,7 +106,7 @@ def exact(answer: str, reference: Reference, question: str = "") -> float:
     Case, punctuation, articles and the words around the answer do not count
     (`cascade.confidence.normalise`).
     """
-    return float(any(_same_text(answer, text) for text in texts_of(reference, "exact")))
+    return float(any(_same_text(answer, text) for text in _texts(reference, "exact")))
 
 
 def _same_text(answer: str, text: str) -> bool:
@@ -129,7 +118,7 @@ def _same_text(answer: str, text: str) -> bool:
 def contains(answer: str, reference: Reference, question: str = "") -> float:
     """1 when the reference, or one of a list, stands in the answer as whole words."""
     said = _plain(answer)
-    return float(any(_holds(said, _plain(text)) for text in texts_of(reference, "contains")))
+    return float(any(_holds(said, _plain(text)) for text in _texts(reference, "contains")))
 
 
 def _holds(text: str, part: str) -> bool:
@@ -144,12 +133,16 @@ def _plain(text: str) -> str:
 
 _STATED = re.compile(
     r"(?:answer|option|choice)\b\s*(?:is|:|=|would be)?\s*(?:option|choice)?\s*"
-    r"(?:\*\*|[(\[\"'`])*\s*([A-Za-z])(?![A-Za-z'’])",
+    r"(?:\*\*|[(\[\"'`])*\s*([A-Za-z])(?![A-Za-z'’])(?!(?-i:(?<=[aAI]) +[a-z]))",
     re.IGNORECASE,
 )
-_BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{)?\(?([A-Za-z])\)?\}")
-_LEADING = re.compile(r"^\s*(?:\*\*)?\(?\[?([A-Za-z])(?:[.):\]]|\*\*|\s*$|\s*\n)")
-_MARKED = re.compile(r"\(([A-Z])\)|\*\*([A-Z])\*\*|(?:^|\n)\s*([A-Z])[.)]")
+"""Not "the answer is a dog"."""
+_SETTLED = (
+    re.compile(r"\\boxed\{\s*(?:\\text\{)?\(?([A-Za-z])\)?\}"),
+    _STATED,
+    re.compile(r"^\s*(?:\*\*)?\(?\[?([A-Za-z])(?:[.):\]]|\*\*|\s*$|\s*\n)"),
+    re.compile(r"\(([A-Z])\)|\*\*([A-Z])\*\*|(?:^|\n)\s*([A-Z])[.)]"),
+)
 _CAPITAL = re.compile(r"(?<![\w'’])([B-HJ-Z])(?![\w'’])")
 _OPTION = re.compile(r"^\s*[(\[]?([A-Za-z])[.):\]]\s*(\S.*?)\s*$", re.MULTILINE)
 
@@ -159,23 +152,16 @@ def choice(answer: str, reference: Reference, question: str = "") -> float:
 
     Read in this order: a boxed letter, the last "answer is B", a letter at the beginning (`B.`,
     `(b)`), the last marked letter, the text of an option as the question lists them
-    (`A. …` on lines of their own), the last capital that stands alone.
-
-    Args:
-        answer: as the model gave it.
-        reference: the letter, or the text of an option; or a list of them.
-        question: the prompt with the options.
-
-    Raises:
-        InputError: the reference is neither a letter nor the text of an option.
+    (`A. …` on lines of their own), the last capital that stands alone. The reference is a letter
+    or the text of an option, or a list of them.
     """
-    options = options_in(question)
-    wanted = {_letter_of(text, options) for text in texts_of(reference, "choice")}
-    return float(letter_in(answer, options) in wanted)
+    options = _options(question)
+    wanted = {_letter_of(text, options) for text in _texts(reference, "choice")}
+    return float(_letter_in(answer, options) in wanted)
 
 
-def options_in(question: str) -> dict[str, str]:
-    """The options of a question: letter → text. The last list of the prompt, without examples."""
+def _options(question: str) -> dict[str, str]:
+    """Letter → text of the last list of the prompt, without examples."""
     options: dict[str, str] = {}
     for letter, text in _OPTION.findall(question):
         if letter.upper() == "A":
@@ -184,31 +170,15 @@ def options_in(question: str) -> dict[str, str]:
     return options if len(options) > 1 else {}
 
 
-def letter_in(answer: str, options: Mapping[str, str]) -> str | None:
-    """The letter that an answer settles on, or None when it names none."""
-    candidates = (
-        _last(_BOXED, answer),
-        _stated(answer),
-        _last(_LEADING, answer),
-        _last(_MARKED, answer),
-        _by_text(answer, options),
-        _last(_CAPITAL, answer),
-    )
-    named = (letter for letter in candidates if letter and (not options or letter in options))
-    return next(named, None)
+def _letter_in(answer: str, options: Mapping[str, str]) -> str | None:
+    named = [_last(pattern, answer) for pattern in _SETTLED]
+    named += [_by_text(answer, options), _last(_CAPITAL, answer)]
+    return next((x for x in named if x and (not options or x in options)), None)
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:
     matches = list(pattern.finditer(text))
     return next(group for group in matches[-1].groups() if group).upper() if matches else None
-
-
-def _stated(answer: str) -> str | None:
-    """The last stated letter; "the answer is a dog" states none."""
-    for match in reversed(list(_STATED.finditer(answer))):
-        if not (match[1] in "aAI" and re.match(r" +[a-z]", answer[match.end() :])):
-            return match[1].upper()
-    return None
 
 
 def _by_text(answer: str, options: Mapping[str, str]) -> str | None:
@@ -242,9 +212,7 @@ _NUMBER = re.compile(
 )
 _FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 _SAID = re.compile(
-    r"####(?P<hash>[^\n]*)|\\boxed\{(?P<boxed>[^{}]*)\}"
-    r"|\b(?:answer|ans)\s*(?:is|:|=)(?P<words>[^\n]*)",
-    re.IGNORECASE,
+    r"####([^\n]*)|\\boxed\{([^{}]*)\}|\b(?:answer|ans)\s*(?:is|:|=)([^\n]*)", re.IGNORECASE
 )
 _NEAR = 24
 """Characters between "the answer is" and its number."""
@@ -262,21 +230,12 @@ def numeric(
 
     The answer's number is what follows `####`, stands in `\\boxed{}` or after the last "answer
     is", else the last number of the text. Thousands separators, currency signs, fractions and
-    powers of ten are read; 50 % is 50 and 0.5.
-
-    Args:
-        answer: as the model gave it.
-        reference: a number, or a text with one.
-        question: not read.
-        tolerance: how far they may be apart.
-        relative: as a share of the reference.
-
-    Raises:
-        InputError: there is no number in the reference.
+    powers of ten are read; 50 % is 50 and 0.5. `relative`: the tolerance is a share of the
+    reference.
     """
-    found = numbers_in(answer)
-    for text in texts_of(reference, "numeric"):
-        wanted = numbers_in(text)
+    found = _numbers(answer)
+    for text in _texts(reference, "numeric"):
+        wanted = _numbers(text)
         if not wanted:
             raise InputError(f"there is no number in the reference {text!r}: use another scorer.")
         near = tolerance * (abs(wanted[0]) if relative else 1) * (1 + 1e-9) + 1e-12
@@ -285,7 +244,7 @@ def numeric(
     return 0.0
 
 
-def numbers_in(text: str) -> tuple[float, ...]:
+def _numbers(text: str) -> tuple[float, ...]:
     """The number that an answer ends in, a percentage as a share too; empty where there is none."""
     text = _FRACTION.sub(r" \1/\2 ", text).replace("−", "-").replace("**", "")
     for stated in reversed(list(_SAID.finditer(text))):
@@ -316,26 +275,19 @@ def same_json(answer: str, reference: Reference, question: str = "") -> float:
 
     Other fields do not count; numbers are compared as numbers, texts without the white space
     around them.
-
-    Raises:
-        InputError: the reference is not JSON.
     """
     try:
-        wanted = json_in(reference) if isinstance(reference, str) else reference
+        wanted = _json_in(reference) if isinstance(reference, str) else reference
     except ValueError as error:
         raise InputError(f"the reference {reference!r} is not JSON: use another scorer.") from error
     try:
-        return float(_agrees(json_in(answer), wanted))
+        return float(_agrees(_json_in(answer), wanted))
     except ValueError:
         return 0.0
 
 
-def json_in(text: str) -> JsonValue:
-    """The JSON value in a text: all of it, a fenced block, or from the first brace to the last.
-
-    Raises:
-        ValueError: there is none.
-    """
+def _json_in(text: str) -> JsonValue:
+    """The JSON value in a text: all of it, a fenced block, or from the first brace to the last."""
     opened = sorted((text.find(pair[0]), pair) for pair in ("{}", "[]") if pair[0] in text)
     braced = (text[start : text.rfind(pair[1]) + 1] for start, pair in opened)
     for piece in (text, *_JSON_BLOCK.findall(text), *braced):
@@ -348,23 +300,18 @@ def json_in(text: str) -> JsonValue:
 
 
 def _agrees(given: JsonValue, wanted: JsonValue) -> bool:
-    if isinstance(wanted, dict):
-        return isinstance(given, dict) and all(
-            name in given and _agrees(given[name], value) for name, value in wanted.items()
-        )
-    if isinstance(wanted, list):
-        return (
-            isinstance(given, list)
-            and len(given) == len(wanted)
-            and all(_agrees(one, other) for one, other in zip(given, wanted, strict=True))
-        )
+    if isinstance(wanted, dict) and isinstance(given, dict):
+        return all(k in given and _agrees(given[k], value) for k, value in wanted.items())
+    if isinstance(wanted, list) and isinstance(given, list):
+        pairs = zip(given, wanted, strict=False)
+        return len(given) == len(wanted) and all(_agrees(one, other) for one, other in pairs)
     if isinstance(wanted, str) and isinstance(given, str):
         return given.strip() == wanted.strip()
-    if isinstance(wanted, bool) or isinstance(given, bool) or wanted is None:
+    if isinstance(wanted, bool) or isinstance(given, bool):
         return given is wanted
     if isinstance(wanted, int | float) and isinstance(given, int | float):
         return given == wanted or math.isclose(given, wanted, rel_tol=1e-9)
-    return False
+    return given is wanted is None
 
 
 # A model as the judge -------------------------------------------------------------------------
@@ -387,50 +334,32 @@ _JUDGE_TIMEOUT_S = 120.0
 
 
 async def ask_judge(model: Model, answer: str, reference: Reference, question: str = "") -> Score:
-    """A model's verdict, 1 or 0; it is told neither who answered nor what it cost.
-
-    The call comes back with the score, so that it can be booked; the value is None when the reply
-    holds no verdict.
-    """
-    wanted = "none given" if reference is None else " or ".join(texts_of(reference, "judge"))
+    """A model's verdict, 1 or 0; it is told neither who answered nor what it cost."""
+    wanted = "none given" if reference is None else " or ".join(_texts(reference, "judge"))
     task = HumanMessage(_TASK.format(question, wanted, answer))
     completion = await model.complete(
         Request(messages=(SystemMessage(_SYSTEM), task), timeout_s=_JUDGE_TIMEOUT_S)
     )
-    return Score(verdict_in(completion.text), completion)
-
-
-def verdict_in(reply: str) -> float | None:
-    """1 for correct, 0 for incorrect, None for neither.
-
-    A reply that begins with a verdict has said it; of one that reasons first the last counts.
-    """
-    found = list(_VERDICT.finditer(reply))
+    found = list(_VERDICT.finditer(completion.text))
     if not found:
-        return None
-    begins = not re.search(r"\w", reply[: found[0].start()])
-    return float((found[0] if begins else found[-1])[1].casefold() == "correct")
+        return Score(None, completion)
+    # A reply that begins with a verdict has said it; of one that reasons first the last counts.
+    begins = not re.search(r"\w", completion.text[: found[0].start()])
+    said = found[0 if begins else -1][1]
+    return Score(float(said.casefold() == "correct"), completion)
 
 
 # By name --------------------------------------------------------------------------------------
 
-SCORERS: Mapping[str, str] = {
-    "exact": "the same answer, apart from case, punctuation and articles",
-    "numeric": "the same number; numeric:0.01 within 0.01, numeric:1% within one per cent",
-    "choice": "the same letter of a multiple choice",
-    "contains": "the reference stands in the answer",
-    "json": "the fields of the reference, with the same values",
-    "judge": "a model decides: judge:openai:gpt-5.1",
+SCORERS: Mapping[str, tuple[Judgement | None, str]] = {
+    "exact": (exact, "the same answer, apart from case, punctuation and articles"),
+    "numeric": (numeric, "the same number; numeric:0.01 within 0.01, numeric:1% within 1 %"),
+    "choice": (choice, "the same letter of a multiple choice"),
+    "contains": (contains, "the reference stands in the answer"),
+    "json": (same_json, "the fields of the reference, with the same values"),
+    "judge": (None, "a model decides: judge:openai:gpt-5.1"),
 }
-"""Name → what is right, for people."""
-
-_FUNCTIONS: Mapping[str, Judgement] = {
-    "exact": exact,
-    "numeric": numeric,
-    "choice": choice,
-    "contains": contains,
-    "json": same_json,
-}
+"""Name → function, and what is right, for people."""
 
 
 def get_scorer(spec: str) -> Scorer:
@@ -445,21 +374,21 @@ def get_scorer(spec: str) -> Scorer:
     if name not in SCORERS:
         near = difflib.get_close_matches(name, SCORERS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        listing = "\n".join(f"  {known:9}{what}" for known, what in SCORERS.items())
+        listing = "\n".join(f"  {known:9}{what}" for known, (_, what) in SCORERS.items())
         raise ConfigurationError(f"there is no scorer {spec!r}.{hint}\n{listing}")
-    if name == "judge":
+    function, what = SCORERS[name]
+    if function is None:
         if not setting:
             raise ConfigurationError(f"the scorer {spec!r} needs a model: judge:openai:gpt-5.1.")
         return Scorer(spec.strip(), partial(ask_judge, open_model(setting)))
-    if not colon:
-        return Scorer(name, _FUNCTIONS[name], computes=True)
-    number = re.fullmatch(r"(\d*\.?\d+)\s*(%?)", setting)
-    if name != "numeric" or number is None or float(number[1]) == 0:
-        raise ConfigurationError(f"the scorer {spec!r} cannot be set so. {name}: {SCORERS[name]}.")
-    relative = number[2] == "%"
-    tolerance = float(number[1]) / (100 if relative else 1)
-    within = partial(numeric, tolerance=tolerance, relative=relative)
-    return Scorer(spec.strip(), within, computes=True)
+    if colon:
+        number = re.fullmatch(r"(\d*\.?\d+)\s*(%?)", setting)
+        if name != "numeric" or number is None or float(number[1]) == 0:
+            raise ConfigurationError(f"the scorer {spec!r} cannot be set so. {name}: {what}.")
+        share = number[2] == "%"
+        tolerance = float(number[1]) / (100 if share else 1)
+        function = partial(numeric, tolerance=tolerance, relative=share)
+    return Scorer(spec.strip(), function, computes=True)
 
 
 def as_scorer(scorer: str | Scorer | ScoreFunction) -> Scorer:

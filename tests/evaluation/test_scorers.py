@@ -169,7 +169,7 @@ def test_a_scorer_tells_its_spec(spec: str) -> None:
         ("numeric:x", "cannot be set so"),
         ("numeric:0", "cannot be set so"),
         ("judge", "needs a model"),
-        ("judge:gpt", "has no provider"),
+        ("judge:gpt", "gpt"),
     ],
 )
 def test_a_wrong_spec_says_what_there_is(spec: str, message: str) -> None:
