@@ -29,6 +29,7 @@ from cascade.evaluation.recordings import (
     rows_of_pair,
 )
 from cascade.evaluation.scorers import Scorer
+from cascade.evaluation.trajectories import with_features
 from cascade.kernel import Kernel
 from cascade.policies import Situation
 from cascade.questions import to_messages
@@ -191,6 +192,8 @@ async def calibrate(
     """
     small, large = kernel.tiers[0].model.name, kernel.tiers[-1].model.name
     rows: list[Transcript] = rows_of_pair(list(read_transcripts(path)), small, large)
+    if any(row.models[small].steps for row in rows):
+        rows = with_features(rows)
     signals = [(signal.name, signal.calls) for signal in kernel.parts.signals]
     binding = await made_for(kernel, path, examples, labels)
     return fit(rows, binding, signals, options, max_harms=max_harms, delta=delta)

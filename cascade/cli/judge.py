@@ -103,6 +103,9 @@ def evaluate(
     delta: Delta = 0.1,
     within: Within = 0.01,
     caution: Caution = 0.0,
+    checked: Annotated[
+        bool, typer.Option("--checked", help="A check shows which runs of the small agent failed.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of splits and intervals.")] = 0,
     figures: Annotated[
         Path | None, typer.Option("--figures", help="Write the pictures: .png, .svg, .pdf.")
@@ -114,7 +117,9 @@ def evaluate(
     need_numbers()
     from cascade.confidence.calibration import Calibration as Made  # noqa: PLC0415 - heavy
     from cascade.evaluation.features import pair_of  # noqa: PLC0415
+    from cascade.evaluation.ladder import fit_ladder  # noqa: PLC0415
     from cascade.evaluation.recordings import name_pair, read_transcripts  # noqa: PLC0415
+    from cascade.evaluation.trajectories import check_runs, fit_agents  # noqa: PLC0415
     from cascade.evaluation.verdict import evaluate as work  # noqa: PLC0415
 
     options = _options(within, caution, price_of_error, max_harm, delta, seed)
@@ -124,8 +129,15 @@ def evaluate(
         fitted = pair_of(rows, *names)
         tested = None if test is None else pair_of(read_transcripts(test), *names)
     with busy(f"fitting and measuring on {len(rows):,} rows"):
+        runs = check_runs(fitted, options, test=tested) if checked else None
+    if runs is not None:
+        print_json(runs) if json else show(runs.text)
+        return
+    with busy(f"fitting and measuring on {len(rows):,} rows"):
         given = None if calibration is None else Made.load(calibration)
-        found = work(fitted, options, test=tested, calibration=given)
+        whole_runs = any(outcome.steps for outcome in fitted.outcomes(fitted.small))
+        choose = fit_agents if whole_runs else fit_ladder
+        found = work(fitted, options, test=tested, calibration=given, choose=choose)
     _show(found, html=html, figures=figures, as_json=json)
 
 
@@ -218,6 +230,9 @@ def calibrate(
     recorded: Annotated[
         bool, typer.Option("--recorded", help="EXAMPLES are transcripts: ask no model.")
     ] = False,
+    stop: Annotated[
+        Path | None, typer.Option(help="Write when to give up runs of the small agent.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before money is spent.")] = False,
     json: Json = False,
 ) -> None:
@@ -263,6 +278,10 @@ def calibrate(
         )
     made = fitted.calibration
     made.save(to)
+    if stop is not None:
+        from cascade.evaluation.trajectories import early_stop_of  # noqa: PLC0415 - heavy
+
+        early_stop_of(path, made.small.name, cascade.tiers[-1].model.name).save(stop)
     advice = made.recommendation
     if json:
         print_json(

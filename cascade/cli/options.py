@@ -44,6 +44,19 @@ LedgerUrl = Annotated[
     str | None,
     typer.Option("--ledger", help="Ledger to write to: sqlite:///ledger.db, postgresql://…"),
 ]
+
+
+def to_usd(text: str) -> Decimal:
+    """Dollars that were typed."""
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+    if not (amount.is_finite() and amount > 0):
+        raise typer.BadParameter(f"{text}: dollars, above 0")
+    return amount
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write a page as well.")]
 
@@ -73,7 +86,16 @@ def tiers(
         raise ConfigurationError(NO_LARGE)
     table: Any = None if prices is None else load_prices(prices)
     common: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "price": table}
-    return Tier(small, name="small", **common), Tier(large, name="large", **common)
+    return Tier(_model(small), name="small", **common), Tier(_model(large), name="large", **common)
+
+
+def _model(name: str) -> Any:
+    """A model by name; `agent:NAME` is an agent of a recording."""
+    if not name.startswith("agent:"):
+        return name
+    from cascade.integrations.agent_tier import recorded_agent  # noqa: PLC0415 - heavy
+
+    return recorded_agent(name.removeprefix("agent:"))
 
 
 def pair(opened: ExitStack, small: str, large: str | None, **options: Any) -> Cascade:

@@ -87,8 +87,9 @@ def trajectory_features(steps: Sequence[Step], *, limit: int | None = None) -> d
         were taken before; `trajectory_same`, observations that were seen before;
         `trajectory_failing`, whether the last step was an error; `trajectory_answered`, whether
         it proposed an answer; words that were written in all steps, in the last one, and read
-        (`trajectory_words`, `trajectory_last`, `trajectory_read`); and `trajectory_limit`, whether
-        its steps were used up.
+        (`trajectory_words`, `trajectory_last`, `trajectory_read`); `trajectory_limit`, whether its
+        steps were used up; and `trajectory`, from 0 (no answer, or nothing but errors and
+        repetitions) to 1, which a calibration starts from.
     """
     if not steps:
         return {}
@@ -109,7 +110,11 @@ def trajectory_features(steps: Sequence[Step], *, limit: int | None = None) -> d
     }
     if limit is not None:
         features["limit"] = float(len(steps) >= limit)
-    return {f"trajectory_{name}": value for name, value in features.items()}
+    smooth = (1.0 - features["error_share"]) * (1.0 - features["repeats"] / len(steps))
+    return {
+        "trajectory": features["answered"] * smooth,
+        **{f"trajectory_{name}": value for name, value in features.items()},
+    }
 
 
 class TrajectorySignal(Signal):
@@ -124,6 +129,9 @@ class TrajectorySignal(Signal):
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
+
+    def score(self, features: Features) -> None:
+        """None: how smoothly a run went tells little until it is calibrated."""
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """See `trajectory_features`; `trajectory_call_logprob` is the mean log-probability of the

@@ -24,10 +24,10 @@ from cascade.confidence.text import TextEncoder
 from cascade.confidence.trajectory import Step, message_steps, recorded_steps, trajectory_features
 from cascade.errors import ConfigurationError
 from cascade.evaluation.crossfit import Options, check
-from cascade.evaluation.features import Pair
-from cascade.evaluation.ladder import Ladder, Plan, Shape, Stage, climb
+from cascade.evaluation.features import Pair, pair_of
+from cascade.evaluation.ladder import Estimates, Ladder, Part, Shape, Stage, climb
 from cascade.evaluation.metrics import Array, Interval, Rows, bootstrap
-from cascade.evaluation.recordings import Outcome, Transcript
+from cascade.evaluation.recordings import Outcome, Transcript, read_transcripts
 from cascade.evaluation.render import percent
 from cascade.state import Record
 
@@ -197,6 +197,15 @@ def fit_early_stop(
     return stop, ends(below)
 
 
+def early_stop_of(path: str | Path, small: str, large: str, *, share: float = LOST) -> EarlyStop:
+    """The early stop that a file of recorded runs gives.
+
+    Raises:
+        ConfigurationError: it cannot be read, or has no runs of these agents.
+    """
+    return fit_early_stop(pair_of(read_transcripts(path), small, large), share=share)[0]
+
+
 def ends_of(stop: EarlyStop | None, pair: Pair) -> Array:
     """After how many steps an early stop ends the runs of other rows; 0 for those that go on."""
     if stop is None:
@@ -222,31 +231,40 @@ def spent_until(pair: Pair, after: Array) -> Array:
 # Without a check ------------------------------------------------------------------------------
 
 
+class RunPart(Part):
+    """The point of decision after a run; its estimates end with when the run is given up."""
+
+    def stage(self, pair: Pair, p: Estimates) -> Stage:
+        """The point on these rows: a run that is given up has no answer to be kept."""
+        small, large, after = p
+        kept, right = (np.where(after > 0, 0.0, each) for each in (small, pair.small_correct))
+        paid, free = spent_until(pair, after), np.zeros(len(pair))
+        return Stage(kept, large, right, paid, self.dollars(pair), free)
+
+
 def fit_agents(pair: Pair, fit: Rows, *, share: float = LOST) -> Ladder:
     """The ladder of whole runs: the run and the question decide; hopeless runs are given up."""
-    encoder = pair.encoder
-    runs, topics = map(steps_of, pair.outcomes(pair.small)), pair.topics(encoder).values
-    head, p = _fit(_table(list(runs), topics), pair.small_correct, pair.large_correct, fit)
-    cheap, dear = float(pair.small_cost[fit].mean()), float(pair.large_cost[fit].mean())
+    encoder, cheap = pair.encoder, float(pair.small_cost[fit].mean())
 
-    def plan(rows: Pair, p: Array, after: Array) -> Plan:
-        going, each = after == 0, np.ones(len(rows))
-        kept, right = np.where(going, p[0], 0.0), np.where(going, rows.small_correct, 0.0)
-        stage = Stage(kept, p[1], right, spent_until(rows, after), cheap * each, 0 * each)
-        return Plan((stage,), rows.large_correct, rows.large_cost, dear * each)
-
-    def plan_of(rows: Pair, stop: EarlyStop | None = None) -> Plan:
+    def table(rows: Pair) -> Array:
         runs = [steps_of(outcome) for outcome in rows.outcomes(rows.small)]
-        table = _table(runs, encoder.transform(rows.prompts))
-        p = np.array([head.small.predict(table), head.large.predict(table)])
-        return plan(rows, p, ends_of(stop, rows))
+        return _table(runs, rows.topics(encoder).values)
 
-    shapes = [Shape("gain", plan_of, plan(pair, p, np.zeros(len(pair))), fit, dear)]
+    head, p = _fit(table(pair), pair.small_correct, pair.large_correct, fit)
+
+    def shape(name: Literal["gain", "stop"], stop: EarlyStop | None, after: Array) -> Shape:
+        def judge(rows: Pair) -> Estimates:
+            x = table(rows)
+            return head.small.predict(x), head.large.predict(x), ends_of(stop, rows)
+
+        part = RunPart("draft", judge, (p[0], p[1], after), lambda rows: np.full(len(rows), cheap))
+        return Shape(name, pair, fit, (part,))
+
+    shapes = [shape("gain", None, np.zeros(len(pair)))]
     stop, after = fit_early_stop(pair, fit, share=share)
     if stop.below > 0:
-        here = plan(pair, p, after)
-        shapes.append(Shape("stop", lambda rows: plan_of(rows, stop), here, fit, dear))
-    return climb(pair, shapes)
+        shapes.append(shape("stop", stop, after))
+    return climb(shapes)
 
 
 # With a check ---------------------------------------------------------------------------------
@@ -275,6 +293,21 @@ class Checked(Record):
     stopped: float
     lost: float
     figures: Mapping[str, Interval]
+
+    @property
+    def text(self) -> str:
+        """The figures for people."""
+        large, cost = self.figures["large_solved"].value, self.figures["cost"].value
+        whole, solved = self.figures["whole_solved"].value, self.figures["solved"].value
+        return (
+            f"{self.sentence}\n\n"
+            f"  {self.large} alone solves {percent(large)}\n"
+            f"  checked, then the large agent: {percent(whole)} at "
+            f"{percent(self.figures['whole_cost'].value)} of the cost\n"
+            f"  and hopeless runs given up: {percent(solved)} at {percent(cost)}; "
+            f"{percent(self.stopped)} of the runs are given up, {percent(self.lost)} of the small "
+            "agent's successes among them"
+        )
 
 
 def check_runs(

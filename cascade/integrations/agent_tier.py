@@ -355,6 +355,17 @@ class AgentTier(CompositeModel):
         return named
 
 
+def recorded_agent(name: str) -> AgentTier:
+    """An agent of which there are recorded runs alone, for their calibration."""
+
+    async def answer(messages: Sequence[BaseMessage]) -> None:
+        raise ConfigurationError(
+            f"agent:{name} is only recorded: give an AgentTier(…) to be asked."
+        )
+
+    return AgentTier(answer, name=name)
+
+
 _WAYS = (
     "make it afresh for each attempt, AgentTier(make_agent, fresh=True), or say writes=False of "
     "tools that only read"

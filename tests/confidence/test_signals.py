@@ -148,7 +148,11 @@ def test_a_recorded_trajectory_has_features_at_every_step() -> None:
     features = trajectory_features(steps, limit=4)
     names = ("steps", "errors", "error_share", "repeats", "same", "failing", "answered", "limit")
     expected = (4.0, 1.0, 0.25, 1.0, 1.0, 0.0, 1.0, 1.0)
-    assert features == {f"trajectory_{n}": v for n, v in zip(names, expected, strict=True)}
+    assert {n: features[f"trajectory_{n}"] for n in names} == dict(
+        zip(names, expected, strict=True)
+    )
+    told = [features[f"trajectory_{name}"] for name in ("words", "last", "read")]
+    assert (told, features["trajectory"]) == ([5.0, 1.0, 5.0], 0.75 * 0.75)
     under_way = trajectory_features(steps[:2])
     assert (under_way["trajectory_failing"], under_way["trajectory_answered"]) == (1.0, 0.0)
     assert trajectory_features([]) == {}

@@ -13,6 +13,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 import floors
+from cascade import Cascade
 from cascade.errors import ConfigurationError
 from cascade.evaluation.crossfit import Options
 from cascade.evaluation.features import Pair, pair_of
@@ -28,6 +29,9 @@ from cascade.evaluation.trajectories import (
     with_features,
 )
 from cascade.evaluation.verdict import evaluate
+from cascade.integrations.agent_tier import AgentTier, recorded_agent
+from cascade.testing import ScriptedModel
+from tests.cli import terminal
 
 TOPICS = ("add the numbers of a list", "find the capital of a country", "sort the words of a text")
 
@@ -168,6 +172,37 @@ def test_unknown_costs_are_said() -> None:
         del row["models"]["large"]["cost_usd"]
     with pytest.raises(ConfigurationError, match="cost_usd"):
         check_runs(pair_of([Transcript(**row) for row in rows], "small", "large"))
+
+
+# --- the command line
+
+
+def test_recorded_agents_are_evaluated_and_calibrated(tmp_path: Path) -> None:
+    """What comes of it holds for an `AgentTier` of the same name."""
+    rows, path = recording(n=200, cost=0.03), tmp_path / "runs.jsonl"
+    for row in rows:
+        row["models"] = {f"agent:{name}": outcome for name, outcome in row["models"].items()}
+    path.write_text("\n".join(map(json.dumps, rows)))
+    pair = ["--small", "agent:small", "--large", "agent:large"]
+    assert "runs are given up" in terminal.cascade("evaluate", path, *pair, "--checked").out
+    said = terminal.cascade("evaluate", path, *pair, "--checked", "--json").out
+    assert json.loads(said)["worth"] == "cheaper and better"
+    assert "agent:small before agent:large" in terminal.cascade("evaluate", path, *pair).out
+    made, stop = tmp_path / "calibration.json", tmp_path / "stop.json"
+    written = ["--out", made, "--stop", stop, "--signals", "trajectory"]
+    terminal.cascade("calibrate", path, "--recorded", *pair, *written)
+
+    async def answers(messages: Any) -> str:
+        return "done"
+
+    small = AgentTier(answers, name="small", stop=EarlyStop.load(stop))
+    tiers = small, AgentTier(answers, name="large")
+    cascade = Cascade(*tiers, signals=["trajectory"], calibrator=str(made), threshold=0.5)
+    result = cascade.invoke(TOPICS[0])
+    assert (result.tier, result.calibrated) == ("small", True)
+    recorded = Cascade(recorded_agent("small"), ScriptedModel("x"), signals=["trajectory"])
+    with pytest.raises(ConfigurationError, match="only recorded"):
+        recorded.invoke(TOPICS[0])
 
 
 # --- the benchmark
