@@ -1,26 +1,24 @@
-"""A SQL agent of LangChain's: only the line with the model knows of a cascade.
+"""A SQL agent: a small one tries the task, a test looks at its query, a large one takes over.
 
     python examples/sql_agent.py
 
-Needs the extra `langchain`. Both models answer from a script here.
+Needs the extra `langchain`. Both agents answer from a script here.
 """
 
 import sqlite3
 
 from langchain.agents import create_agent
-from langchain.agents.structured_output import ToolStrategy
 from langchain.tools import tool
-from langchain_core.messages import ToolCall
-from pydantic import BaseModel
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
 
-from cascade import Cascade, LedgerView, MemoryLedger, Price, Tier
-from cascade.state import Completion
-from cascade.testing import ScriptedModel, reply
+from cascade import Cascade, Price, Tier
+from cascade.integrations import AgentTier
 
 database = sqlite3.connect(":memory:", check_same_thread=False)
 database.executescript("""
-CREATE TABLE products (name TEXT, price REAL);
-INSERT INTO products VALUES ('Lamp', 24.5), ('Chair', 80), ('Desk', 199);
+CREATE TABLE sales (product TEXT, price REAL, number INTEGER);
+INSERT INTO sales VALUES ('Lamp', 24.5, 4), ('Chair', 80, 1), ('Lamp', 24.5, 6), ('Desk', 199, 2);
 """)
 
 
@@ -28,41 +26,51 @@ INSERT INTO products VALUES ('Lamp', 24.5), ('Chair', 80), ('Desk', 199);
 def run_query(query: str) -> str:
     """Run a SQL query on the database and show its rows."""
     try:
-        return f"Result: {database.execute(query).fetchall()}"
+        return str(database.execute(query).fetchall())
     except sqlite3.Error as error:
         return f"Error: {error}. Correct the query."
 
 
-class Answer(BaseModel):
-    """Give the final answer to the user's question."""
+class FakeChat(GenericFakeChatModel):
+    """A chat model with a script; in earnest `init_chat_model("openai:gpt-5.1")`."""
 
-    answer: str
-
-
-def calls(called: str, sure: float, **args: str) -> Completion:
-    """A step of a model: it calls a tool, and says how sure it is."""
-    call = ToolCall(name=called, args=args, id="1", type="tool_call")
-    return reply("", tool_calls=[call], call_probability=sure, input_tokens=150, output_tokens=25)
+    def bind_tools(self, tools, **kwargs):
+        """A script needs no tools."""
+        return self
 
 
-drafts = [
-    calls("run_query", 0.91, query="SELECT price FROM products WHERE name = 'Lamp'"),
-    calls("Answer", 0.6, answer="The Lamp costs 245 dollars."),
-]
-answers = [calls("Answer", 0.99, answer="The Lamp costs 24.50 dollars.")]
-small = Tier(ScriptedModel(drafts), price=Price(input=0.02, output=0.06))
-large = Tier(ScriptedModel(answers), price=Price(input=1.25, output=10))
-ledger = MemoryLedger()
-agent = create_agent(
-    Cascade(small, large, ledger=ledger).as_chat_model(),  # was: "openai:…"
-    tools=[run_query],
-    system_prompt="You answer questions about a table products(name, price).",
-    response_format=ToolStrategy(Answer),
+def says(text, query=None):
+    """A step of an agent: it runs a query, or gives its answer."""
+    calls = [] if query is None else [{"name": "run_query", "args": {"query": query}, "id": "1"}]
+    usage = {"input_tokens": 150, "output_tokens": 25, "total_tokens": 175}
+    return AIMessage(text, tool_calls=calls, usage_metadata=usage)
+
+
+def agent(*script):
+    """A SQL agent whose answer is a query."""
+    prompt = "Find the query for sales(product, price, number). Answer with the query alone."
+    return create_agent(FakeChat(messages=iter(script)), [run_query], system_prompt=prompt)
+
+
+def test(question: str, answer: str) -> bool:
+    """On a small table, of which the right answer is known, the query gives it."""
+    small = sqlite3.connect(":memory:")
+    small.execute("CREATE TABLE sales (product TEXT, price REAL, number INTEGER)")
+    small.executemany("INSERT INTO sales VALUES (?, ?, ?)", [("A", 2, 3), ("B", 5, 1), ("A", 2, 1)])
+    return small.execute(answer).fetchall() == [("A", 8.0), ("B", 5.0)]
+
+
+WRONG = "SELECT product, price * number FROM sales"
+RIGHT = "SELECT product, sum(price * number) FROM sales GROUP BY product ORDER BY 2 DESC"
+small = AgentTier(agent(says("", WRONG), says(WRONG)), name="small")
+large = AgentTier(agent(says("", RIGHT), says(RIGHT)), name="large")
+cascade = Cascade(
+    Tier(small, price=Price(input=0.15, output=0.6)),
+    Tier(large, price=Price(input=1.25, output=10)),
+    signals=["trajectory"],
+    verifier=test,
 )
-state = agent.invoke({"messages": [{"role": "user", "content": "What is the price of the Lamp?"}]})
-for message in state["messages"]:
-    if message.type == "ai":
-        said, step = message.response_metadata, [call["args"] for call in message.tool_calls]
-        print(f"{said['tier']}: {step or message.text} ({said['reason']})")
-print(state["structured_response"].answer)
-print(LedgerView(ledger.entries).table())
+result = cascade.invoke("Which product has the largest turnover? List all, the largest first.")
+print(f"{result.tier}: {result.answer} ({result.decision.reason})")
+print(database.execute(result.answer).fetchall())
+print(result.ledger.table())

@@ -53,7 +53,7 @@ from cascade.service import ServiceConfig, create_app
 open_store("sqlite:///ledger.db").close()
 """
 EXAMPLES = ("quickstart", "own_model", "langgraph_app", "classify_csv")
-EXAMPLES_WITH_EXTRAS = ("sql_agent", "fastapi_app")
+EXAMPLES_WITH_EXTRAS = ("sql_agent", "coding_agent", "team_of_cascades", "fastapi_app")
 
 
 def main(words: Sequence[str] | None = None) -> int:
