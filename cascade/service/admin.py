@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, ValidationError
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from pydantic_core import to_jsonable_python
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,83 +22,70 @@ from cascade.ledger.feedback import Feedback
 from cascade.ledger.store import SqlLedger
 from cascade.service.faults import ServiceError
 from cascade.service.gateway import Gateway
-from cascade.service.keys import KEY_TAG
-from cascade.service.wire import Endpoint, invalid, json_response, read_body
-
-Dollars = Annotated[Decimal, Field(gt=0, allow_inf_nan=False, max_digits=24)]
-Text = Annotated[str, Field(min_length=1, max_length=200)]
+from cascade.service.keys import KEY_TAG, KeySettings
+from cascade.service.wire import gateway_of, json_response, read_body, takes
 
 
-class NewKey(BaseModel):
-    """What a new key may do."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: Text
-    models: tuple[str, ...] = ()
-    per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    day_usd: Dollars | None = None
-    month_usd: Dollars | None = None
-    exhausted: Literal["refuse", "local_only"] | None = None
-    tags: Mapping[Text, Text] = Field(default_factory=dict, max_length=20)
-    admin: StrictBool = False
-
-
-def _said(content: Any) -> Response:
-    return json_response(to_jsonable_python(content))
-
-
-def _with_keys(gateway: Gateway) -> None:
-    if not gateway.config.auth:
-        raise ServiceError(
-            409, "this service asks for no keys (--no-auth), so there are none to make.", "no_keys"
-        )
-
-
-async def list_keys(request: Request, gateway: Gateway) -> Response:
-    """List all keys, revoked ones too, without their secrets."""
+async def _administered(request: Request) -> Gateway:
+    gateway = gateway_of(request)
     await gateway.admin(request)
+    return gateway
+
+
+Administered = Annotated[Gateway, Depends(_administered)]
+
+router = APIRouter(tags=["admin"])
+
+
+def _said(content: Any, status: int = 200) -> Response:
+    response = json_response(to_jsonable_python(content))
+    response.status_code = status
+    return response
+
+
+@router.get("/admin/keys")
+async def list_keys(gateway: Administered) -> Response:
+    """List all keys, revoked ones too, without their secrets."""
     return _said([key.shown() for key in await gateway.keys.list()])
 
 
-async def create_key(request: Request, gateway: Gateway) -> Response:
+@router.post("/admin/keys", status_code=201, openapi_extra=takes(KeySettings))
+async def create_key(request: Request, gateway: Administered) -> Response:
     """Make a key; its secret is in this answer and in no other."""
-    await gateway.admin(request)
-    _with_keys(gateway)
-    new, _ = await read_body(request, NewKey)
+    if not gateway.config.auth:
+        said = "this service asks for no keys (--no-auth), so there are none to make."
+        raise ServiceError(409, said, "no_keys")
+    new, _ = await read_body(request, KeySettings)
     unknown = [model for model in new.models if model not in gateway.served]
     if unknown:
         said = f"models: there is no {', '.join(unknown)}; there are {', '.join(gateway.served)}."
         raise ServiceError(400, said, "model_not_found", param="models")
     key, secret = await gateway.keys.create(**dict(new))
-    made = _said({"key": key.shown(), "secret": secret})
-    made.status_code = 201
-    return made
+    return _said({"key": key.shown(), "secret": secret}, 201)
 
 
-async def revoke_key(request: Request, gateway: Gateway) -> Response:
+@router.delete("/admin/keys/{name}")
+async def revoke_key(gateway: Administered, name: str) -> Response:
     """Revoke a key, at once in this process."""
-    await gateway.admin(request)
     try:
-        gone = await gateway.keys.revoke(request.path_params["name"])
+        return _said((await gateway.keys.revoke(name)).shown())
     except ConfigurationError as error:
         raise ServiceError(404, str(error), "key_not_found") from error
-    return _said(gone.shown())
 
 
-async def rotate_key(request: Request, gateway: Gateway) -> Response:
+@router.post("/admin/keys/{name}/rotate")
+async def rotate_key(gateway: Administered, name: str) -> Response:
     """Give a key a new secret; its budgets and tags stay."""
-    await gateway.admin(request)
     try:
-        key, secret = await gateway.keys.rotate(request.path_params["name"])
+        key, secret = await gateway.keys.rotate(name)
     except ConfigurationError as error:
         raise ServiceError(404, str(error), "key_not_found") from error
     return _said({"key": key.shown(), "secret": secret})
 
 
-async def budgets(request: Request, gateway: Gateway) -> Response:
+@router.get("/admin/budgets")
+async def budgets(gateway: Administered) -> Response:
     """Show what each valid key with a budget has spent."""
-    await gateway.admin(request)
     return _said(await budgets_of(gateway))
 
 
@@ -123,44 +109,18 @@ async def budgets_of(gateway: Gateway) -> list[dict[str, Any]]:
     return found
 
 
-async def reload(request: Request, gateway: Gateway) -> Response:
+@router.post("/admin/reload")
+async def reload(gateway: Administered) -> Response:
     """Read the configuration again: says what changed, and which keys need a restart."""
-    await gateway.admin(request)
     return _said(await gateway.reload())
 
 
-async def cascades(request: Request, gateway: Gateway) -> Response:
-    """Show the cascades as they run."""
-    await gateway.admin(request)
-    return _said(
-        [
-            {
-                "name": served.name,
-                "tiers": [tier.name for tier in served.cascade.tiers],
-                "policy": repr(served.cascade.policy),
-                "mode": served.config.mode,
-                "calibrated": served.cascade.calibration is not None,
-                "running": served.gate.running,
-                "waiting": served.gate.waiting,
-            }
-            for served in gateway.served.values()
-        ]
-    )
-
-
-async def report(request: Request, gateway: Gateway) -> Response:
+@router.get("/admin/report")
+async def report(gateway: Administered, days: str = "30") -> Response:
     """Show what the ledger says was saved, as `cascade report --json` does."""
-    await gateway.admin(request)
-    given = request.query_params.get("days", "30")
-    try:
-        days = float(given)
-        if not 0 < days <= 3660:
-            raise ValueError
-    except ValueError:
-        raise ServiceError(
-            400, f"days: {given!r:.40} is none of 0 to 3660.", param="days"
-        ) from None
-    since = datetime.now(UTC) - timedelta(days=days)
+    if not days.isdecimal() or not 0 < int(days[:5]) <= 3660:
+        raise ServiceError(400, f"days: {days!r:.40} is none of 1 to 3660.", param="days")
+    since = datetime.now(UTC) - timedelta(days=int(days[:5]))
     made = await report_of_period(ledger_of(gateway), Selection(since=since))
     return Response(to_json(made.document), media_type="application/json")
 
@@ -176,53 +136,37 @@ def ledger_of(gateway: Gateway) -> SqlLedger:
     return gateway.store
 
 
-class FeedbackRequest(BaseModel):
+class Verdict(BaseModel):
     """Verdict about the answer of a run."""
 
     model_config = ConfigDict(extra="forbid")
 
-    run_id: str = Field(description="`cascade.run_id` of an answer.")
-    key: str = Field(default="correct", description="`correct`; other aspects are not kept here.")
+    run_id: str = Field(min_length=1, max_length=256, description="`cascade.run_id` of an answer.")
     correct: StrictBool | None = Field(default=None, description="Whether the answer is right.")
-    score: float | None = Field(default=None, description="From 0, wrong, to 1, right.")
-    value: JsonValue = None
-    comment: str | None = None
-    correction: JsonValue = None
-    by: str | None = Field(default=None, description="Who judges.")
+    score: float | None = Field(default=None, ge=0, le=1, description="0, wrong, to 1, right.")
+    by: str = Field(default="user", min_length=1, max_length=256, description="Who judges.")
 
 
-async def feedback(request: Request, gateway: Gateway) -> Response:
+@router.post("/v1/feedback", openapi_extra=takes(Verdict))
+async def feedback(request: Request) -> Response:
     """Judge the answer of a run that was asked with the same key. The same again changes nothing;
     another verdict of the same judge replaces it."""
+    gateway = gateway_of(request)
     key = await gateway.key_of(request)
-    body, _ = await read_body(request, FeedbackRequest)
-    given = body.model_dump(exclude_none=True)
-    for name in ("value", "comment", "correction"):
-        if name in given:
-            said = f"{name}: the ledger keeps no words; give correct or score."
-            raise ServiceError(400, said, "feedback_not_kept", param=name)
-    try:
-        verdict = Feedback(**given)
-    except ValidationError as error:
-        raise invalid(error) from None
+    given, _ = await read_body(request, Verdict)
+    if given.correct is None and given.score is None:
+        raise ServiceError(400, "it says nothing: give correct or score.", param="correct")
     store = ledger_of(gateway)
     own = {} if key is None else {KEY_TAG: key.id}
-    rows = await store.rows(Selection(run_id=verdict.run_id, tags=own), ["tags"], limit=1)
+    rows = await store.rows(Selection(run_id=given.run_id, tags=own), ["tags"], limit=1)
     if not rows:
-        said = f"there is no run {verdict.run_id[:100]!r} of this key."
+        said = f"there is no run {given.run_id[:100]!r} of this key."
         raise ServiceError(404, said, "run_not_found", param="run_id")
-    entry = verdict.entry(await store.of_run(verdict.run_id))
+    entry = Feedback(**given.model_dump()).entry(await store.of_run(given.run_id))
     if entry is not None:
         store.append([entry], rows[0][0] or {})
         await store.flush()
-    return _said(
-        {
-            "run_id": verdict.run_id,
-            "key": verdict.key,
-            "by": verdict.by,
-            "changed": entry is not None,
-        }
-    )
+    return _said({"run_id": given.run_id, "by": given.by, "changed": entry is not None})
 
 
 # --- reports
@@ -251,27 +195,11 @@ class Reports:
         """
         name = repr(selection)
         at, task = self._made.get(name, (0.0, None))
-        if task is None or time.monotonic() - at > KEPT_S or task.cancelled() or _failed(task):
+        failed = task is not None and task.done() and (task.cancelled() or task.exception())
+        if task is None or failed or time.monotonic() - at > KEPT_S:
             task = asyncio.create_task(report_of_period(store, selection))
             self._made[name] = (time.monotonic(), task)
             self._made.move_to_end(name)
             while len(self._made) > MOST:
                 self._made.popitem(last=False)
         return await asyncio.shield(task)
-
-
-def _failed(task: asyncio.Task[Report]) -> bool:
-    return task.done() and task.exception() is not None
-
-
-ENDPOINTS = (
-    Endpoint("GET", "/admin/keys", list_keys, "admin"),
-    Endpoint("POST", "/admin/keys", create_key, "admin", NewKey),
-    Endpoint("DELETE", "/admin/keys/{name}", revoke_key, "admin"),
-    Endpoint("POST", "/admin/keys/{name}/rotate", rotate_key, "admin"),
-    Endpoint("GET", "/admin/budgets", budgets, "admin"),
-    Endpoint("POST", "/admin/reload", reload, "admin"),
-    Endpoint("GET", "/admin/cascades", cascades, "admin"),
-    Endpoint("GET", "/admin/report", report, "admin"),
-    Endpoint("POST", "/v1/feedback", feedback, "feedback", FeedbackRequest),
-)

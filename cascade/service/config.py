@@ -12,15 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from ipaddress import ip_network
-from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource
-from pydantic_settings.exceptions import SettingsError
 
 from cascade.errors import ConfigurationError
 
@@ -41,10 +38,6 @@ PREFIX = "CASCADE__"
 RESTART = ("listen", "ledger", "auth")
 """Keys that a running service does not change."""
 
-MOST_PLACES = 20_000
-"""Values of a file: references to references multiply, so that a short text could mean more than
-any memory holds."""
-
 
 class Section(BaseModel):
     """Base of the parts of a configuration: unknown keys are refused."""
@@ -62,9 +55,7 @@ class ListenConfig(Section):
     proxies: tuple[str, ...] = LOOPBACK[:2]
     """Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are true."""
     connections: Count = 4096
-    """Connections at once; one more gets 503."""
-    arrive_s: Seconds = 60.0
-    """Seconds in which a request has to arrive whole, and a client may leave an answer unread."""
+    """Connections at once; a request of one more gets 503."""
 
     @field_validator("proxies")
     @classmethod
@@ -160,10 +151,6 @@ class BreakerConfig(Section):
 
     in_a_row: Count = 5
     """Failures one after the other that open it."""
-    rate: Chance = 0.5
-    """Share of failures in the window that opens it."""
-    window_s: Seconds = 30.0
-    """Seconds over which the share is taken."""
     open_s: Seconds = 2.0
     """Seconds until one call tries the server again; doubled with each that fails."""
     most_open_s: Seconds = 15.0
@@ -330,7 +317,7 @@ class Configured:
 
     @property
     def folder(self) -> Path:
-        """What paths of calibrations are relative to."""
+        """Folder that paths of calibrations are relative to."""
         return self.path.parent
 
     def again(self) -> Configured:
@@ -344,12 +331,6 @@ class Configured:
 
 Place = tuple[str | int, ...]
 """The way to a value: names of keys, and numbers in lists."""
-
-
-class _Environment(ServiceConfig, BaseSettings):
-    """The configuration as pydantic-settings sees it, for the names of its variables."""
-
-    model_config = BaseSettings.model_config | {"env_prefix": PREFIX, "env_nested_delimiter": "__"}
 
 
 def read_config(
@@ -374,108 +355,78 @@ def read_config(
     document, lines = _parsed(path)
     said = _said_by(variables)
     written = _merged(_merged(document, said), overrides or {})
-    where = _Where(path, lines, said)
-    problems: list[str] = []
-    resolved = _resolved(written, (), variables, where, problems)
-    if problems:
-        raise ConfigurationError("\n".join(problems))
-    try:
-        config = ServiceConfig.model_validate(resolved)
-    except ValidationError as error:
-        found = [_problem(each, resolved, written, where) for each in error.errors()]
-        raise ConfigurationError("\n".join(dict.fromkeys(filter(None, found)))) from None
-    return Configured(_beside(config, path.parent), path, overrides or {})
+    found = list[tuple[Place, str]]()
+    resolved = _resolved(written, (), variables, found)
+    if not found:
+        try:
+            config = ServiceConfig.model_validate(resolved)
+            return Configured(_beside(config, path.parent), path, overrides or {})
+        except ValidationError as error:
+            found = [_problem(each, resolved, written) for each in error.errors()]
+    told = [
+        _told(path, lines, place, words) if _at(said, place) is None else _variable(place, words)
+        for place, words in found
+    ]
+    raise ConfigurationError("\n".join(dict.fromkeys(told)))
 
 
 def _beside(config: ServiceConfig, folder: Path) -> ServiceConfig:
     """A ledger's relative file lies beside the configuration, from wherever it is started."""
-    if config.ledger is None:
+    relative = config.ledger and re.fullmatch("sqlite:///([^/].*)", config.ledger.url)
+    if not config.ledger or not relative:
         return config
-    scheme, separator, rest = config.ledger.url.partition(":///")
-    if scheme != "sqlite" or not separator or not rest or rest.startswith("/"):
-        return config
-    ledger = config.ledger.model_copy(update={"url": f"{scheme}:///{folder / rest}"})
+    ledger = config.ledger.model_copy(update={"url": f"sqlite:///{folder / relative[1]}"})
     return config.model_copy(update={"ledger": ledger})
 
 
-@dataclass(frozen=True, slots=True)
-class _Where:
-    path: Path
-    lines: Mapping[Place, int]
-    said: Mapping[str, Any]
-
-    def told(self, place: Place, words: str) -> str:
-        """A problem with its place."""
-        if place and _at(self.said, place) is not None:
-            variable = PREFIX + "__".join(str(part).upper() for part in place)
-            return f"{variable}: {words}"
-        near = place
-        while near and near not in self.lines:
-            near = near[:-1]
-        start = f"{self.path}:{self.lines[near]}" if near else str(self.path)
-        shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
-        return f"{start}: {shown.removeprefix('.')}: {words}" if place else f"{start}: {words}"
-
-
 def _parsed(path: Path) -> tuple[dict[str, Any], Mapping[Place, int]]:
+    """The values of a file, and the line of each, counted from 1."""
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise ConfigurationError(f"{path}: a configuration ends in .yaml or .yml.")
     try:
         text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        places = [] if root is None else list(islice(_walk(root, (), path), MOST_PLACES + 1))
-        if len(places) > MOST_PLACES:
-            raise ConfigurationError(f"{path}: it has more than {MOST_PLACES:,} values.")
-        document = yaml.safe_load(text)
+        root, document = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
     except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        raise ConfigurationError(f"{path}{line}: {error.problem or error}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
+        mark = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
+        raise ConfigurationError(f"{path}{mark}: {error.problem or error}.") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigurationError(f"{path}: it cannot be read as YAML: {error}.") from error
-    if not isinstance(document, dict):
+    if root is None or not isinstance(document, dict):
         raise ConfigurationError(f"{path}: it needs keys, and `cascades` among them.")
-    return document, dict(places)
+    lines = dict[Place, int]()
+    for place, line in _lines(root, ()):
+        if place in lines:  # the second would silently win
+            raise ConfigurationError(f"{path}:{line}: {place[-1]}: it stands here a second time.")
+        lines[place] = line
+    return document, lines
 
 
-def _walk(node: yaml.Node, place: Place, path: Path) -> Iterator[tuple[Place, int]]:
-    """The line of each key, counted from 1."""
+def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
+    pairs = list[tuple[str | int, yaml.Node, yaml.Node]]()
     if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if name in seen:  # the second would silently win
-                raise ConfigurationError(f"{path}:{line}: {name}: it stands here a second time.")
-            seen.add(name)
-            yield (*place, name), line
-            yield from _walk(value, (*place, name), path)
+        pairs = [(str(key.value), key, value) for key, value in node.value]
     elif isinstance(node, yaml.SequenceNode):
-        for number, value in enumerate(node.value):
-            yield (*place, number), value.start_mark.line + 1
-            yield from _walk(value, (*place, number), path)
+        pairs = [(number, value, value) for number, value in enumerate(node.value)]
+    for name, start, value in pairs:
+        yield (*place, name), start.start_mark.line + 1
+        yield from _lines(value, (*place, name))
 
 
-def _said_by(variables: Mapping[str, str]) -> Mapping[str, Any]:
-    """What the environment says, as nested values."""
-    mine = {name: value for name, value in variables.items() if name.startswith(PREFIX)}
-    for name in mine:
-        first = name.removeprefix(PREFIX).partition("__")[0].lower()
-        if first not in ServiceConfig.model_fields:
-            hint = _nearest(first, list(ServiceConfig.model_fields))
-            raise ConfigurationError(f"{name}: there is no key {first!r}{hint}.")
-    if not mine:
-        return {}
-    source = EnvSettingsSource(_Environment, env_prefix=PREFIX, env_nested_delimiter="__")
-    source.env_vars = {name.lower(): value for name, value in mine.items()}
-    try:
-        return source()
-    except SettingsError as error:
-        raise ConfigurationError(
-            f"{PREFIX}…: {error}: write lists and mappings as JSON."
-        ) from error
+def _said_by(variables: Mapping[str, str]) -> dict[str, Any]:
+    """The values that `CASCADE__…` variables give, nested as in a file."""
+    said: dict[str, Any] = {}
+    for variable, text in variables.items():
+        if variable.startswith(PREFIX):
+            try:
+                value: Any = yaml.safe_load(text)
+            except yaml.YAMLError:
+                raise ConfigurationError(f"{variable}: {text!r:.80} is no YAML.") from None
+            for name in reversed(variable.removeprefix(PREFIX).lower().split("__")):
+                value = {name: value}
+            said = _merged(said, value)
+    return said
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -493,26 +444,42 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def _resolved(
-    value: Any, place: Place, variables: Mapping[str, str], where: _Where, problems: list[str]
+    value: Any, place: Place, variables: Mapping[str, str], problems: list[tuple[Place, str]]
 ) -> Any:
     """The value with each `${NAME}` replaced."""
     if isinstance(value, Mapping):
-        items = value.items()
-        return {k: _resolved(v, (*place, str(k)), variables, where, problems) for k, v in items}
+        return {k: _resolved(v, (*place, str(k)), variables, problems) for k, v in value.items()}
     if isinstance(value, list):
-        return [_resolved(v, (*place, n), variables, where, problems) for n, v in enumerate(value)]
+        return [_resolved(v, (*place, n), variables, problems) for n, v in enumerate(value)]
     if not isinstance(value, str):
         return value
     if place[-1:] == ("api_key",) and not _REFERENCE.fullmatch(value):
-        problems.append(
-            where.told(place, "a key in clear text: write api_key_env: NAME, or ${NAME}.")
-        )
+        problems.append((place, "a key in clear text: write api_key_env: NAME, or ${NAME}."))
     problems += [
-        where.told(place, f"the environment variable {name} is not set.")
+        (place, f"the environment variable {name} is not set.")
         for name in _REFERENCE.findall(value)
         if not variables.get(name)
     ]
     return _REFERENCE.sub(lambda found: variables.get(found[1], ""), value)
+
+
+def _problem(error: ErrorDetails, resolved: Any, written: Any) -> tuple[Place, str]:
+    """Place and words of an error."""
+    place: Place = ()
+    for part in error["loc"][:-1]:  # pydantic puts names of types between
+        if _at(resolved, (*place, part)) is not None:
+            place = (*place, part)
+    last = error["loc"][-1:]
+    if isinstance(_at(resolved, place), Mapping) and "[" not in str(last):
+        place = (*place, *last)
+    words = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] == "extra_forbidden":
+        words = f"there is no such key{_nearest(str(place[-1]))}"
+    given = error["input"]
+    from_variable = "${" in str(_at(written, place))  # it may be a secret
+    if isinstance(given, str | int | float) and not from_variable and "such key" not in words:
+        words += f", not {given!r}"
+    return place, words
 
 
 def _at(data: Any, place: Place) -> Any:
@@ -524,47 +491,21 @@ def _at(data: Any, place: Place) -> Any:
     return data
 
 
-def _problem(error: ErrorDetails, resolved: Any, written: Any, where: _Where) -> str:
-    """One error with its place; empty for one that only follows from those within."""
-    place: Place = ()
-    for position, part in enumerate(error["loc"]):  # pydantic puts names of types between
-        last, inside = position == len(error["loc"]) - 1, _at(resolved, place)
-        exists = _at(resolved, (*place, part)) is not None
-        if exists or (last and isinstance(inside, Mapping) and "[" not in str(part)):
-            place = (*place, part)
-    if error["type"] == "too_short" and _at(resolved, place):
-        return ""
-    secret = "${" in str(_at(written, place))  # what came from a variable may be one
-    return where.told(place, _words(error, show=not secret))
+def _nearest(name: str) -> str:
+    known = {name for section in Section.__subclasses__() for name in section.model_fields}
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _words(error: ErrorDetails, *, show: bool) -> str:
-    kind, given = error["type"], error.get("input")
-    if kind == "extra_forbidden":
-        model: type[BaseModel] = ServiceConfig
-        for part in error["loc"][:-1]:
-            if isinstance(part, str) and part in model.model_fields:
-                model = next(_models_in(model.model_fields[part].annotation), model)
-        return f"there is no such key{_nearest(str(error['loc'][-1]), list(model.model_fields))}"
-    fixed = {
-        "missing": "it is missing",
-        "too_short": "it is empty; give at least one",
-        "string_pattern_mismatch": "a name has letters, digits and . _ : -",
-    }
-    if kind in fixed:
-        return fixed[kind]
-    words = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    short = show and isinstance(given, str | int | float | bool) and kind != "value_error"
-    return f"{words}, not {given!r}" if short else words
+def _variable(place: Place, words: str) -> str:
+    return f"{PREFIX}{'__'.join(str(part).upper() for part in place)}: {words}"
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, 1, 0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
+def _told(path: Path, lines: Mapping[Place, int], place: Place, words: str) -> str:
+    """A problem with its file, line and key."""
+    near = place
+    while near and near not in lines:
+        near = near[:-1]
+    start = f"{path}:{lines[near]}" if near else str(path)
+    shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return f"{start}: {shown.removeprefix('.')}: {words}" if place else f"{start}: {words}"

@@ -8,27 +8,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from cascade.errors import (
-    AuthenticationError,
-    BadRequestError,
-    CascadeError,
-    CircuitOpenError,
-    ConfigurationError,
-    ContextLengthError,
-    DeadlineError,
-    InputError,
-    LedgerError,
-    LocalOnlyError,
-    MalformedResponseError,
-    ModelError,
-    ModelNotFoundError,
-    ModelTimeoutError,
-    ModelUnavailableError,
-    NotSentError,
-    RateLimitError,
-    StreamInterruptedError,
-    UnknownRunError,
-)
+from pydantic import ValidationError
+
+from cascade import errors
+from cascade.state import LedgerEntry
 
 logger = logging.getLogger("cascade")
 
@@ -73,72 +56,96 @@ class ServiceError(Exception):
         """The body in the form of a protocol."""
         if protocol == "ollama":
             return {"error": self.message}
+        openai_type, anthropic_type = _TYPES.get(self.status, ("server_error", "api_error"))
         if protocol == "anthropic":
-            kind = _ANTHROPIC.get(self.status, "api_error")
-            return {"type": "error", "error": {"type": kind, "message": self.message}}
-        kind = _OPENAI.get(self.status, "server_error")
-        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return {"error": error}
+            return {"type": "error", "error": {"type": anthropic_type, "message": self.message}}
+        said = {"message": self.message, "type": openai_type}
+        return {"error": {**said, "param": self.param, "code": self.code}}
 
 
-_OPENAI = {
-    **dict.fromkeys((400, 404, 405, 409, 413, 415, 422), "invalid_request_error"),
-    401: "authentication_error",
-    402: "insufficient_quota",
-    403: "permission_error",
-    429: "rate_limit_error",
-    502: "upstream_error",
-    504: "timeout_error",
+_INVALID = "invalid_request_error"
+_TYPES = {
+    **dict.fromkeys((400, 405, 409, 415, 422), (_INVALID, _INVALID)),
+    401: ("authentication_error", "authentication_error"),
+    402: ("insufficient_quota", "billing_error"),
+    403: ("permission_error", "permission_error"),
+    404: (_INVALID, "not_found_error"),
+    413: (_INVALID, "request_too_large"),
+    429: ("rate_limit_error", "rate_limit_error"),
+    502: ("upstream_error", "api_error"),
+    503: ("server_error", "overloaded_error"),
+    504: ("timeout_error", "timeout_error"),
 }
-_ANTHROPIC = {
-    **dict.fromkeys((400, 405, 409, 415, 422), "invalid_request_error"),
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
+"""Type of an error in the words of OpenAI and of Anthropic, by status."""
 
-_FAULTS: tuple[tuple[type[CascadeError], int, str], ...] = (
-    (UnknownRunError, 404, "run_not_found"),
-    (InputError, 400, "invalid_input"),
-    (ConfigurationError, 400, "invalid_value"),
-    (ContextLengthError, 400, "context_length_exceeded"),
-    (BadRequestError, 400, "refused_by_tier"),
-    (RateLimitError, 429, "upstream_rate_limit"),
-    (LocalOnlyError, 403, "local_only"),
-    (NotSentError, 503, "tier_unavailable"),
-    (ModelTimeoutError, 504, "deadline_exceeded"),
-    (ModelError, 502, "upstream_failed"),
-    (LedgerError, 503, "ledger_unavailable"),
-    (CascadeError, 500, "cascade_failed"),
+
+def invalid(error: ValidationError, status: int = 400) -> ServiceError:
+    """The first thing that is wrong in what a client sent."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
+    words = first["msg"].removeprefix("Value error, ")
+    said = f"{place}: {words}" if place else words
+    return ServiceError(status, f"{said}."[:2_000], param=place or None)
+
+
+_FAULTS: tuple[tuple[type[errors.CascadeError], int, str], ...] = (
+    (errors.UnknownRunError, 404, "run_not_found"),
+    (errors.InputError, 400, "invalid_input"),
+    (errors.ConfigurationError, 400, "invalid_value"),
+    (errors.ContextLengthError, 400, "context_length_exceeded"),
+    (errors.BadRequestError, 400, "refused_by_tier"),
+    (errors.RateLimitError, 429, "upstream_rate_limit"),
+    (errors.LocalOnlyError, 403, "local_only"),
+    (errors.NotSentError, 503, "tier_unavailable"),
+    (errors.ModelTimeoutError, 504, "deadline_exceeded"),
+    (errors.ModelError, 502, "upstream_failed"),
+    (errors.LedgerError, 503, "ledger_unavailable"),
+    (errors.CascadeError, 500, "cascade_failed"),
 )
 """Status and code of each kind of error; the first that fits."""
 
-_KINDS: tuple[tuple[type[ModelError], str], ...] = (
-    (AuthenticationError, "refused the key"),
-    (ModelNotFoundError, "not found"),
-    (ContextLengthError, "prompt too long"),
-    (BadRequestError, "refused the request"),
-    (RateLimitError, "rate limited"),
-    (CircuitOpenError, "left alone after failures"),
-    (NotSentError, "not asked"),
-    (DeadlineError, "no time left"),
-    (ModelTimeoutError, "timed out"),
-    (StreamInterruptedError, "broke off"),
-    (LocalOnlyError, "must not be asked"),
-    (MalformedResponseError, "unreadable answer"),
-    (ModelUnavailableError, "unavailable"),
+_KINDS: tuple[tuple[type[errors.ModelError], str], ...] = (
+    (errors.AuthenticationError, "refused the key"),
+    (errors.ModelNotFoundError, "not found"),
+    (errors.ContextLengthError, "prompt too long"),
+    (errors.BadRequestError, "refused the request"),
+    (errors.RateLimitError, "rate limited"),
+    (errors.CircuitOpenError, "left alone after failures"),
+    (errors.NotSentError, "not asked"),
+    (errors.ModelTimeoutError, "timed out"),
+    (errors.StreamInterruptedError, "broke off"),
+    (errors.MalformedResponseError, "unreadable answer"),
+    (errors.ModelUnavailableError, "unavailable"),
 )
 """Kinds of failures of a tier; the first that fits."""
+
+_WORDS = (
+    ("rate limit", "rate limited"),
+    ("(429)", "rate limited"),
+    ("in time", "timed out"),
+    ("broke the stream off", "broke off"),
+    ("cannot be read", "unreadable answer"),
+    ("refused", "refused the request"),
+    ("(401)", "refused the key"),
+    ("(404)", "not found"),
+)
+"""The same by words of an entry's note, which itself names servers."""
 
 
 def kind_of(error: BaseException) -> str:
     """The kind of a failure, in words that name no server."""
     return next((said for kind, said in _KINDS if isinstance(error, kind)), "failed")
+
+
+def failures(entries: Iterable[LedgerEntry]) -> list[str]:
+    """The tiers that failed, with the kind of each failure."""
+    kinds = {"not_sent": "left alone after failures", "cancelled": "stopped"}
+    found = dict[str, str]()
+    for entry in entries:
+        if entry.tier and entry.outcome in ("failed", *kinds):
+            told = (kind for word, kind in _WORDS if word in entry.note)
+            found[entry.tier] = kinds.get(entry.outcome) or next(told, "unavailable")
+    return [f"{tier}: {kind}" for tier, kind in found.items()]
 
 
 def fault_of(error: BaseException, where: str = "a request") -> ServiceError:
@@ -157,24 +164,25 @@ def fault_of(error: BaseException, where: str = "a request") -> ServiceError:
     return ServiceError(500, "the service failed; its log says more.", "internal_error")
 
 
-def _told(error: BaseException, where: str) -> str:
-    if isinstance(error, InputError | ConfigurationError | LocalOnlyError | DeadlineError):
+def _told(error: errors.CascadeError, where: str) -> str:
+    own = errors.InputError | errors.ConfigurationError | errors.LocalOnlyError
+    if isinstance(error, own | errors.DeadlineError):
         return str(error)
     logger.warning("%s: %s: %s", where, type(error).__name__, error)
-    if isinstance(error, BadRequestError):  # the client can mend it by the provider's words alone
+    if isinstance(error, errors.BadRequestError):  # only the provider's words help to mend it
         return without_places(str(error))
-    if isinstance(error, ModelError):
+    if isinstance(error, errors.ModelError):
         status = "" if error.status is None else f" ({error.status})"
         return f"{error.model}: {kind_of(error)}{status}; the service's log says more."
-    if isinstance(error, LedgerError):
+    if isinstance(error, errors.LedgerError):
         return "the ledger cannot be reached or written: try again later."
     return f"the service failed with {type(error).__name__}; its log says more."
 
 
-def _retry_after(error: BaseException) -> dict[str, str]:
-    if isinstance(error, RateLimitError):
+def _retry_after(error: errors.CascadeError) -> dict[str, str]:
+    if isinstance(error, errors.RateLimitError):
         known_s = error.retry_after
-    elif isinstance(error, NotSentError):
+    elif isinstance(error, errors.NotSentError):
         known_s = error.ready_in_s
     else:
         return {}
@@ -188,6 +196,7 @@ _PLACES = re.compile(
     r"|(?<![\w/])/(?:[\w.@-]+/)+[\w.@-]*|\b(?:sk|csk|key|pk)[-_][\w*-]{6,}",
     re.IGNORECASE,
 )
+_FAILED = re.compile(r"\b(?:failed: |could not be had: )")
 
 
 def without_places(text: str) -> str:
@@ -195,18 +204,15 @@ def without_places(text: str) -> str:
     return _PLACES.sub("[…]", text)
 
 
-_FAILED = re.compile(r"\b(?:failed: |could not be had: )")
-
-
-def plain_reason(reason: str, failures: Iterable[str]) -> str:
+def plain_reason(reason: str, failed: Iterable[str]) -> str:
     """The reason of a decision, as it may leave the process.
 
     Args:
         reason: of the decision; it may end in the words of an error, which quote a server.
-        failures: the tiers that failed, with the kind of each failure.
+        failed: of `failures`.
     """
     kept, found = reason, _FAILED.search(reason)
     if found is not None:
         decided = reason[: found.start()].rpartition("; but ")[0]
-        kept = "; ".join([*filter(None, [decided]), *(list(failures) or ["a tier failed"])])
+        kept = "; ".join([*filter(None, [decided]), *(list(failed) or ["a tier failed"])])
     return without_places(kept)[:300]

@@ -10,8 +10,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -22,14 +21,15 @@ from langchain_core.messages import AnyMessage
 from starlette.requests import Request
 from typing_extensions import override
 
+from cascade import middleware as ready
 from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.events import Decided, Event
 from cascade.ledger.base import LedgerStore
 from cascade.ledger.prices import Price
-from cascade.ledger.store import SqlLedger, open_store
+from cascade.ledger.store import open_store
 from cascade.ledger.view import LedgerView
-from cascade.middleware import Breaker, CascadeMiddleware, Retries, Slot
+from cascade.middleware import CascadeMiddleware, Slot
 from cascade.middleware.base import Decide
 from cascade.policies.base import Policy, Situation
 from cascade.result import CascadeResult
@@ -41,7 +41,7 @@ from cascade.service.config import (
     ServiceConfig,
     TierConfig,
 )
-from cascade.service.faults import ServiceError, kind_of, plain_reason
+from cascade.service.faults import ServiceError, failures, kind_of, plain_reason
 from cascade.service.keys import CASCADE_TAG, KEY_TAG, Backoff, Key, Keys, address_of
 from cascade.service.limits import Gate, Money, Rates, estimate, short
 from cascade.setup import choose_policy
@@ -71,23 +71,19 @@ class Question:
         model: the name of a cascade.
         messages: the conversation.
         settings: what it is asked with.
-        stream: whether the answer goes out in pieces.
+        size: characters of the request, which budgets go by.
         decide: at most one of `KINDS`, with its number.
         show: `verified`, or `final` for a stream that shows the answer as a whole.
-        n: answers that are wanted.
-        size: characters of the request, which budgets go by.
-        ignored: parameters without a meaning here; the answer names them.
+        began: when it arrived, by `time.monotonic`.
     """
 
     model: str
     messages: list[AnyMessage]
     settings: Settings
-    stream: bool = False
+    size: int
     decide: Mapping[str, float] = field(default_factory=dict)
     show: Literal["verified", "final"] = "verified"
-    n: int = 1
-    size: int = 0
-    ignored: tuple[str, ...] = ()
+    began: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -103,6 +99,29 @@ class Outcome:
         """Tokens of the answering call; rejected drafts and checks are in the ledger's entries,
         since they have other prices and are no part of the client's context."""
         return self.completion.usage if self.completion is not None else Usage()
+
+    @property
+    def refusal(self) -> str | None:
+        """What a client is told where the cascade gives no answer on purpose."""
+        return f"No answer: {self.way.reason}." if self.result.abstained else None
+
+    @property
+    def text(self) -> str:
+        """The answer, or the refusal."""
+        return self.refusal or self.result.answer
+
+    @property
+    def finish_reason(self) -> Literal["stop", "length", "tool_calls", "content_filter"]:
+        """Why the answer ended, in OpenAI's words."""
+        if self.completion is None:
+            return "stop"
+        if self.completion.tool_calls:
+            return "tool_calls"
+        match self.completion.finish_reason:
+            case "length" | "content_filter" as reason:
+                return reason
+            case _:
+                return "stop"
 
 
 @dataclass(slots=True)
@@ -160,14 +179,28 @@ class Way:
         names = [name for name in self.__slots__ if name not in ("at", "steps", "cascade")]
         return {name: getattr(self, name) for name in names} | {"cascade_name": self.cascade}
 
+    def complete(self, entries: list[LedgerEntry]) -> None:
+        """Add what a run cost and saved, and its steps."""
+        ledger = LedgerView(entries)
+        self.cost_usd, self.saved_usd = ledger.cost_usd, ledger.saved_usd
+        order = ("unknown", "estimated", "measured")
+        self.basis = min(ledger.cost_basis, ledger.saved_basis, key=order.index)
+        for entry in entries:
+            cost = "?" if entry.cost_usd is None else f"${short(entry.cost_usd)}"
+            who = f"{entry.node} {entry.tier or ''}".strip()
+            ended = "" if entry.outcome == "ok" else f" {entry.outcome.replace('_', ' ')}"
+            self.steps.append(f"{who}{ended} {entry.latency_ms:.0f} ms {cost}")
+        if self.error and not self.reason:
+            self.reason = "; ".join(failures(entries)) or self.error
+
+
+_PLAIN = str.maketrans({"≥": ">=", "≤": "<=", "–": "-", "−": "-", "→": "->", "·": "*", "…": "..."})
+
 
 def header(value: str) -> str:
     """Text as the value of a header: one line of visible Latin characters."""
     plain = value.translate(_PLAIN).encode("ascii", "replace").decode()
     return "".join(c if c.isprintable() else " " for c in plain)[:400]
-
-
-_PLAIN = str.maketrans({"≥": ">=", "≤": "<=", "–": "-", "−": "-", "→": "->", "·": "*", "…": "..."})
 
 
 class AskedPolicy(CascadeMiddleware):
@@ -206,10 +239,13 @@ class Served:
     def __init__(self, name: str, config: CascadeConfig, made: tuple[Cascade, AskedPolicy]) -> None:
         self.name, self.config = name, config
         self.cascade, self.asked = made
-        self.active = 0
         self.retired = False
         self.version: float | None = None
         self.gate = Gate(name, config.concurrency, config.queue, config.queue_timeout_s)
+
+    def model_of(self, tier: str) -> str:
+        """The model of a tier."""
+        return next((t.model.name for t in self.cascade.tiers if t.name == tier), "")
 
 
 class Gateway:
@@ -225,19 +261,18 @@ class Gateway:
 
     def __init__(self, configured: Configured, metrics: Sequence[CascadeMiddleware] = ()) -> None:
         self.configured, self.config = configured, configured.config
-        url = self.config.ledger.url if self.config.ledger else "memory://"
-        self.store = _open_ledger(self.config)
+        kept = self.config.ledger
+        url = "memory://" if kept is None else kept.url
+        self.store = None if kept is None else open_store(**kept.model_dump())
         self.keys = Keys(url)
         self.money = Money(url, self.config.budgets)
         self.rates, self.backoff = Rates(), Backoff()
         self.ways: deque[Way] = deque(maxlen=self.config.recent)
-        self.draining = False
-        self.flights: dict[asyncio.Task[Any], str] = {}
         self._metrics = tuple(metrics)
         self._retiring: set[asyncio.Task[None]] = set()
         self._owners: dict[str, str] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._versions: dict[str, float | None] = {}
+        self._versions: dict[Path, float | None] = {}
         self.served = self._build(self.config, {})
         self._look()
 
@@ -247,16 +282,8 @@ class Gateway:
         """The key of a request; None where the service asks for none.
 
         Raises:
-            ServiceError: 401, no key or a wrong one; 429, too many wrong ones from there; 503,
-                the service is shutting down.
+            ServiceError: 401, no key or a wrong one; 429, too many wrong ones from there.
         """
-        if self.draining:
-            raise ServiceError(
-                503,
-                "the service is shutting down: try again.",
-                "shutting_down",
-                headers={"Connection": "close", "Retry-After": "1"},
-            )
         if not self.config.auth:
             return None
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -283,17 +310,13 @@ class Gateway:
             return await self.keys.find(secret)
         address = address_of(request.client.host if request.client else "")
         self.backoff.count(address)
-        key, wrong = None, False
+        wrong = False
         try:
             wait_s = self.backoff.wait_s(address)
             if wait_s is not None:
-                seconds = int(wait_s) + 1
-                raise ServiceError(
-                    429,
-                    f"too many wrong API keys came from your address: wait {seconds} s.",
-                    "too_many_wrong_keys",
-                    headers={"Retry-After": str(seconds)},
-                )
+                said = f"too many wrong API keys came from your address: wait {wait_s + 1:.0f} s."
+                wait = {"Retry-After": f"{wait_s + 1:.0f}"}
+                raise ServiceError(429, said, "too_many_wrong_keys", headers=wait)
             key = await self.keys.find(secret)
             wrong = key is None
         finally:
@@ -301,20 +324,16 @@ class Gateway:
                 self.backoff.take_back(address)
         return key
 
-    async def admin(self, request: Request) -> Key | None:
-        """The admin key of a request.
+    async def admin(self, request: Request) -> None:
+        """Ask for an admin key.
 
         Raises:
-            ServiceError: 403, it is none.
+            ServiceError: 403, the request has another.
         """
         key = await self.key_of(request)
         if key is not None and not key.admin:
-            raise ServiceError(
-                403,
-                "this needs an admin key: `cascade keys create … --admin` makes one.",
-                "admin_key_needed",
-            )
-        return key
+            said = "this needs an admin key: `cascade keys create … --admin` makes one."
+            raise ServiceError(403, said, "admin_key_needed")
 
     def models(self, key: Key | None) -> list[str]:
         """The models that a key may ask for."""
@@ -338,120 +357,150 @@ class Gateway:
 
     # --- asking
 
-    @asynccontextmanager
-    async def admitted(
-        self, question: Question, key: Key | None, began: float
-    ) -> AsyncIterator[Asking]:
-        """A place for a question, with its money put aside.
+    async def ask(
+        self,
+        question: Question,
+        key: Key | None,
+        tell: Callable[[Way, Event], None] | None = None,
+    ) -> Outcome:
+        """Run a cascade once, in a place of its own, with its money put aside.
 
         Args:
             question: that is asked.
             key: of the request.
-            began: when it arrived, by `time.monotonic`.
+            tell: hears what happens, for a stream.
 
         Raises:
-            ServiceError: 402, 403, 404 or 429: it is not admitted.
+            ServiceError: 402, 403, 404, 429 or 504: it is not admitted.
             ConfigurationError: it asks for a decision that this cascade cannot make.
+            CascadeError: no tier could answer.
         """
         if key is not None:
             self.rates.take(key)
         served = self.model(question.model, key)
-        cascade, asked = served.cascade, served.asked
-        choice = asked.choose(cascade, question.decide) if question.decide else None
+        cascade = served.cascade
         settings = self._settings(question, served, key)
-        task = asyncio.current_task()
-        assert task is not None, "requests are tasks"
-        self.flights[task] = served.name
-        held: list[Reservation] = []
+        choice = served.asked.choose(cascade, question.decide) if question.decide else None
+        reservation = await self._put_aside(question, served, key, settings)
+        spent_usd = Decimal(0)
         try:
-            if key is not None and key.limits:
-                await self._put_aside(question, served, key, settings, held)
-            deadline = settings.get("deadline")
-            until = None if deadline is None else began + deadline
-            async with served.gate.place(_left(until)):
-                if (left_s := _left(until)) is not None:
+            async with served.gate.place(_left(question, settings)):
+                left_s = _left(question, settings)
+                if left_s is not None:
                     settings["deadline"] = left_s
-                served.active += 1
+                run = cascade.kernel.begin(question.messages, settings)
+                if choice is not None:
+                    run.notes[AskedPolicy.name] = list(choice)
+                if key is not None and key.limits:
+                    self._remember(run.id, key)
                 try:
-                    yield Asking(self, served, cascade, question, settings, choice, key, held)
+                    return await self._run(served, run, key, question, tell)
                 finally:
-                    served.active -= 1
-                    if served.retired and not served.active:
-                        self._retire(served)
+                    spent_usd = known_cost(run.entries)
         finally:
-            self.flights.pop(task, None)
-            for reservation in held:  # of runs that never began
-                self.money.settle(reservation, Decimal(0))
+            if reservation is not None:
+                self.money.settle(reservation, spent_usd)
+            if served.retired and served.gate.idle:
+                self._retire(served)
+
+    async def _run(
+        self,
+        served: Served,
+        run: Run,
+        key: Key | None,
+        question: Question,
+        tell: Callable[[Way, Event], None] | None,
+    ) -> Outcome:
+        way = Way(run.id, served.name, key.name if key else "")
+        runtime = CascadeRuntime(served.cascade.kernel, show="final")
+        if tell is not None:
+
+            def emit(event: Event) -> None:
+                if isinstance(event, Decided):
+                    _decided(way, event, served)
+                tell(way, event)
+
+            runtime.emit, runtime.streams, runtime.show = emit, True, question.show
+        begun = time.perf_counter()
+        try:
+            result = await served.cascade.adrive(run, runtime)
+        except BaseException as error:
+            left = isinstance(error, asyncio.CancelledError)
+            way.error = "the client left" if left else kind_of(error)
+            logger.debug("run %s: %s", run.id, error)
+            raise
+        else:
+            way.tier = "" if result.abstained else result.tier
+            way.model = served.model_of(result.tier)
+            way.escalated, way.degraded = result.escalated, result.degraded
+            way.confidence, way.calibrated = result.confidence, result.calibrated
+            way.reason = plain_reason(result.decision.reason, failures(result.ledger))
+        finally:
+            way.seconds = time.perf_counter() - begun
+            way.complete(run.entries)
+            self._finished(way)
+        return Outcome(result, None if result.abstained else run.draft, way)
 
     async def _put_aside(
-        self,
-        question: Question,
-        served: Served,
-        key: Key,
-        settings: Settings,
-        held: list[Reservation],
-    ) -> None:
-        config = self.config.budgets
-        usd = estimate(
-            served.cascade,
-            config,
-            question.size,
-            settings.get("max_tokens"),
-            served.config.answer_tokens,
-        )
-        for _ in range(question.n):
-            answer = await self.money.put_aside(key, usd, config.wait_s)
-            if not isinstance(answer, ServiceError):
-                held.append(answer)
-                continue
-            wish = key.exhausted or config.exhausted
-            here = any(tier.local for tier in served.cascade.tiers)
-            if answer.status != 402 or wish != "local_only" or not here:
-                raise answer
-            settings["local_only"] = settings.get("local_only") or True
-            return
+        self, question: Question, served: Served, key: Key | None, settings: Settings
+    ) -> Reservation | None:
+        """Put the money of a question aside; one that may stay on this machine instead, does."""
+        if key is None or not key.limits:
+            return None
+        config, most = self.config.budgets, settings.get("max_tokens")
+        usd = estimate(served.cascade, config, question.size, most, served.config.answer_tokens)
+        answer = await self.money.put_aside(key, usd, config.wait_s)
+        if not isinstance(answer, ServiceError):
+            return answer
+        here = any(tier.local for tier in served.cascade.tiers)
+        local_only = (key.exhausted or config.exhausted) == "local_only"
+        if answer.status != 402 or not (local_only and here):
+            raise answer
+        settings["local_only"] = settings.get("local_only") or True
+        return None
 
     def _settings(self, question: Question, served: Served, key: Key | None) -> Settings:
         tags = {**served.config.tags, **question.settings.get("tags", {})}
         tags |= {} if key is None else {**key.tags, KEY_TAG: key.id}
         settings = Settings(**question.settings)
         settings["tags"] = {**tags, CASCADE_TAG: served.name}
-        own, asked = served.config.deadline, settings.get("deadline")
-        if asked is not None and own is not None:
-            settings["deadline"] = min(asked, own)
-        elif own is not None:
-            settings["deadline"] = own
+        deadlines = (served.config.deadline, settings.get("deadline"))
+        settings["deadline"] = min(filter(None, deadlines), default=None)
         return settings
 
-    def finished(self, way: Way, run: Run, error: BaseException | None) -> None:
+    def _finished(self, way: Way) -> None:
         """Tell the log and the page how a run ended."""
         self.ways.append(way)
         if not self.config.log.requests:
             return
         cost = "?" if way.cost_usd is None else f"${short(way.cost_usd)}"
         ended = f"failed: {way.error}" if way.error else f"answered by {way.tier or 'none'}"
-        bad = bool(way.error) or way.degraded
-        logger.log(
-            logging.WARNING if bad else logging.INFO,
-            "%s: run %s %s (%s); %s, %.0f ms",
-            way.cascade,
-            run.id,
-            ended,
-            way.reason or "no decision",
-            cost,
-            1000 * (way.seconds or 0.0),
-            extra=way.facts(),
-        )
-        if error is not None:
-            logger.debug("run %s: %s", run.id, error)
+        told = f"{way.cascade}: run {way.run_id} {ended} ({way.reason or 'no decision'}); {cost}, "
+        level = logging.WARNING if way.error or way.degraded else logging.INFO
+        logger.log(level, "%s%.0f ms", told, 1000 * (way.seconds or 0.0), extra=way.facts())
+
+    def _charge(self, entry: LedgerEntry) -> None:
+        """Charge what background work costs to the key of its run."""
+        key_id = self._owners.get(entry.run_id)
+        if entry.node in BACKGROUND and key_id and self.loop is not None:
+            self.loop.call_soon_threadsafe(self.money.charge, key_id, known_cost([entry]))
+
+    def _remember(self, run_id: str, key: Key) -> None:
+        """Remember whose a run is, for what it costs after its answer."""
+        self._owners[run_id] = key.id
+        if len(self._owners) > MOST_OWNERS:
+            self._owners.pop(next(iter(self._owners)), None)
 
     # --- life
 
     async def open(self) -> None:
         """Connect to the ledger before the first requests need it; it may also come later."""
+        self.loop = asyncio.get_running_loop()
         why = None if self.store is None else await self.store.ready()
         if why is not None:
             logger.error("the ledger cannot be written yet: %s", why)
+        elif self.config.auth and all(key.revoked_at for key in await self.keys.list()):
+            logger.warning("there is no valid key yet: `cascade keys create` makes one")
 
     async def warm(self) -> None:
         """Open connections and load weights before the first requests need them."""
@@ -467,20 +516,18 @@ class Gateway:
         while True:
             await asyncio.sleep(self.config.watch_s)
             if self._look():
-                said = await self.reload()
-                logger.info("configuration loaded again: %s", said)
+                logger.info("configuration loaded again: %s", await self.reload())
 
     def _look(self) -> bool:
         """Whether a file has changed since the last look."""
-        folder, config = self.configured.folder, self.config
-        paths = [self.configured.path]
-        paths += [folder / c.calibrator for c in config.cascades.values() if c.calibrator]
-        versions = {str(path): _version(path) for path in paths}
+        folder, cascades = self.configured.folder, self.config.cascades.values()
+        paths = [self.configured.path, *(folder / c.calibrator for c in cascades if c.calibrator)]
+        versions = {path: _version(path) for path in paths}
         changed = any(self._versions.get(p) != v for p, v in versions.items() if v is not None)
         self._versions = versions
         return changed
 
-    async def reload(self) -> dict[str, Any]:
+    async def reload(self) -> dict[str, list[str]]:
         """Read the configuration again and run what has changed.
 
         Returns:
@@ -502,18 +549,15 @@ class Gateway:
             for name in sorted({*served, *self.served})
             if served.get(name) is not self.served.get(name)
         ]
-        changed += [
-            name
-            for name in ServiceConfig.model_fields
-            if name not in ("cascades", *RESTART) and getattr(new, name) != getattr(old, name)
-        ]
+        others = [name for name in ServiceConfig.model_fields if name != "cascades"]
+        changed += [name for name in others if getattr(new, name) != getattr(old, name)]
         gone = [each for each in self.served.values() if each not in served.values()]
         self.served, self.config, self.configured = served, new, configured
         self.ways = deque(self.ways, maxlen=new.recent)
-        logging.getLogger("cascade").setLevel(new.log.level.upper())
+        logger.setLevel(new.log.level.upper())
         for each in gone:
             each.retired = True
-            if not each.active:
+            if each.gate.idle:
                 self._retire(each)
         return {"changed": changed, "needs_restart": waits, "problems": []}
 
@@ -537,19 +581,6 @@ class Gateway:
             raise ConfigurationError("\n".join(problems))
         return served
 
-    def _charge(self, entry: LedgerEntry) -> None:
-        """Charge what background work costs to the key of its run."""
-        key_id = self._owners.get(entry.run_id)
-        if entry.node in BACKGROUND and key_id and self.loop is not None:
-            usd = known_cost([entry])
-            self.loop.call_soon_threadsafe(self.money.charge, key_id, usd)
-
-    def remember(self, run_id: str, key: Key) -> None:
-        """Remember whose a run is, for what it costs after its answer."""
-        self._owners[run_id] = key.id
-        if len(self._owners) > MOST_OWNERS:
-            self._owners.pop(next(iter(self._owners)), None)
-
     def _retire(self, served: Served) -> None:
         async def closing() -> None:
             try:
@@ -560,18 +591,6 @@ class Gateway:
         task = asyncio.ensure_future(closing())
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-
-    async def drain(self, grace_s: float) -> None:
-        """Refuse new requests, and wait for those under way; cancels what takes longer."""
-        self.draining = True
-        logger.info("shutdown: %d requests have %g s to finish", len(self.flights), grace_s)
-        if self.flights:
-            await asyncio.wait(list(self.flights), timeout=grace_s)
-        for task, name in list(self.flights.items()):
-            logger.warning("%s: a request was still running and is cancelled", name)
-            task.cancel()
-        if self.flights:
-            await asyncio.wait(list(self.flights), timeout=5.0)
 
     async def aclose(self) -> None:
         """Finish audits, write what waits, and disconnect."""
@@ -588,150 +607,33 @@ class Gateway:
                 logger.error("the ledger was not written to its end: %s", error)
 
 
-class Asking:
-    """A question that was admitted."""
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        served: Served,
-        cascade: Cascade,
-        question: Question,
-        settings: Settings,
-        choice: tuple[str, float] | None,
-        key: Key | None,
-        held: list[Reservation],
-    ) -> None:
-        self._gateway, self._served, self._cascade = gateway, served, cascade
-        self._question, self._settings, self._choice = question, settings, choice
-        self._key, self._held = key, held
-
-    async def answer(self, tell: Callable[[Way, Event], None] | None = None) -> Outcome:
-        """Run the cascade once.
-
-        Args:
-            tell: hears what happens, for a stream.
-
-        Raises:
-            CascadeError: no tier could answer.
-        """
-        cascade, question = self._cascade, self._question
-        reservation = self._held.pop() if self._held else None
-        run = cascade.kernel.begin(question.messages, self._settings)
-        if self._choice is not None:
-            run.notes[AskedPolicy.name] = list(self._choice)
-        way = Way(run.id, self._served.name, self._key.name if self._key else "")
-        runtime = CascadeRuntime(cascade.kernel, show="final")
-        if tell is not None:
-
-            def emit(event: Event) -> None:
-                if isinstance(event, Decided):
-                    self._decided(way, event)
-                tell(way, event)
-
-            runtime.emit, runtime.streams, runtime.show = emit, True, question.show
-        if self._key is not None and self._key.limits:
-            self._gateway.remember(run.id, self._key)
-        begun, raised = time.perf_counter(), None
-        try:
-            result = await cascade.adrive(run, runtime)
-        except BaseException as error:
-            raised = error
-            way.error = (
-                "the client left" if isinstance(error, asyncio.CancelledError) else kind_of(error)
-            )
-            raise
-        finally:
-            way.seconds = time.perf_counter() - begun
-            self._complete(way, run)
-            if reservation is not None:
-                self._gateway.money.settle(reservation, known_cost(run.entries))
-            if raised is not None:
-                self._gateway.finished(way, run, raised)
-        self._tell(way, result)
-        self._gateway.finished(way, run, None)
-        return Outcome(result, None if result.abstained else run.draft, way)
-
-    def _decided(self, way: Way, event: Decided) -> None:
-        """What a decision says of who answers, for the headers of a stream."""
-        names = [tier.name for tier in self._cascade.tiers]
-        decision = event.decision
-        way.tier = event.tier
-        if decision.action == "escalate" and event.tier in names[:-1]:
-            way.tier = decision.tier or names[names.index(event.tier) + 1]
-        way.escalated = way.tier != names[0]
-        way.reason = plain_reason(decision.reason, ())
-        way.confidence, way.calibrated = decision.confidence, decision.calibrated
-        way.model = self._model_of(way.tier)
-
-    def _model_of(self, tier: str) -> str:
-        return next((t.model.name for t in self._cascade.tiers if t.name == tier), "")
-
-    def _tell(self, way: Way, result: CascadeResult) -> None:
-        way.tier = "" if result.abstained else result.tier
-        way.model = self._model_of(result.tier)
-        way.escalated, way.degraded = result.escalated, result.degraded
-        way.confidence, way.calibrated = result.confidence, result.calibrated
-        way.reason = plain_reason(result.decision.reason, _failures(result.ledger))
-
-    def _complete(self, way: Way, run: Run) -> None:
-        ledger = LedgerView(run.entries)
-        way.cost_usd, way.saved_usd = ledger.cost_usd, ledger.saved_usd
-        order = ("unknown", "estimated", "measured")
-        way.basis = min(ledger.cost_basis, ledger.saved_basis, key=order.index)
-        for entry in run.entries:
-            cost = "?" if entry.cost_usd is None else f"${short(entry.cost_usd)}"
-            who = f"{entry.node} {entry.tier or ''}".strip()
-            ended = "" if entry.outcome == "ok" else f" {entry.outcome.replace('_', ' ')}"
-            way.steps.append(f"{who}{ended} {entry.latency_ms:.0f} ms {cost}")
-        if way.error and not way.reason:
-            way.reason = "; ".join(_failures(run.entries)) or way.error
+def _decided(way: Way, event: Decided, served: Served) -> None:
+    """Note what a decision says of who answers, for the headers of a stream."""
+    names = [tier.name for tier in served.cascade.tiers]
+    decision = event.decision
+    way.tier = event.tier
+    if decision.action == "escalate" and event.tier in names[:-1]:
+        way.tier = decision.tier or names[names.index(event.tier) + 1]
+    way.escalated = way.tier != names[0]
+    way.reason = plain_reason(decision.reason, ())
+    way.confidence, way.calibrated = decision.confidence, decision.calibrated
+    way.model = served.model_of(way.tier)
 
 
-def _left(until: float | None) -> float | None:
+def _left(question: Question, settings: Settings) -> float | None:
     """Seconds that are left of a request's deadline.
 
     Raises:
         ServiceError: 504, none.
     """
-    if until is None:
+    deadline = settings.get("deadline")
+    if deadline is None:
         return None
-    left_s = until - time.monotonic()
+    left_s = question.began + deadline - time.monotonic()
     if left_s <= 0:
-        raise ServiceError(
-            504, "the deadline passed before a model was asked.", "deadline_exceeded"
-        )
+        said = "the deadline passed before a model was asked."
+        raise ServiceError(504, said, "deadline_exceeded")
     return left_s
-
-
-def _failures(entries: Iterable[LedgerEntry]) -> list[str]:
-    """The tiers that failed, with the kind of each failure."""
-    found = dict[str, str]()
-    for entry in entries:
-        if entry.tier and entry.outcome in ("failed", "not_sent", "cancelled"):
-            found[entry.tier] = _kind_in(entry)
-    return [f"{tier}: {kind}" for tier, kind in found.items()]
-
-
-_WORDS = (
-    ("rate limit", "rate limited"),
-    ("(429)", "rate limited"),
-    ("in time", "timed out"),
-    ("broke the stream off", "broke off"),
-    ("cannot be read", "unreadable answer"),
-    ("refused", "refused the request"),
-    ("(401)", "refused the key"),
-    ("(404)", "not found"),
-)
-
-
-def _kind_in(entry: LedgerEntry) -> str:
-    """The kind of failure that an entry's note tells of; the note itself names servers."""
-    if entry.outcome == "not_sent":
-        return "left alone after failures"
-    if entry.outcome == "cancelled":
-        return "stopped"
-    return next((kind for word, kind in _WORDS if word in entry.note), "unavailable")
 
 
 def _version(path: Path) -> float | None:
@@ -745,25 +647,7 @@ def _version(path: Path) -> float | None:
 # --- from a configuration to cascades
 
 
-def _open_ledger(config: ServiceConfig) -> SqlLedger | None:
-    given = config.ledger
-    if given is None:
-        return None
-    return open_store(
-        given.url, crash_safe=given.crash_safe, durable=given.durable, jobs=given.jobs
-    )
-
-
-_SAME = [
-    "threshold",
-    "price_of_error",
-    "max_harm",
-    "escalation_budget",
-    "deadline",
-    "response_format",
-    "local_only",
-    "signals",
-]
+_SAME = (*KINDS, "threshold", "deadline", "response_format", "local_only", "signals")
 """Options that a cascade takes as they stand in its configuration."""
 
 
@@ -788,16 +672,15 @@ def build_cascade(
         from cascade.middleware.local_only import LocalOnly, looks_personal  # noqa: PLC0415
 
         stack.append(LocalOnly(options.pop("local_only"), private=looks_personal))
-    tiers = [open_config(tier, config.tiers, n) for n, tier in enumerate(config.tiers)]
+    pair = ("small", "large") if len(config.tiers) == 2 else ()
+    tiers = [open_tier(tier, *pair[n : n + 1]) for n, tier in enumerate(config.tiers)]
     return Cascade(tiers=tiers, ledger=store, middleware=stack, name=name, **options), asked
 
 
 def _middleware(config: CascadeConfig, store: LedgerStore | None) -> list[CascadeMiddleware]:
-    from cascade import middleware as ready  # noqa: PLC0415 - only what is asked for is loaded
-
     stack: list[CascadeMiddleware] = [
-        Retries(**config.retries.model_dump()),
-        Breaker(**config.breaker.model_dump()),
+        ready.Retries(**config.retries.model_dump()),
+        ready.Breaker(**config.breaker.model_dump()),
     ]
     if config.abort:
         stack.append(ready.Abort() if config.abort is True else ready.Abort(config.abort))
@@ -806,7 +689,7 @@ def _middleware(config: CascadeConfig, store: LedgerStore | None) -> list[Cascad
     if config.tool_risks is not None:
         stack.append(ready.ToolRisks(config.tool_risks))
     if config.fallback is not None:
-        stack.append(ready.Fallback(open_config(config.fallback, (config.fallback,), 0)))
+        stack.append(ready.Fallback(open_tier(config.fallback)))
     if config.mode != "live":
         stack.append(ready.Shadow(config.canary_share if config.mode == "canary" else 0.0))
     if config.drift is not None:
@@ -814,40 +697,29 @@ def _middleware(config: CascadeConfig, store: LedgerStore | None) -> list[Cascad
     if (audits := config.audits) is not None:
         if store is None:
             raise ConfigurationError("audits need a ledger, their place: set ledger.")
-        judge = None if audits.judge is None else open_config(audits.judge, (audits.judge,), 0)
+        judge = None if audits.judge is None else open_tier(audits.judge)
         daily_usd, compare = audits.daily_usd, audits.compare
         stack.append(ready.Audits(audits.rate, daily_usd=daily_usd, compare=compare, judge=judge))
     return stack
 
 
-def open_config(config: TierConfig, among: Sequence[TierConfig], number: int) -> Tier:
-    """A tier as its cascade takes it; of two without names, they are `small` and `large`.
+def open_tier(config: TierConfig, usual: str | None = None) -> Tier:
+    """A tier as its cascade takes it.
+
+    Args:
+        config: of the tier.
+        usual: its name where the configuration gives none.
 
     Raises:
         ConfigurationError: its price prices nothing, or its key is not in the environment.
     """
-    pair = ("small", "large")[number] if len(among) == 2 else None
-    key = config.api_key
-    if key is None and config.api_key_env is not None:
-        key = os.environ.get(config.api_key_env)
-        if not key:
+    given = config.model_dump(exclude={"api_key_env", "price"}) | {"name": config.name or usual}
+    if config.api_key is None and config.api_key_env is not None:
+        given["api_key"] = os.environ.get(config.api_key_env)
+        if not given["api_key"]:
             raise ConfigurationError(
                 f"api_key_env: the environment variable {config.api_key_env} is not set."
             )
-    return Tier(
-        config.model,
-        name=config.name or pair,
-        price=None if config.price is None else _price(config),
-        base_url=config.base_url,
-        api_key=key,
-        max_tokens=config.max_tokens,
-        temperature=config.temperature,
-        timeout_s=config.timeout_s,
-        options=config.options,
-        local=config.local,
-    )
-
-
-def _price(config: TierConfig) -> Price:
-    assert config.price is not None, "it was given"
-    return Price(**config.price.model_dump(exclude_none=True))
+    if config.price is not None:
+        given["price"] = Price(**config.price.model_dump(exclude_none=True))
+    return Tier(**given)

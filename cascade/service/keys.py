@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
 import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.base import checked_tags
@@ -39,63 +39,67 @@ MOST_REMEMBERED = 10_000
 
 _FORM = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
 
+Dollars = Annotated[Decimal, Field(gt=0, allow_inf_nan=False, max_digits=24)]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    """API key: what it may do, and the hash of its secret.
 
-    Attributes:
-        id: names it in tags, on the page and on the command line; no secret.
-        name: what its owner calls it, such as a team.
-        digest: SHA-256 of the secret. 256 random bits cannot be guessed: a slow hash with a salt,
-            as passwords need it, would add nothing but time to each request.
-        models: those it may ask for; empty: all.
-        per_minute: requests per minute; None: any number.
-        day_usd, month_usd: its budgets, by days and months of UTC; None: no bound.
-        exhausted: what happens when a budget is used up; None: as the service is configured.
-        tags: of the ledger entries of its requests.
-        admin: whether it opens `/admin` and the page.
-        revoked_at: when it was revoked.
+class KeySettings(BaseModel):
+    """Settings of an API key: what it may do."""
 
-    Raises:
-        ConfigurationError: a value has no meaning.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    """What its owner calls it, such as a team."""
+    models: tuple[str, ...] = ()
+    """Models that it may ask for; empty: all."""
+    per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Requests per minute; None: any number."""
+    day_usd: Dollars | None = None
+    """Budget of a day of UTC; None: no bound."""
+    month_usd: Dollars | None = None
+    """Budget of a month of UTC; None: no bound."""
+    exhausted: Literal["refuse", "local_only"] | None = None
+    """What happens when a budget is used up; None: as the service is configured."""
+    tags: dict[str, str] = Field(default_factory=dict, max_length=20)
+    """Tags of the ledger entries of its requests."""
+    admin: StrictBool = False
+    """Whether it opens `/admin` and the page."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_line(cls, given: str) -> str:
+        if not given.strip() or not given.isprintable():
+            raise ValueError(f"{given!r}: give a team's, on one line")
+        return given
+
+    @field_validator("tags")
+    @classmethod
+    def _are_tags(cls, given: dict[str, str]) -> dict[str, str]:
+        checked_tags(given, "a key")
+        for name in (KEY_TAG, CASCADE_TAG):
+            if name in given:
+                raise ValueError(f"the tag {name!r} is set by the service: take another")
+        return given
+
+
+class Key(KeySettings):
+    """API key: what it may do, and the hash of its secret."""
 
     id: str
-    name: str
-    digest: str = field(repr=False)
-    models: tuple[str, ...] = ()
-    per_minute: float | None = None
-    day_usd: Decimal | None = None
-    month_usd: Decimal | None = None
-    exhausted: Literal["refuse", "local_only"] | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    admin: bool = False
-    made_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """Its name in tags, on the page and on the command line; no secret."""
+    digest: str = Field(repr=False)
+    """SHA-256 of the secret: 256 random bits need no slow hash with a salt, as passwords do."""
+    made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     revoked_at: datetime | None = None
-
-    def __post_init__(self) -> None:
-        if not self.name.strip() or not self.name.isprintable():
-            raise ConfigurationError(f"a key's name is {self.name!r}: give a team's, on one line.")
-        if self.per_minute is not None and not 0 < self.per_minute < float("inf"):
-            raise ConfigurationError(f"per_minute={self.per_minute:g}: requests, above 0.")
-        for name in ("day_usd", "month_usd"):
-            amount = getattr(self, name)
-            if amount is not None and not (amount.is_finite() and amount > 0):
-                raise ConfigurationError(f"{name}={amount}: dollars, above 0.")
-        if self.exhausted not in (None, "refuse", "local_only"):
-            raise ConfigurationError(f"exhausted={self.exhausted!r}: refuse or local_only.")
-        checked_tags(self.tags, "a key")
-        for name in (KEY_TAG, CASCADE_TAG):
-            if name in self.tags:
-                raise ConfigurationError(f"the tag {name!r} is set by the service: take another.")
 
     @property
     def limits(self) -> dict[Literal["day", "month"], Decimal]:
         """Its budgets, by window."""
-        day: Literal["day"] = "day"
-        given = {day: self.day_usd, "month": self.month_usd}
-        return {window: usd for window, usd in given.items() if usd is not None}  # type: ignore[misc]
+        found: dict[Literal["day", "month"], Decimal] = {}
+        if self.day_usd is not None:
+            found["day"] = self.day_usd
+        if self.month_usd is not None:
+            found["month"] = self.month_usd
+        return found
 
     def may_use(self, model: str) -> bool:
         """Whether it may ask for this model."""
@@ -103,7 +107,7 @@ class Key:
 
     def shown(self) -> dict[str, Any]:
         """The key for people and machines, without its hash."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "digest"}
+        return self.model_dump(exclude={"digest"})
 
 
 def digest_of(secret: str) -> str:
@@ -162,9 +166,16 @@ class Keys:
             UnavailableError: the database cannot be reached.
         """
         secret = PREFIX + secrets.token_urlsafe(32)
-        key = Key(id=f"key_{secrets.token_hex(6)}", name=name, digest=digest_of(secret), **settings)
+        own = {"id": f"key_{secrets.token_hex(6)}", "digest": digest_of(secret)}
+        try:
+            key = Key(name=name, **settings, **own)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            words = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            told = f"a key's {first['loc'][0]} is {first['input']!s:.80}: it {words}."
+            raise ConfigurationError(told) from None
         row = {column.name: getattr(key, column.name) for column in self._table.columns}
-        row |= {"models": list(key.models), "tags": dict(key.tags)}
+        row["models"] = list(key.models)
         await self._database.write(lambda c: c.execute(self._table.insert(), row))
         return key, secret
 
@@ -208,12 +219,9 @@ class Keys:
         if not _FORM.fullmatch(secret):
             return None
         digest = digest_of(secret)
-        known = self._known.get(digest)
-        if known is None:
-            return await asyncio.shield(self._asking(digest))
-        key, at = known
+        key, at = self._known.get(digest, (None, -WRONG_FOR_S))
         age_s = self._clock() - at
-        if age_s >= (WRONG_FOR_S if key is None else KNOWN_FOR_S):
+        if digest not in self._known or age_s >= (WRONG_FOR_S if key is None else KNOWN_FOR_S):
             return await asyncio.shield(self._asking(digest))
         if key is not None and age_s >= KNOWN_FOR_S / 2:  # a busy key never waits for the database
             self._asking(digest)
@@ -221,10 +229,9 @@ class Keys:
 
     def is_guess(self, secret: str) -> bool:
         """Whether it would have to be looked up and is not known as a key, as a guess is."""
-        if not _FORM.fullmatch(secret):
-            return False
         digest = digest_of(secret)
-        return digest not in self._known and digest not in self._asked
+        unknown = digest not in self._known and digest not in self._asked
+        return unknown and _FORM.fullmatch(secret) is not None
 
     async def aclose(self) -> None:
         """Close the connections; the keys may be used again."""
@@ -246,13 +253,13 @@ class Keys:
         await self._database.write(lambda c: c.execute(change))
         self._known.pop(key.digest, None)
         self._asked.pop(key.digest, None)
-        return replace(key, **to)
+        return key.model_copy(update=to)
 
     async def _select(self, *where: Any) -> Sequence[Key]:
         table = self._table
         statement = table.select().where(*where).order_by(table.c.made_at, table.c.id)
         rows = await self._database.read(lambda c: c.execute(statement).mappings().all())
-        return [Key(**{**row, "models": tuple(row["models"]), "tags": row["tags"]}) for row in rows]
+        return [Key(**row) for row in rows]
 
     def _asking(self, digest: str) -> asyncio.Task[Key | None]:
         """The look-up that is under way, or a new one: a hundred requests need one answer."""
@@ -270,9 +277,7 @@ class Keys:
             current = self._asked.get(digest) is me  # else it was revoked meanwhile
             if current:
                 del self._asked[digest]
-        key = found[0] if found else None
-        if key is None or key.revoked_at or not hmac.compare_digest(key.digest, digest):
-            key = None
+        key = next((each for each in found if each.revoked_at is None), None)
         if current:
             self._known[digest] = (key, at)
             self._known.move_to_end(digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import OrderedDict
@@ -17,6 +18,8 @@ from cascade.service.config import BudgetConfig
 from cascade.service.faults import ServiceError
 from cascade.service.keys import Key
 from cascade.state import Usage
+
+logger = logging.getLogger("cascade")
 
 CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS, FILE_CHARACTERS = 3, 64, 4_500
 """Fewer characters than in usual text, what providers put around a prompt, and what an image or a
@@ -72,6 +75,11 @@ class Gate:
         self.running = self.waiting = 0
         self._places = asyncio.Semaphore(concurrency)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request runs or waits."""
+        return not (self.running or self.waiting)
+
     @asynccontextmanager
     async def place(self, patience_s: float | None = None) -> AsyncIterator[None]:
         """A place, after a wait.
@@ -79,20 +87,17 @@ class Gate:
         Raises:
             ServiceError: 429, the queue is full or the wait was too long.
         """
-        if self._places.locked():
-            if self.waiting >= self.queue:
-                raise self._full(f"{self.waiting} requests wait for it already")
-            timeout_s = min(self.timeout_s, patience_s or math.inf)
-            self.waiting += 1
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._places.acquire()
-            except TimeoutError:
-                raise self._full(f"no place became free in {timeout_s:g} s") from None
-            finally:
-                self.waiting -= 1
-        else:
-            await self._places.acquire()
+        if self._places.locked() and self.waiting >= self.queue:
+            raise self._full(f"{self.waiting} requests wait for it already")
+        timeout_s = min(self.timeout_s, patience_s or math.inf)
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._places.acquire()
+        except TimeoutError:
+            raise self._full(f"no place became free in {timeout_s:.3g} s") from None
+        finally:
+            self.waiting -= 1
         self.running += 1
         try:
             yield
@@ -176,13 +181,7 @@ class Money:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._settling.discard(task)
         if not task.cancelled() and isinstance(error := task.exception(), CascadeError):
-            _log(error)
-
-
-def _log(error: CascadeError) -> None:
-    import logging  # noqa: PLC0415
-
-    logging.getLogger("cascade").error("a budget could not be counted: %s", error)
+            logger.error("a budget could not be counted: %s", error)
 
 
 def _refused(refusal: Refusal) -> ServiceError:
@@ -227,12 +226,12 @@ def estimate(
         max_tokens: limit of the answer, where the request has one.
         answer_tokens: tokens of an answer without a limit.
     """
-    tokens = size // CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
-    total = Decimal(0)
+    tokens, total = size // CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS, Decimal(0)
+    drafts = len(cascade.tiers) - 1
+    calls = 1 + sum(signal.calls for signal in cascade.kernel.parts.signals)
     for number, tier in enumerate(cascade.tiers):
         most = max_tokens or tier.max_tokens or answer_tokens
         cost = tier.pricing.cost(Usage(input_tokens=tokens, output_tokens=most))
-        drafts = number < len(cascade.tiers) - 1
-        calls = 1 + (sum(signal.calls for signal in cascade.kernel.parts.signals) if drafts else 0)
-        total += calls * (config.unknown_call_usd if cost is None else cost)
+        each = config.unknown_call_usd if cost is None else cost
+        total += each * (calls if number < drafts else 1)
     return total

@@ -12,15 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import ValidationError
+
 from cascade.errors import ConfigurationError, MissingDependencyError
-from cascade.service.config import Configured, ServiceConfig, read_config
+from cascade.service.config import ServiceConfig, read_config
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from ray.serve import Application, Deployment
-
-DEPLOYMENT = "Gateway"
-"""Its name under `deployments` of a Serve configuration."""
 
 FILLED = 0.7
 """Share of a replica's places that autoscaling aims at: a new replica takes seconds to come."""
@@ -52,7 +51,6 @@ class Gateway:
 
     def __init__(self, path: str, built_at: str) -> None:
         self._path = path if Path(path).exists() else built_at
-        self._app: FastAPI | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application; called by Ray once in each replica."""
@@ -60,14 +58,8 @@ class Gateway:
         from cascade.service.serving import set_up_logs  # noqa: PLC0415 - heavy
 
         configured = read_config(self._path)
-        _check(configured)
         set_up_logs(configured.config.log)
-        self._app = create_app(configured)
-        return self._app
-
-    async def check_health(self) -> None:
-        """Called by Ray now and then. A database that is away is no reason to end what runs: the
-        proxies ask `/readyz` of nobody, and requests are refused with words until it is back."""
+        return create_app(configured)
 
 
 def build_app(arguments: Mapping[str, Any]) -> Application:
@@ -84,26 +76,34 @@ def build_app(arguments: Mapping[str, Any]) -> Application:
     """
     try:
         from ray import serve  # noqa: PLC0415 - an extra
+        from ray.serve.config import AutoscalingConfig  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise MissingDependencyError(
             f"Ray Serve is needed ({error}): install the extra `ray-serve`."
         ) from error
     path = str(arguments.get("config", "cascade.yaml"))
-    configured = read_config(path)
-    _check(configured)
-    given = {name: value for name, value in arguments.items() if name != "config"}
-    autoscaling = _autoscaling(configured.config, given)
-    if autoscaling["max_replicas"] > 1:
-        _check_shared(configured.config, autoscaling["max_replicas"])
-    places = ASIDE + sum(c.concurrency + c.queue for c in configured.config.cascades.values())
+    config = read_config(path).config
+    said = {**scaling(config), **arguments}
+    said.pop("config", None)
+    if unknown := said.keys() - AutoscalingConfig.model_fields.keys():
+        there = ", ".join(AutoscalingConfig.model_fields)
+        raise ConfigurationError(f"{unknown.pop()}: no such argument; config, {there} are.")
+    try:
+        autoscaling = AutoscalingConfig.model_validate(said).model_dump(include=set(said))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"{name or 'replicas'}: {first['msg']}") from None
+    _check(path, config, autoscaling["max_replicas"])
+    places = ASIDE + sum(c.concurrency + c.queue for c in config.cascades.values())
     made = serve.deployment(
         serve.ingress()(Gateway),
-        name=DEPLOYMENT,
+        name="Gateway",
         autoscaling_config=autoscaling,
         max_ongoing_requests=places,
         max_queued_requests=places,
         # Ray waits for the requests under way, then the replica for audits and the ledger.
-        graceful_shutdown_timeout_s=2 * configured.config.shutdown_grace_s + TAIL_S,
+        graceful_shutdown_timeout_s=2 * config.shutdown_grace_s + TAIL_S,
         graceful_shutdown_wait_loop_s=0.5,
         max_constructor_retry_count=3,
     )
@@ -122,37 +122,14 @@ def scaling(config: ServiceConfig) -> dict[str, float]:
     return {**SCALING, "target_ongoing_requests": max(1.0, FILLED * places)}
 
 
-def _check(configured: Configured) -> None:
-    if not configured.config.auth:
+def _check(path: str, config: ServiceConfig, replicas: float) -> None:
+    if not config.auth:
         raise ConfigurationError(
-            f"{configured.path}: auth: false is for one process on loopback; Ray Serve's proxies "
-            "listen for others. Leave it out, and make keys."
+            f"{path}: auth: false is for one process on loopback; Ray Serve's proxies listen for "
+            "others. Leave it out, and make keys."
         )
-
-
-def _check_shared(config: ServiceConfig, replicas: float) -> None:
-    ledger = config.ledger
-    if ledger is None or not ledger.url.startswith("postgres"):
+    if replicas > 1 and not (config.ledger and config.ledger.url.startswith("postgres")):
         raise ConfigurationError(
             f"max_replicas={replicas:g}: replicas share keys, budgets and the ledger in "
             "PostgreSQL: set ledger to postgresql://…, or max_replicas=1."
         )
-
-
-def _autoscaling(config: ServiceConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-    from pydantic import ValidationError  # noqa: PLC0415 - beside Ray's
-    from ray.serve.config import AutoscalingConfig  # noqa: PLC0415 - an extra
-
-    fields = AutoscalingConfig.model_fields
-    if unknown := sorted(set(given) - set(fields)):
-        there = ", ".join(fields)
-        raise ConfigurationError(f"{', '.join(unknown)}: no such argument; config, {there} are.")
-    said: dict[str, Any] = {**scaling(config), **given}
-    if "max_replicas" not in given:  # more at the start than that is more at the most
-        said["max_replicas"] = max(int(said["max_replicas"]), int(said["min_replicas"]))
-    try:
-        return AutoscalingConfig.model_validate(said).model_dump(include=set(said))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"{name or 'replicas'}: {first['msg']}") from None

@@ -5,36 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import quote
 
 import jsonschema.validators  # noqa: F401 - a second to load, which no request should wait for
 import referencing.jsonschema  # noqa: F401 - the same
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic_core import PydanticCustomError, from_json
-from starlette.requests import Request
-from starlette.responses import Response
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic_core import from_json
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from cascade.confidence.validity import check_schema, check_tools
-from cascade.events import Event
+from cascade.events import Event, Token
 from cascade.models.wire import read_tool_call
 from cascade.run import Settings
-from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of
-from cascade.service.gateway import KINDS, Gateway, Outcome, Question, Way, header
-from cascade.service.keys import Key
+from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of, invalid
+from cascade.service.gateway import KINDS, Gateway, Outcome, Question, Served, Way, header
 from cascade.service.limits import FILE_CHARACTERS
 
 T = TypeVar("T")
@@ -52,40 +45,29 @@ PING_S = 10.0
 GATHER_S = 0.002
 """Pieces that come within so long of each other are sent together; the first ones go at once."""
 
-NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
-"""Of tools."""
-
+_TOOL = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-Handler = Callable[[Request, Gateway], Awaitable[Response]]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One thing that is served.
-
-    Attributes:
-        method: of HTTP.
-        path: with parameters in braces.
-        work: makes the answer.
-        tag: of the OpenAPI document.
-        body: model of the request's body.
-        answer: model of the answer.
-        long: whether its body may be as long as the configuration says.
-    """
-
-    method: str
-    path: str
-    work: Handler
-    tag: str
-    body: type[BaseModel] | None = None
-    answer: type[BaseModel] | None = None
-    long: bool = False
+def gateway_of(request: Request) -> Gateway:
+    """The gateway that a request came to."""
+    found: Gateway = request.app.state.gateway
+    return found
 
 
 # --- bodies
+
+
+BODIES: list[type[BaseModel]] = []
+"""Models of bodies, for the OpenAPI document."""
+
+
+def takes(model: type[BaseModel]) -> dict[str, Any]:
+    """What the OpenAPI document says of a route that reads its body by `read_body`."""
+    BODIES.append(model)
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
@@ -95,11 +77,13 @@ async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
     Raises:
         ServiceError: 400 or 413, with the place that is wrong.
     """
-    raw = await request.body()
+    try:
+        raw = await request.body()
+    except ClientDisconnect:
+        raise ServiceError(CLIENT_GONE, "the client went away.", "cancelled") from None
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MOST_VALUES:
-        raise ServiceError(
-            413, f"the body has more than {MOST_VALUES:,} values: send less.", "body_too_long"
-        )
+        said = f"the body has more than {MOST_VALUES:,} values: send less."
+        raise ServiceError(413, said, "body_too_long")
     try:
         value = from_json(raw, allow_inf_nan=False)
     except ValueError as error:
@@ -110,15 +94,6 @@ async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
         return model.model_validate(value), _size(value)
     except ValidationError as error:
         raise invalid(error) from None
-
-
-def invalid(error: ValidationError) -> ServiceError:
-    """The first thing that is wrong in a body."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
-    words = first["msg"].removeprefix("Value error, ")
-    said = f"{place}: {words}" if place else words
-    return ServiceError(400, f"{said}."[:2_000], "invalid_value", param=place or None)
 
 
 _ENCODED = frozenset({"url", "image_url", "images", "data", "file_data"})
@@ -142,54 +117,41 @@ def _size(body: Any) -> int:
     return total
 
 
-def plain(value: Any, what: str) -> None:
-    """Refuse what JSON can spell and no provider can be sent, such as 1e999.
+def unsupported(name: str, why: str) -> ServiceError:
+    """The refusal of a parameter that cannot be obeyed."""
+    return ServiceError(400, f"{name}: not supported: {why}", "unsupported_parameter", param=name)
+
+
+async def _check(settings: Settings) -> None:
+    """Refuse what no provider can be sent, and tools and schemas whose answers cannot be checked.
+    Large ones are read in a thread: what was read once is known to the cascade.
 
     Raises:
-        ServiceError: 400.
-    """
-    try:
-        json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError):
-        said = f"{what}: it holds a number that is none, or too large."
-        raise ServiceError(400, said, param=what) from None
-
-
-async def check_schemas(settings: Settings) -> None:
-    """Refuse tools and schemas whose answers cannot be checked. Large ones are read in a thread:
-    what was read once is known to the cascade.
-
-    Raises:
-        ConfigurationError: there are too many, or one is not valid.
+        ServiceError: 400, the name of a tool, or a number such as 1e999.
+        ConfigurationError: there are too many schemas, or one is not valid.
     """
     tools, schema = settings.get("tools") or [], settings.get("schema")
-    if not tools and schema is None:
-        return
+    for name in ("tools", "schema", "extra"):
+        try:
+            json.dumps(settings.get(name), allow_nan=False)
+        except (ValueError, RecursionError):
+            said = f"{name}: it holds a number that is none, or too large."
+            raise ServiceError(400, said, param=name) from None
     for tool in tools:
-        if not NAME.fullmatch(str(tool["function"].get("name"))):
-            raise ServiceError(
-                400,
-                f"tools: the name {tool['function'].get('name')!r:.80} has other characters than "
-                "letters, digits, _ . and -, or none, or more than 128.",
-                param="tools",
-            )
+        if not _TOOL.fullmatch(str(tool["function"].get("name"))):
+            said = f"tools: {tool['function'].get('name')!r:.80} is no name of 1 to 128 letters, "
+            said += "digits, _ . and -."
+            raise ServiceError(400, said, param="tools")
 
     def check() -> None:
         check_tools(tools)
         if schema is not None:
             check_schema(schema)
 
-    size = sum(_size(tool) for tool in tools) + (0 if schema is None else _size(schema))
-    if size <= AT_ONCE:
+    if sum(map(_size, tools)) + _size(schema) <= AT_ONCE:
         check()
     else:
         await asyncio.to_thread(check)
-
-
-def unsupported(name: str, why: str) -> ServiceError:
-    """A parameter that cannot be obeyed."""
-    said = f"{name}: not supported: {why}"
-    return ServiceError(400, said, "unsupported_parameter", param=name)
 
 
 # --- messages
@@ -228,6 +190,11 @@ def message_of(
     return HumanMessage(content, name=name)
 
 
+def data_url(kind: str, data: str) -> str:
+    """An image's data as an address."""
+    return f"data:{quote(kind, safe='/+.-')};base64,{data}"
+
+
 # --- the extension
 
 
@@ -260,18 +227,18 @@ class Wishes(BaseModel):
     show: Literal["verified", "final"] = "verified"
     """What a stream shows: text as it arrives after the decision, or all at the end."""
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_other_kind(cls, value: object, info: ValidationInfo) -> object:
-        number = isinstance(value, int | float)
-        if number and isinstance(value, bool) != (info.field_name == "local_only"):
-            kind = "true or false" if info.field_name == "local_only" else "a number"
-            raise PydanticCustomError("kind", "Input should be {kind}", {"kind": kind})
-        return value
+
+class Asked(BaseModel):
+    """What the requests of all protocols have in common."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    model: str = Field(min_length=1, description="The name of a cascade; `/v1/models` lists them.")
+    stream: StrictBool | None = None
+    cascade: Wishes | None = Field(default=None, description="An extension; headers do as well.")
 
 
-_NONE: Final = Wishes()
-_PREFIX = "x-cascade-"
+_NO_WISHES, _PREFIX = Wishes(), "x-cascade-"
 
 
 def read_wishes(request: Request, extension: Wishes | None) -> Wishes:
@@ -280,30 +247,31 @@ def read_wishes(request: Request, extension: Wishes | None) -> Wishes:
     Raises:
         ServiceError: 400, something has no meaning, or is said twice.
     """
-    wishes, said = extension or _NONE, dict[str, Any]()
+    said = {} if extension is None else extension.model_dump(exclude_unset=True)
     for name, value in request.headers.items():
+        wish = name.removeprefix(_PREFIX).replace("-", "_")
         if name.startswith(_PREFIX):
-            wish = name.removeprefix(_PREFIX).replace("-", "_")
+            if wish in said:
+                words = f"{wish}: given in a header and in the body; give one of them."
+                raise ServiceError(400, words, param=f"cascade.{wish}")
             said[wish] = _tags(value) if wish == "tags" else value
-    if twice := sorted(said.keys() & wishes.model_fields_set):
-        said_ = f"{', '.join(twice)}: given in a header and in the body; give one of them."
-        raise ServiceError(400, said_, param=f"cascade.{twice[0]}")
-    if said:
-        try:
-            read = Wishes.model_validate(said)
-        except ValidationError as error:
-            raise _meaningless(error) from None
-        wishes = wishes.model_copy(update={name: getattr(read, name) for name in said})
     tags = dict[str, str]()
     if (given := request.headers.get("x-request-id")) is not None:
         if not _REQUEST_ID.fullmatch(given):
-            raise ServiceError(
-                400, "X-Request-Id: 1 to 128 visible ASCII characters.", param="X-Request-Id"
-            )
+            words = "X-Request-Id: 1 to 128 visible ASCII characters."
+            raise ServiceError(400, words, param="X-Request-Id")
         tags["request_id"] = given
     if trace := _TRACE.fullmatch(request.headers.get("traceparent", "")):
         tags["trace_id"] = trace[1]
-    return wishes.model_copy(update={"tags": {**wishes.tags, **tags}}) if tags else wishes
+    if not said and not tags:
+        return _NO_WISHES
+    try:
+        return Wishes.model_validate({**said, "tags": {**said.get("tags", {}), **tags}})
+    except ValidationError as error:
+        fault = invalid(error)
+        there = ", ".join(sorted(Wishes.model_fields))
+        words = f"cascade.{fault.message} The extension has {there}."
+        raise ServiceError(400, words, param=f"cascade.{fault.param}") from None
 
 
 def _tags(text: str) -> dict[str, str]:
@@ -314,79 +282,16 @@ def _tags(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _meaningless(error: ValidationError) -> ServiceError:
-    first = error.errors(include_url=False)[0]
-    name = str(first["loc"][0])
-    if first["type"] == "extra_forbidden":
-        said = f"cascade has no {name!r}; there are {', '.join(sorted(Wishes.model_fields))}."
-    else:
-        said = f"cascade.{name}: {first['input']!r:.80}: {first['msg']}."
-    return ServiceError(400, said, param=f"cascade.{name}")
-
-
-def asked(
-    request: Request,
-    model: str,
-    messages: list[AnyMessage],
-    settings: Settings,
-    extension: Wishes | None,
-    *,
-    size: int,
-    stream: bool = False,
-    n: int = 1,
-    ignored: Sequence[str] = (),
-) -> Question:
-    """The question that a request of any protocol puts.
-
-    Raises:
-        ServiceError: 400, something in it has no meaning.
-    """
-    wishes = read_wishes(request, extension)
-    if not messages:
-        raise ServiceError(400, "messages: there are none: ask something.", param="messages")
-    last = messages[-1]
-    if last.type == "human" and isinstance(last.content, str) and not last.content.strip():
-        said = "messages: the last one is empty: ask something."
-        raise ServiceError(400, said, param="messages")
-    decide = {kind: v for kind in KINDS if (v := getattr(wishes, kind)) is not None}
-    if len(decide) > 1:
-        said = f"{' and '.join(decide)}: each decides alone; give one."
-        raise ServiceError(400, said, param=f"cascade.{next(iter(decide))}")
-    if wishes.deadline is not None:
-        settings["deadline"] = wishes.deadline
-    if wishes.local_only:
-        settings["local_only"] = wishes.local_only
-    if wishes.tags:
-        settings["tags"] = wishes.tags
-    plain(settings.get("extra"), "a parameter")
-    return Question(model, messages, settings, stream, decide, wishes.show, n, size, tuple(ignored))
-
-
-def report(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The extension `cascade` of an answer; of several that of the first, the sums of all, and
-    `runs`. Dollars are null where they are unknown."""
-    reports = [_report(outcome) for outcome in outcomes]
-    if len(reports) == 1:
-        return reports[0]
-    sums = {
-        name: None
-        if any(each[name] is None for each in reports)
-        else float(sum(getattr(outcome.way, name) for outcome in outcomes))
-        for name in ("cost_usd", "saved_usd")
-    }
-    return {**reports[0], **sums, "runs": reports}
-
-
-def _report(outcome: Outcome) -> dict[str, Any]:
+def extension_of(outcome: Outcome) -> dict[str, Any]:
+    """The extension `cascade` of an answer. Dollars are null where they are unknown."""
     way, result = outcome.way, outcome.result
-    ledger = result.ledger
     tiers = dict[str, dict[str, Any]]()
-    for entry in ledger:
+    for entry in result.ledger:
         if entry.tier and entry.model:
             tier = tiers.setdefault(entry.tier, {"model": entry.model, "calls": 0, "cost_usd": 0.0})
-            tier["calls"] += 1
             known = tier["cost_usd"] is not None and entry.cost_usd is not None
-            tier["cost_usd"] = tier["cost_usd"] + float(entry.cost_usd) if known else None  # type: ignore[arg-type]
+            tier["calls"] += 1
+            tier["cost_usd"] = tier["cost_usd"] + float(entry.cost_usd or 0) if known else None
     return {
         "run_id": way.run_id,
         "tier": result.tier,
@@ -399,28 +304,12 @@ def _report(outcome: Outcome) -> dict[str, Any]:
         "action": result.decision.action,
         "reason": way.reason,
         "cost_usd": None if way.cost_usd is None else float(way.cost_usd),
-        "cost_basis": ledger.cost_basis,
+        "cost_basis": result.ledger.cost_basis,
         "saved_usd": None if way.saved_usd is None else float(way.saved_usd),
-        "saved_basis": ledger.saved_basis,
+        "saved_basis": result.ledger.saved_basis,
         "basis": way.basis,
         "tiers": tiers,
     }
-
-
-def refusal(outcome: Outcome) -> str | None:
-    """What a client is told where the cascade gives no answer on purpose."""
-    return f"No answer: {outcome.way.reason}." if outcome.result.abstained else None
-
-
-def finish_reason(outcome: Outcome) -> Literal["stop", "length", "tool_calls", "content_filter"]:
-    """Why the answer ended, in OpenAI's words."""
-    done = outcome.completion
-    if done is not None and done.tool_calls:
-        return "tool_calls"
-    reason = None if done is None else done.finish_reason
-    if reason == "length":
-        return "length"
-    return "content_filter" if reason == "content_filter" else "stop"
 
 
 # --- answers and streams
@@ -439,96 +328,118 @@ def json_response(content: object, headers: Mapping[str, str] | None = None) -> 
     return Response(json_bytes(content), headers=headers, media_type="application/json")
 
 
-class Rendering(ABC):
-    """Stream of one protocol: what it makes of the events of a run."""
+def sent_event(kind: str, **content: Any) -> bytes:
+    """An event of a stream, as the protocols of OpenAI's responses and of Anthropic have it."""
+    said = json_bytes({"type": kind, **content})
+    return b"event: " + kind.encode() + b"\ndata: " + said + b"\n\n"
+
+
+class Writer(ABC):
+    """Answer of one protocol, as a whole or as a stream."""
 
     media_type: ClassVar[str] = "text/event-stream"
     ping: ClassVar[bytes] = b": waiting for the decision\n\n"
 
+    def loaded(self) -> dict[str, Any] | None:
+        """The answer to a request without a question, by which clients have a model loaded."""
+        return None
+
+    @abstractmethod
+    def whole(self, outcome: Outcome) -> dict[str, Any]:
+        """The answer in one piece."""
+
     def begin(self) -> bytes:
-        """What comes before all else."""
+        """What comes before all else in a stream."""
         return b""
 
     @abstractmethod
-    def event(self, number: int, event: Event) -> bytes:
-        """Bytes of an event; none where clients are not told."""
+    def text(self, text: str) -> bytes:
+        """A piece of the answer's text."""
 
     @abstractmethod
-    def end(self, outcomes: list[Outcome]) -> bytes:
-        """The end of the stream."""
+    def end(self, outcome: Outcome) -> bytes:
+        """The end of a stream."""
 
     @abstractmethod
     def failed(self, fault: ServiceError) -> bytes:
         """The end of a stream that failed."""
 
 
-async def reply(
+Read = Callable[[Any, Served], tuple[list[AnyMessage], Settings]]
+
+
+async def converse(
     request: Request,
-    gateway: Gateway,
-    key: Key | None,
-    question: Question,
-    began: float,
-    whole: Callable[[list[Outcome]], object],
-    stream: Rendering,
+    form: type[Asked],
+    read: Read,
+    make_writer: Callable[[Any], Writer],
+    ignored: frozenset[str] = frozenset(),
 ) -> Response:
-    """The answer to a question, whole or as a stream. A client that leaves cancels its runs.
+    """The answer to a request of any protocol, whole or as a stream. A client that leaves cancels
+    its run.
 
     Args:
         request: of the client.
-        gateway: that answers.
-        key: of the request.
-        question: that is asked.
-        began: when it arrived, by `time.monotonic`.
-        whole: makes the body of an answer in one piece.
-        stream: makes a stream.
+        form: of its body.
+        read: makes messages and settings of a body.
+        make_writer: makes the writer of the answer to a body.
+        ignored: parameters without a meaning here; a header names those that were given.
 
     Raises:
-        ServiceError: it was not admitted.
+        ServiceError: it is refused.
         CascadeError: no tier could answer.
     """
-    await check_schemas(question.settings)
-    own = {}
+    began, gateway = time.monotonic(), gateway_of(request)
+    key = await gateway.key_of(request)
+    body, size = await read_body(request, form)
+    messages, settings = read(body, gateway.model(body.model, key))
+    writer = make_writer(body)
+    if not messages and (loaded := writer.loaded()) is not None:
+        return json_response(loaded)
+    wishes = read_wishes(request, body.cascade)
+    question = _question(body.model, messages, settings, wishes, size, began)
+    await _check(settings)
+    headers = {}
     if (given := request.headers.get("x-request-id")) is not None:
-        own["x-request-id"] = given
-    if question.ignored:
-        own["x-cascade-ignored"] = header(", ".join(question.ignored))
-
-    async def work(tell: Callable[[int, Way, Event], None] | None) -> list[Outcome]:
-        async with gateway.admitted(question, key, began) as asking:
-            if question.n == 1:
-                hears = None if tell is None else lambda way, event: tell(0, way, event)
-                return [await asking.answer(hears)]
-            async with asyncio.TaskGroup() as group:
-                runs = []
-                for number in range(question.n):
-                    hear = None
-                    if tell is not None:
-                        hear = lambda way, event, i=number: tell(i, way, event)  # noqa: E731
-                    runs.append(group.create_task(asking.answer(hear)))
-            return [run.result() for run in runs]
-
-    if not question.stream:
-        outcomes = await while_connected(request.receive, _one_error(work(None)))
-        return json_response(whole(outcomes), {**own, **outcomes[0].way.headers()})
-    feed = Feed(lambda tell: _one_error(work(tell)))
+        headers["x-request-id"] = given
+    if unused := sorted(ignored & (body.model_extra or {}).keys()):
+        headers["x-cascade-ignored"] = header(", ".join(unused))
+    if not body.stream:
+        outcome = await while_connected(request.receive, gateway.ask(question, key))
+        return json_response(writer.whole(outcome), headers | outcome.way.headers())
+    feed = Feed(lambda tell: gateway.ask(question, key, tell))
     try:
-        first = await while_connected(request.receive, feed.next(PING_S))
-        while first and all(isinstance(item, tuple) and not item[2] for item in first):
-            first = await while_connected(request.receive, feed.next(PING_S))  # only decisions yet
-        if first and isinstance(first[0], Exception):
-            raise first[0]
+        await while_connected(request.receive, feed.begun())
     except BaseException:
         await feed.aclose()
         raise
-    own |= feed.way.headers() if feed.way is not None else {}
-    return Streamed(feed, first, stream, own)
+    return Streamed(feed, writer, headers | (feed.way.headers() if feed.way is not None else {}))
 
 
-async def _one_error(work: Awaitable[T]) -> T:
-    try:
-        return await work
-    except BaseExceptionGroup as group:  # of several runs: they fail together
-        raise group.exceptions[0] from None
+def _question(
+    model: str,
+    messages: list[AnyMessage],
+    settings: Settings,
+    wishes: Wishes,
+    size: int,
+    began: float,
+) -> Question:
+    if not messages:
+        raise ServiceError(400, "messages: there are none: ask something.", param="messages")
+    last = messages[-1]
+    if last.type == "human" and isinstance(last.content, str) and not last.content.strip():
+        said = "messages: the last one is empty: ask something."
+        raise ServiceError(400, said, param="messages")
+    decide = {kind: v for kind in KINDS if (v := getattr(wishes, kind)) is not None}
+    if len(decide) > 1:
+        said = f"{' and '.join(decide)}: each decides alone; give one."
+        raise ServiceError(400, said, param=f"cascade.{next(iter(decide))}")
+    if wishes.deadline is not None:
+        settings["deadline"] = wishes.deadline
+    if wishes.local_only:
+        settings["local_only"] = wishes.local_only
+    settings["tags"] = wishes.tags
+    return Question(model, messages, settings, size, decide, wishes.show, began)
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
@@ -537,125 +448,112 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
     Raises:
         ServiceError: 499, it went away.
     """
-    me, finished = asyncio.current_task(), False
-    assert me is not None, "requests are tasks"
 
     async def disconnected() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    def gone(watch: asyncio.Task[None]) -> None:
-        if not (finished or watch.cancelled() or watch.exception()):
-            me.cancel()
-
-    watch = asyncio.ensure_future(disconnected())
-    watch.add_done_callback(gone)
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
     try:
-        return await work
-    except asyncio.CancelledError:
-        if not watch.done() or watch.cancelled() or me.uncancel() > 0:
-            raise  # the service is ending
-        raise ServiceError(CLIENT_GONE, "the client went away.", "cancelled") from None
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ServiceError(CLIENT_GONE, "the client went away.", "cancelled")
     finally:
-        finished = True
-        watch.cancel()
+        leaving.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait((working,))
 
 
-class _End:
-    def __init__(self, outcomes: list[Outcome]) -> None:
-        self.outcomes = outcomes
-
-
-_Item = tuple[int, Event, bool] | _End | Exception
-_Work = Callable[[Callable[[int, Way, Event], None]], Coroutine[Any, Any, list[Outcome]]]
+Tell = Callable[[Way, Event], None]
 
 
 class Feed:
-    """Events of a request, from the task that works on it to the one that sends."""
+    """What a stream has to tell, from the task that works on a request to the one that sends: text
+    in pieces, then the outcome or the error.
 
-    def __init__(self, work: _Work) -> None:
+    Args:
+        work: begins the work; it calls what it is given with each event.
+    """
+
+    def __init__(self, work: Callable[[Tell], Awaitable[Outcome]]) -> None:
         self.way: Way | None = None
-        self._items: list[_Item] = []
+        self._items: list[str | Outcome | Exception] = []
         self._there = asyncio.Event()
         self._task = asyncio.create_task(self._work(work))
 
-    async def _work(self, work: _Work) -> None:
+    async def _work(self, work: Callable[[Tell], Awaitable[Outcome]]) -> None:
         try:
-            self._put(_End(await work(self._tell)))
+            self._put(await work(self._tell))
         except Exception as error:  # noqa: BLE001 - the sender has to say it
             self._put(error)
 
-    def _tell(self, number: int, way: Way, event: Event) -> None:
-        self.way = self.way or way
-        self._put((number, event, hasattr(event, "text")))
+    def _tell(self, way: Way, event: Event) -> None:
+        self.way = way
+        if isinstance(event, Token) and event.text:
+            self._put(event.text)
 
-    def _put(self, item: _Item) -> None:
+    def _put(self, item: str | Outcome | Exception) -> None:
         self._items.append(item)
         self._there.set()
 
-    async def next(self, patience_s: float, gather_s: float = 0.0) -> Sequence[_Item]:
-        """All that has happened since it was asked last; nothing where nothing has for so long."""
-        if not self._items:
-            try:
-                async with asyncio.timeout(patience_s):
-                    await self._there.wait()
-            except TimeoutError:
-                return ()
-        if gather_s and isinstance(self._items[-1], tuple):
-            await asyncio.sleep(gather_s)
-        items, self._items = self._items, []
-        self._there.clear()
-        return items
+    async def begun(self) -> None:
+        """Wait for the first words, or as long as a client is patient without any.
+
+        Raises:
+            Exception: it failed before.
+        """
+        await self._wait()
+        if self._items and isinstance(self._items[0], Exception):
+            raise self._items[0]
+
+    async def _wait(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PING_S):
+                await self._there.wait()
+
+    async def pieces(self, writer: Writer) -> AsyncIterator[bytes]:
+        """The bytes of the stream."""
+        made, gather_s, open_ = writer.begin(), 0.0, True
+        while open_:
+            if self._items and isinstance(self._items[-1], str):
+                await asyncio.sleep(gather_s)
+            items, self._items = self._items, []
+            self._there.clear()
+            open_ = not items or isinstance(items[-1], str)
+            yield made + (b"".join(_written(item, writer) for item in items) or writer.ping)
+            made, gather_s = b"", GATHER_S
+            if open_:
+                await self._wait()
 
     async def aclose(self) -> None:
         """Stop the work, if it is not done."""
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.wait((self._task,))
 
 
-class Streamed(Response):
+def _written(item: str | Outcome | Exception, writer: Writer) -> bytes:
+    if isinstance(item, str):
+        return writer.text(item)
+    if isinstance(item, Outcome):
+        return writer.end(item)
+    return writer.failed(fault_of(item, "a stream"))
+
+
+class Streamed(StreamingResponse):
     """Stream of a run's events; a client that goes away cancels the run."""
 
-    def __init__(
-        self, feed: Feed, first: Sequence[_Item], rendering: Rendering, headers: Mapping[str, str]
-    ) -> None:
+    def __init__(self, feed: Feed, writer: Writer, headers: Mapping[str, str]) -> None:
         quick = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(None, headers={**quick, **headers}, media_type=rendering.media_type)
-        del self.headers["content-length"]
-        self._feed, self._first, self._rendering = feed, first, rendering
+        super().__init__(
+            feed.pieces(writer), headers={**quick, **headers}, media_type=writer.media_type
+        )
+        self._feed = feed
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        del scope
         try:
-            await while_connected(receive, self._send(send))
-        except ServiceError as error:
-            if error.status != CLIENT_GONE:
-                raise
+            await super().__call__(scope, receive, send)
         finally:
             await self._feed.aclose()
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        pieces, items = [self._rendering.begin()], self._first
-        while True:
-            pieces += [self._piece(item) for item in items] if items else [self._rendering.ping]
-            last = bool(items) and not isinstance(items[-1], tuple)
-            piece = b"".join(pieces)
-            if piece or last:
-                await send({"type": "http.response.body", "body": piece, "more_body": not last})
-            if last:
-                return
-            pieces, items = [], await self._feed.next(PING_S, GATHER_S)
-
-    def _piece(self, item: _Item) -> bytes:
-        if isinstance(item, _End):
-            return self._rendering.end(item.outcomes)
-        if isinstance(item, Exception):
-            return self._rendering.failed(fault_of(item, "a stream"))
-        return self._rendering.event(item[0], item[1])
-
-
-def data_url(kind: str, data: str) -> str:
-    """An image's data as an address."""
-    return f"data:{quote(kind, safe='/+.-')};base64,{data}"

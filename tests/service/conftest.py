@@ -13,12 +13,13 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI
 
 from cascade.models.base import guard
 from cascade.service import create_app, read_config
 from cascade.service.gateway import Gateway
-from cascade.service.serving import GatewayServer
+from cascade.service.serving import settings
 from tests.acceptance.upstream import Answer, Upstream
 
 ASKED: Any = [{"role": "user", "content": "What is the capital of Australia?"}]
@@ -119,14 +120,14 @@ class Live:
     url: str
     secret: str
     app: FastAPI
-    server: GatewayServer
+    server: uvicorn.Server
 
 
 @contextmanager
 def live(path: Path, **overrides: Any) -> Iterator[Live]:
     configured = read_config(path, overrides=overrides)
     app = create_app(configured)
-    server = GatewayServer(app, configured.config.listen)
+    server = uvicorn.Server(settings(app, configured, port=0))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     end = time.monotonic() + 30
@@ -148,3 +149,13 @@ def live(path: Path, **overrides: Any) -> Iterator[Live]:
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, _upstream: Upstream) -> Iterator[Live]:
+    """A gateway without keys that runs for all tests of a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UPSTREAM_KEY", "k")
+        path = write(tmp_path_factory.mktemp("live"), _upstream, top="log: {level: error}\n")
+        with live(path, auth=False) as made:
+            yield made

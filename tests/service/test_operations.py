@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
-import signal
-import socket
 import sys
 import threading
 import time
@@ -18,10 +15,9 @@ import httpx
 import pytest
 
 from cascade.errors import ConfigurationError
-from cascade.service import describe, read_config
-from cascade.service.serving import Lines, set_up_logs
+from cascade.service import read_config
 from tests.acceptance.upstream import Answer, Held, Upstream
-from tests.service.conftest import ASKED, Live, Serve, live, write
+from tests.service.conftest import ASKED, Live, Serve, write
 
 # --- configuration
 
@@ -35,7 +31,7 @@ from tests.service.conftest import ASKED, Live, Serve, live, write
         ("api_key_env: UPSTREAM_KEY", "api_key: sk-clear-text", "a key in clear text"),
         ("api_key_env: UPSTREAM_KEY", "api_key: '${NOT_SET}'", "NOT_SET is not set"),
         ("listen:", "ledger: x\nlisten:", ":2: ledger: it stands here a second time"),
-        ("  support:", "  su pport:", "a name has letters"),
+        ("  support:", "  su pport:", "should match pattern"),
         ("ledger: sqlite:///ledger.db", "", "keys are kept in the ledger's database"),
         ("port: 0", "port: 0, proxies: [nowhere]", "proxies"),
         ("{port: 0}", "{port: 0", "cascade.yaml:"),
@@ -59,7 +55,9 @@ def test_the_environment_goes_over_the_file_and_options_over_both(
     variables = {"CASCADE__LISTEN__PORT": "9000", "CASCADE__RECENT": "7", "UPSTREAM_KEY": "k"}
     read = read_config(path, environment=variables, overrides={"recent": 8})
     assert (read.config.listen.port, read.config.recent) == (9000, 8)
-    with pytest.raises(ConfigurationError, match="CASCADE__PORT: there is no key 'port'"):
+    with pytest.raises(
+        ConfigurationError, match="CASCADE__PORT: there is no such key"
+    ):
         read_config(path, environment={"CASCADE__PORT": "1"})
     with pytest.raises(ConfigurationError, match="CASCADE__RECENT: should be"):
         read_config(path, environment={"CASCADE__RECENT": "0"})
@@ -76,24 +74,6 @@ def test_a_ledger_lies_beside_its_configuration(tmp_path: Path, upstream: Upstre
     read = read_config(write(tmp_path, upstream)).config
     assert read.ledger
     assert read.ledger.url == f"sqlite:///{tmp_path}/ledger.db"
-
-
-def test_what_would_run_is_described_without_asking(tmp_path: Path, upstream: Upstream) -> None:
-    more = (
-        "    audits: {rate: 0.1, daily_usd: 1}\n    sticky: true\n    mode: canary\n"
-        "    private: looks_personal\n    tool_risks: {pay: irreversible}\n    drift: warn\n"
-        "    fallback: {model: 'ollama:x'}\n    signals: [p_true]\n"
-    )
-    lines = describe(read_config(write(tmp_path, upstream, more)))
-    assert any("support: Threshold" in line for line in lines)
-    assert any("small: openai:small (this machine)" in line for line in lines)
-    assert upstream.seen == []
-
-
-def test_all_cascades_that_cannot_work_are_named(tmp_path: Path, upstream: Upstream) -> None:
-    path = write(tmp_path, upstream, "    calibrator: gone.json\n")
-    with pytest.raises(ConfigurationError, match=r"cascades\.support: "):
-        describe(read_config(path))
 
 
 async def test_a_reload_says_what_changed_and_what_needs_a_restart(
@@ -116,7 +96,7 @@ async def test_a_reload_says_what_changed_and_what_needs_a_restart(
         "needs_restart": ["listen"],
         "problems": [],
     }
-    assert "it is empty" in broken["problems"][0]
+    assert "at least 1 item" in broken["problems"][0]
     assert still.status_code == 200
 
 
@@ -148,13 +128,11 @@ async def test_admin_routes_make_list_rotate_and_revoke_keys(serve: Serve) -> No
         gone = await served.client.delete(f"/admin/keys/{key['id']}")
         twice = await served.client.delete(f"/admin/keys/{key['id']}")
         listed = (await served.client.get("/admin/keys")).json()
-        cascades = (await served.client.get("/admin/cascades")).json()
-    assert (made.status_code, key["day_usd"]) == (201, "1.50")
+        assert (made.status_code, key["day_usd"]) == (201, "1.50")
     assert (refused.status_code, wrong.status_code, twice.status_code) == (403, 400, 404)
     assert rotated.json()["secret"] != secret
     assert gone.json()["revoked_at"]
     assert "digest" not in json.dumps(listed)
-    assert cascades[0]["tiers"] == ["small", "large"]
 
 
 async def test_feedback_is_an_entry_of_the_run_of_the_same_key(serve: Serve) -> None:
@@ -213,36 +191,6 @@ async def test_a_ledger_that_cannot_be_written_is_not_ready_and_costs_nothing(
     assert answer.status_code == 503
     assert len(upstream.seen) == asked
     assert took_s < 10
-
-
-async def test_a_service_that_ends_refuses_new_requests_and_finishes_old_ones(
-    serve: Serve, upstream: Upstream
-) -> None:
-    held = Held()
-    upstream.says("small", Answer("Canberra", held=held))
-    async with serve() as served:
-        running = asyncio.create_task(served.ask())
-        await upstream.has_asked(1, "small")
-        draining = asyncio.create_task(served.gateway.drain(30))
-        await asyncio.sleep(0)
-        refused, ready = await served.ask(), await served.client.get("/readyz")
-        held.release()
-        assert (await running).status_code == 200
-        await draining
-    assert (refused.status_code, ready.status_code) == (503, 503)
-    assert ready.json()["reason"] == "shutting down"
-
-
-async def test_what_takes_longer_than_the_grace_is_cancelled(
-    serve: Serve, upstream: Upstream
-) -> None:
-    upstream.says("small", Answer("x", held=Held()))
-    async with serve() as served:
-        running = asyncio.create_task(served.ask())
-        seen = await upstream.has_asked(1, "small")
-        await served.gateway.drain(0.01)
-        await asyncio.wait([running])
-    assert seen.left.wait(30)
 
 
 # --- without keys
@@ -305,7 +253,7 @@ async def test_long_and_packed_bodies_are_refused(serve: Serve) -> None:
         long = await served.ask(messages=[{"role": "user", "content": "x" * 600_000}])
         packed = await served.ask({"Content-Encoding": "gzip"})
         many = await served.ask(messages=[{"role": "user", "content": "," * 200_000}])
-        form = await served.client.post("/admin/keys", json={"name": "x" * 300_000})
+        form = await served.client.post("/login", content="key=" + "x" * 5_000)
 
         async def pieces() -> Any:
             for _ in range(20):
@@ -355,15 +303,6 @@ WORST: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, _upstream: Upstream) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UPSTREAM_KEY", "k")
-        path = write(tmp_path_factory.mktemp("live"), _upstream, top="log: {level: error}\n")
-        with live(path, auth=False, listen={"arrive_s": 1.0}) as made:
-            yield made
-
-
 @pytest.mark.parametrize("kind", WORST)
 def test_no_request_holds_up_the_others(running: Live, upstream: Upstream, kind: str) -> None:
     """The longest time on the event loop's thread that the worst request of a kind takes at once,
@@ -395,79 +334,6 @@ def test_no_request_holds_up_the_others(running: Live, upstream: Upstream, kind:
 
 
 SLOW = 3 if os.environ.get("COVERAGE_RUN") or sys.gettrace() else 1
-
-
-def test_a_client_that_leaves_ends_the_call(running: Live, upstream: Upstream) -> None:
-    upstream.says("small", Answer("x", held=Held()))
-    for stream in (False, True):
-        before = len(upstream.asked("small"))
-        body = {"model": "support", "messages": ASKED, "stream": stream}
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{running.url}/v1/chat/completions", json=body, timeout=0.3)
-        upstream.wait_for(before + 1, "small")
-        assert upstream.asked("small")[before].left.wait(30)
-
-
-def _raw(running: Live, sent: bytes) -> bytes:
-    host, port = running.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
-        connection.sendall(sent)
-        received = b""
-        while piece := connection.recv(65536):
-            received += piece
-            if b"\r\n\r\n" in received and b"408" not in received[:20]:
-                break
-        return received
-
-
-@pytest.mark.parametrize(
-    ("sent", "status"),
-    [
-        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"408"),  # it never ends
-        (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{", b"408"),
-        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, b"431"),
-        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", b"431"),
-        (b"nonsense\r\n\r\n", b"400"),
-    ],
-)
-def test_slow_and_endless_requests_are_cut_off(running: Live, sent: bytes, status: bytes) -> None:
-    assert _raw(running, sent).split(b" ", 2)[1] == status
-
-
-def test_a_server_drains_on_a_signal_and_reloads_on_another(
-    tmp_path: Path, upstream: Upstream
-) -> None:
-    with live(write(tmp_path, upstream)) as made:
-        loop = made.app.state.gateway.loop
-        loop.call_soon_threadsafe(made.server.reload)
-        made.server.handle_exit(signal.SIGTERM, None)
-        end = time.monotonic() + 30
-        while not made.server.should_exit:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-    assert made.app.state.gateway.draining
-
-
-def test_a_log_line_is_one_line_whatever_is_in_it() -> None:
-    record = logging.makeLogRecord({"msg": "a\nb\x1b[2J", "levelname": "INFO", "run_id": "r"})
-    text = Lines(as_json=False).format(record)
-    assert text.splitlines()[1] == "    b\\x1b[2J"
-    said = json.loads(Lines(as_json=True).format(record))
-    assert (said["message"], said["run_id"]) == ("a\nb\x1b[2J", "r")
-
-
-def test_logs_go_to_standard_error_and_no_client_of_a_provider_writes_there(
-    tmp_path: Path, upstream: Upstream
-) -> None:
-    before = logging.root.handlers[:], logging.root.level, logging.getLogger("cascade").level
-    try:
-        set_up_logs(read_config(write(tmp_path, upstream)).config.log)
-        assert logging.getLogger("httpx").getEffectiveLevel() == logging.WARNING
-        assert logging.getLogger("cascade").isEnabledFor(logging.INFO)
-    finally:
-        logging.root.handlers[:] = before[0]
-        logging.root.setLevel(before[1])
-        logging.getLogger("cascade").setLevel(before[2])
 
 
 # --- more of what may go wrong
@@ -521,21 +387,6 @@ async def test_a_service_starts_while_its_database_is_away(
     assert "the ledger cannot be written yet" in caplog.text
 
 
-def test_audits_need_a_ledger(tmp_path: Path, upstream: Upstream) -> None:
-    path = write(tmp_path, upstream, "    audits: 0.1\n")
-    with pytest.raises(ConfigurationError, match="audits need a ledger"):
-        describe(read_config(path, overrides={"auth": False, "ledger": None}))
-
-
-def test_a_key_of_a_provider_that_is_not_there_is_named(
-    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write(tmp_path, upstream, "    abort: 0.01\n")
-    monkeypatch.delenv("UPSTREAM_KEY")
-    with pytest.raises(ConfigurationError, match="UPSTREAM_KEY is not set"):
-        describe(read_config(path))
-
-
 async def test_a_tier_that_is_left_alone_is_named_with_the_kind(
     serve: Serve, upstream: Upstream
 ) -> None:
@@ -552,11 +403,12 @@ async def test_a_tier_that_is_left_alone_is_named_with_the_kind(
     ("status", "kind"), [(429, "rate limited"), (401, "refused the key"), (404, "not found")]
 )
 def test_kinds_of_failures_are_told_from_notes(status: int, kind: str) -> None:
-    from cascade.service.gateway import _kind_in  # noqa: PLC0415
+    from cascade.service.faults import failures  # noqa: PLC0415
     from cascade.state import LedgerEntry  # noqa: PLC0415
 
     note = f"openai:x at http://10.0.0.1 failed ({status}): no"
-    assert _kind_in(LedgerEntry(run_id="r", node="draft", outcome="failed", note=note)) == kind
+    entry = LedgerEntry(run_id="r", node="draft", tier="x", outcome="failed", note=note)
+    assert failures([entry]) == [f"x: {kind}"]
 
 
 def test_an_unexpected_error_tells_nothing_but_that_there_was_one() -> None:
@@ -579,7 +431,7 @@ def test_an_unexpected_error_tells_nothing_but_that_there_was_one() -> None:
     ("headers", "said"),
     [
         ({"X-Cascade-Local-Only": "perhaps"}, "cascade.local_only"),
-        ({"X-Cascade-Colour": "red"}, "there are deadline"),
+        ({"X-Cascade-Colour": "red"}, "The extension has deadline"),
     ],
 )
 async def test_headers_without_a_meaning_are_refused(
@@ -587,8 +439,7 @@ async def test_headers_without_a_meaning_are_refused(
 ) -> None:
     async with serve() as served:
         answer = await served.ask(headers)
-        kind = await served.ask(cascade={"local_only": 1})
-    assert answer.status_code == kind.status_code == 400
+    assert answer.status_code == 400
     assert said in answer.json()["error"]["message"]
 
 
@@ -599,14 +450,3 @@ async def test_arguments_of_a_call_that_are_no_json_are_refused(serve: Serve) ->
         answer = await served.ask(messages=messages)
     assert answer.status_code == 400
     assert "arguments that are no JSON" in answer.json()["error"]["message"]
-
-
-def test_more_connections_than_there_are_places_are_refused(
-    tmp_path: Path, upstream: Upstream
-) -> None:
-    with live(write(tmp_path, upstream), auth=False, listen={"connections": 1}) as made:
-        host, port = made.url.removeprefix("http://").split(":")
-        place = (host, int(port))
-        with socket.create_connection(place, 30), socket.create_connection(place, 30) as second:
-            said = second.recv(1000)
-    assert said.startswith(b"HTTP/1.1 503")

@@ -1,46 +1,34 @@
-"""Running a service: its command, its processes, and Ray Serve."""
+"""Running a service: its processes, its connections, its log, and Ray Serve."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from cascade.errors import ConfigurationError, LedgerError
 from cascade.service import Keys, describe, ray_serve, read_config, serving
-from cascade.service.__main__ import main
 from tests.acceptance.upstream import Answer, Held, Upstream
-from tests.service.conftest import ASKED, write
+from tests.service.conftest import ASKED, Live, live, write
 
 
-def test_the_command_says_what_would_run_and_what_is_wrong(
-    tmp_path: Path,
-    upstream: Upstream,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    path = write(tmp_path, upstream)
-    monkeypatch.setattr(sys, "argv", ["x", str(path), "--check", "--no-auth", "--port", "9"])
-    main()
-    assert "listens on 127.0.0.1:9, asks for no key" in capsys.readouterr().out
-    path.write_text(path.read_text().replace("threshold", "threshhold"))
-    with pytest.raises(SystemExit, match="2"):
-        main()
-    assert "threshhold" in capsys.readouterr().err
-
-
-def test_a_port_that_is_taken_is_said_before_anything_is_opened(
-    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_run_is_said_before_anything_is_opened(
+    tmp_path: Path, upstream: Upstream
 ) -> None:
     configured = read_config(write(tmp_path, upstream))
     with serving.bound(configured.config.listen) as made:
@@ -49,22 +37,22 @@ def test_a_port_that_is_taken_is_said_before_anything_is_opened(
         taken = read_config(configured.path, overrides={"listen": {"port": port}})
         with pytest.raises(ConfigurationError, match="in use"):
             serving.serve(taken)
-    with pytest.raises(ConfigurationError, match="a port of its own"):
-        serving.serve(configured, workers=2)
+    with pytest.raises(ConfigurationError, match="1 or more"):
+        serving.serve(configured, workers=0)
     assert not (tmp_path / "ledger.db").exists()
 
 
 def test_a_service_runs_until_it_is_told_to_stop(
     tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    servers: list[serving.GatewayServer] = []
-    original = serving.GatewayServer.__init__
+    servers: list[uvicorn.Server] = []
+    original = uvicorn.Server.__init__
 
     def remember(self: Any, *args: Any) -> None:
         original(self, *args)
         servers.append(self)
 
-    monkeypatch.setattr(serving.GatewayServer, "__init__", remember)
+    monkeypatch.setattr(uvicorn.Server, "__init__", remember)
     monkeypatch.setattr(serving, "set_up_logs", lambda config: None)
     configured = read_config(write(tmp_path, upstream), overrides={"auth": False})
     running = threading.Thread(target=serving.serve, args=(configured,))
@@ -78,26 +66,138 @@ def test_a_service_runs_until_it_is_told_to_stop(
     assert not running.is_alive()
 
 
-def test_a_ledger_without_a_folder_is_named(tmp_path: Path, upstream: Upstream) -> None:
-    path = write(tmp_path, upstream)
-    path.write_text(path.read_text().replace("ledger.db", "gone/ledger.db"))
-    with pytest.raises(LedgerError, match="there is no folder"):
+# --- what would run
+
+
+def test_what_would_run_is_described_without_asking(tmp_path: Path, upstream: Upstream) -> None:
+    more = (
+        "    audits: {rate: 0.1, daily_usd: 1}\n    sticky: true\n    mode: canary\n"
+        "    private: looks_personal\n    tool_risks: {pay: irreversible}\n    drift: warn\n"
+        "    fallback: {model: 'ollama:x'}\n    abort: true\n"
+    )
+    path = write(tmp_path, upstream, more)
+    path.write_text(re.sub(r", price: \{input: 1,[^}]*\}", "", path.read_text()))
+    lines = "\n".join(describe(read_config(path)))
+    assert "support: Threshold" in lines
+    assert "small: openai:small (this machine)" in lines
+    assert "it has no price; each call counts $0.01 for budgets" in lines
+    assert upstream.seen == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("threshold: 0.8", "calibrator: gone.json", r"cascades\.support: "),
+        ("ledger.db", "gone/ledger.db", "there is no folder"),
+        ("ledger: sqlite:///ledger.db", "auth: false", "audits need a ledger"),
+        ("UPSTREAM_KEY", "NO_SUCH_KEY", "NO_SUCH_KEY is not set"),
+    ],
+)
+def test_a_service_that_cannot_run_says_why(
+    tmp_path: Path, upstream: Upstream, old: str, new: str, said: str
+) -> None:
+    path = write(tmp_path, upstream, "    audits: 0.1\n")
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises((ConfigurationError, LedgerError), match=said):
         describe(read_config(path))
 
 
-def test_a_tier_without_a_price_is_remarked(tmp_path: Path, upstream: Upstream) -> None:
-    path = write(tmp_path, upstream)
-    path.write_text(re.sub(r", price: \{[^}]*\}", "", path.read_text()))
-    assert any("it has no price" in line for line in describe(read_config(path)))
+# --- connections
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "ARRIVE_S", 0.5)
+
+
+def _connect(running: Live) -> socket.socket:
+    host, port = running.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"408"),  # it never ends
+        (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{", b"408"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, b"431"),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000, b"431"),
+        (b"nonsense\r\n\r\n", b"400"),
+    ],
+)
+def test_slow_and_endless_requests_are_cut_off(
+    short: None, running: Live, sent: bytes, status: bytes
+) -> None:
+    with _connect(running) as connection:
+        connection.sendall(sent)
+        assert connection.recv(65536).split(b" ", 2)[1] == status
+
+
+def test_a_client_that_reads_nothing_is_cut_off(short: None, running: Live) -> None:
+    with _connect(running) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200" in connection.recv(65536)
+        loop, server = running.app.state.gateway.loop, running.server
+        for protocol in list(server.server_state.connections):
+            loop.call_soon_threadsafe(protocol.pause_writing)
+        with suppress(ConnectionError):
+            assert connection.recv(65536) == b""
+
+
+def test_more_requests_than_there_are_places_are_refused(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    overrides: Any = {"auth": False, "listen": {"connections": 2}}
+    with live(write(tmp_path, upstream), **overrides) as made, _connect(made):
+        assert httpx.get(f"{made.url}/healthz").status_code == 503
+
+
+def test_a_client_that_leaves_ends_the_call(running: Live, upstream: Upstream) -> None:
+    upstream.says("small", Answer("x", held=Held()))
+    for stream in (False, True):
+        before = len(upstream.asked("small"))
+        body = {"model": "support", "messages": ASKED, "stream": stream}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{running.url}/v1/chat/completions", json=body, timeout=0.3)
+        upstream.wait_for(before + 1, "small")
+        assert upstream.asked("small")[before].left.wait(30)
+
+
+# --- logs
+
+
+def test_a_log_line_is_one_line_whatever_is_in_it() -> None:
+    record = logging.makeLogRecord({"msg": "a\nb\x1b[2J", "levelname": "INFO", "run_id": "r"})
+    text = serving.Lines(as_json=False).format(record)
+    assert text.splitlines()[1] == "    b\\x1b[2J"
+    said = json.loads(serving.Lines(as_json=True).format(record))
+    assert (said["message"], said["run_id"]) == ("a\nb\x1b[2J", "r")
+
+
+def test_logs_go_to_standard_error_and_no_client_of_a_provider_writes_there(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    before = logging.root.handlers[:], logging.root.level, logging.getLogger("cascade").level
+    try:
+        serving.set_up_logs(read_config(write(tmp_path, upstream)).config.log)
+        assert logging.getLogger("httpx").getEffectiveLevel() == logging.WARNING
+        assert logging.getLogger("cascade").isEnabledFor(logging.INFO)
+    finally:
+        logging.root.handlers[:] = before[0]
+        logging.root.setLevel(before[1])
+        logging.getLogger("cascade").setLevel(before[2])
+
+
+# --- several processes
 
 
 @pytest.mark.heavy
 def test_two_workers_share_keys_and_budgets_and_finish_what_runs(
     tmp_path: Path, upstream: Upstream
 ) -> None:
-    with serving.bound(read_config(write(tmp_path, upstream)).config.listen) as probe:
-        port = probe.getsockname()[1]
     path = write(tmp_path, upstream)
+    with serving.bound(read_config(path).config.listen) as probe:
+        port = probe.getsockname()[1]
 
     async def make() -> str:
         keys = Keys(f"sqlite:///{tmp_path}/ledger.db")
@@ -107,8 +207,10 @@ def test_two_workers_share_keys_and_budgets_and_finish_what_runs(
             await keys.aclose()
 
     secret = asyncio.run(make())
+    program = Path(sys.executable).with_name("cascade")
+    command = [str(program), "serve", str(path), "--port", str(port)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "cascade.service", str(path), "--port", str(port), "--workers", "2"],
+        [*command, "--workers", "2"],
         env={**os.environ, "UPSTREAM_KEY": "k"},
         stderr=subprocess.PIPE,
         text=True,
@@ -137,7 +239,7 @@ def test_two_workers_share_keys_and_budgets_and_finish_what_runs(
             one.start()
         upstream.wait_for(4, "small")
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
+        time.sleep(1.0)
         held.release()
         for one in asking:
             one.join(60)
@@ -156,32 +258,29 @@ def test_a_replica_is_a_gateway_of_its_own(
     tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "set_up_logs", lambda config: None)
-    path = write(tmp_path, upstream)
+    path = write(tmp_path, upstream, "    concurrency: 10\n")
     replica = ray_serve.Gateway("gone.yaml", str(path))
     made = replica.__serve_build_asgi_app__()
     assert "support" in made.state.gateway.served
-    asyncio.run(replica.check_health())
-
-
-def test_scaling_follows_the_narrowest_cascade(tmp_path: Path, upstream: Upstream) -> None:
-    config = read_config(write(tmp_path, upstream, "    concurrency: 10\n")).config
-    assert ray_serve.scaling(config)["target_ongoing_requests"] == 7
+    assert ray_serve.scaling(read_config(path).config)["target_ongoing_requests"] == 7
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
+@pytest.mark.parametrize(
+    ("top", "arguments", "said"),
+    [
+        ("auth: false\n", {}, "one process on loopback"),
+        ("", {"max_replicas": 2}, "in PostgreSQL"),
+        ("", {"replicas": 2}, "no such argument"),
+        ("", {"upscale_delay_s": -1}, "upscale_delay_s"),
+    ],
+)
 def test_without_keys_or_a_shared_ledger_there_are_no_replicas(
-    tmp_path: Path, upstream: Upstream
+    tmp_path: Path, upstream: Upstream, top: str, arguments: dict[str, Any], said: str
 ) -> None:
-    path = write(tmp_path, upstream, top="auth: false\n")
-    with pytest.raises(ConfigurationError, match="one process on loopback"):
-        ray_serve.build_app({"config": str(path)})
-    path = write(tmp_path, upstream)
-    with pytest.raises(ConfigurationError, match="in PostgreSQL"):
-        ray_serve.build_app({"config": str(path), "max_replicas": 2})
-    with pytest.raises(ConfigurationError, match="no such argument"):
-        ray_serve.build_app({"config": str(path), "replicas": 2})
-    with pytest.raises(ConfigurationError, match="upscale_delay_s"):
-        ray_serve.build_app({"config": str(path), "upscale_delay_s": -1})
+    path = write(tmp_path, upstream, top=top)
+    with pytest.raises(ConfigurationError, match=said):
+        ray_serve.build_app({"config": str(path), **arguments})
 
 
 @pytest.mark.heavy
