@@ -103,7 +103,7 @@ def test_a_stream_shows_no_draft_that_is_rejected(address: str) -> None:
     shown = [part.data[0]["content"] for part in parts if part.event == "messages"]
     assert "".join(shown) == ANSWER
     updates = [node for part in parts if part.event == "updates" for node in part.data]
-    assert updates == ["router", "draft", "self_check", "verify", "expert"]
+    assert updates == ["draft", "self_check", "verify", "expert"]
 
 
 def test_the_graph_is_described(address: str) -> None:
@@ -113,3 +113,20 @@ def test_the_graph_is_described(address: str) -> None:
         schemas: Any = client.assistants.get_schemas(assistant["assistant_id"])
     assert {"draft", "self_check", "verify", "expert"} <= {node["id"] for node in drawn["nodes"]}
     assert "messages" in schemas["input_schema"]["properties"]
+
+
+def test_mcp_offers_the_cascade_as_a_tool(address: str) -> None:
+    def rpc(method: str, **params: Any) -> Any:
+        asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        accepts = {"Accept": "application/json, text/event-stream"}
+        said = httpx.post(
+            f"{address}/mcp/", json=asked, headers=accepts, timeout=60, follow_redirects=True
+        )
+        assert said.is_success, said.text
+        return said.json()["result"]
+
+    (tool,) = [tool for tool in rpc("tools/list")["tools"] if tool["name"] == "cascade"]
+    assert "messages" in tool["inputSchema"]["properties"]
+    called = rpc("tools/call", name="cascade", arguments=asking("What is the capital of France?"))
+    assert not called.get("isError")
+    assert ANSWER in str(called["content"])
