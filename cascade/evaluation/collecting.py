@@ -47,15 +47,14 @@ if TYPE_CHECKING:
 GIVE_UP_AFTER = 20
 """Failures without one success: the set-up is wrong, and each further question costs money."""
 
-CHARACTERS_PER_TOKEN = 4
-ASSUMED_OUTPUT_TOKENS = 200
-"""For the cost shown beforehand, where a tier has no `max_tokens`."""
+CHARACTERS_PER_TOKEN, ASSUMED_OUTPUT_TOKENS = 4, 200
+"""For the cost shown beforehand."""
 
 MOST_LABELS, SHORT = 30, 40
 """So many different answers of so many characters are labels to choose from."""
 
 REPEATS = 3
-"""Of the cross-fitting of a calibration."""
+"""Of the cross-fitting of a calibration, which takes a tenth of a second for each of five folds."""
 
 VALID_DAYS = 90
 """Traffic drifts: a promise older than a quarter should be proved again."""
@@ -66,14 +65,10 @@ MADE_WITH = "made_with"
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A model's answer to an example.
+    """A model's answer to an example; None where dollars are unknown.
 
-    Attributes:
-        completion: the answer.
-        cost_usd: dollars of it; None where unknown.
-        features: of a draft: what its signals gave.
-        confidence: of a draft: as it was said.
-        check_cost_usd: of a draft: dollars of the signals that asked a model; None where unknown.
+    A draft has what its signals gave, its confidence as it was said, and the dollars of the
+    signals that asked a model.
     """
 
     completion: Completion
@@ -82,15 +77,9 @@ class Answered:
     confidence: float | None = None
     check_cost_usd: Decimal | None = Decimal(0)
 
-    def outcome(self, correct: float, *, drafted: bool) -> Outcome:
+    def outcome(self, correct: float) -> Outcome:
         """As it is recorded."""
-        usage, kept = self.completion.usage, {}
-        if drafted:
-            kept = {
-                "features": dict(self.features),
-                "confidence": self.confidence,
-                "check_cost_usd": _number(self.check_cost_usd),
-            }
+        usage = self.completion.usage
         return Outcome(
             correct=correct,
             input_tokens=usage.input_tokens,
@@ -98,8 +87,13 @@ class Answered:
             cost_usd=_number(self.cost_usd),
             output=self.completion.transcript,
             latency_ms=self.completion.latency_ms,
-            **kept,
         )
+
+    def drafted(self, correct: float) -> Outcome:
+        """The same of a draft."""
+        found: dict[str, object] = {"features": dict(self.features), "confidence": self.confidence}
+        found["check_cost_usd"] = _number(self.check_cost_usd)
+        return self.outcome(correct).model_copy(update=found)
 
 
 def _number(amount: Decimal | None) -> float | None:
@@ -115,12 +109,11 @@ class Collected:
     """How far collecting is.
 
     Attributes:
-        total: examples, those that were recorded before among them.
-        skipped: recorded before.
+        total: examples; `skipped` of them were recorded before.
         written: recorded now.
         unlabelled: left out, since nothing says whether an answer is right.
         failures: id → why; the next run tries them again.
-        spent_usd: on what was recorded now, judges included; None where a part is unknown.
+        spent_usd: on what was recorded now; None where a part is unknown.
         seconds: since it began.
     """
 
@@ -185,16 +178,12 @@ class Recording:
         judged = found.completion is not None or other.completion is not None
         if found.value is None or other.value is None:
             return None, judged
-        models = {
-            self.small: draft.outcome(found.value, drafted=True),
-            self.large: large.outcome(other.value, drafted=False),
-        }
         record = Transcript(
             dataset=self.dataset,
             id=example.id,
             prompt=example.question,
             reference=reference,
-            models=models,
+            models={self.small: draft.drafted(found.value), self.large: large.outcome(other.value)},
         )
         return record.model_copy(update={MADE_WITH: self.settings_of(example)}), judged
 
@@ -223,15 +212,9 @@ async def collect(
     concurrency: int = 8,
     progress: Callable[[Collected], None] = lambda done: None,
 ) -> Collected:
-    """Answer examples with both models and write their transcripts.
+    """Answer examples with both models and write their transcripts, but those that are there.
 
-    Args:
-        examples: what to ask.
-        ask: asks both models.
-        recording: what is recorded, and how.
-        writer: knows which examples are done.
-        concurrency: examples under way at once.
-        progress: called after each example.
+    `progress` is called after each example.
 
     Raises:
         ConfigurationError: the models are one, the concurrency is below 1, a reference cannot be
@@ -292,10 +275,9 @@ async def _check_references(examples: Sequence[Example], recording: Recording) -
     if recording.agree_with_large or not recording.scorer.computes:
         return
     for example in examples:
-        if example.reference is None:
-            continue
         try:
-            await recording.scorer.score("", example.reference, question=example.question)
+            if example.reference is not None:
+                await recording.scorer.score("", example.reference, question=example.question)
         except InputError as error:
             raise ConfigurationError(f"example {example.id!r}: {error}") from error
 
@@ -340,17 +322,8 @@ def _check_hope(done: Collected) -> None:
 def expected_usd(
     examples: Sequence[Example], pricing: Pricing, *, max_tokens: int | None = None, calls: int = 1
 ) -> Decimal | None:
-    """A rough guess of what asking a model costs at most, from text length and `max_tokens`.
-
-    Args:
-        examples: what to ask.
-        pricing: of the model.
-        max_tokens: limit of its answers.
-        calls: how many calls an example takes, with those of its signals.
-
-    Returns:
-        Dollars; None when the model has no token price.
-    """
+    """Roughly the dollars of asking a model, `calls` times an example, from the length of texts
+    and `max_tokens`; None when it has no token price."""
     total = Decimal(0)
     for example in examples:
         text = sum(len(str(message.text)) for message in example.messages)
@@ -430,9 +403,8 @@ class Fitted:
         """
         if self.evaluated is None:
             raise ConfigurationError(
-                f"{self.calibration.quality.n} labelled drafts with both models calibrate, but are "
-                "too few to say what a cascade is worth: 40 or more are needed, 200 for a fair "
-                "test."
+                f"{self.calibration.quality.n} labelled drafts with both models are too few to say "
+                "what a cascade is worth: 40 or more are needed, and 200 for a fair test."
             )
         return self.evaluated
 
@@ -483,7 +455,6 @@ def fit(
         return climb([shape_of_calibration(made, part, rows)])
 
     options = options or Options()
-    # A calibration takes a tenth of a second, of which each repeat makes five.
     options = options.model_copy(update={"repeats": options.repeats or REPEATS})
     enough = len(pair) >= LEAST_ROWS
     evaluation = evaluate(pair, options, choose=choose) if enough else None
@@ -506,11 +477,7 @@ def write_artefacts(
 ) -> dict[str, Path]:
     """Write the calibration, a page, and a `cascade.yaml` that `cascade serve` takes.
 
-    Args:
-        folder: made where it is not there.
-        fitted: what was found.
-        tiers: of the service's configuration, small to large: `model`, `price`, `temperature`, …
-        name: of the cascade.
+    `tiers` are of the service's configuration, small to large: `model`, `price`, `temperature`, …
 
     Returns:
         the files, by what they are.

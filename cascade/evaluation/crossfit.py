@@ -21,7 +21,7 @@ from cascade.evaluation.features import Pair
 from cascade.evaluation.ladder import PRICES, Ladder, Played, fit_ladder
 from cascade.evaluation.metrics import Array, Interval, Rows
 from cascade.policies import Refusal, certify
-from cascade.state import Record
+from cascade.state import Certificate, Record
 
 LEAST_ROWS = 40
 
@@ -34,6 +34,8 @@ HEADS_ERROR = 0.02
 the smaller one."""
 
 MISTAKES = 5
+
+Figures = Mapping[str, Interval]
 
 Choice = Callable[[Pair, Rows], Ladder]
 """Fits shapes to some rows of a pair and says which of them the labels pay for."""
@@ -100,44 +102,6 @@ class Alone(Record):
     cost: float
     cost_usd: float | None
     per_right_usd: float | None
-
-
-class Ranking(Record):
-    """How well a score finds the rows to escalate, on rows that had no part in its fit.
-
-    `figures`: nauc, audc, apgr, cpt50, cpt80, aiq, delta_ibc, and auroc_gain (large right, draft
-    wrong).
-    """
-
-    name: str
-    figures: Mapping[str, Interval]
-
-
-class Confidence(Record):
-    """P(draft is right) on rows that had no part in its fit, beside the raw score.
-
-    `figures`: ece, brier, auroc and aurc, each also with `_raw`.
-    """
-
-    figures: Mapping[str, Interval]
-
-
-class Certified(Record):
-    """A bound on harm: one half of the rows fits the confidence, the other proves a threshold.
-
-    Attributes:
-        threshold: None when nothing could be certified; `reason` says why.
-        harm: P(accepted and wrong) on the test rows, where there are some.
-    """
-
-    max_harm: float
-    delta: float
-    labels: int
-    threshold: float | None
-    reason: str
-    bound: float | None = None
-    accepted: float | None = None
-    harm: Interval | None = None
 
 
 class Mistake(Record):
@@ -343,55 +307,59 @@ def baselines(pair: Pair) -> tuple[Alone, ...]:
     return tuple(made)
 
 
-def ranking_of(sheet: Sheet, name: str, seed: int) -> Ranking:
-    """How well the gain that a shape expects orders the rows."""
-    pair, score = sheet.pair, sheet.gains[name]
+def rankings_of(sheet: Sheet, seed: int) -> dict[str, Figures]:
+    """How well the gain that each shape expects finds the rows to escalate."""
+    pair, found = sheet.pair, {}
     won = ((pair.large_correct > 0.5) & (pair.small_correct <= 0.5)).astype(np.float64)
-    dear = pair.large_cost if name == "router" else pair.small_cost + pair.large_cost
+    for name, score in sheet.gains.items():
+        dear = pair.large_cost if name == "router" else pair.small_cost + pair.large_cost
 
-    def figures(rows: Rows) -> dict[str, float]:
-        columns = score[rows], pair.small_correct[rows], pair.large_correct[rows]
-        curve = metrics.deferral_curve(*columns, pair.small_cost[rows], dear[rows])
-        return {
-            "nauc": metrics.nauc(*columns),
-            "audc": metrics.audc(curve),
-            "apgr": metrics.apgr(curve),
-            "cpt50": metrics.cpt(curve, 0.5),
-            "cpt80": metrics.cpt(curve, 0.8),
-            "aiq": metrics.aiq(curve),
-            "delta_ibc": metrics.delta_ibc(curve),
-            "auroc_gain": auroc(score[rows], won[rows]),
-        }
+        def figures(rows: Rows, score: Array = score, dear: Array = dear) -> dict[str, float]:
+            columns = score[rows], pair.small_correct[rows], pair.large_correct[rows]
+            curve = metrics.deferral_curve(*columns, pair.small_cost[rows], dear[rows])
+            return {
+                "nAUC": metrics.nauc(*columns),
+                "AUDC": metrics.audc(curve),
+                "APGR": metrics.apgr(curve),
+                "CPT 50": metrics.cpt(curve, 0.5),
+                "CPT 80": metrics.cpt(curve, 0.8),
+                "AIQ": metrics.aiq(curve),
+                "ΔIBC": metrics.delta_ibc(curve),
+                "AUROC of gain": auroc(score[rows], won[rows]),
+            }
 
-    return Ranking(name=name, figures=metrics.bootstrap(figures, len(pair), seed=seed))
-
-
-def confidence_of(sheet: Sheet, seed: int) -> Confidence | None:
-    """How good the confidence is; None where drafts have no score of their own."""
-    p, raw, right = sheet.confidence, sheet.pair.raw, sheet.pair.small_correct
-    if not np.isfinite(p).all() or not np.isfinite(raw).any():
-        return None
-    scores = {"": p, "_raw": np.nan_to_num(raw)}
-    measures = {"ece": ece, "brier": brier, "auroc": auroc, "aurc": metrics.aurc}
-
-    def figures(rows: Rows) -> dict[str, float]:
-        return {
-            f"{name}{suffix}": measure(score[rows], right[rows])
-            for suffix, score in scores.items()
-            for name, measure in measures.items()
-        }
-
-    return Confidence(figures=metrics.bootstrap(figures, len(p), seed=seed))
+        found[name] = metrics.bootstrap(figures, len(pair), seed=seed)
+    return found
 
 
-def certify_half(pair: Pair, options: Options, test: Pair | None) -> Certified | None:
-    """The certificate that these rows give, if one was asked for.
+def confidences_of(sheet: Sheet, seed: int) -> dict[str, Figures]:
+    """How good the confidence is, on rows that had no part in its fit, and the raw score; empty
+    where drafts have none."""
+    raw, right = sheet.pair.raw, sheet.pair.small_correct
+    if not np.isfinite(sheet.confidence).all() or not np.isfinite(raw).any():
+        return {}
+    measures = {"ECE": ece, "Brier": brier, "AUROC": auroc, "AURC": metrics.aurc}
+    found = {}
+    for name, score in (("fitted", sheet.confidence), ("raw score", np.nan_to_num(raw))):
+
+        def figures(rows: Rows, score: Array = score) -> dict[str, float]:
+            return {title: of(score[rows], right[rows]) for title, of in measures.items()}
+
+        found[name] = metrics.bootstrap(figures, len(right), seed=seed)
+    return found
+
+
+def certify_half(
+    pair: Pair, options: Options, test: Pair | None
+) -> tuple[Certificate | Refusal | None, Interval | None]:
+    """A bound on harm, if one was asked for: one half of the rows fits the confidence, the other
+    proves a threshold. And the harm on test rows.
 
     Raises:
         ConfigurationError: the drafts have no signal.
     """
     if options.max_harm is None:
-        return None
+        return None, None
     order = np.random.default_rng(options.seed).permutation(len(pair))
     fit, proof = np.sort(order[: len(pair) // 2]), np.sort(order[len(pair) // 2 :])
     ladder = fit_ladder(pair, fit)
@@ -403,21 +371,10 @@ def certify_half(pair: Pair, options: Options, test: Pair | None) -> Certified |
         )
     correct = pair.small_correct[proof]
     found = certify(confidence, correct, max_harm=options.max_harm, delta=options.delta)
-    given = {"max_harm": options.max_harm, "delta": options.delta, "labels": len(proof)}
-    if isinstance(found, Refusal):
-        return Certified(threshold=None, reason=found.reason, **given)
-    harm = None
-    if test is not None:
-        kept = ladder.confidence(test) >= found.threshold
-        harm = share_of(np.where(kept, 1 - test.small_correct, 0.0))
-    return Certified(
-        threshold=found.threshold,
-        reason=f"{found.errors} of {found.n} labelled drafts were accepted and wrong",
-        bound=found.bound,
-        accepted=found.coverage,
-        harm=harm,
-        **given,
-    )
+    if test is None or isinstance(found, Refusal):
+        return found, None
+    kept = ladder.confidence(test) >= found.threshold
+    return found, share_of(np.where(kept, 1 - test.small_correct, 0.0))
 
 
 def worst_mistakes(sheet: Sheet, at: int | None) -> tuple[Mistake, ...]:

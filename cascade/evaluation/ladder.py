@@ -26,7 +26,6 @@ from cascade.confidence.text import TextEncoder
 from cascade.errors import ConfigurationError
 from cascade.evaluation.features import Block, Pair
 from cascade.evaluation.metrics import Array, Rows
-from cascade.state import Record
 
 ShapeName = Literal["score", "gain", "router", "known", "calibration", "stop"]
 
@@ -452,40 +451,15 @@ def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None 
 # The ladder -----------------------------------------------------------------------------------
 
 
-class Rung(Record):
-    """A shape beside the best one below it.
-
-    Attributes:
-        shape: its name.
-        helper: the other model that it asks, if any.
-        value: right answers per question that it is worth more than the large model alone, costs
-            priced in errors and averaged over `JUDGED`, on rows left out of its fit.
-        better: how much more than the shape below.
-        error: standard error of `better`.
-        taken: whether it replaces the one below.
-    """
-
-    shape: ShapeName
-    helper: str | None
-    value: float
-    better: float
-    error: float
-    taken: bool
-
-
 @dataclass(frozen=True, slots=True)
 class Ladder:
     """The shapes that were tried, from the simplest up.
 
-    Attributes:
-        shapes: all of them.
-        rungs: what each is worth.
-        shape: the highest that was taken; None where the large model alone is worth more, at any
-            price of an error.
+    `shape` is the highest to which a step paid; None where the large model alone is worth more, at
+    any price of an error.
     """
 
     shapes: tuple[Shape, ...]
-    rungs: tuple[Rung, ...]
     shape: Shape | None
 
     @property
@@ -516,26 +490,15 @@ class Ladder:
 
 def climb(shapes: Sequence[Shape]) -> Ladder:
     """Step up only where leave-one-out rows show that it pays by more than its noise."""
-    rungs: list[Rung] = []
-    best, below = shapes[0], np.zeros(0)
-    for shape in shapes:
+    best, *others = shapes
+    below = best.value(best.learned).mean(axis=0)
+    for shape in others:
         worth = shape.value(shape.learned).mean(axis=0)
-        better = worth - below if rungs else worth
-        error = float(better.std() / np.sqrt(len(better)))
-        taken = not rungs or bool(better.mean() > NOISE * error)
-        rungs.append(
-            Rung(
-                shape=shape.name,
-                helper=shape.helper,
-                value=float(worth.mean()),
-                better=float(better.mean()),
-                error=error,
-                taken=taken,
-            )
-        )
-        best, below = (shape, worth) if taken else (best, below)
+        better = worth - below
+        if better.mean() > NOISE * better.std() / np.sqrt(len(better)):
+            best, below = shape, worth
     worth = best.value(best.learned, (*JUDGED, LENIENT)).mean(axis=1)
-    return Ladder(tuple(shapes), tuple(rungs), best if worth.max() > 0 else None)
+    return Ladder(tuple(shapes), best if worth.max() > 0 else None)
 
 
 def fit_ladder(pair: Pair, fit: Rows) -> Ladder:

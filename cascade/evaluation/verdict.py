@@ -13,28 +13,26 @@ from pydantic import ConfigDict
 from cascade.confidence.calibration import Calibration
 from cascade.evaluation.crossfit import (
     Alone,
-    Certified,
     Choice,
-    Confidence,
+    Figures,
     Mistake,
     Options,
     Point,
-    Ranking,
     Sheet,
     baselines,
     certify_half,
     cheapest_within,
     check,
-    confidence_of,
+    confidences_of,
     cross_fit,
     play_on,
     point_of,
-    ranking_of,
+    rankings_of,
     recommend,
     worst_mistakes,
 )
 from cascade.evaluation.features import Pair
-from cascade.evaluation.ladder import Rung, climb, fit_ladder, shape_of_calibration
+from cascade.evaluation.ladder import climb, fit_ladder, shape_of_calibration
 from cascade.evaluation.metrics import Interval
 from cascade.evaluation.render import (
     Axis,
@@ -52,7 +50,8 @@ from cascade.evaluation.render import (
     dollars,
     percent,
 )
-from cascade.state import Record
+from cascade.policies import Refusal
+from cascade.state import Certificate, Record
 
 Verdict = Literal["cascade", "router", "small", "off", "unclear", "unpriced"]
 
@@ -90,6 +89,10 @@ class Evaluation(Record):
         shape: what is recommended, fitted to all rows; `off` for the large model alone.
         helper: another model that it asks.
         frontier: (cost share, right answers) of the policies at all prices.
+        rankings: how well each shape's expected gain finds the rows to escalate.
+        confidence: how good P(draft is right) and the raw score are.
+        certified: a bound on P(accepted and wrong), proved on half of the rows.
+        harm: the same as seen on the test rows, where there are some.
         rows_to_tell: rows that would tell the loss to within what may be lost.
         notes: in words, for people.
     """
@@ -111,12 +114,12 @@ class Evaluation(Record):
     recommended: Point
     shape: str
     helper: str | None
-    rungs: tuple[Rung, ...]
     alone: tuple[Alone, ...]
     frontier: tuple[tuple[float, float], ...]
-    rankings: tuple[Ranking, ...]
-    confidence: Confidence | None
-    certified: Certified | None
+    rankings: Mapping[str, Figures]
+    confidence: Mapping[str, Figures]
+    certified: Certificate | Refusal | None
+    harm: Interval | None
     mistakes: tuple[Mistake, ...]
     rows_to_tell: int
 
@@ -155,6 +158,7 @@ def evaluate(
     at = recommend(own, options) if ladder.shape is not None else None
     point = point_of(sheet, at, None if options.price_of_error else options.within, options)
     shape = "off" if at is None else ladder.name
+    certified, harm = certify_half(pair, options, test)
     found = Evaluation(
         small=pair.small,
         large=pair.large,
@@ -172,14 +176,14 @@ def evaluate(
         recommended=point,
         shape=shape,
         helper=None if ladder.shape is None else ladder.shape.helper,
-        rungs=ladder.rungs,
         alone=baselines(sheet.pair),
         frontier=tuple(
             zip(sheet.share.tolist(), sheet.played.right.mean(axis=1).tolist(), strict=True)
         ),
-        rankings=tuple(ranking_of(sheet, name, options.seed) for name in sheet.gains),
-        confidence=confidence_of(sheet, options.seed),
-        certified=certify_half(pair, options, test),
+        rankings=rankings_of(sheet, options.seed),
+        confidence=confidences_of(sheet, options.seed),
+        certified=certified,
+        harm=harm,
         mistakes=worst_mistakes(sheet, at),
         rows_to_tell=_rows_to_tell(own, point, options),
     )
@@ -345,26 +349,14 @@ _TONES: Mapping[Verdict, Tone] = {
     "off": "bad",
 }
 
-_RANKED = {
-    "nauc": "nAUC",
-    "audc": "AUDC",
-    "apgr": "APGR",
-    "cpt50": "CPT 50",
-    "cpt80": "CPT 80",
-    "aiq": "AIQ",
-    "delta_ibc": "ΔIBC",
-    "auroc_gain": "AUROC of gain",
-}
-
-_MEASURES = {"ece": "ECE", "brier": "Brier", "auroc": "AUROC", "aurc": "AURC"}
-
 
 def to_document(found: Evaluation) -> Document:
     """The evaluation as tables and pictures."""
     tables = [_menu(found), _alone(found)]
-    tables += [_rankings(found)] if found.rankings else []
-    tables += [_confidence(found.confidence)] if found.confidence else []
-    tables += [_certificate(found.certified)] if found.certified else []
+    note = "nAUC and ΔIBC: 0 is a random mix; nAUC: 1 is the oracle."
+    tables += _grid("Who is escalated first", found.rankings, note)
+    tables += _grid("Confidence in the draft", found.confidence, "On rows that did not fit it.")
+    tables += [_certificate(found.certified, found.harm)] if found.certified else []
     tables += [_wrong(found)] if found.mistakes else []
     return Document(
         title=f"{found.small} before {found.large}",
@@ -454,50 +446,34 @@ def _alone(found: Evaluation) -> Table:
     )
 
 
-def _rankings(found: Evaluation) -> Table:
-    def row(one: Ranking) -> tuple[Cell, ...]:
-        return one.name, *(
-            _figure(one.figures[name], "share" if name.startswith("cpt") else "number")
-            for name in _RANKED
-        )
-
-    return Table(
-        "Who is escalated first",
-        ("", *_RANKED.values()),
-        tuple(map(row, found.rankings)),
-        notes=("nAUC and ΔIBC: 0 is a random mix; nAUC: 1 is the oracle.",),
-        folded=True,
-    )
+def _grid(title: str, known: Mapping[str, Figures], note: str) -> list[Table]:
+    """Figures by name, a row each; no table where there are none."""
+    rows: list[tuple[Cell, ...]] = [
+        (name, *map(_figure, figures.values())) for name, figures in known.items()
+    ]
+    heads = next(iter(known.values()), {})
+    return [Table(title, ("", *heads), tuple(rows), notes=(note,), folded=True)] if rows else []
 
 
-def _confidence(known: Confidence) -> Table:
-    rows = (("fitted, on rows left out", ""), ("raw score", "_raw"))
-    return Table(
-        "Confidence in the draft",
-        ("", *_MEASURES.values()),
-        tuple(
-            (title, *(_figure(known.figures[f"{name}{suffix}"]) for name in _MEASURES))
-            for title, suffix in rows
-        ),
-        folded=True,
-    )
-
-
-def _certificate(known: Certified) -> Table:
-    promise = f"harm ≤ {percent(known.max_harm)} with {percent(1 - known.delta, 0)} confidence"
-    if known.threshold is None:
-        return Table(f"Certificate: {promise}", (), (), notes=(f"Refused: {known.reason}.",))
+def _certificate(known: Certificate | Refusal, harm: Interval | None) -> Table:
+    title = f"Certificate: harm ≤ {percent(known.max_harm)}"
+    title += f" with {percent(1 - known.delta, 0)} confidence"
+    if isinstance(known, Refusal):
+        return Table(title, (), (), notes=(f"Refused: {known.reason}.",))
     figures: tuple[Cell, ...] = (
         Figure(known.threshold),
-        Figure(known.accepted, "share"),
+        Figure(known.coverage, "share"),
         Figure(known.bound, "share"),
-        "" if known.harm is None else _figure(known.harm, "share"),
+        "" if harm is None else _figure(harm, "share"),
     )
     return Table(
-        f"Certificate: {promise}",
+        title,
         ("threshold", "accepted", "proved harm", "harm on other rows"),
         (figures,),
-        notes=(f"{known.reason}; as many rows fitted the confidence.",),
+        notes=(
+            f"{known.errors} of {known.n} labelled drafts were accepted and wrong; as many rows "
+            "fitted the confidence.",
+        ),
     )
 
 
