@@ -16,6 +16,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -27,7 +28,10 @@ from tests.acceptance.test_22_gateway import serve  # noqa: E402
 from tests.acceptance.upstream import Upstream  # noqa: E402
 from tests.browser.chromium import browser, log_in  # noqa: E402
 
-SCREENS = {"desk": {"width": 1_400, "height": 900}, "phone": {"width": 390, "height": 844}}
+SCREENS: dict[str, Any] = {
+    "desk": {"width": 1_400, "height": 900},
+    "phone": {"width": 390, "height": 844},
+}
 DRAFT, LARGE = Decimal("0.0001"), Decimal("0.002")
 CHUNK = 2_000
 
