@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +16,6 @@ from cascade.ledger.base import LEASE, Job
 from cascade.models.base import Request
 from cascade.state import Completion
 from cascade.testing import ScriptedModel
-from cascade.testing.scripted import reply
 
 PRICE = Price(input=1, output=1)
 
@@ -100,17 +98,3 @@ def losses(ledger: MemoryLedger, node: str = "audit") -> list[float | None]:
 
 def questions(model: ScriptedModel) -> list[str]:
     return [str(request.messages[-1].text) for request in model.requests]
-
-
-def doubtful(answer: str, unsure: str) -> Any:
-    """Answers of a small model that doubts questions with a word in them."""
-
-    def draft(request: Request) -> Completion:
-        doubts = unsure in str(request.messages[-1].text)
-        return reply(answer, probability=0.3 if doubts else 0.95)
-
-    return draft
-
-
-def geometric(*probabilities: float) -> float:
-    return math.exp(sum(map(math.log, probabilities)) / len(probabilities))

@@ -8,7 +8,6 @@ from langchain_core.messages import HumanMessage
 
 from cascade import Cascade, ConfigurationError, Tier
 from cascade.errors import StreamInterruptedError
-from cascade.events import Provisional, Retracted
 from cascade.kernel import Kernel
 from cascade.middleware import Abort, Deadline, Retries
 from cascade.policies import ThresholdPolicy
@@ -17,7 +16,7 @@ from cascade.state import TokenLogprob
 from cascade.testing import ScriptedModel
 from cascade.testing.scripted import reply
 from cascade.tiers import open_tiers
-from tests.middleware.cascades import PRICE, ask, both_drivers, large, pair, small
+from tests.middleware.cascades import PRICE, ask, large, pair, small
 
 Q = "Capital of Australia?"
 TOOL: Any = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
@@ -36,34 +35,6 @@ def stopping(model: Any, max_tokens: int | None = 10, **options: Any) -> Cascade
 
 
 # --- what provably cannot be accepted
-
-
-@both_drivers
-async def test_a_hopeless_draft_is_stopped_booked_and_escalated(driver: str) -> None:
-    # After two tokens of 0.2, eight more of 1 reach 0.2^(2/10) = 0.72 at most, below 0.8.
-    result = await ask(stopping(writer(*[0.2] * 8)), Q, driver)
-    assert (result.tier, result.escalated, result.answer) == ("large", True, "Canberra")
-    (draft,) = [entry for entry in result.ledger if entry.node == "draft"]
-    assert draft.outcome == "cancelled"
-    assert draft.output_tokens == 2
-    assert "stopped after 2 tokens" in draft.note
-    assert "0.725 at most" in draft.note
-
-
-@both_drivers
-async def test_a_draft_that_can_still_be_accepted_is_written_to_its_end(driver: str) -> None:
-    # 0.3 · 1⁷ has a geometric mean of 0.86 over eight tokens.
-    result = await ask(stopping(writer(0.3, *[1.0] * 7)), Q, driver)
-    assert (result.tier, len(result.answer.split())) == ("small", 8)
-
-
-async def test_a_draft_is_stopped_also_while_it_is_shown() -> None:
-    made = stopping(writer(*[0.2] * 8))
-    events: list[Any] = [event async for event in made.astream(Q, show="optimistic")]
-    shown = "".join(event.text for event in events if isinstance(event, Provisional))
-    assert shown == "w0 w1"
-    assert any(isinstance(event, Retracted) for event in events)
-    assert events[-1].answer == "Canberra"
 
 
 async def test_white_space_before_the_answer_is_no_reason_to_stop() -> None:
@@ -123,14 +94,16 @@ async def test_where_time_is_over_the_draft_is_kept() -> None:
 
 
 class Calibrated:
-    """A calibrator whose drafts of a confidence of 0.5 and more had these worst windows."""
+    """A calibrator whose drafts of a confidence had these worst windows."""
 
     signals = ("logprobs",)
     calibrated = True
     confidences = ()
 
-    def __init__(self, windows: list[float], mismatch: str | None = None) -> None:
-        self.early = tuple((0.9, window) for window in sorted(windows))
+    def __init__(
+        self, windows: list[float], mismatch: str | None = None, confidence: float = 0.9
+    ) -> None:
+        self.early = tuple((confidence, window) for window in sorted(windows))
         self._mismatch = mismatch
 
     def mismatch(self, messages: Any) -> str | None:
@@ -172,27 +145,20 @@ async def test_a_stretch_that_few_acceptable_drafts_had_stops_it() -> None:
     assert "10.00% of the drafts" in run.stopped
 
 
-async def test_a_stretch_that_they_had_too_stops_nothing() -> None:
-    assert (await draft(Calibrated(WINDOWS), *[0.55] * 20)).stopped is None
-
-
-async def test_fewer_tokens_than_a_window_stop_nothing() -> None:
-    assert (await draft(Calibrated(WINDOWS), *[0.1] * 15)).stopped is None
-
-
-async def test_too_few_acceptable_drafts_bound_no_loss() -> None:
-    low = Calibrated(WINDOWS)
-    low.early = tuple((0.3, window) for _, window in low.early)  # none would be accepted
-    assert (await draft(low, *[0.1] * 20)).stopped is None
-
-
-async def test_another_conversation_than_that_of_the_calibration_is_let_alone() -> None:
-    assert (await draft(Calibrated(WINDOWS, "another prompt"), *[0.1] * 20)).stopped is None
-
-
-async def test_where_the_calibration_does_not_hold_the_limit_of_tokens_counts() -> None:
-    run = await draft(Calibrated(WINDOWS), *[0.1] * 20, holds=lambda settings: False)
-    assert run.stopped is None  # there is no limit
+@pytest.mark.parametrize(
+    ("calibrator", "p", "n", "parts"),
+    [
+        (Calibrated(WINDOWS), 0.55, 20, {}),  # acceptable drafts had such a stretch too
+        (Calibrated(WINDOWS), 0.1, 15, {}),  # fewer tokens than a window
+        (Calibrated(WINDOWS, confidence=0.3), 0.1, 20, {}),  # none would be accepted
+        (Calibrated(WINDOWS, "another prompt"), 0.1, 20, {}),
+        (Calibrated(WINDOWS), 0.1, 20, {"holds": lambda settings: False}),
+    ],
+)
+async def test_without_such_a_stretch_of_known_drafts_nothing_is_stopped(
+    calibrator: Any, p: float, n: int, parts: Any
+) -> None:
+    assert (await draft(calibrator, *[p] * n, **parts)).stopped is None
 
 
 # --- set-ups that tell nothing

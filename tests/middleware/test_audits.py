@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from langchain_core.messages import HumanMessage
 
-from cascade import Cascade, ConfigurationError, Decision, LedgerView, MemoryLedger, Price, Tier
-from cascade.errors import BadRequestError, LedgerError, ModelUnavailableError
+from cascade import Cascade, ConfigurationError, MemoryLedger
+from cascade.errors import LedgerError, ModelUnavailableError
 from cascade.ledger import open_store, tagged
 from cascade.ledger.base import Amounts
 from cascade.middleware import Audits, Deadline, LocalOnly, Retries
@@ -24,7 +24,6 @@ from tests.middleware.cascades import (
     Held,
     Keeping,
     ask,
-    both_drivers,
     large,
     losses,
     of,
@@ -46,44 +45,6 @@ async def audited(*given: Any, audits: Audits | None = None, **options: Any) -> 
 
 
 # --- what an audit books
-
-
-@both_drivers
-async def test_an_audit_comes_after_the_reply(driver: str) -> None:
-    ledger, answers = MemoryLedger(), Held("Canberra", name="large")
-    made = pair(small(), answers, ledger=ledger, audit_rate=1.0)
-    result = await ask(made, Q, driver)
-    assert (result.answer, result.tier) == ("Canberra", "small")
-    await asyncio.to_thread(answers.asked.wait, 30)
-    assert losses(ledger) == []
-    answers.release.set()
-    await made.aclose()
-    assert losses(ledger) == [0.0]
-    assert [e.node for e in result.ledger if e.node == "audit"] == []
-
-
-@both_drivers
-@pytest.mark.parametrize(("answer", "loss"), [("canberra.", 0.0), ("Sydney", 1.0)])
-async def test_the_loss_is_how_much_better_the_large_answer_is(
-    driver: str, answer: str, loss: float
-) -> None:
-    ledger = MemoryLedger()
-    made = pair(small(), large(answer), ledger=ledger, audit_rate=1.0)
-    await ask(made, Q, driver)
-    await made.aclose()
-    assert losses(ledger) == [loss]
-    (decided,) = of(ledger, "verify")
-    assert decided.decision.audit_rate == 1.0
-
-
-async def test_the_saving_of_an_audited_run_is_measured_to_the_last_digit() -> None:
-    dear = reply("Canberra it is", input_tokens=14, output_tokens=30)
-    ledger = await audited(small(), ScriptedModel([dear], name="large"))
-    view = LedgerView(ledger.entries)
-    draft, large_usd = Decimal("0.000011"), Decimal("0.000044")
-    # Alone the large model would have cost what the audit has cost.
-    assert (view.cost_usd, view.saved_usd) == (draft + large_usd, -draft)
-    assert view.baseline_usd == large_usd
 
 
 async def test_where_the_large_models_cost_is_unknown_the_estimate_stands() -> None:
@@ -127,39 +88,17 @@ async def test_a_run_is_audited_once_however_often_its_end_is_executed() -> None
 # --- which drafts are audited
 
 
-async def test_a_share_is_drawn_and_each_knows_its_chance() -> None:
-    ledger = MemoryLedger()
-    made = pair(ledger=ledger, audit_rate=0.25)
-    await made.abatch([f"question {i}" for i in range(200)])
-    await made.aclose()
-    assert {entry.decision.audit_rate for entry in of(ledger, "verify")} == {0.25}
-    assert 25 <= len(losses(ledger)) <= 78  # 50 are expected, with a standard deviation of 6
-
-
-async def test_a_rate_of_0_audits_nothing_and_1_all() -> None:
-    ledger = await audited(audits=Audits(0.0))
-    assert of(ledger, "verify")[0].decision.audit_rate is None
-    assert of(ledger, "audit") == []
-
-
-@pytest.mark.parametrize("case", ["escalated", "degraded", "abstained", "late", "private"])
+@pytest.mark.parametrize("case", ["degraded", "late", "private"])
 async def test_what_is_no_accepted_draft_has_no_chance(case: str) -> None:
-    class Abstains:
-        def decide(self, situation: Any) -> Any:
-            return Decision(action="abstain", reason="no")
-
     down = ModelUnavailableError("down", model="scripted:large")
     slow = Deadline(0.2)
     slow._seen_s["large"] = 60.0
-    given: dict[str, Any] = {
-        "escalated": {"drafts": small(p=0.3)},
-        "degraded": {"drafts": small(p=0.3), "answers": large(failures=[down, down])},
-        "abstained": {"policy": Abstains()},
-        "late": {"drafts": small(p=0.3), "middleware": [slow]},
-        "private": {"middleware": [LocalOnly(True)]},
+    drafts, answers, stack = {
+        "degraded": (small(p=0.3), large(failures=[down, down]), []),
+        "late": (small(p=0.3), None, [slow]),
+        "private": (None, None, [LocalOnly(True)]),
     }[case]
-    drafts, answers = given.pop("drafts", None), given.pop("answers", None)
-    ledger = await audited(drafts, answers, **given)
+    ledger = await audited(drafts, answers, middleware=stack)
     assert of(ledger, "audit") == []
     assert {entry.decision.audit_rate for entry in of(ledger, "verify")} == {None}
 
@@ -170,31 +109,7 @@ async def test_the_answer_of_a_chat_models_cache_is_not_audited() -> None:
     assert of(ledger, "audit") == []
 
 
-async def test_where_too_much_waits_a_draft_has_no_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cascade.middleware.background.MOST_WAITING", 0)
-    ledger = await audited()
-    assert of(ledger, "verify")[0].decision.audit_rate is None
-
-
 # --- failures
-
-
-@both_drivers
-async def test_an_audit_that_fails_leaves_no_loss(driver: str) -> None:
-    ledger = MemoryLedger()
-    refused = BadRequestError("no", model="scripted:large")
-    made = pair(small(), large(failures=[refused]), ledger=ledger, audit_rate=1.0)
-    assert (await ask(made, Q, driver)).answer == "Canberra"
-    await made.aclose()
-    assert losses(ledger) == [None]
-    (call, result) = of(ledger, "audit")
-    assert (call.outcome, result.outcome) == ("failed", "failed")
-    assert result.note == "not audited: no"
-
-
-async def test_a_comparison_that_fails_leaves_no_loss() -> None:
-    ledger = await audited(audits=Audits(1.0, compare=lambda *_: 1 / 0))
-    assert losses(ledger) == [None]
 
 
 async def test_while_the_large_model_is_down_an_audit_waits_for_another_try() -> None:
@@ -210,50 +125,26 @@ async def test_while_the_large_model_is_down_an_audit_waits_for_another_try() ->
     assert ledger.jobs == {}
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
-async def test_audits_that_a_process_leaves_are_taken_up_by_the_next(
-    kind: str, tmp_path: Any
-) -> None:
-    def store() -> Any:
-        url = f"sqlite:///{tmp_path / 'ledger.db'}"
-        return open_store(url, jobs=True) if kind == "sqlite" else shared
-
-    shared = Keeping()
-    answers, audits = Held("Canberra", name="large"), Audits(1.0, grace_s=0.0)
-    first = store()
-    made = pair(small(), answers, ledger=first, middleware=[audits])
-    await ask(made, Q)
-    await asyncio.to_thread(answers.asked.wait, 30)
-    await made.aclose()  # which does not wait for it
-    answers.release.set()
-    await first.aclose()
-
-    second, again = store(), Audits(1.0)
-    made = pair(ledger=second, middleware=[again])
-    await ask(made, "the first question of another process", tags={"of": "another"})
-    await again._runs.resume(made.kernel, timedelta())
-    await made.aclose()
-    if kind == "sqlite":
+async def test_audits_that_a_process_leaves_are_taken_up_by_the_next(tmp_path: Any) -> None:
+    url, answers = f"sqlite:///{tmp_path / 'ledger.db'}", Held("Canberra", name="large")
+    async with open_store(url, jobs=True) as first:
+        made = pair(small(), answers, ledger=first, middleware=[Audits(1.0, grace_s=0.0)])
+        await ask(made, Q)
+        await asyncio.to_thread(answers.asked.wait, 30)
+        await made.aclose()  # which does not wait for it
+        answers.release.set()
+    async with open_store(url, jobs=True) as second:
+        again = Audits(1.0)
+        made = pair(ledger=second, middleware=[again])
+        await ask(made, "the first question of another process", tags={"of": "another"})
+        await again._runs.resume(made.kernel, timedelta())
+        await made.aclose()
         assert await second.claim_jobs("audit", timedelta()) == []
         found = [e for e in await second.entries() if e.node == "audit" and not e.model]
-        await second.aclose()
-    else:
-        assert second.jobs == {}
-        found = [entry for entry in of(second, "audit") if entry.model is None]
     assert [entry.loss for entry in found] == [0.0, 0.0]
 
 
 # --- a budget
-
-
-async def test_a_day_of_audits_has_a_budget() -> None:
-    ledger = MemoryLedger()
-    made = pair(ledger=ledger, middleware=[Audits(1.0, daily_usd="0.00006")])
-    for i in range(60):
-        await ask(made, f"question {i}")
-    await made.aclose()
-    spent = sum(entry.cost_usd for entry in of(ledger, "audit") if entry.model)
-    assert spent <= Decimal("0.00006")
 
 
 async def test_the_budget_is_that_of_the_day_whoever_spent_it() -> None:
@@ -381,23 +272,7 @@ async def test_the_sum_is_read_now_and_then_and_has_in_it_what_was_heard() -> No
     assert budget.reserve("a", Decimal(4))
 
 
-async def test_midnight_begins_a_new_day() -> None:
-    budget, ledger, clock = with_budget("10")
-    await budget.refresh(ledger)
-    assert budget.rate(1.0, Decimal(1)) == 0.0
-    clock.now += 43_200
-    ledger.store.dollars = Decimal(0)
-    await budget.refresh(ledger)
-    assert budget.rate(1.0, Decimal(1)) > 0.0
-
-
 # --- set-up
-
-
-@pytest.mark.parametrize("rate", [-0.1, 1.1, True, "5%"])
-def test_a_rate_that_is_no_share_is_refused(rate: Any) -> None:
-    with pytest.raises(ConfigurationError, match="0 to 1"):
-        Audits(rate)
 
 
 @pytest.mark.parametrize("amount", [0, -1, "a lot", "NaN"])
@@ -411,14 +286,3 @@ def test_audits_need_a_ledger_and_drafts() -> None:
         pair(middleware=[Audits()])
     with pytest.raises(ConfigurationError, match="only one here, or local_only"):
         Cascade(tiers=[large()], ledger=MemoryLedger(), middleware=[Audits()])
-
-
-async def test_long_answers_are_compared_by_a_judge_that_is_paid() -> None:
-    judge = Tier(ScriptedModel("EQUAL", name="judge"), price=Price(input=1, output=1))
-    ledger = await audited(
-        small("It is Canberra, a city that was planned as one."),
-        large("Canberra, which was planned as the capital, is the one you mean."),
-        audits=Audits(1.0, judge=judge),
-    )
-    assert losses(ledger) == [0.0]
-    assert [entry.tier for entry in of(ledger, "audit")] == ["large", "judge", "small"]

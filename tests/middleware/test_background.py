@@ -83,86 +83,6 @@ async def test_so_much_is_under_way_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert (now, most) == (0, 3)
 
 
-async def test_more_than_may_wait_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "MOST_WAITING", 2)
-    work, go, asked = Background(), threading.Event(), threading.Event()
-
-    async def wait() -> None:
-        asked.set()
-        await asyncio.to_thread(go.wait, 30)
-
-    for _ in range(2):
-        assert work.start(wait)
-        await asyncio.to_thread(asked.wait, 30)
-        asked.clear()
-    assert work.full
-    assert not work.start(wait)
-    go.set()
-    await work.finish()
-    assert work.start(wait)
-    await work.finish()
-
-
-async def test_a_failure_is_logged_and_the_next_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    done: list[int] = []
-
-    async def fail() -> None:
-        raise ValueError("oh")
-
-    async def succeed() -> None:
-        done.append(1)
-
-    work = Background()
-    with caplog.at_level(logging.ERROR):
-        work.start(fail)
-        work.start(succeed)
-        await work.finish()
-    assert done == [1]
-    assert "has failed" in caplog.text
-
-
-async def test_what_takes_longer_than_the_grace_is_cancelled() -> None:
-    ended: list[str] = []
-    begun = threading.Event()
-
-    async def long() -> None:
-        begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.append("ended")
-
-    work = Background()
-    work.start(long)
-    await asyncio.to_thread(begun.wait, 30)
-    await work.finish(0.01)
-    assert ended == ["ended"]
-    work.start(lambda: asyncio.sleep(0))  # and it may be used again
-    await work.finish()
-
-
-def test_after_a_fork_the_work_is_the_parents() -> None:
-    work = Background()
-    held: list[bool] = []
-    begun = threading.Event()
-
-    async def wait() -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
-    async def note() -> None:
-        held.append(True)
-
-    work.start(wait)
-    begun.wait(30)
-    work._loop = asyncio.new_event_loop()  # as if the loop were that of the parent
-    asyncio.run(work.finish())
-    work._loop.close()
-    work.start(note)
-    asyncio.run(work.finish())
-    assert held == [True]
-
-
 # --- runs
 
 
@@ -208,25 +128,6 @@ async def test_a_run_is_a_job_until_it_is_done() -> None:
     again = do.runs[1]
     assert (again.id, again.question, again.kind) == (run.id, run.question, "audit")
     assert [m.type for m in again.messages] == ["human", "ai", "tool", "human"]
-
-
-async def test_a_run_is_begun_once() -> None:
-    do = Doing()
-    kernel, runs = kernel_with(None), BackgroundRuns("audit", do)
-    run = begun(kernel)
-    assert [runs.take(run, kernel) for _ in range(2)] == [True, True]
-    await runs.finish()
-    assert len(do.runs) == 1
-
-
-async def test_a_failure_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    store = Keeping()
-    kernel, runs = kernel_with(store), BackgroundRuns("audit", Doing(ValueError("oh")))
-    with caplog.at_level(logging.ERROR):
-        runs.take(begun(kernel), kernel)
-        await runs.finish()
-    assert not store.jobs
-    assert "has failed" in caplog.text
 
 
 async def test_what_is_cancelled_at_the_end_stays_a_job() -> None:

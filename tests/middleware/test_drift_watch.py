@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import sys
@@ -11,9 +10,9 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from cascade import ConfigurationError, Decision, MemoryLedger
-from cascade.errors import LedgerError, MissingDependencyError, ModelUnavailableError
+from cascade.errors import LedgerError, MissingDependencyError
 from cascade.kernel import Kernel
-from cascade.middleware import Audits, Deadline, Drift, Retries
+from cascade.middleware import Audits, Drift
 from cascade.middleware.background import lot
 from cascade.policies import CertifiedPolicy, ThresholdPolicy
 from cascade.run import CascadeRuntime, Parts
@@ -21,7 +20,7 @@ from cascade.state import Certificate
 from cascade.testing import ScriptedModel
 from cascade.testing.scripted import reply
 from cascade.tiers import open_tiers
-from tests.middleware.cascades import ask, both_drivers, large, of, pair, questions, small
+from tests.middleware.cascades import ask, large, of, pair, questions, small
 
 Q = "Capital of Australia?"
 
@@ -73,27 +72,6 @@ async def test_what_moves_is_an_alarm_in_the_log_the_ledger_and_a_call(
     assert any("the escalation rate rose: usual are" in event.note for event in events)
     assert "logprob_mean moved: PSI" in caplog.text
     assert drift.caution == "normal"  # it was to warn
-
-
-async def test_where_nothing_moves_there_is_no_alarm() -> None:
-    drift = short()
-    await asked(drift, 0.85, n=200)
-    assert drift.alarms == ()
-
-
-async def test_fewer_escalations_than_usual_are_an_alarm_too() -> None:
-    drift = short()
-    sure = ScriptedModel(
-        lambda request: reply("x", probability=0.5 if _number(request) < 60 else 0.9),
-        name="small",
-        returns_logprobs=True,
-    )
-    await asked(drift, 0.85, drafts=sure, n=140)
-    assert "the escalation rate fell" in " ".join(alarm.text for alarm in drift.alarms)
-
-
-def _number(request: Any) -> int:
-    return int(str(request.messages[-1].text).split()[1])
 
 
 async def test_a_chart_gives_one_alarm_until_the_watch_is_reset() -> None:
@@ -155,16 +133,6 @@ async def test_the_confidence_is_compared_with_that_of_the_calibration() -> None
 # --- reactions
 
 
-@both_drivers
-async def test_large_only_drafts_nothing_and_asks_the_large_model(driver: str) -> None:
-    drift, model, answers = short("large_only"), small(), large()
-    made = pair(model, answers, middleware=[drift])
-    drift.caution = "large_only"
-    result = await ask(made, Q, driver)
-    assert (result.tier, model.requests, questions(answers)) == ("large", [], [Q])
-    assert "after an alarm" in result.decision.reason
-
-
 async def test_an_alarm_ends_in_the_reaction_to_its_kind() -> None:
     drift, model = short(escalations="large_only"), drafts(0.5)
     await asked(drift, 0.5, drafts=model)
@@ -192,17 +160,6 @@ async def test_tighten_accepts_a_part_of_what_was_accepted(p: float, tier: str) 
     assert result.tier == tier
     assert result.decision.confidence == pytest.approx(p)  # its own, not the doubted one
     assert "odds of an error count 2-fold" in result.decision.reason
-
-
-async def test_while_the_large_model_is_down_its_lack_decides() -> None:
-    down = [ModelUnavailableError("down", model="scripted:large")] * 2
-    slow = Deadline(0.2)
-    slow._seen_s["large"] = 60.0
-    drift = short("tighten")
-    drift.caution = "tighten"
-    made = pair(small(p=0.85), large(failures=down), middleware=[drift, slow, Retries(attempts=1)])
-    result = await ask(made, Q)
-    assert (result.tier, result.decision.once) == ("small", True)
 
 
 async def test_audits_are_more_frequent_from_audit_on() -> None:
@@ -287,27 +244,6 @@ async def test_results_wait_for_those_before_them_and_failed_audits_hold_up_noth
     assert harm.process.n == 3
 
 
-async def test_with_more_tiers_a_request_counts_once() -> None:
-    tiers = open_tiers(None, None, [ScriptedModel(n, name=n) for n in ("a", "b", "c")])
-    drift = short(max_harm=0.05)
-    kernel = Kernel(Parts(tiers, ThresholdPolicy(), middleware=[drift]))
-    await drift.before_run(kernel.begin([HumanMessage(Q)]), CascadeRuntime(kernel))
-    for tier in ("scripted:a", "scripted:b"):
-        verified(kernel, "escalated twice", action="escalate", tier=tier)
-    harm = drift._charts._harm
-    assert harm is not None
-    assert harm.process.n == 1
-
-
-async def test_audits_of_a_real_run_reach_the_watch() -> None:
-    drift, ledger = short(max_harm=0.1), MemoryLedger()
-    made = pair(small(), large("Sydney"), ledger=ledger, middleware=[drift, Audits(1.0)])
-    for i in range(60):
-        await ask(made, f"question {i}")
-    await made.aclose()
-    assert [alarm.kind for alarm in drift.alarms] == ["harm"]
-
-
 # --- restarts
 
 
@@ -324,14 +260,6 @@ async def test_the_caution_survives_a_restart_and_a_reset_ends_it() -> None:
     third = short("tighten")
     await ask(pair(middleware=[third], ledger=ledger), Q)
     assert third.caution == "normal"
-
-
-async def test_the_caution_of_another_cascade_is_not_ours() -> None:
-    ledger, other = MemoryLedger(), short("tighten")
-    await asked(short("tighten"), 0.5, ledger=ledger)
-    made = pair(ScriptedModel("x", name="another", logprobs=0.9), middleware=[other], ledger=ledger)
-    await ask(made, Q)
-    assert other.caution == "normal"
 
 
 async def test_a_ledger_that_cannot_be_read_is_asked_again_later(
@@ -359,19 +287,6 @@ async def test_a_ledger_that_cannot_be_read_is_asked_again_later(
     ledger.broken, drift._retry_at = False, 0.0  # a quarter of a minute later
     await ask(made, Q)
     assert drift.caution == "audit"
-
-
-async def test_a_ledger_that_hangs_holds_up_one_question_so_long(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Hanging(MemoryLedger):
-        async def of_run(self, run_id: str) -> Any:
-            await asyncio.Event().wait()
-
-    monkeypatch.setattr("cascade.middleware.drift.PATIENCE_S", 0.01)
-    made = pair(middleware=[short()], ledger=Hanging())
-    for _ in range(2):
-        assert (await ask(made, Q)).answer == "Canberra"
 
 
 # --- set-up

@@ -7,9 +7,8 @@ import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
 from langgraph.errors import GraphInterrupt
 
-from cascade import Cascade, ConfigurationError, InputError
+from cascade import ConfigurationError, InputError
 from cascade.middleware import Examples
-from cascade.testing import ScriptedModel
 from tests.middleware.cascades import ask, both_drivers, large, pair, small
 
 SHOWN = [("human", "Capital of Italy?"), ("ai", "Rome")]
@@ -47,20 +46,6 @@ async def test_the_large_model_and_checks_are_shown_none() -> None:
     assert "Rome" in draft
     assert "Rome" not in " ".join(check)
     assert texts(answers) == [Q]
-
-
-async def test_a_middle_tier_is_shown_none() -> None:
-    first, last = small(p=0.3), large()
-    middle = ScriptedModel("Sydney", name="middle", logprobs=0.95)
-    made = Cascade(tiers=[first, middle, last], middleware=[Examples(lambda _: SHOWN)])
-    await ask(made, Q)
-    assert (len(texts(first)), texts(middle)) == (3, [Q])
-
-
-async def test_nothing_chosen_changes_nothing() -> None:
-    model = small()
-    await ask(pair(model, middleware=[Examples(lambda _: [])]), Q)
-    assert texts(model) == [Q]
 
 
 async def test_no_baseline_counts_examples() -> None:

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from cascade import Cascade, ConfigurationError, MemoryLedger, Tier
-from cascade.errors import BadRequestError, ModelUnavailableError
 from cascade.middleware import Abort, Audits, Retries, Shadow
 from cascade.testing import ScriptedModel
 from tests.middleware.cascades import (
@@ -16,7 +14,6 @@ from tests.middleware.cascades import (
     Held,
     Keeping,
     ask,
-    both_drivers,
     large,
     losses,
     of,
@@ -39,61 +36,6 @@ async def shadowed(*given: Any, driver: str = "loop", **options: Any) -> MemoryL
     return ledger
 
 
-@both_drivers
-async def test_the_large_model_answers_and_a_draft_is_made_after_the_reply(driver: str) -> None:
-    drafts, answers = Held("Canberra", name="small", logprobs=0.95), large()
-    ledger = MemoryLedger()
-    made = pair(drafts, answers, ledger=ledger, middleware=[Shadow()])
-    result = await ask(made, Q, driver)
-    assert (result.answer, result.tier) == ("Canberra", "large")
-    assert result.decision.reason == "shadow: the large model answers"
-    await asyncio.to_thread(drafts.asked.wait, 30)
-    assert of(ledger, "shadow") == []
-    drafts.release.set()
-    await made.aclose()
-    assert losses(ledger, "shadow") == [0.0]
-    assert len(answers.requests) == 1
-    assert {e.node for e in result.ledger} <= {"router", "expert"}
-
-
-@both_drivers
-@pytest.mark.parametrize(("p", "action"), [(0.95, "accept"), (0.3, "escalate")])
-async def test_a_draft_says_what_would_have_been_decided(
-    driver: str, p: float, action: str
-) -> None:
-    ledger = await shadowed(small("Sydney", p), driver=driver)
-    decided = [entry.decision for entry in of(ledger, "shadow") if entry.decision]
-    assert [decision.action for decision in decided] == [action]
-    assert decided[0].signals["logprob_mean"] < 0
-    assert losses(ledger, "shadow") == [1.0]
-
-
-async def test_a_draft_is_a_cost_and_earns_nothing() -> None:
-    ledger = await shadowed()
-    assert sum(entry.saved_usd for entry in ledger.entries) == Decimal("-0.000011")
-    assert {entry.node for entry in ledger.entries} <= {"router", "expert", "shadow"}
-
-
-async def test_checks_of_a_draft_are_booked_beside_it() -> None:
-    ledger = await shadowed(signals=["p_true"])
-    assert [entry.model for entry in of(ledger, "shadow") if entry.model] == ["scripted:small"] * 2
-
-
-@pytest.mark.parametrize(
-    "failure",
-    [
-        BadRequestError("no", model="scripted:small"),
-        ModelUnavailableError("down", model="scripted:small"),
-    ],
-)
-async def test_a_draft_that_fails_harms_no_run_and_asks_nothing_else(failure: Exception) -> None:
-    answers = large()
-    ledger = await shadowed(small(failures=[failure]), answers)
-    assert losses(ledger, "shadow") == []
-    assert [entry.outcome for entry in of(ledger, "shadow")] == ["failed"]
-    assert len(answers.requests) == 1
-
-
 async def test_where_a_router_goes_straight_to_the_large_model_nothing_is_drafted() -> None:
     drafts, answers = small(), large()
     ledger = await shadowed(drafts, answers, router=lambda _: "large")
@@ -113,16 +55,6 @@ async def test_a_shadow_draft_is_neither_stopped_nor_audited() -> None:
     assert of(ledger, "audit") == []
 
 
-async def test_without_an_answer_of_the_large_model_nothing_is_drafted() -> None:
-    drafts = small()
-    down = ModelUnavailableError("down", model="scripted:large")
-    made = pair(drafts, large(failures=[down]), middleware=[Shadow(), Retries(attempts=1)])
-    with pytest.raises(ModelUnavailableError):
-        await ask(made, Q)
-    await made.aclose()
-    assert drafts.requests == []
-
-
 async def test_a_draft_that_a_process_leaves_is_made_by_the_next() -> None:
     ledger, drafts = Keeping(), Held("Canberra", name="small", logprobs=0.95)
     made = pair(drafts, ledger=ledger, middleware=[Shadow(grace_s=0.0)])
@@ -139,15 +71,6 @@ async def test_a_draft_that_a_process_leaves_is_made_by_the_next() -> None:
 
 
 # --- canary
-
-
-async def test_a_share_of_the_questions_is_live() -> None:
-    made = pair(middleware=[Shadow(0.25)])
-    results = await made.abatch([f"question {i}" for i in range(200)])
-    await made.aclose()
-    live = [result for result in results if result.tier == "small"]
-    assert 25 <= len(live) <= 78
-    assert {result.tier for result in results} == {"small", "large"}
 
 
 async def test_a_conversation_stays_where_it_is_and_a_larger_share_keeps_who_was_live() -> None:
@@ -170,11 +93,6 @@ async def test_a_conversation_stays_where_it_is_and_a_larger_share_keeps_who_was
     assert third.count("small") > first.count("small")
 
 
-async def test_at_1_the_cascade_is_live() -> None:
-    made = pair(middleware=[Shadow(1)])
-    assert (await ask(made, Q)).tier == "small"
-
-
 async def test_a_question_that_must_stay_here_is_live() -> None:
     made = pair(small(), large(local=False), middleware=[Shadow()])
     assert (await ask(made, Q, local_only=True)).tier == "small"
@@ -183,12 +101,6 @@ async def test_a_question_that_must_stay_here_is_live() -> None:
 
 
 # --- set-up
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.1, True, "all"])
-def test_a_share_without_meaning_is_refused(share: Any) -> None:
-    with pytest.raises(ConfigurationError, match="from 0 to 1"):
-        Shadow(share)
 
 
 def test_a_cascade_in_which_nothing_may_be_drafted_or_answered_is_refused() -> None:
