@@ -27,9 +27,9 @@ class Retries(CascadeMiddleware):
     """Repeats what may succeed when it is sent again: a server that fails, a rate limit.
 
     The wait before attempt n + 1 is drawn from [0, min(cap_s, base_s·2ⁿ⁻¹)] ("full jitter"), on top
-    of what the provider asks for by `Retry-After`. A budget for each model at its server keeps one
-    that is down from being hammered: in t seconds with n calls there are at most
-    share·n + reserve·(1 + t/60) retries. Each attempt has its entry in the ledger.
+    of what the provider asks for by `Retry-After`, which is waited for once. A budget for each model
+    at its server keeps one that is down from being hammered: in t seconds with n calls there are at
+    most share·n + reserve·(1 + t/60) retries. Each attempt has its entry in the ledger.
 
     Args:
         attempts: of each call, the first included.
@@ -71,14 +71,17 @@ class Retries(CascadeMiddleware):
         if budget is None:
             budget = self._budgets.setdefault(key, RetryBudget(self.share, self.reserve))
         budget.deposit()
+        waited = False
         for attempt in range(1, self.attempts + 1):
             try:
                 return await handler(call)
             except ModelError as error:
+                if waited and error.retry_after:
+                    raise
                 wait_s = self._wait_s(error, attempt, call, budget)
                 if wait_s is None:
                     raise
-                failure = error
+                waited, failure = bool(error.retry_after), error
             # Outside of the handler: an error that is waited for would keep its frames alive.
             del failure
             await asyncio.sleep(wait_s)
