@@ -7,7 +7,7 @@ sound.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -43,9 +43,7 @@ current_tags: Callable[[], Mapping[str, str]] = _tags.get
 
 @contextmanager
 def tagged(**tags: str) -> Iterator[None]:
-    """Tag every entry of the runs within: `with tagged(user="42"): ...`.
-
-    Tags within tags are added. Entries are selected, summed and deleted by them.
+    """Tags of every entry of the runs within: `with tagged(user="42"): ...`; they add up.
 
     Raises:
         ConfigurationError: a value is no text.
@@ -73,16 +71,7 @@ def checked_tags(tags: Mapping[str, str], where: str) -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Conditions on entries, joined by "and".
-
-    Attributes:
-        run_id: of this run.
-        node: of this node.
-        tier: of this tier.
-        since: at this time or later.
-        until: before this time.
-        tags: with each of these tags.
-    """
+    """Conditions on entries, joined by "and"; `until` is the time before which they are."""
 
     run_id: str | None = None
     node: str | None = None
@@ -97,17 +86,19 @@ EVERYTHING = Selection()
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """Sum of dollars whose parts are kept apart by their basis.
-
-    Attributes:
-        measured: sum of measured amounts.
-        estimated: sum of estimated amounts.
-        unknown: number of unknown amounts. They are not zero.
-    """
+    """Sums of dollars by their basis, and the number of unknown amounts, which are not zero."""
 
     measured: Decimal = Decimal(0)
     estimated: Decimal = Decimal(0)
     unknown: int = 0
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[Decimal | None, Basis]]) -> Amounts:
+        """The sum of amounts, each with its basis."""
+        found = cls()
+        for amount, basis in parts:
+            found = found.plus(amount, basis)
+        return found
 
     @property
     def known(self) -> Decimal:
@@ -160,12 +151,7 @@ class Total:
 class Job:
     """Background work that outlives its process, such as an audit that is drawn and not done.
 
-    Attributes:
-        kind: `audit`, `shadow`, …; a run has at most one job of a kind.
-        run_id: of the run that it is about.
-        payload: what the work needs, as JSON; only the worker reads it.
-        tags: of the run.
-        at: when it was put.
+    A run has at most one of a kind. `payload` is JSON that only the worker reads.
     """
 
     kind: str
@@ -191,9 +177,7 @@ class LedgerStore(ABC):
 
     @abstractmethod
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
-        """Keep entries with their tags.
-
-        An entry whose id is there already with the outcome `begun` is replaced; any other
+        """Keep entries with their tags. One that has begun under the same id is replaced; any other
         repetition is left as it is.
 
         Raises:
@@ -201,10 +185,8 @@ class LedgerStore(ABC):
         """
 
     async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
-        """Write down a call that is about to be sent; it is durable when this returns.
-
-        The entry has the outcome `begun`; `append` completes it under the same id. A store that is
-        not safe against crashes does nothing.
+        """Write down a call that is about to be sent, as an entry with the outcome `begun`, which
+        `append` completes. A store that is not safe against crashes does nothing.
 
         Raises:
             LedgerError: it cannot be written within a second: the call must not be sent.
@@ -221,26 +203,20 @@ class LedgerStore(ABC):
         return []
 
     async def spent(self, node: str, since: datetime) -> Amounts | None:
-        """Cost of a node's entries since a time, an unknown cost as what is assumed; None where a
+        """Cost of a node's entries since a time, an unknown one at what is assumed; None where a
         store cannot say."""
         del node, since
         return None
 
     def put_job(self, job: Job) -> None:
-        """Keep a job until it is dropped; a second one of the same run and kind changes nothing.
-        Does nothing where a store keeps no jobs."""
+        """Keep a job until it is dropped, where a store keeps jobs."""
         del job
 
     async def claim_jobs(
         self, kind: str, older_than: timedelta = timedelta(), *, lease: timedelta = LEASE
     ) -> list[Job]:
-        """Take on jobs, oldest first; of several processes each gets others.
-
-        Args:
-            kind: of these.
-            older_than: that were put so long ago; longer than such a job usually waits.
-            lease: how long they belong to this process. Its death lets others claim them then.
-        """
+        """Take on jobs of a kind that were put so long ago, oldest first; of several processes each
+        gets others, which belong to it for as long as the lease."""
         del kind, older_than, lease
         return []
 
@@ -282,12 +258,7 @@ class LedgerStore(ABC):
 
 
 class MemoryLedger(LedgerStore):
-    """Store that keeps its entries in a list, for tests and short scripts.
-
-    Attributes:
-        entries: in the order in which they came.
-        tags: of each entry, by its id.
-    """
+    """Store that keeps its entries in a list, and their tags by id: for tests and short scripts."""
 
     def __init__(self) -> None:
         self.entries: list[LedgerEntry] = []

@@ -29,18 +29,7 @@ from cascade.errors import ConfigurationError, LedgerError, MissingDependencyErr
 from cascade.ledger.base import UnavailableError
 
 try:
-    from sqlalchemy import (
-        JSON,
-        Connection,
-        DateTime,
-        MetaData,
-        Numeric,
-        Text,
-        create_engine,
-        event,
-        inspect,
-        text,
-    )
+    import sqlalchemy as sa
     from sqlalchemy.dialects.postgresql import JSONB
     from sqlalchemy.engine import Dialect
     from sqlalchemy.exc import StatementError
@@ -93,7 +82,7 @@ def to_json(value: Any) -> str:
 class Words(TypeDecorator[str]):
     """Text, cleaned."""
 
-    impl = Text
+    impl = sa.Text
     cache_ok = True
 
     @override
@@ -104,13 +93,13 @@ class Words(TypeDecorator[str]):
 class Money(TypeDecorator[Decimal]):
     """Dollars to the last digit: NUMERIC where it is exact, else text."""
 
-    impl = Text
+    impl = sa.Text
     cache_ok = True
 
     @override
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         exact = dialect.name == "postgresql"
-        return dialect.type_descriptor(Numeric() if exact else Text())
+        return dialect.type_descriptor(sa.Numeric() if exact else sa.Text())
 
     @override
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
@@ -124,13 +113,13 @@ class Money(TypeDecorator[Decimal]):
 class UtcTime(TypeDecorator[datetime]):
     """A time in UTC to the microsecond; as text it sorts as it should."""
 
-    impl = Text
+    impl = sa.Text
     cache_ok = True
 
     @override
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         native = dialect.name == "postgresql"
-        return dialect.type_descriptor(DateTime(timezone=True) if native else Text())
+        return dialect.type_descriptor(sa.DateTime(timezone=True) if native else sa.Text())
 
     @override
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
@@ -147,23 +136,22 @@ class UtcTime(TypeDecorator[datetime]):
         return (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
 
 
-json_type = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+json_type = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 """Type of JSON within a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Tables that belong together.
+    """Tables that belong together, from which a new database is made.
 
     Attributes:
         name: for messages, and of the table that holds the version: `<name>_version`.
-        metadata: the tables as they are now. A new database is made from them.
         version: of the tables, the newest revision of the migrations: "1", "2", …
         migrations: folder of alembic's scripts, which bring an older database up to date.
     """
 
     name: str
-    metadata: MetaData
+    metadata: sa.MetaData
     version: str
     migrations: Path | None = None
 
@@ -204,8 +192,7 @@ class Database:
     One in PostgreSQL belongs to one event loop. A file of SQLite is made with mode 0600.
 
     Args:
-        url: `sqlite:///ledger.db`, `postgresql://…`, or `memory://` for one that is gone with its
-            process.
+        url: see `database_url`.
         schema: what is to be in it.
         durable: each commit waits for the disk.
         read_only: nothing is written, made or migrated.
@@ -235,8 +222,8 @@ class Database:
         self._engine: Any = None
         self._opening = asyncio.Lock()
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Do something in a transaction that reads.
+    async def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """What work gives in a transaction that reads.
 
         Raises:
             UnavailableError: the database cannot be reached.
@@ -244,8 +231,8 @@ class Database:
         await self.open()
         return await self._transact(self._engine, work, reads=True)
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        """Do something in a transaction, all of it or nothing.
+    async def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """What work gives in a transaction, which keeps all of it or nothing.
 
         Raises:
             UnavailableError: the database cannot be reached, is full or locked.
@@ -282,11 +269,7 @@ class Database:
 
     @contextmanager
     def told_apart(self) -> Iterator[None]:
-        """Tell what may succeed later from what never will.
-
-        Never is only what a database refuses for its values. All else may pass, if somebody mends
-        it: a server that restarts, a full disk, a password that was changed.
-        """
+        """Errors that may pass, as `UnavailableError`: all but what is refused for its values."""
         try:
             yield
         except (OSError, PoolTimeoutError) as error:
@@ -297,7 +280,7 @@ class Database:
                 raise
             raise UnavailableError(f"{self.place}: {cause}") from cause
 
-    async def _transact(self, engine: Any, work: Callable[[Connection], T], *, reads: bool) -> T:
+    async def _transact(self, engine: Any, work: Callable[[sa.Connection], T], *, reads: bool) -> T:
         def transaction() -> T:
             with engine.execution_options(reads=reads).begin() as connection:
                 return work(connection)
@@ -337,7 +320,7 @@ class Database:
             with self.told_apart(), suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         arguments = {"timeout": 0.05, "check_same_thread": False}
-        engine = create_engine(url, connect_args=arguments, **common)
+        engine = sa.create_engine(url, connect_args=arguments, **common)
 
         def set_up(connection: sqlite3.Connection, record: object) -> None:
             del record
@@ -345,39 +328,34 @@ class Database:
             if not self.read_only:
                 connection.execute("PRAGMA journal_mode = WAL").close()
 
-        event.listen(engine, "connect", set_up)
-        event.listen(engine, "begin", _begin)
+        sa.event.listen(engine, "connect", set_up)
+        sa.event.listen(engine, "begin", _begin)
         return engine
 
-    def _bring_up_to_date(self, connection: Connection) -> None:
+    def _bring_up_to_date(self, connection: sa.Connection) -> None:
         """Make the tables where there are none, and migrate older ones."""
         if connection.dialect.name == "postgresql" and not self.read_only:
             # One process at a time; in SQLite the transaction sees to that.
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
         newest, table = self.schema.version, f"{self.schema.name}_version"
         version = None
-        if inspect(connection).has_table(table):
-            version = connection.execute(text(f"SELECT version_num FROM {table}")).scalar_one()  # noqa: S608
+        if sa.inspect(connection).has_table(table):
+            version = connection.execute(sa.text(f"SELECT version_num FROM {table}")).scalar_one()  # noqa: S608
         if version == newest:
             return
-        if version is not None and int(version) > int(newest):
+        if version is None and self.read_only:
+            raise LedgerError(f"there is no {self.place}.")
+        if version is not None and (self.read_only or int(version) > int(newest)):
             raise LedgerError(
                 f"{self.place} has version {version}, and this agent-cascade knows {newest}: use "
-                "the version that wrote it, or a newer one."
-            )
-        if self.read_only:
-            raise LedgerError(
-                f"there is no {self.place}."
-                if version is None
-                else f"{self.place} has version {version}, and reading takes {newest}: open it "
-                "once with read_only=False, which brings it up to date."
+                "the version that wrote it, or open an older one once with read_only=False."
             )
         if version is not None:
             _migrate(connection, self.schema, table)
             return
         self.schema.metadata.create_all(connection)
-        connection.execute(text(f"CREATE TABLE {table} (version_num VARCHAR(32) PRIMARY KEY)"))
-        stamp = text(f"INSERT INTO {table} VALUES (:version)")  # noqa: S608 - a constant
+        connection.execute(sa.text(f"CREATE TABLE {table} (version_num VARCHAR(32) PRIMARY KEY)"))
+        stamp = sa.text(f"INSERT INTO {table} VALUES (:version)")  # noqa: S608 - a constant
         connection.execute(stamp, {"version": newest})
 
 
@@ -407,13 +385,13 @@ async def _dispose(engine: Any) -> None:
         await disposed
 
 
-def _begin(connection: Connection) -> None:
+def _begin(connection: sa.Connection) -> None:
     # A transaction that reads first and writes later cannot wait for another writer.
     reads = connection.get_execution_options().get("reads")
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-def _migrate(connection: Connection, schema: Schema, table: str) -> None:
+def _migrate(connection: sa.Connection, schema: Schema, table: str) -> None:
     try:
         from alembic import command  # noqa: PLC0415 - only where a database is older
         from alembic.config import Config  # noqa: PLC0415

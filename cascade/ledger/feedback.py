@@ -84,9 +84,8 @@ class Feedback(Record):
         judge = _digest(self.key, self.by)
         earlier = [entry for entry in said if judge_of(entry) == judge]
         loss = None if self.wrong is None else float(self.wrong)
-        if earlier and (self.at < earlier[-1].at or earlier[-1].loss == loss):
-            return None
-        if not earlier and loss is None:
+        last = earlier[-1].loss if earlier else None
+        if loss == last or (earlier and self.at < earlier[-1].at):
             return None
         place = _digest(str(loss), self.at.isoformat())
         return LedgerEntry(
@@ -108,11 +107,8 @@ def judge_of(entry: LedgerEntry) -> str | None:
 
 
 def said_wrong(entries: Iterable[LedgerEntry]) -> bool | None:
-    """Whether people say that the answer of a run is wrong; None where none does, or they differ.
-
-    Args:
-        entries: of the run, oldest first.
-    """
+    """Whether people say that the answer of a run, whose entries come oldest first, is wrong; None
+    where none does, or they differ."""
     last = {judge: entry.loss for entry in entries if (judge := judge_of(entry)) is not None}
     found = set(last.values()) - {None}
     return bool(found.pop()) if len(found) == 1 else None

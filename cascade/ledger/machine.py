@@ -34,11 +34,8 @@ class Use:
     def end(self, busy_ms: float | None = None) -> tuple[float, Basis]:
         """The milliseconds of the machine that the call is charged, and their basis.
 
-        Alone on the machine, a call is charged what the server says; beside others, its share of
-        each moment. Without timings of the server, its own time is an estimate.
-
-        Args:
-            busy_ms: time in which the model computed, where the server says.
+        Alone on the machine, a call is charged the time in which the model computed, where the
+        server says it; beside others, its share of each moment, and else its own time.
         """
         shares, crowded = self._clock.advance(self._machine, -self._calls)
         self._calls = 0  # ended twice, it is still one call
@@ -53,9 +50,6 @@ class BusyClock:
 
     The sum of all that is charged is never above a machine's wall time. What other processes ask of
     the same machine is not known here.
-
-    Args:
-        clock: seconds, for tests.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:

@@ -186,12 +186,7 @@ def _reached(ranked: Sequence[tuple[float, float]], whole: float) -> float | Non
 
 
 class Outlook:
-    """Costs that a cascade expects; it learns from the large model's answers. Thread-safe.
-
-    Attributes:
-        tiers: from small to large.
-        lengths: of the last tier's answers; before anything is learned, as long as the draft.
-    """
+    """Costs that a cascade expects of its tiers, which come from small to large. Thread-safe."""
 
     def __init__(self, tiers: Sequence[Tier], clock: Callable[[], float] = time.monotonic) -> None:
         self.tiers = tuple(tiers)
@@ -205,15 +200,9 @@ class Outlook:
     def cost(
         self, tier: Tier, completion: Completion, messages: Sequence[BaseMessage] = ()
     ) -> Decimal | None:
-        """Dollars that a tier would probably cost; None where usage or price is unknown.
-
-        Args:
-            tier: that would be asked.
-            completion: the draft of the question.
-            messages: the conversation, its last message being the question. What the large model
-                was sent of it before is read at the price of `cached_input`, the rest written at
-                `cache_write`, where these have a price.
-        """
+        """Dollars that a tier would probably cost after a draft; None where usage or price is
+        unknown. What the large model was sent of the conversation before is read from its cache,
+        the rest written to it."""
         usage, draft = completion.usage, visible(completion.usage)
         tokens, cached, written = usage.input_tokens, 0, 0
         if tokens is None or draft is None:
@@ -227,15 +216,9 @@ class Outlook:
         return tier.pricing.cost(_usage(tokens, output, cached, written))
 
     def baseline(self, completion: Completion, messages: Sequence[BaseMessage]) -> Baseline | None:
-        """What the large model alone would have cost for a drafted question, with a range.
-
-        None where the draft's usage or the price is unknown. The prompt counts without what
-        middleware added to it.
-
-        Args:
-            completion: the accepted draft.
-            messages: the conversation, its last message being the question.
-        """
+        """What the large model alone would have cost for a drafted question, with a range; None
+        where the draft's usage or the price is unknown. What middleware added to the prompt does
+        not count."""
         large, usage = self.tiers[-1], completion.asked_usage
         tokens, draft = usage.input_tokens, visible(usage)
         if tokens is None or draft is None:
@@ -253,10 +236,8 @@ class Outlook:
     def earned(
         self, completion: Completion, cost_usd: Decimal | None, messages: Sequence[BaseMessage]
     ) -> dict[str, Any]:
-        """Fields of the entry of a node that cost so much and accepted a draft.
-
-        The large model's cost is spared; it is an estimate, since that model was not asked.
-        """
+        """Fields of the entry of a node that cost so much and accepted a draft. The large model's
+        cost is spared; it is an estimate, since that model was not asked."""
         baseline = self.baseline(completion, messages)
         if baseline is None:
             return {"baseline_usd": None, "saved_usd": None, "basis": "unknown"}
@@ -270,16 +251,9 @@ class Outlook:
     def measured(
         self, usage: Usage, messages: Sequence[BaseMessage], busy_ms: float | None = None
     ) -> Decimal | None:
-        """Dollars that the large model alone costs for a request that it was really asked.
-
-        That is its real usage, but with as much of the prompt cached as there would have been,
-        had it answered the turns too that it was not asked.
-
-        Args:
-            usage: of the large model.
-            messages: the conversation, its last message being the question.
-            busy_ms: time of its machine, where its price is by the hour.
-        """
+        """Dollars that the large model alone costs for a request that it was really asked: its real
+        usage, but with as much of the prompt cached as there would have been, had it answered the
+        turns too that it was not asked."""
         large, tokens = self.tiers[-1], usage.input_tokens or 0
         if tokens >= MINIMUM and messages and can_be_cached(large.model.name, messages, tokens):
             share, prefixes = self._alone_share(messages, tokens), prefixes_of(messages)
@@ -293,14 +267,7 @@ class Outlook:
     def learn(
         self, prompt_tokens: int, draft_tokens: int, large_tokens: int, weight: float = 1.0
     ) -> None:
-        """Learn from an audit how long the large model's answers are.
-
-        Args:
-            prompt_tokens: of the question.
-            draft_tokens: visible output tokens of the draft, see `visible`.
-            large_tokens: output tokens of the large model, with its reasoning.
-            weight: 1/P(this draft was audited).
-        """
+        """Learn from an audit how long the large model's answers are; see `Answer`."""
         with self._lock:
             self._answers.append(Answer(prompt_tokens, draft_tokens, large_tokens, weight))
             self._learned += 1
@@ -309,11 +276,8 @@ class Outlook:
                 self.lengths = fit_lengths(self._answers)
 
     def _alone_share(self, messages: Sequence[BaseMessage], tokens: int) -> float:
-        """Share of a prompt that the large model alone would have found in its cache.
-
-        A question is looked up once: asked again about the same message, as the same run does and
-        its audit, the answer is the same.
-        """
+        """Share of a prompt that the large model alone would have found in its cache; the same for
+        a run and for its audit, which ask about the same message."""
         if tokens < MINIMUM or not messages:
             return 0.0
         if not can_be_cached(self.tiers[-1].model.name, messages, tokens):

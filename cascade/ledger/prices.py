@@ -49,11 +49,9 @@ class Price(Record):
     Args:
         input: per 1M input tokens.
         output: per 1M output tokens, reasoning tokens included.
-        cached_input: per 1M input tokens that the provider read from its cache; default `input`.
-        cache_write: per 1M input tokens that it wrote to its cache (for 5 minutes, where it has
-            several lifetimes); default `input`.
-        cache_write_1h: per 1M input tokens that it wrote to its cache for an hour; default
-            `cache_write`.
+        cached_input: per 1M input tokens read from the provider's cache; default `input`.
+        cache_write: per 1M input tokens written to it, for 5 minutes; default `input`.
+        cache_write_1h: per 1M input tokens written to it for an hour; default `cache_write`.
         per_hour: per hour of a machine of your own; `Price.local` computes it.
         batch_share: share of it that a call by the provider's batch API costs, in (0, 1].
         source: where the price comes from, for ledger entries.
@@ -91,8 +89,8 @@ class Price(Record):
             raise _refusal("Price", given, error) from error
         if (self.input is None) != (self.output is None):
             raise ConfigurationError(
-                f"Price(input={self.input}, output={self.output}): input and output go together. "
-                "Give both; 0 is allowed where something is really free."
+                f"Price(input={self.input}, output={self.output}): input and output go together; "
+                "0 is allowed where something is really free."
             )
         if self.input is None and self.per_hour is None:
             raise ConfigurationError(
@@ -156,13 +154,8 @@ class Price(Record):
     def cost(
         self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None
     ) -> Decimal | None:
-        """Dollars of one call; None where the usage that is priced is unknown.
-
-        Args:
-            usage: tokens of the call.
-            busy_ms: time of the machine, for a price per hour; see `BusyClock`.
-            at: time of the call; this price has no dates.
-        """
+        """Dollars of one call; None where the usage that is priced is unknown. `busy_ms` is the
+        time of the machine, for a price per hour; this price has no dates."""
         del at
         total = Decimal(0)
         if self.input is not None and self.output is not None:
@@ -215,11 +208,8 @@ def _parts(usage: Usage, input_tokens: int) -> tuple[int, int, int, int]:
 
 
 class ListPrice(Record):
-    """A provider's list price from genai-prices: dated, offline, kept by the pydantic team.
-
-    Attributes:
-        batch: whether calls are made by the provider's batch API.
-    """
+    """A provider's list price, or that of its batch API, from genai-prices: dated, offline, kept by
+    the pydantic team."""
 
     provider: str
     model: str
@@ -281,11 +271,7 @@ def _table() -> str:
 
 
 class NoPrice(Record):
-    """An unknown price: no cost is known.
-
-    Attributes:
-        source: why there is none, and how to set one.
-    """
+    """An unknown price; the source says why there is none, and how to set one."""
 
     source: str
     per_hour: ClassVar[None] = None
@@ -319,8 +305,8 @@ def find_pricing(
         provider: prefix of the model string.
         model: name of the model at the provider.
         local: whether the model runs on this machine.
-        base_url: address that the client asks, whoever made it; None for the provider's own. At an
-            address that is not a provider's, no list price holds.
+        base_url: address that the client asks; None for the provider's own. At an address that is
+            not a provider's, no list price holds.
     """
     if provider in ("ollama", "llamacpp"):
         return NoPrice(source="price not set: give the tier Price(per_hour=…) or Price.local(…)")

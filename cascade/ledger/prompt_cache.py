@@ -69,13 +69,7 @@ def prefixes_of(messages: Sequence[BaseMessage]) -> Prefixes:
 
 
 def can_be_cached(model: str, messages: Sequence[BaseMessage], tokens: int) -> bool:
-    """Whether a provider keeps anything of a prompt.
-
-    Args:
-        model: `provider:name`.
-        messages: the prompt.
-        tokens: of the whole prompt.
-    """
+    """Whether a provider keeps anything of a prompt of so many tokens."""
     # A token is a character at least, as good as always.
     if tokens < MINIMUM or characters(messages) < MINIMUM:
         return False
@@ -94,12 +88,7 @@ def in_steps(share: float, tokens: int) -> int:
 
 
 class PromptCache:
-    """The beginnings of prompts that a model was sent lately, in memory and for one process.
-
-    Args:
-        most: beginnings remembered at once; the least recently used go first.
-        clock: seconds, for tests.
-    """
+    """The beginnings of prompts that a model was sent lately, the last 50,000 of them."""
 
     def __init__(self, *, most: int = 50_000, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._clock = most, clock

@@ -13,19 +13,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Date,
-    Double,
-    Index,
-    MetaData,
-    Table,
-    Text,
-    bindparam,
-    delete,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from cascade.ledger.base import NO_TAGS, Job, Write
@@ -46,84 +34,84 @@ TIDY_EVERY, LONG_JOURNAL = 1_000, 4_096 * 1_000
 """Changes after which SQLite's journal is looked at, and bytes from which on it is moved into the
 database: as many pages as SQLite waits for."""
 
-metadata = MetaData()
+metadata = sa.MetaData()
 
 
-def _columns() -> list[Column[Any]]:
+def _columns() -> list[sa.Column[Any]]:
     return [
-        Column("id", Words, primary_key=True),
-        Column("run_id", Words, nullable=False),
-        Column("node", Words, nullable=False),
-        Column("tier", Words),
-        Column("model", Words),
-        Column("input_tokens", BigInteger),
-        Column("output_tokens", BigInteger),
-        Column("cached_tokens", BigInteger),
-        Column("reasoning_tokens", BigInteger),
-        Column("cache_write_tokens", BigInteger),
-        Column("latency_ms", Double, nullable=False),
-        Column("cost_usd", Money),
-        Column("cost_basis", Text, nullable=False),
-        Column("saved_usd", Money),
-        Column("basis", Text, nullable=False),
-        Column("baseline_usd", Money),
-        Column("baseline_low_usd", Money),
-        Column("baseline_high_usd", Money),
-        Column("assumed_usd", Money),
-        Column("price", Words),
-        Column("outcome", Text, nullable=False),
-        Column("note", Words, nullable=False),
-        Column("decision", json_type),
-        Column("loss", Double),
-        Column("at", UtcTime, nullable=False),
-        Column("tags", json_type),
+        sa.Column("id", Words, primary_key=True),
+        sa.Column("run_id", Words, nullable=False),
+        sa.Column("node", Words, nullable=False),
+        sa.Column("tier", Words),
+        sa.Column("model", Words),
+        sa.Column("input_tokens", sa.BigInteger),
+        sa.Column("output_tokens", sa.BigInteger),
+        sa.Column("cached_tokens", sa.BigInteger),
+        sa.Column("reasoning_tokens", sa.BigInteger),
+        sa.Column("cache_write_tokens", sa.BigInteger),
+        sa.Column("latency_ms", sa.Double, nullable=False),
+        sa.Column("cost_usd", Money),
+        sa.Column("cost_basis", sa.Text, nullable=False),
+        sa.Column("saved_usd", Money),
+        sa.Column("basis", sa.Text, nullable=False),
+        sa.Column("baseline_usd", Money),
+        sa.Column("baseline_low_usd", Money),
+        sa.Column("baseline_high_usd", Money),
+        sa.Column("assumed_usd", Money),
+        sa.Column("price", Words),
+        sa.Column("outcome", sa.Text, nullable=False),
+        sa.Column("note", Words, nullable=False),
+        sa.Column("decision", json_type),
+        sa.Column("loss", sa.Double),
+        sa.Column("at", UtcTime, nullable=False),
+        sa.Column("tags", json_type),
     ]
 
 
-entries = Table(
+entries = sa.Table(
     "ledger_entries",
     metadata,
     *_columns(),
-    Index("ledger_entries_at", "at", "id"),
-    Index("ledger_entries_run", "run_id"),
-    Index("ledger_entries_node", "node", "at"),
+    sa.Index("ledger_entries_at", "at", "id"),
+    sa.Index("ledger_entries_run", "run_id"),
+    sa.Index("ledger_entries_node", "node", "at"),
 )
 
 # Calls under way, and those whose process died: few rows without an index, so that a call that
 # begins changes one page.
-begun = Table("ledger_begun", metadata, *_columns(), sqlite_with_rowid=False)
+begun = sa.Table("ledger_begun", metadata, *_columns(), sqlite_with_rowid=False)
 
-jobs = Table(
+jobs = sa.Table(
     "ledger_jobs",
     metadata,
-    Column("kind", Text, primary_key=True),
-    Column("run_id", Words, primary_key=True),
-    Column("payload", Words, nullable=False),
-    Column("tags", json_type),
-    Column("at", UtcTime, nullable=False),
-    Column("claimed_by", Text),
-    Column("claimed_at", UtcTime),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("run_id", Words, primary_key=True),
+    sa.Column("payload", Words, nullable=False),
+    sa.Column("tags", json_type),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("claimed_by", sa.Text),
+    sa.Column("claimed_at", UtcTime),
 )
 
-accounts = Table(
+accounts = sa.Table(
     "budget_accounts",
     metadata,
-    Column("key", Words, primary_key=True),
-    Column("day", Date, nullable=False),
-    Column("day_usd", Money, nullable=False),
-    Column("month_usd", Money, nullable=False),
-    Column("put_aside_usd", Money, nullable=False),
+    sa.Column("key", Words, primary_key=True),
+    sa.Column("day", sa.Date, nullable=False),
+    sa.Column("day_usd", Money, nullable=False),
+    sa.Column("month_usd", Money, nullable=False),
+    sa.Column("put_aside_usd", Money, nullable=False),
 )
 
-reservations = Table(
+reservations = sa.Table(
     "budget_reservations",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("key", Words, nullable=False),
-    Column("usd", Money, nullable=False),
-    Column("until", UtcTime, nullable=False),
-    Column("lapsed_at", UtcTime),
-    Index("budget_reservations_key", "key", "until"),
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("key", Words, nullable=False),
+    sa.Column("usd", Money, nullable=False),
+    sa.Column("until", UtcTime, nullable=False),
+    sa.Column("lapsed_at", UtcTime),
+    sa.Index("budget_reservations_key", "key", "until"),
 )
 
 LEDGER = Schema("ledger", metadata, "1", Path(__file__).parent / "migrations")
@@ -171,21 +159,27 @@ def _in_order(writes: Sequence[Write]) -> Iterator[tuple[str, list[dict[str, Any
             yield "withdraw", [{"gone": values["id"]} for values in found]
 
 
+def insert_if_new(table: sa.Table, connection: sa.Connection) -> Any:
+    """An insert that leaves a row alone that is there."""
+    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).on_conflict_do_nothing()
+
+
 def _statements(dialect: Any) -> dict[str, Any]:
-    key = jobs.c.kind == bindparam("job_kind"), jobs.c.run_id == bindparam("job_run")
+    key = jobs.c.kind == sa.bindparam("job_kind"), jobs.c.run_id == sa.bindparam("job_run")
     return {
         "begin": dialect.insert(begun).on_conflict_do_nothing(),
         "entry": dialect.insert(entries).on_conflict_do_nothing(),
-        "withdraw": delete(begun).where(begun.c.id == bindparam("gone")),
+        "withdraw": sa.delete(begun).where(begun.c.id == sa.bindparam("gone")),
         "put": dialect.insert(jobs).on_conflict_do_nothing().values(dict.fromkeys(JOB)),
-        "drop": delete(jobs).where(*key),
+        "drop": sa.delete(jobs).where(*key),
     }
 
 
 _CORE = _statements(postgresql)
 
 
-def _write(connection: Connection, writes: Sequence[Write]) -> None:
+def _write(connection: sa.Connection, writes: Sequence[Write]) -> None:
     for kind, values in _in_order(writes):
         for each in values:
             each.pop("baseline_range", None)
@@ -233,9 +227,6 @@ class Writer:
     """Writes changes in batches; in SQLite also from threads that cannot wait.
 
     It belongs to the event loop of its store's thread, but for `write_now`.
-
-    Args:
-        database: of the schema `LEDGER`.
     """
 
     def __init__(self, database: Database) -> None:
@@ -269,7 +260,7 @@ class Writer:
         await self._database.aclose()
 
     async def write(self, writes: Sequence[Write]) -> None:
-        """Keep all of a batch, durably, or nothing of it. A batch may come twice.
+        """Keep all of a batch, or nothing of it; it may come twice.
 
         Raises:
             UnavailableError: it may succeed later.
@@ -284,13 +275,8 @@ class Writer:
             patiently(partial(self._execute, ready, wait=True))
 
     def write_now(self, writes: Sequence[Write]) -> bool:
-        """Keep a small batch in the thread that calls, which waits neither for a lock nor a disk.
-
-        What is wrong is not told: the batch is to come again by `write`.
-
-        Returns:
-            whether it is kept.
-        """
+        """Whether a small batch was kept by the thread that calls, which waits neither for a lock
+        nor a disk. What is wrong is not told: the batch is to come again by `write`."""
         if self._raw is None or self._database.durable:
             return False
         try:

@@ -18,7 +18,15 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -49,20 +57,7 @@ from cascade.ledger.sql import COLUMNS, JOB, LEDGER, Writer, begun, entries, ent
 from cascade.state import Decision, LedgerEntry, new_id
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
-from sqlalchemy import (  # isort: skip
-    ColumnElement,
-    Connection,
-    Table,
-    delete,
-    false,
-    func,
-    literal,
-    or_,
-    select,
-    text,
-    tuple_,
-    update,
-)
+import sqlalchemy as sa  # isort: skip
 
 __all__ = ["Selection", "SqlLedger", "UnavailableError", "open_store"]
 
@@ -91,7 +86,7 @@ PATIENCE_S = 0.9
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25
 """Between two tries to write; each pause is twice the one before."""
 
-PROBE = text("UPDATE ledger_version SET version_num = version_num")
+PROBE = sa.text("UPDATE ledger_version SET version_num = version_num")
 
 
 def open_store(
@@ -108,12 +103,10 @@ def open_store(
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://…`, or `memory://`
             for one that is gone with its process. A file is made with mode 0600.
-        read_only: read what is there, and change nothing: no file is made. Whatever would write
-            raises `LedgerError`.
+        read_only: change nothing, and make no file; whatever would write raises `LedgerError`.
         crash_safe: write down each call before it is sent, so that a killed process leaves a list
             of the calls whose outcome is unknown.
-        durable: survive a loss of power: each commit waits for the disk (SQLite: `synchronous =
-            FULL`, PostgreSQL: `synchronous_commit = on`).
+        durable: survive a loss of power: each commit waits for the disk.
         jobs: keep background jobs, such as audits that are drawn and not done, so that a restart
             loses none. They hold prompts and answers.
         redact: takes out of notes what must not be stored; a job that it would change is not kept.
@@ -171,7 +164,9 @@ class SqlLedger(LedgerStore):
 
     @override
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
-        self._put([_Item(Write("entry", self._redacted(entry), tags)) for entry in entries])
+        if self._redact is not None:  # a note may repeat what a provider quoted
+            entries = [e.model_copy(update={"note": self._safe(e.note)}) for e in entries]
+        self._put([_Item(Write("entry", entry, tags)) for entry in entries])
 
     @override
     async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
@@ -219,16 +214,16 @@ class SqlLedger(LedgerStore):
         if not self._keeps_jobs:
             return []
         now, by, table = datetime.now(UTC), new_id(), jobs.c
-        free = or_(table.claimed_at.is_(None), table.claimed_at <= now - lease)
+        free = sa.or_(table.claimed_at.is_(None), table.claimed_at <= now - lease)
         old = (table.kind == kind, table.at <= now - older_than, free)
         # Of several who claim in PostgreSQL at once, none waits for what another is about to get.
-        chosen = select(table.run_id).where(*old).with_for_update(skip_locked=True)
-        mark = update(jobs).where(table.kind == kind, table.run_id.in_(chosen))
-        mine = select(*(table[name] for name in JOB)).where(
+        chosen = sa.select(table.run_id).where(*old).with_for_update(skip_locked=True)
+        mark = sa.update(jobs).where(table.kind == kind, table.run_id.in_(chosen))
+        mine = sa.select(*(table[name] for name in JOB)).where(
             table.kind == kind, table.claimed_by == by
         )
 
-        def claim(connection: Connection) -> list[Job]:
+        def claim(connection: sa.Connection) -> list[Job]:
             connection.execute(mark.values(claimed_by=by, claimed_at=now))
             found = connection.execute(mine.order_by(table.at, table.run_id))
             return [job_of(row) for row in found]
@@ -243,34 +238,26 @@ class SqlLedger(LedgerStore):
         older_than: timedelta | None = None,
         everything: bool = False,
     ) -> int:
-        """Delete entries with their begun calls and jobs. What is deleted is overwritten.
-
-        Args:
-            selection: what to delete.
-            older_than: delete what is older than this, for retention.
-            everything: must be True to delete all there is.
-
-        Returns:
-            how many entries were deleted.
+        """Number of entries deleted, with their begun calls and jobs; they are overwritten.
 
         Raises:
             ConfigurationError: it is not said what to delete, or in two ways.
         """
-        if selection is not None and older_than is not None:
-            raise ConfigurationError("give a selection or older_than, not both.")
+        given = selection not in (None, EVERYTHING), older_than is not None, everything
+        if sum(given) != 1:
+            raise ConfigurationError(
+                "say what to delete: a selection, older_than=timedelta(…), or everything=True for "
+                "the whole ledger."
+            )
         if older_than is not None:
             selection = Selection(until=datetime.now(UTC) - older_than)
         chosen = selection or EVERYTHING
-        if chosen == EVERYTHING and not everything:
-            raise ConfigurationError(
-                "this would delete the whole ledger: give a selection, or everything=True."
-            )
 
-        def change(connection: Connection) -> int:
-            statements = [delete(each).where(*_where(each, chosen)) for each in (jobs, begun)]
+        def change(connection: sa.Connection) -> int:
+            statements = [sa.delete(each).where(*_where(each, chosen)) for each in (jobs, begun)]
             for statement in statements:
                 connection.execute(statement)
-            return connection.execute(delete(entries).where(*_where(entries, chosen))).rowcount
+            return connection.execute(sa.delete(entries).where(*_where(entries, chosen))).rowcount
 
         await self.flush()
         deleted = await self._call(self._database.write(change))
@@ -294,7 +281,7 @@ class SqlLedger(LedgerStore):
         self, selection: Selection = EVERYTHING, *, size: int = 1_000
     ) -> AsyncGenerator[list[Tagged]]:
         """Entries with their tags, so many at a time: a million of them with flat memory."""
-        after: list[ColumnElement[bool]] = []
+        after: list[sa.ColumnElement[bool]] = []
         while True:
             page = await self._entries(entries, selection, *after, limit=size)
             if page:
@@ -302,8 +289,8 @@ class SqlLedger(LedgerStore):
             if len(page) < size:
                 return
             at, key, last = entries.c.at, entries.c.id, page[-1][0]
-            place = tuple_(literal(last.at, at.type), literal(last.id, key.type))
-            after = [tuple_(at, key) > place]
+            place = sa.tuple_(sa.literal(last.at, at.type), sa.literal(last.id, key.type))
+            after = [sa.tuple_(at, key) > place]
 
     async def rows(
         self,
@@ -314,28 +301,22 @@ class SqlLedger(LedgerStore):
     ) -> list[tuple[Any, ...]]:
         """Columns of entries as plain tuples, ordered by time: for reports over many entries.
 
-        Args:
-            selection: which entries.
-            columns: names of fields of `LedgerEntry` (the range of a baseline is
-                `baseline_low_usd` and `baseline_high_usd`), `tags`, a tag as `tags.user`, or a
-                field of the decision as `decision.action`, `decision.confidence`, ….
-            limit: the oldest so many.
+        A column is a field of `LedgerEntry` (the range of a baseline is `baseline_low_usd` and
+        `baseline_high_usd`), `tags`, a tag as `tags.user`, or a field of the decision as
+        `decision.action`.
 
         Raises:
             ConfigurationError: there is no such column.
         """
-        statement = select(*map(_column, columns)).where(*_where(entries, selection))
+        statement = sa.select(*map(_column, columns)).where(*_where(entries, selection))
         statement = statement.order_by(entries.c.at, entries.c.id).limit(limit)
         return await self._read(lambda c: [tuple(row) for row in c.execute(statement)])
 
     async def unfinished(
         self, selection: Selection = EVERYTHING, *, older_than: timedelta = timedelta()
     ) -> list[LedgerEntry]:
-        """Calls with an unknown outcome: begun, and never completed.
-
-        Their process was killed, or is still at it; with `older_than` longer than any call takes,
-        only the killed ones are left. What they cost is unknown.
-        """
+        """Calls that were begun and never completed: their process was killed, or is still at it.
+        With `older_than` longer than any call takes, only the killed ones are left."""
         old = begun.c.at <= datetime.now(UTC) - older_than
         return [entry for entry, _ in await self._entries(begun, selection, old)]
 
@@ -364,7 +345,7 @@ class SqlLedger(LedgerStore):
         # Added up here, as SQLite cannot add exactly, but equal costs at once.
         columns = (entries.c.cost_usd, entries.c.cost_basis, entries.c.assumed_usd)
         chosen = _where(entries, Selection(node=node, since=since))
-        statement = select(*columns, func.count()).where(*chosen).group_by(*columns)
+        statement = sa.select(*columns, sa.func.count()).where(*chosen).group_by(*columns)
         sum_of = Amounts()
         for row in await self._read(lambda c: c.execute(statement).all()):
             sum_of = sum_of.plus_spend(*row)
@@ -373,14 +354,10 @@ class SqlLedger(LedgerStore):
     async def export(
         self, path: str | Path, selection: Selection = EVERYTHING, *, notes: bool = False
     ) -> int:
-        """Write entries to a file: `.jsonl` or `.csv`; returns how many.
+        """Number of entries written to a new file, `.jsonl` or `.csv`.
 
-        Amounts are decimal text, times UTC, and what is unknown is null (empty in CSV).
-
-        Args:
-            path: of a new file; the ending names the format.
-            selection: which entries.
-            notes: also the notes of failed calls, which may quote a server's address and words.
+        Amounts are decimal text, times UTC, and what is unknown is null (empty in CSV). With
+        `notes` also those of failed calls, which may quote a server's address and words.
 
         Raises:
             ConfigurationError: the name has none of these endings.
@@ -409,18 +386,18 @@ class SqlLedger(LedgerStore):
             return str(error)
         return None
 
-    async def _read(self, work: Callable[[Connection], T]) -> T:
+    async def _read(self, work: Callable[[sa.Connection], T]) -> T:
         await self.flush()
         return await self._call(self._database.read(work))
 
     async def _entries(
         self,
-        table: Table,
+        table: sa.Table,
         selection: Selection,
-        *more: ColumnElement[bool],
+        *more: sa.ColumnElement[bool],
         limit: int | None = None,
     ) -> list[Tagged]:
-        statement = select(table).where(*_where(table, selection), *more)
+        statement = sa.select(table).where(*_where(table, selection), *more)
         statement = statement.order_by(table.c.at, table.c.id).limit(limit)
         return await self._read(lambda c: [entry_of(row) for row in c.execute(statement)])
 
@@ -462,11 +439,7 @@ class SqlLedger(LedgerStore):
         await asyncio.to_thread(self.close)
 
     def _put(self, items: Sequence[_Item]) -> None:
-        """Put changes in the queue, all of them or none.
-
-        Raises:
-            LedgerError: there is no room, or the store is open for reading only.
-        """
+        """Put changes in the queue, all of them or none."""
         if self._database.read_only:
             raise LedgerError(f"{self._database.place} is open for reading only.")
         urgent = any(item.done is not None for item in items)
@@ -518,13 +491,8 @@ class SqlLedger(LedgerStore):
             _tell(item.done, error)
 
     def _write_at_once(self, group: Sequence[_Item]) -> bool:
-        """Write calls in the thread that asks, with what waits: once a call is sent, what came
-        before it in its run is in the database.
-
-        Returns:
-            whether that was done. Not while the thread writes, or more wait than an event loop
-            should write.
-        """
+        """Whether calls were written in the thread that asks, with what waits. Not while the other
+        thread writes, or more waits than an event loop should write."""
         with self._room:
             self._run()
             if self._problem is not None or self._writing or len(self._items) > MOST_AT_ONCE:
@@ -548,20 +516,13 @@ class SqlLedger(LedgerStore):
                 self._refused.clear()
             _settle(item.done, error)
 
-    def _redacted(self, entry: LedgerEntry) -> LedgerEntry:
-        """The entry as it may be stored. Its note may repeat what a provider quoted."""
-        if self._redact is None or not entry.note:
-            return entry
-        note = self._safe(entry.note)
-        return entry.model_copy(update={"note": "[redaction failed]" if note is None else note})
-
-    def _safe(self, words: str) -> str | None:
-        """What redaction leaves of a text; None where it fails."""
+    def _safe(self, words: str) -> str:
+        """What redaction leaves of a text."""
         try:
-            return words if self._redact is None else self._redact(words)
+            return self._redact(words) if self._redact is not None and words else words
         except Exception:
             logger.exception("redaction failed: a text is not stored")
-            return None
+            return "[redaction failed]"
 
     # --- the thread that empties the queue
 
@@ -688,7 +649,7 @@ class SqlLedger(LedgerStore):
         _settle(item.done, LedgerError(f"the ledger cannot keep {said}: {error}"))
 
 
-def _writes(items: Sequence[_Item]) -> list[Write]:
+def _writes(items: Iterable[_Item]) -> list[Write]:
     return [item.write for item in items if item.write is not None]
 
 
@@ -717,11 +678,11 @@ def _tell(done: asyncio.Future[None] | Future[None] | None, error: LedgerError |
             done.set_result(None)
 
 
-def _where(table: Table, selection: Selection) -> Iterator[ColumnElement[bool]]:
+def _where(table: sa.Table, selection: Selection) -> Iterator[sa.ColumnElement[bool]]:
     for name in ("run_id", "node", "tier"):
         value = getattr(selection, name)
         if value is not None:  # jobs have no node and no tier
-            yield table.c[name] == value if name in table.c else false()
+            yield table.c[name] == value if name in table.c else sa.false()
     if selection.since is not None:
         yield table.c.at >= selection.since
     if selection.until is not None:

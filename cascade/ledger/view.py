@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -39,28 +38,19 @@ class LedgerView(BaseModel):
     @property
     def cost(self) -> Amounts:
         """Dollars spent, by basis."""
-        total = Amounts()
-        for entry in self.entries:
-            total = total.plus(entry.cost_usd, entry.cost_basis)
-        return total
+        return Amounts.of((entry.cost_usd, entry.cost_basis) for entry in self.entries)
 
     @property
     def saved(self) -> Amounts:
         """Dollars saved against the baseline, by basis; negative where money was lost."""
-        total = Amounts()
-        for entry in self.entries:
-            total = total.plus(entry.saved_usd, entry.basis)
-        return total
+        return Amounts.of((entry.saved_usd, entry.basis) for entry in self.entries)
 
     @property
     def baseline(self) -> Amounts:
         """What the large model alone would have cost on the same requests, by basis."""
-        total = Amounts()
-        for entry in self.entries:
-            # The entry's own basis is that of its weakest figure, which then is another one.
-            basis: Basis = "estimated" if entry.basis == "unknown" else entry.basis
-            total = total.plus(entry.baseline_usd, basis)
-        return total
+        # The entry's own basis is that of its weakest figure, which then is another one.
+        weak: dict[Basis, Basis] = {"unknown": "estimated"}
+        return Amounts.of((e.baseline_usd, weak.get(e.basis, e.basis)) for e in self.entries)
 
     @property
     def cost_usd(self) -> Decimal | None:
@@ -98,15 +88,6 @@ class LedgerView(BaseModel):
         return self.cost.known
 
     @property
-    def assumed_usd(self) -> Decimal:
-        """Dollars that budgets count for the calls whose cost is unknown."""
-        assumed = Amounts()
-        for entry in self.entries:
-            if entry.cost_usd is None and entry.assumed_usd is not None:
-                assumed = assumed.plus(entry.assumed_usd, "estimated")
-        return assumed.known
-
-    @property
     def latency_ms(self) -> float:
         """Wall time of the calls, added up."""
         return sum(entry.latency_ms for entry in self.entries)
@@ -126,31 +107,26 @@ class LedgerView(BaseModel):
         rows += [_row(node, view) for node, view in self.by_node().items()]
         rows.append(_row("run" if runs == 1 else f"{runs:,} runs", self))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = []
+        for first, *others in rows:
+            cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+            lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
         rule = "  ".join("─" * width for width in widths)
-        lines = [_line(row, widths) for row in rows]
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._footnotes(runs)])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._footnotes()])
 
-    def _footnotes(self, runs: int) -> list[str]:
+    def _footnotes(self) -> list[str]:
         notes = []
         if self.cost.estimated:
             notes.append("≈ cost: not all of what it rests on was told by the servers")
-        guessed = {e.run_id for e in self.entries if e.basis == "estimated" and e.baseline_usd}
-        if guessed:
+        if self.baseline.estimated:
             part = _plain(self.saved.estimated)
             notes.append(f"≈ saved: {part} rests on estimates of what the large model costs")
-        audits = [e for e in self.entries if e.node == "audit" and e.run_id in guessed]
-        measured = LedgerView(entry for entry in audits if entry.cost_usd is not None)
-        if measured.entries:
-            audited = len({entry.run_id for entry in measured})
-            which = "this run" if runs == 1 else f"{audited:,} of {len(guessed):,} such runs"
-            notes.append(f"  an audit measured it for {which}: {_plain(measured.cost.known)}")
         unknown = [entry for entry in self.entries if entry.cost_usd is None]
         if unknown:
-            counted = sum(entry.assumed_usd is not None for entry in unknown)
-            assumed = f"budgets count {_plain(self.assumed_usd)} for {counted:,}"
+            assumed = Amounts.of((e.assumed_usd, "estimated") for e in unknown)
             notes.append(
-                f"? the cost of {len(unknown):,} of {len(self):,} entries is unknown; "
-                + (assumed if counted else "budgets count nothing for it")
+                f"? the cost of {len(unknown):,} of {len(self):,} entries is unknown; budgets "
+                f"count {_plain(assumed.known)} for it"
             )
         if any(e.saved_usd is None and e.cost_usd is not None for e in self.entries):
             notes.append(
@@ -161,11 +137,11 @@ class LedgerView(BaseModel):
         return notes + [f"? unknown: {reason}" for reason in reasons]
 
 
-def _count(view: LedgerView, name: Literal["input_tokens", "output_tokens"]) -> str:
-    counts = [getattr(entry, name) for entry in view.entries if entry.model is not None]
+def _count(counts: list[int | None]) -> str:
+    """The sum of token counts; a part that is unknown is a question mark."""
     if not counts:
         return "–"
-    return f"{sum(c for c in counts if c is not None):,}" + ("+?" if None in counts else "")
+    return f"{sum(filter(None, counts)):,}" + ("+?" if None in counts else "")
 
 
 def _plain(amount: Decimal) -> str:
@@ -182,12 +158,13 @@ def _dollars(amounts: Amounts) -> str:
 
 
 def _row(name: str, view: LedgerView) -> tuple[str, ...]:
-    tokens = _count(view, "input_tokens"), _count(view, "output_tokens")
-    seconds = f"{view.latency_ms / 1000:.2f}"
-    return (name, f"{len(view):,}", *tokens, seconds, _dollars(view.cost), _dollars(view.saved))
-
-
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = zip(row, widths, strict=True)
-    cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
-    return "  ".join(cells).rstrip()
+    calls = [entry for entry in view.entries if entry.model is not None]
+    return (
+        name,
+        f"{len(view):,}",
+        _count([entry.input_tokens for entry in calls]),
+        _count([entry.output_tokens for entry in calls]),
+        f"{view.latency_ms / 1000:.2f}",
+        _dollars(view.cost),
+        _dollars(view.saved),
+    )

@@ -70,7 +70,7 @@ async def test_an_older_database_is_not_changed_by_who_reads(
     old: str, newer: tuple[Schema, Table]
 ) -> None:
     database = Database(old, newer[0], read_only=True)
-    with pytest.raises(LedgerError, match=r"version 1, and reading takes 2"):
+    with pytest.raises(LedgerError, match=r"version 1, and this agent-cascade knows 2"):
         await database.read(lambda connection: None)
 
 
