@@ -1,16 +1,14 @@
 """A recorded evaluation on packaged questions: a real small model drafts on this machine.
 
-The questions are of eight kinds with known answers, and each is asked after some examples of its
-kind, since a model of 135M parameters continues patterns and follows no instructions. The large
-model's answers were recorded once, of a real model too, and are replayed; any live model can take
-its place. Everything else is what `cascade try` does: record both models, calibrate, say what a
-cascade of them is worth.
+Each question is asked after some examples of its kind, since a model of 135M parameters continues
+patterns and follows no instructions. The large model's answers were recorded once, of a real model
+too, and are replayed. Everything else is what `cascade try` does.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib.resources import files
@@ -52,11 +50,8 @@ MAX_TOKENS = 24
 class Demo:
     """What a run of the demo found.
 
-    Attributes:
-        fitted: the calibration and what it is worth, on questions left out of it.
-        collected: how recording went, and what it cost.
-        files: transcripts, calibration, page and configuration.
-        assumptions: prices that were not measured, in words.
+    `fitted` is the calibration and what it is worth, on questions left out of it; `collected`, how
+    recording went; `files`, what was written; `assumptions`, prices that were not measured.
     """
 
     fitted: Fitted
@@ -95,28 +90,21 @@ def questions(n: int | None = None) -> list[Example]:
 def recorded_large() -> Tier:
     """The large model's recorded answers, at an assumed price."""
     model = ReplayModel(RECORDED)
-    model.model = Path(model.header.model).stem  # who answered, instead of where it was written
     listed = find_pricing(*PRICED_AS)
-    asked, written = (
-        listed.cost(Usage(input_tokens=i, output_tokens=o), None)
-        for i, o in ((1_000_000, 0), (0, 1_000_000))
-    )
+    asked = listed.cost(Usage(input_tokens=1_000_000, output_tokens=0), None)
+    written = listed.cost(Usage(input_tokens=0, output_tokens=1_000_000), None)
     price = None if asked is None or written is None else Price(input=asked, output=written)
     return Tier(model, name="large", price=price, max_tokens=MAX_TOKENS, temperature=0.0)
 
 
-def _small(model: ModelLike, per_hour: Decimal) -> Tier:
+def _small(model: ModelLike) -> Tier:
     if isinstance(model, Tier):
         return model
     # One at a time, so that a draft's busy time is its own.
     own = {"n_parallel": 1} if isinstance(model, str) and model.startswith("llamacpp:") else {}
+    price = Price(per_hour=PER_HOUR)
     return Tier(
-        model,
-        name="small",
-        price=Price(per_hour=per_hour),
-        max_tokens=MAX_TOKENS,
-        temperature=0.0,
-        options=own,
+        model, name="small", price=price, max_tokens=MAX_TOKENS, temperature=0.0, options=own
     )
 
 
@@ -126,8 +114,6 @@ async def run_demo(
     n: int | None = None,
     small: ModelLike = SMALL,
     large: ModelLike | None = None,
-    per_hour: Decimal = PER_HOUR,
-    signals: Sequence[str] = SIGNALS,
     progress: Callable[[Collected], None] = lambda done: None,
 ) -> Demo:
     """Record both models on the questions, calibrate, and write what was found.
@@ -138,38 +124,35 @@ async def run_demo(
         n: how many questions, spread over the kinds; None for all.
         small: the model that drafts.
         large: the large model; None for the recorded answers.
-        per_hour: dollars per hour in which the small model computes.
-        signals: that the self-check takes.
         progress: called after each question.
 
     Raises:
         ConfigurationError: an option cannot work, or a package is missing.
         CascadeError: nothing but failures.
     """
-    drafter, expert = _small(small, per_hour), large or recorded_large()
-    cascade = Cascade(drafter, expert, policy=AlwaysEscalate(), signals=signals)
+    given = large or recorded_large()
+    cascade = Cascade(_small(small), given, policy=AlwaysEscalate(), signals=SIGNALS)
     asked, path = questions(n), folder / "demo.jsonl"
     try:
-        scorer = get_scorer("contains")
         collected = await record(
-            cascade.kernel, asked, path, scorer, concurrency=2, progress=progress
+            cascade.kernel, asked, path, get_scorer("contains"), concurrency=2, progress=progress
         )
         fitted = await calibrate(cascade.kernel, path, asked)
     finally:
         await cascade.aclose()
     first, last = cascade.tiers[0], cascade.tiers[-1]
     tiers: list[dict[str, JsonValue]] = [
-        {"model": first.model.name, "price": {"per_hour": float(per_hour)}, "temperature": 0},
+        {"model": first.model.name, "price": {"per_hour": float(PER_HOUR)}, "temperature": 0},
         {"model": f"replay:{RECORDED}" if large is None else last.model.name},
     ]
+    listed = f", as {PRICED_AS[1]} (an assumption)" if large is None else ""
     return Demo(
         fitted,
         collected,
         {"transcripts": path, **write_artefacts(folder, fitted, tiers, "demo")},
         (
-            f"{first.model.name} costs ${per_hour:f} per hour in which it computes (an assumption "
+            f"{first.model.name} costs ${PER_HOUR:f} per hour in which it computes (an assumption "
             "for hardware and power; its time is measured)",
-            f"{last.model.name}: {last.pricing.source}"
-            + (f", as {PRICED_AS[1]} (an assumption)" if large is None else ""),
+            f"{last.model.name}: {last.pricing.source}{listed}",
         ),
     )

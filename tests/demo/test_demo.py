@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -74,16 +73,3 @@ async def test_both_models_are_recorded_calibrated_and_judged(tmp_path: Path) ->
 
     again = await run_demo(tmp_path, n=50, small=small)
     assert (again.collected.skipped, again.collected.written) == (50, 0)
-
-
-async def test_any_model_may_take_either_place(tmp_path: Path) -> None:
-    large = Tier(ScriptedModel(lambda request: "no", name="large"), price=Price(input=1, output=1))
-    found = await run_demo(
-        tmp_path,
-        n=40,
-        small=ScriptedModel(unsure, returns_logprobs=True),
-        large=large,
-        per_hour=Decimal("0.1"),
-    )
-    assert found.fitted.evaluation.alone[1].quality.value < 0.5
-    assert "per hour in which it computes" in found.assumptions[0]
