@@ -1,8 +1,7 @@
 """The interface through which every model is reached.
 
-An adapter implements `_complete` and, where it can, `_stream`; all else of the cascade sees only
-`Model`, `Request`, `Chunk` and the errors below `cascade.errors.ModelError`. Time limits, the
-clock, the guard against real requests and the cleaning of errors are here, once for all adapters.
+An adapter implements `_complete` and, where it can, `_stream`. Time limits, the clock, the guard
+against real requests and the cleaning of errors are here, once for all adapters.
 """
 
 from __future__ import annotations
@@ -148,11 +147,10 @@ class Model(ABC):
         return f"{self.name} {self.server or ''}"
 
     async def complete(self, request: Request) -> Completion:
-        """Answer in one piece.
+        """The answer in one piece.
 
         Raises:
             ModelError: the call failed; the subclass says how.
-            RealRequestForbiddenError: real requests are switched off for tests.
         """
         self._check_allowed(request)
         started, limit = time.perf_counter(), asyncio.timeout(request.timeout_s)
@@ -167,11 +165,10 @@ class Model(ABC):
         return _timed(completion, started, real=self.real)
 
     async def stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        """Answer in pieces; the last chunk carries the whole completion.
+        """The answer in pieces; the last chunk carries the whole completion.
 
         Raises:
             ModelError: the call failed; `StreamInterruptedError` once pieces had arrived.
-            RealRequestForbiddenError: real requests are switched off for tests.
         """
         self._check_allowed(request)
         started, now = time.perf_counter(), asyncio.get_running_loop().time()
@@ -199,9 +196,7 @@ class Model(ABC):
         yield Chunk(completion=completion)
 
     async def digest(self) -> str | None:
-        """What identifies the weights: their SHA-256 or the server's own digest.
-
-        None where it is not known, as with hosted models.
+        """SHA-256 of the weights, or the server's own digest; None where it is not known.
 
         Raises:
             ModelError: the server that knows cannot be asked.
@@ -213,20 +208,13 @@ class Model(ABC):
 
         Raises:
             ModelError: the server or the weights cannot be had.
-            RealRequestForbiddenError: real requests are switched off for tests.
         """
 
     async def aclose(self) -> None:  # noqa: B027 - most adapters hold nothing
-        """Give back connections and memory; the model may be used again afterwards.
-
-        Callable from any event loop: what belongs to another one is closed there.
-        """
+        """Give back connections and memory; from any event loop. The model may be used again."""
 
     def close(self) -> None:
-        """`aclose` for synchronous callers.
-
-        Inside a running event loop it is scheduled there, and not waited for.
-        """
+        """`aclose` for synchronous callers; inside a running loop it is scheduled there."""
         close_from_sync(self.aclose)
 
     def _check_allowed(self, request: Request | None = None) -> None:

@@ -76,8 +76,6 @@ class Caller:
     """Names a model and its server in errors.
 
     Args:
-        name: of the model.
-        address: of its server, or the file of its weights.
         start: the way out where the server does not run.
         advice: the provider's own way out for a kind of error (`ollama pull …`).
     """
@@ -123,26 +121,20 @@ class Caller:
         said = f"sent something that cannot be read ({shorten(reason)})"
         return self._error(MalformedResponseError, said)
 
-    def late(self, reason: str) -> ModelError:
-        """A call that took too long."""
-        return self._error(ModelTimeoutError, f"gave no answer in time ({shorten(reason)})")
-
     def failed(  # noqa: PLR0911 - one kind after the other
         self, error: Exception, *, begun: bool = False
     ) -> ModelError | None:
-        """The named error for an exception of an HTTP client or a provider's SDK.
-
-        None where it says nothing of a server: it is a bug, here or in the SDK.
-
-        Args:
-            error: the exception.
-            begun: whether a part of the answer had arrived.
-        """
+        """The named error for an exception of an HTTP client or a provider's SDK, where a part of
+        the answer had `begun` to arrive or not; None where it is a bug, here or in the SDK."""
         reason = str(error) or type(error).__name__
         names = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
         if names & _NEVER_CONNECTED:
             said = f"does not answer: no server listens there ({shorten(reason)})"
             return self._error(ModelUnavailableError, said, False, way_out=self._start)
+        if "NotImplementedError" in names:
+            return self._error(
+                UnsupportedContentError, f"cannot do that ({shorten(reason)})", False
+            )
         # What is no HTTP at all has a status of 400 in aiohttp.
         status = None if "ClientError" in names else _status(error)
         late = any("Timeout" in name for name in names)
@@ -155,21 +147,31 @@ class Caller:
         if names & _UNREADABLE:
             return self.malformed(reason)
         if late:
-            return self.late(reason)
+            return self._error(ModelTimeoutError, f"gave no answer in time ({shorten(reason)})")
         if names & _BROKE_OFF:
             said = f"lost the connection before an answer came ({shorten(reason)})"
             return self._error(ModelUnavailableError, said)
         return None
 
     @contextmanager
-    def named(self, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """Raise what is raised within under its name, as `failed` has it."""
+    def named(
+        self, begun: Callable[[], bool] = lambda: False, *, any_error: bool = False
+    ) -> Iterator[None]:
+        """Raise what is raised within under its name, as `failed` has it.
+
+        Args:
+            begun: tells whether a part of the answer has arrived.
+            any_error: what has no name is a `ModelError` as well.
+        """
         try:
             yield
         except CascadeError:
             raise
         except Exception as error:
             named = self.failed(error, begun=begun())
+            if named is None and any_error:
+                said = f"failed with {type(error).__name__} ({shorten(str(error))})"
+                named = self._error(ModelError, said, way_out="")
             if named is None:
                 raise
             raise named from error

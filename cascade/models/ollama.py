@@ -17,7 +17,7 @@ from cascade.models.base import Request
 from cascade.models.failures import Caller, without_secrets
 from cascade.models.http import check_address, stays_here
 from cascade.models.openai import ServedModel
-from cascade.models.wire import Answer, chat_payload
+from cascade.models.wire import chat_payload
 
 _TOP_LEVEL = ("think", "keep_alive", "format", "truncate", "shift")
 """Parameters that stand beside `options` in the API; every other one belongs inside."""
@@ -121,14 +121,14 @@ class OllamaModel(ServedModel):
     def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = message.get("content") or ""
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        said = [block for block in blocks if block.get("type") == "text"]
         calls = [call["function"] for call in message.get("tool_calls", ())]
         parts = {
             "role": message["role"],
-            "content": "\n".join(block["text"] for block in blocks if block.get("type") == "text"),
-            "images": [self._image(block) for block in blocks if block.get("type") != "text"],
+            "content": "\n".join(block["text"] for block in said),
+            "images": [self._image(block) for block in blocks if block not in said],
             "tool_calls": [
-                {"function": {"name": call["name"], "arguments": json.loads(call["arguments"])}}
-                for call in calls
+                {"function": {**call, "arguments": json.loads(call["arguments"])}} for call in calls
             ],
             "tool_name": message.get("name") if message["role"] == "tool" else None,
         }
@@ -139,14 +139,12 @@ class OllamaModel(ServedModel):
         url = str((block.get("image_url") or {}).get("url", ""))
         kind, _, data = url.partition(";base64,")
         if not kind.startswith("data:image/") or not data:
-            raise self._unsupported(
-                f"Ollama reads text and images given as base64 data, not {block.get('type')} "
-                f"{url[:60]!r}. Put the image itself into the message."
+            raise UnsupportedContentError(
+                f"{self.name}: Ollama reads text and images given as base64 data, not "
+                f"{block.get('type')} {url[:60]!r}. Put the image itself into the message.",
+                model=self.name,
             )
         return data
-
-    def _unsupported(self, reason: str) -> UnsupportedContentError:
-        return UnsupportedContentError(f"{self.name}: {reason}", model=self.name)
 
     async def _check_that_it_sees(self) -> None:
         """Ollama leaves images out for a model that cannot see, and says nothing."""
@@ -155,8 +153,10 @@ class OllamaModel(ServedModel):
             capabilities = shown.get("capabilities")  # older servers do not say
             self._sees = capabilities is None or "vision" in capabilities
         if not self._sees:
-            raise self._unsupported(
-                "it cannot see the image in the request. Leave it out, or use a model with vision."
+            raise UnsupportedContentError(
+                f"{self.name} cannot see the image in the request. Leave it out, or use a model "
+                "with vision.",
+                model=self.name,
             )
 
     async def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
@@ -164,28 +164,13 @@ class OllamaModel(ServedModel):
             if line.strip():
                 yield line
 
-    def _chunk(self, part: Any, answer: Answer) -> Any:
+    def _chunk(self, part: Any) -> Any:
         message = part["message"]
-        delta = {
-            "content": message.get("content"),
-            "reasoning_content": message.get("thinking"),
-            # Each call comes whole, in whichever part.
-            "tool_calls": [
-                {**call, "index": answer.n_calls + place}
-                for place, call in enumerate(message.get("tool_calls") or ())
-            ],
-        }
         choice = {
-            "delta": delta,
+            "delta": {**message, "reasoning_content": message.get("thinking")},
             "logprobs": {"content": part.get("logprobs")},
             "finish_reason": (part.get("done_reason") or "stop") if part.get("done") else None,
         }
-        return {
-            "model": part.get("model"),
-            "choices": [choice],
-            "usage": {
-                "prompt_tokens": part.get("prompt_eval_count"),
-                "completion_tokens": part.get("eval_count"),
-            },
-            "timings": part,
-        }
+        counts = {"prompt_tokens": "prompt_eval_count", "completion_tokens": "eval_count"}
+        usage = {name: part.get(told) for name, told in counts.items()}
+        return {"model": part.get("model"), "choices": [choice], "usage": usage, "timings": part}

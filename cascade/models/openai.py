@@ -90,9 +90,8 @@ class ServedModel(Model):
                 yield b"\n".join(data)
                 data = []
 
-    def _chunk(self, part: Any, answer: Answer) -> Any:
+    def _chunk(self, part: Any) -> Any:
         """A part of a reply in OpenAI's form."""
-        del answer
         return part
 
     async def _complete(self, request: Request) -> Completion:
@@ -107,8 +106,9 @@ class ServedModel(Model):
             ModelError: it is an error, or no reply.
         """
         answer = Answer(grows=False)
-        self._add(reply, answer)
-        return self._completion(answer)
+        with self._readable():
+            self._add(reply, answer)
+            return answer.completion(asked_for=self.model)
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         connection = await self._connected()
@@ -116,16 +116,17 @@ class ServedModel(Model):
         answer = Answer()
         lines = connection.lines(self.path, payload, lambda: answer.begun)
         try:
-            async with aclosing(lines):
-                async for data in self._frames(lines):
-                    if piece := self._add(data, answer):
-                        yield Chunk(piece, logprobs=answer.tokens)
-                    if self.ends_with_reason and answer.finish_reason is not None:
-                        break
-                with suppress(TimeoutError, ModelError):
-                    async with asyncio.timeout(DRAIN_S):
-                        async for _ in lines:
-                            pass
+            with self._readable():
+                async with aclosing(lines):
+                    async for data in self._frames(lines):
+                        if piece := self._add(read_json(data), answer):
+                            yield Chunk(piece, logprobs=answer.tokens)
+                        if self.ends_with_reason and answer.finish_reason is not None:
+                            break
+                    with suppress(TimeoutError, ModelError):
+                        async with asyncio.timeout(DRAIN_S):
+                            async for _ in lines:
+                                pass
         except (ModelUnavailableError, ModelTimeoutError, StreamInterruptedError):
             # A connection that breaks after the reason why the answer ends is no failure: all is
             # there, but for the counts perhaps.
@@ -133,20 +134,16 @@ class ServedModel(Model):
                 raise
         if answer.finish_reason is None:
             raise self._caller.interrupted("it ended without a finish reason")
-        yield Chunk(completion=self._completion(answer))
-
-    def _add(self, part: object, answer: Answer) -> str:
         with self._readable():
-            reply = read_json(part) if isinstance(part, bytes) else part
-            if isinstance(reply, Mapping) and (error := reply.get("error")):
-                status, reason = read_error(error)
-                interrupted = self._caller.interrupted(reason)
-                raise interrupted if answer.begun else self._caller.refused(status, reason)
-            return answer.add(self._chunk(reply, answer))
+            completion = answer.completion(asked_for=self.model)
+        yield Chunk(completion=completion)
 
-    def _completion(self, answer: Answer) -> Completion:
-        with self._readable():
-            return answer.completion(asked_for=self.model)
+    def _add(self, reply: Any, answer: Answer) -> str:
+        if isinstance(reply, Mapping) and (error := reply.get("error")):
+            status, reason = read_error(error)
+            interrupted = self._caller.interrupted(reason)
+            raise interrupted if answer.begun else self._caller.refused(status, reason)
+        return answer.add(self._chunk(reply))
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -159,10 +156,9 @@ class ServedModel(Model):
         """Open a connection, whatever the server says to that."""
         self._check_allowed()
         try:
-            async with asyncio.timeout(CONNECT_S):
-                await (await self._connected()).request("/models")
-        except TimeoutError as error:
-            raise self._caller.late(str(error)) from error
+            with self._caller.named():
+                async with asyncio.timeout(CONNECT_S):
+                    await (await self._connected()).request("/models")
         except ModelError as error:
             if error.status is None and not isinstance(error, MalformedResponseError):
                 raise
@@ -241,11 +237,10 @@ class OpenAIModel(ServedModel):
         return await self._scored(request, request.answer)
 
     async def _scored(self, request: Request, answer: str) -> Completion:
-        """A given answer with its log-probabilities, which vLLM returns of a prompt, in one pass.
+        """A given answer with its log-probabilities, which vLLM returns of a prompt, in one pass:
+        `prompt_logprobs` 0 stands for those of its own tokens. Other servers ignore it.
 
-        `prompt_logprobs` 0 stands for those of the prompt's own tokens
-        (https://docs.vllm.ai/en/latest/serving/openai_compatible_server). Other servers ignore it;
-        then there is no score.
+        Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server
         """
         asked = self.payload(replace(request, answer=None, logprobs=False, max_tokens=1))
         asked |= {
@@ -269,9 +264,6 @@ class OpenAIModel(ServedModel):
         """The official client, for other parts of the API, such as files and batches.
 
         What it raises goes through `named_errors`. It belongs to the running event loop.
-
-        Raises:
-            RealRequestForbiddenError: real requests are switched off for tests.
         """
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient  # noqa: PLC0415 - heavy
 

@@ -5,16 +5,15 @@ JSON lines: a header, then one answer per line. A line that a crash cut off is t
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import threading
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -23,25 +22,22 @@ from cascade.models.base import Chunk, Model, Request, file_sha256
 from cascade.models.wire import sendable, whole
 from cascade.state import Completion, Record
 
-VERSION = 1
+VERSION: Literal[1] = 1
 
 
 class Header(Record):
     """The first line: whose answers these are, and how they were made.
 
     Attributes:
-        version: of this format.
         model: the model string that was asked.
         weights_sha256: of the weights file, for models on this machine.
-        recorded_at: when the recording began.
-        settings: whatever else decides the answers (threads, quantisation, server version).
     """
 
-    version: int = VERSION
+    version: Literal[1] = VERSION
     model: str
     weights_sha256: str | None = None
     recorded_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    settings: dict[str, JsonValue] = Field(default_factory=dict)  # of the machine, for readers
 
 
 class Line(Record):
@@ -52,15 +48,8 @@ class Line(Record):
     answer: Completion
 
 
-R = TypeVar("R", bound=Record)
-
-
 def request_key(request: Request) -> str:
-    """A stable hash of all that decides an answer.
-
-    The time limit does not, nor whether log-probabilities are asked for: they describe the
-    answer and do not change it.
-    """
+    """A stable hash of all that decides an answer: not the time limit, nor log-probabilities."""
     numbers: dict[object, int] = {}
     messages = sendable(request.messages)
     for message in messages:  # the ids of tool calls are random
@@ -98,36 +87,30 @@ def _read(path: Path) -> tuple[Header, dict[str, list[Completion]]]:
     Raises:
         ConfigurationError: there is no such file, it is not UTF-8 or not in this format.
     """
+    number = 1
     try:
         # Whatever follows the last line break was being written when the recorder ended.
-        lines = path.read_bytes().decode().split("\n")[:-1] or [""]
+        first, *lines = path.read_bytes().decode().split("\n")[:-1] or [""]
+        header = Header.model_validate_json(first)
+        answers: dict[str, list[Completion]] = {}
+        for line in lines:
+            number += 1
+            if line.strip():
+                read = Line.model_validate_json(line)
+                answers.setdefault(read.key, []).append(read.answer)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        why = f"line {number}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+        raise ConfigurationError(
+            f"{path} is not a recording of version {VERSION} ({why}). Record again, or delete the "
+            "line."
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"the recording {path} cannot be read ({error}). Give the path of a JSONL file that "
             "cascade.models.Recorder wrote."
         ) from error
-    header = _parsed(Header, lines[0], f"{path} is not a recording: its first line is no header")
-    if header.version != VERSION:
-        raise ConfigurationError(
-            f"{path} is a recording of version {header.version} and this program reads "
-            f"version {VERSION}: record it again, or use the program that wrote it"
-        )
-    answers: dict[str, list[Completion]] = {}
-    for number, line in enumerate(lines[1:], start=2):
-        if line.strip():
-            wrong = f"line {number} of the recording {path} cannot be read; delete it"
-            read = _parsed(Line, line, wrong)
-            answers.setdefault(read.key, []).append(read.answer)
     return header, answers
-
-
-def _parsed(kind: type[R], line: str, wrong: str) -> R:
-    try:
-        return kind.model_validate_json(line)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ConfigurationError(f"{wrong} ({place}: {first['msg']}): {line[:80]!r}") from error
 
 
 class ReplayModel(Model):
@@ -138,7 +121,6 @@ class ReplayModel(Model):
 
     Args:
         path: the JSONL file (`docs/replay.md`).
-        pace: wait as long as the model did; by default the recorded times are only reported.
 
     Attributes:
         header: whose answers these are and how they were made.
@@ -152,11 +134,11 @@ class ReplayModel(Model):
     real = False
     scores = True
 
-    def __init__(self, path: str | Path, *, pace: bool = False) -> None:
-        self.model = str(path)
+    def __init__(self, path: str | Path) -> None:
         self._path = Path(path).expanduser()
-        self._pace = pace
         self.header, answers = _read(self._path)
+        answered = self.header.model.partition(":")[2] or self.header.model
+        self.model = Path(answered).name.removesuffix(".gguf")  # whose answers, wherever they are
         every = [answer for given in answers.values() for answer in given]
         self.returns_logprobs = any(answer.logprobs or answer.call_logprobs for answer in every)
         self._answers = {key: cycle(given) for key, given in answers.items()}
@@ -173,22 +155,17 @@ class ReplayModel(Model):
                 f"for {_question(request)!r}. Prompt and settings have to be the recorded ones; "
                 "to add this one, ask through Recorder(model, path)."
             )
-        answer = next(self._answers[key])
-        if self._pace:
-            await asyncio.sleep(answer.latency_ms / 1000)
-        return answer
+        return next(self._answers[key])
 
 
 class Recorder(Model):
     """A model that passes requests on to another and writes down each answer.
 
-    Lines are appended and flushed one by one, so that a crash loses at most the last one.
-    Failures are not recorded.
+    Failures are not recorded. A crash loses at most the last line.
 
     Args:
         model: the model that is asked.
         path: the JSONL file; an existing recording of the same model is continued.
-        settings: whatever else decides the answers, for the header.
 
     Raises:
         ConfigurationError: the file is a recording of another model, or no recording.
@@ -199,20 +176,17 @@ class Recorder(Model):
         *("forces_tools", "real", "traces_itself", "weights_path", "server", "secrets"),
     )
 
-    def __init__(
-        self, model: Model, path: str | Path, *, settings: Mapping[str, JsonValue] | None = None
-    ) -> None:
+    def __init__(self, model: Model, path: str | Path) -> None:
         self.recorded = model
         for name in self._SAME:
             setattr(self, name, getattr(model, name))
         self._path = Path(path).expanduser()
         self._lock = threading.Lock()
         sha256 = file_sha256(model.weights_path) if model.weights_path else None
-        header = Header(model=model.name, weights_sha256=sha256, settings=dict(settings or {}))
+        header = Header(model=model.name, weights_sha256=sha256)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         if not self._path.exists() or not self._path.stat().st_size:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._append(header.model_dump_json())
-            return
         known, _ = _read(self._path)
         if (known.model, known.weights_sha256) != (header.model, sha256):
             raise ConfigurationError(
@@ -249,10 +223,6 @@ class Recorder(Model):
     def _append(self, line: str) -> None:
         with self._lock, self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-
-    async def warm(self) -> None:
-        """Make the recorded model ready."""
-        await self.recorded.warm()
 
     async def aclose(self) -> None:
         """Close the recorded model."""

@@ -35,9 +35,8 @@ def open_model(
     """The model behind a string or an object.
 
     Args:
-        spec: `provider:name` (`ollama:qwen2.5:3b`, `openai:gpt-5.1`, `llamacpp:smollm2-135m`,
-            `llamacpp:/path/to.gguf`, `replay:/path/to.jsonl`), any LangChain chat model, or a
-            `Model`, which comes back as it is.
+        spec: `provider:name` (`ollama:qwen2.5:3b`, `llamacpp:/path/to.gguf`), any LangChain chat
+            model, or a `Model`, which comes back as it is.
         base_url: address of the server, for providers that have one.
         api_key: key for it.
         options: parameters that the adapter passes on with every request or uses for loading.
@@ -52,7 +51,7 @@ def open_model(
     given: dict[str, Any] = {"base_url": base_url, "api_key": api_key, "options": options}
     if not isinstance(spec, str):
         _refuse(type(spec).__name__, **given)
-        return spec if isinstance(spec, Model) else _wrapped(spec)
+        return _wrapped(spec)
     provider, _, name = spec.partition(":")
     if not provider or not name.strip():
         raise UnknownProviderError(
@@ -63,8 +62,7 @@ def open_model(
     if provider in ("llamacpp", "replay"):
         _refuse(spec, base_url=given.pop("base_url"), api_key=given.pop("api_key"))
     if provider == "replay":
-        given = dict(options or {})
-        _refuse(spec, **{f"option {name}": name for name in given if name != "pace"})
+        _refuse(spec, options=given.pop("options"))
     # Imported here, so that a cascade loads only the adapters that it uses.
     module, kind = _ADAPTERS[provider]
     model: Model = getattr(import_module(f"cascade.models.{module}"), kind)(name, **given)
@@ -72,6 +70,8 @@ def open_model(
 
 
 def _wrapped(chat: object) -> Model:
+    if isinstance(chat, Model):
+        return chat
     from langchain_core.language_models import BaseChatModel  # noqa: PLC0415 - slow to import
 
     from cascade.models.langchain import LangChainModel  # noqa: PLC0415
@@ -111,9 +111,8 @@ def _through_langchain(
 
     if base_url is not None:
         check_address(base_url, "http://localhost:8000/v1")
-        settings["base_url"] = base_url
-    if api_key is not None:
-        settings["api_key"] = api_key
+    given = {"base_url": base_url, "api_key": api_key}
+    settings |= {argument: value for argument, value in given.items() if value is not None}
     try:
         chat = init_chat_model(name, model_provider=provider, **settings)
         if getattr(chat, "max_retries", 0) and "max_retries" not in settings:

@@ -20,15 +20,10 @@ from cascade.models.logprobs import Growing, answer_logprobs, call_logprobs
 from cascade.state import Completion, TokenLogprob, Usage
 
 FINISH_REASONS = {
-    "end_turn": "stop",
-    "eos": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_length": "length",
-    "tool_use": "tool_calls",
-    "function_call": "tool_calls",
-    "safety": "content_filter",
-    "refusal": "content_filter",
+    **dict.fromkeys(("end_turn", "eos", "stop_sequence"), "stop"),
+    **dict.fromkeys(("max_tokens", "model_length"), "length"),
+    **dict.fromkeys(("tool_use", "function_call"), "tool_calls"),
+    **dict.fromkeys(("safety", "refusal"), "content_filter"),
 }
 """Other providers' words for why a model stopped → the words of `Completion`."""
 
@@ -89,15 +84,11 @@ def whole(value: Any) -> Any:
     Such a half comes of an emoji that a model cut in two. UTF-8 has no place for it, and one in a
     conversation would make every later step of it fail.
     """
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    elif isinstance(value, list):
-        return [whole(item) for item in value]
-    elif isinstance(value, dict):
-        return {key: whole(item) for key, item in value.items()}
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
     return value
 
 
@@ -136,16 +127,11 @@ def count(value: object) -> int | None:
 
 
 def read_counts(counts: Mapping[str, object], *, wrote: bool, total: object = None) -> Usage:
-    """The usage of a call, where its counts can be true together.
+    """The usage of a call, by the names of `Usage`, where its counts can be true together.
 
-    No prompt has no tokens, and no answer: some servers send zeros where they have not counted.
-    Parts are no more than their whole: some count what they read from their cache beside the
-    input. Where the reasoning stands beside the output (xAI, Gemini), the total shows it.
-
-    Args:
-        counts: by the names of `Usage`.
-        wrote: whether there is an answer.
-        total: all tokens together.
+    Some servers send zeros where they have not counted, or count what they read from their cache
+    beside the input. Where the reasoning stands beside the output (xAI, Gemini), the total of all
+    tokens shows it.
     """
     read = {name: count(value) for name, value in counts.items()}
     given, made = read.get("input_tokens") or None, read.get("output_tokens")
@@ -202,9 +188,8 @@ def read_tool_call(name: object, arguments: object, call_id: object = None) -> T
         raise ValueError(f"not a tool call: {name!r} with arguments that are no JSON") from error
     if not isinstance(decoded, Mapping) or not isinstance(name, str) or not name:
         raise ValueError(f"not a tool call: {name!r} with arguments {arguments!r}")
-    return ToolCall(
-        name=name, args=dict(decoded), id=str(call_id or f"call_{uuid4().hex}"), type="tool_call"
-    )
+    call_id = str(call_id or f"call_{uuid4().hex}")
+    return ToolCall(name=name, args=dict(decoded), id=call_id, type="tool_call")
 
 
 class Answer:
@@ -213,20 +198,19 @@ class Answer:
     What is not as the format says raises ValueError, TypeError, KeyError or AttributeError.
 
     Args:
-        grows: whether `tokens` are wanted as they arrive.
+        grows: whether `tokens`, the log-probabilities that the last chunk completed, are wanted.
     """
 
     def __init__(self, *, grows: bool = True) -> None:
         self.finish_reason: str | None = None
         self.tokens: tuple[TokenLogprob, ...] = ()
-        """Log-probabilities that the last chunk completed."""
         self._growing = Growing() if grows else None
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._logprobs: list[object] = []
         self._calls: dict[int, dict[str, Any]] = {}
         self._usage: object = None
-        self._model: str | None = None
+        self._model: object = None
         self._busy_ms: float | None = None
         self._answered = False
 
@@ -235,15 +219,9 @@ class Answer:
         """Whether a part of the answer has arrived."""
         return bool(self._text or self._calls)
 
-    @property
-    def n_calls(self) -> int:
-        """How many tool calls have arrived."""
-        return len(self._calls)
-
     def add(self, reply: Any) -> str:
         """Take a chunk (or a whole reply) in, and return its piece of text."""
-        model = reply.get("model")
-        self._model = model if isinstance(model, str) and model else self._model
+        self._model = reply.get("model") or self._model
         self._usage = reply.get("usage") or self._usage
         self._busy_ms = _busy_ms(reply.get("timings")) or self._busy_ms
         self.tokens = ()
@@ -271,15 +249,15 @@ class Answer:
         items = logprobs.get("content") if isinstance(logprobs, Mapping) else None
         self._logprobs.extend(items if isinstance(items, list) else ())
         calls = part.get("tool_calls") or []
-        for position, call in enumerate(calls):
-            self._add_call(call.get("index", position), call)
+        for call in calls:
+            self._add_call(call)
         if self._growing is not None:
             plain = not (calls or thinking or part.get("refusal"))
             self.tokens = self._growing.add(items, text, plain=plain)
         return text
 
-    def _add_call(self, index: int, call: Mapping[str, Any]) -> None:
-        function = call["function"]
+    def _add_call(self, call: Mapping[str, Any]) -> None:
+        function, index = call["function"], call.get("index", len(self._calls))
         known = self._calls.setdefault(index, {"id": None, "name": None, "arguments": ""})
         known["id"] = call.get("id") or known["id"]
         known["name"] = function.get("name") or known["name"]
@@ -294,14 +272,12 @@ class Answer:
         if not self._answered:
             raise ValueError("no choices in the reply")
         text, thinking = "".join(self._text), "".join(self._thinking) or None
-        calls = tuple(
-            read_tool_call(call["name"], call["arguments"], call["id"])
-            for call in self._calls.values()
-        )
+        given = self._calls.values()
+        calls = tuple(read_tool_call(c["name"], c["arguments"], c["id"]) for c in given)
         reason = self.finish_reason
         return Completion(
             text=text,
-            model=self._model or asked_for,
+            model=self._model if isinstance(self._model, str) else asked_for,
             usage=_read_usage(self._usage, wrote=bool(text or calls)),
             logprobs=answer_logprobs(self._logprobs, text, thinking, tool_calls=bool(calls)),
             call_logprobs=call_logprobs(self._logprobs, calls, thinking),

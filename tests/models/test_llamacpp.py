@@ -19,7 +19,8 @@ from cascade.errors import (
     ModelNotFoundError,
     UnsupportedContentError,
 )
-from cascade.models.llamacpp import Engine, LlamaCppModel, read_calls, told
+from cascade.models import Request
+from cascade.models.llamacpp import Engine, LlamaCppModel, read_calls
 from cascade.state import Usage
 from tests.models.asking import ASKING, ask, ask_in_pieces, score
 from tests.servers import replies
@@ -209,22 +210,27 @@ async def test_a_template_that_knows_no_tools_gets_them_as_text(
     assert [message["role"] for message in server.last.body["messages"]] == ["user"]
 
 
-def test_calls_and_their_results_are_told_as_text() -> None:
+async def test_calls_and_their_results_are_told_as_text(
+    model: LlamaCppModel, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlamaServer, "knows_tools", False)
     conversation = (
         SystemMessage("Be short."),
         HumanMessage("Weather?"),
         AIMessage("I look.", tool_calls=[MADE, MADE]),
         ToolMessage("sunny", tool_call_id="1"),
         ToolMessage("rain", tool_call_id="2"),
+        HumanMessage("Thanks!"),
     )
-    system, human, made, results = told(conversation, (WEATHER,))
-    assert system.text.startswith("Be short.\n\n")
-    assert human.text == "Weather?"
-    assert (
-        made.text
-        == f"I look.\n<tool_call>\n{CALL}\n</tool_call>\n<tool_call>\n{CALL}\n</tool_call>"
-    )
-    assert results.text.count("<tool_response>") == 2
+    server.will(replies.openai_reply("ok"))
+    await model.complete(Request(conversation, tools=(WEATHER,)))
+    system, human, made, results, last = server.last.body["messages"]
+    assert system["content"].startswith("Be short.\n\n")
+    assert (human["content"], last["content"]) == ("Weather?", "Thanks!")
+    call = f"<tool_call>\n{CALL}\n</tool_call>"
+    assert made == {"role": "assistant", "content": f"I look.\n{call}\n{call}"}
+    assert results["role"] == "user"
+    assert results["content"].count("<tool_response>") == 2
 
 
 # Setting up

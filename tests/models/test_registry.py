@@ -123,7 +123,7 @@ def test_settings_that_do_not_fit_are_not_ignored(tmp_path: Path) -> None:
         open_model(Scripted(), base_url="http://x")
     with pytest.raises(ConfigurationError, match="api_key"):
         open_model(f"replay:{recording}", api_key="k")
-    with pytest.raises(ConfigurationError, match="spice"):
+    with pytest.raises(ConfigurationError, match="options"):
         open_model(f"replay:{recording}", options={"spice": 1})
     with pytest.raises(ConfigurationError, match="base_url"):
         open_model("llamacpp:smollm2-135m", base_url="http://x")
