@@ -31,7 +31,7 @@ from cascade.ledger import database as databases
 from cascade.ledger import store as stores
 from cascade.ledger.base import EXACT, current_tags
 from cascade.state import LedgerEntry
-from tests.ledger.processes import ROOT, kill_in_the_middle, write_together
+from tests.ledger.processes import ROOT
 from tests.ledger.samples import call, decided, entry
 
 DAY = timedelta(days=1)
@@ -169,41 +169,17 @@ def test_event_loops_of_many_threads_lose_nothing(url: str, path: Path) -> None:
 # --- crashes
 
 
-def test_after_kill_9_each_call_is_in_the_ledger_once_or_listed_as_unknown(
-    url: str, tmp_path: Path
-) -> None:
-    left = kill_in_the_middle(url, tmp_path / "provider", after=300)
-    assert left.lost == left.doubled == []
-    assert left.kept.total() > 100
-    assert 0 < left.unknown.total() <= 2 * 32
-
-
-async def test_two_processes_write_at_once_without_a_loss(url: str) -> None:
-    write_together(url, processes=2, entries=500)
-    async with open_store(url) as store:
-        found = [e.run_id for e in await store.entries()]
-    assert sorted(found) == sorted(f"{name}-{i}" for name in range(2) for i in range(500))
-
-
 LEAVING = """
 import sys
 from cascade.ledger import open_store
 from tests.ledger.samples import entry
 store = open_store(sys.argv[1])
 store.append([entry(str(i)) for i in range(500)])
-{}
 """
 
 
-@pytest.mark.parametrize("ending", ["", "raise KeyError"])
-def test_a_program_that_ends_has_written_all(url: str, path: Path, ending: str) -> None:
-    command = [sys.executable, "-c", LEAVING.format(ending), url]
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-    assert len(rows(path)) == 500
-
-
 def test_a_program_that_ends_while_the_database_is_away_logs_what_it_had(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", LEAVING.format(""), f"sqlite:///{tmp_path}/none/ledger.db"]
+    command = [sys.executable, "-c", LEAVING, f"sqlite:///{tmp_path}/none/ledger.db"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
     assert done.stderr.count('"run_id"') == 500
 
@@ -301,16 +277,6 @@ async def test_an_entry_that_no_database_can_keep_is_named_and_the_others_are_wr
             await store.begin(call("worse", input_tokens=2**80))
         with pytest.raises(LedgerError, match="worse"):
             await store.flush()
-
-
-async def test_a_store_that_was_closed_writes_again(url: str, path: Path) -> None:
-    store = open_store(url)
-    for name in "ab":
-        await store.begin(call(name))
-        store.append([entry(name)])
-        await store.aclose()
-    store.close()
-    assert (rows(path), len(rows(path, "ledger_begun"))) == (["a", "b"], 2)
 
 
 async def test_what_comes_while_the_thread_ends_is_for_the_next_one(url: str, path: Path) -> None:
@@ -478,26 +444,6 @@ async def test_sums_over_nodes_over_runs_and_over_entries_are_equal_to_the_last_
         assert sum(c.unknown for c in costs) == view.cost.unknown
 
 
-async def test_totals_keep_measured_and_estimated_apart_and_unknown_is_not_zero() -> None:
-    async with open_store("memory://") as store:
-        store.append(
-            [
-                entry(cost_usd=Decimal("0.1"), saved_usd=Decimal(1)),
-                entry(cost_usd=Decimal("0.2"), cost_basis="estimated"),
-                entry(node="check", at=MARCH),
-            ]
-        )
-        nodes, tiers = await store.totals(by="node"), await store.totals(by="tier")
-        cost = await store.spent("draft", MARCH + DAY)
-    unknown, known = nodes["check"], nodes["draft"]
-    assert (unknown.cost_usd.total, unknown.cost_usd.basis) == (None, "unknown")
-    assert (known.cost_usd.measured, known.cost_usd.estimated) == (Decimal("0.1"), Decimal("0.2"))
-    assert (known.cost_usd.total, known.cost_usd.basis) == (Decimal("0.3"), "estimated")
-    assert (known.saved_usd.total, known.saved_usd.unknown) == (None, 1)
-    assert {name: total.entries for name, total in tiers.items()} == {"": 3}
-    assert cost == known.cost_usd
-
-
 async def test_a_column_that_is_none_is_named() -> None:
     async with open_store("memory://") as store:
         for name in ("price_usd", "decision.none", "node.x"):
@@ -509,15 +455,10 @@ async def test_a_column_that_is_none_is_named() -> None:
         ]
 
 
-async def test_tags_within_tags_are_together(url: str) -> None:
-    async with open_store(url) as store:
-        with tagged(user="1"), tagged(team="t"):
-            store.append([entry("a")], current_tags())
-        assert await store.rows(columns=["tags"]) == [({"user": "1", "team": "t"},)]
+def test_tags_within_tags_are_together_and_have_to_be_text() -> None:
+    with tagged(user="1"), tagged(team="t"):
+        assert current_tags() == {"user": "1", "team": "t"}
     assert current_tags() == {}
-
-
-def test_a_tag_that_is_no_text_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="give names and values as text"):
         tagged(user=42).__enter__()  # type: ignore[arg-type]
 
@@ -536,13 +477,6 @@ async def test_deletion_has_to_be_told_what_and_overwrites_it(url: str, path: Pa
         assert rows(path) == ["new"]
         files = b"".join(file.read_bytes() for file in path.parent.glob("ledger.db*"))
         assert b"remember me" not in files
-
-
-async def test_jobs_are_kept_only_where_that_is_asked_for(url: str) -> None:
-    async with open_store(url) as store:
-        store.put_job(Job(kind="audit", run_id="a", payload="{}"))
-        store.drop_job("audit", "a")
-        assert await store.claim_jobs("audit") == []
 
 
 async def test_redaction_changes_notes_and_keeps_no_job_that_it_would_change(url: str) -> None:
