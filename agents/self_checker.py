@@ -9,8 +9,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from cascade.confidence import Calibrator, combine, objection, repetition, speaks_of_grading
-from cascade.confidence.signals import Asked, LogprobSignal, Probe, PTrueSignal, Signal, take
+from cascade.confidence import (
+    Asked,
+    Calibrator,
+    LogprobSignal,
+    Probe,
+    PTrueSignal,
+    Signal,
+    combine,
+    objection,
+    repetition,
+    speaks_of_grading,
+    take,
+)
 from cascade.errors import CascadeError, DeadlineError, LocalOnlyError, ModelError, is_control_flow
 from cascade.run import Call, CascadeRuntime, Run, Settings, Step, to_request
 from cascade.state import Assessment, Completion
@@ -163,7 +174,6 @@ class SelfChecker:
         return replace(
             assessment,
             confidence=estimate.confidence,
-            interval=estimate.interval,
             p_large=estimate.p_large,
             calibrated=estimate.calibrated,
         )

@@ -11,8 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from cascade.confidence import Calibrator
-from cascade.confidence.signals import Signal
+from cascade.confidence import Calibrator, Signal
 from cascade.errors import CascadeError, ConfigurationError, is_control_flow
 from cascade.events import Decided, Reader
 from cascade.policies import NextSignal, Policy, Situation, TierOutlook

@@ -19,7 +19,7 @@ from langchain_core.messages import AnyMessage, BaseMessage
 from pydantic import JsonValue, TypeAdapter
 from typing_extensions import TypedDict  # of typing's own, pydantic makes no schema in 3.11
 
-from cascade.confidence.base import Calibrator, Signal
+from cascade.confidence import Calibrator, Signal
 from cascade.events import Event
 from cascade.ledger.base import LedgerStore
 from cascade.ledger.ledger import Ledger

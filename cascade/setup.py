@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade._numbers import to_number
-from cascade.confidence import ModelIdentity, digest
-from cascade.confidence.signals import Signal, SignalLike, to_signals, wordings
+from cascade.confidence import ModelIdentity, Signal, digest, to_signals
+from cascade.confidence.signals import SignalLike, wordings
 from cascade.errors import CalibrationMismatchError, ConfigurationError, MissingDependencyError
 from cascade.middleware import (
     Breaker,

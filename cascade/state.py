@@ -216,7 +216,6 @@ class Assessment:
         objection: a fact that rules the draft out whatever the confidence
             (empty answer, invalid JSON), or None.
         p_large: P(the large model is right) on this question, where a calibration knows it.
-        interval: a range for the confidence as wide as the labels are few, where known.
         taken: names of the signals taken so far.
     """
 
@@ -226,7 +225,6 @@ class Assessment:
     missing: str | None = None
     objection: str | None = None
     p_large: float | None = None
-    interval: tuple[float, float] | None = None
     taken: tuple[str, ...] = ()
 
 

@@ -1,9 +1,8 @@
-"""Signals and calibrators: the interfaces, and what a calibration is bound to.
+"""Signals and calibrators: their interfaces, and the signals that cost nothing.
 
-A signal is a feature of a draft with a price in calls, and without any I/O of its own: it says
-what it wants to ask (`probes`), the self-checker asks, and the signal reads the replies. So the
-same signal runs online, in calibration and over recordings, and each of its calls is in the
-ledger. A calibrator makes one probability of the signals. Nothing here needs numpy.
+A signal has no I/O of its own: it says what it wants to ask (`probes`), the self-checker asks, and
+the signal reads the replies. So the same signal runs online, in calibration and over recordings,
+and each of its calls is in the ledger. Nothing here needs numpy.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import hashlib
 import inspect
 import json
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,26 +20,24 @@ from typing import Any, Literal, Protocol
 
 from langchain_core.messages import BaseMessage
 
-from cascade.errors import ConfigurationError
-from cascade.state import Completion, Record
+from cascade.state import Completion, Record, TokenLogprob
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
 
 FEATURES: Mapping[str, frozenset[str]] = {
-    "logprobs": frozenset(
-        {
-            "logprob_mean",
-            "logprob_min",
-            "logprob_q10",
-            "logprob_window_min",
-            "margin_mean",
-            "token_count",
-        }
+    "logprobs": _names(
+        "logprob_mean logprob_min logprob_q10 logprob_window_min margin_mean token_count"
     ),
-    "text": frozenset({"answer_words", "answer_truncated", "answer_refuses", "answer_hedges"}),
-    "prompt": frozenset(
-        {"prompt_words", "prompt_numbers", "prompt_negations", "prompt_lines", "prompt_symbols"}
-    ),
+    "text": _names("answer_words answer_truncated answer_refuses answer_hedges"),
+    "prompt": _names("prompt_words prompt_numbers prompt_negations prompt_lines prompt_symbols"),
 }
 """Features of the built-in signals that are not called as their signal is."""
+
+Features = Mapping[str, float]
+"""Features by name; what is missing is absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +67,10 @@ class Probe:
     """One call that a signal wants.
 
     Attributes:
-        messages: what to ask.
-        max_tokens: limit of the reply; None takes the tier's.
-        temperature: None takes the tier's.
+        max_tokens, temperature: None takes the tier's.
         top_logprobs: alternatives per token; 0 asks for no log-probabilities.
-        as_draft: ask with the tools and the schema of the draft (another sample of it), or
-            as a plain question.
-        answer: an answer to score instead of writing one (`Request.answer`): one pass over it;
-            the reply's `logprobs` are those of its tokens.
+        as_draft: with the tools and the schema of the draft, or as a plain question.
+        answer: an answer to score in one pass, instead of writing one.
     """
 
     messages: tuple[BaseMessage, ...]
@@ -87,23 +81,16 @@ class Probe:
     answer: str | None = None
 
 
-Features = Mapping[str, float]
-"""Features by name; what is missing is absent."""
-
-
 class Signal(ABC):
     """A feature of a draft.
 
     Attributes:
-        name: its name in results, calibrations and `signals=[…]`.
-        calls: calls that it makes at most; 0 is free.
-        is_score: whether `score` gives a confidence by itself; without it (refused, lost on
-            the way) the draft cannot be judged.
+        name: in results, calibrations and `signals=[…]`.
+        calls: that it makes at most; 0 is free.
+        is_score: whether it gives a confidence by itself, without which a draft is not judged.
         needs_logprobs: whether it is missing without the draft's log-probabilities.
-        model: the model that its probes ask, as `Cascade` takes models; None asks the drafting
-            tier.
-        wording: of a built-in check, a digest of the words in which it asks about a draft:
-            a calibration is bound to it.
+        model: that its probes ask, as `Cascade` takes models; None asks the drafting tier.
+        wording: digest of the words of a check: a calibration is bound to it.
     """
 
     name: str
@@ -115,7 +102,6 @@ class Signal(ABC):
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """The next calls, which may run side by side; none when the signal can be read."""
-        del asked, replies
         return ()
 
     @abstractmethod
@@ -141,10 +127,7 @@ async def take(signal: Signal, asked: Asked, ask: Ask) -> Features:
 
 
 async def _side_by_side(calls: Sequence[Coroutine[Any, Any, Completion]]) -> list[Completion]:
-    """Their results, in order. The first failure cancels the others and is raised when they have
-    ended: `asyncio.gather` would let them run on, calls that cost money."""
-    if len(calls) == 1:
-        return [await calls[0]]
+    """Their results, in order; the first failure cancels the others, which cost money."""
     tasks = [asyncio.ensure_future(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)
@@ -155,130 +138,150 @@ async def _side_by_side(calls: Sequence[Coroutine[Any, Any, Completion]]) -> lis
         raise
 
 
-Value = float | bool | None
-"""What a user's signal returns; None and NaN are missing."""
-
-Check = (
-    Callable[[str, str], Value | Awaitable[Value]]
-    | Callable[[str, str, Any], Value | Awaitable[Value]]
-)
-"""A user's own signal, sync or async: `(question, answer)` or `(question, answer, runtime)`."""
-
-
-class UserSignal(Signal):
-    """A function of the user's as a signal: a test, a regular expression, a tool.
-
-    Args:
-        check: `(question, answer)`, or `(question, answer, runtime)` with the `CascadeRuntime`
-            of the run, to a number, a boolean or None. A value outside [0, 1] judges no draft
-            until it is calibrated.
-        name: the function's name by default.
-
-    Raises:
-        ConfigurationError: it takes neither two nor three arguments.
-    """
-
-    def __init__(self, check: Check, name: str | None = None) -> None:
-        self.check: Callable[..., Value | Awaitable[Value]] = check
-        self.name = name or str(getattr(check, "__name__", type(check).__name__))
-        self.takes_runtime = _takes_three(check, self.name)
-
-    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features | Awaitable[Features]:
-        """The function's value under its name."""
-        del replies
-        given = (asked.question, asked.draft.transcript)
-        value = self.check(*given, asked.runtime) if self.takes_runtime else self.check(*given)
-        return self._later(value) if inspect.isawaitable(value) else self._features(value)
-
-    def score(self, features: Features) -> float | None:
-        """The value, where it is in [0, 1]."""
-        value = features.get(self.name)
-        return value if value is not None and 0.0 <= value <= 1.0 else None
-
-    async def _later(self, value: Awaitable[Value]) -> Features:
-        return self._features(await value)
-
-    def _features(self, value: Value) -> Features:
-        if value is None:
-            return {}
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise ConfigurationError(
-                f"the signal {self.name!r} returned {value!r}: return a number, True or False, or "
-                "None where it cannot be taken."
-            ) from None
-        return {self.name: number} if math.isfinite(number) else {}
-
-
-def _takes_three(check: Callable[..., Any], name: str) -> bool:
-    try:
-        parameters = inspect.signature(check).parameters.values()
-    except (TypeError, ValueError):  # some built-ins have none
-        return False
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return False
-    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = sum(p.default is p.empty for p in places)
-    if len(places) < 2 or required > 3:
-        raise ConfigurationError(
-            f"the signal {name!r} takes {len(places)} arguments: write it as (question, answer) "
-            "or (question, answer, runtime)."
-        )
-    return required == 3 or (len(places) > 2 and places[2].name == "runtime")
+# --- raw scores
 
 
 def combine(scores: Features) -> float | None:
-    """One raw score from several: the most doubtful one; None when there is none.
-
-    Uncalibrated scores have no common scale, so no weights are invented for them; a
-    calibration replaces this rule. Values outside [0, 1] are clipped; NaN is missing.
-    """
-    lowest = min((score for score in scores.values() if not math.isnan(score)), default=None)
-    return None if lowest is None else min(1.0, max(0.0, lowest))
+    """One raw score from several: the most doubtful, since they have no common scale; None when
+    there is none."""
+    lowest = math.inf
+    for score in scores.values():
+        lowest = min(lowest, score)  # NaN is not lower
+    return None if lowest == math.inf else min(1.0, max(0.0, lowest))
 
 
 def score_of(signal: str, features: Features) -> float | None:
-    """The raw score of a signal, None when it is missing or no score by itself.
-
-    For `logprobs` it is the geometric mean token probability, exp(mean log-probability); every
-    other score is the feature of the signal's own name.
-    """
+    """The raw score of a signal, None when it is missing: the geometric mean token probability for
+    `logprobs`, else the feature of the signal's own name."""
     if signal == "logprobs":
         mean = features.get("logprob_mean")
         return math.exp(mean) if mean is not None and mean <= 0.0 else None
     return features.get(signal)
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A confidence as a calibrator gives it.
+# --- signals that cost nothing
 
-    Attributes:
-        confidence: P(the draft is correct).
-        interval: a range for it as wide as the labels are few (Venn–Abers), where known.
-        p_large: P(the large model is correct) on this question, where known.
-        calibrated: whether the labels showed that it is a probability; else it is a raw score.
+WINDOW = 16
+"""Tokens in the sliding window of `logprob_window_min`; shorter answers are one window."""
+
+_REFUSAL = re.compile(
+    r"\b(i (?:can(?:no|['’])t|am not able|am unable|don['’]t know|do not know)|"
+    r"as an ai|i['’]m sorry|i am sorry|unable to (?:help|answer)|cannot (?:help|answer|assist))\b",
+    re.IGNORECASE,
+)
+_HEDGE = re.compile(
+    r"\b(maybe|perhaps|probably|possibly|might|not sure|i think|i guess|it depends|unclear)\b",
+    re.IGNORECASE,
+)
+_NEGATION = re.compile(r"\b(not|except|never|none|neither|nor|least|false|incorrect)\b", re.I)
+
+
+def logprob_features(logprobs: Sequence[TokenLogprob] | None) -> dict[str, float]:
+    """Features of an answer's log-probabilities, in nats; none without log-probabilities.
+
+    Those that survive across tasks: the 10 % quantile (arXiv 2404.10136) and the smallest mean over
+    a sliding window (2508.15260) tell more than the mean; `margin_mean` is the mean difference
+    between the two most likely tokens, where alternatives were returned.
+    """
+    if not logprobs:
+        return {}
+    values, margins = [], []
+    for token in logprobs:
+        values.append(token.logprob)
+        if len(token.top) > 1:
+            first, second = sorted([p for _, p in token.top], reverse=True)[:2]
+            margins.append(first - second)
+    ordered = sorted(values)
+    place = 0.1 * (len(values) - 1)  # between order statistics, linearly
+    below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
+    features = {
+        "logprob_mean": math.fsum(values) / len(values),
+        "logprob_min": ordered[0],
+        "logprob_q10": below + (above - below) * (place % 1.0),
+        "logprob_window_min": worst_window(values),
+        "token_count": float(len(values)),
+    }
+    if margins:
+        features["margin_mean"] = math.fsum(margins) / len(margins)
+    return features
+
+
+def worst_window(values: Sequence[float]) -> float:
+    """The smallest mean of `WINDOW` values in a row, or of all where there are fewer."""
+    size = min(WINDOW, len(values))
+    lowest = total = math.fsum(values[:size])
+    for leaving, entering in zip(values, values[size:], strict=False):
+        total += entering - leaving
+        lowest = min(lowest, total)
+    return lowest / size
+
+
+class LogprobSignal(Signal):
+    """The log-prob set of `logprob_features`; its score is the geometric mean probability.
+
+    Of a draft that calls tools it is taken on their names and argument values: the JSON around them
+    is all but certain whatever it holds.
     """
 
+    name = "logprobs"
+    needs_logprobs = True
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
+        """Features of the draft's own tokens; none where the provider does not show them."""
+        return logprob_features(asked.draft.decisive_logprobs)
+
+
+class TextSignal(Signal):
+    """Length, refusal and hedging markers of the draft; no score by themselves."""
+
+    name = "text"
+    is_score = False
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
+        """Word count, and 1 or 0 for truncated, refusing, hedging."""
+        text = asked.draft.text
+        return {
+            "answer_words": float(len(text.split())),
+            "answer_truncated": float(asked.draft.finish_reason == "length"),
+            "answer_refuses": float(bool(_REFUSAL.search(text))),
+            "answer_hedges": float(bool(_HEDGE.search(text))),
+        }
+
+
+class PromptSignal(Signal):
+    """Length, numbers, negations, lines and code marks of the question alone."""
+
+    name = "prompt"
+    is_score = False
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
+        """Counts, which are known before anything is drafted."""
+        question = asked.question
+        words = question.split()
+        return {
+            "prompt_words": float(len(words)),
+            "prompt_numbers": float(sum(any(c.isdigit() for c in word) for word in words)),
+            "prompt_negations": float(len(_NEGATION.findall(question))),
+            "prompt_lines": float(question.count("\n") + 1),
+            "prompt_symbols": float(sum(not (c.isalnum() or c.isspace()) for c in question)),
+        }
+
+
+# --- calibrators
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """P(the draft is correct), and P(the large model is correct) where known; a raw score where
+    the labels did not show that it is `calibrated`."""
+
     confidence: float
-    interval: tuple[float, float] | None = None
     p_large: float | None = None
     calibrated: bool = True
 
 
 class Calibrator(Protocol):
     """Turns the features of a draft into a probability."""
-
-    @property
-    def signals(self) -> tuple[str, ...]:
-        """Names of the signals it needs, in the order in which they are taken."""
-        ...
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether the labels showed that the confidence from all signals is a probability."""
-        ...
 
     def mismatch(self, messages: Sequence[BaseMessage]) -> str | None:
         """Why this conversation is not of the kind it was fitted on, or None."""
@@ -306,14 +309,9 @@ class ModelIdentity(Record):
 
 @dataclass(frozen=True, slots=True)
 class LabelledDraft:
-    """The features of a draft and which model was right.
+    """The features of a draft, and how right (0 to 1) draft and large model were.
 
-    Attributes:
-        features: of all signals.
-        correct: of the draft, 0 to 1.
-        large_correct: of the large model's answer; None when it was not asked.
-        id: of the example; where ids are given, rows are sorted by them and none may be there
-            twice.
+    Rows are sorted by their ids, where they have some, and none may be there twice.
     """
 
     features: Features
@@ -322,16 +320,20 @@ class LabelledDraft:
     id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MadeFor:
-    """What a calibration is bound to; see `Calibration`."""
+class MadeFor(Record):
+    """What a calibration is bound to.
+
+    Attributes:
+        task_hash: of tools, schema and the small tier's settings.
+        system_hash: of the system message; None when the examples had several.
+        labels: where the labels come from.
+    """
 
     small: ModelIdentity
     large: ModelIdentity | None
     task_hash: str
     system_hash: str | None
     labels: Labels
-    memory: str | None = None
 
 
 def system_hash(messages: Sequence[BaseMessage]) -> str:

@@ -1,36 +1,45 @@
 """Makes a calibration from labelled drafts, and says what it is worth.
 
-Needs scikit-learn and scipy (extra `calibrate`). The result depends on the rows, and not on their
-order.
+All fits are logistic regressions with a normal prior, and the prior's mean is the raw score as it
+is: few labels change little. A step from few parameters to many is taken as far as cross-fitting
+shows that it pays by more than its noise (`step_share`). The result depends on the rows, and not on
+their order. Needs scipy (extra `calibrate`).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cascade._version import __version__
 from cascade.confidence.base import LabelledDraft, MadeFor, digest
-from cascade.confidence.calibration import Calibration, Quality, Recommendation, Stage
-from cascade.confidence.calibrators import GainHead
-from cascade.confidence.columns import Columns, owner, raw_score
-from cascade.confidence.early import WORST, EarlyRow
-from cascade.confidence.fitting import (
-    cross_fitted,
-    cross_fitted_gain,
-    fit_calibrator,
-    fit_gain,
-    fit_venn_abers,
-    step_share,
+from cascade.confidence.calibration import (
+    Calibration,
+    FittedCalibrator,
+    GainHead,
+    Linear,
+    Quality,
+    Recommendation,
+    Stage,
+    Weight,
+    columns_of,
+    owner,
+    raw_score,
+    sigmoid,
 )
+from cascade.confidence.early import EarlyRow
 from cascade.confidence.metrics import Array, auroc, auroc_error, brier, ece, ece_noise
 from cascade.confidence.signals import wordings
 from cascade.errors import ConfigurationError
+
+Rows = NDArray[np.intp]
 
 LEAST_LABELS = 20
 """Below, not even a slope and a shift can be told from noise."""
@@ -49,6 +58,14 @@ OUTLOOK_ROWS = 300
 EARLY_ROWS = 5_000
 """More would bound the share of lost drafts no better than needs be."""
 QUANTILES = 101
+LABELS_PER_FEATURE = 10
+"""Labels of the rarer class per column of a calibrator (Peduzzi and others 1996)."""
+PRIOR_ROWS = 4.0
+"""Precision of the priors of a calibrator: so many rows speak for the raw score as it is."""
+GAIN_PRECISION = 25.0
+"""Precision of the prior of a gain head's weights, which are expected within ± 0.2."""
+FLAT = 1e-3
+"""Precision of a prior that says next to nothing."""
 
 
 def in_order(drafts: Sequence[LabelledDraft]) -> list[LabelledDraft]:
@@ -64,11 +81,10 @@ def in_order(drafts: Sequence[LabelledDraft]) -> list[LabelledDraft]:
             f"{len(twice)} examples are there more than once, such as {twice[0]!r}: copies would "
             "pass for evidence. Leave them out, or give each its own id."
         )
-    return sorted(drafts, key=lambda draft: (draft.id or "", _content(draft)))
-
-
-def _content(draft: LabelledDraft) -> str:
-    return digest([dict(draft.features), draft.correct, draft.large_correct])
+    return sorted(
+        drafts,
+        key=lambda d: (d.id or "", digest([dict(d.features), d.correct, d.large_correct])),
+    )
 
 
 def halves(
@@ -120,60 +136,46 @@ def calibrate(
             "more, and a few hundred to be good."
         )
     correct = np.array([draft.correct for draft in usable])
-    fitted = [_fit_stage(usable, correct, stage, names) for stage in _stages_of(signals)]
-    stages = tuple(
-        fit.stage.model_copy(update={"outlook": _outlook(fit.seen, fitted[i + 1].seen)})
-        if i + 1 < len(fitted)
-        else fit.stage
-        for i, fit in enumerate(fitted)
-    )
+    free = [name for name, calls in signals if not calls]
+    paid = [name for name, calls in signals if calls]
+    taken = [(*free, *paid[:count]) for count in range(0 if free else 1, len(paid) + 1)]
+    fitted = [_fit_stage(usable, correct, stage, names) for stage in taken]
+    stages = [fit.stage for fit in fitted]
+    for at, (fit, later) in enumerate(pairwise(fitted)):
+        stages[at] = fit.stage.model_copy(update={"outlook": _outlook(fit.seen, later.seen)})
     last = fitted[-1]
-    promise = _large(usable, last, correct)
-    quality = _quality(last, correct, promise)
+    p_large, gain, gain_share, auroc_gain = _fit_large(usable, last, correct)
+    quality = _quality(last, correct, accuracy_large=p_large, auroc_gain=auroc_gain)
+    quantiles = np.quantile(last.seen, np.linspace(0, 1, QUANTILES))
     return Calibration(
+        **dict(made_for),
         created_at=datetime.now(UTC),
         library_version=__version__,
-        small=made_for.small,
-        large=made_for.large,
-        task_hash=made_for.task_hash,
-        system_hash=made_for.system_hash,
-        labels=made_for.labels,
-        memory=made_for.memory,
-        stages=stages,
+        stages=tuple(stages),
         quality=quality,
         recommendation=_recommend(last, correct, quality),
-        p_large=promise.p_large,
-        gain=promise.head,
-        gain_share=promise.share,
-        confidences=_quantiles(last.seen),
+        p_large=p_large,
+        gain=gain,
+        gain_share=gain_share,
+        confidences=tuple(np.clip(quantiles, 0.0, 1.0).tolist()),
         early=_early(usable, last.seen),
         wordings=wordings(names),
     )
 
 
+# --- a stage
+
+
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """A stage, its matrix, and the confidence of each row by a fit that has not seen it.
-
-    `more` is how many more labels it probably takes until the stage is calibrated.
-    """
+    """A stage, its matrix, the confidence of each row by a fit that has not seen it, raw scores,
+    and how many more labels it probably takes until the stage is calibrated."""
 
     stage: Stage
     table: Array
     seen: Array
     raw: Array
     more: int
-
-
-def _stages_of(signals: Sequence[tuple[str, int]]) -> list[tuple[str, ...]]:
-    """Free signals together, then one paid signal more at each stage."""
-    taken = tuple(name for name, calls in signals if not calls)
-    stages = [taken] if taken else []
-    for name, calls in signals:
-        if calls:
-            taken = (*taken, name)
-            stages.append(taken)
-    return stages
 
 
 def _fit_stage(
@@ -183,21 +185,22 @@ def _fit_stage(
         {name: value for name, value in draft.features.items() if owner(name, names) in taken}
         for draft in drafts
     ]
-    columns = Columns.of(rows, taken)
-    table = columns.matrix(rows)
     scores = [raw_score(row, taken) for row in rows]
     raw = np.array([math.nan if score is None else score for score in scores])
-    seen = np.clip(cross_fitted(table, correct), 0.0, 1.0)
-    calibrated, more = _evidence(raw, seen, correct)
     stage = Stage(
         signals=taken,
-        columns=columns,
-        calibrator=fit_calibrator(table, correct),
-        calibrated=calibrated,
-        band=fit_venn_abers(seen, (correct > 0.5).astype(np.float64)),
+        columns=columns_of(rows, taken),
+        calibrator=FittedCalibrator(base=Linear(intercept=0.0)),
+        calibrated=False,
         scored=bool(np.isfinite(raw).any()),
     )
-    return _Fit(stage, table, seen, raw, more)
+    table = stage.matrix(rows)
+    seen = cross_fitted(
+        lambda fit, held: fit_calibrator(table[fit], correct[fit]).predict(table[held]), correct
+    )
+    calibrated, more = _evidence(raw, seen, correct)
+    fitted = {"calibrator": fit_calibrator(table, correct), "calibrated": calibrated}
+    return _Fit(stage.model_copy(update=fitted), table, seen, raw, more)
 
 
 def _evidence(raw: Array, seen: Array, correct: Array) -> tuple[bool, int]:
@@ -236,9 +239,9 @@ def _log_loss(probability: Array, correct: Array) -> Array:
 
 
 def _early(drafts: Sequence[LabelledDraft], confidence: Array) -> tuple[EarlyRow, ...]:
-    rows = zip(confidence.tolist(), drafts, strict=True)
-    known = [(c, draft.features[WORST]) for c, draft in rows if WORST in draft.features]
-    return tuple(sorted(known[:EARLY_ROWS]))
+    windows = [draft.features.get("logprob_window_min") for draft in drafts]
+    rows = zip(confidence.tolist(), windows, strict=True)
+    return tuple(sorted([(c, window) for c, window in rows if window is not None][:EARLY_ROWS]))
 
 
 def _outlook(here: Array, after: Array) -> tuple[tuple[float, float], ...]:
@@ -247,56 +250,48 @@ def _outlook(here: Array, after: Array) -> tuple[tuple[float, float], ...]:
     return tuple((float(here[i]), float(after[i])) for i in kept)
 
 
-def _quantiles(confidence: Array) -> tuple[float, ...]:
-    quantiles = np.quantile(confidence, np.linspace(0, 1, QUANTILES))
-    return tuple(np.clip(quantiles, 0.0, 1.0).tolist())
+# --- the large model
 
 
-@dataclass(frozen=True, slots=True)
-class _Promise:
-    """What is known of the large model: p_L, a gain head, and how well the gain is ranked."""
-
-    p_large: float | None = None
-    head: GainHead | None = None
-    share: float = 0.0
-    auroc: float | None = None
-
-
-def _large(drafts: Sequence[LabelledDraft], last: _Fit, correct: Array) -> _Promise:
+def _fit_large(drafts: Sequence[LabelledDraft], last: _Fit, correct: Array) -> _Large:
     """p_L, and a gain head as far as it predicts the gain better than a constant p_L does."""
-    known = [draft.large_correct for draft in drafts]
-    if any(value is None for value in known):
-        given = [value for value in known if value is not None]
-        return _Promise(float(np.mean(given)) if given else None)
+    known = [draft.large_correct for draft in drafts if draft.large_correct is not None]
+    if len(known) < len(drafts):
+        return (float(np.mean(known)) if known else None), None, 0.0, None
     large = np.array(known, dtype=np.float64)
     rate, gain = float(large.mean()), large - correct
     won = (gain > 0.5).astype(np.float64)
-    constant = rate - last.seen
     if not 0 < won.sum() < len(won):
-        return _Promise(rate)
-    scored = last.stage.scored
-    ranked = cross_fitted_gain(last.table, correct, large, scored=scored)
+        return rate, None, 0.0, None
+    table, constant = last.table, rate - last.seen
+    ranked = cross_fitted(
+        lambda fit, held: fit_gain(table[fit], correct[fit], large[fit]).predict(table[held]), gain
+    )
     share = step_share(constant, ranked, gain)
     area = auroc(constant + share * (ranked - constant), won)
-    if not share:
-        return _Promise(rate, auroc=area)
-    return _Promise(rate, fit_gain(last.table, correct, large, scored=scored), share, area)
+    return rate, fit_gain(table, correct, large) if share else None, share, area
 
 
-def _quality(last: _Fit, correct: Array, promise: _Promise) -> Quality:
+_Large = tuple[float | None, GainHead | None, float, float | None]
+"""p_L, the gain head, how far to go to it, and the AUROC of the gain."""
+
+
+# --- what it is worth
+
+
+def _quality(last: _Fit, correct: Array, **of_large: float | None) -> Quality:
     known = np.isfinite(last.raw)
     area = auroc(last.seen, correct)
     return Quality(
         n=len(correct),
         accuracy_small=float(correct.mean()),
-        accuracy_large=promise.p_large,
         ece=ece(last.seen, correct),
         ece_noise=float(ece_noise(last.seen).mean()),
         ece_raw=ece(last.raw[known], correct[known]) if known.any() else None,
         brier=brier(last.seen, correct),
         brier_raw=brier(last.raw[known], correct[known]) if known.any() else None,
         auroc=None if math.isnan(area) else area,
-        auroc_gain=promise.auroc,
+        **of_large,
     )
 
 
@@ -304,8 +299,8 @@ def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:
     """Whether the figures speak for using it."""
     area, n = quality.auroc, quality.n
     known = np.isfinite(last.raw)
-    raw = auroc(last.raw[known], correct[known]) if known.any() else math.nan
-    if not math.isnan(raw) and raw < 0.5 - CHANCE_Z * _error(raw, correct[known]):
+    raw = auroc(last.raw[known], correct[known])
+    if raw < 0.5 - CHANCE_Z * auroc_error(raw, correct[known]):
         return Recommendation(
             code="score is reversed",
             text="do not use it: the higher the score, the more often the draft is wrong "
@@ -317,14 +312,11 @@ def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:
             text=f"do not use it: {quality.accuracy_small:.0%} of {n} drafts are right, and hardly "
             "one is more likely right than wrong. Take another small model.",
         )
-    if area is not None and area < 0.5 + max(CHANCE_AREA, CHANCE_Z * _error(area, correct)):
-        more = _labels_to_tell(area, correct)
-        after = f"bring {more} more labels, or " if more else ""
+    if area is not None and area < 0.5 + max(CHANCE_AREA, CHANCE_Z * auroc_error(area, correct)):
         return Recommendation(
             code="no better than chance",
             text=f"do not use it: on {n} labels the confidence tells right from wrong drafts no "
-            f"better than chance (AUROC {area:.2f}): {after}take other signals.",
-            more_labels=more,
+            f"better than chance (AUROC {area:.2f}). Take other signals, or bring more labels.",
         )
     if last.stage.calibrated:
         return Recommendation(code="ok", text="the confidence is calibrated on these examples.")
@@ -337,14 +329,150 @@ def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:
     )
 
 
-def _error(area: float, correct: Array) -> float:
-    right = int((correct > 0.5).sum())
-    return auroc_error(area, right, len(correct) - right)
+# --- fits
 
 
-def _labels_to_tell(area: float, correct: Array) -> int | None:
-    """How many more labels would show that an AUROC like this one is above one half."""
-    if area < 0.5 + CHANCE_AREA:
-        return None
-    n = len(correct)
-    return max(1, math.ceil(n * (CHANCE_Z * _error(area, correct) / (area - 0.5)) ** 2) - n)
+def fit_calibrator(table: Array, correct: Array) -> FittedCalibrator:
+    """The calibrator that these labels (n,) can pay for. Column 0 of the table (n, d) is the logit
+    of the raw score (all NaN where there is none), the others follow in the order of trust."""
+    base = _fit_base(table, correct)
+    if not _columns_allowed(table, correct):
+        return FittedCalibrator(base=base)
+
+    def seen(fit: Callable[[Array, Array], Linear]) -> Array:
+        return cross_fitted(
+            lambda rows, held: fit(table[rows], correct[rows]).predict(table[held]), correct, 10
+        )
+
+    share = step_share(seen(_fit_base), seen(_fit_full), correct)
+    full = _fit_full(table, correct) if share else None
+    return FittedCalibrator(base=base, full=full, share=share)
+
+
+def fit_gain(
+    table: Array, small: Array, large: Array, precision: float = GAIN_PRECISION
+) -> GainHead:
+    """A gain head, from how right (n,) draft and large answer were."""
+    columns = range(1, table.shape[1])
+    return GainHead(
+        small=_fit(table, small, columns, precision, raw=_scored(table)),
+        large=_fit(table, large, columns, precision, raw=False),
+    )
+
+
+def cross_fitted(predict: Callable[[Rows, Rows], Array], labels: Array, folds: int = 5) -> Array:
+    """The prediction of each row by a fit that has not seen it, (n,): `predict` takes the rows that
+    fit and those held out, and each fold has about the same labels."""
+    predicted = np.empty(len(labels))
+    for fit, held in stratified_folds(labels, folds):
+        predicted[held] = predict(fit, held)
+    return predicted
+
+
+def step_share(before: Array, after: Array, actual: Array) -> float:
+    """θ in [0, 1]: how far to go from one prediction to a richer one, both cross-fitted.
+
+    The least-squares share less one standard error: 0 where the richer one does not pay by more
+    than its noise, near 1 where it clearly does.
+    """
+    step, rest = after - before, actual - before
+    square = float(step @ step)
+    if square < 1e-12:
+        return 0.0
+    share = float(step @ rest) / square
+    error = float(np.sqrt((((rest - share * step) * step) ** 2).sum())) / square
+    return min(1.0, max(0.0, share - error))
+
+
+def stratified_folds(labels: Array, folds: int) -> Iterator[tuple[Rows, Rows]]:
+    """(rows that fit, rows held out) of each fold; scikit-learn's take classes, not shares."""
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[shuffled[np.argsort(labels[shuffled], kind="stable")]] = np.arange(len(labels)) % folds
+    for k in range(min(folds, len(labels))):
+        yield np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+
+
+def _scored(table: Array) -> bool:
+    return not np.isnan(table[:, 0]).all()
+
+
+def _columns_allowed(table: Array, correct: Array) -> range:
+    """Columns beside the raw score, as many as there are labels for."""
+    rarer = int(min((correct > 0.5).sum(), (correct <= 0.5).sum()))
+    most = rarer // LABELS_PER_FEATURE - int(_scored(table))
+    return range(1, min(table.shape[1], 1 + max(0, most)))
+
+
+def _fit_base(table: Array, correct: Array) -> Linear:
+    """Slope and shift of the raw logit; the base rate where there is no raw score.
+
+    A slope below 0 becomes 0: a score that falls with the truth says nothing, or was mistaken for
+    its opposite, which is for a person to find out.
+    """
+    if not _scored(table):
+        rate = (correct.sum() + 1) / (len(correct) + 2)
+        return Linear(intercept=float(np.log(rate / (1 - rate))))
+    found = _fit(table, correct, raw=True)
+    return found if found.raw >= 0 else _fit(table, correct, raw=False)
+
+
+def _fit_full(table: Array, correct: Array) -> Linear:
+    return _fit(table, correct, _columns_allowed(table, correct), raw=_scored(table))
+
+
+def _fit(
+    table: Array,
+    labels: Array,
+    columns: Sequence[int] = (),
+    precision: float = PRIOR_ROWS,
+    *,
+    raw: bool,
+) -> Linear:
+    """A logistic regression with a normal prior: weights around 0, and with `raw` the slope of the
+    raw logit around 1. A column that does not vary gets a scale that takes it out."""
+    x = table[:, list(columns)]
+    known = np.isfinite(x)
+    count = np.maximum(1, known.sum(axis=0))
+    mean = np.where(known, x, 0.0).sum(axis=0) / count
+    deviation = np.sqrt(np.where(known, (x - mean) ** 2, 0.0).sum(axis=0) / count)
+    scale = np.where(deviation > 1e-9, deviation, 1e9)
+    first = [PRIOR_ROWS, PRIOR_ROWS] if raw else [FLAT]
+    parts = [np.ones((len(table), 1)), np.nan_to_num(table[:, :1])][: len(first)]
+    found = _minimise(
+        np.hstack([*parts, np.nan_to_num((x - mean) / scale)]),
+        labels,
+        np.array([0.0, 1.0][: len(first)] + [0.0] * len(columns)),
+        np.array(first + [precision] * len(columns)),
+    )
+    fitted = zip(columns, mean.tolist(), scale.tolist(), found[len(first) :].tolist(), strict=True)
+    return Linear(
+        intercept=float(found[0]),
+        raw=float(found[1]) if raw else 0.0,
+        weights=tuple(Weight(column=c, mean=m, scale=s, weight=w) for c, m, s, w in fitted),
+    )
+
+
+def _minimise(x: Array, labels: Array, prior: Array, precision: Array) -> Array:
+    """The weights that minimise log-loss plus the prior, by Newton's method with backtracking."""
+
+    def loss(w: Array) -> float:
+        eta = x @ w
+        penalty = float(precision @ (w - prior) ** 2) / 2
+        return float(np.sum(np.logaddexp(0.0, eta) - labels * eta)) + penalty
+
+    w, best = prior, loss(prior)
+    for _ in range(100):
+        p = sigmoid(x @ w)
+        gradient = x.T @ (p - labels) + precision * (w - prior)
+        curvature = (x * (p * (1.0 - p))[:, None]).T @ x + np.diag(precision)
+        step = np.asarray(np.linalg.solve(curvature, gradient), dtype=np.float64)
+        fall = float(gradient @ step)
+        while fall > 1e-10 * (1.0 + abs(best)) and loss(w - step) > best:
+            step /= 2
+            fall /= 2
+        if fall <= 1e-10 * (1.0 + abs(best)):
+            break
+        w = w - step
+        best = loss(w)
+    return np.asarray(w, dtype=np.float64)

@@ -1,81 +1,264 @@
 """A calibration: what was learned about one small model on labelled examples, as a JSON file.
 
 It knows what it was made for, how good it is and whether it should be used, and refuses to be used
-for anything else. `cascade.confidence.calibrating` makes it.
+for anything else. `cascade.confidence.calibrating` makes it; using it needs numpy alone.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
+import numpy as np
 from langchain_core.messages import BaseMessage
-from pydantic import Field, ValidationError, model_validator
-
-from cascade.confidence.base import Estimate, Features, Labels, ModelIdentity, system_hash
-from cascade.confidence.calibrators import (
-    Fitted,
-    FittedCalibrator,
-    GainHead,
-    Share,
-    VennAbersBand,
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    ValidationError,
+    model_validator,
 )
-from cascade.confidence.columns import Columns, raw_score
-from cascade.confidence.early import EarlyRow
-from cascade.errors import CalibrationMismatchError, ConfigurationError
-from cascade.state import Certificate
 
-LARGEST = 64 * 2**20
-"""Bytes of a file; usual ones have less than a hundred thousand."""
+from cascade.confidence.base import (
+    FEATURES,
+    Estimate,
+    Features,
+    MadeFor,
+    ModelIdentity,
+    combine,
+    score_of,
+    system_hash,
+)
+from cascade.confidence.early import EarlyRow
+from cascade.confidence.metrics import Array
+from cascade.errors import CalibrationMismatchError, ConfigurationError
+from cascade.state import Certificate, Record
+
 NEIGHBOURS = 30
 """Calibration rows that tell what a further signal can do to a confidence like this one."""
+CLIP = 30.0
+"""Logits beyond this are certainties that no amount of labels supports."""
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+"""A probability or a share."""
+
+
+class Fitted(Record):
+    """Base of records that are computed with, and hold finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# --- from features by name to a matrix
+
+RAW = "raw"
+"""The raw score of a draft, always the first column."""
+
+LEAST_MARGIN, MOST_MARGIN = 1e-6, 0.02
+"""Scores are kept so far from 0 and 1 before the logit."""
+
+_IN_NATS = FEATURES["logprobs"] - {"token_count"}
+_COUNTS = frozenset({"token_count", "answer_words"}) | FEATURES["prompt"]
+_ABOUT_TEXT = (FEATURES["text"], FEATURES["prompt"])
+"""Features about the text, which carry little each, come after those about the draft."""
+
+
+class Column(Fitted):
+    """A column of a feature matrix with its scale: the logit of a score, kept `margin` from 0 and
+    1; the logarithm of a count; all else as it is."""
+
+    name: str
+    scale: Literal["logit", "log", "plain"]
+    margin: Share = 0.0
+
+    @classmethod
+    def of(cls, name: str, values: Array) -> Self:
+        """The column of a feature with these values: one that leaves [0, 1] is no score."""
+        if name in _COUNTS:
+            return cls(name=name, scale="log")
+        if name in _IN_NATS or ((values < 0.0) | (values > 1.0)).any():
+            return cls(name=name, scale="plain")
+        return cls(name=name, scale="logit", margin=margin_of(values))
+
+    def scaled(self, value: float) -> float:
+        """A value on the column's scale."""
+        if self.scale == "plain":
+            return value
+        if self.scale == "log":
+            return math.log1p(max(0.0, value))
+        p = min(1.0 - self.margin, max(self.margin, value))
+        return math.log(p / (1.0 - p))
+
+
+def columns_of(rows: Sequence[Features], signals: Sequence[str]) -> tuple[Column, ...]:
+    """The columns for the rows that fit: the raw score, then features in the order of trust.
+
+    Scores come first: what is paid for has to reach the calibrator, which takes only as many
+    columns as there are labels for.
+    """
+    found = list(dict.fromkeys(name for row in rows for name in row))
+    values = {name: _values(rows, name, signals) for name in (RAW, *found)}
+    # The only score is the raw score already, but for what of it is clipped.
+    found = [n for n in found if n not in signals or not np.array_equal(values[n], values[RAW])]
+    scores = [name for name in signals if name in found]
+    text = [name for features in _ABOUT_TEXT for name in found if name in features]
+    draft = [name for name in found if name not in scores and name not in text]
+    return tuple(Column.of(name, values[name]) for name in (RAW, *scores, *draft, *text))
+
+
+def owner(feature: str, signals: Collection[str]) -> str | None:
+    """The signal that a feature is of: by its name where it is built in, else the longest name that
+    it begins with."""
+    for signal, features in FEATURES.items():
+        if feature in features:
+            return signal
+    others = [signal for signal in signals if signal not in FEATURES]
+    fitting = [s for s in others if feature == s or feature.startswith(f"{s}_")]
+    return max(fitting, key=len, default=None)
+
+
+def raw_score(features: Features, signals: Sequence[str]) -> float | None:
+    """The most doubtful of the scores that the signals give."""
+    scores = {name: score_of(name, features) for name in signals}
+    return combine({name: score for name, score in scores.items() if score is not None})
+
+
+def margin_of(scores: Array) -> float:
+    """How far scores are kept from 0 and 1 before the logit: half of their least distance.
+
+    A vote of 5 out of 5 stays near one of 4 out of 5; a fixed margin that suits votes would tie the
+    log-probs of a sure model.
+    """
+    inside = scores[(scores > 0.0) & (scores < 1.0)]
+    if not len(inside):
+        return MOST_MARGIN
+    return float(np.clip(np.minimum(inside, 1.0 - inside).min() / 2, LEAST_MARGIN, MOST_MARGIN))
+
+
+def _values(rows: Sequence[Features], name: str, signals: Sequence[str]) -> Array:
+    found = (_value(row, name, signals) for row in rows)
+    return np.array([v for v in found if v is not None and math.isfinite(v)], dtype=np.float64)
+
+
+def _value(features: Features, name: str, signals: Sequence[str]) -> float | None:
+    return raw_score(features, signals) if name == RAW else features.get(name)
+
+
+# --- fitted maps from a matrix to probabilities
+
+
+def sigmoid(z: Array) -> Array:
+    """1 / (1 + e^−z), without overflow."""
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -CLIP, CLIP))), dtype=np.float64)
+
+
+class Weight(Fitted):
+    """Weight of a standardised column; missing values are its mean."""
+
+    column: NonNegativeInt
+    mean: float
+    scale: PositiveFloat
+    weight: float
+
+
+class Linear(Fitted):
+    """σ(b + a·r + Σ w_j (x_j − m_j)/s_j), r the raw logit in column 0."""
+
+    intercept: float
+    raw: float = 0.0
+    weights: tuple[Weight, ...] = ()
+
+    def predict(self, table: Array) -> Array:
+        """One probability per row of an (n, d) matrix."""
+        z = np.full(len(table), self.intercept)
+        if self.raw:
+            z = z + self.raw * np.nan_to_num(table[:, 0])
+        for w in self.weights:
+            z = z + w.weight * np.nan_to_num((table[:, w.column] - w.mean) / w.scale)
+        return sigmoid(z)
+
+
+class FittedCalibrator(Fitted):
+    """P(draft is correct): p_0 + θ·(p_1 − p_0).
+
+    Attributes:
+        base: p_0, slope and shift of the raw logit (arXiv 1706.04599), or the base rate where there
+            is no raw score.
+        full: p_1, a logistic regression on several columns (arXiv 2410.02173).
+        share: θ, see `step_share`.
+    """
+
+    base: Linear
+    full: Linear | None = None
+    share: Share = 0.0
+
+    def predict(self, table: Array) -> Array:
+        """P(correct) per row."""
+        p = self.base.predict(table)
+        if self.full is None or not self.share:
+            return p
+        return np.asarray(p + self.share * (self.full.predict(table) - p), dtype=np.float64)
+
+
+class GainHead(Fitted):
+    """The gain of escalating, p_L − p_S, expected before the large model is asked (post-hoc
+    deferral, arXiv 2404.10136; delegation value, arXiv 2604.14251): p_S is shrunk to the raw score,
+    p_L to a constant, so that with few labels it ranks drafts as the raw score does."""
+
+    small: Linear
+    large: Linear
+
+    def predict(self, table: Array) -> Array:
+        """Expected gain p_L − p_S per row."""
+        return np.asarray(self.large.predict(table) - self.small.predict(table), dtype=np.float64)
 
 
 class Stage(Fitted):
     """The confidence from the signals taken so far.
 
     Attributes:
-        signals: taken when this stage applies.
-        columns: of the feature matrix.
-        calibrator: gives P(draft is correct).
         calibrated: whether the labels showed that this is a probability.
-        band: Venn–Abers intervals.
         outlook: (confidence here, confidence at the next stage) on calibration rows, sorted.
         scored: whether any signal so far gives a score; without one all that is known is how
             often such drafts are right.
     """
 
     signals: tuple[str, ...]
-    columns: Columns
+    columns: tuple[Column, ...] = Field(min_length=1)
     calibrator: FittedCalibrator
     calibrated: bool
-    band: VennAbersBand | None = None
     outlook: tuple[tuple[Share, Share], ...] = ()
     scored: bool = True
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.calibrator.width > len(self.columns.names):
-            raise ValueError("the calibrator reads columns that are not there")
-        if list(self.outlook) != sorted(self.outlook, key=itemgetter(0)):
-            raise ValueError("the outlook is not sorted")
-        return self
+    def matrix(self, rows: Sequence[Features]) -> Array:
+        """(n, d) with NaN where a feature is missing."""
+        table = np.full((len(rows), len(self.columns)), np.nan)
+        for at, features in enumerate(rows):
+            for number, column in enumerate(self.columns):
+                value = _value(features, column.name, self.signals)
+                if value is not None and math.isfinite(value):
+                    table[at, number] = column.scaled(value)
+        return table
+
+    def reads(self, *heads: Linear | None) -> bool:
+        """Whether it has the columns that some heads read."""
+        width = len(self.columns)
+        return all(w.column < width for head in heads if head for w in head.weights)
 
 
 class Quality(Fitted):
     """How good the confidence is on rows that did not fit it; raw scores beside it.
 
     Attributes:
-        n: labelled drafts.
-        accuracy_small: share of right drafts.
-        accuracy_large: share of right answers of the large model, None when it was not asked.
+        accuracy_small, accuracy_large: shares of right answers.
         ece: expected calibration error; `ece_noise` is what perfect probabilities would show on so
-            few rows, `ece_raw` that of the raw score (None without one).
-        brier: mean squared error; `brier_raw` that of the raw score.
+            few rows.
         auroc: how well right drafts are told from wrong ones; None where all were one of them.
         auroc_gain: the same for drafts that the large model would correct.
     """
@@ -93,15 +276,10 @@ class Quality(Fitted):
 
 
 class Recommendation(Fitted):
-    """Whether to use a calibration.
+    """Whether to use a calibration, and why: by code, and in a sentence with the way out.
 
-    Attributes:
-        code: the reason, for machines. `ok`; `not calibrated`: the labels do not show that the
-            confidence is a probability, and it is used as a raw score; the others speak against
-            any use.
-        text: the reason in a sentence, with the way out.
-        more_labels: how many more it probably takes to know better, None where more would not
-            help or nothing is missing.
+    One that is `not calibrated` is used as a raw score; `more_labels` is how many more it probably
+    takes to know better.
     """
 
     code: Literal[
@@ -120,36 +298,23 @@ class Recommendation(Fitted):
         return self.code in ("ok", "not calibrated")
 
 
-class Calibration(Fitted):
+class Calibration(Fitted, MadeFor):
     """Signals → P(draft is correct), with what it was made for and how good it is.
 
     Attributes:
-        task_hash: of tools, schema and the small tier's settings.
-        system_hash: of the system message; None when the examples had several.
-        labels: where the labels come from.
-        memory: version of the memory whose examples the drafts may have been shown; None where
-            there was none. Without one, no draft that was shown examples is calibrated by this.
         stages: free signals first, then one paid signal more in each.
         p_large: share of right answers of the large model, None when it was not asked.
         gain: predicts p_L − p_S per question, where that was better than a constant p_L.
         gain_share: how far to go from the constant to it (`step_share`).
         confidences: quantiles of the confidence of drafts, for an escalation budget.
         certificates: proved on drafts that fitted nothing of this.
-        wordings: of the checks among the signals, by name: in other words a check has other
-            answers.
-        early: of drafts with log-probs, sorted: the confidence that they got in the end, by a fit
-            that has not seen them, and their worst stretch, for the early stop of drafts.
+        early: confidence and worst stretch of drafts with log-probs, sorted, for their early stop.
+        wordings: of the checks among the signals, by name.
     """
 
     format: Literal[1] = 1
     created_at: datetime
     library_version: str
-    small: ModelIdentity
-    large: ModelIdentity | None
-    task_hash: str
-    system_hash: str | None
-    labels: Labels
-    memory: str | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)
     quality: Quality
     recommendation: Recommendation
@@ -163,13 +328,11 @@ class Calibration(Fitted):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.gain is not None and self.gain.width > len(self.stages[-1].columns.names):
-            raise ValueError("the gain head reads columns that are not there")
-        for promise in self.certificates:
-            figures = (promise.max_harm, promise.delta, promise.coverage, promise.bound)
-            shares = all(0 <= share <= 1 for share in (*figures, promise.threshold))
-            if not shares or not 0 <= promise.errors <= promise.n:
-                raise ValueError("the figures of a certificate are none")
+        fits = all(s.reads(s.calibrator.base, s.calibrator.full) for s in self.stages)
+        if self.gain is not None:
+            fits = fits and self.stages[-1].reads(self.gain.small, self.gain.large)
+        if not fits:
+            raise ValueError("a head reads columns that are not there")
         return self
 
     @property
@@ -195,29 +358,14 @@ class Calibration(Fitted):
                 its figures cannot be computed with.
         """
         try:
-            with Path(path).open(encoding="utf-8") as file:
-                text = file.read(LARGEST)
+            return cls.model_validate_json(Path(path).read_bytes())
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
-        except UnicodeDecodeError as error:
-            raise ConfigurationError(f"{path} is no calibration: it is not text.") from error
-        return cls.read(text, str(path))
-
-    @classmethod
-    def read(cls, text: str, called: str) -> Calibration:
-        """Read the text of a file of this name.
-
-        Raises:
-            ConfigurationError: it is no calibration of this format, or its figures cannot be
-                computed with.
-        """
-        try:
-            return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the file"
             raise ConfigurationError(
-                f"{called} is no calibration of this version: {place}: {first['msg']}. "
+                f"{path} is no calibration of this version: {place}: {first['msg']}. "
                 "Make it again with `cascade calibrate`."
             ) from error
 
@@ -259,19 +407,14 @@ class Calibration(Fitted):
         stage = self._stage(taken)
         if stage is None or (stage.scored and raw_score(features, stage.signals) is None):
             return None
-        row = stage.columns.matrix([features])
+        row = stage.matrix([features])
         confidence = float(stage.calibrator.predict(row)[0])
         p_large = self.p_large
         if p_large is not None and self.gain is not None and stage is self.stages[-1]:
             predicted = confidence + float(self.gain.predict(row)[0])
             p_large = p_large + self.gain_share * (predicted - p_large)
             p_large = min(1.0, max(0.0, p_large))
-        return Estimate(
-            confidence=confidence,
-            interval=None if stage.band is None else stage.band.interval(confidence),
-            p_large=p_large,
-            calibrated=stage.calibrated,
-        )
+        return Estimate(confidence, p_large, stage.calibrated)
 
     def outlook(self, confidence: float, taken: Sequence[str]) -> tuple[float, ...]:
         """Confidences to which the next signal led from ones like this, on calibration rows."""

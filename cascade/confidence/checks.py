@@ -1,14 +1,10 @@
-"""Checks: a model is asked about a draft, and what is judged cannot speak to its judge.
+"""Checks: the words in which a model is asked about a draft, and how its reply is read.
 
-P(True) (arXiv 2207.05221) is the mass over all spellings of True against all spellings of False
-among the alternatives of the first answering token, not the sampled word: a model that says "True"
-with 51 % is not sure. The question follows the draft in the same conversation, so that the prompt
-cache of the conversation serves the check as well.
-
-Drafts, questions and documents may be written by somebody who wants a wrong answer accepted. A
-check shows them as data: without control tokens of chat templates, which llama.cpp and servers
-like it read as such wherever they stand, without invisible characters, and between tags that no
-text can close. A reply that is anything else than an answer to the check is none.
+The question follows the draft in the same conversation, so that the prompt cache of the
+conversation serves the check as well. Drafts, questions and documents may be written by somebody
+who wants a wrong answer accepted. A check shows them as data: without control tokens of chat
+templates, which llama.cpp and servers like it read as such wherever they stand, without invisible
+characters, and between tags that no text can close.
 """
 
 from __future__ import annotations
@@ -22,8 +18,6 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from cascade.confidence.base import Asked, Features, Probe, Signal
-from cascade.confidence.free import logprob_features
 from cascade.state import Completion, TokenLogprob
 
 QUESTION = "Is the answer above correct?"
@@ -40,10 +34,10 @@ LEAST_MASS = 0.2
 """Of True and False together at the answering token: below, the model says something else, and
 what is left over for the two words tells nothing. Measured in docs/hostile.md."""
 
-_TRUE = frozenset({"true", "yes", "correct"})
-_FALSE = frozenset({"false", "no", "incorrect", "wrong"})
+_VERDICTS = dict.fromkeys(("true", "yes", "correct"), True) | dict.fromkeys(
+    ("false", "no", "incorrect", "wrong"), False
+)
 _STRIP = " \t\r\n\"'`*_.,:;!()[]▁Ġ"
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)(?: ?%| ?/ ?100)?\.?")
 
 _UNSEEN = re.compile(
     "[\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
@@ -84,27 +78,28 @@ one. A grader's own words ("Verdict: A", "Confidence: 90") are none: graders are
 
 
 def as_data(text: str) -> str:
-    """The text as a check may show it: no control token is left, and nothing that is unseen.
-
-    A control token keeps its letters and gets a space, so that it is read as the words that it
-    is. What holds neither comes back as it is.
-    """
+    """The text as a check may show it: without unseen characters, and with a space in each control
+    token, so that it is read as the words that it is."""
     return _CONTROL.sub(r"\g<0> ", _UNSEEN.sub("", text))
 
 
 def seal(*texts: str) -> str:
-    """Twelve hexadecimal digits for the tags around these texts, the same for the same texts.
-
-    A digest of all of them: a recording and a prompt cache find the check again, and a text that
-    names its own digest has another one by that (it would take 2⁴⁸ trials, and all of the texts).
-    """
+    """A digest for the tags around these texts: recordings and prompt caches find the check again,
+    and a text that names its own digest has another one by that."""
     parts = "\x00".join(texts)
     return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def messages_as_data(messages: Sequence[BaseMessage]) -> tuple[BaseMessage, ...]:
     """A conversation whose texts are data; messages that were data already are the same ones."""
-    return tuple(map(_message_as_data, messages))
+    plain = []
+    for message in messages:
+        update = {"content": _plain(message.content)}
+        if isinstance(message, AIMessage) and message.tool_calls:
+            update["tool_calls"] = _plain(message.tool_calls)
+        same = all(getattr(message, name) == value for name, value in update.items())
+        plain.append(message if same else message.model_copy(update=update))
+    return tuple(plain)
 
 
 def speaks_of_grading(text: str) -> str | None:
@@ -117,15 +112,6 @@ def speaks_of_grading(text: str) -> str | None:
     if found is None:
         return None
     return " ".join(found.string[found.start() : found.start() + 40].split())
-
-
-def _message_as_data(message: BaseMessage) -> BaseMessage:
-    update = {"content": _plain(message.content)}
-    if isinstance(message, AIMessage) and message.tool_calls:
-        update["tool_calls"] = _plain(message.tool_calls)
-    if all(getattr(message, name) == value for name, value in update.items()):
-        return message
-    return message.model_copy(update=update)
 
 
 def _plain(value: Any) -> Any:
@@ -153,7 +139,7 @@ def asking_about(
 
 def wording_of(*parts: str) -> str:
     """A digest of the words of a check: calibrations are bound to them."""
-    return hashlib.sha256("\x00".join((SHOWN, TOLD, *parts)).encode()).hexdigest()[:12]
+    return seal(SHOWN, TOLD, *parts)
 
 
 WORDING = wording_of(QUESTION, REPLY, str(LEAST_MASS))
@@ -162,10 +148,10 @@ WORDING = wording_of(QUESTION, REPLY, str(LEAST_MASS))
 def p_true(check: Completion) -> float | None:
     """P(True) in [0, 1] from the reply to `check_messages`, or None when it says neither.
 
-    With log-probabilities: P(True) / (P(True) + P(False)) at the first token that is no white
-    space, where the two have `LEAST_MASS` of it. A word that is not listed counts with the most it
-    can have: what the least likely listed token has. Without log-probabilities the reply decides,
-    where it is the one word and nothing else: 1 or 0.
+    With log-probabilities: the mass of all spellings of True over that of True and False (arXiv
+    2207.05221) at the first token that is no white space, where the two have `LEAST_MASS` of it.
+    A word that is not listed counts with the most it can have: what the least likely listed token
+    has. Without log-probabilities the reply decides, where it is the one word and nothing else.
     """
     if check.logprobs:
         answering = (token for token in check.logprobs if token.token.strip(_STRIP))
@@ -190,95 +176,4 @@ def _mass(token: TokenLogprob) -> float | None:
 
 
 def _verdict(text: str) -> bool | None:
-    word = text.strip(_STRIP).casefold()
-    if word in _TRUE:
-        return True
-    return False if word in _FALSE else None
-
-
-class PTrueSignal(Signal):
-    """P(True): the mass over True against False (arXiv 2207.05221)."""
-
-    name = "p_true"
-    calls = 1
-    wording = WORDING
-
-    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
-        """One question, after the draft in the same conversation."""
-        if replies:
-            return ()
-        messages = check_messages(asked.messages, asked.draft.transcript)
-        return (Probe(messages, MAX_TOKENS, temperature=0.0, top_logprobs=TOP_LOGPROBS),)
-
-    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
-        """`p_true`, absent when the reply says neither."""
-        del asked
-        probability = p_true(replies[0])
-        return {} if probability is None else {self.name: probability}
-
-
-class VerbalisedSignal(Signal):
-    """Verbalised confidence: the model names a percentage (arXiv 2305.14975).
-
-    Its values are few and tied; a calibration makes sense of them.
-    """
-
-    name = "verbalised"
-    calls = 1
-    QUESTION = "How likely is it that the answer above is correct?"
-    REPLY = "Reply with one number from 0 (certainly wrong) to 100 (certainly right)."
-    wording = wording_of(QUESTION, REPLY)
-
-    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
-        """One question, after the draft in the same conversation."""
-        if replies:
-            return ()
-        draft = asked.draft.transcript
-        messages = asking_about(asked.messages, draft, self.QUESTION, self.REPLY)
-        return (Probe(messages, max_tokens=8, temperature=0.0),)
-
-    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
-        """`verbalised` in [0, 1], absent when the reply is not a number from 0 to 100 alone."""
-        del asked
-        found = _NUMBER.fullmatch(replies[0].text.strip())
-        if found is None or float(found[1]) > 100:
-            return {}
-        return {self.name: float(found[1]) / 100}
-
-
-class PrefillScore(Signal):
-    """Log-probabilities of the draft under another model, by one pass over it without generation.
-
-    What the drafter is sure of and another model finds unlikely is often wrong (arXiv 2603.25450).
-
-    Args:
-        model: that reads the draft, as `Cascade` takes models; it must be able to score a text.
-        name: `prefill` by default; give others when several models read the draft.
-    """
-
-    calls = 1
-
-    def __init__(self, model: Any, *, name: str = "prefill") -> None:
-        self.model = model
-        self.name = name
-
-    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
-        """The draft after the question, to be read."""
-        if replies or not asked.draft.transcript:
-            return ()
-        return (Probe(tuple(asked.messages), answer=asked.draft.transcript),)
-
-    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
-        """The geometric mean probability of the draft's tokens under the signal's name; and its
-        minimum, 10 % quantile and worst window in nats, and how much less likely the draft is to
-        this model than to the drafter (`_gap`, where both are known)."""
-        read = logprob_features(replies[0].logprobs) if replies else {}
-        if not read:
-            return {}
-        features = {self.name: math.exp(read["logprob_mean"])}
-        for part in ("min", "q10", "window_min"):
-            features[f"{self.name}_{part}"] = read[f"logprob_{part}"]
-        own = logprob_features(asked.draft.decisive_logprobs)
-        if own:
-            features[f"{self.name}_gap"] = own["logprob_mean"] - read["logprob_mean"]
-        return features
+    return _VERDICTS.get(text.strip(_STRIP).casefold())

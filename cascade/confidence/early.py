@@ -13,33 +13,24 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
-from cascade.confidence.free import WINDOW, window_means
+from cascade.confidence.base import WINDOW, worst_window
 
 EarlyRow = tuple[float, float]
 """Of a calibration draft: its confidence, and its `logprob_window_min`."""
-
-WORST = "logprob_window_min"
-"""The feature that a draft's running windows fall to."""
 
 ROUNDING = 1e-9
 """Sums of the same numbers in another order differ by less."""
 
 
 def ceiling(total: float, limit: int) -> float:
-    """The highest geometric mean probability that an answer can still reach.
-
-    Remaining tokens have a log-probability of 0 at best, and there are never more than `limit`.
-
-    Args:
-        total: sum of the log-probabilities so far, in nats.
-        limit: most tokens that the answer may have.
-    """
+    """The highest geometric mean probability that an answer of at most `limit` tokens can still
+    reach, `total` being the sum of its log-probabilities so far: the rest is certain at best."""
     return min(1.0, math.exp(total / limit) + ROUNDING)
 
 
 def tail_mean(values: Sequence[float]) -> float | None:
     """Mean of the last `WINDOW` log-probabilities; None before there are so many."""
-    return window_means(values[-WINDOW:], WINDOW)[0] if len(values) >= WINDOW else None
+    return worst_window(values[-WINDOW:]) if len(values) >= WINDOW else None
 
 
 def drafts_needed(share: float) -> int:
@@ -53,14 +44,8 @@ def lowest_kept(
     """Below this running window a draft is given up; None where too few drafts bound it.
 
     With n accepted drafts it is the r-th smallest window, r = ⌊share·(n + 1)⌋. A further accepted
-    draft of the same kind falls below it with probability at most r/(n + 1) ≤ share: its rank
-    among n + 1 exchangeable values is uniform, and ties only help (split conformal prediction;
-    Vovk, Gammerman & Shafer 2005, and arXiv 2107.07511, appendix D).
-
-    Args:
-        rows: of calibration drafts, sorted.
-        accepts: whether a final confidence is accepted; monotone.
-        share: of the drafts that would be accepted, at most lost.
+    draft of the same kind falls below it with probability at most r/(n + 1) ≤ share (split
+    conformal prediction, arXiv 2107.07511, appendix D). `rows` are sorted, `accepts` is monotone.
     """
     first = bisect_left(rows, True, key=lambda row: accepts(row[0]))
     lowest = sorted(window for _, window in rows[first:])

@@ -12,8 +12,8 @@ Array = NDArray[np.float64]
 BINS = 15
 
 
-def ece(probability: Array, correct: Array, bins: int = BINS) -> float:
-    """Expected calibration error over equal-mass bins (arXiv 1706.04599, with bins of equal mass).
+def ece(probability: Array, correct: Array) -> float:
+    """Expected calibration error over bins of equal mass (arXiv 1706.04599).
 
     Bins are cut by rank; rows of equal probability share the mean of their labels, otherwise the
     figure would depend on the order of the rows wherever a tie crosses a bin's edge.
@@ -22,9 +22,8 @@ def ece(probability: Array, correct: Array, bins: int = BINS) -> float:
     ranked = probability[order]
     _, inverse, counts = np.unique(ranked, return_inverse=True, return_counts=True)
     means = np.bincount(inverse, weights=correct[order]) / counts
-    parts = np.array_split(np.arange(len(order)), min(bins, len(order)))
-    starts = np.array([part[0] for part in parts])
-    gaps = np.add.reduceat(ranked - means[inverse], starts)
+    parts = np.array_split(np.arange(len(order)), min(BINS, len(order)))
+    gaps = np.add.reduceat(ranked - means[inverse], [part[0] for part in parts])
     return float(np.abs(gaps).sum() / len(order))
 
 
@@ -51,13 +50,16 @@ def auroc(score: Array, label: Array) -> float:
     positive = label > 0.5
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
     if not n_positive or not n_negative:
-        return float("nan")
+        return math.nan
     above = rankdata(score)[positive].sum() - n_positive * (n_positive + 1) / 2.0
     return float(above / (n_positive * n_negative))
 
 
-def auroc_error(area: float, n_positive: int, n_negative: int) -> float:
-    """Standard error of an AUROC (Hanley and McNeil 1982, equation 2)."""
+def auroc_error(area: float, label: Array) -> float:
+    """Standard error of an AUROC on these labels (Hanley and McNeil 1982, equation 2)."""
+    if math.isnan(area):
+        return math.nan
+    n_positive, n_negative = int((label > 0.5).sum()), int((label <= 0.5).sum())
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     spread = area * (1 - area) + (n_positive - 1) * (q1 - area**2)
     spread += (n_negative - 1) * (q2 - area**2)

@@ -1,29 +1,297 @@
-"""Signals by name: what `signals=[…]` takes."""
+"""Signals that ask a model or a function of the user's, and what `signals=[…]` takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import inspect
+import math
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from decimal import Context, Decimal
+from typing import Any
 
-from cascade.confidence.base import FEATURES, Asked, Check, Probe, Signal, UserSignal, take
-from cascade.confidence.checks import PTrueSignal, VerbalisedSignal
-from cascade.confidence.free import LogprobSignal, PromptSignal, TextSignal
-from cascade.confidence.samples import SelfConsistency
+from cascade._numbers import to_count, to_number
+from cascade.confidence.base import (
+    FEATURES,
+    Asked,
+    Features,
+    LogprobSignal,
+    Probe,
+    PromptSignal,
+    Signal,
+    TextSignal,
+    logprob_features,
+)
+from cascade.confidence.checks import (
+    MAX_TOKENS,
+    TOP_LOGPROBS,
+    WORDING,
+    asking_about,
+    check_messages,
+    p_true,
+    wording_of,
+)
 from cascade.confidence.trajectory import TrajectorySignal
 from cascade.errors import ConfigurationError
+from cascade.state import Completion
 
-__all__ = [
-    "BUILT_IN",
-    "Asked",
-    "LogprobSignal",
-    "PTrueSignal",
-    "Probe",
-    "Signal",
-    "SignalLike",
-    "UserSignal",
-    "take",
-    "to_signals",
-    "wordings",
-]
+# --- checks
+
+
+class PTrueSignal(Signal):
+    """P(True): the mass over True against False (arXiv 2207.05221)."""
+
+    name = "p_true"
+    calls = 1
+    wording = WORDING
+
+    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
+        """One question, after the draft in the same conversation."""
+        if replies:
+            return ()
+        messages = check_messages(asked.messages, asked.draft.transcript)
+        return (Probe(messages, MAX_TOKENS, temperature=0.0, top_logprobs=TOP_LOGPROBS),)
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
+        """`p_true`, absent when the reply says neither."""
+        probability = p_true(replies[0])
+        return {} if probability is None else {self.name: probability}
+
+
+class VerbalisedSignal(Signal):
+    """Verbalised confidence: the model names a percentage (arXiv 2305.14975)."""
+
+    name = "verbalised"
+    calls = 1
+    QUESTION = "How likely is it that the answer above is correct?"
+    REPLY = "Reply with one number from 0 (certainly wrong) to 100 (certainly right)."
+    wording = wording_of(QUESTION, REPLY)
+
+    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
+        """One question, after the draft in the same conversation."""
+        if replies:
+            return ()
+        draft = asked.draft.transcript
+        messages = asking_about(asked.messages, draft, self.QUESTION, self.REPLY)
+        return (Probe(messages, max_tokens=8, temperature=0.0),)
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
+        """`verbalised` in [0, 1], absent when the reply is not a number from 0 to 100 alone."""
+        found = _PERCENT.fullmatch(replies[0].text.strip())
+        if found is None or float(found[1]) > 100:
+            return {}
+        return {self.name: float(found[1]) / 100}
+
+
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)(?: ?%| ?/ ?100)?\.?")
+
+
+class PrefillScore(Signal):
+    """Log-probabilities of the draft under another model, by one pass over it without generation.
+
+    What the drafter is sure of and another model finds unlikely is often wrong (arXiv 2603.25450).
+    The `model` is given as `Cascade` takes models; it must be able to score a text.
+    """
+
+    calls = 1
+
+    def __init__(self, model: Any, *, name: str = "prefill") -> None:
+        self.model = model
+        self.name = name
+
+    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
+        """The draft after the question, to be read."""
+        if replies or not asked.draft.transcript:
+            return ()
+        return (Probe(tuple(asked.messages), answer=asked.draft.transcript),)
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
+        """The geometric mean probability of the draft's tokens; minimum, 10 % quantile and worst
+        window in nats; how much less likely it is to this model than to the drafter (`_gap`)."""
+        read = logprob_features(replies[0].logprobs) if replies else {}
+        if not read:
+            return {}
+        features = {self.name: math.exp(read["logprob_mean"])}
+        for part in ("min", "q10", "window_min"):
+            features[f"{self.name}_{part}"] = read[f"logprob_{part}"]
+        own = logprob_features(asked.draft.decisive_logprobs)
+        if own:
+            features[f"{self.name}_gap"] = own["logprob_mean"] - read["logprob_mean"]
+        return features
+
+
+# --- further answers to the same question
+
+Normaliser = Callable[[str], str]
+"""Maps answers that mean the same to the same string."""
+
+_FINAL = re.compile(r"(?:final answer|answer)\s*(?:is|:|=)\s*(.+)", re.IGNORECASE)
+_NOISE = re.compile(r"[^\w\s.%+-]")
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,3})?")
+_ARTICLE = re.compile(r"\b(?:a|an|the)\b")
+
+
+def normalise(text: str) -> str:
+    """A short answer without case, punctuation, articles and the words around it: what follows the
+    last "answer is" or "answer:", else the whole text. A number loses thousands separators and
+    trailing zeros."""
+    stated = _FINAL.findall(text)
+    answer = (stated[-1] if stated else text).strip().casefold()
+    words = _NOISE.sub(" ", re.sub(r"(?<=\d),(?=\d{3}\b)", "", answer))
+    answer = _tidy(_ARTICLE.sub(" ", words)) or _tidy(words)  # "A" alone is an option
+    if not _NUMBER.fullmatch(answer):
+        return answer
+    number = Decimal(answer)
+    # The default context would round it to 28 digits, and two long numbers are two answers.
+    return f"{number.normalize(Context(prec=len(answer))):f}" if number else "0"
+
+
+def _tidy(words: str) -> str:
+    return re.sub(r"^[. ]+(?!\d)", "", " ".join(words.split()).rstrip(". "))
+
+
+class SelfConsistency(Signal):
+    """Share of the samples that agree with the draft, weighted by their own confidence.
+
+    CISC (arXiv 2502.06233): weight ∝ exp(c) with c the geometric mean token probability of a
+    sample; samples without log-probs weigh the same. Two are asked side by side, until the
+    remaining ones cannot change on which side of one half the draft stands.
+
+    Args:
+        k: samples at most, the draft not counted.
+        temperature: of the samples; at 0 they would all be the draft.
+        same: maps answers that mean the same to the same string.
+
+    Raises:
+        ConfigurationError: k or the temperature is not positive.
+    """
+
+    name = "self_consistency"
+
+    def __init__(
+        self, k: int = 5, *, temperature: float = 0.8, same: Normaliser = normalise
+    ) -> None:
+        self.calls = to_count("SelfConsistency.k", k)
+        self.temperature = to_number("SelfConsistency.temperature", temperature, above=0)
+        self.same = same
+
+    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
+        """The next few samples, none when the vote is decided."""
+        remaining = self.calls - len(replies)
+        agreeing, total = self._votes(asked, replies)
+        most = remaining * math.e
+        if replies and (2 * agreeing > total + most or 2 * (agreeing + most) < total + most):
+            return ()
+        messages = tuple(asked.messages)
+        sample = Probe(messages, temperature=self.temperature, top_logprobs=1, as_draft=True)
+        return (sample,) * min(2, remaining)
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
+        """`self_consistency`: weighted share of samples that give the draft's answer."""
+        agreeing, total = self._votes(asked, replies)
+        return {self.name: agreeing / total} if total else {}
+
+    def _votes(self, asked: Asked, replies: Sequence[Completion]) -> tuple[float, float]:
+        """(weight of the samples that agree with the draft, weight of all)."""
+        draft, agreeing, total = self.same(asked.draft.transcript), 0.0, 0.0
+        for reply in replies:
+            mean = logprob_features(reply.decisive_logprobs).get("logprob_mean", -math.inf)
+            weight = math.exp(math.exp(mean))
+            total += weight
+            agreeing += weight * (self.same(reply.transcript) == draft)
+        return agreeing, total
+
+
+class Agreement(Signal):
+    """1 when another cheap model gives the same answer, else 0 (arXiv 2407.02348).
+
+    The `model` is given as `Cascade` takes models; `same` maps answers that mean the same to the
+    same string. Several models need several names.
+    """
+
+    calls = 1
+
+    def __init__(
+        self, model: Any, *, same: Normaliser = normalise, name: str = "agreement"
+    ) -> None:
+        self.model = model
+        self.same = same
+        self.name = name
+
+    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
+        """The same question to the other model."""
+        return () if replies else (Probe(tuple(asked.messages), as_draft=True),)
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
+        """1.0 or 0.0 under the signal's name."""
+        agrees = self.same(replies[0].transcript) == self.same(asked.draft.transcript)
+        return {self.name: float(agrees)}
+
+
+# --- functions of the user's
+
+Value = float | bool | None
+"""What a user's signal returns; None and NaN are missing."""
+
+Check = (
+    Callable[[str, str], Value | Awaitable[Value]]
+    | Callable[[str, str, Any], Value | Awaitable[Value]]
+)
+"""A user's own signal, sync or async: `(question, answer)` or `(question, answer, runtime)`."""
+
+
+class UserSignal(Signal):
+    """A function of the user's as a signal: a test, a regular expression, a tool.
+
+    It takes `(question, answer)`, or `(question, answer, runtime)` with the `CascadeRuntime` of the
+    run. A value outside [0, 1] judges no draft until it is calibrated.
+
+    Raises:
+        ConfigurationError: it takes neither two nor three arguments.
+    """
+
+    def __init__(self, check: Check, name: str | None = None) -> None:
+        self.check: Callable[..., Value | Awaitable[Value]] = check
+        self.name = name or str(getattr(check, "__name__", type(check).__name__))
+        self.takes_runtime = _takes_runtime(check, self.name)
+
+    async def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
+        """The function's value under its name."""
+        named = {"runtime": asked.runtime} if self.takes_runtime else {}
+        value = self.check(asked.question, asked.draft.transcript, **named)
+        if inspect.isawaitable(value):
+            value = await value
+        try:
+            number = math.nan if value is None else float(value)
+        except (TypeError, ValueError):
+            raise ConfigurationError(
+                f"the signal {self.name!r} returned {value!r}: return a number, True or False, or "
+                "None where it cannot be taken."
+            ) from None
+        return {self.name: number} if math.isfinite(number) else {}
+
+    def score(self, features: Features) -> float | None:
+        """The value, where it is in [0, 1]."""
+        value = features.get(self.name)
+        return value if value is not None and 0.0 <= value <= 1.0 else None
+
+
+def _takes_runtime(check: Callable[..., Any], name: str) -> bool:
+    try:
+        signature = inspect.signature(check)
+    except (TypeError, ValueError):  # some built-ins have none
+        return False
+    named = {"runtime": None} if "runtime" in signature.parameters else {}
+    try:
+        signature.bind("", "", **named)
+    except TypeError:
+        raise ConfigurationError(
+            f"the signal {name!r} takes {signature}: write it as (question, answer) or "
+            "(question, answer, runtime)."
+        ) from None
+    return bool(named)
+
+
+# --- signals by name
 
 SignalLike = str | Signal | Check
 """A name, a signal, or a function `(question, answer) → value`."""
@@ -39,6 +307,9 @@ BUILT_IN: dict[str, type[Signal]] = {
 }
 """Signals that need no arguments, by name."""
 
+_RESERVED = {"raw", *BUILT_IN, *(feature for names in FEATURES.values() for feature in names)}
+"""Names that mean something else in results and calibrations."""
+
 
 def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
     """The signals that are meant, cheapest first.
@@ -52,14 +323,13 @@ def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
     signals = [_to_signal(item) for item in wanted]
     names = [signal.name for signal in signals]
     for signal in signals:
-        if isinstance(signal, UserSignal) and signal.name in _reserved():
+        if isinstance(signal, UserSignal) and signal.name in _RESERVED:
             raise ConfigurationError(
                 f"a signal of yours is called {signal.name!r}, which is built in: "
                 "UserSignal(check, name=…) gives it another name."
             )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigurationError(f"two signals are called {twice[0]!r}: give one another name.")
+        if names.count(signal.name) > 1:
+            raise ConfigurationError(f"two signals are called {signal.name!r}: rename one of them.")
     return tuple(sorted(signals, key=lambda signal: signal.calls))
 
 
@@ -72,20 +342,11 @@ def wordings(names: Iterable[str]) -> dict[str, str]:
 def _to_signal(item: SignalLike) -> Signal:
     if isinstance(item, Signal):
         return item
-    if isinstance(item, str):
-        if item not in BUILT_IN:
-            raise ConfigurationError(
-                f"there is no signal {item!r}; there are: {', '.join(BUILT_IN)}, the signals of "
-                "cascade.confidence, and your own functions (question, answer) → value."
-            )
+    if isinstance(item, str) and item in BUILT_IN:
         return BUILT_IN[item]()
-    if not callable(item):
-        raise ConfigurationError(
-            f"signals=[…, {item!r}]: give a name, a signal or a function (question, answer)."
-        )
-    return UserSignal(item)
-
-
-def _reserved() -> set[str]:
-    """Names that mean something else in results and calibrations."""
-    return {"raw", *BUILT_IN, *(feature for names in FEATURES.values() for feature in names)}
+    if callable(item):
+        return UserSignal(item)
+    raise ConfigurationError(
+        f"there is no signal {item!r}; there are: {', '.join(BUILT_IN)}, the signals of "
+        "cascade.confidence, and your own functions (question, answer) → value."
+    )

@@ -1,10 +1,10 @@
 """Facts that rule a draft out whatever its confidence: empty, not the JSON that was asked for.
 
-They cost nothing, and unlike a score they are certain. JSON schemas come from strangers, so both
-reading one and checking against one take bounded time: schemas are limited in number, size and
-depth, patterns are matched in linear time (Python's `re`, which `jsonschema` takes, needs
-exponential time for `^(a+)+$`), and a check ends when it has used up its time. A schema is read
-once, in one walk over it; a check against the metaschema would take a millisecond for each tool.
+JSON schemas come from strangers, so both reading one and checking against one take bounded time:
+schemas are limited in number and size, patterns are matched in linear time (Python's `re`, which
+`jsonschema` takes, needs exponential time for `^(a+)+$`), and a check ends when it has used up its
+time. A schema is read once, by a compiled form; `jsonschema`'s check against the metaschema would
+take a millisecond for each tool.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
-from pydantic_core import SchemaError, SchemaValidator, core_schema
+from pydantic_core import PydanticCustomError, SchemaError, SchemaValidator, ValidationError
+from pydantic_core import core_schema as cs
 
 from cascade.errors import ConfigurationError
 from cascade.state import Completion
 
 if TYPE_CHECKING:
-    from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
 MOST_TOOLS = 512
@@ -32,8 +33,6 @@ LARGEST_SCHEMA = 256 * 1024
 """Characters of one JSON schema."""
 LARGEST_TOOLS = 2 * 1024 * 1024
 """Characters of the schemas of all tools of one request."""
-DEEPEST = 64
-"""Levels of one JSON schema."""
 LONGEST_CHECK_S = 0.25
 """CPU seconds for reading a schema, and for checking one value; usual ones take less than a
 millisecond."""
@@ -53,24 +52,27 @@ def objection(
     """Why this answer cannot be used, or None when nothing speaks against it.
 
     Args:
-        completion: the answer.
         schema: JSON schema that the text must satisfy.
         tools: tools in OpenAI format; a call must name one and satisfy its parameters.
         tool_choice: `required` or a tool's name where the answer has to call it, `none` where
             it must call nothing.
     """
-    unwanted = _choice_problem(completion.called, tool_choice)
-    if unwanted is not None:
-        return unwanted
-    for call in completion.tool_calls:
-        problem = _call_problem(call["name"], call["args"], tools)
-        if problem is not None:
-            return problem
+    if tool_choice is not None and tool_choice != "auto":
+        unwanted = _choice_problem(completion.called, tool_choice)
+        if unwanted is not None:
+            return unwanted
     if completion.tool_calls:
-        return None
+        problems = (_call_problem(c["name"], c["args"], tools) for c in completion.tool_calls)
+        return next(filter(None, problems), None)
     if not completion.text.strip():
         return "the answer is empty"
-    return None if schema is None else _text_problem(completion.text, schema)
+    if schema is None:
+        return None
+    try:
+        value = json.loads(completion.text)
+    except (ValueError, RecursionError) as error:
+        return f"the answer is not JSON: {error}"
+    return _value_problem("the answer", value, schema)
 
 
 def repetition(messages: Sequence[BaseMessage], completion: Completion) -> str | None:
@@ -78,19 +80,16 @@ def repetition(messages: Sequence[BaseMessage], completion: Completion) -> str |
 
     Log-probs do not tell: a small model is the surer of a call, the more often it stands in the
     conversation. Whether the tool would answer otherwise this time, the next model may judge.
-
-    Args:
-        messages: the conversation; calls count whose results are its last messages.
-        completion: the step.
     """
+    if not completion.tool_calls:
+        return None
     asked = next((m for m in reversed(messages) if not isinstance(m, ToolMessage)), None)
-    if not completion.tool_calls or not isinstance(asked, AIMessage) or asked is messages[-1]:
+    if not isinstance(asked, AIMessage) or asked is messages[-1]:
         return None
     made = [(call["name"], call["args"]) for call in asked.tool_calls]
-    if any((call["name"], call["args"]) not in made for call in completion.tool_calls):
+    if not all((call["name"], call["args"]) in made for call in completion.tool_calls):
         return None
-    names = ", ".join(completion.called)
-    return f"the answer repeats the call of the step before it: {names}"
+    return f"the answer repeats the call of the step before it: {', '.join(completion.called)}"
 
 
 def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
@@ -128,9 +127,7 @@ def check_schema(schema: Mapping[str, Any], what: str = "response_format") -> in
         raise ConfigurationError(f"{what} has no valid JSON schema: {problem}") from None
 
 
-def _choice_problem(called: Sequence[str], choice: str | None) -> str | None:
-    if choice is None or choice == "auto":
-        return None
+def _choice_problem(called: Sequence[str], choice: str) -> str | None:
     if choice == "none":
         return f"the answer calls {called[0]}, though it must call no tool" if called else None
     if not called:
@@ -141,25 +138,17 @@ def _choice_problem(called: Sequence[str], choice: str | None) -> str | None:
     return None
 
 
-def _text_problem(text: str, schema: Mapping[str, Any]) -> str | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return f"the answer is not JSON: {error}"
-    return _value_problem("the answer", value, schema)
-
-
 def _call_problem(name: str, args: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
-    functions = (tool["function"] for tool in tools)
-    function = next((function for function in functions if function["name"] == name), None)
-    if function is None:
-        return f"the answer calls a tool that does not exist: {name}"
-    return _value_problem(f"the call of {name}", args, function.get("parameters") or {})
+    for tool in tools:
+        if tool["function"]["name"] == name:
+            schema = tool["function"].get("parameters") or {}
+            return _value_problem(f"the call of {name}", args, schema)
+    return f"the answer calls a tool that does not exist: {name}"
 
 
 def _value_problem(what: str, value: Any, schema: Mapping[str, Any]) -> str | None:
     try:
-        error = _read(_text_of(schema)).first_error(value, LONGEST_CHECK_S)
+        error = _first_error(_read(_text_of(schema)), value, LONGEST_CHECK_S)
     except (_SchemaProblemError, _TooLongError, RecursionError) as unchecked:
         why = "it is too deep" if isinstance(unchecked, RecursionError) else unchecked
         return f"{what} is not checked against its schema: {why}"
@@ -176,46 +165,26 @@ class _SchemaProblemError(Exception):
     """What is wrong with a schema, and where."""
 
 
-_ONE = frozenset(
-    """additionalItems additionalProperties contains contentSchema else if items not propertyNames
-    then unevaluatedItems unevaluatedProperties""".split()  # noqa: SIM905 - a list of words
-)
-_LISTS = frozenset(("allOf", "anyOf", "oneOf", "prefixItems"))
-_NAMED = frozenset(
-    ("$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties")
-)
-_REFERENCES = frozenset(("$ref", "$dynamicRef", "$recursiveRef"))
-_TYPES = frozenset(("array", "boolean", "integer", "null", "number", "object", "string"))
+class _TooLongError(Exception):
+    """A schema was not read, or a value not checked, to its end."""
 
 
-def _is(*kinds: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, kinds)
+_until: ContextVar[float] = ContextVar("_until")
+"""The CPU time of this thread at which reading or checking is given up."""
 
 
-def _lists(kind: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(isinstance(v, kind) for v in value)
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    token = _until.set(time.thread_time() + seconds)
+    try:
+        yield
+    finally:
+        _until.reset(token)
 
 
-def _are_types(value: Any) -> bool:
-    kinds = value if isinstance(value, list) else [value]
-    return bool(kinds) and all(isinstance(kind, str) and kind in _TYPES for kind in kinds)
-
-
-_NUMBERS = """exclusiveMaximum exclusiveMinimum maxContains maximum maxItems maxLength maxProperties
-    minContains minimum minItems minLength minProperties""".split()  # noqa: SIM905
-_FORMS: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(_NAMED, _is(dict)),
-    **dict.fromkeys((*_LISTS, "enum"), _is(list)),
-    **dict.fromkeys(_NUMBERS, _is(int, float)),
-    **dict.fromkeys(("$schema", "pattern"), _is(str)),
-    **dict.fromkeys(_REFERENCES, lambda value: f"{value}/".startswith("#/")),
-    "dependentRequired": _is(dict),
-    "multipleOf": lambda value: isinstance(value, int | float) and value > 0,
-    "required": _lists(str),
-    "type": _are_types,
-    "uniqueItems": _is(bool),
-}
-"""What the value of a keyword has to be: where it is something else, a check would fail."""
+def _tick() -> None:
+    if time.thread_time() > _until.get():
+        raise _TooLongError("that takes too long")
 
 
 def _text_of(schema: Mapping[str, Any]) -> str:
@@ -229,60 +198,54 @@ def _text_of(schema: Mapping[str, Any]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _read(text: str) -> _Schema:
-    schema: Mapping[str, Any] = json.loads(text)
-    words, until = set[str](), time.thread_time() + LONGEST_CHECK_S
-    for place, part in _parts(schema):
-        words |= part.keys()
-        for word, value in part.items():
-            problem = _keyword_problem(word, value, top=part is schema)
-            if problem is not None:
-                raise _SchemaProblemError(f"{word} at {place}: {problem}")
-            if time.thread_time() > until:  # patterns take long to compile
-                raise _SchemaProblemError("to read it takes too long")
-    if {"patternProperties", "unevaluatedProperties"} <= words:
+def _read(text: str) -> Validator:
+    """The validator of a schema.
+
+    Raises:
+        _SchemaProblemError: with what is wrong.
+    """
+    from jsonschema.validators import validator_for  # noqa: PLC0415 - where there is a schema
+    from referencing.jsonschema import EMPTY_REGISTRY  # noqa: PLC0415
+
+    if '"patternProperties"' in text and '"unevaluatedProperties"' in text:
         raise _SchemaProblemError(
             "patternProperties and unevaluatedProperties are not checked together: take "
             "additionalProperties"
         )
-    read = _Schema(schema)
-    if words & _REFERENCES:
-        _try_references(read)
-    return read
+    schema = json.loads(text)
+    try:
+        with _within(LONGEST_CHECK_S):
+            references = _check_form(schema)
+        # With a registry of its own it never goes to an address that a schema names.
+        validator = _bounded(validator_for(schema))(schema, registry=EMPTY_REGISTRY)
+        if references:  # they may lead in a circle, or each to two others
+            _first_error(validator, None, LONGEST_TRIAL_S)
+    except (_TooLongError, RecursionError):
+        raise _SchemaProblemError("it refers to itself, or takes too long to read") from None
+    return validator
 
 
-def _parts(schema: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each schema within a schema once, with its place, also where only references lead to it."""
-    left: list[tuple[str, Any, int]] = [("$", schema, 0)]
-    seen = set[int]()
+def _check_form(schema: Any) -> set[str]:
+    """The references of a schema, whose targets have the form of schemas as well."""
+    top = schema
+    if isinstance(schema, dict):
+        named = [word for word in ("$id", "$schema") if isinstance(schema.get(word), str)]
+        top = {word: value for word, value in schema.items() if word not in named}
+    left: list[tuple[str, Any]] = [("$", top)]
+    followed = set[str]()
     while left:
-        place, part, depth = left.pop()
-        if isinstance(part, bool) or id(part) in seen:
-            continue
-        if not isinstance(part, Mapping):
-            raise _SchemaProblemError(f"{json.dumps(part)[:40]} at {place} is no schema")
-        if depth > DEEPEST:
-            raise _SchemaProblemError(f"it is more than {DEEPEST} levels deep")
-        seen.add(id(part))
-        yield place, part
-        for word, value in part.items():
-            if word in _REFERENCES:
-                left.append((value, _target(value, schema), 0))
-            else:
-                left += [(f"{place}.{at}", p, depth + 1) for at, p in _parts_of(word, value)]
-
-
-def _parts_of(word: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The schemas that a keyword's value holds; what is data holds none."""
-    if word in _NAMED:
-        for name, part in value.items():
-            if word != "dependencies" or not isinstance(part, list):
-                yield f"{word}.{name}", part
-    elif word in _LISTS or (word == "items" and isinstance(value, list)):
-        for number, part in enumerate(value):
-            yield f"{word}.{number}", part
-    elif word in _ONE:
-        yield word, value
+        _tick()
+        place, part = left.pop()
+        found = set[str]()
+        try:
+            _form().validate_python(part, strict=True, context=found)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join([place, *(str(at) for at in first["loc"] if at not in _TAGS)])
+            raise _SchemaProblemError(f"{where[:SHOWN]}: {first['msg']}") from None
+        left += [(each, _target(each, schema)) for each in found - followed - {"#"}]
+        followed |= found
+    return followed
 
 
 def _target(reference: str, schema: Any) -> Any:
@@ -290,98 +253,109 @@ def _target(reference: str, schema: Any) -> Any:
     found = schema
     for step in reference.split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and name.isdigit() and int(name) < len(found):
-            found = found[int(name)]
-        elif isinstance(found, Mapping) and name in found:
-            found = found[name]
-        else:
-            raise _SchemaProblemError(f"{reference!r} leads nowhere in it")
+        try:
+            found = found[int(name)] if isinstance(found, list) else found[name]
+        except (ValueError, LookupError, TypeError):
+            raise _SchemaProblemError(f"{reference!r} leads nowhere in it") from None
     return found
 
 
-def _keyword_problem(word: str, value: Any, *, top: bool) -> str | None:
-    """What is wrong with one keyword's value; None where nothing is."""
-    if word in _FORMS and not _FORMS[word](value):
-        hint = "; it is written as '#/$defs/name'" if word in _REFERENCES else ""
-        return f"{json.dumps(value)[:80]} cannot stand there{hint}"
-    if word in ("$schema", "$id") and isinstance(value, str) and not top:
-        return "it stands below the top, where references would mean another place"
-    if word == "pattern":
-        return _pattern_problem(value)
-    if word == "patternProperties":
-        return next(filter(None, map(_pattern_problem, value)), None)
-    return None
+_TAGS = ("(one)", "(list)")
+_KINDS = ("array", "boolean", "integer", "null", "number", "object", "string")
 
 
-def _pattern_problem(pattern: str) -> str | None:
+@cache
+def _form() -> SchemaValidator:
+    """What the values of a schema's keywords have to be: of other ones a check would fail."""
+    sub = cs.no_info_wrap_validator_function(
+        lambda value, check: value if isinstance(value, bool) else check(value),
+        cs.definition_reference_schema("part"),
+    )
+    named, subs = cs.dict_schema(values_schema=sub), cs.list_schema(sub)
+    text, texts = cs.str_schema(), cs.list_schema(cs.str_schema())
+    kinds = cs.literal_schema(list(_KINDS))
+    pattern = cs.no_info_after_validator_function(_linear, text)
+    reference = cs.with_info_after_validator_function(_reference, text)
+    forms: dict[str, cs.CoreSchema] = {
+        **_each("$defs definitions dependentSchemas properties", named),
+        **_each("allOf anyOf oneOf prefixItems", subs),
+        **_each("additionalItems additionalProperties contains contentSchema else if", sub),
+        **_each("not propertyNames then unevaluatedItems unevaluatedProperties", sub),
+        **_each("exclusiveMaximum exclusiveMinimum maximum minimum", cs.float_schema()),
+        **_each("maxContains maxItems maxLength maxProperties", cs.float_schema()),
+        **_each("minContains minItems minLength minProperties", cs.float_schema()),
+        **_each("$ref $dynamicRef $recursiveRef", reference),
+        **_each("$id $schema", cs.no_info_plain_validator_function(_below_the_top)),
+        "dependencies": cs.dict_schema(values_schema=_one_or_list(sub, texts)),
+        "dependentRequired": cs.dict_schema(values_schema=texts),
+        "enum": cs.list_schema(),
+        "items": _one_or_list(sub, subs),
+        "multipleOf": cs.float_schema(gt=0),
+        "pattern": pattern,
+        "patternProperties": cs.dict_schema(pattern, sub),
+        "required": texts,
+        "type": _one_or_list(kinds, cs.list_schema(kinds, min_length=1)),
+        "uniqueItems": cs.bool_schema(),
+    }
+    fields = {word: cs.typed_dict_field(form, required=False) for word, form in forms.items()}
+    return SchemaValidator(cs.definitions_schema(sub, [cs.typed_dict_schema(fields, ref="part")]))
+
+
+def _each(words: str, form: cs.CoreSchema) -> dict[str, cs.CoreSchema]:
+    return dict.fromkeys(words.split(), form)
+
+
+def _one_or_list(one: cs.CoreSchema, several: cs.CoreSchema) -> cs.CoreSchema:
+    return cs.tagged_union_schema(
+        dict(zip(_TAGS, (one, several), strict=True)),
+        discriminator=lambda value: _TAGS[isinstance(value, list)],
+    )
+
+
+def _linear(pattern: str) -> str:
+    _tick()  # patterns take long to compile
     try:
         _compiled(pattern)
     except SchemaError as error:
-        why = str(error).splitlines()[-1].strip().removeprefix("error: ")
-        return (
-            f"the pattern {pattern!r} cannot be matched in linear time ({why}): write it without "
-            "look-arounds and back-references"
-        )
-    return None
-
-
-def _try_references(schema: _Schema) -> None:
-    """References may lead in a circle, or each to two others."""
-    try:
-        schema.first_error(None, LONGEST_TRIAL_S)
-    except _TooLongError as error:
-        raise _SchemaProblemError(
-            f"its references are not followed to their end: {error}"
+        known = {"pattern": repr(pattern), "why": str(error).splitlines()[-1].strip()}
+        raise PydanticCustomError(
+            "pattern",
+            "the pattern {pattern} cannot be matched in linear time ({why}): write it without "
+            "look-arounds and back-references",
+            known,
         ) from None
-    except RecursionError:
-        raise _SchemaProblemError("it refers to itself") from None
+    return pattern
+
+
+def _reference(reference: str, info: cs.ValidationInfo[Any]) -> str:
+    if not f"{reference}/".startswith("#/"):
+        raise PydanticCustomError("reference", "a reference is written as '#/$defs/name'")
+    info.context.add(reference)
+    return reference
+
+
+def _below_the_top(value: object) -> object:
+    raise PydanticCustomError("place", "it is no text, or below the top, where references change")
 
 
 # --- checking a value
 
 
-class _TooLongError(Exception):
-    """A value was not checked to its end."""
+def _first_error(validator: Validator, value: Any, seconds: float) -> Any:
+    """The most telling error of a value, None where it keeps to the schema.
 
-    def __str__(self) -> str:
-        return "that takes too long"
+    Raises:
+        _TooLongError: the check was not finished.
+        RecursionError: a reference leads in a circle.
+    """
+    from jsonschema.exceptions import best_match  # noqa: PLC0415
+
+    with _within(seconds):
+        return best_match(validator.iter_errors(value))
 
 
-_until: ContextVar[float] = ContextVar("_until")
-"""The CPU time of this thread at which the check of a value is given up."""
-
-_Keyword = Callable[[Any, Any, Any, Any], "Iterator[ValidationError] | None"]
-
-
-class _Schema:
-    """A schema that can be checked against; its validator is made with the first value."""
-
-    def __init__(self, content: Mapping[str, Any]) -> None:
-        self.content = content
-
-    @cached_property
-    def validator(self) -> Validator:
-        from jsonschema.validators import validator_for  # noqa: PLC0415 - where there is a schema
-        from referencing.jsonschema import EMPTY_REGISTRY  # noqa: PLC0415
-
-        # With a registry of its own it never goes to an address that a schema names.
-        return _bounded(validator_for(self.content))(self.content, registry=EMPTY_REGISTRY)
-
-    def first_error(self, value: Any, seconds: float) -> ValidationError | None:
-        """The most telling error of a value.
-
-        Raises:
-            _TooLongError: the check was not finished.
-            RecursionError: a reference leads in a circle.
-        """
-        from jsonschema.exceptions import best_match  # noqa: PLC0415
-
-        validator = self.validator  # made before the clock is set
-        token = _until.set(time.thread_time() + seconds)
-        try:
-            return best_match(validator.iter_errors(value))
-        finally:
-            _until.reset(token)
+_Errors = Iterator[Any]
+_Keyword = Callable[[Any, Any, Any, Any], "_Errors | None"]
 
 
 @cache
@@ -389,91 +363,65 @@ def _bounded(kind: type[Validator]) -> type[Validator]:
     """A kind of validator that matches patterns in linear time, and looks at the clock."""
     from jsonschema.validators import extend  # noqa: PLC0415
 
-    own: dict[str, _Keyword] = {
+    words: dict[str, _Keyword] = {
+        **kind.VALIDATORS,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
     }
-    words = {**kind.VALIDATORS, **own}
-    bounded: type[Validator] = extend(
-        kind, {word: _counted(check) for word, check in words.items()}
-    )
+    bounded: type[Validator] = extend(kind, {word: _timed(words[word]) for word in words})
     return bounded
 
 
-def _counted(check: _Keyword) -> _Keyword:
-    def counted(
-        validator: Any, word: Any, instance: Any, schema: Any
-    ) -> Iterator[ValidationError] | None:
-        if time.thread_time() > _until.get():
-            raise _TooLongError
+def _timed(check: _Keyword) -> _Keyword:
+    def timed(validator: Any, word: Any, instance: Any, schema: Any) -> _Errors | None:
+        _tick()
         return check(validator, word, instance, schema)
 
-    return counted
+    return timed
 
 
 @lru_cache(maxsize=512)
 def _compiled(pattern: str) -> SchemaValidator:
-    return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
+    return SchemaValidator(cs.str_schema(pattern=pattern, regex_engine="rust-regex"))
 
 
 def _matches(pattern: str, text: str) -> bool:
     return _compiled(pattern).isinstance_python(text)
 
 
-def _pattern(
-    validator: Any, pattern: str, instance: object, schema: Any
-) -> Iterator[ValidationError]:
-    from jsonschema.exceptions import ValidationError  # noqa: PLC0415
+def _error(message: str) -> Any:
+    from jsonschema.exceptions import ValidationError as Error  # noqa: PLC0415
 
-    del validator, schema
-    if isinstance(instance, str) and not _matches(pattern, instance):
-        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+    return Error(message)
 
 
-def _pattern_properties(
-    validator: Any, named: Mapping[str, Any], instance: object, schema: Any
-) -> Iterator[ValidationError]:
-    del schema
-    if isinstance(instance, Mapping):
-        for pattern, part in named.items():
-            for name, value in instance.items():
-                if _matches(pattern, name):
-                    yield from validator.descend(value, part, path=name, schema_path=pattern)
+def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> _Errors:
+    if isinstance(value, str) and not _matches(pattern, value):
+        yield _error(f"{value!r} does not match {pattern!r}")
 
 
-def _additional_properties(
-    validator: Any, allowed: object, instance: object, schema: Mapping[str, Any]
-) -> Iterator[ValidationError]:
-    from jsonschema.exceptions import ValidationError  # noqa: PLC0415
+def _pattern_properties(validator: Any, named: Any, value: Any, schema: Any) -> _Errors:
+    for name, part in value.items() if isinstance(value, dict) else ():
+        for pattern in named:
+            if _matches(pattern, name):
+                yield from validator.descend(part, named[pattern], path=name, schema_path=pattern)
 
-    if not isinstance(instance, Mapping):
-        return
+
+def _additional_properties(validator: Any, allowed: Any, value: Any, schema: Any) -> _Errors:
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-    for name, value in instance.items():
+    for name, part in value.items() if isinstance(value, dict) else ():
         if name in known or any(_matches(pattern, name) for pattern in patterns):
             continue
-        if isinstance(allowed, Mapping):
-            yield from validator.descend(value, allowed, path=name)
+        if isinstance(allowed, dict):
+            yield from validator.descend(part, allowed, path=name)
         elif not allowed:
-            yield ValidationError(f"Additional properties are not allowed: {name!r}")
+            yield _error(f"Additional properties are not allowed: {name!r}")
 
 
-def _unique_items(
-    validator: Any, wanted: bool, instance: object, schema: Any
-) -> Iterator[ValidationError]:
-    from jsonschema.exceptions import ValidationError  # noqa: PLC0415
-
-    del validator, schema
-    if wanted and isinstance(instance, list) and len(set(map(_hashed, instance))) < len(instance):
-        yield ValidationError(f"{instance!r} has non-unique elements")
-
-
-def _hashed(value: Any) -> Any:
-    """JSON as something that can be in a set: `jsonschema` compares each item with each other."""
-    if isinstance(value, dict):
-        return frozenset((name, _hashed(part)) for name, part in value.items())
-    if isinstance(value, list):
-        return tuple(map(_hashed, value))
-    return (value,) if isinstance(value, bool) else value  # 1 is no True
+def _unique_items(validator: Any, wanted: bool, value: Any, schema: Any) -> _Errors:
+    """`jsonschema` compares each item with each other."""
+    items = value if wanted and isinstance(value, list) else []
+    if len({json.dumps(item, sort_keys=True) for item in items}) < len(items):
+        yield _error(f"{value!r} has non-unique elements")

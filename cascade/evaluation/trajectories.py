@@ -17,9 +17,9 @@ import numpy as np
 from langchain_core.messages import BaseMessage
 from pydantic import ValidationError
 
-from cascade.confidence.calibrators import Fitted, GainHead, Linear, Share
+from cascade.confidence.calibrating import fit_gain, stratified_folds
+from cascade.confidence.calibration import Fitted, GainHead, Linear, Share
 from cascade.confidence.early import lowest_kept
-from cascade.confidence.fitting import fit_gain, stratified_folds
 from cascade.confidence.text import TextEncoder
 from cascade.confidence.trajectory import Step, message_steps, recorded_steps, trajectory_features
 from cascade.errors import ConfigurationError
@@ -79,7 +79,7 @@ def _fit(table: Array, small: Array, large: Array, fit: Rows) -> tuple[GainHead,
 
     def head(rows: Rows) -> GainHead:
         some = table[rows], small[rows], large[rows]
-        return fit_gain(*some, scored=False, strength=STRENGTH)
+        return fit_gain(*some, precision=STRENGTH**-2)
 
     whole = head(fit)
     p = np.array([whole.small.predict(table), whole.large.predict(table)])

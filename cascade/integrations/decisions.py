@@ -28,12 +28,12 @@ from langchain_core.decisions import (
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.utils import convert_to_messages
 from langchain_core.runnables import RunnableConfig
-from pydantic import ConfigDict, PrivateAttr, SkipValidation, TypeAdapter
+from pydantic import ConfigDict, PrivateAttr, SkipValidation
 
 from cascade._portal import on_portal, run_sync
 from cascade.agents import Verdict
 from cascade.api import Cascade
-from cascade.confidence.signals import Asked, Probe, Signal, take
+from cascade.confidence import Asked, Probe, Signal, take
 from cascade.errors import ConfigurationError, LocalOnlyError, ModelError, ModelUnavailableError
 from cascade.integrations.chat_model import usage_of
 from cascade.ledger.prices import Price
@@ -46,39 +46,59 @@ from cascade.tiers import Tier, open_tier
 CORRECT = Noul(instructions="Is the last answer in this conversation correct and complete?")
 
 _QUIET = RunnableConfig(tags=["nostream"])
-_ANSWER: TypeAdapter[Any] = TypeAdapter(Answer)
 
 
 class AskedDecisionModel(Model):
     """A decision model with one question, as a model that cascades ask and pay for; its completions
     are the JSON of the answer."""
 
-    def __init__(self, decides: BaseDecisionModel, question: Question, *, local: bool) -> None:
-        self.decides, self.question, self.local = decides, question, local
+    def __init__(self, decides: Any, question: Noul | Choice | Score, *, local: bool) -> None:
         package = type(decides).__module__.partition(".")[0]
         self.provider, self.model = package.removeprefix("langchain_"), decides.model
+        self.local, self._question = local, question
+        self._core = isinstance(decides, BaseDecisionModel)
+        retries = "max_retries" in type(decides).model_fields
+        self._decides = decides.model_copy(update={"max_retries": 0} if retries else {})
+        for made in vars(self._decides).keys() - type(decides).model_fields.keys():
+            del vars(self._decides)[made]  # clients that were made before, which send again
 
     async def _complete(self, request: Request) -> Completion:
-        asked: Any = {"state": list(request.messages), "questions": {"answer": self.question}}
+        messages, question = list(request.messages), self._question
+        asked: Any = {"state": messages, "questions": {"answer": question}}
+        if not self._core:
+            asked = {"input": messages, "questions": {"answer": _openai_question(question)}}
         try:
             # Its clients have one home, as those of chat models.
-            response = await on_portal(self.decides.ainvoke(asked, _QUIET))
+            response = await on_portal(self._decides.ainvoke(asked, _QUIET))
         except Exception as error:
             said = f"{self.name} failed with {type(error).__name__}: {error}"
             raise ModelUnavailableError(said, model=self.name, billed=None) from error
         told: Any = response.usage or {}
+        told = told if isinstance(told, dict) else told.model_dump()
         tokens = {name: told.get(name) for name in ("input_tokens", "output_tokens")}
         text = response.answers["answer"].model_dump_json()
         return Completion(text, response.model, Usage(**tokens), finish_reason="stop")
 
 
+def _openai_question(question: Noul | Choice | Score) -> Any:
+    from langchain_openai import decisions  # noqa: PLC0415 - whose model is asked
+
+    told = question.instructions
+    if isinstance(question, Choice):
+        return decisions.Choice(instructions=told, choices=dict(question.criteria))
+    if isinstance(question, Score):
+        return decisions.Score(instructions=told, levels=list(question.criteria))
+    return decisions.Predicate(instructions=told)
+
+
 class DecisionSignal(Signal):
     """What a decision model says about a draft, as a signal: a probability in [0, 1].
 
-    It reads the conversation with the draft as its last message. Each question is a ledger entry.
+    It reads the conversation with the draft as its last message. Each question is a ledger entry,
+    sent once. A model that refuses to answer leaves the signal out.
 
     Args:
-        model: that is asked.
+        model: that is asked: a `BaseDecisionModel`, or langchain-openai's `OpenAIDecisions`.
         question: `Noul` gives the probability of yes, `Choice` that of the label `correct`, and
             `Score` its level as a share of the highest.
         correct: label of a `Choice` that stands for a correct draft.
@@ -94,7 +114,7 @@ class DecisionSignal(Signal):
 
     def __init__(
         self,
-        model: BaseDecisionModel,
+        model: Any,
         question: Noul | Choice | Score = CORRECT,
         *,
         correct: str | None = None,
@@ -118,14 +138,18 @@ class DecisionSignal(Signal):
     def read(self, asked: Asked, replies: Sequence[Completion]) -> dict[str, float]:
         """The probability under the signal's name."""
         del asked
-        answer = _ANSWER.validate_json(replies[0].text)
-        match answer.type:
+        answer = json.loads(replies[0].text)
+        match answer["type"]:
             case "noul":
-                p = answer.noul
+                p = answer["noul"]
+            case "predicate":
+                p = answer["probability"]
             case "choice":
-                p = answer.probabilities[self._correct]
+                p = answer["probabilities"][self._correct]
+            case "score":
+                p = answer["score"] / (len(answer["legend"]) - 1)
             case _:
-                p = answer.score / (len(answer.legend) - 1)
+                return {}
         return {self.name: min(1.0, max(0.0, p))}
 
 
@@ -135,7 +159,7 @@ class DecisionVerifier:
     Where it cannot be had, the question escalates. Its arguments are those of `DecisionSignal`.
     """
 
-    def __init__(self, model: BaseDecisionModel, question: Any = CORRECT, **options: Any) -> None:
+    def __init__(self, model: Any, question: Any = CORRECT, **options: Any) -> None:
         self._signal = DecisionSignal(model, question, **options)
         self._tier = open_tier(self._signal.model, self._signal.name)
 
@@ -157,7 +181,10 @@ class DecisionVerifier:
             if not (error.circumstantial or isinstance(error, LocalOnlyError)):
                 raise
             return Verdict(accept=False, reason=f"the verifier could not be asked: {error}")
-        return Verdict(confidence=found[self._signal.name])
+        p = found.get(self._signal.name)
+        if p is None:
+            return Verdict(accept=False, reason="the verifier refused to answer")
+        return Verdict(confidence=p)
 
 
 class CascadeDecisionModel(BaseDecisionModel):

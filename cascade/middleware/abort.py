@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from cascade.confidence.base import WINDOW
 from cascade.confidence.early import (
     ROUNDING,
     EarlyRow,
@@ -18,7 +19,6 @@ from cascade.confidence.early import (
     lowest_kept,
     tail_mean,
 )
-from cascade.confidence.free import WINDOW
 from cascade.errors import ConfigurationError
 from cascade.ledger.prompt_cache import CHARACTERS_PER_TOKEN, characters
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot

@@ -212,8 +212,7 @@ class Drift(CascadeMiddleware):
     def _doubted(self, situation: Situation) -> Situation:
         seen, signal = situation.assessment, situation.next_signal
         assert seen.confidence is not None
-        ends = seen.interval and (self._doubt(seen.interval[0]), self._doubt(seen.interval[1]))
-        seen = replace(seen, confidence=self._doubt(seen.confidence), interval=ends)
+        seen = replace(seen, confidence=self._doubt(seen.confidence))
         if signal is not None:
             signal = replace(signal, outlook=tuple(map(self._doubt, signal.outlook)))
         return replace(situation, assessment=seen, next_signal=signal)

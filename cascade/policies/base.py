@@ -11,23 +11,26 @@ no clock, no network, no chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from threading import Lock
 from typing import Protocol, runtime_checkable
 
+from cascade._numbers import to_number
+from cascade.errors import ConfigurationError
 from cascade.state import Action, Assessment, Decision
+
+DEFAULT_THRESHOLD = 0.8
+"""Where an uncalibrated cascade starts. It promises nothing; a calibration replaces it."""
 
 
 @dataclass(frozen=True, slots=True)
 class NextSignal:
-    """A signal that could still be taken.
+    """A signal that could still be taken, and its expected cost, None if unknown.
 
-    Attributes:
-        name: of the signal.
-        outlook: confidences that it led to on calibration rows with a confidence like this
-            draft's; how far they spread is what the signal can change.
-        cost_usd: expected cost, None if unknown.
+    `outlook` holds the confidences that it led to on calibration rows with a confidence like this
+    draft's: how far they spread is what the signal can change.
     """
 
     name: str
@@ -51,10 +54,10 @@ class Situation:
     Attributes:
         assessment: signals and confidence of the draft.
         escalation_cost_usd: expected cost of the next tier, None if unknown.
-        next_signal: the cheapest signal not taken yet, None when there is none.
+        next_signal: the cheapest signal not taken yet.
         above: the larger tiers, the next one first.
         called: names of the tools that the draft calls.
-        last: whether the draft is the answer of the last tier, above which there is none.
+        last: whether the draft is the answer of the last tier.
     """
 
     assessment: Assessment
@@ -74,24 +77,18 @@ class Policy(Protocol):
         ...
 
 
-@runtime_checkable
-class LearnsCosts(Protocol):
-    """A policy that learns what each request cost, such as a dollar budget."""
-
-    def paid(self, cost_usd: Decimal) -> None:
-        """Learn the cost of a finished request; what is unknown of it counts as assumed."""
-        ...
-
-
-def tell_cost(policy: Policy, cost_usd: Decimal) -> None:
-    """Tell a policy the cost of a request, also one inside another policy (`inner`)."""
-    inner: object = policy
-    while inner is not None:
-        paid = getattr(inner, "paid", None)  # isinstance of a protocol takes a hundred calls
+def tell_cost(policy: object, cost_usd: Decimal) -> None:
+    """Tell a policy that learns costs (`paid`), also one inside another (`inner`), the cost of a
+    finished request; what is unknown of it counts as assumed."""
+    while policy is not None:
+        paid = getattr(policy, "paid", None)
         if callable(paid):
             paid(cost_usd)
             return
-        inner = getattr(inner, "inner", None)
+        policy = getattr(policy, "inner", None)
+
+
+# --- parts of a decision
 
 
 def outright(action: Action, reason: str, assessment: Assessment) -> Decision:
@@ -105,11 +102,8 @@ def outright(action: Action, reason: str, assessment: Assessment) -> Decision:
 
 
 def settled(situation: Situation) -> Decision | None:
-    """The decision that needs no threshold; None where one has to be compared.
-
-    The last tier's answer is accepted, since there is no larger tier. Below it a draft that is
-    ruled out, or that has no confidence, is escalated.
-    """
+    """The decision that needs no threshold, None where one has to be compared: the last tier's
+    answer is accepted, and a draft that is ruled out or has no confidence escalated."""
     assessment = situation.assessment
     if situation.last:
         return outright("accept", "the answer of the last tier", assessment)
@@ -122,10 +116,8 @@ def settled(situation: Situation) -> Decision | None:
 
 
 def compare(assessment: Assessment, threshold: float) -> Decision:
-    """The decision of a confidence against a threshold, with the reason in words.
-
-    It asserts that there is a confidence: `settled` comes before it.
-    """
+    """The decision of a confidence against a threshold, with the reason in words; `settled` comes
+    before it."""
     confidence = assessment.confidence
     assert confidence is not None, "a draft without a confidence is settled before"
     accepted = confidence >= threshold
@@ -143,21 +135,15 @@ def compare(assessment: Assessment, threshold: float) -> Decision:
 
 
 def break_even(p_large: float, cost_per_error: float) -> float:
-    """The confidence from which on accepting is the cheaper side, clipped to [0, 1].
-
-    Args:
-        p_large: P(the large model is right).
-        cost_per_error: c_L/λ, escalation in units of the price of an error.
-    """
+    """The confidence from which on accepting is the cheaper side, clipped to [0, 1]; the cost of
+    escalating is in units of the price of an error, c_L/λ."""
     return min(1.0, max(0.0, p_large - cost_per_error))
 
 
 def value_of_information(signal: NextSignal, threshold: float, price_of_error: float) -> float:
     """Dollars that knowing a signal before deciding is worth, its own cost not counted.
 
-    min(A, B) at the expected confidence minus E[min(A, B)] over the confidences to come, with
-    A − B = λ·(τ − p); the expectation is that of the calibration rows nearby. Never negative, and
-    0 without an outlook.
+    min(A, B) at the expected confidence minus E[min(A, B)] over the outlook, A − B = λ·(τ − p).
     """
     gaps = [threshold - p for p in signal.outlook]
     if not gaps:
@@ -180,11 +166,10 @@ Worth = Callable[[NextSignal, float, float], str | None]
 
 def with_observation(decision: Decision, signal: NextSignal | None, worth: Worth) -> Decision:
     """`decision`, or one more observation where `worth` says why."""
-    if signal is None or not signal.outlook:
+    confidence, threshold = decision.confidence, decision.threshold
+    if signal is None or not signal.outlook or confidence is None or threshold is None:
         return decision
-    if decision.confidence is None or decision.threshold is None:
-        return decision
-    why = worth(signal, decision.confidence, decision.threshold)
+    why = worth(signal, confidence, threshold)
     return decision if why is None else observe(signal, decision, why)
 
 
@@ -203,3 +188,203 @@ def dollars(amount: Decimal | float) -> str:
         return f"${value:,.2f}"
     digits = max(2, 2 - math.floor(math.log10(abs(value))))
     return f"${value:.{digits}f}"
+
+
+# --- policies
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdPolicy:
+    """Accept a draft whose confidence is `threshold` or more.
+
+    A paid signal is taken only where it led to the other side of the threshold before. Raw scores
+    have the threshold `uncalibrated`, where it is given.
+
+    Raises:
+        ConfigurationError: a threshold is not in [0, 1].
+    """
+
+    threshold: float = DEFAULT_THRESHOLD
+    uncalibrated: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "uncalibrated"):
+            if getattr(self, name) is not None:
+                to_number(f"ThresholdPolicy.{name}", getattr(self, name), least=0, most=1)
+
+    @classmethod
+    def at_rate(cls, confidences: Sequence[float], escalation_rate: float) -> ThresholdPolicy:
+        """The threshold that escalates a given share ρ: the ρ-quantile of the confidences of drafts
+        like those to come. Ties at it are accepted; raw scores have `DEFAULT_THRESHOLD`.
+
+        Raises:
+            ConfigurationError: no confidences, or a rate outside [0, 1].
+        """
+        to_number("escalation_budget", escalation_rate, least=0, most=1)
+        if not confidences:
+            raise ConfigurationError("an escalation budget needs confidences of earlier drafts.")
+        ordered = sorted(confidences)
+        escalated = round(escalation_rate * len(ordered))
+        threshold = 1.0 if escalated == len(ordered) else ordered[escalated]
+        return cls(threshold, uncalibrated=DEFAULT_THRESHOLD)
+
+    def decide(self, situation: Situation) -> Decision:
+        """Accept or escalate by the threshold."""
+        assessment, threshold = situation.assessment, self.threshold
+        if not assessment.calibrated and self.uncalibrated is not None:
+            threshold = self.uncalibrated
+        decision = settled(situation)
+        if decision is not None:
+            return decision.model_copy(update={"threshold": threshold})
+        return with_observation(compare(assessment, threshold), situation.next_signal, can_change)
+
+
+@dataclass(frozen=True, slots=True)
+class EconomicPolicy:
+    """Escalate ⇔ (p_L − p_S) > c_L / λ.
+
+    Of several larger tiers the one with the least c_k + λ·(1 − p_k) is compared, so that a middle
+    tier is skipped when it promises too little for its price (cascade routing, arXiv 2410.10347).
+    A signal is taken where its value of information is above its cost.
+
+    Args:
+        price_of_error: λ, dollars that a wrong answer costs you.
+        p_large: p_L where nothing is known per question. 1 until it is measured: the large model
+            is then the reference, which errs on the side of quality.
+
+    Raises:
+        ConfigurationError: λ is not a positive number, or p_L no probability.
+    """
+
+    price_of_error: float
+    p_large: float = 1.0
+
+    def __post_init__(self) -> None:
+        price = to_number("price_of_error", self.price_of_error, above=0)
+        object.__setattr__(self, "price_of_error", price)  # it may be a Decimal
+        to_number("EconomicPolicy.p_large", self.p_large, least=0, most=1)
+
+    def decide(self, situation: Situation) -> Decision:
+        """Accept, escalate or observe, whichever is cheapest in expectation."""
+        assessment, above = situation.assessment, situation.above
+        best = self._best(situation)
+        # A tier is named only where it is not the next one.
+        tier = best.tier if best is not None and above and best.tier != above[0].tier else None
+        decision = settled(situation)
+        if decision is not None:
+            return decision.model_copy(update={"tier": tier}) if tier else decision
+        if best is None or best.cost_usd is None:
+            reason = "the cost of escalating is unknown: set a price on the next tier"
+            return outright("escalate", reason, assessment)
+        cost = float(best.cost_usd) / self.price_of_error
+        decision = compare(assessment, break_even(self._p(best), cost))
+        wrong = 1 - Decimal(str(assessment.confidence))
+        decision = decision.model_copy(
+            update={
+                "tier": tier if decision.action == "escalate" else None,
+                "expected_cost_accept_usd": Decimal(str(self.price_of_error)) * wrong,
+                "expected_cost_escalate_usd": self._expected(best.cost_usd, best),
+            }
+        )
+        return with_observation(decision, situation.next_signal, self._worth)
+
+    def _best(self, situation: Situation) -> TierOutlook | None:
+        """The larger tier that is expected to be cheapest, of those with a price."""
+        if not situation.above:
+            return TierOutlook("", situation.assessment.p_large, situation.escalation_cost_usd)
+        priced = [
+            (self._expected(tier.cost_usd, tier), at, tier)
+            for at, tier in enumerate(situation.above)
+            if tier.cost_usd is not None
+        ]
+        return min(priced)[-1] if priced else None
+
+    def _expected(self, cost: Decimal, tier: TierOutlook) -> Decimal:
+        return cost + Decimal(str(self.price_of_error)) * (1 - Decimal(str(self._p(tier))))
+
+    def _p(self, tier: TierOutlook) -> float:
+        return self.p_large if tier.p_correct is None else tier.p_correct
+
+    def _worth(self, signal: NextSignal, confidence: float, threshold: float) -> str | None:
+        worth = value_of_information(signal, threshold, self.price_of_error)
+        if worth <= float(signal.cost_usd or 0):
+            return None
+        cost = "an unknown amount" if signal.cost_usd is None else dollars(signal.cost_usd)
+        return f"is worth {dollars(worth)} and costs {cost}"
+
+
+@dataclass(frozen=True, slots=True)
+class AbstainPolicy:
+    """Give no answer where even the better side is expected to cost more (arXiv 2502.09054).
+
+    Args:
+        inner: decides everything else; must know expected costs, as `EconomicPolicy` does.
+        price_of_abstaining: λ_a, dollars that an unanswered question costs you.
+
+    Raises:
+        ConfigurationError: the price is negative or no number.
+    """
+
+    inner: Policy
+    price_of_abstaining: float
+
+    def __post_init__(self) -> None:
+        to_number("AbstainPolicy.price_of_abstaining", self.price_of_abstaining, least=0)
+
+    def decide(self, situation: Situation) -> Decision:
+        """The inner decision, or abstain when that is cheaper."""
+        decision = self.inner.decide(situation)
+        sides = (decision.expected_cost_accept_usd, decision.expected_cost_escalate_usd)
+        known = [side for side in sides if side is not None]
+        if len(known) < 2 or min(known) <= self.price_of_abstaining:
+            return decision
+        reason = (
+            f"{decision.reason}; the better side is expected to cost {dollars(min(known))}, an "
+            f"unanswered question {dollars(self.price_of_abstaining)}"
+        )
+        return decision.model_copy(update={"action": "abstain", "tier": None, "reason": reason})
+
+
+class BudgetPolicy:
+    """Escalate by gain per dollar, at a shadow price that keeps the mean cost at a budget.
+
+    Escalate ⇔ p_L − p_S > λ_b·c_L, the shared rule with 1/λ = λ_b. After each request (`paid`) the
+    dual update λ_b ← [λ_b + η·(c_t − B)]₊ makes escalation dearer while spending is above B
+    (ParetoBandit, arXiv 2604.00136), with η = 1/(100·B²), which forgets over about a hundred
+    requests. It learns, so each cascade has one of its own.
+
+    Args:
+        dollars: B, dollars per request on average.
+        p_large: p_L where the calibration does not know it.
+        shadow_price: λ_b to begin with, in 1/dollars: probability of an error avoided per dollar.
+
+    Raises:
+        ConfigurationError: the budget is not positive, the price negative, or p_L no probability.
+    """
+
+    def __init__(self, dollars: float, *, p_large: float = 1.0, shadow_price: float = 0.0) -> None:
+        self.dollars = to_number("BudgetPolicy.dollars", dollars, above=0)
+        self.p_large = to_number("BudgetPolicy.p_large", p_large, least=0, most=1)
+        self.shadow_price = to_number("BudgetPolicy.shadow_price", shadow_price, least=0)
+        self._lock = Lock()
+
+    def __repr__(self) -> str:
+        return f"BudgetPolicy({self.dollars:g}, shadow_price={self.shadow_price:.4g})"
+
+    def paid(self, cost_usd: Decimal | float) -> None:
+        """Learn the cost of a finished request."""
+        over = float(cost_usd) - self.dollars
+        with self._lock:
+            self.shadow_price = max(0.0, self.shadow_price + over / (100.0 * self.dollars**2))
+
+    def decide(self, situation: Situation) -> Decision:
+        """Accept or escalate at the present shadow price."""
+        assessment, cost = situation.assessment, situation.escalation_cost_usd
+        decision = settled(situation)
+        if decision is not None:
+            return decision
+        if cost is None:
+            reason = "the cost of escalating is unknown, and a budget has to be kept"
+            return outright("accept", reason, assessment)
+        p_large = self.p_large if assessment.p_large is None else assessment.p_large
+        return compare(assessment, break_even(p_large, self.shadow_price * float(cost)))

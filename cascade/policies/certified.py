@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from cascade._numbers import to_number
 from cascade.errors import ConfigurationError
 from cascade.policies.base import Policy, Situation, compare, observe, outright, settled
 from cascade.state import Certificate, Decision, Record
@@ -30,12 +31,8 @@ class CertifiedPolicy:
     The promise holds for the calibrated confidence only: an uncalibrated score, as after a
     change of model or prompt, is escalated.
 
-    Args:
-        certificate: what was proved.
-        now: the time at which it has to be valid; policies have no clock.
-
     Raises:
-        ConfigurationError: the certificate has ended.
+        ConfigurationError: the certificate has ended at the time `now`; policies have no clock.
     """
 
     certificate: Certificate
@@ -49,27 +46,27 @@ class CertifiedPolicy:
             )
 
     def __repr__(self) -> str:
-        promise = self.certificate
-        return (
-            f"CertifiedPolicy(harm ≤ {promise.max_harm:.4g} with {1 - promise.delta:.0%} "
-            f"confidence, threshold={promise.threshold:.4g})"
-        )
+        return f"CertifiedPolicy({self._promise}, threshold={self.certificate.threshold:.4g})"
+
+    @property
+    def _promise(self) -> str:
+        known = self.certificate
+        return f"harm ≤ {known.max_harm:.1%} with {1 - known.delta:.0%} confidence"
 
     def decide(self, situation: Situation) -> Decision:
         """Accept at the certified threshold and above."""
-        assessment, certificate = situation.assessment, self.certificate
+        assessment, threshold = situation.assessment, self.certificate.threshold
         decision = settled(situation)
         if decision is None and not assessment.calibrated:
             reason = "the certificate covers calibrated confidences only"
             decision = outright("escalate", reason, assessment)
         if decision is not None:
-            return decision.model_copy(update={"threshold": certificate.threshold})
-        decision = compare(assessment, certificate.threshold)
+            return decision.model_copy(update={"threshold": threshold})
+        decision = compare(assessment, threshold)
         if situation.next_signal is not None:
             # The promise was proved for the confidence from all signals, not from some of them.
             return observe(situation.next_signal, decision, "belongs to the certificate")
-        promise = f"harm ≤ {certificate.max_harm:.1%} with {1 - certificate.delta:.0%} confidence"
-        return decision.model_copy(update={"reason": f"{decision.reason} ({promise})"})
+        return decision.model_copy(update={"reason": f"{decision.reason} ({self._promise})"})
 
 
 def promises(policy: Policy) -> float | None:
@@ -87,10 +84,10 @@ class Refusal(Record):
 
     Attributes:
         n: labelled drafts there are for the proof.
-        labels_needed: a lower limit of how many it would take, with hardly an error among them.
-        zero_error_bound: 1 − δ^(1/n), the least harm that n labels without any error certify.
+        labels_needed: a lower limit of how many it would take.
+        zero_error_bound: the least harm that n labels without any error certify.
         halved: whether as many labels again have to fit the calibrator.
-        why: where labels are not what is missing, what is.
+        why: what is missing where labels are not.
     """
 
     max_harm: float
@@ -136,33 +133,26 @@ def certify(
 ) -> Certificate | Refusal:
     """The lowest τ such that for every τ' ≥ τ the bound on P(accept ∧ wrong) is at most α.
 
-    The result does not depend on the order of the rows.
-
     Args:
         confidence: (n,) of drafts that neither fitted nor chose the calibrator; NaN for a draft
-            without one, which is never accepted.
-        correct: (n,) whether each was right: above 0.5, as for calibrators. Drafts of equal
-            confidence are accepted together.
+            without one, which is never accepted. Equal ones are accepted together.
+        correct: (n,) whether each was right: above 0.5, as for calibrators.
         max_harm: α.
         delta: δ, the chance that the promise does not hold.
         valid_until: end of the promise.
-        calibrated: whether the confidence is calibrated; a raw score gets no certificate, since
-            `CertifiedPolicy` accepts nothing by it.
+        calibrated: whether the confidence is calibrated; a raw score gets no certificate.
 
     Raises:
-        ConfigurationError: α or δ is not between 0 and 1, there is no row, not one label per
-            row, or a confidence outside of [0, 1].
+        ConfigurationError: α, δ or a confidence is no probability, or not one label per row.
     """
     import numpy as np  # noqa: PLC0415 - heavy
 
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
-    if not (0.0 < max_harm < 1.0 and 0.0 < delta < 1.0):
-        raise ConfigurationError(f"max_harm={max_harm}, delta={delta}: both are between 0 and 1.")
-    n = len(confidence)
-    if n == 0:
-        raise ConfigurationError("a certificate needs labelled drafts; there are none.")
-    if len(correct) != n:
-        raise ConfigurationError(f"{n} confidences, but {len(correct)} labels.")
+    n, most = len(confidence), math.nextafter(1, 0)
+    max_harm = to_number("max_harm", max_harm, above=0, most=most)
+    delta = to_number("delta", delta, above=0, most=most)
+    if n == 0 or len(correct) != n:
+        raise ConfigurationError(f"{n} confidences, {len(correct)} labels: give one for each.")
     judged = np.flatnonzero(~np.isnan(confidence))
     if ((confidence[judged] < 0.0) | (confidence[judged] > 1.0)).any():
         raise ConfigurationError("a confidence is between 0 and 1; here some are not.")

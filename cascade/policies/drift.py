@@ -1,7 +1,6 @@
 """Drift statistics: signals that moved, more escalations than before, more harm than promised.
 
-Pure: numbers in, frozen records out. `judge` and `update` return the next record, and
-`model_dump_json` keeps one between restarts.
+Numbers in, findings out: no clock, no network.
 """
 
 from __future__ import annotations
@@ -9,7 +8,8 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Self
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ from cascade.state import Record
 
 try:
     import numpy as np
-    from scipy import special
+    from scipy import special, stats
 except ImportError as error:
     raise MissingDependencyError(
         "drift statistics need numpy and scipy: install agent-cascade with the extra `calibrate`."
@@ -26,6 +26,9 @@ except ImportError as error:
 
 NOTABLE_PSI = 0.1
 """A smaller shift than this is no cause for alarm, however certain it is."""
+
+USUAL_ODDS = 1.5
+"""An escalation rate of so many times the usual odds, or of one part of it, is to be found."""
 
 _BETS = np.geomspace(0.002, 0.9, 10)
 
@@ -38,42 +41,37 @@ def psi(reference: Sequence[int], recent: Sequence[int]) -> float:
 
 
 def ks_p(reference: Sequence[float], recent: Sequence[float], size: int | None = None) -> float:
-    """p-value of the two-sample Kolmogorov–Smirnov distance, by its limit law.
-
-    Args:
-        reference: values, or quantiles of `size` values.
-        recent: values to compare with them.
-        size: by default as many as `reference` holds.
-    """
-    a, b = np.sort(reference), np.sort(recent)
-    at = np.concatenate([a, b])
-    below = [np.searchsorted(part, at, side="right") / len(part) for part in (a, b)]
-    distance = np.abs(below[0] - below[1]).max()
-    n, m = size or len(a), len(b)
-    return float(special.kolmogorov(distance * np.sqrt(n * m / (n + m))))
+    """p-value of the two-sample Kolmogorov–Smirnov distance, by its limit law; `reference` holds
+    quantiles of `size` values where that is given."""
+    distance = stats.ks_2samp(reference, recent).statistic
+    n, m = size or len(reference), len(recent)
+    return float(special.kolmogorov(distance * math.sqrt(n * m / (n + m))))
 
 
-class SignalDrift(Record):
+class Shift(NamedTuple):
+    """What a window of a signal shows: PSI, the p-value of Kolmogorov–Smirnov, and whether they
+    give an alarm."""
+
+    psi: float
+    ks_p: float
+    alarm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SignalDrift:
     """PSI and Kolmogorov–Smirnov distance of windows of one signal against a reference.
 
     An alarm needs a PSI of at least 0.1 that is also beyond chance (PSI ≈ (1/n + 1/m)·χ²), or a
-    KS distance that is; each with half of `alpha`, the chance of a false alarm per window.
-
-    Attributes:
-        reference: values of usual times.
-        size: how many values `reference` stands for, where it holds quantiles of them. Quantiles
-            have no counts, so that only the KS distance gives an alarm then.
+    KS distance that is; each with half of `alpha`, the chance of a false alarm per window. Where
+    the reference holds quantiles of `size` values, which have no counts, the KS distance decides.
     """
 
-    reference: tuple[float, ...] = Field(min_length=2)
-    size: int | None = Field(default=None, ge=2)
-    alpha: float = Field(default=0.001, gt=0, lt=1)
-    psi: float | None = None
-    ks_p: float | None = None
-    alarm: bool = False
+    reference: tuple[float, ...]
+    size: int | None = None
+    alpha: float = 0.001
 
-    def judge(self, recent: Sequence[float]) -> Self:
-        """The record after a window of these values."""
+    def judge(self, recent: Sequence[float]) -> Shift:
+        """What a window of these values shows."""
         edges = np.unique(np.quantile(self.reference, np.linspace(0.1, 0.9, 9)))
         before, now = (
             np.bincount(np.searchsorted(edges, part), minlength=len(edges) + 1)
@@ -84,66 +82,12 @@ class SignalDrift(Record):
         chance = scale * float(special.chdtri(len(edges), self.alpha / 2))
         p = ks_p(self.reference, recent, self.size)
         shifted = self.size is None and found >= max(NOTABLE_PSI, chance)
-        alarm = shifted or p < self.alpha / 2
-        return self.model_copy(update={"psi": found, "ks_p": p, "alarm": alarm})
-
-
-class EscalationChart(Record):
-    """Two-sided Bernoulli CUSUM of the escalation rate (Reynolds and Stoumbos 1999).
-
-    Attributes:
-        usual_low, usual_high: the rate in control lies between them.
-        odds: a rate of so many times the odds, or of one part of it, is to be found.
-        run_length: requests between false alarms, at least: a CUSUM of likelihood ratios with
-            limit h has an average run length of e^h or more (Lorden 1971); each side has half.
-        up, down: log-likelihood ratios since their last zero.
-    """
-
-    usual_low: float = Field(gt=0, lt=1)
-    usual_high: float = Field(gt=0, lt=1)
-    odds: float = Field(default=1.5, gt=1)
-    run_length: float = Field(default=100_000.0, gt=2)
-    up: float = 0.0
-    down: float = 0.0
-    n: int = 0
-    alarm: bool = False
-
-    @classmethod
-    def start(cls, escalated: int, n: int, *, run_length: float = 100_000.0) -> Self:
-        """From a count in control; its 95 % interval (Clopper–Pearson) is no cause for alarm."""
-        if not 0 <= escalated <= n or n < 1:
-            raise ConfigurationError(f"{escalated} escalated of {n}: give a part of a whole.")
-        low = special.betaincinv(escalated, n - escalated + 1, 0.025) if escalated else 0.0
-        high = special.betaincinv(escalated + 1, n - escalated, 0.975) if escalated < n else 1.0
-        return cls(
-            usual_low=max(float(low), 1e-6),
-            usual_high=min(float(high), 1 - 1e-6),
-            run_length=run_length,
-        )
-
-    def update(self, escalated: bool) -> Self:
-        """The chart after one more request."""
-        limit = math.log(2.0 * self.run_length)
-        up = max(0.0, self.up + _ratio(self.usual_high, self.odds, escalated))
-        down = max(0.0, self.down + _ratio(self.usual_low, 1 / self.odds, escalated))
-        alarm = self.alarm or up >= limit or down >= limit
-        return self.model_copy(update={"up": up, "down": down, "n": self.n + 1, "alarm": alarm})
-
-
-def _ratio(p: float, odds: float, happened: bool) -> float:
-    other = odds * p / (1 - p + odds * p)
-    return math.log(other / p) if happened else math.log((1 - other) / (1 - p))
+        return Shift(found, p, shifted or p < self.alpha / 2)
 
 
 class SignalWatch:
-    """Windows of a signal, compared with its first values or with a given reference.
-
-    Args:
-        reference: values that become the reference, where none is given.
-        window: values that are compared with it at a time.
-        alpha: chance of a false alarm per window.
-        drift: with a reference that is known already.
-    """
+    """Windows of so many values of a signal, compared with its first `reference` values, or with a
+    reference that is known already."""
 
     def __init__(
         self, reference: int, window: int, alpha: float, drift: SignalDrift | None = None
@@ -152,8 +96,8 @@ class SignalWatch:
         self._drift = drift
         self._values: list[float] = []
 
-    def add(self, value: float) -> SignalDrift | None:
-        """Take a value; the record of a window that it completes, if that gives an alarm."""
+    def add(self, value: float) -> Shift | None:
+        """Take a value; what a window that it completes shows, if that gives an alarm."""
         if not math.isfinite(value):
             return None
         self._values.append(value)
@@ -161,36 +105,46 @@ class SignalWatch:
             return None
         values, self._values = self._values, []
         if self._drift is None:
-            self._drift = SignalDrift(reference=tuple(values), alpha=self._alpha)
+            self._drift = SignalDrift(tuple(values), alpha=self._alpha)
             return None
         found = self._drift.judge(values)
         return found if found.alarm else None
 
 
 class RateWatch:
-    """Chart of the escalation rate that learns what is usual from its first decisions.
+    """Two-sided Bernoulli CUSUM of the escalation rate (Reynolds and Stoumbos 1999).
 
     Args:
-        reference: decisions that are usual.
-        run_length: requests between false alarms, at least.
+        reference: first decisions, which are usual: a rate within their 95 % interval
+            (`usual_low` to `usual_high`, Clopper–Pearson) gives no alarm.
+        run_length: requests between false alarms, at least: a CUSUM of likelihood ratios (`up`,
+            `down`) with limit h has an average run length of e^h or more (Lorden 1971).
     """
 
     def __init__(self, reference: int, run_length: float) -> None:
-        self._reference, self._run_length = reference, run_length
-        self._chart: EscalationChart | None = None
+        self._reference, self._limit = reference, math.log(2.0 * run_length)
         self._escalated = self._n = 0
+        self.usual_low = self.usual_high = self.up = self.down = 0.0
 
-    def add(self, escalated: bool) -> EscalationChart | None:
-        """Take a decision; the chart, if it gives an alarm."""
-        if self._chart is None:
-            self._n += 1
+    def add(self, escalated: bool) -> Self | None:
+        """Take a decision; the chart, once it has given an alarm."""
+        self._n += 1
+        if self._n <= self._reference:
             self._escalated += escalated
-            if self._n >= self._reference:
-                counts = (self._escalated, self._n)
-                self._chart = EscalationChart.start(*counts, run_length=self._run_length)
+            if self._n == self._reference:
+                usual = stats.binomtest(self._escalated, self._n).proportion_ci()
+                self.usual_low, self.usual_high = max(usual.low, 1e-6), min(usual.high, 1 - 1e-6)
             return None
-        self._chart = self._chart.update(escalated)
-        return self._chart if self._chart.alarm else None
+        if max(self.up, self.down) < self._limit:
+            up = self.up + _ratio(self.usual_high, USUAL_ODDS, escalated)
+            down = self.down + _ratio(self.usual_low, 1 / USUAL_ODDS, escalated)
+            self.up, self.down = max(0.0, up), max(0.0, down)
+        return self if max(self.up, self.down) >= self._limit else None
+
+
+def _ratio(p: float, odds: float, happened: bool) -> float:
+    other = odds * p / (1 - p + odds * p)
+    return math.log(other / p) if happened else math.log((1 - other) / (1 - p))
 
 
 class HarmProcess(Record):
@@ -205,29 +159,22 @@ class HarmProcess(Record):
     Attributes:
         max_harm: α.
         delta: δ, the chance of ever giving a false alarm.
-        n: requests so far.
-        logs: log-wealth of each bet.
-        peak: the largest log E_t so far.
+        logs: log-wealth of each bet after `n` requests.
     """
 
     max_harm: float = Field(gt=0, lt=1)
     delta: float = Field(default=0.05, gt=0, lt=1)
     n: int = 0
     logs: tuple[float, ...] = (-1e300,) * len(_BETS)
-    peak: float = 0.0
     alarm: bool = False
 
     @property
     def log_e(self) -> float:
-        """log E_t, the stake that is still kept back included.
-
-        Those of processes that see other requests add up: a product of e-processes is one.
-        """
+        """log E_t, the stake that is still kept back included."""
         if not self.n:
             return 0.0
         mixed = float(np.logaddexp.reduce(self.logs)) - math.log(len(_BETS))
-        kept = -math.log(2.0 * (self.n + 1))
-        return max(kept, mixed) + math.log1p(math.exp(-abs(kept - mixed)))
+        return float(np.logaddexp(-math.log(2.0 * (self.n + 1)), mixed))
 
     def update(self, harm: float | None, rate: float) -> Self:
         """The process after one more request.
@@ -237,19 +184,19 @@ class HarmProcess(Record):
             rate: the probability π with which it was to be audited, known before; 1 for a request
                 that was not accepted, whose harm is None.
         """
-        if not 0 < rate <= 1:
-            raise ConfigurationError(f"an audit rate of {rate:g}: it is above 0 and at most 1.")
-        if harm is not None and not 0 <= harm <= 1:
-            raise ConfigurationError(f"a harm of {harm:g}: it is between 0 and 1.")
+        if not 0 < rate <= 1 or not 0 <= (harm or 0.0) <= 1:
+            raise ConfigurationError(
+                f"an audit rate of {rate:g}, a harm of {harm}: the rate is above 0 and at most 1, "
+                "a harm between 0 and 1."
+            )
         t = self.n + 1
         stake = math.log(0.5 / (t * (t + 1)) + (0.5 if t == 1 else 0.0))
         # The largest bet is fixed by α alone, so that it is known before the request.
         gain = ((harm or 0.0) / rate - self.max_harm) / self.max_harm
         logs = np.logaddexp(self.logs, stake) + np.log1p(_BETS * gain)
         following = self.model_copy(update={"n": t, "logs": tuple(logs.tolist())})
-        peak = max(self.peak, following.log_e)
-        alarm = self.alarm or peak >= -math.log(self.delta)
-        return following.model_copy(update={"peak": peak, "alarm": alarm})
+        alarm = self.alarm or following.log_e >= -math.log(self.delta)
+        return following.model_copy(update={"alarm": alarm})
 
 
 class HarmQueue:
@@ -259,10 +206,8 @@ class HarmQueue:
     an order fixed beforehand is the product an e-process at every look, so that each request waits
     for those before it. Not thread-safe.
 
-    Args:
-        process: to go on with.
-        most: requests that wait, at most; the audit that the oldest of them waits for then counts
-            as not made, which may hide harm and never invents it.
+    `most` requests wait; the audit that the oldest of them waits for then counts as not made, which
+    may hide harm and never invents it.
     """
 
     def __init__(self, process: HarmProcess, most: int = 2_000) -> None:
@@ -271,24 +216,15 @@ class HarmQueue:
         self._waiting: OrderedDict[str, tuple[float, float | None, bool]] = OrderedDict()
 
     def decided(self, run_id: str, rate: float | None) -> bool:
-        """Take a decision; whether the process has given its alarm.
-
-        Args:
-            run_id: of the request.
-            rate: chance of an audit, where the draft was accepted; None where it was not. A draft
-                that cannot be audited says nothing: leave it out.
-        """
-        if run_id not in self._waiting:
-            self._waiting[run_id] = (1.0 if rate is None else rate, None, rate is None)
+        """Take a decision with the chance of an audit, None where the draft was not accepted;
+        whether the process has given its alarm. A draft that cannot be audited is left out."""
+        known = (1.0 if rate is None else rate, None, rate is None)
+        self._waiting.setdefault(run_id, known)
         return self._advance()
 
     def audited(self, run_id: str, harm: float | None) -> bool:
-        """Take the result of an audit; whether the process has given its alarm.
-
-        Args:
-            run_id: of the request.
-            harm: from 0 to 1; None where the draft was not drawn, or its audit failed.
-        """
+        """Take the harm that an audit found, None where the draft was not drawn or the audit
+        failed; whether the process has given its alarm."""
         if run_id in self._waiting:
             self._waiting[run_id] = (self._waiting[run_id][0], harm, True)
         return self._advance()

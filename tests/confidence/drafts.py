@@ -19,7 +19,9 @@ Array = NDArray[np.float64]
 
 SMALL = ModelIdentity(name="scripted:small", digest="s" * 20)
 LARGE = ModelIdentity(name="scripted:large", digest="l" * 20)
-MADE_FOR = MadeFor(SMALL, LARGE, "task", None, "references")
+MADE_FOR = MadeFor(
+    small=SMALL, large=LARGE, task_hash="task", system_hash=None, labels="references"
+)
 SIGNALS = (("logprobs", 0), ("text", 0), ("p_true", 1))
 NAMES = tuple(name for name, _ in SIGNALS)
 

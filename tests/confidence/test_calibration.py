@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
 
-from cascade.confidence import Calibrator, LabelledDraft, ModelIdentity, system_hash
+from cascade.confidence import LabelledDraft, ModelIdentity, system_hash
 from cascade.confidence.calibrating import confidences, halves, in_order
 from cascade.confidence.calibration import NEIGHBOURS, Calibration
 from cascade.errors import CalibrationMismatchError, ConfigurationError
@@ -40,15 +40,14 @@ def test_free_signals_make_the_first_stage_and_each_paid_one_another() -> None:
         ("logprobs", "text", "p_true"),
         ("logprobs", "text", "p_true", "votes"),
     ]
-    as_the_agents_see_it: Calibrator = calibration
-    assert as_the_agents_see_it.signals == ("logprobs", "text", "p_true", "votes")
+    assert calibration.signals == ("logprobs", "text", "p_true", "votes")
 
 
 def test_each_stage_has_the_columns_of_its_own_signals() -> None:
     first, second = usual().stages
     free = {"raw", "logprob_mean", "logprob_min", "token_count", "answer_words"}
-    assert set(first.columns.names) == free
-    assert set(second.columns.names) == {*free, "p_true"}
+    assert {column.name for column in first.columns} == free
+    assert {column.name for column in second.columns} == {*free, "p_true"}
 
 
 def test_the_paid_signal_makes_the_confidence_better() -> None:
@@ -236,17 +235,6 @@ def test_a_confidence_that_is_off_on_unseen_rows_is_not_called_calibrated() -> N
     assert calibration.recommendation.code == "not calibrated"
 
 
-def test_a_weak_signal_is_told_how_many_labels_would_show_it() -> None:
-    rng = np.random.default_rng(1)
-    rows = [
-        replace(row, correct=float(rng.random() < 0.4 + 0.3 * row.features["s"]))
-        for row in scored(60, seed=3)
-    ]
-    said = made(rows, SCORE).recommendation
-    assert said.code == "no better than chance"
-    assert f"bring {said.more_labels} more labels" in said.text
-
-
 # --- used
 
 
@@ -256,8 +244,6 @@ def test_an_estimate_uses_the_last_stage_whose_signals_were_taken() -> None:
     assert free is not None
     assert all_of_them is not None
     assert all_of_them.confidence < free.confidence
-    low, high = all_of_them.interval or (1.0, 0.0)
-    assert 0 <= low <= high <= 1
 
 
 def test_there_is_no_estimate_before_the_free_signals_or_without_a_score() -> None:
@@ -303,39 +289,27 @@ CERTIFICATE = Certificate(
     threshold=0.6, max_harm=0.05, delta=0.1, n=100, errors=1, coverage=0.5, bound=0.04
 )
 
+WEIGHT = {"column": 99, "mean": 0.0, "scale": 1.0, "weight": 1.0}
+
 Change = Callable[[dict[str, Any]], None]
 BROKEN: dict[str, tuple[Change, str]] = {
     "another format": (lambda doc: doc.update(format=2), "format"),
     "no task": (lambda doc: doc.pop("task_hash"), "task_hash"),
     "a stranger's field": (lambda doc: doc.update(extra=1), "extra"),
     "a column that is not there": (
-        lambda doc: doc["stages"][0]["calibrator"]["base"].update(
-            columns=[99], mean=[0.0], scale=[1.0], weights=[1.0]
-        ),
+        lambda doc: doc["stages"][0]["calibrator"]["base"].update(weights=[WEIGHT]),
+        "columns that are not there",
+    ),
+    "a gain of another width": (
+        lambda doc: doc["gain"]["small"].update(weights=[WEIGHT]),
         "columns that are not there",
     ),
     "a scale of zero": (
-        lambda doc: doc["stages"][0]["calibrator"]["base"].update(
-            columns=[1], mean=[0.0], scale=[0.0], weights=[1.0]
-        ),
+        lambda doc: doc["gain"]["small"].update(weights=[{**WEIGHT, "scale": 0.0}]),
         "scale",
-    ),
-    "an outlook out of order": (
-        lambda doc: doc["stages"][0].update(outlook=[[0.9, 0.5], [0.1, 0.5]]),
-        "not sorted",
     ),
     "an outlook beyond one": (lambda doc: doc["stages"][0].update(outlook=[[0.1, 1.5]]), "outlook"),
     "confidences beyond one": (lambda doc: doc.update(confidences=[2.0]), "confidences"),
-    "a certificate of more errors than drafts": (
-        lambda doc: doc["certificates"][0].update(errors=101),
-        "figures of a certificate",
-    ),
-    "a gain of another width": (
-        lambda doc: doc["gain"]["small"].update(
-            columns=[99], mean=[0.0], scale=[1.0], weights=[1.0]
-        ),
-        "gain head reads columns",
-    ),
 }
 
 
@@ -365,10 +339,10 @@ def test_a_number_that_is_none_is_refused(number: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"\xff\xfe\x00binary", "not text"),
+        (b"\xff\xfe\x00binary", "Invalid JSON"),
         (b"", "the file: Invalid JSON"),
         (b"[]", "the file"),
-        (b"{}", "created_at: Field required"),
+        (b"{}", "Field required"),
     ],
 )
 def test_a_file_that_is_no_calibration_is_refused(

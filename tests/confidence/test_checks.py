@@ -14,10 +14,9 @@ from cascade.confidence import (
     VerbalisedSignal,
     as_data,
     check_messages,
-    p_true,
     speaks_of_grading,
 )
-from cascade.confidence.checks import QUESTION, messages_as_data, seal
+from cascade.confidence.checks import QUESTION, messages_as_data, p_true, seal
 from cascade.state import Completion, TokenLogprob
 from tests.confidence.drafts import said, token
 

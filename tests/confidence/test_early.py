@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cascade.confidence.base import WINDOW, logprob_features
 from cascade.confidence.early import ceiling, drafts_needed, lowest_kept, tail_mean
-from cascade.confidence.free import WINDOW, logprob_features
 from cascade.state import TokenLogprob
 from tests.confidence.drafts import drafts, made
 

@@ -10,8 +10,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from cascade import Decision, Situation, Tier, Verdict
-from cascade.confidence import Estimate
-from cascade.confidence.signals import Probe, Signal
+from cascade.confidence import Estimate, Probe, Signal
 from cascade.driving import Driver
 from cascade.errors import AuthenticationError, ConfigurationError, ModelUnavailableError
 from cascade.kernel import Kernel

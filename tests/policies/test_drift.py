@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cascade.errors import ConfigurationError
-from cascade.policies.drift import EscalationChart, HarmProcess, HarmQueue, SignalDrift, ks_p, psi
+from cascade.policies.drift import (
+    HarmProcess,
+    HarmQueue,
+    RateWatch,
+    SignalDrift,
+    SignalWatch,
+    ks_p,
+    psi,
+)
 
 REFERENCE = tuple(np.random.default_rng(0).normal(0, 1, 1000).tolist())
 
@@ -48,27 +57,30 @@ def test_a_signal_that_stays_gives_no_alarm_and_one_that_moves_does() -> None:
     assert windows(0.6, 20, 2) == 20
 
 
-def run_chart(p: float, n: int, seed: int) -> EscalationChart:
-    chart = EscalationChart.start(300, 1000)
-    for happened in np.random.default_rng(seed).random(n) < p:
-        chart = chart.update(bool(happened))
-        if chart.alarm:
-            break
-    return chart
+def run_chart(p: float, n: int, seed: int, usual: float = 0.3) -> int | None:
+    """How many requests until the chart gives an alarm; None without one."""
+    chart = RateWatch(reference=1000, run_length=100_000)
+    for i in range(1000):
+        assert chart.add(i < 1000 * usual) is None
+    happened = np.random.default_rng(seed).random(n) < p
+    return next((i for i, one in enumerate(happened) if chart.add(bool(one))), None)
 
 
 def test_the_chart_is_quiet_in_control_and_sees_both_sides() -> None:
-    assert sum(run_chart(0.3, 2000, seed).alarm for seed in range(20)) <= 1
+    assert sum(run_chart(0.3, 2000, seed) is not None for seed in range(20)) <= 1
     for p in (0.15, 0.5):
-        chart = run_chart(p, 2000, 0)
-        assert chart.alarm
-        assert chart.n < 500
+        assert (run_chart(p, 2000, 0) or 2000) < 500
+    assert run_chart(0.0, 500, 0, usual=0.0) is None
+    assert run_chart(1.0, 500, 0, usual=0.0) is not None
+    assert run_chart(1.0, 500, 0, usual=1.0) is None
 
 
-def test_a_chart_needs_a_count() -> None:
-    with pytest.raises(ConfigurationError, match="part of a whole"):
-        EscalationChart.start(3, 2)
-    assert 0 < EscalationChart.start(0, 5).usual_low < EscalationChart.start(5, 5).usual_high < 1
+def test_a_watch_learns_its_reference_and_leaves_out_what_is_no_number() -> None:
+    watch = SignalWatch(reference=100, window=50, alpha=0.001)
+    values = [*np.linspace(0, 1, 150), math.nan, *np.linspace(3, 4, 50)]
+    found = [shift for value in values if (shift := watch.add(float(value)))]
+    assert [shift.psi > 0.1 for shift in found] == [True] * len(found)
+    assert len(found) == 2, "the second window and the third"
 
 
 def run_harm(p: float, n: int, seed: int, rate: float = 0.2, quiet: int = 0) -> HarmProcess:
@@ -141,16 +153,7 @@ def test_quantiles_have_no_counts_and_give_no_alarm_by_them() -> None:
     assert counted.psi is not None
     assert counted.psi > 0.1
     assert counted.alarm
-    assert not known.model_copy(update={"size": 20}).judge(wide).alarm
-
-
-def test_every_state_travels_as_json() -> None:
-    for state in (
-        SignalDrift(reference=REFERENCE[:9]).judge([1.0, 2.0]),
-        EscalationChart.start(3, 10).update(True),
-        HarmProcess(max_harm=0.05).update(None, 0.1),
-    ):
-        assert type(state).model_validate_json(state.model_dump_json()) == state
+    assert not replace(known, size=20).judge(wide).alarm
 
 
 def process() -> HarmProcess:
