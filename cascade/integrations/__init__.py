@@ -7,6 +7,17 @@ Names load on first use, with the packages that they need: `langchain`, `opentel
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cascade.integrations.agent_tier import AgentTier as AgentTier
+    from cascade.integrations.chat_model import CascadeChatModel as CascadeChatModel
+    from cascade.integrations.decisions import CascadeDecisionModel as CascadeDecisionModel
+    from cascade.integrations.decisions import DecisionSignal as DecisionSignal
+    from cascade.integrations.decisions import DecisionVerifier as DecisionVerifier
+    from cascade.integrations.logs import RunLog as RunLog
+    from cascade.integrations.opentelemetry import Telemetry as Telemetry
+    from cascade.integrations.prometheus import PrometheusMetrics as PrometheusMetrics
 
 _HOMES = {
     "AgentTier": "agent_tier",

@@ -1,0 +1,311 @@
+"""Row 24: agents as tiers, with real LangGraph agents whose models answer over HTTP, and decision
+models. What the server saw is what the ledger holds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import warnings
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain.agents import create_agent
+from langchain_core.decisions import Choice, Score
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+from langchain_openai.decisions import OpenAIDecisions
+from langgraph.checkpoint.memory import InMemorySaver
+
+from cascade import Cascade, MemoryLedger, Price, Tier
+from cascade.errors import CascadeError
+from cascade.integrations import AgentTier, DecisionSignal, DecisionVerifier
+from cascade.middleware import Retries
+from tests.acceptance.upstream import Answer, Held, Seen, Upstream, failure
+
+Q = "How many people live in Canberra?"
+CALL = ("population", {"city": "Canberra"})
+RAN: list[str] = []
+
+
+@tool
+def population(city: str) -> int:
+    """How many people live in a city."""
+    return 460_000
+
+
+@tool(extras={"risk": "irreversible"})
+def delete(path: str) -> str:
+    """Delete a file."""
+    RAN.append(path)
+    return "deleted"
+
+
+def agent(upstream: Upstream, name: str, answer: Any, **options: Any) -> AgentTier:
+    """An agent that looks a city up, and says what it is to say; or whose steps are a list."""
+
+    def say(seen: Seen) -> Any:
+        results = sum(message["role"] == "tool" for message in seen.body["messages"])
+        if isinstance(answer, list):
+            return answer[min(results, len(answer) - 1)]
+        if not results:
+            return Answer(calls=(CALL,))
+        return answer(seen) if callable(answer) else answer
+
+    upstream.says(name, say)
+    chat = ChatOpenAI(model=name, base_url=upstream.openai_url, api_key="a-key", max_retries=0)
+    made = create_agent(chat, [population, delete], checkpointer=options.pop("saver", None))
+    prices = {"openai:small": Price(input=1, output=2), "openai:large": Price(input=10, output=20)}
+    return AgentTier(made, name=name, prices=prices, **{"takes_over": "hand_over", **options})
+
+
+def pair(upstream: Upstream, small: Any = "five", **options: Any) -> Cascade:
+    tiers = [
+        agent(upstream, "small", small, **options.pop("of_small", {})),
+        agent(upstream, "large", "460,000 people"),
+    ]
+    given = {"signals": ["trajectory"], "verifier": lambda _q, a: "460" in a, **options}
+    return Cascade(*tiers, **given)
+
+
+@pytest.mark.parametrize("how", ["invoke", "ainvoke", "astream", "graph", "chat model"])
+async def test_each_call_that_the_server_saw_is_an_entry(upstream: Upstream, how: str) -> None:
+    store = MemoryLedger()
+    cascade, asked = pair(upstream, ledger=store), {"messages": [("human", Q)]}
+    if how == "invoke":
+        answer = (await asyncio.to_thread(cascade.invoke, Q)).answer
+    elif how == "ainvoke":
+        answer = (await cascade.ainvoke(Q)).answer
+    elif how == "astream":
+        *events, result = [event async for event in cascade.astream(Q)]
+        assert "five" not in str(events)
+        answer = result.answer  # type: ignore[union-attr]
+    elif how == "graph":
+        answer = (await cascade.graph.ainvoke(asked))["messages"][-1].text
+    else:
+        answer = (await cascade.as_chat_model().ainvoke(Q)).text
+    assert answer == "460,000 people"
+    calls = [(e.node, e.tier, e.outcome) for e in store.entries if e.model]
+    assert calls == [("draft", "small", "ok")] * 2 + [("expert", "large", "ok")] * 2
+    tokens = [(e.input_tokens, e.output_tokens) for e in store.entries if e.model]
+    assert tokens == [seen.usage for seen in upstream.seen]
+    assert all(entry.cost_usd is not None for entry in store.entries)
+
+
+async def test_agents_and_models_stand_in_any_order(upstream: Upstream) -> None:
+    upstream.says("model", Answer("no idea", p=0.3))
+    tiers = [
+        upstream.tier("model", name="model"),
+        Tier(agent(upstream, "small", "five"), name="agent"),
+        Tier(agent(upstream, "large", "460,000 people"), name="strong"),
+    ]
+    options: dict[str, Any] = {"signals": ["trajectory"], "verifier": lambda _q, a: "460" in a}
+    result = await Cascade(tiers=tiers, **options).ainvoke(Q)
+    assert result.tier == "strong"
+    nodes = [(e.node, e.tier) for e in result.ledger if e.model]
+    assert nodes == [("draft", "model"), *[("draft", "agent")] * 2, *[("expert", "strong")] * 2]
+
+
+async def test_a_call_that_fails_inside_is_an_entry_too(upstream: Upstream) -> None:
+    store = MemoryLedger()
+    cascade = pair(upstream, failure(503), ledger=store, middleware=[Retries(1)])
+    assert (await cascade.ainvoke(Q)).answer == "460,000 people"
+    outcomes = [e.outcome for e in store.entries if e.node == "draft"]
+    assert outcomes == ["ok", "failed"]
+    assert len(upstream.asked("small")) == 2
+
+
+async def test_an_agent_that_is_given_up_closes_its_call(upstream: Upstream) -> None:
+    store, held = MemoryLedger(), Held()
+    asking = asyncio.create_task(pair(upstream, Answer("x", held=held), ledger=store).ainvoke(Q))
+    while len(upstream.asked("small")) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert [e.outcome for e in store.entries if e.model] == ["ok", "cancelled"]
+    held.release()
+
+
+async def test_questions_side_by_side_get_their_own_answers(upstream: Upstream) -> None:
+    def answers(seen: Seen) -> Answer:
+        return Answer(f"460 for {seen.texts[0]}")
+
+    store = MemoryLedger()
+    cascade = pair(upstream, answers, ledger=store)
+    questions = [f"question {i}?" for i in range(12)]
+    results = await cascade.abatch(questions)
+    assert [result.answer for result in results] == [f"460 for {q}" for q in questions]
+    assert [len([e for e in r.ledger if e.model]) for r in results] == [2] * 12
+
+
+async def test_a_run_goes_on_in_another_process_where_it_was_interrupted(
+    upstream: Upstream,
+) -> None:
+    """The first model call of the run is not paid for again."""
+    saver, kept, config = InMemorySaver(), InMemorySaver(), {"configurable": {"thread_id": "t"}}
+    asked: Any = {"messages": [("human", Q)]}
+    steps = [Answer(calls=(CALL,)), failure(500)]
+    broken = pair(upstream, steps, of_small={"saver": saver}, middleware=[Retries(1)])
+    broken.tiers[0].model.takes_over = "restart"  # type: ignore[attr-defined]
+    upstream.says("large", failure(500))
+    with pytest.raises(CascadeError):
+        await broken.build_graph().compile(checkpointer=kept).ainvoke(asked, config)  # type: ignore[arg-type]
+    again = pair(upstream, [Answer(calls=(CALL,)), "460"], of_small={"saver": saver})
+    state = await again.build_graph().compile(checkpointer=kept).ainvoke(None, config)  # type: ignore[arg-type]
+    assert "460" in state["messages"][-1].text
+
+
+async def test_a_run_is_stopped_early_and_its_cost_until_then_is_booked(upstream: Upstream) -> None:
+    def stop(task: Any, run: Any) -> str | None:
+        results = [message for message in run if isinstance(message, ToolMessage)]
+        return "hopeless" if results else None
+
+    cascade = pair(upstream, "460", of_small={"stop": stop})
+    result = await cascade.ainvoke(Q)
+    assert (result.tier, len(upstream.asked("small"))) == ("large", 1)
+    assert "hopeless" in result.decision.reason
+    assert sum(entry.node == "draft" for entry in result.ledger) == 1
+
+
+# --- the law
+
+DELETE = Answer(calls=(("delete", {"path": "a.txt"}),))
+STEPS = {
+    "call": Answer(calls=(CALL,)),
+    "delete": DELETE,
+    "fail": failure(500),
+    "refuse": failure(400, "no"),
+    "break": Answer("x", broken_after=0, raw="{"),
+    "answer": Answer("five"),
+    "right": Answer("460"),
+}
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from(list(STEPS)), min_size=1, max_size=5), st.integers(1, 6))
+def test_whatever_becomes_of_a_run_each_call_is_booked_once_and_nothing_irreversible_ran(
+    steps: list[str], killed_after: int
+) -> None:
+    RAN.clear()
+    store = MemoryLedger()
+
+    async def ask(upstream: Upstream) -> None:
+        cascade = pair(upstream, [STEPS[s] for s in steps], ledger=store, middleware=[Retries(1)])
+        asking = asyncio.create_task(cascade.ainvoke(Q))
+        while len(upstream.seen) < killed_after and not asking.done():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        asking.cancel()
+        await asyncio.wait([asking])
+        if not asking.cancelled() and asking.exception() is None:
+            assert asking.result().answer or asking.result().message.tool_calls
+
+    with Upstream() as upstream:
+        asyncio.run(ask(upstream))
+        entries = [entry for entry in store.entries if entry.model]
+        assert len({entry.id for entry in entries}) == len(entries)
+        # A call that was cancelled on its way may not have reached the server.
+        given_up = sum(entry.outcome == "cancelled" for entry in entries)
+        assert len(entries) - given_up <= len(upstream.seen) <= len(entries)
+    assert RAN == []
+
+
+# --- decision models
+
+
+class Decisions(BaseHTTPRequestHandler):
+    """OpenAI's decisions: so sure of each question; `refuse` in the input is refused."""
+
+    asked: list[Any]
+    p = 0.2
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body)
+        (question,) = body["questions"]
+        answer: dict[str, Any] = {"name": question["name"], "type": question["type"]}
+        if "refuse" in json.dumps(body["input"]):
+            answer["type"] = "refusal"
+        elif question["type"] == "predicate":
+            answer["probability"] = self.p
+        elif question["type"] == "choice":
+            values = [item["value"] for item in question["choices"]]
+            listed = [{"value": value, "probability": self.p} for value in values]
+            answer |= {"choice": "right", "confidence": 0.5, "probabilities": listed}
+        else:
+            levels = enumerate(question["levels"])
+            listed = [{"value": i, "label": str(each), "probability": 0.5} for i, each in levels]
+            answer |= {"score": 2 * self.p, "confidence": 0.5, "probabilities": listed}
+        usage = {"input_tokens": 30, "output_tokens": 1}
+        said = json.dumps({"model": "luna", "answers": [answer], "usage": usage}).encode()
+        failing = "fail" in json.dumps(body["input"])
+        self.send_response(500 if failing else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def decisions() -> Iterator[OpenAIDecisions]:
+    Decisions.asked = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Decisions)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    with warnings.catch_warnings(action="ignore"):  # that it is in beta
+        made = OpenAIDecisions(model="luna", base_url=url, api_key="a-key")  # type: ignore[arg-type]
+    yield made
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("as_signal", [True, False])
+@pytest.mark.parametrize(
+    ("question", "outcome"), [(Q, "confidence"), ("refuse", "refused"), ("fail", "failed")]
+)
+async def test_openais_decisions_are_a_signal_and_a_verifier(
+    upstream: Upstream, decisions: OpenAIDecisions, as_signal: bool, question: str, outcome: str
+) -> None:
+    price = Price(input=1, output=2)
+    options: dict[str, Any] = (
+        {"signals": [DecisionSignal(decisions, price=price)]}
+        if as_signal
+        else {"signals": ["logprobs"], "verifier": DecisionVerifier(decisions, price=price)}
+    )
+    upstream.says("small", Answer("five", p=0.99))
+    upstream.says("large", "460,000")
+    small, large = upstream.tier("small"), upstream.tier("large")
+    result = await Cascade(small, large, **options).ainvoke(question)
+    assert result.tier == "large"
+    entry, *more = [entry for entry in result.ledger if entry.model == "openai:luna"]
+    assert len(Decisions.asked) == 1 + len(more)  # those that the cascade repeats itself
+    if outcome == "failed":
+        assert (entry.outcome, entry.cost_usd) == ("failed", None)
+        return
+    assert (entry.input_tokens, float(entry.cost_usd or 0)) == (30, pytest.approx(32e-6))
+    if outcome == "confidence":
+        assert result.confidence == pytest.approx(0.2)
+
+
+QUESTIONS: list[tuple[Any, str | None]] = [
+    (Choice(instructions="Which?", criteria={"right": None, "wrong": "it is not"}), "right"),
+    (Score(instructions="How good?", criteria=["bad", "so so", "good"]), None),
+]
+
+
+@pytest.mark.parametrize(("question", "correct"), QUESTIONS)
+async def test_each_kind_of_question_gives_a_probability(
+    upstream: Upstream, decisions: OpenAIDecisions, question: Any, correct: str | None
+) -> None:
+    upstream.says("small", Answer("five", p=0.99))
+    signal = DecisionSignal(decisions, question, correct=correct)
+    cascade = Cascade(upstream.tier("small"), upstream.tier("large"), signals=[signal])
+    assert (await cascade.ainvoke(Q)).confidence == pytest.approx(0.2)
