@@ -84,6 +84,16 @@ def busy(text: str) -> AbstractContextManager[object]:
     return streams.err.status(text) if watched() else nullcontext()
 
 
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """A line that says how far something is, where a person watches."""
+    if not watched():
+        yield lambda text: None
+        return
+    with streams.err.status("") as status:
+        yield status.update
+
+
 def print_json(value: Any) -> None:
     """Write a record as one JSON document; money is a string, so that no digit is lost, and NaN,
     which is no JSON, is null."""

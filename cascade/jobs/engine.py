@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -27,10 +27,12 @@ GIVE_UP_AFTER = 50
 CONCURRENCY = 16
 
 BREATH = 1000
-"""Rows of a loop that asks no model, between two turns of other tasks."""
+"""Rows that are done already, between two turns of other tasks."""
 
 ANSWER_TOKENS = 256
 """Length of an answer that a guess takes, where a tier has no `max_tokens`."""
+
+INTERRUPTED = "it was interrupted"
 
 
 @dataclass(slots=True)
@@ -68,25 +70,30 @@ class Done:
         """Rows that were looked at."""
         return self.resumed + self.answered + self.failed + self.waiting
 
+    def knows(self, row: Row, journal: Journal) -> bool:
+        """Whether a row has an answer, or waits for one, which is counted."""
+        before = journal.find(row.number)
+        if before is None or before.key != row.key or before.status == "error":
+            return False
+        self.waiting += before.status == "waiting"
+        self.resumed += before.status == "ok"
+        return True
+
     def count(self, record: Record) -> None:
         """Add what became of a row."""
         self.spent_usd += record.counted_usd or Decimal(0)
-        if record.status == "error":
-            self.failed += 1
-        elif record.status == "waiting":
-            self.waiting += 1
-        else:
+        self.failed += record.status == "error"
+        self.waiting += record.status == "waiting"
+        if record.status == "ok":
             self.answered += 1
             self.escalated += bool(record.escalated)
             self.unknown += record.cost_usd is None
             self.estimated |= record.saved_basis == "estimated"
-            saved = record.saved_usd
-            if self.saved_usd is not None:
-                self.saved_usd = None if saved is None else self.saved_usd + saved
+            known = self.saved_usd is not None and record.saved_usd is not None
+            self.saved_usd = self.saved_usd + record.saved_usd if known else None  # type: ignore[operator]
 
 
-Answer = Callable[[Row], Any]
-"""Answers a row that can be read: a coroutine function that gives its `Record`."""
+Answer = Callable[[Row], Awaitable[Record]]
 
 
 async def run_job(
@@ -100,7 +107,7 @@ async def run_job(
     progress: Callable[[Done], None] = lambda _: None,
     stop: asyncio.Event | None = None,
     answer: Answer | None = None,
-    tiers: tuple[OpenTier, ...] = (),
+    tiers: Sequence[OpenTier] = (),
 ) -> Done:
     """Answer all rows that the journal has no answer to.
 
@@ -116,7 +123,7 @@ async def run_job(
             what it may cost fits beside what the others under way, or those that wait, may cost.
         progress: called after each row.
         stop: set it to begin no more rows; those under way are ended.
-        answer: in place of asking the cascade for the whole answer.
+        answer: answers a row in place of the cascade.
         tiers: by whose prices a budget guesses; by default those of the cascade.
 
     Raises:
@@ -126,24 +133,36 @@ async def run_job(
     """
     if concurrency < 1:
         raise ConfigurationError(f"concurrency={concurrency}: must be 1 or more.")
-
-    async def ask_cascade(row: Row) -> Record:
-        return await ask(cascade, row, name)
-
+    purse = Purse(budget_usd, journal.spent_usd + journal.expected_usd)
     job = _Job(
-        tiers or cascade.tiers,
-        iter(rows),
         journal,
-        Purse(budget_usd, journal.spent_usd + journal.expected_usd),
-        progress,
+        purse,
         stop or asyncio.Event(),
+        answer or (lambda row: ask(cascade, row, name)),
+        tiers or cascade.tiers,
         Done(before_usd=journal.spent_usd),
-        answer or ask_cascade,
     )
+    numbered = enumerate(rows)
+
+    async def work() -> None:
+        for n, row in numbered:  # which all workers share
+            if job.stop.is_set():
+                job.done.stopped = job.done.stopped or INTERRUPTED
+            if job.done.stopped is not None:
+                return
+            known = job.done.knows(row, journal)
+            if not known:
+                await job.ask(row)
+            progress(job.done)
+            # Else neither a million rows that are done, nor models that never wait, would let the
+            # event loop hear a signal.
+            if not known or n % BREATH == 0:
+                await asyncio.sleep(0)
+
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):
-                group.create_task(job.work())
+                group.create_task(work())
     except ExceptionGroup as failures:
         first = failures.exceptions[0]
         raise first from first.__cause__  # one is told, and most often all are the same
@@ -152,18 +171,16 @@ async def run_job(
 
 def made_with(cascade: Cascade, **more: Any) -> dict[str, Any]:
     """What the answers of a cascade depend on besides the questions, for a journal."""
-    parts = cascade.kernel.parts
-    tiers = [
-        [t.name, t.model.name, t.settings.max_tokens, t.settings.temperature] for t in cascade.tiers
-    ]
-    stack = [[one.name, type(one).__name__] for one in cascade.kernel.middleware]
-    calibration = cascade.calibration
+    parts, calibration = cascade.kernel.parts, cascade.calibration
     held = [
-        tiers,
+        [
+            [t.name, t.model.name, t.settings.max_tokens, t.settings.temperature]
+            for t in cascade.tiers
+        ],
         repr(parts.policy),
         [signal.name for signal in parts.signals],
         cascade.settings,
-        stack,
+        [[one.name, type(one).__name__] for one in cascade.kernel.middleware],
         None if calibration is None else calibration.model_dump_json(),
         more,
     ]
@@ -209,41 +226,18 @@ class Purse:
 
 @dataclass(slots=True)
 class _Job:
-    tiers: tuple[OpenTier, ...]
-    rows: Iterator[Row]
     journal: Journal
     purse: Purse
-    progress: Callable[[Done], None]
     stop: asyncio.Event
-    done: Done
     answer: Answer
+    tiers: Sequence[OpenTier]
+    done: Done
     in_a_row: int = 0
 
-    async def work(self) -> None:
-        """Ask row after row, until there is none or the job is stopped."""
-        passed = 0
-        while self.done.stopped is None:
-            if self.stop.is_set():
-                self.done.stopped = "it was interrupted"
-                return
-            row = next(self.rows, None)
-            if row is None:
-                return
-            if is_done(row, self.journal, self.done):
-                passed += 1
-                self.progress(self.done)
-                if passed % BREATH == 0:  # else a million rows would hold the event loop
-                    await asyncio.sleep(0)
-                continue
-            await self._ask(row)
-            self.progress(self.done)
-            # Models that never wait would hold the loop: no signal would be heard.
-            await asyncio.sleep(0)
-
-    async def _ask(self, row: Row) -> None:
+    async def ask(self, row: Row) -> None:
+        """Ask a row within the budget, and write down what became of it."""
         aside: Decimal | None = Decimal(0)
-        readable = row.problem is None and row.question is not None
-        if readable and self.purse.budget_usd is not None:
+        if self.purse.budget_usd is not None:
             aside = await self.purse.take(guessed(row, self.tiers))
         if aside is None:
             self.done.stopped = self.done.stopped or (
@@ -256,37 +250,25 @@ class _Job:
             if self.stop.is_set():  # while it waited for its part of the budget
                 cost = Decimal(0)
                 return
-            record = await self.answer(row) if readable else unreadable(row)
+            record = await self.answer(row)
             cost = (record.counted_usd or Decimal(0)) + (record.expected_usd or Decimal(0))
             self.journal.add(record)
         finally:
             await self.purse.settle(aside, cost)
         self.done.count(record)
-        if record.status == "error":
-            # A row that cannot be read is its own; others may say that something is wrong with all.
-            self.in_a_row += record.counted_usd is not None
+        if record.status != "error":
+            self.in_a_row = 0
+        elif row.question is not None:  # what cannot be read says nothing of the others
+            self.in_a_row += 1
             if self.in_a_row >= GIVE_UP_AFTER:
                 last = f"the last one by {record.error}"
                 self.done.stopped = f"{self.in_a_row} rows in a row failed, {last}"
-        else:
-            self.in_a_row = 0
-
-
-def is_done(row: Row, journal: Journal, done: Done) -> bool:
-    """Whether a row has an answer, or waits for one, which is counted."""
-    before = journal.find(row.number)
-    if before is None or before.key != row.key or before.status == "error":
-        return False
-    if before.status == "waiting":
-        done.waiting += 1
-    else:
-        done.resumed += 1
-    return True
 
 
 async def ask(cascade: Cascade, row: Row, job: str) -> Record:
-    """Ask a row that can be read; its entries in the ledger have the tags `job` and `row`."""
-    assert row.question is not None, "a row that cannot be read is not asked"
+    """Record of a row that is asked; its entries in the ledger have the tags `job` and `row`."""
+    if row.question is None:
+        return unreadable(row)
     try:
         result = await cascade.ainvoke(row.question, tags={"job": job, "row": str(row.number)})
     except CascadeError as error:
@@ -294,13 +276,14 @@ async def ask(cascade: Cascade, row: Row, job: str) -> Record:
     return record_of(row, result)
 
 
-def guessed(row: Row, tiers: tuple[OpenTier, ...]) -> Decimal:
+def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
     """Dollars that asking these tiers may cost, by the row's length and their prices.
 
     Raises:
         ConfigurationError: one of them has no price.
     """
-    assert row.question is not None, "a row that cannot be read costs nothing"
+    if row.question is None:
+        return Decimal(0)
     tokens = characters(to_messages(row.question)) // CHARACTERS_PER_TOKEN + 1
     total = Decimal(0)
     for tier in tiers:

@@ -1,16 +1,15 @@
-"""Journal of a job: one line per row, appended when the row is done, and notes beside them.
+"""Journal of a job: what became of each row, and of each batch, in a SQLite file.
 
-A process that is killed leaves at most half a line, which the next one cuts off. A row that is
-there with an answer is never asked again.
+What is written survives the end of the process. A row that is there with an answer is never asked
+again.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from array import array
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +20,20 @@ from cascade.errors import ConfigurationError, LedgerError
 Status = Literal["ok", "error", "waiting"]
 
 MONEY = ("cost_usd", "counted_usd", "saved_usd", "expected_usd")
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS job (made_with TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rows (
+    number INTEGER PRIMARY KEY,
+    status TEXT NOT NULL,
+    spent_usd TEXT NOT NULL,
+    expected_usd TEXT NOT NULL,
+    record TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS waiting ON rows (number) WHERE status = 'waiting';
+CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, facts TEXT NOT NULL);
+"""
+"""`rows.spent_usd` is of all attempts at a row, its record of the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +58,7 @@ class Record:
         error: kind of the error and its message.
         run: of a row that waits, or has waited in vain, as JSON (`Run.to_json`); with it nothing is
             paid for twice.
+        question: of such a row.
         expected_usd: what the answer that it waits for may cost.
     """
 
@@ -64,59 +78,47 @@ class Record:
     run_id: str | None = None
     error: str | None = None
     run: Mapping[str, Any] | None = None
+    question: Any = None
     expected_usd: Decimal | None = None
 
+    def to_json(self) -> str:
+        """The record as JSON; money is text, so that no digit is lost."""
+        kept = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        return json.dumps(kept, default=lambda amount: format(amount, "f"))
 
-def to_line(record: Record) -> bytes:
-    """A record as a line of JSON, without the line's end."""
-    kept = {f.name: v for f in fields(record) if (v := getattr(record, f.name)) is not None}
-    content = {k: format(v, "f") if isinstance(v, Decimal) else v for k, v in kept.items()}
-    return json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
-def from_content(content: Mapping[str, Any]) -> Record:
-    """The record of a line that was decoded."""
-    money = {k: Decimal(content[k]) for k in MONEY if k in content}
-    return Record(**{**content, **money})
-
-
-FORMAT = 1
-
-NONE = 0
-"""The place of a row that is not there; the head of the file has the place 0."""
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The record that was written down."""
+        kept = json.loads(text)
+        return cls(**{**kept, **{name: Decimal(kept[name]) for name in MONEY if name in kept}})
 
 
 class Journal:
-    """The journal of one job, on disk.
+    """The journal of one job, on disk; one process works with it at a time.
 
     Args:
         path: the file; made if it is not there.
         made_with: what the answers depend on besides the questions. A journal of another set-up
             is refused.
+        fresh: forget all that is in it.
 
     Attributes:
         spent_usd: dollars of all attempts, also of rows that were asked again.
-        notes: what was written down of things that are no rows, by their names.
+        expected_usd: dollars that the answers which rows wait for may cost, as far as it is known.
+        batches: what is known of each of a provider's batches, by their names.
 
     Raises:
         ConfigurationError: it is of another set-up, is no journal, or another process is at it.
         LedgerError: it cannot be written.
     """
 
-    def __init__(self, path: Path, made_with: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, made_with: Mapping[str, Any], *, fresh: bool = False) -> None:
         self.path = path
+        with self._told():
+            self._file = sqlite3.connect(path, isolation_level=None, timeout=0)
         try:
-            self._file = path.open("a+b")
-        except OSError as error:
-            raise LedgerError(f"{path} cannot be written: {error.strerror}.") from error
-        try:
-            self._lock()
-            self._places = array("Q")
-            self.spent_usd = Decimal(0)
-            self.notes: dict[str, dict[str, Any]] = {}
-            self._expected: dict[int, Decimal] = {}
-            depends = json.loads(json.dumps(dict(made_with)))
-            self._read(depends)
+            with self._told():
+                self._open(json.loads(json.dumps(dict(made_with))), fresh)
         except BaseException:
             self._file.close()
             raise
@@ -127,99 +129,71 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    @property
-    def expected_usd(self) -> Decimal:
-        """Dollars that the answers which rows wait for may cost, as far as that is known."""
-        return sum(self._expected.values(), Decimal(0))
-
-    def add(self, record: Record) -> None:
-        """Write what became of a row; it survives the end of the process.
-
-        Raises:
-            LedgerError: it cannot be written.
-        """
-        self._keep(record, self._append(to_line(record)))
-
-    def note(self, name: str, **facts: Any) -> None:
-        """Write down facts of something that is no row, such as a provider's batch, beside those
-        that were written down before; they survive the end of the process.
-
-        Raises:
-            LedgerError: it cannot be written.
-        """
-        self._append(json.dumps({"note": name, "facts": facts}).encode())
-        self.notes.setdefault(name, {}).update(facts)
-
     def find(self, number: int) -> Record | None:
         """The record of a row, None where there is none yet."""
-        places = self._places
-        place = places[number] if number < len(places) else NONE
-        if place == NONE:
-            return None
-        self._file.seek(place)
-        return from_content(json.loads(self._file.readline()))
+        found = self._file.execute("SELECT record FROM rows WHERE number = ?", (number,)).fetchone()
+        return None if found is None else Record.from_json(found[0])
 
-    def _append(self, line: bytes) -> int:
-        """The place of a line that is written now."""
-        place = self._file.seek(0, os.SEEK_END)
-        try:
-            self._file.write(line + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise LedgerError(
-                f"{self.path} cannot be written: {error.strerror}. What is in it is kept: run the "
-                "same command again when there is room."
-            ) from error
-        return place
+    def waiting(self) -> list[int]:
+        """The rows that wait."""
+        statement = "SELECT number FROM rows WHERE status = 'waiting' ORDER BY number"
+        return [number for (number,) in self._file.execute(statement)]
 
-    def _keep(self, record: Record, place: int) -> None:
-        _put(self._places, record.number, place)
-        self.spent_usd += record.counted_usd or Decimal(0)
-        self._expected.pop(record.number, None)
+    def add(self, record: Record) -> None:
+        """Write what became of a row.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
+        before = "SELECT spent_usd, expected_usd FROM rows WHERE number = ?"
+        found = self._file.execute(before, (record.number,)).fetchone() or ("0", "0")
+        paid, expected = record.counted_usd or Decimal(0), Decimal(0)
         if record.status == "waiting" and record.expected_usd is not None:
-            self._expected[record.number] = record.expected_usd
+            expected = record.expected_usd
+        spent = Decimal(found[0]) + paid
+        with self._told():
+            self._file.execute(
+                "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)",
+                (record.number, record.status, str(spent), str(expected), record.to_json()),
+            )
+        self.spent_usd += paid
+        self.expected_usd += expected - Decimal(found[1])
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigurationError(
-                f"another process is at {self.path}: wait for it, or give another output."
-            ) from None
+    def note(self, batch: str, **facts: Any) -> None:
+        """Write down facts of a provider's batch, beside those that are known.
 
-    def _read(self, made_with: Mapping[str, Any]) -> None:
-        self._file.seek(0)
-        head = self._file.readline()
-        if not head.endswith(b"\n"):  # new, or killed before its first row
-            self._file.truncate(0)
-            self._file.write(json.dumps({"journal": FORMAT, "made_with": made_with}).encode())
-            self._file.write(b"\n")
-            self._file.flush()
-            return
-        self._check(head, made_with)
-        while True:
-            place = self._file.tell()
-            line = self._file.readline()
-            if not line.endswith(b"\n"):
-                self._file.truncate(place)
-                return
-            self._take(self._json(line), place)
+        Raises:
+            LedgerError: they cannot be written.
+        """
+        known = self.batches.get(batch, {}) | facts
+        with self._told():
+            row = (batch, json.dumps(known))
+            self._file.execute("INSERT OR REPLACE INTO batches VALUES (?, ?)", row)
+        self.batches[batch] = known
 
-    def _take(self, content: Any, place: int) -> None:
-        """Know what a line says."""
-        try:
-            if "note" in content:
-                self.notes.setdefault(content["note"], {}).update(content["facts"])
-            else:
-                self._keep(from_content(content), place)
-        except (TypeError, KeyError) as error:
-            raise self._foreign() from error
+    def _open(self, made_with: dict[str, Any], fresh: bool) -> None:
+        self._file.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._file.execute("PRAGMA journal_mode = WAL")
+        self._file.execute("PRAGMA synchronous = NORMAL")
+        self._file.execute("BEGIN IMMEDIATE")
+        for statement in TABLES.split(";"):
+            self._file.execute(statement)
+        for table in ("job", "rows", "batches") if fresh else ():
+            self._file.execute(f"DELETE FROM {table}")  # noqa: S608 - constants
+        found = self._file.execute("SELECT made_with FROM job").fetchone()
+        if found is None:
+            self._file.execute("INSERT INTO job VALUES (?)", (json.dumps(made_with),))
+        else:
+            self._check(json.loads(found[0]), made_with)
+        self._file.execute("COMMIT")
+        self.spent_usd, self.expected_usd = Decimal(0), Decimal(0)
+        for spent, expected in self._file.execute("SELECT spent_usd, expected_usd FROM rows"):
+            self.spent_usd += Decimal(spent)
+            self.expected_usd += Decimal(expected)
+        kept = self._file.execute("SELECT name, facts FROM batches")
+        self.batches: dict[str, dict[str, Any]] = {name: json.loads(facts) for name, facts in kept}
 
-    def _check(self, head: bytes, made_with: Mapping[str, Any]) -> None:
-        kept = self._json(head)
-        if not isinstance(kept, dict) or kept.get("journal") != FORMAT:
-            raise self._foreign()
-        was = kept["made_with"]
+    def _check(self, was: dict[str, Any], made_with: dict[str, Any]) -> None:
         changed = sorted(k for k in {*was, *made_with} if was.get(k) != made_with.get(k))
         if changed:
             raise ConfigurationError(
@@ -228,18 +202,21 @@ class Journal:
                 "--fresh to ask and pay anew."
             )
 
-    def _json(self, line: bytes) -> Any:
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say what SQLite's errors mean here."""
         try:
-            return json.loads(line)
-        except ValueError as error:
-            raise self._foreign() from error
-
-    def _foreign(self) -> ConfigurationError:
-        return ConfigurationError(f"{self.path} is no journal of a batch: give another --output.")
-
-
-def _put(places: array[int], number: int, place: int) -> None:
-    missing = number + 1 - len(places)
-    if missing > 0:
-        places.extend([NONE] * missing)
-    places[number] = place
+            yield
+        except sqlite3.DatabaseError as error:
+            if "locked" in str(error):
+                raise ConfigurationError(
+                    f"another process is at {self.path}: wait for it, or give another output."
+                ) from error
+            if not isinstance(error, sqlite3.OperationalError) or "column" in str(error):
+                raise ConfigurationError(
+                    f"{self.path} is no journal of a batch: give another --output."
+                ) from error
+            raise LedgerError(
+                f"{self.path} cannot be written: {error}. What is in it is kept: run the same "
+                "command again when there is room."
+            ) from error

@@ -2,30 +2,34 @@
 
 All rows are drafted and checked at once. A run that is to be escalated waits in the journal; the
 requests of such runs are collected into batches, and the runs go on when the answers are there.
+Each step at the provider is in the journal, so that what may have come about when a connection
+broke, or a process ended, is looked for and not repeated.
+
+https://platform.openai.com/docs/guides/batch
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from uuid import uuid4
 
-from langchain_core.messages import AnyMessage
-
 from cascade.api import Cascade
-from cascade.errors import CascadeError, ConfigurationError, LedgerError
-from cascade.jobs.by_batch import ByBatch, Delivery, NotDeliveredError, batched
+from cascade.calling import CompositeModel
+from cascade.errors import CascadeError, ConfigurationError, ModelError
 from cascade.jobs.engine import (
-    BREATH,
     CONCURRENCY,
+    INTERRUPTED,
     Done,
+    ask,
     counted,
     failed,
     guessed,
@@ -33,15 +37,22 @@ from cascade.jobs.engine import (
     run_job,
 )
 from cascade.jobs.journal import Journal, Record
-from cascade.jobs.openai_batches import Batches, Patience, read_reply, request_line
 from cascade.jobs.rows import Row
 from cascade.kernel import InCopiedContext, Kernel
+from cascade.ledger.ledger import Attempt, Ledger
 from cascade.ledger.view import LedgerView
+from cascade.middleware import Audits, Deadline, Shadow
+from cascade.models.base import Request
+from cascade.models.openai import OpenAIModel
 from cascade.questions import to_messages
 from cascade.run import Call, CascadeRuntime, Run, Settings, to_request
+from cascade.state import Completion
 
 if TYPE_CHECKING:
+    import openai
     from openai.types import Batch
+
+T = TypeVar("T")
 
 MOST_REQUESTS = 50_000
 MOST_BYTES = 200_000_000
@@ -50,13 +61,113 @@ MOST_BYTES = 200_000_000
 AT_ONCE = 200
 """Answers that are taken in between two looks at whether the ledger has them."""
 
+FIRST_WAIT_S, LONGER, LONGEST_WAIT_S = 5.0, 1.5, 60.0
+"""Seconds until the provider is asked how far it is; each wait is so much longer than the last."""
+
+TROUBLES = 30
+"""So often in a row the provider may fail before the job ends; the next run goes on."""
+
+PATH: Final = "/v1/chat/completions"
+
+ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+
+NAME = "cascade_batch"
+"""Key of a batch's metadata under which its name is, by which it is found again."""
+
+
+class NotDeliveredError(CascadeError):
+    """An answer is not there yet; `body` is the request that a batch has to hold for it."""
+
+    def __init__(self, model: str, body: Mapping[str, Any]) -> None:
+        super().__init__(f"{model} is asked by batch, and its answer has not come yet.")
+        self.body = body
+
+
+class ByBatch(CompositeModel):
+    """Model that says what it would be asked, and gives the answers that have come.
+
+    Args:
+        live: the same model; nothing is asked of it here.
+
+    Attributes:
+        delivered: by the id of their run, the body of a reply and the batch as it ended.
+    """
+
+    def __init__(self, live: OpenAIModel) -> None:
+        self.live = live
+        self.provider, self.model, self.local = live.provider, live.model, live.local
+        self.returns_logprobs, self.server = live.returns_logprobs, live.server
+        self.delivered: dict[str, tuple[Any, Batch]] = {}
+
+    async def answer(self, call: Call, ledger: Ledger) -> Completion:
+        """The answer that has come for a run, with the ledger's entry of its request.
+
+        The entry has the same id however often the answer is taken in.
+
+        Raises:
+            NotDeliveredError: none has come.
+            ModelError: it cannot be read. It may be paid for, and comes no other way.
+        """
+        if call.run.id not in self.delivered:
+            await self._complete(call.request)
+        body, batch = self.delivered[call.run.id]
+        ended_at = batch.completed_at or batch.expired_at or batch.cancelled_at
+        waited_s = max(0, (ended_at or batch.created_at) - batch.created_at)
+        attempt = Attempt(
+            call.run.id,
+            call.node,
+            call.tier,
+            call.request.messages,
+            call.request.max_tokens,
+            {**(call.run.settings.get("tags") or {}), "batch": batch.id},
+            id=f"{call.run.id}-{batch.id}",
+            at=datetime.fromtimestamp(batch.created_at, UTC),
+        )
+        async with ledger.attempt(attempt):
+            try:
+                completion = self.live.read(body)
+            except ModelError as error:
+                raise ModelError(str(error), model=self.name, billed=None) from error
+            attempt.completion = replace(completion, latency_ms=waited_s * 1000.0)
+        return attempt.completion
+
+    async def _complete(self, request: Request) -> NoReturn:
+        raise NotDeliveredError(self.name, self.live.payload(request))
+
+    async def digest(self) -> str | None:
+        """That of the live model."""
+        return await self.live.digest()
+
+
+def batched(cascade: Cascade) -> Kernel:
+    """The kernel of a cascade whose largest model is asked by batch, at the price of that.
+
+    Raises:
+        ConfigurationError: the model has no batch API, no price for it, or there is middleware that
+            needs its answers at once.
+    """
+    last, parts = cascade.tiers[-1], cascade.kernel.parts
+    if not isinstance(last.model, OpenAIModel):
+        raise ConfigurationError(
+            f"{last.model.name} cannot be asked by batch: that takes an openai: model that may be "
+            "asked, on a server with OpenAI's Batch API (/v1/files, /v1/batches)."
+        )
+    for one in cascade.kernel.middleware:
+        timed = isinstance(one, Deadline) and one.seconds is not None
+        if timed or isinstance(one, Audits | Shadow):
+            raise ConfigurationError(
+                f"{one.name} and a large model by batch exclude each other: it needs the answer at "
+                "once, and a batch takes up to a day. Leave one of them out."
+            )
+    tier = replace(last, model=ByBatch(last.model), pricing=last.pricing.by_batch())
+    return Kernel(replace(parts, tiers=(*parts.tiers[:-1], tier)))
+
 
 async def run_by_batch(
     cascade: Cascade,
     rows: Iterable[Row],
     journal: Journal,
     *,
-    path: Path,
     name: str = "batch",
     concurrency: int = CONCURRENCY,
     budget_usd: Decimal | None = None,
@@ -70,9 +181,8 @@ async def run_by_batch(
 
     Args:
         cascade: that is asked; its last tier speaks OpenAI's Batch API.
-        rows: what to ask; those that wait are kept in memory.
+        rows: what to ask.
         journal: knows what is done and what is at the provider, and is told.
-        path: file beside which requests are written until they are uploaded.
         name: tags the ledger's entries as `job`.
         concurrency: drafts under way at once.
         budget_usd: dollars of the whole job, as in `run_job`, with what waits put aside.
@@ -82,37 +192,54 @@ async def run_by_batch(
     Raises:
         ConfigurationError: as `run_job` says; or the large model cannot be asked by batch.
         ModelError: the provider cannot be reached, or refuses. The next run goes on.
-        LedgerError: the journal, the ledger or a file of requests cannot be written.
+        LedgerError: the journal or the ledger cannot be written.
     """
     kernel, stop = batched(cascade), stop or asyncio.Event()
-    job = _BatchJob(cascade, kernel, journal, name, path, progress, stop)
+    job = _BatchJob(cascade, kernel, journal, name, progress)
     await cascade.acheck()
     try:
-        await job.run(rows, concurrency, budget_usd)
+        job.done = await run_job(
+            cascade,
+            rows,
+            journal,
+            concurrency=concurrency,
+            budget_usd=budget_usd,
+            progress=progress,
+            stop=stop,
+            answer=job.draft,
+            tiers=kernel.tiers,
+        )
+        job.done.waiting = len(journal.waiting())
+        both = [asyncio.ensure_future(job.collect(budget_usd)), asyncio.ensure_future(stop.wait())]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in both:
+                task.cancel()  # as if the process had ended here: the next run goes on
+        with suppress(asyncio.CancelledError):
+            await both[0]
     finally:
         for tier in kernel.helpers.values():
             await tier.model.aclose()
+    if stop.is_set() and job.done.waiting:
+        job.done.stopped = INTERRUPTED
     return job.done
-
-
-def custom_id(record: Record) -> str:
-    """Id of the request of a row that waits; a row that is asked anew has another one."""
-    return f"{record.number}-{record.run_id}"
 
 
 @dataclass(slots=True)
 class _BatchJob:
-    """Rows that wait for the large model, from their drafts to their answers."""
+    """Rows that wait for the large model, from their drafts to their answers.
+
+    The journal has a note of each batch: the `ids` of its requests, `batch_id` once it was begun,
+    and `done`.
+    """
 
     cascade: Cascade
     kernel: Kernel
     journal: Journal
     name: str
-    path: Path
     progress: Callable[[Done], None]
-    stop: asyncio.Event
     done: Done = field(default_factory=Done)
-    waiting: dict[str, Row] = field(default_factory=dict)
 
     @property
     def model(self) -> ByBatch:
@@ -121,53 +248,17 @@ class _BatchJob:
         assert isinstance(model, ByBatch), "`batched` has put it there"
         return model
 
-    async def run(self, rows: Iterable[Row], concurrency: int, budget_usd: Decimal | None) -> None:
-        """Draft what is not done, then collect the answers that are waited for."""
-        given = self.watched(rows)
-        self.done = await run_job(
-            self.cascade,
-            given,
-            self.journal,
-            concurrency=concurrency,
-            budget_usd=budget_usd,
-            progress=self.progress,
-            stop=self.stop,
-            answer=self.draft,
-            tiers=self.kernel.tiers,
-        )
-        for n, _ in enumerate(given):  # what waits behind the row at which the drafts have stopped
-            if n % BREATH == 0:
-                await asyncio.sleep(0)
-        self.done.waiting = len(self.waiting)
-        if not self.stop.is_set():
-            await self.collect(budget_usd)
-        if self.stop.is_set() and self.waiting:
-            self.done.stopped = "it was interrupted"
-
     # --- drafts
-
-    def watched(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The same rows; those that wait already are noticed."""
-        for row in rows:
-            before = self.journal.find(row.number)
-            if before is not None and before.status == "waiting" and before.key == row.key:
-                self.waiting[custom_id(before)] = replace(row, columns={})
-            yield row
 
     async def draft(self, row: Row) -> Record:
         """Record of a row that is drafted and checked; it waits where it is to be escalated."""
         before = self.journal.find(row.number)
         if before is not None and before.key == row.key and before.run is not None:
-            record = replace(before, status="waiting", counted_usd=None, error=None)
-        else:
-            record = await self._drafted(row)
-        if record.status == "waiting":
-            self.waiting[custom_id(record)] = replace(row, columns={})
-        return record
-
-    async def _drafted(self, row: Row) -> Record:
+            return replace(before, status="waiting", counted_usd=None, error=None)
+        if row.question is None:
+            return await ask(self.cascade, row, self.name)
         tags = {"job": self.name, "row": str(row.number)}
-        run = self.kernel.begin(_messages(row), Settings(tags=tags))
+        run = self.kernel.begin(to_messages(row.question), Settings(tags=tags))
         runtime = CascadeRuntime(self.kernel, show="final")
         try:
             while run.step not in ("expert", "person", "end"):
@@ -176,9 +267,6 @@ class _BatchJob:
                 return record_of(row, await self.cascade.adrive(run, runtime))
         except CascadeError as error:
             return failed(row, error)
-        return self._waits(row, run)
-
-    def _waits(self, row: Row, run: Run) -> Record:
         ledger, expected = LedgerView(run.entries), None
         with suppress(ConfigurationError):  # it has no price
             expected = guessed(row, self.kernel.tiers[-1:])
@@ -190,49 +278,39 @@ class _BatchJob:
             counted_usd=counted(ledger),
             run_id=run.id,
             run=run.to_json(),
+            question=row.question,
             expected_usd=expected,
         )
 
     # --- batches
 
     async def collect(self, budget_usd: Decimal | None) -> None:
-        """Send what waits, and take in what comes, until there is no batch left or it is stopped.
+        """Send what waits, and take in what comes, until there is no batch left.
 
         Raises:
             ModelError: the provider cannot be reached, or refuses.
         """
-        if not self.waiting and not self._open():
+        if not self.done.waiting and not self._open():
             return
         async with self.model.live.open_client() as client:
-            batches = Batches(self.model.live, client, self.journal)
-            for name in self._open():  # the last of them may not be sent yet
-                await self._send(batches, name)
+            for name in self._open():
+                if "batch_id" not in self.journal.batches[name]:
+                    found = await self._persist(partial(self._find, client, name))
+                    # What was never begun is over, and its rows go into another batch.
+                    facts = {"batch_id": found} if found else {"done": True, "ids": []}
+                    self.journal.note(name, **facts)
             if self._covered(budget_usd):
-                await self._send_new(batches)
-            patience = Patience(self.stop)
-            while self._open() and not self.stop.is_set():
-                await patience.wait()
+                while await self._send(client):
+                    pass
+            wait_s = FIRST_WAIT_S
+            while self._open():
+                await asyncio.sleep(min(LONGEST_WAIT_S, wait_s))
+                wait_s *= LONGER
                 for name in self._open():
-                    await patience.ask(partial(self._look, batches, name))
-
-    async def _send_new(self, batches: Batches) -> None:
-        """Send what is in no batch yet."""
-        while not self.stop.is_set():  # else the file of one that was not sent would be overwritten
-            name = await self._write()
-            if name is None:
-                return
-            await self._send(batches, name)
-
-    async def _send(self, batches: Batches, name: str) -> None:
-        await Patience(self.stop).ask(partial(batches.send, name, self._requests()))
-        if not self.stop.is_set():
-            self._requests().unlink(missing_ok=True)
+                    await self._persist(partial(self._look, client, name))
 
     def _open(self) -> list[str]:
-        return [name for name, note in self.journal.notes.items() if not note.get("done")]
-
-    def _requests(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.requests")
+        return [name for name, note in self.journal.batches.items() if not note.get("done")]
 
     def _covered(self, budget_usd: Decimal | None) -> bool:
         needed = self.journal.spent_usd + self.journal.expected_usd
@@ -244,115 +322,149 @@ class _BatchJob:
         )
         return False
 
-    async def _write(self) -> str | None:
-        """Write a batch of what is in none yet; None where there is nothing, or it is stopped."""
-        sent = {one for name in self._open() for one in self.journal.notes[name]["ids"]}
-        new = [one for one in self.waiting if one not in sent]
-        if not new:
-            return None
-        ids: list[str] = []
-        size = 0
-        try:
-            with self._requests().open("wb") as file:
-                for one in new:
-                    line = await self._line(one)
-                    if self.stop.is_set():
-                        return None
-                    if line is None:
-                        continue
-                    size += len(line)
-                    if len(ids) == MOST_REQUESTS or size > MOST_BYTES:
-                        break
-                    file.write(line)
-                    ids.append(one)
-        except OSError as error:
-            raise LedgerError(
-                f"{self._requests()} cannot be written: {error.strerror}. Nothing that is at the "
-                "provider is lost: run the same command again when there is room."
-            ) from error
-        if not ids:
-            self._requests().unlink()
-            return None
-        name = uuid4().hex
-        self.journal.note(name, ids=ids)
-        return name
+    async def _persist(self, what: Callable[[], Awaitable[T]]) -> T:
+        """Ask the provider, and again after a wait while it fails."""
+        troubles = 0
+        while True:
+            try:
+                with self.model.live.named_errors():
+                    return await what()
+            except ModelError as error:
+                troubles += 1
+                if not error.retryable or troubles == TROUBLES:
+                    raise
+                await asyncio.sleep(error.retry_after or FIRST_WAIT_S)
 
-    async def _line(self, one: str) -> bytes | None:
-        """The request of a row that waits; None where there is none to send."""
-        run, tier = self._run(one), self.kernel.tiers[-1]
+    async def _find(self, client: openai.AsyncOpenAI, name: str) -> str | None:
+        """The id of a batch that may have been begun."""
+        async for known in client.batches.list(limit=100):
+            if (known.metadata or {}).get(NAME) == name:
+                return known.id
+        return None
+
+    async def _send(self, client: openai.AsyncOpenAI) -> bool:
+        """Begin a batch of what is in none yet; False where there is nothing."""
+        name, begun = uuid4().hex, False
+        with tempfile.TemporaryFile() as file:
+            ids = await self._write(file)
+            if not ids:
+                return False
+            self.journal.note(name, ids=ids)
+
+            async def begin() -> str:
+                nonlocal begun
+                if begun and (found := await self._find(client, name)) is not None:
+                    return found
+                file.seek(0)
+                sent = (f"cascade-{name}.jsonl", file)
+                uploaded = await client.files.create(file=sent, purpose="batch")
+                begun = True
+                batch = await client.batches.create(
+                    input_file_id=uploaded.id,
+                    endpoint=PATH,
+                    completion_window="24h",
+                    metadata={NAME: name},
+                )
+                return batch.id
+
+            self.journal.note(name, batch_id=await self._persist(begin))
+        return True
+
+    async def _write(self, file: IO[bytes]) -> list[str]:
+        """Write requests of rows that are in no batch yet, as many as one may have; their ids."""
+        sent = {one for name in self._open() for one in self.journal.batches[name]["ids"]}
+        ids: list[str] = []
+        for number in self.journal.waiting():
+            await asyncio.sleep(0)
+            record = self.journal.find(number)
+            if record is None or _id_of(record) in sent:
+                continue
+            line = await self._line(record)
+            if len(ids) == MOST_REQUESTS or file.tell() + len(line) > MOST_BYTES:
+                break
+            if line:
+                file.write(line)
+                ids.append(_id_of(record))
+        return ids
+
+    async def _line(self, record: Record) -> bytes:
+        """The request of a row that waits; nothing where there is none to send."""
+        run, tier = _run_of(record), self.kernel.tiers[-1]
         runtime = CascadeRuntime(self.kernel, show="final")
-        await asyncio.sleep(0)
         try:
             request = to_request(tier, run.messages, run.settings)
             await self.kernel.ask(Call(run, runtime, "expert", tier, request))
         except NotDeliveredError as missing:
-            line = request_line(one, missing.body)
-            if len(line) <= MOST_BYTES:
-                return line
-            self._fail(one, f"the question is larger than {MOST_BYTES:,} bytes")
+            said = {"method": "POST", "url": PATH, "body": missing.body}
+            line = json.dumps({"custom_id": _id_of(record), **said}, separators=(",", ":"))
+            if len(line) < MOST_BYTES:
+                return line.encode() + b"\n"
+            self._fail(record, f"the question is larger than {MOST_BYTES:,} bytes")
         except CascadeError as error:
-            self._fail(one, str(error))
+            self._fail(record, str(error))
         else:
-            await self._put([await self._resumed(one)])  # some middleware has the answer
-        return None
+            await self._put([await self._resumed(record)])  # some middleware has the answer
+        return b""
 
-    async def _look(self, batches: Batches, name: str) -> None:
+    # --- answers
+
+    async def _look(self, client: openai.AsyncOpenAI, name: str) -> None:
         """See how far a batch is, and take it in where it has ended."""
-        batch = await batches.ended(name)
-        if batch is None:
+        note = self.journal.batches[name]
+        batch = await client.batches.retrieve(note["batch_id"])
+        if batch.status not in ENDED:
             return
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id is not None:
-                with tempfile.TemporaryFile(dir=self.path.parent) as file:
-                    await batches.download(file_id, file)
+                with tempfile.TemporaryFile() as file:
+                    opening = client.files.with_streaming_response.content(file_id)
+                    async with opening as response:
+                        async for part in response.iter_bytes():
+                            file.write(part)
                     file.seek(0)
                     await self._take(file, batch)
-        if self.stop.is_set():
-            return
-        said = "; ".join(
-            f"{e.code}: {e.message}" for e in (batch.errors and batch.errors.data) or ()
-        )
-        for one in self.journal.notes[name]["ids"]:
-            if one in self.waiting:
-                why = f"batch {batch.id} {batch.status}{said and f' ({said})'}"
-                self._fail(one, f"{why}, without an answer to this row")
+        errors = (batch.errors and batch.errors.data) or ()
+        said = "; ".join(f"{error.code}: {error.message}" for error in errors)
+        why = f"batch {batch.id} {batch.status}{said and f' ({said})'}"
+        for one in note["ids"]:
+            if (record := self._waiting(one)) is not None:
+                self._fail(record, f"{why}, without an answer to this row")
         self.journal.note(name, done=True, ids=[])
 
     async def _take(self, lines: Iterable[bytes], batch: Batch) -> None:
         """Take in what came back, the ledger before the journal."""
         answered: list[Record] = []
         for line in lines:
-            if self.stop.is_set():
-                break
-            reply = read_reply(line)
-            if reply.custom_id not in self.waiting:
+            await asyncio.sleep(0)  # so that a stop is heard
+            one, body, problem = read_reply(line)
+            record = self._waiting(one)
+            if record is None:
                 continue
-            if reply.problem is not None:
-                self._fail(reply.custom_id, reply.problem)
+            if problem is not None:
+                self._fail(record, problem)
             else:
-                answered.append(await self._resumed(reply.custom_id, Delivery(reply.body, batch)))
+                answered.append(await self._resumed(record, (body, batch)))
             if len(answered) >= AT_ONCE:
                 await self._put(answered)
         await self._put(answered)
 
-    async def _resumed(self, one: str, delivery: Delivery | None = None) -> Record:
+    async def _resumed(self, before: Record, delivered: tuple[Any, Batch] | None = None) -> Record:
         """Record of a row that has waited, whose run goes on."""
-        row, run = self.waiting[one], self._run(one)
+        row, run = Row(before.number, {}, before.question), _run_of(before)
         paid = counted(LedgerView(run.entries))
-        if delivery is not None:
-            self.model.delivered[run.id] = delivery
+        if delivered is not None:
+            self.model.delivered[run.id] = delivered
         runtime = CascadeRuntime(self.kernel, show="final")
         try:
             await InCopiedContext(self.kernel.answer(run, runtime))
             record = record_of(row, await self.cascade.adrive(run, runtime))
         except CascadeError as error:
-            error.ledger = LedgerView(run.entries)
             record = failed(row, error)
             if run.step == "expert":  # its draft is paid for: it goes into the next batch
-                record = replace(record, run=run.to_json(), run_id=run.id)
+                kept = {"run": run.to_json(), "question": before.question, "run_id": run.id}
+                record = replace(record, **kept)
         finally:
             self.model.delivered.pop(run.id, None)
-        del self.waiting[one]
         return replace(record, counted_usd=(record.counted_usd or Decimal(0)) - paid)
 
     async def _put(self, answered: list[Record]) -> None:
@@ -363,10 +475,8 @@ class _BatchJob:
             self._end(record)
         answered.clear()
 
-    def _fail(self, one: str, why: str) -> None:
+    def _fail(self, before: Record, why: str) -> None:
         """End the wait of a row without an answer; its draft is kept for the next batch."""
-        before = self.journal.find(self.waiting.pop(one).number)
-        assert before is not None, "what waits is in the journal"
         error = f"BatchError: {why}"
         self._end(replace(before, status="error", counted_usd=None, error=error))
 
@@ -376,15 +486,38 @@ class _BatchJob:
         self.done.count(record)
         self.progress(self.done)
 
-    def _run(self, one: str) -> Run:
-        """The run of a row that waits, as the journal has it."""
-        row = self.waiting[one]
-        before = self.journal.find(row.number)
-        assert before is not None, "what waits is in the journal"
-        assert before.run is not None, "what waits has a run"
-        return Run.from_json(before.run, _messages(row))
+    def _waiting(self, one: str) -> Record | None:
+        """The record of the row that waits for the answer to a request."""
+        number = one.partition("-")[0]
+        record = self.journal.find(int(number)) if number.isdecimal() else None
+        waits = record is not None and record.status == "waiting" and _id_of(record) == one
+        return record if waits else None
 
 
-def _messages(row: Row) -> list[AnyMessage]:
-    assert row.question is not None, "a row that cannot be read is not asked"
-    return to_messages(row.question)
+def read_reply(line: bytes) -> tuple[str, Any, str | None]:
+    """What a line of a file that came back tells: the id of the request, the body of the reply, and
+    why there is none; the id is empty where the line tells nothing of any."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if not isinstance(found, Mapping) or not isinstance(found.get("custom_id"), str):
+        return "", None, None
+    response = found.get("response")
+    response = response if isinstance(response, Mapping) else {}
+    if response.get("status_code") == 200:
+        return found["custom_id"], response.get("body"), None
+    said = found.get("error") or response.get("body") or found
+    said = said.get("error") or said if isinstance(said, Mapping) else said
+    reason = said.get("message") or said.get("code") if isinstance(said, Mapping) else None
+    return found["custom_id"], None, str(reason or said)[:300]
+
+
+def _id_of(record: Record) -> str:
+    """Id of the request of a row that waits; a row that is asked anew has another one."""
+    return f"{record.number}-{record.run_id}"
+
+
+def _run_of(record: Record) -> Run:
+    assert record.run is not None, "what waits has a run"
+    return Run.from_json(record.run, to_messages(record.question))

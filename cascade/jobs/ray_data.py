@@ -11,14 +11,14 @@ import asyncio
 import json
 import os
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cascade._numbers import to_count
 from cascade._portal import run_sync
 from cascade.api import Cascade
 from cascade.errors import (
@@ -28,34 +28,20 @@ from cascade.errors import (
     MissingDependencyError,
     ModelUnavailableError,
 )
-from cascade.jobs.engine import CONCURRENCY, Done, ask, is_done, made_with, unreadable
-from cascade.jobs.journal import Journal, Record, from_content, to_line
+from cascade.jobs.engine import CONCURRENCY, Done, ask, made_with, unreadable
+from cascade.jobs.journal import Journal, Record
 from cascade.jobs.rows import Row
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Memory of a cluster of its own for what is under way: questions and answers."""
 
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a replica is told.
-
-    Attributes:
-        recipe: what its cascade is made of, see `run_on_ray`.
-        made_with: what the answers of the job depend on; a replica with another set-up refuses.
-        job: tag of the ledger's entries.
-        folder: in which the job was started, and to which relative paths belong.
-    """
-
-    recipe: Mapping[str, Any]
-    made_with: Mapping[str, Any]
-    job: str
-    folder: Path
+Make = Callable[[ExitStack], Cascade]
+"""Makes a cascade; what it opens is closed with the stack. It is pickled: a function of a module,
+or `functools.partial` of one."""
 
 
 def run_on_ray(
-    recipe: Mapping[str, Any],
-    cascade: Cascade,
+    make: Make,
     rows: Iterable[Row],
     journal: Journal,
     *,
@@ -70,10 +56,7 @@ def run_on_ray(
     back is in the journal at once; a job that is killed loses what is under way.
 
     Args:
-        recipe: what a replica makes its cascade of: `small` and `large` as model strings, `ledger`
-            as an address, `prices` as a file, `max_tokens`, `temperature`, and options of
-            `Cascade`.
-        cascade: made of the same recipe; its models are not asked.
+        make: makes the cascade of each replica, in the folder in which the job was started.
         rows: what to ask; all that are not done are held in memory.
         journal: knows what is done, and is told.
         name: tags the ledger's entries as `job`, with the number of the row as `row`.
@@ -86,18 +69,26 @@ def run_on_ray(
         MissingDependencyError: the extra `ray` is not installed.
         ModelUnavailableError: Ray has failed; what came back is in the journal.
     """
-    for option, value in (("concurrency", concurrency), ("replicas", replicas)):
-        if value is not None and value < 1:
-            raise ConfigurationError(f"{option}={value}: must be 1 or more.")
-    ray = _ray()
+    to_count("concurrency", concurrency)
+    to_count("replicas", replicas or 1)
+    if find_spec("ray") is None or find_spec("pyarrow") is None:
+        raise MissingDependencyError(
+            "a job on Ray needs Ray Data: install the extra `ray`, or leave --engine out."
+        )
+    ray: Any = import_module("ray")
     done = Done(before_usd=journal.spent_usd)
-    asked = [row for row in _unread_told(rows, journal, done) if not is_done(row, journal, done)]
+    asked = [row for row in rows if not done.knows(row, journal)]
+    for row in (row for row in asked if row.question is None):
+        journal.add(unreadable(row))
+        done.count(unreadable(row))
+    asked = [row for row in asked if row.question is not None]
     if not asked:
         return done
-    work = Work(recipe, made_with(cascade), name, Path.cwd())
+    with ExitStack() as opened:
+        given = (make, made_with(make(opened)), name, Path.cwd())
     with cluster(ray):
-        cores = replicas or int(ray.cluster_resources().get("CPU", 1))
-        for record in _answers(ray, work, asked, concurrency, max(1, cores)):
+        cores = replicas or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        for record in _answers(ray, given, asked, concurrency, cores):
             journal.add(record)
             done.count(record)
     return done
@@ -130,26 +121,38 @@ class Replica:
     """Process with a cascade of its own that answers blocks of rows; Ray Data makes and calls it.
 
     What is wrong with it is told by its answer to a block: Ray would begin anew after an error.
+
+    Args:
+        make: makes the cascade.
+        expected: what the answers of the job depend on; another set-up is refused.
+        job: tag of the ledger's entries.
+        folder: in which the job was started, and to which relative paths belong.
     """
 
-    def __init__(self, work: Work) -> None:
-        self._opened = ExitStack()
-        self._work = work
+    def __init__(self, make: Make, expected: Mapping[str, Any], job: str, folder: Path) -> None:
+        self._opened, self._job = ExitStack(), job
         self._problem: str | None = None
         try:
-            self._cascade = self._open()
+            os.chdir(folder)
+            self._cascade = make(self._opened)
         except (CascadeError, OSError) as error:
             self._problem = f"{type(error).__name__}: {error}"
+        else:
+            if made_with(self._cascade) != expected:
+                self._problem = (
+                    "models, prices or options are not those of the job: files and versions have "
+                    "to be the same on all machines of a cluster."
+                )
 
     def __call__(self, block: Any) -> Any:
-        """The `said` of a block: for each of its `row`s the line of its record, or the problem."""
+        """The `said` of a block: for each of its `row`s the record, or the problem."""
         if self._problem is None:
             given = [pickle.loads(row) for row in block["row"].to_pylist()]  # noqa: S301 - our own
-            said = [to_line(record) for record in run_sync(self._ask_all(given))]
+            said = [record.to_json() for record in run_sync(self._ask_all(given))]
         else:
-            said = [json.dumps({"problem": self._problem}).encode()]
+            said = [json.dumps({"problem": self._problem})]
         pa: Any = import_module("pyarrow")  # it has no types
-        return pa.table({"said": pa.array(said, pa.large_binary())})
+        return pa.table({"said": pa.array(said, pa.large_string())})
 
     def close(self) -> None:
         """Write what is left, and give everything back."""
@@ -158,18 +161,8 @@ class Replica:
     def __del__(self) -> None:
         self.close()  # Ray tells of the end of a replica by nothing else
 
-    def _open(self) -> Cascade:
-        os.chdir(self._work.folder)
-        cascade = cascade_of(self._work.recipe, self._opened)
-        if made_with(cascade) != self._work.made_with:
-            raise ConfigurationError(
-                "models, prices or options are not those of the job: files and versions have to be "
-                "the same on all machines of a cluster."
-            )
-        return cascade
-
     async def _ask_all(self, rows: Iterable[Row]) -> list[Record]:
-        asked = (ask(self._cascade, row, self._work.job) for row in rows)
+        asked = (ask(self._cascade, row, self._job) for row in rows)
         records = await asyncio.gather(*asked)
         store = self._cascade.kernel.ledger.store
         if store is not None:
@@ -178,46 +171,8 @@ class Replica:
         return records
 
 
-def cascade_of(recipe: Mapping[str, Any], opened: ExitStack) -> Cascade:
-    """The cascade of a recipe (see `run_on_ray`), which is closed with `opened`.
-
-    Raises:
-        ConfigurationError: the recipe cannot work.
-    """
-    from cascade.ledger import open_store  # noqa: PLC0415 - SQLAlchemy
-    from cascade.ledger.prices import load_prices  # noqa: PLC0415 - only here
-    from cascade.tiers import Tier  # noqa: PLC0415 - only here
-
-    options = dict(recipe)
-    url, prices = options.pop("ledger", None), options.pop("prices", None)
-    common = {name: options.pop(name, None) for name in ("max_tokens", "temperature")}
-    common["price"] = None if prices is None else load_prices(prices)
-    small, large = (Tier(options.pop(name), name=name, **common) for name in ("small", "large"))
-    store = None if url is None else opened.enter_context(open_store(url))
-    return opened.enter_context(Cascade(small, large, ledger=store, **options))
-
-
-def _ray() -> Any:
-    if find_spec("ray") is None or find_spec("pyarrow") is None:
-        raise MissingDependencyError(
-            "a job on Ray needs Ray Data: install the extra `ray`, or leave --engine out."
-        )
-    return import_module("ray")
-
-
-def _unread_told(rows: Iterable[Row], journal: Journal, done: Done) -> Iterator[Row]:
-    """The rows that can be asked; the others are told at once."""
-    for row in rows:
-        if row.problem is None and row.question is not None:
-            yield row
-        else:
-            record = unreadable(row)
-            journal.add(record)
-            done.count(record)
-
-
 def _answers(
-    ray: Any, work: Work, rows: list[Row], concurrency: int, replicas: int
+    ray: Any, given: tuple[Any, ...], rows: list[Row], concurrency: int, replicas: int
 ) -> Iterator[Record]:
     """Records of rows, as they come back.
 
@@ -231,17 +186,17 @@ def _answers(
     items = [{"row": pickle.dumps(row)} for row in rows]
     answered = data.from_items(items, override_num_blocks=blocks).map_batches(
         Replica,
-        fn_constructor_args=(work,),
+        fn_constructor_args=given,
         batch_size=concurrency,
         batch_format="pyarrow",
         compute=data.ActorPoolStrategy(size=min(replicas, blocks)),
     )
     try:
         for found in answered.iter_rows():
-            content = json.loads(found["said"])
-            if "problem" in content:
-                raise ConfigurationError(f"a replica cannot begin: {content['problem']}")
-            yield from_content(content)
+            problem = json.loads(found["said"]).get("problem")
+            if problem is not None:
+                raise ConfigurationError(f"a replica cannot begin: {problem}")
+            yield Record.from_json(found["said"])
     except ray.exceptions.RayError as error:
         raise ModelUnavailableError(
             f"Ray has failed: {error}. Run the same command again to go on.", model="ray"

@@ -32,10 +32,9 @@ def rows(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("--budget-usd", "five"), "--budget-usd 'five'"),
-        (("--budget-usd", "-1"), "--budget-usd -1"),
-        (("--budget-usd", "nan"), "--budget-usd nan"),
-        (("--provider-batch", "--engine", "ray"), "give one of them"),
+        (("--budget-usd", "five"), "'--budget-usd': 'five' is not a number"),
+        (("--budget-usd", "-1"), "'--budget-usd': -1: dollars, above 0"),
+        (("--provider-batch", "--engine", "ray"), "of the local engine"),
         (("--provider-batch",), "ollama:large cannot be asked by batch"),
         (("--column", "words"), "words"),
     ],

@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from decimal import Decimal
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,10 @@ import pyarrow as pa
 import pytest
 
 from cascade._portal import run_sync
+from cascade.cli.options import pair
 from cascade.errors import ConfigurationError, MissingDependencyError, ModelUnavailableError
 from cascade.jobs import Done, Journal, Row, made_with, ray_data
-from cascade.jobs.ray_data import Replica, Work, cascade_of, run_on_ray
+from cascade.jobs.ray_data import Replica, run_on_ray
 from cascade.ledger import open_store
 from cascade.models.base import guard
 from tests.servers import replies
@@ -52,15 +54,21 @@ def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstre
         yield running
 
 
-RECIPE = {
-    "small": "openai:small",
-    "large": "openai:large",
-    "ledger": "sqlite:///ledger.db",
-    "prices": Path("prices.toml"),
-    "max_tokens": 20,
-    "temperature": None,
-    "threshold": 0.8,
-}
+MAKE = partial(
+    pair,
+    small="openai:small",
+    large="openai:large",
+    ledger="sqlite:///ledger.db",
+    prices=Path("prices.toml"),
+    max_tokens=20,
+    threshold=0.8,
+)
+
+
+def expected() -> Any:
+    """What the answers of a job depend on."""
+    with ExitStack() as opened:
+        return made_with(MAKE(opened))
 
 
 def rows(n: int) -> list[Row]:
@@ -75,9 +83,7 @@ def said_by(replica: Replica, given: list[Row]) -> list[dict[str, Any]]:
 def test_a_replica_answers_a_block_in_its_order_and_its_ledger_is_written(
     upstream: Upstream, tmp_path: Path
 ) -> None:
-    with ExitStack() as opened:
-        made = made_with(cascade_of(RECIPE, opened))
-    replica = Replica(Work(RECIPE, made, "night", tmp_path))
+    replica = Replica(MAKE, expected(), "night", tmp_path)
     found = said_by(replica, rows(5)[:-1])
     assert [(record["number"], record["tier"]) for record in found] == [
         (n, "large" if n % 4 == 0 else "small") for n in range(5)
@@ -98,39 +104,35 @@ def test_a_replica_answers_a_block_in_its_order_and_its_ledger_is_written(
 def test_a_replica_with_another_set_up_says_so_and_asks_nothing(
     change: dict[str, Any], message: str, upstream: Upstream, tmp_path: Path
 ) -> None:
-    with ExitStack() as opened:
-        made = made_with(cascade_of(RECIPE, opened))
-    replica = Replica(Work({**RECIPE, **change}, made, "night", tmp_path))
+    replica = Replica(partial(MAKE, **change), expected(), "night", tmp_path)
     (found,) = said_by(replica, rows(3)[:-1])
     assert message in found["problem"]
     assert upstream.received == []
 
 
 def test_a_number_below_one_is_refused(upstream: Upstream, tmp_path: Path) -> None:
-    with ExitStack() as opened:
-        cascade = cascade_of(RECIPE, opened)
-        journal = opened.enter_context(Journal(tmp_path / "j", made_with(cascade)))
-        with pytest.raises(ConfigurationError, match="replicas=0"):
-            run_on_ray(RECIPE, cascade, rows(1), journal, replicas=0)
+    with (
+        Journal(tmp_path / "j", expected()) as journal,
+        pytest.raises(ConfigurationError, match="concurrency=0"),
+    ):
+        run_on_ray(MAKE, rows(1), journal, concurrency=0)
 
 
 def test_without_ray_the_extra_is_named(
     upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_data, "find_spec", lambda name: None)
-    with ExitStack() as opened:
-        cascade = cascade_of(RECIPE, opened)
-        journal = opened.enter_context(Journal(tmp_path / "j", made_with(cascade)))
-        with pytest.raises(MissingDependencyError, match="the extra `ray`"):
-            run_on_ray(RECIPE, cascade, rows(1), journal)
+    with (
+        Journal(tmp_path / "j", expected()) as journal,
+        pytest.raises(MissingDependencyError, match="the extra `ray`"),
+    ):
+        run_on_ray(MAKE, rows(1), journal)
 
 
 def test_where_all_is_done_no_cluster_is_begun(upstream: Upstream, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra ray is not installed")
-    with ExitStack() as opened:
-        cascade = cascade_of(RECIPE, opened)
-        journal = opened.enter_context(Journal(tmp_path / "j", made_with(cascade)))
-        done = run_on_ray(RECIPE, cascade, rows(0), journal)
+    with Journal(tmp_path / "j", expected()) as journal:
+        done = run_on_ray(MAKE, rows(0), journal)
     assert (done.failed, done.answered) == (1, 0)
 
 
@@ -183,17 +185,15 @@ class Ray:
             yield from told.to_pylist()
 
 
-def run(fake: Ray, n: int, path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Done:
+def run(fake: Ray, n: int, path: Path, monkeypatch: pytest.MonkeyPatch, make: Any = MAKE) -> Done:
     """A job on such a cluster; modules that are no part of Ray are the real ones."""
 
     def module(name: str) -> Any:
         return fake if name.startswith("ray") else import_module(name)
 
     monkeypatch.setattr(ray_data, "import_module", module)
-    with ExitStack() as opened:
-        cascade = cascade_of(RECIPE, opened)
-        journal = opened.enter_context(Journal(path, made_with(cascade)))
-        return run_on_ray({**RECIPE, **options}, cascade, rows(n), journal, concurrency=4)
+    with Journal(path, expected()) as journal:
+        return run_on_ray(make, rows(n), journal, concurrency=4)
 
 
 def test_every_row_is_answered_once_and_told_as_the_local_engine_does(
@@ -208,11 +208,20 @@ def test_every_row_is_answered_once_and_told_as_the_local_engine_does(
     assert len(upstream.received) == 13
 
 
+class Changes:
+    """What makes another cascade each time."""
+
+    thresholds = iter((0.5, 0.8))
+
+    def __call__(self, opened: ExitStack) -> Any:
+        return MAKE(opened, threshold=next(self.thresholds))
+
+
 def test_what_is_wrong_with_a_replica_or_with_ray_is_told_by_name(
     upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigurationError, match="a replica cannot begin"):
-        run(Ray(running=True), 3, tmp_path / "j", monkeypatch, threshold=0.5)
+        run(Ray(running=True), 3, tmp_path / "j", monkeypatch, Changes())
     with pytest.raises(ModelUnavailableError, match="a node has died"):
         run(Ray(running=True, fails=True), 3, tmp_path / "j", monkeypatch)
     with pytest.raises(ConfigurationError, match="cannot be reached: nobody listens"):
@@ -227,10 +236,8 @@ def test_a_cluster_answers_every_row_once_and_a_second_job_asks_nothing(
     pytest.importorskip("ray", reason="the extra ray is not installed")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-    with ExitStack() as opened:
-        cascade = cascade_of(RECIPE, opened)
-        journal = opened.enter_context(Journal(tmp_path / "j", made_with(cascade)))
-        done = run_on_ray(RECIPE, cascade, rows(40), journal, concurrency=4, replicas=2)
+    with Journal(tmp_path / "j", expected()) as journal:
+        done = run_on_ray(MAKE, rows(40), journal, concurrency=4, replicas=2)
         assert (done.answered, done.failed, done.escalated) == (40, 1, 10)
         assert journal.spent_usd == done.spent_usd > Decimal(0)
         found = [journal.find(n) for n in range(40)]
@@ -239,5 +246,5 @@ def test_a_cluster_answers_every_row_once_and_a_second_job_asks_nothing(
         ]
         asked = len(upstream.received)
         assert asked == 50
-        again = run_on_ray(RECIPE, cascade, rows(40), journal)
+        again = run_on_ray(MAKE, rows(40), journal)
         assert (again.resumed, again.answered, len(upstream.received)) == (40, 0, asked)
