@@ -16,37 +16,16 @@ from starlette.responses import Response
 from typing_extensions import override
 
 from cascade.run import Settings
+from cascade.service import wire
 from cascade.service.faults import ServiceError
 from cascade.service.gateway import Outcome, Served
 from cascade.service.openai import parameters, put
-from cascade.service.wire import (
-    Asked,
-    Writer,
-    converse,
-    data_url,
-    extension_of,
-    gateway_of,
-    json_response,
-    message_of,
-    read_body,
-    sent_event,
-    takes,
-    unsupported,
-)
 from cascade.state import Usage
 
 router = APIRouter(tags=["Anthropic"])
 
 CHARACTERS_PER_TOKEN = 4
 """Of English text, roughly: tokens are counted without asking a model."""
-
-IGNORED = frozenset(
-    [
-        *("metadata", "service_tier", "thinking", "context_management", "output_config"),
-        *("betas", "container"),
-    ]
-)
-"""Parameters that coding assistants send with every request and that cascades have no use for."""
 
 Blocks = list[dict[str, Any]]
 
@@ -77,7 +56,7 @@ class ToolChoice(BaseModel):
     name: str | None = None
 
 
-class CountRequest(Asked):
+class CountRequest(wire.Asked):
     """Conversation whose tokens are counted."""
 
     messages: list[InputMessage] = Field(min_length=1)
@@ -96,30 +75,29 @@ class MessagesRequest(CountRequest):
     top_k: Annotated[StrictInt, Field(ge=0)] | None = None
 
 
-@router.post("/v1/messages", openapi_extra=takes(MessagesRequest))
+@router.post("/v1/messages", openapi_extra=wire.takes(MessagesRequest))
 async def messages(request: Request) -> Response:
     """Answer a conversation."""
-    return await converse(request, MessagesRequest, _read, MessageWriter, IGNORED)
+    return await wire.converse(request, MessagesRequest, _read, MessageWriter)
 
 
-@router.post("/v1/messages/count_tokens", openapi_extra=takes(CountRequest))
+@router.post("/v1/messages/count_tokens", openapi_extra=wire.takes(CountRequest))
 async def count_tokens(request: Request) -> Response:
     """Count the tokens of a conversation, roughly: by its characters, since no tier is asked."""
-    gateway = gateway_of(request)
+    gateway = wire.gateway_of(request)
     key = await gateway.key_of(request)
-    body, size = await read_body(request, CountRequest)
+    body, size = await wire.read_body(request, CountRequest)
     gateway.model(body.model, key)
     conversation(body)
     tokens = MessageTokensCount(input_tokens=max(1, -(-size // CHARACTERS_PER_TOKEN)))
-    return json_response(tokens.model_dump(), {"x-cascade-basis": "estimated"})
+    return wire.json_response(tokens.model_dump(), {"x-cascade-basis": "estimated"})
 
 
 # --- reading
 
 
 def _read(body: MessagesRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
-    extra = {n: v for n, v in (body.model_extra or {}).items() if n not in IGNORED}
-    extra |= {"top_p": body.top_p, "top_k": body.top_k}
+    extra = {**(body.model_extra or {}), "top_p": body.top_p, "top_k": body.top_k}
     settings = Settings(extra=parameters(extra, served), max_tokens=body.max_tokens)
     put(settings, temperature=body.temperature, stop=body.stop_sequences or None)
     tools = [_tool(tool, number) for number, tool in enumerate(body.tools or ())]
@@ -133,7 +111,7 @@ def _read(body: MessagesRequest, served: Served) -> tuple[list[AnyMessage], Sett
 def _tool(tool: InputTool, number: int) -> dict[str, Any]:
     if tool.type not in (None, "custom") or tool.input_schema is None:
         said = f"{tool.type or 'a tool without input_schema'}: the models of a cascade can share "
-        raise unsupported(f"tools.{number}", said + "tools with a schema only.")
+        raise wire.unsupported(f"tools.{number}", said + "tools with a schema only.")
     function = {"name": tool.name, "parameters": tool.input_schema}
     if tool.description is not None:
         function["description"] = tool.description
@@ -152,7 +130,7 @@ def conversation(body: CountRequest) -> list[AnyMessage]:
     """
     found = list[AnyMessage]()
     if body.system:
-        found.append(message_of("system", _content(body.system, "system")))
+        found.append(wire.message_of("system", _content(body.system, "system")))
     for number, message in enumerate(body.messages):
         found += _messages(message.role, message.content, f"messages.{number}.content")
     return found
@@ -162,7 +140,7 @@ def _messages(role: str, content: str | Blocks, place: str) -> list[AnyMessage]:
     """Messages of one: each result of a tool is a message of its own, as in other protocols, and
     comes first."""
     if isinstance(content, str):
-        return [message_of(role, content)]
+        return [wire.message_of(role, content)]
     found, calls, rest = list[AnyMessage](), Blocks(), Blocks()
     for block in content:
         kind = block.get("type")
@@ -170,14 +148,14 @@ def _messages(role: str, content: str | Blocks, place: str) -> list[AnyMessage]:
             said = _content(block.get("content") or "", place)
             if block.get("is_error"):
                 said = f"Error: {said}" if isinstance(said, str) else ["Error: ", *said]
-            found.append(message_of("tool", said, call_id=str(block.get("tool_use_id") or "")))
+            found.append(wire.message_of("tool", said, call_id=str(block.get("tool_use_id") or "")))
         elif kind == "tool_use":
             named = {"id": block.get("id"), "name": block.get("name")}
             calls.append(named | {"arguments": block.get("input")})
         elif kind not in ("thinking", "redacted_thinking"):  # another model's, of no use to ours
             rest.append(block)
     if rest or role == "assistant":
-        found.append(message_of(role, _content(rest, place), calls))
+        found.append(wire.message_of(role, _content(rest, place), calls))
     return found
 
 
@@ -200,7 +178,11 @@ def _part(block: Mapping[str, Any], place: str) -> dict[str, Any]:
     source = block.get("source")
     source = source if isinstance(source, Mapping) else {}
     held, data = source.get("type"), str(source.get("data"))
-    url = data_url(str(source.get("media_type")), data) if held == "base64" else source.get("url")
+    url = (
+        wire.data_url(str(source.get("media_type")), data)
+        if held == "base64"
+        else source.get("url")
+    )
     if kind == "image" and isinstance(url, str):
         return {"type": "image_url", "image_url": {"url": url}, **marked}
     if kind == "document" and held == "text":
@@ -247,7 +229,10 @@ def _calls(outcome: Outcome) -> list[dict[str, Any]]:
     ]
 
 
-class MessageWriter(Writer):
+_event = wire.sent_event
+
+
+class MessageWriter(wire.Writer):
     """Message: whole, or as Anthropic's events."""
 
     ping = b'event: ping\ndata: {"type":"ping"}\n\n'
@@ -263,11 +248,11 @@ class MessageWriter(Writer):
             content.insert(0, {"type": "text", "text": outcome.text, "citations": None})
         reason, usage = _stop_reason(outcome), _usage(outcome.usage)
         made = self._message(content=content, stop_reason=reason, usage=usage)
-        return made | {"cascade": extension_of(outcome)}
+        return made | {"cascade": wire.extension_of(outcome)}
 
     @override
     def begin(self) -> bytes:
-        return sent_event("message_start", message=self._message(usage=_usage(Usage()))) + self.ping
+        return _event("message_start", message=self._message(usage=_usage(Usage()))) + self.ping
 
     @override
     def text(self, text: str) -> bytes:
@@ -275,10 +260,10 @@ class MessageWriter(Writer):
         if not self._open:
             self._open = True
             block = {"type": "text", "text": ""}
-            opened = sent_event("content_block_start", index=0, content_block=block)
+            opened = _event("content_block_start", index=0, content_block=block)
         self._shown += len(text)
         delta = {"type": "text_delta", "text": text}
-        return opened + sent_event("content_block_delta", index=0, delta=delta)
+        return opened + _event("content_block_delta", index=0, delta=delta)
 
     @override
     def end(self, outcome: Outcome) -> bytes:
@@ -286,22 +271,26 @@ class MessageWriter(Writer):
         if rest := outcome.text[self._shown :]:
             pieces.append(self.text(rest))
         if self._open:
-            pieces.append(sent_event("content_block_stop", index=0))
+            pieces.append(_event("content_block_stop", index=0))
         for index, call in enumerate(_calls(outcome), int(self._open)):
             delta = {"type": "input_json_delta", "partial_json": json.dumps(call["input"])}
             block = {**call, "input": {}}
             pieces += [
-                sent_event("content_block_start", index=index, content_block=block),
-                sent_event("content_block_delta", index=index, delta=delta),
-                sent_event("content_block_stop", index=index),
+                _event("content_block_start", index=index, content_block=block),
+                _event("content_block_delta", index=index, delta=delta),
+                _event("content_block_stop", index=index),
             ]
         ended = {"stop_reason": _stop_reason(outcome), "stop_sequence": None}
-        last = {"delta": ended, "usage": _usage(outcome.usage), "cascade": extension_of(outcome)}
-        return b"".join([*pieces, sent_event("message_delta", **last), sent_event("message_stop")])
+        last = {
+            "delta": ended,
+            "usage": _usage(outcome.usage),
+            "cascade": wire.extension_of(outcome),
+        }
+        return b"".join([*pieces, _event("message_delta", **last), _event("message_stop")])
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
-        return sent_event("error", **fault.body("anthropic"))
+        return _event("error", **fault.body("anthropic"))
 
     def _message(self, **more: Any) -> dict[str, Any]:
         own = {"id": self._id, "type": "message", "role": "assistant", "model": self._model}

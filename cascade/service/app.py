@@ -80,7 +80,7 @@ def create_app(configured: Configured) -> FastAPI:
         redoc_url=None,
     )
     app.state.gateway, app.state.registry = gateway, registry
-    app.state.reports = admin.Reports()
+    app.state.reports = page.Reports()
     for router in (openai.router, anthropic.router, ollama.router, admin.router, health):
         app.include_router(router)
     app.include_router(page.router, include_in_schema=False)
@@ -149,11 +149,6 @@ class Edge:
     Without keys every program on this machine may ask, and so might every web page that its browser
     shows: a page's `Origin` gives it away, and a foreign name that its DNS points here (rebinding)
     its `Host`.
-
-    Args:
-        app: the application.
-        gateway: whose limits hold.
-        requests: counts by path and status.
     """
 
     def __init__(self, app: ASGIApp, gateway: Gateway, requests: Counter) -> None:

@@ -1,4 +1,4 @@
-"""Configuration of a service: `cascade.yaml`, with the environment over it.
+"""Configuration of a service: `cascade.yaml`.
 
 Errors name the file, the line and the key. Secrets are references (`${NAME}`, `api_key_env`).
 """
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from cascade.errors import ConfigurationError
+from cascade.ledger.prices import Price
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Chance = Annotated[float, Field(gt=0, le=1)]
@@ -31,9 +32,6 @@ Reaction = Literal["warn", "audit", "tighten", "large_only"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Hosts on which a service without keys may listen, and by which it may be asked."""
-
-PREFIX = "CASCADE__"
-"""Of environment variables that go over the file: `CASCADE__LISTEN__PORT=9000`."""
 
 RESTART = ("listen", "ledger", "auth")
 """Keys that a running service does not change."""
@@ -78,23 +76,6 @@ class LedgerConfig(Section):
     """Keep audits that are not done yet, with their prompts, for after a restart."""
 
 
-class PriceConfig(Section):
-    """Price in US dollars; tokens are per million."""
-
-    input: Dollars | None = None
-    """Per 1M input tokens."""
-    output: Dollars | None = None
-    """Per 1M output tokens."""
-    cached_input: Dollars | None = None
-    """Per 1M input tokens read from the provider's cache."""
-    cache_write: Dollars | None = None
-    """Per 1M input tokens written to the provider's cache."""
-    cache_write_1h: Dollars | None = None
-    """The same for tokens that are kept for an hour."""
-    per_hour: Dollars | None = None
-    """Per hour in which a local model computes."""
-
-
 class TierConfig(Section):
     """One model of a cascade."""
 
@@ -102,8 +83,10 @@ class TierConfig(Section):
     """`provider:name`, such as `ollama:qwen2.5:3b` or `openai:gpt-5.1`."""
     name: Name | None = None
     """How answers and the ledger call it; by default `small` and `large`, else the model."""
-    price: PriceConfig | None = None
-    """Instead of the list price. A local model has none until it is set."""
+    price: Price | None = None
+    """Instead of the list price, in dollars: `input`, `output`, `cached_input`, `cache_write` and
+    `cache_write_1h` per million tokens, `per_hour` of a local model, which has none until it is
+    set."""
     base_url: str | None = Field(default=None, repr=False)
     """Address of an OpenAI-compatible or Ollama server."""
     api_key_env: str | None = None
@@ -133,28 +116,6 @@ class AuditConfig(Section):
     """How a draft is compared with the large model's answer."""
     judge: TierConfig | None = None
     """A model that compares long answers."""
-
-
-class RetriesConfig(Section):
-    """When a failed call is sent again."""
-
-    attempts: Count = 3
-    """Attempts of one call, with the first."""
-    base_s: Annotated[float, Field(ge=0)] = 0.5
-    """Most seconds before the second attempt; twice as many before the third, and so on."""
-    cap_s: Annotated[float, Field(ge=0)] = 8.0
-    """Most seconds before any."""
-
-
-class BreakerConfig(Section):
-    """When a server that fails is left alone."""
-
-    in_a_row: Count = 5
-    """Failures one after the other that open it."""
-    open_s: Seconds = 2.0
-    """Seconds until one call tries the server again; doubled with each that fails."""
-    most_open_s: Seconds = 15.0
-    """Most seconds between two of them."""
 
 
 class CascadeConfig(Section):
@@ -199,10 +160,10 @@ class CascadeConfig(Section):
     """Keep questions that look personal on this machine."""
     tags: Mapping[str, str] = Field(default_factory=dict)
     """Of every ledger entry."""
-    retries: RetriesConfig = RetriesConfig()
-    """When a failed call is sent again."""
-    breaker: BreakerConfig = BreakerConfig()
-    """When a server that fails is left alone."""
+    retries: Count = 3
+    """Attempts of one call, with the first."""
+    breaker: Count = 5
+    """Failures in a row after which a server is left alone for some seconds."""
     fallback: TierConfig | None = None
     """Another model where the large one cannot be had; by default the draft is the answer."""
     concurrency: Count = 64
@@ -343,9 +304,8 @@ def read_config(
 
     Args:
         path: of the file. Calibrations, and a ledger of SQLite, are relative to its folder.
-        overrides: go over the file and the environment.
-        environment: instead of the process's own. `CASCADE__…` go over the file's values;
-            `${NAME}` in a value is replaced by a variable.
+        overrides: go over the file.
+        environment: instead of the process's own; `${NAME}` in a value is replaced by a variable.
 
     Raises:
         ConfigurationError: with a line for each thing that is wrong.
@@ -353,8 +313,7 @@ def read_config(
     path = Path(path)
     variables = os.environ if environment is None else environment
     document, lines = _parsed(path)
-    said = _said_by(variables)
-    written = _merged(_merged(document, said), overrides or {})
+    written = _merged(document, overrides or {})
     found = list[tuple[Place, str]]()
     resolved = _resolved(written, (), variables, found)
     if not found:
@@ -363,10 +322,7 @@ def read_config(
             return Configured(_beside(config, path.parent), path, overrides or {})
         except ValidationError as error:
             found = [_problem(each, resolved, written) for each in error.errors()]
-    told = [
-        _told(path, lines, place, words) if _at(said, place) is None else _variable(place, words)
-        for place, words in found
-    ]
+    told = [_told(path, lines, place, words) for place, words in found]
     raise ConfigurationError("\n".join(dict.fromkeys(told)))
 
 
@@ -414,29 +370,12 @@ def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
         yield from _lines(value, (*place, name))
 
 
-def _said_by(variables: Mapping[str, str]) -> dict[str, Any]:
-    """The values that `CASCADE__…` variables give, nested as in a file."""
-    said: dict[str, Any] = {}
-    for variable, text in variables.items():
-        if variable.startswith(PREFIX):
-            try:
-                value: Any = yaml.safe_load(text)
-            except yaml.YAMLError:
-                raise ConfigurationError(f"{variable}: {text!r:.80} is no YAML.") from None
-            for name in reversed(variable.removeprefix(PREFIX).lower().split("__")):
-                value = {name: value}
-            said = _merged(said, value)
-    return said
-
-
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    both = dict(under)
+    both = {**under, **over}
     for key, value in over.items():
-        below = both.get(key)
-        if key == "ledger" and isinstance(below, str) and isinstance(value, Mapping):
-            below = {"url": below}
-        nested = isinstance(below, Mapping) and isinstance(value, Mapping)
-        both[key] = _merged(below, value) if nested else value  # type: ignore[arg-type]
+        below = under.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            both[key] = _merged(below, value)
     return both
 
 
@@ -495,10 +434,6 @@ def _nearest(name: str) -> str:
     known = {name for section in Section.__subclasses__() for name in section.model_fields}
     close = difflib.get_close_matches(name, known, 1, 0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _variable(place: Place, words: str) -> str:
-    return f"{PREFIX}{'__'.join(str(part).upper() for part in place)}: {words}"
 
 
 def _told(path: Path, lines: Mapping[Place, int], place: Place, words: str) -> str:

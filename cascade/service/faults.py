@@ -149,12 +149,7 @@ def failures(entries: Iterable[LedgerEntry]) -> list[str]:
 
 
 def fault_of(error: BaseException, where: str = "a request") -> ServiceError:
-    """What a client is told of an error; the log has the details.
-
-    Args:
-        error: that a request ended with.
-        where: it happened, such as the run's id, for the log.
-    """
+    """What a client is told of an error; the log has the details, and `where` it happened."""
     if isinstance(error, ServiceError):
         return error
     for kind, status, code in _FAULTS:
@@ -205,12 +200,8 @@ def without_places(text: str) -> str:
 
 
 def plain_reason(reason: str, failed: Iterable[str]) -> str:
-    """The reason of a decision, as it may leave the process.
-
-    Args:
-        reason: of the decision; it may end in the words of an error, which quote a server.
-        failed: of `failures`.
-    """
+    """The reason of a decision, as it may leave the process: it may end in the words of an error,
+    which quote a server, in whose place come those of `failures`."""
     kept, found = reason, _FAILED.search(reason)
     if found is not None:
         decided = reason[: found.start()].rpartition("; but ")[0]

@@ -26,7 +26,6 @@ from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.events import Decided, Event
 from cascade.ledger.base import LedgerStore
-from cascade.ledger.prices import Price
 from cascade.ledger.store import open_store
 from cascade.ledger.view import LedgerView
 from cascade.middleware import CascadeMiddleware, Slot
@@ -168,7 +167,7 @@ class Way:
             "x-cascade-escalated": str(self.escalated).lower() if self.tier else "",
             "x-cascade-degraded": "true" if self.degraded else "",
             "x-cascade-confidence": confidence,
-            "x-cascade-calibrated": None if confidence is None else str(self.calibrated).lower(),
+            "x-cascade-calibrated": str(self.calibrated).lower() if confidence else "",
             "x-cascade-cost-usd": None if self.cost_usd is None else f"{self.cost_usd:f}",
             "x-cascade-saved-usd": None if self.saved_usd is None else f"{self.saved_usd:f}",
         }
@@ -213,11 +212,7 @@ class AskedPolicy(CascadeMiddleware):
         self._policies: dict[tuple[str, float], Policy] = {}
 
     def choose(self, cascade: Cascade, asked: Mapping[str, float]) -> tuple[str, float]:
-        """Make the policy.
-
-        Raises:
-            ConfigurationError: it cannot be had of this cascade.
-        """
+        """Make the policy; an error where it cannot be had of this cascade."""
         choice = next(iter(asked.items()))
         if choice not in self._policies:
             if len(self._policies) >= 256:
@@ -254,9 +249,6 @@ class Gateway:
     Args:
         configured: what is run.
         metrics: middleware of every cascade, such as counters for Prometheus.
-
-    Raises:
-        ConfigurationError: with all that cannot work, a line for each.
     """
 
     def __init__(self, configured: Configured, metrics: Sequence[CascadeMiddleware] = ()) -> None:
@@ -279,11 +271,7 @@ class Gateway:
     # --- who asks
 
     async def key_of(self, request: Request) -> Key | None:
-        """The key of a request; None where the service asks for none.
-
-        Raises:
-            ServiceError: 401, no key or a wrong one; 429, too many wrong ones from there.
-        """
+        """The key of a request; None where the service asks for none."""
         if not self.config.auth:
             return None
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -293,19 +281,14 @@ class Gateway:
         if key is None:
             raise ServiceError(
                 401,
-                "no valid API key: send Authorization: Bearer csk_… (or x-api-key), made by "
-                "`cascade keys create`.",
+                "no valid API key: send Authorization: Bearer csk_…, of `cascade keys create`.",
                 "invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         return key
 
     async def find_key(self, request: Request, secret: str) -> Key | None:
-        """The valid key with this secret.
-
-        Raises:
-            ServiceError: 429, too many wrong ones came from that address.
-        """
+        """The valid key with this secret; 429 where too many wrong ones came from its address."""
         if not self.keys.is_guess(secret):
             return await self.keys.find(secret)
         address = address_of(request.client.host if request.client else "")
@@ -325,11 +308,7 @@ class Gateway:
         return key
 
     async def admin(self, request: Request) -> None:
-        """Ask for an admin key.
-
-        Raises:
-            ServiceError: 403, the request has another.
-        """
+        """Ask for an admin key."""
         key = await self.key_of(request)
         if key is not None and not key.admin:
             said = "this needs an admin key: `cascade keys create … --admin` makes one."
@@ -340,11 +319,7 @@ class Gateway:
         return [name for name in self.served if key is None or key.may_use(name)]
 
     def model(self, name: str, key: Key | None) -> Served:
-        """One of them.
-
-        Raises:
-            ServiceError: 404, there is none; 403, it is not for this key.
-        """
+        """One of them: 404 where there is none, 403 where it is not for this key."""
         served = self.served.get(name) or self.served.get(name.removesuffix(":latest"))
         if served is None:
             there = ", ".join(self.models(key)) or "none"
@@ -371,8 +346,7 @@ class Gateway:
             tell: hears what happens, for a stream.
 
         Raises:
-            ServiceError: 402, 403, 404, 429 or 504: it is not admitted.
-            ConfigurationError: it asks for a decision that this cascade cannot make.
+            ServiceError: it is not admitted.
             CascadeError: no tier could answer.
         """
         if key is not None:
@@ -621,11 +595,7 @@ def _decided(way: Way, event: Decided, served: Served) -> None:
 
 
 def _left(question: Question, settings: Settings) -> float | None:
-    """Seconds that are left of a request's deadline.
-
-    Raises:
-        ServiceError: 504, none.
-    """
+    """Seconds that are left of a request's deadline; 504 where there are none."""
     deadline = settings.get("deadline")
     if deadline is None:
         return None
@@ -658,11 +628,7 @@ def build_cascade(
     store: LedgerStore | None,
     metrics: Sequence[CascadeMiddleware] = (),
 ) -> tuple[Cascade, AskedPolicy]:
-    """One cascade, and the middleware by which requests say how they are decided.
-
-    Raises:
-        ConfigurationError: it cannot work; the message says why.
-    """
+    """One cascade, and the middleware by which requests say how they are decided."""
     options: dict[str, Any] = {option: getattr(config, option) for option in _SAME}
     if config.calibrator is not None:
         options["calibrator"] = folder / config.calibrator
@@ -679,8 +645,8 @@ def build_cascade(
 
 def _middleware(config: CascadeConfig, store: LedgerStore | None) -> list[CascadeMiddleware]:
     stack: list[CascadeMiddleware] = [
-        ready.Retries(**config.retries.model_dump()),
-        ready.Breaker(**config.breaker.model_dump()),
+        ready.Retries(config.retries),
+        ready.Breaker(config.breaker),
     ]
     if config.abort:
         stack.append(ready.Abort() if config.abort is True else ready.Abort(config.abort))
@@ -704,22 +670,13 @@ def _middleware(config: CascadeConfig, store: LedgerStore | None) -> list[Cascad
 
 
 def open_tier(config: TierConfig, usual: str | None = None) -> Tier:
-    """A tier as its cascade takes it.
-
-    Args:
-        config: of the tier.
-        usual: its name where the configuration gives none.
-
-    Raises:
-        ConfigurationError: its price prices nothing, or its key is not in the environment.
-    """
-    given = config.model_dump(exclude={"api_key_env", "price"}) | {"name": config.name or usual}
+    """A tier as its cascade takes it; `usual` is its name where the configuration gives none."""
+    given = {**dict(config), "name": config.name or usual}
+    del given["api_key_env"]
     if config.api_key is None and config.api_key_env is not None:
         given["api_key"] = os.environ.get(config.api_key_env)
         if not given["api_key"]:
             raise ConfigurationError(
                 f"api_key_env: the environment variable {config.api_key_env} is not set."
             )
-    if config.price is not None:
-        given["price"] = Price(**config.price.model_dump(exclude_none=True))
     return Tier(**given)

@@ -42,16 +42,20 @@ _FORM = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
 Dollars = Annotated[Decimal, Field(gt=0, allow_inf_nan=False, max_digits=24)]
 
 
-class KeySettings(BaseModel):
-    """Settings of an API key: what it may do."""
+class Key(BaseModel):
+    """API key: what it may do, and the hash of its secret."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    id: str
+    """Its name in tags, on the page and on the command line; no secret."""
+    name: str = Field(min_length=1, max_length=200)
     """What its owner calls it, such as a team."""
+    digest: str = Field(repr=False)
+    """SHA-256 of the secret: 256 random bits need no slow hash with a salt, as passwords do."""
     models: tuple[str, ...] = ()
     """Models that it may ask for; empty: all."""
-    per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Requests per minute; None: any number."""
     day_usd: Dollars | None = None
     """Budget of a day of UTC; None: no bound."""
@@ -63,43 +67,30 @@ class KeySettings(BaseModel):
     """Tags of the ledger entries of its requests."""
     admin: StrictBool = False
     """Whether it opens `/admin` and the page."""
+    made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    revoked_at: datetime | None = None
 
     @field_validator("name")
     @classmethod
     def _is_a_line(cls, given: str) -> str:
         if not given.strip() or not given.isprintable():
-            raise ValueError(f"{given!r}: give a team's, on one line")
+            raise ValueError("should be a team's, on one line")
         return given
 
     @field_validator("tags")
     @classmethod
     def _are_tags(cls, given: dict[str, str]) -> dict[str, str]:
         checked_tags(given, "a key")
-        for name in (KEY_TAG, CASCADE_TAG):
-            if name in given:
-                raise ValueError(f"the tag {name!r} is set by the service: take another")
+        if given.keys() & {KEY_TAG, CASCADE_TAG}:
+            raise ValueError(f"should leave {KEY_TAG} and {CASCADE_TAG} to the service")
         return given
-
-
-class Key(KeySettings):
-    """API key: what it may do, and the hash of its secret."""
-
-    id: str
-    """Its name in tags, on the page and on the command line; no secret."""
-    digest: str = Field(repr=False)
-    """SHA-256 of the secret: 256 random bits need no slow hash with a salt, as passwords do."""
-    made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    revoked_at: datetime | None = None
 
     @property
     def limits(self) -> dict[Literal["day", "month"], Decimal]:
         """Its budgets, by window."""
-        found: dict[Literal["day", "month"], Decimal] = {}
-        if self.day_usd is not None:
-            found["day"] = self.day_usd
-        if self.month_usd is not None:
-            found["month"] = self.month_usd
-        return found
+        day: Literal["day"] = "day"
+        given = {day: self.day_usd, "month": self.month_usd}
+        return {window: usd for window, usd in given.items() if usd is not None}  # type: ignore[misc]
 
     def may_use(self, model: str) -> bool:
         """Whether it may ask for this model."""
@@ -147,6 +138,10 @@ class Keys:
     Args:
         url: of the ledger, as for `open_store`.
         clock: seconds, for tests.
+
+    Raises:
+        ConfigurationError: from its methods: a setting cannot work, or no one key is meant.
+        UnavailableError: from its methods: the database cannot be reached.
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -159,12 +154,7 @@ class Keys:
         self._asked: dict[str, asyncio.Task[Key | None]] = {}
 
     async def create(self, name: str, **settings: Any) -> tuple[Key, str]:
-        """Make a key; its secret is returned here and never again.
-
-        Raises:
-            ConfigurationError: a setting cannot work.
-            UnavailableError: the database cannot be reached.
-        """
+        """Make a key; its secret is returned here and never again."""
         secret = PREFIX + secrets.token_urlsafe(32)
         own = {"id": f"key_{secrets.token_hex(6)}", "digest": digest_of(secret)}
         try:
@@ -180,11 +170,7 @@ class Keys:
         return key, secret
 
     async def list(self) -> Sequence[Key]:
-        """All keys, revoked ones too, oldest first.
-
-        Raises:
-            UnavailableError: the database cannot be reached.
-        """
+        """All keys, revoked ones too, oldest first."""
         return await self._select()
 
     async def get(self, key_id: str) -> Key | None:
@@ -192,30 +178,16 @@ class Keys:
         return next(iter(await self._select(self._table.c.id == key_id)), None)
 
     async def revoke(self, which: str) -> Key:
-        """Revoke a key by its id, or by its name where only one that is valid has it.
-
-        Raises:
-            ConfigurationError: there is no such valid key, or several.
-            UnavailableError: the database cannot be reached.
-        """
+        """Revoke a valid key by its id, or by its name where only one has it."""
         return await self._change(await self._valid(which), revoked_at=datetime.now(UTC))
 
     async def rotate(self, which: str) -> tuple[Key, str]:
-        """Give a key a new secret; the old one is refused as that of a revoked key.
-
-        Raises:
-            ConfigurationError: there is no such valid key, or several.
-            UnavailableError: the database cannot be reached.
-        """
+        """Give a valid key a new secret; the old one is refused as that of a revoked key."""
         secret = PREFIX + secrets.token_urlsafe(32)
         return await self._change(await self._valid(which), digest=digest_of(secret)), secret
 
     async def find(self, secret: str) -> Key | None:
-        """The valid key with this secret.
-
-        Raises:
-            UnavailableError: the database cannot be reached.
-        """
+        """The valid key with this secret."""
         if not _FORM.fullmatch(secret):
             return None
         digest = digest_of(secret)
@@ -294,11 +266,7 @@ addresses that are remembered."""
 
 class Backoff:
     """Waits after wrong keys, by address. A key that was right before is never held up, so that
-    others behind the same proxy cannot be locked out.
-
-    Args:
-        clock: seconds.
-    """
+    others behind the same proxy cannot be locked out."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -32,22 +32,14 @@ MOST_RATES = 10_000
 
 
 class Rates:
-    """Requests per minute by key, as buckets that fill evenly; each process counts for itself.
-
-    Args:
-        clock: seconds.
-    """
+    """Requests per minute by key, as buckets that fill evenly; each process counts for itself."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, key: Key) -> None:
-        """Count a request.
-
-        Raises:
-            ServiceError: 429, there were too many.
-        """
+        """Count a request; an error where there were too many."""
         if key.per_minute is None:
             return
         now, most = self._clock(), max(1.0, key.per_minute)
@@ -82,11 +74,7 @@ class Gate:
 
     @asynccontextmanager
     async def place(self, patience_s: float | None = None) -> AsyncIterator[None]:
-        """A place, after a wait.
-
-        Raises:
-            ServiceError: 429, the queue is full or the wait was too long.
-        """
+        """A place, after a wait; an error where the queue is full or the wait too long."""
         if self._places.locked() and self.waiting >= self.queue:
             raise self._full(f"{self.waiting} requests wait for it already")
         timeout_s = min(self.timeout_s, patience_s or math.inf)
@@ -111,12 +99,8 @@ class Gate:
 
 
 class Money:
-    """Dollars of keys: put aside before a request runs, counted when it has ended.
-
-    Args:
-        url: of the ledger's database, which all processes of the service share.
-        config: of the service.
-    """
+    """Dollars of keys: put aside before a request runs, counted when it has ended. All processes on
+    one database share them."""
 
     def __init__(self, url: str, config: BudgetConfig) -> None:
         self._budgets = Budgets(url, lease_s=config.lease_s)
@@ -129,9 +113,6 @@ class Money:
         Returns:
             the reservation, or why the budget does not cover it: 402 where it is spent, 429 where
             it is only put aside.
-
-        Raises:
-            LedgerError: the database cannot be reached; then nothing may be spent.
         """
         until = time.monotonic() + wait_s
         while True:
@@ -147,8 +128,7 @@ class Money:
                     await released.wait()
 
     def settle(self, reservation: Reservation, usd: Decimal) -> None:
-        """Count what a request has cost and release the rest, without a wait: the answer may
-        go out while the database is away."""
+        """Count what a request has cost and release the rest, without a wait for the database."""
 
         async def settling() -> None:
             await self._budgets.settle(reservation, usd)

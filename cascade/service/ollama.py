@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from langchain_core.messages import AnyMessage
@@ -16,23 +16,10 @@ from typing_extensions import override
 
 from cascade._version import __version__
 from cascade.run import Settings
+from cascade.service import wire
 from cascade.service.faults import ServiceError
 from cascade.service.gateway import Outcome, Served
-from cascade.service.openai import logprobs_of, parameters, put, read_format
-from cascade.service.wire import (
-    Asked,
-    Writer,
-    converse,
-    data_url,
-    extension_of,
-    gateway_of,
-    json_bytes,
-    json_response,
-    message_of,
-    read_body,
-    takes,
-    unsupported,
-)
+from cascade.service.openai import parameters, put, read_format
 
 router = APIRouter(tags=["Ollama"])
 
@@ -73,7 +60,7 @@ class Options(BaseModel, extra="allow"):
     stop: str | list[str] | None = None
 
 
-class OllamaRequest(Asked):
+class OllamaRequest(wire.Asked):
     """What chats and prompts have in common."""
 
     stream: StrictBool | None = Field(default=True, description="By default true.")
@@ -81,8 +68,6 @@ class OllamaRequest(Asked):
     format: Literal["", "json"] | dict[str, Any] | None = None
     keep_alive: str | float | None = None
     think: StrictBool | Literal["low", "medium", "high"] | None = None
-    logprobs: StrictBool | None = None
-    top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
 
 
 class OllamaChatRequest(OllamaRequest):
@@ -107,16 +92,16 @@ class ShowRequest(BaseModel):
     name: str = ""
 
 
-@router.post("/api/chat", openapi_extra=takes(OllamaChatRequest))
+@router.post("/api/chat", openapi_extra=wire.takes(OllamaChatRequest))
 async def chat(request: Request) -> Response:
     """Answer a conversation."""
-    return await converse(request, OllamaChatRequest, _read_chat, LineWriter)
+    return await wire.converse(request, OllamaChatRequest, _read_chat, LineWriter)
 
 
-@router.post("/api/generate", openapi_extra=takes(OllamaGenerateRequest))
+@router.post("/api/generate", openapi_extra=wire.takes(OllamaGenerateRequest))
 async def generate(request: Request) -> Response:
     """Answer a prompt."""
-    return await converse(request, OllamaGenerateRequest, _read_prompt, LineWriter)
+    return await wire.converse(request, OllamaGenerateRequest, _read_prompt, LineWriter)
 
 
 # --- reading
@@ -132,7 +117,7 @@ def _read_prompt(body: OllamaGenerateRequest, served: Served) -> tuple[list[AnyM
     extra = body.model_extra or {}
     for name in ("suffix", "template", "context", "raw"):
         if extra.pop(name, None):
-            raise unsupported(name, "a cascade answers conversations: use /api/chat.")
+            raise wire.unsupported(name, "a cascade answers conversations: use /api/chat.")
     given = [InputMessage(role="system", content=body.system)] if body.system else []
     if body.prompt or body.images:
         given.append(InputMessage(role="user", content=body.prompt, images=body.images))
@@ -154,8 +139,6 @@ def _settings(body: OllamaRequest, served: Served) -> Settings:
         read_format({"type": "json_schema", "json_schema": described}, settings, served)
     elif body.format == "json":
         read_format({"type": "json_object"}, settings, served)
-    if body.logprobs or body.top_logprobs:
-        settings["top_logprobs"] = body.top_logprobs or 0
     return settings
 
 
@@ -172,7 +155,7 @@ def _messages(given: list[InputMessage]) -> list[AnyMessage]:
         if message.role == "tool" and call_id is None:
             call_id = _answered_call(name, left)
         content = _content(message)
-        found.append(message_of(message.role, content, calls, call_id=call_id, name=name))
+        found.append(wire.message_of(message.role, content, calls, call_id=call_id, name=name))
     return found
 
 
@@ -191,7 +174,7 @@ _KINDS = {"/9j/": "jpeg", "R0lG": "gif", "UklG": "webp"}
 
 def _content(message: InputMessage) -> str | list[dict[str, Any]]:
     text = message.content or ""
-    urls = [data_url(f"image/{_KINDS.get(x[:4], 'png')}", x) for x in message.images or ()]
+    urls = [wire.data_url(f"image/{_KINDS.get(x[:4], 'png')}", x) for x in message.images or ()]
     images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return [{"type": "text", "text": text}, *images] if images else text
 
@@ -199,7 +182,7 @@ def _content(message: InputMessage) -> str | list[dict[str, Any]]:
 # --- writing
 
 
-class LineWriter(Writer):
+class LineWriter(wire.Writer):
     """Ollama's lines of JSON; the last one has the counts and the extension `cascade`. While it
     waits it sends spaces, which stand before the JSON of the next line."""
 
@@ -208,7 +191,6 @@ class LineWriter(Writer):
 
     def __init__(self, body: OllamaRequest) -> None:
         self._model, self._chats = body.model, isinstance(body, OllamaChatRequest)
-        self._alternatives, self._logprobs = body.top_logprobs, body.logprobs
         self._begun, self._shown = time.perf_counter(), 0
 
     @override
@@ -223,7 +205,7 @@ class LineWriter(Writer):
     @override
     def text(self, text: str) -> bytes:
         self._shown += len(text)
-        return json_bytes(self._line(text, done=False)) + b"\n"
+        return wire.json_bytes(self._line(text, done=False)) + b"\n"
 
     @override
     def end(self, outcome: Outcome) -> bytes:
@@ -231,11 +213,11 @@ class LineWriter(Writer):
         rest, said = outcome.text[self._shown :], self._said(outcome)
         if rest or said:
             lines.insert(0, self._line(rest, done=False, **said))
-        return b"".join(json_bytes(line) + b"\n" for line in lines)
+        return b"".join(wire.json_bytes(line) + b"\n" for line in lines)
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
-        return json_bytes(fault.body("ollama")) + b"\n"
+        return wire.json_bytes(fault.body("ollama")) + b"\n"
 
     def _line(self, text: str, *, done: bool, **more: Any) -> dict[str, Any]:
         """One line with a piece of text."""
@@ -258,13 +240,12 @@ class LineWriter(Writer):
         counts: dict[str, Any] = {
             "done_reason": "length" if outcome.finish_reason == "length" else "stop",
             "total_duration": int((time.perf_counter() - self._begun) * 1e9),
-            "cascade": extension_of(outcome),
+            "cascade": wire.extension_of(outcome),
         }
         if outcome.usage.known:
             counts["prompt_eval_count"] = outcome.usage.input_tokens
             counts["eval_count"] = outcome.usage.output_tokens
-        logprobs = logprobs_of(outcome.completion, self._alternatives) if self._logprobs else None
-        return counts if logprobs is None else counts | {"logprobs": logprobs}
+        return counts
 
 
 # --- models
@@ -275,23 +256,23 @@ _LONG_AGO = "1970-01-01T00:00:00Z"
 @router.get("/api/tags")
 async def tags(request: Request) -> Response:
     """List the models that this key may ask for."""
-    gateway = gateway_of(request)
+    gateway = wire.gateway_of(request)
     key = await gateway.key_of(request)
     own = {"modified_at": _LONG_AGO, "size": 0, "digest": ""}
     there = [gateway.model(name, key) for name in gateway.models(key)]
     found = [{"name": s.name, "model": s.name, **own, "details": _details(s)} for s in there]
-    return json_response({"models": found})
+    return wire.json_response({"models": found})
 
 
-@router.post("/api/show", openapi_extra=takes(ShowRequest))
+@router.post("/api/show", openapi_extra=wire.takes(ShowRequest))
 async def show(request: Request) -> Response:
     """Show one model."""
-    gateway = gateway_of(request)
+    gateway = wire.gateway_of(request)
     key = await gateway.key_of(request)
-    body, _ = await read_body(request, ShowRequest)
+    body, _ = await wire.read_body(request, ShowRequest)
     served = gateway.model(body.model or body.name, key)
     tiers = [tier.model.name for tier in served.cascade.tiers]
-    return json_response(
+    return wire.json_response(
         {
             "modelfile": f"# a cascade: {' → '.join(tiers)}",
             "parameters": "",
@@ -307,7 +288,7 @@ async def show(request: Request) -> Response:
 @router.get("/api/version")
 async def version() -> Response:
     """The version of Ollama's API that is spoken here."""
-    return json_response({"version": VERSION, "gateway": __version__})
+    return wire.json_response({"version": VERSION, "gateway": __version__})
 
 
 def _details(served: Served) -> dict[str, Any]:

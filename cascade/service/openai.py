@@ -24,22 +24,10 @@ from starlette.responses import Response
 from typing_extensions import override
 
 from cascade.run import Settings
+from cascade.service import wire
 from cascade.service.faults import ServiceError
 from cascade.service.gateway import Outcome, Served
-from cascade.service.wire import (
-    Asked,
-    Writer,
-    converse,
-    extension_of,
-    gateway_of,
-    json_bytes,
-    json_response,
-    message_of,
-    sent_event,
-    takes,
-    unsupported,
-)
-from cascade.state import Completion, Usage
+from cascade.state import Usage
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -49,14 +37,6 @@ Temperature = Annotated[StrictFloat, Field(ge=0, le=2)]
 Alternatives = Annotated[StrictInt, Field(ge=0, le=20)]
 
 # --- parameters
-
-IGNORED = frozenset(
-    [
-        *("metadata", "user", "safety_identifier", "store", "service_tier"),
-        *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
-    ]
-)
-"""Parameters that change no answer."""
 
 _EVERYWHERE = frozenset(
     [
@@ -81,30 +61,22 @@ _OLLAMA_ONLY = frozenset(
 
 
 def parameters(extra: Mapping[str, Any], served: Served) -> dict[str, Any]:
-    """Parameters that go to every tier as they are.
-
-    Raises:
-        ServiceError: 400, a tier would ignore one, or it is not a client's to set.
-    """
-    given = {n: v for n, v in extra.items() if v is not None and n not in IGNORED}
+    """Parameters that go to every tier as they are; an error where one would ignore it."""
+    given = {n: v for n, v in extra.items() if v is not None and n not in wire.IGNORED}
     for name in given:
         if name not in _EVERYWHERE | _OPENAI_ONLY | _OLLAMA_ONLY:
             why = "which models are asked, and how, is in the configuration of the service."
-            raise unsupported(name, f"it goes to no model; {why}")
+            raise wire.unsupported(name, f"it goes to no model; {why}")
         for tier in served.cascade.tiers:
             if name in (_OPENAI_ONLY if tier.model.provider == "ollama" else _OLLAMA_ONLY):
-                why = f"the tier {tier.name!r} of this model has no such parameter. Leave it out, "
-                raise unsupported(name, why + "or have it set in the options of the tier that has.")
+                why = f"the tier {tier.name!r} has no such parameter. Leave it out, or have it set "
+                raise wire.unsupported(name, f"{why}in the options of the tier that has.")
     return given
 
 
 def read_format(given: Mapping[str, Any] | None, settings: Settings, served: Served) -> None:
     """Put a response format, in the form of chat completions, into the settings: it goes on to the
-    tiers as it came.
-
-    Raises:
-        ServiceError: 400, it has no schema.
-    """
+    tiers as it came."""
     if given is None or given.get("type") == "text":
         return
     kind = given.get("type")
@@ -146,7 +118,7 @@ class StreamOptions(BaseModel):
     include_usage: StrictBool = False
 
 
-class ChatRequest(Asked):
+class ChatRequest(wire.Asked):
     """Conversation to be answered."""
 
     messages: list[Message] = Field(min_length=1)
@@ -167,10 +139,10 @@ class ChatRequest(Asked):
     top_logprobs: Alternatives | None = None
 
 
-@router.post("/v1/chat/completions", openapi_extra=takes(ChatRequest))
+@router.post("/v1/chat/completions", openapi_extra=wire.takes(ChatRequest))
 async def chat(request: Request) -> Response:
     """Answer a conversation."""
-    return await converse(request, ChatRequest, read_chat, ChatWriter, IGNORED)
+    return await wire.converse(request, ChatRequest, read_chat, ChatWriter)
 
 
 def read_chat(body: ChatRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
@@ -202,7 +174,7 @@ def _message(message: Message) -> AnyMessage:
         for call in message.tool_calls or ()
     ]
     call_id, name = message.tool_call_id, message.name
-    return message_of(message.role, content, calls, call_id=call_id, name=name)
+    return wire.message_of(message.role, content, calls, call_id=call_id, name=name)
 
 
 _PARTS = {"text": str, "refusal": str, "image_url": dict, "input_audio": dict, "file": dict}
@@ -248,23 +220,12 @@ def calls_of(outcome: Outcome) -> list[dict[str, Any]]:
     ]
 
 
-def logprobs_of(done: Completion | None, alternatives: int | None) -> list[dict[str, Any]] | None:
-    """Log-probs of an answer with so many alternatives; None where its tier gave none."""
-    if done is None or done.logprobs is None:
-        return None
-
-    def token(text: str, logprob: float) -> dict[str, Any]:
-        raw = list(text.encode("utf-8", "surrogatepass"))
-        return {"token": text, "logprob": logprob, "bytes": raw}
-
-    return [
-        token(each.token, each.logprob)
-        | {"top_logprobs": [token(t, p) for t, p in each.top[: alternatives or 0]]}
-        for each in done.logprobs
-    ]
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    raw = list(text.encode("utf-8", "surrogatepass"))
+    return {"token": text, "logprob": logprob, "bytes": raw}
 
 
-class ChatWriter(Writer):
+class ChatWriter(wire.Writer):
     """Chat completion: whole, or as OpenAI's chunks. The last chunk has the finish reason and the
     extension `cascade`."""
 
@@ -276,7 +237,7 @@ class ChatWriter(Writer):
         }
         self._usage = bool(body.stream_options and body.stream_options.include_usage)
         self._logprobs = bool(body.logprobs or body.top_logprobs)
-        self._alternatives, self._shown = body.top_logprobs, 0
+        self._alternatives, self._shown = body.top_logprobs or 0, 0
         # Most of a stream: only the text of a piece is written anew.
         self._before, self._after = self._chunk({"content": "\0"}).split(b'"\\u0000"')
 
@@ -292,7 +253,7 @@ class ChatWriter(Writer):
             "finish_reason": outcome.finish_reason,
         }
         body = {**self._head, "object": "chat.completion", "choices": [choice]}
-        body |= {"usage": usage_of(outcome.usage), "cascade": extension_of(outcome)}
+        body |= {"usage": usage_of(outcome.usage), "cascade": wire.extension_of(outcome)}
         return ChatCompletion.model_validate(body).model_dump(mode="json", exclude_unset=True)
 
     @override
@@ -302,7 +263,7 @@ class ChatWriter(Writer):
     @override
     def text(self, text: str) -> bytes:
         self._shown += len(text)
-        return self._before + json_bytes(text) + self._after
+        return self._before + wire.json_bytes(text) + self._after
 
     @override
     def end(self, outcome: Outcome) -> bytes:
@@ -314,7 +275,7 @@ class ChatWriter(Writer):
         for index, call in enumerate(calls_of(outcome)):
             pieces.append(self._chunk({"tool_calls": [{"index": index, **call}]}))
         reason, logprobs = outcome.finish_reason, self._tokens(outcome)
-        pieces.append(self._chunk({}, reason, logprobs, cascade=extension_of(outcome)))
+        pieces.append(self._chunk({}, reason, logprobs, cascade=wire.extension_of(outcome)))
         if self._usage:
             usage = usage_of(outcome.usage)
             told = None if usage is None else usage.model_dump(mode="json", exclude_unset=True)
@@ -323,13 +284,19 @@ class ChatWriter(Writer):
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
-        return b"data: " + json_bytes(fault.body("openai")) + b"\n\n"
+        return b"data: " + wire.json_bytes(fault.body("openai")) + b"\n\n"
 
     def _tokens(self, outcome: Outcome) -> dict[str, Any] | None:
-        if not self._logprobs:
+        """Log-probs with their alternatives; None where the tier gave none."""
+        done = outcome.completion
+        if not self._logprobs or done is None or done.logprobs is None:
             return None
-        content = logprobs_of(outcome.completion, self._alternatives)
-        return None if content is None else {"content": content, "refusal": None}
+        content = [
+            _token(each.token, each.logprob)
+            | {"top_logprobs": [_token(*top) for top in each.top[: self._alternatives]]}
+            for each in done.logprobs
+        ]
+        return {"content": content, "refusal": None}
 
     def _chunk(
         self,
@@ -342,7 +309,7 @@ class ChatWriter(Writer):
         chunk = {**self._head, "object": "chat.completion.chunk"}
         chunk["choices"] = [] if delta is None else [choice]
         usage = {"usage": None} if self._usage else {}
-        return b"data: " + json_bytes(chunk | usage | more) + b"\n\n"
+        return b"data: " + wire.json_bytes(chunk | usage | more) + b"\n\n"
 
 
 # --- models
@@ -351,17 +318,17 @@ class ChatWriter(Writer):
 @router.get("/v1/models")
 async def models(request: Request) -> Response:
     """List the models that this key may ask for."""
-    gateway = gateway_of(request)
+    gateway = wire.gateway_of(request)
     key = await gateway.key_of(request)
-    return json_response({"object": "list", "data": [_card(n) for n in gateway.models(key)]})
+    return wire.json_response({"object": "list", "data": [_card(n) for n in gateway.models(key)]})
 
 
 @router.get("/v1/models/{name:path}")
 async def model(request: Request, name: str) -> Response:
     """Show one model."""
-    gateway = gateway_of(request)
+    gateway = wire.gateway_of(request)
     key = await gateway.key_of(request)
-    return json_response(_card(gateway.model(name, key).name))
+    return wire.json_response(_card(gateway.model(name, key).name))
 
 
 def _card(name: str) -> dict[str, Any]:
@@ -381,7 +348,7 @@ class TextOptions(BaseModel):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class ResponseRequest(Asked):
+class ResponseRequest(wire.Asked):
     """Input to be answered."""
 
     input: str | list[dict[str, Any]]
@@ -393,9 +360,6 @@ class ResponseRequest(Asked):
     max_output_tokens: Count | None = None
     temperature: Temperature | None = None
     top_p: Share | None = None
-    top_logprobs: Alternatives | None = None
-    include: list[str] | None = None
-    stream_options: dict[str, Any] | None = None
     truncation: Literal["disabled"] | None = None
     metadata: dict[str, str] | None = None
 
@@ -413,17 +377,17 @@ _LOST = {
 }
 
 
-@router.post("/v1/responses", openapi_extra=takes(ResponseRequest))
+@router.post("/v1/responses", openapi_extra=wire.takes(ResponseRequest))
 async def responses(request: Request) -> Response:
     """Answer an input."""
-    return await converse(request, ResponseRequest, read_response, ResponseWriter, IGNORED)
+    return await wire.converse(request, ResponseRequest, read_response, ResponseWriter)
 
 
 def read_response(body: ResponseRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
     """Messages and settings of a request."""
     extra = {name: value for name, value in (body.model_extra or {}).items() if value}
     for name in sorted(extra.keys() & _LOST.keys()):
-        raise unsupported(name, _LOST[name])
+        raise wire.unsupported(name, _LOST[name])
     extra["top_p"] = body.top_p
     extra["verbosity"] = body.text.verbosity if body.text else None
     extra["reasoning_effort"] = body.reasoning.effort if body.reasoning else None
@@ -439,16 +403,14 @@ def read_response(body: ResponseRequest, served: Served) -> tuple[list[AnyMessag
         form = {"type": "json_schema", "json_schema": {"name": "answer", **described}}
     read_format(form, settings, served)
     put(settings, max_tokens=body.max_output_tokens, temperature=body.temperature)
-    if body.top_logprobs is not None or "message.output_text.logprobs" in (body.include or ()):
-        settings["top_logprobs"] = body.top_logprobs or 0
-    told = [message_of("system", body.instructions)] if body.instructions else []
+    told = [wire.message_of("system", body.instructions)] if body.instructions else []
     return [*told, *_items(body.input)], settings
 
 
 def _items(given: str | list[dict[str, Any]]) -> list[AnyMessage]:
     """The conversation; calls in a row are one message."""
     if isinstance(given, str):
-        return [message_of("user", given)]
+        return [wire.message_of("user", given)]
     messages = list[AnyMessage]()
     for number, item in enumerate(given):
         try:
@@ -470,13 +432,13 @@ def _item(item: Mapping[str, Any]) -> AnyMessage | None:
     if kind == "reasoning":
         return None
     if kind == "function_call_output":
-        return message_of("tool", _content(item["output"]), call_id=str(item["call_id"]))
+        return wire.message_of("tool", _content(item["output"]), call_id=str(item["call_id"]))
     if kind == "function_call":
         call = {"id": item["call_id"], "name": item["name"], "arguments": item["arguments"]}
-        return message_of("assistant", "", [call])
+        return wire.message_of("assistant", "", [call])
     if kind != "message" or item["role"] not in ("user", "system", "developer", "assistant"):
         raise ValueError(f"type {kind!r}, role {item.get('role')!r}")
-    return message_of(item["role"], _content(item["content"]))
+    return wire.message_of(item["role"], _content(item["content"]))
 
 
 def _content(content: Any) -> str | list[Any]:
@@ -500,7 +462,7 @@ def _content(content: Any) -> str | list[Any]:
     return parts
 
 
-class ResponseWriter(Writer):
+class ResponseWriter(wire.Writer):
     """Response: whole, or as OpenAI's events, each with its number."""
 
     def __init__(self, body: ResponseRequest) -> None:
@@ -524,7 +486,7 @@ class ResponseWriter(Writer):
             incomplete_details={"reason": reason} if reason else None,
             output=output,
             usage=_response_usage(outcome.usage),
-            cascade=extension_of(outcome),
+            cascade=wire.extension_of(outcome),
         )
 
     @override
@@ -601,10 +563,7 @@ class ResponseWriter(Writer):
     def _part(self, outcome: Outcome) -> dict[str, Any]:
         if outcome.refusal:
             return {"type": "refusal", "refusal": outcome.refusal}
-        wanted = self._body.top_logprobs is not None or self._body.include
-        logprobs = logprobs_of(outcome.completion, self._body.top_logprobs) if wanted else None
-        own = {"text": outcome.result.answer, "logprobs": logprobs or []}
-        return {"type": "output_text", "annotations": [], **own}
+        return {"type": "output_text", **_EMPTY, "text": outcome.result.answer}
 
     def _item(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
         own = {"id": self._message_id, "type": "message", "role": "assistant"}
@@ -627,13 +586,13 @@ class ResponseWriter(Writer):
         else:
             if not self._open or len(part["text"]) > self._shown:
                 pieces.append(self.text(part["text"][self._shown :]))
-            done = {"text": part["text"], "logprobs": part["logprobs"]}
-            pieces.append(self._say("response.output_text.done", **place, **done))
+            kind, text = "response.output_text.done", part["text"]
+            pieces.append(self._say(kind, **place, text=text, logprobs=[]))
         return b"".join([*pieces, self._say("response.content_part.done", **place, part=part)])
 
     def _say(self, kind: str, **content: Any) -> bytes:
         self._number += 1
-        return sent_event(kind, sequence_number=self._number, **content)
+        return wire.sent_event(kind, sequence_number=self._number, **content)
 
 
 _EMPTY: Mapping[str, Any] = {"text": "", "annotations": [], "logprobs": []}

@@ -33,8 +33,9 @@ from typing_extensions import override
 from cascade.errors import CascadeError
 from cascade.evaluation import page as html
 from cascade.evaluation.render import Cell, Figure, Table
-from cascade.evaluation.report import Report
+from cascade.evaluation.report import Report, make_report
 from cascade.ledger.base import Selection
+from cascade.ledger.store import SqlLedger
 from cascade.service.admin import budgets_of, ledger_of
 from cascade.service.faults import ServiceError, fault_of, invalid
 from cascade.service.gateway import Gateway, Way
@@ -60,8 +61,10 @@ PERIODS = {"1": "24 hours", "7": "7 days", "30": "30 days", "90": "90 days", "al
 NOW = timedelta(minutes=15)
 """Failures within so long are "now"."""
 
-LISTED = 200
-"""Requests that are shown at once."""
+KEPT_S, MOST_KEPT, LISTED = 30.0, 32, 200
+"""Seconds for which a report is shown again, reports that are kept, and requests that are shown."""
+
+Reports = dict[str, tuple[float, asyncio.Task[Report]]]
 
 
 class Guarded(APIRoute):
@@ -257,14 +260,14 @@ def _midnight(day: date | None) -> datetime | None:
 async def show(request: Request) -> Response:
     """Show the page."""
     gateway = await _signed_in(request)
-    view, reports = View.of(request), request.app.state.reports
+    view = View.of(request)
     names, budgets = dict[str, str](), list[dict[str, Any]]()
     if gateway.config.auth:
         names = {key.id: key.name for key in await gateway.keys.list()}
         budgets = await budgets_of(gateway)
     made = ready = None
     if gateway.store is not None:
-        made = await reports.get(gateway.store, view.selection())
+        made = await _report(request.app.state.reports, gateway.store, view.selection())
         ready = await gateway.store.ready()
     parts = [_header(view, gateway, names), _first_view(made, _wrong(gateway, made, ready))]
     if made is not None:
@@ -276,6 +279,20 @@ async def show(request: Request) -> Response:
     parts += [html.table(_budgets(budgets)) if budgets else "", html.table(_service(gateway))]
     parts.append(_requests(view, gateway))
     return HTMLResponse(_frame("cascade", "\n".join(filter(None, parts))))
+
+
+async def _report(made: Reports, store: SqlLedger, selection: Selection) -> Report:
+    """The report of a period, made in a thread (a second for 60,000 entries) and kept for a while;
+    requests that come together wait for one."""
+    at, task = made.pop(repr(selection), (0.0, None))
+    failed = task is not None and task.done() and (task.cancelled() or task.exception())
+    if task is None or failed or time.monotonic() - at > KEPT_S:
+        at, work = time.monotonic(), lambda: asyncio.run(make_report(store, selection))
+        task = asyncio.create_task(asyncio.to_thread(work))
+    made[repr(selection)] = (at, task)
+    if len(made) > MOST_KEPT:
+        del made[next(iter(made))]
+    return await asyncio.shield(task)
 
 
 @router.get("/export/{name}")

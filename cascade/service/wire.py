@@ -28,6 +28,7 @@ from cascade.models.wire import read_tool_call
 from cascade.run import Settings
 from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of, invalid
 from cascade.service.gateway import KINDS, Gateway, Outcome, Question, Served, Way, header
+from cascade.service.keys import Key
 from cascade.service.limits import FILE_CHARACTERS
 
 T = TypeVar("T")
@@ -44,6 +45,16 @@ PING_S = 10.0
 
 GATHER_S = 0.002
 """Pieces that come within so long of each other are sent together; the first ones go at once."""
+
+IGNORED = frozenset(
+    [
+        *("metadata", "user", "safety_identifier", "store", "service_tier", "include", "container"),
+        *("prompt_cache_key", "prompt_cache_retention", "stream_options", "logprobs"),
+        *("thinking", "context_management", "output_config", "betas", "top_logprobs"),
+    ]
+)
+"""Parameters that change no answer here, where a protocol's model does not name them; the header
+`x-cascade-ignored` tells those that were given."""
 
 _TOOL = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -64,7 +75,7 @@ BODIES: list[type[BaseModel]] = []
 
 
 def takes(model: type[BaseModel]) -> dict[str, Any]:
-    """What the OpenAPI document says of a route that reads its body by `read_body`."""
+    """The part of the OpenAPI document about a body that a route reads by `read_body`."""
     BODIES.append(model)
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
@@ -72,11 +83,7 @@ def takes(model: type[BaseModel]) -> dict[str, Any]:
 
 async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
     """The body of a request, whatever its Content-Type says, and its size in characters; that of
-    images and files is a lump.
-
-    Raises:
-        ServiceError: 400 or 413, with the place that is wrong.
-    """
+    images and files is a lump."""
     try:
         raw = await request.body()
     except ClientDisconnect:
@@ -123,13 +130,8 @@ def unsupported(name: str, why: str) -> ServiceError:
 
 
 async def _check(settings: Settings) -> None:
-    """Refuse what no provider can be sent, and tools and schemas whose answers cannot be checked.
-    Large ones are read in a thread: what was read once is known to the cascade.
-
-    Raises:
-        ServiceError: 400, the name of a tool, or a number such as 1e999.
-        ConfigurationError: there are too many schemas, or one is not valid.
-    """
+    """Refuse what no provider can be sent, such as 1e999, and what no answer can be checked by.
+    Large schemas are read in a thread: what was read once is known to the cascade."""
     tools, schema = settings.get("tools") or [], settings.get("schema")
     for name in ("tools", "schema", "extra"):
         try:
@@ -173,9 +175,6 @@ def message_of(
         calls: of an assistant: `id`, `name` and `arguments`, as text or as an object.
         call_id: of a tool's result.
         name: of the tool, or of who speaks.
-
-    Raises:
-        ServiceError: 400, a call's arguments are no JSON object.
     """
     if role in ("system", "developer"):
         return SystemMessage(content)
@@ -242,11 +241,7 @@ _NO_WISHES, _PREFIX = Wishes(), "x-cascade-"
 
 
 def read_wishes(request: Request, extension: Wishes | None) -> Wishes:
-    """What a request says about itself, in headers and in the body's `cascade`.
-
-    Raises:
-        ServiceError: 400, something has no meaning, or is said twice.
-    """
+    """What a request says about itself, in headers and in the body's `cascade`."""
     said = {} if extension is None else extension.model_dump(exclude_unset=True)
     for name, value in request.headers.items():
         wish = name.removeprefix(_PREFIX).replace("-", "_")
@@ -373,7 +368,6 @@ async def converse(
     form: type[Asked],
     read: Read,
     make_writer: Callable[[Any], Writer],
-    ignored: frozenset[str] = frozenset(),
 ) -> Response:
     """The answer to a request of any protocol, whole or as a stream. A client that leaves cancels
     its run.
@@ -383,11 +377,6 @@ async def converse(
         form: of its body.
         read: makes messages and settings of a body.
         make_writer: makes the writer of the answer to a body.
-        ignored: parameters without a meaning here; a header names those that were given.
-
-    Raises:
-        ServiceError: it is refused.
-        CascadeError: no tier could answer.
     """
     began, gateway = time.monotonic(), gateway_of(request)
     key = await gateway.key_of(request)
@@ -397,17 +386,18 @@ async def converse(
     if not messages and (loaded := writer.loaded()) is not None:
         return json_response(loaded)
     wishes = read_wishes(request, body.cascade)
-    question = _question(body.model, messages, settings, wishes, size, began)
+    question = _question(body.model, messages, settings, wishes, size)
+    question.began = began
     await _check(settings)
     headers = {}
     if (given := request.headers.get("x-request-id")) is not None:
         headers["x-request-id"] = given
-    if unused := sorted(ignored & (body.model_extra or {}).keys()):
+    if unused := sorted(IGNORED & (body.model_extra or {}).keys()):
         headers["x-cascade-ignored"] = header(", ".join(unused))
     if not body.stream:
         outcome = await while_connected(request.receive, gateway.ask(question, key))
         return json_response(writer.whole(outcome), headers | outcome.way.headers())
-    feed = Feed(lambda tell: gateway.ask(question, key, tell))
+    feed = Feed(gateway, question, key)
     try:
         await while_connected(request.receive, feed.begun())
     except BaseException:
@@ -417,37 +407,26 @@ async def converse(
 
 
 def _question(
-    model: str,
-    messages: list[AnyMessage],
-    settings: Settings,
-    wishes: Wishes,
-    size: int,
-    began: float,
+    model: str, messages: list[AnyMessage], settings: Settings, wishes: Wishes, size: int
 ) -> Question:
-    if not messages:
-        raise ServiceError(400, "messages: there are none: ask something.", param="messages")
-    last = messages[-1]
+    last = messages[-1] if messages else HumanMessage("")
     if last.type == "human" and isinstance(last.content, str) and not last.content.strip():
-        said = "messages: the last one is empty: ask something."
+        said = "messages: there is none, or the last one is empty: ask something."
         raise ServiceError(400, said, param="messages")
     decide = {kind: v for kind in KINDS if (v := getattr(wishes, kind)) is not None}
     if len(decide) > 1:
         said = f"{' and '.join(decide)}: each decides alone; give one."
         raise ServiceError(400, said, param=f"cascade.{next(iter(decide))}")
+    settings["tags"] = wishes.tags
     if wishes.deadline is not None:
         settings["deadline"] = wishes.deadline
     if wishes.local_only:
         settings["local_only"] = wishes.local_only
-    settings["tags"] = wishes.tags
-    return Question(model, messages, settings, size, decide, wishes.show, began)
+    return Question(model, messages, settings, size, decide, wishes.show)
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
-    """The result of some work, which is cancelled when the client goes away.
-
-    Raises:
-        ServiceError: 499, it went away.
-    """
+    """The result of some work, which is cancelled when the client goes away."""
 
     async def disconnected() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -466,26 +445,19 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
             await asyncio.wait((working,))
 
 
-Tell = Callable[[Way, Event], None]
-
-
 class Feed:
-    """What a stream has to tell, from the task that works on a request to the one that sends: text
-    in pieces, then the outcome or the error.
+    """What a stream has to tell, from the task that works on a question to the one that sends: text
+    in pieces, then the outcome or the error."""
 
-    Args:
-        work: begins the work; it calls what it is given with each event.
-    """
-
-    def __init__(self, work: Callable[[Tell], Awaitable[Outcome]]) -> None:
+    def __init__(self, gateway: Gateway, question: Question, key: Key | None) -> None:
         self.way: Way | None = None
         self._items: list[str | Outcome | Exception] = []
         self._there = asyncio.Event()
-        self._task = asyncio.create_task(self._work(work))
+        self._task = asyncio.create_task(self._work(gateway, question, key))
 
-    async def _work(self, work: Callable[[Tell], Awaitable[Outcome]]) -> None:
+    async def _work(self, gateway: Gateway, question: Question, key: Key | None) -> None:
         try:
-            self._put(await work(self._tell))
+            self._put(await gateway.ask(question, key, self._tell))
         except Exception as error:  # noqa: BLE001 - the sender has to say it
             self._put(error)
 
@@ -499,11 +471,8 @@ class Feed:
         self._there.set()
 
     async def begun(self) -> None:
-        """Wait for the first words, or as long as a client is patient without any.
-
-        Raises:
-            Exception: it failed before.
-        """
+        """Wait for the first words, or as long as a client is patient without any; raise what came
+        in their place."""
         await self._wait()
         if self._items and isinstance(self._items[0], Exception):
             raise self._items[0]

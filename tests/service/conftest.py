@@ -58,7 +58,7 @@ def write(folder: Path, upstream: Upstream, more: str = "", top: str = "") -> Pa
     path = folder / "cascade.yaml"
     path.write_text(
         f"ledger: sqlite:///ledger.db\nlisten: {{port: 0}}\n{top}cascades:\n  support:\n"
-        f"    threshold: 0.8\n    retries: {{attempts: 1}}\n{more}    tiers:\n{tiers}"
+        f"    threshold: 0.8\n    retries: 1\n{more}    tiers:\n{tiers}"
     )
     return path
 

@@ -48,19 +48,15 @@ def test_a_wrong_configuration_names_file_line_and_key(
     assert "sk-clear-text" not in str(raised.value)
 
 
-def test_the_environment_goes_over_the_file_and_options_over_both(
+def test_variables_fill_in_values_and_options_go_over_the_file(
     tmp_path: Path, upstream: Upstream
 ) -> None:
-    path = write(tmp_path, upstream)
-    variables = {"CASCADE__LISTEN__PORT": "9000", "CASCADE__RECENT": "7", "UPSTREAM_KEY": "k"}
-    read = read_config(path, environment=variables, overrides={"recent": 8})
-    assert (read.config.listen.port, read.config.recent) == (9000, 8)
-    with pytest.raises(
-        ConfigurationError, match="CASCADE__PORT: there is no such key"
-    ):
-        read_config(path, environment={"CASCADE__PORT": "1"})
-    with pytest.raises(ConfigurationError, match="CASCADE__RECENT: should be"):
-        read_config(path, environment={"CASCADE__RECENT": "0"})
+    path = write(tmp_path, upstream, top="recent: ${MANY}\n")
+    read = read_config(path, environment={"MANY": "7"}, overrides={"listen": {"port": 9000}})
+    assert (read.config.listen.port, read.config.recent) == (9000, 7)
+    with pytest.raises(ConfigurationError, match="recent: should be") as raised:
+        read_config(path, environment={"MANY": "secret"})
+    assert "secret" not in str(raised.value)
 
 
 def test_a_file_that_is_none_is_said(tmp_path: Path) -> None:
@@ -117,22 +113,12 @@ async def test_a_changed_file_is_loaded_again_by_itself(
 # --- admin and health
 
 
-async def test_admin_routes_make_list_rotate_and_revoke_keys(serve: Serve) -> None:
+async def test_admin_routes_need_an_admin_key(serve: Serve) -> None:
     async with serve() as served:
-        made = await served.client.post("/admin/keys", json={"name": "a", "day_usd": "1.50"})
-        key, secret = made.json()["key"], made.json()["secret"]
-        plain = served.as_key(secret)
-        refused = await served.client.get("/admin/keys", headers=plain)
-        wrong = await served.client.post("/admin/keys", json={"name": "b", "models": ["x"]})
-        rotated = await served.client.post(f"/admin/keys/{key['id']}/rotate")
-        gone = await served.client.delete(f"/admin/keys/{key['id']}")
-        twice = await served.client.delete(f"/admin/keys/{key['id']}")
-        listed = (await served.client.get("/admin/keys")).json()
-        assert (made.status_code, key["day_usd"]) == (201, "1.50")
-    assert (refused.status_code, wrong.status_code, twice.status_code) == (403, 400, 404)
-    assert rotated.json()["secret"] != secret
-    assert gone.json()["revoked_at"]
-    assert "digest" not in json.dumps(listed)
+        plain = served.as_key(await served.key("plain"))
+        refused = await served.client.get("/admin/budgets", headers=plain)
+        given = await served.client.get("/admin/budgets")
+    assert (refused.status_code, given.json()) == (403, [])
 
 
 async def test_feedback_is_an_entry_of_the_run_of_the_same_key(serve: Serve) -> None:
@@ -145,12 +131,8 @@ async def test_feedback_is_an_entry_of_the_run_of_the_same_key(serve: Serve) -> 
         foreign = await served.client.post("/v1/feedback", json=body, headers=other)
         words = await served.client.post("/v1/feedback", json=body | {"comment": "x"})
         empty = await served.client.post("/v1/feedback", json={"run_id": run_id})
-        report = await served.client.get("/admin/report", params={"days": 1})
-        bad = await served.client.get("/admin/report", params={"days": "many"})
     assert (first["changed"], again["changed"]) == (True, False)
     assert (foreign.status_code, words.status_code, empty.status_code) == (404, 400, 400)
-    assert report.json()["title"]
-    assert bad.status_code == 400
 
 
 async def test_health_metrics_and_the_openapi_document_are_there(serve: Serve) -> None:
@@ -211,7 +193,7 @@ NO_AUTH = {"auth": False}
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/admin/keys"),
+        ("POST", "/admin/reload"),
         ("POST", "/v1/chat/completions"),
         ("POST", "/v1/messages"),
         ("POST", "/api/chat"),
@@ -231,12 +213,11 @@ async def test_without_keys_no_foreign_page_reaches_any_route(
     assert upstream.seen == []
 
 
-async def test_without_keys_there_are_none_to_make_and_this_machine_may_ask(serve: Serve) -> None:
+async def test_without_keys_this_machine_may_ask(serve: Serve) -> None:
     async with serve(**NO_AUTH) as served:
-        made = await served.client.post("/admin/keys", json={"name": "x"})
         own = {"Host": "localhost:8080", "Origin": "http://localhost:8080"}
         asked = await served.ask(own)
-    assert (made.status_code, asked.status_code) == (409, 200)
+    assert asked.status_code == 200
 
 
 def test_without_keys_it_listens_on_loopback_only(tmp_path: Path, upstream: Upstream) -> None:
@@ -393,7 +374,7 @@ async def test_a_tier_that_is_left_alone_is_named_with_the_kind(
     from tests.acceptance.upstream import failure  # noqa: PLC0415
 
     upstream.says("small", failure(503))
-    async with serve("    breaker: {in_a_row: 1, open_s: 60, most_open_s: 60}\n") as served:
+    async with serve("    breaker: 1\n") as served:
         first, second = await served.ask(), await served.ask()
     assert first.headers["x-cascade-reason"] == "small: unavailable"
     assert second.headers["x-cascade-reason"] == "small: left alone after failures"

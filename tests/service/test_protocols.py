@@ -289,9 +289,7 @@ async def test_a_responses_schema_goes_on_as_chat_completions_have_it(
     upstream.says("small", Answer('{"city": "Canberra"}'))
     form: Any = {"type": "json_schema", "name": "town", "schema": SCHEMA, "strict": False}
     async with serve() as served:
-        await openai_of(served).responses.create(
-            model="support", input="x", text={"format": form}, top_logprobs=1
-        )
+        await openai_of(served).responses.create(model="support", input="x", text={"format": form})
     told = upstream.asked("small")[0].body["response_format"]["json_schema"]
     assert told == {"name": "town", "schema": SCHEMA, "strict": False}
 
