@@ -40,33 +40,20 @@ if TYPE_CHECKING:
     from cascade.tiers import Tier
 
 _HOMES = {
-    "Cascade": "api",
-    "CascadeError": "errors",
-    "CascadeMiddleware": "middleware.base",
-    "CascadeResult": "result",
-    "ConfigurationError": "errors",
-    "Decided": "events",
-    "Decision": "state",
-    "EconomicPolicy": "policies",
-    "InputError": "errors",
-    "LedgerEntry": "state",
-    "LedgerError": "errors",
-    "LedgerStore": "ledger.base",
-    "LedgerView": "ledger.view",
-    "MemoryLedger": "ledger.base",
-    "ModelError": "errors",
-    "Policy": "policies",
-    "Price": "ledger.prices",
-    "Provisional": "events",
-    "Retracted": "events",
-    "Run": "run",
-    "Situation": "policies",
-    "ThresholdPolicy": "policies",
-    "Tier": "tiers",
-    "Token": "events",
-    "Verdict": "agents.verifier",
-    "build_graph": "graph",
-    "tagged": "ledger.base",
+    "agents.verifier": "Verdict",
+    "api": "Cascade",
+    "errors": "CascadeError ConfigurationError InputError LedgerError ModelError",
+    "events": "Decided Provisional Retracted Token",
+    "graph": "build_graph",
+    "ledger.base": "LedgerStore MemoryLedger tagged",
+    "ledger.prices": "Price",
+    "ledger.view": "LedgerView",
+    "middleware.base": "CascadeMiddleware",
+    "policies": "EconomicPolicy Policy Situation ThresholdPolicy",
+    "result": "CascadeResult",
+    "run": "Run",
+    "state": "Decision LedgerEntry",
+    "tiers": "Tier",
 }
 
 __all__ = [
@@ -102,11 +89,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'cascade' has no attribute {name!r}")
-    value = getattr(import_module(f"cascade.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    for home, names in _HOMES.items():
+        if name in names.split():
+            value = globals()[name] = getattr(import_module(f"cascade.{home}"), name)
+            return value
+    raise AttributeError(f"module 'cascade' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
