@@ -110,29 +110,25 @@ def row_of(entry: LedgerEntry, tags: Iterable[str]) -> Row:
 class Sums:
     """Sums over entries, exact to the last digit.
 
-    Attributes:
-        calls: entries that asked a model; of `no_tokens` answers the tokens are unknown.
-        unknown: entries of unknown cost; `assumed` is what they are assumed to cost together, and
-            for `unpriced` of them nothing can be assumed.
-        measured, estimated: baselines earned; an audit turns the second into the first.
-        no_baseline: accepted drafts whose baseline is unknown; they count as nothing earned.
-        written: tokens of the prompt, written to a cache.
+    `unknown` entries are of unknown cost, which `assumed` stands for; `unpriced` of them have no
+    assumption. `measured` and `estimated` are baselines earned; `no_baseline` drafts were accepted
+    and theirs is unknown. Of `no_tokens` calls that were answered the tokens are unknown.
     """
 
     entries: int = 0
-    calls: int = 0
-    no_tokens: int = 0
     unknown: int = 0
     unpriced: int = 0
     no_baseline: int = 0
-    input: int = 0
-    output: int = 0
-    cached: int = 0
-    written: int = 0
     cost: Decimal = NOTHING
     assumed: Decimal = NOTHING
     measured: Decimal = NOTHING
     estimated: Decimal = NOTHING
+    calls: int = 0
+    no_tokens: int = 0
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    cache_writes: int = 0
 
     def add(self, row: Row) -> None:
         """One more entry; in the context `EXACT`."""
@@ -156,7 +152,7 @@ class Sums:
             self.input += row.input_tokens or 0
             self.output += row.output_tokens or 0
             self.cached += row.cached_tokens or 0
-            self.written += row.cache_write_tokens or 0
+            self.cache_writes += row.cache_write_tokens or 0
 
     def merge(self, other: Sums) -> None:
         """Take in all of another."""
@@ -180,13 +176,12 @@ class Run:
     """What a report needs of one run.
 
     Attributes:
-        predicted, low, high: estimated baseline and its range: of its accepted draft, or of an
-            answer from another large model.
-        earned_in: the sums in which the baseline of its draft stands.
+        predicted, low, high: estimated baseline of its accepted draft, or of an answer from another
+            large model; it stands in the sums `earned_in`.
         measured: baselines that are known without an audit.
-        large_usd: what the large model's own answer cost.
-        large: what the large model alone would have cost, as an audit of it found: the cost of the
-            audit's call, or what that `corrected` the prediction by, where a cache made it cheaper.
+        large_usd: cost of the large model's own answer.
+        large: what the large model alone would have cost, as an audit found: the cost of its call,
+            or the prediction as `corrected` by it, where a cache made the call cheaper.
         loss: of its audit; `beside`, of a draft that was made beside the large model's answer.
     """
 
@@ -286,13 +281,10 @@ class Books:
     Attributes:
         tags: names of the tags whose values are told apart.
         since, until: when its runs begin.
-        runs: by their id, in the order in which they began.
-        others: ids of runs of other periods.
-        groups: sums by all that tables are made by.
+        runs: by their id, in the order in which they began; `others` are of other periods.
         unknown: entries of unknown cost by node and model, with the latest reason.
         ends: how calls of each tier ended; `seconds` that the successful ones took, and `failing`,
             those since the last success.
-        events: what happened to the cascade.
         unfinished: calls whose process ended before they did.
     """
 

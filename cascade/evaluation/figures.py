@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from operator import add
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from cascade.evaluation.audit import (
     saving,
     wilson,
 )
+from cascade.evaluation.books import Books, Outcome
 from cascade.evaluation.render import percent
 
 WORDY = 8.0
@@ -36,6 +38,11 @@ the ranges of the predictions do."""
 
 _GROUP, _MOST_GROUPS, _STEPS = 20, 10, 8
 _LARGE_ANSWERED = ("escalated", "shadow")
+
+
+Status = Literal["verified", "measured", "estimated", "unknown", "empty"]
+"""How far the saving can be claimed: `verified` by audits; `measured`, as every baseline is known;
+`estimated`, no audits yet; `unknown`, as there are calls without a price; `empty`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +102,64 @@ class Choice:
     worse: float | None
     worse_low: float
     worse_high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What the runs of a period say.
+
+    Attributes:
+        status: how far the saving can be claimed; `verified_usd` and `verified_share` (of the
+            large-only bill) only where it can: the lower end of the saving's interval.
+        unknown_baselines: accepted drafts for which neither an estimate nor audits stand.
+        assumed_usd: the part of the baseline that rests on assumed limits.
+        quality: None where there are accepted drafts and none of them could be audited.
+        escalation: share of the decided requests that went to the large model.
+        right_usd: dollars per answer that is as good as the large model's, where quality is known.
+        what_if: what other thresholds would have given.
+    """
+
+    requests: int
+    outcomes: Mapping[Outcome, int]
+    status: Status
+    verified_usd: float | None
+    verified_share: float | None
+    saving: SavingReport
+    unknown_baselines: int
+    assumed_usd: float
+    quality: Quality | None
+    escalation: Estimate | None
+    right_usd: Estimate | None
+    what_if: tuple[Choice, ...]
+
+
+def findings(books: Books, runs: Any) -> Findings:
+    """The figures of books and of their runs."""
+    total, spent = books.total, float(books.total.spent)
+    found, unknown, assumed = account(runs, spent)
+    quality = quality_of(runs)
+    status: Status = "verified" if found.saving.n else "estimated"
+    if not len(runs):
+        status = "empty"
+    elif total.unpriced or unknown:
+        status = "unknown"
+    elif found.saving.basis == "measured":
+        status = "measured"
+    claimed = status in ("verified", "measured")
+    return Findings(
+        requests=len(runs),
+        outcomes=Counter(runs.outcome.tolist()),
+        status=status,
+        verified_usd=found.saving.low if claimed else None,
+        verified_share=found.share.low if claimed else None,
+        saving=found,
+        unknown_baselines=unknown,
+        assumed_usd=assumed,
+        quality=quality,
+        escalation=escalation(runs),
+        right_usd=None if total.unpriced else right(runs, spent, quality),
+        what_if=choices_of(runs, spent, found.baseline),
+    )
 
 
 # Money ----------------------------------------------------------------------------------------

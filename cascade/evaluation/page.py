@@ -24,12 +24,10 @@ from cascade.evaluation.render import (
     Picture,
     Series,
     Table,
-    dollars,
     interval_of,
     left_columns,
-    number,
-    seconds,
     words,
+    written,
 )
 
 WIDTH, HEIGHT = 480, 340
@@ -211,9 +209,9 @@ def tick(value: float, unit: str) -> str:
     if unit in ("share", "points"):
         said = f"{100 * value:.4g}".replace("-", "−")
         return f"{said} %" if unit == "share" else said
-    if unit == "usd":
-        return dollars(value).removesuffix(".00")
-    return seconds(value) if unit == "seconds" else number(value)
+    if unit == "seconds":
+        return written(value, "seconds")
+    return written(value, "usd").removesuffix(".00") if unit == "usd" else written(value, "number")
 
 
 def _scale(values: Span, places: Span) -> Scale:

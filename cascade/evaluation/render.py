@@ -164,9 +164,64 @@ def dollars(amount: Number | None) -> str:
 
     Three digits, two below a hundredth of a cent, never more than eight decimals.
     """
-    value = _known(amount)
+    return written(amount, "usd")
+
+
+def percent(share: Number | None, digits: int | None = None) -> str:
+    """`73.8 %`; two decimals below 1 %, unless `digits` says otherwise; `?` where unknown."""
+    known = _known(share)
+    if digits is None or known is None:
+        return written(share, "share")
+    return f"{_signed(100 * known, digits)} %"
+
+
+def counted(n: int, what: str, plural: str | None = None) -> str:
+    """`1 audit`, `2,000 audits`, `3 entries`."""
+    return f"{n:,} {what if n == 1 else plural or f'{what}s'}"
+
+
+def written(value: Number | None, unit: Unit) -> str:
+    """A number as people read it, such as `−1.2` points, `1.4 s`, `1,234`; `?` where unknown."""
+    known = _known(value)
+    return UNKNOWN if known is None else _WRITERS[unit](known)
+
+
+def words(cell: Cell, *, interval: bool = True) -> str:
+    """A cell as people read it: `≈ $1.20 ($0.90 to $1.50)`, `73.8 % (70.1 to 76.9)`, `?`."""
+    if not isinstance(cell, Figure):
+        return UNKNOWN if cell is None else cell
+    said = UNKNOWN if cell.basis == "unknown" else written(cell.value, cell.unit)
+    if said != UNKNOWN:
+        said = f"{ESTIMATED if cell.basis == 'estimated' else ''}{said}"
+        said = f"{said} + {UNKNOWN}" if cell.partial else said
+    between = interval_of(cell) if interval else ""
+    return f"{said} ({between})" if between else said
+
+
+def interval_of(cell: Cell) -> str:
+    """The interval of a figure as people read it; "" where it has none, or it says nothing."""
+    if not isinstance(cell, Figure):
+        return ""
+    value, low, high = map(_known, (cell.value, cell.low, cell.high))
+    at_least_nothing = value is None and low == 0 and high is None
+    if at_least_nothing or low == high is None or low == high == value:
+        return ""
+    ends = [written(end, cell.unit) for end in (low, high)]
+    if all(end.endswith(" %") for end in ends):
+        ends = [end.removesuffix(" %") for end in ends]
+    return " to ".join(ends)
+
+
+def _known(value: Number | None) -> Decimal | None:
     if value is None:
-        return UNKNOWN
+        return None
+    exact = value if isinstance(value, Decimal) else Decimal(str(value))
+    if not exact.is_finite():
+        return None
+    return exact if abs(exact) >= _NOISE else Decimal(0)
+
+
+def _dollars(value: Decimal) -> str:
     size, sign = abs(value), "−" if value < 0 else ""
     if 0 < size < Decimal("1e-8"):
         return "−$0.00" if sign else "<$0.00000001"
@@ -174,35 +229,22 @@ def dollars(amount: Number | None) -> str:
         return f"{sign}${size:,.0f}"
     digits = 2 if size >= Decimal("1e-4") else 1
     places = max(2, min(8, digits - size.adjusted())) if size else 2
-    whole, _, cents = f"{size:.{places}f}".partition(".")
-    return f"{sign}${int(whole):,}.{cents[:2]}{cents[2:].rstrip('0')}"
+    whole, _, cents = f"{size:,.{places}f}".partition(".")
+    return f"{sign}${whole}.{cents[:2]}{cents[2:].rstrip('0')}"
 
 
-def percent(share: Number | None, digits: int | None = None) -> str:
-    """`73.8 %`; two decimals below 1 %, unless `digits` says otherwise; `?` where unknown."""
-    value = _known(share)
-    if value is None:
-        return UNKNOWN
-    if digits is None and 0 < abs(value) < Decimal("1e-4"):
+def _percent(value: Decimal) -> str:
+    if 0 < abs(value) < Decimal("1e-4"):
         return "<0.01 %" if value > 0 else "−0.01 %"
-    usual = 2 if 0 < abs(value) < Decimal("0.01") else 1
-    return f"{_signed(100 * value, usual if digits is None else digits)} %"
+    return f"{_signed(100 * value, 2 if 0 < abs(value) < Decimal('0.01') else 1)} %"
 
 
-def points(change: Number | None, digits: int = 1) -> str:
-    """`−1.2`, `+0.4`: a difference of shares in percentage points; `?` where unknown."""
-    value = _known(change)
-    if value is None:
-        return UNKNOWN
-    said = _signed(100 * value, digits)
+def _points(value: Decimal) -> str:
+    said = _signed(100 * value, 1)
     return f"+{said}" if value > 0 and said.strip("0.") else said
 
 
-def seconds(time: Number | None) -> str:
-    """`12 ms`, `1.4 s`, `2 min 5 s`, `3 h 12 min`; `?` where unknown."""
-    value = _known(time)
-    if value is None:
-        return UNKNOWN
+def _seconds(value: Decimal) -> str:
     size, sign = abs(float(value)), "−" if value < 0 else ""
     if 0 < size < 1e-5:
         return "<0.01 ms"
@@ -217,75 +259,25 @@ def seconds(time: Number | None) -> str:
     return f"{sign}{minutes // 60:,} h {minutes % 60} min"
 
 
-def number(value: Number | None) -> str:
-    """Three significant digits without a power of ten; `?` where unknown."""
-    known = _known(value)
-    if known is None:
-        return UNKNOWN
-    said = _signed(known, max(0, min(6, 2 - known.adjusted())) if known else 0)
+def _number(value: Decimal) -> str:
+    """Three significant digits without a power of ten."""
+    said = _signed(value, max(0, min(6, 2 - value.adjusted())) if value else 0)
     return said.rstrip("0").rstrip(".") if "." in said else said
-
-
-def count(n: Number | None) -> str:
-    """`1,234`; `?` where unknown."""
-    value = _known(n)
-    return UNKNOWN if value is None else _signed(value, 0)
-
-
-def counted(n: int, what: str, plural: str | None = None) -> str:
-    """`1 audit`, `2,000 audits`, `3 entries`."""
-    return f"{n:,} {what if n == 1 else plural or f'{what}s'}"
-
-
-_WORDS: Mapping[str, Callable[[Number | None], str]] = {
-    "usd": dollars,
-    "share": percent,
-    "points": points,
-    "seconds": seconds,
-    "count": count,
-    "number": number,
-}
-
-
-def words(cell: Cell, *, interval: bool = True) -> str:
-    """A cell as people read it: `≈ $1.20 ($0.90 to $1.50)`, `73.8 % (70.1 to 76.9)`, `?`."""
-    if not isinstance(cell, Figure):
-        return UNKNOWN if cell is None else cell
-    write = _WORDS[cell.unit]
-    said = UNKNOWN if cell.basis == "unknown" else write(cell.value)
-    if said != UNKNOWN:
-        said = f"{ESTIMATED if cell.basis == 'estimated' else ''}{said}"
-        said = f"{said} + {UNKNOWN}" if cell.partial else said
-    between = interval_of(cell) if interval else ""
-    return f"{said} ({between})" if between else said
-
-
-def interval_of(cell: Cell) -> str:
-    """The interval of a figure as people read it; "" where it has none, or it says nothing."""
-    if not isinstance(cell, Figure):
-        return ""
-    value, ends = _known(cell.value), (_known(cell.low), _known(cell.high))
-    at_least_nothing = value is None and ends[0] == 0 and ends[1] is None
-    if at_least_nothing or ends in ((None, None), (value, value)):
-        return ""
-    low, high = map(_WORDS[cell.unit], ends)
-    if low.endswith(" %") and high.endswith(" %"):
-        low, high = low.removesuffix(" %"), high.removesuffix(" %")
-    return f"{low} to {high}"
-
-
-def _known(value: Number | None) -> Decimal | None:
-    if value is None:
-        return None
-    exact = value if isinstance(value, Decimal) else Decimal(str(value))
-    if not exact.is_finite():
-        return None
-    return exact if abs(exact) >= _NOISE else Decimal(0)
 
 
 def _signed(value: Decimal, places: int) -> str:
     said = f"{abs(value):,.{places}f}"
     return f"−{said}" if value < 0 and said.strip("0.") else said
+
+
+_WRITERS: Mapping[str, Callable[[Decimal], str]] = {
+    "usd": _dollars,
+    "share": _percent,
+    "points": _points,
+    "seconds": _seconds,
+    "count": lambda value: _signed(value, 0),
+    "number": _number,
+}
 
 
 def printable(text: str) -> str:

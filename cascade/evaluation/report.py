@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,17 +19,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cascade.errors import ConfigurationError
-from cascade.evaluation.audit import Estimate, SavingReport
-from cascade.evaluation.books import Books, Outcome, Sums, read, utc
+from cascade.evaluation.audit import Estimate
+from cascade.evaluation.books import Books, Sums, read, utc
 from cascade.evaluation.figures import (
     Choice,
-    Quality,
+    Findings,
     account,
-    choices_of,
     escalation,
-    quality_of,
+    findings,
     reliability,
-    right,
 )
 from cascade.evaluation.render import (
     Axis,
@@ -53,10 +51,6 @@ from cascade.state import Basis
 if TYPE_CHECKING:
     from cascade.ledger.store import SqlLedger
 
-Status = Literal["verified", "measured", "estimated", "unknown", "empty"]
-"""How far the saving can be claimed: `verified` by audits; `measured`, as every baseline is known;
-`estimated`, no audits yet; `unknown`, as there are calls without a price; `empty`."""
-
 Verdict = Literal["saves", "loses", "cannot tell yet"]
 _TONES: Mapping[Verdict, Tone] = {"saves": "good", "loses": "bad", "cannot tell yet": "open"}
 
@@ -76,40 +70,22 @@ MOST_LINES = 30
 """Lines of a table; the others are summed up in one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report(Findings):
     """What a cascade saved and lost in a period, with how sure that is; made by `make_report`.
 
     Attributes:
         first, last: times of the first and last entry of the period.
-        status: how far the saving can be claimed; `verified_usd` and `verified_share` (of the
-            large-only bill) only where it can: the lower end of the saving's interval.
-        unknown_baselines: accepted drafts for which neither an estimate nor audits stand.
-        quality: None where there are accepted drafts and none of them could be audited.
-        escalation: share of the decided requests that went to the large model.
-        right_usd: dollars per answer that is as good as the large model's, where quality is known.
         trouble: what is wrong now, in sentences.
-        what_if: what other thresholds would have given.
         document: all of it for people, with tables and pictures.
     """
 
     first: datetime | None
     last: datetime | None
-    requests: int
-    outcomes: Mapping[Outcome, int]
-    status: Status
-    verified_usd: float | None
-    verified_share: float | None
     verdict: Verdict
     reason: str
     advice: str
-    saving: SavingReport
-    unknown_baselines: int
-    quality: Quality | None
-    escalation: Estimate | None
-    right_usd: Estimate | None
     trouble: tuple[str, ...]
-    what_if: tuple[Choice, ...]
     document: Document
 
 
@@ -165,51 +141,6 @@ async def _tags_of(store: SqlLedger | MemoryLedger, selection: Selection) -> lis
     return sorted({name for tags in found for name in tags})
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What is told of the books of a period."""
-
-    books: Books
-    runs: Any
-    total: Sums
-    saving: SavingReport
-    unknown: int
-    assumed: float
-    quality: Quality | None
-    escalation: Estimate | None
-    right_usd: Estimate | None
-    choices: tuple[Choice, ...]
-
-    @property
-    def status(self) -> Status:
-        if not len(self.runs):
-            return "empty"
-        if self.total.unpriced or self.unknown:
-            return "unknown"
-        if self.saving.saving.basis == "measured":
-            return "measured"
-        return "verified" if self.saving.saving.n else "estimated"
-
-
-def _find(books: Books) -> _Found:
-    runs, total = books.columns(), books.total
-    spent = float(total.spent)
-    found, unknown, assumed = account(runs, spent)
-    quality = quality_of(runs)
-    return _Found(
-        books=books,
-        runs=runs,
-        total=total,
-        saving=found,
-        unknown=unknown,
-        assumed=assumed,
-        quality=quality,
-        escalation=escalation(runs),
-        right_usd=None if total.unpriced else right(runs, spent, quality),
-        choices=choices_of(runs, spent, found.baseline),
-    )
-
-
 def report_of(
     books: Books,
     selection: Selection = EVERYTHING,
@@ -218,39 +149,29 @@ def report_of(
     by: Sequence[str] = TABLES,
 ) -> Report:
     """The report of books that were read already; of tags, only tables that they were read for."""
-    found = _find(books)
-    claimed = found.status in ("verified", "measured")
-    verdict, reason = _verdict(found)
-    advice, trouble, facts = _advice(found, verdict), _trouble(books), _facts(found)
-    alarm = counted(len(trouble), "thing") if trouble else "nothing"
+    runs = books.columns()
+    found = findings(books, runs)
+    verdict, reason = _verdict(found, books)
+    advice, trouble, facts = _advice(found, verdict), _trouble(books), _facts(found, books, runs)
+    alarm = Fact("wrong now", counted(len(trouble), "thing") if trouble else "nothing")
     sentence = f"{verdict[0].upper()}{verdict[1:]}: {reason}."
     if found.quality is not None and found.quality.checked:
         sentence = f"{sentence} {found.quality.sentence}"
     return Report(
+        **{part.name: getattr(found, part.name) for part in fields(found)},
         first=books.first,
         last=books.last,
-        requests=len(books.runs),
-        outcomes=Counter(run.outcome for run in books.runs.values()),
-        status=found.status,
-        verified_usd=found.saving.saving.low if claimed else None,
-        verified_share=found.saving.share.low if claimed else None,
         verdict=verdict,
         reason=reason,
         advice=advice,
-        saving=found.saving,
-        unknown_baselines=found.unknown,
-        quality=found.quality,
-        escalation=found.escalation,
-        right_usd=found.right_usd,
         trouble=trouble,
-        what_if=found.choices,
         document=Document(
             title=_title(books, selection),
             sentence=sentence,
-            facts=(*facts, Fact("wrong now", alarm)),
-            notes=tuple(filter(None, (*trouble, advice, *_remarks(found)))),
-            tables=tuple(_tables(found, by, facts, earlier)) if books.groups else (),
-            pictures=_pictures(books, found.runs),
+            facts=(*facts, alarm),
+            notes=tuple(filter(None, (*trouble, advice, *_remarks(found, books.total, runs)))),
+            tables=tuple(_tables(found, books, by, facts, earlier)) if books.groups else (),
+            pictures=_pictures(books, runs),
             tone=_TONES[verdict],
         ),
     )
@@ -259,18 +180,18 @@ def report_of(
 # Verdict --------------------------------------------------------------------------------------
 
 
-def _verdict(found: _Found) -> tuple[Verdict, str]:
+def _verdict(found: Findings, books: Books) -> tuple[Verdict, str]:
     low, high = found.saving.saving.low, found.saving.saving.high
-    audits = found.books.summed(lambda key: key.node == "audit").get(True, Sums())
+    audits = books.summed(lambda key: key.node == "audit").get(True, Sums())
     paid, status = float(audits.spent), found.status
     of_bill = " of what the large model alone would have cost"
     verdict: Verdict = "cannot tell yet"
     reason = f"the saving is between {dollars(low)} and {dollars(high)}"
     if status == "empty":
         reason = "there are no requests in this period"
-    elif (found.runs.outcome == "shadow").all():
+    elif set(found.outcomes) == {"shadow"}:
         reason = "the large model answered everything: a shadow start saves nothing yet"
-        for live in (choice for choice in found.choices if choice.in_force):
+        for live in (choice for choice in found.what_if if choice.in_force):
             reason += (
                 f"; live at {live.threshold:.3f} it would have saved "
                 f"{dollars(live.saving.value)}, with {percent(live.worse)} of the requests "
@@ -298,7 +219,7 @@ def _verdict(found: _Found) -> tuple[Verdict, str]:
     return verdict, reason
 
 
-def _advice(found: _Found, verdict: Verdict) -> str:
+def _advice(found: Findings, verdict: Verdict) -> str:
     """What to do next."""
     if found.status == "empty":
         return (
@@ -316,14 +237,13 @@ def _advice(found: _Found, verdict: Verdict) -> str:
             "count from then on (--since)."
         )
     unaudited = found.quality is None or not found.quality.checked
-    accepted = bool((found.runs.outcome == "accepted").any())
+    accepted = found.outcomes.get("accepted", 0)
     return "Audit some drafts: Cascade(…, audit_rate=0.05)." if accepted and unaudited else ""
 
 
-def _remarks(found: _Found) -> Iterable[str]:
+def _remarks(found: Findings, total: Sums, runs: Any) -> Iterable[str]:
     """What a reader must know about the figures."""
-    total, quality = found.total, found.quality
-    drafts = found.runs[found.runs.outcome == "accepted"]
+    quality, drafts = found.quality, runs[runs.outcome == "accepted"]
     if total.unknown:
         nothing = f" For {total.unpriced:,} nothing can be assumed." if total.unpriced else ""
         yield (
@@ -340,7 +260,7 @@ def _remarks(found: _Found) -> Iterable[str]:
         yield (
             "Accepted drafts that could not be audited (auditing off, or its budget used up): "
             f"{blind:,} of {len(drafts):,}, for which the quality figures do not stand. "
-            f"{dollars(found.assumed)} of the baseline rests on assumed limits."
+            f"{dollars(found.assumed_usd)} of the baseline rests on assumed limits."
         )
     due = float(np.nansum(drafts.rate))
     if quality is None:
@@ -387,15 +307,14 @@ def _title(books: Books, selection: Selection) -> str:
     return f"What the cascade saved{period}{f' ({tags})' if tags else ''}"
 
 
-def _facts(found: _Found) -> tuple[Fact, ...]:
+def _facts(found: Findings, books: Books, runs: Any) -> tuple[Fact, ...]:
     """The figures of the first view, also those by which two periods are compared."""
-    books, total, quality = found.books, found.total, found.quality
-    n = len(books.runs)
+    total, quality, n = books.total, found.quality, found.requests
     if not books.groups:
         return (Fact("requests", Figure(0, "count")),)
     failed, good = (sum(ends[how] for ends in books.ends.values()) for how in ("failed", "ok"))
-    half, most = _took(found.runs.latency_s[found.runs.latency_s > 0], (0.5, 0.95))
-    bill, saved, share = _shown(found)
+    half, most = _took(runs.latency_s[runs.latency_s > 0], (0.5, 0.95))
+    bill, saved, share = _shown(found, total.unpriced)
     claim = {"verified": "the lower end is what may be claimed", "estimated": "no audits yet"}
     worse, bound = "?", "no accepted draft was checked"
     if quality is not None and quality.checked:
@@ -420,40 +339,46 @@ def _facts(found: _Found) -> tuple[Fact, ...]:
     )
 
 
-def _shown(found: _Found) -> tuple[Figure, Figure, Figure]:
+def _shown(found: Findings, unpriced: int) -> tuple[Figure, Figure, Figure]:
     """Large-only bill, saving and its share, as far as they are known: a cost without a price
     leaves a saving no lower end, a draft without a baseline leaves it no upper one."""
 
     def shown(estimate: Estimate, unit: Unit, unpriced: int) -> Figure:
-        value = None if found.unknown or unpriced else estimate.value
-        low, high = None if unpriced else estimate.low, None if found.unknown else estimate.high
+        unknown = found.unknown_baselines
+        value = None if unknown or unpriced else estimate.value
+        low, high = None if unpriced else estimate.low, None if unknown else estimate.high
         return Figure(value, unit, low, high, estimate.basis)
 
     return (
         shown(found.saving.baseline, "usd", 0),
-        shown(found.saving.saving, "usd", found.total.unpriced),
-        shown(found.saving.share, "share", found.total.unpriced),
+        shown(found.saving.saving, "usd", unpriced),
+        shown(found.saving.share, "share", unpriced),
     )
 
 
 def _tables(
-    found: _Found, by: Sequence[str], facts: Sequence[Fact], earlier: Report | None
+    found: Findings,
+    books: Books,
+    by: Sequence[str],
+    facts: Sequence[Fact],
+    earlier: Report | None,
 ) -> Iterable[Table]:
     """All tables that have rows."""
-    books, compared = found.books, []
+    compared = []
     if earlier is not None and earlier.requests:
         before = {fact.label: fact.figure for fact in earlier.document.facts}
         rows = tuple((fact.label, fact.figure, before[fact.label]) for fact in facts)
         heads = ("", "this period", "before")
         compared = [Table("Compared with the period before", heads, rows)]
-    tables = [_money(found), *compared, *_breakdowns(found, by), _tokens(books), _calls(books)]
-    tables += [_choices(found.choices), _unknown(books), _events(books)]
+    tables = [_money(found, books.total), *compared, *_breakdowns(found, books, by)]
+    tables += [_tokens(books), _calls(books), _choices(found.what_if), _unknown(books)]
+    tables.append(_events(books))
     return (table for table in tables if table.rows)
 
 
-def _money(found: _Found) -> Table:
-    bill, saved, share = _shown(found)
-    total, made = found.total, found.saving
+def _money(found: Findings, total: Sums) -> Table:
+    bill, saved, share = _shown(found, total.unpriced)
+    made = found.saving
     guess: Basis = "estimated" if made.estimated_usd else "measured"
     estimated = Figure(made.estimated_usd, "usd", basis=guess)
     rows: list[tuple[Cell, ...]] = [
@@ -462,25 +387,25 @@ def _money(found: _Found) -> Table:
         ("spent, assumed", Figure(total.assumed, "usd"), f"{total.unknown:,} unknown costs"),
         ("saved, measured", Figure(made.measured_usd, "usd"), "escalated and audited"),
         ("saved, estimated", estimated, "accepted drafts that were not audited"),
-        ("saved, unknown", None, f"{found.unknown:,} accepted drafts without a baseline"),
+        ("saved, unknown", None, f"{found.unknown_baselines:,} accepted drafts without a baseline"),
         ("net saving", saved, "; ".join(filter(None, (made.saving.method, made.saving.note)))),
         ("as a share", share, "of the large-only bill"),
     ]
-    hidden = {"spent, assumed": not total.unknown, "saved, unknown": not found.unknown}
+    hidden = {"spent, assumed": not total.unknown, "saved, unknown": not found.unknown_baselines}
     shown = tuple(row for row in rows if not hidden.get(str(row[0])))
     return Table("Money", ("", "dollars", "how"), shown)
 
 
-def _breakdowns(found: _Found, by: Sequence[str]) -> Iterable[Table]:
+def _breakdowns(found: Findings, books: Books, by: Sequence[str]) -> Iterable[Table]:
     """Tables by node, tier, model, day or tag, of which every column adds up to the headline.
 
     Estimated savings are those of the ledger, scaled to what the audits make of their sum.
     """
-    total = float(found.total.estimated)
+    total = float(books.total.estimated)
     scale = found.saving.estimated_usd / total if total else None
-    teams = tuple(f"tag:{tag}" for tag in TEAMS if tag in found.books.tags)
+    teams = tuple(f"tag:{tag}" for tag in TEAMS if tag in books.tags)
     for name in dict.fromkeys(each for one in by for each in (teams if one == "tags" else (one,))):
-        table = _breakdown(found.books, name, scale)
+        table = _breakdown(books, name, scale)
         # A tag that no entry has makes one line without a name, and the total.
         if [row[0] for row in table.rows] != ["–", "total"]:
             yield table
@@ -534,8 +459,8 @@ def _tokens(books: Books) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for tier, sums in books.summed(lambda key: key.tier).items():
         if sums.calls:
-            fresh = sums.input - sums.cached - sums.written
-            tokens = (fresh, sums.cached, sums.written, sums.output)
+            fresh = sums.input - sums.cached - sums.cache_writes
+            tokens = (fresh, sums.cached, sums.cache_writes, sums.output)
             cells = (Figure(n, "count", partial=sums.no_tokens > 0) for n in tokens)
             share = Figure(sums.cached / sums.input if sums.input else None, "share")
             rows.append((tier, Figure(sums.calls, "count"), *cells, share))

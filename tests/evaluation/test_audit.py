@@ -43,6 +43,8 @@ def test_the_hajek_mean_weighs_by_the_inverse_rate() -> None:
     assert hajek_mean(np.array([3.0, 0.0]), s) == pytest.approx(1.0)  # (2·3 + 4·0)/6
     assert (s.n, s.complete) == (2, False)
     assert s.size == pytest.approx(36 / 20)
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert (wilson(0.0, 10)[0], wilson(1.0, 10)[1]) == (0.0, 1.0)
 
 
 def test_the_weight_of_a_proxy_by_hand() -> None:
@@ -69,21 +71,8 @@ def test_without_audits_the_saving_is_an_assumption() -> None:
     assert (found.saving.note, found.saving.basis) == (NO_AUDITS, "estimated")
 
 
-def test_no_bill_is_no_share() -> None:
-    nothing = Sample(np.zeros(0), np.zeros(0, dtype=bool))
-    found = saving(np.zeros(0), nothing, baselines(0), escalated_usd=0, spent_usd=0)
-    assert found.share.value == 0.0
-
-
-def test_the_loss_is_per_request_escalated_ones_included() -> None:
-    losses = np.array([1.0] * 2 + [0.0] * 8)
-    found = quality_loss(losses, sample(0.5, [1] * 10 + [0] * 10), requests=40)
-    assert found.value == pytest.approx(0.1)  # 0.2 of the accepted half
-    assert found.low < 0.1 < found.high
-    assert found.method == "adjusted t"
-
-
 def test_few_audits_claim_nothing_and_say_so() -> None:
+    assert student(np.ones(1), sample(0.1, [1]), spread=1.0)[1] > 1.0
     found = quality_loss(np.zeros(2), sample(0.1, [1, 1, *[0] * 18]), requests=20)
     assert (found.low, found.high, found.note) == (-1.0, 1.0, "only 2 audits")
     nothing = quality_loss(np.zeros(0), sample(0.1, [0, 0]), requests=4)
@@ -94,20 +83,6 @@ def test_agreement_of_all_audits_is_no_proof() -> None:
     s = sample(0.1, [1] * 10 + [0] * 90)
     # (1 − 0.1)^K = 0.025: 35 losses among the 100 could have stayed unseen.
     assert adjusted(np.zeros(10), s, (-1.0, 1.0))[1] == pytest.approx(0.35, abs=0.011)
-
-
-def test_a_known_spread_widens_the_interval_of_few() -> None:
-    s = sample(0.1, [1] * 3 + [0] * 37)
-    assert student(np.ones(3), s) == (1.0, 1.0)
-    low, high = student(np.ones(3), s, spread=1.0)
-    assert low < 1.0 < high
-    assert student(np.ones(1), sample(0.1, [1]), spread=1.0)[1] > 1.0
-
-
-def test_wilsons_interval_by_hand() -> None:
-    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert wilson(0.0, 10)[0] == 0.0
-    assert wilson(1.0, 10)[1] == 1.0
 
 
 def test_what_cannot_be_is_refused() -> None:

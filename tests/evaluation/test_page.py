@@ -194,20 +194,11 @@ def test_ticks_are_round(ends: tuple[float, float], unit: str, wanted: list[floa
     assert ticks(ends, unit) == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize(
-    ("value", "unit", "said"),
-    [
-        (0.25, "share", "25 %"),
-        (-0.012, "points", "−1.2"),
-        (2.0, "usd", "$2"),
-        (0.5, "seconds", "500 ms"),
-        (1500.0, "count", "1,500"),
-        (DAY, "days", "Mar 1"),
-        (float("nan"), "usd", "?"),
-    ],
-)
-def test_ticks_are_short(value: float, unit: str, said: str) -> None:
-    assert tick(value, unit) == said
+def test_ticks_are_short() -> None:
+    given = ((0.25, "share"), (-0.012, "points"), (2.0, "usd"), (0.5, "seconds"))
+    assert [tick(*each) for each in given] == ["25 %", "−1.2", "$2", "500 ms"]
+    given = ((1500.0, "count"), (DAY, "days"), (float("nan"), "usd"))
+    assert [tick(*each) for each in given] == ["1,500", "Mar 1", "?"]
 
 
 def test_an_axis_ends_where_it_is_told_or_around_its_values() -> None:

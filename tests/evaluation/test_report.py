@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from cascade.evaluation.audit import Estimate
 from cascade.evaluation.books import row_of
 from cascade.evaluation.figures import account, quality_of
 from cascade.evaluation.render import to_json, words
-from cascade.evaluation.report import make_report, report_of
+from cascade.evaluation.report import make_report
 from cascade.ledger.base import Selection
 from cascade.ledger.feedback import Feedback
 from cascade.ledger.store import open_store
@@ -161,13 +160,6 @@ def test_what_is_assumed_for_an_unknown_cost_counts_as_spent(story: Story, assum
     assert cells_of(report, "Money", "spent, assumed") == [assumed, "1 unknown costs"]
 
 
-def test_a_large_answer_of_assumed_cost_neither_saves_nor_loses() -> None:
-    told = Story().draft(usd(0)).decide("escalate").expert(None, assumed_usd=usd("0.05"))
-    report = reported([Story().escalated(), told])
-    assert report.saving.saving.value == pytest.approx(-0.0001)
-    assert report.saving.baseline.value == pytest.approx(0.06)
-
-
 # How runs end
 
 
@@ -221,12 +213,6 @@ def test_a_large_answer_earns_what_the_large_model_alone_would_have_cost(
     assert saving.basis == fields["basis"]
 
 
-def test_a_shadow_start_is_not_told_to_be_switched_off() -> None:
-    report = reported([Story().shadow() for _ in range(5)])
-    assert (report.verdict, report.escalation) == ("cannot tell yet", None)
-    assert "shadow start" in report.reason
-
-
 def test_the_escalation_rate_is_of_decided_requests() -> None:
     told = [
         *(Story().escalated() for _ in range(2)),
@@ -252,13 +238,6 @@ def test_an_audit_that_could_not_be_compared_counts_for_the_saving_alone() -> No
     assert report.quality.checked == 10
     assert report.quality.finished < 1
     assert "Only 50.0 % of the audits" in text_of(report)
-
-
-def test_an_audit_without_the_large_models_cost_counts_for_quality_alone() -> None:
-    report = reported([*audited(10), Story().draft().accept(rate=0.5).audit(None, 1.0)])
-    assert report.saving.saving.n == 10
-    assert report.quality is not None
-    assert (report.quality.checked, report.quality.worse) == (11, 1)
 
 
 @pytest.mark.parametrize(
@@ -299,13 +278,8 @@ def test_drafts_that_could_not_be_audited_enter_with_assumed_limits() -> None:
     assert "could not be audited (auditing off, or its budget used up): 40 of 80" in text_of(both)
 
 
-def test_without_any_chance_of_audits_nothing_is_known_about_quality() -> None:
-    report = reported(accepted(5, rate=0.0))
-    assert report.quality is None
-    assert "Nothing is known about quality" in text_of(report)
-
-
-def test_audits_that_never_came_are_noticed() -> None:
+def test_audits_that_never_came_or_could_not_come_are_noticed() -> None:
+    assert "Nothing is known about quality" in text_of(reported(accepted(5, rate=0.0)))
     assert "audits were due and none has a result" in text_of(reported(accepted(200, rate=0.2)))
 
 
@@ -352,15 +326,6 @@ def test_a_saving_at_the_price_of_quality_is_told_with_it() -> None:
     report = reported([*audited(40, loss=1.0), *accepted(400, rate=0.1)])
     assert report.verdict == "saves"
     assert "; but it lost at least " in report.reason
-
-
-def test_an_interval_that_holds_both_answers_is_open() -> None:
-    told = [Story().draft(usd("0.01")).accept(rate=0.5) for _ in range(54)]
-    for story, large in zip(told, ("0.001", "0.05", "0.002", "0.03"), strict=False):
-        story.audit(usd(large))
-    report = reported(told)
-    assert report.verdict == "cannot tell yet"
-    assert "the saving is between −$" in report.reason
 
 
 # What is wrong now
@@ -411,14 +376,11 @@ def test_tokens_from_caches_stand_apart_by_tier() -> None:
     assert cells_of(reported([silent]), "Tokens by tier", "small")[1] == "0 + ?"
 
 
-def test_teams_come_before_models_and_nodes() -> None:
+def test_teams_come_before_models_and_nodes_and_lines_of_days_and_tags_count_requests() -> None:
     titles = [table.title for table in reported(accepted(3)).document.tables]
     order = [titles.index(f"By {by}") for by in ("team", "model", "tier", "day", "node")]
     assert order == sorted(order)
     assert "By key" not in titles
-
-
-def test_lines_of_days_and_tags_count_requests() -> None:
     told = [Story(NOON + days * DAY).draft().accept() for days in (0, 0, 2)]
     report = reported(told, by=("day", "tag:team"))
     assert cells_of(report, "By day", "2026-03-01")[0] == "2"
@@ -501,6 +463,7 @@ def test_shadow_runs_say_what_going_live_would_give() -> None:
     assert live.worse == pytest.approx(0.1)
     assert live.saving.value == pytest.approx(10 * (0.01 - 0.0001))
     assert "live at" not in reported(told).reason
+    assert reported(told).verdict == "cannot tell yet"
     told = [Story().shadow(loss=0.0, confidence=0.9, threshold=0.5) for _ in range(10)]
     assert "live at 0.500 it would have saved $0.099, with 0.0 %" in reported(told).reason
 
@@ -525,34 +488,15 @@ def test_an_audit_that_comes_late_is_paid_in_its_own_period() -> None:
     assert cells_of(report, "By node", "audit")[1] == "$0.012"
 
 
-def test_times_without_a_zone_are_utc() -> None:
-    told = [Story(NOON).draft(), Story(NOON + HOUR).draft()]
-    naive = datetime(2026, 3, 1, 12, 30)  # noqa: DTZ001 - that is the case
-    assert reported(told, Selection(since=naive)).requests == 1
-
-
 def test_two_periods_are_compared_by_the_same_figures() -> None:
     told = [*(Story(NOON + hour * HOUR).draft().accept() for hour in (0, 1, 2, 3, 4))]
     period = Selection(since=NOON + 2 * HOUR, until=NOON + 4 * HOUR)
     report = reported(told, period)
+    assert report.requests == reported(told, Selection(run_id=told[0].run)).requests + 1 == 2
+    assert reported(told, Selection(tags={"team": "c"})).requests == 0
     assert cells_of(report, "Compared with the period before", "requests") == ["2", "2"]
     assert "Compared" not in text_of(reported(told))
     assert "Compared" not in text_of(reported(told, period, compare=False))
-
-
-def test_selections_by_tag_and_run() -> None:
-    store = ledger_of([Story().draft().accept()], {"team": "a"})
-    other = Story().draft().accept()
-    store.append(other.entries, {"team": "b"})
-    counts = [
-        asyncio.run(make_report(store, selection)).requests
-        for selection in (
-            Selection(tags={"team": "a"}),
-            Selection(run_id=other.run),
-            Selection(tags={"team": "c"}),
-        )
-    ]
-    assert counts == [1, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -633,21 +577,3 @@ def test_the_intervals_cover_the_truth() -> None:
             lost.low <= world.lost <= lost.high,
         )
     assert inside.min() >= 0.93 * 200
-
-
-def test_the_estimate_is_not_off_although_every_prediction_is() -> None:
-    """The ledger's predictions are 30 % too low, in all worlds; the audits put that right."""
-    off, naive = [], []
-    for seed in range(20):
-        world = World(200, seed)
-        told, paid = world.stories(0.3, 500 + seed)
-        saving, _ = estimates(told)
-        predicted = float(world.predicted[world.accepted].sum()) - world.draft * 200
-        off.append(saving.value / (world.saved - paid) - 1)
-        naive.append(predicted / world.saved - 1)
-    assert abs(np.mean(off)) < 0.05
-    assert np.mean(naive) < -0.2
-
-
-def test_nothing_is_reported_of_books_that_hold_nothing() -> None:
-    assert report_of(books_of([])).document.facts[0].label == "requests"
