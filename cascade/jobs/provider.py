@@ -58,11 +58,8 @@ MOST_REQUESTS = 50_000
 MOST_BYTES = 200_000_000
 """Limits of one batch, OpenAI's."""
 
-AT_ONCE = 200
-"""Answers that are taken in between two looks at whether the ledger has them."""
-
-FIRST_WAIT_S, LONGER, LONGEST_WAIT_S = 5.0, 1.5, 60.0
-"""Seconds until the provider is asked how far it is; each wait is so much longer than the last."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 60.0
+"""Seconds until the provider is asked how far it is; each wait is half as long again."""
 
 TROUBLES = 30
 """So often in a row the provider may fail before the job ends; the next run goes on."""
@@ -86,10 +83,8 @@ class NotDeliveredError(CascadeError):
 class ByBatch(CompositeModel):
     """Model that says what it would be asked, and gives the answers that have come.
 
-    Args:
-        live: the same model; nothing is asked of it here.
-
     Attributes:
+        live: the same model; nothing is asked of it here.
         delivered: by the id of their run, the body of a reply and the batch as it ended.
     """
 
@@ -177,17 +172,8 @@ async def run_by_batch(
     """Answer all rows that the journal has no answer to; what is escalated, by batch.
 
     Decisions and baselines are at the price by batch as well: every row could have been sent to
-    the large model that way.
-
-    Args:
-        cascade: that is asked; its last tier speaks OpenAI's Batch API.
-        rows: what to ask.
-        journal: knows what is done and what is at the provider, and is told.
-        name: tags the ledger's entries as `job`.
-        concurrency: drafts under way at once.
-        budget_usd: dollars of the whole job, as in `run_job`, with what waits put aside.
-        progress: called after each row.
-        stop: set it to end; what is at the provider stays there for the next run.
+    the large model that way. Options are those of `run_job`. What waits is put aside in the budget;
+    what is at the provider when `stop` is set stays there for the next run.
 
     Raises:
         ConfigurationError: as `run_job` says; or the large model cannot be asked by batch.
@@ -228,11 +214,8 @@ async def run_by_batch(
 
 @dataclass(slots=True)
 class _BatchJob:
-    """Rows that wait for the large model, from their drafts to their answers.
-
-    The journal has a note of each batch: the `ids` of its requests, `batch_id` once it was begun,
-    and `done`.
-    """
+    """Rows that wait for the large model, from their drafts to their answers. The journal has of
+    each batch the `ids` of its requests, `batch_id` once it was begun, and `done`."""
 
     cascade: Cascade
     kernel: Kernel
@@ -285,11 +268,7 @@ class _BatchJob:
     # --- batches
 
     async def collect(self, budget_usd: Decimal | None) -> None:
-        """Send what waits, and take in what comes, until there is no batch left.
-
-        Raises:
-            ModelError: the provider cannot be reached, or refuses.
-        """
+        """Send what waits, and take in what comes, until there is no batch left."""
         if not self.done.waiting and not self._open():
             return
         async with self.model.live.open_client() as client:
@@ -299,28 +278,24 @@ class _BatchJob:
                     # What was never begun is over, and its rows go into another batch.
                     facts = {"batch_id": found} if found else {"done": True, "ids": []}
                     self.journal.note(name, **facts)
-            if self._covered(budget_usd):
+            needed = self.journal.spent_usd + self.journal.expected_usd
+            if budget_usd is not None and needed > budget_usd:
+                self.done.stopped = self.done.stopped or (
+                    f"the budget of ${budget_usd} does not cover the rows that wait: with them "
+                    f"${needed:.6f} are spent"
+                )
+            else:
                 while await self._send(client):
                     pass
             wait_s = FIRST_WAIT_S
             while self._open():
                 await asyncio.sleep(min(LONGEST_WAIT_S, wait_s))
-                wait_s *= LONGER
+                wait_s *= 1.5
                 for name in self._open():
                     await self._persist(partial(self._look, client, name))
 
     def _open(self) -> list[str]:
         return [name for name, note in self.journal.batches.items() if not note.get("done")]
-
-    def _covered(self, budget_usd: Decimal | None) -> bool:
-        needed = self.journal.spent_usd + self.journal.expected_usd
-        if budget_usd is None or needed <= budget_usd:
-            return True
-        self.done.stopped = self.done.stopped or (
-            f"the budget of ${budget_usd} does not cover the rows that wait: with them "
-            f"${needed:.6f} are spent"
-        )
-        return False
 
     async def _persist(self, what: Callable[[], Awaitable[T]]) -> T:
         """Ask the provider, and again after a wait while it fails."""
@@ -399,11 +374,11 @@ class _BatchJob:
             line = json.dumps({"custom_id": _id_of(record), **said}, separators=(",", ":"))
             if len(line) < MOST_BYTES:
                 return line.encode() + b"\n"
-            self._fail(record, f"the question is larger than {MOST_BYTES:,} bytes")
+            await self._fail(record, f"the question is larger than {MOST_BYTES:,} bytes")
         except CascadeError as error:
-            self._fail(record, str(error))
+            await self._fail(record, str(error))
         else:
-            await self._put([await self._resumed(record)])  # some middleware has the answer
+            await self._resume(record)  # some middleware has the answer
         return b""
 
     # --- answers
@@ -422,34 +397,29 @@ class _BatchJob:
                         async for part in response.iter_bytes():
                             file.write(part)
                     file.seek(0)
-                    await self._take(file, batch)
+                    for line in file:
+                        await self._take(*read_reply(line), batch)
         errors = (batch.errors and batch.errors.data) or ()
         said = "; ".join(f"{error.code}: {error.message}" for error in errors)
         why = f"batch {batch.id} {batch.status}{said and f' ({said})'}"
         for one in note["ids"]:
-            if (record := self._waiting(one)) is not None:
-                self._fail(record, f"{why}, without an answer to this row")
+            await self._take(one, None, f"{why}, without an answer to this row", batch)
         self.journal.note(name, done=True, ids=[])
 
-    async def _take(self, lines: Iterable[bytes], batch: Batch) -> None:
-        """Take in what came back, the ledger before the journal."""
-        answered: list[Record] = []
-        for line in lines:
-            await asyncio.sleep(0)  # so that a stop is heard
-            one, body, problem = read_reply(line)
-            record = self._waiting(one)
-            if record is None:
-                continue
-            if problem is not None:
-                self._fail(record, problem)
-            else:
-                answered.append(await self._resumed(record, (body, batch)))
-            if len(answered) >= AT_ONCE:
-                await self._put(answered)
-        await self._put(answered)
+    async def _take(self, one: str, body: Any, problem: str | None, batch: Batch) -> None:
+        """Take in the reply to a request, or why there is none, if a row waits for it."""
+        await asyncio.sleep(0)  # so that a stop is heard
+        number = one.partition("-")[0]
+        record = self.journal.find(int(number)) if number.isdecimal() else None
+        if record is None or record.status != "waiting" or _id_of(record) != one:
+            return
+        if problem is not None:
+            await self._fail(record, problem)
+        else:
+            await self._resume(record, (body, batch))
 
-    async def _resumed(self, before: Record, delivered: tuple[Any, Batch] | None = None) -> Record:
-        """Record of a row that has waited, whose run goes on."""
+    async def _resume(self, before: Record, delivered: tuple[Any, Batch] | None = None) -> None:
+        """Go on with the run of a row that has waited."""
         row, run = Row(before.number, {}, before.question), _run_of(before)
         paid = counted(LedgerView(run.entries))
         if delivered is not None:
@@ -465,33 +435,22 @@ class _BatchJob:
                 record = replace(record, **kept)
         finally:
             self.model.delivered.pop(run.id, None)
-        return replace(record, counted_usd=(record.counted_usd or Decimal(0)) - paid)
+        await self._end(replace(record, counted_usd=(record.counted_usd or Decimal(0)) - paid))
 
-    async def _put(self, answered: list[Record]) -> None:
-        """Write down answers. Killed before, they are taken in again, and are the same entries."""
-        if answered and self.kernel.ledger.store is not None:
-            await self.kernel.ledger.store.flush()
-        for record in answered:
-            self._end(record)
-        answered.clear()
-
-    def _fail(self, before: Record, why: str) -> None:
+    async def _fail(self, before: Record, why: str) -> None:
         """End the wait of a row without an answer; its draft is kept for the next batch."""
         error = f"BatchError: {why}"
-        self._end(replace(before, status="error", counted_usd=None, error=error))
+        await self._end(replace(before, status="error", counted_usd=None, error=error))
 
-    def _end(self, record: Record) -> None:
+    async def _end(self, record: Record) -> None:
+        """Write down what became of a row, the ledger before the journal: killed between the two,
+        the answer is taken in again, and has the same entries."""
+        if self.kernel.ledger.store is not None:
+            await self.kernel.ledger.store.flush()
         self.journal.add(record)
         self.done.waiting -= 1
         self.done.count(record)
         self.progress(self.done)
-
-    def _waiting(self, one: str) -> Record | None:
-        """The record of the row that waits for the answer to a request."""
-        number = one.partition("-")[0]
-        record = self.journal.find(int(number)) if number.isdecimal() else None
-        waits = record is not None and record.status == "waiting" and _id_of(record) == one
-        return record if waits else None
 
 
 def read_reply(line: bytes) -> tuple[str, Any, str | None]:
@@ -503,8 +462,7 @@ def read_reply(line: bytes) -> tuple[str, Any, str | None]:
         found = None
     if not isinstance(found, Mapping) or not isinstance(found.get("custom_id"), str):
         return "", None, None
-    response = found.get("response")
-    response = response if isinstance(response, Mapping) else {}
+    response = found.get("response") or {}
     if response.get("status_code") == 200:
         return found["custom_id"], response.get("body"), None
     said = found.get("error") or response.get("body") or found

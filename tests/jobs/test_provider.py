@@ -14,7 +14,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from cascade import Cascade, Price, Tier
-from cascade.confidence.checks import PTrueSignal
+from cascade.confidence.signals import PTrueSignal
 from cascade.errors import (
     BadRequestError,
     CalibrationMismatchError,
@@ -162,7 +162,6 @@ async def test_batches_are_no_larger_than_they_may_be(
     limit: str, most: int, server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provider, limit, most)
-    monkeypatch.setattr(provider, "AT_ONCE", 2)  # and answers are written down in portions
     done = await run(pair(server, ledger=MemoryLedger()), tmp_path)
     assert (done.answered, done.failed, done.waiting) == (ROWS, 0, 0)
     assert [len(batch.lines) for batch in server.remote.values()] == [3, 1]
@@ -376,10 +375,8 @@ async def test_a_stop_is_heard_while_the_provider_is_asked_and_nothing_is_sent_t
 
 
 async def test_a_stop_while_answers_are_taken_in_leaves_the_others_to_the_next_run(
-    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: BatchServer, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(provider, "AT_ONCE", 1)
-
     class Stops(CascadeMiddleware):
         async def after_run(self, run: Any, answer: Any, runtime: Any) -> None:
             if answer.source == "large":
