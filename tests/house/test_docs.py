@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import inspect
+import io
 import re
 import shlex
 from collections.abc import Iterator
@@ -115,6 +116,18 @@ def test_the_code_of_a_document_runs(path: Path) -> None:
 
     with contextlib.redirect_stdout(None):
         asyncio.run(run())
+
+
+@pytest.mark.usefixtures("models_are_scripted")
+def test_the_code_of_the_readme_prints_what_stands_below_it() -> None:
+    def shape(text: str) -> list[list[str]]:  # lengths of time and sums of money differ
+        lines = re.sub(r"\$[\d.]+|\d+\.\d\d(?!\d)", "#", text).splitlines()
+        return [[word for word in line.split() if "─" not in word] for line in lines]
+
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(blocks(README, "python")[0][1], {})
+    assert shape(printed.getvalue()) == shape(blocks(README, "text")[0][1])
 
 
 def test_the_readme_begins_with_make_demo_and_make_test() -> None:
