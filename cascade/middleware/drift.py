@@ -12,7 +12,6 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from threading import RLock
@@ -34,13 +33,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cascade")
 
-Reaction = Literal["warn", "audit", "tighten", "large_only"]
-"""What is done at an alarm: tell; audit more accepted drafts; accept less as well; accept nothing,
-so that nothing is drafted either."""
+Reaction = Literal["warn", "audit", "large_only"]
+"""What is done at an alarm: tell; audit more accepted drafts; accept nothing, so that nothing is
+drafted either."""
 
-REACTIONS: tuple[Reaction, ...] = get_args(Reaction)
-
-Caution = Literal["normal", "audit", "tighten", "large_only"]
+Caution = Literal["normal", "audit", "large_only"]
 """How careful the cascade is: the strictest reaction since the last reset."""
 
 CAUTIONS: tuple[Caution, ...] = get_args(Caution)
@@ -61,14 +58,8 @@ RETRY_S = 15.0
 
 
 class Alarm(Record):
-    """Something is not as it was.
-
-    Attributes:
-        kind: what it is about.
-        chart: the signal's name, `escalation rate`, or `harm`.
-        text: what was found, in words.
-        caution: how careful the cascade is since then.
-    """
+    """Something is not as it was: on which chart (a signal's name, `escalation rate`, `harm`), what
+    was found, and how careful the cascade is since then."""
 
     kind: Kind
     chart: str
@@ -83,9 +74,8 @@ class Drift(CascadeMiddleware):
     Signals and confidence are compared window by window with the first decisions and with the
     calibration's, the escalation rate runs through a CUSUM, and audits through an e-process against
     `max_harm` (`cascade.policies.drift`). Each chart gives one alarm until `reset`: a warning in
-    the log, an entry of node `drift` in the ledger, and a call of `on_alarm`. What `tighten`
-    accepts was accepted before, so a certificate holds on. The caution survives a restart where the
-    ledger can be read; charts begin anew.
+    the log, an entry of node `drift` in the ledger, and a call of `on_alarm`. The caution survives
+    a restart where the ledger can be read; charts begin anew.
 
     Args:
         reaction: to every kind of alarm that has none of its own.
@@ -102,7 +92,6 @@ class Drift(CascadeMiddleware):
         alpha: chance of a false alarm of one signal in one window.
         run_length: requests between false alarms of the escalation rate, on average, at least.
         delta: chance that a harm of `max_harm` or less is ever called more.
-        error_odds: under `tighten` the odds of an error count so many times as high.
         audit_factor: from `audit` on, audits are so many times as frequent.
 
     Raises:
@@ -116,7 +105,6 @@ class Drift(CascadeMiddleware):
     alpha = 0.001
     run_length = 100_000.0
     delta = 0.05
-    error_odds = 2.0
     audit_factor = 4.0
 
     def __init__(
@@ -137,8 +125,9 @@ class Drift(CascadeMiddleware):
         given = {"signals": signals, "escalations": escalations, "harm": harm}
         self.reactions = {kind: own or reaction for kind, own in given.items()}
         for value in self.reactions.values():
-            if value not in REACTIONS:
-                raise ConfigurationError(f"Drift({value!r}): give one of {', '.join(REACTIONS)}.")
+            if value not in get_args(Reaction):
+                words = ", ".join(get_args(Reaction))
+                raise ConfigurationError(f"Drift({value!r}): give one of {words}.")
         if max_harm is not None:
             to_number("Drift.max_harm", max_harm, above=0, most=1)
         # Below, chance and change are not told apart.
@@ -177,24 +166,11 @@ class Drift(CascadeMiddleware):
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
         """Decide as carefully as the alarms demand."""
-        caution, confidence = self.caution, situation.assessment.confidence
-        if caution == "normal" or situation.last:
-            return handler(situation)
-        why = "only the large model answers" if caution == "large_only" else ""
-        if caution == "tighten" and confidence is not None:
-            odds = f"the odds of an error count {self.error_odds:g}-fold"
-            decision = handler(self._doubted(situation))
-            reason = f"{decision.reason}; after an alarm {odds}"
-            decision = decision.model_copy(update={"confidence": confidence, "reason": reason})
-            # Also where it was decided before the alarm, and only the answer was kept.
-            why = odds if self._doubt(confidence) < (decision.threshold or 0.0) else ""
-        else:
-            decision = handler(situation)
-        stopped = ("accept", "observe") if caution == "large_only" else ("accept",)
-        if decision.once:
-            return decision  # for want of time, or of a larger model
-        if why and decision.action in stopped:
-            reason = f"{decision.reason}; but after an alarm {why}"
+        decision, caution = handler(situation), self.caution
+        if caution == "normal" or situation.last or decision.once:
+            return decision  # `once`: for want of time, or of a larger model
+        if caution == "large_only" and decision.action in ("accept", "observe"):
+            reason = f"{decision.reason}; but after an alarm only the large model answers"
             update = {"action": "escalate", "tier": None, "audit_rate": None, "reason": reason}
             return decision.model_copy(update=update)
         rate = decision.audit_rate and min(1.0, decision.audit_rate * self.audit_factor)
@@ -203,19 +179,6 @@ class Drift(CascadeMiddleware):
     async def aclose(self) -> None:
         """Finish telling of alarms."""
         await self._background.finish()
-
-    def _doubt(self, p: float) -> float:
-        """A confidence with the odds of an error multiplied: p / (p + k·(1 − p)). It keeps the
-        order of confidences, and makes none higher."""
-        return p / (p + self.error_odds * (1.0 - p))
-
-    def _doubted(self, situation: Situation) -> Situation:
-        seen, signal = situation.assessment, situation.next_signal
-        assert seen.confidence is not None
-        seen = replace(seen, confidence=self._doubt(seen.confidence))
-        if signal is not None:
-            signal = replace(signal, outlook=tuple(map(self._doubt, signal.outlook)))
-        return replace(situation, assessment=seen, next_signal=signal)
 
     # --- alarms
 

@@ -150,27 +150,15 @@ async def test_a_question_that_must_stay_here_is_drafted_and_not_accepted() -> N
     assert answers.requests == []
 
 
-@pytest.mark.parametrize(("p", "tier"), [(0.85, "large"), (0.95, "small")])
-async def test_tighten_accepts_a_part_of_what_was_accepted(p: float, tier: str) -> None:
-    drift = short("tighten")
-    made = pair(small(p=p), middleware=[drift])
-    assert (await ask(made, Q)).tier == "small"
-    drift.caution = "tighten"
-    result = await ask(made, Q)
-    assert result.tier == tier
-    assert result.decision.confidence == pytest.approx(p)  # its own, not the doubted one
-    assert "odds of an error count 2-fold" in result.decision.reason
-
-
 async def test_audits_are_more_frequent_from_audit_on() -> None:
     drift, ledger = short("audit"), MemoryLedger()
     made = pair(ledger=ledger, middleware=[drift, Audits(0.1)])
-    for caution in ("normal", "audit", "tighten"):
+    for caution in ("normal", "audit"):
         drift.caution = caution  # type: ignore[assignment]
         await ask(made, Q)
     await made.aclose()
     rates = [entry.decision.audit_rate for entry in of(ledger, "verify")]
-    assert rates == [0.1, pytest.approx(0.4), pytest.approx(0.4)]
+    assert rates == [0.1, pytest.approx(0.4)]
 
 
 # --- harm
@@ -249,15 +237,15 @@ async def test_results_wait_for_those_before_them_and_failed_audits_hold_up_noth
 
 async def test_the_caution_survives_a_restart_and_a_reset_ends_it() -> None:
     ledger = MemoryLedger()
-    first = short("tighten")
+    first = short("audit")
     await asked(first, 0.5, ledger=ledger)
-    assert first.caution == "tighten"
-    second = short("tighten")
+    assert first.caution == "audit"
+    second = short("audit")
     made = pair(middleware=[second], ledger=ledger)
     await ask(made, Q)
-    assert second.caution == "tighten"
+    assert second.caution == "audit"
     second.reset()
-    third = short("tighten")
+    third = short("audit")
     await ask(pair(middleware=[third], ledger=ledger), Q)
     assert third.caution == "normal"
 
