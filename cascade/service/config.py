@@ -28,7 +28,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Dollars = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
-Reaction = Literal["warn", "audit", "tighten", "large_only"]
+Reaction = Literal["warn", "audit", "large_only"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Hosts on which a service without keys may listen, and by which it may be asked."""
