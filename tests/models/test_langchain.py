@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, FakeListChatModel, GenericFakeChatModel
+from langchain_core.language_models import BaseChatModel, FakeListChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
@@ -30,12 +30,17 @@ from cascade.errors import (
 )
 from cascade.models import open_model
 from cascade.models.langchain import LangChainModel
-from cascade.state import TokenLogprob, Usage
+from cascade.state import Usage
 from tests.models.asking import ask, ask_in_pieces
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {}}}
 CALL = {"name": "weather", "args": {"city": "Paris"}, "id": "c1", "type": "tool_call"}
+PIECES = ('{"name": "', "weather", '", "arguments": {"city": "', "Paris", '"}}')
 USAGE = {"input_tokens": 9, "output_tokens": 5, "total_tokens": 14}
+
+
+def items(*tokens: str) -> list[dict[str, object]]:
+    return [{"token": token, "logprob": -0.5} for token in tokens]
 
 
 class StrangerChat(BaseChatModel):
@@ -112,13 +117,6 @@ async def test_a_fake_of_langchain_answers_and_is_not_real() -> None:
     assert model.traces_itself
 
 
-async def test_a_stream_comes_in_pieces() -> None:
-    chat = GenericFakeChatModel(messages=iter([AIMessage("the city of Paris")]))
-    pieces, answer = await ask_in_pieces(open_model(chat))
-    assert "".join(pieces) == answer.text == "the city of Paris"
-    assert len(pieces) > 1
-
-
 async def test_every_loop_asks_on_the_background_loop() -> None:
     chat = StrangerChat()
     model = LangChainModel(chat)
@@ -173,27 +171,17 @@ async def test_tokens_written_to_the_cache_are_read(
     assert (read.cache_write_tokens, read.cache_write_1h_tokens) == (written, hour)
 
 
-async def test_an_answer_of_langchains_cache_is_cached() -> None:
-    message = AIMessage("Paris", usage_metadata={**USAGE, "total_cost": 0})  # type: ignore[typeddict-item]
-    assert (await ask(LangChainModel(StrangerChat(answer=message)))).cached
-
-
 @pytest.mark.parametrize(
-    "logprobs",
-    [{"content": [{"token": "Paris", "logprob": -0.5}]}, [{"token": "Paris", "logprob": -0.5}]],
-    ids=["openai", "ollama"],
+    "logprobs", [{"content": items(*PIECES)}, items(*PIECES)], ids=["openai", "ollama"]
 )
-async def test_logprobs_in_either_shape(logprobs: object) -> None:
-    message = AIMessage("Paris", response_metadata={"logprobs": logprobs})
-    model = LangChainModel(StrangerChat(answer=message))
-    assert (await ask(model, logprobs=True)).logprobs == (TokenLogprob("Paris", -0.5),)
-
-
-async def test_log_probabilities_of_calls_are_read() -> None:
-    written = ('{"name": "', "weather", '", "arguments": {"city": "', "Paris", '"}}')
-    sent = [{"token": token, "logprob": -0.5} for token in written]
-    message = AIMessage("", tool_calls=[CALL], response_metadata={"logprobs": sent})
-    answer = await ask(LangChainModel(StrangerChat(answer=message)))
+async def test_logprobs_of_answer_and_calls_in_either_shape(logprobs: object) -> None:
+    metadata: dict[str, Any] = {"response_metadata": {"logprobs": logprobs}}
+    said = AIMessage("".join(PIECES), usage_metadata={**USAGE, "total_cost": 0}, **metadata)  # type: ignore[typeddict-item]
+    answer = await ask(LangChainModel(StrangerChat(answer=said)), logprobs=True)
+    assert [token.token for token in answer.logprobs or ()] == list(PIECES)
+    assert answer.cached, "as LangChain's cache marks it"
+    called = AIMessage("", tool_calls=[CALL], **metadata)
+    answer = await ask(LangChainModel(StrangerChat(answer=called)), logprobs=True)
     assert [token.token for token in answer.call_logprobs or ()] == ["weather", "Paris"]
 
 
@@ -316,12 +304,6 @@ async def test_failures_of_a_strange_sdk_are_named(
     assert caught.value.billed is billed
 
 
-async def test_the_time_to_wait_is_read() -> None:
-    with pytest.raises(RateLimitError) as caught:
-        await ask(LangChainModel(StrangerChat(failure=StatusError("slow"))))
-    assert caught.value.retry_after == 3
-
-
 @pytest.mark.parametrize("failure", [ConnectionResetError("gone"), StatusError("gone")])
 async def test_a_stream_that_breaks_is_interrupted(failure: Exception) -> None:
     chat = StrangerChat(pieces=[AIMessageChunk("Pa")], failure=failure)
@@ -329,16 +311,16 @@ async def test_a_stream_that_breaks_is_interrupted(failure: Exception) -> None:
         await ask_in_pieces(LangChainModel(chat))
 
 
+async def test_a_stream_comes_in_pieces() -> None:
+    chat = StrangerChat(pieces=[AIMessageChunk("Pa"), AIMessageChunk(""), AIMessageChunk("ris")])
+    pieces, answer = await ask_in_pieces(LangChainModel(chat))
+    assert (pieces, answer.text) == (["Pa", "ris"], "Paris")
+
+
 async def test_a_stream_without_any_piece_fails() -> None:
     with pytest.raises(ModelError) as caught:
         await ask_in_pieces(LangChainModel(StrangerChat()))
     assert caught.value.billed is None
-
-
-async def test_pieces_without_text_are_not_shown() -> None:
-    chat = StrangerChat(pieces=[AIMessageChunk(""), AIMessageChunk("Paris")])
-    pieces, answer = await ask_in_pieces(LangChainModel(chat))
-    assert (pieces, answer.text) == (["Paris"], "Paris")
 
 
 async def test_a_tool_call_that_cannot_be_read_is_malformed() -> None:

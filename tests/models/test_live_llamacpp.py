@@ -16,12 +16,10 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from cascade.errors import (
-    AuthenticationError,
     BadRequestError,
     ContextLengthError,
     ModelError,
     ModelNotFoundError,
-    ModelTimeoutError,
     UnsupportedContentError,
 )
 from cascade.models import Model, Request, llamacpp, open_model
@@ -122,11 +120,6 @@ async def test_what_the_model_cannot_do(model: Model) -> None:
         await ask(model, schema={"type": "nonsense"})
 
 
-async def test_16_requests_at_once(model: Model) -> None:
-    answers = await asyncio.gather(*(ask(model, f"Say {i}", max_tokens=1) for i in range(16)))
-    assert all(answer.usage.output_tokens == 1 for answer in answers)
-
-
 @pytest.mark.parametrize("text", ["London", "It is Paris.", '42 été "x"\n y'])
 async def test_a_given_answer_is_scored_token_by_token(text: str, embedded: LlamaCppModel) -> None:
     assert "".join(token for token, _ in await score(embedded, text) or ()) == text
@@ -148,15 +141,6 @@ async def test_what_cannot_be_scored_has_no_score(embedded: LlamaCppModel) -> No
         await score(embedded, "🏛")
 
 
-async def test_an_answer_has_logprobs_also_where_tools_could_be_called(
-    embedded: LlamaCppModel,
-) -> None:
-    """llama.cpp refuses log-probs in a stream with tools."""
-    answer = await ask(embedded, "Say hello.", logprobs=True, tools=(SEARCH,), **SHORT)
-    assert answer.logprobs is not None
-    assert answer.usage.known
-
-
 async def test_name_and_values_of_a_real_call_are_found(over_http: OpenAIModel) -> None:
     shown: list[BaseMessage] = []
     for q in ("Rome", "Oslo", "Lima"):
@@ -169,13 +153,6 @@ async def test_name_and_values_of_a_real_call_are_found(over_http: OpenAIModel) 
     spelled = "".join(token.token for token in answer.call_logprobs or ())
     assert spelled.replace(" ", "") == f"search{call['args']['q']}{call['args']['n']}"
     assert answer.logprobs is None, "the answer has no text"
-
-
-async def test_a_wrong_key_is_refused(server: LlamaCppServer) -> None:
-    model = OpenAIModel("any", base_url=server.openai_url, api_key="wrong")
-    with pytest.raises(AuthenticationError):
-        await ask(model)
-    await model.aclose()
 
 
 async def test_the_loopback_listener_demands_the_key(embedded: LlamaCppModel) -> None:
@@ -216,18 +193,6 @@ async def test_cancelling_stops_the_computation(embedded: LlamaCppModel) -> None
     assert time.perf_counter() - started < 20 * fifty_tokens_s, "the slots are still computing"
 
 
-async def test_a_timeout_stops_the_computation(embedded: LlamaCppModel) -> None:
-    with pytest.raises(ModelTimeoutError):
-        await ask(embedded, "Count", timeout_s=0.2, **LONG)
-
-
-async def test_leaving_a_stream_stops_the_computation(embedded: LlamaCppModel) -> None:
-    answering = embedded.stream(question("Count", **LONG))
-    assert await anext(answering)
-    await answering.aclose()
-    assert (await ask(embedded, "hi", max_tokens=1)).usage.output_tokens == 1
-
-
 def test_a_loop_that_ends_with_a_request_in_flight_does_no_harm(embedded: LlamaCppModel) -> None:
     async def begin() -> None:
         begun = asyncio.Event()
@@ -262,16 +227,6 @@ def test_a_model_that_is_closed_with_a_request_in_flight_holds_nothing_up() -> N
 # Sharing
 
 
-async def test_models_of_the_same_file_and_options_share_one_engine(
-    embedded: LlamaCppModel,
-) -> None:
-    same = LlamaCppModel(str(WEIGHTS), options={"n_parallel": 2})
-    other = LlamaCppModel("smollm2-135m", options={"n_ctx": 256, "n_parallel": 1})
-    await embedded.warm()
-    assert same.engine is embedded.engine
-    assert other.engine is not embedded.engine
-
-
 def test_an_engine_that_is_not_used_gives_its_memory_back() -> None:
     options = {"n_ctx": 128, "n_parallel": 1, "n_threads": 1, "n_gpu_layers": 0, "max_tokens": 3}
     model = LlamaCppModel("smollm2-135m", options=options)
@@ -283,9 +238,10 @@ def test_an_engine_that_is_not_used_gives_its_memory_back() -> None:
     assert model._loading not in llamacpp._engines
 
 
-async def test_the_digest_is_that_of_the_weights(embedded: LlamaCppModel) -> None:
+async def test_the_digest_is_that_of_the_weights_which_are_shared(embedded: LlamaCppModel) -> None:
     sha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
     assert await embedded.digest() == sha256
+    assert LlamaCppModel(str(WEIGHTS), options={"n_parallel": 2}).engine is embedded.engine
 
 
 def test_a_file_that_llamacpp_cannot_load(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from cascade.errors import (
     ContextLengthError,
     ModelNotFoundError,
-    ModelTimeoutError,
     UnsupportedContentError,
 )
 from cascade.models import Request
@@ -72,12 +71,6 @@ async def test_what_the_model_cannot_do(model: OllamaModel) -> None:
         await ask(model, tools=(SEARCH,))
     with pytest.raises(UnsupportedContentError, match="thinking"):
         await ask(model, extra={"think": True})
-
-
-async def test_a_timeout_and_the_next_request(model: OllamaModel) -> None:
-    with pytest.raises(ModelTimeoutError):
-        await ask(model, "Count to 500.", timeout_s=0.3, max_tokens=900)
-    assert (await ask(model, max_tokens=1, extra={"keep_alive": 0})).usage.output_tokens == 1
 
 
 async def test_a_model_that_was_not_pulled(url: str) -> None:

@@ -48,11 +48,6 @@ def spelled(
 # Values
 
 
-@pytest.mark.parametrize("value", [0, -0.0, -1, -0.5, -100.0])
-def test_a_log_probability_is_kept(value: float) -> None:
-    assert read_logprob(value) == value
-
-
 @pytest.mark.parametrize(
     "value", [0.1, -100.1, -9999, math.nan, math.inf, -math.inf, "-0.5", None, True, False, [-1]]
 )
@@ -61,29 +56,26 @@ def test_what_cannot_be_a_log_probability_is_missing(value: object) -> None:
 
 
 def test_a_certain_token_may_be_a_rounding_above_zero() -> None:
-    assert read_logprob(1e-7) == 0.0
+    assert [read_logprob(value) for value in (1e-7, 0, -1, -100.0)] == [0, 0, -1, -100]
 
 
 @pytest.mark.parametrize("value", [-9999.0, 0.5, math.nan, None])
 def test_an_answer_with_a_token_of_no_value_has_none(value: object) -> None:
     assert spelled([*items("Par"), *items("is", logprob=value), *items("!")], "Paris!") is None
-
-
-def test_tokens_beside_the_answer_need_no_value() -> None:
-    sent = [*items("Paris"), *items("<|im_end|>", logprob=-9999.0)]
-    assert spelled(sent, "Paris") == ["Paris"]
+    beside = [*items("Paris"), *items("<|im_end|>", logprob=value)]
+    assert spelled(beside, "Paris") == ["Paris"]
 
 
 @pytest.mark.parametrize("sent", [None, [], "text", 7, {"token": "Paris"}, ["Paris"]])
 def test_what_is_no_list_of_tokens_is_none(sent: object) -> None:
     assert spelled(sent, "Paris") is None
+    assert call_logprobs(sent, [call(q="Paris")]) is None
 
 
 def test_odd_alternatives_are_left_out() -> None:
     token = {"token": "a", "logprob": -1.0, "top_logprobs": [{"token": "b"}, 3, {"logprob": -2}]}
     found = answer_logprobs([token, {"token": "c", "logprob": -1, "top_logprobs": 5}], "ac")
-    assert found is not None
-    assert [t.top for t in found] == [(("", -2.0),), ()]
+    assert [t.top for t in found or ()] == [(("", -2.0),), ()]
 
 
 # Tokens of the answer
@@ -97,6 +89,7 @@ def test_odd_alternatives_are_left_out() -> None:
         (["Paris", "<|im_end|>"], "Paris", None, False, ["Paris"]),
         (["<pad>", "Paris"], "Paris", None, False, ["Paris"]),
         (["a", "b", "a"], "a", None, False, ["a"]),
+        (["a", "b", "a", "c"], "a", None, False, None),
         (["<think>", "x", "</think>", "Par", "is"], "Paris", "x", False, ["Par", "is"]),
         (["Paris", "?", "</think>", "Paris"], "Paris", "Paris?", False, ["Paris"]),
         (["Paris", "</think>", "Paris", "<end>"], "Paris", "Paris", False, ["Paris"]),
@@ -129,17 +122,8 @@ def test_tokens_that_fit_in_very_many_ways_are_given_up(tokens: list[str], text:
     assert answer_logprobs(items(*tokens), text) is None
 
 
-@given(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=8))
-def test_tokens_that_spell_the_text_are_all_kept_but_for_white_space(tokens: list[str]) -> None:
-    text = "".join(tokens)
-    found = answer_logprobs(items(*tokens), text)
-    if text.encode(errors="replace").strip():
-        assert found is not None
-        assert "".join(token.token for token in found).strip() == text.strip()
-
-
 @given(
-    st.lists(st.text("ab ", min_size=1, max_size=3), min_size=1, max_size=6),
+    st.lists(st.text("ab ", min_size=1, max_size=3) | st.text(min_size=1, max_size=5), min_size=1),
     st.lists(st.text("ab ", min_size=1, max_size=3), max_size=6),
 )
 def test_what_is_kept_always_spells_the_answer(answer: list[str], others: list[str]) -> None:
@@ -147,6 +131,8 @@ def test_what_is_kept_always_spells_the_answer(answer: list[str], others: list[s
     found = answer_logprobs(items(*others, *answer, *others), text, tool_calls=True)
     if found is not None:
         assert "".join(token.token for token in found).strip() == text.strip()
+    alone = answer_logprobs(items(*answer), text)
+    assert (alone is not None) == bool(text.encode(errors="replace").strip())
 
 
 # Tokens of a stream
@@ -185,6 +171,9 @@ async def test_a_character_of_several_tokens_waits_for_the_last(
     assert await heard(openai_model) == [("é", ("�", "�")), ("t", ("t",))]
 
 
+CALLED = [{"function": {"name": "f", "arguments": "{}"}}]
+
+
 @pytest.mark.parametrize(
     "strange",
     [
@@ -192,9 +181,7 @@ async def test_a_character_of_several_tokens_waits_for_the_last(
         replies.openai_delta(content="b"),
         replies.openai_delta(content="b", logprobs=items("b", logprob=-9999)),
         replies.openai_delta(content="b", logprobs=items("b"), reasoning_content="hm"),
-        replies.openai_delta(
-            logprobs=items("{"), tool_calls=[{"function": {"name": "f", "arguments": "{}"}}]
-        ),
+        replies.openai_delta(logprobs=items("{"), tool_calls=CALLED),
     ],
     ids=["other text", "none", "placeholder", "thinking", "tool call"],
 )
@@ -234,16 +221,15 @@ def kept(sent: object, *calls: ToolCall, thinking: str | None = None) -> list[st
 
 ROME = call(q="Rome", n=3)
 WRITTEN = '{"name": "search", "arguments": {"q": "Rome"}}'
+NOW = '{"name": "now", "arguments": {}}'
 
 
 @pytest.mark.parametrize(
     "text",
     [
         '<tool_call>\n{"name": "search", "arguments": {"q": "Rome", "n": 3}}\n</tool_call>',
-        '{"name": "search", "arguments": {"q": "Rome", "n": 3}}',
         '{"name":"search","parameters":{"n":3,"q":"Rome"}}',
         '[TOOL_CALLS][{"name": "search", "arguments": {"q": "Rome", "n": 3}, "id": "a"}]',
-        '{"tool_call": {"name": "search", "arguments": {"q": "Rome", "n": 3}}}',
         '```json\n{\n "name": "search",\n "arguments": {\n  "q": "Rome",\n  "n": 3\n }\n}\n```',
         '<function=search>{"q": "Rome", "n": 3}</function>',
         'to=functions.search <|constrain|>json<|message|>{"q": "Rome", "n": 3}',
@@ -264,27 +250,21 @@ def test_values_of_every_kind_and_depth_count() -> None:
         "path": 'a\\b "c".txt',
         "empty": "",
         "none": None,
-        "yes": True,
         "list": ["x", 1.5, []],
         "object": {"key": {"deep": -2}, "nothing": {}},
     }
     text = json.dumps({"name": "search", "arguments": args})
     found = call_logprobs(items(*text), [call(**args)])
-    assert found is not None
-    spelled = "".join(token.token for token in found)
-    assert spelled == r"search" + r"a\\b \"c\".txt" + '""' + "null" + "true" + "x1.5[]" + "-2{}"
+    spelled = "".join(token.token for token in found or ())
+    assert spelled == r"search" + r"a\\b \"c\".txt" + '""' + "null" + "x1.5[]" + "-2{}"
 
 
 @pytest.mark.parametrize(
     ("text", "calls", "found"),
     [
-        ('{"name": "now", "arguments": {}}', [call("now")], ["now"]),
+        (NOW, [call("now")], ["now"]),
         (WRITTEN * 2, [call(q="Rome"), call(q="Rome")], ["search", "Rome"] * 2),
-        (
-            WRITTEN + '{"name": "now", "arguments": {}}',
-            [call(q="Rome"), call("now")],
-            ["search", "Rome", "now"],
-        ),
+        (WRITTEN + NOW, [call(q="Rome"), call("now")], ["search", "Rome", "now"]),
     ],
 )
 def test_all_calls_of_an_answer_are_found(
@@ -303,7 +283,6 @@ def test_thinking_about_a_call_is_no_call() -> None:
     ("text", "calls"),
     [
         ('{"name": "search", "arguments": {"q": "Oslo"}}', [call(q="Rome")]),
-        ('{"name": "find", "arguments": {"q": "Rome"}}', [call(q="Rome")]),
         ('{"name": "research", "arguments": {"q": "Rome"}}', [call(q="Rome")]),
         ('{"search": {"q": "Rome"}}', [call(q="Rome")]),
         (WRITTEN, [call(q="Rome"), call("now")]),
@@ -312,16 +291,12 @@ def test_thinking_about_a_call_is_no_call() -> None:
         ("<function=search><parameter=q>Rome</parameter></function>", [call(q="Rome")]),
         ("{" * 20_000, [call(q="Rome")]),
         ('{"a":' * 5000, [call(q="Rome")]),
+        ("x" * 2_000_000 + WRITTEN, [call(q="Rome")]),
         (WRITTEN, []),
     ],
 )
-def test_what_is_not_found_in_one_way_is_missing(text: str, calls: list[ToolCall]) -> None:
+def test_what_is_not_found_is_missing(text: str, calls: list[ToolCall]) -> None:
     assert kept(cut(text), *calls) is None
-
-
-@pytest.mark.parametrize("sent", [None, [], "search", 7, {"token": "search"}, ["search"]])
-def test_calls_in_what_is_no_list_of_tokens_are_missing(sent: object) -> None:
-    assert kept(sent, ROME) is None
 
 
 def test_a_call_with_a_token_of_no_value_is_missing() -> None:
@@ -366,35 +341,21 @@ def test_however_a_call_is_cut_into_tokens_its_name_and_values_are_covered(
     assert "a_tool" in "".join(token.token for token in found).replace('"', "")
 
 
-PIECES = (
-    '<tool_call>\n{"name": "',
-    "search",
-    '", "arguments": {"q": "',
-    "Rome",
-    '"}}\n</tool_call>',
-)
-
-
-@pytest.mark.parametrize("thinking", [None, "Let me search."])
-async def test_a_reply_in_openais_format_has_the_logprobs_of_its_call(
-    thinking: str | None, openai_model: OpenAIModel, server: FakeServer
+async def test_replies_of_both_protocols_have_the_logprobs_of_their_calls(
+    openai_model: OpenAIModel, ollama_model: OllamaModel, server: FakeServer
 ) -> None:
-    function = {"name": "search", "arguments": '{"q": "Rome"}'}
-    thought = [] if thinking is None else [thinking, "</think>"]
-    sent = items(*thought, *PIECES)
-    calls = [{"id": "1", "function": function}]
-    reply = replies.openai_reply(None, logprobs=sent, tool_calls=calls, reasoning_content=thinking)
-    server.will(reply)
-    answer = await ask(openai_model, logprobs=True)
-    assert [token.token for token in answer.call_logprobs or ()] == ["search", "Rome"]
-    assert answer.logprobs is None
-    assert answer.decisive_logprobs == answer.call_logprobs
-
-
-async def test_a_reply_of_ollamas_has_the_logprobs_of_its_call(
-    ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    calls = [{"function": {"name": "search", "arguments": {"q": "Rome"}}}]
-    server.will(replies.ollama_reply("", tool_calls=calls, logprobs=items(*PIECES)))
-    answer = await ask(ollama_model, logprobs=True)
-    assert [token.token for token in answer.call_logprobs or ()] == ["search", "Rome"]
+    pieces = ('<tool_call>\n{"name": "', "search", '", "arguments": {"q": "', "Rome", '"}}')
+    one = [{"id": "1", "function": {"name": "search", "arguments": '{"q": "Rome"}'}}]
+    thought = items("Let me search.", "</think>", *pieces)
+    server.will(
+        replies.openai_reply(
+            None, logprobs=thought, tool_calls=one, reasoning_content="Let me search."
+        )
+    )
+    other = [{"function": {"name": "search", "arguments": {"q": "Rome"}}}]
+    server.will(replies.ollama_reply("", tool_calls=other, logprobs=items(*pieces)))
+    for model in (openai_model, ollama_model):
+        answer = await ask(model, logprobs=True)
+        assert [token.token for token in answer.call_logprobs or ()] == ["search", "Rome"]
+        assert answer.logprobs is None
+        assert answer.decisive_logprobs == answer.call_logprobs

@@ -13,10 +13,9 @@ from contextlib import contextmanager
 import pytest
 
 from cascade._portal import portal_loop, run_sync
-from cascade.models import Model, Request, loops
+from cascade.models import Model, loops
 from cascade.models.loops import stream_at_home
-from tests.models.asking import ask, ask_by_stream, ask_in_pieces, question
-from tests.models.conftest import KINDS
+from tests.models.asking import ask, ask_by_stream, ask_in_pieces
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 
@@ -45,40 +44,6 @@ async def test_64_requests_at_once_are_not_mixed_up(model: Model) -> None:
     streams = await asyncio.gather(*(ask_by_stream(model, f"question {i}") for i in range(64)))
     assert [a.text for a in answers] == [a.text for a in streams]
     assert [a.text for a in answers] == [f"QUESTION {i}" for i in range(64)]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_run_of_asyncio_follows_another(kind: str, opened: Callable[[str], Model]) -> None:
-    model = opened(kind)
-    for i in range(3):
-        assert asyncio.run(ask(model, f"loop {i}")).text == f"LOOP {i}"
-    model.close()
-
-
-async def test_synchronous_and_asynchronous_calls_mix(model: Model) -> None:
-    for i in range(2):
-        assert (await ask(model, f"here {i}")).text == f"HERE {i}"
-        assert run_sync(ask(model, f"there {i}")).text == f"THERE {i}"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_loops_of_several_threads_share_a_model(kind: str, opened: Callable[[str], Model]) -> None:
-    model = opened(kind)
-    texts: dict[int, set[str]] = {}
-
-    def run(i: int) -> None:
-        async def several() -> None:
-            answers = await asyncio.gather(*(ask(model, f"thread {i}") for _ in range(4)))
-            texts[i] = {answer.text for answer in answers}
-
-        asyncio.run(several())
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert texts == {i: {f"THREAD {i}"} for i in range(4)}
 
 
 # Closing
@@ -211,16 +176,6 @@ async def test_cancelling_closes_the_connection(
     assert await asyncio.to_thread(server.last.left.wait, 5)
 
 
-async def test_leaving_a_stream_closes_the_connection(model: Model, server: FakeServer) -> None:
-    chunks = replies.sse(replies.openai_chunks("Paris")[:2], done=False, ending="hang")
-    lines = replies.ndjson(replies.ollama_chunks("Paris")[:1] * 2, ending="hang")
-    server.will(chunks if model.provider == "openai" else lines)
-    answering = model.stream(question())
-    assert (await anext(answering)).text
-    await answering.aclose()
-    assert await asyncio.to_thread(server.last.left.wait, 5)
-
-
 # A home for clients of others
 
 
@@ -269,14 +224,3 @@ def test_a_reader_whose_loop_ends_is_not_waited_for() -> None:
 
     assert asyncio.run(read_one()) == 0
     assert numbers.closed.wait(5)
-
-
-async def test_a_model_without_connections_closes_at_once() -> None:
-    class Still(Model):
-        provider, model = "test", "still"
-
-        async def _complete(self, request: Request) -> object:  # type: ignore[override]
-            raise NotImplementedError
-
-    Still().close()
-    await Still().aclose()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
@@ -114,11 +112,6 @@ async def test_a_server_that_does_not_tell_capabilities_is_trusted(
     assert (await ollama_model.complete(Request((HumanMessage([IMAGE]),)))).text == "a cat"
 
 
-async def test_a_tool_can_be_forbidden(ollama_model: OllamaModel, server: FakeServer) -> None:
-    await ask(ollama_model, tools=(WEATHER,), tool_choice="none")
-    assert "tools" not in server.last.body
-
-
 async def test_a_plain_answer_with_everything_that_came_along(
     ollama_model: OllamaModel, server: FakeServer
 ) -> None:
@@ -140,7 +133,8 @@ async def test_a_stream_carries_the_whole_completion_at_its_end(
 ) -> None:
     thought = replies.ollama_body("", done=False, thinking="hm")
     server.will(replies.ndjson([thought, *replies.ollama_chunks("Paris")]))
-    pieces, answer = await ask_in_pieces(ollama_model)
+    pieces, answer = await ask_in_pieces(ollama_model, tools=(WEATHER,), tool_choice="none")
+    assert "tools" not in server.last.body
     assert (pieces, answer.text, answer.thinking) == (["Par", "is"], "Paris", "hm")
     assert answer.usage == Usage(input_tokens=10, output_tokens=2)
     assert answer.busy_ms == 5.0
@@ -159,15 +153,6 @@ async def test_tool_calls_in_several_parts_get_ids(
     assert [call["args"] for call in answer.tool_calls] == [{"city": "Paris"}] * 3
     assert len({call["id"] for call in answer.tool_calls}) == 3
     assert answer.finish_reason == "tool_calls"
-
-
-async def test_tokens_of_thinking_are_cut_out(
-    ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    spelled = tokens("<think>", "Paris", "?", "</think>", "\n\n", "Paris")
-    server.will(replies.ollama_reply("Paris", thinking="Paris?", logprobs=spelled))
-    answer = await ask(ollama_model, logprobs=True)
-    assert (answer.thinking, answer.logprobs) == ("Paris?", (TokenLogprob("Paris", -0.5),))
 
 
 async def test_missing_or_impossible_counts_and_times_are_unknown(
@@ -230,11 +215,3 @@ def test_the_address_is_read_as_ollama_reads_it(
 def test_an_address_that_is_none_is_refused(given: str) -> None:
     with pytest.raises(ConfigurationError, match=r"http://127\.0\.0\.1:11434"):
         OllamaModel("m", base_url=given)
-
-
-async def test_a_key_is_sent_as_bearer_token(server: FakeServer) -> None:
-    model: Any = OllamaModel("m", base_url=server.url, api_key="secret")
-    await ask(model)
-    assert server.last.headers["authorization"] == "Bearer secret"
-    assert model.secrets == ("secret",)
-    await model.aclose()

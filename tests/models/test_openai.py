@@ -27,10 +27,7 @@ from tests.models.asking import ask, ask_in_pieces, question, score
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 
-WEATHER = {
-    "type": "function",
-    "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
-}
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 CLOSED = {
     "title": "City name",
     "type": "object",
@@ -43,47 +40,25 @@ CLOSED = {
 # What is sent
 
 
-async def test_every_setting_reaches_the_server(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    await ask(
-        openai_model,
-        max_tokens=5,
-        temperature=0.0,
-        stop=("\n",),
-        seed=1,
-        logprobs=True,
-        top_logprobs=3,
-        tools=(WEATHER,),
-        tool_choice="weather",
-        schema=CLOSED,
-        extra={"top_p": 0.5},
-    )
-    sent = dict(server.last.body)
-    assert sent.pop("messages") == [{"role": "user", "content": "Capital of France?"}]
-    assert sent == {
-        "model": "small-1",
-        "max_tokens": 5,
-        "temperature": 0.0,
-        "stop": ["\n"],
-        "seed": 1,
-        "logprobs": True,
-        "top_logprobs": 3,
-        "tools": [WEATHER],
-        "tool_choice": {"type": "function", "function": {"name": "weather"}},
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "City_name", "schema": CLOSED, "strict": True},
-        },
-        "top_p": 0.5,
-    }
-
-
-async def test_nothing_is_sent_that_was_not_asked_for(
+async def test_every_setting_reaches_the_server_and_nothing_else(
     openai_model: OpenAIModel, server: FakeServer
 ) -> None:
     await ask(openai_model)
     assert set(server.last.body) == {"model", "messages"}
+    plain = {"max_tokens": 5, "temperature": 0.0, "seed": 1, "logprobs": True, "top_logprobs": 3}
+    more = {"tools": (WEATHER,), "tool_choice": "weather", "schema": CLOSED}
+    await ask(openai_model, **plain, **more, stop=("\n",), extra={"top_p": 0.5})
+    schema = {"name": "City_name", "schema": CLOSED, "strict": True}
+    assert server.last.body == {
+        **plain,
+        "model": "small-1",
+        "messages": [{"role": "user", "content": "Capital of France?"}],
+        "stop": ["\n"],
+        "tools": [WEATHER],
+        "tool_choice": {"type": "function", "function": {"name": "weather"}},
+        "response_format": {"type": "json_schema", "json_schema": schema},
+        "top_p": 0.5,
+    }
 
 
 @pytest.mark.parametrize(
@@ -100,18 +75,15 @@ async def test_an_open_schema_is_not_sent_as_strict(
     assert "strict" not in server.last.body["response_format"]["json_schema"]
 
 
-async def test_a_reasoning_model_has_another_limit_and_no_logprobs(server: FakeServer) -> None:
-    model = OpenAIModel("org/gpt-5.1", base_url=server.openai_url, api_key="k")
+async def test_a_reasoning_model_has_another_limit_and_options_go_with_every_request(
+    server: FakeServer,
+) -> None:
+    options = {"top_p": 0.1, "n": 1}
+    model = OpenAIModel("org/gpt-5.1", base_url=server.openai_url, options=options)
     assert not model.returns_logprobs
-    await ask(model, max_tokens=7)
-    assert set(server.last.body) == {"model", "messages", "max_completion_tokens"}
-    await model.aclose()
-
-
-async def test_options_go_with_every_request(server: FakeServer) -> None:
-    model = OpenAIModel("m", base_url=server.openai_url, options={"top_p": 0.1, "n": 1})
-    await ask(model, extra={"top_p": 0.9})
-    assert (server.last.body["top_p"], server.last.body["n"]) == (0.9, 1)
+    await ask(model, max_tokens=7, extra={"top_p": 0.9})
+    sent = {name: value for name, value in server.last.body.items() if name != "messages"}
+    assert sent == {"model": "org/gpt-5.1", "max_completion_tokens": 7, "top_p": 0.9, "n": 1}
     await model.aclose()
 
 
@@ -120,11 +92,13 @@ async def test_the_conversation_arrives_in_openai_form(
 ) -> None:
     image = "data:image/png;base64," + base64.b64encode(b"png").decode()
     call = {"name": "weather", "args": {"city": "Paris"}, "id": "call_1", "type": "tool_call"}
+    shown = [
+        {"type": "text", "text": "Here?"},
+        {"type": "image_url", "image_url": {"url": image}},
+    ]
     conversation = (
         SystemMessage("Be short."),
-        HumanMessage(
-            [{"type": "text", "text": "Here?"}, {"type": "image_url", "image_url": {"url": image}}]
-        ),
+        HumanMessage(shown),
         AIMessage("", tool_calls=[call]),
         ToolMessage("sunny", tool_call_id="call_1"),
     )
@@ -145,15 +119,7 @@ async def test_halves_of_characters_do_not_spoil_a_conversation(
     server.will(replies.openai_reply("ok"))
     await openai_model.complete(Request(said))
     assistant, human = server.last.body["messages"]
-    assert assistant["content"] == "a\ufffd"
-    assert human["content"] == "😀\né"
-
-
-async def test_a_request_of_megabytes_arrives_whole(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    await ask(openai_model, "🏛" * 2**20)
-    assert server.last.body["messages"][0]["content"] == "🏛" * 2**20
+    assert (assistant["content"], human["content"]) == ("a\ufffd", "😀\né")
 
 
 @pytest.mark.parametrize(
@@ -194,23 +160,24 @@ async def test_a_plain_answer_with_everything_that_came_along(
     assert answer.usage == Usage(
         input_tokens=20, output_tokens=9, cached_tokens=16, reasoning_tokens=7
     )
-    assert answer.logprobs == (
-        TokenLogprob("Par", -0.1, (("Par", -0.1),)),
-        TokenLogprob("is", -0.2),
-    )
-    assert answer.latency_ms > 0
+    top_of_first = (("Par", -0.1),)
+    assert answer.logprobs == (TokenLogprob("Par", -0.1, top_of_first), TokenLogprob("is", -0.2))
 
 
 async def test_a_stream_carries_the_whole_completion_at_its_end(
     openai_model: OpenAIModel, server: FakeServer
 ) -> None:
-    server.will(replies.openai_stream("Paris"))
+    whole = json.dumps(replies.openai_body("In one pi\ud83dece"))  # half of a character in it
+    server.will(
+        replies.openai_stream("Paris"), replies.text_reply(whole, content_type="text/plain")
+    )
     pieces, answer = await ask_in_pieces(openai_model, logprobs=True)
-    assert pieces == ["Par", "is"]
-    assert answer.text == "Paris"
+    assert (pieces, answer.text) == (["Par", "is"], "Paris")
     assert answer.usage == Usage(input_tokens=10, output_tokens=2)
     assert answer.logprobs == (TokenLogprob("Par", -0.1), TokenLogprob("is", -0.1))
     assert server.last.body["stream_options"] == {"include_usage": True}
+    assert (await ask_in_pieces(openai_model, "🏛" * 2**20))[0] == ["In one pi\ud83dece"]
+    assert server.last.body["messages"][0]["content"] == "🏛" * 2**20, "megabytes"
 
 
 @pytest.mark.parametrize(
@@ -232,38 +199,33 @@ async def test_the_time_that_a_server_computed_is_known_where_it_tells_one_that_
     assert (await ask(openai_model)).busy_ms == busy_ms
 
 
+def counts(given: object, made: object = None, **rest: object) -> dict[str, object]:
+    return {"prompt_tokens": given, "completion_tokens": made, **rest}
+
+
 @pytest.mark.parametrize(
     ("usage", "read"),
     [
         (None, {}),
-        ({}, {}),
         ("much", {}),
-        ({"prompt_tokens": -1, "completion_tokens": 2.5}, {}),
-        ({"prompt_tokens": True, "completion_tokens": 10**9}, {}),
-        ({"prompt_tokens": 0, "completion_tokens": 0}, {}),
+        (counts(-1, 2.5), {}),
+        (counts(True, 10**9), {}),
+        (counts(0, 0), {}),
+        (counts(5, prompt_tokens_details={"cached_tokens": 9}), {"cached_tokens": 9}),
         (
-            {"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 9}},
-            {"cached_tokens": 9},
-        ),
-        (
-            {"completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 9}},
+            counts(None, 5, completion_tokens_details={"reasoning_tokens": 9}),
             {"reasoning_tokens": 9},
         ),
         (  # xAI, Gemini: reasoning beside the output
-            {
-                "prompt_tokens": 10,
-                "completion_tokens": 5,
-                "total_tokens": 24,
-                "completion_tokens_details": {"reasoning_tokens": 9},
-            },
+            counts(10, 5, total_tokens=24, completion_tokens_details={"reasoning_tokens": 9}),
             {"input_tokens": 10, "output_tokens": 14, "reasoning_tokens": 9},
         ),
         (  # OpenAI, OpenRouter
-            {"prompt_tokens": 12, "prompt_tokens_details": {"cache_write_tokens": 11}},
+            counts(12, prompt_tokens_details={"cache_write_tokens": 11}),
             {"input_tokens": 12, "cache_write_tokens": 11},
         ),
         (  # LiteLLM
-            {"prompt_tokens": 12, "prompt_tokens_details": {"cache_creation_tokens": 11}},
+            counts(12, prompt_tokens_details={"cache_creation_tokens": 11}),
             {"input_tokens": 12, "cache_write_tokens": 11},
         ),
     ],
@@ -299,19 +261,12 @@ async def test_tool_calls_in_pieces_are_read(openai_model: OpenAIModel, server: 
     def part(index: int, **function: str) -> dict[str, object]:
         return replies.openai_delta(tool_calls=[{"index": index, "function": function}])
 
-    chunks = [
-        part(0, name="weather"),
-        part(0, arguments='{"city":'),
-        part(0, arguments='"Paris"}'),
-        part(1, name="now"),
-    ]
+    named, begun, ended = part(0, name="weather"), '{"city":', '"Paris"}'
+    chunks = [named, part(0, arguments=begun), part(0, arguments=ended), part(1, name="now")]
     server.will(replies.sse([*chunks, replies.openai_delta("tool_calls")]))
     pieces, answer = await ask_in_pieces(openai_model)
-    assert pieces == []
-    assert [(c["name"], c["args"]) for c in answer.tool_calls] == [
-        ("weather", {"city": "Paris"}),
-        ("now", {}),
-    ]
+    called = [(call["name"], call["args"]) for call in answer.tool_calls]
+    assert (pieces, called) == ([], [("weather", {"city": "Paris"}), ("now", {})])
     assert str(answer.tool_calls[0]["id"]).startswith("call_")
 
 
@@ -339,29 +294,6 @@ async def test_events_over_several_lines_and_comments_are_read(
         assert (await ask_in_pieces(openai_model))[0] == ["Paris"]
 
 
-async def test_json_that_is_not_declared_as_json_is_read(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    body = json.dumps(replies.openai_body("Pa\ud83dris"))  # half of a character in it
-    server.will(replies.text_reply(body, content_type="text/plain"))
-    assert (await ask(openai_model)).text == "Pa\ud83dris"
-
-
-async def test_a_connection_that_breaks_after_the_end_of_the_answer_is_no_failure(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    chunks = [replies.openai_delta(content="Paris"), replies.openai_delta("stop")]
-    server.will(replies.sse(chunks, done=False, ending="drop", pause_s=0.02))
-    assert (await ask_in_pieces(openai_model))[1].text == "Paris"
-
-
-async def test_a_server_that_cannot_stream_may_answer_in_one_piece(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    server.will(replies.openai_reply("Paris"))
-    assert (await ask_in_pieces(openai_model))[0] == ["Paris"]
-
-
 # Addresses and keys
 
 
@@ -378,7 +310,7 @@ async def test_the_key_is_sent(server: FakeServer, monkeypatch: pytest.MonkeyPat
 
 async def test_a_user_in_the_address_is_sent_and_not_shown(server: FakeServer) -> None:
     url = server.openai_url.replace("http://", "http://me:p%40ss@") + "?api-version=1"
-    model = OpenAIModel("m", base_url=url)
+    model = OpenAIModel("m", base_url=url, api_key="stands-back")
     await ask(model)
     sent = server.last.headers["authorization"].removeprefix("Basic ")
     assert base64.b64decode(sent) == b"me:p@ss"
@@ -390,10 +322,9 @@ async def test_a_user_in_the_address_is_sent_and_not_shown(server: FakeServer) -
 
 
 def test_a_missing_key_is_an_error_before_the_first_request() -> None:
-    with pytest.raises(MissingKeyError, match="OPENAI_API_KEY"):
+    with pytest.raises(MissingKeyError, match=r"api\.openai\.com.*OPENAI_API_KEY"):
         OpenAIModel("gpt-4o")
-    with pytest.raises(MissingKeyError, match=r"api\.example\.com"):
-        OpenAIModel("m", base_url="https://api.example.com/v1")
+    assert OpenAIModel("m", api_key="k").server == "https://api.openai.com/v1"
 
 
 @pytest.mark.parametrize(
@@ -402,7 +333,6 @@ def test_a_missing_key_is_an_error_before_the_first_request() -> None:
         ("localhost:8000", "http://localhost:8000/v1"),
         ("box", "http://box/v1"),
         ("ftp://box/v1", "http://localhost:8000/v1"),
-        ("http://", "http://localhost:8000/v1"),
         ("http://box:port", "http://localhost:8000/v1"),
         (" ", "http://localhost:8000/v1"),
     ],
@@ -434,57 +364,37 @@ def test_it_is_known_whether_requests_stay_on_this_machine(
     assert (opened.local, opened.server) == (local, url)
 
 
-def test_without_an_address_it_is_openais() -> None:
-    assert OpenAIModel("m", api_key="k").server == "https://api.openai.com/v1"
-
-
 # Scores
-
-
-def vllm_reply(*tokens: tuple[str, float]) -> replies.Reply:
-    """What vLLM returns of a prompt: nothing for its first token, then each by its id."""
-    places = [{str(n): {"decoded_token": t, "logprob": p}} for n, (t, p) in enumerate(tokens)]
-    return replies.json_reply({**replies.openai_body("!"), "prompt_logprobs": [None, *places]})
 
 
 async def test_a_given_answer_is_scored_in_one_pass(
     openai_model: OpenAIModel, server: FakeServer
 ) -> None:
-    server.will(vllm_reply(("Paris?", -9.0), ("<end>", -1.0), ("Par", -0.5), ("is", -0.25)))
-    scored = await score(openai_model, "Paris", "Paris?", max_tokens=9)
-    assert scored == [("Par", -0.5), ("is", -0.25)]
+    # vLLM: nothing for the first token of a prompt, then each by its id
+    said = (("Paris?", -9.0), ("<end>", -1.0), ("Par", -0.5), ("is", -0.25))
+    places = [{str(n): {"decoded_token": t, "logprob": p}} for n, (t, p) in enumerate(said)]
+    reply = {**replies.openai_body("!"), "prompt_logprobs": [None, *places]}
+    server.will(replies.json_reply(reply))
+    answer = await ask(openai_model, "Paris?", answer="Paris", max_tokens=9, logprobs=True)
+    assert answer.logprobs == (TokenLogprob("Par", -0.5), TokenLogprob("is", -0.25))
+    assert (answer.text, answer.usage.input_tokens) == ("Paris", 10)
     sent = server.last.body
     assert sent["messages"][-1] == {"role": "assistant", "content": "Paris"}
     assert (sent["prompt_logprobs"], sent["max_tokens"]) == (0, 1)
     assert "logprobs" not in sent
-
-
-async def test_what_scoring_costs_is_in_the_completion(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    server.will(vllm_reply(("Paris", -0.5)))
-    answer = await openai_model.complete(question(answer="Paris"))
-    assert (answer.text, answer.usage.input_tokens) == ("Paris", 10)
-
-
-async def test_a_server_without_log_probabilities_of_prompts_gives_no_score(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    server.will(replies.openai_reply("!"))
-    assert await score(openai_model, "Paris") is None
+    assert await score(openai_model, "Paris") is None, "the server returns none of a prompt"
 
 
 async def test_openai_itself_is_not_asked_for_a_score() -> None:
-    model = OpenAIModel("m", api_key="k")
     with pytest.raises(UnsupportedContentError, match="cannot score"):
-        await model.complete(question(answer="Paris"))
+        await score(OpenAIModel("m", api_key="k"), "Paris")
 
 
 # The official client for other parts of the API
 
 
 async def test_failures_of_the_official_client_are_named(
-    openai_model: OpenAIModel, server: FakeServer
+    openai_model: OpenAIModel, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = openai_model.open_client()
     server.will(replies.error(500, "broken"))
@@ -495,11 +405,6 @@ async def test_failures_of_the_official_client_are_named(
     with pytest.raises(RuntimeError, match="a bug"), openai_model.named_errors():
         raise RuntimeError("a bug")
     await client.close()
-
-
-def test_the_official_client_is_not_opened_where_requests_are_forbidden(
-    openai_model: OpenAIModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr(guard, "forbidden", True)
     with pytest.raises(RealRequestForbiddenError):
         openai_model.open_client()
