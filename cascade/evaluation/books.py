@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -155,10 +155,9 @@ class Sums:
             self.cache_writes += row.cache_write_tokens or 0
 
     def merge(self, other: Sums) -> None:
-        """Take in all of another."""
-        with localcontext(EXACT):
-            for part in fields(self):
-                setattr(self, part.name, getattr(self, part.name) + getattr(other, part.name))
+        """Take in all of another; in the context `EXACT`."""
+        for name in Sums.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
     def spent(self) -> Decimal:
@@ -294,6 +293,7 @@ class Books:
     runs: dict[str, Run] = field(default_factory=dict)
     others: set[str] = field(default_factory=set)
     groups: dict[Key, Sums] = field(default_factory=dict)
+    total: Sums = field(default_factory=Sums)
     unknown: dict[tuple[str, str], tuple[Sums, str]] = field(default_factory=dict)
     ends: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -370,18 +370,15 @@ class Books:
                     run.earned_in.no_baseline -= run.predicted is None
                     run.earned_in.estimated -= run.predicted or NOTHING
                     run.earned_in.measured += run.large
+        self.total = self.summed(lambda _: None).get(None, Sums())
 
     def summed(self, name_of: Callable[[Key], Any]) -> dict[Any, Sums]:
         """Sums by the name of each key."""
         groups: dict[Any, Sums] = {}
-        for key, sums in self.groups.items():
-            groups.setdefault(name_of(key), Sums()).merge(sums)
+        with localcontext(EXACT):
+            for key, sums in self.groups.items():
+                groups.setdefault(name_of(key), Sums()).merge(sums)
         return groups
-
-    @property
-    def total(self) -> Sums:
-        """All that its entries add up to."""
-        return self.summed(lambda _: None).get(None, Sums())
 
     def columns(self) -> Any:
         """The runs as a numpy record array; NaN where a number is unknown or does not apply."""

@@ -135,13 +135,13 @@ class Findings:
 
 def findings(books: Books, runs: Any) -> Findings:
     """The figures of books and of their runs."""
-    total, spent = books.total, float(books.total.spent)
+    spent = float(books.total.spent)
     found, unknown, assumed = account(runs, spent)
     quality = quality_of(runs)
     status: Status = "verified" if found.saving.n else "estimated"
     if not len(runs):
         status = "empty"
-    elif total.unpriced or unknown:
+    elif books.total.unpriced or unknown:
         status = "unknown"
     elif found.saving.basis == "measured":
         status = "measured"
@@ -157,7 +157,7 @@ def findings(books: Books, runs: Any) -> Findings:
         assumed_usd=assumed,
         quality=quality,
         escalation=escalation(runs),
-        right_usd=None if total.unpriced else right(runs, spent, quality),
+        right_usd=None if books.total.unpriced else right(runs, spent, quality),
         what_if=choices_of(runs, spent, found.baseline),
     )
 

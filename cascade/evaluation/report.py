@@ -312,7 +312,8 @@ def _facts(found: Findings, books: Books, runs: Any) -> tuple[Fact, ...]:
     total, quality, n = books.total, found.quality, found.requests
     if not books.groups:
         return (Fact("requests", Figure(0, "count")),)
-    failed, good = (sum(ends[how] for ends in books.ends.values()) for how in ("failed", "ok"))
+    failed = sum(ends["failed"] for ends in books.ends.values())
+    calls = failed + sum(ends["ok"] for ends in books.ends.values())
     half, most = _took(runs.latency_s[runs.latency_s > 0], (0.5, 0.95))
     bill, saved, share = _shown(found, total.unpriced)
     claim = {"verified": "the lower end is what may be claimed", "estimated": "no audits yet"}
@@ -335,7 +336,7 @@ def _facts(found: Findings, books: Books, runs: Any) -> tuple[Fact, ...]:
             f"large alone {dollars(alone)}",
         ),
         Fact("95 % of requests took at most", most, f"half of them {words(half)}"),
-        Fact("calls that failed", Figure(failed / (failed + good or 1), "share")),
+        Fact("calls that failed", Figure(failed / calls if calls else None, "share")),
     )
 
 
@@ -426,9 +427,9 @@ def _breakdown(books: Books, by: str, scale: float | None) -> Table:
     if others := names[MOST_LINES:]:
         rest = f"({len(others):,} {'earlier' if days else 'others'})"
         names = [*names[:MOST_LINES], rest]
-        groups[rest], requests[rest] = Sums(), sum(requests[name] for name in others)
-        for name in others:
-            groups[rest].merge(groups[name])
+        renamed = dict.fromkeys(others, rest)
+        groups = books.summed(lambda key: renamed.get(name_of(key), name_of(key)))
+        requests[rest] = sum(requests[name] for name in others)
     names = names[::-1] if days else names
     groups["total"], requests["total"] = books.total, len(books.runs)
     rows: list[tuple[Cell, ...]] = []
