@@ -42,13 +42,11 @@ Features = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question and the draft that answers it.
+    """A conversation, its question last, and the draft that answers it.
 
     Attributes:
-        messages: the conversation, the question last.
-        draft: the answer.
         runtime: the `CascadeRuntime` of the run, for signals of the user's; None over recordings.
-        trajectory: where the tier is an agent, the messages of its run: calls, results, answer.
+        trajectory: where the tier is an agent, the messages of its run.
     """
 
     messages: Sequence[BaseMessage]
@@ -136,9 +134,6 @@ async def _side_by_side(calls: Sequence[Coroutine[Any, Any, Completion]]) -> lis
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
-
-
-# --- raw scores
 
 
 def combine(scores: Features) -> float | None:
@@ -238,7 +233,7 @@ class TextSignal(Signal):
     is_score = False
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
-        """Word count, and 1 or 0 for truncated, refusing, hedging."""
+        """Word count; 1 or 0 for the markers."""
         text = asked.draft.text
         return {
             "answer_words": float(len(text.split())),
@@ -321,13 +316,8 @@ class LabelledDraft:
 
 
 class MadeFor(Record):
-    """What a calibration is bound to.
-
-    Attributes:
-        task_hash: of tools, schema and the small tier's settings.
-        system_hash: of the system message; None when the examples had several.
-        labels: where the labels come from.
-    """
+    """What a calibration is bound to: hashes of the task (tools, schema and the small tier's
+    settings) and of the system message, None when the examples had several."""
 
     small: ModelIdentity
     large: ModelIdentity | None

@@ -30,6 +30,7 @@ from cascade.confidence.calibration import (
     Stage,
     Weight,
     columns_of,
+    matrix,
     owner,
     raw_score,
     sigmoid,
@@ -44,7 +45,7 @@ Rows = NDArray[np.intp]
 LEAST_LABELS = 20
 """Below, not even a slope and a shift can be told from noise."""
 LABELS_TO_VERIFY = 100
-"""So many show that a raw score needs no calibration; fewer could not tell if it did."""
+"""So many show that a raw score needs no calibration."""
 STANDARD_ERRORS = 1.5
 """How much better than the raw score a fit has to be, so that a calibrated score is left alone."""
 TOLERATED_ECE, ECE_SLACK = 0.05, 1.2
@@ -90,8 +91,7 @@ def in_order(drafts: Sequence[LabelledDraft]) -> list[LabelledDraft]:
 def halves(
     drafts: Sequence[LabelledDraft], seed: int = 0
 ) -> tuple[list[LabelledDraft], list[LabelledDraft]]:
-    """The drafts that fit a calibration and those that prove a certificate, the same for whichever
-    order they come in.
+    """The drafts that fit a calibration and those that prove a certificate, whatever their order.
 
     Raises:
         ConfigurationError: an id is there twice, or each half has too few.
@@ -163,19 +163,15 @@ def calibrate(
     )
 
 
-# --- a stage
-
-
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """A stage, its matrix, the confidence of each row by a fit that has not seen it, raw scores,
-    and how many more labels it probably takes until the stage is calibrated."""
+    """A stage, its matrix, raw scores, and the confidence of each row by a fit that has not seen
+    it."""
 
     stage: Stage
     table: Array
-    seen: Array
     raw: Array
-    more: int
+    seen: Array
 
 
 def _fit_stage(
@@ -187,45 +183,37 @@ def _fit_stage(
     ]
     scores = [raw_score(row, taken) for row in rows]
     raw = np.array([math.nan if score is None else score for score in scores])
-    stage = Stage(
-        signals=taken,
-        columns=columns_of(rows, taken),
-        calibrator=FittedCalibrator(base=Linear(intercept=0.0)),
-        calibrated=False,
-        scored=bool(np.isfinite(raw).any()),
-    )
-    table = stage.matrix(rows)
+    columns = columns_of(rows, taken)
+    table = matrix(rows, columns, taken)
     seen = cross_fitted(
         lambda fit, held: fit_calibrator(table[fit], correct[fit]).predict(table[held]), correct
     )
-    calibrated, more = _evidence(raw, seen, correct)
-    fitted = {"calibrator": fit_calibrator(table, correct), "calibrated": calibrated}
-    return _Fit(stage.model_copy(update=fitted), table, seen, raw, more)
+    stage = Stage(
+        signals=taken,
+        columns=columns,
+        calibrator=fit_calibrator(table, correct),
+        calibrated=_is_calibrated(raw, seen, correct),
+        scored=bool(np.isfinite(raw).any()),
+    )
+    return _Fit(stage, table, raw, seen)
 
 
-def _evidence(raw: Array, seen: Array, correct: Array) -> tuple[bool, int]:
-    """Whether the labels show that a confidence is a probability, and how many more it takes.
+def _is_calibrated(raw: Array, seen: Array, correct: Array) -> bool:
+    """Whether the labels show that a confidence is a probability.
 
-    Either the fit is better than the raw score by more than its noise, on rows that it has not
-    seen; or there are labels enough to see that the raw score was calibrated already. In both
-    cases its calibration error has to be that of a calibrated one, up to noise.
+    Either the fit is better than the raw score by more than its noise, or there are labels enough
+    to see that the raw score was calibrated; and its error is that of a calibrated one.
     """
-    n = len(correct)
-    if not _looks_calibrated(seen, correct):
-        return False, max(n, LABELS_TO_VERIFY - n)  # as many again
     known = np.isfinite(raw)
+    many = len(correct) >= LABELS_TO_VERIFY
+    if not _looks_calibrated(seen, correct):
+        return False
     if not known.any():  # the base rate: as often as such drafts are right
-        return n >= LABELS_TO_VERIFY, max(0, LABELS_TO_VERIFY - n)
+        return many
     lower = _log_loss(raw[known], correct[known]) - _log_loss(seen[known], correct[known])
-    mean, spread = float(lower.mean()), float(lower.std())
-    if mean > STANDARD_ERRORS * spread / math.sqrt(len(lower)):
-        return True, 0
-    if n >= LABELS_TO_VERIFY and _looks_calibrated(raw[known], correct[known]):
-        return True, 0
-    waits = [LABELS_TO_VERIFY - n] if n < LABELS_TO_VERIFY else []
-    if mean > 0:
-        waits.append(math.ceil((STANDARD_ERRORS * spread / mean) ** 2) - n)
-    return False, max(1, min(waits, default=n))
+    noise = float(lower.std()) / math.sqrt(len(lower))
+    better = float(lower.mean()) > STANDARD_ERRORS * noise
+    return better or (many and _looks_calibrated(raw[known], correct[known]))
 
 
 def _looks_calibrated(probability: Array, correct: Array) -> bool:
@@ -250,9 +238,6 @@ def _outlook(here: Array, after: Array) -> tuple[tuple[float, float], ...]:
     return tuple((float(here[i]), float(after[i])) for i in kept)
 
 
-# --- the large model
-
-
 def _fit_large(drafts: Sequence[LabelledDraft], last: _Fit, correct: Array) -> _Large:
     """p_L, and a gain head as far as it predicts the gain better than a constant p_L does."""
     known = [draft.large_correct for draft in drafts if draft.large_correct is not None]
@@ -274,9 +259,6 @@ def _fit_large(drafts: Sequence[LabelledDraft], last: _Fit, correct: Array) -> _
 
 _Large = tuple[float | None, GainHead | None, float, float | None]
 """p_L, the gain head, how far to go to it, and the AUROC of the gain."""
-
-
-# --- what it is worth
 
 
 def _quality(last: _Fit, correct: Array, **of_large: float | None) -> Quality:
@@ -320,12 +302,13 @@ def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:
         )
     if last.stage.calibrated:
         return Recommendation(code="ok", text="the confidence is calibrated on these examples.")
+    more = LABELS_TO_VERIFY - n if n < LABELS_TO_VERIFY else n
     return Recommendation(
         code="not calibrated",
         text=f"{n} labels do not show that the confidence is a probability (ECE {quality.ece:.3f}, "
         f"noise {quality.ece_noise:.3f}); it is a raw score, marked calibrated=False: to tell, it "
-        f"takes about {last.more} more labels.",
-        more_labels=last.more,
+        f"takes about {more} more labels.",
+        more_labels=more,
     )
 
 

@@ -22,7 +22,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     ValidationError,
-    model_validator,
 )
 
 from cascade.confidence.base import (
@@ -112,6 +111,17 @@ def columns_of(rows: Sequence[Features], signals: Sequence[str]) -> tuple[Column
     return tuple(Column.of(name, values[name]) for name in (RAW, *scores, *draft, *text))
 
 
+def matrix(rows: Sequence[Features], columns: Sequence[Column], signals: Sequence[str]) -> Array:
+    """(n, d) with NaN where a feature is missing."""
+    table = np.full((len(rows), len(columns)), np.nan)
+    for at, features in enumerate(rows):
+        for number, column in enumerate(columns):
+            value = _value(features, column.name, signals)
+            if value is not None and math.isfinite(value):
+                table[at, number] = column.scaled(value)
+    return table
+
+
 def owner(feature: str, signals: Collection[str]) -> str | None:
     """The signal that a feature is of: by its name where it is built in, else the longest name that
     it begins with."""
@@ -185,14 +195,9 @@ class Linear(Fitted):
 
 
 class FittedCalibrator(Fitted):
-    """P(draft is correct): p_0 + θ·(p_1 − p_0).
-
-    Attributes:
-        base: p_0, slope and shift of the raw logit (arXiv 1706.04599), or the base rate where there
-            is no raw score.
-        full: p_1, a logistic regression on several columns (arXiv 2410.02173).
-        share: θ, see `step_share`.
-    """
+    """P(draft is correct): p_0 + θ·(p_1 − p_0), with slope and shift of the raw logit, or the base
+    rate (arXiv 1706.04599), as p_0; a logistic regression on several columns (2410.02173) as p_1;
+    and θ as `step_share` has it."""
 
     base: Linear
     full: Linear | None = None
@@ -207,9 +212,8 @@ class FittedCalibrator(Fitted):
 
 
 class GainHead(Fitted):
-    """The gain of escalating, p_L − p_S, expected before the large model is asked (post-hoc
-    deferral, arXiv 2404.10136; delegation value, arXiv 2604.14251): p_S is shrunk to the raw score,
-    p_L to a constant, so that with few labels it ranks drafts as the raw score does."""
+    """The gain of escalating, p_L − p_S, before the large model is asked (arXiv 2404.10136,
+    2604.14251). With few labels it ranks drafts as the raw score does."""
 
     small: Linear
     large: Linear
@@ -225,43 +229,21 @@ class Stage(Fitted):
     Attributes:
         calibrated: whether the labels showed that this is a probability.
         outlook: (confidence here, confidence at the next stage) on calibration rows, sorted.
-        scored: whether any signal so far gives a score; without one all that is known is how
-            often such drafts are right.
+        scored: whether any signal so far gives a score, or the base rate is all that is known.
     """
 
     signals: tuple[str, ...]
-    columns: tuple[Column, ...] = Field(min_length=1)
+    columns: tuple[Column, ...]
     calibrator: FittedCalibrator
     calibrated: bool
     outlook: tuple[tuple[Share, Share], ...] = ()
     scored: bool = True
 
-    def matrix(self, rows: Sequence[Features]) -> Array:
-        """(n, d) with NaN where a feature is missing."""
-        table = np.full((len(rows), len(self.columns)), np.nan)
-        for at, features in enumerate(rows):
-            for number, column in enumerate(self.columns):
-                value = _value(features, column.name, self.signals)
-                if value is not None and math.isfinite(value):
-                    table[at, number] = column.scaled(value)
-        return table
-
-    def reads(self, *heads: Linear | None) -> bool:
-        """Whether it has the columns that some heads read."""
-        width = len(self.columns)
-        return all(w.column < width for head in heads if head for w in head.weights)
-
 
 class Quality(Fitted):
-    """How good the confidence is on rows that did not fit it; raw scores beside it.
-
-    Attributes:
-        accuracy_small, accuracy_large: shares of right answers.
-        ece: expected calibration error; `ece_noise` is what perfect probabilities would show on so
-            few rows.
-        auroc: how well right drafts are told from wrong ones; None where all were one of them.
-        auroc_gain: the same for drafts that the large model would correct.
-    """
+    """How good the confidence is on rows that did not fit it, raw scores beside it; None where it
+    cannot be told. `ece_noise` is what perfect probabilities would show on so few rows, and
+    `auroc_gain` the AUROC of drafts that the large model would correct."""
 
     n: int
     accuracy_small: Share
@@ -326,15 +308,6 @@ class Calibration(Fitted, MadeFor):
     early: tuple[EarlyRow, ...] = ()
     wordings: Mapping[str, str] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        fits = all(s.reads(s.calibrator.base, s.calibrator.full) for s in self.stages)
-        if self.gain is not None:
-            fits = fits and self.stages[-1].reads(self.gain.small, self.gain.large)
-        if not fits:
-            raise ValueError("a head reads columns that are not there")
-        return self
-
     @property
     def signals(self) -> tuple[str, ...]:
         """All signals, in the order in which they are taken."""
@@ -354,8 +327,7 @@ class Calibration(Fitted, MadeFor):
         """Read a file.
 
         Raises:
-            ConfigurationError: there is no such file, or it is no calibration of this format, or
-                its figures cannot be computed with.
+            ConfigurationError: there is none, or it is no calibration that can be computed with.
         """
         try:
             return cls.model_validate_json(Path(path).read_bytes())
@@ -370,9 +342,7 @@ class Calibration(Fitted, MadeFor):
             ) from error
 
     def check(self, small: ModelIdentity, large: ModelIdentity, task_hash: str) -> None:
-        """Refuse to be used for anything that it was not made for.
-
-        Certificates are void with it: a promise holds for these models and this task.
+        """Refuse to be used for anything that it, with its certificates, was not made for.
 
         Raises:
             CalibrationMismatchError: with what differs.
@@ -407,13 +377,12 @@ class Calibration(Fitted, MadeFor):
         stage = self._stage(taken)
         if stage is None or (stage.scored and raw_score(features, stage.signals) is None):
             return None
-        row = stage.matrix([features])
+        row = matrix([features], stage.columns, stage.signals)
         confidence = float(stage.calibrator.predict(row)[0])
         p_large = self.p_large
         if p_large is not None and self.gain is not None and stage is self.stages[-1]:
             predicted = confidence + float(self.gain.predict(row)[0])
-            p_large = p_large + self.gain_share * (predicted - p_large)
-            p_large = min(1.0, max(0.0, p_large))
+            p_large = min(1.0, max(0.0, p_large + self.gain_share * (predicted - p_large)))
         return Estimate(confidence, p_large, stage.calibrated)
 
     def outlook(self, confidence: float, taken: Sequence[str]) -> tuple[float, ...]:

@@ -1,10 +1,9 @@
 """Early stop of a draft that is still being written.
 
 Two facts tell that it cannot be accepted any more. A geometric mean over at most N tokens has a
-ceiling at every moment. And the worst stretch of an answer, once written, stays: the smallest mean
-over 16 tokens only falls while the answer grows, so that the final value of calibration drafts
-bounds the running one (early stopping as in DeepConf, arXiv 2508.15260, with a conformal bound in
-place of its percentile).
+ceiling. And the smallest mean over 16 tokens only falls while the answer grows, so that the final
+value of calibration drafts bounds the running one (early stopping as in DeepConf, arXiv 2508.15260,
+with a conformal bound in place of its percentile).
 """
 
 from __future__ import annotations

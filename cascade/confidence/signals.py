@@ -95,8 +95,7 @@ class PrefillScore(Signal):
     calls = 1
 
     def __init__(self, model: Any, *, name: str = "prefill") -> None:
-        self.model = model
-        self.name = name
+        self.model, self.name = model, name
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """The draft after the question, to be read."""
@@ -213,9 +212,7 @@ class Agreement(Signal):
     def __init__(
         self, model: Any, *, same: Normaliser = normalise, name: str = "agreement"
     ) -> None:
-        self.model = model
-        self.same = same
-        self.name = name
+        self.model, self.same, self.name = model, same, name
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """The same question to the other model."""
@@ -296,15 +293,8 @@ def _takes_runtime(check: Callable[..., Any], name: str) -> bool:
 SignalLike = str | Signal | Check
 """A name, a signal, or a function `(question, answer) → value`."""
 
-BUILT_IN: dict[str, type[Signal]] = {
-    "logprobs": LogprobSignal,
-    "text": TextSignal,
-    "prompt": PromptSignal,
-    "trajectory": TrajectorySignal,
-    "p_true": PTrueSignal,
-    "verbalised": VerbalisedSignal,
-    "self_consistency": SelfConsistency,
-}
+_FREE: tuple[type[Signal], ...] = (LogprobSignal, TextSignal, PromptSignal, TrajectorySignal)
+BUILT_IN = {kind.name: kind for kind in (*_FREE, PTrueSignal, VerbalisedSignal, SelfConsistency)}
 """Signals that need no arguments, by name."""
 
 _RESERVED = {"raw", *BUILT_IN, *(feature for names in FEATURES.values() for feature in names)}

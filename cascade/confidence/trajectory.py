@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any, Literal
 
@@ -41,15 +41,8 @@ class Step:
 
 def recorded_steps(steps: Sequence[Mapping[str, Any]]) -> list[Step]:
     """The steps of a recording: mappings with `action`, `observation`, `is_error` and `kind`."""
-    return [
-        Step(
-            str(step["action"]),
-            None if step.get("observation") is None else str(step["observation"]),
-            bool(step.get("is_error", False)),
-            step.get("kind", "tool"),
-        )
-        for step in steps
-    ]
+    names = [field.name for field in fields(Step)]
+    return [Step(**{name: step[name] for name in names if name in step}) for step in steps]
 
 
 def message_steps(messages: Sequence[BaseMessage]) -> list[Step]:
@@ -62,10 +55,8 @@ def message_steps(messages: Sequence[BaseMessage]) -> list[Step]:
         for call in message.tool_calls:
             action = f"{call['name']}({json.dumps(call['args'], sort_keys=True, default=str)})"
             result = results.get(call["id"] or "")
-            if result is None:
-                steps.append(Step(action))
-            else:
-                steps.append(Step(action, str(result.text), result.status == "error"))
+            seen = () if result is None else (str(result.text), result.status == "error")
+            steps.append(Step(action, *seen))
         steps += [
             Step(f"{call['name']}({call['args']})", is_error=True, kind="invalid")
             for call in message.invalid_tool_calls
@@ -76,20 +67,11 @@ def message_steps(messages: Sequence[BaseMessage]) -> list[Step]:
 
 
 def trajectory_features(steps: Sequence[Step], *, limit: int | None = None) -> dict[str, float]:
-    """Features of the steps so far; none without a step.
-
-    Args:
-        steps: in order.
-        limit: steps that the agent may take, where there is a limit.
-
-    Returns:
-        `trajectory_steps`; `trajectory_errors` and their share; `trajectory_repeats`, actions that
-        were taken before; `trajectory_same`, observations that were seen before;
-        `trajectory_failing`, whether the last step was an error; `trajectory_answered`, whether
-        it proposed an answer; words that were written in all steps, in the last one, and read
-        (`trajectory_words`, `trajectory_last`, `trajectory_read`); `trajectory_limit`, whether its
-        steps were used up; and `trajectory`, from 0 (no answer, or nothing but errors and
-        repetitions) to 1, which a calibration starts from.
+    """Features of the steps so far, none without a step: their number, errors and their share;
+    actions that were taken and observations that were seen before (`repeats`, `same`); whether the
+    last one was an error (`failing`) and one proposed an answer; words that were written, in the
+    last one, and read; whether the steps up to a `limit` were used up; and `trajectory`, from 0 (no
+    answer, or nothing but errors and repetitions) to 1, which a calibration starts from.
     """
     if not steps:
         return {}
@@ -118,11 +100,8 @@ def trajectory_features(steps: Sequence[Step], *, limit: int | None = None) -> d
 
 
 class TrajectorySignal(Signal):
-    """The features of an agent's run; no score by themselves, and missing where a model drafts.
-
-    Args:
-        limit: steps that the agent may take, where there is a limit.
-    """
+    """The features of an agent's run, whose steps may have a `limit`; no score by themselves, and
+    missing where a model drafts."""
 
     name = "trajectory"
     is_score = False
@@ -136,7 +115,6 @@ class TrajectorySignal(Signal):
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """See `trajectory_features`; `trajectory_call_logprob` is the mean log-probability of the
         names and arguments of all calls, where it is known."""
-        del replies
         features = trajectory_features(message_steps(asked.trajectory), limit=self.limit)
         tokens = asked.draft.call_logprobs
         if features and tokens:

@@ -51,11 +51,8 @@ def objection(
 ) -> str | None:
     """Why this answer cannot be used, or None when nothing speaks against it.
 
-    Args:
-        schema: JSON schema that the text must satisfy.
-        tools: tools in OpenAI format; a call must name one and satisfy its parameters.
-        tool_choice: `required` or a tool's name where the answer has to call it, `none` where
-            it must call nothing.
+    Its text has to satisfy the JSON schema; a call has to name one of the tools (in OpenAI format)
+    and satisfy its parameters; `tool_choice` is a tool's name, `required`, `none` or `auto`.
     """
     if tool_choice is not None and tool_choice != "auto":
         unwanted = _choice_problem(completion.called, tool_choice)
@@ -111,10 +108,8 @@ def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
 
 
 def check_schema(schema: Mapping[str, Any], what: str = "response_format") -> int:
-    """Refuse what is not a JSON schema that stands for itself and is checked in bounded time.
-
-    Returns:
-        its size in characters.
+    """Refuse what is not a JSON schema that stands for itself and is checked in bounded time; its
+    size in characters.
 
     Raises:
         ConfigurationError: with the place in the schema, and what is wrong there.
@@ -199,11 +194,7 @@ def _text_of(schema: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=1024)
 def _read(text: str) -> Validator:
-    """The validator of a schema.
-
-    Raises:
-        _SchemaProblemError: with what is wrong.
-    """
+    """The validator of a schema, or a `_SchemaProblemError` with what is wrong."""
     from jsonschema.validators import validator_for  # noqa: PLC0415 - where there is a schema
     from referencing.jsonschema import EMPTY_REGISTRY  # noqa: PLC0415
 
@@ -342,12 +333,7 @@ def _below_the_top(value: object) -> object:
 
 
 def _first_error(validator: Validator, value: Any, seconds: float) -> Any:
-    """The most telling error of a value, None where it keeps to the schema.
-
-    Raises:
-        _TooLongError: the check was not finished.
-        RecursionError: a reference leads in a circle.
-    """
+    """The most telling error of a value, None where it keeps to the schema."""
     from jsonschema.exceptions import best_match  # noqa: PLC0415
 
     with _within(seconds):

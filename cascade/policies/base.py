@@ -27,11 +27,8 @@ DEFAULT_THRESHOLD = 0.8
 
 @dataclass(frozen=True, slots=True)
 class NextSignal:
-    """A signal that could still be taken, and its expected cost, None if unknown.
-
-    `outlook` holds the confidences that it led to on calibration rows with a confidence like this
-    draft's: how far they spread is what the signal can change.
-    """
+    """A signal that could still be taken, its expected cost (None if unknown), and the confidences
+    that it led to on calibration rows like this draft."""
 
     name: str
     outlook: tuple[float, ...]
@@ -52,7 +49,6 @@ class Situation:
     """Everything that a decision may depend on.
 
     Attributes:
-        assessment: signals and confidence of the draft.
         escalation_cost_usd: expected cost of the next tier, None if unknown.
         next_signal: the cheapest signal not taken yet.
         above: the larger tiers, the next one first.
@@ -86,9 +82,6 @@ def tell_cost(policy: object, cost_usd: Decimal) -> None:
             paid(cost_usd)
             return
         policy = getattr(policy, "inner", None)
-
-
-# --- parts of a decision
 
 
 def outright(action: Action, reason: str, assessment: Assessment) -> Decision:
@@ -135,16 +128,13 @@ def compare(assessment: Assessment, threshold: float) -> Decision:
 
 
 def break_even(p_large: float, cost_per_error: float) -> float:
-    """The confidence from which on accepting is the cheaper side, clipped to [0, 1]; the cost of
-    escalating is in units of the price of an error, c_L/λ."""
+    """The confidence from which on accepting is the cheaper side, at c_L/λ errors."""
     return min(1.0, max(0.0, p_large - cost_per_error))
 
 
 def value_of_information(signal: NextSignal, threshold: float, price_of_error: float) -> float:
-    """Dollars that knowing a signal before deciding is worth, its own cost not counted.
-
-    min(A, B) at the expected confidence minus E[min(A, B)] over the outlook, A − B = λ·(τ − p).
-    """
+    """Dollars that knowing a signal before deciding is worth: min(A, B) at the expected confidence
+    minus E[min(A, B)] over the outlook, A − B = λ·(τ − p)."""
     gaps = [threshold - p for p in signal.outlook]
     if not gaps:
         return 0.0
@@ -160,12 +150,12 @@ def observe(signal: NextSignal, decision: Decision, why: str) -> Decision:
     )
 
 
-Worth = Callable[[NextSignal, float, float], str | None]
-"""Why a signal is worth taking at (signal, confidence, threshold), or None."""
-
-
-def with_observation(decision: Decision, signal: NextSignal | None, worth: Worth) -> Decision:
-    """`decision`, or one more observation where `worth` says why."""
+def with_observation(
+    decision: Decision,
+    signal: NextSignal | None,
+    worth: Callable[[NextSignal, float, float], str | None],
+) -> Decision:
+    """`decision`, or one more observation where `worth(signal, confidence, threshold)` says why."""
     confidence, threshold = decision.confidence, decision.threshold
     if signal is None or not signal.outlook or confidence is None or threshold is None:
         return decision
@@ -174,8 +164,7 @@ def with_observation(decision: Decision, signal: NextSignal | None, worth: Worth
 
 
 def can_change(signal: NextSignal, confidence: float, threshold: float) -> str | None:
-    """The worth of a signal where errors have no price: it led to the other side of the threshold
-    on calibration rows."""
+    """The worth of a signal that led to the other side of the threshold on calibration rows."""
     accepted = confidence >= threshold
     changes = any((value >= threshold) != accepted for value in signal.outlook)
     return "may change that" if changes else None
@@ -243,14 +232,12 @@ class ThresholdPolicy:
 class EconomicPolicy:
     """Escalate ⇔ (p_L − p_S) > c_L / λ.
 
-    Of several larger tiers the one with the least c_k + λ·(1 − p_k) is compared, so that a middle
-    tier is skipped when it promises too little for its price (cascade routing, arXiv 2410.10347).
-    A signal is taken where its value of information is above its cost.
+    Of several larger tiers the one with the least c_k + λ·(1 − p_k) is compared (cascade routing,
+    arXiv 2410.10347). A signal is taken where its value of information is above its cost.
 
     Args:
         price_of_error: λ, dollars that a wrong answer costs you.
-        p_large: p_L where nothing is known per question. 1 until it is measured: the large model
-            is then the reference, which errs on the side of quality.
+        p_large: p_L where nothing is known per question; 1 until it is measured.
 
     Raises:
         ConfigurationError: λ is not a positive number, or p_L no probability.
@@ -315,11 +302,8 @@ class EconomicPolicy:
 
 @dataclass(frozen=True, slots=True)
 class AbstainPolicy:
-    """Give no answer where even the better side is expected to cost more (arXiv 2502.09054).
-
-    Args:
-        inner: decides everything else; must know expected costs, as `EconomicPolicy` does.
-        price_of_abstaining: λ_a, dollars that an unanswered question costs you.
+    """Give no answer where even the better side is expected to cost more than an unanswered
+    question (arXiv 2502.09054); `inner` must know expected costs, as `EconomicPolicy` does.
 
     Raises:
         ConfigurationError: the price is negative or no number.
@@ -348,15 +332,14 @@ class AbstainPolicy:
 class BudgetPolicy:
     """Escalate by gain per dollar, at a shadow price that keeps the mean cost at a budget.
 
-    Escalate ⇔ p_L − p_S > λ_b·c_L, the shared rule with 1/λ = λ_b. After each request (`paid`) the
-    dual update λ_b ← [λ_b + η·(c_t − B)]₊ makes escalation dearer while spending is above B
-    (ParetoBandit, arXiv 2604.00136), with η = 1/(100·B²), which forgets over about a hundred
-    requests. It learns, so each cascade has one of its own.
+    Escalate ⇔ p_L − p_S > λ_b·c_L. After each request (`paid`) the dual update
+    λ_b ← [λ_b + η·(c_t − B)]₊ makes escalation dearer while spending is above B (arXiv 2604.00136),
+    with η = 1/(100·B²). It learns, so each cascade has one of its own.
 
     Args:
-        dollars: B, dollars per request on average.
+        dollars: B, per request on average.
         p_large: p_L where the calibration does not know it.
-        shadow_price: λ_b to begin with, in 1/dollars: probability of an error avoided per dollar.
+        shadow_price: λ_b to begin with, in 1/dollars.
 
     Raises:
         ConfigurationError: the budget is not positive, the price negative, or p_L no probability.

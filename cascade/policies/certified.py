@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class CertifiedPolicy:
-    """Accept what the certificate covers; escalate the rest, and everything without it.
-
-    The promise holds for the calibrated confidence only: an uncalibrated score, as after a
-    change of model or prompt, is escalated.
+    """Accept what the certificate covers, and escalate the rest: also every uncalibrated score, as
+    after a change of model or prompt.
 
     Raises:
         ConfigurationError: the certificate has ended at the time `now`; policies have no clock.
@@ -83,8 +81,7 @@ class Refusal(Record):
     """No threshold can be certified.
 
     Attributes:
-        n: labelled drafts there are for the proof.
-        labels_needed: a lower limit of how many it would take.
+        labels_needed: a lower limit of how many it would take, where there are `n`.
         zero_error_bound: the least harm that n labels without any error certify.
         halved: whether as many labels again have to fit the calibrator.
         why: what is missing where labels are not.

@@ -49,8 +49,7 @@ def ks_p(reference: Sequence[float], recent: Sequence[float], size: int | None =
 
 
 class Shift(NamedTuple):
-    """What a window of a signal shows: PSI, the p-value of Kolmogorov–Smirnov, and whether they
-    give an alarm."""
+    """What a window of a signal shows."""
 
     psi: float
     ks_p: float
@@ -61,9 +60,9 @@ class Shift(NamedTuple):
 class SignalDrift:
     """PSI and Kolmogorov–Smirnov distance of windows of one signal against a reference.
 
-    An alarm needs a PSI of at least 0.1 that is also beyond chance (PSI ≈ (1/n + 1/m)·χ²), or a
-    KS distance that is; each with half of `alpha`, the chance of a false alarm per window. Where
-    the reference holds quantiles of `size` values, which have no counts, the KS distance decides.
+    An alarm needs a PSI of at least 0.1 that is beyond chance (PSI ≈ (1/n + 1/m)·χ²), or such a KS
+    distance, each with half of `alpha`, the chance of a false alarm per window. Of a reference of
+    quantiles of `size` values, which have no counts, the KS distance decides.
     """
 
     reference: tuple[float, ...]
@@ -150,16 +149,10 @@ def _ratio(p: float, odds: float, happened: bool) -> float:
 class HarmProcess(Record):
     """E_t = Π (1 + η(A·W/π − α)), mixed over bets η and over the time when harm set in.
 
-    While E[accepted · harm] ≤ α at every request, which with harm 0 or 1 is P(accepted and
-    wrong), P(E ever reaches 1/δ) ≤ δ (Ville): it may be looked at after each request. A product of
-    fixed bets loses what it has while all is well; half of the stake is therefore kept back and put
-    in at t = 1, 2, … in parts of 1/(t(t+1)), which keeps it an e-process and sees a change that
-    comes late.
-
-    Attributes:
-        max_harm: α.
-        delta: δ, the chance of ever giving a false alarm.
-        logs: log-wealth of each bet after `n` requests.
+    While E[accepted · harm] ≤ α (`max_harm`) at every request, P(E ever reaches 1/δ) ≤ δ (Ville):
+    it may be looked at after each request. A product of fixed bets loses what it has while all is
+    well; half of the stake is therefore kept back and put in at t = 1, 2, … in parts of 1/(t(t+1)),
+    which keeps it an e-process and sees a change that comes late.
     """
 
     max_harm: float = Field(gt=0, lt=1)
@@ -177,13 +170,8 @@ class HarmProcess(Record):
         return float(np.logaddexp(-math.log(2.0 * (self.n + 1)), mixed))
 
     def update(self, harm: float | None, rate: float) -> Self:
-        """The process after one more request.
-
-        Args:
-            harm: of an audited draft, from 0 (right) to 1 (wrong); None where nothing was audited.
-            rate: the probability π with which it was to be audited, known before; 1 for a request
-                that was not accepted, whose harm is None.
-        """
+        """The process after one more request, with the harm of an audited draft, from 0 to 1, and
+        the probability π with which it was to be audited; (None, 1) where it was not accepted."""
         if not 0 < rate <= 1 or not 0 <= (harm or 0.0) <= 1:
             raise ConfigurationError(
                 f"an audit rate of {rate:g}, a harm of {harm}: the rate is above 0 and at most 1, "
@@ -202,12 +190,9 @@ class HarmProcess(Record):
 class HarmQueue:
     """Feeds a `HarmProcess` in the order in which requests were decided.
 
-    Audits end in another order, and which of them ends first may hang on what they find. Only with
-    an order fixed beforehand is the product an e-process at every look, so that each request waits
-    for those before it. Not thread-safe.
-
-    `most` requests wait; the audit that the oldest of them waits for then counts as not made, which
-    may hide harm and never invents it.
+    Audits end in another order, which may hang on what they find; only with an order fixed
+    beforehand is the product an e-process. `most` requests wait; the audit that the oldest of them
+    waits for then counts as not made, which may hide harm and never invents it. Not thread-safe.
     """
 
     def __init__(self, process: HarmProcess, most: int = 2_000) -> None:

@@ -63,12 +63,10 @@ def test_log_probability_features_are_those_computed_by_hand() -> None:
     expected = {"logprob_mean": -0.7, "logprob_min": -2.0, "logprob_window_min": -0.7}
     # sorted −2, −0.5, …: 0.1 · 3 = 0.3 of the way from the first to the second
     assert features == pytest.approx(expected | {"logprob_q10": -1.55, "token_count": 4.0})
-
-
-def test_the_window_finds_the_worst_stretch_of_a_long_answer() -> None:
+    assert logprob_features(None) == logprob_features([]) == {}
     good, bad = [-0.1] * 20, [-1.0] * WINDOW
-    features = logprob_features([TokenLogprob("x", v) for v in (*good, *bad, *good)])
-    assert features["logprob_window_min"] == pytest.approx(-1.0)
+    long = logprob_features([TokenLogprob("x", v) for v in (*good, *bad, *good)])
+    assert long["logprob_window_min"] == pytest.approx(-1.0)
 
 
 def test_the_margin_is_that_of_the_two_most_likely_tokens_in_any_order() -> None:
@@ -76,11 +74,6 @@ def test_the_margin_is_that_of_the_two_most_likely_tokens_in_any_order() -> None
     second = TokenLogprob("a", -0.2, (("a", -0.2), ("b", -2.2)))
     assert logprob_features([first, second])["margin_mean"] == pytest.approx(1.5)
     assert "margin_mean" not in logprob_features([TokenLogprob("a", -0.1, (("a", -0.1),))])
-
-
-@pytest.mark.parametrize("missing", [None, (), []])
-def test_without_log_probabilities_there_are_no_features(missing: list[TokenLogprob]) -> None:
-    assert logprob_features(missing) == {}
 
 
 @given(st.lists(st.floats(-100, 0), min_size=1, max_size=80))
@@ -218,17 +211,6 @@ def test_a_vote_that_cannot_be_held_is_refused(options: dict[str, float]) -> Non
         SelfConsistency(**options)  # type: ignore[arg-type]
 
 
-def test_no_samples_are_no_vote() -> None:
-    assert SelfConsistency().read(ASKED, []) == {}
-
-
-async def test_samples_that_call_tools_weigh_by_their_calls() -> None:
-    same = said("", calls=[CALL], of_calls=[1.0])
-    features, _ = await taken(SelfConsistency(2), [same, said("no", 0.5)], same)
-    agreeing, against = math.exp(1.0), math.exp(0.5)
-    assert features["self_consistency"] == pytest.approx(agreeing / (agreeing + against))
-
-
 # --- other askers
 
 
@@ -336,14 +318,6 @@ async def test_callables_without_a_signature_take_question_and_answer() -> None:
 
     assert (await taken(UserSignal(Same())))[0] == {"Same": 1.0}
     assert not UserSignal(max, "built_in").takes_runtime
-
-
-async def test_the_error_of_a_users_signal_passes_as_it_is() -> None:
-    def broken(question: str, answer: str) -> float:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        await taken(UserSignal(broken))
 
 
 async def test_a_signal_that_returns_no_number_is_told_what_to_return() -> None:

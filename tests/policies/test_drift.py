@@ -132,11 +132,6 @@ def test_an_impossible_rate_is_refused() -> None:
         HarmProcess(max_harm=0.05).update(1.5, 0.1)
 
 
-def test_half_a_harm_counts_half() -> None:
-    halves, wholes = HarmProcess(max_harm=0.05), HarmProcess(max_harm=0.05)
-    assert halves.update(0.5, 0.25).logs == wholes.update(1.0, 0.5).logs
-
-
 def test_quantiles_stand_for_as_many_values_as_are_behind_them() -> None:
     recent = np.random.default_rng(5).normal(0.6, 1, 200).tolist()
     found = [SignalDrift(reference=REFERENCE, size=n).judge(recent) for n in (None, 1000, 30)]
