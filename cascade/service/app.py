@@ -30,9 +30,6 @@ from cascade.service.wire import BODIES, gateway_of
 
 logger = logging.getLogger("cascade")
 
-LARGEST_FORM = 4096
-"""Bytes of the log-in, which asks for no key."""
-
 health = APIRouter(tags=["health"])
 
 
@@ -161,7 +158,7 @@ class Edge:
             return
         status, read = 500, 0
         config = self._gateway.config
-        most = LARGEST_FORM if scope["path"] == "/login" else int(config.max_body_mib * 2**20)
+        most = int(config.max_body_mib * 2**20)
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         fault = (None if config.auth else _foreign(headers)) or _unreadable(headers, most)
 

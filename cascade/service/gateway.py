@@ -41,7 +41,7 @@ from cascade.service.config import (
     TierConfig,
 )
 from cascade.service.faults import ServiceError, failures, kind_of, plain_reason
-from cascade.service.keys import CASCADE_TAG, KEY_TAG, Backoff, Key, Keys, address_of
+from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, Keys, address_of
 from cascade.service.limits import Gate, Money, Rates, estimate, short
 from cascade.setup import choose_policy
 from cascade.state import Completion, Decision, LedgerEntry, Usage
@@ -54,6 +54,10 @@ logger = logging.getLogger("cascade")
 
 KINDS = ("price_of_error", "max_harm", "escalation_budget")
 """Ways to decide that a request may ask for."""
+
+WRONG_AT_ONCE, WRONG_PER_MINUTE = 20, 6
+"""Unknown keys of one address that are looked up: a team behind it mistypes some. A known key is
+never held up, so that others behind the same proxy cannot be locked out."""
 
 MOST_OWNERS = 10_000
 """Runs whose key is remembered."""
@@ -258,7 +262,7 @@ class Gateway:
         self.store = None if kept is None else open_store(**kept.model_dump())
         self.keys = Keys(url)
         self.money = Money(url, self.config.budgets)
-        self.rates, self.backoff = Rates(), Backoff()
+        self.rates, self.guesses = Rates(), Rates()
         self.ways: deque[Way] = deque(maxlen=self.config.recent)
         self._metrics = tuple(metrics)
         self._retiring: set[asyncio.Task[None]] = set()
@@ -291,20 +295,17 @@ class Gateway:
         """The valid key with this secret; 429 where too many wrong ones came from its address."""
         if not self.keys.is_guess(secret):
             return await self.keys.find(secret)
-        address = address_of(request.client.host if request.client else "")
-        self.backoff.count(address)
-        wrong = False
+        address, wrong = address_of(request.client.host if request.client else ""), False
+        wait_s = self.guesses.take(address, WRONG_PER_MINUTE, WRONG_AT_ONCE)
+        if wait_s:
+            said = f"too many wrong API keys came from your address: wait {wait_s} s."
+            raise _too_many(said, "too_many_wrong_keys", wait_s)
         try:
-            wait_s = self.backoff.wait_s(address)
-            if wait_s is not None:
-                said = f"too many wrong API keys came from your address: wait {wait_s + 1:.0f} s."
-                wait = {"Retry-After": f"{wait_s + 1:.0f}"}
-                raise ServiceError(429, said, "too_many_wrong_keys", headers=wait)
             key = await self.keys.find(secret)
             wrong = key is None
         finally:
             if not wrong:
-                self.backoff.take_back(address)
+                self.guesses.give_back(address)
         return key
 
     async def admin(self, request: Request) -> None:
@@ -349,8 +350,11 @@ class Gateway:
             ServiceError: it is not admitted.
             CascadeError: no tier could answer.
         """
-        if key is not None:
-            self.rates.take(key)
+        if key is not None and key.per_minute is not None:
+            wait_s = self.rates.take(key.id, key.per_minute)
+            if wait_s:
+                said = f"this key may ask {key.per_minute:g} times a minute: wait {wait_s} s."
+                raise _too_many(said, "rate_limit_exceeded", wait_s)
         served = self.model(question.model, key)
         cascade = served.cascade
         settings = self._settings(question, served, key)
@@ -592,6 +596,10 @@ def _decided(way: Way, event: Decided, served: Served) -> None:
     way.reason = plain_reason(decision.reason, ())
     way.confidence, way.calibrated = decision.confidence, decision.calibrated
     way.model = served.model_of(way.tier)
+
+
+def _too_many(said: str, code: str, wait_s: int) -> ServiceError:
+    return ServiceError(429, said, code, headers={"Retry-After": str(wait_s)})
 
 
 def _left(question: Question, settings: Settings) -> float | None:

@@ -173,10 +173,6 @@ class Keys:
         """All keys, revoked ones too, oldest first."""
         return await self._select()
 
-    async def get(self, key_id: str) -> Key | None:
-        """The key with this id, revoked or not."""
-        return next(iter(await self._select(self._table.c.id == key_id)), None)
-
     async def revoke(self, which: str) -> Key:
         """Revoke a valid key by its id, or by its name where only one has it."""
         return await self._change(await self._valid(which), revoked_at=datetime.now(UTC))
@@ -256,45 +252,6 @@ class Keys:
             while len(self._known) > MOST_REMEMBERED:
                 self._known.popitem(last=False)
         return key
-
-
-FREE, LONGEST_S, FORGOTTEN_S, MOST_ADDRESSES = 20, 300.0, 900.0, 10_000
-"""Wrong keys of an address that cost it nothing, as a team behind one address mistypes some; the
-longest delay, which doubles from a second; after so long without one, an address begins anew; and
-addresses that are remembered."""
-
-
-class Backoff:
-    """Waits after wrong keys, by address. A key that was right before is never held up, so that
-    others behind the same proxy cannot be locked out."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._tried: OrderedDict[str, tuple[int, float]] = OrderedDict()
-
-    def wait_s(self, address: str) -> float | None:
-        """Seconds until a new key from this address is looked at; None where it is now."""
-        wrong, at = self._tried.get(address, (0, 0.0))
-        passed_s = self._clock() - at
-        if wrong <= FREE or passed_s >= FORGOTTEN_S:
-            return None
-        left_s = min(LONGEST_S, 2.0 ** min(wrong - FREE - 1, 20)) - passed_s
-        return left_s if left_s > 0 else None
-
-    def count(self, address: str) -> None:
-        """Count a try before it is looked up: many at once are no way around."""
-        now = self._clock()
-        wrong, at = self._tried.pop(address, (0, now))
-        self._tried[address] = (1 if now - at >= FORGOTTEN_S else wrong + 1, now)
-        if len(self._tried) > MOST_ADDRESSES:
-            self._tried.popitem(last=False)
-
-    def take_back(self, address: str) -> None:
-        """Take one try back that was right, or was not looked up. Those before it stay counted:
-        else one right key would let others be tried between its requests."""
-        wrong, at = self._tried.pop(address, (0, 0.0))
-        if wrong > 1:
-            self._tried[address] = (wrong - 1, at)
 
 
 def address_of(host: str) -> str:

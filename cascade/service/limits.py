@@ -28,35 +28,31 @@ file counts, so that more is put aside than is spent."""
 POLL_S = 0.5
 """Seconds between two looks for money that other processes may have released."""
 
-MOST_RATES = 10_000
+MOST_NAMES = 10_000
 
 
 class Rates:
-    """Requests per minute by key, as buckets that fill evenly; each process counts for itself."""
+    """Requests per minute by name, as buckets that fill evenly; each process counts for itself."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, key: Key) -> None:
-        """Count a request; an error where there were too many."""
-        if key.per_minute is None:
-            return
-        now, most = self._clock(), max(1.0, key.per_minute)
-        left, at = self._left.pop(key.id, (most, now))
-        left = min(most, left + (now - at) * key.per_minute / 60)
+    def take(self, name: str, per_minute: float, at_once: float | None = None) -> int:
+        """Count a request; the seconds to wait where there were too many, else 0."""
+        now, most = self._clock(), max(1.0, at_once or per_minute)
+        left, at = self._left.pop(name, (most, now))
+        left = min(most, left + (now - at) * per_minute / 60)
         taken = left >= 1
-        self._left[key.id] = (left - taken, now)
-        if len(self._left) > MOST_RATES:
+        self._left[name] = (left - taken, now)
+        if len(self._left) > MOST_NAMES:
             self._left.popitem(last=False)
-        if not taken:
-            wait_s = math.ceil((1 - left) * 60 / key.per_minute)
-            raise ServiceError(
-                429,
-                f"this key may ask {key.per_minute:g} times a minute: wait {wait_s} s.",
-                "rate_limit_exceeded",
-                headers={"Retry-After": str(wait_s)},
-            )
+        return 0 if taken else math.ceil((1 - left) * 60 / per_minute)
+
+    def give_back(self, name: str) -> None:
+        """Take one request back, and none before it."""
+        left, at = self._left.get(name, (0.0, self._clock()))
+        self._left[name] = (left + 1, at)
 
 
 class Gate:

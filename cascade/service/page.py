@@ -7,27 +7,27 @@ another host.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import math
 import secrets
 import tempfile
 import time
+from base64 import b64decode
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from hashlib import sha256
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import urlencode
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, ValidationError
 from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 from typing_extensions import override
 
 from cascade.errors import CascadeError
@@ -39,7 +39,7 @@ from cascade.ledger.store import SqlLedger
 from cascade.service.admin import budgets_of, ledger_of
 from cascade.service.faults import ServiceError, fault_of, invalid
 from cascade.service.gateway import Gateway, Way
-from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key
+from cascade.service.keys import CASCADE_TAG, KEY_TAG
 from cascade.service.wire import gateway_of
 
 HEADERS = {
@@ -53,8 +53,6 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 """What a browser lets the page do."""
-
-COOKIE, LASTS_S = "cascade_session", 12 * 3600
 
 PERIODS = {"1": "24 hours", "7": "7 days", "30": "30 days", "90": "90 days", "all": "everything"}
 
@@ -80,11 +78,8 @@ class Guarded(APIRoute):
                 response = await work(request)
             except (ServiceError, CascadeError) as error:
                 fault = fault_of(error, request.url.path)
-                if fault.status == 401:
-                    response = RedirectResponse("/login", 303)
-                else:
-                    said = f"<h1>cascade</h1><p>{escape(fault.message)}</p>"
-                    response = HTMLResponse(_frame("cascade", said), fault.status, fault.headers)
+                said = f"<h1>cascade</h1><p>{html.marked(fault.message)}</p>"
+                response = HTMLResponse(_frame("cascade", said), fault.status, fault.headers)
             response.headers.update(HEADERS)
             return response
 
@@ -95,104 +90,28 @@ router = APIRouter(route_class=Guarded)
 
 
 def _same_site(request: Request) -> None:
-    """Refuse what a page of another site has sent, whatever cookies it carries.
-
-    Raises:
-        ServiceError: 403.
-    """
-    place = request.headers.get("sec-fetch-site")
-    if request.method in ("GET", "HEAD"):
-        # A link from elsewhere may open the page, where the strict cookie does not come along.
-        allowed = place != "cross-site" or request.headers.get("sec-fetch-mode") == "navigate"
-    else:
-        origin = request.headers.get("origin")
-        own = origin is None or urlsplit(origin).netloc == request.headers.get("host")
-        allowed = own if place is None else place == "same-origin"
-    if not allowed:
+    """Refuse what a page of another site asks for, but for a link that opens the page."""
+    headers = request.headers
+    opened = headers.get("sec-fetch-mode") == "navigate"
+    if headers.get("sec-fetch-site") == "cross-site" and not opened:
         raise ServiceError(403, "this request was sent by a page of another site.", "cross_site")
 
 
-# --- who looks
-
-
-async def _signed_in(request: Request) -> Gateway:
-    """The gateway, for who has the session of an admin key.
-
-    Raises:
-        ServiceError: 401, there is none.
-    """
+async def _admitted(request: Request) -> Gateway:
+    """The gateway, for who has an admin key; a browser sends it as a password."""
     gateway = gateway_of(request)
     if gateway.config.auth:
-        key_id, until, mark = [*request.cookies.get(_cookie(request), "").split("."), "", ""][:3]
-        key = await gateway.keys.get(key_id) if key_id and until.isdecimal() else None
-        ended = not until.isdecimal() or int(until[:12]) < time.time()
-        if key is None or not key.admin or key.revoked_at or ended:
-            raise ServiceError(401, "you are not logged in: open /login.", "no_session")
-        if not hmac.compare_digest(mark, _mark(key, until)):
-            raise ServiceError(401, "you are not logged in: open /login.", "no_session")
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "basic":
+            with suppress(ValueError):
+                secret = b64decode(secret + "==").decode("utf-8", "replace").partition(":")[2]
+        key = await gateway.find_key(request, secret.strip())
+        if key is None or not key.admin:
+            said = "log in with any name, and with an admin key as the password: "
+            said += "`cascade keys create … --admin` makes one."
+            challenge = {"WWW-Authenticate": 'Basic realm="cascade", charset="UTF-8"'}
+            raise ServiceError(401, said, "admin_key_needed", headers=challenge)
     return gateway
-
-
-def _cookie(request: Request) -> str:
-    """With the prefix that forbids other hosts and plain HTTP to set it, where there is TLS."""
-    return f"__Host-{COOKIE}" if request.url.scheme == "https" else COOKIE
-
-
-def _mark(key: Key, until: str) -> str:
-    return hmac.new(key.digest.encode(), f"page {key.id} {until}".encode(), sha256).hexdigest()
-
-
-@router.head("/login")
-@router.get("/login")
-async def form(request: Request) -> Response:
-    """Show the form of the log-in."""
-    return _form() if gateway_of(request).config.auth else RedirectResponse("/", 303)
-
-
-def _form(error: str = "", status: int = 200) -> Response:
-    said = f'<p class="error" role="alert">{escape(error)}</p>' if error else ""
-    body = (
-        f"<h1>cascade</h1>{said}"
-        '<form method="post" action="/login" class="login"><label for="key">Admin key</label>'
-        '<input id="key" name="key" type="password" autocomplete="current-password" required>'
-        "<button>Log in</button></form>"
-        '<p class="soft"><code>cascade keys create cascade.yaml NAME --admin</code> makes one.</p>'
-    )
-    return HTMLResponse(_frame("Log in", body), status)
-
-
-@router.post("/login")
-async def login(request: Request) -> Response:
-    """Begin a session: a cookie that is signed with the key's hash, so that every process of the
-    service knows it, and it ends with the key."""
-    sent = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=8)
-    try:
-        key = await gateway_of(request).find_key(request, sent.get("key", [""])[0].strip())
-    except ServiceError as error:
-        return _form(error.message, error.status)
-    if key is None or not key.admin:
-        said = "This is no valid key." if key is None else "This key is no admin key."
-        return _form(said, 403 if key else 401)
-    until = str(int(time.time()) + LASTS_S)
-    response = RedirectResponse("/", 303)
-    response.set_cookie(
-        _cookie(request),
-        f"{key.id}.{until}.{_mark(key, until)}",
-        max_age=LASTS_S,
-        path="/",
-        secure=request.url.scheme == "https",
-        httponly=True,
-        samesite="strict",
-    )
-    return response
-
-
-@router.post("/logout")
-async def logout(request: Request) -> Response:
-    """End the session in this browser."""
-    response = RedirectResponse("/login", 303)
-    response.delete_cookie(_cookie(request), path="/", httponly=True, samesite="strict")
-    return response
 
 
 # --- what is shown
@@ -259,7 +178,7 @@ def _midnight(day: date | None) -> datetime | None:
 @router.get("/")
 async def show(request: Request) -> Response:
     """Show the page."""
-    gateway = await _signed_in(request)
+    gateway = await _admitted(request)
     view = View.of(request)
     names, budgets = dict[str, str](), list[dict[str, Any]]()
     if gateway.config.auth:
@@ -298,7 +217,7 @@ async def _report(made: Reports, store: SqlLedger, selection: Selection) -> Repo
 @router.get("/export/{name}")
 async def export(request: Request, name: str) -> Response:
     """The entries of the view as a file."""
-    gateway = await _signed_in(request)
+    gateway = await _admitted(request)
     kind = {"ledger.csv": "text/csv", "ledger.jsonl": "application/x-ndjson"}.get(name)
     if kind is None:
         raise ServiceError(404, "there are /export/ledger.csv and /export/ledger.jsonl.")
@@ -351,7 +270,6 @@ def _header(view: View, gateway: Gateway, names: dict[str, str]) -> str:
     periods = _options(PERIODS.items(), view.days)
     cascades = _options([("", "all cascades"), *((n, n) for n in gateway.served)], view.cascade)
     keys = _options([("", "all teams"), *names.items()], view.key)
-    leave = '<form method="post" action="/logout"><button>Log out</button></form>'
     query = escape(urlencode(view.given()))
     return (
         '<header class="bar"><strong>cascade</strong>'
@@ -362,8 +280,7 @@ def _header(view: View, gateway: Gateway, names: dict[str, str]) -> str:
         f'<label>Cascade <select name="cascade">{cascades}</select></label>'
         f'<label>Team <select name="key">{keys}</select></label><button>Show</button></form>'
         f'<nav aria-label="Export"><a href="/export/ledger.csv?{query}">CSV</a> '
-        f'<a href="/export/ledger.jsonl?{query}">JSON lines</a></nav>'
-        f"{leave if gateway.config.auth else ''}</header>"
+        f'<a href="/export/ledger.jsonl?{query}">JSON lines</a></nav></header>'
     )
 
 

@@ -126,14 +126,3 @@ def test_requests_are_found_and_unfolded_by_keys_alone(visitor: Visitor) -> None
     page.keyboard.press("Enter")
     assert folded.evaluate("part => part.open")
     assert "large" in folded.inner_text()
-
-
-def test_a_wrong_key_is_told_so_and_who_logs_out_is_out(visitor: Visitor) -> None:
-    page, url = visitor.page, visitor.world.served.url
-    page.get_by_role("button", name="Log out").click()
-    page.wait_for_url(f"{url}/login")
-    page.get_by_label("Admin key").fill("csk_wrong")
-    page.keyboard.press("Enter")
-    assert "key" in page.get_by_role("alert").inner_text()
-    page.goto(f"{url}/")
-    assert page.url == f"{url}/login"

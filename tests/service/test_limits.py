@@ -11,7 +11,8 @@ import pytest
 
 from cascade.errors import ConfigurationError
 from cascade.service import create_app, read_config
-from cascade.service.keys import FORGOTTEN_S, FREE, Backoff, Keys, address_of, digest_of
+from cascade.service.gateway import WRONG_AT_ONCE
+from cascade.service.keys import Keys, address_of, digest_of
 from cascade.service.limits import Gate, Rates, short
 from tests.acceptance.upstream import Answer, Held, Upstream
 from tests.service.conftest import Serve
@@ -135,30 +136,6 @@ async def test_a_file_with_several_databases_is_whole_after_another_process_leav
 # --- wrong keys
 
 
-def test_wrong_keys_of_an_address_cost_it_longer_and_longer() -> None:
-    now = 0.0
-    backoff = Backoff(lambda: now)
-    for _ in range(FREE + 1):
-        backoff.count("a")
-    assert backoff.wait_s("a") == 1.0
-    backoff.count("a")
-    assert backoff.wait_s("a") == 2.0
-    assert backoff.wait_s("b") is None
-    now = FORGOTTEN_S
-    assert backoff.wait_s("a") is None
-
-
-def test_a_right_key_takes_back_its_own_try_alone() -> None:
-    backoff = Backoff(lambda: 0.0)
-    for _ in range(FREE + 2):
-        backoff.count("a")
-    backoff.take_back("a")
-    assert backoff.wait_s("a") == 1.0
-    backoff.count("b")
-    backoff.take_back("b")
-    assert backoff.wait_s("b") is None
-
-
 def test_of_an_address_its_network_counts_where_it_has_many() -> None:
     assert address_of("2001:db8::1") == address_of("2001:db8::2") == "2001:db8::/64"
     assert address_of("::ffff:10.0.0.1") == "10.0.0.1"
@@ -169,11 +146,11 @@ async def test_who_guesses_keys_has_to_wait_and_a_known_key_has_not(serve: Serve
     async with serve() as served:
         assert (await served.client.get("/v1/models")).status_code == 200
         statuses = []
-        for n in range(FREE + 3):
+        for n in range(WRONG_AT_ONCE + 3):
             wrong = served.as_key(f"csk_{n:043d}")
             statuses.append((await served.client.get("/v1/models", headers=wrong)).status_code)
         right = await served.client.get("/v1/models")
-    assert statuses == [401] * FREE + [429] * 3
+    assert statuses == [401] * WRONG_AT_ONCE + [429] * 3
     assert right.status_code == 200
 
 
@@ -188,22 +165,14 @@ async def test_requests_a_minute_are_refused_with_the_time_to_wait(serve: Serve)
     assert 0 < int(answers[2].headers["retry-after"]) <= 30
 
 
-def test_a_rate_fills_evenly(make_key: Any) -> None:
-    now, key = 0.0, make_key(per_minute=60.0)
+def test_a_rate_fills_evenly() -> None:
+    now = 0.0
     rates = Rates(lambda: now)
-    for _ in range(60):
-        rates.take(key)
-    with pytest.raises(Exception, match="60 times a minute"):
-        rates.take(key)
+    assert [rates.take("k", 60.0) for _ in range(61)] == [0] * 60 + [1]
+    rates.give_back("k")
+    assert [rates.take("k", 60.0), rates.take("k", 60.0)] == [0, 1]
     now = 1.0
-    rates.take(key)
-
-
-@pytest.fixture
-def make_key() -> Any:
-    from cascade.service.keys import Key  # noqa: PLC0415
-
-    return lambda **settings: Key(id="k", name="k", digest="d", **settings)
+    assert rates.take("k", 60.0) == 0
 
 
 async def test_a_full_queue_and_a_long_wait_are_429() -> None:
