@@ -291,6 +291,10 @@ class Writer:
             connection = self._raw
             if connection is None:  # closed a moment ago
                 return False
+            if len(ready) == 1 and len(ready[0][1]) == 1:  # a transaction of its own
+                connection.execute(ready[0][0], ready[0][1][0]).close()
+                self._untidy += 1
+                return True
             connection.execute("BEGIN IMMEDIATE").close()
             try:
                 for statement, parameters in ready:

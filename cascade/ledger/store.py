@@ -573,22 +573,19 @@ class SqlLedger(LedgerStore):
             self._loop.call_soon_threadsafe(self._heard, urgent)
 
     def _heard(self, urgent: bool) -> None:
-        self._something.set()
         if urgent:
-            self._urgent.set()
+            self._due.set()
+        else:
+            self._loop.call_later(LINGER_S, self._due.set)
 
     async def _serve(self, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
-        self._something, self._urgent = asyncio.Event(), asyncio.Event()
+        self._due = asyncio.Event()
         ready.set()
         with suppress(Exception):  # the first write tells it
             await self._writer.open()
         while self._items or not self._stopping:
-            await self._something.wait()
-            # Not wait_for: in Python 3.11 it may let its own cancellation out, which ends the loop.
-            timer = self._loop.call_later(LINGER_S, self._urgent.set)
-            await self._urgent.wait()
-            timer.cancel()
+            await self._due.wait()
             items = self._take()
             written = await self._write(items)
             self._writing = ()
@@ -608,8 +605,7 @@ class SqlLedger(LedgerStore):
             self._began = time.monotonic()
             if not self._items:
                 self._signalled = 0
-                self._something.clear()
-                self._urgent.clear()
+                self._due.clear()
             self._room.notify_all()
             return taken
 
