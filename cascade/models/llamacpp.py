@@ -120,7 +120,7 @@ class LlamaCppModel(ServedModel):
             ) from error
         self._defaults = given
         self._engine: Engine | None = None
-        self._connection = None
+        self._reached: Connection | None = None
         self._knows_tools: bool | None = None
         advice = {ContextLengthError: "Shorten the conversation, or give the model a larger n_ctx."}
         self._caller = Caller(self.name, str(self.weights_path), advice=advice)
@@ -133,14 +133,14 @@ class LlamaCppModel(ServedModel):
         return self._engine
 
     async def _connected(self) -> Connection:
-        if self._connection is None:
+        if self._reached is None:
             address, self.secrets = await self.engine.load(), (self.engine.key,)
             # llama.cpp's server closes connections that it has kept; a request may cross that.
             headers = {"authorization": f"Bearer {self.engine.key}", "connection": "close"}
-            self._connection = Connection(address, headers, self._caller)
-        return self._connection
+            self._reached = Connection(address, headers, self._caller)
+        return self._reached
 
-    async def _payload(self, request: Request, *, stream: bool) -> dict[str, Any]:
+    async def _payload(self, request: Request) -> dict[str, Any]:
         payload = {**self._defaults, **chat_payload(request)}
         if request.tools or any(message.type == "tool" for message in request.messages):
             connection = await self._connected()
@@ -152,8 +152,7 @@ class LlamaCppModel(ServedModel):
                 payload["messages"] = told(payload["messages"], () if choice == "none" else tools)
         if request.answer is not None:
             payload |= await self._held_to(request.answer)
-        usage = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
-        return payload | usage
+        return payload
 
     async def _complete(self, request: Request) -> Completion:
         return _with_calls(await super()._complete(request), request)
@@ -194,8 +193,9 @@ class LlamaCppModel(ServedModel):
 
     async def aclose(self) -> None:
         """Give the weights back when no other model uses them."""
-        await super().aclose()
-        self._connection = self._engine = None
+        reached, self._reached, self._engine = self._reached, None, None
+        if reached is not None:
+            await reached.aclose()
 
 
 def find_weights(model: str) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from cascade.errors import ModelNotFoundError, UnsupportedContentError
@@ -56,6 +56,7 @@ class OllamaModel(ServedModel):
 
     provider = "ollama"
     path = "/api/chat"
+    streaming: ClassVar[Mapping[str, Any]] = {"stream": True}
     ends_with_reason = True
     returns_logprobs = True
     streams_logprobs = True
@@ -81,17 +82,16 @@ class OllamaModel(ServedModel):
 
     async def digest(self) -> str | None:
         """The server's own digest of the model, None when it has no model of that name."""
-        listed = await (await self._connected()).request("/api/tags")
+        listed = await self._connection.request("/api/tags")
         known = {model.get("model"): model.get("digest") for model in listed.get("models") or ()}
         return known.get(self.model) or known.get(f"{self.model}:latest")
 
     async def warm(self) -> None:
         """Have the server load the model: that is what a request without messages does."""
         self._check_allowed()
-        asked = await self._payload(Request(()), stream=False)
-        await (await self._connected()).request(self.path, asked)
+        await self._connection.request(self.path, await self._payload(Request(())))
 
-    async def _payload(self, request: Request, *, stream: bool) -> dict[str, Any]:
+    async def _payload(self, request: Request) -> dict[str, Any]:
         asked = chat_payload(request)
         options: dict[str, Any] = {
             "num_predict": request.max_tokens,
@@ -99,7 +99,7 @@ class OllamaModel(ServedModel):
         }
         payload: dict[str, Any] = {
             "model": self.model,
-            "stream": stream,
+            "stream": False,
             "messages": [self._message(message) for message in asked["messages"]],
             "tools": None if request.tool_choice == "none" else asked.get("tools"),
             "format": request.schema and dict(request.schema),
@@ -149,7 +149,7 @@ class OllamaModel(ServedModel):
     async def _check_that_it_sees(self) -> None:
         """Ollama leaves images out for a model that cannot see, and says nothing."""
         if self._sees is None:
-            shown = await (await self._connected()).request("/api/show", {"model": self.model})
+            shown = await self._connection.request("/api/show", {"model": self.model})
             capabilities = shown.get("capabilities")  # older servers do not say
             self._sees = capabilities is None or "vision" in capabilities
         if not self._sees:

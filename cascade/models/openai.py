@@ -49,10 +49,15 @@ class ServedModel(Model):
 
     Attributes:
         path: to which requests are posted.
+        streaming: parameters of a request for a stream.
         ends_with_reason: whether nothing comes in a stream after the reason why the answer ends.
     """
 
     path: ClassVar[str] = "/chat/completions"
+    streaming: ClassVar[Mapping[str, Any]] = {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     ends_with_reason: ClassVar[bool] = False
 
     def __init__(
@@ -62,16 +67,13 @@ class ServedModel(Model):
         self.secrets = (key,)
         # A user in the address stands for a key; no request has both.
         bearer = {"authorization": f"Bearer {key}"} if key and "@" not in base_url else {}
-        self._connection: Connection | None = Connection(
-            base_url, {**bearer, **(headers or {})}, caller
-        )
+        self._connection = Connection(base_url, {**bearer, **(headers or {})}, caller)
 
     async def _connected(self) -> Connection:
-        assert self._connection is not None
         return self._connection
 
     @abstractmethod
-    async def _payload(self, request: Request, *, stream: bool) -> dict[str, Any]:
+    async def _payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request."""
 
     async def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
@@ -96,8 +98,7 @@ class ServedModel(Model):
 
     async def _complete(self, request: Request) -> Completion:
         connection = await self._connected()
-        payload = await self._payload(request, stream=False)
-        return self.read(await connection.request(self.path, payload))
+        return self.read(await connection.request(self.path, await self._payload(request)))
 
     def read(self, reply: object) -> Completion:
         """The answer in a reply, as decoded JSON.
@@ -112,7 +113,7 @@ class ServedModel(Model):
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         connection = await self._connected()
-        payload = await self._payload(request, stream=True)
+        payload = {**await self._payload(request), **self.streaming}
         answer = Answer()
         lines = connection.lines(self.path, payload, lambda: answer.begun)
         try:
@@ -165,8 +166,7 @@ class ServedModel(Model):
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._connection is not None:
-            await self._connection.aclose()
+        await self._connection.aclose()
 
 
 def reasons(model: str) -> bool:
@@ -227,9 +227,8 @@ class OpenAIModel(ServedModel):
             payload["max_completion_tokens"] = payload.pop("max_tokens")
         return payload
 
-    async def _payload(self, request: Request, *, stream: bool) -> dict[str, Any]:
-        usage = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
-        return self.payload(request) | usage
+    async def _payload(self, request: Request) -> dict[str, Any]:
+        return self.payload(request)
 
     async def _complete(self, request: Request) -> Completion:
         if request.answer is None:
