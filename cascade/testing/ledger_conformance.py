@@ -1,10 +1,6 @@
 """Conformance suite of ledger stores, for ours and for those of others.
 
-    report = asyncio.run(check_store(MyStore, {"append", "begin"}))
-    print(report)
-    assert report.passed
-
-No test framework is needed. With pytest (and pytest-asyncio) each check may be a test:
+With pytest and pytest-asyncio each check is a test; `checks_of` gives them for other frameworks:
 
     class TestMine(LedgerConformance):
         capabilities = ("append", "begin")
@@ -20,9 +16,7 @@ each check.
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, get_args
@@ -330,31 +324,6 @@ CHECKS: dict[Capability, tuple[Check, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Report:
-    """Outcome of a store's checks.
-
-    Attributes:
-        failures: name of each check that failed, with what was wrong.
-        checks: how many were made.
-        left_out: capabilities that were not asked for.
-    """
-
-    failures: dict[str, str]
-    checks: int
-    left_out: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check held."""
-        return not self.failures
-
-    def __str__(self) -> str:
-        lines = [f"{self.checks - len(self.failures)} of {self.checks} checks hold"]
-        lines += [f"left out: {', '.join(self.left_out)}"] if self.left_out else []
-        return "\n".join([*lines, *(f"{name}: {why}" for name, why in self.failures.items())])
-
-
 def checks_of(capabilities: Collection[str]) -> list[Check]:
     """The checks that a store with these capabilities has to hold."""
     return [check for name, checks in CHECKS.items() if name in capabilities for check in checks]
@@ -385,29 +354,3 @@ def _as_test(capability: str, check: Check) -> Callable[[LedgerConformance, Make
 for _name, _checks in CHECKS.items():
     for _check in _checks:
         setattr(LedgerConformance, f"test_{_check.__name__}", _as_test(_name, _check))
-
-
-async def check_store(
-    make: Make,
-    capabilities: Collection[str] = get_args(Capability),
-    *,
-    empty: Callable[[], Awaitable[None]] | None = None,
-) -> Report:
-    """Hold a store to the checks of its capabilities.
-
-    Args:
-        make: makes a store.
-        capabilities: of `Capability`.
-        empty: empties its database, before each check; not needed where it is not durable.
-    """
-    checks, failures = checks_of(capabilities), {}
-    for check in checks:
-        if empty is not None:
-            await empty()
-        try:
-            await check(make)
-        except Exception as error:  # noqa: BLE001 - it is reported
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            failures[check.__name__] = f"{error!r} in {last.name}, line {last.lineno}"
-    left_out = tuple(name for name in get_args(Capability) if name not in capabilities)
-    return Report(failures, len(checks), left_out)
