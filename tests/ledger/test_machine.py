@@ -16,49 +16,33 @@ class Clock:
         return self.now
 
 
-def test_alone_a_call_is_charged_what_the_server_says() -> None:
-    clock = Clock()
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_alone_on_a_machine_a_call_is_charged_what_the_server_says(clock: Clock) -> None:
     busy = BusyClock(clock)
+    other = busy.begin("there")
     for told, charged in ((800.0, (800.0, "measured")), (None, (1000.0, "estimated"))):
         use = busy.begin("here")
         clock.now += 1
         assert use.end(told) == charged
     assert use.end(None)[0] == pytest.approx(1000), "ended twice, it is charged no more"
+    assert other.end(2000.0) == (2000.0, "measured")
 
 
-def test_eight_at_once_cost_no_more_than_one_after_the_other() -> None:
-    clock = Clock()
+def test_eight_at_once_cost_no_more_than_one_after_the_other(clock: Clock) -> None:
     busy = BusyClock(clock)
     uses = [busy.begin("here") for _ in range(8)]
     clock.now += 10
-    charged = [use.end(9_500.0) for use in uses]
-    assert charged == [(pytest.approx(1250), "measured")] * 8
+    assert [use.end(9_500.0) for use in uses] == [(pytest.approx(1250), "measured")] * 8
 
 
-def test_where_calls_wait_in_line_the_machine_is_paid_for_once() -> None:
-    clock = Clock()
-    busy = BusyClock(clock)
-    first, second = busy.begin("here"), busy.begin("here")
-    clock.now = 1.0
-    one, _ = first.end(1000.0)
-    clock.now = 2.0
-    other, _ = second.end(1000.0)
-    assert one + other == pytest.approx(2000)
+calls = st.tuples(st.floats(0, 10), st.floats(0, 10), st.none() | st.floats(0, 2))
 
 
-def test_two_machines_are_two() -> None:
-    clock = Clock()
-    busy = BusyClock(clock)
-    uses = [busy.begin("here"), busy.begin("there")]
-    clock.now = 1.0
-    assert [use.end(1000.0) for use in uses] == [(1000.0, "measured")] * 2
-
-
-@given(
-    st.lists(
-        st.tuples(st.floats(0, 10), st.floats(0, 10), st.none() | st.floats(0, 2)), max_size=12
-    )
-)
+@given(st.lists(calls, max_size=12))
 def test_the_sum_is_never_above_the_time_in_which_the_machine_was_used(
     calls: list[tuple[float, float, float | None]],
 ) -> None:
