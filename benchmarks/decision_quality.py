@@ -175,8 +175,12 @@ def splits(pair: Pair, other: Pair | None, labels: int, count: int) -> Iterator[
         return
     for seed in range(1 if other is not None and size == n else count):
         order = np.random.default_rng(seed).permutation(n)
-        fit = pair.take(np.sort(order[:size]))
-        yield fit, pair.take(np.sort(order[size:])) if other is None else other
+        fit, rest = (np.sort(part) for part in (order[:size], order[size:]))
+        yield part_of(pair, fit), part_of(pair, rest) if other is None else other
+
+
+def part_of(pair: Pair, rows: Any) -> Pair:
+    return pair_of([pair.rows[i] for i in rows], pair.small, pair.large)
 
 
 # Tables ---------------------------------------------------------------------------------------
@@ -200,9 +204,9 @@ class Threshold:
         if plain == "short":
             doubt = pair.characters
         elif plain.startswith("agree:"):
-            view = pair.view(plain.removeprefix("agree:"))
-            doubt = -view.block.select(["same"])[:, 0]
-            kept = before = kept + view.cost
+            helper = plain.removeprefix("agree:")
+            doubt = -pair.block(f"view:{helper}").select(["same"])[:, 0]
+            kept = before = kept + pair.cost(helper)
         gain = pair.large_correct - pair.small_correct
         return cls(doubt, kept, before + pair.large_cost, gain, float(pair.large_cost.sum()))
 
@@ -286,7 +290,9 @@ def gain_figures(case: Case, fit: Pair, test: Pair) -> Figures:
         found[name] = nauc(gain, *right)
     found["helper"] = found.get("gain", found["router"])
     for helper in fit.helpers(rows)[:1]:
-        own = ["raw"] * bool(np.isfinite(fit.raw).any()) + ["draft"] * bool(fit.draft.names)
+        own = ["raw"] * bool(np.isfinite(fit.raw).any()) + ["draft"] * bool(
+            fit.block("draft").names
+        )
         head, _ = fit_head(fit, rows, [*own, "prompt", "topics", f"view:{helper}"])
         small, large = head(test)
         found["helper"] = nauc(large - small, *right)

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -54,21 +54,6 @@ class Block:
         return np.array(columns).reshape(len(names), len(self.values)).T
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """Another model on the rows of a pair.
-
-    Attributes:
-        block: whether it says the same as the draft, and how sure it is of both.
-        correct: (n,).
-        cost: (n,) dollars.
-    """
-
-    block: Block
-    correct: Array
-    cost: Array
-
-
 @dataclass(frozen=True)
 class Pair:
     """The rows that have both models, sorted by id.
@@ -91,90 +76,72 @@ class Pair:
     priced: bool
     left_out: int
     candidates: tuple[str, ...]
-    _views: dict[str, View] = field(default_factory=dict, init=False, repr=False)
+    _blocks: dict[str, Block] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    @cached_property
-    def prompts(self) -> list[str]:
-        """The questions."""
-        return [row.prompt for row in self.rows]
-
-    @cached_property
-    def characters(self) -> Array:
-        """Length of each question: what a large answer costs grows with it."""
-        return np.array([len(prompt) for prompt in self.prompts], dtype=np.float64)
 
     def outcomes(self, model: str) -> list[Outcome]:
         """Of a model that every row has."""
         return [row.models[model] for row in self.rows]
 
+    def correct(self, model: str) -> Array:
+        """(n,) of a model that every row has."""
+        return np.array([outcome.correct for outcome in self.outcomes(model)])
+
+    def cost(self, model: str) -> Array:
+        """(n,) dollars of a model that every row has; NaN where unknown."""
+        return np.array([outcome.cost_usd for outcome in self.outcomes(model)], dtype=np.float64)
+
+    @cached_property
+    def characters(self) -> Array:
+        """Length of each question: what a large answer costs grows with it."""
+        return np.array([len(row.prompt) for row in self.rows], dtype=np.float64)
+
     @cached_property
     def raw(self) -> Array:
         """The draft's own score in [0, 1], not calibrated; NaN where it has none."""
         scores = [raw_score(outcome) for outcome in self.outcomes(self.small)]
-        return np.array([np.nan if s is None else s for s in scores], dtype=np.float64)
-
-    @cached_property
-    def draft(self) -> Block:
-        """What comes with the drafts, besides the raw score."""
-        return Block.of([draft_features(outcome) for outcome in self.outcomes(self.small)])
-
-    @cached_property
-    def prompt(self) -> Block:
-        """Marks of difficulty in the questions."""
-        return Block.of([prompt_marks(prompt) for prompt in self.prompts])
+        return np.array(scores, dtype=np.float64)
 
     @cached_property
     def encoder(self) -> TextEncoder:
         """A latent space of topics, learned from these questions without labels."""
-        return fit_text_encoder(self.prompts)
+        return fit_text_encoder([row.prompt for row in self.rows])
 
-    def topics(self, encoder: TextEncoder) -> Block:
-        """The questions in a space of topics."""
-        return self._topics if encoder is self.encoder else self._encoded(encoder)
+    def block(self, source: str, encoder: TextEncoder | None = None) -> Block:
+        """Columns of a source.
 
-    @cached_property
-    def _topics(self) -> Block:
-        return self._encoded(self.encoder)
+        Args:
+            source: `draft`, what comes with it besides the raw score; `prompt`, marks of
+                difficulty; `topics`, the questions in the encoder's space; `view:NAME`, whether
+                another model says the same, and how sure it is of both.
+            encoder: another one than that of these rows.
+        """
+        if encoder is not None and encoder is not self.encoder:
+            return self._columns(source, encoder)
+        if source not in self._blocks:
+            self._blocks[source] = self._columns(source, encoder)
+        return self._blocks[source]
 
-    def _encoded(self, encoder: TextEncoder) -> Block:
-        values = encoder.transform(self.prompts)
-        return Block(tuple(f"topic{i}" for i in range(values.shape[1])), values)
-
-    def view(self, helper: str) -> View:
-        """Another model on these rows."""
-        if helper not in self._views:
-            drafts, others = self.outcomes(self.small), self.outcomes(helper)
-            self._views[helper] = View(
-                Block.of([_view(d, o) for d, o in zip(drafts, others, strict=True)]),
-                np.array([o.correct for o in others]),
-                np.array([o.cost_usd for o in others], dtype=np.float64),
-            )
-        return self._views[helper]
-
-    def take(self, rows: Rows) -> Pair:
-        """Some of the rows."""
-        return replace(
-            self,
-            rows=[self.rows[i] for i in rows],
-            small_correct=self.small_correct[rows],
-            large_correct=self.large_correct[rows],
-            small_cost=self.small_cost[rows],
-            large_cost=self.large_cost[rows],
-        )
+    def _columns(self, source: str, encoder: TextEncoder | None) -> Block:
+        if source == "topics":
+            values = (encoder or self.encoder).transform([row.prompt for row in self.rows])
+            return Block(tuple(f"topic{i}" for i in range(values.shape[1])), values)
+        if source == "prompt":
+            return Block.of([prompt_marks(row.prompt) for row in self.rows])
+        drafts = self.outcomes(self.small)
+        if source == "draft":
+            return Block.of([draft_features(outcome) for outcome in drafts])
+        others = self.outcomes(source.removeprefix("view:"))
+        return Block.of([_view(draft, other) for draft, other in zip(drafts, others, strict=True)])
 
     def helpers(self, fit: Rows) -> tuple[str, ...]:
         """The most accurate cheap candidates on the fitting rows."""
         most = max(1.001 * self.small_cost[fit].mean(), CHEAP * self.large_cost[fit].mean())
-        cheap: list[tuple[float, str]] = []
-        for name in self.candidates:
-            found = [self.rows[i].models[name] for i in fit]
-            if np.mean([outcome.cost_usd for outcome in found]) <= most:
-                cheap.append((-float(np.mean([outcome.correct for outcome in found])), name))
-        best = sorted(cheap, key=lambda known: known[0])[:MOST_HELPERS]
-        return tuple(name for _, name in best)
+        cheap = [name for name in self.candidates if self.cost(name)[fit].mean() <= most]
+        right = {name: float(self.correct(name)[fit].mean()) for name in cheap}
+        return tuple(sorted(cheap, key=lambda name: -right[name])[:MOST_HELPERS])
 
 
 def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:

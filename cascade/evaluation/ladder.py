@@ -24,7 +24,7 @@ from scipy.stats import norm
 from cascade.confidence.calibration import Calibration
 from cascade.confidence.text import TextEncoder
 from cascade.errors import ConfigurationError
-from cascade.evaluation.features import Block, Pair
+from cascade.evaluation.features import Pair
 from cascade.evaluation.metrics import Array, Rows
 
 ShapeName = Literal["score", "gain", "router", "known", "calibration", "stop"]
@@ -32,11 +32,8 @@ ShapeName = Literal["score", "gain", "router", "known", "calibration", "stop"]
 PRICES = np.concatenate([[0.0], np.geomspace(0.003, 1.5, 40)])
 """Prices of a large answer, in errors, at which policies are worked out."""
 
-JUDGED = (0.02, 0.05, 0.1, 0.2)
-"""Prices over which the value of a shape is averaged when shapes are compared."""
-
-LENIENT = 0.5
-"""A price for those who may lose much: a large answer costs half of what an error does."""
+JUDGED = (0.02, 0.05, 0.1, 0.2, 0.5)
+"""Prices over which shapes are compared; the last is for those who may lose much."""
 
 NOISE = 1.0
 """A step up has to pay by more than so many standard errors of what it pays."""
@@ -85,7 +82,7 @@ class _Scale:
     def __call__(self, pair: Pair) -> Array:
         if self.source == "raw":
             return _normal_scores(pair.raw, self.known)[:, None]
-        values = _block(pair, self.source, self.encoder).select(self.names)
+        values = pair.block(self.source, self.encoder).select(self.names)
         return np.nan_to_num((_read(values, self.kinds) - self.mean) / self.deviation)
 
 
@@ -94,7 +91,7 @@ def _scale(pair: Pair, fit: Rows, source: str) -> _Scale:
         raw = pair.raw[fit]
         return _Scale(source, ("raw",), known=np.sort(raw[np.isfinite(raw)]))
     encoder = pair.encoder if source == "topics" else None
-    block = _block(pair, source, encoder)
+    block = pair.block(source, encoder)
     kinds = tuple(_kind(column) for column in block.values[fit].T)
     values = _read(block.values[fit], kinds)
     seen = np.asarray(np.isfinite(values).any(axis=0))
@@ -103,14 +100,6 @@ def _scale(pair: Pair, fit: Rows, source: str) -> _Scale:
     spread = np.nanstd(values[:, seen], axis=0)
     deviation[seen] = np.where(spread > 1e-9, spread, np.inf)
     return _Scale(source, block.names, kinds, mean, deviation, encoder=encoder)
-
-
-def _block(pair: Pair, source: str, encoder: TextEncoder | None) -> Block:
-    if source.startswith("view:"):
-        return pair.view(source.removeprefix("view:")).block
-    if encoder is not None:
-        return pair.topics(encoder)
-    return pair.draft if source == "draft" else pair.prompt
 
 
 def _kind(column: Array) -> Kind:
@@ -176,7 +165,7 @@ def fit_head(
     table = np.array(priors)
     targets = [(pair.small_correct, table[:, 0]), (pair.large_correct, table[:, 1])]
     if helper is not None:
-        targets.append((pair.view(helper).correct, table[:, 1]))
+        targets.append((pair.correct(helper), table[:, 1]))
     weights, estimates = [], []
     for correct, prior in targets:
         w, left_out = _fit_logistic(x[fit], correct[fit], prior[:, 0], prior[:, 1] ** -2)
@@ -282,9 +271,9 @@ class Part:
         expected = self.dollars(pair)
         if self.after == "draft":
             return Stage(p[0], p[1], pair.small_correct, pair.small_cost, expected, free)
-        helper = pair.view(self.after)
-        right = np.where(p[2] > p[0], helper.correct, pair.small_correct)
-        return Stage(np.maximum(p[0], p[2]), p[1], right, helper.cost, expected, free)
+        right = np.where(p[2] > p[0], pair.correct(self.after), pair.small_correct)
+        kept, paid = np.maximum(p[0], p[2]), pair.cost(self.after)
+        return Stage(kept, p[1], right, paid, expected, free)
 
 
 @dataclass(frozen=True)
@@ -401,7 +390,7 @@ def fit_shapes(pair: Pair, fit: Rows) -> list[Shape]:
     if len(fit) > MOST_FIT:
         fit = np.random.default_rng(0).choice(fit, MOST_FIT, replace=False)
     has_score = bool(np.isfinite(pair.raw[fit]).any())
-    own = ["raw"] * has_score + ["draft"] * bool(pair.draft.names)
+    own = ["raw"] * has_score + ["draft"] * bool(pair.block("draft").names)
     text, line = ["prompt", "topics"], _line(pair, fit, pair.small_cost)
     found: list[Shape] = []
     if has_score:
@@ -414,7 +403,7 @@ def fit_shapes(pair: Pair, fit: Rows) -> list[Shape]:
     found.append(Shape("router", pair, fit, (part,)))
     for name in pair.helpers(fit):
         head = fit_head(pair, fit, [*own, *text, f"view:{name}"], name)
-        helped = Part(name, *head, _line(pair, fit, pair.view(name).cost))
+        helped = Part(name, *head, _line(pair, fit, pair.cost(name)))
         found.append(Shape("known", pair, fit, (drafted, helped), name))
     return found
 
@@ -490,15 +479,16 @@ class Ladder:
 
 def climb(shapes: Sequence[Shape]) -> Ladder:
     """Step up only where leave-one-out rows show that it pays by more than its noise."""
-    best, *others = shapes
-    below = best.value(best.learned).mean(axis=0)
-    for shape in others:
-        worth = shape.value(shape.learned).mean(axis=0)
+    best, below = None, np.zeros(1)
+    for shape in shapes:
+        worth = shape.value(shape.learned)
+        # At prices at which it does not pay, it is switched off.
+        worth = np.where(worth.mean(axis=1, keepdims=True) > 0, worth, 0.0).mean(axis=0)
         better = worth - below
-        if better.mean() > NOISE * better.std() / np.sqrt(len(better)):
+        noise = 0.0 if best is None else NOISE * better.std() / np.sqrt(len(better))
+        if better.mean() > noise:
             best, below = shape, worth
-    worth = best.value(best.learned, (*JUDGED, LENIENT)).mean(axis=1)
-    return Ladder(tuple(shapes), best if worth.max() > 0 else None)
+    return Ladder(tuple(shapes), best)
 
 
 def fit_ladder(pair: Pair, fit: Rows) -> Ladder:

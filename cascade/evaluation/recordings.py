@@ -70,18 +70,15 @@ class Step(_Recorded):
 
 
 class Outcome(_Recorded):
-    """One model's answer to one question.
+    """One model's answer to one question; tokens and dollars are of all calls that it took, None
+    where unknown, never 0 for it.
 
     Attributes:
         correct: score of the answer, from 0 (wrong) to 1 (right).
-        input_tokens: of all calls that the answer took; None where unknown.
-        output_tokens: the same, reasoning included.
-        cost_usd: dollars of all calls that the answer took; None where unknown, never 0 for it.
-        output: the answer as the model gave it.
-        pred: the answer taken out of `output`, None where there was none in it.
+        output: the answer as the model gave it; `pred` is what was taken out of it, None for
+            nothing.
         cost_usd_single: dollars of one sample, where `cost_usd` pays for several.
-        check_cost_usd: dollars of the signals that asked a model about the answer; None where
-            unknown, unset where there were none.
+        check_cost_usd: dollars of the signals that asked a model; unset where there were none.
         latency_ms: wall time until the answer was there.
         confidence: P(correct) as it was said when recorded, or a raw score in [0, 1].
         signals: what the recording knows about the answer, as it was written: votes, log-probs.
@@ -105,15 +102,13 @@ class Outcome(_Recorded):
 
 
 class Transcript(_Recorded):
-    """One question with the outcomes of the models that were asked, by the models' names.
+    """One question, as it was asked, with the outcomes of the models by their names.
 
     Attributes:
-        dataset: the set that the question belongs to.
-        id: of the question, unique in its file: an interrupted recording goes on by it.
-        prompt: the question as it was asked.
+        id: unique in its file: an interrupted recording goes on by it.
+        models: the outcomes; not every question has every model.
         reference: the right answer, in whatever form the set's scorer takes; None if unknown.
         split: the part of the set (`dev`, `test`, …), where it has parts.
-        models: the outcomes; not every question has every model.
     """
 
     dataset: str
@@ -206,17 +201,10 @@ def _open(path: Path) -> BinaryIO:
 
 
 class TranscriptWriter:
-    """Appends records to a file, so that a crash loses at most the line being written.
+    """Appends records to a plain JSONL file, so that a crash loses at most the line being written.
 
-    Each line is handed to the system before `write` returns. A line that an earlier crash cut
-    off is removed when the file is opened again.
-
-    Args:
-        path: a plain JSONL file; what is there is continued. Compress it when it is complete.
-
-    Attributes:
-        ids: of the records that are in the file: what an interrupted recording need not do
-            again.
+    What is in the file is continued, and `ids` has the ids of it; a line that an earlier crash cut
+    off is removed.
 
     Raises:
         ConfigurationError: the path names a gzip file, it cannot be written, or what is
@@ -230,9 +218,8 @@ class TranscriptWriter:
                 f"{self.path}: a gzip file cannot be appended to safely. Write "
                 f"{self.path.with_suffix('')} and compress it when it is complete."
             )
-        self.ids: set[str] = set()
-        if self.path.exists():
-            self.ids = {record.id for record in read_transcripts(self.path)}
+        there = read_transcripts(self.path) if self.path.exists() else ()
+        self.ids = {record.id for record in there}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab")
@@ -240,10 +227,15 @@ class TranscriptWriter:
             raise ConfigurationError(
                 f"{self.path} cannot be written ({error.strerror}): give another path."
             ) from error
-        self._end_last_line()
+        written = self.path.read_bytes()
+        last = written[written.rfind(b"\n") + 1 :]
+        try:
+            self._file.write(b"\n" if last and from_json(last) else b"")
+        except ValueError:
+            self._file.truncate(len(written) - len(last))
 
     def write(self, record: Transcript) -> None:
-        """Append one record.
+        """Append one record; it is handed to the system before this returns.
 
         Raises:
             ConfigurationError: a record of this id is already there.
@@ -262,19 +254,6 @@ class TranscriptWriter:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-    def _end_last_line(self) -> None:
-        written = self.path.read_bytes()
-        last = written[written.rfind(b"\n") + 1 :]
-        if not last:
-            return
-        try:
-            from_json(last)
-        except ValueError:
-            self._file.truncate(len(written) - len(last))
-        else:
-            self._file.write(b"\n")
-            self._file.flush()
 
 
 def rows_of_pair(records: Iterable[Transcript], small: str, large: str) -> list[Transcript]:

@@ -33,7 +33,7 @@ from cascade.evaluation.crossfit import (
 )
 from cascade.evaluation.features import Pair
 from cascade.evaluation.ladder import climb, fit_ladder, shape_of_calibration
-from cascade.evaluation.metrics import Interval
+from cascade.evaluation.metrics import Interval, Rows
 from cascade.evaluation.render import (
     Axis,
     Cell,
@@ -185,7 +185,7 @@ def evaluate(
         certified=certified,
         harm=harm,
         mistakes=worst_mistakes(sheet, at),
-        rows_to_tell=_rows_to_tell(own, point, options),
+        rows_to_tell=_rows_to_tell(own, at, options),
     )
     notes = _notes(found, sheet.pair)
     return found.model_copy(update={"sentence": _sentence(found), "notes": notes})
@@ -197,7 +197,7 @@ def _verdict(own: Sheet, point: Point, shape: str, options: Options) -> Verdict:
         return "unpriced"
     if point.off or point.cost.high >= 1:
         seems = not point.off and point.cost.value < 1 - WORTHWHILE
-        hidden = not weighed and _hidden_by_noise(own, options)
+        hidden = not weighed and len(_hidden_by_noise(own, options)) > 0
         return "unclear" if seems or hidden else "off"
     if not weighed and point.loss.high > options.within + UNCERTAIN:
         return "unclear"
@@ -206,21 +206,25 @@ def _verdict(own: Sheet, point: Point, shape: str, options: Options) -> Verdict:
     return "router" if shape == "router" else "cascade"
 
 
-def _hidden_by_noise(own: Sheet, options: Options) -> bool:
-    """Whether nothing is recommended only because so few rows leave the loss open."""
+def _hidden_by_noise(own: Sheet, options: Options) -> Rows:
+    """Policies that save and may lose no more than allowed, for all that so few rows tell."""
     cost, loss = own.errors
     saves = own.share < 1 - np.maximum(1.96 * cost, WORTHWHILE)
-    return bool(np.any(saves & (own.loss - 1.96 * loss <= options.within)))
+    return np.flatnonzero(saves & (own.loss - 1.96 * loss <= options.within))
 
 
-def _rows_to_tell(own: Sheet, point: Point, options: Options) -> int:
+def _rows_to_tell(own: Sheet, at: int | None, options: Options) -> int:
     """Rows at which the interval of the loss is as wide as what may be lost, on each side, and
-    that of the cost ends below the large model's."""
-    cost, error = point.cost, (point.loss.high - point.loss.low) / 3.92
-    error = error or float(own.errors[1][int(np.argmin(own.loss))])
-    widths = [1.96 * error / max(options.within, 0.005)]
-    if cost.value < 1 <= cost.high:
-        widths.append((cost.high - cost.value) / (1 - cost.value))
+    that of the cost ends below the large model's; without a point, of the policy that may pay."""
+    if at is None:
+        hidden = _hidden_by_noise(own, options)
+        if not len(hidden):
+            return len(own.pair)
+        at = int(hidden[np.argmin(own.loss[hidden])])
+    share, (cost, loss) = float(own.share[at]), (float(error[at]) for error in own.errors)
+    widths = [1.96 * loss / max(options.within, 0.005)]
+    if share < 1 <= share + 1.96 * cost:
+        widths.append(1.96 * cost / (1 - share))
     return math.ceil(len(own.pair) * max(widths) ** 2)
 
 
@@ -279,7 +283,7 @@ def _notes(found: Evaluation, pair: Pair) -> tuple[str, ...]:
     """What to know besides."""
     notes = [] if found.verdict in ("off", "unclear") else _about_the_point(found)
     best = next(iter(pair.helpers(np.arange(len(pair)))), None)
-    if best and pair.view(best).correct.mean() > pair.small_correct.mean() + CLEARLY:
+    if best and pair.correct(best).mean() > pair.small_correct.mean() + CLEARLY:
         notes.append(
             f"{best} is cheap too and right more often than {found.small}: let it draft, and "
             "evaluate that."

@@ -6,10 +6,19 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from cascade.confidence import MadeFor, ModelIdentity
 from cascade.evaluation import Outcome, Transcript
 from cascade.evaluation.features import Pair, pair_of
 
 CHEAP, DEAR = 1e-5, 1e-4
+
+MADE_FOR = MadeFor(
+    small=ModelIdentity(name="small"),
+    large=ModelIdentity(name="large"),
+    task_hash="",
+    system_hash=None,
+    labels="references",
+)
 
 
 def recording(
@@ -21,6 +30,7 @@ def recording(
     cheap: float | None = CHEAP,
     dear: float | None = DEAR,
     large_right: float = 0.9,
+    features: bool = False,
 ) -> list[Transcript]:
     """Drafts that are right as often as their confidence says, before a large model that is right
     nine times of ten.
@@ -33,6 +43,7 @@ def recording(
         cheap: dollars of a draft; None where unknown.
         dear: dollars of a large answer.
         large_right: how often that one is right.
+        features: whether the confidence is among the features too, as `p_true`.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -46,6 +57,7 @@ def recording(
                 cost_usd=cheap,
                 confidence=round(confidence, 6),
                 output=f"{'right' if right else 'wrong'} {i}",
+                features={"p_true": confidence} if features else {},
             ),
             "large": Outcome(correct=float(large), cost_usd=dear, output="large"),
         }
