@@ -41,6 +41,8 @@ Logprobs = tuple[TokenLogprob, ...]
 
 def read_logprob(value: object) -> float | None:
     """The value if it can be a natural log-probability, else None."""
+    if type(value) is float and LOWEST <= value <= 0.0:  # nearly all are
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     # NaN is in no range.
@@ -51,12 +53,12 @@ def _read(token: Token) -> TokenLogprob | None:
     value, others = read_logprob(token.get("logprob")), token.get("top_logprobs")
     if value is None:
         return None
-    top = tuple(
+    top = [
         (str(other.get("token", "")), chance)
         for other in (others if isinstance(others, list) else ())
         if isinstance(other, dict) and (chance := read_logprob(other.get("logprob"))) is not None
-    )
-    return TokenLogprob(str(token.get("token", "")), value, top)
+    ]
+    return TokenLogprob(str(token.get("token", "")), value, tuple(top))
 
 
 def _all(tokens: Iterable[Token]) -> Logprobs | None:

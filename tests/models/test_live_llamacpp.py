@@ -193,22 +193,6 @@ async def test_cancelling_stops_the_computation(embedded: LlamaCppModel) -> None
     assert time.perf_counter() - started < 20 * fifty_tokens_s, "the slots are still computing"
 
 
-def test_a_loop_that_ends_with_a_request_in_flight_does_no_harm(embedded: LlamaCppModel) -> None:
-    async def begin() -> None:
-        begun = asyncio.Event()
-
-        async def count() -> None:
-            async for _ in embedded.stream(question("Count", **LONG)):
-                begun.set()
-
-        task = asyncio.create_task(count())
-        await begun.wait()
-        del task
-
-    asyncio.run(begin())
-    assert asyncio.run(ask(embedded, "hi", max_tokens=1)).usage.output_tokens == 1
-
-
 def test_a_model_that_is_closed_with_a_request_in_flight_holds_nothing_up() -> None:
     model = LlamaCppModel("smollm2-135m", options={"n_ctx": 2048, "n_parallel": 1})
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import HumanMessage
 
 from cascade.errors import (
     ContextLengthError,
@@ -77,19 +77,6 @@ async def test_a_model_that_was_not_pulled(url: str) -> None:
     model = OllamaModel("no-such-model:1b", base_url=url)
     with pytest.raises(ModelNotFoundError, match="ollama pull no-such-model:1b"):
         await ask(model)
-    await model.aclose()
-
-
-async def test_a_conversation_with_tools(url: str) -> None:
-    model = OllamaModel(ollama.TOOL_MODEL, base_url=url)
-    call = {"name": "search", "args": {"q": "Paris", "n": 1}, "id": "c1", "type": "tool_call"}
-    said = (
-        HumanMessage("Search for Paris."),
-        AIMessage("", tool_calls=[call]),
-        ToolMessage("a city", tool_call_id="c1", name="search"),
-    )
-    answer = await model.complete(Request(said, tools=(SEARCH,), max_tokens=5))
-    assert answer.text or answer.tool_calls
     await model.aclose()
 
 

@@ -49,50 +49,27 @@ async def test_64_requests_at_once_are_not_mixed_up(model: Model) -> None:
 # Closing
 
 
-async def test_close_inside_the_loop_that_has_awaited_the_model_does_not_wait(
+async def test_a_model_is_closed_in_its_loop_and_can_be_used_again(
     model: Model, server: FakeServer
 ) -> None:
-    await ask(model)
-    model.close()
-    await server.has_closed_connections()
+    for text in ("once", "again"):
+        assert (await ask(model, text)).text == text.upper()
+        model.close()
+        await server.has_closed_connections()
+        await model.aclose()
 
 
-async def test_aclose_closes_the_connections_of_another_loop_there(
-    model: Model, server: FakeServer
+async def test_connections_of_other_loops_are_closed_there_and_not_waited_for(
+    model: Model, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loops, "DELAY_S", 0.01)
     with loop_elsewhere() as other:
         await asyncio.to_thread(asyncio.run_coroutine_threadsafe(ask(model), other).result)
         await model.aclose()
         await server.has_closed_connections()
-
-
-async def test_aclose_does_not_wait_for_a_loop_that_waits_for_it(
-    model: Model, server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
     await ask(model)
     run_sync(model.aclose())  # holds up this loop, in which the connections are
     await server.has_closed_connections()
-
-
-def test_aclose_lets_go_of_connections_whose_loop_runs_no_more(
-    opened: Callable[[str], Model],
-) -> None:
-    model = opened("openai")
-    closed, idle = asyncio.new_event_loop(), asyncio.new_event_loop()
-    for loop in (closed, idle):
-        loop.run_until_complete(ask(model))
-    closed.close()
-    model.close()
-    assert asyncio.run(ask(model, "again")).text == "AGAIN"
-    model.close()
-    idle.close()
-
-
-async def test_a_closed_model_can_be_used_again(model: Model) -> None:
-    for text in ("once", "again"):
-        assert (await ask(model, text)).text == text.upper()
-        await model.aclose()
-        await model.aclose()
 
 
 async def test_connections_of_a_model_that_is_dropped_are_closed(
@@ -106,13 +83,15 @@ async def test_connections_of_a_model_that_is_dropped_are_closed(
 
 def test_connections_of_closed_loops_are_forgotten(opened: Callable[[str], Model]) -> None:
     model = opened("openai")
-    for _ in range(3):
-        loop = asyncio.new_event_loop()
+    idle = asyncio.new_event_loop()
+    for loop in (asyncio.new_event_loop(), asyncio.new_event_loop(), idle):
         loop.run_until_complete(ask(model))
-        loop.close()
+        if loop is not idle:
+            loop.close()
     asyncio.run(ask(model))
-    assert len(model._connection._clients._kept) == 1  # type: ignore[attr-defined]
+    assert len(model._connection._clients._kept) == 2  # type: ignore[attr-defined]
     model.close()
+    idle.close()
 
 
 UNCLOSED = """
