@@ -222,10 +222,9 @@ def _stop_reason(outcome: Outcome) -> str:
 
 
 def _calls(outcome: Outcome) -> list[dict[str, Any]]:
-    done = outcome.completion
     return [
         {"type": "tool_use", "id": call["id"], "name": call["name"], "input": call["args"]}
-        for call in (() if done is None else done.tool_calls)
+        for call in outcome.calls
     ]
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from langchain_core.messages import AnyMessage
+from langchain_core.messages import AnyMessage, ToolCall
 from starlette.requests import Request
 from typing_extensions import override
 
@@ -26,6 +26,7 @@ from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.events import Decided, Event
 from cascade.ledger.base import LedgerStore
+from cascade.ledger.shared import Reservation
 from cascade.ledger.store import open_store
 from cascade.ledger.view import LedgerView
 from cascade.middleware import CascadeMiddleware, Slot
@@ -46,9 +47,6 @@ from cascade.service.limits import Gate, Money, Rates, estimate, short
 from cascade.setup import choose_policy
 from cascade.state import Completion, Decision, LedgerEntry, Usage
 from cascade.tiers import Tier
-
-if TYPE_CHECKING:
-    from cascade.ledger.shared import Reservation
 
 logger = logging.getLogger("cascade")
 
@@ -114,17 +112,19 @@ class Outcome:
         return self.refusal or self.result.answer
 
     @property
+    def calls(self) -> Sequence[ToolCall]:
+        """The tools that the answer calls."""
+        return () if self.completion is None else self.completion.tool_calls
+
+    @property
     def finish_reason(self) -> Literal["stop", "length", "tool_calls", "content_filter"]:
         """Why the answer ended, in OpenAI's words."""
-        if self.completion is None:
-            return "stop"
-        if self.completion.tool_calls:
+        if self.calls:
             return "tool_calls"
-        match self.completion.finish_reason:
-            case "length" | "content_filter" as reason:
-                return reason
-            case _:
-                return "stop"
+        reason = self.completion.finish_reason if self.completion is not None else None
+        if reason == "length":
+            return "length"
+        return "content_filter" if reason == "content_filter" else "stop"
 
 
 @dataclass(slots=True)

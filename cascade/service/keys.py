@@ -11,19 +11,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cache
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
+from sqlalchemy import Boolean, Column, Double, MetaData, Table, Text
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.base import checked_tags
-
-if TYPE_CHECKING:
-    from sqlalchemy import Table
-
-    from cascade.ledger.database import Schema
+from cascade.ledger.database import Database, Money, Schema, UtcTime, Words, json_type
 
 PREFIX = "csk_"
 """By which a leaked key is found in logs and repositories."""
@@ -106,30 +102,23 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-@cache
-def _schema() -> tuple[Schema, Table]:
-    from sqlalchemy import Boolean, Column, Double, MetaData, Table, Text  # noqa: PLC0415 - 0.2 s
-
-    from cascade.ledger.database import Money, Schema, UtcTime, Words, json_type  # noqa: PLC0415
-
-    metadata = MetaData()
-    table = Table(
-        "service_keys",
-        metadata,
-        Column("id", Text, primary_key=True),
-        Column("name", Words, nullable=False),
-        Column("digest", Text, nullable=False, unique=True),
-        Column("models", json_type, nullable=False),
-        Column("per_minute", Double),
-        Column("day_usd", Money),
-        Column("month_usd", Money),
-        Column("exhausted", Text),
-        Column("tags", json_type, nullable=False),
-        Column("admin", Boolean, nullable=False),
-        Column("made_at", UtcTime, nullable=False),
-        Column("revoked_at", UtcTime),
-    )
-    return Schema("service", metadata, "1"), table
+_TABLE = Table(
+    "service_keys",
+    MetaData(),
+    Column("id", Text, primary_key=True),
+    Column("name", Words, nullable=False),
+    Column("digest", Text, nullable=False, unique=True),
+    Column("models", json_type, nullable=False),
+    Column("per_minute", Double),
+    Column("day_usd", Money),
+    Column("month_usd", Money),
+    Column("exhausted", Text),
+    Column("tags", json_type, nullable=False),
+    Column("admin", Boolean, nullable=False),
+    Column("made_at", UtcTime, nullable=False),
+    Column("revoked_at", UtcTime),
+)
+_SCHEMA = Schema("service", _TABLE.metadata, "1")
 
 
 class Keys:
@@ -145,10 +134,7 @@ class Keys:
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        from cascade.ledger.database import Database  # noqa: PLC0415 - SQLAlchemy, 0.2 s
-
-        schema, self._table = _schema()
-        self._database = Database(url, schema)
+        self._database = Database(url, _SCHEMA)
         self._clock = clock
         self._known: OrderedDict[str, tuple[Key | None, float]] = OrderedDict()
         self._asked: dict[str, asyncio.Task[Key | None]] = {}
@@ -164,9 +150,9 @@ class Keys:
             words = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
             told = f"a key's {first['loc'][0]} is {first['input']!s:.80}: it {words}."
             raise ConfigurationError(told) from None
-        row = {column.name: getattr(key, column.name) for column in self._table.columns}
+        row = {column.name: getattr(key, column.name) for column in _TABLE.columns}
         row["models"] = list(key.models)
-        await self._database.write(lambda c: c.execute(self._table.insert(), row))
+        await self._database.write(lambda c: c.execute(_TABLE.insert(), row))
         return key, secret
 
     async def list(self) -> Sequence[Key]:
@@ -217,15 +203,14 @@ class Keys:
         return valid[0]
 
     async def _change(self, key: Key, **to: Any) -> Key:
-        change = self._table.update().where(self._table.c.id == key.id).values(to)
+        change = _TABLE.update().where(_TABLE.c.id == key.id).values(to)
         await self._database.write(lambda c: c.execute(change))
         self._known.pop(key.digest, None)
         self._asked.pop(key.digest, None)
         return key.model_copy(update=to)
 
     async def _select(self, *where: Any) -> Sequence[Key]:
-        table = self._table
-        statement = table.select().where(*where).order_by(table.c.made_at, table.c.id)
+        statement = _TABLE.select().where(*where).order_by(_TABLE.c.made_at, _TABLE.c.id)
         rows = await self._database.read(lambda c: c.execute(statement).mappings().all())
         return [Key(**row) for row in rows]
 
@@ -240,7 +225,7 @@ class Keys:
     async def _looked_up(self, digest: str) -> Key | None:
         me, at = asyncio.current_task(), self._clock()
         try:
-            found = await self._select(self._table.c.digest == digest)
+            found = await self._select(_TABLE.c.digest == digest)
         finally:
             current = self._asked.get(digest) is me  # else it was revoked meanwhile
             if current:

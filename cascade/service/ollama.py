@@ -231,8 +231,8 @@ class LineWriter(wire.Writer):
         said, done = dict[str, Any](), outcome.completion
         if done is not None and done.thinking:
             said["thinking"] = done.thinking
-        if done is not None and done.tool_calls:
-            calls = [{"name": call["name"], "arguments": call["args"]} for call in done.tool_calls]
+        if outcome.calls:
+            calls = [{"name": call["name"], "arguments": call["args"]} for call in outcome.calls]
             said["tool_calls"] = [{"function": call} for call in calls]
         return said
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from fastapi import APIRouter
 from langchain_core.messages import AIMessage, AnyMessage
-from openai.types import CompletionUsage, Reasoning
+from openai.types import Reasoning
 from openai.types.chat import (
     ChatCompletion,
     ChatCompletionFunctionTool,
@@ -188,25 +188,21 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
     return {"type": "text", "text": part["refusal"]} if kind == "refusal" else part
 
 
-def usage_of(usage: Usage) -> CompletionUsage | None:
-    """Tokens in OpenAI's form; None where they are unknown."""
+def _usage(usage: Usage, given: str, made: str, **details: Any) -> dict[str, Any] | None:
+    """Tokens under the names that a form of OpenAI has; None where they are unknown."""
     if not usage.known:
         return None
-    given, made = usage.input_tokens or 0, usage.output_tokens or 0
-    return CompletionUsage.model_validate(
-        {
-            "prompt_tokens": given,
-            "completion_tokens": made,
-            "total_tokens": given + made,
-            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens or 0},
-            "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
-        }
-    )
+    return {
+        given: usage.input_tokens or 0,
+        f"{given}_details": {"cached_tokens": usage.cached_tokens or 0, **details},
+        made: usage.output_tokens or 0,
+        f"{made}_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
+        "total_tokens": (usage.input_tokens or 0) + (usage.output_tokens or 0),
+    }
 
 
-def calls_of(outcome: Outcome) -> list[dict[str, Any]]:
+def _calls(outcome: Outcome) -> list[dict[str, Any]]:
     """Tool calls in OpenAI's form."""
-    done = outcome.completion
     return [
         {
             "id": call["id"],
@@ -216,7 +212,7 @@ def calls_of(outcome: Outcome) -> list[dict[str, Any]]:
                 "arguments": json.dumps(call["args"], ensure_ascii=False),
             },
         }
-        for call in (() if done is None else done.tool_calls)
+        for call in outcome.calls
     ]
 
 
@@ -225,16 +221,17 @@ def _token(text: str, logprob: float) -> dict[str, Any]:
     return {"token": text, "logprob": logprob, "bytes": raw}
 
 
+def _chat_usage(usage: Usage) -> dict[str, Any] | None:
+    return _usage(usage, "prompt_tokens", "completion_tokens")
+
+
 class ChatWriter(wire.Writer):
     """Chat completion: whole, or as OpenAI's chunks. The last chunk has the finish reason and the
     extension `cascade`."""
 
     def __init__(self, body: ChatRequest) -> None:
-        self._head = {
-            "id": f"chatcmpl-{uuid4().hex}",
-            "created": int(time.time()),
-            "model": body.model,
-        }
+        own, at = f"chatcmpl-{uuid4().hex}", int(time.time())
+        self._head = {"id": own, "created": at, "model": body.model}
         self._usage = bool(body.stream_options and body.stream_options.include_usage)
         self._logprobs = bool(body.logprobs or body.top_logprobs)
         self._alternatives, self._shown = body.top_logprobs or 0, 0
@@ -243,7 +240,7 @@ class ChatWriter(wire.Writer):
 
     @override
     def whole(self, outcome: Outcome) -> dict[str, Any]:
-        calls, said = calls_of(outcome), outcome.refusal
+        calls, said = _calls(outcome), outcome.refusal
         text = None if said or (calls and not outcome.result.answer) else outcome.result.answer
         message = {"role": "assistant", "content": text, "refusal": said}
         choice = {
@@ -253,7 +250,7 @@ class ChatWriter(wire.Writer):
             "finish_reason": outcome.finish_reason,
         }
         body = {**self._head, "object": "chat.completion", "choices": [choice]}
-        body |= {"usage": usage_of(outcome.usage), "cascade": wire.extension_of(outcome)}
+        body |= {"usage": _chat_usage(outcome.usage), "cascade": wire.extension_of(outcome)}
         return ChatCompletion.model_validate(body).model_dump(mode="json", exclude_unset=True)
 
     @override
@@ -272,14 +269,12 @@ class ChatWriter(wire.Writer):
             pieces.append(self.text(rest))
         if said := outcome.refusal:
             pieces.append(self._chunk({"refusal": said}))
-        for index, call in enumerate(calls_of(outcome)):
+        for index, call in enumerate(_calls(outcome)):
             pieces.append(self._chunk({"tool_calls": [{"index": index, **call}]}))
         reason, logprobs = outcome.finish_reason, self._tokens(outcome)
         pieces.append(self._chunk({}, reason, logprobs, cascade=wire.extension_of(outcome)))
         if self._usage:
-            usage = usage_of(outcome.usage)
-            told = None if usage is None else usage.model_dump(mode="json", exclude_unset=True)
-            pieces.append(self._chunk(None, usage=told))
+            pieces.append(self._chunk(None, usage=_chat_usage(outcome.usage)))
         return b"".join([*pieces, b"data: [DONE]\n\n"])
 
     @override
@@ -474,7 +469,7 @@ class ResponseWriter(wire.Writer):
     def whole(self, outcome: Outcome) -> dict[str, Any]:
         short = {"length": "max_output_tokens", "content_filter": "content_filter"}
         reason = short.get(outcome.finish_reason)
-        status, calls = "incomplete" if reason else "completed", calls_of(outcome)
+        status, calls = "incomplete" if reason else "completed", _calls(outcome)
         output = []
         if outcome.text or not calls:
             output.append(self._item(status, [self._part(outcome)]))
@@ -599,14 +594,5 @@ _EMPTY: Mapping[str, Any] = {"text": "", "annotations": [], "logprobs": []}
 
 
 def _response_usage(usage: Usage) -> dict[str, Any] | None:
-    if not usage.known:
-        return None
-    given, made = usage.input_tokens or 0, usage.output_tokens or 0
-    cached, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
-    return {
-        "input_tokens": given,
-        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
-        "output_tokens": made,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
-        "total_tokens": given + made,
-    }
+    written = usage.cache_write_tokens or 0
+    return _usage(usage, "input_tokens", "output_tokens", cache_write_tokens=written)
