@@ -43,8 +43,7 @@ TUNED = 50
 """From so many audits the weight κ of a proxy for quality is estimated; it is 0 before. For costs
 it is 1 throughout, the difference estimator."""
 
-NO_AUDITS = "estimated, no audits yet"
-_ASSUMED = "assumed limits"
+NO_AUDITS = "no audits yet: assumed limits"
 
 
 class Estimate(Record):
@@ -53,7 +52,6 @@ class Estimate(Record):
     Attributes:
         n: audits that it rests on.
         method: how the interval was made.
-        note: what a reader must know about it.
     """
 
     value: float
@@ -62,7 +60,6 @@ class Estimate(Record):
     n: int
     basis: Basis
     method: str
-    note: str = ""
 
 
 class SavingReport(Record):
@@ -228,15 +225,15 @@ def saving(
         assumed: further baselines that no audit stands for: value, least and most.
     """
     known = float(large_cost.sum()) + escalated_usd
-    audited, method, note = _unaudited(large_cost, sample, baselines)
-    if any(assumed):
-        method = _ASSUMED if method == "exact" else f"{method}; {_ASSUMED}"
+    audited, method = _unaudited(large_cost, sample, baselines)
+    if any(assumed) and sample.n:
+        method = f"{method}; assumed limits where none could be audited"
     rest = [part + more for part, more in zip(audited, assumed, strict=True)]
     bill = [part + known for part in rest]
     net = [part - spent_usd for part in bill]
     shares = [1.0 - spent_usd / part if part > 0 else 0.0 for part in bill]
     saved, share, baseline = (
-        _estimate(value, (low, high), sample, method, note, guessed=any(assumed))
+        _estimate(value, (low, high), sample, method, guessed=any(assumed))
         for value, low, high in (net, shares, bill)
     )
     return SavingReport(
@@ -250,45 +247,38 @@ def saving(
 
 def _unaudited(
     cost: Array, sample: Sample, baselines: Baselines
-) -> tuple[tuple[float, float, float], str, str]:
-    """Baseline of the drafts that were not audited: value, low, high; the method; a note."""
+) -> tuple[tuple[float, float, float], str]:
+    """Baseline of the drafts that were not audited: value, low, high; and the method."""
     if sample.complete or not len(sample):
-        return (0.0, 0.0, 0.0), "exact", ""
+        return (0.0, 0.0, 0.0), "exact"
     open_ = ~sample.audited
     least = float(baselines.least[open_].sum())
     if not sample.n:
         value, most = float(baselines.predicted.sum()), float(baselines.most.sum())
-        return (value, least, most), _ASSUMED, NO_AUDITS
+        return (value, least, most), NO_AUDITS
     residuals = cost - baselines.predicted[sample.audited]
     everything = float(baselines.predicted.sum()) - float(cost.sum())
     few = sample.n < MANY
-    ends = student(residuals, sample, COST_LEVEL, spread=baselines.spread if few else 0.0)
+    ends = student(residuals, sample, spread=baselines.spread if few else 0.0)
     middle, low, high = (
         max(least, everything + len(sample) * end) for end in (hajek_mean(residuals, sample), *ends)
     )
-    note = f"{sample.n} audits: wider than their own spread asks for" if few else ""
-    return (middle, low, high), "difference estimator, t", note
+    return (middle, low, high), f"difference estimator, t, {sample.n} audits"
 
 
 def _bounded_mean(values: Array, sample: Sample, limits: Range) -> Estimate:
     if not sample.n:
-        return _estimate(0.0, limits, sample, _ASSUMED, NO_AUDITS)
+        return _estimate(0.0, limits, sample, NO_AUDITS)
     middle = hajek_mean(values, sample)
     if sample.complete:
         return _estimate(float(values.mean()), (math.inf, -math.inf), sample, "exact")
     if sample.n < FEW:
-        return _estimate(middle, limits, sample, "all that is possible", f"only {sample.n} audits")
+        return _estimate(middle, limits, sample, f"only {sample.n} audits: all that is possible")
     return _estimate(middle, adjusted(values, sample, limits), sample, "adjusted t")
 
 
 def _estimate(
-    value: float,
-    ends: Range,
-    sample: Sample,
-    method: str,
-    note: str = "",
-    *,
-    guessed: bool = False,
+    value: float, ends: Range, sample: Sample, method: str, *, guessed: bool = False
 ) -> Estimate:
     return Estimate(
         value=value,
@@ -298,7 +288,6 @@ def _estimate(
         n=sample.n,
         basis="estimated" if guessed or sample.n < len(sample) else "measured",
         method=method,
-        note=note,
     )
 
 
@@ -310,7 +299,7 @@ def hajek_mean(values: Array, sample: Sample) -> float:
     return float(np.average(values, weights=sample.weights))
 
 
-def student(values: Array, sample: Sample, level: float = LEVEL, *, spread: float = 0.0) -> Range:
+def student(values: Array, sample: Sample, *, spread: float = 0.0) -> Range:
     """Hájek mean ± Student's t; for values with a mass at one point it is too narrow.
 
     The standard error is that under Poisson sampling, finite population included. `spread` is a
@@ -324,16 +313,16 @@ def student(values: Array, sample: Sample, level: float = LEVEL, *, spread: floa
     if n > 1:
         variance = max(variance, np.sum(open_ * (values - middle) ** 2) * n / (n - 1))
     error = float(np.sqrt(variance)) / w.sum()
-    half = float(special.stdtrit(max(1.0, sample.size - 1.0), 0.5 + level / 2)) * error
+    half = float(special.stdtrit(max(1.0, sample.size - 1.0), 0.5 + COST_LEVEL / 2)) * error
     return middle - half, middle + half
 
 
-def adjusted(values: Array, sample: Sample, limits: Range, level: float = LEVEL) -> Range:
+def adjusted(values: Array, sample: Sample, limits: Range) -> Range:
     """Student's interval with one imaginary audit at either limit, and half a draft for continuity.
 
     Bonett and Price (2012) for paired 0/1 answers, Agresti and Coull (1998) for one share: it
     does not collapse to a point when all audits agree. Then, other values may still be there in
-    as large a share as no audit would meet with probability (1 − level)/2. Where nearly all drafts
+    as large a share as no audit would meet with probability 2.5 %. Where nearly all drafts
     are audited, what the few others are is a whole number of drafts: hence the continuity.
     """
     w, (a, b) = sample.weights, limits
@@ -341,24 +330,24 @@ def adjusted(values: Array, sample: Sample, limits: Range, level: float = LEVEL)
     y, weight = np.r_[values, limits], np.r_[w, np.full(2, w.mean())]
     middle = float(np.average(y, weights=weight))
     variance = np.sum((1.0 - 1.0 / weight) * (weight * (y - middle)) ** 2) / weight.sum() ** 2
-    half = float(special.stdtrit(degrees + 2, 0.5 + level / 2) * np.sqrt(variance))
+    half = float(special.stdtrit(degrees + 2, 0.5 + LEVEL / 2) * np.sqrt(variance))
     half += (b - a) / (2 * len(sample))
     low, high = max(a, middle - half), min(b, middle + half)
     if np.ptp(values) > 0:
         return low, high
     only = float(values[0])
     missed = -np.log1p(-min(1.0 / float(w.mean()), 1.0 - 1e-12)) * (degrees + 1) * w.mean()
-    unseen = min(1.0, float(np.log(2.0 / (1.0 - level)) / missed))
+    unseen = min(1.0, float(np.log(2.0 / (1.0 - LEVEL)) / missed))
     return min(low, only - unseen * (only - a)), max(high, only + unseen * (b - only))
 
 
-def wilson(share: float, n: float, level: float = LEVEL) -> Range:
+def wilson(share: float, n: float) -> Range:
     """Wilson's (1927) score interval of a share that was seen on n examples.
 
     With z the normal quantile: (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n); `n` may be an
     effective number.
     """
-    z = float(special.ndtri((1.0 + level) / 2))
+    z = float(special.ndtri((1.0 + LEVEL) / 2))
     middle = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n

@@ -53,18 +53,14 @@ class Quality:
         checked: accepted drafts that were compared; `worse`, those worse than the large answer.
         loss: q_L − q_cascade per request.
         error_rate: share of accepted drafts that are worse than the large model's answer.
-        represented: share of accepted drafts for which the audits stand, as only these could have
-            been audited.
-        finished: below 1 where audits are missing: those that came are taken for a random part of
-            those that were drawn.
+        due: audits that were to be expected.
     """
 
     checked: int
     worse: int
     loss: Estimate
     error_rate: Estimate
-    represented: float
-    finished: float
+    due: float
 
     @property
     def sentence(self) -> str:
@@ -176,7 +172,7 @@ def account(runs: Any, spent: float) -> tuple[SavingReport, int, float]:
     rated = runs[accepted & (runs.rate > 0)]
     blind = runs[(accepted & ~(runs.rate > 0) & ~audited) | (~accepted & (runs.predicted > 0))]
     seen = runs[accepted & ~(runs.rate > 0) & audited]
-    sample, _ = _thinned(rated.rate, ~np.isnan(rated.large))
+    sample = _sample(rated.rate, ~np.isnan(rated.large))
     limits = _baselines(blind, limited=True)
     unknown = int(np.isnan(blind.predicted).sum())
     unknown += 0 if sample.n else int(np.isnan(rated.predicted).sum())
@@ -192,17 +188,12 @@ def account(runs: Any, spent: float) -> tuple[SavingReport, int, float]:
     return found, unknown, value
 
 
-def _thinned(rates: Array, came: Any) -> tuple[Sample, float]:
-    """The sample of audits that came, and the share of the drawn ones that they are taken for.
-
-    A draw whose audit failed leaves no trace. Where clearly fewer came than the rates say (three
-    standard deviations), those that came are taken for a random part of the drawn ones. The
-    share is common to all, so that it cancels in Hájek's means and only widens intervals.
-    """
+def _sample(rates: Array, came: Any) -> Sample:
+    """The audits that came. Where they are fewer than were due, as the draw of one that failed
+    leaves no trace, they are taken for a random part of those; this cancels in Hájek's means and
+    only widens intervals."""
     drawn, n = float(rates.sum()), int(came.sum())
-    chance = 3.0 * float(np.sqrt(np.sum(rates * (1.0 - rates))))
-    share = n / drawn if 0 < n < drawn - chance - 1e-9 else 1.0
-    return Sample(rates * share, came), share
+    return Sample(rates * (n / drawn if 0 < n < drawn else 1.0), came)
 
 
 def _baselines(drafts: Any, *, limited: bool, spread: float = 0.0) -> Baselines:
@@ -240,7 +231,7 @@ def quality_of(runs: Any) -> Quality | None:
     rated = drafts[drafts.rate > 0]
     if len(drafts) and not len(rated):
         return None
-    sample, finished = _thinned(rated.rate, ~np.isnan(rated.loss))
+    sample = _sample(rated.rate, ~np.isnan(rated.loss))
     loss, proxy = rated.loss[sample.audited], 1.0 - rated.confidence
     lost = quality_loss(
         loss,
@@ -250,12 +241,9 @@ def quality_of(runs: Any) -> Quality | None:
     )
     wrong = accepted_error_rate(np.maximum(loss, 0.0), sample)
     if not len(drafts):
-        nothing = {"note": "", "basis": "measured"}
-        lost, wrong = (
-            _moved(figure, lambda _: 0.0).model_copy(update=nothing) for figure in (lost, wrong)
-        )
-    represented = len(rated) / len(drafts) if len(drafts) else 1.0
-    return Quality(len(loss), int((loss > 0).sum()), lost, wrong, represented, finished)
+        nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "basis": "measured"}
+        lost, wrong = (figure.model_copy(update=nothing) for figure in (lost, wrong))
+    return Quality(len(loss), int((loss > 0).sum()), lost, wrong, float(rated.rate.sum()))
 
 
 def _large_answers(runs: Any) -> int:
@@ -338,7 +326,7 @@ def choices_of(runs: Any, spent: float, bill: Estimate) -> tuple[Choice, ...]:
         called, saved = was & ~taken & np.isnan(decided.large), taken & ~was
         cost = spent + float(large[called].sum() - large[saved].sum())
         n, rated = len(decided), taken & (rate > 0)
-        sample, _ = _thinned(rate[rated], ~np.isnan(loss[rated]))
+        sample = _sample(rate[rated], ~np.isnan(loss[rated]))
         errors = accepted_error_rate(np.maximum(loss[rated][sample.audited], 0.0), sample)
         blind = decided[taken & ~rated] if sample.n else decided[taken]
         judged = (int(taken.sum()) - len(blind)) / n

@@ -60,9 +60,6 @@ TEAMS = ("team", "key", "cascade", "agent")
 TABLES = ("tags", "model", "tier", "day", "node")
 """The tables that are made where nothing else is asked for; `tags` are those of `TEAMS`."""
 
-NOTABLE = 5
-"""So many audits that are due come to nothing by chance in less than one case of a hundred."""
-
 OUTAGE = 3
 """So many calls of a tier that fail one after the other are an outage."""
 
@@ -262,16 +259,13 @@ def _remarks(found: Findings, total: Sums, runs: Any) -> Iterable[str]:
             f"{blind:,} of {len(drafts):,}, for which the quality figures do not stand. "
             f"{dollars(found.assumed_usd)} of the baseline rests on assumed limits."
         )
-    due = float(np.nansum(drafts.rate))
     if quality is None:
         yield "Nothing is known about quality: no accepted draft could be audited."
-    elif quality.finished < 1:
+    elif quality.due - quality.checked > 3 * quality.due**0.5:  # more than chance explains
         yield (
-            f"Only {percent(quality.finished)} of the audits that were due have a result: these "
-            "are taken for a random part of them."
+            f"About {quality.due:,.0f} audits were due; {quality.checked:,} have a result, and "
+            "stand for all of them: see the log."
         )
-    elif not quality.checked and due > NOTABLE:
-        yield f"About {due:,.0f} audits were due and none has a result: see the log."
 
 
 def _trouble(books: Books) -> tuple[str, ...]:
@@ -389,7 +383,7 @@ def _money(found: Findings, total: Sums) -> Table:
         ("saved, measured", Figure(made.measured_usd, "usd"), "escalated and audited"),
         ("saved, estimated", estimated, "accepted drafts that were not audited"),
         ("saved, unknown", None, f"{found.unknown_baselines:,} accepted drafts without a baseline"),
-        ("net saving", saved, "; ".join(filter(None, (made.saving.method, made.saving.note)))),
+        ("net saving", saved, made.saving.method),
         ("as a share", share, "of the large-only bill"),
     ]
     hidden = {"spent, assumed": not total.unknown, "saved, unknown": not found.unknown_baselines}

@@ -62,21 +62,22 @@ def test_measured_and_estimated_parts_add_up_to_the_saving() -> None:
     assert found.saving.value == pytest.approx(5.5)
     assert found.share.value == pytest.approx(0.5)
     assert found.saving.low < 5.5
-    assert "2 audits" in found.saving.note
+    assert found.saving.method == "difference estimator, t, 2 audits"
 
 
 def test_without_audits_the_saving_is_an_assumption() -> None:
     found = saving(np.zeros(0), sample(0.1, [0, 0]), baselines(2), escalated_usd=0, spent_usd=1)
     assert (found.saving.low, found.saving.value, found.saving.high) == (-0.5, 1.0, 7.0)
-    assert (found.saving.note, found.saving.basis) == (NO_AUDITS, "estimated")
+    assert (found.saving.method, found.saving.basis) == (NO_AUDITS, "estimated")
 
 
 def test_few_audits_claim_nothing_and_say_so() -> None:
     assert student(np.ones(1), sample(0.1, [1]), spread=1.0)[1] > 1.0
     found = quality_loss(np.zeros(2), sample(0.1, [1, 1, *[0] * 18]), requests=20)
-    assert (found.low, found.high, found.note) == (-1.0, 1.0, "only 2 audits")
+    assert (found.low, found.high) == (-1.0, 1.0)
+    assert "only 2 audits" in found.method
     nothing = quality_loss(np.zeros(0), sample(0.1, [0, 0]), requests=4)
-    assert (nothing.low, nothing.high, nothing.note) == (-0.5, 0.5, NO_AUDITS)
+    assert (nothing.low, nothing.high, nothing.method) == (-0.5, 0.5, NO_AUDITS)
 
 
 def test_agreement_of_all_audits_is_no_proof() -> None:
@@ -120,7 +121,7 @@ def test_where_every_draft_was_audited_the_bound_is_what_was_measured() -> None:
         np.array([1.0, 3.0]), sample(1.0, [1, 1]), baselines(2), escalated_usd=0, spent_usd=1
     )
     assert (found.saving.low, found.saving.value, found.saving.high) == (3.0, 3.0, 3.0)
-    assert (found.saving.basis, found.saving.note) == ("measured", "")
+    assert (found.saving.basis, found.saving.method) == ("measured", "exact")
 
 
 @settings(max_examples=80)
