@@ -16,13 +16,20 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
 
-from cascade.confidence import system_hash
+from cascade.confidence import LabelledDraft, MadeFor, system_hash
+from cascade.confidence.calibrating import calibrate, confidences, halves
+from cascade.confidence.calibration import Calibration
 from cascade.errors import CascadeError, ConfigurationError, InputError
+from cascade.evaluation.crossfit import LEAST_ROWS, Options
+from cascade.evaluation.features import Pair, pair_of
+from cascade.evaluation.ladder import Ladder, climb, shape_of_calibration
+from cascade.evaluation.metrics import Rows
+from cascade.evaluation.page import to_page
 from cascade.evaluation.recordings import (
     Example,
     Outcome,
@@ -31,18 +38,10 @@ from cascade.evaluation.recordings import (
     read_transcripts,
 )
 from cascade.evaluation.scorers import Score, Scorer
+from cascade.evaluation.verdict import FAIR_TEST, Evaluation, evaluate, to_document
 from cascade.ledger.prices import Pricing
+from cascade.policies import Refusal, certify
 from cascade.state import Completion, Usage
-
-if TYPE_CHECKING:
-    from cascade.confidence import MadeFor
-    from cascade.confidence.calibration import Calibration
-    from cascade.evaluation.crossfit import Options
-    from cascade.evaluation.features import Pair
-    from cascade.evaluation.ladder import Ladder
-    from cascade.evaluation.metrics import Rows
-    from cascade.evaluation.verdict import Evaluation
-    from cascade.policies import Refusal
 
 GIVE_UP_AFTER = 20
 """Failures without one success: the set-up is wrong, and each further question costs money."""
@@ -404,7 +403,8 @@ class Fitted:
         if self.evaluated is None:
             raise ConfigurationError(
                 f"{self.calibration.quality.n} labelled drafts with both models are too few to say "
-                "what a cascade is worth: 40 or more are needed, and 200 for a fair test."
+                f"what a cascade is worth: {LEAST_ROWS} or more are needed, and {FAIR_TEST} for a "
+                "fair test."
             )
         return self.evaluated
 
@@ -432,16 +432,6 @@ def fit(
     Raises:
         ConfigurationError: no row has both models, too few rows, or a bound that is none.
     """
-    import numpy as np  # noqa: PLC0415 - heavy, as all that is imported here
-
-    from cascade.confidence import LabelledDraft  # noqa: PLC0415
-    from cascade.confidence.calibrating import calibrate, confidences, halves  # noqa: PLC0415
-    from cascade.evaluation.crossfit import LEAST_ROWS, Options  # noqa: PLC0415
-    from cascade.evaluation.features import pair_of  # noqa: PLC0415
-    from cascade.evaluation.ladder import climb, shape_of_calibration  # noqa: PLC0415
-    from cascade.evaluation.verdict import evaluate  # noqa: PLC0415
-    from cascade.policies import Refusal, certify  # noqa: PLC0415
-
     large = made_for.large.name if made_for.large is not None else ""
     pair = pair_of(records, made_for.small.name, large)
     outcomes, ids = pair.outcomes(pair.small), [row.id for row in pair.rows]
@@ -485,9 +475,6 @@ def write_artefacts(
     Raises:
         ConfigurationError: the folder cannot be written.
     """
-    from cascade.evaluation.page import to_page  # noqa: PLC0415 - only where it is written
-    from cascade.evaluation.verdict import to_document  # noqa: PLC0415
-
     found = fitted.evaluation
     files = {
         "calibration": folder / "calibration.json",
