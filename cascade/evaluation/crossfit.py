@@ -383,17 +383,16 @@ def worst_mistakes(sheet: Sheet, at: int | None) -> tuple[Mistake, ...]:
         return ()
     pair, sure = sheet.pair, np.nan_to_num(sheet.confidence)
     lost = (pair.large_correct - sheet.played.right[at]) * (1 - sheet.played.escalated[at])
-    worst = [int(i) for i in np.lexsort((-sure, -lost))[:MISTAKES] if lost[i] > 0.5]
-    return tuple(_mistake(pair, i, float(sure[i])) for i in worst)
-
-
-def _mistake(pair: Pair, i: int, confidence: float) -> Mistake:
-    row = pair.rows[i]
-    draft = row.models[pair.small]
-    return Mistake(
-        id=row.id,
-        question=row.prompt,
-        draft=draft.output or draft.pred,
-        reference=None if row.reference is None else str(row.reference),
-        confidence=confidence,
-    )
+    found = []
+    for i in np.lexsort((-sure, -lost))[:MISTAKES]:
+        row = pair.rows[i]
+        draft, reference = row.models[pair.small], row.reference
+        mistake = Mistake(
+            id=row.id,
+            question=row.prompt,
+            draft=draft.output or draft.pred,
+            reference=None if reference is None else str(reference),
+            confidence=float(sure[i]),
+        )
+        found += [mistake] if lost[i] > 0.5 else []
+    return tuple(found)

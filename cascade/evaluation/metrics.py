@@ -55,12 +55,8 @@ def deferral_curve(
 ) -> Curve:
     """The curve from all-small to all-large, a step for each distinct score.
 
-    Args:
-        deferral: (n,) scores.
-        small: (n,) correctness.
-        large: (n,) correctness.
-        kept_cost: (n,) of a row whose draft is kept.
-        escalated_cost: (n,) of a row that is escalated, its draft included where it is paid.
+    Costs are of a row whose draft is kept, and of one that is escalated, its draft included where
+    it is paid.
     """
     order = np.argsort(-deferral, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(deferral[order]) < 0), len(order) - 1) + 1
@@ -165,16 +161,10 @@ def aurc(confidence: Array, correct: Array) -> float:
 def bootstrap(
     statistics: Callable[[Rows], Mapping[str, float]], n: int, *, draws: int = 100, seed: int = 0
 ) -> dict[str, Interval]:
-    """95 % intervals of figures over resampled rows.
+    """95 % intervals of figures over resampled rows; `statistics` gives them by name.
 
     An interval is the spread of the draws around the figure itself, since resampling moves some
     figures to one side (the ECE grows). What is a share in all draws has ends that are shares.
-
-    Args:
-        statistics: rows → figures by name.
-        n: number of rows.
-        draws: resamples.
-        seed: of the draws.
     """
     rng = np.random.default_rng(seed)
     value = statistics(np.arange(n))

@@ -55,8 +55,8 @@ from cascade.state import Certificate, Record
 
 Verdict = Literal["cascade", "router", "small", "off", "unclear", "unpriced"]
 
-CLEARLY = 0.02
-"""A share of right answers that is higher by this is no accident of a few hundred rows."""
+HARDLY_EVER = 0.01
+"""Share of large answers below which the small model answers everything."""
 
 WORTHWHILE = 0.05
 """A share of the cost that is worth more rows to find out about."""
@@ -201,7 +201,7 @@ def _verdict(own: Sheet, point: Point, shape: str, options: Options) -> Verdict:
         return "unclear" if seems or hidden else "off"
     if not weighed and point.loss.high > options.within + UNCERTAIN:
         return "unclear"
-    if point.escalated < CLEARLY / 2 and shape != "known":
+    if point.escalated < HARDLY_EVER and shape != "known":
         return "small"
     return "router" if shape == "router" else "cascade"
 
@@ -282,12 +282,6 @@ def _goal(found: Evaluation) -> str:
 def _notes(found: Evaluation, pair: Pair) -> tuple[str, ...]:
     """What to know besides."""
     notes = [] if found.verdict in ("off", "unclear") else _about_the_point(found)
-    best = next(iter(pair.helpers(np.arange(len(pair)))), None)
-    if best and pair.correct(best).mean() > pair.small_correct.mean() + CLEARLY:
-        notes.append(
-            f"{best} is cheap too and right more often than {found.small}: let it draft, and "
-            "evaluate that."
-        )
     if found.priced:
         saves = "a cascade saves only where more than that share of the drafts is kept"
         if found.cost_ratio >= 1:
