@@ -84,6 +84,11 @@ class Served:
         asked = {"model": "support", "messages": ASKED, **body}
         return await self.client.post("/v1/chat/completions", json=asked, headers=headers)
 
+    async def post(self, asked: tuple[str, dict[str, Any]], **more: Any) -> httpx.Response:
+        """A request of any protocol: its path and the rest of its body."""
+        path, body = asked
+        return await self.client.post(path, json={"model": "support", **body, **more})
+
     def as_key(self, secret: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {secret}"}
 
@@ -111,6 +116,13 @@ def serve(tmp_path: Path, upstream: Upstream) -> Serve:
                 yield Served(app, client, secret)
 
     return running
+
+
+@pytest.fixture
+async def served(serve: Serve) -> AsyncIterator[Served]:
+    """A gateway as it is."""
+    async with serve() as running:
+        yield running
 
 
 @dataclass

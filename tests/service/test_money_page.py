@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from tests.acceptance.upstream import Answer, Upstream, failure
-from tests.service.conftest import Serve
+from tests.service.conftest import Serve, Served
 
 
-async def test_the_page_asks_for_an_admin_key_as_a_password(serve: Serve) -> None:
-    async with serve() as served:
-        served.client.headers.pop("Authorization")
-        asked = await served.client.get("/")
-        guessed = await served.client.get("/", auth=("me", "csk_" + "x" * 43))
-        plain = await served.client.get("/", auth=("me", await served.key("plain")))
-        page = await served.client.get("/", auth=("me", served.secret))
-        head = await served.client.head("/", auth=("me", served.secret))
-        await served.gateway.keys.revoke("owner")
-        after = await served.client.get("/", auth=("me", served.secret))
+async def test_the_page_asks_for_an_admin_key_as_a_password(served: Served) -> None:
+    served.client.headers.pop("Authorization")
+    asked = await served.client.get("/")
+    guessed = await served.client.get("/", auth=("me", "csk_" + "x" * 43))
+    plain = await served.client.get("/", auth=("me", await served.key("plain")))
+    page = await served.client.get("/", auth=("me", served.secret))
+    head = await served.client.head("/", auth=("me", served.secret))
+    await served.gateway.keys.revoke("owner")
+    after = await served.client.get("/", auth=("me", served.secret))
     assert asked.headers["www-authenticate"].startswith("Basic")
     assert "text/html" in asked.headers["content-type"]
     refused = (asked, guessed, plain, after)
@@ -83,13 +82,12 @@ async def test_requests_are_listed_folded_and_filtered(serve: Serve, upstream: U
     assert "Requests of this process: 0 of" in none
 
 
-async def test_teams_are_called_by_name_and_their_budgets_are_shown(serve: Serve) -> None:
+async def test_teams_are_called_by_name_and_their_budgets_are_shown(served: Served) -> None:
     from decimal import Decimal  # noqa: PLC0415
 
-    async with serve() as served:
-        key, secret = await served.gateway.keys.create("search <team>", day_usd=Decimal("1.5"))
-        await served.ask(served.as_key(secret))
-        page = (await served.client.get(f"/?key={key.id}&cascade=support")).text
+    key, secret = await served.gateway.keys.create("search <team>", day_usd=Decimal("1.5"))
+    await served.ask(served.as_key(secret))
+    page = (await served.client.get(f"/?key={key.id}&cascade=support")).text
     assert "search &lt;team&gt;" in page
     assert "<team>" not in page
     assert "Budgets of keys" in page

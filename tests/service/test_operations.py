@@ -17,7 +17,7 @@ import pytest
 from cascade.errors import ConfigurationError
 from cascade.service import read_config
 from tests.acceptance.upstream import Answer, Held, Upstream
-from tests.service.conftest import ASKED, Live, Serve, write
+from tests.service.conftest import ASKED, Live, Serve, Served, write
 
 # --- configuration
 
@@ -66,12 +66,6 @@ def test_a_file_that_is_none_is_said(tmp_path: Path) -> None:
             read_config(path)
 
 
-def test_a_ledger_lies_beside_its_configuration(tmp_path: Path, upstream: Upstream) -> None:
-    read = read_config(write(tmp_path, upstream)).config
-    assert read.ledger
-    assert read.ledger.url == f"sqlite:///{tmp_path}/ledger.db"
-
-
 async def test_a_reload_says_what_changed_and_what_needs_a_restart(
     tmp_path: Path, serve: Serve, upstream: Upstream
 ) -> None:
@@ -113,36 +107,33 @@ async def test_a_changed_file_is_loaded_again_by_itself(
 # --- admin and health
 
 
-async def test_admin_routes_need_an_admin_key(serve: Serve) -> None:
-    async with serve() as served:
-        plain = served.as_key(await served.key("plain"))
-        refused = await served.client.get("/admin/budgets", headers=plain)
-        given = await served.client.get("/admin/budgets")
+async def test_admin_routes_need_an_admin_key(served: Served) -> None:
+    plain = served.as_key(await served.key("plain"))
+    refused = await served.client.get("/admin/budgets", headers=plain)
+    given = await served.client.get("/admin/budgets")
     assert (refused.status_code, given.json()) == (403, [])
 
 
-async def test_feedback_is_an_entry_of_the_run_of_the_same_key(serve: Serve) -> None:
-    async with serve() as served:
-        run_id = (await served.ask()).json()["cascade"]["run_id"]
-        body = {"run_id": run_id, "correct": False, "by": "ada"}
-        first = (await served.client.post("/v1/feedback", json=body)).json()
-        again = (await served.client.post("/v1/feedback", json=body)).json()
-        other = served.as_key(await served.key("other"))
-        foreign = await served.client.post("/v1/feedback", json=body, headers=other)
-        words = await served.client.post("/v1/feedback", json=body | {"comment": "x"})
-        empty = await served.client.post("/v1/feedback", json={"run_id": run_id})
+async def test_feedback_is_an_entry_of_the_run_of_the_same_key(served: Served) -> None:
+    run_id = (await served.ask()).json()["cascade"]["run_id"]
+    body = {"run_id": run_id, "correct": False, "by": "ada"}
+    first = (await served.client.post("/v1/feedback", json=body)).json()
+    again = (await served.client.post("/v1/feedback", json=body)).json()
+    other = served.as_key(await served.key("other"))
+    foreign = await served.client.post("/v1/feedback", json=body, headers=other)
+    words = await served.client.post("/v1/feedback", json=body | {"comment": "x"})
+    empty = await served.client.post("/v1/feedback", json={"run_id": run_id})
     assert (first["changed"], again["changed"]) == (True, False)
     assert (foreign.status_code, words.status_code, empty.status_code) == (404, 400, 400)
 
 
-async def test_health_metrics_and_the_openapi_document_are_there(serve: Serve) -> None:
-    async with serve() as served:
-        await served.ask()
-        assert (await served.client.get("/healthz")).json() == {"status": "ok"}
-        assert (await served.client.get("/readyz")).status_code == 200
-        metrics = (await served.client.get("/metrics")).text
-        nobody = await served.client.get("/metrics", headers={"Authorization": ""})
-        document = (await served.client.get("/openapi.json")).json()
+async def test_health_metrics_and_the_openapi_document_are_there(served: Served) -> None:
+    await served.ask()
+    assert (await served.client.get("/healthz")).json() == {"status": "ok"}
+    assert (await served.client.get("/readyz")).status_code == 200
+    metrics = (await served.client.get("/metrics")).text
+    nobody = await served.client.get("/metrics", headers={"Authorization": ""})
+    document = (await served.client.get("/openapi.json")).json()
     assert 'path="/v1/chat/completions",status="200"' in metrics
     assert 'cascade_requests_total{cascade="support"' in metrics
     assert nobody.status_code == 401
@@ -152,22 +143,21 @@ async def test_health_metrics_and_the_openapi_document_are_there(serve: Serve) -
 
 
 async def test_a_ledger_that_cannot_be_written_is_not_ready_and_costs_nothing(
-    tmp_path: Path, serve: Serve, upstream: Upstream
+    tmp_path: Path, served: Served, upstream: Upstream
 ) -> None:
-    async with serve() as served:
-        assert (await served.ask()).status_code == 200
-        asked = len(upstream.seen)
-        import sqlite3  # noqa: PLC0415
+    assert (await served.ask()).status_code == 200
+    asked = len(upstream.seen)
+    import sqlite3  # noqa: PLC0415
 
-        with sqlite3.connect(tmp_path / "ledger.db", isolation_level=None) as other:
-            other.execute("BEGIN EXCLUSIVE")
-            begun = time.monotonic()
-            answer, ready = await asyncio.gather(served.ask(), served.client.get("/readyz"))
-            took_s = time.monotonic() - begun
-            other.execute("ROLLBACK")
-        async with asyncio.timeout(30):
-            while (await served.client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+    with sqlite3.connect(tmp_path / "ledger.db", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        begun = time.monotonic()
+        answer, ready = await asyncio.gather(served.ask(), served.client.get("/readyz"))
+        took_s = time.monotonic() - begun
+        other.execute("ROLLBACK")
+    async with asyncio.timeout(30):
+        while (await served.client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     assert ready.status_code == 503
     assert ready.json()["reason"] == "the ledger cannot be written"
     assert answer.status_code == 503
@@ -319,16 +309,6 @@ SLOW = 3 if os.environ.get("COVERAGE_RUN") or sys.gettrace() else 1
 # --- more of what may go wrong
 
 
-async def test_a_key_may_ask_for_its_models_alone(serve: Serve) -> None:
-    async with serve() as served:
-        key = served.as_key(await served.key("narrow", models=("sales",)))
-        other = await served.ask(key)
-        gone = await served.ask(model="gpt-9")
-        listed = await served.client.get("/v1/models", headers=key)
-    assert (other.status_code, gone.status_code) == (403, 404)
-    assert listed.json()["data"] == []
-
-
 async def test_a_request_may_ask_for_less_time_than_its_cascade_has(
     serve: Serve, upstream: Upstream
 ) -> None:
@@ -415,18 +395,8 @@ def test_an_unexpected_error_tells_nothing_but_that_there_was_one() -> None:
     ],
 )
 async def test_headers_without_a_meaning_are_refused(
-    serve: Serve, headers: dict[str, str], said: str
+    served: Served, headers: dict[str, str], said: str
 ) -> None:
-    async with serve() as served:
-        answer = await served.ask(headers)
+    answer = await served.ask(headers)
     assert answer.status_code == 400
     assert said in answer.json()["error"]["message"]
-
-
-async def test_arguments_of_a_call_that_are_no_json_are_refused(serve: Serve) -> None:
-    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{"}}
-    messages = [*ASKED, {"role": "assistant", "tool_calls": [call]}]
-    async with serve() as served:
-        answer = await served.ask(messages=messages)
-    assert answer.status_code == 400
-    assert "arguments that are no JSON" in answer.json()["error"]["message"]

@@ -15,11 +15,16 @@ import openai
 import pytest
 
 from tests.acceptance.upstream import Answer, Held, Upstream, failure
-from tests.service.conftest import ASKED, Serve, Served, live, write
+from tests.service.conftest import ASKED, Served, live, write
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}
 CALL = Answer("", calls=(("weather", {"city": "Canberra"}),), tokens=(100, 10))
+
+CHAT: Any = ("/v1/chat/completions", {"messages": ASKED})
+RESPONSE: Any = ("/v1/responses", {"input": "Capital?"})
+MESSAGE: Any = ("/v1/messages", {"messages": ASKED, "max_tokens": 9})
+OLLAMA: Any = ("/api/chat", {"messages": ASKED})
 
 
 def openai_of(served: Served) -> openai.AsyncOpenAI:
@@ -44,10 +49,9 @@ def anthropic_of(served: Served) -> anthropic.AsyncAnthropic:
 
 
 async def test_an_answer_says_why_which_model_gave_it_in_headers_and_in_its_extension(
-    serve: Serve, upstream: Upstream
+    served: Served, upstream: Upstream
 ) -> None:
-    async with serve() as served:
-        answer = await served.ask()
+    answer = await served.ask()
     assert answer.status_code == 200
     body, told = answer.json(), answer.headers
     assert body["choices"][0]["message"]["content"] == "Canberra"
@@ -59,11 +63,10 @@ async def test_an_answer_says_why_which_model_gave_it_in_headers_and_in_its_exte
 
 
 async def test_a_stream_has_the_same_headers_once_it_is_decided(
-    serve: Serve, upstream: Upstream
+    served: Served, upstream: Upstream
 ) -> None:
     upstream.says("small", Answer("draft", p=0.3))
-    async with serve() as served:
-        answer = await served.ask(stream=True, stream_options={"include_usage": True})
+    answer = await served.ask(stream=True, stream_options={"include_usage": True})
     assert answer.headers["x-cascade-tier"] == "large"
     assert answer.headers["x-cascade-escalated"] == "true"
     events = [
@@ -75,11 +78,10 @@ async def test_a_stream_has_the_same_headers_once_it_is_decided(
     assert events[-2]["cascade"]["tier"] == "large"
 
 
-async def test_log_probs_and_alternatives_come_back(serve: Serve) -> None:
-    async with serve() as served:
-        answer = await openai_of(served).chat.completions.create(
-            model="support", messages=ASKED, logprobs=True, top_logprobs=1
-        )
+async def test_log_probs_and_alternatives_come_back(served: Served) -> None:
+    answer = await openai_of(served).chat.completions.create(
+        model="support", messages=ASKED, logprobs=True, top_logprobs=1
+    )
     content = answer.choices[0].logprobs and answer.choices[0].logprobs.content
     assert content
     assert content[0].logprob == pytest.approx(-0.0513, abs=1e-3)
@@ -101,34 +103,31 @@ async def test_log_probs_and_alternatives_come_back(serve: Serve) -> None:
     ],
 )
 async def test_a_response_format_goes_on_as_it_came(
-    serve: Serve, upstream: Upstream, form: dict[str, Any]
+    served: Served, upstream: Upstream, form: dict[str, Any]
 ) -> None:
     upstream.says("small", Answer('{"city": "Canberra"}', p=0.95))
-    async with serve() as served:
-        answer = await served.ask(response_format=form)
+    answer = await served.ask(response_format=form)
     assert answer.status_code == 200
     assert upstream.asked("small")[0].body["response_format"] == form
 
 
 async def test_json_that_is_no_object_is_escalated_where_an_object_was_asked_for(
-    serve: Serve, upstream: Upstream
+    served: Served, upstream: Upstream
 ) -> None:
     upstream.says("small", Answer("[1]", p=0.99))
     upstream.says("large", Answer('{"city": 1}'))
-    async with serve() as served:
-        answer = await served.ask(response_format={"type": "json_object"})
+    answer = await served.ask(response_format={"type": "json_object"})
     assert answer.headers["x-cascade-tier"] == "large"
 
 
 async def test_a_strict_tool_arrives_unchanged_and_its_call_comes_back(
-    serve: Serve, upstream: Upstream
+    served: Served, upstream: Upstream
 ) -> None:
     upstream.says("small", CALL)
     upstream.says("large", CALL)
     tool = {"type": "function", "function": {**TOOL["function"], "strict": True}}
-    async with serve() as served:
-        whole = await served.ask(tools=[tool], tool_choice="required")
-        streamed = await served.ask(tools=[tool], stream=True)
+    whole = await served.ask(tools=[tool], tool_choice="required")
+    streamed = await served.ask(tools=[tool], stream=True)
     assert upstream.asked("small")[0].body["tools"] == [tool]
     (call,) = whole.json()["choices"][0]["message"]["tool_calls"]
     assert json.loads(call["function"]["arguments"]) == {"city": "Canberra"}
@@ -159,10 +158,9 @@ async def test_a_strict_tool_arrives_unchanged_and_its_call_comes_back(
     ],
 )
 async def test_what_cannot_be_obeyed_is_refused_with_its_name(
-    serve: Serve, upstream: Upstream, body: dict[str, Any], said: str
+    served: Served, upstream: Upstream, body: dict[str, Any], said: str
 ) -> None:
-    async with serve() as served:
-        answer = await served.ask(**body)
+    answer = await served.ask(**body)
     assert answer.status_code == 400
     assert said in answer.json()["error"]["message"]
     assert upstream.seen == []
@@ -171,31 +169,28 @@ async def test_what_cannot_be_obeyed_is_refused_with_its_name(
 @pytest.mark.parametrize(
     "raw", [b"", b"{", b"[]", b'{"model": NaN}', b'{"model": "\\ud800"}', b'{"x": 1e999}']
 )
-async def test_a_body_that_is_no_json_object_is_refused(serve: Serve, raw: bytes) -> None:
-    async with serve() as served:
-        answer = await served.client.post("/v1/chat/completions", content=raw)
+async def test_a_body_that_is_no_json_object_is_refused(served: Served, raw: bytes) -> None:
+    answer = await served.client.post("/v1/chat/completions", content=raw)
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-async def test_wishes_may_come_as_headers_but_not_twice(serve: Serve, upstream: Upstream) -> None:
-    async with serve() as served:
-        headers = {"X-Cascade-Price-Of-Error": "10", "X-Cascade-Tags": "user=ada"}
-        answer = await served.ask(headers, cascade={})
-        twice = await served.ask(headers, cascade={"price_of_error": 1})
-        bad = await served.ask({"X-Cascade-Tags": "ada"})
-        entries = await _tags(served)
+async def test_wishes_may_come_as_headers_but_not_twice(served: Served, upstream: Upstream) -> None:
+    headers = {"X-Cascade-Price-Of-Error": "10", "X-Cascade-Tags": "user=ada"}
+    answer = await served.ask(headers, cascade={})
+    twice = await served.ask(headers, cascade={"price_of_error": 1})
+    bad = await served.ask({"X-Cascade-Tags": "ada"})
+    entries = await _tags(served)
     assert answer.headers["x-cascade-tier"] == "large"
     assert (twice.status_code, bad.status_code) == (400, 400)
     assert entries[0]["user"] == "ada"
 
 
-async def test_a_request_id_comes_back_and_is_a_tag(serve: Serve) -> None:
+async def test_a_request_id_comes_back_and_is_a_tag(served: Served) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    async with serve() as served:
-        answer = await served.ask({"X-Request-Id": "r-1", "traceparent": trace})
-        bad = await served.ask({"X-Request-Id": "a b"})
-        tags = (await _tags(served))[0]
+    answer = await served.ask({"X-Request-Id": "r-1", "traceparent": trace})
+    bad = await served.ask({"X-Request-Id": "a b"})
+    tags = (await _tags(served))[0]
     assert answer.headers["x-request-id"] == "r-1"
     assert (tags["request_id"], tags["trace_id"]) == ("r-1", trace[3:35])
     assert bad.status_code == 400
@@ -207,20 +202,19 @@ async def _tags(served: Served) -> list[dict[str, str]]:
     return [row[0] for row in rows]
 
 
-async def test_models_are_listed_and_shown(serve: Serve) -> None:
-    async with serve() as served:
-        client = openai_of(served)
-        assert [model.id async for model in client.models.list()] == ["support"]
-        assert (await client.models.retrieve("support")).owned_by == "cascade"
-        with pytest.raises(openai.NotFoundError):
-            await client.models.retrieve("gpt-9/x")
+async def test_models_are_listed_and_shown(served: Served) -> None:
+    client = openai_of(served)
+    assert [model.id async for model in client.models.list()] == ["support"]
+    assert (await client.models.retrieve("support")).owned_by == "cascade"
+    with pytest.raises(openai.NotFoundError):
+        await client.models.retrieve("gpt-9/x")
 
 
 # --- OpenAI's responses
 
 
 async def test_items_of_an_agents_loop_are_read_in_their_order(
-    serve: Serve, upstream: Upstream
+    served: Served, upstream: Upstream
 ) -> None:
     items: Any = [
         {"role": "user", "content": [{"type": "input_text", "text": "Weather?"}]},
@@ -235,27 +229,27 @@ async def test_items_of_an_agents_loop_are_read_in_their_order(
         },
     ]
     tool: Any = {"type": "function", "name": "weather", "parameters": SCHEMA, "strict": False}
-    async with serve() as served:
-        await openai_of(served).responses.create(model="support", input=items, tools=[tool])
+    await openai_of(served).responses.create(model="support", input=items, tools=[tool])
     sent = upstream.asked("small")[0].body["messages"]
     assert [message["role"] for message in sent] == ["user", "assistant", "tool", "tool", "user"]
     assert len(sent[1]["tool_calls"]) == 2
     assert sent[4]["content"][0]["type"] == "image_url"
 
 
-async def test_a_responses_stream_has_its_events_in_order(serve: Serve, upstream: Upstream) -> None:
+async def test_a_responses_stream_has_its_events_in_order(
+    served: Served, upstream: Upstream
+) -> None:
     upstream.says("small", CALL)
     upstream.says("large", CALL)
     tool: Any = {"type": "function", "name": "weather", "parameters": SCHEMA, "strict": True}
-    async with serve() as served:
-        stream = await openai_of(served).responses.create(
-            model="support", input="Weather?", tools=[tool], stream=True
-        )
-        events = [event async for event in stream]
-        plain = await openai_of(served).responses.create(
-            model="support", input="x", tools=[], stream=True
-        )
-        kinds = [event.type async for event in plain]
+    stream = await openai_of(served).responses.create(
+        model="support", input="Weather?", tools=[tool], stream=True
+    )
+    events = [event async for event in stream]
+    plain = await openai_of(served).responses.create(
+        model="support", input="x", tools=[], stream=True
+    )
+    kinds = [event.type async for event in plain]
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert events[-1].type == "response.completed"
     assert events[-1].response.output[0].name == "weather"  # type: ignore[union-attr]
@@ -274,22 +268,20 @@ async def test_a_responses_stream_has_its_events_in_order(serve: Serve, upstream
     ],
 )
 async def test_responses_refuse_what_they_cannot_obey(
-    serve: Serve, body: dict[str, Any], said: str
+    served: Served, body: dict[str, Any], said: str
 ) -> None:
-    async with serve() as served:
-        asked = {"model": "support", "input": "x", **body}
-        answer = await served.client.post("/v1/responses", json=asked)
+    asked = {"model": "support", "input": "x", **body}
+    answer = await served.client.post("/v1/responses", json=asked)
     assert answer.status_code == 400
     assert said in answer.json()["error"]["message"]
 
 
 async def test_a_responses_schema_goes_on_as_chat_completions_have_it(
-    serve: Serve, upstream: Upstream
+    served: Served, upstream: Upstream
 ) -> None:
     upstream.says("small", Answer('{"city": "Canberra"}'))
     form: Any = {"type": "json_schema", "name": "town", "schema": SCHEMA, "strict": False}
-    async with serve() as served:
-        await openai_of(served).responses.create(model="support", input="x", text={"format": form})
+    await openai_of(served).responses.create(model="support", input="x", text={"format": form})
     told = upstream.asked("small")[0].body["response_format"]["json_schema"]
     assert told == {"name": "town", "schema": SCHEMA, "strict": False}
 
@@ -297,13 +289,12 @@ async def test_a_responses_schema_goes_on_as_chat_completions_have_it(
 # --- Anthropic
 
 
-async def test_a_message_is_answered_with_its_usage(serve: Serve, upstream: Upstream) -> None:
+async def test_a_message_is_answered_with_its_usage(served: Served, upstream: Upstream) -> None:
     cached = {"prompt_tokens_details": {"cached_tokens": 40, "cache_write_tokens": 20}}
     upstream.says("small", Answer("Canberra", p=0.95, tokens=(100, 10), details=cached))
-    async with serve() as served:
-        answer = await anthropic_of(served).messages.create(
-            model="support", max_tokens=50, messages=ASKED, system="Be short."
-        )
+    answer = await anthropic_of(served).messages.create(
+        model="support", max_tokens=50, messages=ASKED, system="Be short."
+    )
     assert answer.content[0].text == "Canberra"  # type: ignore[union-attr]
     usage = answer.usage
     assert (usage.input_tokens, usage.output_tokens) == (40, 10)
@@ -315,20 +306,19 @@ async def test_a_message_is_answered_with_its_usage(serve: Serve, upstream: Upst
 
 
 async def test_a_message_streams_as_anthropics_client_reads_it(
-    serve: Serve, upstream: Upstream
+    served: Served, upstream: Upstream
 ) -> None:
     upstream.says("small", Answer("a draft", p=0.2))
-    async with serve() as served:
-        client = anthropic_of(served)
-        async with client.messages.stream(model="support", max_tokens=50, messages=ASKED) as stream:
-            text = "".join([piece async for piece in stream.text_stream])
-            final = await stream.get_final_message()
+    client = anthropic_of(served)
+    async with client.messages.stream(model="support", max_tokens=50, messages=ASKED) as stream:
+        text = "".join([piece async for piece in stream.text_stream])
+        final = await stream.get_final_message()
     assert text == final.content[0].text == "It is Canberra"  # type: ignore[union-attr]
     assert (final.usage.input_tokens, final.usage.output_tokens) == (100, 10)
 
 
 async def test_a_coding_agents_loop_of_twenty_calls_goes_through(
-    serve: Serve, upstream: Upstream
+    served: Served, upstream: Upstream
 ) -> None:
     tool: Any = {
         "name": "weather",
@@ -342,30 +332,28 @@ async def test_a_coding_agents_loop_of_twenty_calls_goes_through(
     ]
     two = (("weather", {"city": "Perth"}), ("weather", {"city": "Sydney"}))
     messages: Any = list(ASKED)
-    async with serve() as served:
-        client = anthropic_of(served)
-        for turn in range(10):
-            upstream.says("small", Answer("", calls=two))
-            upstream.says("large", Answer("", calls=two))
-            async with client.messages.stream(
-                model="support",
-                max_tokens=50,
-                system=system,
-                tools=[tool],
-                messages=messages,
-                thinking={"type": "enabled", "budget_tokens": 1024},
-                metadata={"user_id": "u"},
-            ) as stream:
-                answer = await stream.get_final_message()
-            assert answer.stop_reason == "tool_use"
-            calls = [block for block in answer.content if block.type == "tool_use"]
-            assert [call.input for call in calls] == [{"city": "Perth"}, {"city": "Sydney"}]
-            results = [
-                {"type": "tool_result", "tool_use_id": c.id, "content": f"sun {turn}"}
-                for c in calls
-            ]
-            messages.append({"role": "assistant", "content": answer.content})
-            messages.append({"role": "user", "content": results})
+    client = anthropic_of(served)
+    for turn in range(10):
+        upstream.says("small", Answer("", calls=two))
+        upstream.says("large", Answer("", calls=two))
+        async with client.messages.stream(
+            model="support",
+            max_tokens=50,
+            system=system,
+            tools=[tool],
+            messages=messages,
+            thinking={"type": "enabled", "budget_tokens": 1024},
+            metadata={"user_id": "u"},
+        ) as stream:
+            answer = await stream.get_final_message()
+        assert answer.stop_reason == "tool_use"
+        calls = [block for block in answer.content if block.type == "tool_use"]
+        assert [call.input for call in calls] == [{"city": "Perth"}, {"city": "Sydney"}]
+        results = [
+            {"type": "tool_result", "tool_use_id": c.id, "content": f"sun {turn}"} for c in calls
+        ]
+        messages.append({"role": "assistant", "content": answer.content})
+        messages.append({"role": "user", "content": results})
     sent = upstream.asked("large")[-1].body["messages"]
     assert [m["role"] for m in sent[:5]] == ["system", "user", "assistant", "tool", "tool"]
     assert sent[3]["tool_call_id"] == sent[2]["tool_calls"][0]["id"]
@@ -389,7 +377,9 @@ def test_cache_control_stays_on_the_blocks_that_have_it() -> None:
     ] * 2
 
 
-async def test_images_documents_and_failed_tools_are_read(serve: Serve, upstream: Upstream) -> None:
+async def test_images_documents_and_failed_tools_are_read(
+    served: Served, upstream: Upstream
+) -> None:
     data = {"type": "base64", "media_type": "image/png", "data": "aaaa"}
     text = {"type": "text", "media_type": "text/plain", "data": "a page"}
     messages: Any = [
@@ -410,14 +400,13 @@ async def test_images_documents_and_failed_tools_are_read(serve: Serve, upstream
             ],
         },
     ]
-    async with serve() as served:
-        await anthropic_of(served).messages.create(
-            model="support",
-            max_tokens=5,
-            messages=messages,
-            stop_sequences=["END"],
-            extra_body={"top_p": 0.5},
-        )
+    await anthropic_of(served).messages.create(
+        model="support",
+        max_tokens=5,
+        messages=messages,
+        stop_sequences=["END"],
+        extra_body={"top_p": 0.5},
+    )
     sent = upstream.asked("small")[0].body
     assert sent["messages"][0]["content"][0]["image_url"]["url"].startswith(
         "data:image/png;base64,"
@@ -428,9 +417,8 @@ async def test_images_documents_and_failed_tools_are_read(serve: Serve, upstream
     assert (sent["stop"], sent["top_p"]) == (["END"], 0.5)
 
 
-async def test_tokens_are_counted_roughly_and_say_so(serve: Serve, upstream: Upstream) -> None:
-    async with serve() as served:
-        counted = await anthropic_of(served).messages.count_tokens(model="support", messages=ASKED)
+async def test_tokens_are_counted_roughly_and_say_so(served: Served, upstream: Upstream) -> None:
+    counted = await anthropic_of(served).messages.count_tokens(model="support", messages=ASKED)
     assert 5 < counted.input_tokens < 40
     assert upstream.seen == []
 
@@ -449,22 +437,20 @@ async def test_tokens_are_counted_roughly_and_say_so(serve: Serve, upstream: Ups
     ],
 )
 async def test_errors_have_anthropics_form(
-    serve: Serve, body: dict[str, Any], status: int, kind: str
+    served: Served, body: dict[str, Any], status: int, kind: str
 ) -> None:
-    async with serve() as served:
-        asked = {"model": "support", "max_tokens": 5, "messages": ASKED, **body}
-        answer = await served.client.post("/v1/messages", json=asked)
-        other = await served.client.post("/v1/messages", json={}, headers={"Authorization": "x"})
+    asked = {"model": "support", "max_tokens": 5, "messages": ASKED, **body}
+    answer = await served.client.post("/v1/messages", json=asked)
+    other = await served.client.post("/v1/messages", json={}, headers={"Authorization": "x"})
     assert answer.status_code == status
     assert answer.json()["error"]["type"] == kind
     assert other.json()["error"]["type"] == "authentication_error"
 
 
-async def test_a_key_may_be_anthropics_header(serve: Serve) -> None:
-    async with serve() as served:
-        headers = {"x-api-key": served.secret, "Authorization": ""}
-        asked = {"model": "support", "max_tokens": 5, "messages": ASKED}
-        answer = await served.client.post("/v1/messages", json=asked, headers=headers)
+async def test_a_key_may_be_anthropics_header(served: Served) -> None:
+    headers = {"x-api-key": served.secret, "Authorization": ""}
+    asked = {"model": "support", "max_tokens": 5, "messages": ASKED}
+    answer = await served.client.post("/v1/messages", json=asked, headers=headers)
     assert answer.status_code == 200
     assert answer.headers["x-cascade-tier"] == "small"
 
@@ -488,25 +474,23 @@ def test_ollamas_client_chats_generates_lists_and_shows(tmp_path: Path, upstream
         assert client.show("support").capabilities == ["completion", "tools"]
 
 
-async def test_a_body_without_a_content_type_is_json(serve: Serve) -> None:
+async def test_a_body_without_a_content_type_is_json(served: Served) -> None:
     raw = json.dumps({"model": "support", "messages": ASKED, "stream": False}).encode()
-    async with serve() as served:
-        answer = await served.client.post("/api/chat", content=raw)
-        version = await served.client.get("/api/version")
+    answer = await served.client.post("/api/chat", content=raw)
+    version = await served.client.get("/api/version")
     assert answer.json()["message"]["content"] == "Canberra"
     assert tuple(map(int, version.json()["version"].split("."))) >= (0, 5, 0)
 
 
-async def test_options_of_ollama_become_settings(serve: Serve, upstream: Upstream) -> None:
+async def test_options_of_ollama_become_settings(served: Served, upstream: Upstream) -> None:
     options = {"num_predict": 7, "temperature": 0.5, "seed": 3, "stop": ["END"], "top_p": 0.9}
     upstream.says("small", Answer('{"city": "Canberra"}'))
-    async with serve() as served:
-        body = {"model": "support", "messages": ASKED, "options": options, "format": SCHEMA}
-        answer = await served.client.post("/api/chat", json=body | {"stream": False})
-        load = await served.client.post("/api/chat", json={"model": "support"})
-        bad = await served.client.post("/api/chat", json=body | {"options": {"num_predict": "x"}})
-        raw = await served.client.post("/api/generate", json={"model": "support", "raw": True})
-        gone = await served.client.post("/api/show", json={})
+    body = {"model": "support", "messages": ASKED, "options": options, "format": SCHEMA}
+    answer = await served.client.post("/api/chat", json=body | {"stream": False})
+    load = await served.client.post("/api/chat", json={"model": "support"})
+    bad = await served.client.post("/api/chat", json=body | {"options": {"num_predict": "x"}})
+    raw = await served.client.post("/api/generate", json={"model": "support", "raw": True})
+    gone = await served.client.post("/api/show", json={})
     sent = upstream.asked("small")[0].body
     assert answer.status_code == 200
     assert [sent[n] for n in ("max_tokens", "temperature", "seed", "stop", "top_p")] == [
@@ -516,7 +500,7 @@ async def test_options_of_ollama_become_settings(serve: Serve, upstream: Upstrea
     assert (bad.status_code, raw.status_code, gone.status_code) == (400, 400, 404)
 
 
-async def test_results_of_tools_find_their_calls(serve: Serve, upstream: Upstream) -> None:
+async def test_results_of_tools_find_their_calls(served: Served, upstream: Upstream) -> None:
     call = {"function": {"name": "weather", "arguments": {"city": "Perth"}}}
     messages = [
         *ASKED,
@@ -524,12 +508,11 @@ async def test_results_of_tools_find_their_calls(serve: Serve, upstream: Upstrea
         {"role": "tool", "tool_name": "weather", "content": "sun"},
         {"role": "user", "content": "And this?", "images": ["/9j/aaaa"]},
     ]
-    async with serve() as served:
-        body = {"model": "support", "messages": messages, "stream": False}
-        answer = await served.client.post("/api/chat", json=body)
-        lost = await served.client.post(
-            "/api/chat", json=body | {"messages": [{"role": "tool", "content": "x"}]}
-        )
+    body = {"model": "support", "messages": messages, "stream": False}
+    answer = await served.client.post("/api/chat", json=body)
+    lost = await served.client.post(
+        "/api/chat", json=body | {"messages": [{"role": "tool", "content": "x"}]}
+    )
     sent = upstream.asked("small")[0].body["messages"]
     assert answer.status_code == 200
     assert sent[2]["tool_call_id"] == sent[1]["tool_calls"][0]["id"]
@@ -541,51 +524,41 @@ async def test_results_of_tools_find_their_calls(serve: Serve, upstream: Upstrea
 
 
 async def test_a_reason_names_the_tier_and_the_kind_of_failure_only(
-    serve: Serve, upstream: Upstream, caplog: pytest.LogCaptureFixture
+    served: Served, upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     secret = "org-acme at http://10.1.2.3:99/v1/models of /home/acme failed"
     upstream.says("small", failure(503, secret))
-    async with serve() as served:
-        answer = await served.ask()
+    answer = await served.ask()
     assert answer.status_code == 200
     told = answer.headers["x-cascade-reason"]
     assert told == answer.json()["cascade"]["reason"] == "small: unavailable"
     assert not any(word in answer.text for word in ("acme", "10.1.2.3", "/v1/models", "127.0.0.1"))
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "form"),
-    [
-        ("/v1/chat/completions", {}, lambda said: said["error"]["message"]),
-        ("/v1/messages", {"max_tokens": 5}, lambda said: said["error"]["message"]),
-        ("/api/chat", {}, lambda said: said["error"]),
-    ],
-)
+@pytest.mark.parametrize("asked", [CHAT, MESSAGE, OLLAMA])
 async def test_where_no_model_answers_each_protocol_has_an_error_of_its_own(
-    serve: Serve, upstream: Upstream, path: str, body: dict[str, Any], form: Any
+    served: Served, upstream: Upstream, asked: Any
 ) -> None:
     for name in ("small", "large"):
         upstream.says(name, failure(503, "http://10.1.2.3/secret"))
-    async with serve() as served:
-        for stream in (False, True):
-            asked = {"model": "support", "messages": ASKED, "stream": stream, **body}
-            answer = await served.client.post(path, json=asked)
-            assert answer.status_code == 502
-            assert "unavailable" in form(answer.json())
-            assert "10.1.2.3" not in answer.text
+    for stream in (False, True):
+        answer = await served.post(asked, stream=stream)
+        said = answer.json()["error"]
+        assert answer.status_code == 502
+        assert "unavailable" in (said if asked is OLLAMA else said["message"])
+        assert "10.1.2.3" not in answer.text
 
 
 async def test_a_large_model_that_dies_in_mid_stream_is_counted_and_told(
-    serve: Serve, upstream: Upstream, caplog: pytest.LogCaptureFixture
+    served: Served, upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     upstream.says("small", Answer("draft", p=0.1))
     upstream.says("large", Answer("one two three four", broken_after=2))
-    async with serve() as served:
-        answer = await served.ask(stream=True)
-        metrics = (await served.client.get("/metrics")).text
-        page = served.gateway.ways[-1]
-        assert served.gateway.store is not None
-        entries = await served.gateway.store.entries()
+    answer = await served.ask(stream=True)
+    metrics = (await served.client.get("/metrics")).text
+    page = served.gateway.ways[-1]
+    assert served.gateway.store is not None
+    entries = await served.gateway.store.entries()
     assert answer.status_code == 200
     assert '"error"' in answer.text or "draft" in answer.text
     assert [entry.outcome for entry in entries if entry.node == "expert"] == ["failed"]
@@ -600,21 +573,14 @@ async def test_a_large_model_that_dies_in_mid_stream_is_counted_and_told(
      "/api/pull", "/v1/messages/batches", "/nothing"],
 )  # fmt: skip
 async def test_what_is_not_served_says_what_is_in_its_protocols_form(
-    serve: Serve, path: str
+    served: Served, path: str
 ) -> None:
-    async with serve() as served:
-        answer = await served.client.post(path, json={})
+    answer = await served.client.post(path, json={})
     assert answer.status_code == 404
     said = answer.json()["error"]
     message = said if isinstance(said, str) else said["message"]
     assert "is not served here; there are" in message
     assert ("/api/chat" if path.startswith("/api") else "/v1/chat/completions") in message
-
-
-async def test_another_method_says_which_there_is(serve: Serve) -> None:
-    async with serve() as served:
-        answer = await served.client.get("/v1/chat/completions")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 # --- no answer on purpose, half an answer, and several at once
@@ -630,31 +596,27 @@ def _large_is_elsewhere(served: Served, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "told"),
+    ("asked", "told"),
     [
-        ("/v1/chat/completions", {"messages": ASKED}, '"refusal":"No answer: '),
-        ("/v1/responses", {"input": "Capital?"}, '"type":"refusal","refusal":"No answer: '),
-        ("/v1/messages", {"messages": ASKED, "max_tokens": 9}, '"stop_reason":"refusal"'),
-        ("/api/chat", {"messages": ASKED}, '"content":"No answer: '),
+        (CHAT, '"refusal":"No answer: '),
+        (RESPONSE, '"type":"refusal","refusal":"No answer: '),
+        (MESSAGE, '"stop_reason":"refusal"'),
+        (OLLAMA, '"content":"No answer: '),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_where_there_is_no_answer_on_purpose_each_protocol_says_so(
-    serve: Serve,
+    served: Served,
     upstream: Upstream,
     tmp_path: Path,
-    path: str,
-    body: dict[str, Any],
+    asked: Any,
     told: str,
     stream: bool,
 ) -> None:
     upstream.says("small", Answer("draft", p=0.3))
-    async with serve() as served:
-        _large_is_elsewhere(served, tmp_path)
-        assert (await served.gateway.reload())["problems"] == []
-        asked = {"model": "support", "stream": stream, **body}
-        asked["cascade"] = {"local_only": "abstain"}
-        answer = await served.client.post(path, json=asked)
+    _large_is_elsewhere(served, tmp_path)
+    assert (await served.gateway.reload())["problems"] == []
+    answer = await served.post(asked, stream=stream, cascade={"local_only": "abstain"})
     assert answer.status_code == 200
     assert told in answer.text
     assert "draft" not in answer.text.replace("drafts", "").partition('"cascade"')[0]
@@ -662,73 +624,66 @@ async def test_where_there_is_no_answer_on_purpose_each_protocol_says_so(
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "told"),
+    ("asked", "told"),
     [
-        ("/v1/chat/completions", {"messages": ASKED}, '"finish_reason":"length"'),
-        ("/v1/responses", {"input": "Capital?"}, '"reason":"max_output_tokens"'),
-        ("/v1/messages", {"messages": ASKED, "max_tokens": 9}, '"stop_reason":"max_tokens"'),
-        ("/api/generate", {"prompt": "Capital?"}, '"done_reason":"length"'),
+        (CHAT, '"finish_reason":"length"'),
+        (RESPONSE, '"reason":"max_output_tokens"'),
+        (MESSAGE, '"stop_reason":"max_tokens"'),
+        (OLLAMA, '"done_reason":"length"'),
     ],
 )
 async def test_an_answer_that_was_cut_short_says_so(
-    serve: Serve, upstream: Upstream, path: str, body: dict[str, Any], told: str
+    served: Served, upstream: Upstream, asked: Any, told: str
 ) -> None:
     upstream.says("small", Answer("Canb", p=0.99, finish="length"))
     upstream.says("large", Answer("Canb", p=0.99, finish="length"))
-    async with serve() as served:
-        for stream in (False, True):
-            asked = {"model": "support", "stream": stream, **body}
-            assert told in (await served.client.post(path, json=asked)).text
+    for stream in (False, True):
+        assert told in (await served.post(asked, stream=stream)).text
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "told"),
+    ("asked", "told"),
     [
-        ("/v1/responses", {"input": "Capital?"}, "event: response.failed"),
-        ("/v1/messages", {"messages": ASKED, "max_tokens": 9}, "event: error"),
-        ("/api/chat", {"messages": ASKED}, '{"error":"'),
-        ("/v1/chat/completions", {"messages": ASKED}, 'data: {"error":'),
+        (RESPONSE, "event: response.failed"),
+        (MESSAGE, "event: error"),
+        (OLLAMA, '{"error":"'),
+        (CHAT, 'data: {"error":'),
     ],
 )
 async def test_a_stream_that_fails_after_its_first_words_ends_in_its_protocols_error(
-    serve: Serve, upstream: Upstream, path: str, body: dict[str, Any], told: str
+    served: Served, upstream: Upstream, asked: Any, told: str
 ) -> None:
     held = Held()
     upstream.says("small", failure(503))
     upstream.says("large", Answer("one two three four", held=held, first=2, broken_after=3))
-    async with serve() as served:
-        asking = asyncio.create_task(
-            served.client.post(path, json={"model": "support", "stream": True, **body})
-        )
-        await upstream.has_asked(1, "large")
-        await asyncio.sleep(0.05)
-        held.release()
-        answer = await asking
-        (way,) = served.gateway.ways
+    asking = asyncio.create_task(served.post(asked, stream=True))
+    await upstream.has_asked(1, "large")
+    await asyncio.sleep(0.05)
+    held.release()
+    answer = await asking
+    (way,) = served.gateway.ways
     assert answer.status_code == 200
     assert told in answer.text
     assert "127.0.0.1" not in answer.text
     assert way.error in ("broke off", "unavailable")
 
 
-async def test_a_stream_may_show_its_answer_as_a_whole(serve: Serve) -> None:
-    async with serve() as served:
-        answer = await served.ask(stream=True, cascade={"show": "final"})
+async def test_a_stream_may_show_its_answer_as_a_whole(served: Served) -> None:
+    answer = await served.ask(stream=True, cascade={"show": "final"})
     assert '"content":"Canberra"' in answer.text
 
 
 async def test_a_stream_that_waits_says_that_it_lives(
-    serve: Serve, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+    served: Served, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cascade.service.wire.PING_S", 0.02)
     held = Held()
     upstream.says("small", Answer("Canberra", held=held))
-    async with serve() as served:
-        asking = asyncio.create_task(served.ask(stream=True))
-        await upstream.has_asked(1, "small")
-        await asyncio.sleep(0.1)
-        held.release()
-        answer = await asking
+    asking = asyncio.create_task(served.ask(stream=True))
+    await upstream.has_asked(1, "small")
+    await asyncio.sleep(0.1)
+    held.release()
+    answer = await asking
     assert answer.text.startswith('data: {"id"')
     assert ": waiting for the decision" in answer.text
     assert "[DONE]" in answer.text
@@ -743,17 +698,16 @@ async def test_a_stream_that_waits_says_that_it_lives(
         {"type": "tool_result", "tool_use_id": "t", "content": 5},
     ],
 )
-async def test_blocks_that_cannot_be_read_are_named(serve: Serve, block: dict[str, Any]) -> None:
+async def test_blocks_that_cannot_be_read_are_named(served: Served, block: dict[str, Any]) -> None:
     messages = [{"role": "user", "content": [block]}]
-    async with serve() as served:
-        body = {"model": "support", "max_tokens": 5, "messages": messages}
-        answer = await served.client.post("/v1/messages", json=body)
+    body = {"model": "support", "max_tokens": 5, "messages": messages}
+    answer = await served.client.post("/v1/messages", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"].startswith("messages.0.content")
 
 
 async def test_settings_of_messages_become_those_of_the_tiers(
-    serve: Serve, upstream: Upstream
+    served: Served, upstream: Upstream
 ) -> None:
     upstream.says("small", CALL)
     upstream.says("large", CALL)
@@ -777,10 +731,9 @@ async def test_settings_of_messages_become_those_of_the_tiers(
     tool = {"name": "weather", "input_schema": SCHEMA}
     body = {"max_tokens": 5, "messages": messages, "tools": [tool], "temperature": 0.5}
     body["tool_choice"] = {"type": "tool", "name": "weather"}
-    async with serve() as served:
-        answer = await served.client.post("/v1/messages", json={"model": "support", **body})
-        body["tool_choice"] = {"type": "any"}
-        await served.client.post("/v1/messages", json={"model": "support", **body})
+    answer = await served.client.post("/v1/messages", json={"model": "support", **body})
+    body["tool_choice"] = {"type": "any"}
+    await served.client.post("/v1/messages", json={"model": "support", **body})
     assert answer.json()["stop_reason"] == "tool_use"
     first, last = (s.body for s in upstream.asked("small") if "tool_choice" in s.body)
     assert first["tool_choice"]["function"]["name"] == "weather"
@@ -788,7 +741,7 @@ async def test_settings_of_messages_become_those_of_the_tiers(
     assert [part["type"] for part in first["messages"][-1]["content"]] == ["image_url", "file"]
 
 
-async def test_the_rest_of_a_chats_parameters_goes_on(serve: Serve, upstream: Upstream) -> None:
+async def test_the_rest_of_a_chats_parameters_goes_on(served: Served, upstream: Upstream) -> None:
     upstream.says("small", CALL)
     upstream.says("large", CALL)
     messages = [
@@ -798,30 +751,29 @@ async def test_the_rest_of_a_chats_parameters_goes_on(serve: Serve, upstream: Up
         {"role": "user", "content": [{"type": "refusal", "refusal": "Why?"}]},
     ]
     choice = {"type": "function", "function": {"name": "weather"}}
-    async with serve() as served:
-        await served.ask(
-            messages=messages,
-            tools=[TOOL],
-            tool_choice=choice,
-            stop="END",
-            seed=7,
-            temperature=0.1,
-            top_p=0.2,
-            frequency_penalty=0.5,
-            user="ada",
-        )
-        await served.client.post(
-            "/v1/responses",
-            json={
-                "model": "support",
-                "input": "x",
-                "tools": [{"type": "function", "name": "weather", "parameters": SCHEMA}],
-                "tool_choice": {"type": "function", "name": "weather"},
-                "reasoning": {"effort": "low"},
-                "max_output_tokens": 9,
-                "temperature": 0.3,
-            },
-        )
+    await served.ask(
+        messages=messages,
+        tools=[TOOL],
+        tool_choice=choice,
+        stop="END",
+        seed=7,
+        temperature=0.1,
+        top_p=0.2,
+        frequency_penalty=0.5,
+        user="ada",
+    )
+    await served.client.post(
+        "/v1/responses",
+        json={
+            "model": "support",
+            "input": "x",
+            "tools": [{"type": "function", "name": "weather", "parameters": SCHEMA}],
+            "tool_choice": {"type": "function", "name": "weather"},
+            "reasoning": {"effort": "low"},
+            "max_output_tokens": 9,
+            "temperature": 0.3,
+        },
+    )
     chat, response = (s.body for s in upstream.asked("small") if "tool_choice" in s.body)
     assert [chat[n] for n in ("seed", "temperature", "top_p", "frequency_penalty")] == [
         7, 0.1, 0.2, 0.5,
