@@ -94,9 +94,14 @@ class Pair:
         return np.array([outcome.cost_usd for outcome in self.outcomes(model)], dtype=np.float64)
 
     @cached_property
+    def prompts(self) -> list[str]:
+        """The questions."""
+        return [row.prompt for row in self.rows]
+
+    @cached_property
     def characters(self) -> Array:
         """Length of each question: what a large answer costs grows with it."""
-        return np.array([len(row.prompt) for row in self.rows], dtype=np.float64)
+        return np.array([len(prompt) for prompt in self.prompts], dtype=np.float64)
 
     @cached_property
     def raw(self) -> Array:
@@ -107,7 +112,7 @@ class Pair:
     @cached_property
     def encoder(self) -> TextEncoder:
         """A latent space of topics, learned from these questions without labels."""
-        return fit_text_encoder([row.prompt for row in self.rows])
+        return fit_text_encoder(self.prompts)
 
     def block(self, source: str, encoder: TextEncoder | None = None) -> Block:
         """Columns of a source.
@@ -126,10 +131,10 @@ class Pair:
 
     def _columns(self, source: str, encoder: TextEncoder | None) -> Block:
         if source == "topics":
-            values = (encoder or self.encoder).transform([row.prompt for row in self.rows])
+            values = (encoder or self.encoder).transform(self.prompts)
             return Block(tuple(f"topic{i}" for i in range(values.shape[1])), values)
         if source == "prompt":
-            return Block.of([prompt_marks(row.prompt) for row in self.rows])
+            return Block.of([prompt_marks(prompt) for prompt in self.prompts])
         drafts = self.outcomes(self.small)
         if source == "draft":
             return Block.of([draft_features(outcome) for outcome in drafts])
