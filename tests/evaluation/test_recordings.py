@@ -19,6 +19,8 @@ from cascade.evaluation import (
 )
 from cascade.evaluation.recordings import Step, name_pair, read_table
 
+RIGHT = Outcome(correct=1, cost_usd=0.5)
+
 
 def record(name: str = "1", **models: Outcome) -> Transcript:
     return Transcript(dataset="set", id=name, prompt="Where?", models=models)
@@ -29,7 +31,8 @@ def written(path: Path, *records: Transcript) -> Path:
     return path
 
 
-RIGHT = Outcome(correct=1, cost_usd=0.5)
+def ids(path: Path) -> list[str]:
+    return [row.id for row in read_transcripts(path)]
 
 
 def test_what_is_written_is_read_again_with_keys_of_others(tmp_path: Path) -> None:
@@ -38,27 +41,15 @@ def test_what_is_written_is_read_again_with_keys_of_others(tmp_path: Path) -> No
         features={"a": 1.0, "b": float("nan")},
         steps=(Step(action="look", is_error=True),),
     )
-    line = {**json.loads(record(small=outcome).to_line()), "subject": "law"}
-    path = tmp_path / "t.jsonl"
-    path.write_text("\ufeff" + json.dumps(line) + "\n\n", encoding="utf-8")
+    line = json.dumps({**json.loads(record(small=outcome).to_line()), "subject": "law"})
+    path = tmp_path / "t.jsonl"  # known by its content
+    path.write_bytes(gzip.compress(f"\ufeff{line}\n\n".encode()))
     (read,) = read_transcripts(path)
     assert read.model_extra == {"subject": "law"}
     assert read.models["small"].features == {"a": 1.0}
     assert read.models["small"].steps[0].action == "look"
     assert read.models["small"].cost_usd is None
     assert "subject" in read.to_line()
-
-
-def test_a_gzip_file_is_known_by_its_content(tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    path.write_bytes(gzip.compress(record().to_line().encode()))
-    assert [row.id for row in read_transcripts(path)] == ["1"]
-
-
-def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path / "t.jsonl", record("1"), record("2"), record("1"))
-    with pytest.raises(ConfigurationError, match=r"t\.jsonl:3: the id '1' is in line 1 already"):
-        list(read_transcripts(path))
 
 
 @pytest.mark.parametrize(
@@ -71,40 +62,34 @@ def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
             b'{"dataset": "d", "id": "1", "prompt": "p", "models": {"b": {"correct": 7}}}\n',
             r"t\.jsonl:1: models\.b\.correct: .*not 7",
         ),
+        (record().to_line().encode() * 2, r"t\.jsonl:2: the id '1' is in line 1 already"),
+        (gzip.compress(b"x" * 999)[:-9], "cannot be read"),
     ],
 )
 def test_a_line_that_is_no_record_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "t.jsonl"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=message):
-        list(read_transcripts(path))
+        ids(path)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.jsonl cannot be read"):
-        list(read_transcripts(tmp_path / "none.jsonl"))
+        ids(tmp_path / "none.jsonl")
 
 
-def test_a_line_that_was_cut_off_is_left_out_with_a_warning(
+def test_a_recording_is_continued_behind_what_a_crash_left(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = written(tmp_path / "t.jsonl", record("1"), record("2"))
     path.write_bytes(path.read_bytes()[:-9])
-    with caplog.at_level(logging.WARNING, "cascade"):
-        assert [row.id for row in read_transcripts(path)] == ["1"]
-    assert "left out" in caplog.text
-
-
-def test_a_recording_is_continued_behind_what_a_crash_left(tmp_path: Path) -> None:
-    path = written(tmp_path / "t.jsonl", record("1"))
-    with path.open("ab") as file:
-        file.write(b'{"dataset": "s')
-    with TranscriptWriter(path) as writer:
+    with caplog.at_level(logging.WARNING, "cascade"), TranscriptWriter(path) as writer:
         assert writer.ids == {"1"}
         writer.write(record("2"))
         with pytest.raises(ConfigurationError, match="already has a record with the id '2'"):
             writer.write(record("2"))
-    assert [row.id for row in read_transcripts(path)] == ["1", "2"]
+    assert "cut off" in caplog.text
+    assert ids(path) == ["1", "2"]
 
 
 def test_a_whole_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
@@ -112,7 +97,7 @@ def test_a_whole_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
     path.write_text(record("1").to_line().rstrip("\n"))
     with TranscriptWriter(path) as writer:
         writer.write(record("2"))
-    assert [row.id for row in read_transcripts(path)] == ["1", "2"]
+    assert ids(path) == ["1", "2"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -131,11 +116,9 @@ def test_the_rows_of_a_pair_are_in_the_order_of_their_ids() -> None:
 
 
 def test_of_two_models_the_cheaper_is_the_small_one() -> None:
-    dear = Outcome(correct=1, cost_usd=2.0)
-    rows = [record("1", a=dear, b=RIGHT)]
+    rows = [record("1", a=Outcome(correct=1, cost_usd=2.0), b=RIGHT)]
     assert name_pair(rows) == ("b", "a")
-    assert name_pair(rows, small="a") == ("a", "b")
-    assert name_pair(rows, large="b") == ("a", "b")
+    assert name_pair(rows, small="a") == name_pair(rows, large="b") == ("a", "b")
     assert name_pair(rows, "a", "b") == ("a", "b")
 
 
@@ -163,25 +146,18 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def table(folder: Path, kind: str) -> Path:
-    path = folder / f"rows{kind}"
-    if kind == ".csv":
-        path.write_text('id,text,category\nx,"Good, really?",positive\n\ny,Bad,\n', "utf-8-sig")
-    elif kind == ".jsonl":
-        path.write_text("\n".join(map(json.dumps, ROWS)))
-    else:
+@pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet"])
+def test_examples_are_read_from_columns_that_are_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"rows{kind}"
+    if kind == ".parquet":
         arrow = pytest.importorskip("pyarrow")
         from pyarrow import parquet  # noqa: PLC0415 - only where it is installed
 
         parquet.write_table(arrow.Table.from_pylist(ROWS), path)
-    return path
-
-
-@pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet"])
-def test_examples_are_read_from_columns_that_are_named(tmp_path: Path, kind: str) -> None:
-    found = read_examples(
-        table(tmp_path, kind), question="text", label="category", system="Be brief"
-    )
+    else:
+        csv = '\ufeffid,text,category\nx,"Good, really?",positive\n\ny,Bad,\n'
+        path.write_text(csv if kind == ".csv" else "\n".join(map(json.dumps, ROWS)), "utf-8")
+    found = read_examples(path, question="text", label="category", system="Be brief")
     assert [(e.id, e.question, e.reference) for e in found] == [
         ("x", "Good, really?", "positive"),
         ("y", "Bad", None),
@@ -211,34 +187,23 @@ def test_columns_have_usual_names_and_ids_may_be_numbers_of_rows(tmp_path: Path)
         ("r.csv", "text\nhello\n", {}, "no column of questions; it has text"),
         ("r.csv", "question\nhello\n", {"label": "x"}, "no column 'x'; it has question"),
         ("r.csv", "id,question\n1,a\n1,b\n", {}, "the id '1' is in row 1 already"),
+        ("r.csv", b"question\n\xfcmlaut\n", {}, "cannot be read as UTF-8"),
         ("r.jsonl", '{"question": " "}', {}, "row 1: the question is empty"),
         ("r.jsonl", '{"messages": [{"x": 1}]}', {}, "row 1"),
         ("r.jsonl", '{"question": "q", "labels": {"a": 1}}', {}, "row 1: labels maps"),
         ("r.jsonl", "[1]", {}, r"r\.jsonl:1: not a JSON object"),
         ("r.jsonl", "{", {}, r"r\.jsonl:1: not JSON"),
         ("r.txt", "", {}, "ends with"),
+        ("r.parquet", "", {}, "cannot be read"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_named(
-    tmp_path: Path, name: str, content: str, options: dict[str, str], message: str
+    tmp_path: Path, name: str, content: str | bytes, options: dict[str, str], message: str
 ) -> None:
     path = tmp_path / name
-    path.write_text(content)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(ConfigurationError, match=message):
         read_examples(path, **options)
-
-
-def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "r.csv"
-    path.write_bytes("question\nünlaut\n".encode("latin-1"))
-    with pytest.raises(ConfigurationError, match="cannot be read as UTF-8"):
-        read_examples(path)
-
-
-@pytest.mark.parametrize("kind", [".csv", ".parquet"])
-def test_a_table_that_is_not_there_is_named(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        list(read_table(tmp_path / f"none{kind}"))
 
 
 def test_parquet_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
