@@ -1,9 +1,8 @@
 """Makes a calibration from labelled drafts, and says what it is worth.
 
-All fits are logistic regressions with a normal prior, and the prior's mean is the raw score as it
-is: few labels change little. A step from few parameters to many is taken as far as cross-fitting
-shows that it pays by more than its noise (`step_share`). The result depends on the rows, and not on
-their order. Needs scipy (extra `calibrate`).
+All fits are logistic regressions with a normal prior whose mean is the raw score as it is: few
+labels change little. A step from few parameters to many is taken as far as cross-fitting shows that
+it pays by more than its noise. The order of the rows does not count. Needs scipy.
 """
 
 from __future__ import annotations
@@ -55,10 +54,8 @@ CERTAIN = 0.005
 """Probabilities nearer to 0 and 1 count as this far, so that one wrong draft does not decide."""
 CHANCE_Z, CHANCE_AREA = 1.64, 0.05
 """The AUROC has to be above one half by more than its noise (lower 95 % bound), and by so much."""
-OUTLOOK_ROWS = 300
-EARLY_ROWS = 5_000
-"""More would bound the share of lost drafts no better than needs be."""
-QUANTILES = 101
+OUTLOOK_ROWS, EARLY_ROWS, QUANTILES = 300, 5_000, 101
+"""Rows that a calibration keeps."""
 LABELS_PER_FEATURE = 10
 """Labels of the rarer class per column of a calibrator (Peduzzi and others 1996)."""
 PRIOR_ROWS = 4.0
@@ -118,12 +115,8 @@ def calibrate(
     signals: Sequence[tuple[str, int]],
     made_for: MadeFor,
 ) -> Calibration:
-    """Fit the stages, free signals first, and measure each on rows it has not seen.
-
-    Args:
-        drafts: labelled; those without any raw score are left out.
-        signals: (name, calls) of every signal, cheapest first.
-        made_for: what the calibration is bound to.
+    """Fit the stages, and measure each on rows it has not seen; drafts without any raw score are
+    left out. Signals are given as (name, calls), cheapest first.
 
     Raises:
         ConfigurationError: too few labelled drafts, or an id that is there twice.
@@ -199,11 +192,8 @@ def _fit_stage(
 
 
 def _is_calibrated(raw: Array, seen: Array, correct: Array) -> bool:
-    """Whether the labels show that a confidence is a probability.
-
-    Either the fit is better than the raw score by more than its noise, or there are labels enough
-    to see that the raw score was calibrated; and its error is that of a calibrated one.
-    """
+    """Whether the fit has the error of a calibrated one, and is better than the raw score by more
+    than its noise, or there are labels enough to see that the raw score was calibrated."""
     known = np.isfinite(raw)
     many = len(correct) >= LABELS_TO_VERIFY
     if not _looks_calibrated(seen, correct):
@@ -353,11 +343,8 @@ def cross_fitted(predict: Callable[[Rows, Rows], Array], labels: Array, folds: i
 
 
 def step_share(before: Array, after: Array, actual: Array) -> float:
-    """θ in [0, 1]: how far to go from one prediction to a richer one, both cross-fitted.
-
-    The least-squares share less one standard error: 0 where the richer one does not pay by more
-    than its noise, near 1 where it clearly does.
-    """
+    """θ in [0, 1]: how far to go from one prediction to a richer one, both cross-fitted: the
+    least-squares share less one standard error."""
     step, rest = after - before, actual - before
     square = float(step @ step)
     if square < 1e-12:

@@ -16,13 +16,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from langchain_core.messages import BaseMessage
-from pydantic import (
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    ValidationError,
-)
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, ValidationError
 
 from cascade.confidence.base import (
     FEATURES,
@@ -96,11 +90,8 @@ class Column(Fitted):
 
 
 def columns_of(rows: Sequence[Features], signals: Sequence[str]) -> tuple[Column, ...]:
-    """The columns for the rows that fit: the raw score, then features in the order of trust.
-
-    Scores come first: what is paid for has to reach the calibrator, which takes only as many
-    columns as there are labels for.
-    """
+    """The columns for the rows that fit: the raw score, then features in the order of trust. Scores
+    come first: a calibrator takes only as many columns as there are labels for."""
     found = list(dict.fromkeys(name for row in rows for name in row))
     values = {name: _values(rows, name, signals) for name in (RAW, *found)}
     # The only score is the raw score already, but for what of it is clipped.
@@ -140,11 +131,8 @@ def raw_score(features: Features, signals: Sequence[str]) -> float | None:
 
 
 def margin_of(scores: Array) -> float:
-    """How far scores are kept from 0 and 1 before the logit: half of their least distance.
-
-    A vote of 5 out of 5 stays near one of 4 out of 5; a fixed margin that suits votes would tie the
-    log-probs of a sure model.
-    """
+    """How far scores are kept from 0 and 1 before the logit: half of their least distance. A fixed
+    margin that suits votes would tie the log-probs of a sure model."""
     inside = scores[(scores > 0.0) & (scores < 1.0)]
     if not len(inside):
         return MOST_MARGIN
@@ -257,6 +245,11 @@ class Quality(Fitted):
     auroc_gain: Share | None
 
 
+Code = Literal[
+    "ok", "not calibrated", "small model too weak", "score is reversed", "no better than chance"
+]
+
+
 class Recommendation(Fitted):
     """Whether to use a calibration, and why: by code, and in a sentence with the way out.
 
@@ -264,13 +257,7 @@ class Recommendation(Fitted):
     takes to know better.
     """
 
-    code: Literal[
-        "ok",
-        "not calibrated",
-        "small model too weak",
-        "score is reversed",
-        "no better than chance",
-    ]
+    code: Code
     text: str
     more_labels: int | None = None
 
@@ -286,8 +273,7 @@ class Calibration(Fitted, MadeFor):
     Attributes:
         stages: free signals first, then one paid signal more in each.
         p_large: share of right answers of the large model, None when it was not asked.
-        gain: predicts p_L − p_S per question, where that was better than a constant p_L.
-        gain_share: how far to go from the constant to it (`step_share`).
+        gain, gain_share: a head, and how far to go from a constant p_L to it (`step_share`).
         confidences: quantiles of the confidence of drafts, for an escalation budget.
         certificates: proved on drafts that fitted nothing of this.
         early: confidence and worst stretch of drafts with log-probs, sorted, for their early stop.

@@ -13,11 +13,8 @@ BINS = 15
 
 
 def ece(probability: Array, correct: Array) -> float:
-    """Expected calibration error over bins of equal mass (arXiv 1706.04599).
-
-    Bins are cut by rank; rows of equal probability share the mean of their labels, otherwise the
-    figure would depend on the order of the rows wherever a tie crosses a bin's edge.
-    """
+    """Expected calibration error over bins of equal mass (arXiv 1706.04599), cut by rank. Rows of
+    equal probability share the mean of their labels, so that their order does not count."""
     order = np.argsort(probability, kind="stable")
     ranked = probability[order]
     _, inverse, counts = np.unique(ranked, return_inverse=True, return_counts=True)
@@ -42,8 +39,7 @@ def brier(probability: Array, correct: Array) -> float:
 def auroc(score: Array, label: Array) -> float:
     """P(score of a positive > score of a negative), ties count half; NaN with one class only.
 
-    The Mann–Whitney statistic; `sklearn.metrics.roc_auc_score` gives the same in ten times the
-    time, and this is called for each draw of a bootstrap.
+    `sklearn.metrics.roc_auc_score` gives the same in ten times the time.
     """
     from scipy.stats import rankdata  # noqa: PLC0415 - heavy
 

@@ -22,13 +22,14 @@ from cascade.confidence.base import (
     logprob_features,
 )
 from cascade.confidence.checks import (
-    MAX_TOKENS,
-    TOP_LOGPROBS,
-    WORDING,
-    asking_about,
+    LEAST_MASS,
+    QUESTION,
+    REPLY,
+    SHOWN,
+    TOLD,
     check_messages,
     p_true,
-    wording_of,
+    seal,
 )
 from cascade.confidence.trajectory import TrajectorySignal
 from cascade.errors import ConfigurationError
@@ -42,14 +43,15 @@ class PTrueSignal(Signal):
 
     name = "p_true"
     calls = 1
-    wording = WORDING
+    wording = seal(SHOWN, TOLD, QUESTION, REPLY, str(LEAST_MASS))
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """One question, after the draft in the same conversation."""
         if replies:
             return ()
         messages = check_messages(asked.messages, asked.draft.transcript)
-        return (Probe(messages, MAX_TOKENS, temperature=0.0, top_logprobs=TOP_LOGPROBS),)
+        # A space or a line break may come before the word.
+        return (Probe(messages, max_tokens=4, temperature=0.0, top_logprobs=20),)
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """`p_true`, absent when the reply says neither."""
@@ -64,14 +66,14 @@ class VerbalisedSignal(Signal):
     calls = 1
     QUESTION = "How likely is it that the answer above is correct?"
     REPLY = "Reply with one number from 0 (certainly wrong) to 100 (certainly right)."
-    wording = wording_of(QUESTION, REPLY)
+    wording = seal(SHOWN, TOLD, QUESTION, REPLY)
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """One question, after the draft in the same conversation."""
         if replies:
             return ()
         draft = asked.draft.transcript
-        messages = asking_about(asked.messages, draft, self.QUESTION, self.REPLY)
+        messages = check_messages(asked.messages, draft, self.QUESTION, self.REPLY)
         return (Probe(messages, max_tokens=8, temperature=0.0),)
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
@@ -294,7 +296,8 @@ SignalLike = str | Signal | Check
 """A name, a signal, or a function `(question, answer) → value`."""
 
 _FREE: tuple[type[Signal], ...] = (LogprobSignal, TextSignal, PromptSignal, TrajectorySignal)
-BUILT_IN = {kind.name: kind for kind in (*_FREE, PTrueSignal, VerbalisedSignal, SelfConsistency)}
+_ASKING: tuple[type[Signal], ...] = (PTrueSignal, VerbalisedSignal, SelfConsistency)
+BUILT_IN = {kind.name: kind for kind in (*_FREE, *_ASKING)}
 """Signals that need no arguments, by name."""
 
 _RESERVED = {"raw", *BUILT_IN, *(feature for names in FEATURES.values() for feature in names)}
@@ -305,8 +308,7 @@ def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
     """The signals that are meant, cheapest first.
 
     Raises:
-        ConfigurationError: an unknown name, two signals of one name, or a signal of the user's
-            with the name of a built-in signal or feature.
+        ConfigurationError: an unknown name, two of one name, or a built-in one of the user's.
     """
     if isinstance(wanted, str) or not isinstance(wanted, Sequence):
         raise ConfigurationError(f"signals={wanted!r}: give a list, such as ['logprobs'].")

@@ -5,18 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Self
 
 import numpy as np
-from pydantic import model_validator
 
 from cascade.confidence.calibration import Fitted
 from cascade.confidence.metrics import Array
 
-MAX_WORDS = 8000
 PROMPTS_PER_DIMENSION = 20
-MANY_PROMPTS = 1000
-"""From here on a word must stand in three prompts, below in two."""
 
 _WORD = re.compile(r"\b\w\w+\b")
 
@@ -31,12 +26,6 @@ class TextEncoder(Fitted):
 
     words: Mapping[str, tuple[float, ...]] = {}
     dimensions: int = 0
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if any(len(row) != 1 + self.dimensions for row in self.words.values()):
-            raise ValueError("there are words without their coordinates")
-        return self
 
     def transform(self, prompts: Sequence[str]) -> Array:
         """One row per prompt; zeros for a prompt without a known word."""
@@ -63,9 +52,9 @@ def fit_text_encoder(prompts: Sequence[str], *, dimensions: int = 50) -> TextEnc
 
     vectoriser = TfidfVectorizer(
         sublinear_tf=True,
-        min_df=3 if len(prompts) >= MANY_PROMPTS else 2,
+        min_df=3 if len(prompts) >= 1000 else 2,
         stop_words="english",
-        max_features=MAX_WORDS,
+        max_features=8000,
     )
     try:
         table = vectoriser.fit_transform(prompts)

@@ -1,10 +1,8 @@
 """Facts that rule a draft out whatever its confidence: empty, not the JSON that was asked for.
 
 JSON schemas come from strangers, so both reading one and checking against one take bounded time:
-schemas are limited in number and size, patterns are matched in linear time (Python's `re`, which
-`jsonschema` takes, needs exponential time for `^(a+)+$`), and a check ends when it has used up its
-time. A schema is read once, by a compiled form; `jsonschema`'s check against the metaschema would
-take a millisecond for each tool.
+schemas are limited in number and size and read by a compiled form, patterns are matched in linear
+time (Python's `re` needs exponential time for `^(a+)+$`), and a check ends with its time.
 """
 
 from __future__ import annotations
@@ -34,8 +32,7 @@ LARGEST_SCHEMA = 256 * 1024
 LARGEST_TOOLS = 2 * 1024 * 1024
 """Characters of the schemas of all tools of one request."""
 LONGEST_CHECK_S = 0.25
-"""CPU seconds for reading a schema, and for checking one value; usual ones take less than a
-millisecond."""
+"""CPU seconds for reading a schema, and for checking one value."""
 LONGEST_TRIAL_S = 0.02
 """CPU seconds in which the references of a schema have to be followed."""
 SHOWN = 300
@@ -75,8 +72,7 @@ def objection(
 def repetition(messages: Sequence[BaseMessage], completion: Completion) -> str | None:
     """Why a step of an agent leads nowhere: all its calls were made in the step before it.
 
-    Log-probs do not tell: a small model is the surer of a call, the more often it stands in the
-    conversation. Whether the tool would answer otherwise this time, the next model may judge.
+    Log-probs do not tell: a small model is the surer of a call, the more often it was made.
     """
     if not completion.tool_calls:
         return None

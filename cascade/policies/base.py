@@ -70,12 +70,11 @@ class Policy(Protocol):
 
     def decide(self, situation: Situation) -> Decision:
         """Accept the draft, escalate, observe one more signal, abstain, or ask a person."""
-        ...
 
 
 def tell_cost(policy: object, cost_usd: Decimal) -> None:
     """Tell a policy that learns costs (`paid`), also one inside another (`inner`), the cost of a
-    finished request; what is unknown of it counts as assumed."""
+    finished request."""
     while policy is not None:
         paid = getattr(policy, "paid", None)
         if callable(paid):

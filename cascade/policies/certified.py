@@ -30,14 +30,13 @@ class CertifiedPolicy:
     after a change of model or prompt.
 
     Raises:
-        ConfigurationError: the certificate has ended at the time `now`; policies have no clock.
+        ConfigurationError: the certificate has ended.
     """
 
     certificate: Certificate
-    now: datetime | None = None
 
     def __post_init__(self) -> None:
-        if self.certificate.expired(self.now or datetime.now(UTC)):
+        if self.certificate.expired(datetime.now(UTC)):
             raise ConfigurationError(
                 f"the certificate ended on {self.certificate.valid_until:%Y-%m-%d}: calibrate "
                 "again on new examples."
@@ -163,7 +162,8 @@ def certify(
             max_harm=max_harm,
             delta=delta,
             n=n,
-            labels_needed=max(n + 1, labels_for_no_error(max_harm, delta)),
+            # 1 − δ^(1/m) ≤ α: what a sample of m without any error needs.
+            labels_needed=max(n + 1, math.ceil(math.log(delta) / math.log1p(-max_harm) - 1e-9)),
             zero_error_bound=1.0 - delta ** (1.0 / n),
             why=None if calibrated else "the confidence is not calibrated on so few labels",
         )
@@ -178,12 +178,3 @@ def certify(
         bound=float(bounds[passing[-1]]),
         valid_until=valid_until,
     )
-
-
-def labels_for_no_error(max_harm: float, delta: float) -> int:
-    """The smallest n with 1 − δ^(1/n) ≤ α: what a sample without any error needs."""
-    # One below where it may be: the ratio of logarithms is a little off where it should be whole.
-    n = max(1, math.ceil(math.log(delta) / math.log1p(-max_harm)) - 1)
-    while 1.0 - delta ** (1.0 / n) > max_harm:
-        n += 1
-    return n

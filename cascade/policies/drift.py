@@ -6,7 +6,6 @@ Numbers in, findings out: no clock, no network.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -40,14 +39,6 @@ def psi(reference: Sequence[int], recent: Sequence[int]) -> float:
     return float(np.sum((p - q) * np.log(p / q)))
 
 
-def ks_p(reference: Sequence[float], recent: Sequence[float], size: int | None = None) -> float:
-    """p-value of the two-sample Kolmogorov–Smirnov distance, by its limit law; `reference` holds
-    quantiles of `size` values where that is given."""
-    distance = stats.ks_2samp(reference, recent).statistic
-    n, m = size or len(reference), len(recent)
-    return float(special.kolmogorov(distance * math.sqrt(n * m / (n + m))))
-
-
 class Shift(NamedTuple):
     """What a window of a signal shows."""
 
@@ -79,7 +70,9 @@ class SignalDrift:
         found = psi(before.tolist(), now.tolist())
         scale = 1.0 / len(self.reference) + 1.0 / len(recent)
         chance = scale * float(special.chdtri(len(edges), self.alpha / 2))
-        p = ks_p(self.reference, recent, self.size)
+        distance = stats.ks_2samp(self.reference, recent, method="asymp").statistic
+        n, m = self.size or len(self.reference), len(recent)
+        p = float(special.kolmogorov(distance * math.sqrt(n * m / (n + m))))  # its limit law
         shifted = self.size is None and found >= max(NOTABLE_PSI, chance)
         return Shift(found, p, shifted or p < self.alpha / 2)
 
@@ -198,7 +191,7 @@ class HarmQueue:
     def __init__(self, process: HarmProcess, most: int = 2_000) -> None:
         self.process = process
         self._most = most
-        self._waiting: OrderedDict[str, tuple[float, float | None, bool]] = OrderedDict()
+        self._waiting: dict[str, tuple[float, float | None, bool]] = {}
 
     def decided(self, run_id: str, rate: float | None) -> bool:
         """Take a decision with the chance of an audit, None where the draft was not accepted;
@@ -216,10 +209,10 @@ class HarmQueue:
 
     def _advance(self) -> bool:
         while self._waiting:
-            rate, harm, known = next(iter(self._waiting.values()))
+            run_id, (rate, harm, known) = next(iter(self._waiting.items()))
             if not known and len(self._waiting) <= self._most:
                 break
-            self._waiting.popitem(last=False)
+            del self._waiting[run_id]
             if not self.process.alarm:
                 self.process = self.process.update(harm, rate)
         return self.process.alarm

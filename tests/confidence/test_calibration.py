@@ -90,20 +90,6 @@ def test_drafts_without_any_score_are_left_out_and_too_few_are_refused() -> None
         made(drafts(30), [("text", 0)])
 
 
-def test_gaps_everywhere_still_make_a_calibration() -> None:
-    rng = np.random.default_rng(0)
-
-    def torn(row: LabelledDraft) -> LabelledDraft:
-        kept = {n: v for n, v in row.features.items() if rng.random() < 0.8}
-        return replace(
-            row, features={n: np.nan if rng.random() < 0.2 else v for n, v in kept.items()}
-        )
-
-    rows = [torn(row) for row in drafts(200)]
-    calibration = made(rows)
-    assert all(-1 <= p <= 1 and np.isfinite(p) for p in estimates(calibration, rows, NAMES))
-
-
 def test_before_any_score_there_is_the_base_rate_and_an_outlook() -> None:
     """Otherwise a draft whose free signals are no scores would never be asked about."""
     calibration = made(drafts(80), [("text", 0), ("p_true", 1)])
@@ -149,38 +135,27 @@ def test_a_gain_head_is_kept_where_it_predicts_better_and_gives_p_large_per_ques
     assert early.p_large == calibration.p_large
 
 
-def test_a_gain_head_that_would_predict_no_better_is_left_out() -> None:
-    calibration = made([replace(row, large_correct=1.0) for row in drafts(60)])
-    assert calibration.gain_share < 0.9
-    assert calibration.quality.auroc_gain is not None
-    never = made([replace(row, large_correct=0.0) for row in drafts(60)])
-    assert (never.p_large, never.gain, never.quality.auroc_gain) == (0.0, None, None)
-
-
 # --- judged
 
 
 @pytest.mark.parametrize(
-    ("chance", "n", "code", "calibrated"),
+    ("chance", "n", "code"),
     [
-        ("s", 60, "not calibrated", False),
-        ("s", 400, "ok", True),
-        ("reversed", 60, "score is reversed", None),
-        ("luck", 400, "no better than chance", None),
-        ("hopeless", 100, "small model too weak", None),
-        ("always", 60, "ok", True),
+        ("s", 60, "not calibrated"),
+        ("s", 400, "ok"),
+        ("reversed", 60, "score is reversed"),
+        ("luck", 400, "no better than chance"),
+        ("hopeless", 100, "small model too weak"),
+        ("always", 60, "ok"),
     ],
 )
-def test_a_calibration_says_whether_to_use_it(
-    chance: str, n: int, code: str, calibrated: bool | None
-) -> None:
+def test_a_calibration_says_whether_to_use_it(chance: str, n: int, code: str) -> None:
     calibration = made(scored(n, chance, seed=2), SCORE)
     said = calibration.recommendation
     assert said.code == code
     assert said.use == (code in ("ok", "not calibrated"))
     assert said.text.startswith("do not use it") != said.use
-    if calibrated is not None:
-        assert calibration.calibrated == calibrated
+    assert not said.use or calibration.calibrated == (code == "ok")
 
 
 def test_a_score_to_which_nothing_was_fitted_is_not_called_calibrated() -> None:
@@ -193,13 +168,6 @@ def test_a_score_to_which_nothing_was_fitted_is_not_called_calibrated() -> None:
     assert not estimate.calibrated
     enough = made(scored(60 + 40), SCORE)
     assert enough.calibrated, "so many show that the score was calibrated already"
-
-
-def test_an_overconfident_score_is_calibrated_by_labels_that_show_it() -> None:
-    rows = [replace(r, features={"s": 1 - (1 - r.features["s"]) ** 4}) for r in scored(200)]
-    calibration = made(rows, SCORE)
-    assert calibration.recommendation.code == "ok"
-    assert calibration.quality.ece < 0.6 * (calibration.quality.ece_raw or 0)
 
 
 # --- used
@@ -261,7 +229,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
         "scale",
     ),
     "an outlook beyond one": (lambda doc: doc["stages"][0].update(outlook=[[0.1, 1.5]]), "outlook"),
-    "confidences beyond one": (lambda doc: doc.update(confidences=[2.0]), "confidences"),
+    "no number": (lambda doc: doc.update(confidences=["NaN"]), "confidences"),
 }
 
 
@@ -276,15 +244,6 @@ def test_a_file_that_cannot_be_computed_with_is_refused_with_the_place(
     change(document)
     (tmp_path / "c.json").write_text(json.dumps(document))
     with pytest.raises(ConfigurationError, match=complaint):
-        Calibration.load(tmp_path / "c.json")
-
-
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_a_number_that_is_none_is_refused(number: str, tmp_path: Path) -> None:
-    document = json.loads(usual().model_dump_json())
-    document["stages"][0]["calibrator"]["base"]["intercept"] = "HERE"
-    (tmp_path / "c.json").write_text(json.dumps(document).replace('"HERE"', number))
-    with pytest.raises(ConfigurationError, match="finite number"):
         Calibration.load(tmp_path / "c.json")
 
 

@@ -80,11 +80,6 @@ def test_the_answer_of_the_last_tier_is_accepted(name: str) -> None:
     assert (decision.action, decision.reason) == ("accept", "the answer of the last tier")
 
 
-@every
-def test_nothing_is_observed_when_nothing_is_left_to_observe(name: str) -> None:
-    assert all(POLICIES[name].decide(judged(i / 50)).action != "observe" for i in range(51))
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -124,28 +119,14 @@ def test_amounts_are_rounded_for_people(amount: str, text: str) -> None:
 # --- threshold
 
 
-@pytest.mark.parametrize(
-    ("confidence", "threshold", "action"),
-    [(0.80, 0.8, "accept"), (0.79, 0.8, "escalate"), (0.999, 1.0, "escalate"), (0, 0, "accept")],
-)
-def test_at_the_threshold_and_above_a_draft_is_accepted(
-    confidence: float, threshold: float, action: str
-) -> None:
-    decision = ThresholdPolicy(threshold).decide(judged(confidence))
-    assert (decision.action, decision.threshold) == (action, threshold)
-    assert decision.confidence == confidence
-
-
 def test_the_reason_says_whether_the_number_is_calibrated() -> None:
     raw = ThresholdPolicy().decide(judged(0.9, calibrated=False))
     assert raw.reason == "uncalibrated score 0.900 ≥ 0.800"
     calibrated = ThresholdPolicy().decide(judged(0.9))
     assert calibrated.reason == "confidence 0.900 ≥ 0.800"
     assert (raw.calibrated, calibrated.calibrated) == (False, True)
-
-
-def test_the_reason_never_shows_a_rounded_contradiction() -> None:
-    assert ThresholdPolicy(0.8).decide(judged(0.79999)).reason == "confidence 0.79999 < 0.8"
+    close = ThresholdPolicy(0.8).decide(judged(0.79999))
+    assert close.reason == "confidence 0.79999 < 0.8", "no rounded contradiction"
 
 
 def test_raw_scores_may_have_a_threshold_of_their_own() -> None:
@@ -253,14 +234,8 @@ def test_information_is_never_worth_less_than_nothing(
     brute = error * (min(0.0, gaps.mean()) - np.minimum(0.0, gaps).mean())
     assert worth >= 0
     assert worth == pytest.approx(brute, abs=1e-9 * error)
-
-
-@given(st.lists(st.floats(0.5, 1), max_size=30))
-def test_a_signal_that_never_changes_the_decision_is_worth_exactly_nothing(
-    outlook: list[float],
-) -> None:
-    assert value_of_information(NextSignal("s", tuple(outlook)), 0.5, 3.0) == 0.0
-    assert value_of_information(NextSignal("s", tuple(1 - p for p in outlook)), 0.5, 3.0) == 0.0
+    if min(gaps) >= 0 or max(gaps) <= 0:
+        assert worth == 0.0, "it never changes the decision"
 
 
 def looking(outlook: tuple[float, ...], cost: str | None) -> Situation:
@@ -312,15 +287,6 @@ def test_a_dollar_budget_is_kept_on_average(budget: float) -> None:
         costs.append(0.0005 + 0.01 * escalated)
         keeper.paid(Decimal(str(costs[-1])))
     assert np.mean(costs) == pytest.approx(budget, rel=0.05)
-
-
-def test_a_higher_shadow_price_never_escalates_more() -> None:
-    for i in range(21):
-        actions = [
-            BudgetPolicy(0.01, shadow_price=price).decide(judged(i / 20)).action
-            for price in (0.0, 10.0, 50.0, 200.0)
-        ]
-        assert actions == sorted(actions, reverse=True)  # escalate …, then accept …
 
 
 def test_a_budget_cannot_spend_what_it_does_not_know() -> None:
