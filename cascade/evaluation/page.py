@@ -98,7 +98,8 @@ def table(given: Table, more: str = "", *, opened: bool = False) -> str:
         f'<div class="wide" role="region" tabindex="0" aria-label="{title}">'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
-    inner = more + (grid if rows else "") + "".join(map(_soft, given.notes))
+    notes = "".join(f'<p class="soft">{marked(note)}</p>' for note in given.notes)
+    inner = f"{more}{grid if rows else ''}{notes}"
     if given.folded:
         state = " open" if opened else ""
         return f"<details{state}><summary>{title}</summary>{inner}</details>"
@@ -111,15 +112,11 @@ def _cell(cell: Cell) -> str:
     return f"{escape(words(cell, interval=False))}{small}"
 
 
-def _soft(note: str) -> str:
-    return f'<p class="soft">{marked(note)}</p>'
-
-
 def pictures(given: Iterable[Picture]) -> str:
     """Drawings, each below its legend."""
     drawn = "".join(
         f"<figure><figcaption>{escape(picture.title)}</figcaption>{_legend(picture)}"
-        f"{to_svg(picture)}{_soft(picture.note) if picture.note else ''}</figure>"
+        f"{to_svg(picture)}</figure>"
         for picture in given
     )
     return f'<div class="pictures">{drawn}</div>' if drawn else ""

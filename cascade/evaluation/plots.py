@@ -19,7 +19,6 @@ COLOURS = {
     "small": "#a8590a",
     "large": "#3560bd",
     "cascade": "#0b7150",
-    "router": "#85389f",
     "other": "#6b717b",
 }
 _INK, _FAINT = "#22242a", "#e4e6ea"

@@ -27,16 +27,14 @@ points; seconds; a whole number; any other number."""
 Tone = Literal["good", "bad", "open"]
 """Whether the sentence of a document is good news, bad news, or neither."""
 
-Role = Literal["cascade", "small", "large", "router", "other"]
+Role = Literal["cascade", "small", "large", "other"]
 """What a line or dot stands for; it has the same colour in every picture."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number with its unit, its 95 % interval, and how it is known.
-
-    An estimate is shown behind `≈`, an unknown number as `?`, and a sum of which a part is unknown
-    (`partial`) as `$1.20 + ?`.
+    """A number with its unit, its 95 % interval, and how it is known: an estimate is shown behind
+    `≈`, an unknown number as `?`, and a sum of which a part is unknown (`partial`) as `$1.20 + ?`.
     """
 
     value: Number | None
@@ -127,19 +125,13 @@ class Picture:
     y: Axis
     series: tuple[Series, ...] = ()
     marks: tuple[Mark, ...] = ()
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a command or a report has to say.
-
-    Attributes:
-        sentence: the answer in one sentence; `tone` is whether it is good news.
-        tables: in order of weight.
-        pictures: shown on a page and by a plotter, not in text.
-        facts: the figures of the first view.
-        notes: sentences that a reader must know besides.
+    """What a command or a report has to say: the answer in one sentence (`tone` is whether it is
+    good news), the facts of the first view, sentences to know besides, tables in order of weight,
+    and pictures, which are shown on a page and by a plotter, not in text.
     """
 
     title: str
@@ -175,9 +167,9 @@ def percent(share: Number | None, digits: int | None = None) -> str:
     return f"{_signed(100 * known, digits)} %"
 
 
-def counted(n: int, what: str, plural: str | None = None) -> str:
-    """`1 audit`, `2,000 audits`, `3 entries`."""
-    return f"{n:,} {what if n == 1 else plural or f'{what}s'}"
+def counted(n: int, what: str) -> str:
+    """`1 audit`, `2,000 audits`."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def written(value: Number | None, unit: Unit) -> str:

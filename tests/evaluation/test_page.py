@@ -40,7 +40,6 @@ PLANE = Picture(
         Series("", ((0.5, float("nan")),)),
     ),
     (Mark("small alone", 0.1, 0.6, "small"), Mark("small, sampled", 0.11, 0.601, "small")),
-    "A note on `it`.",
 )
 DAYS = Picture(
     "Saving per day",
