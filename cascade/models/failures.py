@@ -107,8 +107,7 @@ class Caller:
 
     def moved(self, status: int, location: str) -> ModelError:
         """A redirect. It is not followed: question and key would go to wherever a reply says."""
-        to = shorten(without_secrets(location)) or "elsewhere"
-        said = f"sends the request on to {to} ({status})"
+        said = f"sends the request on to {shorten(without_secrets(location))} ({status})"
         way_out = "It was not sent there. If that is the right place, give it as base_url."
         return self._error(ModelNotFoundError, said, False, status, way_out)
 
@@ -157,12 +156,8 @@ class Caller:
     def named(
         self, begun: Callable[[], bool] = lambda: False, *, any_error: bool = False
     ) -> Iterator[None]:
-        """Raise what is raised within under its name, as `failed` has it.
-
-        Args:
-            begun: tells whether a part of the answer has arrived.
-            any_error: what has no name is a `ModelError` as well.
-        """
+        """Raise what is raised within under its name, as `failed` has it; with `any_error` also
+        what has no name there."""
         try:
             yield
         except CascadeError:

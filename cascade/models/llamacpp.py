@@ -57,10 +57,8 @@ class Loading(BaseModel):
 
     Attributes:
         n_parallel: requests that are computed at the same time.
-        n_ctx: tokens of context for each of them. The memory is taken at once when the model is
-            loaded, so the default is what a question and its answer need and not all that the
-            model could read.
-        n_threads: by default half of the cores: llama.cpp's threads wait for each other by
+        n_ctx: tokens of context for each of them, whose memory is taken when the model is loaded.
+        n_threads: by default half of the cores: threads of llama.cpp wait for each other by
             spinning, so one that has to share its core stalls all.
     """
 

@@ -171,14 +171,9 @@ class Recorder(Model):
         ConfigurationError: the file is a recording of another model, or no recording.
     """
 
-    _SAME = (
-        *("provider", "model", "local", "returns_logprobs", "streams_logprobs", "scores"),
-        *("forces_tools", "real", "traces_itself", "weights_path", "server", "secrets"),
-    )
-
     def __init__(self, model: Model, path: str | Path) -> None:
         self.recorded = model
-        for name in self._SAME:
+        for name in Model.__annotations__:
             setattr(self, name, getattr(model, name))
         self._path = Path(path).expanduser()
         self._lock = threading.Lock()

@@ -217,21 +217,6 @@ async def test_a_server_that_does_not_run_is_named_with_the_way_out(
     await model.aclose()
 
 
-async def test_a_model_that_was_not_pulled_is_named_with_the_way_out(
-    ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    server.will(replies.ollama_error(404, "model 'qwen2.5:3b' not found"))
-    with pytest.raises(ModelNotFoundError, match=r"ollama pull qwen2\.5:3b"):
-        await ask(ollama_model)
-
-
-async def test_a_server_under_tls_is_checked(server: FakeServer) -> None:
-    model = OpenAIModel("m", base_url=server.openai_url.replace("http:", "https:"), api_key="x")
-    with pytest.raises(ModelUnavailableError, match="SSL"):
-        await ask(model)
-    await model.aclose()
-
-
 async def test_a_redirect_is_not_followed(model: Model, server: FakeServer) -> None:
     to = f"http://user:password@localhost:{server.port}/v1/chat/completions?key=1"
     server.will(Reply((b"",), status=307, headers={"location": to}))

@@ -40,11 +40,6 @@ def either(request: pytest.FixtureRequest, server: FakeServer) -> Model:
     return open_model({"openai": chat_openai, "anthropic": chat_anthropic}[request.param](server))
 
 
-def test_one_run_of_asyncio_follows_another(either: Model) -> None:
-    for i in range(3):
-        assert asyncio.run(ask(either, f"loop {i}")).text == f"LOOP {i}"
-
-
 async def test_synchronous_and_asynchronous_calls_mix(either: Model) -> None:
     for i in range(2):
         assert (await ask(either, f"here {i}")).text == f"HERE {i}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +15,6 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from cascade.errors import (
-    BadRequestError,
     ContextLengthError,
     ModelError,
     ModelNotFoundError,
@@ -101,23 +99,11 @@ async def test_a_stream_equals_the_plain_answer(model: Model) -> None:
     assert [t.token for t in streamed.logprobs or ()] == [t.token for t in plain.logprobs or ()]
 
 
-async def test_a_schema_is_kept(model: Model) -> None:
-    answer = await ask(model, "A city as JSON.", schema=CITY, max_tokens=40, temperature=0)
-    assert set(json.loads(answer.text)) == {"city"}
-
-
 @pytest.mark.parametrize("asking", ASKING)
 async def test_a_prompt_that_is_too_long(asking: Any, model: Model) -> None:
     with pytest.raises(ContextLengthError) as caught:
         await asking(model, "word " * 3000)
     assert caught.value.billed is False
-
-
-async def test_what_the_model_cannot_do(model: Model) -> None:
-    with pytest.raises(UnsupportedContentError, match="image"):
-        await model.complete(Request((HumanMessage([IMAGE]),)))
-    with pytest.raises(BadRequestError, match="nonsense"):
-        await ask(model, schema={"type": "nonsense"})
 
 
 @pytest.mark.parametrize("text", ["London", "It is Paris.", '42 été "x"\n y'])

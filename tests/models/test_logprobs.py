@@ -17,11 +17,9 @@ from cascade.models.logprobs import (
     answer_logprobs,
     call_logprobs,
     read_logprob,
-    written_call_logprobs,
 )
 from cascade.models.ollama import OllamaModel
 from cascade.models.openai import OpenAIModel
-from cascade.state import TokenLogprob
 from tests.models.asking import ask, question
 from tests.servers import replies
 from tests.servers.fake import FakeServer
@@ -57,13 +55,6 @@ def test_what_cannot_be_a_log_probability_is_missing(value: object) -> None:
 
 def test_a_certain_token_may_be_a_rounding_above_zero() -> None:
     assert [read_logprob(value) for value in (1e-7, 0, -1, -100.0)] == [0, 0, -1, -100]
-
-
-@pytest.mark.parametrize("value", [-9999.0, 0.5, math.nan, None])
-def test_an_answer_with_a_token_of_no_value_has_none(value: object) -> None:
-    assert spelled([*items("Par"), *items("is", logprob=value), *items("!")], "Paris!") is None
-    beside = [*items("Paris"), *items("<|im_end|>", logprob=value)]
-    assert spelled(beside, "Paris") == ["Paris"]
 
 
 @pytest.mark.parametrize("sent", [None, [], "text", 7, {"token": "Paris"}, ["Paris"]])
@@ -240,11 +231,6 @@ def test_name_and_values_are_found_in_the_forms_of_many_models(text: str) -> Non
     assert sorted(kept(cut(text), ROME) or ()) == ["3", "Rome", "search"]
 
 
-def test_a_token_that_spells_value_and_punctuation_counts() -> None:
-    sent = items('{"name": "search", "arguments": {', '"q": ', '"Rome"', ', "n": 3}}')
-    assert kept(sent, ROME) == ['{"name": "search", "arguments": {', '"Rome"', ', "n": 3}}']
-
-
 def test_values_of_every_kind_and_depth_count() -> None:
     args = {
         "path": 'a\\b "c".txt',
@@ -297,25 +283,6 @@ def test_thinking_about_a_call_is_no_call() -> None:
 )
 def test_what_is_not_found_is_missing(text: str, calls: list[ToolCall]) -> None:
     assert kept(cut(text), *calls) is None
-
-
-def test_a_call_with_a_token_of_no_value_is_missing() -> None:
-    assert kept(items(*WRITTEN, logprob=-9999), call(q="Rome")) is None
-
-
-def test_a_very_long_call_does_not_hold_up_the_loop() -> None:
-    """Tokens and values are walked through once."""
-    args = {"rows": [{"a": i, "b": "ü"} for i in range(1_500)]}
-    text = json.dumps({"name": "search", "arguments": args}, ensure_ascii=False)
-    assert len(kept(cut(text), call(**args)) or ()) == 3_001
-
-
-def test_calls_that_were_written_as_text_are_found_in_its_tokens() -> None:
-    pieces = ('{"name": "', "search", '", "arguments": {"q": "', "Rome", '"}}')
-    tokens = tuple(TokenLogprob(piece, -0.5) for piece in pieces)
-    assert written_call_logprobs(tokens, [call(q="Rome")]) == (tokens[1], tokens[3])
-    assert written_call_logprobs(tokens, [call(q="Oslo")]) is None
-    assert written_call_logprobs(None, [call(q="Rome")]) is None
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -61,14 +61,6 @@ async def test_every_setting_reaches_the_server(
     }
 
 
-async def test_options_of_the_model_go_with_every_request(server: FakeServer) -> None:
-    model = OllamaModel("m", base_url=server.url, options={"keep_alive": 0, "num_ctx": 64})
-    await ask(model, extra={"num_ctx": 128})
-    assert server.last.body["keep_alive"] == 0
-    assert server.last.body["options"] == {"num_ctx": 128}
-    await model.aclose()
-
-
 async def test_the_conversation_arrives_in_ollama_form(
     ollama_model: OllamaModel, server: FakeServer
 ) -> None:
@@ -103,13 +95,6 @@ async def test_an_image_for_a_text_model_is_refused(
         with pytest.raises(UnsupportedContentError, match="cannot see"):
             await ollama_model.complete(Request((HumanMessage([IMAGE]),)))
     assert [received.path for received in server.received] == ["/api/show"], "asked once"
-
-
-async def test_a_server_that_does_not_tell_capabilities_is_trusted(
-    ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    server.will(replies.json_reply({}), replies.ollama_reply("a cat"))
-    assert (await ollama_model.complete(Request((HumanMessage([IMAGE]),)))).text == "a cat"
 
 
 async def test_a_plain_answer_with_everything_that_came_along(

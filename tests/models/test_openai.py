@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage
 
 from cascade.errors import (
     ConfigurationError,
@@ -61,20 +61,6 @@ async def test_every_setting_reaches_the_server_and_nothing_else(
     }
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"type": "object", "properties": {"a": {"type": "string"}}},
-        {"anyOf": [{**CLOSED, "required": []}]},
-    ],
-)
-async def test_an_open_schema_is_not_sent_as_strict(
-    schema: dict[str, Any], openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    await ask(openai_model, schema=schema)
-    assert "strict" not in server.last.body["response_format"]["json_schema"]
-
-
 async def test_a_reasoning_model_has_another_limit_and_options_go_with_every_request(
     server: FakeServer,
 ) -> None:
@@ -85,30 +71,6 @@ async def test_a_reasoning_model_has_another_limit_and_options_go_with_every_req
     sent = {name: value for name, value in server.last.body.items() if name != "messages"}
     assert sent == {"model": "org/gpt-5.1", "max_completion_tokens": 7, "top_p": 0.9, "n": 1}
     await model.aclose()
-
-
-async def test_the_conversation_arrives_in_openai_form(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    image = "data:image/png;base64," + base64.b64encode(b"png").decode()
-    call = {"name": "weather", "args": {"city": "Paris"}, "id": "call_1", "type": "tool_call"}
-    shown = [
-        {"type": "text", "text": "Here?"},
-        {"type": "image_url", "image_url": {"url": image}},
-    ]
-    conversation = (
-        SystemMessage("Be short."),
-        HumanMessage(shown),
-        AIMessage("", tool_calls=[call]),
-        ToolMessage("sunny", tool_call_id="call_1"),
-    )
-    server.will(replies.openai_reply("ok"))
-    await openai_model.complete(Request(conversation))
-    system, human, assistant, tool = server.last.body["messages"]
-    assert system == {"role": "system", "content": "Be short."}
-    assert human["content"][1]["image_url"]["url"] == image
-    assert json.loads(assistant["tool_calls"][0]["function"]["arguments"]) == {"city": "Paris"}
-    assert tool == {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}
 
 
 async def test_halves_of_characters_do_not_spoil_a_conversation(
@@ -237,26 +199,6 @@ async def test_counts_that_cannot_be_true_are_unknown(
     assert (await ask(openai_model)).usage == Usage(**read)
 
 
-async def test_thinking_is_kept_apart(openai_model: OpenAIModel, server: FakeServer) -> None:
-    tokens = [{"token": t, "logprob": -0.5} for t in ("hm", "m", "</think>", "Paris")]
-    server.will(replies.openai_reply("Paris", reasoning_content="hmm", logprobs=tokens))
-    answer = await ask(openai_model, logprobs=True)
-    assert (answer.text, answer.thinking) == ("Paris", "hmm")
-    assert answer.logprobs == (TokenLogprob("Paris", -0.5),)
-
-
-@pytest.mark.parametrize("arguments", ['{"city": "Paris"}', {"city": "Paris"}])
-async def test_tool_calls_are_read(
-    arguments: object, openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    call = {"id": "c1", "function": {"name": "weather", "arguments": arguments}}
-    server.will(replies.openai_reply(None, finish="stop", tool_calls=[call]))
-    answer = await ask(openai_model, tools=(WEATHER,))
-    assert (answer.text, answer.finish_reason) == ("", "tool_calls")
-    (read,) = answer.tool_calls
-    assert (read["name"], read["args"], read["id"]) == ("weather", {"city": "Paris"}, "c1")
-
-
 async def test_tool_calls_in_pieces_are_read(openai_model: OpenAIModel, server: FakeServer) -> None:
     def part(index: int, **function: str) -> dict[str, object]:
         return replies.openai_delta(tool_calls=[{"index": index, "function": function}])
@@ -281,17 +223,6 @@ async def test_the_pieces_of_a_second_choice_are_not_the_answers(
     server.will(replies.sse([*mixed, replies.openai_delta("stop")]))
     pieces, answer = await ask_in_pieces(openai_model)
     assert (pieces, answer.text) == (["Pa", "ris"], "Paris")
-
-
-async def test_events_over_several_lines_and_comments_are_read(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    text = json.dumps(replies.openai_delta("stop", content="Paris"))
-    raw = f": hello\r\n\r\nevent: x\r\ndata: {text[:9]}\r\ndata:{text[9:]}\r\n\r\ndata: [DONE]\n\n"
-    for size in (1, 7, 1000):
-        pieces = tuple(raw.encode()[at : at + size] for at in range(0, len(raw), size))
-        server.will(replies.Reply(pieces, content_type="text/event-stream"))
-        assert (await ask_in_pieces(openai_model))[0] == ["Paris"]
 
 
 # Addresses and keys
