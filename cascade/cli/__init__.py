@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from cascade._version import __version__
-from cascade.cli.console import AS_JSON, COMMAND, INTERRUPTED, fail
+from cascade.cli.console import AS_JSON, COMMAND, INTERRUPTED, fail, without_tracebacks
 
 COMMANDS = {
     "ask": "ask",
@@ -58,6 +58,13 @@ class Program(TyperGroup):
         made.name = cmd_name
         return made
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C is told."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail("interrupted", INTERRUPTED, kind="Interrupted")
+
     def main(self, args: Any = None, prog_name: str | None = None, *_: Any, **options: Any) -> Any:
         """Run what was typed, and leave with the command's exit code."""
         given = list(sys.argv[1:] if args is None else args)
@@ -66,25 +73,10 @@ class Program(TyperGroup):
         words = [word for word in given[:1] if word in COMMANDS]
         COMMAND.set(" ".join(["cascade", *words]))
         plain = {**options, "standalone_mode": False}
-        code = _without_tracebacks(lambda: super(Program, self).main(given, prog_name, **plain))
+        code = without_tracebacks(lambda: super(Program, self).main(given, prog_name, **plain))
         if options.get("standalone_mode", True):
             sys.exit(code)
         return code
-
-
-def _without_tracebacks(run: Any) -> Any:
-    """The exit code; what is wrong with what was typed is said as every other error."""
-    try:
-        try:
-            return run() or 0
-        except typer.TyperException as error:
-            if type(error).__name__ == "NoArgsIsHelpError":  # it has shown the help
-                return error.exit_code
-            fail(error.format_message(), error.exit_code, kind="UsageError")
-        except typer.Abort:  # Ctrl-C at a question
-            fail("interrupted", INTERRUPTED, kind="Interrupted")
-    except typer.Exit as left:
-        return left.exit_code
 
 
 app = typer.Typer(

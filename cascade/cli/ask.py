@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -13,7 +12,6 @@ from cascade.cli.console import (
     busy,
     print_json,
     printable,
-    reports_errors,
     say,
     spending,
     streams,
@@ -45,15 +43,9 @@ EXAMPLE = (
 )
 
 
-@reports_errors
 def ask(
-    question: Annotated[
-        str | None, typer.Argument(help="The question; '-' reads it from standard input.")
-    ] = None,
+    question: Annotated[str, typer.Argument(help="'-' reads it from standard input.")],
     *,
-    file: Annotated[
-        Path | None, typer.Option(help="Read the question from a UTF-8 text file.")
-    ] = None,
     small: Small = EMBEDDED,
     large: Large = None,
     system: System = None,
@@ -70,23 +62,20 @@ def ask(
             "answer all the same, or with 'abstain' there is none."
         ),
     ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print the answer, and nothing else.")
-    ] = False,
     json: Json = False,
 ) -> None:
     """Ask one question: the small model drafts, the large one answers if it has to.
 
     A terminal shows the draft, its confidence and the decision as they come, on standard error.
     """
-    text = _read(question, file)
+    text = question if question != "-" else _standard_input()
     messages: Any = [("system", system), ("human", text)] if system else text
     with ExitStack() as opened:
-        with nullcontext() if json or quiet else busy("getting ready"):
+        with nullcontext() if json else busy("getting ready"):
             cascade = pair(
                 opened,
-                small,
-                large,
+                small=small,
+                large=large,
                 prices=prices,
                 max_tokens=max_tokens,
                 temperature=temperature,
@@ -96,12 +85,12 @@ def ask(
                 local_only=local_only or False,
             )
         with spending(cascade):
-            followed = watched() and not (json or quiet)
+            followed = watched() and not json
             result = _follow(cascade, messages) if followed else cascade.invoke(messages)
         if json:
             print_json(_document(result, cascade, local_only))
-            return
-        _show(result, quiet=quiet)
+        else:
+            _show(result)
 
 
 def _follow(cascade: Cascade, messages: Any) -> CascadeResult:
@@ -128,51 +117,36 @@ def _follow(cascade: Cascade, messages: Any) -> CascadeResult:
     raise AssertionError("a stream ends with its result")
 
 
-def _show(result: CascadeResult, *, quiet: bool) -> None:
+def _show(result: CascadeResult) -> None:
     if not result.abstained:
         # Piped as it is; on a terminal a model could act on it.
         answer = printable(result.answer) if sys.stdout.isatty() else result.answer
         sys.stdout.write(answer + "\n")
         sys.stdout.flush()
-    if not quiet:
-        source = "no answer" if result.abstained else result.tier
-        say(f"\n{source}: {result.decision.reason}\n{result.ledger.table()}", style="dim")
+    source = "no answer" if result.abstained else result.tier
+    say(f"\n{source}: {result.decision.reason}\n{result.ledger.table()}", style="dim")
 
 
 def _document(result: CascadeResult, cascade: Cascade, local_only: str | None) -> dict[str, Any]:
     here = {tier.name: "here" if tier.local else "elsewhere" for tier in cascade.tiers}
-    ledger = result.ledger
+    of_result = ("answer", "tier", "escalated", "confidence", "calibrated", "degraded", "abstained")
+    of_ledger = ("cost_usd", "cost_basis", "saved_usd", "saved_basis")
     return {
-        "answer": result.answer,
-        "tier": result.tier,
-        "escalated": result.escalated,
-        "confidence": result.confidence,
-        "calibrated": result.calibrated,
-        "degraded": result.degraded,
-        "abstained": result.abstained,
+        **{name: getattr(result, name) for name in of_result},
         "local_only": local_only,
         "answered": None if result.abstained else here.get(result.tier),
         "decision": result.decision,
-        "cost_usd": ledger.cost_usd,
-        "cost_basis": ledger.cost_basis,
-        "saved_usd": ledger.saved_usd,
-        "saved_basis": ledger.saved_basis,
+        **{name: getattr(result.ledger, name) for name in of_ledger},
         "run_id": result.run_id,
-        "ledger": list(ledger),
+        "ledger": list(result.ledger),
     }
 
 
-def _read(question: str | None, file: Path | None) -> str:
-    if (question is None) == (file is None):
-        raise InputError("give the question as an argument, or --file, and not both.")
-    if file is None and question != "-":
-        return str(question)
-    name = "standard input" if file is None else str(file)
+def _standard_input() -> str:
     try:
-        return (sys.stdin.buffer.read() if file is None else file.read_bytes()).decode("utf-8-sig")
+        return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{name} is not UTF-8 (byte {error.start}): convert it first, iconv -f latin1 -t utf-8."
+            f"standard input is not UTF-8 (byte {error.start}): convert it first, "
+            "iconv -f latin1 -t utf-8."
         ) from error
-    except OSError as error:
-        raise InputError(f"{name} cannot be read: {error.strerror}.") from error

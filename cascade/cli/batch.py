@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cascade.cli.console import fail, print_json, progress, reports_errors, say
+from cascade.cli.console import fail, print_json, progress, say
 from cascade.cli.options import (
     EMBEDDED,
     Calibration,
@@ -28,8 +28,8 @@ from cascade.cli.options import (
     System,
     Temperature,
     Threshold,
+    dollars,
     pair,
-    to_usd,
 )
 from cascade.errors import ConfigurationError
 
@@ -42,7 +42,6 @@ EXAMPLE = (
 )
 
 
-@reports_errors
 def batch(
     source: Annotated[
         Path, typer.Argument(help="CSV, JSONL or Parquet, or a folder of such files.")
@@ -59,10 +58,7 @@ def batch(
     prices: Prices = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
-    budget_usd: Annotated[
-        Decimal | None,
-        typer.Option(help="Dollars of the whole job, at most.", parser=to_usd, metavar="USD"),
-    ] = None,
+    budget_usd: Annotated[Decimal | None, dollars("Dollars of the whole job, at most.")] = None,
     concurrency: Annotated[int, typer.Option(help="Rows under way at once.")] = 16,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="This process, or a Ray cluster.")
@@ -73,7 +69,6 @@ def batch(
     ] = False,
     ledger: LedgerUrl = None,
     prefix: Annotated[str, typer.Option(help="Before the names of the columns added.")] = "",
-    run_ids: Annotated[bool, typer.Option(help="Add run_id, the key of the ledger.")] = False,
     fresh: Annotated[bool, typer.Option(help="Forget what was done before, and pay anew.")] = False,
     json: Json = False,
 ) -> None:
@@ -115,7 +110,7 @@ def batch(
             limits = {"concurrency": concurrency, "budget_usd": budget_usd}
             done = asyncio.run(_watched(partial(run, cascade, rows, journal, **limits)))
         again = jobs.read_rows(source, column, system)
-        written = jobs.write_output(output, again, journal, prefix=prefix, run_ids=run_ids)
+        written = jobs.write_output(output, again, journal, prefix=prefix)
     _report(done, output, written, as_json=json)
 
 

@@ -6,21 +6,15 @@ Exit codes: 0 done, 1 failed, 2 wrong usage (a wrong option, question, or set-up
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import asdict, is_dataclass
-from datetime import datetime
-from decimal import Decimal
-from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, NoReturn
 
 import typer
-from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 
@@ -37,8 +31,6 @@ COMMAND: ContextVar[str] = ContextVar("command", default="cascade")
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _NEXT = re.compile(r"`((?:cascade|export|iconv|ollama|pip|python) [^`]+)`")
-
-P = ParamSpec("P")
 
 
 def printable(text: str) -> str:
@@ -94,37 +86,26 @@ def progress() -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
+def write_pages(document: Any, html: Path | None, figures: Path | None) -> None:
+    """Write a document as a page and as pictures, where that is wanted."""
+    if html is not None:
+        from cascade.evaluation.page import to_page  # noqa: PLC0415 - heavy, keeps --help fast
+
+        html.write_text(to_page(document), encoding="utf-8")
+        say(f"wrote {html}")
+    if figures is not None:
+        from cascade.evaluation.plots import save  # noqa: PLC0415 - matplotlib
+
+        save(document, figures)
+        say(f"wrote {figures}")
+
+
 def print_json(value: Any) -> None:
     """Write a record as one JSON document; money is a string, so that no digit is lost, and NaN,
     which is no JSON, is null."""
-    plain = _without_nan(json.loads(json.dumps(value, default=_encode)))
-    sys.stdout.write(json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    from cascade.evaluation.render import to_json  # noqa: PLC0415 - keeps --help fast
 
-
-def _without_nan(value: Any) -> Any:
-    match value:
-        case float() if not math.isfinite(value):
-            return None
-        case dict():
-            return {name: _without_nan(item) for name, item in value.items()}
-        case list():
-            return [_without_nan(item) for item in value]
-    return value
-
-
-def _encode(value: Any) -> Any:
-    match value:
-        case Decimal():
-            return format(value, "f")
-        case datetime():
-            return value.isoformat()
-        case Path():
-            return str(value)
-        case BaseModel():
-            return value.model_dump()
-        case _ if is_dataclass(value) and not isinstance(value, type):
-            return asdict(value)
-    raise TypeError(f"cannot be written as JSON: {type(value).__name__}")
+    sys.stdout.write(to_json(value) + "\n")
 
 
 def fail(message: str, code: int, *, kind: str = "Failed", ledger: Any = None) -> NoReturn:
@@ -155,24 +136,25 @@ def fail(message: str, code: int, *, kind: str = "Failed", ledger: Any = None) -
     raise typer.Exit(code)
 
 
-def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn the errors of this package, and Ctrl-C, into a message and an exit code."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+def without_tracebacks(run: Callable[[], Any]) -> int:
+    """The exit code of a command; what is wrong is said, with what to type next."""
+    try:
         try:
-            command(*args, **kwargs)
-        except (ConfigurationError, InputError) as error:
-            fail(str(error), 2, kind=type(error).__name__, ledger=error.ledger)
+            return run() or 0
+        except typer.TyperException as error:
+            if type(error).__name__ == "NoArgsIsHelpError":  # it has shown the help
+                return error.exit_code
+            fail(error.format_message(), error.exit_code, kind="UsageError")
+        except typer.Abort:  # Ctrl-C at a question
+            fail("interrupted", INTERRUPTED, kind="Interrupted")
         except CascadeError as error:
-            fail(str(error), 1, kind=type(error).__name__, ledger=error.ledger)
+            code = 2 if isinstance(error, ConfigurationError | InputError) else 1
+            fail(str(error), code, kind=type(error).__name__, ledger=error.ledger)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             fail(f"{where}{error.strerror or error}.", 1, kind=type(error).__name__)
-        except KeyboardInterrupt:
-            fail("interrupted", INTERRUPTED, kind="Interrupted")
-
-    return run
+    except typer.Exit as left:
+        return left.exit_code
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cascade.cli.console import busy, fail, print_json, printable, reports_errors, streams
+from cascade.cli.console import busy, fail, print_json, show
 from cascade.cli.options import EMBEDDED, Json
 from cascade.errors import CascadeError
 
@@ -27,6 +27,8 @@ KEYS = {
 }
 """Hosted providers: environment variable of the key, and the package that brings them."""
 
+MARKS = {"ok": "✓", "warning": "!", "missing": "✗"}
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -38,7 +40,6 @@ class Check:
     to_do: str = ""
 
 
-@reports_errors
 def doctor(
     model: Annotated[
         list[str] | None,
@@ -52,8 +53,9 @@ def doctor(
         checks = asyncio.run(_look(model or []))
     if json:
         print_json(checks)
-    else:
-        _print(checks)
+    for check in () if json else checks:
+        to_do = f" → {check.to_do}" if check.to_do else ""
+        show(f"{MARKS[check.status]} {check.name}: {check.found}{to_do}")
     for check in checks:
         if check.name in (model or ()) and check.status == "missing":
             fail(f"{check.name} {check.found}: {check.to_do}", 1)
@@ -154,16 +156,3 @@ def _check_keys() -> list[Check]:
         else:
             checks.append(Check(provider, "ok", f"{variable} is set"))
     return checks
-
-
-def _print(checks: list[Check]) -> None:
-    from rich.table import Table  # noqa: PLC0415 - only where it is printed
-
-    marks = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "missing": "[red]✗[/]"}
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("", "what", "found", "what to do"):
-        table.add_column(column, overflow="fold")
-    for check in checks:
-        cells = (check.name, check.found, check.to_do)
-        table.add_row(marks[check.status], *(printable(cell).replace("[", r"\[") for cell in cells))
-    streams.out.print(table)

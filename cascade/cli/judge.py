@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,10 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade.cli.console import busy, fail, print_json, reports_errors, say, show, streams, watched
+from cascade.cli.console import (
+    busy,
+    fail,
+    print_json,
+    progress,
+    say,
+    show,
+    write_pages,
+)
 from cascade.cli.options import (
     EMBEDDED,
     Calibration,
+    Figures,
     Html,
     Json,
     Large,
@@ -26,16 +34,15 @@ from cascade.cli.options import (
     Small,
     System,
     Temperature,
+    number,
     pair,
+    probability,
 )
 from cascade.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from pydantic import JsonValue
-
     from cascade.api import Cascade
     from cascade.evaluation.collecting import Collected
-    from cascade.evaluation.crossfit import Options
     from cascade.evaluation.recordings import Example
     from cascade.evaluation.verdict import Evaluation
 
@@ -56,7 +63,13 @@ EXAMPLES = {
 }
 
 Within = Annotated[
-    float, typer.Option(help="Quality that may be lost, as a share: 0.01 is one point.")
+    float,
+    number(
+        "Quality that may be lost, as a share: 0.01 is one point.",
+        float,
+        "a share of the questions, from 0 to below 1; one point is 0.01",
+        lambda share: 0 <= share < 1,
+    ),
 ]
 Caution = Annotated[
     float, typer.Option(help="Standard errors that the expected loss has to stay below that.")
@@ -65,12 +78,13 @@ Scorer = Annotated[
     str, typer.Option(help="How answers are compared: exact, contains, choice, numeric, json, …")
 ]
 MaxHarm = Annotated[
-    list[float] | None,
-    typer.Option(help="Certify P(accepted and wrong) at most this; may be repeated."),
+    list[float] | None, probability("Certify P(accepted and wrong) at most this; repeatable.")
 ]
-Delta = Annotated[float, typer.Option(help="Chance that a certificate does not hold.")]
+Delta = Annotated[float, probability("Chance that a certificate does not hold.")]
+Asked = Annotated[str | None, typer.Option("--question", help="Column of the questions.")]
+Label = Annotated[str | None, typer.Option(help="Column of the right answers.")]
 Concurrency = Annotated[int, typer.Option(help="Examples under way at once.")]
-Signals = Annotated[list[str] | None, typer.Option(help="Take this signal; may be repeated.")]
+Signals = Annotated[list[str] | None, typer.Option(help="Take this signal; repeatable.")]
 
 
 def need_numbers() -> None:
@@ -86,7 +100,6 @@ def need_numbers() -> None:
         )
 
 
-@reports_errors
 def evaluate(
     file: Annotated[Path, typer.Argument(help="Transcripts: JSON lines, plain or gzip.")],
     *,
@@ -98,7 +111,7 @@ def evaluate(
     calibration: Calibration = None,
     price_of_error: PriceOfError = None,
     max_harm: Annotated[
-        float | None, typer.Option(help="Bound on P(accepted and wrong), to be certified.")
+        float | None, probability("Bound on P(accepted and wrong), to be certified.")
     ] = None,
     delta: Delta = 0.1,
     within: Within = 0.01,
@@ -107,22 +120,28 @@ def evaluate(
         bool, typer.Option("--checked", help="A check shows which runs of the small agent failed.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of splits and intervals.")] = 0,
-    figures: Annotated[
-        Path | None, typer.Option("--figures", help="Write the pictures: .png, .svg, .pdf.")
-    ] = None,
+    figures: Figures = None,
     html: Html = None,
     json: Json = False,
 ) -> None:
     """Replay recorded answers: what would a cascade have cost, and how right would it have been?"""
     need_numbers()
     from cascade.confidence.calibration import Calibration as Made  # noqa: PLC0415 - heavy
+    from cascade.evaluation.crossfit import Options  # noqa: PLC0415
     from cascade.evaluation.features import pair_of  # noqa: PLC0415
     from cascade.evaluation.ladder import fit_ladder  # noqa: PLC0415
     from cascade.evaluation.recordings import name_pair, read_transcripts  # noqa: PLC0415
     from cascade.evaluation.trajectories import check_runs, fit_agents  # noqa: PLC0415
     from cascade.evaluation.verdict import evaluate as work  # noqa: PLC0415
 
-    options = _options(within, caution, price_of_error, max_harm, delta, seed)
+    options = Options(
+        within=within,
+        caution=caution,
+        price_of_error=price_of_error,
+        max_harm=max_harm,
+        delta=delta,
+        seed=seed,
+    )
     with busy(f"reading {file}"):
         rows = list(read_transcripts(file))
         names = name_pair(rows, small, large)
@@ -141,36 +160,6 @@ def evaluate(
     _show(found, html=html, figures=figures, as_json=json)
 
 
-def _options(
-    within: float,
-    caution: float,
-    price_of_error: float | None,
-    max_harm: float | None = None,
-    delta: float = 0.1,
-    seed: int = 0,
-) -> Options:
-    from cascade.evaluation.crossfit import Options  # noqa: PLC0415 - heavy
-
-    if not 0 <= within < 1:
-        raise ConfigurationError(
-            f"--within {within:g}: a share of the questions, from 0 to below 1; one point is 0.01."
-        )
-    if price_of_error is not None and not 0 < price_of_error < math.inf:
-        raise ConfigurationError(f"--price-of-error {price_of_error:g}: dollars, above 0.")
-    wrong = [f"--delta {delta:g}"] if not 0 < delta < 1 else []
-    wrong += [f"--max-harm {max_harm:g}"] if max_harm is not None and not 0 < max_harm < 1 else []
-    if wrong:
-        raise ConfigurationError(f"{' and '.join(wrong)}: a probability is between 0 and 1.")
-    return Options(
-        within=within,
-        caution=caution,
-        price_of_error=price_of_error,
-        max_harm=max_harm,
-        delta=delta,
-        seed=seed,
-    )
-
-
 def _data(found: Evaluation) -> dict[str, Any]:
     from cascade.evaluation.render import to_data  # noqa: PLC0415 - heavy
 
@@ -178,27 +167,24 @@ def _data(found: Evaluation) -> dict[str, Any]:
     return {"headline": found.sentence, **(data if isinstance(data, dict) else {})}
 
 
-def _show(found: Evaluation, *, html: Path | None, figures: Path | None, as_json: bool) -> None:
-    from cascade.evaluation.page import to_page  # noqa: PLC0415 - heavy
-    from cascade.evaluation.render import to_text  # noqa: PLC0415
+def _show(
+    found: Evaluation,
+    *,
+    html: Path | None = None,
+    figures: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    from cascade.evaluation.render import to_text  # noqa: PLC0415 - heavy
     from cascade.evaluation.verdict import to_document  # noqa: PLC0415
 
     document = to_document(found)
-    if html is not None:
-        html.write_text(to_page(document), encoding="utf-8")
-        say(f"wrote {html}")
-    if figures is not None:
-        from cascade.evaluation.plots import save  # noqa: PLC0415 - matplotlib
-
-        save(document, figures)
-        say(f"wrote {figures}")
+    write_pages(document, html, figures)
     if as_json:
         print_json(_data(found))
     else:
         show(to_text(document))
 
 
-@reports_errors
 def calibrate(
     examples: Annotated[
         Path, typer.Argument(help="CSV, JSONL or Parquet: question and reference, or labels.")
@@ -209,12 +195,8 @@ def calibrate(
     to: Annotated[Path, typer.Option("--out", help="The calibration to write.")] = Path(
         "calibration.json"
     ),
-    work: Annotated[
-        Path | None,
-        typer.Option(help="Transcripts, continued when they exist. [default: OUT.jsonl]"),
-    ] = None,
-    question: Annotated[str | None, typer.Option(help="Column of the questions.")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the right answers.")] = None,
+    question: Asked = None,
+    label: Label = None,
     scorer: Scorer = "exact",
     signals: Signals = None,
     agree_with_large: Annotated[
@@ -243,12 +225,13 @@ def calibrate(
     """
     need_numbers()
     harms = max_harm or []
-    _check_before_spending(to, harms, delta)
+    if to.is_dir() or not to.absolute().parent.is_dir():  # before everything has been paid for
+        raise ConfigurationError(f"--out {to}: a file in a folder that exists is needed.")
     from cascade.calibrate import LEAST_LABELS  # noqa: PLC0415 - heavy
     from cascade.calibrate import calibrate as fit  # noqa: PLC0415
     from cascade.evaluation.recordings import read_examples  # noqa: PLC0415
 
-    path = examples if recorded else work or to.with_suffix(".jsonl")
+    path = examples if recorded else to.with_suffix(".jsonl")
     asked = (
         [] if recorded else read_examples(examples, question=question, label=label, system=system)
     )
@@ -259,15 +242,8 @@ def calibrate(
             f"{len(asked)} examples, where {needed} or more are needed{halves}. Nothing was asked."
         )
     with ExitStack() as opened:
-        cascade = _recording(
-            opened,
-            small,
-            large,
-            signals,
-            prices=prices,
-            max_tokens=max_tokens,
-            temperature=temperature,
-        )
+        options = {"prices": prices, "max_tokens": max_tokens, "temperature": temperature}
+        cascade = _recording(opened, signals, small=small, large=large, **options)
         collected = None
         if not recorded:
             limit = None if yes else 0.0
@@ -329,23 +305,12 @@ def _print_calibration(made: Any, fitted: Any, to: Path) -> None:
     show("\n".join(lines))
 
 
-def _check_before_spending(to: Path, max_harms: Sequence[float], delta: float) -> None:
-    """What would only be found out when everything has been paid for."""
-    wrong = [f"--max-harm {harm}" for harm in max_harms if not 0 < harm < 1]
-    wrong += [] if 0 < delta < 1 else [f"--delta {delta}"]
-    if wrong:
-        raise ConfigurationError(f"{' and '.join(wrong)}: a probability is between 0 and 1.")
-    if to.is_dir() or not to.absolute().parent.is_dir():
-        raise ConfigurationError(f"--out {to}: a file in a folder that exists is needed.")
-
-
-def _recording(
-    opened: ExitStack, small: str, large: str | None, signals: list[str] | None, **options: Any
-) -> Cascade:
+def _recording(opened: ExitStack, signals: list[str] | None, **options: Any) -> Cascade:
+    """The cascade that asks both models every question."""
     from cascade.calibrate import SIGNALS, AlwaysEscalate  # noqa: PLC0415 - heavy
 
     taken = signals or list(SIGNALS)
-    return pair(opened, small, large, policy=AlwaysEscalate(), signals=taken, **options)
+    return pair(opened, policy=AlwaysEscalate(), signals=taken, **options)
 
 
 def _record(
@@ -363,7 +328,7 @@ def _record(
 
     compare = get_scorer(scorer)
     _confirm(cascade, examples, path, yes_up_to)
-    with _progress() as progress:
+    with _progress() as update:
         done = asyncio.run(
             record(
                 cascade.kernel,
@@ -372,7 +337,7 @@ def _record(
                 compare,
                 agree_with_large=agree_with_large,
                 concurrency=concurrency,
-                progress=progress,
+                progress=update,
             )
         )
     for name, why in list(done.failures.items())[:5]:
@@ -424,14 +389,13 @@ def _counts(done: Collected | None) -> dict[str, Any] | None:
     return {name: getattr(done, name) for name in fields}
 
 
-@reports_errors
 def try_(
     examples: Annotated[Path, typer.Argument(help="Labelled rows: CSV, JSONL or Parquet.")],
     *,
     small: Small = EMBEDDED,
     large: Large = None,
-    question: Annotated[str | None, typer.Option(help="Column of the questions.")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the right answers.")] = None,
+    question: Asked = None,
+    label: Label = None,
     scorer: Scorer = "exact",
     shots: Annotated[int, typer.Option(help="Examples of the file that every prompt shows.")] = 0,
     signals: Signals = None,
@@ -459,49 +423,33 @@ def try_(
     """
     need_numbers()
     from cascade.calibrate import calibrate as fit  # noqa: PLC0415 - heavy
-    from cascade.evaluation.collecting import (  # noqa: PLC0415
-        labels_of,
-        with_shots,
-        write_artefacts,
-    )
+    from cascade.evaluation import collecting  # noqa: PLC0415
+    from cascade.evaluation.crossfit import Options  # noqa: PLC0415
     from cascade.evaluation.recordings import read_examples  # noqa: PLC0415
 
     rows = read_examples(examples, question=question, label=label)
-    choices = labels_of(rows)
+    choices = collecting.labels_of(rows)
     if choices and system is None:
         # Short labels want to be named, and no chance: 11 points of accuracy on a set of ours.
         system = f"Answer with one of these words alone: {', '.join(choices)}."
         temperature = 0.0 if temperature is None else temperature
     rows = read_examples(examples, question=question, label=label, system=system)
     if shots:
-        rows = with_shots(rows, shots)
+        rows = collecting.with_shots(rows, shots)
     to.mkdir(parents=True, exist_ok=True)
     path = to / "transcripts.jsonl"
-    options = _options(within, caution, price_of_error)
+    wanted = Options(within=within, caution=caution, price_of_error=price_of_error)
     with ExitStack() as opened:
-        cascade = _recording(
-            opened,
-            small,
-            large,
-            signals,
-            prices=prices,
-            max_tokens=max_tokens,
-            temperature=temperature,
-        )
+        options = {"prices": prices, "max_tokens": max_tokens, "temperature": temperature}
+        cascade = _recording(opened, signals, small=small, large=large, **options)
         collected = _record(cascade, rows, path, scorer, False, concurrency, yes_up_to)
         fitted = asyncio.run(
-            fit(cascade.kernel, path, rows, max_harms=max_harm or [], options=options)
+            fit(cascade.kernel, path, rows, max_harms=max_harm or [], options=wanted)
         )
-        tiers: list[dict[str, JsonValue]] = [
-            {
-                "name": tier.name,
-                "model": tier.model.name,
-                **({"temperature": temperature} if temperature is not None else {}),
-                **({"max_tokens": max_tokens} if max_tokens is not None else {}),
-            }
-            for tier in cascade.tiers
-        ]
-    files = write_artefacts(to, fitted, tiers)
+        how: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
+        how = {name: value for name, value in how.items() if value is not None}
+        tiers = [{"name": tier.name, "model": tier.model.name, **how} for tier in cascade.tiers]
+    files = collecting.write_artefacts(to, fitted, tiers)
     follow = f"cascade serve {files['configuration']}"
     if json:
         print_json(
@@ -514,11 +462,10 @@ def try_(
             }
         )
         return
-    _show(fitted.evaluation, html=None, figures=None, as_json=False)
+    _show(fitted.evaluation)
     say(f"wrote {', '.join(str(file) for file in files.values())}\nnext: {follow}")
 
 
-@reports_errors
 def demo(
     *,
     n: Annotated[int, typer.Option("--n", help="Questions to ask.")] = 40,
@@ -536,14 +483,14 @@ def demo(
     need_numbers()
     from cascade.demo import run_demo  # noqa: PLC0415 - heavy
 
-    with _progress() as progress:
-        made = asyncio.run(run_demo(to, n=n, small=small, progress=progress))
+    with _progress() as update:
+        made = asyncio.run(run_demo(to, n=n, small=small, progress=update))
     files = {name: str(file) for name, file in made.files.items()}
     found = made.fitted.evaluation
     if json:
         print_json({"files": files, "assumed": list(made.assumptions), **_data(found)})
         return
-    _show(found, html=None, figures=None, as_json=False)
+    _show(found)
     show("\n".join(f"Assumed: {said}." for said in made.assumptions))
     say(f"wrote {', '.join(files.values())}")
 
@@ -551,14 +498,11 @@ def demo(
 @contextmanager
 def _progress() -> Iterator[Callable[[Collected], None]]:
     """What shows a person how far collecting is."""
-    if not watched():
-        yield lambda done: None
-        return
-    with streams.err.status("") as status:
+    with progress() as tell:
 
-        def progress(done: Collected) -> None:
+        def update(done: Collected) -> None:
             spent = "?" if done.spent_usd is None else f"${done.spent_usd:.4f}"
             left = "" if done.left_s is None else f", {done.left_s:.0f} s left"
-            status.update(f"{done.total - done.left} of {done.total}, {spent} spent{left}")
+            tell(f"{done.total - done.left} of {done.total}, {spent} spent{left}")
 
-        yield progress
+        yield update

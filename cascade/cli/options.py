@@ -6,6 +6,8 @@ are model strings.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -17,11 +19,50 @@ from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
-    from cascade.ledger.prices import Price
-    from cascade.tiers import Tier
 
 EMBEDDED = "llamacpp:smollm2-135m"
 """The model that comes as a package, and drafts where no other is named."""
+
+NO_LARGE = (
+    "there is no large model: name it with --large, or once for all with "
+    "`export CASCADE_LARGE=openai:gpt-5.1`; `cascade doctor` shows what is within reach."
+)
+
+
+def number(
+    text: str, kind: type[Any], wanted: str, holds: Callable[[Any], bool] = lambda value: True
+) -> typer.models.OptionInfo:
+    """An option that takes a number for which something holds.
+
+    Args:
+        text: help.
+        kind: `float` or `Decimal`.
+        wanted: what is told where it does not hold.
+        holds: of the number.
+    """
+
+    def parse(given: str) -> Any:
+        try:
+            value = kind(given)
+            if not (math.isfinite(value) and holds(value)):
+                raise ValueError(given)
+        except (ValueError, InvalidOperation):
+            raise typer.BadParameter(f"{given}: {wanted}.") from None
+        return value
+
+    option: typer.models.OptionInfo = typer.Option(help=text, parser=parse, metavar="NUMBER")
+    return option
+
+
+def dollars(text: str, kind: type[Any] = Decimal) -> typer.models.OptionInfo:
+    """An option that takes dollars."""
+    return number(text, kind, "dollars, above 0", lambda usd: usd > 0)
+
+
+def probability(text: str) -> typer.models.OptionInfo:
+    """An option that takes a probability."""
+    return number(text, float, "a probability is between 0 and 1", lambda p: 0 < p < 1)
+
 
 Small = Annotated[str, typer.Option(envvar="CASCADE_SMALL", help="Model that drafts.")]
 Large = Annotated[
@@ -30,7 +71,7 @@ Large = Annotated[
 Threshold = Annotated[
     float | None, typer.Option(help="Accept drafts at this confidence and above.")
 ]
-PriceOfError = Annotated[float | None, typer.Option(help="Dollars that a wrong answer costs you.")]
+PriceOfError = Annotated[float | None, dollars("Dollars that a wrong answer costs you.", float)]
 MaxTokens = Annotated[int | None, typer.Option(help="Limit of the length of answers, in tokens.")]
 Temperature = Annotated[
     float | None, typer.Option(help="Of both models; 0 for short labels, by default theirs.")
@@ -44,62 +85,16 @@ LedgerUrl = Annotated[
     str | None,
     typer.Option("--ledger", help="Ledger to write to: sqlite:///ledger.db, postgresql://…"),
 ]
-
-
-def to_usd(text: str) -> Decimal:
-    """Dollars that were typed."""
-    try:
-        amount = Decimal(text)
-    except InvalidOperation:
-        raise typer.BadParameter(f"{text!r} is not a number") from None
-    if not (amount.is_finite() and amount > 0):
-        raise typer.BadParameter(f"{text}: dollars, above 0")
-    return amount
-
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write a page as well.")]
-
-NO_LARGE = (
-    "there is no large model: name it with --large, or once for all with "
-    "`export CASCADE_LARGE=openai:gpt-5.1`; `cascade doctor` shows what is within reach."
-)
+Figures = Annotated[
+    Path | None, typer.Option("--figures", help="Write the pictures: .png, .svg, .pdf.")
+]
 
 
-def tiers(
-    small: str,
-    large: str | None,
-    *,
-    prices: Path | None = None,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-) -> tuple[Tier, Tier]:
-    """The two tiers that are meant.
-
-    Raises:
-        ConfigurationError: there is no large model, or the prices cannot be read.
-    """
-    from cascade.ledger.prices import load_prices  # noqa: PLC0415 - heavy, keeps --help fast
-    from cascade.tiers import Tier  # noqa: PLC0415
-
-    if large is None:
-        raise ConfigurationError(NO_LARGE)
-    table: Any = None if prices is None else load_prices(prices)
-    common: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "price": table}
-    return Tier(_model(small), name="small", **common), Tier(_model(large), name="large", **common)
-
-
-def _model(name: str) -> Any:
-    """A model by name; `agent:NAME` is an agent of a recording."""
-    if not name.startswith("agent:"):
-        return name
-    from cascade.integrations.agent_tier import recorded_agent  # noqa: PLC0415 - heavy
-
-    return recorded_agent(name.removeprefix("agent:"))
-
-
-def pair(opened: ExitStack, small: str, large: str | None, **options: Any) -> Cascade:
-    """The cascade of two models; it is closed with `opened`.
+def pair(opened: ExitStack, *, small: str, large: str | None, **options: Any) -> Cascade:
+    """The cascade of two models, or of the small one alone where nothing may leave this machine; it
+    is closed with `opened`.
 
     Args:
         opened: closes the cascade and its ledger.
@@ -109,55 +104,41 @@ def pair(opened: ExitStack, small: str, large: str | None, **options: Any) -> Ca
             those of `Cascade`.
 
     Raises:
-        ConfigurationError: the options cannot work.
+        ConfigurationError: there is no large model, or the options cannot work.
     """
     from cascade.api import Cascade  # noqa: PLC0415 - heavy, keeps --help fast
+    from cascade.ledger.prices import load_prices  # noqa: PLC0415
+    from cascade.tiers import Tier  # noqa: PLC0415
 
-    of_tiers = {name: options.pop(name, None) for name in ("prices", "max_tokens", "temperature")}
-    url = options.pop("ledger", None)
-    pair_of_tiers = tiers(small, large, **of_tiers)
+    alone = large is None and options.get("local_only") == "answer"
+    if large is None and not alone:
+        raise ConfigurationError(NO_LARGE)
+    common = {name: options.pop(name, None) for name in ("max_tokens", "temperature")}
+    prices, url = options.pop("prices", None), options.pop("ledger", None)
+    common["price"] = None if prices is None else load_prices(prices)
+    models = {"small": small} if large is None else {"small": small, "large": large}
     store: Any = None
     if url is not None:
         from cascade.ledger import open_store  # noqa: PLC0415 - SQLAlchemy
 
         store = opened.enter_context(open_store(url))
-    return opened.enter_context(Cascade(*pair_of_tiers, ledger=store, **options))
+    tiers = [Tier(model, name=name, **common) for name, model in models.items()]
+    return opened.enter_context(Cascade(tiers=tiers, ledger=store, **options))
 
 
-def tokens_price(option: str, text: str) -> Price:
-    """The price in `IN,OUT`, dollars per 1M tokens.
-
-    Raises:
-        ConfigurationError: it is not of that form.
-    """
-    from cascade.ledger.prices import Price  # noqa: PLC0415 - heavy, keeps --help fast
-
-    try:
-        price_in, price_out = (Decimal(part) for part in text.split(","))
-    except (ValueError, InvalidOperation):
-        raise ConfigurationError(
-            f"{option} {text!r}: write two prices with a comma, dollars per 1M input and output "
-            f"tokens: {option} 1.25,10."
-        ) from None
-    return Price(input=price_in, output=price_out)
-
-
-def list_price(model: str, option: str) -> Any:
-    """The list price of a model string.
+def to_tags(given: Sequence[str] | None) -> dict[str, str]:
+    """Tags that were typed as `name=value`.
 
     Raises:
-        ConfigurationError: there is none, or it is no model string.
+        ConfigurationError: one of them is not of that form.
     """
-    from cascade.ledger.prices import ListPrice, find_pricing  # noqa: PLC0415 - heavy
-
-    provider, colon, name = model.partition(":")
-    if not (provider and colon and name):
-        raise ConfigurationError(f"{model!r} is no model string: write openai:gpt-5.1.")
-    local = provider in ("llamacpp", "ollama", "replay")
-    found = find_pricing(provider, name, local=local, base_url=None)
-    if isinstance(found, ListPrice):
-        return found
-    raise ConfigurationError(f"there is no list price of {model}: give {option} IN,OUT.")
+    tags = {}
+    for typed in given or ():
+        name, separator, value = typed.partition("=")
+        if not (name and separator):
+            raise ConfigurationError(f"--tag {typed!r}: write name=value.")
+        tags[name] = value
+    return tags
 
 
 def must_exist(url: str) -> None:

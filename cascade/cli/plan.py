@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from cascade.cli.console import print_json, reports_errors, show
-from cascade.cli.options import Json, list_price, tokens_price
+from cascade.cli.console import print_json, show
+from cascade.cli.options import Json, number
 from cascade.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from cascade.ledger.prices import Price
 
 EXAMPLE = (
     "Example: cascade plan --input-tokens 400 --output-tokens 100 --small-price 0.1,0.4 "
@@ -20,105 +17,84 @@ EXAMPLE = (
 )
 
 
-def _number(text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        raise typer.BadParameter(f"{text!r} is not a number") from None
-
-
-def _option(text: str, panel: str, metavar: str = "NUMBER") -> Any:
-    return typer.Option(help=text, rich_help_panel=panel, metavar=metavar, parser=_number)
-
-
 PRICES, SPEED, ACCEPTING, OWNING = "Prices", "Tokens and speed", "What is expected", "Owning"
 
 
-@reports_errors
+def _option(text: str, panel: str, metavar: str | None = None) -> Any:
+    return typer.Option(help=text, rich_help_panel=panel, metavar=metavar)
+
+
+def _number(text: str, panel: str) -> Any:
+    option = number(text, Decimal, "is not a number")
+    option.rich_help_panel = panel
+    return option
+
+
 def plan(
     *,
-    small: Annotated[
-        str | None, typer.Option(help="Model string with a list price.", rich_help_panel=PRICES)
-    ] = None,
-    large: Annotated[
-        str | None, typer.Option(help="Model string with a list price.", rich_help_panel=PRICES)
-    ] = None,
+    small: Annotated[str | None, _option("Model string with a list price.", PRICES)] = None,
+    large: Annotated[str | None, _option("Model string with a list price.", PRICES)] = None,
     small_price: Annotated[
-        str | None,
-        typer.Option(metavar="IN,OUT", help="Dollars per 1M tokens.", rich_help_panel=PRICES),
+        str | None, _option("Dollars per 1M tokens.", PRICES, metavar="IN,OUT")
     ] = None,
     large_price: Annotated[
-        str | None,
-        typer.Option(metavar="IN,OUT", help="Dollars per 1M tokens.", rich_help_panel=PRICES),
+        str | None, _option("Dollars per 1M tokens.", PRICES, metavar="IN,OUT")
     ] = None,
     hourly: Annotated[
-        Decimal | None, _option("Dollars per hour of the small model's machine.", PRICES)
+        Decimal | None, _number("Dollars per hour of the small model's machine.", PRICES)
     ] = None,
     utilisation: Annotated[
-        Decimal | None, _option("Share of the paid hours in which it computes.", PRICES)
-    ] = None,
+        Decimal, _number("Share of the paid hours in which it computes.", PRICES)
+    ] = Decimal(1),
     kw: Annotated[
-        Decimal | None, _option("Kilowatts that it draws while it computes.", PRICES)
+        Decimal | None, _number("Kilowatts that it draws while it computes.", PRICES)
     ] = None,
-    kwh_price: Annotated[Decimal | None, _option("Dollars per kWh.", PRICES)] = None,
-    input_tokens: Annotated[int, typer.Option(help="Of a request.", rich_help_panel=SPEED)],
-    output_tokens: Annotated[
-        int, typer.Option(help="Of the small model's answer.", rich_help_panel=SPEED)
-    ],
+    kwh_price: Annotated[Decimal | None, _number("Dollars per kWh.", PRICES)] = None,
+    input_tokens: Annotated[int, _option("Of a request.", SPEED)],
+    output_tokens: Annotated[int, _option("Of the small model's answer.", SPEED)],
     large_output_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Of the large model's answer, if it is longer or shorter.", rich_help_panel=SPEED
-        ),
+        int | None, _option("Of the large model's answer, if it is longer or shorter.", SPEED)
     ] = None,
     tokens_per_s: Annotated[
-        Decimal | None, _option("Tokens that it writes in a second.", SPEED)
+        Decimal | None, _number("Tokens that it writes in a second.", SPEED)
     ] = None,
     prompt_tokens_per_s: Annotated[
-        Decimal | None, _option("Tokens that it reads in a second.", SPEED)
+        Decimal | None, _number("Tokens that it reads in a second.", SPEED)
     ] = None,
     busy_s: Annotated[
-        Decimal | None, _option("Or: seconds that it computes for a draft.", SPEED)
+        Decimal | None, _number("Or: seconds that it computes for a draft.", SPEED)
     ] = None,
     check_calls: Annotated[
-        int,
-        typer.Option(
-            help="Calls of the self-check per draft; log-probs need none.", rich_help_panel=SPEED
-        ),
+        int, _option("Calls of the self-check per draft; log-probs need none.", SPEED)
     ] = 0,
     check_usd: Annotated[
-        Decimal | None, _option("Or: dollars of the self-check per draft.", SPEED)
+        Decimal | None, _number("Or: dollars of the self-check per draft.", SPEED)
     ] = None,
     accept: Annotated[
-        Decimal | None, _option("Share of the drafts that is accepted.", ACCEPTING)
+        Decimal | None, _number("Share of the drafts that is accepted.", ACCEPTING)
     ] = None,
     accept_n: Annotated[
-        int | None,
-        typer.Option(
-            help="On how many examples that was seen: gives intervals.", rich_help_panel=ACCEPTING
-        ),
+        int | None, _option("On how many examples that was seen: gives intervals.", ACCEPTING)
     ] = None,
-    requests: Annotated[Decimal | None, _option("Requests per month.", OWNING)] = None,
+    requests: Annotated[Decimal | None, _number("Requests per month.", OWNING)] = None,
     purchase: Annotated[
-        Decimal, _option("Dollars paid once: machine, training, set-up.", OWNING)
+        Decimal, _number("Dollars paid once: machine, training, set-up.", OWNING)
     ] = Decimal(0),
     months: Annotated[
-        Decimal, _option("Over which the purchase is written off.", OWNING)
+        Decimal, _number("Over which the purchase is written off.", OWNING)
     ] = Decimal(36),
-    maintenance_hours: Annotated[Decimal, _option("Of a person, per month.", OWNING)] = Decimal(0),
-    hour_price: Annotated[Decimal | None, _option("Dollars of such an hour.", OWNING)] = None,
+    maintenance_hours: Annotated[Decimal, _number("Of a person, per month.", OWNING)] = Decimal(0),
+    hour_price: Annotated[Decimal | None, _number("Dollars of such an hour.", OWNING)] = None,
     json: Json = False,
 ) -> None:
     """Work out from which accept rate a cascade saves money, how much, or that it never does."""
     from cascade.evaluation import plan as work  # noqa: PLC0415 - heavy, keeps --help fast
     from cascade.evaluation.render import to_text  # noqa: PLC0415
 
-    if kwh_price is not None and not kw:
-        raise ConfigurationError(f"--kwh-price {kwh_price} prices nothing: give --kw.")
     by_hour = _by_hour(hourly, utilisation, kw, kwh_price)
     inputs = work.PlanInputs(
-        small=_small_price(small, small_price, by_hour),
-        large=_large_price(large, large_price),
+        small=_price("small", small, small_price, by_hour),
+        large=_price("large", large, large_price, None),
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         large_output_tokens=large_output_tokens,
@@ -149,51 +125,47 @@ def plan(
 
 
 def _by_hour(
-    hourly: Decimal | None,
-    utilisation: Decimal | None,
-    kw: Decimal | None,
-    kwh_price: Decimal | None,
-) -> Price | None:
-    """Price of a busy hour of the small model's machine: dollars per hour ÷ utilisation, and
-    power."""
-    from cascade.ledger.prices import Price  # noqa: PLC0415 - heavy, keeps --help fast
-
-    if hourly is None and kw is None and utilisation is None:
+    hourly: Decimal | None, utilisation: Decimal, kw: Decimal | None, kwh_price: Decimal | None
+) -> Decimal | None:
+    """Dollars of a busy hour of the small model's machine: rent ÷ utilisation, and power."""
+    if kwh_price is not None and not kw:
+        raise ConfigurationError(f"--kwh-price {kwh_price} prices nothing: give --kw.")
+    if not 0 < utilisation <= 1:
+        raise ConfigurationError(f"--utilisation {utilisation}: a share above 0, up to 1.")
+    if hourly is None and kw is None:
         return None
-    share = Decimal(1) if utilisation is None else utilisation
-    if not 0 < share <= 1:
-        raise ConfigurationError(f"--utilisation {share}: a share above 0, up to 1.")
-    power = kw * kwh_price if kw and kwh_price else Decimal(0)
-    return Price(per_hour=(hourly or Decimal(0)) / share + power)
+    return (hourly or Decimal(0)) / utilisation + (kw or Decimal(0)) * (kwh_price or Decimal(0))
 
 
-def _small_price(model: str | None, tokens: str | None, by_hour: Price | None) -> Any:
-    from cascade.ledger.prices import Price  # noqa: PLC0415 - heavy, keeps --help fast
+def _price(which: str, model: str | None, tokens: str | None, by_hour: Decimal | None) -> Any:
+    """The price of a model, from what was typed about it."""
+    from cascade.ledger.prices import ListPrice, Price, find_pricing  # noqa: PLC0415 - heavy
 
-    local = model is None or model.partition(":")[0] in ("llamacpp", "ollama", "replay")
+    provider, _, name = (model or "").partition(":")
+    local = provider in ("", "llamacpp", "ollama", "replay")
     if by_hour is not None and not local:
         raise ConfigurationError(
-            f"--small {model} is hosted and has a price per token: the machine's price "
+            f"--{which} {model} is hosted and has a price per token: the machine's price "
             "(--hourly, --kw) goes with a local model."
         )
     if tokens is not None:
-        per_token = tokens_price("--small-price", tokens)
-        if by_hour is None:
-            return per_token
-        return Price(input=per_token.input, output=per_token.output, per_hour=by_hour.per_hour)
+        try:
+            price_in, price_out = map(Decimal, tokens.split(","))
+        except (ValueError, InvalidOperation):
+            raise ConfigurationError(
+                f"--{which}-price {tokens!r}: write two prices with a comma, dollars per 1M input "
+                f"and output tokens: --{which}-price 1.25,10."
+            ) from None
+        return Price(input=price_in, output=price_out, per_hour=by_hour)
     if by_hour is not None:
-        return by_hour
-    if model is None:
-        raise ConfigurationError(
-            "the small model has no price: give --small, --small-price IN,OUT, or --hourly for a "
-            "machine of your own."
-        )
-    return list_price(model, "--small-price")
-
-
-def _large_price(model: str | None, tokens: str | None) -> Any:
-    if tokens is not None:
-        return tokens_price("--large-price", tokens)
-    if model is None:
-        raise ConfigurationError("the large model has no price: give --large or --large-price.")
-    return list_price(model, "--large-price")
+        return Price(per_hour=by_hour)
+    if model is not None and not name:
+        raise ConfigurationError(f"{model!r} is no model string: write openai:gpt-5.1.")
+    found = find_pricing(provider, name, local=local, base_url=None) if model else None
+    if isinstance(found, ListPrice):
+        return found
+    machine = ", or --hourly for a machine of your own" if which == "small" else ""
+    raise ConfigurationError(
+        f"there is no price of {model or f'the {which} model'}: give --{which} with a list price, "
+        f"--{which}-price IN,OUT{machine}."
+    )

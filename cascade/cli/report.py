@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from cascade.cli.console import busy, reports_errors, say, show
-from cascade.cli.options import Html, Json
+from cascade.cli.console import busy, show, write_pages
+from cascade.cli.options import Figures, Html, Json, to_tags
 from cascade.errors import ConfigurationError
 
 EXAMPLE = "Example: cascade report sqlite:///ledger.db --since 7d --tag team=search --html r.html"
 
 
-@reports_errors
 def report(
     ledger: Annotated[str, typer.Argument(help="Address: sqlite:///ledger.db, postgresql://…")],
     *,
@@ -31,27 +29,17 @@ def report(
     compare: Annotated[
         bool, typer.Option(help="Compare with the period of the same length before.")
     ] = False,
-    figures: Annotated[
-        Path | None, typer.Option("--figures", help="Write the pictures: .png, .svg, .pdf.")
-    ] = None,
+    figures: Figures = None,
     html: Html = None,
     json: Json = False,
 ) -> None:
     """Say what was spent, what was saved for certain, and what that cost in quality."""
-    from cascade.evaluation.page import to_page  # noqa: PLC0415 - heavy, keeps --help fast
-    from cascade.evaluation.render import to_json, to_text  # noqa: PLC0415
+    from cascade.evaluation.render import to_json, to_text  # noqa: PLC0415 - heavy
 
-    selection = {"since": _time(since), "until": _time(until), "tags": _tags(tag)}
+    selection = {"since": _time(since), "until": _time(until), "tags": to_tags(tag)}
     with busy("reading the ledger"):
         made = asyncio.run(_make(ledger, selection, by, compare))
-    if html is not None:
-        html.write_text(to_page(made.document), encoding="utf-8")
-        say(f"wrote {html}")
-    if figures is not None:
-        from cascade.evaluation.plots import save  # noqa: PLC0415 - matplotlib
-
-        save(made.document, figures)
-        say(f"wrote {figures}")
+    write_pages(made.document, html, figures)
     show(to_json(made) if json else to_text(made.document))
 
 
@@ -63,16 +51,6 @@ async def _make(url: str, selection: dict[str, Any], by: str | None, compare: bo
         asked = () if by is None else (by if by in TABLES else f"tag:{by}",)
         tables = (*TABLES, *asked)
         return await make_report(store, Selection(**selection), by=tables, compare=compare)
-
-
-def _tags(given: list[str] | None) -> dict[str, str]:
-    tags = {}
-    for pair in given or ():
-        name, separator, value = pair.partition("=")
-        if not (name and separator):
-            raise ConfigurationError(f"--tag {pair!r}: write name=value.")
-        tags[name] = value
-    return tags
 
 
 _UNITS: dict[str, Literal["minutes", "hours", "days"]] = {

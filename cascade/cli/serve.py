@@ -7,15 +7,15 @@ import os
 import re
 import sys
 from collections.abc import Awaitable, Callable
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from cascade.cli.console import print_json, reports_errors, say, show
-from cascade.cli.options import Json
+from cascade.cli.console import print_json, say, show
+from cascade.cli.options import Json, dollars, to_tags
 from cascade.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ cascades:
 """
 
 
-@reports_errors
 def serve(
     config: Annotated[Path | None, typer.Argument(help="The configuration, cascade.yaml.")] = None,
     *,
@@ -101,7 +100,6 @@ keys = typer.Typer(
 
 
 @keys.command()
-@reports_errors
 def create(
     where: Where,
     name: Annotated[str, typer.Argument(help="Whose key it is.")],
@@ -110,39 +108,32 @@ def create(
         list[str] | None, typer.Option(help="Model it may ask for; repeatable. All by default.")
     ] = None,
     per_minute: Annotated[float | None, typer.Option(help="Requests per minute.")] = None,
-    day_usd: Annotated[str | None, typer.Option(help="Dollars per day of UTC.")] = None,
-    month_usd: Annotated[str | None, typer.Option(help="Dollars per month of UTC.")] = None,
+    day_usd: Annotated[Decimal | None, dollars("Dollars per day of UTC.")] = None,
+    month_usd: Annotated[Decimal | None, dollars("Dollars per month of UTC.")] = None,
     exhausted: Annotated[
         Literal["refuse", "local_only"] | None,
         typer.Option(help="Once they are spent; else as configured."),
     ] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of its entries; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of its entries; repeatable.")
     ] = None,
     admin: Annotated[bool, typer.Option("--admin", help="It opens /admin and the page.")] = False,
     json: Json = False,
 ) -> None:
     """Make a key and print it. It is kept as a hash and cannot be printed again."""
-    tags = {}
-    for pair in tag or ():
-        key_name, separator, value = pair.partition("=")
-        if not (key_name and separator):
-            raise ConfigurationError(f"--tag {pair!r}: write KEY=VALUE.")
-        tags[key_name] = value
     settings = {
         "models": tuple(model or ()),
         "per_minute": per_minute,
-        "day_usd": _dollars("--day-usd", day_usd),
-        "month_usd": _dollars("--month-usd", month_usd),
+        "day_usd": day_usd,
+        "month_usd": month_usd,
         "exhausted": exhausted,
-        "tags": tags,
+        "tags": to_tags(tag),
         "admin": admin,
     }
     _show_once(*_with_keys(where, lambda kept: kept.create(name, **settings)), json)
 
 
 @keys.command(name="list")
-@reports_errors
 def list_keys(where: Where, *, json: Json = False) -> None:
     """Show all keys, without their secrets."""
     found = _with_keys(where, lambda kept: kept.list())
@@ -163,14 +154,12 @@ def list_keys(where: Where, *, json: Json = False) -> None:
 
 
 @keys.command()
-@reports_errors
 def rotate(where: Where, which: Which, *, json: Json = False) -> None:
     """Give a key a new secret; the old one ends at once."""
     _show_once(*_with_keys(where, lambda kept: kept.rotate(which)), json)
 
 
 @keys.command()
-@reports_errors
 def revoke(where: Where, which: Which, *, json: Json = False) -> None:
     """End a key for good."""
     key = _with_keys(where, lambda kept: kept.revoke(which))
@@ -214,6 +203,8 @@ def _ledger_of(path: Path) -> str:
     """The ledger's address in a configuration; it needs none of the models' secrets."""
     from cascade.service.config import read_config  # noqa: PLC0415 - heavy
 
+    if not path.is_file():
+        raise ConfigurationError(f"{path}: there is no such configuration.")
     text = path.read_text(encoding="utf-8", errors="replace")
     unset = {name: f"${{{name}}}" for name in re.findall(r"\$\{(\w+)\}", text)}
     known = {name: value for name, value in os.environ.items() if value}
@@ -223,10 +214,3 @@ def _ledger_of(path: Path) -> str:
     if "${" in ledger.url:
         raise ConfigurationError(f"{path}: ledger {ledger.url}: that variable is not set.")
     return ledger.url
-
-
-def _dollars(option: str, text: str | None) -> Decimal | None:
-    try:
-        return None if text is None else Decimal(text)
-    except InvalidOperation:
-        raise ConfigurationError(f"{option} {text!r}: give dollars, such as 5.") from None

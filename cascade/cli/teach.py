@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from cascade.cli.console import print_json, reports_errors, say, show
+from cascade.cli.console import print_json, say, show
 from cascade.cli.options import Json, must_exist
 from cascade.errors import ConfigurationError
 
@@ -35,7 +35,6 @@ lessons, teach = (
 
 
 @lessons.command(epilog=LESSONS_EXAMPLE)
-@reports_errors
 def delete(
     where: Where,
     *,
@@ -75,7 +74,6 @@ def delete(
     epilog="Example: cascade lessons terms sqlite:///lessons.db 'ollama:*' --may-train "
     "--source https://ollama.com/library/qwen2.5"
 )
-@reports_errors
 def terms(
     where: Where,
     model: Annotated[str | None, typer.Argument(help="provider:name, or provider:*.")] = None,
@@ -112,7 +110,6 @@ def terms(
 
 
 @teach.command(epilog=TEACH_EXAMPLE)
-@reports_errors
 def export(
     where: Where,
     *,
@@ -155,7 +152,6 @@ def export(
 
 
 @teach.command(epilog="Example: cascade teach status sqlite:///lessons.db")
-@reports_errors
 def status(where: Where, *, json: Json = False) -> None:
     """Say what lessons there are, and what may be done with them."""
     from cascade.teaching.exporting import status_of  # noqa: PLC0415 - heavy

@@ -28,14 +28,7 @@ def check_output(path: Path) -> None:
         raise ConfigurationError(f"{path.name}: the output ends with {' or '.join(_WRITERS)}.")
 
 
-def write_output(
-    path: Path,
-    rows: Iterable[Row],
-    journal: Journal,
-    *,
-    prefix: str = "",
-    run_ids: bool = False,
-) -> int:
+def write_output(path: Path, rows: Iterable[Row], journal: Journal, *, prefix: str = "") -> int:
     """Write the rows that are done, whole or not at all.
 
     Args:
@@ -43,7 +36,6 @@ def write_output(
         rows: the input, once more.
         journal: what became of them.
         prefix: before the names of the columns that are added.
-        run_ids: add `run_id`, by which a row's entries are found in the ledger.
 
     Returns:
         How many rows were written. A row that was not asked, or waits, is left out.
@@ -53,7 +45,6 @@ def write_output(
         LedgerError: it cannot be written.
     """
     check_output(path)
-    added = (*ADDED, *(("run_id",) if run_ids else ()))
     draft, written = path.with_name(f".{path.name}.{os.getpid()}"), 0
     try:
         with draft.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
@@ -62,7 +53,7 @@ def write_output(
                 record = journal.find(row.number)
                 if record is None or record.key != row.key or record.status == "waiting":
                     continue
-                put({**row.columns, **{prefix + name: getattr(record, name) for name in added}})
+                put({**row.columns, **{prefix + name: getattr(record, name) for name in ADDED}})
                 written += 1
         draft.replace(path)
     except OSError as error:

@@ -48,12 +48,10 @@ def play(host: Upstream) -> None:
 @pytest.mark.parametrize(
     ("command", "given", "said"),
     [
-        ("evaluate", ("--within", "1"), "--within 1"),
-        ("evaluate", ("--price-of-error", "nan"), "--price-of-error nan"),
-        ("evaluate", ("--delta", "2"), "--delta 2"),
-        ("evaluate", ("--max-harm", "-1"), "--max-harm -1"),
-        ("calibrate", ("--max-harm", "1.5"), "--max-harm 1.5"),
-        ("calibrate", ("--delta", "0"), "--delta 0"),
+        ("evaluate", ("--within", "1"), "'--within': 1: a share"),
+        ("evaluate", ("--price-of-error", "nan"), "'--price-of-error': nan: dollars"),
+        ("evaluate", ("--delta", "2"), "'--delta': 2: a probability"),
+        ("calibrate", ("--max-harm", "1.5"), "'--max-harm': 1.5: a probability"),
         ("calibrate", ("--out", "nowhere/c.json"), "--out nowhere/c.json"),
         ("calibrate", ("--question", "words"), "words"),
         ("calibrate", ("--max-harm", "0.1"), "30 examples, where 40 or more are needed"),

@@ -254,14 +254,13 @@ async def test_the_output_has_the_order_and_the_columns_of_the_input(
     path = tmp_path / f"out{end}"
     with Journal(tmp_path / "j", made_with(cascade)) as journal:
         await run_job(cascade, given, journal, concurrency=5)
-        assert write_output(path, given, journal, prefix="c_", run_ids=True) == 21
+        assert write_output(path, given, journal, prefix="c_") == 21
     found = read_back(path)
     assert [int(row["id"]) for row in found] == list(range(21))
     assert found[3]["c_answer"] == "QUESTION 3"
     assert found[3]["c_tier"] == cascade.tiers[0].name
     assert Decimal(found[3]["c_cost_usd"]) > 0
     assert found[20]["c_error"] == "InputError: no question"
-    assert found[3]["c_run_id"]
     assert sorted(os.listdir(tmp_path)) == ["j", path.name]  # noqa: PTH208
 
 
