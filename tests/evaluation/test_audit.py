@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade.errors import ConfigurationError, MissingDependencyError
-from cascade.evaluation import audit
+from cascade.errors import ConfigurationError
 from cascade.evaluation.audit import (
     NO_AUDITS,
     Baselines,
@@ -96,15 +92,6 @@ def test_what_cannot_be_is_refused() -> None:
             sample(rate, [1])
     with pytest.raises(ConfigurationError, match="one each"):
         Sample(np.ones(2), np.array([True]))
-
-
-def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy", None)
-    spec = importlib.util.spec_from_file_location("audit_without_scipy", audit.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    with pytest.raises(MissingDependencyError, match="extra `calibrate`"):
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 # A bound never lies below what was measured
