@@ -34,7 +34,7 @@ from langgraph.pregel.protocol import PregelProtocol
 
 from cascade._portal import on_portal, run_sync, running_loop
 from cascade.calling import CompositeModel, send
-from cascade.confidence.trajectory import message_steps
+from cascade.confidence.trajectory import narrated
 from cascade.errors import (
     CascadeError,
     ConfigurationError,
@@ -315,9 +315,7 @@ class AgentTier(CompositeModel):
         done: list[Any] = _closed(before)
         if self.takes_over == "repair" or not done:
             return [*messages, *done, *([HumanMessage(TO_REPAIR)] if done else ())]
-        lines = [f"{step.action} → {step.observation}" if step.observation else step.action
-                 for step in message_steps(done)]  # fmt: skip
-        return [*messages, HumanMessage(HANDED_OVER + "\n".join(lines))]
+        return [*messages, HumanMessage(HANDED_OVER + narrated(done))]
 
     def _completion(
         self, trajectory: Sequence[Any], booking: _Booking, reason: str | None

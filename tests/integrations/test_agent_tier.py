@@ -471,6 +471,8 @@ async def test_a_checker_is_asked_instead_of_the_agent() -> None:
     result = await Cascade(tier, large, signals=["p_true"]).ainvoke(Q)
     assert (result.answer, result.tier) == ("five", "small")
     assert [e.model for e in result.ledger if e.node == "self_check"] == ["scripted:checker"]
+    shown = str(checker.requests[0].messages[1].text)
+    assert 'population({"city": "Canberra"}) → 460,000\nfive' in shown
     await tier.aclose()
 
 
