@@ -39,6 +39,11 @@ async def ask_by_stream(
     return (await ask_in_pieces(model, text, **settings))[1]
 
 
+def tokens(*spelled: str, logprob: object = -0.5) -> list[dict[str, object]]:
+    """Tokens with their log-probabilities as providers send them."""
+    return [{"token": token, "logprob": logprob} for token in spelled]
+
+
 async def score(
     model: Model, answer: str, text: str = "Capital of France?", **settings: Any
 ) -> list[tuple[str, float]] | None:

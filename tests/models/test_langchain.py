@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import pytest
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, FakeListChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -18,7 +16,6 @@ from pydantic import PrivateAttr, SecretStr
 
 from cascade.errors import (
     AuthenticationError,
-    BadRequestError,
     MalformedResponseError,
     ModelError,
     ModelTimeoutError,
@@ -30,16 +27,12 @@ from cascade.errors import (
 from cascade.models import open_model
 from cascade.models.langchain import LangChainModel
 from cascade.state import Usage
-from tests.models.asking import ask, ask_in_pieces
+from tests.models.asking import ask, ask_in_pieces, tokens
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {}}}
 CALL = {"name": "weather", "args": {"city": "Paris"}, "id": "c1", "type": "tool_call"}
 PIECES = ('{"name": "', "weather", '", "arguments": {"city": "', "Paris", '"}}')
 USAGE = {"input_tokens": 9, "output_tokens": 5, "total_tokens": 14}
-
-
-def items(*tokens: str) -> list[dict[str, object]]:
-    return [{"token": token, "logprob": -0.5} for token in tokens]
 
 
 class StrangerChat(BaseChatModel):
@@ -53,7 +46,6 @@ class StrangerChat(BaseChatModel):
     failure: Any = None
     pieces: Sequence[AIMessageChunk] = ()
     _calls: list[dict[str, Any]] = PrivateAttr(default_factory=list)
-    _loops: list[asyncio.AbstractEventLoop] = PrivateAttr(default_factory=list)
 
     @property
     def _llm_type(self) -> str:
@@ -68,24 +60,15 @@ class StrangerChat(BaseChatModel):
         raise NotImplementedError
 
     async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> ChatResult:
-        self._loops.append(asyncio.get_running_loop())
         self._remember(messages, stop, kwargs)
         if self.failure is not None:
             raise self.failure
         return ChatResult(generations=[ChatGeneration(message=self.answer)])
 
     async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
         self._remember(messages, stop, kwargs)
         for piece in self.pieces:
@@ -153,7 +136,7 @@ async def test_tokens_written_to_the_cache_are_read(
 
 
 @pytest.mark.parametrize(
-    "logprobs", [{"content": items(*PIECES)}, items(*PIECES)], ids=["openai", "ollama"]
+    "logprobs", [{"content": tokens(*PIECES)}, tokens(*PIECES)], ids=["openai", "ollama"]
 )
 async def test_logprobs_of_answer_and_calls_in_either_shape(logprobs: object) -> None:
     metadata: dict[str, Any] = {"response_metadata": {"logprobs": logprobs}}
@@ -227,43 +210,30 @@ async def test_a_schema_is_a_parameter_where_there_is_one_and_an_instruction_els
     assert '{"type": "object"}' in str(instruction.content)
 
 
-class StatusError(Exception):
-    status_code = 429
-    response = type("Response", (), {"headers": {"retry-after": "3"}})()
-
-
-class NestedStatusError(Exception):
-    response = type("Response", (), {"status_code": 401})()
-
-
-class ResourceExhausted(Exception):  # noqa: N818 - Google's name
-    code = 429
-
-
-class ReadTimeout(Exception):  # noqa: N818 - httpx's name
-    pass
-
-
-class APIConnectionError(Exception):
-    pass
-
-
-def connecting() -> Exception:
-    error = APIConnectionError("Connection error.")
-    error.__cause__ = type("ConnectError", (Exception,), {})("refused")
+def raised(name: str, **attributes: Any) -> Exception:
+    """An exception of an SDK that is not known here."""
+    error: Exception = type(name, (Exception,), attributes)("gone")
     return error
 
 
+def because(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+REFUSED = type("Response", (), {"status_code": 401})()
+WAIT = type("Response", (), {"headers": {"retry-after": "3"}})()
+SLOW = raised("StatusError", status_code=429, response=WAIT)
+LOST = raised("APIConnectionError")
 FAILURES: list[tuple[Exception, type[ModelError], bool | None]] = [
-    (StatusError("slow"), RateLimitError, False),
-    (NestedStatusError("key"), AuthenticationError, False),
-    (ResourceExhausted("quota"), RateLimitError, False),
-    (type("BadRequestError", (Exception,), {"status_code": 400})("bad"), BadRequestError, False),
-    (ReadTimeout(), ModelTimeoutError, None),
+    (SLOW, RateLimitError, False),
+    (raised("StatusError", response=REFUSED), AuthenticationError, False),
+    (raised("ResourceExhausted", code=429), RateLimitError, False),
+    (raised("ReadTimeout"), ModelTimeoutError, None),
     (TimeoutError("slow"), ModelTimeoutError, None),
     (ConnectionRefusedError("no"), ModelUnavailableError, False),
-    (connecting(), ModelUnavailableError, False),
-    (APIConnectionError("Connection error."), ModelUnavailableError, None),
+    (because(raised("APIConnectionError"), raised("ConnectError")), ModelUnavailableError, False),
+    (LOST, ModelUnavailableError, None),
     (KeyError("bug"), ModelError, None),
     (UnsupportedContentError("passed on", model="m"), UnsupportedContentError, False),
 ]
@@ -279,9 +249,10 @@ async def test_failures_of_a_strange_sdk_are_named(
         await ask(LangChainModel(StrangerChat(failure=failure)))
     assert type(caught.value) is error
     assert caught.value.billed is billed
+    assert caught.value.retry_after == (3 if failure is SLOW else None)
 
 
-@pytest.mark.parametrize("failure", [ConnectionResetError("gone"), StatusError("gone")])
+@pytest.mark.parametrize("failure", [ConnectionResetError("gone"), SLOW])
 async def test_a_stream_that_breaks_is_interrupted(failure: Exception) -> None:
     chat = StrangerChat(pieces=[AIMessageChunk("Pa")], failure=failure)
     with pytest.raises(StreamInterruptedError, match="gone"):

@@ -1,4 +1,4 @@
-"""The embedded model, live in this process and behind llama.cpp's own HTTP server."""
+"""The embedded model, live in this process."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import gc
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from cascade.errors import (
     ContextLengthError,
@@ -20,11 +19,9 @@ from cascade.errors import (
     ModelNotFoundError,
     UnsupportedContentError,
 )
-from cascade.models import Model, Request, llamacpp, open_model
+from cascade.models import llamacpp, open_model
 from cascade.models.llamacpp import LlamaCppModel, find_weights
-from cascade.models.openai import OpenAIModel
 from tests.models.asking import ASKING, ask, ask_in_pieces, question, score
-from tests.servers.llamacpp import HERMES, LlamaCppServer
 
 pytest.importorskip("xllamacpp", reason='pip install "agent-cascade[llamacpp]"')
 try:
@@ -64,25 +61,8 @@ def embedded() -> Iterator[LlamaCppModel]:
     model.close()
 
 
-@pytest.fixture(scope="module")
-def server() -> LlamaCppServer:  # type: ignore[override]
-    return LlamaCppServer(WEIGHTS, chat_template=HERMES)
-
-
-@pytest.fixture
-async def over_http(server: LlamaCppServer) -> AsyncIterator[OpenAIModel]:
-    model = OpenAIModel("any", base_url=server.openai_url, api_key=server.api_key)
-    yield model
-    await model.aclose()
-
-
-@pytest.fixture(params=["in process", "over HTTP"])
-def model(request: pytest.FixtureRequest, embedded: LlamaCppModel, over_http: OpenAIModel) -> Model:
-    return embedded if request.param == "in process" else over_http
-
-
-async def test_logprobs_spell_the_answer(model: Model) -> None:
-    answer = await ask(model, logprobs=True, top_logprobs=3, **SHORT)
+async def test_logprobs_spell_the_answer(embedded: LlamaCppModel) -> None:
+    answer = await ask(embedded, logprobs=True, top_logprobs=3, **SHORT)
     assert answer.logprobs is not None
     assert "".join(token.token for token in answer.logprobs).strip() == answer.text.strip()
     assert all(len(token.top) == 3 and token.logprob <= 0 for token in answer.logprobs)
@@ -91,18 +71,18 @@ async def test_logprobs_spell_the_answer(model: Model) -> None:
     assert 0 < answer.busy_ms <= answer.latency_ms
 
 
-async def test_a_stream_equals_the_plain_answer(model: Model) -> None:
-    plain = await ask(model, "Say hello.", logprobs=True, **SHORT)
-    pieces, streamed = await ask_in_pieces(model, "Say hello.", logprobs=True, **SHORT)
+async def test_a_stream_equals_the_plain_answer(embedded: LlamaCppModel) -> None:
+    plain = await ask(embedded, "Say hello.", logprobs=True, **SHORT)
+    pieces, streamed = await ask_in_pieces(embedded, "Say hello.", logprobs=True, **SHORT)
     assert "".join(pieces) == streamed.text == plain.text
     assert len(pieces) > 1
     assert [t.token for t in streamed.logprobs or ()] == [t.token for t in plain.logprobs or ()]
 
 
 @pytest.mark.parametrize("asking", ASKING)
-async def test_a_prompt_that_is_too_long(asking: Any, model: Model) -> None:
+async def test_a_prompt_that_is_too_long(asking: Any, embedded: LlamaCppModel) -> None:
     with pytest.raises(ContextLengthError) as caught:
-        await asking(model, "word " * 3000)
+        await asking(embedded, "word " * 3000)
     assert caught.value.billed is False
 
 
@@ -125,20 +105,6 @@ async def test_what_cannot_be_scored_has_no_score(embedded: LlamaCppModel) -> No
     assert await score(embedded, "") is None
     with pytest.raises(UnsupportedContentError, match="several tokens"):
         await score(embedded, "🏛")
-
-
-async def test_name_and_values_of_a_real_call_are_found(over_http: OpenAIModel) -> None:
-    shown: list[BaseMessage] = []
-    for q in ("Rome", "Oslo", "Lima"):
-        made = {"name": "search", "args": {"q": q, "n": 3}, "id": q, "type": "tool_call"}
-        shown += [HumanMessage(f"search for {q}"), AIMessage("", tool_calls=[made])]
-    asked = (*shown, HumanMessage("search for Paris"))
-    settings: dict[str, Any] = {"max_tokens": 60, "temperature": 0, "logprobs": True}
-    answer = await over_http.complete(Request(asked, tools=(SEARCH,), **settings))
-    (call,) = answer.tool_calls
-    spelled = "".join(token.token for token in answer.call_logprobs or ())
-    assert spelled.replace(" ", "") == f"search{call['args']['q']}{call['args']['n']}"
-    assert answer.logprobs is None, "the answer has no text"
 
 
 async def test_the_loopback_listener_demands_the_key(embedded: LlamaCppModel) -> None:

@@ -18,7 +18,7 @@ from cascade.errors import (
 from cascade.models import Request
 from cascade.models.llamacpp import Engine, LlamaCppModel, read_calls
 from cascade.state import Usage
-from tests.models.asking import ASKING, ask, ask_in_pieces
+from tests.models.asking import ASKING, ask, ask_in_pieces, tokens
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 
@@ -84,9 +84,8 @@ async def test_a_request_reaches_the_engine_with_its_key(
 async def test_its_log_probs_are_those_of_a_call(
     asking: Any, model: LlamaCppModel, server: FakeServer
 ) -> None:
-    tokens = ['{"name": "', "weather", '", "arguments": {"city": "', "Rome", '"}}']
-    items = [{"token": token, "logprob": -0.1} for token in tokens]
-    server.will(replies.openai_reply("".join(tokens), logprobs=items))
+    said = ('{"name": "', "weather", '", "arguments": {"city": "', "Rome", '"}}')
+    server.will(replies.openai_reply("".join(said), logprobs=tokens(*said)))
     answer = await asking(model, tools=(WEATHER,), logprobs=True)
     assert [token.token for token in answer.call_logprobs or ()] == ["weather", "Rome"]
     assert "stream" not in server.last.body, "llama.cpp has no log-probs in a stream with tools"

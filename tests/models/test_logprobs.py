@@ -21,12 +21,9 @@ from cascade.models.logprobs import (
 from cascade.models.ollama import OllamaModel
 from cascade.models.openai import OpenAIModel
 from tests.models.asking import ask, question
+from tests.models.asking import tokens as items
 from tests.servers import replies
 from tests.servers.fake import FakeServer
-
-
-def items(*tokens: str, logprob: object = -0.5) -> list[dict[str, object]]:
-    return [{"token": token, "logprob": logprob} for token in tokens]
 
 
 def in_bytes(*parts: bytes) -> list[dict[str, object]]:

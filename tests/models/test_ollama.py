@@ -9,7 +9,7 @@ from cascade.errors import ConfigurationError, UnsupportedContentError
 from cascade.models import Request
 from cascade.models.ollama import OllamaModel
 from cascade.state import TokenLogprob, Usage
-from tests.models.asking import ask, ask_in_pieces
+from tests.models.asking import ask, ask_in_pieces, tokens
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 
@@ -17,10 +17,6 @@ CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"where": CITY}}}
 CALL = {"function": {"name": "weather", "arguments": {"city": "Paris"}}}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n"}}
-
-
-def tokens(*spelled: str) -> list[dict[str, object]]:
-    return [{"token": token, "logprob": -0.5} for token in spelled]
 
 
 async def test_every_setting_reaches_the_server(
