@@ -280,12 +280,15 @@ class Calibrator(Protocol):
 
     def mismatch(self, messages: Sequence[BaseMessage]) -> str | None:
         """Why this conversation is not of the kind it was fitted on, or None."""
+        ...
 
     def estimate(self, features: Features, taken: Sequence[str]) -> Estimate | None:
         """The confidence from the signals taken so far; None when too many are missing."""
+        ...
 
     def outlook(self, confidence: float, taken: Sequence[str]) -> tuple[float, ...]:
         """Confidences to which the next signal led from one like this; empty when unknown."""
+        ...
 
 
 Labels = Literal["references", "people", "agreement with the large model"]

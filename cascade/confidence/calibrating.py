@@ -228,8 +228,10 @@ def _outlook(here: Array, after: Array) -> tuple[tuple[float, float], ...]:
     return tuple((float(here[i]), float(after[i])) for i in kept)
 
 
-def _fit_large(drafts: Sequence[LabelledDraft], last: _Fit, correct: Array) -> _Large:
-    """p_L, and a gain head as far as it predicts the gain better than a constant p_L does."""
+def _fit_large(
+    drafts: Sequence[LabelledDraft], last: _Fit, correct: Array
+) -> tuple[float | None, GainHead | None, float, float | None]:
+    """p_L, a gain head, how far it is better than a constant p_L, and the AUROC of the gain."""
     known = [draft.large_correct for draft in drafts if draft.large_correct is not None]
     if len(known) < len(drafts):
         return (float(np.mean(known)) if known else None), None, 0.0, None
@@ -245,10 +247,6 @@ def _fit_large(drafts: Sequence[LabelledDraft], last: _Fit, correct: Array) -> _
     share = step_share(constant, ranked, gain)
     area = auroc(constant + share * (ranked - constant), won)
     return rate, fit_gain(table, correct, large) if share else None, share, area
-
-
-_Large = tuple[float | None, GainHead | None, float, float | None]
-"""p_L, the gain head, how far to go to it, and the AUROC of the gain."""
 
 
 def _quality(last: _Fit, correct: Array, **of_large: float | None) -> Quality:

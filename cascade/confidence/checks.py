@@ -28,9 +28,10 @@ TOLD = (
 LEAST_MASS = 0.2
 """Of True and False together at the answering token: below, the model says something else."""
 
-_VERDICTS = dict.fromkeys(("true", "yes", "correct"), True) | dict.fromkeys(
-    ("false", "no", "incorrect", "wrong"), False
-)
+_VERDICTS: dict[str, bool] = {
+    **dict.fromkeys(("true", "yes", "correct"), True),
+    **dict.fromkeys(("false", "no", "incorrect", "wrong"), False),
+}
 _STRIP = " \t\r\n\"'`*_.,:;!()[]▁Ġ"
 
 _UNSEEN = re.compile(

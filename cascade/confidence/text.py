@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def fit_text_encoder(prompts: Sequence[str], *, dimensions: int = 50) -> TextEnc
     size = min(dimensions, len(prompts) // PROMPTS_PER_DIMENSION, table.shape[1] - 1)
     if size < 1:
         return TextEncoder()
-    svd = TruncatedSVD(size, random_state=0).fit(table)
+    svd: Any = TruncatedSVD(size, random_state=0).fit(table)
     rows = np.column_stack([vectoriser.idf_, svd.components_.T]).tolist()
     words = {word: tuple(rows[at]) for word, at in vectoriser.vocabulary_.items()}
     return TextEncoder(words=words, dimensions=size)

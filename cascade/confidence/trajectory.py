@@ -55,8 +55,10 @@ def message_steps(messages: Sequence[BaseMessage]) -> list[Step]:
         for call in message.tool_calls:
             action = f"{call['name']}({json.dumps(call['args'], sort_keys=True, default=str)})"
             result = results.get(call["id"] or "")
-            seen = () if result is None else (str(result.text), result.status == "error")
-            steps.append(Step(action, *seen))
+            if result is None:
+                steps.append(Step(action))
+            else:
+                steps.append(Step(action, str(result.text), result.status == "error"))
         steps += [
             Step(f"{call['name']}({call['args']})", is_error=True, kind="invalid")
             for call in message.invalid_tool_calls
@@ -64,12 +66,6 @@ def message_steps(messages: Sequence[BaseMessage]) -> list[Step]:
         if not message.tool_calls and not message.invalid_tool_calls:
             steps.append(Step(str(message.text), kind="submit"))
     return steps
-
-
-def narrated(messages: Sequence[BaseMessage]) -> str:
-    """A run as text: a line for each step, with what came back."""
-    lines = ((step.action, step.observation) for step in message_steps(messages))
-    return "\n".join(f"{did} → {seen}" if seen else did for did, seen in lines)
 
 
 def trajectory_features(steps: Sequence[Step], *, limit: int | None = None) -> dict[str, float]:

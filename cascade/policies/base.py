@@ -70,6 +70,7 @@ class Policy(Protocol):
 
     def decide(self, situation: Situation) -> Decision:
         """Accept the draft, escalate, observe one more signal, abstain, or ask a person."""
+        ...
 
 
 def tell_cost(policy: object, cost_usd: Decimal) -> None:

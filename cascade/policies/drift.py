@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import Field
 
@@ -70,9 +70,9 @@ class SignalDrift:
         found = psi(before.tolist(), now.tolist())
         scale = 1.0 / len(self.reference) + 1.0 / len(recent)
         chance = scale * float(special.chdtri(len(edges), self.alpha / 2))
-        distance = stats.ks_2samp(self.reference, recent, method="asymp").statistic
+        tested: Any = stats.ks_2samp(self.reference, recent, method="asymp")
         n, m = self.size or len(self.reference), len(recent)
-        p = float(special.kolmogorov(distance * math.sqrt(n * m / (n + m))))  # its limit law
+        p = float(special.kolmogorov(tested.statistic * math.sqrt(n * m / (n + m))))
         shifted = self.size is None and found >= max(NOTABLE_PSI, chance)
         return Shift(found, p, shifted or p < self.alpha / 2)
 
