@@ -64,6 +64,9 @@ WORTHWHILE = 0.05
 UNCERTAIN = 0.05
 """So much more than what may be lost is too much not to know."""
 
+NEAREST = 0.005
+"""Losses that are nearer to each other need not be told apart."""
+
 FAIR_TEST = 200
 """With fewer rows a cascade that does not save has not had a fair test."""
 
@@ -215,14 +218,17 @@ def _hidden_by_noise(own: Sheet, options: Options) -> Rows:
 
 def _rows_to_tell(own: Sheet, at: int | None, options: Options) -> int:
     """Rows at which the interval of the loss is as wide as what may be lost, on each side, and
-    that of the cost ends below the large model's; without a point, of the policy that may pay."""
+    that of the cost ends below the large model's; without a point, those that would tell whether
+    the policy that may pay loses too much."""
+    near = min(max(options.within, NEAREST), UNCERTAIN)
     if at is None:
         hidden = _hidden_by_noise(own, options)
         if not len(hidden):
             return len(own.pair)
         at = int(hidden[np.argmin(own.loss[hidden])])
+        near = min(near, max(abs(float(own.loss[at]) - options.within), NEAREST))
     share, (cost, loss) = float(own.share[at]), (float(error[at]) for error in own.errors)
-    widths = [1.96 * loss / max(options.within, 0.005)]
+    widths = [1.96 * loss / near]
     if share < 1 <= share + 1.96 * cost:
         widths.append(1.96 * cost / (1 - share))
     return math.ceil(len(own.pair) * max(widths) ** 2)
@@ -269,7 +275,7 @@ def _open(found: Evaluation, pays: str) -> str:
             f"it seems that a cascade {pays} and gives {_lost(point.loss.value)}, but it may give "
             f"{100 * point.loss.high:.1f} points fewer"
         )
-    more = max(found.rows_to_tell - found.rows, 1)
+    more = max(found.rows_to_tell, 2 * found.rows) - found.rows
     return f"Too few rows to tell: with {found.rows:,} {seems}. About {more:,} more would tell."
 
 
