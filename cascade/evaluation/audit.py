@@ -47,12 +47,8 @@ NO_AUDITS = "no audits yet: assumed limits"
 
 
 class Estimate(Record):
-    """A figure with its 95 % interval, which always holds the figure itself.
-
-    Attributes:
-        n: audits that it rests on.
-        method: how the interval was made.
-    """
+    """A figure with its 95 % interval, which always holds the figure itself: how many audits it
+    rests on, and how the interval was made."""
 
     value: float
     low: float
@@ -82,11 +78,8 @@ class SavingReport(Record):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Which accepted drafts were audited, and with which probability each.
-
-    Attributes:
-        rates: (N,) the probability π_i in (0, 1] with which draft i was to be audited.
-        audited: (N,) whether it was.
+    """Which of N accepted drafts were audited, and with which probability π_i in (0, 1] each was to
+    be.
 
     Raises:
         ConfigurationError: the lengths differ or a rate is not in (0, 1].
@@ -133,13 +126,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """Predictions of what the large model would have cost for the accepted drafts, in dollars.
-
-    Attributes:
-        predicted: (N,) made without these audits.
-        least: (N,) the least it can be: the prompt's price.
-        most: (N,) the most that is assumed while there are no audits.
-        spread: standard deviation of the prediction's error, as known from other rows.
+    """What the large model would have cost for each accepted draft, in dollars: predicted without
+    these audits, the least it can be, and the most that is assumed while there are no audits.
+    `spread` is the standard deviation of the prediction's error, as known from other rows.
     """
 
     predicted: Array

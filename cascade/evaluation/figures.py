@@ -47,13 +47,9 @@ Status = Literal["verified", "measured", "estimated", "unknown", "empty"]
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What audits say about the answers, with the large model's as the reference.
-
-    Attributes:
-        checked: accepted drafts that were compared; `worse`, those worse than the large answer.
-        loss: q_L − q_cascade per request.
-        error_rate: share of accepted drafts that are worse than the large model's answer.
-        due: audits that were to be expected.
+    """What audits say about the answers, with the large model's as the reference: of so many
+    `checked` drafts so many were `worse`; the loss q_L − q_cascade per request; the share of
+    accepted drafts that are worse; and how many audits were `due`.
     """
 
     checked: int
@@ -81,8 +77,7 @@ class Choice:
     """What a threshold would have given on the decided requests.
 
     Attributes:
-        threshold: accepted is what has this confidence or more.
-        in_force: whether it is the threshold of the latest decision.
+        threshold: accepted is what has this confidence or more; the latest decision is `in_force`.
         escalated: share of the requests that would have gone to the large model.
         cost_usd: all spent; where the large model was not asked, what it is predicted to cost.
         worse: P(accepted and worse than the large answer) per request: from audits, and for drafts
@@ -299,12 +294,7 @@ def reliability(runs: Any) -> list[tuple[float, Estimate]]:
 
 def choices_of(runs: Any, spent: float, bill: Estimate) -> tuple[Choice, ...]:
     """What other thresholds would have given on the same requests, by rising threshold; none where
-    no draft was decided about.
-
-    Args:
-        runs: of the report.
-        spent: by all of them.
-        bill: of the large model alone, which does not depend on thresholds.
+    no draft was decided about. `bill`, of the large model alone, does not depend on thresholds.
     """
     decided = runs[np.isin(runs.outcome, ("accepted", *_LARGE_ANSWERED))]
     was = decided.outcome == "accepted"

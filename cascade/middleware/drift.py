@@ -242,7 +242,8 @@ class Drift(CascadeMiddleware):
 
 def _stricter(caution: Caution, word: str) -> Caution:
     """The stricter of the two, where the word is a caution."""
-    return max((caution, *(c for c in CAUTIONS if c == word)), key=CAUTIONS.index)
+    found: list[Caution] = [caution, *(known for known in CAUTIONS if known == word)]
+    return max(found, key=CAUTIONS.index)
 
 
 async def _call(told: Callable[[Alarm], Awaitable[None] | None], alarm: Alarm) -> None:
