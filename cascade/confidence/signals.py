@@ -31,7 +31,7 @@ from cascade.confidence.checks import (
     p_true,
     seal,
 )
-from cascade.confidence.trajectory import TrajectorySignal
+from cascade.confidence.trajectory import TrajectorySignal, narrated
 from cascade.errors import ConfigurationError
 from cascade.state import Completion
 
@@ -49,7 +49,7 @@ class PTrueSignal(Signal):
         """One question, after the draft in the same conversation."""
         if replies:
             return ()
-        messages = check_messages(asked.messages, asked.draft.transcript)
+        messages = check_messages(asked.messages, _shown(asked))
         # A space or a line break may come before the word.
         return (Probe(messages, max_tokens=4, temperature=0.0, top_logprobs=20),)
 
@@ -57,6 +57,11 @@ class PTrueSignal(Signal):
         """`p_true`, absent when the reply says neither."""
         probability = p_true(replies[0])
         return {} if probability is None else {self.name: probability}
+
+
+def _shown(asked: Asked) -> str:
+    """The draft as a check shows it: that of an agent with the run that led to it."""
+    return narrated(asked.trajectory) if asked.trajectory else asked.draft.transcript
 
 
 class VerbalisedSignal(Signal):
@@ -72,8 +77,7 @@ class VerbalisedSignal(Signal):
         """One question, after the draft in the same conversation."""
         if replies:
             return ()
-        draft = asked.draft.transcript
-        messages = check_messages(asked.messages, draft, self.QUESTION, self.REPLY)
+        messages = check_messages(asked.messages, _shown(asked), self.QUESTION, self.REPLY)
         return (Probe(messages, max_tokens=8, temperature=0.0),)
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:

@@ -68,6 +68,12 @@ def message_steps(messages: Sequence[BaseMessage]) -> list[Step]:
     return steps
 
 
+def narrated(messages: Sequence[BaseMessage]) -> str:
+    """A run as text, for a check and for an agent that takes over."""
+    lines = ((step.action, step.observation) for step in message_steps(messages))
+    return "\n".join(f"{did} → {seen}" if seen else did for did, seen in lines)
+
+
 def trajectory_features(steps: Sequence[Step], *, limit: int | None = None) -> dict[str, float]:
     """Features of the steps so far, none without a step: their number, errors and their share;
     actions that were taken and observations that were seen before (`repeats`, `same`); whether the
