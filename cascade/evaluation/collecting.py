@@ -144,15 +144,10 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What is recorded, and how.
+    """What is recorded, and how: `made_with` are the settings of both models and the signals.
 
-    Attributes:
-        small, large: names of the models.
-        scorer: compares answers with references.
-        made_with: the settings of both models and the signals, as JSON.
-        dataset: name of the set.
-        agree_with_large: without references: the large model's answer counts as right, and what
-            is certified is the loss relative to it.
+    With `agree_with_large` there are no references: the large model's answer counts as right, and
+    what is certified is the loss relative to it.
     """
 
     small: str
@@ -380,13 +375,10 @@ def with_shots(examples: Sequence[Example], shots: int) -> list[Example]:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A calibration with what it is worth.
+    """A calibration as it decides online, with its certificates, and those that were refused.
 
-    Attributes:
-        calibration: as it decides online, with the certificates that could be given.
-        refusals: the certificates that could not.
-        evaluated: menu and verdict of this way of calibrating, on rows left out of it; None where
-            there are too few rows for one.
+    `evaluated` is what this way of calibrating is worth, on rows left out of it; None where there
+    are too few rows to say.
     """
 
     calibration: Calibration
@@ -420,14 +412,9 @@ def fit(
 ) -> Fitted:
     """Calibrate on recorded answers, and say what that is worth.
 
-    Args:
-        records: with both models of `made_for`.
-        made_for: what the calibration is bound to.
-        signals: (name, calls) of every signal, cheapest first.
-        options: of the evaluation.
-        max_harms: bounds on P(accepted and wrong) to certify: one half of the rows then fits the
-            calibration, the other proves it.
-        delta: the chance that a certificate does not hold.
+    `signals` are (name, calls), cheapest first. With `max_harms`, bounds on P(accepted and wrong)
+    to certify, one half of the rows fits the calibration and the other proves it; `delta` is the
+    chance that a certificate does not hold.
 
     Raises:
         ConfigurationError: no row has both models, too few rows, or a bound that is none.

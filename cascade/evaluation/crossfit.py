@@ -68,17 +68,15 @@ class Options(Record):
 
 
 class Point(Record):
-    """A policy of the frontier.
+    """A policy of the frontier; dollars are None where unknown.
 
     Attributes:
         within: the loss that was allowed; None for a point at a price of an error.
         cost: of the large model's alone, as a share; its interval covers the choice.
         loss: expected loss of right answers against the large model, as a share of the questions.
         escalated: share of questions that the large model answers.
-        cost_usd: dollars per question; None where unknown.
-        per_right_usd: dollars per right answer; None where unknown.
-        price_of_error_usd: dollars of an error at which this is the best policy of its shape: for
-            `Cascade(price_of_error=…)`; None where unknown, or for the large model alone.
+        cost_usd, per_right_usd: dollars per question, and per right answer.
+        price_of_error_usd: at which this is the best policy: for `Cascade(price_of_error=…)`.
         chance_above: that the true loss is above `within`.
         off: whether this is the large model alone.
     """
@@ -119,15 +117,11 @@ class Mistake(Record):
 
 @dataclass(frozen=True)
 class Sheet:
-    """What the policies of all `PRICES` did on rows that had no part in their choice.
+    """What the policies of all `PRICES` did on rows that had no part in their choice, with the
+    gain of escalating that each shape expects, and P(the draft is right).
 
-    Attributes:
-        played: (prices, n) each; means over the repeats.
-        splits: mean cost share and mean right answers, (2, repeats, prices), as they differ by
-            the split; no repeats where nothing was chosen anew.
-        folds: fits behind each of these means.
-        gains: expected gain of escalating by shape, (n,).
-        confidence: P(the draft is right), (n,); NaN where no shape looks at drafts.
+    `splits` are mean cost share and mean right answers, (2, repeats, prices), of `folds` fits each:
+    how they differ by the split. There are none where nothing was chosen anew.
     """
 
     pair: Pair

@@ -115,14 +115,9 @@ class Pair:
         return fit_text_encoder(self.prompts)
 
     def block(self, source: str, encoder: TextEncoder | None = None) -> Block:
-        """Columns of a source.
-
-        Args:
-            source: `draft`, what comes with it besides the raw score; `prompt`, marks of
-                difficulty; `topics`, the questions in the encoder's space; `view:NAME`, whether
-                another model says the same, and how sure it is of both.
-            encoder: another one than that of these rows.
-        """
+        """Columns of a source: `draft`, what comes with it besides the raw score; `prompt`, marks
+        of difficulty; `topics`, the questions in the space of an encoder, by default of their own;
+        `view:NAME`, whether another model says the same, and how sure it is of both."""
         if encoder is not None and encoder is not self.encoder:
             return self._columns(source, encoder)
         if source not in self._blocks:
@@ -217,8 +212,6 @@ def raw_score(outcome: Outcome) -> float | None:
     if "votes" in signals:
         counts, total, own = _votes(outcome)
         return counts.get(own, 0) / total if own else 0.0
-    if "vote_share" in signals:
-        return number(signals["vote_share"])
     scores = {name: score_of(name, outcome.features) for name in _SCORES}
     return combine({name: score for name, score in scores.items() if score is not None})
 

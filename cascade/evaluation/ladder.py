@@ -66,10 +66,8 @@ Estimates = tuple[Array, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """A source of columns, standardised on the fitting rows; the raw score by its rank.
-
-    Shares are read as logits and counts as logarithms.
-    """
+    """A source of columns, standardised on the fitting rows: shares as logits, counts as
+    logarithms, the raw score by its rank."""
 
     source: str
     names: tuple[str, ...]
@@ -148,14 +146,8 @@ def _columns(pair: Pair, scales: Sequence[_Scale]) -> Array:
 def fit_head(
     pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None = None
 ) -> tuple[Head, Estimates]:
-    """A head, and its estimates for all rows: leave-one-out where the row fitted it.
-
-    Args:
-        pair: the rows.
-        fit: which of them have labels that may be seen.
-        sources: `raw`, `draft`, `prompt`, `topics`, and `view:NAME` of another model.
-        helper: a model whose own correctness is estimated too.
-    """
+    """A head on `raw` and other sources of columns (`Pair.block`), and its estimates for all rows:
+    leave-one-out where the row fitted it. Of a helper the own correctness is estimated too."""
     scales = tuple(_scale(pair, fit, source) for source in sources)
     x = _columns(pair, scales)
     priors: list[Prior] = [((0.0, 30.0), (0.0, 30.0))]
@@ -278,15 +270,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape with its heads: a policy for every price of a large answer.
-
-    Attributes:
-        name: what decides.
-        pair: the recording that it was fitted on.
-        fit: the rows that fitted it.
-        parts: its points of decision, in order.
-        helper: the other model that is asked, if any.
-    """
+    """A policy for every price of a large answer, fitted on some rows of a recording; `parts` are
+    its points of decision, in order, `helper` is the other model that is asked."""
 
     name: ShapeName
     pair: Pair
@@ -409,12 +394,8 @@ def fit_shapes(pair: Pair, fit: Rows) -> list[Shape]:
 
 
 def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None = None) -> Shape:
-    """A calibration as it decides online: accept unless p_L − p_S is above the price.
-
-    Args:
-        calibration: made before.
-        pair: the rows whose costs it is told.
-        fit: those that the calibration was fitted to, if they are among them.
+    """A calibration as it decides online: accept unless p_L − p_S is above the price. It is told
+    the costs of `fit`, the rows that it was fitted to, or of all.
 
     Raises:
         ConfigurationError: a draft has none of the features that the calibration reads.

@@ -320,14 +320,8 @@ QUESTIONS = ("messages", "question", "prompt")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question with what is known about its answer.
-
-    Attributes:
-        id: unique in its file; the row's number where the file has none.
-        messages: the conversation, the question last.
-        reference: the right answer, None when there is none.
-        labels: answers that a person judged, answer → right or wrong.
-    """
+    """One question, last of its messages, with what is known about its answer: the right one, or
+    which answers a person judged right or wrong."""
 
     id: str
     messages: tuple[AnyMessage, ...]
@@ -421,14 +415,9 @@ def read_examples(
 ) -> list[Example]:
     """Labelled examples from a table; one without a label has no reference.
 
-    The column `id` names them, or the row's number; a column `labels` may map answers to true or
-    false.
-
-    Args:
-        path: JSON lines, CSV or Parquet.
-        question: column of the questions; by default `messages`, `question` or `prompt`.
-        label: column of the right answers; by default `reference`, `answer` or `label`.
-        system: a system message before each question that has none.
+    Columns are `question` (by default one of `QUESTIONS`), `label` (`reference`, `answer` or
+    `label`), `id` (or the row's number), and `labels`, which maps answers to true or false.
+    `system` goes before each question that has no such message.
 
     Raises:
         ConfigurationError: a row or a column cannot be read, or two rows have one id.

@@ -69,7 +69,6 @@ def test_a_check_is_paid_with_the_draft_and_not_with_the_large_answer() -> None:
         (Outcome(correct=1, signals={"option_logprobs": [np.log(0.75), np.log(0.25)]}), 0.75),
         (Outcome(correct=1, pred="7", signals={"votes": ["7", "7.0", "8"], "n_samples": 4}), 0.5),
         (Outcome(correct=1, signals={"votes": ["7"]}), 0.0),
-        (Outcome(correct=1, signals={"vote_share": 0.4}), 0.4),
         (Outcome(correct=1, features={"p_true": 0.6, "logprob_mean": -0.1}), 0.6),
         (Outcome(correct=1), None),
     ],
