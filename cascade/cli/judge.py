@@ -260,16 +260,12 @@ def calibrate(
         early_stop_of(path, made.small.name, cascade.tiers[-1].model.name).save(stop)
     advice = made.recommendation
     if json:
+        of_made = ("calibrated", "recommendation", "quality", "certificates", "signals", "p_large")
         print_json(
             {
-                "calibration": str(to),
-                "calibrated": made.calibrated,
-                "recommendation": advice,
-                "quality": made.quality,
-                "certificates": list(made.certificates),
+                "calibration": to,
+                **{name: getattr(made, name) for name in of_made},
                 "refusals": [refusal.reason for refusal in fitted.refusals],
-                "signals": list(made.signals),
-                "p_large": made.p_large,
                 "headline": fitted.evaluated.sentence if fitted.evaluated else None,
                 "collected": _counts(collected),
             }
@@ -383,10 +379,8 @@ def _confirm(
 
 
 def _counts(done: Collected | None) -> dict[str, Any] | None:
-    if done is None:
-        return None
     fields = ("written", "skipped", "unlabelled", "failures", "spent_usd")
-    return {name: getattr(done, name) for name in fields}
+    return None if done is None else {name: getattr(done, name) for name in fields}
 
 
 def try_(
@@ -456,7 +450,7 @@ def try_(
             {
                 **_data(fitted.evaluation),
                 "recommendation": fitted.calibration.recommendation,
-                "files": {name: str(file) for name, file in files.items()},
+                "files": files,
                 "collected": _counts(collected),
                 "next": follow,
             }
@@ -485,14 +479,13 @@ def demo(
 
     with _progress() as update:
         made = asyncio.run(run_demo(to, n=n, small=small, progress=update))
-    files = {name: str(file) for name, file in made.files.items()}
     found = made.fitted.evaluation
     if json:
-        print_json({"files": files, "assumed": list(made.assumptions), **_data(found)})
+        print_json({"files": made.files, "assumed": made.assumptions, **_data(found)})
         return
     _show(found)
     show("\n".join(f"Assumed: {said}." for said in made.assumptions))
-    say(f"wrote {', '.join(files.values())}")
+    say(f"wrote {', '.join(map(str, made.files.values()))}")
 
 
 @contextmanager

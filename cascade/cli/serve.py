@@ -142,15 +142,11 @@ def list_keys(where: Where, *, json: Json = False) -> None:
         return
     for key in found:
         state = "valid" if key.revoked_at is None else f"revoked {key.revoked_at:%Y-%m-%d %H:%M}"
-        bounds = [
-            "admin" if key.admin else "",
-            ",".join(key.models) or "all models",
-            "" if key.per_minute is None else f"{key.per_minute:g}/min",
-            "" if key.day_usd is None else f"${key.day_usd:f}/day",
-            "" if key.month_usd is None else f"${key.month_usd:f}/month",
-            *(f"{tag}={value}" for tag, value in key.tags.items()),
-        ]
-        show("  ".join([key.id, key.name, state, *filter(None, bounds)]))
+        limits = {"{}/min": key.per_minute, "${}/day": key.day_usd, "${}/month": key.month_usd}
+        bounds = [form.format(f"{n:g}") for form, n in limits.items() if n is not None]
+        tags = [f"{tag}={value}" for tag, value in key.tags.items()]
+        may = ["admin"] * key.admin + [",".join(key.models) or "all models"]
+        show("  ".join([key.id, key.name, state, *may, *bounds, *tags]))
 
 
 @keys.command()

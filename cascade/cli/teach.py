@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -58,7 +57,7 @@ def delete(
         )
     gone = _with_lessons(where, lambda store: store.delete(meant, everything=everything))
     if json:
-        print_json(asdict(gone))
+        print_json(gone)
     else:
         show(f"deleted: {gone.lessons:,} lessons")
     for path in gone.exports:
@@ -101,7 +100,7 @@ def terms(
 
     found = _with_lessons(where, work)
     if json:
-        print_json({name: each.model_dump(mode="json") for name, each in found.items()})
+        print_json(found)
         return
     words = {None: "not stated", True: "allowed", False: "forbidden"}
     for name, each in found.items():
@@ -140,8 +139,7 @@ def export(
         ),
     )
     if json:
-        rows = {str(path): n for path, n in done.rows.items()}
-        print_json({"lessons": done.lessons, "rows": rows, "removed": done.removed})
+        print_json(done)
     else:
         for path, n in done.rows.items():
             show(f"{path}: {n:,} rows")
