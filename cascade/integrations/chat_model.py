@@ -31,7 +31,7 @@ from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
@@ -115,12 +115,8 @@ class CascadeChatModel(BaseChatModel):
     ) -> ChatResult:
         run, runtime, context = self._prepared(messages, stop, run_manager, kwargs)
         result = await InCopiedContext(self._answer(run, runtime), context)
-        message = AIMessage(
-            content=result.answer,
-            tool_calls=list(result.message.tool_calls),
-            response_metadata=_metadata_of(result, run),
-            usage_metadata=usage_of(result.ledger),
-        )
+        calls = list(result.message.tool_calls)
+        message = AIMessage(result.answer, tool_calls=calls, **_told(result, run))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def _astream(
@@ -276,26 +272,23 @@ class CascadeChatModel(BaseChatModel):
         if method not in get_args(Method):
             raise ConfigurationError(f"method={method!r}: there are {', '.join(get_args(Method))}.")
         function = _as_function(schema, strict=strict)
-        name = function["name"]
-        about = {k: v for k, v in function.items() if k == "description"}
+        name, about = function["name"], {k: v for k, v in function.items() if k == "description"}
         form = {"title": name, **about, **function["parameters"]}
         traced = {"kwargs": {"method": method, "strict": strict}, "schema": form}
+        model: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
         parser: Runnable[Any, Any]
         if method == "function_calling":
-            llm = self.bind_tools(
-                [{"type": "function", "function": function}],
-                tool_choice=name,
-                ls_structured_output_format=traced,
-                **kwargs,
-            )
+            tool = {"type": "function", "function": function}
+            options = {"tool_choice": name, "ls_structured_output_format": traced, **kwargs}
+            llm = self.bind_tools([tool], **options)
             parser = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
-            if isinstance(schema, type) and is_basemodel_subclass(schema):
-                parser = PydanticToolsParser(tools=[schema], first_tool_only=True)
+            if model is not None:
+                parser = PydanticToolsParser(tools=[model], first_tool_only=True)
         else:
             llm = self.bind(response_format=form, ls_structured_output_format=traced, **kwargs)
-            parser = JsonOutputParser()
-            if isinstance(schema, type) and is_basemodel_subclass(schema):
-                parser = PydanticOutputParser(pydantic_object=schema)
+            parser = (
+                JsonOutputParser() if model is None else PydanticOutputParser(pydantic_object=model)
+            )
         if dataclasses.is_dataclass(schema):
             parser = parser | _to_instance(schema)
         return _with_raw(llm, parser) if include_raw else llm | parser
@@ -345,32 +338,30 @@ def read_settings(given: Mapping[str, Any], before: Settings | None = None) -> S
             f"model={named['model']!r}: a cascade asks its own models; make another one for other "
             "models."
         )
-    tools, form = named.pop("tools", None), named.pop("response_format", None)
-    choice, wanted = named.pop("tool_choice", None), named.pop("logprobs", None)
+    read: dict[str, Any] = {}
+    if "tools" in named:  # also none, where the cascade has some
+        read["tools"] = to_settings(tools=named.pop("tools")).get("tools", [])
+    if "response_format" in named:
+        read["schema"] = _read_format(named.pop("response_format"))
+    if "tool_choice" in named:
+        there = read.get("tools", before.get("tools", []))
+        read["tool_choice"] = _read_choice(named.pop("tool_choice"), there)
     if "timeout" in named:
         named["timeout_s"] = named.pop("timeout")
     if isinstance(named.get("stop"), str):
         named["stop"] = [named["stop"]]
-    if wanted is not None:
-        n = named.pop("top_logprobs", 0)
+    if "logprobs" in named:
+        wanted, n = named.pop("logprobs"), named.pop("top_logprobs", 0)
         if not isinstance(wanted, bool) or (n and not wanted):
             raise ConfigurationError(
                 f"logprobs={wanted!r}, top_logprobs={n!r}: give True, and a number."
             )
-        if wanted:
-            named["top_logprobs"] = n
+        named |= {"top_logprobs": n} if wanted else {}
     extra = {name: named.pop(name) for name in named.keys() - Settings.__annotations__.keys()}
-    settings = to_settings(**named)
+    settings: dict[str, Any] = {**to_settings(**named), **read}
     if extra:
         settings["extra"] = {**before.get("extra", {}), **settings.get("extra", {}), **extra}
-    if tools is not None:
-        settings["tools"] = to_settings(tools=tools).get("tools", [])
-    if form is not None:
-        settings["schema"] = _read_format(form)
-    if choice is not None:
-        there = settings.get("tools", before.get("tools", []))
-        settings["tool_choice"] = _read_choice(choice, there)
-    return settings
+    return cast("Settings", settings)
 
 
 def _read_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
@@ -515,24 +506,24 @@ def _looks_on(handler: BaseCallbackHandler) -> bool:
 
 def _last_chunk(result: CascadeResult, run: Run, shown: str) -> AIMessageChunk:
     """What a stream that has shown a part of the answer ends with."""
+    calls = [
+        tool_call_chunk(
+            name=call["name"],
+            args=json.dumps(call["args"], ensure_ascii=False),
+            id=call["id"],
+            index=index,
+        )
+        for index, call in enumerate(result.message.tool_calls)
+    ]
     return AIMessageChunk(
         content=result.answer[len(shown) :],
-        tool_call_chunks=[
-            tool_call_chunk(
-                name=call["name"],
-                args=json.dumps(call["args"], ensure_ascii=False),
-                id=call["id"],
-                index=index,
-            )
-            for index, call in enumerate(result.message.tool_calls)
-        ],
-        response_metadata=_metadata_of(result, run),
-        usage_metadata=usage_of(result.ledger),
+        tool_call_chunks=calls,
         chunk_position="last",
+        **_told(result, run),
     )
 
 
-def _metadata_of(result: CascadeResult, run: Run) -> dict[str, Any]:
+def _told(result: CascadeResult, run: Run) -> dict[str, Any]:
     """Who answered, how sure the cascade was, and what it cost; plain JSON.
 
     Dollars are floats, for reading; the exact ones are in the ledger under `run_id`.
@@ -564,7 +555,7 @@ def _metadata_of(result: CascadeResult, run: Run) -> dict[str, Any]:
             for t in run.draft.logprobs
         ]
         metadata["logprobs"] = {"content": tokens}
-    return metadata
+    return {"response_metadata": metadata, "usage_metadata": usage_of(ledger)}
 
 
 def usage_of(entries: LedgerView) -> UsageMetadata | None:
@@ -572,18 +563,18 @@ def usage_of(entries: LedgerView) -> UsageMetadata | None:
     known = [entry for entry in entries if entry.model and _is_known(entry)]
     if not known:
         return None
-    read, written = _sum(known, "input_tokens") or 0, _sum(known, "output_tokens") or 0
+
+    def total(field: str) -> int | None:  # of counts that not every provider reports
+        counts = [count for entry in known if (count := getattr(entry, field)) is not None]
+        return sum(counts) if counts else None
+
+    read, written = total("input_tokens") or 0, total("output_tokens") or 0
     usage = UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
-    inputs = InputTokenDetails()
-    cached, kept = _sum(known, "cached_tokens"), _sum(known, "cache_write_tokens")
-    if cached is not None:
-        inputs["cache_read"] = cached
-    if kept is not None:
-        inputs["cache_creation"] = kept
-    if inputs:
-        usage["input_token_details"] = inputs
-    if (thought := _sum(known, "reasoning_tokens")) is not None:
-        usage["output_token_details"] = OutputTokenDetails(reasoning=thought)
+    inputs = {"cache_read": total("cached_tokens"), "cache_creation": total("cache_write_tokens")}
+    outputs = {"reasoning": total("reasoning_tokens")}
+    for name, counts in (("input_token_details", inputs), ("output_token_details", outputs)):
+        if told := {key: count for key, count in counts.items() if count is not None}:
+            usage[name] = told  # type: ignore[literal-required]
     return usage
 
 
@@ -592,25 +583,20 @@ def _by_tier(ledger: LedgerView) -> dict[str, dict[str, Any]]:
     for entry in ledger:
         if entry.model:
             tiers.setdefault(entry.tier or "", []).append(entry)
+    views = {tier: LedgerView(entries) for tier, entries in tiers.items()}
     return {
         tier: {
-            "model": entries[-1].model,
-            "calls": len(entries),
-            "usage": usage_of(LedgerView(entries)),
-            "cost_usd": _dollars(LedgerView(entries).cost_usd),
+            "model": view.entries[-1].model,
+            "calls": len(view),
+            "usage": usage_of(view),
+            "cost_usd": _dollars(view.cost_usd),
         }
-        for tier, entries in tiers.items()
+        for tier, view in views.items()
     }
 
 
 def _is_known(entry: LedgerEntry) -> bool:
     return entry.input_tokens is not None and entry.output_tokens is not None
-
-
-def _sum(entries: Sequence[LedgerEntry], field: str) -> int | None:
-    """A sum of counts that not every provider reports; None when none did."""
-    counts = [count for entry in entries if (count := getattr(entry, field)) is not None]
-    return sum(counts) if counts else None
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:
