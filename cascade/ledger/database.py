@@ -30,6 +30,7 @@ from cascade.ledger.base import UnavailableError
 
 try:
     import sqlalchemy as sa
+    from sqlalchemy import event
     from sqlalchemy.dialects.postgresql import JSONB
     from sqlalchemy.engine import Dialect
     from sqlalchemy.exc import StatementError
@@ -163,9 +164,7 @@ def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], s
         ConfigurationError: it is no address of a database.
         MissingDependencyError: its driver is not installed.
     """
-    if not isinstance(url, str):
-        raise ConfigurationError(f"{url!r} is no address: write sqlite:///ledger.db.")
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, rest = url.partition("://") if isinstance(url, str) else (repr(url), "", "")
     kind = scheme.partition("+")[0]
     if separator and kind == "memory":
         return "memory", "sqlite://"
@@ -175,15 +174,11 @@ def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], s
                 'PostgreSQL needs asyncpg: pip install "agent-cascade[postgres]".'
             )
         return "postgresql", f"postgresql+asyncpg://{rest}"
-    if not separator or kind != "sqlite":  # it may hold a password
-        shown = f"{scheme}://…" if separator else repr(url)
-        raise ConfigurationError(f"{shown} is no address of a database: give {FORMS}.")
-    if rest.lstrip("/").partition("?")[0] in ("", ":memory:") or not rest.startswith("/"):
-        raise ConfigurationError(
-            f"{url!r} names no file: give sqlite:///ledger.db, with three slashes, "
-            "sqlite:////folder/ledger.db, or memory://."
-        )
-    return "sqlite", f"sqlite:///{rest[1:]}"
+    file = rest.lstrip("/").partition("?")[0]
+    if separator and kind == "sqlite" and rest.startswith("/") and file not in ("", ":memory:"):
+        return "sqlite", f"sqlite:///{rest[1:]}"
+    shown = f"{scheme}://…" if separator else repr(url)  # it may hold a password
+    raise ConfigurationError(f"{shown} is no address of a database: give {FORMS}.")
 
 
 class Database:
@@ -328,8 +323,8 @@ class Database:
             if not self.read_only:
                 connection.execute("PRAGMA journal_mode = WAL").close()
 
-        sa.event.listen(engine, "connect", set_up)
-        sa.event.listen(engine, "begin", _begin)
+        event.listen(engine, "connect", set_up)
+        event.listen(engine, "begin", _begin)
         return engine
 
     def _bring_up_to_date(self, connection: sa.Connection) -> None:

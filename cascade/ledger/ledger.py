@@ -180,17 +180,7 @@ class Ledger:
 
     async def _begin(self, attempt: Attempt, tags: Mapping[str, str]) -> None:
         assert self.store is not None, "one that can begin"
-        begun = LedgerEntry(
-            id=attempt.id,
-            run_id=attempt.run_id,
-            node=attempt.node,
-            tier=attempt.tier.name,
-            model=attempt.tier.model.name,
-            basis="unknown",
-            cost_basis="unknown",
-            outcome="begun",
-            at=attempt.at,
-        )
+        begun = self._entry(attempt, Usage(), None, "unknown", outcome="begun")
         beginning = asyncio.ensure_future(self.store.begin(begun, tags))
         try:
             # Shielded: cancelled while the row is written in a thread, it would stay begun.

@@ -68,9 +68,6 @@ T = TypeVar("T")
 Tagged = tuple[LedgerEntry, Mapping[str, str]]
 """An entry with its tags."""
 
-Redact = Callable[[str], str]
-"""Takes out of a text what must not be stored."""
-
 QUEUE = 10_000
 """Changes that may wait to be written; when there is no room, `append` waits for a second."""
 
@@ -89,16 +86,22 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25
 PROBE = sa.text("UPDATE ledger_version SET version_num = version_num")
 
 
-def open_store(
-    url: str,
-    *,
-    read_only: bool = False,
-    crash_safe: bool = True,
-    durable: bool = False,
-    jobs: bool = False,
-    redact: Redact | None = None,
-) -> SqlLedger:
-    """A store for `Cascade(ledger=…)`. It connects with its first entry, not here.
+@dataclass(slots=True, eq=False)
+class _Item:
+    """A place in the queue: a change, or a mark without one; and what a caller waits for, in an
+    event loop or a thread."""
+
+    write: Write | None
+    done: asyncio.Future[None] | Future[None] | None = None
+
+
+class SqlLedger(LedgerStore):
+    """Store of ledger entries in SQLite or PostgreSQL, for `Cascade(ledger=…)`; also `open_store`.
+
+    It connects with its first entry. What is read has in it all that was appended before. Where the
+    database is away, entries wait and are written when it is back; `begin`, `flush` and whatever
+    reads raise `LedgerError` within a second. The queue is flushed by `close`, `aclose`, and at
+    exit.
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://…`, or `memory://`
@@ -115,32 +118,20 @@ def open_store(
         ConfigurationError: the address has none of these forms.
         MissingDependencyError: the database's driver is not installed.
     """
-    database = Database(url, LEDGER, durable=durable, read_only=read_only, may_block=True)
-    return SqlLedger(database, crash_safe=crash_safe, keeps_jobs=jobs, redact=redact)
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """A place in the queue: a change, or a mark without one; and what a caller waits for, in an
-    event loop or a thread."""
-
-    write: Write | None
-    done: asyncio.Future[None] | Future[None] | None = None
-
-
-class SqlLedger(LedgerStore):
-    """Store of ledger entries in SQLite or PostgreSQL; made by `open_store`.
-
-    What is read has in it all that was appended before. Where the database is away, entries wait
-    and are written when it is back; `begin`, `flush` and whatever reads raise `LedgerError` within
-    a second. The queue is flushed by `close`, `aclose`, and at exit.
-    """
 
     def __init__(
-        self, database: Database, *, crash_safe: bool, keeps_jobs: bool, redact: Redact | None
+        self,
+        url: str,
+        *,
+        read_only: bool = False,
+        crash_safe: bool = True,
+        durable: bool = False,
+        jobs: bool = False,
+        redact: Callable[[str], str] | None = None,
     ) -> None:
-        self._database, self._writer = database, Writer(database)
-        self._crash_safe, self._keeps_jobs, self._redact = crash_safe, keeps_jobs, redact
+        self._database = Database(url, LEDGER, durable=durable, read_only=read_only, may_block=True)
+        self._writer = Writer(self._database)
+        self._crash_safe, self._keeps_jobs, self._redact = crash_safe, jobs, redact
         self._items: deque[_Item] = deque()
         self._writing: Sequence[_Item] = ()
         self._room = threading.Condition()
@@ -643,6 +634,10 @@ class SqlLedger(LedgerStore):
         logger.error("the ledger's database refused an entry: %s: %s", error, said)
         self._refused.append(f"{said} ({error})")
         _settle(item.done, LedgerError(f"the ledger cannot keep {said}: {error}"))
+
+
+open_store = SqlLedger
+"""Makes a store: `open_store("sqlite:///ledger.db")`."""
 
 
 def _writes(items: Iterable[_Item]) -> list[Write]:

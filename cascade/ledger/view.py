@@ -78,11 +78,6 @@ class LedgerView(BaseModel):
         return self.baseline.total
 
     @property
-    def baseline_basis(self) -> Basis:
-        """Basis of `baseline_usd`."""
-        return self.baseline.basis
-
-    @property
     def known_cost_usd(self) -> Decimal:
         """Dollars spent by the calls whose cost is known."""
         return self.cost.known

@@ -333,17 +333,19 @@ async def test_read_only_changes_nothing_and_makes_no_file(url: str, path: Path)
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    "address",
     [
-        ("ledger.db", "no address of a database"),
-        ("mysql://root:secret@host/db", "no address of a database"),
-        ("sqlite://", "names no file"),
-        ("sqlite:///:memory:", "names no file"),
-        ("sqlite://ledger.db", "three slashes"),
+        "ledger.db",
+        "mysql://root:secret@host/db",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite://l.db",
     ],
 )
-def test_an_address_that_is_none_is_refused_without_its_password(address: str, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said) as told:
+def test_an_address_that_is_none_is_refused_without_its_password(address: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match="no address of a database: give sqlite:///"
+    ) as told:
         open_store(address)
     assert "secret" not in str(told.value)
 

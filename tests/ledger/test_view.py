@@ -34,7 +34,7 @@ def test_totals_are_those_of_the_entries_with_the_weakest_basis() -> None:
     view = LedgerView(accepted())
     assert (view.cost_usd, view.cost_basis) == (usd("0.0002"), "measured")
     assert (view.saved_usd, view.saved_basis) == (usd("0.0038"), "estimated")
-    assert (view.baseline_usd, view.baseline_basis) == (usd("0.004"), "estimated")
+    assert (view.baseline_usd, view.baseline.basis) == (usd("0.004"), "estimated")
     assert view.saved == Amounts(measured=usd("-0.0002"), estimated=usd("0.004"))
     assert list(view.by_node()) == ["draft", "verify"]
     assert view.by_node()["verify"].saved_usd == usd("0.004")
