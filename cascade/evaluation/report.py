@@ -30,6 +30,7 @@ from cascade.evaluation.figures import (
     reliability,
 )
 from cascade.evaluation.render import (
+    ESTIMATED,
     Axis,
     Cell,
     Document,
@@ -241,12 +242,8 @@ def _advice(found: Findings, verdict: Verdict) -> str:
 def _remarks(found: Findings, total: Sums, runs: Any) -> Iterable[str]:
     """What a reader must know about the figures."""
     quality, drafts = found.quality, runs[runs.outcome == "accepted"]
-    if total.unknown:
-        nothing = f" For {total.unpriced:,} nothing can be assumed." if total.unpriced else ""
-        yield (
-            f"Calls of unknown cost: {total.unknown:,}. {dollars(total.assumed)} is assumed for "
-            f"them and counted as spent.{nothing}"
-        )
+    if total.unpriced:
+        yield f"Calls of unknown cost, for which nothing can be assumed: {total.unpriced:,}."
     if total.no_baseline:
         yield (
             "Accepted drafts without a baseline, as their usage or the large model's price is "
@@ -310,7 +307,14 @@ def _facts(found: Findings, books: Books, runs: Any) -> tuple[Fact, ...]:
     calls = failed + sum(ends["ok"] for ends in books.ends.values())
     half, most = _took(runs.latency_s[runs.latency_s > 0], (0.5, 0.95))
     bill, saved, share = _shown(found, total.unpriced)
-    claim = {"verified": "the lower end is what may be claimed", "estimated": "no audits yet"}
+    parts = [f"measured {dollars(found.saving.measured_usd)}"]
+    if found.saving.estimated_usd:
+        parts.append(f"estimated {ESTIMATED}{dollars(found.saving.estimated_usd)}")
+    if found.status == "verified":
+        parts.append("the lower end may be claimed")
+    paid = "audits included"
+    if total.unknown:
+        paid += f"; {dollars(total.assumed)} assumed for {counted(total.unknown, 'unknown cost')}"
     worse, bound = "?", "no accepted draft was checked"
     if quality is not None and quality.checked:
         worse = f"{quality.worse:,} of {quality.checked:,}"
@@ -319,9 +323,10 @@ def _facts(found: Findings, books: Books, runs: Any) -> tuple[Fact, ...]:
     alone = None if bill.value is None or not n else bill.value / n
     return (
         Fact("requests", Figure(n, "count")),
-        Fact("spent", _dollars(total.spent, total.unpriced), "audits included"),
-        Fact("saved", saved, claim.get(found.status, "")),
-        Fact("of the large-only bill", share),
+        Fact("spent", _dollars(total.spent, total.unpriced), paid),
+        Fact("large model alone", bill, "with every request"),
+        Fact("saved", saved, ", ".join(parts)),
+        Fact("of the large-only bill", share, found.saving.saving.method),
         Fact("checked drafts that were worse", worse, bound),
         Fact("escalated", figure(found.escalation, "share")),
         Fact(
@@ -365,30 +370,9 @@ def _tables(
         rows = tuple((fact.label, fact.figure, before[fact.label]) for fact in facts)
         heads = ("", "this period", "before")
         compared = [Table("Compared with the period before", heads, rows)]
-    tables = [_money(found, books.total), *compared, *_breakdowns(found, books, by)]
-    tables += [_tokens(books), _calls(books), _choices(found.what_if), _unknown(books)]
-    tables.append(_events(books))
+    tables = [*compared, *_breakdowns(found, books, by), _tokens(books), _calls(books)]
+    tables += [_choices(found.what_if), _unknown(books), _events(books)]
     return (table for table in tables if table.rows)
-
-
-def _money(found: Findings, total: Sums) -> Table:
-    bill, saved, share = _shown(found, total.unpriced)
-    made = found.saving
-    guess: Basis = "estimated" if made.estimated_usd else "measured"
-    estimated = Figure(made.estimated_usd, "usd", basis=guess)
-    rows: list[tuple[Cell, ...]] = [
-        ("large model alone", bill, "with every request"),
-        ("spent", _dollars(total.cost, total.unpriced), "known costs"),
-        ("spent, assumed", Figure(total.assumed, "usd"), f"{total.unknown:,} unknown costs"),
-        ("saved, measured", Figure(made.measured_usd, "usd"), "escalated and audited"),
-        ("saved, estimated", estimated, "accepted drafts that were not audited"),
-        ("saved, unknown", None, f"{found.unknown_baselines:,} accepted drafts without a baseline"),
-        ("net saving", saved, made.saving.method),
-        ("as a share", share, "of the large-only bill"),
-    ]
-    hidden = {"spent, assumed": not total.unknown, "saved, unknown": not found.unknown_baselines}
-    shown = tuple(row for row in rows if not hidden.get(str(row[0])))
-    return Table("Money", ("", "dollars", "how"), shown)
 
 
 def _breakdowns(found: Findings, books: Books, by: Sequence[str]) -> Iterable[Table]:

@@ -160,6 +160,12 @@ def table_of(report: Report, title: str) -> Table:
     return next(table for table in report.document.tables if table.title == title)
 
 
+def fact_of(report: Report, label: str) -> tuple[str, str]:
+    """A figure of the first view in words, and its note."""
+    fact = next(fact for fact in report.document.facts if fact.label == label)
+    return words(fact.figure), fact.note
+
+
 def cells_of(report: Report, title: str, name: str) -> list[str]:
     """The cells of one line of a table, in words."""
     row = next(row for row in table_of(report, title).rows if row[0] == name)
