@@ -50,14 +50,11 @@ _ADVICE: dict[type[ModelError], str] = {
     StreamInterruptedError: "What had arrived is not the whole answer; send it again.",
     MalformedResponseError: "Is this the right address and the right kind of server?",
 }
-_CONFLICT = 409
-"""Two requests were in each other's way: none of them was worked on, and it may be sent again."""
-
 _BY_STATUS: dict[int, type[ModelError]] = {
     **dict.fromkeys((401, 403), AuthenticationError),
     **dict.fromkeys((408, 504), ModelTimeoutError),
     404: ModelNotFoundError,
-    _CONFLICT: ModelUnavailableError,
+    409: ModelUnavailableError,  # requests were in each other's way, and none was worked on
     413: ContextLengthError,
     429: RateLimitError,
 }
@@ -98,7 +95,7 @@ class Caller:
             kind = UnsupportedContentError
         kind = kind or (ModelUnavailableError if status >= 500 else BadRequestError)
         did = "failed" if status >= 500 else "refused the request"
-        broken = kind in (ModelUnavailableError, ModelTimeoutError) and status != _CONFLICT
+        broken = kind in (ModelUnavailableError, ModelTimeoutError) and status != 409
         error = self._error(
             kind, f"{did} ({status}): {shorten(reason)}", None if broken else False, status
         )

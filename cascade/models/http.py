@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from importlib.util import find_spec
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -91,7 +91,7 @@ class Connection:
         here = is_loopback(base_url)
         direct = find_spec("aiohttp") is not None and (here or not getproxies())
         encrypted = self._address.scheme == "https"
-        self._clients: PerLoop[_Client] = PerLoop(
+        self._clients = PerLoop(
             partial(_Aiohttp, encrypted) if direct else partial(_Httpx, not here)
         )
 
@@ -137,7 +137,7 @@ class Connection:
         """The parts of a reply that is no refusal."""
         url = self._address._replace(path=self._address.path.rstrip("/") + path).geturl()
         method, data = ("GET", b"") if body is None else ("POST", _json(body))
-        client = await self._clients.get()
+        client: _Aiohttp | _Httpx = await self._clients.get()
         with self._caller.named(begun):
             async with aclosing(client.exchange(method, url, data, self._headers)) as parts:
                 status, headers = await anext(parts)
@@ -238,9 +238,6 @@ class _Httpx:
 
     def abandon(self) -> None:
         """Nothing: a forgotten client says nothing."""
-
-
-_Client: TypeAlias = _Aiohttp | _Httpx
 
 
 def _json(body: Mapping[str, Any]) -> bytes:

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from cascade._portal import portal_loop, run_sync, running_loop
 
@@ -22,32 +22,20 @@ DELAY_S = 1.0
 and would be ended in the midst of a task that closes it."""
 
 
-class Pool(Protocol):
-    """Connections of one event loop."""
-
-    async def aclose(self) -> None:
-        """Close them, inside their loop."""
-
-    def abandon(self) -> None:
-        """See to it that nothing is printed when they are collected; from any thread."""
-
-
-P = TypeVar("P", bound=Pool)
-
-
-class PerLoop(Generic[P]):
-    """One pool for each event loop, made in it and closed in it.
+class PerLoop:
+    """One pool of connections for each event loop, made in it and closed in it.
 
     Args:
         make: makes one, inside the loop. It must not know the owner of this, which would never be
-            forgotten then.
+            forgotten then. `aclose` of a pool closes it, inside its loop; `abandon` sees to it that
+            nothing is printed when it is collected, from any thread.
     """
 
-    def __init__(self, make: Callable[[], P]) -> None:
+    def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
-        self._kept: dict[asyncio.AbstractEventLoop, tuple[P, weakref.finalize[Any, Any]]] = {}
+        self._kept: dict[asyncio.AbstractEventLoop, tuple[Any, weakref.finalize[Any, Any]]] = {}
 
-    async def get(self) -> P:
+    async def get(self) -> Any:
         """The pool of the running loop."""
         loop = asyncio.get_running_loop()
         kept = self._kept.get(loop)
@@ -72,7 +60,7 @@ class PerLoop(Generic[P]):
             await pool.aclose()
 
 
-async def _guard(pool: Pool) -> AsyncGenerator[None]:
+async def _guard(pool: Any) -> AsyncGenerator[None]:
     """Closes its pool when it is closed: a loop does that before it ends (`asyncio.run`)."""
     try:
         yield
@@ -85,7 +73,7 @@ async def _close(guardian: AsyncGenerator[None]) -> None:
         await guardian.aclose()
 
 
-def _forget(loop: asyncio.AbstractEventLoop, pool: Pool, guardian: AsyncGenerator[None]) -> None:
+def _forget(loop: asyncio.AbstractEventLoop, pool: Any, guardian: AsyncGenerator[None]) -> None:
     """The owner of a pool was collected or closed, or the process ends."""
     pool.abandon()
     if loop.is_running():

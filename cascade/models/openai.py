@@ -11,14 +11,7 @@ from contextlib import AbstractContextManager, aclosing, contextmanager, suppres
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cascade.errors import (
-    MalformedResponseError,
-    MissingKeyError,
-    ModelError,
-    ModelTimeoutError,
-    ModelUnavailableError,
-    StreamInterruptedError,
-)
+from cascade.errors import MalformedResponseError, MissingKeyError, ModelError
 from cascade.models.base import Chunk, Model, Request
 from cascade.models.failures import Caller, without_secrets
 from cascade.models.http import (
@@ -128,9 +121,9 @@ class ServedModel(Model):
                         async with asyncio.timeout(DRAIN_S):
                             async for _ in lines:
                                 pass
-        except (ModelUnavailableError, ModelTimeoutError, StreamInterruptedError):
-            # A connection that breaks after the reason why the answer ends is no failure: all is
-            # there, but for the counts perhaps.
+        except ModelError:
+            # What breaks after the reason why the answer ends is no failure: all is there, but for
+            # the counts perhaps.
             if answer.finish_reason is None:
                 raise
         if answer.finish_reason is None:
@@ -212,13 +205,10 @@ class OpenAIModel(ServedModel):
             raise MissingKeyError(
                 f"{self.name} at {address} needs an API key: set OPENAI_API_KEY or give api_key."
             )
-        headers = {
-            "openai-organization": os.environ.get("OPENAI_ORG_ID"),
-            "openai-project": os.environ.get("OPENAI_PROJECT_ID"),
-        }
+        names = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}
+        headers = {to: os.environ[name] for to, name in names.items() if os.environ.get(name)}
         caller = Caller(self.name, address, start="Is the server running? Check base_url.")
-        named = {name: value for name, value in headers.items() if value}
-        super().__init__(caller, self.base_url, self._key, named)
+        super().__init__(caller, self.base_url, self._key, headers)
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request."""
