@@ -20,7 +20,7 @@ from cascade.confidence.base import (
     system_hash,
     take,
 )
-from cascade.confidence.checks import as_data, check_messages, speaks_of_grading
+from cascade.confidence.checks import as_data, check_messages
 from cascade.confidence.signals import (
     Agreement,
     PrefillScore,
@@ -32,7 +32,13 @@ from cascade.confidence.signals import (
     to_signals,
 )
 from cascade.confidence.trajectory import TrajectorySignal
-from cascade.confidence.validity import check_schema, check_tools, objection, repetition
+from cascade.confidence.validity import (
+    check_schema,
+    check_tools,
+    objection,
+    repetition,
+    speaks_of_grading,
+)
 
 __all__ = [
     "Agreement",

@@ -291,10 +291,6 @@ class Calibrator(Protocol):
         ...
 
 
-Labels = Literal["references", "people", "agreement with the large model"]
-"""Where labels come from."""
-
-
 class ModelIdentity(Record):
     """A model by name and, where it can be had, by the digest of its weights."""
 
@@ -323,7 +319,7 @@ class MadeFor(Record):
     large: ModelIdentity | None
     task_hash: str
     system_hash: str | None
-    labels: Labels
+    labels: Literal["references", "people", "agreement with the large model"]
 
 
 def system_hash(messages: Sequence[BaseMessage]) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,19 +33,19 @@ _VERDICTS: dict[str, bool] = {
 }
 _STRIP = " \t\r\n\"'`*_.,:;!()[]▁Ġ"
 
-_UNSEEN = re.compile(
+UNSEEN = re.compile(
     "[\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
 """Soft hyphen, zero-width spaces, marks that turn writing around, and the plane of tags, in which
 a whole sentence can be hidden. The joiners that Persian, Hindi and emojis need are left."""
 
-_TURN = r"""
+TURN = r"""
     <(?=[|\uff5c][^|\uff5c<>\s]{1,48}[|\uff5c]>)            # <|im_start|>, <｜User｜>
     | <(?=(?:start|end)_of_turn>)
     | \[(?=/?(?:INST|SYSTEM_PROMPT)\])
 """
 _CONTROL = re.compile(
-    _TURN
+    TURN
     + r"""
     | <(?=/?(?:s|bos|eos|pad|unk|sep|cls|mask)>|</?SYS>>)
     | \[(?=/?(?:TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|TOOL_CONTENT)\])
@@ -55,27 +54,11 @@ _CONTROL = re.compile(
 )
 """The first character of a control token of a chat template."""
 
-_GRADING = re.compile(
-    _TURN
-    + r"""
-    | \b(?:reply|respond|answer|say)\s+(?:with\s+)?(?:only\s+)?["'`*]*true\b(?!["'`*]*\s*(?:or|/|,))
-    | \b(?:this|the|my)\s+answer\s+(?:above\s+)?(?:was|has\s+been)\s+(?:now\s+)?
-      (?:verified|approved|checked|validated|reviewed)\b
-    | \bis\s+the\s+answer\s+above\s+correct\b
-    | \banswer\s+above\s+(?:was\s+verified|is\s+(?:correct|right|true))\b
-    | \baccept\s+this\s+(?:answer|draft)\b
-    | \bignore\s+(?:all\s+)?(?:the\s+)?(?:previous|prior|above|earlier)\s+instructions\b
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-"""Marks of turns, and sentences about the checking of an answer that are hardly ever a part of
-one. A grader's own words ("Verdict: A", "Confidence: 90") are none: graders are apps too."""
-
 
 def as_data(text: str) -> str:
     """The text as a check may show it: without unseen characters, and with a space in each control
     token, so that it is read as the words that it is."""
-    return _CONTROL.sub(r"\g<0> ", _UNSEEN.sub("", text))
+    return _CONTROL.sub(r"\g<0> ", UNSEEN.sub("", text))
 
 
 def seal(*texts: str) -> str:
@@ -95,18 +78,6 @@ def messages_as_data(messages: Sequence[BaseMessage]) -> tuple[BaseMessage, ...]
         same = all(getattr(message, name) == value for name, value in update.items())
         plain.append(message if same else message.model_copy(update=update))
     return tuple(plain)
-
-
-def speaks_of_grading(text: str) -> str | None:
-    """The words in which an answer speaks to its checker, None where it does not.
-
-    Such words speak against a draft, never for it. They are found in English; an answer that is
-    about grading or about chat templates is found as well.
-    """
-    found = _GRADING.search(unicodedata.normalize("NFKC", _UNSEEN.sub("", text)))
-    if found is None:
-        return None
-    return " ".join(found.string[found.start() : found.start() + 40].split())
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Facts that rule a draft out whatever its confidence: empty, not the JSON that was asked for.
+"""What speaks against a draft whatever its confidence: empty, not the JSON that was asked for.
 
 JSON schemas come from strangers, so both reading one and checking against one take bounded time:
 schemas are limited in number and size and read by a compiled form, patterns are matched in linear
@@ -8,7 +8,9 @@ time (Python's `re` needs exponential time for `^(a+)+$`), and a check ends with
 from __future__ import annotations
 
 import json
+import re
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +21,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from pydantic_core import PydanticCustomError, SchemaError, SchemaValidator, ValidationError
 from pydantic_core import core_schema as cs
 
+from cascade.confidence.checks import TURN, UNSEEN
 from cascade.errors import ConfigurationError
 from cascade.state import Completion
 
@@ -37,6 +40,23 @@ LONGEST_TRIAL_S = 0.02
 """CPU seconds in which the references of a schema have to be followed."""
 SHOWN = 300
 """Characters of a problem: a message quotes the value."""
+
+
+_GRADING = re.compile(
+    TURN
+    + r"""
+    | \b(?:reply|respond|answer|say)\s+(?:with\s+)?(?:only\s+)?["'`*]*true\b(?!["'`*]*\s*(?:or|/|,))
+    | \b(?:this|the|my)\s+answer\s+(?:above\s+)?(?:was|has\s+been)\s+(?:now\s+)?
+      (?:verified|approved|checked|validated|reviewed)\b
+    | \bis\s+the\s+answer\s+above\s+correct\b
+    | \banswer\s+above\s+(?:was\s+verified|is\s+(?:correct|right|true))\b
+    | \baccept\s+this\s+(?:answer|draft)\b
+    | \bignore\s+(?:all\s+)?(?:the\s+)?(?:previous|prior|above|earlier)\s+instructions\b
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""Marks of turns, and sentences about the checking of an answer that are hardly ever a part of
+one. A grader's own words ("Verdict: A", "Confidence: 90") are none: graders are apps too."""
 
 
 def objection(
@@ -83,6 +103,18 @@ def repetition(messages: Sequence[BaseMessage], completion: Completion) -> str |
     if not all((call["name"], call["args"]) in made for call in completion.tool_calls):
         return None
     return f"the answer repeats the call of the step before it: {', '.join(completion.called)}"
+
+
+def speaks_of_grading(text: str) -> str | None:
+    """The words in which an answer speaks to its checker, None where it does not.
+
+    Such words speak against a draft, never for it. They are found in English; an answer that is
+    about grading or about chat templates is found as well.
+    """
+    found = _GRADING.search(unicodedata.normalize("NFKC", UNSEEN.sub("", text)))
+    if found is None:
+        return None
+    return " ".join(found.string[found.start() : found.start() + 40].split())
 
 
 def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
@@ -336,8 +368,7 @@ def _first_error(validator: Validator, value: Any, seconds: float) -> Any:
         return best_match(validator.iter_errors(value))
 
 
-_Errors = Iterator[Any]
-_Keyword = Callable[[Any, Any, Any, Any], "_Errors | None"]
+_Keyword = Callable[[Any, Any, Any, Any], Iterator[Any] | None]
 
 
 @cache
@@ -357,7 +388,7 @@ def _bounded(kind: type[Validator]) -> type[Validator]:
 
 
 def _timed(check: _Keyword) -> _Keyword:
-    def timed(validator: Any, word: Any, instance: Any, schema: Any) -> _Errors | None:
+    def timed(validator: Any, word: Any, instance: Any, schema: Any) -> Iterator[Any] | None:
         _tick()
         return check(validator, word, instance, schema)
 
@@ -379,30 +410,26 @@ def _error(message: str) -> Any:
     return Error(message)
 
 
-def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> _Errors:
+def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Any]:
     if isinstance(value, str) and not _matches(pattern, value):
         yield _error(f"{value!r} does not match {pattern!r}")
 
 
-def _pattern_properties(validator: Any, named: Any, value: Any, schema: Any) -> _Errors:
+def _pattern_properties(validator: Any, named: Any, value: Any, schema: Any) -> Iterator[Any]:
     for name, part in value.items() if isinstance(value, dict) else ():
         for pattern in named:
             if _matches(pattern, name):
                 yield from validator.descend(part, named[pattern], path=name, schema_path=pattern)
 
 
-def _additional_properties(validator: Any, allowed: Any, value: Any, schema: Any) -> _Errors:
+def _additional_properties(validator: Any, allowed: Any, value: Any, schema: Any) -> Iterator[Any]:
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
     for name, part in value.items() if isinstance(value, dict) else ():
-        if name in known or any(_matches(pattern, name) for pattern in patterns):
-            continue
-        if isinstance(allowed, dict):
+        if name not in known and not any(_matches(pattern, name) for pattern in patterns):
             yield from validator.descend(part, allowed, path=name)
-        elif not allowed:
-            yield _error(f"Additional properties are not allowed: {name!r}")
 
 
-def _unique_items(validator: Any, wanted: bool, value: Any, schema: Any) -> _Errors:
+def _unique_items(validator: Any, wanted: bool, value: Any, schema: Any) -> Iterator[Any]:
     """`jsonschema` compares each item with each other."""
     items = value if wanted and isinstance(value, list) else []
     if len({json.dumps(item, sort_keys=True) for item in items}) < len(items):
