@@ -286,8 +286,7 @@ def name_pair(
     Raises:
         ConfigurationError: a name that the recording does not have, or no way to tell.
     """
-    rows = list(records)
-    names = sorted({name for row in rows for name in row.models})
+    names = sorted({name for row in records for name in row.models})
     given = [name for name in (small, large) if name is not None]
     others = [name for name in names if name not in given]
     if len(given) == 2 and small == large:
@@ -295,20 +294,18 @@ def name_pair(
     if not set(given) <= set(names) or (len(given) < 2 and len(names) != 2):
         raise ConfigurationError(
             f"which two models? {' and '.join(given) or 'No name'} does not tell: name small and "
-            f"large. Models with their number of rows: {_models_of(rows)}."
+            f"large. Models with their number of rows: {_models_of(records)}."
         )
     if given:
         return small or others[0], large or others[0]
-    costs = {
-        name: [row.models[name].cost_usd for row in rows if name in row.models] for name in names
-    }
-    known = {name: [cost for cost in seen if cost is not None] for name, seen in costs.items()}
-    unknown = [name for name, seen in known.items() if not seen]
-    if unknown:
-        raise ConfigurationError(
-            f"which is the small one? The costs of {unknown[0]} are unknown: name small and large."
-        )
-    cheap, dear = sorted(names, key=lambda name: sum(known[name]) / len(known[name]))
+    costs: dict[str, float] = {}
+    for name in names:
+        seen = [row.models[name].cost_usd for row in records if name in row.models]
+        known = [cost for cost in seen if cost is not None]
+        if not known:
+            raise ConfigurationError(f"which is the small one? The costs of {name} are unknown.")
+        costs[name] = sum(known) / len(known)
+    cheap, dear = sorted(names, key=costs.__getitem__)
     return cheap, dear
 
 

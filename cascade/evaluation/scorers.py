@@ -156,7 +156,12 @@ def choice(answer: str, reference: Reference, question: str = "") -> float:
     or the text of an option, or a list of them.
     """
     options = _options(question)
-    wanted = {_letter_of(text, options) for text in _texts(reference, "choice")}
+    wanted = [_letter_in(text, options) for text in _texts(reference, "choice")]
+    if None in wanted:
+        raise InputError(
+            f"the reference {reference!r} is neither a letter nor one of the options of the "
+            f"question ({', '.join(options) or 'none found: write them as lines, A. …'})."
+        )
     return float(_letter_in(answer, options) in wanted)
 
 
@@ -187,19 +192,6 @@ def _by_text(answer: str, options: Mapping[str, str]) -> str | None:
     inside = {k: t for k, text in options.items() if _holds(said, t := _plain(text).strip(". "))}
     whole = [k for k, t in inside.items() if not any(t in o and t != o for o in inside.values())]
     return whole[0] if len(whole) == 1 else None
-
-
-def _letter_of(text: str, options: Mapping[str, str]) -> str:
-    bare = text.strip().strip("()[].").strip()
-    if len(bare) == 1 and bare.isalpha():
-        return bare.upper()
-    for letter, option in options.items():
-        if normalise(option) == normalise(text):
-            return letter
-    raise InputError(
-        f"the reference {text!r} is neither a letter nor one of the options of the question "
-        f"({', '.join(options) or 'none found: write them as lines, A. …'})."
-    )
 
 
 # Numbers --------------------------------------------------------------------------------------

@@ -298,10 +298,24 @@ def _notes(found: Evaluation, pair: Pair) -> tuple[str, ...]:
             f"The drafts of {found.small} have no score of their own: record `confidence`, "
             "`features` or `signals`."
         )
+    if found.certified is not None:
+        notes.append(_certificate(found.certified, found.harm))
     if found.left_out:
         rows = counted(found.left_out, "row")
         notes.append(f"{rows} without one of the models, or without its cost, left out.")
     return tuple(notes)
+
+
+def _certificate(known: Certificate | Refusal, harm: Interval | None) -> str:
+    if isinstance(known, Refusal):
+        return f"No certificate: {known.reason}."
+    seen = "" if harm is None else f" and was {_span(harm)} on the other rows"
+    return (
+        f"Certified: at a confidence of {known.threshold:.3f} and above, which accepts "
+        f"{percent(known.coverage)}, harm is at most {percent(known.bound)} with "
+        f"{percent(1 - known.delta, 0)} confidence{seen} ({known.errors} of {known.n} labelled "
+        "drafts were accepted and wrong; as many rows fitted the confidence)."
+    )
 
 
 def _about_the_point(found: Evaluation) -> list[str]:
@@ -360,7 +374,6 @@ def to_document(found: Evaluation) -> Document:
     note = "nAUC and ΔIBC: 0 is a random mix; nAUC: 1 is the oracle."
     tables += _grid("Who is escalated first", found.rankings, note)
     tables += _grid("Confidence in the draft", found.confidence, "On rows that did not fit it.")
-    tables += [_certificate(found.certified, found.harm)] if found.certified else []
     tables += [_wrong(found)] if found.mistakes else []
     return Document(
         title=f"{found.small} before {found.large}",
@@ -457,28 +470,6 @@ def _grid(title: str, known: Mapping[str, Figures], note: str) -> list[Table]:
     ]
     heads = next(iter(known.values()), {})
     return [Table(title, ("", *heads), tuple(rows), notes=(note,), folded=True)] if rows else []
-
-
-def _certificate(known: Certificate | Refusal, harm: Interval | None) -> Table:
-    title = f"Certificate: harm ≤ {percent(known.max_harm)}"
-    title += f" with {percent(1 - known.delta, 0)} confidence"
-    if isinstance(known, Refusal):
-        return Table(title, (), (), notes=(f"Refused: {known.reason}.",))
-    figures: tuple[Cell, ...] = (
-        Figure(known.threshold),
-        Figure(known.coverage, "share"),
-        Figure(known.bound, "share"),
-        "" if harm is None else _figure(harm, "share"),
-    )
-    return Table(
-        title,
-        ("threshold", "accepted", "proved harm", "harm on other rows"),
-        (figures,),
-        notes=(
-            f"{known.errors} of {known.n} labelled drafts were accepted and wrong; as many rows "
-            "fitted the confidence.",
-        ),
-    )
 
 
 def _wrong(found: Evaluation) -> Table:
