@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cascade.cli import options
 from cascade.cli.console import (
     busy,
     print_json,
@@ -16,20 +17,6 @@ from cascade.cli.console import (
     spending,
     streams,
     watched,
-)
-from cascade.cli.options import (
-    EMBEDDED,
-    Calibration,
-    Json,
-    Large,
-    MaxTokens,
-    PriceOfError,
-    Prices,
-    Small,
-    System,
-    Temperature,
-    Threshold,
-    pair,
 )
 from cascade.errors import InputError
 
@@ -46,15 +33,15 @@ EXAMPLE = (
 def ask(
     question: Annotated[str, typer.Argument(help="'-' reads it from standard input.")],
     *,
-    small: Small = EMBEDDED,
-    large: Large = None,
-    system: System = None,
-    threshold: Threshold = None,
-    price_of_error: PriceOfError = None,
-    calibration: Calibration = None,
-    prices: Prices = None,
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
+    small: options.Small = options.EMBEDDED,
+    large: options.Large = None,
+    system: options.System = None,
+    threshold: options.Threshold = None,
+    price_of_error: options.PriceOfError = None,
+    calibration: options.Calibration = None,
+    prices: options.Prices = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
     local_only: Annotated[
         Literal["answer", "abstain"] | None,
         typer.Option(
@@ -62,7 +49,7 @@ def ask(
             "answer all the same, or with 'abstain' there is none."
         ),
     ] = None,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Ask one question: the small model drafts, the large one answers if it has to.
 
@@ -72,7 +59,7 @@ def ask(
     messages: Any = [("system", system), ("human", text)] if system else text
     with ExitStack() as opened:
         with nullcontext() if json else busy("getting ready"):
-            cascade = pair(
+            cascade = options.pair(
                 opened,
                 small=small,
                 large=large,

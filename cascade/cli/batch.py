@@ -14,23 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cascade.cli import options
 from cascade.cli.console import fail, print_json, progress, say
-from cascade.cli.options import (
-    EMBEDDED,
-    Calibration,
-    Json,
-    Large,
-    LedgerUrl,
-    MaxTokens,
-    PriceOfError,
-    Prices,
-    Small,
-    System,
-    Temperature,
-    Threshold,
-    dollars,
-    pair,
-)
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -48,17 +33,19 @@ def batch(
     ],
     *,
     output: Annotated[Path, typer.Option(help="Where the answers go: .csv or .jsonl.")],
-    small: Small = EMBEDDED,
-    large: Large = None,
+    small: options.Small = options.EMBEDDED,
+    large: options.Large = None,
     column: Annotated[str | None, typer.Option(help="Column with the questions.")] = None,
-    system: System = None,
-    threshold: Threshold = None,
-    price_of_error: PriceOfError = None,
-    calibration: Calibration = None,
-    prices: Prices = None,
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
-    budget_usd: Annotated[Decimal | None, dollars("Dollars of the whole job, at most.")] = None,
+    system: options.System = None,
+    threshold: options.Threshold = None,
+    price_of_error: options.PriceOfError = None,
+    calibration: options.Calibration = None,
+    prices: options.Prices = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    budget_usd: Annotated[
+        Decimal | None, options.dollars("Dollars of the whole job, at most.")
+    ] = None,
     concurrency: Annotated[int, typer.Option(help="Rows under way at once.")] = 16,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="This process, or a Ray cluster.")
@@ -67,10 +54,10 @@ def batch(
         bool,
         typer.Option(help="Ask the large model by its provider's batch API, at half the price."),
     ] = False,
-    ledger: LedgerUrl = None,
+    ledger: options.LedgerUrl = None,
     prefix: Annotated[str, typer.Option(help="Before the names of the columns added.")] = "",
     fresh: Annotated[bool, typer.Option(help="Forget what was done before, and pay anew.")] = False,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Answer every row of a file. Interrupted, the same command goes on where it was."""
     from cascade import jobs  # noqa: PLC0415 - heavy, keeps --help fast
@@ -83,7 +70,7 @@ def batch(
     jobs.check_output(output)
     jobs.check_rows(source, column, prefix=prefix)
     with ExitStack() as opened:
-        options: dict[str, Any] = {
+        common: dict[str, Any] = {
             "prices": prices,
             "max_tokens": max_tokens,
             "temperature": temperature,
@@ -91,7 +78,7 @@ def batch(
             "threshold": threshold,
             "price_of_error": price_of_error,
         }
-        make: Any = partial(pair, small=small, large=large, ledger=ledger, **options)
+        make: Any = partial(options.pair, small=small, large=large, ledger=ledger, **common)
         cascade = make(opened)
         made_with = jobs.made_with(cascade, system=system)
         path = output.with_name(f"{output.name}.journal")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cascade.cli import options
 from cascade.cli.console import (
     busy,
     fail,
@@ -20,23 +21,6 @@ from cascade.cli.console import (
     say,
     show,
     write_pages,
-)
-from cascade.cli.options import (
-    EMBEDDED,
-    Calibration,
-    Figures,
-    Html,
-    Json,
-    Large,
-    MaxTokens,
-    PriceOfError,
-    Prices,
-    Small,
-    System,
-    Temperature,
-    number,
-    pair,
-    probability,
 )
 from cascade.errors import ConfigurationError, MissingDependencyError
 
@@ -64,7 +48,7 @@ EXAMPLES = {
 
 Within = Annotated[
     float,
-    number(
+    options.number(
         "Quality that may be lost, as a share: 0.01 is one point.",
         float,
         "a share of the questions, from 0 to below 1; one point is 0.01",
@@ -78,9 +62,10 @@ Scorer = Annotated[
     str, typer.Option(help="How answers are compared: exact, contains, choice, numeric, json, …")
 ]
 MaxHarm = Annotated[
-    list[float] | None, probability("Certify P(accepted and wrong) at most this; repeatable.")
+    list[float] | None,
+    options.probability("Certify P(accepted and wrong) at most this; repeatable."),
 ]
-Delta = Annotated[float, probability("Chance that a certificate does not hold.")]
+Delta = Annotated[float, options.probability("Chance that a certificate does not hold.")]
 Asked = Annotated[str | None, typer.Option("--question", help="Column of the questions.")]
 Label = Annotated[str | None, typer.Option(help="Column of the right answers.")]
 Concurrency = Annotated[int, typer.Option(help="Examples under way at once.")]
@@ -108,10 +93,10 @@ def evaluate(
     test: Annotated[
         Path | None, typer.Option(help="Other transcripts, for the figures alone.")
     ] = None,
-    calibration: Calibration = None,
-    price_of_error: PriceOfError = None,
+    calibration: options.Calibration = None,
+    price_of_error: options.PriceOfError = None,
     max_harm: Annotated[
-        float | None, probability("Bound on P(accepted and wrong), to be certified.")
+        float | None, options.probability("Bound on P(accepted and wrong), to be certified.")
     ] = None,
     delta: Delta = 0.1,
     within: Within = 0.01,
@@ -120,13 +105,13 @@ def evaluate(
         bool, typer.Option("--checked", help="A check shows which runs of the small agent failed.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of splits and intervals.")] = 0,
-    figures: Figures = None,
-    html: Html = None,
-    json: Json = False,
+    figures: options.Figures = None,
+    html: options.Html = None,
+    json: options.Json = False,
 ) -> None:
     """Replay recorded answers: what would a cascade have cost, and how right would it have been?"""
     need_numbers()
-    from cascade.confidence.calibration import Calibration as Made  # noqa: PLC0415 - heavy
+    from cascade.confidence.calibration import Calibration  # noqa: PLC0415 - heavy
     from cascade.evaluation.crossfit import Options  # noqa: PLC0415
     from cascade.evaluation.features import pair_of  # noqa: PLC0415
     from cascade.evaluation.ladder import fit_ladder  # noqa: PLC0415
@@ -134,7 +119,7 @@ def evaluate(
     from cascade.evaluation.trajectories import check_runs, fit_agents  # noqa: PLC0415
     from cascade.evaluation.verdict import evaluate as work  # noqa: PLC0415
 
-    options = Options(
+    wanted = Options(
         within=within,
         caution=caution,
         price_of_error=price_of_error,
@@ -148,15 +133,15 @@ def evaluate(
         fitted = pair_of(rows, *names)
         tested = None if test is None else pair_of(read_transcripts(test), *names)
     with busy(f"fitting and measuring on {len(rows):,} rows"):
-        runs = check_runs(fitted, options, test=tested) if checked else None
+        runs = check_runs(fitted, wanted, test=tested) if checked else None
     if runs is not None:
         print_json(runs) if json else show(runs.text)
         return
     with busy(f"fitting and measuring on {len(rows):,} rows"):
-        given = None if calibration is None else Made.load(calibration)
+        given = None if calibration is None else Calibration.load(calibration)
         whole_runs = any(outcome.steps for outcome in fitted.outcomes(fitted.small))
         choose = fit_agents if whole_runs else fit_ladder
-        found = work(fitted, options, test=tested, calibration=given, choose=choose)
+        found = work(fitted, wanted, test=tested, calibration=given, choose=choose)
     _show(found, html=html, figures=figures, as_json=json)
 
 
@@ -190,8 +175,8 @@ def calibrate(
         Path, typer.Argument(help="CSV, JSONL or Parquet: question and reference, or labels.")
     ],
     *,
-    small: Small,
-    large: Large = None,
+    small: options.Small,
+    large: options.Large = None,
     to: Annotated[Path, typer.Option("--out", help="The calibration to write.")] = Path(
         "calibration.json"
     ),
@@ -204,10 +189,10 @@ def calibrate(
     ] = False,
     max_harm: MaxHarm = None,
     delta: Delta = 0.1,
-    system: System = None,
-    prices: Prices = None,
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
+    system: options.System = None,
+    prices: options.Prices = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
     concurrency: Concurrency = 8,
     recorded: Annotated[
         bool, typer.Option("--recorded", help="EXAMPLES are transcripts: ask no model.")
@@ -216,7 +201,7 @@ def calibrate(
         Path | None, typer.Option(help="Write when to give up runs of the small agent.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before money is spent.")] = False,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Fit a calibration to your examples, and prove what can be promised with it.
 
@@ -242,8 +227,8 @@ def calibrate(
             f"{len(asked)} examples, where {needed} or more are needed{halves}. Nothing was asked."
         )
     with ExitStack() as opened:
-        options = {"prices": prices, "max_tokens": max_tokens, "temperature": temperature}
-        cascade = _recording(opened, signals, small=small, large=large, **options)
+        common = {"prices": prices, "max_tokens": max_tokens, "temperature": temperature}
+        cascade = _recording(opened, signals, small=small, large=large, **common)
         collected = None
         if not recorded:
             limit = None if yes else 0.0
@@ -301,12 +286,12 @@ def _print_calibration(made: Any, fitted: Any, to: Path) -> None:
     show("\n".join(lines))
 
 
-def _recording(opened: ExitStack, signals: list[str] | None, **options: Any) -> Cascade:
+def _recording(opened: ExitStack, signals: list[str] | None, **common: Any) -> Cascade:
     """The cascade that asks both models every question."""
     from cascade.calibrate import SIGNALS, AlwaysEscalate  # noqa: PLC0415 - heavy
 
     taken = signals or list(SIGNALS)
-    return pair(opened, policy=AlwaysEscalate(), signals=taken, **options)
+    return options.pair(opened, policy=AlwaysEscalate(), signals=taken, **common)
 
 
 def _record(
@@ -386,8 +371,8 @@ def _counts(done: Collected | None) -> dict[str, Any] | None:
 def try_(
     examples: Annotated[Path, typer.Argument(help="Labelled rows: CSV, JSONL or Parquet.")],
     *,
-    small: Small = EMBEDDED,
-    large: Large = None,
+    small: options.Small = options.EMBEDDED,
+    large: options.Large = None,
     question: Asked = None,
     label: Label = None,
     scorer: Scorer = "exact",
@@ -395,12 +380,12 @@ def try_(
     signals: Signals = None,
     within: Within = 0.01,
     caution: Caution = 0.0,
-    price_of_error: PriceOfError = None,
+    price_of_error: options.PriceOfError = None,
     max_harm: MaxHarm = None,
-    system: System = None,
-    prices: Prices = None,
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
+    system: options.System = None,
+    prices: options.Prices = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
     concurrency: Concurrency = 8,
     to: Annotated[Path, typer.Option("--out", help="Folder for all that is written.")] = Path(
         "cascade-try"
@@ -408,7 +393,7 @@ def try_(
     yes_up_to: Annotated[
         float, typer.Option(help="Dollars that may be spent without asking.")
     ] = 0.0,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """From labelled rows to an answer: is a cascade worth it here, and how is it set up?
 
@@ -434,8 +419,8 @@ def try_(
     path = to / "transcripts.jsonl"
     wanted = Options(within=within, caution=caution, price_of_error=price_of_error)
     with ExitStack() as opened:
-        options = {"prices": prices, "max_tokens": max_tokens, "temperature": temperature}
-        cascade = _recording(opened, signals, small=small, large=large, **options)
+        common = {"prices": prices, "max_tokens": max_tokens, "temperature": temperature}
+        cascade = _recording(opened, signals, small=small, large=large, **common)
         collected = _record(cascade, rows, path, scorer, False, concurrency, yes_up_to)
         fitted = asyncio.run(
             fit(cascade.kernel, path, rows, max_harms=max_harm or [], options=wanted)
@@ -463,11 +448,11 @@ def try_(
 def demo(
     *,
     n: Annotated[int, typer.Option("--n", help="Questions to ask.")] = 40,
-    small: Small = EMBEDDED,
+    small: options.Small = options.EMBEDDED,
     to: Annotated[Path, typer.Option("--out", help="Folder for all that is written.")] = Path(
         "demo-output"
     ),
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """A real small model answers, checks itself and escalates; what that costs and saves.
 

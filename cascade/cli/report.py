@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cascade.cli import options
 from cascade.cli.console import busy, show, write_pages
-from cascade.cli.options import Figures, Html, Json, to_tags
 from cascade.errors import ConfigurationError
 
 EXAMPLE = "Example: cascade report sqlite:///ledger.db --since 7d --tag team=search --html r.html"
@@ -29,14 +29,14 @@ def report(
     compare: Annotated[
         bool, typer.Option(help="Compare with the period of the same length before.")
     ] = False,
-    figures: Figures = None,
-    html: Html = None,
-    json: Json = False,
+    figures: options.Figures = None,
+    html: options.Html = None,
+    json: options.Json = False,
 ) -> None:
     """Say what was spent, what was saved for certain, and what that cost in quality."""
     from cascade.evaluation.render import to_json, to_text  # noqa: PLC0415 - heavy
 
-    selection = {"since": _time(since), "until": _time(until), "tags": to_tags(tag)}
+    selection = {"since": _time(since), "until": _time(until), "tags": options.to_tags(tag)}
     with busy("reading the ledger"):
         made = asyncio.run(_make(ledger, selection, by, compare))
     write_pages(made.document, html, figures)
