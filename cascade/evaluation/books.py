@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from cascade.errors import ConfigurationError
-from cascade.ledger.base import EXACT, MemoryLedger, Selection
+from cascade.ledger.base import EVERYTHING, EXACT, MemoryLedger, Selection
 from cascade.ledger.feedback import FEEDBACK
 from cascade.state import LedgerEntry
 
@@ -279,7 +279,7 @@ class Books:
 
     Attributes:
         tags: names of the tags whose values are told apart.
-        since, until: when its runs begin.
+        period: when its runs begin, in UTC, and what else they have in common.
         runs: by their id, in the order in which they began; `others` are of other periods.
         unknown: entries of unknown cost by node and model, with the latest reason.
         ends: how calls of each tier ended; `seconds` that the successful ones took, and `failing`,
@@ -288,8 +288,7 @@ class Books:
     """
 
     tags: tuple[str, ...] = ()
-    since: datetime | None = None
-    until: datetime | None = None
+    period: Selection = EVERYTHING
     runs: dict[str, Run] = field(default_factory=dict)
     others: set[str] = field(default_factory=set)
     groups: dict[Key, Sums] = field(default_factory=dict)
@@ -313,8 +312,8 @@ class Books:
     def _add(self, row: Row) -> None:
         run = self.runs.get(row.run_id)
         if run is None:
-            inside = self.since is None or row.at >= self.since
-            inside = inside and (self.until is None or row.at < self.until)
+            since, until = self.period.since, self.period.until
+            inside = (since is None or row.at >= since) and (until is None or row.at < until)
             # An audit of a run of an earlier period belongs to none: its cost counts now.
             begins = row.node not in (EVENTS, "audit")
             if begins and not inside:
@@ -414,7 +413,7 @@ async def read(
     since, until = utc(selection.since), utc(selection.until)
     if since is not None and until is not None and since >= until:
         raise ConfigurationError(f"a period from {since} until {until} is empty: since < until.")
-    books = Books(tuple(tags), since, until)
+    books = Books(tuple(tags), replace(selection, since=since, until=until))
     wider = replace(selection, since=since and since - SLACK, until=until and until + SLACK)
     if isinstance(store, MemoryLedger):
         books.read(_in_memory(store, wider, tags))
@@ -431,8 +430,7 @@ async def read(
                 Row._make((*row[:n], tuple([tag or "" for tag in row[n:]]))) for row in found
             )
             begin = None if last else end
-        period = replace(selection, since=since, until=until)
-        books.unfinished = len(await store.unfinished(period, older_than=LONGEST_CALL))
+        books.unfinished = len(await store.unfinished(books.period, older_than=LONGEST_CALL))
     books.settle()
     return books
 

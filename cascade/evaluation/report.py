@@ -20,7 +20,7 @@ import numpy as np
 
 from cascade.errors import ConfigurationError
 from cascade.evaluation.audit import Estimate
-from cascade.evaluation.books import Books, Sums, read, utc
+from cascade.evaluation.books import Books, Sums, read
 from cascade.evaluation.figures import (
     Choice,
     Findings,
@@ -122,12 +122,12 @@ async def make_report(
                 f"no entry of this period has a tag {tag!r}; there are tables by "
                 f"{', '.join([*TABLES[1:], *await _tags_of(store, selection)])}."
             )
-    earlier, since = None, utc(selection.since)
+    earlier, since = None, books.period.since
     if compare and since is not None:
-        length = (utc(selection.until) or datetime.now(UTC)) - since
+        length = (books.period.until or datetime.now(UTC)) - since
         before = replace(selection, since=since - length, until=since)
-        earlier = report_of(await read(store, before, tags), before, by=by)
-    return report_of(books, selection, earlier, by=by)
+        earlier = report_of(await read(store, before, tags), by=by)
+    return report_of(books, earlier, by=by)
 
 
 async def _tags_of(store: SqlLedger | MemoryLedger, selection: Selection) -> list[str]:
@@ -139,13 +139,7 @@ async def _tags_of(store: SqlLedger | MemoryLedger, selection: Selection) -> lis
     return sorted({name for tags in found for name in tags})
 
 
-def report_of(
-    books: Books,
-    selection: Selection = EVERYTHING,
-    earlier: Report | None = None,
-    *,
-    by: Sequence[str] = TABLES,
-) -> Report:
+def report_of(books: Books, earlier: Report | None = None, *, by: Sequence[str] = TABLES) -> Report:
     """The report of books that were read already; of tags, only tables that they were read for."""
     runs = books.columns()
     found = findings(books, runs)
@@ -164,7 +158,7 @@ def report_of(
         advice=advice,
         trouble=trouble,
         document=Document(
-            title=_title(books, selection),
+            title=_title(books),
             sentence=sentence,
             facts=(*facts, alarm),
             notes=tuple(filter(None, (*trouble, advice, *_remarks(found, books.total, runs)))),
@@ -291,9 +285,9 @@ def figure(estimate: Estimate | None, unit: Unit) -> Figure:
     return Figure(estimate.value, unit, estimate.low, estimate.high, estimate.basis)
 
 
-def _title(books: Books, selection: Selection) -> str:
-    first, last = selection.since or books.first, selection.until or books.last
-    tags = ", ".join(f"{key}={value}" for key, value in selection.tags.items())
+def _title(books: Books) -> str:
+    first, last = books.period.since or books.first, books.period.until or books.last
+    tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
     period = f", {first:%Y-%m-%d} to {last:%Y-%m-%d}" if first and last else ""
     return f"What the cascade saved{period}{f' ({tags})' if tags else ''}"
 
