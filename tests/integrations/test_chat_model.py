@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import OutputParserException
-from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langchain_core.tracers.base import BaseTracer
 from langchain_core.tracers.schemas import Run as Traced
@@ -102,12 +101,6 @@ def test_log_probs_come_in_the_form_of_openai_where_they_are_wanted(pair: Pair) 
     )
 
 
-def test_a_policy_that_abstains_gives_an_empty_message(pair: Pair) -> None:
-    large = ScriptedModel("Canberra", name="large", local=False)
-    message = pair(UNSURE, large, local_only="abstain").as_chat_model().invoke(Q)
-    assert (message.text, message.response_metadata["abstained"]) == ("", True)
-
-
 # --- streams
 
 
@@ -158,11 +151,6 @@ async def test_a_reader_that_leaves_ends_the_call(pair: Pair) -> None:
         break
     await stream.aclose()
     assert large.left
-
-
-def test_a_synchronous_stream_shows_the_same(pair: Pair) -> None:
-    model = pair(SURE).as_chat_model()
-    assert "".join(chunk.text for chunk in model.stream(Q)) == "Canberra"
 
 
 # --- what a call brings along
@@ -329,14 +317,6 @@ def test_a_structured_answer_is_read(pair: Pair, schema: Any, method: Any) -> No
     assert read == (schema(**expected) if schema in (City, CityData) else expected)
 
 
-@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
-def test_a_draft_that_breaks_the_schema_is_escalated(pair: Pair, method: Any) -> None:
-    model = pair(reply(BAD, probability=0.97), RIGHT).as_chat_model()
-    read = model.with_structured_output(City, method=method, include_raw=True).invoke(Q)
-    assert read["raw"].response_metadata["tier"] == "large"
-    assert (read["parsed"], read["parsing_error"]) == (City(name="Canberra", people=3), None)
-
-
 def test_what_cannot_be_read_is_an_error_or_stands_beside_the_message(pair: Pair) -> None:
     model = pair(reply(BAD, probability=0.97), BAD).as_chat_model()
     with pytest.raises(OutputParserException, match="CityData"):
@@ -372,30 +352,6 @@ class Tracing(BaseTracer):
 
     def _persist_run(self, run: Traced) -> None:
         self.roots.append(run)
-
-
-def langchain_pair() -> Cascade:
-    def fake(text: str) -> GenericFakeChatModel:
-        usage: Any = {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
-        told = AIMessage(text, usage_metadata=usage, response_metadata={"model_name": "fake"})
-        return GenericFakeChatModel(messages=iter([told] * 9))
-
-    return Cascade(fake("Sydney"), fake("Canberra"), verifier=lambda _q, _a: False)
-
-
-@pytest.mark.parametrize("kind", ["scripted", "langchain"])
-async def test_tokens_are_counted_once_and_calls_of_tiers_only_traced(
-    pair: Pair, kind: str
-) -> None:
-    model = (pair(UNSURE) if kind == "scripted" else langchain_pair()).as_chat_model()
-    counting, tracing = Counting(), Tracing()
-    with get_usage_metadata_callback() as counted:
-        message = await model.ainvoke(Q, {"callbacks": [counting, tracing]})
-    assert counting.calls == 1
-    (usage,) = counted.usage_metadata.values()
-    assert usage == message.usage_metadata
-    (root,) = tracing.roots
-    assert len(root.child_runs) >= 2
 
 
 WHO: ContextVar[str] = ContextVar("who", default="nobody")
