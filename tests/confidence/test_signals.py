@@ -221,12 +221,8 @@ async def test_another_model_reads_the_draft_without_writing() -> None:
     own, other = (0.5 * math.log(a * b) for a, b in ((0.9, 0.8), (0.5, 0.25)))
     assert features["prefill_gap"] == pytest.approx(own - other)
     assert PrefillScore("m").score(features) == features["prefill"]
-
-
-async def test_a_draft_that_cannot_be_read_has_no_prefill_score() -> None:
     assert (await taken(PrefillScore("m"), ["no log-probs"]))[0] == {}
     assert await taken(PrefillScore("m"), [], "") == ({}, [])
-    assert "prefill_gap" not in (await taken(PrefillScore("m"), [said("42", 0.5)]))[0]
 
 
 # --- functions of the user's
@@ -272,18 +268,7 @@ async def test_a_users_signal_may_be_async_and_take_the_runtime() -> None:
     asked = Asked(MESSAGES, said("42"), runtime="runtime")
     found = [await take(signal, asked, ask) for signal in to_signals([longer, optional, strict])]
     assert found == [{"longer": 1.0}, {"optional": 1.0}, {"strict": 0.0}]
-
-
-async def test_callables_without_a_signature_take_question_and_answer() -> None:
-    class Same:
-        def __call__(self, *given: str) -> bool:
-            return len(given) == 2
-
-    assert (await taken(UserSignal(Same())))[0] == {"Same": 1.0}
-    assert not UserSignal(max, "built_in").takes_runtime
-
-
-async def test_a_signal_that_returns_no_number_is_told_what_to_return() -> None:
+    assert not UserSignal(max, "built_in").takes_runtime, "it has no signature"
     with pytest.raises(ConfigurationError, match="returned 'yes': return a number"):
         await taken(UserSignal(lambda q, a: "yes", "mine"))  # type: ignore[arg-type,return-value]
 

@@ -77,11 +77,8 @@ def test_a_tool_call_that_cannot_be_made_is_ruled_out(
         ("weather", (), "does not call the tool weather, though it has to"),
         ("weather", ("time",), "calls time, though it has to call weather"),
         ("none", ("time",), "calls time, though it must call no tool"),
-        ("required", ("time",), None),
-        ("weather", ("time", "weather"), None),
+        *((choice, ("time", "weather"), None) for choice in ("required", "weather", "auto", None)),
         ("none", (), None),
-        ("auto", (), None),
-        (None, ("time",), None),
     ],
 )
 def test_the_choice_of_a_tool_is_kept(

@@ -208,10 +208,7 @@ def test_of_several_larger_tiers_the_one_that_is_expected_to_be_cheapest_is_comp
 
 
 def test_a_middle_tier_that_promises_too_little_is_skipped_also_by_what_is_ruled_out() -> None:
-    above = (
-        TierOutlook("middle", 0.5, Decimal("0.005")),
-        TierOutlook("large", 0.95, Decimal("0.01")),
-    )
+    above = (TierOutlook("middle", 0.5, COST / 2), TierOutlook("large", 0.95, COST))
     for assessment in (Assessment(confidence=0.4), Assessment(objection="the answer is empty")):
         assert EconomicPolicy(0.05).decide(Situation(assessment, above=above)).tier == "large"
 
