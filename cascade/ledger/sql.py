@@ -89,7 +89,6 @@ jobs = sa.Table(
     sa.Column("payload", Words, nullable=False),
     sa.Column("tags", json_type),
     sa.Column("at", UtcTime, nullable=False),
-    sa.Column("claimed_by", sa.Text),
     sa.Column("claimed_at", UtcTime),
 )
 

@@ -54,7 +54,7 @@ from cascade.ledger.base import (
 from cascade.ledger.database import Database
 from cascade.ledger.export import flat_row, open_export
 from cascade.ledger.sql import COLUMNS, JOB, LEDGER, Writer, begun, entries, entry_of, job_of, jobs
-from cascade.state import Decision, LedgerEntry, new_id
+from cascade.state import Decision, LedgerEntry
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
 import sqlalchemy as sa  # isort: skip
@@ -204,20 +204,17 @@ class SqlLedger(LedgerStore):
     ) -> list[Job]:
         if not self._keeps_jobs:
             return []
-        now, by, table = datetime.now(UTC), new_id(), jobs.c
+        now, table = datetime.now(UTC), jobs.c
         free = sa.or_(table.claimed_at.is_(None), table.claimed_at <= now - lease)
         old = (table.kind == kind, table.at <= now - older_than, free)
         # Of several who claim in PostgreSQL at once, none waits for what another is about to get.
         chosen = sa.select(table.run_id).where(*old).with_for_update(skip_locked=True)
         mark = sa.update(jobs).where(table.kind == kind, table.run_id.in_(chosen))
-        mine = sa.select(*(table[name] for name in JOB)).where(
-            table.kind == kind, table.claimed_by == by
-        )
+        taken = mark.values(claimed_at=now).returning(*(table[name] for name in JOB))
 
         def claim(connection: sa.Connection) -> list[Job]:
-            connection.execute(mark.values(claimed_by=by, claimed_at=now))
-            found = connection.execute(mine.order_by(table.at, table.run_id))
-            return [job_of(row) for row in found]
+            found = [job_of(row) for row in connection.execute(taken)]
+            return sorted(found, key=lambda job: (job.at, job.run_id))
 
         await self.flush()
         return await self._call(self._database.write(claim))

@@ -12,12 +12,12 @@ from typing import get_args
 import pytest
 
 from cascade.errors import LedgerError
-from cascade.ledger import Selection, open_store
+from cascade.ledger import open_store
 from cascade.ledger.base import UnavailableError
 from cascade.ledger.shared import Budgets, Reservation
 from cascade.testing.ledger_conformance import Capability, Check, checks_of
 from tests.ledger import postgres
-from tests.ledger.processes import kill_in_the_middle, write_together
+from tests.ledger.processes import kill_in_the_middle
 from tests.ledger.samples import call, entry
 from tests.ledger.test_budgets import CENT, spend_with_a_kill
 
@@ -131,15 +131,6 @@ def test_after_kill_9_each_call_is_in_the_ledger_once_or_listed_as_unknown(
         left = kill_in_the_middle(address, tmp_path / "provider", after=after)
         assert left.lost == left.doubled == []
         assert left.kept.total() > after / 4
-
-
-async def test_four_processes_write_at_once_without_a_loss(url: str, tmp_path: Path) -> None:
-    for address in (url, f"sqlite:///{tmp_path}/ledger.db"):
-        await asyncio.to_thread(write_together, address, 4, 1_000)
-        async with open_store(address) as store:
-            found = [e.run_id for e in await store.entries()]
-            assert await store.entries(Selection(run_id="3-999"), limit=1)
-        assert sorted(found) == sorted(f"{name}-{i}" for name in range(4) for i in range(1_000))
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

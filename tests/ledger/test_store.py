@@ -19,7 +19,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -80,24 +79,6 @@ async def test_a_call_is_in_the_file_before_it_is_sent_with_what_came_before_it(
         await store.begin(second)
         assert (rows(path), rows(path, "ledger_begun")) == (["a"], ["a"])
         assert store.waiting == 0
-
-
-async def test_calls_that_begin_in_one_round_of_the_loop_are_written_together(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with open_store(url) as store:
-        await store.flush()
-        sizes: list[int] = []
-        write_now = stores.Writer.write_now
-
-        def count(self: Any, writes: Any) -> bool:
-            sizes.append(len(writes))
-            return write_now(self, writes)
-
-        monkeypatch.setattr(stores.Writer, "write_now", count)
-        await asyncio.gather(*(store.begin(call(name)) for name in "abc"))
-        await store.begin(call("d"))
-        assert sizes == [3, 1]
 
 
 async def test_more_than_a_loop_should_write_is_left_to_the_thread(
