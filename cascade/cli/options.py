@@ -122,8 +122,17 @@ def pair(opened: ExitStack, *, small: str, large: str | None, **options: Any) ->
         from cascade.ledger import open_store  # noqa: PLC0415 - SQLAlchemy
 
         store = opened.enter_context(open_store(url))
-    tiers = [Tier(model, name=name, **common) for name, model in models.items()]
+    tiers = [Tier(_model(model), name=name, **common) for name, model in models.items()]
     return opened.enter_context(Cascade(tiers=tiers, ledger=store, **options))
+
+
+def _model(name: str) -> Any:
+    """A model by name; `agent:NAME` is an agent of a recording."""
+    if not name.startswith("agent:"):
+        return name
+    from cascade.integrations.agent_tier import recorded_agent  # noqa: PLC0415 - heavy
+
+    return recorded_agent(name.removeprefix("agent:"))
 
 
 def to_tags(given: Sequence[str] | None) -> dict[str, str]:
