@@ -104,7 +104,8 @@ class Caller:
 
     def moved(self, status: int, location: str) -> ModelError:
         """A redirect. It is not followed: question and key would go to wherever a reply says."""
-        said = f"sends the request on to {shorten(without_secrets(location))} ({status})"
+        to = shorten(without_secrets(location)) or "elsewhere"
+        said = f"sends the request on to {to} ({status})"
         way_out = "It was not sent there. If that is the right place, give it as base_url."
         return self._error(ModelNotFoundError, said, False, status, way_out)
 

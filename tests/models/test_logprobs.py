@@ -50,20 +50,10 @@ def test_what_cannot_be_a_log_probability_is_missing(value: object) -> None:
     assert read_logprob(value) is None
 
 
-def test_a_certain_token_may_be_a_rounding_above_zero() -> None:
-    assert [read_logprob(value) for value in (1e-7, 0, -1, -100.0)] == [0, 0, -1, -100]
-
-
 @pytest.mark.parametrize("sent", [None, [], "text", 7, {"token": "Paris"}, ["Paris"]])
 def test_what_is_no_list_of_tokens_is_none(sent: object) -> None:
     assert spelled(sent, "Paris") is None
     assert call_logprobs(sent, [call(q="Paris")]) is None
-
-
-def test_odd_alternatives_are_left_out() -> None:
-    token = {"token": "a", "logprob": -1.0, "top_logprobs": [{"token": "b"}, 3, {"logprob": -2}]}
-    found = answer_logprobs([token, {"token": "c", "logprob": -1, "top_logprobs": 5}], "ac")
-    assert [t.top for t in found or ()] == [(("", -2.0),), ()]
 
 
 # Tokens of the answer

@@ -136,20 +136,6 @@ async def test_tool_calls_in_several_parts_get_ids(
     assert answer.finish_reason == "tool_calls"
 
 
-async def test_missing_or_impossible_counts_and_times_are_unknown(
-    ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    server.will(
-        replies.ollama_reply("Paris", prompt_eval_count=None, eval_count=-2),
-        replies.ollama_reply("Paris", prompt_eval_duration=None, eval_duration="x"),
-        replies.ollama_reply("Paris", prompt_eval_duration=None, eval_duration=True),
-        replies.ollama_reply("Paris", prompt_eval_duration=None, eval_duration=None),
-    )
-    assert (await ask(ollama_model)).usage == Usage()
-    for _ in range(3):
-        assert (await ask(ollama_model)).busy_ms is None
-
-
 async def test_warming_has_the_server_load_the_model(
     ollama_model: OllamaModel, server: FakeServer
 ) -> None:
