@@ -4,8 +4,9 @@ page. Names load on first use: FastAPI and the clients' types take a second.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from cascade._lazy import lazily
 
 if TYPE_CHECKING:
     from cascade.service.app import create_app
@@ -13,16 +14,15 @@ if TYPE_CHECKING:
     from cascade.service.keys import Key, Keys
     from cascade.service.serving import describe, serve
 
-_HOMES = {
-    "Configured": "config",
-    "Key": "keys",
-    "Keys": "keys",
-    "ServiceConfig": "config",
-    "create_app": "app",
-    "describe": "serving",
-    "read_config": "config",
-    "serve": "serving",
-}
+__getattr__ = lazily(
+    __name__,
+    {
+        "app": "create_app",
+        "config": "Configured ServiceConfig read_config",
+        "keys": "Key Keys",
+        "serving": "describe serve",
+    },
+)
 
 __all__ = [
     "Configured",
@@ -34,9 +34,3 @@ __all__ = [
     "read_config",
     "serve",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'cascade.service' has no attribute {name!r}")
-    return getattr(import_module(f"cascade.service.{_HOMES[name]}"), name)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -136,8 +134,7 @@ class Keys:
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = Database(url, _SCHEMA)
         self._clock = clock
-        self._known: OrderedDict[str, tuple[Key | None, float]] = OrderedDict()
-        self._asked: dict[str, asyncio.Task[Key | None]] = {}
+        self._known: dict[str, tuple[Key | None, float]] = {}
 
     async def create(self, name: str, **settings: Any) -> tuple[Key, str]:
         """Make a key; its secret is returned here and never again."""
@@ -172,20 +169,21 @@ class Keys:
         """The valid key with this secret."""
         if not _FORM.fullmatch(secret):
             return None
-        digest = digest_of(secret)
-        key, at = self._known.get(digest, (None, -WRONG_FOR_S))
-        age_s = self._clock() - at
-        if digest not in self._known or age_s >= (WRONG_FOR_S if key is None else KNOWN_FOR_S):
-            return await asyncio.shield(self._asking(digest))
-        if key is not None and age_s >= KNOWN_FOR_S / 2:  # a busy key never waits for the database
-            self._asking(digest)
+        digest, now = digest_of(secret), self._clock()
+        key, until = self._known.get(digest, (None, now))
+        if now >= until:
+            if key is not None:  # others go on with it, while one request looks it up
+                self._known[digest] = (key, now + KNOWN_FOR_S)
+            found = await self._select(_TABLE.c.digest == digest)
+            key = next((each for each in found if each.revoked_at is None), None)
+            self._known[digest] = (key, now + (WRONG_FOR_S if key is None else KNOWN_FOR_S))
+            if len(self._known) > MOST_REMEMBERED:
+                del self._known[next(iter(self._known))]
         return key
 
     def is_guess(self, secret: str) -> bool:
-        """Whether it would have to be looked up and is not known as a key, as a guess is."""
-        digest = digest_of(secret)
-        unknown = digest not in self._known and digest not in self._asked
-        return unknown and _FORM.fullmatch(secret) is not None
+        """Whether it would have to be looked up and was never seen, as a guess is."""
+        return _FORM.fullmatch(secret) is not None and digest_of(secret) not in self._known
 
     async def aclose(self) -> None:
         """Close the connections; the keys may be used again."""
@@ -206,37 +204,12 @@ class Keys:
         change = _TABLE.update().where(_TABLE.c.id == key.id).values(to)
         await self._database.write(lambda c: c.execute(change))
         self._known.pop(key.digest, None)
-        self._asked.pop(key.digest, None)
         return key.model_copy(update=to)
 
     async def _select(self, *where: Any) -> Sequence[Key]:
         statement = _TABLE.select().where(*where).order_by(_TABLE.c.made_at, _TABLE.c.id)
         rows = await self._database.read(lambda c: c.execute(statement).mappings().all())
         return [Key(**row) for row in rows]
-
-    def _asking(self, digest: str) -> asyncio.Task[Key | None]:
-        """The look-up that is under way, or a new one: a hundred requests need one answer."""
-        task = self._asked.get(digest)
-        if task is None:
-            task = self._asked[digest] = asyncio.create_task(self._looked_up(digest))
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return task
-
-    async def _looked_up(self, digest: str) -> Key | None:
-        me, at = asyncio.current_task(), self._clock()
-        try:
-            found = await self._select(_TABLE.c.digest == digest)
-        finally:
-            current = self._asked.get(digest) is me  # else it was revoked meanwhile
-            if current:
-                del self._asked[digest]
-        key = next((each for each in found if each.revoked_at is None), None)
-        if current:
-            self._known[digest] = (key, at)
-            self._known.move_to_end(digest)
-            while len(self._known) > MOST_REMEMBERED:
-                self._known.popitem(last=False)
-        return key
 
 
 def address_of(host: str) -> str:
