@@ -162,13 +162,6 @@ def test_json_has_exact_money_and_no_nan(capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(capsys.readouterr().out) == {"usd": "0.10", "path": "a", "n": [None, 1.5]}
 
 
-def test_a_page_that_cannot_be_written_is_a_failure_with_its_name(tmp_path: Path) -> None:
-    file = commands.outcomes(tmp_path / "a.jsonl", [(0.9, True), (0.3, False)] * 30)
-    page = tmp_path / "nowhere" / "page.html"
-    done = commands.cascade("evaluate", file, *MODELS, "--html", page, code=1)
-    assert str(page) in done.err
-
-
 # --- plan
 
 TOKENS = ("plan", "--input-tokens", "400", "--output-tokens", "100")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cascade import Cascade, ConfigurationError, MemoryLedger, Tier
+from cascade import Cascade, ConfigurationError, MemoryLedger
 from cascade.calibrate import to_examples
-from cascade.demo import questions, run_demo
+from cascade.demo import questions
 from cascade.errors import InputError
 from cascade.evaluation.recordings import Example
 from cascade.feedback import MOST_SAID, keep_feedback, to_feedback
@@ -206,13 +206,6 @@ def test_the_demo_takes_any_small_model(host: Upstream, tmp_path: Path) -> None:
     assert (len(document["assumed"]), "headline" in document) == (2, True)
     assert len(host.asked()) == 50
     assert "n=3" in commands.cascade("demo", "--n", 3, code=2).err
-
-
-async def test_the_demo_takes_any_large_model(host: Upstream, tmp_path: Path) -> None:
-    small = Tier("ollama:small", name="small")
-    found = await run_demo(tmp_path, n=40, small=small, large=host.tier("large"))
-    assert "openai:large" in found.files["configuration"].read_text()
-    assert "(an assumption)" not in found.assumptions[1]
 
 
 # --- calibrating in one line

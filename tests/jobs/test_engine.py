@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import json
-import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import pytest
 
 from cascade import Cascade, Price, Tier
 from cascade.errors import ConfigurationError, LedgerError, ModelUnavailableError
-from cascade.jobs import Done, Journal, Row, engine, made_with, run_job, write_output
+from cascade.jobs import Done, Journal, Row, engine, made_with, run_job
 from cascade.jobs.engine import GIVE_UP_AFTER
 from cascade.ledger import MemoryLedger
 from cascade.middleware import Retries
@@ -76,32 +73,6 @@ async def test_the_sums_are_those_of_the_ledger_and_its_entries_carry_the_rows(
     assert (done.spent_usd, done.saved_usd) == (cost, saved)
     assert {tags["job"] for tags in store.tags.values()} == {"night"}
     assert {tags["row"] for tags in store.tags.values()} == {"0", "1", "2", "3", "4"}
-
-
-async def test_a_row_that_fails_is_told_beside_it_and_asked_again_by_the_next_run(
-    tmp_path: Path,
-) -> None:
-    broken = True
-
-    def small(request: Any) -> Any:
-        if broken and answer(request).endswith("2"):
-            raise ModelUnavailableError("down", model="small")
-        return reply(answer(request), probability=0.95)
-
-    def large(request: Any) -> Any:
-        raise ModelUnavailableError("down too", model="large")
-
-    both = Tier(scripted(small), price=PRICE), Tier(ScriptedModel(large), price=PRICE)
-    cascade = Cascade(*both, middleware=[Retries(1)])
-    done = await run(cascade, rows(4), tmp_path / "j")
-    assert (done.answered, done.failed) == (3, 1)
-    with Journal(tmp_path / "j", made_with(cascade)) as journal:
-        failed = journal.find(2)
-        assert failed is not None
-        assert str(failed.error).startswith("ModelUnavailableError: ")
-    broken = False
-    again = await run(cascade, rows(4), tmp_path / "j")
-    assert (again.answered, again.resumed, again.failed) == (1, 3, 0)
 
 
 async def test_a_row_with_another_question_than_before_is_asked_again(tmp_path: Path) -> None:
@@ -243,29 +214,3 @@ async def test_another_cascade_does_not_go_on_with_the_answers_of_this_one(tmp_p
 async def test_a_concurrency_below_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="concurrency=0"):
         await run(pair(), rows(1), tmp_path / "j", concurrency=0)
-
-
-@pytest.mark.parametrize("end", [".jsonl", ".csv"])
-async def test_the_output_has_the_order_and_the_columns_of_the_input(
-    end: str, tmp_path: Path
-) -> None:
-    cascade = pair(scripted(lambda r: reply(answer(r), probability=0.95), delay_s=0.002))
-    given = [*rows(20), Row(20, {"id": 20}, problem="no question")]
-    path = tmp_path / f"out{end}"
-    with Journal(tmp_path / "j", made_with(cascade)) as journal:
-        await run_job(cascade, given, journal, concurrency=5)
-        assert write_output(path, given, journal, prefix="c_") == 21
-    found = read_back(path)
-    assert [int(row["id"]) for row in found] == list(range(21))
-    assert found[3]["c_answer"] == "QUESTION 3"
-    assert found[3]["c_tier"] == cascade.tiers[0].name
-    assert Decimal(found[3]["c_cost_usd"]) > 0
-    assert found[20]["c_error"] == "InputError: no question"
-    assert sorted(os.listdir(tmp_path)) == ["j", path.name]  # noqa: PTH208
-
-
-def read_back(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".jsonl":
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))

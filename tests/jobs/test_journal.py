@@ -80,12 +80,6 @@ def test_a_process_that_is_killed_loses_nothing_that_it_has_told(tmp_path: Path)
         assert all(journal.find(number) is not None for number in told)
 
 
-def test_another_set_up_is_refused_by_name(tmp_path: Path) -> None:
-    Journal(tmp_path / "j", MADE).__exit__()
-    with pytest.raises(ConfigurationError, match="begun with another models"):
-        Journal(tmp_path / "j", {**MADE, "models": ["c"]})
-
-
 def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "j").write_bytes(b"hello, these are words of mine\n" * 9)
     with sqlite3.connect(tmp_path / "other") as other:

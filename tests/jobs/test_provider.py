@@ -338,18 +338,6 @@ async def interrupted_after_drafts(cascade: Cascade, folder: Path) -> Done:
     return await run(cascade, folder, progress=show, stop=stop)
 
 
-async def test_interrupted_before_anything_is_sent_the_next_run_sends_it(
-    server: BatchServer, tmp_path: Path
-) -> None:
-    cascade = pair(server)
-    done = await interrupted_after_drafts(cascade, tmp_path)
-    assert (done.stopped, done.waiting) == ("it was interrupted", HARD)
-    assert len(output(tmp_path)) == ROWS - HARD
-    rest = await run(cascade, tmp_path)
-    assert (rest.resumed, rest.answered, rest.stopped) == (ROWS - HARD, HARD, None)
-    assert server.batched == BY_BATCH
-
-
 @pytest.mark.parametrize("step", ["upload", "create", "retrieve", "content"])
 async def test_a_stop_is_heard_while_the_provider_is_asked_and_nothing_is_sent_twice(
     step: Step, server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
