@@ -215,8 +215,8 @@ def saving(
     """
     known = float(large_cost.sum()) + escalated_usd
     audited, method = _unaudited(large_cost, sample, baselines)
-    if any(assumed) and sample.n:
-        method = f"{method}; assumed limits where none could be audited"
+    if any(assumed):
+        method = f"{method}; assumed limits where none could be" if sample.n else NO_AUDITS
     rest = [part + more for part, more in zip(audited, assumed, strict=True)]
     bill = [part + known for part in rest]
     net = [part - spent_usd for part in bill]
