@@ -12,9 +12,9 @@ Names load on first use: importing the package reads no environment and opens no
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from cascade._lazy import lazily
 from cascade._version import __version__
 
 if TYPE_CHECKING:
@@ -39,22 +39,25 @@ if TYPE_CHECKING:
     from cascade.state import Decision, LedgerEntry
     from cascade.tiers import Tier
 
-_HOMES = {
-    "agents.verifier": "Verdict",
-    "api": "Cascade",
-    "errors": "CascadeError ConfigurationError InputError LedgerError ModelError",
-    "events": "Decided Provisional Retracted Token",
-    "graph": "build_graph",
-    "ledger.base": "LedgerStore MemoryLedger tagged",
-    "ledger.prices": "Price",
-    "ledger.view": "LedgerView",
-    "middleware.base": "CascadeMiddleware",
-    "policies": "EconomicPolicy Policy Situation ThresholdPolicy",
-    "result": "CascadeResult",
-    "run": "Run",
-    "state": "Decision LedgerEntry",
-    "tiers": "Tier",
-}
+__getattr__ = lazily(
+    __name__,
+    {
+        "agents.verifier": "Verdict",
+        "api": "Cascade",
+        "errors": "CascadeError ConfigurationError InputError LedgerError ModelError",
+        "events": "Decided Provisional Retracted Token",
+        "graph": "build_graph",
+        "ledger.base": "LedgerStore MemoryLedger tagged",
+        "ledger.prices": "Price",
+        "ledger.view": "LedgerView",
+        "middleware.base": "CascadeMiddleware",
+        "policies": "EconomicPolicy Policy Situation ThresholdPolicy",
+        "result": "CascadeResult",
+        "run": "Run",
+        "state": "Decision LedgerEntry",
+        "tiers": "Tier",
+    },
+)
 
 __all__ = [
     "Cascade",
@@ -86,14 +89,6 @@ __all__ = [
     "build_graph",
     "tagged",
 ]
-
-
-def __getattr__(name: str) -> object:
-    for home, names in _HOMES.items():
-        if name in names.split():
-            value = globals()[name] = getattr(import_module(f"cascade.{home}"), name)
-            return value
-    raise AttributeError(f"module 'cascade' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

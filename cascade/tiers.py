@@ -91,27 +91,26 @@ class Tier:
         pricing: Pricing = own or find_pricing(
             model.provider, model.model, local=model.local, base_url=self.base_url or model.server
         )
-        return OpenTier(self.name or default_name or model.name, model, pricing, self)
+        local = model.local if self.local is None else self.local
+        name = self.name or default_name or model.name
+        return OpenTier(name, model, pricing, self, local, self.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenTier:
-    """A tier that is ready to be asked."""
+    """A tier that is ready to be asked.
+
+    Attributes:
+        local: whether questions that have to stay on this machine may go to it.
+        max_tokens: limit of output tokens per answer.
+    """
 
     name: str
     model: Model
     pricing: Pricing
     settings: Tier
-
-    @property
-    def local(self) -> bool:
-        """Whether questions that have to stay on this machine may go to it."""
-        return self.model.local if self.settings.local is None else self.settings.local
-
-    @property
-    def max_tokens(self) -> int | None:
-        """Limit of output tokens per answer."""
-        return self.settings.max_tokens
+    local: bool
+    max_tokens: int | None
 
 
 class WithheldModel(Model):

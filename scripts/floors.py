@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("run",),
     ("tiers",),
     ("models", "ledger", "confidence", "policies"),
-    ("errors", "state", "events", "_numbers", "_portal", "_version"),
+    ("errors", "state", "events", "_lazy", "_numbers", "_portal", "_version"),
 )
 """Units of the package from top to bottom; imports run downwards only, never sideways.
 

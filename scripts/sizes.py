@@ -40,6 +40,7 @@ HOLDING = (
     "tiers.py",
     "calibrate.py",
     "feedback.py",
+    "_lazy.py",
     "_numbers.py",
     "__init__.py",
 )

@@ -6,8 +6,9 @@ Names load on first use, with the packages that they need: `langchain`, `opentel
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from cascade._lazy import lazily
 
 if TYPE_CHECKING:
     from cascade.integrations.agent_tier import AgentTier as AgentTier
@@ -19,19 +20,14 @@ if TYPE_CHECKING:
     from cascade.integrations.opentelemetry import Telemetry as Telemetry
     from cascade.integrations.prometheus import PrometheusMetrics as PrometheusMetrics
 
-_HOMES = {
-    "AgentTier": "agent_tier",
-    "CascadeChatModel": "chat_model",
-    "CascadeDecisionModel": "decisions",
-    "DecisionSignal": "decisions",
-    "DecisionVerifier": "decisions",
-    "PrometheusMetrics": "prometheus",
-    "RunLog": "logs",
-    "Telemetry": "opentelemetry",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'cascade.integrations' has no attribute {name!r}")
-    return getattr(import_module(f"cascade.integrations.{_HOMES[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "agent_tier": "AgentTier",
+        "chat_model": "CascadeChatModel",
+        "decisions": "CascadeDecisionModel DecisionSignal DecisionVerifier",
+        "logs": "RunLog",
+        "opentelemetry": "Telemetry",
+        "prometheus": "PrometheusMetrics",
+    },
+)

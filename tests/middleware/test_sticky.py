@@ -36,11 +36,12 @@ def made(
     large_price: Price = LARGE,
     name: str = "large",
     sticky: Sticky | None = None,
+    local: bool = True,
     **given: Any,
 ) -> tuple[Cascade, ScriptedModel, ScriptedModel]:
     drafts = ScriptedModel(says(0.95, **given), name="small", returns_logprobs=True)
     answers = ScriptedModel(says(0.95, **given), name=name)
-    small, large = Tier(drafts, price=small_price), Tier(answers, price=large_price)
+    small, large = Tier(drafts, price=small_price), Tier(answers, price=large_price, local=local)
     stack = [sticky or Sticky(), Retries(base_s=0.0)]
     return Cascade(small, large, middleware=stack), drafts, answers
 
@@ -121,8 +122,7 @@ async def test_answers_of_others_say_nothing(told: Any) -> None:
 
 
 async def test_a_question_that_must_stay_here_goes_to_no_model_elsewhere() -> None:
-    cascade, _, answers = made()
-    answers.local = False
+    cascade, _, _ = made(local=False)
     (first,) = await talk(cascade, f"hard {LONG}")
     messages = [HumanMessage(f"hard {LONG}"), first.message, HumanMessage("easy")]
     assert (await ask(cascade, messages, local_only=True)).tier == "small"
