@@ -178,9 +178,7 @@ def _fit_stage(
     raw = np.array([math.nan if score is None else score for score in scores])
     columns = columns_of(rows, taken)
     table = matrix(rows, columns, taken)
-    seen = cross_fitted(
-        lambda fit, held: fit_calibrator(table[fit], correct[fit]).predict(table[held]), correct
-    )
+    seen = cross_fitted(fit_calibrator, table, correct)
     stage = Stage(
         signals=taken,
         columns=columns,
@@ -241,9 +239,7 @@ def _fit_large(
     if not 0 < won.sum() < len(won):
         return rate, None, 0.0, None
     table, constant = last.table, rate - last.seen
-    ranked = cross_fitted(
-        lambda fit, held: fit_gain(table[fit], correct[fit], large[fit]).predict(table[held]), gain
-    )
+    ranked = cross_fitted(fit_gain, table, correct, large, by=gain)
     share = step_share(constant, ranked, gain)
     area = auroc(constant + share * (ranked - constant), won)
     return rate, fit_gain(table, correct, large) if share else None, share, area
@@ -309,13 +305,8 @@ def fit_calibrator(table: Array, correct: Array) -> FittedCalibrator:
     base = _fit_base(table, correct)
     if not _columns_allowed(table, correct):
         return FittedCalibrator(base=base)
-
-    def seen(fit: Callable[[Array, Array], Linear]) -> Array:
-        return cross_fitted(
-            lambda rows, held: fit(table[rows], correct[rows]).predict(table[held]), correct, 10
-        )
-
-    share = step_share(seen(_fit_base), seen(_fit_full), correct)
+    few, many = (cross_fitted(fit, table, correct, folds=10) for fit in (_fit_base, _fit_full))
+    share = step_share(few, many, correct)
     full = _fit_full(table, correct) if share else None
     return FittedCalibrator(base=base, full=full, share=share)
 
@@ -331,12 +322,19 @@ def fit_gain(
     )
 
 
-def cross_fitted(predict: Callable[[Rows, Rows], Array], labels: Array, folds: int = 5) -> Array:
-    """The prediction of each row by a fit that has not seen it, (n,): `predict` takes the rows that
-    fit and those held out, and each fold has about the same labels."""
-    predicted = np.empty(len(labels))
-    for fit, held in stratified_folds(labels, folds):
-        predicted[held] = predict(fit, held)
+def cross_fitted(
+    fit: Callable[..., Linear | FittedCalibrator | GainHead],
+    table: Array,
+    *labels: Array,
+    by: Array | None = None,
+    folds: int = 5,
+) -> Array:
+    """The prediction of each row by a fit that has not seen it, (n,), in folds that are alike in
+    their first labels, or in those of `by`."""
+    predicted = np.empty(len(table))
+    for rows, held in stratified_folds(labels[0] if by is None else by, folds):
+        found = fit(table[rows], *(each[rows] for each in labels))
+        predicted[held] = found.predict(table[held])
     return predicted
 
 

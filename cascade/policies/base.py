@@ -84,27 +84,30 @@ def tell_cost(policy: object, cost_usd: Decimal) -> None:
         policy = getattr(policy, "inner", None)
 
 
-def outright(action: Action, reason: str, assessment: Assessment) -> Decision:
-    """A decision for which the confidence was not compared with a threshold."""
+def decided(
+    action: Action, reason: str, assessment: Assessment, threshold: float | None = None
+) -> Decision:
+    """A decision about a draft, with its confidence."""
     return Decision(
         action=action,
         reason=reason,
+        threshold=threshold,
         confidence=assessment.confidence,
         calibrated=assessment.calibrated,
     )
 
 
-def settled(situation: Situation) -> Decision | None:
+def settled(situation: Situation, threshold: float | None = None) -> Decision | None:
     """The decision that needs no threshold, None where one has to be compared: the last tier's
     answer is accepted, and a draft that is ruled out or has no confidence escalated."""
     assessment = situation.assessment
     if situation.last:
-        return outright("accept", "the answer of the last tier", assessment)
+        return decided("accept", "the answer of the last tier", assessment, threshold)
     if assessment.objection is not None:
-        return outright("escalate", assessment.objection, assessment)
+        return decided("escalate", assessment.objection, assessment, threshold)
     if assessment.confidence is None:
         missing = assessment.missing or "no signal was taken"
-        return outright("escalate", f"no confidence: {missing}", assessment)
+        return decided("escalate", f"no confidence: {missing}", assessment, threshold)
     return None
 
 
@@ -118,13 +121,9 @@ def compare(assessment: Assessment, threshold: float) -> Decision:
     left, right = f"{confidence:.3f}", f"{threshold:.3f}"
     if left == right and not accepted:
         left, right = f"{confidence}", f"{threshold}"  # 0.800 < 0.800 would explain nothing
-    return Decision(
-        action="accept" if accepted else "escalate",
-        reason=f"{kind} {left} {'≥' if accepted else '<'} {right}",
-        threshold=threshold,
-        confidence=confidence,
-        calibrated=assessment.calibrated,
-    )
+    action: Action = "accept" if accepted else "escalate"
+    reason = f"{kind} {left} {'≥' if accepted else '<'} {right}"
+    return decided(action, reason, assessment, threshold)
 
 
 def break_even(p_large: float, cost_per_error: float) -> float:
@@ -222,9 +221,9 @@ class ThresholdPolicy:
         assessment, threshold = situation.assessment, self.threshold
         if not assessment.calibrated and self.uncalibrated is not None:
             threshold = self.uncalibrated
-        decision = settled(situation)
+        decision = settled(situation, threshold)
         if decision is not None:
-            return decision.model_copy(update={"threshold": threshold})
+            return decision
         return with_observation(compare(assessment, threshold), situation.next_signal, can_change)
 
 
@@ -262,7 +261,7 @@ class EconomicPolicy:
             return decision.model_copy(update={"tier": tier}) if tier else decision
         if best is None or best.cost_usd is None:
             reason = "the cost of escalating is unknown: set a price on the next tier"
-            return outright("escalate", reason, assessment)
+            return decided("escalate", reason, assessment)
         cost = float(best.cost_usd) / self.price_of_error
         decision = compare(assessment, break_even(self._p(best), cost))
         wrong = 1 - Decimal(str(assessment.confidence))
@@ -368,6 +367,6 @@ class BudgetPolicy:
             return decision
         if cost is None:
             reason = "the cost of escalating is unknown, and a budget has to be kept"
-            return outright("accept", reason, assessment)
+            return decided("accept", reason, assessment)
         p_large = self.p_large if assessment.p_large is None else assessment.p_large
         return compare(assessment, break_even(p_large, self.shadow_price * float(cost)))

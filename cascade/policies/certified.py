@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cascade._numbers import to_number
 from cascade.errors import ConfigurationError
-from cascade.policies.base import Policy, Situation, compare, observe, outright, settled
+from cascade.policies.base import Policy, Situation, compare, decided, observe, settled
 from cascade.state import Certificate, Decision, Record
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ class CertifiedPolicy:
     def decide(self, situation: Situation) -> Decision:
         """Accept at the certified threshold and above."""
         assessment, threshold = situation.assessment, self.certificate.threshold
-        decision = settled(situation)
-        if decision is None and not assessment.calibrated:
-            reason = "the certificate covers calibrated confidences only"
-            decision = outright("escalate", reason, assessment)
+        decision = settled(situation, threshold)
         if decision is not None:
-            return decision.model_copy(update={"threshold": threshold})
+            return decision
+        if not assessment.calibrated:
+            reason = "the certificate covers calibrated confidences only"
+            return decided("escalate", reason, assessment, threshold)
         decision = compare(assessment, threshold)
         if situation.next_signal is not None:
             # The promise was proved for the confidence from all signals, not from some of them.
