@@ -25,6 +25,9 @@ from cascade.state import Certificate, Record
 
 LEAST_ROWS = 40
 
+MENU = (0.0, 0.01, 0.02, 0.05)
+"""Losses for which the menu says what they save."""
+
 OPTIMISM = 0.25
 """Share of a standard error that is added to an expected loss, because the cheapest of many
 policies was chosen on the same rows. Without it three in five lose more than expected."""
@@ -46,7 +49,6 @@ class Options(Record):
 
     Attributes:
         within: quality that may be lost against the large model, as a share of the questions.
-        menu: losses for which the menu says what they save.
         caution: standard errors that an expected loss has to stay below what may be lost.
         price_of_error: dollars of a wrong answer; it recommends the point instead of `within`.
         max_harm: α, a bound on P(accepted and wrong), to be certified.
@@ -57,7 +59,6 @@ class Options(Record):
     """
 
     within: float = 0.01
-    menu: tuple[float, ...] = (0.0, 0.01, 0.02, 0.05)
     caution: float = 0.0
     price_of_error: float | None = None
     max_harm: float | None = None
@@ -211,12 +212,11 @@ def check(pair: Pair, options: Options) -> None:
             f"{len(pair)} rows with both models and their costs: an evaluation needs {LEAST_ROWS} "
             f"at least, {LEAST_ROWS - len(pair)} more, and a few hundred to say much."
         )
-    for name, share in [("within", options.within), *(("menu", loss) for loss in options.menu)]:
-        if not 0 <= share < 1:
-            raise ConfigurationError(
-                f"{name}={share:g}: the share of questions that may be lost, such as 0.01 for one "
-                "point of a hundred."
-            )
+    if not 0 <= options.within < 1:
+        raise ConfigurationError(
+            f"within={options.within:g}: the share of questions that may be lost, such as 0.01 for "
+            "one point of a hundred."
+        )
     if options.price_of_error is not None and not pair.priced:
         raise ConfigurationError(
             "price_of_error weighs dollars, and the recording knows no costs: record `cost_usd`."

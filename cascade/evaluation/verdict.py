@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 
 from cascade.confidence.calibration import Calibration
 from cascade.evaluation.crossfit import (
+    MENU,
     Alone,
     Choice,
     Figures,
@@ -87,7 +88,7 @@ class Evaluation(Record):
 
     Attributes:
         sentence: the verdict for people, in one sentence.
-        points: the menu, in order of `Options.menu`.
+        points: the menu, in order of `MENU`.
         recommended: the point that the verdict is about.
         shape: what is recommended, fitted to all rows; `off` for the large model alone.
         helper: another model that it asks.
@@ -173,8 +174,7 @@ def evaluate(
         cost_ratio=float(sheet.pair.small_cost.sum() / sheet.pair.large_cost.sum()),
         verdict=_verdict(own, point, shape, options),
         points=tuple(
-            point_of(sheet, cheapest_within(own, loss, options), loss, options)
-            for loss in options.menu
+            point_of(sheet, cheapest_within(own, loss, options), loss, options) for loss in MENU
         ),
         recommended=point,
         shape=shape,

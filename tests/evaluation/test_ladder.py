@@ -107,6 +107,24 @@ def test_helpers_are_cheap_and_have_answered_everything() -> None:
     assert found.helpers(np.arange(20)) == ("helper",)
 
 
+def test_another_model_says_the_same_and_how_sure_it_is_of_both() -> None:
+    def options(*shares: float, answer: str) -> Outcome:
+        logs: list[Any] = np.log(shares).tolist()
+        return Outcome(correct=1, cost_usd=1, pred=answer, signals={"option_logprobs": logs})
+
+    scored = Outcome(correct=1, cost_usd=1, pred="B", confidence=0.8)
+    small, large = options(0.9, 0.1, answer="A"), Outcome(correct=1, cost_usd=1)
+    models = {"small": small, "large": large, "o": options(0.3, 0.7, answer="B"), "s": scored}
+    found = pair([Transcript(dataset="d", id="1", prompt="?", models=models)])
+    likely, sure = (found.block(f"view:{name}") for name in "os")
+    assert dict(zip(likely.names, np.exp(likely.values[0]), strict=True)) == pytest.approx(
+        {"same": 1.0, "p_draft": 0.3, "p_top": 0.7, "entropy": np.exp(0.6109)}, rel=1e-3
+    )
+    assert sure.select(["same", "score_of_other", "none"])[0] == pytest.approx(
+        [0, 0.8, np.nan], nan_ok=True
+    )
+
+
 # Heads ----------------------------------------------------------------------------------------
 
 
