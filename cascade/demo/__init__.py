@@ -141,10 +141,12 @@ async def run_demo(
     finally:
         await cascade.aclose()
     first, last = cascade.tiers[0], cascade.tiers[-1]
+    models = (first.model.name, f"replay:{RECORDED}" if large is None else last.model.name)
     tiers: list[dict[str, JsonValue]] = [
-        {"model": first.model.name, "price": {"per_hour": float(PER_HOUR)}, "temperature": 0},
-        {"model": f"replay:{RECORDED}" if large is None else last.model.name},
+        {"model": name, "max_tokens": tier.max_tokens, "temperature": tier.settings.temperature}
+        for name, tier in zip(models, cascade.tiers, strict=True)
     ]
+    tiers[0] |= {"price": {"per_hour": float(PER_HOUR)}, "options": dict(first.settings.options)}
     listed = f", as {PRICED_AS[1]} (an assumption)" if large is None else ""
     return Demo(
         fitted,
