@@ -28,7 +28,6 @@ from cascade.errors import ConfigurationError, LedgerError
 from cascade.ledger.store import open_store
 from cascade.service.app import create_app
 from cascade.service.config import Configured, ListenConfig, LogConfig
-from cascade.service.faults import without_places
 from cascade.service.gateway import Gateway
 from cascade.state import Usage
 
@@ -262,7 +261,7 @@ def describe(configured: Configured) -> list[str]:
     config = configured.config
     gateway = Gateway(configured)
     asks = "asks for keys" if config.auth else "asks for no key"
-    kept = "none" if config.ledger is None else without_places(config.ledger.url)
+    kept = "none" if config.ledger is None else re.sub(r"//[^/@]*@", "//", config.ledger.url)
     lines = [f"listens on {config.listen.host}:{config.listen.port}, {asks}", f"ledger: {kept}"]
     for name, served in gateway.served.items():
         cascade, given = served.cascade, served.config

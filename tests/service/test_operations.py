@@ -234,40 +234,22 @@ async def test_long_and_packed_bodies_are_refused(serve: Serve) -> None:
     assert statuses == [413, 415, 413, 413]
 
 
+def _tools(count: int, **more: Any) -> dict[str, Any]:
+    functions = [{"name": f"f{n}", **more} for n in range(count)]
+    return {"tools": [{"type": "function", "function": each} for each in functions]}
+
+
+def _form(schema: dict[str, Any]) -> dict[str, Any]:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    return {"response_format": form}
+
+
+MANY = {"type": "object", "properties": {f"p{k}": {"type": "string"} for k in range(20)}}
 WORST: dict[str, Any] = {
-    "tools": {
-        "tools": [
-            {
-                "type": "function",
-                "function": {
-                    "name": f"f{n}",
-                    "parameters": {
-                        "type": "object",
-                        "properties": {f"p{k}": {"type": "string"} for k in range(20)},
-                    },
-                },
-            }
-            for n in range(500)
-        ]
-    },
-    "too many tools": {
-        "tools": [{"type": "function", "function": {"name": f"f{n}"}} for n in range(1000)]
-    },
-    "alternatives": {
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {
-                "name": "x",
-                "schema": {"anyOf": [{"const": n, "type": "integer"} for n in range(5_000)]},
-            },
-        }
-    },
-    "patterns": {
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "x", "schema": {"pattern": "^(a+)+$", "type": "string"}},
-        }
-    },
+    "tools": _tools(500, parameters=MANY),
+    "too many tools": _tools(1000),
+    "alternatives": _form({"anyOf": [{"const": n, "type": "integer"} for n in range(5_000)]}),
+    "patterns": _form({"pattern": "^(a+)+$", "type": "string"}),
     "values": {"stop": ["x"] * 90_000},
     "depth": {"metadata": json.loads("[" * 90 + "]" * 90)},
 }
