@@ -28,7 +28,6 @@ from cascade.errors import (
     UnsupportedContentError,
 )
 from cascade.models.failures import conceal
-from cascade.models.loops import close_from_sync
 from cascade.state import Completion, TokenLogprob
 
 JsonSchema = Mapping[str, Any]
@@ -204,18 +203,14 @@ class Model(ABC):
         return None if self.weights_path is None else file_sha256(self.weights_path)
 
     async def warm(self) -> None:  # noqa: B027 - most adapters have nothing to make ready
-        """Open a connection, or load the weights. No question is asked and nothing is spent.
+        """Have the weights loaded. No question is asked and nothing is spent.
 
         Raises:
-            ModelError: the server or the weights cannot be had.
+            ModelError: they, or their server, cannot be had.
         """
 
     async def aclose(self) -> None:  # noqa: B027 - most adapters hold nothing
         """Give back connections and memory; from any event loop. The model may be used again."""
-
-    def close(self) -> None:
-        """`aclose` for synchronous callers; inside a running loop it is scheduled there."""
-        close_from_sync(self.aclose)
 
     def _check_allowed(self, request: Request | None = None) -> None:
         if guard.forbidden and self.real:

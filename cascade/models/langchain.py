@@ -155,7 +155,7 @@ class LangChainModel(Model):
         return Completion(
             text=text,
             model=str(metadata.get("model_name") or metadata.get("model") or self.model),
-            usage=_usage(message) if self._sends_once else Usage(),
+            usage=usage_of_message(message) if self._sends_once else Usage(),
             logprobs=answer_logprobs(tokens, text, thinking, tool_calls=bool(calls)),
             call_logprobs=call_logprobs(tokens, calls, thinking),
             tool_calls=tuple(calls),
@@ -214,7 +214,8 @@ def _server(chat: BaseChatModel, provider: str) -> str | None:
     return next((place for place in places if isinstance(place, str) and "://" in place), None)
 
 
-def _usage(message: AIMessage) -> Usage:
+def usage_of_message(message: AIMessage) -> Usage:
+    """The usage that a message reports, where its counts can be true."""
     usage = message.usage_metadata
     if not usage:
         return Usage()

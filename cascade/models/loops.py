@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
-from functools import partial
 from typing import Any, TypeVar
 
-from cascade._portal import portal_loop, run_sync, running_loop
+from cascade._portal import portal_loop
 
 T = TypeVar("T")
 
@@ -68,33 +67,23 @@ async def _guard(pool: Any) -> AsyncGenerator[None]:
         await pool.aclose()
 
 
-async def _close(guardian: AsyncGenerator[None]) -> None:
-    with suppress(RuntimeError):  # the loop is ending, and closes the generator itself
-        await guardian.aclose()
-
-
 def _forget(loop: asyncio.AbstractEventLoop, pool: Any, guardian: AsyncGenerator[None]) -> None:
     """The owner of a pool was collected or closed, or the process ends."""
     pool.abandon()
     if loop.is_running():
         with suppress(RuntimeError):  # it was closed this moment
-            later = partial(close_from_sync, partial(_close, guardian))
-            loop.call_soon_threadsafe(loop.call_later, DELAY_S, later)
+            loop.call_soon_threadsafe(loop.call_later, DELAY_S, _close_soon, guardian)
 
 
 _closing: set[asyncio.Task[None]] = set()
 
 
-def close_from_sync(aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run an `aclose` for a synchronous caller: never waits for the event loop of its own thread.
+def _close_soon(guardian: AsyncGenerator[None]) -> None:
+    async def close() -> None:
+        with suppress(RuntimeError):  # the loop is ending, and closes the generator itself
+            await guardian.aclose()
 
-    Inside a running loop it is scheduled there; elsewhere it has been done when this returns.
-    """
-    loop = running_loop()
-    if loop is None:
-        run_sync(aclose())
-        return
-    task = loop.create_task(aclose())
+    task = asyncio.get_running_loop().create_task(close())
     _closing.add(task)
     task.add_done_callback(_closing.discard)
 

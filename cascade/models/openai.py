@@ -11,11 +11,10 @@ from contextlib import AbstractContextManager, aclosing, contextmanager, suppres
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cascade.errors import MalformedResponseError, MissingKeyError, ModelError
+from cascade.errors import MissingKeyError, ModelError
 from cascade.models.base import Chunk, Model, Request
 from cascade.models.failures import Caller, without_secrets
 from cascade.models.http import (
-    CONNECT_S,
     Connection,
     check_address,
     is_loopback,
@@ -145,17 +144,6 @@ class ServedModel(Model):
             yield
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise self._caller.malformed(f"{type(error).__name__}: {error}") from error
-
-    async def warm(self) -> None:
-        """Open a connection, whatever the server says to that."""
-        self._check_allowed()
-        try:
-            with self._caller.named():
-                async with asyncio.timeout(CONNECT_S):
-                    await (await self._connected()).request("/models")
-        except ModelError as error:
-            if error.status is None and not isinstance(error, MalformedResponseError):
-                raise
 
     async def aclose(self) -> None:
         """Close the connections."""

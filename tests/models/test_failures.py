@@ -28,7 +28,7 @@ from cascade.errors import (
     StreamInterruptedError,
     UnsupportedContentError,
 )
-from cascade.models import Model, http, openai
+from cascade.models import Model, http
 from cascade.models.base import guard
 from cascade.models.failures import Caller, conceal
 from cascade.models.ollama import OllamaModel
@@ -199,7 +199,7 @@ async def test_a_refusal_carries_how_long_to_wait(
 # Places
 
 
-@pytest.mark.parametrize("asking", [*ASKING, lambda model: model.warm()])
+@pytest.mark.parametrize("asking", ASKING)
 @pytest.mark.parametrize(
     ("model", "says"),
     [
@@ -250,7 +250,7 @@ async def test_a_refusal_without_end_is_given_up(model: Model, server: FakeServe
     assert len(str(caught.value)) < 600
 
 
-# Log-probabilities, making ready, and where requests are forbidden
+# Log-probabilities, and where requests are forbidden
 
 
 @pytest.mark.parametrize("asking", ASKING)
@@ -267,33 +267,13 @@ async def test_a_server_that_refuses_log_probabilities_is_asked_without(
     assert [bool(r.body.get("logprobs")) for r in server.received] == [True, True, False]
 
 
-async def test_a_connection_is_there_for_the_first_request(
-    model: Model, server: FakeServer
-) -> None:
-    await model.warm()
-    await ask(model)
-    assert server.last.body["messages"]
-    assert server.received[0].body.get("messages", []) == []
-
-
-async def test_any_word_of_the_server_is_enough_and_silence_is_not_waited_for(
-    openai_model: OpenAIModel, server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.will(replies.error(401, "no"), replies.HTML, replies.HANG)
-    await openai_model.warm()
-    await openai_model.warm()
-    monkeypatch.setattr(openai, "CONNECT_S", 0.05)
-    with pytest.raises(ModelTimeoutError):
-        await openai_model.warm()
-
-
 async def test_no_real_server_is_called_where_that_is_forbidden(
     model: Model, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "forbidden", True)
-    for call in (model.warm, lambda: ask(model), lambda: ask_by_stream(model)):
+    for asking in ASKING:
         with pytest.raises(RealRequestForbiddenError, match="forbidden"):
-            await call()  # type: ignore[operator]
+            await asking(model)
     assert server.received == []
 
 

@@ -45,7 +45,7 @@ async def test_synchronous_and_asynchronous_calls_mix(either: Model) -> None:
     for i in range(2):
         assert (await ask(either, f"here {i}")).text == f"HERE {i}"
         assert run_sync(ask(either, f"there {i}")).text == f"THERE {i}"
-    either.close()
+    run_sync(either.aclose())
     await either.aclose()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cascade._portal import run_sync
 from cascade.errors import (
     ContextLengthError,
     ModelError,
@@ -58,7 +59,7 @@ def embedded() -> Iterator[LlamaCppModel]:
     model = open_model("llamacpp:smollm2-135m", options={"n_parallel": 2})
     assert isinstance(model, LlamaCppModel)
     yield model
-    model.close()
+    run_sync(model.aclose())
 
 
 async def test_logprobs_spell_the_answer(embedded: LlamaCppModel) -> None:
@@ -152,7 +153,7 @@ def test_a_model_that_is_closed_with_a_request_in_flight_holds_nothing_up() -> N
         answering = model.stream(question("Count", **LONG))
         for _ in range(20):
             await anext(answering)
-        model.close()
+        await model.aclose()
         started = time.perf_counter()
         await asyncio.sleep(0.01)
         return time.perf_counter() - started
@@ -169,7 +170,7 @@ def test_an_engine_that_is_not_used_gives_its_memory_back() -> None:
     answer = asyncio.run(ask(model, "Count", extra={"ignore_eos": True}))
     assert answer.usage.output_tokens == 3, "options that do not load go with each request"
     assert model._loading in llamacpp._engines
-    model.close()
+    run_sync(model.aclose())
     gc.collect()
     assert model._loading not in llamacpp._engines
 

@@ -54,7 +54,7 @@ async def test_a_model_is_closed_in_its_loop_and_can_be_used_again(
 ) -> None:
     for text in ("once", "again"):
         assert (await ask(model, text)).text == text.upper()
-        model.close()
+        await model.aclose()
         await server.has_closed_connections()
         await model.aclose()
 
@@ -90,7 +90,7 @@ def test_connections_of_closed_loops_are_forgotten(opened: Callable[[str], Model
             loop.close()
     asyncio.run(ask(model))
     assert len(model._connection._clients._kept) == 2  # type: ignore[attr-defined]
-    model.close()
+    run_sync(model.aclose())
     idle.close()
 
 
@@ -122,7 +122,7 @@ async def end(closes):
     model = opened()
     await ask(model)
     if closes:
-        model.close()
+        await model.aclose()
 for n in range(20):
     asyncio.run(end(closes=n % 2))
 
