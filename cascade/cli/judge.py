@@ -17,7 +17,6 @@ from cascade.cli.console import (
     busy,
     fail,
     print_json,
-    progress,
     say,
     show,
     write_pages,
@@ -403,7 +402,7 @@ def try_(
     need_numbers()
     from cascade.calibrate import calibrate as fit  # noqa: PLC0415 - heavy
     from cascade.evaluation import collecting  # noqa: PLC0415
-    from cascade.evaluation.crossfit import Options  # noqa: PLC0415
+    from cascade.evaluation.crossfit import LEAST_ROWS, Options  # noqa: PLC0415
     from cascade.evaluation.recordings import read_examples  # noqa: PLC0415
 
     rows = read_examples(examples, question=question, label=label)
@@ -415,6 +414,11 @@ def try_(
     rows = read_examples(examples, question=question, label=label, system=system)
     if shots:
         rows = collecting.with_shots(rows, shots)
+    if len(rows) < LEAST_ROWS:
+        raise ConfigurationError(
+            f"{examples}: {len(rows)} rows, where {LEAST_ROWS} or more are needed, and "
+            f"{collecting.FAIR_TEST} for a fair test. Nothing was asked."
+        )
     to.mkdir(parents=True, exist_ok=True)
     path = to / "transcripts.jsonl"
     wanted = Options(within=within, caution=caution, price_of_error=price_of_error)
@@ -476,7 +480,7 @@ def demo(
 @contextmanager
 def _progress() -> Iterator[Callable[[Collected], None]]:
     """What shows a person how far collecting is."""
-    with progress() as tell:
+    with busy() as tell:
 
         def update(done: Collected) -> None:
             spent = "?" if done.spent_usd is None else f"${done.spent_usd:.4f}"

@@ -57,6 +57,7 @@ def play(host: Upstream) -> None:
         ("calibrate", ("--max-harm", "0.1"), "30 examples, where 40 or more are needed"),
         ("calibrate", ("--scorer", "vibes"), "vibes"),
         ("calibrate", ("--signals", "mood"), "mood"),
+        ("try", (), "30 rows, where 40 or more are needed"),
         ("try", ("--shots", "90"), "shots=90"),
     ],
 )
