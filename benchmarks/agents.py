@@ -73,7 +73,7 @@ def unchecked(pair: Pair, test: Pair | None) -> dict[str, Any]:
     found = evaluate(pair, test=test, choose=fit_agents if runs else fit_ladder)
     point = found.recommended
     return {"verdict": found.verdict, "shape": found.shape, "helper": found.helper,
-            "cost": point.cost, "points": tuple(-100 * each for each in point.loss),
+            "cost": point.cost, "points": tuple(0.0 - 100 * each for each in point.loss),
             "small": found.alone[0].quality.value, "large": found.alone[1].quality.value,
             "sentence": found.sentence}  # fmt: skip
 

@@ -83,7 +83,7 @@ def _fit(table: Array, small: Array, large: Array, fit: Rows) -> tuple[GainHead,
 
     whole = head(fit)
     p = np.array([whole.small.predict(table), whole.large.predict(table)])
-    for part, held in stratified_folds(large[fit] - small[fit] + 2 * small[fit], 10):
+    for part, held in stratified_folds(large[fit] - small[fit] + 2 * small[fit], 5):
         other, rows = head(fit[part]), fit[held]
         p[:, rows] = other.small.predict(table[rows]), other.large.predict(table[rows])
     return whole, p

@@ -51,8 +51,8 @@ from cascade.ledger.prices import Price, find_pricing
 from cascade.models import Request
 from cascade.models.base import guard
 from cascade.models.failures import Caller
+from cascade.models.langchain import usage_of_message
 from cascade.models.logprobs import answer_logprobs, call_logprobs
-from cascade.models.wire import read_counts
 from cascade.questions import RISK
 from cascade.run import Call, Parts
 from cascade.state import Completion, TokenLogprob, Usage
@@ -82,7 +82,8 @@ class AgentTier(CompositeModel):
 
     Each of its model calls is an entry of the ledger under the tier's node, priced by its model,
     and begun there before it is sent; calls that LangChain's callbacks do not report are one entry
-    of unknown cost. Its tools are its own. A checkpointer of its own lets a run go on where it was
+    of unknown cost. Give its models `max_retries=0`: what a client sends again by itself is not
+    reported to it. Its tools are its own. A checkpointer of its own lets a run go on where it was
     interrupted by a crash.
 
     What an agent has written stays written. One whose tools write is therefore never simply
@@ -528,21 +529,6 @@ def _edge(work: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # --- messages and tools
-
-
-def usage_of_message(message: AIMessage) -> Usage:
-    """The usage that a message reports, where its counts can be true."""
-    told: Any = message.usage_metadata or {}
-    inputs, outputs = told.get("input_token_details", {}), told.get("output_token_details", {})
-    counts = {
-        "input_tokens": told.get("input_tokens"),
-        "output_tokens": told.get("output_tokens"),
-        "cached_tokens": inputs.get("cache_read"),
-        "cache_write_tokens": inputs.get("cache_creation"),
-        "reasoning_tokens": outputs.get("reasoning"),
-    }
-    wrote = bool(message.text or message.tool_calls)
-    return read_counts(counts, wrote=wrote, total=told.get("total_tokens"))
 
 
 def risks_of(agent: Any) -> dict[str, str]:
