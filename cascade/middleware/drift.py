@@ -279,8 +279,7 @@ class Charts:
         # another distribution than on calibration rows, which had all of them.
         if len(known) > 1 and len(calibrator.stages) == 1:
             size = min(calibrator.quality.n, len(known))
-            usual = charts.SignalDrift(reference=tuple(known), size=size, alpha=options.alpha)
-            self._signals[CALIBRATED] = self._watch(usual)
+            self._signals[CALIBRATED] = self._watch(known, size)
 
     def draw(self, entry: LedgerEntry, caution: Caution) -> list[Finding]:
         """Take in an entry; what that shows for the first time."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 from pydantic import Field
@@ -47,45 +46,25 @@ class Shift(NamedTuple):
     alarm: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SignalDrift:
-    """PSI and Kolmogorov–Smirnov distance of windows of one signal against a reference.
+class SignalWatch:
+    """Windows of so many values of a signal, compared with a reference: its first values, or
+    `usual` ones that are known already, such as quantiles of `size` values.
 
-    An alarm needs a PSI of at least 0.1 that is beyond chance (PSI ≈ (1/n + 1/m)·χ²), or such a KS
-    distance, each with half of `alpha`, the chance of a false alarm per window. Of a reference of
-    quantiles of `size` values, which have no counts, the KS distance decides.
+    An alarm needs a PSI of at least 0.1 that is beyond chance (PSI ≈ (1/n + 1/m)·χ²), or such a
+    Kolmogorov–Smirnov distance, each with half of `alpha`, the chance of a false alarm per window.
+    Quantiles have no counts: of them the distance decides.
     """
 
-    reference: tuple[float, ...]
-    size: int | None = None
-    alpha: float = 0.001
-
-    def judge(self, recent: Sequence[float]) -> Shift:
-        """What a window of these values shows."""
-        edges = np.unique(np.quantile(self.reference, np.linspace(0.1, 0.9, 9)))
-        before, now = (
-            np.bincount(np.searchsorted(edges, part), minlength=len(edges) + 1)
-            for part in (self.reference, recent)
-        )
-        found = psi(before.tolist(), now.tolist())
-        scale = 1.0 / len(self.reference) + 1.0 / len(recent)
-        chance = scale * float(special.chdtri(len(edges), self.alpha / 2))
-        tested: Any = stats.ks_2samp(self.reference, recent, method="asymp")
-        n, m = self.size or len(self.reference), len(recent)
-        p = float(special.kolmogorov(tested.statistic * math.sqrt(n * m / (n + m))))
-        shifted = self.size is None and found >= max(NOTABLE_PSI, chance)
-        return Shift(found, p, shifted or p < self.alpha / 2)
-
-
-class SignalWatch:
-    """Windows of so many values of a signal, compared with its first `reference` values, or with a
-    reference that is known already."""
-
     def __init__(
-        self, reference: int, window: int, alpha: float, drift: SignalDrift | None = None
+        self,
+        reference: int,
+        window: int,
+        alpha: float,
+        usual: Sequence[float] = (),
+        size: int | None = None,
     ) -> None:
         self._reference, self._window, self._alpha = reference, window, alpha
-        self._drift = drift
+        self._usual, self._size = usual, size
         self._values: list[float] = []
 
     def add(self, value: float) -> Shift | None:
@@ -93,14 +72,29 @@ class SignalWatch:
         if not math.isfinite(value):
             return None
         self._values.append(value)
-        if len(self._values) < (self._reference if self._drift is None else self._window):
+        if len(self._values) < (self._window if self._usual else self._reference):
             return None
         values, self._values = self._values, []
-        if self._drift is None:
-            self._drift = SignalDrift(tuple(values), alpha=self._alpha)
+        if not self._usual:
+            self._usual = values
             return None
-        found = self._drift.judge(values)
+        found = self.judge(values)
         return found if found.alarm else None
+
+    def judge(self, recent: Sequence[float]) -> Shift:
+        """What a window of these values shows."""
+        usual, n, m = self._usual, self._size or len(self._usual), len(recent)
+        edges = np.unique(np.quantile(usual, np.linspace(0.1, 0.9, 9)))
+        before, now = (
+            np.bincount(np.searchsorted(edges, part), minlength=len(edges) + 1)
+            for part in (usual, recent)
+        )
+        found = psi(before.tolist(), now.tolist())
+        chance = (1.0 / n + 1.0 / m) * float(special.chdtri(len(edges), self._alpha / 2))
+        tested: Any = stats.ks_2samp(usual, recent, method="asymp")
+        p = float(special.kolmogorov(tested.statistic * math.sqrt(n * m / (n + m))))
+        shifted = self._size is None and found >= max(NOTABLE_PSI, chance)
+        return Shift(found, p, shifted or p < self._alpha / 2)
 
 
 class RateWatch:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from cascade.errors import ConfigurationError
-from cascade.policies.drift import HarmProcess, HarmQueue, RateWatch, SignalDrift, SignalWatch, psi
+from cascade.policies.drift import HarmProcess, HarmQueue, RateWatch, SignalWatch, psi
 
 REFERENCE = tuple(np.random.default_rng(0).normal(0, 1, 1000).tolist())
+
+
+def watch(usual: Sequence[float] = REFERENCE, size: int | None = None) -> SignalWatch:
+    return SignalWatch(0, 200, 0.001, usual, size)
 
 
 def test_psi_by_hand() -> None:
@@ -24,14 +28,14 @@ def test_psi_by_hand() -> None:
 def test_the_distance_is_that_of_kolmogorov_and_smirnov() -> None:
     recent = np.random.default_rng(1).normal(0.2, 1, 300)
     wanted = stats.ks_2samp(REFERENCE, recent, method="asymp").pvalue
-    found = SignalDrift(reference=REFERENCE)
+    found = watch()
     assert found.judge(recent.tolist()).ks_p == pytest.approx(wanted, rel=0.2)
     assert found.judge(REFERENCE).ks_p == 1.0
 
 
 def windows(shift: float, count: int, seed: int) -> int:
     """How many of so many windows of 200 values alarm."""
-    rng, drift = np.random.default_rng(seed), SignalDrift(reference=REFERENCE)
+    rng, drift = np.random.default_rng(seed), watch()
     return sum(drift.judge(rng.normal(shift, 1, 200).tolist()).alarm for _ in range(count))
 
 
@@ -117,7 +121,7 @@ def test_an_impossible_rate_is_refused() -> None:
 
 def test_quantiles_stand_for_as_many_values_as_are_behind_them() -> None:
     recent = np.random.default_rng(5).normal(0.6, 1, 200).tolist()
-    found = [SignalDrift(reference=REFERENCE, size=n).judge(recent) for n in (None, 1000, 30)]
+    found = [watch(size=n).judge(recent) for n in (None, 1000, 30)]
     assert [each.alarm for each in found] == [True, True, False]
     assert found[0].ks_p == found[1].ks_p
     assert {each.psi for each in found} == {found[0].psi}
@@ -125,13 +129,14 @@ def test_quantiles_stand_for_as_many_values_as_are_behind_them() -> None:
 
 def test_quantiles_have_no_counts_and_give_no_alarm_by_them() -> None:
     gap = [*np.linspace(-1, 1, 190).tolist(), *[3.0] * 10]
-    known = SignalDrift(reference=tuple(np.linspace(-1, 1, 1000).tolist()))
+    even = np.linspace(-1, 1, 1000).tolist()
+    known = watch(even)
     wide = [value * 1.6 for value in gap]
     counted = known.judge(wide)
     assert counted.psi is not None
     assert counted.psi > 0.1
     assert counted.alarm
-    assert not replace(known, size=20).judge(wide).alarm
+    assert not watch(even, size=20).judge(wide).alarm
 
 
 def process() -> HarmProcess:
