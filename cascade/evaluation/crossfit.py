@@ -303,7 +303,7 @@ def baselines(pair: Pair) -> tuple[Alone, ...]:
 
 def rankings_of(sheet: Sheet, seed: int) -> dict[str, Figures]:
     """How well the gain that each shape expects finds the rows to escalate."""
-    pair, found = sheet.pair, {}
+    pair, found = sheet.pair, dict[str, Figures]()
     won = ((pair.large_correct > 0.5) & (pair.small_correct <= 0.5)).astype(np.float64)
     for name, score in sheet.gains.items():
         dear = pair.large_cost if name == "router" else pair.small_cost + pair.large_cost
@@ -333,7 +333,7 @@ def confidences_of(sheet: Sheet, seed: int) -> dict[str, Figures]:
     if not np.isfinite(sheet.confidence).all() or not np.isfinite(raw).any():
         return {}
     measures = {"ECE": ece, "Brier": brier, "AUROC": auroc, "AURC": metrics.aurc}
-    found = {}
+    found = dict[str, Figures]()
     for name, score in (("fitted", sheet.confidence), ("raw score", np.nan_to_num(raw))):
 
         def figures(rows: Rows, score: Array = score) -> dict[str, float]:

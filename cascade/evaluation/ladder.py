@@ -90,7 +90,7 @@ def _scale(pair: Pair, fit: Rows, source: str) -> _Scale:
         return _Scale(source, ("raw",), known=np.sort(raw[np.isfinite(raw)]))
     encoder = pair.encoder if source == "topics" else None
     block = pair.block(source, encoder)
-    kinds = tuple(_kind(column) for column in block.values[fit].T)
+    kinds: tuple[Kind, ...] = tuple(_kind(column) for column in block.values[fit].T)
     values = _read(block.values[fit], kinds)
     seen = np.asarray(np.isfinite(values).any(axis=0))
     mean, deviation = np.zeros(values.shape[1]), np.full(values.shape[1], np.inf)
