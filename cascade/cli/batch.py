@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cascade.cli import options
-from cascade.cli.console import fail, print_json, progress, say
+from cascade.cli.console import busy, fail, print_json, say
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ async def _watched(run: Callable[..., Awaitable[Done]]) -> Done:
     for word in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(word, stop.set)
     try:
-        with progress() as tell:
+        with busy() as tell:
             return await run(
                 stop=stop,
                 progress=lambda done: tell(

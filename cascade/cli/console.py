@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
@@ -71,18 +71,13 @@ def watched() -> bool:
     return sys.stderr.isatty()
 
 
-def busy(text: str) -> AbstractContextManager[object]:
-    """Show that something is under way, where a person watches."""
-    return streams.err.status(text) if watched() else nullcontext()
-
-
 @contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """A line that says how far something is, where a person watches."""
+def busy(text: str = "") -> Iterator[Callable[[str], None]]:
+    """A line that says what is under way, and how far it is, where a person watches."""
     if not watched():
         yield lambda text: None
         return
-    with streams.err.status("") as status:
+    with streams.err.status(text) as status:
         yield status.update
 
 

@@ -98,24 +98,20 @@ async def _check_model(spec: str) -> list[Check]:
         top_logprobs=2 if asks else 0,
         timeout_s=PROBE_TIMEOUT_S,
     )
-    priced = tier.pricing.cost(Usage(input_tokens=1, output_tokens=1), 1.0) is not None
-    price = Check(
-        f"price of {spec}",
-        "ok" if priced else "warning",
-        tier.pricing.source if priced else "not set",
-        "" if priced else tier.pricing.source,
-    )
     try:
         answer = await tier.model.complete(request)
     except CascadeError as error:
         return [Check(spec, "missing", "does not answer", str(error))]
     finally:
         await tier.model.aclose()
-    took = f"answers in {answer.latency_ms / 1000:.2f} s"
-    if answer.logprobs:
-        return [Check(spec, "ok", f"{took}, with log-probs"), price]
-    limit = "as a small model it checks itself by one more call; log-probs would be free"
-    return [Check(spec, "warning", f"{took}, without log-probs", limit), price]
+    took, source = f"answers in {answer.latency_ms / 1000:.2f} s", tier.pricing.source
+    found = [Check(spec, "ok", f"{took}, with log-probs")]
+    if not answer.logprobs:
+        limit = "as a small model it checks itself by one more call; log-probs would be free"
+        found = [Check(spec, "warning", f"{took}, without log-probs", limit)]
+    if tier.pricing.cost(Usage(input_tokens=1, output_tokens=1), 1.0) is None:
+        return [*found, Check(f"price of {spec}", "warning", "not set", source)]
+    return [*found, Check(f"price of {spec}", "ok", source)]
 
 
 async def _check_ollama() -> list[Check]:
@@ -128,19 +124,15 @@ async def _check_ollama() -> list[Check]:
     try:
         async with AsyncClient(timeout=5.0) as client:
             listing = await client.list()
-    except OSError:
-        return [Check("ollama", "missing", f"no server at {host}", to_do)]
-    except (ResponseError, HTTPError, ValueError) as error:
+    except (OSError, ResponseError, HTTPError, ValueError) as error:
         said = str(error).partition("\n")[0] or type(error).__name__
-        found = f"the server at {host} does not answer as Ollama ({said})"
-        return [Check("ollama", "missing", found, to_do)]
+        return [Check("ollama", "missing", f"no Ollama answers at {host} ({said})", to_do)]
     models = sorted(listing.models, key=lambda model: model.size or 0)
     names = [model.model for model in models if model.model]
-    server = Check("ollama", "ok", f"server at {host}, {len(names)} models")
     if not names:
-        return [server, Check("ollama models", "missing", "none", "ollama pull qwen2.5:3b")]
-    shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
-    return [server, Check("ollama models", "ok", shown), *await _check_model(f"ollama:{names[0]}")]
+        return [Check("ollama", "warning", f"no models at {host}", "ollama pull qwen2.5:3b")]
+    server = Check("ollama", "ok", f"at {host}: {', '.join(names)}")
+    return [server, *await _check_model(f"ollama:{names[0]}")]
 
 
 def _check_keys() -> list[Check]:

@@ -115,9 +115,9 @@ def test_doctor_fails_for_a_model_that_is_named_and_cannot_be(host: Upstream, wi
 @pytest.mark.parametrize(
     ("tags", "said"),
     [
-        (None, "no server at"),
-        (httpx.Response(200, text="hello\nworld"), "does not answer as Ollama"),
-        (httpx.Response(500, json={"error": "broken"}), "does not answer as Ollama (broken"),
+        (None, "no Ollama answers at 127.0.0.1:1"),
+        (httpx.Response(200, text="hello\nworld"), "no Ollama answers at"),
+        (httpx.Response(500, json={"error": "broken"}), "(broken"),
     ],
 )
 def test_doctor_says_why_ollama_is_not_within_reach(
@@ -143,7 +143,7 @@ def test_doctor_names_a_model_to_pull_where_ollama_has_none(
         return httpx.Response(200, json={"models": []}, request=request)
 
     monkeypatch.setattr(httpx.AsyncClient, "request", send)
-    assert "ollama pull" in found()["ollama models"]["to_do"]
+    assert "ollama pull" in found()["ollama"]["to_do"]
 
 
 def test_doctor_finds_keys_and_never_shows_them(host: Upstream, without: Any) -> None:
