@@ -401,6 +401,7 @@ def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None 
         ConfigurationError: a draft has none of the features that the calibration reads.
     """
     rows = np.arange(len(pair)) if fit is None else fit
+    large = float(pair.large_correct[rows].mean())
 
     def head(other: Pair) -> Estimates:
         drafts = other.outcomes(other.small)
@@ -410,7 +411,6 @@ def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None 
                 f"no draft of {other.small} has the features that the calibration reads "
                 f"({', '.join(calibration.signals)}): record them (`cascade calibrate` does)."
             )
-        large = float(other.large_correct.mean())
         p_large = [large if e is None or e.p_large is None else e.p_large for e in found]
         return np.array([0.0 if e is None else e.confidence for e in found]), np.array(p_large)
 
