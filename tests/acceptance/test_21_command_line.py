@@ -214,6 +214,7 @@ def test_demo_lets_the_embedded_model_work(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     document = commands.cascade("demo", "--n", 40, "--json", "--out", tmp_path / "demo").json
     assert "smollm2" in json.dumps(document)
+    commands.cascade("serve", tmp_path / "demo" / "cascade.yaml", "--check")
 
 
 # --- batch
