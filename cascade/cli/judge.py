@@ -404,6 +404,7 @@ def try_(
     from cascade.evaluation import collecting  # noqa: PLC0415
     from cascade.evaluation.crossfit import LEAST_ROWS, Options  # noqa: PLC0415
     from cascade.evaluation.recordings import read_examples  # noqa: PLC0415
+    from cascade.evaluation.verdict import FAIR_TEST  # noqa: PLC0415
 
     rows = read_examples(examples, question=question, label=label)
     choices = collecting.labels_of(rows)
@@ -417,7 +418,7 @@ def try_(
     if len(rows) < LEAST_ROWS:
         raise ConfigurationError(
             f"{examples}: {len(rows)} rows, where {LEAST_ROWS} or more are needed, and "
-            f"{collecting.FAIR_TEST} for a fair test. Nothing was asked."
+            f"{FAIR_TEST} for a fair test. Nothing was asked."
         )
     to.mkdir(parents=True, exist_ok=True)
     path = to / "transcripts.jsonl"
