@@ -179,7 +179,7 @@ def test_unknown_costs_are_said() -> None:
 
 def test_recorded_agents_are_evaluated_and_calibrated(tmp_path: Path) -> None:
     """What comes of it holds for an `AgentTier` of the same name."""
-    rows, path = recording(n=200, cost=0.03), tmp_path / "runs.jsonl"
+    rows, path = recording(n=120, cost=0.05), tmp_path / "runs.jsonl"
     for row in rows:
         row["models"] = {f"agent:{name}": outcome for name, outcome in row["models"].items()}
     path.write_text("\n".join(map(json.dumps, rows)))
