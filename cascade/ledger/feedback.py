@@ -28,15 +28,12 @@ class Feedback(Record):
     There is one for each `key` of each person (`by`): another one of the same key replaces it.
 
     Attributes:
-        run_id: of the run, `result.run_id`.
         key: what is judged; `correct` is the whole answer.
         correct: whether the answer is right.
         score: how good it is; of the key `correct` from 0, the worst, to 1.
         value: anything else that was chosen, such as a category.
-        comment: in words.
         correction: what the answer should have been.
         by: who judges, such as a user's name.
-        at: when it was said.
 
     Raises:
         ValueError: it says nothing, or has a score of the key `correct` beyond 0 to 1.
@@ -74,13 +71,8 @@ class Feedback(Record):
         return None if self.score is None else self.score < 0.5
 
     def entry(self, said: Iterable[LedgerEntry]) -> LedgerEntry | None:
-        """The ledger entry of the verdict; None where the ledger has the same already.
-
-        Nothing in a ledger is ever changed: a verdict that replaces another is one more entry.
-
-        Args:
-            said: the entries of the run so far, oldest first.
-        """
+        """The ledger entry of the verdict, after those of its run, oldest first; None where the
+        ledger has the same already. A verdict that replaces another is one more entry."""
         judge = _digest(self.key, self.by)
         earlier = [entry for entry in said if judge_of(entry) == judge]
         loss = None if self.wrong is None else float(self.wrong)

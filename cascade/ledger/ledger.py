@@ -48,15 +48,9 @@ its state takes their entries no more, and theirs must not take its own."""
 
 @dataclass(slots=True)
 class Attempt:
-    """A call that is under way.
+    """A call that is under way, with what its entry needs.
 
     Attributes:
-        run_id: of the run that asks.
-        node: of the entry.
-        tier: that is asked.
-        messages: that are sent.
-        max_tokens: limit of the answer, if any.
-        tags: of the entry.
         completion: the answer, once it is there.
         heard: characters of the answer that have arrived.
         note: why the answer was stopped, if it was.
@@ -79,11 +73,7 @@ class Attempt:
 
 
 class Ledger:
-    """Books what a cascade spends and saves.
-
-    Args:
-        store: keeps the entries; None keeps them in their runs alone.
-        outlook: knows what the large model alone would have cost.
+    """Books what a cascade spends and saves; without a store, in its runs alone.
 
     Attributes:
         listeners: are called with each entry the moment it arises.
@@ -152,9 +142,8 @@ class Ledger:
     def record(self, entry: LedgerEntry, tags: Mapping[str, str]) -> LedgerEntry:
         """Hand an entry to the store at once, and keep it for `take`.
 
-        Where the store fails, the log has the entry instead: what was asked is paid for, so the
-        answer is given all the same, and a crash-safe store refuses the next call before it is
-        sent.
+        Where the store fails, the log has the entry instead: what was asked is paid for. A
+        crash-safe store refuses the next call before it is sent.
         """
         if self.store is not None:
             try:
@@ -285,12 +274,9 @@ class Ledger:
         )
 
     def _assumed(self, attempt: Attempt, usage: Usage) -> Decimal | None:
-        """Dollars that a call of unknown cost is taken to have cost; None where nothing says.
-
-        The prompt by its characters, the answer as long as is known, or usual, or allowed, and at
-        least what had arrived; where that gives no cost (a price by the hour), what a call of this
-        tier costs on average.
-        """
+        """Dollars that a call of unknown cost is taken to have cost: the prompt by its characters,
+        the answer as long as is known, or usual, or allowed, and at least what had arrived; by the
+        hour, what a call of this tier costs on average. None where nothing says."""
         n, tokens, dollars = self._usual.get(attempt.tier.name, (0, 0.0, 0.0))
         sent = usage.input_tokens
         if sent is None:

@@ -124,11 +124,9 @@ class Lengths:
 
 
 def fit_lengths(answers: Sequence[Answer]) -> Lengths:
-    """Weighted ridge regression of the log length.
-
-    From 39 audits on, the range is weighted split-conformal prediction (arXiv 1904.06019) on their
-    leave-one-out residuals; before, that of a normal distribution of the log length.
-    """
+    """Weighted ridge regression of the log length. From 39 audits on, the range is weighted
+    split-conformal prediction (arXiv 1904.06019) on their leave-one-out residuals; before, that of
+    a normal distribution."""
     if not answers:
         return Lengths()
     n = len(answers)

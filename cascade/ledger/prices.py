@@ -57,8 +57,7 @@ class Price(Record):
         source: where the price comes from, for ledger entries.
 
     Raises:
-        ConfigurationError: an amount is negative or no number, or neither tokens nor hours are
-            priced.
+        ConfigurationError: an amount is out of its range, or nothing is priced.
     """
 
     input: Amount | None = None
@@ -111,14 +110,13 @@ class Price(Record):
 
         Args:
             hardware_per_hour: rent per hour, or purchase ÷ hours of its life.
-            utilisation: share of the paid hours in which it computes, in (0, 1]; the idle rest
-                is paid too.
+            utilisation: share of the paid hours in which it computes, in (0, 1].
             kw: what it draws while it computes.
             kwh: price of a kilowatt hour.
 
         Raises:
-            ConfigurationError: an amount is negative or not a number, the utilisation not in
-                (0, 1], kw without kwh, or nothing is priced.
+            ConfigurationError: an amount is out of its range, kw is without kwh, or nothing is
+                priced.
         """
         given = {name: value for name, value in locals().items() if name in _Machine.model_fields}
         try:

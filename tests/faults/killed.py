@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,10 +135,9 @@ def _wait(process: subprocess.Popen[str], server: FaultyServer, calls: int) -> N
 
 
 def _journaled(folder: Path) -> set[int]:
-    """Rows with an answer in the journal, whose last line may be half of one."""
-    whole = (folder / "out.jsonl.journal").read_bytes().split(b"\n")[:-1]
-    records = [json.loads(line) for line in whole]
-    return {record["number"] for record in records if record.get("status") == "ok"}
+    """Rows with an answer in the journal."""
+    with closing(sqlite3.connect(folder / "out.jsonl.journal")) as file:
+        return {number for (number,) in file.execute("SELECT number FROM rows WHERE status = 'ok'")}
 
 
 async def _ledger(folder: Path) -> tuple[list[LedgerEntry], list[LedgerEntry]]:
