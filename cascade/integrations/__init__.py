@@ -12,6 +12,7 @@ from cascade._lazy import lazily
 
 if TYPE_CHECKING:
     from cascade.integrations.agent_tier import AgentTier as AgentTier
+    from cascade.integrations.agent_tier import AgentVerifier as AgentVerifier
     from cascade.integrations.chat_model import CascadeChatModel as CascadeChatModel
     from cascade.integrations.decisions import CascadeDecisionModel as CascadeDecisionModel
     from cascade.integrations.decisions import DecisionSignal as DecisionSignal
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __getattr__ = lazily(
     __name__,
     {
-        "agent_tier": "AgentTier",
+        "agent_tier": "AgentTier AgentVerifier",
         "chat_model": "CascadeChatModel",
         "decisions": "CascadeDecisionModel DecisionSignal DecisionVerifier",
         "logs": "RunLog",

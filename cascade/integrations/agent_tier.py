@@ -33,12 +33,15 @@ from langgraph.errors import GraphRecursionError
 from langgraph.pregel.protocol import PregelProtocol
 
 from cascade._portal import on_portal, run_sync, running_loop
+from cascade.agents import Verdict
 from cascade.calling import CompositeModel, send
+from cascade.confidence.checks import check_messages, p_true
 from cascade.confidence.trajectory import narrated
 from cascade.errors import (
     CascadeError,
     ConfigurationError,
     MalformedResponseError,
+    ModelError,
     ModelTimeoutError,
     RealRequestForbiddenError,
     UnsupportedContentError,
@@ -54,7 +57,7 @@ from cascade.models.failures import Caller
 from cascade.models.langchain import usage_of_message
 from cascade.models.logprobs import answer_logprobs, call_logprobs
 from cascade.questions import RISK
-from cascade.run import Call, Parts
+from cascade.run import Call, CascadeRuntime, Parts, Run, Settings, to_request
 from cascade.state import Completion, TokenLogprob, Usage
 from cascade.tiers import ModelLike, OpenTier, open_tier
 
@@ -352,6 +355,40 @@ class AgentTier(CompositeModel):
         if not self.repeatable:
             named.retryable = False  # type: ignore[attr-defined]
         return named
+
+
+class AgentVerifier:
+    """An agent as the verifier of a cascade.
+
+    It reads the conversation and the run that led to the answer, may use its tools, and replies
+    True or False; the policy decides by that, or by the log-probs of the word. Its calls are
+    entries of the ledger under `verify`. Where it fails or says neither, the question escalates.
+
+    Args:
+        agent: an agent, as `AgentTier` takes it.
+        options: those of `AgentTier`.
+    """
+
+    def __init__(self, agent: Any, **options: Any) -> None:
+        self._tier = open_tier(AgentTier(agent, **{"name": "verifier", **options}), "verifier")
+
+    async def __call__(
+        self, question: str, answer: str, runtime: CascadeRuntime, *, run: Run
+    ) -> Verdict:
+        """What it says about the draft."""
+        shown = narrated(run.draft.trajectory) if run.draft is not None else ""
+        messages = check_messages(run.messages, shown or answer)
+        request = to_request(self._tier, messages, Settings())
+        try:
+            said = await runtime.kernel.ask(Call(run, runtime, "verify", self._tier, request))
+        except ModelError as error:
+            if not error.circumstantial:
+                raise
+            return Verdict(accept=False, reason=f"the verifier could not be asked: {error}")
+        p = p_true(said)
+        if p is None:
+            return Verdict(accept=False, reason=f"the verifier said neither: {said.text[:80]!r}")
+        return Verdict(confidence=p)
 
 
 def recorded_agent(name: str) -> AgentTier:

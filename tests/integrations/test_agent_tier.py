@@ -27,6 +27,7 @@ from langgraph.types import interrupt
 from cascade import Cascade, MemoryLedger, Price, Tier
 from cascade.confidence.trajectory import TrajectorySignal
 from cascade.errors import (
+    AuthenticationError,
     CascadeError,
     ConfigurationError,
     LedgerError,
@@ -35,7 +36,7 @@ from cascade.errors import (
     RealRequestForbiddenError,
     UnsupportedContentError,
 )
-from cascade.integrations import AgentTier
+from cascade.integrations import AgentTier, AgentVerifier
 from cascade.middleware import Retries
 from cascade.models.base import Request, guard
 from cascade.run import CascadeRuntime, Run
@@ -78,6 +79,19 @@ class FakeChat(BaseChatModel):
         usage: Any = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
         message.usage_metadata = usage if message.usage_metadata is None else None
         return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+class AuthenticationFailedError(Exception):
+    """As SDKs say it."""
+
+    status_code = 401
+
+
+class FakeRefused(FakeChat):
+    """Has a wrong key."""
+
+    def _generate(self, *given: Any, **more: Any) -> ChatResult:
+        raise AuthenticationFailedError("wrong key")
 
 
 class FakeWaiting(FakeChat):
@@ -428,6 +442,35 @@ async def test_a_checker_is_asked_instead_of_the_agent() -> None:
     shown = str(checker.requests[0].messages[1].text)
     assert 'population({"city": "Canberra"}) → 460,000\nfive' in shown
     await tier.aclose()
+
+
+@pytest.mark.parametrize(
+    ("said", "tier", "reason"),
+    [
+        ("True", "small", "1.000"),
+        ("False", "large", "0.000"),
+        ("Perhaps", "large", "said neither: 'Perhaps'"),
+        (ConnectionError("reset"), "large", "could not be asked"),
+    ],
+)
+async def test_an_agent_that_reads_the_run_is_the_verifier(
+    said: Any, tier: str, reason: str
+) -> None:
+    model = chat(CALLS, said)
+    judge = AgentVerifier(create_agent(model, [population]), prices=PRICES)
+    result = await pair(agent(), verifier=judge, middleware=[Retries(1)]).ainvoke(Q)
+    assert (result.tier, reason in result.decision.reason) == (tier, True)
+    shown = str(model.seen[0][1].text)
+    assert 'population({"city": "Canberra"}) → 460,000\n460,000 people.' in shown
+    asked = [e.cost_usd for e in result.ledger if e.node == "verify" and e.model]
+    assert asked[0] == Decimal("0.00002")
+    assert len(asked) == 2
+
+
+async def test_a_mistake_in_the_set_up_of_the_verifier_is_raised() -> None:
+    judge = AgentVerifier(create_agent(FakeRefused(script=[], seen=[]), [population]))
+    with pytest.raises(AuthenticationError):
+        await pair(agent(), verifier=judge).ainvoke(Q)
 
 
 async def test_each_attempt_of_a_fresh_agent_has_its_own() -> None:
