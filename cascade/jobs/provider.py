@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 from uuid import uuid4
 
 from cascade.api import Cascade
@@ -51,8 +51,6 @@ from cascade.state import Completion
 if TYPE_CHECKING:
     import openai
     from openai.types import Batch
-
-T = TypeVar("T")
 
 MOST_REQUESTS = 50_000
 MOST_BYTES = 200_000_000
@@ -181,7 +179,9 @@ async def run_by_batch(
         LedgerError: the journal or the ledger cannot be written.
     """
     kernel, stop = batched(cascade), stop or asyncio.Event()
-    job = _BatchJob(cascade, kernel, journal, name, progress)
+    model = kernel.tiers[-1].model
+    assert isinstance(model, ByBatch), "`batched` has put it there"
+    job = _BatchJob(cascade, kernel, model, journal, name, progress)
     await cascade.acheck()
     try:
         job.done = await run_job(
@@ -219,17 +219,11 @@ class _BatchJob:
 
     cascade: Cascade
     kernel: Kernel
+    model: ByBatch
     journal: Journal
     name: str
     progress: Callable[[Done], None]
     done: Done = field(default_factory=Done)
-
-    @property
-    def model(self) -> ByBatch:
-        """The large model."""
-        model = self.kernel.tiers[-1].model
-        assert isinstance(model, ByBatch), "`batched` has put it there"
-        return model
 
     # --- drafts
 
@@ -272,12 +266,7 @@ class _BatchJob:
         if not self.done.waiting and not self._open():
             return
         async with self.model.live.open_client() as client:
-            for name in self._open():
-                if "batch_id" not in self.journal.batches[name]:
-                    found = await self._persist(partial(self._find, client, name))
-                    # What was never begun is over, and its rows go into another batch.
-                    facts = {"batch_id": found} if found else {"done": True, "ids": []}
-                    self.journal.note(name, **facts)
+            await self._persist(partial(self._recover, client))
             needed = self.journal.spent_usd + self.journal.expected_usd
             if budget_usd is not None and needed > budget_usd:
                 self.done.stopped = self.done.stopped or (
@@ -285,7 +274,7 @@ class _BatchJob:
                     f"${needed:.6f} are spent"
                 )
             else:
-                while await self._send(client):
+                while await self._persist(partial(self._send, client)):
                     pass
             wait_s = FIRST_WAIT_S
             while self._open():
@@ -297,7 +286,7 @@ class _BatchJob:
     def _open(self) -> list[str]:
         return [name for name, note in self.journal.batches.items() if not note.get("done")]
 
-    async def _persist(self, what: Callable[[], Awaitable[T]]) -> T:
+    async def _persist(self, what: Callable[[], Awaitable[Any]]) -> Any:
         """Ask the provider, and again after a wait while it fails."""
         troubles = 0
         while True:
@@ -310,39 +299,37 @@ class _BatchJob:
                     raise
                 await asyncio.sleep(error.retry_after or FIRST_WAIT_S)
 
-    async def _find(self, client: openai.AsyncOpenAI, name: str) -> str | None:
-        """The id of a batch that may have been begun."""
-        async for known in client.batches.list(limit=100):
-            if (known.metadata or {}).get(NAME) == name:
-                return known.id
-        return None
+    async def _recover(self, client: openai.AsyncOpenAI) -> None:
+        """Look for batches that may have been begun. What never was is over: its rows go into
+        another one."""
+        for name in self._open():
+            if "batch_id" not in self.journal.batches[name]:
+                facts: dict[str, Any] = {"done": True, "ids": []}
+                async for known in client.batches.list(limit=100):
+                    if (known.metadata or {}).get(NAME) == name:
+                        facts = {"batch_id": known.id}
+                        break
+                self.journal.note(name, **facts)
 
     async def _send(self, client: openai.AsyncOpenAI) -> bool:
         """Begin a batch of what is in none yet; False where there is nothing."""
-        name, begun = uuid4().hex, False
+        await self._recover(client)  # where the last attempt has failed
+        name = uuid4().hex
         with tempfile.TemporaryFile() as file:
             ids = await self._write(file)
             if not ids:
                 return False
-            self.journal.note(name, ids=ids)
-
-            async def begin() -> str:
-                nonlocal begun
-                if begun and (found := await self._find(client, name)) is not None:
-                    return found
-                file.seek(0)
-                sent = (f"cascade-{name}.jsonl", file)
-                uploaded = await client.files.create(file=sent, purpose="batch")
-                begun = True
-                batch = await client.batches.create(
-                    input_file_id=uploaded.id,
-                    endpoint=PATH,
-                    completion_window="24h",
-                    metadata={NAME: name},
-                )
-                return batch.id
-
-            self.journal.note(name, batch_id=await self._persist(begin))
+            file.seek(0)
+            requests = (f"cascade-{name}.jsonl", file)
+            uploaded = await client.files.create(file=requests, purpose="batch")
+        self.journal.note(name, ids=ids)
+        batch = await client.batches.create(
+            input_file_id=uploaded.id,
+            endpoint=PATH,
+            completion_window="24h",
+            metadata={NAME: name},
+        )
+        self.journal.note(name, batch_id=batch.id)
         return True
 
     async def _write(self, file: IO[bytes]) -> list[str]:
@@ -458,17 +445,15 @@ def read_reply(line: bytes) -> tuple[str, Any, str | None]:
     why there is none; the id is empty where the line tells nothing of any."""
     try:
         found = json.loads(line)
-    except ValueError:
-        found = None
-    if not isinstance(found, Mapping) or not isinstance(found.get("custom_id"), str):
+        one, response = str(found["custom_id"]), found.get("response") or {}
+    except (ValueError, TypeError, KeyError):
         return "", None, None
-    response = found.get("response") or {}
     if response.get("status_code") == 200:
-        return found["custom_id"], response.get("body"), None
+        return one, response.get("body"), None
     said = found.get("error") or response.get("body") or found
     said = said.get("error") or said if isinstance(said, Mapping) else said
     reason = said.get("message") or said.get("code") if isinstance(said, Mapping) else None
-    return found["custom_id"], None, str(reason or said)[:300]
+    return one, None, str(reason or said)[:300]
 
 
 def _id_of(record: Record) -> str:
