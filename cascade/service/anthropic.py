@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from anthropic.types import Message, MessageTokensCount
+from anthropic.types import JSONOutputFormatParam, Message, MessageTokensCount
 from fastapi import APIRouter
 from langchain_core.messages import AnyMessage
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
@@ -19,7 +19,7 @@ from cascade.run import Settings
 from cascade.service import wire
 from cascade.service.faults import ServiceError
 from cascade.service.gateway import Outcome, Served
-from cascade.service.openai import parameters, put
+from cascade.service.openai import parameters, put, read_format
 from cascade.state import Usage
 
 router = APIRouter(tags=["Anthropic"])
@@ -56,6 +56,12 @@ class ToolChoice(BaseModel):
     name: str | None = None
 
 
+class OutputConfig(BaseModel):
+    """How the answer is to look."""
+
+    format: JSONOutputFormatParam | None = None
+
+
 class CountRequest(wire.Asked):
     """Conversation whose tokens are counted."""
 
@@ -73,6 +79,7 @@ class MessagesRequest(CountRequest):
     temperature: Annotated[StrictFloat, Field(ge=0, le=2)] | None = None
     top_p: Annotated[StrictFloat, Field(ge=0, le=1)] | None = None
     top_k: Annotated[StrictInt, Field(ge=0)] | None = None
+    output_config: OutputConfig | None = None
 
 
 @router.post("/v1/messages", openapi_extra=wire.takes(MessagesRequest))
@@ -100,6 +107,9 @@ def _read(body: MessagesRequest, served: Served) -> tuple[list[AnyMessage], Sett
     extra = {**(body.model_extra or {}), "top_p": body.top_p, "top_k": body.top_k}
     settings = Settings(extra=parameters(extra, served), max_tokens=body.max_tokens)
     put(settings, temperature=body.temperature, stop=body.stop_sequences or None)
+    if body.output_config is not None and (form := body.output_config.format) is not None:
+        described = {"name": "answer", "schema": form["schema"]}
+        read_format({"type": "json_schema", "json_schema": described}, settings, served)
     tools = [_tool(tool, number) for number, tool in enumerate(body.tools or ())]
     put(settings, tools=tools or None)
     if (choice := body.tool_choice) is not None and tools:
