@@ -12,14 +12,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cascade.errors import ConfigurationError, MissingDependencyError, UnknownProviderError
-from cascade.models.base import Chunk, JsonSchema, Model, Request
+from cascade.models.base import Chunk, Model, Request
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
     from cascade.models.recording import Recorder, ReplayModel
 
-__all__ = ["Chunk", "JsonSchema", "Model", "Recorder", "ReplayModel", "Request", "open_model"]
+__all__ = ["Chunk", "Model", "Recorder", "ReplayModel", "Request", "open_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -30,9 +30,6 @@ from cascade.errors import (
 from cascade.models.failures import conceal
 from cascade.state import Completion, TokenLogprob
 
-JsonSchema = Mapping[str, Any]
-"""A JSON schema as decoded JSON."""
-
 CLOCKS_MS = 1000.0
 """Allowance for clocks that differ: a server that says it computed for longer than the wait for
 it, and this, has not measured it, and the time would be paid by the hour."""
@@ -66,7 +63,7 @@ class Request:
     top_logprobs: int = 0
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str | None = None
-    schema: JsonSchema | None = None
+    schema: Mapping[str, Any] | None = None
     timeout_s: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     answer: str | None = None

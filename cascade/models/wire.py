@@ -15,7 +15,7 @@ from uuid import uuid4
 from langchain_core.messages import BaseMessage, ToolCall, convert_to_openai_messages
 
 from cascade.errors import InputError
-from cascade.models.base import JsonSchema, Request
+from cascade.models.base import Request
 from cascade.models.logprobs import Growing, answer_logprobs, call_logprobs
 from cascade.state import Completion, TokenLogprob, Usage
 
@@ -92,7 +92,7 @@ def whole(value: Any) -> Any:
     return value
 
 
-def response_format(schema: JsonSchema) -> dict[str, Any]:
+def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The `response_format` that holds the answer to a schema."""
     name = re.sub(r"[^\w-]", "_", str(schema.get("title") or "answer"))[:64]
     described: dict[str, Any] = {"name": name, "schema": dict(schema)}
