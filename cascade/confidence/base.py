@@ -267,8 +267,8 @@ class PromptSignal(Signal):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """P(the draft is correct), and P(the large model is correct) where known; a raw score where
-    the labels did not show that it is `calibrated`."""
+    """P(draft is correct), and P(large model is correct) where known; a raw score unless
+    `calibrated`."""
 
     confidence: float
     p_large: float | None = None

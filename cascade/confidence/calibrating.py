@@ -58,12 +58,9 @@ OUTLOOK_ROWS, EARLY_ROWS, QUANTILES = 300, 5_000, 101
 """Rows that a calibration keeps."""
 LABELS_PER_FEATURE = 10
 """Labels of the rarer class per column of a calibrator (Peduzzi and others 1996)."""
-PRIOR_ROWS = 4.0
-"""Precision of the priors of a calibrator: so many rows speak for the raw score as it is."""
-GAIN_PRECISION = 25.0
-"""Precision of the prior of a gain head's weights, which are expected within ± 0.2."""
-FLAT = 1e-3
-"""Precision of a prior that says next to nothing."""
+PRIOR_ROWS, GAIN_PRECISION, FLAT = 4.0, 25.0, 1e-3
+"""Precisions of priors: of a calibrator, for the raw score as it is; of the weights of a gain head,
+expected within ± 0.2; of what may be anything."""
 
 
 def in_order(drafts: Sequence[LabelledDraft]) -> list[LabelledDraft]:

@@ -35,8 +35,6 @@ from cascade.state import Certificate, Record
 
 NEIGHBOURS = 30
 """Calibration rows that tell what a further signal can do to a confidence like this one."""
-CLIP = 30.0
-"""Logits beyond this are certainties that no amount of labels supports."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 """A probability or a share."""
@@ -54,7 +52,6 @@ RAW = "raw"
 """The raw score of a draft, always the first column."""
 
 LEAST_MARGIN, MOST_MARGIN = 1e-6, 0.02
-"""Scores are kept so far from 0 and 1 before the logit."""
 
 _IN_NATS = FEATURES["logprobs"] - {"token_count"}
 _COUNTS = frozenset({"token_count", "answer_words"}) | FEATURES["prompt"]
@@ -153,7 +150,7 @@ def _value(features: Features, name: str, signals: Sequence[str]) -> float | Non
 
 def sigmoid(z: Array) -> Array:
     """1 / (1 + e^−z), without overflow."""
-    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -CLIP, CLIP))), dtype=np.float64)
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -30.0, 30.0))), dtype=np.float64)
 
 
 class Weight(Fitted):

@@ -161,13 +161,8 @@ class SelfConsistency(Signal):
     sample; samples without log-probs weigh the same. Two are asked side by side, until the
     remaining ones cannot change on which side of one half the draft stands.
 
-    Args:
-        k: samples at most, the draft not counted.
-        temperature: of the samples; at 0 they would all be the draft.
-        same: maps answers that mean the same to the same string.
-
     Raises:
-        ConfigurationError: k or the temperature is not positive.
+        ConfigurationError: k, the samples at most, or the temperature is not positive.
     """
 
     name = "self_consistency"
@@ -299,9 +294,9 @@ def _takes_runtime(check: Callable[..., Any], name: str) -> bool:
 SignalLike = str | Signal | Check
 """A name, a signal, or a function `(question, answer) → value`."""
 
-_FREE: tuple[type[Signal], ...] = (LogprobSignal, TextSignal, PromptSignal, TrajectorySignal)
-_ASKING: tuple[type[Signal], ...] = (PTrueSignal, VerbalisedSignal, SelfConsistency)
-BUILT_IN = {kind.name: kind for kind in (*_FREE, *_ASKING)}
+_KINDS: list[type[Signal]] = [LogprobSignal, TextSignal, PromptSignal, TrajectorySignal]
+_KINDS += [PTrueSignal, VerbalisedSignal, SelfConsistency]
+BUILT_IN = {kind.name: kind for kind in _KINDS}
 """Signals that need no arguments, by name."""
 
 _RESERVED = {"raw", *BUILT_IN, *(feature for names in FEATURES.values() for feature in names)}

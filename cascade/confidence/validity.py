@@ -30,14 +30,10 @@ if TYPE_CHECKING:
 
 MOST_TOOLS = 512
 """Tools of one request; OpenAI takes 128."""
-LARGEST_SCHEMA = 256 * 1024
-"""Characters of one JSON schema."""
-LARGEST_TOOLS = 2 * 1024 * 1024
-"""Characters of the schemas of all tools of one request."""
-LONGEST_CHECK_S = 0.25
-"""CPU seconds for reading a schema, and for checking one value."""
-LONGEST_TRIAL_S = 0.02
-"""CPU seconds in which the references of a schema have to be followed."""
+LARGEST_SCHEMA, LARGEST_TOOLS = 256 * 1024, 2 * 1024 * 1024
+"""Characters of one JSON schema, and of those of all tools of one request."""
+LONGEST_CHECK_S, LONGEST_TRIAL_S = 0.25, 0.02
+"""CPU seconds for reading a schema or checking one value, and for following references."""
 SHOWN = 300
 """Characters of a problem: a message quotes the value."""
 

@@ -22,11 +22,8 @@ except ImportError as error:
         "drift statistics need numpy and scipy: install agent-cascade with the extra `calibrate`."
     ) from error
 
-NOTABLE_PSI = 0.1
-"""A smaller shift than this is no cause for alarm, however certain it is."""
-
-USUAL_ODDS = 1.5
-"""An escalation rate of so many times the usual odds, or of one part of it, is to be found."""
+NOTABLE_PSI, NOTABLE_ODDS = 0.1, 1.5
+"""A smaller shift of a signal, or of the escalation rate either way, is no cause for alarm."""
 
 _BETS = np.geomspace(0.002, 0.9, 10)
 
@@ -122,8 +119,8 @@ class RateWatch:
                 self.usual_low, self.usual_high = max(usual.low, 1e-6), min(usual.high, 1 - 1e-6)
             return None
         if max(self.up, self.down) < self._limit:
-            up = self.up + _ratio(self.usual_high, USUAL_ODDS, escalated)
-            down = self.down + _ratio(self.usual_low, 1 / USUAL_ODDS, escalated)
+            up = self.up + _ratio(self.usual_high, NOTABLE_ODDS, escalated)
+            down = self.down + _ratio(self.usual_low, 1 / NOTABLE_ODDS, escalated)
             self.up, self.down = max(0.0, up), max(0.0, down)
         return self if max(self.up, self.down) >= self._limit else None
 
