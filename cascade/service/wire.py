@@ -50,7 +50,7 @@ IGNORED = frozenset(
     [
         *("metadata", "user", "safety_identifier", "store", "service_tier", "include", "container"),
         *("prompt_cache_key", "prompt_cache_retention", "stream_options", "logprobs"),
-        *("thinking", "context_management", "output_config", "betas", "top_logprobs"),
+        *("thinking", "context_management", "betas", "top_logprobs"),
     ]
 )
 """Parameters that change no answer here, where a protocol's model does not name them; the header

@@ -304,6 +304,18 @@ async def test_a_message_is_answered_with_its_usage(served: Served, upstream: Up
     assert sent["messages"][0] == {"role": "system", "content": "Be short."}
 
 
+async def test_an_output_format_of_a_message_is_a_response_format(
+    served: Served, upstream: Upstream
+) -> None:
+    upstream.says("small", Answer('{"city": "Canberra"}'))
+    form = {"type": "json_schema", "schema": SCHEMA}
+    answer = await served.post(MESSAGE, output_config={"format": form, "effort": "low"})
+    wrong = await served.post(MESSAGE, output_config={"format": "xml"})
+    sent = upstream.asked("small")[0].body["response_format"]
+    assert (answer.status_code, wrong.status_code) == (200, 400)
+    assert sent["json_schema"]["schema"] == SCHEMA
+
+
 async def test_a_message_streams_as_anthropics_client_reads_it(
     served: Served, upstream: Upstream
 ) -> None:
