@@ -83,11 +83,14 @@ class AskedDecisionModel(Model):
 def _openai_question(question: Noul | Choice | Score) -> Any:
     from langchain_openai import decisions  # noqa: PLC0415 - whose model is asked
 
-    told = question.instructions
+    told: Any = question.instructions
+    told = told if isinstance(told, str) else json.dumps(told)
     if isinstance(question, Choice):
-        return decisions.Choice(instructions=told, choices=dict(question.criteria))
+        labels: Any = dict(question.criteria)
+        return decisions.Choice(instructions=told, choices=labels)
     if isinstance(question, Score):
-        return decisions.Score(instructions=told, levels=list(question.criteria))
+        levels: Any = list(question.criteria)
+        return decisions.Score(instructions=told, levels=levels)
     return decisions.Predicate(instructions=told)
 
 
