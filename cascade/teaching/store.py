@@ -26,8 +26,8 @@ from sqlalchemy import (  # isort: skip
     Column,
     ColumnElement,
     Connection,
+    Executable,
     MetaData,
-    Select,
     Table,
     delete,
     insert,
@@ -276,7 +276,7 @@ class LessonStore:
             return None
         return record.model_copy(update=left)
 
-    async def _read(self, statement: Select[Any], made: Callable[[Any], T]) -> list[T]:
+    async def _read(self, statement: Executable, made: Callable[[Any], T]) -> list[T]:
         return await on_portal(
             self._database.read(lambda c: [made(row) for row in c.execute(statement)])
         )
