@@ -31,8 +31,8 @@ from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
 
 QUESTIONS, DOUBTFUL, MAX_TOKENS = 400, 5, 40
-PRICES = '["replay:small.jsonl"]\ninput = 0.1\noutput = 0.4\n'
-PRICES += '["replay:large.jsonl"]\ninput = 2.5\noutput = 10\n'
+PRICES = '["replay:small"]\ninput = 0.1\noutput = 0.4\n'
+PRICES += '["replay:large"]\ninput = 2.5\noutput = 10\n'
 
 
 def question(number: int) -> str:
