@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import gc
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -166,18 +165,8 @@ def _row(unit: str, imported: set[str]) -> str:
 
 @functools.cache
 def tree(path: Path) -> ast.Module:
-    """The syntax tree of a file.
-
-    Nothing may be collected meanwhile: before 3.11.8 a parser counts its depth wrongly where a
-    finalizer that runs within it prints a traceback, which parses as well (CPython gh-106905).
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        return ast.parse(path.read_text(encoding="utf-8"))
-    finally:
-        if collects:
-            gc.enable()
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _imports_of(module: str, path: Path, known: dict[str, Path], root: Path) -> Iterator[Import]:
