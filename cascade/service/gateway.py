@@ -494,7 +494,7 @@ class Gateway:
         while True:
             await asyncio.sleep(self.config.watch_s)
             if self._look():
-                logger.info("configuration loaded again: %s", await self.reload())
+                await self.reload()
 
     def _look(self) -> bool:
         """Whether a file has changed since the last look."""
@@ -537,6 +537,7 @@ class Gateway:
             each.retired = True
             if each.gate.idle:
                 self._retire(each)
+        logger.info("configuration loaded again; changed: %s", ", ".join(changed) or "nothing")
         return {"changed": changed, "needs_restart": waits, "problems": []}
 
     def _build(self, config: ServiceConfig, before: Mapping[str, Served]) -> dict[str, Served]:

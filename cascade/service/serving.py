@@ -62,7 +62,7 @@ def serve(configured: Configured, *, workers: int = 1) -> None:
         host, port = made.getsockname()[:2]
         logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
         if workers > 1:
-            app = partial(_made, configured)
+            app = partial(_worker, configured)
             Multiprocess(settings(app, configured, factory=True, workers=workers), [made]).run()
             return
         if threading.current_thread() is threading.main_thread():
@@ -79,6 +79,11 @@ def _made(configured: Configured) -> Any:
     gc.collect()
     gc.freeze()
     return app
+
+
+def _worker(configured: Configured) -> Any:  # pragma: no cover - of a process of its own
+    """The application of a worker: SIGHUP begins new ones, with the file as it is then."""
+    return _made(configured.again())
 
 
 def settings(app: FastAPI | partial[Any], configured: Configured, **more: Any) -> uvicorn.Config:
