@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from cascade.teaching import evidence as module
-from cascade.teaching.evidence import Evidence, Groups, Pair, jaccard
+from cascade.teaching.evidence import Evidence, Groups, Pair
 
 PLACE = ("", "")
 
@@ -70,8 +70,3 @@ def test_of_groups_and_lessons_there_are_so_many(monkeypatch: pytest.MonkeyPatch
     groups.add(PLACE, "r4", "harbours")
     (group,) = groups.by_place[PLACE]
     assert list(group.lessons) == ["r2", "r3"]
-
-
-def test_the_index_of_words_in_common() -> None:
-    assert jaccard(frozenset("ab"), frozenset("bc")) == pytest.approx(1 / 3)
-    assert jaccard(frozenset(), frozenset()) == 0

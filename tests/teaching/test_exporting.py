@@ -213,11 +213,6 @@ async def test_a_file_that_cannot_be_written_is_told(store: LessonStore, tmp_pat
         await export(store, tmp_path / f"{'x' * 244}.jsonl", validation=0)
 
 
-async def test_a_share_above_one_is_refused(store: LessonStore, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="validation=1"):
-        await export(store, tmp_path / "a.jsonl", validation=1)
-
-
 def test_questions_of_an_evaluation_are_read_from_transcripts_and_examples(tmp_path: Path) -> None:
     transcripts, examples = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     transcripts.write_text('{"id": "1", "prompt": "Why?", "models": {}}\n')

@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from cascade import ConfigurationError
 from cascade.errors import ModelUnavailableError
 from cascade.ledger import tagged
 from cascade.ledger.base import UnavailableError
 from cascade.middleware import Audits, LocalOnly, Shadow
-from cascade.middleware.background import Background
 from cascade.models.base import Request
 from cascade.state import Completion
 from cascade.teaching import Lesson, Lessons, LessonStore
@@ -144,17 +142,3 @@ async def test_a_lesson_is_tried_again_while_the_database_is_away(
     store.away = away
     assert len(await kept_of(store)) == kept
     assert ("is lost" in caplog.text) == (not kept)
-
-
-async def test_a_lesson_for_which_there_is_no_room_is_lost(
-    store: LessonStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(Background, "start", lambda self, work: False)
-    assert await kept_of(store) == []
-    assert "is lost" in caplog.text
-
-
-def test_a_store_is_needed() -> None:
-    nothing: Any = "sqlite:///lessons.db"
-    with pytest.raises(ConfigurationError, match="open_lessons"):
-        Lessons(nothing)

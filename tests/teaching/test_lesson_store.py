@@ -146,18 +146,6 @@ async def test_a_reader_that_holds_the_journal_is_told(
     assert (await store.delete(everything=True)).scrubbed
 
 
-async def test_files_that_cannot_be_read_after_a_deletion_are_told(
-    store: LessonStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await store.put(lesson())
-
-    def fails(path: Path) -> bool:
-        raise OSError("away")
-
-    monkeypatch.setattr(module, "_journal_is_emptied", fails)
-    assert not (await store.delete(everything=True)).scrubbed
-
-
 # --- terms, redaction
 
 

@@ -17,7 +17,6 @@ from cascade.state import Completion
 from cascade.teaching import Lessons, LessonSelection, LessonStore, Memory, Terms, open_lessons
 from cascade.teaching import memory as module
 from cascade.teaching.evidence import Group
-from cascade.teaching.memory import same_answer
 from cascade.testing.scripted import reply
 from tests.teaching.conftest import lesson, pair
 
@@ -243,16 +242,6 @@ async def test_trials_are_drawn_by_lot_and_need_examples(
     assert house.trials == 0
 
 
-async def test_requests_are_remembered_up_to_a_number(
-    store: LessonStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MOST_ASKED", 0)
-    house = House(store)
-    async with house.cascade:
-        await house.ask(6)
-    assert house.trials == 0
-
-
 @pytest.mark.parametrize(
     "options",
     [{"examples": 0}, {"alpha": 1.0}, {"price_of_error": -1}, {"patience_s": 0}, {"store": None}],
@@ -260,8 +249,3 @@ async def test_requests_are_remembered_up_to_a_number(
 def test_values_without_meaning_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         Memory(**{"store": open_lessons("memory://"), **options})
-
-
-def test_answers_are_the_same_apart_from_their_clothes() -> None:
-    assert same_answer("The answer is 60 days.", "60 days")
-    assert not same_answer("60 days", "61 days")
