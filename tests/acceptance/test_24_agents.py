@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from cascade import Cascade, MemoryLedger, Price, Tier
 from cascade.errors import CascadeError
 from cascade.integrations import AgentTier, DecisionSignal, DecisionVerifier
+from cascade.ledger.store import open_store
 from cascade.middleware import Retries
+from tests.acceptance import setups
 from tests.acceptance.upstream import Answer, Held, Seen, Upstream, failure
 
 Q = "How many people live in Canberra?"
@@ -213,6 +216,63 @@ def test_whatever_becomes_of_a_run_each_call_is_booked_once_and_nothing_irrevers
         given_up = sum(entry.outcome == "cancelled" for entry in entries)
         assert len(entries) - given_up <= len(upstream.seen) <= len(entries)
     assert RAN == []
+
+
+KILLED = """
+import asyncio, sys
+from langchain.agents import create_agent
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+from cascade import Cascade
+from cascade.integrations import AgentTier
+from cascade.ledger.store import open_store
+
+@tool
+def population(city: str) -> int:
+    "How many people live in a city."
+    return 460_000
+
+@tool(extras={"risk": "irreversible"})
+def delete(path: str) -> str:
+    "Delete a file."
+    open(sys.argv[3], "w").close()
+    return "deleted"
+
+async def main(url, upstream):
+    chats = [ChatOpenAI(model=m, base_url=upstream, api_key="k", max_retries=0)
+             for m in ("small", "large")]
+    tiers = [AgentTier(create_agent(c, [population, delete]), name=c.model_name,
+                       takes_over="hand_over") for c in chats]
+    options = {"signals": ["trajectory"], "verifier": lambda q, a: False}
+    await Cascade(*tiers, ledger=open_store(url), **options).ainvoke("How many?")
+
+asyncio.run(main(*sys.argv[1:3]))
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+async def test_after_kill_9_each_call_is_in_the_ledger_once_or_listed_as_unknown(
+    upstream: Upstream, sqlite_url: str, tmp_path: Path, after: int
+) -> None:
+    def say(seen: Seen) -> Answer:
+        results = sum(message["role"] == "tool" for message in seen.body["messages"])
+        held = Held() if len(upstream.seen) >= after else None
+        return Answer(calls=(DELETE.calls[0] if results else CALL,), held=held)
+
+    for name in ("small", "large"):
+        upstream.says(name, say)
+    ran = tmp_path / "ran"
+    victim = setups.start(KILLED, sqlite_url, upstream.openai_url, str(ran))
+    await upstream.has_asked(after)
+    victim.kill()
+    victim.communicate()
+    async with open_store(sqlite_url) as ledger:
+        kept = [entry for entry in await setups.stored(ledger) if entry.model]
+        unknown = await setups.unfinished(ledger)
+    assert len({entry.id for entry in kept}) == len(kept)
+    assert len(kept) + len(unknown) == len(upstream.seen) == after
+    assert not ran.exists()
 
 
 # --- decision models
