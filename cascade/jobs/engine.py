@@ -89,8 +89,9 @@ class Done:
             self.escalated += bool(record.escalated)
             self.unknown += record.cost_usd is None
             self.estimated |= record.saved_basis == "estimated"
-            known = self.saved_usd is not None and record.saved_usd is not None
-            self.saved_usd = self.saved_usd + record.saved_usd if known else None  # type: ignore[operator]
+            if self.saved_usd is not None:
+                saved = record.saved_usd
+                self.saved_usd = None if saved is None else self.saved_usd + saved
 
 
 Answer = Callable[[Row], Awaitable[Record]]
@@ -226,6 +227,8 @@ class Purse:
 
 @dataclass(slots=True)
 class _Job:
+    """What all workers of a job share."""
+
     journal: Journal
     purse: Purse
     stop: asyncio.Event

@@ -77,11 +77,16 @@ def run_on_ray(
         )
     ray: Any = import_module("ray")
     done = Done(before_usd=journal.spent_usd)
-    asked = [row for row in rows if not done.knows(row, journal)]
-    for row in (row for row in asked if row.question is None):
-        journal.add(unreadable(row))
-        done.count(unreadable(row))
-    asked = [row for row in asked if row.question is not None]
+    asked: list[Row] = []
+    for row in rows:
+        if done.knows(row, journal):
+            continue
+        if row.question is not None:
+            asked.append(row)
+            continue
+        record = unreadable(row)
+        journal.add(record)
+        done.count(record)
     if not asked:
         return done
     with ExitStack() as opened:
