@@ -230,12 +230,8 @@ class CascadeChatModel(BaseChatModel):
         """The model with tools.
 
         A draft whose call breaks its schema, or that calls none where it has to, is escalated.
-
-        Args:
-            tools: whatever LangChain takes as a tool.
-            tool_choice: `any` (or True), `auto`, `none`, the name of a tool, or OpenAI's dict.
-            strict: have providers that can hold the arguments to their schema.
-            kwargs: other settings of each call.
+        `tool_choice` is `any` (or True), `auto`, `none`, the name of a tool, or OpenAI's dict;
+        `strict` has providers that can hold the arguments to their schema.
 
         Raises:
             ConfigurationError: a tool cannot be read, or there is none to be chosen.
@@ -258,13 +254,10 @@ class CascadeChatModel(BaseChatModel):
     ) -> Runnable[LanguageModelInput, Any]:
         """The model with answers of a form: a draft that has not this form is escalated.
 
-        Args:
-            schema: a pydantic model, a TypedDict, a dataclass or a JSON schema.
-            include_raw: give `{"raw": message, "parsed": …, "parsing_error": …}`.
-            method: `json_schema` and `json_mode` hold the text of the answer to the schema, and
-                keep the free log-probs as signal; `function_calling` asks for a tool call.
-            strict: use OpenAI's strict form of the schema.
-            kwargs: other settings of each call.
+        A schema is a pydantic model, a TypedDict, a dataclass or a JSON schema. The methods
+        `json_schema` and `json_mode` hold the text of the answer to it, and keep the free log-probs
+        as signal; `function_calling` asks for a tool call. With `include_raw` the answer is
+        `{"raw": message, "parsed": …, "parsing_error": …}`.
 
         Raises:
             ConfigurationError: the schema cannot be read, or the method is unknown.
