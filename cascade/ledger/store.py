@@ -51,7 +51,7 @@ from cascade.ledger.base import (
     UnavailableError,
     Write,
 )
-from cascade.ledger.database import Database
+from cascade.ledger.database import CONNECT_S, Database
 from cascade.ledger.export import flat_row, open_export
 from cascade.ledger.sql import COLUMNS, JOB, LEDGER, Writer, begun, entries, entry_of, job_of, jobs
 from cascade.state import Decision, LedgerEntry
@@ -164,6 +164,10 @@ class SqlLedger(LedgerStore):
         if not self._crash_safe:
             return
         loop = asyncio.get_running_loop()
+        with self._room:
+            self._run()
+        if not self._opened.done():  # to connect for the first time may take longer than to write
+            await asyncio.wait([asyncio.wrap_future(self._opened)], timeout=CONNECT_S)
         done = loop.create_future()
         item = _Item(Write("begin", entry, tags), done)
         group = self._groups.get(loop)
@@ -534,7 +538,7 @@ class SqlLedger(LedgerStore):
         # What comes while the thread ends would be lost with it: it is for the next one.
         self._room.wait_for(lambda: not self._stopping)
         if self._thread is None:
-            self._pid, self._signalled = os.getpid(), 0
+            self._pid, self._signalled, self._opened = os.getpid(), 0, Future[None]()
             ready = threading.Event()
             self._thread = threading.Thread(
                 target=lambda: asyncio.run(self._serve(ready)), name="cascade-ledger", daemon=True
@@ -572,6 +576,7 @@ class SqlLedger(LedgerStore):
         ready.set()
         with suppress(Exception):  # the first write tells it
             await self._writer.open()
+        self._opened.set_result(None)
         while self._items or not self._stopping:
             await self._due.wait()
             items = self._take()
