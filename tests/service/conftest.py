@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -156,8 +157,11 @@ def live(path: Path, **overrides: Any) -> Iterator[Live]:
         )
         secret = made.result(10)[1]
     try:
+        gc.collect()
+        gc.freeze()  # as the service does, whose heap is that of no test run
         yield Live(f"http://127.0.0.1:{port}", secret, app, server)
     finally:
+        gc.unfreeze()
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
