@@ -153,15 +153,14 @@ async def test_a_run_goes_on_in_another_process_where_it_was_interrupted(
     """The first model call of the run is not paid for again."""
     saver, kept, config = InMemorySaver(), InMemorySaver(), {"configurable": {"thread_id": "t"}}
     asked: Any = {"messages": [("human", Q)]}
-    steps = [Answer(calls=(CALL,)), failure(500)]
+    steps = [Answer(calls=(CALL,)), failure(401)]
     broken = pair(upstream, steps, of_small={"saver": saver}, middleware=[Retries(1)])
-    broken.tiers[0].model.takes_over = "restart"  # type: ignore[attr-defined]
-    upstream.says("large", failure(500))
     with pytest.raises(CascadeError):
         await broken.build_graph().compile(checkpointer=kept).ainvoke(asked, config)  # type: ignore[arg-type]
     again = pair(upstream, [Answer(calls=(CALL,)), "460"], of_small={"saver": saver})
     state = await again.build_graph().compile(checkpointer=kept).ainvoke(None, config)  # type: ignore[arg-type]
     assert "460" in state["messages"][-1].text
+    assert len(upstream.asked("small")) == 3
 
 
 async def test_a_run_is_stopped_early_and_its_cost_until_then_is_booked(upstream: Upstream) -> None:
