@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import gc
 import json
-import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,13 +21,11 @@ from cascade.errors import (
     PersonNeededError,
 )
 from cascade.ledger.store import open_store
-from cascade.middleware import Breaker, Deadline, Examples, Retries, Sticky, ToolRisks
+from cascade.middleware import Breaker, Deadline, Retries, Sticky, ToolRisks
 from cascade.run import Run
 from cascade.testing import reply
 from tests.kernel.drivers import Graph, cascade_of, scripted
 from tests.kernel.test_paths import DOWN, Asking
-
-VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("v", default="unset")
 
 
 async def test_entries_of_failed_attempts_are_in_the_next_state(driver: Any) -> None:
@@ -59,27 +54,6 @@ async def test_before_run_sees_one_run_however_often_its_node_is_tried() -> None
     await compiled.ainvoke({"messages": [HumanMessage("?")]}, config)
     assert len(seen) == 3
     assert len(set(seen)) == 1
-
-
-async def test_the_baseline_does_not_count_examples_of_a_middleware() -> None:
-    shown = [HumanMessage("Another question, as long as this one."), HumanMessage("Its answer.")]
-    plain = await cascade_of().ainvoke("?" * 40)
-    with_examples = await cascade_of(middleware=[Examples(lambda m: shown)]).ainvoke("?" * 40)
-    baseline = plain.ledger.baseline_usd
-    assert baseline is not None
-    assert with_examples.ledger.baseline_usd is not None
-    assert with_examples.ledger.baseline_usd < baseline
-
-
-async def test_a_repeated_attempt_withdraws_what_the_first_has_shown(driver: Any) -> None:
-    class Twice(CascadeMiddleware):
-        async def wrap_model_call(self, call: Any, handler: Any) -> Any:
-            await handler(call)
-            return await handler(call)
-
-    outcome = await driver(cascade_of(scripted(sure=0.1), middleware=[Twice()])).ask()
-    assert outcome.shown == "Canberra it is"
-    assert [e.node for e in outcome.run.entries].count("expert") == 2
 
 
 async def test_masked_words_are_shown_unmasked(driver: Any) -> None:
@@ -146,96 +120,6 @@ async def test_cancelled_while_an_attempt_is_begun_nothing_stays_begun() -> None
     assert not small.requests
 
 
-async def test_a_variable_that_a_signal_sets_is_seen_by_nothing_after_it(driver: Any) -> None:
-    seen: list[str] = []
-
-    def signal(question: str, answer: str) -> float:
-        VARIABLE.set("by a signal")
-        return 0.9
-
-    def verifier(question: str, answer: str) -> float:
-        seen.append(VARIABLE.get())
-        return 0.9
-
-    await driver(cascade_of(signals=[signal], verifier=verifier)).ask()
-    assert seen == ["unset"]
-    assert VARIABLE.get() == "unset"
-
-
-async def test_the_users_code_finds_the_configuration_of_the_call() -> None:
-    from langgraph.config import get_config  # noqa: PLC0415
-
-    seen: list[Any] = []
-
-    def verifier(question: str, answer: str) -> bool:
-        seen.append(get_config()["configurable"]["user"])
-        return True
-
-    cascade = cascade_of(verifier=verifier)
-    config: Any = {"configurable": {"user": "eva"}}
-    await cascade.ainvoke("?", config)
-    await cascade.graph.ainvoke({"messages": [HumanMessage("?")]}, config)
-    assert seen == ["eva", "eva"]
-
-
-async def test_a_graph_around_ours_shares_its_context_and_store() -> None:
-    from dataclasses import dataclass  # noqa: PLC0415
-
-    from langgraph.graph import START, MessagesState, StateGraph  # noqa: PLC0415
-    from langgraph.store.memory import InMemoryStore  # noqa: PLC0415
-
-    @dataclass
-    class Context:
-        user: str
-
-    seen: list[Any] = []
-
-    def verifier(question: str, answer: str, runtime: Any) -> bool:
-        seen.append((runtime.context.user, runtime.store is not None))
-        return True
-
-    cascade = cascade_of(verifier=verifier)
-
-    async def node(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [(await cascade.ainvoke(state["messages"])).message]}
-
-    for inner in (cascade.graph, node):
-        outer = StateGraph(MessagesState, context_schema=Context)
-        outer.add_node("cascade", inner)
-        outer.add_edge(START, "cascade")
-        app = outer.compile(store=InMemoryStore())
-        await app.ainvoke({"messages": [HumanMessage("?")]}, context=Context("eva"))
-    assert seen == [("eva", True)] * 2
-
-
-async def test_nested_questions_of_a_checkpointed_node_never_swap_answers() -> None:
-    """LangGraph keeps nested runs by the position of their call."""
-    from langgraph.graph import START, MessagesState, StateGraph  # noqa: PLC0415
-    from langgraph.types import Command, interrupt  # noqa: PLC0415
-
-    def echo(request: Any) -> Any:
-        return reply(f"about {request.messages[-1].text}", probability=0.9)
-
-    cascade = cascade_of(scripted(echo, returns_logprobs=True))
-    answers: list[list[str]] = []
-
-    async def node(state: MessagesState) -> dict[str, Any]:
-        questions = ["one", "two"] if not answers else ["two", "three"]
-        got = await asyncio.gather(*(cascade.ainvoke(q) for q in questions))
-        answers.append([result.answer for result in got])
-        interrupt("go on?")
-        return {}
-
-    graph = StateGraph(MessagesState)
-    graph.add_node("node", node)
-    graph.add_edge(START, "node")
-    app = graph.compile(checkpointer=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "1"}}
-    await app.ainvoke({"messages": [HumanMessage("?")]}, config)
-    await app.ainvoke(Command(resume="yes"), config)
-    assert answers == [["about one", "about two"], ["about two", "about three"]]
-
-
 async def test_callbacks_see_each_call_and_change_nothing(driver: Any) -> None:
     from langchain_core.callbacks import AsyncCallbackHandler  # noqa: PLC0415
 
@@ -256,21 +140,6 @@ async def test_callbacks_see_each_call_and_change_nothing(driver: Any) -> None:
     assert events[-1].answer == "Canberra it is"
 
 
-async def test_rejected_drafts_never_reach_the_messages_stream_of_a_graph() -> None:
-    from langgraph.graph import START, MessagesState, StateGraph  # noqa: PLC0415
-
-    cascade = cascade_of(scripted(sure=0.2))
-    outer = StateGraph(MessagesState)
-    outer.add_node("cascade", cascade.graph)
-    outer.add_edge(START, "cascade")
-    stream = outer.compile().astream(
-        {"messages": [HumanMessage("?")]}, stream_mode="messages", subgraphs=True
-    )
-    shown = [str(piece[-1][0].content) async for piece in stream]
-    assert not any("Sydney" in text for text in shown)
-    assert any("Canberra" in text for text in shown)
-
-
 async def test_a_person_is_asked_where_nothing_keeps_the_run() -> None:
     cascade = cascade_of(policy=Asking())
     with pytest.raises(PersonNeededError) as raised:
@@ -281,40 +150,6 @@ async def test_a_person_is_asked_where_nothing_keeps_the_run() -> None:
     assert result.answer == "Sydney perhaps"
     with pytest.raises(InputError, match="resumed with 'perhaps'"):
         await cascade.aresume(Run.from_json(kept, [HumanMessage("?")]), "perhaps")
-
-
-def test_invoke_and_ainvoke_mix_over_loops_and_threads() -> None:
-    cascade = cascade_of()
-
-    async def mixed() -> None:
-        await cascade.ainvoke("?")
-        cascade.invoke("?")
-        await cascade.ainvoke("?")
-        cascade.close()
-        await cascade.ainvoke("?")
-
-    asyncio.run(mixed())
-    asyncio.run(mixed())
-    threads = [threading.Thread(target=cascade.invoke, args=("?",)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def test_a_cascade_that_is_dropped_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        cascade_of().invoke("?")
-        gc.collect()
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_batch_of_one_text_is_refused() -> None:
-    small = scripted()
-    with pytest.raises(ConfigurationError, match="give a list of questions"):
-        cascade_of(small).batch("hello")
-    assert not small.requests
 
 
 async def test_the_first_failure_of_a_batch_stops_the_others_and_books_them() -> None:
@@ -336,81 +171,6 @@ async def test_a_stream_that_is_left_early_ends_its_calls() -> None:
     assert [e.outcome for e in store.entries if e.node == "expert"] == ["cancelled"]
 
 
-def test_graph_input_without_messages_names_the_mistake() -> None:
-    with pytest.raises(InputError, match="messages"):
-        cascade_of().graph.invoke({"question": "?"})
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"calibrator": {}}, "calibrator={}"),
-        ({"verifier": "yes"}, "verifier='yes'"),
-        ({"threshold": 0.5, "price_of_error": 1}, "threshold and price_of_error"),
-        ({"threshold": "high"}, "threshold='high': give a number"),
-        ({"deadline": -1}, "deadline=-1"),
-        ({"middleware": ["cache"]}, "middleware='cache'"),
-        ({"audit_rate": 0.1}, "audits need ledger"),
-        ({"deadline": 1, "middleware": [Deadline(2)]}, "both given"),
-        ({"name": ""}, "name=''"),
-        ({"tools": [{"type": "web_search"}]}, "one provider's own"),
-        ({"response_format": "yes"}, "response_format='yes'"),
-        ({"ledger": "here"}, "ledger='here' is no store"),
-    ],
-)
-def test_options_without_meaning_are_named(options: Any, words: str) -> None:
-    with pytest.raises(ConfigurationError) as raised:
-        cascade_of(**options)
-    assert words in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"temprature": 1}, "temprature=1"),
-        ({"temperature": "hot"}, "temperature='hot'"),
-        ({"deadline": 0}, "deadline=0"),
-        ({"deadline": float("nan")}, "deadline=nan: give a number"),
-        ({"tools": 1}, "tools=1: give a list"),
-    ],
-)
-async def test_settings_without_meaning_are_named(settings: Any, words: str) -> None:
-    with pytest.raises(ConfigurationError, match=words):
-        await cascade_of().ainvoke("?", **settings)
-
-
-def test_numbers_that_are_none_are_named_before_anything_is_asked() -> None:
-    with pytest.raises(ConfigurationError, match=r"Tier\(max_tokens=nan"):
-        Tier("ollama:a", max_tokens=float("nan"))  # type: ignore[arg-type]
-    for bad in (Breaker, Deadline, Sticky, ToolRisks):
-        with pytest.raises(ConfigurationError, match="'x'"):
-            bad("x")  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match=r"Breaker\(rate=1.5\): give a number above 0"):
-        Breaker(rate=1.5)
-    with pytest.raises(ConfigurationError, match="tiers=None: give a list"):
-        Cascade(tiers=None)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="config='x'"):
-        cascade_of().invoke("?", "x")  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="max_concurrency='3'"):
-        cascade_of().batch(["?"], max_concurrency="3")  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="None is no address"):
-        open_store(None)  # type: ignore[arg-type]
-
-
-def test_a_store_whose_append_is_async_would_lose_every_entry() -> None:
-    class Later(LedgerStore):
-        async def append(self, entries: Any, tags: Any = None) -> None:
-            raise AssertionError
-
-    with pytest.raises(ConfigurationError, match="append of Later is async"):
-        cascade_of(ledger=Later())
-
-
-def test_repr_says_the_chain() -> None:
-    assert repr(cascade_of()).startswith("Cascade(small (scripted:s) → large (scripted:l)")
-    assert isinstance(cascade_of(), Cascade)
-
-
 async def test_an_observer_that_raises_is_an_error_with_what_was_spent(driver: Any) -> None:
     class Broken(CascadeMiddleware):
         async def wrap_step(self, run: Any, runtime: Any, handler: Any) -> None:
@@ -423,12 +183,58 @@ async def test_an_observer_that_raises_is_an_error_with_what_was_spent(driver: A
     assert [entry.node for entry in raised.value.ledger.entries] == ["draft", "self_check"]
 
 
-@pytest.mark.filterwarnings("error")
-async def test_a_policy_that_is_async_is_told_so_and_never_awaited() -> None:
-    class Later:
-        async def decide(self, situation: Any) -> Any:
-            raise AssertionError
+class Later(LedgerStore):
+    """A store and a policy whose functions are asynchronous by mistake."""
 
-    with pytest.raises(ConfigurationError, match="the policy returned <coroutine"):
-        await cascade_of(policy=Later()).ainvoke("?")
+    async def append(self, entries: Any, tags: Any = None) -> None:
+        raise AssertionError
+
+    async def decide(self, situation: Any) -> Any:
+        raise AssertionError
+
+
+def asked(**settings: Any) -> Any:
+    return lambda: cascade_of().invoke("?", **settings)
+
+
+def made(**options: Any) -> Any:
+    return lambda: cascade_of(**options)
+
+
+WRONG: list[tuple[Any, str]] = [
+    (made(calibrator={}), "calibrator={}"),
+    (made(verifier="yes"), "verifier='yes'"),
+    (made(threshold=0.5, price_of_error=1), "threshold and price_of_error"),
+    (made(threshold="high"), "threshold='high': give a number"),
+    (made(deadline=-1), "deadline=-1"),
+    (made(middleware=["cache"]), "middleware='cache'"),
+    (made(audit_rate=0.1), "audits need ledger"),
+    (made(deadline=1, middleware=[Deadline(2)]), "both given"),
+    (made(name=""), "name=''"),
+    (made(tools=[{"type": "web_search"}]), "one provider's own"),
+    (made(response_format="yes"), "response_format='yes'"),
+    (made(ledger="here"), "ledger='here' is no store"),
+    (made(ledger=Later()), "append of Later is async"),
+    (asked(temprature=1), "temprature=1"),
+    (asked(temperature="hot"), "temperature='hot'"),
+    (asked(deadline=0), "deadline=0"),
+    (asked(deadline=float("nan")), "deadline=nan: give a number"),
+    (asked(tools=1), "tools=1: give a list"),
+    (lambda: cascade_of(policy=Later()).invoke("?"), "the policy returned <coroutine"),
+    (lambda: cascade_of().invoke("?", "x"), "config='x'"),  # type: ignore[arg-type]
+    (lambda: cascade_of().batch(["?"], max_concurrency="3"), "max_concurrency='3'"),  # type: ignore[arg-type]
+    (lambda: Cascade(tiers=None), "tiers=None: give a list"),  # type: ignore[arg-type]
+    (lambda: Tier("ollama:a", max_tokens=float("nan")), "Tier(max_tokens=nan"),  # type: ignore[arg-type]
+    (lambda: open_store(None), "None is no address"),  # type: ignore[arg-type]
+    (lambda: Breaker(rate=1.5), "Breaker(rate=1.5): give a number above 0"),
+    *((lambda kind=kind: kind("x"), "'x'") for kind in (Breaker, Deadline, Sticky, ToolRisks)),
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("does", "words"), WRONG, ids=[words for _, words in WRONG])
+def test_what_has_no_meaning_is_named(does: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        does()
+    assert words in str(raised.value)
     gc.collect()
