@@ -147,7 +147,9 @@ def test_a_number_is_itself_however_it_is_written(value: float) -> None:
     assert numeric(f"#### {value:.4f}", f"{value:.4f}") == 1.0
 
 
-@pytest.mark.parametrize("spec", [*SCORERS.keys() - {"judge"}, "numeric:1%", "judge:ollama:q:3b"])
+@pytest.mark.parametrize(
+    "spec", [*sorted(SCORERS.keys() - {"judge"}), "numeric:1%", "judge:ollama:q:3b"]
+)
 def test_a_scorer_tells_its_spec(spec: str) -> None:
     assert get_scorer(spec).spec == spec
 
