@@ -106,11 +106,14 @@ def main() -> None:
     for case, pair, test in pairs(given.data or given.fit, given.test):
         name, small, large, target = case
         rows = len(pair if test is None else test)
-        row = {"rows": rows, "to reach": target, **unchecked(pair, test)}
-        result["unchecked"][f"{name} {small} > {large}"] = row
-        if name in CHECKED:
-            row = {"rows": rows, **checked(pair, test)}
-            result["checked"][f"{name} {small} > {large}"] = row
+        try:
+            row = {"rows": rows, "to reach": target, **unchecked(pair, test)}
+            result["unchecked"][f"{name} {small} > {large}"] = row
+            if name in CHECKED:
+                row = {"rows": rows, **checked(pair, test)}
+                result["checked"][f"{name} {small} > {large}"] = row
+        except ConfigurationError as error:  # too few rows
+            print(f"{name}, {small}: left out, {error}", file=sys.stderr)
     if given.json:
         print(json.dumps({"benchmark": "agents", **result}))
         return
