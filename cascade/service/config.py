@@ -392,7 +392,7 @@ def _resolved(
         return [_resolved(v, (*place, n), variables, problems) for n, v in enumerate(value)]
     if not isinstance(value, str):
         return value
-    if place[-1:] == ("api_key",) and not _REFERENCE.fullmatch(value):
+    if place and place[-1] == "api_key" and not _REFERENCE.fullmatch(value):
         problems.append((place, "a key in clear text: write api_key_env: NAME, or ${NAME}."))
     problems += [
         (place, f"the environment variable {name} is not set.")
@@ -413,7 +413,7 @@ def _problem(error: ErrorDetails, resolved: Any, written: Any) -> tuple[Place, s
         place = (*place, *last)
     words = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if error["type"] == "extra_forbidden":
-        words = f"there is no such key{_nearest(str(place[-1]))}"
+        words = f"there is no such key{_nearest(str(error['loc'][-1]))}"
     given = error["input"]
     from_variable = "${" in str(_at(written, place))  # it may be a secret
     if isinstance(given, str | int | float) and not from_variable and "such key" not in words:

@@ -139,9 +139,9 @@ class Keys:
     async def create(self, name: str, **settings: Any) -> tuple[Key, str]:
         """Make a key; its secret is returned here and never again."""
         secret = PREFIX + secrets.token_urlsafe(32)
-        own = {"id": f"key_{secrets.token_hex(6)}", "digest": digest_of(secret)}
+        own = {"name": name, "id": f"key_{secrets.token_hex(6)}", "digest": digest_of(secret)}
         try:
-            key = Key(name=name, **settings, **own)
+            key = Key.model_validate(settings | own)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             words = first["msg"].removeprefix("Value error, ").removeprefix("Input ")

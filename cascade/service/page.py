@@ -136,7 +136,8 @@ class View(BaseModel):
             ServiceError: 400, a day is none.
         """
         try:
-            return cls(**{name: v[:200] for name, v in request.query_params.items() if v})
+            given = {name: value[:200] for name, value in request.query_params.items() if value}
+            return cls.model_validate(given)
         except ValidationError as error:
             raise invalid(error) from None
 

@@ -284,9 +284,11 @@ def extension_of(outcome: Outcome) -> dict[str, Any]:
     for entry in result.ledger:
         if entry.tier and entry.model:
             tier = tiers.setdefault(entry.tier, {"model": entry.model, "calls": 0, "cost_usd": 0.0})
-            known = tier["cost_usd"] is not None and entry.cost_usd is not None
             tier["calls"] += 1
-            tier["cost_usd"] = tier["cost_usd"] + float(entry.cost_usd or 0) if known else None
+            if entry.cost_usd is None or tier["cost_usd"] is None:
+                tier["cost_usd"] = None
+            else:
+                tier["cost_usd"] += float(entry.cost_usd)
     return {
         "run_id": way.run_id,
         "tier": result.tier,
