@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -170,12 +169,6 @@ async def test_a_client_does_not_wait_for_ever(
         with pytest.raises(ModelTimeoutError, match="no answer in time"):
             await ask(model)
         await model.aclose()
-
-
-async def test_a_complete_stream_is_not_waited_for(model: Model, server: FakeServer) -> None:
-    whole = replies.openai_stream() if model.provider == "openai" else replies.ollama_stream()
-    server.will(replace(whole, ending="hang"))
-    assert (await ask_by_stream(model, timeout_s=30)).text == "Paris"
 
 
 @pytest.mark.parametrize(

@@ -90,15 +90,6 @@ class ChatOllama(StrangerChat):
     base_url: str | None = None
 
 
-async def test_a_fake_of_langchain_answers_and_is_not_real() -> None:
-    model = open_model(FakeListChatModel(responses=["Paris"]))
-    answer = await ask(model)
-    assert (answer.text, answer.usage) == ("Paris", Usage())
-    assert not model.real
-    assert not model.returns_logprobs
-    assert model.traces_itself
-
-
 async def test_everything_that_came_along_is_read() -> None:
     message = AIMessage(
         [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": "Paris"}],
@@ -116,23 +107,6 @@ async def test_everything_that_came_along_is_read() -> None:
     assert answer.usage == Usage(
         input_tokens=9, output_tokens=5, cached_tokens=4, reasoning_tokens=3
     )
-
-
-@pytest.mark.parametrize(
-    ("details", "written", "hour"),
-    [
-        ({"cache_creation": 5}, 5, None),
-        ({"cache_creation": 0}, 0, None),
-        ({}, None, None),
-    ],
-)
-async def test_tokens_written_to_the_cache_are_read(
-    details: dict[str, int], written: int | None, hour: int | None
-) -> None:
-    usage = {**USAGE, "input_token_details": details}
-    message = AIMessage("Paris", usage_metadata=usage)  # type: ignore[arg-type]
-    read = (await ask(LangChainModel(StrangerChat(answer=message)))).usage
-    assert (read.cache_write_tokens, read.cache_write_1h_tokens) == (written, hour)
 
 
 @pytest.mark.parametrize(
@@ -257,12 +231,6 @@ async def test_a_stream_that_breaks_is_interrupted(failure: Exception) -> None:
     chat = StrangerChat(pieces=[AIMessageChunk("Pa")], failure=failure)
     with pytest.raises(StreamInterruptedError, match="gone"):
         await ask_in_pieces(LangChainModel(chat))
-
-
-async def test_a_stream_comes_in_pieces() -> None:
-    chat = StrangerChat(pieces=[AIMessageChunk("Pa"), AIMessageChunk(""), AIMessageChunk("ris")])
-    pieces, answer = await ask_in_pieces(LangChainModel(chat))
-    assert (pieces, answer.text) == (["Pa", "ris"], "Paris")
 
 
 async def test_a_stream_without_any_piece_fails() -> None:

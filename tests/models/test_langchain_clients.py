@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
-from langgraph.graph import START, MessagesState, StateGraph
 
 from cascade._portal import run_sync
 from cascade.errors import ModelUnavailableError
 from cascade.models import Model, Request, open_model
-from cascade.models.langchain import LangChainModel
 from cascade.state import TokenLogprob, Usage
-from tests.models.asking import ask, ask_by_stream, ask_in_pieces
+from tests.models.asking import ask, ask_in_pieces
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 
@@ -132,32 +127,3 @@ def test_the_address_of_a_chat_model_is_known(server: FakeServer) -> None:
     claude = open_model(anthropic.ChatAnthropic(model="claude-sonnet-4-5", api_key="k"))
     assert (claude.name, claude.local) == ("anthropic:claude-sonnet-4-5", False)
     assert claude.server == "https://api.anthropic.com"
-
-
-def test_init_chat_model_opens_other_providers(server: FakeServer) -> None:
-    model = open_model("anthropic:claude-x", base_url=server.url, api_key="k")
-    assert isinstance(model, LangChainModel)
-    assert (model.name, model.chat.max_retries) == ("anthropic:claude-x", 0)  # type: ignore[attr-defined]
-    assert asyncio.run(ask(model, "hi")).text == "HI"
-
-
-@pytest.fixture
-def quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    with caplog.at_level(logging.WARNING, "cascade"):
-        yield caplog
-
-
-async def test_nothing_of_a_draft_streams_into_the_messages_of_a_graph_around(
-    server: FakeServer, quiet_log: pytest.LogCaptureFixture
-) -> None:
-    model = open_model(chat_openai(server))
-
-    async def node(state: MessagesState) -> dict[str, Any]:
-        for asking in (ask, ask_by_stream):
-            await asking(model)
-        return {}
-
-    graph = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node").compile()
-    told = [part async for part in graph.astream({"messages": ["hi"]}, stream_mode="messages")]
-    assert [message for message, _ in told if message.type == "AIMessageChunk"] == []
-    assert quiet_log.records == []

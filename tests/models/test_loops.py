@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +13,7 @@ import pytest
 from cascade._portal import portal_loop, run_sync
 from cascade.models import Model, loops
 from cascade.models.loops import stream_at_home
-from tests.models.asking import ask, ask_by_stream, ask_in_pieces
-from tests.servers import replies
+from tests.models.asking import ask
 from tests.servers.fake import FakeServer
 
 
@@ -37,13 +34,6 @@ def loop_elsewhere() -> Iterator[asyncio.AbstractEventLoop]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-
-
-async def test_64_requests_at_once_are_not_mixed_up(model: Model) -> None:
-    answers = await asyncio.gather(*(ask(model, f"question {i}") for i in range(64)))
-    streams = await asyncio.gather(*(ask_by_stream(model, f"question {i}") for i in range(64)))
-    assert [a.text for a in answers] == [a.text for a in streams]
-    assert [a.text for a in answers] == [f"QUESTION {i}" for i in range(64)]
 
 
 # Closing
@@ -94,65 +84,7 @@ def test_connections_of_closed_loops_are_forgotten(opened: Callable[[str], Model
     idle.close()
 
 
-UNCLOSED = """
-import asyncio, gc
-from langchain_core.messages import HumanMessage
-from cascade._portal import portal_loop, run_sync
-from cascade.models import Request, open_model
-
-def opened():
-    return open_model("openai:m", base_url=URL)
-
-def ask(model):
-    return model.complete(Request((HumanMessage("hi"),)))
-
-asyncio.run(ask(opened()))
-
-loop = asyncio.new_event_loop()  # closed as it is
-loop.run_until_complete(ask(opened()))
-loop.close()
-
-in_a_cycle = opened()
-in_a_cycle.itself = in_a_cycle
-run_sync(ask(in_a_cycle))
-del in_a_cycle
-gc.collect()
-
-async def end(closes):
-    model = opened()
-    await ask(model)
-    if closes:
-        await model.aclose()
-for n in range(20):
-    asyncio.run(end(closes=n % 2))
-
-standing_still, model = asyncio.new_event_loop(), opened()
-standing_still.run_until_complete(ask(model))
-run_sync(ask(model))  # and one on the background loop, until the process ends
-print("asked")
-"""
-
-
-def test_models_that_are_dropped_unclosed_print_nothing(server: FakeServer) -> None:
-    code = UNCLOSED.replace("URL", repr(server.openai_url))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr, done.returncode) == ("asked\n", "", 0)
-
-
 # Leaving
-
-
-@pytest.mark.parametrize("asking", [ask, ask_in_pieces])
-async def test_cancelling_closes_the_connection(
-    asking: Callable[..., object], model: Model, server: FakeServer
-) -> None:
-    server.will(replies.HANG)
-    task = asyncio.ensure_future(asking(model))  # type: ignore[call-overload]
-    await server.has_received()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await asyncio.to_thread(server.last.left.wait, 5)
 
 
 # A home for clients of others

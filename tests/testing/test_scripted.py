@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-import time
 
 import pytest
 
@@ -14,16 +12,12 @@ from cascade.models.openai import OpenAIModel
 from cascade.state import TokenLogprob, Usage
 from cascade.testing import ScriptedModel, forbid_real_requests, reply
 from cascade.testing.scripted import split_tokens
-from tests.models.asking import ask, ask_in_pieces, question
+from tests.models.asking import ask, ask_in_pieces
 
 
 async def test_answers_in_order_and_the_last_one_again() -> None:
     model = ScriptedModel(["one", "two"])
     assert [(await ask(model)).text for _ in range(3)] == ["one", "two", "two"]
-
-
-async def test_one_text_answers_everything() -> None:
-    assert (await ask(ScriptedModel("yes"))).text == "yes"
 
 
 async def test_answers_by_question() -> None:
@@ -34,21 +28,6 @@ async def test_answers_by_question() -> None:
         await ask(model, "c?")
 
 
-async def test_answers_by_function() -> None:
-    model = ScriptedModel(lambda request: f"{request.max_tokens}")
-    assert (await ask(model, max_tokens=3)).text == "3"
-
-
-async def test_an_empty_script() -> None:
-    with pytest.raises(LookupError, match="no answers"):
-        await ask(ScriptedModel([]))
-
-
-async def test_an_exception_in_the_script_is_raised() -> None:
-    with pytest.raises(RateLimitError):
-        await ask(ScriptedModel([RateLimitError("slow", model="m")]))
-
-
 async def test_failures_come_first() -> None:
     slow = RateLimitError("slow", model="m")
     model = ScriptedModel(["one"], failures=[slow, slow])
@@ -57,19 +36,6 @@ async def test_failures_come_first() -> None:
             await ask(model)
     assert (await ask(model)).text == "one"
     assert len(model.requests) == 3
-
-
-async def test_requests_are_remembered() -> None:
-    model = ScriptedModel(["x"])
-    request = question("hello", temperature=0.5)
-    await model.complete(request)
-    assert model.requests == [request]
-
-
-async def test_a_delay_is_waited_for() -> None:
-    started = time.perf_counter()
-    await ask(ScriptedModel(["x"], delay_s=0.05))
-    assert time.perf_counter() - started >= 0.05
 
 
 async def test_logprobs_come_only_when_promised_and_asked_for() -> None:
@@ -108,13 +74,6 @@ def test_tokens_put_together_are_the_text(text: str) -> None:
     assert "".join(split_tokens(text)) == text
 
 
-async def test_64_requests_at_once() -> None:
-    model = ScriptedModel(lambda request: request.messages[-1].text, delay_s=0.01)
-    answers = await asyncio.gather(*(ask(model, f"q{i}") for i in range(64)))
-    assert [answer.text for answer in answers] == [f"q{i}" for i in range(64)]
-    assert len(model.requests) == 64
-
-
 def test_a_reply_with_everything() -> None:
     call = {"name": "f", "args": {}, "id": "1", "type": "tool_call"}
     answer = reply(
@@ -151,16 +110,6 @@ async def test_a_reply_that_calls_tools_has_the_tokens_of_its_calls() -> None:
 def test_impossible_probabilities(probability: float | list[float]) -> None:
     with pytest.raises(ValueError, match="probabilit"):
         reply("two words", probability=probability)
-
-
-async def test_a_timeout_is_kept() -> None:
-    with pytest.raises(Exception, match=r"within 0\.01 s"):
-        await ask(ScriptedModel(["x"], delay_s=5), timeout_s=0.01)
-
-
-async def test_a_timeout_of_the_model_itself_is_not_ours() -> None:
-    with pytest.raises(TimeoutError, match="its own"):
-        await ask(ScriptedModel([TimeoutError("its own")]), timeout_s=5)
 
 
 async def test_real_requests_can_be_forbidden_in_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
