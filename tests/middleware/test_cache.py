@@ -112,27 +112,6 @@ def test_what_changes_no_answer_makes_no_other_set_up() -> None:
     )
 
 
-# --- what is not kept
-
-
-async def test_what_holds_for_one_run_is_not_kept(store: Any) -> None:
-    model, slow = small(p=0.3), Deadline(0.2)
-    slow._seen_s["large"] = 60.0
-    made = pair(model, middleware=[Cache(store), slow])
-    assert (await ask(made, Q)).decision.once
-    await ask(made, Q)
-    assert len(model.requests) == 2
-
-
-@pytest.mark.parametrize("answer", ["", "   "])
-async def test_an_empty_answer_is_not_kept(store: Any, answer: str) -> None:
-    answers = large(answer)
-    made = pair(small(p=0.3), answers, middleware=[Cache(store)])
-    for _ in range(2):
-        await ask(made, Q)
-    assert len(answers.requests) == 2
-
-
 async def test_a_persons_answer_is_not_kept(store: Any) -> None:
     class Asks:
         def decide(self, situation: Any) -> Any:
@@ -177,59 +156,54 @@ async def test_a_kept_draft_is_given_only_while_the_stack_would_accept_it(store:
     assert (await ask(made, Q)).cached  # the large answer stands
 
 
-# --- caches that fail
+# --- what is not kept, and set-up
 
 
-class Failing(Elsewhere):
-    async def aget(self, keys: Any) -> Any:
-        raise ConnectionError("no cache")
+@pytest.mark.parametrize("case", ["late", "empty", "blank", "stopped"])
+async def test_what_is_no_answer_for_others_is_not_kept(store: Any, case: str) -> None:
+    slow = Deadline(0.2)
+    slow._seen_s["large"] = 60.0
+    hopeless = ScriptedModel([reply("a b c d", probability=0.1)], name="small")
+    model, answers, stack = {
+        "late": (small(p=0.3), large(), [slow]),  # the draft is accepted for this run alone
+        "empty": (small(p=0.3), large(""), []),
+        "blank": (small(p=0.3), large("   "), []),
+        "stopped": (hopeless, large(), [Abort()]),
+    }[case]
+    tiers = Tier(model, price=PRICE, max_tokens=5), Tier(answers, price=PRICE)
+    made = Cascade(*tiers, middleware=[Cache(store), *stack])
+    if case == "stopped":  # and where the large model is down, a stopped draft is no answer
+        answers._failures.append(ModelUnavailableError("down", model=answers.name))
+        made = Cascade(*tiers, middleware=[Cache(store), *stack, Retries(attempts=1)])
+        with pytest.raises(ModelUnavailableError):
+            await ask(made, Q)
+    else:
+        await ask(made, Q)
+    await ask(made, Q)
+    assert len(model.requests) == 2
 
-    async def aset(self, pairs: Any) -> None:
-        raise ConnectionError("no cache")
 
-
-class Hanging(Elsewhere):
-    async def aget(self, keys: Any) -> Any:
-        await asyncio.Event().wait()
-
-    async def aset(self, pairs: Any) -> None:
-        await asyncio.Event().wait()
-
-
-@pytest.mark.parametrize("kind", [Failing, Hanging])
-async def test_a_cache_that_fails_loses_no_question(
-    kind: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_cache_that_hangs_loses_no_question(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    class Hanging(Elsewhere):
+        async def aget(self, keys: Any) -> Any:
+            await asyncio.Event().wait()
+
+        async def aset(self, pairs: Any) -> None:
+            await asyncio.Event().wait()
+
     monkeypatch.setattr("cascade.middleware.cache.PATIENCE_S", 0.01)
     with caplog.at_level(logging.WARNING):
-        assert (await ask(pair(middleware=[Cache(kind())]), Q)).answer == "Canberra"
+        assert (await ask(pair(middleware=[Cache(Hanging())]), Q)).answer == "Canberra"
     assert "cannot be read" in caplog.text
     assert "did not take" in caplog.text
 
 
-# --- set-up
-
-
-def test_what_is_no_cache_of_langgraphs_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="BaseCache"):
-        Cache({})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("ttl_s", [0, -1, 1.5, True])
-def test_a_time_without_meaning_is_refused(store: Any, ttl_s: Any) -> None:
-    with pytest.raises(ConfigurationError, match="whole seconds"):
-        Cache(store, ttl_s=ttl_s)
-
-
-async def test_a_stopped_draft_is_not_kept(store: Any) -> None:
-    # It is escalated, and where the large model is down, the stopped draft is no answer.
-    down = ModelUnavailableError("down", model="scripted:large")
-    model = ScriptedModel([reply("a b c d", probability=0.1)], name="small")
-    made = Cascade(
-        Tier(model, max_tokens=5),
-        Tier(large(failures=[down])),
-        middleware=[Cache(store), Abort(), Retries(attempts=1)],
-    )
-    with pytest.raises(ModelUnavailableError):
-        await ask(made, Q)
-    assert (await ask(made, Q)).tier == "large"
+@pytest.mark.parametrize(
+    ("cache", "ttl_s", "words"),
+    [({}, None, "BaseCache"), *((InMemoryCache(), t, "whole seconds") for t in (0, -1, 1.5, True))],
+)
+def test_a_cache_or_time_without_meaning_is_refused(cache: Any, ttl_s: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        Cache(cache, ttl_s=ttl_s)

@@ -20,7 +20,7 @@ from cascade.state import Certificate
 from cascade.testing import ScriptedModel
 from cascade.testing.scripted import reply
 from cascade.tiers import open_tiers
-from tests.middleware.cascades import ask, large, of, pair, questions, small
+from tests.middleware.cascades import ask, large, of, pair, small
 
 Q = "Capital of Australia?"
 
@@ -131,14 +131,6 @@ async def test_the_confidence_is_compared_with_that_of_the_calibration() -> None
 
 
 # --- reactions
-
-
-async def test_an_alarm_ends_in_the_reaction_to_its_kind() -> None:
-    drift, model = short(escalations="large_only"), drafts(0.5)
-    await asked(drift, 0.5, drafts=model)
-    asked_about = questions(model)
-    assert "question 59" in asked_about
-    assert "question 119" not in asked_about
 
 
 async def test_a_question_that_must_stay_here_is_drafted_and_not_accepted() -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import asyncio
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,14 +9,10 @@ from cascade.middleware import Abort, Audits, Retries, Shadow
 from cascade.testing import ScriptedModel
 from tests.middleware.cascades import (
     PRICE,
-    Held,
-    Keeping,
     ask,
     large,
-    losses,
     of,
     pair,
-    questions,
     small,
 )
 
@@ -55,21 +49,6 @@ async def test_a_shadow_draft_is_neither_stopped_nor_audited() -> None:
     assert of(ledger, "audit") == []
 
 
-async def test_a_draft_that_a_process_leaves_is_made_by_the_next() -> None:
-    ledger, drafts = Keeping(), Held("Canberra", name="small", logprobs=0.95)
-    made = pair(drafts, ledger=ledger, middleware=[Shadow(grace_s=0.0)])
-    await ask(made, Q)
-    await asyncio.to_thread(drafts.asked.wait, 30)
-    await made.aclose()
-    drafts.release.set()
-    shadow, model = Shadow(), small()
-    made = pair(model, ledger=ledger, middleware=[shadow])
-    await shadow._runs.resume(made.kernel, timedelta())
-    await made.aclose()
-    assert questions(model) == [Q]
-    assert losses(ledger, "shadow") == [0.0]
-
-
 # --- canary
 
 
@@ -91,13 +70,6 @@ async def test_a_conversation_stays_where_it_is_and_a_larger_share_keeps_who_was
     assert {"small", "large"} == set(first)
     assert all(later == "small" for at, later in zip(first, third, strict=True) if at == "small")
     assert third.count("small") > first.count("small")
-
-
-async def test_a_question_that_must_stay_here_is_live() -> None:
-    made = pair(small(), large(local=False), middleware=[Shadow()])
-    assert (await ask(made, Q, local_only=True)).tier == "small"
-    assert (await ask(made, Q)).tier == "large"
-    await made.aclose()
 
 
 # --- set-up

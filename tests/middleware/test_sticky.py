@@ -74,36 +74,38 @@ async def test_it_goes_back_where_drafts_are_accepted_as_a_rule() -> None:
     assert [result.tier for result in results][-2:] == ["large", "small"]
 
 
-async def test_a_short_conversation_has_no_cache() -> None:
-    cascade, _, _ = made(input_tokens=500)
+@pytest.mark.parametrize(
+    "options",
+    [{"input_tokens": 500}, {"name": "claude"}, {"large_price": Price(per_hour=1)}],
+    ids=["too short", "cached when asked alone", "without a price"],
+)
+async def test_where_no_prompt_cache_is_held_a_conversation_does_not_stay(options: Any) -> None:
+    cascade, _, _ = made(**options)
     assert (await talk(cascade, f"hard {LONG}", "easy"))[1].tier == "small"
 
 
-async def test_a_provider_that_caches_when_asked_holds_what_is_marked() -> None:
-    cascade, _, _ = made(name="claude")
-    assert (await talk(cascade, f"hard {LONG}", "easy"))[1].tier == "small"
+async def follow_up(cascade: Cascade, first: Any, **settings: Any) -> Any:
+    """The second turn, of an easy question."""
+    messages = [HumanMessage(f"hard {LONG}"), first.message, HumanMessage("easy")]
+    return await ask(cascade, messages, **settings)
 
 
-async def test_after_some_minutes_the_cache_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    cascade, _, _ = made()
-    (first,) = await talk(cascade, f"hard {LONG}")
+async def test_another_process_knows_by_the_answers_until_the_cache_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (first,) = await talk(made()[0], f"hard {LONG}")
+    cascade, drafts, _ = made()
+    assert (await follow_up(cascade, first)).tier == "large"
+    assert drafts.requests == []
     later = time.time() + 301
     monkeypatch.setattr("cascade.middleware.sticky.time.time", lambda: later)
-    messages = [HumanMessage(f"hard {LONG}"), first.message, HumanMessage("easy")]
-    assert (await ask(cascade, messages)).tier == "small"
+    assert (await follow_up(cascade, first)).tier == "small"
 
 
-async def test_without_a_price_of_the_large_model_nothing_is_kept() -> None:
-    cascade, _, _ = made(large_price=Price(per_hour=1))
-    assert (await talk(cascade, f"hard {LONG}", "easy"))[1].tier == "small"
-
-
-async def test_another_process_knows_by_the_answers() -> None:
-    (first,) = await talk(made()[0], f"hard {LONG}")
-    messages = [HumanMessage(f"hard {LONG}"), first.message, HumanMessage("easy")]
-    cascade, drafts, _ = made()
-    assert (await ask(cascade, messages)).tier == "large"
-    assert drafts.requests == []
+async def test_a_question_that_must_stay_here_goes_to_no_model_elsewhere() -> None:
+    cascade, _, _ = made(local=False)
+    (first,) = await talk(cascade, f"hard {LONG}")
+    assert (await follow_up(cascade, first, local_only=True)).tier == "small"
 
 
 @pytest.mark.parametrize(
@@ -121,26 +123,18 @@ async def test_answers_of_others_say_nothing(told: Any) -> None:
     assert (await ask(cascade, [HumanMessage(LONG), answer, HumanMessage("easy")])).tier == "small"
 
 
-async def test_a_question_that_must_stay_here_goes_to_no_model_elsewhere() -> None:
-    cascade, _, _ = made(local=False)
-    (first,) = await talk(cascade, f"hard {LONG}")
-    messages = [HumanMessage(f"hard {LONG}"), first.message, HumanMessage("easy")]
-    assert (await ask(cascade, messages, local_only=True)).tier == "small"
-
-
 @both_drivers
 async def test_while_the_large_model_is_down_the_small_one_answers(driver: str) -> None:
     cascade, drafts, answers = made(sticky=Sticky())
     (first,) = await talk(cascade, f"hard {LONG}", driver=driver)
     down = ModelUnavailableError("down", model=answers.name)
     answers._failures += [down] * 3
-    messages = [HumanMessage(f"hard {LONG}"), first.message, HumanMessage("easy")]
-    result = await ask(cascade, messages, driver)
+    result = await follow_up(cascade, first, driver=driver)
     assert (result.tier, result.degraded, len(drafts.requests)) == ("small", True, 2)
     assert [entry.outcome for entry in result.ledger if entry.model][-1] == "ok"
     answers._failures.append(BadRequestError("no", model=answers.name))
     with pytest.raises(BadRequestError):
-        await ask(cascade, messages, driver)
+        await follow_up(cascade, first, driver=driver)
 
 
 async def test_a_middle_tier_drafts_where_it_answered_last() -> None:
