@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -148,38 +146,24 @@ def test_what_cannot_be_certified_is_refused(
 
 # --- the policy
 
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def certificate(until: datetime | None = None) -> Certificate:
-    figures = {"threshold": 0.7, "max_harm": 0.05, "delta": 0.1, "coverage": 0.5, "bound": 0.04}
-    return Certificate(**figures, n=100, errors=1, valid_until=until)  # type: ignore[arg-type]
+FIGURES = {"threshold": 0.7, "max_harm": 0.05, "delta": 0.1, "coverage": 0.5, "bound": 0.04}
+LEFT = NextSignal("p_true", ())
 
 
-@pytest.mark.parametrize(("confidence", "action"), [(0.7, "accept"), (0.69, "escalate")])
-def test_the_certified_threshold_decides(confidence: float, action: str) -> None:
-    decision = CertifiedPolicy(certificate()).decide(
-        Situation(Assessment(confidence=confidence, calibrated=True))
-    )
+@pytest.mark.parametrize(
+    ("confidence", "calibrated", "left", "action", "words"),
+    [
+        (0.7, True, None, "accept", "harm ≤ 5.0% with 90% confidence"),
+        (0.69, True, None, "escalate", "harm ≤ 5.0% with 90% confidence"),
+        (1.0, False, None, "escalate", "calibrated confidences only"),
+        (0.99, True, LEFT, "observe", "p_true"),  # all signals of the certificate come first
+    ],
+)
+def test_the_certified_threshold_decides_about_calibrated_confidences(
+    confidence: float, calibrated: bool, left: NextSignal | None, action: str, words: str
+) -> None:
+    policy = CertifiedPolicy(Certificate(**FIGURES, n=100, errors=1))  # type: ignore[arg-type]
+    assessment = Assessment(confidence=confidence, calibrated=calibrated)
+    decision = policy.decide(Situation(assessment, next_signal=left))
     assert decision.action == action
-    assert "harm ≤ 5.0% with 90% confidence" in decision.reason
-
-
-def test_an_uncalibrated_score_is_escalated_however_high() -> None:
-    decision = CertifiedPolicy(certificate()).decide(Situation(Assessment(confidence=1.0)))
-    assert (decision.action, decision.threshold) == ("escalate", 0.7)
-    assert "calibrated confidences only" in decision.reason
-
-
-def test_all_signals_of_the_certificate_are_taken_first() -> None:
-    left = Situation(
-        Assessment(confidence=0.99, calibrated=True), next_signal=NextSignal("p_true", ())
-    )
-    assert CertifiedPolicy(certificate()).decide(left).action == "observe"
-
-
-def test_an_expired_certificate_is_refused_and_a_valid_one_is_not() -> None:
-    with pytest.raises(ConfigurationError, match="ended on 2026-01-01"):
-        CertifiedPolicy(certificate(until=NOW))
-    assert CertifiedPolicy(certificate(until=datetime.now(UTC) + timedelta(days=1)))
+    assert words in decision.reason

@@ -213,12 +213,6 @@ def test_a_middle_tier_that_promises_too_little_is_skipped_also_by_what_is_ruled
         assert EconomicPolicy(0.05).decide(Situation(assessment, above=above)).tier == "large"
 
 
-def test_an_unknown_cost_of_escalating_is_no_reason_to_accept() -> None:
-    decision = EconomicPolicy(1.0).decide(Situation(Assessment(confidence=0.99)))
-    assert decision.action == "escalate"
-    assert "set a price on the next tier" in decision.reason
-
-
 # --- another signal
 
 
