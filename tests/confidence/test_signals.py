@@ -228,27 +228,12 @@ async def test_another_model_reads_the_draft_without_writing() -> None:
 # --- functions of the user's
 
 
-@pytest.mark.parametrize(
-    ("value", "features", "score"),
-    [
-        (True, {"mine": 1.0}, 1.0),
-        (0.25, {"mine": 0.25}, 0.25),
-        (37, {"mine": 37.0}, None),
-        (None, {}, None),
-        (math.nan, {}, None),
-        (math.inf, {}, None),
-    ],
-)
-async def test_a_function_of_the_users_is_a_signal(
-    value: float | None, features: dict[str, float], score: float | None
-) -> None:
-    def mine(question: str, answer: str) -> float | None:
-        assert (question, answer) == ("6 times 7?", "42")
-        return value
-
-    [signal] = to_signals([mine])
-    assert (await taken(signal))[0] == features
-    assert signal.score(features) == score
+@pytest.mark.parametrize("value", [37, math.nan, math.inf])
+async def test_a_number_that_is_no_probability_is_a_feature_or_missing(value: float) -> None:
+    [signal] = to_signals([UserSignal(lambda question, answer: value, "mine")])
+    features, _ = await taken(signal)
+    assert features == ({"mine": 37.0} if value == 37 else {})
+    assert signal.score(features) is None
 
 
 async def test_a_users_signal_may_be_async_and_take_the_runtime() -> None:
