@@ -42,7 +42,6 @@ def cascade(
     large: Any = None,
     *,
     cache: Any = None,
-    cache_ttl_s: int | None = None,
     retries: int | None = None,
     breaker: Mapping[str, Any] | None = None,
     abort: bool | float = False,
@@ -64,7 +63,7 @@ def cascade(
     """A cascade with optional features.
 
     Args:
-        cache, cache_ttl_s: a cache of LangGraph's, and for how long.
+        cache: of LangGraph's.
         retries: attempts of each call, without waits in between.
         breaker: settings of the circuit breaker, such as `{"in_a_row": 2, "open_s": 60}`.
         abort: stop hopeless drafts while they are written.
@@ -80,7 +79,7 @@ def cascade(
     """
     word: Any = "ask" if approve else "escalate"
     features = [
-        cache is not None and Cache(cache, ttl_s=cache_ttl_s),
+        cache is not None and Cache(cache),
         retries is not None and Retries(attempts=retries, base_s=0.0),
         breaker is not None and Breaker(**breaker),
         abort and (Abort() if abort is True else Abort(abort)),

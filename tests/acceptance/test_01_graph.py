@@ -87,14 +87,6 @@ def test_it_is_a_subgraph_with_the_checkpointer_of_the_graph_around_it(
     assert texts(graph.get_state(THREAD).values) == [Q, f"large: {Q}", "done"]
 
 
-async def test_it_is_a_subgraph_with_an_asynchronous_checkpointer(
-    upstream: Upstream, tmp_path: Path
-) -> None:
-    async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "threads.db")) as saver:
-        graph = around(pair(upstream, 0.3).graph, saver)
-        assert texts(await graph.ainvoke(asking(), THREAD)) == [Q, f"large: {Q}", "done"]
-
-
 async def test_a_node_may_call_the_graph(upstream: Upstream) -> None:
     inner = pair(upstream).graph
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from langchain_core.language_models import FakeListChatModel
 
-from cascade import Cascade, CascadeError, ConfigurationError, ModelError, Price, Tier
+from cascade import Cascade, CascadeError, ModelError, Price, Tier
 from cascade.errors import (
     AuthenticationError,
     BadRequestError,
@@ -15,7 +14,6 @@ from cascade.errors import (
     ModelNotFoundError,
     ModelUnavailableError,
     RateLimitError,
-    UnknownProviderError,
 )
 from cascade.models import Recorder, open_model
 from tests.acceptance import setups
@@ -134,19 +132,3 @@ def test_recorded_answers_are_a_model(tmp_path: Path, upstream: Upstream) -> Non
             Cascade(tiers=[f"replay:{path}"]).invoke("Something else?")
     assert (result.answer, result.confidence) == ("Canberra", pytest.approx(0.9))
     assert upstream.models() == ["small"]
-
-
-@pytest.mark.parametrize(
-    ("spec", "error", "said"),
-    [
-        ("nobody:model", UnknownProviderError, "nobody"),
-        ("qwen2.5", ConfigurationError, "provider:name"),
-        ("llamacpp:/no/such/file.gguf", CascadeError, "/no/such/file.gguf"),
-        ("openai:gpt-5.1", ConfigurationError, "OPENAI_API_KEY"),
-    ],
-)
-def test_a_model_that_cannot_be_had_is_named_when_the_cascade_is_made(
-    spec: str, error: type[Exception], said: str
-) -> None:
-    with pytest.raises(error, match=said):
-        Cascade(spec, FakeListChatModel(responses=["x"]))

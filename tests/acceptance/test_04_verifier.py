@@ -98,26 +98,6 @@ def test_a_policy_of_the_users_decides(upstream: Upstream) -> None:
 # --- what is lost by mistake elsewhere
 
 
-def broken(question: str, answer: str) -> bool:
-    raise ZeroDivisionError("a bug of the user's")
-
-
-@pytest.mark.parametrize("options", [{"verifier": broken}, {"signals": [broken]}])
-def test_one_that_raises_loses_no_request_that_is_paid_for(
-    upstream: Upstream, options: dict[str, Any]
-) -> None:
-    """The question escalates with the reason, or the error is ours and has the ledger."""
-    found: Any
-    with pair(upstream, **options) as cascade:
-        try:
-            found = cascade.invoke(QUESTION)
-            said = found.decision.reason
-        except CascadeError as error:
-            found, said = error, str(error)
-    assert "a bug of the user's" in said
-    assert ("draft", "ok") in setups.calls_of(found)
-
-
 def test_a_policy_that_returns_something_else_is_told_so(upstream: Upstream) -> None:
     class Wrong(Policy):
         def decide(self, situation: Situation) -> Decision:

@@ -6,7 +6,7 @@ from statistics import mean
 
 import pytest
 
-from cascade import Cascade, ConfigurationError, EconomicPolicy
+from cascade import Cascade, EconomicPolicy
 from cascade.policies import BudgetPolicy
 from tests.acceptance import commands
 from tests.acceptance.commands import World, pair
@@ -40,12 +40,6 @@ def test_a_large_model_that_errs_too_is_worth_less(upstream: Upstream) -> None:
         with pair(upstream, 0.9, policy=EconomicPolicy(0.1, p_large)) as cascade:
             tiers.append(cascade.invoke("?").tier)
     assert tiers == ["large", "small"]
-
-
-def test_the_price_of_an_error_needs_a_price_of_the_large_model(upstream: Upstream) -> None:
-    small, large = upstream.tier("small"), upstream.tier("large")
-    with pytest.raises(ConfigurationError, match=r"Price\("):
-        Cascade(small, large, price_of_error=0.05)
 
 
 def test_with_a_calibration_the_rule_weighs_probabilities(world: World) -> None:

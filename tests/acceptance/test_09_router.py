@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from langchain_core.messages import BaseMessage
@@ -68,55 +65,12 @@ async def test_a_tier_that_there_is_not_is_an_error_that_names_those_there_are(
     assert upstream.seen == []
 
 
-# --- the verdict
-
-
-def recording(path: Path, *, draft_usd: float, large_usd: float, helps: bool = True) -> Path:
-    """300 recorded answers of a small model whose confidence is right, or says nothing."""
-    chance = random.Random(7)
-    lines = []
-    for number in range(300):
-        sure = chance.random()
-        right = chance.random() < (sure if helps else 0.3)
-        models = {
-            name: {
-                "correct": correct,
-                "confidence": sure if name == "small" else None,
-                "input_tokens": 20,
-                "output_tokens": 5,
-                "cost_usd": cost,
-            }
-            for name, correct, cost in (("small", right, draft_usd), ("large", 1, large_usd))
-        }
-        del models["large"]["confidence"]
-        row = {"dataset": "d", "id": str(number), "prompt": f"question {number}", "models": models}
-        lines.append(json.dumps(row))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def evaluated(path: Path) -> dict[str, Any]:
-    names = ("--small", "small", "--large", "large", "--within", "0.05")
-    found: dict[str, Any] = commands.cascade("evaluate", path, *names, "--json").json
-    return found
-
-
-def test_a_cascade_that_saves_is_recommended(tmp_path: Path) -> None:
-    found = evaluated(recording(tmp_path / "a.jsonl", draft_usd=0.00001, large_usd=0.0001))
-    assert found["verdict"] == "cascade"
-    assert "large alone" in found["headline"]
+# --- the verdict (that a cascade saves, and what a plan says: `test_21_command_line`)
 
 
 def test_a_cascade_that_loses_money_should_be_switched_off(tmp_path: Path) -> None:
-    dear = recording(tmp_path / "a.jsonl", draft_usd=0.0001, large_usd=0.00005, helps=False)
-    found = evaluated(dear)
+    rows = ((commands.sure(i), commands.right(i)) for i in range(400))
+    dear = commands.outcomes(tmp_path / "answers.jsonl", rows, cost_usd=0.000009)
+    found = commands.cascade("evaluate", dear, *commands.MODELS, "--json").json
     assert found["verdict"] == "off"
     assert "Switch it off" in found["headline"]
-
-
-def test_a_plan_says_whether_it_pays_before_anything_is_recorded() -> None:
-    tokens = ("--input-tokens", "1000", "--output-tokens", "500")
-    dear = ("--small-price", "8,16", "--large-price", "10,20", "--accept", "0.3")
-    assert "Switch it off" in commands.cascade("plan", *tokens, *dear).out
-    cheap = ("--small-price", "0.1,0.2", "--large-price", "10,20", "--accept", "0.6")
-    assert "It saves" in commands.cascade("plan", *tokens, *cheap).out

@@ -52,26 +52,25 @@ def test_an_audit_comes_after_the_reply(upstream: Upstream, ledger: MemoryLedger
 
 
 @pytest.mark.parametrize(
-    ("large", "loss"), [("Canberra", 0.0), ("canberra.", 0.0), ("Sydney", 1.0)]
+    ("compare", "large", "loss"),
+    [
+        ("exact", "Canberra", 0.0),
+        ("exact", "canberra.", 0.0),
+        ("exact", "Sydney", 1.0),
+        (
+            lambda question, draft, large: -0.5 if (draft, large) == ("Canberra", "x") else 1,
+            "x",
+            -0.5,
+        ),
+    ],
 )
 def test_the_loss_is_how_much_better_the_large_answer_is(
-    upstream: Upstream, ledger: MemoryLedger, large: str, loss: float
+    upstream: Upstream, ledger: MemoryLedger, compare: Any, large: str, loss: float
 ) -> None:
-    with pair(upstream, ledger, audits={"rate": 1.0, "compare": "exact"}) as cascade:
+    with pair(upstream, ledger, audits={"rate": 1.0, "compare": compare}) as cascade:
         upstream.says("large", large)
         cascade.invoke("?")
     assert losses(ledger) == [loss]
-
-
-def test_a_function_of_the_users_compares(upstream: Upstream, ledger: MemoryLedger) -> None:
-    def compare(question: str, draft: str, large: str) -> float:
-        assert (question, draft, large) == ("?", "Canberra", "Sydney")
-        return -0.5
-
-    with pair(upstream, ledger, audits={"rate": 1.0, "compare": compare}) as cascade:
-        upstream.says("large", "Sydney")
-        cascade.invoke("?")
-    assert losses(ledger) == [-0.5]
 
 
 def test_what_an_audit_costs_counts_against_the_saving(
@@ -113,12 +112,18 @@ def test_a_day_of_audits_has_a_budget(upstream: Upstream, ledger: MemoryLedger) 
     assert len(upstream.asked("small")) == 60
 
 
-def test_an_audit_that_fails_harms_nobody(upstream: Upstream, ledger: MemoryLedger) -> None:
-    with pair(upstream, ledger, audit_rate=1.0, retries=1) as cascade:
-        upstream.says("large", failure(400))
+@pytest.mark.parametrize(
+    ("node", "model", "options"),
+    [("audit", "large", {"audit_rate": 1.0}), ("shadow", "small", {"shadow": True})],
+)
+def test_one_that_fails_harms_nobody(
+    upstream: Upstream, ledger: MemoryLedger, node: str, model: str, options: dict[str, Any]
+) -> None:
+    with pair(upstream, ledger, retries=1, **options) as cascade:
+        upstream.says(model, failure(400))
         assert cascade.invoke("?").answer == "Canberra"
-    assert losses(ledger) == []
-    assert [e.outcome for e in of(ledger, "audit") if e.model] == ["failed"]
+    assert losses(ledger, node) == []
+    assert [e.outcome for e in of(ledger, node) if e.model] == ["failed"]
 
 
 def test_audits_need_a_ledger_that_keeps_them(upstream: Upstream) -> None:
@@ -161,21 +166,16 @@ def alarms_of(upstream: Upstream, ledger: MemoryLedger, later: float, **options:
     return told
 
 
-def test_more_escalations_than_usual_are_an_alarm(upstream: Upstream, ledger: MemoryLedger) -> None:
-    told = alarms_of(upstream, ledger, 0.5, escalations="warn")
-    assert "escalations" in {alarm.kind for alarm in told}
-    (first, *_) = of(ledger, "drift")
-    assert (first.cost_usd, first.saved_usd, bool(first.note)) == (0, 0, True)
-
-
-def test_signals_that_move_are_an_alarm(upstream: Upstream, ledger: MemoryLedger) -> None:
-    told = alarms_of(upstream, ledger, 0.5, signals="warn")
-    assert "signals" in {alarm.kind for alarm in told}
-
-
-def test_where_nothing_moves_there_is_no_alarm(upstream: Upstream, ledger: MemoryLedger) -> None:
-    told = alarms_of(upstream, ledger, 0.85, escalations="warn", signals="warn")
-    assert "escalations" not in {alarm.kind for alarm in told}
+@pytest.mark.parametrize(
+    ("later", "kinds"), [(0.5, {"escalations", "signals"}), (0.85, set[str]())]
+)
+def test_what_moves_is_an_alarm_and_what_stays_is_none(
+    upstream: Upstream, ledger: MemoryLedger, later: float, kinds: set[str]
+) -> None:
+    told = alarms_of(upstream, ledger, later, escalations="warn", signals="warn")
+    assert {alarm.kind for alarm in told} == kinds
+    booked = [(e.cost_usd, e.saved_usd, bool(e.note)) for e in of(ledger, "drift")]
+    assert booked == [(0, 0, True)] * len(told)
 
 
 def test_an_alarm_may_hand_all_questions_to_the_large_model(
@@ -222,13 +222,6 @@ def test_a_shadow_draft_is_a_cost_and_earns_nothing(
     with pair(upstream, ledger, shadow=True) as cascade:
         cascade.invoke("?")
     assert setups.total(setups.entries_of(ledger), "saved_usd") == Decimal("-0.000011")
-
-
-def test_a_shadow_draft_that_fails_harms_nobody(upstream: Upstream, ledger: MemoryLedger) -> None:
-    with pair(upstream, ledger, shadow=True, retries=1) as cascade:
-        upstream.says("small", failure(400))
-        assert cascade.invoke("?").answer == "Canberra"
-    assert losses(ledger, "shadow") == []
 
 
 def test_in_a_canary_a_share_of_the_questions_is_live(

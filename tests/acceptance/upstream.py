@@ -93,7 +93,6 @@ class Seen:
     headers: dict[str, str]
     usage: tuple[int, int] | None = None
     left: threading.Event = field(default_factory=threading.Event)
-    answered: threading.Event = field(default_factory=threading.Event)
 
     @property
     def streamed(self) -> bool:
@@ -107,12 +106,6 @@ class Seen:
     def last(self) -> str:
         """The text of the last message."""
         return self.texts[-1]
-
-    @property
-    def topic(self) -> str:
-        """The text of the first message of the user."""
-        users = (m for m in self.body["messages"] if m["role"] == "user")
-        return _text(next(users))
 
     @property
     def is_check(self) -> bool:
@@ -192,13 +185,9 @@ class Upstream:
         """What a model answers to its next requests, one after the other."""
         self._next.setdefault(model, deque()).extend(says)
 
-    def asked(self, model: str | None = None, *, checks: bool = True) -> list[Seen]:
+    def asked(self, model: str | None = None) -> list[Seen]:
         """The requests to a model, or all of them."""
-        return [
-            seen
-            for seen in list(self.seen)
-            if model in (None, seen.model) and (checks or not seen.is_check)
-        ]
+        return [seen for seen in list(self.seen) if model in (None, seen.model)]
 
     def models(self) -> list[str]:
         """The model of each request, in order."""
@@ -258,7 +247,6 @@ class Upstream:
         except (asyncio.CancelledError, ConnectionResetError):
             seen.left.set()
             raise
-        seen.answered.set()
         return response
 
 
