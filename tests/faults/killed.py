@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cascade import LedgerEntry
 from cascade.ledger import open_store
-from tests.servers.faulty import Call, FaultyServer, Latency
+from tests.servers.faulty import Call, FaultyServer
 from tests.servers.saying import Asked, Said
 
 PRICES = '["openai:small"]\ninput = 1\noutput = 2\n["openai:large"]\ninput = 10\noutput = 30\n'
@@ -94,9 +94,8 @@ def kill_and_resume(folder: Path, *, rows: int, kills: int, at_once: int) -> Aft
     source = "".join(json.dumps({"question": question(n)}) + "\n" for n in range(rows))
     (folder / "in.jsonl").write_text(source)
     (folder / "prices.toml").write_text(PRICES)
-    latency = {model: Latency(0.02) for model in ("small", "large")}
     done_before: list[tuple[set[int], int]] = []
-    with FaultyServer(answering=answer, latency=latency, kept=10 * rows) as server:
+    with FaultyServer(answering=answer, median_s=0.02, kept=10 * rows) as server:
         for kill in range(kills):
             process = _start(folder, server, at_once)
             # Calls since the last kill, so that each kill finds some rows done and some under way.

@@ -70,7 +70,6 @@ class BatchServer(FakeServer):
         self.ends = "completed"
         self.looks = 1
         self.requests, self.size = 50_000, 200_000_000
-        self.problem: str | None = None
         self.held = threading.Event()
         """Set when a request hangs."""
         self._faults: dict[str, deque[Fault]] = {}

@@ -1,4 +1,4 @@
-"""The official Ollama server, with models made of the embedded weights.
+"""The official Ollama server, with a model made of the embedded weights.
 
 The binary is looked for at CASCADE_OLLAMA, then where `make ollama` puts it, then on PATH.
 """
@@ -18,18 +18,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = "smollm2-test"
-TOOL_MODEL = "smollm2-tools-test"
 MISSING = "no Ollama server: set CASCADE_OLLAMA to its binary, run `make ollama`, or put it on PATH"
-
-TOOL_TEMPLATE = '''TEMPLATE """{{- if .Tools }}<|im_start|>system
-You may call these tools: {{ .Tools }}
-Answer with {"name": ..., "arguments": ...}<|im_end|>
-{{ end }}
-{{- range .Messages }}<|im_start|>{{ .Role }}
-{{ if .ToolCalls }}{{ range .ToolCalls }}{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}{{ end }}{{ else }}{{ .Content }}{{ end }}<|im_end|>
-{{ end }}<|im_start|>assistant
-"""
-'''  # noqa: E501 - a line break would be a part of the prompt
 
 
 def find_ollama() -> Path | None:
@@ -44,7 +33,7 @@ def find_ollama() -> Path | None:
 
 @contextmanager
 def running_ollama(binary: Path, weights: Path, home: Path) -> Iterator[str]:
-    """Run a server of its own, with `MODEL` and `TOOL_MODEL` in it; gives its address."""
+    """Run a server of its own, with `MODEL` in it; gives its address."""
     address = f"127.0.0.1:{_free_port()}"
     environment = {
         **os.environ,
@@ -60,18 +49,10 @@ def running_ollama(binary: Path, weights: Path, home: Path) -> Iterator[str]:
         )
         try:
             _wait_until_it_answers(f"http://{address}", server)
-            for name, template in ((MODEL, ""), (TOOL_MODEL, TOOL_TEMPLATE)):
-                modelfile = home / f"{name}.Modelfile"
-                modelfile.write_text(
-                    f"FROM {weights}\nPARAMETER num_thread 1\n{template}", encoding="utf-8"
-                )
-                subprocess.run(
-                    [binary, "create", name, "-f", modelfile],
-                    env=environment,
-                    check=True,
-                    capture_output=True,
-                    timeout=120,
-                )
+            modelfile = home / "Modelfile"
+            modelfile.write_text(f"FROM {weights}\nPARAMETER num_thread 1\n", encoding="utf-8")
+            command = [binary, "create", MODEL, "-f", modelfile]
+            subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
             yield f"http://{address}"
         finally:
             server.terminate()

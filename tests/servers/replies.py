@@ -32,7 +32,6 @@ class Reply:
 
 HANG = Reply(ending="hang")
 DROP = Reply(ending="drop")
-HTML = Reply((b"<html>",), content_type="text/html")
 
 
 def json_reply(body: object, **how: Any) -> Reply:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
-from cascade.confidence.checks import QUESTION
 from tests.servers import replies
 
 Protocol = Literal["openai", "ollama"]
@@ -21,8 +20,8 @@ PIECES = 3
 class Asked:
     """One call as the server saw it.
 
-    `number` counts the calls of this server from 1; `topic` is the first thing that the user said,
-    `question` the last; `elsewhere` is the address of another server.
+    `number` counts the calls of this server from 1; `topic` is the first thing that the user said;
+    `elsewhere` is the address of another server.
     """
 
     number: int
@@ -30,23 +29,15 @@ class Asked:
     form: Form
     model: str
     topic: str
-    question: str
     elsewhere: str
 
     @classmethod
     def of(cls, number: int, protocol: Protocol, body: Mapping[str, Any], elsewhere: str) -> Asked:
         # Ollama streams unless it is told not to.
         streamed = body.get("stream", protocol == "ollama")
-        said = [str(message.get("content") or "") for message in body["messages"]]
-        users = [m.get("content") for m in body["messages"] if m.get("role") == "user"]
-        topic = str(users[0]) if users else said[0]
+        topic = next(str(m["content"]) for m in body["messages"] if m["role"] == "user")
         form: Form = "stream" if streamed else "plain"
-        return cls(number, protocol, form, str(body.get("model")), topic, said[-1], elsewhere)
-
-    @property
-    def is_check(self) -> bool:
-        """Whether the model is asked about its own answer."""
-        return self.question == QUESTION
+        return cls(number, protocol, form, str(body.get("model")), topic, elsewhere)
 
 
 @dataclass(frozen=True)
