@@ -26,7 +26,7 @@ class CompositeModel(Model):
     """A model that asks other models, such as an agent: each of their calls is an attempt of its
     own, which it books itself."""
 
-    def check(self, parts: Parts) -> None:  # noqa: B027 - most have nothing against any
+    def check(self, parts: Parts) -> None:
         """Refuse a cascade in which it must not stand.
 
         Raises:

@@ -111,11 +111,12 @@ def to_settings(
         raise ConfigurationError(
             f"{first['loc'][0]}={first['input']!r}: {first['msg']}."
         ) from error
-    if settings.get("temperature") is not None:
-        to_number("temperature", settings["temperature"], least=0)
-    for name in ("deadline", "timeout_s", "max_tokens"):
-        if settings.get(name) is not None:
-            to_number(name, settings[name], above=0)  # type: ignore[literal-required]
+    for name in ("temperature", "deadline", "timeout_s", "max_tokens"):
+        value = settings.get(name)
+        if value is not None and name == "temperature":
+            to_number(name, value, least=0)
+        elif value is not None:
+            to_number(name, value, above=0)
     return settings
 
 

@@ -7,9 +7,11 @@ Needs the extra `langchain`. Both agents answer from a script here.
 
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from langchain.agents import create_agent
 from langchain.tools import tool
@@ -25,16 +27,16 @@ TESTS = "from work import median; assert median([3, 1, 2]) == 2 and median([1, 2
 class FakeChat(GenericFakeChatModel):
     """A chat model with a script; in earnest `init_chat_model("openai:gpt-5.1")`."""
 
-    def bind_tools(self, tools, **kwargs):
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
         """A script needs no tools."""
         return self
 
 
-def coder(code: str):
+def coder(code: str) -> Any:
     """Makes an agent for each attempt; what it has written is gone when the attempt is over."""
 
     @asynccontextmanager
-    async def fresh():
+    async def fresh() -> AsyncIterator[Any]:
         with TemporaryDirectory() as folder:
 
             @tool(extras={"risk": "write"})

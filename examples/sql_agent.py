@@ -6,6 +6,7 @@ Needs the extra `langchain`. Both agents answer from a script here.
 """
 
 import sqlite3
+from typing import Any
 
 from langchain.agents import create_agent
 from langchain.tools import tool
@@ -34,19 +35,19 @@ def run_query(query: str) -> str:
 class FakeChat(GenericFakeChatModel):
     """A chat model with a script; in earnest `init_chat_model("openai:gpt-5.1")`."""
 
-    def bind_tools(self, tools, **kwargs):
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
         """A script needs no tools."""
         return self
 
 
-def says(text, query=None):
+def says(text: str, query: str | None = None) -> AIMessage:
     """A step of an agent: it runs a query, or gives its answer."""
     calls = [] if query is None else [{"name": "run_query", "args": {"query": query}, "id": "1"}]
     usage = {"input_tokens": 150, "output_tokens": 25, "total_tokens": 175}
     return AIMessage(text, tool_calls=calls, usage_metadata=usage)
 
 
-def agent(*script):
+def agent(*script: AIMessage) -> Any:
     """A SQL agent whose answer is a query."""
     prompt = "Find the query for sales(product, price, number). Answer with the query alone."
     return create_agent(FakeChat(messages=iter(script)), [run_query], system_prompt=prompt)

@@ -5,6 +5,8 @@
 Needs the extra `langchain`. All agents answer from a script here.
 """
 
+from typing import Any
+
 from langchain.agents import create_agent
 from langchain.tools import tool
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
@@ -24,12 +26,12 @@ def look_up(city: str) -> str:
 class FakeChat(GenericFakeChatModel):
     """A chat model with a script; in earnest `init_chat_model("openai:gpt-5.1")`."""
 
-    def bind_tools(self, tools, **kwargs):
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
         """A script needs no tools."""
         return self
 
 
-def says(text, city=None):
+def says(text: str, city: str | None = None) -> AIMessage:
     """A step of an agent: it looks a city up, or gives its answer."""
     calls = [] if city is None else [{"name": "look_up", "args": {"city": city}, "id": "1"}]
     usage = {"input_tokens": 120, "output_tokens": 20, "total_tokens": 140}
@@ -39,7 +41,7 @@ def says(text, city=None):
 ledger = MemoryLedger()
 
 
-def member(name, small, large, verifier):
+def member(name: str, small: list[Any], large: list[Any], verifier: Any) -> Cascade:
     """A cascade of two agents."""
     tiers = (
         Tier(AgentTier(create_agent(FakeChat(messages=iter(script)), [look_up]), name=size),
@@ -49,7 +51,7 @@ def member(name, small, large, verifier):
             ("large", large, Price(input=1.25, output=10)),
         )
     )  # fmt: skip
-    options = {"signals": ["trajectory"], "verifier": verifier, "ledger": ledger}
+    options: Any = {"signals": ["trajectory"], "verifier": verifier, "ledger": ledger}
     return Cascade(*tiers, name=name, **options)
 
 
