@@ -22,14 +22,7 @@ from langgraph.types import Command, Send, interrupt
 from cascade import Cascade, Decision, MemoryLedger, Situation
 from cascade.events import Decided
 from cascade.ledger.store import open_store
-from tests.acceptance.setups import (
-    calls_of,
-    entries_of,
-    pair,
-    start,
-    stored,
-    unfinished,
-)
+from tests.acceptance.setups import calls_of, entries_of, pair, start, stored, unfinished
 from tests.acceptance.upstream import Answer, Held, Upstream
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}

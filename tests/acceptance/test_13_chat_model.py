@@ -28,12 +28,7 @@ from cascade.events import Decided
 from cascade.integrations.middleware import CascadeMiddleware
 from tests.acceptance.langchain_model import OpenAIChat
 from tests.acceptance.obliging import obliging
-from tests.acceptance.setups import (
-    calls_of,
-    cascade,
-    entries_of,
-    pair,
-)
+from tests.acceptance.setups import calls_of, cascade, entries_of, pair
 from tests.acceptance.upstream import Answer, Seen, Upstream
 
 Q = "How many people live in Canberra?"

@@ -95,9 +95,7 @@ async def test_an_unknown_way_to_show_is_refused(upstream: Upstream) -> None:
     assert upstream.seen == []
 
 
-async def test_words_of_the_large_model_are_shown_while_it_still_writes(
-    upstream: Upstream,
-) -> None:
+async def test_words_of_the_large_model_are_shown_while_it_still_writes(upstream: Upstream) -> None:
     held = Held()
     upstream.next("large", Answer("one two three four", held=held, first=2))
     words = []
@@ -193,9 +191,7 @@ async def test_a_hopeless_draft_is_stopped_while_it_is_written(
     assert calls_of(result) == [("draft", "cancelled"), ("expert", "ok")]
 
 
-async def test_a_draft_that_can_still_be_accepted_is_written_to_its_end(
-    upstream: Upstream,
-) -> None:
+async def test_a_draft_that_can_still_be_accepted_is_written_to_its_end(upstream: Upstream) -> None:
     made = cascade(upstream.tier("small", max_tokens=40), upstream.tier("large"), abort=True)
     result = await made.ainvoke(Q)
     assert (result.answer, result.tier) == (f"small: {Q}", "small")

@@ -142,8 +142,7 @@ def test_a_conversation_stays_once_a_question_of_it_had_to(upstream: Upstream) -
 
 
 @pytest.mark.parametrize(
-    "around",
-    ["audits", "shadow", "retries", "fallback", "router", "signal", "abort"],
+    "around", ["audits", "shadow", "retries", "fallback", "router", "signal", "abort"]
 )
 def test_whatever_stands_around_it_nothing_leaves(upstream: Upstream, around: str) -> None:
     elsewhere = upstream.tier("other", name="other", price=CHEAP, local=False)

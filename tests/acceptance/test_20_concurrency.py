@@ -21,15 +21,7 @@ from cascade import Cascade, Price
 from cascade.errors import CascadeError, InputError
 from cascade.ledger.store import open_store
 from cascade.result import CascadeResult
-from tests.acceptance.setups import (
-    cascade,
-    entries_of,
-    pair,
-    run,
-    start,
-    stored,
-    total,
-)
+from tests.acceptance.setups import cascade, entries_of, pair, run, start, stored, total
 from tests.acceptance.upstream import Answer, Held, Seen, Upstream
 
 PRICE = Price(input=1, output=2)
@@ -96,9 +88,7 @@ async def test_a_batch_keeps_the_order_of_its_questions(upstream: Upstream, how:
         check(number, result)
 
 
-async def test_no_more_questions_of_a_batch_are_under_way_than_was_said(
-    upstream: Upstream,
-) -> None:
+async def test_no_more_questions_of_a_batch_are_under_way_than_was_said(upstream: Upstream) -> None:
     held = Held()
     upstream.says("small", Answer("yes", held=held))
     made = cascade(upstream.tier("small"), upstream.tier("large"))
@@ -201,10 +191,7 @@ else:
 
 @pytest.mark.parametrize(
     ("how", "printed"),
-    [
-        ("mixed", "small: 1 small: 1\nlarge: 2"),
-        ("in turn", "small: 1\nlarge: 2\nsmall: 3"),
-    ],
+    [("mixed", "small: 1 small: 1\nlarge: 2"), ("in turn", "small: 1\nlarge: 2\nsmall: 3")],
 )
 def test_a_langchain_model_works_in_every_loop(upstream: Upstream, how: str, printed: str) -> None:
     for name in ("small", "large"):  # slow enough that each call waits for its answer

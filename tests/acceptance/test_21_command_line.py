@@ -247,8 +247,7 @@ def test_each_row_of_a_file_is_answered_in_its_order_and_booked(
 
 
 @pytest.mark.parametrize(
-    ("word", "form"),
-    [(signal.SIGINT, "csv"), (signal.SIGTERM, "jsonl"), (signal.SIGKILL, "jsonl")],
+    ("word", "form"), [(signal.SIGINT, "csv"), (signal.SIGTERM, "jsonl"), (signal.SIGKILL, "jsonl")]
 )
 def test_interrupted_and_gone_on_with_the_output_is_the_same_to_the_byte(
     host: Upstream, tmp_path: Path, word: signal.Signals, form: str

@@ -15,12 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from cascade.confidence.calibrating import (
-    fit_calibrator,
-    fit_gain,
-    step_share,
-    stratified_folds,
-)
+from cascade.confidence.calibrating import fit_calibrator, fit_gain, step_share, stratified_folds
 from cascade.confidence.calibration import (
     FittedCalibrator,
     Linear,
@@ -153,21 +148,6 @@ def test_more_columns_are_taken_where_they_pay_and_no_more_than_labels_allow() -
     few = fit_calibrator(wide, labels[:60]).full
     assert few is None or len(few.weights) < min(labels[:60].sum(), (1 - labels[:60]).sum()) / 10
     assert fit_calibrator(*scores(8, slope=-1.0)).full is None
-
-
-def test_a_score_that_falls_with_the_truth_becomes_the_base_rate() -> None:
-    x, labels = scores(200, slope=-1.0, other=0.0)
-    fitted = fit_calibrator(x[:, :1], labels)
-    assert fitted.base.raw == 0.0
-    assert fitted.predict(x)[0] == pytest.approx(labels.mean(), abs=0.01)
-
-
-def test_without_a_score_there_is_the_base_rate_or_what_the_columns_say() -> None:
-    x, labels = scores(400)
-    x[:, 0] = np.nan
-    alone = fit_calibrator(x[:, :1], labels)
-    assert alone.predict(x) == pytest.approx(np.full(400, (labels.sum() + 1) / 402))
-    assert auroc(fit_calibrator(x, labels).predict(x), labels) > 0.65
 
 
 @given(

@@ -167,9 +167,7 @@ async def test_sampling_stops_as_soon_as_the_vote_is_decided() -> None:
     assert (features["self_consistency"], len(probes)) == (0.5, 6)
 
 
-@given(
-    st.lists(st.tuples(st.booleans(), st.floats(0.01, 1)), min_size=1, max_size=9),
-)
+@given(st.lists(st.tuples(st.booleans(), st.floats(0.01, 1)), min_size=1, max_size=9))
 def test_a_decided_vote_stands_on_the_side_of_the_full_vote(
     votes: list[tuple[bool, float]],
 ) -> None:
@@ -187,8 +185,7 @@ def test_a_decided_vote_stands_on_the_side_of_the_full_vote(
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"k": 0}, {"k": 1.5}, {"temperature": 0.0}, {"temperature": math.nan}],
+    "options", [{"k": 0}, {"k": 1.5}, {"temperature": 0.0}, {"temperature": math.nan}]
 )
 def test_a_vote_that_cannot_be_held_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match="SelfConsistency"):

@@ -123,11 +123,7 @@ async def draft(calibrator: Any, *probabilities: float, middleware: Any = (), **
     stack = middleware or [Abort(0.1)]
     kernel = Kernel(
         Parts(
-            tiers,
-            ThresholdPolicy(),
-            calibrators={"small": calibrator},
-            middleware=stack,
-            **parts,
+            tiers, ThresholdPolicy(), calibrators={"small": calibrator}, middleware=stack, **parts
         )
     )
     run = kernel.begin([HumanMessage(Q)])

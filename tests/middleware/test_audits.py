@@ -20,16 +20,7 @@ from cascade.run import CascadeRuntime
 from cascade.state import LedgerEntry
 from cascade.testing import ScriptedModel
 from cascade.testing.scripted import reply
-from tests.middleware.cascades import (
-    Held,
-    Keeping,
-    ask,
-    large,
-    losses,
-    of,
-    pair,
-    small,
-)
+from tests.middleware.cascades import Held, Keeping, ask, large, losses, of, pair, small
 
 Q = "Capital of Australia?"
 
@@ -53,16 +44,6 @@ async def test_where_the_large_models_cost_is_unknown_the_estimate_stands() -> N
     (result,) = [entry for entry in of(ledger, "audit") if entry.model is None]
     assert (result.saved_usd, result.loss) == (0, 0.0)
     assert "the estimate stands" in result.note
-
-
-async def test_an_audit_teaches_how_long_the_large_answers_are() -> None:
-    ledger = MemoryLedger()
-    long = reply("Canberra " * 20)
-    made = pair(small(), ScriptedModel([long], name="large"), ledger=ledger, audit_rate=1.0)
-    before = (await ask(made, Q)).ledger.baseline_usd
-    await made.aclose()
-    assert (await ask(made, Q)).ledger.baseline_usd > before
-    await made.aclose()
 
 
 async def test_entries_bear_the_tags_of_the_run() -> None:

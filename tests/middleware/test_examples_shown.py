@@ -20,9 +20,7 @@ def texts(model: Any) -> list[str]:
 
 
 @both_drivers
-async def test_examples_stand_between_the_system_message_and_the_conversation(
-    driver: str,
-) -> None:
+async def test_examples_stand_between_the_system_message_and_the_conversation(driver: str) -> None:
     model = small()
     made = pair(model, middleware=[Examples(lambda messages: SHOWN)])
     await ask(made, [SystemMessage("Be short."), HumanMessage(Q)], driver)

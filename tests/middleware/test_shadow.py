@@ -7,14 +7,7 @@ import pytest
 from cascade import Cascade, ConfigurationError, MemoryLedger, Tier
 from cascade.middleware import Abort, Audits, Retries, Shadow
 from cascade.testing import ScriptedModel
-from tests.middleware.cascades import (
-    PRICE,
-    ask,
-    large,
-    of,
-    pair,
-    small,
-)
+from tests.middleware.cascades import PRICE, ask, large, of, pair, small
 
 Q = "Capital of Australia?"
 

@@ -273,8 +273,7 @@ def test_the_name_says_whose_model_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("base_url", "server"),
-    [(None, "http://127.0.0.1:11434"), ("box:1", "http://box:1")],
+    ("base_url", "server"), [(None, "http://127.0.0.1:11434"), ("box:1", "http://box:1")]
 )
 def test_the_address_of_chat_ollama_is_known(base_url: str | None, server: str | None) -> None:
     model = LangChainModel(ChatOllama(base_url=base_url))

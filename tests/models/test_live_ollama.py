@@ -8,11 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from langchain_core.messages import HumanMessage
 
-from cascade.errors import (
-    ContextLengthError,
-    ModelNotFoundError,
-    UnsupportedContentError,
-)
+from cascade.errors import ContextLengthError, ModelNotFoundError, UnsupportedContentError
 from cascade.models import Request
 from cascade.models.llamacpp import find_weights
 from cascade.models.ollama import OllamaModel

@@ -10,11 +10,7 @@ import pytest
 from aiohttp import web
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from cascade.errors import (
-    ConfigurationError,
-    MissingDependencyError,
-    ModelNotFoundError,
-)
+from cascade.errors import ConfigurationError, MissingDependencyError, ModelNotFoundError
 from cascade.models import Request
 from cascade.models.llamacpp import Engine, LlamaCppModel, read_calls
 from cascade.state import Usage
@@ -176,11 +172,6 @@ async def test_calls_and_their_results_are_told_as_text(
 
 
 # Setting up
-
-
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"no file .*none\.gguf"):
-        LlamaCppModel(f"{tmp_path}/none.gguf")
 
 
 @pytest.mark.parametrize("content", [b"hello", b"", None])

@@ -12,12 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import ToolCall
 
-from cascade.models.logprobs import (
-    Growing,
-    answer_logprobs,
-    call_logprobs,
-    read_logprob,
-)
+from cascade.models.logprobs import Growing, answer_logprobs, call_logprobs, read_logprob
 from cascade.models.ollama import OllamaModel
 from cascade.models.openai import OpenAIModel
 from tests.models.asking import ask, question
@@ -93,8 +88,7 @@ def test_characters_cut_into_tokens_are_put_together_from_their_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "text"),
-    [(["a"] * 200_000, "ba"), (["x", *["a"] * 100_000, "b"], "a" * 20_000)],
+    ("tokens", "text"), [(["a"] * 200_000, "ba"), (["x", *["a"] * 100_000, "b"], "a" * 20_000)]
 )
 def test_tokens_that_fit_in_very_many_ways_are_given_up(tokens: list[str], text: str) -> None:
     assert answer_logprobs(items(*tokens), text) is None

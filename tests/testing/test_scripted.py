@@ -124,9 +124,7 @@ async def test_real_requests_can_be_forbidden_in_a_block(monkeypatch: pytest.Mon
     assert not guard.forbidden
 
 
-def test_real_requests_can_be_forbidden_until_it_is_undone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_real_requests_can_be_forbidden_until_it_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "forbidden", False)
     outer = forbid_real_requests()
     with forbid_real_requests():
