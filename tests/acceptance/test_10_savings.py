@@ -196,15 +196,30 @@ def test_tokens_from_the_providers_cache_have_their_own_price(upstream: Upstream
 # --- unknown
 
 
-def test_a_model_of_ones_own_without_a_price_costs_an_unknown_amount(upstream: Upstream) -> None:
-    upstream.says("small", "Canberra")
-    small = upstream.tier("small", provider="ollama")
-    with Cascade(small, upstream.tier("large", price=DEAR)) as cascade:
+@pytest.mark.parametrize(
+    ("small", "large", "p", "cost", "saved"),
+    [
+        (None, DEAR, 0.95, False, False),  # a model of one's own
+        (CHEAP, None, 0.95, True, False),
+        (CHEAP, None, 0.1, False, False),
+    ],
+)
+def test_what_has_no_price_is_unknown_and_never_zero(
+    upstream: Upstream, small: Any, large: Any, p: float, cost: bool, saved: bool
+) -> None:
+    upstream.says("small", "Canberra", p=p)
+    first = upstream.tier("small", provider="ollama", price=small)
+    with Cascade(first, upstream.tier("large", price=large)) as cascade:
         ledger = cascade.invoke("?").ledger
-    assert (ledger.cost_usd, ledger.cost_basis) == (None, "unknown")
-    assert (ledger.saved_usd, ledger.saved_basis) == (None, "unknown")
+    assert (ledger.cost_usd is not None, ledger.saved_usd is not None) == (cost, saved)
+    assert (ledger.cost_basis == "unknown", ledger.saved_basis == "unknown") == (
+        not cost,
+        not saved,
+    )
+    assert (ledger.known_cost_usd > 0) == (small is not None)
+    assert large is not None or ledger.baseline_usd is None
     assert "?" in ledger.table()
-    assert "$0.000000" not in ledger.table().splitlines()[2]
+    assert small is not None or "$0.000000" not in ledger.table().splitlines()[2]
     check_sums(ledger)
 
 
@@ -214,22 +229,6 @@ def test_a_machine_with_a_price_costs_its_busy_time(upstream: Upstream) -> None:
     with Cascade(small, upstream.tier("large", price=DEAR)) as cascade:
         (draft, *_) = setups.entries_of(cascade.invoke("?"))
     assert draft.cost_usd == pytest.approx(Decimal("0.000001"))
-
-
-def test_an_unpriced_large_model_leaves_the_saving_unknown(upstream: Upstream) -> None:
-    upstream.says("small", "Canberra")
-    with Cascade(upstream.tier("small", price=CHEAP), upstream.tier("large")) as cascade:
-        ledger = cascade.invoke("?").ledger
-    assert ledger.cost_usd is not None
-    assert (ledger.saved_usd, ledger.baseline_usd) == (None, None)
-
-
-def test_an_escalation_to_an_unpriced_model_costs_an_unknown_amount(upstream: Upstream) -> None:
-    upstream.says("small", "Canberra", p=0.1)
-    with Cascade(upstream.tier("small", price=CHEAP), upstream.tier("large")) as cascade:
-        ledger = cascade.invoke("?").ledger
-    assert ledger.cost_usd is None
-    assert ledger.known_cost_usd > 0
 
 
 # --- whatever happens

@@ -153,22 +153,23 @@ async def test_a_chat_models_stream_that_breaks_is_an_error(upstream: Upstream) 
 # --- readers that leave
 
 
-async def test_a_reader_that_leaves_ends_the_call(upstream: Upstream) -> None:
+@pytest.mark.parametrize("how", ["stream", "astream"])
+async def test_a_reader_that_leaves_ends_the_call(upstream: Upstream, how: str) -> None:
     upstream.says("large", Answer("one two three", endless=True))
-    events = pair(upstream, 0.3).astream(Q)
-    async for event in events:
-        if isinstance(event, Token):
-            break
-    await events.aclose()
+    made = pair(upstream, 0.3)
+    if how == "astream":
+        events = made.astream(Q)
+        await anext(event async for event in events if isinstance(event, Token))
+        await events.aclose()
+    else:
+
+        def leave() -> None:
+            read = made.stream(Q)
+            next(event for event in read if isinstance(event, Token))
+            read.close()
+
+        await asyncio.to_thread(leave)
     assert await asyncio.to_thread(upstream.asked("large")[0].left.wait, 30)
-
-
-def test_a_synchronous_reader_that_leaves_ends_the_call(upstream: Upstream) -> None:
-    upstream.says("large", Answer("one two three", endless=True))
-    events = pair(upstream, 0.3).stream(Q)
-    next(event for event in events if isinstance(event, Token))
-    events.close()
-    assert upstream.asked("large")[0].left.wait(30)
 
 
 # --- abort
