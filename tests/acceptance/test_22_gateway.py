@@ -71,7 +71,7 @@ def serve(folder: Path, upstream: Upstream) -> Served:
         port = probe.getsockname()[1]
     config = configure(folder, upstream, port)
     process = commands.start("serve", config, UPSTREAM_KEY="sk-upstream")
-    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 300
     while True:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end

@@ -23,7 +23,7 @@ import floors
 pytestmark = [pytest.mark.live, pytest.mark.heavy]
 
 ANSWER = "An answer of the large model"
-STARTING_S = 60.0
+STARTING_S = 300.0
 
 
 def asking(text: str) -> dict[str, Any]:
