@@ -23,14 +23,11 @@ from cascade.errors import (
     ModelTimeoutError,
     ModelUnavailableError,
     RateLimitError,
-    RealRequestForbiddenError,
     StreamInterruptedError,
     UnsupportedContentError,
 )
 from cascade.models import Model, http
-from cascade.models.base import guard
 from cascade.models.failures import Caller, conceal
-from cascade.models.ollama import OllamaModel
 from cascade.models.openai import OpenAIModel
 from tests.models.asking import ASKING, ask, ask_by_stream
 from tests.servers import replies
@@ -192,24 +189,6 @@ async def test_a_refusal_carries_how_long_to_wait(
 # Places
 
 
-@pytest.mark.parametrize("asking", ASKING)
-@pytest.mark.parametrize(
-    ("model", "says"),
-    [
-        (OpenAIModel("x", base_url="http://127.0.0.1:9/v1"), "Is the server running"),
-        (OllamaModel("x", base_url="127.0.0.1:9"), "ollama serve"),
-    ],
-    ids=["openai", "ollama"],
-)
-async def test_a_server_that_does_not_run_is_named_with_the_way_out(
-    model: Model, says: str, asking: Callable[..., Any]
-) -> None:
-    with pytest.raises(ModelUnavailableError, match=says) as caught:
-        await asking(model)
-    assert caught.value.billed is False
-    await model.aclose()
-
-
 async def test_a_redirect_is_not_followed(model: Model, server: FakeServer) -> None:
     to = f"http://user:password@localhost:{server.port}/v1/chat/completions?key=1"
     server.will(Reply((b"",), status=307, headers={"location": to}))
@@ -258,16 +237,6 @@ async def test_a_server_that_refuses_log_probabilities_is_asked_without(
     assert (await asking(model, "hi", logprobs=True)).text == "HI"
     assert not model.returns_logprobs
     assert [bool(r.body.get("logprobs")) for r in server.received] == [True, True, False]
-
-
-async def test_no_real_server_is_called_where_that_is_forbidden(
-    model: Model, server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(guard, "forbidden", True)
-    for asking in ASKING:
-        with pytest.raises(RealRequestForbiddenError, match="forbidden"):
-            await asking(model)
-    assert server.received == []
 
 
 # What errors say

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
 
-from cascade._portal import run_sync
 from cascade.errors import ModelUnavailableError
 from cascade.models import Model, Request, open_model
 from cascade.state import TokenLogprob, Usage
@@ -34,14 +33,6 @@ def chat_anthropic(server: FakeServer, **settings: Any) -> Any:
 @pytest.fixture(params=["openai", "anthropic"])
 def either(request: pytest.FixtureRequest, server: FakeServer) -> Model:
     return open_model({"openai": chat_openai, "anthropic": chat_anthropic}[request.param](server))
-
-
-async def test_synchronous_and_asynchronous_calls_mix(either: Model) -> None:
-    for i in range(2):
-        assert (await ask(either, f"here {i}")).text == f"HERE {i}"
-        assert run_sync(ask(either, f"there {i}")).text == f"THERE {i}"
-    run_sync(either.aclose())
-    await either.aclose()
 
 
 async def test_a_request_is_sent_once(either: Model, server: FakeServer) -> None:

@@ -197,7 +197,7 @@ class BatchServer(FakeServer):
         batch.error_file_id = self._keep("error.jsonl", _lines(error)) if error else None
 
     def _batch(self, batch: Remote) -> dict[str, Any]:
-        ended = batch.status not in ("in_progress",)
+        ended = batch.status != "in_progress"
         return {
             "id": batch.id,
             "object": "batch",
@@ -212,11 +212,6 @@ class BatchServer(FakeServer):
             "output_file_id": batch.output_file_id,
             "error_file_id": batch.error_file_id,
             "errors": {"object": "list", "data": batch.errors} if batch.errors else None,
-            "request_counts": {
-                "total": len(batch.lines),
-                "completed": len(batch.lines) if ended else 0,
-                "failed": 0,
-            },
         }
 
 
