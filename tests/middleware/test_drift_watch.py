@@ -13,6 +13,7 @@ from cascade import ConfigurationError, Decision, MemoryLedger
 from cascade.errors import LedgerError, MissingDependencyError
 from cascade.kernel import Kernel
 from cascade.middleware import Audits, Drift
+from cascade.middleware.background import lot
 from cascade.policies import CertifiedPolicy, ThresholdPolicy
 from cascade.run import CascadeRuntime, Parts
 from cascade.state import Certificate
@@ -204,6 +205,20 @@ async def test_the_promise_is_that_of_a_certificate_also_inside_another_policy()
         verified(kernel, f"run {i}", rate=1.0)
         kernel.ledger.book(f"run {i}", "audit", tier="small", loss=1.0)
     assert [alarm.kind for alarm in drift.alarms] == ["harm"]
+
+
+async def test_results_wait_for_those_before_them_and_failed_audits_hold_up_nothing() -> None:
+    drift = short(max_harm=0.05)
+    kernel = await watching(drift)
+    harm = drift._charts._harm
+    assert harm is not None
+    drawn = next(f"run {i}" for i in range(99) if lot(f"run {i}", "audit") < 0.5)
+    verified(kernel, drawn, rate=0.5)
+    verified(kernel, "escalated", action="escalate")
+    verified(kernel, "once more", action="observe")
+    assert harm.process.n == 0
+    kernel.ledger.book(drawn, "audit", tier="small", outcome="failed")
+    assert harm.process.n == 2
 
 
 # --- restarts

@@ -93,14 +93,6 @@ class FakeServer:
     def openai_url(self) -> str:
         return f"{self.url}/v1"
 
-    async def has_received(self, n: int = 1) -> None:
-        """Wait until so many requests have arrived."""
-        for _ in range(500):
-            if len(self.received) >= n:
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError(f"{len(self.received)} of {n} requests arrived")
-
     async def has_closed_connections(self) -> None:
         """Wait until no client is connected."""
         for _ in range(500):

@@ -26,6 +26,8 @@ async def test_answers_by_question() -> None:
     assert (await ask(model, "a?")).text == "A"
     with pytest.raises(LookupError, match=r"no answer for 'c\?'"):
         await ask(model, "c?")
+    with pytest.raises(LookupError, match="no answers"):
+        await ask(ScriptedModel([]))
 
 
 async def test_failures_come_first() -> None:
