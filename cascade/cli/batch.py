@@ -68,6 +68,10 @@ def batch(
             "out."
         )
     jobs.check_output(output)
+    if source.resolve() in (output.resolve(), output.resolve().parent):
+        raise ConfigurationError(
+            f"--output {output}: the questions are read from there. Give another place."
+        )
     jobs.check_rows(source, column, prefix=prefix)
     with ExitStack() as opened:
         common: dict[str, Any] = {

@@ -55,7 +55,13 @@ Within = Annotated[
     ),
 ]
 Caution = Annotated[
-    float, typer.Option(help="Standard errors that the expected loss has to stay below that.")
+    float,
+    options.number(
+        "Standard errors that the expected loss has to stay below that.",
+        float,
+        "a number, 0 or more",
+        lambda errors: errors >= 0,
+    ),
 ]
 Scorer = Annotated[
     str, typer.Option(help="How answers are compared: exact, contains, choice, numeric, json, …")
@@ -264,13 +270,14 @@ def calibrate(
 
 def _print_calibration(made: Any, fitted: Any, to: Path) -> None:
     q = made.quality
+    auroc = "? (all of them right, or wrong)" if q.auroc is None else f"{q.auroc:.3f}"
     lines = [f"{to}: {q.n} labelled drafts, {q.accuracy_small:.1%} of them right"]
     if q.accuracy_large is not None:
         lines.append(f"  the large model is right on {q.accuracy_large:.1%}")
     lines += [
         f"  calibration error (ECE)  {q.ece:.3f}   raw score {q.ece_raw:.3f}",
         f"  Brier score              {q.brier:.3f}   raw score {q.brier_raw:.3f}",
-        f"  AUROC of correctness     {q.auroc:.3f}",
+        f"  AUROC of correctness     {auroc}",
     ]
     for certificate in made.certificates:
         lines.append(
@@ -320,6 +327,10 @@ def _record(
                 progress=update,
             )
         )
+    if done.unlabelled and done.unlabelled == done.total:
+        raise ConfigurationError(
+            "no example says which answer is right, and none was asked: name their column, --label."
+        )
     for name, why in list(done.failures.items())[:5]:
         say(f"example {name} failed: {why}", style="yellow")
     if done.failures:
@@ -350,6 +361,8 @@ def _confirm(
     ]
     done = f" ({len(known)} are in {path} already)" if known else ""
     say(f"{len(left)} examples to be asked of both models{done}: {', '.join(prices)}")
+    if None in costs.values():
+        say("without a price nothing tells what is saved: --prices FILE (docs/prices.md)")
     elsewhere = [tier for tier in cascade.tiers if not tier.local]
     expected = [costs[tier.name] for tier in elsewhere]
     if all(cost is not None and cost <= yes_up_to for cost in expected):
@@ -432,7 +445,15 @@ def try_(
         )
         how: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
         how = {name: value for name, value in how.items() if value is not None}
-        tiers = [{"name": tier.name, "model": tier.model.name, **how} for tier in cascade.tiers]
+        tiers = [
+            {
+                "name": tier.name,
+                "model": tier.model.name,
+                **how,
+                **collecting.set_price(tier.pricing),
+            }
+            for tier in cascade.tiers
+        ]
     files = collecting.write_artefacts(to, fitted, tiers)
     follow = f"cascade serve {files['configuration']}"
     if json:

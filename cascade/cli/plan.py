@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cascade.cli.console import print_json, show
+from cascade.cli.judge import need_numbers
 from cascade.cli.options import Json, number
 from cascade.errors import ConfigurationError
 
@@ -88,6 +89,7 @@ def plan(
     json: Json = False,
 ) -> None:
     """Work out from which accept rate a cascade saves money, how much, or that it never does."""
+    need_numbers()
     from cascade.evaluation import plan as work  # noqa: PLC0415 - heavy, keeps --help fast
     from cascade.evaluation.render import to_text  # noqa: PLC0415
 

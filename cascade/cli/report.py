@@ -10,6 +10,7 @@ import typer
 
 from cascade.cli import options
 from cascade.cli.console import busy, show, write_pages
+from cascade.cli.judge import need_numbers
 from cascade.errors import ConfigurationError
 
 EXAMPLE = "Example: cascade report sqlite:///ledger.db --since 7d --tag team=search --html r.html"
@@ -34,6 +35,7 @@ def report(
     json: options.Json = False,
 ) -> None:
     """Say what was spent, what was saved for certain, and what that cost in quality."""
+    need_numbers()
     from cascade.evaluation.render import to_json, to_text  # noqa: PLC0415 - heavy
 
     selection = {"since": _time(since), "until": _time(until), "tags": options.to_tags(tag)}

@@ -21,7 +21,7 @@ from pydantic import JsonValue
 from cascade.api import Cascade
 from cascade.calibrate import SIGNALS, AlwaysEscalate, calibrate, record
 from cascade.errors import ConfigurationError
-from cascade.evaluation.collecting import Collected, Fitted, write_artefacts
+from cascade.evaluation.collecting import Collected, Fitted, set_price, write_artefacts
 from cascade.evaluation.crossfit import LEAST_ROWS
 from cascade.evaluation.recordings import Example
 from cascade.evaluation.scorers import get_scorer
@@ -143,10 +143,15 @@ async def run_demo(
     first, last = cascade.tiers[0], cascade.tiers[-1]
     models = (first.model.name, f"replay:{RECORDED}" if large is None else last.model.name)
     tiers: list[dict[str, JsonValue]] = [
-        {"model": name, "max_tokens": tier.max_tokens, "temperature": tier.settings.temperature}
+        {
+            "model": name,
+            "max_tokens": tier.max_tokens,
+            "temperature": tier.settings.temperature,
+            **set_price(tier.pricing),
+        }
         for name, tier in zip(models, cascade.tiers, strict=True)
     ]
-    tiers[0] |= {"price": {"per_hour": float(PER_HOUR)}, "options": dict(first.settings.options)}
+    tiers[0] |= {"options": dict(first.settings.options)}
     listed = f", as {PRICED_AS[1]} (an assumption)" if large is None else ""
     return Demo(
         fitted,

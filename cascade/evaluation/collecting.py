@@ -39,7 +39,7 @@ from cascade.evaluation.recordings import (
 )
 from cascade.evaluation.scorers import Score, Scorer
 from cascade.evaluation.verdict import FAIR_TEST, Evaluation, evaluate, to_document
-from cascade.ledger.prices import Pricing
+from cascade.ledger.prices import Price, Pricing
 from cascade.policies import Refusal, certify
 from cascade.state import Completion, Usage
 
@@ -354,9 +354,11 @@ def with_shots(examples: Sequence[Example], shots: int) -> list[Example]:
         if example.reference is not None:
             same.setdefault(str(example.reference), []).append(example)
     in_turn = [e for one_of_each in zip_longest(*same.values()) for e in one_of_each if e]
-    if len(in_turn) < shots:
+    if not 0 <= shots <= len(in_turn):
         raise ConfigurationError(
             f"shots={shots}: only {len(in_turn)} examples have a reference to show."
+            if shots > 0
+            else f"shots={shots}: give a whole number, 0 or more."
         )
     shown: list[AnyMessage] = []
     for example in in_turn[:shots]:
@@ -447,6 +449,13 @@ def fit(
     refused = (r.model_copy(update={"halved": True}) for r in found if isinstance(r, Refusal))
     calibration = calibration.model_copy(update={"certificates": proved})
     return Fitted(calibration, tuple(refused), evaluation)
+
+
+def set_price(pricing: Pricing) -> dict[str, JsonValue]:
+    """`price` of a tier as `write_artefacts` takes it; nothing where the user has set none."""
+    if not isinstance(pricing, Price):
+        return {}
+    return {"price": pricing.model_dump(mode="json", exclude_none=True, exclude={"source"})}
 
 
 def write_artefacts(

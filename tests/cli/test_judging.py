@@ -59,6 +59,8 @@ def play(host: Upstream) -> None:
         ("calibrate", ("--signals", "mood"), "mood"),
         ("try", (), "30 rows, where 40 or more are needed"),
         ("try", ("--shots", "90"), "shots=90"),
+        ("try", ("--shots", "-1"), "shots=-1"),
+        ("try", ("--caution", "nan"), "a number, 0 or more"),
     ],
 )
 def test_what_cannot_be_judged_is_named_and_nothing_asked(
@@ -81,9 +83,17 @@ def test_what_cannot_be_judged_is_named_and_nothing_asked(
     assert host.asked() == []
 
 
-def test_figures_need_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("evaluate", "answers.jsonl", *MODELS),
+        ("report", "sqlite:///ledger.db"),
+        ("plan", "--input-tokens", "9", "--output-tokens", "9"),
+    ],
+)
+def test_figures_need_their_packages(monkeypatch: pytest.MonkeyPatch, given: Any) -> None:
     monkeypatch.setattr("cascade.cli.judge.find_spec", lambda name: None)
-    done = commands.cascade("evaluate", "answers.jsonl", *MODELS, code=2)
+    done = commands.cascade(*given, code=2)
     assert "numpy and scipy and sklearn not installed" in done.err
 
 
@@ -141,6 +151,23 @@ def test_a_confidence_of_no_use_is_a_failure(host: Upstream, tmp_path: Path) -> 
     assert out.exists()
 
 
+def test_drafts_that_are_all_right_have_no_auroc(host: Upstream, tmp_path: Path) -> None:
+    host.says("small", "a")
+    host.says("large", "a")
+    given = ("--agree-with-large", "--question", "text", "--out", tmp_path / "c.json")
+    rows = labelled(tmp_path / "rows.csv", 60)
+    done = commands.cascade("calibrate", rows, *MODELS, *given)
+    assert "AUROC of correctness     ? (all of them right, or wrong)" in done.out
+
+
+def test_rows_without_a_right_answer_are_not_asked(host: Upstream, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"question": f"ticket {i}"}) + "\n" for i in range(60)))
+    done = commands.cascade("try", rows, *MODELS, "--out", tmp_path / "tried", code=2)
+    assert "name their column, --label" in done.err
+    assert host.asked() == []
+
+
 def test_examples_that_fail_or_say_nothing_are_counted(host: Upstream, tmp_path: Path) -> None:
     play(host)
     examples = tmp_path / "e.jsonl"
@@ -184,6 +211,11 @@ def test_labelled_rows_become_a_verdict_and_a_configuration(host: Upstream, tmp_
     document = commands.cascade(*given, "--json").json
     assert document["collected"]["skipped"] == 60
     assert document["next"] == f"cascade serve {document['files']['configuration']}"
+    prices = tmp_path / "prices.toml"
+    prices.write_text('["ollama:large"]\ninput = 1\noutput = "4.5"\n')
+    commands.cascade(*given, "--prices", prices)
+    written = (out / "cascade.yaml").read_text()
+    assert '"price": {"input": "1", "output": "4.5"}' in written
     assert len(host.asked("small")) == 60
 
 

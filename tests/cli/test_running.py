@@ -48,6 +48,16 @@ def test_a_job_that_cannot_run_asks_nothing(
     assert (host.asked(), out.exists()) == ([], False)
 
 
+@pytest.mark.parametrize("source", ["in.csv", "."])
+def test_the_file_of_the_questions_is_not_written_over(
+    host: Upstream, rows: Path, source: str
+) -> None:
+    before = rows.read_text()
+    given = ("batch", rows.parent / source, "--output", rows, *MODELS)
+    assert "the questions are read from there" in commands.cascade(*given, code=2).err
+    assert (host.asked(), rows.read_text()) == ([], before)
+
+
 def test_a_terminal_shows_how_far_a_job_is_and_what_failed(host: Upstream, rows: Path) -> None:
     host.says("small", lambda seen: failure(400) if "2" in seen.last else Answer("a city"))
     host.says("large", failure(400))
