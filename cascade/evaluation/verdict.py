@@ -243,8 +243,9 @@ def _sentence(found: Evaluation) -> str:
     pays = f"costs {_span(point.cost)} of {large} alone"
     gives = f"is expected to give {_lost(point.loss.value)} ({_lost_between(point.loss)})"
     return {
-        "unpriced": "What a cascade saves is unknown, since the recording does not say what the "
-        f"answers cost: record `cost_usd` of {small} and {large}.",
+        "unpriced": "What a cascade saves is unknown, since the recording does not say what all "
+        f"answers of {small} and {large} cost: record both anew with their prices "
+        "(`--prices FILE`), or write `cost_usd` into it.",
         "off": _off(found),
         "unclear": _open(found, pays),
         "small": f"Let {small} answer everything: it {pays} and {gives}.",
@@ -464,12 +465,12 @@ def _alone(found: Evaluation) -> Table:
 
 
 def _grid(title: str, known: Mapping[str, Figures], note: str) -> list[Table]:
-    """Figures by name, a row each; no table where there are none."""
-    rows: list[tuple[Cell, ...]] = [
-        (name, *map(_figure, figures.values())) for name, figures in known.items()
-    ]
+    """Figures by name, a column each, which is narrow; no table where there are none."""
     heads = next(iter(known.values()), {})
-    return [Table(title, ("", *heads), tuple(rows), notes=(note,), folded=True)] if rows else []
+    rows: list[tuple[Cell, ...]] = [
+        (head, *(_figure(figures[head]) for figures in known.values())) for head in heads
+    ]
+    return [Table(title, ("", *known), tuple(rows), notes=(note,), folded=True)] if rows else []
 
 
 def _wrong(found: Evaluation) -> Table:

@@ -171,7 +171,7 @@ def test_where_the_question_alone_tells_a_router_is_the_answer() -> None:
 def test_unknown_costs_give_no_headline() -> None:
     unknown = found(recording(200, cheap=None))
     assert unknown.verdict == "unpriced"
-    assert "record `cost_usd` of small and large" in unknown.sentence
+    assert "all answers of small and large cost: record both anew" in unknown.sentence
     assert unknown.recommended.cost_usd is None
     assert all(one.cost_usd is None for one in unknown.alone)
     assert "?" in text(unknown)
