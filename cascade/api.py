@@ -22,6 +22,7 @@ from cascade.driving import Driver
 from cascade.errors import (
     CalibrationMismatchError,
     ConfigurationError,
+    InputError,
     ModelError,
     PersonNeededError,
 )
@@ -447,8 +448,14 @@ class Cascade:
         """The result that the output of `graph` holds.
 
         Raises:
+            InputError: it is no such output.
             PersonNeededError: the run waits for a person.
         """
+        if not isinstance(state, Mapping) or not {"messages", "run"} <= state.keys():
+            raise InputError(
+                "the state holds no run: give what cascade.graph returned. In the state of a graph "
+                "around it, the last message has `tier` and `run_id` in its response_metadata."
+            )
         messages = list(state["messages"])
         return self._result(Run.from_json(state["run"], messages), self._response_format)
 

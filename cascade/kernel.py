@@ -38,7 +38,7 @@ from cascade.events import Reader
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
 from cascade.ledger.view import LedgerView
-from cascade.middleware.base import Advance, CascadeMiddleware
+from cascade.middleware.base import Advance, CascadeMiddleware, Slot
 from cascade.policies import Situation, tell_cost
 from cascade.run import (
     Answer,
@@ -350,6 +350,10 @@ def _in_order(middleware: Sequence[CascadeMiddleware]) -> tuple[CascadeMiddlewar
                 f"middleware={one!r}: give instances of CascadeMiddleware, such as Retries()."
             )
         one.name = one.name or _snake_case(type(one).__name__)
+        if not isinstance(one.slot, Slot):
+            raise ConfigurationError(
+                f"{type(one).__name__}.slot={one.slot!r}: give one of Slot, such as Slot.GUARDS."
+            )
     names = [one.name for one in middleware]
     for name in names:
         if names.count(name) > 1:

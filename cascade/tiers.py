@@ -74,6 +74,22 @@ class Tier:
             )
         if self.name is not None and not (isinstance(self.name, str) and self.name.strip()):
             raise ConfigurationError(f"Tier(name={self.name!r}): a name has letters.")
+        if not isinstance(self.base_url, str | None) or self.base_url == "":
+            # An empty one would mean the provider's own server, elsewhere.
+            raise ConfigurationError(
+                f"Tier(base_url={self.base_url!r}): give an address, such as "
+                "'http://127.0.0.1:8000/v1', or leave it out."
+            )
+        if not isinstance(self.api_key, str | None):
+            raise ConfigurationError(
+                f"Tier(api_key=…) is of type {type(self.api_key).__name__}: give a text."
+            )
+        if not isinstance(self.options, Mapping):
+            raise ConfigurationError(
+                f"Tier(options={self.options!r}): give names and values, such as {{'n_ctx': 4096}}."
+            )
+        if not isinstance(self.local, bool | None):
+            raise ConfigurationError(f"Tier(local={self.local!r}): give True, False or None.")
 
     def open(self, default_name: str | None = None) -> OpenTier:
         """The tier with its adapter and its price found; nothing is sent yet.

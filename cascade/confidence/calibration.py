@@ -315,7 +315,10 @@ class Calibration(Fitted, MadeFor):
         try:
             return cls.model_validate_json(Path(path).read_bytes())
         except OSError as error:
-            raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
+            raise ConfigurationError(
+                f"calibration {str(path)!r} cannot be read: {error.strerror}. "
+                "`cascade calibrate … --out FILE` makes one."
+            ) from error
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "the file"

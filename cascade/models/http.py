@@ -57,7 +57,8 @@ def check_address(url: str, example: str) -> None:
         valid = False
     if not valid:
         bare = url.strip().rstrip("/") if "://" not in url else ""
-        meant = f"http://{bare}{urlsplit(example).path}" if bare else example
+        path = "" if "/" in bare else urlsplit(example).path
+        meant = f"http://{bare}{path}" if bare else example
         raise ConfigurationError(
             f"base_url={url!r} is no address: it begins with http:// or https://. Write {meant!r}."
         )

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from cascade import Cascade, Price, Tier
+from cascade import Cascade, CascadeMiddleware, Price, Tier
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.result import CascadeResult
 from tests.acceptance.setups import ROOT, calls_of, pair, run
@@ -77,6 +77,29 @@ MISTAKES: dict[str, tuple[Fails, type[Exception], str]] = {
         SETUP,
         "base_url.*localhost:8000.*http",
     ),
+    "an address with its path": (
+        lambda: Cascade(Tier("openai:a", base_url="box:8000/v1", api_key="k"), "ollama:b"),
+        SETUP,
+        "Write 'http://box:8000/v1'",
+    ),
+    "an empty address": (lambda: Tier("openai:a", base_url=""), SETUP, "base_url=''.*leave it out"),
+    "a key that is none": (lambda: Tier("openai:a", api_key=5), SETUP, "api_key"),  # type: ignore[arg-type]
+    "options that have no names": (
+        lambda: Tier("ollama:a", options=5),  # type: ignore[arg-type]
+        SETUP,
+        "options=5.*names and values",
+    ),
+    "a truth in words": (
+        lambda: Tier("ollama:a", local="no"),  # type: ignore[arg-type]
+        SETUP,
+        "local='no'.*True, False or None",
+    ),
+    "a slot by its name": (
+        lambda: two(middleware=[type("Mine", (CascadeMiddleware,), {"slot": "guards"})()]),
+        SETUP,
+        "Mine.slot='guards'.*Slot.GUARDS",
+    ),
+    "the state of a graph around": (lambda: two().read({"messages": []}), ASKED, "holds no run"),
 }
 
 
