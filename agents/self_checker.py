@@ -135,9 +135,9 @@ class SelfChecker:
         """The signals to take now: all of them, or with a calibrator free ones before paid."""
         wanted = self.signals
         if not wanted:
-            shown = not draft.tool_calls or draft.call_logprobs is not None
-            has_logprobs = tier.model.returns_logprobs and shown
-            wanted = (LogprobSignal() if has_logprobs else PTrueSignal(),)
+            # A server may say nothing of log-probs, and send none.
+            came = tier.model.returns_logprobs and draft.decisive_logprobs
+            wanted = (LogprobSignal() if came else PTrueSignal(),)
         due = [signal for signal in wanted if signal.name not in taken]
         costless = [signal for signal in due if not signal.calls]
         if free:

@@ -14,9 +14,10 @@ from cascade.driving import Driver
 from cascade.errors import AuthenticationError, CascadeError, ModelUnavailableError
 from cascade.kernel import Kernel
 from cascade.middleware import CascadeMiddleware, Fallback, Retries, ToolRisks
+from cascade.models import Request
 from cascade.run import Answer
 from cascade.state import Completion
-from cascade.testing import reply
+from cascade.testing import ScriptedModel, reply
 from tests.kernel.drivers import PRICE, cascade_of, scripted
 
 DOWN = ModelUnavailableError("503 from the server", model="scripted:l")
@@ -266,3 +267,13 @@ async def test_what_may_be_no_answer_is_an_error_with_what_was_spent(
         await make().ainvoke("?")
     assert raised.value.ledger is not None
     assert [entry.node for entry in raised.value.ledger][: len(first)] == first
+
+
+def test_where_a_server_sends_no_log_probabilities_the_model_is_asked_itself() -> None:
+    def says(request: Request) -> str:
+        return "True" if "True" in request.messages[-1].text else "Canberra"
+
+    silent = ScriptedModel(says, returns_logprobs=True)
+    result = Cascade(silent, ScriptedModel("no")).invoke("Capital of Australia?")
+    assert (result.answer, result.confidence) == ("Canberra", 1.0)
+    assert len(silent.requests) == 2
