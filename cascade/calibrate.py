@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -216,6 +216,8 @@ def to_examples(given: Sequence[Any]) -> list[Example]:
     Raises:
         ConfigurationError: one is neither, or there are too few.
     """
+    if not isinstance(given, Iterable):
+        raise ConfigurationError(f"examples={given!r}: give a list of (question, reference) pairs.")
     examples: list[Example] = []
     for number, item in enumerate(given):
         if isinstance(item, Example):

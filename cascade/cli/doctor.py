@@ -19,6 +19,9 @@ EXAMPLE = "Example: cascade doctor --model openai:gpt-5.1 --model ollama:qwen2.5
 
 PROBE_TIMEOUT_S = 60.0
 
+PRICE = "--prices FILE (docs/prices.md); in Python Tier(…, price=Price(…))"
+"""How a model is given a price."""
+
 KEYS = {
     "openai": ("OPENAI_API_KEY", None),
     "anthropic": ("ANTHROPIC_API_KEY", "langchain_anthropic"),
@@ -110,7 +113,7 @@ async def _check_model(spec: str) -> list[Check]:
         limit = "as a small model it checks itself by one more call; log-probs would be free"
         found = [Check(spec, "warning", f"{took}, without log-probs", limit)]
     if tier.pricing.cost(Usage(input_tokens=1, output_tokens=1), 1.0) is None:
-        return [*found, Check(f"price of {spec}", "warning", "not set", source)]
+        return [*found, Check(f"price of {spec}", "warning", "not set", PRICE)]
     return [*found, Check(f"price of {spec}", "ok", source)]
 
 

@@ -152,7 +152,7 @@ async def run_demo(
         for name, tier in zip(models, cascade.tiers, strict=True)
     ]
     tiers[0] |= {"options": dict(first.settings.options)}
-    listed = f", as {PRICED_AS[1]} (an assumption)" if large is None else ""
+    counted = f"at the list price of {PRICED_AS[1]} (an assumption: nobody hosts it itself)"
     return Demo(
         fitted,
         collected,
@@ -160,6 +160,6 @@ async def run_demo(
         (
             f"{first.model.name} costs ${PER_HOUR:f} per hour in which it computes (an assumption "
             "for hardware and power; its time is measured)",
-            f"{last.model.name}: {last.pricing.source}{listed}",
+            f"{last.model.name}: {counted if large is None else last.pricing.source}",
         ),
     )

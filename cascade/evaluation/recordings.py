@@ -365,7 +365,9 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
                         "commas in it between quotes."
                     )
                 yield row
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
+    except (csv.Error, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read as UTF-8 CSV: {error}.") from error
 
 

@@ -247,12 +247,13 @@ def test_the_demo_takes_any_small_model(host: Upstream, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        (None, "examples=None: give a list"),
         ([("q", "a")] * 19, "19 examples, where 20 or more are needed"),
         ([("q", "a"), "q"], "example 1 is 'q'"),
         ([{"question": "q"}], "example 0 is"),
     ],
 )
-def test_examples_of_another_form_are_named(given: list[Any], said: str) -> None:
+def test_examples_of_another_form_are_named(given: Any, said: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         to_examples(given)
     assert said in str(raised.value)
