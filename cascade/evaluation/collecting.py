@@ -500,8 +500,11 @@ def _configuration(
         "    mode: shadow\n"
     )
     listed = "".join(f"      - {json.dumps(dict(tier))}\n" for tier in tiers)
+    made = "Made by `cascade try`"
+    if any(str(tier["model"]).startswith("replay:") for tier in tiers):
+        made = "A recording answers what was recorded alone: `cascade try` takes your models"
     return (
-        "# Made by `cascade try`; `cascade serve cascade.yaml` runs it.\n"
+        f"# {made}; `cascade serve cascade.yaml` runs it.\n"
         "ledger: sqlite:///ledger.db\n"
         f"cascades:\n  {name}:\n    tiers:\n{listed}"
         f"    calibrator: {json.dumps(calibration.name)}\n"

@@ -67,7 +67,9 @@ async def test_both_models_are_recorded_calibrated_and_judged(tmp_path: Path) ->
     for row in rows[:5]:
         large = row.models["replay:qwen2.5-coder-0.5b-instruct-q4_k_m"]
         assert large.correct == (await contains.score(large.output or "", row.reference)).value
-    made = yaml.safe_load(found.files["configuration"].read_text())
+    written = found.files["configuration"].read_text()
+    assert written.startswith("# A recording answers what was recorded alone")
+    made = yaml.safe_load(written)
     assert made["cascades"]["demo"]["tiers"][1]["model"].startswith("replay:/")
     assert len(found.assumptions) == 2
 
