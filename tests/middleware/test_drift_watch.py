@@ -213,12 +213,15 @@ async def test_results_wait_for_those_before_them_and_failed_audits_hold_up_noth
     harm = drift._charts._harm
     assert harm is not None
     drawn = next(f"run {i}" for i in range(99) if lot(f"run {i}", "audit") < 0.5)
+    passed = next(f"run {i}" for i in range(99) if lot(f"run {i}", "audit") >= 0.5)
     verified(kernel, drawn, rate=0.5)
+    verified(kernel, passed, rate=0.5)  # not drawn: nothing is to come
     verified(kernel, "escalated", action="escalate")
+    verified(kernel, "not to be audited")
     verified(kernel, "once more", action="observe")
     assert harm.process.n == 0
     kernel.ledger.book(drawn, "audit", tier="small", outcome="failed")
-    assert harm.process.n == 2
+    assert harm.process.n == 3
 
 
 # --- restarts
