@@ -77,8 +77,9 @@ BATCH, MOST_AT_ONCE = 1_000, 128
 LINGER_S = 0.05
 """Time that changes wait for others, unless somebody waits for them."""
 
-PATIENCE_S = 0.9
-"""Longest wait for a write; then its caller is told that it cannot be made."""
+PATIENCE_S, SLOW_S = 0.9, 5.0
+"""Longest wait for a write of a ledger that has failed, and of one that is merely slow; then its
+caller is told that it cannot be made."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25
 """Between two tries to write; each pause is twice the one before."""
@@ -177,14 +178,17 @@ class SqlLedger(LedgerStore):
         group.append(item)
         # Where it is known that nothing can be written, one more try is enough.
         patience_s = PATIENCE_S if self._problem is None else 2 * LONGEST_PAUSE_S
+        until = loop.time() + SLOW_S
         try:
-            async with asyncio.timeout(patience_s):
-                await done
-        except (TimeoutError, asyncio.CancelledError) as error:
-            self._take_back(item, entry.id)
-            if isinstance(error, TimeoutError):
-                raise self._unwritable("nothing was sent") from error
-            raise
+            while not done.done():
+                await asyncio.wait([done], timeout=patience_s)
+                patience_s = LONGEST_PAUSE_S
+                if not done.done() and (self._problem is not None or loop.time() > until):
+                    raise self._unwritable("nothing was sent")
+        finally:
+            if done.cancel():  # nothing waits for it any more: the call is not made
+                self._take_back(item, entry.id)
+        done.result()
 
     @override
     def withdraw(self, entry_id: str) -> None:

@@ -110,6 +110,25 @@ async def test_while_another_process_writes_a_call_waits_its_turn(
         assert rows(path, "ledger_begun") == ["a"]
 
 
+async def test_a_ledger_that_is_merely_slow_refuses_no_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.db"
+    monkeypatch.setattr(databases, "BUSY_S", 60.0)
+    async with open_store(f"sqlite:///{path}") as store:
+        await store.begin(call("before"))
+        monkeypatch.setattr(stores, "PATIENCE_S", 0.01)
+        monkeypatch.setattr(stores, "SLOW_S", 60.0)
+        with closing(sqlite3.connect(path)) as another:
+            another.execute("BEGIN IMMEDIATE")
+            beginning = asyncio.create_task(store.begin(call("slow")))
+            await asyncio.sleep(0.1)
+            assert not beginning.done()
+            another.rollback()
+        await beginning
+        assert {each.run_id for each in await store.unfinished()} == {"before", "slow"}
+
+
 async def test_without_crash_safety_nothing_is_written_ahead(url: str) -> None:
     async with open_store(url, crash_safe=False) as store:
         await store.begin(call())
