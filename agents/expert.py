@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from cascade.errors import ModelError
@@ -9,6 +10,8 @@ from cascade.events import Reader
 from cascade.policies.base import Situation
 from cascade.run import Call, CascadeRuntime, Run, Step, to_request
 from cascade.state import Assessment, Decision
+
+logger = logging.getLogger("cascade")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class Expert:
         draft, decided = run.draft, run.decision
         if draft is None or decided is None or run.ruled_out:
             raise error
+        if not error.circumstantial:  # a wrong key, or no such model: it will not mend itself
+            logger.warning("the draft stands in for the large model: %s", error)
         kernel = runtime.kernel
         reason = f"{decided.reason}; but {kernel.tiers[-1].name} could not be had: {error}"
         kept = decided.model_copy(

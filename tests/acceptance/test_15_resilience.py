@@ -74,12 +74,14 @@ def test_where_nobody_listens_the_draft_is_the_answer_and_says_so(upstream: Upst
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
 def test_whatever_a_large_model_fails_with_the_draft_stands_in(
-    upstream: Upstream, status: int
+    upstream: Upstream, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pair(upstream, 0.3, retries=3, breaker=NEVER) as cascade:
         upstream.says("large", failure(status))
         result = cascade.invoke("?")
     assert (result.answer, result.degraded) == (DRAFT, True)
+    # What will not mend itself is in the log.
+    assert ("the draft stands in" in caplog.text) == (status in (400, 401, 404))
     # Only what may pass is tried again.
     assert len(upstream.asked("large")) == (3 if status in (429, 500, 503) else 1)
 
