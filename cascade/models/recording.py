@@ -1,4 +1,4 @@
-"""Recorded answers: `replay:` models, the recorder, and the file between them (docs/replay.md).
+"""Recorded answers: `replay:` models, the recorder, and the file between them (docs/transcripts.md).
 
 JSON lines: a header, then one answer per line. A line that a crash cut off is tolerated at the end.
 """
@@ -120,7 +120,7 @@ class ReplayModel(Model):
     first.
 
     Args:
-        path: the JSONL file (`docs/replay.md`).
+        path: the JSONL file (`docs/transcripts.md`).
 
     Attributes:
         header: whose answers these are and how they were made.
