@@ -142,8 +142,12 @@ def list_keys(where: Where, *, json: Json = False) -> None:
         return
     for key in found:
         state = "valid" if key.revoked_at is None else f"revoked {key.revoked_at:%Y-%m-%d %H:%M}"
-        limits = {"{}/min": key.per_minute, "${}/day": key.day_usd, "${}/month": key.month_usd}
-        bounds = [form.format(f"{n:g}") for form, n in limits.items() if n is not None]
+        limits = {
+            "{:g}/min": key.per_minute,
+            "${:f}/day": key.day_usd,
+            "${:f}/month": key.month_usd,
+        }
+        bounds = [form.format(n) for form, n in limits.items() if n is not None]
         tags = [f"{tag}={value}" for tag, value in key.tags.items()]
         may = ["admin"] * key.admin + [",".join(key.models) or "all models"]
         show("  ".join([key.id, key.name, state, *may, *bounds, *tags]))

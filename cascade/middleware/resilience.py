@@ -233,7 +233,8 @@ class Breaker(CascadeMiddleware):
             ready_s = circuit.ready_in_s
             when = "one call tries it now" if ready_s is None else f"tried again in {ready_s:.1f} s"
             raise CircuitOpenError(
-                f"{model.name} was not asked: it has failed too often and is left alone; {when}.",
+                f"{model.name} was not asked: it has failed too often ({circuit.last}) and is left "
+                f"alone; {when}.",
                 model=model.name,
                 ready_in_s=ready_s,
             )
@@ -243,6 +244,7 @@ class Breaker(CascadeMiddleware):
             failed = False
         except ModelError as error:
             failed = _speaks_of_server(error)
+            circuit.last = type(error).__name__ if failed else circuit.last
             raise
         finally:
             circuit.leave(ticket, failed=failed)
@@ -272,7 +274,7 @@ class Circuit:
     def __init__(self, settings: Breaker, server: str, clock: Callable[[], float]) -> None:
         self._settings, self._server, self._clock = settings, server, clock
         self._lock = Lock()
-        self.state = "closed"
+        self.state, self.last = "closed", ""
         self._ticket = 0
         self._row = 0
         self._calls: deque[tuple[float, bool]] = deque(maxlen=10_000)

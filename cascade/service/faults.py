@@ -99,6 +99,7 @@ _FAULTS: tuple[tuple[type[errors.CascadeError], int, str], ...] = (
     (errors.NotSentError, 503, "tier_unavailable"),
     (errors.ModelTimeoutError, 504, "deadline_exceeded"),
     (errors.ModelError, 502, "upstream_failed"),
+    (errors.RecordingMissError, 404, "not_recorded"),
     (errors.LedgerError, 503, "ledger_unavailable"),
     (errors.CascadeError, 500, "cascade_failed"),
 )
@@ -171,6 +172,8 @@ def _told(error: errors.CascadeError, where: str) -> str:
         return f"{error.model}: {kind_of(error)}{status}; the service's log says more."
     if isinstance(error, errors.LedgerError):
         return "the ledger cannot be reached or written: try again later."
+    if isinstance(error, errors.RecordingMissError):
+        return "a recording answers here, which has no answer to this question."
     return f"the service failed with {type(error).__name__}; its log says more."
 
 

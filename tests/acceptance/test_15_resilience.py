@@ -157,6 +157,7 @@ def test_a_question_without_a_draft_is_told_when_it_may_come_again(upstream: Ups
         with pytest.raises(CircuitOpenError) as raised:
             cascade.invoke("?")
     assert 0 < (raised.value.ready_in_s or 0) <= 600
+    assert "(ModelUnavailableError)" in str(raised.value)
     assert len(upstream.seen) == 1
 
 
