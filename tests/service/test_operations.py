@@ -354,11 +354,17 @@ def test_kinds_of_failures_are_told_from_notes(status: int, kind: str) -> None:
 
 
 def test_an_unexpected_error_tells_nothing_but_that_there_was_one() -> None:
-    from cascade.errors import CascadeError, CircuitOpenError, RateLimitError  # noqa: PLC0415
+    from cascade.errors import (  # noqa: PLC0415
+        CascadeError,
+        CircuitOpenError,
+        RateLimitError,
+        RecordingMissError,
+    )
     from cascade.service.faults import fault_of, kind_of, plain_reason  # noqa: PLC0415
 
     assert fault_of(KeyError("secret")).message == "the service failed; its log says more."
     assert "CascadeError" in fault_of(CascadeError("secret")).message
+    assert fault_of(RecordingMissError("secret")).status == 404
     late = fault_of(RateLimitError("no", model="openai:x", retry_after=2.4))
     assert (late.status, late.headers) == (429, {"Retry-After": "3"})
     away = fault_of(CircuitOpenError("no", model="openai:x"))
