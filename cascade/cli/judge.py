@@ -91,8 +91,13 @@ def need_numbers() -> None:
 
 
 def evaluate(
-    file: Annotated[Path, typer.Argument(help="Transcripts: JSON lines, plain or gzip.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="Transcripts: JSON lines, plain or gzip.")
+    ] = None,
     *,
+    fit: Annotated[
+        Path | None, typer.Option(help="Instead of the argument, beside --test.")
+    ] = None,
     small: Annotated[str | None, typer.Option(help="Model that drafts, by its name.")] = None,
     large: Annotated[str | None, typer.Option(help="Model that is asked in doubt.")] = None,
     test: Annotated[
@@ -132,8 +137,13 @@ def evaluate(
         delta=delta,
         seed=seed,
     )
-    with busy(f"reading {file}"):
-        rows = list(read_transcripts(file))
+    path = file or fit
+    if path is None or (file and fit):
+        raise ConfigurationError(
+            "give the transcripts once: `cascade evaluate FILE`, or --fit FILE --test OTHER."
+        )
+    with busy(f"reading {path}"):
+        rows = list(read_transcripts(path))
         names = name_pair(rows, small, large)
         fitted = pair_of(rows, *names)
         tested = None if test is None else pair_of(read_transcripts(test), *names)

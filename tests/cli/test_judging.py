@@ -101,8 +101,10 @@ def test_an_evaluation_takes_other_rows_for_its_figures_and_draws_them(tmp_path:
     rows = [(0.97, True), (0.9, True), (0.3, False)] * 20
     fitted, tested = outcomes(tmp_path / "a.jsonl", rows), outcomes(tmp_path / "b.jsonl", rows[:30])
     given = ("--test", tested, "--figures", tmp_path / "f.svg", "--max-harm", "0.3")
-    done = commands.cascade("evaluate", fitted, *MODELS, *given)
+    done = commands.cascade("evaluate", "--fit", fitted, *MODELS, *given)
     assert "wrote" in done.err
+    twice = commands.cascade("evaluate", fitted, "--fit", fitted, *MODELS, code=2)
+    assert "give the transcripts once" in twice.err
     assert list(tmp_path.glob("*.svg"))
 
 
