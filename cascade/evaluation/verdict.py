@@ -71,6 +71,9 @@ NEAREST = 0.005
 FAIR_TEST = 200
 """With fewer rows a cascade that does not save has not had a fair test."""
 
+TOO_MANY = 10
+"""Times the rows that are there: who would have to label so many more is told to leave it off."""
+
 SHAPES: Mapping[str, str] = {
     "score": "the draft's own score decides",
     "gain": "the draft's signals and the question decide",
@@ -259,10 +262,10 @@ def _off(found: Evaluation) -> str:
     if found.cost_ratio >= 1:
         why = f"a draft costs {percent(found.cost_ratio)} of a large answer"
     elif found.rows < FAIR_TEST:
-        more = max(FAIR_TEST, found.rows_to_tell) - found.rows
+        more = _rounded(max(FAIR_TEST, found.rows_to_tell) - found.rows)
         return (
             f"Leave it off for now and let {found.large} answer everything: {why} {_goal(found)} "
-            f"on these {found.rows} rows, which are too few to be sure. About {more:,} more would "
+            f"on these {found.rows} rows, which are too few to be sure. About {more} more would "
             "tell."
         )
     return f"Switch it off and let {found.large} answer everything: {why} {_goal(found)}."
@@ -276,8 +279,20 @@ def _open(found: Evaluation, pays: str) -> str:
             f"it seems that a cascade {pays} and gives {_lost(point.loss.value)}, but it may give "
             f"{100 * point.loss.high:.1f} points fewer"
         )
-    more = max(found.rows_to_tell, 2 * found.rows) - found.rows
-    return f"Too few rows to tell: with {found.rows:,} {seems}. About {more:,} more would tell."
+    n, large = found.rows, found.large
+    more = max(found.rows_to_tell, 2 * n) - n
+    hopeless = point.off or point.cost.high >= 1
+    if hopeless and n >= FAIR_TEST and more > TOO_MANY * n:
+        return (
+            f"Leave it off and let {large} answer everything: on {n:,} rows {seems}, and it would "
+            f"take about {_rounded(more)} more to tell."
+        )
+    return f"Too few rows to tell: with {n:,} {seems}. About {_rounded(more)} more would tell."
+
+
+def _rounded(count: int) -> str:
+    """A number of rows, to two digits: more would be pretended."""
+    return f"{round(count, 2 - len(str(count))):,}"
 
 
 def _goal(found: Evaluation) -> str:
@@ -325,7 +340,7 @@ def _about_the_point(found: Evaluation) -> list[str]:
     chance = f"The chance that it loses more than {within} is {percent(point.chance_above, 0)}"
     if found.rows_to_tell > found.rows:
         more = found.rows_to_tell - found.rows
-        chance += f"; {more:,} rows more would tell to within that"
+        chance += f"; {_rounded(more)} rows more would tell to within that"
     notes = [
         f"How: {SHAPES[found.shape]}{asked}; {percent(point.escalated)} are escalated.",
         f"{chance}.",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -126,11 +127,14 @@ def test_what_does_not_save_is_switched_off(
     assert "95 % interval" not in text(off)
 
 
-def test_few_rows_tell_nothing_and_say_how_many_would() -> None:
+def test_few_rows_tell_nothing_and_say_how_many_would(monkeypatch: pytest.MonkeyPatch) -> None:
     few = found(recording(60), within=0.005)
     assert few.verdict == "unclear"
     assert few.sentence.startswith("Too few rows to tell: with 60 ")
-    assert f"About {few.rows_to_tell - 60:,} more would tell" in few.sentence
+    assert f"About {round(few.rows_to_tell - 60, -2):,} more would tell" in few.sentence
+    monkeypatch.setattr("cascade.evaluation.verdict.FAIR_TEST", 60)
+    enough = replace(few)
+    assert enough.sentence.startswith("Leave it off and let large answer everything: on 60 rows ")
     assert few.rows_to_tell > 1000
 
 
