@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -133,7 +132,7 @@ def test_few_rows_tell_nothing_and_say_how_many_would(monkeypatch: pytest.Monkey
     assert few.sentence.startswith("Too few rows to tell: with 60 ")
     assert f"About {round(few.rows_to_tell - 60, -2):,} more would tell" in few.sentence
     monkeypatch.setattr("cascade.evaluation.verdict.FAIR_TEST", 60)
-    enough = replace(few)
+    enough = found(recording(60), within=0.005)
     assert enough.sentence.startswith("Leave it off and let large answer everything: on 60 rows ")
     assert few.rows_to_tell > 1000
 
