@@ -46,7 +46,7 @@ def batch(
     budget_usd: Annotated[
         Decimal | None, options.dollars("Dollars of the whole job, at most.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(help="Rows under way at once.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, help="Rows under way at once.")] = 16,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="This process, or a Ray cluster.")
     ] = "local",

@@ -73,7 +73,7 @@ MaxHarm = Annotated[
 Delta = Annotated[float, options.probability("Chance that a certificate does not hold.")]
 Asked = Annotated[str | None, typer.Option("--question", help="Column of the questions.")]
 Label = Annotated[str | None, typer.Option(help="Column of the right answers.")]
-Concurrency = Annotated[int, typer.Option(help="Examples under way at once.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Examples under way at once.")]
 Signals = Annotated[list[str] | None, typer.Option(help="Take this signal; repeatable.")]
 
 

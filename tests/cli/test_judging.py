@@ -59,6 +59,7 @@ def play(host: Upstream) -> None:
         ("calibrate", ("--signals", "mood"), "mood"),
         ("try", (), "30 rows, where 40 or more are needed"),
         ("try", ("--shots", "90"), "shots=90"),
+        ("try", ("--concurrency", "0"), "'--concurrency'"),
         ("try", ("--shots", "-1"), "shots=-1"),
         ("try", ("--caution", "nan"), "a number, 0 or more"),
     ],
