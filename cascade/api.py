@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.messages import AIMessage
 
-from cascade._numbers import to_number
+from cascade._numbers import to_count, to_number
 from cascade._portal import iterate_sync, run_sync
 from cascade.agents import Route
 from cascade.agents.verifier import Judge
@@ -265,11 +265,7 @@ class Cascade:
                 f"batch of {type(questions).__name__}: give a list of questions, batch([…]); "
                 "invoke(…) asks one."
             )
-        if not isinstance(max_concurrency, int) or max_concurrency < 1:
-            raise ConfigurationError(
-                f"max_concurrency={max_concurrency!r}: a whole number, 1 or more."
-            )
-        free = asyncio.Semaphore(max_concurrency)
+        free = asyncio.Semaphore(to_count("max_concurrency", max_concurrency))
 
         async def ask(question: Question) -> CascadeResult:
             async with free:

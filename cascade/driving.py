@@ -65,7 +65,7 @@ class Driver:
                 f"config={config!r}: give LangChain's run configuration, such as "
                 "{'callbacks': […]}; settings of a question have names, temperature=0."
             )
-        runtime, around = CascadeRuntime(self._kernel, show=show, config=config), _around()
+        runtime, around = CascadeRuntime(self._kernel, show=show, config=config), graph_around()
         if around is not None:
             runtime.context, runtime.store = around.context, around.store
         return runtime
@@ -94,11 +94,12 @@ class Driver:
         """
         given: Any = dict(runtime.config or {})
         given["configurable"] = {**(given.get("configurable") or {}), "show": runtime.show}
-        asked = {"messages": run.messages, "settings": {**run.settings, "of": self._identity(run)}}
+        identity = self._identity(run)
+        asked = {"messages": run.messages, "settings": {**run.settings, "of": identity}}
         if _keeps_nested_runs():
             state: Any = await self.graph.ainvoke(asked, given)
             done = Run.from_json(state["run"], state["messages"])
-            if done.settings.get("of") != self._identity(run):
+            if done.settings.get("of") != identity:
                 await self._kernel.answer(run, runtime)
                 return
             Reader(runtime.emit, done.source).settle(done.draft.text if done.draft else "")
@@ -129,9 +130,9 @@ class Driver:
         return hashlib.sha256(held.encode()).hexdigest()
 
 
-def _around() -> Any:
-    """LangGraph's runtime of the node that this is called in; None outside of any graph."""
-    module = sys.modules.get("langgraph.runtime")
+def graph_around() -> Any:
+    """LangGraph's `Runtime` of the node in which this is called; None outside of all graphs."""
+    module = sys.modules.get("langgraph.runtime")  # never loaded: then no node is at work
     try:
         return None if module is None else module.get_runtime()
     except (RuntimeError, KeyError):
@@ -140,7 +141,7 @@ def _around() -> Any:
 
 def _keeps_nested_runs() -> bool:
     """Whether this is a node of a graph with a checkpointer: those have threads."""
-    around = _around()
+    around = graph_around()
     info = None if around is None else around.execution_info
     return info is not None and info.thread_id is not None
 

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import Context, copy_context
 from decimal import Decimal
 from functools import partial
-from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from langchain_core.messages import AnyMessage
@@ -59,8 +58,6 @@ T = TypeVar("T")
 logger = logging.getLogger("cascade")
 
 Agent = Callable[[Run, CascadeRuntime], Awaitable[Step]]
-
-_id = attrgetter("id")
 
 
 class InCopiedContext(Generic[T]):
@@ -337,10 +334,9 @@ class Kernel:
     def _merge(self, run: Run) -> None:
         """Take entries that the run does not have yet, also of attempts whose state LangGraph has
         discarded."""
-        known = set(map(_id, run.entries)) if (new := self.ledger.take(run.id)) else ()
-        for entry in new:
-            if entry.id not in known:
-                run.entries.append(entry)
+        if new := self.ledger.take(run.id):
+            known = {entry.id for entry in run.entries}
+            run.entries += [entry for entry in new if entry.id not in known]
 
 
 def _in_order(middleware: Sequence[CascadeMiddleware]) -> tuple[CascadeMiddleware, ...]:

@@ -13,7 +13,6 @@ import asyncio
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextvars import Context
 from decimal import Decimal
@@ -46,6 +45,7 @@ from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError, f
 
 from cascade._portal import iterate_sync, run_sync
 from cascade.api import Cascade
+from cascade.driving import graph_around
 from cascade.errors import ConfigurationError, PersonNeededError, StreamInterruptedError
 from cascade.events import Decided, Event, Retracted, Token
 from cascade.kernel import InCopiedContext
@@ -200,7 +200,7 @@ class CascadeChatModel(BaseChatModel):
         run = kernel.begin(cast("list[Any]", messages), settings)
         config, context = _surroundings(run_manager)
         runtime = CascadeRuntime(kernel, config=config)
-        around = _graph_around()
+        around = graph_around()
         if around is not None:
             runtime.context, runtime.store = around.context, around.store
             runtime.emit = _decisions_to(around.stream_writer)
@@ -434,17 +434,6 @@ def _with_raw(llm: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[A
 
 
 # --- what is around a call
-
-
-def _graph_around() -> Any:
-    """LangGraph's `Runtime` of the node in which this is called; None outside of all graphs."""
-    module = sys.modules.get("langgraph.runtime")
-    if module is None:
-        return None  # never loaded, so no node is at work
-    try:
-        return module.get_runtime()
-    except (RuntimeError, KeyError):
-        return None
 
 
 def _decisions_to(write: Callable[[Any], None]) -> Callable[[Event], None]:
