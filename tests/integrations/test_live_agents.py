@@ -23,8 +23,9 @@ from cascade.models.base import guard
 from cascade.models.llamacpp import find_weights
 
 pytest.importorskip("xllamacpp", reason='pip install "agent-cascade[llamacpp]"')
+MODELS = Path(__file__).parents[2] / ".models"
 LARGE = Path(
-    os.environ.get("CASCADE_TEST_LARGE", "/tmp/models/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf")
+    os.environ.get("CASCADE_TEST_LARGE", MODELS / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf")
 )
 try:
     find_weights("smollm2-135m")
