@@ -30,6 +30,9 @@ Window = Literal["day", "month"]
 MOST_AT_ONCE = 200
 """Changes of one transaction; they came while another was under way."""
 
+LINGER_S = 0.005
+"""Time that settlements wait for the next reservation, to be written in its transaction."""
+
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 """Between two tries to write; each pause is twice the one before."""
 
@@ -134,6 +137,7 @@ class Budgets:
         self._clock = clock
         self._asked: list[_Change] = []
         self._working: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._lapsed_at: dict[str, datetime] = {}
         self._closing = False
 
@@ -174,6 +178,7 @@ class Budgets:
         """Finish what is under way, and disconnect; it may be used again. What cannot be settled,
         as the database is away, lapses with its lease."""
         self._closing = True
+        self._start()
         while self._working is not None:
             await asyncio.wait([self._working])
         self._closing = False
@@ -187,9 +192,18 @@ class Budgets:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         done.add_done_callback(lambda one: one.cancelled() or one.exception())
         self._asked.append(_Change(key, make, done, patient))
-        if self._working is None:
-            self._working = asyncio.create_task(self._work())
+        if not patient or self._closing:
+            self._start()
+        elif self._working is None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._start)
         return done
+
+    def _start(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._working is None and self._asked:
+            self._working = asyncio.create_task(self._work())
 
     async def _work(self) -> None:
         """Make the changes that came meanwhile, until there are none left."""
@@ -230,19 +244,28 @@ class Budgets:
         return made
 
 
+# Made once: to make a statement anew takes longer than to execute it.
+_FIELDS = tuple(Account.__dataclass_fields__)
+_MINE = accounts.c.key == sa.bindparam("mine")
+_ACCOUNT = sa.select(*(accounts.c[name] for name in _FIELDS)).where(_MINE).with_for_update()
+_CHANGE = accounts.update().where(_MINE).values({name: sa.bindparam(name) for name in _FIELDS})
+_PUT_ASIDE = reservations.insert()
+_SETTLED = reservations.c.id == sa.bindparam("settled")
+_RELEASE = reservations.delete().where(_SETTLED).returning(reservations.c.lapsed_at)
+
+
 class _Books:
     """The account of one key, locked until the end of a transaction; reservations that are made
     now lapse at `until`."""
 
     def __init__(self, connection: sa.Connection, key: str, now: datetime, until: datetime) -> None:
         self._connection, self._key, self._now, self._until = connection, key, now, until
-        columns = [accounts.c[name] for name in Account.__dataclass_fields__]
-        mine = sa.select(*columns).where(accounts.c.key == key).with_for_update()
-        found = connection.execute(mine).first()
+        mine = {"mine": key}
+        found = connection.execute(_ACCOUNT, mine).first()
         if found is None:
             row = {"key": key, **asdict(Account(now.date()))}
             connection.execute(insert_if_new(accounts, connection), row)
-            found = connection.execute(mine).one()
+            found = connection.execute(_ACCOUNT, mine).one()
         self._written = Account(*found)
         self.account = self._written.on(now.date())
 
@@ -255,15 +278,13 @@ class _Books:
                 why: Literal["spent", "put_aside"] = "spent" if spent > limit else "put_aside"
                 return Refusal(window, limit, account, wanted.usd, why)
         row = {"id": wanted.id, "key": self._key, "usd": wanted.usd, "until": self._until}
-        self._connection.execute(reservations.insert(), row)
+        self._connection.execute(_PUT_ASIDE, row)
         self.account = account.plus(ZERO, wanted.usd)
         return None
 
     def settle(self, reservation: Reservation, usd: Decimal) -> None:
         """Count what it cost, and release the rest."""
-        table = reservations.c
-        this = reservations.delete().where(table.id == reservation.id).returning(table.lapsed_at)
-        found = self._connection.execute(this).first()
+        found = self._connection.execute(_RELEASE, {"settled": reservation.id}).first()
         if found is None:  # it was settled before
             return
         if found.lapsed_at is None:
@@ -278,8 +299,7 @@ class _Books:
     def write(self) -> None:
         """Write the account down."""
         if self.account != self._written:
-            change = accounts.update().where(accounts.c.key == self._key)
-            self._connection.execute(change.values(asdict(self.account)))
+            self._connection.execute(_CHANGE, {"mine": self._key, **asdict(self.account)})
 
     def lapse(self) -> None:
         """Count as spent what was put aside by requests that never ended: nobody knows whether
