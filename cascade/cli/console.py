@@ -82,17 +82,24 @@ def busy(text: str = "") -> Iterator[Callable[[str], None]]:
 
 
 def write_pages(document: Any, html: Path | None, figures: Path | None) -> None:
-    """Write a document as a page and as pictures, where that is wanted."""
-    if html is not None:
-        from cascade.evaluation.page import to_page  # noqa: PLC0415 - heavy, keeps --help fast
+    """Write a document as a page and its pictures as SVG, where that is wanted.
 
-        html.write_text(to_page(document), encoding="utf-8")
-        say(f"wrote {html}")
-    if figures is not None:
-        from cascade.evaluation.plots import save  # noqa: PLC0415 - matplotlib
+    Raises:
+        ConfigurationError: a file cannot be written.
+    """
+    from cascade.evaluation.page import to_drawing, to_page  # noqa: PLC0415 - keeps --help fast
 
-        save(document, figures)
-        say(f"wrote {figures}")
+    for path, draw in ((html, to_page), (figures, to_drawing)):
+        if path is None:
+            continue
+        try:
+            path.write_text(draw(document), encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path} cannot be written ({error.strerror}): give a file in a folder that "
+                f"exists, or make the folder."
+            ) from error
+        say(f"wrote {path}")
 
 
 def print_json(value: Any) -> None:

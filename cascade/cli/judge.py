@@ -443,7 +443,6 @@ def try_(
             f"{examples}: {len(rows)} rows, where {LEAST_ROWS} or more are needed, and "
             f"{FAIR_TEST} for a fair test. Nothing was asked."
         )
-    to.mkdir(parents=True, exist_ok=True)
     path = to / "transcripts.jsonl"
     wanted = Options(within=within, caution=caution, price_of_error=price_of_error)
     with ExitStack() as opened:

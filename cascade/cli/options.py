@@ -87,9 +87,7 @@ LedgerUrl = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write a page as well.")]
-Figures = Annotated[
-    Path | None, typer.Option("--figures", help="Write the pictures: .png, .svg, .pdf.")
-]
+Figures = Annotated[Path | None, typer.Option("--figures", help="Write the pictures: .svg.")]
 
 
 def pair(opened: ExitStack, *, small: str, large: str | None, **options: Any) -> Cascade:

@@ -1,8 +1,8 @@
-"""A document as one HTML page that needs no other host and no script.
+"""A document as one HTML page that needs no other host and no script, and its pictures as SVG.
 
-It reads well on a phone, on paper, in the dark, by keyboard and by screen reader. Its own policy
-(Content-Security-Policy) allows its one style sheet by hash and nothing else. Legends stand above
-pictures, so that they cover nothing.
+The page reads well on a phone, on paper, in the dark, by keyboard and by screen reader. Its own
+policy (Content-Security-Policy) allows its one style sheet by hash and nothing else. Legends stand
+above the axes, so that they cover nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from functools import cache
 from html import escape
 from importlib.resources import files
+from typing import Literal
 
+from cascade.errors import ConfigurationError
 from cascade.evaluation.render import (
     Cell,
     Document,
@@ -24,14 +27,15 @@ from cascade.evaluation.render import (
     Picture,
     Series,
     Table,
+    Unit,
     interval_of,
     left_columns,
     words,
     written,
 )
 
-WIDTH, HEIGHT = 480, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 24, 26, 50
+WIDTH, HEIGHT = 480, 370
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 24, 56, 50
 _LETTER, _LINE, _DOT = 7.6, 16, 5.5
 _STRONG = ' class="strong"'
 
@@ -50,9 +54,31 @@ def to_page(document: Document) -> str:
         pictures(document.pictures),
         *map(table, document.tables),
     ]
-    style, policy = _style()
+    style = style_sheet()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     body = "\n".join(filter(None, parts))
-    return _FRAME.format(policy=policy, title=escape(document.title), style=style, body=body)
+    return _FRAME.format(digest=digest, title=escape(document.title), style=style, body=body)
+
+
+def to_drawing(document: Document) -> str:
+    """The pictures alone, one below the other, as one SVG file in the light colours.
+
+    Raises:
+        ConfigurationError: the document has none.
+    """
+    if not document.pictures:
+        raise ConfigurationError(f"{document.title}: there is no picture to draw.")
+    colours = dict(re.findall(r"--(\w+): (#\w+)", style_sheet().partition("@media")[0]))
+    rules = "\n".join(re.findall(r"^svg .*$", style_sheet(), re.MULTILINE))
+    rules = re.sub(r"var\(--(\w+)\)", lambda name: colours[name[1]], rules)
+    parts = [f"<style>text {{ font-family: sans-serif }}\n{rules}</style>"]
+    for i, picture in enumerate(document.pictures):
+        title = _text(4, 16, picture.title, "start", "name")
+        parts.append(f'<g transform="translate(0 {i * (HEIGHT + 24)})">{title}')
+        parts.append(f'<g transform="translate(0 24)">{"".join(_drawn(picture))}</g></g>')
+    tall = len(document.pictures) * (HEIGHT + 24)
+    box = f'viewBox="0 0 {WIDTH} {tall}" style="background: {colours["card"]}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{"".join(parts)}</svg>\n'
 
 
 # Parts of a page ------------------------------------------------------------------------------
@@ -113,23 +139,12 @@ def _cell(cell: Cell) -> str:
 
 
 def pictures(given: Iterable[Picture]) -> str:
-    """Drawings, each below its legend."""
+    """Drawings under their titles."""
     drawn = "".join(
-        f"<figure><figcaption>{escape(picture.title)}</figcaption>{_legend(picture)}"
-        f"{to_svg(picture)}</figure>"
+        f"<figure><figcaption>{escape(picture.title)}</figcaption>{to_svg(picture)}</figure>"
         for picture in given
     )
     return f'<div class="pictures">{drawn}</div>' if drawn else ""
-
-
-def _legend(picture: Picture) -> str:
-    items = "".join(
-        f'<li class="{series.kind} {series.role}{" dashed" * series.dashed}">'
-        f"{escape(series.name)}</li>"
-        for series in picture.series
-        if series.name
-    )
-    return f'<ul class="legend">{items}</ul>' if items else ""
 
 
 def marked(sentence: str) -> str:
@@ -144,24 +159,25 @@ def marked(sentence: str) -> str:
 
 
 def to_svg(picture: Picture) -> str:
-    """The drawing alone, without its legend; its colours are classes of the page around it."""
+    """A drawing with its legend; its colours are classes of the page around it."""
+    label = escape(f"{picture.title}: {picture.y.title} by {picture.x.title}")
+    box = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}"'
+    return f"<svg {box}>{''.join(_drawn(picture))}</svg>"
+
+
+def _drawn(picture: Picture) -> Iterable[str]:
     x_ends, y_ends = span(picture, "x"), span(picture, "y")
     x = _scale(x_ends, (_LEFT, WIDTH - _RIGHT))
     y = _scale(y_ends, (HEIGHT - _BOTTOM, _TOP))
+    yield from _legend(picture)
+    yield from _grid(picture, x_ends, y_ends, x, y)
+    for series in picture.series:
+        yield from _series(series, x, y)
     places = [
         (mark, x(mark.x), y(mark.y)) for mark in picture.marks if math.isfinite(mark.x + mark.y)
     ]
-    parts = [
-        *_grid(picture, x_ends, y_ends, x, y),
-        *(part for series in picture.series for part in _series(series, x, y)),
-        *(_circle(px, py, mark.role) for mark, px, py in places),
-        *_names(places),
-    ]
-    label = escape(f"{picture.title}: {picture.y.title} by {picture.x.title}")
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
-        f"{''.join(parts)}</svg>"
-    )
+    yield from (_circle(px, py, mark.role) for mark, px, py in places)
+    yield from _names(places)
 
 
 def span(picture: Picture, way: str) -> Span:
@@ -197,23 +213,30 @@ def ticks(ends: Span, unit: str) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
-def tick(value: float, unit: str) -> str:
+def tick(value: float, unit: Unit | Literal["days"]) -> str:
     """A value as it is written at an axis: shorter than in words."""
-    if not math.isfinite(value):
-        return "?"
     if unit == "days":
         return f"{date.fromordinal(round(value)):%b %-d}"
-    if unit in ("share", "points"):
-        said = f"{100 * value:.4g}".replace("-", "−")
-        return f"{said} %" if unit == "share" else said
-    if unit == "seconds":
-        return written(value, "seconds")
-    return written(value, "usd").removesuffix(".00") if unit == "usd" else written(value, "number")
+    if unit == "share":
+        return f"{100 * value:.4g} %".replace("-", "−")
+    return written(value, unit).removesuffix(".00")
 
 
 def _scale(values: Span, places: Span) -> Scale:
     slope = (places[1] - places[0]) / (values[1] - values[0])
     return lambda value: places[0] + (value - values[0]) * slope
+
+
+def _legend(picture: Picture) -> Iterable[str]:
+    """Names of the series beside their lines or dots, in one line above the axes."""
+    at = 4.0
+    for series in picture.series:
+        if not series.name:
+            continue
+        line, dot = [(at, 12.0), (at + 22, 12.0)], [(at + 11, 12.0)]
+        yield from _stroke(series, line if series.kind == "line" else dot)
+        yield _text(at + 28, 16, series.name, "start", "tick")
+        at += 28 + _LETTER * len(series.name) + 14
 
 
 def _grid(picture: Picture, x_ends: Span, y_ends: Span, x: Scale, y: Scale) -> Iterable[str]:
@@ -230,7 +253,7 @@ def _grid(picture: Picture, x_ends: Span, y_ends: Span, x: Scale, y: Scale) -> I
     zero = 0.0 if y_ends[0] < 0 < y_ends[1] else y_ends[0]
     yield f'<path class="base" d="M{_LEFT} {y(zero):.1f}H{WIDTH - _RIGHT}"/>'
     yield _text(WIDTH - _RIGHT, HEIGHT - 8, picture.x.title, "end", "tick")
-    yield _text(4, 11, picture.y.title, "start", "tick")
+    yield _text(4, _TOP - 15, picture.y.title, "start", "tick")
 
 
 def _series(series: Series, x: Scale, y: Scale) -> Iterable[str]:
@@ -238,6 +261,10 @@ def _series(series: Series, x: Scale, y: Scale) -> Iterable[str]:
         if math.isfinite(at + low + high):
             yield f'<path class="range" d="M{x(at):.1f} {y(low):.1f}V{y(high):.1f}"/>'
     places = [(x(px), y(py)) for px, py in series.points if math.isfinite(px + py)]
+    yield from _stroke(series, places)
+
+
+def _stroke(series: Series, places: Sequence[tuple[float, float]]) -> Iterable[str]:
     if series.kind == "dots":
         yield from (_circle(px, py, series.role) for px, py in places)
     elif places:
@@ -272,12 +299,9 @@ def _text(px: float, py: float, said: str, anchor: str, css: str) -> str:
 
 
 @cache
-def _style() -> tuple[str, str]:
-    """The style sheet, and the policy that allows it alone."""
-    style = files("cascade.evaluation").joinpath("page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return style, policy
+def style_sheet() -> str:
+    """The style sheet of all pages."""
+    return files("cascade.evaluation").joinpath("page.css").read_text(encoding="utf-8")
 
 
 _FRAME = """<!doctype html>
@@ -285,7 +309,8 @@ _FRAME = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
+style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'">
 <title>{title}</title>
 <style>{style}</style>
 </head>

@@ -224,8 +224,11 @@ class TranscriptWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab")
         except OSError as error:
+            folder = self.path.parent
+            why = f"{folder} is a file" if folder.is_file() else error.strerror
             raise ConfigurationError(
-                f"{self.path} cannot be written ({error.strerror}): give another path."
+                f"{self.path} cannot be written ({why}): give a folder that can be made or written "
+                "to."
             ) from error
         written = self.path.read_bytes()
         last = written[written.rfind(b"\n") + 1 :]

