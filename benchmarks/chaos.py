@@ -3,11 +3,11 @@
     python benchmarks/chaos.py [--seeds 1,2,3] [--requests 3000] [--faulty 0.3] [--kills 5] [--json]
 
 Cascades in both protocols, with a ledger in SQLite, are asked whole and streamed, 24 questions at a
-time. The upstream fails in the ways of `tests/servers/faults.py`, at the small or the large model;
-one caller in twenty goes away in the middle. Then `cascade batch` is killed in mid-run so often and
-run again. Promised are: no answer is lost, no call that the upstream saw is missing in the ledger
-or booked twice or wrongly, and a row that was answered is not paid again. It leaves with 1 where a
-promise is broken.
+time. The upstream fails in the ways of `tests/faults/catalogue.py`, at the small or the large
+model; one caller in twenty goes away in the middle. Then `cascade batch` is killed in mid-run so
+often and run again. Promised are: no answer is lost, no call that the upstream saw is missing in
+the ledger or booked twice or wrongly, and a row that was answered is not paid again. It leaves with
+1 where a promise is broken.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tests.faults.catalogue import FAULTS
 from tests.faults.killed import kill_and_resume
 from tests.faults.storm import Question, storm
-from tests.servers.faults import FAULTS
 
 LEAVES, AT_ONCE = 0.05, 8
 

@@ -18,52 +18,57 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
 
+from tests.servers import replies
+from tests.servers.fake import Handler, Server, headers_of, send
+from tests.servers.replies import Reply
 
-class Held:
+MOST_PIECES = 100
+"""Into no more pieces an answer is cut where it is streamed."""
+
+
+class Held(threading.Event):
     """Answers that wait until the test lets them go."""
 
-    def __init__(self) -> None:
-        self.released = threading.Event()
-
-    def release(self) -> None:
-        self.released.set()
+    release = threading.Event.set
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says to one request.
+    """What a model says to one request. A test of faults may put anything at all into it.
 
     Attributes:
         p: probability of each of its tokens (its words); None for no log-probabilities.
+        items: log-probabilities instead, one object for each token.
         calls: tool calls, as (name, arguments).
         tokens: (input, output) as its usage says; None counts words, () says nothing of usage.
         details: further usage, such as `{"prompt_tokens_details": {"cached_tokens": 4}}`.
         thinking: what it thought first, in a field of its own; its tokens count, and have
             log-probabilities of their own (0.5 each).
         busy_s: seconds in which Ollama says that it computed; None where it says nothing of it.
+        model: the name that it answers under, if it is another.
         raw: the whole body instead, as it is.
         status: of HTTP; from 400 on `text` is the message of the error.
         held: keeps it back until released; of a stream, all but its first `first` pieces.
-        first: pieces of a stream that come at once.
         broken_after: pieces of a stream after which the connection breaks (0 for none at all).
         endless: a stream goes on with its last piece until the client leaves.
     """
 
     text: str = ""
     p: float | None = 0.95
-    calls: tuple[tuple[str, Mapping[str, Any]], ...] = ()
-    tokens: tuple[int, int] | tuple[()] | None = None
+    items: Sequence[object] | None = None
+    calls: tuple[tuple[str, object], ...] = ()
+    tokens: tuple[Any, ...] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     finish: str = "stop"
     thinking: str = ""
     busy_s: float | None = 0.002
+    model: str | None = None
     raw: str | None = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -81,9 +86,10 @@ def failure(status: int = 503, text: str = "overloaded", **headers: str) -> Answ
 
 @dataclass
 class Seen:
-    """One request as the server saw it; `left` is set once the client went before its end.
+    """One request as the server saw it.
 
-    `usage` holds the tokens (input, output) that its answer said, if it said any.
+    `usage` holds the tokens (input, output) that its answer said, if it said any. `left` is set
+    once the client went before the end of the answer, `done` once the server is through with it.
     """
 
     number: int
@@ -91,8 +97,9 @@ class Seen:
     model: str
     body: dict[str, Any]
     headers: dict[str, str]
-    usage: tuple[int, int] | None = None
+    usage: tuple[Any, ...] | None = None
     left: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
 
     @property
     def streamed(self) -> bool:
@@ -120,47 +127,30 @@ def _text(message: Mapping[str, Any]) -> str:
     return " ".join(part.get("text", "") for part in content)
 
 
-Say = str | Answer | Callable[[Seen], "str | Answer"]
+Said = str | Answer | Reply
+Say = Said | Callable[[Seen], Said]
 
 
-class Upstream:
-    """The server, in a thread of its own, so that any loop, thread or process may call it."""
+class Upstream(Server):
+    """The server. What comes to another path, as a redirect may lead there, is `elsewhere`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.seen: list[Seen] = []
+        self.elsewhere: list[str] = []
         self._always: dict[str, Say] = {}
         self._next: dict[str, deque[Say]] = {}
         self._changed = threading.Condition()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._runner = self._run(self._start())
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._run(self._runner.cleanup())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
-
-    async def _start(self) -> web.AppRunner:
-        app = web.Application(client_max_size=2**24)
-        app.router.add_post("/v1/chat/completions", self._openai)
-        app.router.add_post("/api/chat", self._ollama)
-        app.router.add_post("/api/show", self._show)
-        app.router.add_get("/api/tags", self._tags)
-        app.router.add_get("/api/version", self._version)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        self.openai_url = f"{self.url}/v1"
-        return runner
+    def routes(self) -> Mapping[str, Handler]:
+        return {
+            "POST /v1/chat/completions": self._asked,
+            "POST /api/chat": self._asked,
+            "POST /api/show": _says({"capabilities": ["completion", "tools"]}),
+            "GET /api/tags": self._tags,
+            "GET /api/version": _says({"version": "0.30.0"}),
+            "* /{path:.*}": self._arrived_elsewhere,
+        }
 
     # --- what a test says and asks
 
@@ -208,192 +198,192 @@ class Upstream:
 
     # --- HTTP
 
-    async def _openai(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, "openai", _openai_frames, _sse)
-
-    async def _ollama(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, "ollama", _ollama_frames, _ndjson)
-
-    async def _show(self, request: web.Request) -> web.Response:
-        await request.read()
-        return await _done({"capabilities": ["completion", "tools"]})
-
-    async def _version(self, request: web.Request) -> web.Response:
-        return await _done({"version": "0.30.0"})
+    async def _asked(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        protocol = "ollama" if request.path == "/api/chat" else "openai"
+        if not body["messages"]:  # Ollama is asked to load the model
+            loaded = {"message": {"content": ""}, "done": True, "done_reason": "load"}
+            return web.json_response(loaded)
+        with self._changed:
+            model = str(body["model"])
+            seen = Seen(len(self.seen), protocol, model, body, headers_of(request))
+            self.seen.append(seen)
+            waiting = self._next.get(model)
+            say = waiting.popleft() if waiting else self._always.get(model, _echo)
+            self._changed.notify_all()
+        said = say(seen) if callable(say) else say
+        answer = Answer(said) if isinstance(said, str) else said
+        if isinstance(answer, Answer) and answer.status < 400:
+            seen.usage = _usage(seen, answer) or None
+        try:
+            reply = reply_of(seen, answer) if isinstance(answer, Answer) else answer
+            return await send(request, reply, seen.left)
+        finally:
+            seen.done.set()
 
     async def _tags(self, request: web.Request) -> web.Response:
         names = {*self._always, *self._next, "small", "large"}
         listed = [{"model": name, "name": name, "digest": f"sha256:{name}"} for name in names]
-        return await _done({"models": listed})
+        return web.json_response({"models": listed})
 
-    async def _answer(
-        self, request: web.Request, protocol: str, frames: Any, write: Any
-    ) -> web.StreamResponse:
-        body = await request.json()
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        if not body["messages"]:  # Ollama is asked to load the model
-            return await _done({"message": {"content": ""}, "done": True, "done_reason": "load"})
-        with self._changed:
-            seen = Seen(len(self.seen), protocol, str(body["model"]), body, headers)
-            self.seen.append(seen)
-            waiting = self._next.get(seen.model)
-            say = waiting.popleft() if waiting else self._always.get(seen.model, _echo)
-            self._changed.notify_all()
-        said = say(seen) if callable(say) else say
-        answer = Answer(said) if isinstance(said, str) else said
-        seen.usage = _usage(seen, answer) if answer.status < 400 else None
-        try:
-            response = await _send(request, seen, answer, frames, write)
-        except (asyncio.CancelledError, ConnectionResetError):
-            seen.left.set()
-            raise
-        return response
+    async def _arrived_elsewhere(self, request: web.Request) -> web.Response:
+        self.elsewhere.append(request.path)
+        return web.json_response({}, status=404)
+
+
+def _says(document: object) -> Handler:
+    async def handler(request: web.Request) -> web.Response:
+        await request.read()
+        return web.json_response(document)
+
+    return handler
 
 
 def _echo(seen: Seen) -> Answer:
     return Answer("True" if seen.is_check else f"{seen.model}: {seen.last}")
 
 
-async def _done(body: object, **how: Any) -> web.Response:
-    return web.json_response(body, **how)
-
-
-async def _until(held: Held | None) -> None:
-    while held is not None and not held.released.is_set():  # noqa: ASYNC110 - another thread's
-        await asyncio.sleep(0.002)
-
-
-async def _send(
-    request: web.Request, seen: Seen, answer: Answer, frames: Any, write: Any
-) -> web.StreamResponse:
-    if answer.delay_s:
-        await asyncio.sleep(answer.delay_s)
-    if not (seen.streamed and answer.first):
-        await _until(answer.held)
-    if answer.status >= 400:
-        error: object = answer.text if seen.protocol == "ollama" else {"message": answer.text}
-        return await _done({"error": error}, status=answer.status, headers=dict(answer.headers))
-    if answer.broken_after == 0:
-        return _break(request)
-    if answer.raw is not None:
-        return web.Response(text=answer.raw, content_type="application/json")
-    parts = frames(seen, answer)
-    if not seen.streamed:
-        return await _done(parts[0]) if answer.broken_after is None else _break(request)
-    response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-    await response.prepare(request)
-    for number, part in enumerate(parts):
-        if answer.first and number == answer.first:
-            await _until(answer.held)
-        if number == answer.broken_after:
-            return _break(request)
-        await response.write(write(part))
-        while answer.endless and number == len(parts) - 3:
-            await asyncio.sleep(0.001)
-            await response.write(write(part))
-    await response.write(write(None))
-    with suppress(ConnectionResetError):
-        await response.write_eof()
-    return response
-
-
-def _break(request: web.Request) -> web.StreamResponse:
-    assert request.transport is not None
-    request.transport.abort()
-    return web.Response()
-
-
-def _sse(part: object) -> bytes:
-    return b"data: [DONE]\n\n" if part is None else f"data: {json.dumps(part)}\n\n".encode()
-
-
-def _ndjson(part: object) -> bytes:
-    return b"" if part is None else json.dumps(part).encode() + b"\n"
-
-
 # --- the two protocols
 
 
-def _spelled(answer: Answer) -> list[dict[str, Any]]:
-    """The tokens of an answer with their log-probabilities; "True" and "False" share all of it."""
-    if answer.p is None:
-        return []
-    thought = re.findall(r"\s*\S+|\s+$", answer.thinking)
-    spelled = [{"token": t, "logprob": math.log(0.5), "top_logprobs": []} for t in thought]
-    for token in re.findall(r"\s*\S+|\s+$", answer.text):
-        top = [(token, answer.p)]
+def reply_of(seen: Seen, answer: Answer) -> Reply:
+    """An answer as it goes over the wire: whole or as a stream, in the protocol of the request."""
+    how = {"held": answer.held, "delay_s": answer.delay_s}
+    if answer.status >= 400:
+        refuse = replies.ollama_error if seen.protocol == "ollama" else replies.error
+        return refuse(answer.status, answer.text, headers=answer.headers, **how)
+    if answer.broken_after == 0 or (answer.broken_after is not None and not seen.streamed):
+        return replace(replies.DROP, **how)
+    if answer.raw is not None:
+        return replies.text_reply(answer.raw, **how)
+    reply = written(seen, frames(seen, answer), **how)
+    if not seen.streamed:
+        return reply
+    if answer.broken_after is not None:
+        reply = replace(reply, parts=reply.parts[: answer.broken_after], ending="drop")
+    if answer.endless:
+        last = -3 if seen.protocol == "openai" else -1
+        reply = replace(reply, parts=reply.parts[:last], endless=reply.parts[last - 1])
+    return replace(reply, first=answer.first, pause_s=0.001 if answer.endless else 0.0)
+
+
+def written(seen: Seen, parts: Sequence[object], **how: Any) -> Reply:
+    """Frames as a reply; a whole one has a single frame."""
+    if not seen.streamed:
+        return replies.json_reply(parts[0], **how)
+    return (replies.sse if seen.protocol == "openai" else replies.ndjson)(parts, **how)
+
+
+def frames(seen: Seen, answer: Answer) -> list[dict[str, Any]]:
+    """The JSON objects of an answer, in order."""
+    made = (_openai if seen.protocol == "openai" else _ollama)(seen, answer)
+    return [{**frame, "model": answer.model or seen.model} for frame in made]
+
+
+def tokens_of(text: str) -> list[str]:
+    """Words with the space before them."""
+    return re.findall(r"\s*\S+|\s+$", text)
+
+
+def spelled(text: str, logprob: object) -> list[dict[str, Any]]:
+    """Log-probabilities that spell a text."""
+    return [{"token": t, "logprob": logprob, "top_logprobs": []} for t in tokens_of(text)]
+
+
+def _items(seen: Seen, answer: Answer) -> list[Any] | None:
+    """The log-probabilities of an answer; "True" and "False" share all of it."""
+    if not seen.body.get("logprobs") or (answer.items is None and answer.p is None):
+        return None
+    if answer.items is not None:
+        return list(answer.items)
+    made = spelled(answer.thinking, math.log(0.5))
+    for token in tokens_of(answer.text):
+        top = [(token, answer.p or 0.0)]
         if token.strip() in ("True", "False"):
-            top.append(("False" if token.strip() == "True" else "True", 1 - answer.p))
+            top.append(("False" if token.strip() == "True" else "True", 1 - top[0][1]))
         listed = [{"token": t, "logprob": math.log(max(p, 1e-9))} for t, p in top]
-        spelled.append({**listed[0], "top_logprobs": listed})
-    return spelled
+        made.append({**listed[0], "top_logprobs": listed})
+    return made
 
 
-def _usage(seen: Seen, answer: Answer) -> tuple[int, int] | None:
-    if answer.tokens is None:
-        words = sum(len(text.split()) for text in seen.texts)
-        return words, max(1, len(answer.text.split()) + 5 * len(answer.calls))
-    return answer.tokens or None
+def _pieces(seen: Seen, answer: Answer) -> list[tuple[str, list[Any] | None]]:
+    """The text in pieces, each with its tokens; what is too much goes with the last."""
+    words, items = [*tokens_of(answer.thinking), *tokens_of(answer.text)], _items(seen, answer)
+    size = math.ceil(len(words) / MOST_PIECES)
+    made: list[tuple[str, list[Any] | None]] = []
+    for at in range(0, len(words), size or 1):
+        last = at + size >= len(words)
+        own = None if items is None else items[at:] if last else items[at : at + size]
+        made.append(("".join(words[at : at + size]), own))
+    return made
 
 
-def _openai_frames(seen: Seen, answer: Answer) -> list[dict[str, Any]]:
-    base = {"id": f"call-{seen.number}", "model": seen.model, "object": "chat.completion"}
-    functions = [{"name": name, "arguments": json.dumps(args)} for name, args in answer.calls]
+def _usage(seen: Seen, answer: Answer) -> tuple[Any, ...]:
+    if answer.tokens is not None:
+        return answer.tokens
+    words = sum(len(text.split()) for text in seen.texts)
+    return words, max(1, len(answer.text.split()) + 5 * len(answer.calls))
+
+
+def _sum(counted: tuple[Any, ...]) -> int:
+    return sum(n for n in counted if isinstance(n, int))
+
+
+def _openai(seen: Seen, answer: Answer) -> list[dict[str, Any]]:
+    counted, call_id = _usage(seen, answer), f"call_{seen.number}"
+    usage: dict[str, Any] = {}
+    if counted:
+        usage = {"prompt_tokens": counted[0], "completion_tokens": counted[1], **answer.details}
+        usage["total_tokens"] = _sum(counted)
     calls = [
-        {"index": n, "id": f"call_{seen.number}_{n}", "type": "function", "function": function}
-        for n, function in enumerate(functions)
+        {"index": n, "id": f"{call_id}_{n}", "type": "function", "function": function}
+        for n, function in enumerate(_functions(answer, as_text=True))
     ]
-    finish = "tool_calls" if calls else answer.finish
-    counted = _usage(seen, answer)
-    usage: dict[str, Any] | None = None
-    if counted is not None:
-        usage = {"prompt_tokens": counted[0], "completion_tokens": counted[1]}
-        usage |= {"total_tokens": sum(counted), **answer.details}
-    asked = bool(seen.body.get("logprobs"))
-    tokens = _spelled(answer) if asked else []
-    if not seen.streamed:
-        message: dict[str, Any] = {"role": "assistant", "content": answer.text or None}
-        choice: dict[str, Any] = {"index": 0, "finish_reason": finish, "message": message}
-        if answer.thinking:
-            message["reasoning_content"] = answer.thinking
-        if calls:
-            message["tool_calls"] = calls
-        choice["logprobs"] = {"content": tokens} if tokens else None
-        return [{**base, "choices": [choice], **({} if usage is None else {"usage": usage})}]
-
-    def piece(end: str | None = None, logprobs: Any = None, **delta: Any) -> dict[str, Any]:
-        given: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": end}
-        given |= {} if logprobs is None else {"logprobs": {"content": logprobs}}
-        return {**base, "object": "chat.completion.chunk", "choices": [given]}
-
-    said = _spelled(answer) or [{"token": t} for t in re.findall(r"\s*\S+|\s+$", answer.text)]
-    pieces = [piece(content=t["token"], logprobs=[t] if tokens else None) for t in said]
+    finish, more = answer.finish, {}
     if calls:
-        pieces.append(piece(tool_calls=calls))
-    last = [{**base, "choices": [], "usage": usage}] if usage is not None else []
-    return [*pieces, piece(finish), *last]
+        finish, more = "tool_calls", {"tool_calls": calls}
+    if not seen.streamed:
+        if answer.thinking:
+            more["reasoning_content"] = answer.thinking
+        given = {"usage": usage or None, "logprobs": _items(seen, answer), "finish": finish}
+        return [{**replies.openai_body(answer.text or None, **given, **more), "id": call_id}]
+    made = [
+        replies.openai_delta(None, items, content=text) for text, items in _pieces(seen, answer)
+    ]
+    made += [replies.openai_delta(**more)] if calls else []
+    made += [replies.openai_delta(finish), *([{"choices": [], "usage": usage}] if usage else [])]
+    return [{**frame, "id": call_id} for frame in made]
 
 
-def _ollama_frames(seen: Seen, answer: Answer) -> list[dict[str, Any]]:
-    base = {"model": seen.model, "created_at": "2026-01-01T00:00:00Z", "done": False}
-    calls = [{"function": {"name": name, "arguments": args}} for name, args in answer.calls]
-    extra: dict[str, Any] = {"tool_calls": calls} if calls else {}
-    extra |= {"thinking": answer.thinking} if answer.thinking else {}
-    counted = _usage(seen, answer)
-    end: dict[str, Any] = {"done": True, "done_reason": answer.finish}
-    if counted is not None:
-        end |= {"prompt_eval_count": counted[0], "eval_count": counted[1]}
-    if counted is not None and answer.busy_s is not None:
+def _ollama(seen: Seen, answer: Answer) -> list[dict[str, Any]]:
+    calls = [{"function": function} for function in _functions(answer, as_text=False)]
+    more: dict[str, Any] = {"tool_calls": calls} if calls else {}
+    more |= {"thinking": answer.thinking} if answer.thinking else {}
+    names = ("prompt_eval_count", "eval_count")
+    counts = dict(zip(names, _usage(seen, answer), strict=False))
+    if counts and answer.busy_s is not None:
         half = int(answer.busy_s * 5e8)
-        end |= {"prompt_eval_duration": half, "eval_duration": half, "total_duration": 2 * half}
-    tokens = _spelled(answer) if seen.body.get("logprobs") else []
+        counts |= {"prompt_eval_duration": half, "eval_duration": half, "total_duration": 2 * half}
+    end = {
+        "done": True,
+        "done_reason": answer.finish,
+        **counts,
+        **(answer.details if counts else {}),
+    }
 
-    def message(text: str, **rest: Any) -> dict[str, Any]:
-        return {**base, "message": {"role": "assistant", "content": text, **rest}}
+    def message(text: str, items: Any = None, **rest: Any) -> dict[str, Any]:
+        said = {"role": "assistant", "content": text, **rest}
+        frame = {"created_at": "2026-01-01T00:00:00Z", "message": said, "done": False}
+        return frame if items is None else {**frame, "logprobs": items}
 
     if not seen.streamed:
-        whole = {**message(answer.text, **extra), **end}
-        return [{**whole, "logprobs": tokens} if tokens else whole]
-    said = _spelled(replace(answer, p=answer.p or 0.5))
-    pieces = [{**message(t["token"]), **({"logprobs": [t]} if tokens else {})} for t in said]
-    return [*pieces, *([message("", **extra)] if calls else []), {**message(""), **end}]
+        return [{**message(answer.text, _items(seen, answer), **more), **end}]
+    made = [message(text, items) for text, items in _pieces(seen, answer)]
+    return [*made, *([message("", **more)] if calls else []), {**message(""), **end}]
+
+
+def _functions(answer: Answer, *, as_text: bool) -> list[dict[str, Any]]:
+    return [
+        {"name": n, "arguments": json.dumps(a) if as_text and isinstance(a, Mapping) else a}
+        for n, a in answer.calls
+    ]

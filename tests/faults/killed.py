@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,14 +14,13 @@ from pathlib import Path
 
 from cascade import LedgerEntry
 from cascade.ledger import open_store
-from tests.servers.faulty import Call, FaultyServer
-from tests.servers.saying import Asked, Said
+from tests.acceptance.setups import environment
+from tests.acceptance.upstream import Answer, Seen, Upstream
 
 PRICES = '["openai:small"]\ninput = 1\noutput = 2\n["openai:large"]\ninput = 10\noutput = 30\n'
 PROGRAM = (sys.executable, "-c", "from cascade.cli import main; main()")
 DOUBTFUL = 3
 """Each third draft is doubtful."""
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def question(number: int) -> str:
@@ -31,13 +28,16 @@ def question(number: int) -> str:
     return f"Question {number}: which city is it?"
 
 
-def answer(asked: Asked) -> Said:
+def answer(seen: Seen) -> Answer:
     """An answer that tells the question; the call's number is its input tokens."""
-    row = int(asked.topic.split(":")[0].split()[1])
-    sure = asked.model == "large" or row % DOUBTFUL
-    text = f"The city of {row}, says {asked.model}"
-    counts = {"input_tokens": asked.number, "output_tokens": 6}
-    return Said.of(text, logprob=-0.02 if sure else -2.0, **counts)
+    sure = seen.model == "large" or row_of(seen) % DOUBTFUL
+    text = f"The city of {row_of(seen)}, says {seen.model}"
+    wait_s = 0.01 * (1 + seen.number % 3)
+    return Answer(text, p=0.98 if sure else 0.13, tokens=(seen.number + 1, 6), delay_s=wait_s)
+
+
+def row_of(seen: Seen) -> int:
+    return int(seen.texts[0].split(":")[0].split()[1])
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Aftermath:
     """What the disk and the provider hold after some kills and one run to the end.
 
     Attributes:
-        done_before: rows that were in the journal at each kill, with the number of the last call.
+        done_before: rows that were in the journal at each kill, with the number of calls by then.
         answers: by row, of the output.
         calls: that the provider saw, in order.
         entries: of calls in the ledger.
@@ -55,7 +55,7 @@ class Aftermath:
 
     done_before: list[tuple[set[int], int]]
     answers: dict[int, str]
-    calls: list[Call]
+    calls: list[Seen]
     entries: list[LedgerEntry]
     unfinished: list[LedgerEntry]
     kills: int
@@ -70,13 +70,13 @@ class Aftermath:
         if len(self.answers) != rows:
             found.append(f"{len(self.answers)} rows instead of {rows}")
         for done, last in self.done_before:
-            again = [c for c in self.calls if c.number > last and _row(c) in done]
-            found += [f"row {_row(call)} was paid again" for call in again]
+            again = {row_of(seen) for seen in self.calls[last:]} & done
+            found += [f"row {row} was paid again" for row in again]
         known = Counter(entry.input_tokens or 0 for entry in self.entries)
         found += [f"call {n} is booked {times} times" for n, times in known.items() if times > 1]
-        lost = [call for call in self.calls if call.number not in known]
+        lost = Counter(f"openai:{c.model}" for c in self.calls if c.number + 1 not in known)
         begun = Counter(entry.model for entry in self.unfinished)
-        for tier, times in Counter(f"openai:{call.asked.model}" for call in lost).items():
+        for tier, times in lost.items():
             # A call may be begun and not yet sent at the kill; none is sent that is not begun.
             if times > begun[tier]:
                 found.append(f"{times} calls of {tier} are lost, {begun[tier]} listed as unknown")
@@ -85,27 +85,27 @@ class Aftermath:
         return found
 
 
-def _row(call: Call) -> int:
-    return int(call.asked.topic.split(":")[0].split()[1])
-
-
 def kill_and_resume(folder: Path, *, rows: int, kills: int, at_once: int) -> Aftermath:
     """Run a job of so many rows, kill it so often, and let it come to its end."""
     source = "".join(json.dumps({"question": question(n)}) + "\n" for n in range(rows))
     (folder / "in.jsonl").write_text(source)
     (folder / "prices.toml").write_text(PRICES)
     done_before: list[tuple[set[int], int]] = []
-    with FaultyServer(answering=answer, median_s=0.02, kept=10 * rows) as server:
+    with Upstream() as server:
+        for model in ("small", "large"):
+            server.says(model, answer)
         for kill in range(kills):
             process = _start(folder, server, at_once)
             # Calls since the last kill, so that each kill finds some rows done and some under way.
-            _wait(process, server, server.n_sent + max(at_once + 1, rows // (kills + 1)))
+            more = max(at_once + 1, rows // (kills + 1))
+            server.wait_for(len(server.seen) + more, within_s=300)
+            assert process.poll() is None, f"it ended too early: {process.returncode}"
             process.kill()
             process.wait()
-            done_before.append((_journaled(folder), server.n_sent))
+            done_before.append((_journaled(folder), len(server.seen)))
             assert len(done_before[-1][0]) < rows, f"kill {kill} came too late"
         assert _start(folder, server, at_once).wait(300) == 0, (folder / "said").read_text()
-        calls = list(server.calls)
+        calls = server.asked()
     lines = (folder / "out.jsonl").read_text().splitlines()
     answers = {n: json.loads(line)["answer"] for n, line in enumerate(lines)}
     entries, unfinished = asyncio.run(_ledger(folder))
@@ -113,24 +113,15 @@ def kill_and_resume(folder: Path, *, rows: int, kills: int, at_once: int) -> Aft
     return Aftermath(done_before, answers, calls, asked, unfinished, kills)
 
 
-def _start(folder: Path, server: FaultyServer, at_once: int) -> subprocess.Popen[str]:
+def _start(folder: Path, server: Upstream, at_once: int) -> subprocess.Popen[str]:
     command = [*PROGRAM, "batch", "in.jsonl", "--output", "out.jsonl", "--prices", "prices.toml"]
     command += ["--small", "openai:small", "--large", "openai:large"]
     command += ["--ledger", "sqlite:///ledger.db", "--concurrency", str(at_once)]
-    own = {"OPENAI_BASE_URL": server.openai_url, "OPENAI_API_KEY": "none"}
-    env = {**os.environ, **own, "PYTHONPATH": str(ROOT)}
+    env = environment(OPENAI_BASE_URL=server.openai_url, OPENAI_API_KEY="none")
     with (folder / "said").open("w") as said:
         return subprocess.Popen(
             command, cwd=folder, env=env, text=True, stdout=said, stderr=subprocess.STDOUT
         )
-
-
-def _wait(process: subprocess.Popen[str], server: FaultyServer, calls: int) -> None:
-    until = time.monotonic() + 120
-    while server.n_sent < calls:
-        assert process.poll() is None, f"it ended too early: {process.returncode}"
-        assert time.monotonic() < until, f"{server.n_sent} calls in two minutes"
-        time.sleep(0.002)
 
 
 def _journaled(folder: Path) -> set[int]:

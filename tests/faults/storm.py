@@ -1,16 +1,17 @@
 """Questions to real cascades whose upstream fails, and what became of them.
 
-The upstream, a server on this machine, fails as `tests/servers/faults.py` says, and witnesses each
-call: the number of a call is in its reply's usage, so that it is found again in the ledger.
+The upstream, a server on this machine, fails as `catalogue.py` says, and witnesses each call: the
+number of a call is in its reply's usage, so that it is found again in the ledger.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +23,9 @@ from cascade.ledger import open_store
 from cascade.middleware import Breaker, Retries
 from cascade.models import http
 from cascade.state import Usage
-from tests.servers.faults import Fault
-from tests.servers.faulty import Call, FaultyServer
-from tests.servers.saying import Asked, Form, Protocol, Said
+from tests.acceptance.upstream import Answer, Seen, Upstream
+from tests.faults.catalogue import Fault, Form, Protocol
+from tests.servers.replies import Reply
 
 Place = Literal["small", "large"]
 
@@ -74,6 +75,20 @@ class Question:
         return f"{self.name}. What is the capital of Australia?"
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call that the server has seen, and what is answered where nothing is wrong."""
+
+    seen: Seen
+    fault: str
+    answer: Answer
+
+    @property
+    def number(self) -> int:
+        """From 1 on."""
+        return self.seen.number + 1
+
+
 @dataclass
 class World:
     """All that became of a storm: its ledger's entries and the server's calls by question."""
@@ -113,7 +128,7 @@ class World:
         return found
 
     def _misbooked(self, q: Question, tier: str) -> list[str]:
-        calls = {c.number: c for c in self.calls[q.number] if c.asked.model == tier}
+        calls = {c.number: c for c in self.calls[q.number] if c.seen.model == tier}
         asked = [e for e in self.entries[q.number] if e.tier == tier and e.model is not None]
         counts, found = [e.input_tokens for e in asked if e.input_tokens], list[str]()
         # An attempt may have failed before the server saw it: on a connection that broke before.
@@ -129,7 +144,7 @@ class World:
                     found.append(f"an answer of {tier} for nothing")
                 continue
             call = calls.get(entry.input_tokens or 0)
-            if call is None or entry.cost_usd != _price(tier, call.number, call.said.output_tokens):
+            if call is None or entry.cost_usd != _price(tier, call):
                 found.append(f"{entry.cost_usd} is not what {tier} was paid")
         return found
 
@@ -139,8 +154,8 @@ def _set_up_is_wrong(q: Question) -> bool:
     return q.place == "small" and fault.startswith(SET_UP)
 
 
-def _price(tier: str, tokens: int, output: Any) -> Decimal | None:
-    return PRICES[tier].cost(Usage(input_tokens=tokens, output_tokens=output))
+def _price(tier: str, call: Call) -> Decimal | None:
+    return PRICES[tier].cost(Usage(input_tokens=call.number, output_tokens=6))
 
 
 def storm(questions: Sequence[Question], folder: Path) -> World:
@@ -153,35 +168,38 @@ async def _storm(questions: Sequence[Question], folder: Path) -> World:
     world, before = World(questions), _sockets()
     by_text = {q.text: q for q in questions}
 
-    def choose(asked: Asked) -> Fault | None:
-        q = by_text[asked.topic]
-        met = asked.model == q.place and q.fault and q.fault.exists(asked.protocol, asked.form)
-        return q.fault if met else None
+    def say(seen: Seen) -> Answer | Reply:
+        q = by_text[seen.texts[0]]
+        met = q.fault is not None and seen.model == q.place and q.fault.exists(seen)
+        answer = Answer("It is Canberra, surely.", tokens=(seen.number + 1, 6))
+        if seen.model == "small":
+            p = 0.98 if q.place == "small" else 0.13
+            answer = replace(answer, text="Canberra is the capital.", p=p)
+        world.calls[q.number].append(Call(seen, q.fault.name if met else "fine", answer))
+        return q.fault.make(seen, answer) if met else answer
 
-    def answer(asked: Asked) -> Said:
-        counts = {"input_tokens": asked.number, "output_tokens": 6}
-        if asked.model == "large":
-            return Said.of("It is Canberra, since 1913.", **counts)
-        sure = by_text[asked.topic].place == "small"
-        return Said.of("Canberra is the capital.", logprob=-0.02 if sure else -2.0, **counts)
-
-    with FaultyServer(choosing=choose, answering=answer, kept=20 * len(questions)) as server:
+    refused = socket.socket()  # where nobody listens
+    with Upstream() as server, refused:
+        refused.bind(("127.0.0.1", 0))
+        for tier in PRICES:
+            server.says(tier, say)
         async with open_store(f"sqlite:///{folder}/ledger.db") as store:
             cascades: dict[tuple[Protocol, Place | None], Cascade] = {}
             turns = asyncio.Semaphore(AT_ONCE)
 
             async def ask(q: Question) -> None:
-                refused = q.place if q.fault is not None and not q.fault.listens else None
-                key = (q.protocol, refused)
+                nowhere = q.place if q.fault is not None and not q.fault.listens else None
+                key = (q.protocol, nowhere)
                 if key not in cascades:
-                    cascades[key] = _cascade(server, store, *key)
+                    url = f"http://127.0.0.1:{refused.getsockname()[1]}"
+                    cascades[key] = _cascade(server, store, url, *key)
                 async with turns:
                     await _ask(cascades[key], q)
 
             await asyncio.gather(*map(ask, questions))
             for cascade in cascades.values():
                 await cascade.aclose()
-            await _until(lambda: all(call.done.is_set() for call in list(server.calls)))
+            await _until(lambda: all(seen.done.is_set() for seen in server.asked()))
             await store.flush()
             world.unfinished = len(await store.unfinished())
             async for page in store.pages():
@@ -189,11 +207,9 @@ async def _storm(questions: Sequence[Question], folder: Path) -> World:
                     world.entries[int(tags["question"])].append(entry)
                     if SECRET in entry.model_dump_json():
                         world.secrets.append(entry.note)
-        for call in server.calls:
-            world.calls[by_text[call.asked.topic].number].append(call)
         world.secrets += [q.name for q in questions if SECRET in str(q.error)]
-        world.left += [f"a call of {c.fault}" for c in server.calls if not c.done.is_set()]
-        world.left += [f"a request at {request.path} elsewhere" for request in server.elsewhere]
+        world.left += [f"a call of {c.last}" for c in server.asked() if not c.done.is_set()]
+        world.left += [f"a request at {path} elsewhere" for path in server.elsewhere]
         await _until(lambda: len(asyncio.all_tasks()) == 1)
         world.left += [str(t) for t in asyncio.all_tasks() if t is not asyncio.current_task()]
     more = _sockets() - before
@@ -201,9 +217,11 @@ async def _storm(questions: Sequence[Question], folder: Path) -> World:
     return world
 
 
-def _cascade(server: FaultyServer, store: Any, protocol: Protocol, refused: Place | None) -> Any:
+def _cascade(
+    server: Upstream, store: Any, refusing_url: str, protocol: Protocol, refused: Place | None
+) -> Any:
     def tier(name: Place) -> Tier:
-        url = server.refusing_url if name == refused else server.url
+        url = refusing_url if name == refused else server.url
         base = f"{url}/v1" if protocol == "openai" else url
         return Tier(
             f"{protocol}:{name}", name=name, base_url=base, api_key=SECRET, price=PRICES[name]

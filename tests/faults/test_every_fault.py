@@ -6,8 +6,8 @@ from collections import defaultdict
 
 import pytest
 
+from tests.faults.catalogue import FAULTS
 from tests.faults.storm import LOSES_CONNECTIONS, Question, World, storm
-from tests.servers.faults import FAULTS
 
 
 def everything() -> list[Question]:

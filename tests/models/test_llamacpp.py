@@ -28,9 +28,8 @@ class LlamaServer(FakeServer):
 
     knows_tools = True
 
-    def _add_routes(self, router: web.UrlDispatcher) -> None:
-        super()._add_routes(router)
-        router.add_get("/props", self._props)
+    def routes(self) -> dict[str, Any]:
+        return {**super().routes(), "GET /props": self._props}
 
     async def _props(self, _: web.Request) -> web.Response:
         return web.json_response({"chat_template_caps": {"supports_tools": self.knows_tools}})

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from aiohttp import web
 
 from tests.servers import replies
-from tests.servers.fake import FakeServer
+from tests.servers.fake import FakeServer, Handler
 
 Step = Literal["upload", "files", "create", "batches", "retrieve", "content"]
 """What a client may ask for."""
@@ -84,14 +84,16 @@ class BatchServer(FakeServer):
         lines = (line for batch in self.remote.values() for line in batch.lines)
         return Counter(line["body"]["messages"][-1]["content"] for line in lines)
 
-    def _add_routes(self, router: web.UrlDispatcher) -> None:
-        super()._add_routes(router)
-        router.add_post("/v1/files", self._at("upload", self._upload))
-        router.add_get("/v1/files", self._at("files", self._list_files))
-        router.add_get("/v1/files/{id}/content", self._at("content", self._content))
-        router.add_post("/v1/batches", self._at("create", self._create))
-        router.add_get("/v1/batches", self._at("batches", self._list_batches))
-        router.add_get("/v1/batches/{id}", self._at("retrieve", self._retrieve))
+    def routes(self) -> Mapping[str, Handler]:
+        return {
+            **super().routes(),
+            "POST /v1/files": self._at("upload", self._upload),
+            "GET /v1/files": self._at("files", self._list_files),
+            "GET /v1/files/{id}/content": self._at("content", self._content),
+            "POST /v1/batches": self._at("create", self._create),
+            "GET /v1/batches": self._at("batches", self._list_batches),
+            "GET /v1/batches/{id}": self._at("retrieve", self._retrieve),
+        }
 
     def _at(self, step: Step, handle: Callable[[web.Request], Any]) -> Any:
         async def handler(request: web.Request) -> web.StreamResponse:

@@ -1,8 +1,7 @@
-"""A real HTTP server whose every answer is chosen by the test.
+"""Real HTTP servers whose every answer is chosen by the test, each in a thread of its own.
 
-It speaks OpenAI chat completions (`/v1/chat/completions`, `/v1/models`), Anthropic's messages
-(`/v1/messages`) and Ollama (`/api/chat`, `/api/show`, `/api/tags`). Without a script it answers
-with the last message, upper-cased.
+`FakeServer` speaks OpenAI chat completions, Anthropic's messages and Ollama. Without a script it
+answers with the last message, upper-cased.
 
     with FakeServer() as server:
         server.will(replies.error(429, "slow down"), replies.openai_reply("Paris"))
@@ -28,30 +27,21 @@ from aiohttp import web
 
 from tests.servers import replies
 
-
-@dataclass
-class Received:
-    """One request as the server saw it."""
-
-    path: str
-    body: Mapping[str, Any]
-    headers: Mapping[str, str]
-    left: threading.Event = field(default_factory=threading.Event)
-    """Set when the client went away before the answer was complete."""
-
-
 Behaviour = replies.Reply | Callable[[Mapping[str, Any]], replies.Reply]
+Handler = Callable[[web.Request], Any]
 
 
-class FakeServer:
-    """A server in a thread of its own, so that any event loop of a test can call it."""
+class Server:
+    """A server that any event loop, thread or process may call while its block lasts."""
 
     def __init__(self) -> None:
-        self.received: list[Received] = []
-        self._script: deque[Behaviour] = deque()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.port = 0
+
+    def routes(self) -> Mapping[str, Handler]:
+        """Handlers, each by its method (or `*`) and path."""
+        raise NotImplementedError
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -65,25 +55,17 @@ class FakeServer:
         self._loop.close()
 
     def _run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     async def _start(self) -> web.AppRunner:
         app = web.Application(client_max_size=2**24)
-        self._add_routes(app.router)
+        for route, handler in self.routes().items():
+            app.router.add_route(*route.split(), handler)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
         self.port = runner.addresses[0][1]
         return runner
-
-    def _add_routes(self, router: web.UrlDispatcher) -> None:
-        router.add_post("/v1/chat/completions", self._openai)
-        router.add_get("/v1/models", self._models)
-        router.add_post("/v1/messages", self._anthropic)
-        router.add_post("/api/chat", self._ollama)
-        router.add_post("/api/show", self._show)
-        router.add_get("/api/tags", self._tags)
 
     @property
     def url(self) -> str:
@@ -95,11 +77,42 @@ class FakeServer:
 
     async def has_closed_connections(self) -> None:
         """Wait until no client is connected."""
-        for _ in range(500):
+        for _ in range(3000):
             if not self._runner.server.connections:
                 return
             await asyncio.sleep(0.01)
         raise AssertionError(f"{len(self._runner.server.connections)} connections are open")
+
+
+@dataclass
+class Received:
+    """One request as the server saw it; `left` is set once the client went before its end."""
+
+    path: str
+    body: Mapping[str, Any]
+    headers: Mapping[str, str]
+    left: threading.Event = field(default_factory=threading.Event)
+
+
+class FakeServer(Server):
+    """Answers by a script, and otherwise what stands in `DEFAULTS`."""
+
+    DEFAULTS: Mapping[str, Behaviour] = {
+        "/v1/chat/completions": replies.openai_echo,
+        "/v1/models": replies.json_reply({"object": "list", "data": []}),
+        "/v1/messages": replies.anthropic_echo,
+        "/api/chat": replies.ollama_echo,
+        "/api/show": replies.ollama_show,
+        "/api/tags": replies.ollama_tags,
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received: list[Received] = []
+        self._script: deque[Behaviour] = deque()
+
+    def routes(self) -> Mapping[str, Handler]:
+        return {f"* {path}": self._answer for path in self.DEFAULTS}
 
     def forget(self) -> None:
         """Begin anew: no script, nothing received."""
@@ -114,60 +127,55 @@ class FakeServer:
     def last(self) -> Received:
         return self.received[-1]
 
-    async def _openai(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, replies.openai_echo)
-
-    async def _models(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, replies.json_reply({"object": "list", "data": []}))
-
-    async def _anthropic(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, replies.anthropic_echo)
-
-    async def _ollama(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, replies.ollama_echo)
-
-    async def _show(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, replies.ollama_show)
-
-    async def _tags(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, replies.ollama_tags)
-
-    async def _answer(self, request: web.Request, default: Behaviour) -> web.StreamResponse:
-        raw = await request.read()
-        received = Received(request.path, json.loads(raw or b"{}"), _headers(request))
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        body = json.loads(await request.read() or b"{}")
+        received = Received(request.path, body, headers_of(request))
         self.received.append(received)
-        behaviour = self._script.popleft() if self._script else default
-        reply = behaviour if isinstance(behaviour, replies.Reply) else behaviour(received.body)
-        try:
-            return await send_reply(request, reply)
-        except (asyncio.CancelledError, ConnectionResetError):
-            received.left.set()
-            raise
+        behaviour = self._script.popleft() if self._script else self.DEFAULTS[request.path]
+        reply = behaviour if isinstance(behaviour, replies.Reply) else behaviour(body)
+        return await send(request, reply, received.left)
 
 
-def _headers(request: web.Request) -> dict[str, str]:
+def headers_of(request: web.Request) -> dict[str, str]:
     return {name.lower(): value for name, value in request.headers.items()}
 
 
-async def send_reply(request: web.Request, reply: replies.Reply) -> web.StreamResponse:
-    await asyncio.sleep(reply.delay_s)
-    if reply.raw:
-        return await _send_raw(request, reply)
+async def send(
+    request: web.Request, reply: replies.Reply, left: threading.Event
+) -> web.StreamResponse:
+    """Send a reply; `left` is set where the client goes before its end."""
+    try:
+        await asyncio.sleep(reply.delay_s)
+        return await (_send_raw if reply.raw else _send)(request, reply)
+    except (asyncio.CancelledError, ConnectionResetError):
+        left.set()
+        raise
+
+
+async def _released(reply: replies.Reply) -> None:
+    while reply.held is not None and not reply.held.is_set():  # noqa: ASYNC110 - another thread's
+        await asyncio.sleep(0.002)
+
+
+async def _send(request: web.Request, reply: replies.Reply) -> web.StreamResponse:
     headers = {"content-type": reply.content_type, **reply.headers}
+    if not reply.first:
+        await _released(reply)
     if reply.ending == "end" and len(reply.parts) == 1 and not reply.endless:
         return web.Response(status=reply.status, body=reply.parts[0], headers=headers)
-    if reply.parts or reply.endless:
-        response = web.StreamResponse(status=reply.status, headers=headers)
-        await response.prepare(request)
-        for part in reply.parts:
-            await response.write(part)
-            await asyncio.sleep(reply.pause_s)
-        while reply.endless:
-            await response.write(reply.endless)
-            await asyncio.sleep(reply.pause_s)
-    else:
-        response = web.Response(status=reply.status, headers=headers)
-    return await _end(request, response, reply.ending)
+    if not reply.parts and not reply.endless:
+        return await _end(request, web.Response(status=reply.status, headers=headers), reply)
+    response = web.StreamResponse(status=reply.status, headers=headers)
+    await response.prepare(request)
+    for number, part in enumerate(reply.parts):
+        if number == reply.first:
+            await _released(reply)
+        await response.write(part)
+        await asyncio.sleep(reply.pause_s)
+    while reply.endless:
+        await response.write(reply.endless)
+        await asyncio.sleep(reply.pause_s)
+    return await _end(request, response, reply)
 
 
 async def _send_raw(request: web.Request, reply: replies.Reply) -> web.StreamResponse:
@@ -182,16 +190,16 @@ async def _send_raw(request: web.Request, reply: replies.Reply) -> web.StreamRes
         await asyncio.sleep(reply.pause_s)
     if reply.ending == "end":
         request.transport.close()
-    return await _end(request, web.Response(), reply.ending)
+    return await _end(request, web.Response(), reply)
 
 
 async def _end(
-    request: web.Request, response: web.StreamResponse, ending: replies.Ending
+    request: web.Request, response: web.StreamResponse, reply: replies.Reply
 ) -> web.StreamResponse:
-    if ending == "hang":
+    if reply.ending == "hang":
         await asyncio.sleep(3600)
-    if ending in ("drop", "reset") and request.transport is not None:
-        if ending == "reset":
+    if reply.ending in ("drop", "reset") and request.transport is not None:
+        if reply.ending == "reset":
             connection = request.transport.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()

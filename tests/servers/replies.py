@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +18,7 @@ class Reply:
     `ending`: `end` closes it properly, `drop` breaks the connection, `reset` does so that the
     client sees a reset, `hang` goes on waiting. `endless` is sent again and again after the parts,
     until the client leaves. With `raw` the parts are what goes over the wire, headers and all.
+    All but the `first` parts are `held` back until a test says so.
     """
 
     parts: tuple[bytes, ...] = ()
@@ -28,6 +30,8 @@ class Reply:
     pause_s: float = 0.0
     endless: bytes = b""
     raw: bool = False
+    held: threading.Event | None = None
+    first: int = 0
 
 
 HANG = Reply(ending="hang")
