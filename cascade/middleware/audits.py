@@ -18,7 +18,7 @@ from threading import Lock
 from weakref import WeakSet
 
 from cascade._numbers import to_number
-from cascade.errors import CascadeError, ConfigurationError, ModelError
+from cascade.errors import CascadeError, ConfigurationError
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import visible
 from cascade.ledger.prices import Dollars
@@ -52,8 +52,7 @@ class Audits(CascadeMiddleware):
     Each accepted draft is drawn by a hash of its run with the chance that its decision states
     (`Decision.audit_rate`), so that sums weighted by 1/rate are unbiased. Drafts that were accepted
     for want of a larger model, by a person, from a cache, or that must stay on this machine have no
-    chance. Audits that a process leaves behind are taken up by another, where the ledger's store
-    keeps jobs (`open_store(…, jobs=True)`). An audit that fails leaves no loss.
+    chance. An audit that fails, or that a killed process had begun, leaves no loss.
 
     Args:
         rate: share of accepted drafts, in [0, 1].
@@ -85,7 +84,7 @@ class Audits(CascadeMiddleware):
             to_number("Audits.daily_usd", daily_usd, above=0)
             self.budget = DailyBudget(Decimal(str(daily_usd)))
         self._compare = Comparer(compare, judge)
-        self._runs = BackgroundRuns("audit", self._audit)
+        self._runs = BackgroundRuns(self._audit)
 
     def check(self, parts: Parts) -> None:
         """Refuse a cascade without drafts, without a ledger, or without prices for the budget.
@@ -112,11 +111,9 @@ class Audits(CascadeMiddleware):
                 )
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
-        """Read the budget, and look for audits that other processes have left."""
-        if run.kind == "answer":
-            if self.budget is not None:
-                await self.budget.refresh(runtime.kernel.ledger)
-            self._runs.look(runtime.kernel)
+        """Read the budget."""
+        if run.kind == "answer" and self.budget is not None:
+            await self.budget.refresh(runtime.kernel.ledger)
         return None
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
@@ -147,7 +144,7 @@ class Audits(CascadeMiddleware):
         estimate = accepted[-1].baseline_usd if accepted else None
         audit.notes[self.name] = {"estimate_usd": None if estimate is None else str(estimate)}
         if budget is not None:
-            budget.reserve(run.id, _expected_usd(audit, kernel), drawn=True)
+            budget.reserve(run.id, _expected_usd(audit, kernel))
         if not self._runs.take(audit, kernel) and budget is not None:
             budget.release(run.id)
 
@@ -156,12 +153,9 @@ class Audits(CascadeMiddleware):
         await self._runs.finish(self.grace_s)
         await self._compare.aclose()
 
-    async def _audit(self, audit: Run, kernel: Kernel) -> bool:
-        """Do one audit; False where it is to be tried again later."""
-        draft, budget = audit.draft, self.budget
+    async def _audit(self, audit: Run, kernel: Kernel) -> None:
+        draft = audit.draft
         assert draft is not None, "what is audited is a draft"
-        if budget is not None and not budget.reserve(audit.id, _expected_usd(audit, kernel)):
-            return False  # of another process, or of yesterday
         runtime = CascadeRuntime(kernel, show="final")
         try:
             answer = await kernel.answer(audit, runtime)
@@ -177,13 +171,12 @@ class Audits(CascadeMiddleware):
                 note=f"not audited: {error}",
                 tags=audit.settings.get("tags"),
             )
-            return not (isinstance(error, ModelError) and error.circumstantial)
+            return
         finally:
-            if budget is not None:
-                budget.release(audit.id)
+            if self.budget is not None:
+                self.budget.release(audit.id)
         self._book(audit, draft, large, found, kernel)
         _learn(audit, draft, large, kernel)
-        return True
 
     def _book(
         self, audit: Run, draft: Completion, large: Completion, found: Comparison, kernel: Kernel
@@ -200,7 +193,7 @@ class Audits(CascadeMiddleware):
         kernel.ledger.book(
             audit.id,
             NODE,
-            id=f"{audit.id}-{NODE}",  # of two processes at the same audit, one leaves a result
+            id=f"{audit.id}-{NODE}",  # of two processes that resumed a run, one leaves a result
             tier=draft.tier,
             loss=found.loss,
             note=note,
@@ -259,16 +252,11 @@ class DailyBudget:
             self._since = self._since if self._drafts else self._clock()
             self._drafts += 1
 
-    def reserve(self, run_id: str, usd: Decimal | None, *, drawn: bool = False) -> bool:
-        """Keep back what the audit of a run will probably cost; False where it is not there. One
-        that is `drawn` just now is always paid: to leave it out would bias the sample."""
+    def reserve(self, run_id: str, usd: Decimal | None) -> None:
+        """Keep back what the audit of a run will probably cost. One that is drawn is always paid:
+        to leave it out would bias the sample."""
         with self._lock:
-            self._roll()
-            left, each = self._left(), usd or Decimal(0)
-            there = run_id in self._reserved or drawn or (left is not None and left >= each)
-            if there:
-                self._reserved.setdefault(run_id, each)
-            return there
+            self._reserved.setdefault(run_id, usd or Decimal(0))
 
     def release(self, run_id: str) -> None:
         """An audit has ended; what it has cost was heard."""

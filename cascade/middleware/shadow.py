@@ -54,7 +54,7 @@ class Shadow(CascadeMiddleware):
         self.name, self.grace_s = name, grace_s
         self.live_share = live_share
         self._compare = Comparer(compare, judge)
-        self._runs = BackgroundRuns("shadow", self._draft)
+        self._runs = BackgroundRuns(self._draft)
 
     @property
     def live_share(self) -> float:
@@ -83,7 +83,6 @@ class Shadow(CascadeMiddleware):
         tiers = runtime.kernel.tiers
         if run.kind != "answer":
             return None
-        self._runs.look(runtime.kernel)
         shut = run.settings.get("local_only") and not tiers[-1].local
         configurable = (runtime.config or {}).get("configurable") or {}
         thread = configurable.get("thread_id") or run.id
@@ -108,7 +107,7 @@ class Shadow(CascadeMiddleware):
         await self._runs.finish(self.grace_s)
         await self._compare.aclose()
 
-    async def _draft(self, shadow: Run, kernel: Kernel) -> bool:
+    async def _draft(self, shadow: Run, kernel: Kernel) -> None:
         """Draft beside the large answer, which is the run's draft so far."""
         large = shadow.draft
         assert large is not None, "the large model has answered"
@@ -119,7 +118,7 @@ class Shadow(CascadeMiddleware):
             await kernel.answer(shadow, runtime)
         except CascadeError as error:
             logger.warning("a shadow draft has failed: %s", error)
-            return True
+            return
         draft = shadow.draft
         if draft is not None:
             found = await self._compare(shadow, draft, large, runtime)
@@ -132,7 +131,6 @@ class Shadow(CascadeMiddleware):
                 note=found.note,
                 tags=shadow.settings.get("tags"),
             )
-        return True
 
 
 def _no_draft() -> Completion | None:

@@ -70,10 +70,6 @@ class LedgerConfig(Section):
     """`sqlite:///ledger.db`, `postgresql://…`, or `memory://` to keep nothing."""
     crash_safe: bool = True
     """Write each call down before it is sent, so that a killed process leaves a trace."""
-    durable: bool = False
-    """Survive a loss of power: each commit waits for the disk."""
-    jobs: bool = False
-    """Keep audits that are not done yet, with their prompts, for after a restart."""
 
 
 class TierConfig(Section):
