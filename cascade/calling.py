@@ -10,7 +10,7 @@ from functools import partial
 
 from langchain_core.messages import BaseMessage
 
-from cascade.errors import MalformedResponseError
+from cascade.errors import ExtensionError, MalformedResponseError
 from cascade.ledger.ledger import Attempt, Ledger
 from cascade.ledger.prompt_cache import characters
 from cascade.middleware.base import Ask, CascadeMiddleware
@@ -52,8 +52,18 @@ def chain(middleware: Sequence[CascadeMiddleware], last: Ask) -> Ask:
     """The handler of calls that passes all middleware from outside to the wire."""
     handler = last
     for one in reversed(overriding(middleware, "wrap_model_call")):
-        handler = partial(one.wrap_model_call, handler=handler)
+        handler = partial(_through, one, handler=handler)
     return handler
+
+
+async def _through(one: CascadeMiddleware, call: Call, handler: Ask) -> Completion:
+    completion: object = await one.wrap_model_call(call, handler)
+    if not isinstance(completion, Completion):
+        raise ExtensionError(
+            f"{one.name}.wrap_model_call returned {completion!r}: return a Completion, as in "
+            "`return await handler(call)`."
+        )
+    return completion
 
 
 async def send(call: Call, ledger: Ledger) -> Completion:

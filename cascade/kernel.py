@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import Context, copy_context
 from decimal import Decimal
@@ -249,8 +250,7 @@ class Kernel:
         self._merge(run)
         tell_cost(self.policy, known_cost(run.entries))
         if not isinstance(error, CascadeError):
-            said = f"{type(error).__name__} in code that the cascade calls: {error}"
-            error = ExtensionError(said)
+            error = ExtensionError(f"{type(error).__name__} in {_culprit(error)}: {error}")
         error.ledger = LedgerView(run.entries)
         return error
 
@@ -294,9 +294,14 @@ class Kernel:
             return
         for one in self._before:
             known = await one.before_run(run, runtime)
-            if known is not None:
-                self._answered_by(one, run, known, runtime)
-                return
+            if known is None:
+                continue
+            if not isinstance(known, Answer):
+                raise ExtensionError(
+                    f"{one.name}.before_run returned {known!r}: return an Answer, or None to go on."
+                )
+            self._answered_by(one, run, known, runtime)
+            return
         run.step = await self._agents["router"](run, runtime)
 
     def _answered_by(
@@ -337,6 +342,14 @@ class Kernel:
         if new := self.ledger.take(run.id):
             known = {entry.id for entry in run.entries}
             run.entries += [entry for entry in new if entry.id not in known]
+
+
+def _culprit(error: Exception) -> str:
+    """The user's function in which an error arose, for its message."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__", "").partition(".")[0] != "cascade":
+            return f"{frame.f_code.co_qualname}, code that the cascade calls"
+    return "code that the cascade calls"
 
 
 def _in_order(middleware: Sequence[CascadeMiddleware]) -> tuple[CascadeMiddleware, ...]:

@@ -179,9 +179,36 @@ async def test_an_observer_that_raises_is_an_error_with_what_was_spent(driver: A
             if run.step == "verify":
                 raise KeyError("no such gauge")
 
-    with pytest.raises(ExtensionError, match="KeyError in code that the cascade calls") as raised:
+    with pytest.raises(
+        ExtensionError, match=r"KeyError in .*Broken\.wrap_step, code that"
+    ) as raised:
         await driver(cascade_of(middleware=[Broken()])).ask()
     assert [entry.node for entry in raised.value.ledger.entries] == ["draft", "self_check"]
+
+
+class Forgetful(CascadeMiddleware):
+    async def wrap_model_call(self, call: Any, handler: Any) -> Any:
+        await handler(call)
+
+
+class Blunt(CascadeMiddleware):
+    async def before_run(self, run: Any, runtime: Any) -> Any:
+        return "42"
+
+
+@pytest.mark.parametrize(
+    ("middleware", "words"),
+    [
+        (Forgetful(), "forgetful.wrap_model_call returned None: return a Completion"),
+        (Blunt(), "blunt.before_run returned '42': return an Answer"),
+    ],
+    ids=["nothing", "a text"],
+)
+async def test_a_hook_that_returns_something_else_is_named(
+    driver: Any, middleware: Any, words: str
+) -> None:
+    with pytest.raises(ExtensionError, match=words):
+        await driver(cascade_of(middleware=[middleware])).ask()
 
 
 class Later(LedgerStore):
