@@ -99,7 +99,7 @@ def to_settings(
     settings: Settings = {**given}  # type: ignore[typeddict-item]
     if response_format is not None:
         settings["schema"] = to_schema(response_format)
-    if isinstance(tools, str | Mapping) or not isinstance(tools, Iterable | None):
+    if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Iterable | None):
         raise ConfigurationError(f"tools={tools!r}: give a list of tools.")
     if tools:
         settings["tools"] = [_to_tool(tool) for tool in tools]
@@ -108,9 +108,9 @@ def to_settings(
         _SETTINGS.validate_python(settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ConfigurationError(
-            f"{first['loc'][0]}={first['input']!r}: {first['msg']}."
-        ) from error
+        name, *path = first["loc"]
+        place = "".join([str(name), *(f"[{part!r}]" for part in path)])
+        raise ConfigurationError(f"{place}={first['input']!r}: {first['msg']}.") from error
     for name in ("temperature", "deadline", "timeout_s", "max_tokens"):
         value = settings.get(name)
         if value is not None and name == "temperature":

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 from uuid import UUID, uuid4
@@ -33,33 +33,31 @@ from langgraph.errors import GraphRecursionError
 from langgraph.pregel.protocol import PregelProtocol
 
 from cascade._portal import on_portal, run_sync, running_loop
-from cascade.agents import Verdict
-from cascade.calling import CompositeModel, send
+from cascade.calling import CompositeModel
 from cascade.confidence.checks import check_messages, p_true
 from cascade.confidence.trajectory import narrated
 from cascade.errors import (
     CascadeError,
     ConfigurationError,
     MalformedResponseError,
-    ModelError,
     ModelTimeoutError,
     RealRequestForbiddenError,
     UnsupportedContentError,
     is_control_flow,
 )
-from cascade.integrations.chat_model import tracers_below
+from cascade.integrations.chat_model import looking_on
+from cascade.integrations.decisions import AskedVerifier
 from cascade.kernel import InCopiedContext
 from cascade.ledger.ledger import Attempt, Ledger
 from cascade.ledger.prices import Price, find_pricing
 from cascade.models import Request
 from cascade.models.base import guard
 from cascade.models.failures import Caller
-from cascade.models.langchain import usage_of_message
-from cascade.models.logprobs import answer_logprobs, call_logprobs
+from cascade.models.langchain import QUIET, completion_of
 from cascade.questions import RISK
-from cascade.run import Call, CascadeRuntime, Parts, Run, Settings, to_request
-from cascade.state import Completion, TokenLogprob, Usage
-from cascade.tiers import ModelLike, OpenTier, open_tier
+from cascade.run import Call, Parts, Run
+from cascade.state import Completion, Usage
+from cascade.tiers import OpenTier, open_tier
 
 TakesOver = Literal["restart", "hand_over", "repair"]
 """What an agent sees of the run of the tier before it: nothing; what was done, as a text; or the
@@ -104,8 +102,6 @@ class AgentTier(CompositeModel):
             `metadata` or `extras`, see `ToolRisks`).
         irreversible: names of irreversible tools, beside those that are marked.
         takes_over: what it sees of the run of the tier before it.
-        checker: the model that checks about its answers are put to (`p_true`, …); by default the
-            agent itself, as another task.
         stop: is asked before each model call of a draft whether to give it up.
         max_steps: of a LangGraph graph (`recursion_limit`).
         prices: by model string (`provider:name`), where list prices do not know a model. A price of
@@ -131,7 +127,6 @@ class AgentTier(CompositeModel):
         writes: bool | None = None,
         irreversible: Collection[str] = (),
         takes_over: TakesOver = "restart",
-        checker: ModelLike | None = None,
         stop: Stop | None = None,
         max_steps: int | None = None,
         prices: Mapping[str, Price] | None = None,
@@ -151,7 +146,6 @@ class AgentTier(CompositeModel):
         marked = bool({"write", "irreversible"} & set(risks_of(agent).values()))
         self.writes = marked or bool(irreversible) if writes is None else writes
         self.repeatable = fresh or not self.writes
-        self.checker = None if checker is None else open_tier(checker, name)
         self.irreversible = frozenset(irreversible)
         self._agent, self._fresh, self._stop = agent, fresh, stop
         self._max_steps, self._prices = max_steps, dict(prices or {})
@@ -173,10 +167,11 @@ class AgentTier(CompositeModel):
                 f"what they leave: let it take over, AgentTier(…, takes_over='hand_over'), {_WAYS}."
             )
         checks = [s.name for s in parts.signals if s.calls and s.model is None]
-        if self.checker is None and (checks or not parts.signals):
+        if checks or not parts.signals:
             raise ConfigurationError(
                 f"the tools of {self.name} write, and {checks or ['p_true']} would run it again: "
-                f"give it a checker=…, the cascade signals=[TrajectorySignal()]; {_WAYS}."
+                f"give the cascade signals=['trajectory'], or the signal a model of its own "
+                f"(signal.model = …); {_WAYS}."
             )
 
     async def answer(self, call: Call, ledger: Ledger) -> Completion:
@@ -187,18 +182,15 @@ class AgentTier(CompositeModel):
                 whose tools write.
             ModelError: it failed.
         """
-        run, request, check = call.run, call.request, call.node == "self_check"
-        if check and self.checker is not None:
-            return await send(replace(call, tier=self.checker), ledger)
+        run, request = call.run, call.request
         if request.tools:
             raise UnsupportedContentError(
                 f"{self.name} has tools of its own: give those of the question to the agent.",
                 model=self.name,
             )
-        if not self.repeatable and (check or run.kind != "answer"):
+        if not self.repeatable and (call.node == "self_check" or run.kind != "answer"):
             raise UnsupportedContentError(
-                f"{self.name} is not run again for {call.node!r}: its tools write. Give it a "
-                f"checker=… for checks; {_WAYS}.",
+                f"{self.name} is not run again for {call.node!r}: its tools write; {_WAYS}.",
                 model=self.name,
             )
         stop = self._stop if call.node == "draft" else None
@@ -234,11 +226,6 @@ class AgentTier(CompositeModel):
             model=self.name,
         )
 
-    async def aclose(self) -> None:
-        """Close the model of its checks."""
-        if self.checker is not None:
-            await self.checker.model.aclose()
-
     # --- one run
 
     async def _work(self, call: Call, booking: _Booking) -> list[Any]:
@@ -251,15 +238,18 @@ class AgentTier(CompositeModel):
             m if m.id else m.model_copy(update={"id": f"{call.run.id}-{number}"})
             for number, m in enumerate(self._task(call))
         ]
-        manager = tracers_below(call.runtime.config, booking)
-        config = RunnableConfig(callbacks=manager, tags=["nostream"], configurable={})
+        around: Any = (call.runtime.config or {}).get("callbacks")
+        above = getattr(around, "parent_run_id", None)
+        manager = looking_on(getattr(around, "handlers", around) or (), above, booking)
+        config = RunnableConfig({**QUIET, "callbacks": manager, "configurable": {}})
         if self._max_steps is not None:
             config["recursion_limit"] = self._max_steps
         with set_config_context(config) as entered:
             context = entered.copy()
 
         async def run() -> Any:
-            async with asyncio.timeout(call.request.timeout_s), self._made() as agent:
+            async with asyncio.timeout(call.request.timeout_s), AsyncExitStack() as stack:
+                agent = await self._made(stack)
                 risks = risks_of(agent).items()
                 booking.irreversible |= {name for name, risk in risks if risk == "irreversible"}
                 return await self._asked(agent, booking, config, call)
@@ -282,14 +272,14 @@ class AgentTier(CompositeModel):
             raise self._caller.malformed("it returned no message")
         return added
 
-    @asynccontextmanager
-    async def _made(self) -> AsyncIterator[Any]:
-        made = self._agent() if self._fresh else self._agent
-        if self._fresh and isinstance(made, AbstractAsyncContextManager):
-            async with made as agent:
-                yield agent
-        else:
-            yield await made if self._fresh and inspect.isawaitable(made) else made
+    async def _made(self, stack: AsyncExitStack) -> Any:
+        """The agent of an attempt."""
+        if not self._fresh:
+            return self._agent
+        made = self._agent()
+        if isinstance(made, AbstractAsyncContextManager):
+            return await stack.enter_async_context(made)
+        return await made if inspect.isawaitable(made) else made
 
     async def _asked(self, agent: Any, booking: _Booking, config: Any, call: Call) -> Any:
         if not hasattr(agent, "ainvoke"):
@@ -324,20 +314,18 @@ class AgentTier(CompositeModel):
     def _completion(
         self, trajectory: Sequence[Any], booking: _Booking, reason: str | None
     ) -> Completion:
+        made = [completion_of(m, self.name) for m in trajectory if isinstance(m, AIMessage)]
         last = trajectory[-1] if trajectory and reason is None else AIMessage("")
-        text, calls = str(last.text), tuple(getattr(last, "tool_calls", ()))
-        usage = booking.usage
-        if not booking.calls and isinstance(last, AIMessage):
-            usage = usage_of_message(last)
-        made = [token for m in trajectory if isinstance(m, AIMessage) for token in _of_calls(m)]
-        return Completion(
-            text=text,
+        said = last if isinstance(last, AIMessage) else AIMessage(str(last.text))
+        read = completion_of(said, self.name)
+        calls = tuple(token for one in made for token in one.call_logprobs or ())
+        return replace(
+            read,
             model=booking.model or self.name,
-            usage=usage,
-            logprobs=answer_logprobs(_tokens(last), text, None, tool_calls=bool(calls)),
-            call_logprobs=tuple(made) or None,
-            tool_calls=calls,
-            finish_reason=reason or ("tool_calls" if calls else "stop"),
+            usage=booking.usage if booking.calls else read.usage,
+            call_logprobs=calls or None,
+            finish_reason=reason or ("tool_calls" if read.tool_calls else "stop"),
+            cached=False,
             trajectory=tuple(_plain(trajectory)),
         )
 
@@ -357,12 +345,11 @@ class AgentTier(CompositeModel):
         return named
 
 
-class AgentVerifier:
+class AgentVerifier(AskedVerifier):
     """An agent as the verifier of a cascade.
 
     It reads the conversation and the run that led to the answer, may use its tools, and replies
-    True or False; the policy decides by that, or by the log-probs of the word. Its calls are
-    entries of the ledger under `verify`. Where it fails or says neither, the question escalates.
+    True or False; the policy decides by that, or by the log-probs of the word.
 
     Args:
         agent: an agent, as `AgentTier` takes it.
@@ -372,23 +359,11 @@ class AgentVerifier:
     def __init__(self, agent: Any, **options: Any) -> None:
         self._tier = open_tier(AgentTier(agent, **{"name": "verifier", **options}), "verifier")
 
-    async def __call__(
-        self, question: str, answer: str, runtime: CascadeRuntime, *, run: Run
-    ) -> Verdict:
-        """What it says about the draft."""
-        shown = narrated(run.draft.trajectory) if run.draft is not None else ""
-        messages = check_messages(run.messages, shown or answer)
-        request = to_request(self._tier, messages, Settings())
-        try:
-            said = await runtime.kernel.ask(Call(run, runtime, "verify", self._tier, request))
-        except ModelError as error:
-            if not error.circumstantial:
-                raise
-            return Verdict(accept=False, reason=f"the verifier could not be asked: {error}")
-        p = p_true(said)
-        if p is None:
-            return Verdict(accept=False, reason=f"the verifier said neither: {said.text[:80]!r}")
-        return Verdict(confidence=p)
+    def _shown(self, run: Run, draft: Completion) -> Sequence[BaseMessage]:
+        return check_messages(run.messages, narrated(draft.trajectory) or draft.text)
+
+    def _read(self, said: Completion) -> float | None:
+        return p_true(said)
 
 
 def recorded_agent(name: str) -> AgentTier:
@@ -503,18 +478,9 @@ class _Booking(BaseCallbackHandler):
         if held is None or attempt is None:
             return
         message: Any = getattr(response.generations[0][0], "message", None) or AIMessage("")
-        usage = usage_of_message(message)
-        self._usages.append(usage)
-        self.model = str(message.response_metadata.get("model_name") or attempt.tier.model.name)
-        self.trajectory = [*self.trajectory, message]
-        attempt.completion = Completion(
-            text=str(message.text),
-            model=self.model,
-            usage=usage,
-            tool_calls=tuple(message.tool_calls),
-            # What LangChain's cache writes into each answer that is taken from it.
-            cached=dict(message.usage_metadata or ()).get("total_cost") == 0,
-        )
+        said = attempt.completion = completion_of(message, attempt.tier.model.name)
+        self._usages.append(said.usage)
+        self.model, self.trajectory = said.model, [*self.trajectory, message]
         await held.__aexit__(None, None, None)
         if self.irreversible & {call["name"] for call in message.tool_calls}:
             raise _Stopped
@@ -577,15 +543,6 @@ def risks_of(agent: Any) -> dict[str, str]:
             for mark in filter(None, marks):
                 found[name] = "irreversible" if found.get(name) == "irreversible" else mark
     return found
-
-
-def _tokens(message: Any) -> Any:
-    told = getattr(message, "response_metadata", {}).get("logprobs")
-    return told.get("content") if isinstance(told, Mapping) else told
-
-
-def _of_calls(message: AIMessage) -> Sequence[TokenLogprob]:
-    return call_logprobs(_tokens(message), message.tool_calls, None) or ()
 
 
 def _plain(messages: Sequence[Any]) -> list[Any]:

@@ -13,11 +13,20 @@ import asyncio
 import dataclasses
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextvars import Context
 from decimal import Decimal
 from operator import itemgetter
 from typing import Any, Literal, cast, get_args
+from uuid import UUID
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import (
@@ -65,8 +74,8 @@ class CascadeChatModel(BaseChatModel):
     """A cascade behind LangChain's chat-model interface; made by `cascade.as_chat_model()`.
 
     Every answer's `response_metadata` says who gave it (`tier`), how sure the cascade was
-    (`confidence`, `calibrated`), why (`reason`), what it cost and saved, the usage per tier, and
-    the `run_id` of its ledger entries. `usage_metadata` is the sum over all calls.
+    (`confidence`, `calibrated`), why (`reason`), what it cost and saved, and the `run_id` of its
+    ledger entries. `usage_metadata` is the sum over all calls.
 
     A call may bring `stop`, `temperature`, `max_tokens`, `seed`, `timeout` (seconds per call of a
     tier), `tools`, `tool_choice`, `response_format`, `logprobs`, `top_logprobs`, `deadline` and
@@ -203,7 +212,13 @@ class CascadeChatModel(BaseChatModel):
         around = graph_around()
         if around is not None:
             runtime.context, runtime.store = around.context, around.store
-            runtime.emit = _decisions_to(around.stream_writer)
+
+            def emit(event: Event) -> None:
+                # The answer goes the way of messages.
+                if isinstance(event, Decided | Retracted):
+                    around.stream_writer(event)
+
+            runtime.emit = emit
         return run, runtime, context
 
     async def _answer(self, run: Run, runtime: CascadeRuntime) -> CascadeResult:
@@ -436,16 +451,6 @@ def _with_raw(llm: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[A
 # --- what is around a call
 
 
-def _decisions_to(write: Callable[[Any], None]) -> Callable[[Event], None]:
-    """What goes to the custom stream of the graph around; the answer goes the way of messages."""
-
-    def emit(event: Event) -> None:
-        if isinstance(event, Decided | Retracted):
-            write(event)
-
-    return emit
-
-
 def _surroundings(run_manager: RunManager | None) -> tuple[Mapping[str, Any], Context]:
     """Configuration and context of the cascade's own run: those around it, in which tracers look
     on alone. Whatever counts tokens or shows them would do so twice, also with rejected drafts."""
@@ -453,11 +458,9 @@ def _surroundings(run_manager: RunManager | None) -> tuple[Mapping[str, Any], Co
     config["callbacks"] = None
     if run_manager is not None:
         config["metadata"] = {**config["metadata"], **run_manager.metadata}
-        tracers = [h for h in run_manager.inheritable_handlers if _looks_on(h)]
-        if tracers:
-            config["callbacks"] = AsyncCallbackManager(
-                tracers, inheritable_handlers=tracers, parent_run_id=run_manager.run_id
-            )
+        handlers, above = run_manager.inheritable_handlers, run_manager.run_id
+        if any(map(_looks_on, handlers)):
+            config["callbacks"] = looking_on(handlers, above)
     with set_config_context(cast("RunnableConfig", config)) as entered:
         context = entered.copy()
     for variable, value in context.items():
@@ -467,15 +470,12 @@ def _surroundings(run_manager: RunManager | None) -> tuple[Mapping[str, Any], Co
     return config, context
 
 
-def tracers_below(
-    config: Mapping[str, Any] | None, handler: BaseCallbackHandler
+def looking_on(
+    handlers: Iterable[BaseCallbackHandler], above: UUID | None, *own: BaseCallbackHandler
 ) -> AsyncCallbackManager:
-    """A handler, and the tracers of a configuration, for what runs below it; no others of its
-    callbacks, which would count or show what is counted and shown already."""
-    around = (config or {}).get("callbacks")
-    handlers = [handler, *(h for h in getattr(around, "handlers", around) or () if _looks_on(h))]
-    above = getattr(around, "parent_run_id", None)
-    return AsyncCallbackManager(handlers, inheritable_handlers=handlers, parent_run_id=above)
+    """Callbacks of what runs below a run: the tracers among its handlers, and some of its own."""
+    those = [*own, *filter(_looks_on, handlers)]
+    return AsyncCallbackManager(those, inheritable_handlers=those, parent_run_id=above)
 
 
 def _looks_on(handler: BaseCallbackHandler) -> bool:
@@ -528,7 +528,6 @@ def _told(result: CascadeResult, run: Run) -> dict[str, Any]:
         "cost_basis": ledger.cost_basis,
         "saved_usd": _dollars(ledger.saved_usd),
         "saved_basis": ledger.saved_basis,
-        "tiers": _by_tier(ledger),
         "unknown_usage": sum(not _is_known(entry) for entry in ledger if entry.model),
     }
     if run.settings.get("top_logprobs") is not None and run.draft and run.draft.logprobs:
@@ -558,23 +557,6 @@ def usage_of(entries: LedgerView) -> UsageMetadata | None:
         if told := {key: count for key, count in counts.items() if count is not None}:
             usage[name] = told  # type: ignore[literal-required]
     return usage
-
-
-def _by_tier(ledger: LedgerView) -> dict[str, dict[str, Any]]:
-    tiers: dict[str, list[LedgerEntry]] = {}
-    for entry in ledger:
-        if entry.model:
-            tiers.setdefault(entry.tier or "", []).append(entry)
-    views = {tier: LedgerView(entries) for tier, entries in tiers.items()}
-    return {
-        tier: {
-            "model": view.entries[-1].model,
-            "calls": len(view),
-            "usage": usage_of(view),
-            "cost_usd": _dollars(view.cost_usd),
-        }
-        for tier, view in views.items()
-    }
 
 
 def _is_known(entry: LedgerEntry) -> bool:

@@ -10,6 +10,7 @@ ModelRouterMiddleware(choices={…}, instructions="…", classifier=classifier)
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,25 +28,23 @@ from langchain_core.decisions import (
 )
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.utils import convert_to_messages
-from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict, PrivateAttr, SkipValidation
 
 from cascade._portal import on_portal, run_sync
 from cascade.agents import Verdict
 from cascade.api import Cascade
-from cascade.confidence import Asked, Probe, Signal, take
+from cascade.confidence import Asked, Probe, Signal
 from cascade.errors import ConfigurationError, LocalOnlyError, ModelError, ModelUnavailableError
 from cascade.integrations.chat_model import usage_of
 from cascade.ledger.prices import Price
 from cascade.ledger.view import LedgerView
 from cascade.models import Model, Request
+from cascade.models.langchain import QUIET, sending_once
 from cascade.run import Call, CascadeRuntime, Run, Settings, to_request
 from cascade.state import Completion, LedgerEntry, Usage
-from cascade.tiers import Tier, open_tier
+from cascade.tiers import OpenTier, Tier, open_tier
 
 CORRECT = Noul(instructions="Is the last answer in this conversation correct and complete?")
-
-_QUIET = RunnableConfig(tags=["nostream"])
 
 
 class AskedDecisionModel(Model):
@@ -57,10 +56,7 @@ class AskedDecisionModel(Model):
         self.provider, self.model = package.removeprefix("langchain_"), decides.model
         self.local, self._question = local, question
         self._core = isinstance(decides, BaseDecisionModel)
-        retries = "max_retries" in type(decides).model_fields
-        self._decides = decides.model_copy(update={"max_retries": 0} if retries else {})
-        for made in vars(self._decides).keys() - type(decides).model_fields.keys():
-            del vars(self._decides)[made]  # clients that were made before, which send again
+        self._decides, self._sends_once = sending_once(decides)
 
     async def _complete(self, request: Request) -> Completion:
         messages, question = list(request.messages), self._question
@@ -69,12 +65,11 @@ class AskedDecisionModel(Model):
             asked = {"input": messages, "questions": {"answer": _openai_question(question)}}
         try:
             # Its clients have one home, as those of chat models.
-            response = await on_portal(self._decides.ainvoke(asked, _QUIET))
+            response = await on_portal(self._decides.ainvoke(asked, QUIET))
         except Exception as error:
             said = f"{self.name} failed with {type(error).__name__}: {error}"
             raise ModelUnavailableError(said, model=self.name, billed=None) from error
-        told: Any = response.usage or {}
-        told = told if isinstance(told, dict) else told.model_dump()
+        told = dict(response.usage or ()) if self._sends_once else {}
         tokens = {name: told.get(name) for name in ("input_tokens", "output_tokens")}
         text = response.answers["answer"].model_dump_json()
         return Completion(text, response.model, Usage(**tokens), finish_reason="stop")
@@ -141,7 +136,12 @@ class DecisionSignal(Signal):
     def read(self, asked: Asked, replies: Sequence[Completion]) -> dict[str, float]:
         """The probability under the signal's name."""
         del asked
-        answer = json.loads(replies[0].text)
+        p = self.probability(replies[0])
+        return {} if p is None else {self.name: p}
+
+    def probability(self, reply: Completion) -> float | None:
+        """The probability in the JSON of an answer; None where the model refused to give one."""
+        answer = json.loads(reply.text)
         match answer["type"]:
             case "noul":
                 p = answer["noul"]
@@ -152,42 +152,59 @@ class DecisionSignal(Signal):
             case "score":
                 p = answer["score"] / (len(answer["legend"]) - 1)
             case _:
-                return {}
-        return {self.name: min(1.0, max(0.0, p))}
+                return None
+        return min(1.0, max(0.0, float(p)))
 
 
-class DecisionVerifier:
-    """A decision model as the verifier of a cascade: the policy decides by its probability.
+class AskedVerifier(ABC):
+    """A model as the verifier of a cascade: the policy decides by the probability that it gives.
 
-    Where it cannot be had, the question escalates. Its arguments are those of `DecisionSignal`.
+    Its calls are entries of the ledger under `verify`. Where it cannot be had, or gives no
+    probability, the question escalates.
     """
+
+    _tier: OpenTier
+
+    @abstractmethod
+    def _shown(self, run: Run, draft: Completion) -> Sequence[BaseMessage]:
+        """What it is asked."""
+
+    @abstractmethod
+    def _read(self, said: Completion) -> float | None:
+        """P(the draft is correct) in what it says."""
+
+    async def __call__(
+        self, question: str, answer: str, runtime: CascadeRuntime, *, run: Run
+    ) -> Verdict:
+        """What it says about the draft."""
+        del question, answer
+        assert run.draft is not None
+        request = to_request(self._tier, self._shown(run, run.draft), Settings())
+        try:
+            said = await runtime.kernel.ask(Call(run, runtime, "verify", self._tier, request))
+        except ModelError as error:
+            if not (error.circumstantial or isinstance(error, LocalOnlyError)):
+                raise
+            return Verdict(accept=False, reason=f"the verifier could not be asked: {error}")
+        p = self._read(said)
+        if p is None:
+            reason = f"the verifier gave no probability: {said.text[:80]!r}"
+            return Verdict(accept=False, reason=reason)
+        return Verdict(confidence=p)
+
+
+class DecisionVerifier(AskedVerifier):
+    """A decision model as the verifier of a cascade, with the arguments of `DecisionSignal`."""
 
     def __init__(self, model: Any, question: Any = CORRECT, **options: Any) -> None:
         self._signal = DecisionSignal(model, question, **options)
         self._tier = open_tier(self._signal.model, self._signal.name)
 
-    async def __call__(
-        self, question: str, answer: str, runtime: CascadeRuntime, *, run: Run
-    ) -> Verdict:
-        """What it says about the draft; its call is an entry of the ledger."""
-        del question, answer
-        assert run.draft is not None
+    def _shown(self, run: Run, draft: Completion) -> Sequence[BaseMessage]:
+        return (*run.messages, AIMessage(draft.transcript))
 
-        async def ask(signal: Signal, probe: Probe) -> Completion:
-            del signal
-            request = to_request(self._tier, probe.messages, Settings())
-            return await runtime.kernel.ask(Call(run, runtime, "verify", self._tier, request))
-
-        try:
-            found = await take(self._signal, Asked(run.messages, run.draft, runtime), ask)
-        except ModelError as error:
-            if not (error.circumstantial or isinstance(error, LocalOnlyError)):
-                raise
-            return Verdict(accept=False, reason=f"the verifier could not be asked: {error}")
-        p = found.get(self._signal.name)
-        if p is None:
-            return Verdict(accept=False, reason="the verifier refused to answer")
-        return Verdict(confidence=p)
+    def _read(self, said: Completion) -> float | None:
+        return self._signal.probability(said)
 
 
 class CascadeDecisionModel(BaseDecisionModel):

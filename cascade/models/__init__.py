@@ -7,10 +7,11 @@ are imported when a model of theirs is opened, not before.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cascade._lazy import lazily
 from cascade.errors import ConfigurationError, MissingDependencyError, UnknownProviderError
 from cascade.models.base import Chunk, Model, Request
 
@@ -22,20 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["Chunk", "Model", "Recorder", "ReplayModel", "Request", "open_model"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from cascade.models import recording  # noqa: PLC0415 - few need it
+__getattr__ = lazily(__name__, {"recording": "Recorder ReplayModel"})
 
-    return getattr(recording, name)
-
-
-_ADAPTERS = {
-    "llamacpp": ("llamacpp", "LlamaCppModel"),
-    "ollama": ("ollama", "OllamaModel"),
-    "openai": ("openai", "OpenAIModel"),
-    "replay": ("recording", "ReplayModel"),
+_SERVED = ("base_url", "api_key", "options")
+_ADAPTERS: dict[str, tuple[str, str, Sequence[str]]] = {
+    "llamacpp": ("llamacpp", "LlamaCppModel", ("options",)),
+    "ollama": ("ollama", "OllamaModel", _SERVED),
+    "openai": ("openai", "OpenAIModel", _SERVED),
+    "replay": ("recording", "ReplayModel", ()),
 }
+"""Prefix → module, class, and the arguments that it takes."""
+
 _EXAMPLES = (
     "ollama:qwen2.5:3b, openai:gpt-5.1, llamacpp:smollm2-135m, llamacpp:/path/to/model.gguf, "
     "replay:/path/to/recording.jsonl"
@@ -67,7 +65,7 @@ def open_model(
     """
     given: dict[str, Any] = {"base_url": base_url, "api_key": api_key, "options": options}
     if not isinstance(spec, str):
-        _refuse(type(spec).__name__, **given)
+        _take(given, (), type(spec).__name__)
         return _wrapped(spec)
     provider, _, name = spec.partition(":")
     if not provider or not name.strip():
@@ -76,14 +74,21 @@ def open_model(
         )
     if provider not in _ADAPTERS:
         return _through_langchain(spec, base_url, api_key, dict(options or {}))
-    if provider in ("llamacpp", "replay"):
-        _refuse(spec, base_url=given.pop("base_url"), api_key=given.pop("api_key"))
-    if provider == "replay":
-        _refuse(spec, options=given.pop("options"))
+    module, kind, takes = _ADAPTERS[provider]
     # Imported here, so that a cascade loads only the adapters that it uses.
-    module, kind = _ADAPTERS[provider]
-    model: Model = getattr(import_module(f"cascade.models.{module}"), kind)(name, **given)
+    adapter = getattr(import_module(f"cascade.models.{module}"), kind)
+    model: Model = adapter(name, **_take(given, takes, spec))
     return model
+
+
+def _take(given: Mapping[str, Any], takes: Sequence[str], spec: str) -> dict[str, Any]:
+    """The arguments that an adapter takes; the others must not have been given."""
+    for argument, value in given.items():
+        if value and argument not in takes:
+            raise ConfigurationError(
+                f"{argument} cannot be given for {spec}: it brings its own settings"
+            )
+    return {argument: given[argument] for argument in takes}
 
 
 def _wrapped(chat: object) -> Model:
@@ -101,19 +106,11 @@ def _wrapped(chat: object) -> Model:
     )
 
 
-def _refuse(what: str, **given: object) -> None:
-    for argument, value in given.items():
-        if value:
-            raise ConfigurationError(
-                f"{argument} cannot be given for {what}: it brings its own settings"
-            )
-
-
 def _through_langchain(
     spec: str, base_url: str | None, api_key: str | None, settings: dict[str, Any]
 ) -> Model:
     provider, _, name = spec.partition(":")
-    # What stands before the colon may be no provider but a name whose tag follows: qwen2.5:3b.
+    # Before the colon may stand no provider, but a name whose tag follows: qwen2.5:3b.
     unknown = (
         f"unknown provider {provider!r} in {spec!r}. Did you mean 'ollama:{spec}'? Built in: "
         f"{_EXAMPLES}. Other providers come with LangChain: pip install "

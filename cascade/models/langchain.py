@@ -12,12 +12,13 @@ import re
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage
 from langchain_core.runnables import Runnable, RunnableConfig
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from cascade._portal import on_portal
 from cascade.models.base import Chunk, Model, Request
@@ -34,7 +35,9 @@ logger = logging.getLogger("cascade")
 
 _Runnable = Runnable[LanguageModelInput, AIMessage]
 
-_QUIET = RunnableConfig(tags=["nostream"])
+Sender = TypeVar("Sender", bound=BaseModel)
+
+QUIET = RunnableConfig(tags=["nostream"])
 """LangGraph's tag: a rejected draft must not appear in the `messages` stream of a graph around."""
 
 _FIELDS = {
@@ -66,7 +69,7 @@ class LangChainModel(Model):
     def __init__(
         self, chat: BaseChatModel, *, provider: str | None = None, model: str | None = None
     ) -> None:
-        self.chat, self._sends_once = _of_our_own(chat)
+        self.chat, self._sends_once = sending_once(chat)
         names = (getattr(chat, name, None) for name in _NAMES)
         known = next((name for name in names if isinstance(name, str) and name), "")
         self.provider = provider or _provider(type(chat))
@@ -93,7 +96,7 @@ class LangChainModel(Model):
     async def _complete(self, request: Request) -> Completion:
         with self._caller.named(any_error=True):
             runnable, messages = self._prepared(request)
-            asked = runnable.ainvoke(messages, _QUIET, stop=list(request.stop) or None)
+            asked = runnable.ainvoke(messages, QUIET, stop=list(request.stop) or None)
             return self._completion(await on_portal(asked))
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
@@ -101,7 +104,7 @@ class LangChainModel(Model):
         with self._caller.named(lambda: bool(heard), any_error=True):
             runnable, messages = self._prepared(request)
             # astream is declared as an iterator and is a generator, which has to be closed.
-            parts = runnable.astream(messages, _QUIET, stop=list(request.stop) or None)
+            parts = runnable.astream(messages, QUIET, stop=list(request.stop) or None)
             here = stream_at_home(cast("AsyncGenerator[AIMessageChunk]", parts))
             async with aclosing(here):
                 async for part in here:
@@ -146,27 +149,33 @@ class LangChainModel(Model):
         if message.invalid_tool_calls:
             call = message.invalid_tool_calls[0]
             raise self._caller.malformed(f"a tool call: {call.get('error') or call}")
-        text, calls, metadata = str(message.text), message.tool_calls, message.response_metadata
-        blocks = [b for b in message.content_blocks if b["type"] == "reasoning"]
-        thinking = "".join(str(block.get("reasoning", "")) for block in blocks) or None
-        logprobs = metadata.get("logprobs")
-        tokens = logprobs.get("content") if isinstance(logprobs, Mapping) else logprobs
-        words = (metadata.get(f"{word}_reason") for word in ("finish", "stop", "done"))
-        return Completion(
-            text=text,
-            model=str(metadata.get("model_name") or metadata.get("model") or self.model),
-            usage=usage_of_message(message) if self._sends_once else Usage(),
-            logprobs=answer_logprobs(tokens, text, thinking, tool_calls=bool(calls)),
-            call_logprobs=call_logprobs(tokens, calls, thinking),
-            tool_calls=tuple(calls),
-            finish_reason=finish_reason(next(filter(None, words), None)),
-            thinking=thinking,
-            # What LangChain's cache writes into each answer that is taken from it.
-            cached=dict(message.usage_metadata or ()).get("total_cost") == 0,
-        )
+        completion = completion_of(message, self.model)
+        return completion if self._sends_once else replace(completion, usage=Usage())
 
 
-def _of_our_own(chat: BaseChatModel) -> tuple[BaseChatModel, bool]:
+def completion_of(message: AIMessage, model: str) -> Completion:
+    """What a message of a chat model says; `model` is its name where the message has none."""
+    text, calls, metadata = str(message.text), message.tool_calls, message.response_metadata
+    blocks = [block for block in message.content_blocks if block["type"] == "reasoning"]
+    thinking = "".join(str(block.get("reasoning", "")) for block in blocks) or None
+    logprobs = metadata.get("logprobs")
+    tokens = logprobs.get("content") if isinstance(logprobs, Mapping) else logprobs
+    words = (metadata.get(f"{word}_reason") for word in ("finish", "stop", "done"))
+    return Completion(
+        text=text,
+        model=str(metadata.get("model_name") or metadata.get("model") or model),
+        usage=_usage_of(message),
+        logprobs=answer_logprobs(tokens, text, thinking, tool_calls=bool(calls)),
+        call_logprobs=call_logprobs(tokens, calls, thinking),
+        tool_calls=tuple(calls),
+        finish_reason=finish_reason(next(filter(None, words), None)),
+        thinking=thinking,
+        # What LangChain's cache writes into each answer that is taken from it.
+        cached=dict(message.usage_metadata or ()).get("total_cost") == 0,
+    )
+
+
+def sending_once(chat: Sender) -> tuple[Sender, bool]:
     """A copy that sends each request once, and whether that is sure.
 
     The number of retries is in the clients that a chat model keeps. Those of OpenAI and Anthropic
@@ -214,7 +223,7 @@ def _server(chat: BaseChatModel, provider: str) -> str | None:
     return next((place for place in places if isinstance(place, str) and "://" in place), None)
 
 
-def usage_of_message(message: AIMessage) -> Usage:
+def _usage_of(message: AIMessage) -> Usage:
     """The usage that a message reports, where its counts can be true."""
     usage = message.usage_metadata
     if not usage:

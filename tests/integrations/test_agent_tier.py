@@ -40,7 +40,7 @@ from cascade.integrations import AgentTier, AgentVerifier
 from cascade.middleware import Retries
 from cascade.models.base import Request, guard
 from cascade.run import CascadeRuntime, Run
-from cascade.testing import ScriptedModel, reply
+from cascade.testing import ScriptedModel
 
 Q = "How many people live in Canberra?"
 PRICES = {"fake:cheap": Price(input=1, output=2), "fake:dear": Price(input=10, output=20)}
@@ -406,8 +406,8 @@ def writes(answer: str = "460", **options: Any) -> AgentTier:
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({}, "would begin the task again"),
     ({"large": agent()}, "would begin the task again"),
-    ({"large": agent(takes_over="repair"), "signals": []}, "checker="),
-    ({"large": agent(takes_over="repair"), "signals": ["p_true"]}, "checker="),
+    ({"large": agent(takes_over="repair"), "signals": []}, "signal.model"),
+    ({"large": agent(takes_over="repair"), "signals": ["p_true"]}, "signal.model"),
 ]
 
 
@@ -432,24 +432,12 @@ async def test_nor_for_audits_and_retries() -> None:
     assert len(model.seen) == 1
 
 
-async def test_a_checker_is_asked_instead_of_the_agent() -> None:
-    checker = ScriptedModel([reply("True", probability=0.95, top=[("True", 0.95)])], name="checker")
-    tier = writes("five", checker=checker)
-    large = agent(takes_over="hand_over")
-    result = await Cascade(tier, large, signals=["p_true"]).ainvoke(Q)
-    assert (result.answer, result.tier) == ("five", "small")
-    assert [e.model for e in result.ledger if e.node == "self_check"] == ["scripted:checker"]
-    shown = str(checker.requests[0].messages[1].text)
-    assert 'population({"city": "Canberra"}) → 460,000\nfive' in shown
-    await tier.aclose()
-
-
 @pytest.mark.parametrize(
     ("said", "tier", "reason"),
     [
         ("True", "small", "1.000"),
         ("False", "large", "0.000"),
-        ("Perhaps", "large", "said neither: 'Perhaps'"),
+        ("Perhaps", "large", "gave no probability: 'Perhaps'"),
         (ConnectionError("reset"), "large", "could not be asked"),
     ],
 )
