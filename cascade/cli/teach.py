@@ -60,8 +60,6 @@ def delete(
         print_json(gone)
     else:
         show(f"deleted: {gone.lessons:,} lessons")
-    for path in gone.exports:
-        say(f"still in a file that was exported before: {path}")
     if not gone.scrubbed:
         say(
             "the database's files may still hold it: PostgreSQL's until the next vacuum, SQLite's "

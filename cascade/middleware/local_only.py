@@ -149,12 +149,18 @@ class LocalOnly(CascadeMiddleware):
             raise InputError(str(error)) from error
 
 
-SECRETS = re.compile(
+KEYS = re.compile(
+    r"\b(?:sk|pk|rk|gsk|hf|xai|gh[pos]|glpat|xox[abprs])[-_][\w-]{8,}|\bgithub_pat_\w{8,}"
+    r"|\bAKIA[A-Z0-9]{12,}|\bAIza[\w-]{20,}|\beyJ[\w-]{8,2000}\.[\w-]{8,2000}\.[\w-]*"
+    r"|\bBearer\s+\S{8,}|\b[a-z][a-z0-9+.-]{0,30}://[^\s/@'\"]{1,300}@",
+    re.IGNORECASE,
+)
+"""API keys by their usual prefixes, tokens, and addresses with a password."""
+
+_PERSONAL = re.compile(
     # E-mail addresses, looked for at the beginnings of words alone: else the time that a long word
     # takes grows with the square of its length.
     r"(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.-]+"
-    r"|\b(?:sk|pk|gsk|hf|xai|ghp)[-_][\w-]{8,}"  # keys by their usual prefixes
-    r"|\bBearer\s+\S+"
     # Telephone, card and account numbers, but no dates and no parts of 1.
     r"|(?<!\d)(?<!\b0\.)(?!\d{4}-\d\d-\d\d(?![\d-]))\d[\d -]{7,}\d"
 )
@@ -174,7 +180,7 @@ def looks_personal(messages: Sequence[BaseMessage]) -> bool:
         calls = message.tool_calls if isinstance(message, AIMessage) else []
         texts = [_text(block) for block in blocks]
         texts += [json.dumps(call["args"], default=str) for call in calls]
-        if any(text is None or SECRETS.search(text) for text in texts):
+        if any(text is None or _PERSONAL.search(text) or KEYS.search(text) for text in texts):
             return True
     return False
 

@@ -19,25 +19,17 @@ from cascade.confidence import as_data, normalise, speaks_of_grading
 from cascade.errors import ConfigurationError
 from cascade.evaluation.recordings import read_examples, read_transcripts
 from cascade.middleware.background import lot
+from cascade.middleware.local_only import KEYS
 from cascade.teaching.lessons import EVERYTHING, Lesson, LessonSelection, Terms, terms_of
 from cascade.teaching.store import LessonStore
 
 Form = Literal["messages", "prompt_completion", "preference"]
 """Columns of a training file."""
 
-START = 8
-"""Words by which the questions of an evaluation are found in a text."""
-
 LEAST_WORDS = 4
 """Of a question that is looked for within a text: a shorter one stands in many by chance."""
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+?(?=[\u3040-\u9fff]|\b)")
-_SECRET = re.compile(
-    r"\b(?:sk|pk|rk|gsk|hf|xai|gh[pos]|glpat|xox[abprs])[-_][\w-]{8,}|\bgithub_pat_\w{8,}"
-    r"|\bAKIA[A-Z0-9]{12,}|\bAIza[\w-]{20,}|\beyJ[\w-]{8,2000}\.[\w-]{8,2000}\.[\w-]*"
-    r"|\bBearer\s+\S{8,}|\b[a-z][a-z0-9+.-]{0,30}://[^\s/@'\"]{1,300}@",
-    re.IGNORECASE,
-)
 MASK = "[…]"
 
 
@@ -83,9 +75,6 @@ async def export(
     """Write lessons whose terms permit it to a training file, without duplicates and without what
     an evaluation asks.
 
-    The files are noted in the store before they are written, so that a deletion names them; what is
-    deleted meanwhile is not written.
-
     Args:
         store: of the lessons.
         path: of the training file; that of validation has `.validation` before its ending.
@@ -113,7 +102,7 @@ async def export(
         done.removed["duplicate"] += earlier is not None
         if earlier is None or earlier.answer_is_wrong is not False:  # the newest, else the best
             chosen[lesson.digest] = lesson
-    done.removed = +done.removed
+    done.removed = +done.removed  # without what is 0
     drawn = {digest for digest in chosen if lot(digest, "validation") < validation}
     parts = {"training": [one for digest, one in chosen.items() if digest not in drawn]}
     if not parts["training"]:
@@ -127,13 +116,9 @@ async def export(
     for purpose, lessons in parts.items():
         end = "" if purpose == "training" else f".{purpose}"
         file = place.with_name(f"{place.stem}{end}{place.suffix}")
-        there = await store.note_export(str(file), [lesson.run_id for lesson in lessons])
-        rows = [row_of(lesson, form) for lesson in lessons if lesson.run_id in there]
-        done.removed["deleted meanwhile"] += len(lessons) - len(rows)
-        _write(file, rows)
-        if rows:
-            done.rows[file] = len(rows)
-    done.removed = +done.removed
+        _write(file, [row_of(lesson, form) for lesson in lessons])
+        if lessons:
+            done.rows[file] = len(lessons)
     return done
 
 
@@ -158,7 +143,7 @@ def row_of(lesson: Lesson, form: Form) -> dict[str, Any]:
 def _cleaned(value: Any, key: str = "") -> Any:
     if isinstance(value, str):
         is_text = key in ("content", "arguments")
-        return _SECRET.sub(MASK, as_data(value)) if is_text else value
+        return KEYS.sub(MASK, as_data(value)) if is_text else value
     if isinstance(value, Mapping):
         return {name: _cleaned(v, name) for name, v in value.items() if v is not None}
     return [_cleaned(each, key) for each in value] if isinstance(value, list | tuple) else value
@@ -185,7 +170,7 @@ def _unfit(lesson: Lesson, form: Form, stated: Mapping[str, Terms]) -> str | Non
         # They would be trained on, too.
         "earlier answers of unknown origin": form == "messages" and spoken,
         "it speaks to a grader": any(map(speaks_of_grading, [*texts, *trained])),
-        "the answer holds a secret": any(MASK in t or _SECRET.search(t) for t in trained),
+        "the answer holds a secret": any(MASK in t or KEYS.search(t) for t in trained),
         "there is no draft": preference and not draft.strip(),
         "draft and answer are as good": preference and (alike or lesson.loss == 0),
         "it is not known which is better": preference and unknown,
@@ -197,20 +182,18 @@ def _in_evaluation(questions: Iterable[str]) -> Callable[[Lesson], bool]:
     """What tells whether a lesson holds a question of an evaluation: as its own question, or
     anywhere in its texts, in the same words."""
     asked = {_words(question) for question in questions} - {()}
-    starts = defaultdict[tuple[str, ...], set[tuple[str, ...]]](set)
+    by_start = defaultdict[tuple[str, ...], list[tuple[str, ...]]](list)
     for words in asked:
         if len(words) >= LEAST_WORDS:
-            starts[words[:START]].add(words)
-    sizes = {len(start) for start in starts}
+            by_start[words[:LEAST_WORDS]].append(words)
 
     def is_asked(lesson: Lesson) -> bool:
         texts = [str(message.get("content") or "") for message in lesson.messages]
         said = _words("\n".join([*texts, lesson.answer, lesson.draft or ""]))
         return _words(lesson.question) in asked or any(
             said[place : place + len(words)] == words
-            for size in sizes
             for place in range(len(said))
-            for words in starts.get(said[place : place + size], ())
+            for words in by_start.get(said[place : place + LEAST_WORDS], ())
         )
 
     return is_asked

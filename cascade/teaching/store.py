@@ -7,10 +7,9 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -46,8 +45,8 @@ R = TypeVar("R", Lesson, Feedback)
 Redact = Callable[[str], str]
 """Takes out of a text what must not be stored."""
 
-PAGE, SOME = 500, 500
-"""Lessons that are read at once; parameters of one statement, which databases limit."""
+PAGE = 500
+"""Lessons that are read at once."""
 
 SCRUB_S = 5.0
 """Longest wait for readers that keep SQLite's journal open."""
@@ -64,16 +63,9 @@ lessons_table = Table(
     Column("at", UtcTime, nullable=False, index=True),
     Column("task", Words, nullable=False),
     Column("tenant", Words),
-    Column("user_name", Words, index=True),
+    Column("user_name", Words, key="user", index=True),
     Column("lesson", Words, nullable=False),
     Column("verdicts", json_type),
-)
-exported_table = Table(
-    "teaching_exported",
-    metadata,
-    Column("path", Words, primary_key=True),
-    Column("run_id", Words, primary_key=True),
-    Column("at", UtcTime, nullable=False),
 )
 terms_table = Table(
     "teaching_terms",
@@ -87,18 +79,13 @@ TEACHING = Schema("teaching", metadata, "1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deleted:
-    """What a deletion has taken.
+    """What a deletion has taken: so many `lessons`, with the verdicts about them.
 
-    Attributes:
-        lessons: number of lessons, with the verdicts about them.
-        exports: files that were written before and hold some of these lessons: they cannot be
-            taken back from here.
-        scrubbed: whether SQLite's own files hold nothing of it any more. False where another
-            process kept its journal open, and for PostgreSQL, which cleans its files by a vacuum.
+    `scrubbed` tells whether SQLite's own files hold nothing of it any more. It is False where
+    another process kept the journal open, and for PostgreSQL, which cleans its files by a vacuum.
     """
 
     lessons: int
-    exports: tuple[str, ...] = ()
     scrubbed: bool = True
 
 
@@ -118,7 +105,7 @@ def open_lessons(url: str, *, redact: Redact | None = None) -> LessonStore:
 
 
 class LessonStore:
-    """Lessons with the verdicts of people about them, terms of models, and the files made of them.
+    """Lessons with the verdicts of people about them, and terms of models.
 
     Made by `open_lessons`. Methods may be called in any event loop and thread; where the database
     cannot be reached they raise `cascade.ledger.base.UnavailableError`.
@@ -134,9 +121,8 @@ class LessonStore:
         kept = self._redacted(lesson, "messages", "draft", "answer", "tool_calls")
         if kept is None:
             return False
-        row = {name: getattr(kept, name) for name in ("run_id", "at", "task", "tenant")}
-        row |= {"user_name": kept.user}
-        row |= {"lesson": to_json(kept.model_dump(mode="json", exclude={"verdicts"}))}
+        row = {name: getattr(kept, name) for name in ("run_id", "at", "task", "tenant", "user")}
+        row["lesson"] = to_json(kept.model_dump(mode="json", exclude={"verdicts"}))
 
         def work(connection: Connection) -> bool:
             there = select(lessons_table.c.run_id).where(lessons_table.c.run_id == kept.run_id)
@@ -149,9 +135,7 @@ class LessonStore:
 
     async def get(self, run_id: str) -> Lesson | None:
         """The lesson of a run."""
-        async for lesson in self.lessons(LessonSelection(run_id=run_id)):
-            return lesson
-        return None
+        return await anext(self.lessons(LessonSelection(run_id=run_id)), None)
 
     async def lessons(self, selection: LessonSelection = EVERYTHING) -> AsyncGenerator[Lesson]:
         """Lessons with their verdicts, oldest first."""
@@ -197,15 +181,15 @@ class LessonStore:
             raise ConfigurationError(
                 "this would delete all lessons: give a selection, or everything=True."
             )
-        number, files = await self._write(lambda c: _delete(c, selection))
+        number = await self._write(lambda c: _delete(c, selection))
         try:
             scrubbed = await on_portal(self._scrub())
         except Exception:
             logger.exception("what was deleted may still be in the database's files")
             scrubbed = False
-        return Deleted(lessons=number, exports=files, scrubbed=scrubbed)
+        return Deleted(lessons=number, scrubbed=scrubbed)
 
-    # --- terms and files
+    # --- terms
 
     async def state_terms(self, model: str, terms: Terms) -> None:
         """State the terms of a model, `provider:name` or `provider:*`, from today on."""
@@ -224,30 +208,6 @@ class LessonStore:
         statement = select(terms_table).order_by(terms_table.c.model)
         found = await self._read(statement, lambda row: (row[0], Terms.model_validate_json(row[1])))
         return dict(found)
-
-    async def note_export(self, path: str, run_ids: Sequence[str]) -> set[str]:
-        """Note a file that is to be made of lessons, in place of an earlier one of the same path,
-        so that a deletion can name it.
-
-        Returns:
-            the runs whose lessons are still there; what was deleted must not be written.
-        """
-        table, now = exported_table, datetime.now(UTC)
-
-        def work(connection: Connection) -> set[str]:
-            connection.execute(delete(table).where(table.c.path == path))
-            there: set[str] = set()
-            for start in range(0, len(run_ids), SOME):
-                some = lessons_table.c.run_id.in_(run_ids[start : start + SOME])
-                there |= set(
-                    connection.execute(select(lessons_table.c.run_id).where(some)).scalars()
-                )
-            common = {"path": path, "at": now}
-            if there:
-                connection.execute(insert(table), [{**common, "run_id": one} for one in there])
-            return there
-
-        return await self._write(work)
 
     # --- connections
 
@@ -332,24 +292,16 @@ def _judge(connection: Connection, feedback: Feedback) -> bool | None:
     return True
 
 
-def _delete(connection: Connection, selection: LessonSelection) -> tuple[int, tuple[str, ...]]:
-    conditions = list(_where(selection))
-    meant = exported_table.c.run_id.in_(select(lessons_table.c.run_id).where(*conditions))
-    paths = select(exported_table.c.path).where(meant).distinct().order_by(exported_table.c.path)
-    files = tuple(connection.execute(paths).scalars())
-    connection.execute(delete(exported_table).where(meant))
-    number = connection.execute(delete(lessons_table).where(*conditions)).rowcount
+def _delete(connection: Connection, selection: LessonSelection) -> int:
     user, tenant = selection.user, selection.tenant
     if user is not None and selection == LessonSelection(user=user, tenant=tenant):
-        _delete_verdicts(connection, user, _where(LessonSelection(tenant=tenant)))
-    return number, files
+        _delete_verdicts(connection, user, LessonSelection(tenant=tenant))
+    return connection.execute(delete(lessons_table).where(*_where(selection))).rowcount
 
 
-def _delete_verdicts(
-    connection: Connection, by: str, conditions: Iterator[ColumnElement[bool]]
-) -> None:
+def _delete_verdicts(connection: Connection, by: str, selection: LessonSelection) -> None:
     run_id, column = lessons_table.c.run_id, lessons_table.c.verdicts
-    judged = select(run_id, column).where(column.is_not(None), *conditions)
+    judged = select(run_id, column).where(column.is_not(None), *_where(selection))
     for one, said in connection.execute(judged).all():
         left = [verdict for verdict in said if verdict["by"] != by]
         if len(left) < len(said):
@@ -359,14 +311,9 @@ def _delete_verdicts(
 
 def _where(selection: LessonSelection) -> Iterator[ColumnElement[bool]]:
     columns = lessons_table.c
-    for name, column in (
-        ("run_id", columns.run_id),
-        ("user", columns.user_name),
-        ("tenant", columns.tenant),
-        ("task", columns.task),
-    ):
+    for name in ("run_id", "user", "tenant", "task"):
         if (value := getattr(selection, name)) is not None:
-            yield column == value
+            yield columns[name] == value
     if selection.since is not None:
         yield columns.at >= selection.since
     if selection.until is not None:

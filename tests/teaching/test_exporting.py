@@ -10,7 +10,7 @@ import pytest
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.feedback import Feedback
-from cascade.teaching import Lesson, LessonSelection, LessonStore, Terms
+from cascade.teaching import Lesson, LessonStore, Terms
 from cascade.teaching.exporting import Form, evaluation_questions, export, row_of, status_of
 from tests.teaching.conftest import DAY, FREE, lesson
 
@@ -174,23 +174,6 @@ async def test_a_share_of_the_questions_goes_to_a_second_file_always_the_same(
     assert [file.read_text() for file in files] == before
     await export(store, files[0], validation=0)
     assert not files[1].exists()
-
-
-async def test_what_is_deleted_meanwhile_is_not_written(
-    store: LessonStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await fill(store, [lesson(topic, topic) for topic in TOPICS])
-    note = store.note_export
-
-    async def deleting(path: str, run_ids: Sequence[str]) -> set[str]:
-        await store.delete(LessonSelection(run_id="zanzibar"))
-        return await note(path, run_ids)
-
-    monkeypatch.setattr(store, "note_export", deleting)
-    done = await export(store, tmp_path / "a.jsonl", validation=0)
-    assert done.removed == {"deleted meanwhile": 1}
-    assert "zanzibar" not in (tmp_path / "a.jsonl").read_text()
-    assert len(rows(tmp_path / "a.jsonl")) == 5
 
 
 async def test_where_nothing_may_be_trained_on_no_file_is_written(

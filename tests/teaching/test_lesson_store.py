@@ -97,7 +97,7 @@ async def test_what_was_deleted_is_in_no_file(store: LessonStore, path: Path) ->
     await store.put(lesson("r2", "timbuktu"))
     await store.judge(Feedback(run_id="r1", correct=False, comment="ouagadougou"))
     gone = await store.delete(LessonSelection(user="ada"))
-    assert (gone.lessons, gone.exports, gone.scrubbed) == (1, (), True)
+    assert (gone.lessons, gone.scrubbed) == (1, True)
     held = b"".join(file.read_bytes() for file in path.parent.iterdir())
     assert [word in held for word in (b"zanzibar", b"ouagadougou", b"timbuktu")] == [0, 0, 1]
 
@@ -112,18 +112,6 @@ async def test_what_a_user_said_of_answers_to_others_goes_too(store: LessonStore
     assert said == [["bob"], ["ada", "bob"]]
     assert (await store.delete(LessonSelection(user="ada"))).lessons == 0
     assert [len(each.verdicts) for each in await all_of(store)] == [1, 1]
-
-
-async def test_a_deletion_names_the_files_that_still_hold_a_lesson(store: LessonStore) -> None:
-    for run_id in ("r1", "r2"):
-        await store.put(lesson(run_id))
-    assert await store.note_export("/a.jsonl", ["r1", "r2", "gone"]) == {"r1", "r2"}
-    await store.note_export("/b.jsonl", ["r2"])
-    await store.note_export("/c.jsonl", ["r1"])
-    await store.note_export("/c.jsonl", ["r2"])  # the file was written anew
-    assert (await store.delete(LessonSelection(run_id="r1"))).exports == ("/a.jsonl",)
-    gone = await store.delete(LessonSelection(run_id="r2"))
-    assert gone.exports == ("/a.jsonl", "/b.jsonl", "/c.jsonl")
 
 
 async def test_to_delete_everything_has_to_be_said(store: LessonStore) -> None:
@@ -200,9 +188,8 @@ async def test_postgresql_keeps_and_deletes_the_same() -> None:
                 await store.judge(Feedback(run_id="r1", correct=False))
                 (kept,) = await all_of(store)
                 assert kept.answer_is_wrong
-                assert await store.note_export("/a.jsonl", ["r1"]) == {"r1"}
                 gone = await store.delete(LessonSelection(user="ada"))
-                assert (gone.lessons, gone.exports, gone.scrubbed) == (1, ("/a.jsonl",), False)
+                assert (gone.lessons, gone.scrubbed) == (1, False)
                 assert await all_of(store) == []
     except NoPostgresError as error:
         pytest.skip(str(error))
