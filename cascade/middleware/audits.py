@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from threading import Lock
 from weakref import WeakSet
 
@@ -22,7 +23,7 @@ from cascade.errors import CascadeError, ConfigurationError
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import visible
 from cascade.ledger.prices import Dollars
-from cascade.middleware.background import BackgroundRuns, lot
+from cascade.middleware.background import Background, lot, tags_of
 from cascade.middleware.base import CascadeMiddleware, Decide, Slot
 from cascade.middleware.comparing import Comparer, Comparison, Loss
 from cascade.policies.base import Situation
@@ -52,14 +53,14 @@ class Audits(CascadeMiddleware):
     Each accepted draft is drawn by a hash of its run with the chance that its decision states
     (`Decision.audit_rate`), so that sums weighted by 1/rate are unbiased. Drafts that were accepted
     for want of a larger model, by a person, from a cache, or that must stay on this machine have no
-    chance. An audit that fails, or that a killed process had begun, leaves no loss.
+    chance. Audits are made in the background; `aclose` waits for them. One that fails leaves no
+    loss.
 
     Args:
         rate: share of accepted drafts, in [0, 1].
         daily_usd: dollars per day of UTC for audits and their judge. The rate is lowered so that
             they last. Needs a price of the large model, and of the judge.
         compare, judge: how a draft is compared, see `cascade.middleware.comparing.Comparer`.
-        grace_s: seconds that `aclose` waits for audits; None waits for all.
 
     Raises:
         ConfigurationError: a value has no meaning.
@@ -74,17 +75,16 @@ class Audits(CascadeMiddleware):
         daily_usd: Dollars | None = None,
         compare: str | Loss = "auto",
         judge: ModelLike | None = None,
-        grace_s: float | None = None,
         name: str = "audits",
     ) -> None:
-        self.name, self.grace_s = name, grace_s
+        self.name = name
         self.rate = to_number("audit_rate", rate, least=0, most=1)
         self.budget: DailyBudget | None = None
         if daily_usd is not None:
             to_number("Audits.daily_usd", daily_usd, above=0)
             self.budget = DailyBudget(Decimal(str(daily_usd)))
         self._compare = Comparer(compare, judge)
-        self._runs = BackgroundRuns(self._audit)
+        self._background = Background()
 
     def check(self, parts: Parts) -> None:
         """Refuse a cascade without drafts, without a ledger, or without prices for the budget.
@@ -121,7 +121,7 @@ class Audits(CascadeMiddleware):
         decision, rate = handler(situation), self.rate
         accepted = decision.action == "accept" and not decision.once and not situation.last
         drafted = run.kind == "answer" and run.draft is not None and not run.draft.cached
-        if not (accepted and drafted) or run.settings.get("local_only") or self._runs.full:
+        if not (accepted and drafted) or run.settings.get("local_only") or self._background.full:
             return decision
         if self.budget is not None:
             rate = self.budget.rate(rate, situation.above[-1].cost_usd if situation.above else None)
@@ -139,21 +139,23 @@ class Audits(CascadeMiddleware):
         if lot(run.id, NODE) >= rate:
             return
         audit = run.copy("audit")
-        audit.step = "begin"
+        audit.step, audit.settings["tags"] = "begin", tags_of(run)
         accepted = [e for e in run.entries if e.decision and e.decision.action == "accept"]
         estimate = accepted[-1].baseline_usd if accepted else None
         audit.notes[self.name] = {"estimate_usd": None if estimate is None else str(estimate)}
         if budget is not None:
             budget.reserve(run.id, _expected_usd(audit, kernel))
-        if not self._runs.take(audit, kernel) and budget is not None:
+        started = self._background.start_once(run.id, partial(self._audit, audit, kernel))
+        if not started and budget is not None:
             budget.release(run.id)
 
     async def aclose(self) -> None:
         """Finish the audits that are under way, and close the judge."""
-        await self._runs.finish(self.grace_s)
+        await self._background.finish()
         await self._compare.aclose()
 
     async def _audit(self, audit: Run, kernel: Kernel) -> None:
+        """Do one audit."""
         draft = audit.draft
         assert draft is not None, "what is audited is a draft"
         runtime = CascadeRuntime(kernel, show="final")
@@ -193,7 +195,7 @@ class Audits(CascadeMiddleware):
         kernel.ledger.book(
             audit.id,
             NODE,
-            id=f"{audit.id}-{NODE}",  # of two processes that resumed a run, one leaves a result
+            id=f"{audit.id}-{NODE}",  # where a step is executed again, one result is left
             tier=draft.tier,
             loss=found.loss,
             note=note,

@@ -1,8 +1,8 @@
 """Background work of middleware: after the reply, in the home loop of the process.
 
 The loop of the caller may end with the reply, and its context holds the callbacks and the stream of
-the run that was answered; background work has neither. What a process that is killed had begun is
-not done; the calls that were under way are in the ledger.
+the run that was answered; background work has neither. What a killed process has not done is not
+done.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -30,7 +29,7 @@ AT_ONCE = 8
 """Work that is under way at the same time: it must not push requests aside."""
 
 REMEMBERED = 10_000
-"""Runs of this process whose work was begun: a step that is executed again begins none twice."""
+"""Runs whose work was begun: a step that is executed again begins none twice."""
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -53,6 +52,8 @@ class Background:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._begun: OrderedDict[str, None] = OrderedDict()
+        self._lock = Lock()
 
     @property
     def full(self) -> bool:
@@ -70,10 +71,23 @@ class Background:
             loop.call_soon_threadsafe(self._begin, work)
         return True
 
-    async def finish(self, grace_s: float | None = None) -> None:
-        """Return once all of it is done, or cancelled when it takes longer than this."""
+    def start_once(self, run_id: str, work: Work) -> bool:
+        """`start`, unless the work of this run was begun before."""
+        with self._lock:
+            if run_id in self._begun:
+                return True
+            self._begun[run_id] = None
+            if len(self._begun) > REMEMBERED:
+                self._begun.popitem(last=False)
+        started = self.start(work)
+        if not started:
+            self._begun.pop(run_id, None)
+        return started
+
+    async def finish(self) -> None:
+        """Return once all of it is done."""
         if self._used:
-            await on_portal(self._finish(grace_s))
+            await on_portal(self._finish())
 
     def _begin(self, work: Work) -> None:
         loop = asyncio.get_running_loop()
@@ -91,39 +105,14 @@ class Background:
             except Exception:
                 logger.exception("work after a reply has failed")
 
-    async def _finish(self, grace_s: float | None) -> None:
+    async def _finish(self) -> None:
         while self._tasks and self._loop is asyncio.get_running_loop():
-            _, late = await asyncio.wait(self._tasks, timeout=grace_s)
-            for task in late:
-                task.cancel()
-            if late:
-                logger.warning("%d pieces of work after replies are cancelled", len(late))
-                await asyncio.wait(late)
+            await asyncio.wait(self._tasks)
 
 
-class BackgroundRuns(Background):
-    """Background runs that are begun once each, however often the step before is executed."""
-
-    def __init__(self, do: Callable[[Run, Kernel], Coroutine[Any, Any, None]]) -> None:
-        super().__init__()
-        self._do = do
-        self._begun: OrderedDict[str, None] = OrderedDict()
-        self._lock = Lock()
-
-    def take(self, run: Run, kernel: Kernel) -> bool:
-        """Do a run after the reply, unless it was begun before; False where too much waits."""
-        # The context of the caller, which has tags as well, stays behind.
-        run.settings["tags"] = {**current_tags(), **(run.settings.get("tags") or {})}
-        with self._lock:
-            if run.id in self._begun:
-                return True
-            self._begun[run.id] = None
-            if len(self._begun) > REMEMBERED:
-                self._begun.popitem(last=False)
-        started = self.start(partial(self._do, run, kernel))
-        if not started:
-            self._begun.pop(run.id, None)
-        return started
+def tags_of(run: Run) -> dict[str, str]:
+    """Tags of a run: its own, and those around the call. Background work does not see these."""
+    return {**current_tags(), **(run.settings.get("tags") or {})}
 
 
 def fingerprint(kernel: Kernel) -> str:

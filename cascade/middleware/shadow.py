@@ -8,14 +8,16 @@ and the large model is not asked again.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from functools import partial
 
 from cascade._numbers import to_number
 from cascade.errors import CascadeError, ConfigurationError
-from cascade.middleware.background import BackgroundRuns, lot
+from cascade.middleware.background import Background, lot, tags_of
 from cascade.middleware.base import CascadeMiddleware, Slot
 from cascade.middleware.comparing import Comparer, Loss
 from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run
-from cascade.state import Completion, Decision
+from cascade.state import Decision
 from cascade.tiers import ModelLike, WithheldModel
 
 logger = logging.getLogger("cascade")
@@ -34,7 +36,6 @@ class Shadow(CascadeMiddleware):
     Args:
         live_share: share that is live, in [0, 1]. It may be changed while the cascade runs.
         compare, judge: how a draft is compared, see `cascade.middleware.comparing.Comparer`.
-        grace_s: seconds that `aclose` waits for drafts; None waits for all.
 
     Raises:
         ConfigurationError: a value has no meaning.
@@ -48,13 +49,11 @@ class Shadow(CascadeMiddleware):
         *,
         compare: str | Loss = "auto",
         judge: ModelLike | None = None,
-        grace_s: float | None = None,
         name: str = "shadow",
     ) -> None:
-        self.name, self.grace_s = name, grace_s
-        self.live_share = live_share
+        self.name, self.live_share = name, live_share
         self._compare = Comparer(compare, judge)
-        self._runs = BackgroundRuns(self._draft)
+        self._background = Background()
 
     @property
     def live_share(self) -> float:
@@ -99,20 +98,19 @@ class Shadow(CascadeMiddleware):
             return
         if answer.source == last and not completion.cached:
             shadow = run.copy("shadow")
-            shadow.step = "begin"
-            self._runs.take(shadow, runtime.kernel)
+            shadow.step, shadow.settings["tags"] = "begin", tags_of(run)
+            self._background.start_once(run.id, partial(self._draft, shadow, runtime.kernel))
 
     async def aclose(self) -> None:
         """Finish the drafts that are under way, and close the judge."""
-        await self._runs.finish(self.grace_s)
+        await self._background.finish()
         await self._compare.aclose()
 
-    async def _draft(self, shadow: Run, kernel: Kernel) -> None:
+    async def _draft(self, answered: Run, kernel: Kernel) -> None:
         """Draft beside the large answer, which is the run's draft so far."""
-        large = shadow.draft
+        large = answered.draft
         assert large is not None, "the large model has answered"
-        shadow.tier, shadow.assessment, shadow.decision = 0, None, None
-        shadow.draft = _no_draft()
+        shadow = replace(answered, tier=0, draft=None, assessment=None, decision=None)
         runtime = CascadeRuntime(kernel, show="final")
         try:
             await kernel.answer(shadow, runtime)
@@ -131,7 +129,3 @@ class Shadow(CascadeMiddleware):
                 note=found.note,
                 tags=shadow.settings.get("tags"),
             )
-
-
-def _no_draft() -> Completion | None:
-    return None

@@ -14,10 +14,10 @@ from weakref import WeakSet
 from langchain_core.messages import BaseMessage
 
 from cascade.errors import ConfigurationError
-from cascade.ledger.base import UnavailableError, current_tags
+from cascade.ledger.base import UnavailableError
 from cascade.ledger.feedback import Feedback
 from cascade.ledger.ledger import Ledger
-from cascade.middleware.background import Background
+from cascade.middleware.background import Background, tags_of
 from cascade.middleware.base import Advance, CascadeMiddleware, Slot
 from cascade.middleware.shadow import Shadow
 from cascade.models.wire import sendable
@@ -110,7 +110,7 @@ class Lessons(CascadeMiddleware):
 
     def _lesson(self, run: Run, answer: Answer, kernel: Kernel) -> Lesson | str:
         """The lesson, or why there is none."""
-        tags = {**current_tags(), **(run.settings.get("tags") or {})}
+        tags = tags_of(run)
         completion = answer.completion
         tier = next((tier for tier in kernel.tiers if tier.name == answer.source), None)
         if completion is None or tier is None:

@@ -18,8 +18,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from cascade.confidence import as_data, normalise, speaks_of_grading
 from cascade.errors import CascadeError, ConfigurationError, ModelError
-from cascade.ledger.base import current_tags
-from cascade.middleware.background import Background, lot
+from cascade.middleware.background import Background, lot, tags_of
 from cascade.middleware.examples import Examples, with_examples
 from cascade.run import Answer, Call, CascadeRuntime, Run
 from cascade.teaching.evidence import Group, Groups, Pair
@@ -182,7 +181,7 @@ class Memory(Examples):
             return ()  # a later turn is no question by itself
         if time.monotonic() >= self._read_again:
             await self._read()
-        tags = {**current_tags(), **(run.settings.get("tags") or {})}
+        tags = tags_of(run)
         with self._lock:
             place = place_of(tags, call.runtime.kernel.parts.name)
             group = self.groups.find(place, run.question)

@@ -5,13 +5,9 @@ import contextvars
 import threading
 
 import pytest
-from langchain_core.messages import HumanMessage
 
-from cascade.ledger import tagged
 from cascade.middleware import background
-from cascade.middleware.background import Background, BackgroundRuns, fingerprint, lot
-from cascade.run import Kernel, Run
-from tests.middleware.cascades import pair, small
+from cascade.middleware.background import Background, lot
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -78,44 +74,21 @@ async def test_so_much_is_under_way_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert (now, most) == (0, 3)
 
 
-# --- runs
-
-
-async def test_a_run_is_begun_once_and_has_the_tags_of_its_caller() -> None:
-    done: list[Run] = []
-
-    async def do(run: Run, kernel: Kernel) -> None:
-        done.append(run)
-
-    kernel, runs = pair().kernel, BackgroundRuns(do)
-    run = kernel.begin([HumanMessage("Hello")], kind="audit")
-    with tagged(user="42"):
-        assert runs.take(run, kernel)
-    assert runs.take(run, kernel)
-    await runs.finish()
-    assert done == [run]
-    assert run.settings["tags"] == {"user": "42"}
-
-
-async def test_where_too_much_waits_a_run_is_refused_and_may_come_again(
+async def test_the_work_of_a_run_is_begun_once_also_after_it_was_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kernel, asked = pair().kernel, threading.Event()
+    done: list[str] = []
 
-    async def hang(run: Run, kernel: Kernel) -> None:
-        asked.set()
-        await asyncio.Event().wait()
+    async def do() -> None:
+        done.append("done")
 
-    runs = BackgroundRuns(hang)
-    run = kernel.begin([HumanMessage("Hello")], kind="audit")
+    work = Background()
     monkeypatch.setattr(background, "MOST_WAITING", 0)
-    assert runs.full
-    assert not runs.take(run, kernel)
+    assert work.full
+    assert not work.start_once("run", do)
     monkeypatch.setattr(background, "MOST_WAITING", 10)
-    assert runs.take(run, kernel)
-    await asyncio.to_thread(asked.wait, 30)
-    await runs.finish(0.01)  # which cancels what takes longer
-
-
-def test_cascades_of_other_models_are_told_apart() -> None:
-    assert fingerprint(pair().kernel) != fingerprint(pair(small(), small()).kernel)
+    monkeypatch.setattr(background, "REMEMBERED", 1)
+    for run_id in ("run", "run", "another", "run"):
+        assert work.start_once(run_id, do)
+    await work.finish()
+    assert len(done) == 3  # of the last it was forgotten
