@@ -124,8 +124,9 @@ def measure(w: World, rate: float, runs: int) -> dict[str, float]:
         truths = (bill - spent, float(loss.sum()) / len(w.large), float(wrong.mean()))
         audits += sample.n
         for name, found, truth in zip(names, figures, truths, strict=True):
-            held[name] += found.low - 1e-9 <= truth <= found.high + 1e-9
-            widths[name].append((found.high - found.low) / 2 / (bill if name == "saving" else 1.0))
+            _, low, high = found.numbers
+            held[name] += low - 1e-9 <= truth <= high + 1e-9
+            widths[name].append((high - low) / 2 / (bill if name == "saving" else 1.0))
     true_saving = bill - float(w.spent.sum()) - escalated
     return {
         "rate": rate,

@@ -9,20 +9,15 @@ records out.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from cascade.errors import ConfigurationError, MissingDependencyError
-from cascade.state import Basis, Record
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
 
-try:
-    import numpy as np
-    from numpy.typing import NDArray
-    from scipy import special
-except ImportError as error:
-    raise MissingDependencyError(
-        "estimates from audits need numpy and scipy: install agent-cascade with the extra "
-        "`calibrate`."
-    ) from error
+from cascade.evaluation.render import Figure, Unit
+from cascade.state import Basis
 
 Array = NDArray[np.float64]
 Range = tuple[float, float]
@@ -46,19 +41,8 @@ it is 1 throughout, the difference estimator."""
 NO_AUDITS = "no audits yet: assumed limits"
 
 
-class Estimate(Record):
-    """A figure with its 95 % interval, which always holds the figure itself: how many audits it
-    rests on, and how the interval was made."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    basis: Basis
-    method: str
-
-
-class SavingReport(Record):
+@dataclass(frozen=True, slots=True)
+class SavingReport:
     """What was saved against the large model alone, in dollars, audits paid for.
 
     Attributes:
@@ -71,34 +55,18 @@ class SavingReport(Record):
 
     measured_usd: float
     estimated_usd: float
-    saving: Estimate
-    share: Estimate
-    baseline: Estimate
+    saving: Figure
+    share: Figure
+    baseline: Figure
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """Which of N accepted drafts were audited, and with which probability π_i in (0, 1] each was to
-    be.
-
-    Raises:
-        ConfigurationError: the lengths differ or a rate is not in (0, 1].
-    """
+    be."""
 
     rates: Array
     audited: NDArray[np.bool_]
-
-    def __post_init__(self) -> None:
-        if self.rates.shape != self.audited.shape or self.rates.ndim != 1:
-            raise ConfigurationError(
-                f"{self.rates.shape} audit rates for {self.audited.shape} drafts: give one each."
-            )
-        wrong = self.rates[~((self.rates > 0) & (self.rates <= 1))]
-        if len(wrong):
-            raise ConfigurationError(
-                f"an audit rate of {wrong[0]:g}: a draft that is never audited says nothing; give "
-                "rates above 0 and at most 1."
-            )
 
     def __len__(self) -> int:
         return len(self.rates)
@@ -142,7 +110,7 @@ class Baselines:
 
 def quality_loss(
     loss: Array, sample: Sample, *, requests: int, proxy: Array | None = None
-) -> Estimate:
+) -> Figure:
     """q_L − q_cascade per request: Σ (q_L − q_S) over accepted drafts ÷ all requests.
 
     Horvitz and Thompson's estimator in Hájek's form; with a proxy f, PPI++:
@@ -153,18 +121,7 @@ def quality_loss(
         sample: over the accepted drafts.
         requests: all of them, escalated ones included.
         proxy: a guess of the loss of every accepted draft in [−1, 1], for PPI++.
-
-    Raises:
-        ConfigurationError: a loss is outside [−1, 1], or fewer requests than drafts.
     """
-    if len(loss) and not np.all(np.abs(loss) <= 1):
-        raise ConfigurationError(
-            f"losses from {loss.min():g} to {loss.max():g}; they belong in [-1, 1]."
-        )
-    if requests < max(1, len(sample)):
-        raise ConfigurationError(
-            f"{requests} requests with {len(sample)} accepted drafts: count the escalated ones too."
-        )
     fitted, kappa = np.zeros(len(sample)), 0.0
     if proxy is not None and sample.n >= TUNED:
         kappa = power(loss, proxy, sample)
@@ -172,11 +129,9 @@ def quality_loss(
     found = _bounded_mean(loss - fitted[sample.audited], sample, (-1.0 - kappa, 1.0 + kappa))
     shift = float(fitted.mean()) if len(fitted) else 0.0
     share = len(sample) / requests
-    value, low, high = (
-        min(1.0, max(-1.0, end + shift)) * share for end in (found.value, found.low, found.high)
-    )
     method = f"PPI++ κ={kappa:.2f}, {found.method}" if kappa else found.method
-    return found.model_copy(update={"value": value, "low": low, "high": high, "method": method})
+    moved = found.map(lambda end: min(1.0, max(-1.0, end + shift)) * share)
+    return replace(moved, method=method)
 
 
 def power(values: Array, proxy: Array, sample: Sample) -> float:
@@ -189,7 +144,7 @@ def power(values: Array, proxy: Array, sample: Sample) -> float:
     return float(np.clip(np.sum(w * f_off * y_off) / np.sum(w * f_off**2), 0.0, 1.0))
 
 
-def accepted_error_rate(wrong: Array, sample: Sample) -> Estimate:
+def accepted_error_rate(wrong: Array, sample: Sample) -> Figure:
     """P(wrong | accepted); `wrong` is 0 or 1, or between, for the audited."""
     return _bounded_mean(wrong, sample, (0.0, 1.0))
 
@@ -218,18 +173,12 @@ def saving(
     if any(assumed):
         method = f"{method}; assumed limits where none could be" if sample.n else NO_AUDITS
     rest = [part + more for part, more in zip(audited, assumed, strict=True)]
-    bill = [part + known for part in rest]
-    net = [part - spent_usd for part in bill]
-    shares = [1.0 - spent_usd / part if part > 0 else 0.0 for part in bill]
-    saved, share, baseline = (
-        _estimate(value, (low, high), sample, method, guessed=any(assumed))
-        for value, low, high in (net, shares, bill)
-    )
+    baseline = _figure([known + part for part in rest], sample, method, "usd", any(assumed))
     return SavingReport(
         measured_usd=known - spent_usd,
         estimated_usd=rest[0],
-        saving=saved,
-        share=share,
+        saving=baseline.map(lambda bill: bill - spent_usd),
+        share=baseline.map(lambda bill: 1.0 - spent_usd / bill if bill > 0 else None, "share"),
         baseline=baseline,
     )
 
@@ -255,29 +204,30 @@ def _unaudited(
     return (middle, low, high), f"difference estimator, t, {sample.n} audits"
 
 
-def _bounded_mean(values: Array, sample: Sample, limits: Range) -> Estimate:
+def _bounded_mean(values: Array, sample: Sample, limits: Range) -> Figure:
     if not sample.n:
-        return _estimate(0.0, limits, sample, NO_AUDITS)
-    middle = hajek_mean(values, sample)
+        return _figure((0.0, *limits), sample, NO_AUDITS)
     if sample.complete:
-        return _estimate(float(values.mean()), (math.inf, -math.inf), sample, "exact")
+        return _figure([float(values.mean())] * 3, sample, "exact")
+    middle = hajek_mean(values, sample)
     if sample.n < FEW:
-        return _estimate(middle, limits, sample, f"only {sample.n} audits: all that is possible")
-    return _estimate(middle, adjusted(values, sample, limits), sample, "adjusted t")
+        method = f"only {sample.n} audits: all that is possible"
+        return _figure((middle, *limits), sample, method)
+    return _figure((middle, *adjusted(values, sample, limits)), sample, "adjusted t")
 
 
-def _estimate(
-    value: float, ends: Range, sample: Sample, method: str, *, guessed: bool = False
-) -> Estimate:
-    return Estimate(
-        value=value,
-        # A bound never lies on the wrong side of what was measured.
-        low=min(ends[0], value),
-        high=max(ends[1], value),
-        n=sample.n,
-        basis="estimated" if guessed or sample.n < len(sample) else "measured",
-        method=method,
-    )
+def _figure(
+    numbers: Sequence[float],
+    sample: Sample,
+    method: str,
+    unit: Unit = "share",
+    guessed: bool = False,
+) -> Figure:
+    value, low, high = numbers
+    # A bound never lies on the wrong side of what was measured.
+    low, high = min(low, value), max(high, value)
+    basis: Basis = "estimated" if guessed or sample.n < len(sample) else "measured"
+    return Figure(value, unit, low, high, basis, n=sample.n, method=method)
 
 
 # Intervals ------------------------------------------------------------------------------------

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from cascade.errors import ConfigurationError
-from cascade.ledger.base import EVERYTHING, EXACT, MemoryLedger, Selection
+from cascade.ledger.base import EVERYTHING, EXACT, Selection
 from cascade.ledger.feedback import FEEDBACK
-from cascade.state import LedgerEntry
 
 if TYPE_CHECKING:
     from cascade.ledger.store import SqlLedger
@@ -73,18 +72,17 @@ class Row(NamedTuple):
 
     @property
     def baseline(self) -> tuple[Decimal | None, bool]:
-        """The baseline that the entry earns, None where it is unknown; whether it is measured."""
-        expert = self.node == "expert"
-        if self.node in ("audit", "shadow") or (expert and self.outcome != "ok"):
-            return NOTHING, True  # what an audit measures is counted where its draft was accepted
-        if expert and self.cost_usd is None and self.baseline_usd is None:
-            return self.assumed_usd or NOTHING, True  # its own baseline, whatever it cost
-        if expert and self.baseline_usd == self.cost_usd:
-            return self.baseline_usd, True
-        if self.action == "accept" and not expert:
+        """The baseline that the entry earns, None where it is unknown; whether it is measured.
+
+        What an audit measures is counted where its draft was accepted.
+        """
+        if self.node == "expert" and self.outcome == "ok":
+            if self.cost_usd is None and self.baseline_usd is None:
+                return self.assumed_usd or NOTHING, True  # its own baseline, whatever it cost
+            own = self.baseline_usd is not None and self.baseline_usd == self.cost_usd
+            return self.baseline_usd, own or self.basis == "measured"
+        if self.action == "accept" and self.node not in ("expert", "shadow"):
             return self.baseline_usd, False
-        if expert or self.baseline_usd:
-            return self.baseline_usd, self.basis == "measured"
         return NOTHING, True
 
 
@@ -92,18 +90,6 @@ _DECIDED = ("action", "confidence", "calibrated", "threshold", "audit_rate")
 
 COLUMNS = tuple(f"decision.{name}" if name in _DECIDED else name for name in Row._fields[:-1])
 """The same as a store names it, but for the tags, which are `tags.KEY`."""
-
-
-def row_of(entry: LedgerEntry, tags: Iterable[str]) -> Row:
-    """What is read of an entry with these values of tags."""
-    low, high = entry.baseline_range or (None, None)
-    known = {"baseline_low_usd": low, "baseline_high_usd": high, "tags": tuple(tags)}
-    return Row._make(
-        known[name]
-        if name in known
-        else getattr(entry.decision if name in _DECIDED else entry, name, None)
-        for name in Row._fields
-    )
 
 
 @dataclass(slots=True)
@@ -274,6 +260,27 @@ class Key(NamedTuple):
 
 
 @dataclass(slots=True)
+class Calls:
+    """How the calls of a tier ended, the seconds that the successful ones took, and the failures
+    since the last success: the first of them, and how many."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    failing: int = 0
+    first_failure: Row | None = None
+
+    def add(self, row: Row) -> None:
+        """One more call."""
+        self.ends[row.outcome] += 1
+        if row.outcome == "ok":
+            self.seconds.append(row.latency_ms / 1000)
+            self.failing = 0
+        elif row.outcome != "cancelled":
+            self.first_failure = self.first_failure if self.failing else row
+            self.failing += 1
+
+
+@dataclass(slots=True)
 class Books:
     """A period of a ledger.
 
@@ -281,9 +288,8 @@ class Books:
         tags: names of the tags whose values are told apart.
         period: when its runs begin, in UTC, and what else they have in common.
         runs: by their id, in the order in which they began; `others` are of other periods.
-        unknown: entries of unknown cost by node and model, with the latest reason.
-        ends: how calls of each tier ended; `seconds` that the successful ones took, and `failing`,
-            those since the last success.
+        reasons: why costs are unknown, by node and model, as the last entry says it.
+        calls: by their tier.
         unfinished: calls whose process ended before they did.
     """
 
@@ -293,10 +299,8 @@ class Books:
     others: set[str] = field(default_factory=set)
     groups: dict[Key, Sums] = field(default_factory=dict)
     total: Sums = field(default_factory=Sums)
-    unknown: dict[tuple[str, str], tuple[Sums, str]] = field(default_factory=dict)
-    ends: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    failing: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    reasons: dict[tuple[str, str], str] = field(default_factory=dict)
+    calls: dict[str, Calls] = field(default_factory=lambda: defaultdict(Calls))
     events: list[Row] = field(default_factory=list)
     unfinished: int = 0
     first: datetime | None = None
@@ -335,33 +339,14 @@ class Books:
         if run is not None:
             run.add(row, sums)
         if row.cost_usd is None:
-            reason = row.node, row.model or ""
-            known = self.unknown[reason] = self.unknown.get(reason, (Sums(),))[0], row.note
-            known[0].add(row)
+            self.reasons[key.node, key.model] = row.note
         if row.model is not None:
-            self.ends[key.tier][row.outcome] += 1
-            if row.outcome == "ok":
-                self.seconds[key.tier].append(row.latency_ms / 1000)
-                self.failing[key.tier].clear()
-            elif row.outcome != "cancelled":
-                self.failing[key.tier].append(row)
+            self.calls[key.tier].add(row)
         self.first, self.last = self.first or row.at, row.at
 
     def settle(self) -> None:
-        """All entries are there: baselines that audits have measured count as measured.
-
-        A call of unknown cost without an assumption is taken for the mean of its node, tier and
-        model: a failed call seldom costs more than one that succeeds. A large answer is not, as
-        its baseline would have to follow.
-        """
-        with localcontext(EXACT) as context:
-            means = self.summed(lambda key: key[:3])
-            for key, sums in self.groups.items():
-                known = means[key[:3]]
-                if sums.unpriced and key.node != "expert" and known.entries > known.unknown:
-                    mean = context.divide(known.cost, known.entries - known.unknown)
-                    sums.assumed += mean.quantize(Decimal("1e-15")) * sums.unpriced
-                    sums.unpriced = 0
+        """All entries are there: baselines that audits have measured count as measured."""
+        with localcontext(EXACT):
             for run in self.runs.values():
                 if run.corrected is not None and run.predicted is not None:
                     run.large = run.predicted + run.corrected
@@ -396,9 +381,7 @@ _NUMBERS = (
 )
 
 
-async def read(
-    store: SqlLedger | MemoryLedger, selection: Selection, tags: Sequence[str] = ()
-) -> Books:
+async def read(store: SqlLedger, selection: Selection, tags: Sequence[str] = ()) -> Books:
     """The books of a selection.
 
     Raises:
@@ -410,46 +393,27 @@ async def read(
             "a report is about whole runs, and a node or tier is a part of one: select by run, "
             "time or tag; there is a table by node and one by tier."
         )
-    since, until = utc(selection.since), utc(selection.until)
+    since, until = _utc(selection.since), _utc(selection.until)
     if since is not None and until is not None and since >= until:
         raise ConfigurationError(f"a period from {since} until {until} is empty: since < until.")
     books = Books(tuple(tags), replace(selection, since=since, until=until))
     wider = replace(selection, since=since and since - SLACK, until=until and until + SLACK)
-    if isinstance(store, MemoryLedger):
-        books.read(_in_memory(store, wider, tags))
-    else:
-        columns, n = (*COLUMNS, *(f"tags.{tag}" for tag in tags)), len(COLUMNS)
-        oldest = await store.rows(wider, ("at",), limit=1)
-        begin = oldest[0][0] if oldest else None
-        while begin is not None:
-            end = begin + WINDOW
-            last = end >= (wider.until or datetime.now(UTC))
-            part = replace(wider, since=begin, until=wider.until if last else end)
-            found = await store.rows(part, columns)
-            books.read(
-                Row._make((*row[:n], tuple([tag or "" for tag in row[n:]]))) for row in found
-            )
-            begin = None if last else end
-        books.unfinished = len(await store.unfinished(books.period, older_than=LONGEST_CALL))
+    columns, n = (*COLUMNS, *(f"tags.{tag}" for tag in tags)), len(COLUMNS)
+    oldest = await store.rows(wider, ("at",), limit=1)
+    begin = oldest[0][0] if oldest else None
+    while begin is not None:
+        end = begin + WINDOW
+        last = end >= (wider.until or datetime.now(UTC))
+        part = replace(wider, since=begin, until=wider.until if last else end)
+        found = await store.rows(part, columns)
+        books.read(Row._make((*row[:n], tuple([tag or "" for tag in row[n:]]))) for row in found)
+        begin = None if last else end
+    books.unfinished = len(await store.unfinished(books.period, older_than=LONGEST_CALL))
     books.settle()
     return books
 
 
-def _in_memory(store: MemoryLedger, selection: Selection, tags: Sequence[str]) -> list[Row]:
-    rows = []
-    for entry in list(store.entries):
-        known = store.tags.get(entry.id, {})
-        if (
-            selection.run_id in (None, entry.run_id)
-            and (selection.since is None or entry.at >= selection.since)
-            and (selection.until is None or entry.at < selection.until)
-            and selection.tags.items() <= known.items()
-        ):
-            rows.append(row_of(entry, (known.get(tag, "") for tag in tags)))
-    return sorted(rows, key=lambda row: row.at)
-
-
-def utc(time: datetime | None) -> datetime | None:
+def _utc(time: datetime | None) -> datetime | None:
     """A time in UTC; one without a zone is in UTC already."""
     if time is None:
         return None

@@ -5,19 +5,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import add
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from cascade.evaluation.audit import (
     Array,
     Baselines,
-    Estimate,
     Sample,
     SavingReport,
     accepted_error_rate,
@@ -26,8 +23,7 @@ from cascade.evaluation.audit import (
     saving,
     wilson,
 )
-from cascade.evaluation.books import Books, Outcome
-from cascade.evaluation.render import percent
+from cascade.evaluation.render import Figure, percent
 
 WORDY = 8.0
 """Where a prediction has no range, the large model is taken to cost at most so many times it."""
@@ -40,11 +36,6 @@ _GROUP, _MOST_GROUPS, _STEPS = 20, 10, 8
 _LARGE_ANSWERED = ("escalated", "shadow")
 
 
-Status = Literal["verified", "measured", "estimated", "unknown", "empty"]
-"""How far the saving can be claimed: `verified` by audits; `measured`, as every baseline is known;
-`estimated`, no audits yet; `unknown`, as there are calls without a price; `empty`."""
-
-
 @dataclass(frozen=True, slots=True)
 class Quality:
     """What audits say about the answers, with the large model's as the reference: of so many
@@ -54,8 +45,8 @@ class Quality:
 
     checked: int
     worse: int
-    loss: Estimate
-    error_rate: Estimate
+    loss: Figure
+    error_rate: Figure
     due: float
 
     @property
@@ -89,79 +80,21 @@ class Choice:
     in_force: bool
     escalated: float
     cost_usd: float
-    saving: Estimate
-    worse: float | None
-    worse_low: float
-    worse_high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """What the runs of a period say.
-
-    Attributes:
-        status: how far the saving can be claimed; `verified_usd` and `verified_share` (of the
-            large-only bill) only where it can: the lower end of the saving's interval.
-        unknown_baselines: accepted drafts for which neither an estimate nor audits stand.
-        assumed_usd: the part of the baseline that rests on assumed limits.
-        quality: None where there are accepted drafts and none of them could be audited.
-        escalation: share of the decided requests that went to the large model.
-        right_usd: dollars per answer that is as good as the large model's, where quality is known.
-        what_if: what other thresholds would have given.
-    """
-
-    requests: int
-    outcomes: Mapping[Outcome, int]
-    status: Status
-    verified_usd: float | None
-    verified_share: float | None
-    saving: SavingReport
-    unknown_baselines: int
-    assumed_usd: float
-    quality: Quality | None
-    escalation: Estimate | None
-    right_usd: Estimate | None
-    what_if: tuple[Choice, ...]
-
-
-def findings(books: Books, runs: Any) -> Findings:
-    """The figures of books and of their runs."""
-    spent = float(books.total.spent)
-    found, unknown, assumed = account(runs, spent)
-    quality = quality_of(runs)
-    status: Status = "verified" if found.saving.n else "estimated"
-    if not len(runs):
-        status = "empty"
-    elif books.total.unpriced or unknown:
-        status = "unknown"
-    elif found.saving.basis == "measured":
-        status = "measured"
-    claimed = status in ("verified", "measured")
-    return Findings(
-        requests=len(runs),
-        outcomes=Counter(runs.outcome.tolist()),
-        status=status,
-        verified_usd=found.saving.low if claimed else None,
-        verified_share=found.share.low if claimed else None,
-        saving=found,
-        unknown_baselines=unknown,
-        assumed_usd=assumed,
-        quality=quality,
-        escalation=escalation(runs),
-        right_usd=None if books.total.unpriced else right(runs, spent, quality),
-        what_if=choices_of(runs, spent, found.baseline),
-    )
+    saving: Figure
+    worse: Figure
 
 
 # Money ----------------------------------------------------------------------------------------
 
 
-def account(runs: Any, spent: float) -> tuple[SavingReport, int, float]:
+def account(runs: Any, spent: float, *, unpriced: bool = False) -> tuple[SavingReport, int, float]:
     """The saving of runs that cost so much; accepted drafts without any baseline; and dollars of
     the baseline that are assumed.
 
     Baselines of drafts that could not be audited, or in whose place another large model answered,
-    enter with the limits that the ledger has for them: audits of others do not stand for them.
+    enter with the limits that the ledger has for them: audits of others do not stand for them. A
+    cost without a price (`unpriced`) leaves a saving no lower end, a draft without a baseline
+    leaves it no upper one.
     """
     accepted, audited = runs.outcome == "accepted", ~np.isnan(runs.large)
     rated = runs[accepted & (runs.rate > 0)]
@@ -178,9 +111,13 @@ def account(runs: Any, spent: float) -> tuple[SavingReport, int, float]:
         _baselines(rated, limited=sample.n == 0, spread=_spread(runs, rated)),
         escalated_usd=float(runs.measured.sum() + seen.large.sum()),
         spent_usd=spent,
-        assumed=(value, float(limits.least.sum()), np.inf if unknown else most),
+        assumed=(value, float(limits.least.sum()), most),
     )
-    return found, unknown, value
+    gaps: dict[str, Any] = {"value": None, "high": None} if unknown else {}
+    baseline = replace(found.baseline, **gaps)
+    gaps |= {"value": None, "low": None} if unpriced else {}
+    saved, share = replace(found.saving, **gaps), replace(found.share, **gaps)
+    return replace(found, saving=saved, share=share, baseline=baseline), unknown, value
 
 
 def _sample(rates: Array, came: Any) -> Sample:
@@ -236,8 +173,7 @@ def quality_of(runs: Any) -> Quality | None:
     )
     wrong = accepted_error_rate(np.maximum(loss, 0.0), sample)
     if not len(drafts):
-        nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "basis": "measured"}
-        lost, wrong = (figure.model_copy(update=nothing) for figure in (lost, wrong))
+        lost = wrong = Figure(0.0, "share", 0.0, 0.0)
     return Quality(len(loss), int((loss > 0).sum()), lost, wrong, float(rated.rate.sum()))
 
 
@@ -245,34 +181,28 @@ def _large_answers(runs: Any) -> int:
     return int(np.isin(runs.outcome, _LARGE_ANSWERED).sum())
 
 
-def right(runs: Any, spent: float, quality: Quality | None) -> Estimate | None:
+def right(runs: Any, spent: float, quality: Quality | None) -> Figure | None:
     """Dollars per answer that is as good as the large model's; its interval is that of quality."""
     accepted = int((runs.outcome == "accepted").sum())
     answers = accepted + _large_answers(runs)
     if quality is None or not answers or (accepted and not quality.checked):
         return None
-    return _moved(quality.error_rate, lambda share: spent / max(answers - accepted * share, 1e-9))
+    wrong = quality.error_rate
+    return wrong.map(lambda share: spent / max(answers - accepted * share, 1e-9), "usd")
 
 
-def _moved(figure: Estimate, change: Callable[[float], float]) -> Estimate:
-    """An estimate whose value and ends are changed alike."""
-    ends = {name: change(getattr(figure, name)) for name in ("value", "low", "high")}
-    return figure.model_copy(update=ends)
-
-
-def escalation(runs: Any) -> Estimate | None:
+def escalation(runs: Any) -> Figure | None:
     """Share of the decided requests that went to the large model; None where none was decided."""
     up = int(np.isin(runs.outcome, ("escalated", "degraded")).sum())
     n = up + int(np.isin(runs.outcome, ("accepted", "abstained", "person")).sum())
     return _share(up / n, n, n) if n else None
 
 
-def _share(value: float, effective: float, n: int) -> Estimate:
-    low, high = wilson(value, effective)
-    return Estimate(value=value, low=low, high=high, n=n, basis="measured", method="Wilson")
+def _share(value: float, effective: float, n: int) -> Figure:
+    return Figure(value, "share", *wilson(value, effective), n=n, method="Wilson")
 
 
-def reliability(runs: Any) -> list[tuple[float, Estimate]]:
+def reliability(runs: Any) -> list[tuple[float, Figure]]:
     """Confidence against correctness on audited drafts, each weighted by 1/π, in groups of about
     equal size. A draft is correct as far as the large model's answer is not better."""
     judged = runs[(runs.outcome == "accepted") & (runs.rate > 0)]
@@ -283,16 +213,15 @@ def reliability(runs: Any) -> list[tuple[float, Estimate]]:
         part = judged[places]
         sample = Sample(part.rate, np.ones(len(part), dtype=bool))
         correct = hajek_mean(1.0 - np.maximum(part.loss, 0.0), sample)
-        groups.append(
-            (hajek_mean(part.confidence, sample), _share(correct, sample.size, len(part)))
-        )
+        sure = hajek_mean(part.confidence, sample)
+        groups.append((sure, _share(correct, sample.size, len(part))))
     return groups
 
 
 # Thresholds -----------------------------------------------------------------------------------
 
 
-def choices_of(runs: Any, spent: float, bill: Estimate) -> tuple[Choice, ...]:
+def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
     """What other thresholds would have given on the same requests, by rising threshold; none where
     no draft was decided about. `bill`, of the large model alone, does not depend on thresholds.
     """
@@ -315,22 +244,25 @@ def choices_of(runs: Any, spent: float, bill: Estimate) -> tuple[Choice, ...]:
         # The call of an audit becomes that of the escalation: it is paid already.
         called, saved = was & ~taken & np.isnan(decided.large), taken & ~was
         cost = spent + float(large[called].sum() - large[saved].sum())
-        n, rated = len(decided), taken & (rate > 0)
+        rated = taken & (rate > 0)
         sample = _sample(rate[rated], ~np.isnan(loss[rated]))
         errors = accepted_error_rate(np.maximum(loss[rated][sample.audited], 0.0), sample)
         blind = decided[taken & ~rated] if sample.n else decided[taken]
-        judged = (int(taken.sum()) - len(blind)) / n
-        guess = float((1.0 - blind.confidence).sum()) / n
         choices.append(
             Choice(
                 threshold=cut,
                 in_force=cut in given,
                 escalated=1.0 - float(taken.mean()),
                 cost_usd=cost,
-                saving=_moved(bill, partial(add, -cost)),
-                worse=errors.value * judged + guess if (blind.calibrated > 0).all() else None,
-                worse_low=errors.low * judged,
-                worse_high=errors.high * judged + len(blind) / n,
+                saving=bill.map(partial(add, -cost)),
+                worse=_worse(errors, int(taken.sum()) - len(blind), blind, len(decided)),
             )
         )
     return tuple(choices)
+
+
+def _worse(errors: Figure, judged: int, blind: Any, n: int) -> Figure:
+    """P(accepted and worse) of n requests: so many for which audits stand, and the blind ones."""
+    value, low, high = (end * judged / n for end in errors.numbers)
+    guess, known = float((1.0 - blind.confidence).sum()) / n, (blind.calibrated > 0).all()
+    return Figure(value + guess if known else None, "share", low, high + len(blind) / n)

@@ -7,6 +7,7 @@ a `Figure` with its unit, and rounded only where it is shown.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -48,7 +49,14 @@ class Figure:
     n: int | None = None
     method: str = ""
 
-    def map(self, change: Callable[[Any], Number], unit: Unit | None = None) -> Figure:
+    @property
+    def numbers(self) -> tuple[float, float, float]:
+        """Value, low and high for arithmetic; NaN where one is unknown."""
+        numbers = (self.value, self.low, self.high)
+        value, low, high = (math.nan if each is None else float(each) for each in numbers)
+        return value, low, high
+
+    def map(self, change: Callable[[Any], Number | None], unit: Unit | None = None) -> Figure:
         """A monotone function of it, with the ends of its interval in order."""
         numbers = (self.value, self.low, self.high)
         value, low, high = (None if each is None else change(each) for each in numbers)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,15 +19,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cascade.errors import ConfigurationError
-from cascade.evaluation.audit import Estimate
-from cascade.evaluation.books import Books, Sums, read
+from cascade.evaluation.audit import SavingReport
+from cascade.evaluation.books import Books, Outcome, Sums, read
 from cascade.evaluation.figures import (
     Choice,
-    Findings,
+    Quality,
     account,
+    choices_of,
     escalation,
-    findings,
+    quality_of,
     reliability,
+    right,
 )
 from cascade.evaluation.render import (
     ESTIMATED,
@@ -36,21 +38,25 @@ from cascade.evaluation.render import (
     Document,
     Fact,
     Figure,
+    Number,
     Picture,
     Series,
     Table,
     Tone,
-    Unit,
     counted,
     dollars,
     percent,
     words,
 )
-from cascade.ledger.base import EVERYTHING, MemoryLedger, Selection
+from cascade.ledger.base import EVERYTHING, Selection
 from cascade.state import Basis
 
 if TYPE_CHECKING:
     from cascade.ledger.store import SqlLedger
+
+Status = Literal["verified", "measured", "estimated", "unknown", "empty"]
+"""How far the saving can be claimed: `verified` by audits; `measured`, as every baseline is known;
+`estimated`, no audits yet; `unknown`, as there are calls without a price; `empty`."""
 
 Verdict = Literal["saves", "loses", "cannot tell yet"]
 _TONES: Mapping[Verdict, Tone] = {"saves": "good", "loses": "bad", "cannot tell yet": "open"}
@@ -68,27 +74,48 @@ MOST_LINES = 30
 """Lines of a table; the others are summed up in one."""
 
 
+NO_DOCUMENT = Document("", "")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report(Findings):
+class Report:
     """What a cascade saved and lost in a period, with how sure that is; made by `make_report`.
 
     Attributes:
+        requests: runs that began in the period; `outcomes`, how so many of them ended.
+        status: how far the saving can be claimed; `verified_usd` only where it can: the lower end
+            of the saving's interval.
+        assumed_usd: the part of the baseline that rests on assumed limits.
+        quality: None where there are accepted drafts and none of them could be audited.
+        escalation: share of the decided requests that went to the large model.
+        right_usd: dollars per answer that is as good as the large model's, where quality is known.
+        what_if: what other thresholds would have given.
         first, last: times of the first and last entry of the period.
         trouble: what is wrong now, in sentences.
         document: all of it for people, with tables and pictures.
     """
 
+    requests: int
+    outcomes: Mapping[Outcome, int]
+    status: Status
+    verified_usd: Number | None
+    saving: SavingReport
+    assumed_usd: float
+    quality: Quality | None
+    escalation: Figure | None
+    right_usd: Figure | None
+    what_if: tuple[Choice, ...]
     first: datetime | None
     last: datetime | None
-    verdict: Verdict
-    reason: str
-    advice: str
     trouble: tuple[str, ...]
-    document: Document
+    verdict: Verdict = "cannot tell yet"
+    reason: str = ""
+    advice: str = ""
+    document: Document = NO_DOCUMENT
 
 
 async def make_report(
-    store: SqlLedger | MemoryLedger,
+    store: SqlLedger,
     selection: Selection = EVERYTHING,
     *,
     by: Sequence[str] = TABLES,
@@ -118,9 +145,11 @@ async def make_report(
     books = await read(store, selection, tags)
     for tag in asked:
         if books.groups and not any(key.tags[tags.index(tag)] for key in books.groups):
+            seen = await store.rows(selection, ("tags",), limit=1_000)
+            there = sorted({name for (tags_of,) in seen for name in tags_of or {}})
             raise ConfigurationError(
                 f"no entry of this period has a tag {tag!r}; there are tables by "
-                f"{', '.join([*TABLES[1:], *await _tags_of(store, selection)])}."
+                f"{', '.join([*TABLES[1:], *there])}."
             )
     earlier, since = None, books.period.since
     if compare and since is not None:
@@ -130,112 +159,110 @@ async def make_report(
     return report_of(books, earlier, by=by)
 
 
-async def _tags_of(store: SqlLedger | MemoryLedger, selection: Selection) -> list[str]:
-    """Tags of the oldest entries."""
-    if isinstance(store, MemoryLedger):
-        found = list(store.tags.values())
-    else:
-        found = [tags or {} for (tags,) in await store.rows(selection, ("tags",), limit=1_000)]
-    return sorted({name for tags in found for name in tags})
-
-
 def report_of(books: Books, earlier: Report | None = None, *, by: Sequence[str] = TABLES) -> Report:
     """The report of books that were read already; of tags, only tables that they were read for."""
-    runs = books.columns()
-    found = findings(books, runs)
-    verdict, reason = _verdict(found, books)
-    advice, trouble, facts = _advice(found, verdict), _trouble(books), _facts(found, books, runs)
-    alarm = Fact("wrong now", counted(len(trouble), "thing") if trouble else "nothing")
-    sentence = f"{verdict[0].upper()}{verdict[1:]}: {reason}."
-    if found.quality is not None and found.quality.checked:
-        sentence = f"{sentence} {found.quality.sentence}"
-    return Report(
-        **{part.name: getattr(found, part.name) for part in fields(found)},
+    runs, total = books.columns(), books.total
+    spent, unpriced = float(total.spent), total.unpriced > 0
+    found, unknown, assumed = account(runs, spent, unpriced=unpriced)
+    status: Status = "verified" if found.saving.n else "estimated"
+    if not len(runs):
+        status = "empty"
+    elif unpriced or unknown:
+        status = "unknown"
+    elif found.saving.basis == "measured":
+        status = "measured"
+    claimed, quality = status in ("verified", "measured"), quality_of(runs)
+    made = Report(
+        requests=len(runs),
+        outcomes=Counter(runs.outcome.tolist()),
+        status=status,
+        verified_usd=found.saving.low if claimed else None,
+        saving=found,
+        assumed_usd=assumed,
+        quality=quality,
+        escalation=escalation(runs),
+        right_usd=None if unpriced else right(runs, spent, quality),
+        what_if=choices_of(runs, spent, found.baseline),
         first=books.first,
         last=books.last,
-        verdict=verdict,
-        reason=reason,
-        advice=advice,
-        trouble=trouble,
-        document=Document(
-            title=_title(books),
-            sentence=sentence,
-            facts=(*facts, alarm),
-            notes=tuple(filter(None, (*trouble, advice, *_remarks(found, books.total, runs)))),
-            tables=tuple(_tables(found, books, by, facts, earlier)) if books.groups else (),
-            pictures=_pictures(books, runs),
-            tone=_TONES[verdict],
-        ),
+        trouble=_trouble(books),
     )
+    verdict, reason = _verdict(made, books)
+    made = replace(made, verdict=verdict, reason=reason)
+    made = replace(made, advice=_advice(made))
+    return replace(made, document=_document(made, books, runs, earlier, by))
 
 
 # Verdict --------------------------------------------------------------------------------------
 
 
-def _verdict(found: Findings, books: Books) -> tuple[Verdict, str]:
-    low, high = found.saving.saving.low, found.saving.saving.high
+def _verdict(made: Report, books: Books) -> tuple[Verdict, str]:
+    saved, share = made.saving.saving, made.saving.share
+    _, low, high = saved.numbers
     audits = books.summed(lambda key: key.node == "audit").get(True, Sums())
-    paid, status = float(audits.spent), found.status
-    of_bill = " of what the large model alone would have cost"
-    verdict: Verdict = "cannot tell yet"
-    reason = f"the saving is between {dollars(low)} and {dollars(high)}"
-    if status == "empty":
-        reason = "there are no requests in this period"
-    elif set(found.outcomes) == {"shadow"}:
-        reason = "the large model answered everything: a shadow start saves nothing yet"
-        for live in (choice for choice in found.what_if if choice.in_force):
-            reason += (
-                f"; live at {live.threshold:.3f} it would have saved "
-                f"{dollars(live.saving.value)}, with {percent(live.worse)} of the requests "
-                f"accepted and worse, at most {percent(live.worse_high)}"
-            )
-    elif high <= 0 and low < 0 and high + paid > 0:
-        reason = (
+    paid, of_bill = float(audits.spent), " of what the large model alone would have cost"
+    between = f"the saving is between {dollars(saved.low)} and {dollars(saved.high)}"
+    if made.status == "empty":
+        return "cannot tell yet", "there are no requests in this period"
+    if set(made.outcomes) == {"shadow"}:
+        return "cannot tell yet", _going_live(made)
+    loses = high <= 0 and not low >= 0  # an unknown end is no comfort
+    if loses and high + paid > 0:
+        return "cannot tell yet", (
             f"its audits cost {dollars(paid)}, without which it would have saved up to "
             f"{dollars(high + paid)}: audit a smaller share"
         )
-    elif high <= 0 and low < 0:
-        verdict, reason = "loses", f"at best it has lost {dollars(-high)}"
-        if found.saving.baseline.value > 0:
-            reason += f", {percent(-found.saving.share.high)}{of_bill}"
-    elif status in ("verified", "measured") and low > 0:
-        share = f"{percent(found.saving.share.low)}{of_bill}"
-        verdict, reason = "saves", f"a verified net saving of at least {dollars(low)}, {share}"
-        if found.quality is not None and found.quality.loss.low > 0:
-            lost = percent(found.quality.loss.low)
-            reason += f"; but it lost at least {lost} of quality per request"
-    elif status == "unknown":
-        reason = "there are calls or baselines without a price"
-    elif status == "estimated":
-        reason = f"no audit knows the large model's cost; by assumption, {reason}"
-    return verdict, reason
+    if loses:
+        part = "" if share.high is None else f", {percent(-share.high)}{of_bill}"
+        return "loses", f"at best it has lost {dollars(-high)}{part}"
+    if made.status in ("verified", "measured") and low > 0:
+        reason = f"a verified net saving of at least {dollars(low)}, {percent(share.low)}{of_bill}"
+        if made.quality is not None and (lost := made.quality.loss.low):
+            reason += f"; but it lost at least {percent(lost)} of quality per request" * (lost > 0)
+        return "saves", reason
+    return "cannot tell yet", {
+        "unknown": "there are calls or baselines without a price",
+        "estimated": f"no audit knows the large model's cost; by assumption, {between}",
+    }.get(made.status, between)
 
 
-def _advice(found: Findings, verdict: Verdict) -> str:
+def _going_live(made: Report) -> str:
+    reason = "the large model answered everything: a shadow start saves nothing yet"
+    for live in made.what_if:
+        if live.in_force:
+            reason += (
+                f"; live at {live.threshold:.3f} it would have saved "
+                f"{dollars(live.saving.value)}, with {percent(live.worse.value)} of the requests "
+                f"accepted and worse, at most {percent(live.worse.high)}"
+            )
+    return reason
+
+
+def _advice(made: Report) -> str:
     """What to do next."""
-    if found.status == "empty":
+    if made.status == "empty":
         return (
             "Look whether period and tags are what you mean, and whether the cascade writes into "
             "this ledger: Cascade(…, ledger=open_store(URL))."
         )
-    if verdict == "loses":
+    if made.verdict == "loses":
         return (
             "Switch it off: ask the large model alone. A cheaper draft, a better calibration or a "
             "lower threshold may turn it; `cascade evaluate` tells on recorded answers."
         )
-    if found.status == "unknown":
+    if made.status == "unknown":
         return (
             "Give the models that are listed as unknown a price, Tier(…, price=Price(…)), and "
             "count from then on (--since)."
         )
-    unaudited = found.quality is None or not found.quality.checked
-    accepted = found.outcomes.get("accepted", 0)
-    return "Audit some drafts: Cascade(…, audit_rate=0.05)." if accepted and unaudited else ""
+    unaudited = made.quality is None or not made.quality.checked
+    asked = "accepted" in made.outcomes and unaudited
+    return "Audit some drafts: Cascade(…, audit_rate=0.05)." if asked else ""
 
 
-def _remarks(found: Findings, total: Sums, runs: Any) -> Iterable[str]:
+def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
     """What a reader must know about the figures."""
-    quality, drafts = found.quality, runs[runs.outcome == "accepted"]
+    quality, drafts = made.quality, runs[runs.outcome == "accepted"]
     if total.unpriced:
         yield f"Calls of unknown cost, for which nothing can be assumed: {total.unpriced:,}."
     if total.no_baseline:
@@ -248,7 +275,7 @@ def _remarks(found: Findings, total: Sums, runs: Any) -> Iterable[str]:
         yield (
             "Accepted drafts that could not be audited (auditing off, or its budget used up): "
             f"{blind:,} of {len(drafts):,}, for which the quality figures do not stand. "
-            f"{dollars(found.assumed_usd)} of the baseline rests on assumed limits."
+            f"{dollars(made.assumed_usd)} of the baseline rests on assumed limits."
         )
     if quality is None:
         yield "Nothing is known about quality: no accepted draft could be audited."
@@ -262,10 +289,10 @@ def _remarks(found: Findings, total: Sums, runs: Any) -> Iterable[str]:
 def _trouble(books: Books) -> tuple[str, ...]:
     """What is wrong now."""
     found = [
-        f"Wrong now: the last {len(failing):,} calls of {tier or 'a tier'} failed, since "
-        f"{_minute(failing[0].at)} UTC: {failing[0].note}"
-        for tier, failing in books.failing.items()
-        if len(failing) >= OUTAGE
+        f"Wrong now: the last {calls.failing:,} calls of {tier or 'a tier'} failed, since "
+        f"{_minute(calls.first_failure.at)} UTC: {calls.first_failure.note}"
+        for tier, calls in books.calls.items()
+        if calls.first_failure is not None and calls.failing >= OUTAGE
     ]
     if books.unfinished:
         found.append(
@@ -275,36 +302,44 @@ def _trouble(books: Books) -> tuple[str, ...]:
     return tuple(found)
 
 
-# Figures and tables ---------------------------------------------------------------------------
+# Document -------------------------------------------------------------------------------------
 
 
-def figure(estimate: Estimate | None, unit: Unit) -> Figure:
-    """An estimate as it is shown."""
-    if estimate is None:
-        return Figure(None, unit)
-    return Figure(estimate.value, unit, estimate.low, estimate.high, estimate.basis)
-
-
-def _title(books: Books) -> str:
+def _document(
+    made: Report, books: Books, runs: Any, earlier: Report | None, by: Sequence[str]
+) -> Document:
     first, last = books.period.since or books.first, books.period.until or books.last
     tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
     period = f", {first:%Y-%m-%d} to {last:%Y-%m-%d}" if first and last else ""
-    return f"What the cascade saved{period}{f' ({tags})' if tags else ''}"
+    sentence = f"{made.verdict[0].upper()}{made.verdict[1:]}: {made.reason}."
+    if made.quality is not None and made.quality.checked:
+        sentence = f"{sentence} {made.quality.sentence}"
+    facts = _facts(made, books, runs)
+    alarm = counted(len(made.trouble), "thing") if made.trouble else "nothing"
+    notes = (*made.trouble, made.advice, *_remarks(made, books.total, runs))
+    return Document(
+        title=f"What the cascade saved{period}{f' ({tags})' if tags else ''}",
+        sentence=sentence,
+        facts=(*facts, Fact("wrong now", alarm)),
+        notes=tuple(filter(None, notes)),
+        tables=tuple(_tables(made, books, by, facts, earlier)) if books.groups else (),
+        pictures=_pictures(books, runs),
+        tone=_TONES[made.verdict],
+    )
 
 
-def _facts(found: Findings, books: Books, runs: Any) -> tuple[Fact, ...]:
+def _facts(made: Report, books: Books, runs: Any) -> tuple[Fact, ...]:
     """The figures of the first view, also those by which two periods are compared."""
-    total, quality, n = books.total, found.quality, found.requests
+    total, quality, found = books.total, made.quality, made.saving
     if not books.groups:
         return (Fact("requests", Figure(0, "count")),)
-    failed = sum(ends["failed"] for ends in books.ends.values())
-    calls = failed + sum(ends["ok"] for ends in books.ends.values())
+    failed = sum(calls.ends["failed"] for calls in books.calls.values())
+    calls = failed + sum(calls.ends["ok"] for calls in books.calls.values())
     half, most = _took(runs.latency_s[runs.latency_s > 0], (0.5, 0.95))
-    bill, saved, share = _shown(found, total.unpriced)
-    parts = [f"measured {dollars(found.saving.measured_usd)}"]
-    if found.saving.estimated_usd:
-        parts.append(f"estimated {ESTIMATED}{dollars(found.saving.estimated_usd)}")
-    if found.status == "verified":
+    parts = [f"measured {dollars(found.measured_usd)}"]
+    if found.estimated_usd:
+        parts.append(f"estimated {ESTIMATED}{dollars(found.estimated_usd)}")
+    if made.status == "verified":
         parts.append("the lower end may be claimed")
     paid = "audits included"
     if total.unknown:
@@ -314,44 +349,28 @@ def _facts(found: Findings, books: Books, runs: Any) -> tuple[Fact, ...]:
         worse = f"{quality.worse:,} of {quality.checked:,}"
         bound = f"at most {percent(quality.error_rate.high)} of the accepted, 95 %"
         bound = "all were checked" if quality.error_rate.basis == "measured" else bound
-    alone = None if bill.value is None or not n else bill.value / n
+    alone = found.baseline.map(lambda bill: bill / made.requests if made.requests else None)
+    unknown = Figure(None)
     return (
-        Fact("requests", Figure(n, "count")),
+        Fact("requests", Figure(made.requests, "count")),
         Fact("spent", _dollars(total.spent, total.unpriced), paid),
-        Fact("large model alone", bill, "with every request"),
-        Fact("saved", saved, ", ".join(parts)),
-        Fact("of the large-only bill", share, found.saving.saving.method),
+        Fact("large model alone", found.baseline, "with every request"),
+        Fact("saved", found.saving, ", ".join(parts)),
+        Fact("of the large-only bill", found.share, found.saving.method),
         Fact("checked drafts that were worse", worse, bound),
-        Fact("escalated", figure(found.escalation, "share")),
+        Fact("escalated", made.escalation or unknown),
         Fact(
             "cost per answer as good as the large model's",
-            figure(found.right_usd, "usd"),
-            f"large alone {dollars(alone)}",
+            made.right_usd or unknown,
+            f"large alone {dollars(alone.value)}",
         ),
         Fact("95 % of requests took at most", most, f"half of them {words(half)}"),
         Fact("calls that failed", Figure(failed / calls if calls else None, "share")),
     )
 
 
-def _shown(found: Findings, unpriced: int) -> tuple[Figure, Figure, Figure]:
-    """Large-only bill, saving and its share, as far as they are known: a cost without a price
-    leaves a saving no lower end, a draft without a baseline leaves it no upper one."""
-
-    def shown(estimate: Estimate, unit: Unit, unpriced: int) -> Figure:
-        unknown = found.unknown_baselines
-        value = None if unknown or unpriced else estimate.value
-        low, high = None if unpriced else estimate.low, None if unknown else estimate.high
-        return Figure(value, unit, low, high, estimate.basis)
-
-    return (
-        shown(found.saving.baseline, "usd", 0),
-        shown(found.saving.saving, "usd", unpriced),
-        shown(found.saving.share, "share", unpriced),
-    )
-
-
 def _tables(
-    found: Findings,
+    made: Report,
     books: Books,
     by: Sequence[str],
     facts: Sequence[Fact],
@@ -364,18 +383,18 @@ def _tables(
         rows = tuple((fact.label, fact.figure, before[fact.label]) for fact in facts)
         heads = ("", "this period", "before")
         compared = [Table("Compared with the period before", heads, rows)]
-    tables = [*compared, *_breakdowns(found, books, by), _tokens(books), _calls(books)]
-    tables += [_choices(found.what_if), _unknown(books), _events(books)]
+    tables = [*compared, *_breakdowns(made, books, by), _tokens(books), _calls(books)]
+    tables += [_choices(made.what_if), _unknown(books), _events(books)]
     return (table for table in tables if table.rows)
 
 
-def _breakdowns(found: Findings, books: Books, by: Sequence[str]) -> Iterable[Table]:
+def _breakdowns(made: Report, books: Books, by: Sequence[str]) -> Iterable[Table]:
     """Tables by node, tier, model, day or tag, of which every column adds up to the headline.
 
     Estimated savings are those of the ledger, scaled to what the audits make of their sum.
     """
     total = float(books.total.estimated)
-    scale = found.saving.estimated_usd / total if total else None
+    scale = made.saving.estimated_usd / total if total else None
     teams = tuple(f"tag:{tag}" for tag in TEAMS if tag in books.tags)
     for name in dict.fromkeys(each for one in by for each in (teams if one == "tags" else (one,))):
         table = _breakdown(books, name, scale)
@@ -443,9 +462,10 @@ def _tokens(books: Books) -> Table:
 
 def _calls(books: Books) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for tier, ends in books.ends.items():
-        counts = (Figure(ends[how], "count") for how in ("ok", "failed", "not_sent", "cancelled"))
-        rows.append((tier, *counts, *_took(books.seconds[tier], (0.5, 0.95, 0.99))))
+    for tier, calls in books.calls.items():
+        ends = (calls.ends[how] for how in ("ok", "failed", "not_sent", "cancelled"))
+        counts = (Figure(count, "count") for count in ends)
+        rows.append((tier, *counts, *_took(calls.seconds, (0.5, 0.95, 0.99))))
     heads = ("tier", "answered", "failed", "not sent", "cancelled", "50 % took", "95 %", "99 %")
     return Table("Calls by tier", heads, tuple(rows))
 
@@ -462,8 +482,8 @@ def _choices(found: Sequence[Choice]) -> Table:
             f"{choice.threshold:.3f}",
             Figure(choice.escalated, "share"),
             Figure(choice.cost_usd, "usd"),
-            figure(choice.saving, "usd"),
-            Figure(choice.worse, "share", choice.worse_low, choice.worse_high),
+            choice.saving,
+            choice.worse,
         )
         for choice in found
     )
@@ -476,8 +496,10 @@ def _choices(found: Sequence[Choice]) -> Table:
 
 def _unknown(books: Books) -> Table:
     rows: list[tuple[Cell, ...]] = []
-    for (node, model), (sums, note) in books.unknown.items():
-        cells = (Figure(sums.entries, "count"), _dollars(sums.assumed, sums.unpriced))
+    groups = books.summed(lambda key: (key.node, key.model))
+    for (node, model), note in books.reasons.items():
+        sums = groups[node, model]
+        cells = (Figure(sums.unknown, "count"), _dollars(sums.assumed, sums.unpriced))
         rows.append((node, model, note or "no reason given", *cells))
     return Table("Unknown costs", ("node", "model", "why", "entries", "assumed"), tuple(rows))
 
@@ -500,8 +522,9 @@ def _pictures(books: Books, runs: Any) -> tuple[Picture, ...]:
     sums, pictures = books.summed(lambda key: key.day), []
     saved, escalated = [], []
     for day in np.unique(runs.day).astype(int).tolist():
-        part = runs[runs.day == day]
-        saved.append((day, account(part, float(sums[day].spent))[0].saving))
+        part, paid = runs[runs.day == day], sums[day]
+        found, _, _ = account(part, float(paid.spent), unpriced=paid.unpriced > 0)
+        saved.append((day, found.saving))
         if (rate := escalation(part)) is not None:
             escalated.append((day, rate))
     if saved:
@@ -518,8 +541,12 @@ def _pictures(books: Books, runs: Any) -> tuple[Picture, ...]:
     return tuple(pictures)
 
 
-def _spans(found: Sequence[tuple[float, Estimate]]) -> Series:
-    """Estimates as dots with their intervals."""
-    points = tuple((float(at), each.value) for at, each in found)
-    ranges = tuple((each.low, each.high) for _, each in found)
-    return Series("with its 95 % interval", points, "dots", ranges=ranges)
+def _spans(found: Sequence[tuple[float, Figure]]) -> Series:
+    """Figures as dots with their intervals; an unknown one is not drawn."""
+    points, ranges = [], []
+    for at, each in found:
+        value, low, high = each.numbers
+        points.append((float(at), value))
+        ranges.append((low, high))
+    name = "with its 95 % interval"
+    return Series(name, tuple(points), "dots", ranges=tuple(ranges))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
-from cascade.evaluation.books import Books, Row
+from cascade.evaluation.books import COLUMNS, Books, Row
 from cascade.evaluation.render import Table, to_text, words
 from cascade.evaluation.report import Report, make_report
-from cascade.ledger.base import EVERYTHING, MemoryLedger, Selection
+from cascade.ledger.base import EVERYTHING, Selection
+from cascade.ledger.store import SqlLedger, open_store
 from cascade.state import Decision, LedgerEntry
 
 NOON, HOUR = datetime(2026, 3, 1, 12, tzinfo=UTC), timedelta(hours=1)
@@ -127,27 +128,46 @@ def audited(
     return [story.audit(usd(large), loss) for story in stories]
 
 
-def books_of(rows: Iterable[Row]) -> Books:
-    """The books of entries that were read."""
+def books_of(told: Iterable[Story]) -> Books:
+    """The books of these runs, without a database between."""
     books = Books()
-    books.read(rows)
+    books.read(_row(made) for story in told for made in story.entries)
     books.settle()
     return books
 
 
-def ledger_of(told: Iterable[Story | LedgerEntry], tags: Mapping[str, str]) -> MemoryLedger:
-    """A ledger that holds them."""
-    store = MemoryLedger()
+def _row(made: LedgerEntry) -> Row:
+    low, high = made.baseline_range or (None, None)
+    known = {"baseline_low_usd": low, "baseline_high_usd": high}
+    values = [
+        known[name]
+        if name in known
+        else getattr(made.decision, name.removeprefix("decision."), None)
+        if name.startswith("decision.")
+        else getattr(made, name)
+        for name in COLUMNS
+    ]
+    return Row(*values, ())
+
+
+def fill(store: SqlLedger, told: Iterable[Story | LedgerEntry]) -> None:
+    """Write entries, whose team is `search`."""
     for story in told:
-        store.append(story.entries if isinstance(story, Story) else [story], tags)
-    return store
+        entries = story.entries if isinstance(story, Story) else [story]
+        store.append(entries, {"team": "search"})
 
 
 def reported(
     told: Iterable[Story | LedgerEntry], selection: Selection = EVERYTHING, **options: Any
 ) -> Report:
     """The report of these entries, whose team is `search`."""
-    return asyncio.run(make_report(ledger_of(told, {"team": "search"}), selection, **options))
+
+    async def make() -> Report:
+        async with open_store("memory://") as store:
+            fill(store, told)
+            return await make_report(store, selection, **options)
+
+    return asyncio.run(make())
 
 
 def text_of(report: Report) -> str:
