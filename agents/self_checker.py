@@ -38,7 +38,7 @@ that takes a millisecond."""
 
 @dataclass(frozen=True, slots=True)
 class SelfChecker:
-    """Checks a draft, as a rule with the model that wrote it.
+    """Self-check of a draft, as a rule with the model that wrote it.
 
     Attributes:
         signals: what to take, cheapest first; empty for the cheapest that the tier allows:
@@ -80,7 +80,7 @@ class SelfChecker:
         return "verify"
 
     async def glance(self, run: Run, runtime: CascadeRuntime) -> Assessment | None:
-        """What the signals that cost nothing say of a draft; None where there are none."""
+        """The assessment of a draft by free signals; None where there are none."""
         assert run.draft is not None
         tier = runtime.kernel.tiers[run.tier]
         free = self._due(tier, run.draft, (), free=True)

@@ -22,7 +22,7 @@ logger = logging.getLogger("cascade")
 
 
 class Verdict(Record):
-    """What a verifier of the user's says about a draft.
+    """Verdict of a user's verifier about a draft.
 
     Give `accept` to decide, or `confidence` (in [0, 1]) to let the policy decide on it.
     `cost_usd` is what the verdict cost: None means unknown, and 0 is free.
@@ -43,7 +43,7 @@ a confidence for the policy. A parameter called `run` gets the `Run`."""
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """Lets the policy, or a judge of the user's, decide about a draft.
+    """Decision about a draft, by the policy or a judge of the user's.
 
     Attributes:
         policy: decides.
@@ -107,7 +107,7 @@ class Verifier:
                 return "end"
 
     def foresee(self, run: Run, runtime: CascadeRuntime) -> Decision:
-        """What the policy would say now, were there no further signal."""
+        """The policy's decision if there were no further signal."""
         situation = self._situation(run, runtime, judged=True)
         return _checked(runtime.kernel.decide(run, situation, self.policy.decide))
 

@@ -65,7 +65,7 @@ _portal = _Portal()
 
 
 def portal_loop() -> asyncio.AbstractEventLoop:
-    """The background loop, for work that nobody waits for; also callable from the loop itself."""
+    """The background loop, for work without a waiting caller; the loop itself may ask for it."""
     return _portal.loop(waits=False)
 
 

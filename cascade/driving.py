@@ -30,7 +30,7 @@ _METADATA = ("thread_id", "checkpoint_id", "checkpoint_ns", "run_id", "assistant
 
 
 class Driver:
-    """Takes runs of a cascade to their end, whichever way.
+    """Driver of the runs of a cascade, by the loop or by LangGraph.
 
     Args:
         kernel: of the cascade.
@@ -55,7 +55,7 @@ class Driver:
         return build_graph(self._kernel)
 
     def runtime(self, config: RunnableConfig | None, show: Show) -> CascadeRuntime:
-        """What this process adds to a run, with the context and store of a graph around ours.
+        """Runtime of a run, with the context and store of a graph around ours.
 
         Raises:
             ConfigurationError: it is no configuration.

@@ -166,7 +166,7 @@ class RateLimitError(ModelError):
 
 
 class ModelUnavailableError(ModelError):
-    """Nobody listens at the address, or the server failed (HTTP 5xx)."""
+    """No server at the address, or one that failed (HTTP 5xx)."""
 
     retryable = True
     circumstantial = True

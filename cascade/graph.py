@@ -35,14 +35,14 @@ message's `response_metadata`."""
 
 
 class CascadeInput(TypedDict, total=False):
-    """What the graph takes: a conversation, and what its last question is asked with."""
+    """Input of the graph: a conversation, and the settings of its last question."""
 
     messages: Annotated[list[AnyMessage], add_messages]
     settings: Settings | None
 
 
 class CascadeState(CascadeInput, total=False):
-    """What the nodes share: the conversation, and the run as JSON."""
+    """State that the nodes share: the conversation, and the run as JSON."""
 
     run: dict[str, JsonValue]
 

@@ -101,7 +101,7 @@ class InCopiedContext(Generic[T]):
 
 
 class Kernel:
-    """Takes runs from step to step.
+    """The kernel, which takes runs from step to step.
 
     Raises:
         ConfigurationError: two middleware of one name, or something that is none.
@@ -199,8 +199,8 @@ class Kernel:
         return self.outlook.earned(run.draft, cost, run.messages)
 
     async def rehearse(self, run: Run, runtime: CascadeRuntime) -> Decision | None:
-        """What would be decided about a draft by the signals that cost nothing. Nothing is asked,
-        booked or shown; None where free signals give no decision."""
+        """The decision about a draft by free signals alone. Nothing is asked, booked or shown; None
+        where free signals give no decision."""
         trial = run.copy("shadow")
         trial.assessment = await self._checker.glance(trial, runtime)
         return None if trial.assessment is None else self._verifier.foresee(trial, runtime)
@@ -276,7 +276,7 @@ class Kernel:
         return self.answer_of(run)
 
     def answer_of(self, run: Run) -> Answer:
-        """What a run has come to."""
+        """The outcome of a run."""
         abstains = run.decision is not None and run.decision.action == "abstain"
         return Answer(None if abstains else run.draft, run.decision, run.source, run.degraded)
 

@@ -80,7 +80,7 @@ def to_settings(
     response_format: ResponseFormat | None = None,
     **given: Any,
 ) -> Settings:
-    """What a question is asked with, as JSON.
+    """Settings of a question, as JSON.
 
     Args:
         tools: LangChain tools, functions, pydantic models, or dicts in OpenAI format.

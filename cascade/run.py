@@ -43,7 +43,7 @@ result alone."""
 
 
 class Settings(TypedDict, total=False):
-    """What one question is asked with; it travels with the run. JSON, and no keys.
+    """Settings of one question, which travel with the run. JSON, and no keys.
 
     `temperature`, `max_tokens` and `timeout_s` override those of the tiers.
     """
@@ -155,7 +155,7 @@ class Run:
         return self.assessment is None or self.assessment.objection is not None
 
     def stamps(self) -> dict[str, JsonValue]:
-        """What middleware stamps on the answer for the rest of the conversation: `stamps` of its
+        """Stamps of middleware on the answer, for the rest of the conversation: `stamps` of its
         notes. They end in the message's `response_metadata`."""
         made: dict[str, JsonValue] = {}
         for note in self.notes.values():
@@ -201,7 +201,7 @@ def _adapter() -> TypeAdapter[Run]:
 
 @dataclass(slots=True)
 class Answer:
-    """What a run came to.
+    """Outcome of a run.
 
     Attributes:
         completion: the answer; None where the policy abstained.
@@ -244,7 +244,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a kernel is made of.
+    """Parts of a kernel.
 
     Attributes:
         tiers: from small to large.
@@ -274,7 +274,7 @@ class Parts:
 
 
 class Kernel(Protocol):
-    """What agents and middleware may ask of the kernel."""
+    """The kernel as agents and middleware see it."""
 
     parts: Parts
     tiers: tuple[OpenTier, ...]
@@ -297,8 +297,8 @@ class Kernel(Protocol):
         ...
 
     async def rehearse(self, run: Run, runtime: CascadeRuntime) -> Decision | None:
-        """What would be decided about a draft by the signals that cost nothing. Nothing is asked,
-        booked or shown; None where free signals give no decision."""
+        """The decision about a draft by free signals alone. Nothing is asked, booked or shown; None
+        where free signals give no decision."""
         ...
 
     def calibrated(self, run: Run) -> bool:
@@ -326,7 +326,7 @@ class Kernel(Protocol):
 
 @dataclass(slots=True)
 class CascadeRuntime:
-    """What this process adds to a run; made by each driver for each step, never stored.
+    """This process's part of a run, made by each driver for each step and never stored.
 
     Attributes:
         kernel: asks models and decides.

@@ -117,7 +117,7 @@ Trajectory = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model answered to one request.
+    """Answer of a model to one request.
 
     Attributes:
         text: the answer without thinking.
@@ -207,7 +207,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What the self-check knows about a draft.
+    """Knowledge of the self-check about a draft.
 
     Attributes:
         signals: name → value; a signal that could not be taken is absent.
@@ -229,7 +229,7 @@ class Assessment:
 
 
 class Decision(Record):
-    """What the deferral policy decided about a draft, and on which figures.
+    """Decision of the deferral policy about a draft, with the figures it rests on.
 
     `expected_cost_*_usd` are the two sides that the economic rule compares: dollars of money
     spent plus dollars of expected error. `tier` names where to escalate to, when that is not
@@ -252,7 +252,7 @@ class Decision(Record):
 
 
 class Certificate(Record):
-    """What was proved about a threshold on labelled drafts that the calibrator never saw.
+    """Proof about a threshold, on labelled drafts that the calibrator never saw.
 
     For every threshold τ' ≥ `threshold` the Clopper–Pearson upper bound on the joint harm
     R(τ') = P(accept ∧ wrong) is at most `max_harm`; R is monotone in τ, so no correction for
