@@ -29,6 +29,28 @@ COMMANDS = {
 }
 """The commands and the modules that have them: only the module of what was typed is loaded."""
 
+EXAMPLES = {
+    "ask": "'What is the capital of Australia?' --small ollama:qwen2.5:3b --large openai:gpt-5.1 "
+    "--price-of-error 0.05",
+    "batch": "questions.csv --output answers.csv --small ollama:qwen2.5:3b --large openai:gpt-5.1 "
+    "--budget-usd 5",
+    "calibrate": "examples.jsonl --small ollama:qwen2.5:3b --large openai:gpt-5.1 --scorer exact "
+    "--max-harm 0.05 --out calibration.json",
+    "demo": "--n 40",
+    "doctor": "--model openai:gpt-5.1 --model ollama:qwen2.5:3b",
+    "evaluate": "answers.jsonl --small ollama:qwen2.5:3b --large openai:gpt-5.1 "
+    "--price-of-error 0.05 --html report.html",
+    "keys": "create cascade.yaml search-team --day-usd 5 --per-minute 120 --tag team=search",
+    "lessons": "delete sqlite:///lessons.db --user ada",
+    "plan": "--input-tokens 400 --output-tokens 100 --small-price 0.1,0.4 --large openai:gpt-5.1 "
+    "--accept 0.6",
+    "report": "sqlite:///ledger.db --since 7d --tag team=search --html report.html",
+    "serve": "cascade.yaml --check",
+    "teach": "export sqlite:///lessons.db --output train.jsonl",
+    "try": "tickets.csv --question text --label category --small ollama:qwen2.5:3b "
+    "--large openai:gpt-5.1",
+}
+
 
 class Program(TyperGroup):
     """The commands, loaded when they are typed, with errors that end with what to type next."""
@@ -44,18 +66,14 @@ class Program(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"cascade.cli.{COMMANDS[cmd_name]}")
-        found = typer.Typer(
-            pretty_exceptions_enable=False,
-            context_settings={"help_option_names": ["-h", "--help"]},
-        )
         command = getattr(module, f"{cmd_name}_" if cmd_name == "try" else cmd_name)
         if isinstance(command, typer.Typer):
             made: Any = typer.main.get_group(command)
         else:
-            epilog = getattr(module, "EXAMPLES", {}).get(cmd_name) or module.EXAMPLE
-            found.command(name=cmd_name, epilog=epilog)(command)
-            made = typer.main.get_command(found)
-        made.name = cmd_name
+            alone = typer.Typer(add_completion=False)
+            alone.command()(command)
+            made = typer.main.get_command(alone)
+        made.name, made.epilog = cmd_name, f"Example: cascade {cmd_name} {EXAMPLES[cmd_name]}"
         return made
 
     def invoke(self, ctx: Any) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
-from cascade.cli import options
 from cascade.cli.console import (
+    AS_JSON,
     busy,
     print_json,
     printable,
@@ -18,38 +18,28 @@ from cascade.cli.console import (
     streams,
     watched,
 )
+from cascade.cli.options import Models, Policy, System, spread
 from cascade.errors import InputError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
     from cascade.result import CascadeResult
 
-EXAMPLE = (
-    "Example: cascade ask 'What is the capital of Australia?' "
-    "--small ollama:qwen2.5:3b --large openai:gpt-5.1 --price-of-error 0.05"
-)
 
-
+@spread
 def ask(
-    question: Annotated[str, typer.Argument(help="'-' reads it from standard input.")],
+    question: Annotated[str, Argument(help="'-' reads it from standard input.")],
     *,
-    small: options.Small = options.EMBEDDED,
-    large: options.Large = None,
-    system: options.System = None,
-    threshold: options.Threshold = None,
-    price_of_error: options.PriceOfError = None,
-    calibration: options.Calibration = None,
-    prices: options.Prices = None,
-    max_tokens: options.MaxTokens = None,
-    temperature: options.Temperature = None,
+    system: System = None,
     local_only: Annotated[
         Literal["answer", "abstain"] | None,
-        typer.Option(
+        Option(
             help="Ask no model that is not on this machine. A draft that is not good enough is the "
             "answer all the same, or with 'abstain' there is none."
         ),
     ] = None,
-    json: options.Json = False,
+    models: Models,
+    policy: Policy,
 ) -> None:
     """Ask one question: the small model drafts, the large one answers if it has to.
 
@@ -58,23 +48,12 @@ def ask(
     text = question if question != "-" else _standard_input()
     messages: Any = [("system", system), ("human", text)] if system else text
     with ExitStack() as opened:
-        with nullcontext() if json else busy("getting ready"):
-            cascade = options.pair(
-                opened,
-                small=small,
-                large=large,
-                prices=prices,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                calibrator=calibration,
-                threshold=threshold,
-                price_of_error=price_of_error,
-                local_only=local_only or False,
-            )
+        with busy("getting ready"):
+            cascade = models.open(opened, local_only=local_only or False, **vars(policy))
         with spending(cascade):
-            followed = watched() and not json
+            followed = watched() and not AS_JSON.get()
             result = _follow(cascade, messages) if followed else cascade.invoke(messages)
-        if json:
+        if AS_JSON.get():
             print_json(_document(result, cascade, local_only))
         else:
             _show(result)

@@ -7,57 +7,43 @@ import signal
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import asdict
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
-from cascade.cli import options
-from cascade.cli.console import busy, fail, print_json, say
+from cascade.cli.console import AS_JSON, busy, fail, print_json, say
+from cascade.cli.options import Amount, Models, Policy, System, Text, spread
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.jobs import Done
 
-EXAMPLE = (
-    "Example: cascade batch questions.csv --output answers.csv --small ollama:qwen2.5:3b "
-    "--large openai:gpt-5.1 --budget-usd 5"
-)
 
-
+@spread
 def batch(
-    source: Annotated[
-        Path, typer.Argument(help="CSV, JSONL or Parquet, or a folder of such files.")
-    ],
+    source: Annotated[Path, Argument(help="CSV, JSONL or Parquet, or a folder of such files.")],
     *,
-    output: Annotated[Path, typer.Option(help="Where the answers go: .csv or .jsonl.")],
-    small: options.Small = options.EMBEDDED,
-    large: options.Large = None,
-    column: Annotated[str | None, typer.Option(help="Column with the questions.")] = None,
-    system: options.System = None,
-    threshold: options.Threshold = None,
-    price_of_error: options.PriceOfError = None,
-    calibration: options.Calibration = None,
-    prices: options.Prices = None,
-    max_tokens: options.MaxTokens = None,
-    temperature: options.Temperature = None,
-    budget_usd: Annotated[
-        Decimal | None, options.dollars("Dollars of the whole job, at most.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Rows under way at once.")] = 16,
+    output: Annotated[Path, Option(help="Where the answers go: .csv or .jsonl.")],
+    column: Annotated[Text, Option(help="Column with the questions.")] = None,
+    prefix: Annotated[str, Option(help="Before the names of the columns added.")] = "",
+    system: System = None,
+    budget_usd: Annotated[Amount, Option(help="Dollars of the whole job, at most.", min=0)] = None,
+    concurrency: Annotated[int, Option(min=1, help="Rows under way at once.")] = 16,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="This process, or a Ray cluster.")
+        Literal["local", "ray"], Option(help="This process, or a Ray cluster.")
     ] = "local",
     provider_batch: Annotated[
         bool,
-        typer.Option(help="Ask the large model by its provider's batch API, at half the price."),
+        Option(help="Ask the large model by its provider's batch API, at half the price."),
     ] = False,
-    ledger: options.LedgerUrl = None,
-    prefix: Annotated[str, typer.Option(help="Before the names of the columns added.")] = "",
-    fresh: Annotated[bool, typer.Option(help="Forget what was done before, and pay anew.")] = False,
-    json: options.Json = False,
+    ledger: Annotated[
+        Text, Option(help="Ledger to write to: sqlite:///ledger.db, postgresql://…")
+    ] = None,
+    fresh: Annotated[bool, Option(help="Forget what was done before, and pay anew.")] = False,
+    models: Models,
+    policy: Policy,
 ) -> None:
     """Answer every row of a file. Interrupted, the same command goes on where it was."""
     from cascade import jobs  # noqa: PLC0415 - heavy, keeps --help fast
@@ -72,17 +58,10 @@ def batch(
         raise ConfigurationError(
             f"--output {output}: the questions are read from there. Give another place."
         )
-    jobs.check_rows(source, column, prefix=prefix)
+    unreadable = jobs.check_rows(source, column, prefix=prefix)
+    _tell_of(unreadable)
     with ExitStack() as opened:
-        common: dict[str, Any] = {
-            "prices": prices,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "calibrator": calibration,
-            "threshold": threshold,
-            "price_of_error": price_of_error,
-        }
-        make: Any = partial(options.pair, small=small, large=large, ledger=ledger, **common)
+        make: Any = partial(models.open, ledger=ledger, **vars(policy))
         cascade = make(opened)
         made_with = jobs.made_with(cascade, system=system)
         path = output.with_name(f"{output.name}.journal")
@@ -102,7 +81,23 @@ def batch(
             done = asyncio.run(_watched(partial(run, cascade, rows, journal, **limits)))
         again = jobs.read_rows(source, column, system)
         written = jobs.write_output(output, again, journal, prefix=prefix)
-    _report(done, output, written, as_json=json)
+    _report(done, output, written, len(unreadable))
+
+
+def _tell_of(unreadable: list[str]) -> None:
+    """Say which rows will not be asked, before anything is paid."""
+    if not unreadable:
+        return
+    more = f"; and {len(unreadable) - MOST_TOLD:,} more" if len(unreadable) > MOST_TOLD else ""
+    say(
+        f"{'; '.join(unreadable[:MOST_TOLD])}{more}. They are not asked and cost nothing: the "
+        "output has them with an error. All others are asked.",
+        style="yellow",
+    )
+
+
+MOST_TOLD = 5
+"""Rows that are named one by one."""
 
 
 async def _watched(run: Callable[..., Awaitable[Done]]) -> Done:
@@ -111,7 +106,7 @@ async def _watched(run: Callable[..., Awaitable[Done]]) -> Done:
     for word in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(word, stop.set)
     try:
-        with busy() as tell:
+        with busy("getting ready") as tell:
             return await run(
                 stop=stop,
                 progress=lambda done: tell(
@@ -124,11 +119,11 @@ async def _watched(run: Callable[..., Awaitable[Done]]) -> Done:
             loop.remove_signal_handler(word)
 
 
-def _report(done: Done, output: Path, written: int, *, as_json: bool) -> None:
+def _report(done: Done, output: Path, written: int, unreadable: int = 0) -> None:
     from cascade.jobs.engine import INTERRUPTED  # noqa: PLC0415 - heavy
 
     spent = None if done.unknown and not done.spent_usd else done.spent_usd
-    if as_json:
+    if AS_JSON.get():
         print_json({**asdict(done), "spent_usd": spent, "written": written})
     else:
         known = "" if not done.unknown else f", {done.unknown:,} at an unknown cost"
@@ -145,5 +140,8 @@ def _report(done: Done, output: Path, written: int, *, as_json: bool) -> None:
     if done.stopped is not None:
         code = 130 if done.stopped == INTERRUPTED else 1
         fail(f"{done.stopped}. Run the same command again to go on.", code)
-    if done.failed:
-        fail(f"{done.failed:,} rows failed; run the same command again to ask them anew.", 1)
+    if done.failed > unreadable:
+        asked = done.failed - unreadable
+        fail(f"{asked:,} rows failed; run the same command again to ask them anew.", 1)
+    if unreadable:
+        fail(f"{unreadable:,} rows have no question; mend them and run the same command again.", 1)

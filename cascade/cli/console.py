@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
@@ -61,11 +61,6 @@ def say(text: str, *, style: str | None = None) -> None:
     streams.err.print(printable(text), style=style, markup=False)
 
 
-def show(text: str) -> None:
-    """Write a result to standard output."""
-    streams.out.print(printable(text), markup=False)
-
-
 def watched() -> bool:
     """Whether a person may watch progress on standard error."""
     return sys.stderr.isatty()
@@ -81,25 +76,15 @@ def busy(text: str = "") -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def write_pages(document: Any, html: Path | None, figures: Path | None) -> None:
-    """Write a document as a page and its pictures as SVG, where that is wanted.
-
-    Raises:
-        ConfigurationError: a file cannot be written.
-    """
-    from cascade.evaluation.page import to_drawing, to_page  # noqa: PLC0415 - keeps --help fast
-
-    for path, draw in ((html, to_page), (figures, to_drawing)):
-        if path is None:
-            continue
-        try:
-            path.write_text(draw(document), encoding="utf-8")
-        except OSError as error:
-            raise ConfigurationError(
-                f"{path} cannot be written ({error.strerror}): give a file in a folder that "
-                f"exists, or make the folder."
-            ) from error
-        say(f"wrote {path}")
+def give(data: Any, text: str, remark: str = "") -> None:
+    """Write a result: for a machine `data` as JSON, for a person `text`, and a remark."""
+    if AS_JSON.get():
+        print_json(data)
+        return
+    if text:
+        streams.out.print(printable(text), markup=False)
+    if remark:
+        say(remark)
 
 
 def print_json(value: Any) -> None:
@@ -146,7 +131,10 @@ def without_tracebacks(run: Callable[[], Any]) -> int:
         except typer.TyperException as error:
             if type(error).__name__ == "NoArgsIsHelpError":  # it has shown the help
                 return error.exit_code
-            fail(error.format_message(), error.exit_code, kind="UsageError")
+            told, why = error.format_message(), error.__cause__
+            if isinstance(why, ValidationError):  # which says what is wrong, and not with what
+                told = f"{told}, not {why.errors()[0]['input']!r}"
+            fail(told, error.exit_code, kind="UsageError")
         except typer.Abort:  # Ctrl-C at a question
             fail("interrupted", INTERRUPTED, kind="Interrupted")
         except CascadeError as error:

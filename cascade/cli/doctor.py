@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
-import typer
+from typer import Option
 
-from cascade.cli.console import busy, fail, print_json, show
-from cascade.cli.options import EMBEDDED, Json
+from cascade.cli.console import busy, fail, give
+from cascade.cli.options import EMBEDDED, spread
 from cascade.errors import CascadeError
-
-EXAMPLE = "Example: cascade doctor --model openai:gpt-5.1 --model ollama:qwen2.5:3b"
 
 PROBE_TIMEOUT_S = 60.0
 
@@ -42,23 +40,22 @@ class Check:
     found: str
     to_do: str = ""
 
+    def __str__(self) -> str:
+        then = f" → {self.to_do}" if self.to_do else ""
+        return f"{MARKS[self.status]} {self.name}: {self.found}{then}"
 
+
+@spread
 def doctor(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Also ask this model one word, which may cost a fraction of a cent."),
+        Option(help="Also ask this model one word, which may cost a fraction of a cent."),
     ] = None,
-    *,
-    json: Json = False,
 ) -> None:
     """Look for models, keys, prices and log-probs. Fails when a named model does not work."""
     with busy("looking around …"):
         checks = asyncio.run(_look(model or []))
-    if json:
-        print_json(checks)
-    for check in () if json else checks:
-        to_do = f" → {check.to_do}" if check.to_do else ""
-        show(f"{MARKS[check.status]} {check.name}: {check.found}{to_do}")
+    give(checks, "\n".join(map(str, checks)))
     for check in checks:
         if check.name in (model or ()) and check.status == "missing":
             fail(f"{check.name} {check.found}: {check.to_do}", 1)

@@ -1,4 +1,4 @@
-"""Options that commands share by type: models, prices, temperature, system message.
+"""Options that commands share by type: a group of them is one parameter, and a panel of the help.
 
 One word means one thing: `--calibration` is a file, `--prices` is a file, `--small` and `--large`
 are model strings.
@@ -6,15 +6,18 @@ are model strings.
 
 from __future__ import annotations
 
-import math
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from decimal import Decimal, InvalidOperation
+from dataclasses import dataclass, fields, is_dataclass
+from decimal import Decimal
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-import typer
+from typer import Option
 
+from cascade.cli.console import say
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,100 +31,104 @@ NO_LARGE = (
     "`export CASCADE_LARGE=openai:gpt-5.1`; `cascade doctor` shows what is within reach."
 )
 
+Text = str | None
+File = Path | None
+Number = float | None
+Amount = Decimal | None
 
-def number(
-    text: str, kind: type[Any], wanted: str, holds: Callable[[Any], bool] = lambda value: True
-) -> typer.models.OptionInfo:
-    """An option that takes a number for which something holds.
-
-    Args:
-        text: help.
-        kind: `float` or `Decimal`.
-        wanted: what is told where it does not hold.
-        holds: of the number.
-    """
-
-    def parse(given: str) -> Any:
-        try:
-            value = kind(given)
-            if not (math.isfinite(value) and holds(value)):
-                raise ValueError(given)
-        except (ValueError, InvalidOperation):
-            raise typer.BadParameter(f"{given}: {wanted}.") from None
-        return value
-
-    option: typer.models.OptionInfo = typer.Option(help=text, parser=parse, metavar="NUMBER")
-    return option
-
-
-def dollars(text: str, kind: type[Any] = Decimal) -> typer.models.OptionInfo:
-    """An option that takes dollars."""
-    return number(text, kind, "dollars, above 0", lambda usd: usd > 0)
-
-
-def probability(text: str) -> typer.models.OptionInfo:
-    """An option that takes a probability."""
-    return number(text, float, "a probability is between 0 and 1", lambda p: 0 < p < 1)
-
-
-Small = Annotated[str, typer.Option(envvar="CASCADE_SMALL", help="Model that drafts.")]
-Large = Annotated[
-    str | None, typer.Option(envvar="CASCADE_LARGE", help="Model for what is doubtful.")
+Small = Annotated[str, Option(envvar="CASCADE_SMALL", help="Model that drafts.")]
+PriceOfError = Annotated[Number, Option(help="Dollars that a wrong answer costs you.", min=0)]
+System = Annotated[Text, Option(help="System message before each question.")]
+CalibrationFile = Annotated[
+    File, Option("--calibration", help="File that `cascade calibrate` has made.")
 ]
-Threshold = Annotated[
-    float | None, typer.Option(help="Accept drafts at this confidence and above.")
-]
-PriceOfError = Annotated[float | None, dollars("Dollars that a wrong answer costs you.", float)]
-MaxTokens = Annotated[int | None, typer.Option(help="Limit of the length of answers, in tokens.")]
-Temperature = Annotated[
-    float | None, typer.Option(help="Of both models; 0 for short labels, by default theirs.")
-]
-System = Annotated[str | None, typer.Option(help="System message before each question.")]
-Prices = Annotated[
-    Path | None, typer.Option(help="File of prices (TOML), by model string; see docs/prices.md.")
-]
-Calibration = Annotated[Path | None, typer.Option(help="File that `cascade calibrate` has made.")]
-LedgerUrl = Annotated[
-    str | None,
-    typer.Option("--ledger", help="Ledger to write to: sqlite:///ledger.db, postgresql://…"),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Html = Annotated[Path | None, typer.Option("--html", help="Write a page as well.")]
-Figures = Annotated[Path | None, typer.Option("--figures", help="Write the pictures: .svg.")]
+
+Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
 
 
-def pair(opened: ExitStack, *, small: str, large: str | None, **options: Any) -> Cascade:
-    """The cascade of two models, or of the small one alone where nothing may leave this machine; it
-    is closed with `opened`.
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as typer takes it: with `--json`, and with the fields of a dataclass in place of
+    each parameter of that type."""
+    signature = inspect.signature(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for name, parameter in signature.parameters.items():
+        if is_dataclass(parameter.annotation):
+            groups[name] = parameter.annotation
+            parameters += _parameters(parameter.annotation)
+        else:
+            parameters.append(parameter)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters.append(inspect.Parameter("json", keyword, default=False, annotation=Json))
 
-    Args:
-        opened: closes the cascade and its ledger.
-        small: model that drafts.
-        large: model for what is doubtful.
-        options: `prices`, `max_tokens`, `temperature` of the tiers, `ledger` as an address, and
-            those of `Cascade`.
+    @wraps(command)
+    def run(*, json: bool, **given: Any) -> None:
+        del json  # it was read before anything could go wrong
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
 
-    Raises:
-        ConfigurationError: there is no large model, or the options cannot work.
-    """
-    from cascade.api import Cascade  # noqa: PLC0415 - heavy, keeps --help fast
-    from cascade.ledger.prices import load_prices  # noqa: PLC0415
-    from cascade.tiers import Tier  # noqa: PLC0415
+    vars(run)["__signature__"] = signature.replace(parameters=parameters)
+    return run
 
-    alone = large is None and options.get("local_only") == "answer"
-    if large is None and not alone:
-        raise ConfigurationError(NO_LARGE)
-    common = {name: options.pop(name, None) for name in ("max_tokens", "temperature")}
-    prices, url = options.pop("prices", None), options.pop("ledger", None)
-    common["price"] = None if prices is None else load_prices(prices)
-    models = {"small": small} if large is None else {"small": small, "large": large}
-    store: Any = None
-    if url is not None:
-        from cascade.ledger import open_store  # noqa: PLC0415 - SQLAlchemy
 
-        store = opened.enter_context(open_store(url))
-    tiers = [Tier(_model(model), name=name, **common) for name, model in models.items()]
-    return opened.enter_context(Cascade(tiers=tiers, ledger=store, **options))
+def _parameters(group: Any) -> list[inspect.Parameter]:
+    """The fields of a group; its docstring is the panel that they stand in."""
+    parameters = list(inspect.signature(group, eval_str=True).parameters.values())
+    for parameter in parameters:
+        _, option = get_args(parameter.annotation)
+        option.rich_help_panel = group.__doc__.rstrip(".")
+    return parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """Models."""
+
+    small: Small = EMBEDDED
+    large: Annotated[Text, Option(envvar="CASCADE_LARGE", help="Model for what is doubtful.")] = (
+        None
+    )
+    prices: Annotated[File, Option(help="File of prices (TOML); see docs/prices.md.")] = None
+    max_tokens: Annotated[int | None, Option(help="Limit of the length of answers, in tokens.")] = (
+        None
+    )
+    temperature: Annotated[
+        Number, Option(help="Of both models; 0 for short labels, by default theirs.")
+    ] = None
+
+    def open(self, opened: ExitStack, *, ledger: str | None = None, **options: Any) -> Cascade:
+        """The cascade of both models, or of the small one alone where nothing may leave this
+        machine; it is closed with `opened`.
+
+        Args:
+            opened: closes the cascade and its ledger.
+            ledger: its address.
+            options: of `Cascade`.
+
+        Raises:
+            ConfigurationError: there is no large model, or the options cannot work.
+        """
+        from cascade.api import Cascade  # noqa: PLC0415 - heavy, keeps --help fast
+        from cascade.ledger.prices import load_prices  # noqa: PLC0415
+        from cascade.tiers import Tier  # noqa: PLC0415
+
+        models = {"small": self.small}
+        if self.large is not None:
+            models["large"] = self.large
+        elif options.get("local_only") != "answer":
+            raise ConfigurationError(NO_LARGE)
+        common: dict[str, Any] = {
+            "price": None if self.prices is None else load_prices(self.prices),
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+        }
+        if ledger is not None:
+            from cascade.ledger import open_store  # noqa: PLC0415 - SQLAlchemy
+
+            options["ledger"] = opened.enter_context(open_store(ledger))
+        tiers = [Tier(_model(model), name=name, **common) for name, model in models.items()]
+        return opened.enter_context(Cascade(tiers=tiers, **options))
 
 
 def _model(name: str) -> Any:
@@ -131,6 +138,43 @@ def _model(name: str) -> Any:
     from cascade.integrations.agent_tier import recorded_agent  # noqa: PLC0415 - heavy
 
     return recorded_agent(name.removeprefix("agent:"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What is escalated."""
+
+    threshold: Annotated[Number, Option(help="Accept drafts at this confidence and above.")] = None
+    price_of_error: PriceOfError = None
+    calibrator: CalibrationFile = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pages:
+    """Files that are written as well."""
+
+    html: Annotated[File, Option(help="A page.")] = None
+    figures: Annotated[File, Option(help="The pictures: .svg.")] = None
+
+    def write(self, document: Any) -> None:
+        """Write a document as a page and its pictures as SVG, where that is wanted.
+
+        Raises:
+            ConfigurationError: a file cannot be written.
+        """
+        from cascade.evaluation.page import to_drawing, to_page  # noqa: PLC0415 - heavy
+
+        for path, draw in ((self.html, to_page), (self.figures, to_drawing)):
+            if path is None:
+                continue
+            try:
+                path.write_text(draw(document), encoding="utf-8")
+            except OSError as error:
+                raise ConfigurationError(
+                    f"{path} cannot be written ({error.strerror}): give a file in a folder that "
+                    "exists, or make the folder."
+                ) from error
+            say(f"wrote {path}")
 
 
 def to_tags(given: Sequence[str] | None) -> dict[str, str]:
@@ -146,17 +190,3 @@ def to_tags(given: Sequence[str] | None) -> dict[str, str]:
             raise ConfigurationError(f"--tag {typed!r}: write name=value.")
         tags[name] = value
     return tags
-
-
-def must_exist(url: str) -> None:
-    """Refuse an address at which there is nothing: to open a database makes it.
-
-    Raises:
-        ConfigurationError: it is no address, or its file is not there.
-    """
-    from cascade.ledger.database import database_url  # noqa: PLC0415 - SQLAlchemy
-
-    kind, address = database_url(url)
-    path = Path(address.removeprefix("sqlite:///").partition("?")[0])
-    if kind == "memory" or (kind == "sqlite" and not path.is_file()):
-        raise ConfigurationError(f"{url}: there is no such database; nothing was made.")

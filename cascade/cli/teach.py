@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
+from typer import Argument, Option
 
-from cascade.cli.console import print_json, say, show
-from cascade.cli.options import Json, must_exist
+from cascade.cli.console import give, say
+from cascade.cli.options import Text, spread
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -19,32 +20,29 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LESSONS_EXAMPLE = "Example: cascade lessons delete sqlite:///lessons.db --user ada"
-TEACH_EXAMPLE = "Example: cascade teach export sqlite:///lessons.db --output train.jsonl"
+Where = Annotated[str, Argument(help="Address: sqlite:///lessons.db, postgresql://…")]
 
-Where = Annotated[str, typer.Argument(help="Address: sqlite:///lessons.db, postgresql://…")]
-
-lessons, teach = (
-    typer.Typer(no_args_is_help=True, help=about, epilog=example, pretty_exceptions_enable=False)
-    for about, example in (
-        ("Delete lessons, and state what may be done with answers.", LESSONS_EXAMPLE),
-        ("Write training files from lessons, and say what there is to train on.", TEACH_EXAMPLE),
-    )
+lessons = typer.Typer(
+    no_args_is_help=True, help="Delete lessons, and state what may be done with answers."
+)
+teach = typer.Typer(
+    no_args_is_help=True,
+    help="Write training files from lessons, and say what there is to train on.",
 )
 
 
-@lessons.command(epilog=LESSONS_EXAMPLE)
+@lessons.command()
+@spread
 def delete(
     where: Where,
     *,
-    user: Annotated[str | None, typer.Option(help="Of this user, by the tag `user`.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Of this tenant, by tag or key.")] = None,
-    run: Annotated[str | None, typer.Option(help="Of this run.")] = None,
+    user: Annotated[Text, Option(help="Of this user, by the tag `user`.")] = None,
+    tenant: Annotated[Text, Option(help="Of this tenant, by tag or key.")] = None,
+    run: Annotated[Text, Option(help="Of this run.")] = None,
     older_than: Annotated[
-        int | None, typer.Option(min=1, max=36_500, help="Older than so many days.")
+        int | None, Option(min=1, max=36_500, help="Older than so many days.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All lessons there are.")] = False,
-    json: Json = False,
+    everything: Annotated[bool, Option("--all", help="All lessons there are.")] = False,
 ) -> None:
     """Delete lessons and verdicts for good, also from SQLite's own files."""
     from cascade.teaching import LessonSelection  # noqa: PLC0415 - SQLAlchemy
@@ -56,10 +54,7 @@ def delete(
             "say what to delete: --user, --tenant, --run, --older-than, together or alone; --all."
         )
     gone = _with_lessons(where, lambda store: store.delete(meant, everything=everything))
-    if json:
-        print_json(gone)
-    else:
-        show(f"deleted: {gone.lessons:,} lessons")
+    give(gone, f"deleted: {gone.lessons:,} lessons")
     if not gone.scrubbed:
         say(
             "the database's files may still hold it: PostgreSQL's until the next vacuum, SQLite's "
@@ -71,18 +66,18 @@ def delete(
     epilog="Example: cascade lessons terms sqlite:///lessons.db 'ollama:*' --may-train "
     "--source https://ollama.com/library/qwen2.5"
 )
+@spread
 def terms(
     where: Where,
-    model: Annotated[str | None, typer.Argument(help="provider:name, or provider:*.")] = None,
+    model: Annotated[str | None, Argument(help="provider:name, or provider:*.")] = None,
     *,
     may_train: Annotated[
-        bool | None, typer.Option("--may-train/--no-train", help="Whether to train on answers.")
+        bool | None, Option("--may-train/--no-train", help="Whether to train on answers.")
     ] = None,
     may_remember: Annotated[
-        bool, typer.Option("--may-remember/--no-remember", help="Whether to show them as examples.")
+        bool, Option("--may-remember/--no-remember", help="Whether to show them as examples.")
     ] = True,
-    source: Annotated[str, typer.Option(help="Where that is written.")] = "",
-    json: Json = False,
+    source: Annotated[str, Option(help="Where that is written.")] = "",
 ) -> None:
     """Show what was stated of models, or state it of one, as of today."""
     from cascade.teaching import Terms  # noqa: PLC0415 - SQLAlchemy
@@ -97,29 +92,30 @@ def terms(
         return await store.terms()
 
     found = _with_lessons(where, work)
-    if json:
-        print_json(found)
-        return
     words = {None: "not stated", True: "allowed", False: "forbidden"}
+    lines = []
     for name, each in found.items():
         said = f"training {words[each.may_train]}, examples {words[each.may_remember]}"
-        show("; ".join(filter(None, [f"{name}: {said}", each.source, f"as of {each.as_of}"])))
+        lines.append(
+            "; ".join(filter(None, [f"{name}: {said}", each.source, f"as of {each.as_of}"]))
+        )
+    give(found, "\n".join(lines))
 
 
-@teach.command(epilog=TEACH_EXAMPLE)
+@teach.command()
+@spread
 def export(
     where: Where,
     *,
-    output: Annotated[Path, typer.Option(help="The training file, JSON lines.")],
+    output: Annotated[Path, Option(help="The training file, JSON lines.")],
     form: Annotated[
-        Literal["messages", "prompt_completion", "preference"], typer.Option(help="Its columns.")
+        Literal["messages", "prompt_completion", "preference"], Option(help="Its columns.")
     ] = "messages",
     evaluation: Annotated[
-        list[Path] | None, typer.Option(help="Questions not to be trained on; repeatable.")
+        list[Path] | None, Option(help="Questions not to be trained on; repeatable.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Of this task.")] = None,
-    validation: Annotated[float, typer.Option(help="Share that a second file gets.")] = 0.1,
-    json: Json = False,
+    task: Annotated[Text, Option(help="Of this task.")] = None,
+    validation: Annotated[float, Option(help="Share that a second file gets.")] = 0.1,
 ) -> None:
     """Write lessons whose terms permit it as chats, without duplicates and evaluation questions."""
     from cascade.teaching import LessonSelection, exporting  # noqa: PLC0415 - heavy
@@ -136,36 +132,41 @@ def export(
             evaluation=asked,
         ),
     )
-    if json:
-        print_json(done)
-    else:
-        for path, n in done.rows.items():
-            show(f"{path}: {n:,} rows")
-        for why, n in done.removed.most_common():
-            say(f"left out: {n:,}, {why}")
+    give(done, "\n".join(f"{path}: {n:,} rows" for path, n in done.rows.items()))
+    for why, n in done.removed.most_common():
+        say(f"left out: {n:,}, {why}")
     if not asked:
         say("no --evaluation was given: what you evaluate on may be in the file.")
 
 
-@teach.command(epilog="Example: cascade teach status sqlite:///lessons.db")
-def status(where: Where, *, json: Json = False) -> None:
+@teach.command()
+@spread
+def status(where: Where) -> None:
     """Say what lessons there are, and what may be done with them."""
     from cascade.teaching.exporting import status_of  # noqa: PLC0415 - heavy
 
     found = _with_lessons(where, status_of)
-    if json:
-        print_json(found)
-        return
-    show(f"{found.lessons:,} lessons; said right {found.said_right:,}, wrong {found.said_wrong:,}")
+    lines = [
+        f"{found.lessons:,} lessons; said right {found.said_right:,}, wrong {found.said_wrong:,}"
+    ]
     for model, counts in found.models.items():
-        show(f"{model}: " + ", ".join(f"{what} {n:,}" for what, n in counts.items()))
+        lines.append(f"{model}: " + ", ".join(f"{what} {n:,}" for what, n in counts.items()))
+    give(found, "\n".join(lines))
 
 
 def _with_lessons(where: str, work: Callable[[LessonStore], Awaitable[T]]) -> T:
-    """What some work on a store of lessons gives, if there is one."""
-    from cascade.teaching import open_lessons  # noqa: PLC0415 - SQLAlchemy
+    """What some work on a store of lessons gives; to open one that is not there would make it.
 
-    must_exist(where)
+    Raises:
+        ConfigurationError: it is no address, or there is nothing.
+    """
+    from cascade.ledger.database import database_url  # noqa: PLC0415 - SQLAlchemy
+    from cascade.teaching import open_lessons  # noqa: PLC0415
+
+    kind, address = database_url(where)
+    path = Path(address.removeprefix("sqlite:///").partition("?")[0])
+    if kind == "memory" or (kind == "sqlite" and not path.is_file()):
+        raise ConfigurationError(f"{where}: there is no such database; nothing was made.")
 
     async def run() -> T:
         async with open_lessons(where) as store:

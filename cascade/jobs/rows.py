@@ -72,21 +72,26 @@ def read_rows(path: Path, column: str | None = None, system: str | None = None) 
             number += 1
 
 
-def check_rows(path: Path, column: str | None = None, *, prefix: str = "") -> None:
+def check_rows(path: Path, column: str | None = None, *, prefix: str = "") -> list[str]:
     """Read all rows before any is asked.
 
     Args:
         path, column: as of `read_rows`.
         prefix: before the names of the columns that are to be added.
 
+    Returns:
+        Of each row that cannot be asked, which it is and why.
+
     Raises:
         ConfigurationError: a file cannot be read, has no column of questions, or one of those that
             are to be added.
     """
     found: dict[str, None] = {}
-    for file in _files(path):
-        for columns in read_table(file):
-            found |= dict.fromkeys(columns)
+    problems = []
+    for row in read_rows(path, column):
+        found |= dict.fromkeys(row.columns)
+        if row.problem is not None:
+            problems.append(f"row {row.number + 1}: {row.problem.rstrip('.')}")
     wanted = (column,) if column else QUESTIONS
     if not found.keys() & set(wanted):
         raise ConfigurationError(
@@ -99,6 +104,7 @@ def check_rows(path: Path, column: str | None = None, *, prefix: str = "") -> No
                 f"the input has a column {prefix + name!r} already: give the new ones another "
                 "name, --prefix cascade_."
             )
+    return problems
 
 
 def _files(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -23,3 +24,11 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstream]:
         monkeypatch.setattr(guard, "forbidden", False)
         monkeypatch.setenv("OLLAMA_HOST", running.url)
         yield running
+
+
+@pytest.fixture
+def keyboard() -> Iterator[None]:
+    """Ctrl-C means what it means at a terminal, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cascade import Cascade, ConfigurationError, MemoryLedger
 from cascade.calibrate import to_examples
+from cascade.cli import judge
 from cascade.demo import questions
 from cascade.errors import InputError
 from cascade.evaluation.recordings import Example
@@ -48,10 +50,11 @@ def play(host: Upstream) -> None:
 @pytest.mark.parametrize(
     ("command", "given", "said"),
     [
-        ("evaluate", ("--within", "1"), "'--within': 1: a share"),
-        ("evaluate", ("--price-of-error", "nan"), "'--price-of-error': nan: dollars"),
-        ("evaluate", ("--delta", "2"), "'--delta': 2: a probability"),
-        ("calibrate", ("--max-harm", "1.5"), "'--max-harm': 1.5: a probability"),
+        ("evaluate", ("--within", "1"), "equal to 0.99, not '1'"),
+        ("evaluate", ("--price-of-error", "nan"), "'--price-of-error'"),
+        ("evaluate", ("--price-of-error", "0"), "--price-of-error=0.0: give a number above 0"),
+        ("evaluate", ("--delta", "2"), "'--delta'"),
+        ("calibrate", ("--max-harm", "1.5"), "'--max-harm'"),
         ("calibrate", ("--out", "nowhere/c.json"), "--out nowhere/c.json"),
         ("calibrate", ("--question", "words"), "words"),
         ("calibrate", ("--max-harm", "0.1"), "30 examples, where 40 or more are needed"),
@@ -61,7 +64,7 @@ def play(host: Upstream) -> None:
         ("try", ("--shots", "90"), "shots=90"),
         ("try", ("--concurrency", "0"), "'--concurrency'"),
         ("try", ("--shots", "-1"), "shots=-1"),
-        ("try", ("--caution", "nan"), "a number, 0 or more"),
+        ("try", ("--caution", "nan"), "'--caution'"),
     ],
 )
 def test_what_cannot_be_judged_is_named_and_nothing_asked(
@@ -206,20 +209,47 @@ def test_labelled_rows_become_a_verdict_and_a_configuration(host: Upstream, tmp_
     given = ("try", rows, *MODELS, "--question", "text", "--label", "category", "--out", out)
     given += ("--shots", "2", "--max-tokens", "9")
     done = commands.cascade(*given)
-    assert done.err.strip().endswith(f"next: cascade serve {out / 'cascade.yaml'}")
+    assert "next: the same command with --prices FILE and another --out" in done.err
     first = host.asked("small")[0]
     assert first.texts[0] == "Answer with one of these words alone: a, b, c."
     assert len(first.texts) == 1 + 2 * 2 + 1
     assert first.body["options"]["temperature"] == 0
-    document = commands.cascade(*given, "--json").json
-    assert document["collected"]["skipped"] == 60
-    assert document["next"] == f"cascade serve {document['files']['configuration']}"
+    assert commands.cascade(*given, "--json").json["collected"]["skipped"] == 60
     prices = tmp_path / "prices.toml"
     prices.write_text('["ollama:large"]\ninput = 1\noutput = "4.5"\n')
     commands.cascade(*given, "--prices", prices)
     written = (out / "cascade.yaml").read_text()
     assert '"price": {"input": "1", "output": "4.5"}' in written
     assert len(host.asked("small")) == 60
+
+
+@pytest.mark.parametrize(
+    ("verdict", "rows", "said"),
+    [
+        ("cascade", 60, "cascade serve c.yaml"),
+        ("small", 60, "cascade serve c.yaml"),
+        ("unclear", 900, "label more rows and type the same command"),
+        ("off", 60, "label more rows and type the same command"),
+        ("off", 200, "leave it off, or try another --small"),
+    ],
+)
+def test_what_to_do_next_is_what_the_verdict_says(verdict: str, rows: int, said: str) -> None:
+    found: Any = SimpleNamespace(verdict=verdict, rows=rows)
+    assert judge._next(found, Path("c.yaml")).startswith(said)
+
+
+@pytest.mark.usefixtures("keyboard")
+def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(
+    host: Upstream, tmp_path: Path
+) -> None:
+    play(host)
+    host.next("large", *"abcab", terminal.ctrl_c)
+    rows = labelled(tmp_path / "rows.csv", 40)
+    given = ("try", rows, *MODELS, "--question", "text", "--label", "category")
+    given += ("--out", tmp_path / "tried", "--concurrency", "1")
+    done = terminal.cascade(*given, code=130)
+    assert "interrupted: 5 of 40 are in" in done.err
+    assert commands.cascade(*given, "--json").json["collected"]["skipped"] == 5
 
 
 # --- demo

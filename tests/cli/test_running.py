@@ -32,8 +32,8 @@ def rows(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("--budget-usd", "five"), "'--budget-usd': five: dollars, above 0"),
-        (("--budget-usd", "-1"), "'--budget-usd': -1: dollars, above 0"),
+        (("--budget-usd", "five"), "'--budget-usd': Input should be a valid decimal, not 'five'"),
+        (("--budget-usd", "-1"), "greater than or equal to 0, not '-1'"),
         (("--provider-batch", "--engine", "ray"), "of the local engine"),
         (("--provider-batch",), "ollama:large cannot be asked by batch"),
         (("--column", "words"), "words"),
@@ -71,13 +71,28 @@ def test_a_terminal_shows_how_far_a_job_is_and_what_failed(host: Upstream, rows:
     assert [row["c_answer"] for row in written] == ["a city", "a city", "", "a city"]
 
 
+def test_rows_without_a_question_are_told_before_anything_is_asked(
+    host: Upstream, tmp_path: Path
+) -> None:
+    rows = tmp_path / "in.csv"
+    rows.write_text("question,id\nquestion 1,1\n,2\n  ,3\n" + ",4\n" * 5)
+    given = ("batch", rows, "--output", tmp_path / "out.csv", *MODELS)
+    refused = commands.cascade(*given, "--max-tokens", "0", code=2).err
+    assert "row 2: there is nothing in" in refused
+    assert "; and 2 more. They are not asked and cost nothing" in refused
+    assert host.asked() == []
+    done = commands.cascade(*given, code=1)
+    assert "1 answered now, 0 before, 0 escalated, 7 failed" in done.err
+    assert "7 rows have no question; mend them and run the same command again" in done.err
+
+
 def test_rows_that_wait_for_their_provider_are_told(
     rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from cascade.cli.batch import _report  # noqa: PLC0415
     from cascade.jobs import Done  # noqa: PLC0415
 
-    _report(Done(waiting=3), rows, 4, as_json=False)
+    _report(Done(waiting=3), rows, 4)
     assert "3 rows wait for their provider" in capsys.readouterr().err
 
 
@@ -253,11 +268,14 @@ def test_the_example_of_a_configuration_can_be_served(tmp_path: Path) -> None:
     [
         (("serve",), "serve --example"),
         (("serve", "none.yaml"), "none.yaml cannot be read"),
-        (("keys", "list", "none.yaml"), "none.yaml: there is no such configuration"),
+        (("keys", "list", "none.yaml"), "none.yaml cannot be read: No such file"),
         (("keys", "list", "memory://"), "memory://"),
         (("keys", "list", "mysql://x"), "mysql://"),
         (("keys", "create", "sqlite:///k.db", "a", "--tag", "team"), "--tag 'team'"),
-        (("keys", "create", "sqlite:///k.db", "a", "--day-usd", "5$"), "'--day-usd': 5$"),
+        (
+            ("keys", "create", "sqlite:///k.db", "a", "--day-usd", "5$"),
+            "'--day-usd': Input should be a valid decimal, not '5$'",
+        ),
         (("keys", "create", "sqlite:///k.db", "a", "--day-usd", "-5"), "-5"),
         (("keys", "revoke", "sqlite:///k.db", "nobody"), "nobody"),
     ],

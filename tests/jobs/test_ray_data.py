@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from cascade._portal import run_sync
-from cascade.cli.options import pair
+from cascade.cli.options import Models
 from cascade.errors import ConfigurationError, MissingDependencyError, ModelUnavailableError
 from cascade.jobs import Done, Journal, Row, made_with, ray_data
 from cascade.jobs.ray_data import Replica, run_on_ray
@@ -54,15 +54,13 @@ def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstre
         yield running
 
 
-MAKE = partial(
-    pair,
-    small="openai:small",
-    large="openai:large",
-    ledger="sqlite:///ledger.db",
-    prices=Path("prices.toml"),
-    max_tokens=20,
-    threshold=0.8,
-)
+def making(threshold: float = 0.8, prices: str = "prices.toml") -> Any:
+    """What makes the cascade of a job."""
+    models = Models(small="openai:small", large="openai:large", prices=Path(prices), max_tokens=20)
+    return partial(models.open, ledger="sqlite:///ledger.db", threshold=threshold)
+
+
+MAKE = making()
 
 
 def expected() -> Any:
@@ -98,13 +96,13 @@ def test_a_replica_answers_a_block_in_its_order_and_its_ledger_is_written(
     ("change", "message"),
     [
         ({"threshold": 0.5}, "not those of the job"),
-        ({"prices": Path("none.toml")}, "none.toml"),
+        ({"prices": "none.toml"}, "none.toml"),
     ],
 )
 def test_a_replica_with_another_set_up_says_so_and_asks_nothing(
     change: dict[str, Any], message: str, upstream: Upstream, tmp_path: Path
 ) -> None:
-    replica = Replica(partial(MAKE, **change), expected(), "night", tmp_path)
+    replica = Replica(making(**change), expected(), "night", tmp_path)
     (found,) = said_by(replica, rows(3)[:-1])
     assert message in found["problem"]
     assert upstream.received == []
