@@ -20,6 +20,7 @@ from cascade.service import wire
 from cascade.service.faults import ServiceError
 from cascade.service.gateway import Outcome, Served
 from cascade.service.openai import parameters, put, read_format
+from cascade.service.wire import sent_event
 from cascade.state import Usage
 
 router = APIRouter(tags=["Anthropic"])
@@ -125,11 +126,8 @@ def _tool(tool: InputTool, number: int) -> dict[str, Any]:
     function = {"name": tool.name, "parameters": tool.input_schema}
     if tool.description is not None:
         function["description"] = tool.description
-    return {"type": "function", "function": function, **_mark(tool.cache_control)}
-
-
-def _mark(kept: object) -> dict[str, Any]:
-    return {} if kept is None else {"cache_control": kept}
+    made = {"type": "function", "function": function}
+    return made if tool.cache_control is None else made | {"cache_control": tool.cache_control}
 
 
 def conversation(body: CountRequest) -> list[AnyMessage]:
@@ -182,26 +180,26 @@ def _content(content: object, place: str) -> str | list[Any]:
 
 
 def _part(block: Mapping[str, Any], place: str) -> dict[str, Any]:
-    kind, marked = block.get("type"), _mark(block.get("cache_control"))
-    if kind == "text" and isinstance(block.get("text"), str):
-        return {"type": "text", "text": block["text"], **marked}
-    source = block.get("source")
+    kind, source = block.get("type"), block.get("source")
     source = source if isinstance(source, Mapping) else {}
-    held, data = source.get("type"), str(source.get("data"))
-    url = (
-        wire.data_url(str(source.get("media_type")), data)
-        if held == "base64"
-        else source.get("url")
-    )
-    if kind == "image" and isinstance(url, str):
-        return {"type": "image_url", "image_url": {"url": url}, **marked}
-    if kind == "document" and held == "text":
-        return {"type": "text", "text": data, **marked}
-    if kind == "document" and held == "base64":
+    held, data, url = source.get("type"), source.get("data"), source.get("url")
+    if held == "base64":
+        url = f"data:{source.get('media_type')};base64,{data}"
+    part: dict[str, Any] = {}
+    if kind == "text" and isinstance(block.get("text"), str):
+        part = {"type": "text", "text": block["text"]}
+    elif kind == "image" and isinstance(url, str):
+        part = {"type": "image_url", "image_url": {"url": url}}
+    elif kind == "document" and held == "text":
+        part = {"type": "text", "text": str(data)}
+    elif kind == "document" and held == "base64":
         name = str(block.get("title") or "document.pdf")
-        return {"type": "file", "file": {"filename": name, "file_data": url}, **marked}
-    said = f"{place}: blocks of type {kind!r:.40} are not taken in this form; text, image, "
-    raise ServiceError(400, f"{said}document, tool_use and tool_result are.", param=place)
+        part = {"type": "file", "file": {"filename": name, "file_data": url}}
+    else:
+        said = f"{place}: blocks of type {kind!r:.40} are not taken in this form; text, image, "
+        raise ServiceError(400, f"{said}document, tool_use and tool_result are.", param=place)
+    marked = block.get("cache_control")
+    return part if marked is None else part | {"cache_control": marked}
 
 
 # --- writing
@@ -238,9 +236,6 @@ def _calls(outcome: Outcome) -> list[dict[str, Any]]:
     ]
 
 
-_event = wire.sent_event
-
-
 class MessageWriter(wire.Writer):
     """Message: whole, or as Anthropic's events."""
 
@@ -257,11 +252,11 @@ class MessageWriter(wire.Writer):
             content.insert(0, {"type": "text", "text": outcome.text, "citations": None})
         reason, usage = _stop_reason(outcome), _usage(outcome.usage)
         made = self._message(content=content, stop_reason=reason, usage=usage)
-        return made | {"cascade": wire.extension_of(outcome)}
+        return made | {"cascade": outcome.extension()}
 
     @override
     def begin(self) -> bytes:
-        return _event("message_start", message=self._message(usage=_usage(Usage()))) + self.ping
+        return sent_event("message_start", message=self._message(usage=_usage(Usage()))) + self.ping
 
     @override
     def text(self, text: str) -> bytes:
@@ -269,10 +264,10 @@ class MessageWriter(wire.Writer):
         if not self._open:
             self._open = True
             block = {"type": "text", "text": ""}
-            opened = _event("content_block_start", index=0, content_block=block)
+            opened = sent_event("content_block_start", index=0, content_block=block)
         self._shown += len(text)
         delta = {"type": "text_delta", "text": text}
-        return opened + _event("content_block_delta", index=0, delta=delta)
+        return opened + sent_event("content_block_delta", index=0, delta=delta)
 
     @override
     def end(self, outcome: Outcome) -> bytes:
@@ -280,26 +275,23 @@ class MessageWriter(wire.Writer):
         if rest := outcome.text[self._shown :]:
             pieces.append(self.text(rest))
         if self._open:
-            pieces.append(_event("content_block_stop", index=0))
+            pieces.append(sent_event("content_block_stop", index=0))
         for index, call in enumerate(_calls(outcome), int(self._open)):
             delta = {"type": "input_json_delta", "partial_json": json.dumps(call["input"])}
             block = {**call, "input": {}}
             pieces += [
-                _event("content_block_start", index=index, content_block=block),
-                _event("content_block_delta", index=index, delta=delta),
-                _event("content_block_stop", index=index),
+                sent_event("content_block_start", index=index, content_block=block),
+                sent_event("content_block_delta", index=index, delta=delta),
+                sent_event("content_block_stop", index=index),
             ]
         ended = {"stop_reason": _stop_reason(outcome), "stop_sequence": None}
-        last = {
-            "delta": ended,
-            "usage": _usage(outcome.usage),
-            "cascade": wire.extension_of(outcome),
-        }
-        return b"".join([*pieces, _event("message_delta", **last), _event("message_stop")])
+        last = {"usage": _usage(outcome.usage), "cascade": outcome.extension()}
+        pieces.append(sent_event("message_delta", delta=ended, **last))
+        return b"".join([*pieces, sent_event("message_stop")])
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
-        return _event("error", **fault.body("anthropic"))
+        return sent_event("error", **fault.body("anthropic"))
 
     def _message(self, **more: Any) -> dict[str, Any]:
         own = {"id": self._id, "type": "message", "role": "assistant", "model": self._model}

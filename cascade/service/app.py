@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -22,15 +22,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cascade._version import __version__
 from cascade.errors import CascadeError
 from cascade.integrations.prometheus import PrometheusMetrics
-from cascade.service import admin, anthropic, ollama, openai, page
+from cascade.service import anthropic, ollama, openai, page
 from cascade.service.config import LOOPBACK, Configured
 from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of, protocol_of
 from cascade.service.gateway import Gateway
-from cascade.service.wire import BODIES, gateway_of
+from cascade.service.wire import BODIES, gateway_of, json_response
 
 logger = logging.getLogger("cascade")
 
-health = APIRouter(tags=["health"])
+own = APIRouter(tags=["operators"])
 
 
 def create_app(configured: Configured) -> FastAPI:
@@ -48,24 +48,13 @@ def create_app(configured: Configured) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         await gateway.open()
-        loop = asyncio.get_running_loop()
-        tasks = set[asyncio.Task[Any]]()
-
-        def start(work: Coroutine[Any, Any, object]) -> None:
-            tasks.add(task := loop.create_task(work))
-            task.add_done_callback(tasks.discard)
-
-        start(gateway.watch())
-        start(gateway.warm())
         with suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):
             # On Windows there is none, and beside a main thread none can be heard.
-            loop.add_signal_handler(signal.SIGHUP, lambda: start(gateway.reload()))
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, lambda: gateway.start(gateway.reload()))
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await gateway.aclose()
 
     app = FastAPI(
@@ -78,7 +67,7 @@ def create_app(configured: Configured) -> FastAPI:
     )
     app.state.gateway, app.state.registry = gateway, registry
     app.state.reports = page.Reports()
-    for router in (openai.router, anthropic.router, ollama.router, admin.router, health):
+    for router in (openai.router, anthropic.router, ollama.router, own):
         app.include_router(router)
     app.include_router(page.router, include_in_schema=False)
     for kind in (ServiceError, CascadeError, HTTPException, Exception):
@@ -211,32 +200,40 @@ def _foreign(headers: Mapping[bytes, str]) -> ServiceError | None:
     return None
 
 
-# --- health
+# --- routes for operators
 
 
-@health.head("/healthz", include_in_schema=False)
-@health.get("/healthz")
+@own.head("/healthz", include_in_schema=False)
+@own.get("/healthz")
 async def alive() -> Response:
     """Whether the process answers."""
-    return JSONResponse({"status": "ok"})
+    return json_response({"status": "ok"})
 
 
-@health.head("/readyz", include_in_schema=False)
-@health.get("/readyz")
+@own.head("/readyz", include_in_schema=False)
+@own.get("/readyz")
 async def ready(request: Request) -> Response:
     """Whether requests can be answered: the ledger can be written."""
     store = gateway_of(request).store
     why = None if store is None else await store.ready()
     if why is None:
-        return JSONResponse({"status": "ready"})
+        return json_response({"status": "ready"})
     logger.warning("not ready: %s", why)
     said = {"status": "not ready", "reason": "the ledger cannot be written"}
     return JSONResponse(said, 503, {"Retry-After": "1"})
 
 
-@health.get("/metrics")
+@own.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Metrics for Prometheus; asks for a key of any kind."""
     await gateway_of(request).key_of(request)
     text = generate_latest(request.app.state.registry)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@own.post("/admin/reload")
+async def reload(request: Request) -> Response:
+    """Read the configuration again: says what changed, and which keys need a restart."""
+    gateway = gateway_of(request)
+    await gateway.admin(request)
+    return json_response(await gateway.reload())

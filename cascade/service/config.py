@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.prices import Price
+from cascade.tiers import Tier
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Chance = Annotated[float, Field(gt=0, le=1)]
@@ -99,6 +100,22 @@ class TierConfig(Section):
     """Whether questions that stay on this machine may go to it; by default by its address."""
     options: Mapping[str, Any] = Field(default_factory=dict, repr=False)
     """For its adapter, or sent to the provider with every request."""
+
+    def open(self, usual: str | None = None) -> Tier:
+        """The tier as its cascade takes it; `usual` is its name where it has none here.
+
+        Raises:
+            ConfigurationError: the variable with its key is not set.
+        """
+        given = {**dict(self), "name": self.name or usual}
+        variable = given.pop("api_key_env")
+        if self.api_key is None and variable is not None:
+            given["api_key"] = os.environ.get(variable)
+            if not given["api_key"]:
+                raise ConfigurationError(
+                    f"api_key_env: the environment variable {variable} is not set."
+                )
+        return Tier(**given)
 
 
 class AuditConfig(Section):
@@ -207,8 +224,6 @@ class LogConfig(Section):
     """Lines for people, or one JSON object a line."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is written. No level shows prompts, answers or keys."""
-    requests: bool = True
-    """One line for each finished run."""
 
 
 class ServiceConfig(Section):
@@ -228,12 +243,8 @@ class ServiceConfig(Section):
     """Ask for a key; without, it may listen on this machine's loopback only."""
     max_body_mib: Annotated[float, Field(gt=0, le=64)] = 32.0
     """Longest body of a request; a longer one gets 413."""
-    recent: Count = 500
-    """Finished requests that the page can show."""
     shutdown_grace_s: Seconds = 30.0
     """Seconds that running requests have to finish after SIGTERM."""
-    watch_s: Seconds = 2.0
-    """Seconds between two looks at the calibration files."""
 
     @field_validator("ledger", mode="before")
     @classmethod
@@ -264,7 +275,7 @@ class Configured:
 
     Attributes:
         config: what is run.
-        path: its file.
+        path: its file; paths of calibrations are relative to its folder.
         overrides: what went over the file, such as options of a command.
     """
 
@@ -274,7 +285,7 @@ class Configured:
 
     @property
     def folder(self) -> Path:
-        """Folder that paths of calibrations are relative to."""
+        """Folder of the file."""
         return self.path.parent
 
     def again(self) -> Configured:
@@ -308,17 +319,17 @@ def read_config(
     """
     path = Path(path)
     variables = os.environ if environment is None else environment
-    document, lines = _parsed(path)
-    written = _merged(document, overrides or {})
-    found = list[tuple[Place, str]]()
-    resolved = _resolved(written, (), variables, found)
-    if not found:
+    lines = dict[Place, int]()
+    written = _merged(_parsed(path, lines), overrides or {})
+    problems = list[tuple[Place, str]]()
+    resolved = _resolved(written, (), variables, problems)
+    if not problems:
         try:
             config = ServiceConfig.model_validate(resolved)
             return Configured(_beside(config, path.parent), path, overrides or {})
         except ValidationError as error:
-            found = [_problem(each, resolved, written) for each in error.errors()]
-    told = [_told(path, lines, place, words) for place, words in found]
+            problems = [_problem(each, resolved, written) for each in error.errors()]
+    told = [_told(path, lines, place, words) for place, words in problems]
     raise ConfigurationError("\n".join(dict.fromkeys(told)))
 
 
@@ -331,8 +342,8 @@ def _beside(config: ServiceConfig, folder: Path) -> ServiceConfig:
     return config.model_copy(update={"ledger": ledger})
 
 
-def _parsed(path: Path) -> tuple[dict[str, Any], Mapping[Place, int]]:
-    """The values of a file, and the line of each, counted from 1."""
+def _parsed(path: Path, lines: dict[Place, int]) -> dict[str, Any]:
+    """The values of a file; `lines` gets the line of each, counted from 1."""
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise ConfigurationError(f"{path}: a configuration ends in .yaml or .yml.")
     try:
@@ -340,19 +351,18 @@ def _parsed(path: Path) -> tuple[dict[str, Any], Mapping[Place, int]]:
         root, document = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
-    except yaml.MarkedYAMLError as error:
-        mark = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
-        raise ConfigurationError(f"{path}{mark}: {error.problem or error}.") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigurationError(f"{path}: it cannot be read as YAML: {error}.") from error
+        mark = getattr(error, "problem_mark", None)
+        at = "" if mark is None else f":{mark.line + 1}"
+        words = getattr(error, "problem", None) or error
+        raise ConfigurationError(f"{path}{at}: it is no YAML: {words}.") from error
     if root is None or not isinstance(document, dict):
         raise ConfigurationError(f"{path}: it needs keys, and `cascades` among them.")
-    lines = dict[Place, int]()
     for place, line in _lines(root, ()):
         if place in lines:  # the second would silently win
             raise ConfigurationError(f"{path}:{line}: {place[-1]}: it stands here a second time.")
         lines[place] = line
-    return document, lines
+    return document
 
 
 def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
@@ -366,12 +376,11 @@ def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
         yield from _lines(value, (*place, name))
 
 
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    both = {**under, **over}
+def _merged(under: Any, over: Mapping[str, Any]) -> dict[str, Any]:
+    """Two sets of keys, the second over the first, at every depth."""
+    both = dict(under) if isinstance(under, Mapping) else {}
     for key, value in over.items():
-        below = under.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            both[key] = _merged(below, value)
+        both[key] = _merged(both.get(key), value) if isinstance(value, Mapping) else value
     return both
 
 
@@ -407,12 +416,12 @@ def _problem(error: ErrorDetails, resolved: Any, written: Any) -> tuple[Place, s
     last = error["loc"][-1:]
     if isinstance(_at(resolved, place), Mapping) and "[" not in str(last):
         place = (*place, *last)
-    words = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if error["type"] == "extra_forbidden":
-        words = f"there is no such key{_nearest(str(error['loc'][-1]))}"
+        return place, f"there is no such key{_nearest(str(last[0]))}"
+    words = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     given = error["input"]
     from_variable = "${" in str(_at(written, place))  # it may be a secret
-    if isinstance(given, str | int | float) and not from_variable and "such key" not in words:
+    if isinstance(given, str | int | float) and not from_variable:
         words += f", not {given!r}"
     return place, words
 

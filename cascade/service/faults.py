@@ -88,64 +88,56 @@ def invalid(error: ValidationError, status: int = 400) -> ServiceError:
     return ServiceError(status, f"{said}."[:2_000], param=place or None)
 
 
-_FAULTS: tuple[tuple[type[errors.CascadeError], int, str], ...] = (
-    (errors.UnknownRunError, 404, "run_not_found"),
-    (errors.InputError, 400, "invalid_input"),
-    (errors.ConfigurationError, 400, "invalid_value"),
-    (errors.ContextLengthError, 400, "context_length_exceeded"),
-    (errors.BadRequestError, 400, "refused_by_tier"),
-    (errors.RateLimitError, 429, "upstream_rate_limit"),
-    (errors.LocalOnlyError, 403, "local_only"),
-    (errors.NotSentError, 503, "tier_unavailable"),
-    (errors.ModelTimeoutError, 504, "deadline_exceeded"),
-    (errors.ModelError, 502, "upstream_failed"),
-    (errors.RecordingMissError, 404, "not_recorded"),
-    (errors.LedgerError, 503, "ledger_unavailable"),
-    (errors.CascadeError, 500, "cascade_failed"),
+_FAULTS: tuple[tuple[type[errors.CascadeError], int, str, str], ...] = (
+    (errors.UnknownRunError, 404, "run_not_found", ""),
+    (errors.InputError, 400, "invalid_input", ""),
+    (errors.ConfigurationError, 400, "invalid_value", ""),
+    (errors.AuthenticationError, 502, "upstream_failed", "refused the key"),
+    (errors.ModelNotFoundError, 502, "upstream_failed", "not found"),
+    (errors.ContextLengthError, 400, "context_length_exceeded", "prompt too long"),
+    (errors.BadRequestError, 400, "refused_by_tier", "refused the request"),
+    (errors.RateLimitError, 429, "upstream_rate_limit", "rate limited"),
+    (errors.LocalOnlyError, 403, "local_only", "not on this machine"),
+    (errors.CircuitOpenError, 503, "tier_unavailable", "left alone after failures"),
+    (errors.NotSentError, 503, "tier_unavailable", "not asked"),
+    (errors.ModelTimeoutError, 504, "deadline_exceeded", "timed out"),
+    (errors.StreamInterruptedError, 502, "upstream_failed", "broke off"),
+    (errors.MalformedResponseError, 502, "upstream_failed", "unreadable answer"),
+    (errors.ModelUnavailableError, 502, "upstream_failed", "unavailable"),
+    (errors.ModelError, 502, "upstream_failed", "failed"),
+    (errors.RecordingMissError, 404, "not_recorded", ""),
+    (errors.LedgerError, 503, "ledger_unavailable", ""),
+    (errors.CascadeError, 500, "cascade_failed", ""),
 )
-"""Status and code of each kind of error; the first that fits."""
+"""Kinds of errors, the first that fits: status, code, and what a tier has done in words that name
+no server."""
 
-_KINDS: tuple[tuple[type[errors.ModelError], str], ...] = (
-    (errors.AuthenticationError, "refused the key"),
-    (errors.ModelNotFoundError, "not found"),
-    (errors.ContextLengthError, "prompt too long"),
-    (errors.BadRequestError, "refused the request"),
-    (errors.RateLimitError, "rate limited"),
-    (errors.CircuitOpenError, "left alone after failures"),
-    (errors.NotSentError, "not asked"),
-    (errors.ModelTimeoutError, "timed out"),
-    (errors.StreamInterruptedError, "broke off"),
-    (errors.MalformedResponseError, "unreadable answer"),
-    (errors.ModelUnavailableError, "unavailable"),
-)
-"""Kinds of failures of a tier; the first that fits."""
-
-_WORDS = (
-    ("rate limit", "rate limited"),
-    ("(429)", "rate limited"),
-    ("in time", "timed out"),
-    ("broke the stream off", "broke off"),
-    ("cannot be read", "unreadable answer"),
-    ("refused", "refused the request"),
-    ("(401)", "refused the key"),
-    ("(404)", "not found"),
-)
+_WORDS = {
+    "rate limit": "rate limited",
+    "(429)": "rate limited",
+    "in time": "timed out",
+    "broke the stream off": "broke off",
+    "cannot be read": "unreadable answer",
+    "refused": "refused the request",
+    "(401)": "refused the key",
+    "(404)": "not found",
+}
 """The same by words of an entry's note, which itself names servers."""
 
 
 def kind_of(error: BaseException) -> str:
     """The kind of a failure, in words that name no server."""
-    return next((said for kind, said in _KINDS if isinstance(error, kind)), "failed")
+    return next((said for kind, *_, said in _FAULTS if isinstance(error, kind)), "") or "failed"
 
 
 def failures(entries: Iterable[LedgerEntry]) -> list[str]:
     """The tiers that failed, with the kind of each failure."""
-    kinds = {"not_sent": "left alone after failures", "cancelled": "stopped"}
+    kinds = {"not_sent": "left alone after failures", "cancelled": "stopped", "failed": ""}
     found = dict[str, str]()
     for entry in entries:
-        if entry.tier and entry.outcome in ("failed", *kinds):
-            told = (kind for word, kind in _WORDS if word in entry.note)
-            found[entry.tier] = kinds.get(entry.outcome) or next(told, "unavailable")
+        if entry.tier and (kind := kinds.get(entry.outcome)) is not None:
+            told = (said for word, said in _WORDS.items() if word in entry.note)
+            found[entry.tier] = kind or next(told, "unavailable")
     return [f"{tier}: {kind}" for tier, kind in found.items()]
 
 
@@ -153,7 +145,7 @@ def fault_of(error: BaseException, where: str = "a request") -> ServiceError:
     """What a client is told of an error; the log has the details, and `where` it happened."""
     if isinstance(error, ServiceError):
         return error
-    for kind, status, code in _FAULTS:
+    for kind, status, code, _ in _FAULTS:
         if isinstance(error, kind):
             return ServiceError(status, _told(error, where), code, headers=_retry_after(error))
     logger.exception("%s failed", where, exc_info=error)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,27 +31,27 @@ from cascade.ledger.store import open_store
 from cascade.ledger.view import LedgerView
 from cascade.middleware import CascadeMiddleware, Slot
 from cascade.middleware.base import Decide
+from cascade.middleware.local_only import LocalOnly, looks_personal
 from cascade.policies.base import Policy, Situation
 from cascade.result import CascadeResult
 from cascade.run import CascadeRuntime, Run, Settings, known_cost
-from cascade.service.config import (
-    RESTART,
-    CascadeConfig,
-    Configured,
-    ServiceConfig,
-    TierConfig,
-)
+from cascade.service.config import RESTART, CascadeConfig, Configured, ServiceConfig
 from cascade.service.faults import ServiceError, failures, kind_of, plain_reason
 from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, Keys, address_of
-from cascade.service.limits import Gate, Money, Rates, estimate, short
+from cascade.service.limits import Gate, Money, Rates, estimate, short, too_many
 from cascade.setup import choose_policy
 from cascade.state import Completion, Decision, LedgerEntry, Usage
-from cascade.tiers import Tier
 
 logger = logging.getLogger("cascade")
 
 KINDS = ("price_of_error", "max_harm", "escalation_budget")
 """Ways to decide that a request may ask for."""
+
+WATCH_S = 2.0
+"""Seconds between two looks at the configuration and the calibrations."""
+
+RECENT = 500
+"""Finished requests that the page can show."""
 
 WRONG_AT_ONCE, WRONG_PER_MINUTE = 20, 6
 """Unknown keys of one address that are looked up: a team behind it mistypes some. A known key is
@@ -63,28 +63,123 @@ MOST_OWNERS = 10_000
 BACKGROUND = ("audit", "shadow")
 """Kinds of runs that go on after their answer; what they cost is charged to the key."""
 
+Tell = Callable[["Way", Event], None]
+"""Hears what happens in a run, for a stream."""
+
 
 @dataclass(slots=True)
 class Question:
     """A request of any protocol.
 
     Attributes:
-        model: the name of a cascade.
+        served: the cascade that is asked.
         messages: the conversation.
         settings: what it is asked with.
         size: characters of the request, which budgets go by.
-        decide: at most one of `KINDS`, with its number.
-        show: `verified`, or `final` for a stream that shows the answer as a whole.
+        asked: one of `KINDS` with its number, where the request says how it is decided.
         began: when it arrived, by `time.monotonic`.
     """
 
-    model: str
+    served: Served
     messages: list[AnyMessage]
     settings: Settings
     size: int
-    decide: Mapping[str, float] = field(default_factory=dict)
-    show: Literal["verified", "final"] = "verified"
+    asked: tuple[str, float] | None = None
     began: float = field(default_factory=time.monotonic)
+
+    def left_s(self) -> float | None:
+        """Seconds that are left of its deadline; 504 where there are none."""
+        deadline = self.settings.get("deadline")
+        if deadline is None:
+            return None
+        left_s = self.began + deadline - time.monotonic()
+        if left_s <= 0:
+            said = "the deadline passed before a model was asked."
+            raise ServiceError(504, said, "deadline_exceeded")
+        return left_s
+
+
+@dataclass(slots=True)
+class Way:
+    """Way of one request, for its answer's headers and extension, the log and the page.
+
+    Attributes:
+        run_id: of the run.
+        name: of the cascade.
+        key: name of the key.
+        at: when it began.
+        tier: that answered, empty where none did.
+        reason: why that one, in words that name no server.
+        error: the kind of failure.
+    """
+
+    run_id: str
+    name: str
+    key: str = ""
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    tier: str = ""
+    model: str = ""
+    reason: str = ""
+    escalated: bool | None = None
+    degraded: bool = False
+    confidence: float | None = None
+    calibrated: bool | None = None
+    cost_usd: Decimal | None = None
+    saved_usd: Decimal | None = None
+    basis: str | None = None
+    seconds: float = 0.0
+    error: str = ""
+    entries: Sequence[LedgerEntry] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """What answers and the log say of it; None where it is unknown."""
+        left_out = ("key", "at", "seconds", "error", "entries")
+        return {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
+
+    def headers(self) -> dict[str, str]:
+        """The facts in headers of an answer; what is not known yet is left out."""
+        found = dict[str, str]()
+        for name, value in self.facts().items():
+            if value is None or value == "":
+                continue
+            if isinstance(value, bool):
+                text = str(value).lower()
+            elif isinstance(value, float):
+                text = f"{value:.4f}"
+            else:
+                text = f"{value:f}" if isinstance(value, Decimal) else header(value)
+            found[f"x-cascade-{name.replace('_', '-')}"] = text
+        return found
+
+    def end(self, entries: list[LedgerEntry], begun: float) -> None:
+        """Note what the run cost and saved, and how long it took."""
+        self.entries, self.seconds = entries, time.perf_counter() - begun
+        ledger = LedgerView(entries)
+        self.cost_usd, self.saved_usd = ledger.cost_usd, ledger.saved_usd
+        order = ("unknown", "estimated", "measured")
+        self.basis = min(ledger.cost_basis, ledger.saved_basis, key=order.index)
+        if self.error and not self.reason:
+            self.reason = "; ".join(failures(entries)) or self.error
+
+    def steps(self) -> list[str]:
+        """What each node did, how long it took and what it cost."""
+        told = []
+        for entry in self.entries:
+            cost = "?" if entry.cost_usd is None else f"${short(entry.cost_usd)}"
+            ended = "" if entry.outcome == "ok" else f" {entry.outcome.replace('_', ' ')}"
+            tier = f" {entry.tier}" if entry.tier else ""
+            told.append(f"{entry.node}{tier}{ended} {entry.latency_ms:.0f} ms {cost}")
+        return told
+
+
+_PLAIN = str.maketrans({"≥": ">=", "≤": "<=", "–": "-", "−": "-", "→": "->", "·": "*", "…": "..."})
+
+
+def header(value: str) -> str:
+    """Text as the value of a header: one line of visible Latin characters."""
+    if not value.isascii():
+        value = value.translate(_PLAIN).encode("ascii", "replace").decode()
+    return "".join(c if c.isprintable() else " " for c in value[:400])
 
 
 @dataclass(slots=True)
@@ -121,89 +216,23 @@ class Outcome:
         """Why the answer ended, in OpenAI's words."""
         if self.calls:
             return "tool_calls"
-        reason = self.completion.finish_reason if self.completion is not None else None
+        reason = None if self.completion is None else self.completion.finish_reason
         if reason == "length":
             return "length"
         return "content_filter" if reason == "content_filter" else "stop"
 
-
-@dataclass(slots=True)
-class Way:
-    """Way of one request, for headers, the log and the page, in one form.
-
-    Attributes:
-        run_id: of the run.
-        cascade: its name.
-        key: name of the key.
-        at: when it began.
-        tier: that answered, empty where none did.
-        reason: why that one, in words that name no server.
-        error: the kind of failure.
-    """
-
-    run_id: str
-    cascade: str
-    key: str = ""
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    tier: str = ""
-    model: str = ""
-    reason: str = ""
-    escalated: bool = False
-    degraded: bool = False
-    confidence: float | None = None
-    calibrated: bool = False
-    cost_usd: Decimal | None = None
-    saved_usd: Decimal | None = None
-    basis: str = "unknown"
-    seconds: float | None = None
-    error: str = ""
-    steps: list[str] = field(default_factory=list)
-
-    def headers(self) -> dict[str, str]:
-        """The way in headers of an answer; what is not known yet is left out."""
-        confidence = None if self.confidence is None else f"{self.confidence:.4f}"
-        told = {
-            "x-cascade-run-id": self.run_id,
-            "x-cascade-name": self.cascade,
-            "x-cascade-tier": self.tier,
-            "x-cascade-model": self.model,
-            "x-cascade-reason": self.reason,
-            "x-cascade-escalated": str(self.escalated).lower() if self.tier else "",
-            "x-cascade-degraded": "true" if self.degraded else "",
-            "x-cascade-confidence": confidence,
-            "x-cascade-calibrated": str(self.calibrated).lower() if confidence else "",
-            "x-cascade-cost-usd": None if self.cost_usd is None else f"{self.cost_usd:f}",
-            "x-cascade-saved-usd": None if self.saved_usd is None else f"{self.saved_usd:f}",
+    def extension(self) -> dict[str, Any]:
+        """The extension `cascade` of an answer. Dollars are null where they are unknown."""
+        facts = self.way.facts()
+        for name in ("cost_usd", "saved_usd"):
+            facts[name] = None if facts[name] is None else float(facts[name])
+        return {
+            **facts,
+            "abstained": self.result.abstained,
+            "action": self.result.decision.action,
+            "cost_basis": self.result.ledger.cost_basis,
+            "saved_basis": self.result.ledger.saved_basis,
         }
-        return {name: header(value) for name, value in told.items() if value}
-
-    def facts(self) -> dict[str, Any]:
-        """The same as fields of a record of the log."""
-        names = [name for name in self.__slots__ if name not in ("at", "steps", "cascade")]
-        return {name: getattr(self, name) for name in names} | {"cascade_name": self.cascade}
-
-    def complete(self, entries: list[LedgerEntry]) -> None:
-        """Add what a run cost and saved, and its steps."""
-        ledger = LedgerView(entries)
-        self.cost_usd, self.saved_usd = ledger.cost_usd, ledger.saved_usd
-        order = ("unknown", "estimated", "measured")
-        self.basis = min(ledger.cost_basis, ledger.saved_basis, key=order.index)
-        for entry in entries:
-            cost = "?" if entry.cost_usd is None else f"${short(entry.cost_usd)}"
-            who = f"{entry.node} {entry.tier or ''}".strip()
-            ended = "" if entry.outcome == "ok" else f" {entry.outcome.replace('_', ' ')}"
-            self.steps.append(f"{who}{ended} {entry.latency_ms:.0f} ms {cost}")
-        if self.error and not self.reason:
-            self.reason = "; ".join(failures(entries)) or self.error
-
-
-_PLAIN = str.maketrans({"≥": ">=", "≤": "<=", "–": "-", "−": "-", "→": "->", "·": "*", "…": "..."})
-
-
-def header(value: str) -> str:
-    """Text as the value of a header: one line of visible Latin characters."""
-    plain = value.translate(_PLAIN).encode("ascii", "replace").decode()
-    return "".join(c if c.isprintable() else " " for c in plain)[:400]
 
 
 class AskedPolicy(CascadeMiddleware):
@@ -211,35 +240,43 @@ class AskedPolicy(CascadeMiddleware):
 
     name = "asked_policy"  # it stands within all other middleware of its slot
     slot = Slot.ANSWERS
+    cascade: Cascade
 
     def __init__(self) -> None:
-        self._policies: dict[tuple[str, float], Policy] = {}
+        self.policy: Callable[[str, float], Policy] = lru_cache(256)(self._policy)
 
-    def choose(self, cascade: Cascade, asked: Mapping[str, float]) -> tuple[str, float]:
-        """Make the policy; an error where it cannot be had of this cascade."""
-        choice = next(iter(asked.items()))
-        if choice not in self._policies:
-            if len(self._policies) >= 256:
-                self._policies.clear()
-            made = choose_policy(cascade.tiers, cascade.calibration, dict([choice]))
-            self._policies[choice] = made
-        return choice
+    def _policy(self, kind: str, number: float) -> Policy:
+        return choose_policy(self.cascade.tiers, self.cascade.calibration, {kind: number})
 
     @override
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
-        asked = run.notes.get(self.name)
-        policy = self._policies.get(tuple(asked)) if isinstance(asked, list) else None  # type: ignore[arg-type]
-        return handler(situation) if policy is None else policy.decide(situation)
+        asked: Any = run.notes.get(self.name)
+        return handler(situation) if asked is None else self.policy(*asked).decide(situation)
 
 
 class Served:
     """A cascade under its name; a changed one takes the place of the old for new requests."""
 
-    def __init__(self, name: str, config: CascadeConfig, made: tuple[Cascade, AskedPolicy]) -> None:
-        self.name, self.config = name, config
-        self.cascade, self.asked = made
-        self.retired = False
-        self.version: float | None = None
+    def __init__(
+        self,
+        name: str,
+        config: CascadeConfig,
+        folder: Path,
+        store: LedgerStore | None,
+        metrics: Sequence[CascadeMiddleware],
+    ) -> None:
+        self.name, self.config, self.busy = name, config, 0
+        self.asked = AskedPolicy()
+        stack = [self.asked, *metrics, *_middleware(config, store)]
+        options = {option: getattr(config, option) for option in _SAME}
+        if config.private is not None:
+            stack.append(LocalOnly(options.pop("local_only"), private=looks_personal))
+        if config.calibrator is not None:
+            options["calibrator"] = folder / config.calibrator
+        pair = ("small", "large") if len(config.tiers) == 2 else ()
+        tiers = [tier.open(*pair[n : n + 1]) for n, tier in enumerate(config.tiers)]
+        self.cascade = Cascade(tiers=tiers, ledger=store, middleware=stack, name=name, **options)
+        self.asked.cascade = self.cascade
         self.gate = Gate(name, config.concurrency, config.queue, config.queue_timeout_s)
 
     def model_of(self, tier: str) -> str:
@@ -263,14 +300,13 @@ class Gateway:
         self.keys = Keys(url)
         self.money = Money(url, self.config.budgets)
         self.rates, self.guesses = Rates(), Rates()
-        self.ways: deque[Way] = deque(maxlen=self.config.recent)
+        self.ways: deque[Way] = deque(maxlen=RECENT)
         self._metrics = tuple(metrics)
-        self._retiring: set[asyncio.Task[None]] = set()
         self._owners: dict[str, str] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._versions: dict[Path, float | None] = {}
-        self.served = self._build(self.config, {})
-        self._look()
+        self._versions = _versions(configured)
+        self.served = self._build(configured, {}, self._versions)
 
     # --- who asks
 
@@ -299,7 +335,7 @@ class Gateway:
         wait_s = self.guesses.take(address, WRONG_PER_MINUTE, WRONG_AT_ONCE)
         if wait_s:
             said = f"too many wrong API keys came from your address: wait {wait_s} s."
-            raise _too_many(said, "too_many_wrong_keys", wait_s)
+            raise too_many(said, "too_many_wrong_keys", wait_s)
         try:
             key = await self.keys.find(secret)
             wrong = key is None
@@ -333,18 +369,8 @@ class Gateway:
 
     # --- asking
 
-    async def ask(
-        self,
-        question: Question,
-        key: Key | None,
-        tell: Callable[[Way, Event], None] | None = None,
-    ) -> Outcome:
+    async def ask(self, question: Question, key: Key | None, tell: Tell | None = None) -> Outcome:
         """Run a cascade once, in a place of its own, with its money put aside.
-
-        Args:
-            question: that is asked.
-            key: of the request.
-            tell: hears what happens, for a stream.
 
         Raises:
             ServiceError: it is not admitted.
@@ -354,41 +380,32 @@ class Gateway:
             wait_s = self.rates.take(key.id, key.per_minute)
             if wait_s:
                 said = f"this key may ask {key.per_minute:g} times a minute: wait {wait_s} s."
-                raise _too_many(said, "rate_limit_exceeded", wait_s)
-        served = self.model(question.model, key)
-        cascade = served.cascade
-        settings = self._settings(question, served, key)
-        choice = served.asked.choose(cascade, question.decide) if question.decide else None
-        reservation = await self._put_aside(question, served, key, settings)
-        spent_usd = Decimal(0)
+                raise too_many(said, "rate_limit_exceeded", wait_s)
+        served, settings = question.served, question.settings
+        self._complete(settings, served, key)
+        if question.asked is not None:
+            served.asked.policy(*question.asked)  # an error where it cannot be had
+        served.busy += 1
+        spent_usd, reservation = Decimal(0), None
         try:
-            async with served.gate.place(_left(question, settings)):
-                left_s = _left(question, settings)
-                if left_s is not None:
-                    settings["deadline"] = left_s
-                run = cascade.kernel.begin(question.messages, settings)
-                if choice is not None:
-                    run.notes[AskedPolicy.name] = list(choice)
+            reservation = await self._put_aside(question, key)
+            async with served.gate.place(question.left_s()):
+                settings["deadline"] = question.left_s()
+                run = served.cascade.kernel.begin(question.messages, settings)
+                if question.asked is not None:
+                    run.notes[AskedPolicy.name] = list(question.asked)
                 if key is not None and key.limits:
                     self._remember(run.id, key)
                 try:
-                    return await self._run(served, run, key, question, tell)
+                    return await self._run(served, run, key, tell)
                 finally:
                     spent_usd = known_cost(run.entries)
         finally:
+            served.busy -= 1
             if reservation is not None:
                 self.money.settle(reservation, spent_usd)
-            if served.retired and served.gate.idle:
-                self._retire(served)
 
-    async def _run(
-        self,
-        served: Served,
-        run: Run,
-        key: Key | None,
-        question: Question,
-        tell: Callable[[Way, Event], None] | None,
-    ) -> Outcome:
+    async def _run(self, served: Served, run: Run, key: Key | None, tell: Tell | None) -> Outcome:
         way = Way(run.id, served.name, key.name if key else "")
         runtime = CascadeRuntime(served.cascade.kernel, show="final")
         if tell is not None:
@@ -398,7 +415,7 @@ class Gateway:
                     _decided(way, event, served)
                 tell(way, event)
 
-            runtime.emit, runtime.streams, runtime.show = emit, True, question.show
+            runtime.emit, runtime.streams, runtime.show = emit, True, "verified"
         begun = time.perf_counter()
         try:
             result = await served.cascade.adrive(run, runtime)
@@ -414,18 +431,24 @@ class Gateway:
             way.confidence, way.calibrated = result.confidence, result.calibrated
             way.reason = plain_reason(result.decision.reason, failures(result.ledger))
         finally:
-            way.seconds = time.perf_counter() - begun
-            way.complete(run.entries)
+            way.end(run.entries, begun)
             self._finished(way)
         return Outcome(result, None if result.abstained else run.draft, way)
 
-    async def _put_aside(
-        self, question: Question, served: Served, key: Key | None, settings: Settings
-    ) -> Reservation | None:
+    def _complete(self, settings: Settings, served: Served, key: Key | None) -> None:
+        """Add the tags and the deadline of the cascade and the key."""
+        tags = {**served.config.tags, **settings.get("tags", {})}
+        tags |= {} if key is None else {**key.tags, KEY_TAG: key.id}
+        settings["tags"] = {**tags, CASCADE_TAG: served.name}
+        deadlines = (served.config.deadline, settings.get("deadline"))
+        settings["deadline"] = min(filter(None, deadlines), default=None)
+
+    async def _put_aside(self, question: Question, key: Key | None) -> Reservation | None:
         """Put the money of a question aside; one that may stay on this machine instead, does."""
         if key is None or not key.limits:
             return None
-        config, most = self.config.budgets, settings.get("max_tokens")
+        config, settings, served = self.config.budgets, question.settings, question.served
+        most = settings.get("max_tokens")
         usd = estimate(served.cascade, config, question.size, most, served.config.answer_tokens)
         answer = await self.money.put_aside(key, usd, config.wait_s)
         if not isinstance(answer, ServiceError):
@@ -437,25 +460,17 @@ class Gateway:
         settings["local_only"] = settings.get("local_only") or True
         return None
 
-    def _settings(self, question: Question, served: Served, key: Key | None) -> Settings:
-        tags = {**served.config.tags, **question.settings.get("tags", {})}
-        tags |= {} if key is None else {**key.tags, KEY_TAG: key.id}
-        settings = Settings(**question.settings)
-        settings["tags"] = {**tags, CASCADE_TAG: served.name}
-        deadlines = (served.config.deadline, settings.get("deadline"))
-        settings["deadline"] = min(filter(None, deadlines), default=None)
-        return settings
-
     def _finished(self, way: Way) -> None:
         """Tell the log and the page how a run ended."""
         self.ways.append(way)
-        if not self.config.log.requests:
+        level = logging.WARNING if way.error or way.degraded else logging.INFO
+        if not logger.isEnabledFor(level):
             return
         cost = "?" if way.cost_usd is None else f"${short(way.cost_usd)}"
         ended = f"failed: {way.error}" if way.error else f"answered by {way.tier or 'none'}"
-        told = f"{way.cascade}: run {way.run_id} {ended} ({way.reason or 'no decision'}); {cost}, "
-        level = logging.WARNING if way.error or way.degraded else logging.INFO
-        logger.log(level, "%s%.0f ms", told, 1000 * (way.seconds or 0.0), extra=way.facts())
+        told = f"{way.name}: run {way.run_id} {ended} ({way.reason or 'no decision'}); {cost}"
+        facts = {**way.facts(), "key": way.key, "seconds": way.seconds, "error": way.error}
+        logger.log(level, "%s, %.0f ms", told, 1000 * way.seconds, extra={"run": facts})
 
     def _charge(self, entry: LedgerEntry) -> None:
         """Charge what background work costs to the key of its run."""
@@ -479,8 +494,15 @@ class Gateway:
             logger.error("the ledger cannot be written yet: %s", why)
         elif self.config.auth and all(key.revoked_at for key in await self.keys.list()):
             logger.warning("there is no valid key yet: `cascade keys create` makes one")
+        self.start(self._watch())
+        self.start(self._warm())
 
-    async def warm(self) -> None:
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do something beside the requests; it is stopped at the end."""
+        self._tasks.add(task := asyncio.ensure_future(work))
+        task.add_done_callback(self._tasks.discard)
+
+    async def _warm(self) -> None:
         """Open connections and load weights before the first requests need them."""
         for name, served in list(self.served.items()):
             for tier in served.cascade.tiers:
@@ -489,21 +511,12 @@ class Gateway:
                 except Exception as error:  # noqa: BLE001 - one that is not warm answers as well
                     logger.warning("%s: %s is not ready yet: %s", name, tier.name, error)
 
-    async def watch(self) -> None:
+    async def _watch(self) -> None:
         """Load the configuration again when its file or a calibration changes."""
         while True:
-            await asyncio.sleep(self.config.watch_s)
-            if self._look():
+            await asyncio.sleep(WATCH_S)
+            if _versions(self.configured) != self._versions:
                 await self.reload()
-
-    def _look(self) -> bool:
-        """Whether a file has changed since the last look."""
-        folder, cascades = self.configured.folder, self.config.cascades.values()
-        paths = [self.configured.path, *(folder / c.calibrator for c in cascades if c.calibrator)]
-        versions = {path: _version(path) for path in paths}
-        changed = any(self._versions.get(p) != v for p, v in versions.items() if v is not None)
-        self._versions = versions
-        return changed
 
     async def reload(self) -> dict[str, list[str]]:
         """Read the configuration again and run what has changed.
@@ -512,71 +525,65 @@ class Gateway:
             `changed`: keys that are in force now; `needs_restart`: keys that changed and are not;
             `problems`: why all of it stays as it was.
         """
+        before, self._versions = self._versions, _versions(self.configured)
+        old = self.config
         try:
             configured = await asyncio.to_thread(self.configured.again)
-            new, old = configured.config, self.config
-            waits = [name for name in RESTART if getattr(new, name) != getattr(old, name)]
-            new = new.model_copy(update={name: getattr(old, name) for name in RESTART})
-            self._look()
-            served = self._build(new, self.served)
+            waits = [n for n in RESTART if getattr(configured.config, n) != getattr(old, n)]
+            kept = {name: getattr(old, name) for name in RESTART}
+            new = configured.config.model_copy(update=kept)
+            configured = replace(configured, config=new)
+            self._versions = _versions(configured)
+            served = self._build(configured, self.served, before)
         except CascadeError as error:
             logger.error("the configuration is not loaded: %s", error)
             return {"changed": [], "needs_restart": [], "problems": str(error).splitlines()}
-        changed = [
-            f"cascades.{name}"
-            for name in sorted({*served, *self.served})
-            if served.get(name) is not self.served.get(name)
-        ]
+        gone = self.served
+        names = sorted({*served, *gone})
+        changed = [f"cascades.{n}" for n in names if served.get(n) is not gone.get(n)]
         others = [name for name in ServiceConfig.model_fields if name != "cascades"]
         changed += [name for name in others if getattr(new, name) != getattr(old, name)]
-        gone = [each for each in self.served.values() if each not in served.values()]
         self.served, self.config, self.configured = served, new, configured
-        self.ways = deque(self.ways, maxlen=new.recent)
         logger.setLevel(new.log.level.upper())
-        for each in gone:
-            each.retired = True
-            if each.gate.idle:
-                self._retire(each)
+        for each in gone.values():
+            if each not in served.values():
+                self.start(_retire(each))
         logger.info("configuration loaded again; changed: %s", ", ".join(changed) or "nothing")
         return {"changed": changed, "needs_restart": waits, "problems": []}
 
-    def _build(self, config: ServiceConfig, before: Mapping[str, Served]) -> dict[str, Served]:
+    def _build(
+        self,
+        configured: Configured,
+        known: Mapping[str, Served],
+        before: Mapping[Path, float | None],
+    ) -> dict[str, Served]:
+        """The cascades of a configuration; those that are known and have not changed, as they
+        are."""
         served, problems = dict[str, Served](), list[str]()
-        for name, given in config.cascades.items():
-            known, path = before.get(name), given.calibrator
-            version = None if path is None else _version(self.configured.folder / path)
-            if known is not None and known.config == given and known.version == version:
-                served[name] = known
+        for name, given in configured.config.cascades.items():
+            path, same = configured.folder / (given.calibrator or ""), known.get(name)
+            unchanged = before.get(path) == self._versions.get(path)
+            if same is not None and same.config == given and unchanged:
+                served[name] = same
                 continue
             try:
-                made = build_cascade(name, given, self.configured.folder, self.store, self._metrics)
+                made = Served(name, given, configured.folder, self.store, self._metrics)
             except CascadeError as error:
                 problems += [f"cascades.{name}: {line}" for line in str(error).splitlines()]
-                continue
-            served[name] = Served(name, given, made)
-            served[name].version = version
-            made[0].kernel.ledger.listeners.append(self._charge)
+            else:
+                made.cascade.kernel.ledger.listeners.append(self._charge)
+                served[name] = made
         if problems:
             raise ConfigurationError("\n".join(problems))
         return served
 
-    def _retire(self, served: Served) -> None:
-        async def closing() -> None:
-            try:
-                await served.cascade.aclose()
-            except Exception:
-                logger.exception("%s could not be closed", served.name)
-
-        task = asyncio.ensure_future(closing())
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
-
     async def aclose(self) -> None:
         """Finish audits, write what waits, and disconnect."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for served in self.served.values():
             await served.cascade.aclose()
-        if self._retiring:
-            await asyncio.wait(self._retiring)
         await self.money.aclose()
         await self.keys.aclose()
         if self.store is not None:
@@ -584,6 +591,28 @@ class Gateway:
                 await self.store.aclose()
             except LedgerError as error:
                 logger.error("the ledger was not written to its end: %s", error)
+
+
+async def _retire(served: Served) -> None:
+    """Close a cascade that nobody asks any more, after its last request."""
+    try:
+        while served.busy:  # noqa: ASYNC110 - seconds do not matter
+            await asyncio.sleep(0.1)
+    finally:
+        await served.cascade.aclose()
+
+
+def _versions(configured: Configured) -> dict[Path, float | None]:
+    """The times of the last changes of a configuration and its calibrations."""
+    cascades = configured.config.cascades.values()
+    paths = [configured.folder / each.calibrator for each in cascades if each.calibrator]
+    found = dict[Path, float | None]()
+    for path in (configured.path, *paths):
+        try:
+            found[path] = path.stat().st_mtime
+        except OSError:
+            found[path] = None
+    return found
 
 
 def _decided(way: Way, event: Decided, served: Served) -> None:
@@ -599,64 +628,12 @@ def _decided(way: Way, event: Decided, served: Served) -> None:
     way.model = served.model_of(way.tier)
 
 
-def _too_many(said: str, code: str, wait_s: int) -> ServiceError:
-    return ServiceError(429, said, code, headers={"Retry-After": str(wait_s)})
-
-
-def _left(question: Question, settings: Settings) -> float | None:
-    """Seconds that are left of a request's deadline; 504 where there are none."""
-    deadline = settings.get("deadline")
-    if deadline is None:
-        return None
-    left_s = question.began + deadline - time.monotonic()
-    if left_s <= 0:
-        said = "the deadline passed before a model was asked."
-        raise ServiceError(504, said, "deadline_exceeded")
-    return left_s
-
-
-def _version(path: Path) -> float | None:
-    """The time of a file's last change; None where there is none."""
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
-
-
-# --- from a configuration to cascades
-
-
 _SAME = (*KINDS, "threshold", "deadline", "response_format", "local_only", "signals")
 """Options that a cascade takes as they stand in its configuration."""
 
 
-def build_cascade(
-    name: str,
-    config: CascadeConfig,
-    folder: Path,
-    store: LedgerStore | None,
-    metrics: Sequence[CascadeMiddleware] = (),
-) -> tuple[Cascade, AskedPolicy]:
-    """One cascade, and the middleware by which requests say how they are decided."""
-    options: dict[str, Any] = {option: getattr(config, option) for option in _SAME}
-    if config.calibrator is not None:
-        options["calibrator"] = folder / config.calibrator
-    asked = AskedPolicy()
-    stack = [asked, *metrics, *_middleware(config, store)]
-    if config.private is not None:
-        from cascade.middleware.local_only import LocalOnly, looks_personal  # noqa: PLC0415
-
-        stack.append(LocalOnly(options.pop("local_only"), private=looks_personal))
-    pair = ("small", "large") if len(config.tiers) == 2 else ()
-    tiers = [open_tier(tier, *pair[n : n + 1]) for n, tier in enumerate(config.tiers)]
-    return Cascade(tiers=tiers, ledger=store, middleware=stack, name=name, **options), asked
-
-
 def _middleware(config: CascadeConfig, store: LedgerStore | None) -> list[CascadeMiddleware]:
-    stack: list[CascadeMiddleware] = [
-        ready.Retries(config.retries),
-        ready.Breaker(config.breaker),
-    ]
+    stack: list[CascadeMiddleware] = [ready.Retries(config.retries), ready.Breaker(config.breaker)]
     if config.abort:
         stack.append(ready.Abort() if config.abort is True else ready.Abort(config.abort))
     if config.sticky:
@@ -664,7 +641,7 @@ def _middleware(config: CascadeConfig, store: LedgerStore | None) -> list[Cascad
     if config.tool_risks is not None:
         stack.append(ready.ToolRisks(config.tool_risks))
     if config.fallback is not None:
-        stack.append(ready.Fallback(open_tier(config.fallback)))
+        stack.append(ready.Fallback(config.fallback.open()))
     if config.mode != "live":
         stack.append(ready.Shadow(config.canary_share if config.mode == "canary" else 0.0))
     if config.drift is not None:
@@ -672,20 +649,7 @@ def _middleware(config: CascadeConfig, store: LedgerStore | None) -> list[Cascad
     if (audits := config.audits) is not None:
         if store is None:
             raise ConfigurationError("audits need a ledger, their place: set ledger.")
-        judge = None if audits.judge is None else open_tier(audits.judge)
+        judge = None if audits.judge is None else audits.judge.open()
         daily_usd, compare = audits.daily_usd, audits.compare
         stack.append(ready.Audits(audits.rate, daily_usd=daily_usd, compare=compare, judge=judge))
     return stack
-
-
-def open_tier(config: TierConfig, usual: str | None = None) -> Tier:
-    """A tier as its cascade takes it; `usual` is its name where the configuration gives none."""
-    given = {**dict(config), "name": config.name or usual}
-    del given["api_key_env"]
-    if config.api_key is None and config.api_key_env is not None:
-        given["api_key"] = os.environ.get(config.api_key_env)
-        if not given["api_key"]:
-            raise ConfigurationError(
-                f"api_key_env: the environment variable {config.api_key_env} is not set."
-            )
-    return Tier(**given)

@@ -63,11 +63,6 @@ class Gate:
         self.running = self.waiting = 0
         self._places = asyncio.Semaphore(concurrency)
 
-    @property
-    def idle(self) -> bool:
-        """Whether no request runs or waits."""
-        return not (self.running or self.waiting)
-
     @asynccontextmanager
     async def place(self, patience_s: float | None = None) -> AsyncIterator[None]:
         """A place, after a wait; an error where the queue is full or the wait too long."""
@@ -90,8 +85,7 @@ class Gate:
             self._places.release()
 
     def _full(self, why: str) -> ServiceError:
-        said = f"{self.name} is busy: {why}; try again."
-        return ServiceError(429, said, "too_many_requests", headers={"Retry-After": "1"})
+        return too_many(f"{self.name} is busy: {why}; try again.", "too_many_requests", 1)
 
 
 class Money:
@@ -168,18 +162,19 @@ def _refused(refusal: Refusal) -> ServiceError:
         f"${short(aside)} put aside for requests under way; this one may cost ${short(refusal.usd)}"
     )
     if refusal.why == "put_aside":
-        return ServiceError(
-            429,
-            f"the budget of this key is put aside: {said}. Try again in a moment.",
-            "budget_put_aside",
-            headers={"Retry-After": "1"},
-        )
+        told = f"the budget of this key is put aside: {said}. Try again in a moment."
+        return too_many(told, "budget_put_aside", 1)
     return ServiceError(
         402,
         f"the budget of this key does not cover the request: {said}. The next {window} begins at "
         f"{refusal.renews_at:%Y-%m-%d} 00:00 UTC.",
         "budget_exhausted",
     )
+
+
+def too_many(said: str, code: str, wait_s: int) -> ServiceError:
+    """The refusal of a request that may come again later."""
+    return ServiceError(429, said, code, headers={"Retry-After": str(wait_s)})
 
 
 def short(usd: Decimal) -> str:

@@ -174,9 +174,11 @@ _KINDS = {"/9j/": "jpeg", "R0lG": "gif", "UklG": "webp"}
 
 def _content(message: InputMessage) -> str | list[dict[str, Any]]:
     text = message.content or ""
-    urls = [wire.data_url(f"image/{_KINDS.get(x[:4], 'png')}", x) for x in message.images or ()]
+    if not message.images:
+        return text
+    urls = [f"data:image/{_KINDS.get(x[:4], 'png')};base64,{x}" for x in message.images]
     images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-    return [{"type": "text", "text": text}, *images] if images else text
+    return [{"type": "text", "text": text}, *images]
 
 
 # --- writing
@@ -240,7 +242,7 @@ class LineWriter(wire.Writer):
         counts: dict[str, Any] = {
             "done_reason": "length" if outcome.finish_reason == "length" else "stop",
             "total_duration": int((time.perf_counter() - self._begun) * 1e9),
-            "cascade": wire.extension_of(outcome),
+            "cascade": outcome.extension(),
         }
         if outcome.usage.known:
             counts["prompt_eval_count"] = outcome.usage.input_tokens

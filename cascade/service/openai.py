@@ -250,7 +250,7 @@ class ChatWriter(wire.Writer):
             "finish_reason": outcome.finish_reason,
         }
         body = {**self._head, "object": "chat.completion", "choices": [choice]}
-        body |= {"usage": _chat_usage(outcome.usage), "cascade": wire.extension_of(outcome)}
+        body |= {"usage": _chat_usage(outcome.usage), "cascade": outcome.extension()}
         return ChatCompletion.model_validate(body).model_dump(mode="json", exclude_unset=True)
 
     @override
@@ -272,7 +272,7 @@ class ChatWriter(wire.Writer):
         for index, call in enumerate(_calls(outcome)):
             pieces.append(self._chunk({"tool_calls": [{"index": index, **call}]}))
         reason, logprobs = outcome.finish_reason, self._tokens(outcome)
-        pieces.append(self._chunk({}, reason, logprobs, cascade=wire.extension_of(outcome)))
+        pieces.append(self._chunk({}, reason, logprobs, cascade=outcome.extension()))
         if self._usage:
             pieces.append(self._chunk(None, usage=_chat_usage(outcome.usage)))
         return b"".join([*pieces, b"data: [DONE]\n\n"])
@@ -472,7 +472,10 @@ class ResponseWriter(wire.Writer):
         status, calls = "incomplete" if reason else "completed", _calls(outcome)
         output = []
         if outcome.text or not calls:
-            output.append(self._item(status, [self._part(outcome)]))
+            part = {"type": "output_text", **_EMPTY, "text": outcome.result.answer}
+            if outcome.refusal:
+                part = {"type": "refusal", "refusal": outcome.refusal}
+            output.append(self._item(status, [part]))
         for index, call in enumerate(calls):
             own = {"id": f"fc_{index}_{call['id']}", "call_id": call["id"], **call["function"]}
             output.append({**own, "type": "function_call", "status": "completed"})
@@ -481,7 +484,7 @@ class ResponseWriter(wire.Writer):
             incomplete_details={"reason": reason} if reason else None,
             output=output,
             usage=_response_usage(outcome.usage),
-            cascade=wire.extension_of(outcome),
+            cascade=outcome.extension(),
         )
 
     @override
@@ -493,17 +496,17 @@ class ResponseWriter(wire.Writer):
     @override
     def text(self, text: str) -> bytes:
         self._shown += len(text)
-        opened = b"" if self._open else self._open_text({"type": "output_text", **_EMPTY})
-        place = {"item_id": self._message_id, "output_index": 0, "content_index": 0}
-        said = self._say("response.output_text.delta", **place, delta=text, logprobs=[])
-        return opened + said
+        opened = b"" if self._open else self._open_part({"type": "output_text", **_EMPTY})
+        return opened + self._say_part("output_text.delta", delta=text, logprobs=[])
 
     @override
     def end(self, outcome: Outcome) -> bytes:
         body, pieces = self.whole(outcome), list[bytes]()
         for index, item in enumerate(body["output"]):
-            place = {"item_id": item["id"], "output_index": index}
-            if item["type"] == "function_call":
+            if item["type"] == "message":
+                pieces.append(self._end_part(item["content"][0]))
+            else:
+                place = {"item_id": item["id"], "output_index": index}
                 arguments, kind = item["arguments"], "response.function_call_arguments"
                 added = item | {"status": "in_progress", "arguments": ""}
                 pieces += [
@@ -511,11 +514,8 @@ class ResponseWriter(wire.Writer):
                     self._say(f"{kind}.delta", **place, delta=arguments),
                     self._say(f"{kind}.done", **place, name=item["name"], arguments=arguments),
                 ]
-            else:
-                pieces.append(self._end_text({**place, "content_index": 0}, item["content"][0]))
             pieces.append(self._say("response.output_item.done", output_index=index, item=item))
-        pieces.append(self._say(f"response.{body['status']}", response=body))
-        return b"".join(pieces)
+        return b"".join([*pieces, self._say(f"response.{body['status']}", response=body)])
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
@@ -524,16 +524,9 @@ class ResponseWriter(wire.Writer):
         return said + self._say("response.failed", response=self._response("failed", error=error))
 
     def _response(self, status: str, **more: Any) -> dict[str, Any]:
-        said = self._body.model_dump(
-            mode="json",
-            exclude_unset=True,
-            include={
-                *("instructions", "max_output_tokens", "metadata", "model", "reasoning"),
-                *("temperature", "text", "tool_choice", "tools", "top_p"),
-            },
-        )
-        tools = [{"strict": None, "parameters": None, **t} for t in said.pop("tools", None) or ()]
-        said = {name: value for name, value in said.items() if value is not None}
+        given = self._body.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        said = {name: given[name] for name in _REPEATED if name in given}
+        tools = [{"strict": None, "parameters": None, **t} for t in said.pop("tools", ())]
         return {
             "id": self._id,
             "object": "response",
@@ -555,40 +548,43 @@ class ResponseWriter(wire.Writer):
             **more,
         }
 
-    def _part(self, outcome: Outcome) -> dict[str, Any]:
-        if outcome.refusal:
-            return {"type": "refusal", "refusal": outcome.refusal}
-        return {"type": "output_text", **_EMPTY, "text": outcome.result.answer}
-
     def _item(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
         own = {"id": self._message_id, "type": "message", "role": "assistant"}
         return {**own, "status": status, "content": content}
 
-    def _open_text(self, part: dict[str, Any]) -> bytes:
-        self._open = True
-        item, place = self._item("in_progress", []), {"item_id": self._message_id}
+    def _open_part(self, part: dict[str, Any]) -> bytes:
+        self._open, item = True, self._item("in_progress", [])
         added = self._say("response.output_item.added", output_index=0, item=item)
-        kind = "response.content_part.added"
-        return added + self._say(kind, **place, output_index=0, content_index=0, part=part)
+        return added + self._say_part("content_part.added", part=part)
 
-    def _end_text(self, place: dict[str, Any], part: dict[str, Any]) -> bytes:
-        pieces = list[bytes]()
+    def _end_part(self, part: dict[str, Any]) -> bytes:
         if part["type"] == "refusal":
-            pieces.append(self._open_text({"type": "refusal", "refusal": ""}))
             said = part["refusal"]
-            pieces.append(self._say("response.refusal.delta", **place, delta=said))
-            pieces.append(self._say("response.refusal.done", **place, refusal=said))
+            opened = self._open_part({"type": "refusal", "refusal": ""})
+            opened += self._say_part("refusal.delta", delta=said)
+            ended = self._say_part("refusal.done", refusal=said)
         else:
-            if not self._open or len(part["text"]) > self._shown:
-                pieces.append(self.text(part["text"][self._shown :]))
-            kind, text = "response.output_text.done", part["text"]
-            pieces.append(self._say(kind, **place, text=text, logprobs=[]))
-        return b"".join([*pieces, self._say("response.content_part.done", **place, part=part)])
+            rest, opened = part["text"][self._shown :], b""
+            if rest or not self._open:
+                opened = self.text(rest)
+            ended = self._say_part("output_text.done", text=part["text"], logprobs=[])
+        return opened + ended + self._say_part("content_part.done", part=part)
+
+    def _say_part(self, kind: str, **content: Any) -> bytes:
+        """An event about the answer's text, which is the first part of the first item."""
+        place = {"item_id": self._message_id, "output_index": 0, "content_index": 0}
+        return self._say(f"response.{kind}", **place, **content)
 
     def _say(self, kind: str, **content: Any) -> bytes:
         self._number += 1
         return wire.sent_event(kind, sequence_number=self._number, **content)
 
+
+_REPEATED = (
+    *("instructions", "max_output_tokens", "metadata", "model", "reasoning"),
+    *("temperature", "text", "tool_choice", "tools", "top_p"),
+)
+"""Fields of a request that its response repeats."""
 
 _EMPTY: Mapping[str, Any] = {"text": "", "annotations": [], "logprobs": []}
 

@@ -36,10 +36,9 @@ from cascade.evaluation.render import Cell, Figure, Table
 from cascade.evaluation.report import Report, make_report
 from cascade.ledger.base import Selection
 from cascade.ledger.store import SqlLedger
-from cascade.service.admin import budgets_of, ledger_of
 from cascade.service.faults import ServiceError, fault_of, invalid
 from cascade.service.gateway import Gateway, Way
-from cascade.service.keys import CASCADE_TAG, KEY_TAG
+from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key
 from cascade.service.wire import gateway_of
 
 HEADERS = {
@@ -161,7 +160,7 @@ class View(BaseModel):
 
     def lists(self, way: Way) -> bool:
         """Whether a request is listed."""
-        if self.cascade and way.cascade != self.cascade:
+        if self.cascade and way.name != self.cascade:
             return False
         if self.only == "failed" and not (way.error or way.degraded):
             return False
@@ -181,10 +180,8 @@ async def show(request: Request) -> Response:
     """Show the page."""
     gateway = await _admitted(request)
     view = View.of(request)
-    names, budgets = dict[str, str](), list[dict[str, Any]]()
-    if gateway.config.auth:
-        names = {key.id: key.name for key in await gateway.keys.list()}
-        budgets = await budgets_of(gateway)
+    keys = await gateway.keys.list() if gateway.config.auth else []
+    names = {key.id: key.name for key in keys}
     made = ready = None
     if gateway.store is not None:
         made = await _report(request.app.state.reports, gateway.store, view.selection())
@@ -196,7 +193,8 @@ async def show(request: Request) -> Response:
         for key_id, name in names.items():
             told = told.replace(key_id, escape(name))
         parts.append(told)
-    parts += [html.table(_budgets(budgets)) if budgets else "", html.table(_service(gateway))]
+    budgets = await _budgets(gateway, keys)
+    parts += [html.table(budgets) if budgets.rows else "", html.table(_service(gateway))]
     parts.append(_requests(view, gateway))
     return HTMLResponse(_frame("cascade", "\n".join(filter(None, parts))))
 
@@ -222,9 +220,11 @@ async def export(request: Request, name: str) -> Response:
     kind = {"ledger.csv": "text/csv", "ledger.jsonl": "application/x-ndjson"}.get(name)
     if kind is None:
         raise ServiceError(404, "there are /export/ledger.csv and /export/ledger.jsonl.")
+    if gateway.store is None:
+        raise ServiceError(409, "there is no ledger: set `ledger`.", "no_ledger")
     folder = Path(tempfile.mkdtemp(prefix="cascade-"))
     path = folder / f"{secrets.token_hex(4)}-{name}"
-    await ledger_of(gateway).export(path, View.of(request).selection())
+    await gateway.store.export(path, View.of(request).selection())
 
     def remove() -> None:
         path.unlink(missing_ok=True)
@@ -305,14 +305,16 @@ def _usd(amount: Decimal | None) -> Figure:
     return Figure(amount, "usd")
 
 
-def _budgets(budgets: Iterable[dict[str, Any]]) -> Table:
+async def _budgets(gateway: Gateway, keys: Iterable[Key]) -> Table:
+    """What each valid key with a budget has spent."""
     rows: list[tuple[Cell, ...]] = []
-    for each in budgets:
-        for window in ("day", "month"):
-            limit, spent = each[f"{window}_usd"], each[f"{window}_spent_usd"]
-            if limit is not None:
-                share, aside = Figure(float(spent / limit), "share"), _usd(each["put_aside_usd"])
-                rows.append((each["name"], window, _usd(limit), _usd(spent), share, aside))
+    for key in keys:
+        if key.limits and key.revoked_at is None:
+            account = (await gateway.money.account(key.id)).on(datetime.now(UTC).date())
+            for window, limit in key.limits.items():
+                spent, aside = account.spent_usd(window), account.put_aside_usd
+                share = Figure(float(spent / limit), "share")
+                rows.append((key.name, window, _usd(limit), _usd(spent), share, _usd(aside)))
     columns = ("key", "window", "budget", "spent", "share", "put aside")
     return Table("Budgets of keys", columns, tuple(rows))
 
@@ -320,7 +322,7 @@ def _budgets(budgets: Iterable[dict[str, Any]]) -> Table:
 def _service(gateway: Gateway) -> Table:
     """Latency, errors and load of this process."""
     ways = list(gateway.ways)
-    times = sorted(way.seconds for way in ways if way.seconds is not None and not way.error)
+    times = sorted(way.seconds for way in ways if not way.error)
     failed = sum(bool(way.error) for way in ways)
     rows: list[tuple[Cell, ...]] = [
         ("requests", Figure(len(ways), "count")),
@@ -342,11 +344,11 @@ def _requests(view: View, gateway: Gateway) -> str:
     rows = tuple(
         (
             f"{way.at:%m-%d %H:%M:%S}",
-            way.cascade,
+            way.name,
             way.key or "–",
             way.error or way.tier or "no answer",
             ("degraded: " if way.degraded else "") + way.reason,
-            " → ".join(way.steps),
+            " → ".join(way.steps()),
             _usd(way.cost_usd),
             _usd(way.saved_usd),
             Figure(way.seconds, "seconds"),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
-from urllib.parse import quote
 
 import jsonschema.validators  # noqa: F401 - a second to load, which no request should wait for
 import referencing.jsonschema  # noqa: F401 - the same
@@ -56,10 +55,6 @@ IGNORED = frozenset(
 """Parameters that change no answer here, where a protocol's model does not name them; the header
 `x-cascade-ignored` tells those that were given."""
 
-_TOOL = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
-_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-
 
 def gateway_of(request: Request) -> Gateway:
     """The gateway that a request came to."""
@@ -93,12 +88,13 @@ async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
         raise ServiceError(413, said, "body_too_long")
     try:
         value = from_json(raw, allow_inf_nan=False)
+        size = _size(value)
     except ValueError as error:
         raise ServiceError(400, f"the body is not JSON: {error}.", "invalid_json") from None
     if not isinstance(value, dict):
         raise ServiceError(400, "the body is no JSON object.", "invalid_json")
     try:
-        return model.model_validate(value), _size(value)
+        return model.model_validate(value), size
     except ValidationError as error:
         raise invalid(error) from None
 
@@ -107,7 +103,11 @@ _ENCODED = frozenset({"url", "image_url", "images", "data", "file_data"})
 
 
 def _size(body: Any) -> int:
-    """Characters of all text in a body, tools and schemas among it."""
+    """Characters of all text in a body, tools and schemas among it.
+
+    Raises:
+        ValueError: a number is too large for any provider, such as 1e999.
+    """
     total, left = 0, [("", body)]
     while left:
         name, value = left.pop()
@@ -121,6 +121,8 @@ def _size(body: Any) -> int:
             left += [(name, item) for item in value]
         else:
             total += 4
+            if isinstance(value, float) and math.isinf(value):
+                raise ValueError("it holds a number that is too large")
     return total
 
 
@@ -130,27 +132,16 @@ def unsupported(name: str, why: str) -> ServiceError:
 
 
 async def _check(settings: Settings) -> None:
-    """Refuse what no provider can be sent, such as 1e999, and what no answer can be checked by.
-    Large schemas are read in a thread: what was read once is known to the cascade."""
+    """Refuse schemas that no answer can be checked by. Large ones are read in a thread: what was
+    read once is known to the cascade."""
     tools, schema = settings.get("tools") or [], settings.get("schema")
-    for name in ("tools", "schema", "extra"):
-        try:
-            json.dumps(settings.get(name), allow_nan=False)
-        except (ValueError, RecursionError):
-            said = f"{name}: it holds a number that is none, or too large."
-            raise ServiceError(400, said, param=name) from None
-    for tool in tools:
-        if not _TOOL.fullmatch(str(tool["function"].get("name"))):
-            said = f"tools: {tool['function'].get('name')!r:.80} is no name of 1 to 128 letters, "
-            said += "digits, _ . and -."
-            raise ServiceError(400, said, param="tools")
 
     def check() -> None:
         check_tools(tools)
         if schema is not None:
             check_schema(schema)
 
-    if sum(map(_size, tools)) + _size(schema) <= AT_ONCE:
+    if _size(tools) + _size(schema) <= AT_ONCE:
         check()
     else:
         await asyncio.to_thread(check)
@@ -189,11 +180,6 @@ def message_of(
     return HumanMessage(content, name=name)
 
 
-def data_url(kind: str, data: str) -> str:
-    """An image's data as an address."""
-    return f"data:{quote(kind, safe='/+.-')};base64,{data}"
-
-
 # --- the extension
 
 
@@ -223,8 +209,18 @@ class Wishes(BaseModel):
     """Stay on this machine; `abstain` gives no answer where no tier here is good enough."""
     tags: dict[_TAG, _TAG] = Field(default_factory=dict, max_length=20)
     """Of the ledger entries of this request; as a header `user=ada,team=x`."""
-    show: Literal["verified", "final"] = "verified"
-    """What a stream shows: text as it arrives after the decision, or all at the end."""
+
+    def put(self, settings: Settings) -> tuple[str, float] | None:
+        """Put the wishes into the settings of a question; the way to decide that is asked for."""
+        settings["tags"] = self.tags
+        settings["deadline"] = self.deadline
+        if self.local_only:
+            settings["local_only"] = self.local_only
+        asked = [(kind, v) for kind in KINDS if (v := getattr(self, kind)) is not None]
+        if len(asked) > 1:
+            said = f"{' and '.join(kind for kind, _ in asked)}: each decides alone; give one."
+            raise ServiceError(400, said, param=f"cascade.{asked[0][0]}")
+        return asked[0] if asked else None
 
 
 class Asked(BaseModel):
@@ -242,26 +238,18 @@ _NO_WISHES, _PREFIX = Wishes(), "x-cascade-"
 
 def read_wishes(request: Request, extension: Wishes | None) -> Wishes:
     """What a request says about itself, in headers and in the body's `cascade`."""
+    told = {name: v for name, v in request.headers.items() if name.startswith(_PREFIX)}
+    if not told:
+        return extension or _NO_WISHES
     said = {} if extension is None else extension.model_dump(exclude_unset=True)
-    for name, value in request.headers.items():
+    for name, value in told.items():
         wish = name.removeprefix(_PREFIX).replace("-", "_")
-        if name.startswith(_PREFIX):
-            if wish in said:
-                words = f"{wish}: given in a header and in the body; give one of them."
-                raise ServiceError(400, words, param=f"cascade.{wish}")
-            said[wish] = _tags(value) if wish == "tags" else value
-    tags = dict[str, str]()
-    if (given := request.headers.get("x-request-id")) is not None:
-        if not _REQUEST_ID.fullmatch(given):
-            words = "X-Request-Id: 1 to 128 visible ASCII characters."
-            raise ServiceError(400, words, param="X-Request-Id")
-        tags["request_id"] = given
-    if trace := _TRACE.fullmatch(request.headers.get("traceparent", "")):
-        tags["trace_id"] = trace[1]
-    if not said and not tags:
-        return _NO_WISHES
+        if wish in said:
+            words = f"{wish}: given in a header and in the body; give one of them."
+            raise ServiceError(400, words, param=f"cascade.{wish}")
+        said[wish] = _tags(value) if wish == "tags" else value
     try:
-        return Wishes.model_validate({**said, "tags": {**said.get("tags", {}), **tags}})
+        return Wishes.model_validate(said)
     except ValidationError as error:
         fault = invalid(error)
         there = ", ".join(sorted(Wishes.model_fields))
@@ -270,43 +258,8 @@ def read_wishes(request: Request, extension: Wishes | None) -> Wishes:
 
 
 def _tags(text: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
-    if not all(equals and name.strip() for name, equals, _ in pairs):
-        said = f"X-Cascade-Tags: {text[:80]!r} has no names and values: user=ada,team=x."
-        raise ServiceError(400, said, param="cascade.tags")
+    pairs = [pair.partition("=") for pair in text.split(",")]
     return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def extension_of(outcome: Outcome) -> dict[str, Any]:
-    """The extension `cascade` of an answer. Dollars are null where they are unknown."""
-    way, result = outcome.way, outcome.result
-    tiers = dict[str, dict[str, Any]]()
-    for entry in result.ledger:
-        if entry.tier and entry.model:
-            tier = tiers.setdefault(entry.tier, {"model": entry.model, "calls": 0, "cost_usd": 0.0})
-            tier["calls"] += 1
-            if entry.cost_usd is None or tier["cost_usd"] is None:
-                tier["cost_usd"] = None
-            else:
-                tier["cost_usd"] += float(entry.cost_usd)
-    return {
-        "run_id": way.run_id,
-        "tier": result.tier,
-        "model_name": way.model,
-        "escalated": way.escalated,
-        "degraded": way.degraded,
-        "abstained": result.abstained,
-        "confidence": way.confidence,
-        "calibrated": way.calibrated,
-        "action": result.decision.action,
-        "reason": way.reason,
-        "cost_usd": None if way.cost_usd is None else float(way.cost_usd),
-        "cost_basis": result.ledger.cost_basis,
-        "saved_usd": None if way.saved_usd is None else float(way.saved_usd),
-        "saved_basis": result.ledger.saved_basis,
-        "basis": way.basis,
-        "tiers": tiers,
-    }
 
 
 # --- answers and streams
@@ -362,13 +315,10 @@ class Writer(ABC):
         """The end of a stream that failed."""
 
 
-Read = Callable[[Any, Served], tuple[list[AnyMessage], Settings]]
-
-
 async def converse(
     request: Request,
     form: type[Asked],
-    read: Read,
+    read: Callable[[Any, Served], tuple[list[AnyMessage], Settings]],
     make_writer: Callable[[Any], Writer],
 ) -> Response:
     """The answer to a request of any protocol, whole or as a stream. A client that leaves cancels
@@ -383,17 +333,19 @@ async def converse(
     began, gateway = time.monotonic(), gateway_of(request)
     key = await gateway.key_of(request)
     body, size = await read_body(request, form)
-    messages, settings = read(body, gateway.model(body.model, key))
+    served = gateway.model(body.model, key)
+    messages, settings = read(body, served)
     writer = make_writer(body)
     if not messages and (loaded := writer.loaded()) is not None:
         return json_response(loaded)
-    wishes = read_wishes(request, body.cascade)
-    question = _question(body.model, messages, settings, wishes, size)
-    question.began = began
+    last = messages[-1] if messages else HumanMessage("")
+    if last.type == "human" and isinstance(last.content, str) and not last.content.strip():
+        said = "messages: there is none, or the last one is empty: ask something."
+        raise ServiceError(400, said, param="messages")
+    asked = read_wishes(request, body.cascade).put(settings)
     await _check(settings)
+    question = Question(served, messages, settings, size, asked, began)
     headers = {}
-    if (given := request.headers.get("x-request-id")) is not None:
-        headers["x-request-id"] = given
     if unused := sorted(IGNORED & (body.model_extra or {}).keys()):
         headers["x-cascade-ignored"] = header(", ".join(unused))
     if not body.stream:
@@ -406,25 +358,6 @@ async def converse(
         await feed.aclose()
         raise
     return Streamed(feed, writer, headers | (feed.way.headers() if feed.way is not None else {}))
-
-
-def _question(
-    model: str, messages: list[AnyMessage], settings: Settings, wishes: Wishes, size: int
-) -> Question:
-    last = messages[-1] if messages else HumanMessage("")
-    if last.type == "human" and isinstance(last.content, str) and not last.content.strip():
-        said = "messages: there is none, or the last one is empty: ask something."
-        raise ServiceError(400, said, param="messages")
-    decide = {kind: v for kind in KINDS if (v := getattr(wishes, kind)) is not None}
-    if len(decide) > 1:
-        said = f"{' and '.join(decide)}: each decides alone; give one."
-        raise ServiceError(400, said, param=f"cascade.{next(iter(decide))}")
-    settings["tags"] = wishes.tags
-    if wishes.deadline is not None:
-        settings["deadline"] = wishes.deadline
-    if wishes.local_only:
-        settings["local_only"] = wishes.local_only
-    return Question(model, messages, settings, size, decide, wishes.show)
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
@@ -453,7 +386,7 @@ class Feed:
 
     def __init__(self, gateway: Gateway, question: Question, key: Key | None) -> None:
         self.way: Way | None = None
-        self._items: list[str | Outcome | Exception] = []
+        self._items: list[str | Outcome | ServiceError] = []
         self._there = asyncio.Event()
         self._task = asyncio.create_task(self._work(gateway, question, key))
 
@@ -461,14 +394,14 @@ class Feed:
         try:
             self._put(await gateway.ask(question, key, self._tell))
         except Exception as error:  # noqa: BLE001 - the sender has to say it
-            self._put(error)
+            self._put(fault_of(error, f"run {self.way.run_id}" if self.way else "a stream"))
 
     def _tell(self, way: Way, event: Event) -> None:
         self.way = way
         if isinstance(event, Token) and event.text:
             self._put(event.text)
 
-    def _put(self, item: str | Outcome | Exception) -> None:
+    def _put(self, item: str | Outcome | ServiceError) -> None:
         self._items.append(item)
         self._there.set()
 
@@ -476,7 +409,7 @@ class Feed:
         """Wait for the first words, or as long as a client is patient without any; raise what came
         in their place."""
         await self._wait()
-        if self._items and isinstance(self._items[0], Exception):
+        if self._items and isinstance(self._items[0], ServiceError):
             raise self._items[0]
 
     async def _wait(self) -> None:
@@ -504,12 +437,10 @@ class Feed:
         await asyncio.wait((self._task,))
 
 
-def _written(item: str | Outcome | Exception, writer: Writer) -> bytes:
+def _written(item: str | Outcome | ServiceError, writer: Writer) -> bytes:
     if isinstance(item, str):
         return writer.text(item)
-    if isinstance(item, Outcome):
-        return writer.end(item)
-    return writer.failed(fault_of(item, "a stream"))
+    return writer.end(item) if isinstance(item, Outcome) else writer.failed(item)
 
 
 class Streamed(StreamingResponse):

@@ -30,6 +30,7 @@ ASKED: Any = [{"role": "user", "content": "What is the capital of Australia?"}]
 def _real_requests_only_when_live(monkeypatch: pytest.MonkeyPatch) -> None:
     """The models of `upstream` are real ones to the gateway."""
     monkeypatch.setattr(guard, "forbidden", False)
+    monkeypatch.setattr("cascade.service.gateway.WATCH_S", 3600.0)
     monkeypatch.setenv("UPSTREAM_KEY", "sk-upstream-secret")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
