@@ -293,6 +293,10 @@ _PROVIDER_IDS = {"google_genai": "google", "google_vertexai": "google", "mistral
 """LangChain's provider names where genai-prices uses another."""
 
 
+BY_FILE = " (on the command line: --prices)"
+"""The other way to a price, where there is no tier to give one."""
+
+
 @lru_cache(maxsize=256)
 def find_pricing(
     provider: str, model: str, *, local: bool = False, base_url: str | None = None
@@ -307,11 +311,11 @@ def find_pricing(
             not a provider's, no list price holds.
     """
     if provider in ("ollama", "llamacpp"):
-        return NoPrice(source="price not set: give the tier Price(per_hour=…) or Price.local(…)")
+        return NoPrice(source=f"price not set: give the tier a `price` with per_hour{BY_FILE}")
     if local:
         return NoPrice(
-            source="price not set: give the tier Price(input=…, output=…) where its server bills "
-            "tokens, or Price.local(…) for a machine of your own"
+            source="price not set: give the tier a `price`, with per_hour for a machine of your "
+            f"own, or with input and output where its server bills tokens{BY_FILE}"
         )
     from genai_prices import Usage as PricedUsage  # noqa: PLC0415 - heavy, and only here
     from genai_prices import calc_price  # noqa: PLC0415
@@ -325,8 +329,8 @@ def find_pricing(
     except LookupError:
         at = "" if base_url is None else " at that address"
         return NoPrice(
-            source=f"no list price of {provider}:{model}{at}: give the tier "
-            "Price(input=…, output=…)"
+            source=f"no list price of {provider}:{model}{at}: give the tier a `price` with input "
+            f"and output{BY_FILE}"
         )
     return ListPrice(provider=found.provider.id, model=model)
 

@@ -7,6 +7,8 @@ import gc
 import json
 import logging
 import math
+import multiprocessing
+import os
 import re
 import signal
 import socket
@@ -24,10 +26,12 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
+from cascade.api import Cascade
 from cascade.errors import ConfigurationError, LedgerError
 from cascade.ledger.store import open_store
+from cascade.policies.base import DEFAULT_THRESHOLD
 from cascade.service.app import create_app
-from cascade.service.config import Configured, ListenConfig, LogConfig
+from cascade.service.config import CascadeConfig, Configured, ListenConfig, LogConfig
 from cascade.service.gateway import Gateway
 from cascade.state import Usage
 
@@ -83,7 +87,15 @@ def _made(configured: Configured) -> Any:
 
 def _worker(configured: Configured) -> Any:  # pragma: no cover - of a process of its own
     """The application of a worker: SIGHUP begins new ones, with the file as it is then."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     return _made(configured.again())
+
+
+def _end_with_parent() -> None:  # pragma: no cover - of a process of its own
+    """Finish what runs and leave once the parent has gone, which may have been killed."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def settings(app: FastAPI | partial[Any], configured: Configured, **more: Any) -> uvicorn.Config:
@@ -270,8 +282,7 @@ def describe(configured: Configured) -> list[str]:
     lines = [f"listens on {config.listen.host}:{config.listen.port}, {asks}", f"ledger: {kept}"]
     for name, served in gateway.served.items():
         cascade, given = served.cascade, served.config
-        calibrated = given.calibrator or "no calibration: confidence is a raw score"
-        lines.append(f"{name}: {cascade.policy!r}, {given.mode}, {calibrated}")
+        lines.append(f"{name}: {_decision(given, cascade)}, {given.mode}")
         for tier in cascade.tiers:
             where = "this machine" if tier.local else "elsewhere"
             lines.append(f"  {tier.name}: {tier.model.name} ({where}), {tier.pricing.source}")
@@ -281,6 +292,19 @@ def describe(configured: Configured) -> list[str]:
     if config.ledger is not None:
         _reach(config.ledger.url)
     return lines
+
+
+def _decision(config: CascadeConfig, cascade: Cascade) -> str:
+    """How drafts are decided about, in words."""
+    known = config.calibrator is not None
+    if config.price_of_error is not None:
+        words = f"escalate where it is worth it at ${config.price_of_error:g} for a wrong answer"
+    elif config.max_harm is not None:
+        words = f"accept while at most {config.max_harm:.2%} of all answers are accepted and wrong"
+    else:
+        least = getattr(cascade.policy, "threshold", DEFAULT_THRESHOLD)
+        words = f"accept from a {'confidence' if known else 'score'} of {least:.3g} on"
+    return f"{words}, by {config.calibrator}" if known else f"{words}; the score is not calibrated"
 
 
 def _reach(url: str) -> None:

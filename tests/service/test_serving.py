@@ -13,7 +13,9 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,7 @@ def test_what_would_run_is_described_without_asking(tmp_path: Path, upstream: Up
     path = write(tmp_path, upstream, more)
     path.write_text(re.sub(r", price: \{input: 1,[^}]*\}", "", path.read_text()))
     lines = "\n".join(describe(read_config(path)))
-    assert "support: Threshold" in lines
+    assert "support: accept from a score of 0.8 on; the score is not calibrated, canary" in lines
     assert "small: openai:small (this machine)" in lines
     assert "it has no price; each call counts $0.01 for budgets" in lines
     assert upstream.seen == []
@@ -191,10 +193,9 @@ def test_logs_go_to_standard_error_and_no_client_of_a_provider_writes_there(
 # --- several processes
 
 
-@pytest.mark.heavy
-def test_two_workers_share_keys_and_budgets_and_finish_what_runs(
-    tmp_path: Path, upstream: Upstream
-) -> None:
+@contextmanager
+def two_workers(tmp_path: Path, upstream: Upstream) -> Iterator[tuple[Any, Callable[[], int]]]:
+    """A service of two processes under a third one, and a way to ask it."""
     path = write(tmp_path, upstream)
     with serving.bound(read_config(path).config.listen) as probe:
         port = probe.getsockname()[1]
@@ -206,17 +207,21 @@ def test_two_workers_share_keys_and_budgets_and_finish_what_runs(
         finally:
             await keys.aclose()
 
-    secret = asyncio.run(make())
+    url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {asyncio.run(make())}"}
+
+    def ask() -> int:
+        body = {"model": "support", "messages": ASKED}
+        said = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+        return said.status_code
+
     program = Path(sys.executable).with_name("cascade")
-    command = [str(program), "serve", str(path), "--port", str(port)]
     process = subprocess.Popen(
-        [*command, "--workers", "2"],
+        [str(program), "serve", str(path), "--port", str(port), "--workers", "2"],
         env={**os.environ, "UPSTREAM_KEY": "k"},
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
-    url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {secret}"}
-    held = Held()
     try:
         end = time.monotonic() + 300
         while True:
@@ -226,29 +231,38 @@ def test_two_workers_share_keys_and_budgets_and_finish_what_runs(
             except httpx.TransportError:
                 assert time.monotonic() < end
                 time.sleep(0.1)
+        yield process, ask
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+
+
+@pytest.mark.heavy
+def test_two_workers_share_keys_and_budgets_and_finish_what_runs(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    held = Held()
+    with two_workers(tmp_path, upstream) as (process, ask), ThreadPoolExecutor(4) as pool:
         upstream.says("small", Answer("Canberra", held=held))
-        answers: list[int] = []
-
-        def ask() -> None:
-            body = {"model": "support", "messages": ASKED}
-            said = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=60)
-            answers.append(said.status_code)
-
-        asking = [threading.Thread(target=ask) for _ in range(4)]
-        for one in asking:
-            one.start()
+        asking = [pool.submit(ask) for _ in range(4)]
         upstream.wait_for(4, "small")
         process.send_signal(signal.SIGTERM)
         time.sleep(1.0)
         held.release()
-        for one in asking:
-            one.join(60)
+        assert [one.result(60) for one in asking] == [200] * 4
         _, said = process.communicate(timeout=60)
-    finally:
-        held.release()
+        assert process.returncode == 0, said
+
+
+@pytest.mark.heavy
+def test_workers_leave_when_their_parent_was_killed(tmp_path: Path, upstream: Upstream) -> None:
+    with two_workers(tmp_path, upstream) as (process, ask):
+        assert ask() == 200
         process.kill()
-    assert answers == [200] * 4
-    assert process.returncode == 0, said
+        process.stderr.read()  # to its end, which comes when the last of them has left
+        with pytest.raises(httpx.ConnectError):
+            ask()
 
 
 # --- Ray Serve
