@@ -1,16 +1,16 @@
-"""`cascade plan`: from which accept rate a cascade saves money, before anything is recorded."""
+"""`cascade plan`: from which accept rate a cascade saves money, from prices or recorded costs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
-from typer import Option
+from typer import Argument, Option
 
-from cascade.cli.console import give
+from cascade.cli.console import busy, give
 from cascade.cli.judge import need_numbers
-from cascade.cli.options import Amount, Text, spread
+from cascade.cli.options import Amount, File, Text, spread
 from cascade.errors import ConfigurationError
 
 
@@ -18,8 +18,8 @@ from cascade.errors import ConfigurationError
 class Prices:
     """Prices."""
 
-    small: Annotated[Text, Option(help="Model string with a list price.")] = None
-    large: Annotated[Text, Option(help="Model string with a list price.")] = None
+    small: Annotated[Text, Option(help="Model string with a list price, or recorded.")] = None
+    large: Annotated[Text, Option(help="Model string with a list price, or recorded.")] = None
     small_price: Annotated[Text, Option(metavar="IN,OUT", help="Dollars per 1M tokens.")] = None
     large_price: Annotated[Text, Option(metavar="IN,OUT", help="Dollars per 1M tokens.")] = None
     hourly: Annotated[Amount, Option(help="Dollars per hour of the small model's machine.")] = None
@@ -34,18 +34,26 @@ class Prices:
 class Speed:
     """Tokens and speed."""
 
-    input_tokens: Annotated[int, Option(help="Of a request.")]
-    output_tokens: Annotated[int, Option(help="Of the small model's answer.")]
+    input_tokens: Annotated[int | None, Option(min=0, help="Of a request.")] = None
+    output_tokens: Annotated[int | None, Option(min=0, help="Of the small model's answer.")] = None
     large_output_tokens: Annotated[
-        int | None, Option(help="Of the large model's answer, if it is longer or shorter.")
+        int | None, Option(min=0, help="Of the large model's answer, if it is longer or shorter.")
     ] = None
-    tokens_per_s: Annotated[Amount, Option(help="Tokens that it writes in a second.")] = None
-    prompt_tokens_per_s: Annotated[Amount, Option(help="Tokens that it reads in a second.")] = None
-    busy_s: Annotated[Amount, Option(help="Or: seconds that it computes for a draft.")] = None
+    tokens_per_s: Annotated[
+        Amount, Option(min=0.001, help="Tokens that it writes in a second.")
+    ] = None
+    prompt_tokens_per_s: Annotated[
+        Amount, Option(min=0.001, help="Tokens that it reads in a second.")
+    ] = None
+    busy_s: Annotated[Amount, Option(min=0, help="Or: seconds that it computes for a draft.")] = (
+        None
+    )
     check_calls: Annotated[
-        int, Option(help="Calls of the self-check per draft; log-probs need none.")
+        int, Option(min=0, help="Calls of the self-check per draft; log-probs need none.")
     ] = 0
-    check_usd: Annotated[Amount, Option(help="Or: dollars of the self-check per draft.")] = None
+    check_usd: Annotated[Amount, Option(min=0, help="Or: dollars of the self-check per draft.")] = (
+        None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +61,10 @@ class Expected:
     """What is expected."""
 
     accept_rate: Annotated[
-        Amount, Option("--accept", help="Share of the drafts that is accepted.")
+        Amount, Option("--accept", min=0, max=1, help="Share of the drafts that is accepted.")
     ] = None
     accept_n: Annotated[
-        int | None, Option(help="On how many examples that was seen: gives intervals.")
+        int | None, Option(min=1, help="On how many examples that was seen: gives intervals.")
     ] = None
 
 
@@ -64,41 +72,110 @@ class Expected:
 class Owning:
     """Owning."""
 
-    requests_per_month: Annotated[Amount, Option("--requests", help="Requests per month.")] = None
-    purchase_usd: Annotated[
-        Decimal, Option("--purchase", help="Dollars paid once: machine, training, set-up.")
+    requests: Annotated[Amount, Option(min=0, help="Requests per month.")] = None
+    purchase: Annotated[
+        Decimal, Option(min=0, help="Dollars paid once: machine, training, set-up.")
     ] = Decimal(0)
-    months: Annotated[Decimal, Option(help="Over which the purchase is written off.")] = Decimal(36)
-    maintenance_hours: Annotated[Decimal, Option(help="Of a person, per month.")] = Decimal(0)
-    hour_usd: Annotated[Amount, Option("--hour-price", help="Dollars of such an hour.")] = None
+    months: Annotated[Decimal, Option(min=1, help="Over which the purchase is written off.")] = (
+        Decimal(36)
+    )
+    maintenance_hours: Annotated[Decimal, Option(min=0, help="Of a person, per month.")] = Decimal(
+        0
+    )
+    hour_price: Annotated[Amount, Option(min=0, help="Dollars of such an hour.")] = None
 
 
 @spread
-def plan(*, prices: Prices, speed: Speed, expected: Expected, owning: Owning) -> None:
+def plan(
+    recorded: Annotated[
+        File, Argument(help="Recorded answers or runs of agents: the costs are theirs.")
+    ] = None,
+    *,
+    prices: Prices,
+    speed: Speed,
+    expected: Expected,
+    owning: Owning,
+) -> None:
     """Work out from which accept rate a cascade saves money, how much, or that it never does."""
     need_numbers()
     from cascade.evaluation import plan as work  # noqa: PLC0415 - heavy, keeps --help fast
     from cascade.evaluation.render import to_text  # noqa: PLC0415
 
-    given: dict[str, Any] = vars(speed) | vars(expected) | vars(owning)
-    by_hour = _by_hour(prices)
-    small = _price("small", prices.small, prices.small_price, by_hour)
-    large = _price("large", prices.large, prices.large_price, None)
-    found = work.plan(work.PlanInputs(small=small, large=large, **given))
+    for option, given, needed, other in (
+        ("--accept-n", expected.accept_n, "--accept", expected.accept_rate),
+        ("--prompt-tokens-per-s", speed.prompt_tokens_per_s, "--tokens-per-s", speed.tokens_per_s),
+        ("--maintenance-hours", owning.maintenance_hours, "--hour-price", owning.hour_price),
+        ("--kwh-price", prices.kwh_price, "--kw", prices.kw),
+    ):
+        if given and not other:
+            raise ConfigurationError(f"{option} {given} says nothing alone: give {needed} too.")
+    if recorded is not None:
+        with busy(f"reading {recorded}"):
+            known = work.recorded(recorded, prices.small, prices.large, **vars(expected))
+        notes = [f"The costs are those of {recorded}."]
+    else:
+        costs, notes = _costs(prices, speed)
+        known = {**costs, **vars(expected)}
+    hours = owning.maintenance_hours * (owning.hour_price or Decimal(0))
+    fixed = owning.purchase / owning.months + hours
+    found = work.plan(requests=owning.requests, fixed_usd=fixed, **known)
     headline = {"summary": found.sentence, "break_even_accept_rate": found.cost_ratio}
-    give({**headline, **found.model_dump()}, to_text(work.to_document(found)))
+    give({**headline, **asdict(found)}, to_text(work.to_document(found, notes)))
+
+
+def _costs(prices: Prices, speed: Speed) -> tuple[dict[str, Decimal], list[str]]:
+    """Dollars of a draft, its check and a large answer, and what they rest on."""
+    from cascade.evaluation import plan as work  # noqa: PLC0415 - heavy, keeps --help fast
+
+    read, written, rate = speed.input_tokens, speed.output_tokens, speed.tokens_per_s
+    if read is None or written is None:
+        raise ConfigurationError(
+            "give --input-tokens and --output-tokens of a request, or a file of recorded answers."
+        )
+    if speed.busy_s is not None and rate is not None:
+        raise ConfigurationError(
+            f"--busy-s {speed.busy_s} and --tokens-per-s {rate} say the same twice: give one of "
+            "them."
+        )
+    small = _price("small", prices.small, prices.small_price, _by_hour(prices))
+    large = _price("large", prices.large, prices.large_price, None)
+    notes = [f"Prices: {small.source} (small); {large.source} (large)."]
+    if rate is not None and speed.prompt_tokens_per_s is None:
+        notes.append(
+            f"Assumed: the small model reads {work.READS_FASTER} times faster than it writes. "
+            "Give --prompt-tokens-per-s to plan with its own speed."
+        )
+
+    def call(read: int, written: int) -> Decimal:
+        busy_s = speed.busy_s
+        if rate is not None:
+            reads = speed.prompt_tokens_per_s or work.READS_FASTER * rate
+            busy_s = written / rate + read / reads
+        return work.call_usd(small, read, written, busy_s)
+
+    check = speed.check_usd
+    if check is None:
+        asked = read + written + work.CHECK_QUESTION_TOKENS
+        check = speed.check_calls * call(asked, work.CHECK_ANSWER_TOKENS)
+    answer = written if speed.large_output_tokens is None else speed.large_output_tokens
+    costs = {
+        "draft_usd": call(read, written),
+        "check_usd": check,
+        "large_usd": work.call_usd(large, read, answer),
+    }
+    return costs, notes
 
 
 def _by_hour(given: Prices) -> Amount:
-    """Dollars of a busy hour of the small model's machine: rent ÷ utilisation, and power."""
-    if given.kwh_price is not None and not given.kw:
-        raise ConfigurationError(f"--kwh-price {given.kwh_price} prices nothing: give --kw.")
-    if not 0 < given.utilisation <= 1:
-        raise ConfigurationError(f"--utilisation {given.utilisation}: a share above 0, up to 1.")
+    """Dollars of a busy hour of the small model's machine."""
+    from cascade.ledger.prices import Price  # noqa: PLC0415 - heavy
+
     if given.hourly is None and given.kw is None:
         return None
-    power = (given.kw or Decimal(0)) * (given.kwh_price or Decimal(0))
-    return (given.hourly or Decimal(0)) / given.utilisation + power
+    power = {"kw": given.kw or 0, "kwh": given.kwh_price or 0}
+    hardware = given.hourly or 0
+    machine = Price.local(hardware_per_hour=hardware, utilisation=given.utilisation, **power)
+    return machine.per_hour
 
 
 def _price(which: str, model: Text, tokens: Text, by_hour: Amount) -> Any:

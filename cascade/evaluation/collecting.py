@@ -58,6 +58,9 @@ REPEATS = 3
 VALID_DAYS = 90
 """Traffic drifts: a promise older than a quarter should be proved again."""
 
+SHOWN = ("cascade", "router", "small")
+"""Verdicts for something that saves."""
+
 MADE_WITH = "made_with"
 """Key of a transcript: the settings, so that answers of different ones are never mixed."""
 
@@ -492,10 +495,10 @@ def _configuration(
     name: str, tiers: Sequence[Mapping[str, JsonValue]], calibration: Path, found: Evaluation
 ) -> str:
     """The service's configuration; what is JSON is YAML too."""
-    price, shown = found.recommended.price_of_error_usd, ("cascade", "router", "small")
+    price = found.recommended.price_of_error_usd
     decided = (
         f"    price_of_error: {price:.6g}\n"
-        if found.verdict in shown and price is not None
+        if found.verdict in SHOWN and price is not None
         else "    # No saving was shown: the small model is measured beside the large one.\n"
         "    mode: shadow\n"
     )

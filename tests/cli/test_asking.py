@@ -7,6 +7,7 @@ import json
 import sys
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,7 +167,11 @@ LARGE = ("--large-price", "1,10")
         (LARGE, "--small-price IN,OUT"),
         (("--small-price", "1,1"), "--large-price"),
         (("--small-price", "1,1", *LARGE, "--kwh-price", "0.3"), "--kw"),
-        (("--hourly", "1", "--utilisation", "2", *LARGE), "--utilisation 2"),
+        (("--hourly", "1", "--utilisation", "2", *LARGE), "utilisation"),
+        (("--hourly", "1", *LARGE), "give --busy-s"),
+        (("--hourly", "1", *LARGE, "--busy-s", "1", "--tokens-per-s", "9"), "--busy-s"),
+        (("--small-price", "1,1", *LARGE, "--accept-n", "10"), "give --accept too"),
+        (("--small-price", "1,1", *LARGE, "--maintenance-hours", "1"), "give --hour-price too"),
         (("--small", "openai:gpt-5.1", "--hourly", "1", *LARGE), "--small openai:gpt-5.1"),
         (("--small", "gpt-5.1", *LARGE), "'gpt-5.1' is no model string"),
         (("--small", "ollama:unheard-of", *LARGE), "ollama:unheard-of"),
@@ -179,6 +184,26 @@ LARGE = ("--large-price", "1,10")
 )
 def test_a_plan_without_its_figures_says_which(given: tuple[str, ...], said: str) -> None:
     assert said in commands.cascade(*TOKENS, *given, code=2).err
+
+
+@pytest.mark.parametrize(
+    ("given", "costs"),
+    [
+        # A dollar a second: 100 ÷ 50 + 400 ÷ 500 s; the check reads 530 and writes 4 tokens.
+        (
+            ("--tokens-per-s", "50", "--prompt-tokens-per-s", "500", "--check-calls", "1"),
+            (2.8, 1.14),
+        ),
+        (("--tokens-per-s", 100), (1.8, 0)),  # it reads five times faster
+        (("--busy-s", "36", "--check-usd", "2"), (36, 2)),
+    ],
+)
+def test_busy_seconds_come_from_reading_and_writing(given: Any, costs: Any) -> None:
+    asked = (*TOKENS, "--hourly", "3600", *LARGE, *given)
+    document = commands.cascade(*asked, "--json").json
+    assert (float(document["draft_usd"]), float(document["check_usd"])) == costs
+    assumed = "Assumed: the small model reads 5 times faster" in commands.cascade(*asked).out
+    assert assumed == (given == ("--tokens-per-s", 100))
 
 
 @pytest.mark.parametrize(

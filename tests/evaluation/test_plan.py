@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,17 +9,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cascade.errors import ConfigurationError
-from cascade.evaluation.plan import Plan, PlanInputs, Range, plan, to_document
+from cascade.evaluation.plan import Plan, call_usd, plan, recorded, to_document
 from cascade.evaluation.render import to_text
 from cascade.ledger.prices import Price
+from tests.evaluation.synthetic import recording
 
-CHEAP = Price(input=1, output=2)  # $ per 1M tokens
-DEAR = Price(input=10, output=20)
-SPENT = {"input_tokens": 1000, "output_tokens": 500}  # c_S = $0.002, c_L = $0.02, r = 0.1
+CHEAP, DEAR = Decimal("0.002"), Decimal("0.02")
 
 
-def planned(**changes: Any) -> Plan:
-    return plan(PlanInputs(**{"small": CHEAP, "large": DEAR, **SPENT, **changes}))
+def planned(draft: Decimal = CHEAP, large: Decimal = DEAR, **changes: Any) -> Plan:
+    given = {name: Decimal(str(value)) for name, value in changes.items() if name != "accept_n"}
+    return plan(draft, large, accept_n=changes.get("accept_n"), **given)
 
 
 def text(found: Plan) -> str:
@@ -27,18 +28,11 @@ def text(found: Plan) -> str:
 
 def test_the_saving_is_what_accepted_drafts_spare_less_draft_and_check() -> None:
     found = planned(accept_rate=0.6, check_usd="0.001")
-    costs = found.draft_usd, found.check_usd, found.large_usd
-    assert costs == (Decimal("0.002"), Decimal("0.001"), Decimal("0.02"))
-    # 1000 · (0.6 · 0.02 − 0.002 − 0.001)
-    assert found.saved_per_1000_usd == Range(value=Decimal(9))
-    assert found.relative_cost == Range(value=Decimal("0.55"))
+    assert found.saved_per_1000_usd is not None
+    assert found.saved_per_1000_usd.value == 9  # 1000 · (0.6 · 0.02 − 0.002 − 0.001)
+    assert found.relative_cost is not None
+    assert found.relative_cost.value == Decimal("0.55")
     assert "saves $9.00 per 1,000 requests" in text(found)
-
-
-def test_a_call_of_the_self_check_reads_question_and_draft() -> None:
-    # (1000 + 500 + 30) · $1/M + 4 · $2/M, twice
-    assert planned(check_calls=2).check_usd == Decimal("0.003076")
-    assert planned(large_output_tokens=0).large_usd == Decimal("0.01")
 
 
 @pytest.mark.parametrize(
@@ -48,8 +42,8 @@ def test_a_call_of_the_self_check_reads_question_and_draft() -> None:
         ({"accept_rate": 0.05}, "loses", "an accept rate of 5.0 % is not above the 10.0 %"),
         ({"accept_rate": 0.1}, "loses", "Switch it off"),
         ({"accept_rate": 0.11}, "saves", "It saves $0.20 per 1,000"),
-        ({"small": DEAR}, "never", "Never: draft and check cost 100.0 % of a large answer"),
-        ({"small": DEAR, "accept_rate": 0.99}, "never", "Never"),
+        ({"draft": DEAR}, "never", "Never: draft and check cost 100.0 % of a large answer"),
+        ({"draft": DEAR, "accept_rate": 0.99}, "never", "Never"),
         ({"accept_rate": 0.15, "accept_n": 40}, "uncertain", "Measure the accept rate on more"),
         ({"accept_rate": 0.15, "accept_n": 4000}, "saves", "It saves"),
     ],
@@ -60,47 +54,41 @@ def test_the_accept_rate_decides(changes: dict[str, Any], verdict: str, said: st
     assert said in text(found)
 
 
-def test_busy_seconds_come_from_reading_and_writing() -> None:
-    by_hour = {"small": Price(per_hour=3600)}  # a dollar a second
-    # 500 ÷ 50 + 1000 ÷ 500; the check reads 1530 and writes 4 tokens
-    found = planned(**by_hour, tokens_per_s=50, prompt_tokens_per_s=500, check_calls=1)
-    assert (found.draft_usd, found.check_usd) == (12, Decimal("3.14"))
-    short = planned(**by_hour, output_tokens=1, input_tokens=500, tokens_per_s=100)
-    assert short.draft_usd == Decimal("1.01")  # 1 ÷ 100 + 500 ÷ (5 · 100)
-    assert "Assumed: the small model reads 5 times faster" in text(short)
-    assert planned(**by_hour, busy_s=36).draft_usd == 36
+def test_a_busy_hour_needs_the_time_that_a_call_takes() -> None:
+    by_hour = Price(per_hour=3600)  # a dollar a second
+    assert call_usd(by_hour, 1000, 500, Decimal(12)) == 12
+    assert call_usd(Price(input=1, output=2), 1000, 500) == CHEAP
+    with pytest.raises(ConfigurationError, match="give --busy-s"):
+        call_usd(by_hour, 1000, 500)
+    with pytest.raises(ConfigurationError, match="nothing to save"):
+        planned(large=Decimal(0))
 
 
 def test_the_month_has_its_fixed_cost() -> None:
-    owned = {"purchase_usd": 360, "maintenance_hours": 1, "hour_usd": 60}
-    found = planned(accept_rate=0.6, requests_per_month=20_000, **owned)
-    assert (found.fixed_usd, found.from_requests) == (70, 7000)  # 360 ÷ 36 + 60
+    found = planned(accept_rate=0.6, requests=20_000, fixed_usd=70)
+    assert found.from_requests == 7000
     assert found.monthly_usd == (Decimal(400), Decimal(270))
     assert "saves from 7,000 requests a month on" in text(found)
-    few = planned(accept_rate=0.6, requests_per_month=100, **owned)
+    few = planned(accept_rate=0.6, requests=100, fixed_usd=70)
     assert few.verdict == "loses"
     assert "do not pay for the fixed cost" in few.sentence
-    assert "No number of requests pays" in planned(accept_rate=0.05, **owned).sentence
+    assert "No number of requests pays" in planned(accept_rate=0.05, fixed_usd=70).sentence
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"accept_rate": 1.5}, "accept_rate=1.5: "),
-        ({"accept_n": 10}, "accept_n=10 needs accept_rate too"),
-        ({"prompt_tokens_per_s": 10}, "needs tokens_per_s too"),
-        ({"maintenance_hours": 1}, "needs hour_usd too"),
-        ({"busy_s": 1, "tokens_per_s": 1}, "say the same twice"),
-        ({"small": Price(per_hour=1)}, "give busy_s"),
-        ({"large": Price(per_hour=1)}, "give it per token"),
-        ({"large": Price(input=0, output=0)}, "nothing to save"),
-    ],
-)
-def test_figures_that_cannot_be_planned_with_are_named(
-    changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        planned(**changes)
+def test_recorded_answers_say_what_they_cost_and_how_many_drafts_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(row.to_line() for row in recording(200)))
+    found = recorded(path, "small", "large")
+    assert [float(found[name]) for name in ("draft_usd", "large_usd")] == pytest.approx(
+        [1e-5, 1e-4]
+    )
+    assert 0 < found["accept_rate"] < 1
+    assert found["accept_n"] == 200
+    asked = recorded(path, "small", "large", Decimal("0.5"))
+    assert (asked["accept_rate"], asked["accept_n"]) == (Decimal("0.5"), None)
+    path.write_text("".join(row.to_line() for row in recording(40, cheap=None)))
+    with pytest.raises(ConfigurationError, match="record `cost_usd`"):
+        recorded(path, "small", "large")
 
 
 @given(ratio=st.integers(1, 99), accept=st.floats(0, 1))
@@ -108,6 +96,5 @@ def test_a_cascade_saves_exactly_where_more_is_accepted_than_drafts_cost(
     ratio: int, accept: float
 ) -> None:
     assume(abs(accept - ratio / 100) > 1e-6)
-    large = Price(input=100, output=100)
-    found = planned(small=Price(input=ratio, output=ratio), large=large, accept_rate=accept)
+    found = planned(Decimal(ratio), Decimal(100), accept_rate=accept)
     assert found.verdict == ("saves" if accept > ratio / 100 else "loses")
