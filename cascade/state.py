@@ -24,6 +24,7 @@ from langchain_core.messages import (
     messages_from_dict,
     messages_to_dict,
 )
+from langchain_core.messages.ai import UsageMetadata
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -73,6 +74,22 @@ class Usage(Record):
     def known(self) -> bool:
         """Whether the call can be priced."""
         return self.input_tokens is not None and self.output_tokens is not None
+
+    @property
+    def metadata(self) -> UsageMetadata | None:
+        """LangChain's form of it, where it is known; details that nobody reported are left out."""
+        if self.input_tokens is None or self.output_tokens is None:
+            return None
+        read, written = self.input_tokens, self.output_tokens
+        metadata = UsageMetadata(
+            input_tokens=read, output_tokens=written, total_tokens=read + written
+        )
+        inputs = {"cache_read": self.cached_tokens, "cache_creation": self.cache_write_tokens}
+        outputs = {"reasoning": self.reasoning_tokens}
+        for name, counts in (("input_token_details", inputs), ("output_token_details", outputs)):
+            if told := {key: count for key, count in counts.items() if count is not None}:
+                metadata[name] = told  # type: ignore[literal-required]
+        return metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +198,7 @@ class Completion:
 
     def to_message(self, tier: str) -> AIMessage:
         """The answer as a LangChain message, with usage where it is known."""
-        usage = self.usage
-        message = AIMessage(
+        return AIMessage(
             content=self.text,
             tool_calls=list(self.tool_calls),
             response_metadata={
@@ -190,19 +206,8 @@ class Completion:
                 "finish_reason": self.finish_reason,
                 "tier": tier,
             },
+            usage_metadata=self.usage.metadata,
         )
-        if usage.input_tokens is not None and usage.output_tokens is not None:
-            message.usage_metadata = {
-                "input_tokens": usage.input_tokens,
-                "output_tokens": usage.output_tokens,
-                "total_tokens": usage.input_tokens + usage.output_tokens,
-                "input_token_details": {
-                    "cache_read": usage.cached_tokens or 0,
-                    "cache_creation": usage.cache_write_tokens or 0,
-                },
-                "output_token_details": {"reasoning": usage.reasoning_tokens or 0},
-            }
-        return message
 
 
 @dataclass(frozen=True, slots=True)

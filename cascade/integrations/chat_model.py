@@ -62,7 +62,7 @@ from cascade.ledger.view import LedgerView
 from cascade.questions import to_schema, to_settings
 from cascade.result import CascadeResult
 from cascade.run import CascadeRuntime, Run, Settings
-from cascade.state import LedgerEntry
+from cascade.state import LedgerEntry, Usage
 
 RunManager = AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun
 
@@ -541,22 +541,12 @@ def _told(result: CascadeResult, run: Run) -> dict[str, Any]:
 
 def usage_of(entries: LedgerView) -> UsageMetadata | None:
     """The tokens of all calls whose usage is known; None when it is of none."""
-    known = [entry for entry in entries if entry.model and _is_known(entry)]
-    if not known:
-        return None
-
-    def total(field: str) -> int | None:  # of counts that not every provider reports
-        counts = [count for entry in known if (count := getattr(entry, field)) is not None]
-        return sum(counts) if counts else None
-
-    read, written = total("input_tokens") or 0, total("output_tokens") or 0
-    usage = UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
-    inputs = {"cache_read": total("cached_tokens"), "cache_creation": total("cache_write_tokens")}
-    outputs = {"reasoning": total("reasoning_tokens")}
-    for name, counts in (("input_token_details", inputs), ("output_token_details", outputs)):
-        if told := {key: count for key, count in counts.items() if count is not None}:
-            usage[name] = told  # type: ignore[literal-required]
-    return usage
+    known, total = [entry for entry in entries if entry.model and _is_known(entry)], {}
+    for name in Usage.model_fields.keys() & LedgerEntry.model_fields.keys():
+        counts = [count for entry in known if (count := getattr(entry, name)) is not None]
+        if counts:
+            total[name] = sum(counts)
+    return Usage(**total).metadata
 
 
 def _is_known(entry: LedgerEntry) -> bool:

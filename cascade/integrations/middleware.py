@@ -37,36 +37,19 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
 
     Args:
         small: the model that drafts; the agent's own model is the large one.
-        cascade: a cascade instead, which answers alone: the agent's own model is not asked.
         large_price: of the agent's own model, where list prices do not know it.
         options: other options of `Cascade`.
 
     Raises:
-        ConfigurationError: both were given or none, or the cascade cannot be made.
+        ConfigurationError: the cascade cannot be made; at the first step.
         MissingDependencyError: (on import) langchain is not installed.
     """
 
     def __init__(
-        self,
-        small: ModelLike | None = None,
-        *,
-        cascade: Cascade | None = None,
-        large_price: Price | None = None,
-        **options: Any,
+        self, small: ModelLike, *, large_price: Price | None = None, **options: Any
     ) -> None:
         super().__init__()
-        if (small is None) == (cascade is None):
-            raise ConfigurationError(
-                "give CascadeMiddleware either the small model, to draft for the agent's own, or "
-                "a cascade."
-            )
-        if cascade is not None and (options or large_price is not None):
-            names = [*options, *(["large_price"] if large_price is not None else [])]
-            raise ConfigurationError(
-                f"{', '.join(names)} cannot be given with a cascade, which is made already."
-            )
         self._small, self._large_price, self._options = small, large_price, options
-        self._given = None if cascade is None else CascadeChatModel(cascade=cascade)
         self._made: list[tuple[BaseChatModel, CascadeChatModel]] = []
         self._lock = threading.Lock()
 
@@ -76,17 +59,15 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         Raises:
             ConfigurationError: it cannot be made, or the model is a cascade itself.
         """
-        if self._given is not None:
-            return self._given
+        if isinstance(large, CascadeChatModel):
+            raise ConfigurationError(
+                "the agent's model is a cascade already: leave CascadeMiddleware out, or give the "
+                "agent its large model."
+            )
         with self._lock:
             for known, made in self._made:
                 if known is large:
                     return made
-            if isinstance(large, CascadeChatModel):
-                raise ConfigurationError(
-                    "the agent's model is a cascade already: leave CascadeMiddleware out, or give "
-                    "the agent its large model."
-                )
             tier = Tier(large, price=self._large_price)
             made = CascadeChatModel(cascade=Cascade(self._small, tier, **self._options))
             self._made.append((large, made))

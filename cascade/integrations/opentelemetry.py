@@ -185,19 +185,17 @@ class Telemetry(RunObserver):
         """A span for the attempt, with what its ledger entries say."""
         entries: list[LedgerEntry] = []
         token = _entries.set(entries)
-        failure: BaseException | None = None
-        completion: Completion | None = None
         try:
             with self._in_span(partial(self._call, call)) as span:
                 try:
                     completion = await handler(call)
-                    return completion
                 except BaseException as error:
-                    failure = error
-                    raise
-                finally:
                     with harmless():
-                        self._called(call, span, entries, completion, failure)
+                        self._called(call, span, entries, error)
+                    raise
+                with harmless():
+                    self._called(call, span, entries, completion)
+                return completion
         finally:
             _entries.reset(token)
 
@@ -238,17 +236,18 @@ class Telemetry(RunObserver):
         call: Call,
         span: Span,
         entries: Sequence[LedgerEntry],
-        completion: Completion | None,
-        error: BaseException | None,
+        came: Completion | BaseException,
     ) -> None:
         labels, ledger = _labels(call), LedgerView(entries)
         if entries:
             money = {"cascade.cost_usd": ledger.cost_usd, "cascade.saved_usd": ledger.saved_usd}
             span.set_attributes(_known({**money, "cascade.basis": ledger.saved_basis}))
-        if completion is not None:
-            usage, reason = completion.usage, completion.finish_reason
+        if isinstance(came, BaseException):
+            labels["error.type"] = type(came).__name__
+        else:
+            usage, reason = came.usage, came.finish_reason
             said = {
-                "gen_ai.response.model": completion.model,
+                "gen_ai.response.model": came.model,
                 "gen_ai.response.finish_reasons": None if reason is None else [reason],
                 "gen_ai.usage.input_tokens": usage.input_tokens,
                 "gen_ai.usage.output_tokens": usage.output_tokens,
@@ -258,13 +257,11 @@ class Telemetry(RunObserver):
             }
             span.set_attributes(_known(said))
             if self._capture_content:
-                _say(span, completion)
-            labels["gen_ai.response.model"] = completion.model
+                _say(span, came)
+            labels["gen_ai.response.model"] = came.model
             for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
                 if tokens is not None:
                     self._tokens.record(tokens, {**labels, "gen_ai.token.type": kind})
-        if error is not None:
-            labels["error.type"] = type(error).__name__
         for entry in entries:
             self._duration.record(entry.latency_ms / 1000, labels)
 

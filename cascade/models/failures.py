@@ -51,6 +51,7 @@ _ADVICE: dict[type[ModelError], str] = {
     MalformedResponseError: "Is this the right address and the right kind of server?",
 }
 _BY_STATUS: dict[int, type[ModelError]] = {
+    **dict.fromkeys((301, 302, 303, 307, 308), ModelNotFoundError),
     **dict.fromkeys((401, 403), AuthenticationError),
     **dict.fromkeys((408, 504), ModelTimeoutError),
     404: ModelNotFoundError,
@@ -101,13 +102,6 @@ class Caller:
         )
         error.retry_after = retry_after
         return error
-
-    def moved(self, status: int, location: str) -> ModelError:
-        """A redirect. It is not followed: question and key would go to wherever a reply says."""
-        to = shorten(without_secrets(location)) or "elsewhere"
-        said = f"sends the request on to {to} ({status})"
-        way_out = "It was not sent there. If that is the right place, give it as base_url."
-        return self._error(ModelNotFoundError, said, False, status, way_out)
 
     def interrupted(self, reason: str) -> ModelError:
         """A stream that ended too early."""

@@ -21,7 +21,7 @@ from urllib.request import getproxies
 from pydantic_core import from_json, to_json
 
 from cascade.errors import ConfigurationError, InputError, ModelError
-from cascade.models.failures import Caller, retry_after_seconds
+from cascade.models.failures import Caller, retry_after_seconds, without_secrets
 from cascade.models.loops import PerLoop
 
 if TYPE_CHECKING:
@@ -160,8 +160,9 @@ class Connection:
     async def _refusal(
         self, status: int, headers: Headers, parts: AsyncIterator[Any]
     ) -> ModelError:
-        if status < 400:
-            return self._caller.moved(status, headers.get("location", ""))
+        if status < 400:  # followed, it would take question and key to wherever a reply says
+            to = without_secrets(headers.get("location", ""))
+            return self._caller.refused(status, f"go to {to or 'elsewhere'}; give it as base_url")
         raw = b""
         async for part in parts:
             raw += part

@@ -22,8 +22,6 @@ from cascade.models.base import Chunk, Model, Request, file_sha256
 from cascade.models.wire import sendable, whole
 from cascade.state import Completion, Record
 
-VERSION: Literal[1] = 1
-
 
 class Header(Record):
     """The first line: whose answers these are, and how they were made.
@@ -31,13 +29,14 @@ class Header(Record):
     Attributes:
         model: the model string that was asked.
         weights_sha256: of the weights file, for models on this machine.
+        settings: of the machine, for readers.
     """
 
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     model: str
     weights_sha256: str | None = None
     recorded_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    settings: dict[str, JsonValue] = Field(default_factory=dict)  # of the machine, for readers
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Line(Record):
@@ -77,8 +76,7 @@ def request_key(request: Request) -> str:
 
 
 def _question(request: Request) -> str:
-    text = request.messages[-1].text if request.messages else ""
-    return text if len(text) <= 80 else text[:79] + "…"
+    return str(request.messages[-1].text)[:80] if request.messages else ""
 
 
 def _read(path: Path) -> tuple[Header, dict[str, list[Completion]]]:
@@ -98,17 +96,14 @@ def _read(path: Path) -> tuple[Header, dict[str, list[Completion]]]:
             if line.strip():
                 read = Line.model_validate_json(line)
                 answers.setdefault(read.key, []).append(read.answer)
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        why = f"line {number}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        why = str(error)
+        if isinstance(error, ValidationError):
+            wrong = error.errors()[0]
+            why = f"line {number}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
         raise ConfigurationError(
-            f"{path} is not a recording of version {VERSION} ({why}). Record again, or delete the "
-            "line."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"the recording {path} cannot be read ({error}). Give the path of a JSONL file that "
-            "cascade.models.Recorder wrote."
+            f"{path} is no recording of version 1 ({why}). Give a JSONL file that "
+            "cascade.models.Recorder wrote; delete a broken line, or record again."
         ) from error
     return header, answers
 

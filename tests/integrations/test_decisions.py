@@ -101,12 +101,6 @@ def test_its_answer_is_a_signal_whose_call_is_paid_for(
 PRICE_OF_ONE = (30 * PRICE.input + 1 * PRICE.output) / 1_000_000  # type: ignore[operator]
 
 
-def test_it_reads_the_conversation_with_the_draft(pair: Pair) -> None:
-    fake = Fake(seen=[])
-    pair("Canberra", signals=[DecisionSignal(fake)]).invoke(Q)
-    assert [str(message.text) for message in fake.seen[0]] == [Q, "Canberra"]
-
-
 @pytest.mark.parametrize("p", [0.9, 0.2])
 def test_it_is_a_verifier_by_whose_probability_the_policy_decides(pair: Pair, p: float) -> None:
     draft = reply("Sydney", probability=0.5)
@@ -126,16 +120,6 @@ def test_one_that_is_down_loses_no_question(pair: Pair, as_signal: bool) -> None
     result = pair(reply("Sydney", probability=0.9), **given).invoke(Q)
     assert (result.tier, result.decision.action) == ("large", "escalate")
     assert "fake failed with ConnectionError: no way" in result.decision.reason
-
-
-def test_a_wrong_key_of_the_verifier_is_raised(pair: Pair) -> None:
-    async def denied(*_: Any) -> Any:
-        raise ModelError("no key", model="m")
-
-    verifier = DecisionVerifier(Fake())
-    verifier._tier.model._complete = denied  # type: ignore[method-assign]
-    with pytest.raises(ModelError, match="no key"):
-        pair(reply("Sydney", probability=0.9), verifier=verifier).invoke(Q)
 
 
 @pytest.mark.parametrize("question", [Box(instructions="Where?"), QUESTIONS[1][0]])

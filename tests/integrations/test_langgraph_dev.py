@@ -106,15 +106,6 @@ def test_a_stream_shows_no_draft_that_is_rejected(address: str) -> None:
     assert updates == ["draft", "self_check", "verify", "expert"]
 
 
-def test_the_graph_is_described(address: str) -> None:
-    with get_sync_client(url=address) as client:
-        (assistant,) = client.assistants.search(graph_id="cascade")
-        drawn = client.assistants.get_graph(assistant["assistant_id"])
-        schemas: Any = client.assistants.get_schemas(assistant["assistant_id"])
-    assert {"draft", "self_check", "verify", "expert"} <= {node["id"] for node in drawn["nodes"]}
-    assert "messages" in schemas["input_schema"]["properties"]
-
-
 def test_mcp_offers_the_cascade_as_a_tool(address: str) -> None:
     def rpc(method: str, **params: Any) -> Any:
         asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}

@@ -47,18 +47,8 @@ def test_one_model_has_one_cascade() -> None:
     assert middleware.chat_model(own()) is not middleware.chat_model(model)
 
 
-def test_a_cascade_answers_alone() -> None:
+def test_an_agent_of_a_cascade_needs_no_other_one() -> None:
     cascade = Cascade(small(0.95), ScriptedModel("large"))
-    agent: Any = create_agent(own(), middleware=[CascadeMiddleware(cascade=cascade)])
-    assert agent.invoke(ASKED)["messages"][-1].text == "Sydney"
-
-
-def test_what_cannot_be_meant_is_refused() -> None:
-    cascade = Cascade(small(0.95), ScriptedModel("large"))
-    with pytest.raises(ConfigurationError, match="either the small model"):
-        CascadeMiddleware()
-    with pytest.raises(ConfigurationError, match="threshold, large_price cannot be given"):
-        CascadeMiddleware(cascade=cascade, threshold=0.5, large_price=Price(input=1, output=1))
     with pytest.raises(ConfigurationError, match="is a cascade already"):
         CascadeMiddleware(small(0.9)).chat_model(cascade.as_chat_model())
 

@@ -318,19 +318,6 @@ def test_prometheus_counts_runs_calls_tokens_and_money(pair: Pair) -> None:
     assert value("unknown_cost_entries_total", **unknown) == 1
 
 
-def test_prometheus_counts_what_was_gained(pair: Pair) -> None:
-    registry = CollectorRegistry()
-    result = pair(SURE, middleware=[PrometheusMetrics(registry)]).invoke(Q)
-    gained = sum(
-        sample.value
-        for metric in registry.collect()
-        for sample in metric.samples
-        if sample.name == "cascade_gained_usd_total"
-    )
-    verify = next(entry for entry in result.ledger if entry.node == "verify")
-    assert gained == pytest.approx(float(verify.saved_usd or 0))
-
-
 def test_a_registry_takes_the_metrics_once() -> None:
     registry = CollectorRegistry()
     PrometheusMetrics(registry)

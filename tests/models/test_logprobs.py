@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from langchain_core.messages import ToolCall
 
 from cascade.models.logprobs import Growing, answer_logprobs, call_logprobs, read_logprob
-from cascade.models.ollama import OllamaModel
 from cascade.models.openai import OpenAIModel
-from tests.models.asking import ask, question
+from tests.models.asking import question
 from tests.models.asking import tokens as items
 from tests.servers import replies
 from tests.servers.fake import FakeServer
@@ -117,17 +116,6 @@ async def heard(model: Any) -> list[tuple[str, tuple[str, ...]]]:
         async for chunk in model.stream(question(logprobs=True))
         if chunk.text
     ]
-
-
-async def test_each_piece_brings_its_tokens(
-    openai_model: OpenAIModel, ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    for model, said in (
-        (openai_model, replies.openai_stream("Paris")),
-        (ollama_model, replies.ollama_stream("Paris")),
-    ):
-        server.will(said)
-        assert await heard(model) == [("Par", ("Par",)), ("is", ("is",))]
 
 
 async def test_a_character_of_several_tokens_waits_for_the_last(
@@ -287,23 +275,3 @@ def test_however_a_call_is_cut_into_tokens_its_name_and_values_are_covered(
     found = call_logprobs(sent, [call("a_tool", **args)])
     assert found is not None
     assert "a_tool" in "".join(token.token for token in found).replace('"', "")
-
-
-async def test_replies_of_both_protocols_have_the_logprobs_of_their_calls(
-    openai_model: OpenAIModel, ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    pieces = ('<tool_call>\n{"name": "', "search", '", "arguments": {"q": "', "Rome", '"}}')
-    one = [{"id": "1", "function": {"name": "search", "arguments": '{"q": "Rome"}'}}]
-    thought = items("Let me search.", "</think>", *pieces)
-    server.will(
-        replies.openai_reply(
-            None, logprobs=thought, tool_calls=one, reasoning_content="Let me search."
-        )
-    )
-    other = [{"function": {"name": "search", "arguments": {"q": "Rome"}}}]
-    server.will(replies.ollama_reply("", tool_calls=other, logprobs=items(*pieces)))
-    for model in (openai_model, ollama_model):
-        answer = await ask(model, logprobs=True)
-        assert [token.token for token in answer.call_logprobs or ()] == ["search", "Rome"]
-        assert answer.logprobs is None
-        assert answer.decisive_logprobs == answer.call_logprobs

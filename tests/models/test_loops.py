@@ -84,9 +84,6 @@ def test_connections_of_closed_loops_are_forgotten(opened: Callable[[str], Model
     idle.close()
 
 
-# Leaving
-
-
 # A home for clients of others
 
 
@@ -114,17 +111,6 @@ async def test_a_stream_at_home_is_read_and_closed_on_the_background_loop() -> N
     await reading.aclose()
     assert await asyncio.to_thread(numbers.closed.wait, 5)
     assert numbers.closed_on is portal_loop()
-
-
-async def test_a_failure_at_home_is_raised_to_the_reader() -> None:
-    async def failing() -> AsyncGenerator[int]:
-        yield 1
-        raise KeyError("k")
-
-    reading = stream_at_home(failing())
-    assert await anext(reading) == 1
-    with pytest.raises(KeyError):
-        await anext(reading)
 
 
 def test_a_reader_whose_loop_ends_is_not_waited_for() -> None:

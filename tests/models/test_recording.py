@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from cascade.errors import ConfigurationError, RateLimitError, RecordingMissError
+from cascade.errors import ConfigurationError, RecordingMissError
 from cascade.models import Chunk, Model, Recorder, ReplayModel, Request, open_model
 from cascade.models.recording import request_key
 from cascade.state import Completion, TokenLogprob, Usage
@@ -36,28 +36,19 @@ class Scripted(Model):
     provider, real, local = "scripted", False, True
     returns_logprobs = True
 
-    def __init__(self, *answers: Completion | Exception, name: str = "m") -> None:
+    def __init__(self, *answers: Completion, name: str = "m") -> None:
         self.model = name
         self.answers = list(answers)
         self.closed = 0
 
     async def _complete(self, request: Request) -> Completion:
-        answer = self.answers.pop(0) if self.answers else Completion(request.messages[0].text, "m")
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return self.answers.pop(0) if self.answers else Completion(request.messages[0].text, "m")
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         answer = await self._complete(request)
-        try:
-            for word in answer.text.split():
-                yield Chunk(word, logprobs=answer.logprobs or ())
-            yield Chunk(completion=answer)
-        finally:
-            self.closed += 1
-
-    async def warm(self) -> None:
-        self.closed = 0
+        for word in answer.text.split():
+            yield Chunk(word)
+        yield Chunk(completion=answer)
 
     async def aclose(self) -> None:
         self.closed += 1
@@ -108,12 +99,6 @@ async def test_the_same_request_gets_its_answers_in_turn(path: Path) -> None:
     assert [(await ask(model)).text for _ in range(3)] == ["one", "two", "one"]
 
 
-async def test_a_failure_is_not_recorded(path: Path) -> None:
-    with pytest.raises(RateLimitError):
-        await ask(Recorder(Scripted(RateLimitError("slow", model="m")), path))
-    assert len(lines(path)) == 1
-
-
 async def test_a_half_written_last_line_is_forgiven_and_cut_off(path: Path) -> None:
     await ask(Recorder(Scripted(), path), "one")
     with path.open("a", encoding="utf-8") as file:
@@ -153,13 +138,10 @@ HEADER = '{"version":1,"model":"m","recorded_at":"2026-01-01T00:00:00Z"}\n'
         (None, "No such file"),
         (b"", "line 1"),
         (b"hello\n", "line 1"),
-        (b'{"version":1}\n', "line 1.*model"),
         (HEADER.replace("1,", "9,").encode(), "version 1.*version"),
         (b"\xff\xfe\n", "utf-8"),
-        (f"{HEADER}[1]\n".encode(), "line 2"),
         (f'{HEADER}{{"answer":{{"text":"a","model":"m"}}}}\n'.encode(), "line 2.*key"),
         (f"{HEADER}\n{{broken\n".encode(), "line 3"),
-        (f'{HEADER}{{"key":"k","answer":{{"text":1,"model":"m"}}}}\n'.encode(), "line 2.*text"),
     ],
 )
 def test_what_is_no_recording_is_refused(tmp_path: Path, content: bytes | None, says: str) -> None:
@@ -170,23 +152,23 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, content: bytes | None, 
         ReplayModel(path)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        question("Another?"),
-        question(max_tokens=2),
-        question(temperature=0.5),
-        question(stop=("x",)),
-        question(seed=1),
-        question(tools=({"type": "function"},)),
-        question(tool_choice="none"),
-        question(schema={"type": "object"}),
-        question(extra={"think": True}),
-        question(answer="Paris"),
-    ],
-)
-def test_what_decides_the_answer_decides_the_key(other: Request) -> None:
-    assert request_key(other) != request_key(question())
+OTHERS: dict[str, Any] = {
+    "max_tokens": 2,
+    "temperature": 0.5,
+    "stop": ("x",),
+    "seed": 1,
+    "tools": ({"type": "function"},),
+    "tool_choice": "none",
+    "schema": {"type": "object"},
+    "extra": {"think": True},
+    "answer": "Paris",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_decides_the_answer_decides_the_key(name: str) -> None:
+    asked = question(**{name: OTHERS[name]})
+    assert request_key(asked) != request_key(question()) != request_key(question("Another?"))
 
 
 def test_the_key_does_not_depend_on_what_only_describes_the_answer() -> None:
@@ -206,12 +188,8 @@ def test_the_key_is_stable_over_versions_of_this_program() -> None:
     assert request_key(question("Capital of France?")) == "0db542f0fb0e9fd97e7af2891678facf"
 
 
-async def test_the_file_is_json_lines_of_a_header_and_answers(path: Path) -> None:
-    await ask(Recorder(Scripted(FULL), path), "\ud83d", logprobs=True)
-    header, answer = (json.loads(line) for line in lines(path))
-    assert set(header) == {"version", "model", "weights_sha256", "recorded_at", "settings"}
-    assert set(answer) == {"key", "question", "answer"}
-    assert answer["question"] == "\ufffd"
-    assert answer["answer"]["logprobs"][0] == ["Par", -0.25, [["Lon", -2.0]]]
-    kept: dict[str, Any] = answer["answer"]
-    assert "cached" not in kept, "fields that have their default are left out"
+async def test_halves_of_characters_can_be_recorded(path: Path) -> None:
+    await ask(Recorder(Scripted(FULL), path), "\ud83d")
+    answer = json.loads(lines(path)[1])
+    assert (answer["question"], answer["answer"]["text"]) == ("\ufffd", "Paris")
+    assert "cached" not in answer["answer"], "fields that have their default are left out"
