@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from cascade import Cascade, Price
+from cascade import Price
 from tests.acceptance import setups
 from tests.acceptance.upstream import Answer, Seen, Upstream
 
 MAIN = "import sys; from cascade.cli import main; sys.argv[0] = 'cascade'; main()"
 MODELS = ("--small", "ollama:small", "--large", "ollama:large")
-CHEAP, DEAR = Price(input="0.1", output="0.4"), Price(input="1.25", output=10)
 
 
 @dataclass(frozen=True)
@@ -64,26 +63,7 @@ def cascade(*arguments: object, code: int | None = 0, stdin: str = "", **env: st
 
 def start(*arguments: object, **env: str) -> subprocess.Popen[str]:
     """The command in a process of its own."""
-    command, pipe = [sys.executable, "-c", MAIN, *map(str, arguments)], subprocess.PIPE
-    env = setups.environment(**env)
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env)
-
-
-def pair(
-    upstream: Upstream,
-    p: float = 0.95,
-    *,
-    says: tuple[str, str] = ("Canberra", "It is Canberra"),
-    tokens: tuple[int, int] | None = None,
-    remote: bool = False,
-    **options: Any,
-) -> Cascade:
-    """A cascade of two priced models, of which the small one is so sure of its drafts; the large
-    one may pass for one that is not on this machine."""
-    upstream.says("small", Answer(says[0], p=p, tokens=tokens))
-    upstream.says("large", Answer(says[1], tokens=tokens))
-    large = upstream.tier("large", price=DEAR, **({"local": False} if remote else {}))
-    return setups.cascade(upstream.tier("small", price=CHEAP), large, **options)
+    return setups.start(MAIN, *arguments, **env)
 
 
 # --- a world whose truth is known

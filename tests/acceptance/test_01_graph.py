@@ -116,8 +116,13 @@ async def test_20_questions_that_are_sent_to_it_at_once_get_their_own_answers(
 
 # --- streams of graphs
 
-
 MODES = ["values", "updates", "messages", "custom", "debug", "tasks", "checkpoints"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_each_stream_mode_works_alone(upstream: Upstream, mode: Any) -> None:
+    graph = pair(upstream, 0.3).build_graph().compile(checkpointer=InMemorySaver())
+    assert [event async for event in graph.astream(asking(), THREAD, stream_mode=mode)]
 
 
 @pytest.mark.parametrize("p", [0.95, 0.3])
@@ -139,19 +144,11 @@ async def test_every_stream_mode_works_and_shows_the_answer_alone(
     assert texts(seen["values"][-1]) == [Q, f"{tier}: {Q}", "done"]
     steps = [step for event in seen["updates"] for step in event]
     assert [each for each in steps if each in ("cascade", "after")] == ["cascade", "after"]
-    decided = [event for event in seen["custom"] if isinstance(event, Decided)]
-    assert [event.decision.action for event in decided] == [
-        "accept" if tier == "small" else "escalate"
-    ]
+    decided = [event.decision.action for event in seen["custom"] if isinstance(event, Decided)]
+    assert decided == ["accept" if tier == "small" else "escalate"]
     shown = [message.text for message, _ in seen["messages"] if message.type != "human"]
     assert "small" not in "".join(shown) or tier == "small"
     assert "".join(shown).replace("done", "") == f"{tier}: {Q}"
-
-
-@pytest.mark.parametrize("mode", MODES)
-async def test_each_stream_mode_works_alone(upstream: Upstream, mode: Any) -> None:
-    graph = pair(upstream, 0.3).build_graph().compile(checkpointer=InMemorySaver())
-    assert [event async for event in graph.astream(asking(), THREAD, stream_mode=mode)]
 
 
 # --- interrupts
@@ -172,7 +169,6 @@ class AskPerson:
         ("escalate", f"large: {Q}", "large"),
         ({"answer": "Canberra"}, "Canberra", "person"),
     ],
-    ids=["accept", "escalate", "answer"],
 )
 def test_a_person_decides_after_an_interrupt_and_nothing_is_paid_twice(
     upstream: Upstream, sqlite: SqliteSaver, said: Any, answer: str, tier: str
@@ -180,8 +176,7 @@ def test_a_person_decides_after_an_interrupt_and_nothing_is_paid_twice(
     store = MemoryLedger()
     graph = around(pair(upstream, 0.5, policy=AskPerson(), ledger=store).graph, sqlite)
     (asked,) = graph.invoke(asking(), THREAD)["__interrupt__"]
-    assert asked.value["draft"] == f"small: {Q}"
-    assert asked.value["reason"] == "better ask"
+    assert (asked.value["draft"], asked.value["reason"]) == (f"small: {Q}", "better ask")
     state = graph.invoke(Command(resume=said), THREAD)
     assert texts(state) == [Q, answer, "done"]
     assert state["messages"][1].response_metadata["tier"] == tier
@@ -319,8 +314,7 @@ async def test_calls_before_an_interrupt_are_not_paid_again_after_it(upstream: U
 async def test_gathered_calls_keep_their_answers_when_their_order_changes(
     upstream: Upstream,
 ) -> None:
-    cascade = pair(upstream)
-    order = iter([("one", "two"), ("two", "one")])
+    cascade, order = pair(upstream), iter([("one", "two"), ("two", "one")])
 
     async def node(_: Notes) -> Any:
         first, _second = next(order)

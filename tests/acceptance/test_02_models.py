@@ -16,8 +16,8 @@ from cascade.errors import (
     RateLimitError,
 )
 from cascade.models import Recorder, open_model
-from tests.acceptance import setups
 from tests.acceptance.langchain_model import OpenAIChat
+from tests.acceptance.setups import entries_of, tries
 from tests.acceptance.upstream import Answer, Upstream, failure
 
 QUESTION = "What is the capital of Australia?"
@@ -37,7 +37,7 @@ def test_a_server_drafts_and_says_how_sure_it_is(
     assert (result.tier, result.escalated) == (tier, tier == "large")
     assert result.confidence == pytest.approx(p)
     assert upstream.models() == ["small", "large"][: 1 + result.escalated]
-    (draft,) = [entry for entry in setups.entries_of(result) if entry.node == "draft"]
+    (draft,) = [entry for entry in entries_of(result) if entry.node == "draft"]
     assert (draft.input_tokens, draft.output_tokens, str(draft.cost_usd)) == (17, 3, "0.000047")
 
 
@@ -88,10 +88,10 @@ def test_each_failure_of_a_server_has_an_error_of_its_own(
 ) -> None:
     upstream.says("only", refusal)
     tiers = [upstream.tier("only", provider=provider, price=PRICE)]
-    with setups.cascade(tiers=tiers, retries=1) as cascade, pytest.raises(error) as raised:
+    with Cascade(tiers=tiers, middleware=[tries(1)]) as cascade, pytest.raises(error) as raised:
         cascade.invoke(QUESTION)
     assert raised.value.model == f"{provider}:only"
-    (entry,) = setups.entries_of(raised.value)
+    (entry,) = entries_of(raised.value)
     known = error in (AuthenticationError, ModelNotFoundError, BadRequestError, RateLimitError)
     assert (entry.outcome, entry.cost_usd == 0) == ("failed", known)
 
@@ -99,12 +99,12 @@ def test_each_failure_of_a_server_has_an_error_of_its_own(
 def test_the_embedded_model_drafts_in_this_process(upstream: Upstream) -> None:
     pytest.importorskip("xllamacpp")
     small = Tier("llamacpp:smollm2-135m", max_tokens=8, temperature=0)
-    with setups.cascade(small, upstream.tier("large"), threshold=0) as cascade:
+    with Cascade(small, upstream.tier("large"), threshold=0) as cascade:
         first, second = (cascade.invoke("The capital of France is") for _ in range(2))
     assert first.answer == second.answer != ""
     assert (first.tier, upstream.seen) == ("small", [])
     assert 0 < (first.confidence or 0) < 1
-    (draft,) = [entry for entry in setups.entries_of(first) if entry.node == "draft"]
+    (draft,) = [entry for entry in entries_of(first) if entry.node == "draft"]
     assert 0 < (draft.output_tokens or 0) <= 8
 
 
@@ -114,10 +114,8 @@ def test_any_langchain_chat_model_drafts(upstream: Upstream) -> None:
     with Cascade(chat, upstream.tier("large")) as cascade:
         result = cascade.invoke(QUESTION)
     assert (result.answer, result.tier, result.calibrated) == ("Canberra", "small", False)
-    assert [entry.node for entry in setups.entries_of(result) if entry.cost_usd] == [
-        "draft",
-        "self_check",
-    ]
+    paid = [entry.node for entry in entries_of(result) if entry.cost_usd]
+    assert paid == ["draft", "self_check"]
 
 
 def test_recorded_answers_are_a_model(tmp_path: Path, upstream: Upstream) -> None:

@@ -10,23 +10,15 @@ from pydantic import BaseModel
 
 from cascade import Cascade, CascadeResult
 from cascade.confidence import Agreement
-from tests.acceptance import setups
-from tests.acceptance.commands import CHEAP
+from tests.acceptance.setups import CHEAP, entries_of, tries
 from tests.acceptance.upstream import Answer, Upstream, failure
 
 QUESTION = "What is the capital of Australia?"
 
 
 def ask(upstream: Upstream, **options: Any) -> CascadeResult:
-    small = upstream.tier("small", price=CHEAP)
-    with setups.cascade(small, upstream.tier("large"), **options) as cascade:
+    with Cascade(upstream.tier("small", price=CHEAP), upstream.tier("large"), **options) as cascade:
         return cascade.invoke(QUESTION)
-
-
-def signals_of(result: CascadeResult) -> dict[str, float]:
-    (decided,) = [e.decision for e in setups.entries_of(result) if e.node == "verify"]
-    assert decided is not None
-    return dict(decided.signals or {})
 
 
 # --- log-probs
@@ -42,7 +34,7 @@ def test_by_default_a_geometric_mean_of_eight_tenths_and_above_is_accepted_for_n
     assert result.confidence == pytest.approx(p)
     assert f"{p:.3f}" in result.decision.reason
     assert len(upstream.asked("small")) == 1
-    assert sum(e.cost_usd or 0 for e in setups.entries_of(result) if e.node == "self_check") == 0
+    assert sum(e.cost_usd or 0 for e in entries_of(result) if e.node == "self_check") == 0
 
 
 # --- P(True) and words
@@ -55,7 +47,7 @@ def test_a_model_without_log_probs_is_asked_once_whether_its_draft_is_true(
     with Cascade(FakeListChatModel(responses=["Canberra", verdict]), upstream.tier("large")) as c:
         result = c.invoke(QUESTION)
     assert (result.tier, result.calibrated) == (tier, False)
-    calls = [entry.node for entry in setups.entries_of(result) if entry.model]
+    calls = [entry.node for entry in entries_of(result) if entry.model]
     assert calls == ["draft", "self_check", "expert"][: 2 + result.escalated]
 
 
@@ -68,7 +60,7 @@ def test_p_true_is_the_mass_on_true_not_the_word_that_was_drawn(
     assert result.confidence == pytest.approx(p_true, abs=0.01)
     assert upstream.asked("small")[1].is_check
     assert "Canberra" in "".join(upstream.asked("small")[1].texts)
-    (check,) = [e for e in setups.entries_of(result) if e.node == "self_check" and e.model]
+    (check,) = [e for e in entries_of(result) if e.node == "self_check" and e.model]
     assert str(check.saved_usd) == "-0.0000044"
 
 
@@ -115,7 +107,12 @@ class City(BaseModel):
 
 @pytest.mark.parametrize(
     ("draft", "tier"),
-    [('{"name": "C", "people": 450000}', "small"), ('{"name": "C"}', "large"), ("{", "large")],
+    [
+        ('{"name": "C", "people": 450000}', "small"),
+        ('{"name": "C"}', "large"),
+        ("{", "large"),
+        (" ", "large"),
+    ],
 )
 def test_a_draft_that_breaks_the_schema_is_escalated_however_sure(
     upstream: Upstream, draft: str, tier: str
@@ -124,11 +121,6 @@ def test_a_draft_that_breaks_the_schema_is_escalated_however_sure(
     upstream.says("large", '{"name": "C", "people": 450000}')
     result = ask(upstream, response_format=City)
     assert (result.tier, result.parsed) == (tier, City(name="C", people=450_000))
-
-
-def test_an_empty_draft_is_escalated_however_sure(upstream: Upstream) -> None:
-    upstream.says("small", Answer(" ", p=0.999))
-    assert ask(upstream).tier == "large"
 
 
 @pytest.mark.parametrize(
@@ -145,10 +137,11 @@ def test_a_function_of_the_users_is_a_signal(upstream: Upstream, value: Any, tie
     result = ask(upstream, signals=[knows_cities])
     expected = None if value is None else float(value)
     assert (result.tier, result.confidence) == (tier, expected)
-    assert signals_of(result).get("knows_cities") == expected
+    (decided,) = [e.decision for e in entries_of(result) if e.node == "verify"]
+    assert dict((decided and decided.signals) or {}).get("knows_cities") == expected
     assert heard == [(QUESTION, "Canberra")]
 
 
 def test_a_check_that_fails_leaves_a_question_with_an_answer(upstream: Upstream) -> None:
     upstream.next("small", "Canberra", failure(503))
-    assert ask(upstream, signals=["p_true"], retries=1).tier == "large"
+    assert ask(upstream, signals=["p_true"], middleware=[tries(1)]).tier == "large"

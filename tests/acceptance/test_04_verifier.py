@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from cascade import Cascade, CascadeError, Decision, Policy, Situation, Verdict
-from tests.acceptance import setups
-from tests.acceptance.commands import pair
+from tests.acceptance.setups import calls_of, entries_of, pair
 from tests.acceptance.upstream import Upstream
 
 QUESTION = "What is the capital of Australia?"
@@ -42,9 +41,8 @@ class Judge:
 )
 def test_a_verifier_of_the_users_decides(upstream: Upstream, says: Any, tier: str) -> None:
     judge = Judge(says)
-    with pair(upstream, 0.5, verifier=judge) as cascade:
-        result = cascade.invoke(QUESTION)
-    assert (result.tier, judge.heard) == (tier, [(QUESTION, "Canberra")])
+    result = pair(upstream, 0.5, verifier=judge).invoke(QUESTION)
+    assert (result.tier, judge.heard) == (tier, [(QUESTION, f"small: {QUESTION}")])
     if isinstance(says, Verdict):
         assert says.reason in result.decision.reason
         assert result.calibrated == says.calibrated
@@ -55,55 +53,57 @@ async def test_a_verifier_may_be_asynchronous_and_ask_a_cascade_of_its_own(
     upstream: Upstream,
 ) -> None:
     upstream.says("judge", "yes")
-    async with Cascade(tiers=[upstream.tier("judge")]) as other:
+    other = Cascade(tiers=[upstream.tier("judge")])
 
-        async def judge(question: str, answer: str) -> bool:
-            said = await other.ainvoke(f"Is {answer!r} right for {question!r}?")
-            return said.answer == "yes"
+    async def judge(question: str, answer: str) -> bool:
+        return (await other.ainvoke(f"Is {answer!r} right for {question!r}?")).answer == "yes"
 
-        async with pair(upstream, 0.5, verifier=judge) as cascade:
-            assert (await cascade.ainvoke(QUESTION)).tier == "small"
-    assert "'Canberra'" in upstream.asked("judge")[0].last
+    assert (await pair(upstream, 0.5, verifier=judge).ainvoke(QUESTION)).tier == "small"
+    assert f"'small: {QUESTION}'" in upstream.asked("judge")[0].last
 
 
 @pytest.mark.parametrize("cost", [Decimal("0.01"), None])
 def test_what_a_verdict_costs_counts_and_an_unknown_cost_stays_unknown(
     upstream: Upstream, cost: Decimal | None
 ) -> None:
-    with pair(upstream, verifier=Judge(Verdict(accept=False, cost_usd=cost))) as cascade:
-        result = cascade.invoke(QUESTION)
-    (verify,) = [e for e in setups.entries_of(result) if e.node == "verify"]
+    made = pair(upstream, verifier=Judge(Verdict(accept=False, cost_usd=cost)))
+    result = made.invoke(QUESTION)
+    (verify,) = [e for e in entries_of(result) if e.node == "verify"]
     assert (verify.cost_usd, verify.saved_usd) == (cost, None if cost is None else -cost)
     assert (result.ledger.cost_usd is None) == (cost is None)
 
 
 def test_a_draft_that_facts_rule_out_is_not_shown_to_a_verifier(upstream: Upstream) -> None:
     judge = Judge(True)
-    with pair(upstream, says=(" ", "Canberra"), verifier=judge) as cascade:
-        assert cascade.invoke(QUESTION).tier == "large"
+    assert pair(upstream, says=(" ", "x"), verifier=judge).invoke(QUESTION).tier == "large"
     assert judge.heard == []
 
 
-def test_a_policy_of_the_users_decides(upstream: Upstream) -> None:
-    class Never(Policy):
-        def decide(self, situation: Situation) -> Decision:
-            assert situation.assessment.confidence == pytest.approx(0.5)
-            return Decision(action="accept", reason="whatever it is")
+class Own(Policy):
+    """A policy that gives what it was made with."""
 
-    with pair(upstream, 0.5, policy=Never()) as cascade:
-        result = cascade.invoke(QUESTION)
+    def __init__(self, gives: Any) -> None:
+        self.gives = gives
+
+    def decide(self, situation: Situation) -> Any:
+        assert situation.assessment.confidence == pytest.approx(0.5)
+        return self.gives() if callable(self.gives) else self.gives
+
+
+async def later() -> Decision:
+    raise AssertionError
+
+
+def test_a_policy_of_the_users_decides(upstream: Upstream) -> None:
+    policy = Own(Decision(action="accept", reason="whatever it is"))
+    result = pair(upstream, 0.5, policy=policy).invoke(QUESTION)
     assert (result.tier, result.decision.reason) == ("small", "whatever it is")
 
 
-# --- what is lost by mistake elsewhere
-
-
-def test_a_policy_that_returns_something_else_is_told_so(upstream: Upstream) -> None:
-    class Wrong(Policy):
-        def decide(self, situation: Situation) -> Decision:
-            return "accept"  # type: ignore[return-value]
-
-    with pair(upstream, policy=Wrong()) as cascade, pytest.raises(CascadeError) as raised:
-        cascade.invoke(QUESTION)
-    assert "Decision" in str(raised.value)
-    assert ("draft", "ok") in setups.calls_of(raised.value)
+@pytest.mark.parametrize(("gives", "named"), [("accept", "'accept'"), (later, "<coroutine")])
+def test_a_policy_that_returns_something_else_is_told_so(
+    upstream: Upstream, gives: Any, named: str
+) -> None:
+    with pytest.raises(CascadeError, match=rf"(?s){named}.*Decision") as raised:
+        pair(upstream, 0.5, policy=Own(gives)).invoke(QUESTION)
+    assert ("draft", "ok") in calls_of(raised.value)

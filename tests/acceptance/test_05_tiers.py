@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cascade import Cascade, Decision, Price, Situation
+from cascade import Cascade, Decision, Policy, Price, Situation
 from cascade.events import Decided, Token
 from cascade.result import CascadeResult
-from tests.acceptance.setups import calls_of, cascade, entries_of, total
+from tests.acceptance.setups import calls_of, entries_of, total, tries
 from tests.acceptance.upstream import Upstream, failure
 
 NAMES = ("small", "medium", "large")
@@ -26,7 +26,7 @@ def three(upstream: Upstream, small: float, medium: float, **options: Any) -> Ca
         upstream.tier(name, name=name, price=price)
         for name, price in zip(NAMES, prices, strict=True)
     ]
-    return cascade(tiers=tiers, retries=1, **options)
+    return Cascade(tiers=tiers, middleware=[tries(1)], **options)
 
 
 @pytest.mark.parametrize(
@@ -72,18 +72,14 @@ async def test_what_is_accepted_in_the_middle_saves_the_baseline_less_both_draft
 async def test_tiers_without_a_name_are_called_by_their_models(upstream: Upstream) -> None:
     upstream.echoes("a", 0.3)
     tiers = [upstream.tier(name) for name in ("a", "b", "c")]
-    assert (await cascade(tiers=tiers).ainvoke(Q)).tier == "openai:b"
-
-
-class Jump:
-    """A policy that goes past the tier in the middle."""
-
-    def decide(self, situation: Situation) -> Decision:
-        score = situation.assessment.confidence
-        return Decision(action="escalate", tier="large", reason="too hard", confidence=score)
+    assert (await Cascade(tiers=tiers).ainvoke(Q)).tier == "openai:b"
 
 
 async def test_a_policy_may_escalate_past_a_tier(upstream: Upstream) -> None:
+    class Jump(Policy):
+        def decide(self, situation: Situation) -> Decision:
+            return Decision(action="escalate", tier="large", reason="too hard")
+
     assert (await three(upstream, 0.3, 0.9, policy=Jump()).ainvoke(Q)).tier == "large"
     assert upstream.models() == ["small", "large"]
 
@@ -115,6 +111,6 @@ async def test_a_stream_tells_each_decision_and_the_words_of_the_last_tier_alone
 
 
 async def test_a_single_tier_answers_everything(upstream: Upstream) -> None:
-    result = await cascade(tiers=[upstream.tier("small", name="only")]).ainvoke(Q)
+    result = await Cascade(tiers=[upstream.tier("small", name="only")]).ainvoke(Q)
     assert (result.tier, result.escalated) == ("only", False)
     assert calls_of(result) == [("expert", "ok")]

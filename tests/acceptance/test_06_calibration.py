@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from cascade import Cascade
 from cascade.errors import CalibrationMismatchError
-from tests.acceptance import commands, setups
+from tests.acceptance import commands
 from tests.acceptance.commands import MODELS, World, questions, says, sure
+from tests.acceptance.setups import entries_of
 from tests.acceptance.upstream import failure
 
 UNSEEN = range(1_000, 1_060)
@@ -25,13 +26,12 @@ def test_a_calibrated_confidence_is_a_probability(world: World) -> None:
     assert all(result.calibrated and result.decision.calibrated for result in results)
     off = [abs((r.confidence or 0) - sure(i)) for r, i in zip(results, UNSEEN, strict=True)]
     assert mean(off) < mean(abs(says(i) - sure(i)) for i in UNSEEN) / 2
-    entries = [entry for result in results for entry in setups.entries_of(result)]
+    entries = [entry for result in results for entry in entries_of(result)]
     assert {entry.decision.calibrated for entry in entries if entry.decision} == {True}
 
 
 def test_without_a_calibration_no_confidence_is_called_one(world: World) -> None:
-    with Cascade(*world.tiers()) as cascade:
-        result = cascade.invoke("Capital 1000?")
+    result = Cascade(*world.tiers()).invoke("Capital 1000?")
     assert (result.calibrated, result.decision.calibrated) == (False, False)
     assert "uncalibrated" in result.decision.reason
 
@@ -77,12 +77,9 @@ def test_a_calibration_is_refused_for_anything_else(
 ) -> None:
     with pytest.raises(CalibrationMismatchError):
         Cascade(*world.tiers(**change), calibrator=world.calibration, **options)
-
-
-def test_it_is_refused_for_another_large_model(world: World) -> None:
-    small, _ = world.tiers()
+    another = world.upstream.tier("another")
     with pytest.raises(CalibrationMismatchError, match="large"):
-        Cascade(small, world.upstream.tier("another"), calibrator=world.calibration)
+        Cascade(world.tiers()[0], another, calibrator=world.calibration)
 
 
 def test_it_is_refused_for_other_weights_of_the_same_name(world: World) -> None:

@@ -48,15 +48,10 @@ def test_a_certified_cascade_keeps_its_bound_on_questions_that_nobody_saw(
 def test_a_narrower_certificate_serves_a_wider_bound_and_never_the_other_way(world: World) -> None:
     with certified(world, 0.5) as cascade:
         assert cascade.invoke("Capital 7?").decision.threshold is not None
+        # Nothing was proved of a conversation with another system message.
+        assert cascade.invoke([("system", "Be rude."), ("human", "Capital 7?")]).tier == "large"
     with pytest.raises(ConfigurationError, match=r"0\.05"):
         certified(world, 0.05)
-
-
-def test_what_a_certificate_does_not_cover_is_escalated(world: World) -> None:
-    """Nothing was proved of a conversation with another system message."""
-    with certified(world, 0.2) as cascade:
-        result = cascade.invoke([("system", "Be rude."), ("human", "Capital 7?")])
-    assert (result.tier, result.escalated) == ("large", True)
 
 
 def test_a_certificate_ends(world: World) -> None:

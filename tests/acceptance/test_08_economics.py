@@ -9,7 +9,8 @@ import pytest
 from cascade import Cascade, EconomicPolicy
 from cascade.policies import BudgetPolicy
 from tests.acceptance import commands
-from tests.acceptance.commands import World, pair
+from tests.acceptance.commands import World
+from tests.acceptance.setups import pair
 from tests.acceptance.upstream import Answer, Seen, Upstream
 
 ASKED = (1_000, 100)
@@ -21,8 +22,7 @@ ASKED = (1_000, 100)
 def test_the_cheaper_of_both_sides_is_taken(
     upstream: Upstream, p: float, price_of_error: float
 ) -> None:
-    with pair(upstream, p, tokens=ASKED, price_of_error=price_of_error) as cascade:
-        result = cascade.invoke("?")
+    result = pair(upstream, p, tokens=ASKED, price_of_error=price_of_error).invoke("?")
     decision = result.decision
     accept, escalate = decision.expected_cost_accept_usd, decision.expected_cost_escalate_usd
     assert accept is not None
@@ -35,11 +35,9 @@ def test_the_cheaper_of_both_sides_is_taken(
 
 def test_a_large_model_that_errs_too_is_worth_less(upstream: Upstream) -> None:
     """At p_L = 0.9 nothing is gained where the draft is as likely to be right."""
-    tiers = []
-    for p_large in (1.0, 0.9):
-        with pair(upstream, 0.9, policy=EconomicPolicy(0.1, p_large)) as cascade:
-            tiers.append(cascade.invoke("?").tier)
-    assert tiers == ["large", "small"]
+    for p_large, tier in ((1.0, "large"), (0.9, "small")):
+        made = pair(upstream, 0.9, policy=EconomicPolicy(0.1, p_large))
+        assert made.invoke("?").tier == tier
 
 
 def test_with_a_calibration_the_rule_weighs_probabilities(world: World) -> None:
@@ -69,7 +67,4 @@ def test_a_budget_in_dollars_is_kept_on_average(upstream: Upstream, budget_usd: 
 
 @pytest.mark.parametrize(("threshold", "tier"), [(0.6, "small"), (0.95, "large")])
 def test_a_threshold_is_a_keyword(upstream: Upstream, threshold: float, tier: str) -> None:
-    small, large = upstream.tier("small"), upstream.tier("large")
-    upstream.says("small", Answer("a draft", p=0.9))
-    with Cascade(small, large, threshold=threshold) as cascade:
-        assert cascade.invoke("?").tier == tier
+    assert pair(upstream, 0.9, threshold=threshold).invoke("?").tier == tier

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from langchain_core.messages import BaseMessage
 
+from cascade import Cascade
 from cascade.errors import ConfigurationError
 from tests.acceptance import commands
-from tests.acceptance.setups import calls_of, cascade, entries_of, pair
+from tests.acceptance.setups import calls_of, entries_of, pair
 from tests.acceptance.upstream import Upstream
 
 Q = "Capital of Australia?"
@@ -20,6 +21,9 @@ async def test_what_the_router_sends_to_the_large_model_is_not_drafted(upstream:
     result = await pair(upstream, router=lambda _: "large").ainvoke(Q)
     assert (result.answer, result.tier) == (f"large: {Q}", "large")
     assert upstream.models() == ["large"]
+    (entry,) = [each for each in entries_of(result) if each.node == "router"]
+    assert (entry.tier, entry.cost_usd, entry.saved_usd) == ("large", 0, 0)
+    assert calls_of(result) == [("expert", "ok")]
 
 
 @pytest.mark.parametrize("named", [None, "small"])
@@ -43,16 +47,9 @@ async def test_it_may_be_asynchronous_and_sees_the_conversation(upstream: Upstre
     assert (result.tier, seen) == ("large", ["Hello", "Hello!", Q])
 
 
-async def test_its_way_is_in_the_ledger_and_costs_nothing(upstream: Upstream) -> None:
-    result = await pair(upstream, router=lambda _: "large").ainvoke(Q)
-    (entry,) = [each for each in entries_of(result) if each.node == "router"]
-    assert (entry.tier, entry.cost_usd, entry.saved_usd) == ("large", 0, 0)
-    assert calls_of(result) == [("expert", "ok")]
-
-
 async def test_it_may_name_a_tier_in_the_middle(upstream: Upstream) -> None:
     tiers = [upstream.tier(name, name=name) for name in ("small", "medium", "large")]
-    result = await cascade(tiers=tiers, router=lambda _: "medium").ainvoke(Q)
+    result = await Cascade(tiers=tiers, router=lambda _: "medium").ainvoke(Q)
     assert (result.tier, upstream.models()) == ("medium", ["medium"])
 
 

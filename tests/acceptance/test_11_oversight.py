@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from cascade import Cascade, ConfigurationError, LedgerEntry, MemoryLedger, Price
-from tests.acceptance import setups
+from cascade import Cascade, LedgerEntry, MemoryLedger, Price
+from cascade.middleware import Audits, Drift, Shadow
 from tests.acceptance.commands import chance
+from tests.acceptance.setups import entries_of, total, tries
 from tests.acceptance.upstream import Answer, Held, Seen, Upstream, failure
 
 PRICE = Price(input=1, output=1)
@@ -20,15 +21,15 @@ def ledger() -> MemoryLedger:
     return MemoryLedger()
 
 
-def pair(upstream: Upstream, ledger: Any, **options: Any) -> Cascade:
+def pair(upstream: Upstream, ledger: Any, *middleware: Any, **options: Any) -> Cascade:
     upstream.says("small", Answer("Canberra", p=0.95, tokens=(10, 1)))
     upstream.says("large", Answer("Canberra", tokens=(10, 1)))
-    small, large = (upstream.tier(name, price=PRICE) for name in ("small", "large"))
-    return setups.cascade(small, large, ledger=ledger, **options)
+    tiers = [upstream.tier(name, price=PRICE) for name in ("small", "large")]
+    return Cascade(*tiers, ledger=ledger, middleware=middleware, **options)
 
 
 def of(ledger: MemoryLedger, node: str) -> list[LedgerEntry]:
-    return [entry for entry in setups.entries_of(ledger) if entry.node == node]
+    return [entry for entry in entries_of(ledger) if entry.node == node]
 
 
 def losses(ledger: MemoryLedger, node: str = "audit") -> list[float]:
@@ -51,37 +52,26 @@ def test_an_audit_comes_after_the_reply(upstream: Upstream, ledger: MemoryLedger
     assert upstream.asked("large")[0].last == "Capital of Australia?"
 
 
+def half_better(question: str, draft: str, large: str) -> float:
+    return -0.5 if (draft, large) == ("Canberra", "x") else 1
+
+
 @pytest.mark.parametrize(
     ("compare", "large", "loss"),
     [
         ("exact", "Canberra", 0.0),
         ("exact", "canberra.", 0.0),
         ("exact", "Sydney", 1.0),
-        (
-            lambda question, draft, large: -0.5 if (draft, large) == ("Canberra", "x") else 1,
-            "x",
-            -0.5,
-        ),
+        (half_better, "x", -0.5),
     ],
 )
 def test_the_loss_is_how_much_better_the_large_answer_is(
     upstream: Upstream, ledger: MemoryLedger, compare: Any, large: str, loss: float
 ) -> None:
-    with pair(upstream, ledger, audits={"rate": 1.0, "compare": compare}) as cascade:
+    with pair(upstream, ledger, Audits(1.0, compare=compare)) as cascade:
         upstream.says("large", large)
         cascade.invoke("?")
     assert losses(ledger) == [loss]
-
-
-def test_what_an_audit_costs_counts_against_the_saving(
-    upstream: Upstream, ledger: MemoryLedger
-) -> None:
-    with pair(upstream, ledger, audit_rate=1.0) as cascade:
-        cascade.invoke("?")
-    paid = [entry for entry in of(ledger, "audit") if entry.model]
-    assert [entry.cost_usd for entry in paid] == [Decimal("0.000011")]
-    # The baseline is measured now: 11 tokens, less as many for the draft and for the audit.
-    assert setups.total(setups.entries_of(ledger), "saved_usd") == Decimal("-0.000011")
 
 
 def test_a_share_of_the_accepted_drafts_is_drawn_and_each_knows_its_chance(
@@ -104,39 +94,33 @@ def test_only_accepted_drafts_are_audited(upstream: Upstream, ledger: MemoryLedg
 
 
 def test_a_day_of_audits_has_a_budget(upstream: Upstream, ledger: MemoryLedger) -> None:
-    with pair(upstream, ledger, audits={"rate": 1.0, "daily_usd": 0.00006}) as cascade:
+    with pair(upstream, ledger, Audits(1.0, daily_usd=0.00006)) as cascade:
         for i in range(60):
             cascade.invoke(f"question {i}")
-    spent = setups.total([e for e in of(ledger, "audit") if e.model], "cost_usd")
+    spent = total([e for e in of(ledger, "audit") if e.model], "cost_usd")
     assert spent <= Decimal("0.00008")  # what is under way may come on top of it
     assert len(upstream.asked("small")) == 60
 
 
 @pytest.mark.parametrize(
-    ("node", "model", "options"),
-    [("audit", "large", {"audit_rate": 1.0}), ("shadow", "small", {"shadow": True})],
+    ("node", "model", "kind"), [("audit", "large", Audits(1.0)), ("shadow", "small", Shadow())]
 )
 def test_one_that_fails_harms_nobody(
-    upstream: Upstream, ledger: MemoryLedger, node: str, model: str, options: dict[str, Any]
+    upstream: Upstream, ledger: MemoryLedger, node: str, model: str, kind: Any
 ) -> None:
-    with pair(upstream, ledger, retries=1, **options) as cascade:
+    with pair(upstream, ledger, tries(1), kind) as cascade:
         upstream.says(model, failure(400))
         assert cascade.invoke("?").answer == "Canberra"
     assert losses(ledger, node) == []
     assert [e.outcome for e in of(ledger, node) if e.model] == ["failed"]
 
 
-def test_audits_need_a_ledger_that_keeps_them(upstream: Upstream) -> None:
-    with pytest.raises(ConfigurationError, match="ledger"):
-        pair(upstream, None, audit_rate=0.1)
-
-
 def test_long_answers_are_compared_by_a_judge_that_is_paid(
     upstream: Upstream, ledger: MemoryLedger
 ) -> None:
     upstream.says("judge", Answer("EQUAL", tokens=(50, 1)))
-    audits = {"rate": 1.0, "judge": upstream.tier("judge", price=PRICE)}
-    with pair(upstream, ledger, audits=audits) as cascade:
+    audits = Audits(1.0, judge=upstream.tier("judge", price=PRICE))
+    with pair(upstream, ledger, audits) as cascade:
         upstream.says("small", Answer("It is Canberra, a city that was planned as one.", p=0.95))
         upstream.says("large", "Canberra, which was planned as the capital, is the one you mean.")
         cascade.invoke("Capital of Australia?")
@@ -158,8 +142,8 @@ def alarms_of(upstream: Upstream, ledger: MemoryLedger, later: float, **options:
         i = int(seen.last.split()[1])
         return Answer("a draft", p=(0.85 if i < 60 else later) + 0.14 * chance(i))
 
-    drift = {"reference": 50, "window": 20, "on_alarm": told.append, **options}
-    with pair(upstream, ledger, drift=drift) as cascade:
+    drift = Drift(reference=50, window=20, on_alarm=told.append, **options)
+    with pair(upstream, ledger, drift) as cascade:
         upstream.says("small", drafts)
         for i in range(120):
             cascade.invoke(f"question {i}")
@@ -195,7 +179,7 @@ def test_in_shadow_the_large_model_answers_and_a_draft_is_made_after_the_reply(
     upstream: Upstream, ledger: MemoryLedger
 ) -> None:
     held = Held()
-    with pair(upstream, ledger, shadow=True) as cascade:
+    with pair(upstream, ledger, Shadow()) as cascade:
         upstream.says("small", Answer("Canberra", p=0.95, held=held))
         result = cascade.invoke("?")
         assert (result.answer, result.tier) == ("Canberra", "large")
@@ -208,26 +192,20 @@ def test_in_shadow_the_large_model_answers_and_a_draft_is_made_after_the_reply(
 def test_a_shadow_draft_says_what_would_have_been_decided(
     upstream: Upstream, ledger: MemoryLedger, p: float, action: str
 ) -> None:
-    with pair(upstream, ledger, shadow=True) as cascade:
-        upstream.says("small", Answer("Sydney", p=p))
+    with pair(upstream, ledger, Shadow()) as cascade:
+        upstream.says("small", Answer("Sydney", p=p, tokens=(10, 1)))
         cascade.invoke("?")
     decided = [e.decision.action for e in of(ledger, "shadow") if e.decision]
     assert decided == [action]
     assert losses(ledger, "shadow") == [1.0]
-
-
-def test_a_shadow_draft_is_a_cost_and_earns_nothing(
-    upstream: Upstream, ledger: MemoryLedger
-) -> None:
-    with pair(upstream, ledger, shadow=True) as cascade:
-        cascade.invoke("?")
-    assert setups.total(setups.entries_of(ledger), "saved_usd") == Decimal("-0.000011")
+    # It costs something and earns nothing.
+    assert total(entries_of(ledger), "saved_usd") == Decimal("-0.000011")
 
 
 def test_in_a_canary_a_share_of_the_questions_is_live(
     upstream: Upstream, ledger: MemoryLedger
 ) -> None:
-    with pair(upstream, ledger, canary=0.25) as cascade:
+    with pair(upstream, ledger, Shadow(0.25)) as cascade:
         results = cascade.batch([f"question {i}" for i in range(200)])
     live = [result for result in results if result.tier == "small"]
     assert 25 <= len(live) <= 78
@@ -237,13 +215,10 @@ def test_in_a_canary_a_share_of_the_questions_is_live(
 def test_in_a_canary_a_conversation_stays_where_it_is(
     upstream: Upstream, ledger: MemoryLedger
 ) -> None:
-    with pair(upstream, ledger, canary=0.5) as cascade:
-        tiers = [
-            {
-                cascade.invoke(f"question {turn}", {"configurable": {"thread_id": thread}}).tier
-                for turn in range(4)
-            }
-            for thread in map(str, range(12))
-        ]
+    with pair(upstream, ledger, Shadow(0.5)) as cascade:
+        tiers = []
+        for thread in map(str, range(12)):
+            config: Any = {"configurable": {"thread_id": thread}}
+            tiers.append({cascade.invoke(f"question {turn}", config).tier for turn in range(4)})
     assert {len(each) for each in tiers} == {1}
     assert set.union(*tiers) == {"small", "large"}

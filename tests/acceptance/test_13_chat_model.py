@@ -26,14 +26,20 @@ from cascade import Cascade, MemoryLedger, Verdict
 from cascade.errors import ConfigurationError
 from cascade.events import Decided
 from cascade.integrations.middleware import CascadeMiddleware
+from cascade.middleware import ToolRisks
 from tests.acceptance.langchain_model import OpenAIChat
 from tests.acceptance.obliging import obliging
-from tests.acceptance.setups import calls_of, cascade, entries_of, pair
+from tests.acceptance.setups import calls_of, entries_of, pair
 from tests.acceptance.upstream import Answer, Seen, Upstream
 
 Q = "How many people live in Canberra?"
 ASKED: Any = {"messages": [("human", Q)]}
 THREAD: Any = {"configurable": {"thread_id": "t"}}
+
+
+def pair_as_said(upstream: Upstream, *middleware: Any, **options: Any) -> Cascade:
+    models = upstream.tier("small"), upstream.tier("large")
+    return Cascade(*models, middleware=middleware, **options)
 
 
 class TestStandard(ChatModelIntegrationTests):
@@ -43,7 +49,7 @@ class TestStandard(ChatModelIntegrationTests):
     def model(self, upstream: Upstream) -> Iterator[Any]:
         upstream.says("small", obliging(unsure=True))
         upstream.says("large", obliging())
-        with Cascade(upstream.tier("small"), upstream.tier("large")) as made:
+        with pair_as_said(upstream) as made:
             yield made.as_chat_model()
 
     @pytest.fixture
@@ -143,7 +149,7 @@ def in_agent(upstream: Upstream, then: Answer = UNSURE) -> Cascade:
     """A small model that calls the right tool and is not sure of what to make of its result."""
     upstream.says("small", steps(CALL, then))
     upstream.says("large", steps(CALL, Answer("460,000 people.")))
-    return cascade(upstream.tier("small"), upstream.tier("large"))
+    return pair_as_said(upstream)
 
 
 def tiers(state: Any) -> list[str]:
@@ -151,30 +157,26 @@ def tiers(state: Any) -> list[str]:
     return [message.response_metadata["tier"] for message in messages]
 
 
-@pytest.mark.parametrize("how", ["invoke", "ainvoke"])
+@pytest.mark.parametrize("how", ["invoke", "ainvoke", "astream"])
 async def test_one_step_of_an_agent_is_drafted_and_the_next_escalated(
     upstream: Upstream, how: str
 ) -> None:
     agent: Any = create_agent(in_agent(upstream).as_chat_model(), [population])
-    if how == "invoke":
-        state = await asyncio.to_thread(agent.invoke, ASKED)
-    else:
-        state = await agent.ainvoke(ASKED)
+    if how == "astream":
+        modes = ["messages", "custom", "updates"]
+        events = [event async for event in agent.astream(ASKED, stream_mode=modes)]
+        assert "five" not in str(events)  # no rejected draft is shown
+        shown = "".join(e[0].text for mode, e in events if mode == "messages")
+        assert shown == "460000" + "460,000 people."
+        decided = [e.decision for mode, e in events if mode == "custom" and type(e) is Decided]
+        assert [decision.action for decision in decided] == ["accept", "escalate"]
+        return
+    asked = asyncio.to_thread(agent.invoke, ASKED) if how == "invoke" else agent.ainvoke(ASKED)
+    state = await asked
     assert tiers(state) == ["small", "large"]
     assert state["messages"][-1].text == "460,000 people."
     (told,) = (m for m in state["messages"] if isinstance(m, ToolMessage))
     assert told.content == "460000"
-
-
-async def test_a_stream_of_the_agent_shows_no_rejected_draft(upstream: Upstream) -> None:
-    agent: Any = create_agent(in_agent(upstream).as_chat_model(), [population])
-    modes = ["messages", "custom", "updates"]
-    events = [event async for event in agent.astream(ASKED, stream_mode=modes)]
-    assert "five" not in str(events)
-    shown = "".join(e[0].text for mode, e in events if mode == "messages")
-    assert shown == "460000" + "460,000 people."
-    decided = [e.decision.action for mode, e in events if mode == "custom" and type(e) is Decided]
-    assert decided == ["accept", "escalate"]
 
 
 async def test_a_thread_of_the_agent_goes_on_and_pays_no_step_twice(upstream: Upstream) -> None:
@@ -227,10 +229,6 @@ async def test_a_draft_that_misuses_its_tools_is_escalated(
     assert message.tool_calls[0]["args"] == {"city": "Canberra"}
 
 
-def pair_as_said(upstream: Upstream, **options: Any) -> Cascade:
-    return cascade(upstream.tier("small"), upstream.tier("large"), **options)
-
-
 # --- structured output
 
 
@@ -257,7 +255,12 @@ class CityData:
 
 
 RIGHT, WRONG = {"name": "Canberra", "people": 460_000}, {"name": "Canberra", "people": "many"}
-SCHEMAS = {"pydantic": City, "TypedDict": CityDict, "JSON schema": City.model_json_schema()}
+SCHEMAS = {
+    "pydantic": City,
+    "JSON schema": City.model_json_schema(),
+    "TypedDict": CityDict,
+    "data": CityData,
+}
 METHODS = ["json_schema", "function_calling", "json_mode"]
 
 
@@ -282,14 +285,8 @@ async def test_structured_output_is_drafted_and_escalated_where_it_breaks_the_sc
     read: Any = await asked.ainvoke(Q)
     tier = "small" if draft is RIGHT else "large"
     assert (read["raw"].response_metadata["tier"], read["parsing_error"]) == (tier, None)
-    assert read["parsed"] == (City(**RIGHT) if schema is City else RIGHT)
+    assert read["parsed"] == (schema(**RIGHT) if schema in (City, CityData) else RIGHT)
     assert ("large" in upstream.models()) == (tier == "large")
-
-
-async def test_structured_output_may_be_a_dataclass(upstream: Upstream) -> None:
-    upstream.says("small", json.dumps(RIGHT), p=0.99)
-    read = await pair_as_said(upstream).as_chat_model().with_structured_output(CityData).ainvoke(Q)
-    assert read in (RIGHT, CityData(**RIGHT))
 
 
 async def test_what_the_large_model_breaks_is_an_error(upstream: Upstream) -> None:
@@ -307,16 +304,12 @@ async def test_an_agent_gives_a_structured_answer_although_the_draft_breaks_it(
     method = "function_calling" if isinstance(strategy, ToolStrategy) else "json_schema"
     says(upstream, "small", WRONG, method)
     says(upstream, "large", RIGHT, method)
-    model = pair_as_said(upstream).as_chat_model()
-    agent: Any = create_agent(model, [], response_format=strategy)
+    agent: Any = create_agent(pair_as_said(upstream).as_chat_model(), [], response_format=strategy)
     assert (await agent.ainvoke(ASKED))["structured_response"] == City(**RIGHT)
     assert upstream.models() == ["small", "large"]
 
 
-FORMATS = [City, City.model_json_schema(), CityDict, CityData]
-
-
-@pytest.mark.parametrize("schema", FORMATS, ids=["pydantic", "JSON schema", "TypedDict", "data"])
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 @pytest.mark.parametrize("draft", [RIGHT, WRONG], ids=["right", "wrong"])
 async def test_a_response_format_holds_for_every_question(
     upstream: Upstream, schema: Any, draft: Any
@@ -348,35 +341,34 @@ def delete_file(path: str) -> str:
 
 
 PLAIN = delete_file.model_copy(update={"extras": None})
-RISK = {"delete_file": "irreversible"}
+RISK = ToolRisks({"delete_file": "irreversible"})
 
 
-def deleting(upstream: Upstream, **options: Any) -> Cascade:
+def deleting(upstream: Upstream, *middleware: Any, **options: Any) -> Cascade:
     """A small model that would delete the wrong file, as sure as can be."""
     DELETED.clear()
     gone = Answer("It is gone.", p=0.95)
     upstream.says("small", steps(("delete_file", {"path": "new.txt"}), gone))
     upstream.says("large", steps(("delete_file", {"path": "old.txt"}), gone))
-    return pair_as_said(upstream, **options)
+    return pair_as_said(upstream, *middleware, **options)
 
 
-@pytest.mark.parametrize("marked", ["by itself", "by name"])
-async def test_a_draft_does_not_call_an_irreversible_tool(upstream: Upstream, marked: str) -> None:
-    risks = {} if marked == "by itself" else {"tool_risks": RISK}
-    model = deleting(upstream, **risks).as_chat_model()
-    agent: Any = create_agent(model, [delete_file if marked == "by itself" else PLAIN])
+@pytest.mark.parametrize(
+    ("given", "middleware", "deleted"),
+    [(delete_file, (), "old.txt"), (PLAIN, (RISK,), "old.txt"), (PLAIN, (), "new.txt")],
+    ids=["marked by itself", "marked by name", "not marked"],
+)
+async def test_a_draft_does_not_call_an_irreversible_tool(
+    upstream: Upstream, given: Any, middleware: Any, deleted: str
+) -> None:
+    agent: Any = create_agent(deleting(upstream, *middleware).as_chat_model(), [given])
     state = await agent.ainvoke(ASKED)
-    assert DELETED == ["old.txt"]
-    assert tiers(state)[0] == "large"
+    assert [deleted] == DELETED
     first = next(m for m in state["messages"] if isinstance(m, AIMessage))
-    assert "delete_file is irreversible" in first.response_metadata["reason"]
+    marked = deleted == "old.txt"
+    assert first.response_metadata["tier"] == ("large" if marked else "small")
+    assert ("delete_file is irreversible" in first.response_metadata["reason"]) == marked
     assert "risk" not in str([seen.body for seen in upstream.seen])
-
-
-async def test_a_tool_without_a_mark_is_called_by_the_draft(upstream: Upstream) -> None:
-    agent: Any = create_agent(deleting(upstream).as_chat_model(), [PLAIN])
-    await agent.ainvoke(ASKED)
-    assert DELETED == ["new.txt"]
 
 
 @pytest.mark.parametrize(
@@ -391,7 +383,7 @@ async def test_a_tool_without_a_mark_is_called_by_the_draft(upstream: Upstream) 
 async def test_only_a_calibrated_confidence_lets_a_draft_call_it(
     upstream: Upstream, verdict: Verdict, tier: str
 ) -> None:
-    made = deleting(upstream, tools=[PLAIN], tool_risks=RISK, verifier=lambda _q, _a: verdict)
+    made = deleting(upstream, RISK, tools=[PLAIN], verifier=lambda _q, _a: verdict)
     result = await made.ainvoke(Q)
     assert result.tier == tier
     assert result.message.tool_calls[0]["name"] == "delete_file"
@@ -402,7 +394,8 @@ async def test_a_person_approves_of_what_the_large_model_calls(
     upstream: Upstream, said: Any
 ) -> None:
     store = MemoryLedger()
-    made = deleting(upstream, tools=[PLAIN], tool_risks=RISK, approve=True, ledger=store)
+    risks = ToolRisks({"delete_file": "irreversible"}, irreversible="ask")
+    made = deleting(upstream, risks, tools=[PLAIN], ledger=store)
     graph = made.build_graph().compile(checkpointer=InMemorySaver())
     paused = await graph.ainvoke(ASKED, THREAD)
     assert paused["__interrupt__"]
@@ -418,6 +411,6 @@ async def test_a_person_approves_of_what_the_large_model_calls(
     assert len({entry.run_id for entry in entries_of(store)}) == 1
 
 
-def test_a_risk_that_there_is_not_is_refused(upstream: Upstream) -> None:
+def test_a_risk_that_there_is_not_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"delete_file.*dangerous.*irreversible"):
-        deleting(upstream, tools=[PLAIN], tool_risks={"delete_file": "dangerous"})
+        ToolRisks({"delete_file": "dangerous"})

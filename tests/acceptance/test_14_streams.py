@@ -13,9 +13,10 @@ from langgraph.graph import START, MessagesState, StateGraph
 from cascade import Cascade, Price
 from cascade.errors import ModelError
 from cascade.events import Decided, Provisional, Retracted, Token
+from cascade.middleware import Abort
 from cascade.result import CascadeResult
 from tests.acceptance.langchain_model import OpenAIChat
-from tests.acceptance.setups import calls_of, cascade, pair
+from tests.acceptance.setups import calls_of, pair, tries
 from tests.acceptance.upstream import Answer, Held, Upstream
 
 Q = "Capital of Australia?"
@@ -70,12 +71,6 @@ async def test_an_optimistic_stream_shows_drafts_and_withdraws_rejected_ones(
 
 
 @P
-async def test_a_stream_of_the_final_result_has_nothing_else(upstream: Upstream, p: float) -> None:
-    (result,) = await read(pair(upstream, p), "astream", "final")
-    assert result.tier == ("small" if p > 0.8 else "large")
-
-
-@P
 @pytest.mark.parametrize("how", ["stream", "astream"])
 async def test_the_chat_model_streams_the_answer_alone(
     upstream: Upstream, how: str, p: float
@@ -89,10 +84,14 @@ async def test_the_chat_model_streams_the_answer_alone(
     assert "".join(chunk.text for chunk in chunks) == f"{'small' if p > 0.8 else 'large'}: {Q}"
 
 
-async def test_an_unknown_way_to_show_is_refused(upstream: Upstream) -> None:
+async def test_final_shows_the_result_alone_and_an_unknown_way_is_refused(
+    upstream: Upstream,
+) -> None:
     with pytest.raises(ValueError, match=r"show='all'.*verified, optimistic, final"):
         await read(pair(upstream), "astream", "all")
     assert upstream.seen == []
+    (result,) = await read(pair(upstream, 0.3), "astream", "final")
+    assert result.tier == "large"
 
 
 async def test_words_of_the_large_model_are_shown_while_it_still_writes(upstream: Upstream) -> None:
@@ -128,7 +127,7 @@ async def test_a_rejected_draft_of_a_langchain_model_stays_out_of_the_streams_ar
 
 async def test_a_stream_that_breaks_is_repeated_and_ends_as_the_answer(upstream: Upstream) -> None:
     upstream.next("large", Answer("one two three four", broken_after=2), "five six")
-    *events, result = await read(pair(upstream, 0.3, retries=2), "astream")
+    *events, result = await read(pair(upstream, 0.3, tries(2)), "astream")
     assert (result.answer, shown(events)) == ("five six", "five six")
     assert calls_of(result) == [("draft", "ok"), ("expert", "failed"), ("expert", "ok")]
 
@@ -137,7 +136,7 @@ async def test_where_it_breaks_for_good_its_words_are_withdrawn_for_the_draft(
     upstream: Upstream,
 ) -> None:
     upstream.next("large", Answer("one two three four", broken_after=2))
-    *events, result = await read(pair(upstream, 0.3, retries=1), "astream")
+    *events, result = await read(pair(upstream, 0.3, tries(1)), "astream")
     assert (result.degraded, result.answer) == (True, f"small: {Q}")
     assert shown(events) in ("", result.answer)
     assert isinstance([e for e in events if not isinstance(e, Token)][-1], Retracted)
@@ -145,7 +144,7 @@ async def test_where_it_breaks_for_good_its_words_are_withdrawn_for_the_draft(
 
 async def test_a_chat_models_stream_that_breaks_is_an_error(upstream: Upstream) -> None:
     upstream.says("large", Answer("one two three four", broken_after=2))
-    model = pair(upstream, 0.3, retries=1).as_chat_model()
+    model = pair(upstream, 0.3, tries(1)).as_chat_model()
     with pytest.raises(ModelError):
         [chunk async for chunk in model.astream(Q)]
 
@@ -182,7 +181,7 @@ async def test_a_hopeless_draft_is_stopped_while_it_is_written(
 ) -> None:
     upstream.says("small", Answer("we cannot know this " * 8, p=0.2, endless=True))
     small = upstream.tier("small", provider=provider, max_tokens=40, price=PRICE)
-    made = cascade(small, upstream.tier("large", price=PRICE), abort=True)
+    made = Cascade(small, upstream.tier("large", price=PRICE), middleware=[Abort()])
     *events, result = await read(made, "astream", show)
     (draft,) = upstream.asked("small")
     assert draft.streamed
@@ -193,7 +192,7 @@ async def test_a_hopeless_draft_is_stopped_while_it_is_written(
 
 
 async def test_a_draft_that_can_still_be_accepted_is_written_to_its_end(upstream: Upstream) -> None:
-    made = cascade(upstream.tier("small", max_tokens=40), upstream.tier("large"), abort=True)
-    result = await made.ainvoke(Q)
+    small = upstream.tier("small", max_tokens=40)
+    result = await Cascade(small, upstream.tier("large"), middleware=[Abort()]).ainvoke(Q)
     assert (result.answer, result.tier) == (f"small: {Q}", "small")
     assert calls_of(result) == [("draft", "ok")]

@@ -13,16 +13,17 @@ from langgraph.cache.sqlite import SqliteCache
 
 from cascade import Cascade, CascadeError, ConfigurationError, MemoryLedger
 from cascade.confidence import Agreement
+from cascade.middleware import Abort, Audits, Cache, Fallback, LocalOnly, Shadow
 from cascade.middleware.local_only import looks_personal
-from tests.acceptance import commands, setups
-from tests.acceptance.commands import CHEAP
+from tests.acceptance import setups
+from tests.acceptance.setups import CHEAP, tries
 from tests.acceptance.upstream import Answer, Upstream, failure
 
 DOUBTFUL, SURE = 0.3, 0.95
 
 
-def pair(upstream: Upstream, p: float = DOUBTFUL, **options: Any) -> Cascade:
-    return commands.pair(upstream, p, remote=True, **options)
+def pair(upstream: Upstream, p: float = DOUBTFUL, *middleware: Any, **options: Any) -> Cascade:
+    return setups.pair(upstream, p, *middleware, remote=True, **options)
 
 
 def secret(messages: Sequence[BaseMessage]) -> bool:
@@ -39,9 +40,9 @@ async def secret_too(messages: Sequence[BaseMessage]) -> bool:
 @pytest.mark.parametrize(
     ("stay", "p", "answer", "degraded"),
     [
-        (True, DOUBTFUL, "Canberra", True),
-        ("answer", DOUBTFUL, "Canberra", True),
-        (True, SURE, "Canberra", False),
+        (True, DOUBTFUL, "small: ?", True),
+        ("answer", DOUBTFUL, "small: ?", True),
+        (True, SURE, "small: ?", False),
         ("abstain", DOUBTFUL, "", False),
     ],
 )
@@ -61,22 +62,17 @@ def test_a_doubtful_draft_is_the_answer_and_says_why_or_there_is_none(
 def test_a_larger_model_on_this_machine_may_be_asked(upstream: Upstream) -> None:
     tiers = [upstream.tier(name, name=name, price=CHEAP) for name in ("small", "middle")]
     tiers.append(upstream.tier("large", name="large", price=CHEAP, local=False))
-    upstream.says("small", Answer("no idea", p=DOUBTFUL))
-    upstream.says("middle", Answer("Canberra", p=DOUBTFUL))
-    with Cascade(tiers=tiers, local_only=True) as cascade:
-        assert cascade.invoke("?").answer == "Canberra"
+    for name in ("small", "middle"):
+        upstream.echoes(name, DOUBTFUL)
+    assert Cascade(tiers=tiers, local_only=True).invoke("?").answer == "middle: ?"
     assert upstream.models() == ["small", "middle"]
 
 
-@pytest.mark.parametrize("option", [{"audit_rate": 0.5}, {"shadow": True}])
-def test_what_would_have_to_leave_is_refused_when_the_cascade_is_made(
-    upstream: Upstream, option: dict[str, Any]
-) -> None:
-    with pytest.raises(ConfigurationError, match="local_only"):
-        pair(upstream, local_only=True, ledger=MemoryLedger(), **option)
-
-
-def test_a_model_that_ollama_passes_on_to_its_own_servers_is_elsewhere(upstream: Upstream) -> None:
+def test_what_would_have_to_leave_is_refused_when_the_cascade_is_made(upstream: Upstream) -> None:
+    for middleware in (Audits(0.5), Shadow()):
+        with pytest.raises(ConfigurationError, match="local_only"):
+            pair(upstream, SURE, middleware, local_only=True, ledger=MemoryLedger())
+    # Ollama passes it on to its own servers.
     cloud = upstream.tier("gpt-oss:120b-cloud", provider="ollama")
     with pytest.raises(ConfigurationError, match="local"):
         Cascade(cloud, upstream.tier("large", local=False), local_only=True)
@@ -98,11 +94,11 @@ def test_one_question_may_stay(upstream: Upstream) -> None:
 
 @pytest.mark.parametrize("rule", [secret, secret_too])
 def test_a_rule_finds_the_questions_that_stay(upstream: Upstream, rule: Any) -> None:
-    with pair(upstream, private=rule) as cascade:
+    with pair(upstream, DOUBTFUL, LocalOnly(private=rule)) as cascade:
         found = [cascade.invoke(text).tier for text in ("a secret?", "no such thing?")]
         model = cascade.as_chat_model()
-        assert model.invoke("a secret?").text == "Canberra"
-        assert "".join(str(chunk.text) for chunk in model.stream("a secret?")) == "Canberra"
+        assert model.invoke("a secret?").text == "small: a secret?"
+        assert "".join(chunk.text for chunk in model.stream("a secret?")) == "small: a secret?"
     assert found == ["small", "large"]
     assert len(upstream.asked("large")) == 1
 
@@ -112,8 +108,8 @@ def test_a_rule_that_raises_lets_nothing_out(upstream: Upstream) -> None:
         raise ZeroDivisionError
 
     raised = pytest.raises((CascadeError, ZeroDivisionError))
-    with pair(upstream, private=broken) as cascade, raised:
-        cascade.invoke("?")
+    with raised:
+        pair(upstream, SURE, LocalOnly(private=broken)).invoke("?")
     assert upstream.seen == []
 
 
@@ -129,12 +125,12 @@ def test_a_rule_that_raises_lets_nothing_out(upstream: Upstream) -> None:
 def test_a_rule_for_personal_data_comes_with_it(
     upstream: Upstream, question: str, tier: str
 ) -> None:
-    with pair(upstream, private=looks_personal) as cascade:
-        assert cascade.invoke(question).tier == tier
+    made = pair(upstream, DOUBTFUL, LocalOnly(private=looks_personal))
+    assert made.invoke(question).tier == tier
 
 
 def test_a_conversation_stays_once_a_question_of_it_had_to(upstream: Upstream) -> None:
-    with pair(upstream, private=secret) as cascade:
+    with pair(upstream, DOUBTFUL, LocalOnly(private=secret)) as cascade:
         first = cascade.invoke("a secret?")
         messages: list[Any] = [("human", "a secret?"), first.message, ("human", "and then?")]
         assert cascade.invoke(messages).tier == "small"
@@ -146,18 +142,21 @@ def test_a_conversation_stays_once_a_question_of_it_had_to(upstream: Upstream) -
 )
 def test_whatever_stands_around_it_nothing_leaves(upstream: Upstream, around: str) -> None:
     elsewhere = upstream.tier("other", name="other", price=CHEAP, local=False)
+    middleware = {
+        "audits": Audits(1.0),
+        "shadow": Shadow(),
+        "retries": tries(3),
+        "fallback": Fallback(elsewhere),
+        "abort": Abort(),
+    }
+    stack = [LocalOnly(private=secret), *([middleware[around]] if around in middleware else [])]
     options: dict[str, Any] = {
-        "audits": {"audit_rate": 1.0, "ledger": MemoryLedger()},
-        "shadow": {"shadow": True, "ledger": MemoryLedger()},
-        "retries": {"retries": 3},
-        "fallback": {"fallback": elsewhere},
         "router": {"router": lambda messages: "large"},
         "signal": {"signals": ["logprobs", Agreement(elsewhere)]},
-        "abort": {"abort": True},
-    }[around]
+    }.get(around, {})
     small = upstream.tier("small", price=CHEAP, max_tokens=50)
     large = upstream.tier("large", price=CHEAP, local=False)
-    with setups.cascade(small, large, private=secret, **options) as cascade:
+    with Cascade(small, large, ledger=MemoryLedger(), middleware=stack, **options) as cascade:
         for said in (Answer("Canberra", p=SURE), Answer("Sydney", p=DOUBTFUL), failure(400)):
             upstream.says("small", said)
             for ask in (cascade.invoke, lambda text: list(cascade.stream(text))):
@@ -169,7 +168,7 @@ def test_whatever_stands_around_it_nothing_leaves(upstream: Upstream, around: st
 
 def test_a_cache_on_a_disk_does_not_keep_it(upstream: Upstream, tmp_path: Path) -> None:
     cache = SqliteCache(path=str(tmp_path / "answers.db"))
-    with pair(upstream, SURE, private=secret, cache=cache) as cascade:
+    with pair(upstream, SURE, LocalOnly(private=secret), Cache(cache)) as cascade:
         for _ in range(2):
             cascade.invoke("a secret?")
             cascade.invoke("no such thing?")

@@ -9,9 +9,9 @@ import pytest
 from langgraph.cache.memory import InMemoryCache
 from langgraph.cache.sqlite import SqliteCache
 
-from cascade import CascadeResult, MemoryLedger, Token
-from tests.acceptance import setups
-from tests.acceptance.commands import CHEAP, pair
+from cascade import Cascade, CascadeResult, MemoryLedger, Token
+from cascade.middleware import Cache
+from tests.acceptance.setups import CHEAP, entries_of, pair, tries
 from tests.acceptance.upstream import Upstream, failure
 
 QUESTION = "What is the capital of Australia?"
@@ -19,14 +19,14 @@ QUESTION = "What is the capital of Australia?"
 
 def nodes(result: Any) -> list[str]:
     assert isinstance(result, CascadeResult)
-    return [entry.node for entry in setups.entries_of(result)]
+    return [entry.node for entry in entries_of(result)]
 
 
 @pytest.mark.parametrize(("p", "tier"), [(0.95, "small"), (0.3, "large")])
 def test_a_question_that_was_answered_is_answered_without_a_model_for_nothing(
     upstream: Upstream, p: float, tier: str
 ) -> None:
-    with pair(upstream, p, cache=InMemoryCache()) as cascade:
+    with pair(upstream, p, Cache(InMemoryCache())) as cascade:
         first = cascade.invoke(QUESTION)
         asked = len(upstream.seen)
         second = cascade.invoke({"messages": [{"role": "user", "content": QUESTION}]})
@@ -45,7 +45,7 @@ def test_a_question_that_was_answered_is_answered_without_a_model_for_nothing(
     ],
 )
 def test_another_question_is_asked(upstream: Upstream, another: Any) -> None:
-    with pair(upstream, cache=InMemoryCache()) as cascade:
+    with pair(upstream, 0.95, Cache(InMemoryCache())) as cascade:
         cascade.invoke(QUESTION)
         cascade.invoke(another)
     assert len(upstream.seen) == 2
@@ -57,26 +57,26 @@ def test_another_question_is_asked(upstream: Upstream, another: Any) -> None:
 def test_no_cascade_gets_the_answer_of_another_that_is_set_up_differently(
     upstream: Upstream, other: dict[str, Any]
 ) -> None:
-    cache = InMemoryCache()
-    with pair(upstream, cache=cache) as cascade:
-        cascade.invoke(QUESTION)
+    cache: InMemoryCache[Any] = InMemoryCache()
+    pair(upstream, 0.95, Cache(cache)).invoke(QUESTION)
     name, heat = other.pop("model", "small"), other.pop("heat", None)
     small = upstream.tier(name, price=CHEAP, temperature=heat)
-    with setups.cascade(small, upstream.tier("large"), cache=cache, **other) as cascade:
-        assert "cache" not in nodes(cascade.invoke(QUESTION))
+    cascade = Cascade(small, upstream.tier("large"), middleware=[Cache(cache)], **other)
+    assert "cache" not in nodes(cascade.invoke(QUESTION))
 
 
 def test_a_stopgap_is_not_kept(upstream: Upstream) -> None:
-    with pair(upstream, 0.3, cache=InMemoryCache(), retries=1) as cascade:
+    with pair(upstream, 0.3, Cache(InMemoryCache()), tries(1)) as cascade:
         upstream.next("large", failure(503))
         assert cascade.invoke(QUESTION).degraded
-        assert cascade.invoke(QUESTION).answer == "It is Canberra"
+        assert cascade.invoke(QUESTION).answer == f"large: {QUESTION}"
 
 
 def test_a_cache_on_a_disk_outlives_the_cascade(upstream: Upstream, tmp_path: Path) -> None:
     found = []
     for _ in range(2):
-        with pair(upstream, cache=SqliteCache(path=str(tmp_path / "answers.db"))) as cascade:
+        cache = Cache(SqliteCache(path=str(tmp_path / "answers.db")))
+        with pair(upstream, 0.95, cache) as cascade:
             found.append(nodes(cascade.invoke(QUESTION)))
     assert found == [["draft", "self_check", "verify"], ["cache"]]
 
@@ -95,20 +95,20 @@ class Broken(InMemoryCache[Any]):
 
 
 def test_a_cache_that_fails_costs_a_call_and_no_answer(upstream: Upstream) -> None:
-    with pair(upstream, cache=Broken()) as cascade:
-        assert [cascade.invoke(QUESTION).answer for _ in range(2)] == ["Canberra", "Canberra"]
+    with pair(upstream, 0.95, Cache(Broken())) as cascade:
+        assert {cascade.invoke(QUESTION).answer for _ in range(2)} == {f"small: {QUESTION}"}
     assert len(upstream.seen) == 2
 
 
 async def test_each_way_of_asking_hits_it_and_no_hit_is_audited(upstream: Upstream) -> None:
-    ledger = MemoryLedger()
-    async with pair(upstream, cache=InMemoryCache(), audit_rate=1.0, ledger=ledger) as cascade:
+    cache, answer, ledger = Cache(InMemoryCache()), f"small: {QUESTION}", MemoryLedger()
+    async with pair(upstream, 0.95, cache, audit_rate=1.0, ledger=ledger) as cascade:
         await cascade.ainvoke(QUESTION)
         events = [event async for event in cascade.astream(QUESTION)]
-        assert "".join(e.text for e in events if isinstance(e, Token)) == "Canberra"
+        assert "".join(e.text for e in events if isinstance(e, Token)) == answer
         assert nodes(events[-1]) == ["cache"]
         assert nodes((await cascade.abatch([QUESTION]))[0]) == ["cache"]
-        assert (await cascade.as_chat_model().ainvoke(QUESTION)).text == "Canberra"
+        assert (await cascade.as_chat_model().ainvoke(QUESTION)).text == answer
         state = await cascade.graph.ainvoke({"messages": [("human", QUESTION)]})
-        assert state["messages"][-1].text == "Canberra"
+        assert state["messages"][-1].text == answer
     assert sorted(upstream.models()) == ["large", "small"]  # the draft, and its audit

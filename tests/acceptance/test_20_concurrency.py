@@ -21,7 +21,7 @@ from cascade import Cascade, Price
 from cascade.errors import CascadeError, InputError
 from cascade.ledger.store import open_store
 from cascade.result import CascadeResult
-from tests.acceptance.setups import cascade, entries_of, pair, run, start, stored, total
+from tests.acceptance.setups import entries_of, pair, run, start, stored, total
 from tests.acceptance.upstream import Answer, Held, Seen, Upstream
 
 PRICE = Price(input=1, output=2)
@@ -40,7 +40,7 @@ def numbered(upstream: Upstream, **options: Any) -> Cascade:
     upstream.says("small", small)
     upstream.says("large", lambda seen: f"large {seen.last}")
     tiers = [upstream.tier(name, price=PRICE) for name in ("small", "large")]
-    return cascade(*tiers, **options)
+    return Cascade(*tiers, **options)
 
 
 def check(number: int, result: CascadeResult) -> None:
@@ -78,20 +78,27 @@ def test_threads_share_a_cascade(upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("how", ["batch", "abatch"])
-async def test_a_batch_keeps_the_order_of_its_questions(upstream: Upstream, how: str) -> None:
-    made, questions = numbered(upstream), [str(n) for n in range(20)]
-    if how == "batch":
-        results = await asyncio.to_thread(made.batch, questions)
-    else:
-        results = await made.abatch(questions)
-    for number, result in enumerate(results):
+async def test_a_batch_keeps_the_order_of_its_questions_and_a_text_is_none(
+    upstream: Upstream, how: str
+) -> None:
+    made = numbered(upstream)
+
+    async def batch(questions: Any) -> list[CascadeResult]:
+        if how == "abatch":
+            return await made.abatch(questions)
+        return await asyncio.to_thread(made.batch, questions)
+
+    with pytest.raises(CascadeError, match="list"):
+        await batch("hello")
+    assert upstream.seen == []
+    for number, result in enumerate(await batch([str(n) for n in range(20)])):
         check(number, result)
 
 
 async def test_no_more_questions_of_a_batch_are_under_way_than_was_said(upstream: Upstream) -> None:
     held = Held()
     upstream.says("small", Answer("yes", held=held))
-    made = cascade(upstream.tier("small"), upstream.tier("large"))
+    made = Cascade(upstream.tier("small"), upstream.tier("large"))
     asking = asyncio.ensure_future(made.abatch(["?"] * 9, max_concurrency=3))
     await upstream.has_asked(3)
     assert len(upstream.seen) == 3
@@ -104,48 +111,35 @@ async def test_errors_of_a_batch_stand_in_their_places_where_asked_for(upstream:
     assert [type(result) for result in results] == [CascadeResult, InputError, CascadeResult]
 
 
-@pytest.mark.parametrize("how", ["batch", "abatch"])
-async def test_a_text_is_no_batch(upstream: Upstream, how: str) -> None:
-    made = pair(upstream)
-    asked = made.abatch("hello") if how == "abatch" else asyncio.to_thread(made.batch, "hello")
-    with pytest.raises(CascadeError, match="list"):
-        await asked
-    assert upstream.seen == []
-
-
 async def test_a_question_that_is_cancelled_leaves_nothing_running(upstream: Upstream) -> None:
     upstream.says("small", Answer("never", held=Held()))
-    made = cascade(upstream.tier("small"), upstream.tier("large"))
+    made = Cascade(upstream.tier("small"), upstream.tier("large"))
     before = asyncio.all_tasks()
     asking = asyncio.ensure_future(made.ainvoke("?"))
     seen = await upstream.has_asked(1)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    assert await asyncio.to_thread(seen.left.wait, 30)
+    assert await asyncio.to_thread(seen.left.wait, 60)
     assert asyncio.all_tasks() == before
 
 
 # --- synchronous and asynchronous, loops
 
 
-async def test_every_way_to_ask_gives_the_same(upstream: Upstream) -> None:
+async def test_every_way_to_ask_gives_the_same_also_inside_of_a_running_loop(
+    upstream: Upstream,
+) -> None:
     made = numbered(upstream)
     for number in (2, 3):
         question = str(number)
         check(number, await made.ainvoke(question))
+        check(number, made.invoke(question))
         check(number, await asyncio.to_thread(made.invoke, question))
         check(number, [event async for event in made.astream(question)][-1])
         check(number, (await asyncio.to_thread(lambda q=question: list(made.stream(q))))[-1])
         state = await made.graph.ainvoke({"messages": [("human", question)]})
         assert state["messages"][-1].text.endswith(question)
-
-
-async def test_a_synchronous_call_works_inside_of_a_running_loop(upstream: Upstream) -> None:
-    made = numbered(upstream)
-    check(5, made.invoke("5"))
-    check(6, await made.ainvoke("6"))
-    check(7, made.invoke("7"))
 
 
 @pytest.mark.parametrize("provider", ["openai", "ollama"])
@@ -165,7 +159,7 @@ def test_several_event_loops_may_ask_at_the_same_time(upstream: Upstream) -> Non
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(asyncio.run, some(8 * n)) for n in range(4)]
         for n, future in enumerate(asked):
-            for offset, result in enumerate(future.result(60)):
+            for offset, result in enumerate(future.result(300)):
                 check(8 * n + offset, result)
 
 
@@ -196,7 +190,7 @@ else:
 def test_a_langchain_model_works_in_every_loop(upstream: Upstream, how: str, printed: str) -> None:
     for name in ("small", "large"):  # slow enough that each call waits for its answer
         upstream.says(name, lambda seen: Answer(f"{seen.model}: {seen.last}", delay_s=0.03))
-    assert run(MIXED, upstream.openai_url, how, within_s=40) == printed
+    assert run(MIXED, upstream.openai_url, how) == printed
 
 
 FORKS = """
@@ -217,7 +211,7 @@ cascade.close()
 
 
 def test_a_forked_process_and_its_parent_both_ask(upstream: Upstream) -> None:
-    printed = run(FORKS, upstream.openai_url, within_s=60)
+    printed = run(FORKS, upstream.openai_url)
     assert printed.splitlines() == ["small: before", "small: child", "small: parent 0"]
 
 
@@ -235,7 +229,7 @@ tiers = [Tier(f"{provider}:{n}", base_url=url, api_key=key) for n in ("small", "
 if kind == "llamacpp":
     tiers[0] = Tier("llamacpp:smollm2-135m", max_tokens=3)
 options = {"verifier": lambda question, answer: False}
-hangs = threading.Timer(8, lambda: (print("it hangs", flush=True), os._exit(3)))
+hangs = threading.Timer(60, lambda: (print("it hangs", flush=True), os._exit(3)))
 hangs.daemon = True
 
 async def cell():
@@ -258,7 +252,7 @@ CLOSING = [("openai", "close"), ("openai", "with"), ("ollama", "close"), ("llama
 
 @pytest.fixture(scope="module")
 def closing() -> Iterator[dict[tuple[str, str], subprocess.Popen[str]]]:
-    """All of them at the same time: those that hang take 8 seconds."""
+    """All of them at the same time: those that hang take a minute."""
     with Upstream() as upstream:
         urls = {"ollama": upstream.url}
         running = {
@@ -266,16 +260,13 @@ def closing() -> Iterator[dict[tuple[str, str], subprocess.Popen[str]]]:
             for kind, way in CLOSING
         }
         yield running
-        for process in running.values():
-            process.kill()
-            process.communicate()
 
 
 @pytest.mark.parametrize(("kind", "way"), CLOSING)
 def test_a_cascade_can_be_closed_in_the_loop_that_has_awaited_it(
     closing: dict[tuple[str, str], subprocess.Popen[str]], kind: str, way: str
 ) -> None:
-    out, complaints = closing[kind, way].communicate(timeout=120)
+    out, complaints = closing[kind, way].communicate(timeout=300)
     assert out.strip() == "closed", complaints[-2000:]
 
 
@@ -303,7 +294,7 @@ print("end")
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke"])
 def test_a_cascade_that_is_dropped_unclosed_prints_nothing(upstream: Upstream, how: str) -> None:
-    assert run(DROPS, upstream.openai_url, how, within_s=60) == "end"
+    assert run(DROPS, upstream.openai_url, how) == "end"
 
 
 async def test_a_cascade_that_was_closed_can_be_used_again(upstream: Upstream) -> None:
@@ -320,22 +311,21 @@ WHO: ContextVar[str] = ContextVar("who", default="nobody")
 WAYS = ["invoke", "ainvoke", "stream", "graph", "sync graph", "chat model"]
 
 
-async def ask(made: Cascade, how: str, config: RunnableConfig | None = None) -> str:
+async def ask(made: Cascade, how: str, config: RunnableConfig | None = None) -> None:
     """Ask in this very context, whichever way."""
-    if how == "invoke":
-        return made.invoke("?", config).answer
-    if how == "ainvoke":
-        return (await made.ainvoke("?", config)).answer
-    if how == "stream":
-        *_, last = [event async for event in made.astream("?", config)]
-        assert isinstance(last, CascadeResult)
-        return last.answer
-    if how == "chat model":
-        return str((await made.as_chat_model().ainvoke("?", config)).text)
     asked: Any = {"messages": [("human", "?")]}
-    if how == "graph":
-        return str((await made.graph.ainvoke(asked, config))["messages"][-1].text)
-    return str(made.graph.invoke(asked, config)["messages"][-1].text)
+    if how == "invoke":
+        made.invoke("?", config)
+    elif how == "sync graph":
+        made.graph.invoke(asked, config)
+    elif how == "stream":
+        assert [event async for event in made.astream("?", config)]
+    elif how == "ainvoke":
+        await made.ainvoke("?", config)
+    elif how == "graph":
+        await made.graph.ainvoke(asked, config)
+    else:
+        await made.as_chat_model().ainvoke("?", config)
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -376,23 +366,18 @@ class Around:
     user: str
 
 
-def looks(seen: list[Any]) -> Any:
-    """A verifier that looks for the store and the context of the graph around it."""
+@pytest.mark.parametrize("how", ["node", "ainvoke", "graph", "chat model"])
+async def test_the_context_and_the_store_of_the_graph_around_it_are_seen(
+    upstream: Upstream, how: str
+) -> None:
+    seen: list[Any] = []
 
     def verifier(question: str, answer: str) -> bool:
         found = get_store().get(("right",), "answer")
         seen.append((get_runtime(Around).context.user, found and found.value["text"]))
         return True
 
-    return verifier
-
-
-@pytest.mark.parametrize("how", ["node", "ainvoke", "graph", "chat model"])
-async def test_the_context_and_the_store_of_the_graph_around_it_are_seen(
-    upstream: Upstream, how: str
-) -> None:
-    seen: list[Any] = []
-    made = pair(upstream, verifier=looks(seen))
+    made = pair(upstream, verifier=verifier)
 
     async def node(state: MessagesState) -> Any:
         await ask(made, how)

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from cascade.ledger import tagged
 from cascade.ledger.store import open_store
 from tests.acceptance import commands
 from tests.acceptance.commands import MODELS, outcomes, right, sure
+from tests.acceptance.setups import pair
 from tests.acceptance.upstream import Answer, Seen, Upstream, failure
 
 QUESTION = "What is the capital of Australia?"
@@ -171,11 +173,9 @@ def test_report_says_what_was_saved_for_certain(
     upstream: Upstream, sqlite_url: str, tmp_path: Path
 ) -> None:
     page, store = tmp_path / "report.html", open_store(sqlite_url)
-    given: dict[str, Any] = {"ledger": store, "audit_rate": 0.5, "tags": {"team": "a"}}
-    with commands.pair(upstream, tokens=(100, 20), **given) as cascade:
+    with pair(upstream, ledger=store, audit_rate=0.5) as cascade, tagged(team="a"):
         for i in range(50):
-            said = Answer("Canberra", p=0.95 if i % 5 else 0.3, tokens=(100, 20))
-            upstream.next("small", said)
+            upstream.next("small", Answer("Canberra", p=0.95 if i % 5 else 0.3))
             cascade.invoke(f"question {i}")
     store.close()
     document = commands.cascade("report", sqlite_url, "--json").json
@@ -260,7 +260,7 @@ def test_interrupted_and_gone_on_with_the_output_is_the_same_to_the_byte(
     process = commands.start("batch", source, "--output", cut, *MODELS, *prices, *given)
     host.wait_for(once + 15)
     process.send_signal(word)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode in (0, 130, 143, -signal.SIGKILL), said
     for _ in range(2):  # the second time there is nothing left to ask
         batch(source, cut, *given)

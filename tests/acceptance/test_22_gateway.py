@@ -20,7 +20,7 @@ import ollama
 import openai
 import pytest
 
-from tests.acceptance import commands, setups
+from tests.acceptance import commands
 from tests.acceptance.upstream import Answer, Held, Upstream, failure
 
 ASKED: Any = [{"role": "user", "content": "What is the capital of Australia?"}]
@@ -201,10 +201,10 @@ async def test_a_client_that_leaves_ends_the_call(gateway: Served) -> None:
     headers = {"Authorization": f"Bearer {key['secret']}"}
     async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=60) as client:
         body = {"model": "support", "messages": ASKED}
-        asking = setups.spawn(client.post("/v1/chat/completions", json=body))
+        asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
         seen = await gateway.upstream.has_asked(before + 1, "small")
         asking.cancel()
-        await setups.settled(asking)
+        await asyncio.wait([asking])
     assert await asyncio.to_thread(seen.left.wait, 30)
 
 

@@ -15,8 +15,9 @@ import pytest
 from cascade import Cascade, LedgerView, MemoryLedger, Price, Tier
 from cascade.ledger.store import open_store
 from tests.acceptance import commands
-from tests.acceptance.commands import CHEAP, DEAR, MODELS, Done, outcomes, pair
+from tests.acceptance.commands import MODELS, Done, outcomes
 from tests.acceptance.langchain_model import OpenAIChat
+from tests.acceptance.setups import CHEAP, DEAR, pair
 from tests.acceptance.upstream import Answer, Upstream
 
 # --- what a run costs and saves

@@ -167,9 +167,9 @@ class Upstream(Server):
         """What a model answers from now on."""
         self._always[model] = Answer(say, **how) if isinstance(say, str) else say
 
-    def echoes(self, model: str, p: float | None) -> None:
-        """A model answers `<model>: <question>`, with this probability of its tokens."""
-        self.says(model, lambda seen: replace(_echo(seen), p=p))
+    def echoes(self, model: str, p: float | None, text: str | None = None, **how: Any) -> None:
+        """A model is so sure of `<model>: <question>`, or of a text; it checks its own answers."""
+        self.says(model, lambda seen: replace(_echo(seen, text), p=p, **how))
 
     def next(self, model: str, *says: Say) -> None:
         """What a model answers to its next requests, one after the other."""
@@ -239,8 +239,9 @@ def _says(document: object) -> Handler:
     return handler
 
 
-def _echo(seen: Seen) -> Answer:
-    return Answer("True" if seen.is_check else f"{seen.model}: {seen.last}")
+def _echo(seen: Seen, text: str | None = None) -> Answer:
+    text = f"{seen.model}: {seen.last}" if text is None else text
+    return Answer("True" if seen.is_check else text)
 
 
 # --- the two protocols

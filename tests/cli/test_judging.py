@@ -19,7 +19,8 @@ from cascade.evaluation.recordings import Example
 from cascade.feedback import MOST_SAID, keep_feedback, to_feedback
 from cascade.ledger.store import open_store
 from tests.acceptance import commands
-from tests.acceptance.commands import MODELS, outcomes, pair
+from tests.acceptance.commands import MODELS, outcomes
+from tests.acceptance.setups import pair
 from tests.acceptance.upstream import Answer, Seen, Upstream, failure
 from tests.cli import terminal
 

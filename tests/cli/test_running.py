@@ -15,7 +15,8 @@ from cascade.cli import doctor as doctor_module
 from cascade.ledger import tagged
 from cascade.ledger.store import open_store
 from tests.acceptance import commands, setups
-from tests.acceptance.commands import MODELS, pair
+from tests.acceptance.commands import MODELS
+from tests.acceptance.setups import pair
 from tests.acceptance.upstream import Answer, Upstream, failure
 from tests.cli import terminal
 
@@ -348,7 +349,7 @@ def kept(host: Upstream, tmp_path: Path) -> str:
     """The address of lessons: two of Ada, one of Bob; terms were not stated."""
     url = f"sqlite:///{tmp_path}/lessons.db"
     keeper = setups.lessons(url).keeper
-    with pair(host, 0.3, says=("Sydney", "Canberra"), lessons=keeper) as cascade:
+    with pair(host, 0.3, keeper, says=("Sydney", "Canberra")) as cascade:
         for user, asked in ASKED:
             with tagged(user=user, tenant="acme"):
                 cascade.invoke(asked)
