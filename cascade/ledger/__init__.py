@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cascade.ledger.base import Amounts, Job, LedgerStore, MemoryLedger, Selection, tagged
+    from cascade.ledger.base import Amounts, LedgerStore, MemoryLedger, Selection, tagged
     from cascade.ledger.feedback import Feedback
     from cascade.ledger.prices import Price, load_prices
     from cascade.ledger.shared import Budgets
@@ -22,7 +22,6 @@ __all__ = [
     "Amounts",
     "Budgets",
     "Feedback",
-    "Job",
     "LedgerStore",
     "LedgerView",
     "MemoryLedger",

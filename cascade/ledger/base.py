@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Context, Decimal
 from threading import Lock
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 from typing_extensions import override
 
@@ -26,9 +26,6 @@ NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 EXACT = Context(prec=200)
 """Context for sums: the default one rounds to 28 digits, so that totals depended on grouping."""
-
-LEASE = timedelta(minutes=15)
-"""Time for which a claimed job belongs to its process; then another may claim it."""
 
 
 class UnavailableError(LedgerError):
@@ -147,25 +144,12 @@ class Total:
     baseline_usd: Amounts = Amounts()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """Background work that outlives its process, such as an audit that is drawn and not done.
-
-    A run has at most one of a kind. `payload` is JSON that only the worker reads.
-    """
-
-    kind: str
-    run_id: str
-    payload: str = field(repr=False)
-    tags: Mapping[str, str] = field(default_factory=dict)
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-
 class Write(NamedTuple):
-    """One change: a call that begins, an entry, a begun call to forget, a job to put or to drop."""
+    """One change of a ledger: a call that begins, an entry, or a begun call to forget."""
 
-    kind: Literal["begin", "entry", "withdraw", "put", "drop"]
-    what: Any
+    kind: Literal["begin", "entry", "withdraw"]
+    id: str
+    entry: LedgerEntry | None = None
     tags: Mapping[str, str] = NO_TAGS
 
 
@@ -207,22 +191,6 @@ class LedgerStore(ABC):
         store cannot say."""
         del node, since
         return None
-
-    def put_job(self, job: Job) -> None:
-        """Keep a job until it is dropped, where a store keeps jobs."""
-        del job
-
-    async def claim_jobs(
-        self, kind: str, older_than: timedelta = timedelta(), *, lease: timedelta = LEASE
-    ) -> list[Job]:
-        """Take on jobs of a kind that were put so long ago, oldest first; of several processes each
-        gets others, which belong to it for as long as the lease."""
-        del kind, older_than, lease
-        return []
-
-    def drop_job(self, kind: str, run_id: str) -> None:
-        """Forget a job: it is done, or never will be."""
-        del kind, run_id
 
     async def ready(self) -> str | None:
         """Why entries cannot be written now, in words; None where they can."""

@@ -13,7 +13,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -189,7 +189,6 @@ class Database:
     Args:
         url: see `database_url`.
         schema: what is to be in it.
-        durable: each commit waits for the disk.
         read_only: nothing is written, made or migrated.
         may_block: whether writes to SQLite may hold up the event loop: that of a thread of its
             own, which has to write at exit as well, when there are no other threads any more.
@@ -204,17 +203,17 @@ class Database:
         url: str,
         schema: Schema,
         *,
-        durable: bool = False,
         read_only: bool = False,
         may_block: bool = False,
     ) -> None:
         self.kind, self._url = database_url(url)
         file = self._url.removeprefix("sqlite:///").partition("?")[0]
         self.path = Path(file) if self.kind == "sqlite" else None
-        self.schema, self.durable, self.read_only = schema, durable, read_only
+        self.schema, self.read_only = schema, read_only
         self._may_block = may_block
         self.place = f"{schema.name} in {self.path or 'its database'}"
         self._engine: Any = None
+        self._file: sqlite3.Connection | None = None
         self._opening = asyncio.Lock()
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
@@ -238,6 +237,20 @@ class Database:
         await self.open()
         return await self._transact(self._engine, work, reads=False)
 
+    def write_now(self, work: Callable[[sqlite3.Connection], object]) -> bool:
+        """Whether work in a transaction was done by the thread that asks, without a wait for a lock
+        or a disk; one thread at a time. Where it was not, `write` tells what is wrong."""
+        file = self._file
+        if file is None:
+            return False
+        try:
+            with file:
+                file.execute("BEGIN IMMEDIATE").close()
+                work(file)
+        except Exception:  # noqa: BLE001 - see above
+            return False
+        return True
+
     async def open(self) -> None:
         """Connect, and make or migrate the schema.
 
@@ -254,40 +267,42 @@ class Database:
                     await _dispose(engine)
                     raise
                 self._engine = engine
+                if self.path is not None and self._may_block and not self.read_only:
+                    self._file = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
+                    _set_up(self._file)
+                    # To move the journal takes a while: transactions of `write` do it.
+                    self._file.execute("PRAGMA wal_autocheckpoint = 0").close()
 
     async def aclose(self) -> None:
         """Close the connections; it may be used again, also in another event loop."""
         self._opening = asyncio.Lock()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
         engine, self._engine = self._engine, None
         if engine is not None:
             await _dispose(engine)
 
-    @contextmanager
-    def told_apart(self) -> Iterator[None]:
-        """Errors that may pass, as `UnavailableError`: all but what is refused for its values."""
-        try:
-            yield
-        except (OSError, PoolTimeoutError) as error:
-            raise UnavailableError(f"{self.place}: {error or 'no answer in time'}") from error
-        except (sqlite3.Error, StatementError) as error:
-            cause = error.orig if isinstance(error, StatementError) and error.orig else error
-            if _refuses_values(cause):
-                raise
-            raise UnavailableError(f"{self.place}: {cause}") from cause
+    async def scrub(self) -> bool:
+        """Whether SQLite's journal was emptied, which has pages as they were before a deletion;
+        PostgreSQL cleans its files by itself."""
+        if self.path is None:
+            return self.kind == "memory"
+        return await asyncio.to_thread(_journal_is_emptied, self.path)
 
     async def _transact(self, engine: Any, work: Callable[[sa.Connection], T], *, reads: bool) -> T:
         def transaction() -> T:
             with engine.execution_options(reads=reads).begin() as connection:
                 return work(connection)
 
-        with self.told_apart():
+        with _told_apart(self.place):
             if self.kind == "postgresql":
                 async with engine.begin() as connection:
                     done: T = await connection.run_sync(work)
                     return done
             if self.kind == "memory" or (self._may_block and not reads):
-                return patiently(transaction)
-            return await asyncio.to_thread(patiently, transaction)
+                return _patiently(transaction)
+            return await asyncio.to_thread(_patiently, transaction)
 
     def _connect(self) -> Any:
         common: dict[str, Any] = {"hide_parameters": True, "json_serializer": to_json}
@@ -295,7 +310,6 @@ class Database:
             from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - greenlet
 
             settings = {"default_transaction_isolation": "read committed"}
-            settings |= {"synchronous_commit": "on"} if self.durable else {}
             settings |= {"default_transaction_read_only": "on"} if self.read_only else {}
             times = {"timeout": CONNECT_S, "command_timeout": ANSWER_S}
             arguments = {"server_settings": settings, **times}
@@ -312,14 +326,14 @@ class Database:
             # SQLite makes the files beside it with the same mode. A file that is there is not
             # opened: to close it would drop the locks that this process holds on it for its other
             # databases, and the next process that leaves would delete the journal under them.
-            with self.told_apart(), suppress(FileExistsError):
+            with _told_apart(self.place), suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         arguments = {"timeout": 0.05, "check_same_thread": False}
         engine = sa.create_engine(url, connect_args=arguments, **common)
 
         def set_up(connection: sqlite3.Connection, record: object) -> None:
             del record
-            set_up_sqlite(connection, durable=self.durable)
+            _set_up(connection)
             if not self.read_only:
                 connection.execute("PRAGMA journal_mode = WAL").close()
 
@@ -354,7 +368,30 @@ class Database:
         connection.execute(stamp, {"version": newest})
 
 
-def patiently(work: Callable[[], T]) -> T:
+@contextmanager
+def _told_apart(place: str) -> Iterator[None]:
+    """Errors that may pass, as `UnavailableError`: all but what is refused for its values."""
+    try:
+        yield
+    except (OSError, PoolTimeoutError) as error:
+        raise UnavailableError(f"{place}: {error or 'no answer in time'}") from error
+    except (sqlite3.Error, StatementError) as error:
+        cause = error.orig if isinstance(error, StatementError) and error.orig else error
+        if _refuses_values(cause):
+            raise
+        raise UnavailableError(f"{place}: {cause}") from cause
+
+
+def _journal_is_emptied(path: Path) -> bool:
+    with closing(sqlite3.connect(path, timeout=BUSY_S)) as file:
+        try:
+            busy, *_ = file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError:
+            return False
+        return not busy
+
+
+def _patiently(work: Callable[[], T]) -> T:
     """The result of work in SQLite, which is tried again while another process writes."""
     until = time.monotonic() + BUSY_S
     while True:
@@ -367,11 +404,10 @@ def patiently(work: Callable[[], T]) -> T:
             time.sleep(random.uniform(0.0005, 0.01))  # noqa: S311 - so that two do not meet again
 
 
-def set_up_sqlite(connection: sqlite3.Connection, *, durable: bool) -> None:
-    """Settings of a connection: deleted texts are overwritten, not only unlinked."""
-    connection.isolation_level = None  # `_begin` says when a transaction begins
-    connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}").close()
-    connection.execute("PRAGMA secure_delete = ON").close()
+def _set_up(connection: sqlite3.Connection) -> None:
+    connection.isolation_level = None  # transactions begin where it is said
+    connection.execute("PRAGMA synchronous = NORMAL").close()
+    connection.execute("PRAGMA secure_delete = ON").close()  # texts are not only unlinked
 
 
 async def _dispose(engine: Any) -> None:

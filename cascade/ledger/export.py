@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cascade.errors import ConfigurationError
 from cascade.state import LedgerEntry
+
+Tagged = tuple[LedgerEntry, Mapping[str, str]]
+"""An entry with its tags."""
 
 DECISION = ("action", "confidence", "calibrated", "audit_rate", "signals")
 """Parts of the decision that have columns of their own."""
@@ -20,14 +23,11 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 
 
-def flat_row(entry: LedgerEntry, tags: Mapping[str, str], *, notes: bool) -> dict[str, Any]:
-    """An entry for another program: flat, but for signals and tags.
-
-    Amounts are decimal text, times UTC. Without `notes` those of failed calls are left out: they
-    may quote a server's address and words.
-    """
+def flat_row(entry: LedgerEntry, tags: Mapping[str, str]) -> dict[str, Any]:
+    """An entry for another program: flat, but for signals and tags; without the note of a call
+    that failed, which may quote a server's address and words."""
     row = entry.model_dump(mode="json", exclude={"decision", "baseline_range"})
-    if not notes and entry.outcome in ("failed", "cancelled"):
+    if entry.outcome in ("failed", "cancelled"):
         row["note"] = ""
     low, high = entry.baseline_range or (None, None)
     row["baseline_low_usd"] = None if low is None else str(low)
@@ -37,8 +37,8 @@ def flat_row(entry: LedgerEntry, tags: Mapping[str, str], *, notes: bool) -> dic
 
 
 @contextmanager
-def open_export(path: Path) -> Generator[Callable[[Mapping[str, Any]], object]]:
-    """A function that adds a row to a new file; the ending names the format.
+def open_export(path: Path) -> Generator[Callable[[Sequence[Tagged]], None]]:
+    """A function that adds entries to a new file; the ending names the format.
 
     Raises:
         ConfigurationError: the name ends otherwise than in `.jsonl` or `.csv`.
@@ -46,14 +46,18 @@ def open_export(path: Path) -> Generator[Callable[[Mapping[str, Any]], object]]:
     if path.suffix not in (".jsonl", ".csv"):
         raise ConfigurationError(f"{path}: the ending names the format; give one of .jsonl, .csv.")
     with path.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".jsonl":
-            yield lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            return
-        table = csv.DictWriter(
-            file, list(flat_row(LedgerEntry(run_id="", node=""), {}, notes=True))
-        )
-        table.writeheader()
-        yield lambda row: table.writerow({name: _cell(value) for name, value in row.items()})
+        table = csv.DictWriter(file, list(flat_row(LedgerEntry(run_id="", node=""), {})))
+        if path.suffix == ".csv":
+            table.writeheader()
+
+        def add(page: Sequence[Tagged]) -> None:
+            for row in (flat_row(*each) for each in page):
+                if path.suffix == ".csv":
+                    table.writerow({name: _cell(value) for name, value in row.items()})
+                else:
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+        yield add
 
 
 def _cell(value: Any) -> Any:

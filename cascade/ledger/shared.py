@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from cascade.ledger.base import EXACT, UnavailableError
 from cascade.ledger.database import Database
-from cascade.ledger.sql import LEDGER, accounts, insert_if_new, reservations
+from cascade.ledger.tables import LEDGER, accounts, insert_if_new, reservations
 from cascade.state import new_id
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
@@ -264,7 +264,7 @@ class _Books:
         found = connection.execute(_ACCOUNT, mine).first()
         if found is None:
             row = {"key": key, **asdict(Account(now.date()))}
-            connection.execute(insert_if_new(accounts, connection), row)
+            connection.execute(insert_if_new(accounts, connection.dialect.name), row)
             found = connection.execute(_ACCOUNT, mine).one()
         self._written = Account(*found)
         self.account = self._written.on(now.date())

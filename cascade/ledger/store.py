@@ -3,57 +3,44 @@
     store = open_store("sqlite:///ledger.db")
     cascade = Cascade(small=..., large=..., ledger=store)
 
-Entries wait in a bounded queue and are written in batches by a thread of the store's own. In
-SQLite a call that is about to be sent is written by its own event loop, together with what waits:
-to hand one line to another thread, and to wait for its word, takes five times as long.
+Changes wait in a bounded queue, which a thread of the store's own writes in batches. A call that is
+about to be sent waits until it is written; in SQLite its own thread writes it, with what waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
-import json
 import logging
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    Callable,
-    Coroutine,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from concurrent.futures import Future, InvalidStateError, wait
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from weakref import WeakKeyDictionary
 
 from typing_extensions import override
 
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.ledger.base import (
     EVERYTHING,
-    LEASE,
     NO_TAGS,
     Amounts,
-    Job,
     LedgerStore,
     Selection,
     Total,
     UnavailableError,
     Write,
 )
-from cascade.ledger.database import CONNECT_S, Database
-from cascade.ledger.export import flat_row, open_export
-from cascade.ledger.sql import COLUMNS, JOB, LEDGER, Writer, begun, entries, entry_of, job_of, jobs
+from cascade.ledger.database import Database
+from cascade.ledger.export import Tagged, open_export
+from cascade.ledger.tables import COLUMNS, LEDGER, begun, entries, entry_of, write, write_to_file
 from cascade.state import Decision, LedgerEntry
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
@@ -65,21 +52,22 @@ logger = logging.getLogger("cascade")
 
 T = TypeVar("T")
 
-Tagged = tuple[LedgerEntry, Mapping[str, str]]
-"""An entry with its tags."""
-
 QUEUE = 10_000
 """Changes that may wait to be written; when there is no room, `append` waits for a second."""
 
 BATCH, MOST_AT_ONCE = 1_000, 128
-"""Changes of one transaction at most: of the thread, and of an event loop."""
+"""Changes of one transaction, at most: of the thread, and of an event loop that begins a call."""
+
+MOVED_EVERY = 1_000
+"""Changes by event loops after which the thread writes the next: its transactions move SQLite's
+journal into the database, which takes a while."""
 
 LINGER_S = 0.05
-"""Time that changes wait for others, unless somebody waits for them."""
+"""Time that entries wait for others, unless somebody waits for them."""
 
 PATIENCE_S, SLOW_S = 0.9, 5.0
-"""Longest wait for a write of a ledger that has failed, and of one that is merely slow; then its
-caller is told that it cannot be made."""
+"""Longest wait for a database that cannot be written, and for one transaction of a slow one; then
+the caller is told that it cannot be made."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25
 """Between two tries to write; each pause is twice the one before."""
@@ -89,11 +77,10 @@ PROBE = sa.text("UPDATE ledger_version SET version_num = version_num")
 
 @dataclass(slots=True, eq=False)
 class _Item:
-    """A place in the queue: a change, or a mark without one; and what a caller waits for, in an
-    event loop or a thread."""
+    """A place in the queue: changes, and what a caller waits for, who may have none of its own."""
 
-    write: Write | None
-    done: asyncio.Future[None] | Future[None] | None = None
+    writes: Sequence[Write] = ()
+    done: Future[None] | None = None
 
 
 class SqlLedger(LedgerStore):
@@ -110,122 +97,55 @@ class SqlLedger(LedgerStore):
         read_only: change nothing, and make no file; whatever would write raises `LedgerError`.
         crash_safe: write down each call before it is sent, so that a killed process leaves a list
             of the calls whose outcome is unknown.
-        durable: survive a loss of power: each commit waits for the disk.
-        jobs: keep background jobs, such as audits that are drawn and not done, so that a restart
-            loses none. They hold prompts and answers.
-        redact: takes out of notes what must not be stored; a job that it would change is not kept.
 
     Raises:
         ConfigurationError: the address has none of these forms.
         MissingDependencyError: the database's driver is not installed.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        read_only: bool = False,
-        crash_safe: bool = True,
-        durable: bool = False,
-        jobs: bool = False,
-        redact: Callable[[str], str] | None = None,
-    ) -> None:
-        self._database = Database(url, LEDGER, durable=durable, read_only=read_only, may_block=True)
-        self._writer = Writer(self._database)
-        self._crash_safe, self._keeps_jobs, self._redact = crash_safe, jobs, redact
+    def __init__(self, url: str, *, read_only: bool = False, crash_safe: bool = True) -> None:
+        self._database = Database(url, LEDGER, read_only=read_only, may_block=True)
+        self._crash_safe = crash_safe
         self._items: deque[_Item] = deque()
-        self._writing: Sequence[_Item] = ()
+        self._writing: Sequence[_Item] | None = None  # what the thread writes now
+        self._since = 0.0  # and since when
+        self._unmoved = 0  # changes since then that callers have written
         self._room = threading.Condition()
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._closing, self._stopping = threading.Lock(), False
         self._problem: str | None = None
         self._refused: deque[str] = deque(maxlen=100)
-        self._groups: WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Item]] = (
-            WeakKeyDictionary()
-        )
 
     @property
     def waiting(self) -> int:
-        """Entries and jobs that were handed over and are not written yet."""
-        with self._room:
-            writes = _writes((*self._writing, *self._items))
-        return sum(write.kind not in ("begin", "withdraw") for write in writes)
+        """Entries that were handed over and are not written yet."""
+        return len(self._unwritten())
 
     # --- what is written
 
     @override
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
-        if self._redact is not None:  # a note may repeat what a provider quoted
-            entries = [e.model_copy(update={"note": self._safe(e.note)}) for e in entries]
-        self._put([_Item(Write("entry", entry, tags)) for entry in entries])
+        self._put(_Item([Write("entry", entry.id, entry, tags) for entry in entries]))
 
     @override
     async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
         if not self._crash_safe:
             return
-        loop = asyncio.get_running_loop()
-        with self._room:
-            self._run()
-        if not self._opened.done():  # to connect for the first time may take longer than to write
-            await asyncio.wait([asyncio.wrap_future(self._opened)], timeout=CONNECT_S)
-        done = loop.create_future()
-        item = _Item(Write("begin", entry, tags), done)
-        group = self._groups.get(loop)
-        if group is None:  # what begins in one round of an event loop is written together
-            group = self._groups[loop] = []
-            loop.call_soon(self._write_group, loop)
-        group.append(item)
-        # Where it is known that nothing can be written, one more try is enough.
-        patience_s = PATIENCE_S if self._problem is None else 2 * LONGEST_PAUSE_S
-        until = loop.time() + SLOW_S
+        item = _Item([Write("begin", entry.id, entry, tags)], Future())
+        if self._write_now(item):
+            return
+        self._put(item)
         try:
-            while not done.done():
-                await asyncio.wait([done], timeout=patience_s)
-                patience_s = LONGEST_PAUSE_S
-                if not done.done() and (self._problem is not None or loop.time() > until):
-                    raise self._unwritable("nothing was sent")
-        finally:
-            if done.cancel():  # nothing waits for it any more: the call is not made
-                self._take_back(item, entry.id)
-        done.result()
+            await self._done(item, "nothing was sent")
+        except BaseException:
+            self._take_back(item, entry.id)
+            raise
 
     @override
     def withdraw(self, entry_id: str) -> None:
         if self._crash_safe:
-            self._put([_Item(Write("withdraw", entry_id))])
-
-    @override
-    def put_job(self, job: Job) -> None:
-        # One that redaction changes would measure something else.
-        if self._keeps_jobs and self._safe(job.payload) == job.payload:
-            self._put([_Item(Write("put", job))])
-
-    @override
-    def drop_job(self, kind: str, run_id: str) -> None:
-        if self._keeps_jobs:
-            self._put([_Item(Write("drop", (kind, run_id)))])
-
-    @override
-    async def claim_jobs(
-        self, kind: str, older_than: timedelta = timedelta(), *, lease: timedelta = LEASE
-    ) -> list[Job]:
-        if not self._keeps_jobs:
-            return []
-        now, table = datetime.now(UTC), jobs.c
-        free = sa.or_(table.claimed_at.is_(None), table.claimed_at <= now - lease)
-        old = (table.kind == kind, table.at <= now - older_than, free)
-        # Of several who claim in PostgreSQL at once, none waits for what another is about to get.
-        chosen = sa.select(table.run_id).where(*old).with_for_update(skip_locked=True)
-        mark = sa.update(jobs).where(table.kind == kind, table.run_id.in_(chosen))
-        taken = mark.values(claimed_at=now).returning(*(table[name] for name in JOB))
-
-        def claim(connection: sa.Connection) -> list[Job]:
-            found = [job_of(row) for row in connection.execute(taken)]
-            return sorted(found, key=lambda job: (job.at, job.run_id))
-
-        await self.flush()
-        return await self._call(self._database.write(claim))
+            self._put(_Item([Write("withdraw", entry_id)]))
 
     async def delete(
         self,
@@ -234,7 +154,7 @@ class SqlLedger(LedgerStore):
         older_than: timedelta | None = None,
         everything: bool = False,
     ) -> int:
-        """Number of entries deleted, with their begun calls and jobs; they are overwritten.
+        """Number of entries deleted, with their begun calls; they are overwritten.
 
         Raises:
             ConfigurationError: it is not said what to delete, or in two ways.
@@ -250,14 +170,12 @@ class SqlLedger(LedgerStore):
         chosen = selection or EVERYTHING
 
         def change(connection: sa.Connection) -> int:
-            statements = [sa.delete(each).where(*_where(each, chosen)) for each in (jobs, begun)]
-            for statement in statements:
-                connection.execute(statement)
+            connection.execute(sa.delete(begun).where(*_where(begun, chosen)))
             return connection.execute(sa.delete(entries).where(*_where(entries, chosen))).rowcount
 
         await self.flush()
         deleted = await self._call(self._database.write(change))
-        await self._call(self._writer.tidy(now=True))  # what was deleted is still in the journal
+        await self._database.scrub()
         return deleted
 
     # --- what is read
@@ -347,27 +265,20 @@ class SqlLedger(LedgerStore):
             sum_of = sum_of.plus_spend(*row)
         return sum_of
 
-    async def export(
-        self, path: str | Path, selection: Selection = EVERYTHING, *, notes: bool = False
-    ) -> int:
+    async def export(self, path: str | Path, selection: Selection = EVERYTHING) -> int:
         """Number of entries written to a new file, `.jsonl` or `.csv`.
 
-        Amounts are decimal text, times UTC, and what is unknown is null (empty in CSV). With
-        `notes` also those of failed calls, which may quote a server's address and words.
+        Amounts are decimal text, times UTC, and what is unknown is null (empty in CSV). Notes of
+        failed calls are left out: they may quote a server's address and words.
 
         Raises:
             ConfigurationError: the name has none of these endings.
         """
         n = 0
         with open_export(Path(path)) as add:
-
-            def write(page: Sequence[Tagged]) -> None:
-                for entry, tags in page:
-                    add(flat_row(entry, tags, notes=notes))
-
             async with aclosing(self.pages(selection)) as pages:
                 async for page in pages:
-                    await asyncio.to_thread(write, page)
+                    await asyncio.to_thread(add, page)
                     n += len(page)
         return n
 
@@ -401,13 +312,10 @@ class SqlLedger(LedgerStore):
 
     @override
     async def flush(self) -> None:
-        if self._database.read_only:
-            return
-        mark = self._mark()
-        while not mark.done():
-            await asyncio.wait([asyncio.wrap_future(mark)], timeout=PATIENCE_S)
-            self._give_up_on(mark)
-        mark.result()
+        if not self._database.read_only:
+            mark = _Item(done=Future())
+            self._put(mark)
+            await self._done(mark, f"{self.waiting:,} changes wait for it")
 
     @override
     def close(self) -> None:
@@ -416,11 +324,7 @@ class SqlLedger(LedgerStore):
             if thread is None or self._pid != os.getpid():
                 return
             if self.waiting or self._refused:  # else the database need not be within reach
-                mark = self._mark()
-                while not mark.done():
-                    wait([mark], timeout=PATIENCE_S)
-                    self._give_up_on(mark)
-                mark.result()
+                asyncio.run_coroutine_threadsafe(self.flush(), self._loop).result()
             with self._room:
                 self._stopping = True
                 self._wake(urgent=True)
@@ -434,91 +338,68 @@ class SqlLedger(LedgerStore):
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
 
-    def _put(self, items: Sequence[_Item]) -> None:
-        """Put changes in the queue, all of them or none."""
+    def _put(self, item: _Item) -> None:
         if self._database.read_only:
             raise LedgerError(f"{self._database.place} is open for reading only.")
-        urgent = any(item.done is not None for item in items)
+        urgent = item.done is not None
         with self._room:
             self._run()
             if not urgent and len(self._items) >= QUEUE:
                 self._room.wait_for(lambda: len(self._items) < QUEUE or self._problem, timeout=1.0)
                 if len(self._items) >= QUEUE:
-                    raise self._unwritable(f"{QUEUE:,} changes wait for it")
-            self._items.extend(items)
+                    raise self._unwritable(self._problem, f"{QUEUE:,} changes wait for it")
+            self._items.append(item)
             self._wake(urgent=urgent or len(self._items) >= BATCH)
 
+    def _write_now(self, item: _Item) -> bool:
+        """Whether the thread that asks has written a call, with what waits: to hand it over takes
+        five times as long. Not while the other thread writes, nor more than so much."""
+        with self._room:
+            self._run()
+            if self._writing is not None or self._problem is not None:
+                return False
+            items = [*self._items, item]
+            writes = [each for one in items for each in one.writes]
+            if len(writes) > MOST_AT_ONCE or self._unmoved > MOVED_EVERY:
+                return False
+            if not self._database.write_now(partial(write_to_file, writes=writes)):
+                return False
+            self._unmoved += len(writes)
+            self._items.clear()
+            self._room.notify_all()
+        self._tell(items, {})
+        return True
+
+    async def _done(self, item: _Item, else_: str) -> None:
+        """Wait until it is written, or until it is plain that nothing can be written now."""
+        assert item.done is not None, "that somebody waits for"
+        waiting = asyncio.wrap_future(item.done)
+        try:
+            while not (await asyncio.wait([waiting], timeout=PATIENCE_S))[0]:
+                hangs = self._writing is not None and time.monotonic() - self._since > SLOW_S
+                if self._problem is not None or hangs:
+                    raise self._unwritable(self._problem, else_)
+        finally:
+            waiting.cancel()  # without effect where it is done
+        waiting.result()
+
+    def _unwritable(self, problem: str | None, else_: str) -> LedgerError:
+        why = f": {problem.rstrip('.')}" if problem else " now"
+        return LedgerError(f"{self._database.place} cannot be written{why}; {else_}.")
+
     def _take_back(self, item: _Item, entry_id: str) -> None:
-        """Forget a call whose caller waits no more: it is not sent."""
+        """Forget a call that is not sent, as its caller waits no more."""
         with self._room:
             if item in self._items:
                 self._items.remove(item)
             elif self._thread is not None:  # it may have been written
-                self._items.append(_Item(Write("withdraw", entry_id)))
+                self._items.append(_Item([Write("withdraw", entry_id)]))
                 self._wake(urgent=False)
 
-    def _mark(self) -> Future[None]:
-        """Done when everything that was handed over so far is written."""
-        done: Future[None] = Future()
-        self._put([_Item(None, done)])
-        return done
-
-    def _unwritable(self, and_so: str) -> LedgerError:
-        why = f": {self._problem.rstrip('.')}" if self._problem else " now"
-        return LedgerError(f"{self._database.place} cannot be written{why}; {and_so}.")
-
-    def _give_up_on(self, mark: Future[None]) -> None:
-        """Tell who flushes that the database is away."""
-        hangs = bool(self._writing) and time.monotonic() - self._began > 2 * PATIENCE_S
-        if self._problem is not None or hangs:
-            _tell(mark, self._unwritable(f"{self.waiting:,} changes wait for it"))
-
-    def _write_group(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Write down the calls that begin in this round of an event loop."""
-        group = [item for item in self._groups.pop(loop) if item.done and not item.done.cancelled()]
-        error = None
-        try:
-            if not group or not self._write_at_once(group):
-                self._put(group)
-                return
-        except LedgerError as raised:
-            error = raised
-        for item in group:
-            _tell(item.done, error)
-
-    def _write_at_once(self, group: Sequence[_Item]) -> bool:
-        """Whether calls were written in the thread that asks, with what waits. Not while the other
-        thread writes, or more waits than an event loop should write."""
+    def _unwritten(self) -> list[Write]:
         with self._room:
-            self._run()
-            if self._problem is not None or self._writing or len(self._items) > MOST_AT_ONCE:
-                return False
-            waited = list(self._items)
-            if not self._writer.write_now(_writes([*waited, *group])):
-                return False
-            self._items.clear()
-            self._room.notify_all()
-            if self._writer.untidy:
-                self._wake(urgent=False)
-        self._finish(waited)
-        return True
-
-    def _finish(self, items: Sequence[_Item]) -> None:
-        """Tell who waits that it is written; who flushes, also what was refused."""
-        for item in items:
-            error = None
-            if item.write is None and self._refused:
-                error = LedgerError(f"the database refused entries: {'; '.join(self._refused)}")
-                self._refused.clear()
-            _settle(item.done, error)
-
-    def _safe(self, words: str) -> str:
-        """What redaction leaves of a text."""
-        try:
-            return self._redact(words) if self._redact is not None and words else words
-        except Exception:
-            logger.exception("redaction failed: a text is not stored")
-            return "[redaction failed]"
+            items = [*(self._writing or ()), *self._items]
+        return [each for item in items for each in item.writes if each.kind == "entry"]
 
     # --- the thread that empties the queue
 
@@ -542,7 +423,7 @@ class SqlLedger(LedgerStore):
         # What comes while the thread ends would be lost with it: it is for the next one.
         self._room.wait_for(lambda: not self._stopping)
         if self._thread is None:
-            self._pid, self._signalled, self._opened = os.getpid(), 0, Future[None]()
+            self._pid, self._signalled = os.getpid(), 0
             ready = threading.Event()
             self._thread = threading.Thread(
                 target=lambda: asyncio.run(self._serve(ready)), name="cascade-ledger", daemon=True
@@ -556,10 +437,8 @@ class SqlLedger(LedgerStore):
             self.close()
         except LedgerError as error:
             logger.error("the ledger could not be closed at exit: %s", error)
-            for write in _writes((*self._writing, *self._items)):
-                if write.kind == "entry":
-                    said = _said(write)
-                    logger.error("the process ends before an entry was written: %s", said)
+            for each in self._unwritten():
+                logger.error("the process ends before an entry was written: %s", _said(each))
 
     def _wake(self, *, urgent: bool) -> None:
         # Waking the other thread costs a system call: only where it may be asleep.
@@ -575,111 +454,108 @@ class SqlLedger(LedgerStore):
             self._loop.call_later(LINGER_S, self._due.set)
 
     async def _serve(self, ready: threading.Event) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._due = asyncio.Event()
+        self._loop, self._due = asyncio.get_running_loop(), asyncio.Event()
         ready.set()
-        with suppress(Exception):  # the first write tells it
-            await self._writer.open()
-        self._opened.set_result(None)
         while self._items or not self._stopping:
             await self._due.wait()
             items = self._take()
-            written = await self._write(items)
-            self._writing = ()
-            if written:
-                self._finish(items)
-            await self._writer.tidy()
+            try:
+                refused = await self._write([each for item in items for each in item.writes])
+            except LedgerError:  # it is closed, and no entry waits
+                continue
+            finally:
+                self._writing = None
+            self._tell(items, refused)
         await asyncio.sleep(0)  # what was asked a moment ago is a task after that
         reads = asyncio.all_tasks() - {asyncio.current_task()}
         if reads:
             await asyncio.wait(reads, timeout=30)
-        await self._writer.aclose()
+        await self._database.aclose()
 
     def _take(self) -> list[_Item]:
         with self._room:
-            n = min(len(self._items), BATCH)
-            self._writing = taken = [self._items.popleft() for _ in range(n)]
-            self._began = time.monotonic()
+            taken: list[_Item] = []
+            n = 0
+            while self._items and n < BATCH:
+                taken.append(self._items.popleft())
+                n += len(taken[-1].writes)
+            self._writing, self._since, self._unmoved = taken, time.monotonic(), 0
             if not self._items:
                 self._signalled = 0
                 self._due.clear()
             self._room.notify_all()
             return taken
 
-    async def _write(self, items: Sequence[_Item]) -> bool:
-        """Write them, and try again for as long as it takes, or until the store is closed."""
-        pause_s, writes = FIRST_PAUSE_S, _writes(items)
+    async def _write(self, writes: Sequence[Write]) -> dict[str, str]:
+        """Write changes, and try again for as long as it takes.
+
+        Returns:
+            why the database can never keep some of them, by id; the others are written.
+
+        Raises:
+            LedgerError: they cannot be written, and the store is closed.
+        """
+        pause_s = FIRST_PAUSE_S
         while writes:
             try:
-                await self._writer.write(writes)
+                await self._database.write(partial(write, writes=writes))
             except CascadeError as error:
                 if self._problem is None:
                     logger.warning("the ledger cannot be written, trying again: %s", error)
                 self._problem = str(error)
-                if self._stopping:  # no entry waits, see `close`
-                    return False
+                if self._stopping:
+                    raise
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             except Exception as error:  # noqa: BLE001 - it is told to who waits, or flushes
-                if len(items) == 1:
-                    self._refuse(items[0], error)
-                else:
-                    for item in items:
-                        await self._write([item])
-                return True
+                if len(writes) > 1:
+                    alone = [await self._write([each]) for each in writes]
+                    return {key: why for refused in alone for key, why in refused.items()}
+                said = f"{_said(writes[0])} ({error})"
+                logger.error("the ledger's database refused an entry: %s", said)
+                if writes[0].kind == "entry":
+                    self._refused.append(said)
+                return {writes[0].id: said}
             else:
-                if self._problem is not None:
-                    logger.warning("the ledger is written again")
-                self._problem = None
                 break
-        return True
+        if writes and self._problem is not None:
+            logger.warning("the ledger is written again")
+            self._problem = None
+        return {}
 
-    def _refuse(self, item: _Item, error: Exception) -> None:
-        """Name something that can never be written; the rest is written."""
-        said = "nothing" if item.write is None else _said(item.write)
-        logger.error("the ledger's database refused an entry: %s: %s", error, said)
-        self._refused.append(f"{said} ({error})")
-        _settle(item.done, LedgerError(f"the ledger cannot keep {said}: {error}"))
+    def _tell(self, items: Sequence[_Item], refused: Mapping[str, str]) -> None:
+        """Tell who waits that it is written; who flushes, also what was refused."""
+        for item in items:
+            if item.done is None or not item.done.set_running_or_notify_cancel():
+                continue
+            said = [refused[each.id] for each in item.writes if each.id in refused]
+            if not item.writes:
+                said = list(self._refused)
+                self._refused.clear()
+            if said:
+                told = f"the ledger's database refused entries: {'; '.join(said)}"
+                item.done.set_exception(LedgerError(told))
+            else:
+                item.done.set_result(None)
 
 
 open_store = SqlLedger
 """Makes a store: `open_store("sqlite:///ledger.db")`."""
 
 
-def _writes(items: Iterable[_Item]) -> list[Write]:
-    return [item.write for item in items if item.write is not None]
-
-
 def _said(write: Write) -> str:
     """A change for the log, without free texts."""
-    if not isinstance(write.what, LedgerEntry):
-        return f"{write.kind} {write.what!r}"
-    entry = write.what.model_dump(mode="json", exclude_defaults=True, exclude={"note", "decision"})
-    return json.dumps({**entry, "tags": dict(write.tags)})
-
-
-def _settle(done: asyncio.Future[None] | Future[None] | None, error: LedgerError | None) -> None:
-    """Tell who waits how it ended, from another thread."""
-    if isinstance(done, asyncio.Future):
-        with suppress(RuntimeError):  # its loop was closed, and nothing waits there any more
-            done.get_loop().call_soon_threadsafe(_tell, done, error)
-    else:
-        _tell(done, error)
-
-
-def _tell(done: asyncio.Future[None] | Future[None] | None, error: LedgerError | None) -> None:
-    with suppress(asyncio.InvalidStateError, InvalidStateError):  # it was told, or gave up
-        if done is not None and error is not None:
-            done.set_exception(error)
-        elif done is not None:
-            done.set_result(None)
+    if write.entry is None:
+        return f"{write.kind} {write.id}"
+    said = write.entry.model_dump_json(exclude_defaults=True, exclude={"note", "decision"})
+    return f"{said} with tags {dict(write.tags)}"
 
 
 def _where(table: sa.Table, selection: Selection) -> Iterator[sa.ColumnElement[bool]]:
     for name in ("run_id", "node", "tier"):
         value = getattr(selection, name)
-        if value is not None:  # jobs have no node and no tier
-            yield table.c[name] == value if name in table.c else sa.false()
+        if value is not None:
+            yield table.c[name] == value
     if selection.since is not None:
         yield table.c.at >= selection.since
     if selection.until is not None:

@@ -21,13 +21,13 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
-from cascade.ledger.base import Amounts, Job, LedgerStore, Selection
+from cascade.ledger.base import Amounts, LedgerStore, Selection
 from cascade.state import Decision, LedgerEntry
 
-Capability = Literal["append", "begin", "spent", "jobs", "read", "delete", "durable"]
+Capability = Literal["append", "begin", "spent", "read", "delete", "durable"]
 """What a store can do: keep entries and tell those of a run (`append`), write down calls before
-they are sent (`begin`), say what a node has spent, keep jobs, and, as `SqlLedger` does, read by
-selections and delete. What is `durable` is there for a second store."""
+they are sent (`begin`), say what a node has spent, and, as `SqlLedger` does, read by selections and
+delete. What is `durable` is there for a second store."""
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -169,23 +169,6 @@ async def spending_counts_unknown_costs_at_what_is_assumed(make: Make) -> None:
         assert await store.spent("none", NOON) == Amounts()
 
 
-async def a_job_is_claimed_once_until_its_lease_ends(make: Make) -> None:
-    """Only those that were put long enough ago can be claimed; a run has one of a kind."""
-    now = datetime.now(UTC)
-    put = [Job(kind="audit", run_id=str(i), payload="{}", at=now - i * SECOND) for i in (60, 30, 0)]
-    async with make() as store:
-        for job in put:
-            store.put_job(job)
-        store.put_job(Job(kind="audit", run_id="60", payload="other"))
-        store.put_job(Job(kind="shadow", run_id="60", payload="{}"))
-        store.drop_job("audit", "none")
-        assert await store.claim_jobs("audit", 20 * SECOND) == put[:2]
-        assert await store.claim_jobs("audit", 20 * SECOND) == []
-        store.drop_job("audit", "60")
-        assert await store.claim_jobs("audit", 20 * SECOND, lease=timedelta()) == put[1:2]
-        assert [job.run_id for job in await store.claim_jobs("shadow")] == ["60"]
-
-
 async def a_selection_means_what_it_says(make: Any) -> None:
     """Conditions are joined by and; the end of a span of time is not in it."""
     given: list[tuple[LedgerEntry, dict[str, str]]] = [
@@ -257,40 +240,33 @@ async def calls_that_were_never_completed_are_listed(make: Any) -> None:
 
 
 async def what_is_deleted_is_gone_and_the_rest_stays(make: Any) -> None:
-    """By run, by tag and by age, with begun calls and jobs."""
+    """By run, by tag and by age, with begun calls."""
     late = NOON + timedelta(days=1)
     async with make() as store:
         store.append([made(0, run_id="r"), made(2), made(3, at=late)])
         store.append([made(1)], {"user": "1"})
         await store.begin(made(4, run_id="r", outcome="begun"))
-        store.put_job(Job(kind="audit", run_id="r", payload="{}", at=NOON))
-        store.put_job(Job(kind="audit", run_id="s", payload="{}", at=NOON, tags={"user": "1"}))
         assert await store.delete(Selection(run_id="r")) == 1
         assert await store.unfinished() == []
         assert await store.delete(Selection(tags={"user": "1"})) == 1
-        assert await store.claim_jobs("audit") == []
         assert await store.delete(Selection(until=late)) == 1
         assert await store.entries() == [made(3, at=late)]
         assert await store.delete(everything=True) == 1
 
 
 async def a_second_store_finds_what_the_first_wrote(make: Any) -> None:
-    """And of those that write and claim at once, nothing is lost or done twice."""
+    """And of those that write at once, nothing is lost."""
 
-    async def work(name: str) -> list[Job]:
+    async def work(name: str) -> None:
         async with make() as store:
             for i in range(50):
                 entry = made(i, id=f"{name}-{i}", run_id="run")
                 await store.begin(entry.model_copy(update={"outcome": "begun"}))
                 store.append([entry])
-            return list(await store.claim_jobs("audit"))
 
     async with make() as store:
-        for i in range(20):
-            store.put_job(Job(kind="audit", run_id=str(i), payload="{}", at=NOON))
         await store.flush()
-        claimed = [job.run_id for jobs in await asyncio.gather(*map(work, "abcd")) for job in jobs]
-        assert sorted(set(claimed)) == sorted(claimed), claimed
+        await asyncio.gather(*map(work, "abcd"))
         found = await store.of_run("run")
         assert {e.id for e in found} == {f"{name}-{i}" for name in "abcd" for i in range(50)}
         assert len(found) == 200
@@ -313,7 +289,6 @@ CHECKS: dict[Capability, tuple[Check, ...]] = {
     ),
     "begin": (a_begun_call_is_no_entry_until_it_is_completed,),
     "spent": (spending_counts_unknown_costs_at_what_is_assumed,),
-    "jobs": (a_job_is_claimed_once_until_its_lease_ends,),
     "read": (
         a_selection_means_what_it_says,
         rows_are_columns_of_entries,
@@ -333,12 +308,11 @@ class LedgerConformance:
     """The checks as tests of pytest; give the fixture `make_store`.
 
     Attributes:
-        capabilities: of the store; the other checks are left out. Jobs are kept only where a store
-            is asked to.
+        capabilities: of the store; the other checks are left out.
         durable: whether a second store finds what a first one wrote.
     """
 
-    capabilities: Collection[str] = tuple(set(get_args(Capability)) - {"jobs"})
+    capabilities: Collection[str] = get_args(Capability)
     durable: bool = True
 
 

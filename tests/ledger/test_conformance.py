@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from cascade import ledger
-from cascade.ledger.base import NO_TAGS, Job, LedgerStore, MemoryLedger
+from cascade.ledger.base import NO_TAGS, LedgerStore, MemoryLedger
 from cascade.ledger.store import open_store
 from cascade.state import LedgerEntry
 from cascade.testing.ledger_conformance import Capability, Check, checks_of
@@ -20,12 +20,7 @@ EVERYTHING = set(get_args(Capability))
 
 @pytest.mark.parametrize("check", checks_of(EVERYTHING - {"durable"}))
 async def test_a_database_in_memory_does_all_but_outlive_its_process(check: Check) -> None:
-    await check(lambda: open_store("memory://", jobs=True))
-
-
-@pytest.mark.parametrize("check", checks_of({"jobs", "delete", "durable"}))
-async def test_sqlite_keeps_jobs_as_well(check: Check, url: str) -> None:
-    await check(lambda: open_store(url, jobs=True))
+    await check(lambda: open_store("memory://"))
 
 
 class Rounding(LedgerStore):
@@ -64,10 +59,7 @@ async def test_a_store_that_only_appends_says_of_the_rest_that_it_cannot() -> No
     async with Rounding() as store:
         await store.begin(call())
         store.withdraw("none")
-        store.put_job(Job(kind="audit", run_id="r", payload="{}"))
-        store.drop_job("audit", "r")
         await store.flush()
-        assert await store.claim_jobs("audit") == []
         assert await store.spent("draft", datetime.now(UTC)) is None
         assert await LedgerStore.of_run(store, "r") == []
         assert await store.ready() is None

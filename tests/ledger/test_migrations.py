@@ -10,7 +10,7 @@ from sqlalchemy import Column, Connection, MetaData, Table, Text, select
 
 from cascade.errors import LedgerError, MissingDependencyError
 from cascade.ledger.database import Database, Schema
-from cascade.ledger.sql import LEDGER
+from cascade.ledger.tables import LEDGER
 
 SECOND = """
 from alembic import op

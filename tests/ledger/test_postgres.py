@@ -42,11 +42,11 @@ async def url(server: postgres.Server) -> str:
 
 @pytest.mark.parametrize("check", checks_of(get_args(Capability)))
 async def test_postgresql_does_everything(check: Check, url: str) -> None:
-    await check(lambda: open_store(url, jobs=True))
+    await check(lambda: open_store(url))
 
 
-async def test_a_durable_ledger_and_a_reader_connect_as_well(url: str) -> None:
-    async with open_store(url, durable=True) as store:
+async def test_a_reader_connects_as_well(url: str) -> None:
+    async with open_store(url) as store:
         store.append([entry("a")])
         await store.flush()
         async with open_store(url, read_only=True) as reader:

@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cascade.errors import ConfigurationError, LedgerError, MissingDependencyError
-from cascade.ledger import Job, LedgerView, Selection, open_store, tagged
+from cascade.ledger import LedgerView, Selection, open_store, tagged
 from cascade.ledger import database as databases
 from cascade.ledger import store as stores
 from cascade.ledger.base import EXACT, current_tags
@@ -259,10 +259,9 @@ async def test_an_entry_that_no_database_can_keep_is_named_and_the_others_are_wr
         with pytest.raises(LedgerError, match=r"refused entries.*bad"):
             await store.flush()
         assert rows(path) == ["a", "b"]
-        with pytest.raises(LedgerError, match="cannot keep"):
+        with pytest.raises(LedgerError, match=r"refused entries.*worse"):
             await store.begin(call("worse", input_tokens=2**80))
-        with pytest.raises(LedgerError, match="worse"):
-            await store.flush()
+        await store.flush()
 
 
 async def test_what_comes_while_the_thread_ends_is_for_the_next_one(url: str, path: Path) -> None:
@@ -280,19 +279,14 @@ async def test_what_comes_while_the_thread_ends_is_for_the_next_one(url: str, pa
 async def test_the_journal_is_moved_into_the_database(
     url: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cascade.ledger.sql.LONG_JOURNAL", 200_000)
-    monkeypatch.setattr("cascade.ledger.sql.TIDY_EVERY", 20)
-    monkeypatch.setattr(stores, "LINGER_S", 0)
+    monkeypatch.setattr(stores, "MOVED_EVERY", 100)
     wal = path.with_name("ledger.db-wal")
     async with open_store(url) as store:
         longest = 0
-        for i in range(400):
+        for i in range(3_000):
             await store.begin(call(str(i)))
-            await asyncio.sleep(0)
-            if i % 20 == 0:
-                await store.flush()
             longest = max(longest, wal.stat().st_size)
-        assert 200_000 < longest < 1_200_000
+        assert 2_000_000 < longest < 8_000_000
 
 
 # --- opening
@@ -314,8 +308,8 @@ async def test_read_only_changes_nothing_and_makes_no_file(url: str, path: Path)
         with pytest.raises(LedgerError, match=said):
             await open_store(url, read_only=True).entries()
     path.unlink()  # noqa: ASYNC240
-    async with open_store(url, durable=True) as store:
-        await store.begin(call())  # a durable ledger leaves its calls to the thread
+    async with open_store(url) as store:
+        await store.begin(call())
         store.append([entry("a")])
         await store.flush()
         reader = open_store(url, read_only=True)
@@ -420,9 +414,8 @@ def test_tags_within_tags_are_together_and_have_to_be_text() -> None:
 
 
 async def test_deletion_has_to_be_told_what_and_overwrites_it(url: str, path: Path) -> None:
-    async with open_store(url, jobs=True) as store:
+    async with open_store(url) as store:
         store.append([entry("old", at=MARCH, note="remember me"), entry("new")])
-        store.put_job(Job(kind="audit", run_id="old", payload='"remember me"', at=MARCH))
         for wrong in ({}, {"selection": Selection(node="draft"), "older_than": DAY}):
             with pytest.raises(ConfigurationError, match="say what to delete"):
                 await store.delete(**wrong)  # type: ignore[arg-type]
@@ -430,21 +423,6 @@ async def test_deletion_has_to_be_told_what_and_overwrites_it(url: str, path: Pa
         assert rows(path) == ["new"]
         files = b"".join(file.read_bytes() for file in path.parent.glob("ledger.db*"))
         assert b"remember me" not in files
-
-
-async def test_redaction_changes_notes_and_keeps_no_job_that_it_would_change(url: str) -> None:
-    def redact(text: str) -> str:
-        if "trouble" in text:
-            raise ValueError
-        return text.replace("sk-123", "[…]")
-
-    async with open_store(url, redact=redact, jobs=True) as store:
-        store.append([entry(note=note) for note in ("", "key sk-123", "trouble")])
-        for payload in ("fine", "sk-123", "trouble"):
-            store.put_job(Job(kind="audit", run_id=payload, payload=payload))
-        notes = [e.note for e in await store.entries()]
-        assert notes == ["", "key […]", "[redaction failed]"]
-        assert [job.payload for job in await store.claim_jobs("audit")] == ["fine"]
 
 
 # --- export
@@ -462,7 +440,6 @@ async def test_an_export_has_every_entry_and_no_words_of_servers(url: str, tmp_p
         store.append([decided("a"), failed], {"user": "1"})
         for name in ("e.jsonl", "e.csv"):
             assert await store.export(tmp_path / name) == 2
-        assert await store.export(tmp_path / "notes.jsonl", notes=True) == 2
         with pytest.raises(ConfigurationError, match="ending"):
             await store.export(tmp_path / "e.xlsx")
     lines = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
@@ -471,7 +448,6 @@ async def test_an_export_has_every_entry_and_no_words_of_servers(url: str, tmp_p
     assert by_run["a"]["baseline_low_usd"] == "0.000617283945"
     assert (by_run["a"]["action"], by_run["a"]["confidence"]) == ("accept", 0.93)
     assert by_run["b"]["cost_usd"] is None
-    assert "said no" in (tmp_path / "notes.jsonl").read_text()
     with (tmp_path / "e.csv").open() as file:
         table = list(csv.DictReader(file))
     assert (table[1]["node"], table[1]["cost_usd"]) == ("'=cmd()", "")
