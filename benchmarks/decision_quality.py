@@ -162,9 +162,19 @@ def load(arguments: argparse.Namespace) -> Iterator[tuple[Case, Pair, Pair | Non
         if case.set_name not in rows or (second and f"{case.set_name} test" not in rows):
             print(f"no rows of {case.set_name}: left out", file=sys.stderr)
             continue
-        models = case.small, case.large
-        pair = pair_of(rows[case.set_name], *models)
-        yield case, pair, pair_of(rows[f"{case.set_name} test"], *models) if second else None
+        yield (
+            case,
+            known_pair(rows[case.set_name], case),
+            known_pair(rows[f"{case.set_name} test"], case) if second else None,
+        )
+
+
+def known_pair(rows: list[Transcript], case: Case) -> Pair:
+    """A pair whose columns have been read, so that its parts share them."""
+    pair = pair_of(rows, case.small, case.large)
+    for source in ("draft", "prompt", *(f"view:{name}" for name in pair.candidates)):
+        pair.block(source)
+    return pair
 
 
 def splits(pair: Pair, other: Pair | None, labels: int, count: int) -> Iterator[tuple[Pair, Pair]]:
@@ -176,11 +186,7 @@ def splits(pair: Pair, other: Pair | None, labels: int, count: int) -> Iterator[
     for seed in range(1 if other is not None and size == n else count):
         order = np.random.default_rng(seed).permutation(n)
         fit, rest = (np.sort(part) for part in (order[:size], order[size:]))
-        yield part_of(pair, fit), part_of(pair, rest) if other is None else other
-
-
-def part_of(pair: Pair, rows: Any) -> Pair:
-    return pair_of([pair.rows[i] for i in rows], pair.small, pair.large)
+        yield pair.take(fit), pair.take(rest) if other is None else other
 
 
 # Tables ---------------------------------------------------------------------------------------

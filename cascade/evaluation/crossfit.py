@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 from scipy.stats import norm
 
 from cascade.confidence.metrics import auroc, brier, ece
@@ -28,13 +29,17 @@ LEAST_ROWS = 40
 MENU = (0.0, 0.01, 0.02, 0.05)
 """Losses for which the menu says what they save."""
 
-OPTIMISM = 0.25
-"""Share of a standard error that is added to an expected loss, because the cheapest of many
-policies was chosen on the same rows. Without it three in five lose more than expected."""
+OPTIMISM = 0.75
+"""Standard errors that are added to an expected loss, because the cheapest of many policies was
+chosen on the same rows, and heads promise too much."""
 
-HEADS_ERROR = 0.02
+HEADS_ERROR = 0.005
 """Error that is expected of a loss by the heads alone, however many the rows: with few rows it is
 the smaller one."""
+
+CHOICE = 0.5
+"""Share of the variance between ladders, fitted to parts of the rows, that counts for the ladder
+of all rows (Rubin 1987: between and within variances add up; here its parts share their rows)."""
 
 MISTAKES = 5
 
@@ -121,14 +126,14 @@ class Sheet:
     """What the policies of all `PRICES` did on rows that had no part in their choice, with the
     gain of escalating that each shape expects, and P(the draft is right).
 
-    `splits` are mean cost share and mean right answers, (2, repeats, prices), of `folds` fits each:
-    how they differ by the split. There are none where nothing was chosen anew.
+    `choices` are cost share and loss of each ladder that was fitted, on all rows alike,
+    (2, ladders, prices): how much they hang on the rows that chose. There are none where nothing
+    was chosen anew.
     """
 
     pair: Pair
     played: Played
-    splits: Array
-    folds: int
+    choices: Array
     gains: Mapping[str, Array]
     confidence: Array
 
@@ -139,15 +144,18 @@ class Sheet:
 
     @cached_property
     def errors(self) -> tuple[Array, Array]:
-        """Standard errors of cost share and loss, (prices,) each: of rows and choice together."""
+        """Standard errors of cost share and loss, (prices,) each: within the rows, and between
+        the ladders that other rows would have chosen. One row of n more or less is possible."""
         n, unit = len(self.pair), self.pair.large_cost.mean()
         spent = self.played.cost - self.share[:, None] * self.pair.large_cost
         lost = self.pair.large_correct - self.played.right
-        rows = spent.var(axis=1) / unit**2, np.maximum(lost.var(axis=1), 1 / n)
-        choice = np.zeros((2, len(self.share)))
-        if self.splits.shape[1] > 1:
-            choice = self.splits.var(axis=1, ddof=1) * self.folds
-        cost, loss = (np.sqrt(r / n + c) for r, c in zip(rows, choice, strict=True))
+        between = np.zeros((2, len(self.share)))
+        if self.choices.shape[1] > 1:
+            between = CHOICE * self.choices.var(axis=1, ddof=1)
+        within = spent.var(axis=1) / unit**2, lost.var(axis=1)
+        cost, loss = (
+            np.sqrt(np.maximum(w, 1 / n) / n + b) for w, b in zip(within, between, strict=True)
+        )
         return cost, loss
 
     @cached_property
@@ -155,15 +163,17 @@ class Sheet:
         """(prices,) expected loss of right answers against the large model.
 
         What was seen and what the heads expect, by their precision, and a part of the standard
-        error for having chosen; on rows that chose nothing, what was seen.
+        error for having chosen; the less an error costs, the more is lost. On rows that chose
+        nothing, what was seen.
         """
         seen = (self.pair.large_correct - self.played.right).mean(axis=1)
-        if not self.splits.shape[1]:
+        if not self.choices.shape[1]:
             return np.asarray(seen)
         error = self.errors[1]
         share = HEADS_ERROR**2 / (HEADS_ERROR**2 + error**2)
         expected = self.played.expected_loss.mean(axis=1)
-        return np.asarray(share * seen + (1 - share) * expected + OPTIMISM * error)
+        loss = share * seen + (1 - share) * expected + OPTIMISM * error
+        return np.asarray(isotonic_regression(loss).x)
 
 
 def cross_fit(pair: Pair, options: Options, choose: Choice = fit_ladder) -> Sheet:
@@ -173,29 +183,27 @@ def cross_fit(pair: Pair, options: Options, choose: Choice = fit_ladder) -> Shee
     repeats = options.repeats or int(np.clip(1500 // n, 1, 10))
     rng = np.random.default_rng(options.seed)
     played = Played(*(np.zeros((len(PRICES), n)) for _ in Played._fields))
-    splits, confidence = np.zeros((2, repeats, len(PRICES))), np.zeros(n)
-    gains: dict[str, Array] = {}
-    for r in range(repeats):
-        fold = rng.permutation(n) % folds
+    choices, confidence, gains = [], np.zeros(n), dict[str, Array]()
+    for fold in (rng.permutation(n) % folds for _ in range(repeats)):
         for k in range(folds):
             held = np.flatnonzero(fold == k)
             ladder = choose(pair, np.flatnonzero(fold != k))
-            part = ladder.play(pair, held)
+            part = ladder.play(pair)
             for total, seen in zip(played, part, strict=True):
-                total[:, held] += seen / repeats
-            splits[0, r] += part.cost.sum(axis=1) / pair.large_cost.sum()
-            splits[1, r] += part.right.sum(axis=1) / n
+                total[:, held] += seen[:, held] / repeats
+            share = part.cost.sum(axis=1) / pair.large_cost.sum()
+            choices.append((share, (pair.large_correct - part.right).mean(axis=1)))
             for name, gain in ladder.gains(pair).items():
                 gains.setdefault(name, np.zeros(n))[held] += gain[held] / repeats
             confidence[held] += ladder.confidence(pair)[held] / repeats
     whole = {name: gain for name, gain in gains.items() if np.all(gain != 0)}
-    return Sheet(pair, played, splits, folds, whole, confidence)
+    return Sheet(pair, played, np.array(choices).swapaxes(0, 1), whole, confidence)
 
 
 def play_on(ladder: Ladder, test: Pair) -> Sheet:
     """What a ladder that is fitted already does on other rows."""
-    played, splits = ladder.play(test, np.arange(len(test))), np.zeros((2, 0, len(PRICES)))
-    return Sheet(test, played, splits, 1, ladder.gains(test), ladder.confidence(test))
+    nothing = np.zeros((2, 0, len(PRICES)))
+    return Sheet(test, ladder.play(test), nothing, ladder.gains(test), ladder.confidence(test))
 
 
 # Figures --------------------------------------------------------------------------------------
@@ -224,10 +232,9 @@ def check(pair: Pair, options: Options) -> None:
 
 
 def cheapest_within(sheet: Sheet, within: float, options: Options) -> int | None:
-    """The cheapest policy of all those up to the first that loses too much; None where it saves
-    less than a standard error."""
-    lost = np.maximum.accumulate(sheet.loss + options.caution * sheet.errors[1])
-    allowed = np.flatnonzero(lost <= within)
+    """The cheapest policy that loses no more than allowed; None where it saves less than a
+    standard error."""
+    allowed = np.flatnonzero(sheet.loss + options.caution * sheet.errors[1] <= within)
     if not len(allowed):
         return None
     at = int(allowed[np.argmin(sheet.share[allowed])])

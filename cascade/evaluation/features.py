@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import JsonValue
@@ -30,6 +31,9 @@ CHEAP = 0.15
 
 MOST_HELPERS = 3
 """Helpers that are tried: the most accurate cheap ones. More would be a choice among noise."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +80,35 @@ class Pair:
     priced: bool
     left_out: int
     candidates: tuple[str, ...]
-    _blocks: dict[str, Block] = field(default_factory=dict, init=False, repr=False)
+    _known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def _once(self, key: Any, make: Callable[[], T]) -> T:
+        """What has been made of the rows is made once."""
+        if key not in self._known:
+            self._known[key] = make()
+        found: T = self._known[key]
+        return found
+
+    def take(self, rows: Rows) -> Pair:
+        """Some of the rows, with what has been made of them."""
+        known: dict[Any, Any] = {}
+        for key, made in self._known.items():
+            if isinstance(made, Block):
+                known[key] = Block(made.names, made.values[rows])
+            elif isinstance(made, np.ndarray):
+                known[key] = made[rows]
+        return replace(
+            self,
+            rows=[self.rows[i] for i in rows],
+            small_correct=self.small_correct[rows],
+            large_correct=self.large_correct[rows],
+            small_cost=self.small_cost[rows],
+            large_cost=self.large_cost[rows],
+            _known=known,
+        )
 
     def outcomes(self, model: str) -> list[Outcome]:
         """Of a model that every row has."""
@@ -87,11 +116,16 @@ class Pair:
 
     def correct(self, model: str) -> Array:
         """(n,) of a model that every row has."""
-        return np.array([outcome.correct for outcome in self.outcomes(model)])
+        return self._once(
+            ("correct", model), lambda: np.array([o.correct for o in self.outcomes(model)])
+        )
 
     def cost(self, model: str) -> Array:
         """(n,) dollars of a model that every row has; NaN where unknown."""
-        return np.array([outcome.cost_usd for outcome in self.outcomes(model)], dtype=np.float64)
+        return self._once(
+            ("cost", model),
+            lambda: np.array([o.cost_usd for o in self.outcomes(model)], dtype=np.float64),
+        )
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -103,31 +137,34 @@ class Pair:
         """Length of each question: what a large answer costs grows with it."""
         return np.array([len(prompt) for prompt in self.prompts], dtype=np.float64)
 
-    @cached_property
+    @property
     def raw(self) -> Array:
         """The draft's own score in [0, 1], not calibrated; NaN where it has none."""
-        scores = [raw_score(outcome) for outcome in self.outcomes(self.small)]
-        return np.array(scores, dtype=np.float64)
+        scores = map(raw_score, self.outcomes(self.small))
+        return self._once("raw", lambda: np.array(list(scores), dtype=np.float64))
 
     @cached_property
     def encoder(self) -> TextEncoder:
         """A latent space of topics, learned from these questions without labels."""
         return fit_text_encoder(self.prompts)
 
-    def block(self, source: str, encoder: TextEncoder | None = None) -> Block:
-        """Columns of a source: `draft`, what comes with it besides the raw score; `prompt`, marks
-        of difficulty; `topics`, the questions in the space of an encoder, by default of their own;
-        `view:NAME`, whether another model says the same, and how sure it is of both."""
-        if encoder is not None and encoder is not self.encoder:
-            return self._columns(source, encoder)
-        if source not in self._blocks:
-            self._blocks[source] = self._columns(source, encoder)
-        return self._blocks[source]
+    def topics(self, encoder: TextEncoder) -> Block:
+        """The questions in the space of an encoder, which may be that of other questions."""
 
-    def _columns(self, source: str, encoder: TextEncoder | None) -> Block:
-        if source == "topics":
-            values = (encoder or self.encoder).transform(self.prompts)
-            return Block(tuple(f"topic{i}" for i in range(values.shape[1])), values)
+        def place() -> tuple[TextEncoder, Block]:
+            values = encoder.transform(self.prompts)
+            return encoder, Block(tuple(f"topic{i}" for i in range(values.shape[1])), values)
+
+        # With the encoder itself, so that its id is given to no other one meanwhile.
+        return self._once(("topics", id(encoder)), place)[1]
+
+    def block(self, source: str) -> Block:
+        """Columns of a source: `draft`, what comes with it besides the raw score; `prompt`, marks
+        of difficulty; `view:NAME`, whether another model says the same, and how sure it is of
+        both."""
+        return self._once(source, lambda: self._block(source))
+
+    def _block(self, source: str) -> Block:
         if source == "prompt":
             return Block.of([prompt_marks(prompt) for prompt in self.prompts])
         drafts = self.outcomes(self.small)
@@ -288,6 +325,7 @@ def comparable(text: JsonValue) -> str:
 def _view(draft: Outcome, other: Outcome) -> dict[str, float]:
     own, theirs = answer_of(draft), answer_of(other)
     found = {"same": float(own != "" and own == theirs)}
+    found |= {f"its_{name}": value for name, value in other.features.items()}
     mine, shares = draft.signals.get("option_logprobs"), other.signals.get("option_logprobs")
     if mine and shares:
         others = _option_shares(shares)

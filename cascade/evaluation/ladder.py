@@ -80,7 +80,8 @@ class _Scale:
     def __call__(self, pair: Pair) -> Array:
         if self.source == "raw":
             return _normal_scores(pair.raw, self.known)[:, None]
-        values = pair.block(self.source, self.encoder).select(self.names)
+        block = pair.topics(self.encoder) if self.encoder else pair.block(self.source)
+        values = block.select(self.names)
         return np.nan_to_num((_read(values, self.kinds) - self.mean) / self.deviation)
 
 
@@ -89,7 +90,7 @@ def _scale(pair: Pair, fit: Rows, source: str) -> _Scale:
         raw = pair.raw[fit]
         return _Scale(source, ("raw",), known=np.sort(raw[np.isfinite(raw)]))
     encoder = pair.encoder if source == "topics" else None
-    block = pair.block(source, encoder)
+    block = pair.topics(encoder) if encoder else pair.block(source)
     kinds: tuple[Kind, ...] = tuple(_kind(column) for column in block.values[fit].T)
     values = _read(block.values[fit], kinds)
     seen = np.asarray(np.isfinite(values).any(axis=0))
@@ -437,12 +438,12 @@ class Ladder:
         """Of the shape that was taken; `off` for the large model alone."""
         return "off" if self.shape is None else self.shape.name
 
-    def play(self, pair: Pair, rows: Rows) -> Played:
+    def play(self, pair: Pair) -> Played:
         """What the shape does at all `PRICES`; without one the large model answers everything."""
         if self.shape is not None:
-            return self.shape.play(self.shape.plan(pair).take(rows), PRICES)
+            return self.shape.play(self.shape.plan(pair), PRICES)
         each = (len(PRICES), 1)
-        right, cost = (np.tile(a[rows], each) for a in (pair.large_correct, pair.large_cost))
+        right, cost = (np.tile(a, each) for a in (pair.large_correct, pair.large_cost))
         return Played(np.ones(right.shape), right, cost, np.zeros(right.shape))
 
     def gains(self, pair: Pair) -> dict[str, Array]:

@@ -164,7 +164,7 @@ def fit_early_stop(
     """
     fit = np.arange(len(pair)) if fit is None else fit
     runs, right = [steps_of(outcome) for outcome in pair.outcomes(pair.small)], pair.small_correct
-    topics, length = pair.block("topics").values, np.array([len(run) for run in runs])
+    topics, length = pair.topics(pair.encoder).values, np.array([len(run) for run in runs])
     chances, points = np.full((len(POINTS), len(pair)), np.inf), []
     for number, after in enumerate(POINTS):
         at, labels = np.flatnonzero(length > after), right[fit[length[fit] > after]] > 0.5
@@ -248,7 +248,7 @@ def fit_agents(pair: Pair, fit: Rows, *, share: float = LOST) -> Ladder:
 
     def table(rows: Pair) -> Array:
         runs = [steps_of(outcome) for outcome in rows.outcomes(rows.small)]
-        return _table(runs, rows.block("topics", encoder).values)
+        return _table(runs, rows.topics(encoder).values)
 
     head, p = _fit(table(pair), pair.small_correct, pair.large_correct, fit)
 

@@ -74,6 +74,9 @@ FAIR_TEST = 200
 TOO_MANY = 10
 """Times the rows that are there: who would have to label so many more is told to leave it off."""
 
+POSSIBLE = 1.28
+"""Standard errors of a loss: what is farther off has a chance of less than one in ten."""
+
 SHAPES: Mapping[str, str] = {
     "score": "the draft's own score decides",
     "gain": "the draft's signals and the question decide",
@@ -166,6 +169,7 @@ def evaluate(
     point = point_of(sheet, at, None if options.price_of_error else options.within, options)
     shape = "off" if at is None else ladder.name
     certified, harm = certify_half(pair, options, test)
+    to_tell = _rows_to_tell(own, at, options)
     found = Evaluation(
         small=pair.small,
         large=pair.large,
@@ -175,7 +179,7 @@ def evaluate(
         left_out=sheet.pair.left_out,
         priced=pair.priced,
         cost_ratio=float(sheet.pair.small_cost.sum() / sheet.pair.large_cost.sum()),
-        verdict=_verdict(own, point, shape, options),
+        verdict=_verdict(own, point, shape, options, to_tell),
         points=tuple(
             point_of(sheet, cheapest_within(own, loss, options), loss, options) for loss in MENU
         ),
@@ -191,20 +195,21 @@ def evaluate(
         certified=certified,
         harm=harm,
         mistakes=worst_mistakes(sheet, at),
-        rows_to_tell=_rows_to_tell(own, at, options),
+        rows_to_tell=to_tell,
     )
     notes = _notes(found, sheet.pair)
     return found.model_copy(update={"sentence": _sentence(found), "notes": notes})
 
 
-def _verdict(own: Sheet, point: Point, shape: str, options: Options) -> Verdict:
-    weighed = options.price_of_error is not None
+def _verdict(own: Sheet, point: Point, shape: str, options: Options, to_tell: int) -> Verdict:
+    weighed, n = options.price_of_error is not None, len(own.pair)
     if not own.pair.priced:
         return "unpriced"
     if point.off or point.cost.high >= 1:
         seems = not point.off and point.cost.value < 1 - WORTHWHILE
         hidden = not weighed and len(_hidden_by_noise(own, options)) > 0
-        return "unclear" if seems or hidden else "off"
+        hopeless = n >= FAIR_TEST and to_tell > (1 + TOO_MANY) * n
+        return "unclear" if (seems or hidden) and not hopeless else "off"
     if not weighed and point.loss.high > options.within + UNCERTAIN:
         return "unclear"
     if point.escalated < HARDLY_EVER and shape != "known":
@@ -213,10 +218,10 @@ def _verdict(own: Sheet, point: Point, shape: str, options: Options) -> Verdict:
 
 
 def _hidden_by_noise(own: Sheet, options: Options) -> Rows:
-    """Policies that save and may lose no more than allowed, for all that so few rows tell."""
+    """Policies that save and possibly lose no more than allowed, for all that so few rows tell."""
     cost, loss = own.errors
     saves = own.share < 1 - np.maximum(1.96 * cost, WORTHWHILE)
-    return np.flatnonzero(saves & (own.loss - 1.96 * loss <= options.within))
+    return np.flatnonzero(saves & (own.loss - POSSIBLE * loss <= options.within))
 
 
 def _rows_to_tell(own: Sheet, at: int | None, options: Options) -> int:
@@ -241,53 +246,39 @@ def _rows_to_tell(own: Sheet, at: int | None, options: Options) -> int:
 
 
 def _sentence(found: Evaluation) -> str:
-    """For a manager."""
-    small, large, point = found.small, found.large, found.recommended
-    pays = f"costs {_span(point.cost)} of {large} alone"
-    gives = f"is expected to give {_lost(point.loss.value)} ({_lost_between(point.loss)})"
+    """For a manager: what to do, what it saves, what it may lose, and how sure that is."""
+    point, large, n = found.recommended, found.large, found.rows
+    cost, loss = point.cost, point.loss
+    saved = Interval(1 - cost.value, 1 - cost.high, 1 - cost.low)
+    saves = f"it saves {percent(saved.value)} of what {large} alone costs"
+    gives = f"{_fewer(loss.value)} of 100 answers are right"
+    sure = f"{saves} (95 % sure: {_range(saved)}), and {gives} ({_fewer_range(loss)})"
+    more = f"About {_rounded(max(found.rows_to_tell, 2 * n) - n)} more would tell."
+    seems = f"a saving {_goal(found)} is possible and not shown"
+    if not point.off and cost.high < 1:
+        seems = f"it seems that {saves}, and that {gives}, but it may be {_fewer(loss.high)}"
     return {
         "unpriced": "What a cascade saves is unknown, since the recording does not say what all "
-        f"answers of {small} and {large} cost: record both anew with their prices "
+        f"answers of {found.small} and {large} cost: record both anew with their prices "
         "(`--prices FILE`), or write `cost_usd` into it.",
-        "off": _off(found),
-        "unclear": _open(found, pays),
-        "small": f"Let {small} answer everything: it {pays} and {gives}.",
-        "router": f"Use a router that reads the question alone: it {pays} and {gives}.",
-        "cascade": f"Use the cascade: it {pays} and {gives}.",
+        "off": f"Switch it off and let {large} answer everything: {_why_off(found)}.",
+        "unclear": f"Too few rows to tell: with {n:,} {seems}. {more}",
+        "small": f"Let {found.small} answer everything: {sure}.",
+        "router": f"Use a router that reads the question alone: {sure}.",
+        "cascade": f"Use the cascade: {sure}.",
     }[found.verdict]
 
 
-def _off(found: Evaluation) -> str:
-    why = f"no cascade with {found.small} saves money"
+def _why_off(found: Evaluation) -> str:
     if found.cost_ratio >= 1:
-        why = f"a draft costs {percent(found.cost_ratio)} of a large answer"
-    elif found.rows < FAIR_TEST:
+        return f"a draft costs {percent(found.cost_ratio)} of a large answer"
+    why = f"no cascade with {found.small} saves money {_goal(found)} on these {found.rows:,} rows"
+    if found.rows < FAIR_TEST:
         more = _rounded(max(FAIR_TEST, found.rows_to_tell) - found.rows)
-        return (
-            f"Leave it off for now and let {found.large} answer everything: {why} {_goal(found)} "
-            f"on these {found.rows} rows, which are too few to be sure. About {more} more would "
-            "tell."
-        )
-    return f"Switch it off and let {found.large} answer everything: {why} {_goal(found)}."
-
-
-def _open(found: Evaluation, pays: str) -> str:
-    point = found.recommended
-    seems = f"a saving {_goal(found)} is not shown"
-    if not point.off and point.cost.high < 1:
-        seems = (
-            f"it seems that a cascade {pays} and gives {_lost(point.loss.value)}, but it may give "
-            f"{100 * point.loss.high:.1f} points fewer"
-        )
-    n, large = found.rows, found.large
-    more = max(found.rows_to_tell, 2 * n) - n
-    hopeless = point.off or point.cost.high >= 1
-    if hopeless and n >= FAIR_TEST and more > TOO_MANY * n:
-        return (
-            f"Leave it off and let {large} answer everything: on {n:,} rows {seems}, and it would "
-            f"take about {_rounded(more)} more to tell."
-        )
-    return f"Too few rows to tell: with {n:,} {seems}. About {_rounded(more)} more would tell."
+        return f"{why}, which are too few to be sure: about {more} more would tell"
+    if found.rows_to_tell > found.rows:
+        return f"{why}, and it would take about {_rounded(found.rows_to_tell)} to be sure"
+    return why
 
 
 def _rounded(count: int) -> str:
@@ -299,6 +290,25 @@ def _goal(found: Evaluation) -> str:
     if found.options.price_of_error is not None:
         return f"at {dollars(found.options.price_of_error)} an error"
     return f"within {_points(found.options.within)} of {found.large}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:g} point{'' if share == 0.01 else 's'}"
+
+
+def _range(interval: Interval) -> str:
+    low, high = (percent(end).removesuffix(" %") for end in interval[1:])
+    return f"{low} to {high} %"
+
+
+def _fewer(loss: float) -> str:
+    if abs(loss) < 5e-4:
+        return "as many"
+    return f"{abs(100 * loss):.1f} {'fewer' if loss > 0 else 'more'}"
+
+
+def _fewer_range(loss: Interval) -> str:
+    return f"{_fewer(loss.high)} to {_fewer(loss.low)}"
 
 
 def _notes(found: Evaluation, pair: Pair) -> tuple[str, ...]:
@@ -325,7 +335,7 @@ def _notes(found: Evaluation, pair: Pair) -> tuple[str, ...]:
 def _certificate(known: Certificate | Refusal, harm: Interval | None) -> str:
     if isinstance(known, Refusal):
         return f"No certificate: {known.reason}."
-    seen = "" if harm is None else f" and was {_span(harm)} on the other rows"
+    seen = "" if harm is None else f" and was {percent(harm.value)} ({_range(harm)}) on other rows"
     return (
         f"Certified: at a confidence of {known.threshold:.3f} and above, which accepts "
         f"{percent(known.coverage)}, harm is at most {percent(known.bound)} with "
@@ -340,38 +350,15 @@ def _about_the_point(found: Evaluation) -> list[str]:
     chance = f"The chance that it loses more than {within} is {percent(point.chance_above, 0)}"
     if found.rows_to_tell > found.rows:
         more = found.rows_to_tell - found.rows
-        chance += f"; {_rounded(more)} rows more would tell to within that"
+        chance += f"; {_rounded(more)} more rows would tell the loss to within {within}"
     notes = [
         f"How: {SHAPES[found.shape]}{asked}; {percent(point.escalated)} are escalated.",
         f"{chance}.",
     ]
     if point.price_of_error_usd is not None:
-        each = dollars(point.price_of_error_usd)
-        notes.append(
-            f"It acts as if an error costs {each}: price_of_error={each[1:].replace(',', '')}."
-        )
+        each = dollars(point.price_of_error_usd)[1:].replace(",", "")
+        notes.append(f"For Cascade: price_of_error={each}, the dollars that an error costs.")
     return notes
-
-
-def _points(share: float) -> str:
-    count = 100 * share
-    return f"{count:g} point{'' if count == 1 else 's'}"
-
-
-def _span(interval: Interval) -> str:
-    low, high = (percent(end).removesuffix(" %") for end in interval[1:])
-    return f"{percent(interval.value)} ({low} to {high})"
-
-
-def _lost(loss: float) -> str:
-    if abs(loss) < 5e-4:
-        return "as many right answers"
-    return f"{abs(100 * loss):.1f} points {'fewer' if loss > 0 else 'more'} right answers"
-
-
-def _lost_between(loss: Interval) -> str:
-    ends = [f"{abs(100 * end):.1f} {'fewer' if end > 0 else 'more'}" for end in loss[1:]]
-    return " to ".join(reversed(ends))
 
 
 # Document -------------------------------------------------------------------------------------

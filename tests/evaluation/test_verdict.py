@@ -34,14 +34,14 @@ def text(of: Evaluation) -> str:
 
 def test_a_useful_draft_is_a_cascade_that_says_what_it_costs_and_loses(good: Evaluation) -> None:
     assert good.verdict == "cascade"
-    assert good.sentence.startswith("Use the cascade: it costs ")
-    assert "of large alone and is expected to give" in good.sentence
+    assert good.sentence.startswith("Use the cascade: it saves ")
+    assert "of what large alone costs (95 % sure: " in good.sentence
     point = good.recommended
     assert point.cost.low < point.cost.value < point.cost.high < 1
     assert point.loss.value <= 0.05
     assert 0 < point.chance_above < 1
     assert any(note.startswith("How: the draft's ") for note in good.notes)
-    assert any("It acts as if an error costs $" in note for note in good.notes)
+    assert any("For Cascade: price_of_error=0.0" in note for note in good.notes)
 
 
 def test_the_menu_is_cheaper_the_more_may_be_lost(good: Evaluation) -> None:
@@ -111,8 +111,8 @@ def test_every_interval_holds_its_figure_and_a_share_is_a_share(good: Evaluation
         ),
         (
             recording(60, informative=False, cheap=0.5 * DEAR, large_right=1.0),
-            "Leave it off for now",
-            "on these 60 rows, which are too few to be sure. About 140 more would tell.",
+            "Switch it off",
+            "on these 60 rows, which are too few to be sure: about 140 more would tell.",
         ),
     ],
 )
@@ -133,15 +133,16 @@ def test_few_rows_tell_nothing_and_say_how_many_would(monkeypatch: pytest.Monkey
     assert f"About {round(few.rows_to_tell - 60, -2):,} more would tell" in few.sentence
     monkeypatch.setattr("cascade.evaluation.verdict.FAIR_TEST", 60)
     enough = found(recording(60), within=0.005)
-    assert enough.sentence.startswith("Leave it off and let large answer everything: on 60 rows ")
+    assert enough.verdict == "off"
+    assert "on these 60 rows, and it would take about " in enough.sentence
     assert few.rows_to_tell > 1000
 
 
 def test_what_seems_to_save_may_still_lose_too_much_to_be_recommended() -> None:
     few = found(recording(45, large_right=0.7), within=0.02)
     assert few.verdict == "unclear"
-    assert "it seems that a cascade costs" in few.sentence
-    assert f"but it may give {100 * few.recommended.loss.high:.1f} points fewer" in few.sentence
+    assert "it seems that it saves " in few.sentence
+    assert f"but it may be {100 * few.recommended.loss.high:.1f} fewer" in few.sentence
 
 
 def test_a_small_model_that_is_as_good_answers_everything() -> None:
@@ -151,8 +152,8 @@ def test_a_small_model_that_is_as_good_answers_everything() -> None:
         rows[i] = row.model_copy(update={"models": right})
     small = found(rows)
     assert small.verdict == "small"
-    assert small.sentence.startswith("Let small answer everything: it costs 10.0 %")
-    assert "0.1 points fewer right answers (0.6 fewer to 0.4 more)" in small.sentence
+    assert small.sentence.startswith("Let small answer everything: it saves 90.0 % of what ")
+    assert "0.2 fewer of 100 answers are right (0.7 fewer to 0.3 more)" in small.sentence
 
 
 def test_where_the_question_alone_tells_a_router_is_the_answer() -> None:
@@ -168,7 +169,7 @@ def test_where_the_question_alone_tells_a_router_is_the_answer() -> None:
         rows.append(Transcript(dataset="d", id=f"{i:03}", prompt=prompt, models=models))
     router = found(rows)
     assert router.verdict == "router"
-    assert router.sentence.startswith("Use a router that reads the question alone: it costs")
+    assert router.sentence.startswith("Use a router that reads the question alone: it saves")
 
 
 def test_unknown_costs_give_no_headline() -> None:
