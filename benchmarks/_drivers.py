@@ -243,7 +243,7 @@ def serving(address: str, folder: Path) -> Iterator[tuple[str, str, int]]:
     config = {
         "listen": {"port": port},
         "ledger": "sqlite:///ledger.db",
-        "cascades": {"assistant": {"tiers": tiers, "queue": 4096, "concurrency": 512}},
+        "cascades": {"assistant": {"tiers": tiers, "concurrency": 512}},
     }
     (folder / "cascade.yaml").write_text(json.dumps(config), encoding="utf-8")
     told: dict[str, Any] = {"cwd": folder, "env": {**os.environ, "UPSTREAM_KEY": "none"}}

@@ -138,7 +138,7 @@ def configured(folder: Path, behind: int, port: int) -> str:
     config = {
         "listen": {"port": port},
         "ledger": "sqlite:///ledger.db",
-        "cascades": {"assistant": {"tiers": tiers, "queue": 4096, "concurrency": 512}},
+        "cascades": {"assistant": {"tiers": tiers, "concurrency": 512}},
     }
     (folder / "cascade.yaml").write_text(json.dumps(config), encoding="utf-8")
     made = subprocess.run(

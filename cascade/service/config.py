@@ -180,11 +180,7 @@ class CascadeConfig(Section):
     fallback: TierConfig | None = None
     """Another model where the large one cannot be had; by default the draft is the answer."""
     concurrency: Count = 64
-    """Requests that run at once; the next ones wait in the queue."""
-    queue: int = Field(default=256, ge=0)
-    """Requests that may wait; one more gets 429."""
-    queue_timeout_s: Seconds = 30.0
-    """Longest wait in the queue, then 429."""
+    """Requests that run at once; the next ones wait, and get 429 after 30 seconds."""
     answer_tokens: Count = 1024
     """Tokens of an answer that a budget puts aside where nothing says how long it may become."""
 

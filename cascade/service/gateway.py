@@ -9,7 +9,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -38,14 +39,11 @@ from cascade.run import CascadeRuntime, Run, Settings, known_cost
 from cascade.service.config import RESTART, CascadeConfig, Configured, ServiceConfig
 from cascade.service.faults import ServiceError, failures, kind_of, plain_reason
 from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, Keys, address_of
-from cascade.service.limits import Gate, Money, Rates, estimate, short, too_many
+from cascade.service.limits import Money, Rates, estimate, short, too_many
 from cascade.setup import choose_policy
 from cascade.state import Completion, Decision, LedgerEntry, Usage
 
 logger = logging.getLogger("cascade")
-
-KINDS = ("price_of_error", "max_harm", "escalation_budget")
-"""Ways to decide that a request may ask for."""
 
 WATCH_S = 2.0
 """Seconds between two looks at the configuration and the calibrations."""
@@ -56,6 +54,9 @@ RECENT = 500
 WRONG_AT_ONCE, WRONG_PER_MINUTE = 20, 6
 """Unknown keys of one address that are looked up: a team behind it mistypes some. A known key is
 never held up, so that others behind the same proxy cannot be locked out."""
+
+PATIENCE_S = 30.0
+"""Longest wait of a request for one of the places of its cascade."""
 
 MOST_OWNERS = 10_000
 """Runs whose key is remembered."""
@@ -76,7 +77,7 @@ class Question:
         messages: the conversation.
         settings: what it is asked with.
         size: characters of the request, which budgets go by.
-        asked: one of `KINDS` with its number, where the request says how it is decided.
+        price_of_error: in dollars, where the request has one of its own.
         began: when it arrived, by `time.monotonic`.
     """
 
@@ -84,7 +85,7 @@ class Question:
     messages: list[AnyMessage]
     settings: Settings
     size: int
-    asked: tuple[str, float] | None = None
+    price_of_error: float | None = None
     began: float = field(default_factory=time.monotonic)
 
     def left_s(self) -> float | None:
@@ -235,23 +236,24 @@ class Outcome:
         }
 
 
-class AskedPolicy(CascadeMiddleware):
-    """Decides by the policy that a request asks for, in place of the cascade's own."""
+class OwnPrice(CascadeMiddleware):
+    """Decides by a request's own price of an error, in place of the cascade's policy."""
 
-    name = "asked_policy"  # it stands within all other middleware of its slot
+    name = "own_price"  # it stands within all other middleware of its slot
     slot = Slot.ANSWERS
     cascade: Cascade
 
     def __init__(self) -> None:
-        self.policy: Callable[[str, float], Policy] = lru_cache(256)(self._policy)
+        self.policy: Callable[[float], Policy] = lru_cache(256)(self._policy)
 
-    def _policy(self, kind: str, number: float) -> Policy:
-        return choose_policy(self.cascade.tiers, self.cascade.calibration, {kind: number})
+    def _policy(self, usd: float) -> Policy:
+        cascade = self.cascade
+        return choose_policy(cascade.tiers, cascade.calibration, {"price_of_error": usd})
 
     @override
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
-        asked: Any = run.notes.get(self.name)
-        return handler(situation) if asked is None else self.policy(*asked).decide(situation)
+        usd: Any = run.notes.get(self.name)
+        return handler(situation) if usd is None else self.policy(usd).decide(situation)
 
 
 class Served:
@@ -266,8 +268,8 @@ class Served:
         metrics: Sequence[CascadeMiddleware],
     ) -> None:
         self.name, self.config, self.busy = name, config, 0
-        self.asked = AskedPolicy()
-        stack = [self.asked, *metrics, *_middleware(config, store)]
+        self.own_price = OwnPrice()
+        stack = [self.own_price, *metrics, *_middleware(config, store)]
         options = {option: getattr(config, option) for option in _SAME}
         if config.private is not None:
             stack.append(LocalOnly(options.pop("local_only"), private=looks_personal))
@@ -276,8 +278,8 @@ class Served:
         pair = ("small", "large") if len(config.tiers) == 2 else ()
         tiers = [tier.open(*pair[n : n + 1]) for n, tier in enumerate(config.tiers)]
         self.cascade = Cascade(tiers=tiers, ledger=store, middleware=stack, name=name, **options)
-        self.asked.cascade = self.cascade
-        self.gate = Gate(name, config.concurrency, config.queue, config.queue_timeout_s)
+        self.own_price.cascade = self.cascade
+        self.places = asyncio.Semaphore(config.concurrency)
 
     def model_of(self, tier: str) -> str:
         """The model of a tier."""
@@ -383,27 +385,25 @@ class Gateway:
                 raise too_many(said, "rate_limit_exceeded", wait_s)
         served, settings = question.served, question.settings
         self._complete(settings, served, key)
-        if question.asked is not None:
-            served.asked.policy(*question.asked)  # an error where it cannot be had
+        if question.price_of_error is not None:
+            served.own_price.policy(question.price_of_error)  # an error where it cannot be had
+        run: Run | None = None
+        reservation: Reservation | None = None
         served.busy += 1
-        spent_usd, reservation = Decimal(0), None
         try:
             reservation = await self._put_aside(question, key)
-            async with served.gate.place(question.left_s()):
+            async with _place(question):
                 settings["deadline"] = question.left_s()
                 run = served.cascade.kernel.begin(question.messages, settings)
-                if question.asked is not None:
-                    run.notes[AskedPolicy.name] = list(question.asked)
+                if question.price_of_error is not None:
+                    run.notes[OwnPrice.name] = question.price_of_error
                 if key is not None and key.limits:
                     self._remember(run.id, key)
-                try:
-                    return await self._run(served, run, key, tell)
-                finally:
-                    spent_usd = known_cost(run.entries)
+                return await self._run(served, run, key, tell)
         finally:
             served.busy -= 1
             if reservation is not None:
-                self.money.settle(reservation, spent_usd)
+                self.money.settle(reservation, known_cost(run.entries) if run else Decimal(0))
 
     async def _run(self, served: Served, run: Run, key: Key | None, tell: Tell | None) -> Outcome:
         way = Way(run.id, served.name, key.name if key else "")
@@ -593,6 +593,22 @@ class Gateway:
                 logger.error("the ledger was not written to its end: %s", error)
 
 
+@asynccontextmanager
+async def _place(question: Question) -> AsyncIterator[None]:
+    """One of the places of a cascade, after a wait for it."""
+    served, patience_s = question.served, min(PATIENCE_S, question.left_s() or PATIENCE_S)
+    try:
+        async with asyncio.timeout(patience_s):
+            await served.places.acquire()
+    except TimeoutError:
+        said = f"{served.name} is busy: no place became free in {patience_s:.3g} s; try again."
+        raise too_many(said, "too_many_requests", 1) from None
+    try:
+        yield
+    finally:
+        served.places.release()
+
+
 async def _retire(served: Served) -> None:
     """Close a cascade that nobody asks any more, after its last request."""
     try:
@@ -628,7 +644,10 @@ def _decided(way: Way, event: Decided, served: Served) -> None:
     way.model = served.model_of(way.tier)
 
 
-_SAME = (*KINDS, "threshold", "deadline", "response_format", "local_only", "signals")
+_SAME = (
+    *("price_of_error", "max_harm", "escalation_budget", "threshold"),
+    *("deadline", "response_format", "local_only", "signals"),
+)
 """Options that a cascade takes as they stand in its configuration."""
 
 

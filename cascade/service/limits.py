@@ -1,4 +1,4 @@
-"""Limits of requests: per minute, at once, and in dollars."""
+"""Limits of requests: per minute, and in dollars."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 
 from cascade.api import Cascade
@@ -53,39 +53,6 @@ class Rates:
         """Take one request back, and none before it."""
         left, at = self._left.get(name, (0.0, self._clock()))
         self._left[name] = (left + 1, at)
-
-
-class Gate:
-    """Places of one cascade: so many requests run at once, so many wait, for so long."""
-
-    def __init__(self, name: str, concurrency: int, queue: int, timeout_s: float) -> None:
-        self.name, self.queue, self.timeout_s = name, queue, timeout_s
-        self.running = self.waiting = 0
-        self._places = asyncio.Semaphore(concurrency)
-
-    @asynccontextmanager
-    async def place(self, patience_s: float | None = None) -> AsyncIterator[None]:
-        """A place, after a wait; an error where the queue is full or the wait too long."""
-        if self._places.locked() and self.waiting >= self.queue:
-            raise self._full(f"{self.waiting} requests wait for it already")
-        timeout_s = min(self.timeout_s, patience_s or math.inf)
-        self.waiting += 1
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._places.acquire()
-        except TimeoutError:
-            raise self._full(f"no place became free in {timeout_s:.3g} s") from None
-        finally:
-            self.waiting -= 1
-        self.running += 1
-        try:
-            yield
-        finally:
-            self.running -= 1
-            self._places.release()
-
-    def _full(self, why: str) -> ServiceError:
-        return too_many(f"{self.name} is busy: {why}; try again.", "too_many_requests", 1)
 
 
 class Money:

@@ -331,9 +331,8 @@ def _service(gateway: Gateway) -> Table:
     for share in (50, 95, 99):
         at = math.ceil(len(times) * share / 100) - 1
         rows.append((f"p{share}", Figure(times[at], "seconds") if times else ""))
-    for served in gateway.served.values():
-        rows.append((f"{served.name}: running", Figure(served.gate.running, "count")))
-        rows.append((f"{served.name}: waiting", Figure(served.gate.waiting, "count")))
+    under_way = {f"{each.name}: under way": each.busy for each in gateway.served.values()}
+    rows += [(said, Figure(busy, "count")) for said, busy in under_way.items()]
     return Table("The last requests of this process", ("", ""), tuple(rows))
 
 

@@ -2,8 +2,8 @@
 
     serve run cascade.service.ray_serve:app config=cascade.yaml max_replicas=4
 
-Ray Serve's proxies listen, queue and spread requests; each replica is a gateway of its own. Keys
-and budgets are shared through the ledger's database.
+Ray Serve's proxies listen and spread requests; each replica is a gateway of its own. Keys and
+budgets are shared through the ledger's database.
 """
 
 from __future__ import annotations
@@ -12,33 +12,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from cascade.errors import ConfigurationError, MissingDependencyError
-from cascade.service.config import ServiceConfig, read_config
+from cascade.service.config import read_config
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from ray.serve import Application, Deployment
 
 FILLED = 0.7
-"""Share of a replica's places that autoscaling aims at: a new replica takes seconds to come."""
-
-SCALING: Mapping[str, float] = {
-    "min_replicas": 1,
-    "max_replicas": 1,
-    "upscale_delay_s": 5.0,
-    "look_back_period_s": 15.0,
-    "downscale_delay_s": 300.0,
-}
-"""Where Ray's own defaults are others: it waits 30 s before it scales up, as long as a request may
-wait in a queue here."""
-
-ASIDE = 64
-"""Requests of a replica that ask nothing: health, metrics, the page, `/admin`."""
+"""Share of the places of the narrowest cascade that autoscaling aims at: a new replica takes
+seconds to come."""
 
 TAIL_S = 5.0
 """Seconds between the last answer of a replica and its end."""
+
+
+class Arguments(BaseModel, extra="forbid"):
+    """What `serve run` may be given."""
+
+    config: str = "cascade.yaml"
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=1, ge=1)
 
 
 class Gateway:
@@ -62,13 +58,8 @@ class Gateway:
         return create_app(configured)
 
 
-def build_app(arguments: Mapping[str, Any]) -> Application:
-    """The gateway in Serve's terms; `serve run cascade.service.ray_serve:app key=value …`.
-
-    Args:
-        arguments: `config`, the configuration's path, by default `cascade.yaml`. All others are
-            fields of Ray's `AutoscalingConfig`, such as `max_replicas`; what is not given follows
-            from the configuration, see `scaling`.
+def app(arguments: Mapping[str, Any]) -> Application:
+    """The gateway in Serve's terms, with arguments of `Arguments`.
 
     Raises:
         ConfigurationError: the configuration cannot work, or not with so many replicas.
@@ -76,60 +67,46 @@ def build_app(arguments: Mapping[str, Any]) -> Application:
     """
     try:
         from ray import serve  # noqa: PLC0415 - an extra
-        from ray.serve.config import AutoscalingConfig  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise MissingDependencyError(
             f"Ray Serve is needed ({error}): install the extra `ray-serve`."
         ) from error
-    path = str(arguments.get("config", "cascade.yaml"))
-    config = read_config(path).config
-    said = {**scaling(config), **arguments}
-    said.pop("config", None)
-    if unknown := said.keys() - AutoscalingConfig.model_fields.keys():
-        there = ", ".join(AutoscalingConfig.model_fields)
-        raise ConfigurationError(f"{unknown.pop()}: no such argument; config, {there} are.")
     try:
-        autoscaling = AutoscalingConfig.model_validate(said).model_dump(include=set(said))
+        said = Arguments.model_validate(arguments)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"{name or 'replicas'}: {first['msg']}") from None
-    _check(path, config, autoscaling["max_replicas"])
-    places = ASIDE + sum(c.concurrency + c.queue for c in config.cascades.values())
+        there = ", ".join(Arguments.model_fields)
+        told = f"{first['loc'][0]}: {first['msg']}; the arguments are {there}."
+        raise ConfigurationError(told) from None
+    config = read_config(said.config).config
+    if not config.auth:
+        raise ConfigurationError(
+            f"{said.config}: auth: false is for one process on loopback; Ray Serve's proxies "
+            "listen for others. Leave it out, and make keys."
+        )
+    shared = config.ledger is not None and config.ledger.url.startswith("postgres")
+    if said.max_replicas > 1 and not shared:
+        raise ConfigurationError(
+            f"max_replicas={said.max_replicas}: replicas share keys, budgets and the ledger in "
+            "PostgreSQL: set ledger to postgresql://…, or max_replicas=1."
+        )
     made = serve.deployment(
         serve.ingress()(Gateway),
         name="Gateway",
-        autoscaling_config=autoscaling,
-        max_ongoing_requests=places,
-        max_queued_requests=places,
+        autoscaling_config={
+            "min_replicas": said.min_replicas,
+            "max_replicas": said.max_replicas,
+            "target_ongoing_requests": max(
+                1.0, FILLED * min(each.concurrency for each in config.cascades.values())
+            ),
+            "upscale_delay_s": 5.0,  # Ray's 30 s are as long as a request waits for its place
+        },
+        max_ongoing_requests=config.listen.connections,
+        max_queued_requests=config.listen.connections,
         # Ray waits for the requests under way, then the replica for audits and the ledger.
         graceful_shutdown_timeout_s=2 * config.shutdown_grace_s + TAIL_S,
         graceful_shutdown_wait_loop_s=0.5,
         max_constructor_retry_count=3,
     )
     deployment = cast("Deployment", made)  # Ray says that it is a function
-    return deployment.bind(path, str(Path(path).resolve()))
-
-
-app = build_app
-"""`cascade.service.ray_serve:app`, where a Serve configuration says `import_path`."""
-
-
-def scaling(config: ServiceConfig) -> dict[str, float]:
-    """How the number of replicas follows the load: `target_ongoing_requests` is `FILLED` of the
-    places of the narrowest cascade, so that the next one is on its way before a gate is full."""
-    places = min(cascade.concurrency for cascade in config.cascades.values())
-    return {**SCALING, "target_ongoing_requests": max(1.0, FILLED * places)}
-
-
-def _check(path: str, config: ServiceConfig, replicas: float) -> None:
-    if not config.auth:
-        raise ConfigurationError(
-            f"{path}: auth: false is for one process on loopback; Ray Serve's proxies listen for "
-            "others. Leave it out, and make keys."
-        )
-    if replicas > 1 and not (config.ledger and config.ledger.url.startswith("postgres")):
-        raise ConfigurationError(
-            f"max_replicas={replicas:g}: replicas share keys, budgets and the ledger in "
-            "PostgreSQL: set ledger to postgresql://…, or max_replicas=1."
-        )
+    return deployment.bind(said.config, str(Path(said.config).resolve()))

@@ -26,7 +26,7 @@ from cascade.events import Event, Token
 from cascade.models.wire import read_tool_call
 from cascade.run import Settings
 from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of, invalid
-from cascade.service.gateway import KINDS, Gateway, Outcome, Question, Served, Way, header
+from cascade.service.gateway import Gateway, Outcome, Question, Served, Way, header
 from cascade.service.keys import Key
 from cascade.service.limits import FILE_CHARACTERS
 
@@ -199,28 +199,12 @@ class Wishes(BaseModel):
 
     price_of_error: float | None = Field(default=None, gt=0)
     """Dollars that a wrong answer costs; escalation is weighed against it."""
-    max_harm: float | None = Field(default=None, gt=0, lt=1)
-    """Bound on P(accepted and wrong); needs a calibration with a certificate for it."""
-    escalation_budget: float | None = Field(default=None, ge=0, le=1)
-    """Share of requests that may be escalated; needs a calibration."""
     deadline: float | None = Field(default=None, gt=0)
     """Seconds from the arrival of the request to its answer."""
     local_only: bool | Literal["answer", "abstain"] = False
     """Stay on this machine; `abstain` gives no answer where no tier here is good enough."""
     tags: dict[_TAG, _TAG] = Field(default_factory=dict, max_length=20)
     """Of the ledger entries of this request; as a header `user=ada,team=x`."""
-
-    def put(self, settings: Settings) -> tuple[str, float] | None:
-        """Put the wishes into the settings of a question; the way to decide that is asked for."""
-        settings["tags"] = self.tags
-        settings["deadline"] = self.deadline
-        if self.local_only:
-            settings["local_only"] = self.local_only
-        asked = [(kind, v) for kind in KINDS if (v := getattr(self, kind)) is not None]
-        if len(asked) > 1:
-            said = f"{' and '.join(kind for kind, _ in asked)}: each decides alone; give one."
-            raise ServiceError(400, said, param=f"cascade.{asked[0][0]}")
-        return asked[0] if asked else None
 
 
 class Asked(BaseModel):
@@ -342,9 +326,12 @@ async def converse(
     if last.type == "human" and isinstance(last.content, str) and not last.content.strip():
         said = "messages: there is none, or the last one is empty: ask something."
         raise ServiceError(400, said, param="messages")
-    asked = read_wishes(request, body.cascade).put(settings)
+    wishes = read_wishes(request, body.cascade)
+    settings["tags"], settings["deadline"] = wishes.tags, wishes.deadline
+    if wishes.local_only:
+        settings["local_only"] = wishes.local_only
     await _check(settings)
-    question = Question(served, messages, settings, size, asked, began)
+    question = Question(served, messages, settings, size, wishes.price_of_error, began)
     headers = {}
     if unused := sorted(IGNORED & (body.model_extra or {}).keys()):
         headers["x-cascade-ignored"] = header(", ".join(unused))

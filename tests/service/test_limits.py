@@ -17,7 +17,7 @@ from cascade.ledger import open_store
 from cascade.service import create_app, read_config
 from cascade.service.gateway import WRONG_AT_ONCE
 from cascade.service.keys import Keys, address_of, digest_of
-from cascade.service.limits import Gate, Rates, short
+from cascade.service.limits import Rates, short
 from tests.acceptance.upstream import Answer, Held, Upstream, failure
 from tests.service.conftest import Serve, Served
 
@@ -156,25 +156,21 @@ def test_a_rate_fills_evenly() -> None:
     assert rates.take("k", 60.0) == 0
 
 
-async def test_a_full_queue_and_a_long_wait_are_429() -> None:
-    gate = Gate("support", 1, 1, 0.01)
-    async with gate.place():
-        with pytest.raises(Exception, match="no place became free"):
-            async with gate.place():
-                raise AssertionError
-        waiting = asyncio.create_task(_through(Gate("x", 1, 0, 1.0)))
-        await waiting
-    full = Gate("support", 1, 0, 1.0)
-    async with full.place():
-        with pytest.raises(Exception, match="0 requests wait for it already"):
-            async with full.place():
-                raise AssertionError
-    assert (gate.running, gate.waiting) == (0, 0)
-
-
-async def _through(gate: Gate) -> None:
-    async with gate.place():
-        pass
+async def test_who_waits_too_long_for_a_place_gets_429(
+    serve: Serve, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cascade.service.gateway.PATIENCE_S", 0.01)
+    held = Held()
+    upstream.says("small", Answer("x", held=held))
+    async with serve("    concurrency: 1\n") as served:
+        first = asyncio.create_task(served.ask())
+        await upstream.has_asked(1, "small")
+        late = await served.ask()
+        held.release()
+        await first
+        after = await served.ask()
+    assert (late.status_code, late.headers["retry-after"]) == (429, "1")
+    assert after.status_code == 200
 
 
 async def test_a_deadline_counts_from_the_arrival(serve: Serve, upstream: Upstream) -> None:
