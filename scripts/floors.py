@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("api",),
     ("calibrate", "result"),
     ("setup", "driving"),
-    ("graph", "questions", "evaluation", "feedback"),
+    ("graph", "questions", "evaluation"),
     ("kernel",),
     ("calling", "agents", "testing"),
     ("middleware", "tracing"),

@@ -39,7 +39,6 @@ HOLDING = (
     "result.py",
     "tiers.py",
     "calibrate.py",
-    "feedback.py",
     "_lazy.py",
     "_numbers.py",
     "__init__.py",

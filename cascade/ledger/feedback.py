@@ -1,15 +1,18 @@
-"""Verdicts of people about answers that were given, as records and as ledger entries."""
+"""Verdicts of people about answers that were given, and where they are kept."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Self
+from typing import Any, Protocol, Self, runtime_checkable
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
+from cascade.errors import ConfigurationError, InputError, UnknownRunError
+from cascade.ledger.base import LedgerStore
 from cascade.state import LedgerEntry, Record
 
 FEEDBACK = "feedback"
@@ -18,8 +21,6 @@ None where an earlier verdict is taken back. No words are kept, and not who judg
 
 CORRECT = "correct"
 """Key of a verdict about an answer as a whole."""
-
-_DIGITS = 16
 
 
 class Feedback(Record):
@@ -70,16 +71,16 @@ class Feedback(Record):
             return not self.correct
         return None if self.score is None else self.score < 0.5
 
-    def entry(self, said: Iterable[LedgerEntry]) -> LedgerEntry | None:
+    def entry(self, of_run: Iterable[LedgerEntry]) -> LedgerEntry | None:
         """The ledger entry of the verdict, after those of its run, oldest first; None where the
         ledger has the same already. A verdict that replaces another is one more entry."""
-        judge = _digest(self.key, self.by)
-        earlier = [entry for entry in said if judge_of(entry) == judge]
+        judge = hashlib.sha256(repr((self.key, self.by)).encode()).hexdigest()[:16]
+        begins = f"{FEEDBACK}-{judge}-"
+        earlier = [e for e in of_run if e.node == FEEDBACK and e.id.startswith(begins)]
         loss = None if self.wrong is None else float(self.wrong)
         last = earlier[-1].loss if earlier else None
         if loss == last or (earlier and self.at < earlier[-1].at):
             return None
-        place = _digest(str(loss), self.at.isoformat())
         return LedgerEntry(
             run_id=self.run_id,
             node=FEEDBACK,
@@ -87,25 +88,66 @@ class Feedback(Record):
             saved_usd=Decimal(0),
             loss=loss,
             at=self.at,
-            id="-".join((FEEDBACK, judge, self.run_id, str(len(earlier)), place)),
+            id=f"{begins}{self.run_id}-{len(earlier)}",
         )
 
 
-def judge_of(entry: LedgerEntry) -> str | None:
-    """The key and person of a verdict's entry, as a hash; None of another entry."""
-    if entry.node != FEEDBACK:
-        return None
-    return entry.id.removeprefix(f"{FEEDBACK}-")[:_DIGITS]
+@runtime_checkable
+class FeedbackKeeper(Protocol):
+    """Middleware that keeps verdicts with their words, such as `cascade.teaching.Lessons`."""
+
+    async def keep_feedback(self, feedback: Feedback) -> bool | None:
+        """Keep a verdict; whether anything changed, None where it does not know the run."""
+        ...
 
 
-def said_wrong(entries: Iterable[LedgerEntry]) -> bool | None:
-    """Whether people say that the answer of a run, whose entries come oldest first, is wrong; None
-    where none does, or they differ."""
-    last = {judge: entry.loss for entry in entries if (judge := judge_of(entry)) is not None}
-    found = set(last.values()) - {None}
-    return bool(found.pop()) if len(found) == 1 else None
+def to_feedback(given: Mapping[str, Any]) -> Feedback:
+    """A verdict from its fields.
+
+    Raises:
+        InputError: it says nothing, or a field has a value that has no meaning.
+    """
+    try:
+        return Feedback.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        words = str(first["msg"]).removeprefix("Value error, ")
+        raise InputError(f"feedback: {place}: {words}" if place else f"feedback: {words}") from None
 
 
-def _digest(*parts: str) -> str:
-    text = "\0".join(parts)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+async def keep_feedback(
+    feedback: Feedback, store: LedgerStore | None, middleware: Sequence[object]
+) -> bool:
+    """Keep a verdict where it belongs: all of it with its keepers, its figures in the ledger.
+
+    Returns:
+        whether anything changed.
+
+    Raises:
+        UnknownRunError: neither the ledger nor a keeper knows such a run.
+        ConfigurationError: there is no place for it.
+    """
+    keepers = [one for one in middleware if isinstance(one, FeedbackKeeper)]
+    if store is None and not keepers:
+        raise ConfigurationError(
+            "feedback has no place to be kept: give Cascade(ledger=open_store(…)), or the "
+            "middleware cascade.teaching.Lessons."
+        )
+    words = (feedback.comment, feedback.correction, feedback.value)
+    if not keepers and (feedback.key != CORRECT or any(word is not None for word in words)):
+        raise ConfigurationError(
+            f"feedback about {feedback.key!r}: the ledger keeps whether an answer is correct, and "
+            "no words and no other aspects: the middleware cascade.teaching.Lessons does."
+        )
+    of_run = [] if store is None else await store.of_run(feedback.run_id)
+    changed = [await one.keep_feedback(feedback) for one in keepers]
+    if not of_run and all(known is None for known in changed):
+        raise UnknownRunError(
+            f"there is no run {feedback.run_id!r} in the ledger or among the lessons: give the "
+            "run_id of a result, and ask where its cascade keeps its ledger."
+        )
+    entry = feedback.entry(of_run) if of_run else None
+    if entry is not None and store is not None:
+        await asyncio.to_thread(store.append, [entry])
+    return entry is not None or any(changed)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import sqlite3
-import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from cascade._portal import on_portal, run_sync
 from cascade.errors import ConfigurationError, InputError
-from cascade.feedback import MOST_SAID
 from cascade.ledger.database import LOCK, Database, Schema, UtcTime, Words, json_type, to_json
 from cascade.ledger.feedback import Feedback
 from cascade.teaching.lessons import EVERYTHING, Lesson, LessonSelection, Terms
@@ -48,8 +42,8 @@ Redact = Callable[[str], str]
 PAGE = 500
 """Lessons that are read at once."""
 
-SCRUB_S = 5.0
-"""Longest wait for readers that keep SQLite's journal open."""
+MOST_SAID = 100
+"""Verdicts about one run that are kept."""
 
 NO_TEXTS = frozenset({"role", "type", "id", "tool_call_id", "name"})
 """Parts of a message that are not redacted."""
@@ -182,11 +176,7 @@ class LessonStore:
                 "this would delete all lessons: give a selection, or everything=True."
             )
         number = await self._write(lambda c: _delete(c, selection))
-        try:
-            scrubbed = await on_portal(self._scrub())
-        except Exception:
-            logger.exception("what was deleted may still be in the database's files")
-            scrubbed = False
+        scrubbed = await on_portal(self._database.scrub())
         return Deleted(lessons=number, scrubbed=scrubbed)
 
     # --- terms
@@ -248,26 +238,6 @@ class LessonStore:
             return work(connection)
 
         return await on_portal(self._database.write(alone))
-
-    async def _scrub(self) -> bool:
-        """Empty SQLite's journal, which has the pages as they were; in the database itself deleted
-        texts are overwritten."""
-        path, until = self._database.path, time.monotonic() + SCRUB_S
-        while path is not None and not await asyncio.to_thread(_journal_is_emptied, path):
-            if time.monotonic() > until:
-                logger.warning("%s: another process keeps the journal open", path)
-                return False
-            await asyncio.sleep(0.05)
-        return self._database.kind != "postgresql"
-
-
-def _journal_is_emptied(path: Path) -> bool:
-    with closing(sqlite3.connect(path, timeout=0)) as file:
-        try:
-            busy, *_ = file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.OperationalError:
-            return False
-        return not busy
 
 
 # --- within one transaction

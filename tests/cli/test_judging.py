@@ -10,17 +10,13 @@ from typing import Any
 
 import pytest
 
-from cascade import Cascade, ConfigurationError, MemoryLedger
+from cascade import Cascade, ConfigurationError
 from cascade.calibrate import to_examples
 from cascade.cli import judge
 from cascade.demo import questions
-from cascade.errors import InputError
 from cascade.evaluation.recordings import Example
-from cascade.feedback import MOST_SAID, keep_feedback, to_feedback
-from cascade.ledger.store import open_store
 from tests.acceptance import commands
 from tests.acceptance.commands import MODELS, outcomes
-from tests.acceptance.setups import pair
 from tests.acceptance.upstream import Answer, Seen, Upstream, failure
 from tests.cli import terminal
 
@@ -307,52 +303,3 @@ def test_a_draft_that_was_never_given_is_a_failed_example(host: Upstream) -> Non
     rows = [(f"ticket {i} of a", "a") for i in range(40)]
     with Cascade(small, large, middleware=[]) as cascade:
         assert cascade.calibrate(rows).quality.n < 40
-
-
-# --- verdicts
-
-
-@pytest.mark.parametrize(
-    ("said", "why"),
-    [
-        ({"run_id": "r"}, "it says nothing"),
-        ({"run_id": "r", "score": 7}, "score=7"),
-        ({"run_id": "", "correct": True}, "run_id"),
-    ],
-)
-def test_a_verdict_without_meaning_is_refused(said: dict[str, Any], why: str) -> None:
-    with pytest.raises(InputError, match=why):
-        to_feedback(said)
-
-
-def test_a_verdict_needs_a_place(host: Upstream) -> None:
-    with pair(host) as cascade:
-        result = cascade.invoke("question")
-        with pytest.raises(ConfigurationError, match="no place to be kept"):
-            cascade.feedback(result.run_id, correct=True)
-
-
-@pytest.mark.parametrize("stored", [True, False])
-async def test_a_run_is_judged_by_its_own_team_and_not_for_ever(
-    host: Upstream, tmp_path: Path, stored: bool
-) -> None:
-    from cascade.errors import UnknownRunError  # noqa: PLC0415
-    from cascade.ledger import tagged  # noqa: PLC0415
-
-    store: Any = open_store(f"sqlite:///{tmp_path}/l.db") if stored else MemoryLedger()
-    async with pair(host, ledger=store) as cascade:
-        with tagged(team="a"):
-            run = (await cascade.ainvoke("question")).run_id
-        if stored:
-            with pytest.raises(UnknownRunError):
-                await keep_feedback(
-                    to_feedback({"run_id": run, "correct": True}), store, [], within={"team": "b"}
-                )
-        for n in range(MOST_SAID):
-            said = to_feedback({"run_id": run, "correct": True, "by": f"user {n}"})
-            assert await keep_feedback(said, store, [], within={"team": "a"})
-        one_more = to_feedback({"run_id": run, "correct": False, "by": "another"})
-        with pytest.raises(InputError, match=f"judged {MOST_SAID} times"):
-            await keep_feedback(one_more, store, [], within={"team": "a"})
-    if stored:
-        store.close()

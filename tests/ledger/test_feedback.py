@@ -6,20 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from cascade.ledger.feedback import Feedback, judge_of, said_wrong
-from cascade.state import LedgerEntry
+from cascade.errors import ConfigurationError, InputError, UnknownRunError
+from cascade.ledger.base import MemoryLedger
+from cascade.ledger.feedback import Feedback, keep_feedback, to_feedback
+from tests.ledger.samples import entry
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-def say(said: list[LedgerEntry], **fields: Any) -> LedgerEntry | None:
-    given = {"run_id": "r", "at": NOON + timedelta(minutes=len(said)), **fields}
-    entry = Feedback(**given).entry(said)
-    if entry is not None:
-        said.append(entry)
-    return entry
 
 
 @pytest.mark.parametrize(
@@ -30,42 +23,57 @@ def say(said: list[LedgerEntry], **fields: Any) -> LedgerEntry | None:
         ({"score": 0.4}, 1.0),
         ({"score": 0.5}, 0.0),
         ({"correct": True, "score": 0.1}, 0.0),
+        ({"comment": "nice"}, None),
+        ({"key": "tone", "correct": False}, None),
     ],
 )
-def test_a_verdict_is_an_entry_that_costs_nothing(fields: dict[str, Any], loss: float) -> None:
-    entry = say([], comment="you fool", by="ann@example.com", **fields)
-    assert entry is not None
-    assert (entry.node, entry.loss, entry.cost_usd, entry.saved_usd) == ("feedback", loss, 0, 0)
-    assert "ann" not in entry.model_dump_json()
-    assert "fool" not in entry.model_dump_json()
-    assert say([], comment="nice") is say([], key="tone", correct=False) is None
+def test_a_verdict_is_an_entry_that_costs_nothing_and_holds_no_words(
+    fields: dict[str, Any], loss: float | None
+) -> None:
+    said = Feedback(run_id="r", by="ann@example.com", **{"comment": "you fool", **fields})
+    found = said.entry([])
+    if loss is None:
+        assert found is None
+        return
+    assert found is not None
+    assert (found.node, found.loss, found.cost_usd, found.saved_usd) == ("feedback", loss, 0, 0)
+    assert "ann" not in found.model_dump_json()
+    assert "fool" not in found.model_dump_json()
 
 
-def test_another_verdict_of_the_same_person_replaces_the_first() -> None:
-    said: list[LedgerEntry] = []
-    assert say(said, correct=False) is not None
-    assert say(said, correct=False) is None
-    assert say(said, correct=True, at=NOON - timedelta(days=1)) is None, "it is older"
-    assert say(said, correct=True) is not None
-    assert said_wrong(said) is False
-    assert len({entry.id for entry in said}) == len(said) == 2
+async def test_another_verdict_of_the_same_person_replaces_the_first() -> None:
+    store = MemoryLedger()
+    store.append([entry("r")])
 
+    async def say(minute: int, **fields: Any) -> bool:
+        given = {"run_id": "r", "at": NOON + timedelta(minutes=minute), **fields}
+        return await keep_feedback(to_feedback(given), store, [])
 
-def test_people_who_differ_leave_it_open_and_a_verdict_can_be_taken_back() -> None:
-    said: list[LedgerEntry] = [LedgerEntry(run_id="r", node="draft")]
-    assert (said_wrong(said), judge_of(said[0])) == (None, None)
-    say(said, correct=False, by="ann")
-    assert said_wrong(said) is True
-    say(said, correct=True, by="bob")
-    assert said_wrong(said) is None
-    say(said, comment="never mind", by="bob")
-    assert said_wrong(said) is True
+    assert await say(1, correct=False)
+    assert not await say(2, correct=False)
+    assert not await say(0, correct=True), "it is older"
+    assert await say(3, correct=True)
+    assert await say(3, correct=False, by="bob")
+    assert [e.loss for e in store.entries] == [None, 1.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"score": 2}, {"score": float("nan")}, {"correct": True, "run_id": ""}]
+    ("said", "why"),
+    [
+        ({"run_id": "r"}, "it says nothing"),
+        ({"run_id": "r", "score": 7}, "score=7"),
+        ({"run_id": "r", "score": float("nan")}, "score"),
+        ({"run_id": "", "correct": True}, "run_id"),
+    ],
 )
-def test_a_verdict_that_says_nothing_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        Feedback(**{"run_id": "r", **fields})
-    assert Feedback(run_id="r", key="stars", score=5).wrong is None
+def test_a_verdict_without_meaning_is_refused(said: dict[str, Any], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        to_feedback(said)
+
+
+async def test_a_verdict_needs_a_place_and_a_run() -> None:
+    said = Feedback(run_id="r", correct=True)
+    with pytest.raises(ConfigurationError, match="no place to be kept"):
+        await keep_feedback(said, None, [])
+    with pytest.raises(UnknownRunError):
+        await keep_feedback(said, MemoryLedger(), [])

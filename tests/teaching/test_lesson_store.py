@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from cascade.errors import ConfigurationError, InputError
-from cascade.feedback import MOST_SAID
 from cascade.ledger.feedback import Feedback
 from cascade.teaching import LessonSelection, LessonStore, Terms, open_lessons
 from cascade.teaching import store as module
@@ -76,7 +75,7 @@ async def test_a_verdict_of_the_same_person_replaces_the_earlier_one(store: Less
 async def test_a_verdict_needs_a_lesson_and_there_are_so_many(store: LessonStore) -> None:
     assert await store.judge(Feedback(run_id="r1", correct=True)) is None
     await store.put(lesson())
-    for i in range(MOST_SAID):
+    for i in range(module.MOST_SAID):
         await store.judge(Feedback(run_id="r1", correct=True, by=f"user {i}"))
     with pytest.raises(InputError, match="judged 100 times"):
         await store.judge(Feedback(run_id="r1", correct=True, by="one more"))
@@ -124,7 +123,7 @@ async def test_to_delete_everything_has_to_be_said(store: LessonStore) -> None:
 async def test_a_reader_that_holds_the_journal_is_told(
     store: LessonStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SCRUB_S", 0.1)
+    monkeypatch.setattr("cascade.ledger.database.BUSY_S", 0.1)
     await store.put(lesson("r1", "zanzibar"))
     with closing(sqlite3.connect(path)) as reader:
         reader.execute("BEGIN")
