@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
-from tests.acceptance import commands, databases
+from tests.acceptance import commands
 from tests.acceptance.upstream import Upstream
+from tests.ledger.postgres import NoPostgresError, Server, running
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,8 +31,8 @@ def _real_requests_only_when_live(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
-    with Upstream() as running:
-        yield running
+    with Upstream() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -41,19 +43,26 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[commands.World]:
         yield made
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    try:
+        with running() as server:
+            yield server
+    except NoPostgresError as error:
+        pytest.skip(str(error))
+
+
 _databases = itertools.count()
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    with databases.postgres() as server:
-        yield server
-
-
 @pytest.fixture
-def postgres_url(postgres_server: str) -> str:
+async def postgres_url(postgres: Server) -> str:
     """The address of an empty database in a PostgreSQL of the tests' own."""
-    return databases.new_database(postgres_server, f"ledger_{next(_databases)}")
+    name = f"ledger_{next(_databases)}"
+    connection = await asyncpg.connect(postgres.url)
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    return postgres.url.removesuffix("postgres") + name
 
 
 @pytest.fixture

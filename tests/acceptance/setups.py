@@ -108,6 +108,20 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "NO_PROXY": "127.0.0.1", **more}
 
 
+PAIR = """
+import asyncio, gc, os, sys, threading
+from cascade import Cascade, LedgerEntry, Price, Tier
+from cascade.ledger.store import open_store
+
+def pair(url, provider="openai", **options):
+    key, price = None if provider == "ollama" else "k", Price(input=1, output=2)
+    tiers = [Tier(f"{provider}:{n}", name=n, base_url=url, api_key=key, price=price)
+             for n in ("small", "large")]
+    return Cascade(*tiers, **options)
+"""
+"""The beginning of a script that asks models of a server."""
+
+
 def start(code: str, *arguments: object, **env: str) -> subprocess.Popen[str]:
     """A Python process of its own that runs `code`."""
     command, pipe = [sys.executable, "-c", code, *map(str, arguments)], subprocess.PIPE

@@ -22,7 +22,7 @@ from langgraph.types import Command, Send, interrupt
 from cascade import Cascade, Decision, MemoryLedger, Situation
 from cascade.events import Decided
 from cascade.ledger.store import open_store
-from tests.acceptance.setups import calls_of, entries_of, pair, start, stored, unfinished
+from tests.acceptance.setups import PAIR, calls_of, entries_of, pair, start, stored, unfinished
 from tests.acceptance.upstream import Answer, Held, Upstream
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
@@ -211,16 +211,11 @@ async def test_a_run_that_stops_after_any_node_goes_on_without_paying_again(
 
 
 ASKS = """
-import sys
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
-from cascade import Cascade, Tier
-from cascade.ledger.store import open_store
 
 url, folder, question = sys.argv[1:]
-tiers = [Tier(f"openai:{name}", base_url=url, api_key="k") for name in ("small", "large")]
-ledger = open_store(f"sqlite:///{folder}/ledger.db")
-cascade = Cascade(*tiers, ledger=ledger)
+cascade = pair(url, ledger=open_store(f"sqlite:///{folder}/ledger.db"))
 builder = StateGraph(MessagesState)
 builder.add_node("cascade", cascade.graph)
 builder.add_edge(START, "cascade")
@@ -238,12 +233,12 @@ async def test_a_run_that_is_killed_in_the_large_call_pays_its_draft_once(
 ) -> None:
     upstream.echoes("small", 0.3)
     upstream.next("large", Answer("never", held=Held()))
-    killed = start(ASKS, upstream.openai_url, str(tmp_path), Q)
+    killed = start(PAIR + ASKS, upstream.openai_url, tmp_path, Q)
     await upstream.has_asked(1, "large")
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    resumed = start(ASKS, upstream.openai_url, str(tmp_path), "")
-    printed, complaints = await asyncio.to_thread(resumed.communicate, timeout=60)
+    resumed = start(PAIR + ASKS, upstream.openai_url, tmp_path, "")
+    printed, complaints = await asyncio.to_thread(resumed.communicate, timeout=300)
     assert printed.strip() == f"large: {Q}", complaints[-2000:]
     assert upstream.models() == ["small", "large", "large"]
     async with open_store(f"sqlite:///{tmp_path}/ledger.db") as ledger:

@@ -17,7 +17,7 @@ from cascade.ledger import tagged
 from cascade.ledger.base import Selection
 from cascade.ledger.store import open_store
 from cascade.testing.ledger_conformance import LedgerConformance
-from tests.acceptance.setups import CHEAP, entries_of, pair, start, stored, unfinished
+from tests.acceptance.setups import CHEAP, PAIR, entries_of, pair, start, stored, unfinished
 from tests.acceptance.upstream import Answer, Held, Upstream
 
 
@@ -143,14 +143,8 @@ def test_readers_change_nothing(sqlite_url: str, tmp_path: Path) -> None:
 
 
 ASKS = """
-import asyncio, sys
-from cascade import Cascade, Price, Tier
-from cascade.ledger.store import open_store
-
 async def main(url, server):
-    tiers = [Tier(f"openai:{name}", name=name, base_url=server, api_key="k",
-                  price=Price(input=1, output=2)) for name in ("small", "large")]
-    cascade, free = Cascade(tiers=tiers, ledger=open_store(url)), asyncio.Semaphore(16)
+    cascade, free = pair(server, ledger=open_store(url)), asyncio.Semaphore(16)
     async def ask(i):
         async with free:
             await cascade.ainvoke(f"question-{i}")
@@ -166,7 +160,7 @@ async def test_after_kill_9_each_request_is_in_the_ledger_once_or_listed_as_unkn
 ) -> None:
     upstream.says("small", lambda seen: Answer("x", p=0.3 + 0.6 * (seen.number % 2), delay_s=0.005))
     upstream.says("large", lambda seen: Answer("y", delay_s=0.005))
-    victim = start(ASKS, url, upstream.openai_url)
+    victim = start(PAIR + ASKS, url, upstream.openai_url)
     await upstream.has_asked(after)
     victim.kill()
     _, complaints = victim.communicate()
@@ -184,16 +178,13 @@ async def test_after_kill_9_each_request_is_in_the_ledger_once_or_listed_as_unkn
 
 
 WRITES = """
-import sys
-from cascade import LedgerEntry
-from cascade.ledger.store import open_store
-store = open_store(sys.argv[1])
-store.append([LedgerEntry(run_id=f"{sys.argv[2]}-{i}", node="draft") for i in range(300)])
+entries = [LedgerEntry(run_id=f"{sys.argv[2]}-{i}", node="draft") for i in range(300)]
+open_store(sys.argv[1]).append(entries)
 """
 
 
 async def test_processes_that_write_at_once_and_just_end_lose_nothing(url: str) -> None:
-    writers = [start(WRITES, url, str(name)) for name in range(2)]
+    writers = [start(PAIR + WRITES, url, name) for name in range(2)]
     ends = [writer.communicate(timeout=300) for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0], ends
     async with open_store(url) as ledger:

@@ -21,7 +21,7 @@ from cascade import Cascade, Price
 from cascade.errors import CascadeError, InputError
 from cascade.ledger.store import open_store
 from cascade.result import CascadeResult
-from tests.acceptance.setups import entries_of, pair, run, start, stored, total
+from tests.acceptance.setups import PAIR, entries_of, pair, run, start, stored, total
 from tests.acceptance.upstream import Answer, Held, Seen, Upstream
 
 PRICE = Price(input=1, output=2)
@@ -194,11 +194,7 @@ def test_a_langchain_model_works_in_every_loop(upstream: Upstream, how: str, pri
 
 
 FORKS = """
-import os, sys
-from cascade import Cascade, Tier
-
-url = sys.argv[1]
-cascade = Cascade(*(Tier(f"openai:{n}", base_url=url, api_key="k") for n in ("small", "large")))
+cascade = pair(sys.argv[1])
 print(cascade.invoke("before").answer, flush=True)
 child = os.fork()
 if child == 0:
@@ -211,7 +207,7 @@ cascade.close()
 
 
 def test_a_forked_process_and_its_parent_both_ask(upstream: Upstream) -> None:
-    printed = run(FORKS, upstream.openai_url)
+    printed = run(PAIR + FORKS, upstream.openai_url)
     assert printed.splitlines() == ["small: before", "small: child", "small: parent 0"]
 
 
@@ -219,26 +215,24 @@ def test_a_forked_process_and_its_parent_both_ask(upstream: Upstream) -> None:
 
 
 CLOSES = """
-import asyncio, os, sys, threading
-from cascade import Cascade, Tier
-
 kind, url, way = sys.argv[1:]
-provider = "ollama" if kind == "ollama" else "openai"
-key = None if kind == "ollama" else "k"
-tiers = [Tier(f"{provider}:{n}", base_url=url, api_key=key) for n in ("small", "large")]
-if kind == "llamacpp":
-    tiers[0] = Tier("llamacpp:smollm2-135m", max_tokens=3)
-options = {"verifier": lambda question, answer: False}
 hangs = threading.Timer(60, lambda: (print("it hangs", flush=True), os._exit(3)))
 hangs.daemon = True
 
+def made():
+    verifier = lambda question, answer: False
+    if kind != "llamacpp":
+        return pair(url, kind, verifier=verifier)
+    large = Tier("openai:large", base_url=url, api_key="k")
+    return Cascade(Tier("llamacpp:smollm2-135m", max_tokens=3), large, verifier=verifier)
+
 async def cell():
     if way == "with":
-        with Cascade(*tiers, **options) as cascade:
+        with made() as cascade:
             await cascade.ainvoke("Hello")
             hangs.start()
     else:
-        cascade = Cascade(*tiers, **options)
+        cascade = made()
         await cascade.ainvoke("Hello")
         hangs.start()
         cascade.close()
@@ -256,7 +250,7 @@ def closing() -> Iterator[dict[tuple[str, str], subprocess.Popen[str]]]:
     with Upstream() as upstream:
         urls = {"ollama": upstream.url}
         running = {
-            (kind, way): start(CLOSES, kind, urls.get(kind, upstream.openai_url), way)
+            (kind, way): start(PAIR + CLOSES, kind, urls.get(kind, upstream.openai_url), way)
             for kind, way in CLOSING
         }
         yield running
@@ -271,22 +265,16 @@ def test_a_cascade_can_be_closed_in_the_loop_that_has_awaited_it(
 
 
 DROPS = """
-import asyncio, gc, sys
-from cascade import Cascade, Tier
-
 url, how = sys.argv[1:]
 
-def made():
-    return Cascade(*(Tier(f"openai:{n}", base_url=url, api_key="k") for n in ("small", "large")))
-
 async def ask():
-    cascade = made()
+    cascade = pair(url)
     await cascade.ainvoke("Hello")
     del cascade
     gc.collect()
     await asyncio.sleep(0)
 
-asyncio.run(ask()) if how == "ainvoke" else made().invoke("Hello")
+asyncio.run(ask()) if how == "ainvoke" else pair(url).invoke("Hello")
 gc.collect()
 print("end")
 """
@@ -294,7 +282,7 @@ print("end")
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke"])
 def test_a_cascade_that_is_dropped_unclosed_prints_nothing(upstream: Upstream, how: str) -> None:
-    assert run(DROPS, upstream.openai_url, how) == "end"
+    assert run(PAIR + DROPS, upstream.openai_url, how) == "end"
 
 
 async def test_a_cascade_that_was_closed_can_be_used_again(upstream: Upstream) -> None:

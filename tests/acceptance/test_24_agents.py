@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import warnings
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain.agents import create_agent
@@ -30,6 +29,7 @@ from cascade.ledger.store import open_store
 from cascade.middleware import Retries
 from tests.acceptance import setups
 from tests.acceptance.upstream import Answer, Held, Seen, Upstream, failure
+from tests.servers.fake import Handler, Server
 
 Q = "How many people live in Canberra?"
 CALL = ("population", {"city": "Canberra"})
@@ -126,8 +126,7 @@ async def test_a_call_that_fails_inside_is_an_entry_too(upstream: Upstream) -> N
 async def test_an_agent_that_is_given_up_closes_its_call(upstream: Upstream) -> None:
     store, held = MemoryLedger(), Held()
     asking = asyncio.create_task(pair(upstream, Answer("x", held=held), ledger=store).ainvoke(Q))
-    while len(upstream.asked("small")) < 2:  # noqa: ASYNC110
-        await asyncio.sleep(0.005)
+    await upstream.has_asked(2, "small")
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
@@ -218,13 +217,10 @@ def test_whatever_becomes_of_a_run_each_call_is_booked_once_and_nothing_irrevers
 
 
 KILLED = """
-import asyncio, sys
 from langchain.agents import create_agent
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from cascade import Cascade
 from cascade.integrations import AgentTier
-from cascade.ledger.store import open_store
 
 @tool
 def population(city: str) -> int:
@@ -262,7 +258,7 @@ async def test_after_kill_9_each_call_is_in_the_ledger_once_or_listed_as_unknown
     for name in ("small", "large"):
         upstream.says(name, say)
     ran = tmp_path / "ran"
-    victim = setups.start(KILLED, sqlite_url, upstream.openai_url, str(ran))
+    victim = setups.start(setups.PAIR + KILLED, sqlite_url, upstream.openai_url, ran)
     await upstream.has_asked(after)
     victim.kill()
     victim.communicate()
@@ -277,53 +273,48 @@ async def test_after_kill_9_each_call_is_in_the_ledger_once_or_listed_as_unknown
 # --- decision models
 
 
-class Decisions(BaseHTTPRequestHandler):
+class Decisions(Server):
     """OpenAI's decisions: so sure of each question; `refuse` in the input is refused."""
 
-    asked: list[Any]
-    p = 0.2
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append(body)
+    def routes(self) -> Mapping[str, Handler]:
+        return {"POST /{path:.*}": self._decide}
+
+    async def _decide(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.asked += 1
         (question,) = body["questions"]
         answer: dict[str, Any] = {"name": question["name"], "type": question["type"]}
         if "refuse" in json.dumps(body["input"]):
             answer["type"] = "refusal"
         elif question["type"] == "predicate":
-            answer["probability"] = self.p
+            answer["probability"] = 0.2
         elif question["type"] == "choice":
-            values = [item["value"] for item in question["choices"]]
-            listed = [{"value": value, "probability": self.p} for value in values]
+            listed = [{"value": c["value"], "probability": 0.2} for c in question["choices"]]
             answer |= {"choice": "right", "confidence": 0.5, "probabilities": listed}
         else:
             levels = enumerate(question["levels"])
             listed = [{"value": i, "label": str(each), "probability": 0.5} for i, each in levels]
-            answer |= {"score": 2 * self.p, "confidence": 0.5, "probabilities": listed}
+            answer |= {"score": 0.4, "confidence": 0.5, "probabilities": listed}
         usage = {"input_tokens": 30, "output_tokens": 1}
-        said = json.dumps({"model": "luna", "answers": [answer], "usage": usage}).encode()
-        failing = "fail" in json.dumps(body["input"])
-        self.send_response(500 if failing else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(said)))
-        self.end_headers()
-        self.wfile.write(said)
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        status = 500 if "fail" in json.dumps(body["input"]) else 200
+        said = {"model": "luna", "answers": [answer], "usage": usage}
+        return web.json_response(said, status=status)
 
 
 @pytest.fixture
-def decisions() -> Iterator[OpenAIDecisions]:
-    Decisions.asked = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Decisions)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/v1"
+def server() -> Iterator[Decisions]:
+    with Decisions() as running:
+        yield running
+
+
+@pytest.fixture
+def decisions(server: Decisions) -> OpenAIDecisions:
     with warnings.catch_warnings(action="ignore"):  # that it is in beta
-        made = OpenAIDecisions(model="luna", base_url=url, api_key="a-key")  # type: ignore[arg-type]
-    yield made
-    server.shutdown()
-    server.server_close()
+        return OpenAIDecisions(model="luna", base_url=server.openai_url, api_key="a-key")
 
 
 @pytest.mark.parametrize("as_signal", [True, False])
@@ -331,21 +322,24 @@ def decisions() -> Iterator[OpenAIDecisions]:
     ("question", "outcome"), [(Q, "confidence"), ("refuse", "refused"), ("fail", "failed")]
 )
 async def test_openais_decisions_are_a_signal_and_a_verifier(
-    upstream: Upstream, decisions: OpenAIDecisions, as_signal: bool, question: str, outcome: str
+    upstream: Upstream,
+    server: Decisions,
+    decisions: Any,
+    as_signal: bool,
+    question: str,
+    outcome: str,
 ) -> None:
     price = Price(input=1, output=2)
-    options: dict[str, Any] = (
-        {"signals": [DecisionSignal(decisions, price=price)]}
-        if as_signal
-        else {"signals": ["logprobs"], "verifier": DecisionVerifier(decisions, price=price)}
-    )
+    options: dict[str, Any] = {"verifier": DecisionVerifier(decisions, price=price)}
+    if as_signal:
+        options = {"signals": [DecisionSignal(decisions, price=price)]}
     upstream.says("small", Answer("five", p=0.99))
     upstream.says("large", "460,000")
     small, large = upstream.tier("small"), upstream.tier("large")
     result = await Cascade(small, large, **options).ainvoke(question)
     assert result.tier == "large"
     entry, *more = [entry for entry in result.ledger if entry.model == "openai:luna"]
-    assert len(Decisions.asked) == 1 + len(more)  # those that the cascade repeats itself
+    assert server.asked == 1 + len(more)  # those that the cascade repeats itself
     if outcome == "failed":
         assert (entry.outcome, entry.cost_usd) == ("failed", None)
         return

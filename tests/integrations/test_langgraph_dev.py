@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,10 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
-from environments import NoEnvironmentError, python_with
 from langgraph_sdk import get_sync_client
 
 import floors
+from tests.environments import NoPackagesError, packages
 
 pytestmark = [pytest.mark.live, pytest.mark.heavy]
 
@@ -34,21 +35,22 @@ def asking(text: str) -> dict[str, Any]:
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where it listens; its files are in a folder of its own, and it speaks to nobody."""
     try:
-        python = python_with("langgraph-cli[inmem]>=0.4.40,<0.5")
-    except NoEnvironmentError as error:
+        modules = packages("langgraph-cli[inmem]>=0.4.40,<0.5")
+    except NoPackagesError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("served")
     shutil.copy(floors.ROOT / "langgraph.json", folder)
     shutil.copytree(floors.ROOT / "examples", folder / "examples")
     port = free_port()
     quiet = {"LANGSMITH_TRACING": "false", "LANGGRAPH_CLI_NO_ANALYTICS": "1"}
-    command = [python.with_name("langgraph"), "dev", "--no-browser", "--no-reload"]
+    path = os.pathsep.join([str(modules), str(floors.ROOT)])
+    command = [sys.executable, "-m", "langgraph_cli", "dev", "--no-browser", "--no-reload"]
     log = folder / "log"
     with log.open("wb") as written:
         server = subprocess.Popen(
             [*command, "--port", str(port)],
             cwd=folder,
-            env={**os.environ, **quiet},
+            env={**os.environ, **quiet, "PYTHONPATH": path},
             stdout=written,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -20,6 +20,7 @@ from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
 from tests.kernel.drivers import PRICE, cascade_of, scripted
 
+Make = Callable[[], Cascade]
 DOWN = ModelUnavailableError("503 from the server", model="scripted:l")
 DRAFTED = ["draft", "self_check", "verify"]
 CALL = {"name": "delete", "args": {"x": 1}, "id": "1", "type": "tool_call"}
@@ -97,89 +98,57 @@ def observing() -> Cascade:
 def three_tiers() -> Cascade:
     models = [scripted(sure=0.1), scripted("Melbourne", name="m"), scripted(name="l")]
     names = ("small", "middle", "large")
-    tiers = [
-        Tier(model, name=name, price=PRICE["small"])
-        for model, name in zip(models, names, strict=True)
-    ]
-    return Cascade(tiers=tiers)
-
-
-def substituted() -> Cascade:
-    other = Tier(scripted("Canberra, says another", name="o"), price=PRICE["large"])
-    stack = [Fallback(other), Retries(2, base_s=0)]
-    return cascade_of(scripted(sure=0.2), scripted([DOWN]), middleware=stack)
+    priced = zip(models, names, strict=True)
+    return Cascade(tiers=[Tier(m, name=name, price=PRICE["small"]) for m, name in priced])
 
 
 def raises(question: str, answer: str) -> float:
     raise KeyError("oh")
 
 
-def judged(verifier: Any) -> Callable[[], Cascade]:
-    return lambda: cascade_of(scripted(sure=0.3), verifier=verifier)
+def unsure(large: Any = None, middleware: Any = (), **options: Any) -> Make:
+    """A cascade whose draft is not sure of itself."""
+    return lambda: cascade_of(scripted(sure=0.2), large, middleware, **options)
 
 
-Way = tuple[Callable[[], Cascade], str, list[str], str]
-WAYS: dict[str, Way] = {
+def with_runtime(question: str, answer: str, runtime: Any) -> bool:
+    return runtime.kernel is not None
+
+
+def with_run(question: str, answer: str, run: Any) -> bool:
+    return bool(run.draft.text == answer)
+
+
+OTHER = Tier(scripted("Canberra, says another", name="o"), price=PRICE["large"])
+NO = Verdict(accept=False, reason="no")
+ESCALATED = [*DRAFTED, "expert"]
+DEGRADED = [*DRAFTED, *["expert"] * 3]
+WAYS: dict[str, tuple[Make, str, list[str], str]] = {
     "a sure draft": (cascade_of, "small", DRAFTED, "score"),
-    "an unsure draft": (
-        lambda: cascade_of(scripted(sure=0.2)),
-        "large",
-        [*DRAFTED, "expert"],
-        "score",
-    ),
-    "a router": (
-        lambda: cascade_of(router=lambda messages: "large"),
-        "large",
-        ["router", "expert"],
-        "router named large",
-    ),
+    "an unsure draft": (unsure(), "large", ESCALATED, "score"),
+    "a router": (unsure(router=lambda _: "large"), "large", ["router", "expert"], "named large"),
     "a middle tier": (three_tiers, "middle", DRAFTED * 2, "score"),
     "one more signal": (observing, "small", [*DRAFTED, "self_check", "verify"], "enough"),
-    "a middleware that answers": (lambda: cascade_of(middleware=[Known()]), "small", ["known"], ""),
+    "a middleware that answers": (unsure(middleware=[Known()]), "small", ["known"], ""),
     "a small model that is down": (
-        lambda: cascade_of(scripted([DOWN]), middleware=[Retries(attempts=1)]),
+        lambda: cascade_of(scripted([DOWN]), middleware=[Retries(1)]),
         "large",
         ["draft", "expert"],
         "small failed",
     ),
-    "a large model that is down": (
-        lambda: cascade_of(scripted(sure=0.2), scripted([DOWN])),
-        "small",
-        [*DRAFTED, *["expert"] * 3],
+    "a large model that is down": (unsure(scripted([DOWN])), "small", DEGRADED, ""),
+    "another large model": (
+        unsure(scripted([DOWN]), [Fallback(OTHER), Retries(2, base_s=0)]),
+        "fallback",
+        DEGRADED,
         "",
     ),
-    "another large model": (substituted, "fallback", [*DRAFTED, *["expert"] * 3], ""),
-    "a verifier that rejects": (
-        judged(lambda question, answer: Verdict(accept=False, reason="no")),
-        "large",
-        [*DRAFTED, "expert"],
-        "no",
-    ),
-    "a verifier that accepts": (judged(lambda q, a: 0.95), "small", DRAFTED, ""),
-    "a verifier with a runtime": (
-        judged(lambda question, answer, runtime: runtime.kernel is not None),
-        "small",
-        DRAFTED,
-        "",
-    ),
-    "a verifier with the run": (
-        judged(lambda question, answer, run: run.draft.text == answer),
-        "small",
-        DRAFTED,
-        "",
-    ),
-    "a verifier that raises": (
-        judged(raises),
-        "large",
-        [*DRAFTED, "expert"],
-        "the verifier raised KeyError",
-    ),
-    "a signal that raises": (
-        lambda: cascade_of(signals=[raises]),
-        "large",
-        [*DRAFTED, "expert"],
-        "the signal raises raised KeyError",
-    ),
+    "a verifier that rejects": (unsure(verifier=lambda q, a: NO), "large", ESCALATED, "no"),
+    "a verifier that accepts": (unsure(verifier=lambda q, a: 0.95), "small", DRAFTED, ""),
+    "a verifier with a runtime": (unsure(verifier=with_runtime), "small", DRAFTED, ""),
+    "a verifier with the run": (unsure(verifier=with_run), "small", DRAFTED, ""),
+    "a verifier that raises": (unsure(verifier=raises), "large", ESCALATED, "raised KeyError"),
+    "a signal that raises": (unsure(signals=[raises]), "large", ESCALATED, "raised KeyError"),
 }
 
 
@@ -238,30 +207,24 @@ async def test_settings_travel_with_the_question(driver: Any) -> None:
 
 def irreversible_draft() -> Cascade:
     small = scripted([reply("", tool_calls=[CALL], call_probability=0.9)])  # type: ignore[list-item]
-    risks = ToolRisks({"delete": "irreversible"})
-    return cascade_of(small, scripted([DOWN]), middleware=[risks], tools=TOOLS)
+    return cascade_of(small, scripted([DOWN]), [ToolRisks({"delete": "irreversible"})], tools=TOOLS)
 
 
 REFUSED = AuthenticationError("401: wrong key", model="scripted:s")
+OBJECT = {"type": "object"}
 
 
 @pytest.mark.parametrize(
     ("make", "error", "first"),
     [
         (lambda: cascade_of(scripted([REFUSED])), AuthenticationError, ["draft"]),
-        (
-            lambda: cascade_of(
-                scripted("no JSON"), scripted([DOWN]), response_format={"type": "object"}
-            ),
-            ModelUnavailableError,
-            DRAFTED,
-        ),
+        (unsure(scripted([DOWN]), response_format=OBJECT), ModelUnavailableError, DRAFTED),
         (irreversible_draft, ModelUnavailableError, DRAFTED),
     ],
     ids=["a wrong key", "a draft that is ruled out", "an irreversible draft"],
 )
 async def test_what_may_be_no_answer_is_an_error_with_what_was_spent(
-    make: Callable[[], Cascade], error: type[CascadeError], first: list[str]
+    make: Make, error: type[CascadeError], first: list[str]
 ) -> None:
     with pytest.raises(error) as raised:
         await make().ainvoke("?")
