@@ -155,11 +155,13 @@ def evaluate(
         fitted, tested = features.pair_of(rows, *names), None
         if test is not None:
             tested = features.pair_of(recordings.read_transcripts(test), *names)
-    with busy(f"fitting and measuring on {len(rows):,} rows"):
-        if checked:
+    working = f"fitting and measuring on {len(rows):,} rows"
+    if checked:
+        with busy(working):
             runs = trajectories.check_runs(fitted, wanted, test=tested)
-            give(runs, runs.text)
-            return
+        give(runs, runs.text)
+        return
+    with busy(working):
         given = None if calibration is None else Calibration.load(calibration)
         whole_runs = any(outcome.steps for outcome in fitted.outcomes(fitted.small))
         choose = trajectories.fit_agents if whole_runs else ladder.fit_ladder
