@@ -422,7 +422,7 @@ class Cascade:
         made = await calibrate_examples(
             recording, to_examples(examples), as_scorer(scorer), **options
         )
-        return made.fitted.calibration
+        return made.calibration
 
     def calibrate(self, examples: Sequence[Any], **options: Any) -> Calibration:
         """`acalibrate` for synchronous callers."""

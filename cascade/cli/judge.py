@@ -33,7 +33,7 @@ from cascade.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
-    from cascade.evaluation.collecting import Collected
+    from cascade.calibrate import Collected
     from cascade.evaluation.crossfit import Options
     from cascade.evaluation.recordings import Example
     from cascade.evaluation.verdict import Evaluation
@@ -293,18 +293,18 @@ def try_(
     """
     need_numbers()
     from cascade.calibrate import calibrate as fit  # noqa: PLC0415 - heavy
-    from cascade.evaluation import collecting  # noqa: PLC0415
+    from cascade.evaluation import fitting  # noqa: PLC0415
     from cascade.evaluation.crossfit import LEAST_ROWS  # noqa: PLC0415
     from cascade.evaluation.verdict import FAIR_TEST  # noqa: PLC0415
 
-    choices = collecting.labels_of(examples.read(file))
+    choices = fitting.labels_of(examples.read(file))
     if choices and examples.system is None:
         # Short labels want to be named, and no chance: 11 points of accuracy on a set of ours.
         told = f"Answer with one of these words alone: {', '.join(choices)}."
         examples = replace(examples, system=told)
         if models.temperature is None:
             models = replace(models, temperature=0.0)
-    rows = collecting.with_shots(examples.read(file), shots)
+    rows = fitting.with_shots(examples.read(file), shots)
     if len(rows) < LEAST_ROWS:
         raise ConfigurationError(
             f"{file}: {len(rows)} rows, where {LEAST_ROWS} or more are needed, and "
@@ -319,17 +319,7 @@ def try_(
             fitted = asyncio.run(
                 fit(cascade.kernel, path, rows, max_harms=max_harm or (), options=options)
             )
-        how = {"temperature": models.temperature, "max_tokens": models.max_tokens}
-        tiers = [
-            {
-                "name": tier.name,
-                "model": tier.model.name,
-                **{name: value for name, value in how.items() if value is not None},
-                **collecting.set_price(tier.pricing),
-            }
-            for tier in cascade.tiers
-        ]
-    files = collecting.write_artefacts(to, fitted, tiers)
+        files = fitting.write_artefacts(to, fitted, cascade.tiers)
     found, then = fitted.evaluation, _next(fitted.evaluation, files["configuration"])
     remark = f"wrote {', '.join(map(str, files.values()))}\nnext: {then}"
     advice = fitted.calibration.recommendation
@@ -425,7 +415,7 @@ def _record(
 
 def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: float) -> None:
     """Say what will be asked at which cost, and ask the person where it may be more than that."""
-    from cascade.evaluation.collecting import expected_usd  # noqa: PLC0415 - heavy
+    from cascade.evaluation.fitting import expected_usd  # noqa: PLC0415 - heavy
     from cascade.evaluation.recordings import read_transcripts  # noqa: PLC0415
 
     known = {r.id for r in read_transcripts(path)} if path.exists() else set()
@@ -469,7 +459,8 @@ def _progress(path: Path) -> Iterator[Callable[[Collected], None]]:
     def update(done: Collected) -> None:
         nonlocal kept
         spent = "?" if done.spent_usd is None else f"${done.spent_usd:.4f}"
-        left = "" if done.left_s is None else f", {done.left_s:.0f} s left"
+        usd = "?" if done.left_usd is None else f"${done.left_usd:.4f}"
+        left = "" if done.left_s is None else f", {done.left_s:.0f} s and {usd} left"
         kept = f"{done.skipped + done.written} of {done.total} are in {path}"
         tell(f"{done.total - done.left} of {done.total}, {spent} spent{left}")
 

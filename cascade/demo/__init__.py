@@ -14,19 +14,19 @@ from decimal import Decimal
 from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
 
 from cascade.api import Cascade
-from cascade.calibrate import SIGNALS, AlwaysEscalate, calibrate, record
+from cascade.calibrate import SIGNALS, AlwaysEscalate, Collected, calibrate, record
 from cascade.errors import ConfigurationError
-from cascade.evaluation.collecting import Collected, Fitted, set_price, write_artefacts
 from cascade.evaluation.crossfit import LEAST_ROWS
+from cascade.evaluation.fitting import Fitted, write_artefacts
 from cascade.evaluation.recordings import Example
 from cascade.evaluation.scorers import get_scorer
 from cascade.ledger.prices import Price, find_pricing
-from cascade.models import ReplayModel
 from cascade.state import Usage
 from cascade.tiers import ModelLike, Tier
 
@@ -40,9 +40,9 @@ PRICED_AS = ("together", "Qwen/Qwen1.5-0.5B")
 """The hosted model at whose list price recorded answers are counted: same family, same size.
 The recorded model itself is hosted by nobody."""
 
-RECORDED = Path(str(files("cascade.demo").joinpath("recorded.jsonl")))
+RECORDED = f"replay:{files('cascade.demo').joinpath('recorded.jsonl')}"
 
-MAX_TOKENS = 24
+SHORT: dict[str, Any] = {"max_tokens": 24, "temperature": 0.0}
 """Enough for every answer of the examples' form, and little lost when a model rambles."""
 
 
@@ -89,12 +89,11 @@ def questions(n: int | None = None) -> list[Example]:
 
 def recorded_large() -> Tier:
     """The large model's recorded answers, at an assumed price."""
-    model = ReplayModel(RECORDED)
-    listed = find_pricing(*PRICED_AS)
-    asked = listed.cost(Usage(input_tokens=1_000_000, output_tokens=0), None)
-    written = listed.cost(Usage(input_tokens=0, output_tokens=1_000_000), None)
+    listed, million = find_pricing(*PRICED_AS), 1_000_000
+    asked = listed.cost(Usage(input_tokens=million, output_tokens=0), None)
+    written = listed.cost(Usage(input_tokens=0, output_tokens=million), None)
     price = None if asked is None or written is None else Price(input=asked, output=written)
-    return Tier(model, name="large", price=price, max_tokens=MAX_TOKENS, temperature=0.0)
+    return Tier(RECORDED, name="large", price=price, **SHORT)
 
 
 def _small(model: ModelLike) -> Tier:
@@ -102,10 +101,7 @@ def _small(model: ModelLike) -> Tier:
         return model
     # One at a time, so that a draft's busy time is its own.
     own = {"n_parallel": 1} if isinstance(model, str) and model.startswith("llamacpp:") else {}
-    price = Price(per_hour=PER_HOUR)
-    return Tier(
-        model, name="small", price=price, max_tokens=MAX_TOKENS, temperature=0.0, options=own
-    )
+    return Tier(model, name="small", price=Price(per_hour=PER_HOUR), options=own, **SHORT)
 
 
 async def run_demo(
@@ -113,25 +109,23 @@ async def run_demo(
     *,
     n: int | None = None,
     small: ModelLike = SMALL,
-    large: ModelLike | None = None,
     progress: Callable[[Collected], None] = lambda done: None,
 ) -> Demo:
-    """Record both models on the questions, calibrate, and write what was found.
+    """Record the small model beside the large one's answers, calibrate, and write what was found.
 
     Args:
         folder: of the transcripts, the calibration, the page and the configuration; what was
             recorded there is not asked again.
         n: how many questions, spread over the kinds; None for all.
         small: the model that drafts.
-        large: the large model; None for the recorded answers.
         progress: called after each question.
 
     Raises:
         ConfigurationError: an option cannot work, or a package is missing.
         CascadeError: nothing but failures.
     """
-    given = large or recorded_large()
-    cascade = Cascade(_small(small), given, policy=AlwaysEscalate(), signals=SIGNALS)
+    pair = _small(small), recorded_large()
+    cascade = Cascade(*pair, policy=AlwaysEscalate(), signals=SIGNALS)
     asked, path = questions(n), folder / "demo.jsonl"
     try:
         collected = await record(
@@ -140,26 +134,14 @@ async def run_demo(
         fitted = await calibrate(cascade.kernel, path, asked)
     finally:
         await cascade.aclose()
-    first, last = cascade.tiers[0], cascade.tiers[-1]
-    models = (first.model.name, f"replay:{RECORDED}" if large is None else last.model.name)
-    tiers: list[dict[str, JsonValue]] = [
-        {
-            "model": name,
-            "max_tokens": tier.max_tokens,
-            "temperature": tier.settings.temperature,
-            **set_price(tier.pricing),
-        }
-        for name, tier in zip(models, cascade.tiers, strict=True)
-    ]
-    tiers[0] |= {"options": dict(first.settings.options)}
-    counted = f"at the list price of {PRICED_AS[1]} (an assumption: nobody hosts it itself)"
+    first, last = (tier.model.name for tier in cascade.tiers)
     return Demo(
         fitted,
         collected,
-        {"transcripts": path, **write_artefacts(folder, fitted, tiers, "demo")},
+        {"transcripts": path, **write_artefacts(folder, fitted, cascade.tiers, "demo")},
         (
-            f"{first.model.name} costs ${PER_HOUR:f} per hour in which it computes (an assumption "
-            "for hardware and power; its time is measured)",
-            f"{last.model.name}: {counted if large is None else last.pricing.source}",
+            f"{first} costs ${PER_HOUR:f} per hour in which it computes (an assumption for "
+            "hardware and power; its time is measured)",
+            f"{last}: at the list price of {PRICED_AS[1]} (an assumption: nobody hosts it itself)",
         ),
     )
