@@ -314,8 +314,8 @@ def find_pricing(
         return NoPrice(source=f"price not set: give the tier a `price` with per_hour{BY_FILE}")
     if local:
         return NoPrice(
-            source="price not set: give the tier a `price`, with per_hour for a machine of your "
-            f"own, or with input and output where its server bills tokens{BY_FILE}"
+            source="price not set: give the tier a `price`, with input and output where its server "
+            f"bills tokens, or Price.local(…) for a machine of your own{BY_FILE}"
         )
     from genai_prices import Usage as PricedUsage  # noqa: PLC0415 - heavy, and only here
     from genai_prices import calc_price  # noqa: PLC0415

@@ -16,7 +16,6 @@ from cascade.errors import (
     RateLimitError,
 )
 from cascade.models import Recorder, open_model
-from tests.acceptance.langchain_model import OpenAIChat
 from tests.acceptance.setups import entries_of, tries
 from tests.acceptance.upstream import Answer, Upstream, failure
 
@@ -110,7 +109,7 @@ def test_the_embedded_model_drafts_in_this_process(upstream: Upstream) -> None:
 
 def test_any_langchain_chat_model_drafts(upstream: Upstream) -> None:
     upstream.says("chat", lambda seen: Answer("True" if seen.is_check else "Canberra", p=None))
-    chat = Tier(OpenAIChat(base_url=upstream.openai_url, model="chat"), price=PRICE)
+    chat = Tier(upstream.chat("chat"), price=PRICE)
     with Cascade(chat, upstream.tier("large")) as cascade:
         result = cascade.invoke(QUESTION)
     assert (result.answer, result.tier, result.calibrated) == ("Canberra", "small", False)

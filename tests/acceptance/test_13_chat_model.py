@@ -13,7 +13,7 @@ from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.exceptions import OutputParserException
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, FakeListChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
 from langchain_core.tools import tool
 from langchain_tests.integration_tests import ChatModelIntegrationTests
@@ -27,7 +27,6 @@ from cascade.errors import ConfigurationError
 from cascade.events import Decided
 from cascade.integrations.middleware import CascadeMiddleware
 from cascade.middleware import ToolRisks
-from tests.acceptance.langchain_model import OpenAIChat
 from tests.acceptance.obliging import obliging
 from tests.acceptance.setups import calls_of, entries_of, pair
 from tests.acceptance.upstream import Answer, Seen, Upstream
@@ -58,7 +57,7 @@ class TestStandard(ChatModelIntegrationTests):
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
-        return type(Cascade(tiers=[OpenAIChat(base_url="http://127.0.0.1:9/v1")]).as_chat_model())
+        return type(Cascade(tiers=[FakeListChatModel(responses=["x"])]).as_chat_model())
 
     @property
     def supports_json_mode(self) -> bool:
@@ -102,7 +101,7 @@ async def test_a_usage_callback_counts_each_token_once(
 ) -> None:
     made = pair(upstream, p)
     if tiers == "langchain":
-        models = [OpenAIChat(base_url=upstream.openai_url, model=n) for n in ("small", "large")]
+        models = [upstream.chat(name) for name in ("small", "large")]
         made = Cascade(*models, verifier=lambda _q, _a: p > 0.8)
     with get_usage_metadata_callback() as counted:
         if how == "invoke":
@@ -196,7 +195,7 @@ async def test_a_cascade_stands_in_the_middleware_of_an_agent_with_a_model_of_it
     upstream: Upstream, show: str
 ) -> None:
     upstream.says("small", "There are five.", p=0.3)
-    own = OpenAIChat(base_url=upstream.openai_url, model="own")
+    own = upstream.chat("own")
     agent: Any = create_agent(own, [], middleware=[CascadeMiddleware(upstream.tier("small"))])
     if show == "invoke":
         state = await agent.ainvoke(ASKED)

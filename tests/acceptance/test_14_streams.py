@@ -15,7 +15,6 @@ from cascade.errors import ModelError
 from cascade.events import Decided, Provisional, Retracted, Token
 from cascade.middleware import Abort
 from cascade.result import CascadeResult
-from tests.acceptance.langchain_model import OpenAIChat
 from tests.acceptance.setups import calls_of, pair, tries
 from tests.acceptance.upstream import Answer, Held, Upstream
 
@@ -109,8 +108,7 @@ async def test_a_rejected_draft_of_a_langchain_model_stays_out_of_the_streams_ar
     upstream: Upstream,
 ) -> None:
     upstream.says("small", "True or not", p=None)
-    small = OpenAIChat(base_url=upstream.openai_url, model="small")
-    made = Cascade(small, upstream.tier("large"), verifier=lambda _q, _a: False)
+    made = Cascade(upstream.chat("small"), upstream.tier("large"), verifier=lambda _q, _a: False)
     builder = StateGraph(MessagesState)
     builder.add_node("cascade", made.graph)
     builder.add_edge(START, "cascade")

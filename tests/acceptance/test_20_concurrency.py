@@ -164,12 +164,10 @@ def test_several_event_loops_may_ask_at_the_same_time(upstream: Upstream) -> Non
 
 
 MIXED = """
-import asyncio, sys
-from cascade import Cascade
-from tests.acceptance.langchain_model import OpenAIChat
+from langchain_openai import ChatOpenAI
 
-small, large = (OpenAIChat(base_url=sys.argv[1], model=name) for name in ("small", "large"))
-cascade = Cascade(small, large, verifier=lambda question, answer: "2" not in question)
+chats = [ChatOpenAI(model=n, base_url=sys.argv[1], api_key="k") for n in ("small", "large")]
+cascade = Cascade(*chats, verifier=lambda question, answer: "2" not in question)
 
 async def both(number):
     print(cascade.invoke(f"{number}").answer, (await cascade.ainvoke(f"{number}")).answer)
@@ -190,7 +188,7 @@ else:
 def test_a_langchain_model_works_in_every_loop(upstream: Upstream, how: str, printed: str) -> None:
     for name in ("small", "large"):  # slow enough that each call waits for its answer
         upstream.says(name, lambda seen: Answer(f"{seen.model}: {seen.last}", delay_s=0.03))
-    assert run(MIXED, upstream.openai_url, how) == printed
+    assert run(PAIR + MIXED, upstream.openai_url, how) == printed
 
 
 FORKS = """

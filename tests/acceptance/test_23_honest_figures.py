@@ -8,15 +8,13 @@ import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cascade import Cascade, LedgerView, MemoryLedger, Price, Tier
+from cascade import Cascade, LedgerView, MemoryLedger, Price
 from cascade.ledger.store import open_store
 from tests.acceptance import commands
 from tests.acceptance.commands import MODELS, Done, outcomes
-from tests.acceptance.langchain_model import OpenAIChat
 from tests.acceptance.setups import CHEAP, DEAR, pair
 from tests.acceptance.upstream import Answer, Upstream
 
@@ -38,20 +36,9 @@ def test_hidden_reasoning_of_a_draft_is_no_part_of_the_baseline(
     assert Decimal("0.00003") < (result.ledger.baseline_usd or 0) < Decimal("0.0013")
 
 
-class AtHome(OpenAIChat):
-    """A client of OpenAI's that is pointed at another server, as `ChatOpenAI(base_url=…)`."""
-
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
-        return {"ls_provider": "openai", "ls_model_name": "gpt-5.1", "ls_model_type": "chat"}
-
-
 def test_no_list_price_holds_at_an_address_that_is_not_the_providers(upstream: Upstream) -> None:
-    for model in (
-        upstream.tier("gpt-5.1"),
-        Tier(AtHome(base_url=upstream.openai_url, model="gpt-5.1")),
-    ):
-        with Cascade(tiers=[model]) as cascade:
-            ledger = cascade.invoke("?").ledger
+    for model in (upstream.tier("gpt-5.1"), upstream.chat("gpt-5.1")):
+        ledger = Cascade(tiers=[model]).invoke("?").ledger
         assert (ledger.cost_usd, ledger.cost_basis) == (None, "unknown")
 
 
@@ -84,8 +71,7 @@ def test_a_server_that_tells_no_times_is_charged_the_calls_own_as_an_estimate(
 def test_a_server_that_counts_tokens_is_not_asked_for_a_price_by_the_hour(
     upstream: Upstream,
 ) -> None:
-    with Cascade(upstream.tier("small"), upstream.tier("large")) as cascade:
-        table = cascade.invoke("?").ledger.table()
+    table = Cascade(upstream.tier("small"), upstream.tier("large")).invoke("?").ledger.table()
     assert "per_hour" not in table
 
 

@@ -18,7 +18,6 @@ from langchain.agents import create_agent
 from langchain_core.decisions import Choice, Score
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
 from langchain_openai.decisions import OpenAIDecisions
 from langgraph.checkpoint.memory import InMemorySaver
 
@@ -61,8 +60,9 @@ def agent(upstream: Upstream, name: str, answer: Any, **options: Any) -> AgentTi
         return answer(seen) if callable(answer) else answer
 
     upstream.says(name, say)
-    chat = ChatOpenAI(model=name, base_url=upstream.openai_url, api_key="a-key", max_retries=0)
-    made = create_agent(chat, [population, delete], checkpointer=options.pop("saver", None))
+    made = create_agent(
+        upstream.chat(name), [population, delete], checkpointer=options.pop("saver", None)
+    )
     prices = {"openai:small": Price(input=1, output=2), "openai:large": Price(input=10, output=20)}
     return AgentTier(made, name=name, prices=prices, **{"takes_over": "hand_over", **options})
 

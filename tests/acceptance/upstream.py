@@ -163,6 +163,13 @@ class Upstream(Server):
         key = options.pop("api_key", "a-key")
         return Tier(f"{provider}:{model}", base_url=self.openai_url, api_key=key, **options)
 
+    def chat(self, model: str) -> Any:
+        """A chat model of LangChain's that speaks to this server."""
+        from langchain_openai import ChatOpenAI  # noqa: PLC0415 - slow, and not for every test
+
+        how: Any = {"base_url": self.openai_url, "api_key": "a-key", "max_retries": 0}
+        return ChatOpenAI(model=model, stream_usage=True, **how)
+
     def says(self, model: str, say: Say, **how: Any) -> None:
         """What a model answers from now on."""
         self._always[model] = Answer(say, **how) if isinstance(say, str) else say
