@@ -225,19 +225,6 @@ async def test_a_rejected_run_is_not_shown_in_the_stream_around_it() -> None:
 # --- failures
 
 
-async def test_a_tool_that_breaks_is_a_failure_with_its_name() -> None:
-    @tool
-    def population(city: str) -> str:
-        """Broken."""
-        raise ZeroDivisionError("oh")
-
-    broken = create_agent(chat(CALLS, "x"), [population])
-    with pytest.raises(
-        MalformedResponseError, match="agent:mine failed with ZeroDivisionError: oh"
-    ):
-        await Cascade(tiers=[agent(broken, name="mine")], middleware=[Retries(1)]).ainvoke(Q)
-
-
 async def test_a_run_out_of_time_is_a_timeout() -> None:
     async def waits(messages: Any) -> Any:
         await chat("460").ainvoke(messages)

@@ -94,14 +94,6 @@ def test_log_probs_come_in_the_form_of_openai_where_they_are_wanted(pair: Pair) 
 # --- streams
 
 
-async def test_tool_calls_are_streamed(pair: Pair) -> None:
-    model = pair(reply("", tool_calls=[POPULATION], call_probability=0.95)).as_chat_model()
-    whole: Any = None
-    async for chunk in model.bind_tools([population]).astream(Q):
-        whole = chunk if whole is None else whole + chunk
-    assert whole.tool_calls[0]["args"] == {"city": "Canberra"}
-
-
 class Breaking(ScriptedModel):
     """Its streams break after the first word."""
 

@@ -111,17 +111,6 @@ def test_it_is_a_verifier_by_whose_probability_the_policy_decides(pair: Pair, p:
     assert calls == [("verify", PRICE_OF_ONE)]
 
 
-@pytest.mark.parametrize("as_signal", [True, False])
-def test_one_that_is_down_loses_no_question(pair: Pair, as_signal: bool) -> None:
-    fake: Any = Fake(broken=True)
-    given = (
-        {"signals": [DecisionSignal(fake)]} if as_signal else {"verifier": DecisionVerifier(fake)}
-    )
-    result = pair(reply("Sydney", probability=0.9), **given).invoke(Q)
-    assert (result.tier, result.decision.action) == ("large", "escalate")
-    assert "fake failed with ConnectionError: no way" in result.decision.reason
-
-
 @pytest.mark.parametrize("question", [Box(instructions="Where?"), QUESTIONS[1][0]])
 def test_a_question_without_a_probability_is_refused(question: Any) -> None:
     with pytest.raises(ConfigurationError, match="label that stands for a correct draft"):

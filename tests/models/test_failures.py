@@ -26,8 +26,8 @@ from cascade.errors import (
     StreamInterruptedError,
     UnsupportedContentError,
 )
-from cascade.models import Model, http
-from cascade.models.failures import Caller, conceal
+from cascade.models import Model
+from cascade.models.failures import conceal
 from cascade.models.openai import OpenAIModel
 from tests.models.asking import ASKING, ask, ask_by_stream
 from tests.servers import replies
@@ -36,7 +36,6 @@ from tests.servers.replies import Reply
 
 REFUSALS: dict[str, tuple[Reply, type[ModelError], bool | None]] = {
     "401": (replies.error(401, "bad key sk-abcdef123456"), AuthenticationError, False),
-    "408": (replies.error(408, "late"), ModelTimeoutError, None),
     "409": (replies.error(409, "conflict"), ModelUnavailableError, False),
     "413": (replies.error(413, "large"), ContextLengthError, False),
     "a prompt too long, by its code": (
@@ -149,18 +148,6 @@ async def test_a_server_that_never_answers_times_out(
         assert await asyncio.to_thread(received.left.wait, 5), "the connection was not closed"
 
 
-async def test_a_client_does_not_wait_for_ever(
-    opened: Callable[[str], Model], server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http, "READ_S", 0.1)
-    for kind in ("openai", "openai without aiohttp"):
-        model = opened(kind)
-        server.will(replies.HANG)
-        with pytest.raises(ModelTimeoutError, match="no answer in time"):
-            await ask(model)
-        await model.aclose()
-
-
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
@@ -261,10 +248,3 @@ def test_a_cause_that_repeats_the_question_is_dropped() -> None:
     error.__cause__ = harmless = ValueError("no")
     conceal(error, [QUESTION], ())
     assert error.__cause__ is harmless
-
-
-def test_a_long_reason_is_cut_and_words_that_both_have_are_no_quote() -> None:
-    assert len(str(Caller("m", "here").refused(400, "x" * 10_000))) < 500
-    error = Caller("m", "here").refused(400, "the model is busy")
-    conceal(error, ["Is the model big?"], ())
-    assert "the model is busy" in str(error)

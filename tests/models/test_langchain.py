@@ -124,28 +124,12 @@ async def test_logprobs_of_answer_and_calls_in_either_shape(logprobs: object) ->
 
 async def test_settings_become_fields_of_a_copy_or_go_with_the_call() -> None:
     chat = StrangerChat()
-    await ask(
-        LangChainModel(chat),
-        max_tokens=5,
-        temperature=0.5,
-        seed=3,
-        stop=("x",),
-        logprobs=True,
-        top_logprobs=4,
-        extra={"user": "u"},
-    )
+    settings: dict[str, Any] = {"temperature": 0.5, "seed": 3, "logprobs": True, "top_logprobs": 4}
+    await ask(LangChainModel(chat), max_tokens=5, stop=("x",), extra={"user": "u"}, **settings)
     assert chat.temperature is None, "the user's own object is not changed"
     (call,) = chat._calls
     call.pop("messages")
-    assert call == {
-        "stop": ["x"],
-        "temperature": 0.5,
-        "num_predict": 5,
-        "logprobs": True,
-        "top_logprobs": 4,
-        "seed": 3,
-        "user": "u",
-    }
+    assert call == {**settings, "stop": ["x"], "num_predict": 5, "user": "u"}
 
 
 @pytest.mark.parametrize(("choice", "bound"), [("weather", "weather"), ("required", "any")])
@@ -259,12 +243,9 @@ def test_the_name_says_whose_model_it_is() -> None:
     assert LangChainModel(StrangerChat(), provider="a", model="b").name == "a:b"
 
 
-@pytest.mark.parametrize(
-    ("base_url", "server"), [(None, "http://127.0.0.1:11434"), ("box:1", "http://box:1")]
-)
-def test_the_address_of_chat_ollama_is_known(base_url: str | None, server: str | None) -> None:
-    model = LangChainModel(ChatOllama(base_url=base_url))
-    assert (model.provider, model.server, model.local) == ("ollama", server, base_url is None)
+def test_the_address_of_chat_ollama_is_known() -> None:
+    model = LangChainModel(ChatOllama(base_url=None))
+    assert (model.provider, model.server, model.local) == ("ollama", "http://127.0.0.1:11434", True)
 
 
 class Retrying(StrangerChat):

@@ -87,11 +87,6 @@ async def test_a_prompt_that_is_too_long(asking: Any, embedded: LlamaCppModel) -
     assert caught.value.billed is False
 
 
-@pytest.mark.parametrize("text", ["London", "It is Paris.", '42 été "x"\n y'])
-async def test_a_given_answer_is_scored_token_by_token(text: str, embedded: LlamaCppModel) -> None:
-    assert "".join(token for token, _ in await score(embedded, text) or ()) == text
-
-
 async def test_the_score_of_its_own_answer_is_what_it_was_written_with(
     embedded: LlamaCppModel,
 ) -> None:

@@ -128,14 +128,6 @@ def test_a_text_is_calls_where_it_consists_of_them_alone(text: str, n: int) -> N
     assert len(read_calls(text, (WEATHER,))) == n
 
 
-async def test_a_template_that_knows_tools_gets_them(
-    model: LlamaCppModel, server: FakeServer
-) -> None:
-    await ask(model, tools=(WEATHER,))
-    assert server.last.body["tools"] == [WEATHER]
-    assert [message["role"] for message in server.last.body["messages"]] == ["user"]
-
-
 async def test_a_template_that_knows_no_tools_gets_them_as_text(
     model: LlamaCppModel, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

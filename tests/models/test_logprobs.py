@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import ToolCall
 
-from cascade.models.logprobs import Growing, answer_logprobs, call_logprobs, read_logprob
+from cascade.models.logprobs import answer_logprobs, call_logprobs, read_logprob
 from cascade.models.openai import OpenAIModel
 from tests.models.asking import question
 from tests.models.asking import tokens as items
@@ -42,12 +42,6 @@ def spelled(
 )
 def test_what_cannot_be_a_log_probability_is_missing(value: object) -> None:
     assert read_logprob(value) is None
-
-
-@pytest.mark.parametrize("sent", [None, [], "text", 7, {"token": "Paris"}, ["Paris"]])
-def test_what_is_no_list_of_tokens_is_none(sent: object) -> None:
-    assert spelled(sent, "Paris") is None
-    assert call_logprobs(sent, [call(q="Paris")]) is None
 
 
 # Tokens of the answer
@@ -154,14 +148,6 @@ async def test_after_what_cannot_be_trusted_nothing_more_comes(
     assert [tokens for _, tokens in await heard(openai_model) if tokens] == [("a",)]
 
 
-def test_a_stream_whose_tokens_run_far_ahead_of_its_text_is_not_followed() -> None:
-    near, far = Growing(), Growing()
-    assert near.add(items(*"Paris"), "P", plain=True) == ()
-    assert len(near.add([], "aris", plain=True)) == 5
-    assert far.add(items(*["a"] * 1000), "a", plain=True) == ()
-    assert far.add([], "a" * 999, plain=True) == ()
-
-
 # Tokens of tool calls
 
 
@@ -198,20 +184,6 @@ NOW = '{"name": "now", "arguments": {}}'
 )
 def test_name_and_values_are_found_in_the_forms_of_many_models(text: str) -> None:
     assert sorted(kept(cut(text), ROME) or ()) == ["3", "Rome", "search"]
-
-
-def test_values_of_every_kind_and_depth_count() -> None:
-    args = {
-        "path": 'a\\b "c".txt',
-        "empty": "",
-        "none": None,
-        "list": ["x", 1.5, []],
-        "object": {"key": {"deep": -2}, "nothing": {}},
-    }
-    text = json.dumps({"name": "search", "arguments": args})
-    found = call_logprobs(items(*text), [call(**args)])
-    spelled = "".join(token.token for token in found or ())
-    assert spelled == r"search" + r"a\\b \"c\".txt" + '""' + "null" + "x1.5[]" + "-2{}"
 
 
 @pytest.mark.parametrize(

@@ -71,19 +71,6 @@ async def test_connections_of_a_model_that_is_dropped_are_closed(
     await server.has_closed_connections()
 
 
-def test_connections_of_closed_loops_are_forgotten(opened: Callable[[str], Model]) -> None:
-    model = opened("openai")
-    idle = asyncio.new_event_loop()
-    for loop in (asyncio.new_event_loop(), asyncio.new_event_loop(), idle):
-        loop.run_until_complete(ask(model))
-        if loop is not idle:
-            loop.close()
-    asyncio.run(ask(model))
-    assert len(model._connection._clients._kept) == 2  # type: ignore[attr-defined]
-    run_sync(model.aclose())
-    idle.close()
-
-
 # A home for clients of others
 
 

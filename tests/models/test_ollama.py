@@ -32,7 +32,7 @@ async def test_every_setting_reaches_the_server(
         top_logprobs=3,
         tools=(WEATHER,),
         schema=CITY,
-        extra={"think": False, "keep_alive": "5m", "num_ctx": 512, "options": {"top_k": 1}},
+        extra={"think": False, "num_ctx": 512, "options": {"top_k": 1}},
     )
     sent = dict(server.last.body)
     assert sent.pop("messages") == [{"role": "user", "content": "Capital of France?"}]
@@ -45,7 +45,6 @@ async def test_every_setting_reaches_the_server(
         "top_logprobs": 3,
         "truncate": False,
         "think": False,
-        "keep_alive": "5m",
         "options": {
             "num_predict": 5,
             "temperature": 0.0,

@@ -98,30 +98,6 @@ async def test_what_cannot_be_sent_is_an_error_of_the_input(
 # What is read
 
 
-async def test_a_plain_answer_with_everything_that_came_along(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    usage = {
-        "prompt_tokens": 20,
-        "completion_tokens": 9,
-        "prompt_tokens_details": {"cached_tokens": 16},
-        "completion_tokens_details": {"reasoning_tokens": 7},
-    }
-    top = [{"token": "Par", "logprob": -0.1}, {"token": "x", "logprob": -9999.0}]
-    logprobs = [
-        {"token": "Par", "logprob": -0.1, "top_logprobs": top},
-        {"token": "is", "logprob": -0.2, "bytes": [105, 115], "top_logprobs": []},
-    ]
-    server.will(replies.openai_reply("Paris", usage=usage, logprobs=logprobs))
-    answer = await ask(openai_model, logprobs=True, top_logprobs=2)
-    assert (answer.text, answer.model, answer.finish_reason) == ("Paris", "served", "stop")
-    assert answer.usage == Usage(
-        input_tokens=20, output_tokens=9, cached_tokens=16, reasoning_tokens=7
-    )
-    top_of_first = (("Par", -0.1),)
-    assert answer.logprobs == (TokenLogprob("Par", -0.1, top_of_first), TokenLogprob("is", -0.2))
-
-
 async def test_a_stream_carries_the_whole_completion_at_its_end(
     openai_model: OpenAIModel, server: FakeServer
 ) -> None:
