@@ -41,8 +41,7 @@ class Request:
 
     Attributes:
         messages: the conversation, oldest first.
-        max_tokens: upper limit of output tokens; None leaves it to the provider.
-        temperature: None leaves it to the provider.
+        max_tokens, temperature: None leaves them to the provider.
         logprobs: ask for the log-probability of each output token.
         top_logprobs: how many alternatives per token (0 to 20), with `logprobs`.
         tools: tools in OpenAI format (`{"type": "function", "function": {...}}`).
@@ -74,8 +73,6 @@ class Chunk:
     """A piece of a streamed answer; the last one carries the whole `completion`.
 
     Attributes:
-        text: the piece.
-        completion: the whole answer, in the last chunk.
         logprobs: of the tokens that spell this piece, where the model has `streams_logprobs` and
             the request asks for them.
         first: whether an attempt begins: what was heard before belongs to another one.

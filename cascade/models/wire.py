@@ -81,8 +81,7 @@ def sendable(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 def whole(value: Any) -> Any:
     """The same JSON with halves of surrogate pairs put together, and U+FFFD for lone ones.
 
-    Such a half comes of an emoji that a model cut in two. UTF-8 has no place for it, and one in a
-    conversation would make every later step of it fail.
+    Such a half comes of an emoji that a model cut in two, and has no place in UTF-8.
     """
     text = json.dumps(value, ensure_ascii=False)
     try:
@@ -129,9 +128,8 @@ def count(value: object) -> int | None:
 def read_counts(counts: Mapping[str, object], *, wrote: bool, total: object = None) -> Usage:
     """The usage of a call, by the names of `Usage`, where its counts can be true together.
 
-    Some servers send zeros where they have not counted, or count what they read from their cache
-    beside the input. Where the reasoning stands beside the output (xAI, Gemini), the total of all
-    tokens shows it.
+    Some servers send zeros where they have not counted, or count cached input beside the input.
+    Reasoning that stands beside the output (xAI, Gemini) shows in the total of all tokens.
     """
     read = {name: count(value) for name, value in counts.items()}
     given, made = read.get("input_tokens") or None, read.get("output_tokens")
@@ -164,8 +162,8 @@ def _read_usage(usage: object, *, wrote: bool) -> Usage:
 
 
 def _busy_ms(timings: object) -> float | None:
-    """Reading the prompt and writing the answer, by the clock of llama.cpp or Ollama: loading a
-    model is not computing. None where the server tells no times, or some that cannot be true."""
+    """Reading the prompt and writing the answer, without loading, by the server's clock; None
+    where it tells no times, or some that cannot be true."""
     if not isinstance(timings, Mapping):
         return None
     told = [(timings[name], unit) for name, unit in _CLOCKS.items() if timings.get(name)]

@@ -21,7 +21,6 @@ from langchain_core.decisions import (
 )
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from pydantic import Field
 
 from cascade import Cascade, Price, ThresholdPolicy
 from cascade.confidence import Estimate
@@ -46,36 +45,25 @@ class Fake(BaseDecisionModel):
 
     model: str = "fake"
     p: float = 0.9
-    broken: bool = False
-    seen: list[Any] = Field(default_factory=list)
 
     @property
     def _provider(self) -> str:
         return "fake"
 
     def _classify(self, state: Any, questions: Any) -> ClassifierResponse:
-        self.seen.append(state)
-        if self.broken:
-            raise ConnectionError("no way")
-        answers: dict[str, Any] = {}
-        for name, question in questions.items():
-            if isinstance(question, Noul):
-                answers[name] = NoulAnswer(type="noul", noul=self.p)
-            elif isinstance(question, Choice):
-                shares = {"good": self.p, "bad": 1 - self.p}
-                answers[name] = ChoiceAnswer(
-                    type="choice", choice="good", probabilities=shares, confidence=self.p
-                )
-            else:
-                answers[name] = ScoreAnswer(
-                    type="score",
-                    score=2 * self.p,
-                    legend=dict(enumerate(question.criteria)),
-                    probabilities={},
-                    confidence=0.5,
-                )
         usage: Any = {"input_tokens": 30, "output_tokens": 1}
+        answers = {name: self._answer(question) for name, question in questions.items()}
         return ClassifierResponse(model="fake", answers=answers, usage=usage)
+
+    def _answer(self, question: Any) -> Any:
+        share: dict[str, Any] = {"probabilities": {}, "confidence": self.p}
+        if isinstance(question, Noul):
+            return NoulAnswer(type="noul", noul=self.p)
+        if isinstance(question, Choice):
+            share["probabilities"] = {"good": self.p, "bad": 1 - self.p}
+            return ChoiceAnswer(type="choice", choice="good", **share)
+        legend = dict(enumerate(question.criteria))
+        return ScoreAnswer(type="score", score=2 * self.p, legend=legend, **share)
 
 
 QUESTIONS: list[tuple[Any, str | None]] = [

@@ -34,36 +34,21 @@ from tests.servers import replies
 from tests.servers.fake import FakeServer
 from tests.servers.replies import Reply
 
+error, json_reply = replies.error, replies.json_reply
 REFUSALS: dict[str, tuple[Reply, type[ModelError], bool | None]] = {
-    "401": (replies.error(401, "bad key sk-abcdef123456"), AuthenticationError, False),
-    "409": (replies.error(409, "conflict"), ModelUnavailableError, False),
-    "413": (replies.error(413, "large"), ContextLengthError, False),
-    "a prompt too long, by its code": (
-        replies.error(400, "too big", code="context_length_exceeded"),
-        ContextLengthError,
-        False,
-    ),
-    "no images, with 500": (
-        replies.error(500, "image input is not supported"),
-        UnsupportedContentError,
-        False,
-    ),
-    "FastAPI's form": (
-        replies.json_reply({"detail": "prompt is too long"}, status=400),
+    "401": (error(401, "bad key sk-abcdef123456"), AuthenticationError, False),
+    "409": (error(409, "conflict"), ModelUnavailableError, False),
+    "413": (error(413, "large"), ContextLengthError, False),
+    "code": (error(400, "big", code="context_length_exceeded"), ContextLengthError, False),
+    "500": (error(500, "image input is not supported"), UnsupportedContentError, False),
+    "FastAPI": (
+        json_reply({"detail": "prompt is too long"}, status=400),
         ContextLengthError,
         False,
     ),
     "text": (replies.text_reply("oops", status=502), ModelUnavailableError, None),
-    "an error in a good reply": (
-        replies.json_reply({"error": {"message": "slow", "code": 429}}),
-        RateLimitError,
-        False,
-    ),
-    "a text of an error in a good reply": (
-        replies.json_reply({"error": "out of memory"}),
-        ModelUnavailableError,
-        None,
-    ),
+    "200": (json_reply({"error": {"message": "slow", "code": 429}}), RateLimitError, False),
+    "200, text": (json_reply({"error": "out of memory"}), ModelUnavailableError, None),
     "no HTTP": (Reply((b"hello?\r\n\r\n",), raw=True), ModelUnavailableError, None),
 }
 
@@ -109,16 +94,11 @@ async def test_a_reply_that_cannot_be_read_is_malformed(
 
 
 CHUNKS = replies.openai_chunks("Paris")
+FIRST = {"error": {"message": "prompt is too long", "code": 400}}
 BROKEN: dict[str, tuple[Reply, type[ModelError]]] = {
     "no end": (replies.sse(CHUNKS[:3], done=False), StreamInterruptedError),
-    "an error later": (
-        replies.sse([*CHUNKS[:2], {"error": {"message": "boom"}}]),
-        StreamInterruptedError,
-    ),
-    "an error first": (
-        replies.sse([{"error": {"message": "prompt is too long", "code": 400}}]),
-        ContextLengthError,
-    ),
+    "an error later": (replies.sse([*CHUNKS[:2], {"error": "boom"}]), StreamInterruptedError),
+    "an error first": (replies.sse([FIRST]), ContextLengthError),
     "no JSON": (Reply((b"data: {]\n\n",)), MalformedResponseError),
 }
 
@@ -149,20 +129,15 @@ async def test_a_server_that_never_answers_times_out(
 
 
 @pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({"retry-after": "7"}, 7),
-        ({"retry-after-ms": "250"}, 0.25),
-        ({"retry-after": "-5"}, None),
-        ({"retry-after": "soon"}, None),
-    ],
+    ("header", "seconds"),
+    [("retry-after: 7", 7), ("retry-after-ms: 250", 0.25), ("retry-after: -5", None)],
 )
 async def test_a_refusal_carries_how_long_to_wait(
-    headers: dict[str, str], seconds: float | None, model: Model, server: FakeServer
+    header: str, seconds: float | None, openai_model: OpenAIModel, server: FakeServer
 ) -> None:
-    server.will(replies.error(429, "slow", headers=headers))
+    server.will(error(429, "slow", headers=dict([header.split(": ")])))
     with pytest.raises(RateLimitError) as caught:
-        await ask(model)
+        await ask(openai_model)
     assert caught.value.retry_after == seconds
 
 

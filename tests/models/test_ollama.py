@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
@@ -22,38 +24,16 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n"}
 async def test_every_setting_reaches_the_server(
     ollama_model: OllamaModel, server: FakeServer
 ) -> None:
-    await ask(
-        ollama_model,
-        max_tokens=5,
-        temperature=0.0,
-        stop=("\n",),
-        seed=1,
-        logprobs=True,
-        top_logprobs=3,
-        tools=(WEATHER,),
-        schema=CITY,
-        extra={"think": False, "num_ctx": 512, "options": {"top_k": 1}},
-    )
+    plain: dict[str, Any] = {"temperature": 0.0, "seed": 1}
+    asked: dict[str, Any] = {"logprobs": True, "top_logprobs": 3}
+    extra = {"think": False, "num_ctx": 512, "options": {"top_k": 1}}
+    more: dict[str, Any] = {"tools": (WEATHER,), "schema": CITY, "stop": ("\n",), "extra": extra}
+    await ask(ollama_model, max_tokens=5, **plain, **asked, **more)
     sent = dict(server.last.body)
     assert sent.pop("messages") == [{"role": "user", "content": "Capital of France?"}]
-    assert sent == {
-        "model": "qwen2.5:3b",
-        "stream": False,
-        "tools": [WEATHER],
-        "format": CITY,
-        "logprobs": True,
-        "top_logprobs": 3,
-        "truncate": False,
-        "think": False,
-        "options": {
-            "num_predict": 5,
-            "temperature": 0.0,
-            "stop": ["\n"],
-            "seed": 1,
-            "num_ctx": 512,
-            "top_k": 1,
-        },
-    }
+    options = {**plain, "num_predict": 5, "stop": ["\n"], "num_ctx": 512, "top_k": 1}
+    named = {"model": "qwen2.5:3b", "stream": False, "truncate": False, "think": False}
+    assert sent == {**asked, **named, "tools": [WEATHER], "format": CITY, "options": options}
 
 
 async def test_the_conversation_arrives_in_ollama_form(
@@ -74,22 +54,17 @@ async def test_the_conversation_arrives_in_ollama_form(
     ]
 
 
-async def test_an_image_at_an_address_is_refused(
-    ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    image = {"type": "image_url", "image_url": {"url": "https://x/a.png"}}
-    with pytest.raises(UnsupportedContentError, match="base64"):
-        await ollama_model.complete(Request((HumanMessage([image]),)))
-    assert server.received == []
-
-
-async def test_an_image_for_a_text_model_is_refused(
-    ollama_model: OllamaModel, server: FakeServer
+@pytest.mark.parametrize(
+    ("image", "said", "asked"),
+    [({**IMAGE, "image_url": {"url": "https://x/a.png"}}, "base64", 0), (IMAGE, "cannot see", 1)],
+)
+async def test_an_image_that_it_cannot_see_is_refused(
+    image: dict[str, Any], said: str, asked: int, ollama_model: OllamaModel, server: FakeServer
 ) -> None:
     for _ in range(2):
-        with pytest.raises(UnsupportedContentError, match="cannot see"):
-            await ollama_model.complete(Request((HumanMessage([IMAGE]),)))
-    assert [received.path for received in server.received] == ["/api/show"], "asked once"
+        with pytest.raises(UnsupportedContentError, match=said):
+            await ollama_model.complete(Request((HumanMessage([image]),)))
+    assert [received.path for received in server.received] == ["/api/show"] * asked
 
 
 async def test_a_plain_answer_with_everything_that_came_along(

@@ -6,7 +6,6 @@ import base64
 import json
 import math
 
-import openai
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
@@ -213,32 +212,22 @@ async def test_a_user_in_the_address_is_sent_and_not_shown(server: FakeServer) -
         ("localhost:8000", "http://localhost:8000/v1"),
         ("box", "http://box/v1"),
         ("http://box:port", "http://localhost:8000/v1"),
-        (" ", "http://localhost:8000/v1"),
     ],
 )
 def test_an_address_that_is_none_is_refused_with_what_to_write(url: str, meant: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
+    with pytest.raises(ConfigurationError, match=f"{url!r}.*{meant!r}"):
         OpenAIModel("m", base_url=url)
-    assert repr(url) in str(caught.value)
-    assert repr(meant) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("url", "model", "local"),
-    [
-        ("http://localhost:1/v1", "m", True),
-        ("http://127.8.0.1/v1", "m", True),
-        ("http://0.0.0.0:1/v1", "m", True),
-        ("http://localhost:1/v1", "gpt-oss:120b-cloud", False),
-        ("http://localhost.example.com/v1", "m", False),
-        ("https://api.openai.com/v1", "m", False),
-    ],
-)
-def test_it_is_known_whether_requests_stay_on_this_machine(
-    url: str, model: str, local: bool
-) -> None:
-    opened = OpenAIModel(model, base_url=url, api_key="k")
-    assert (opened.local, opened.server) == (local, url)
+HERE = ["http://localhost:1/v1", "http://127.8.0.1/v1", "http://0.0.0.0:1/v1"]
+ELSEWHERE = ["http://localhost.example.com/v1", "https://api.openai.com/v1"]
+
+
+@pytest.mark.parametrize("url", [*HERE, *ELSEWHERE])
+def test_it_is_known_whether_requests_stay_on_this_machine(url: str) -> None:
+    opened = OpenAIModel("m", base_url=url, api_key="k")
+    assert (opened.local, opened.server) == (url in HERE, url)
+    assert not OpenAIModel("gpt-oss:120b-cloud", base_url=url, api_key="k").local
 
 
 # Scores
@@ -278,7 +267,6 @@ async def test_failures_of_the_official_client_are_named(
     with pytest.raises(ModelUnavailableError), openai_model.named_errors():
         await client.models.list()
     assert len(server.received) == 1
-    assert isinstance(client, openai.AsyncOpenAI)
     with pytest.raises(RuntimeError, match="a bug"), openai_model.named_errors():
         raise RuntimeError("a bug")
     await client.close()
