@@ -135,8 +135,7 @@ def read_transcripts(path: str | Path) -> Iterator[Transcript]:
         ConfigurationError: there is no such file, a line is not a record, or two have the same
             id; the message names file, line and field.
     """
-    path = Path(path)
-    once = _Once(path, "line")
+    path, seen = Path(path), dict[str, int]()
     for number, row in _json_lines(path, may_be_cut=True):
         try:
             record = Transcript.model_validate(row)
@@ -147,24 +146,17 @@ def read_transcripts(path: str | Path) -> Iterator[Transcript]:
                 f"{path}:{number}: {place}: {first['msg']}, not {first['input']!r:.60}. Mend or "
                 "delete the line; docs/transcripts.md has the fields."
             ) from error
-        once.see(record.id, number)
+        _check_once(seen, record.id, number, path, "line")
         yield record
 
 
-class _Once:
-    """Ids of a file, each of which may be there once."""
-
-    def __init__(self, path: Path, unit: str) -> None:
-        self.path, self.unit = path, unit
-        self._seen: dict[str, int] = {}
-
-    def see(self, name: str, number: int) -> None:
-        first = self._seen.setdefault(name, number)
-        if first != number:
-            raise ConfigurationError(
-                f"{self.path}:{number}: the id {name!r} is in {self.unit} {first} already. A "
-                "question may count once: delete one of the two."
-            )
+def _check_once(seen: dict[str, int], name: str, number: int, path: Path, unit: str) -> None:
+    first = seen.setdefault(name, number)
+    if first != number:
+        raise ConfigurationError(
+            f"{path}:{number}: the id {name!r} is in {unit} {first} already. A question may count "
+            "once: delete one of the two."
+        )
 
 
 def _json_lines(path: Path, *, may_be_cut: bool = False) -> Iterator[tuple[int, Any]]:
@@ -278,38 +270,23 @@ def rows_of_pair(records: Iterable[Transcript], small: str, large: str) -> list[
 
 def _models_of(rows: Iterable[Transcript]) -> str:
     counts = Counter(name for row in rows for name in row.models)
-    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common()) or "none"
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())
 
 
 def name_pair(
-    records: Collection[Transcript], small: str | None = None, large: str | None = None
+    records: Collection[Transcript], small: str | None, large: str | None
 ) -> tuple[str, str]:
-    """The two models to compare: those named, or of exactly two the cheaper as the small one.
+    """The names of two models.
 
     Raises:
-        ConfigurationError: a name that the recording does not have, or no way to tell.
+        ConfigurationError: they are not; the message lists the models there are.
     """
-    names = sorted({name for row in records for name in row.models})
-    given = [name for name in (small, large) if name is not None]
-    others = [name for name in names if name not in given]
-    if len(given) == 2 and small == large:
-        raise ConfigurationError(f"small and large are both {small}: name two models.")
-    if not set(given) <= set(names) or (len(given) < 2 and len(names) != 2):
+    if small is None or large is None or small == large:
         raise ConfigurationError(
-            f"which two models? {' and '.join(given) or 'No name'} does not tell: name small and "
-            f"large. Models with their number of rows: {_models_of(records)}."
+            f"which two models? Name small and large, with --small and --large. Models with their "
+            f"number of rows: {_models_of(records)}."
         )
-    if given:
-        return small or others[0], large or others[0]
-    costs: dict[str, float] = {}
-    for name in names:
-        seen = [row.models[name].cost_usd for row in records if name in row.models]
-        known = [cost for cost in seen if cost is not None]
-        if not known:
-            raise ConfigurationError(f"which is the small one? The costs of {name} are unknown.")
-        costs[name] = sum(known) / len(known)
-    cheap, dear = sorted(names, key=costs.__getitem__)
-    return cheap, dear
+    return small, large
 
 
 # Tables and labelled examples -----------------------------------------------------------------
@@ -435,11 +412,11 @@ def read_examples(
         raise ConfigurationError(
             f"{path} has no column of questions; it has {', '.join(names)}. Name the column."
         )
-    once, examples = _Once(path, "row"), []
+    seen, examples = dict[str, int](), []
     for number, row in enumerate(rows, start=1):
         given, said = row.get("id"), row.get(known) if known else None
         name = str(number if given is None or given == "" else given)
-        once.see(name, number)
+        _check_once(seen, name, number, path, "row")
         try:
             messages, labels = _messages(row.get(asked), system), _labels(row.get("labels"))
         except (ValueError, TypeError, KeyError, NotImplementedError) as error:

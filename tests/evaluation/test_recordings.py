@@ -115,27 +115,12 @@ def test_the_rows_of_a_pair_are_in_the_order_of_their_ids() -> None:
         rows_of_pair(rows, "s", "x")
 
 
-def test_of_two_models_the_cheaper_is_the_small_one() -> None:
-    rows = [record("1", a=Outcome(correct=1, cost_usd=2.0), b=RIGHT)]
-    assert name_pair(rows) == ("b", "a")
-    assert name_pair(rows, small="a") == name_pair(rows, large="b") == ("a", "b")
+def test_two_models_are_named() -> None:
+    rows = [record("1", a=RIGHT, b=RIGHT)]
     assert name_pair(rows, "a", "b") == ("a", "b")
-
-
-@pytest.mark.parametrize(
-    ("models", "given", "message"),
-    [
-        ({"a": RIGHT, "b": RIGHT}, {"small": "c"}, r"c does not tell.* a \(1\), b \(1\)"),
-        ({"a": RIGHT, "b": RIGHT}, {"small": "a", "large": "a"}, "are both a"),
-        ({"a": RIGHT}, {}, "which two models"),
-        ({"a": RIGHT, "b": Outcome(correct=1)}, {}, "costs of b are unknown"),
-    ],
-)
-def test_a_pair_that_cannot_be_told_is_an_error(
-    models: dict[str, Outcome], given: dict[str, str], message: str
-) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        name_pair([record("1", **models)], **given)
+    for small, large in ((None, "b"), ("a", None), ("a", "a")):
+        with pytest.raises(ConfigurationError, match=r"Name small and large.* a \(1\), b \(1\)"):
+            name_pair(rows, small, large)
 
 
 # Examples -------------------------------------------------------------------------------------
