@@ -11,6 +11,7 @@ import os
 import random
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -36,15 +37,13 @@ try:
     from sqlalchemy.exc import StatementError
     from sqlalchemy.exc import TimeoutError as PoolTimeoutError
     from sqlalchemy.pool import StaticPool
-    from sqlalchemy.types import TypeDecorator, TypeEngine
+    from sqlalchemy.types import TypeDecorator
 except ImportError as error:
     raise MissingDependencyError(
         'a database needs SQLAlchemy: pip install "agent-cascade[store]", or [postgres].'
     ) from error
 
 T = TypeVar("T")
-
-FORMS = "sqlite:///ledger.db (a file), postgresql://user:password@host/database or memory://"
 
 LOCK = 0x6361736361646500
 """Key of PostgreSQL's advisory lock under which schemas are made."""
@@ -54,9 +53,6 @@ BUSY_S = 0.9
 
 CONNECT_S, ANSWER_S = 5.0, 60.0
 """Longest wait for a server: to connect, and for one statement."""
-
-REFUSED_VALUES = ("21", "22", "23", "54")
-"""Classes of SQLSTATE about values: cardinality, data, integrity, size."""
 
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
@@ -94,13 +90,8 @@ class Words(TypeDecorator[str]):
 class Money(TypeDecorator[Decimal]):
     """Dollars to the last digit: NUMERIC where it is exact, else text."""
 
-    impl = sa.Text
+    impl = sa.Text().with_variant(sa.Numeric(), "postgresql")
     cache_ok = True
-
-    @override
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        exact = dialect.name == "postgresql"
-        return dialect.type_descriptor(sa.Numeric() if exact else sa.Text())
 
     @override
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
@@ -114,13 +105,8 @@ class Money(TypeDecorator[Decimal]):
 class UtcTime(TypeDecorator[datetime]):
     """A time in UTC to the microsecond; as text it sorts as it should."""
 
-    impl = sa.Text
+    impl = sa.Text().with_variant(sa.DateTime(timezone=True), "postgresql")
     cache_ok = True
-
-    @override
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        native = dialect.name == "postgresql"
-        return dialect.type_descriptor(sa.DateTime(timezone=True) if native else sa.Text())
 
     @override
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
@@ -165,20 +151,23 @@ def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], s
         MissingDependencyError: its driver is not installed.
     """
     scheme, separator, rest = url.partition("://") if isinstance(url, str) else (repr(url), "", "")
-    kind = scheme.partition("+")[0]
-    if separator and kind == "memory":
+    kind = scheme.partition("+")[0] if separator else ""
+    if kind == "memory":
         return "memory", "sqlite://"
-    if separator and kind in ("postgresql", "postgres"):
+    if kind in ("postgresql", "postgres"):
         if find_spec("asyncpg") is None or find_spec("greenlet") is None:
             raise MissingDependencyError(
                 'PostgreSQL needs asyncpg: pip install "agent-cascade[postgres]".'
             )
         return "postgresql", f"postgresql+asyncpg://{rest}"
     file = rest.lstrip("/").partition("?")[0]
-    if separator and kind == "sqlite" and rest.startswith("/") and file not in ("", ":memory:"):
+    if kind == "sqlite" and rest.startswith("/") and file not in ("", ":memory:"):
         return "sqlite", f"sqlite:///{rest[1:]}"
     shown = f"{scheme}://…" if separator else repr(url)  # it may hold a password
-    raise ConfigurationError(f"{shown} is no address of a database: give {FORMS}.")
+    raise ConfigurationError(
+        f"{shown} is no address of a database: give sqlite:///ledger.db (a file), "
+        "postgresql://user:password@host/database or memory://."
+    )
 
 
 class Database:
@@ -199,21 +188,17 @@ class Database:
     """
 
     def __init__(
-        self,
-        url: str,
-        schema: Schema,
-        *,
-        read_only: bool = False,
-        may_block: bool = False,
+        self, url: str, schema: Schema, *, read_only: bool = False, may_block: bool = False
     ) -> None:
         self.kind, self._url = database_url(url)
         file = self._url.removeprefix("sqlite:///").partition("?")[0]
         self.path = Path(file) if self.kind == "sqlite" else None
-        self.schema, self.read_only = schema, read_only
-        self._may_block = may_block
+        self.read_only = read_only
         self.place = f"{schema.name} in {self.path or 'its database'}"
+        self._schema, self._may_block = schema, may_block
         self._engine: Any = None
         self._file: sqlite3.Connection | None = None
+        self._one_thread = threading.Lock()
         self._opening = asyncio.Lock()
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
@@ -239,17 +224,22 @@ class Database:
 
     def write_now(self, work: Callable[[sqlite3.Connection], object]) -> bool:
         """Whether work in a transaction was done by the thread that asks, without a wait for a lock
-        or a disk; one thread at a time. Where it was not, `write` tells what is wrong."""
-        file = self._file
-        if file is None:
+        or a disk. Where it was not, `write` tells what is wrong."""
+        if self.path is None or self.read_only:
             return False
-        try:
-            with file:
-                file.execute("BEGIN IMMEDIATE").close()
-                work(file)
-        except Exception:  # noqa: BLE001 - see above
-            return False
-        return True
+        with self._one_thread, suppress(Exception):
+            if self._engine is None:  # nothing is opened here
+                return False
+            if self._file is None:
+                self._file = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
+                _set_up(self._file)
+                # To move the journal into the database takes a while; `write` does it.
+                self._file.execute("PRAGMA wal_autocheckpoint = 0").close()
+            with self._file:
+                self._file.execute("BEGIN IMMEDIATE").close()
+                work(self._file)
+            return True
+        return False
 
     async def open(self) -> None:
         """Connect, and make or migrate the schema.
@@ -259,27 +249,24 @@ class Database:
             LedgerError: there is none to read, or it is of a newer version of this package.
         """
         async with self._opening:
-            if self._engine is None:
-                engine = self._connect()
-                try:
-                    await self._transact(engine, self._bring_up_to_date, reads=self.read_only)
-                except BaseException:
-                    await _dispose(engine)
-                    raise
-                self._engine = engine
-                if self.path is not None and self._may_block and not self.read_only:
-                    self._file = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
-                    _set_up(self._file)
-                    # To move the journal takes a while: transactions of `write` do it.
-                    self._file.execute("PRAGMA wal_autocheckpoint = 0").close()
+            if self._engine is not None:
+                return
+            engine = self._connect()
+            try:
+                await self._transact(engine, self._bring_up_to_date, reads=self.read_only)
+            except BaseException:
+                await _dispose(engine)
+                raise
+            self._engine = engine
 
     async def aclose(self) -> None:
         """Close the connections; it may be used again, also in another event loop."""
         self._opening = asyncio.Lock()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
         engine, self._engine = self._engine, None
+        with self._one_thread:
+            file, self._file = self._file, None
+            if file is not None:
+                file.close()
         if engine is not None:
             await _dispose(engine)
 
@@ -309,12 +296,13 @@ class Database:
         if self.kind == "postgresql":
             from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - greenlet
 
-            settings = {"default_transaction_isolation": "read committed"}
-            settings |= {"default_transaction_read_only": "on"} if self.read_only else {}
+            settings = {
+                "default_transaction_isolation": "read committed",
+                "default_transaction_read_only": "on" if self.read_only else "off",
+            }
             times = {"timeout": CONNECT_S, "command_timeout": ANSWER_S}
-            arguments = {"server_settings": settings, **times}
-            common |= {"pool_size": 3, "pool_pre_ping": True, "connect_args": arguments}
-            return create_async_engine(self._url, **common)
+            common |= {"connect_args": {"server_settings": settings, **times}}
+            return create_async_engine(self._url, pool_size=3, pool_pre_ping=True, **common)
         url = self._url
         if self.path is None:
             common["poolclass"] = StaticPool
@@ -343,10 +331,10 @@ class Database:
 
     def _bring_up_to_date(self, connection: sa.Connection) -> None:
         """Make the tables where there are none, and migrate older ones."""
-        if connection.dialect.name == "postgresql" and not self.read_only:
+        newest, table = self._schema.version, f"{self._schema.name}_version"
+        if self.kind == "postgresql" and not self.read_only:
             # One process at a time; in SQLite the transaction sees to that.
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
-        newest, table = self.schema.version, f"{self.schema.name}_version"
         version = None
         if sa.inspect(connection).has_table(table):
             version = connection.execute(sa.text(f"SELECT version_num FROM {table}")).scalar_one()  # noqa: S608
@@ -360,66 +348,11 @@ class Database:
                 "the version that wrote it, or open an older one once with read_only=False."
             )
         if version is not None:
-            _migrate(connection, self.schema, table)
+            _migrate(connection, self._schema, table)
             return
-        self.schema.metadata.create_all(connection)
+        self._schema.metadata.create_all(connection)
         connection.execute(sa.text(f"CREATE TABLE {table} (version_num VARCHAR(32) PRIMARY KEY)"))
-        stamp = sa.text(f"INSERT INTO {table} VALUES (:version)")  # noqa: S608 - a constant
-        connection.execute(stamp, {"version": newest})
-
-
-@contextmanager
-def _told_apart(place: str) -> Iterator[None]:
-    """Errors that may pass, as `UnavailableError`: all but what is refused for its values."""
-    try:
-        yield
-    except (OSError, PoolTimeoutError) as error:
-        raise UnavailableError(f"{place}: {error or 'no answer in time'}") from error
-    except (sqlite3.Error, StatementError) as error:
-        cause = error.orig if isinstance(error, StatementError) and error.orig else error
-        if _refuses_values(cause):
-            raise
-        raise UnavailableError(f"{place}: {cause}") from cause
-
-
-def _journal_is_emptied(path: Path) -> bool:
-    with closing(sqlite3.connect(path, timeout=BUSY_S)) as file:
-        try:
-            busy, *_ = file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.OperationalError:
-            return False
-        return not busy
-
-
-def _patiently(work: Callable[[], T]) -> T:
-    """The result of work in SQLite, which is tried again while another process writes."""
-    until = time.monotonic() + BUSY_S
-    while True:
-        try:
-            return work()
-        except (StatementError, sqlite3.OperationalError) as error:
-            cause = error.orig if isinstance(error, StatementError) else error
-            if "locked" not in str(cause) or time.monotonic() > until:
-                raise
-            time.sleep(random.uniform(0.0005, 0.01))  # noqa: S311 - so that two do not meet again
-
-
-def _set_up(connection: sqlite3.Connection) -> None:
-    connection.isolation_level = None  # transactions begin where it is said
-    connection.execute("PRAGMA synchronous = NORMAL").close()
-    connection.execute("PRAGMA secure_delete = ON").close()  # texts are not only unlinked
-
-
-async def _dispose(engine: Any) -> None:
-    disposed = engine.dispose()
-    if disposed is not None:
-        await disposed
-
-
-def _begin(connection: sa.Connection) -> None:
-    # A transaction that reads first and writes later cannot wait for another writer.
-    reads = connection.get_execution_options().get("reads")
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+        connection.execute(sa.text(f"INSERT INTO {table} VALUES (:v)"), {"v": newest})  # noqa: S608
 
 
 def _migrate(connection: sa.Connection, schema: Schema, table: str) -> None:
@@ -438,11 +371,72 @@ def _migrate(connection: sa.Connection, schema: Schema, table: str) -> None:
     command.upgrade(config, "head")
 
 
+# --- SQLite's connections, and errors
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
+    connection.isolation_level = None  # transactions begin where it is said
+    connection.execute("PRAGMA synchronous = NORMAL").close()
+    connection.execute("PRAGMA secure_delete = ON").close()  # texts are not only unlinked
+
+
+def _begin(connection: sa.Connection) -> None:
+    # A transaction that reads first and writes later cannot wait for another writer.
+    reads = connection.get_execution_options().get("reads")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _patiently(work: Callable[[], T]) -> T:
+    """The result of work in SQLite, which is tried again while another process writes."""
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return work()
+        except (StatementError, sqlite3.OperationalError) as error:
+            cause = error.orig if isinstance(error, StatementError) else error
+            if "locked" not in str(cause) or time.monotonic() > until:
+                raise
+            time.sleep(random.uniform(0.0005, 0.01))  # noqa: S311 - so that two do not meet again
+
+
+def _journal_is_emptied(path: Path) -> bool:
+    with closing(sqlite3.connect(path, timeout=BUSY_S)) as file:
+        try:
+            busy, *_ = file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError:
+            return False
+        return not busy
+
+
+async def _dispose(engine: Any) -> None:
+    disposed = engine.dispose()
+    if disposed is not None:
+        await disposed
+
+
+@contextmanager
+def _told_apart(place: str) -> Iterator[None]:
+    """Errors that may pass, as `UnavailableError`: all but what is refused for its values."""
+    try:
+        yield
+    except (OSError, PoolTimeoutError) as error:
+        raise UnavailableError(f"{place}: {error or 'no answer in time'}") from error
+    except (sqlite3.Error, StatementError) as error:
+        cause = error.orig if isinstance(error, StatementError) and error.orig else error
+        if _refuses_values(cause):
+            raise
+        raise UnavailableError(f"{place}: {cause}") from cause
+
+
 def _refuses_values(error: BaseException) -> bool:
-    if isinstance(error, sqlite3.DataError | sqlite3.IntegrityError | ValueError | TypeError):
-        return True
     if isinstance(error, sqlite3.Error):
-        return "binding" in str(error)
-    # asyncpg calls a value that it cannot send an error of the interface, and of ValueError.
-    said = str(getattr(error, "sqlstate", None) or "")
-    return said[:2] in REFUSED_VALUES or isinstance(error.__cause__, ValueError | TypeError)
+        return isinstance(error, sqlite3.DataError | sqlite3.IntegrityError)
+    # asyncpg calls a value that it cannot send an error of the interface, and of ValueError. Of
+    # SQLSTATE these classes are about values: cardinality, data, integrity, size.
+    state = str(getattr(error, "sqlstate", None) or "")[:2]
+    wrong = ValueError | TypeError
+    return (
+        state in ("21", "22", "23", "54")
+        or isinstance(error, wrong)
+        or isinstance(error.__cause__, wrong)
+    )

@@ -21,7 +21,7 @@ from weakref import WeakSet
 from cascade._numbers import to_number
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.ledger.ledger import Ledger
-from cascade.ledger.outlook import visible
+from cascade.ledger.outlook import Audited, visible
 from cascade.ledger.prices import Dollars
 from cascade.middleware.background import Background, lot, tags_of
 from cascade.middleware.base import CascadeMiddleware, Decide, Slot
@@ -213,11 +213,10 @@ def _expected_usd(audit: Run, kernel: Kernel) -> Decimal | None:
 
 def _learn(audit: Run, draft: Completion, large: Completion, kernel: Kernel) -> None:
     """Teach the outlook how long the large model's answers are."""
-    used, written = draft.asked_usage, large.usage.output_tokens
-    read, seen = used.input_tokens, visible(used)
+    seen, written = visible(draft.usage), large.usage.output_tokens
     rate = audit.decision.audit_rate if audit.decision is not None else None
-    if read is not None and seen is not None and written is not None and rate:
-        kernel.outlook.learn(read, seen, written, 1 / rate)
+    if seen is not None and written is not None and rate:
+        kernel.outlook.learn(Audited(seen, written, 1 / rate))
 
 
 class DailyBudget:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 
-from cascade.ledger.outlook import Answer, Baseline, Lengths, Outlook, fit_lengths
+from cascade.ledger.outlook import Audited, Baseline, Lengths, Outlook, fit_lengths
 from cascade.ledger.prices import NoPrice, Price, Pricing
 from cascade.ledger.prompt_cache import PromptCache, characters
 from cascade.state import Completion, Usage
@@ -79,7 +79,7 @@ def test_before_anything_is_learned_the_large_model_writes_what_a_reader_sees_of
 def test_twelve_audits_teach_how_long_the_large_models_answers_are() -> None:
     taught = outlook()
     for i in range(12):
-        taught.learn(1_000, 10 + i % 3, 118 + i % 5)
+        taught.learn(Audited(10 + i % 3, 118 + i % 5))
     found = baseline(taught, draft(output=10), question())
     assert Decimal("0.0020") < found.usd < Decimal("0.00235")
     assert found.low_usd < Decimal("0.0022") < found.high_usd
@@ -88,25 +88,25 @@ def test_twelve_audits_teach_how_long_the_large_models_answers_are() -> None:
 def test_a_range_from_audits_covers_what_it_says() -> None:
     rng = random.Random(0)
 
-    def drawn() -> Answer:
+    def drawn() -> Audited:
         words = rng.randint(5, 300)
-        return Answer(500, words, max(1, round(words * rng.lognormvariate(0.5, 0.7))), 10.0)
+        return Audited(words, max(1, round(words * rng.lognormvariate(0.5, 0.7))), 10.0)
 
     covered = []
     for _ in range(30):
         known = fit_lengths([drawn() for _ in range(80)])
         for one in [drawn() for _ in range(100)]:
-            _, low, high = known.predict(one.prompt, one.draft)
+            _, low, high = known.predict(one.draft)
             covered.append(low <= one.large <= high)
     assert sum(covered) / len(covered) >= 0.95
 
 
 def test_weights_of_audits_count_and_one_heavy_audit_leaves_the_range_open() -> None:
-    rare = [Answer(100, 10, 1_000, 50.0)] * 10
-    often = [Answer(100, 10, 10, 1.0)] * 10
-    assert fit_lengths([*rare, *often]).predict(100, 10)[0] > 500
-    assert fit_lengths(often).predict(100, 10)[0] == pytest.approx(10)
-    assert fit_lengths([*often * 4, Answer(100, 10, 90, 1e6)]).factors is None
+    rare = [Audited(10, 1_000, 50.0)] * 10
+    often = [Audited(10, 10, 1.0)] * 10
+    assert fit_lengths([*rare, *often]).predict(10)[0] > 500
+    assert fit_lengths(often).predict(10)[0] == pytest.approx(10)
+    assert fit_lengths([*often * 4, Audited(10, 90, 1e6)]).factors is None
     assert fit_lengths([]) == Lengths()
 
 
@@ -118,7 +118,7 @@ def test_an_answer_is_never_longer_than_it_may_be() -> None:
 def test_lengths_are_learned_now_and_then() -> None:
     taught = outlook()
     for _ in range(300):
-        taught.learn(1, 1, 1)
+        taught.learn(Audited(1, 1))
     assert taught.lengths.audits == 300
 
 
