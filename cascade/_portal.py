@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -131,33 +132,53 @@ def iterate_sync(items: AsyncGenerator[T]) -> Generator[T]:
     Raises:
         RuntimeError: called from the background loop itself, which would wait for itself.
     """
-    arrived: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+    arrived: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
     ended = threading.Event()
 
     async def pump() -> None:
         try:
-            async for item in items:
-                arrived.put((True, item))
-        except BaseException as error:  # noqa: BLE001 - handed to the waiting thread
-            arrived.put((False, error))
-        else:
-            arrived.put((False, None))
+            await _pump(items, arrived.put)
         finally:
-            try:
-                await items.aclose()
-            finally:
-                ended.set()
+            ended.set()
 
-    loop = _portal.loop()
-    future = asyncio.run_coroutine_threadsafe(pump(), loop)
+    future = asyncio.run_coroutine_threadsafe(pump(), _portal.loop())
     try:
-        while True:
-            more, item = arrived.get()
-            if more:
-                yield item
-            elif item is None:
-                return
-            else:
-                raise item
+        while (arrival := arrived.get()) is not None:
+            if isinstance(arrival, BaseException):
+                raise arrival
+            yield arrival[0]
     finally:
         _stop(future, ended)
+
+
+async def iterate_here(items: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    """Iterate a generator of the background loop in any other; closing this closes it there."""
+    here = asyncio.get_running_loop()
+    arrived: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
+
+    def tell(arrival: tuple[T] | BaseException | None) -> None:
+        with suppress(RuntimeError):  # the loop of the reader is closed
+            here.call_soon_threadsafe(arrived.put_nowait, arrival)
+
+    pumping = asyncio.run_coroutine_threadsafe(_pump(items, tell), portal_loop())
+    try:
+        while (arrival := await arrived.get()) is not None:
+            if isinstance(arrival, BaseException):
+                raise arrival
+            yield arrival[0]
+    finally:
+        pumping.cancel()
+
+
+async def _pump(
+    items: AsyncGenerator[T], tell: Callable[[tuple[T] | BaseException | None], object]
+) -> None:
+    """Hand over each item, and then the error with which it ended, or None."""
+    end: BaseException | None = None
+    try:
+        async with aclosing(items):
+            async for item in items:
+                tell((item,))
+    except BaseException as error:  # noqa: BLE001 - it belongs to the reader
+        end = error
+    tell(end)

@@ -7,10 +7,12 @@ Nothing is sent twice, since the ledger books every attempt.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -22,7 +24,6 @@ from pydantic_core import from_json, to_json
 
 from cascade.errors import ConfigurationError, InputError, ModelError
 from cascade.models.failures import Caller, retry_after_seconds, without_secrets
-from cascade.models.loops import PerLoop
 
 if TYPE_CHECKING:
     import ssl
@@ -36,6 +37,10 @@ CONNECT_S, READ_S = 10.0, 600.0
 KEEPALIVE_S = 4.0
 """How long an idle connection is kept: less than the 5 s of uvicorn, Node.js and llama.cpp, whose
 end of it could cross a request."""
+
+DELAY_S = 1.0
+"""How long after its owner a forgotten pool is closed. A loop that ends sooner closes it itself,
+and would be ended in the midst of a task that closes it."""
 
 _CONNECTIONS = 1000
 _LARGE_BODY = 2**20
@@ -169,6 +174,73 @@ class Connection:
                 break
         wait = retry_after_seconds(headers)
         return self._caller.refused(status, _reason(raw), retry_after=wait)
+
+
+class PerLoop:
+    """One pool of connections for each event loop, made in it and closed in it.
+
+    Args:
+        make: makes one, inside the loop. It must not know the owner of this, which would never be
+            forgotten then. `aclose` of a pool closes it, inside its loop; `abandon` sees to it that
+            nothing is printed when it is collected, from any thread.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._kept: dict[asyncio.AbstractEventLoop, tuple[Any, weakref.finalize[Any, Any]]] = {}
+
+    async def get(self) -> Any:
+        """The pool of the running loop."""
+        loop = asyncio.get_running_loop()
+        kept = self._kept.get(loop)
+        if kept is None:
+            for other in [other for other in list(self._kept) if other.is_closed()]:
+                self._kept.pop(other)[1]()
+            pool = self._make()
+            guardian = _guard(pool)
+            await anext(guardian)
+            kept = self._kept[loop] = pool, weakref.finalize(self, _forget, loop, pool, guardian)
+        return kept[0]
+
+    async def aclose(self) -> None:
+        """Close all pools. Those of other loops are closed there, and not waited for: such a loop
+        may be held up by the very caller of this."""
+        all_kept, self._kept = self._kept, {}
+        pool, forgetting = all_kept.pop(asyncio.get_running_loop(), (None, None))
+        for _, forget in all_kept.values():
+            forget()
+        if pool is not None and forgetting is not None:
+            forgetting.detach()
+            await pool.aclose()
+
+
+async def _guard(pool: Any) -> AsyncGenerator[None]:
+    """Closes its pool when it is closed: a loop does that before it ends (`asyncio.run`)."""
+    try:
+        yield
+    finally:
+        await pool.aclose()
+
+
+def _forget(loop: asyncio.AbstractEventLoop, pool: Any, guardian: AsyncGenerator[None]) -> None:
+    """The owner of a pool was collected or closed, or the process ends."""
+    pool.abandon()
+    if loop.is_running():
+        with suppress(RuntimeError):  # it was closed this moment
+            loop.call_soon_threadsafe(loop.call_later, DELAY_S, _close_soon, guardian)
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+def _close_soon(guardian: AsyncGenerator[None]) -> None:
+    async def close() -> None:
+        with suppress(RuntimeError):  # the loop is ending, and closes the generator itself
+            await guardian.aclose()
+
+    task = asyncio.get_running_loop().create_task(close())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
 
 
 class _Aiohttp:

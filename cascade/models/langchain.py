@@ -20,12 +20,11 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Syst
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel, SecretStr
 
-from cascade._portal import on_portal
+from cascade._portal import iterate_here, on_portal
 from cascade.models.base import Chunk, Model, Request
 from cascade.models.failures import Caller
 from cascade.models.http import stays_here
 from cascade.models.logprobs import answer_logprobs, call_logprobs
-from cascade.models.loops import stream_at_home
 from cascade.models.ollama import server_address
 from cascade.models.openai import reasons
 from cascade.models.wire import count, finish_reason, read_counts, response_format
@@ -105,7 +104,7 @@ class LangChainModel(Model):
             runnable, messages = self._prepared(request)
             # astream is declared as an iterator and is a generator, which has to be closed.
             parts = runnable.astream(messages, QUIET, stop=list(request.stop) or None)
-            here = stream_at_home(cast("AsyncGenerator[AIMessageChunk]", parts))
+            here = iterate_here(cast("AsyncGenerator[AIMessageChunk]", parts))
             async with aclosing(here):
                 async for part in here:
                     heard.append(part)

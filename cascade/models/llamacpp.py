@@ -36,9 +36,8 @@ from cascade.errors import (
 )
 from cascade.models.base import Chunk, Request
 from cascade.models.failures import Caller
-from cascade.models.http import Connection
+from cascade.models.http import DELAY_S, Connection
 from cascade.models.logprobs import written_call_logprobs
-from cascade.models.loops import DELAY_S
 from cascade.models.openai import ServedModel
 from cascade.models.wire import chat_payload, read_tool_call
 from cascade.state import Completion

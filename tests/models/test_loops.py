@@ -10,9 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from cascade._portal import portal_loop, run_sync
-from cascade.models import Model, loops
-from cascade.models.loops import stream_at_home
+from cascade._portal import iterate_here, portal_loop, run_sync
+from cascade.models import Model, http
 from tests.models.asking import ask
 from tests.servers.fake import FakeServer
 
@@ -52,7 +51,7 @@ async def test_a_model_is_closed_in_its_loop_and_can_be_used_again(
 async def test_connections_of_other_loops_are_closed_there_and_not_waited_for(
     model: Model, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loops, "DELAY_S", 0.01)
+    monkeypatch.setattr(http, "DELAY_S", 0.01)
     with loop_elsewhere() as other:
         await asyncio.to_thread(asyncio.run_coroutine_threadsafe(ask(model), other).result)
         await model.aclose()
@@ -65,7 +64,7 @@ async def test_connections_of_other_loops_are_closed_there_and_not_waited_for(
 async def test_connections_of_a_model_that_is_dropped_are_closed(
     opened: Callable[[str], Model], server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loops, "DELAY_S", 0.01)
+    monkeypatch.setattr(http, "DELAY_S", 0.01)
     await ask(opened("openai"))
     gc.collect()
     await server.has_closed_connections()
@@ -91,20 +90,10 @@ class Numbers:
             self.closed.set()
 
 
-async def test_a_stream_at_home_is_read_and_closed_on_the_background_loop() -> None:
+async def test_a_iterate_here_is_read_and_closed_on_the_background_loop() -> None:
     numbers = Numbers()
-    reading = stream_at_home(numbers.stream())
+    reading = iterate_here(numbers.stream())
     assert [await anext(reading) for _ in range(3)] == [0, 1, 2]
     await reading.aclose()
     assert await asyncio.to_thread(numbers.closed.wait, 5)
     assert numbers.closed_on is portal_loop()
-
-
-def test_a_reader_whose_loop_ends_is_not_waited_for() -> None:
-    numbers = Numbers()
-
-    async def read_one() -> int:
-        return await anext(stream_at_home(numbers.stream()))
-
-    assert asyncio.run(read_one()) == 0
-    assert numbers.closed.wait(5)
