@@ -39,13 +39,11 @@ def report(
 
 
 async def _make(url: str, selection: dict[str, Any], by: str | None, compare: bool) -> Any:
-    from cascade.evaluation.report import TABLES, make_report  # noqa: PLC0415 - heavy
+    from cascade.evaluation.report import make_report  # noqa: PLC0415 - heavy
     from cascade.ledger import Selection, open_store  # noqa: PLC0415
 
     async with open_store(url, read_only=True) as store:
-        asked = () if by is None else (by if by in TABLES else f"tag:{by}",)
-        tables = (*TABLES, *asked)
-        return await make_report(store, Selection(**selection), by=tables, compare=compare)
+        return await make_report(store, Selection(**selection), tag=by, compare=compare)
 
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}

@@ -61,18 +61,17 @@ Status = Literal["verified", "measured", "estimated", "unknown", "empty"]
 Verdict = Literal["saves", "loses", "cannot tell yet"]
 _TONES: Mapping[Verdict, Tone] = {"saves": "good", "loses": "bad", "cannot tell yet": "open"}
 
-TEAMS = ("team", "key", "cascade", "agent")
+TAGS = ("team", "key", "cascade", "agent")
 """Tags by which tables are made where entries have them."""
 
-TABLES = ("tags", "model", "tier", "day", "node")
-"""The tables that are made where nothing else is asked for; `tags` are those of `TEAMS`."""
+TABLES = ("model", "tier", "day", "node")
+"""What else tables are made by."""
 
 OUTAGE = 3
 """So many calls of a tier that fail one after the other are an outage."""
 
 MOST_LINES = 30
 """Lines of a table; the others are summed up in one."""
-
 
 NO_DOCUMENT = Document("", "")
 
@@ -118,7 +117,7 @@ async def make_report(
     store: SqlLedger,
     selection: Selection = EVERYTHING,
     *,
-    by: Sequence[str] = TABLES,
+    tag: str | None = None,
     compare: bool = True,
 ) -> Report:
     """What the ledger says about a period: verified saving, quality, costs, and a verdict.
@@ -129,38 +128,33 @@ async def make_report(
     Args:
         store: the ledger.
         selection: by time, tag or run.
-        by: tables to make: `node`, `tier`, `model`, `day`, `tags` (those of `TEAMS`), `tag:KEY`.
+        tag: make a table by this tag as well; there is one by each of `TAGS` and `TABLES`.
         compare: also read the period of the same length before, where the selection has a begin.
 
     Raises:
-        ConfigurationError: the selection is of parts of runs, an argument is wrong, or entries have
-            no such tag.
+        ConfigurationError: the selection is of parts of runs, or entries have no such tag.
         LedgerError: the ledger cannot be read.
     """
-    for name in by:
-        if name not in TABLES and (name == "tag:" or not name.startswith("tag:")):
-            raise ConfigurationError(f"by={name!r}: {', '.join(TABLES)}, or tag:KEY.")
-    asked = [name.removeprefix("tag:") for name in by if name not in TABLES]
-    tags = list(dict.fromkeys([*(TEAMS if "tags" in by else ()), *asked]))
+    asked = None if tag in TABLES else tag
+    tags = list(dict.fromkeys((*TAGS, *filter(None, [asked]))))
     books = await read(store, selection, tags)
-    for tag in asked:
-        if books.groups and not any(key.tags[tags.index(tag)] for key in books.groups):
-            seen = await store.rows(selection, ("tags",), limit=1_000)
-            there = sorted({name for (tags_of,) in seen for name in tags_of or {}})
-            raise ConfigurationError(
-                f"no entry of this period has a tag {tag!r}; there are tables by "
-                f"{', '.join([*TABLES[1:], *there])}."
-            )
+    if asked and books.groups and not any(key.tags[tags.index(asked)] for key in books.groups):
+        seen = await store.rows(selection, ("tags",), limit=1_000)
+        there = sorted({name for (found,) in seen for name in found or {}})
+        raise ConfigurationError(
+            f"no entry of this period has a tag {asked!r}; there are tables by "
+            f"{', '.join([*TABLES, *there])}."
+        )
     earlier, since = None, books.period.since
     if compare and since is not None:
         length = (books.period.until or datetime.now(UTC)) - since
         before = replace(selection, since=since - length, until=since)
-        earlier = report_of(await read(store, before, tags), by=by)
-    return report_of(books, earlier, by=by)
+        earlier = report_of(await read(store, before, tags))
+    return report_of(books, earlier)
 
 
-def report_of(books: Books, earlier: Report | None = None, *, by: Sequence[str] = TABLES) -> Report:
-    """The report of books that were read already; of tags, only tables that they were read for."""
+def report_of(books: Books, earlier: Report | None = None) -> Report:
+    """The report of books that were read already."""
     runs, total = books.columns(), books.total
     spent, unpriced = float(total.spent), total.unpriced > 0
     found, unknown, assumed = account(runs, spent, unpriced=unpriced)
@@ -190,7 +184,7 @@ def report_of(books: Books, earlier: Report | None = None, *, by: Sequence[str] 
     verdict, reason = _verdict(made, books)
     made = replace(made, verdict=verdict, reason=reason)
     made = replace(made, advice=_advice(made))
-    return replace(made, document=_document(made, books, runs, earlier, by))
+    return replace(made, document=_document(made, books, runs, earlier))
 
 
 # Verdict --------------------------------------------------------------------------------------
@@ -305,9 +299,7 @@ def _trouble(books: Books) -> tuple[str, ...]:
 # Document -------------------------------------------------------------------------------------
 
 
-def _document(
-    made: Report, books: Books, runs: Any, earlier: Report | None, by: Sequence[str]
-) -> Document:
+def _document(made: Report, books: Books, runs: Any, earlier: Report | None) -> Document:
     first, last = books.period.since or books.first, books.period.until or books.last
     tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
     period = f", {first:%Y-%m-%d} to {last:%Y-%m-%d}" if first and last else ""
@@ -322,7 +314,7 @@ def _document(
         sentence=sentence,
         facts=(*facts, Fact("wrong now", alarm)),
         notes=tuple(filter(None, notes)),
-        tables=tuple(_tables(made, books, by, facts, earlier)) if books.groups else (),
+        tables=tuple(_tables(made, books, facts, earlier)) if books.groups else (),
         pictures=_pictures(books, runs),
         tone=_TONES[made.verdict],
     )
@@ -370,11 +362,7 @@ def _facts(made: Report, books: Books, runs: Any) -> tuple[Fact, ...]:
 
 
 def _tables(
-    made: Report,
-    books: Books,
-    by: Sequence[str],
-    facts: Sequence[Fact],
-    earlier: Report | None,
+    made: Report, books: Books, facts: Sequence[Fact], earlier: Report | None
 ) -> Iterable[Table]:
     """All tables that have rows."""
     compared = []
@@ -383,37 +371,29 @@ def _tables(
         rows = tuple((fact.label, fact.figure, before[fact.label]) for fact in facts)
         heads = ("", "this period", "before")
         compared = [Table("Compared with the period before", heads, rows)]
-    tables = [*compared, *_breakdowns(made, books, by), _tokens(books), _calls(books)]
-    tables += [_choices(made.what_if), _unknown(books), _events(books)]
+    # Estimated savings are those of the ledger, scaled to what the audits make of their sum.
+    total = float(books.total.estimated)
+    scale = made.saving.estimated_usd / total if total else None
+    tables = [*compared, *(_breakdown(books, by, scale) for by in (*books.tags, *TABLES))]
+    tables += [_tokens(books), _calls(books), _choices(made.what_if)]
+    tables += [_unknown(books), _events(books)]
     return (table for table in tables if table.rows)
 
 
-def _breakdowns(made: Report, books: Books, by: Sequence[str]) -> Iterable[Table]:
-    """Tables by node, tier, model, day or tag, of which every column adds up to the headline.
-
-    Estimated savings are those of the ledger, scaled to what the audits make of their sum.
-    """
-    total = float(books.total.estimated)
-    scale = made.saving.estimated_usd / total if total else None
-    teams = tuple(f"tag:{tag}" for tag in TEAMS if tag in books.tags)
-    for name in dict.fromkeys(each for one in by for each in (teams if one == "tags" else (one,))):
-        table = _breakdown(books, name, scale)
-        # A tag that no entry has makes one line without a name, and the total.
-        if [row[0] for row in table.rows] != ["–", "total"]:
-            yield table
-
-
 def _breakdown(books: Books, by: str, scale: float | None) -> Table:
-    """One line per group: days in order, other groups by what they cost."""
-    tag, days = by.removeprefix("tag:"), by == "day"
-    counts = days or tag != by  # elsewhere a run has entries in several groups
+    """One line per group, of which every column adds up to the headline: days in order, other
+    groups by what they cost. No lines where no entry has such a tag."""
+    days, tag = by == "day", books.tags.index(by) if by in books.tags else None
+    counts = days or tag is not None  # elsewhere a run has entries in several groups
 
     def name_of(one: Any) -> Any:
         """Of a key of sums, or of a run."""
-        return one.tags[books.tags.index(tag)] if tag != by else getattr(one, by)
+        return getattr(one, by) if tag is None else one.tags[tag]
 
     groups = books.summed(name_of)
     names = sorted(groups, key=lambda name: -name if days else -groups[name].spent)
+    if names == [""]:
+        return Table(f"By {by}", (), ())
     requests = Counter(map(name_of, books.runs.values())) if counts else Counter()
     if others := names[MOST_LINES:]:
         rest = f"({len(others):,} {'earlier' if days else 'others'})"
@@ -439,7 +419,7 @@ def _breakdown(books: Books, by: str, scale: float | None) -> Table:
         if name or any(cell.value != 0 for cell in cells):
             rows.append((label, *((Figure(requests[name], "count"),) if counts else ()), *cells))
     heads = (*(("requests",) if counts else ()), "calls", "cost", "saved, measured")
-    return Table(f"By {tag}", (tag, *heads, "saved, estimated"), tuple(rows), strong=len(rows) - 1)
+    return Table(f"By {by}", (by, *heads, "saved, estimated"), tuple(rows), strong=len(rows) - 1)
 
 
 def _dollars(known: Decimal, unpriced: int) -> Figure:

@@ -368,7 +368,7 @@ def test_teams_come_before_models_and_nodes_and_lines_of_days_and_tags_count_req
     assert order == sorted(order)
     assert "By key" not in titles
     told = [Story(NOON + days * DAY).draft().accept() for days in (0, 0, 2)]
-    report = reported(told, by=("day", "tag:team"))
+    report = reported(told)
     assert cells_of(report, "By day", "2026-03-01")[0] == "2"
     assert cells_of(report, "By day", "2026-03-03")[0] == "1"
     assert cells_of(report, "By team", "search")[0] == "3"
@@ -491,9 +491,7 @@ def test_two_periods_are_compared_by_the_same_figures() -> None:
         (Selection(node="draft"), {}, "about whole runs"),
         (Selection(tier="small"), {}, "about whole runs"),
         (Selection(since=NOON, until=NOON), {}, "is empty"),
-        (Selection(), {"by": ["team"]}, "by='team'"),
-        (Selection(), {"by": ["tag:"]}, "by='tag:'"),
-        (Selection(), {"by": ["tag:user"]}, "no entry .* has a tag 'user'; .* day, node, team"),
+        (Selection(), {"tag": "user"}, "no entry .* has a tag 'user'; .* day, node, team"),
     ],
 )
 def test_a_wrong_use_is_named(selection: Selection, options: Any, message: str) -> None:
