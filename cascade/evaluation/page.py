@@ -46,18 +46,35 @@ Scale = Callable[[float], float]
 
 def to_page(document: Document) -> str:
     """The whole page."""
+    style = style_sheet()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>'
+    return framed(document.title, body(document), head)
+
+
+def framed(title: str, inner: str, head: str) -> str:
+    """HTML with what belongs around it; `head` says how it looks."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"{head}\n<title>{escape(title)}</title>\n</head>\n"
+        f"<body>\n<main>\n{inner}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def body(document: Document, alarm: str = "") -> str:
+    """A document as HTML, with an alarm below its sentence."""
     parts = [
         f"<h1>{escape(document.title)}</h1>",
         f'<p class="sentence {document.tone}">{marked(document.sentence)}</p>',
+        alarm,
         facts(document.facts),
         bullets(document.notes),
         pictures(document.pictures),
         *map(table, document.tables),
     ]
-    style = style_sheet()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    body = "\n".join(filter(None, parts))
-    return _FRAME.format(digest=digest, title=escape(document.title), style=style, body=body)
+    return "\n".join(filter(None, parts))
 
 
 def to_drawing(document: Document) -> str:
@@ -190,11 +207,8 @@ def span(picture: Picture, way: str) -> Span:
     found = [value for value in found if math.isfinite(value)] or [0.0]
     low, high = min(found), max(found)
     air = 0.6 if axis.unit == "days" else 0.06 * (high - low) or abs(high) * 0.1 or 1.0
-    first, last = low - air, high + air
-    if low >= 0 and axis.unit != "days":
-        first = max(0.0, first)
-    if high <= 1 and axis.unit == "share":
-        last = min(1.0, last) if way == "x" or high < 1 else 1.02
+    first = max(0.0, low - air) if low >= 0 else low - air
+    last = min(1.02, high + air) if high <= 1 and axis.unit == "share" else high + air
     low = first if axis.low is None else axis.low
     high = last if axis.high is None else axis.high
     return (low, high) if high > low else (low, low + 1.0)
@@ -302,22 +316,3 @@ def _text(px: float, py: float, said: str, anchor: str, css: str) -> str:
 def style_sheet() -> str:
     """The style sheet of all pages."""
     return files("cascade.evaluation").joinpath("page.css").read_text(encoding="utf-8")
-
-
-_FRAME = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
-style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""

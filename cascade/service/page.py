@@ -14,6 +14,7 @@ import time
 from base64 import b64decode
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from html import escape
@@ -53,6 +54,8 @@ HEADERS = {
 }
 """What a browser lets the page do."""
 
+STYLE = '<link rel="stylesheet" href="/static/page.css"><link rel="icon" href="data:,">'
+
 PERIODS = {"1": "24 hours", "7": "7 days", "30": "30 days", "90": "90 days", "all": "everything"}
 
 NOW = timedelta(minutes=15)
@@ -78,7 +81,9 @@ class Guarded(APIRoute):
             except (ServiceError, CascadeError) as error:
                 fault = fault_of(error, request.url.path)
                 said = f"<h1>cascade</h1><p>{html.marked(fault.message)}</p>"
-                response = HTMLResponse(_frame("cascade", said), fault.status, fault.headers)
+                response = HTMLResponse(
+                    html.framed("cascade", said, STYLE), fault.status, fault.headers
+                )
             response.headers.update(HEADERS)
             return response
 
@@ -186,17 +191,14 @@ async def show(request: Request) -> Response:
     if gateway.store is not None:
         made = await _report(request.app.state.reports, gateway.store, view.selection())
         ready = await gateway.store.ready()
-    parts = [_header(view, gateway, names), _first_view(made, _wrong(gateway, made, ready))]
-    if made is not None:
-        told = html.pictures(made.document.pictures)
-        told += "\n".join(map(html.table, made.document.tables))
-        for key_id, name in names.items():
-            told = told.replace(key_id, escape(name))
-        parts.append(told)
+    told = _report_part(made, _wrong(gateway, made, ready))
+    for key_id, name in names.items():
+        told = told.replace(key_id, escape(name))
+    parts = [_header(view, gateway, names), told]
     budgets = await _budgets(gateway, keys)
     parts += [html.table(budgets) if budgets.rows else "", html.table(_service(gateway))]
     parts.append(_requests(view, gateway))
-    return HTMLResponse(_frame("cascade", "\n".join(filter(None, parts))))
+    return HTMLResponse(html.framed("cascade", "\n".join(filter(None, parts)), STYLE))
 
 
 async def _report(made: Reports, store: SqlLedger, selection: Selection) -> Report:
@@ -284,7 +286,7 @@ def _header(view: View, gateway: Gateway, names: dict[str, str]) -> str:
     )
 
 
-def _first_view(made: Report | None, wrong: Sequence[str]) -> str:
+def _report_part(made: Report | None, wrong: Sequence[str]) -> str:
     alarm = '<p class="sentence good">Nothing is wrong now.</p>'
     if wrong:
         listed = html.bullets(wrong)
@@ -292,13 +294,9 @@ def _first_view(made: Report | None, wrong: Sequence[str]) -> str:
     if made is None:
         said = "There is no ledger, so nothing is known of savings: set <code>ledger</code>."
         return f'<p class="sentence open">{said}</p>{alarm}'
-    document = made.document
-    return (
-        f"<h1>{escape(document.title)}</h1>"
-        f'<p class="sentence {document.tone}">{html.marked(document.sentence)}</p>{alarm}'
-        + html.facts(fact for fact in document.facts if fact.label != "wrong now")
-        + html.bullets(note for note in document.notes if note not in wrong)
-    )
+    facts = tuple(fact for fact in made.document.facts if fact.label != "wrong now")
+    notes = tuple(note for note in made.document.notes if note not in wrong)
+    return html.body(replace(made.document, facts=facts, notes=notes), alarm)
 
 
 def _usd(amount: Decimal | None) -> Figure:
@@ -369,13 +367,3 @@ def _requests(view: View, gateway: Gateway) -> str:
     table = Table(title, (*columns, "cost", "saved", "time", "run"), rows, folded=True)
     listed = html.table(table, form, opened=bool(view.search or view.only))
     return f'<div id="requests">{listed}</div>'
-
-
-def _frame(title: str, body: str) -> str:
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{escape(title)}</title><link rel="stylesheet" href="/static/page.css">'
-        '<link rel="icon" href="data:,"></head>'
-        f"<body><main>{body}</main></body></html>"
-    )

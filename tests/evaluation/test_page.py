@@ -157,7 +157,7 @@ def test_no_name_covers_another_and_all_stay_inside(places: list[tuple[float, fl
 
 def test_what_is_no_number_is_left_out_of_a_drawing() -> None:
     assert "nan" not in to_svg(PLANE)
-    assert span(PLANE, "x") == (0.0, 1.0)
+    assert span(PLANE, "x") == (0.0, 1.02)
     assert span(Picture("p", Axis("x", low=1, high=1), Axis("y")), "x") == (1, 2)
     odd = Series("s", ((0.0, 1.0),), "dots", ranges=((float("-inf"), 1.0),))
     assert "inf" not in to_svg(Picture("p", Axis("x"), Axis("y"), (odd,)))
