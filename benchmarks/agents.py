@@ -22,8 +22,7 @@ from typing import Any
 from cascade.errors import ConfigurationError
 from cascade.evaluation import Transcript, read_transcripts
 from cascade.evaluation.features import Pair, pair_of
-from cascade.evaluation.ladder import fit_ladder
-from cascade.evaluation.trajectories import check_runs, fit_agents
+from cascade.evaluation.trajectories import check_runs
 from cascade.evaluation.verdict import evaluate
 
 LLAMA_70B = "Meta-Llama-3-70B-Instruct"
@@ -69,8 +68,7 @@ def pairs(fit: Path, test: Path | None) -> Iterator[tuple[tuple[str, ...], Pair,
 
 def unchecked(pair: Pair, test: Pair | None) -> dict[str, Any]:
     """What is recommended where nothing shows whether the task was solved."""
-    runs = any(outcome.steps for outcome in pair.outcomes(pair.small))
-    found = evaluate(pair, test=test, choose=fit_agents if runs else fit_ladder)
+    found = evaluate(pair, test=test)
     point = found.recommended
     return {"verdict": found.verdict, "shape": found.shape, "helper": found.helper,
             "cost": point.cost, "points": tuple(0.0 - 100 * each for each in point.loss),

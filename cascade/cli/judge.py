@@ -135,13 +135,7 @@ def evaluate(
     """Replay recorded answers: what would a cascade have cost, and how right would it have been?"""
     need_numbers()
     from cascade.confidence.calibration import Calibration  # noqa: PLC0415 - heavy
-    from cascade.evaluation import (  # noqa: PLC0415
-        features,
-        ladder,
-        recordings,
-        trajectories,
-        verdict,
-    )
+    from cascade.evaluation import features, recordings, trajectories, verdict  # noqa: PLC0415
 
     path = file or fit
     if path is None or (file and fit):
@@ -163,9 +157,7 @@ def evaluate(
         return
     with busy(working):
         given = None if calibration is None else Calibration.load(calibration)
-        whole_runs = any(outcome.steps for outcome in fitted.outcomes(fitted.small))
-        choose = trajectories.fit_agents if whole_runs else ladder.fit_ladder
-        found = verdict.evaluate(fitted, wanted, test=tested, calibration=given, choose=choose)
+        found = verdict.evaluate(fitted, wanted, test=tested, calibration=given)
     pages.write(verdict.to_document(found))
     _give(found)
 

@@ -19,6 +19,7 @@ from pydantic import JsonValue
 
 from cascade.confidence import combine, score_of
 from cascade.confidence.text import TextEncoder, fit_text_encoder
+from cascade.confidence.trajectory import Step, recorded_steps, trajectory_features
 from cascade.errors import ConfigurationError
 from cascade.evaluation.metrics import Array, Rows
 from cascade.evaluation.recordings import Outcome, Transcript, rows_of_pair
@@ -148,6 +149,11 @@ class Pair:
         """A latent space of topics, learned from these questions without labels."""
         return fit_text_encoder(self.prompts)
 
+    @cached_property
+    def runs(self) -> list[list[Step]]:
+        """The small agent's steps; none where models answer."""
+        return [steps_of(outcome) for outcome in self.outcomes(self.small)]
+
     def topics(self, encoder: TextEncoder) -> Block:
         """The questions in the space of an encoder, which may be that of other questions."""
 
@@ -159,14 +165,16 @@ class Pair:
         return self._once(("topics", id(encoder)), place)[1]
 
     def block(self, source: str) -> Block:
-        """Columns of a source: `draft`, what comes with it besides the raw score; `prompt`, marks
-        of difficulty; `view:NAME`, whether another model says the same, and how sure it is of
-        both."""
+        """Columns of a source: `draft`, what comes with it besides the raw score; `run`, how an
+        agent went about it; `prompt`, marks of difficulty; `view:NAME`, whether another model
+        says the same, and how sure it is of both."""
         return self._once(source, lambda: self._block(source))
 
     def _block(self, source: str) -> Block:
         if source == "prompt":
             return Block.of([prompt_marks(prompt) for prompt in self.prompts])
+        if source == "run":
+            return Block.of([run_features(run) for run in self.runs])
         drafts = self.outcomes(self.small)
         if source == "draft":
             return Block.of([draft_features(outcome) for outcome in drafts])
@@ -273,6 +281,22 @@ def draft_features(outcome: Outcome) -> dict[str, float]:
     if "answer_extracted" in signals:
         found["answered"] = number(signals["answer_extracted"])
     return found
+
+
+READ = ("steps", "errors", "error_share", "repeats", "same", "failing", "answered", "words", "last",
+        "read")  # fmt: skip
+"""Features of a trajectory that heads read."""
+
+
+def steps_of(outcome: Outcome) -> list[Step]:
+    """The steps of a recorded run."""
+    return recorded_steps([step.model_dump() for step in outcome.steps])
+
+
+def run_features(run: Sequence[Step]) -> dict[str, float]:
+    """What an agent's run shows, or its first steps."""
+    features = trajectory_features(run)
+    return {name: features.get(f"trajectory_{name}", 0.0) for name in READ}
 
 
 def _option_shares(logprobs: JsonValue) -> Array:

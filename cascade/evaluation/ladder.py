@@ -27,7 +27,7 @@ from cascade.errors import ConfigurationError
 from cascade.evaluation.features import Pair
 from cascade.evaluation.metrics import Array, Rows
 
-ShapeName = Literal["score", "gain", "router", "known", "calibration", "stop"]
+ShapeName = Literal["gain", "router", "known", "calibration"]
 
 PRICES = np.concatenate([[0.0], np.geomspace(0.003, 1.5, 40)])
 """Prices of a large answer, in errors, at which policies are worked out."""
@@ -49,6 +49,8 @@ PRIORS: Mapping[str, Prior] = {
     "draft": ((0.0, 0.1), (0.0, 0.1)),
     "prompt": ((0.0, 0.07), (0.0, 0.07)),
     "topics": ((0.0, 0.03), (0.0, 0.03)),
+    "run": ((0.0, 0.3), (0.0, 0.3)),
+    "tasks": ((0.0, 0.3), (0.0, 0.3)),
     "same": ((1.2, 1.2), (0.5, 1.2)),
     "view": ((0.0, 0.3), (0.0, 0.3)),
 }
@@ -89,7 +91,7 @@ def _scale(pair: Pair, fit: Rows, source: str) -> _Scale:
     if source == "raw":
         raw = pair.raw[fit]
         return _Scale(source, ("raw",), known=np.sort(raw[np.isfinite(raw)]))
-    encoder = pair.encoder if source == "topics" else None
+    encoder = pair.encoder if source in ("topics", "tasks") else None
     block = pair.topics(encoder) if encoder else pair.block(source)
     kinds: tuple[Kind, ...] = tuple(_kind(column) for column in block.values[fit].T)
     values = _read(block.values[fit], kinds)
@@ -375,16 +377,13 @@ def fit_shapes(pair: Pair, fit: Rows) -> list[Shape]:
     """All shapes that a recording allows, fitted to some of its rows, from the simplest up."""
     if len(fit) > MOST_FIT:
         fit = np.random.default_rng(0).choice(fit, MOST_FIT, replace=False)
-    has_score = bool(np.isfinite(pair.raw[fit]).any())
-    own = ["raw"] * has_score + ["draft"] * bool(pair.block("draft").names)
+    own = ["raw"] * bool(np.isfinite(pair.raw[fit]).any())
+    own += ["draft"] * bool(pair.block("draft").names)
     text, line = ["prompt", "topics"], _line(pair, fit, pair.small_cost)
-    found: list[Shape] = []
-    if has_score:
-        part = Part("draft", *fit_head(pair, fit, ["raw"]), line)
-        found.append(Shape("score", pair, fit, (part,)))
+    if any(pair.runs):  # of which much is known, also by what their tasks are about
+        own, text = ["run"], ["tasks"]
     drafted = Part("draft", *fit_head(pair, fit, [*own, *text]), line)
-    if own:
-        found.append(Shape("gain", pair, fit, (drafted,)))
+    found = [Shape("gain", pair, fit, (drafted,))] if own else []
     part = Part("question", *fit_head(pair, fit, text), line)
     found.append(Shape("router", pair, fit, (part,)))
     for name in pair.helpers(fit):

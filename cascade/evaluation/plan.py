@@ -158,9 +158,7 @@ def recorded(
         ConfigurationError: the file cannot be read, has no such models, or not what they cost.
     """
     from cascade.evaluation.features import pair_of  # noqa: PLC0415 - scikit-learn
-    from cascade.evaluation.ladder import fit_ladder  # noqa: PLC0415
     from cascade.evaluation.recordings import name_pair, read_transcripts  # noqa: PLC0415
-    from cascade.evaluation.trajectories import fit_agents  # noqa: PLC0415
     from cascade.evaluation.verdict import evaluate  # noqa: PLC0415
 
     rows = list(read_transcripts(path))
@@ -168,8 +166,7 @@ def recorded(
     if not pair.priced:
         raise ConfigurationError(f"{path} does not say what both models cost: record `cost_usd`.")
     if accept_rate is None:
-        agents = any(outcome.steps for outcome in pair.outcomes(pair.small))
-        found = evaluate(pair, choose=fit_agents if agents else fit_ladder)
+        found = evaluate(pair)
         accept_rate, accept_n = Decimal(str(1 - found.recommended.escalated)), found.rows
     return {
         "draft_usd": Decimal(str(pair.small_cost.mean())),

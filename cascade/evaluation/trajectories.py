@@ -2,9 +2,9 @@
 
 A recording has the steps of each run (`Outcome.steps`). What can be replayed exactly is the
 restart: the small agent's run, or its first steps, then the large agent's whole run. Where nothing
-shows whether a task was solved, the run and the question decide (`fit_agents`). Where tests, a
-schema or the environment show it, the large agent begins where that check fails (`check_runs`). In
-both, hopeless runs can be given up early (`EarlyStop`).
+shows whether a task was solved, the run and the task decide (`ladder`). Where tests, a schema or
+the environment show it, the large agent begins where that check fails (`check_runs`), and hopeless
+runs can be given up early (`EarlyStop`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from cascade.confidence.calibrating import fit_gain, stratified_folds
 from cascade.confidence.calibration import Fitted, GainHead, Linear, Share
 from cascade.confidence.early import lowest_kept
 from cascade.confidence.text import TextEncoder
-from cascade.confidence.trajectory import Step, message_steps, recorded_steps, trajectory_features
+from cascade.confidence.trajectory import Step, message_steps, trajectory_features
 from cascade.errors import ConfigurationError
 from cascade.evaluation.crossfit import Options, check
-from cascade.evaluation.features import Pair, pair_of
-from cascade.evaluation.ladder import Estimates, Ladder, Part, Shape, Stage, climb
+from cascade.evaluation.features import READ, Block, Pair, pair_of, run_features, steps_of
 from cascade.evaluation.metrics import Array, Interval, Rows, bootstrap
 from cascade.evaluation.recordings import Outcome, Transcript, read_transcripts
 from cascade.evaluation.render import percent
@@ -43,15 +42,6 @@ LOST = 0.05
 STRENGTH = 0.3
 """Prior deviation of a weight: signals of runs and topics of questions may say much."""
 
-READ = ("steps", "errors", "error_share", "repeats", "same", "failing", "answered", "words", "last",
-        "read")  # fmt: skip
-"""Features of a trajectory that heads read, as logarithms."""
-
-
-def steps_of(outcome: Outcome) -> list[Step]:
-    """The steps of a recorded run."""
-    return recorded_steps([step.model_dump() for step in outcome.steps])
-
 
 def with_features(rows: Sequence[Transcript]) -> list[Transcript]:
     """Recordings whose runs have the features that `TrajectorySignal` takes of an agent's."""
@@ -67,11 +57,9 @@ def with_features(rows: Sequence[Transcript]) -> list[Transcript]:
 
 
 def _table(runs: Sequence[Sequence[Step]], topics: Array) -> Array:
-    """What heads read: no raw score, the features of runs, the topics of their questions."""
-    found = [trajectory_features(run) for run in runs]
-    rows = [[features.get(f"trajectory_{name}", 0.0) for name in READ] for features in found]
-    nothing = np.full((len(rows), 1), np.nan)
-    return np.hstack([nothing, np.log1p(np.array(rows).reshape(-1, len(READ))), topics])
+    """What heads read: no raw score, the features of runs, the topics of their tasks."""
+    read = Block.of([run_features(run) for run in runs]).select(READ)
+    return np.hstack([np.full((len(runs), 1), np.nan), np.log1p(read), topics])
 
 
 def _fit(table: Array, small: Array, large: Array, fit: Rows) -> tuple[GainHead, Array]:
@@ -163,7 +151,7 @@ def fit_early_stop(
         share: of the successes, at most lost.
     """
     fit = np.arange(len(pair)) if fit is None else fit
-    runs, right = [steps_of(outcome) for outcome in pair.outcomes(pair.small)], pair.small_correct
+    runs, right = pair.runs, pair.small_correct
     topics, length = pair.topics(pair.encoder).values, np.array([len(run) for run in runs])
     chances, points = np.full((len(POINTS), len(pair)), np.inf), []
     for number, after in enumerate(POINTS):
@@ -206,15 +194,11 @@ def early_stop_of(path: str | Path, small: str, large: str, *, share: float = LO
     return fit_early_stop(pair_of(read_transcripts(path), small, large), share=share)[0]
 
 
-def ends_of(stop: EarlyStop | None, pair: Pair) -> Array:
+def ends_of(stop: EarlyStop, pair: Pair) -> Array:
     """After how many steps an early stop ends the runs of other rows; 0 for those that go on."""
-    if stop is None:
-        return np.zeros(len(pair))
-    outcomes = zip(pair.prompts, pair.outcomes(pair.small), strict=True)
+    tasks = zip(pair.prompts, pair.runs, strict=True)
     # After its last step a run has ended by itself.
-    return np.array(
-        [stop.after(question, steps_of(outcome)[:-1]) for question, outcome in outcomes]
-    )
+    return np.array([stop.after(question, run[:-1]) for question, run in tasks])
 
 
 def spent_until(pair: Pair, after: Array) -> Array:
@@ -226,45 +210,6 @@ def spent_until(pair: Pair, after: Array) -> Array:
         share = sum(known[: int(after[i])]) / sum(known) if len(known) == len(steps) else None
         spent[i] *= after[i] / len(steps) if share is None else share
     return spent
-
-
-# Without a check ------------------------------------------------------------------------------
-
-
-class RunPart(Part):
-    """The point of decision after a run; its estimates end with when the run is given up."""
-
-    def stage(self, pair: Pair, p: Estimates) -> Stage:
-        """The point on these rows: a run that is given up has no answer to be kept."""
-        small, large, after = p
-        kept, right = (np.where(after > 0, 0.0, each) for each in (small, pair.small_correct))
-        paid, free = spent_until(pair, after), np.zeros(len(pair))
-        return Stage(kept, large, right, paid, self.dollars(pair), free)
-
-
-def fit_agents(pair: Pair, fit: Rows, *, share: float = LOST) -> Ladder:
-    """The ladder of whole runs: the run and the question decide; hopeless runs are given up."""
-    encoder, cheap = pair.encoder, float(pair.small_cost[fit].mean())
-
-    def table(rows: Pair) -> Array:
-        runs = [steps_of(outcome) for outcome in rows.outcomes(rows.small)]
-        return _table(runs, rows.topics(encoder).values)
-
-    head, p = _fit(table(pair), pair.small_correct, pair.large_correct, fit)
-
-    def shape(name: Literal["gain", "stop"], stop: EarlyStop | None, after: Array) -> Shape:
-        def judge(rows: Pair) -> Estimates:
-            x = table(rows)
-            return head.small.predict(x), head.large.predict(x), ends_of(stop, rows)
-
-        part = RunPart("draft", judge, (p[0], p[1], after), lambda rows: np.full(len(rows), cheap))
-        return Shape(name, pair, fit, (part,))
-
-    shapes = [shape("gain", None, np.zeros(len(pair)))]
-    stop, after = fit_early_stop(pair, fit, share=share)
-    if stop.below > 0:
-        shapes.append(shape("stop", stop, after))
-    return climb(shapes)
 
 
 # With a check ---------------------------------------------------------------------------------

@@ -78,13 +78,11 @@ POSSIBLE = 1.28
 """Standard errors of a loss: what is farther off has a chance of less than one in ten."""
 
 SHAPES: Mapping[str, str] = {
-    "score": "the draft's own score decides",
-    "gain": "the draft's signals and the question decide",
+    "gain": "the draft, or how it was arrived at, and the question decide",
     "router": "the question alone decides",
     "known": "where the draft leaves it open, another cheap model is asked too, and the likelier "
     "of the two answers is given",
     "calibration": "the calibrated confidence decides, as it does online",
-    "stop": "hopeless runs are given up early; of the others the run and the question decide",
     "off": "the large model answers everything",
 }
 

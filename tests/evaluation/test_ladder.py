@@ -181,7 +181,7 @@ def test_long_questions_need_more_doubt() -> None:
         return row.model_copy(update={"prompt": "word " * (900 if long else 100), "models": models})
 
     found = pair([sized(i, row) for i, row in enumerate(recording(300, informative=False))])
-    shape = shapes(found)["score"]
+    shape = shapes(found)["gain"]
     asked = shape.play(shape.learned, [0.5]).escalated[0]
     long_ones = found.characters > 1000
     assert asked[~long_ones].mean() > asked[long_ones].mean()
@@ -213,7 +213,7 @@ def test_a_shape_does_the_same_on_the_same_rows_read_again() -> None:
     ("rows", "name"),
     [
         (recording(400, helper="oracle"), "known"),
-        (recording(400, helper="twin"), "score"),
+        (recording(400, helper="twin"), "gain"),
         (recording(200, informative=False, cheap=DEAR), "off"),
     ],
 )

@@ -22,10 +22,8 @@ from cascade.evaluation.trajectories import (
     EarlyStop,
     check_runs,
     ends_of,
-    fit_agents,
     fit_early_stop,
     spent_until,
-    steps_of,
     with_features,
 )
 from cascade.evaluation.verdict import evaluate
@@ -110,25 +108,23 @@ def test_costs_of_steps_that_nobody_knows_are_shared_out_by_their_number() -> No
             del each["cost_usd"]
     unknown = pair_of([Transcript(**row) for row in rows], "small", "large")
     whole = unknown.small_cost
-    lengths = [len(steps_of(outcome)) for outcome in unknown.outcomes("small")]
+    lengths = [len(run) for run in unknown.runs]
     assert spent_until(unknown, np.ones(2)) == pytest.approx(whole / lengths)
 
 
 # --- without a check
 
 
-def test_whole_runs_and_early_stops_make_a_cascade() -> None:
-    found = evaluate(pair(n=500), Options(repeats=1), choose=fit_agents)
-    assert (found.verdict, found.shape) == ("cascade", "stop")
-    assert "given up early" in found.notes[0]
-    other = pair(n=500, seed=1)
-    unseen = evaluate(pair(n=500), Options(repeats=1), test=other, choose=fit_agents)
+def test_the_run_and_the_task_decide_where_nothing_checks_it() -> None:
+    found = evaluate(pair(n=500, cost=0.05), Options(repeats=1, within=0.05))
+    assert (found.verdict, found.shape) == ("cascade", "gain")
+    other = pair(n=500, seed=1, cost=0.05)
+    unseen = evaluate(pair(n=500, cost=0.05), Options(repeats=1, within=0.05), test=other)
     assert abs(unseen.recommended.cost.value - found.recommended.cost.value) < 0.15
 
 
 def test_it_is_off_where_it_does_not_pay() -> None:
-    found = evaluate(pair(cost=0.004, large=0.95), Options(repeats=1), choose=fit_agents)
-    assert found.verdict == "off"
+    assert evaluate(pair(cost=0.004, large=0.95), Options(repeats=1)).verdict == "off"
 
 
 def test_recorded_runs_have_the_features_that_a_tier_shows() -> None:

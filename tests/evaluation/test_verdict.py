@@ -40,7 +40,7 @@ def test_a_useful_draft_is_a_cascade_that_says_what_it_costs_and_loses(good: Eva
     assert point.cost.low < point.cost.value < point.cost.high < 1
     assert point.loss.value <= 0.05
     assert 0 < point.chance_above < 1
-    assert any(note.startswith("How: the draft's ") for note in good.notes)
+    assert any(note.startswith("How: the draft, ") for note in good.notes)
     assert any("For Cascade: price_of_error=0.0" in note for note in good.notes)
 
 
@@ -84,7 +84,7 @@ def test_the_document_has_menu_baselines_and_a_picture(good: Evaluation) -> None
     assert [picture.title for picture in document.pictures] == ["Right answers over cost"]
     assert "lose 5 points" in text(good)
     assert "NaN" not in good.model_dump_json()
-    assert set(good.rankings) == {"score", "gain", "router"}
+    assert set(good.rankings) == {"gain", "router"}
 
 
 def test_every_interval_holds_its_figure_and_a_share_is_a_share(good: Evaluation) -> None:
