@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
@@ -35,12 +36,12 @@ class LedgerView(BaseModel):
     def __repr__(self) -> str:
         return f"LedgerView({len(self)} entries, cost {_dollars(self.cost)})"
 
-    @property
+    @cached_property
     def cost(self) -> Amounts:
         """Dollars spent, by basis."""
         return Amounts.of((entry.cost_usd, entry.cost_basis) for entry in self.entries)
 
-    @property
+    @cached_property
     def saved(self) -> Amounts:
         """Dollars saved against the baseline, by basis; negative where money was lost."""
         return Amounts.of((entry.saved_usd, entry.basis) for entry in self.entries)

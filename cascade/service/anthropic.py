@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from anthropic.types import JSONOutputFormatParam, Message, MessageTokensCount
+from anthropic.types import JSONOutputFormatParam
 from fastapi import APIRouter
 from langchain_core.messages import AnyMessage
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
@@ -97,8 +97,8 @@ async def count_tokens(request: Request) -> Response:
     body, size = await wire.read_body(request, CountRequest)
     gateway.model(body.model, key)
     conversation(body)
-    tokens = MessageTokensCount(input_tokens=max(1, -(-size // CHARACTERS_PER_TOKEN)))
-    return wire.json_response(tokens.model_dump(), {"x-cascade-basis": "estimated"})
+    tokens = max(1, -(-size // CHARACTERS_PER_TOKEN))
+    return wire.json_response({"input_tokens": tokens}, {"x-cascade-basis": "estimated"})
 
 
 # --- reading
@@ -296,5 +296,4 @@ class MessageWriter(wire.Writer):
     def _message(self, **more: Any) -> dict[str, Any]:
         own = {"id": self._id, "type": "message", "role": "assistant", "model": self._model}
         ended = {"stop_reason": None, "stop_sequence": None}
-        made = Message.model_validate({**own, "content": [], **ended, **more})
-        return made.model_dump(mode="json", exclude_unset=True)
+        return {**own, "content": [], **ended, **more}

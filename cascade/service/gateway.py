@@ -152,15 +152,14 @@ class Way:
             found[f"x-cascade-{name.replace('_', '-')}"] = text
         return found
 
-    def end(self, entries: list[LedgerEntry], begun: float) -> None:
+    def end(self, ledger: LedgerView, begun: float) -> None:
         """Note what the run cost and saved, and how long it took."""
-        self.entries, self.seconds = entries, time.perf_counter() - begun
-        ledger = LedgerView(entries)
+        self.entries, self.seconds = ledger.entries, time.perf_counter() - begun
         self.cost_usd, self.saved_usd = ledger.cost_usd, ledger.saved_usd
         order = ("unknown", "estimated", "measured")
         self.basis = min(ledger.cost_basis, ledger.saved_basis, key=order.index)
         if self.error and not self.reason:
-            self.reason = "; ".join(failures(entries)) or self.error
+            self.reason = "; ".join(failures(ledger)) or self.error
 
     def steps(self) -> list[str]:
         """What each node did, how long it took and what it cost."""
@@ -180,7 +179,9 @@ def header(value: str) -> str:
     """Text as the value of a header: one line of visible Latin characters."""
     if not value.isascii():
         value = value.translate(_PLAIN).encode("ascii", "replace").decode()
-    return "".join(c if c.isprintable() else " " for c in value[:400])
+    if not value.isprintable():
+        value = "".join(c if c.isprintable() else " " for c in value)
+    return value[:400]
 
 
 @dataclass(slots=True)
@@ -416,7 +417,7 @@ class Gateway:
                 tell(way, event)
 
             runtime.emit, runtime.streams, runtime.show = emit, True, "verified"
-        begun = time.perf_counter()
+        begun, ledger = time.perf_counter(), None
         try:
             result = await served.cascade.adrive(run, runtime)
         except BaseException as error:
@@ -429,9 +430,10 @@ class Gateway:
             way.model = served.model_of(result.tier)
             way.escalated, way.degraded = result.escalated, result.degraded
             way.confidence, way.calibrated = result.confidence, result.calibrated
-            way.reason = plain_reason(result.decision.reason, failures(result.ledger))
+            ledger = result.ledger
+            way.reason = plain_reason(result.decision.reason, failures(ledger))
         finally:
-            way.end(run.entries, begun)
+            way.end(ledger or LedgerView(run.entries), begun)
             self._finished(way)
         return Outcome(result, None if result.abstained else run.draft, way)
 

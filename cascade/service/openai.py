@@ -12,7 +12,6 @@ from fastapi import APIRouter
 from langchain_core.messages import AIMessage, AnyMessage
 from openai.types import Reasoning
 from openai.types.chat import (
-    ChatCompletion,
     ChatCompletionFunctionTool,
     ChatCompletionMessageFunctionToolCall,
     ChatCompletionNamedToolChoiceParam,
@@ -250,8 +249,7 @@ class ChatWriter(wire.Writer):
             "finish_reason": outcome.finish_reason,
         }
         body = {**self._head, "object": "chat.completion", "choices": [choice]}
-        body |= {"usage": _chat_usage(outcome.usage), "cascade": outcome.extension()}
-        return ChatCompletion.model_validate(body).model_dump(mode="json", exclude_unset=True)
+        return body | {"usage": _chat_usage(outcome.usage), "cascade": outcome.extension()}
 
     @override
     def begin(self) -> bytes:
