@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from anthropic.types import JSONOutputFormatParam
+from anthropic.types import JSONOutputFormatParam, ToolChoiceParam
 from fastapi import APIRouter
 from langchain_core.messages import AnyMessage
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
@@ -50,13 +50,6 @@ class InputTool(BaseModel):
     cache_control: dict[str, Any] | None = None
 
 
-class ToolChoice(BaseModel):
-    """Whether a tool has to be called, and which."""
-
-    type: Literal["auto", "any", "tool", "none"]
-    name: str | None = None
-
-
 class OutputConfig(BaseModel):
     """How the answer is to look."""
 
@@ -69,7 +62,7 @@ class CountRequest(wire.Asked):
     messages: list[InputMessage] = Field(min_length=1)
     system: str | Blocks | None = None
     tools: list[InputTool] | None = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: ToolChoiceParam | None = None
 
 
 class MessagesRequest(CountRequest):
@@ -114,8 +107,8 @@ def _read(body: MessagesRequest, served: Served) -> tuple[list[AnyMessage], Sett
     tools = [_tool(tool, number) for number, tool in enumerate(body.tools or ())]
     put(settings, tools=tools or None)
     if (choice := body.tool_choice) is not None and tools:
-        names = {"any": "required", "tool": choice.name}
-        settings["tool_choice"] = names.get(choice.type, choice.type)
+        names = {"any": "required", "tool": str(choice.get("name"))}
+        settings["tool_choice"] = names.get(choice["type"], choice["type"])
     return conversation(body), settings
 
 
@@ -243,7 +236,7 @@ class MessageWriter(wire.Writer):
 
     def __init__(self, body: MessagesRequest) -> None:
         self._model, self._id = body.model, f"msg_{uuid4().hex}"
-        self._shown, self._open = 0, False
+        self._open = False
 
     @override
     def whole(self, outcome: Outcome) -> dict[str, Any]:
@@ -265,15 +258,14 @@ class MessageWriter(wire.Writer):
             self._open = True
             block = {"type": "text", "text": ""}
             opened = sent_event("content_block_start", index=0, content_block=block)
-        self._shown += len(text)
         delta = {"type": "text_delta", "text": text}
         return opened + sent_event("content_block_delta", index=0, delta=delta)
 
     @override
     def end(self, outcome: Outcome) -> bytes:
         pieces = list[bytes]()
-        if rest := outcome.text[self._shown :]:
-            pieces.append(self.text(rest))
+        if outcome.refusal:
+            pieces.append(self.text(outcome.refusal))
         if self._open:
             pieces.append(sent_event("content_block_stop", index=0))
         for index, call in enumerate(_calls(outcome), int(self._open)):

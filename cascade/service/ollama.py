@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from fastapi import APIRouter
 from langchain_core.messages import AnyMessage
+from ollama import Message
 from openai.types.chat import ChatCompletionFunctionTool
 from pydantic import BaseModel, Field, StrictBool, StrictFloat, StrictInt
 from starlette.requests import Request
@@ -27,26 +28,13 @@ VERSION = "0.12.11"
 """Of Ollama's API that is spoken here; clients compare it with what they need."""
 
 
-class CalledFunction(BaseModel):
-    """Function that a model wants to be called."""
-
-    name: str
-    arguments: dict[str, Any]
-
-
-class ToolCall(BaseModel):
-    """Call that an assistant has made."""
-
-    function: CalledFunction
-
-
 class InputMessage(BaseModel):
     """Message of the conversation."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
     images: list[str] | None = Field(default=None, description="Base64.")
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[Message.ToolCall] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
@@ -193,7 +181,7 @@ class LineWriter(wire.Writer):
 
     def __init__(self, body: OllamaRequest) -> None:
         self._model, self._chats = body.model, isinstance(body, OllamaChatRequest)
-        self._begun, self._shown = time.perf_counter(), 0
+        self._begun = time.perf_counter()
 
     @override
     def loaded(self) -> dict[str, Any]:
@@ -206,15 +194,14 @@ class LineWriter(wire.Writer):
 
     @override
     def text(self, text: str) -> bytes:
-        self._shown += len(text)
         return wire.json_bytes(self._line(text, done=False)) + b"\n"
 
     @override
     def end(self, outcome: Outcome) -> bytes:
         lines = [self._line("", done=True) | self._counts(outcome)]
-        rest, said = outcome.text[self._shown :], self._said(outcome)
-        if rest or said:
-            lines.insert(0, self._line(rest, done=False, **said))
+        refusal, said = outcome.refusal or "", self._said(outcome)
+        if refusal or said:
+            lines.insert(0, self._line(refusal, done=False, **said))
         return b"".join(wire.json_bytes(line) + b"\n" for line in lines)
 
     @override

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from fastapi import APIRouter
 from langchain_core.messages import AIMessage, AnyMessage
+from ollama import Options
 from openai.types import Reasoning
 from openai.types.chat import (
     ChatCompletionFunctionTool,
@@ -37,26 +38,15 @@ Alternatives = Annotated[StrictInt, Field(ge=0, le=20)]
 
 # --- parameters
 
-_EVERYWHERE = frozenset(
-    [
-        *("top_p", "top_k", "min_p", "typical_p", "seed"),
-        *("frequency_penalty", "presence_penalty", "repetition_penalty", "repeat_penalty"),
-    ]
-)
-_OPENAI_ONLY = frozenset(
-    [
-        *("logit_bias", "modalities", "parallel_tool_calls", "reasoning_effort", "verbosity"),
-        *("web_search_options", "chat_template_kwargs", "min_tokens", "ignore_eos"),
-    ]
-)
-_OLLAMA_ONLY = frozenset(
-    [
-        *("keep_alive", "think", "truncate", "shift", "repeat_last_n", "penalize_newline"),
-        *("mirostat", "mirostat_eta", "mirostat_tau", "tfs_z", "numa", "vocab_only", "use_mlock"),
-        *("num_batch", "num_ctx", "num_gpu", "num_keep", "num_thread", "main_gpu", "low_vram"),
-        "use_mmap",
-    ]
-)
+_EVERYWHERE = {
+    *("top_p", "top_k", "min_p", "typical_p", "seed", "frequency_penalty", "presence_penalty"),
+    *("repetition_penalty", "repeat_penalty"),
+}
+_OPENAI_ONLY = {
+    *("logit_bias", "modalities", "parallel_tool_calls", "reasoning_effort", "verbosity"),
+    *("web_search_options", "chat_template_kwargs", "min_tokens", "ignore_eos"),
+}
+_OLLAMA_ONLY = {"keep_alive", "think", "truncate", "shift", *Options.model_fields} - _EVERYWHERE
 
 
 def parameters(extra: Mapping[str, Any], served: Served) -> dict[str, Any]:
@@ -111,17 +101,11 @@ class Message(BaseModel):
     refusal: str | None = None
 
 
-class StreamOptions(BaseModel):
-    """Options of a stream."""
-
-    include_usage: StrictBool = False
-
-
 class ChatRequest(wire.Asked):
     """Conversation to be answered."""
 
     messages: list[Message] = Field(min_length=1)
-    stream_options: StreamOptions | None = None
+    stream_options: dict[str, Any] | None = None
     n: Literal[1] | None = Field(default=None, description="Each answer is a request of its own.")
     tools: list[ChatCompletionFunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChatCompletionNamedToolChoiceParam | None = (
@@ -231,11 +215,9 @@ class ChatWriter(wire.Writer):
     def __init__(self, body: ChatRequest) -> None:
         own, at = f"chatcmpl-{uuid4().hex}", int(time.time())
         self._head = {"id": own, "created": at, "model": body.model}
-        self._usage = bool(body.stream_options and body.stream_options.include_usage)
+        self._usage = bool((body.stream_options or {}).get("include_usage"))
         self._logprobs = bool(body.logprobs or body.top_logprobs)
-        self._alternatives, self._shown = body.top_logprobs or 0, 0
-        # Most of a stream: only the text of a piece is written anew.
-        self._before, self._after = self._chunk({"content": "\0"}).split(b'"\\u0000"')
+        self._alternatives = body.top_logprobs or 0
 
     @override
     def whole(self, outcome: Outcome) -> dict[str, Any]:
@@ -253,18 +235,17 @@ class ChatWriter(wire.Writer):
 
     @override
     def begin(self) -> bytes:
+        # Most of a stream: only the text of a piece is written anew.
+        self._before, self._after = self._chunk({"content": "\0"}).split(b'"\\u0000"')
         return self._chunk({"role": "assistant", "content": ""})
 
     @override
     def text(self, text: str) -> bytes:
-        self._shown += len(text)
         return self._before + wire.json_bytes(text) + self._after
 
     @override
     def end(self, outcome: Outcome) -> bytes:
         pieces = []
-        if rest := outcome.result.answer[self._shown :]:
-            pieces.append(self.text(rest))
         if said := outcome.refusal:
             pieces.append(self._chunk({"refusal": said}))
         for index, call in enumerate(_calls(outcome)):
@@ -457,7 +438,7 @@ class ResponseWriter(wire.Writer):
     def __init__(self, body: ResponseRequest) -> None:
         self._id, self._message_id = f"resp_{uuid4().hex}", f"msg_{uuid4().hex}"
         self._body, self._made = body, int(time.time())
-        self._number, self._shown, self._open = -1, 0, False
+        self._number, self._open = -1, False
 
     @override
     def whole(self, outcome: Outcome) -> dict[str, Any]:
@@ -489,7 +470,6 @@ class ResponseWriter(wire.Writer):
 
     @override
     def text(self, text: str) -> bytes:
-        self._shown += len(text)
         opened = b"" if self._open else self._open_part({"type": "output_text", **_EMPTY})
         return opened + self._say_part("output_text.delta", delta=text, logprobs=[])
 
@@ -553,9 +533,7 @@ class ResponseWriter(wire.Writer):
             opened += self._say_part("refusal.delta", delta=said)
             ended = self._say_part("refusal.done", refusal=said)
         else:
-            rest, opened = part["text"][self._shown :], b""
-            if rest or not self._open:
-                opened = self.text(rest)
+            opened = b"" if self._open else self.text("")
             ended = self._say_part("output_text.done", text=part["text"], logprobs=[])
         return opened + ended + self._say_part("content_part.done", part=part)
 

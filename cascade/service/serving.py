@@ -249,14 +249,11 @@ class Lines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname,
             "message": record.getMessage(),
-            **{k: v for k, v in vars(record).items() if k not in _USUAL and not k.startswith("_")},
+            **getattr(record, "run", {}),
         }
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
         return json.dumps(said, default=str)
-
-
-_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def set_up_logs(config: LogConfig) -> None:

@@ -292,7 +292,7 @@ class Writer(ABC):
 
     @abstractmethod
     def end(self, outcome: Outcome) -> bytes:
-        """The end of a stream."""
+        """The end of a stream, after all of the answer's text."""
 
     @abstractmethod
     def failed(self, fault: ServiceError) -> bytes:
@@ -406,14 +406,23 @@ class Feed:
 
     async def pieces(self, writer: Writer) -> AsyncIterator[bytes]:
         """The bytes of the stream."""
-        made, gather_s, open_ = writer.begin(), 0.0, True
+        made, gather_s, open_, shown = writer.begin(), 0.0, True, 0
         while open_:
             if self._items and isinstance(self._items[-1], str):
                 await asyncio.sleep(gather_s)
             items, self._items = self._items, []
             self._there.clear()
+            for item in items:
+                if isinstance(item, str):
+                    shown += len(item)
+                    made += writer.text(item)
+                elif isinstance(item, ServiceError):
+                    made += writer.failed(item)
+                else:
+                    rest = item.result.answer[shown:]
+                    made += (writer.text(rest) if rest else b"") + writer.end(item)
             open_ = not items or isinstance(items[-1], str)
-            yield made + (b"".join(_written(item, writer) for item in items) or writer.ping)
+            yield made if items else made + writer.ping
             made, gather_s = b"", GATHER_S
             if open_:
                 await self._wait()
@@ -422,12 +431,6 @@ class Feed:
         """Stop the work, if it is not done."""
         self._task.cancel()
         await asyncio.wait((self._task,))
-
-
-def _written(item: str | Outcome | ServiceError, writer: Writer) -> bytes:
-    if isinstance(item, str):
-        return writer.text(item)
-    return writer.end(item) if isinstance(item, Outcome) else writer.failed(item)
 
 
 class Streamed(StreamingResponse):

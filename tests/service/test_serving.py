@@ -169,7 +169,9 @@ def test_a_client_that_leaves_ends_the_call(running: Live, upstream: Upstream) -
 
 
 def test_a_log_line_is_one_line_whatever_is_in_it() -> None:
-    record = logging.makeLogRecord({"msg": "a\nb\x1b[2J", "levelname": "INFO", "run_id": "r"})
+    record = logging.makeLogRecord(
+        {"msg": "a\nb\x1b[2J", "levelname": "INFO", "run": {"run_id": "r"}}
+    )
     text = serving.Lines(as_json=False).format(record)
     assert text.splitlines()[1] == "    b\\x1b[2J"
     said = json.loads(serving.Lines(as_json=True).format(record))
