@@ -31,7 +31,7 @@ cascades:
   default:
     tiers:
       - {name: small, model: "ollama:qwen2.5:3b"}
-      - {name: large, model: "openai:gpt-5.1", api_key: "${OPENAI_API_KEY}"}
+      - {name: large, model: "openai:gpt-5.1", api_key_env: OPENAI_API_KEY}
     threshold: 0.8
     audits: {rate: 0.05}
 """

@@ -1,6 +1,7 @@
 """Configuration of a service: `cascade.yaml`.
 
-Errors name the file, the line and the key. Secrets are references (`${NAME}`, `api_key_env`).
+Errors name the file, the line and the key. Secrets are names of variables (`${NAME}`,
+`api_key_env`).
 """
 
 from __future__ import annotations
@@ -88,8 +89,6 @@ class TierConfig(Section):
     """Address of an OpenAI-compatible or Ollama server."""
     api_key_env: str | None = None
     """Environment variable with the provider's key."""
-    api_key: str | None = Field(default=None, repr=False)
-    """The same as `${NAME}`; a key in clear text is refused."""
     max_tokens: Count | None = None
     """Most output tokens of an answer."""
     temperature: float | None = Field(default=None, ge=0)
@@ -108,8 +107,7 @@ class TierConfig(Section):
             ConfigurationError: the variable with its key is not set.
         """
         given = {**dict(self), "name": self.name or usual}
-        variable = given.pop("api_key_env")
-        if self.api_key is None and variable is not None:
+        if (variable := given.pop("api_key_env")) is not None:
             given["api_key"] = os.environ.get(variable)
             if not given["api_key"]:
                 raise ConfigurationError(
@@ -393,8 +391,6 @@ def _resolved(
         return [_resolved(v, (*place, n), variables, problems) for n, v in enumerate(value)]
     if not isinstance(value, str):
         return value
-    if place and place[-1] == "api_key" and not _REFERENCE.fullmatch(value):
-        problems.append((place, "a key in clear text: write api_key_env: NAME, or ${NAME}."))
     problems += [
         (place, f"the environment variable {name} is not set.")
         for name in _REFERENCE.findall(value)
@@ -413,7 +409,7 @@ def _problem(error: ErrorDetails, resolved: Any, written: Any) -> tuple[Place, s
     if isinstance(_at(resolved, place), Mapping) and "[" not in str(last):
         place = (*place, *last)
     if error["type"] == "extra_forbidden":
-        return place, f"there is no such key{_nearest(str(last[0]))}"
+        return place, f"there is no such key{_nearest(str(last[0]))}"  # its value may be a secret
     words = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     given = error["input"]
     from_variable = "${" in str(_at(written, place))  # it may be a secret

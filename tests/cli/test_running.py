@@ -242,7 +242,7 @@ cascades:
   default:
     tiers:
       - {model: "ollama:small"}
-      - {model: "openai:gpt-5.1", api_key: "${LARGE_KEY}"}
+      - {model: "openai:gpt-5.1", api_key_env: LARGE_KEY}
     threshold: 0.8
 """
 
