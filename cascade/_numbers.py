@@ -16,6 +16,7 @@ def to_number(
     above: float = -math.inf,
     least: float = -math.inf,
     most: float = math.inf,
+    below: float = math.inf,
 ) -> float:
     """A number that a user gave, also as a `Decimal` or as text.
 
@@ -25,6 +26,7 @@ def to_number(
         above: it has to be larger than this.
         least: no less than this.
         most: no more than this.
+        below: it has to be smaller than this.
 
     Raises:
         ConfigurationError: it is no number, or none within the bounds.
@@ -33,10 +35,10 @@ def to_number(
         if isinstance(value, bool) or not isinstance(value, Real | Decimal | str):
             raise ValueError(value)
         number = float(value)
-        if not (math.isfinite(number) and above < number and least <= number <= most):
+        if not (math.isfinite(number) and above < number < below and least <= number <= most):
             raise ValueError(value)
     except ValueError:
-        bounds = _bounds(above, least, most)
+        bounds = _bounds(above, least, most, below)
         raise ConfigurationError(f"{_shown(name, value)}: give a number{bounds}.") from None
     return number
 
@@ -57,9 +59,10 @@ def _shown(name: str, value: object) -> str:
     return f"{owner}({option}={value!r})" if owner else f"{option}={value!r}"
 
 
-def _bounds(above: float, least: float, most: float) -> str:
+def _bounds(above: float, least: float, most: float, below: float) -> str:
+    upper = f"up to {most:g}" if most < math.inf else f"below {below:g}" if below < math.inf else ""
     if above > -math.inf:
-        return f" above {above:g}" + (f", up to {most:g}" if most < math.inf else "")
+        return f" above {above:g}" + (f", {upper}" if upper else "")
     if least > -math.inf:
-        return f" from {least:g} to {most:g}" if most < math.inf else f", {least:g} or more"
+        return f" from {least:g} {upper}" if upper else f", {least:g} or more"
     return ""

@@ -142,7 +142,7 @@ def _economic(
 
 
 def _certified(max_harm: float, calibration: Calibration | None) -> CertifiedPolicy:
-    to_number("max_harm", max_harm, above=0, most=0.999)
+    to_number("max_harm", max_harm, above=0, below=1)
     how = f"make one with `cascade calibrate … --max-harm {max_harm}`."
     if calibration is None:
         raise ConfigurationError(f"max_harm={max_harm} needs calibrator=…: {how}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from cascade._numbers import to_number
 from cascade.confidence.base import WINDOW
 from cascade.confidence.early import (
     ROUNDING,
@@ -56,11 +57,8 @@ class Abort(CascadeMiddleware):
     slot = Slot.STREAMS
 
     def __init__(self, loss: float | None = None, *, name: str = "abort") -> None:
-        if loss is not None and not (isinstance(loss, float) and 0 < loss < 1):
-            raise ConfigurationError(
-                f"Abort({loss!r}): the share of acceptable drafts that may be lost, such as 0.01."
-            )
-        self.name, self.loss = name, loss
+        self.name = name
+        self.loss = None if loss is None else to_number("Abort.loss", loss, above=0, below=1)
 
     def check(self, parts: Parts) -> None:
         """Refuse a cascade in which nothing tells when to stop.

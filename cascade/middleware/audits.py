@@ -24,12 +24,12 @@ from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Audited, visible
 from cascade.ledger.prices import Dollars
 from cascade.middleware.background import Background, lot, tags_of
-from cascade.middleware.base import CascadeMiddleware, Decide, Slot
+from cascade.middleware.base import PATIENCE_S, CascadeMiddleware, Decide, Slot, check_large
 from cascade.middleware.comparing import Comparer, Comparison, Loss
 from cascade.policies.base import Situation
 from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run, known_cost
 from cascade.state import Completion, Decision, LedgerEntry, Usage
-from cascade.tiers import ModelLike, WithheldModel
+from cascade.tiers import ModelLike
 
 logger = logging.getLogger("cascade")
 
@@ -37,9 +37,6 @@ NODE = "audit"
 
 REFRESH_S = 15.0
 """Age from which the sum that other processes have spent is read again."""
-
-PATIENCE_S = 2.0
-"""Seconds that a question waits for that sum, at most; without it nothing is audited."""
 
 PRIOR_S = 600.0
 """The first draft of a day counts as one in ten minutes: a burst is no forecast of the day."""
@@ -92,11 +89,7 @@ class Audits(CascadeMiddleware):
         Raises:
             ConfigurationError: with what is in the way.
         """
-        if len(parts.tiers) < 2 or isinstance(parts.tiers[-1].model, WithheldModel):
-            raise ConfigurationError(
-                "audits ask a larger tier about accepted drafts: there is only one here, or "
-                "local_only keeps it from being asked."
-            )
+        check_large(parts, "audits need a large tier")
         if parts.store is None:
             raise ConfigurationError(
                 "audits need ledger=…: their results come after the reply. Give "

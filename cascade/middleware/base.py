@@ -6,12 +6,14 @@ each decision; its slot says where, so that users need not know an order.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 
+from cascade.errors import ConfigurationError
 from cascade.policies.base import Situation
 from cascade.run import Answer, Call, CascadeRuntime, Parts, Run
 from cascade.state import Completion, Decision
+from cascade.tiers import OpenTier, WithheldModel
 
 Ask = Callable[[Call], Awaitable[Completion]]
 """The next handler of a call."""
@@ -21,6 +23,9 @@ Decide = Callable[[Situation], Decision]
 
 Advance = Callable[[Run, CascadeRuntime], Awaitable[None]]
 """The next handler of a step."""
+
+PATIENCE_S = 2.0
+"""Seconds that a question waits for a database or a cache of a middleware, at most."""
 
 
 class Slot(IntEnum):
@@ -104,3 +109,27 @@ class CascadeMiddleware:
 
     async def aclose(self) -> None:
         """Finish what is under way and give back what is held; it may be used again."""
+
+
+def go_to(run: Run, tiers: Sequence[OpenTier], place: int, reason: str) -> bool:
+    """Let a larger tier answer at once; False where the question must not leave this machine for
+    it."""
+    if run.settings.get("local_only") and not tiers[place].local:
+        return False
+    run.tier = place
+    if place == len(tiers) - 1:  # its answer is no draft: nothing will be decided about it
+        run.decision = Decision(action="escalate", reason=reason)
+    return True
+
+
+def check_large(parts: Parts, what: str) -> None:
+    """Refuse a cascade whose large model cannot be asked beside a smaller one.
+
+    Raises:
+        ConfigurationError: with what would ask it.
+    """
+    if len(parts.tiers) < 2 or isinstance(parts.tiers[-1].model, WithheldModel):
+        raise ConfigurationError(
+            f"{what} and a smaller tier: there is only one here, or local_only keeps the large one "
+            "from being asked."
+        )

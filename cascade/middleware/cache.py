@@ -21,8 +21,9 @@ from weakref import WeakKeyDictionary
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from cascade._numbers import to_count
 from cascade.errors import ConfigurationError
-from cascade.middleware.base import CascadeMiddleware, Slot
+from cascade.middleware.base import PATIENCE_S, CascadeMiddleware, Slot
 from cascade.policies.base import Situation
 from cascade.run import Answer, CascadeRuntime, Kernel, Run
 from cascade.state import Assessment, Completion, Decision
@@ -34,9 +35,6 @@ logger = logging.getLogger("cascade")
 
 NAMESPACE = ("cascade", "answers")
 """Place of answers in a cache: `cache.clear([NAMESPACE])` forgets them, and nothing else."""
-
-PATIENCE_S = 2.0
-"""A cache that takes longer has failed: the question is asked."""
 
 _NOT_DECIDING = frozenset({"tags", "deadline", "timeout_s", "local_only", "of"})
 """Settings on which an answer that is kept does not depend."""
@@ -89,9 +87,8 @@ class Cache(CascadeMiddleware):
                 f"Cache({cache!r}): give langgraph.cache.memory.InMemoryCache() or another "
                 "langgraph.cache.base.BaseCache."
             )
-        if ttl_s is not None and (type(ttl_s) is not int or ttl_s < 1):
-            raise ConfigurationError(f"Cache(ttl_s={ttl_s!r}): whole seconds, 1 or more.")
-        self.name, self.ttl_s = name, ttl_s
+        self.name = name
+        self.ttl_s = None if ttl_s is None else to_count("Cache.ttl_s", ttl_s)
         self.local = isinstance(cache, InMemoryCache) if local is None else local
         self._cache = cache
         self._identities: WeakKeyDictionary[Kernel, str] = WeakKeyDictionary()

@@ -22,7 +22,7 @@ from pydantic import Field
 from cascade._numbers import to_count, to_number
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.middleware.background import Background, fingerprint, lot
-from cascade.middleware.base import CascadeMiddleware, Decide, Slot
+from cascade.middleware.base import PATIENCE_S, CascadeMiddleware, Decide, Slot, go_to
 from cascade.policies.base import Situation
 from cascade.policies.certified import promises
 from cascade.run import Answer, CascadeRuntime, Kernel, Run
@@ -49,9 +49,6 @@ wrong than was promised."""
 NODE = "drift"
 
 CALIBRATED = "confidence against its calibration"
-
-PATIENCE_S = 2.0
-"""Seconds that a question waits to know the caution before a restart."""
 
 RETRY_S = 15.0
 """Seconds until a ledger that could not be read is asked again."""
@@ -129,7 +126,7 @@ class Drift(CascadeMiddleware):
                 words = ", ".join(get_args(Reaction))
                 raise ConfigurationError(f"Drift({value!r}): give one of {words}.")
         if max_harm is not None:
-            to_number("Drift.max_harm", max_harm, above=0, most=1)
+            to_number("Drift.max_harm", max_harm, above=0, below=1)
         # Below, chance and change are not told apart.
         self.reference = to_count("Drift.reference", reference, least=50)
         self.window = to_count("Drift.window", window, least=20)
@@ -157,11 +154,9 @@ class Drift(CascadeMiddleware):
             self._watch(kernel)
         if not self._restored:
             await self._restore(kernel)
-        shut = run.settings.get("local_only") and not kernel.tiers[-1].local
-        if self.caution == "large_only" and run.kind == "answer" and not shut:
-            run.tier = len(kernel.tiers) - 1
+        if self.caution == "large_only" and run.kind == "answer":
             reason = "after an alarm of drift only the large model answers"
-            run.decision = Decision(action="escalate", reason=reason)
+            go_to(run, kernel.tiers, len(kernel.tiers) - 1, reason)
         return None
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:

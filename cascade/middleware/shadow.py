@@ -12,13 +12,12 @@ from dataclasses import replace
 from functools import partial
 
 from cascade._numbers import to_number
-from cascade.errors import CascadeError, ConfigurationError
+from cascade.errors import CascadeError
 from cascade.middleware.background import Background, lot, tags_of
-from cascade.middleware.base import CascadeMiddleware, Slot
+from cascade.middleware.base import CascadeMiddleware, Slot, check_large, go_to
 from cascade.middleware.comparing import Comparer, Loss
 from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run
-from cascade.state import Decision
-from cascade.tiers import ModelLike, WithheldModel
+from cascade.tiers import ModelLike
 
 logger = logging.getLogger("cascade")
 
@@ -71,24 +70,19 @@ class Shadow(CascadeMiddleware):
         Raises:
             ConfigurationError: with what is in the way.
         """
-        if len(parts.tiers) < 2 or isinstance(parts.tiers[-1].model, WithheldModel):
-            raise ConfigurationError(
-                "Shadow lets the large model answer while a smaller one drafts: there is only one "
-                "here, or local_only keeps it from being asked."
-            )
+        check_large(parts, "Shadow needs a large tier")
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
         """Hand a question that is not live to the large model."""
-        tiers = runtime.kernel.tiers
         if run.kind != "answer":
             return None
-        shut = run.settings.get("local_only") and not tiers[-1].local
+        tiers = runtime.kernel.tiers
         configurable = (runtime.config or {}).get("configurable") or {}
         thread = configurable.get("thread_id") or run.id
-        if not shut and lot(str(thread), "canary") >= self.live_share:
+        if lot(str(thread), "canary") < self.live_share:
+            return None
+        if go_to(run, tiers, len(tiers) - 1, "shadow: the large model answers"):
             run.notes[self.name] = True
-            run.tier = len(tiers) - 1
-            run.decision = Decision(action="escalate", reason="shadow: the large model answers")
         return None
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:

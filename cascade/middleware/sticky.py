@@ -23,10 +23,10 @@ from cascade.ledger.prompt_cache import (
     characters,
     in_steps,
 )
-from cascade.middleware.base import Ask, CascadeMiddleware, Slot
+from cascade.middleware.base import Ask, CascadeMiddleware, Slot, go_to
 from cascade.policies import dollars
 from cascade.run import Answer, Call, CascadeRuntime, Run, to_request
-from cascade.state import Completion, Decision, Usage
+from cascade.state import Completion, Usage
 from cascade.tiers import OpenTier
 
 PRIOR = 2
@@ -76,14 +76,11 @@ class Sticky(CascadeMiddleware):
         if run.kind != "answer" or not turns:
             return None
         place = names.index(turns[-1].tier)
-        must_stay = run.settings.get("local_only") and not tiers[place].local
-        if place <= run.tier or must_stay:
+        if place <= run.tier:
             return None
         reason = self._why(run, turns, tiers[0], tiers[place])
-        if reason is not None:
-            run.tier, run.notes[self.name] = place, {"stays": True}
-            if place == len(tiers) - 1:
-                run.decision = Decision(action="escalate", reason=reason)
+        if reason is not None and go_to(run, tiers, place, reason):
+            run.notes[self.name] = {"stays": True}
         return None
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:

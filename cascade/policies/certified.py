@@ -144,9 +144,9 @@ def certify(
     import numpy as np  # noqa: PLC0415 - heavy
 
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
-    n, most = len(confidence), math.nextafter(1, 0)
-    max_harm = to_number("max_harm", max_harm, above=0, most=most)
-    delta = to_number("delta", delta, above=0, most=most)
+    n = len(confidence)
+    max_harm = to_number("max_harm", max_harm, above=0, below=1)
+    delta = to_number("delta", delta, above=0, below=1)
     if n == 0 or len(correct) != n:
         raise ConfigurationError(f"{n} confidences, {len(correct)} labels: give one for each.")
     judged = np.flatnonzero(~np.isnan(confidence))

@@ -202,7 +202,7 @@ async def test_a_cache_that_hangs_loses_no_question(
 
 @pytest.mark.parametrize(
     ("cache", "ttl_s", "words"),
-    [({}, None, "BaseCache"), *((InMemoryCache(), t, "whole seconds") for t in (0, -1, 1.5, True))],
+    [({}, None, "BaseCache"), *((InMemoryCache(), t, "whole number") for t in (0, -1, 1.5, True))],
 )
 def test_a_cache_or_time_without_meaning_is_refused(cache: Any, ttl_s: Any, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):

@@ -277,7 +277,7 @@ async def test_a_ledger_that_cannot_be_read_is_asked_again_later(
     [
         ({"reaction": "panic"}, "give one of"),
         ({"harm": "panic"}, "give one of"),
-        ({"max_harm": 1.5}, "above 0, up to 1"),
+        ({"max_harm": 1}, "above 0, below 1"),
         ({"reference": 10}, "50 or more"),
         ({"window": 5}, "20 or more"),
     ],
