@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from cascade._numbers import to_count
 from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError, PersonNeededError
 from cascade.jobs.journal import Journal, Record
 from cascade.jobs.rows import Row
 from cascade.ledger.prompt_cache import CHARACTERS_PER_TOKEN, characters
 from cascade.ledger.view import LedgerView
+from cascade.middleware.cache import identity
 from cascade.questions import to_messages
 from cascade.result import CascadeResult
 from cascade.state import Usage
@@ -37,19 +39,17 @@ INTERRUPTED = "it was interrupted"
 
 @dataclass(slots=True)
 class Done:
-    """Progress of a job.
+    """Progress of a run of a job.
 
     Attributes:
-        resumed: rows that an earlier run of the job has answered.
-        answered: rows with an answer, of this run.
-        failed: rows with an error, of this run.
+        resumed: rows that an earlier run has answered.
         waiting: rows that wait for a provider's batch.
-        escalated: answered by a tier above the first, in this run.
-        spent_usd: what this run spent, as far as it is known or assumed.
+        escalated: answered by a tier above the first.
+        spent_usd: as far as it is known or assumed.
         before_usd: what earlier runs spent.
-        saved_usd: against the large model alone, in this run; None where a row's is unknown.
+        saved_usd: against the large model alone; None where a row's is unknown.
         estimated: whether a part of the saving is an estimate.
-        unknown: rows of this run whose cost is unknown.
+        unknown: rows whose cost is unknown.
         stopped: why rows were left; None where all were asked.
     """
 
@@ -132,8 +132,7 @@ async def run_job(
             price.
         LedgerError: the journal cannot be written.
     """
-    if concurrency < 1:
-        raise ConfigurationError(f"concurrency={concurrency}: must be 1 or more.")
+    to_count("concurrency", concurrency)
     purse = Purse(budget_usd, journal.spent_usd + journal.expected_usd)
     job = _Job(
         journal,
@@ -172,19 +171,7 @@ async def run_job(
 
 def made_with(cascade: Cascade, **more: Any) -> dict[str, Any]:
     """What the answers of a cascade depend on besides the questions, for a journal."""
-    parts, calibration = cascade.kernel.parts, cascade.calibration
-    held = [
-        [
-            [t.name, t.model.name, t.settings.max_tokens, t.settings.temperature]
-            for t in cascade.tiers
-        ],
-        repr(parts.policy),
-        [signal.name for signal in parts.signals],
-        cascade.settings,
-        [[one.name, type(one).__name__] for one in cascade.kernel.middleware],
-        None if calibration is None else calibration.model_dump_json(),
-        more,
-    ]
+    held = [identity(cascade.kernel), cascade.settings, more]
     digest = hashlib.sha256(json.dumps(held, default=repr, sort_keys=True).encode()).hexdigest()
     return {"models": [tier.model.name for tier in cascade.tiers], "settings": digest[:16]}
 

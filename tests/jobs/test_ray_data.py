@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from decimal import Decimal
@@ -246,3 +248,46 @@ def test_a_cluster_answers_every_row_once_and_a_second_job_asks_nothing(
         assert asked == 50
         again = run_on_ray(MAKE, rows(40), journal)
         assert (again.resumed, again.answered, len(upstream.received)) == (40, 0, asked)
+
+
+def leaving_its_number(opened: ExitStack) -> Any:
+    """A cascade in a process that can be found."""
+    (Path("pids") / str(os.getpid())).touch()
+    return MAKE(opened)
+
+
+class Killing(Upstream):
+    """Kills a replica with its twentieth request, and answers nothing that is under way."""
+
+    async def _openai(self, request: Any) -> Any:
+        if len(self.received) == 20:
+            replicas = {path.name for path in Path("pids").iterdir()} - {str(os.getpid())}
+            os.kill(int(min(replicas)), signal.SIGKILL)
+        return await super()._openai(request)
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings(r"ignore")  # of Ray's own settings
+def test_of_a_replica_that_is_killed_no_row_and_no_entry_is_lost_or_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    monkeypatch.setattr(guard, "forbidden", False)
+    monkeypatch.chdir(tmp_path)
+    for name in ("RAY_ADDRESS", "COVERAGE_PROCESS_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "prices.toml").write_text(PRICES)
+    (tmp_path / "pids").mkdir()
+    with Killing() as upstream, Journal(tmp_path / "j", expected()) as journal:
+        monkeypatch.setenv("OPENAI_BASE_URL", upstream.openai_url)
+        done = run_on_ray(leaving_its_number, rows(60), journal, concurrency=4, replicas=2)
+        received = len(upstream.received)
+    assert (done.answered, done.failed, done.escalated) == (60, 1, 15)
+    assert len(list((tmp_path / "pids").iterdir())) == 1 + 2 + 1  # the job, two, and one more
+    with open_store("sqlite:///ledger.db") as store:
+        booked = [entry for entry in run_sync(store.entries()) if entry.model is not None]
+        unfinished = run_sync(store.unfinished())
+    # Of each call that was sent there is an entry, or a trace of unknown cost.
+    assert len(booked) <= received <= len(booked) + len(unfinished)
+    assert 0 < len(unfinished) <= 4
+    assert 60 + 15 <= received <= 60 + 15 + 2 * 4
