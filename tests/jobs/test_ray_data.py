@@ -8,13 +8,13 @@ import os
 import pickle
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from decimal import Decimal
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
@@ -32,11 +32,6 @@ from tests.servers.fake import FakeServer
 PRICES = '["openai:small"]\ninput = 1\noutput = 1\n["openai:large"]\ninput = 10\noutput = 10\n'
 
 
-class Upstream(FakeServer):
-    async def _openai(self, request: Any) -> Any:
-        return await self._answer(request, answer)
-
-
 def answer(body: Mapping[str, Any]) -> replies.Reply:
     question = str(body["messages"][-1]["content"])
     doubtful = int(question.rsplit(maxsplit=1)[-1]) % 4 == 0
@@ -46,12 +41,18 @@ def answer(body: Mapping[str, Any]) -> replies.Reply:
     return replies.json_reply(replies.openai_body(text, logprobs=given))
 
 
+class Upstream(FakeServer):
+    DEFAULTS: ClassVar = {"/v1/chat/completions": answer}
+
+
 @pytest.fixture
-def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstream]:
+def upstream(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Upstream]:
     monkeypatch.setattr(guard, "forbidden", False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prices.toml").write_text(PRICES)
-    with Upstream() as running:
+    with getattr(request, "param", Upstream)() as running:
         monkeypatch.setenv("OPENAI_BASE_URL", running.openai_url)
         yield running
 
@@ -250,44 +251,48 @@ def test_a_cluster_answers_every_row_once_and_a_second_job_asks_nothing(
         assert (again.resumed, again.answered, len(upstream.received)) == (40, 0, asked)
 
 
-def leaving_its_number(opened: ExitStack) -> Any:
-    """A cascade in a process that can be found."""
-    (Path("pids") / str(os.getpid())).touch()
-    return MAKE(opened)
-
-
 class Killing(Upstream):
-    """Kills a replica with its twentieth request, and answers nothing that is under way."""
+    """Kills the replicas when it gets its twentieth request, which is under way in one of them."""
 
-    async def _openai(self, request: Any) -> Any:
+    killed = 0
+
+    async def _answer(self, request: Any) -> Any:
         if len(self.received) == 20:
-            replicas = {path.name for path in Path("pids").iterdir()} - {str(os.getpid())}
-            os.kill(int(min(replicas)), signal.SIGKILL)
-        return await super()._openai(request)
+            for replica in replicas_of(self.openai_url):
+                os.kill(replica, signal.SIGKILL)
+                self.killed += 1
+        return await super()._answer(request)
+
+
+def replicas_of(url: str) -> Iterator[int]:
+    """Processes that Ray has made for a job whose models are there."""
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):
+            ours = url.encode() in (process / "environ").read_bytes()
+            if ours and b"MapWorker" in (process / "cmdline").read_bytes():
+                yield int(process.name)
 
 
 @pytest.mark.heavy
 @pytest.mark.filterwarnings(r"ignore")  # of Ray's own settings
-def test_of_a_replica_that_is_killed_no_row_and_no_entry_is_lost_or_doubled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds replicas in /proc")
+@pytest.mark.parametrize("upstream", [Killing], indirect=True)
+def test_of_replicas_that_are_killed_no_row_and_no_entry_is_lost_or_doubled(
+    upstream: Killing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="the extra ray is not installed")
-    monkeypatch.setattr(guard, "forbidden", False)
-    monkeypatch.chdir(tmp_path)
-    for name in ("RAY_ADDRESS", "COVERAGE_PROCESS_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "prices.toml").write_text(PRICES)
-    (tmp_path / "pids").mkdir()
-    with Killing() as upstream, Journal(tmp_path / "j", expected()) as journal:
-        monkeypatch.setenv("OPENAI_BASE_URL", upstream.openai_url)
-        done = run_on_ray(leaving_its_number, rows(60), journal, concurrency=4, replicas=2)
-        received = len(upstream.received)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+    with Journal(tmp_path / "j", expected()) as journal:
+        done = run_on_ray(MAKE, rows(60), journal, concurrency=4, replicas=2)
+        answers = [record and record.answer for record in map(journal.find, range(60))]
+    assert upstream.killed >= 1
     assert (done.answered, done.failed, done.escalated) == (60, 1, 15)
-    assert len(list((tmp_path / "pids").iterdir())) == 1 + 2 + 1  # the job, two, and one more
+    assert answers == [f"{'large' if n % 4 == 0 else 'small'} on question {n}" for n in range(60)]
     with open_store("sqlite:///ledger.db") as store:
         booked = [entry for entry in run_sync(store.entries()) if entry.model is not None]
         unfinished = run_sync(store.unfinished())
     # Of each call that was sent there is an entry, or a trace of unknown cost.
-    assert len(booked) <= received <= len(booked) + len(unfinished)
-    assert 0 < len(unfinished) <= 4
-    assert 60 + 15 <= received <= 60 + 15 + 2 * 4
+    assert len(booked) <= len(upstream.received) <= len(booked) + len(unfinished)
+    assert 1 <= len(unfinished) <= 2 * 4
+    assert 60 + 15 < len(upstream.received) <= 60 + 15 + 2 * 2 * 4  # their blocks anew
