@@ -6,7 +6,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow.json import read_json
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.feedback import Feedback
@@ -40,29 +42,53 @@ def rows(path: Path) -> list[Any]:
 # --- forms
 
 
-@pytest.mark.parametrize(
-    ("form", "row"),
-    [
-        ("messages", {"messages": ["user", "assistant 4"]}),
-        ("prompt_completion", {"prompt": ["user"], "completion": ["assistant 4"]}),
-        (
-            "preference",
-            {"prompt": ["user"], "chosen": ["assistant 4"], "rejected": ["assistant 5"]},
-        ),
-    ],
-)
-async def test_a_lesson_is_a_row_of_each_form(
-    store: LessonStore, tmp_path: Path, form: Form, row: dict[str, Any]
+ASKED = [{"role": "user", "content": "2 + 2?"}]
+RIGHT, WRONG = ([{"role": "assistant", "content": said}] for said in ("4", "5"))
+FORMS: dict[Form, dict[str, Any]] = {
+    "messages": {"messages": ASKED + RIGHT},
+    "prompt_completion": {"prompt": ASKED, "completion": RIGHT},
+    "preference": {"prompt": ASKED, "chosen": RIGHT, "rejected": WRONG},
+}
+"""TRL's conversational types: language modeling, prompt-completion, preference
+(https://huggingface.co/docs/trl/dataset_formats)."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_each_form_is_a_type_of_trl_read_as_datasets_reads_json(
+    store: LessonStore, tmp_path: Path, form: Form
 ) -> None:
     await fill(store, [lesson()])
     done = await export(store, tmp_path / "a.jsonl", form=form, validation=0)
     assert done.rows == {tmp_path / "a.jsonl": 1}
-    (found,) = rows(tmp_path / "a.jsonl")
-    said = {
-        part: [" ".join([m["role"], m["content"]]).replace("user 2 + 2?", "user") for m in messages]
-        for part, messages in found.items()
-    }
-    assert said == row
+    table = read_json(tmp_path / "a.jsonl")  # by PyArrow
+    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    assert table.schema == pa.schema([(column, messages) for column in FORMS[form]])
+    assert table.to_pylist() == [FORMS[form]]
+
+
+class Template:
+    """A tokenizer, as far as a chat template goes."""
+
+    def apply_chat_template(self, messages: Any, **how: Any) -> str:
+        said = "".join(f"<{message['role']}>{message['content']}" for message in messages)
+        return said + "<assistant>" * bool(how.get("add_generation_prompt"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_trls_own_code_reads_each_form(form: Form) -> None:
+    data_utils = pytest.importorskip("trl.data_utils", reason="TRL takes PyTorch: not installed")
+    row = row_of(lesson(), form)
+    assert data_utils.is_conversational(row)
+    read = data_utils.maybe_apply_chat_template(row, Template())
+    asked = "<user>2 + 2?<assistant>"
+    assert (
+        read
+        == {
+            "messages": {"text": f"{asked}4"},
+            "prompt_completion": {"prompt": asked, "completion": "4"},
+            "preference": {"prompt": asked, "chosen": "4", "rejected": "5"},
+        }[form]
+    )
 
 
 def test_a_draft_that_an_audit_found_better_is_the_chosen_one() -> None:
