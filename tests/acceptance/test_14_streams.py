@@ -166,7 +166,7 @@ async def test_a_reader_that_leaves_ends_the_call(upstream: Upstream, how: str) 
             read.close()
 
         await asyncio.to_thread(leave)
-    assert await asyncio.to_thread(upstream.asked("large")[0].left.wait, 30)
+    assert await asyncio.to_thread(upstream.asked("large")[0].left.wait, 300)
 
 
 # --- abort
@@ -183,7 +183,7 @@ async def test_a_hopeless_draft_is_stopped_while_it_is_written(
     *events, result = await read(made, "astream", show)
     (draft,) = upstream.asked("small")
     assert draft.streamed
-    assert await asyncio.to_thread(draft.left.wait, 30)
+    assert await asyncio.to_thread(draft.left.wait, 300)
     assert (result.tier, result.escalated) == ("large", True)
     assert shown(events) == result.answer == f"large: {Q}"
     assert calls_of(result) == [("draft", "cancelled"), ("expert", "ok")]

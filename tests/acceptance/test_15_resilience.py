@@ -32,31 +32,26 @@ def of(result: Any, node: str) -> list[str]:
 # --- deadlines
 
 
-def test_a_large_model_that_hangs_does_not_hold_up_an_answer(upstream: Upstream) -> None:
+def test_a_model_that_hangs_does_not_hold_up_an_answer(upstream: Upstream) -> None:
     with pair(upstream, 0.3, deadline=2) as cascade:
-        upstream.says("large", Answer("x", held=Held()))
+        cascade.invoke("to warm up", deadline=300)
+        upstream.next("large", Answer("x", held=Held()))
         result = cascade.invoke("?")
-    assert (result.answer, result.tier, result.degraded) == (DRAFT, "small", True)
-    assert upstream.asked("large")[0].left.wait(60)
-    assert of(result, "expert") in (["failed"], ["cancelled"])
-    assert result.ledger.cost_usd is None  # who knows what was written by then
-
-
-def test_a_small_model_that_hangs_ends_with_the_deadline(upstream: Upstream) -> None:
-    with pair(upstream, deadline=2) as cascade:
-        upstream.says("small", Answer("x", held=Held()))
+        assert (result.answer, result.tier, result.degraded) == (DRAFT, "small", True)
+        assert of(result, "expert") in (["failed"], ["cancelled"])
+        assert result.ledger.cost_usd is None  # who knows what was written by then
+        upstream.next("small", Answer("x", held=Held()))
         with pytest.raises(DeadlineError):
             cascade.invoke("?")
-    assert upstream.asked("small")[0].left.wait(60)
+    assert all(upstream.asked(model)[-1].left.wait(300) for model in ("small", "large"))
 
 
 def test_a_failure_is_not_tried_again_when_it_would_be_too_late(upstream: Upstream) -> None:
-    with pair(upstream, 0.3, deadline=5) as cascade:
-        upstream.says("large", failure(503, "come back later", **{"retry-after": "30"}))
-        began = time.monotonic()
-        result = cascade.invoke("?")
+    upstream.says("large", failure(503, "come back later", **{"retry-after": "300"}))
+    began = time.monotonic()
+    result = pair(upstream, 0.3, deadline=100).invoke("?")
     assert (result.degraded, len(upstream.asked("large"))) == (True, 1)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 100
 
 
 # --- a model that is down
@@ -168,7 +163,7 @@ def test_a_model_that_is_well_again_is_asked_again(upstream: Upstream) -> None:
     with pair(upstream, 0.3, tries(1), Breaker(1, open_s=0.05, most_open_s=0.1)) as cascade:
         upstream.next("large", failure(503))
         assert cascade.invoke("?").degraded
-        end = time.monotonic() + 30
+        end = time.monotonic() + 300
         while cascade.invoke("?").degraded:
             assert time.monotonic() < end
             time.sleep(0.01)

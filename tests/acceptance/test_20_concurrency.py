@@ -120,7 +120,7 @@ async def test_a_question_that_is_cancelled_leaves_nothing_running(upstream: Ups
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    assert await asyncio.to_thread(seen.left.wait, 60)
+    assert await asyncio.to_thread(seen.left.wait, 300)
     assert asyncio.all_tasks() == before
 
 
@@ -214,7 +214,7 @@ def test_a_forked_process_and_its_parent_both_ask(upstream: Upstream) -> None:
 
 CLOSES = """
 kind, url, way = sys.argv[1:]
-hangs = threading.Timer(60, lambda: (print("it hangs", flush=True), os._exit(3)))
+hangs = threading.Timer(120, lambda: (print("it hangs", flush=True), os._exit(3)))
 hangs.daemon = True
 
 def made():
@@ -244,7 +244,7 @@ CLOSING = [("openai", "close"), ("openai", "with"), ("ollama", "close"), ("llama
 
 @pytest.fixture(scope="module")
 def closing() -> Iterator[dict[tuple[str, str], subprocess.Popen[str]]]:
-    """All of them at the same time: those that hang take a minute."""
+    """All of them at the same time: those that hang take two minutes."""
     with Upstream() as upstream:
         urls = {"ollama": upstream.url}
         running = {

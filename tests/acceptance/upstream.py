@@ -190,7 +190,7 @@ class Upstream(Server):
         """The model of each request, in order."""
         return [seen.model for seen in list(self.seen)]
 
-    def wait_for(self, n: int = 1, model: str | None = None, *, within_s: float = 60) -> Seen:
+    def wait_for(self, n: int = 1, model: str | None = None, *, within_s: float = 300) -> Seen:
         """Wait until a model was asked so often; the last of these requests."""
         end = time.monotonic() + within_s
         with self._changed:

@@ -39,26 +39,21 @@ def house(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
+STATE, BASE, ROUTER = "cascade/state.py", "cascade/models/base.py", "agents/router.py"
+HIDDEN = "def f():\n    import cascade.ledger.view"
+FOR_TYPES = "if TYPE_CHECKING:\n    from cascade.ledger import x"
 IMPORTS: dict[str, tuple[str, str, bool]] = {
-    "upwards": ("cascade/state.py", "from cascade.models import base", False),
-    "upwards in a function": (
-        "cascade/errors.py",
-        "def f():\n    import cascade.ledger.view",
-        False,
-    ),
-    "upwards for types": (
-        "cascade/state.py",
-        "if TYPE_CHECKING:\n    from cascade.ledger import x",
-        False,
-    ),
-    "sideways": ("cascade/models/base.py", "from cascade.ledger import view", False),
-    "sideways, relative": ("cascade/models/base.py", "from ..ledger import view", False),
-    "an agent upwards": ("agents/router.py", "from cascade.api import Cascade", False),
-    "the face": ("cascade/state.py", "from cascade import Cascade", False),
-    "downwards": ("agents/router.py", "from cascade.models import base", True),
+    "upwards": (STATE, "from cascade.models import base", False),
+    "upwards in a function": ("cascade/errors.py", HIDDEN, False),
+    "upwards for types": (STATE, FOR_TYPES, False),
+    "sideways": (BASE, "from cascade.ledger import view", False),
+    "sideways, relative": (BASE, "from ..ledger import view", False),
+    "an agent upwards": (ROUTER, "from cascade.api import Cascade", False),
+    "the face": (STATE, "from cascade import Cascade", False),
+    "downwards": (ROUTER, "from cascade.models import base", True),
     "the face from above": ("cascade/cli.py", "from cascade import Cascade", True),
     "over several floors": ("cascade/cli.py", "from cascade.state import Usage", True),
-    "within a package": ("cascade/models/base.py", "from . import openai", True),
+    "within a package": (BASE, "from . import openai", True),
 }
 MODULES = ["__init__", "api", "cli", "errors", "state", "models/__init__", "models/base"]
 MODULES += ["models/openai", "ledger/__init__", "ledger/view"]
@@ -81,7 +76,5 @@ def test_a_ring_is_found(tmp_path: Path) -> None:
         "cascade/models/base.py": "from cascade.models import openai",
         "cascade/models/openai.py": "from cascade.models.base import Model",
     }
-    found = floors.imports(house(tmp_path, {**SKELETON, **ring}))
-    assert floors.cycles(found) == [
-        ["cascade.models.base", "cascade.models.openai", "cascade.models.base"]
-    ]
+    (found,) = floors.cycles(floors.imports(house(tmp_path, {**SKELETON, **ring})))
+    assert found == ["cascade.models.base", "cascade.models.openai", "cascade.models.base"]

@@ -65,9 +65,5 @@ def test_the_composed_services_give_the_gateway_what_its_configuration_names() -
     services = read(ROOT / "deploy" / "compose.yaml")["services"]
     named = set(re.findall(r"\$\{(\w+)\}", (ROOT / "deploy" / "cascade.yaml").read_text("utf-8")))
     assert named <= services["gateway"]["environment"].keys()
-    assert (
-        ROOT
-        / "deploy"
-        / services["gateway"]["build"]["context"]
-        / services["gateway"]["build"]["dockerfile"]
-    ).is_file()
+    build = services["gateway"]["build"]
+    assert (ROOT / "deploy" / build["context"] / build["dockerfile"]).is_file()

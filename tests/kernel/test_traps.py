@@ -159,7 +159,9 @@ async def test_a_stream_that_is_left_early_ends_its_calls() -> None:
     async for event in cascade.astream("?"):
         if type(event).__name__ == "Token":
             break
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(300):
+        while not any(e.node == "expert" for e in store.entries):  # noqa: ASYNC110 - no signal
+            await asyncio.sleep(0.01)
     assert [e.outcome for e in store.entries if e.node == "expert"] == ["cancelled"]
 
 

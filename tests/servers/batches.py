@@ -49,27 +49,22 @@ def usual(body: Mapping[str, Any]) -> Outcome:
 
 
 class BatchServer(FakeServer):
-    """Chat completions, and the same by batch.
-
-    Attributes:
-        files: content by id, with what was uploaded and what was made of it.
-        remote: the batches by id.
-        asked: how often each step was asked for.
-        answer: what a request in a batch comes to; a value or a function of its body.
-        ends: how a batch ends.
-        looks: so often it is under way when it is looked at.
-        requests, size: most of one batch.
-    """
+    """Chat completions, and the same by batch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.files: dict[str, tuple[str, bytes]] = {}
+        """Content by id, with its name: what was uploaded and what was made of it."""
         self.remote: dict[str, Remote] = {}
         self.asked: Counter[str] = Counter()
+        """How often each step was asked for."""
         self.answer: Callable[[Mapping[str, Any]], Outcome] = usual
+        """What a request in a batch comes to."""
         self.ends = "completed"
         self.looks = 1
+        """So often it is under way when it is looked at."""
         self.requests, self.size = 50_000, 200_000_000
+        """Most of one batch."""
         self.held = threading.Event()
         """Set when a request hangs."""
         self._faults: dict[str, deque[Fault]] = {}
@@ -186,15 +181,17 @@ class BatchServer(FakeServer):
                 continue
             common = {"id": f"r-{line['custom_id']}", "custom_id": line["custom_id"]}
             if isinstance(outcome, str):
-                told = {"code": outcome, "message": f"{outcome} of this request"}
-                error.append({**common, "response": None, "error": told})
-            elif isinstance(outcome, int):
+                failed = {"code": outcome, "message": f"{outcome} of this request"}
+                error.append({**common, "response": None, "error": failed})
+                continue
+            told = outcome
+            if isinstance(outcome, int):
                 told = {"error": {"message": f"status {outcome}"}}
-                response = {"status_code": outcome, "request_id": "q", "body": told}
-                error.append({**common, "response": response, "error": None})
-            else:
-                response = {"status_code": 200, "request_id": "q", "body": outcome}
-                output.append({**common, "response": response, "error": None})
+            status = outcome if isinstance(outcome, int) else 200
+            response = {"status_code": status, "request_id": "q", "body": told}
+            (output if status == 200 else error).append(
+                {**common, "response": response, "error": None}
+            )
         batch.output_file_id = self._keep("output.jsonl", _lines(output)) if output else None
         batch.error_file_id = self._keep("error.jsonl", _lines(error)) if error else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -77,17 +78,11 @@ def test_tokens_put_together_are_the_text(text: str) -> None:
 
 
 def test_a_reply_with_everything() -> None:
+    top = [("True", 0.9), ("False", 0.1)]
+    how: Any = {"probability": [0.9, 0.5], "input_tokens": None, "output_tokens": 7, "top": top}
     call = {"name": "f", "args": {}, "id": "1", "type": "tool_call"}
-    answer = reply(
-        "True enough",
-        probability=[0.9, 0.5],
-        input_tokens=None,
-        output_tokens=7,
-        top=[("True", 0.9), ("False", 0.1)],
-        tool_calls=[call],  # type: ignore[list-item]
-    )
-    assert answer.usage == Usage(output_tokens=7)
-    assert answer.finish_reason == "tool_calls"
+    answer = reply("True enough", tool_calls=[call], **how)
+    assert (answer.usage, answer.finish_reason) == (Usage(output_tokens=7), "tool_calls")
     assert answer.logprobs is not None
     first, second = answer.logprobs
     assert first.top == (("True", math.log(0.9)), ("False", math.log(0.1)))
@@ -114,20 +109,15 @@ def test_impossible_probabilities(probability: float | list[float]) -> None:
         reply("two words", probability=probability)
 
 
-async def test_real_requests_can_be_forbidden_in_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_real_requests_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "forbidden", False)
     model = OpenAIModel("m", base_url="http://127.0.0.1:9/v1")
     with forbid_real_requests():
-        with pytest.raises(RealRequestForbiddenError, match="ScriptedModel"):
-            await ask(model)
-        with pytest.raises(RealRequestForbiddenError):
-            await ask_in_pieces(model)
+        for asking in (ask, ask_in_pieces):
+            with pytest.raises(RealRequestForbiddenError, match="ScriptedModel"):
+                await asking(model)
         assert (await ask(ScriptedModel("ok"))).text == "ok"
     assert not guard.forbidden
-
-
-def test_real_requests_can_be_forbidden_until_it_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "forbidden", False)
     outer = forbid_real_requests()
     with forbid_real_requests():
         pass
