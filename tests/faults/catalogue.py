@@ -35,14 +35,12 @@ class Fault:
         make: the reply, from the call and what would have been answered to it.
         protocols: in which it exists.
         forms: whether whole replies can have it, streams, or both.
-        listens: False where there is no reply, as nobody listens.
     """
 
     name: str
     make: Make
     protocols: tuple[Protocol, ...] = ("openai", "ollama")
     forms: tuple[Form, ...] = ("plain", "stream")
-    listens: bool = True
 
     def exists(self, seen: Seen) -> bool:
         """Whether a call of this kind can meet it."""
@@ -138,7 +136,7 @@ def _drip(given: Reply) -> Reply:
 
 
 CONNECTIONS = (
-    Fault("refused", _always(DROP), listens=False),
+    Fault("refused", _always(DROP)),  # it meets no server
     Fault("closed before", _always(DROP)),
     Fault("reset before", _always(Reply(ending="reset"))),
     Fault("reset during", _cut_body),

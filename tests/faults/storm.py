@@ -30,7 +30,7 @@ from tests.servers.replies import Reply
 Place = Literal["small", "large"]
 
 AT_ONCE = 24
-PATIENT_S, IMPATIENT_S = 60.0, 0.5
+PATIENT_S, IMPATIENT_S = 300.0, 0.5
 LIMIT = 2 * 2**20
 """Bytes of a reply here, so that what never ends is soon too large."""
 PRICES = {"small": Price(input=1, output=2), "large": Price(input=10, output=30)}
@@ -184,15 +184,19 @@ async def _storm(questions: Sequence[Question], folder: Path) -> World:
         for tier in PRICES:
             server.says(tier, say)
         async with open_store(f"sqlite:///{folder}/ledger.db") as store:
-            cascades: dict[tuple[Protocol, Place | None], Cascade] = {}
+            cascades: dict[Any, Cascade] = {}
             turns = asyncio.Semaphore(AT_ONCE)
 
             async def ask(q: Question) -> None:
-                nowhere = q.place if q.fault is not None and not q.fault.listens else None
-                key = (q.protocol, nowhere)
+                name = None if q.fault is None else q.fault.name
+                nowhere = q.place if name == "refused" else None
+                impatient = q.place if name in WAITS else None
+                key = (q.protocol, nowhere, impatient)
                 if key not in cascades:
-                    url = f"http://127.0.0.1:{refused.getsockname()[1]}"
-                    cascades[key] = _cascade(server, store, url, *key)
+                    refusing_url = f"http://127.0.0.1:{refused.getsockname()[1]}"
+                    urls = dict.fromkeys(PRICES, server.url)
+                    urls |= {} if nowhere is None else {nowhere: refusing_url}
+                    cascades[key] = _cascade(urls, store, q.protocol, impatient)
                 async with turns:
                     await _ask(cascades[key], q)
 
@@ -218,14 +222,13 @@ async def _storm(questions: Sequence[Question], folder: Path) -> World:
 
 
 def _cascade(
-    server: Upstream, store: Any, refusing_url: str, protocol: Protocol, refused: Place | None
-) -> Any:
+    urls: dict[str, str], store: Any, protocol: Protocol, impatient: Place | None
+) -> Cascade:
     def tier(name: Place) -> Tier:
-        url = refusing_url if name == refused else server.url
-        base = f"{url}/v1" if protocol == "openai" else url
-        return Tier(
-            f"{protocol}:{name}", name=name, base_url=base, api_key=SECRET, price=PRICES[name]
-        )
+        base = f"{urls[name]}/v1" if protocol == "openai" else urls[name]
+        patience: Any = {"timeout_s": IMPATIENT_S if name == impatient else PATIENT_S}
+        given: Any = {"base_url": base, "api_key": SECRET, "price": PRICES[name], **patience}
+        return Tier(f"{protocol}:{name}", name=name, **given)
 
     # Retries at once, and no breaker: each question meets its own fault.
     stack = [Retries(2, base_s=0.0, reserve=10**6), Breaker(10**6, least_calls=10**6)]
@@ -233,11 +236,7 @@ def _cascade(
 
 
 async def _ask(cascade: Cascade, q: Question) -> None:
-    impatient = q.fault is not None and q.fault.name in WAITS
-    settings: dict[str, Any] = {
-        "timeout_s": IMPATIENT_S if impatient else PATIENT_S,
-        "tags": {"question": str(q.number)},
-    }
+    settings: dict[str, Any] = {"tags": {"question": str(q.number)}}
 
     async def asking() -> None:
         if q.form == "plain":
@@ -259,8 +258,8 @@ async def _ask(cascade: Cascade, q: Question) -> None:
 
 
 async def _until(true: Any) -> None:
-    """Wait until it is true, or for half a minute."""
-    for _ in range(3000):
+    """Wait until it is true, or for five minutes."""
+    for _ in range(30_000):
         if true():
             return
         await asyncio.sleep(0.01)
