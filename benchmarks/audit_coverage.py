@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from cascade.evaluation.audit import (
+    WORDY,
     Array,
     Baselines,
     Sample,
@@ -27,7 +28,6 @@ from cascade.evaluation.audit import (
     saving,
     wilson,
 )
-from cascade.evaluation.figures import WORDY
 from cascade.evaluation.render import Figure, Table, percent, table_text, to_json
 
 RATES = (0.01, 0.05, 0.1, 0.5, 0.95)

@@ -101,7 +101,6 @@ class Sums:
     and theirs is unknown. Of `no_tokens` calls that were answered the tokens are unknown.
     """
 
-    entries: int = 0
     unknown: int = 0
     unpriced: int = 0
     no_baseline: int = 0
@@ -118,7 +117,6 @@ class Sums:
 
     def add(self, row: Row) -> None:
         """One more entry; in the context `EXACT`."""
-        self.entries += 1
         if row.cost_usd is not None:
             self.cost += row.cost_usd
         else:

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cascade.errors import ConfigurationError
-from cascade.evaluation.audit import SavingReport
-from cascade.evaluation.books import Books, Outcome, Sums, read
-from cascade.evaluation.figures import (
+from cascade.evaluation.audit import (
     Choice,
     Quality,
+    SavingReport,
     account,
     choices_of,
     escalation,
@@ -31,6 +30,7 @@ from cascade.evaluation.figures import (
     reliability,
     right,
 )
+from cascade.evaluation.books import Books, Outcome, Sums, read
 from cascade.evaluation.render import (
     ESTIMATED,
     Axis,

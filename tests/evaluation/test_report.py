@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cascade.errors import ConfigurationError
-from cascade.evaluation.figures import account, quality_of
+from cascade.evaluation.audit import account, quality_of
 from cascade.evaluation.render import Figure, to_json, words
 from cascade.evaluation.report import make_report, report_of
 from cascade.ledger.base import Selection
