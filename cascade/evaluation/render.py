@@ -15,7 +15,6 @@ from decimal import Decimal
 from typing import Any, Literal
 
 import pydantic_core
-from pydantic import JsonValue
 
 from cascade.state import Basis
 
@@ -166,7 +165,7 @@ class Document:
 # Numbers in words -----------------------------------------------------------------------------
 
 UNKNOWN = "?"
-ESTIMATED = "≈ "
+_ESTIMATED = "≈ "
 _NOISE = Decimal("1e-12")
 """Less than this is the rounding of floats."""
 
@@ -204,7 +203,7 @@ def words(cell: Cell, *, interval: bool = True) -> str:
         return UNKNOWN if cell is None else cell
     said = UNKNOWN if cell.basis == "unknown" else written(cell.value, cell.unit)
     if said != UNKNOWN:
-        said = f"{ESTIMATED if cell.basis == 'estimated' else ''}{said}"
+        said = f"{_ESTIMATED if cell.basis == 'estimated' else ''}{said}"
         said = f"{said} + {UNKNOWN}" if cell.partial else said
     between = interval_of(cell) if interval else ""
     return f"{said} ({between})" if between else said
@@ -376,22 +375,14 @@ def _lines(cell: str) -> list[str]:
 
 
 def to_json(value: object, *, indent: int | None = 2) -> str:
-    """A document, or any record, as JSON: see `to_data`."""
-    return pydantic_core.to_json(
-        value, indent=indent, inf_nan_mode="null", fallback=_of_numpy
-    ).decode()
-
-
-def to_data(value: object) -> JsonValue:
-    """What `json.dumps` takes.
+    """A document, or any record, as JSON.
 
     Records become objects; a `Decimal` becomes a string, so that no digit is lost; a number that
     is not finite becomes null; dates are ISO 8601.
     """
-    made: JsonValue = pydantic_core.to_jsonable_python(
-        value, inf_nan_mode="null", fallback=_of_numpy
-    )
-    return made
+    return pydantic_core.to_json(
+        value, indent=indent, inf_nan_mode="null", fallback=_of_numpy
+    ).decode()
 
 
 def _of_numpy(value: Any) -> Any:

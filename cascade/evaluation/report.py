@@ -32,7 +32,6 @@ from cascade.evaluation.audit import (
 )
 from cascade.evaluation.books import Books, Outcome, Sums, read
 from cascade.evaluation.render import (
-    ESTIMATED,
     Axis,
     Cell,
     Document,
@@ -330,7 +329,8 @@ def _facts(made: Report, books: Books, runs: Any) -> tuple[Fact, ...]:
     half, most = _took(runs.latency_s[runs.latency_s > 0], (0.5, 0.95))
     parts = [f"measured {dollars(found.measured_usd)}"]
     if found.estimated_usd:
-        parts.append(f"estimated {ESTIMATED}{dollars(found.estimated_usd)}")
+        estimate = Figure(found.estimated_usd, "usd", basis="estimated")
+        parts.append(f"estimated {words(estimate)}")
     if made.status == "verified":
         parts.append("the lower end may be claimed")
     paid = "audits included"

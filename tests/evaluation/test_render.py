@@ -27,7 +27,6 @@ from cascade.evaluation.render import (
     percent,
     printable,
     table_text,
-    to_data,
     to_json,
     to_text,
     words,
@@ -175,4 +174,4 @@ def test_json_holds_no_nan_and_every_digit_of_money() -> None:
 
 def test_what_has_no_form_in_json_is_named() -> None:
     with pytest.raises(Exception, match="a object has no form in JSON"):
-        to_data(object())
+        to_json(object())
