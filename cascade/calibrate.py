@@ -33,7 +33,7 @@ from cascade.evaluation.trajectories import with_features
 from cascade.kernel import Kernel
 from cascade.policies import Situation
 from cascade.questions import to_messages
-from cascade.run import CascadeRuntime
+from cascade.run import CascadeRuntime, Run
 from cascade.setup import identify, task_hash
 from cascade.state import Completion, Decision, LedgerEntry
 
@@ -160,11 +160,15 @@ async def record(
 def _check_hope(done: Collected) -> None:
     if done.written or done.skipped or len(done.failures) < GIVE_UP_AFTER:
         return
-    *_, last = done.failures.values()
+    first, *_ = done.failures.values()
     raise CascadeError(
-        f"the first {len(done.failures)} examples all failed, and no more are asked. The last "
-        f"one: {last}"
+        f"the first {len(done.failures)} examples all failed, and no more are asked. The first "
+        f"one: {first}"
     )
+
+
+def _reason(run: Run) -> str:
+    return "nothing was decided." if run.decision is None else run.decision.reason
 
 
 class _Recorder:
@@ -251,12 +255,13 @@ class _Recorder:
             await kernel.advance(run, runtime)
         draft, drafted = run.draft, [entry for entry in run.entries if entry.model is not None]
         signals, confidence = dict(run.signals), run.confidence
+        if draft is None:
+            raise ConfigurationError(f"no draft to be recorded: {_reason(run)}")
         while run.step != "end":
             await kernel.advance(run, runtime)
         large = run.draft
-        if draft is None or large is None or run.degraded:  # degraded: it would be the draft's
-            missing = "small model gave no draft" if draft is None else "large model gave no answer"
-            raise ConfigurationError(f"the {missing} to be recorded.")
+        if large is None or run.degraded:  # degraded: it would be the draft's
+            raise ConfigurationError(f"no large answer to be recorded: {_reason(run)}")
         reference = large.text if self._agree else example.reference
         scores = [await self._score(example, one.text, reference) for one in (draft, large)]
         right, best = (score.value for score in scores)

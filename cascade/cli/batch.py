@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 from cascade.cli.console import AS_JSON, busy, fail, print_json, say
-from cascade.cli.options import Amount, Models, Policy, System, Text, spread
+from cascade.cli.options import Amount, Models, Policy, System, Text, must_be_file, spread
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def batch(
             "out."
         )
     jobs.check_output(output)
+    must_be_file("--output", output)
     if source.resolve() in (output.resolve(), output.resolve().parent):
         raise ConfigurationError(
             f"--output {output}: the questions are read from there. Give another place."
@@ -120,7 +121,8 @@ async def _watched(run: Callable[..., Awaitable[Done]]) -> Done:
 
 
 def _report(done: Done, output: Path, written: int, unreadable: int = 0) -> None:
-    from cascade.jobs.engine import INTERRUPTED  # noqa: PLC0415 - heavy
+    from cascade.evaluation.render import counted  # noqa: PLC0415 - heavy
+    from cascade.jobs.engine import INTERRUPTED  # noqa: PLC0415
 
     spent = None if done.unknown and not done.spent_usd else done.spent_usd
     if AS_JSON.get():
@@ -141,7 +143,9 @@ def _report(done: Done, output: Path, written: int, unreadable: int = 0) -> None
         code = 130 if done.stopped == INTERRUPTED else 1
         fail(f"{done.stopped}. Run the same command again to go on.", code)
     if done.failed > unreadable:
-        asked = done.failed - unreadable
-        fail(f"{asked:,} rows failed; run the same command again to ask them anew.", 1)
+        asked = counted(done.failed - unreadable, "row")
+        again = "Run the same command again to ask anew."
+        fail(f"{asked} failed, the last by {done.last_error} {again}", 1)
     if unreadable:
-        fail(f"{unreadable:,} rows have no question; mend them and run the same command again.", 1)
+        without = counted(unreadable, "row")
+        fail(f"{without} without a question: mend the file and run the same command again.", 1)

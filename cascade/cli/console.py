@@ -114,7 +114,7 @@ def fail(message: str, code: int, *, kind: str = "Failed", ledger: Any = None) -
             error["cost_usd"] = None if ledger.cost_usd is None else format(ledger.cost_usd, "f")
         sys.stderr.write(json.dumps({"error": error}) + "\n")
         raise typer.Exit(code)
-    if ledger is not None and len(ledger):
+    if ledger is not None and ledger.cost_usd != 0:
         say(f"what it cost all the same:\n{ledger.table()}")
     said = "" if code == INTERRUPTED else "[bold red]error[/]: "
     streams.err.print(f"{said}{escape(printable(message))}")

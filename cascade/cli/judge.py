@@ -27,6 +27,7 @@ from cascade.cli.options import (
     Small,
     System,
     Text,
+    must_be_file,
     spread,
 )
 from cascade.errors import ConfigurationError, MissingDependencyError
@@ -201,8 +202,7 @@ def calibrate(
     from cascade.calibrate import LEAST_LABELS  # noqa: PLC0415 - heavy
     from cascade.calibrate import calibrate as fit  # noqa: PLC0415
 
-    if to.is_dir() or not to.absolute().parent.is_dir():  # before everything has been paid for
-        raise ConfigurationError(f"--out {to}: a file in a folder that exists is needed.")
+    must_be_file("--out", to)
     path = file if recorded else to.with_suffix(".jsonl")
     asked = [] if recorded else examples.read(file)
     needed = LEAST_LABELS * (2 if max_harm else 1)

@@ -177,6 +177,16 @@ class Pages:
             say(f"wrote {path}")
 
 
+def must_be_file(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written, before everything has been paid for.
+
+    Raises:
+        ConfigurationError: it is a folder, or in none.
+    """
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ConfigurationError(f"{option} {path}: a file in a folder that exists is needed.")
+
+
 def to_tags(given: Sequence[str] | None) -> dict[str, str]:
     """Tags that were typed as `name=value`.
 

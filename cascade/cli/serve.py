@@ -125,7 +125,8 @@ def create(
 def list_keys(where: Where) -> None:
     """Show all keys, without their secrets."""
     found = _with_keys(where, lambda kept: kept.list())
-    give([key.shown() for key in found], "\n".join(map(_line, found)))
+    remark = "" if found else f"no keys yet: `cascade keys create {where} NAME` makes one"
+    give([key.shown() for key in found], "\n".join(map(_line, found)), remark)
 
 
 def _line(key: Key) -> str:

@@ -51,6 +51,7 @@ class Done:
         estimated: whether a part of the saving is an estimate.
         unknown: rows whose cost is unknown.
         stopped: why rows were left; None where all were asked.
+        last_error: of a row, in this run.
     """
 
     resumed: int = 0
@@ -64,6 +65,7 @@ class Done:
     estimated: bool = False
     unknown: int = 0
     stopped: str | None = None
+    last_error: str | None = None
 
     @property
     def rows(self) -> int:
@@ -82,7 +84,8 @@ class Done:
     def count(self, record: Record) -> None:
         """Add what became of a row."""
         self.spent_usd += record.counted_usd or Decimal(0)
-        self.failed += record.status == "error"
+        if record.status == "error":
+            self.failed, self.last_error = self.failed + 1, record.error
         self.waiting += record.status == "waiting"
         if record.status == "ok":
             self.answered += 1
@@ -281,7 +284,7 @@ def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
         cost = tier.pricing.cost(usage, 1000.0)
         if cost is None:
             raise ConfigurationError(
-                f"a budget needs the price of every tier, and {tier.name} has none: "
+                f"a budget needs a price of every tier, by --prices FILE; {tier.name} has none: "
                 f"{tier.pricing.source}."
             )
         total += cost

@@ -144,8 +144,13 @@ class Keys:
             key = Key.model_validate(settings | own)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            words = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            told = f"a key's {first['loc'][0]} is {first['input']!s:.80}: it {words}."
+            words = (
+                first["msg"]
+                .removeprefix("Value error, ")
+                .removeprefix("Input ")
+                .removeprefix("String ")
+            )
+            told = f"a key's {first['loc'][0]} is {first['input']!r:.80}: it {words}."
             raise ConfigurationError(told) from None
         row = {column.name: getattr(key, column.name) for column in _TABLE.columns}
         row["models"] = list(key.models)

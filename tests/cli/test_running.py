@@ -38,6 +38,7 @@ def rows(tmp_path: Path) -> Path:
         (("--provider-batch", "--engine", "ray"), "of the local engine"),
         (("--provider-batch",), "ollama:large cannot be asked by batch"),
         (("--column", "words"), "words"),
+        (("--output", "none/out.csv"), "--output none/out.csv: a file in a folder that exists"),
     ],
 )
 def test_a_job_that_cannot_run_asks_nothing(
@@ -67,7 +68,7 @@ def test_a_terminal_shows_how_far_a_job_is_and_what_failed(host: Upstream, rows:
     done = terminal.cascade(*given, code=1)
     assert f"{out}: 4 rows; 3 answered now, 0 before, 0 escalated, 1 failed" in done.err
     assert "at an unknown cost" in done.err
-    assert "1 rows failed; run the same command again" in done.err
+    assert "1 row failed, the last by BadRequestError: " in done.err
     written = list(csv.DictReader(out.read_text().splitlines()))
     assert [row["c_answer"] for row in written] == ["a city", "a city", "", "a city"]
 
@@ -84,7 +85,7 @@ def test_rows_without_a_question_are_told_before_anything_is_asked(
     assert host.asked() == []
     done = commands.cascade(*given, code=1)
     assert "1 answered now, 0 before, 0 escalated, 7 failed" in done.err
-    assert "7 rows have no question; mend them and run the same command again" in done.err
+    assert "7 rows without a question: mend the file and run the same command again" in done.err
 
 
 def test_rows_that_wait_for_their_provider_are_told(

@@ -102,7 +102,7 @@ async def test_a_budget_is_kept_with_rows_under_way_and_a_larger_one_goes_on(
 async def test_a_budget_without_prices_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     small = ScriptedModel("x")
     cascade = Cascade(small, ScriptedModel("y", name="large"))
-    with pytest.raises(ConfigurationError, match="a budget needs the price of every tier"):
+    with pytest.raises(ConfigurationError, match="a budget needs a price of every tier"):
         await run(cascade, rows(3), tmp_path / "j", budget_usd=Decimal(1))
     assert small.requests == []
 

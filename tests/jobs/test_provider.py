@@ -474,7 +474,7 @@ async def test_without_a_price_there_is_no_budget_but_an_answer(
 ) -> None:
     done = await run(pair(server, price=None), tmp_path)
     assert (done.answered, done.unknown, done.saved_usd) == (ROWS, HARD, None)
-    with pytest.raises(ConfigurationError, match="a budget needs the price"):
+    with pytest.raises(ConfigurationError, match="a budget needs a price"):
         await run(pair(server, price=None), tmp_path / "2", budget_usd=Decimal(1))
 
 
