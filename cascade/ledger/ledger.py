@@ -26,7 +26,7 @@ from langchain_core.messages import BaseMessage
 
 from cascade.errors import CascadeError, ConfigurationError, LedgerError, ModelError, NotSentError
 from cascade.ledger.base import LedgerStore, current_tags
-from cascade.ledger.machine import Use, machines
+from cascade.ledger.machine import Use, machine_of
 from cascade.ledger.outlook import Outlook, Tier
 from cascade.ledger.prompt_cache import CHARACTERS_PER_TOKEN, characters
 from cascade.state import Basis, Completion, LedgerEntry, Usage, new_id
@@ -112,7 +112,7 @@ class Ledger:
         if self._crash_safe:
             await self._begin(attempt, tags)
         if attempt.tier.pricing.per_hour is not None:
-            attempt.use = machines.begin(attempt.tier.model.server or "this machine")
+            attempt.use = machine_of(attempt.tier.model.server or "this machine").begin()
         try:
             yield attempt
         except CascadeError as error:
@@ -169,7 +169,7 @@ class Ledger:
 
     async def _begin(self, attempt: Attempt, tags: Mapping[str, str]) -> None:
         assert self.store is not None, "one that can begin"
-        begun = self._entry(attempt, Usage(), None, "unknown", outcome="begun")
+        begun = _entry(attempt, Usage(), None, "unknown", outcome="begun")
         beginning = asyncio.ensure_future(self.store.begin(begun, tags))
         try:
             # Shielded: cancelled while the row is written in a thread, it would stay begun.
@@ -183,95 +183,65 @@ class Ledger:
     # --- the figures of an entry
 
     def _answered(self, attempt: Attempt) -> LedgerEntry:
-        completion, pricing = attempt.completion, attempt.tier.pricing
+        completion, tier, note = attempt.completion, attempt.tier, attempt.note
         assert completion is not None, "an attempt that raised nothing has an answer"
-        usage, note = completion.usage, attempt.note
         if completion.cached:
             # The large model alone, behind the same cache, would have found its answer there too.
             note = "taken from the cache of its chat model"
-            return self._entry(attempt, NO_TOKENS, NOTHING, "measured", note=note)
-        stopped = completion.finish_reason == "stopped"
+            return _entry(attempt, NO_TOKENS, NOTHING, "measured", note=note)
+        usage, stopped = completion.usage, completion.finish_reason == "stopped"
         busy_ms: float | None = None
-        cost_basis: Basis = "measured"
+        basis: Basis = "measured"
         if attempt.use is not None:
-            busy_ms, cost_basis = attempt.use.end(completion.busy_ms)
-        cost = pricing.cost(usage, busy_ms, attempt.at)
-        more: dict[str, Any] = {"note": note, "outcome": "cancelled" if stopped else "ok"}
+            busy_ms, basis = attempt.use.end(completion.busy_ms)
+        cost = tier.pricing.cost(usage, busy_ms, attempt.at)
+        more: dict[str, Any] = {"outcome": "cancelled" if stopped else "ok"}
         if cost is None:
-            why = _why_unknown(attempt.tier, usage)
-            more["note"] = f"{note}; {why}" if note else why
+            note = "; ".join(filter(None, [note, _why_unknown(tier, usage)]))
             more["assumed_usd"] = self._assumed(attempt, usage)
         else:
-            n, tokens, dollars = self._usual.get(attempt.tier.name, (0, 0.0, 0.0))
+            n, tokens, dollars = self._usual.get(tier.name, (0, 0.0, 0.0))
             tokens += usage.output_tokens or 0
-            self._usual[attempt.tier.name] = n + 1, tokens, dollars + float(cost)
-        entry = self._entry(attempt, usage, cost, "estimated" if stopped else cost_basis, **more)
+            self._usual[tier.name] = n + 1, tokens, dollars + float(cost)
+        more["note"] = note
         if attempt.node == "expert" and not stopped:
-            return self._as_baseline(attempt, completion, entry)
-        return entry
+            more |= self._own_baseline(attempt, completion, cost)
+        return _entry(attempt, usage, cost, "estimated" if stopped else basis, **more)
 
-    def _as_baseline(
-        self, attempt: Attempt, completion: Completion, entry: LedgerEntry
-    ) -> LedgerEntry:
-        """The entry of an answer of the large model, which is its own baseline, or of another one
-        in its place, which earns an estimate that is never above its own cost."""
-        cost = entry.cost_usd
+    def _own_baseline(
+        self, attempt: Attempt, completion: Completion, cost: Decimal | None
+    ) -> dict[str, Any]:
+        """Baseline and saving of an answer of the large model, which is its own baseline, or of
+        another in its place, which earns an estimate that is never above its own cost."""
         if attempt.tier.name != self.outlook.tiers[-1].name:
             found = self.outlook.baseline(completion, attempt.messages)
             if found is None or cost is None:
-                return entry.model_copy(update={"baseline_usd": None, "basis": "unknown"})
-            baseline = min(found.usd, cost)
-            update = {"baseline_usd": baseline, "saved_usd": baseline - cost, "basis": "estimated"}
-            return entry.model_copy(update=update)
+                return {"baseline_usd": None, "basis": "unknown"}
+            earned = min(found.usd, cost)
+            return {"baseline_usd": earned, "saved_usd": earned - cost, "basis": "estimated"}
         if cost is None:
-            return entry.model_copy(update={"baseline_usd": None, "saved_usd": None})
-        if attempt.use is not None:
-            return entry.model_copy(update={"baseline_usd": cost, "saved_usd": NOTHING})
-        measured = self.outlook.measured(completion.usage, attempt.messages)
-        if measured is None or measured == cost:
-            return entry.model_copy(update={"baseline_usd": cost, "saved_usd": NOTHING})
+            return {"baseline_usd": None}
+        alone = None
+        if attempt.use is None:
+            alone = self.outlook.measured(completion.usage, attempt.messages)
+        if alone is None or alone == cost:
+            return {"baseline_usd": cost, "saved_usd": NOTHING}
         note = "the large model alone would have found more of the prompt in its cache"
-        update = {"baseline_usd": measured, "saved_usd": measured - cost}
-        return entry.model_copy(update={**update, "basis": "estimated", "note": note})
+        saved = {"baseline_usd": alone, "saved_usd": alone - cost}
+        return {**saved, "basis": "estimated", "note": note}
 
     def _failed(self, attempt: Attempt, error: BaseException) -> LedgerEntry:
         """The entry of a call that failed or was cancelled; a refusal is not billed."""
-        refused = isinstance(error, ModelError) and error.billed is False
         cancelled = isinstance(error, asyncio.CancelledError | GeneratorExit)
         note = str(error) if isinstance(error, ModelError) else repr(error)
         note = "cancelled while it ran" if cancelled else note
         if attempt.heard:
             note = f"{note.rstrip('.')}; {attempt.heard:,} characters had arrived"
         more = {"note": note, "outcome": "cancelled" if cancelled else "failed"}
-        if refused:
-            return self._entry(attempt, NO_TOKENS, NOTHING, "measured", **more)
+        if isinstance(error, ModelError) and error.billed is False:
+            return _entry(attempt, NO_TOKENS, NOTHING, "measured", **more)
         assumed = self._assumed(attempt, Usage())
-        return self._entry(attempt, Usage(), None, "unknown", assumed_usd=assumed, **more)
-
-    def _entry(
-        self, attempt: Attempt, usage: Usage, cost: Decimal | None, basis: Basis, **more: Any
-    ) -> LedgerEntry:
-        answered_ms = 0.0 if attempt.completion is None else attempt.completion.latency_ms
-        return LedgerEntry(
-            id=attempt.id,
-            run_id=attempt.run_id,
-            node=attempt.node,
-            tier=attempt.tier.name,
-            model=attempt.tier.model.name,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cached_tokens=usage.cached_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-            latency_ms=answered_ms or (time.perf_counter() - attempt.started) * 1000,
-            cost_usd=cost,
-            cost_basis="unknown" if cost is None else basis,
-            saved_usd=None if cost is None else -cost,
-            basis="unknown" if cost is None else basis,
-            price=attempt.tier.pricing.source,
-            at=attempt.at,
-            **more,
-        )
+        return _entry(attempt, Usage(), None, "unknown", assumed_usd=assumed, **more)
 
     def _assumed(self, attempt: Attempt, usage: Usage) -> Decimal | None:
         """Dollars that a call of unknown cost is taken to have cost: the prompt by its characters,
@@ -293,6 +263,31 @@ class Ledger:
         if assumed is None and n:
             return Decimal(str(dollars / n))
         return assumed
+
+
+def _entry(
+    attempt: Attempt, usage: Usage, cost: Decimal | None, basis: Basis, **more: Any
+) -> LedgerEntry:
+    """An entry whose cost counts against the saving, unless `more` says otherwise."""
+    answered_ms = 0.0 if attempt.completion is None else attempt.completion.latency_ms
+    fields = {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+        "latency_ms": answered_ms or (time.perf_counter() - attempt.started) * 1000,
+        "cost_usd": cost,
+        "cost_basis": "unknown" if cost is None else basis,
+        "saved_usd": None if cost is None else -cost,
+        "basis": "unknown" if cost is None else basis,
+        "price": attempt.tier.pricing.source,
+        "tier": attempt.tier.name,
+        "model": attempt.tier.model.name,
+        "at": attempt.at,
+        "id": attempt.id,
+    }
+    return LedgerEntry(run_id=attempt.run_id, node=attempt.node, **{**fields, **more})
 
 
 def _why_unknown(tier: Tier, usage: Usage) -> str:

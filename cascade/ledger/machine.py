@@ -8,28 +8,48 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Lock
 
 from cascade.state import Basis
 
 
-@dataclass(slots=True)
-class _Machine:
-    """`shares` grows by dt ÷ n while n calls are under way, `crowded` by dt while n > 1."""
+class Machine:
+    """Clock of one machine that this process asks; safe to share between threads.
 
-    calls: int = 0
-    last: float = 0.0
-    shares: float = 0.0
-    crowded: float = 0.0
+    The sum of all that is charged is never above its wall time. What other processes ask of it is
+    not known here.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock, self._lock = clock, Lock()
+        self._calls, self._last = 0, 0.0
+        self._shares = 0.0  # grows by dt ÷ n while n calls are under way
+        self._crowded = 0.0  # grows by dt while n > 1
+
+    def begin(self) -> Use:
+        """Begin a call, right before it is sent; `end` it in any case."""
+        return Use(self)
+
+    def advance(self, calls: int) -> tuple[float, float]:
+        """Let so many more calls be under way from now on; for `Use`."""
+        with self._lock:
+            now = self._clock()
+            passed = max(0.0, now - self._last)
+            if self._calls:
+                self._shares += passed / self._calls
+            if self._calls > 1:
+                self._crowded += passed
+            self._last = now
+            self._calls += calls
+            return self._shares, self._crowded
 
 
 class Use:
-    """One call on a machine, from `BusyClock.begin` on."""
+    """One call on a machine, from `Machine.begin` on."""
 
-    def __init__(self, clock: BusyClock, machine: _Machine) -> None:
-        self._clock, self._machine, self._calls = clock, machine, 1
-        self._shares, self._crowded = clock.advance(machine, 1)
+    def __init__(self, machine: Machine) -> None:
+        self._machine, self._calls = machine, 1
+        self._shares, self._crowded = machine.advance(1)
 
     def end(self, busy_ms: float | None = None) -> tuple[float, Basis]:
         """The milliseconds of the machine that the call is charged, and their basis.
@@ -37,7 +57,7 @@ class Use:
         Alone on the machine, a call is charged the time in which the model computed, where the
         server says it; beside others, its share of each moment, and else its own time.
         """
-        shares, crowded = self._clock.advance(self._machine, -self._calls)
+        shares, crowded = self._machine.advance(-self._calls)
         self._calls = 0  # ended twice, it is still one call
         share_ms = 1000 * (shares - self._shares)
         if busy_ms is None:
@@ -45,35 +65,9 @@ class Use:
         return (share_ms if crowded > self._crowded else min(busy_ms, share_ms)), "measured"
 
 
-class BusyClock:
-    """Clock of the machines that this process asks; safe to share between threads.
-
-    The sum of all that is charged is never above a machine's wall time. What other processes ask of
-    the same machine is not known here.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
-        self._machines: dict[str, _Machine] = {}
-        self._lock = Lock()
-
-    def begin(self, machine: str) -> Use:
-        """Begin a call on a machine, right before it is sent; `end` it in any case."""
-        return Use(self, self._machines.setdefault(machine, _Machine()))
-
-    def advance(self, machine: _Machine, calls: int) -> tuple[float, float]:
-        """Let so many more calls be under way on a machine from now on; for `Use`."""
-        with self._lock:
-            now = self._clock()
-            passed = max(0.0, now - machine.last)
-            if machine.calls:
-                machine.shares += passed / machine.calls
-            if machine.calls > 1:
-                machine.crowded += passed
-            machine.last = now
-            machine.calls += calls
-            return machine.shares, machine.crowded
+_machines: dict[str, Machine] = {}
 
 
-machines = BusyClock()
-"""Clock of this process: a machine is shared by all cascades in it."""
+def machine_of(server: str) -> Machine:
+    """The machine of a server, which all cascades of this process share."""
+    return _machines.setdefault(server, Machine())

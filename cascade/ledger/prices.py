@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -82,10 +83,8 @@ class Price(Record):
         source: str = "set by you",
     ) -> None:
         given = {name: value for name, value in locals().items() if name in Price.model_fields}
-        try:
+        with _told_as("Price", given):
             super().__init__(**given)
-        except ValidationError as error:
-            raise _refusal("Price", given, error) from error
         if (self.input is None) != (self.output is None):
             raise ConfigurationError(
                 f"Price(input={self.input}, output={self.output}): input and output go together; "
@@ -119,10 +118,8 @@ class Price(Record):
                 priced.
         """
         given = {name: value for name, value in locals().items() if name in _Machine.model_fields}
-        try:
+        with _told_as("Price.local", given):
             machine = _Machine.model_validate(given)
-        except ValidationError as error:
-            raise _refusal("Price.local", given, error) from error
         if machine.kw and not machine.kwh:
             raise ConfigurationError(f"Price.local(kw={kw}) has no price of power: give kwh.")
         hour = machine.hardware_per_hour / machine.utilisation + machine.kw * machine.kwh
@@ -159,16 +156,12 @@ class Price(Record):
         if self.input is not None and self.output is not None:
             if usage.input_tokens is None or usage.output_tokens is None:
                 return None
-            total += self.output * usage.output_tokens
-            if usage.cached_tokens or usage.cache_write_tokens:
-                plain, read, short, long = _parts(usage, usage.input_tokens)
-                write = self.input if self.cache_write is None else self.cache_write
-                total += self.input * plain + write * short
-                total += read * (self.input if self.cached_input is None else self.cached_input)
-                total += long * (write if self.cache_write_1h is None else self.cache_write_1h)
-            else:
-                total += self.input * usage.input_tokens
-            total /= MILLION
+            plain, read, short, long = _parts(usage, usage.input_tokens)
+            reading = self.input if self.cached_input is None else self.cached_input
+            write = self.input if self.cache_write is None else self.cache_write
+            write_1h = write if self.cache_write_1h is None else self.cache_write_1h
+            total += self.input * plain + reading * read + write * short + write_1h * long
+            total = (total + self.output * usage.output_tokens) / MILLION
         if self.per_hour is not None:
             if busy_ms is None:
                 return None
@@ -183,13 +176,18 @@ class _Machine(Record):
     kwh: Amount
 
 
-def _refusal(owner: str, given: Mapping[str, Any], error: ValidationError) -> ConfigurationError:
-    first = error.errors()[0]
-    name = str(first["loc"][0])
-    return ConfigurationError(
-        f"{owner}({name}={given[name]!r}): {first['msg']}. Prices are US dollars per 1M tokens "
-        "or per hour of a machine, as Decimal, int, float or text."
-    )
+@contextmanager
+def _told_as(owner: str, given: Mapping[str, Any]) -> Generator[None]:
+    """A value that is refused, as an error that names it."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise ConfigurationError(
+            f"{owner}({name}={given[name]!r}): {first['msg']}. Prices are US dollars per 1M tokens "
+            "or per hour of a machine, as Decimal, int, float or text."
+        ) from error
 
 
 def _to_finest(amount: Decimal) -> Decimal:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade.ledger.machine import BusyClock
+from cascade.ledger.machine import Machine, machine_of
 
 
 class Clock:
@@ -22,19 +22,19 @@ def clock() -> Clock:
 
 
 def test_alone_on_a_machine_a_call_is_charged_what_the_server_says(clock: Clock) -> None:
-    busy = BusyClock(clock)
-    other = busy.begin("there")
+    here, other = Machine(clock), Machine(clock).begin()
     for told, charged in ((800.0, (800.0, "measured")), (None, (1000.0, "estimated"))):
-        use = busy.begin("here")
+        use = here.begin()
         clock.now += 1
         assert use.end(told) == charged
     assert use.end(None)[0] == pytest.approx(1000), "ended twice, it is charged no more"
     assert other.end(2000.0) == (2000.0, "measured")
+    assert machine_of("a") is machine_of("a") is not machine_of("b")
 
 
 def test_eight_at_once_cost_no_more_than_one_after_the_other(clock: Clock) -> None:
-    busy = BusyClock(clock)
-    uses = [busy.begin("here") for _ in range(8)]
+    machine = Machine(clock)
+    uses = [machine.begin() for _ in range(8)]
     clock.now += 10
     assert [use.end(9_500.0) for use in uses] == [(pytest.approx(1250), "measured")] * 8
 
@@ -47,7 +47,7 @@ def test_the_sum_is_never_above_the_time_in_which_the_machine_was_used(
     calls: list[tuple[float, float, float | None]],
 ) -> None:
     clock = Clock()
-    busy = BusyClock(clock)
+    machine = Machine(clock)
     moments = sorted(
         [(begin, 1, i) for i, (begin, _, _) in enumerate(calls)]
         + [(begin + length, 0, i) for i, (begin, length, _) in enumerate(calls)],
@@ -59,7 +59,7 @@ def test_the_sum_is_never_above_the_time_in_which_the_machine_was_used(
         clock.now = last = at
         under_way += 1 if begins else -1
         if begins:
-            uses[i] = busy.begin("here")
+            uses[i] = machine.begin()
         else:
             _, length, share = calls[i]
             total += uses[i].end(None if share is None else 1000 * length * share)[0]
