@@ -1,12 +1,11 @@
 """Processes that use one ledger at once, and one that is killed in the middle.
 
-python -m tests.ledger.processes write|work|spend URL ...
+python -m tests.ledger.processes work|spend URL ...
 """
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import random
 import subprocess
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from cascade.ledger import Budgets, open_store
 from cascade.ledger.shared import Reservation
-from tests.ledger.samples import call, decided
+from tests.ledger.samples import call
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,38 +92,6 @@ async def _work(url: str, log: str) -> None:
         await asyncio.gather(*map(run, range(RUNS)))
 
 
-def write_together(url: str, processes: int, entries: int) -> float:
-    """Seconds in which so many processes have written so many entries each.
-
-    They are forked from one that has imported everything, so that they write at the same time.
-    """
-    writing = start("write", url, str(processes), str(entries))
-    said, _ = writing.communicate(timeout=600)
-    assert writing.returncode == 0
-    return float(said)
-
-
-def _write(url: str, processes: int, entries: int) -> None:
-    open_store(url)  # imports the rest, and opens nothing yet
-    fork, began = multiprocessing.get_context("fork"), time.perf_counter()
-
-    async def write(name: int) -> None:
-        async with open_store(url) as store:
-            for i in range(entries):
-                store.append([decided(f"{name}-{i}")])
-
-    writers = [
-        fork.Process(target=lambda name: asyncio.run(write(name)), args=(name,))
-        for name in range(processes)
-    ]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    print(time.perf_counter() - began)
-    sys.exit(any(writer.exitcode for writer in writers))
-
-
 async def _spend(url: str, limit: str, log: str) -> None:
     """Spend a budget with 50 requests at once, for ever; each that is granted is logged first."""
     budgets, limits = Budgets(url, lease_s=2.0), {"day": Decimal(limit)}
@@ -147,9 +114,4 @@ async def _spend(url: str, limit: str, log: str) -> None:
 
 if __name__ == "__main__":
     what, *rest = sys.argv[1:]
-    if what == "work":
-        asyncio.run(_work(*rest))
-    elif what == "write":
-        _write(rest[0], int(rest[1]), int(rest[2]))
-    else:
-        asyncio.run(_spend(*rest))
+    asyncio.run(_work(*rest) if what == "work" else _spend(*rest))

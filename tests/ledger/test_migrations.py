@@ -77,11 +77,11 @@ async def test_an_older_database_is_not_changed_by_a_reader_nor_without_alembic(
 
 
 async def test_a_ledger_of_a_newer_version_is_left_alone(
-    old: str, newer: tuple[Schema, Table]
+    url: str, newer: tuple[Schema, Table]
 ) -> None:
-    metadata, table = notes()
-    database = Database(old, newer[0])
-    await database.write(lambda c: c.execute(select(table)).all())
+    metadata, _ = notes()
+    database = Database(url, newer[0])
+    await database.open()
     await database.aclose()
     with pytest.raises(LedgerError, match=r"version 2, and this agent-cascade knows 1"):
-        await Database(old, Schema("notes", metadata, "1")).read(lambda connection: None)
+        await Database(url, Schema("notes", metadata, "1")).open()

@@ -83,6 +83,9 @@ def test_twelve_audits_teach_how_long_the_large_models_answers_are() -> None:
     found = baseline(taught, draft(output=10), question())
     assert Decimal("0.0020") < found.usd < Decimal("0.00235")
     assert found.low_usd < Decimal("0.0022") < found.high_usd
+    for _ in range(288):
+        taught.learn(Audited(1, 1))
+    assert taught.lengths.audits == 300
 
 
 def test_a_range_from_audits_covers_what_it_says() -> None:
@@ -113,13 +116,6 @@ def test_weights_of_audits_count_and_one_heavy_audit_leaves_the_range_open() -> 
 def test_an_answer_is_never_longer_than_it_may_be() -> None:
     found = baseline(outlook(max_tokens=50), draft(output=100), question())
     assert found.usd == found.high_usd == Decimal("0.0015")
-
-
-def test_lengths_are_learned_now_and_then() -> None:
-    taught = outlook()
-    for _ in range(300):
-        taught.learn(Audited(1, 1))
-    assert taught.lengths.audits == 300
 
 
 # --- costs

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -15,7 +14,6 @@ from cascade.errors import LedgerError
 from cascade.ledger import open_store
 from cascade.ledger.base import UnavailableError
 from cascade.ledger.shared import Budgets, Reservation
-from cascade.testing.ledger_conformance import Capability, Check, checks_of
 from tests.ledger import postgres
 from tests.ledger.processes import kill_in_the_middle
 from tests.ledger.samples import call, entry
@@ -38,21 +36,6 @@ async def url(server: postgres.Server) -> str:
     async with open_store(server.url) as store:
         await store.delete(everything=True)
     return server.url
-
-
-@pytest.mark.parametrize("check", checks_of(get_args(Capability)))
-async def test_postgresql_does_everything(check: Check, url: str) -> None:
-    await check(lambda: open_store(url))
-
-
-async def test_a_reader_connects_as_well(url: str) -> None:
-    async with open_store(url) as store:
-        store.append([entry("a")])
-        await store.flush()
-        async with open_store(url, read_only=True) as reader:
-            assert len(await reader.entries()) == 1
-            with pytest.raises(LedgerError, match="reading only"):
-                reader.append([entry()])
 
 
 async def test_a_server_that_is_not_there_is_told_within_a_second() -> None:
@@ -127,7 +110,7 @@ def test_after_kill_9_each_call_is_in_the_ledger_once_or_listed_as_unknown(
     url: str, tmp_path: Path
 ) -> None:
     sqlite = f"sqlite:///{tmp_path}/ledger.db"
-    for address, after in ((url, 150), (url, 700), *((sqlite, n) for n in range(100, 1_100, 100))):
+    for address, after in ((url, 150), (url, 700), *((sqlite, n) for n in (100, 300, 500, 900))):
         left = kill_in_the_middle(address, tmp_path / "provider", after=after)
         assert left.lost == left.doubled == []
         assert left.kept.total() > after / 4

@@ -96,37 +96,19 @@ async def test_more_than_a_loop_should_write_is_left_to_the_thread(
 async def test_while_another_process_writes_a_call_waits_its_turn(
     url: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stores, "PATIENCE_S", 60)
+    monkeypatch.setattr(databases, "BUSY_S", 60.0)
+    monkeypatch.setattr(stores, "SLOW_S", 60.0)
     async with open_store(url) as store:
-        await store.flush()
+        await store.begin(call("before"))
         with locked(path):
             beginning = [asyncio.create_task(store.begin(call(name))) for name in "abc"]
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(1.0)
             assert not any(task.done() for task in beginning)
             for given_up in beginning[1:]:
                 given_up.cancel()
         await asyncio.wait(beginning)
         await store.flush()
-        assert rows(path, "ledger_begun") == ["a"]
-
-
-async def test_a_ledger_that_is_merely_slow_refuses_no_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "ledger.db"
-    monkeypatch.setattr(databases, "BUSY_S", 60.0)
-    async with open_store(f"sqlite:///{path}") as store:
-        await store.begin(call("before"))
-        monkeypatch.setattr(stores, "PATIENCE_S", 0.01)
-        monkeypatch.setattr(stores, "SLOW_S", 60.0)
-        with closing(sqlite3.connect(path)) as another:
-            another.execute("BEGIN IMMEDIATE")
-            beginning = asyncio.create_task(store.begin(call("slow")))
-            await asyncio.sleep(0.1)
-            assert not beginning.done()
-            another.rollback()
-        await beginning
-        assert {each.run_id for each in await store.unfinished()} == {"before", "slow"}
+        assert sorted(rows(path, "ledger_begun")) == ["a", "before"]
 
 
 async def test_without_crash_safety_nothing_is_written_ahead(url: str) -> None:
@@ -220,35 +202,23 @@ async def test_on_a_full_disk_calls_fail_within_a_second_and_recovery_is_seen(
 async def test_a_folder_that_is_missing_is_told_and_seen_when_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stores, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(stores, "QUEUE", 3)
     store = open_store(f"sqlite:///{tmp_path}/later/ledger.db")
     with pytest.raises(LedgerError, match="No such file"):
         await store.begin(call("a"))
-    store.append([entry("a")])
-    with pytest.raises(LedgerError, match="1 changes wait"):
-        await asyncio.to_thread(store.close)
-    (tmp_path / "later").mkdir()
-    monkeypatch.setattr(stores, "PATIENCE_S", 60)
-    await store.aclose()
-    assert rows(tmp_path / "later" / "ledger.db") == ["a"]
-
-
-async def test_a_full_queue_refuses_entries_while_the_database_is_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stores, "QUEUE", 3)
-    monkeypatch.setattr(stores, "PATIENCE_S", 0.2)
-    store = open_store(f"sqlite:///{tmp_path}/none/ledger.db")
-    with pytest.raises(LedgerError):
-        await store.begin(call())
     with suppress(LedgerError):
         for _ in range(5):
-            store.append([entry()])
+            store.append([entry("a")])
+    kept = store.waiting
     with pytest.raises(LedgerError, match="3 changes wait"):
-        store.append([entry()])
-    (tmp_path / "none").mkdir()
-    monkeypatch.setattr(stores, "PATIENCE_S", 60)
+        store.append([entry("b")])
+    with pytest.raises(LedgerError, match="changes wait"):
+        await store.aclose()
+    (tmp_path / "later").mkdir()
+    while store.waiting:  # noqa: ASYNC110 - the thread tries again by itself
+        await asyncio.sleep(0.02)
     await store.aclose()
+    assert rows(tmp_path / "later" / "ledger.db") == ["a"] * kept
 
 
 async def test_an_entry_that_no_database_can_keep_is_named_and_the_others_are_written(
@@ -300,46 +270,33 @@ async def test_a_new_file_may_be_read_by_its_owner_alone(url: str, path: Path) -
 
 
 async def test_read_only_changes_nothing_and_makes_no_file(url: str, path: Path) -> None:
-    with pytest.raises(LedgerError, match="there is no ledger"):
-        await open_store(url, read_only=True).entries()
-    assert not [file.name for file in path.parent.iterdir()]
-    for text, said in ((b"", "there is no ledger"), (b"question" * 99, "is not a database")):
-        path.write_bytes(text)  # noqa: ASYNC240
+    for text, said in (
+        (None, "no ledger"),
+        (b"", "no ledger"),
+        (b"question" * 99, "no.* database"),
+    ):
+        if text is not None:
+            path.write_bytes(text)  # noqa: ASYNC240
         with pytest.raises(LedgerError, match=said):
             await open_store(url, read_only=True).entries()
+        assert path.exists() is (text is not None)  # noqa: ASYNC240
     path.unlink()  # noqa: ASYNC240
-    async with open_store(url) as store:
-        await store.begin(call())
-        store.append([entry("a")])
-        await store.flush()
-        reader = open_store(url, read_only=True)
-        assert [e.run_id for e in await reader.entries()] == ["a"]
-        store.append([entry("b")])
-        await store.flush()
-        assert len(await reader.rows()) == 2
-        with pytest.raises(LedgerError, match="reading only"):
-            reader.append([entry()])
+    async with open_store(url) as store, open_store(url, read_only=True) as reader:
+        for n in (1, 2):
+            store.append([entry("a")])
+            await store.flush()
+            assert len(await reader.rows()) == n
         for write in (reader.delete(everything=True), reader.begin(call())):
             with pytest.raises(LedgerError, match="reading only"):
                 await write
         assert "reading only" in (await reader.ready() or "")
-        await reader.aclose()
 
 
 @pytest.mark.parametrize(
-    "address",
-    [
-        "ledger.db",
-        "mysql://root:secret@host/db",
-        "sqlite://",
-        "sqlite:///:memory:",
-        "sqlite://l.db",
-    ],
+    "address", ["ledger.db", "mysql://root:secret@host/db", "sqlite://", "sqlite:///:memory:"]
 )
 def test_an_address_that_is_none_is_refused_without_its_password(address: str) -> None:
-    with pytest.raises(
-        ConfigurationError, match="no address of a database: give sqlite:///"
-    ) as told:
+    with pytest.raises(ConfigurationError, match="no address of a database: give sql") as told:
         open_store(address)
     assert "secret" not in str(told.value)
 
@@ -430,11 +387,7 @@ async def test_deletion_has_to_be_told_what_and_overwrites_it(url: str, path: Pa
 
 async def test_an_export_has_every_entry_and_no_words_of_servers(url: str, tmp_path: Path) -> None:
     failed = entry(
-        "b",
-        at=datetime.now(UTC) + DAY,
-        node="=cmd()",
-        outcome="failed",
-        note="http://10.0.0.1 said no",
+        "b", at=datetime.now(UTC) + DAY, node="=cmd()", outcome="failed", note="10.0.0.1"
     )
     async with open_store(url) as store:
         store.append([decided("a"), failed], {"user": "1"})
@@ -442,12 +395,9 @@ async def test_an_export_has_every_entry_and_no_words_of_servers(url: str, tmp_p
             assert await store.export(tmp_path / name) == 2
         with pytest.raises(ConfigurationError, match="ending"):
             await store.export(tmp_path / "e.xlsx")
-    lines = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
-    assert [line["note"] for line in lines] == ["", ""]
-    by_run = {line["run_id"]: line for line in lines}
-    assert by_run["a"]["baseline_low_usd"] == "0.000617283945"
-    assert (by_run["a"]["action"], by_run["a"]["confidence"]) == ("accept", 0.93)
-    assert by_run["b"]["cost_usd"] is None
+    first, second = map(json.loads, (tmp_path / "e.jsonl").read_text().splitlines())
+    assert (first["baseline_low_usd"], first["action"]) == ("0.000617283945", "accept")
+    assert (second["note"], second["cost_usd"], second["tags"]) == ("", None, {"user": "1"})
     with (tmp_path / "e.csv").open() as file:
         table = list(csv.DictReader(file))
     assert (table[1]["node"], table[1]["cost_usd"]) == ("'=cmd()", "")
