@@ -266,7 +266,7 @@ class Ledger:
 
 
 def _entry(
-    attempt: Attempt, usage: Usage, cost: Decimal | None, basis: Basis, **more: Any
+    attempt: Attempt, usage: Usage, cost: Decimal | None, basis: Basis, /, **more: Any
 ) -> LedgerEntry:
     """An entry whose cost counts against the saving, unless `more` says otherwise."""
     answered_ms = 0.0 if attempt.completion is None else attempt.completion.latency_ms
