@@ -118,7 +118,7 @@ def test_without_references_the_large_models_answer_counts_as_right(
 
 
 def test_a_second_run_asks_again_only_what_failed(world: World, tmp_path: Path) -> None:
-    examples = questions(tmp_path / "e.jsonl", range(100))
+    examples = questions(tmp_path / "e.jsonl", range(60))
     world.upstream.next("small", failure(400))
     assert "failed" in calibrate(world, examples).err
     asked = len(world.upstream.asked("small"))
