@@ -67,3 +67,9 @@ def test_the_composed_services_give_the_gateway_what_its_configuration_names() -
     assert named <= services["gateway"]["environment"].keys()
     build = services["gateway"]["build"]
     assert (ROOT / "deploy" / build["context"] / build["dockerfile"]).is_file()
+
+
+def test_each_test_file_has_a_name_of_its_own() -> None:
+    # In folders without packages, pytest cannot import two modules of one name.
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
