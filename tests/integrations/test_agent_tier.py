@@ -319,19 +319,6 @@ async def test_what_a_failed_agent_has_done_is_handed_over() -> None:
     assert [m.type for m in model.seen[0]] == ["human", "ai", "tool", "human"]
 
 
-async def test_calls_without_a_result_get_one() -> None:
-    @tool
-    def population(city: str) -> str:
-        """Broken."""
-        raise ZeroDivisionError("oh")
-
-    model = chat("460,000", model="dear")
-    small = agent(create_agent(chat(CALLS), [population]))
-    result = await pair(small, agent(create_agent(model), takes_over="repair")).ainvoke(Q)
-    assert result.answer == "460,000"
-    assert "whether it was carried out is not known" in str(model.seen[0][2].text)
-
-
 def writes(answer: str = "460", **options: Any) -> AgentTier:
     return agent(looks_up(answer, tools=[writing]), **options)
 

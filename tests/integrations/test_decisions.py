@@ -22,8 +22,7 @@ from langchain_core.decisions import (
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from cascade import Cascade, Price, ThresholdPolicy
-from cascade.confidence import Estimate
+from cascade import Cascade, Price
 from cascade.errors import ConfigurationError, ModelError
 from cascade.integrations.decisions import CascadeDecisionModel, DecisionSignal, DecisionVerifier
 from cascade.models.base import guard
@@ -141,39 +140,6 @@ def test_what_has_no_confidence_is_an_error(pair: Pair) -> None:
     cascade = pair(reply("Canberra", probability=None), signals=["logprobs"])
     with pytest.raises(ModelError, match="no confidence in a draft: logprobs did not come back"):
         CascadeDecisionModel(cascade=cascade).invoke({"state": Q, "questions": {"who": WHICH}})
-
-
-def test_more_signals_are_taken_where_the_policy_wants_them(pair: Pair) -> None:
-    class Curious(ThresholdPolicy):
-        def decide(self, situation: Any) -> Any:
-            decision = super().decide(situation)
-            taken = situation.assessment.taken
-            return (
-                decision if "p_true" in taken else decision.model_copy(update={"action": "observe"})
-            )
-
-    class Steps:
-        """A calibrator by name: paid signals are taken one by one."""
-
-        calibrated = True
-
-        def mismatch(self, messages: Any) -> None:
-            return None
-
-        def estimate(self, signals: Any, taken: Any) -> Any:
-            return Estimate(0.6)
-
-        def outlook(self, confidence: float, taken: Any) -> tuple[float, ...]:
-            return (0.1, 0.9)
-
-    draft = reply("Sydney", probability=0.5, top=[("True", 0.9)])
-    cascade = pair(draft, policy=Curious(), signals=["logprobs", "p_true"])
-    kernel: Any = cascade.kernel
-    for agent in (kernel._checker, kernel._verifier):
-        agent.calibrators["small"] = Steps()
-    response = CascadeDecisionModel(cascade=cascade).invoke({"state": Q, "questions": {"w": WHICH}})
-    assert response.choices["w"].choice == "powerful"
-    assert len(cascade.tiers[0].model.requests) == 2  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import HumanMessage
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
@@ -24,9 +23,8 @@ from prometheus_client import CollectorRegistry
 import cascade.integrations
 from cascade import Cascade, MemoryLedger, tagged
 from cascade.errors import BadRequestError, ConfigurationError, ModelUnavailableError
-from cascade.integrations import opentelemetry
 from cascade.integrations.logs import RunLog, RunObserver, RunRecord
-from cascade.integrations.opentelemetry import Telemetry, messages_json
+from cascade.integrations.opentelemetry import Telemetry
 from cascade.integrations.prometheus import PrometheusMetrics
 from cascade.middleware import Audits, Cache, Retries, ToolRisks
 from cascade.testing import ScriptedModel, reply
@@ -210,29 +208,6 @@ def test_spans_say_what_was_decided_and_what_it_cost(pair: Pair) -> None:
     assert call["cascade.cost_usd"] == pytest.approx(12e-6)
 
 
-def test_messages_are_written_in_the_form_of_the_conventions() -> None:
-    messages = [
-        HumanMessage("hi"),
-        AIMessage("", tool_calls=[CALL]),
-        ToolMessage("3", tool_call_id="1"),
-    ]
-    assert json.loads(messages_json(messages, "stop")) == [
-        {"role": "user", "parts": [{"type": "text", "content": "hi"}], "finish_reason": "stop"},
-        {
-            "role": "assistant",
-            "parts": [
-                {"type": "tool_call", "id": "1", "name": "delete", "arguments": {"path": "a"}}
-            ],
-            "finish_reason": "stop",
-        },
-        {
-            "role": "tool",
-            "parts": [{"type": "tool_call_response", "id": "1", "response": "3"}],
-            "finish_reason": "stop",
-        },
-    ]
-
-
 async def test_an_audit_is_a_trace_of_its_own_linked_to_its_run(pair: Pair) -> None:
     traced = Traced()
     audits = Audits(1.0)
@@ -244,20 +219,6 @@ async def test_an_audit_is_a_trace_of_its_own_linked_to_its_run(pair: Pair) -> N
     assert root.context is not None
     assert (audit.parent, [link.context for link in audit.links]) == (None, [root.context])
     assert traced.tree()["chat large"] == "audit"
-
-
-async def test_a_run_that_was_left_between_two_nodes_is_ended(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(opentelemetry, "MOST_REMEMBERED", 1)
-    traced = Traced()
-    graph = pair(SURE, middleware=[traced.telemetry]).graph
-    for _ in range(2):
-        stream: Any = graph.astream(ASKED)
-        async for _node in stream:
-            break
-        await stream.aclose()
-    assert len(traced.spans("invoke_agent")) == 1
 
 
 # --- Prometheus

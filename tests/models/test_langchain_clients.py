@@ -63,21 +63,6 @@ async def test_chat_openai_is_asked_for_log_probabilities(server: FakeServer) ->
     assert not server.last.body.get("logprobs")
 
 
-@pytest.mark.parametrize(
-    ("settings", "returns"),
-    [
-        ({}, True),
-        ({"logprobs": False}, False),
-        ({"model": "gpt-5.1"}, False),
-        ({"use_responses_api": True}, False),
-    ],
-)
-def test_what_the_user_says_of_log_probabilities_holds(
-    settings: dict[str, Any], returns: bool, server: FakeServer
-) -> None:
-    assert open_model(chat_openai(server, **settings)).returns_logprobs is returns
-
-
 async def test_a_streamed_answer_has_usage(server: FakeServer) -> None:
     server.will(replies.openai_stream("Paris"))
     pieces, answer = await ask_in_pieces(open_model(chat_openai(server)))

@@ -32,24 +32,6 @@ except ModelNotFoundError as missing:
 
 pytestmark = pytest.mark.live
 
-CITY = {
-    "type": "object",
-    "properties": {"city": {"type": "string", "maxLength": 12}},
-    "required": ["city"],
-}
-SEARCH: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "search",
-        "description": "search for something",
-        "parameters": {
-            "type": "object",
-            "properties": {"q": {"type": "string"}, "n": {"type": "integer"}},
-            "required": ["q", "n"],
-        },
-    },
-}
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 LONG: dict[str, Any] = {"max_tokens": 1500, "temperature": 0, "extra": {"ignore_eos": True}}
 SHORT: dict[str, Any] = {"max_tokens": 8, "temperature": 0}
 

@@ -13,10 +13,14 @@ from cascade.models import Request
 from cascade.models.llamacpp import find_weights
 from cascade.models.ollama import OllamaModel
 from tests.models.asking import ask, ask_in_pieces
-from tests.models.test_live_llamacpp import CITY, IMAGE, SEARCH
+from tests.models.test_ollama import IMAGE
 from tests.servers import ollama
 
 pytestmark = [pytest.mark.live, pytest.mark.heavy]
+
+NAME = {"type": "string", "maxLength": 12}
+CITY = {"type": "object", "properties": {"city": NAME}, "required": ["city"]}
+SEARCH = {"type": "function", "function": {"name": "search", "parameters": CITY}}
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from cascade.errors import ConfigurationError, UnsupportedContentError
 from cascade.models import Request
 from cascade.models.ollama import OllamaModel
-from cascade.state import TokenLogprob, Usage
-from tests.models.asking import ask, ask_in_pieces, tokens
+from tests.models.asking import ask, ask_in_pieces
 from tests.servers import replies
 from tests.servers.fake import FakeServer
 
@@ -65,22 +64,6 @@ async def test_an_image_that_it_cannot_see_is_refused(
         with pytest.raises(UnsupportedContentError, match=said):
             await ollama_model.complete(Request((HumanMessage([image]),)))
     assert [received.path for received in server.received] == ["/api/show"] * asked
-
-
-async def test_a_plain_answer_with_everything_that_came_along(
-    ollama_model: OllamaModel, server: FakeServer
-) -> None:
-    top = [{"token": "Lon", "logprob": -3.0}]
-    logprobs = [{"token": "Par", "logprob": -0.1, "top_logprobs": top}, *tokens("is")]
-    server.will(replies.ollama_reply("Paris", logprobs=logprobs))
-    answer = await ask(ollama_model, logprobs=True, top_logprobs=1)
-    assert (answer.text, answer.model, answer.finish_reason) == ("Paris", "served", "stop")
-    assert answer.usage == Usage(input_tokens=10, output_tokens=2)
-    assert answer.logprobs == (
-        TokenLogprob("Par", -0.1, (("Lon", -3.0),)),
-        TokenLogprob("is", -0.5),
-    )
-    assert answer.busy_ms == 5.0, "reading and writing; loading is not computing"
 
 
 async def test_tool_calls_in_several_parts_get_ids(
