@@ -262,12 +262,7 @@ def _seconds(value: Decimal) -> str:
     if size < 0.9995:
         ms = size * 1000
         return f"{sign}{ms:.0f} ms" if ms >= 10 or not ms else f"{sign}{ms:.2g} ms"
-    if size < 99.5:
-        return f"{sign}{size:.{int(size < 9.95)}f} s"
-    whole, minutes = round(size), round(size / 60)
-    if whole < 3600:
-        return f"{sign}{whole // 60} min {whole % 60} s"
-    return f"{sign}{minutes // 60:,} h {minutes % 60} min"
+    return f"{sign}{size:,.{int(size < 9.95)}f} s"
 
 
 def _number(value: Decimal) -> str:

@@ -127,12 +127,6 @@ async def test_nothing_but_failures_ends_it(tmp_path: Path) -> None:
     assert len(large.requests) < GIVE_UP_AFTER + 8
 
 
-async def test_what_nothing_can_judge_is_left_out_before_it_is_asked(tmp_path: Path) -> None:
-    small = model("small")
-    done = await recorded(tmp_path / "t.jsonl", [example("a", None)], small)
-    assert (done.unlabelled, small.requests) == (1, [])
-
-
 async def test_what_people_said_of_an_answer_counts(tmp_path: Path) -> None:
     path, judged = tmp_path / "t.jsonl", example("a", None, labels={"yes": False})
     await recorded(path, [judged])
