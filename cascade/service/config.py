@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from ipaddress import ip_network
@@ -312,18 +312,16 @@ def read_config(
         ConfigurationError: with a line for each thing that is wrong.
     """
     path = Path(path)
-    variables = os.environ if environment is None else environment
-    lines = dict[Place, int]()
-    written = _merged(_parsed(path, lines), overrides or {})
-    problems = list[tuple[Place, str]]()
-    resolved = _resolved(written, (), variables, problems)
+    reader = _Reader(path, os.environ if environment is None else environment)
+    written = _merged(reader.document(), overrides or {})
+    problems = reader.problems
     if not problems:
         try:
-            config = ServiceConfig.model_validate(resolved)
+            config = ServiceConfig.model_validate(written)
             return Configured(_beside(config, path.parent), path, overrides or {})
         except ValidationError as error:
-            problems = [_problem(each, resolved, written) for each in error.errors()]
-    told = [_told(path, lines, place, words) for place, words in problems]
+            problems = [_problem(each, written, reader.filled) for each in error.errors()]
+    told = [_told(path, reader.lines, place, words) for place, words in problems]
     raise ConfigurationError("\n".join(dict.fromkeys(told)))
 
 
@@ -336,38 +334,66 @@ def _beside(config: ServiceConfig, folder: Path) -> ServiceConfig:
     return config.model_copy(update={"ledger": ledger})
 
 
-def _parsed(path: Path, lines: dict[Place, int]) -> dict[str, Any]:
-    """The values of a file; `lines` gets the line of each, counted from 1."""
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        raise ConfigurationError(f"{path}: a configuration ends in .yaml or .yml.")
-    try:
-        text = path.read_text(encoding="utf-8")
-        root, document = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        at = "" if mark is None else f":{mark.line + 1}"
-        words = getattr(error, "problem", None) or error
-        raise ConfigurationError(f"{path}{at}: it is no YAML: {words}.") from error
-    if root is None or not isinstance(document, dict):
-        raise ConfigurationError(f"{path}: it needs keys, and `cascades` among them.")
-    for place, line in _lines(root, ()):
-        if place in lines:  # the second would silently win
-            raise ConfigurationError(f"{path}:{line}: {place[-1]}: it stands here a second time.")
-        lines[place] = line
-    return document
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
-    pairs = list[tuple[str | int, yaml.Node, yaml.Node]]()
-    if isinstance(node, yaml.MappingNode):
-        pairs = [(str(key.value), key, value) for key, value in node.value]
-    elif isinstance(node, yaml.SequenceNode):
-        pairs = [(number, value, value) for number, value in enumerate(node.value)]
-    for name, start, value in pairs:
-        yield (*place, name), start.start_mark.line + 1
-        yield from _lines(value, (*place, name))
+class _Reader(yaml.SafeLoader):
+    """Reads a file and replaces each `${NAME}`.
+
+    Attributes:
+        lines: the line of each value, counted from 1.
+        filled: values that variables are part of: they may be secrets.
+        problems: what is wrong.
+    """
+
+    def __init__(self, path: Path, variables: Mapping[str, str]) -> None:
+        if path.suffix.lower() not in (".yaml", ".yml"):
+            raise ConfigurationError(f"{path}: a configuration ends in .yaml or .yml.")
+        self.path, self.variables = path, variables
+        self.lines, self.filled = dict[Place, int](), set[Place]()
+        self.problems = list[tuple[Place, str]]()
+        try:
+            super().__init__(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
+        except (yaml.YAMLError, ValueError) as error:
+            raise ConfigurationError(f"{path}: it is no text: {error}.") from error
+
+    def document(self) -> dict[str, Any]:
+        """All of the file."""
+        try:
+            root = self.get_single_node()
+            found = None if root is None else self._value(root, ())
+        except yaml.MarkedYAMLError as error:
+            line = 1 if error.problem_mark is None else error.problem_mark.line + 1
+            raise ConfigurationError(f"{self.path}:{line}: {error.problem}.") from error
+        if not isinstance(found, dict):
+            raise ConfigurationError(f"{self.path}: it needs keys, and `cascades` among them.")
+        return found
+
+    def _value(self, node: yaml.Node, place: Place) -> Any:
+        self.lines.setdefault(place, node.start_mark.line + 1)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(each, (*place, n)) for n, each in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            for key, _ in node.value:
+                name = (*place, str(key.value))
+                if name in self.lines:  # the second would silently win
+                    self.problems.append((name, "it stands here a second time."))
+                self.lines[name] = key.start_mark.line + 1
+            self.flatten_mapping(node)
+            pairs = [(str(key.value), value) for key, value in node.value]
+            return {name: self._value(value, (*place, name)) for name, value in pairs}
+        value = self.construct_object(node)
+        return self._filled(value, place) if isinstance(value, str) else value
+
+    def _filled(self, value: str, place: Place) -> str:
+        for name in _REFERENCE.findall(value):
+            self.filled.add(place)
+            if not self.variables.get(name):
+                said = f"the environment variable {name} is not set."
+                self.problems.append((place, said))
+        return _REFERENCE.sub(lambda found: self.variables.get(found[1], ""), value)
 
 
 def _merged(under: Any, over: Mapping[str, Any]) -> dict[str, Any]:
@@ -378,42 +404,20 @@ def _merged(under: Any, over: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-def _resolved(
-    value: Any, place: Place, variables: Mapping[str, str], problems: list[tuple[Place, str]]
-) -> Any:
-    """The value with each `${NAME}` replaced."""
-    if isinstance(value, Mapping):
-        return {k: _resolved(v, (*place, str(k)), variables, problems) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_resolved(v, (*place, n), variables, problems) for n, v in enumerate(value)]
-    if not isinstance(value, str):
-        return value
-    problems += [
-        (place, f"the environment variable {name} is not set.")
-        for name in _REFERENCE.findall(value)
-        if not variables.get(name)
-    ]
-    return _REFERENCE.sub(lambda found: variables.get(found[1], ""), value)
-
-
-def _problem(error: ErrorDetails, resolved: Any, written: Any) -> tuple[Place, str]:
+def _problem(error: ErrorDetails, written: Any, filled: set[Place]) -> tuple[Place, str]:
     """Place and words of an error."""
     place: Place = ()
     for part in error["loc"][:-1]:  # pydantic puts names of types between
-        if _at(resolved, (*place, part)) is not None:
+        if _at(written, (*place, part)) is not None:
             place = (*place, part)
     last = error["loc"][-1:]
-    if isinstance(_at(resolved, place), Mapping) and "[" not in str(last):
+    if isinstance(_at(written, place), Mapping) and "[" not in str(last):
         place = (*place, *last)
     if error["type"] == "extra_forbidden":
         return place, f"there is no such key{_nearest(str(last[0]))}"  # its value may be a secret
     words = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     given = error["input"]
-    from_variable = "${" in str(_at(written, place))  # it may be a secret
-    if isinstance(given, str | int | float) and not from_variable:
+    if isinstance(given, str | int | float) and place not in filled:
         words += f", not {given!r}"
     return place, words
 
