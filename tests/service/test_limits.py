@@ -173,18 +173,6 @@ async def test_who_waits_too_long_for_a_place_gets_429(
     assert after.status_code == 200
 
 
-async def test_a_deadline_counts_from_the_arrival(serve: Serve, upstream: Upstream) -> None:
-    held = Held()
-    upstream.says("small", Answer("x", held=held))
-    async with serve("    concurrency: 1\n") as served:
-        first = asyncio.create_task(served.ask())
-        await upstream.has_asked(1, "small")
-        late = await served.ask(cascade={"deadline": 0.05})
-        held.release()
-        await first
-    assert late.status_code in (429, 504)
-
-
 # --- budgets
 
 

@@ -13,6 +13,8 @@ import httpx2
 import ollama
 import openai
 import pytest
+from openai.types.chat import ChatCompletion
+from openai.types.responses import Response
 
 from tests.acceptance.upstream import Answer, Held, Upstream, failure
 from tests.service.conftest import ASKED, Served, live, write
@@ -20,6 +22,9 @@ from tests.service.conftest import ASKED, Served, live, write
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}
 CALL = Answer("", calls=(("weather", {"city": "Canberra"}),), tokens=(100, 10))
+
+CHOICE = {"type": "function", "function": {"name": "weather"}}
+MARK = {"cache_control": {"type": "ephemeral"}}
 
 CHAT: Any = ("/v1/chat/completions", {"messages": ASKED})
 RESPONSE: Any = ("/v1/responses", {"input": "Capital?"})
@@ -319,93 +324,78 @@ async def test_a_message_streams_as_anthropics_client_reads_it(
 async def test_a_coding_agents_loop_of_twenty_calls_goes_through(
     served: Served, upstream: Upstream
 ) -> None:
-    tool: Any = {
-        "name": "weather",
-        "description": "The weather.",
-        "input_schema": SCHEMA,
-        "cache_control": {"type": "ephemeral"},
+    tool: Any = {"name": "weather", "description": "It.", "input_schema": SCHEMA, **MARK}
+    rules = {"type": "text", "text": "Rules.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    asked: Any = {
+        "model": "support",
+        "max_tokens": 50,
+        "system": [{"type": "text", "text": "You help. " * 50}, rules],
+        "tools": [tool],
+        "thinking": {"type": "enabled", "budget_tokens": 1024},
+        "metadata": {"user_id": "u"},
+        "messages": list(ASKED),
     }
-    system: Any = [
-        {"type": "text", "text": "You help. " * 50},
-        {"type": "text", "text": "Rules.", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
-    ]
     two = (("weather", {"city": "Perth"}), ("weather", {"city": "Sydney"}))
-    messages: Any = list(ASKED)
     client = anthropic_of(served)
     for turn in range(10):
         upstream.says("small", Answer("", calls=two))
         upstream.says("large", Answer("", calls=two))
-        async with client.messages.stream(
-            model="support",
-            max_tokens=50,
-            system=system,
-            tools=[tool],
-            messages=messages,
-            thinking={"type": "enabled", "budget_tokens": 1024},
-            metadata={"user_id": "u"},
-        ) as stream:
+        async with client.messages.stream(**asked) as stream:
             answer = await stream.get_final_message()
-        assert answer.stop_reason == "tool_use"
         calls = [block for block in answer.content if block.type == "tool_use"]
+        assert answer.stop_reason == "tool_use"
         assert [call.input for call in calls] == [{"city": "Perth"}, {"city": "Sydney"}]
         results = [
             {"type": "tool_result", "tool_use_id": c.id, "content": f"sun {turn}"} for c in calls
         ]
-        messages.append({"role": "assistant", "content": answer.content})
-        messages.append({"role": "user", "content": results})
+        asked["messages"].append({"role": "assistant", "content": answer.content})
+        asked["messages"].append({"role": "user", "content": results})
     sent = upstream.asked("large")[-1].body["messages"]
     assert [m["role"] for m in sent[:5]] == ["system", "user", "assistant", "tool", "tool"]
     assert sent[3]["tool_call_id"] == sent[2]["tool_calls"][0]["id"]
 
 
-def test_cache_control_stays_on_the_blocks_that_have_it() -> None:
+PIXELS = {"type": "base64", "media_type": "image/png", "data": "aaaa"}
+CALLED = {"type": "tool_use", "id": "t", "name": "weather", "input": {"city": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("block", "sent"),
+    [
+        (
+            {"type": "image", "source": PIXELS},
+            [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aaaa"}}],
+        ),
+        (
+            {"type": "image", "source": {"type": "url", "url": "https://a.example/b.png"}},
+            [{"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}],
+        ),
+        ({"type": "document", "source": {"type": "text", "data": "a page"}}, "a page"),
+        (
+            {"type": "document", "title": "a.pdf", "source": PIXELS},
+            [
+                {
+                    "type": "file",
+                    "file": {"filename": "a.pdf", "file_data": "data:image/png;base64,aaaa"},
+                }
+            ],
+        ),
+        ({"type": "text", "text": "s", **MARK}, [{"type": "text", "text": "s", **MARK}]),
+        ({"type": "tool_result", "tool_use_id": "t", "content": "no"}, "no"),
+        (
+            {"type": "tool_result", "tool_use_id": "t", "content": "no", "is_error": True},
+            "Error: no",
+        ),
+    ],
+)
+def test_blocks_of_messages_become_parts_of_ours(block: dict[str, Any], sent: Any) -> None:
     from cascade.service.anthropic import CountRequest, conversation  # noqa: PLC0415
 
-    mark = {"cache_control": {"type": "ephemeral"}}
-    block = {"type": "text", "text": "s", **mark}
-    body = {"model": "x", "system": [block], "messages": [{"role": "user", "content": [block]}]}
-    found = conversation(CountRequest.model_validate(body))
-    assert [message.content for message in found] == [[block], [block]]
-
-
-async def test_images_documents_and_failed_tools_are_read(
-    served: Served, upstream: Upstream
-) -> None:
-    data = {"type": "base64", "media_type": "image/png", "data": "aaaa"}
-    text = {"type": "text", "media_type": "text/plain", "data": "a page"}
-    messages: Any = [
-        {"role": "user", "content": [{"type": "image", "source": data}]},
-        {
-            "role": "assistant",
-            "content": [
-                {"type": "thinking", "thinking": "…", "signature": "s"},
-                {"type": "text", "text": "Let me see."},
-                {"type": "tool_use", "id": "t", "name": "weather", "input": {"city": "x"}},
-            ],
-        },
-        {
-            "role": "user",
-            "content": [
-                {"type": "tool_result", "tool_use_id": "t", "content": "no", "is_error": True},
-                {"type": "document", "source": text},
-            ],
-        },
-    ]
-    await anthropic_of(served).messages.create(
-        model="support",
-        max_tokens=5,
-        messages=messages,
-        stop_sequences=["END"],
-        extra_body={"top_p": 0.5},
-    )
-    sent = upstream.asked("small")[0].body
-    assert sent["messages"][0]["content"][0]["image_url"]["url"].startswith(
-        "data:image/png;base64,"
-    )
-    assert sent["messages"][1]["content"] == "Let me see."
-    assert sent["messages"][2]["content"] == "Error: no"
-    assert sent["messages"][3]["content"] == "a page"
-    assert (sent["stop"], sent["top_p"]) == (["END"], 0.5)
+    said = [{"type": "thinking", "thinking": "…"}, {"type": "text", "text": "Well."}, CALLED]
+    turns = [{"role": "assistant", "content": said}, {"role": "user", "content": [block]}]
+    body = {"model": "x", "messages": [*ASKED, *turns]}
+    asked, answered, last = conversation(CountRequest.model_validate(body))
+    assert (asked.type, answered.content, last.content) == ("human", "Well.", sent)
 
 
 async def test_tokens_are_counted_roughly_and_say_so(served: Served, upstream: Upstream) -> None:
@@ -686,39 +676,30 @@ async def test_blocks_that_cannot_be_read_are_named(served: Served, block: dict[
     assert answer.json()["error"]["message"].startswith("messages.0.content")
 
 
+@pytest.mark.parametrize(
+    ("choice", "sent"),
+    [
+        (
+            {"type": "tool", "name": "weather"},
+            {"type": "function", "function": {"name": "weather"}},
+        ),
+        ({"type": "any"}, "required"),
+        ({"type": "none"}, "none"),
+    ],
+)
 async def test_settings_of_messages_become_those_of_the_tiers(
-    served: Served, upstream: Upstream
+    served: Served, upstream: Upstream, choice: Any, sent: Any
 ) -> None:
     upstream.says("small", CALL)
     upstream.says("large", CALL)
-    results = [
-        {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "sun"}]},
-        {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}},
-        {
-            "type": "document",
-            "title": "a.pdf",
-            "source": {"type": "base64", "media_type": "application/pdf", "data": "aaaa"},
-        },
-    ]
-    call = {"type": "tool_use", "id": "t", "name": "weather", "input": {}}
-    messages = [
-        *ASKED,
-        {"role": "assistant", "content": "Let me see."},
-        {"role": "user", "content": "Do."},
-        {"role": "assistant", "content": [call]},
-        {"role": "user", "content": results},
-    ]
+    more = {"temperature": 0.5, "top_p": 0.2, "stop_sequences": ["END"], "tool_choice": choice}
     tool = {"name": "weather", "input_schema": SCHEMA}
-    body = {"max_tokens": 5, "messages": messages, "tools": [tool], "temperature": 0.5}
-    body["tool_choice"] = {"type": "tool", "name": "weather"}
-    answer = await served.client.post("/v1/messages", json={"model": "support", **body})
-    body["tool_choice"] = {"type": "any"}
-    await served.client.post("/v1/messages", json={"model": "support", **body})
+    answer = await served.post(MESSAGE, tools=[tool], **more)
+    told = upstream.asked("small")[0].body
     assert answer.json()["stop_reason"] == "tool_use"
-    first, last = (s.body for s in upstream.asked("small") if "tool_choice" in s.body)
-    assert first["tool_choice"]["function"]["name"] == "weather"
-    assert (first["temperature"], last["tool_choice"]) == (0.5, "required")
-    assert [part["type"] for part in first["messages"][-1]["content"]] == ["image_url", "file"]
+    assert [told[n] for n in ("temperature", "top_p", "stop", "tool_choice")] == [
+        0.5, 0.2, ["END"], sent,
+    ]  # fmt: skip
 
 
 async def test_the_rest_of_a_chats_parameters_goes_on(served: Served, upstream: Upstream) -> None:
@@ -730,34 +711,32 @@ async def test_the_rest_of_a_chats_parameters_goes_on(served: Served, upstream: 
         {"role": "assistant", "content": None, "refusal": "No."},
         {"role": "user", "content": [{"type": "refusal", "refusal": "Why?"}]},
     ]
-    choice = {"type": "function", "function": {"name": "weather"}}
-    await served.ask(
-        messages=messages,
-        tools=[TOOL],
-        tool_choice=choice,
-        stop="END",
-        seed=7,
-        temperature=0.1,
-        top_p=0.2,
-        frequency_penalty=0.5,
-        user="ada",
-    )
-    await served.client.post(
-        "/v1/responses",
-        json={
-            "model": "support",
-            "input": "x",
-            "tools": [{"type": "function", "name": "weather", "parameters": SCHEMA}],
-            "tool_choice": {"type": "function", "name": "weather"},
-            "reasoning": {"effort": "low"},
-            "max_output_tokens": 9,
-            "temperature": 0.3,
-        },
-    )
+    sent = {"seed": 7, "temperature": 0.1, "top_p": 0.2, "frequency_penalty": 0.5}
+    more = {"tool_choice": CHOICE, "stop": "END", "user": "ada"}
+    await served.ask(messages=messages, tools=[TOOL], **sent, **more)
+    tool = {"type": "function", "name": "weather", "parameters": SCHEMA}
+    more = {"tool_choice": {"type": "function", "name": "weather"}, "reasoning": {"effort": "low"}}
+    await served.post(RESPONSE, tools=[tool], max_output_tokens=9, temperature=0.3, **more)
     chat, response = (s.body for s in upstream.asked("small") if "tool_choice" in s.body)
-    assert [chat[n] for n in ("seed", "temperature", "top_p", "frequency_penalty")] == [
-        7, 0.1, 0.2, 0.5,
-    ]  # fmt: skip
+    assert sent.items() <= chat.items()
     assert "user" not in chat
-    assert chat["tool_choice"] == response["tool_choice"] == choice
+    assert chat["tool_choice"] == response["tool_choice"] == CHOICE
     assert (response["reasoning_effort"], response["max_tokens"]) == ("low", 9)
+
+
+@pytest.mark.parametrize("call", [False, True])
+async def test_answers_are_of_the_official_types(
+    served: Served, upstream: Upstream, call: bool
+) -> None:
+    if call:
+        upstream.says("small", CALL)
+        upstream.says("large", CALL)
+    kinds: Any = {
+        CHAT[0]: ChatCompletion,
+        RESPONSE[0]: Response,
+        MESSAGE[0]: anthropic.types.Message,
+    }
+    for asked in (CHAT, RESPONSE, MESSAGE):
+        answer = (await served.post(asked)).json()
+        kinds[asked[0]].model_validate(answer, strict=True)
+        assert answer["cascade"]["tier"] == ("large" if call else "small")

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from cascade.errors import ConfigurationError, LedgerError
 from cascade.service import Keys, describe, ray_serve, read_config, serving
@@ -42,30 +40,6 @@ def test_what_cannot_run_is_said_before_anything_is_opened(
     with pytest.raises(ConfigurationError, match="1 or more"):
         serving.serve(configured, workers=0)
     assert not (tmp_path / "ledger.db").exists()
-
-
-def test_a_service_runs_until_it_is_told_to_stop(
-    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    servers: list[uvicorn.Server] = []
-    original = uvicorn.Server.__init__
-
-    def remember(self: Any, *args: Any) -> None:
-        original(self, *args)
-        servers.append(self)
-
-    monkeypatch.setattr(uvicorn.Server, "__init__", remember)
-    monkeypatch.setattr(serving, "set_up_logs", lambda config: None)
-    configured = read_config(write(tmp_path, upstream), overrides={"auth": False})
-    running = threading.Thread(target=serving.serve, args=(configured,))
-    running.start()
-    end = time.monotonic() + 30
-    while not (servers and servers[0].started):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    servers[0].handle_exit(signal.SIGTERM, None)
-    running.join(30)
-    assert not running.is_alive()
 
 
 # --- what would run
