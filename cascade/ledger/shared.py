@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from cascade.ledger.base import EXACT, UnavailableError
@@ -158,17 +159,16 @@ class Budgets:
             raise
         return wanted if refusal is None else refusal
 
-    async def settle(self, reservation: Reservation, usd: Decimal) -> None:
-        """Count what a request has cost, and release the rest. Settling twice counts once. It waits
-        while the database is away."""
-        await self._change(
-            reservation.key, lambda books: books.settle(reservation, usd), patient=True
-        )
+    def settle(self, reservation: Reservation, usd: Decimal) -> asyncio.Future[None]:
+        """Count what a request has cost, and release the rest. Settling twice counts once. It is
+        tried again while the database is away, also where nothing waits for it."""
+        settle = partial(_Books.settle, reservation=reservation, usd=usd)
+        return self._change(reservation.key, settle, patient=True)
 
-    async def charge(self, key: str, usd: Decimal) -> None:
-        """Count dollars that were spent without a reservation, such as an audit's; waits like
+    def charge(self, key: str, usd: Decimal) -> asyncio.Future[None]:
+        """Count dollars that were spent without a reservation, such as an audit's, like
         `settle`."""
-        await self._change(key, lambda books: books.add(usd), patient=True)
+        return self._change(key, partial(_Books.add, usd=usd), patient=True)
 
     async def account(self, key: str) -> Account:
         """What a key has spent today and this month, and what is put aside for it."""
@@ -184,9 +184,11 @@ class Budgets:
         self._closing = False
         await self._database.aclose()
 
-    async def _change(self, key: str, make: Callable[[_Books], T], *, patient: bool = False) -> T:
+    def _change(
+        self, key: str, make: Callable[[_Books], T], *, patient: bool = False
+    ) -> asyncio.Future[T]:
         # Shielded: a change that is cancelled while it is made is made.
-        return await asyncio.shield(self._ask(key, make, patient=patient))
+        return asyncio.shield(self._ask(key, make, patient=patient))
 
     def _ask(self, key: str, make: Callable[[_Books], T], *, patient: bool) -> asyncio.Future[T]:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()

@@ -10,9 +10,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
+from functools import partial
 
 from cascade.api import Cascade
-from cascade.errors import CascadeError
 from cascade.ledger.shared import Account, Budgets, Refusal, Reservation
 from cascade.service.config import BudgetConfig
 from cascade.service.faults import ServiceError
@@ -62,7 +62,6 @@ class Money:
     def __init__(self, url: str, config: BudgetConfig) -> None:
         self._budgets = Budgets(url, lease_s=config.lease_s)
         self._released: dict[str, asyncio.Event] = {}
-        self._settling: set[asyncio.Task[None]] = set()
 
     async def put_aside(self, key: Key, usd: Decimal, wait_s: float) -> Reservation | ServiceError:
         """Put dollars aside; waits for those that requests under way have put aside.
@@ -86,19 +85,19 @@ class Money:
 
     def settle(self, reservation: Reservation, usd: Decimal) -> None:
         """Count what a request has cost and release the rest, without a wait for the database."""
-
-        async def settling() -> None:
-            await self._budgets.settle(reservation, usd)
-            released = self._released.pop(reservation.key, None)
-            if released is not None:
-                released.set()
-
-        self._start(settling())
+        counted = self._budgets.settle(reservation, usd)
+        counted.add_done_callback(partial(self._counted, reservation.key))
 
     def charge(self, key_id: str, usd: Decimal) -> None:
         """Count dollars of background work, such as an audit, without a wait."""
         if usd > 0:
-            self._start(self._budgets.charge(key_id, usd))
+            self._budgets.charge(key_id, usd).add_done_callback(partial(self._counted, key_id))
+
+    def _counted(self, key_id: str, done: asyncio.Future[None]) -> None:
+        if (released := self._released.pop(key_id, None)) is not None:
+            released.set()
+        if not done.cancelled() and (error := done.exception()) is not None:
+            logger.error("a budget could not be counted: %s", error)
 
     async def account(self, key_id: str) -> Account:
         """What a key has spent, and what is put aside for it."""
@@ -106,19 +105,7 @@ class Money:
 
     async def aclose(self) -> None:
         """Count what is left to be counted, and disconnect."""
-        if self._settling:
-            await asyncio.wait(self._settling, timeout=2.0)
         await self._budgets.aclose()
-
-    def _start(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
-        self._settling.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._settling.discard(task)
-        if not task.cancelled() and isinstance(error := task.exception(), CascadeError):
-            logger.error("a budget could not be counted: %s", error)
 
 
 def _refused(refusal: Refusal) -> ServiceError:

@@ -130,7 +130,7 @@ async def test_budgets_come_back_with_the_server(server: postgres.Server, url: s
     one = await budgets.reserve("restarted", CENT, limits)  # type: ignore[arg-type]
     assert isinstance(one, Reservation)
     await asyncio.to_thread(server.stop)
-    settling = asyncio.create_task(budgets.settle(one, CENT / 2))
+    settling = budgets.settle(one, CENT / 2)
     with pytest.raises(UnavailableError):
         await budgets.reserve("restarted", CENT, limits)  # type: ignore[arg-type]
     await asyncio.to_thread(server.start)
