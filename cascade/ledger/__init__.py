@@ -5,8 +5,9 @@ Names load on first use: the store needs SQLAlchemy, which takes 0.2 s.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from cascade._lazy import lazily
 
 if TYPE_CHECKING:
     from cascade.ledger.base import Amounts, LedgerStore, MemoryLedger, Selection, tagged
@@ -16,7 +17,17 @@ if TYPE_CHECKING:
     from cascade.ledger.store import SqlLedger, open_store
     from cascade.ledger.view import LedgerView
 
-_MODULES = ("base", "prices", "view", "feedback", "shared", "store")
+__getattr__ = lazily(
+    __name__,
+    {
+        "base": "Amounts LedgerStore MemoryLedger Selection tagged",
+        "feedback": "Feedback",
+        "prices": "Price load_prices",
+        "shared": "Budgets",
+        "store": "SqlLedger open_store",
+        "view": "LedgerView",
+    },
+)
 
 __all__ = [
     "Amounts",
@@ -32,11 +43,3 @@ __all__ = [
     "open_store",
     "tagged",
 ]
-
-
-def __getattr__(name: str) -> object:
-    for module in _MODULES if name in __all__ else ():
-        found = import_module(f"cascade.ledger.{module}")
-        if hasattr(found, name):
-            return getattr(found, name)
-    raise AttributeError(f"module 'cascade.ledger' has no attribute {name!r}")

@@ -114,34 +114,20 @@ class Amounts:
             return "unknown"
         return "estimated" if self.estimated else "measured"
 
-    def plus(self, amount: Decimal | None, basis: Basis, times: int = 1) -> Amounts:
-        """The sum with one more amount, or so many that are equal."""
+    def plus(self, amount: Decimal | None, basis: Basis) -> Amounts:
+        """The sum with one more amount."""
         if amount is None:
-            return Amounts(self.measured, self.estimated, self.unknown + times)
-        if not amount:
-            return self
-        amount = amount if times == 1 else EXACT.multiply(amount, times)
+            return Amounts(self.measured, self.estimated, self.unknown + 1)
         if basis == "measured":
             return Amounts(EXACT.add(self.measured, amount), self.estimated, self.unknown)
         return Amounts(self.measured, EXACT.add(self.estimated, amount), self.unknown)
 
-    def plus_spend(
-        self, cost: Decimal | None, basis: Basis, assumed: Decimal | None, times: int = 1
-    ) -> Amounts:
-        """The sum with one more cost as budgets count it: an unknown one at what is assumed."""
-        if cost is None and assumed is not None:
-            return self.plus(assumed, "estimated", times)
-        return self.plus(cost, basis, times)
 
-
-@dataclass(slots=True)
-class Total:
+class Total(NamedTuple):
     """Cost and saving of a group of entries, to the last digit."""
 
-    entries: int = 0
     cost_usd: Amounts = Amounts()
     saved_usd: Amounts = Amounts()
-    baseline_usd: Amounts = Amounts()
 
 
 class Write(NamedTuple):
@@ -186,9 +172,9 @@ class LedgerStore(ABC):
         del run_id
         return []
 
-    async def spent(self, node: str, since: datetime) -> Amounts | None:
-        """Cost of a node's entries since a time, an unknown one at what is assumed; None where a
-        store cannot say."""
+    async def spent(self, node: str, since: datetime) -> Decimal | None:
+        """Dollars of a node's entries since a time, an unknown cost at what is assumed; None where
+        a store cannot say."""
         del node, since
         return None
 
@@ -246,9 +232,10 @@ class MemoryLedger(LedgerStore):
         return [entry for entry in self.entries if entry.run_id == run_id]
 
     @override
-    async def spent(self, node: str, since: datetime) -> Amounts:
-        found = Amounts()
+    async def spent(self, node: str, since: datetime) -> Decimal:
+        total = Decimal(0)
         for entry in list(self.entries):
             if entry.node == node and entry.at >= since:
-                found = found.plus_spend(entry.cost_usd, entry.cost_basis, entry.assumed_usd)
-        return found
+                cost = entry.assumed_usd if entry.cost_usd is None else entry.cost_usd
+                total = EXACT.add(total, cost or 0)
+        return total

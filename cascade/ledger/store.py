@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -30,15 +31,15 @@ from typing_extensions import override
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.ledger.base import (
     EVERYTHING,
+    EXACT,
     NO_TAGS,
-    Amounts,
     LedgerStore,
     Selection,
     Total,
     UnavailableError,
     Write,
 )
-from cascade.ledger.database import Database
+from cascade.ledger.database import Database, Money
 from cascade.ledger.export import Tagged, open_export
 from cascade.ledger.tables import COLUMNS, LEDGER, begun, entries, entry_of, write, write_to_file
 from cascade.state import Decision, LedgerEntry
@@ -242,28 +243,25 @@ class SqlLedger(LedgerStore):
     ) -> dict[str, Total]:
         """Cost and saving of groups, to the last digit, in the order of their first entries; an
         entry without a tier or model is in the group `""`."""
-        amounts = ("cost_usd", "cost_basis", "saved_usd", "basis", "baseline_usd")
+        rows = await self.rows(selection, [by, "cost_usd", "cost_basis", "saved_usd", "basis"])
         totals: dict[str, Total] = {}
-        for group, cost, cost_basis, saved, basis, baseline in await self.rows(
-            selection, [by, *amounts]
-        ):
-            total = totals.setdefault(group or "", Total())
-            total.entries += 1
-            total.cost_usd = total.cost_usd.plus(cost, cost_basis)
-            total.saved_usd = total.saved_usd.plus(saved, basis)
-            total.baseline_usd = total.baseline_usd.plus(baseline, basis)
+        for group, cost, cost_basis, saved, basis in rows:
+            so_far = totals.get(group or "", Total())
+            totals[group or ""] = Total(
+                so_far.cost_usd.plus(cost, cost_basis), so_far.saved_usd.plus(saved, basis)
+            )
         return totals
 
     @override
-    async def spent(self, node: str, since: datetime) -> Amounts:
+    async def spent(self, node: str, since: datetime) -> Decimal:
         # Added up here, as SQLite cannot add exactly, but equal costs at once.
-        columns = (entries.c.cost_usd, entries.c.cost_basis, entries.c.assumed_usd)
+        cost = sa.func.coalesce(entries.c.cost_usd, entries.c.assumed_usd, type_=Money)
         chosen = _where(entries, Selection(node=node, since=since))
-        statement = sa.select(*columns, sa.func.count()).where(*chosen).group_by(*columns)
-        sum_of = Amounts()
-        for row in await self._read(lambda c: c.execute(statement).all()):
-            sum_of = sum_of.plus_spend(*row)
-        return sum_of
+        statement = sa.select(cost, sa.func.count()).where(*chosen).group_by(cost)
+        total = Decimal(0)
+        for usd, times in await self._read(lambda c: c.execute(statement).all()):
+            total = EXACT.fma(usd or 0, times, total)
+        return total
 
     async def export(self, path: str | Path, selection: Selection = EVERYTHING) -> int:
         """Number of entries written to a new file, `.jsonl` or `.csv`.

@@ -276,7 +276,7 @@ class DailyBudget:
         with self._lock:
             self._roll()
             if self._midnight == midnight and spent is not None:
-                self._read_usd, self._own_usd = spent.known, self._own_usd - own
+                self._read_usd, self._own_usd = spent, self._own_usd - own
             elif self._midnight == midnight:
                 self._read_usd = Decimal(0)  # the store cannot tell: the budget is the process's
 

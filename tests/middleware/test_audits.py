@@ -12,7 +12,6 @@ from langchain_core.messages import HumanMessage
 from cascade import Cascade, ConfigurationError, MemoryLedger
 from cascade.errors import LedgerError, ModelUnavailableError
 from cascade.ledger import tagged
-from cascade.ledger.base import Amounts
 from cascade.middleware import Audits, Deadline, LocalOnly, Retries
 from cascade.middleware.audits import DailyBudget
 from cascade.run import CascadeRuntime
@@ -156,10 +155,10 @@ class Spent(MemoryLedger):
         super().__init__()
         self.dollars, self.read = Decimal(dollars), 0
 
-    async def spent(self, node: str, since: datetime) -> Amounts:
+    async def spent(self, node: str, since: datetime) -> Decimal:
         assert (node, since.hour) == ("audit", 0)
         self.read += 1
-        return Amounts(measured=self.dollars)
+        return self.dollars
 
 
 def with_budget(spent: str = "0", daily: int = 10) -> tuple[DailyBudget, Any, Clock]:
