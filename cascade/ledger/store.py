@@ -422,12 +422,9 @@ class SqlLedger(LedgerStore):
         self._room.wait_for(lambda: not self._stopping)
         if self._thread is None:
             self._pid, self._signalled = os.getpid(), 0
-            ready = threading.Event()
-            self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._serve(ready)), name="cascade-ledger", daemon=True
-            )
+            self._loop, self._due = asyncio.new_event_loop(), asyncio.Event()
+            self._thread = threading.Thread(target=self._live, name="cascade-ledger", daemon=True)
             self._thread.start()
-            ready.wait()
             atexit.register(self._at_exit)
 
     def _at_exit(self) -> None:
@@ -443,17 +440,14 @@ class SqlLedger(LedgerStore):
         level = 2 if urgent else 1
         if level > self._signalled:
             self._signalled = level
-            self._loop.call_soon_threadsafe(self._heard, urgent)
+            delay_s = 0.0 if urgent else LINGER_S
+            self._loop.call_soon_threadsafe(self._loop.call_later, delay_s, self._due.set)
 
-    def _heard(self, urgent: bool) -> None:
-        if urgent:
-            self._due.set()
-        else:
-            self._loop.call_later(LINGER_S, self._due.set)
+    def _live(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
 
-    async def _serve(self, ready: threading.Event) -> None:
-        self._loop, self._due = asyncio.get_running_loop(), asyncio.Event()
-        ready.set()
+    async def _serve(self) -> None:
         while self._items or not self._stopping:
             await self._due.wait()
             items = self._take()
