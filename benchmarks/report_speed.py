@@ -64,7 +64,7 @@ def run(number: int, rng: random.Random) -> list[LedgerEntry]:
 async def fill(url: str, entries: int) -> None:
     """Write runs until there are so many entries."""
     rng, written, number = random.Random(0), 0, 0
-    async with open_store(url, crash_safe=False) as store:
+    async with open_store(url) as store:
         while written < entries:
             told = run(number, rng)
             store.append(told, {"team": rng.choice(("search", "support", "sales"))})

@@ -87,7 +87,8 @@ class _Item:
 class SqlLedger(LedgerStore):
     """Store of ledger entries in SQLite or PostgreSQL, for `Cascade(ledger=…)`; also `open_store`.
 
-    It connects with its first entry. What is read has in it all that was appended before. Where the
+    Each call is written down before it is sent, so that a killed process leaves a list of calls
+    whose outcome is unknown. What is read has in it all that was appended before. Where the
     database is away, entries wait and are written when it is back; `begin`, `flush` and whatever
     reads raise `LedgerError` within a second. The queue is flushed by `close`, `aclose`, and at
     exit.
@@ -96,17 +97,14 @@ class SqlLedger(LedgerStore):
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://…`, or `memory://`
             for one that is gone with its process. A file is made with mode 0600.
         read_only: change nothing, and make no file; whatever would write raises `LedgerError`.
-        crash_safe: write down each call before it is sent, so that a killed process leaves a list
-            of the calls whose outcome is unknown.
 
     Raises:
         ConfigurationError: the address has none of these forms.
         MissingDependencyError: the database's driver is not installed.
     """
 
-    def __init__(self, url: str, *, read_only: bool = False, crash_safe: bool = True) -> None:
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
         self._database = Database(url, LEDGER, read_only=read_only, may_block=True)
-        self._crash_safe = crash_safe
         self._items: deque[_Item] = deque()
         self._writing: Sequence[_Item] | None = None  # what the thread writes now
         self._since = 0.0  # and since when
@@ -131,8 +129,6 @@ class SqlLedger(LedgerStore):
 
     @override
     async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
-        if not self._crash_safe:
-            return
         item = _Item([Write("begin", entry.id, entry, tags)], Future())
         if self._write_now(item):
             return
@@ -145,8 +141,7 @@ class SqlLedger(LedgerStore):
 
     @override
     def withdraw(self, entry_id: str) -> None:
-        if self._crash_safe:
-            self._put(_Item([Write("withdraw", entry_id)]))
+        self._put(_Item([Write("withdraw", entry_id)]))
 
     async def delete(
         self,

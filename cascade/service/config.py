@@ -70,8 +70,6 @@ class LedgerConfig(Section):
 
     url: str = Field(repr=False)
     """`sqlite:///ledger.db`, `postgresql://…`, or `memory://` to keep nothing."""
-    crash_safe: bool = True
-    """Write each call down before it is sent, so that a killed process leaves a trace."""
 
 
 class TierConfig(Section):

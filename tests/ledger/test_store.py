@@ -111,13 +111,6 @@ async def test_while_another_process_writes_a_call_waits_its_turn(
         assert sorted(rows(path, "ledger_begun")) == ["a", "before"]
 
 
-async def test_without_crash_safety_nothing_is_written_ahead(url: str) -> None:
-    async with open_store(url, crash_safe=False) as store:
-        await store.begin(call())
-        store.withdraw("none")
-        assert await store.unfinished() == []
-
-
 def test_event_loops_of_many_threads_lose_nothing(url: str, path: Path) -> None:
     store = open_store(url)
 
