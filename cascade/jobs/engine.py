@@ -181,11 +181,8 @@ def made_with(cascade: Cascade, **more: Any) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Purse:
-    """Budget of a job: what was spent, and what is put aside for rows that are under way.
-
-    A row puts aside the largest cost of a row so far, or its guess if that is more: what is
-    overspent is what rows cost above that.
-    """
+    """Budget of a job. A row under way puts aside the largest cost of a row so far, or its guess if
+    that is more: what is overspent is what rows cost above that."""
 
     budget_usd: Decimal | None
     spent_usd: Decimal

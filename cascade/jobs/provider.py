@@ -25,17 +25,8 @@ from uuid import uuid4
 from cascade.api import Cascade
 from cascade.calling import CompositeModel
 from cascade.errors import CascadeError, ConfigurationError, ModelError
-from cascade.jobs.engine import (
-    CONCURRENCY,
-    INTERRUPTED,
-    Done,
-    ask,
-    counted,
-    failed,
-    guessed,
-    record_of,
-    run_job,
-)
+from cascade.jobs import engine
+from cascade.jobs.engine import Done, run_job
 from cascade.jobs.journal import Journal, Record
 from cascade.jobs.rows import Row
 from cascade.kernel import InCopiedContext, Kernel
@@ -71,7 +62,7 @@ NAME = "cascade_batch"
 
 
 class NotDeliveredError(CascadeError):
-    """An answer is not there yet; `body` is the request that a batch has to hold for it."""
+    """An answer has not come yet; `body` is its request, for a batch."""
 
     def __init__(self, model: str, body: Mapping[str, Any]) -> None:
         super().__init__(f"{model} is asked by batch, and its answer has not come yet.")
@@ -79,12 +70,8 @@ class NotDeliveredError(CascadeError):
 
 
 class ByBatch(CompositeModel):
-    """Model that says what it would be asked, and gives the answers that have come.
-
-    Attributes:
-        live: the same model; nothing is asked of it here.
-        delivered: by the id of their run, the body of a reply and the batch as it ended.
-    """
+    """Model that says what it would be asked, and gives the answers that have come: `delivered` has
+    by the id of a run the body of its reply and the batch as it ended."""
 
     def __init__(self, live: OpenAIModel) -> None:
         self.live = live
@@ -93,9 +80,7 @@ class ByBatch(CompositeModel):
         self.delivered: dict[str, tuple[Any, Batch]] = {}
 
     async def answer(self, call: Call, ledger: Ledger) -> Completion:
-        """The answer that has come for a run, with the ledger's entry of its request.
-
-        The entry has the same id however often the answer is taken in.
+        """The answer that has come for a run; its entry has the same id each time.
 
         Raises:
             NotDeliveredError: none has come.
@@ -162,19 +147,19 @@ async def run_by_batch(
     journal: Journal,
     *,
     name: str = "batch",
-    concurrency: int = CONCURRENCY,
+    concurrency: int = engine.CONCURRENCY,
     budget_usd: Decimal | None = None,
     progress: Callable[[Done], None] = lambda _: None,
     stop: asyncio.Event | None = None,
 ) -> Done:
-    """Answer all rows that the journal has no answer to; what is escalated, by batch.
+    """`run_job`, with what is escalated by batch.
 
     Decisions and baselines are at the price by batch as well: every row could have been sent to
-    the large model that way. Options are those of `run_job`. What waits is put aside in the budget;
-    what is at the provider when `stop` is set stays there for the next run.
+    the large model that way. What waits is put aside in the budget; what is at the provider when
+    `stop` is set stays there for the next run.
 
     Raises:
-        ConfigurationError: as `run_job` says; or the large model cannot be asked by batch.
+        ConfigurationError: the large model cannot be asked by batch, or as `run_job` says.
         ModelError: the provider cannot be reached, or refuses. The next run goes on.
         LedgerError: the journal or the ledger cannot be written.
     """
@@ -208,7 +193,7 @@ async def run_by_batch(
         for tier in kernel.helpers.values():
             await tier.model.aclose()
     if stop.is_set() and job.done.waiting:
-        job.done.stopped = INTERRUPTED
+        job.done.stopped = engine.INTERRUPTED
     return job.done
 
 
@@ -233,7 +218,7 @@ class _BatchJob:
         if before is not None and before.key == row.key and before.run is not None:
             return replace(before, status="waiting", counted_usd=None, error=None)
         if row.question is None:
-            return await ask(self.cascade, row, self.name)
+            return await engine.ask(self.cascade, row, self.name)
         tags = {"job": self.name, "row": str(row.number)}
         run = self.kernel.begin(to_messages(row.question), Settings(tags=tags))
         runtime = CascadeRuntime(self.kernel, show="final")
@@ -241,18 +226,18 @@ class _BatchJob:
             while run.step not in ("expert", "person", "end"):
                 await InCopiedContext(self.kernel.advance(run, runtime))
             if run.step != "expert":
-                return record_of(row, await self.cascade.adrive(run, runtime))
+                return engine.record_of(row, await self.cascade.adrive(run, runtime))
         except CascadeError as error:
-            return failed(row, error)
+            return engine.failed(row, error)
         ledger, expected = LedgerView(run.entries), None
         with suppress(ConfigurationError):  # it has no price
-            expected = guessed(row, self.kernel.tiers[-1:])
+            expected = engine.guessed(row, self.kernel.tiers[-1:])
         return Record(
             row.number,
             row.key,
             "waiting",
             cost_usd=ledger.cost_usd,
-            counted_usd=counted(ledger),
+            counted_usd=engine.counted(ledger),
             run_id=run.id,
             run=run.to_json(),
             question=row.question,
@@ -408,15 +393,15 @@ class _BatchJob:
     async def _resume(self, before: Record, delivered: tuple[Any, Batch] | None = None) -> None:
         """Go on with the run of a row that has waited."""
         row, run = Row(before.number, {}, before.question), _run_of(before)
-        paid = counted(LedgerView(run.entries))
+        paid = engine.counted(LedgerView(run.entries))
         if delivered is not None:
             self.model.delivered[run.id] = delivered
         runtime = CascadeRuntime(self.kernel, show="final")
         try:
             await InCopiedContext(self.kernel.answer(run, runtime))
-            record = record_of(row, await self.cascade.adrive(run, runtime))
+            record = engine.record_of(row, await self.cascade.adrive(run, runtime))
         except CascadeError as error:
-            record = failed(row, error)
+            record = engine.failed(row, error)
             if run.step == "expert":  # its draft is paid for: it goes into the next batch
                 kept = {"run": run.to_json(), "question": before.question, "run_id": run.id}
                 record = replace(record, **kept)
@@ -462,5 +447,4 @@ def _id_of(record: Record) -> str:
 
 
 def _run_of(record: Record) -> Run:
-    assert record.run is not None, "what waits has a run"
-    return Run.from_json(record.run, to_messages(record.question))
+    return Run.from_json(record.run or {}, to_messages(record.question))

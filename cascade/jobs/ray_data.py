@@ -64,7 +64,8 @@ def run_on_ray(
         replicas: processes with a cascade; by default one for each core of the cluster.
 
     Raises:
-        ConfigurationError: a number is below 1, or a replica cannot make that cascade.
+        ConfigurationError: a number is below 1, the cluster cannot be reached, or a replica cannot
+            make that cascade.
         LedgerError: the journal cannot be written.
         MissingDependencyError: the extra `ray` is not installed.
         ModelUnavailableError: Ray has failed; what came back is in the journal.
@@ -101,11 +102,7 @@ def run_on_ray(
 
 @contextmanager
 def cluster(ray: Any) -> Iterator[None]:
-    """A connection to a cluster; one that is made here ends with the block.
-
-    Raises:
-        ConfigurationError: the cluster cannot be reached.
-    """
+    """A connection to a cluster; one that is made here ends with the block."""
     if ray.is_initialized():
         yield
         return
@@ -179,12 +176,7 @@ class Replica:
 def _answers(
     ray: Any, given: tuple[Any, ...], rows: list[Row], concurrency: int, replicas: int
 ) -> Iterator[Record]:
-    """Records of rows, as they come back.
-
-    Raises:
-        ConfigurationError: a replica cannot make the cascade.
-        ModelUnavailableError: Ray has failed.
-    """
+    """Records of rows, as they come back."""
     data: Any = import_module("ray.data")
     data.DataContext.get_current().enable_progress_bars = False
     blocks = -(-len(rows) // concurrency)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cascade._numbers import to_number
 from cascade.confidence import as_data, normalise, speaks_of_grading
 from cascade.errors import ConfigurationError
 from cascade.evaluation.recordings import read_examples, read_transcripts
@@ -88,8 +89,7 @@ async def export(
         ConfigurationError: a value is out of its range, nothing is left to write, or a file cannot
             be written.
     """
-    if not 0 <= validation < 1:
-        raise ConfigurationError(f"validation={validation}: a share from 0 to below 1.")
+    to_number("validation", validation, least=0, below=1)
     place, done, chosen = _absolute(path), Exported(), dict[str, Lesson]()
     stated, is_asked = await store.terms(), _in_evaluation(evaluation)
     async for lesson in store.lessons(selection):
@@ -99,10 +99,10 @@ async def export(
             done.removed[why] += 1
             continue
         earlier = chosen.get(lesson.digest)
-        done.removed["duplicate"] += earlier is not None
+        if earlier is not None:
+            done.removed["duplicate"] += 1
         if earlier is None or earlier.answer_is_wrong is not False:  # the newest, else the best
             chosen[lesson.digest] = lesson
-    done.removed = +done.removed  # without what is 0
     drawn = {digest for digest in chosen if lot(digest, "validation") < validation}
     parts = {"training": [one for digest, one in chosen.items() if digest not in drawn]}
     if not parts["training"]:

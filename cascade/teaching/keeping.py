@@ -13,7 +13,6 @@ from weakref import WeakSet
 
 from langchain_core.messages import BaseMessage
 
-from cascade.errors import ConfigurationError
 from cascade.ledger.base import UnavailableError
 from cascade.ledger.feedback import Feedback
 from cascade.ledger.ledger import Ledger
@@ -24,7 +23,7 @@ from cascade.models.wire import sendable
 from cascade.run import Answer, CascadeRuntime, Kernel, Run
 from cascade.state import LedgerEntry
 from cascade.teaching.lessons import Lesson, Terms, place_of, terms_of
-from cascade.teaching.store import LessonStore
+from cascade.teaching.store import LessonStore, the_store
 
 logger = logging.getLogger("cascade")
 
@@ -63,11 +62,7 @@ class Lessons(CascadeMiddleware):
         terms: Mapping[str, Terms] = MappingProxyType({}),
         name: str = "lessons",
     ) -> None:
-        if not isinstance(store, LessonStore):
-            raise ConfigurationError(
-                f"Lessons({store!r}): give a store, open_lessons('sqlite:///lessons.db')."
-            )
-        self.name, self.store, self.terms = name, store, dict(terms)
+        self.name, self.store, self.terms = name, the_store(store, "Lessons"), dict(terms)
         self._background = Background()
         self._waiting: dict[str, Lesson] = {}
         self._heard: WeakSet[Ledger] = WeakSet()
@@ -126,13 +121,12 @@ class Lessons(CascadeMiddleware):
             "it came from a cache": completion.cached,
             "it was cut off": completion.finish_reason in CUT_OFF,
         }
+        reason = next((reason for reason, holds in why.items() if holds), None)
         asked, answered = plain(run.messages), plain([completion.to_message(tier.name)])
-        if not asked or not answered:
-            return "it is not all text"
-        why["it is too long"] = sum(len(str(m)) for m in (*asked, *answered)) > MOST_CHARACTERS
-        for reason, holds in why.items():
-            if holds:
-                return reason
+        if reason is not None or not asked or not answered:
+            return reason or "it is not all text"
+        if sum(len(str(message)) for message in (*asked, *answered)) > MOST_CHARACTERS:
+            return "it is too long"
         task, tenant = place_of(tags, kernel.parts.name)
         noted: Any = run.notes.get(self.name) or {}
         return Lesson(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +15,15 @@ from threading import Lock
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
+from cascade._numbers import to_count, to_number
 from cascade.confidence import as_data, normalise, speaks_of_grading
-from cascade.errors import CascadeError, ConfigurationError, ModelError
+from cascade.errors import CascadeError, ModelError
 from cascade.middleware.background import Background, lot, tags_of
 from cascade.middleware.examples import Examples, with_examples
 from cascade.run import Answer, Call, CascadeRuntime, Run
 from cascade.teaching.evidence import Group, Groups, Pair
 from cascade.teaching.lessons import Lesson, LessonSelection, Terms, place_of
-from cascade.teaching.store import LessonStore
+from cascade.teaching.store import LessonStore, the_store
 
 logger = logging.getLogger("cascade")
 
@@ -122,20 +122,12 @@ class Memory(Examples):
         patience_s: float = 1.0,
         name: str = "memory",
     ) -> None:
-        ranges = {
-            "examples": (examples, examples >= 1, "1 or more"),
-            "alpha": (alpha, 0 < alpha < 1, "a probability between 0 and 1"),
-            "price_of_error": (price_of_error, 0 <= price_of_error < math.inf, "0 or more"),
-            "patience_s": (patience_s, 0 < patience_s < math.inf, "seconds, above 0"),
-            "store": (store, isinstance(store, LessonStore), "open_lessons('sqlite:///….db')"),
-        }
-        for option, (value, holds, wanted) in ranges.items():
-            if not holds:
-                raise ConfigurationError(f"Memory({option}={value!r}): {wanted}.")
         super().__init__(lambda messages: (), name=name)
-        self.store, self.examples, self.same = store, examples, same
-        self.price_of_error, self.patience_s = price_of_error, patience_s
-        self.groups = Groups(alpha)
+        self.store, self.same = the_store(store, "Memory"), same
+        self.examples = to_count("Memory.examples", examples)
+        self.price_of_error = to_number("Memory.price_of_error", price_of_error, least=0)
+        self.patience_s = to_number("Memory.patience_s", patience_s, above=0)
+        self.groups = Groups(to_number("Memory.alpha", alpha, above=0, below=1))
         self._asked: OrderedDict[str, _Asked] = OrderedDict()
         self._background, self._lock = Background(), Lock()
         self._stated: Mapping[str, Terms] = {}

@@ -98,6 +98,19 @@ def open_lessons(url: str, *, redact: Redact | None = None) -> LessonStore:
     return LessonStore(url, redact)
 
 
+def the_store(store: object, of: str) -> LessonStore:
+    """The store that a middleware was given.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not isinstance(store, LessonStore):
+        raise ConfigurationError(
+            f"{of}({store!r}): give a store, open_lessons('sqlite:///lessons.db')."
+        )
+    return store
+
+
 class LessonStore:
     """Lessons with the verdicts of people about them, and terms of models.
 
