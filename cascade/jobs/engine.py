@@ -13,8 +13,8 @@ from typing import Any
 from cascade._numbers import to_count
 from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError, PersonNeededError
+from cascade.jobs.files import Row
 from cascade.jobs.journal import Journal, Record
-from cascade.jobs.rows import Row
 from cascade.ledger.prompt_cache import CHARACTERS_PER_TOKEN, characters
 from cascade.ledger.view import LedgerView
 from cascade.middleware.cache import identity

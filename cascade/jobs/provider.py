@@ -27,8 +27,8 @@ from cascade.calling import CompositeModel
 from cascade.errors import CascadeError, ConfigurationError, ModelError
 from cascade.jobs import engine
 from cascade.jobs.engine import Done, run_job
+from cascade.jobs.files import Row
 from cascade.jobs.journal import Journal, Record
-from cascade.jobs.rows import Row
 from cascade.kernel import InCopiedContext, Kernel
 from cascade.ledger.ledger import Attempt, Ledger
 from cascade.ledger.view import LedgerView

@@ -29,8 +29,8 @@ from cascade.errors import (
     ModelUnavailableError,
 )
 from cascade.jobs.engine import CONCURRENCY, Done, ask, made_with, unreadable
+from cascade.jobs.files import Row
 from cascade.jobs.journal import Journal, Record
-from cascade.jobs.rows import Row
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Memory of a cluster of its own for what is under way: questions and answers."""
