@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cascade.confidence import LabelledDraft, ModelIdentity
+from cascade.confidence import LabelledDraft
 from cascade.confidence.calibrating import confidences, halves, in_order
 from cascade.confidence.calibration import NEIGHBOURS, Calibration
-from cascade.errors import CalibrationMismatchError, ConfigurationError
+from cascade.errors import ConfigurationError
 from cascade.state import Certificate
-from tests.confidence.drafts import LARGE, NAMES, SMALL, drafts, made, scored, usual
+from tests.confidence.drafts import NAMES, drafts, made, scored, usual
 
 FREE = ("logprobs", "text")
 SCORE = [("s", 0)]
@@ -242,29 +241,3 @@ def test_a_file_that_cannot_be_computed_with_is_refused_with_the_place(
         Calibration.load(tmp_path / "c.json")
     with pytest.raises(ConfigurationError, match="No such file"):
         Calibration.load(tmp_path / "none.json")
-
-
-# --- made for something else
-
-
-@pytest.mark.parametrize(
-    ("small", "large", "task", "complaint"),
-    [
-        (ModelIdentity(name="other"), LARGE, "task", "small model scripted:small, not for other"),
-        (SMALL, ModelIdentity(name="other"), "task", "large model scripted:large, not for other"),
-        (ModelIdentity(name=SMALL.name, digest="x"), LARGE, "task", "weights of scripted:small"),
-        (SMALL, ModelIdentity(name=LARGE.name, digest="x"), "task", "weights of scripted:large"),
-        (SMALL, LARGE, "else", "other tools"),
-        (SMALL, LARGE, "task", None),
-        (ModelIdentity(name=SMALL.name), ModelIdentity(name=LARGE.name), "task", None),
-    ],
-)
-def test_another_model_or_task_is_refused_with_the_difference(
-    small: ModelIdentity, large: ModelIdentity, task: str, complaint: str | None
-) -> None:
-    refused = (
-        pytest.raises(CalibrationMismatchError, match=complaint) if complaint else nullcontext()
-    )
-    with refused:
-        usual().check(small, large, task)
-    usual().model_copy(update={"large": None}).check(SMALL, ModelIdentity(name="any"), "task")

@@ -47,22 +47,6 @@ async def run(cascade: Cascade, given: list[Row], path: Path, **options: Any) ->
         return await run_job(cascade, given, journal, **options)
 
 
-async def test_each_row_is_answered_once_and_a_second_run_asks_nobody(tmp_path: Path) -> None:
-    asked: list[str] = []
-
-    def small(request: Any) -> Any:
-        asked.append(answer(request))
-        return reply(answer(request), probability=0.95 if "3" not in answer(request) else 0.2)
-
-    done = await run(pair(scripted(small)), rows(40), tmp_path / "j", concurrency=7)
-    assert (done.rows, done.answered, done.failed, done.escalated) == (40, 40, 0, 13)
-    assert done.stopped is None
-    assert sorted(asked) == sorted(f"QUESTION {n}" for n in range(40))
-    again = await run(pair(scripted(small)), rows(40), tmp_path / "j")
-    assert (again.resumed, again.answered, len(asked)) == (40, 0, 40)
-    assert again.before_usd == done.spent_usd > 0
-
-
 async def test_the_sums_are_those_of_the_ledger_and_its_entries_carry_the_rows(
     tmp_path: Path,
 ) -> None:
@@ -80,23 +64,6 @@ async def test_a_row_with_another_question_than_before_is_asked_again(tmp_path: 
     changed = [*rows(2), Row(2, {}, "another one")]
     again = await run(pair(), changed, tmp_path / "j")
     assert (again.resumed, again.answered) == (2, 1)
-
-
-async def test_a_budget_is_kept_with_rows_under_way_and_a_larger_one_goes_on(
-    tmp_path: Path,
-) -> None:
-    costs: list[Decimal] = []
-    await run(pair(), rows(30), tmp_path / "free", progress=lambda d: costs.append(d.spent_usd))
-    one = max(b - a for a, b in zip([Decimal(0), *costs], costs, strict=False))
-    guess = one * 12  # rows put aside more than they cost: both tiers, ten tokens each
-    done = await run(pair(), rows(30), tmp_path / "j", budget_usd=guess * 2, concurrency=8)
-    assert 0 < done.answered < 30
-    assert done.spent_usd <= guess * 2
-    assert "the budget of $" in str(done.stopped)
-    rest = await run(pair(), rows(30), tmp_path / "j", budget_usd=guess * 90, concurrency=8)
-    assert rest.stopped is None
-    assert rest.resumed == done.answered
-    assert rest.answered == 30 - done.answered
 
 
 async def test_a_budget_without_prices_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
@@ -121,23 +88,6 @@ async def test_rows_that_all_fail_end_the_job_and_rows_that_cannot_be_read_do_no
     done = await run(dead, rows(500), tmp_path / "j", concurrency=4)
     assert "rows in a row failed" in str(done.stopped)
     assert GIVE_UP_AFTER <= done.failed < GIVE_UP_AFTER + 4
-
-
-async def test_told_to_stop_it_ends_what_is_under_way_and_begins_nothing(tmp_path: Path) -> None:
-    stop = asyncio.Event()
-    small = scripted(lambda r: reply(answer(r), probability=0.95), delay_s=0.01)
-
-    def show(done: Done) -> None:
-        if done.answered == 6:
-            stop.set()
-
-    done = await run(pair(small), rows(50), tmp_path / "j", concurrency=4, progress=show, stop=stop)
-    assert done.stopped == "it was interrupted"
-    assert 6 <= done.answered <= 10
-    assert len(small.requests) == done.answered
-    rest = await run(pair(small), rows(50), tmp_path / "j", concurrency=4)
-    assert (rest.resumed, rest.answered) == (done.answered, 50 - done.answered)
-    assert len(small.requests) == 50
 
 
 async def test_a_job_of_models_that_never_wait_hears_a_stop_all_the_same(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from cascade import Cascade, Price, Tier
 from cascade.confidence.signals import PTrueSignal
 from cascade.errors import (
     BadRequestError,
-    CalibrationMismatchError,
     ConfigurationError,
     ModelUnavailableError,
 )
@@ -362,25 +361,6 @@ async def test_a_stop_is_heard_while_the_provider_is_asked_and_nothing_is_sent_t
     assert server.batched == BY_BATCH
 
 
-async def test_a_stop_while_answers_are_taken_in_leaves_the_others_to_the_next_run(
-    server: BatchServer, tmp_path: Path
-) -> None:
-    class Stops(CascadeMiddleware):
-        async def after_run(self, run: Any, answer: Any, runtime: Any) -> None:
-            if answer.source == "large":
-                stop.set()
-
-    stop = asyncio.Event()
-    unsure = ScriptedModel(lambda _: reply("draft", probability=0.3), returns_logprobs=True)
-    cascade = pair(server, small=unsure, middleware=[Stops()])
-    done = await run(cascade, tmp_path, stop=stop)
-    assert done.stopped == "it was interrupted"
-    assert 0 < done.waiting < ROWS
-    rest = await run(cascade, tmp_path)
-    assert (rest.resumed, rest.answered) == (ROWS - done.waiting, done.waiting)
-    assert set(server.batched.values()) == {1}
-
-
 class Killed(BaseException):
     """The end of a process, as far as files and the server can tell."""
 
@@ -499,21 +479,6 @@ async def test_a_model_without_a_batch_api_is_refused(tmp_path: Path) -> None:
     cascade = Cascade(small, ScriptedModel("x", name="large"))
     with pytest.raises(ConfigurationError, match="scripted:large cannot be asked by batch"):
         await run(cascade, tmp_path)
-    assert small.requests == []
-
-
-async def test_a_calibration_of_other_weights_is_refused_before_anything_is_asked(
-    server: BatchServer, tmp_path: Path
-) -> None:
-    cascade = pair(server)
-
-    async def refuses() -> None:
-        raise CalibrationMismatchError("other weights")
-
-    cascade.acheck = refuses  # type: ignore[method-assign]
-    with pytest.raises(CalibrationMismatchError):
-        await run(cascade, tmp_path)
-    small: Any = cascade.tiers[0].model
     assert small.requests == []
 
 

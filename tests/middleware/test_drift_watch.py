@@ -55,25 +55,6 @@ def short(reaction: Any = "warn", **options: Any) -> Drift:
 # --- alarms
 
 
-async def test_what_moves_is_an_alarm_in_the_log_the_ledger_and_a_call(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    told: list[Any] = []
-    drift = short(on_alarm=told.append)
-    with caplog.at_level(logging.WARNING):
-        ledger = await asked(drift, 0.5)
-    kinds = {alarm.kind for alarm in drift.alarms}
-    assert kinds == {"signals", "escalations"}
-    assert {alarm.chart for alarm in drift.alarms} >= {"score", "logprob_mean", "escalation rate"}
-    assert [alarm.text for alarm in told] == [alarm.text for alarm in drift.alarms]
-    events = of(ledger, "drift")
-    assert len(events) == len(drift.alarms)
-    assert all(event.cost_usd == event.saved_usd == 0 for event in events)
-    assert any("the escalation rate rose: usual are" in event.note for event in events)
-    assert "logprob_mean moved: PSI" in caplog.text
-    assert drift.caution == "normal"  # it was to warn
-
-
 async def test_a_chart_gives_one_alarm_until_the_watch_is_reset() -> None:
     drift = short("audit")
     made = pair(drafts(0.5, usual=60), middleware=[drift], ledger=MemoryLedger())

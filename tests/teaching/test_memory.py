@@ -62,19 +62,6 @@ class House:
             group.evidence.standing = "live"
 
 
-async def test_examples_are_shown_once_trials_have_shown_that_they_help(
-    store: LessonStore,
-) -> None:
-    house = House(store, Audits(0.2), price_of_error=1.0)
-    async with house.cascade:
-        results = await house.ask(40)
-    assert [result.tier for result in results[:4]] == ["large"] * 4
-    assert (results[-1].tier, results[-1].answer) == ("small", "60 days")
-    assert house.trials >= 5
-    (group,) = house.groups
-    assert group.live
-
-
 async def test_examples_that_do_harm_are_shown_no_more(store: LessonStore) -> None:
     """Shown the answers of others, the small model is sure of what is wrong."""
 
