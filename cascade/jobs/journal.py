@@ -38,27 +38,20 @@ CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, facts TEXT NOT NULL);
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What became of a row.
+    """What became of a row; None where nothing is known.
 
     Attributes:
-        number: of the row.
-        key: of the row's question.
+        number, key: of the row, and of its question.
         status: `ok`, or `error` and why; `waiting` for an answer that comes later.
-        answer: None where there is none.
-        tier: that answered.
-        confidence: of the last draft; None where none could be judged.
-        calibrated: whether that is a probability.
+        confidence, calibrated: of the last draft, and whether that is a probability.
         escalated: whether a tier above the first was needed.
-        degraded: the large model was needed and could not be had.
-        cost_usd: dollars; None where unknown.
+        degraded: whether the large model was needed and could not be had.
         counted_usd: what budgets count: the cost, or what is assumed of an unknown one.
-        saved_usd: dollars against the large model alone; None where unknown.
-        saved_basis: measured, estimated or unknown.
+        saved_usd: against the large model alone.
         run_id: of the row's run in the ledger.
         error: kind of the error and its message.
-        run: of a row that waits, or has waited in vain, as JSON (`Run.to_json`); with it nothing is
-            paid for twice.
-        question: of such a row.
+        run, question: of a row that waits, or has waited in vain, as JSON (`Run.to_json`); with it
+            nothing is paid for twice.
         expected_usd: what the answer that it waits for may cost.
     """
 
