@@ -299,12 +299,12 @@ def spelled(text: str, logprob: object) -> list[dict[str, Any]]:
 
 
 def _items(seen: Seen, answer: Answer) -> list[Any] | None:
-    """The log-probabilities of an answer; "True" and "False" share all of it."""
+    """The log-probabilities of a text; "True" and "False" share all of it."""
     if not seen.body.get("logprobs") or (answer.items is None and answer.p is None):
         return None
     if answer.items is not None:
         return list(answer.items)
-    made = spelled(answer.thinking, math.log(0.5))
+    made = []
     for token in tokens_of(answer.text):
         top = [(token, answer.p or 0.0)]
         if token.strip() in ("True", "False"):
@@ -314,9 +314,15 @@ def _items(seen: Seen, answer: Answer) -> list[Any] | None:
     return made
 
 
+def _all_items(seen: Seen, answer: Answer) -> list[Any] | None:
+    """Those of what was thought, then those of the text."""
+    items = _items(seen, answer)
+    return None if items is None else [*spelled(answer.thinking, math.log(0.5)), *items]
+
+
 def _pieces(seen: Seen, answer: Answer) -> list[tuple[str, list[Any] | None]]:
     """The text in pieces, each with its tokens; what is too much goes with the last."""
-    words, items = [*tokens_of(answer.thinking), *tokens_of(answer.text)], _items(seen, answer)
+    words, items = tokens_of(answer.text), _items(seen, answer)
     size = math.ceil(len(words) / MOST_PIECES)
     made: list[tuple[str, list[Any] | None]] = []
     for at in range(0, len(words), size or 1):
@@ -333,33 +339,28 @@ def _usage(seen: Seen, answer: Answer) -> tuple[Any, ...]:
     return words, max(1, len(answer.text.split()) + 5 * len(answer.calls))
 
 
-def _sum(counted: tuple[Any, ...]) -> int:
-    return sum(n for n in counted if isinstance(n, int))
-
-
 def _openai(seen: Seen, answer: Answer) -> list[dict[str, Any]]:
     counted, call_id = _usage(seen, answer), f"call_{seen.number}"
     usage: dict[str, Any] = {}
     if counted:
         usage = {"prompt_tokens": counted[0], "completion_tokens": counted[1], **answer.details}
-        usage["total_tokens"] = _sum(counted)
+        usage["total_tokens"] = sum(n for n in counted if isinstance(n, int))
     calls = [
         {"index": n, "id": f"{call_id}_{n}", "type": "function", "function": function}
         for n, function in enumerate(_functions(answer, as_text=True))
     ]
-    finish, more = answer.finish, {}
-    if calls:
-        finish, more = "tool_calls", {"tool_calls": calls}
+    finish = "tool_calls" if calls else answer.finish
+    thought = {"reasoning_content": answer.thinking} if answer.thinking else {}
+    more = {"tool_calls": calls} if calls else {}
     if not seen.streamed:
-        if answer.thinking:
-            more["reasoning_content"] = answer.thinking
-        given = {"usage": usage or None, "logprobs": _items(seen, answer), "finish": finish}
-        return [{**replies.openai_body(answer.text or None, **given, **more), "id": call_id}]
-    made = [
-        replies.openai_delta(None, items, content=text) for text, items in _pieces(seen, answer)
-    ]
-    made += [replies.openai_delta(**more)] if calls else []
-    made += [replies.openai_delta(finish), *([{"choices": [], "usage": usage}] if usage else [])]
+        given = {"usage": usage or None, "logprobs": _all_items(seen, answer), "finish": finish}
+        body = replies.openai_body(answer.text or None, **given, **thought, **more)
+        return [{**body, "id": call_id}]
+    delta = replies.openai_delta
+    made = [delta(**thought)] if thought else []
+    made += [delta(None, items, content=text) for text, items in _pieces(seen, answer)]
+    made += [delta(**more)] if calls else []
+    made += [delta(finish), *([{"choices": [], "usage": usage}] if usage else [])]
     return [{**frame, "id": call_id} for frame in made]
 
 
@@ -372,12 +373,8 @@ def _ollama(seen: Seen, answer: Answer) -> list[dict[str, Any]]:
     if counts and answer.busy_s is not None:
         half = int(answer.busy_s * 5e8)
         counts |= {"prompt_eval_duration": half, "eval_duration": half, "total_duration": 2 * half}
-    end = {
-        "done": True,
-        "done_reason": answer.finish,
-        **counts,
-        **(answer.details if counts else {}),
-    }
+    counts |= answer.details if counts else {}
+    end = {"done": True, "done_reason": answer.finish, **counts}
 
     def message(text: str, items: Any = None, **rest: Any) -> dict[str, Any]:
         said = {"role": "assistant", "content": text, **rest}
@@ -385,9 +382,9 @@ def _ollama(seen: Seen, answer: Answer) -> list[dict[str, Any]]:
         return frame if items is None else {**frame, "logprobs": items}
 
     if not seen.streamed:
-        return [{**message(answer.text, _items(seen, answer), **more), **end}]
+        return [{**message(answer.text, _all_items(seen, answer), **more), **end}]
     made = [message(text, items) for text, items in _pieces(seen, answer)]
-    return [*made, *([message("", **more)] if calls else []), {**message(""), **end}]
+    return [*([message("", **more)] if more else []), *made, {**message(""), **end}]
 
 
 def _functions(answer: Answer, *, as_text: bool) -> list[dict[str, Any]]:
