@@ -194,13 +194,14 @@ def test_where_no_model_answers_the_client_gets_an_error_of_its_own(
     assert "sk-upstream" not in str(raised.value)
 
 
-async def test_a_client_that_leaves_ends_the_call(gateway: Served) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_ends_the_call(gateway: Served, stream: bool) -> None:
     gateway.upstream.says("small", Answer("x", held=Held()))
     before = len(gateway.upstream.asked("small"))
     key = await asyncio.to_thread(gateway.key, "leaver")
     headers = {"Authorization": f"Bearer {key['secret']}"}
     async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=300) as client:
-        body = {"model": "support", "messages": ASKED}
+        body = {"model": "support", "messages": ASKED, "stream": stream}
         asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
         seen = await gateway.upstream.has_asked(before + 1, "small")
         asking.cancel()

@@ -144,7 +144,7 @@ def live(path: Path, **overrides: Any) -> Iterator[Live]:
     server = uvicorn.Server(settings(app, configured, port=0))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while not server.started:
         assert thread.is_alive()
         assert time.monotonic() < end

@@ -128,17 +128,6 @@ def test_more_requests_than_there_are_places_are_refused(
         assert httpx.get(f"{made.url}/healthz").status_code == 503
 
 
-def test_a_client_that_leaves_ends_the_call(running: Live, upstream: Upstream) -> None:
-    upstream.says("small", Answer("x", held=Held()))
-    for stream in (False, True):
-        before = len(upstream.asked("small"))
-        body = {"model": "support", "messages": ASKED, "stream": stream}
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{running.url}/v1/chat/completions", json=body, timeout=0.3)
-        upstream.wait_for(before + 1, "small")
-        assert upstream.asked("small")[before].left.wait(30)
-
-
 # --- logs
 
 
@@ -187,7 +176,7 @@ def two_workers(tmp_path: Path, upstream: Upstream) -> Iterator[tuple[Any, Calla
 
     def ask() -> int:
         body = {"model": "support", "messages": ASKED}
-        said = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+        said = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=300)
         return said.status_code
 
     program = Path(sys.executable).with_name("cascade")
@@ -211,7 +200,7 @@ def two_workers(tmp_path: Path, upstream: Upstream) -> Iterator[tuple[Any, Calla
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+        process.wait(300)
 
 
 @pytest.mark.heavy
@@ -226,8 +215,8 @@ def test_two_workers_share_keys_and_budgets_and_finish_what_runs(
         process.send_signal(signal.SIGTERM)
         time.sleep(1.0)
         held.release()
-        assert [one.result(60) for one in asking] == [200] * 4
-        _, said = process.communicate(timeout=60)
+        assert [one.result(300) for one in asking] == [200] * 4
+        _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
 
 
