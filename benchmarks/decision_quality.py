@@ -301,7 +301,7 @@ def gain_figures(case: Case, fit: Pair, test: Pair) -> Figures:
         own = ["raw"] * bool(np.isfinite(fit.raw).any()) + ["draft"] * bool(
             fit.block("draft").names
         )
-        head, _ = fit_head(fit, rows, [*own, "prompt", "topics", f"view:{helper}"])
+        head = fit_head(fit, rows, [*own, "prompt", "topics", f"view:{helper}"])
         small, large = head(test)
         found["helper"] = nauc(large - small, *right)
     return found

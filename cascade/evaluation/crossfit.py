@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -256,23 +257,24 @@ def point_of(sheet: Sheet, at: int | None, within: float | None, options: Option
     """A point of the frontier with its figures; without an index, the large model alone."""
     pair, unit = sheet.pair, float(sheet.pair.large_cost.mean())
     goal = options.within if within is None else within
-    right, share, loss, errors = float(pair.large_correct.mean()), 1.0, 0.0, (0.0, 0.0)
-    asked = 1.0
+    right, asked = float(pair.large_correct.mean()), 1.0
+    (cost, spread), (loss, error), price = (1.0, 0.0), (0.0, 0.0), 0.0
     if at is not None:
-        right, share = float(sheet.played.right[at].mean()), float(sheet.share[at])
-        loss, errors = float(sheet.loss[at]), (sheet.errors[0][at], sheet.errors[1][at])
+        right = float(sheet.played.right[at].mean())
         asked = float(sheet.played.escalated[at].mean())
-    dollars = share * unit if pair.priced else None
-    price = 0.0 if at is None else float(PRICES[at])
+        cost, spread = float(sheet.share[at]), 1.96 * float(sheet.errors[0][at])
+        loss, error = float(sheet.loss[at]), float(sheet.errors[1][at])
+        price = float(PRICES[at])
+    dollars = cost * unit if pair.priced else None
     return Point(
         within=within,
-        cost=Interval(share, max(share - 1.96 * errors[0], 0.0), share + 1.96 * errors[0]),
-        loss=Interval(loss, max(loss - 1.96 * errors[1], -1.0), min(loss + 1.96 * errors[1], 1.0)),
+        cost=Interval(cost, max(cost - spread, 0.0), cost + spread),
+        loss=Interval(loss, max(loss - 1.96 * error, -1.0), min(loss + 1.96 * error, 1.0)),
         escalated=asked,
         cost_usd=dollars,
         per_right_usd=dollars / right if dollars is not None and right > 0 else None,
         price_of_error_usd=unit / price if pair.priced and price > 0 else None,
-        chance_above=float(norm.sf((goal - loss) / errors[1])) if errors[1] else 0.0,
+        chance_above=float(norm.sf((goal - loss) / error)) if error else 0.0,
         off=at is None,
     )
 
@@ -288,36 +290,35 @@ def baselines(pair: Pair) -> tuple[Alone, ...]:
     cheap, dear = pair.small_cost, pair.large_cost
     helped = pair.large_correct > pair.small_correct
     best = np.maximum(pair.small_correct, pair.large_correct)
-    made = []
-    for name, right, cost in (
-        (pair.small, pair.small_correct, cheap),
-        (pair.large, pair.large_correct, dear),
-        ("an oracle that asks only where it helps", best, np.where(helped, dear, cheap)),
-    ):
-        mean = float(cost.mean()) if pair.priced else None
-        quality = share_of(right)
-        made.append(
-            Alone(
-                name=name,
-                quality=quality,
-                cost=float(cost.sum() / dear.sum()),
-                cost_usd=mean,
-                per_right_usd=mean / quality.value if mean is not None and quality.value else None,
-            )
+
+    def alone(name: str, right: Array, cost: Array) -> Alone:
+        mean, quality = float(cost.mean()) if pair.priced else None, share_of(right)
+        return Alone(
+            name=name,
+            quality=quality,
+            cost=float(cost.sum() / dear.sum()),
+            cost_usd=mean,
+            per_right_usd=mean / quality.value if mean is not None and quality.value else None,
         )
-    return tuple(made)
+
+    return (
+        alone(pair.small, pair.small_correct, cheap),
+        alone(pair.large, pair.large_correct, dear),
+        alone("an oracle that asks only where it helps", best, np.where(helped, dear, cheap)),
+    )
 
 
 def rankings_of(sheet: Sheet, seed: int) -> dict[str, Figures]:
     """How well the gain that each shape expects finds the rows to escalate."""
     pair, found = sheet.pair, dict[str, Figures]()
-    won = ((pair.large_correct > 0.5) & (pair.small_correct <= 0.5)).astype(np.float64)
+    small, large = pair.small_correct, pair.large_correct
+    won = ((large > 0.5) & (small <= 0.5)).astype(np.float64)
     for name, score in sheet.gains.items():
-        dear = pair.large_cost if name == "router" else pair.small_cost + pair.large_cost
+        drafted = 0.0 if name == "router" else pair.small_cost
 
-        def figures(rows: Rows, score: Array = score, dear: Array = dear) -> dict[str, float]:
-            columns = score[rows], pair.small_correct[rows], pair.large_correct[rows]
-            curve = metrics.deferral_curve(*columns, pair.small_cost[rows], dear[rows])
+        def figures(at: Rows, score: Array = score, drafted: Any = drafted) -> dict[str, float]:
+            columns, dear = (score[at], small[at], large[at]), (pair.large_cost + drafted)[at]
+            curve = metrics.deferral_curve(*columns, pair.small_cost[at], dear)
             return {
                 "nAUC": metrics.nauc(*columns),
                 "AUDC": metrics.audc(curve),
@@ -326,7 +327,7 @@ def rankings_of(sheet: Sheet, seed: int) -> dict[str, Figures]:
                 "CPT 80": metrics.cpt(curve, 0.8),
                 "AIQ": metrics.aiq(curve),
                 "ΔIBC": metrics.delta_ibc(curve),
-                "AUROC of gain": auroc(score[rows], won[rows]),
+                "AUROC of gain": auroc(score[at], won[at]),
             }
 
         found[name] = metrics.bootstrap(figures, len(pair), seed=seed)
@@ -340,14 +341,14 @@ def confidences_of(sheet: Sheet, seed: int) -> dict[str, Figures]:
     if not np.isfinite(sheet.confidence).all() or not np.isfinite(raw).any():
         return {}
     measures = {"ECE": ece, "Brier": brier, "AUROC": auroc, "AURC": metrics.aurc}
-    found = dict[str, Figures]()
-    for name, score in (("fitted", sheet.confidence), ("raw score", np.nan_to_num(raw))):
 
-        def figures(rows: Rows, score: Array = score) -> dict[str, float]:
-            return {title: of(score[rows], right[rows]) for title, of in measures.items()}
+    def figures_of(score: Array) -> Figures:
+        def figures(at: Rows) -> dict[str, float]:
+            return {title: of(score[at], right[at]) for title, of in measures.items()}
 
-        found[name] = metrics.bootstrap(figures, len(right), seed=seed)
-    return found
+        return metrics.bootstrap(figures, len(right), seed=seed)
+
+    return {"fitted": figures_of(sheet.confidence), "raw score": figures_of(np.nan_to_num(raw))}
 
 
 def certify_half(
@@ -384,16 +385,17 @@ def worst_mistakes(sheet: Sheet, at: int | None) -> tuple[Mistake, ...]:
         return ()
     pair, sure = sheet.pair, np.nan_to_num(sheet.confidence)
     lost = (pair.large_correct - sheet.played.right[at]) * (1 - sheet.played.escalated[at])
-    found = []
-    for i in np.lexsort((-sure, -lost))[:MISTAKES]:
+
+    def mistake(i: int) -> Mistake:
         row = pair.rows[i]
         draft, reference = row.models[pair.small], row.reference
-        mistake = Mistake(
+        return Mistake(
             id=row.id,
             question=row.prompt,
             draft=draft.output or draft.pred,
             reference=None if reference is None else str(reference),
             confidence=float(sure[i]),
         )
-        found += [mistake] if lost[i] > 0.5 else []
-    return tuple(found)
+
+    worst = np.lexsort((-sure, -lost))[:MISTAKES]
+    return tuple(mistake(i) for i in worst if lost[i] > 0.5)

@@ -38,9 +38,6 @@ JUDGED = (0.02, 0.05, 0.1, 0.2, 0.5)
 NOISE = 1.0
 """A step up has to pay by more than so many standard errors of what it pays."""
 
-MOST_FIT = 10_000
-"""More labels take time and hardly change a fit."""
-
 Prior = tuple[tuple[float, float], tuple[float, float]]
 """(mean, deviation) of the weight of a column, for p_S and for p_L."""
 
@@ -131,13 +128,18 @@ def _normal_scores(raw: Array, known: Array) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Logistic regressions of who is right, on the same columns."""
+    """Logistic regressions of who is right, on the same columns. Of the recording that fitted it
+    the estimates are at hand, each of them as if its row had been left out."""
 
     scales: tuple[_Scale, ...]
     weights: tuple[Array, ...]
+    pair: Pair
+    at_hand: Estimates
 
     def __call__(self, pair: Pair) -> Estimates:
         """Estimates for each row of any recording of the same models."""
+        if pair is self.pair:
+            return self.at_hand
         x = _columns(pair, self.scales)
         return tuple(expit(x @ w) for w in self.weights)
 
@@ -146,21 +148,19 @@ def _columns(pair: Pair, scales: Sequence[_Scale]) -> Array:
     return np.hstack([np.ones((len(pair), 1)), *(scale(pair) for scale in scales)])
 
 
-def fit_head(
-    pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None = None
-) -> tuple[Head, Estimates]:
-    """A head on `raw` and other sources of columns (`Pair.block`), and its estimates for all rows:
-    leave-one-out where the row fitted it. Of a helper the own correctness is estimated too."""
+def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None = None) -> Head:
+    """A head on `raw` and other sources of columns (`Pair.block`). Of a helper the own correctness
+    is estimated too."""
     scales = tuple(_scale(pair, fit, source) for source in sources)
     x = _columns(pair, scales)
     priors: list[Prior] = [((0.0, 30.0), (0.0, 30.0))]
     for scale in scales:
         source = scale.source.partition(":")[0]
         priors += [PRIORS["same" if name == "same" else source] for name in scale.names]
-    table = np.array(priors)
-    targets = [(pair.small_correct, table[:, 0]), (pair.large_correct, table[:, 1])]
+    small, large = np.array(priors).swapaxes(0, 1)
+    targets = [(pair.small_correct, small), (pair.large_correct, large)]
     if helper is not None:
-        targets.append((pair.correct(helper), table[:, 1]))
+        targets.append((pair.correct(helper), large))
     weights, estimates = [], []
     for correct, prior in targets:
         w, left_out = _fit_logistic(x[fit], correct[fit], prior[:, 0], prior[:, 1] ** -2)
@@ -168,7 +168,7 @@ def fit_head(
         estimate[fit] = left_out
         weights.append(w)
         estimates.append(estimate)
-    return Head(scales, tuple(weights)), tuple(estimates)
+    return Head(scales, tuple(weights), pair, tuple(estimates))
 
 
 def _fit_logistic(x: Array, y: Array, prior: Array, precision: Array) -> tuple[Array, Array]:
@@ -249,26 +249,23 @@ class Part:
     Attributes:
         after: `question`, `draft`, or the name of a helper.
         head: estimates for any recording of the same models.
-        at_hand: those of the recording that it was fitted on.
         dollars: of what it asks, as known beforehand.
     """
 
     after: str
     head: Callable[[Pair], Estimates]
-    at_hand: Estimates
     dollars: Callable[[Pair], Array]
 
-    def stage(self, pair: Pair, p: Estimates) -> Stage:
+    def stage(self, pair: Pair) -> Stage:
         """The point on these rows."""
-        free = np.zeros(len(pair))
+        p, free = self.head(pair), np.zeros(len(pair))
         if self.after == "question":  # what is drafted is kept
             return Stage(p[0], p[1], pair.small_correct, free, free, pair.small_cost)
         expected = self.dollars(pair)
         if self.after == "draft":
             return Stage(p[0], p[1], pair.small_correct, pair.small_cost, expected, free)
         right = np.where(p[2] > p[0], pair.correct(self.after), pair.small_correct)
-        kept, paid = np.maximum(p[0], p[2]), pair.cost(self.after)
-        return Stage(kept, p[1], right, paid, expected, free)
+        return Stage(np.maximum(p[0], p[2]), p[1], right, pair.cost(self.after), expected, free)
 
 
 @dataclass(frozen=True)
@@ -282,12 +279,15 @@ class Shape:
     parts: tuple[Part, ...]
     helper: str | None = None
     _tables: dict[float, list[tuple[Array, Array]]] = field(default_factory=dict, repr=False)
+    _plans: dict[int, tuple[Pair, Plan]] = field(default_factory=dict, repr=False)
 
     def plan(self, pair: Pair) -> Plan:
         """The points of decision on these rows; leave-one-out on those that fitted it."""
-        own = pair is self.pair
-        stages = (part.stage(pair, part.at_hand if own else part.head(pair)) for part in self.parts)
-        return Plan(tuple(stages), pair.large_correct, pair.large_cost, self._dear(pair))
+        if id(pair) not in self._plans:
+            stages = tuple(part.stage(pair) for part in self.parts)
+            plan = Plan(stages, pair.large_correct, pair.large_cost, self._dear(pair))
+            self._plans[id(pair)] = pair, plan
+        return self._plans[id(pair)][1]
 
     @cached_property
     def learned(self) -> Plan:
@@ -375,20 +375,18 @@ def _line(pair: Pair, fit: Rows, cost: Array) -> Callable[[Pair], Array]:
 
 def fit_shapes(pair: Pair, fit: Rows) -> list[Shape]:
     """All shapes that a recording allows, fitted to some of its rows, from the simplest up."""
-    if len(fit) > MOST_FIT:
-        fit = np.random.default_rng(0).choice(fit, MOST_FIT, replace=False)
     own = ["raw"] * bool(np.isfinite(pair.raw[fit]).any())
     own += ["draft"] * bool(pair.block("draft").names)
     text, line = ["prompt", "topics"], _line(pair, fit, pair.small_cost)
     if any(pair.runs):  # of which much is known, also by what their tasks are about
         own, text = ["run"], ["tasks"]
-    drafted = Part("draft", *fit_head(pair, fit, [*own, *text]), line)
+    drafted = Part("draft", fit_head(pair, fit, [*own, *text]), line)
     found = [Shape("gain", pair, fit, (drafted,))] if own else []
-    part = Part("question", *fit_head(pair, fit, text), line)
-    found.append(Shape("router", pair, fit, (part,)))
+    asked = Part("question", fit_head(pair, fit, text), line)
+    found.append(Shape("router", pair, fit, (asked,)))
     for name in pair.helpers(fit):
         head = fit_head(pair, fit, [*own, *text, f"view:{name}"], name)
-        helped = Part(name, *head, _line(pair, fit, pair.cost(name)))
+        helped = Part(name, head, _line(pair, fit, pair.cost(name)))
         found.append(Shape("known", pair, fit, (drafted, helped), name))
     return found
 
@@ -414,8 +412,10 @@ def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None 
         p_large = [large if e is None or e.p_large is None else e.p_large for e in found]
         return np.array([0.0 if e is None else e.confidence for e in found]), np.array(p_large)
 
-    part = Part("draft", head, head(pair), _line(pair, rows, pair.small_cost))
-    return Shape("calibration", pair, rows, (part,))
+    part = Part("draft", head, _line(pair, rows, pair.small_cost))
+    shape = Shape("calibration", pair, rows, (part,))
+    shape.plan(pair)
+    return shape
 
 
 # The ladder -----------------------------------------------------------------------------------

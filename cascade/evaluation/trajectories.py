@@ -17,8 +17,8 @@ import numpy as np
 from langchain_core.messages import BaseMessage
 from pydantic import ValidationError
 
-from cascade.confidence.calibrating import fit_gain, stratified_folds
-from cascade.confidence.calibration import Fitted, GainHead, Linear, Share
+from cascade.confidence.calibrating import cross_fitted, fit_gain
+from cascade.confidence.calibration import Fitted, Linear, Share
 from cascade.confidence.early import lowest_kept
 from cascade.confidence.text import TextEncoder
 from cascade.confidence.trajectory import Step, message_steps, trajectory_features
@@ -62,19 +62,9 @@ def _table(runs: Sequence[Sequence[Step]], topics: Array) -> Array:
     return np.hstack([np.full((len(runs), 1), np.nan), np.log1p(read), topics])
 
 
-def _fit(table: Array, small: Array, large: Array, fit: Rows) -> tuple[GainHead, Array]:
-    """Heads of who succeeds, and (p_S, p_L) of all rows, by heads that have not seen the row."""
-
-    def head(rows: Rows) -> GainHead:
-        some = table[rows], small[rows], large[rows]
-        return fit_gain(*some, precision=STRENGTH**-2)
-
-    whole = head(fit)
-    p = np.array([whole.small.predict(table), whole.large.predict(table)])
-    for part, held in stratified_folds(large[fit] - small[fit] + 2 * small[fit], 5):
-        other, rows = head(fit[part]), fit[held]
-        p[:, rows] = other.small.predict(table[rows]), other.large.predict(table[rows])
-    return whole, p
+def _chance(table: Array, right: Array) -> Linear:
+    """P(success) by what heads read."""
+    return fit_gain(table, right, right, precision=STRENGTH**-2).small
 
 
 # Early stop -----------------------------------------------------------------------------------
@@ -158,10 +148,11 @@ def fit_early_stop(
         at, labels = np.flatnonzero(length > after), right[fit[length[fit] > after]] > 0.5
         if min(labels.sum(), (~labels).sum()) < LEAST_RUNS:
             continue
-        table = _table([runs[i][:after] for i in at], topics[at])
-        head, p = _fit(table, right[at], right[at], np.flatnonzero(np.isin(at, fit)))
-        chances[number, at] = p[0]
-        points.append(StopPoint(after=after, chance=head.small))
+        table, own = _table([runs[i][:after] for i in at], topics[at]), np.isin(at, fit)
+        chance = _chance(table[own], right[at[own]])
+        chances[number, at] = chance.predict(table)
+        chances[number, at[own]] = cross_fitted(_chance, table[own], right[at[own]])
+        points.append(StopPoint(after=after, chance=chance))
 
     def ends(below: float) -> Array:
         low = chances < below
@@ -174,10 +165,8 @@ def fit_early_stop(
     for bound in np.unique(lowest[fit][lowest[fit] < most]) + 1e-9:
         ended = ends(bound)
         left = pair.small_cost - spent_until(pair, ended)
-        chance = np.where(ended > 0, np.max(chances, axis=0, initial=0.0, where=chances < bound), 0)
-        expected, seen = (
-            ((ended > 0) * (left - p * pair.large_cost))[fit] for p in (chance, right)
-        )
+        low = np.where(ended > 0, np.max(chances, axis=0, initial=0.0, where=chances < bound), 0)
+        expected, seen = (((ended > 0) * (left - p * pair.large_cost))[fit] for p in (low, right))
         worth = min(expected.sum(), seen.sum()) - np.linalg.norm(seen)
         if worth > best:
             below, best = float(bound), float(worth)

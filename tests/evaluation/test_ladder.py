@@ -130,14 +130,14 @@ def test_another_model_says_the_same_and_how_sure_it_is_of_both() -> None:
 
 def test_with_few_labels_a_head_is_the_raw_score() -> None:
     found = pair()
-    _, (small, _) = fit_head(found, np.arange(12), ["raw", "draft", "prompt", "topics"])
+    small, _ = fit_head(found, np.arange(12), ["raw", "draft", "prompt", "topics"])(found)
     assert np.corrcoef(small[12:], found.raw[12:])[0, 1] > 0.9
 
 
 def test_estimates_of_fitting_rows_are_as_if_they_had_been_left_out() -> None:
     found, out = pair(recording(60)), 7
-    _, left_out = fit_head(found, np.arange(60), ["raw"])
-    head, _ = fit_head(found, np.delete(np.arange(60), out), ["raw"])
+    left_out = fit_head(found, np.arange(60), ["raw"])(found)
+    head = fit_head(found, np.delete(np.arange(60), out), ["raw"])
     assert left_out[0][out] == pytest.approx(head(found)[0][out], abs=0.02)
 
 
@@ -147,8 +147,8 @@ def test_a_column_that_never_varies_or_is_unknown_does_no_harm() -> None:
         return small.model_copy(update={"features": features})
 
     found = pair(with_small(recording(60), odd))
-    head, (right, _) = fit_head(found, np.arange(60), ["raw", "draft"])
-    assert np.isfinite(right).all()
+    head = fit_head(found, np.arange(60), ["raw", "draft"])
+    assert np.isfinite(head(found)[0]).all()
     assert np.isfinite(head(pair(recording(5)))[0]).all()  # which lacks these columns
 
 
