@@ -199,17 +199,11 @@ class TranscriptWriter:
     off is removed.
 
     Raises:
-        ConfigurationError: the path names a gzip file, it cannot be written, or what is
-            there is not transcripts.
+        ConfigurationError: it cannot be written, or what is there is not transcripts.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if self.path.suffix == ".gz":
-            raise ConfigurationError(
-                f"{self.path}: a gzip file cannot be appended to safely. Write "
-                f"{self.path.with_suffix('')} and compress it when it is complete."
-            )
         there = read_transcripts(self.path) if self.path.exists() else ()
         self.ids = {record.id for record in there}
         try:
@@ -230,16 +224,7 @@ class TranscriptWriter:
             self._file.truncate(len(written) - len(last))
 
     def write(self, record: Transcript) -> None:
-        """Append one record; it is handed to the system before this returns.
-
-        Raises:
-            ConfigurationError: a record of this id is already there.
-        """
-        if record.id in self.ids:
-            raise ConfigurationError(
-                f"{self.path} already has a record with the id {record.id!r}: skip the ids that "
-                "the writer knows (`ids`), or give each question an id of its own."
-            )
+        """Append one record; it is handed to the system before this returns."""
         self._file.write(record.to_line().encode())
         self._file.flush()
         self.ids.add(record.id)
@@ -357,7 +342,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
         raise MissingDependencyError(
-            'Parquet needs pyarrow: pip install "agent-cascade[parquet]".'
+            "Parquet needs pyarrow: install the extra `parquet`."
         ) from error
     try:
         with parquet.ParquetFile(path) as file:

@@ -86,8 +86,6 @@ def test_a_recording_is_continued_behind_what_a_crash_left(
     with caplog.at_level(logging.WARNING, "cascade"), TranscriptWriter(path) as writer:
         assert writer.ids == {"1"}
         writer.write(record("2"))
-        with pytest.raises(ConfigurationError, match="already has a record with the id '2'"):
-            writer.write(record("2"))
     assert "cut off" in caplog.text
     assert ids(path) == ["1", "2"]
 
@@ -101,8 +99,6 @@ def test_a_whole_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="gzip file cannot be appended"):
-        TranscriptWriter(tmp_path / "t.jsonl.gz")
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"cannot be written \(.*file is a file\): give"):
         TranscriptWriter(tmp_path / "file" / "t.jsonl")
@@ -193,5 +189,5 @@ def test_a_table_that_cannot_be_read_is_named(
 
 def test_parquet_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(MissingDependencyError, match=r"agent-cascade\[parquet\]"):
+    with pytest.raises(MissingDependencyError, match="install the extra `parquet`"):
         list(read_table(tmp_path / "r.parquet"))
