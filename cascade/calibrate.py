@@ -31,6 +31,7 @@ from cascade.evaluation.recordings import (
 from cascade.evaluation.scorers import Score, Scorer
 from cascade.evaluation.trajectories import with_features
 from cascade.kernel import Kernel
+from cascade.ledger.view import LedgerView
 from cascade.policies import Situation
 from cascade.questions import to_messages
 from cascade.run import CascadeRuntime, Run
@@ -267,27 +268,24 @@ class _Recorder:
         right, best = (score.value for score in scores)
         if right is None or best is None:
             return None, None
+        calls = [entry for entry in run.entries if entry.model is not None]
         checks = [entry for entry in drafted if entry.node == "self_check"]
         drafts = [entry for entry in drafted if entry.node != "self_check"]
-        calls = [entry for entry in run.entries if entry.model is not None]
-        small = _outcome(draft, right, drafts).model_copy(
-            update={
-                "features": signals,
-                "confidence": confidence,
-                "check_cost_usd": _dollars(_sum(checks)),
-            }
-        )
-        answered = _outcome(large, best, calls[len(drafted) :])
+        check_usd = LedgerView(checks).cost_usd
+        said = {"features": signals, "confidence": confidence, "check_cost_usd": check_usd}
         row = Transcript(
             dataset=self._dataset,
             id=example.id,
             prompt=example.question,
             reference=reference,
-            models={self._small: small, self._large: answered},
+            models={
+                self._small: _outcome(draft, right, drafts, **said),
+                self._large: _outcome(large, best, calls[len(drafted) :]),
+            },
+            **{MADE_WITH: self._settings_of(example)},
         )
         judged = any(score.completion is not None for score in scores)
-        made_with = {MADE_WITH: self._settings_of(example)}
-        return row.model_copy(update=made_with), None if judged else _sum(calls)
+        return row, None if judged else LedgerView(calls).cost_usd
 
     async def _score(self, example: Example, answer: str, reference: JsonValue) -> Score:
         if answer.strip() in example.labels:
@@ -299,25 +297,18 @@ class _Recorder:
         return await self._scorer.score(answer, reference, question=example.question)
 
 
-def _outcome(answer: Completion, correct: float, calls: Sequence[LedgerEntry]) -> Outcome:
+def _outcome(
+    answer: Completion, correct: float, calls: Sequence[LedgerEntry], **more: Any
+) -> Outcome:
+    found: dict[str, Any] = {"cost_usd": LedgerView(calls).cost_usd, **more}
     return Outcome(
         correct=correct,
         input_tokens=answer.usage.input_tokens,
         output_tokens=answer.usage.output_tokens,
-        cost_usd=_dollars(_sum(calls)),
         output=answer.transcript,
         latency_ms=answer.latency_ms,
+        **found,
     )
-
-
-def _dollars(amount: Decimal | None) -> float | None:
-    return None if amount is None else float(amount)
-
-
-def _sum(entries: Sequence[LedgerEntry]) -> Decimal | None:
-    costs = [entry.cost_usd for entry in entries]
-    known = [cost for cost in costs if cost is not None]
-    return sum(known, Decimal(0)) if len(known) == len(costs) else None
 
 
 # Calibrating ----------------------------------------------------------------------------------
