@@ -285,18 +285,18 @@ def try_(
     """
     need_numbers()
     from cascade.calibrate import calibrate as fit  # noqa: PLC0415 - heavy
-    from cascade.evaluation import fitting  # noqa: PLC0415
+    from cascade.calibrate import labels_of, with_shots, write_artefacts  # noqa: PLC0415
     from cascade.evaluation.crossfit import LEAST_ROWS  # noqa: PLC0415
     from cascade.evaluation.verdict import FAIR_TEST  # noqa: PLC0415
 
-    choices = fitting.labels_of(examples.read(file))
+    choices = labels_of(examples.read(file))
     if choices and examples.system is None:
         # Short labels want to be named, and no chance: 11 points of accuracy on a set of ours.
         told = f"Answer with one of these words alone: {', '.join(choices)}."
         examples = replace(examples, system=told)
         if models.temperature is None:
             models = replace(models, temperature=0.0)
-    rows = fitting.with_shots(examples.read(file), shots)
+    rows = with_shots(examples.read(file), shots)
     if len(rows) < LEAST_ROWS:
         raise ConfigurationError(
             f"{file}: {len(rows)} rows, where {LEAST_ROWS} or more are needed, and "
@@ -311,7 +311,7 @@ def try_(
             fitted = asyncio.run(
                 fit(cascade.kernel, path, rows, max_harms=max_harm or (), options=options)
             )
-        files = fitting.write_artefacts(to, fitted, cascade.tiers)
+        files = write_artefacts(to, fitted, cascade.tiers)
     found, then = fitted.evaluation, _next(fitted.evaluation, files["configuration"])
     remark = f"wrote {', '.join(map(str, files.values()))}\nnext: {then}"
     advice = fitted.calibration.recommendation
@@ -407,7 +407,7 @@ def _record(
 
 def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: float) -> None:
     """Say what will be asked at which cost, and ask the person where it may be more than that."""
-    from cascade.evaluation.fitting import expected_usd  # noqa: PLC0415 - heavy
+    from cascade.calibrate import expected_usd  # noqa: PLC0415 - heavy
     from cascade.evaluation.recordings import read_transcripts  # noqa: PLC0415
 
     known = {r.id for r in read_transcripts(path)} if path.exists() else set()

@@ -20,10 +20,17 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
 
 from cascade.api import Cascade
-from cascade.calibrate import SIGNALS, AlwaysEscalate, Collected, calibrate, record
+from cascade.calibrate import (
+    SIGNALS,
+    AlwaysEscalate,
+    Collected,
+    Fitted,
+    calibrate,
+    record,
+    write_artefacts,
+)
 from cascade.errors import ConfigurationError
 from cascade.evaluation.crossfit import LEAST_ROWS
-from cascade.evaluation.fitting import Fitted, write_artefacts
 from cascade.evaluation.recordings import Example
 from cascade.evaluation.scorers import get_scorer
 from cascade.ledger.prices import Price, find_pricing

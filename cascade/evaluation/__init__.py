@@ -1,8 +1,8 @@
 """What a cascade is worth on recorded answers, and what a ledger says it was worth.
 
 `recordings` reads transcripts and examples, `scorers` judge answers, `verdict.evaluate` says what
-a cascade would have cost, `fitting` makes a calibration, `plan` needs no answers at all, and
-`report` reads a ledger. Needs the extra `calibrate`, except for recordings and scorers.
+a cascade would have cost, `plan` needs no answers at all, and `report` reads a ledger. Needs the
+extra `calibrate`, except for recordings and scorers.
 """
 
 from cascade.evaluation.recordings import (

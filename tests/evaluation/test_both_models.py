@@ -13,17 +13,20 @@ import yaml
 from langchain_core.messages import HumanMessage, SystemMessage
 
 from cascade import Cascade
-from cascade.calibrate import GIVE_UP_AFTER, AlwaysEscalate, Collected, record
-from cascade.errors import CascadeError, ConfigurationError, ModelError
-from cascade.evaluation import Example, read_transcripts
-from cascade.evaluation.crossfit import Options
-from cascade.evaluation.fitting import (
+from cascade.calibrate import (
+    GIVE_UP_AFTER,
+    AlwaysEscalate,
+    Collected,
     expected_usd,
     fit,
     labels_of,
+    record,
     with_shots,
     write_artefacts,
 )
+from cascade.errors import CascadeError, ConfigurationError, ModelError
+from cascade.evaluation import Example, read_transcripts
+from cascade.evaluation.crossfit import Options
 from cascade.evaluation.scorers import Score, Scorer, get_scorer
 from cascade.ledger.prices import Price
 from cascade.models import Request
