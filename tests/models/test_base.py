@@ -45,15 +45,6 @@ async def test_a_server_that_computed_longer_than_was_waited_for_did_not_measure
     assert (recorded.latency_ms, recorded.busy_ms) == (5.0, 10.0**6), "a recorded time stays"
 
 
-async def test_a_time_limit_of_the_models_own_is_not_the_requests() -> None:
-    class Late(Made):
-        async def _complete(self, request: Request) -> Completion:
-            raise TimeoutError("its own")
-
-    with pytest.raises(TimeoutError, match="its own"):
-        await ask(Late(), timeout_s=10)
-
-
 async def test_the_pieces_of_a_stream_may_be_taken_in_several_tasks() -> None:
     class Words(Made):
         async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:

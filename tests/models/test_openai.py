@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import HumanMessage
 
 from cascade.errors import (
     ConfigurationError,
@@ -67,15 +67,6 @@ async def test_a_reasoning_model_has_another_limit_and_options_go_with_every_req
     sent = {name: value for name, value in server.last.body.items() if name != "messages"}
     assert sent == {"model": "org/gpt-5.1", "max_completion_tokens": 7, "top_p": 0.9, "n": 1}
     await model.aclose()
-
-
-async def test_halves_of_characters_do_not_spoil_a_conversation(
-    openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    server.will(replies.openai_reply("ok"))
-    await openai_model.complete(Request((AIMessage("a\ud83d"), HumanMessage("\ud83d\ude00"))))
-    said = [message["content"] for message in server.last.body["messages"]]
-    assert said == ["a\ufffd", "😀"]
 
 
 @pytest.mark.parametrize(
