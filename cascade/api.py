@@ -6,8 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,7 +20,7 @@ from cascade._portal import iterate_sync, run_sync
 from cascade.agents import Route
 from cascade.agents.verifier import Judge
 from cascade.confidence.signals import SignalLike
-from cascade.driving import Driver
+from cascade.driving import Driver, watched
 from cascade.errors import (
     CalibrationMismatchError,
     ConfigurationError,
@@ -216,26 +218,14 @@ class Cascade:
         if show not in ("verified", "optimistic", "final"):
             raise ConfigurationError(f"show={show!r}: give one of verified, optimistic, final.")
         run, form = await self._begin(question, settings)
-        events: asyncio.Queue[Event | None] = asyncio.Queue()
         runtime = self._driver.runtime(config, show)
-        if show != "final":
-            runtime.emit, runtime.streams = events.put_nowait, True
-
-        async def answer() -> None:
-            try:
-                await self._driver.drive(run, runtime)
-            finally:
-                events.put_nowait(None)
-
-        answering = asyncio.create_task(answer())
-        try:
-            while (event := await events.get()) is not None:
-                yield event
-            await answering
-        finally:
-            if not answering.done():
-                answering.cancel()
-                await asyncio.wait([answering])
+        work = partial(self._driver.drive, run, runtime)
+        if show == "final":
+            await work()
+        else:
+            async with aclosing(watched(work, runtime)) as events:
+                async for event in events:
+                    yield event
         yield self._result(run, form)
 
     async def abatch(

@@ -6,17 +6,19 @@ LangGraph is loaded only when it drives.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from contextvars import Context
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from cascade.errors import ConfigurationError
-from cascade.events import Reader
+from cascade.events import Event, Reader
 from cascade.kernel import InCopiedContext, Kernel
 from cascade.run import CascadeRuntime, Run, Show
 
@@ -128,6 +130,32 @@ class Driver:
         plain = {k: v for k, v in run.settings.items() if k != "of"}
         held = json.dumps([parts.name, chain, texts, plain], sort_keys=True, default=repr)
         return hashlib.sha256(held.encode()).hexdigest()
+
+
+async def watched(
+    work: Callable[[], Coroutine[Any, Any, None]],
+    runtime: CascadeRuntime,
+    context: Context | None = None,
+) -> AsyncGenerator[Event]:
+    """The events of a run while `work` drives it; leaving early ends the work."""
+    events: asyncio.Queue[Event | None] = asyncio.Queue()
+    tell, runtime.streams = runtime.emit, True
+
+    def emit(event: Event) -> None:
+        tell(event)
+        events.put_nowait(event)
+
+    runtime.emit = emit
+    working = asyncio.get_running_loop().create_task(work(), context=context)
+    working.add_done_callback(lambda _: events.put_nowait(None))
+    try:
+        while (event := await events.get()) is not None:
+            yield event
+        await working
+    finally:
+        if not working.done():
+            working.cancel()
+            await asyncio.wait([working])
 
 
 def graph_around() -> Any:

@@ -9,7 +9,6 @@ are counted once, and only tracers see the calls of the tiers below it.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import re
@@ -22,6 +21,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import aclosing
 from contextvars import Context
 from decimal import Decimal
 from operator import itemgetter
@@ -54,7 +54,7 @@ from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError, f
 
 from cascade._portal import iterate_sync, run_sync
 from cascade.api import Cascade
-from cascade.driving import graph_around
+from cascade.driving import graph_around, watched
 from cascade.errors import ConfigurationError, PersonNeededError, StreamInterruptedError
 from cascade.events import Decided, Event, Retracted, Token
 from cascade.kernel import InCopiedContext
@@ -136,24 +136,14 @@ class CascadeChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         run, runtime, context = self._prepared(messages, stop, run_manager, kwargs)
-        events: asyncio.Queue[Event | None] = asyncio.Queue()
-        tell, runtime.streams = runtime.emit, True
-
-        def emit(event: Event) -> None:
-            tell(event)
-            events.put_nowait(event)
-
-        async def answer() -> CascadeResult:
-            try:
-                return await self._answer(run, runtime)
-            finally:
-                events.put_nowait(None)
-
-        runtime.emit = emit
-        answering = asyncio.get_running_loop().create_task(answer(), context=context)
+        results: list[CascadeResult] = []
         shown = ""
-        try:
-            while (event := await events.get()) is not None:
+
+        async def answer() -> None:
+            results.append(await self._answer(run, runtime))
+
+        async with aclosing(watched(answer, runtime, context)) as events:
+            async for event in events:
                 if isinstance(event, Token):
                     shown += event.text
                     for word in re.findall(r"\s*\S+|\s+$", event.text):
@@ -165,11 +155,7 @@ class CascadeChatModel(BaseChatModel):
                         model="cascade",
                         billed=None,
                     )
-            yield ChatGenerationChunk(message=_last_chunk(await answering, run, shown))
-        finally:
-            if not answering.done():
-                answering.cancel()
-                await asyncio.wait([answering])
+        yield ChatGenerationChunk(message=_last_chunk(results[0], run, shown))
 
     def _generate(
         self,
