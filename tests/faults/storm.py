@@ -37,7 +37,9 @@ PRICES = {"small": Price(input=1, output=2), "large": Price(input=10, output=30)
 SECRET = "sk-very-secret"
 WAITS = frozenset({"silent", "headers byte by byte", "body byte by byte"})
 """Faults that end only with the patience of the caller."""
-LOSES_CONNECTIONS = WAITS | {"refused", "reset after", "Content-Length short"}
+BREAKS_LATER = frozenset({"reset after", "Content-Length short"})
+"""With these a connection is in its pool again before it breaks."""
+LOSES_CONNECTIONS = WAITS | BREAKS_LATER | {"refused"}
 """With these an attempt may fail before the server has seen it."""
 SET_UP = ("status 400", "status 401", "status 403", "status 404", "status 422", "redirect")
 """Beginnings of the faults that say that the set-up is wrong: no other model would help."""
@@ -191,7 +193,9 @@ async def _storm(questions: Sequence[Question], folder: Path) -> World:
                 name = None if q.fault is None else q.fault.name
                 nowhere = q.place if name == "refused" else None
                 impatient = q.place if name in WAITS else None
-                key = (q.protocol, nowhere, impatient)
+                # No other question meets connections that are broken.
+                alone = q.number if name in BREAKS_LATER else None
+                key = (q.protocol, nowhere, impatient, alone)
                 if key not in cascades:
                     refusing_url = f"http://127.0.0.1:{refused.getsockname()[1]}"
                     urls = dict.fromkeys(PRICES, server.url)
