@@ -60,7 +60,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             httpx.post(address, headers=headers, json=body).raise_for_status()
         yield World(served, admin["secret"])
         served.process.terminate()
-        served.process.communicate(timeout=60)
+        served.process.communicate(timeout=300)
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, 
         served = serve(tmp_path_factory.mktemp("clients"), upstream)
         yield served, served.key("clients")["secret"]
         served.process.terminate()
-        served.process.communicate(timeout=60)
+        served.process.communicate(timeout=300)
 
 
 def table_of(command: list[str], folder: Path) -> dict[str, dict[str, str]]:

@@ -80,7 +80,7 @@ class Server:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
         )
         if done.returncode:
             raise NoPostgresError(f"{program} failed: {done.stdout}{done.stderr}")

@@ -30,7 +30,7 @@ def test_work_goes_on_when_the_loop_that_asked_for_it_has_ended() -> None:
     work, done, go = Background(), threading.Event(), threading.Event()
 
     async def later() -> None:
-        await asyncio.to_thread(go.wait, 30)
+        await asyncio.to_thread(go.wait, 300)
         done.set()
 
     async def ask() -> None:
@@ -63,7 +63,7 @@ async def test_so_much_is_under_way_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         nonlocal now, most
         now += 1
         most = max(most, now)
-        await asyncio.to_thread(go.wait, 30)
+        await asyncio.to_thread(go.wait, 300)
         now -= 1
 
     work = Background()

@@ -95,5 +95,5 @@ async def test_a_iterate_here_is_read_and_closed_on_the_background_loop() -> Non
     reading = iterate_here(numbers.stream())
     assert [await anext(reading) for _ in range(3)] == [0, 1, 2]
     await reading.aclose()
-    assert await asyncio.to_thread(numbers.closed.wait, 5)
+    assert await asyncio.to_thread(numbers.closed.wait, 300)
     assert numbers.closed_on is portal_loop()

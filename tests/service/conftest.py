@@ -156,7 +156,7 @@ def live(path: Path, **overrides: Any) -> Iterator[Live]:
         made = asyncio.run_coroutine_threadsafe(
             app.state.gateway.keys.create("owner", admin=True), loop
         )
-        secret = made.result(10)[1]
+        secret = made.result(300)[1]
     try:
         gc.collect()
         gc.freeze()  # as the service does, whose heap is that of no test run
@@ -164,7 +164,7 @@ def live(path: Path, **overrides: Any) -> Iterator[Live]:
     finally:
         gc.unfreeze()
         server.should_exit = True
-        thread.join(30)
+        thread.join(300)
         assert not thread.is_alive()
 
 

@@ -88,7 +88,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _connect(running: Live) -> socket.socket:
     host, port = running.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
+    return socket.create_connection((host, int(port)), timeout=300)
 
 
 @pytest.mark.parametrize(
