@@ -58,13 +58,6 @@ def test_the_verified_saving_is_the_lower_end_of_the_interval() -> None:
     assert quality(report).sentence.startswith("0 of 30 checked drafts were worse")
 
 
-def test_with_every_draft_audited_the_bound_is_what_was_measured() -> None:
-    report = reported([*audited(2, loss=1.0, rate=1.0), *audited(98, rate=1.0)])
-    found = quality(report)
-    assert (report.status, found.loss.high) == ("measured", pytest.approx(0.02))
-    assert "2.0 % is lost per request, as all were checked" in found.sentence
-
-
 def test_before_any_audit_the_saving_is_estimated_within_assumed_limits() -> None:
     report = reported(accepted(10, rate=0.1))
     spent = 10 * 0.0001
@@ -372,14 +365,6 @@ def test_long_tables_sum_up_what_they_leave_out() -> None:
     many = [Story().draft(usd(i + 1), model=f"m{i}").accept() for i in range(35)]
     models = table_of(reported(many), "By model").rows
     assert (models[0][0], models[-2][0]) == ("m34", "(5 others)")
-
-
-def test_each_day_has_its_own_interval_in_the_picture() -> None:
-    told = [*audited(5), Story(NOON + DAY).draft().accept(rate=0.5)]
-    pictures = {picture.title: picture for picture in reported(told).document.pictures}
-    [series] = pictures["Saving per day"].series
-    assert len(series.points) == len(series.ranges) == 2
-    assert len(pictures["Escalation per day"].series[0].points) == 2
 
 
 def test_events_verdicts_of_people_and_calls_under_way_are_no_requests() -> None:
