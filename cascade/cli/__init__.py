@@ -1,130 +1,14 @@
 """The command line, `cascade`."""
 
-from __future__ import annotations
-
 import sys
-from importlib import import_module
-from typing import Annotated, Any
-
-import typer
-from typer.core import TyperGroup
-
-from cascade._version import __version__
-from cascade.cli.console import AS_JSON, COMMAND, INTERRUPTED, fail, without_tracebacks
-
-COMMANDS = {
-    "ask": "ask",
-    "batch": "batch",
-    "calibrate": "judge",
-    "demo": "judge",
-    "doctor": "doctor",
-    "evaluate": "judge",
-    "keys": "serve",
-    "lessons": "teach",
-    "plan": "plan",
-    "report": "report",
-    "serve": "serve",
-    "teach": "teach",
-    "try": "judge",
-}
-"""The commands and the modules that have them: only the module of what was typed is loaded."""
-
-EXAMPLES = {
-    "ask": "'What is the capital of Australia?' --small ollama:qwen2.5:3b --large openai:gpt-5.1 "
-    "--price-of-error 0.05",
-    "batch": "questions.csv --output answers.csv --small ollama:qwen2.5:3b --large openai:gpt-5.1 "
-    "--budget-usd 5",
-    "calibrate": "examples.jsonl --small ollama:qwen2.5:3b --large openai:gpt-5.1 --scorer exact "
-    "--max-harm 0.05 --out calibration.json",
-    "demo": "--n 40",
-    "doctor": "--model openai:gpt-5.1 --model ollama:qwen2.5:3b",
-    "evaluate": "answers.jsonl --small ollama:qwen2.5:3b --large openai:gpt-5.1 "
-    "--price-of-error 0.05 --html report.html",
-    "keys": "create cascade.yaml search-team --day-usd 5 --per-minute 120 --tag team=search",
-    "lessons": "delete sqlite:///lessons.db --user ada",
-    "plan": "--input-tokens 400 --output-tokens 100 --small-price 0.1,0.4 --large openai:gpt-5.1 "
-    "--accept 0.6",
-    "report": "sqlite:///ledger.db --since 7d --tag team=search --html report.html",
-    "serve": "cascade.yaml --check",
-    "teach": "export sqlite:///lessons.db --output train.jsonl",
-    "try": "tickets.csv --question text --label category --small ollama:qwen2.5:3b "
-    "--large openai:gpt-5.1",
-}
-
-
-class Program(TyperGroup):
-    """The commands, loaded when they are typed, with errors that end with what to type next."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Names of all commands."""
-        del ctx
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of a name; None where there is none."""
-        del ctx
-        if cmd_name not in COMMANDS:
-            return None
-        module = import_module(f"cascade.cli.{COMMANDS[cmd_name]}")
-        command = getattr(module, f"{cmd_name}_" if cmd_name == "try" else cmd_name)
-        if isinstance(command, typer.Typer):
-            made: Any = typer.main.get_group(command)
-        else:
-            alone = typer.Typer(add_completion=False)
-            alone.command()(command)
-            made = typer.main.get_command(alone)
-        made.name, made.epilog = cmd_name, f"Example: cascade {cmd_name} {EXAMPLES[cmd_name]}"
-        return made
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command; Ctrl-C is told."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            fail("interrupted", INTERRUPTED, kind="Interrupted")
-
-    def main(self, args: Any = None, prog_name: str | None = None, *_: Any, **options: Any) -> Any:
-        """Run what was typed, and leave with the command's exit code."""
-        given = list(sys.argv[1:] if args is None else args)
-        end = given.index("--") if "--" in given else len(given)
-        AS_JSON.set("--json" in given[:end])
-        words = [word for word in given[:1] if word in COMMANDS]
-        COMMAND.set(" ".join(["cascade", *words]))
-        plain = {**options, "standalone_mode": False}
-        code = without_tracebacks(lambda: super(Program, self).main(given, prog_name, **plain))
-        if options.get("standalone_mode", True):
-            sys.exit(code)
-        return code
-
-
-app = typer.Typer(
-    name="cascade",
-    cls=Program,
-    help="A small model drafts, its confidence is checked, a large model answers what is doubtful.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"cascade {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Print the version and leave."
-        ),
-    ] = False,
-) -> None:
-    del version  # its callback has done the work
 
 
 def main() -> None:
     """Run the command line."""
-    app()
+    try:
+        from cascade.cli.program import app  # noqa: PLC0415 - Ctrl-C may come while it loads
+
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)

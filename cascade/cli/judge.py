@@ -446,7 +446,7 @@ def _counts(done: Collected | None) -> dict[str, Any] | None:
 @contextmanager
 def _progress(path: Path) -> Iterator[Callable[[Collected], None]]:
     """What shows a person how far collecting is, and on Ctrl-C where it goes on."""
-    kept = "nothing was recorded yet"
+    kept = "nothing is recorded yet"
 
     def update(done: Collected) -> None:
         nonlocal kept
@@ -460,5 +460,5 @@ def _progress(path: Path) -> Iterator[Callable[[Collected], None]]:
         with busy("getting ready") as tell:
             yield update
     except KeyboardInterrupt:
-        said = f"interrupted: {kept}; the same command goes on there"
+        said = f"interrupted: {kept}; the same command goes on"
         fail(said, INTERRUPTED, kind="Interrupted")

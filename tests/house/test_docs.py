@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 import floors
-from cascade.cli import COMMANDS, app
+from cascade.cli.program import COMMANDS, app
 from cascade.models import Model, Request, open_model
 from cascade.service import read_config
 from cascade.state import Completion
