@@ -234,7 +234,7 @@ class Breaker(CascadeMiddleware):
             when = "one call tries it now" if ready_s is None else f"tried again in {ready_s:.1f} s"
             raise CircuitOpenError(
                 f"{model.name} was not asked: it has failed too often ({circuit.last}) and is left "
-                f"alone; {when}.",
+                f"alone; {when}. {circuit.why}",
                 model=model.name,
                 ready_in_s=ready_s,
             )
@@ -244,7 +244,8 @@ class Breaker(CascadeMiddleware):
             failed = False
         except ModelError as error:
             failed = _speaks_of_server(error)
-            circuit.last = type(error).__name__ if failed else circuit.last
+            if failed:
+                circuit.last, circuit.why = type(error).__name__, str(error)
             raise
         finally:
             circuit.leave(ticket, failed=failed)
@@ -274,7 +275,7 @@ class Circuit:
     def __init__(self, settings: Breaker, server: str, clock: Callable[[], float]) -> None:
         self._settings, self._server, self._clock = settings, server, clock
         self._lock = Lock()
-        self.state, self.last = "closed", ""
+        self.state, self.last, self.why = "closed", "", ""
         self._ticket = 0
         self._row = 0
         self._calls: deque[tuple[float, bool]] = deque(maxlen=10_000)

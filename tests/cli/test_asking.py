@@ -8,11 +8,12 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from cascade import Cascade
-from cascade.cli import console, main
+from cascade.cli import console, main, program
 from tests.acceptance import commands
 from tests.acceptance.commands import MODELS
 from tests.acceptance.upstream import Answer, Upstream
@@ -25,12 +26,55 @@ QUESTION = "What is the capital of Australia?"
 
 def test_without_a_command_all_commands_are_shown() -> None:
     done = commands.cascade(code=2)
-    for name in ("ask", "try", "keys", "lessons", "teach"):
-        assert name in done.out + done.err
-
-
-def test_the_version_is_printed() -> None:
+    assert all(f" {name} " in done.out + done.err for name in program.COMMANDS)
     assert commands.cascade("--version").out.startswith("cascade ")
+
+
+def test_ctrl_c_while_the_program_loads_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "app", mock.Mock(side_effect=KeyboardInterrupt))
+    assert commands.cascade("doctor", code=130).err == "interrupted\n"
+
+
+BROKEN = {
+    "latin.csv": b"question,reference\ncaf\xe9,x\n",
+    "one.csv": b"word\nup\n",
+    "empty.jsonl": b"",
+    "cut.jsonl": b'{"question": "a", "reference": "b"}\n{"question": "c", "ref',
+    "no.parquet": b"PAR1",
+    "text.txt": b"What is this?",
+    "bad.yaml": b"cascades: [",
+}
+
+
+@pytest.mark.parametrize("name", [*BROKEN, "none.csv", "folder"])
+@pytest.mark.parametrize("command", ["batch", "calibrate", "evaluate", "serve", "keys", "try"])
+def test_a_file_that_cannot_be_read_is_named_in_one_line_and_nothing_is_asked(
+    host: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    for file, content in BROKEN.items():
+        Path(file).write_bytes(content)
+    models = () if command in ("serve", "keys") else MODELS
+    typed = {"keys": ("keys", "list", name), "batch": ("batch", name, "--output", "out.csv")}
+    done = commands.cascade(*typed.get(command, (command, name)), *models, code=2)
+    error, then = done.err.strip().splitlines()[-2:]
+    assert error.startswith("error: ")
+    assert name in done.err or "which two models" in error or "no row has both" in error
+    assert then.startswith("next: cascade ")
+    assert host.seen == []
+
+
+@pytest.mark.parametrize("command", ["try", "calibrate", "demo"])
+def test_a_server_that_is_down_is_named_where_both_models_are_recorded(
+    host: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
+    file = commands.questions(tmp_path / "e.jsonl", range(40))
+    given = ("demo", "--small", "ollama:small") if command == "demo" else (command, file, *MODELS)
+    done = commands.cascade(*given, "--out", tmp_path / "out", code=1)
+    assert "examples all failed" in done.err
+    assert "ollama:small at http://127.0.0.1:1 does not answer" in done.err
 
 
 @pytest.mark.parametrize(
@@ -54,18 +98,9 @@ def test_wrong_usage_ends_with_what_to_type_next(
     assert (error["next"], error["exit_code"], said in error["message"]) == (then, 2, True)
 
 
-@pytest.mark.parametrize(
-    ("group", "command"),
-    [
-        ("keys", "create"),
-        ("keys", "list"),
-        ("lessons", "delete"),
-        ("lessons", "terms"),
-        ("teach", "export"),
-        ("teach", "status"),
-    ],
-)
-def test_commands_of_groups_have_json_and_their_groups_an_example(group: str, command: str) -> None:
+@pytest.mark.parametrize("typed", ["keys create", "keys list", "lessons terms", "teach status"])
+def test_commands_of_groups_have_json_and_their_groups_an_example(typed: str) -> None:
+    group, command = typed.split()
     assert f"Example: cascade {group}" in commands.cascade(group, "--help").out
     assert "--json" in commands.cascade(group, command, "--help").out
 
