@@ -199,7 +199,7 @@ class Wishes(BaseModel):
 
     price_of_error: float | None = Field(default=None, gt=0)
     """Dollars that a wrong answer costs; escalation is weighed against it."""
-    deadline: float | None = Field(default=None, gt=0)
+    deadline: float | None = Field(default=None, ge=0.1)
     """Seconds from the arrival of the request to its answer."""
     local_only: bool | Literal["answer", "abstain"] = False
     """Stay on this machine; `abstain` gives no answer where no tier here is good enough."""

@@ -156,6 +156,7 @@ async def test_a_strict_tool_arrives_unchanged_and_its_call_comes_back(
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"cascade": {"deadline": "soon"}}, "cascade.deadline"),
+        ({"cascade": {"deadline": 5e-324}}, "cascade.deadline"),
         ({"cascade": {"price_of_error": -1}}, "cascade.price_of_error"),
         ({"cascade": {"colour": 1}}, "colour"),
     ],
