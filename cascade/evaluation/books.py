@@ -96,11 +96,13 @@ COLUMNS = tuple(f"decision.{name}" if name in _DECIDED else name for name in Row
 class Sums:
     """Sums over entries, exact to the last digit.
 
-    `unknown` entries are of unknown cost, which `assumed` stands for; `unpriced` of them have no
-    assumption. `measured` and `estimated` are baselines earned; `no_baseline` drafts were accepted
-    and theirs is unknown. Of `no_tokens` calls that were answered the tokens are unknown.
+    So many `requests` begin with one of them. `unknown` entries are of unknown cost, which
+    `assumed` stands for; `unpriced` of them have no assumption. `measured` and `estimated` are
+    baselines earned; `no_baseline` drafts were accepted and theirs is unknown. Of `no_tokens` calls
+    that were answered the tokens are unknown.
     """
 
+    requests: int = 0
     unknown: int = 0
     unpriced: int = 0
     no_baseline: int = 0
@@ -312,7 +314,7 @@ class Books:
                     self._add(row)
 
     def _add(self, row: Row) -> None:
-        run = self.runs.get(row.run_id)
+        run, begins = self.runs.get(row.run_id), False
         if run is None:
             since, until = self.period.since, self.period.until
             inside = (since is None or row.at >= since) and (until is None or row.at < until)
@@ -334,6 +336,7 @@ class Books:
         if sums is None:
             sums = self.groups[key] = Sums()
         sums.add(row)
+        sums.requests += begins
         if run is not None:
             run.add(row, sums)
         if row.cost_usd is None:

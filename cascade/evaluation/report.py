@@ -30,7 +30,7 @@ from cascade.evaluation.audit import (
     reliability,
     right,
 )
-from cascade.evaluation.books import Books, Outcome, Sums, read
+from cascade.evaluation.books import Books, Key, Outcome, Sums, read
 from cascade.evaluation.render import (
     Axis,
     Cell,
@@ -386,38 +386,34 @@ def _breakdown(books: Books, by: str, scale: float | None) -> Table:
     days, tag = by == "day", books.tags.index(by) if by in books.tags else None
     counts = days or tag is not None  # elsewhere a run has entries in several groups
 
-    def name_of(one: Any) -> Any:
-        """Of a key of sums, or of a run."""
-        return getattr(one, by) if tag is None else one.tags[tag]
+    def name_of(key: Key) -> Any:
+        return getattr(key, by) if tag is None else key.tags[tag]
 
     groups = books.summed(name_of)
     names = sorted(groups, key=lambda name: -name if days else -groups[name].spent)
     if names == [""]:
         return Table(f"By {by}", (), ())
-    requests = Counter(map(name_of, books.runs.values())) if counts else Counter()
     if others := names[MOST_LINES:]:
         rest = f"({len(others):,} {'earlier' if days else 'others'})"
         names = [*names[:MOST_LINES], rest]
         renamed = dict.fromkeys(others, rest)
         groups = books.summed(lambda key: renamed.get(name_of(key), name_of(key)))
-        requests[rest] = sum(requests[name] for name in others)
-    names = names[::-1] if days else names
-    groups["total"], requests["total"] = books.total, len(books.runs)
     rows: list[tuple[Cell, ...]] = []
-    for name in (*names, "total"):
-        sums = groups[name]
+    lines = [(name, groups[name]) for name in (names[::-1] if days else names)]
+    for name, sums in (*lines, ("total", books.total)):
         label = date.fromordinal(name).isoformat() if isinstance(name, int) else name or "–"
         guess = float(sums.estimated) * scale if scale is not None else None
         unknown = sums.no_baseline > 0
         basis: Basis = "estimated" if guess else "measured"
         cells = (
+            *((Figure(sums.requests, "count"),) if counts else ()),
             Figure(sums.calls, "count"),
             _dollars(sums.spent, sums.unpriced),
             Figure(sums.saved, "usd", partial=sums.unpriced > 0),
             Figure(guess or (None if unknown else 0), "usd", basis=basis, partial=unknown),
         )
         if name or any(cell.value != 0 for cell in cells):
-            rows.append((label, *((Figure(requests[name], "count"),) if counts else ()), *cells))
+            rows.append((label, *cells))
     heads = (*(("requests",) if counts else ()), "calls", "cost", "saved, measured")
     return Table(f"By {by}", (by, *heads, "saved, estimated"), tuple(rows), strong=len(rows) - 1)
 
