@@ -226,11 +226,13 @@ def _is_plain(value: object) -> bool:
 
 def _code(code: CodeType) -> list[Any]:
     """What a function does: two lambdas of one module have the same name."""
-    constants = [
-        _code(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset)
-        else repr(c) for c in code.co_consts
-    ]  # fmt: skip
-    return [code.co_code.hex(), list(code.co_names), constants]
+    return [code.co_code.hex(), list(code.co_names), [_constant(each) for each in code.co_consts]]
+
+
+def _constant(value: object) -> Any:
+    if isinstance(value, CodeType):
+        return _code(value)
+    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
 
 
 def _held(function: Any) -> list[Any]:

@@ -30,8 +30,8 @@ from cascade.state import Completion
 
 logger = logging.getLogger("cascade")
 
-MAX_WAIT_S = 60.0
-"""A provider that asks to wait longer than this is treated as down."""
+MAX_WAIT_S, MAX_DRAWN_S = 60.0, 8.0
+"""A provider that asks to wait longer is treated as down; most seconds of a drawn wait."""
 
 REMEMBERED_S = 10.0
 """A call pays for its part of a retry for about so long: after a quiet night, retries of all the
@@ -41,7 +41,7 @@ calls of the day before would hammer a server as if there were no budget."""
 class Retries(CascadeMiddleware):
     """Repeats what may succeed when it is sent again: a server that fails, a rate limit.
 
-    The wait before attempt n + 1 is drawn from [0, min(cap_s, base_s·2ⁿ⁻¹)] ("full jitter"), on top
+    The wait before attempt n + 1 is drawn from [0, min(8 s, base_s·2ⁿ⁻¹)] ("full jitter"), on top
     of what the provider asks for by `Retry-After`, which is waited for once. A budget for each
     model at its server keeps one that is down from being hammered: in t seconds with n calls there
     are at most share·n + reserve·(1 + t/60) retries. Each attempt has its entry in the ledger.
@@ -49,7 +49,6 @@ class Retries(CascadeMiddleware):
     Args:
         attempts: of each call, the first included.
         base_s: seconds, see above.
-        cap_s: most seconds of one drawn wait.
         share: retries that each call pays for.
         reserve: retries that are allowed besides, each minute.
 
@@ -64,7 +63,6 @@ class Retries(CascadeMiddleware):
         attempts: int = 3,
         *,
         base_s: float = 0.5,
-        cap_s: float = 8.0,
         share: float = 0.2,
         reserve: int = 10,
         name: str = "retries",
@@ -72,7 +70,6 @@ class Retries(CascadeMiddleware):
         self.name = name
         self.attempts = to_count("Retries.attempts", attempts)
         self.base_s = to_number("Retries.base_s", base_s, least=0)
-        self.cap_s = to_number("Retries.cap_s", cap_s, least=0)
         self.share = to_number("Retries.share", share, least=0)
         self.reserve = to_count("Retries.reserve", reserve, least=0)
         self._budgets: dict[str, RetryBudget] = {}
@@ -113,7 +110,7 @@ class Retries(CascadeMiddleware):
         if asked_s > MAX_WAIT_S or asked_s >= limit or not budget.withdraw():
             return None
         # 2.0 ** 1024 is no float any more.
-        most_s = min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 60))
+        most_s = min(MAX_DRAWN_S, self.base_s * 2.0 ** min(attempt - 1, 60))
         return asked_s + random.uniform(0, most_s)  # noqa: S311 - no secret
 
 
@@ -160,6 +157,9 @@ class RetryBudget:
             self._reserve = min(self._most, self._reserve + self._most * passed / 60)
 
 
+WINDOW_S = 30.0
+"""Time over which a breaker takes the share of failures."""
+
 _OUTAGES = (
     ModelUnavailableError,
     ModelTimeoutError,
@@ -182,9 +182,8 @@ class Breaker(CascadeMiddleware):
 
     Args:
         in_a_row: failures one after the other that open it.
-        rate: share of failures among the calls of the last `window_s` that opens it.
-        window_s: seconds over which the share is taken.
-        least_calls: in the window, below which a share says nothing.
+        rate: share of failures among the calls of the last 30 s that opens it.
+        least_calls: in that time, below which a share says nothing.
         open_s: seconds until one call tries the server again; doubled with each failure of such a
             call.
         most_open_s: most seconds between two of them.
@@ -200,7 +199,6 @@ class Breaker(CascadeMiddleware):
         in_a_row: int = 5,
         *,
         rate: float = 0.5,
-        window_s: float = 30.0,
         least_calls: int = 20,
         open_s: float = 2.0,
         most_open_s: float = 15.0,
@@ -210,7 +208,6 @@ class Breaker(CascadeMiddleware):
         self.name = name
         self.in_a_row = to_count("Breaker.in_a_row", in_a_row)
         self.rate = to_number("Breaker.rate", rate, above=0, most=1)
-        self.window_s = to_number("Breaker.window_s", window_s, above=0)
         self.least_calls = to_count("Breaker.least_calls", least_calls)
         self.open_s = to_number("Breaker.open_s", open_s, above=0)
         self.most_open_s = to_number("Breaker.most_open_s", most_open_s, least=self.open_s)
@@ -250,10 +247,6 @@ class Breaker(CascadeMiddleware):
         finally:
             circuit.leave(ticket, failed=failed)
         return completion
-
-    def state(self) -> dict[str, str]:
-        """`closed`, `open` or `half_open` for each model that was asked."""
-        return {key: circuit.state for key, circuit in self._circuits.items()}
 
 
 def _speaks_of_server(error: ModelError) -> bool | None:
@@ -330,7 +323,7 @@ class Circuit:
             self._row = 0
             return
         self._row += 1
-        while calls and calls[0][0] < now - given.window_s:
+        while calls and calls[0][0] < now - WINDOW_S:
             calls.popleft()
         failures = sum(bad for _, bad in calls)
         if self._row >= given.in_a_row:
@@ -340,7 +333,7 @@ class Circuit:
 
     def _open(self, now: float, why: str) -> None:
         given = self._settings
-        if self.state == "closed" and now - self._closed_at > given.window_s:
+        if self.state == "closed" and now - self._closed_at > WINDOW_S:
             self._openings = 0  # it was well for long enough: this is another failure
         pause_s = min(given.most_open_s, given.open_s * 2.0 ** min(self._openings, 60))
         self.state, self._until = "open", now + pause_s

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from cascade._numbers import to_number
 from cascade.errors import ConfigurationError
 from cascade.middleware.base import CascadeMiddleware, Decide, Slot
 from cascade.policies.base import Situation, can_change, with_observation
@@ -35,24 +34,25 @@ class ToolRisks(CascadeMiddleware):
 
     Args:
         tools: risks by the tools' names. While no tool is marked, there is no rule.
-        irreversible_confidence: from which on a draft may call an irreversible tool. It has to be a
-            probability: an uncalibrated score is never enough.
-        write_confidence: from which on it may call one that writes, by whatever number there is.
         irreversible: `escalate` leaves the last word to the last tier; with `ask` a person has to
             approve of irreversible calls, the last tier's too, which needs a checkpointer.
 
     Raises:
-        ConfigurationError: a risk or a confidence has no meaning.
+        ConfigurationError: a risk has no meaning.
+
+    Attributes:
+        irreversible_confidence: from which on a draft may call an irreversible tool. It has to be a
+            probability: an uncalibrated score is never enough.
+        write_confidence: from which on it may call one that writes, by whatever number there is.
     """
 
     slot = Slot.GUARDS
+    irreversible_confidence, write_confidence = 0.99, 0.9
 
     def __init__(
         self,
         tools: Mapping[str, Risk] | None = None,
         *,
-        irreversible_confidence: float = 0.99,
-        write_confidence: float = 0.9,
         irreversible: Literal["escalate", "ask"] = "escalate",
         name: str = "tool_risks",
     ) -> None:
@@ -69,15 +69,6 @@ class ToolRisks(CascadeMiddleware):
             )
         self.name = name
         self.tools: dict[str, Risk] = dict(tools or {})
-        self.write_confidence = to_number(
-            "ToolRisks.write_confidence", write_confidence, least=0, most=1
-        )
-        self.irreversible_confidence = to_number(
-            "ToolRisks.irreversible_confidence",
-            irreversible_confidence,
-            least=self.write_confidence,
-            most=1,
-        )
         self.irreversible = irreversible
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:

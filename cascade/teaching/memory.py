@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -51,15 +51,6 @@ READ_EVERY_S = 1.0
 LATE = timedelta(minutes=1)
 """Time by which a lesson may be written later than another that is newer."""
 
-Same = Callable[[str, str], bool]
-"""Whether two answers say the same."""
-
-
-def same_answer(one: str, other: str) -> bool:
-    """Whether two answers are the same apart from case, punctuation, articles and the words around
-    the answer."""
-    return normalise(one) == normalise(other)
-
 
 @dataclass(slots=True)
 class _Asked:
@@ -103,7 +94,6 @@ class Memory(Examples):
         examples: shown for a question, at most.
         alpha: probability that a group without any gain is ever shown.
         price_of_error: of a wrong answer that is accepted, in escalations saved.
-        same: whether two answers say the same.
         patience_s: longest wait of a request for the lessons; then it goes without examples, and so
             do those of the next seconds.
 
@@ -118,12 +108,11 @@ class Memory(Examples):
         examples: int = 2,
         alpha: float = 0.05,
         price_of_error: float = 4.0,
-        same: Same = same_answer,
         patience_s: float = 1.0,
         name: str = "memory",
     ) -> None:
         super().__init__(lambda messages: (), name=name)
-        self.store, self.same = the_store(store, "Memory"), same
+        self.store = the_store(store, "Memory")
         self.examples = to_count("Memory.examples", examples)
         self.price_of_error = to_number("Memory.price_of_error", price_of_error, least=0)
         self.patience_s = to_number("Memory.patience_s", patience_s, above=0)
@@ -244,8 +233,8 @@ class Memory(Examples):
         trial.draft = tried
         foreseen = await kernel.rehearse(trial, call.runtime)
         accepts = foreseen is None or foreseen.action == "accept"
-        right = lesson.loss <= 0 if lesson.loss is not None else self.same(draft, lesson.answer)
-        gain = self._worth(self.same(tried.text, lesson.answer), accepts)
+        right = lesson.loss <= 0 if lesson.loss is not None else _same(draft, lesson.answer)
+        gain = self._worth(_same(tried.text, lesson.answer), accepts)
         gain -= self._worth(right, lesson.origin == "audited")
         with self._lock:
             evidence = asked.group.evidence
@@ -266,3 +255,7 @@ def _may_be_shown(lesson: Lesson, stated: Mapping[str, Terms]) -> bool:
     plain = len(spoken) == 1 and not lesson.tool_calls and bool(lesson.answer.strip())
     good = lesson.may(stated).may_remember and not lesson.answer_is_wrong
     return plain and good and not speaks_of_grading(f"{lesson.question}\n{lesson.answer}")
+
+
+def _same(one: str, other: str) -> bool:
+    return normalise(one) == normalise(other)
