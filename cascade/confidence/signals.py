@@ -38,20 +38,28 @@ from cascade.state import Completion
 # --- checks
 
 
-class PTrueSignal(Signal):
+class _Check(Signal):
+    """One question, after the draft in the same conversation."""
+
+    calls = 1
+    question, reply = QUESTION, REPLY
+    max_tokens, top_logprobs = 4, 0
+
+    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
+        """The question; an agent's draft is shown with the run that led to it."""
+        if replies:
+            return ()
+        shown = narrated(asked.trajectory) if asked.trajectory else asked.draft.transcript
+        messages = check_messages(asked.messages, shown, self.question, self.reply)
+        return (Probe(messages, self.max_tokens, 0.0, self.top_logprobs),)
+
+
+class PTrueSignal(_Check):
     """P(True): the mass over True against False (arXiv 2207.05221)."""
 
     name = "p_true"
-    calls = 1
+    top_logprobs = 20  # a space or a line break may come before the word
     wording = seal(SHOWN, TOLD, QUESTION, REPLY, str(LEAST_MASS))
-
-    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
-        """One question, after the draft in the same conversation."""
-        if replies:
-            return ()
-        messages = check_messages(asked.messages, _shown(asked))
-        # A space or a line break may come before the word.
-        return (Probe(messages, max_tokens=4, temperature=0.0, top_logprobs=20),)
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """`p_true`, absent when the reply says neither."""
@@ -59,26 +67,14 @@ class PTrueSignal(Signal):
         return {} if probability is None else {self.name: probability}
 
 
-def _shown(asked: Asked) -> str:
-    """The draft as a check shows it: that of an agent with the run that led to it."""
-    return narrated(asked.trajectory) if asked.trajectory else asked.draft.transcript
-
-
-class VerbalisedSignal(Signal):
+class VerbalisedSignal(_Check):
     """Verbalised confidence: the model names a percentage (arXiv 2305.14975)."""
 
     name = "verbalised"
-    calls = 1
-    QUESTION = "How likely is it that the answer above is correct?"
-    REPLY = "Reply with one number from 0 (certainly wrong) to 100 (certainly right)."
-    wording = seal(SHOWN, TOLD, QUESTION, REPLY)
-
-    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
-        """One question, after the draft in the same conversation."""
-        if replies:
-            return ()
-        messages = check_messages(asked.messages, _shown(asked), self.QUESTION, self.REPLY)
-        return (Probe(messages, max_tokens=8, temperature=0.0),)
+    question = "How likely is it that the answer above is correct?"
+    reply = "Reply with one number from 0 (certainly wrong) to 100 (certainly right)."
+    max_tokens = 8
+    wording = seal(SHOWN, TOLD, question, reply)
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """`verbalised` in [0, 1], absent when the reply is not a number from 0 to 100 alone."""

@@ -22,7 +22,7 @@ import pytest
 from cascade._portal import run_sync
 from cascade.cli.options import Models
 from cascade.errors import ConfigurationError, MissingDependencyError, ModelUnavailableError
-from cascade.jobs import Done, Journal, Row, made_with, ray_data
+from cascade.jobs import Journal, Row, made_with, ray_data
 from cascade.jobs.ray_data import Replica, run_on_ray
 from cascade.ledger import open_store
 from cascade.models.base import guard
@@ -141,92 +141,62 @@ class FailedError(Exception):
     """As Ray's own errors."""
 
 
-class Ray:
-    """Ray and Ray Data in this process: each block goes to one replica."""
+class Broken:
+    """Ray and Ray Data where something is wrong: with a replica, with a node, or with all of it."""
 
     exceptions: Any = SimpleNamespace(RayError=FailedError)
     DataContext: Any = SimpleNamespace(get_current=SimpleNamespace)
 
-    def __init__(self, *, fails: bool = False, running: bool = False) -> None:
-        self.fails, self.running = fails, running
-        self.calls: list[str] = []
-        self.replicas = 0
+    def __init__(self, problem: str | None = None, *, away: bool = False) -> None:
+        self.problem, self.away = problem, away
 
     def is_initialized(self) -> bool:
-        return self.running
+        return not self.away
 
     def init(self, **how: Any) -> None:
-        self.calls.append("init")
-        if self.fails:
-            raise ConnectionError("nobody listens")
-
-    def shutdown(self) -> None:
-        self.calls.append("shutdown")
+        raise ConnectionError("nobody listens")
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 2.0}
+        return {}
 
-    def from_items(self, items: list[Any], override_num_blocks: int) -> Ray:
-        size = -(-len(items) // override_num_blocks)
-        self.blocks = [items[n : n + size] for n in range(0, len(items), size)]
+    def from_items(self, items: list[Any], override_num_blocks: int) -> Broken:
         return self
 
     def ActorPoolStrategy(self, size: int) -> None:  # noqa: N802 - Ray's name
-        self.replicas = size
+        """As many as that."""
 
-    def map_batches(self, kind: Any, *, fn_constructor_args: Any, **how: Any) -> Ray:
-        self.replica = kind(*fn_constructor_args)
+    def map_batches(self, kind: Any, **how: Any) -> Broken:
         return self
 
     def iter_rows(self) -> Iterator[dict[str, Any]]:
-        for block in self.blocks:
-            if self.fails:
-                raise FailedError("a node has died")
-            told = self.replica(pa.Table.from_pylist(block))
-            yield from told.to_pylist()
+        if self.problem is None:
+            raise FailedError("a node has died")
+        yield {"said": json.dumps({"problem": self.problem})}
 
 
-def run(fake: Ray, n: int, path: Path, monkeypatch: pytest.MonkeyPatch, make: Any = MAKE) -> Done:
-    """A job on such a cluster; modules that are no part of Ray are the real ones."""
-
+@pytest.mark.parametrize(
+    ("broken", "error", "words"),
+    [
+        (Broken("other options"), ConfigurationError, "a replica cannot begin: other options"),
+        (Broken(), ModelUnavailableError, "a node has died"),
+        (Broken(away=True), ConfigurationError, "cannot be reached: nobody listens"),
+    ],
+    ids=["replica", "node", "cluster"],
+)
+def test_what_is_wrong_with_a_replica_or_with_ray_is_told(
+    broken: Broken,
+    error: type[Exception],
+    words: str,
+    upstream: Upstream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def module(name: str) -> Any:
-        return fake if name.startswith("ray") else import_module(name)
+        return broken if name.startswith("ray") else import_module(name)
 
     monkeypatch.setattr(ray_data, "import_module", module)
-    with Journal(path, expected()) as journal:
-        return run_on_ray(make, rows(n), journal, concurrency=4)
-
-
-def test_every_row_is_answered_once_and_told_as_the_local_engine_does(
-    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake = Ray()
-    done = run(fake, 10, tmp_path / "j", monkeypatch)
-    assert (done.answered, done.failed, done.escalated) == (10, 1, 3)
-    assert (fake.replicas, fake.calls) == (2, ["init", "shutdown"])
-    again = run(fake, 10, tmp_path / "j", monkeypatch)
-    assert (again.resumed, again.answered, again.before_usd) == (10, 0, done.spent_usd)
-    assert len(upstream.received) == 13
-
-
-class Changes:
-    """What makes another cascade each time."""
-
-    thresholds = iter((0.5, 0.8))
-
-    def __call__(self, opened: ExitStack) -> Any:
-        return MAKE(opened, threshold=next(self.thresholds))
-
-
-def test_what_is_wrong_with_a_replica_or_with_ray_is_told_by_name(
-    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(ConfigurationError, match="a replica cannot begin"):
-        run(Ray(running=True), 3, tmp_path / "j", monkeypatch, Changes())
-    with pytest.raises(ModelUnavailableError, match="a node has died"):
-        run(Ray(running=True, fails=True), 3, tmp_path / "j", monkeypatch)
-    with pytest.raises(ConfigurationError, match="cannot be reached: nobody listens"):
-        run(Ray(fails=True), 3, tmp_path / "j", monkeypatch)
+    with Journal(tmp_path / "j", expected()) as journal, pytest.raises(error, match=words):
+        run_on_ray(MAKE, rows(3), journal)
 
 
 @pytest.mark.heavy

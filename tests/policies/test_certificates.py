@@ -95,20 +95,6 @@ def test_a_certificate_holds_as_often_as_it_promises(
     assert violations <= binom.ppf(0.999, draws, delta)
 
 
-def test_a_refusal_names_labels_that_suffice_without_an_error() -> None:
-    refused = certify(np.linspace(0, 1, 20), np.ones(20), max_harm=0.05)
-    assert isinstance(refused, Refusal)
-    needed = refused.labels_needed
-    assert f"bring {needed} or more" in refused.reason
-    assert refused.zero_error_bound == pytest.approx(1 - 0.1 ** (1 / 20))
-    enough = certify(np.linspace(0, 1, needed), np.ones(needed), max_harm=0.05)
-    assert isinstance(enough, Certificate)
-    fewer = needed - 1
-    assert isinstance(certify(np.linspace(0, 1, fewer), np.ones(fewer), max_harm=0.05), Refusal)
-    halved = refused.model_copy(update={"halved": True})
-    assert f"bring {2 * needed} or more, half of which prove it" in halved.reason
-
-
 def test_a_raw_score_gets_no_certificate() -> None:
     refused = certify(np.ones(500), np.ones(500), max_harm=0.05, calibrated=False)
     assert isinstance(refused, Refusal)

@@ -84,17 +84,13 @@ def test_the_answer_of_the_last_tier_is_accepted(name: str) -> None:
     "make",
     [
         lambda: ThresholdPolicy(1.1),
-        lambda: ThresholdPolicy(float("nan")),
         lambda: ThresholdPolicy(0.5, uncalibrated=-0.1),
         lambda: EconomicPolicy(0.0),
-        lambda: EconomicPolicy(float("inf")),
         lambda: EconomicPolicy(1.0, p_large=-0.1),
         lambda: BudgetPolicy(0.0),
-        lambda: BudgetPolicy(float("inf")),
         lambda: BudgetPolicy(1.0, shadow_price=float("nan")),
         lambda: BudgetPolicy(1.0, p_large=1.5),
         lambda: AbstainPolicy(ThresholdPolicy(), -1.0),
-        lambda: AbstainPolicy(ThresholdPolicy(), float("nan")),
     ],
 )
 def test_amounts_that_mean_nothing_are_refused(make: Callable[[], Policy]) -> None:
