@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -223,8 +222,8 @@ class Cascade:
         if show == "final":
             await work()
         else:
-            async with aclosing(watched(work, runtime)) as events:
-                async for event in events:
+            async with watched(work, runtime) as events:
+                while (event := await events.get()) is not None:
                     yield event
         yield self._result(run, form)
 

@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
 from contextvars import Context
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -132,25 +132,19 @@ class Driver:
         return hashlib.sha256(held.encode()).hexdigest()
 
 
+@asynccontextmanager
 async def watched(
     work: Callable[[], Coroutine[Any, Any, None]],
     runtime: CascadeRuntime,
     context: Context | None = None,
-) -> AsyncGenerator[Event]:
-    """The events of a run while `work` drives it; leaving early ends the work."""
+) -> AsyncIterator[asyncio.Queue[Event | None]]:
+    """The events of a run while `work` drives it, and None at its end; leaving early ends it."""
     events: asyncio.Queue[Event | None] = asyncio.Queue()
-    tell, runtime.streams = runtime.emit, True
-
-    def emit(event: Event) -> None:
-        tell(event)
-        events.put_nowait(event)
-
-    runtime.emit = emit
+    runtime.emit, runtime.streams = events.put_nowait, True
     working = asyncio.get_running_loop().create_task(work(), context=context)
     working.add_done_callback(lambda _: events.put_nowait(None))
     try:
-        while (event := await events.get()) is not None:
-            yield event
+        yield events
         await working
     finally:
         if not working.done():

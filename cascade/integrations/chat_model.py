@@ -21,7 +21,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing
 from contextvars import Context
 from decimal import Decimal
 from operator import itemgetter
@@ -137,13 +136,14 @@ class CascadeChatModel(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         run, runtime, context = self._prepared(messages, stop, run_manager, kwargs)
         results: list[CascadeResult] = []
-        shown = ""
+        shown, tell = "", runtime.emit
 
         async def answer() -> None:
             results.append(await self._answer(run, runtime))
 
-        async with aclosing(watched(answer, runtime, context)) as events:
-            async for event in events:
+        async with watched(answer, runtime, context) as events:
+            while (event := await events.get()) is not None:
+                tell(event)
                 if isinstance(event, Token):
                     shown += event.text
                     for word in re.findall(r"\s*\S+|\s+$", event.text):
