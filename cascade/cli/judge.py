@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from cascade.evaluation.recordings import Example
     from cascade.evaluation.verdict import Evaluation
 
-Share = {"min": 0.001, "max": 0.999}
+SHARE: dict[str, Any] = {"min": 0.001, "max": 0.999}
 
 MaxHarm = Annotated[
     list[float] | None,
-    Option(help="Certify P(accepted and wrong) at most this; repeatable.", **Share),
+    Option(help="Certify P(accepted and wrong) at most this; repeatable.", **SHARE),
 ]
-Delta = Annotated[float, Option(help="Chance that a certificate does not hold.", **Share)]
+Delta = Annotated[float, Option(help="Chance that a certificate does not hold.", **SHARE)]
 
 MOST_TOLD = 5
 """Failed examples that are named one by one."""
@@ -56,12 +56,10 @@ class Goal:
     """What is wanted."""
 
     within: Annotated[
-        float,
-        Option(help="Quality that may be lost, as a share: 0.01 is a point.", min=0, max=0.99),
+        float, Option(min=0, max=0.99, help="Quality that may be lost: 0.01 is a point.")
     ] = 0.01
     caution: Annotated[
-        float,
-        Option(help="Standard errors that the loss has to stay below that.", min=0, max=9),
+        float, Option(min=0, max=9, help="Standard errors of the loss to stay below that.")
     ] = 0.0
     price_of_error: PriceOfError = None
 
@@ -86,9 +84,7 @@ class Examples:
     ] = "exact"
     signals: Annotated[list[str] | None, Option(help="Take this signal; repeatable.")] = None
     concurrency: Annotated[int, Option(min=1, help="Examples under way at once.")] = 8
-    yes_up_to: Annotated[float, Option(min=0, help="Dollars that may be spent without asking.")] = (
-        0.0
-    )
+    yes_up_to: Annotated[float, Option(min=0, help="Dollars to spend without asking.")] = 0.0
     yes: Annotated[bool, Option("--yes", help="Do not ask before money is spent.")] = False
 
     def read(self, path: Path) -> list[Example]:
@@ -123,7 +119,7 @@ def evaluate(
     calibration: CalibrationFile = None,
     max_harm: Annotated[
         Number,
-        Option(help="Bound on P(accepted and wrong), to be certified.", **Share),
+        Option(help="Bound on P(accepted and wrong), to be certified.", **SHARE),
     ] = None,
     delta: Delta = 0.1,
     checked: Annotated[

@@ -35,13 +35,12 @@ Text = str | None
 File = Path | None
 Number = float | None
 Amount = Decimal | None
+Count = int | None
 
 Small = Annotated[str, Option(envvar="CASCADE_SMALL", help="Model that drafts.")]
 PriceOfError = Annotated[Number, Option(help="Dollars that a wrong answer costs you.", min=0)]
 System = Annotated[Text, Option(help="System message before each question.")]
-CalibrationFile = Annotated[
-    File, Option("--calibration", help="File that `cascade calibrate` has made.")
-]
+CalibrationFile = Annotated[File, Option("--calibration", help="File of `cascade calibrate`.")]
 
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
 
@@ -86,16 +85,10 @@ class Models:
     """Models."""
 
     small: Small = EMBEDDED
-    large: Annotated[Text, Option(envvar="CASCADE_LARGE", help="Model for what is doubtful.")] = (
-        None
-    )
+    large: Annotated[Text, Option(envvar="CASCADE_LARGE", help="Model asked in doubt.")] = None
     prices: Annotated[File, Option(help="File of prices (TOML); see docs/prices.md.")] = None
-    max_tokens: Annotated[int | None, Option(help="Limit of the length of answers, in tokens.")] = (
-        None
-    )
-    temperature: Annotated[
-        Number, Option(help="Of both models; 0 for short labels, by default theirs.")
-    ] = None
+    max_tokens: Annotated[Count, Option(help="Longest answer, in tokens.")] = None
+    temperature: Annotated[Number, Option(help="Of both models; 0 for short labels.")] = None
 
     def open(self, opened: ExitStack, *, ledger: str | None = None, **options: Any) -> Cascade:
         """The cascade of both models, or of the small one alone where nothing may leave this

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from cascade.cli.console import busy, give
 from cascade.cli.judge import need_numbers
-from cascade.cli.options import Amount, File, Text, spread
+from cascade.cli.options import Amount, Count, File, Text, spread
 from cascade.errors import ConfigurationError
 
 
@@ -23,9 +23,7 @@ class Prices:
     small_price: Annotated[Text, Option(metavar="IN,OUT", help="Dollars per 1M tokens.")] = None
     large_price: Annotated[Text, Option(metavar="IN,OUT", help="Dollars per 1M tokens.")] = None
     hourly: Annotated[Amount, Option(help="Dollars per hour of the small model's machine.")] = None
-    utilisation: Annotated[
-        Decimal, Option(help="Share of the paid hours in which it computes.")
-    ] = Decimal(1)
+    utilisation: Annotated[Decimal, Option(help="Share in which it computes.")] = Decimal(1)
     kw: Annotated[Amount, Option(help="Kilowatts that it draws while it computes.")] = None
     kwh_price: Annotated[Amount, Option(help="Dollars per kWh.")] = None
 
@@ -34,26 +32,16 @@ class Prices:
 class Speed:
     """Tokens and speed."""
 
-    input_tokens: Annotated[int | None, Option(min=0, help="Of a request.")] = None
-    output_tokens: Annotated[int | None, Option(min=0, help="Of the small model's answer.")] = None
-    large_output_tokens: Annotated[
-        int | None, Option(min=0, help="Of the large model's answer, if it is longer or shorter.")
-    ] = None
-    tokens_per_s: Annotated[
-        Amount, Option(min=0.001, help="Tokens that it writes in a second.")
-    ] = None
-    prompt_tokens_per_s: Annotated[
-        Amount, Option(min=0.001, help="Tokens that it reads in a second.")
-    ] = None
-    busy_s: Annotated[Amount, Option(min=0, help="Or: seconds that it computes for a draft.")] = (
+    input_tokens: Annotated[Count, Option(min=0, help="Of a request.")] = None
+    output_tokens: Annotated[Count, Option(min=0, help="Of the small model's answer.")] = None
+    large_output_tokens: Annotated[Count, Option(min=0, help="Of the large one's, if unlike.")] = (
         None
     )
-    check_calls: Annotated[
-        int, Option(min=0, help="Calls of the self-check per draft; log-probs need none.")
-    ] = 0
-    check_usd: Annotated[Amount, Option(min=0, help="Or: dollars of the self-check per draft.")] = (
-        None
-    )
+    tokens_per_s: Annotated[Amount, Option(min=0.001, help="It writes so many a second.")] = None
+    prompt_tokens_per_s: Annotated[Amount, Option(min=0.001, help="It reads so many.")] = None
+    busy_s: Annotated[Amount, Option(min=0, help="Or: it computes so long for a draft.")] = None
+    check_calls: Annotated[int, Option(min=0, help="Of a self-check without log-probs.")] = 0
+    check_usd: Annotated[Amount, Option(min=0, help="Or: dollars of a self-check.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +51,7 @@ class Expected:
     accept_rate: Annotated[
         Amount, Option("--accept", min=0, max=1, help="Share of the drafts that is accepted.")
     ] = None
-    accept_n: Annotated[
-        int | None, Option(min=1, help="On how many examples that was seen: gives intervals.")
-    ] = None
+    accept_n: Annotated[Count, Option(min=1, help="Seen on so many: gives intervals.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +59,9 @@ class Owning:
     """Owning."""
 
     requests: Annotated[Amount, Option(min=0, help="Requests per month.")] = None
-    purchase: Annotated[
-        Decimal, Option(min=0, help="Dollars paid once: machine, training, set-up.")
-    ] = Decimal(0)
-    months: Annotated[Decimal, Option(min=1, help="Over which the purchase is written off.")] = (
-        Decimal(36)
-    )
-    maintenance_hours: Annotated[Decimal, Option(min=0, help="Of a person, per month.")] = Decimal(
-        0
-    )
+    purchase: Annotated[Decimal, Option(min=0, help="Dollars paid once.")] = Decimal(0)
+    months: Annotated[Decimal, Option(min=1, help="To write them off.")] = Decimal(36)
+    maintenance_hours: Annotated[Decimal, Option(min=0, help="A month.")] = Decimal(0)
     hour_price: Annotated[Amount, Option(min=0, help="Dollars of such an hour.")] = None
 
 

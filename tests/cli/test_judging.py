@@ -30,6 +30,15 @@ def labelled(path: Path, n: int) -> Path:
     return path
 
 
+NAMED = ("--question", "text", "--label", "category")
+
+
+def calibrate(folder: Path, *options: object, code: int = 0) -> commands.Done:
+    """Calibrate on sixty tickets."""
+    rows, out = labelled(folder / "rows.csv", 60), ("--out", folder / "c.json")
+    return commands.cascade("calibrate", rows, *MODELS, *NAMED, *out, *options, code=code)
+
+
 def play(host: Upstream) -> None:
     """Two models that sort tickets: the small one is wrong where it is unsure, at every fourth."""
 
@@ -118,8 +127,7 @@ def test_recorded_answers_are_calibrated_on_without_asking_anybody(
     monkeypatch.chdir(tmp_path)
     play(host)
     rows = labelled(tmp_path / "rows.csv", 60)
-    given = (*MODELS, "--label", "category", "--question", "text")
-    terminal.cascade("calibrate", rows, *given)
+    terminal.cascade("calibrate", rows, *MODELS, *NAMED)
     asked = len(host.asked())
     recorded = ("calibrate", "calibration.jsonl", *MODELS, "--recorded", "--out", "again.json")
     shown = commands.cascade(*recorded).out
@@ -134,33 +142,27 @@ def test_recorded_answers_are_calibrated_on_without_asking_anybody(
 
 def test_a_certificate_that_cannot_be_given_is_a_failure(host: Upstream, tmp_path: Path) -> None:
     play(host)
-    rows, out = labelled(tmp_path / "rows.csv", 60), tmp_path / "c.json"
-    given = ("calibrate", rows, *MODELS, "--label", "category", "--question", "text", "--out", out)
-    done = commands.cascade(*given, "--max-harm", "0.001", code=1)
+    done = calibrate(tmp_path, "--max-harm", "0.001", code=1)
     assert "not certified" in done.out
     assert "no certificate could be given" in done.err
-    again = commands.cascade(*given, "--max-harm", "0.4")
+    again = calibrate(tmp_path, "--max-harm", "0.4")
     assert "certified: P(accepted and wrong) ≤ 40.0%" in again.out
 
 
 def test_a_confidence_of_no_use_is_a_failure(host: Upstream, tmp_path: Path) -> None:
     host.says("small", lambda seen: Answer("a", p=0.9))
     host.says("large", "a")
-    rows, out = labelled(tmp_path / "rows.csv", 60), tmp_path / "c.json"
-    given = ("calibrate", rows, *MODELS, "--label", "category", "--question", "text", "--out", out)
-    done = commands.cascade(*given, "--json", code=1)
+    done = calibrate(tmp_path, "--json", code=1)
     assert done.json["recommendation"]["code"] not in ("ok", "not calibrated")
     assert json.loads(done.err.splitlines()[-1])["error"]["exit_code"] == 1
-    assert out.exists()
+    assert (tmp_path / "c.json").exists()
 
 
 def test_drafts_that_are_all_right_have_no_auroc(host: Upstream, tmp_path: Path) -> None:
     host.says("small", "a")
     host.says("large", "a")
-    given = ("--agree-with-large", "--question", "text", "--out", tmp_path / "c.json")
-    rows = labelled(tmp_path / "rows.csv", 60)
-    done = commands.cascade("calibrate", rows, *MODELS, *given)
-    assert "AUROC of correctness     ? (all of them right, or wrong)" in done.out
+    shown = calibrate(tmp_path, "--agree-with-large").out
+    assert "AUROC of correctness     ? (all of them right, or wrong)" in shown
 
 
 def test_rows_without_a_right_answer_are_not_asked(host: Upstream, tmp_path: Path) -> None:
@@ -190,8 +192,8 @@ def test_a_person_is_asked_before_money_is_spent(
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     models = ("--small", "ollama:small", "--large", "openai:gpt-5.1")
     rows = labelled(tmp_path / "rows.csv", 40)
-    given = ("--label", "category", "--question", "text", "--out", tmp_path / "c.json")
-    done = terminal.cascade("calibrate", rows, *models, *given, types="n\n", code=1)
+    given = (*models, *NAMED, "--out", tmp_path / "c.json")
+    done = terminal.cascade("calibrate", rows, *given, types="n\n", code=1)
     assert "small has no price set, large about $0.0" in done.err
     assert "Go on?" in done.err
     assert host.asked() == []
@@ -203,8 +205,7 @@ def test_a_person_is_asked_before_money_is_spent(
 def test_labelled_rows_become_a_verdict_and_a_configuration(host: Upstream, tmp_path: Path) -> None:
     play(host)
     rows, out = labelled(tmp_path / "rows.csv", 62), tmp_path / "tried"
-    given = ("try", rows, *MODELS, "--question", "text", "--label", "category", "--out", out)
-    given += ("--shots", "2", "--max-tokens", "9")
+    given = ("try", rows, *MODELS, *NAMED, "--out", out, "--shots", "2", "--max-tokens", "9")
     done = commands.cascade(*given)
     assert "next: the same command with --prices FILE and another --out" in done.err
     first = host.asked("small")[0]
@@ -242,8 +243,7 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(
     play(host)
     host.next("large", *"abcab", terminal.ctrl_c)
     rows = labelled(tmp_path / "rows.csv", 40)
-    given = ("try", rows, *MODELS, "--question", "text", "--label", "category")
-    given += ("--out", tmp_path / "tried", "--concurrency", "1")
+    given = ("try", rows, *MODELS, *NAMED, "--out", tmp_path / "tried", "--concurrency", "1")
     done = terminal.cascade(*given, code=130)
     assert "interrupted: 5 of 40 are in" in done.err
     assert commands.cascade(*given, "--json").json["collected"]["skipped"] == 5
