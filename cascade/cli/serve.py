@@ -26,7 +26,7 @@ T = TypeVar("T")
 EXAMPLE_CONFIG = """\
 # `cascade serve cascade.yaml`
 listen: {host: 127.0.0.1, port: 8000}
-ledger: {url: "sqlite:///ledger.db"}
+ledger: sqlite:///ledger.db
 cascades:
   default:
     tiers:
@@ -190,6 +190,6 @@ def _ledger_of(path: Path) -> str:
     ledger = read_config(path, environment=unset | known).config.ledger
     if ledger is None:
         raise ConfigurationError(f"{path} has no ledger: keys are kept beside it.")
-    if "${" in ledger.url:
-        raise ConfigurationError(f"{path}: ledger {ledger.url}: that variable is not set.")
-    return ledger.url
+    if "${" in ledger:
+        raise ConfigurationError(f"{path}: ledger {ledger}: that variable is not set.")
+    return ledger

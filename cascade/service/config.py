@@ -65,13 +65,6 @@ class ListenConfig(Section):
         return given
 
 
-class LedgerConfig(Section):
-    """Where the ledger, keys and budgets are kept."""
-
-    url: str = Field(repr=False)
-    """`sqlite:///ledger.db`, `postgresql://…`, or `memory://` to keep nothing."""
-
-
 class TierConfig(Section):
     """One model of a cascade."""
 
@@ -223,8 +216,9 @@ class ServiceConfig(Section):
 
     cascades: Mapping[Name, CascadeConfig] = Field(min_length=1)
     """By the name that clients call as their model."""
-    ledger: LedgerConfig | None = None
-    """Where entries and keys are kept; an address alone is its `url`."""
+    ledger: str | None = Field(default=None, repr=False)
+    """Where entries, keys and budgets are kept: `sqlite:///ledger.db`, `postgresql://…`, or
+    `memory://` to keep nothing."""
     listen: ListenConfig = ListenConfig()
     """Where it listens."""
     budgets: BudgetConfig = BudgetConfig()
@@ -238,11 +232,6 @@ class ServiceConfig(Section):
     shutdown_grace_s: Seconds = 30.0
     """Seconds that running requests have to finish after SIGTERM."""
 
-    @field_validator("ledger", mode="before")
-    @classmethod
-    def _an_address(cls, given: object) -> object:
-        return {"url": given} if isinstance(given, str) else given
-
     @model_validator(mode="after")
     def _keys_have_a_place(self) -> ServiceConfig:
         if not self.auth and self.listen.host not in LOOPBACK:
@@ -250,7 +239,7 @@ class ServiceConfig(Section):
                 f"without keys it may listen on loopback only, not on {self.listen.host}: "
                 "set listen.host to 127.0.0.1, or let it ask for keys"
             )
-        if self.auth and (self.ledger is None or self.ledger.url.startswith("memory:")):
+        if self.auth and (self.ledger is None or self.ledger.startswith("memory:")):
             raise ValueError(
                 "keys are kept in the ledger's database: set ledger, such as "
                 "sqlite:///ledger.db; or start with --no-auth on this machine's loopback"
@@ -325,11 +314,10 @@ def read_config(
 
 def _beside(config: ServiceConfig, folder: Path) -> ServiceConfig:
     """A ledger's relative file lies beside the configuration, from wherever it is started."""
-    relative = config.ledger and re.fullmatch("sqlite:///([^/].*)", config.ledger.url)
-    if not config.ledger or not relative:
+    relative = re.fullmatch("sqlite:///([^/].*)", config.ledger or "")
+    if not relative:
         return config
-    ledger = config.ledger.model_copy(update={"url": f"sqlite:///{folder / relative[1]}"})
-    return config.model_copy(update={"ledger": ledger})
+    return config.model_copy(update={"ledger": f"sqlite:///{folder / relative[1]}"})
 
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

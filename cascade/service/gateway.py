@@ -298,8 +298,8 @@ class Gateway:
     def __init__(self, configured: Configured, metrics: Sequence[CascadeMiddleware] = ()) -> None:
         self.configured, self.config = configured, configured.config
         kept = self.config.ledger
-        url = "memory://" if kept is None else kept.url
-        self.store = None if kept is None else open_store(**kept.model_dump())
+        url = "memory://" if kept is None else kept
+        self.store = None if kept is None else open_store(kept)
         self.keys = Keys(url)
         self.money = Money(url, self.config.budgets)
         self.rates, self.guesses = Rates(), Rates()

@@ -84,7 +84,7 @@ def app(arguments: Mapping[str, Any]) -> Application:
             f"{said.config}: auth: false is for one process on loopback; Ray Serve's proxies "
             "listen for others. Leave it out, and make keys."
         )
-    shared = config.ledger is not None and config.ledger.url.startswith("postgres")
+    shared = config.ledger is not None and config.ledger.startswith("postgres")
     if said.max_replicas > 1 and not shared:
         raise ConfigurationError(
             f"max_replicas={said.max_replicas}: replicas share keys, budgets and the ledger in "

@@ -275,7 +275,7 @@ def describe(configured: Configured) -> list[str]:
     config = configured.config
     gateway = Gateway(configured)
     asks = "asks for keys" if config.auth else "asks for no key"
-    kept = "none" if config.ledger is None else re.sub(r"//[^/@]*@", "//", config.ledger.url)
+    kept = "none" if config.ledger is None else re.sub(r"//[^/@]*@", "//", config.ledger)
     lines = [f"listens on {config.listen.host}:{config.listen.port}, {asks}", f"ledger: {kept}"]
     for name, served in gateway.served.items():
         cascade, given = served.cascade, served.config
@@ -287,7 +287,7 @@ def describe(configured: Configured) -> list[str]:
                 usd = config.budgets.unknown_call_usd
                 lines.append(f"  remark: it has no price; each call counts ${usd:f} for budgets")
     if config.ledger is not None:
-        _reach(config.ledger.url)
+        _reach(config.ledger)
     return lines
 
 
@@ -307,9 +307,9 @@ def _decision(config: CascadeConfig, cascade: Cascade) -> str:
 def _reach(url: str) -> None:
     folder = Path(url.partition(":///")[2].partition("?")[0]).absolute().parent
     if url.startswith("sqlite:") and not folder.is_dir():
-        raise LedgerError(f"ledger.url: there is no folder {folder}: make it.")
+        raise LedgerError(f"ledger: there is no folder {folder}: make it.")
     if url.startswith("postgres"):
         with open_store(url) as store:
             why = asyncio.run(store.ready())
         if why is not None:
-            raise LedgerError(f"ledger.url: {why}")
+            raise LedgerError(f"ledger: {why}")

@@ -308,16 +308,14 @@ class LedgerConformance:
 
     Attributes:
         capabilities: of the store; the other checks are left out.
-        durable: whether a second store finds what a first one wrote.
     """
 
     capabilities: Collection[str] = get_args(Capability)
-    durable: bool = True
 
 
 def _as_test(capability: str, check: Check) -> Callable[[LedgerConformance, Make], Awaitable[None]]:
     async def test(self: LedgerConformance, make_store: Make) -> None:
-        if capability in self.capabilities and (capability != "durable" or self.durable):
+        if capability in self.capabilities:
             await check(make_store)
 
     test.__doc__ = check.__doc__
