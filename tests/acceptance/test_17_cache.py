@@ -90,8 +90,8 @@ class Broken(InMemoryCache[Any]):
     async def aset(self, pairs: Any) -> None:
         raise ConnectionError
 
-    get = aget  # type: ignore[assignment]
-    set = aset  # type: ignore[assignment]
+    get = aget
+    set = aset
 
 
 def test_a_cache_that_fails_costs_a_call_and_no_answer(upstream: Upstream) -> None:

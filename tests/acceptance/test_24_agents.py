@@ -87,7 +87,7 @@ async def test_each_call_that_the_server_saw_is_an_entry(upstream: Upstream, how
     elif how == "astream":
         *events, result = [event async for event in cascade.astream(Q)]
         assert "five" not in str(events)
-        answer = result.answer  # type: ignore[union-attr]
+        answer = result.answer
     elif how == "graph":
         answer = (await cascade.graph.ainvoke(asked))["messages"][-1].text
     else:
@@ -155,9 +155,9 @@ async def test_a_run_goes_on_in_another_process_where_it_was_interrupted(
     steps = [Answer(calls=(CALL,)), failure(401)]
     broken = pair(upstream, steps, of_small={"saver": saver}, middleware=[Retries(1)])
     with pytest.raises(CascadeError):
-        await broken.build_graph().compile(checkpointer=kept).ainvoke(asked, config)  # type: ignore[arg-type]
+        await broken.build_graph().compile(checkpointer=kept).ainvoke(asked, config)
     again = pair(upstream, [Answer(calls=(CALL,)), "460"], of_small={"saver": saver})
-    state = await again.build_graph().compile(checkpointer=kept).ainvoke(None, config)  # type: ignore[arg-type]
+    state = await again.build_graph().compile(checkpointer=kept).ainvoke(None, config)
     assert "460" in state["messages"][-1].text
     assert len(upstream.asked("small")) == 3
 

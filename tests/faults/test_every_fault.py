@@ -19,7 +19,7 @@ def everything() -> list[Question]:
         for form in fault.forms
         for place in ("small", "large")
     ]
-    return [Question(number, *kind) for number, kind in enumerate(kinds)]  # type: ignore[arg-type]
+    return [Question(number, *kind) for number, kind in enumerate(kinds)]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_where_the_large_model_fails_the_answer_is_a_draft_that_is_marked(world:
 def test_log_probs_that_lie_are_no_confidence(world: World) -> None:
     for q in world.questions:
         lies = q.fault is not None and q.fault.name.startswith("log-probs")
-        if lies and q.place == "small" and q.fault.name != "log-probs all zero":  # type: ignore[union-attr]
+        if lies and q.place == "small" and q.fault.name != "log-probs all zero":
             assert q.result is not None, q.name
             assert q.result.confidence is None, q.name
             assert q.result.escalated, q.name

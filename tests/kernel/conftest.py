@@ -9,7 +9,7 @@ import pytest
 from tests.kernel.drivers import DRIVERS
 
 
-@pytest.fixture(params=DRIVERS, ids=[driver.name for driver in DRIVERS])  # type: ignore[attr-defined]
+@pytest.fixture(params=DRIVERS, ids=[driver.name for driver in DRIVERS])
 def driver(request: pytest.FixtureRequest) -> Any:
     """Makes a driver of a cascade."""
     return request.param

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,80 +72,74 @@ class Outcome:
         return [entry.node for entry in self.run.entries]
 
 
-class Loop:
+class Driver:
+    """Asks a cascade by one way."""
+
+    name: str
+
+    def __init__(self, cascade: Cascade) -> None:
+        self.cascade = cascade
+
+    async def ask(
+        self, question: Any = QUESTION, *, show: Any = "verified", **settings: Any
+    ) -> Outcome:
+        messages = [HumanMessage(question)] if isinstance(question, str) else question
+        return await self._begin(messages, settings, show)
+
+    async def _begin(self, messages: list[Any], settings: dict[str, Any], show: str) -> Outcome:
+        raise NotImplementedError
+
+    async def resume(self, said: object) -> Outcome:
+        raise NotImplementedError
+
+    def _outcome(self, run: Run, events: list[Any]) -> Outcome:
+        result = None
+        with suppress(PersonNeededError):
+            result = self.cascade._result(run, None)
+        return Outcome(result, run, events)
+
+
+class Loop(Driver):
     """Runs without LangGraph."""
 
     name = "loop"
 
-    def __init__(self, cascade: Cascade, **compiled: Any) -> None:
-        del compiled
-        self.cascade = cascade
-        self._run: Run | None = None
-
-    async def ask(
-        self, question: Any = QUESTION, *, show: Any = "verified", **settings: Any
-    ) -> Outcome:
-        events: list[Any] = []
-        messages = [HumanMessage(question)] if isinstance(question, str) else question
-        run = self.cascade.kernel.begin(messages, settings)  # type: ignore[arg-type]
-        return await self._drive(run, events, show)
+    async def _begin(self, messages: list[Any], settings: dict[str, Any], show: Any) -> Outcome:
+        return await self._drive(self.cascade.kernel.begin(messages, settings), show)
 
     async def resume(self, said: object) -> Outcome:
-        assert self._run is not None
         kept = json.loads(json.dumps(self._run.to_json()))
-        return await self._drive(Run.from_json(kept, self._run.messages), [], "verified", said)
+        return await self._drive(Run.from_json(kept, self._run.messages), "verified", said)
 
-    async def _drive(self, run: Run, events: list[Any], show: Any, said: object = None) -> Outcome:
-        self._run = run
-        runtime = CascadeRuntime(
-            self.cascade.kernel, events.append, show=show, streams=True, said=said
-        )
-        await self.cascade.kernel.answer(run, runtime)
-        return Outcome(_result(self.cascade, run), run, events)
+    async def _drive(self, run: Run, show: Any, said: object = None) -> Outcome:
+        self._run, events, kernel = run, list[Any](), self.cascade.kernel
+        runtime = CascadeRuntime(kernel, events.append, show=show, streams=True, said=said)
+        await kernel.answer(run, runtime)
+        return self._outcome(run, events)
 
 
-class Graph:
+class Graph(Driver):
     """Runs as a LangGraph graph with a checkpointer in memory."""
 
     name = "langgraph"
 
-    def __init__(self, cascade: Cascade, **compiled: Any) -> None:
-        self.cascade = cascade
-        self.graph = cascade.build_graph().compile(**{"checkpointer": InMemorySaver(), **compiled})
-        self._thread = ""
-
-    async def ask(
-        self, question: Any = QUESTION, *, show: Any = "verified", **settings: Any
-    ) -> Outcome:
-        self._thread = uuid.uuid4().hex
-        messages = [HumanMessage(question)] if isinstance(question, str) else question
-        given: dict[str, Any] = {"messages": messages}
-        if settings:
-            given["settings"] = settings
+    async def _begin(self, messages: list[Any], settings: dict[str, Any], show: Any) -> Outcome:
+        self.graph = self.cascade.build_graph().compile(checkpointer=InMemorySaver())
+        given = {"messages": messages, **({"settings": settings} if settings else {})}
         return await self._drive(given, show)
 
     async def resume(self, said: object) -> Outcome:
         return await self._drive(Command(resume=said), "verified")
 
     async def _drive(self, given: Any, show: Any) -> Outcome:
-        config: Any = {"configurable": {"thread_id": self._thread, "show": show}}
-        events: list[Any] = []
-        state: Any = None
-        modes: Any = ["custom", "values"]
+        config: Any = {"configurable": {"thread_id": "1", "show": show}}
+        events, state, modes = list[Any](), None, ["custom", "values"]
         async for mode, value in self.graph.astream(given, config, stream_mode=modes):
             if mode == "custom":
                 events.append(value)
             else:
                 state = value
-        run = Run.from_json(state["run"], state["messages"])
-        return Outcome(_result(self.cascade, run), run, events)
+        return self._outcome(Run.from_json(state["run"], state["messages"]), events)
 
 
-def _result(cascade: Cascade, run: Run) -> CascadeResult | None:
-    try:
-        return cascade._result(run, None)
-    except PersonNeededError:
-        return None
-
-
-DRIVERS: tuple[Callable[..., Any], ...] = (Loop, Graph)
+DRIVERS: tuple[type[Driver], ...] = (Loop, Graph)

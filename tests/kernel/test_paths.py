@@ -186,7 +186,7 @@ async def test_a_person_decides(driver: Any, said: Any, tier: str, answer: str) 
 
 
 async def test_an_irreversible_call_of_the_large_model_waits_for_a_person(driver: Any) -> None:
-    large = scripted([reply("", tool_calls=[CALL])], name="l")  # type: ignore[list-item]
+    large = scripted([reply("", tool_calls=[CALL])], name="l")
     risks = ToolRisks({"delete": "irreversible"}, irreversible="ask")
     driven = driver(cascade_of(scripted(sure=0.1), large, middleware=[risks], tools=TOOLS))
     paused = await driven.ask()
@@ -206,7 +206,7 @@ async def test_settings_travel_with_the_question(driver: Any) -> None:
 
 
 def irreversible_draft() -> Cascade:
-    small = scripted([reply("", tool_calls=[CALL], call_probability=0.9)])  # type: ignore[list-item]
+    small = scripted([reply("", tool_calls=[CALL], call_probability=0.9)])
     return cascade_of(small, scripted([DOWN]), [ToolRisks({"delete": "irreversible"})], tools=TOOLS)
 
 

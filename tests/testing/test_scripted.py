@@ -93,7 +93,7 @@ async def test_a_reply_that_calls_tools_has_the_tokens_of_its_calls() -> None:
     args = {"q": "cheap flights", "n": 3, "empty": ""}
     call = {"name": "search", "args": args, "id": "1", "type": "tool_call"}
     probabilities = [0.9, 0.5, 0.4, 0.8, 0.7]
-    answer = reply("", tool_calls=[call], call_probability=probabilities)  # type: ignore[list-item]
+    answer = reply("", tool_calls=[call], call_probability=probabilities)
     assert answer.call_logprobs is not None
     tokens = [token.token for token in answer.call_logprobs]
     assert tokens == ["search", "cheap", " flights", "3", ""]
