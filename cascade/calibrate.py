@@ -360,6 +360,7 @@ class _Recorder:
         drafts = [entry for entry in drafted if entry.node != "self_check"]
         check_usd = LedgerView(checks).cost_usd
         said = {"features": signals, "confidence": confidence, "check_cost_usd": check_usd}
+        made_with: dict[str, Any] = {MADE_WITH: self._settings_of(example)}
         row = Transcript(
             dataset=self._dataset,
             id=example.id,
@@ -369,7 +370,7 @@ class _Recorder:
                 self._small: _outcome(draft, right, drafts, **said),
                 self._large: _outcome(large, best, calls[len(drafted) :]),
             },
-            **{MADE_WITH: self._settings_of(example)},
+            **made_with,
         )
         judged = any(score.completion is not None for score in scores)
         return row, None if judged else LedgerView(calls).cost_usd
