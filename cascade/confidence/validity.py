@@ -18,7 +18,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
-from pydantic_core import PydanticCustomError, SchemaError, SchemaValidator, ValidationError
+from pydantic_core import SchemaError, SchemaValidator, ValidationError
 from pydantic_core import core_schema as cs
 
 from cascade.confidence.checks import TURN, UNSEEN
@@ -257,7 +257,8 @@ def _check_form(schema: Any) -> set[str]:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join([place, *(str(at) for at in first["loc"] if at not in _TAGS)])
-            raise _SchemaProblemError(f"{where[:SHOWN]}: {first['msg']}") from None
+            said = first["msg"].removeprefix("Value error, ")
+            raise _SchemaProblemError(f"{where[:SHOWN]}: {said}") from None
         left += [(each, _target(each, schema)) for each in found - followed - {"#"}]
         followed |= found
     return followed
@@ -332,25 +333,23 @@ def _linear(pattern: str) -> str:
     try:
         _compiled(pattern)
     except SchemaError as error:
-        known = {"pattern": repr(pattern), "why": str(error).splitlines()[-1].strip()}
-        raise PydanticCustomError(
-            "pattern",
-            "the pattern {pattern} cannot be matched in linear time ({why}): write it without "
-            "look-arounds and back-references",
-            known,
+        why = str(error).splitlines()[-1].strip()
+        raise ValueError(
+            f"the pattern {pattern!r} cannot be matched in linear time ({why}): write it without "
+            "look-arounds and back-references"
         ) from None
     return pattern
 
 
 def _reference(reference: str, info: cs.ValidationInfo[Any]) -> str:
     if not f"{reference}/".startswith("#/"):
-        raise PydanticCustomError("reference", "a reference is written as '#/$defs/name'")
+        raise ValueError("a reference is written as '#/$defs/name'")
     info.context.add(reference)
     return reference
 
 
 def _below_the_top(value: object) -> object:
-    raise PydanticCustomError("place", "it is no text, or below the top, where references change")
+    raise ValueError("it is no text, or below the top, where references change")
 
 
 # --- checking a value
