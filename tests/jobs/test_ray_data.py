@@ -14,7 +14,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -42,7 +42,7 @@ def answer(body: Mapping[str, Any]) -> replies.Reply:
 
 
 class Upstream(FakeServer):
-    DEFAULTS: ClassVar = {"/v1/chat/completions": answer}
+    DEFAULTS: Mapping[str, Any] = {"/v1/chat/completions": answer}
 
 
 @pytest.fixture
