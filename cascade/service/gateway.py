@@ -269,6 +269,7 @@ class Served:
         metrics: Sequence[CascadeMiddleware],
     ) -> None:
         self.name, self.config, self.busy = name, config, 0
+        self.version: float | None = None
         self.own_price = OwnPrice()
         stack = [self.own_price, *metrics, *_middleware(config, store)]
         options = {option: getattr(config, option) for option in _SAME}
@@ -308,8 +309,9 @@ class Gateway:
         self._owners: dict[str, str] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.served: dict[str, Served] = {}
         self._versions = _versions(configured)
-        self.served = self._build(configured, {}, self._versions)
+        self.served = self._build(configured, self._versions)
 
     # --- who asks
 
@@ -527,7 +529,6 @@ class Gateway:
             `changed`: keys that are in force now; `needs_restart`: keys that changed and are not;
             `problems`: why all of it stays as it was.
         """
-        before, self._versions = self._versions, _versions(self.configured)
         old = self.config
         try:
             configured = await asyncio.to_thread(self.configured.again)
@@ -535,9 +536,10 @@ class Gateway:
             kept = {name: getattr(old, name) for name in RESTART}
             new = configured.config.model_copy(update=kept)
             configured = replace(configured, config=new)
-            self._versions = _versions(configured)
-            served = self._build(configured, self.served, before)
+            versions = _versions(configured)
+            served = self._build(configured, versions)
         except CascadeError as error:
+            self._versions = _versions(self.configured)
             logger.error("the configuration is not loaded: %s", error)
             return {"changed": [], "needs_restart": [], "problems": str(error).splitlines()}
         gone = self.served
@@ -545,7 +547,8 @@ class Gateway:
         changed = [f"cascades.{n}" for n in names if served.get(n) is not gone.get(n)]
         others = [name for name in ServiceConfig.model_fields if name != "cascades"]
         changed += [name for name in others if getattr(new, name) != getattr(old, name)]
-        self.served, self.config, self.configured = served, new, configured
+        self.served, self._versions = served, versions
+        self.config, self.configured = new, configured
         logger.setLevel(new.log.level.upper())
         for each in gone.values():
             if each not in served.values():
@@ -554,19 +557,14 @@ class Gateway:
         return {"changed": changed, "needs_restart": waits, "problems": []}
 
     def _build(
-        self,
-        configured: Configured,
-        known: Mapping[str, Served],
-        before: Mapping[Path, float | None],
+        self, configured: Configured, versions: Mapping[str, float | None]
     ) -> dict[str, Served]:
-        """The cascades of a configuration; those that are known and have not changed, as they
-        are."""
+        """The cascades of a configuration; those that have not changed, as they are."""
         served, problems = dict[str, Served](), list[str]()
         for name, given in configured.config.cascades.items():
-            path, same = configured.folder / (given.calibrator or ""), known.get(name)
-            unchanged = before.get(path) == self._versions.get(path)
-            if same is not None and same.config == given and unchanged:
-                served[name] = same
+            known, version = self.served.get(name), versions.get(given.calibrator or "")
+            if known is not None and (known.config, known.version) == (given, version):
+                served[name] = known
                 continue
             try:
                 made = Served(name, given, configured.folder, self.store, self._metrics)
@@ -574,7 +572,7 @@ class Gateway:
                 problems += [f"cascades.{name}: {line}" for line in str(error).splitlines()]
             else:
                 made.cascade.kernel.ledger.listeners.append(self._charge)
-                served[name] = made
+                served[name], made.version = made, version
         if problems:
             raise ConfigurationError("\n".join(problems))
         return served
@@ -620,16 +618,15 @@ async def _retire(served: Served) -> None:
         await served.cascade.aclose()
 
 
-def _versions(configured: Configured) -> dict[Path, float | None]:
-    """The times of the last changes of a configuration and its calibrations."""
+def _versions(configured: Configured) -> dict[str, float | None]:
+    """The times of the last changes of a configuration and its calibrations, by their names."""
     cascades = configured.config.cascades.values()
-    paths = [configured.folder / each.calibrator for each in cascades if each.calibrator]
-    found = dict[Path, float | None]()
-    for path in (configured.path, *paths):
+    found = dict[str, float | None]()
+    for name in (configured.path.name, *(c.calibrator for c in cascades if c.calibrator)):
         try:
-            found[path] = path.stat().st_mtime
+            found[name] = (configured.folder / name).stat().st_mtime
         except OSError:
-            found[path] = None
+            found[name] = None
     return found
 
 
