@@ -20,6 +20,9 @@ from cascade.errors import ConfigurationError
 if TYPE_CHECKING:
     from cascade.jobs import Done
 
+MOST_TOLD = 5
+"""Rows without a question that are named one by one."""
+
 
 @spread
 def batch(
@@ -97,15 +100,21 @@ def _tell_of(unreadable: list[str]) -> None:
     )
 
 
-MOST_TOLD = 5
-"""Rows that are named one by one."""
-
-
 async def _watched(run: Callable[..., Awaitable[Done]]) -> Done:
-    """A job that shows how far it is, and that Ctrl-C tells to stop."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for word in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(word, stop.set)
+    """A job that shows how far it is, and that Ctrl-C tells to stop, a second time at once."""
+    stop, loop, words = asyncio.Event(), asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
+
+    def end() -> None:
+        stop.set()
+        forget()
+        say("the rows under way are ended; Ctrl-C breaks them off, and they may be paid again")
+
+    def forget() -> None:
+        for word in words:
+            loop.remove_signal_handler(word)
+
+    for word in words:
+        loop.add_signal_handler(word, end)
     try:
         with busy("getting ready") as tell:
             return await run(
@@ -116,8 +125,7 @@ async def _watched(run: Callable[..., Awaitable[Done]]) -> Done:
                 ),
             )
     finally:
-        for word in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(word)
+        forget()
 
 
 def _report(done: Done, output: Path, written: int, unreadable: int = 0) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -52,6 +54,15 @@ EXAMPLES = {
 }
 
 
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Ctrl-C, of which typer says nothing."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail("interrupted", INTERRUPTED, kind="Interrupted")
+
+
 class Program(TyperGroup):
     """The commands, loaded when they are typed, with errors that end with what to type next."""
 
@@ -76,12 +87,15 @@ class Program(TyperGroup):
         made.name, made.epilog = cmd_name, f"Example: cascade {cmd_name} {EXAMPLES[cmd_name]}"
         return made
 
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Read what was typed; Ctrl-C is told."""
+        with _telling():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command; Ctrl-C is told."""
-        try:
+        with _telling():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            fail("interrupted", INTERRUPTED, kind="Interrupted")
 
     def main(self, args: Any = None, prog_name: str | None = None, *_: Any, **options: Any) -> Any:
         """Run what was typed, and leave with the command's exit code."""
