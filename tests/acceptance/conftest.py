@@ -16,7 +16,6 @@ from tests.ledger.postgres import NoPostgresError, Server, running
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "heavy: kills under load, clusters, other people's servers")
     config.addinivalue_line("markers", "benchmark: marks tests of langchain-tests")
 
 

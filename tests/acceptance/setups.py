@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cascade as package
-from cascade import Cascade, LedgerEntry, Price
+from cascade import Cascade, CascadeResult, LedgerEntry, Price, Token
 from cascade.middleware import Retries
 from cascade.teaching import Lessons, LessonSelection, Terms, open_lessons
 from tests.acceptance.upstream import Upstream
@@ -47,6 +47,34 @@ def pair(
 def tries(attempts: int) -> Retries:
     """So many attempts of each call, without waits in between."""
     return Retries(attempts=attempts, base_s=0.0)
+
+
+WAYS = ("invoke", "ainvoke", "abatch", "stream", "graph", "sync graph", "chat model")
+
+
+async def ask(made: Cascade, how: str, question: str = "?", config: Any = None) -> str:
+    """The answer by one way of asking, in this very context; a stream has to show it alone."""
+    asked: Any = {"messages": [("human", question)]}
+    answer: Any
+    match how:
+        case "invoke":
+            answer = made.invoke(question, config).message
+        case "ainvoke":
+            answer = (await made.ainvoke(question, config)).message
+        case "abatch":
+            answer = (await made.abatch([question], config))[0].message
+        case "stream":
+            *events, last = [event async for event in made.astream(question, config)]
+            assert isinstance(last, CascadeResult)
+            assert "".join(e.text for e in events if isinstance(e, Token)) == last.answer
+            answer = last.message
+        case "graph":
+            answer = (await made.graph.ainvoke(asked, config))["messages"][-1]
+        case "sync graph":
+            answer = made.graph.invoke(asked, config)["messages"][-1]
+        case _:
+            answer = await made.as_chat_model().ainvoke(question, config)
+    return str(answer.text)
 
 
 # --- the ledger
@@ -110,7 +138,7 @@ def environment(**more: str) -> dict[str, str]:
 
 PAIR = """
 import asyncio, gc, os, sys, threading
-from cascade import Cascade, LedgerEntry, Price, Tier
+from cascade import Cascade, CascadeResult, LedgerEntry, Price, Token, Tier
 from cascade.ledger.store import open_store
 
 def pair(url, provider="openai", **options):

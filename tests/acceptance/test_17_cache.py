@@ -9,9 +9,9 @@ import pytest
 from langgraph.cache.memory import InMemoryCache
 from langgraph.cache.sqlite import SqliteCache
 
-from cascade import Cascade, CascadeResult, MemoryLedger, Token
+from cascade import Cascade, CascadeResult, MemoryLedger
 from cascade.middleware import Cache
-from tests.acceptance.setups import CHEAP, entries_of, pair, tries
+from tests.acceptance.setups import CHEAP, WAYS, ask, entries_of, pair, tries
 from tests.acceptance.upstream import Upstream, failure
 
 QUESTION = "What is the capital of Australia?"
@@ -101,14 +101,9 @@ def test_a_cache_that_fails_costs_a_call_and_no_answer(upstream: Upstream) -> No
 
 
 async def test_each_way_of_asking_hits_it_and_no_hit_is_audited(upstream: Upstream) -> None:
-    cache, answer, ledger = Cache(InMemoryCache()), f"small: {QUESTION}", MemoryLedger()
+    cache, ledger = Cache(InMemoryCache()), MemoryLedger()
     async with pair(upstream, 0.95, cache, audit_rate=1.0, ledger=ledger) as cascade:
-        await cascade.ainvoke(QUESTION)
-        events = [event async for event in cascade.astream(QUESTION)]
-        assert "".join(e.text for e in events if isinstance(e, Token)) == answer
-        assert nodes(events[-1]) == ["cache"]
-        assert nodes((await cascade.abatch([QUESTION]))[0]) == ["cache"]
-        assert (await cascade.as_chat_model().ainvoke(QUESTION)).text == answer
-        state = await cascade.graph.ainvoke({"messages": [("human", QUESTION)]})
-        assert state["messages"][-1].text == answer
+        for how in WAYS:
+            assert await ask(cascade, how, QUESTION) == f"small: {QUESTION}"
+            assert nodes(await cascade.ainvoke(QUESTION)) == ["cache"]
     assert sorted(upstream.models()) == ["large", "small"]  # the draft, and its audit

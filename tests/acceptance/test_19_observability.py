@@ -21,7 +21,7 @@ from cascade.integrations.opentelemetry import Telemetry
 from cascade.integrations.prometheus import PrometheusMetrics
 from cascade.ledger import tagged
 from tests.acceptance import setups
-from tests.acceptance.setups import tries
+from tests.acceptance.setups import WAYS, ask, tries
 from tests.acceptance.upstream import Upstream, failure
 
 QUESTION = "What is the capital of Australia?"
@@ -116,24 +116,14 @@ def test_a_failure_is_an_error_of_its_span(upstream: Upstream) -> None:
     assert {span.status.status_code for span in failed} == {StatusCode.ERROR}
 
 
-@pytest.mark.parametrize("way", ["invoke", "stream", "batch", "graph", "chat"])
+@pytest.mark.parametrize("way", WAYS)
 async def test_each_way_of_asking_is_a_trace_below_the_callers_span(
     upstream: Upstream, way: str
 ) -> None:
     traced = Traced()
     async with pair(upstream, traced.observer) as cascade:
         with traced.provider.get_tracer("mine").start_as_current_span("request") as mine:
-            match way:
-                case "invoke":
-                    await cascade.ainvoke(QUESTION)
-                case "stream":
-                    _ = [event async for event in cascade.astream(QUESTION)]
-                case "batch":
-                    await cascade.abatch([QUESTION])
-                case "graph":
-                    await cascade.graph.ainvoke({"messages": [("human", QUESTION)]})
-                case _:
-                    await cascade.as_chat_model().ainvoke(QUESTION)
+            await ask(cascade, way, QUESTION)
     (root,) = traced.spans("invoke_agent")
     assert root.parent is not None
     assert root.parent.span_id == mine.get_span_context().span_id

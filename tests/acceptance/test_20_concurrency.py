@@ -21,7 +21,7 @@ from cascade import Cascade, Price
 from cascade.errors import CascadeError, InputError
 from cascade.ledger.store import open_store
 from cascade.result import CascadeResult
-from tests.acceptance.setups import PAIR, entries_of, pair, run, start, stored, total
+from tests.acceptance.setups import PAIR, WAYS, ask, entries_of, pair, run, start, stored, total
 from tests.acceptance.upstream import Answer, Held, Seen, Upstream
 
 PRICE = Price(input=1, output=2)
@@ -294,24 +294,6 @@ async def test_a_cascade_that_was_closed_can_be_used_again(upstream: Upstream) -
 
 
 WHO: ContextVar[str] = ContextVar("who", default="nobody")
-WAYS = ["invoke", "ainvoke", "stream", "graph", "sync graph", "chat model"]
-
-
-async def ask(made: Cascade, how: str, config: RunnableConfig | None = None) -> None:
-    """Ask in this very context, whichever way."""
-    asked: Any = {"messages": [("human", "?")]}
-    if how == "invoke":
-        made.invoke("?", config)
-    elif how == "sync graph":
-        made.graph.invoke(asked, config)
-    elif how == "stream":
-        assert [event async for event in made.astream("?", config)]
-    elif how == "ainvoke":
-        await made.ainvoke("?", config)
-    elif how == "graph":
-        await made.graph.ainvoke(asked, config)
-    else:
-        await made.as_chat_model().ainvoke("?", config)
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -394,5 +376,5 @@ async def test_the_configuration_of_a_call_is_the_same_whichever_way(
     config = RunnableConfig(
         metadata={"user": "eva"}, configurable={"thread_id": "7"}, tags=["a-tag"]
     )
-    await ask(pair(upstream, verifier=verifier), how, config)
+    await ask(pair(upstream, verifier=verifier), how, config=config)
     assert seen == [({"user": "eva", "thread_id": "7"}, "7", ["a-tag"])]

@@ -76,23 +76,10 @@ def pair(upstream: Upstream, small: Any = "five", **options: Any) -> Cascade:
     return Cascade(*tiers, **given)
 
 
-@pytest.mark.parametrize("how", ["invoke", "ainvoke", "astream", "graph", "chat model"])
+@pytest.mark.parametrize("how", setups.WAYS)
 async def test_each_call_that_the_server_saw_is_an_entry(upstream: Upstream, how: str) -> None:
     store = MemoryLedger()
-    cascade, asked = pair(upstream, ledger=store), {"messages": [("human", Q)]}
-    if how == "invoke":
-        answer = (await asyncio.to_thread(cascade.invoke, Q)).answer
-    elif how == "ainvoke":
-        answer = (await cascade.ainvoke(Q)).answer
-    elif how == "astream":
-        *events, result = [event async for event in cascade.astream(Q)]
-        assert "five" not in str(events)
-        answer = result.answer
-    elif how == "graph":
-        answer = (await cascade.graph.ainvoke(asked))["messages"][-1].text
-    else:
-        answer = (await cascade.as_chat_model().ainvoke(Q)).text
-    assert answer == "460,000 people"
+    assert await setups.ask(pair(upstream, ledger=store), how, Q) == "460,000 people"
     calls = [(e.node, e.tier, e.outcome) for e in store.entries if e.model]
     assert calls == [("draft", "small", "ok")] * 2 + [("expert", "large", "ok")] * 2
     tokens = [(e.input_tokens, e.output_tokens) for e in store.entries if e.model]

@@ -22,6 +22,7 @@ from cascade.errors import CascadeError
 from cascade.ledger import open_store
 from cascade.middleware import Breaker, Retries
 from cascade.models import http
+from cascade.models.base import guard
 from cascade.state import Usage
 from tests.acceptance.upstream import Answer, Seen, Upstream
 from tests.faults.catalogue import Fault, Form, Protocol
@@ -162,7 +163,8 @@ def _price(tier: str, call: Call) -> Decimal | None:
 
 def storm(questions: Sequence[Question], folder: Path) -> World:
     """Ask all, with a ledger in SQLite, and look."""
-    with mock.patch.object(http, "LARGEST_REPLY", LIMIT):
+    real, small = (guard, "forbidden", False), (http, "LARGEST_REPLY", LIMIT)
+    with mock.patch.object(*real), mock.patch.object(*small):
         return asyncio.run(_storm(questions, folder))
 
 

@@ -1,12 +1,15 @@
-"""Every fault at each tier, in both protocols, plain and streamed: no answer is lost, no money."""
+"""Every fault at each tier, in both protocols, plain and streamed, and kills of a job: no answer is
+lost, no money."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
 from tests.faults.catalogue import FAULTS
+from tests.faults.killed import kill_and_resume
 from tests.faults.storm import LOSES_CONNECTIONS, Question, World, storm
 
 
@@ -56,3 +59,10 @@ def test_log_probs_that_lie_are_no_confidence(world: World) -> None:
             assert q.result is not None, q.name
             assert q.result.confidence is None, q.name
             assert q.result.escalated, q.name
+
+
+@pytest.mark.heavy
+def test_a_killed_job_loses_no_answer_and_no_money_and_pays_nothing_twice(tmp_path: Path) -> None:
+    after = kill_and_resume(tmp_path, rows=120, kills=2, at_once=8)
+    assert after.problems(rows=120, at_once=8) == []
+    assert all(done for done, _ in after.done_before)
