@@ -10,11 +10,11 @@ import shutil
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import httpx
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = "smollm2-test"
@@ -34,7 +34,9 @@ def find_ollama() -> Path | None:
 @contextmanager
 def running_ollama(binary: Path, weights: Path, home: Path) -> Iterator[str]:
     """Run a server of its own, with `MODEL` in it; gives its address."""
-    address = f"127.0.0.1:{_free_port()}"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
     environment = {
         **os.environ,
         "HOME": str(home),
@@ -55,28 +57,15 @@ def running_ollama(binary: Path, weights: Path, home: Path) -> Iterator[str]:
             subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
             yield f"http://{address}"
         finally:
-            server.terminate()
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+            server.terminate()  # and with it what it has started
+            server.wait(300)
 
 
 def _wait_until_it_answers(url: str, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
-        if server.poll() is not None:
-            raise RuntimeError(f"ollama serve ended with {server.returncode}")
-        try:
-            with urllib.request.urlopen(f"{url}/api/version", timeout=5):
+    until = time.monotonic() + 300
+    while server.poll() is None and time.monotonic() < until:
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{url}/api/version", timeout=5).is_success:
                 return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise RuntimeError("ollama serve does not answer after 30 s")
+        time.sleep(0.1)
+    raise RuntimeError(f"ollama serve does not answer; it ended with {server.poll()}")
