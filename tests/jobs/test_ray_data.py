@@ -264,5 +264,5 @@ def test_of_replicas_that_are_killed_no_row_and_no_entry_is_lost_or_doubled(
         unfinished = run_sync(store.unfinished())
     # Of each call that was sent there is an entry, or a trace of unknown cost.
     assert len(booked) <= len(upstream.received) <= len(booked) + len(unfinished)
-    assert 1 <= len(unfinished) <= 2 * 4
+    assert 1 <= len(unfinished) <= 2 * 2 * 4
     assert 60 + 15 < len(upstream.received) <= 60 + 15 + 2 * 2 * 4  # their blocks anew
